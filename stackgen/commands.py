@@ -1,0 +1,230 @@
+"""What each command does: one call into the package, then printing. Data goes to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ask", "check", "completion", "down", "init", "logs", "render", "schema", "status", "up"]
+
+
+def init(words: Namespace) -> int:
+    """`stackgen init`: a commented stack.yaml, its schema, and a .env with a new key."""
+    from stackgen.starter import write_starter
+
+    written = write_starter(Path(words.folder), words.engine, words.model, words.gpus)
+    _print(words, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
+    _note(f"next: look at {words.folder}/stack.yaml, then `stackgen up {words.folder}`")
+    return 0
+
+
+def render(words: Namespace) -> int:
+    """`stackgen render`: files, or what would change."""
+    from stackgen.stack import from_flags, open_stack, stack_file
+    from stackgen.write import diff
+
+    if stack_file(words.stack) or not words.engine:
+        stack = open_stack(words.stack, words.output)
+    else:
+        stack = from_flags(words.stack, vars(words), words.set, words.output)
+    if words.stdout:
+        sys.stdout.write(stack.files()[0].text)
+        return 0
+    changes = _changes(stack, validate=not words.no_validate)
+    stale = [change for change in changes if change.kind != "same"]
+    if words.diff or (words.check and not words.json):
+        print("\n".join(diff(changes)), end="\n" if stale else "")
+    if not (words.diff or words.check):
+        _write(stack, changes, words.force)
+    for warning in stack.plan.warnings:
+        _note(f"warning: {warning}")
+    plain = [] if words.diff or words.check else [f"{change.kind:8}{stack.folder / change.path}" for change in stale]
+    data = {"folder": str(stack.folder), "changes": [{"path": c.path, "kind": c.kind, "edited": c.edited} for c in changes],
+            "warnings": list(stack.plan.warnings)}  # fmt: skip
+    _print(words, data, plain or ([] if stale else [f"{stack.folder}: up to date"]))
+    return 1 if words.check and stale else 0
+
+
+def up(words: Namespace) -> int:
+    """`stackgen up`: render what is missing, start, wait, and ask for a real completion."""
+    from stackgen.progress import shown
+    from stackgen.stack import open_stack
+
+    if words.runtime == "process":
+        from stackgen.runtimes.process import up_processes
+
+        return up_processes(Path(words.stack), words.timeout, words.progress)
+    from stackgen.runtimes import compose
+
+    stack = open_stack(words.stack)
+    _prepare(stack)
+    with shown(words.progress, stack.plan) as progress:
+        compose.up(stack.plan, stack.folder, progress, words.timeout)
+        report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
+    return _report(words, report)
+
+
+def down(words: Namespace) -> int:
+    """`stackgen down`: stop and remove, keep the volumes unless told otherwise."""
+    folder = _folder(words.stack)
+    if words.runtime == "process":
+        from stackgen.runtimes.process import down_processes
+
+        stopped = down_processes(folder)
+    else:
+        from stackgen.runtimes import compose
+
+        compose.down(folder, words.volumes)
+        stopped = []
+    kept = "" if words.volumes else "; the volumes with the weights are kept (--volumes removes them)"
+    _print(words, {"stopped": True, "processes": stopped, "volumes_removed": words.volumes}, [f"stopped{kept}"])
+    return 0
+
+
+def status(words: Namespace) -> int:
+    """`stackgen status`: one line a service; exit 1 unless all of them work."""
+    from dataclasses import asdict
+
+    from stackgen.stack import open_stack
+
+    if words.runtime == "process":
+        from stackgen.runtimes.process import process_status
+
+        states = process_status(_folder(words.stack))
+    else:
+        from stackgen.runtimes import compose
+
+        states = compose.status(open_stack(words.stack).plan)
+    rows = [(s.service, s.state + (f" ({s.exit_code})" if s.exit_code is not None else ""), s.health or "-",
+             f"{s.restarts} restarts" if s.restarts else "", " ".join(s.ports)) for s in states]  # fmt: skip
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    _print(words, {"services": [asdict(state) for state in states]}, lines)
+    good = (("running", "healthy"), ("running", ""))
+    return 0 if all((s.state, s.health) in good or (s.role == "download" and s.exit_code == 0) for s in states) else 1
+
+
+def logs(words: Namespace) -> int:
+    """`stackgen logs`: hand the terminal to the runtime's logs."""
+    folder = _folder(words.stack)
+    if words.runtime == "process":
+        from stackgen.runtimes.process import process_logs
+
+        return process_logs(folder, tuple(words.services))
+    from stackgen.runtimes import compose
+
+    return compose.logs(folder, tuple(words.services), words.follow, words.tail)
+
+
+def check(words: Namespace) -> int:
+    """`stackgen check`: the report of all endpoints."""
+    from stackgen.endpoints import from_words
+    from stackgen.probe import run_check
+
+    return _report(words, run_check(from_words(words), words.timeout, words.wait))
+
+
+def ask(words: Namespace) -> int:
+    """`stackgen ask`: one question, one answer."""
+    from stackgen.check import ask as ask_endpoint
+    from stackgen.endpoints import from_words
+
+    target = from_words(words)[0]
+    answer = ask_endpoint(target, words.question, words.model, system=words.system, temperature=words.temperature,
+                          max_tokens=words.max_tokens, timeout=words.timeout)  # fmt: skip
+    _print(words, {"answer": answer.text, "model": answer.model, "seconds": answer.seconds, "usage": answer.usage}, [answer.text])
+    return 0
+
+
+def schema(words: Namespace) -> int:
+    """`stackgen schema`: the JSON Schema of stack.yaml."""
+    from stackgen.schema import stack_schema
+
+    print(json.dumps(stack_schema(), indent=2))
+    return 0
+
+
+def completion(words: Namespace) -> int:
+    """`stackgen completion SHELL`: a script for the shell to source."""
+    import argcomplete
+
+    print(argcomplete.shellcode(["stackgen"], shell=words.shell))
+    return 0
+
+
+def _changes(stack: Any, validate: bool) -> Any:
+    from stackgen.render import RenderedFile
+    from stackgen.runtimes.docker_cli import has_compose
+    from stackgen.runtimes.docker_cli import validate as ask_compose
+    from stackgen.write import compare
+
+    files = stack.files()
+    if validate and has_compose():
+        ask_compose(stack.plan, files[0].text, stack.folder)
+    if stack.own_file:
+        files = (*files, RenderedFile("stack.yaml", stack.own_file))
+    return compare(files, stack.folder)
+
+
+def _write(stack: Any, changes: Any, force: bool) -> None:
+    from stackgen.write import diff, write_files
+
+    for line in diff([change for change in changes if change.kind == "changed"]):
+        _note(line)
+    write_files(changes, stack.folder, force)
+
+
+def _prepare(stack: Any) -> None:
+    """Rendered files and a key must be there before a start; a hand-edited file is used as it is."""
+    from stackgen.envfile import create_env
+
+    changes = _changes(stack, validate=False)
+    kept = [change.path for change in changes if change.edited]
+    _write(stack, [change for change in changes if not change.edited], False)
+    if kept:
+        _note(f"edited by hand, so used as it is: {', '.join(kept)}")
+    if create_env(stack.folder):
+        _note(f"wrote {stack.folder / '.env'} with a new key")
+
+
+def _proof(plan: Any, folder: Path, progress: Any, wait: float) -> Any:
+    from stackgen.endpoints import from_plan
+    from stackgen.probe import run_check
+
+    for endpoint in plan.endpoints:
+        progress(endpoint.service, "ask for a completion")
+    report = run_check(from_plan(plan, folder), 60.0, wait)
+    for endpoint in plan.endpoints:
+        progress(endpoint.service, "answered" if report.ok else "does not answer as it should")
+    return report
+
+
+def _report(words: Namespace, report: Any) -> int:
+    from stackgen.check.text import as_text
+
+    if words.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print(as_text(report, color=sys.stdout.isatty()))
+    return 0 if report.ok else 1
+
+
+def _folder(words: str) -> Path:
+    from stackgen.errors import StackgenError
+    from stackgen.stack import stack_file
+
+    folder = (stack_file(words) or Path(words) / "stack.yaml").parent
+    if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
+        raise StackgenError(f"{folder} holds no rendered stack", "`stackgen render` writes one")
+    return folder
+
+
+def _print(words: Namespace, data: Any, lines: list[str]) -> None:
+    print(json.dumps(data, indent=2) if words.json else "\n".join(lines)) if words.json or lines else None
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)

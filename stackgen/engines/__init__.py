@@ -1,0 +1,32 @@
+"""The engines: one file each. `names()` lists them, `get()` imports one; nothing is imported before it is needed.
+
+A new engine is a new module here that defines `ENGINE` (see `docs/adding-an-engine.md`); nothing else changes.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stackgen.engines.base import Engine
+
+__all__ = ["get", "names"]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """All engines, in alphabetical order."""
+    files = Path(__file__).parent.glob("*.py")
+    return tuple(sorted(file.stem for file in files if file.stem not in ("__init__", "base")))
+
+
+@cache
+def get(name: str) -> Engine:
+    """The engine called `name`; KeyError when there is none."""
+    if name not in names():
+        raise KeyError(name)
+    engine: Engine = import_module(f"stackgen.engines.{name}").ENGINE
+    return engine

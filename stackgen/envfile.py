@@ -1,0 +1,57 @@
+"""`.env`: the keys of a stack. Written once with mode 0600, read for the check, never printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from stackgen.errors import StackgenError
+from stackgen.resources import env_example
+from stackgen.write import write_atomically
+
+__all__ = ["API_KEY", "create_env", "key_of", "new_key", "read_env"]
+
+API_KEY = "STACKGEN_API_KEY"
+
+
+def new_key() -> str:
+    """A key with 256 bits of randomness."""
+    return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def create_env(folder: Path) -> bool:
+    """Writes `folder/.env` from `.env.example` with a new key; False where one is there, which is left alone."""
+    path = folder / ".env"
+    if path.exists():
+        return False
+    text = re.sub(rf"(?m)^{API_KEY}=.*$", f"{API_KEY}={new_key()}", env_example())
+    write_atomically(path, text, mode=0o600)
+    return True
+
+
+def read_env(folder: Path) -> dict[str, str]:
+    """The variables of `folder/.env`, overridden by the process's own environment, as Compose does it."""
+    values: dict[str, str] = {}
+    path = folder / ".env"
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines():
+            match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
+            if match:
+                values[match[1]] = _unquoted(match[2])
+    return values | {name: value for name, value in os.environ.items() if name in values or name == API_KEY}
+
+
+def key_of(folder: Path, name: str = API_KEY) -> str:
+    """The API key of the stack in `folder`. Raises StackgenError where there is none."""
+    key = read_env(folder).get(name, "")
+    if not key:
+        raise StackgenError(f"{folder / '.env'} holds no {name}", "`stackgen init` writes a .env with a new key")
+    return key
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return re.sub(r"\s+#.*$", "", text)

@@ -1,0 +1,31 @@
+"""The images that stackgen builds itself: their files, and a tag that changes when a file does.
+
+The build context is rendered beside the Compose file, so `docker compose up` builds it without stackgen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+from stackgen.plan import Asset
+from stackgen.resources import templates_dir
+
+__all__ = ["context_assets", "image_tag"]
+
+
+@cache
+def context_assets(folder: str) -> tuple[Asset, ...]:
+    """The files of `templates/images/FOLDER`, to be rendered into `./FOLDER`."""
+    files = sorted(file.name for file in (templates_dir() / "images" / folder).iterdir() if file.is_file())
+    return tuple(Asset(f"images/{folder}/{name}", f"{folder}/{name}") for name in files)
+
+
+@cache
+def image_tag(folder: str, version: str, variant: str) -> str:
+    """`stackgen/FOLDER:VERSION-VARIANT-HASH`: equal contents share an image, a changed file builds a new one."""
+    digest = hashlib.sha256()
+    for asset in context_assets(folder):
+        name = asset.path.rpartition("/")[2]
+        digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
+    return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"

@@ -1,0 +1,173 @@
+"""From what the user wrote to what will run: names, GPUs, ports, the download service, and whole-stack checks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from stackgen import engines
+from stackgen.engines.base import Context, Engine, Part, Replica, served_names, storage_mount
+from stackgen.errors import Mistake, SpecError
+from stackgen.placement import place
+from stackgen.plan import Asset, Bind, Dependency, EnvRef, Logging, Plan, Service, Site, Tmpfs, Volume
+from stackgen.spec import ModelSpec, StackSpec, is_local
+
+__all__ = ["resolve"]
+
+DOWNLOAD = "download"
+
+
+def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
+    """The plan of `stack` at `site`. Raises SpecError with every mistake of the whole stack, not only the first."""
+    requests, mistakes = place(stack)
+    mistakes += _names(stack)
+    replicas: dict[str, list[Replica]] = {}
+    slugs: set[str] = set()
+    for index, model in enumerate(stack.models):
+        slug = _slug(model, slugs)
+        for number in range(model.replicas):
+            gpus = requests.get((index, number))
+            count = 0 if gpus is None else (len(gpus.ids) or gpus.count)
+            replicas.setdefault(model.engine, []).append(
+                Replica(
+                    spec=model,
+                    service=slug if model.replicas == 1 else f"{slug}-{number + 1}",
+                    index=number,
+                    gpus=gpus,
+                    gpu_count=None if count == -1 or (gpus and gpus.ids[-1:] == ("nvidia.com/gpu=all",)) else count,
+                    path=f"models[{index}]",
+                )
+            )
+    take_port = _ports(stack, mistakes)
+    contexts = [
+        (engines.get(name), Context(stack, site, tuple(members), take_port)) for name, members in replicas.items()
+    ]
+    for engine, context in contexts:
+        mistakes += engine.mistakes(context)
+    if mistakes:
+        raise SpecError(source, mistakes)
+    parts = [engine.plan(context) for engine, context in contexts]
+    if mistakes:  # a port can turn out to be taken twice only now
+        raise SpecError(source, mistakes)
+    return _assemble(stack, site, contexts, parts)
+
+
+def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context]], parts: list[Part]) -> Plan:
+    wanted = [engine.downloads(one.spec) for engine, context in contexts for one in context.replicas if not one.index]
+    words = dict.fromkeys(wanted)
+    flat = tuple(word for group in words for word in group)
+    download = bool(flat) and not stack.storage.offline
+    services = [service for part in parts for service in part.services]
+    if download:
+        services = [_waiting(service) for service in services]
+        services.insert(0, _download(stack, site, *contexts[0], flat))
+    log = Logging(stack.logging.max_size, stack.logging.max_file)
+    used = {mount.name for service in services for mount in service.mounts if isinstance(mount, Volume)}
+    volumes = [("models", stack.storage.volume), *(volume for part in parts for volume in part.volumes)]
+    assets = [asset for part in parts for asset in part.assets]
+    if download:
+        assets.append(Asset("images/common/download.py", "scripts/download.py"))
+    return Plan(
+        name=stack.name,
+        services=tuple(replace(service, logging=log) for service in services),
+        endpoints=tuple(endpoint for part in parts for endpoint in part.endpoints),
+        volumes=tuple(dict.fromkeys(volume for volume in volumes if volume[0] in used)),
+        networks=tuple(network for part in parts for network in part.networks),
+        secrets=(("hf_token", "HF_TOKEN"),) if download else (),
+        assets=tuple(sorted(set(assets), key=lambda asset: asset.path)),
+        warnings=(*_warnings(stack), *(warning for part in parts for warning in part.warnings)),
+    )
+
+
+def _waiting(service: Service) -> Service:
+    """Engines that load from the Hub's cache start when the download is complete."""
+    if not any(getattr(mount, "target", "") == "/models" for mount in service.mounts):
+        return service
+    return replace(service, depends_on=(Dependency(DOWNLOAD, "service_completed_successfully"), *service.depends_on))
+
+
+def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, words: tuple[str, ...]) -> Service:
+    image, built = engine.downloader(context)
+    environment: list[tuple[str, str | EnvRef]] = [
+        ("HF_HUB_CACHE", f"{site.models_dir()}/hub"),
+        ("HF_XET_CACHE", f"{site.models_dir()}/xet"),
+        ("HF_TOKEN_PATH", "/run/secrets/hf_token"),
+        ("HOME", site.home_dir()),
+    ]
+    if stack.storage.hub_endpoint:
+        environment.append(("HF_ENDPOINT", stack.storage.hub_endpoint))
+    user = stack.storage.user or "0:0"
+    return Service(
+        name=DOWNLOAD, role="download", engine=engine.name,
+        comment="Fetches the weights once and ends; what is in the storage already is not asked for again",
+        image=image, pull=not built,
+        entrypoint=("python3", site.script("download.py")),
+        command=words,
+        environment=tuple(environment),
+        mounts=(Bind("./scripts", "/stackgen"), storage_mount(stack, site, read_only=False), Tmpfs("/tmp", "mode=1777")),
+        secrets=("hf_token",),
+        user=user,
+        # root without this capability can't write into a folder that somebody else owns
+        cap_add=("DAC_OVERRIDE",) if stack.storage.path and user.startswith("0") else (),
+    )  # fmt: skip
+
+
+def _slug(model: ModelSpec, taken: set[str]) -> str:
+    """A service name from the leading served name: `vllm-llama-3-2-1b-instruct`, unique in the stack."""
+    name = re.sub(r"[^a-z0-9]+", "-", served_names(model)[0].rpartition("/")[2].lower()).strip("-")[:40]
+    base = slug = f"{model.engine}-{name or 'model'}".rstrip("-")  # type: ignore[attr-defined]
+    number = 2
+    while slug in taken:
+        slug, number = f"{base}-{number}", number + 1
+    taken.add(slug)
+    return slug
+
+
+def _ports(stack: StackSpec, mistakes: list[Mistake]) -> Callable[[int | None], int]:
+    explicit = [model.port for model in stack.models if model.port]
+    taken: set[int] = set()
+
+    def take(wanted: int | None) -> int:
+        port = wanted or stack.port
+        while not wanted and (port in taken or port in explicit):
+            port += 1
+        if port in taken:
+            mistakes.append(Mistake("models", f"port {port} is given to two endpoints", "give each its own"))
+        if port > 65535:
+            mistakes.append(Mistake("port", "no port is left below 65536", "start lower"))
+        taken.add(port)
+        return port
+
+    return take
+
+
+def _names(stack: StackSpec) -> list[Mistake]:
+    """One name must not mean two models of one engine; replicas of one model share theirs."""
+    mistakes = []
+    seen: dict[tuple[str, str], int] = {}
+    for index, model in enumerate(stack.models):
+        for name in served_names(model):
+            first = seen.setdefault((model.engine, name), index)
+            if first != index:
+                mistakes.append(
+                    Mistake(f"models[{index}].served_names", f"{name!r} is served by models[{first}] already",
+                            "set served_names, or use replicas for copies of one model")
+                )  # fmt: skip
+    return mistakes
+
+
+def _warnings(stack: StackSpec) -> list[str]:
+    warnings = []
+    if stack.bind not in ("127.0.0.1", "::1", "[::1]"):
+        warnings.append(
+            f"ports are open on {stack.bind}; the key guards /v1 only, other paths answer without one: "
+            "put a proxy with an allow-list of paths in front"
+        )
+    for model in stack.models:
+        if not is_local(model.model) and not model.revision:
+            warnings.append(f"{model.model} has no revision: a commit keeps two machines from serving different weights")
+        if model.image and (":" not in PurePosixPath(model.image).name or model.image.endswith(":latest")):
+            warnings.append(f"image {model.image} is not pinned to a version")
+    return warnings

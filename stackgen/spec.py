@@ -1,0 +1,189 @@
+"""What the user wrote: the fields of `stack.yaml` that all engines share.
+
+Each engine adds its own fields in its own file (`stackgen/engines/`). All models are frozen and refuse
+unknown fields; messages about mistakes are made in `stackgen.load`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+__all__ = ["EnvValue", "Gpus", "LoggingSpec", "ModelSpec", "Size", "StackSpec", "StorageSpec", "human_int", "is_local"]
+
+NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+GPU_ID = re.compile(r"\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` is a folder or file of this machine (starts with `/`, `./`, `../` or `~`), not a Hub id."""
+    return model.startswith(("/", "./", "../", "~")) or model in (".", "..")
+
+
+def human_int(text: str) -> int:
+    """`32k` is 32,000 and `32K` is 32,768, as vLLM reads them (`vllm/engine/arg_utils.py`, human_readable_int)."""
+    factors = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+    return int(float(text[:-1]) * factors[text[-1]]) if text[-1] in factors else int(text)
+
+
+def _gpus(value: Any) -> Any:
+    """A count, `all`, `none`, or a list of indices, UUIDs or CDI names; one message for all that is wrong."""
+    if value is None or value == "none":
+        return 0
+    if value == "all" or (type(value) is int and 0 <= value <= 64):
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        ids = [str(one) if type(one) is int else one for one in value]
+        if all(isinstance(one, str) and GPU_ID.fullmatch(one) for one in ids):
+            if len(set(ids)) == len(ids):
+                return tuple(ids)
+            raise PydanticCustomError("gpus", "names a GPU twice")
+    raise PydanticCustomError("gpus", "must be a count (2), `all`, `none`, or a list of indices or UUIDs ([0, 1])")
+
+
+def _model(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise PydanticCustomError("model", "must be a Hugging Face id (organization/name) or a local path (./folder)")
+    if not is_local(value) and not HUB_ID.fullmatch(value):
+        raise PydanticCustomError(
+            "model", "is no Hugging Face id (organization/name); a local folder starts with / or ./ or ~"
+        )
+    return value
+
+
+def _env_value(value: Any) -> Any:
+    # YAML reads 1e-5 or yes as a float or a boolean; turning them back into text would change them
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        raise PydanticCustomError("env", "must be text: put it in quotes")
+    return value
+
+
+def _size(value: Any) -> Any:
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(\.\d+)?[kKmM]", text):
+        raise PydanticCustomError("size", "must be a number of tokens (8192, 32k) or `auto`")
+    return text
+
+
+Gpus = Annotated[
+    int | Literal["all"] | tuple[str, ...],
+    BeforeValidator(_gpus),
+    WithJsonSchema(
+        {
+            "oneOf": [
+                {"type": "integer", "minimum": 0, "maximum": 64},
+                {"enum": ["all", "none"]},
+                {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": ["integer", "string"]}},
+            ]
+        }
+    ),
+]
+Size = Annotated[
+    str,
+    BeforeValidator(_size),
+    WithJsonSchema({"oneOf": [{"type": "integer", "minimum": -1}, {"type": "string"}]}),
+]
+EnvValue = Annotated[str, BeforeValidator(_env_value), WithJsonSchema({"type": ["string", "integer"]})]
+Text = Annotated[str, StringConstraints(min_length=1)]
+EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
+ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
+
+
+class Strict(BaseModel):
+    """Frozen, and unknown fields are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+
+
+class ModelSpec(Strict):
+    """One model and how it is served; the fields that every engine understands."""
+
+    model: Annotated[str, BeforeValidator(_model)] = Field(
+        description="Hugging Face id (organization/name), or a local folder (for llamacpp: file) starting with / or ./"
+    )
+    revision: Text | None = Field(None, description="Branch, tag or commit of the Hub repository; a commit is safest")
+    served_names: tuple[Text, ...] = Field(
+        (), description="Names under which clients ask for the model, the first one leading; default: the id itself"
+    )
+    gpus: Gpus = Field(
+        0,
+        description="GPUs of each replica as a count, `all`, or `none` for the CPU; or a list of indices or UUIDs, "
+        "shared out evenly among the replicas",
+    )
+    share_gpus: bool = Field(
+        False,
+        description="Allow another model that says so too on the same GPUs; needs gpu_memory_utilization on both",
+    )
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of each GPU's memory that this model may use (vLLM's default is 0.92)"
+    )
+    replicas: int = Field(1, ge=1, le=64, description="Copies of the model: one service each, with GPUs of its own")
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "half", "float", "bfloat"] | None = Field(
+        None, description="Type of weights and activations; default: the model's own"
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model: only for repositories that you trust"
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="Port on this machine; default: the next free one")
+    extra_args: tuple[str, ...] = Field((), description="Flags handed to the engine as they are, after all others")
+    extra_env: dict[EnvName, EnvValue] = Field({}, description="Environment variables for the engine")
+    image: Text | None = Field(None, description="Image instead of the engine's pinned one; name a version")
+    user: Text | None = Field(None, description="uid:gid that the engine runs as; default: what its image allows")
+    read_only: bool = Field(True, description="Mount the container's own files read-only (/tmp stays writable)")
+    shm_size: ByteSize | None = Field(None, description="Size of /dev/shm, e.g. 8g; default by parallel size")
+    ipc: Literal["host", "private", "shareable"] | None = Field(None, description="IPC mode, instead of shm_size")
+    cpuset: Text | None = Field(None, pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$", description="CPU cores, e.g. 0-7")
+    start_timeout: int | None = Field(
+        None, ge=10, le=86400, description="Seconds a start may take before it counts as failed; default by model size"
+    )
+
+
+class StorageSpec(Strict):
+    """Where the weights live: one place for all models, mounted into every engine."""
+
+    volume: str = Field(
+        "stackgen-models", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$", description="Named volume, shared by all stacks"
+    )
+    path: Text | None = Field(None, description="Folder of this machine instead of the volume")
+    offline: bool = Field(False, description="Never ask the Hub: everything is in the volume or folder already")
+    hub_endpoint: Text | None = Field(None, pattern=r"^https?://", description="A mirror of the Hugging Face Hub")
+    user: Text | None = Field(None, description="uid:gid that downloaded files belong to (host folder); default 0:0")
+
+
+class LoggingSpec(Strict):
+    """Log rotation, for every container."""
+
+    max_size: str = Field("20m", pattern=r"^[1-9][0-9]*[kmg]$", description="Size of one log file")
+    max_file: int = Field(5, ge=1, le=100, description="Log files kept for each container")
+
+
+class StackSpec(Strict):
+    """A whole stack. `models` hold the engines' own subclasses of `ModelSpec`."""
+
+    name: str = Field(pattern=NAME, description="Name of the stack: Compose project, and prefix of its containers")
+    models: tuple[Any, ...] = Field(min_length=1, description="The models to serve; fields differ by `engine`")
+    port: int = Field(8000, ge=1, le=65535, description="First port on this machine; further endpoints count up")
+    bind: str = Field(
+        "127.0.0.1",
+        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]+\]?)$",
+        description="Address the ports bind; 0.0.0.0 opens them to everyone who reaches this machine",
+    )
+    gpu_driver: Literal["nvidia", "cdi", "amd"] = Field(
+        "nvidia", description="How GPUs are reserved: NVIDIA's runtime, CDI names, or AMD device files"
+    )
+    cpu_arch: Literal["x86_64", "arm64"] = Field("x86_64", description="Architecture of the CPU images")
+    storage: StorageSpec = Field(StorageSpec(), description="Where the weights live")
+    restart: str = Field(
+        "on-failure:3",
+        pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]*)?)$",
+        description="Restart policy. The default retries a start three times, then stops and leaves the reason in "
+        "the log; an engine that dies after it was healthy is started again every time",
+    )
+    logging: LoggingSpec = Field(LoggingSpec(), description="Log rotation")

@@ -1,0 +1,42 @@
+"""`stackgen init`: a commented stack.yaml that is documentation at once, its schema, and a .env with a new key."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from stackgen.envfile import create_env
+from stackgen.errors import StackgenError
+from stackgen.resources import templates_dir
+from stackgen.schema import MODELINE, stack_schema
+from stackgen.stack import from_flags
+from stackgen.write import write_atomically
+
+__all__ = ["write_starter"]
+
+
+def write_starter(folder: Path, engine: str, model: str, gpus: str) -> list[Path]:
+    """Writes the files into `folder`; an existing stack.yaml is an error, an existing .env is left alone.
+
+    Returns the paths written. Raises SpecError when engine, model or GPUs are wrong: nothing is written then.
+    """
+    path = folder / "stack.yaml"
+    if path.exists():
+        raise StackgenError(f"{path} is there already", "edit it, or name another folder")
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "stack"
+    from_flags(model, {"engine": engine, "gpus": gpus, "name": name}, [])
+    values: dict[str, Any] = {"name": name, "model": model, "engine": engine, "gpus": gpus, "modeline": MODELINE}
+    text = (templates_dir() / "stack.yaml.txt").read_text("utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value) if key != "gpus" else _yaml_gpus(str(value)))
+    write_atomically(path, text)
+    schema = folder / "stack.schema.json"
+    write_atomically(schema, json.dumps(stack_schema(), indent=2) + "\n")
+    return [path, schema, *([folder / ".env"] if create_env(folder) else [])]
+
+
+def _yaml_gpus(text: str) -> str:
+    listed = text.removeprefix("device=")
+    return text if text.isdigit() or text in ("all", "none") else f"[{listed}]"

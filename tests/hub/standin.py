@@ -1,0 +1,312 @@
+"""A small stand-in for the Hugging Face Hub, because a test can't depend on reaching the real one.
+
+It imitates what `hf download` of huggingface_hub 0.36.2 and 2.4.0 asks of a Hub without Xet storage, as read in that
+client's source (hf_api.py `model_info`, `list_repo_tree`; file_download.py `get_hf_file_metadata`, `http_get`;
+utils/_http.py `hf_raise_for_status`):
+
+    GET  /api/models/REPO[/revision/REV][?blobs=true]   commit, names; sizes and hashes when asked for
+    GET  /api/models/REPO/tree/REV                      the same as a tree
+    HEAD|GET /REPO/resolve/REV/FILE                     small file: content; large one: 302 to the CDN
+    GET  /SHA256 on the CDN's own port                  content, with Range; refuses an Authorization header
+
+A gated model's list is public and its files are not. Unknown repositories answer 401 to strangers, 404 to a token.
+Faults are switched on by `fail` and `cut`; `requests` records everything that was asked. In a container:
+
+    python3 standin.py --host 0.0.0.0 --port 8000 --cdn-port 8001 --model org/name=/folder    (log: GET /_requests)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+CHUNK = 64 * 1024
+LARGE = 256 * 1024  # the Hub keeps files above about 10 MB, and all weights, in LFS
+
+
+@dataclasses.dataclass
+class Request:
+    """One request as the stand-in saw it; `sent` counts the bytes of its body that went out."""
+
+    where: str  # "hub" or "cdn"
+    method: str
+    path: str
+    range: str
+    authorized: bool
+    status: int = 0
+    sent: int = 0
+
+
+@dataclasses.dataclass
+class Fault:
+    """The next `times` requests whose path matches get `status`, or are cut after `after` bytes."""
+
+    path: str
+    status: int = 0
+    after: int = 0
+    times: int = 1
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class File:
+    """One file of a snapshot with both of its names on the Hub: the git hash and, if large, the SHA-256."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        data = path.read_bytes()
+        self.path, self.name, self.size = path, name, len(data)
+        self.blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        self.large = len(data) > LARGE or path.suffix in {".safetensors", ".bin", ".pth", ".gguf"}
+        self.sha256 = hashlib.sha256(data).hexdigest()
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 if self.large else self.blob
+
+
+class Snapshot:
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        self.files = {str(p.relative_to(folder)): File(p, str(p.relative_to(folder))) for p in paths}
+        listing = "\n".join(f"{name} {file.blob}" for name, file in self.files.items())
+        self.commit = hashlib.sha1(listing.encode()).hexdigest()
+
+
+class Hub:
+    """The two servers and their state.
+
+    models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose licence is accepted.
+    tokens: token → whether its account accepted the licences.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path | Mapping[str, Path]],
+        gated: tuple[str, ...] = (),
+        tokens: Mapping[str, bool] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        cdn_port: int = 0,
+    ) -> None:
+        self.gated, self.tokens = gated, dict(tokens or {})
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.rate = 0  # bytes a second, 0 = as fast as it goes
+        self.repos: dict[str, dict[str, Snapshot]] = {}
+        for repo, folders in models.items():
+            self.publish(repo, folders)
+        self._lock = threading.Lock()
+        self._servers = [
+            self._listen(host, port, type("HubHandler", (_HubHandler,), {"hub": self})),
+            self._listen(host, cdn_port, type("CdnHandler", (_CdnHandler,), {"hub": self})),
+        ]
+        self.port, self.cdn_port = (server.server_address[1] for server in self._servers)
+        self.url = f"http://{host}:{self.port}"
+
+    @staticmethod
+    def _listen(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer((host, port), handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return server
+
+    def publish(self, repo: str, folders: Path | Mapping[str, Path]) -> None:
+        """Adds a repository, or pushes new commits to it: older commits stay reachable by their hash."""
+        branches = folders if isinstance(folders, Mapping) else {"main": folders}
+        known = self.repos.setdefault(repo, {})
+        for branch, folder in branches.items():
+            snapshot = Snapshot(folder)
+            known[branch] = known[snapshot.commit] = snapshot
+
+    def commit(self, repo: str, revision: str = "main") -> str:
+        return self.repos[repo][revision].commit
+
+    def fail(self, status: int, path: str = "", times: int = 1, **headers: str) -> None:
+        self.faults.append(Fault(path, status=status, times=times, headers=headers))
+
+    def cut(self, after: int, path: str = "", times: int = 1) -> None:
+        self.faults.append(Fault(path, after=after, times=times))
+
+    def sent(self, where: str = "cdn") -> int:
+        """Bytes of bodies that went out."""
+        return sum(request.sent for request in self.requests if request.where == where)
+
+    def note(self, request: Request) -> Fault | None:
+        """Records a request; the fault it meets, if any."""
+        with self._lock:
+            self.requests.append(request)
+            for fault in self.faults:
+                wants_body = fault.status or (request.method == "GET" and request.where == "cdn")
+                if fault.times and wants_body and fault.path in request.path:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    where = "hub"
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/_requests":
+            return self.send_json([dataclasses.asdict(request) for request in self.hub.requests])
+        self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        asked = self.headers.get("Range", "")
+        self.seen = Request(self.where, self.command, unquote(self.path), asked, bool(self.token))
+        self.fault = self.hub.note(self.seen)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if self.fault and self.fault.status:
+                return self.refuse(self.fault.status, "", "injected fault", self.fault.headers)
+            self.answer()
+
+    do_HEAD = do_GET
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    def head(self, status: int, length: int, headers: Mapping[str, str]) -> None:
+        if hasattr(self, "seen"):
+            self.seen.status = status
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def send_json(self, data: object) -> None:
+        self.reply(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    def reply(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.head(status, len(body), headers)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        named = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.reply(status, json.dumps({"error": message}).encode(), {"Content-Type": "application/json", **named})
+
+    def send_file(self, file: File, headers: Mapping[str, str]) -> None:
+        first = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", self.seen.range)) else 0
+        extra = {"Content-Range": f"bytes {first}-{file.size - 1}/{file.size}"} if match else {}
+        self.head(206 if match else 200, file.size - first, {"Accept-Ranges": "bytes", **headers, **extra})
+        if self.command == "HEAD":
+            return
+        left = self.fault.after if self.fault else file.size
+        with file.path.open("rb") as source:
+            source.seek(first)
+            while chunk := source.read(min(CHUNK, left)):
+                self.wfile.write(chunk)
+                self.seen.sent += len(chunk)
+                left -= len(chunk)
+                if self.hub.rate:
+                    time.sleep(len(chunk) / self.hub.rate)
+        if self.fault:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _HubHandler(_Handler):
+    def answer(self) -> None:
+        url = urlsplit(self.path)
+        path = url.path.strip("/")
+        if match := re.fullmatch(r"api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
+            repo, kind, revision = match[1], match[2], unquote(match[3] or "main")
+            if snapshot := self.snapshot(repo, revision):
+                if kind == "tree":
+                    return self.send_json([self.entry(file) for file in snapshot.files.values()])
+                return self.send_json(self.info(repo, snapshot, bool(parse_qs(url.query).get("blobs"))))
+        elif match := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            repo, revision, name = match[1], unquote(match[2]), unquote(match[3])
+            if snapshot := self.snapshot(repo, revision):
+                self.resolve(repo, snapshot, name)
+        else:
+            self.refuse(404, "", "Sorry, we can't find the page you are looking for.")
+
+    def snapshot(self, repo: str, revision: str) -> Snapshot | None:
+        """The snapshot asked for; None when an error has been answered."""
+        if self.token and self.token not in self.hub.tokens:
+            self.refuse(401, "", "Invalid credentials in Authorization header")
+        elif repo not in self.hub.repos:
+            # Strangers can't tell a private repository from none (see "401 is misleading" in utils/_http.py).
+            self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
+        elif revision not in self.hub.repos[repo]:
+            self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        else:
+            return self.hub.repos[repo][revision]
+        return None
+
+    def info(self, repo: str, snapshot: Snapshot, blobs: bool) -> dict[str, object]:
+        siblings = []
+        for file in snapshot.files.values():
+            sizes: dict[str, object] = {"size": file.size, "blobId": file.blob}
+            if file.large:
+                sizes["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": 134}
+            siblings.append({"rfilename": file.name, **(sizes if blobs else {})})
+        gated = "manual" if repo in self.hub.gated else False
+        return {"_id": "0", "id": repo, "modelId": repo, "sha": snapshot.commit, "private": False, "gated": gated,
+                "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}  # fmt: skip
+
+    def entry(self, file: File) -> dict[str, object]:
+        lfs = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {}
+        return {"type": "file", "oid": file.blob, "size": file.size, "path": file.name, **lfs}
+
+    def resolve(self, repo: str, snapshot: Snapshot, name: str) -> None:
+        commit = {"X-Repo-Commit": snapshot.commit}
+        if repo in self.hub.gated and not self.hub.tokens.get(self.token):
+            message = f"Access to model {repo} is restricted"
+            return self.refuse(403 if self.token else 401, "GatedRepo", message, commit)
+        if name not in snapshot.files:
+            return self.refuse(404, "EntryNotFound", "Entry not found", commit)
+        file = snapshot.files[name]
+        if not file.large:
+            return self.send_file(file, {"ETag": f'"{file.etag}"', **commit})
+        host = self.headers.get("Host", "127.0.0.1").rpartition(":")[0]  # the name by which the client reached the Hub
+        linked = {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
+        self.reply(302, b"", {"Location": f"http://{host}:{self.hub.cdn_port}/{file.sha256}", **linked, **commit})
+
+
+class _CdnHandler(_Handler):
+    where = "cdn"
+
+    def answer(self) -> None:
+        if self.token:  # a signed address needs none, and a token must not leave the Hub's own host
+            return self.refuse(400, "", "Only one auth mechanism allowed")
+        for snapshots in self.hub.repos.values():
+            for snapshot in snapshots.values():
+                for file in snapshot.files.values():
+                    if file.sha256 == self.path.strip("/"):
+                        return self.send_file(file, {"ETag": f'"{file.sha256}"'})
+        self.refuse(404, "", "NoSuchKey")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--cdn-port", type=int, default=8001)
+    parser.add_argument("--model", action="append", required=True, help="REPO=FOLDER")
+    parser.add_argument("--gated", action="append", default=[])
+    parser.add_argument("--token", action="append", default=[], help="a token whose account accepted all licences")
+    words = parser.parse_args()
+    served = {repo: Path(folder) for repo, _, folder in (model.partition("=") for model in words.model)}
+    tokens = dict.fromkeys(words.token, True)
+    Hub(served, tuple(words.gated), tokens, words.host, words.port, words.cdn_port)
+    threading.Event().wait()

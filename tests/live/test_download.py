@@ -1,0 +1,172 @@
+"""The download service in a real container, hardened as it is rendered, and an offline engine on what it fetched.
+
+The Hub is tests/hub/standin.py in a container of its own: the service and its `hf` client are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.docker
+ROOT = Path(__file__).parents[2]
+REPO, GATED, TOKEN = "org/tiny", "org/gated", "hf_good0secret"
+SCRIPT = f"{ROOT}/templates/images/common/download.py:/stackgen/download.py:ro"
+CACHE = {"HF_HOME": "/models", "HF_HUB_CACHE": "/models/hub", "HF_XET_CACHE": "/models/xet", "HOME": "/tmp"}
+HARDENED = {
+    "read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "user": "0:0",
+    "tmpfs": ["/tmp:mode=1777"],
+}  # fmt: skip
+ASK = """
+import json, sys, urllib.request as u
+body = json.dumps({"model": sys.argv[1], "prompt": "1", "max_tokens": 4}).encode()
+request = u.Request("http://127.0.0.1:8000/v1/completions", body, {"Content-Type": "application/json"})
+print(u.urlopen(request, timeout=60).read().decode())
+"""
+REACH = "import socket; socket.create_connection(('127.0.0.1', 8000))"
+
+
+class Stack:
+    """A Compose project in a folder of its own."""
+
+    def __init__(self, folder: Path, services: dict[str, Any], **rest: Any) -> None:
+        self.file = folder / "compose.yaml"
+        self.name = f"sgtest-{folder.name}"
+        self.file.write_text(json.dumps({"name": self.name, "services": services, **rest}))
+
+    def __call__(self, *words: str, timeout: float = 300) -> tuple[int, str]:
+        command = ["docker", "compose", "-f", str(self.file), *words]
+        done = subprocess.run(
+            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+        )
+        return done.returncode, done.stdout
+
+    def asked(self) -> list[dict[str, Any]]:
+        """What the Hub has been asked so far."""
+        look = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/_requests').read().decode())"
+        code, output = self("exec", "-T", "hub", "python3", "-c", look)
+        assert code == 0, output
+        requests: list[dict[str, Any]] = json.loads(output)
+        return requests
+
+
+@pytest.fixture(scope="module")
+def stack(vllm_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("download")
+    served = shutil.copytree(tiny_model, folder / "served")
+    (served / "original").mkdir()  # a copy that is left out: an offline engine has to load without it
+    (served / "original/consolidated.00.pth").write_bytes(bytes(1000))
+    secret = folder / "hf_token"
+    secret.write_text(TOKEN)
+    secret.chmod(0o600)
+    download = {
+        "image": vllm_image, "entrypoint": ["python3", "/stackgen/download.py"], "command": ["--model", REPO],
+        "environment": {**CACHE, "HF_ENDPOINT": "http://hub:8000", "HF_TOKEN_PATH": "/run/secrets/hf_token"},
+        "volumes": [SCRIPT, "models:/models"], "networks": ["outside"], **HARDENED,
+    }  # fmt: skip
+    hub = ["/standin.py", "--gated", GATED, "--token", TOKEN, "--model", f"{REPO}=/tiny", "--model", f"{GATED}=/tiny"]
+    services = {
+        "hub": {
+            "image": vllm_image, "entrypoint": ["python3"], "command": hub, "init": True, "networks": ["outside"],
+            "volumes": [f"{ROOT}/tests/hub/standin.py:/standin.py:ro", f"{served}:/tiny:ro"], **HARDENED,
+            "healthcheck": {"test": ["CMD", "python3", "-c", REACH], "interval": "1s", "retries": 30},
+        },
+        "download": {**download, "secrets": [{"source": "nothing", "target": "hf_token"}]},
+        "gated": {
+            **download, "command": ["--model", GATED], "secrets": [{"source": "token", "target": "hf_token"}],
+            "cap_add": ["DAC_READ_SEARCH"],
+        },
+        "engine": {
+            **HARDENED, "image": vllm_image, "entrypoint": ["vllm", "serve"], "init": True, "shm_size": "1g",
+            "tmpfs": ["/tmp:exec,mode=1777"], "user": "2000:0", "networks": ["inside"],
+            "volumes": ["models:/models:ro"],
+            "command": [REPO, "--enforce-eager", "--max-model-len", "512", "--port", "8000"],
+            "environment": {"HF_HUB_CACHE": "/models/hub", "HF_HUB_OFFLINE": "1", "HOME": "/tmp",
+                            "TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        },
+    }  # fmt: skip
+    compose = Stack(
+        folder, services, volumes={"models": {}}, networks={"outside": {}, "inside": {"internal": True}},
+        secrets={"nothing": {"file": "/dev/null"}, "token": {"file": str(secret)}},
+    )  # fmt: skip
+    try:
+        code, output = compose("up", "--detach", "--wait", "hub")
+        assert code == 0, output
+        yield compose
+    finally:
+        compose("--profile", "*", "down", "--volumes", "--timeout", "2")
+
+
+@pytest.fixture(scope="module")
+def fetched(stack: Stack, tiny_model: Path) -> str:
+    """Output of the first download."""
+    code, output = stack("up", "--no-deps", "--exit-code-from", "download", "download")
+    assert code == 0, output
+    return output
+
+
+def test_the_service_downloads(stack: Stack, fetched: str, tiny_model: Path) -> None:
+    weights = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
+    assert f"stackgen: download {REPO} " in fetched
+    assert sum(request["sent"] for request in stack.asked() if request["where"] == "cdn") >= weights
+
+
+def test_the_second_up_asks_nothing(stack: Stack, fetched: str) -> None:
+    before = len(stack.asked())
+    code, output = stack("up", "--no-deps", "--exit-code-from", "download", "download")
+    assert code == 0, output
+    assert f"stackgen: {REPO} is already there" in output
+    assert len(stack.asked()) == before
+
+
+def test_a_token_reaches_the_hub_and_nothing_else(stack: Stack) -> None:
+    code, output = stack("run", "--rm", "--no-deps", "download", "--model", GATED)
+    assert code == 10, output
+    code, output = stack("up", "--no-deps", "--exit-code-from", "gated", "gated")
+    assert code == 0, output
+    ids = stack("ps", "--all", "--quiet", "gated")[1].split()
+    shown = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True).stdout
+    assert TOKEN not in output + shown + stack("logs", "gated")[1]
+
+
+@pytest.mark.parametrize(
+    ("mount", "code", "cause"),
+    [
+        (["--tmpfs", "/models:size=64k"], 13, "bytes are missing and /models/hub has"),
+        (["--tmpfs", "/models:mode=755,uid=1000", "--cap-drop", "ALL"], 14, "Permission denied: /models"),
+        ([], 14, "Read-only file system: "),
+    ],
+)
+def test_a_folder_that_cannot_take_it(stack: Stack, vllm_image: str, mount: list[str], code: int, cause: str) -> None:
+    settings = [word for name, value in CACHE.items() for word in ("--env", f"{name}={value}")]
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", f"{stack.name}_outside", "--read-only", "--tmpfs", "/tmp",
+         *mount, *settings,
+         "--env", "HF_ENDPOINT=http://hub:8000", "--volume", SCRIPT, "--entrypoint", "python3", vllm_image,
+         "/stackgen/download.py", "--model", REPO],
+        check=False, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert cause in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_offline_engine_serves_it(stack: Stack, fetched: str) -> None:
+    code, output = stack("up", "--detach", "--no-deps", "engine")
+    assert code == 0, output
+    deadline = time.monotonic() + 240
+    while (answer := stack("exec", "-T", "engine", "python3", "-c", ASK, REPO))[0]:
+        logs = stack("logs", "--no-log-prefix", "--tail", "30", "engine")[1]
+        assert stack("ps", "--quiet", "engine")[1].strip(), logs
+        assert time.monotonic() < deadline, logs
+        time.sleep(2)
+    reply = json.loads(answer[1])
+    assert reply["model"] == REPO
+    assert reply["usage"]["completion_tokens"] == 4

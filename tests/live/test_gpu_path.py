@@ -1,0 +1,253 @@
+"""The way of a GPU from the Compose file to the container, on a real engine with stub GPUs (see `gpu_engine`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
+
+pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
+SERVER = "vllm-m"
+AMD = """
+    devices: [/dev/kfd, /dev/dri]
+    group_add: [video, render]
+    security_opt: [no-new-privileges:true, seccomp=unconfined]"""
+RESERVATION = """
+    deploy:
+      resources:
+        reservations:
+          devices:
+            - driver: {driver}
+              {what}
+              capabilities: [gpu]
+    security_opt: [no-new-privileges:true]"""
+SERVICE = """
+  vllm-{name}:
+    image: vllm/vllm-openai:v0.32.0
+    entrypoint: [/usr/bin/env]
+    command: [vllm, serve, /srv/weights, --host, 0.0.0.0, --port, "8000", --served-model-name, {name}]
+    ports:
+      - "127.0.0.1:{port}:8000"
+    volumes:
+      - type: bind
+        source: ./weights
+        target: /srv/weights
+        read_only: true
+        bind:
+          create_host_path: false
+    tmpfs: ["/tmp:mode=1777"]{gpus}
+    cap_drop: [ALL]
+    read_only: true
+    shm_size: 1g
+    healthcheck:
+      test: [CMD, python3, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
+      interval: 30s
+      start_period: 60s
+      start_interval: 1s
+    restart: on-failure:3
+"""
+
+
+def rendered(stack: str, folder: Path) -> Path:
+    """The Compose file of a `stack.yaml`, whose only engine is vLLM, with all that it needs beside it in `folder`."""
+    spec = yaml.safe_load(stack)
+    text = f"name: {spec['name']}\nservices:"
+    for number, model in enumerate(spec["models"]):
+        wanted, driver = model.get("gpus", 0), spec.get("gpu_driver", "nvidia")
+        ids = json.dumps([str(one) for one in wanted]) if isinstance(wanted, list) else ""
+        what = f"device_ids: {ids}" if ids else f"count: {wanted}"
+        gpus = AMD if driver == "amd" else RESERVATION.format(driver=driver, what=what) if wanted else ""
+        (name,) = model["served_names"]
+        text += SERVICE.format(name=name, port=8000 + number, gpus=gpus)
+    (folder / "weights").mkdir(exist_ok=True)
+    (folder / "compose.yaml").write_text(text, encoding="utf-8")
+    return folder / "compose.yaml"
+
+
+def stack(gpus: object, driver: str = "nvidia") -> str:
+    """A `stack.yaml` with one model, served as `m` on `gpus`."""
+    return more_models({"m": gpus}, driver)
+
+
+def more_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
+    """A `stack.yaml` with one model for each name."""
+    models = [
+        {"engine": "vllm", "model": "./weights", "served_names": [name], "gpus": wanted}
+        for name, wanted in gpus.items()
+    ]
+    return json.dumps({"name": "gpu-path", "gpu_driver": driver, "models": models})
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[GpuEngine]:
+    if reason := missing():
+        pytest.skip(reason)
+    with GpuEngine() as started:
+        yield started
+
+
+@pytest.fixture
+def project() -> str:
+    return f"gpu-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible"),
+    [
+        ([0, 1], "0,1"),
+        ([3], "3"),
+        ([1, 0], "1,0"),
+        (2, "0,1"),
+        ("all", "all"),
+        ([gpu_uuid(2), gpu_uuid(5)], f"{gpu_uuid(2)},{gpu_uuid(5)}"),
+    ],
+    ids=str,
+)
+def test_container_sees_the_gpus_of_the_stack(
+    engine: GpuEngine, project: str, tmp_path: Path, gpus: object, visible: str
+) -> None:
+    with engine.project(rendered(stack(gpus), tmp_path), project) as compose:
+        compose.up()
+        container = compose.container(SERVER)
+        assert engine.container_environment(container)["NVIDIA_VISIBLE_DEVICES"] == visible
+        calls = [call for call in engine.hook_calls() if call["container"] == container]
+    # the hook that a real machine has was asked for these very GPUs, once
+    assert [(call["words"], call["visible"]) for call in calls] == [(["prestart"], visible)]
+
+
+def test_each_model_has_its_own_gpus(engine: GpuEngine, project: str, tmp_path: Path) -> None:
+    file = rendered(more_models({"a": [0], "b": [1, 2], "c": 0}), tmp_path)
+    with engine.project(file, project) as compose:
+        compose.up()
+        seen = {name: engine.container_environment(compose.container(f"vllm-{name}")) for name in "abc"}
+        calls = {call["container"] for call in engine.hook_calls()}
+        assert compose.container("vllm-c") not in calls
+    assert [seen[name].get("NVIDIA_VISIBLE_DEVICES") for name in "abc"] == ["0", "1,2", None]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "unknown"), [([8], "8"), ([0, 11], "11"), (9, "8"), ([gpu_uuid(99)], gpu_uuid(99))], ids=str
+)
+def test_a_gpu_that_is_not_there_fails_the_start(
+    engine: GpuEngine, project: str, tmp_path: Path, gpus: object, unknown: str
+) -> None:
+    with engine.project(rendered(stack(gpus), tmp_path), project) as compose:
+        done = compose.up(check=False)
+        running = compose("ps", "-q", "--status", "running").stdout
+    assert done.returncode != 0
+    assert f"nvidia-container-cli: device error: {unknown}: unknown device" in done.stderr
+    assert running == ""
+
+
+def test_the_file_works_unchanged_network_port_and_health(engine: GpuEngine, project: str, tmp_path: Path) -> None:
+    with engine.project(rendered(stack([0, 1]), tmp_path), project) as compose:
+        compose.up(wait=True)
+        url = "http://127.0.0.1:8000/v1/models"
+        ask = f"import urllib.request as r; print(r.urlopen('{url}', timeout=9).read().decode())"
+        published = engine.inside(sys.executable, "-c", ask)
+        by_name = engine.docker("exec", compose.container(SERVER), "python3", "-c", ask.replace("127.0.0.1", SERVER))
+    assert published.returncode == 0, published.stderr
+    assert json.loads(published.stdout)["data"][0]["id"] == json.loads(by_name.stdout)["data"][0]["id"] == "m"
+
+
+def test_amd_container_has_the_device_files_and_groups(engine: GpuEngine, project: str, tmp_path: Path) -> None:
+    file = rendered(stack([0], "amd"), tmp_path)
+    config = engine.host_configs(file, project)[SERVER]
+    assert [device["PathOnHost"] for device in config["Devices"]] == ["/dev/kfd", "/dev/dri"]
+    assert not config["DeviceRequests"]
+    with engine.project(file, project) as compose:
+        compose.up()
+        container = compose.container(SERVER)
+        groups = engine.docker("exec", container, "id", "-G").stdout.split()
+        probe = "import os; os.stat('/dev/kfd'); os.open('/dev/dri/renderD128', os.O_RDWR)"
+        opened = engine.docker("exec", container, "python3", "-c", probe, check=False).stderr
+        assert "NVIDIA_VISIBLE_DEVICES" not in engine.container_environment(container)
+    assert {"44", "109"} <= set(groups)
+    # allowed by the cgroup and without a driver behind it; a device that wasn't granted says "Operation not permitted"
+    assert opened == "" or "No such device" in opened, opened
+
+
+def test_cdi_device_edits_reach_the_container(engine: GpuEngine, project: str, tmp_path: Path) -> None:
+    file = rendered(stack([f"{CDI_KIND}=1"], "cdi"), tmp_path)
+    with engine.project(file, project) as compose:
+        compose.up()
+        container = compose.container(SERVER)
+        assert engine.container_environment(container)["EXAMPLE_GPU"] == "1"
+        assert engine.docker("exec", container, "ls", "/dev/gpu-1").stdout.strip() == "/dev/gpu-1"
+        assert container not in {call["container"] for call in engine.hook_calls()}
+
+
+def test_unknown_cdi_device_fails_the_start(engine: GpuEngine, project: str, tmp_path: Path) -> None:
+    file = rendered(stack([f"{CDI_KIND}=77"], "cdi"), tmp_path)
+    with engine.project(file, project) as compose:
+        done = compose.up(check=False)
+    assert done.returncode != 0
+    assert f"unresolvable CDI devices {CDI_KIND}=77" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gpus", "driver", "count", "ids"),
+    [([0, 1], "nvidia", 0, ["0", "1"]), (2, "nvidia", 2, None), ("all", "nvidia", -1, None),
+     ([f"{CDI_KIND}=0"], "cdi", 0, [f"{CDI_KIND}=0"])],
+    ids=str,
+)  # fmt: skip
+def test_device_request_says_what_the_stack_says(
+    engine: GpuEngine, project: str, tmp_path: Path, gpus: object, driver: str, count: int, ids: list[str] | None
+) -> None:
+    (request,) = engine.device_requests(rendered(stack(gpus, driver), tmp_path), project)[SERVER]
+    assert (request["Driver"], request["Count"], request["DeviceIDs"]) == (driver, count, ids)
+    assert request["Capabilities"] == [["gpu"]]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.parent.name)
+def test_the_engine_accepts_every_example(engine: GpuEngine, project: str, file: Path) -> None:
+    services = yaml.safe_load(file.read_text("utf-8"))["services"]
+    reserved = {
+        name: service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        for name, service in services.items()
+    }
+    requests = engine.device_requests(file, project)
+    assert requests.keys() == reserved.keys()
+    for name, wanted in reserved.items():
+        got = [(one["Driver"], one["Count"], one["DeviceIDs"]) for one in requests[name]]
+        assert got == [
+            (one["driver"], -1 if one.get("count") == "all" else one.get("count", 0), one.get("device_ids"))
+            for one in wanted
+        ]
+
+
+def test_the_engine_leaves_nothing_behind() -> None:
+    if reason := missing():
+        pytest.skip(reason)
+
+    def bridge() -> bytes:
+        # dockerd with `--bridge=none` in the host's namespace would delete it
+        return subprocess.run(["ip", "-brief", "address", "show", "docker0"], capture_output=True, check=False).stdout
+
+    before = bridge()
+    with GpuEngine(gpus=1) as engine:
+        root = engine.root
+        # still running when the engine goes
+        engine.docker("run", "-d", "--gpus", "all", STAND_IN, "m")
+    assert bridge() == before
+    assert not root.exists()
+    assert list(Path("/sys/fs/cgroup").glob(f"**/{root.name}")) == []
+    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if root.name.encode() in _read(path)]
+    assert alive == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # ended meanwhile
+        return b""
