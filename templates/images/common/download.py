@@ -113,7 +113,7 @@ def explain(error: Exception, model: Model) -> Failure:
             told = response.headers.get("Retry-After", "") if response is not None else ""
             transient = code == NETWORK and (not status or status in (408, 429) or status >= 500)
             return Failure(code, cause, remedy, transient, min(int(told), 300) if told.isdigit() else 0)
-    return Failure(OTHER, f"{type(error).__name__}: {error}", "read the lines above")
+    return Failure(OTHER, f"{type(error).__name__}: {error}", f"try by hand: hf download {model.repo}")
 
 
 def arrived(model: Model, blobs: dict[str, int]) -> int:
@@ -156,7 +156,8 @@ def run_hf(model: Model, names: list[str], blobs: dict[str, int]) -> str:
                 path.unlink(missing_ok=True)
         log.seek(0)
         said = [line for line in log.read().decode(errors="replace").splitlines() if line and "Hint" not in line]
-        return "" if child.returncode == 0 else (said or [f"hf exited {child.returncode}"])[-1]
+        last = (said or [f"hf exited {child.returncode}"])[-1]
+        return "" if child.returncode == 0 else last.partition("?")[0][:300]  # a CDN's address is signed after the "?"
 
 
 def fetch(model: Model) -> None:
@@ -183,9 +184,10 @@ def fetch(model: Model) -> None:
         if os.strerror(number) in said:
             raise OSError(number, os.strerror(number), str(CACHE))
     if bad := model.bad(commit, files):
-        for path in bad:  # hf would take one of the wrong length for whole
-            path.resolve().unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+        for path in bad:  # hf would take one of the wrong length for whole; a ref stays, engines may run on it
+            if path.is_relative_to(model.folder / "snapshots") and path.resolve().is_relative_to(CACHE.resolve()):
+                path.resolve().unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         raise Failure(NETWORK, said or f"{len(bad)} files are not whole, e.g. {bad[0].name}", "try again", True)
     if len(names) < len(found):  # by this list hub 2 would refuse, offline, a snapshot that lacks any file
         (model.folder / "trees" / f"{commit}.json").unlink(missing_ok=True)
@@ -237,9 +239,11 @@ def main(words: list[str]) -> int:
                 models[-1].revision = value
             elif option == "--file":
                 models[-1].patterns.append(value)
+            elif option == "--attempts":
+                attempts = int(value)
             else:
-                attempts = int({"--attempts": value}[option])
-    except (IndexError, KeyError, ValueError):
+                raise ValueError(option)
+    except (IndexError, ValueError):
         print(__doc__, file=sys.stderr)
         return USAGE
     for model in models:
