@@ -46,7 +46,7 @@ def parse_stack(text: str, source: str = "stack.yaml") -> StackSpec:
             mistake if mistake.line else Mistake(mistake.path, mistake.message, mistake.hint, _line(mistake.path, lines))
             for mistake in error.mistakes
         ]
-        raise SpecError(source, mistakes) from None
+        raise SpecError(source, sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
 
 
 def read_mapping(text: str, source: str) -> dict[str, Any]:

@@ -22,11 +22,12 @@ Condition = Literal["service_started", "service_healthy", "service_completed_suc
 class EnvRef:
     """A value that is taken from `.env` when the stack starts, so that it stands in no rendered file.
 
-    `required` is the message that Compose prints when it is missing; without one it may be empty.
+    `required` is the message that Compose prints when it is missing; without one it is `default` then.
     """
 
     name: str
     required: str = ""
+    default: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class Asset:
 class Plan:
     """A whole stack, ready to be printed or started.
 
-    `volumes` are (key in the file, name in the engine) pairs; `secrets` (name, variable of `.env`) pairs;
+    `volumes` are (key in the file, name in the engine) pairs; `secrets` (name, file that holds it) pairs;
     `warnings` are for the user, one sentence each.
     """
 
@@ -221,7 +222,7 @@ class Plan:
     endpoints: tuple[Endpoint, ...]
     volumes: tuple[tuple[str, str], ...] = ()
     networks: tuple[Network, ...] = ()
-    secrets: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, EnvRef], ...] = ()
     assets: tuple[Asset, ...] = ()
     env_file: str = ".env"
     warnings: tuple[str, ...] = field(default=(), compare=False)

@@ -17,6 +17,9 @@ from stackgen.spec import ModelSpec, StackSpec, is_local
 __all__ = ["resolve"]
 
 DOWNLOAD = "download"
+# Of a file, as Compose can't put a secret from the environment into a container whose root is read-only; the empty
+# device stands in where there is no token, so that public models need none
+HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")
 
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
@@ -62,7 +65,10 @@ def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context
     services = [service for part in parts for service in part.services]
     if download:
         services = [_waiting(service) for service in services]
-        services.insert(0, _download(stack, site, *contexts[0], flat))
+        fetching = _download(stack, site, *contexts[0], flat)
+        if any(service.build and service.image == fetching.image for service in services):
+            fetching = replace(fetching, build=None)  # one service builds an image that several use
+        services.insert(0, fetching)
     log = Logging(stack.logging.max_size, stack.logging.max_file)
     used = {mount.name for service in services for mount in service.mounts if isinstance(mount, Volume)}
     volumes = [("models", stack.storage.volume), *(volume for part in parts for volume in part.volumes)]
@@ -75,7 +81,7 @@ def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context
         endpoints=tuple(endpoint for part in parts for endpoint in part.endpoints),
         volumes=tuple(dict.fromkeys(volume for volume in volumes if volume[0] in used)),
         networks=tuple(network for part in parts for network in part.networks),
-        secrets=(("hf_token", "HF_TOKEN"),) if download else (),
+        secrets=(("hf_token", HF_TOKEN),) if download else (),
         assets=tuple(sorted(set(assets), key=lambda asset: asset.path)),
         warnings=(*_warnings(stack), *(warning for part in parts for warning in part.warnings)),
     )
@@ -89,7 +95,7 @@ def _waiting(service: Service) -> Service:
 
 
 def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, words: tuple[str, ...]) -> Service:
-    image, built = engine.downloader(context)
+    image, build = engine.downloader(context)
     environment: list[tuple[str, str | EnvRef]] = [
         ("HF_HUB_CACHE", f"{site.models_dir()}/hub"),
         ("HF_XET_CACHE", f"{site.models_dir()}/xet"),
@@ -102,15 +108,15 @@ def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, wo
     return Service(
         name=DOWNLOAD, role="download", engine=engine.name,
         comment="Fetches the weights once and ends; what is in the storage already is not asked for again",
-        image=image, pull=not built,
+        image=image, build=build, pull=build is None,
         entrypoint=("python3", site.script("download.py")),
         command=words,
         environment=tuple(environment),
         mounts=(Bind("./scripts", "/stackgen"), storage_mount(stack, site, read_only=False), Tmpfs("/tmp", "mode=1777")),
         secrets=("hf_token",),
         user=user,
-        # root without this capability can't write into a folder that somebody else owns
-        cap_add=("DAC_OVERRIDE",) if stack.storage.path and user.startswith("0") else (),
+        # root without capabilities can't read a token of mode 0600, nor write into a folder, that somebody else owns
+        cap_add=("DAC_OVERRIDE" if stack.storage.path else "DAC_READ_SEARCH",) if user.startswith("0") else (),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from stackgen.errors import Mistake
 from stackgen.plan import (
     Asset,
     Bind,
+    Build,
     Dialect,
     Endpoint,
     EnvRef,
@@ -92,8 +93,8 @@ class Engine(Protocol):
     def mistakes(self, context: Context) -> list[Mistake]:
         """What can't work although each field alone is right."""
 
-    def downloader(self, context: Context) -> tuple[str, bool]:
-        """An image that holds `python3` and the `hf` command, and whether the stack builds it itself."""
+    def downloader(self, context: Context) -> tuple[str, Build | None]:
+        """An image that holds `python3` and the `hf` command, and how it is built if it can't be pulled."""
 
     def downloads(self, model: Any) -> tuple[str, ...]:
         """Words for `download.py` that fetch what the model needs from the Hub; none for a local one."""

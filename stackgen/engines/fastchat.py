@@ -109,10 +109,9 @@ class FastChat:
             found.append(Mistake("gpu_driver", "FastChat's image has no AMD variant", "use engine: vllm"))
         return found
 
-    def downloader(self, context: Context) -> tuple[str, bool]:
+    def downloader(self, context: Context) -> tuple[str, Build | None]:
         """Our image holds `hf`."""
-        image, build = self._image(context)
-        return image, build is not None
+        return self._image(context)
 
     def downloads(self, model: Any) -> tuple[str, ...]:
         """The repository without duplicates of the weights."""

@@ -26,7 +26,7 @@ from stackgen.engines.base import (
     supervised,
 )
 from stackgen.errors import Mistake
-from stackgen.plan import Asset, Bind, Dialect, Endpoint, EnvRef, Port, Service, Volume
+from stackgen.plan import Asset, Bind, Build, Dialect, Endpoint, EnvRef, Port, Service, Volume
 from stackgen.spec import ModelSpec, Size, Strict, Text, is_local
 
 __all__ = ["ENGINE", "VllmModel"]
@@ -99,9 +99,9 @@ class Vllm:
             volumes=(("vllm-cache", "stackgen-vllm-cache"),),
         )
 
-    def downloader(self, context: Context) -> tuple[str, bool]:
+    def downloader(self, context: Context) -> tuple[str, Build | None]:
         """vLLM's own image holds `hf`: nothing more to pull."""
-        return self._image(context.replicas[0], context), False
+        return self._image(context.replicas[0], context), None
 
     def downloads(self, model: Any) -> tuple[str, ...]:
         """The model, and the adapters that come from the Hub."""

@@ -207,7 +207,7 @@ def logs(folder: Path, services: tuple[str, ...], follow: bool, tail: str) -> in
 
 def _env() -> dict[str, str]:
     # Compose refuses to read a file whose ${KEY:?} is missing, but stopping a stack needs no key
-    return {"STACKGEN_API_KEY": "-", "HF_TOKEN": ""} | dict(os.environ)
+    return {"STACKGEN_API_KEY": "-"} | dict(os.environ)
 
 
 def _log(client: Any, plan: Plan, service: str, tail: int) -> str:

@@ -48,7 +48,6 @@ def run(words: Sequence[str], *, input: str | None = None, env: Mapping[str, str
 def validate(plan: Plan, text: str, folder: Path) -> None:
     """Asks the real Compose whether it takes `text`; the keys are stood in for, as their values don't matter."""
     names = {value.name for service in plan.services for _, value in service.environment if isinstance(value, EnvRef)}
-    names |= {variable for _, variable in plan.secrets}
     env = dict(os.environ) | dict.fromkeys(names, "checked")
     base = folder if folder.is_dir() else Path.cwd()
     run(["docker", "compose", "-f", "-", "--project-directory", str(base), "config", "--quiet"], input=text, env=env)

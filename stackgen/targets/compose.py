@@ -104,7 +104,7 @@ def scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, EnvRef):
         reason = value.required.replace("$", "$$").replace("}", ")")
-        return quoted(f"${{{value.name}:?{reason}}}" if value.required else f"${{{value.name}:-}}")
+        return quoted(f"${{{value.name}:?{reason}}}" if value.required else f"${{{value.name}:-{value.default}}}")
     if not isinstance(value, str):
         raise TypeError(f"not a scalar: {value!r}")
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:

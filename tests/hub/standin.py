@@ -12,7 +12,7 @@ utils/_http.py `hf_raise_for_status`):
 A gated model's list is public and its files are not. Unknown repositories answer 401 to strangers, 404 to a token.
 Faults are switched on by `fail` and `cut`; `requests` records everything that was asked. In a container:
 
-    python3 standin.py --host 0.0.0.0 --port 8000 --cdn-port 8001 --model org/name=/folder    (log: GET /_requests)
+    python3 standin.py --port 8000 --cdn-port 8001 --model org/name=/folder    (log: GET /_requests)
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 CHUNK = 64 * 1024
-LARGE = 256 * 1024  # the Hub keeps files above about 10 MB, and all weights, in LFS
+LARGE = 256 * 1024
 
 
 @dataclasses.dataclass
@@ -68,10 +68,11 @@ class File:
         self.blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         self.large = len(data) > LARGE or path.suffix in {".safetensors", ".bin", ".pth", ".gguf"}
         self.sha256 = hashlib.sha256(data).hexdigest()
+        self.etag = self.sha256 if self.large else self.blob
 
-    @property
-    def etag(self) -> str:
-        return self.sha256 if self.large else self.blob
+    def entry(self) -> dict[str, object]:
+        lfs = {"lfs": {"oid": self.sha256, "size": self.size, "pointerSize": 134}} if self.large else {}
+        return {"type": "file", "oid": self.blob, "size": self.size, "path": self.name, **lfs}
 
 
 class Snapshot:
@@ -83,9 +84,7 @@ class Snapshot:
 
 
 class Hub:
-    """The two servers and their state.
-
-    models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose licence is accepted.
+    """The two servers. models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose licence is accepted.
     tokens: token → whether its account accepted the licences.
     """
 
@@ -138,7 +137,6 @@ class Hub:
         self.faults.append(Fault(path, after=after, times=times))
 
     def sent(self, where: str = "cdn") -> int:
-        """Bytes of bodies that went out."""
         return sum(request.sent for request in self.requests if request.where == where)
 
     def note(self, request: Request) -> Fault | None:
@@ -230,13 +228,11 @@ class _HubHandler(_Handler):
         if match := re.fullmatch(r"api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
             repo, kind, revision = match[1], match[2], unquote(match[3] or "main")
             if snapshot := self.snapshot(repo, revision):
-                if kind == "tree":
-                    return self.send_json([self.entry(file) for file in snapshot.files.values()])
-                return self.send_json(self.info(repo, snapshot, bool(parse_qs(url.query).get("blobs"))))
+                tree = [file.entry() for file in snapshot.files.values()]
+                self.send_json(tree if kind == "tree" else self.info(repo, snapshot, "blobs" in url.query))
         elif match := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            repo, revision, name = match[1], unquote(match[2]), unquote(match[3])
-            if snapshot := self.snapshot(repo, revision):
-                self.resolve(repo, snapshot, name)
+            if snapshot := self.snapshot(match[1], unquote(match[2])):
+                self.resolve(match[1], snapshot, unquote(match[3]))
         else:
             self.refuse(404, "", "Sorry, we can't find the page you are looking for.")
 
@@ -260,13 +256,7 @@ class _HubHandler(_Handler):
             if file.large:
                 sizes["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": 134}
             siblings.append({"rfilename": file.name, **(sizes if blobs else {})})
-        gated = "manual" if repo in self.hub.gated else False
-        return {"_id": "0", "id": repo, "modelId": repo, "sha": snapshot.commit, "private": False, "gated": gated,
-                "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}  # fmt: skip
-
-    def entry(self, file: File) -> dict[str, object]:
-        lfs = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {}
-        return {"type": "file", "oid": file.blob, "size": file.size, "path": file.name, **lfs}
+        return {"id": repo, "sha": snapshot.commit, "gated": repo in self.hub.gated, "siblings": siblings}
 
     def resolve(self, repo: str, snapshot: Snapshot, name: str) -> None:
         commit = {"X-Repo-Commit": snapshot.commit}
@@ -289,17 +279,14 @@ class _CdnHandler(_Handler):
     def answer(self) -> None:
         if self.token:  # a signed address needs none, and a token must not leave the Hub's own host
             return self.refuse(400, "", "Only one auth mechanism allowed")
-        for snapshots in self.hub.repos.values():
-            for snapshot in snapshots.values():
-                for file in snapshot.files.values():
-                    if file.sha256 == self.path.strip("/"):
-                        return self.send_file(file, {"ETag": f'"{file.sha256}"'})
-        self.refuse(404, "", "NoSuchKey")
+        snapshots = [snapshot for branches in self.hub.repos.values() for snapshot in branches.values()]
+        files = {file.sha256: file for snapshot in snapshots for file in snapshot.files.values()}
+        file = files[self.path.strip("/")]
+        self.send_file(file, {"ETag": f'"{file.sha256}"'})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--cdn-port", type=int, default=8001)
     parser.add_argument("--model", action="append", required=True, help="REPO=FOLDER")
@@ -308,5 +295,5 @@ if __name__ == "__main__":
     words = parser.parse_args()
     served = {repo: Path(folder) for repo, _, folder in (model.partition("=") for model in words.model)}
     tokens = dict.fromkeys(words.token, True)
-    Hub(served, tuple(words.gated), tokens, words.host, words.port, words.cdn_port)
+    Hub(served, tuple(words.gated), tokens, "0.0.0.0", words.port, words.cdn_port)
     threading.Event().wait()

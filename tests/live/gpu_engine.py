@@ -63,7 +63,6 @@ docker -H "unix://$root/docker.sock" ps -aq | xargs -r docker -H "unix://$root/d
 kill $daemon || :
 wait $daemon || :
 find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/null || :
-umount /dev 2>/dev/null || :
 rm -rf "$root"
 """
 
@@ -87,7 +86,7 @@ for name in visible.split(","):
 SERVER = r"""#!/usr/bin/python3
 import http.server, json, os, signal, sys
 words = sys.argv[1:]
-if os.path.basename(sys.argv[0]) != "vllm":
+if os.path.basename(sys.argv[0]) == "hf":
     sys.exit(0)
 port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
 names = [words[1]] if len(words) > 1 else []
@@ -143,6 +142,9 @@ def _image() -> bytes:
     texts = {
         "usr/local/bin/vllm": SERVER,
         "usr/local/bin/hf": SERVER,
+        # where stackgen's own FastChat image keeps its programs
+        "opt/stackgen/launch.py": SERVER,
+        "opt/stackgen/health.py": "",
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
         # group_add by name is looked up here, in the image; ROCm's images have both
         "etc/group": "root:x:0:\nvideo:x:44:\nrender:x:109:\n",
@@ -191,6 +193,8 @@ class GpuEngine:
             self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log)
         try:
             self._wait()
+            server = self.docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
+            self.platform = server.stdout.strip()
             self.docker("import", "--change", 'ENTRYPOINT ["vllm", "serve"]', "-", STAND_IN, stdin=_image())
         except BaseException:
             self.__exit__(None, None, None)
@@ -260,16 +264,21 @@ class GpuEngine:
         # JSON is YAML, and no library is needed for it
         (folder / f"{kind.replace('/', '-')}.yaml").write_text(json.dumps(spec), encoding="utf-8")
 
-    def environment(self, **more: str) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """The environment in which Docker's clients, stackgen among them, talk to this engine."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "COMPOSE_"))}
-        return kept | {"DOCKER_HOST": self.host} | more
+        return kept | {"DOCKER_HOST": self.host}
 
     def docker(
-        self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 60, **env: str
+        self,
+        *words: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        timeout: float = 60,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run `docker WORDS` against this engine; AssertionError with its stderr where `check` and it fails."""
-        settings = self.environment(**env)
+        settings = self.environment() | dict(env or {})
         done = subprocess.run(
             ["docker", *words], input=stdin, capture_output=True, timeout=timeout, env=settings, check=False
         )
@@ -299,9 +308,12 @@ class GpuEngine:
     def project(self, compose_file: Path, name: str) -> Iterator[Compose]:
         """The Compose project of `compose_file` with stand-ins for its images; all its traces go at the end."""
         compose = Compose(self, compose_file, name)
-        images = sorted(set(compose("config", "--images").stdout.split()) - {STAND_IN})
-        for image in images:
-            self.docker("tag", STAND_IN, image)
+        images = compose.images()
+        for image, platform in images.items():
+            if platform in ("", self.platform):
+                self.docker("tag", STAND_IN, image)
+            else:  # of a platform that can't run here: an empty one will do for `create`
+                self.docker("import", "--platform", platform, "-", image, stdin=bytes(10240))
         try:
             yield compose
         finally:
@@ -318,8 +330,11 @@ class GpuEngine:
             shutil.copytree(compose_file.parent, copy, dirs_exist_ok=True)
             with self.project(Path(copy) / compose_file.name, project) as compose:
                 for source in compose.missing_binds():
-                    if source.is_relative_to(copy):
-                        source.mkdir(parents=True, exist_ok=True)
+                    # a folder of its author's machine: one in the copy takes its place
+                    here = source if source.is_relative_to(copy) else Path(f"{copy}{source}")
+                    text = compose.file.read_text("utf-8").replace(f"source: {source}\n", f"source: {here}\n")
+                    compose.file.write_text(text, encoding="utf-8")
+                    here.mkdir(parents=True, exist_ok=True)
                 compose("create", "--no-build", "--pull", "never")
                 containers = json.loads(self.docker("inspect", *compose("ps", "-aq").stdout.split()).stdout)
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item["HostConfig"] for item in containers}
@@ -338,24 +353,35 @@ class Compose:
         text = file.read_text("utf-8")
         # `${NAME:?why}` anywhere, and secrets that come from the environment
         required = re.findall(r"(?<!\$)\$\{(\w+):?\?", text)
-        required += re.findall(r"^\s+environment: \"?(\w+)\"?\s*$", text, re.M)
+        required += re.findall(r"^\s+environment: \"?(\w+)\"?\s*(?:#.*)?$", text, re.M)
         self.env = dict.fromkeys(required, "sk-stand-in")
 
     def __call__(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `docker compose WORDS` with every profile on."""
         start = ("compose", "-f", str(self.file), "-p", self.name, "--profile", "*")
-        return self.engine.docker(*start, *words, check=check, timeout=timeout, **self.env)
+        return self.engine.docker(*start, *words, check=check, timeout=timeout, env=self.env)
 
     def up(self, wait: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Start everything; with `wait` until it is healthy, which takes a health check's `start_interval`."""
         until = ("--wait", "--wait-timeout", "60") if wait else ()
         return self("up", "-d", "--no-build", "--pull", "never", *until, check=check)
 
+    def services(self) -> dict[str, dict[str, Any]]:
+        """The services as Compose understands them."""
+        services: dict[str, dict[str, Any]] = json.loads(self("config", "--format", "json").stdout)["services"]
+        return services
+
+    def images(self) -> dict[str, str]:
+        """The images that the services name, and the platform that they ask for; "" for the engine's own."""
+        wanted = {service["image"]: service.get("platform", "") for service in self.services().values()}
+        wanted.pop(STAND_IN, None)
+        return wanted
+
     def missing_binds(self) -> list[Path]:
-        """The host paths that are not there yet and that the services want mounted."""
-        services = json.loads(self("config", "--format", "json").stdout)["services"].values()
-        mounts = [mount for service in services for mount in service.get("volumes", ()) if mount["type"] == "bind"]
-        return [path for mount in mounts if not (path := Path(mount["source"])).exists()]
+        """The host paths that the services want mounted and that are not there yet."""
+        mounts = [mount for service in self.services().values() for mount in service.get("volumes", ())]
+        paths = {Path(mount["source"]) for mount in mounts if mount["type"] == "bind"}
+        return sorted(path for path in paths if not path.exists())
 
     def container(self, service: str) -> str:
         """The id of the service's container, started or not."""

@@ -147,8 +147,8 @@ def test_a_token_reaches_the_hub_and_nothing_else(stack: Stack) -> None:
 def test_a_folder_that_cannot_take_it(stack: Stack, vllm_image: str, mount: list[str], code: int, cause: str) -> None:
     settings = [word for name, value in CACHE.items() for word in ("--env", f"{name}={value}")]
     done = subprocess.run(
-        ["docker", "run", "--rm", "--network", f"{stack.name}_outside", "--read-only", "--tmpfs", "/tmp",
-         *mount, *settings,
+        ["docker", "run", "--rm", "--network", f"{stack.name}_outside", "--user", "0:0", "--read-only",
+         "--tmpfs", "/tmp", *mount, *settings,
          "--env", "HF_ENDPOINT=http://hub:8000", "--volume", SCRIPT, "--entrypoint", "python3", vllm_image,
          "/stackgen/download.py", "--model", REPO],
         check=False, capture_output=True, text=True, timeout=120,

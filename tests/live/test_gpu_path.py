@@ -83,6 +83,8 @@ def more_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
     """A `stack.yaml` with one model for each name."""
     models = [
         {"engine": "vllm", "model": "./weights", "served_names": [name], "gpus": wanted}
+        # the file has to say how many GPUs `all` are
+        | ({"tensor_parallel_size": 1} if wanted == "all" else {})
         for name, wanted in gpus.items()
     ]
     return json.dumps({"name": "gpu-path", "gpu_driver": driver, "models": models})

@@ -97,9 +97,9 @@ def explain(error: Exception, model: Model) -> Failure:
         (isinstance(error, errors.RevisionNotFoundError),
          MISSING, f"it has no revision {model.revision!r} {http}", f"see its branches at {page}/tree/main"),
         (isinstance(error, errors.RepositoryNotFoundError) and not gated,
-         MISSING, f"{hub} has no such model, or it is private {http}", "check its name, and HF_TOKEN if it is private"),
+         MISSING, f"{hub} has no such model, or it is private {http}", "check its name, and HF_TOKEN_FILE if it is private"),
         (status == 401 and not get_token(),
-         ACCESS, f"it needs a token and none was given {http}", f"accept its licence at {page}, then set HF_TOKEN"),
+         ACCESS, f"it needs a token and none was given {http}", f"accept its licence at {page}, then set HF_TOKEN_FILE"),
         (status == 401, ACCESS, f"the hub refuses the token {http}", f"make a new one at {hub}/settings/tokens"),
         (status == 403, ACCESS, f"the token's account has no access {http}", f"accept its licence at {page} with it"),
         (status, NETWORK, f"the hub answers HTTP {status}", "try again later"),
@@ -209,8 +209,20 @@ def once(model: Model) -> None:
                 say(f"another process downloads {model.repo}: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not model.ready():
-                return fetch(model)
+                fetch(model)
+                return link(model)
+    link(model)
     say(f"{model.repo} is already there")
+
+
+def link(model: Model) -> None:
+    """Leaves by-name/REPO/REVISION beside the cache: a path known before the commit is, for engines that load files."""
+    target = CACHE.parent / "by-name" / model.repo / quote(model.revision, safe="")
+    snapshot = model.folder / "snapshots" / json.loads(model.marker().read_text())["commit"]
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft.symlink_to(os.path.relpath(snapshot, target.parent))
+    draft.replace(target)
 
 
 def download(model: Model, attempts: int) -> None:

@@ -1,0 +1,132 @@
+"""The documented structure of the OpenAI API's bodies: documented fields required and typed, unknown ones allowed.
+
+Sources: https://platform.openai.com/docs/api-reference/chat/object, …/chat/streaming and …/models/object. Servers
+add fields (vLLM 0.32 has a dozen, as recorded), so extra ones are no mistake; a wrong type is one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = ["BareChunk", "Chunk", "Completion", "ModelCard", "ModelList", "Usage", "parse", "sum_problem"]
+
+Count = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Body(BaseModel):
+    """Strict: "1" is no number and 1.0 no integer, as a typed client would fail on them."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+
+class Usage(Body):
+    """Numbers of tokens; the total must be the sum."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+
+
+class Message(Body):
+    """The answer. `content` may be null: a reasoning model that ran into the limit has none yet."""
+
+    role: Literal["assistant"]
+    content: str | None
+
+
+class Choice(Body):
+    """One answer of a completion."""
+
+    index: Count
+    message: Message
+    finish_reason: Name
+
+
+class Completion(Body):
+    """Body of POST /v1/chat/completions."""
+
+    id: Name
+    object: Literal["chat.completion"]
+    created: Annotated[int, Field(gt=0)]
+    model: Name
+    choices: Annotated[list[Choice], Field(min_length=1)]
+    usage: Usage
+
+
+class Delta(Body):
+    """What a chunk adds."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(Body):
+    """One answer's part of a chunk; the last one has the finish reason."""
+
+    index: Count
+    delta: Delta
+    finish_reason: str | None = None
+
+
+class BareChunk(Body):
+    """A chunk of FastChat 0.2.36: `object` and `created` are missing in all but the last."""
+
+    id: Name
+    object: Literal["chat.completion.chunk"] | None = None
+    created: int | None = None
+    model: Name
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class Chunk(BareChunk):
+    """Data of one event of a streamed completion; `choices` is empty in the one that carries `usage`."""
+
+    object: Literal["chat.completion.chunk"]
+    created: int
+
+
+class ModelCard(Body):
+    """One entry of the list of models."""
+
+    id: Name
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Body):
+    """Body of GET /v1/models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+T = TypeVar("T", bound=Body)
+
+
+def parse(model: type[T], data: Any) -> tuple[T | None, tuple[str, ...]]:
+    """`data` as `model`, and what is wrong with it: `choices[0].message.role: input should be 'assistant'`.
+
+    The offending values are left out: they are the server's words, which evidence shows redacted.
+    """
+    try:
+        return model.model_validate(data), ()
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return None, tuple(f"{_path(one['loc'])}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in found)
+
+
+def sum_problem(usage: Usage) -> str:
+    """What is wrong with the total; empty when it is the sum."""
+    if usage.prompt_tokens + usage.completion_tokens == usage.total_tokens:
+        return ""
+    return f"usage: {usage.prompt_tokens} + {usage.completion_tokens} is not {usage.total_tokens}"
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return path.removeprefix(".") or "body"

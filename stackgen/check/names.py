@@ -1,0 +1,50 @@
+"""Did-you-mean for model names: the mistakes people make with them, then general likeness."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = ["did_you_mean", "nearest"]
+
+
+def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
+    """The name among `known` that `wanted` was probably meant to be, and how the two differ; None: none is near.
+
+    Served names are compared exactly by vLLM and FastChat, so a difference in case already gives "not found".
+    """
+    names = tuple(known)
+    rules = (
+        ("upper and lower case differ", str.casefold),
+        ("'-', '.' and '_' differ", _plain),
+        ("the organization is missing or differs", lambda name: _plain(_last(name))),
+    )
+    for reason, key in rules:
+        for name in names:
+            if key(name) == key(wanted):
+                return name, reason
+    # the last part alone: a shared organization would make any two of its models look alike
+    parts = {_plain(_last(name)): name for name in reversed(names)}
+    found = difflib.get_close_matches(_plain(_last(wanted)), parts, n=1, cutoff=0.6)
+    return (parts[found[0]], "the names are alike") if found else None
+
+
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """One sentence for a hint: the nearest name, else all names, else that there is none."""
+    names = tuple(known)
+    near = nearest(wanted, names)
+    if near:
+        return f"did you mean {near[0]!r}? ({near[1]})"
+    if not names:
+        return "the server lists no model at all"
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"the server has: {shown}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_. ]+", "-", name.casefold())
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]

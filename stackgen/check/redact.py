@@ -1,0 +1,44 @@
+"""What a server sent, made fit for a report: without keys, without control characters, bounded."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from urllib.parse import quote
+
+__all__ = ["Redactor"]
+
+PLACEHOLDER = "[key]"
+# C0 and C1 controls (a server could steer the terminal with them) and the marks that reverse text
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Redactor:
+    """Replaces `key`, also as it looks inside JSON, URLs, HTML and Python reprs, with `[key]`."""
+
+    def __init__(self, key: str | None) -> None:
+        self._forms: tuple[str, ...] = ()
+        if key:
+            forms = {key, json.dumps(key)[1:-1], quote(key), quote(key, safe=""), html.escape(key), repr(key)[1:-1]}
+            self._forms = tuple(sorted(forms, key=len, reverse=True))
+
+    def __repr__(self) -> str:
+        return f"Redactor({PLACEHOLDER if self._forms else None})"
+
+    def __call__(self, text: str) -> str:
+        """`text` without the key and without control characters; line ends stay."""
+        # controls go first: taking them out later could join two halves of a key
+        text = CONTROLS.sub("", text)
+        for form in self._forms:
+            text = text.replace(form, PLACEHOLDER)
+        return text
+
+    def excerpt(self, text: str | bytes, limit: int = 300) -> str:
+        """One line of at most `limit` characters; the key is replaced before cutting, so no half of it stays."""
+        if isinstance(text, bytes):
+            text = text[: 64 * 1024].decode("utf-8", "replace")
+        line = " ".join(self(text).split())
+        # joining lines can complete a key that was folded over two of them
+        line = self(line)
+        return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,0 +1,150 @@
+"""Requests to one target: explicit time-outs, no retries, no redirects, bounded bodies.
+
+Each request opens its own connection: a check sees what a new client sees, and a kept connection that the
+server closed in the meantime can't be taken for a fault. `docs/decisions/http-client.md` says why httpx2.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stackgen.check.faults import Fault, classify
+from stackgen.check.redact import Redactor
+from stackgen.check.target import Target
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Reply", "Session", "error_message", "http_client"]
+
+MAX_BODY = 4 * 1024 * 1024
+CONNECT_SECONDS = 10.0
+OWN_KEY = "\0own key"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole HTTP response: `body` is at most 4 MiB."""
+
+    status: int
+    content_type: str
+    body: bytes
+    location: str = ""
+
+    def json(self) -> Any:
+        """The parsed body; None where it is no JSON (a body `null` is none that any API sends)."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def what(self) -> str:
+        """`HTTP 500 (text/html)`: status and kind, for messages."""
+        return f"HTTP {self.status}" + (f" ({self.content_type})" if self.content_type else "")
+
+
+class Session:
+    """A client for one target. `timeout` (s) bounds connecting (at most 10), each silence, and a whole body."""
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        self.target = target
+        self.timeout = timeout
+        self.redact = Redactor(target.api_key)
+        self._client = http_client(target, timeout)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def get(self, url: str, authorization: str | None = OWN_KEY) -> Reply:
+        """GET; `authorization` replaces the header that carries the target's key, None sends none. Raises Fault."""
+        return self._request("GET", url, authorization, None)
+
+    def post(self, url: str, data: Any, authorization: str | None = OWN_KEY) -> Reply:
+        """POST of JSON; see `get`."""
+        return self._request("POST", url, authorization, data)
+
+    @contextmanager
+    def stream(self, url: str, data: Any) -> Iterator[httpx2.Response]:
+        """POST whose response is read by the caller, inside the block; faults while reading it are raised as Fault."""
+        with self._faults(), self._client.stream("POST", url, json=data, headers=self._headers(OWN_KEY)) as response:
+            yield response
+
+    def _request(self, method: str, url: str, authorization: str | None, data: Any) -> Reply:
+        headers = self._headers(authorization)
+        with self._faults(), self._client.stream(method, url, json=data, headers=headers) as response:
+            return read(response, self.timeout)
+
+    def _headers(self, authorization: str | None) -> dict[str, str]:
+        if authorization == OWN_KEY:
+            authorization = f"Bearer {self.target.api_key}" if self.target.api_key else None
+        return {} if authorization is None else {"Authorization": authorization}
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        import httpx2
+
+        fault: Fault | None = None
+        try:
+            yield
+        except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError, TimeoutError) as error:
+            fault = classify(error, self.target, self.timeout)
+        # outside the except block: the client's exception holds the request, and with it the key
+        if fault:
+            raise fault
+
+
+def http_client(target: Target, timeout: float) -> httpx2.Client:
+    """A client that follows no redirect and goes through the environment's proxies for other machines only."""
+    import httpx2
+
+    return httpx2.Client(
+        timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+        # HTTP_PROXY is set on many machines without NO_PROXY, and no proxy reaches this machine's loopback
+        trust_env=not target.loopback,
+        # trust_env also governs SSL_CERT_FILE, which a local TLS proxy's own CA needs
+        verify=httpx2.create_ssl_context(),
+        limits=httpx2.Limits(max_keepalive_connections=0),
+        headers={"User-Agent": "stackgen-check"},
+        follow_redirects=False,
+    )
+
+
+def read(response: httpx2.Response, timeout: float) -> Reply:
+    """The rest of a response, up to 4 MiB and `timeout` seconds; raises Fault for a body that drips beyond that."""
+    started, parts, size = time.monotonic(), [], 0
+    for part in response.iter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY:
+            break
+        # the client's own time-out bounds each silence only
+        if time.monotonic() - started > timeout:
+            raise Fault("timeout", f"the body was not complete after {timeout:g} s", "allow more by --timeout")
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return Reply(response.status_code, kind, b"".join(parts)[:MAX_BODY], response.headers.get("location", ""))
+
+
+def error_message(reply: Reply) -> str:
+    """What an error body says, in any of the recorded forms; empty where it says nothing.
+
+    vLLM: `{"error": {"message"}}`, for a missing key `{"error": "Unauthorized"}`; FastChat: `{"object": "error",
+    "message", "code"}`, for a missing key `{"detail": {"error": …}}`; FastAPI: `{"detail": "Not Found"}`.
+    """
+    body = reply.json()
+    for _ in range(3):
+        if not isinstance(body, dict):
+            break
+        body = body.get("error") or body.get("message") or body.get("detail") or ""
+    return body if isinstance(body, str) else ""
