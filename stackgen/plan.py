@@ -163,6 +163,7 @@ class Dialect:
     although one is set. `stream_usage` tells whether `stream_options.include_usage` is honoured;
     `stream_bare_chunks` that only the last chunk of a stream carries `object` and `created`.
     `length_off_by_one`: `completion_tokens` is one low when generation stops at the length limit.
+    `leading_name`: asked by an alias, the server answers under its first served name.
     `auth_statuses` are what a request without a key gets, `unknown_model` (status, code) what a wrong name gets.
     """
 
@@ -172,6 +173,7 @@ class Dialect:
     stream_usage: bool = True
     stream_bare_chunks: bool = False
     length_off_by_one: bool = False
+    leading_name: bool = False
     auth_statuses: tuple[int, ...] = (401,)
     unknown_model: tuple[int, int | str | None] = (404, None)
 

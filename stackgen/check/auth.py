@@ -10,6 +10,7 @@ from stackgen.check.verdict import Context, Verdict, failed, passed, warned
 
 __all__ = ["auth"]
 
+
 def _tiny_chat(model: str) -> dict[str, Any]:
     """A chat request that costs one token."""
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -41,12 +42,12 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 GENERATES = frozenset({"/invocations", "/api/v1/chat/completions", "/completion", "/completions", "/chat/completions"})
 
-# Path segments of requests that change a server's state (vLLM's and FastChat's routes, llama.cpp's /slots): a
+# Path segments of requests that change a server's state (vLLM's and FastChat's routes): a
 # dialect may name such a path, and a check must not pause, unload or rewire what it looks at.
 CHANGING = frozenset({
-    "abort_requests", "collective_rpc", "init_weights_update_group", "load_lora_adapter", "lora-adapters", "pause",
+    "abort_requests", "collective_rpc", "init_weights_update_group", "load_lora_adapter", "pause",
     "receive_heart_beat", "refresh_all_workers", "register_worker", "reset_mm_cache", "reset_prefix_cache", "resume",
-    "scale_elastic_ep", "slots", "sleep", "start_profile", "stop_profile", "unload_lora_adapter", "update_weights",
+    "scale_elastic_ep", "sleep", "start_profile", "stop_profile", "unload_lora_adapter", "update_weights",
     "wake_up",
 })  # fmt: skip
 

@@ -38,7 +38,7 @@ def chat(context: Context, model: str) -> Verdict:
     wrong = [sum_problem(completion.usage)] if sum_problem(completion.usage) else []
     if first.finish_reason not in finish_reasons(context.dialect):
         wrong.append(f"finish_reason {first.finish_reason!r} is not documented")
-    wrong += _echo(completion.model, model, notes)
+    wrong += _echo(context, completion.model, model, notes)
     # a dialect's known slips are told once, as a note, and fail nobody
     limit, counted = context.options.max_tokens, completion.usage.completion_tokens
     if context.dialect.length_off_by_one and first.finish_reason == "length" and counted == limit - 1:
@@ -85,7 +85,7 @@ def _judge(context: Context, model: str, transcript: Transcript, cut: str) -> Ve
         return failed("the stream is empty: status 200 and no event",
                       f"FastChat does this with pydantic 2 (it needs pydantic<2); else {LOGS_HINT}")  # fmt: skip
     notes: list[str] = []
-    wrong = transcript.problems(finish_reasons(context.dialect)) + _echo(transcript.model, model, notes)
+    wrong = transcript.problems(finish_reasons(context.dialect)) + _echo(context, transcript.model, model, notes)
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         return failed(f"{excerpt(wrong[0])}{more}{cut}", LOGS_HINT,
@@ -129,11 +129,15 @@ def is_unknown_model(dialect: Dialect, reply: Reply) -> bool:
     return code is None or (isinstance(inner, dict) and inner.get("code") == code)
 
 
-def _echo(answered: str, asked: str, notes: list[str]) -> list[str]:
+def _echo(context: Context, answered: str, asked: str, notes: list[str]) -> list[str]:
     if answered == asked or not answered:
         return []
     # OpenAI answers `gpt-x` as its dated snapshot `gpt-x-2025-01-31`
     if answered.startswith(f"{asked}-"):
         notes.append(f"answered by {answered}")
+        return []
+    # a server of one model with several names answers under the leading one
+    if context.dialect.leading_name and answered in (*context.session.target.models, *(context.listed or ())):
+        notes.append(f"{asked} is an alias of {answered}, under which {context.dialect.name} answers")
         return []
     return [f"asked {asked!r}, and {answered!r} answers"]

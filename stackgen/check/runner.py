@@ -122,7 +122,8 @@ def _timed(check: Check, context: Context, model: str) -> Result:
         verdict = check.run(context, model)
     except Fault as fault:
         verdict = Verdict("fail", fault.message, fault.hint)
-    return _result(check, verdict, time.monotonic() - started, model, context.session.redact)
+    took = None if verdict.status == "skip" else time.monotonic() - started
+    return _result(check, verdict, took, model, context.session.redact)
 
 
 def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, redact: Redactor) -> Result:

@@ -78,6 +78,7 @@ class Vllm:
         alive_path="/health",
         open_paths=("/invocations", "/tokenize", "/metrics", "/version", "/load", "/docs", "/openapi.json"),
         unknown_model=(404, 404),
+        leading_name=True,
     )
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "load weights"),

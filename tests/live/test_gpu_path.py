@@ -10,67 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
+from stackgen.cli import main
 from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
 SERVER = "vllm-m"
-AMD = """
-    devices: [/dev/kfd, /dev/dri]
-    group_add: [video, render]
-    security_opt: [no-new-privileges:true, seccomp=unconfined]"""
-RESERVATION = """
-    deploy:
-      resources:
-        reservations:
-          devices:
-            - driver: {driver}
-              {what}
-              capabilities: [gpu]
-    security_opt: [no-new-privileges:true]"""
-SERVICE = """
-  vllm-{name}:
-    image: vllm/vllm-openai:v0.32.0
-    entrypoint: [/usr/bin/env]
-    command: [vllm, serve, /srv/weights, --host, 0.0.0.0, --port, "8000", --served-model-name, {name}]
-    ports:
-      - "127.0.0.1:{port}:8000"
-    volumes:
-      - type: bind
-        source: ./weights
-        target: /srv/weights
-        read_only: true
-        bind:
-          create_host_path: false
-    tmpfs: ["/tmp:mode=1777"]{gpus}
-    cap_drop: [ALL]
-    read_only: true
-    shm_size: 1g
-    healthcheck:
-      test: [CMD, python3, -c, "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health')"]
-      interval: 30s
-      start_period: 60s
-      start_interval: 1s
-    restart: on-failure:3
-"""
-
-
 def rendered(stack: str, folder: Path) -> Path:
-    """The Compose file of a `stack.yaml`, whose only engine is vLLM, with all that it needs beside it in `folder`."""
-    spec = yaml.safe_load(stack)
-    text = f"name: {spec['name']}\nservices:"
-    for number, model in enumerate(spec["models"]):
-        wanted, driver = model.get("gpus", 0), spec.get("gpu_driver", "nvidia")
-        ids = json.dumps([str(one) for one in wanted]) if isinstance(wanted, list) else ""
-        what = f"device_ids: {ids}" if ids else f"count: {wanted}"
-        gpus = AMD if driver == "amd" else RESERVATION.format(driver=driver, what=what) if wanted else ""
-        (name,) = model["served_names"]
-        text += SERVICE.format(name=name, port=8000 + number, gpus=gpus)
+    """The Compose file of a `stack.yaml`, as `stackgen render` writes it, with all that it needs in `folder`."""
     (folder / "weights").mkdir(exist_ok=True)
-    (folder / "compose.yaml").write_text(text, encoding="utf-8")
+    (folder / "stack.yaml").write_text(stack, encoding="utf-8")
+    assert main(["render", str(folder), "--no-validate"]) == 0
     return folder / "compose.yaml"
 
 

@@ -1,0 +1,38 @@
+"""Did-you-mean for model names."""
+
+from __future__ import annotations
+
+import pytest
+
+from stackgen.check.names import did_you_mean, nearest
+
+KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "reason"),
+    [
+        ("TINY", "tiny", "upper and lower case differ"),
+        ("meta-llama/llama-3.2-1b-instruct", KNOWN[0], "upper and lower case differ"),
+        ("meta-llama/Llama-3-2-1B-Instruct", KNOWN[0], "'-', '.' and '_' differ"),
+        ("Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or differs"),
+        ("unsloth/Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or differs"),
+        ("qwen3_8b", KNOWN[1], "the organization is missing or differs"),
+        ("/models/Qwen3-8B/", KNOWN[1], "the organization is missing or differs"),
+        ("meta-llama/Llama-3.1-8B-Instruct", KNOWN[0], "the names are alike"),
+        ("tyni", "tiny", "the names are alike"),
+    ],
+)
+def test_the_usual_mistakes_are_recognized(wanted: str, name: str, reason: str) -> None:
+    assert nearest(wanted, KNOWN) == (name, reason)
+    assert did_you_mean(wanted, KNOWN) == f"did you mean {name!r}? ({reason})"
+
+
+def test_a_shared_organization_alone_makes_no_likeness() -> None:
+    assert nearest("Qwen/totally-other", ("Qwen/abc", "Qwen/xyz")) is None
+
+
+def test_without_a_near_name_all_are_listed() -> None:
+    assert did_you_mean("gpt", KNOWN) == f"the server has: {', '.join(KNOWN)}"
+    assert did_you_mean("gpt", ()) == "the server lists no model at all"
+    assert did_you_mean("gpt", [f"m{i}" for i in range(11)]).endswith("m7 and 3 more")

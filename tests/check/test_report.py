@@ -1,0 +1,95 @@
+"""Reports: verdict, JSON and its schema, text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report, Result, Status
+from stackgen.check.text import as_text
+
+GOOD = EndpointReport("good", "http://h/v1", "vllm", (Result("connect", "pass", 0.01, "answers"),), "Paris")
+BAD = EndpointReport(
+    "bad",
+    "http://b/v1",
+    "openai",
+    (
+        Result("connect", "pass", 0.01, "answers", evidence="quiet"),
+        Result("alive", "skip", None, "has none"),
+        Result("auth", "warn", 0.02, "open path", "close it", "/metrics"),
+        Result("chat", "fail", 0.5, "no content", "look at the log", "HTTP 200", "tiny"),
+    ),
+)
+REPORT = Report((GOOD, BAD), "2026-11-23T00:00:00+00:00")
+
+
+def validate(data: Any, schema: dict[str, Any], path: str = "$") -> list[str]:
+    """The mistakes of `data`, for the few words of JSON Schema that the report's schema uses; others raise."""
+    assert set(schema) <= {"$schema", "title", "description", "type", "properties", "required", "items", "enum", "const",
+                           "additionalProperties"}  # fmt: skip
+    kinds = {"object": dict, "array": list, "string": str, "boolean": bool, "number": (int, float), "null": type(None)}
+    wanted = schema.get("type", [])
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if wanted and not any(isinstance(data, kinds[kind]) for kind in wanted):  # type: ignore[arg-type]
+        return [f"{path}: {wanted}"]
+    if "enum" in schema and data not in schema["enum"]:
+        return [f"{path}: {schema['enum']}"]
+    if "const" in schema and data != schema["const"]:
+        return [f"{path}: {schema['const']}"]
+    found = []
+    if isinstance(data, dict):
+        found += [f"{path}.{name}: missing" for name in schema["required"] if name not in data]
+        found += [f"{path}.{name}: unknown" for name in data if name not in schema["properties"]]
+        for name in data.keys() & schema["properties"].keys():
+            found += validate(data[name], schema["properties"][name], f"{path}.{name}")
+    if isinstance(data, list):
+        for index, one in enumerate(data):
+            found += validate(one, schema["items"], f"{path}[{index}]")
+    return found
+
+
+def test_the_json_is_as_its_schema_says() -> None:
+    data = json.loads(json.dumps(REPORT.to_json()))
+    assert validate(data, JSON_SCHEMA) == []
+    assert data["schema"] == 1
+    assert [endpoint["ok"] for endpoint in data["endpoints"]] == [True, False]
+    assert data["endpoints"][1]["results"][3]["hint"] == "look at the log"
+    # the validator can fail: a changed body has exactly the changed place as its mistake
+    data["endpoints"][0]["results"][0]["status"] = "great"
+    del data["endpoints"][1]["answer"]
+    assert [one.split(":")[0] for one in validate(data, JSON_SCHEMA)] == [
+        "$.endpoints[0].results[0].status",
+        "$.endpoints[1].answer",
+    ]
+
+
+@pytest.mark.parametrize(("status", "ok"), [("pass", True), ("warn", True), ("skip", True), ("fail", False)])
+def test_only_a_failure_makes_an_endpoint_unhealthy(status: Status, ok: bool) -> None:
+    report = Report((GOOD, EndpointReport("x", "http://x/v1", "vllm", (Result("chat", status, 0.1, "m"),))), "now")
+    assert (report.ok, report.exit_code) == (ok, 0 if ok else 1)
+
+
+def test_nothing_checked_is_nothing_proved() -> None:
+    assert not Report((), "now").ok
+    assert as_text(Report((), "now")) == "nothing to check: the stack has no endpoint"
+
+
+def test_the_text_names_failures_first_with_their_hints() -> None:
+    lines = as_text(REPORT).splitlines()
+    assert lines[0] == "FAIL  bad  http://b/v1  (openai)"
+    assert lines[1].split() == ["fail", "chat", "[tiny]", "0.50", "s", "no", "content"]
+    assert lines[2].strip() == "hint: look at the log"
+    assert lines[3].strip() == "seen: HTTP 200"
+    assert [line.split()[0] for line in lines[4:9]] == ["warn", "hint:", "seen:", "pass", "skip"]
+    assert "PASS  good  http://h/v1  (vllm)" in lines
+    assert "  answer: Paris" in lines
+    assert lines[-1] == "NOT healthy: 2 endpoint(s), checks: 1 fail, 1 warn, 2 pass, 1 skip"
+
+
+def test_colour_and_evidence_come_only_when_told() -> None:
+    assert "\x1b" not in as_text(REPORT)
+    assert "\x1b[31mfail\x1b[0m" in as_text(REPORT, color=True)
+    assert "quiet" not in as_text(REPORT)
+    assert "seen: quiet" in as_text(REPORT, verbose=True)

@@ -1,0 +1,122 @@
+"""Streams: recorded ones are accepted, broken ones are told apart."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx2
+import pytest
+
+from stackgen.check.dialects import FINISH_REASONS, OPENAI
+from stackgen.check.stream import Transcript, collect
+from stackgen.plan import Dialect
+
+from .conftest import FASTCHAT, VLLM
+from .fake import GOOD_STREAM, USAGE_CHUNK, Answer, chunk, events, recorded
+
+
+def transcript(answer: Answer, dialect: Dialect = VLLM) -> Transcript:
+    response = httpx2.Response(
+        200,
+        headers={"content-type": "text/event-stream"},
+        content=b"".join(answer.pieces or ()),
+        request=httpx2.Request("POST", "http://h/v1"),
+    )
+    into, now = Transcript(), time.monotonic()
+    collect(httpx2.EventSource(response), into, dialect, now, now + 60)
+    return into
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "dialect", "deltas", "usage"),
+    [
+        ("vllm-0.32.0", "chat_stream", VLLM, 6, True),
+        ("vllm-0.32.0", "chat_stream_nousage", VLLM, 4, False),
+        ("fastchat-0.2.36", "stream", FASTCHAT, 9, False),
+        ("fastchat-0.2.36", "stream-usage", FASTCHAT, 9, False),
+        ("fastchat-0.2.36", "stream-max1", FASTCHAT, 1, False),
+    ],
+)
+def test_recorded_streams_end_properly(engine: str, name: str, dialect: Dialect, deltas: int, usage: bool) -> None:
+    found = transcript(recorded(engine, name), dialect)
+    assert found.problems(FINISH_REASONS) == []
+    assert (found.deltas, found.usage is not None, found.finishes, found.model) == (deltas, usage, ["length"], "tiny")
+    assert found.text
+    assert found.first is not None
+
+
+def test_bare_chunks_are_a_deviation_of_fastchat_alone() -> None:
+    found = transcript(recorded("fastchat-0.2.36", "stream"), OPENAI).problems(FINISH_REASONS)
+    assert "event 1: object: field required" in found
+
+
+ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (events(ROLE, TEXT, END, done=False), "the stream was cut: it ends without [DONE]"),
+        (events(ROLE, TEXT, END, END), "2 finish_reason instead of one (stop, stop)"),
+        (events(ROLE, TEXT), "no finish_reason instead of one"),
+        (events(chunk("a"), END), "the first chunk has no role"),
+        (events(ROLE, chunk(finish="stop")), "no chunk has content"),
+        (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
+        (events(ROLE, TEXT, END, "[DONE]"), "1 event(s) after [DONE]"),
+        (events(ROLE, TEXT, END, "{broken"), "event 4 is no JSON"),
+        (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
+        (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 2,
+                                                          "total_tokens": 9}}), "usage: 9 + 2 is not 9"),
+        (events(ROLE, TEXT, {"error": {"message": "the engine died", "code": 500}}, END),
+         "an error event under status 200: the engine died"),
+        (events(ROLE, TEXT, {"error": "boom"}, END), "an error event under status 200: boom"),
+        (events(ROLE, TEXT, {"text": "NETWORK ERROR", "error_code": 50004}, END),
+         "an error event under status 200: NETWORK ERROR"),
+    ],
+)  # fmt: skip
+def test_each_fault_of_a_stream_is_the_only_problem_told(answer: Answer, problem: str) -> None:
+    assert transcript(answer).problems(FINISH_REASONS) == [problem]
+
+
+def test_an_error_named_by_the_event_field_is_one() -> None:
+    data = json.dumps({"detail": "died"})
+    broken = Answer(pieces=(f"event: error\ndata: {data}\n\n".encode(), *(events(*GOOD_STREAM).pieces or ())))
+    assert transcript(broken).error == "{'detail': 'died'}"
+
+
+def test_an_event_that_was_cut_in_the_middle_does_not_count() -> None:
+    pieces = events(*GOOD_STREAM).pieces or ()
+    found = transcript(Answer(pieces=(*pieces[:-1], b"data: [DO")))
+    assert found.problems(FINISH_REASONS) == ["the stream was cut: it ends without [DONE]"]
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_counts_as_content(field: str) -> None:
+    thought: dict[str, Any] = chunk()
+    thought["choices"][0]["delta"][field] = "hm"
+    found = transcript(events(ROLE, thought, chunk(finish="length")))
+    assert found.problems(FINISH_REASONS) == []
+    assert (found.reasoning, found.text, found.deltas) == (True, "", 1)
+
+
+def test_speed_is_told_in_tokens_where_usage_came_and_in_chunks_else() -> None:
+    found = transcript(events(*GOOD_STREAM))
+    found.first, found.last = 0.25, 0.75
+    assert found.speed() == "TTFT 0.250 s, 2.0 tokens/s"
+    found.usage = None
+    assert found.speed() == "TTFT 0.250 s, 2.0 chunks/s"
+    found.last = 0.25
+    assert found.speed() == "TTFT 0.250 s"
+    assert Transcript().speed() == ""
+
+
+def test_a_stream_without_end_is_left_at_the_deadline() -> None:
+    def endless() -> Any:
+        while True:
+            yield httpx2.ServerSentEvent(data=json.dumps(TEXT))
+
+    into, now = Transcript(), time.monotonic()
+    collect(endless(), into, VLLM, now, now + 0.05)
+    assert any("had no end" in problem for problem in into.problems(FINISH_REASONS))

