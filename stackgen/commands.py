@@ -42,7 +42,8 @@ def render(words: Namespace) -> int:
     for warning in stack.plan.warnings:
         _note(f"warning: {warning}")
     plain = [] if words.diff or words.check else [f"{change.kind:8}{stack.folder / change.path}" for change in stale]
-    data = {"folder": str(stack.folder), "changes": [{"path": c.path, "kind": c.kind, "edited": c.edited} for c in changes],
+    told = [{"path": change.path, "kind": change.kind, "edited": change.edited} for change in changes]
+    data = {"folder": str(stack.folder), "changes": told,
             "warnings": list(stack.plan.warnings)}  # fmt: skip
     _print(words, data, plain or ([] if stale else [f"{stack.folder}: up to date"]))
     return 1 if words.check and stale else 0
@@ -135,7 +136,11 @@ def ask(words: Namespace) -> int:
     target = from_words(words)[0]
     answer = ask_endpoint(target, words.question, words.model, system=words.system, temperature=words.temperature,
                           max_tokens=words.max_tokens, timeout=words.timeout)  # fmt: skip
-    _print(words, {"answer": answer.text, "model": answer.model, "seconds": answer.seconds, "usage": answer.usage}, [answer.text])
+    _print(
+        words,
+        {"answer": answer.text, "model": answer.model, "seconds": answer.seconds, "usage": answer.usage},
+        [answer.text],
+    )
     return 0
 
 
@@ -149,9 +154,9 @@ def schema(words: Namespace) -> int:
 
 def completion(words: Namespace) -> int:
     """`stackgen completion SHELL`: a script for the shell to source."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    print(argcomplete.shellcode(["stackgen"], shell=words.shell))
+    print(shellcode(["stackgen"], shell=words.shell))
     return 0
 
 

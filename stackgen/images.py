@@ -33,6 +33,7 @@ def image_tag(folder: str, version: str, variant: str) -> str:
         digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
     return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"
 
+
 def own_tag(folder: str) -> str:
     """The tag of the image that `scripts/build-image FOLDER` builds for the CPU."""
     return image_tag(folder, VERSIONS[folder], "cpu")

@@ -43,7 +43,9 @@ def parse_stack(text: str, source: str = "stack.yaml") -> StackSpec:
     except SpecError as error:
         lines = _lines(text)
         mistakes = [
-            mistake if mistake.line else Mistake(mistake.path, mistake.message, mistake.hint, _line(mistake.path, lines))
+            mistake
+            if mistake.line
+            else Mistake(mistake.path, mistake.message, mistake.hint, _line(mistake.path, lines))
             for mistake in error.mistakes
         ]
         raise SpecError(source, sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
@@ -62,7 +64,10 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SpecError(source, [Mistake("", f"not YAML: {error}")]) from None
     if twice:
-        raise SpecError(source, [Mistake("", f"the key {key!r} stands twice", "YAML keeps only the last", line) for key, line in twice])
+        raise SpecError(
+            source,
+            [Mistake("", f"the key {key!r} stands twice", "YAML keeps only the last", line) for key, line in twice],
+        )
     if not isinstance(data, dict):
         raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`")])
     return data
@@ -106,7 +111,11 @@ def _model(entry: Any, path: str, mistakes: list[Mistake]) -> ModelSpec:
         mistakes.append(Mistake(f"{path}.engine", "is missing", f"one of {known}"))
         raise LookupError
     if not isinstance(name, str) or name not in engines.names():
-        mistakes.append(Mistake(f"{path}.engine", f"{name!r} is no engine", _suggest(str(name), engines.names()) or f"one of {known}"))
+        mistakes.append(
+            Mistake(
+                f"{path}.engine", f"{name!r} is no engine", _suggest(str(name), engines.names()) or f"one of {known}"
+            )
+        )
         raise LookupError
     return engines.get(name).Model.model_validate(entry)
 
@@ -128,9 +137,15 @@ def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> Ite
         elif kind == "string_pattern_mismatch":
             message, hint = f"{given!r} does not have the form {item['ctx']['pattern']}", _description(model, location)
         elif kind == "literal_error":
-            message, hint = f"{given!r} must be {item['ctx']['expected']}", _suggest(str(given), _words(item["ctx"]["expected"]))
+            message, hint = (
+                f"{given!r} must be {item['ctx']['expected']}",
+                _suggest(str(given), _words(item["ctx"]["expected"])),
+            )
         elif kind in ("tuple_type", "dict_type", "model_type"):
-            message, hint = ("must be a list" if kind == "tuple_type" else "must be a mapping"), _description(model, location)
+            message, hint = (
+                ("must be a list" if kind == "tuple_type" else "must be a mapping"),
+                _description(model, location),
+            )
         if (path, message) not in told:
             told.add((path, message))
             yield Mistake(path, message, hint)

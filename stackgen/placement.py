@@ -50,7 +50,11 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
     each, rest = divmod(len(gpus), replicas)
     if rest:
         mistakes.append(
-            Mistake(path, f"{len(gpus)} GPUs can't be shared out evenly among {replicas} replicas", f"list {replicas}, {2 * replicas}, …")
+            Mistake(
+                path,
+                f"{len(gpus)} GPUs can't be shared out evenly among {replicas} replicas",
+                f"list {replicas}, {2 * replicas}, …",
+            )
         )
     return [Claim(index, one, ids=gpus[one * each : (one + 1) * each]) for one in range(replicas)]
 
@@ -63,7 +67,7 @@ def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
     if named and any(claim.count > 0 for claim in claims):
         first = next(claim for claim in claims if claim.count > 0)
         mistakes.append(
-            Mistake(f"models[{first.model}].gpus", f"a count can't be placed beside {named[0]}: nobody knows which index that is",
+            Mistake(f"models[{first.model}].gpus", f"a count can't be placed beside {named[0]}, of unknown index",
                     "list indices or UUIDs for all models")
         )  # fmt: skip
     spread = []
@@ -92,7 +96,9 @@ def _overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
         shares = [spec.gpu_memory_utilization for spec in specs]
         if not all(spec.share_gpus for spec in specs):
             mistakes.append(
-                Mistake(path, f"GPU {id} is claimed by {who}", "give each its own, or set share_gpus: true on all of them")
+                Mistake(
+                    path, f"GPU {id} is claimed by {who}", "give each its own, or set share_gpus: true on all of them"
+                )
             )
         elif None in shares:
             mistakes.append(

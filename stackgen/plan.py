@@ -106,7 +106,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """This service starts only when `service` has reached `condition`."""
+    """A service starts only when `service` has reached `condition`."""
 
     service: str
     condition: Condition

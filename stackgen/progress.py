@@ -43,7 +43,9 @@ def _live(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]]:
     def table() -> Table:
         grid = Table.grid(padding=(0, 2))
         for name, (phase, since) in phases.items():
-            mark = {"ready": "[green]●[/]", "answered": "[green]✔[/]", "complete": "[green]✔[/]"}.get(phase, "[yellow]…[/]")
+            mark = {"ready": "[green]●[/]", "answered": "[green]✔[/]", "complete": "[green]✔[/]"}.get(
+                phase, "[yellow]…[/]"
+            )
             mark = "[red]✘[/]" if phase.startswith(("failed", "start failed")) else mark
             grid.add_row(mark, name, phase, f"[dim]{time.monotonic() - since:.0f} s[/]")
         return grid

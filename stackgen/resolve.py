@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from stackgen import engines
-from stackgen.engines.base import Context, Engine, Part, Replica, served_names, storage_mount
+from stackgen.engines.base import SCRIPTS, Context, Engine, Part, Replica, served_names, storage_mount
 from stackgen.errors import Mistake, SpecError
 from stackgen.placement import place
 from stackgen.plan import Asset, Bind, Dependency, EnvRef, Logging, Plan, Service, Site, Tmpfs, Volume
@@ -112,7 +112,7 @@ def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, wo
         entrypoint=("python3", site.script("download.py")),
         command=words,
         environment=tuple(environment),
-        mounts=(Bind("./scripts", "/stackgen"), storage_mount(stack, site, read_only=False), Tmpfs("/tmp", "mode=1777")),
+        mounts=(Bind("./scripts", SCRIPTS), storage_mount(stack, site, read_only=False), Tmpfs("/tmp", "mode=1777")),
         secrets=("hf_token",),
         user=user,
         # root without capabilities can't read a token of mode 0600, nor write into a folder, that somebody else owns
@@ -173,7 +173,9 @@ def _warnings(stack: StackSpec) -> list[str]:
         )
     for model in stack.models:
         if not is_local(model.model) and not model.revision:
-            warnings.append(f"{model.model} has no revision: a commit keeps two machines from serving different weights")
+            warnings.append(
+                f"{model.model} has no revision: a commit keeps two machines from serving different weights"
+            )
         if model.image and (":" not in PurePosixPath(model.image).name or model.image.endswith(":latest")):
             warnings.append(f"image {model.image} is not pinned to a version")
     return warnings

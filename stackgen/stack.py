@@ -66,11 +66,15 @@ def open_stack(words: str, output: str | None = None) -> Stack:
 
 def from_flags(model: str, flags: dict[str, Any], sets: list[str], output: str | None = None) -> Stack:
     """A stack of one model from the flags of `stackgen render MODEL`. Raises SpecError."""
-    entry: dict[str, Any] = {"model": model} | {name: flags[name] for name in MODEL_LEVEL if flags.get(name) is not None}
+    entry: dict[str, Any] = {"model": model} | {
+        name: flags[name] for name in MODEL_LEVEL if flags.get(name) is not None
+    }
     if flags.get("gpus") is not None:
         entry["gpus"] = _gpus(flags["gpus"])
     data: dict[str, Any] = {name: flags[name] for name in STACK_LEVEL if flags.get(name) is not None}
-    data.setdefault("name", re.sub(r"[^a-z0-9]+", "-", model.rstrip("/").rpartition("/")[2].lower()).strip("-")[:60] or "stack")
+    data.setdefault(
+        "name", re.sub(r"[^a-z0-9]+", "-", model.rstrip("/").rpartition("/")[2].lower()).strip("-")[:60] or "stack"
+    )
     data["models"] = [entry]
     for assignment in sets:
         _assign(data, entry, assignment)

@@ -21,6 +21,7 @@ from stackgen.render import RenderedFile
 __all__ = ["LOCK", "Change", "compare", "diff", "write_atomically", "write_files"]
 
 LOCK = "stackgen.lock"
+OWN = "stack.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,9 @@ def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
     """What writing `files` into `folder` would do, the lock file included, in the order of the files."""
     lock = _read_lock(folder)
     wanted = {file.path: file.text for file in files}
-    wanted[LOCK] = "".join(f"{_digest(text)}  {path}\n" for path, text in sorted(wanted.items()))
+    # stack.yaml, written for a stack made from flags, is the user's from then on: not ours to remove or overwrite
+    sealed = sorted((path, text) for path, text in wanted.items() if path != OWN)
+    wanted[LOCK] = "".join(f"{_digest(text)}  {path}\n" for path, text in sealed)
     changes = []
     for path, text in wanted.items():
         old = _read(folder / path)

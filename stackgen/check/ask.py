@@ -11,7 +11,7 @@ from stackgen.check.dialects import OPENAI
 from stackgen.check.faults import Fault, classify
 from stackgen.check.names import did_you_mean
 from stackgen.check.redact import Redactor
-from stackgen.check.session import Reply, Session, error_message, http_client
+from stackgen.check.session import Reply, Session, content_type, error_message, http_client
 from stackgen.check.target import Target
 from stackgen.check.verdict import Context, Options
 from stackgen.errors import StackgenError, StartError
@@ -52,7 +52,7 @@ def ask(
 
     name = model or next(iter(target.models), None) or _first_listed(target, timeout)
     started = time.monotonic()
-    problem: StackgenError | None = None
+    redact, problem = Redactor(target.api_key), None
     with http_client(target, timeout) as http:
         http.event_hooks = {"request": [lambda request: _own_headers(request, target.api_key)]}
         # the SDK waits 600 s and tries three times by default, which hides what is wrong
@@ -69,16 +69,16 @@ def ask(
         except openai.APIStatusError as error:
             problem = _status_problem(target, name, error, timeout)
         except openai.APIConnectionError as error:
-            problem = _no_response(classify(error, target, timeout))
+            fault = classify(error, target, timeout)
+            problem = StartError(fault.message, fault.hint)
         except openai.APIError as error:
             # an error event in a stream
-            said = Redactor(target.api_key).excerpt(error.message)
-            problem = StartError(f"the server broke off: {said}", LOGS_HINT)
+            problem = StartError(f"the server broke off: {redact.excerpt(error.message)}", LOGS_HINT)
         except (ValueError, AttributeError, TypeError, IndexError):
             problem = StartError("the server's answer has not the documented structure", "`stackgen check` says where")
     # outside the except blocks: the SDK's exceptions hold the request, and with it the key
     if problem:
-        raise problem
+        raise type(problem)(redact(problem.message), redact(problem.hint))
     return Answer(text, used or name, round(time.monotonic() - started, 4), usage)
 
 
@@ -122,7 +122,7 @@ def _first_listed(target: Target, timeout: float) -> str:
     try:
         names, reply = _listed(target, timeout)
     except Fault as fault:
-        problem = _no_response(fault)
+        problem = StartError(fault.message, fault.hint)
     if problem:
         raise problem
     if reply.status in (401, 403):
@@ -146,8 +146,7 @@ def _status_problem(target: Target, model: str, error: openai.APIStatusError, ti
     from stackgen.check.chat import is_unknown_model
 
     response = error.response
-    reply = Reply(response.status_code, response.headers.get("content-type", "").partition(";")[0], response.content)
-    redact = Redactor(target.api_key)
+    reply = Reply(response.status_code, content_type(response), response.content)
     if reply.status in (401, 403):
         return _key_problem(target)
     # FastChat and servers of unknown dialect tell a wrong name by other codes: the list tells it for all
@@ -159,11 +158,13 @@ def _status_problem(target: Target, model: str, error: openai.APIStatusError, ti
             names = ()
     unlisted = bool(names) and model not in names
     if reply.status in (400, 404) and (unlisted or is_unknown_model(target.dialect or OPENAI, reply)):
-        return StackgenError(redact(f"{target.name} serves no model {model!r}"), redact(did_you_mean(model, names)))
-    said = redact.excerpt(error_message(reply) or reply.body, 200)
+        return StackgenError(f"{target.name} serves no model {model!r}", did_you_mean(model, names))
+    said = Redactor(target.api_key).excerpt(error_message(reply) or reply.body, 200)
     message = f"{target.name} answers {reply.what}" + (f": {said}" if said else "")
     if reply.status >= 500:
         return StartError(message, LOGS_HINT)
+    if reply.status == 404:
+        return StackgenError(message, "is the base URL right? it usually ends in /v1")
     return StackgenError(message, "the server refuses a value of the request; a long question or --max-tokens may be"
                          " more than the model's context")  # fmt: skip
 
@@ -173,7 +174,3 @@ def _key_problem(target: Target) -> StackgenError:
         return StackgenError(f"{target.name} wants an API key, and none is given", "give it by --api-key or .env")
     return StackgenError(f"{target.name} refuses the API key",
                          "is it the key of the running server's .env? a change needs a restart")  # fmt: skip
-
-
-def _no_response(fault: Fault) -> StackgenError:
-    return StartError(fault.message, fault.hint)

@@ -8,7 +8,7 @@ from stackgen.check.contract import Completion, parse, sum_problem
 from stackgen.check.dialects import finish_reasons
 from stackgen.check.faults import Fault
 from stackgen.check.names import did_you_mean
-from stackgen.check.session import Reply, error_message, read
+from stackgen.check.session import Reply, content_type, error_message, read
 from stackgen.check.stream import Transcript, collect
 from stackgen.check.verdict import Context, Verdict, failed, passed, warned
 from stackgen.plan import Dialect
@@ -54,8 +54,8 @@ def chat(context: Context, model: str) -> Verdict:
         return warned("only reasoning, no content", REASONING_HINT, context.excerpt(reply))
     if context.answer is None:
         context.answer = context.session.redact.excerpt(message.content, 1000)
-    said = context.session.redact.excerpt(message.content, 60)
-    return passed(f"answers {said!r} ({counted} tokens, {first.finish_reason})", "; ".join(notes))
+    said = repr(context.session.redact.excerpt(message.content, 60)) if message.content.strip() else "with white space"
+    return passed(f"answers {said} ({counted} tokens, {first.finish_reason})", "; ".join(notes))
 
 
 def stream(context: Context, model: str) -> Verdict:
@@ -67,8 +67,7 @@ def stream(context: Context, model: str) -> Verdict:
     body = context.chat_body(model, stream=True)
     try:
         with context.session.stream(f"{context.url}/chat/completions", body) as response:
-            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if response.status_code != 200 or kind != "text/event-stream":
+            if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
                 return _no_stream(context, read(response, context.options.timeout), model)
             collect(EventSource(response), transcript, context.dialect, started, deadline)
     except Fault as fault:
@@ -136,8 +135,8 @@ def _echo(context: Context, answered: str, asked: str, notes: list[str]) -> list
     if answered.startswith(f"{asked}-"):
         notes.append(f"answered by {answered}")
         return []
-    # a server of one model with several names answers under the leading one
-    if context.dialect.leading_name and answered in (*context.session.target.models, *(context.listed or ())):
+    # a server of one model with several names lists the leading one first and answers under it
+    if context.dialect.leading_name and answered in (context.listed or context.session.target.models)[:1]:
         notes.append(f"{asked} is an alias of {answered}, under which {context.dialect.name} answers")
         return []
     return [f"asked {asked!r}, and {answered!r} answers"]

@@ -97,6 +97,10 @@ def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iter
     if not check.per_model:
         yield _timed(check, context, "")
         return
+    if context.listing is not None and context.listing.status in (401, 403):
+        # each model would only repeat it
+        yield _result(check, skipped("the key is refused"), None, "", context.session.redact)
+        return
     tried, left = _models(context)
     if not tried:
         yield _result(check, skipped("there is no served model to ask"), None, "", context.session.redact)

@@ -21,7 +21,7 @@ from stackgen.check.target import Target
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Reply", "Session", "error_message", "http_client"]
+__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "read"]
 
 MAX_BODY = 4 * 1024 * 1024
 CONNECT_SECONDS = 10.0
@@ -132,8 +132,14 @@ def read(response: httpx2.Response, timeout: float) -> Reply:
         # the client's own time-out bounds each silence only
         if time.monotonic() - started > timeout:
             raise Fault("timeout", f"the body was not complete after {timeout:g} s", "allow more by --timeout")
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return Reply(response.status_code, kind, b"".join(parts)[:MAX_BODY], response.headers.get("location", ""))
+    body = b"".join(parts)[:MAX_BODY]
+    return Reply(response.status_code, content_type(response), body, response.headers.get("location", ""))
+
+
+def content_type(response: httpx2.Response) -> str:
+    """The media type without parameters. Case stays as sent: a key in it would pass the redactor in lower case."""
+    kind: str = response.headers.get("content-type", "").partition(";")[0].strip()
+    return kind if len(kind) <= 100 else "an overlong content type"
 
 
 def error_message(reply: Reply) -> str:

@@ -11,7 +11,7 @@ from stackgen.plan import Dialect
 
 __all__ = ["QUESTION", "Check", "Context", "Options", "Verdict", "failed", "passed", "skipped", "warned"]
 
-QUESTION = "What's the capital of France?"
+QUESTION = "What is the capital of France?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from stackgen.plan import (
 from stackgen.spec import ModelSpec, StackSpec, is_local
 
 __all__ = [
-    "API_KEY", "Context", "Engine", "Part", "Replica", "download_model", "engine_mounts", "flags", "health", "model_source",
-    "served_names", "start_period", "supervised",
+    "API_KEY", "Context", "Engine", "Part", "Replica", "download_model", "engine_mounts", "flags", "health",
+    "hub_environment", "model_source",    "served_names", "start_period", "supervised",
 ]  # fmt: skip
 
 API_KEY = EnvRef("STACKGEN_API_KEY", "put a key into .env: `stackgen init` writes one")

@@ -41,7 +41,9 @@ class LlamaCppModel(ModelSpec):
 
     engine: Literal["llamacpp"] = Field(description="The engine")
     file: Text | None = Field(None, description="The GGUF file inside the Hub repository (needed for a Hub id)")
-    max_model_len: Size | None = Field(None, description="Context length in tokens: 8192, 32k, or `auto` for the model's")
+    max_model_len: Size | None = Field(
+        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's"
+    )
     max_num_seqs: int | None = Field(None, ge=1, description="Requests generated at the same time (slots)")
     gpu_layers: int | None = Field(None, ge=0, description="Layers on the GPU; default: all where there is one")
 
@@ -94,6 +96,7 @@ class LlamaCpp:
         host_port = context.take_port(model.port if replica.index == 0 else None)
         address, port = site.listen(replica.service, PORT, host_port=host_port)
         own = not model.image and not replica.gpus
+        layers = model.gpu_layers if model.gpu_layers is not None else ("all" if replica.gpus else None)
         command = (
             "llama-server",
             *flags((
@@ -103,9 +106,8 @@ class LlamaCpp:
                 ("--port", port),
                 ("--ctx-size", self._context(model)),
                 ("--parallel", model.max_num_seqs),
-                ("--n-gpu-layers", model.gpu_layers if model.gpu_layers is not None else ("all" if replica.gpus else None)),
-                ("--jinja", True),
-                ("--no-webui", True),
+                ("--n-gpu-layers", layers),
+                ("--no-ui", True),
             )),
             *model.extra_args,
         )  # fmt: skip
@@ -114,7 +116,8 @@ class LlamaCpp:
             name=replica.service,
             role="engine",
             engine=self.name,
-            comment=f"llama.cpp serving {model.model}" + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
+            comment=f"llama.cpp serving {model.model}"
+            + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
             image=model.image or (image_tag("llamacpp", BUILD, "cpu") if own else CUDA_IMAGE),
             # one service builds the image, the others find it
             build=Build("./llamacpp") if own and replica is context.replicas[0] else None,
@@ -125,7 +128,9 @@ class LlamaCpp:
             gpus=replica.gpus,
             mounts=engine_mounts(model, stack, site),
             ports=(Port(stack.bind, host_port, port),),
-            health=health(("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"), start_period(model), 60),
+            health=health(
+                ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"), start_period(model), 60
+            ),
             restart=stack.restart,
             init=True,
             user=model.user or "",
@@ -141,7 +146,9 @@ class LlamaCpp:
         """The GGUF: a mounted file, or the link that the download leaves, as snapshots are named by commit."""
         if is_local(model.model):
             return context.site.local_path(model.model) + (f"/{model.file}" if model.file else "")
-        return f"{context.site.models_dir()}/by-name/{model.model}/{quote(model.revision or 'main', safe='')}/{model.file}"
+        return (
+            f"{context.site.models_dir()}/by-name/{model.model}/{quote(model.revision or 'main', safe='')}/{model.file}"
+        )
 
     def _context(self, model: Any) -> int | None:
         if model.max_model_len in (None, "auto", "-1"):

@@ -55,7 +55,8 @@ class VllmModel(ModelSpec):
     )
     pipeline_parallel_size: int = Field(1, ge=1, le=64, description="Groups of layers on GPUs of their own")
     max_model_len: Size | None = Field(
-        None, description="Context length in tokens: 8192, 32k, or `auto` for the largest that fits; it is no batch size"
+        None,
+        description="Context length in tokens: 8192, 32k, or `auto` for the largest that fits; it is no batch size",
     )
     quantization: Text | None = Field(None, description="Method, e.g. awq, gptq, fp8; default: from the model's config")
     kv_cache_dtype: Text | None = Field(None, description="Type of the KV cache, e.g. fp8; default: that of the model")
@@ -101,7 +102,7 @@ class Vllm:
         )
 
     def downloader(self, context: Context) -> tuple[str, Build | None]:
-        """vLLM's own image holds `hf`: nothing more to pull."""
+        """VLLM's own image holds `hf`: nothing more to pull."""
         return self._image(context.replicas[0], context), None
 
     def downloads(self, model: Any) -> tuple[str, ...]:
@@ -118,14 +119,31 @@ class Vllm:
                 continue
             size = (model.tensor_parallel_size or 1) * model.pipeline_parallel_size
             if count is None and not model.tensor_parallel_size:
-                found.append(Mistake(replica.path, "`gpus: all` needs tensor_parallel_size: how many GPUs are all?",
-                                     "write the number of GPUs, or a list"))
+                found.append(
+                    Mistake(
+                        replica.path,
+                        "`gpus: all` needs tensor_parallel_size: how many GPUs are all?",
+                        "write the number of GPUs, or a list",
+                    )
+                )
             elif count is not None and count and size > count:
-                found.append(Mistake(replica.path, f"tensor x pipeline parallel size is {size}, but a replica has "
-                                     f"{count} GPU{'s' if count > 1 else ''}", "raise gpus, or lower the sizes"))
+                found.append(
+                    Mistake(
+                        replica.path,
+                        f"tensor x pipeline parallel size is {size}, but a replica has "
+                        f"{count} GPU{'s' if count > 1 else ''}",
+                        "raise gpus, or lower the sizes",
+                    )
+                )
             elif count and not model.tensor_parallel_size and count % model.pipeline_parallel_size:
-                found.append(Mistake(replica.path, f"{count} GPUs can't be split into {model.pipeline_parallel_size} "
-                                     "pipeline stages of equal size", "set tensor_parallel_size"))
+                found.append(
+                    Mistake(
+                        replica.path,
+                        f"{count} GPUs can't be split into {model.pipeline_parallel_size} "
+                        "pipeline stages of equal size",
+                        "set tensor_parallel_size",
+                    )
+                )
         return found
 
     def _image(self, replica: Replica, context: Context) -> str:
@@ -158,7 +176,9 @@ class Vllm:
             gpus=replica.gpus,
             mounts=tuple(mounts),
             ports=(Port(stack.bind, host_port, port),),
-            health=health(("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"), start_period(model), 60),
+            health=health(
+                ("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"), start_period(model), 60
+            ),
             restart=stack.restart,
             user=model.user or (CUDA_USER if cuda and not model.image else ""),
             read_only=model.read_only,
@@ -169,7 +189,9 @@ class Vllm:
             stop_grace_period=30,
         )
         names = served_names(model) + tuple(lora.name for lora in model.lora_adapters)
-        endpoint = Endpoint(replica.service, replica.service, site.public_url(stack.bind, host_port), names, self.dialect)
+        endpoint = Endpoint(
+            replica.service, replica.service, site.public_url(stack.bind, host_port), names, self.dialect
+        )
         return service, endpoint
 
     def _command(self, replica: Replica, context: Context, address: str, port: int) -> tuple[str, ...]:

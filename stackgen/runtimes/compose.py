@@ -66,7 +66,9 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
             raise _refused(said.read())
 
 
-def _follow(plan: Plan, folder: Path, client: Any, started: subprocess.Popen[str], progress: Progress, end: float) -> None:
+def _follow(
+    plan: Plan, folder: Path, client: Any, started: subprocess.Popen[str], progress: Progress, end: float
+) -> None:
     """Reports phases until all services are healthy (or done) and `started` has ended."""
     phases: dict[str, str] = {}
     while True:
@@ -85,7 +87,9 @@ def _follow(plan: Plan, folder: Path, client: Any, started: subprocess.Popen[str
         if time.monotonic() > end:
             slow = next((s for s in plan.services if not _done(s, states[s.name])), plan.services[-1])
             message, _ = _reason(slow, states[slow.name], client, plan)
-            raise StartError(f"no answer in time: {message}", f"models[].start_timeout gives it longer; `stackgen logs {slow.name}`")
+            raise StartError(
+                f"no answer in time: {message}", f"models[].start_timeout gives it longer; `stackgen logs {slow.name}`"
+            )
         time.sleep(0.5)
 
 
@@ -106,14 +110,18 @@ def _phase(service: Service, state: ServiceState, client: Any, plan: Plan) -> st
         return "wait for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
     if _failed(service, state):
         return f"failed (exit code {state.exit_code})"
-    if state.state == "restarting" or state.restarts and state.health != "healthy":
+    if state.state == "restarting" or (state.restarts and state.health != "healthy"):
         return f"start failed, try {state.restarts + 1}"
     if _done(service, state):
         return "complete" if service.role == "download" else "ready"
     lines = _log(client, plan, service.name, 60).splitlines()
     if service.role == "download":
         found = [match for match in map(DOWNLOADED.search, lines) if match]
-        return f"download {found[-1][1]}: {_bytes(int(found[-1][2]))} of {_bytes(int(found[-1][3]))}" if found else "download"
+        return (
+            f"download {found[-1][1]}: {_bytes(int(found[-1][2]))} of {_bytes(int(found[-1][3]))}"
+            if found
+            else "download"
+        )
     phase = "load"
     for line in lines:
         for pattern, name in engines.get(service.engine).phases:
@@ -138,7 +146,9 @@ def _reason(service: Service, state: ServiceState, client: Any, plan: Plan) -> t
         what = f"runs, but its health check says {state.health}"
     else:
         what = f"ended with code {state.exit_code}{tries}"
-    return f"{service.name} {what}\n" + "\n".join(f"  | {line[:400]}" for line in telling), f"`stackgen logs {service.name}` shows all of it"
+    return f"{service.name} {what}\n" + "\n".join(
+        f"  | {line[:400]}" for line in telling
+    ), f"`stackgen logs {service.name}` shows all of it"
 
 
 def _refused(said: str) -> StackgenError:
@@ -148,14 +158,25 @@ def _refused(said: str) -> StackgenError:
     if "port is already allocated" in text or "address already in use" in text:
         return StartError(f"a port is taken\n{last}", "stop who holds it (`ss -ltnp`), or set another `port:`")
     if "could not select device driver" in text:
-        return MachineError(f"Docker can't hand out GPUs\n{last}", "install the NVIDIA container toolkit, or use gpu_driver: cdi")
+        return MachineError(
+            f"Docker can't hand out GPUs\n{last}", "install the NVIDIA container toolkit, or use gpu_driver: cdi"
+        )
     if "required variable" in text or "is missing a value" in text:
         return StackgenError(f"a key is missing\n{last}", "`stackgen init` writes .env with a new key")
     if "cannot connect to the docker daemon" in text:
         return MachineError("the Docker engine does not answer", "start it, or join the docker group")
-    if "pull access denied" in text or "manifest unknown" in text or "no such host" in text or "failed to resolve" in text:
-        return MachineError(f"an image can't be had\n{last}", "check the name and this machine's way to the registry, or set `image:`")
-    return StartError(f"docker compose could not start the stack\n{last}", "`stackgen logs` and `stackgen status` tell more")
+    if (
+        "pull access denied" in text
+        or "manifest unknown" in text
+        or "no such host" in text
+        or "failed to resolve" in text
+    ):
+        return MachineError(
+            f"an image can't be had\n{last}", "check the name and this machine's way to the registry, or set `image:`"
+        )
+    return StartError(
+        f"docker compose could not start the stack\n{last}", "`stackgen logs` and `stackgen status` tell more"
+    )
 
 
 def status(plan: Plan, client: Any = None) -> list[ServiceState]:

@@ -1,1 +1,1 @@
-"""The targets: one file each. A target knows where services stand, how its files are quoted and what they are called."""
+"""The targets: one file each. A target knows where services stand, and how its files are quoted and called."""

@@ -21,7 +21,7 @@ TEMPLATE = "compose/compose.yaml.j2"
 # What every YAML parser reads as itself: starts with a letter, slash, dot-slash or two dashes; no blank, no colon at
 # the end
 _PLAIN = re.compile(r"(?:--)?(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./@+=-]*(?::[A-Za-z0-9_./@+=-]+)*")
-_WORDS = frozenset("y n yes no on off true false null nan inf".split())
+_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"])
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 

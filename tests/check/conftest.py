@@ -14,10 +14,13 @@ from stackgen.check import check
 from stackgen.check.report import EndpointReport, Result
 from stackgen.check.target import Target
 from stackgen.plan import Dialect
+
 from .fake import KEY, Fake, serve
 
 # written out, and not taken from stackgen.engines: check must work from a dialect's data alone
-VLLM = Dialect("vllm", alive_path="/health", open_paths=("/invocations", "/tokenize", "/version"), unknown_model=(404, 404))
+VLLM = Dialect(
+    "vllm", alive_path="/health", open_paths=("/invocations", "/tokenize", "/version"), unknown_model=(404, 404)
+)
 FASTCHAT = Dialect(
     "fastchat",
     open_paths=("/api/v1/chat/completions", "/api/v1/token_check"),
@@ -53,7 +56,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the openssl program is missing (it makes the certificate of the TLS tests)")
     folder = tmp_path_factory.mktemp("tls")
     words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
-    out = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    out = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(folder / "key.pem"),
+        "-out",
+        str(folder / "cert.pem"),
+    ]
     subprocess.run([*words.split(), *out], check=True, capture_output=True)
     both = folder / "both.pem"
     both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())

@@ -80,7 +80,9 @@ def events(*data: Any, done: bool = True, **how: Any) -> Answer:
     return Answer(200, b"", "text/event-stream", tuple(f"data: {text}\n\n".encode() for text in texts), **how)
 
 
-def chunk(content: str | None = None, *, role: str | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    content: str | None = None, *, role: str | None = None, finish: str | None = None, **more: Any
+) -> dict[str, Any]:
     """One chunk of a stream as documented."""
     delta = {name: value for name, value in (("role", role), ("content", content)) if value is not None}
     return {

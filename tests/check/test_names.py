@@ -20,7 +20,7 @@ KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
         ("qwen3_8b", KNOWN[1], "the organization is missing or differs"),
         ("/models/Qwen3-8B/", KNOWN[1], "the organization is missing or differs"),
         ("meta-llama/Llama-3.1-8B-Instruct", KNOWN[0], "the names are alike"),
-        ("tyni", "tiny", "the names are alike"),
+        ("tinny", "tiny", "the names are alike"),
     ],
 )
 def test_the_usual_mistakes_are_recognized(wanted: str, name: str, reason: str) -> None:

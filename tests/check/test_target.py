@@ -79,7 +79,12 @@ def test_an_endpoint_bound_to_all_addresses_can_be_called_exposed() -> None:
     assert not Target.from_endpoint(endpoint, "key-1").exposed
     target = Target.from_endpoint(endpoint, "key-1", exposed=True)
     assert target.exposed
-    assert (target.name, target.models, target.dialect, target.root) == ("api", ("tiny",), VLLM, "http://127.0.0.1:8000")
+    assert (target.name, target.models, target.dialect, target.root) == (
+        "api",
+        ("tiny",),
+        VLLM,
+        "http://127.0.0.1:8000",
+    )
 
 
 def test_the_repr_hides_the_key() -> None:

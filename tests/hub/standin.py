@@ -84,8 +84,8 @@ class Snapshot:
 
 
 class Hub:
-    """The two servers. models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose licence is accepted.
-    tokens: token → whether its account accepted the licences.
+    """The two servers. models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose
+    licence is accepted. tokens: token → whether its account accepted the licences.
     """
 
     def __init__(

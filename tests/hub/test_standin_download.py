@@ -216,7 +216,12 @@ def test_a_repository_without_usable_weights(run: Run, hub: Hub, tmp_path: Path)
 @pytest.mark.parametrize(
     ("token", "code", "cause", "remedy"),
     [
-        ("", 10, "it needs a token and none was given (HTTP 401)", "accept its licence at {page}, then set HF_TOKEN_FILE"),
+        (
+            "",
+            10,
+            "it needs a token and none was given (HTTP 401)",
+            "accept its licence at {page}, then set HF_TOKEN_FILE",
+        ),
         (STRANGER, 10, "the token's account has no access (HTTP 403)", "accept its licence at {page} with it"),
         ("hf_expired", 10, "the hub refuses the token (HTTP 401)", "make a new one at"),
         (GOOD + "\n", 0, "", ""),

@@ -51,7 +51,14 @@ class LiveStack:
 
     def compose(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Plain Compose, as a user without stackgen calls it."""
-        command = ["docker", "compose", "-f", str(self.folder / "compose.yaml"), "--env-file", str(self.folder / ".env")]
+        command = [
+            "docker",
+            "compose",
+            "-f",
+            str(self.folder / "compose.yaml"),
+            "--env-file",
+            str(self.folder / ".env"),
+        ]
         return subprocess.run([*command, *words], capture_output=True, text=True, timeout=900)
 
     def up(self, *words: str) -> None:

@@ -22,7 +22,9 @@ WORKERS = ("fastchat-smollm2", "fastchat-tiny-1", "fastchat-tiny-2")
 
 
 @pytest.fixture(scope="module")
-def stack(fastchat_image: str, smollm2: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+def stack(
+    fastchat_image: str, smollm2: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveStack]:
     models = [
         {"model": str(smollm2), "engine": "fastchat", "served_names": ["smollm2", "smol"]},
         {"model": str(tiny_model), "engine": "fastchat", "served_names": ["tiny"], "replicas": 2},
@@ -34,7 +36,9 @@ def stack(fastchat_image: str, smollm2: Path, tiny_model: Path, tmp_path_factory
         yield started
 
 
-def post(stack: LiveStack, body: dict[str, Any], key: str | None = None, path: str = "/v1/chat/completions") -> tuple[int, str]:
+def post(
+    stack: LiveStack, body: dict[str, Any], key: str | None = None, path: str = "/v1/chat/completions"
+) -> tuple[int, str]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(f"http://127.0.0.1:{PORT}{path}", json.dumps(body).encode(), headers)
     try:
@@ -59,7 +63,9 @@ def test_the_check_passes_for_every_model(stack: LiveStack) -> None:
     report = stack.check()
     assert report["ok"]
     (endpoint,) = report["endpoints"]
-    checked = {result["model"] for result in endpoint["results"] if result["name"] == "stream" and result["status"] == "pass"}
+    checked = {
+        result["model"] for result in endpoint["results"] if result["name"] == "stream" and result["status"] == "pass"
+    }
     assert checked == {"smollm2", "smol", "tiny"}
 
 
@@ -122,7 +128,10 @@ def test_the_key_shows_nowhere(stack: LiveStack) -> None:
 
 def test_a_killed_worker_comes_back_and_registers_again(stack: LiveStack) -> None:
     """Last in this file, as it takes a worker down."""
-    killing = "for p in /proc/[0-9]*; do grep -aq 'launch.py.worker' $p/cmdline && grep -q python $p/comm && kill -9 ${p#/proc/}; done; true"
+    killing = (
+        "for p in /proc/[0-9]*; do grep -aq 'launch.py.worker' $p/cmdline && grep -q python $p/comm"
+        " && kill -9 ${p#/proc/}; done; true"
+    )
     stack.execute(WORKERS[0], "sh", "-c", killing)
     end = time.monotonic() + 90
     while True:

@@ -18,7 +18,9 @@ def stack_of(folder: Path, name: str, image: str, model: Path, **fields: Any) ->
         "model": str(model), "engine": "vllm", "image": image, "served_names": ["tiny"], "max_model_len": 512,
         "cpu_kv_cache_gib": 1, "enforce_eager": True,
     }  # fmt: skip
-    return LiveStack(folder, {"name": f"sgtest-{name}", "port": 18120, "restart": "on-failure:1", "models": [entry | fields]})
+    return LiveStack(
+        folder, {"name": f"sgtest-{name}", "port": 18120, "restart": "on-failure:1", "models": [entry | fields]}
+    )
 
 
 def test_an_unknown_flag_ends_the_start_with_its_reason(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stackgen.cli import main
 from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
 SERVER = "vllm-m"
+
+
 def rendered(stack: str, folder: Path) -> Path:
     """The Compose file of a `stack.yaml`, as `stackgen render` writes it, with all that it needs in `folder`."""
     (folder / "weights").mkdir(exist_ok=True)

@@ -23,7 +23,10 @@ def patch_conversations(base_model_worker, model_worker):
                 from fastchat.conversation import conv_templates
 
                 known = ", ".join(sorted(conv_templates))
-                sys.exit(f"stackgen: no conversation template {conv_template!r}; `{NAME}` takes the tokenizer's; known: {known}")
+                sys.exit(
+                    f"stackgen: no conversation template {conv_template!r}; `{NAME}` takes the tokenizer's; "
+                    f"known: {known}"
+                )
         found = None if conv_template else original(self, None, model_path)
         if found is not None and found.name not in ("one_shot", "zero_shot"):
             return found

@@ -92,8 +92,8 @@ class Guard:
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http" and scope["method"] != "OPTIONS" and not self._allowed(scope):
-            body = {"detail": {"error": {"message": "send the key as `Authorization: Bearer …`",
-                                         "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}}}  # fmt: skip
+            error = {"message": "send the key as `Authorization: Bearer …`", "type": "invalid_request_error"}
+            body = {"detail": {"error": error | {"param": None, "code": "invalid_api_key"}}}
             headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
             await send({"type": "http.response.start", "status": 401, "headers": headers})
             await send({"type": "http.response.body", "body": json.dumps(body).encode()})
@@ -110,7 +110,9 @@ def wait_for_models(address, expected, limit=600):
     end = time.monotonic() + limit
     while expected:
         try:
-            with urllib.request.urlopen(urllib.request.Request(f"{address}/list_models", method="POST"), timeout=5) as got:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{address}/list_models", method="POST"), timeout=5
+            ) as got:
                 missing = sorted(set(expected) - set(json.load(got)["models"]))
         except (OSError, ValueError, KeyError) as error:
             missing = [f"the controller ({error})"]

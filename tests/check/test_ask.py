@@ -1,0 +1,169 @@
+"""One question through the SDK, and errors that say what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from stackgen.check import ask
+from stackgen.check.target import Target
+from stackgen.errors import StackgenError, StartError
+
+from .conftest import FASTCHAT, target
+from .fake import (
+    GOOD_STREAM,
+    KEY,
+    Answer,
+    Fake,
+    completion,
+    events,
+    free_port,
+    json_answer,
+    model_list,
+    raw_server,
+    recorded,
+    reset,
+)
+
+
+def test_an_answer_has_text_model_time_and_usage(vllm: Fake) -> None:
+    answer = ask(target(vllm), "What's the capital of France?", system="Be brief", temperature=0.5, max_tokens=7)
+    assert answer.text == "ier time4 usier time4 usize for), true"
+    assert answer.model == "tiny"
+    assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
+    assert 0 < answer.seconds < 5
+    assert [request.json() for request in vllm.seen] == [
+        {
+            "model": "tiny",
+            "messages": [
+                {"role": "system", "content": "Be brief"},
+                {"role": "user", "content": "What's the capital of France?"},
+            ],
+            "temperature": 0.5,
+            "max_tokens": 7,
+            "stream": False,
+        }
+    ]
+
+
+def test_a_streamed_answer_comes_in_pieces(vllm: Fake) -> None:
+    pieces: list[str] = []
+    answer = ask(target(vllm), "hi", stream=True, on_text=pieces.append)
+    assert len(pieces) == 6
+    assert answer.text == "".join(pieces) == "ier time4 usier time"
+    assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
+
+
+def test_fastchats_bare_chunks_are_read(fastchat: Fake) -> None:
+    answer = ask(target(fastchat, FASTCHAT), "hi", stream=True)
+    assert answer.text.startswith("ddress")
+    assert answer.usage is None
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_without_a_model_the_first_listed_is_asked(vllm: Fake, bare: bool) -> None:
+    cards = model_list("tiny", "other")
+    vllm.routes["GET /v1/models"] = json_answer(cards["data"] if bare else cards)
+    assert ask(target(vllm, models=()), "hi").model == "tiny"
+
+
+def fails(kind: type[StackgenError], one: Target, *args: object, **kwargs: object) -> StackgenError:
+    with pytest.raises(StackgenError) as caught:
+        ask(one, "hi", *args, **kwargs)  # type: ignore[arg-type]
+    assert type(caught.value) is kind
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_refused_connection() -> None:
+    error = fails(StartError, Target.from_url(f"http://127.0.0.1:{free_port()}", KEY, ("tiny",)))
+    assert error.message.startswith("nothing listens on 127.0.0.1:")
+    assert "docker compose ps" in error.hint
+
+
+def test_a_refused_connection_while_the_model_is_looked_up() -> None:
+    error = fails(StartError, Target.from_url(f"http://127.0.0.1:{free_port()}", KEY))
+    assert error.message.startswith("nothing listens on 127.0.0.1:")
+
+
+def test_a_reset_connection_is_not_tried_again() -> None:
+    seen: list[int] = []
+
+    def count(connection: object) -> None:
+        seen.append(1)
+        reset(connection)  # type: ignore[arg-type]
+
+    with raw_server(count) as port:
+        error = fails(StartError, Target.from_url(f"https://127.0.0.1:{port}", KEY, ("tiny",)))
+        assert len(seen) == 1
+    assert "dropped it" in error.message
+
+
+def test_silence_ends_at_the_time_out() -> None:
+    started = time.monotonic()
+    with raw_server(lambda _: time.sleep(0.8)) as port:
+        error = fails(StartError, Target.from_url(f"http://127.0.0.1:{port}", KEY, ("tiny",)), timeout=0.3)
+    assert error.message.endswith("was silent for 0.3 s")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("engine", ["vllm", "fastchat"])
+def test_a_model_that_is_not_served(start: Callable[..., Fake], engine: str) -> None:
+    error = fails(StackgenError, target(start(engine), None), "TINY")
+    assert error.message == "fake serves no model 'TINY'"
+    assert error.hint == "did you mean 'tiny'? (upper and lower case differ)"
+    assert error.exit_code == 2
+
+
+def test_a_wrong_and_a_missing_key(vllm: Fake) -> None:
+    assert fails(StackgenError, target(vllm, key="another-key")).message == "fake refuses the API key"
+    assert fails(StackgenError, target(vllm, key=None)).message == "fake wants an API key, and none is given"
+    assert fails(StackgenError, target(vllm, key=None, models=())).message == "fake wants an API key, and none is given"
+
+
+def test_a_server_that_lists_nothing(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list())
+    assert fails(StartError, target(vllm, models=())).message == "fake lists no model"
+
+
+UNREADABLE = "the server's answer has not the documented structure"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (Answer(500, b"<h1>oops</h1>", "text/html"), StartError, "fake answers HTTP 500 (text/html): <h1>oops</h1>"),
+        (Answer(200, b"<h1>login</h1>", "text/html"), StartError, UNREADABLE),
+        (Answer(200, b"{broken"), StartError, UNREADABLE),
+        (json_answer({}), StartError, UNREADABLE),
+        (json_answer(completion(choices=[])), StartError, UNREADABLE),
+        (recorded("vllm-0.32.0", "notfound"), StackgenError, "fake answers HTTP 404 (application/json): Not Found"),
+        (json_answer({"error": {"message": "too long"}}, 400), StackgenError,
+         "fake answers HTTP 400 (application/json): too long"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_server(vllm: Fake, answer: Answer, kind: type[StackgenError], message: str) -> None:
+    vllm.chat(answer)
+    error = fails(kind, target(vllm, None))
+    assert error.message == message
+
+
+def test_an_error_event_and_a_cut_stream(vllm: Fake) -> None:
+    vllm.stream(events(*GOOD_STREAM[:2], {"error": {"message": "EngineDeadError"}}))
+    assert fails(StartError, target(vllm), stream=True).message == "the server broke off: EngineDeadError"
+    vllm.stream(events(*GOOD_STREAM[:2], done=False, cut=True))
+    assert "dropped it" in fails(StartError, target(vllm), stream=True).message
+
+
+def test_the_environment_of_the_sdk_does_not_reach_the_server(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers: list[str | None] = []
+    for name, value in (("OPENAI_API_KEY", "sk-other"), ("OPENAI_ORG_ID", "org-1"), ("OPENAI_BASE_URL", "http://x/v1"),
+                        ("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer sk-other")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    vllm.key = None
+    for key in (KEY, None):
+        ask(target(vllm, key=key), "hi")
+    headers = [request.authorization for request in vllm.seen]
+    assert headers == [f"Bearer {KEY}", None]

@@ -1,0 +1,371 @@
+"""The checks from end to end, on recorded servers and on faults."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from stackgen.check import check
+from stackgen.check.checks import CHECKS
+from stackgen.check.target import Target
+from stackgen.errors import StackgenError
+from stackgen.plan import Dialect
+
+from .conftest import DIALECTS, FASTCHAT, VLLM, look, result, target
+from .fake import (
+    GOOD_STREAM,
+    KEY,
+    Answer,
+    Fake,
+    Request,
+    chunk,
+    completion,
+    events,
+    json_answer,
+    model_list,
+    recorded,
+    slow,
+)
+
+
+def test_a_recorded_vllm_is_healthy_but_for_its_open_paths(vllm: Fake) -> None:
+    report = look(target(vllm))
+    assert [(one.name, one.status, one.model) for one in report.results] == [
+        ("connect", "pass", ""), ("alive", "pass", ""), ("auth", "warn", ""), ("models", "pass", ""),
+        ("chat", "pass", "tiny"), ("stream", "pass", "tiny"),
+    ]  # fmt: skip
+    assert [check.name for check in CHECKS] == [one.name for one in report.results]
+    assert report.ok
+    assert report.answer == "ier time4 usier time4 usize for), true"
+    assert "TTFT" in result(report, "stream").evidence
+
+
+def test_a_recorded_fastchat_is_healthy_and_its_slips_are_noted_once(fastchat: Fake) -> None:
+    report = look(target(fastchat, FASTCHAT), max_tokens=16)
+    assert [one.status for one in report.results] == ["pass", "skip", "warn", "pass", "pass", "pass"]
+    assert result(report, "chat").evidence == "fastchat counts one completion token too few at the length limit"
+    assert result(report, "stream").evidence.endswith(
+        "fastchat sends object and created in the last chunk only; fastchat reports no usage in streams"
+    )
+
+
+def test_the_same_slips_fail_without_the_dialect(fastchat: Fake) -> None:
+    report = look(target(fastchat, Dialect("openai")))
+    assert result(report, "stream").status == "fail"
+    assert "object: field required" in result(report, "stream").message
+
+
+@pytest.mark.parametrize(("engine", "dialect"), [("vllm", "vllm"), ("fastchat", "fastchat")])
+def test_the_dialect_is_recognized(start: Callable[..., Fake], engine: str, dialect: str) -> None:
+    assert look(target(start(engine), None)).dialect == dialect
+
+
+def test_vllm_is_recognized_by_its_version_where_the_list_tells_nothing(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("tiny", owner="somebody"))
+    assert look(target(vllm, None)).dialect == "vllm"
+    del vllm.routes["GET /version"]
+    assert look(target(vllm, None)).dialect == "openai"
+
+
+def test_a_bare_array_is_togethers_and_wrong_elsewhere(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer([{"id": "tiny", "object": "model"}])
+    report = look(target(vllm, None))
+    assert (report.dialect, result(report, "models").status, report.ok) == ("together", "pass", True)
+    found = result(look(target(vllm, VLLM)), "models")
+    assert (found.status, found.message) == ("warn", "tiny listed, but the list is a bare array, not {object, data}")
+
+
+def test_a_wrong_model_name_is_met_with_the_right_one(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("meta-llama/Llama-3.2-1B-Instruct"))
+    report = look(target(vllm, models=("meta-llama/llama-3-2-1b-instruct",)))
+    found = result(report, "models")
+    assert (found.status, found.message) == ("fail", "not served: meta-llama/llama-3-2-1b-instruct")
+    assert "did you mean 'meta-llama/Llama-3.2-1B-Instruct'?" in found.hint
+    assert found.evidence == "listed: meta-llama/Llama-3.2-1B-Instruct"
+    assert [(one.name, one.status, one.message) for one in report.results[4:]] == [
+        ("chat", "skip", "there is no served model to ask"), ("stream", "skip", "there is no served model to ask"),
+    ]  # fmt: skip
+
+
+def test_one_missing_model_does_not_keep_the_others_from_being_asked(vllm: Fake) -> None:
+    report = look(target(vllm, models=("tiny", "gone")))
+    assert result(report, "models").status == "fail"
+    assert (result(report, "chat").model, result(report, "chat").status) == ("tiny", "pass")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (json_answer({"object": "list", "data": []}), "the server lists no model"),
+        (Answer(500, b"<html>oops</html>", "text/html"), "no list of models came but HTTP 500 (text/html)"),
+        (Answer(200, b"<html>hello</html>", "text/html"), "no list of models came but HTTP 200 (text/html)"),
+        (Answer(404, b'{"detail":"Not Found"}'), "/models is not found"),
+        (json_answer({"error": {"message": "Loading model"}}, 503),
+         "no list of models came but HTTP 503 (application/json): Loading model"),
+    ],
+)  # fmt: skip
+def test_a_server_without_models(vllm: Fake, answer: Answer, message: str) -> None:
+    vllm.routes["GET /v1/models"] = answer
+    report = look(target(vllm, models=()))
+    assert (result(report, "models").status, result(report, "models").message) == ("fail", message)
+    assert result(report, "models").hint
+    assert not report.ok
+
+
+def test_a_list_that_is_not_as_documented_is_a_warning(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer({"data": [{"id": "tiny"}, {"id": 3}, 4]})
+    found = result(look(target(vllm)), "models")
+    assert (found.status, found.message) == ("warn", "tiny listed, but object: field required")
+
+
+def test_without_expected_models_the_first_listed_is_asked(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("tiny", "other"))
+    report = look(target(vllm, models=()))
+    assert result(report, "models").message == "tiny, other listed"
+    assert result(report, "chat").model == "tiny"
+
+
+def test_each_expected_model_is_asked_up_to_the_limit(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("a", "b", "c", "d"))
+
+    def chat(request: Request) -> Answer:
+        data = request.json()
+        if data.get("stream"):
+            return events(*[{**one, "model": data["model"]} for one in GOOD_STREAM])
+        return json_answer(completion(model=data["model"]))
+
+    vllm.routes["POST /v1/chat/completions"] = chat
+    report = look(target(vllm, models=("a", "b", "c")), max_models=2)
+    assert [(one.name, one.model, one.status) for one in report.results[4:]] == [
+        ("chat", "a", "pass"), ("chat", "b", "pass"), ("chat", "", "skip"),
+        ("stream", "a", "pass"), ("stream", "b", "pass"), ("stream", "", "skip"),
+    ]  # fmt: skip
+    assert report.results[6].message == "1 more model(s) not asked: at most 2 are"
+    assert result(report, "models").message == "a, b, c listed, 4 in all"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(200, "pass"), (404, "warn"), (401, "warn"), (503, "fail"), (500, "fail")]
+)
+def test_the_liveness_path(vllm: Fake, status: int, expected: str) -> None:
+    vllm.routes["GET /health"] = Answer(status)
+    report = look(target(vllm))
+    assert result(report, "alive").status == expected
+    # /health says nothing about inference, in either direction
+    assert result(report, "chat").status == "pass"
+
+
+def _with_usage(prompt: int, done: int, total: int) -> Answer:
+    usage = {"prompt_tokens": prompt, "completion_tokens": done, "total_tokens": total}
+    return json_answer(completion(usage=usage))
+
+
+def _with_choice(content: str | None = "hi", finish: str = "stop", **more: str) -> Answer:
+    message = {"role": "assistant", "content": content, **more}
+    return json_answer(completion(choices=[{"index": 0, "message": message, "finish_reason": finish}]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(500, b"<html><h1>Internal Server Error</h1></html>", "text/html"),
+         "HTTP 500 (text/html) instead of a completion"),
+        (Answer(200, b"<html>login</html>", "text/html"), "the body is not as documented: text/html instead of JSON"),
+        (Answer(200, b"", ""), "the body is not as documented: an empty body instead of JSON"),
+        (json_answer(completion(object="text_completion")),
+         "the body is not as documented: object: input should be 'chat.completion'"),
+        (_with_usage(9, 2, 12), "usage: 9 + 2 is not 12"),
+        (_with_choice(""), "the answer has no content"),
+        (_with_choice(None), "the answer has no content"),
+        (_with_choice(finish="eos"), "finish_reason 'eos' is not documented"),
+        (json_answer(completion(model="other")), "asked 'tiny', and 'other' answers"),
+        (recorded("fastchat-0.2.36", "wrong-model"),
+         "HTTP 400 (application/json) instead of a completion: Only tiny allowed now, your model nope"),
+    ],
+)  # fmt: skip
+def test_a_completion_that_is_not_as_documented(vllm: Fake, answer: Answer, message: str) -> None:
+    vllm.chat(answer)
+    report = look(target(vllm))
+    found = result(report, "chat")
+    assert (found.status, found.message) == ("fail", message)
+    assert found.hint
+    assert found.evidence
+    assert (report.ok, report.answer) == (False, None)
+    assert result(report, "stream").status == "pass"
+
+
+def test_a_listed_model_that_the_server_then_denies_is_told_as_such(vllm: Fake) -> None:
+    vllm.chat(recorded("vllm-0.32.0", "chat_wrongmodel"))
+    found = result(look(target(vllm)), "chat")
+    assert found.status == "fail"
+    assert "did you mean 'tiny'" in found.hint
+
+
+def test_white_space_is_content_and_told_as_such(vllm: Fake) -> None:
+    vllm.chat(_with_choice("\n\n"))
+    found = result(look(target(vllm)), "chat")
+    assert (found.status, found.message) == ("pass", "answers with white space (12 tokens, stop)")
+
+
+def test_a_dated_snapshot_answers_for_its_alias(vllm: Fake) -> None:
+    vllm.chat(json_answer(completion(model="tiny-2025-01-31")))
+    found = result(look(target(vllm)), "chat")
+    assert (found.status, found.evidence) == ("pass", "answered by tiny-2025-01-31")
+
+
+def test_an_alias_may_be_answered_under_the_leading_name_where_the_dialect_says_so(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("first", "tiny", "third"))
+    leading = replace(VLLM, leading_name=True)
+    vllm.chat(json_answer(completion(model="first")))
+    found = result(look(target(vllm, leading)), "chat")
+    assert (found.status, found.evidence) == ("pass", "tiny is an alias of first, under which vllm answers")
+    assert result(look(target(vllm, VLLM)), "chat").status == "fail"
+    vllm.chat(json_answer(completion(model="third")))
+    assert result(look(target(vllm, leading)), "chat").status == "fail"
+
+
+def test_a_model_that_only_reasoned_is_a_warning(vllm: Fake) -> None:
+    vllm.chat(_with_choice(None, "length", reasoning="hm"))
+    found = result(look(target(vllm)), "chat")
+    assert (found.status, found.message) == ("warn", "only reasoning, no content")
+
+
+def test_together_may_end_with_eos(vllm: Fake) -> None:
+    vllm.chat(_with_choice(finish="eos"))
+    assert result(look(target(vllm, Dialect("together"))), "chat").status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(200, b"", "text/event-stream"), "the stream is empty: status 200 and no event"),
+        (Answer(200, b"", "", ()), "the stream is empty: status 200 and no event"),
+        (events(done=False), "the stream is empty: status 200 and no event"),
+        (json_answer(completion()), "the answer is application/json and not text/event-stream"),
+        (Answer(500, b"<html>oops</html>", "text/html"), "HTTP 500 (text/html) instead of a completion"),
+        (events(*GOOD_STREAM[:2], {"error": {"message": "EngineDeadError"}}),
+         "an error event under status 200: EngineDeadError and 1 more"),
+        (events(*GOOD_STREAM, done=False), "the stream was cut: it ends without [DONE]"),
+        (events(*GOOD_STREAM[:3], chunk(finish="stop")), "2 finish_reason instead of one (stop, stop)"),
+        (events(*[{**one, "model": "other"} for one in GOOD_STREAM]), "asked 'tiny', and 'other' answers"),
+    ],
+)  # fmt: skip
+def test_a_stream_that_does_not_end_properly(vllm: Fake, answer: Answer, message: str) -> None:
+    vllm.stream(answer)
+    report = look(target(vllm))
+    found = result(report, "stream")
+    assert (found.status, found.message) == ("fail", message)
+    assert found.hint
+    assert not report.ok
+    assert result(report, "chat").status == "pass"
+
+
+def test_the_empty_stream_of_fastchat_names_its_cause(fastchat: Fake) -> None:
+    fastchat.stream(Answer(200, b"", "text/event-stream", ()))
+    assert "pydantic<2" in result(look(target(fastchat, FASTCHAT)), "stream").hint
+
+
+def test_a_connection_cut_in_the_middle_keeps_what_came_before_as_evidence(vllm: Fake) -> None:
+    vllm.stream(events(*GOOD_STREAM[:2], done=False, cut=True))
+    found = result(look(target(vllm)), "stream")
+    assert found.status == "fail"
+    assert found.message.startswith("no finish_reason instead of one and 1 more (127.0.0.1")
+    assert "cut: it ends without [DONE]" in found.evidence
+    assert "last event" in found.evidence
+
+
+def test_missing_usage_of_a_stream_is_a_warning(vllm: Fake) -> None:
+    vllm.stream(recorded("vllm-0.32.0", "chat_stream_nousage"))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message) == ("warn", "ends properly, but reports no usage though asked to")
+
+
+def test_usage_of_a_stream_is_asked_for_only_where_the_dialect_has_it(vllm: Fake, fastchat: Fake) -> None:
+    for fake, dialect, asked in ((vllm, VLLM, True), (fastchat, FASTCHAT, False)):
+        look(target(fake, dialect))
+        bodies = [request.json() for request in fake.seen if request.path == "/v1/chat/completions"]
+        streamed = [body for body in bodies if body.get("stream")]
+        assert len(streamed) == 1
+        assert ("stream_options" in streamed[0]) is asked
+
+
+def test_speed_is_measured_on_a_slow_stream(vllm: Fake) -> None:
+    vllm.stream(slow(events(*GOOD_STREAM), 0.05))
+    evidence = result(look(target(vllm)), "stream").evidence
+    words = evidence.replace(",", "").split()
+    # the second piece is the first with content; one more token 0.05 s later
+    assert 0.1 <= float(words[1]) < 2
+    assert 1 < float(words[3]) <= 20.5
+    assert words[4] == "tokens/s"
+
+
+def test_targets_are_checked_at_the_same_time_and_reported_in_order(start: Callable[..., Fake]) -> None:
+    fakes = [start("vllm") for _ in range(4)]
+    barrier = threading.Barrier(4)
+
+    def meet(_: Request) -> Answer:
+        # passes only when all four are asked at once
+        barrier.wait(5)
+        return Answer(200)
+
+    for fake in fakes:
+        fake.routes["GET /health"] = meet
+    report = check([target(fake) for fake in fakes], timeout=10, dialects=DIALECTS)
+    assert [endpoint.base_url for endpoint in report.endpoints] == [fake.url for fake in fakes]
+    assert report.ok
+    assert report.started.endswith("+00:00")
+
+
+def test_progress_is_told_for_each_check(vllm: Fake) -> None:
+    told: list[tuple[str, str, str]] = []
+    check([target(vllm)], on_progress=lambda *words: told.append(words), dialects=DIALECTS)
+    assert [(name, layer) for name, layer, _ in told] == [("fake", check.name) for check in CHECKS]
+    assert told[0][2].startswith("pass: 127.0.0.1:")
+
+
+def test_waiting_ends_when_the_models_are_there(vllm: Fake) -> None:
+    ready_at = time.monotonic() + 0.8
+
+    def loading(_: Request) -> Answer:
+        return json_answer(model_list(*(["tiny"] if time.monotonic() > ready_at else [])))
+
+    vllm.routes["GET /v1/models"] = loading
+    told: list[str] = []
+    report = check([target(vllm)], wait=20, on_progress=lambda *words: told.append(words[2]), dialects=DIALECTS)
+    assert report.ok
+    assert "waiting: the server lists no model" in told
+    assert time.monotonic() < ready_at + 8
+    # without waiting the same server is unhealthy
+    ready_at = time.monotonic() + 60
+    assert not check([target(vllm)], dialects=DIALECTS).ok
+
+
+def test_waiting_is_bounded_and_ends_early_where_it_can_not_help(vllm: Fake) -> None:
+    gone = Target("gone", "http://127.0.0.1:9/v1", KEY, ("tiny",), VLLM)
+    started = time.monotonic()
+    assert not check([gone], wait=0.6).ok
+    assert 0.6 <= time.monotonic() - started < 5
+    started = time.monotonic()
+    report = look(target(vllm, key="another-key"), wait=30)
+    assert time.monotonic() - started < 5
+    assert result(report, "auth").message == "the server refuses the key"
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"timeout": 0}, {"timeout": -1}, {"wait": -1}, {"max_models": 0}, {"max_tokens": 0}]
+)
+def test_numbers_without_sense_are_an_input_error(numbers: dict[str, float]) -> None:
+    with pytest.raises(StackgenError):
+        check([], **numbers)  # type: ignore[arg-type]
+
+
+def test_a_huge_body_is_not_read_to_its_end(vllm: Fake) -> None:
+    vllm.chat(Answer(200, b'{"x": "' + b"y" * 6_000_000 + b'"}'))
+    found = result(look(target(vllm)), "chat")
+    assert found.status == "fail"
+    assert len(json.dumps(found.evidence)) < 800

@@ -1,0 +1,175 @@
+"""The ways to get no response are told apart, each with its own hint; and proxies stay out of loopback."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from stackgen.check.faults import classify
+from stackgen.check.report import Result
+from stackgen.check.target import Target
+
+from .conftest import VLLM, look, result, target
+from .fake import KEY, Answer, Fake, events, free_port, raw_server, reset
+
+
+def connect(url: str, timeout: float = 5.0) -> Result:
+    """The result of `connect`, after seeing that everything else was skipped for it."""
+    report = look(Target("it", url, KEY, ("tiny",), VLLM), timeout=timeout)
+    first, *others = report.results
+    assert first.name == "connect"
+    if first.status == "fail":
+        assert {(other.status, other.message) for other in others} == {("skip", "needs `connect`")}
+        assert [other.seconds for other in others] == [None] * 5
+        assert not report.ok
+        assert report.answer is None
+        assert first.hint
+    return first
+
+
+def test_a_refused_connection() -> None:
+    port = free_port()
+    found = connect(f"http://127.0.0.1:{port}")
+    assert (found.status, found.message) == ("fail", f"nothing listens on 127.0.0.1:{port}")
+    assert "docker compose ps" in found.hint
+    assert "--wait" in found.hint
+
+
+def test_a_reset_connection_is_what_a_loading_container_looks_like() -> None:
+    with raw_server(reset) as port:
+        found = connect(f"http://127.0.0.1:{port}")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} accepted the connection and dropped it")
+    assert "--wait" in found.hint
+
+
+def test_a_closed_connection_and_one_that_speaks_something_else() -> None:
+    def ssh(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+    for behave in (lambda connection: connection.recv(65536), ssh):
+        with raw_server(behave) as port:
+            found = connect(f"http://127.0.0.1:{port}")
+        assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} accepted the connection and dropped it")
+
+
+def test_silence_ends_at_the_time_out() -> None:
+    with raw_server(lambda _: time.sleep(1.0)) as port:
+        started = time.monotonic()
+        found = connect(f"http://127.0.0.1:{port}", timeout=0.3)
+        took = time.monotonic() - started
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} took the request and was silent for 0.3 s")
+    assert "--timeout" in found.hint
+    # one silence, no retry
+    assert took < 0.9
+
+
+def test_a_body_that_drips_ends_at_the_time_out_too(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = Answer(pieces=(b" ",) * 40, pause=0.05)
+    found = result(look(target(vllm), timeout=0.4), "models")
+    assert (found.status, found.message) == ("fail", "the body was not complete after 0.4 s")
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    found = connect("http://no-such-host.invalid:8000/v1")
+    assert (found.status, found.message) == ("fail", "the name 'no-such-host.invalid' can't be resolved")
+    assert "127.0.0.1" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx2.ConnectTimeout("timed out"), "connect-timeout"),
+        (httpx2.ProxyError("407"), "proxy"),
+        (httpx2.DecodingError("bad gzip"), "encoding"),
+        (httpx2.UnsupportedProtocol("x"), "other"),
+    ],
+)
+def test_faults_that_no_local_server_can_show(error: Exception, kind: str) -> None:
+    found = classify(error, Target.from_url(f"http://127.0.0.1:{free_port()}", None), 1.0)
+    assert found.kind == kind
+    assert found.hint
+
+
+def test_no_route_to_the_host() -> None:
+    error = httpx2.ConnectError("unreachable")
+    error.__cause__ = OSError(113, "No route to host")
+    assert classify(error, Target.from_url("http://10.0.0.1", None), 1.0).kind == "unreachable"
+
+
+def test_https_on_a_plain_port(vllm: Fake) -> None:
+    found = connect(f"https://127.0.0.1:{vllm.port}/v1")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} speaks plain HTTP, and the URL says https")
+    assert found.hint == f"use http://127.0.0.1:{vllm.port}/v1"
+    # the probe that found out carried no key
+    assert all(request.authorization is None for request in vllm.seen)
+
+
+def test_https_on_a_port_that_speaks_neither() -> None:
+    with raw_server(lambda connection: connection.sendall(b"220 smtp ready\r\n")) as port:
+        found = connect(f"https://127.0.0.1:{port}/v1")
+    assert (found.status, found.message) == ("fail", f"the TLS handshake with 127.0.0.1:{port} failed")
+
+
+def test_http_on_a_tls_port(start: Callable[..., Fake], certificate: Path) -> None:
+    fake = start("vllm", KEY, certificate)
+    found = connect(f"http://127.0.0.1:{fake.port}/v1")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{fake.port} speaks TLS, and the URL says http")
+    assert found.hint == f"use https://127.0.0.1:{fake.port}/v1"
+
+
+def test_a_400_page_of_a_plain_port_is_not_taken_for_tls(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = Answer(400, b"<h1>Bad Request</h1>", "text/html")
+    vllm.key = None
+    assert connect(vllm.url).status == "pass"
+
+
+def test_an_untrusted_certificate(start: Callable[..., Fake], certificate: Path) -> None:
+    found = connect(start("vllm", KEY, certificate).url)
+    assert found.status == "fail"
+    assert "is not trusted" in found.message
+    assert "SSL_CERT_FILE" in found.hint
+
+
+def test_a_local_ca_is_taken_from_the_environment(
+    start: Callable[..., Fake], certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.parent / "cert.pem"))
+    report = look(target(start("vllm", KEY, certificate)))
+    assert report.ok, report
+    assert result(report, "chat").status == "pass"
+
+
+def test_a_redirect_is_shown_and_not_followed(vllm: Fake) -> None:
+    vllm.key = None
+    vllm.routes["GET /v1/models"] = Answer(308, headers=(("Location", "https://elsewhere.example/v1/models"),))
+    found = connect(vllm.url)
+    assert (found.status, found.message) == ("fail", "the server redirects")
+    assert "https://elsewhere.example/v1/models" in found.hint
+
+
+def test_no_proxy_stands_between_this_machine_and_itself(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert connect(vllm.url).status == "pass"
+    # the same variables are followed for another machine: the dead proxy is what refuses
+    assert connect("http://10.255.255.1:9/v1").status == "fail"
+
+
+def test_a_stream_that_breaks_before_its_first_event_is_a_fault_of_its_own(vllm: Fake) -> None:
+    vllm.stream(Answer(content_type="text/event-stream", pieces=(), cut=True))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} accepted the connection and dropped it")
+
+
+def test_a_stream_that_stalls_is_cut_at_the_time_out(vllm: Fake) -> None:
+    vllm.stream(events("{}", pause=1.0))
+    found = result(look(target(vllm), timeout=0.3), "stream")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} took the request and was silent for 0.3 s")

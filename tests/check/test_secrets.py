@@ -1,0 +1,144 @@
+"""A planted key appears in nothing that leaves the package, whatever the server does with it."""
+
+from __future__ import annotations
+
+import html
+import json
+import string
+import traceback
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackgen.check import ask, check
+from stackgen.check.redact import Redactor
+from stackgen.check.target import Target
+from stackgen.check.text import as_text
+from stackgen.errors import StackgenError
+
+from .conftest import DIALECTS, VLLM
+from .fake import GOOD_STREAM, Answer, Fake, chunk, completion, events, json_answer, model_list, serve
+
+# a prefix that no report has by itself, then anything that a header can carry
+KEYS = st.text(string.ascii_letters + string.digits + string.punctuation, min_size=8, max_size=40).map("sk-Zq7".__add__)
+
+
+def echoes(key: str, padding: int) -> dict[str, Answer]:
+    """Answers of a server that repeats the key wherever it can; the padding moves it over every excerpt's end."""
+    pad = "x" * padding
+    return {
+        "error": json_answer({"error": {"message": f"{pad}bad key {key}", "type": key}}, 500),
+        "refusal": json_answer({"detail": f"{pad}{key}"}, 401),
+        "text": Answer(500, f"{pad}{key}".encode(), f"text/{key}"),
+        "html": Answer(200, f"<p>{pad}{html.escape(key)} {quote(key)}</p>".encode(), "text/html"),
+        "split": Answer(502, f"{pad}{key[:9]}\x00\x1b{key[9:]}".encode(), "text/plain"),
+        "answer": json_answer(completion(model=key, choices=[{
+            "index": 0, "message": {"role": "assistant", "content": f"{pad}{key}"}, "finish_reason": key}])),
+        "pass": json_answer(completion(choices=[{
+            "index": 0, "message": {"role": "assistant", "content": f"{pad}{key}"}, "finish_reason": "stop"}])),
+        "models": json_answer(model_list(f"{pad}{key}", key)),
+        "stream": events(chunk(key, role="assistant"), chunk(f"{pad}{key}", finish=key), GOOD_STREAM[3]),
+        "stream error": events(chunk("", role="assistant"), {"error": {"message": f"{pad}{key}"}}),
+        "stream junk": events(f"{pad}{key}", json.dumps(key), done=False),
+        "redirect": Answer(307, headers=(("Location", f"http://h/{quote(key, safe='')}"),)),
+    }  # fmt: skip
+
+
+def outputs(fake: Fake, key: str, models: tuple[str, ...], repeat: str) -> Iterator[str]:
+    """Everything that a caller of the package can see about one target."""
+    one = Target("it", fake.url, key, models, VLLM)
+    told: list[str] = []
+    report = check([one], timeout=5, on_progress=lambda *words: told.append(" ".join(words)), dialects=DIALECTS)
+    yield from told
+    yield repr(one)
+    yield repr(report)
+    yield json.dumps(report.to_json(), ensure_ascii=False)
+    yield as_text(report, color=True, verbose=True)
+    for stream in (False, True):
+        error: BaseException | None = None
+        try:
+            ask(one, "hi", stream=stream, timeout=5)
+        except StackgenError as caught:
+            error = caught
+        if error is not None:
+            yield "".join(traceback.format_exception(error))
+            yield repr(error) + getattr(error, "hint", "")
+            # the SDK's exceptions hold the request's headers: none may hang on ours
+            assert error.__cause__ is None, repeat
+            assert error.__context__ is None, repeat
+
+
+def plant(fake: Fake, answer: Answer) -> None:
+    """Puts the answer on the routes that get the key; a redirect is looked at by the one request without it."""
+    fake.routes |= {"GET /v1/models": answer, "POST /v1/chat/completions": answer, "GET /health": answer}
+    if answer.status == 307:
+        fake.refusal = answer
+
+
+def forms(key: str) -> set[str]:
+    return {key, json.dumps(key)[1:-1], quote(key), quote(key, safe=""), html.escape(key), repr(key)[1:-1]}
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(key=KEYS, padding=st.integers(0, 330), data=st.data())
+def test_a_planted_key_appears_nowhere(key: str, padding: int, data: st.DataObject) -> None:
+    answers = echoes(key, padding)
+    kind = data.draw(st.sampled_from(sorted(answers)))
+    with serve("vllm", key) as fake:
+        for route in ("GET /v1/models", "POST /v1/chat/completions", "GET /health", "POST /invocations"):
+            if data.draw(st.booleans()):
+                fake.routes[route] = answers[kind]
+        if data.draw(st.booleans()):
+            fake.refusal = answers[kind]
+        models = data.draw(st.sampled_from([(), ("tiny",), ("gone",)]))
+        found = list(outputs(fake, key, models, kind))
+    # the server did get the key: the test looks at a run in which it could leak
+    assert any(request.authorization == f"Bearer {key}" for request in fake.seen)
+    assert len(found) > 5
+    for text in found:
+        for form in forms(key):
+            assert form.lower() not in text.lower(), (kind, text)
+
+
+@pytest.mark.parametrize("kind", sorted(echoes("k", 0)))
+@pytest.mark.parametrize("padding", [0, 50, 110, 280, 292])
+def test_each_way_to_repeat_the_key_is_caught(kind: str, padding: int) -> None:
+    key = "sk-Zq7\"'<&>\\%planted"
+    with serve("vllm", key) as fake:
+        answer = echoes(key, padding)[kind]
+        plant(fake, answer)
+        found = "\n".join(outputs(fake, key, ("tiny",), kind))
+    assert all(form not in found for form in forms(key)), found
+    # half a key at the end of an excerpt would be a leak as well
+    assert "zq7" not in found.lower()
+
+
+def test_without_the_redactor_the_same_servers_would_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-Zq7-planted"
+    monkeypatch.setattr(Redactor, "__init__", lambda self, _: setattr(self, "_forms", ()))
+    leaking = set()
+    for kind, answer in echoes(key, 0).items():
+        with serve("vllm", key) as fake:
+            plant(fake, answer)
+            if key in "\n".join(outputs(fake, key, ("tiny",), kind)):
+                leaking.add(kind)
+    # the key that was split by control characters is whole again in each of its outputs
+    assert leaking == set(echoes(key, 0))
+
+
+@given(key=KEYS, before=st.text(max_size=400), after=st.text(max_size=400), limit=st.integers(2, 300))
+def test_an_excerpt_is_one_bounded_line_without_the_key(key: str, before: str, after: str, limit: int) -> None:
+    line = Redactor(key).excerpt(f"{before}{key}{after}", limit)
+    assert len(line) <= limit
+    assert key not in line
+    assert len(line.splitlines()) <= 1
+    assert not any(character in line for character in "\x1b\x00\x07\u202e")
+
+
+def test_a_redactor_without_a_key_only_cleans() -> None:
+    assert Redactor(None)("a\x1b[31mb\nc") == "a[31mb\nc"
+    assert Redactor("sk-1").excerpt(b"a  sk-1\n\xff b") == "a [key] \ufffd b"
+    assert repr(Redactor("sk-1")) == "Redactor([key])"

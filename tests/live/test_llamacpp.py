@@ -1,0 +1,49 @@
+"""The third engine, live: llama.cpp's server with the small model's GGUF."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.stacks import LiveStack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def stack(llamacpp_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    gguf = next(smollm2.with_name("smollm2-GGUF").glob("*.gguf"))
+    model = {"model": str(gguf), "engine": "llamacpp", "served_names": ["smollm2"], "max_model_len": "2K"}
+    with LiveStack(
+        tmp_path_factory.mktemp("llamacpp"), {"name": "sgtest-llamacpp", "port": 18140, "models": [model]}
+    ) as started:
+        assert llamacpp_image in (started.folder / "compose.yaml").read_text()
+        started.up()
+        yield started
+
+
+def test_it_answers(stack: LiveStack) -> None:
+    assert "Paris" in stack.ask()
+
+
+def test_the_check_passes(stack: LiveStack) -> None:
+    report = stack.check()
+    (endpoint,) = report["endpoints"]
+    assert report["ok"] and endpoint["dialect"] == "llamacpp"
+    assert {result["name"]: result["status"] for result in endpoint["results"]}["stream"] == "pass"
+
+
+def test_the_context_is_the_one_asked_for(stack: LiveStack) -> None:
+    """`2K` is 2,048 tokens, as vLLM reads it."""
+    request = urllib.request.Request("http://127.0.0.1:18140/props", headers={"Authorization": f"Bearer {stack.key}"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert json.load(response)["default_generation_settings"]["n_ctx"] == 2048
+
+
+def test_the_key_is_not_in_the_process_list(stack: LiveStack) -> None:
+    assert stack.key not in " ".join(stack.inspect("llamacpp-smollm2")["Config"]["Cmd"])
+    assert stack.key not in stack.logs()
