@@ -6,6 +6,7 @@ Exit codes: 0 yes, 1 the answer is no (drift, unhealthy), 2 your input is wrong,
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -141,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     from stackgen.errors import StackgenError
 
+    if words.command in ("render", "init", "schema"):
+        gc.disable()  # a short run leaves no garbage worth collecting
+    # pydantic looks for plugins in the metadata of every installed package; we have none
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from stackgen import commands
 

@@ -14,9 +14,11 @@ from stackgen import engines
 from stackgen.errors import Mistake, SpecError
 from stackgen.spec import ModelSpec, StackSpec
 
-__all__ = ["load_stack", "parse_stack", "read_mapping"]
+__all__ = ["NOT_YAML", "load_stack", "parse_stack", "read_mapping", "read_value"]
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# PyYAML's constructors raise whatever they meet: `!!bool x` is a KeyError, `? [a]` a TypeError
+NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def load_stack(path: Path) -> StackSpec:
@@ -54,14 +56,14 @@ def parse_stack(text: str, source: str = "stack.yaml") -> StackSpec:
 def read_mapping(text: str, source: str) -> dict[str, Any]:
     """The YAML mapping in `text`; broken YAML and keys given twice are mistakes."""
     try:
-        node = yaml.compose(text, Loader=Loader)
+        node = _nodes(text)
         twice = list(_duplicates(node)) if node else []
         data = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise SpecError(source, [Mistake("", f"not YAML: {problem}", line=mark.line + 1 if mark else None)]) from None
-    except (ValueError, RecursionError) as error:
+    except NOT_YAML as error:
         raise SpecError(source, [Mistake("", f"not YAML: {error}")]) from None
     if twice:
         raise SpecError(
@@ -71,6 +73,27 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`")])
     return data
+
+
+def read_value(text: str) -> Any:
+    """The YAML value in `text`. Raises one of NOT_YAML."""
+    _nodes(text)
+    return yaml.load(text, Loader=Loader)
+
+
+def _nodes(text: str) -> Any:
+    """The nodes of `text`; ValueError where aliases (a loop, a bomb) or brackets make more of them than a stack needs."""
+    root = yaml.compose(text, Loader=Loader)
+    waiting, count = [(root, 0)] if root else [], 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if depth > 30 or count > 1_000_000:
+            raise ValueError("it is nested too deeply, or its aliases repeat without end")
+        if isinstance(node, yaml.CollectionNode):
+            for item in node.value:
+                waiting += [(inner, depth + 1) for inner in (item if isinstance(item, tuple) else (item,))]
+    return root
 
 
 def build(data: dict[str, Any], source: str) -> StackSpec:
@@ -211,9 +234,10 @@ def _duplicates(node: Any) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if key.value in seen:
+            name = key.value if isinstance(key.value, str) else id(key)
+            if name in seen:
                 yield str(key.value), key.start_mark.line + 1
-            seen.add(key.value if isinstance(key.value, str) else id(key))
+            seen.add(name)
             yield from _duplicates(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -236,8 +260,8 @@ def _lines(text: str) -> dict[str, int]:
                 walk(item, f"{path}[{index}]")
 
     try:
-        node = yaml.compose(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        node = _nodes(text)
+    except NOT_YAML:
         return found
     if node:
         walk(node, "")

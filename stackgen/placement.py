@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from stackgen.errors import Mistake
 from stackgen.plan import GpuRequest
@@ -62,7 +63,7 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
 def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
     """Counts become the lowest indices that nobody claims."""
     taken = {id for claim in claims for id in claim.ids}
-    free = iter([str(index) for index in range(512) if str(index) not in taken])
+    free = (str(index) for index in count() if str(index) not in taken)
     named = sorted(id for id in taken if not id.isdigit())
     if named and any(claim.count > 0 for claim in claims):
         first = next(claim for claim in claims if claim.count > 0)

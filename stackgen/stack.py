@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stackgen.errors import Mistake, SpecError
-from stackgen.load import build, load_stack
+from stackgen.load import NOT_YAML, build, load_stack, read_value
 from stackgen.plan import Plan
 from stackgen.render import RenderedFile, render
 from stackgen.resolve import resolve
@@ -90,12 +90,12 @@ def from_flags(model: str, flags: dict[str, Any], sets: list[str], output: str |
 
 def _gpus(text: str) -> Any:
     """`2` is a count; `0,1`, `device=0` and UUIDs are a list; `all` and `none` are themselves."""
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     if text in ("all", "none"):
         return text
     parts = text.removeprefix("device=").strip("[]").split(",")
-    return [int(part) if part.strip().isdigit() else part.strip() for part in parts if part.strip()]
+    return [int(part) if part.strip().isdecimal() else part.strip() for part in parts if part.strip()]
 
 
 def _assign(data: dict[str, Any], entry: dict[str, Any], assignment: str) -> None:
@@ -104,8 +104,8 @@ def _assign(data: dict[str, Any], entry: dict[str, Any], assignment: str) -> Non
     if not equals or not name:
         raise SpecError("command line", [Mistake("--set", f"{assignment!r} is not FIELD=VALUE")])
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = read_value(value)
+    except NOT_YAML:
         parsed = value
     *parents, last = name.replace("-", "_").split(".")
     place = data if (parents or [last])[0] in StackSpec.model_fields else entry

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from stackgen.envfile import create_env
 from stackgen.errors import StackgenError
@@ -25,16 +26,20 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str) -> list[Path
     path = folder / "stack.yaml"
     if path.exists():
         raise StackgenError(f"{path} is there already", "edit it, or name another folder")
-    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "stack"
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
     from_flags(model, {"engine": engine, "gpus": gpus, "name": name}, [])
-    values: dict[str, Any] = {"name": name, "model": model, "engine": engine, "gpus": gpus, "modeline": MODELINE}
-    text = (templates_dir() / "stack.yaml.txt").read_text("utf-8")
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", str(value) if key != "gpus" else _yaml_gpus(str(value)))
+    values = {"name": _word(name), "model": _word(model), "engine": engine, "gpus": _yaml_gpus(gpus), "modeline": MODELINE}
+    template = (templates_dir() / "stack.yaml.txt").read_text("utf-8")
+    text = re.sub(r"@(\w+)@", lambda match: values[match[1]], template)
     write_atomically(path, text)
     schema = folder / "stack.schema.json"
     write_atomically(schema, json.dumps(stack_schema(), indent=2) + "\n")
     return [path, schema, *([folder / ".env"] if create_env(folder) else [])]
+
+
+def _word(text: str) -> str:
+    """`text` as a YAML scalar: a folder may be called 2024, and a path may hold a `#`."""
+    return yaml.safe_dump(text, allow_unicode=True, width=10**6).partition("\n...\n")[0].strip()
 
 
 def _yaml_gpus(text: str) -> str:

@@ -65,8 +65,8 @@ def auth(context: Context, _model: str) -> Verdict:
         return failed("the server refuses the key", KEY_HINT, context.excerpt(reply))
     if any(not note.endswith(("401", "403")) for note in odd):
         return failed("a wrong key is not refused as it should be", "look at the server's log", "; ".join(odd))
-    opened, unclear = _open_paths(context)
-    evidence = "; ".join([*odd, *unclear])
+    opened, unclear, untried = _open_paths(context)
+    evidence = "; ".join([*odd, *unclear, *untried])
     if opened:
         generating = [path for path in opened if path in GENERATES]
         message = f"answers without the key: {', '.join(opened)}" + (" (a way around the key)" if generating else "")
@@ -74,6 +74,8 @@ def auth(context: Context, _model: str) -> Verdict:
         if target.exposed:
             return failed(message, hint, evidence)
         return warned(message, f"on this machine alone that is bearable; before others may reach it, {hint}", evidence)
+    if unclear:
+        return warned("refused on /v1, but some paths can't be judged", "look at the server's log", evidence)
     if odd:
         statuses = " or ".join(map(str, context.dialect.auth_statuses))
         return warned(f"refused, but not with {statuses}", "clients may not know it for a key problem", evidence)
@@ -108,12 +110,14 @@ def _refusals(context: Context) -> tuple[list[str], list[str]]:
     return accepted, odd
 
 
-def _open_paths(context: Context) -> tuple[list[str], list[str]]:
-    """The dialect's open paths that answer without a key, and notes about those that could not be told."""
-    opened, unclear = [], []
+def _open_paths(context: Context) -> tuple[list[str], list[str], list[str]]:
+    """The dialect's open paths that answer without a key, and notes: could not be told, were not tried."""
+    opened: list[str] = []
+    unclear: list[str] = []
+    untried: list[str] = []
     for path in context.dialect.open_paths:
         if CHANGING & set(path.split("?")[0].strip("/").split("/")):
-            unclear.append(f"{path} not tried, as it may change the server's state")
+            untried.append(f"{path} not tried, as it may change the server's state")
             continue
         url, body = context.session.target.root + path, BODIES.get(path)
         try:
@@ -129,4 +133,4 @@ def _open_paths(context: Context) -> tuple[list[str], list[str]]:
             opened.append(path)
         elif reply.status >= 500:
             unclear.append(f"{path} gives {reply.status}")
-    return opened, unclear
+    return opened, unclear, untried

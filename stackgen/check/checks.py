@@ -107,10 +107,11 @@ def _list_problems(context: Context, reply: Reply) -> tuple[str, ...]:
 CHECKS: tuple[Check, ...] = (
     Check("connect", connect, needs=()),
     Check("alive", alive),
-    Check("auth", auth),
     Check("models", models),
     Check("chat", chat, per_model=True),
     Check("stream", stream, per_model=True),
+    # last, as it generates too: an engine that dies of its first request must die in `chat`, which says of what
+    Check("auth", auth),
 )
 # what `wait` waits for
 READY: tuple[Check, ...] = tuple(check for check in CHECKS if check.name in ("connect", "models"))

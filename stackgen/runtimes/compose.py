@@ -71,11 +71,12 @@ def _follow(
 ) -> None:
     """Reports phases until all services are healthy (or done) and `started` has ended."""
     phases: dict[str, str] = {}
+    images = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
     while True:
         over = started.poll() is not None
         states = {state.service: state for state in status(plan, client)}
         for service in plan.services:
-            phase = _phase(service, states[service.name], client, plan)
+            phase = _phase(service, states[service.name], client, plan, images)
             if phases.get(service.name) != phase:
                 phases[service.name] = phase
                 progress(service.name, phase)
@@ -103,9 +104,11 @@ def _failed(service: Service, state: ServiceState) -> bool:
     return (state.state == "exited" and (state.exit_code != 0 or service.role != "download")) or state.state == "dead"
 
 
-def _phase(service: Service, state: ServiceState, client: Any, plan: Plan) -> str:
+def _phase(service: Service, state: ServiceState, client: Any, plan: Plan, images: set[str]) -> str:
     if state.state == "absent":
-        return "pull or build the image" if service.build or service.pull else "wait"
+        if service.image in images or not (service.build or service.pull):
+            return "wait"
+        return "build the image" if service.build else "pull the image"
     if state.state == "created":
         return "wait for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
     if _failed(service, state):

@@ -36,8 +36,8 @@ from .fake import (
 def test_a_recorded_vllm_is_healthy_but_for_its_open_paths(vllm: Fake) -> None:
     report = look(target(vllm))
     assert [(one.name, one.status, one.model) for one in report.results] == [
-        ("connect", "pass", ""), ("alive", "pass", ""), ("auth", "warn", ""), ("models", "pass", ""),
-        ("chat", "pass", "tiny"), ("stream", "pass", "tiny"),
+        ("connect", "pass", ""), ("alive", "pass", ""), ("models", "pass", ""),
+        ("chat", "pass", "tiny"), ("stream", "pass", "tiny"), ("auth", "warn", ""),
     ]  # fmt: skip
     assert [check.name for check in CHECKS] == [one.name for one in report.results]
     assert report.ok
@@ -47,7 +47,7 @@ def test_a_recorded_vllm_is_healthy_but_for_its_open_paths(vllm: Fake) -> None:
 
 def test_a_recorded_fastchat_is_healthy_and_its_slips_are_noted_once(fastchat: Fake) -> None:
     report = look(target(fastchat, FASTCHAT), max_tokens=16)
-    assert [one.status for one in report.results] == ["pass", "skip", "warn", "pass", "pass", "pass"]
+    assert [one.status for one in report.results] == ["pass", "skip", "pass", "pass", "pass", "warn"]
     assert result(report, "chat").evidence == "fastchat counts one completion token too few at the length limit"
     assert result(report, "stream").evidence.endswith(
         "fastchat sends object and created in the last chunk only; fastchat reports no usage in streams"
@@ -87,7 +87,7 @@ def test_a_wrong_model_name_is_met_with_the_right_one(vllm: Fake) -> None:
     assert (found.status, found.message) == ("fail", "not served: meta-llama/llama-3-2-1b-instruct")
     assert "did you mean 'meta-llama/Llama-3.2-1B-Instruct'?" in found.hint
     assert found.evidence == "listed: meta-llama/Llama-3.2-1B-Instruct"
-    assert [(one.name, one.status, one.message) for one in report.results[4:]] == [
+    assert [(one.name, one.status, one.message) for one in report.results[3:5]] == [
         ("chat", "skip", "there is no served model to ask"), ("stream", "skip", "there is no served model to ask"),
     ]  # fmt: skip
 
@@ -141,11 +141,11 @@ def test_each_expected_model_is_asked_up_to_the_limit(vllm: Fake) -> None:
 
     vllm.routes["POST /v1/chat/completions"] = chat
     report = look(target(vllm, models=("a", "b", "c")), max_models=2)
-    assert [(one.name, one.model, one.status) for one in report.results[4:]] == [
+    assert [(one.name, one.model, one.status) for one in report.results[3:9]] == [
         ("chat", "a", "pass"), ("chat", "b", "pass"), ("chat", "", "skip"),
         ("stream", "a", "pass"), ("stream", "b", "pass"), ("stream", "", "skip"),
     ]  # fmt: skip
-    assert report.results[6].message == "1 more model(s) not asked: at most 2 are"
+    assert report.results[5].message == "1 more model(s) not asked: at most 2 are"
     assert result(report, "models").message == "a, b, c listed, 4 in all"
 
 
@@ -302,6 +302,26 @@ def test_speed_is_measured_on_a_slow_stream(vllm: Fake) -> None:
     assert 0.1 <= float(words[1]) < 2
     assert 1 < float(words[3]) <= 20.5
     assert words[4] == "tokens/s"
+
+
+def test_an_engine_that_dies_of_its_first_request_says_so_where_it_was_asked(vllm: Fake) -> None:
+    # as a real vLLM does: 500 to the request that kills it, nothing to any later one
+    dead = threading.Event()
+    answers = dict(vllm.routes)
+
+    def mortal(request: Request) -> Answer:
+        if dead.is_set():
+            return Answer(status=502, body=b"")
+        if request.method == "POST":
+            dead.set()
+            return json_answer({"error": {"message": "EngineCore encountered an issue", "code": 500}}, 500)
+        answer = answers[request.route]
+        return answer(request) if callable(answer) else answer
+
+    vllm.routes = dict.fromkeys(answers, mortal)
+    failing = [one for one in look(target(vllm)).results if one.status == "fail"]
+    assert failing[0].name == "chat"
+    assert "EngineCore encountered an issue" in failing[0].message
 
 
 def test_targets_are_checked_at_the_same_time_and_reported_in_order(start: Callable[..., Fake]) -> None:

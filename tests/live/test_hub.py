@@ -60,3 +60,29 @@ def test_a_gated_model_without_a_token_ends_with_the_remedy(vllm_image: str, tin
         finally:
             stack.stackgen("down", str(tmp_path), "--volumes")
             hub.close()
+
+
+def test_the_other_engines_load_from_the_same_store(
+    fastchat_image: str, llamacpp_image: str, tiny_model: Path, smollm2: Path, tmp_path: Path
+) -> None:
+    """FastChat by the repository's id, llama.cpp by the path of one file in it; each offline, the store read-only."""
+    folder = smollm2.with_name("smollm2-GGUF")
+    file = next(folder.glob("*.gguf")).name
+    hub = Hub({"org/tiny": tiny_model, "org/gguf": folder}, host=BRIDGE)
+    models = [
+        {"model": "org/tiny", "engine": "fastchat", "served_names": ["tiny"]},
+        {"model": "org/gguf", "engine": "llamacpp", "file": file, "served_names": ["smol"], "max_model_len": 1024},
+    ]
+    storage = {"volume": "sgtest-others-models", "hub_endpoint": hub.url}
+    with LiveStack(tmp_path, {"name": "sgtest-others", "port": 18132, "models": models, "storage": storage}) as stack:
+        try:
+            done = stack.stackgen_raw("up", str(tmp_path), "--json")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert [endpoint["name"] for endpoint in json.loads(done.stdout)["endpoints"]] == [
+                "fastchat",
+                "llamacpp-smol",
+            ]
+            assert "Paris" in stack.ask("What is the capital of France?", "--model", "smol")
+        finally:
+            stack.stackgen("down", str(tmp_path), "--volumes")
+            hub.close()
