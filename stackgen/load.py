@@ -82,13 +82,13 @@ def read_value(text: str) -> Any:
 
 
 def _nodes(text: str) -> Any:
-    """The nodes of `text`; ValueError where aliases (a loop, a bomb) or brackets make more of them than a stack needs."""
+    """The nodes of `text`; ValueError where aliases (a loop, a bomb) or brackets make far too many of them."""
     root = yaml.compose(text, Loader=Loader)
     waiting, count = [(root, 0)] if root else [], 0
     while waiting:
         node, depth = waiting.pop()
         count += 1
-        if depth > 30 or count > 1_000_000:
+        if depth > 30 or count > 300_000:
             raise ValueError("it is nested too deeply, or its aliases repeat without end")
         if isinstance(node, yaml.CollectionNode):
             for item in node.value:

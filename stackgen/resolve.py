@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import get_args
 
 from stackgen import engines
 from stackgen.engines.base import SCRIPTS, Context, Engine, Part, Replica, served_names, storage_mount
 from stackgen.errors import Mistake, SpecError
 from stackgen.placement import place
-from stackgen.plan import Asset, Bind, Dependency, EnvRef, Logging, Plan, Service, Site, Tmpfs, Volume
+from stackgen.plan import Asset, Bind, Dependency, EnvRef, Logging, Plan, Role, Service, Site, Tmpfs, Volume
 from stackgen.spec import ModelSpec, StackSpec, is_local
 
 __all__ = ["resolve"]
@@ -27,16 +28,17 @@ def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
     requests, mistakes = place(stack)
     mistakes += _names(stack)
     replicas: dict[str, list[Replica]] = {}
-    slugs: set[str] = set()
+    # an engine's own services, such as FastChat's `fastchat-api`, keep their names when a model is called `api`
+    taken = {f"{model.engine}-{role}" for model in stack.models for role in get_args(Role)}
     for index, model in enumerate(stack.models):
-        slug = _slug(model, slugs)
+        services = _services(model, taken)
         for number in range(model.replicas):
             gpus = requests.get((index, number))
             count = 0 if gpus is None else (len(gpus.ids) or gpus.count)
             replicas.setdefault(model.engine, []).append(
                 Replica(
                     spec=model,
-                    service=slug if model.replicas == 1 else f"{slug}-{number + 1}",
+                    service=services[number],
                     index=number,
                     gpus=gpus,
                     gpu_count=None if count == -1 or (gpus and gpus.ids[-1:] == ("nvidia.com/gpu=all",)) else count,
@@ -120,15 +122,17 @@ def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, wo
     )  # fmt: skip
 
 
-def _slug(model: ModelSpec, taken: set[str]) -> str:
-    """A service name from the leading served name: `vllm-llama-3-2-1b-instruct`, unique in the stack."""
+def _services(model: ModelSpec, taken: set[str]) -> list[str]:
+    """The replicas' service names, unique in the stack; from the leading name: `vllm-llama-3-2-1b-instruct`."""
     name = re.sub(r"[^a-z0-9]+", "-", served_names(model)[0].rpartition("/")[2].lower()).strip("-")[:40]
     base = slug = f"{model.engine}-{name or 'model'}".rstrip("-")  # type: ignore[attr-defined]
     number = 2
-    while slug in taken:
+    while not taken.isdisjoint(
+        names := [slug] if model.replicas == 1 else [f"{slug}-{n + 1}" for n in range(model.replicas)]
+    ):
         slug, number = f"{base}-{number}", number + 1
-    taken.add(slug)
-    return slug
+    taken.update(names)
+    return names
 
 
 def _ports(stack: StackSpec, mistakes: list[Mistake]) -> Callable[[int | None], int]:

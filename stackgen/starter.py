@@ -13,6 +13,7 @@ from stackgen.errors import StackgenError
 from stackgen.resources import templates_dir
 from stackgen.schema import MODELINE, stack_schema
 from stackgen.stack import from_flags
+from stackgen.targets.compose import quoted
 from stackgen.write import write_atomically
 
 __all__ = ["write_starter"]
@@ -28,7 +29,13 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str) -> list[Path
         raise StackgenError(f"{path} is there already", "edit it, or name another folder")
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
     from_flags(model, {"engine": engine, "gpus": gpus, "name": name}, [])
-    values = {"name": _word(name), "model": _word(model), "engine": engine, "gpus": _yaml_gpus(gpus), "modeline": MODELINE}
+    values = {
+        "name": _word(name),
+        "model": _word(model),
+        "engine": engine,
+        "gpus": _yaml_gpus(gpus),
+        "modeline": MODELINE,
+    }
     template = (templates_dir() / "stack.yaml.txt").read_text("utf-8")
     text = re.sub(r"@(\w+)@", lambda match: values[match[1]], template)
     write_atomically(path, text)
@@ -39,7 +46,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str) -> list[Path
 
 def _word(text: str) -> str:
     """`text` as a YAML scalar: a folder may be called 2024, and a path may hold a `#`."""
-    return yaml.safe_dump(text, allow_unicode=True, width=10**6).partition("\n...\n")[0].strip()
+    return text if re.fullmatch(r"[A-Za-z./][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text else quoted(text)
 
 
 def _yaml_gpus(text: str) -> str:

@@ -32,7 +32,7 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
     yield f"{_paint(verdict, verdict.upper(), color)}  {endpoint.name}  {endpoint.base_url}  ({endpoint.dialect})"
     for result in sorted(endpoint.results, key=lambda one: ORDER.index(one.status)):
         yield from _result(result, color, verbose)
-    if endpoint.answer is not None:
+    if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
 
 
