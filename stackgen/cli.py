@@ -159,6 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if words.debug:
+            raise
+        _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", words.json)
+        return 3
     except KeyboardInterrupt:
         print("stackgen: stopped; files are either old or new, none is half-written", file=sys.stderr)
         return 130

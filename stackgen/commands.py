@@ -35,7 +35,7 @@ def render(words: Namespace) -> int:
         return 0
     changes = _changes(stack, validate=not words.no_validate)
     stale = [change for change in changes if change.kind != "same"]
-    if words.diff or (words.check and not words.json):
+    if (words.diff or words.check) and not words.json:
         print("\n".join(diff(changes)), end="\n" if stale else "")
     if not (words.diff or words.check):
         _write(stack, changes, words.force)

@@ -52,6 +52,6 @@ def key_of(folder: Path, name: str = API_KEY) -> str:
 
 
 def _unquoted(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
+    if quoted := re.fullmatch(r"(['\"])(.*?)\1(?:\s+#.*)?", text):
+        return quoted[2]
     return re.sub(r"\s+#.*$", "", text)

@@ -99,7 +99,8 @@ ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
 class Strict(BaseModel):
     """Frozen, and unknown fields are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+    # built when first used: a base class never is, nor an engine that the stack leaves out
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ModelSpec(Strict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
             edited = path != LOCK and lock.get(path) != _digest(old)
             changes.append(Change(path, "changed", old, text, edited))
     for path, digest in lock.items():
-        old = _read(folder / path)
+        # a path that leaves the folder, by `..` or by a link, is nothing we wrote, so nothing we may remove
+        inside = (folder / path).parent.resolve().is_relative_to(folder.resolve())
+        old = _read(folder / path) if inside else None
         if path not in wanted and old is not None:
             changes.append(Change(path, "removed", old, "", digest != _digest(old)))
     return changes
@@ -105,15 +108,13 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
 def _read(path: Path) -> str | None:
     try:
         return path.read_bytes().decode("utf-8", "surrogateescape")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
 def _read_lock(folder: Path) -> dict[str, str]:
     text = _read(folder / LOCK) or ""
-    pairs = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
-    # a path that leaves the folder is nothing we wrote, so nothing we may remove
-    return {path: digest for digest, path in pairs if not path.startswith("/") and ".." not in Path(path).parts}
+    return {path: digest for digest, path in re.findall(r"(?m)^([0-9a-f]{64})  (.+)$", text)}
 
 
 def _digest(text: str) -> str:

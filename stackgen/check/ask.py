@@ -48,6 +48,7 @@ def ask(
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
     """See `stackgen.check.ask`."""
+    # half a second: nothing but this function pays for it
     import openai
 
     name = model or next(iter(target.models), None) or _first_listed(target, timeout)
@@ -72,8 +73,9 @@ def ask(
             fault = classify(error, target, timeout)
             problem = StartError(fault.message, fault.hint)
         except openai.APIError as error:
-            # an error event in a stream
+            # an error event in a stream, under status 200
             problem = StartError(f"the server broke off: {redact.excerpt(error.message)}", LOGS_HINT)
+        # the SDK doesn't validate: a body of another shape shows as None or a missing index where it is used
         except (ValueError, AttributeError, TypeError, IndexError):
             problem = StartError("the server's answer has not the documented structure", "`stackgen check` says where")
     # outside the except blocks: the SDK's exceptions hold the request, and with it the key
@@ -94,6 +96,7 @@ def _streamed(
     model, usage = "", None
     with client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}) as chunks:
         for chunk in chunks:
+            # the chunk with the usage has no choices, and chunks before it have no usage
             model, usage = model or chunk.model, _usage(chunk.usage) or usage
             piece = chunk.choices[0].delta.content if chunk.choices else None
             if piece:
@@ -119,6 +122,7 @@ def _own_headers(request: httpx2.Request, key: str | None) -> None:
 
 def _first_listed(target: Target, timeout: float) -> str:
     problem: StackgenError | None = None
+    # raised below, not in the handler: a Fault hangs on the client's exception, which holds the key
     try:
         names, reply = _listed(target, timeout)
     except Fault as fault:
@@ -161,6 +165,7 @@ def _status_problem(target: Target, model: str, error: openai.APIStatusError, ti
         return StackgenError(f"{target.name} serves no model {model!r}", did_you_mean(model, names))
     said = Redactor(target.api_key).excerpt(error_message(reply) or reply.body, 200)
     message = f"{target.name} answers {reply.what}" + (f": {said}" if said else "")
+    # what the server got wrong is exit code 1, what the user asked for is 2
     if reply.status >= 500:
         return StartError(message, LOGS_HINT)
     if reply.status == 404:

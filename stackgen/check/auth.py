@@ -40,6 +40,7 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/detokenize": lambda model: {"model": model, "tokens": [1]},
     "/apply-template": lambda _: {"messages": [{"role": "user", "content": "hi"}]},
 }
+# paths that give away what the key protects; the others of a dialect tell about the server
 GENERATES = frozenset({"/invocations", "/api/v1/chat/completions", "/completion", "/completions", "/chat/completions"})
 
 # Path segments of requests that change a server's state (vLLM's and FastChat's routes): a
@@ -58,11 +59,13 @@ def auth(context: Context, _model: str) -> Verdict:
     if target.api_key is None:
         return _no_key(context)
     accepted, odd = _refusals(context)
+    # on loopback too: a key is set, so somebody relies on it
     if accepted:
         return failed(f"the server answers to {', '.join(accepted)}", UNGUARDED_HINT, "; ".join(odd))
     reply = context.session.get(f"{target.base_url}/models")
     if reply.status in (401, 403):
         return failed("the server refuses the key", KEY_HINT, context.excerpt(reply))
+    # 404 or 500 to a request without a key is no refusal: the guard may not have been asked at all
     if any(not note.endswith(("401", "403")) for note in odd):
         return failed("a wrong key is not refused as it should be", "look at the server's log", "; ".join(odd))
     opened, unclear, untried = _open_paths(context)
@@ -103,6 +106,7 @@ def _refusals(context: Context) -> tuple[list[str], list[str]]:
             reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), header)
         else:
             reply = context.session.get(f"{context.url}/models", header)
+        # a redirect is no answer, and no refusal either: it falls through to `odd`
         if reply.status < 300:
             accepted.append(name)
         elif reply.status not in context.dialect.auth_statuses:
@@ -131,6 +135,7 @@ def _open_paths(context: Context) -> tuple[list[str], list[str], list[str]]:
         # 400 and 422 are the path's own answer to the body: the request got past the guard
         if reply.status < 300 or reply.status in (400, 422):
             opened.append(path)
+        # it may have got past the guard and failed there, or failed before it
         elif reply.status >= 500:
             unclear.append(f"{path} gives {reply.status}")
     return opened, unclear, untried

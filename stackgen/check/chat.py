@@ -27,12 +27,14 @@ def chat(context: Context, model: str) -> Verdict:
     reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model))
     if reply.status != 200:
         return _refused(context, reply, model)
+    # all structural problems are found at once; the rules between fields follow below
     completion, problems = parse(Completion, reply.json())
     if completion is None:
         if reply.json() is None:
             problems = (f"{reply.content_type or 'an empty body'} instead of JSON",)
         return failed(f"the body is not as documented: {problems[0]}", CONTRACT_HINT,
                       f"{'; '.join(problems[:5])}; {context.excerpt(reply)}")  # fmt: skip
+    # n is not set, so there is one choice
     first = completion.choices[0]
     notes: list[str] = []
     wrong = [sum_problem(completion.usage)] if sum_problem(completion.usage) else []
@@ -52,6 +54,7 @@ def chat(context: Context, model: str) -> Verdict:
         return failed("; ".join(wrong), CONTRACT_HINT, context.excerpt(reply))
     if not message.content:
         return warned("only reasoning, no content", REASONING_HINT, context.excerpt(reply))
+    # the first model's answer stands for the endpoint
     if context.answer is None:
         context.answer = context.session.redact.excerpt(message.content, 1000)
     said = repr(context.session.redact.excerpt(message.content, 60)) if message.content.strip() else "with white space"
@@ -83,6 +86,7 @@ def _judge(context: Context, model: str, transcript: Transcript, cut: str) -> Ve
     if not transcript.events:
         return failed("the stream is empty: status 200 and no event",
                       f"FastChat does this with pydantic 2 (it needs pydantic<2); else {LOGS_HINT}")  # fmt: skip
+    # usage and speed come after the faults: of a broken stream they mean nothing
     notes: list[str] = []
     wrong = transcript.problems(finish_reasons(context.dialect)) + _echo(context, transcript.model, model, notes)
     if wrong:
@@ -102,6 +106,7 @@ def _judge(context: Context, model: str, transcript: Transcript, cut: str) -> Ve
 def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:
     if reply.status != 200:
         return _refused(context, reply, model)
+    # FastChat with pydantic 2 sends 200 and nothing, with or without a content type
     if not reply.body:
         return _judge(context, model, Transcript(), "")
     return failed(f"the answer is {reply.content_type or 'of no type'} and not text/event-stream",
@@ -123,6 +128,7 @@ def is_unknown_model(dialect: Dialect, reply: Reply) -> bool:
     status, code = dialect.unknown_model
     if reply.status != status:
         return False
+    # vLLM and OpenAI wrap the code in `error`, FastChat has it at the top
     body = reply.json()
     inner = body.get("error", body) if isinstance(body, dict) else None
     return code is None or (isinstance(inner, dict) and inner.get("code") == code)

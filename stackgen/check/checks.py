@@ -54,6 +54,7 @@ def models(context: Context, _model: str) -> Verdict:
     names = context.listed
     if names is None:
         return _no_list(context, reply)
+    # FastChat answers 200 with an empty list while no worker is registered
     wanted = context.session.target.models
     if not names:
         hint = f"no worker has registered, or it has just died; {LOGS_HINT}"
@@ -64,6 +65,7 @@ def models(context: Context, _model: str) -> Verdict:
                       f"listed: {context.session.redact.excerpt(', '.join(names))}")  # fmt: skip
     shown = wanted or names[:8]
     told = f"{', '.join(shown)} listed" + (f", {len(names)} in all" if len(names) > len(shown) else "")
+    # what clients need are the ids; the rest of the list is worth a warning only
     wrong = _list_problems(context, reply)
     if wrong:
         return warned(f"{told}, but {wrong[0]}", "clients with typed models of the list may fail on it",
@@ -75,6 +77,7 @@ def list_models(context: Context) -> Reply:
     """GET /models with the key; fills `listing` and `listed`, which stays None where the body is no list."""
     reply = context.session.get(f"{context.url}/models")
     body = reply.json()
+    # Together sends the bare array
     cards = body.get("data") if isinstance(body, dict) else body
     context.listing, context.listed = reply, None
     if reply.status == 200 and isinstance(cards, list):
@@ -90,6 +93,7 @@ def _no_list(context: Context, reply: Reply) -> Verdict:
         return failed(message, KEY_HINT, context.excerpt(reply))
     if reply.status == 404:
         return failed("/models is not found", "is the base URL right? it usually ends in /v1", context.excerpt(reply))
+    # llama.cpp says here that it still loads the model
     said = context.session.redact.excerpt(error_message(reply), 120)
     message = f"no list of models came but {reply.what}" + (f": {said}" if said else "")
     return failed(message, LOGS_HINT, context.excerpt(reply))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["BareChunk", "Chunk", "Completion", "ModelCard", "ModelList", "Usage", "parse", "sum_problem"]
 
+# `ge` and `min_length`: a null or empty value in a required place is as bad as none
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
 
@@ -42,6 +43,7 @@ class Choice(Body):
 
     index: Count
     message: Message
+    # which reasons are documented depends on the dialect, so `chat` looks at the value
     finish_reason: Name
 
 
@@ -50,6 +52,7 @@ class Completion(Body):
 
     id: Name
     object: Literal["chat.completion"]
+    # seconds since 1970
     created: Annotated[int, Field(gt=0)]
     model: Name
     choices: Annotated[list[Choice], Field(min_length=1)]
@@ -75,6 +78,7 @@ class BareChunk(Body):
     """A chunk of FastChat 0.2.36: `object` and `created` are missing in all but the last."""
 
     id: Name
+    # absent is allowed here, another value is not
     object: Literal["chat.completion.chunk"] | None = None
     created: int | None = None
     model: Name
@@ -85,6 +89,7 @@ class BareChunk(Body):
 class Chunk(BareChunk):
     """Data of one event of a streamed completion; `choices` is empty in the one that carries `usage`."""
 
+    # without a default the fields are required again
     object: Literal["chat.completion.chunk"]
     created: int
 
@@ -128,5 +133,6 @@ def sum_problem(usage: Usage) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
+    # pydantic gives ("choices", 0, "message"); people write choices[0].message
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return path.removeprefix(".") or "body"

@@ -15,6 +15,7 @@ from stackgen.check.target import Target
 
 __all__ = ["Fault", "classify", "speaks_http", "speaks_tls"]
 
+# the port has just accepted a connection, so it answers fast or not at all
 PROBE_SECONDS = 3.0
 
 
@@ -38,6 +39,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
     def caused(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
+    # the order matters: an inner cause (name, certificate) is also an outer ConnectError
     if caused(httpx2.ProxyError):
         return Fault("proxy", f"the proxy for {where} refuses", "set NO_PROXY for this host, or mend HTTPS_PROXY")
     if caused(socket.gaierror):
@@ -53,6 +55,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
             "look at `docker compose ps`: is the service up, and is this its published port? A model that is still"
             " loading refuses as well: --wait SECONDS",
         )
+    # a subclass of SSLError, so it comes first
     if caused(ssl.SSLCertVerificationError):
         reason = next(c.verify_message for c in causes if isinstance(c, ssl.SSLCertVerificationError))
         hint = "name the CA's file in SSL_CERT_FILE, and use the host name that the certificate holds"
@@ -80,6 +83,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
 def speaks_tls(host: str, port: int) -> bool:
     """Whether `host:port` completes a TLS handshake, whatever its certificate; nothing else is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # nothing is sent and nothing believed: only whether the port answers a handshake counts
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with (
@@ -96,6 +100,7 @@ def speaks_http(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), PROBE_SECONDS) as plain:
         plain.settimeout(PROBE_SECONDS)
         plain.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii", "ignore"))
+        # any answer will do, also 400 or 404
         return plain.recv(5) == b"HTTP/"
     return False
 
@@ -122,6 +127,7 @@ def _dropped(target: Target, where: str) -> Fault:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    # exception chains may be circular
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

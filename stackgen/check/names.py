@@ -20,6 +20,7 @@ def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
         ("'-', '.' and '_' differ", _plain),
         ("the organization is missing or differs", lambda name: _plain(_last(name))),
     )
+    # the strictest rule first, over all names: an exact match but for case beats a likeness
     for reason, key in rules:
         for name in names:
             if key(name) == key(wanted):
@@ -38,6 +39,7 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
         return f"did you mean {near[0]!r}? ({near[1]})"
     if not names:
         return "the server lists no model at all"
+    # a cloud lists hundreds
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"the server has: {shown}"
 

@@ -37,7 +37,7 @@ class Redactor:
     def excerpt(self, text: str | bytes, limit: int = 300) -> str:
         """One line of at most `limit` characters; the key is replaced before cutting, so no half of it stays."""
         if isinstance(text, bytes):
-            text = text[: 64 * 1024].decode("utf-8", "replace")
+            text = text.decode("utf-8", "replace")
         line = " ".join(self(text).split())
         # joining lines can complete a key that was folded over two of them
         line = self(line)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 __all__ = ["JSON_SCHEMA", "SCHEMA", "EndpointReport", "Report", "Result", "Status"]
 
 Status = Literal["pass", "warn", "fail", "skip"]
+# goes up when a field is renamed, removed or changes its meaning; new fields leave it
 SCHEMA = 1
 
 
@@ -63,6 +64,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`, as `JSON_SCHEMA` documents it."""
+        # `ok` is computed, and asdict knows only fields
         endpoints = [
             {**asdict(endpoint), "ok": endpoint.ok, "results": [asdict(result) for result in endpoint.results]}
             for endpoint in self.endpoints
@@ -70,6 +72,7 @@ class Report:
         return {"schema": SCHEMA, "ok": self.ok, "started": self.started, "endpoints": endpoints}
 
 
+# every field is always there, so that a reader needs no defaults, and unknown ones are a mistake of ours
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",

@@ -22,6 +22,7 @@ __all__ = ["Progress", "check_target", "run"]
 
 Progress = Callable[[str, str, str], None]
 MAX_THREADS = 16
+# seconds between looks at a server that isn't ready: soon at first, as small models load fast
 FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.25, 1.6, 5.0
 
 
@@ -34,6 +35,7 @@ def run(
 ) -> Report:
     """The report on all targets, in their order; see `stackgen.check.check`."""
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    # callers print progress; lines from several threads must not mix
     lock = threading.Lock()
 
     def report_progress(name: str, layer: str, message: str) -> None:
@@ -44,6 +46,7 @@ def run(
     if not targets:
         return Report((), started)
     known = {**BUILTIN, **dialects}
+    # threads, not asyncio: `ask` and the checks stay plain functions, and a stack has few endpoints
     with ThreadPoolExecutor(min(len(targets), MAX_THREADS), "stackgen-check") as pool:
         futures = [pool.submit(check_target, target, options, wait, report_progress, known) for target in targets]
         return Report(tuple(future.result() for future in futures), started)
@@ -115,6 +118,7 @@ def _models(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The models to ask and those beyond the limit: expected ones that are served; without expected ones, the first."""
     wanted, listed = context.session.target.models, context.listed
     names = wanted or (listed or ())[:1]
+    # one that is not listed has failed `models` already
     if listed is not None:
         names = tuple(name for name in names if name in listed)
     return names[: context.options.max_models], names[context.options.max_models :]
@@ -141,11 +145,13 @@ def _wait(target: Target, options: Options, wait: float, progress: Progress) -> 
     """Returns when the target lists its models, when `wait` seconds are over, or when waiting can't help."""
     deadline, pause = time.monotonic() + wait, FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
+        # a new session each time: the last silence must not outlast the whole waiting time
         with Session(target, min(options.timeout, max(left, 0.1))) as session:
             context = Context(session, options, target.dialect or OPENAI)
             results = [_timed(check, context, "") for check in READY[:1]]
             if results[0].status == "pass":
                 results += [_timed(check, context, "") for check in READY[1:]]
+            # a wrong key stays wrong, however long one waits
             refused = context.listing is not None and context.listing.status in (401, 403)
         last = results[-1]
         if refused or all(result.status in ("pass", "warn") for result in results):

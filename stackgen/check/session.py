@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "read"]
 
+# a list of a cloud's models is under 1 MiB; a completion of the check is a few KB
 MAX_BODY = 4 * 1024 * 1024
 CONNECT_SECONDS = 10.0
+# stands for "the target's key" where None means "no key"; no header can hold a NUL
 OWN_KEY = "\0own key"
 
 
@@ -149,6 +151,7 @@ def error_message(reply: Reply) -> str:
     "message", "code"}`, for a missing key `{"detail": {"error": …}}`; FastAPI: `{"detail": "Not Found"}`.
     """
     body = reply.json()
+    # FastChat nests two levels deep
     for _ in range(3):
         if not isinstance(body, dict):
             break

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transcript", "collect"]
 
+# one wrong field is wrong in every chunk
 MAX_PROBLEMS = 5
 
 
@@ -87,7 +88,8 @@ def collect(
     for event in events:
         now = time.monotonic()
         into.events += 1
-        into.tail = event.data[:300]
+        # kept for the evidence, whole: cutting is the redactor's work, or half a key could stay
+        into.tail = event.data
         if into.done:
             into.after_done += 1
         elif event.data.strip() == "[DONE]":
@@ -105,6 +107,7 @@ def _chunk(event: ServerSentEvent, into: Transcript, dialect: Dialect, now: floa
     except (ValueError, RecursionError):
         into.malformed.append(f"event {into.events} is no JSON")
         return
+    # the first error is the cause, later ones follow from it
     error = _error(event.event, data)
     if error:
         into.error = into.error or error
@@ -126,6 +129,7 @@ def _chunk(event: ServerSentEvent, into: Transcript, dialect: Dialect, now: floa
             into.deltas += 1
             into.first = now if into.first is None else into.first
             into.last = now
+        # a chunk may hold content and the reason at once (vLLM's last one does)
         if choice.finish_reason is not None:
             into.finishes.append(choice.finish_reason)
 

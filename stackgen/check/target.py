@@ -44,6 +44,7 @@ class Target:
     def from_endpoint(cls, endpoint: Endpoint, key: str | None, *, exposed: bool | None = None) -> Target:
         """The target for an endpoint of a plan; raises StackgenError for a key that no header can carry."""
         url = normal_url(endpoint.base_url)
+        # the URL of a server bound to 0.0.0.0 names 127.0.0.1, so the caller may know better
         seen = not is_loopback(url) if exposed is None else exposed
         return cls(endpoint.name, url, _clean(key), endpoint.models, endpoint.dialect, seen)
 
@@ -96,6 +97,7 @@ def normal_url(url: str) -> str:
     Raises StackgenError where the scheme or host is missing, and where the URL holds credentials, a query or a
     fragment: a password there would end up in reports, so the message does not repeat the URL.
     """
+    # pasted URLs come with spaces and line ends
     text = url.strip()
     try:
         parts = urlsplit(text)
@@ -112,6 +114,7 @@ def normal_url(url: str) -> str:
         raise StackgenError(f"the base URL {text!r} has no http:// or https://", f"did you mean http://{example}?")
     if not host or re.search(r"\s", text) or port == 0:
         raise StackgenError(f"the base URL {text!r} has no usable host", "it looks like http://127.0.0.1:8000/v1")
+    # a path of one's own is kept as it is, as the OpenAI SDK keeps it
     path = parts.path.rstrip("/") or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -9,7 +9,9 @@ from stackgen.check.report import EndpointReport, Report, Result, Status
 
 __all__ = ["as_text"]
 
+# what needs work stands first
 ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
+# SGR: red, yellow, green, faint
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
 
 
@@ -42,6 +44,7 @@ def _result(result: Result, color: bool, verbose: bool) -> Iterator[str]:
     yield f"  {_paint(result.status, result.status, color)}  {name:<8} {took:>8}  {result.message}"
     if result.hint and result.status in ("fail", "warn"):
         yield f"        hint: {result.hint}"
+    # of a passed check the evidence is for the curious
     if result.evidence and (verbose or result.status in ("fail", "warn")):
         yield f"        seen: {result.evidence}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stackgen.check.report import Status
 from stackgen.check.session import Reply, Session
@@ -19,6 +19,7 @@ class Options:
     """`timeout` (s) of each request; at most `max_models` models are asked, for `max_tokens` tokens each."""
 
     timeout: float = 30.0
+    # LoRA adapters count as models, and a server may have many
     max_models: int = 8
     max_tokens: int = 32
 
@@ -43,7 +44,6 @@ class Context:
     listed: tuple[str, ...] | None = None
     listing: Reply | None = None
     answer: str | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -70,6 +70,7 @@ class Context:
         }
         if stream:
             body["stream"] = True
+            # a server that does not know it may refuse the whole request
             if self.dialect.stream_usage:
                 body["stream_options"] = {"include_usage": True}
         return body

@@ -3,7 +3,7 @@
     python -m stackgen.runtimes.supervisor STATE_DIR      reads its tasks as JSON from standard input
 
 It does what Docker, Compose and `supervise.sh` do for containers. The tasks hold keys, so they come through a pipe
-and are written nowhere. Only the standard library is imported: this process lives as long as the stack does.
+and are written nowhere. Only the standard library is used: this process lives as long as the stack does.
 In STATE_DIR: state.json (replaced as a whole), lock (held while this runs), logs/SERVICE.log, ready/SERVICE.
 """
 
@@ -19,94 +19,18 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BUSY", "Probe", "Task", "kill_group", "members", "start_time"]
+from stackgen.runtimes.proc import kill_group, start_time
+from stackgen.runtimes.task import Probe, Task
+
+__all__ = ["AGAIN", "BUSY"]
 
 BUSY = 4
+# The line of a log that parts one start from the next
+AGAIN = "starting it again in"
 TICK = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """A health check: `command` exits 0 when the service works. Times are seconds, as in `plan.HealthCheck`."""
-
-    command: list[str]
-    interval: float
-    timeout: float
-    retries: int
-    start_period: float
-    start_interval: float
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One service. `environment` is all that its process gets; `after` maps services to the conditions to wait for.
-
-    `once`: it is to end with 0, like a download. `tries`: starts after a first one that failed (-1: no end).
-    `grace` (s) lies between SIGTERM and SIGKILL; logs are files of `log_bytes`, at most `log_files` of them.
-    """
-
-    name: str
-    role: str
-    argv: list[str]
-    environment: dict[str, str] = field(repr=False)
-    after: dict[str, str] = field(default_factory=dict)
-    probe: Probe | None = None
-    once: bool = False
-    tries: int = 3
-    grace: float = 10
-    ports: list[str] = field(default_factory=list)
-    cpus: list[int] = field(default_factory=list)
-    log_bytes: int = 20 << 20
-    log_files: int = 5
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Task:
-        """The task that `dataclasses.asdict` made `data` of."""
-        return cls(**{**data, "probe": Probe(**data["probe"]) if data["probe"] else None})
-
-
-def start_time(pid: int) -> int | None:
-    """When process `pid` began (clock ticks since boot), None where it is gone or a zombie.
-
-    Number and time together name one process for good: numbers alone are given again.
-    """
-    fields = _stat(pid)
-    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
-
-
-def members(pid: int, start: int, mark: str) -> list[int]:
-    """The living processes of the session that was begun by process `pid` at `start`.
-
-    Where that one is gone, or its number is another's now, only those count whose environment holds `mark`.
-    """
-    found = []
-    leads = start_time(pid) == start
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        fields = _stat(int(entry.name))
-        if fields and fields[0] not in ("Z", "X") and fields[3] == str(pid):
-            with suppress(OSError):
-                if leads or mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
-
-
-def kill_group(pid: int, number: int) -> None:
-    """Sends signal `number` to the process group of `pid`, which may be gone."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _stat(pid: int) -> list[str]:
-    # proc(5): the program's name, in parentheses, may hold blanks and parentheses; the state (field 3) follows it
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return []
 
 
 class Keeper:
@@ -133,9 +57,8 @@ class Keeper:
     def tick(self, others: dict[str, Keeper]) -> None:
         """Does what is due now; never waits."""
         now = time.monotonic()
-        if self.state == "waiting" and all(others[name].reached(c) for name, c in self.task.after.items()):
-            self._begin(now)
-        elif self.state == "restarting" and now >= self.resume:
+        cleared = self.state == "waiting" and all(others[name].reached(c) for name, c in self.task.after.items())
+        if cleared or (self.state == "restarting" and now >= self.resume):
             self._begin(now)
         elif self.process is not None and (code := self.process.poll()) is not None:
             self._ended(code if code >= 0 else 128 - code, now)
@@ -145,7 +68,7 @@ class Keeper:
     def _begin(self, now: float) -> None:
         self.ready_file.unlink(missing_ok=True)
         self.state, self.health, self.exit_code = "running", "starting" if self.task.probe else "", None
-        self.was_healthy, self.failures, self.born, self.next_probe = not self.task.probe, 0, now, now + 1
+        self.was_healthy, self.failures, self.born, self.next_probe = False, 0, now, now + 1
         try:
             self.process = self._spawn(self.task.argv, self.log, "ab")
         except OSError as error:
@@ -173,7 +96,8 @@ class Keeper:
             self.state, self.exit_code = "exited", 0
             return
         code = code or 1  # vLLM ends with 0 when its engine dies: for a service that is a failure too
-        if self.was_healthy and not self.task.once:
+        self.exit_code = code
+        if self.was_healthy:
             # one that dies again and again is started less and less often, up to once a minute
             pause = self.pause = 1.0 if lived > 300 else self.pause
             self.pause = min(60.0, 2 * pause)
@@ -182,10 +106,10 @@ class Keeper:
             self.failed_starts += 1
             if 0 <= self.task.tries < self.failed_starts:
                 self._say(f"ended with code {code} after {lived:.0f} s, start {self.failed_starts}: it stays down")
-                self.state, self.exit_code = "exited", code
+                self.state = "exited"
                 return
             pause, why = min(2.0 ** (self.failed_starts - 1), 60.0), "was never healthy and"
-        self._say(f"the service {why} ended with code {code} after {lived:.0f} s: starting it again in {pause:.0f} s")
+        self._say(f"the service {why} ended with code {code} after {lived:.0f} s: {AGAIN} {pause:.0f} s")
         self.state, self.resume = "restarting", now + pause
         self.restarts += 1
 
@@ -237,6 +161,10 @@ class Keeper:
         if self.process is None and self.state != "exited":
             self.state, self.health = "exited", ""
         return self.process is None
+
+    def grace(self) -> float:
+        """Seconds from SIGTERM to SIGKILL: few while it starts, as vLLM hears nothing then and answers nobody."""
+        return self.task.grace if self.was_healthy else min(self.task.grace, 5.0)
 
     def rotate(self) -> None:
         """Moves a full log aside; what is written between copying and cutting is lost, as with `copytruncate`."""
@@ -313,7 +241,7 @@ def _stop_all(keepers: dict[str, Keeper]) -> None:
                     keepers[name].signal(signal.SIGKILL)
             elif not any(name in keepers[other].task.after for other in left):
                 keepers[name].signal(signal.SIGTERM)
-                ends[name] = time.monotonic() + keepers[name].task.grace
+                ends[name] = time.monotonic() + keepers[name].grace()
         time.sleep(TICK / 2)
 
 
@@ -325,6 +253,12 @@ def main(words: list[str]) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return BUSY
+        for name in ("logs", "ready", "home"):
+            (folder / name).mkdir(exist_ok=True)
+        # what the last start said must not be taken for this one's words
+        for old in (folder / "state.json", *(folder / "logs").iterdir()):
+            if old.name != "supervisor.log":
+                old.unlink(missing_ok=True)
         keep([Task.from_json(data) for data in json.load(sys.stdin)], folder)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,24 @@ def test_http_on_a_tls_port(start: Callable[..., Fake], certificate: Path) -> No
     found = connect(f"http://127.0.0.1:{fake.port}/v1")
     assert (found.status, found.message) == ("fail", f"127.0.0.1:{fake.port} speaks TLS, and the URL says http")
     assert found.hint == f"use https://127.0.0.1:{fake.port}/v1"
+
+
+def test_http_on_a_tls_port_that_answers_with_a_400_page(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def nginx(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) == b"\x16":
+            context.wrap_socket(connection, server_side=True).close()
+            return
+        connection.recv(65536)
+        page = b"The plain HTTP request was sent to HTTPS port"
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page))
+
+    with raw_server(nginx) as port:
+        found = connect(f"http://127.0.0.1:{port}/v1")
+    assert (found.status, found.message) == ("fail", "the port speaks TLS, and the URL says http")
+    assert found.hint == f"use https://127.0.0.1:{port}/v1"
 
 
 def test_a_400_page_of_a_plain_port_is_not_taken_for_tls(vllm: Fake) -> None:

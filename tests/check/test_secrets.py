@@ -43,6 +43,7 @@ def echoes(key: str, padding: int) -> dict[str, Answer]:
         "stream": events(chunk(key, role="assistant"), chunk(f"{pad}{key}", finish=key), GOOD_STREAM[3]),
         "stream error": events(chunk("", role="assistant"), {"error": {"message": f"{pad}{key}"}}),
         "stream junk": events(f"{pad}{key}", json.dumps(key), done=False),
+        "stream tail": events(chunk("", role="assistant"), chunk("a"), f"{pad}{key}{pad}", done=False),
         "redirect": Answer(307, headers=(("Location", f"http://h/{quote(key, safe='')}"),)),
     }  # fmt: skip
 

@@ -5,13 +5,16 @@
     launch.py worker --model-path … --worker-address http://worker:21002 --controller-address …
     launch.py api --controller-address … [--expect-models a,b]
 
-All other flags are FastChat's own. The API key comes from the variable STACKGEN_API_KEY (several: commas), never
-from a flag: flags show in the process list, and FastChat prints them to its log.
+All other flags are FastChat's own. The API key comes from the variable STACKGEN_API_KEY, or from the file that
+STACKGEN_API_KEY_FILE names (several keys: commas), never from a flag: flags show in the process list, and FastChat
+prints them to its log.
 """
 
+import contextlib
 import hmac
 import json
 import os
+import signal
 import sys
 import time
 import urllib.error
@@ -61,15 +64,39 @@ def worker():
     model_worker.ModelWorker.generate_stream_gate = generate
     args, base_model_worker.worker = model_worker.create_model_worker()
     model_worker.worker = base_model_worker.worker
+    signal.signal(signal.SIGTERM, lambda *_: leave(base_model_worker.worker))
     uvicorn.run(model_worker.app, host=args.host, port=args.port, log_level="info")
+
+
+def leave(worker):
+    """Runs once uvicorn has shut down: the controller, which has no call for this, looks who still answers."""
+    # a late heartbeat would register it again
+    worker.send_heart_beat = lambda: None
+    request = urllib.request.Request(f"{worker.controller_addr}/refresh_all_workers", method="POST")
+    with contextlib.suppress(OSError):  # without this the controller sends it requests until its heartbeat expires
+        urllib.request.urlopen(request, timeout=5).close()
+    sys.exit(143)
+
+
+def read_keys():
+    """The API keys; out of the environment from here on, where libraries could print it."""
+    text, file = os.environ.pop("STACKGEN_API_KEY", ""), os.environ.get("STACKGEN_API_KEY_FILE")
+    if file and not text:
+        try:
+            with open(file) as stream:
+                text = stream.read()
+        except OSError as error:
+            fail(f"STACKGEN_API_KEY_FILE: {error.strerror}: {file}")
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        fail("STACKGEN_API_KEY is empty: put a key into .env")
+    return keys
 
 
 def api():
     if os.environ.get("API_KEYS"):
         fail("the variable API_KEYS is set: FastChat crashes on it, or ignores it and stays open; use STACKGEN_API_KEY")
-    keys = [key.strip() for key in os.environ.pop("STACKGEN_API_KEY", "").split(",") if key.strip()]
-    if not keys:
-        fail("STACKGEN_API_KEY is empty: put a key into .env")
+    keys = read_keys()
     expected = [name for name in take_flag("--expect-models", "").split(",") if name]
 
     import uvicorn

@@ -42,8 +42,10 @@ def worker(own, controller_address):
 
 
 def api(base, *names):
+    file = os.environ.get("STACKGEN_API_KEY_FILE")
+    text = os.environ.get("STACKGEN_API_KEY") or (Path(file).read_text() if file else "")
     # the first key will do where there are several
-    key = os.environ.get("STACKGEN_API_KEY", "").split(",")[0]
+    key = text.split(",")[0].strip()
     listed = {model["id"] for model in json.loads(call(f"{base}/v1/models", key=key))["data"]}
     missing = sorted(set(names) - listed)
     if missing or not listed:
@@ -54,6 +56,6 @@ try:
     {"controller": controller, "worker": worker, "api": api}[sys.argv[1]](*sys.argv[2:])
 except urllib.error.HTTPError as error:
     sys.exit(f"{error.url} answered {error.code}")
-except (OSError, ValueError, LookupError) as error:
+except (OSError, ValueError, LookupError, TypeError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 READY.touch()

@@ -1,0 +1,429 @@
+"""Stacks as local processes: real supervisors and real programs, small ones that behave like engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackgen.envfile import key_of
+from stackgen.errors import MachineError, StackgenError, StartError
+from stackgen.runtimes.local import open_local
+from stackgen.runtimes.proc import holder, members, read_state, start_time
+from stackgen.runtimes.process import down_processes, process_logs, process_status, up_processes
+from stackgen.runtimes.task import Probe, Task
+
+ROOT = Path(__file__).parents[2]
+
+# What vLLM's server shows to the health check and to `stackgen check`; MODE makes it fail in vLLM's ways
+VLLM = """#!PYTHON
+import json, os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+mode, key = os.environ.get("MODE", ""), os.environ["VLLM_API_KEY"]
+port, name = int(sys.argv[sys.argv.index("--port") + 1]), sys.argv[sys.argv.index("--served-model-name") + 1]
+print("arguments", sys.argv, flush=True)
+if mode == "broken":
+    print("Traceback (most recent call last)")
+    sys.exit("ValueError: the weights are not what the config says")
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args): pass
+    def answer(self, data, status=200, kind="application/json"):
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def allowed(self):
+        return not self.path.startswith("/v1") or self.headers.get("Authorization") == f"Bearer {key}"
+    def do_GET(self):
+        if not self.allowed(): return self.answer({"error": "Unauthorized"}, 401)
+        if self.path == "/die": os._exit(0)
+        if self.path == "/health": return self.answer(b"")
+        if self.path == "/v1/models": return self.answer({"object": "list", "data": [{"id": name, "object": "model"}]})
+        self.answer({"detail": "Not Found"}, 404)
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}")
+        if not self.allowed(): return self.answer({"error": "Unauthorized"}, 401)
+        if not self.path.startswith("/v1"): return self.answer({"detail": "Not Found"}, 404)
+        if body["model"] != name:
+            error = {"message": "The model does not exist.", "type": "NotFoundError", "param": "model", "code": 404}
+            return self.answer({"error": error}, 404)
+        usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        base = {"id": "chatcmpl-1", "created": 1, "model": name}
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": "Paris"}
+            choice = {"index": 0, "message": message, "text": "Paris", "finish_reason": "stop"}
+            return self.answer({**base, "object": "chat.completion", "choices": [choice], "usage": usage})
+        base["object"] = "chat.completion.chunk"
+        first = {"index": 0, "delta": {"role": "assistant", "content": "Paris"}, "finish_reason": None}
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        chunks = [{**base, "choices": [first]}, {**base, "choices": [last]}, {**base, "choices": [], "usage": usage}]
+        text = "".join(f"data: {json.dumps(chunk)}\\n\\n" for chunk in chunks) + "data: [DONE]\\n\\n"
+        self.answer(text.encode(), kind="text/event-stream")
+
+print("Application startup complete", flush=True)
+ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+# ---------------------------------------------------------------- the supervisor alone
+
+
+@pytest.fixture
+def supervise(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+    """`supervise(*tasks)` starts a supervisor; the fixture ends it, and whatever it left."""
+    folder = tmp_path / ".stackgen"
+    (folder / "logs").mkdir(parents=True)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*tasks: Task) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "stackgen.runtimes.supervisor", str(folder)]
+        one = subprocess.Popen(words, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+        started.append(one)
+        assert one.stdin
+        with one.stdin as pipe:
+            pipe.write(json.dumps([asdict(task) for task in tasks]))
+        return one
+
+    yield start  # type: ignore[misc]
+    for one in started:
+        one.terminate()
+        one.wait(20)
+    down_processes(tmp_path)
+
+
+def task(folder: Path, name: str, script: str, **fields: Any) -> Task:
+    """A service that runs a shell script in the test's folder."""
+    ready = folder / ".stackgen" / "ready" / name
+    environment = {"PATH": os.environ["PATH"], "T": str(folder), "STACKGEN_READY_FILE": str(ready)}
+    environment |= fields.pop("environment", {})
+    return Task(name, "engine", ["/bin/sh", "-c", script], environment, **({"grace": 2} | fields))
+
+
+def probe(script: str, **times: float) -> Probe:
+    fast = {"interval": 0.3, "timeout": 5, "retries": 2, "start_period": 60, "start_interval": 0.1}
+    return Probe(["/bin/sh", "-c", script], **(fast | times))  # type: ignore[arg-type]
+
+
+def until(folder: Path, done: Callable[[dict[str, Any]], Any], seconds: float = 20) -> dict[str, Any]:
+    """The services by name as soon as `done` says so of them."""
+    end = time.monotonic() + seconds
+    while True:
+        services = {entry["service"]: entry for entry in read_state(folder / ".stackgen")["services"]}
+        if services and done(services):
+            return services
+        assert time.monotonic() < end, f"not in time: {services}"
+        time.sleep(0.05)
+
+
+def log(folder: Path, name: str) -> str:
+    return (folder / ".stackgen" / "logs" / f"{name}.log").read_text()
+
+
+def test_services_start_in_order_and_only_when_the_ones_before_work(tmp_path: Path, supervise: Any) -> None:
+    supervise(
+        task(tmp_path, "api", "test -e $T/works && echo api >> $T/order; sleep 60",
+             after={"worker": "service_healthy"}),
+        task(tmp_path, "worker", "echo worker >> $T/order; sleep 0.5; touch $T/works; sleep 60",
+             after={"download": "service_completed_successfully"}, probe=probe("test -e $T/works")),
+        task(tmp_path, "download", "sleep 0.5; echo download >> $T/order", once=True),
+    )  # fmt: skip
+    services = until(tmp_path, lambda s: s["api"]["state"] == "running")
+    assert services["download"]["state"] == "exited" and services["worker"]["health"] == "healthy"
+    until(tmp_path, lambda s: (tmp_path / "order").read_text().split()[-1] == "api")
+    assert (tmp_path / "order").read_text().split() == ["download", "worker", "api"]
+
+
+def test_a_start_that_fails_is_tried_again_and_then_stays_down(tmp_path: Path, supervise: Any) -> None:
+    supervise(
+        task(tmp_path, "bad", "echo try >> $T/tries; echo ValueError: no; exit 3", tries=2, probe=probe("false")),
+        task(tmp_path, "behind", "sleep 60", after={"bad": "service_healthy"}),
+    )
+    services = until(tmp_path, lambda s: s["bad"]["state"] == "exited")
+    assert services["bad"]["exit_code"] == 3 and services["bad"]["restarts"] == 2
+    assert (tmp_path / "tries").read_text().count("try") == 3
+    assert services["behind"]["state"] == "waiting"
+    assert "never healthy and ended with code 3" in log(tmp_path, "bad") and "stays down" in log(tmp_path, "bad")
+
+
+def test_a_download_that_fails_is_no_completed_one(tmp_path: Path, supervise: Any) -> None:
+    supervise(
+        task(tmp_path, "download", "exit 10", once=True, tries=0),
+        task(tmp_path, "engine", "touch $T/started", after={"download": "service_completed_successfully"}),
+    )
+    services = until(tmp_path, lambda s: s["download"]["state"] == "exited")
+    time.sleep(0.5)
+    assert services["download"]["exit_code"] == 10 and not (tmp_path / "started").exists()
+
+
+def test_a_program_that_is_missing_is_a_failed_start(tmp_path: Path, supervise: Any) -> None:
+    supervise(Task("gone", "engine", ["/nowhere/program"], {}, tries=0))
+    assert until(tmp_path, lambda s: s["gone"]["state"] == "exited")["gone"]["exit_code"] == 127
+    assert "cannot start /nowhere/program" in log(tmp_path, "gone")
+
+
+def test_a_healthy_service_that_ends_with_0_comes_back(tmp_path: Path, supervise: Any) -> None:
+    # as vLLM does when its engine dies; tries=0 bounds failed starts only
+    script = "touch $T/works; until test -e $T/die; do sleep 0.1; done; rm $T/die $T/works; exit 0"
+    supervise(task(tmp_path, "vllm", script, tries=0, probe=probe("test -e $T/works")))
+    first = until(tmp_path, lambda s: s["vllm"]["health"] == "healthy")["vllm"]
+    (tmp_path / "die").touch()
+    again = until(tmp_path, lambda s: s["vllm"]["restarts"] == 1 and s["vllm"]["health"] == "healthy")["vllm"]
+    assert again["pid"] != first["pid"]
+    assert "was healthy and ended with code 1" in log(tmp_path, "vllm")
+
+
+def test_a_service_that_stops_answering_is_unhealthy_and_recovers(tmp_path: Path, supervise: Any) -> None:
+    (tmp_path / "works").touch()
+    supervise(task(tmp_path, "one", "sleep 60", probe=probe("test -e $T/works", interval=0.1)))
+    until(tmp_path, lambda s: s["one"]["health"] == "healthy")
+    (tmp_path / "works").unlink()
+    until(tmp_path, lambda s: s["one"]["health"] == "unhealthy")
+    (tmp_path / "works").touch()
+    assert until(tmp_path, lambda s: s["one"]["health"] == "healthy")["one"]["restarts"] == 0
+
+
+def test_a_health_check_that_hangs_is_ended_and_counts_as_failed(tmp_path: Path, supervise: Any) -> None:
+    supervise(
+        task(tmp_path, "one", "sleep 60", probe=probe("echo $$ >> $T/probes; sleep 60", timeout=0.3, start_period=0))
+    )
+    until(tmp_path, lambda s: s["one"]["health"] == "unhealthy")
+    pids = [int(word) for word in (tmp_path / "probes").read_text().split()]
+    assert len(pids) >= 2 and start_time(pids[0]) is None
+
+
+def test_all_stop_together_the_dependent_ones_first(tmp_path: Path, supervise: Any) -> None:
+    waits = "trap 'echo NAME >> $T/order; kill $!; exit 0' TERM; touch $T/NAME; sleep 60 & wait"
+    one = supervise(
+        task(tmp_path, "first", waits.replace("NAME", "first")),
+        task(tmp_path, "second", waits.replace("NAME", "second"), after={"first": "service_started"}),
+        task(tmp_path, "deaf", "trap '' TERM; (trap '' TERM; sleep 61) & touch $T/deaf; wait; sleep 62", grace=0.5),
+    )
+    until(tmp_path, lambda s: all((tmp_path / name).exists() for name in s))
+    deaf = read_state(tmp_path / ".stackgen")["services"][2]
+    assert len(members(deaf["pid"], deaf["start"], "")) == 2, "a shell and the one it started"
+    assert set(down_processes(tmp_path)) == {"first", "second", "deaf"}
+    one.wait(10)
+    assert (tmp_path / "order").read_text().split() == ["second", "first"]
+    assert members(deaf["pid"], deaf["start"], f"STACKGEN_READY_FILE={deaf['ready']}") == []
+    assert [state.state for state in process_status(tmp_path)] == ["exited"] * 3
+
+
+def test_after_its_supervisor_was_killed_a_stack_can_be_stopped(tmp_path: Path, supervise: Any) -> None:
+    # the leader is gone as well: what it has left is found by its environment
+    one = supervise(task(tmp_path, "one", "sleep 60"), task(tmp_path, "two", "sleep 63 & touch $T/on; sleep 64"))
+    services = until(tmp_path, lambda s: (tmp_path / "on").exists() and s["one"]["pid"])
+    one.kill()
+    one.wait()
+    os.kill(services["two"]["pid"], signal.SIGKILL)
+    assert [(s.state, s.health) for s in process_status(tmp_path)] == [("running", "unsupervised")] * 2
+    assert down_processes(tmp_path) == ["one", "two"]
+    assert start_time(services["one"]["pid"]) is None
+    assert [s.state for s in process_status(tmp_path)] == ["exited", "exited"] and down_processes(tmp_path) == []
+
+
+def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    state = tmp_path / ".stackgen" / "state.json"
+    state.parent.mkdir()
+    entry = {"service": "old", "role": "engine", "state": "running", "health": "", "restarts": 0, "exit_code": None,
+             "ports": [], "grace": 1, "pid": stranger.pid, "start": 1, "ready": "/r"}  # fmt: skip
+    state.write_text(json.dumps({"supervisor": {"pid": stranger.pid, "start": 1}, "services": [entry]}))
+    try:
+        assert down_processes(tmp_path) == [] and stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_logs_are_bounded_and_printed_in_order(
+    tmp_path: Path, supervise: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; [ $((i % 600)) != 0 ] || sleep 1.2; done"
+    supervise(task(tmp_path, "one", f"{lines}; touch $T/done; sleep 60", log_bytes=4000, log_files=3))
+    until(tmp_path, lambda s: (tmp_path / "done").exists())
+    time.sleep(1.5)
+    logs = tmp_path / ".stackgen" / "logs"
+    assert sorted(path.name for path in logs.glob("one.log*")) == ["one.log", "one.log.1", "one.log.2"]
+    assert sum(path.stat().st_size for path in logs.glob("one.log*")) < 20_000
+    process_logs(tmp_path, ("one",))
+    numbers = [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert numbers == sorted(numbers) and numbers[-1] == 3000
+    process_logs(tmp_path, (), tail="2")
+    assert capsys.readouterr().out.splitlines() == ["one | line 2999", "one | line 3000"]
+    with pytest.raises(StackgenError, match="no service nine"):
+        process_logs(tmp_path, ("nine",))
+
+
+def test_a_second_supervisor_of_one_folder_starts_nothing(tmp_path: Path, supervise: Any) -> None:
+    supervise(task(tmp_path, "one", "sleep 60"))
+    until(tmp_path, lambda s: s["one"]["pid"])
+    second = supervise(task(tmp_path, "one", "touch $T/second"))
+    assert second.wait(10) == 4 and not (tmp_path / "second").exists()
+
+
+# ---------------------------------------------------------------- the commands
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[Callable[..., Path]]:
+    """`stack(**model fields)` writes a stack whose vLLM is the script above; it is stopped after the test."""
+    program = tmp_path / "engines" / "vllm" / "bin" / "vllm"
+    program.parent.mkdir(parents=True)
+    program.write_text(VLLM.replace("PYTHON", sys.executable))
+    program.chmod(0o755)
+    (program.parent / "python3").symlink_to(sys.executable)
+    (program.parents[1] / "stackgen.env").write_text("FROM_IMAGE=yes\n")
+    monkeypatch.setenv("STACKGEN_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("SOME_OTHER_SECRET", "s3cret")
+    folder = tmp_path / "stack"
+    folder.mkdir()
+
+    def write(**fields: Any) -> Path:
+        top = {name: fields.pop(name) for name in ("restart", "storage") if name in fields}
+        model = {"model": str(tmp_path), "engine": "vllm", "served_names": ["tiny"], "start_timeout": 20, **fields}
+        (folder / "stack.yaml").write_text(yaml.safe_dump({"name": "t", "port": free_port, "models": [model], **top}))
+        return folder
+
+    yield write
+    down_processes(folder)
+
+
+def test_up_starts_checks_and_leaves_a_stack_that_down_stops(
+    stack: Callable[..., Path], capfd: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    folder = stack()
+    assert up_processes(folder, 60, "plain") == 0
+    out, err = capfd.readouterr()
+    assert "PASS" in out and "Paris" in out
+    assert "no isolation" in err and "ready" in err and "answered" in err
+    (state,) = process_status(folder)
+    assert (state.state, state.health, state.ports) == ("running", "healthy", (f"127.0.0.1:{free_port}",))
+    with pytest.raises(StackgenError, match="runs already"):
+        up_processes(folder, 60, "none")
+    assert down_processes(folder) == ["vllm-tiny"]
+    assert process_status(folder)[0].state == "exited"
+
+
+def test_up_can_print_its_report_for_programs(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert up_processes(stack() / "stack.yaml", 60, "none", as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_keys_stand_in_no_command_line_state_or_log(stack: Callable[..., Path]) -> None:
+    folder = stack()
+    up_processes(folder, 60, "none")
+    key, state = key_of(folder), read_state(folder / ".stackgen")
+    files = [path for path in (folder / ".stackgen").rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if key in path.read_text(errors="replace")]
+    pids = [state["supervisor"]["pid"], state["services"][0]["pid"]]
+    for pid in pids:
+        assert key not in Path(f"/proc/{pid}/cmdline").read_text()
+    seen = [Path(f"/proc/{pid}/environ").read_text() for pid in pids]
+    assert key not in seen[0] and key in seen[1], "the engine needs it, its supervisor doesn't show it"
+    assert "s3cret" not in "".join(seen) and "FROM_IMAGE=yes" in seen[1]
+    assert stat.S_IMODE((folder / ".stackgen").stat().st_mode) == 0o700
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(stack: Callable[..., Path]) -> None:
+    folder = stack(extra_env={"MODE": "broken"}, restart="on-failure:1")
+    with pytest.raises(StartError) as caught:
+        up_processes(folder, 60, "none")
+    assert "ended with code 1 after 2 tries" in caught.value.message
+    assert caught.value.message.count("ValueError: the weights are not what the config says") == 1
+    assert [state.state for state in process_status(folder)] == ["exited"]
+    assert down_processes(folder) == []
+
+
+def test_a_start_that_takes_too_long_is_stopped(stack: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "engines" / "vllm" / "bin" / "vllm").write_text("#!/bin/sh\nsleep 60\n")
+    with pytest.raises(StartError, match=r"no answer in time: vllm-tiny runs, but .* starting\n(.*\n)*.*URLError"):
+        up_processes(stack(), 4, "none")
+
+
+def test_an_engine_that_dies_after_up_is_started_again(stack: Callable[..., Path], free_port: int) -> None:
+    folder = stack()
+    up_processes(folder, 60, "none")
+    with socket.create_connection(("127.0.0.1", free_port)) as connection:
+        connection.sendall(b"GET /die HTTP/1.0\r\n\r\n")
+        connection.recv(1)
+    services = until(folder, lambda s: s["vllm-tiny"]["restarts"] == 1 and s["vllm-tiny"]["health"] == "healthy")
+    assert services["vllm-tiny"]["state"] == "running"
+
+
+def test_a_taken_port_is_refused_with_its_holder(stack: Callable[..., Path], free_port: int) -> None:
+    with socket.create_server(("127.0.0.1", free_port)):
+        assert holder(free_port).endswith(f"(pid {os.getpid()})")
+        with pytest.raises(MachineError, match=rf"port {free_port} is taken by .*\(pid {os.getpid()}\)"):
+            up_processes(stack(), 60, "none")
+
+
+def test_a_missing_program_is_named_with_its_remedy(
+    stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STACKGEN_ENGINES", "/nowhere")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with pytest.raises(MachineError, match="vllm-tiny needs the program vllm") as caught:
+        up_processes(stack(), 60, "none")
+    assert "scripts/engine-env vllm" in caught.value.hint
+
+
+def test_a_missing_module_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKGEN_ENGINES", "/nowhere")
+    data = {"name": "t", "models": [{"model": str(tmp_path), "engine": "fastchat"}]}
+    (tmp_path / "stack.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / ".env").write_text("STACKGEN_API_KEY=k\n")
+    with pytest.raises(MachineError, match="fastchat-controller needs the Python module fastchat"):
+        open_local(tmp_path, ".stackgen").prove_ready()
+
+
+def test_a_missing_key_is_told(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
+    folder = stack()
+    (folder / ".env").write_text("STACKGEN_API_KEY=\n")
+    with pytest.raises(StackgenError, match="STACKGEN_API_KEY is missing"):
+        up_processes(folder, 60, "none")
+
+
+def test_a_stack_that_never_ran_is_absent(stack: Callable[..., Path]) -> None:
+    assert [state.state for state in process_status(stack())] == ["absent"]
+    assert down_processes(stack()) == []
+
+
+def test_a_download_alone_gets_the_hubs_token(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    folder = stack(model="org/name")
+    (folder / ".env").write_text("STACKGEN_API_KEY=k\nHF_TOKEN_FILE=token\n")
+    download, engine = open_local(folder, ".stackgen").tasks()
+    assert download.once and download.tries == 0 and engine.after == {"download": "service_completed_successfully"}
+    assert download.environment["HF_TOKEN_PATH"] == str(folder / "token") and download.environment["HF_TOKEN"] == "hf_x"
+    assert "STACKGEN_API_KEY" not in download.environment and "HF_TOKEN" not in engine.environment
+    assert download.argv[0] == "python3" and download.argv[1].endswith("images/common/download.py")
+
+
+def test_fastchats_programs_find_each_other(tmp_path: Path) -> None:
+    models = [{"model": str(tmp_path), "engine": "fastchat", "replicas": 2, "cpuset": "0-1,3"}]
+    (tmp_path / "stack.yaml").write_text(yaml.safe_dump({"name": "t", "port": 21002, "models": models}))
+    (tmp_path / ".env").write_text("STACKGEN_API_KEY=k\n")
+    controller, one, two, api = open_local(tmp_path, ".stackgen").tasks()
+    assert [task.ports for task in (controller, one, two, api)] == [
+        [f"127.0.0.1:{port}"] for port in (21001, 21003, 21004, 21002)
+    ]
+    assert "http://127.0.0.1:21004" in two.argv and "http://127.0.0.1:21001" in two.argv
+    assert api.probe and "http://127.0.0.1:21002" in api.probe.command
+    assert api.argv[:2] == ["python3", api.argv[1]] and two.cpus == [0, 1, 3]
+    assert len({task.environment["STACKGEN_READY_FILE"] for task in (controller, one, two, api)}) == 4

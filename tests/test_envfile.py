@@ -1,0 +1,103 @@
+"""`.env`: written once, mode 0600, a key of its own; read as Compose reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stackgen.envfile import API_KEY, create_env, key_of, new_key, read_env
+from stackgen.errors import StackgenError
+from stackgen.resources import env_example
+
+
+@pytest.fixture(autouse=True)
+def no_key_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(API_KEY, raising=False)
+
+
+def test_a_key_is_long_and_new_each_time(tmp_path: Path) -> None:
+    keys = set()
+    for name in "abc":
+        folder = tmp_path / name
+        assert create_env(folder)
+        key = key_of(folder)
+        assert len(key.removeprefix("sk-")) * 6 // 8 >= 32  # base64: six bits a character
+        assert key.isascii()
+        keys.add(key)
+    assert len(keys) == 3
+    assert len({new_key() for _ in range(50)}) == 50
+
+
+def test_it_is_private_from_the_first_moment(tmp_path: Path) -> None:
+    create_env(tmp_path)
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [".env"]
+
+
+def test_the_rest_is_the_example(tmp_path: Path) -> None:
+    create_env(tmp_path)
+    lines = (tmp_path / ".env").read_text("utf-8").splitlines()
+    assert [line for line in lines if not line.startswith(f"{API_KEY}=")] == [
+        line for line in env_example().splitlines() if not line.startswith(f"{API_KEY}=")
+    ]
+    assert f"{API_KEY}=\n" in env_example()  # the committed example holds no key
+
+
+def test_an_existing_one_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=1\n")
+    assert not create_env(tmp_path)
+    assert (tmp_path / ".env").read_text() == "OTHER=1\n"
+
+
+def test_without_a_key_there_is_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(StackgenError, match="holds no STACKGEN_API_KEY") as caught:
+        key_of(tmp_path)
+    assert "stackgen init" in caught.value.hint
+
+
+def test_the_processs_own_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text(f"{API_KEY}=from-file\nOTHER=file\n")
+    assert key_of(tmp_path) == "from-file"
+    monkeypatch.setenv(API_KEY, "from-environment")
+    monkeypatch.setenv("UNRELATED", "x")
+    assert key_of(tmp_path) == "from-environment"
+    assert read_env(tmp_path) == {API_KEY: "from-environment", "OTHER": "file"}
+    assert read_env(tmp_path / "nowhere") == {API_KEY: "from-environment"}
+
+
+LINES = [
+    ("K=plain", "plain"), ("K=", ""), ("K='single'", "single"), ('K="double"', "double"), ("  K = spaced  ", "spaced"),
+    ("export K=exported", "exported"), ("K=a # comment", "a"), ("K=a#b", "a#b"), ("K='a # b'", "a # b"), ('K="a # b"', "a # b"),
+    ("K=a=b==", "a=b=="), ("# K=no", None), ("K=first\nK=last", "last"), ("\nK=after-blank", "after-blank"),
+    ("K='a' # comment", "a"), ('K="a" # comment', "a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), LINES, ids=[repr(text) for text, _ in LINES])
+def test_lines(tmp_path: Path, text: str, value: str | None) -> None:
+    (tmp_path / ".env").write_text(text + "\n")
+    assert read_env(tmp_path).get("K") == value
+
+
+def test_windows_line_ends_and_bom(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=1\r\nK=x\r\n")
+    assert read_env(tmp_path) == {"A": "1", "K": "x"}
+
+
+@pytest.mark.compose
+def test_compose_reads_the_same(tmp_path: Path) -> None:
+    """The check must send the key that the containers got: the real Compose is the judge."""
+    names = [f"V{index}" for index in range(len(LINES))]
+    text = "".join(line.replace("K", name) + "\n" for name, (line, _) in zip(names, LINES, strict=True))
+    (tmp_path / ".env").write_text(text)
+    environment = "".join(f'      {name}: "${{{name}-unset}}"\n' for name in names)
+    (tmp_path / "compose.yaml").write_text(f"services:\n  a:\n    image: x\n    environment:\n{environment}")
+    done = subprocess.run(
+        ["docker", "compose", "config", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout)["services"]["a"]["environment"]
+    ours = read_env(tmp_path)
+    assert {name: ours.get(name, "unset") for name in names} == seen
