@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("services", nargs="*", help="only these")
     logs.add_argument("--stack", default=".", help="stack.yaml, or the folder it is in (default: here)")
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing")
-    logs.add_argument("-n", "--tail", default="all", metavar="LINES", help="only the last lines")
+    logs.add_argument("-n", "--tail", default="all", type=_lines, metavar="LINES", help="only the last lines")
     _runtime(logs)
 
     check = add("check", "prove that endpoints answer: reachable, guarded, right model, right structure")
@@ -107,6 +107,12 @@ def _add_flags(group: argparse._ArgumentGroup) -> None:
         metavar="FIELD=VALUE",
         help="any other field, also storage.path=…; may be repeated",
     )
+
+
+def _lines(text: str) -> str:
+    if text != "all" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor `all`")
+    return text
 
 
 def _runtime(command: argparse.ArgumentParser) -> None:
@@ -165,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", words.json)
         return 3
     except KeyboardInterrupt:
-        print("stackgen: stopped; files are either old or new, none is half-written", file=sys.stderr)
+        print("stackgen: stopped; what was started so far is left (`stackgen status`)", file=sys.stderr)
         return 130
 
 

@@ -54,14 +54,14 @@ def up(words: Namespace) -> int:
     from stackgen.progress import shown
     from stackgen.stack import open_stack
 
+    stack = open_stack(words.stack)
+    _prepare(stack)
     if words.runtime == "process":
         from stackgen.runtimes.process import up_processes
 
-        return up_processes(Path(words.stack), words.timeout, words.progress)
+        return up_processes(Path(words.stack), words.timeout, words.progress, words.json)
     from stackgen.runtimes import compose
 
-    stack = open_stack(words.stack)
-    _prepare(stack)
     with shown(words.progress, stack.plan) as progress:
         compose.up(stack.plan, stack.folder, progress, words.timeout)
         report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
@@ -75,13 +75,14 @@ def down(words: Namespace) -> int:
         from stackgen.runtimes.process import down_processes
 
         stopped = down_processes(folder)
+        told = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
     else:
         from stackgen.runtimes import compose
 
         compose.down(folder, words.volumes)
         stopped = []
-    kept = "" if words.volumes else "; the volumes with the weights are kept (--volumes removes them)"
-    _print(words, {"stopped": True, "processes": stopped, "volumes_removed": words.volumes}, [f"stopped{kept}"])
+        told = "stopped" + ("" if words.volumes else "; the volumes with the weights are kept (--volumes removes them)")
+    _print(words, {"stopped": True, "processes": stopped, "volumes_removed": words.volumes}, [told])
     return 0
 
 
@@ -114,7 +115,7 @@ def logs(words: Namespace) -> int:
     if words.runtime == "process":
         from stackgen.runtimes.process import process_logs
 
-        return process_logs(folder, tuple(words.services))
+        return process_logs(folder, tuple(words.services), words.follow, words.tail)
     from stackgen.runtimes import compose
 
     return compose.logs(folder, tuple(words.services), words.follow, words.tail)

@@ -42,7 +42,9 @@ def test_compose_takes_every_example_without_a_word(folder: Path, tmp_path: Path
     plan = open_stack(str(folder)).plan
     assert set(data["services"]) == {service.name for service in plan.services}
     for service in plan.services:
-        ports = [(p["host_ip"], int(p["published"]), p["target"]) for p in data["services"][service.name].get("ports", [])]
+        ports = [
+            (p["host_ip"], int(p["published"]), p["target"]) for p in data["services"][service.name].get("ports", [])
+        ]
         assert ports == [(port.address, port.host, port.container) for port in service.ports]
     # without a key nothing starts, and the message says what to do
     refused = config(copy, "--quiet", key="")
@@ -79,7 +81,10 @@ def test_a_working_stack_is_not_replaced_by_a_refused_one(tmp_path: Path) -> Non
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.parametrize("text", ["services: [", "services:\n  a:\n    imagee: x\n", "services:\n  a:\n    image: ${X:?missing}\n", "nonsense"])
+@pytest.mark.parametrize(
+    "text",
+    ["services: [", "services:\n  a:\n    imagee: x\n", "services:\n  a:\n    image: ${X:?missing}\n", "nonsense"],
+)
 def test_validate_refuses(text: str, tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text("name: demo\nmodels: [{model: org/name, engine: vllm}]\n")
     with pytest.raises(StackgenError, match="docker compose: "):

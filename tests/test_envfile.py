@@ -69,11 +69,23 @@ def test_the_processs_own_environment_wins(tmp_path: Path, monkeypatch: pytest.M
 
 
 LINES = [
-    ("K=plain", "plain"), ("K=", ""), ("K='single'", "single"), ('K="double"', "double"), ("  K = spaced  ", "spaced"),
-    ("export K=exported", "exported"), ("K=a # comment", "a"), ("K=a#b", "a#b"), ("K='a # b'", "a # b"), ('K="a # b"', "a # b"),
-    ("K=a=b==", "a=b=="), ("# K=no", None), ("K=first\nK=last", "last"), ("\nK=after-blank", "after-blank"),
-    ("K='a' # comment", "a"), ('K="a" # comment', "a"),
-]  # fmt: skip
+    ("K=plain", "plain"),
+    ("K=", ""),
+    ("K='single'", "single"),
+    ('K="double"', "double"),
+    ("  K = spaced  ", "spaced"),
+    ("export K=exported", "exported"),
+    ("K=a # comment", "a"),
+    ("K=a#b", "a#b"),
+    ("K='a # b'", "a # b"),
+    ('K="a # b"', "a # b"),
+    ("K=a=b==", "a=b=="),
+    ("# K=no", None),
+    ("K=first\nK=last", "last"),
+    ("\nK=after-blank", "after-blank"),
+    ("K='a' # comment", "a"),
+    ('K="a" # comment', "a"),
+]
 
 
 @pytest.mark.parametrize(("text", "value"), LINES, ids=[repr(text) for text, _ in LINES])

@@ -1,4 +1,4 @@
-"""From text to a StackSpec: every mistake at once, each with its line, its path and a remedy, and nothing but SpecError."""
+"""From text to a StackSpec: every mistake at once, with its line, path and remedy, and nothing but SpecError."""
 
 from __future__ import annotations
 
@@ -50,9 +50,17 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
     )
     lines = {path: mistake.line for path, mistake in found.items()}
     assert lines == {
-        "name": 1, "prot": 2, "models[0].engine": 5, "models[1].model": 6, "models[1].max_model_length": 8,
-        "models[1].gpus": 9, "models[1].dtype": 10, "models[2].model": 11, "storage.pth": 13, "restart": 14,
-    }  # fmt: skip
+        "name": 1,
+        "prot": 2,
+        "models[0].engine": 5,
+        "models[1].model": 6,
+        "models[1].max_model_length": 8,
+        "models[1].gpus": 9,
+        "models[1].dtype": 10,
+        "models[2].model": 11,
+        "storage.pth": 13,
+        "restart": 14,
+    }
 
 
 def test_the_message_names_source_count_line_path_and_remedy() -> None:
@@ -235,11 +243,18 @@ def test_surrogates_are_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("given_", "read"),
     [
-        (0, 0), ("none", 0), (None, 0), (4, 4), ("all", "all"), ([0, 1], ("0", "1")), (["0", 3], ("0", "3")),
+        (0, 0),
+        ("none", 0),
+        (None, 0),
+        (4, 4),
+        ("all", "all"),
+        ([0, 1], ("0", "1")),
+        (["0", 3], ("0", "3")),
         (["GPU-8a1b2c3d-1111-2222-3333-444455556666"], ("GPU-8a1b2c3d-1111-2222-3333-444455556666",)),
-        (["MIG-GPU-8a1b/1/0"], ("MIG-GPU-8a1b/1/0",)), (["nvidia.com/gpu=0"], ("nvidia.com/gpu=0",)),
+        (["MIG-GPU-8a1b/1/0"], ("MIG-GPU-8a1b/1/0",)),
+        (["nvidia.com/gpu=0"], ("nvidia.com/gpu=0",)),
     ],
-)  # fmt: skip
+)
 def test_gpus_forms(given_: Any, read: Any) -> None:
     assert model(gpus=given_).gpus == read
 
@@ -266,7 +281,9 @@ def test_models_that_are_neither(name: Any) -> None:
         model(model=name)
 
 
-@pytest.mark.parametrize(("text", "read"), [("8192", 8192), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("1M", 2**20)])
+@pytest.mark.parametrize(
+    ("text", "read"), [("8192", 8192), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("1M", 2**20)]
+)
 def test_sizes_are_read_as_vllm_reads_them(text: str, read: int) -> None:
     assert human_int(text) == read
     assert model(max_model_len=text).max_model_len == text
@@ -281,11 +298,22 @@ def test_sizes_that_are_none(value: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("name", "a\n"), ("name", "A"), ("name", "-a"), ("name", "a" * 64), ("bind", "127.0.0.1\n"), ("bind", "localhost"),
-        ("bind", "0.0.0.0:80"), ("port", 0), ("port", 65536), ("restart", "on-failure:0"), ("storage", {"volume": "a b"}),
-        ("storage", {"hub_endpoint": "ftp://x"}), ("logging", {"max_size": "1.5m"}), ("gpu_driver", "cuda"),
+        ("name", "a\n"),
+        ("name", "A"),
+        ("name", "-a"),
+        ("name", "a" * 64),
+        ("bind", "127.0.0.1\n"),
+        ("bind", "localhost"),
+        ("bind", "0.0.0.0:80"),
+        ("port", 0),
+        ("port", 65536),
+        ("restart", "on-failure:0"),
+        ("storage", {"volume": "a b"}),
+        ("storage", {"hub_endpoint": "ftp://x"}),
+        ("logging", {"max_size": "1.5m"}),
+        ("gpu_driver", "cuda"),
     ],
-)  # fmt: skip
+)
 def test_values_that_no_field_takes(field: str, value: Any) -> None:
     # patterns are anchored at the real end: a trailing line feed would be a way into the YAML
     with pytest.raises(SpecError) as caught:
@@ -314,11 +342,28 @@ def test_files(tmp_path: Any) -> None:
 
 
 words = st.sampled_from(
-    ["vllm", "fastchat", "llamacpp", "org/name", "./x", "auto", "all", "none", "32k", "127.0.0.1", "demo", "no", "1e-5", ""]
+    [
+        "vllm",
+        "fastchat",
+        "llamacpp",
+        "org/name",
+        "./x",
+        "auto",
+        "all",
+        "none",
+        "32k",
+        "127.0.0.1",
+        "demo",
+        "no",
+        "1e-5",
+        "",
+    ]
 )
 leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | words | st.binary(max_size=4)
 anything = st.recursive(
-    leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | words, inner, max_size=4), max_leaves=8
+    leaf,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | words, inner, max_size=4),
+    max_leaves=8,
 )
 every_model_field = sorted({field for name in engines.names() for field in engines.get(name).Model.model_fields})
 models_ = st.dictionaries(st.sampled_from(every_model_field), anything, max_size=6)
@@ -336,8 +381,9 @@ def test_any_data_gives_a_stack_or_a_spec_error(data: dict[str, Any]) -> None:
     try:
         assert isinstance(build(data, "test"), StackSpec)
     except SpecError as error:
-        assert error.mistakes
-        assert all(mistake.message for mistake in error.mistakes)
+        told = [mistake.message for mistake in error.mistakes]
+        assert told
+        assert all(told)
 
 
 @settings(max_examples=200, deadline=None)
@@ -347,7 +393,8 @@ def test_any_text_gives_a_stack_or_a_spec_error(text: str) -> None:
         try:
             assert isinstance(parse_stack(one), StackSpec)
         except SpecError as error:
-            assert error.mistakes
+            told = error.mistakes
+            assert told
 
 
 @settings(max_examples=100, deadline=None)

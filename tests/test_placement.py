@@ -125,8 +125,10 @@ def test_the_driver_is_the_stacks(driver: str) -> None:
     assert requests[0, 0].driver == driver
 
 
-gpus = st.integers(0, 5) | st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True) | st.sampled_from(
-    ["all", "none", ["GPU-a"], ["GPU-b", 1]]
+gpus = (
+    st.integers(0, 5)
+    | st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True)
+    | st.sampled_from(["all", "none", ["GPU-a"], ["GPU-b", 1]])
 )
 entry = st.fixed_dictionaries(
     {"gpus": gpus, "replicas": st.integers(1, 3)},

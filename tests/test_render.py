@@ -42,7 +42,11 @@ def compose(made: Plan) -> dict[str, Any]:
 
 def everything() -> Plan:
     """A stack with every engine, replicas, GPUs and CPU."""
-    models = [{"engine": name} | NEEDS.get(name, {}) | extra for name in engines.names() for extra in ({}, {"gpus": 1, "replicas": 2})]
+    models = [
+        {"engine": name} | NEEDS.get(name, {}) | extra
+        for name in engines.names()
+        for extra in ({}, {"gpus": 1, "replicas": 2})
+    ]
     return plan(*models)
 
 
@@ -106,20 +110,26 @@ def test_no_key_or_token_stands_in_any_file(folder: Path) -> None:
                 assert value.startswith(('"${', "/run/secrets/")), (path, value)
 
 
-def test_neither_the_environment_nor_env_files_leak_into_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_neither_the_environment_nor_env_files_leak_into_the_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     secret = "sk-very-secret-value-0123456789"
     monkeypatch.setenv("STACKGEN_API_KEY", secret)
     monkeypatch.setenv("HF_TOKEN", secret)
     monkeypatch.setenv("HF_TOKEN_FILE", "/path/" + secret)
     (tmp_path / ".env").write_text(f"STACKGEN_API_KEY={secret}\n")
-    (tmp_path / "stack.yaml").write_text("name: a\nmodels: [{model: x/y, engine: vllm}, {model: x/z, engine: fastchat}]\n")
+    (tmp_path / "stack.yaml").write_text(
+        "name: a\nmodels: [{model: x/y, engine: vllm}, {model: x/z, engine: fastchat}]\n"
+    )
     assert cli.main(["render", str(tmp_path)]) == 0
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.name != ".env":
             assert secret not in path.read_text("utf-8")
 
 
-@pytest.mark.parametrize("made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
+)
 def test_rules_that_every_service_keeps(made: Plan) -> None:
     data = compose(made)
     assert len(data["services"]) == len(made.services)
@@ -142,7 +152,9 @@ def test_rules_that_every_service_keeps(made: Plan) -> None:
             assert {"interval", "timeout", "retries", "start_period", "start_interval"} <= set(check)
 
 
-@pytest.mark.parametrize("made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
+)
 def test_only_guarded_services_publish_and_only_here(made: Plan) -> None:
     data = compose(made)
     internal = {name for name, network in (data.get("networks") or {}).items() if network.get("internal")}
@@ -164,7 +176,9 @@ def test_only_guarded_services_publish_and_only_here(made: Plan) -> None:
     assert published == len(made.endpoints)
 
 
-@pytest.mark.parametrize("made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name)
+@pytest.mark.parametrize(
+    "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
+)
 def test_reservations_have_either_ids_or_a_count(made: Plan) -> None:
     claims: list[str] = []
     for name, service in compose(made)["services"].items():

@@ -53,7 +53,14 @@ def test_ports_end() -> None:
 
 @pytest.mark.parametrize(
     ("bind", "host"),
-    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]"), ("10.0.0.5", "10.0.0.5")],
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("10.0.0.5", "10.0.0.5"),
+    ],
 )
 def test_the_endpoint_is_reachable_where_the_port_is_bound(bind: str, host: str) -> None:
     stack = plan({}, bind=bind)
@@ -82,18 +89,25 @@ def test_a_model_may_be_called_like_one_of_fastchats_own_services() -> None:
     assert stack.service("fastchat-api").role == "api"
 
 
-name = st.sampled_from(["m", "m-1", "m-2", "M", "a/m", "api", "controller", "api-2", "é", "-", "m.1"]) | st.text(max_size=4, min_size=1)
+name = st.sampled_from(["m", "m-1", "m-2", "M", "a/m", "api", "controller", "api-2", "é", "-", "m.1"]) | st.text(
+    max_size=4, min_size=1
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     models=st.lists(
         st.fixed_dictionaries(
-            {"engine": st.sampled_from(engines.names()), "served_names": st.lists(name, max_size=1), "replicas": st.integers(1, 3)}
+            {
+                "engine": st.sampled_from(engines.names()),
+                "served_names": st.lists(name, max_size=1),
+                "replicas": st.integers(1, 3),
+            }
         ),
-        min_size=1, max_size=4,
+        min_size=1,
+        max_size=4,
     )
-)  # fmt: skip
+)
 def test_service_names_and_ports_are_unique(models: list[dict[str, Any]]) -> None:
     models = [model | ({"file": "x.gguf"} if model["engine"] == "llamacpp" else {}) for model in models]
     try:
@@ -122,9 +136,13 @@ def test_one_name_must_not_mean_two_models() -> None:
 def test_all_mistakes_of_the_whole_stack_come_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         plan(
-            {"model": "a/b", "gpus": [0]}, {"model": "a/b", "gpus": [0]}, {"gpus": 2, "tensor_parallel_size": 4},
-            {"engine": "llamacpp"}, FC | {"dispatch_method": "lottery"}, FC,
-        )  # fmt: skip
+            {"model": "a/b", "gpus": [0]},
+            {"model": "a/b", "gpus": [0]},
+            {"gpus": 2, "tensor_parallel_size": 4},
+            {"engine": "llamacpp"},
+            FC | {"dispatch_method": "lottery"},
+            FC,
+        )
     text = str(caught.value)
     for part in ("is claimed by", "is served by", "parallel size", "which GGUF file", "dispatch_method differs"):
         assert part in text
@@ -167,7 +185,12 @@ def test_no_download_when_offline_but_the_storage_stays() -> None:
 def test_storage() -> None:
     made = plan({}, FC, storage={"volume": "shared"})
     assert ("models", "shared") in made.volumes
-    sources = {mount.name for s in made.services for mount in s.mounts if isinstance(mount, Volume) and mount.target == "/models"}
+    sources = {
+        mount.name
+        for s in made.services
+        for mount in s.mounts
+        if isinstance(mount, Volume) and mount.target == "/models"
+    }
     assert sources == {"models"}
     # engines have no business changing the weights; the download has
     for service in made.services:
@@ -206,15 +229,20 @@ def test_fastchats_network_is_internal() -> None:
     made = plan({}, FC)
     assert made.networks == (Network("fastchat", internal=True),)
     assert {s.name: s.networks for s in made.services if s.engine == "fastchat" and s.role != "api"} == {
-        "fastchat-controller": ("fastchat",), "fastchat-m1": ("fastchat",)
-    }  # fmt: skip
+        "fastchat-controller": ("fastchat",),
+        "fastchat-m1": ("fastchat",),
+    }
     assert made.service("fastchat-api").networks == ("default", "fastchat")
     # a neighbour of another engine must not reach the unguarded controller
     assert "fastchat" not in made.service("vllm-m0").networks
 
 
 def test_one_service_builds_an_image_that_several_use() -> None:
-    for made in (plan(FC, FC), plan({"engine": "llamacpp", "file": "a"}, {"engine": "llamacpp", "file": "b"}), plan(FC, {})):
+    for made in (
+        plan(FC, FC),
+        plan({"engine": "llamacpp", "file": "a"}, {"engine": "llamacpp", "file": "b"}),
+        plan(FC, {}),
+    ):
         built: dict[str, list[Service]] = {}
         for service in made.services:
             if service.build or not service.pull:

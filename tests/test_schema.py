@@ -36,18 +36,35 @@ def test_it_takes_the_examples(path: Path) -> None:
 
 
 GOOD = [
-    stack(model={"gpus": [0, "GPU-8a1b"]}), stack(model={"gpus": "all", "tensor_parallel_size": 2}),
-    stack(model={"max_model_len": "32k", "extra_env": {"A": 1, "B": "x"}}), stack(model={"max_model_len": 8192}),
+    stack(model={"gpus": [0, "GPU-8a1b"]}),
+    stack(model={"gpus": "all", "tensor_parallel_size": 2}),
+    stack(model={"max_model_len": "32k", "extra_env": {"A": 1, "B": "x"}}),
+    stack(model={"max_model_len": 8192}),
     stack(port=9000, bind="0.0.0.0", storage={"path": "/x", "offline": True}, logging={"max_file": 2}),
-]  # fmt: skip
+]
 BAD = [
-    {}, {"name": "demo"}, {"name": "demo", "models": []}, {"name": "demo", "models": [{"model": "a/b"}]},
-    stack(nme="x"), stack(name="Demo"), stack(port=0), stack(port="x"), stack(restart="often"), stack(storage={"pth": "/x"}),
-    stack(model={"engine": "tgi"}), stack(model={"gpuss": 1}), stack(model={"gpus": 65}), stack(model={"gpus": []}),
-    stack(model={"gpus": [0, 0]}), stack(model={"worker_concurrency": 2}), stack(model={"dtype": "fp7"}),
-    stack(model={"replicas": 0}), stack(model={"extra_args": "--x"}), stack(model={"extra_env": {"A": True}}),
+    {},
+    {"name": "demo"},
+    {"name": "demo", "models": []},
+    {"name": "demo", "models": [{"model": "a/b"}]},
+    stack(nme="x"),
+    stack(name="Demo"),
+    stack(port=0),
+    stack(port="x"),
+    stack(restart="often"),
+    stack(storage={"pth": "/x"}),
+    stack(model={"engine": "tgi"}),
+    stack(model={"gpuss": 1}),
+    stack(model={"gpus": 65}),
+    stack(model={"gpus": []}),
+    stack(model={"gpus": [0, 0]}),
+    stack(model={"worker_concurrency": 2}),
+    stack(model={"dtype": "fp7"}),
+    stack(model={"replicas": 0}),
+    stack(model={"extra_args": "--x"}),
+    stack(model={"extra_env": {"A": True}}),
     stack(model={"lora_adapters": [{"name": "a"}]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("data", GOOD, ids=str)
@@ -105,4 +122,6 @@ def test_init_writes_the_schema_and_the_modeline_that_finds_it(tmp_path: Path) -
     assert (tmp_path / "stack.yaml").read_text("utf-8").splitlines()[0] == MODELINE
     named = MODELINE.partition("$schema=")[2]
     schema = json.loads((tmp_path / named).read_text("utf-8"))
-    assert not list(jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load((tmp_path / "stack.yaml").read_text())))
+    assert not list(
+        jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load((tmp_path / "stack.yaml").read_text()))
+    )

@@ -44,7 +44,11 @@ def test_its_comments_are_true(tmp_path: Path) -> None:
     for line in text.splitlines():
         stripped = line.strip()
         # `# bind: …` and `#   path: …`; prose has no colon after its first word
-        if stripped.startswith("#") and stripped.lstrip("# ").partition(" ")[0].rstrip().endswith(":") and "yaml-language" not in line:
+        if (
+            stripped.startswith("#")
+            and stripped.lstrip("# ").partition(" ")[0].rstrip().endswith(":")
+            and "yaml-language" not in line
+        ):
             line = line.replace("# ", "", 1)
         opened.append(line)
     (tmp_path / "stack.yaml").write_text("\n".join(opened) + "\n")
@@ -56,7 +60,14 @@ def test_its_comments_are_true(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "gpus"),
-    [("0", 0), ("2", 2), ("none", 0), ("0,1", ("0", "1")), ("device=3", ("3",)), ("GPU-8a1b,GPU-8a1c", ("GPU-8a1b", "GPU-8a1c"))],
+    [
+        ("0", 0),
+        ("2", 2),
+        ("none", 0),
+        ("0,1", ("0", "1")),
+        ("device=3", ("3",)),
+        ("GPU-8a1b,GPU-8a1c", ("GPU-8a1b", "GPU-8a1c")),
+    ],
 )
 def test_gpus(tmp_path: Path, words: str, gpus: object) -> None:
     assert init(tmp_path, "--gpus", words) == 0
@@ -69,7 +80,9 @@ def test_engines(tmp_path: Path, engine: str) -> None:
     assert open_stack(str(tmp_path)).plan.services
 
 
-@pytest.mark.parametrize("name", ["2024", "1e5", "null", "true", "0x1f", "08", "UPPER Case", "...", "a" * 80, "ünïcode", "no"])
+@pytest.mark.parametrize(
+    "name", ["2024", "1e5", "null", "true", "0x1f", "08", "UPPER Case", "...", "a" * 80, "ünïcode", "no"]
+)
 def test_any_folder_gives_a_name_that_loads(tmp_path: Path, name: str) -> None:
     """A folder called 2024 would make `name: 2024`, which YAML reads as a number."""
     folder = tmp_path / name
@@ -78,14 +91,31 @@ def test_any_folder_gives_a_name_that_loads(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["./a: b", "./a #b", "./a'b", '/a"b', "/a\nb", "./@engine@", "~/x", ".", "/é😀", "/a\\1", "./{a}", "/.inf", "./1e5"]
+    "model",
+    [
+        "./a: b",
+        "./a #b",
+        "./a'b",
+        '/a"b',
+        "/a\nb",
+        "./@engine@",
+        "~/x",
+        ".",
+        "/é😀",
+        "/a\\1",
+        "./{a}",
+        "/.inf",
+        "./1e5",
+    ],
 )
 def test_any_local_path_is_kept(tmp_path: Path, model: str) -> None:
     assert init(tmp_path, "--model", model) == 0
     assert load_stack(tmp_path / "stack.yaml").models[0].model == model
 
 
-def test_an_existing_stack_is_an_error_and_nothing_is_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_stack_is_an_error_and_nothing_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "stack.yaml").write_text("mine")
     assert init(tmp_path) == 2
     assert "is there already" in capsys.readouterr().err
@@ -100,7 +130,9 @@ def test_an_existing_env_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == "STACKGEN_API_KEY=mine\n"
 
 
-@pytest.mark.parametrize("words", [["--engine", "tgi"], ["--model", "a b"], ["--gpus", "some"], ["--gpus", "0,0"], ["--gpus", ""]])
+@pytest.mark.parametrize(
+    "words", [["--engine", "tgi"], ["--model", "a b"], ["--gpus", "some"], ["--gpus", "0,0"], ["--gpus", ""]]
+)
 def test_wrong_words_write_nothing(tmp_path: Path, words: list[str]) -> None:
     folder = tmp_path / "new"
     assert init(folder, *words) == 2

@@ -82,7 +82,14 @@ def test_diff_reads_as_a_patch(folder: Path, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert render(folder, "--diff") == 0
     patch = capsys.readouterr().out
-    subprocess.run(["git", "apply", "-p1"], cwd=folder, input=patch, text=True, check=True, env=os.environ | {"GIT_DIR": "/nowhere"})
+    subprocess.run(
+        ["git", "apply", "-p1"],
+        cwd=folder,
+        input=patch,
+        text=True,
+        check=True,
+        env=os.environ | {"GIT_DIR": "/nowhere"},
+    )
     patched = (folder / "compose.yaml").read_text()
     assert render(folder, "--force") == 0
     assert (folder / "compose.yaml").read_text() == patched
@@ -182,7 +189,9 @@ def test_a_failure_leaves_no_half_file(folder: Path, monkeypatch: pytest.MonkeyP
     assert snapshot(folder) == before  # no temporary file either
 
 
-def test_an_interrupt_between_two_files_leaves_each_whole_and_is_repaired(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_between_two_files_leaves_each_whole_and_is_repaired(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C after the first file: the lock is old, so the new file must not count as an edit that blocks for ever."""
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
     real, calls = os.replace, []
@@ -260,7 +269,9 @@ def test_changes_and_their_kinds(tmp_path: Path) -> None:
     assert not any(LOCK in line or "\n" in line for line in lines)
 
 
-def test_a_stack_made_from_flags_belongs_to_the_user_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_made_from_flags_belongs_to_the_user_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["render", "org/name", "--engine", "vllm", "--revision", "abc", "--no-validate"]
     assert cli.main(words) == 0

@@ -81,7 +81,8 @@ def list_models(context: Context) -> Reply:
     cards = body.get("data") if isinstance(body, dict) else body
     context.listing, context.listed = reply, None
     if reply.status == 200 and isinstance(cards, list):
-        ids = [card.get("id") for card in cards if isinstance(card, dict)]
+        # llama.cpp lists one name of a model as its id, and the others beside it
+        ids = [name for card in cards if isinstance(card, dict) for name in (card.get("id"), *_aliases(card))]
         context.listed = tuple(name for name in ids if isinstance(name, str))
     return reply
 
@@ -119,3 +120,8 @@ CHECKS: tuple[Check, ...] = (
 )
 # what `wait` waits for
 READY: tuple[Check, ...] = tuple(check for check in CHECKS if check.name in ("connect", "models"))
+
+
+def _aliases(card: dict[str, Any]) -> tuple[Any, ...]:
+    found = card.get("aliases")
+    return tuple(found) if isinstance(found, list) else ()

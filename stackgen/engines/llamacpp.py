@@ -53,7 +53,7 @@ class LlamaCpp:
 
     name = "llamacpp"
     Model = LlamaCppModel
-    dialect = Dialect(name="llamacpp", alive_path="/health", unknown_model=(200, None))
+    dialect = Dialect(name="llamacpp", alive_path="/health", unknown_model=(200, None), leading_name=True)
     phases = (
         (r"load_model: loading model|loading model", "load weights"),
         (r"warming up", "warm up"),
@@ -153,7 +153,8 @@ class LlamaCpp:
     def _context(self, model: Any) -> int | None:
         if model.max_model_len in (None, "auto", "-1"):
             return None
-        return human_int(model.max_model_len)
+        # the server divides its context among the slots
+        return human_int(model.max_model_len) * (model.max_num_seqs or 1)
 
 
 ENGINE = LlamaCpp()

@@ -360,6 +360,8 @@ def test_waiting_ends_when_the_models_are_there(vllm: Fake) -> None:
     assert report.ok
     assert "waiting: the server lists no model" in told
     assert time.monotonic() < ready_at + 8
+    # it looked again a few times, with pauses that grow
+    assert 4 <= sum(request.path == "/v1/models" for request in vllm.seen) < 40
     # without waiting the same server is unhealthy
     ready_at = time.monotonic() + 60
     assert not check([target(vllm)], dialects=DIALECTS).ok
@@ -385,7 +387,11 @@ def test_numbers_without_sense_are_an_input_error(numbers: dict[str, float]) -> 
 
 
 def test_a_huge_body_is_not_read_to_its_end(vllm: Fake) -> None:
-    vllm.chat(Answer(200, b'{"x": "' + b"y" * 6_000_000 + b'"}'))
-    found = result(look(target(vllm)), "chat")
-    assert found.status == "fail"
+    # 5 MB come at once; the rest would take longer than the time-out
+    vllm.chat(Answer(200, pieces=(b"y" * 1_000_000,) * 45, pause=0.05))
+    found = result(look(target(vllm), timeout=1.5), "chat")
+    assert (found.status, found.message) == (
+        "fail",
+        "the body is not as documented: application/json instead of JSON",
+    )
     assert len(json.dumps(found.evidence)) < 800

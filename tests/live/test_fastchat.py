@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.stacks import LiveStack
+from tests.live.stacks import QUESTION, LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 PORT = 18111
@@ -55,7 +55,7 @@ def chat(model: str = "smollm2", **fields: Any) -> dict[str, Any]:
 
 def test_it_answers_under_all_names(stack: LiveStack) -> None:
     assert "Paris" in stack.ask()
-    assert "Paris" in stack.ask("What is the capital of France?", "--model", "smol")
+    assert "Paris" in stack.ask(QUESTION, "--model", "smol")
     assert stack.ask("hi", "--model", "tiny")  # random weights: any text will do
 
 

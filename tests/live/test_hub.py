@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub.standin import Hub
-from tests.live.stacks import LiveStack
+from tests.live.stacks import QUESTION, LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 # the engine's own bridge: containers of every network reach the host under this address
@@ -82,7 +82,7 @@ def test_the_other_engines_load_from_the_same_store(
                 "fastchat",
                 "llamacpp-smol",
             ]
-            assert "Paris" in stack.ask("What is the capital of France?", "--model", "smol")
+            assert "Paris" in stack.ask(QUESTION, "--model", "smol")
         finally:
             stack.stackgen("down", str(tmp_path), "--volumes")
             hub.close()

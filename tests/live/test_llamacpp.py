@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def stack(llamacpp_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
     gguf = next(smollm2.with_name("smollm2-GGUF").glob("*.gguf"))
-    model = {"model": str(gguf), "engine": "llamacpp", "served_names": ["smollm2"], "max_model_len": "2K"}
+    model = {"model": str(gguf), "engine": "llamacpp", "served_names": ["smollm2", "smol"], "max_model_len": "2K"}
     with LiveStack(
         tmp_path_factory.mktemp("llamacpp"), {"name": "sgtest-llamacpp", "port": 18140, "models": [model]}
     ) as started:

