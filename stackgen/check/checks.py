@@ -5,6 +5,8 @@ A new check is a function and a line in `CHECKS`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from stackgen.check.auth import auth
 from stackgen.check.chat import chat, stream
 from stackgen.check.contract import ModelList, parse

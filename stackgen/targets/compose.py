@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class ComposeSite:
         return "/srv/" + re.sub(r"^[~./]+", "", path).rstrip("/")
 
     def host_path(self, path: str) -> str:
-        expanded = Path(path).expanduser()
+        expanded = Path(os.path.expanduser(path))  # a Path would drop the `./` that keeps `./~x` from being a home
         if expanded.is_absolute():
             return str(expanded)
         if self.stack_dir == self.out_dir:

@@ -46,6 +46,7 @@ def test_a_base_url_is_normalized(given: str, normal: str) -> None:
         ("http://h:99999/v1", "is not a URL", "http://127.0.0.1:8000/v1"),
         ("http://[::1/v1", "is not a URL", "http://127.0.0.1:8000/v1"),
         ("https://me:hunter2@gpu1/v1", "credentials", "--api-key"),
+        ("https://hunter2@gpu1/v1", "credentials", "--api-key"),
         ("https://gpu1/v1?key=hunter2", "credentials", "--api-key"),
         ("https://gpu1/v1#hunter2", "credentials", "--api-key"),
     ],

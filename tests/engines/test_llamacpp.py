@@ -42,7 +42,7 @@ def test_the_whole_command() -> None:
         "--port",
         "8080",
         "--ctx-size",
-        "32000",
+        "128000",  # four slots of 32,000: the server divides its context among them
         "--parallel",
         "4",
         "--n-gpu-layers",
