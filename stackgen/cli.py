@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument("folder", nargs="?", default=".", help="where to (default: here)")
     init.add_argument("--engine", default="vllm", help="vllm, fastchat or llamacpp (default: vllm)")
     init.add_argument("--model", default="meta-llama/Llama-3.2-1B-Instruct", help="Hugging Face id or local folder")
+    init.add_argument("--file", help="GGUF file of the Hub repository, for llamacpp")
     init.add_argument("--gpus", default="1", help="count, list, all or none (default: 1)")
 
     render = add("render", "render a stack from stack.yaml, or from a model and flags", stack=False)
@@ -94,6 +95,7 @@ def _add_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpus", help="2 (a count), 0,1 (indices), device=0 (one index), UUIDs, all, or none")
     group.add_argument("--replicas", type=int, help="copies, each with its own GPUs")
     group.add_argument("--served-name", action="append", dest="served_names", help="name for clients; may be repeated")
+    group.add_argument("--file", help="GGUF file of the Hub repository, for llamacpp")
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
     group.add_argument("--max-model-len", help="context length: 8192, 32k or auto")
     group.add_argument("--tensor-parallel-size", type=int, help="GPUs that each layer is split over")

@@ -15,7 +15,7 @@ def init(words: Namespace) -> int:
     """`stackgen init`: a commented stack.yaml, its schema, and a .env with a new key."""
     from stackgen.starter import write_starter
 
-    written = write_starter(Path(words.folder), words.engine, words.model, words.gpus)
+    written = write_starter(Path(words.folder), words.engine, words.model, words.gpus, words.file)
     _print(words, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
     _note(f"next: look at {words.folder}/stack.yaml, then `stackgen up {words.folder}`")
     return 0

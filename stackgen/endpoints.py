@@ -25,7 +25,10 @@ def dialects() -> dict[str, Dialect]:
 def from_plan(plan: Plan, folder: Path) -> list[Target]:
     """The endpoints of a plan, with the key from `folder/.env`."""
     env = read_env(folder)
-    return [Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None) for endpoint in plan.endpoints]
+    return [
+        Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed)
+        for endpoint in plan.endpoints
+    ]
 
 
 def from_words(words: Namespace) -> list[Target]:

@@ -17,6 +17,8 @@ from stackgen.spec import ModelSpec, StackSpec
 
 __all__ = ["Claim", "place"]
 
+CDI = "nvidia.com/gpu="
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -48,6 +50,7 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
         return [Claim(index, 0, count=-1)]
     if isinstance(gpus, int):
         return [Claim(index, replica, count=gpus) for replica in range(replicas)]
+    gpus = tuple(id.removeprefix(CDI) for id in gpus)  # `0` and its CDI name are one card
     each, rest = divmod(len(gpus), replicas)
     if rest:
         mistakes.append(
@@ -118,5 +121,5 @@ def _request(claim: Claim, driver: str) -> GpuRequest | None:
         return None
     if driver == "cdi":
         ids = claim.ids or (("all",) if claim.count == -1 else tuple(map(str, range(claim.count))))
-        return GpuRequest("cdi", ids=tuple(id if "=" in id else f"nvidia.com/gpu={id}" for id in ids))
+        return GpuRequest("cdi", ids=tuple(id if "=" in id else f"{CDI}{id}" for id in ids))
     return GpuRequest("amd" if driver == "amd" else "nvidia", count=claim.count, ids=claim.ids)

@@ -183,7 +183,8 @@ class Endpoint:
     """An OpenAI-compatible URL that the stack offers to its users.
 
     `base_url` ends in `/v1`; `api_key` names the variable of `.env` that holds the key; `models` are the
-    served model names that must be listed; `service` is who answers; `workers` are behind it.
+    served model names that must be listed; `service` is who answers; `workers` are behind it. `exposed` tells that
+    other machines may reach it.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Endpoint:
     dialect: Dialect
     api_key: str = "STACKGEN_API_KEY"
     workers: tuple[str, ...] = ()
+    exposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

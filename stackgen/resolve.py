@@ -80,7 +80,7 @@ def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context
     return Plan(
         name=stack.name,
         services=tuple(replace(service, logging=log) for service in services),
-        endpoints=tuple(endpoint for part in parts for endpoint in part.endpoints),
+        endpoints=tuple(replace(endpoint, exposed=_exposed(stack)) for part in parts for endpoint in part.endpoints),
         volumes=tuple(dict.fromkeys(volume for volume in volumes if volume[0] in used)),
         networks=tuple(network for part in parts for network in part.networks),
         secrets=(("hf_token", HF_TOKEN),) if download else (),
@@ -168,9 +168,13 @@ def _names(stack: StackSpec) -> list[Mistake]:
     return mistakes
 
 
+def _exposed(stack: StackSpec) -> bool:
+    return not stack.bind.startswith("127.") and stack.bind not in ("::1", "[::1]")
+
+
 def _warnings(stack: StackSpec) -> list[str]:
     warnings = []
-    if stack.bind not in ("127.0.0.1", "::1", "[::1]"):
+    if _exposed(stack):
         warnings.append(
             f"ports are open on {stack.bind}; the key guards /v1 only, other paths answer without one: "
             "put a proxy with an allow-list of paths in front"

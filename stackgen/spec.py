@@ -16,7 +16,7 @@ __all__ = ["EnvValue", "Gpus", "LoggingSpec", "ModelSpec", "Size", "StackSpec", 
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-GPU_ID = re.compile(r"\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+")
+GPU_ID = re.compile(r"0|[1-9]\d{0,2}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+", re.ASCII)
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -67,7 +67,9 @@ def _env_value(value: Any) -> Any:
 
 def _size(value: Any) -> Any:
     text = str(value) if type(value) is int else value
-    if not isinstance(text, str) or not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(\.\d+)?[kKmM]", text):
+    if not isinstance(text, str) or not re.fullmatch(
+        r"auto|-1|[1-9]\d{0,11}|\d{1,9}(\.\d{1,9})?[kKmM]", text, re.ASCII
+    ):
         raise PydanticCustomError("size", "must be a number of tokens (8192, 32k) or `auto`")
     return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Stack", "from_flags", "open_stack", "stack_file"]
 STACK_LEVEL = ("name", "port", "bind")
 MODEL_LEVEL = (
     "engine", "replicas", "served_names", "revision", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization",
+    "file",
 )  # fmt: skip
 
 
@@ -80,7 +82,7 @@ def from_flags(model: str, flags: dict[str, Any], sets: list[str], output: str |
         _assign(data, entry, assignment)
     spec = build(data, "command line")
     folder = Path(output) if output else Path("compose") / spec.name
-    if is_local(model) and not Path(model).expanduser().is_absolute():
+    if is_local(model) and not os.path.isabs(os.path.expanduser(model)):
         entry["model"] = str(Path(model).resolve())  # stack.yaml will lie in another folder than this one
         spec = build(data, "command line")
     plan = resolve(spec, ComposeSite(folder, folder), "command line")

@@ -19,20 +19,21 @@ from stackgen.write import write_atomically
 __all__ = ["write_starter"]
 
 
-def write_starter(folder: Path, engine: str, model: str, gpus: str) -> list[Path]:
+def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | None = None) -> list[Path]:
     """Writes the files into `folder`; an existing stack.yaml is an error, an existing .env is left alone.
 
-    Returns the paths written. Raises SpecError when engine, model or GPUs are wrong: nothing is written then.
+    `file` is the GGUF of a Hub repository, for llama.cpp. Returns the paths written. Raises SpecError when engine,
+    model or GPUs are wrong: nothing is written then.
     """
     path = folder / "stack.yaml"
     if path.exists():
         raise StackgenError(f"{path} is there already", "edit it, or name another folder")
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
-    from_flags(model, {"engine": engine, "gpus": gpus, "name": name}, [])
+    from_flags(model, {"engine": engine, "gpus": gpus, "name": name, "file": file}, [])
     values = {
         "name": _word(name),
         "model": _word(model),
-        "engine": engine,
+        "engine": engine + (f"\n    file: {_word(file)}" if file else ""),
         "gpus": _yaml_gpus(gpus),
         "modeline": MODELINE,
     }

@@ -323,7 +323,7 @@ def test_flags_alone_give_the_same_stack_as_the_file(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     "text",
-    ["1e-5", "no", "08", "=", "a: b", "# x", "é\u2028😀", "'", '"', "\n", " x ", "null", "-", "<<", "0x1", "1_000"],
+    ["1e-5", "no", "08", "=", "a: b", "# x", "é\u2028😀", "'", '"', "\n", " x ", "null", "x-", "<<", "0x1", "1_000"],
 )
 def test_the_stack_file_written_for_flags_reads_back(tmp_path: Path, text: str) -> None:
     made = from_flags("org/name", {"engine": "vllm", "served_names": [text]}, [], str(tmp_path))

@@ -445,10 +445,6 @@ def test_scalars_that_are_no_text() -> None:
             scalar(wrong)
 
 
-@pytest.mark.xfail(
-    reason="ComposeSite.host_path: Path() drops `./` before expanduser(); patch: Path(os.path.expanduser(path))",
-    strict=False,
-)
 @pytest.mark.parametrize("folder", ["./~x", "~nobody-of-this-name/x"])
 def test_a_tilde_that_is_nobodys_home(folder: str) -> None:
     assert ComposeSite().host_path(folder).endswith(folder.removeprefix("./"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackgen import engines
+from stackgen.endpoints import from_plan
 from stackgen.errors import SpecError
-from stackgen.load import build
+from stackgen.load import build, parse_stack
 from stackgen.plan import Bind, Dependency, EnvRef, Logging, Network, Plan, Service, Volume
 from stackgen.resolve import resolve
 from stackgen.targets.compose import ComposeSite
@@ -283,3 +285,16 @@ def test_a_plan_is_the_same_each_time_and_hashable() -> None:
     models = ({"gpus": 1, "replicas": 2}, FC, {"engine": "llamacpp", "file": "a"})
     assert plan(*models) == plan(*models)
     assert hash(plan(*models)) == hash(plan(*models))
+
+
+@pytest.mark.parametrize(
+    ("bind", "exposed"),
+    [("127.0.0.1", False), ("127.0.0.2", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.5", True)],
+)
+def test_an_endpoint_knows_whether_others_reach_it(bind: str, exposed: bool) -> None:
+    """The check then fails on paths that answer without the key, instead of warning."""
+    stack = parse_stack(f"name: n\nbind: '{bind}'\nmodels: [{{model: o/m, engine: vllm, gpus: 1}}]")
+    (endpoint,) = resolve(stack, ComposeSite()).endpoints
+    assert endpoint.exposed is exposed
+    (target,) = from_plan(resolve(stack, ComposeSite()), Path("no-such-folder"))
+    assert target.exposed is exposed

@@ -117,6 +117,11 @@ class Vllm:
             model, count = replica.spec, replica.gpu_count
             if replica.index:
                 continue
+            found += [
+                Mistake(f"{replica.path}.served_names", f"{name!r} starts with a dash: vLLM takes it for a flag")
+                for name in served_names(model)
+                if name.startswith("-")
+            ]
             size = (model.tensor_parallel_size or 1) * model.pipeline_parallel_size
             if count is None and not model.tensor_parallel_size:
                 found.append(

@@ -61,7 +61,10 @@ class ComposeSite:
         return "/tmp"
 
     def local_path(self, path: str) -> str:
-        return "/srv/" + re.sub(r"^[~./]+", "", path).rstrip("/")
+        path = os.path.normpath(path)
+        if path.startswith(("/", "~")):  # kept apart from a relative path of the same name
+            return "/srv/host/" + path.lstrip("/")
+        return "/srv/" + path.replace("../", "up/")
 
     def host_path(self, path: str) -> str:
         expanded = Path(os.path.expanduser(path))  # a Path would drop the `./` that keeps `./~x` from being a home

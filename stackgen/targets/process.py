@@ -69,7 +69,7 @@ class ProcessSite:
         return self.host_path(path)
 
     def host_path(self, path: str) -> str:
-        return os.path.normpath(self.stack_dir.absolute() / Path(path).expanduser())
+        return os.path.normpath(self.stack_dir.absolute() / os.path.expanduser(path))
 
     def script(self, name: str) -> str:
         for folder in SCRIPTS:

@@ -1,0 +1,98 @@
+"""The house rules that a machine can see."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen.schema import stack_schema
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "stackgen").rglob("*.py"))
+RENDERED = sorted((ROOT / "compose").glob("*/compose.yaml"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_longer_than_300_lines(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= 300
+
+
+def test_imports_run_one_way() -> None:
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "stackgen", "--help"], capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "argparse" in imported  # else nothing was measured
+    assert not imported & {"openai", "docker", "rich", "pydantic", "pydantic_core", "jinja2", "yaml", "httpx2"}
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    bare = []
+    for module in MODULES:
+        tree = ast.parse(module.read_text())
+        if not ast.get_docstring(tree):
+            bare.append(str(module))
+        for node in tree.body:
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+            if public and not ast.get_docstring(node):  # type: ignore[arg-type]
+                bare.append(f"{module}:{node.lineno}")
+    assert not bare
+
+
+def test_every_field_of_the_stack_file_is_described() -> None:
+    bare = []
+
+    def walk(name: str, schema: dict[str, Any]) -> None:
+        for field, inner in schema.get("properties", {}).items():
+            if not inner.get("description"):
+                bare.append(f"{name}.{field}")
+
+    schema = stack_schema()
+    walk("stack", schema)
+    for name, definition in schema["$defs"].items():
+        walk(name, definition)
+    assert not bare
+
+
+def test_no_image_is_called_latest() -> None:
+    texts = [
+        path for folder in ("templates", "compose", "stackgen") for path in (ROOT / folder).rglob("*") if path.is_file()
+    ]
+    found = [
+        str(path)
+        for path in texts
+        if path.suffix != ".pyc" and re.search(r"^\s*(FROM|image:).*:latest", path.read_text(), re.M)
+    ]
+    assert len(texts) > 50
+    assert not found
+
+
+@pytest.mark.parametrize("file", RENDERED, ids=lambda path: path.parent.name)
+def test_examples_have_no_top_level_version(file: Path) -> None:
+    assert not re.search(r"^version:", file.read_text(), re.M)
+
+
+def test_the_examples_that_must_be_there_are_there() -> None:
+    names = {file.parent.name for file in RENDERED}
+    wanted = (
+        "vllm-one-gpu vllm-tensor-parallel-4 vllm-two-models vllm-cpu fastchat-one-gpu fastchat-two-models fastchat-cpu"
+    )
+    assert set(wanted.split()) <= names
+
+
+def test_references_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
