@@ -98,7 +98,7 @@ class Vllm:
                 Asset("images/common/supervise.sh", "scripts/supervise.sh"),
                 Asset("engines/vllm_health.py", "scripts/vllm_health.py"),
             ),
-            volumes=(("vllm-cache", "stackgen-vllm-cache"),),
+            volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
         )
 
     def downloader(self, context: Context) -> tuple[str, Build | None]:
@@ -164,7 +164,7 @@ class Vllm:
         address, port = site.listen(replica.service, PORT, host_port=host_port)
         parallel = replica.gpu_count or 1
         cuda = bool(replica.gpus) and replica.gpus.driver != "amd"  # type: ignore[union-attr]
-        mounts = list(engine_mounts(model, stack, site, Volume("vllm-cache", "/home/vllm/.cache")))
+        mounts = list(engine_mounts(model, stack, site, Volume(_cache(replica), "/home/vllm/.cache")))
         for path in [model.chat_template, *(lora.path for lora in model.lora_adapters if is_local(lora.path))]:
             if path:
                 mounts.insert(-1, Bind(site.host_path(path), site.local_path(path)))
@@ -250,8 +250,19 @@ class Vllm:
         }
         if not replica.gpus:
             values |= {"VLLM_CPU_KVCACHE_SPACE": str(model.cpu_kv_cache_gib)}
+        elif replica.gpus.driver != "amd":
+            values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # kernels compiled for this card
         values |= dict(site.gpu_environment(replica.gpus))
         return tuple((values | model.extra_env).items())
+
+
+def _cache(replica: Replica) -> str:
+    """The volume of compile caches: one for each kind of image, as they run as different users."""
+    return (
+        "vllm-cache"
+        if replica.gpus and replica.gpus.driver != "amd"
+        else f"vllm-{'rocm' if replica.gpus else 'cpu'}-cache"
+    )
 
 
 ENGINE = Vllm()

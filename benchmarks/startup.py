@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""What a start costs: whole processes side by side in one run, interleaved, median of N; and growth with the models.
+
+startup.py [--runs 15]
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "compose" / "vllm-one-gpu"
+
+
+def seconds(words):
+    start = time.perf_counter()
+    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def compare(commands, runs):
+    """Medians by name; the commands take turns, so that a slow moment of the machine hits all of them."""
+    times = {name: [] for name in commands}
+    for number in range(runs + 1):
+        for name, words in commands.items():
+            spent = seconds(words)
+            if number:  # the first round warms caches
+                times[name].append(spent)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    runs = parser.parse_args().runs
+    # the engine's variables are needed by Compose; compiled bytecode is what an installed package has
+    os.environ["STACKGEN_API_KEY"] = "x"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    stackgen = [sys.executable, "-m", "stackgen"]
+    medians = compare(
+        {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "stackgen --help": [*stackgen, "--help"],
+            "stackgen render --stdout": [*stackgen, "render", str(EXAMPLE), "--stdout"],
+            "imports: yaml, jinja2, pydantic": [
+                sys.executable,
+                "-c",
+                "import yaml, jinja2; from pydantic import BaseModel",
+            ],
+            "docker compose config -q": ["docker", "compose", "-f", str(EXAMPLE / "compose.yaml"), "config", "-q"],
+        },
+        runs,
+    )
+    bare, compose = medians["python -c pass"], medians["docker compose config -q"]
+    for name, value in medians.items():
+        print(
+            f"{name:34} {1000 * value:7.1f} ms   {value / bare:5.1f} x python   {value / compose:5.2f} x compose config"
+        )
+
+    print("\nmodels   render --stdout   a model more")
+    before = None
+    for count in (1, 10, 100, 1000):
+        with tempfile.TemporaryDirectory() as folder:
+            models = "".join(f"  - {{model: org/m{number}, engine: vllm}}\n" for number in range(count))
+            Path(folder, "stack.yaml").write_text(f"name: many\nmodels:\n{models}")
+            spent = statistics.median(seconds([*stackgen, "render", folder, "--stdout"]) for _ in range(3))
+        more = f"{1000 * (spent - before[1]) / (count - before[0]):8.2f} ms" if before else ""
+        print(f"{count:6} {1000 * spent:14.0f} ms   {more}")
+        before = (count, spent)
+
+
+if __name__ == "__main__":
+    main()
