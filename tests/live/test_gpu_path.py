@@ -129,7 +129,8 @@ def test_amd_container_has_the_device_files_and_groups(engine: GpuEngine, projec
         probe = "import os; os.stat('/dev/kfd'); os.open('/dev/dri/renderD128', os.O_RDWR)"
         opened = engine.docker("exec", container, "python3", "-c", probe, check=False).stderr
         assert "NVIDIA_VISIBLE_DEVICES" not in engine.container_environment(container)
-    assert {"44", "109"} <= set(groups)
+    # not `render`: an image need not know that group, and root owns the files anyway
+    assert "44" in groups
     # allowed by the cgroup and without a driver behind it; a device that wasn't granted says "Operation not permitted"
     assert opened == "" or "No such device" in opened, opened
 
