@@ -187,9 +187,14 @@ def _prepare(stack: Any) -> None:
     """Rendered files and a key must be there before a start; a hand-edited file is used as it is."""
     from stackgen.envfile import create_env
 
+    from stackgen.write import write_files
+
     changes = _changes(stack, validate=False)
     kept = [change.path for change in changes if change.edited]
-    _write(stack, [change for change in changes if not change.edited], False)
+    stale = [change for change in changes if change.kind != "same" and not change.edited]
+    write_files(stale, stack.folder)
+    if any(change.kind == "changed" for change in stale):
+        _note(f"rendered anew: {', '.join(change.path for change in stale)}")
     if kept:
         _note(f"edited by hand, so used as it is: {', '.join(kept)}")
     if create_env(stack.folder):

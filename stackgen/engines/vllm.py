@@ -84,7 +84,7 @@ class Vllm:
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "load weights"),
         (r"Loading weights took", "warm up"),
-        (r"KV cache size|Capturing CUDA graph|torch\.compile", "warm up"),
+        (r"(GPU|CPU) KV cache size|Capturing CUDA graphs", "warm up"),
         (r"Application startup complete", "ready"),
     )
 
