@@ -186,7 +186,6 @@ def _write(stack: Any, changes: Any, force: bool) -> None:
 def _prepare(stack: Any) -> None:
     """Rendered files and a key must be there before a start; a hand-edited file is used as it is."""
     from stackgen.envfile import create_env
-
     from stackgen.write import write_files
 
     changes = _changes(stack, validate=False)

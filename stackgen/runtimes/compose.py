@@ -29,7 +29,7 @@ Progress = Callable[[str, str], None]
 class ServiceState:
     """A service as the engine sees it: `state` (running, exited, …, or absent), `health` ("" without a check).
 
-    `restarts` counts what Docker did, `exit_code` is None while it runs.
+    `restarts` counts what Docker did, `exit_code` is None while it runs, `finished` is when it last ended.
     """
 
     service: str
@@ -41,6 +41,7 @@ class ServiceState:
     oom_killed: bool = False
     ports: tuple[str, ...] = ()
     image: str = ""
+    finished: str = ""
 
 
 def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = None) -> None:
@@ -51,26 +52,36 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
     """
     client = _client()
     limit = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
-    with tempfile.TemporaryFile("w+") as said:
-        words = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
-        # in a process group of its own, so that Ctrl-C reaches us first and we end it in order
-        started = subprocess.Popen(words, stdout=said, stderr=said, text=True, start_new_session=True)
-        try:
-            _follow(plan, folder, client, started, progress, time.monotonic() + limit)
-        except BaseException:
-            started.terminate()
-            started.wait(timeout=30)
-            raise
-        if started.returncode:
+    end = time.monotonic() + limit
+    # what lies dead from an earlier start is no failure of this one
+    before = {state.service: state.finished for state in status(plan, client)}
+    for last in (False, False, True):
+        with tempfile.TemporaryFile("w+") as said:
+            words = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
+            # in a process group of its own, so that Ctrl-C reaches us first and we end it in order
+            started = subprocess.Popen(words, stdout=said, stderr=said, text=True, start_new_session=True)
+            try:
+                recovered = _follow(plan, client, started, progress, end, before)
+            except BaseException:
+                started.terminate()
+                started.wait(timeout=30)
+                raise
             said.seek(0)
-            raise _refused(said.read())
+            if started.returncode and (last or not recovered):
+                raise _refused(said.read())
+        if not started.returncode:
+            return
 
 
 def _follow(
-    plan: Plan, folder: Path, client: Any, started: subprocess.Popen[str], progress: Progress, end: float
-) -> None:
-    """Reports phases until all services are healthy (or done) and `started` has ended."""
+    plan: Plan, client: Any, started: subprocess.Popen[str], progress: Progress, end: float, before: dict[str, str]
+) -> bool:
+    """Reports phases until all services are healthy (or done) and `started` has ended.
+
+    True when Compose gave up on a service that failed its first try and then came up: it must be called again.
+    """
     phases: dict[str, str] = {}
+    troubled = False
     images = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
     while True:
         over = started.poll() is not None
@@ -81,10 +92,16 @@ def _follow(
                 phases[service.name] = phase
                 progress(service.name, phase)
         for service in plan.services:
-            if _failed(service, states[service.name]):
+            if _failed(service, states[service.name]) and states[service.name].finished != before[service.name]:
                 raise StartError(*_reason(service, states[service.name], client, plan))
-        if over and (started.returncode or all(_done(s, states[s.name]) for s in plan.services)):
-            return
+        if over and all(_done(s, states[s.name]) for s in plan.services):
+            return True
+        if over and started.returncode:
+            # Compose leaves at the first exit of a service that others wait for; Docker still tries it again
+            trying = any(s.state == "restarting" or (s.restarts and s.health == "starting") for s in states.values())
+            if not trying:
+                return troubled
+            troubled = True
         if time.monotonic() > end:
             slow = next((s for s in plan.services if not _done(s, states[s.name])), plan.services[-1])
             message, _ = _reason(slow, states[slow.name], client, plan)
@@ -212,6 +229,7 @@ def _state(service: Service, client: Any, container: str | None) -> ServiceState
         oom_killed=state["OOMKilled"],
         ports=tuple(f"{b['HostIp']}:{b['HostPort']}" for bindings in ports.values() for b in bindings or ()),
         image=service.image,
+        finished=state["FinishedAt"],
     )
 
 

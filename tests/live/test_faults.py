@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,24 @@ def test_without_a_key_compose_says_what_to_do(vllm_image: str, tiny_model: Path
         done = stack.compose("up", "--detach")
         assert done.returncode != 0 and "stackgen init" in done.stderr
         (tmp_path / ".env").write_text("STACKGEN_API_KEY=x\n")
+
+
+def test_a_worker_that_can_not_start_is_named_with_its_reason(
+    fastchat_image: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The API server waits for the worker: Compose itself only says that a dependency failed."""
+    model = {
+        "model": str(tiny_model),
+        "engine": "fastchat",
+        "served_names": ["tiny"],
+        "conv_template": "no-such-template",
+    }
+    data = {"name": "sgtest-worker", "port": 18125, "restart": "on-failure:1", "models": [model]}
+    with LiveStack(tmp_path, data) as stack:
+        for _ in range(2):  # a second start must not take the first one's dead containers for its own
+            started = time.time()
+            done = stack.stackgen_raw("up", str(tmp_path))
+            assert done.returncode == 1, done.stdout
+            assert "fastchat-tiny ended with code" in done.stderr and "no-such-template" in done.stderr
+            finished = stack.inspect("fastchat-tiny")["State"]["FinishedAt"][:19]
+            assert datetime.fromisoformat(finished + "+00:00").timestamp() >= started - 1
