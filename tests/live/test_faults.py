@@ -15,14 +15,14 @@ from tests.live.stacks import LiveStack
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 
-def stack_of(folder: Path, name: str, image: str, model: Path, **fields: Any) -> LiveStack:
+def stack_of(
+    folder: Path, name: str, image: str, model: Path, restart: str = "on-failure:1", **fields: Any
+) -> LiveStack:
     entry = {
         "model": str(model), "engine": "vllm", "image": image, "served_names": ["tiny"], "max_model_len": 512,
         "cpu_kv_cache_gib": 1, "enforce_eager": True,
     }  # fmt: skip
-    return LiveStack(
-        folder, {"name": f"sgtest-{name}", "port": 18120, "restart": "on-failure:1", "models": [entry | fields]}
-    )
+    return LiveStack(folder, {"name": f"sgtest-{name}", "port": 18120, "restart": restart, "models": [entry | fields]})
 
 
 def test_an_unknown_flag_ends_the_start_with_its_reason(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_model_that_dies_at_the_first_request_never_turns_healthy(
     vllm_image: str, broken_model: Path, tmp_path: Path
 ) -> None:
     """head_dim 16 loads, says it is ready, and dies when it shall generate: `/health` alone would be green."""
-    with stack_of(tmp_path, "broken", vllm_image, broken_model) as stack:
+    with stack_of(tmp_path, "broken", vllm_image, broken_model, restart="no") as stack:
         done = stack.stackgen_raw("up", str(tmp_path))
         assert done.returncode == 1, done.stdout
         assert "vllm-tiny ended with code" in done.stderr
@@ -78,7 +78,7 @@ def test_a_worker_that_can_not_start_is_named_with_its_reason(
         "served_names": ["tiny"],
         "conv_template": "no-such-template",
     }
-    data = {"name": "sgtest-worker", "port": 18125, "restart": "on-failure:1", "models": [model]}
+    data = {"name": "sgtest-worker", "port": 18125, "restart": "no", "models": [model]}
     with LiveStack(tmp_path, data) as stack:
         for _ in range(2):  # a second start must not take the first one's dead containers for its own
             started = time.time()
