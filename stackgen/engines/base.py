@@ -154,12 +154,17 @@ def supervised(site: Site) -> tuple[str, ...]:
     return ("/bin/sh", site.script("supervise.sh"))
 
 
-def engine_mounts(model: ModelSpec, stack: StackSpec, site: Site, cache: Volume | None = None) -> tuple[Mount, ...]:
-    """Scripts, weights (read-only: an engine has no business changing them), compile cache and /tmp."""
+def engine_mounts(
+    model: ModelSpec, stack: StackSpec, site: Site, cache: Volume | None = None, *, hub: bool = False
+) -> tuple[Mount, ...]:
+    """Scripts, weights (read-only: an engine has no business changing them), compile cache and /tmp.
+
+    `hub` mounts the store for a local model as well, whose adapters come from the Hub.
+    """
     mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]
     if is_local(model.model):
         mounts.append(Bind(site.host_path(model.model), site.local_path(model.model)))
-    else:
+    if hub or not is_local(model.model):
         mounts.append(storage_mount(stack, site, read_only=True))
     if cache:
         mounts.append(cache)

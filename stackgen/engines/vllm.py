@@ -164,7 +164,11 @@ class Vllm:
         address, port = site.listen(replica.service, PORT, host_port=host_port)
         parallel = replica.gpu_count or 1
         cuda = bool(replica.gpus) and replica.gpus.driver != "amd"  # type: ignore[union-attr]
-        mounts = list(engine_mounts(model, stack, site, Volume(_cache(replica), "/home/vllm/.cache")))
+        mounts = list(
+            engine_mounts(
+                model, stack, site, Volume(_cache(replica), "/home/vllm/.cache"), hub=bool(self.downloads(model))
+            )
+        )
         for path in [model.chat_template, *(lora.path for lora in model.lora_adapters if is_local(lora.path))]:
             if path:
                 mounts.insert(-1, Bind(site.host_path(path), site.local_path(path)))
@@ -239,7 +243,7 @@ class Vllm:
         model, site = replica.spec, context.site
         cache = site.cache_dir()
         values: dict[str, str | EnvRef] = {"VLLM_API_KEY": API_KEY}
-        if not is_local(model.model):
+        if self.downloads(model):
             values |= dict(hub_environment(site))
         values |= {
             "HOME": site.home_dir(),

@@ -246,3 +246,12 @@ def test_two_models_two_ports_one_store() -> None:
     assert [one.ports[0].host for one in made.services[1:]] == [8000, 8001]
     assert [one.ports[0].container for one in made.services[1:]] == [8000, 8000]
     assert len(made.endpoints) == 2
+
+
+def test_a_local_model_with_an_adapter_from_the_hub_waits_for_it() -> None:
+    made = plan({"model": "./base", "lora_adapters": [{"name": "sql", "path": "org/sql"}]})
+    download, engine = made.services
+    assert download.command == ("--model", "org/sql")
+    assert Volume("models", "/models", read_only=True) in engine.mounts
+    assert engine.depends_on[0].service == "download"
+    assert dict(engine.environment)["HF_HUB_OFFLINE"] == "1"
