@@ -158,7 +158,8 @@ def _reason(service: Service, state: ServiceState, client: Any, plan: Plan) -> t
     """What happened, with the lines of the log that say why, and where to look further."""
     log = _log(client, plan, service.name, 200)
     lines = [line.rstrip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if FATAL.search(line)][-8:] or lines[-8:]
+    # each try says the same again
+    telling = list(dict.fromkeys(line for line in lines if FATAL.search(line)))[-8:] or lines[-8:]
     tries = f" after {state.restarts + 1} tries" if state.restarts else ""
     if state.oom_killed:
         what = "was killed: the host's memory, or its memory limit, is used up"
