@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from stackgen import engines
@@ -40,8 +41,12 @@ def from_words(words: Namespace) -> list[Target]:
 
     stack = open_stack(words.stack)
     targets = from_plan(stack.plan, stack.folder)
+    if words.api_key:
+        targets = [replace(target, api_key=words.api_key) for target in targets]
     if words.model:
-        targets = [target for target in targets if words.model in target.models] or targets[:1]
+        # a name that none of them serves is still the one to ask for: its check has to fail
+        serving = [target for target in targets if words.model in target.models]
+        targets = serving or [replace(targets[0], models=(words.model,))]
     return targets
 
 

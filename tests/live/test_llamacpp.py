@@ -47,3 +47,10 @@ def test_the_context_is_the_one_asked_for(stack: LiveStack) -> None:
 def test_the_key_is_not_in_the_process_list(stack: LiveStack) -> None:
     assert stack.key not in " ".join(stack.inspect("llamacpp-smollm2")["Config"]["Cmd"])
     assert stack.key not in stack.logs()
+
+
+def test_the_check_fails_for_a_name_that_is_not_served(stack: LiveStack) -> None:
+    """llama.cpp itself answers to any name."""
+    done = stack.stackgen_raw("check", str(stack.folder), "--model", "SmolLM2")
+    assert done.returncode == 1, done.stdout
+    assert "smollm2" in done.stdout
