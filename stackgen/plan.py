@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 __all__ = [
-    "Asset", "Bind", "Build", "Dependency", "Dialect", "Endpoint", "EnvRef", "GpuRequest", "HealthCheck", "Logging",
-    "Mount", "Network", "Plan", "Port", "Service", "Site", "Tmpfs", "Volume",
+    "Asset", "Bind", "Build", "Dependency", "Deviation", "Dialect", "Endpoint", "EnvRef", "GpuRequest", "HealthCheck",
+    "Logging", "Mount", "Network", "Plan", "Port", "Service", "Site", "Tmpfs", "Volume",
 ]  # fmt: skip
 
 Role = Literal["download", "engine", "controller", "worker", "api"]
@@ -156,26 +156,47 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class Deviation:
+    """A known, harmless difference of a server from the documented API, as data for the check.
+
+    A problem that `check` finds and whose text `pattern` (a regular expression) matches as a whole fails nobody: it
+    is reported once, as `note`.
+    """
+
+    check: str
+    pattern: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a server's OpenAI-compatible API deviates, as data for the check. Source: recorded responses.
+    """How a server's OpenAI-compatible API is to be asked, and how it deviates. Source: recorded responses.
 
     `alive_path` is None where the server has no liveness path of its own. `open_paths` answer without a key
-    although one is set. `stream_usage` tells whether `stream_options.include_usage` is honoured;
-    `stream_bare_chunks` that only the last chunk of a stream carries `object` and `created`.
-    `length_off_by_one`: `completion_tokens` is one low when generation stops at the length limit.
-    `leading_name`: asked by an alias, the server answers under its first served name.
-    `auth_statuses` are what a request without a key gets, `unknown_model` (status, code) what a wrong name gets.
+    although one is set. `private_ports` are (port, path) pairs of services of the same stack that have no
+    authentication and must be closed to everybody else. `stream_usage` tells whether
+    `stream_options.include_usage` is honoured. `leading_name`: asked by an alias, the server answers under its first
+    served name. `auth_statuses` are what a request without a key gets, `unknown_model` (status, code) what a wrong name
+    gets, `error_path` where an error's message stands in its body.
+    `claims`, `lacks` and `ignores` are names of checks: features the server says it has, ones it has not, and ones it
+    takes without an error and does nothing about; of others nothing is known before they are tried. `tokenize` is the
+    path under the root and the field of the text, where the server has such a path.
     """
 
     name: str
     alive_path: str | None = None
     open_paths: tuple[str, ...] = ()
+    private_ports: tuple[tuple[int, str], ...] = ()
     stream_usage: bool = True
-    stream_bare_chunks: bool = False
-    length_off_by_one: bool = False
     leading_name: bool = False
     auth_statuses: tuple[int, ...] = (401,)
     unknown_model: tuple[int, int | str | None] = (404, None)
+    error_path: tuple[str, ...] = ("error", "message")
+    claims: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+    tokenize: tuple[str, str] | None = None
+    deviations: tuple[Deviation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stackgen.check.ask import Answer
-    from stackgen.check.report import Report
+    from stackgen.check.options import Options
+    from stackgen.check.report import EndpointReport, Report
     from stackgen.check.target import Target
     from stackgen.plan import Dialect
 
@@ -22,29 +23,27 @@ __all__ = ["ask", "check"]
 
 def check(
     targets: Sequence[Target],
+    options: Options | None = None,
     *,
-    timeout: float = 30.0,
     wait: float = 0.0,
     on_progress: Callable[[str, str, str], None] | None = None,
+    on_endpoint: Callable[[EndpointReport], None] | None = None,
     dialects: Mapping[str, Dialect] | None = None,
-    max_models: int = 8,
-    max_tokens: int = 32,
 ) -> Report:
-    """Checks all targets at the same time and reports on them in their order.
+    """Checks all targets, many at the same time, and reports on them in their order.
 
-    `timeout` (s) bounds each silence of a server, `wait` (s) how long to wait until it lists its models;
-    `on_progress(target name, check, message)` is called from one thread at a time. `dialects` are the engines'
-    own, by name; at most `max_models` models of a target are asked, for `max_tokens` tokens each.
-    A server that is unhealthy or away is a result and no exception; StackgenError is raised for numbers that
-    make no sense.
+    `options` say how deep; `wait` (s) how long to wait until an endpoint lists its models.
+    `on_progress(target name, check, message)` and `on_endpoint(its report)` are called from one thread at a time.
+    `dialects` are the engines' own, by name. A server that is unhealthy or away is a result and no exception;
+    StackgenError is raised for options that make no sense.
     """
+    from stackgen.check.options import Options
     from stackgen.check.runner import run
-    from stackgen.check.verdict import Options
     from stackgen.errors import StackgenError
 
-    if not (timeout > 0 and wait >= 0 and max_models > 0 and max_tokens > 0):
-        raise StackgenError("timeout, max_models and max_tokens must be above 0, and wait not below it")
-    return run(targets, Options(timeout, max_models, max_tokens), wait, on_progress, dialects or {})
+    if not wait >= 0:
+        raise StackgenError(f"wait must not be below 0, and is {wait}")
+    return run(targets, options or Options(), wait, on_progress, on_endpoint, dialects or {})
 
 
 def ask(

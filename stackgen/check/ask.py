@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from stackgen.check.dialects import OPENAI
 from stackgen.check.faults import Fault, classify
 from stackgen.check.names import did_you_mean
+from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
 from stackgen.check.session import Reply, Session, content_type, error_message, http_client
 from stackgen.check.target import Target
-from stackgen.check.verdict import Context, Options
+from stackgen.check.verdict import Context
 from stackgen.errors import StackgenError, StartError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _listed(target: Target, timeout: float) -> tuple[tuple[str, ...], Reply]:
 
     with Session(target, timeout) as session:
         # not the SDK's models.list(): Together's bare array breaks it
-        context = Context(session, Options(timeout), target.dialect or OPENAI)
+        context = Context(session, Options(timeout=timeout), target.dialect or OPENAI)
         reply = list_models(context)
         return context.listed or (), reply
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ def _tiny_chat(model: str) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
 
+# a port that is closed, or that a firewall drops, must not hold the check up
+PORT_SECONDS = 1.0
+PRIVATE_HINT = "FastChat's controller and workers have no authentication: publish no port of theirs"
 KEY_HINT = "is it the key of the running server's .env? a change needs a restart"
 NO_KEY_HINT = "give it by --api-key or .env"
 UNGUARDED_HINT = "start it with its key set (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
@@ -56,6 +60,8 @@ CHANGING = frozenset({
 def auth(context: Context, _model: str) -> Verdict:
     """Each kind of wrong credential is refused, the right key is taken, and the dialect's open paths are closed."""
     target = context.session.target
+    if private := _private_ports(context):
+        return failed(f"answers without any key: {', '.join(private)}", PRIVATE_HINT)
     if target.api_key is None:
         return _no_key(context)
     accepted, odd = _refusals(context)
@@ -99,7 +105,9 @@ def _no_key(context: Context) -> Verdict:
 def _refusals(context: Context) -> tuple[list[str], list[str]]:
     """The wrong credentials that were accepted, and those refused with another status than the dialect's."""
     accepted, odd = [], []
-    probes = [(name, header, False) for name, header in WRONG] + [("a chat without a key", None, True)]
+    # a probe every few seconds needs not try every form
+    wrong = WRONG if context.options.depth else WRONG[:2]
+    probes = [(name, header, False) for name, header in wrong] + [("a chat without a key", None, True)]
     for name, header, posts in probes:
         if posts:
             # some gateways guard the list and not the work, or the other way round
@@ -120,6 +128,11 @@ def _open_paths(context: Context) -> tuple[list[str], list[str], list[str]]:
     unclear: list[str] = []
     untried: list[str] = []
     for path in context.dialect.open_paths:
+        if not context.options.depth and path not in GENERATES:
+            continue
+        if path in GENERATES and context.silent:
+            untried.append(f"{path} not tried, as the model does not answer")
+            continue
         if CHANGING & set(path.split("?")[0].strip("/").split("/")):
             untried.append(f"{path} not tried, as it may change the server's state")
             continue
@@ -139,3 +152,25 @@ def _open_paths(context: Context) -> tuple[list[str], list[str], list[str]]:
         elif reply.status >= 500:
             unclear.append(f"{path} gives {reply.status}")
     return opened, unclear, untried
+
+
+def _private_ports(context: Context) -> list[str]:
+    """Services of the dialect's stack that answer at the endpoint's address though nobody but the stack may reach them.
+
+    Only where the address is this machine's or the server is of that dialect for sure: the ports are tried in passing.
+    """
+    target, found = context.session.target, []
+    for port, path in context.dialect.private_ports:
+        if port == target.port:
+            continue
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        try:
+            with socket.create_connection((target.host, port), PORT_SECONDS):
+                pass
+            reply = context.session.post(f"http://{host}:{port}{path}", {}, None)
+        except (OSError, Fault):
+            continue
+        # something else may listen there; FastChat's services answer these paths with JSON
+        if reply.status == 200 and isinstance(reply.json(), dict):
+            found.append(f"{host}:{port}")
+    return found

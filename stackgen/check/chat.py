@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from stackgen.check.contract import Completion, parse, sum_problem
 from stackgen.check.dialects import finish_reasons
@@ -18,6 +19,13 @@ __all__ = ["chat", "is_unknown_model", "stream"]
 LOGS_HINT = "look at the server's log: `docker compose logs`"
 CONTRACT_HINT = "OpenAI clients may fail on it: https://platform.openai.com/docs/api-reference/chat/object"
 REASONING_HINT = "it spent all of the check's tokens on reasoning: start it with less reasoning to see an answer"
+SLOW_HINT = "see the queue and the load of the server: its /metrics, `nvidia-smi`; a first request may still warm it up"
+GATHER_HINT = (
+    "a proxy holds tokens back (nginx: proxy_buffering off; HAProxy: option http-no-delay), or the server sends them in"
+    " groups"
+)
+# inter-token latencies that a report keeps of a stream
+MAX_SAMPLES = 256
 # a stream may last this many times the time-out of a single silence
 STREAM_FACTOR = 4
 
@@ -27,6 +35,7 @@ def chat(context: Context, model: str) -> Verdict:
     reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model))
     if reply.status != 200:
         return _refused(context, reply, model)
+    notes: list[str] = []
     # all structural problems are found at once; the rules between fields follow below
     completion, problems = parse(Completion, reply.json())
     if completion is None:
@@ -34,73 +43,132 @@ def chat(context: Context, model: str) -> Verdict:
             problems = (f"{reply.content_type or 'an empty body'} instead of JSON",)
         return failed(f"the body is not as documented: {problems[0]}", CONTRACT_HINT,
                       f"{'; '.join(problems[:5])}; {context.excerpt(reply)}")  # fmt: skip
-    # n is not set, so there is one choice
-    first = completion.choices[0]
-    notes: list[str] = []
-    wrong = [sum_problem(completion.usage)] if sum_problem(completion.usage) else []
-    if first.finish_reason not in finish_reasons(context.dialect):
-        wrong.append(f"finish_reason {first.finish_reason!r} is not documented")
+    wrong = context.allow("chat", _content_problems(context, completion), notes)
     wrong += _echo(context, completion.model, model, notes)
-    # a dialect's known slips are told once, as a note, and fail nobody
-    limit, counted = context.options.max_tokens, completion.usage.completion_tokens
-    if context.dialect.length_off_by_one and first.finish_reason == "length" and counted == limit - 1:
-        notes.append(f"{context.dialect.name} counts one completion token too few at the length limit")
-    message = first.message
-    extra = message.model_extra or {}
-    reasoning = bool(extra.get("reasoning") or extra.get("reasoning_content"))
-    if not message.content and not reasoning:
-        wrong.append("the answer has no content")
     if wrong:
         return failed("; ".join(wrong), CONTRACT_HINT, context.excerpt(reply))
-    if not message.content:
-        return warned("only reasoning, no content", REASONING_HINT, context.excerpt(reply))
+    # a context that is full ends an answer early as well, so this alone is no fault
+    first, counted = completion.choices[0], completion.usage.completion_tokens
+    if first.finish_reason == "length" and counted == context.max_tokens - 1:
+        notes += context.allow(
+            "chat", [f"completion_tokens is {counted} at a length limit of {context.max_tokens}"], notes
+        )
+    if reply.content_type.lower() != "application/json":
+        notes.append(f"the content type is {context.session.redact.excerpt(reply.content_type, 60) or 'missing'}")
+    message = first.message
+    figures = {"prompt_tokens": float(completion.usage.prompt_tokens), "completion_tokens": float(counted)}
+    text = message.content or ""
+    if counted > context.max_tokens:
+        return warned(f"{counted} tokens came, and at most {context.max_tokens} were asked for",
+                      "max_tokens is not kept to: answers may run away", context.excerpt(reply),
+                      figures=figures)  # fmt: skip
+    if not text and context.max_tokens > 1:
+        return warned("only reasoning, no content", REASONING_HINT, context.excerpt(reply), figures=figures)
     # the first model's answer stands for the endpoint
     if context.answer is None:
-        context.answer = context.session.redact.excerpt(message.content, 1000)
-    said = repr(context.session.redact.excerpt(message.content, 60)) if message.content.strip() else "with white space"
-    return passed(f"answers {said} ({counted} tokens, {first.finish_reason})", "; ".join(notes))
+        context.answer = context.session.redact.excerpt(text, 1000)
+    context.texts[model] = (text, counted)
+    said = repr(context.session.redact.excerpt(text, 60)) if text.strip() else "with white space"
+    return passed(f"answers {said} ({counted} tokens, {first.finish_reason})", notes=tuple(notes), figures=figures)
+
+
+def _content_problems(context: Context, completion: Completion) -> list[str]:
+    """What no single field shows: sums, reasons, an answer without text. `n` is not set, so there is one choice."""
+    first = completion.choices[0]
+    wrong = [problem] if (problem := sum_problem(completion.usage)) else []
+    if first.finish_reason not in finish_reasons(context.dialect):
+        wrong.append(f"finish_reason {first.finish_reason!r} is not documented")
+    extra = first.message.model_extra or {}
+    reasoning = extra.get("reasoning") or extra.get("reasoning_content")
+    # a single token may be half a letter, which shows as nothing
+    if not first.message.content and not reasoning and context.max_tokens > 1:
+        wrong.append("the answer has no content")
+    return wrong
 
 
 def stream(context: Context, model: str) -> Verdict:
     """The stream begins with a role, brings content, ends with one finish reason and `[DONE]`, and has no error."""
     from httpx2 import EventSource
 
-    transcript, started, cut = Transcript(), time.monotonic(), ""
+    transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
     deadline = started + STREAM_FACTOR * context.options.timeout
     body = context.chat_body(model, stream=True)
     try:
-        with context.session.stream(f"{context.url}/chat/completions", body) as response:
+        with context.session.stream(f"{context.url}/chat/completions", body) as (response, shown):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
-                return _no_stream(context, read(response, context.options.timeout), model)
-            collect(EventSource(response), transcript, context.dialect, started, deadline)
+                reply = read(response, context.options.timeout)
+                shown.append(reply.body.decode("utf-8", "replace"))
+                return _no_stream(context, reply, model)
+            try:
+                collect(EventSource(response), transcript, lambda found: context.allow("stream", found, notes), started,
+                        deadline)  # fmt: skip
+            finally:
+                shown.append(f"{transcript.head}… {transcript.tail}")
     except Fault as fault:
         # before the first event it is a fault of the request; after it, a stream that was cut
         if not transcript.events:
             raise
         cut = f" ({fault.message})"
-    return _judge(context, model, transcript, cut)
+    return _judge(context, model, transcript, cut, notes)
 
 
-def _judge(context: Context, model: str, transcript: Transcript, cut: str) -> Verdict:
+def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes: list[str]) -> Verdict:
     excerpt = context.session.redact.excerpt
     if not transcript.events:
         return failed("the stream is empty: status 200 and no event",
                       f"FastChat does this with pydantic 2 (it needs pydantic<2); else {LOGS_HINT}")  # fmt: skip
     # usage and speed come after the faults: of a broken stream they mean nothing
-    notes: list[str] = []
-    wrong = transcript.problems(finish_reasons(context.dialect)) + _echo(context, transcript.model, model, notes)
+    found = transcript.problems(finish_reasons(context.dialect))
+    wrong = context.allow("stream", found, notes) + _echo(context, transcript.model, model, notes)
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         return failed(f"{excerpt(wrong[0])}{more}{cut}", LOGS_HINT,
                       excerpt(f"{'; '.join(wrong)}; last event: {transcript.tail}", 600))  # fmt: skip
-    speed = transcript.speed()
-    if context.dialect.stream_usage and transcript.usage is None:
-        return warned("ends properly, but reports no usage though asked to", "token counts of streams are lost", speed)
-    if context.dialect.stream_bare_chunks:
-        notes.append(f"{context.dialect.name} sends object and created in the last chunk only")
+    speed, figures = transcript.speed(), transcript.figures()
     if not context.dialect.stream_usage and transcript.usage is None:
         notes.append(f"{context.dialect.name} reports no usage in streams")
-    return passed(f"{transcript.deltas} deltas, {transcript.finishes[0]}, [DONE]; {speed}", "; ".join([speed, *notes]))
+    more_of: dict[str, Any] = {"figures": figures, "samples": {"inter_token_seconds": transcript.gaps()[:MAX_SAMPLES]}}
+    if slow := _too_slow(context, figures):
+        return failed(slow, SLOW_HINT, speed, notes=tuple(notes), **more_of)
+    for message, hint in (
+        (_lost(transcript, context.texts.get(model, ("", 0))), "a proxy or the server loses events"),
+        (transcript.gathering(), GATHER_HINT),
+        ("ends properly, but reports no usage though asked to"
+         if context.dialect.stream_usage and transcript.usage is None else "", "token counts of streams are lost"),
+    ):  # fmt: skip
+        if message:
+            return warned(message, hint, speed, notes=tuple(notes), **more_of)
+    return passed(
+        f"{transcript.deltas} deltas, {transcript.finishes[0]}, [DONE]; {speed}", notes=tuple(notes), **more_of
+    )
+
+
+def _too_slow(context: Context, figures: dict[str, float]) -> str:
+    """Which of the user's limits a figure breaks; a speed that can't be told breaks none."""
+    target, options = context.session.target, context.options
+    longest = target.max_ttft or options.max_ttft
+    if longest and figures.get("ttft_seconds", 0.0) > longest:
+        return f"the first token took {figures['ttft_seconds']:.3f} s, and at most {longest:g} s are wanted"
+    least = target.min_tokens_per_second or options.min_tokens_per_second
+    # of a server without usage in streams chunks are counted, which are tokens or a few of them
+    speed = figures.get("tokens_per_second", figures.get("chunks_per_second"))
+    if least and speed is not None and speed < least:
+        return f"{speed:.1f} tokens a second, and at least {least:g} are wanted"
+    return ""
+
+
+def _lost(transcript: Transcript, whole: tuple[str, int]) -> str:
+    """Whether the stream lost the beginning or end of the whole answer; answers may differ otherwise by rounding."""
+    text, streamed = whole[0], transcript.text
+    missing = len(text) - len(streamed)
+    if not streamed.strip() or missing <= 0:
+        return ""
+    if text.endswith(streamed):
+        return f"the stream lacks the first {missing} characters of the answer"
+    # as many tokens and less text; with fewer tokens it was a shorter answer
+    if text.startswith(streamed) and transcript.usage and transcript.usage.completion_tokens == whole[1]:
+        return f"the stream lacks the last {missing} characters of the answer"
+    return ""
 
 
 def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:
@@ -108,7 +176,7 @@ def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:
         return _refused(context, reply, model)
     # FastChat with pydantic 2 sends 200 and nothing, with or without a content type
     if not reply.body:
-        return _judge(context, model, Transcript(), "")
+        return _judge(context, model, Transcript(), "", [])
     return failed(f"the answer is {reply.content_type or 'of no type'} and not text/event-stream",
                   "the server or a proxy in front ignores `stream`", context.excerpt(reply))  # fmt: skip
 
@@ -120,6 +188,14 @@ def _refused(context: Context, reply: Reply, model: str) -> Verdict:
         return failed(message, did_you_mean(model, context.listed or ()), context.excerpt(reply))
     if reply.status in (401, 403):
         return failed(message, "the server refuses the key", context.excerpt(reply))
+    if reply.status == 429:
+        wait = (
+            f"it may be asked again after {reply.retry_after} (Retry-After)" if reply.retry_after else "ask less often"
+        )
+        return failed(message, f"a rate limit or a full queue: {wait}", context.excerpt(reply))
+    if reply.status in (502, 503, 504):
+        return failed(message, "a proxy answers, and the server behind it is away, full or still loading; "
+                      + LOGS_HINT, context.excerpt(reply))  # fmt: skip
     return failed(message, LOGS_HINT, context.excerpt(reply))
 
 

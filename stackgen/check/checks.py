@@ -5,34 +5,27 @@ A new check is a function and a line in `CHECKS`.
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from stackgen.check.auth import auth
 from stackgen.check.chat import chat, stream
 from stackgen.check.contract import ModelList, parse
 from stackgen.check.dialects import TOGETHER
-from stackgen.check.faults import speaks_tls
+from stackgen.check.features import FEATURES
+from stackgen.check.late import LATE
 from stackgen.check.names import did_you_mean
+from stackgen.check.network import connect, http, resolve, tls
+from stackgen.check.options import Options
+from stackgen.check.services import containers, topology
 from stackgen.check.session import Reply, error_message
 from stackgen.check.verdict import Check, Context, Verdict, failed, passed, skipped, warned
+from stackgen.errors import StackgenError
 
-__all__ = ["CHECKS", "READY", "alive", "connect", "list_models", "models"]
+__all__ = ["CHECKS", "READY", "alive", "choose", "list_models", "models"]
 
 KEY_HINT = "the key is that of the running server's .env: a key changed later reaches it only when it is restarted"
 LOGS_HINT = "look at the server's log: `docker compose logs`"
-
-
-def connect(context: Context, _model: str) -> Verdict:
-    """Something answers HTTP at the base URL; without a key, so that a wrong port never sees it."""
-    target = context.session.target
-    reply = context.session.get(f"{target.base_url}/models", None)
-    if 300 <= reply.status < 400:
-        return failed("the server redirects", f"use the URL that it names: {reply.location}", context.excerpt(reply))
-    # nginx tells it by a 400 page, others by dropping the connection, which is a Fault
-    if reply.status == 400 and target.base_url.startswith("http:") and speaks_tls(target.host, target.port):
-        url = target.base_url.replace("http:", "https:", 1)
-        return failed("the port speaks TLS, and the URL says http", f"use {url}", context.excerpt(reply))
-    return passed(f"{target.host}:{target.port} answers HTTP")
 
 
 def alive(context: Context, _model: str) -> Verdict:
@@ -111,17 +104,49 @@ def _list_problems(context: Context, reply: Reply) -> tuple[str, ...]:
     return () if parsed else problems
 
 
+# In the order they run. `auth` comes after the completions, as it generates too: an engine that dies of its first
+# request must die in `chat`, which says of what.
 CHECKS: tuple[Check, ...] = (
-    Check("connect", connect, needs=()),
-    Check("alive", alive),
-    Check("models", models),
-    Check("chat", chat, per_model=True),
-    Check("stream", stream, per_model=True),
-    # last, as it generates too: an engine that dies of its first request must die in `chat`, which says of what
-    Check("auth", auth),
+    Check("containers", containers, "the stack's containers run", needs=()),
+    Check("resolve", resolve, "the host name stands for an address", needs=()),
+    Check("connect", connect, "the port accepts TCP connections", needs=("resolve",)),
+    Check("tls", tls, "the certificate is trusted, fits and lasts", needs=("connect",)),
+    Check("http", http, "something answers HTTP at the base URL", needs=("resolve", "connect", "tls")),
+    Check("alive", alive, "the server's own liveness path answers 200"),
+    Check("models", models, "the expected models are listed, under exactly their names"),
+    Check("chat", chat, "a completion, as documented, by the model that was asked", per_model=True),
+    Check("stream", stream, "a streamed completion: whole, in order, on time", per_model=True, depth=1),
+    Check("auth", auth, "wrong keys are refused, and no path leads around the key"),
+    *FEATURES,
+    *LATE,
+    Check("topology", topology, "workers and replicas generate, and run what was planned", needs=(), depth=1),
 )
 # what `wait` waits for
-READY: tuple[Check, ...] = tuple(check for check in CHECKS if check.name in ("connect", "models"))
+READY: tuple[Check, ...] = tuple(
+    check for check in CHECKS if check.name in ("resolve", "connect", "tls", "http", "models")
+)
+
+
+def choose(options: Options) -> tuple[Check, ...]:
+    """The checks of a profile, or the selected ones with those they need, less the skipped ones; in table order.
+
+    Raises StackgenError for a name that no check has, with the nearest one.
+    """
+    known = {check.name: check for check in CHECKS}
+    for name in (*options.select, *options.skip):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise StackgenError(f"unknown check {name!r}", f"{hint}`stackgen check --list` prints all")
+    if options.select:
+        chosen = set(options.select)
+        while more := {need for name in chosen for need in known[name].needs} - chosen:
+            chosen |= more
+        # what completions need is asked for by the list of models
+        chosen |= {"models"} if any(known[name].per_model for name in chosen) else set()
+    else:
+        chosen = {check.name for check in CHECKS if check.depth <= options.depth}
+    return tuple(check for check in CHECKS if check.name in chosen and check.name not in options.skip)
 
 
 def _aliases(card: dict[str, Any]) -> tuple[Any, ...]:

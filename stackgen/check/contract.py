@@ -75,13 +75,10 @@ class ChunkChoice(Body):
 
 
 class BareChunk(Body):
-    """A chunk of FastChat 0.2.36: `object` and `created` are missing in all but the last."""
+    """What must be in a chunk for a client to make anything of it."""
 
-    id: Name
-    # absent is allowed here, another value is not
-    object: Literal["chat.completion.chunk"] | None = None
-    created: int | None = None
-    model: Name
+    id: str = ""
+    model: str = ""
     choices: list[ChunkChoice]
     usage: Usage | None = None
 
@@ -89,9 +86,11 @@ class BareChunk(Body):
 class Chunk(BareChunk):
     """Data of one event of a streamed completion; `choices` is empty in the one that carries `usage`."""
 
-    # without a default the fields are required again
+    # without a default the fields are required
+    id: Name
     object: Literal["chat.completion.chunk"]
     created: int
+    model: Name
 
 
 class ModelCard(Body):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["JSON_SCHEMA", "SCHEMA", "EndpointReport", "Report", "Result", "Status"]
+__all__ = ["JSON_SCHEMA", "SCHEMA", "EndpointReport", "Exchange", "Report", "Result", "Status"]
 
 Status = Literal["pass", "warn", "fail", "skip"]
 # goes up when a field is renamed, removed or changes its meaning; new fields leave it
@@ -13,11 +14,29 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and what came back, as excerpts without keys. `status` is None where no response came.
+
+    `seconds` is the time until the response was read, `started` the time since the endpoint's check began.
+    """
+
+    method: str
+    url: str
+    status: int | None
+    seconds: float
+    started: float = 0.0
+    request: str = ""
+    response: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One named check: how it ended, how long it took (None: it didn't run), what it says, what to do.
 
-    `evidence` is what the server sent or how fast it was, redacted and bounded; `model` is the served name for
-    checks that run once for each model.
+    `evidence` is what the server sent, redacted and bounded; `model` is the served name for checks that run once for
+    each model. `notes` are known deviations of the dialect and other things to know that fail nobody. `figures` are
+    measured numbers by name, times in seconds (`ttft_seconds`, `tokens_per_second`); `samples` single measurements in
+    the order they were made (`inter_token_seconds`). `exchanges` are for reports that show them, not for the JSON.
     """
 
     name: str
@@ -27,17 +46,25 @@ class Result:
     hint: str = ""
     evidence: str = ""
     model: str = ""
+    notes: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    exchanges: tuple[Exchange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """All results of one endpoint; `answer` is the text of the first completion, None when there was none."""
+    """All results of one endpoint; `answer` is the text of the first completion, None when there was none.
+
+    `seconds` is how long all of its checks took, waiting for readiness left out.
+    """
 
     name: str
     base_url: str
     dialect: str
     results: tuple[Result, ...]
     answer: str | None = None
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -47,10 +74,12 @@ class EndpointReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All endpoints; `started` is the time in ISO 8601, UTC."""
+    """All endpoints; `started` is the time in ISO 8601, UTC, `seconds` how long the whole took."""
 
     endpoints: tuple[EndpointReport, ...]
     started: str
+    profile: str = "default"
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -66,10 +95,18 @@ class Report:
         """Plain data for `--json`, as `JSON_SCHEMA` documents it."""
         # `ok` is computed, and asdict knows only fields
         endpoints = [
-            {**asdict(endpoint), "ok": endpoint.ok, "results": [asdict(result) for result in endpoint.results]}
+            {**asdict(endpoint), "ok": endpoint.ok, "results": [_plain(result) for result in endpoint.results]}
             for endpoint in self.endpoints
         ]
-        return {"schema": SCHEMA, "ok": self.ok, "started": self.started, "endpoints": endpoints}
+        return {"schema": SCHEMA, "ok": self.ok, "started": self.started, "profile": self.profile,
+                "seconds": self.seconds, "endpoints": endpoints}  # fmt: skip
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    data = asdict(result)
+    # requests and responses would make the report ten times as long; --debug and --html show them
+    del data["exchanges"]
+    return data
 
 
 # every field is always there, so that a reader needs no defaults, and unknown ones are a mistake of ours
@@ -92,6 +129,21 @@ _RESULT = _object(
         "hint": {"type": "string", "description": "What to do; may be empty"},
         "evidence": {"type": "string", "description": "Excerpt of a response or numbers; redacted; may be empty"},
         "model": {"type": "string", "description": "Served model name, for checks that run once a model; else empty"},
+        "notes": {
+            "type": "array",
+            "items": _TEXT,
+            "description": "Known deviations of the dialect, and other things to know that fail nobody",
+        },
+        "figures": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "Measured numbers by name; times in seconds",
+        },
+        "samples": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "number"}},
+            "description": "Single measurements by name, in the order they were made; times in seconds",
+        },
     }
 )
 _ENDPOINT = _object(
@@ -102,6 +154,7 @@ _ENDPOINT = _object(
         "ok": {"type": "boolean"},
         "results": {"type": "array", "items": _RESULT},
         "answer": {"type": ["string", "null"], "description": "Text of the first completion"},
+        "seconds": {"type": "number", "description": "How long all checks of the endpoint took"},
     }
 )
 JSON_SCHEMA: dict[str, Any] = {
@@ -112,6 +165,8 @@ JSON_SCHEMA: dict[str, Any] = {
             "schema": {"const": SCHEMA, "description": "Version of this format"},
             "ok": {"type": "boolean", "description": "No check failed on any endpoint"},
             "started": {"type": "string", "description": "ISO 8601, UTC"},
+            "profile": {"enum": ["quick", "default", "deep"], "description": "How deep the check looked"},
+            "seconds": {"type": "number", "description": "How long the whole check took"},
             "endpoints": {"type": "array", "items": _ENDPOINT},
         }
     ),

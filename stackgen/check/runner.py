@@ -1,4 +1,4 @@
-"""Runs the table of checks on targets: several at once, each one's checks in order."""
+"""Runs the table of checks on targets: many at once, each one's checks in order."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
-from stackgen.check.checks import CHECKS, READY, list_models
+from stackgen.check.checks import READY, choose, list_models
 from stackgen.check.dialects import BUILTIN, OPENAI, dialect_of_models
 from stackgen.check.faults import Fault
-from stackgen.check.redact import Redactor
+from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report, Result
 from stackgen.check.session import Session
 from stackgen.check.target import Target
-from stackgen.check.verdict import Check, Context, Options, Verdict, skipped
+from stackgen.check.verdict import Check, Context, Verdict, failed, skipped
 from stackgen.plan import Dialect
 
 __all__ = ["Progress", "check_target", "run"]
 
 Progress = Callable[[str, str, str], None]
-MAX_THREADS = 16
 # seconds between looks at a server that isn't ready: soon at first, as small models load fast
 FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.25, 1.6, 5.0
+# checks of what a runtime shows: left out where only the URL is known
+OBSERVED = frozenset({"containers", "topology"})
+# a service in one of these states does not become ready by waiting
+ENDED = frozenset({"exited", "dead"})
 
 
 def run(
@@ -31,10 +34,12 @@ def run(
     options: Options,
     wait: float,
     on_progress: Progress | None,
+    on_endpoint: Callable[[EndpointReport], None] | None,
     dialects: Mapping[str, Dialect],
 ) -> Report:
     """The report on all targets, in their order; see `stackgen.check.check`."""
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    started, begun = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.monotonic()
+    checks = choose(options)
     # callers print progress; lines from several threads must not mix
     lock = threading.Lock()
 
@@ -43,32 +48,54 @@ def run(
             with lock:
                 on_progress(name, layer, message)
 
-    if not targets:
-        return Report((), started)
+    def look(target: Target) -> EndpointReport:
+        report = check_target(target, checks, options, wait, report_progress, known)
+        if on_endpoint:
+            with lock:
+                on_endpoint(report)
+        return report
+
     known = {**BUILTIN, **dialects}
-    # threads, not asyncio: `ask` and the checks stay plain functions, and a stack has few endpoints
-    with ThreadPoolExecutor(min(len(targets), MAX_THREADS), "stackgen-check") as pool:
-        futures = [pool.submit(check_target, target, options, wait, report_progress, known) for target in targets]
-        return Report(tuple(future.result() for future in futures), started)
+    endpoints: tuple[EndpointReport, ...] = ()
+    if targets:
+        # threads, not asyncio: checks stay plain functions, and a silent server costs a thread that sleeps
+        with ThreadPoolExecutor(min(len(targets), options.workers), "stackgen-check") as pool:
+            futures = [pool.submit(look, target) for target in targets]
+            try:
+                endpoints = tuple(future.result() for future in futures)
+            except BaseException:
+                # Ctrl-C: what runs ends at its time-out, what waits never starts
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return Report(endpoints, started, options.profile, round(time.monotonic() - begun, 4))
 
 
 def check_target(
-    target: Target, options: Options, wait: float, progress: Progress, dialects: Mapping[str, Dialect]
+    target: Target,
+    checks: Sequence[Check],
+    options: Options,
+    wait: float,
+    progress: Progress,
+    dialects: Mapping[str, Dialect],
 ) -> EndpointReport:
-    """All checks on one target, after waiting up to `wait` seconds until it is ready."""
+    """The checks on one target, after waiting up to `wait` seconds until it is ready."""
     if wait > 0:
         _wait(target, options, wait, progress)
+    begun = time.monotonic()
     with Session(target, options.timeout) as session:
         context = Context(session, options, target.dialect or OPENAI)
         results: list[Result] = []
-        for check in CHECKS:
+        for check in checks:
+            if target.observer is None and check.name in OBSERVED and check.name not in options.select:
+                continue
             for result in _run_check(check, context, results):
                 progress(target.name, check.name, f"{result.status}: {result.message}")
                 results.append(result)
-            if check.name == "connect" and results[-1].status == "pass":
+            if check.name == "http" and results[-1].status == "pass":
                 _discover(context, dialects)
         answer = session.redact(context.answer) if context.answer is not None else None
-        return EndpointReport(target.name, target.base_url, context.dialect.name, tuple(results), answer)
+        return EndpointReport(target.name, target.base_url, context.dialect.name, tuple(results), answer,
+                              round(time.monotonic() - begun, 4))  # fmt: skip
 
 
 def detect(context: Context, dialects: Mapping[str, Dialect]) -> Dialect:
@@ -93,25 +120,44 @@ def _discover(context: Context, dialects: Mapping[str, Dialect]) -> None:
 
 
 def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iterator[Result]:
-    broken = [result for result in before if result.name in check.needs and result.status in ("fail", "skip")]
-    if broken:
-        yield _result(check, skipped(f"needs `{broken[0].name}`"), None, "", context.session.redact)
+    if reason := _not_now(check, context, before):
+        yield _result(check, skipped(reason), None, "", context)
         return
     if not check.per_model:
         yield _timed(check, context, "")
         return
-    if context.listing is not None and context.listing.status in (401, 403):
-        # each model would only repeat it
-        yield _result(check, skipped("the key is refused"), None, "", context.session.redact)
-        return
     tried, left = _models(context)
     if not tried:
-        yield _result(check, skipped("there is no served model to ask"), None, "", context.session.redact)
-    for model in tried:
-        yield _timed(check, context, model)
-    if left:
+        yield _result(check, skipped("there is no served model to ask"), None, "", context)
+    for model in tried if check.exhaustive else tried[:1]:
+        if model in context.silent:
+            yield _result(check, skipped("needs `chat`, which got no answer in time"), None, model, context)
+            continue
+        result = _timed(check, context, model)
+        yield result
+    if left and check.exhaustive:
         told = f"{len(left)} more model(s) not asked: at most {context.options.max_models} are"
-        yield _result(check, skipped(told), None, "", context.session.redact)
+        yield _result(check, skipped(told), None, "", context)
+
+
+def _not_now(check: Check, context: Context, before: Sequence[Result]) -> str:
+    """Why a check can't be run; empty where it can."""
+    if context.blocked:
+        return "needs `containers`"
+    broken = [
+        result.name
+        for result in before
+        if result.name in check.needs
+        and (result.status == "fail" or (result.status == "skip" and result.message.startswith("needs `")))
+    ]
+    if broken:
+        return f"needs `{broken[0]}`"
+    # each model would only repeat it
+    if check.per_model and context.listing is not None and context.listing.status in (401, 403):
+        return "the key is refused"
+    if check.name in context.dialect.lacks:
+        return f"{context.dialect.name} has none"
+    return ""
 
 
 def _models(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,7 +167,8 @@ def _models(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
     # one that is not listed has failed `models` already
     if listed is not None:
         names = tuple(name for name in names if name in listed)
-    return names[: context.options.max_models], names[context.options.max_models :]
+    most = context.options.max_models
+    return names[:most], names[most:]
 
 
 def _timed(check: Check, context: Context, model: str) -> Result:
@@ -129,33 +176,56 @@ def _timed(check: Check, context: Context, model: str) -> Result:
     try:
         verdict = check.run(context, model)
     except Fault as fault:
-        verdict = Verdict("fail", fault.message, fault.hint)
+        verdict = failed(fault.message, fault.hint)
+        if check.name == "chat" and fault.kind == "timeout":
+            context.silent.add(model)
+    except OSError as error:
+        # from an observer: the Docker engine went away, say
+        verdict = failed(f"can't be looked at: {error.strerror or error}", "does the Docker engine still run?")
     took = None if verdict.status == "skip" else time.monotonic() - started
-    return _result(check, verdict, took, model, context.session.redact)
+    return _result(check, verdict, took, model, context)
 
 
-def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, redact: Redactor) -> Result:
+def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, context: Context) -> Result:
     """The one place where results are made: whatever a check put into its words, no key leaves it."""
-    took = None if seconds is None else round(seconds, 4)
+    redact, took = context.session.redact, None if seconds is None else round(seconds, 4)
+    exchanges = tuple(context.session.exchanges)
+    context.session.exchanges.clear()
     return Result(check.name, verdict.status, took, redact(verdict.message), redact(verdict.hint),
-                  redact(verdict.evidence), redact(model))  # fmt: skip
+                  redact(verdict.evidence), redact(model), tuple(map(redact, verdict.notes)), dict(verdict.figures),
+                  dict(verdict.samples), exchanges)  # fmt: skip
 
 
 def _wait(target: Target, options: Options, wait: float, progress: Progress) -> None:
     """Returns when the target lists its models, when `wait` seconds are over, or when waiting can't help."""
     deadline, pause = time.monotonic() + wait, FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
+        if ended := _ended(target):
+            progress(target.name, "containers", f"not waiting: {ended}")
+            return
         # a new session each time: the last silence must not outlast the whole waiting time
         with Session(target, min(options.timeout, max(left, 0.1))) as session:
             context = Context(session, options, target.dialect or OPENAI)
-            results = [_timed(check, context, "") for check in READY[:1]]
-            if results[0].status == "pass":
-                results += [_timed(check, context, "") for check in READY[1:]]
+            results: list[Result] = []
+            for check in READY:
+                results.append(_timed(check, context, ""))
+                if results[-1].status == "fail":
+                    break
             # a wrong key stays wrong, however long one waits
             refused = context.listing is not None and context.listing.status in (401, 403)
         last = results[-1]
-        if refused or all(result.status in ("pass", "warn") for result in results):
+        if refused or last.status != "fail":
             return
         progress(target.name, last.name, f"waiting: {last.message}")
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
         pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
+
+
+def _ended(target: Target) -> str:
+    """Which service of the target is down for good; empty while waiting makes sense."""
+    try:
+        services = target.observer.services() if target.observer else ()
+    except OSError:
+        return ""
+    down = [f"{one.name} is {one.state} with code {one.exit_code}" for one in services if one.state in ENDED]
+    return down[0] if down else ""

@@ -7,25 +7,31 @@ server closed in the meantime can't be taken for a fault. `docs/decisions/http-c
 from __future__ import annotations
 
 import json
+import os
+import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stackgen.check.faults import Fault, classify
 from stackgen.check.redact import Redactor
+from stackgen.check.report import Exchange
 from stackgen.check.target import Target
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "read"]
+__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "read", "tls_context"]
 
 # a list of a cloud's models is under 1 MiB; a completion of the check is a few KB
 MAX_BODY = 4 * 1024 * 1024
 CONNECT_SECONDS = 10.0
+# characters of a request and of a response that a report shows
+SHOWN = 1500
 # stands for "the target's key" where None means "no key"; no header can hold a NUL
 OWN_KEY = "\0own key"
 
@@ -38,6 +44,7 @@ class Reply:
     content_type: str
     body: bytes
     location: str = ""
+    retry_after: str = ""
 
     def json(self) -> Any:
         """The parsed body; None where it is no JSON (a body `null` is none that any API sends)."""
@@ -53,12 +60,17 @@ class Reply:
 
 
 class Session:
-    """A client for one target. `timeout` (s) bounds connecting (at most 10), each silence, and a whole body."""
+    """A client for one target. `timeout` (s) bounds connecting (at most 10), each silence, and a whole body.
+
+    `exchanges` are all requests so far, without the key, in the order they ended; several threads may send.
+    """
 
     def __init__(self, target: Target, timeout: float) -> None:
         self.target = target
         self.timeout = timeout
         self.redact = Redactor(target.api_key)
+        self.exchanges: list[Exchange] = []
+        self._begun = time.monotonic()
         self._client = http_client(target, timeout)
 
     def __enter__(self) -> Session:
@@ -71,22 +83,52 @@ class Session:
 
     def get(self, url: str, authorization: str | None = OWN_KEY) -> Reply:
         """GET; `authorization` replaces the header that carries the target's key, None sends none. Raises Fault."""
-        return self._request("GET", url, authorization, None)
+        return self._request("GET", url, authorization, None, {})
 
-    def post(self, url: str, data: Any, authorization: str | None = OWN_KEY) -> Reply:
-        """POST of JSON; see `get`."""
-        return self._request("POST", url, authorization, data)
+    def post(
+        self, url: str, data: Any, authorization: str | None = OWN_KEY, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """POST of JSON, or of `data` as it is where it is bytes; see `get`."""
+        return self._request("POST", url, authorization, data, headers or {})
 
     @contextmanager
-    def stream(self, url: str, data: Any) -> Iterator[httpx2.Response]:
-        """POST whose response is read by the caller, inside the block; faults while reading it are raised as Fault."""
-        with self._faults(), self._client.stream("POST", url, json=data, headers=self._headers(OWN_KEY)) as response:
-            yield response
+    def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str]]]:
+        """POST whose response is read by the caller, inside the block; faults while reading it are raised as Fault.
 
-    def _request(self, method: str, url: str, authorization: str | None, data: Any) -> Reply:
-        headers = self._headers(authorization)
-        with self._faults(), self._client.stream(method, url, json=data, headers=headers) as response:
-            return read(response, self.timeout)
+        What the caller puts into the list is shown as the response.
+        """
+        started, status, shown = time.monotonic(), None, list[str]()
+        try:
+            with (
+                self._faults(),
+                self._client.stream("POST", url, json=data, headers=self._headers(OWN_KEY)) as response,
+            ):
+                status = response.status_code
+                yield response, shown
+        finally:
+            self._record("POST", url, status, started, data, "\n".join(shown))
+
+    def _request(self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str]) -> Reply:
+        headers = {**self._headers(authorization), **more}
+        content = data if isinstance(data, bytes) else None if data is None else json.dumps(data).encode()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        started, reply = time.monotonic(), None
+        try:
+            with self._faults(), self._client.stream(method, url, content=content, headers=headers) as response:
+                reply = read(response, self.timeout)
+            return reply
+        finally:
+            self._record(method, url, reply.status if reply else None, started, data, reply.body if reply else b"")
+
+    def _record(
+        self, method: str, url: str, status: int | None, started: float, sent: Any, received: str | bytes
+    ) -> None:
+        text = "" if sent is None else sent if isinstance(sent, bytes) else json.dumps(sent, ensure_ascii=False)
+        now, excerpt = time.monotonic(), self.redact.excerpt
+        self.exchanges.append(Exchange(method, self.redact(url), status, round(now - started, 4),
+                                       round(started - self._begun, 4), excerpt(text, SHOWN), excerpt(received, SHOWN),
+                                       ))  # fmt: skip
 
     def _headers(self, authorization: str | None) -> dict[str, str]:
         if authorization == OWN_KEY:
@@ -115,12 +157,25 @@ def http_client(target: Target, timeout: float) -> httpx2.Client:
         timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         # HTTP_PROXY is set on many machines without NO_PROXY, and no proxy reaches this machine's loopback
         trust_env=not target.loopback,
-        # trust_env also governs SSL_CERT_FILE, which a local TLS proxy's own CA needs
-        verify=httpx2.create_ssl_context(),
+        verify=tls_context() if target.base_url.startswith("https:") else False,
         limits=httpx2.Limits(max_keepalive_connections=0),
         headers={"User-Agent": "stackgen-check"},
         follow_redirects=False,
     )
+
+
+def tls_context() -> ssl.SSLContext:
+    """The certificates that are trusted: the system's, or those of SSL_CERT_FILE and SSL_CERT_DIR."""
+    return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=4)
+def _tls_context(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    import httpx2
+
+    # reading a bundle takes 20 ms, and a thousand endpoints share it; the variables are the key, as it reads them
+    context: ssl.SSLContext = httpx2.create_ssl_context()
+    return context
 
 
 def read(response: httpx2.Response, timeout: float) -> Reply:
@@ -135,7 +190,9 @@ def read(response: httpx2.Response, timeout: float) -> Reply:
         if time.monotonic() - started > timeout:
             raise Fault("timeout", f"the body was not complete after {timeout:g} s", "allow more by --timeout")
     body = b"".join(parts)[:MAX_BODY]
-    return Reply(response.status_code, content_type(response), body, response.headers.get("location", ""))
+    headers = response.headers
+    return Reply(response.status_code, content_type(response), body, headers.get("location", ""),
+                 headers.get("retry-after", "")[:40])  # fmt: skip
 
 
 def content_type(response: httpx2.Response) -> str:

@@ -1,4 +1,4 @@
-"""A streamed completion: what its events held, and what is wrong with them.
+"""A streamed completion: what its events held, what is wrong with them, and how fast they came.
 
 Format: https://platform.openai.com/docs/api-reference/chat/streaming. A stream may end with an `error` event and
 `[DONE]` under a 200 (vLLM does, once it has begun to answer), so events are parsed, not only counted.
@@ -7,21 +7,27 @@ Format: https://platform.openai.com/docs/api-reference/chat/streaming. A stream 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackgen.check.contract import BareChunk, Chunk, Usage, parse, sum_problem
-from stackgen.plan import Dialect
 
 if TYPE_CHECKING:
     from httpx2 import ServerSentEvent
 
-__all__ = ["Transcript", "collect"]
+__all__ = ["Transcript", "collect", "percentile"]
 
 # one wrong field is wrong in every chunk
 MAX_PROBLEMS = 5
+# an answer of the check has some dozens; a server that never ends must not fill the memory
+MAX_EVENTS, MAX_TEXT = 10_000, 1_000_000
+# Chunks that come within a millisecond were read together. Tokens that take 5 ms each can't be: something gathers them.
+TOGETHER_SECONDS, APART_SECONDS = 0.001, 0.005
+# fewer chunks tell nothing, and a third of them in reads of their own is no gathering
+LEAST_CHUNKS, GATHERED = 8, 3
 
 
 @dataclass(slots=True)
@@ -31,7 +37,7 @@ class Transcript:
     events: int = 0
     text: str = ""
     reasoning: bool = False
-    deltas: int = 0
+    arrivals: list[float] = field(default_factory=list)
     role_first: bool | None = None
     finishes: list[str] = field(default_factory=list)
     usage: Usage | None = None
@@ -39,10 +45,14 @@ class Transcript:
     done: bool = False
     after_done: int = 0
     error: str = ""
-    first: float | None = None
-    last: float | None = None
     malformed: list[str] = field(default_factory=list)
+    head: str = ""
     tail: str = ""
+
+    @property
+    def deltas(self) -> int:
+        """How many chunks brought text."""
+        return len(self.arrivals)
 
     def problems(self, allowed_finish: frozenset[str]) -> list[str]:
         """What a client would stumble over, the worst first; empty for a stream that ended properly."""
@@ -66,42 +76,84 @@ class Transcript:
             found.append(sum_problem(self.usage))
         return found
 
-    def speed(self) -> str:
-        """`TTFT 0.031 s, 45.2 tokens/s`; deltas where the server reports no usage, as one may hold several tokens."""
-        if self.first is None or self.last is None:
-            return ""
+    def gaps(self) -> tuple[float, ...]:
+        """Seconds between chunks with text: inter-token latencies where a chunk is a token."""
+        return tuple(round(after - before, 6) for before, after in zip(self.arrivals, self.arrivals[1:], strict=False))
+
+    def figures(self) -> dict[str, float]:
+        """TTFT, inter-token latency and speed, in seconds and tokens a second; what can't be told is left out.
+
+        Tokens are counted by the usage; by chunks where there is none, as `chunks_per_second`.
+        """
+        if not self.arrivals:
+            return {}
+        found, gaps = {"ttft_seconds": round(self.arrivals[0], 4)}, self.gaps()
+        if gaps:
+            found["inter_token_p50_seconds"] = round(percentile(gaps, 50), 5)
+            found["inter_token_p99_seconds"] = round(percentile(gaps, 99), 5)
         count, unit = (self.usage.completion_tokens, "tokens") if self.usage else (self.deltas, "chunks")
-        text = f"TTFT {self.first:.3f} s"
         # the first token's time belongs to TTFT; chunks that came all at once tell no speed
-        if count > 1 and self.last - self.first > 0.005:
-            text += f", {(count - 1) / (self.last - self.first):.1f} {unit}/s"
+        if count > 1 and self.arrivals[-1] - self.arrivals[0] > 0.005:
+            found[f"{unit}_per_second"] = round((count - 1) / (self.arrivals[-1] - self.arrivals[0]), 1)
+        return found
+
+    def speed(self) -> str:
+        """`TTFT 0.031 s, 45.2 tokens/s`."""
+        figures = self.figures()
+        text = f"TTFT {figures['ttft_seconds']:.3f} s" if figures else ""
+        for unit in ("tokens", "chunks"):
+            if f"{unit}_per_second" in figures:
+                text += f", {figures[f'{unit}_per_second']:.1f} {unit}/s"
         return text
+
+    def gathering(self) -> str:
+        """How chunks were held back and sent together though generated apart; empty where they came one by one."""
+        reads = 1 + sum(gap > TOGETHER_SECONDS for gap in self.gaps())
+        if self.deltas < LEAST_CHUNKS or reads * GATHERED > self.deltas:
+            return ""
+        # tokens of a tiny model come so fast that the kernel itself puts them together
+        if self.arrivals[-1] / self.deltas < APART_SECONDS:
+            return ""
+        return f"{self.deltas} chunks came in {reads} read{'s' if reads > 1 else ''}"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest of `values` that at least `percent` of them don't exceed (nearest rank); there must be a value."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def collect(
-    events: Iterable[ServerSentEvent], into: Transcript, dialect: Dialect, started: float, deadline: float
+    events: Iterable[ServerSentEvent],
+    into: Transcript,
+    allow: Callable[[list[str]], list[str]],
+    started: float,
+    deadline: float,
 ) -> None:
     """Adds `events` to a transcript until they end or `deadline` passes; times are on the monotonic clock.
 
-    A connection that breaks raises from `events`; what came before stays in the transcript, which lacks `[DONE]`.
+    `allow` takes problems of a chunk and gives back those that the dialect is not known for. A connection that breaks
+    raises from `events`; what came before stays in the transcript, which lacks `[DONE]`.
     """
     for event in events:
         now = time.monotonic()
         into.events += 1
         # kept for the evidence, whole: cutting is the redactor's work, or half a key could stay
         into.tail = event.data
+        if len(into.head) < 4000:
+            into.head += f"{event.data}\n"
         if into.done:
             into.after_done += 1
         elif event.data.strip() == "[DONE]":
             into.done = True
         else:
-            _chunk(event, into, dialect, now - started)
-        if now > deadline:
-            into.malformed.append(f"the stream had no end after {now - started:.0f} s")
+            _chunk(event, into, allow, now - started)
+        if now > deadline or into.events >= MAX_EVENTS or len(into.text) > MAX_TEXT:
+            into.malformed.append(f"the stream had no end after {now - started:.0f} s and {into.events} events")
             return
 
 
-def _chunk(event: ServerSentEvent, into: Transcript, dialect: Dialect, now: float) -> None:
+def _chunk(event: ServerSentEvent, into: Transcript, allow: Callable[[list[str]], list[str]], now: float) -> None:
     try:
         data = json.loads(event.data)
     except (ValueError, RecursionError):
@@ -112,9 +164,13 @@ def _chunk(event: ServerSentEvent, into: Transcript, dialect: Dialect, now: floa
     if error:
         into.error = into.error or error
         return
-    chunk, problems = parse(BareChunk if dialect.stream_bare_chunks else Chunk, data)
+    chunk: BareChunk | None
+    chunk, problems = parse(Chunk, data)
+    # nearly every chunk is as documented; only for the others it is looked up what the dialect is known for
     if chunk is None:
-        into.malformed += [f"event {into.events}: {problem}" for problem in problems]
+        into.malformed += allow([f"event {into.events}: {problem}" for problem in problems])
+        chunk, _ = parse(BareChunk, data)
+    if chunk is None:
         return
     into.model = into.model or chunk.model
     into.usage = chunk.usage or into.usage
@@ -123,12 +179,11 @@ def _chunk(event: ServerSentEvent, into: Transcript, dialect: Dialect, now: floa
             into.role_first = choice.delta.role is not None
         # vLLM: `reasoning`; older ones and others: `reasoning_content`
         extra = choice.delta.model_extra or {}
-        into.reasoning = into.reasoning or bool(extra.get("reasoning") or extra.get("reasoning_content"))
-        if choice.delta.content or extra.get("reasoning") or extra.get("reasoning_content"):
+        reasoning = bool(extra.get("reasoning") or extra.get("reasoning_content"))
+        into.reasoning = into.reasoning or reasoning
+        if choice.delta.content or reasoning:
             into.text += choice.delta.content or ""
-            into.deltas += 1
-            into.first = now if into.first is None else into.first
-            into.last = now
+            into.arrivals.append(now)
         # a chunk may hold content and the reason at once (vLLM's last one does)
         if choice.finish_reason is not None:
             into.finishes.append(choice.finish_reason)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from stackgen.check.dialects import BUILTIN
+from stackgen.check.topology import Observer
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect, Endpoint
 
@@ -22,7 +23,9 @@ class Target:
     `base_url` ends in `/v1` (or whatever path the server has) without a slash; `models` are the served names that
     must be listed (empty: any); `dialect` is None where it must be recognized from responses. `exposed` tells that
     others can reach the endpoint, so that an open path is a failure and no warning; by default it is the opposite
-    of `loopback`, but a server bound to 0.0.0.0 is exposed however it is addressed. The repr hides the key.
+    of `loopback`, but a server bound to 0.0.0.0 is exposed however it is addressed. `observer` shows the services
+    behind it, where the stack is known. `max_ttft` and `min_tokens_per_second` go before those of the options. The
+    repr hides the key.
     """
 
     name: str
@@ -31,6 +34,9 @@ class Target:
     models: tuple[str, ...] = ()
     dialect: Dialect | None = None
     exposed: bool = False
+    observer: Observer | None = field(default=None, repr=False, compare=False)
+    max_ttft: float | None = None
+    min_tokens_per_second: float | None = None
 
     def __post_init__(self) -> None:
         # the HTTP client would refuse such a key as well, with the key in its message

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from stackgen.check.options import Options
 from stackgen.check.report import Status
 from stackgen.check.session import Reply, Session
 from stackgen.plan import Dialect
 
-__all__ = ["QUESTION", "Check", "Context", "Options", "Verdict", "failed", "passed", "skipped", "warned"]
+__all__ = ["QUESTION", "Check", "Context", "Verdict", "failed", "passed", "skipped", "warned"]
 
 QUESTION = "What is the capital of France?"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """`timeout` (s) of each request; at most `max_models` models are asked, for `max_tokens` tokens each."""
-
-    timeout: float = 30.0
-    # LoRA adapters count as models, and a server may have many
-    max_models: int = 8
-    max_tokens: int = 32
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a check ended; the runner adds its name and time and takes the key out."""
+    """How a check ended; the runner adds its name and time and takes the key out. Fields as in `report.Result`."""
 
     status: Status
     message: str
     hint: str = ""
     evidence: str = ""
+    notes: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Context:
-    """One target while it is checked. `listed` is None until the server has listed its models."""
+    """One target while it is checked; what a check finds out for later ones is kept here.
+
+    `listed` is None until the server has listed its models; `addresses` are those that the host name stands for;
+    `texts` are whole answers to `chat_body` and their tokens, by model; `context_length` is in tokens, None while
+    nobody told it; `blocked` tells that nothing can answer, so that the rest of the checks would only wait; `silent`
+    are models that `chat` got no answer from in time.
+    """
 
     session: Session
     options: Options
@@ -44,6 +46,11 @@ class Context:
     listed: tuple[str, ...] | None = None
     listing: Reply | None = None
     answer: str | None = None
+    addresses: tuple[Any, ...] = ()
+    texts: dict[str, tuple[str, int]] = field(default_factory=dict)
+    context_length: int | None = None
+    blocked: bool = False
+    silent: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -52,12 +59,34 @@ class Context:
 
     @property
     def any_model(self) -> str:
-        """A model name for requests that need one: an expected one, else a listed one."""
-        return next(iter((*self.session.target.models, *(self.listed or ()))), "unknown")
+        """A model name for requests that need one: an expected one that is listed, else a listed one."""
+        names = (*self.session.target.models, *(self.listed or ()))
+        known = (name for name in names if self.listed is None or name in self.listed)
+        return next(known, next(iter(names), "unknown"))
+
+    @property
+    def max_tokens(self) -> int:
+        """How long an answer may be: one token for a quick check."""
+        return self.options.max_tokens if self.options.depth else 1
 
     def excerpt(self, reply: Reply) -> str:
         """Status and start of the body, without the key."""
         return f"{reply.what} {self.session.redact.excerpt(reply.body)}".rstrip()
+
+    def allow(self, check: str, problems: Iterable[str], notes: list[str]) -> list[str]:
+        """The `problems` that the dialect is not known for; of the others each note is added to `notes` once.
+
+        A problem may begin with its place in a stream (`event 3: `), which the patterns of deviations leave out.
+        """
+        left = []
+        for problem in problems:
+            bare = re.sub(r"^event \d+: ", "", problem)
+            known = [d.note for d in self.dialect.deviations if d.check == check and re.fullmatch(d.pattern, bare)]
+            if not known:
+                left.append(problem)
+            elif (note := f"{self.dialect.name} {known[0]}") not in notes:
+                notes.append(note)
+        return left
 
     def chat_body(self, model: str, *, stream: bool = False) -> dict[str, object]:
         """The request of the checks: one short question, temperature 0 for an answer that stays the same."""
@@ -65,7 +94,7 @@ class Context:
             "model": model,
             "messages": [{"role": "user", "content": QUESTION}],
             # not max_completion_tokens: FastChat ignores that one and answers up to its own limit
-            "max_tokens": self.options.max_tokens,
+            "max_tokens": self.max_tokens,
             "temperature": 0,
         }
         if stream:
@@ -78,32 +107,38 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A named check. `needs` must not have failed or been skipped; a check `per_model` is run for each model.
+    """A named check: a line in the table that `stackgen check --list` prints.
 
     `run` gets the context and the model name (empty for checks that are not per model), and may raise Fault.
+    `needs` are checks that must not have failed, as far as they ran; a check `per_model` is run for each model, and
+    one that is not `exhaustive` for the first of them only. `depth`: 0 runs in every profile, 1 from `default` on, 2 in
+    `deep` only. `about` is one line for people.
     """
 
     name: str
     run: Callable[[Context, str], Verdict]
-    needs: tuple[str, ...] = ("connect",)
+    about: str = ""
+    needs: tuple[str, ...] = ("http",)
     per_model: bool = False
+    exhaustive: bool = True
+    depth: int = 0
 
 
-def passed(message: str, evidence: str = "") -> Verdict:
+def passed(message: str, evidence: str = "", **more: Any) -> Verdict:
     """The server does what it should."""
-    return Verdict("pass", message, "", evidence)
+    return Verdict("pass", message, "", evidence, **more)
 
 
-def warned(message: str, hint: str, evidence: str = "") -> Verdict:
+def warned(message: str, hint: str, evidence: str = "", **more: Any) -> Verdict:
     """Works, but somebody should know."""
-    return Verdict("warn", message, hint, evidence)
+    return Verdict("warn", message, hint, evidence, **more)
 
 
-def failed(message: str, hint: str, evidence: str = "") -> Verdict:
+def failed(message: str, hint: str, evidence: str = "", **more: Any) -> Verdict:
     """A client would fail, or the server is not guarded."""
-    return Verdict("fail", message, hint, evidence)
+    return Verdict("fail", message, hint, evidence, **more)
 
 
-def skipped(message: str) -> Verdict:
+def skipped(message: str, **more: Any) -> Verdict:
     """Not run, and why."""
-    return Verdict("skip", message)
+    return Verdict("skip", message, **more)

@@ -29,7 +29,7 @@ from stackgen.engines.base import (
 )
 from stackgen.errors import Mistake
 from stackgen.images import VERSIONS, context_assets, image_tag
-from stackgen.plan import Asset, Bind, Build, Dependency, Dialect, Endpoint, Network, Port, Service, Tmpfs
+from stackgen.plan import Asset, Bind, Build, Dependency, Deviation, Dialect, Endpoint, Network, Port, Service, Tmpfs
 from stackgen.spec import ModelSpec, Text, is_local
 
 __all__ = ["ENGINE", "FastChatModel"]
@@ -66,10 +66,22 @@ class FastChat:
         name="fastchat",
         alive_path=None,
         open_paths=("/api/v1/chat/completions", "/api/v1/token_check", "/docs", "/openapi.json"),
+        # controller and worker have no authentication at all
+        private_ports=((21001, "/list_models"), (21002, "/worker_get_status")),
         stream_usage=False,
-        stream_bare_chunks=True,
-        length_off_by_one=True,
         unknown_model=(400, 40301),
+        error_path=("message",),
+        claims=("completions", "embeddings"),
+        lacks=("tokenize", "logprobs"),
+        ignores=("tools", "json-schema", "seed"),
+        deviations=(
+            Deviation("stream", r"(object|created): field required", "sends object and created in the last chunk only"),
+            Deviation(
+                "chat",
+                r"completion_tokens is \d+ at a length limit of \d+",
+                "counts one completion token too few at the length limit",
+            ),
+        ),
     )
     phases = (
         (r"Loading the model|Loading checkpoint shards", "load weights"),

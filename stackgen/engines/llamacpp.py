@@ -53,7 +53,14 @@ class LlamaCpp:
 
     name = "llamacpp"
     Model = LlamaCppModel
-    dialect = Dialect(name="llamacpp", alive_path="/health", unknown_model=(200, None), leading_name=True)
+    dialect = Dialect(
+        name="llamacpp",
+        alive_path="/health",
+        unknown_model=(200, None),
+        leading_name=True,
+        claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
+        tokenize=("/tokenize", "content"),
+    )
     phases = (
         (r"load_model: loading model|loading model", "load weights"),
         (r"warming up", "warm up"),

@@ -80,6 +80,8 @@ class Vllm:
         open_paths=("/invocations", "/tokenize", "/metrics", "/version", "/load", "/docs", "/openapi.json"),
         unknown_model=(404, 404),
         leading_name=True,
+        claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
+        tokenize=("/tokenize", "prompt"),
     )
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "load weights"),

@@ -245,12 +245,13 @@ def _reason(service: Service, state: ServiceState | None, folder: Path) -> tuple
 
 
 def _proof(local: Local, progress: Progress, wait: float) -> Any:
+    from stackgen.check.options import Options
     from stackgen.endpoints import from_plan
     from stackgen.probe import run_check
 
     for endpoint in local.plan.endpoints:
         progress(endpoint.service, "ask for a completion")
-    report = run_check(from_plan(local.plan, local.folder), 60.0, wait)
+    report = run_check(from_plan(local.plan, local.folder), Options(timeout=60.0), wait)
     for endpoint in local.plan.endpoints:
         progress(endpoint.service, "answered" if report.ok else "does not answer as it should")
     return report

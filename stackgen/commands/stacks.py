@@ -1,4 +1,4 @@
-"""What each command does: one call into the package, then printing. Data goes to stdout, all else to stderr."""
+"""Commands for stacks: one call into the package each, then printing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ask", "check", "completion", "down", "init", "logs", "render", "schema", "status", "up"]
+from stackgen.commands.output import note, print_data, print_report
+
+__all__ = ["completion", "down", "init", "logs", "render", "schema", "status", "up"]
 
 
 def init(words: Namespace) -> int:
@@ -16,8 +18,8 @@ def init(words: Namespace) -> int:
     from stackgen.starter import write_starter
 
     written = write_starter(Path(words.folder), words.engine, words.model, words.gpus, words.file)
-    _print(words, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
-    _note(f"next: look at {words.folder}/stack.yaml, then `stackgen up {words.folder}`")
+    print_data(words, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
+    note(f"next: look at {words.folder}/stack.yaml, then `stackgen up {words.folder}`")
     return 0
 
 
@@ -40,12 +42,12 @@ def render(words: Namespace) -> int:
     if not (words.diff or words.check):
         _write(stack, changes, words.force)
     for warning in stack.plan.warnings:
-        _note(f"warning: {warning}")
+        note(f"warning: {warning}")
     plain = [] if words.diff or words.check else [f"{change.kind:8}{stack.folder / change.path}" for change in stale]
     told = [{"path": change.path, "kind": change.kind, "edited": change.edited} for change in changes]
     data = {"folder": str(stack.folder), "changes": told,
             "warnings": list(stack.plan.warnings)}  # fmt: skip
-    _print(words, data, plain or ([] if stale else [f"{stack.folder}: up to date"]))
+    print_data(words, data, plain or ([] if stale else [f"{stack.folder}: up to date"]))
     return 1 if words.check and stale else 0
 
 
@@ -65,7 +67,7 @@ def up(words: Namespace) -> int:
     with shown(words.progress, stack.plan) as progress:
         compose.up(stack.plan, stack.folder, progress, words.timeout)
         report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
-    return _report(words, report)
+    return print_report(words, report)
 
 
 def down(words: Namespace) -> int:
@@ -82,7 +84,7 @@ def down(words: Namespace) -> int:
         compose.down(folder, words.volumes)
         stopped = []
         told = "stopped" + ("" if words.volumes else "; the volumes with the weights are kept (--volumes removes them)")
-    _print(words, {"stopped": True, "processes": stopped, "volumes_removed": words.volumes}, [told])
+    print_data(words, {"stopped": True, "processes": stopped, "volumes_removed": words.volumes}, [told])
     return 0
 
 
@@ -104,7 +106,7 @@ def status(words: Namespace) -> int:
              f"{s.restarts} restarts" if s.restarts else "", " ".join(s.ports)) for s in states]  # fmt: skip
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    _print(words, {"services": [asdict(state) for state in states]}, lines)
+    print_data(words, {"services": [asdict(state) for state in states]}, lines)
     good = (("running", "healthy"), ("running", ""))
     return 0 if all((s.state, s.health) in good or (s.role == "download" and s.exit_code == 0) for s in states) else 1
 
@@ -119,30 +121,6 @@ def logs(words: Namespace) -> int:
     from stackgen.runtimes import compose
 
     return compose.logs(folder, tuple(words.services), words.follow, words.tail)
-
-
-def check(words: Namespace) -> int:
-    """`stackgen check`: the report of all endpoints."""
-    from stackgen.endpoints import from_words
-    from stackgen.probe import run_check
-
-    return _report(words, run_check(from_words(words), words.timeout, words.wait))
-
-
-def ask(words: Namespace) -> int:
-    """`stackgen ask`: one question, one answer."""
-    from stackgen.check import ask as ask_endpoint
-    from stackgen.endpoints import from_words
-
-    target = from_words(words)[0]
-    answer = ask_endpoint(target, words.question, words.model, system=words.system, temperature=words.temperature,
-                          max_tokens=words.max_tokens, timeout=words.timeout)  # fmt: skip
-    _print(
-        words,
-        {"answer": answer.text, "model": answer.model, "seconds": answer.seconds, "usage": answer.usage},
-        [answer.text],
-    )
-    return 0
 
 
 def schema(words: Namespace) -> int:
@@ -179,7 +157,7 @@ def _write(stack: Any, changes: Any, force: bool) -> None:
     from stackgen.write import diff, write_files
 
     for line in diff([change for change in changes if change.kind == "changed"]):
-        _note(line)
+        note(line)
     write_files(changes, stack.folder, force)
 
 
@@ -193,33 +171,24 @@ def _prepare(stack: Any) -> None:
     stale = [change for change in changes if change.kind != "same" and not change.edited]
     write_files(stale, stack.folder)
     if any(change.kind == "changed" for change in stale):
-        _note(f"rendered anew: {', '.join(change.path for change in stale)}")
+        note(f"rendered anew: {', '.join(change.path for change in stale)}")
     if kept:
-        _note(f"edited by hand, so used as it is: {', '.join(kept)}")
+        note(f"edited by hand, so used as it is: {', '.join(kept)}")
     if create_env(stack.folder):
-        _note(f"wrote {stack.folder / '.env'} with a new key")
+        note(f"wrote {stack.folder / '.env'} with a new key")
 
 
 def _proof(plan: Any, folder: Path, progress: Any, wait: float) -> Any:
+    from stackgen.check.options import Options
     from stackgen.endpoints import from_plan
     from stackgen.probe import run_check
 
     for endpoint in plan.endpoints:
         progress(endpoint.service, "ask for a completion")
-    report = run_check(from_plan(plan, folder), 60.0, wait)
+    report = run_check(from_plan(plan, folder), Options(timeout=60.0), wait)
     for endpoint in plan.endpoints:
         progress(endpoint.service, "answered" if report.ok else "does not answer as it should")
     return report
-
-
-def _report(words: Namespace, report: Any) -> int:
-    from stackgen.check.text import as_text
-
-    if words.json:
-        print(json.dumps(report.to_json(), indent=2))
-    else:
-        print(as_text(report, color=sys.stdout.isatty()))
-    return 0 if report.ok else 1
 
 
 def _folder(words: str) -> Path:
@@ -230,11 +199,3 @@ def _folder(words: str) -> Path:
     if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
         raise StackgenError(f"{folder} holds no rendered stack", "`stackgen render` writes one")
     return folder
-
-
-def _print(words: Namespace, data: Any, lines: list[str]) -> None:
-    print(json.dumps(data, indent=2) if words.json else "\n".join(lines)) if words.json or lines else None
-
-
-def _note(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""`stackgen.Client`: one question to any provider, sync and async."""

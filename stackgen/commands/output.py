@@ -1,0 +1,37 @@
+"""Printing of all commands: data goes to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stackgen.check.report import Report
+
+__all__ = ["note", "print_data", "print_report"]
+
+
+def print_data(words: Namespace, data: Any, lines: list[str]) -> None:
+    """`data` as JSON where `--json` was given, else `lines`."""
+    if words.json:
+        print(json.dumps(data, indent=2))
+    elif lines:
+        print("\n".join(lines))
+
+
+def print_report(words: Namespace, report: Report) -> int:
+    """A report as text or JSON; the exit code that it means."""
+    from stackgen.check.text import as_text
+
+    if words.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        print(as_text(report, color=sys.stdout.isatty()))
+    return report.exit_code
+
+
+def note(line: str) -> None:
+    """A line for the person at the terminal."""
+    print(line, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The matrix of providers: base URL, where keys are found, what they support."""
