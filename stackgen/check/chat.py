@@ -103,7 +103,7 @@ def stream(context: Context, model: str) -> Verdict:
                 collect(EventSource(response), transcript, lambda found: context.allow("stream", found, notes), started,
                         deadline)  # fmt: skip
             finally:
-                shown.append(f"{transcript.head}… {transcript.tail}")
+                shown += [transcript.head, transcript.tail]
     except Fault as fault:
         # before the first event it is a fault of the request; after it, a stream that was cut
         if not transcript.events:

@@ -106,7 +106,7 @@ class Session:
                 status = response.status_code
                 yield response, shown
         finally:
-            self._record("POST", url, status, started, data, "\n".join(shown))
+            self._record("POST", url, status, started, data, *shown)
 
     def _request(self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str]) -> Reply:
         headers = {**self._headers(authorization), **more}
@@ -122,13 +122,14 @@ class Session:
             self._record(method, url, reply.status if reply else None, started, data, reply.body if reply else b"")
 
     def _record(
-        self, method: str, url: str, status: int | None, started: float, sent: Any, received: str | bytes
+        self, method: str, url: str, status: int | None, started: float, sent: Any, *received: str | bytes
     ) -> None:
         text = "" if sent is None else sent if isinstance(sent, bytes) else json.dumps(sent, ensure_ascii=False)
         now, excerpt = time.monotonic(), self.redact.excerpt
+        # of a stream the beginning and the end are shown
+        shown = " ".join(excerpt(part, SHOWN // len(received)) for part in received)
         self.exchanges.append(Exchange(method, self.redact(url), status, round(now - started, 4),
-                                       round(started - self._begun, 4), excerpt(text, SHOWN), excerpt(received, SHOWN),
-                                       ))  # fmt: skip
+                                       round(started - self._begun, 4), excerpt(text, SHOWN), shown))  # fmt: skip
 
     def _headers(self, authorization: str | None) -> dict[str, str]:
         if authorization == OWN_KEY:

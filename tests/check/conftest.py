@@ -7,13 +7,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stackgen.check import check
+from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
 from stackgen.check.target import Target
-from stackgen.plan import Dialect
+from stackgen.plan import Deviation, Dialect
 
 from .fake import KEY, Fake, serve
 
@@ -25,9 +27,15 @@ FASTCHAT = Dialect(
     "fastchat",
     open_paths=("/api/v1/chat/completions", "/api/v1/token_check"),
     stream_usage=False,
-    stream_bare_chunks=True,
-    length_off_by_one=True,
     unknown_model=(400, 40301),
+    error_path=("message",),
+    ignores=("tools", "json-schema", "seed"),
+    deviations=(
+        Deviation("stream", r"(object|created): field required", "sends object and created in the last chunk only"),
+        Deviation(
+            "chat", r"completion_tokens is \d+ at a length limit of \d+", "counts one token too few at the limit"
+        ),
+    ),
 )
 DIALECTS = {"vllm": VLLM, "fastchat": FASTCHAT}
 
@@ -75,9 +83,9 @@ def target(fake: Fake, dialect: Dialect | None = VLLM, *, models: tuple[str, ...
     return Target("fake", fake.url, key, models, dialect, exposed)
 
 
-def look(one: Target, **options: float) -> EndpointReport:
+def look(one: Target, wait: float = 0.0, **options: Any) -> EndpointReport:
     """The report on one target, with short time-outs."""
-    report = check([one], **{"timeout": 5.0, **options}, dialects=DIALECTS)  # type: ignore[arg-type]
+    report = check([one], Options(**{"timeout": 5.0, **options}), wait=wait, dialects=DIALECTS)
     return report.endpoints[0]
 
 

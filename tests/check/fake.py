@@ -223,6 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # a thousand checks at once must not be refused by the fake itself
+    request_queue_size = 512
     fake: Fake
 
     def handle_error(self, *_: object) -> None:

@@ -10,7 +10,13 @@ import pytest
 from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report, Result, Status
 from stackgen.check.text import as_text
 
-GOOD = EndpointReport("good", "http://h/v1", "vllm", (Result("connect", "pass", 0.01, "answers"),), "Paris")
+GOOD = EndpointReport(
+    "good",
+    "http://h/v1",
+    "vllm",
+    (Result("connect", "pass", 0.01, "answers", notes=("slow",), figures={"a": 1.5}, samples={"b": (0.1,)}),),
+    "Paris",
+)
 BAD = EndpointReport(
     "bad",
     "http://b/v1",
@@ -40,10 +46,13 @@ def validate(data: Any, schema: dict[str, Any], path: str = "$") -> list[str]:
         return [f"{path}: {schema['const']}"]
     found = []
     if isinstance(data, dict):
-        found += [f"{path}.{name}: missing" for name in schema["required"] if name not in data]
-        found += [f"{path}.{name}: unknown" for name in data if name not in schema["properties"]]
-        for name in data.keys() & schema["properties"].keys():
-            found += validate(data[name], schema["properties"][name], f"{path}.{name}")
+        known = schema.get("properties", {})
+        found += [f"{path}.{name}: missing" for name in schema.get("required", []) if name not in data]
+        found += [f"{path}.{name}: unknown" for name in data
+                  if name not in known and schema.get("additionalProperties") is False]  # fmt: skip
+        for name in data.keys():
+            inner = known.get(name) or schema["additionalProperties"]
+            found += validate(data[name], inner, f"{path}.{name}") if inner else []
     if isinstance(data, list):
         for index, one in enumerate(data):
             found += validate(one, schema["items"], f"{path}[{index}]")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackgen.check import ask, check
+from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
 from stackgen.check.target import Target
 from stackgen.check.text import as_text
@@ -52,7 +53,9 @@ def outputs(fake: Fake, key: str, models: tuple[str, ...], repeat: str) -> Itera
     """Everything that a caller of the package can see about one target."""
     one = Target("it", fake.url, key, models, VLLM)
     told: list[str] = []
-    report = check([one], timeout=5, on_progress=lambda *words: told.append(" ".join(words)), dialects=DIALECTS)
+    report = check(
+        [one], Options(timeout=5), on_progress=lambda *words: told.append(" ".join(words)), dialects=DIALECTS
+    )
     yield from told
     yield repr(one)
     yield repr(report)

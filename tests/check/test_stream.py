@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
 from stackgen.check.dialects import FINISH_REASONS, OPENAI
-from stackgen.check.stream import Transcript, collect
+from stackgen.check.options import Options
+from stackgen.check.session import Session
+from stackgen.check.stream import Transcript, collect, percentile
+from stackgen.check.target import Target
+from stackgen.check.verdict import Context
 from stackgen.plan import Dialect
 
 from .conftest import FASTCHAT, VLLM
@@ -25,8 +30,14 @@ def transcript(answer: Answer, dialect: Dialect = VLLM) -> Transcript:
         request=httpx2.Request("POST", "http://h/v1"),
     )
     into, now = Transcript(), time.monotonic()
-    collect(httpx2.EventSource(response), into, dialect, now, now + 60)
+    collect(httpx2.EventSource(response), into, allowed(dialect), now, now + 60)
     return into
+
+
+def allowed(dialect: Dialect) -> Callable[[list[str]], list[str]]:
+    """What a check of this dialect lets pass."""
+    url = Target("it", "http://h/v1")
+    return lambda found: Context(Session(url, 1.0), Options(), dialect).allow("stream", found, [])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +55,7 @@ def test_recorded_streams_end_properly(engine: str, name: str, dialect: Dialect,
     assert found.problems(FINISH_REASONS) == []
     assert (found.deltas, found.usage is not None, found.finishes, found.model) == (deltas, usage, ["length"], "tiny")
     assert found.text
-    assert found.first is not None
+    assert found.arrivals
 
 
 def test_bare_chunks_are_a_deviation_of_fastchat_alone() -> None:
@@ -103,11 +114,11 @@ def test_reasoning_counts_as_content(field: str) -> None:
 
 def test_speed_is_told_in_tokens_where_usage_came_and_in_chunks_else() -> None:
     found = transcript(events(*GOOD_STREAM))
-    found.first, found.last = 0.25, 0.75
+    found.arrivals = [0.25, 0.75]
     assert found.speed() == "TTFT 0.250 s, 2.0 tokens/s"
     found.usage = None
     assert found.speed() == "TTFT 0.250 s, 2.0 chunks/s"
-    found.last = 0.25
+    found.arrivals = [0.25, 0.25]
     assert found.speed() == "TTFT 0.250 s"
     assert Transcript().speed() == ""
 
@@ -118,5 +129,47 @@ def test_a_stream_without_end_is_left_at_the_deadline() -> None:
             yield httpx2.ServerSentEvent(data=json.dumps(TEXT))
 
     into, now = Transcript(), time.monotonic()
-    collect(endless(), into, VLLM, now, now + 0.05)
+    collect(endless(), into, list, now, now + 0.05)
     assert any("had no end" in problem for problem in into.problems(FINISH_REASONS))
+
+
+def arrived(*times: float) -> Transcript:
+    into = Transcript()
+    into.arrivals = list(times)
+    return into
+
+
+def test_figures_of_a_stream() -> None:
+    found = arrived(0.5, 0.51, 0.53, 0.56).figures()
+    assert found["ttft_seconds"] == 0.5
+    assert found["inter_token_p50_seconds"] == pytest.approx(0.02)
+    assert found["inter_token_p99_seconds"] == pytest.approx(0.03)
+    assert found["chunks_per_second"] == pytest.approx(50.0)
+    assert arrived().figures() == {}
+    assert arrived(0.5).figures() == {"ttft_seconds": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("times", "gathered"),
+    [
+        # 100 ms a group of eight: held back
+        ([0.1 * group + 0.0001 * one for group in range(1, 5) for one in range(8)], "32 chunks came in 4 reads"),
+        # all at the end of a long silence
+        ([1.0 + 0.0001 * one for one in range(20)], "20 chunks came in 1 read"),
+        # one by one, also where some were late
+        ([0.02 * one for one in range(1, 33)], ""),
+        ([0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)], ""),
+        # a tiny model that makes a thousand a second
+        ([0.02 + 0.0005 * one for one in range(32)], ""),
+        # too few to tell
+        ([1.0] * 7, ""),
+    ],
+)
+def test_tokens_that_were_held_back_are_told(times: list[float], gathered: str) -> None:
+    assert arrived(*times).gathering() == gathered
+
+
+def test_percentiles_are_values_that_occurred() -> None:
+    values = [0.1, 0.2, 0.3, 0.4]
+    assert [percentile(values, one) for one in (1, 25, 50, 51, 99, 100)] == [0.1, 0.1, 0.2, 0.3, 0.4, 0.4]
+    assert percentile([7.0], 99) == 7.0
