@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from stackgen import engines
 from stackgen.errors import Mistake, SpecError
-from stackgen.spec import ModelSpec, StackSpec
+from stackgen.spec import PROVIDERS, EndpointsSpec, ModelSpec, StackSpec
 
-__all__ = ["NOT_YAML", "load_stack", "parse_stack", "read_mapping", "read_value"]
+__all__ = ["NOT_YAML", "load_endpoints", "load_stack", "parse_stack", "read_mapping", "read_text", "read_value"]
 
+T = TypeVar("T")
+# providers and dialects beside the engines' own
+CLOUDS = ("together", "openai")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # PyYAML's constructors raise whatever they meet: `!!bool x` is a KeyError, `? [a]` a TypeError
 NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -24,6 +28,11 @@ NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, 
 def load_stack(path: Path) -> StackSpec:
     """The stack described by the file at `path`, or by `path/stack.yaml`. Raises SpecError."""
     return parse_stack(read_text(path), str(path))
+
+
+def load_endpoints(path: Path) -> EndpointsSpec:
+    """The named endpoints in the file at `path`. Raises SpecError."""
+    return _parse(read_text(path), str(path), _endpoints)
 
 
 def read_text(path: Path) -> str:
@@ -39,17 +48,15 @@ def read_text(path: Path) -> str:
 
 def parse_stack(text: str, source: str = "stack.yaml") -> StackSpec:
     """The stack described by `text`. Raises SpecError with all mistakes, with line numbers."""
+    return _parse(text, source, build)
+
+
+def _parse(text: str, source: str, make: Callable[[dict[str, Any], str], T]) -> T:
     try:
-        data = read_mapping(text, source)
-        return build(data, source)
+        return make(read_mapping(text, source), source)
     except SpecError as error:
         lines = _lines(text)
-        mistakes = [
-            mistake
-            if mistake.line
-            else Mistake(mistake.path, mistake.message, mistake.hint, _line(mistake.path, lines))
-            for mistake in error.mistakes
-        ]
+        mistakes = [one if one.line else replace(one, line=_line(one.path, lines)) for one in error.mistakes]
         raise SpecError(source, sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
 
 
@@ -66,12 +73,10 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
     except NOT_YAML as error:
         raise SpecError(source, [Mistake("", f"not YAML: {error}")]) from None
     if twice:
-        raise SpecError(
-            source,
-            [Mistake("", f"the key {key!r} stands twice", "YAML keeps only the last", line) for key, line in twice],
-        )
+        hint = "YAML keeps only the last"
+        raise SpecError(source, [Mistake("", f"the key {key!r} stands twice", hint, line) for key, line in twice])
     if not isinstance(data, dict):
-        raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`")])
+        raise SpecError(source, [Mistake("", "must be a mapping: `name:` and `models:`, or `endpoints:`")])
     return data
 
 
@@ -98,7 +103,7 @@ def _nodes(text: str) -> Any:
 
 def build(data: dict[str, Any], source: str) -> StackSpec:
     """A validated stack from plain data; each model is read by its engine's own type."""
-    mistakes = list(_unprintable("", data))
+    mistakes = [*_unprintable("", data), *_twice(data)]
     models: list[ModelSpec] = []
     raw = data.get("models")
     for index, entry in enumerate(raw if isinstance(raw, list) else []):
@@ -116,12 +121,36 @@ def build(data: dict[str, Any], source: str) -> StackSpec:
         mistakes.append(Mistake("models", "must be a list: each model starts with `- model:`"))
         rest["models"] = [None]
     try:
-        stack = StackSpec.model_validate(rest)
+        stack = StackSpec.model_validate(rest, context=_context())
     except ValidationError as error:
         mistakes += _explain(error, "", StackSpec)
     if mistakes:
         raise SpecError(source, mistakes)
     return stack
+
+
+def _endpoints(data: dict[str, Any], source: str) -> EndpointsSpec:
+    mistakes = [*_unprintable("", data), *_twice(data)]
+    try:
+        found = EndpointsSpec.model_validate(data, context=_context())
+    except ValidationError as error:
+        mistakes += _explain(error, "", EndpointsSpec)
+    if mistakes:
+        raise SpecError(source, mistakes)
+    return found
+
+
+def _context() -> dict[str, tuple[str, ...]]:
+    # the spec knows no engine, and every engine is a provider and a dialect
+    return {PROVIDERS: (*engines.names(), *CLOUDS)}
+
+
+def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
+    entries = data.get("endpoints")
+    names = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name in names[:index]:
+            yield Mistake(f"endpoints[{index}].name", f"{name!r} stands twice")
 
 
 def _model(entry: Any, path: str, mistakes: list[Mistake]) -> ModelSpec:
@@ -134,11 +163,8 @@ def _model(entry: Any, path: str, mistakes: list[Mistake]) -> ModelSpec:
         mistakes.append(Mistake(f"{path}.engine", "is missing", f"one of {known}"))
         raise LookupError
     if not isinstance(name, str) or name not in engines.names():
-        mistakes.append(
-            Mistake(
-                f"{path}.engine", f"{name!r} is no engine", _suggest(str(name), engines.names()) or f"one of {known}"
-            )
-        )
+        hint = _suggest(str(name), engines.names()) or f"one of {known}"
+        mistakes.append(Mistake(f"{path}.engine", f"{name!r} is no engine", hint))
         raise LookupError
     return engines.get(name).Model.model_validate(entry)
 
@@ -160,15 +186,13 @@ def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> Ite
         elif kind == "string_pattern_mismatch":
             message, hint = f"{given!r} does not have the form {item['ctx']['pattern']}", _description(model, location)
         elif kind == "literal_error":
-            message, hint = (
-                f"{given!r} must be {item['ctx']['expected']}",
-                _suggest(str(given), _words(item["ctx"]["expected"])),
-            )
+            message, hint = f"{given!r} must be {item['ctx']['expected']}", _suggest(str(given), _words(item["ctx"]))
+        elif kind == PROVIDERS:
+            known = item["ctx"][PROVIDERS]
+            message, hint = f"{given!r} is no {location[-1]}", _suggest(given, known) or f"one of {', '.join(known)}"
         elif kind in ("tuple_type", "dict_type", "model_type"):
-            message, hint = (
-                ("must be a list" if kind == "tuple_type" else "must be a mapping"),
-                _description(model, location),
-            )
+            message = "must be a list" if kind == "tuple_type" else "must be a mapping"
+            hint = _description(model, location)
         if (path, message) not in told:
             told.add((path, message))
             yield Mistake(path, message, hint)
@@ -206,8 +230,8 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
-def _words(expected: str) -> list[str]:
-    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+def _words(context: dict[str, str]) -> list[str]:
+    return [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
 
 
 def _path(location: Iterable[Any]) -> str:

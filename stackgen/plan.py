@@ -180,7 +180,8 @@ class Dialect:
     gets, `error_path` where an error's message stands in its body.
     `claims`, `lacks` and `ignores` are names of checks: features the server says it has, ones it has not, and ones it
     takes without an error and does nothing about; of others nothing is known before they are tried. `tokenize` is the
-    path under the root and the field of the text, where the server has such a path.
+    path under the root and the field of the text, where the server has such a path. `silent_hint` says what it may be
+    when a server of this kind lists its models and answers nothing.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Dialect:
     ignores: tuple[str, ...] = ()
     tokenize: tuple[str, str] | None = None
     deviations: tuple[Deviation, ...] = ()
+    silent_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

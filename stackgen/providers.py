@@ -1,1 +1,165 @@
-"""The matrix of providers: base URL, where keys are found, what they support."""
+"""The matrix of providers: base URL, where keys are found, what they support.
+
+A provider is a kind of server under a name that people can say. Every engine is one; the rest stands here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stackgen import engines
+from stackgen.check.dialects import OPENAI, TOGETHER
+from stackgen.check.target import is_loopback, normal_url
+from stackgen.envfile import API_KEY, read_env
+from stackgen.plan import Dialect
+
+__all__ = ["Key", "Provider", "find_key", "key_names", "of_url", "providers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One kind of server. `keys` are names of variables, the first that is set counts; `hosts` are host names (with
+    all below them) that belong to it, and `url_variable` names the variable that moves it elsewhere.
+
+    `source` says where the row comes from.
+    """
+
+    name: str
+    title: str
+    url: str
+    dialect: Dialect
+    keys: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    url_variable: str = ""
+    source: str = ""
+
+    @property
+    def base_url(self) -> str:
+        """The base URL in use: that of `url_variable` where it is set. Raises StackgenError for one that is none."""
+        return normal_url(os.environ.get(self.url_variable) or self.url)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its usual place is this machine."""
+        return is_loopback(self.url)
+
+    def dialect_at(self, base_url: str) -> Dialect | None:
+        """The dialect of this provider's server at `base_url`; None where its responses must tell.
+
+        Anything may stand behind a URL that is only OpenAI-compatible.
+        """
+        return None if self.dialect is OPENAI and not self._owns(base_url) else self.dialect
+
+    def _owns(self, base_url: str) -> bool:
+        host = (urlsplit(base_url).hostname or "").rstrip(".")
+        return any(host == known or host.endswith(f".{known}") for known in self.hosts)
+
+    def supports(self) -> dict[str, str]:
+        """`yes`, `no` or `ignored` by name of feature (a check's name); a feature that is not named is not known."""
+        found = dict.fromkeys(self.dialect.claims, "yes")
+        found |= dict.fromkeys(self.dialect.lacks, "no")
+        found |= dict.fromkeys(self.dialect.ignores, "ignored")
+        # asked of every server, so it is known of every dialect
+        return found | {"stream-usage": "yes" if self.dialect.stream_usage else "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and where it was found, in words for people; the repr hides the key."""
+
+    value: str = field(repr=False)
+    name: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.place})" if self.name else self.place
+
+
+# what no dialect tells: title, base URL, keys before STACKGEN_API_KEY's own, source
+LOCAL: Mapping[str, tuple[str, str, tuple[str, ...], str]] = {
+    "vllm": ("vLLM", "http://127.0.0.1:8000/v1", ("VLLM_API_KEY",), "recorded from vLLM 0.32"),
+    "fastchat": ("FastChat", "http://127.0.0.1:8000/v1", (), "recorded from FastChat 0.2.36"),
+    "llamacpp": ("llama.cpp", "http://127.0.0.1:8080/v1", ("LLAMA_API_KEY",), "recorded from llama-server"),
+}
+CLOUDS = (
+    Provider(
+        "together",
+        "Together AI",
+        # older guides say api.together.xyz
+        "https://api.together.ai/v1",
+        TOGETHER,
+        # its own SDK reads the first name, older guides the second
+        ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"),
+        ("together.ai", "together.xyz"),
+        "TOGETHER_BASE_URL",
+        "docs.together.ai and together 3.1",
+    ),
+    Provider(
+        "openai",
+        "any OpenAI-compatible URL",
+        "https://api.openai.com/v1",
+        OPENAI,
+        ("OPENAI_API_KEY",),
+        ("openai.com",),
+        "OPENAI_BASE_URL",
+        "platform.openai.com",
+    ),
+)
+
+
+@cache
+def providers() -> dict[str, Provider]:
+    """All providers by name: the clouds, then the engines."""
+    found = {cloud.name: cloud for cloud in CLOUDS[:1]}
+    for name in engines.names():
+        # an engine that this table does not know works all the same
+        title, url, keys, source = LOCAL.get(name, (name, "http://127.0.0.1:8000/v1", (), ""))
+        found[name] = Provider(name, title, url, engines.get(name).dialect, (API_KEY, *keys), source=source)
+    return found | {cloud.name: cloud for cloud in CLOUDS[1:]}
+
+
+def of_url(base_url: str) -> Provider | None:
+    """The provider that `base_url` belongs to by its host; None for a server of one's own.
+
+    Only whole host names count: a key must not go to `together.example.org`.
+    """
+    for provider in CLOUDS:
+        if provider._owns(base_url) or (os.environ.get(provider.url_variable) and provider.base_url == base_url):
+            return provider
+    return None
+
+
+def key_names(base_url: str) -> tuple[str, ...]:
+    """Names of the variables that may hold a key for `base_url`, where no provider was named.
+
+    A stack's key goes to this machine only, unless somebody says so.
+    """
+    provider = of_url(base_url)
+    if provider:
+        return provider.keys
+    return (API_KEY, "OPENAI_API_KEY") if is_loopback(base_url) else ("OPENAI_API_KEY",)
+
+
+def find_key(names: Iterable[str], folders: Iterable[Path] = (), given: str | None = None) -> Key | None:
+    """The first key there is: `given` (by --api-key), then the environment, then the `.env` of each folder.
+
+    Raises nothing for folders without one; an empty value counts as none.
+    """
+    wanted = tuple(names)
+    if given:
+        return Key(given, "", "--api-key")
+    for name in wanted:
+        # variables often carry a line end
+        if value := os.environ.get(name, "").strip():
+            return Key(value, name, "environment")
+    for folder in dict.fromkeys(folders):
+        values = read_env(folder)
+        for name in wanted:
+            if values.get(name):
+                return Key(values[name], name, str(folder / ".env"))
+    return None

@@ -9,13 +9,31 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-__all__ = ["EnvValue", "Gpus", "LoggingSpec", "ModelSpec", "Size", "StackSpec", "StorageSpec", "human_int", "is_local"]
+__all__ = [
+    "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "Gpus", "LoggingSpec", "ModelSpec", "Size", "StackSpec",
+    "StorageSpec", "human_int", "is_local",
+]  # fmt: skip
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+# capitals only: many clouds' keys are letters and digits, and would pass for a variable's name otherwise
+KEY_NAME = r"^[A-Z][A-Z0-9_]{1,63}$"
+# key of the validation context, and the type of the error
+PROVIDERS = "providers"
+# no credentials, query or fragment: they would end up in reports
+BASE_URL = r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
 GPU_ID = re.compile(r"0|[1-9]\d{0,2}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+", re.ASCII)
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
@@ -65,6 +83,32 @@ def _env_value(value: Any) -> Any:
     return value
 
 
+def _key_name(value: Any) -> Any:
+    # what stands here by mistake is the key itself: no message may repeat it
+    if not isinstance(value, str) or not re.fullmatch(KEY_NAME, value):
+        raise PydanticCustomError(
+            "key_name",
+            "must be the name of a variable, in capitals (TOGETHER_API_KEY); the key itself belongs into .env",
+        )
+    return value
+
+
+def _provider(value: Any, info: ValidationInfo) -> Any:
+    # which there are, the caller knows: an engine is a provider, and this module knows no engine
+    known = (info.context or {}).get(PROVIDERS)
+    if isinstance(value, str) and known and value not in known:
+        raise PydanticCustomError(PROVIDERS, "is not known", {PROVIDERS: known})
+    return value
+
+
+def _base_url(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(BASE_URL, value):
+        raise PydanticCustomError(
+            "base_url", "must look like http://127.0.0.1:8000/v1, without credentials, query or fragment"
+        )
+    return value
+
+
 def _size(value: Any) -> Any:
     text = str(value) if type(value) is int else value
     if not isinstance(text, str) or not re.fullmatch(
@@ -95,6 +139,9 @@ Size = Annotated[
 EnvValue = Annotated[str, BeforeValidator(_env_value), WithJsonSchema({"type": ["string", "integer"]})]
 Text = Annotated[str, StringConstraints(min_length=1)]
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
+Provider = Annotated[str, BeforeValidator(_provider), StringConstraints(min_length=1)]
+KeyName = Annotated[str, BeforeValidator(_key_name), WithJsonSchema({"type": "string", "pattern": KEY_NAME})]
+BaseUrl = Annotated[str, BeforeValidator(_base_url), WithJsonSchema({"type": "string", "pattern": BASE_URL})]
 ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
 
 
@@ -167,6 +214,44 @@ class LoggingSpec(Strict):
     max_file: int = Field(5, ge=1, le=100, description="Log files kept for each container")
 
 
+class EndpointSpec(Strict):
+    """An endpoint under a name of one's own: one that a stack does not start, or all of another stack."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="What `--provider` calls it")
+    provider: Provider | None = Field(
+        None, description="A name that `stackgen providers` prints: gives base URL, dialect and where the key is found"
+    )
+    base_url: BaseUrl | None = Field(None, description="Base URL with its /v1; default: the provider's")
+    api_key_env: KeyName | None = Field(
+        None, description="Name of the variable (environment or .env) that holds the key; default: the provider's"
+    )
+    models: tuple[Text, ...] = Field((), description="Served names that must be there, the first one asked by default")
+    dialect: Provider | None = Field(
+        None, description="How the server deviates; default: the provider's, else recognized from its responses"
+    )
+    stack: Text | None = Field(
+        None,
+        description="Another stack.yaml or its folder instead of a URL: all its endpoints, with the key of its .env",
+    )
+    max_ttft: float | None = Field(None, gt=0, description="Seconds to the first token above which the check fails")
+    min_tokens_per_second: float | None = Field(None, gt=0, description="Tokens/s below which the check fails")
+
+    @model_validator(mode="after")
+    def _one_address(self) -> EndpointSpec:
+        own = [name for name in ("provider", "base_url", "api_key_env", "models", "dialect") if getattr(self, name)]
+        if self.stack and own:
+            raise PydanticCustomError("address", "`stack` says it all: leave out {fields}", {"fields": ", ".join(own)})
+        if not (self.stack or self.provider or self.base_url):
+            raise PydanticCustomError("address", "needs one of `provider`, `base_url` and `stack`")
+        return self
+
+
+class EndpointsSpec(Strict):
+    """A file `endpoints.yaml`: endpoints that `check` and `ask` know by name."""
+
+    endpoints: tuple[EndpointSpec, ...] = Field(description="The endpoints, each with a name")
+
+
 class StackSpec(Strict):
     """A whole stack. `models` hold the engines' own subclasses of `ModelSpec`."""
 
@@ -190,3 +275,6 @@ class StackSpec(Strict):
         "the log; an engine that dies after it was healthy is started again every time",
     )
     logging: LoggingSpec = Field(LoggingSpec(), description="Log rotation")
+    endpoints: tuple[EndpointSpec, ...] = Field(
+        (), description="Endpoints that run elsewhere and that `check` and `ask` know beside the stack's own"
+    )

@@ -10,7 +10,7 @@ from stackgen.check.dialects import finish_reasons
 from stackgen.check.faults import Fault
 from stackgen.check.names import did_you_mean
 from stackgen.check.session import Reply, content_type, error_message, read
-from stackgen.check.stream import Transcript, collect
+from stackgen.check.stream import Transcript, Utf8, collect
 from stackgen.check.verdict import Context, Verdict, failed, passed, warned
 from stackgen.plan import Dialect
 
@@ -40,7 +40,10 @@ def chat(context: Context, model: str) -> Verdict:
     completion, problems = parse(Completion, reply.json())
     if completion is None:
         if reply.json() is None:
-            problems = (f"{reply.content_type or 'an empty body'} instead of JSON",)
+            kind = (reply.content_type or "something") if reply.body.strip() else "an empty body"
+            problems = (f"{kind} instead of JSON",)
+        elif said := context.session.redact.excerpt(error_message(reply), 160):
+            return failed(f"an error under status 200: {said}", LOGS_HINT, context.excerpt(reply))
         return failed(f"the body is not as documented: {problems[0]}", CONTRACT_HINT,
                       f"{'; '.join(problems[:5])}; {context.excerpt(reply)}")  # fmt: skip
     wrong = context.allow("chat", _content_problems(context, completion), notes)
@@ -92,15 +95,21 @@ def stream(context: Context, model: str) -> Verdict:
 
     transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
     deadline = started + STREAM_FACTOR * context.options.timeout
-    body = context.chat_body(model, stream=True)
+    body, timeout = context.chat_body(model, stream=True), context.options.timeout
     try:
-        with context.session.stream(f"{context.url}/chat/completions", body) as (response, shown):
+        # the last silence may begin just before the deadline
+        with context.session.stream(f"{context.url}/chat/completions", body, deadline - started + timeout) as (
+            response,
+            shown,
+        ):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
                 reply = read(response, context.options.timeout)
                 shown.append(reply.body.decode("utf-8", "replace"))
                 return _no_stream(context, reply, model)
             try:
-                collect(EventSource(response), transcript, lambda found: context.allow("stream", found, notes), started,
+                # a response in all that an EventSource wants of one
+                events: Any = Utf8(response, f"{context.session.target.host}:{context.session.target.port}")
+                collect(EventSource(events), transcript, lambda found: context.allow("stream", found, notes), started,
                         deadline)  # fmt: skip
             finally:
                 shown += [transcript.head, transcript.tail]

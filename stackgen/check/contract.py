@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 __all__ = ["BareChunk", "Chunk", "Completion", "ModelCard", "ModelList", "Usage", "parse", "sum_problem"]
 
 # `ge` and `min_length`: a null or empty value in a required place is as bad as none
-Count = Annotated[int, Field(ge=0)]
+# `lt`: numbers that no float holds are no counts, and JSON has integers of any size
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -55,7 +56,8 @@ class Completion(Body):
     # seconds since 1970
     created: Annotated[int, Field(gt=0)]
     model: Name
-    choices: Annotated[list[Choice], Field(min_length=1)]
+    # the first wrong entry of a list will do: a body can hold a million
+    choices: Annotated[list[Choice], Field(min_length=1), FailFast()]
     usage: Usage
 
 
@@ -79,7 +81,7 @@ class BareChunk(Body):
 
     id: str = ""
     model: str = ""
-    choices: list[ChunkChoice]
+    choices: Annotated[list[ChunkChoice], FailFast()]
     usage: Usage | None = None
 
 
@@ -106,7 +108,7 @@ class ModelList(Body):
     """Body of GET /v1/models."""
 
     object: Literal["list"]
-    data: list[ModelCard]
+    data: Annotated[list[ModelCard], FailFast()]
 
 
 T = TypeVar("T", bound=Body)

@@ -62,9 +62,13 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault("certificate", f"the TLS certificate of {where} is not trusted: {reason}", hint)
     if caused(ssl.SSLError):
         return _not_tls(target)
-    if caused(httpx2.ConnectTimeout):
+    # the bare one comes from a socket of `network`; the client's own hold one too
+    if caused(httpx2.ConnectTimeout) or isinstance(error, TimeoutError):
         return Fault("connect-timeout", f"{where} accepts no connection in time",
                      "a firewall drops the packets, or the host is down or the wrong one")  # fmt: skip
+    if caused(httpx2.SSEError):
+        return Fault("event", f"{where} sent an event of more than 1 MiB, which clients don't take",
+                     "an event holds a token or a few: is this the stream of a completion?")  # fmt: skip
     if caused(httpx2.TimeoutException):
         return Fault(
             "timeout",

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["did_you_mean", "nearest"]
+__all__ = ["did_you_mean", "nearest", "resolve"]
+
+
+def resolve(wanted: str, known: Iterable[str]) -> tuple[str, str]:
+    """The name to ask for, and why it is another than `wanted`; the reason is empty where it is the same.
+
+    Only a difference that leaves no doubt is bridged: the strictest of the rules that any name meets, where exactly
+    one does. Else `wanted` comes back as it is; likeness is for hints (`did_you_mean`).
+    """
+    names = tuple(dict.fromkeys(known))
+    if wanted not in names:
+        for reason, key in RULES:
+            found = [name for name in names if key(name) == key(wanted)]
+            if found:
+                return (found[0], reason) if len(found) == 1 else (wanted, "")
+    return wanted, ""
 
 
 def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
@@ -15,13 +30,7 @@ def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
     Served names are compared exactly by vLLM and FastChat, so a difference in case already gives "not found".
     """
     names = tuple(known)
-    rules = (
-        ("upper and lower case differ", str.casefold),
-        ("'-', '.' and '_' differ", _plain),
-        ("the organization is missing or differs", lambda name: _plain(_last(name))),
-    )
-    # the strictest rule first, over all names: an exact match but for case beats a likeness
-    for reason, key in rules:
+    for reason, key in RULES:
         for name in names:
             if key(name) == key(wanted):
                 return name, reason
@@ -50,3 +59,11 @@ def _plain(name: str) -> str:
 
 def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
+
+
+# the strictest rule first, over all names: an exact match but for case beats a likeness
+RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("upper and lower case differ", str.casefold),
+    ("'-', '.' and '_' differ", _plain),
+    ("the organization is missing or differs", lambda name: _plain(_last(name))),
+)

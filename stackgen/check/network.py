@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from stackgen.check.faults import classify, speaks_tls
+from stackgen.check.faults import Fault, classify, speaks_tls
 from stackgen.check.session import CONNECT_SECONDS, tls_context
 from stackgen.check.target import Target
 from stackgen.check.verdict import Context, Verdict, failed, passed, skipped, warned
@@ -69,6 +69,9 @@ def tls(context: Context, _model: str) -> Verdict:
         return skipped(f"{proxy} is in between: the requests show whether TLS holds")
     try:
         certificate, version = _handshake(context)
+    except TimeoutError:
+        raise Fault("tls-timeout", f"{target.host}:{target.port} was silent in the TLS handshake for {_limit(context):g} s",
+                    "is this the right port? look at the TLS proxy's log") from None  # fmt: skip
     except OSError as error:
         raise classify(error, target, context.options.timeout) from None
     end = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
@@ -85,7 +88,8 @@ def http(context: Context, _model: str) -> Verdict:
     target = context.session.target
     reply = context.session.get(f"{target.base_url}/models", None)
     if 300 <= reply.status < 400:
-        return failed("the server redirects", f"use the URL that it names: {reply.location}", context.excerpt(reply))
+        place = context.session.redact.excerpt(reply.location)
+        return failed("the server redirects", f"use the URL that it names: {place}", context.excerpt(reply))
     # nginx tells it by a 400 page, others by dropping the connection, which is a Fault
     if reply.status == 400 and target.base_url.startswith("http:") and speaks_tls(target.host, target.port):
         url = target.base_url.replace("http:", "https:", 1)

@@ -12,6 +12,8 @@ __all__ = ["Redactor"]
 PLACEHOLDER = "[key]"
 # C0 and C1 controls (a server could steer the terminal with them) and the marks that reverse text
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# JSON can hold half a character (`"\\ud800"`), which no output can be encoded with
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Redactor:
@@ -29,7 +31,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """`text` without the key and without control characters; line ends stay."""
         # controls go first: taking them out later could join two halves of a key
-        text = CONTROLS.sub("", text)
+        text = SURROGATES.sub("\ufffd", CONTROLS.sub("", text))
         for form in self._forms:
             text = text.replace(form, PLACEHOLDER)
         return text

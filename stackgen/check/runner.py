@@ -179,6 +179,7 @@ def _timed(check: Check, context: Context, model: str) -> Result:
         verdict = failed(fault.message, fault.hint)
         if check.name == "chat" and fault.kind == "timeout":
             context.silent.add(model)
+            verdict = failed(fault.message, context.dialect.silent_hint or fault.hint)
     except OSError as error:
         # from an observer: the Docker engine went away, say
         verdict = failed(f"can't be looked at: {error.strerror or error}", "does the Docker engine still run?")
@@ -191,8 +192,11 @@ def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, c
     redact, took = context.session.redact, None if seconds is None else round(seconds, 4)
     exchanges = tuple(context.session.exchanges)
     context.session.exchanges.clear()
+    # a deviation that shows in every request is reported once
+    notes = tuple(note for note in map(redact, verdict.notes) if note not in context.told)
+    context.told.update(notes)
     return Result(check.name, verdict.status, took, redact(verdict.message), redact(verdict.hint),
-                  redact(verdict.evidence), redact(model), tuple(map(redact, verdict.notes)), dict(verdict.figures),
+                  redact(verdict.evidence), redact(model), notes, dict(verdict.figures),
                   dict(verdict.samples), exchanges)  # fmt: skip
 
 

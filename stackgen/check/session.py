@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -25,7 +27,7 @@ from stackgen.check.target import Target
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "read", "tls_context"]
+__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "no_number", "read", "tls_context"]
 
 # a list of a cloud's models is under 1 MiB; a completion of the check is a few KB
 MAX_BODY = 4 * 1024 * 1024
@@ -49,14 +51,15 @@ class Reply:
     def json(self) -> Any:
         """The parsed body; None where it is no JSON (a body `null` is none that any API sends)."""
         try:
-            return json.loads(self.body)
+            return json.loads(self.body, parse_constant=no_number)
         except (ValueError, RecursionError):
             return None
 
     @property
     def what(self) -> str:
         """`HTTP 500 (text/html)`: status and kind, for messages."""
-        return f"HTTP {self.status}" + (f" ({self.content_type})" if self.content_type else "")
+        kind = f" ({self.content_type})" if self.content_type else ""
+        return f"HTTP {self.status}{kind}" + (" of more than 4 MiB" if len(self.body) >= MAX_BODY else "")
 
 
 class Session:
@@ -92,16 +95,19 @@ class Session:
         return self._request("POST", url, authorization, data, headers or {})
 
     @contextmanager
-    def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str]]]:
-        """POST whose response is read by the caller, inside the block; faults while reading it are raised as Fault.
+    def stream(self, url: str, data: Any, seconds: float) -> Iterator[tuple[httpx2.Response, list[str]]]:
+        """POST whose response is read by the caller, inside the block, for at most `seconds`.
+
+        Faults while reading it are raised as Fault.
 
         What the caller puts into the list is shown as the response.
         """
+        headers = {**self._headers(OWN_KEY), "Content-Type": "application/json"}
         started, status, shown = time.monotonic(), None, list[str]()
         try:
             with (
-                self._faults(),
-                self._client.stream("POST", url, json=data, headers=self._headers(OWN_KEY)) as response,
+                self._faults(seconds) as more,
+                self._client.stream("POST", url, content=_encoded(data), headers=headers, extensions=more) as response,
             ):
                 status = response.status_code
                 yield response, shown
@@ -110,12 +116,16 @@ class Session:
 
     def _request(self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str]) -> Reply:
         headers = {**self._headers(authorization), **more}
-        content = data if isinstance(data, bytes) else None if data is None else json.dumps(data).encode()
+        content = data if isinstance(data, bytes) else None if data is None else _encoded(data)
         if content is not None:
             headers["Content-Type"] = "application/json"
         started, reply = time.monotonic(), None
         try:
-            with self._faults(), self._client.stream(method, url, content=content, headers=headers) as response:
+            # as long for the headers as for the body
+            with (
+                self._faults(2 * self.timeout) as more_of,
+                self._client.stream(method, url, content=content, headers=headers, extensions=more_of) as response,
+            ):
                 reply = read(response, self.timeout)
             return reply
         finally:
@@ -137,17 +147,56 @@ class Session:
         return {} if authorization is None else {"Authorization": authorization}
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _faults(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """Ends a request after `seconds`, and raises Fault for what goes wrong; gives extensions for the request."""
         import httpx2
 
         fault: Fault | None = None
+        end = _End(seconds)
         try:
-            yield
+            with end:
+                yield {"trace": end.trace}
         except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError, TimeoutError) as error:
             fault = classify(error, self.target, self.timeout)
+        if end.passed:
+            fault = Fault("timeout", f"the answer was not complete after {seconds:g} s", "allow more by --timeout")
         # outside the except block: the client's exception holds the request, and with it the key
         if fault:
             raise fault
+
+
+class _End:
+    """Drops the connection of a request after `seconds`; the client's own time-outs bound single silences only.
+
+    A server that sends a byte now and then, in headers, in comments of a stream or in an event without end, would hold
+    the check for ever.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._drop)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore's hook: keeps the socket of the connection, or the TLS one over it."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.passed:
+                self._drop()
+
+    def _drop(self) -> None:
+        self.passed = True
+        # the plain method: TLS has nothing to say any more, and its own is not made for two threads
+        with suppress(OSError):
+            if self._socket is not None:
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def http_client(target: Target, timeout: float) -> httpx2.Client:
@@ -179,6 +228,11 @@ def _tls_context(_file: str | None, _folder: str | None) -> ssl.SSLContext:
     return context
 
 
+def _encoded(data: Any) -> bytes:
+    # ASCII: a model may be named by half a character, which UTF-8 can't hold
+    return json.dumps(data).encode()
+
+
 def read(response: httpx2.Response, timeout: float) -> Reply:
     """The rest of a response, up to 4 MiB and `timeout` seconds; raises Fault for a body that drips beyond that."""
     started, parts, size = time.monotonic(), [], 0
@@ -194,6 +248,11 @@ def read(response: httpx2.Response, timeout: float) -> Reply:
     headers = response.headers
     return Reply(response.status_code, content_type(response), body, headers.get("location", ""),
                  headers.get("retry-after", "")[:40])  # fmt: skip
+
+
+def no_number(word: str) -> None:
+    """Refuses NaN and Infinity, which Python reads and JSON does not have: clients in other languages fail on them."""
+    raise ValueError(f"{word} is no JSON")
 
 
 def content_type(response: httpx2.Response) -> str:

@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackgen.check.contract import BareChunk, Chunk, Usage, parse, sum_problem
+from stackgen.check.faults import Fault
+from stackgen.check.session import no_number
 
 if TYPE_CHECKING:
-    from httpx2 import ServerSentEvent
+    from httpx2 import Response, ServerSentEvent
 
-__all__ = ["Transcript", "collect", "percentile"]
+__all__ = ["Transcript", "Utf8", "collect", "percentile"]
 
 # one wrong field is wrong in every chunk
 MAX_PROBLEMS = 5
 # an answer of the check has some dozens; a server that never ends must not fill the memory
-MAX_EVENTS, MAX_TEXT = 10_000, 1_000_000
+MAX_EVENTS, MAX_SIZE = 10_000, 8 * 1024 * 1024
 # Chunks that come within a millisecond were read together. Tokens that take 5 ms each can't be: something gathers them.
 TOGETHER_SECONDS, APART_SECONDS = 0.001, 0.005
 # fewer chunks tell nothing, and a third of them in reads of their own is no gathering
@@ -117,6 +120,23 @@ class Transcript:
         return f"{self.deltas} chunks came in {reads} read{'s' if reads > 1 else ''}"
 
 
+class Utf8:
+    """A response for `EventSource` whose text is strictly UTF-8: the OpenAI SDK raises an exception for other bytes."""
+
+    def __init__(self, response: Response, where: str) -> None:
+        self.request, self.headers = response.request, response.headers
+        self._response, self._where = response, where
+
+    def iter_text(self) -> Iterator[str]:
+        """The body as text; raises Fault."""
+        decoder = getincrementaldecoder("utf-8")()
+        try:
+            for part in self._response.iter_bytes():
+                yield decoder.decode(part)
+        except UnicodeDecodeError:
+            raise Fault("encoding", f"the stream from {self._where} is not UTF-8", "look at what proxies do") from None
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest of `values` that at least `percent` of them don't exceed (nearest rank); there must be a value."""
     ordered = sorted(values)
@@ -135,8 +155,10 @@ def collect(
     `allow` takes problems of a chunk and gives back those that the dialect is not known for. A connection that breaks
     raises from `events`; what came before stays in the transcript, which lacks `[DONE]`.
     """
+    size = 0
     for event in events:
         now = time.monotonic()
+        size += len(event.data)
         into.events += 1
         # kept for the evidence, whole: cutting is the redactor's work, or half a key could stay
         into.tail = event.data
@@ -148,14 +170,15 @@ def collect(
             into.done = True
         else:
             _chunk(event, into, allow, now - started)
-        if now > deadline or into.events >= MAX_EVENTS or len(into.text) > MAX_TEXT:
-            into.malformed.append(f"the stream had no end after {now - started:.0f} s and {into.events} events")
+        if now > deadline or into.events >= MAX_EVENTS or size > MAX_SIZE:
+            # first: there may be as many others as a report shows
+            into.malformed.insert(0, f"the stream had no end after {now - started:.0f} s and {into.events} events")
             return
 
 
 def _chunk(event: ServerSentEvent, into: Transcript, allow: Callable[[list[str]], list[str]], now: float) -> None:
     try:
-        data = json.loads(event.data)
+        data = json.loads(event.data, parse_constant=no_number)
     except (ValueError, RecursionError):
         into.malformed.append(f"event {into.events} is no JSON")
         return
@@ -169,9 +192,12 @@ def _chunk(event: ServerSentEvent, into: Transcript, allow: Callable[[list[str]]
     # nearly every chunk is as documented; only for the others it is looked up what the dialect is known for
     if chunk is None:
         into.malformed += allow([f"event {into.events}: {problem}" for problem in problems])
+        del into.malformed[2 * MAX_PROBLEMS :]
         chunk, _ = parse(BareChunk, data)
     if chunk is None:
         return
+    if into.model and chunk.model not in ("", into.model):
+        into.malformed.append(f"the model changes from {into.model!r} to {chunk.model!r}")
     into.model = into.model or chunk.model
     into.usage = chunk.usage or into.usage
     for choice in chunk.choices:

@@ -37,7 +37,7 @@ class Context:
     `listed` is None until the server has listed its models; `addresses` are those that the host name stands for;
     `texts` are whole answers to `chat_body` and their tokens, by model; `context_length` is in tokens, None while
     nobody told it; `blocked` tells that nothing can answer, so that the rest of the checks would only wait; `silent`
-    are models that `chat` got no answer from in time.
+    are models that `chat` got no answer from in time; `told` are notes that stand in a result already.
     """
 
     session: Session
@@ -51,6 +51,7 @@ class Context:
     context_length: int | None = None
     blocked: bool = False
     silent: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:

@@ -11,6 +11,7 @@ __all__ = ["COMMANDS", "run"]
 COMMANDS: dict[str, str] = {
     **dict.fromkeys(("init", "render", "up", "down", "status", "logs", "schema", "completion"), "stacks"),
     "check": "check",
+    "exporter": "exporter",
     "ask": "ask",
 }
 

@@ -21,14 +21,14 @@ def print_data(words: Namespace, data: Any, lines: list[str]) -> None:
         print("\n".join(lines))
 
 
-def print_report(words: Namespace, report: Report) -> int:
+def print_report(words: Namespace, report: Report, verbose: bool = False) -> int:
     """A report as text or JSON; the exit code that it means."""
     from stackgen.check.text import as_text
 
     if words.json:
         print(json.dumps(report.to_json(), indent=2))
     else:
-        print(as_text(report, color=sys.stdout.isatty()))
+        print(as_text(report, color=sys.stdout.isatty(), verbose=verbose))
     return report.exit_code
 
 

@@ -71,6 +71,8 @@ class FastChat:
         stream_usage=False,
         unknown_model=(400, 40301),
         error_path=("message",),
+        silent_hint="the worker may be wedged: each request with a null parameter took one of its slots for good"
+        " (plain FastChat 0.2.36 does that): restart the worker",
         claims=("completions", "embeddings"),
         lacks=("tokenize", "logprobs"),
         ignores=("tools", "json-schema", "seed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stackgen.parsers import ask, check, stacks
+from stackgen.parsers import ask, check, exporter, stacks
 from stackgen.parsers.base import EPILOG, Adder
 
 __all__ = ["build_parser"]
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = Adder(parser.add_subparsers(dest="command", metavar="COMMAND"))
     stacks.add_stacks(add)
     check.add_check(add)
+    exporter.add_exporter(add)
     ask.add_ask(add)
     stacks.add_others(add)
     return parser

@@ -29,10 +29,21 @@ class Adder:
 
 
 def endpoint_words(command: argparse.ArgumentParser) -> None:
-    """The words that name an endpoint without a stack, and the time-out."""
-    group = command.add_argument_group("an endpoint of any kind, without a stack")
-    group.add_argument("--base-url", metavar="URL", help="e.g. http://127.0.0.1:8000/v1")
-    group.add_argument("--api-key", metavar="KEY", help="default: STACKGEN_API_KEY; TOGETHER_API_KEY for Together AI")
+    """The words that name endpoints beside a stack, and the time-out."""
+    group = command.add_argument_group("endpoints of any kind, instead of the stack's")
+    group.add_argument(
+        "--base-url", action="append", metavar="URL", help="e.g. http://127.0.0.1:8000/v1; may be given several times"
+    )
+    group.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="a provider (`stackgen providers` lists them), an endpoint of endpoints.yaml, or an endpoint, service or"
+        " engine of the stack; several times, or with commas",
+    )
+    group.add_argument(
+        "--api-key", metavar="KEY", help="default: a variable or .env; `stackgen providers` tells which and where"
+    )
     group.add_argument("--model", help="served name that must be there")
     command.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="for each request (default: 60)"

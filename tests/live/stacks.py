@@ -26,6 +26,7 @@ class LiveStack:
 
     folder: Path
     data: dict[str, Any]
+    stopped: bool = True
 
     def __enter__(self) -> LiveStack:
         (self.folder / "stack.yaml").write_text(yaml.safe_dump(self.data))
@@ -68,6 +69,7 @@ class LiveStack:
     def up(self, *words: str) -> None:
         done = self.compose("up", "--detach", "--wait", *words)
         assert done.returncode == 0, done.stderr[-3000:] + self.logs()[-6000:]
+        self.stopped = False
 
     def logs(self) -> str:
         return self.compose("logs", "--no-color").stdout

@@ -8,8 +8,6 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,19 +19,9 @@ PORT = 18111
 WORKERS = ("fastchat-smollm2", "fastchat-tiny-1", "fastchat-tiny-2")
 
 
-@pytest.fixture(scope="module")
-def stack(
-    fastchat_image: str, smollm2: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveStack]:
-    models = [
-        {"model": str(smollm2), "engine": "fastchat", "served_names": ["smollm2", "smol"]},
-        {"model": str(tiny_model), "engine": "fastchat", "served_names": ["tiny"], "replicas": 2},
-    ]
-    data = {"name": "sgtest-fastchat", "port": PORT, "models": models}
-    with LiveStack(tmp_path_factory.mktemp("fastchat"), data) as started:
-        assert fastchat_image in (started.folder / "compose.yaml").read_text()
-        started.up()
-        yield started
+@pytest.fixture
+def stack(fastchat_stack: LiveStack) -> LiveStack:
+    return fastchat_stack
 
 
 def post(

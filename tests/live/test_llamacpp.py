@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,16 +12,9 @@ from tests.live.stacks import LiveStack
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def stack(llamacpp_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    gguf = next(smollm2.with_name("smollm2-GGUF").glob("*.gguf"))
-    model = {"model": str(gguf), "engine": "llamacpp", "served_names": ["smollm2", "smol"], "max_model_len": "2K"}
-    with LiveStack(
-        tmp_path_factory.mktemp("llamacpp"), {"name": "sgtest-llamacpp", "port": 18140, "models": [model]}
-    ) as started:
-        assert llamacpp_image in (started.folder / "compose.yaml").read_text()
-        started.up()
-        yield started
+@pytest.fixture
+def stack(llamacpp_stack: LiveStack) -> LiveStack:
+    return llamacpp_stack
 
 
 def test_it_answers(stack: LiveStack) -> None:

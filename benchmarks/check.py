@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""What a check costs beside curl: whole processes that send the same requests, taking turns, median of N.
+
+check.py [--runs 5]
+
+The curl loop is one process a request, as a shell script has it; it looks at no answer. Both send up to 32 requests at
+once where there are several endpoints. The upstream answers in microseconds, so the figures are the clients'.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from upstream import KEY
+
+from stackgen.check import check
+from stackgen.check.options import Options
+from stackgen.check.target import Target
+from stackgen.endpoints import dialects
+
+HERE = Path(__file__).parent
+COUNTS = (1, 10, 100, 1000)
+
+
+def requests(url, profile):
+    """The requests that a check of this profile sends, as curl's words."""
+    report = check([Target("it", url, KEY, ("tiny",))], Options(profile=profile), dialects=dialects())
+    assert report.ok, report
+    for result in report.endpoints[0].results:
+        for one in result.exchanges:
+            body = ["-H", "Content-Type: application/json", "-d", one.request] if one.request else []
+            yield ["curl", "-s", "-o", "/dev/null", "-H", f"Authorization: Bearer {KEY}", *body, one.url]
+
+
+def compare(commands, runs, env):
+    times = {name: [] for name in commands}
+    for number in range(runs + 1):
+        for name, words in commands.items():
+            started = time.perf_counter()
+            subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=env)
+            if number:  # the first round warms caches
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    runs = parser.parse_args().runs
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"BENCH_KEY": KEY}
+    server = subprocess.Popen(
+        [sys.executable, str(HERE / "upstream.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        with tempfile.TemporaryDirectory() as folder:
+            measure(Path(folder), url, runs, env)
+    finally:
+        server.stdin.close()
+        server.wait(timeout=10)
+
+
+def measure(folder, url, runs, env):
+    print(f"{'':10}endpoints  requests each   stackgen        curl   stackgen / curl")
+    for profile in ("quick", "default"):
+        sent = list(requests(url, profile))
+        script = folder / f"{profile}.sh"
+        script.write_text("".join(f"{shlex.join(words)}\n" for words in sent))
+        for count in COUNTS:
+            file = folder / f"{count}.yaml"
+            entries = "".join(f"  - {{name: e{n}, base_url: '{url}', api_key_env: BENCH_KEY, models: [tiny]}}\n"
+                              for n in range(count))  # fmt: skip
+            file.write_text(f"endpoints:\n{entries}")
+            quick = ["--quick"] if profile == "quick" else []
+            commands = {
+                "stackgen": [sys.executable, "-m", "stackgen", "check", str(file), *quick],
+                "curl": ["sh", "-c", f"seq {count} | xargs -P 32 -I@ sh {shlex.quote(str(script))}"],
+            }
+            # a thousand endpoints are fourteen thousand processes of curl: twice is enough to see it
+            medians = compare(commands, runs if count < 1000 else min(runs, 2), env)
+            ratio = medians["stackgen"] / medians["curl"]
+            print(f"{profile:10}{count:9}  {len(sent):13}   {medians['stackgen']:7.2f} s  {medians['curl']:8.2f} s"
+                  f"   {ratio:9.2f} x", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""The OpenAI SDK, set up for one target, and its errors in our terms: what `ask` and the clients share.
+
+The SDK is imported by those who call: it takes half a second.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stackgen.check.dialects import OPENAI, TOGETHER
+from stackgen.check.faults import Fault, classify
+from stackgen.check.names import did_you_mean, resolve
+from stackgen.check.options import Options
+from stackgen.check.redact import Redactor
+from stackgen.check.session import CONNECT_SECONDS, Reply, Session, content_type, error_message, tls_context
+from stackgen.check.target import Target
+from stackgen.check.verdict import Context
+from stackgen.errors import StackgenError, StartError
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+__all__ = ["UNREADABLE", "Answer", "Call", "Listing", "async_sdk", "listing", "model_for", "problem_of", "sync_sdk"]
+
+LOGS_HINT = "look at the server's log: `docker compose logs`"
+# the SDK doesn't validate: a body of another shape shows as None or a missing index where it is used
+UNREADABLE = (ValueError, AttributeError, TypeError, IndexError)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`text` as the model wrote it; `seconds` for the whole request, `ttft` (s) until the first token where it was
+    streamed; `usage` in tokens, None where none came.
+
+    `model` is the name the server answers under, `provider` the endpoint's. `note` tells that another name was asked
+    for than the given one, and why.
+    """
+
+    text: str
+    model: str
+    seconds: float
+    usage: dict[str, int] | None
+    provider: str = ""
+    ttft: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The names that a server lists, in its order; `chat` are those that can chat, where the server tells the kind.
+
+    `complete` is false for a cloud that serves names beside those it lists (one's own fine-tuned models).
+    """
+
+    names: tuple[str, ...]
+    chat: tuple[str, ...]
+    complete: bool = True
+
+
+class Call:
+    """One question on its way: the request, and what has come of the answer. Time starts with the object."""
+
+    def __init__(self, target: Target, model: str, note: str, prompt: str, system: str | None, **more: Any) -> None:
+        said = [{"role": "system", "content": system}] if system else []
+        # None means the server's default, and FastChat loses a slot for each null that it is sent
+        options = {name: value for name, value in more.items() if value is not None}
+        self.request = {"model": model, "messages": [*said, {"role": "user", "content": prompt}], **options}
+        self._target, self._model, self._note = target, model, note
+        self._parts: list[str] = []
+        self._usage: dict[str, int] | None = None
+        self._answered_as = ""
+        self._started = time.monotonic()
+        self._first: float | None = None
+
+    @property
+    def streamed(self) -> dict[str, Any]:
+        """The request of a stream."""
+        # a server that does not know it may refuse the whole request
+        known = (self._target.dialect or OPENAI).stream_usage
+        return {**self.request, "stream": True, **({"stream_options": {"include_usage": True}} if known else {})}
+
+    def whole(self, completion: Any) -> Answer:
+        """The answer in a completion of the SDK. Raises one of UNREADABLE."""
+        text = completion.choices[0].message.content or ""
+        return self._answer(text, completion.model, _usage(completion.usage))
+
+    def take(self, chunk: Any) -> str:
+        """The text in a chunk of the SDK, empty where it has none. Raises one of UNREADABLE."""
+        # the chunk with the usage has no choices, and chunks before it have no usage
+        self._answered_as = self._answered_as or chunk.model
+        self._usage = _usage(chunk.usage) or self._usage
+        piece: str = (chunk.choices[0].delta.content if chunk.choices else None) or ""
+        if piece:
+            self._first = self._first or time.monotonic()
+            self._parts.append(piece)
+        return piece
+
+    def told(self) -> Answer:
+        """The answer that a stream has told so far."""
+        return self._answer("".join(self._parts), self._answered_as, self._usage)
+
+    def _answer(self, text: str, model: str | None, usage: dict[str, int] | None) -> Answer:
+        ttft = None if self._first is None else round(self._first - self._started, 4)
+        seconds = round(time.monotonic() - self._started, 4)
+        return Answer(text, model or self._model, seconds, usage, self._target.name, ttft, self._note)
+
+
+def sync_sdk(target: Target, timeout: float, retries: int = 0) -> openai.OpenAI:
+    """The SDK's client for a target; the caller closes it."""
+    import httpx2
+    import openai
+
+    http = httpx2.Client(**_http(target, timeout))
+    http.event_hooks = {"request": [lambda request: _own_headers(request, target.api_key)]}
+    return openai.OpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
+                         max_retries=retries, timeout=http.timeout)  # fmt: skip
+
+
+def async_sdk(target: Target, timeout: float, retries: int = 0) -> openai.AsyncOpenAI:
+    """As `sync_sdk`, for asyncio."""
+    import httpx2
+    import openai
+
+    async def own_headers(request: httpx2.Request) -> None:
+        _own_headers(request, target.api_key)
+
+    http = httpx2.AsyncClient(**_http(target, timeout))
+    http.event_hooks = {"request": [own_headers]}
+    return openai.AsyncOpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
+                              max_retries=retries, timeout=http.timeout)  # fmt: skip
+
+
+def listing(target: Target, timeout: float) -> Listing | None:
+    """What the server lists; None where no list can be had. Raises StackgenError where it wants another key.
+
+    Not the SDK's `models.list()`: Together's bare array breaks it.
+    """
+    from stackgen.check.checks import list_models
+
+    problem: StackgenError | None = None
+    # raised below, not in the handler: a Fault hangs on the client's exception, which holds the key
+    try:
+        with Session(target, timeout) as session:
+            context = Context(session, Options(timeout=timeout), target.dialect or OPENAI)
+            reply = list_models(context)
+    except Fault as fault:
+        problem = StartError(fault.message, fault.hint)
+    if problem:
+        raise problem
+    if reply.status in (401, 403):
+        raise key_problem(target)
+    if context.listed is None:
+        return None
+    body = reply.json()
+    cards = body if isinstance(body, list) else body.get("data")
+    kinds = {card.get("id"): card.get("type") for card in cards if isinstance(card, dict)}
+    # Together lists image and speech models too, and tells by `type`
+    chat = tuple(name for name in context.listed if kinds.get(name) in (None, "model", "chat"))
+    bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
+    return Listing(context.listed, chat, complete=not bare)
+
+
+def model_for(target: Target, wanted: str | None, listed: Listing | None) -> tuple[str, str]:
+    """The name to ask for, and a note where it is another than `wanted`; `listed` is None where nobody knows.
+
+    Raises StackgenError for a name that is not served, with the nearest that is; StartError where nothing is served.
+    """
+    if wanted is None:
+        if not listed or not listed.names:
+            raise StartError(f"{target.name} lists no model", "name one by --model, or look at `docker compose logs`")
+        return next(iter(listed.chat), listed.names[0]), ""
+    if listed is None:
+        return wanted, ""
+    name, reason = resolve(wanted, listed.names)
+    if reason:
+        return name, f"{target.name} serves {name!r}, not {wanted!r}: {reason}"
+    if listed.complete and listed.names and wanted not in listed.names:
+        raise _unknown(target, wanted, listed.names)
+    return wanted, ""
+
+
+def problem_of(error: BaseException, target: Target, model: str, timeout: float) -> StackgenError:
+    """The error for people behind one of the SDK's, or behind one of UNREADABLE; it holds no key.
+
+    To be raised outside the except block: the SDK's exceptions hold the request, and with it the key.
+    """
+    import openai
+
+    redact = Redactor(target.api_key)
+    problem: StackgenError
+    if isinstance(error, openai.APIStatusError):
+        problem = _status_problem(target, model, error, timeout)
+    elif isinstance(error, openai.APIConnectionError):
+        fault = classify(error, target, timeout)
+        problem = StartError(fault.message, fault.hint)
+    elif isinstance(error, openai.APIError):
+        # an error event in a stream, under status 200
+        problem = StartError(f"the server broke off: {redact.excerpt(error.message)}", LOGS_HINT)
+    else:
+        problem = StartError("the server's answer has not the documented structure", "`stackgen check` says where")
+    return type(problem)(redact(problem.message), redact(problem.hint))
+
+
+def key_problem(target: Target) -> StackgenError:
+    """The error of a server that wants a key, or another one."""
+    if target.api_key is None:
+        hint = "give it by --api-key, a variable or .env: `stackgen providers` tells which"
+        return StackgenError(f"{target.name} wants an API key, and none is given", hint)
+    return StackgenError(f"{target.name} refuses the API key",
+                         "is it the key of the running server's .env? a change needs a restart")  # fmt: skip
+
+
+def _http(target: Target, timeout: float) -> dict[str, Any]:
+    import httpx2
+
+    # the SDK waits 600 s and tries three times by default, which hides what is wrong
+    return {
+        "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+        # as the check's own client: no proxy reaches this machine's loopback
+        "trust_env": not target.loopback,
+        "verify": tls_context() if target.base_url.startswith("https:") else False,
+        "follow_redirects": False,
+    }
+
+
+def _own_headers(request: httpx2.Request, key: str | None) -> None:
+    """Takes out what the SDK adds from OPENAI_* variables, which are meant for another server, and sets our key."""
+    for header in ("OpenAI-Organization", "OpenAI-Project", "Authorization"):
+        request.headers.pop(header, None)
+    if key:
+        request.headers["Authorization"] = f"Bearer {key}"
+
+
+def _usage(usage: Any) -> dict[str, int] | None:
+    if usage is None:
+        return None
+    return {name: int(getattr(usage, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+
+
+def _unknown(target: Target, model: str, names: tuple[str, ...]) -> StackgenError:
+    return StackgenError(f"{target.name} serves no model {model!r}", did_you_mean(model, names))
+
+
+def _status_problem(target: Target, model: str, error: openai.APIStatusError, timeout: float) -> StackgenError:
+    from stackgen.check.chat import is_unknown_model
+
+    response = error.response
+    reply = Reply(response.status_code, content_type(response), response.content)
+    if reply.status == 401 or (reply.status == 403 and target.api_key is None):
+        return key_problem(target)
+    # FastChat and servers of unknown dialect tell a wrong name by other codes: the list tells it for all
+    names: tuple[str, ...] = ()
+    if reply.status in (400, 404):
+        try:
+            listed = listing(target, timeout)
+            names = listed.names if listed else ()
+        except StackgenError:
+            names = ()
+    unlisted = bool(names) and model not in names
+    if reply.status in (400, 404) and (unlisted or is_unknown_model(target.dialect or OPENAI, reply)):
+        return _unknown(target, model, names)
+    said = Redactor(target.api_key).excerpt(error_message(reply) or reply.body, 200)
+    message = f"{target.name} answers {reply.what}" + (f": {said}" if said else "")
+    # what the server got wrong is exit code 1, what the user asked for is 2
+    if reply.status == 429:
+        return StartError(message, _wait_hint(response.headers))
+    if reply.status >= 500:
+        return StartError(message, LOGS_HINT)
+    return StackgenError(message, HINTS.get(reply.status, REFUSED_HINT))
+
+
+def _wait_hint(headers: Any) -> str:
+    # Together's own header is the second; both are seconds
+    wait = headers.get("retry-after") or headers.get("x-ratelimit-reset") or ""
+    return f"too many requests: ask again in {wait[:40]} s" if wait else "too many requests: ask again later, or slower"
+
+
+REFUSED_HINT = (
+    "the server refuses a value of the request; a long question or --max-tokens may be more than the model's context"
+)
+HINTS = {
+    402: "the account has no credit left",
+    # Together sends it for a question that is too long
+    403: "the key is not allowed this model, or question and --max-tokens are more than the model's context",
+    404: "is the base URL right? it usually ends in /v1",
+}

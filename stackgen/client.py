@@ -1,1 +1,0 @@
-"""`stackgen.Client`: one question to any provider, sync and async."""

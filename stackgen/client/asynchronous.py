@@ -1,0 +1,108 @@
+"""`stackgen.AsyncClient`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stackgen.check.sdk import UNREADABLE, Answer, Call, async_sdk, problem_of
+from stackgen.client.base import BaseClient
+from stackgen.errors import StackgenError
+
+if TYPE_CHECKING:
+    import openai
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient(BaseClient):
+    """As `Client`, for asyncio: `query`, `models` and `aclose` are awaited, `stream` is an async iterator.
+
+    A model's name is looked up in a thread, so the event loop goes on.
+    """
+
+    @cached_property
+    def openai(self) -> openai.AsyncOpenAI:
+        """The SDK's own async client, set up for this endpoint. Its errors are its own."""
+        return async_sdk(self.target, self.timeout, self.max_retries)
+
+    async def query(
+        self,
+        prompt: str,
+        model: str | None = None,
+        *,
+        system: str | None = None,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = None,
+        **more: Any,
+    ) -> Answer:
+        """See `Client.query`."""
+        import openai
+
+        call = await self._ready(prompt, model, system, temperature, max_tokens, more)
+        caught: BaseException | None = None
+        try:
+            return call.whole(await self.openai.chat.completions.create(**call.request, stream=False))
+        except (openai.APIError, *UNREADABLE) as error:
+            caught = error
+        problem = await self._problem(caught, call)
+        del caught
+        raise problem
+
+    async def stream(
+        self,
+        prompt: str,
+        model: str | None = None,
+        *,
+        system: str | None = None,
+        temperature: float | None = 0.0,
+        max_tokens: int | None = None,
+        **more: Any,
+    ) -> AsyncIterator[str]:
+        """See `Client.stream`."""
+        import openai
+
+        call = await self._ready(prompt, model, system, temperature, max_tokens, more)
+        caught: BaseException | None = None
+        try:
+            async with await self.openai.chat.completions.create(**call.streamed) as chunks:
+                async for chunk in chunks:
+                    if piece := call.take(chunk):
+                        yield piece
+        except (openai.APIError, *UNREADABLE) as error:
+            caught = error
+        if caught:
+            problem = await self._problem(caught, call)
+            # a frame of the traceback must not hold the SDK's exception, which holds the key
+            del caught
+            raise problem
+
+    async def models(self) -> list[str]:
+        """See `Client.models`."""
+        return await asyncio.to_thread(self._models)
+
+    async def aclose(self) -> None:
+        """Closes the connections; the client can't be used after that."""
+        await self.openai.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # a client that was never used has no connection: making one would cost half a second
+        if "openai" in self.__dict__:
+            await self.aclose()
+
+    async def _ready(self, *words: Any) -> Call:
+        # the first look-up asks the server, and importing the SDK takes half a second
+        call: Call = await asyncio.to_thread(self._call, *words)
+        return call
+
+    async def _problem(self, error: BaseException, call: Call) -> StackgenError:
+        # it may ask the server for its list, to name the nearest model
+        return await asyncio.to_thread(problem_of, error, self.target, call.request["model"], self.timeout)

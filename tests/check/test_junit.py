@@ -1,0 +1,54 @@
+"""JUnit XML: what CI systems count, and texts that no XML can hold."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stackgen.check.junit import as_junit
+from stackgen.check.report import EndpointReport, Report, Result
+
+RESULTS = (
+    Result("chat", "fail", 0.5, "no content", "look at the log", "HTTP 200", "tiny"),
+    Result("auth", "warn", 0.02, "open path", "close it", "/metrics"),
+    Result("tls", "skip", None, "plain HTTP"),
+    Result("stream", "pass", 0.2, "well", notes=("no usage",), figures={"ttft_seconds": 0.1}),
+)
+REPORT = Report((EndpointReport("a.b", "http://h/v1", "vllm", RESULTS, None, 0.8),), "2026-11-23T00:00:00+00:00")
+
+
+def test_failures_and_skips_are_counted_and_told() -> None:
+    root = ElementTree.fromstring(as_junit(REPORT))
+    assert {name: root.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "4", "failures": "1", "skipped": "1", "errors": "0",
+    }  # fmt: skip
+    (suite,) = root.findall("testsuite")
+    assert (suite.get("name"), suite.get("time"), suite.get("failures")) == ("a.b", "0.800", "1")
+    failed, warned, skipped, passed = suite.findall("testcase")
+    assert (failed.get("name"), failed.get("classname"), failed.get("time")) == ("chat [tiny]", "stackgen.a_b", "0.500")
+    failure = failed.find("failure")
+    assert failure is not None and (failure.get("message"), failure.text) == ("no content", "look at the log\nHTTP 200")
+    assert skipped.find("skipped") is not None
+    assert warned.findtext("system-out") == "warning: open path\nhint: close it\n/metrics"
+    assert passed.findtext("system-out") == "note: no usage\nttft_seconds: 0.1"
+    assert warned.find("failure") is None
+
+
+@given(st.text())
+def test_any_text_of_a_server_makes_readable_xml(text: str) -> None:
+    result = Result("chat", "fail", 0.1, text, text, text, text)
+    root = ElementTree.fromstring(as_junit(Report((EndpointReport(text, text, "x", (result,)),), "now")))
+    assert len(root.findall("testsuite/testcase/failure")) == 1
+
+
+@pytest.mark.parametrize("text", ["]]>", "<!--", "&amp;", "\x00\ud800\uffff", "\"'<>"])
+def test_markup_stays_text(text: str) -> None:
+    result = Result("chat", "fail", 0.1, text)
+    message = ElementTree.fromstring(as_junit(Report((EndpointReport("e", "u", "x", (result,)),), "now"))).find(
+        ".//failure"
+    )
+    assert message is not None
+    assert message.get("message") == text.replace("\x00", "�").replace("\ud800", "�").replace("\uffff", "�")

@@ -1,0 +1,255 @@
+"""Runs a row of the gallery: the proxy before an engine, the check, and what must hold for every report."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from stackgen.check import check
+from stackgen.check.checks import CHECKS
+from stackgen.check.options import Options
+from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report
+from stackgen.check.target import Target
+from stackgen.check.text import as_text
+from stackgen.plan import Dialect
+from tests.faults.proxy import serve
+from tests.faults.rows import Row
+
+__all__ = ["Engine", "certificates", "play", "prove"]
+
+# the rows are about these; what else a server offers is not asked
+CORE = ("alive", "models", "chat", "stream", "auth")
+MAX_REPORT = 40_000
+# the check's own, besides the few MiB that the proxy sends; most rows stay far below
+MAX_MEMORY = 80 * 1024 * 1024
+# an open path or a missing key is a warning of every row
+ALWAYS = frozenset({"auth"})
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What stands behind the proxy. `slack` is what a healthy check takes at most, `same`: its answers stay the same."""
+
+    port: int
+    key: str
+    model: str
+    dialect: Dialect
+    timeout: float = 1.0
+    slack: float = 3.0
+    same: bool = True
+    real: bool = False
+
+    def suits(self, row: Row) -> bool:
+        """Whether the row makes sense here."""
+        return (
+            (row.real or not self.real)
+            and (row.needs != "same" or self.same)
+            and (row.needs != "usage" or self.dialect.stream_usage)
+            and (row.needs != "vllm" or self.dialect.alive_path is not None)
+        )
+
+
+def certificates(folder: Path) -> dict[str, Path]:
+    """Certificates with their keys, each trusted when it is named as the only one to trust."""
+    if not shutil.which("openssl"):
+        pytest.skip("the openssl program is missing (it makes the certificates)")
+    kinds = {
+        "good": ("IP:127.0.0.1", "20200101000000Z", "20991231000000Z"),
+        "selfsigned": ("IP:127.0.0.1", "20200101000000Z", "20991231000000Z"),
+        "expired": ("IP:127.0.0.1", "20200101000000Z", "20200201000000Z"),
+        "wronghost": ("DNS:elsewhere.example", "20200101000000Z", "20991231000000Z"),
+        "soon": ("IP:127.0.0.1", "20200101000000Z", time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 5e5))),
+    }
+    (folder / "index").touch()
+    (folder / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=own\n[own]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=yes\n"
+        "default_md=sha256\npolicy=any\nunique_subject=no\nx509_extensions=ext\n[any]\ncommonName=supplied\n"
+        "[ext]\nbasicConstraints=CA:TRUE\nsubjectAltName=$ENV::SAN\n"
+    )
+    made = {}
+    for kind, (name, start, end) in kinds.items():
+        key, request, both = (folder / f"{kind}.{ending}" for ending in ("key", "csr", "pem"))
+        words = f"req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={kind}"
+        run = partial(subprocess.run, check=True, capture_output=True, text=True, env={"SAN": name, "PATH": "/usr/bin"})
+        run(["openssl", *words.split(), "-keyout", str(key), "-out", str(request)])
+        signed = run(["openssl", "ca", "-batch", "-selfsign", "-notext", "-config", str(folder / "ca.cnf"), "-keyfile",
+                      str(key), "-in", str(request), "-startdate", start, "-enddate", end])  # fmt: skip
+        both.write_text(key.read_text() + signed.stdout)
+        made[kind] = both
+    return made
+
+
+def play(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Report, float]:
+    """The report on the engine behind the row's fault, and how long it took."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    with contextlib.ExitStack() as stack:
+        target = Target("row", _place(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
+                        engine.dialect)  # fmt: skip
+        options = Options(row.profile, engine.timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
+        started = time.monotonic()
+        report = check([target], options)
+        return report, time.monotonic() - started
+
+
+def _place(
+    row: Row, engine: Engine, certs: dict[str, Path], stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Starts what the row needs, and gives the base URL to check."""
+    if row.needs == "closed":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    if row.needs == "full":
+        return f"http://127.0.0.1:{stack.enter_context(full_port())}/v1"
+    if row.needs == "no-name":
+        monkeypatch.setattr(socket, "getaddrinfo", _unknown)
+        return "http://engine.invalid:8000/v1"
+    if row.needs == "silent-names":
+        ended = threading.Event()
+        stack.callback(ended.set)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(30) and [])
+        return "http://engine.example:8000/v1"
+    words = row.needs.split()
+    tls = certs[words[1]] if words[:1] == ["tls"] and words[1] != "http" else certs["good"] if "tls" in words else None
+    host = "::1" if row.needs == "ipv6" else "127.0.0.1"
+    if host == "::1" and not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    proxy = stack.enter_context(serve(engine.port, row.to, row.script, engine.key, timeout=engine.timeout, host=host,
+                                      certificate=tls))  # fmt: skip
+    if tls and row.needs != "tls selfsigned":
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls))
+    if row.needs == "localhost":
+        monkeypatch.setattr(socket, "getaddrinfo", _both_families)
+        host = "localhost"
+    scheme = "https" if row.needs == "https" or (tls and row.needs != "tls http") else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{proxy.port}/v1"
+
+
+def _unknown(*_: Any, **__: Any) -> list[Any]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def _both_families(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+    """`localhost` as most machines have it."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+    if host == "localhost":
+        found.insert(0, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)))
+    return found
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def full_port() -> Iterator[int]:
+    """A port whose queue of connections is full, so that it takes no more: what a firewall that drops looks like."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(listener.getsockname())
+        time.sleep(0.05)
+        yield listener.getsockname()[1]
+
+
+def measured(work: Callable[[], tuple[Report, float]]) -> tuple[Report, float, int]:
+    """What `work` gives, and by how many bytes it let the memory grow at most."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        report, took = work()
+        return report, took, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def prove(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row's own verdict, and what holds for all: in time, small, JSON, without the key."""
+    known = {check.name for check in CHECKS}
+    if not set(row.select) <= known:
+        pytest.xfail(f"there is no check {row.select} yet")
+    grown = 0
+    if row.heavy:
+        report, took, grown = measured(lambda: play(row, engine, certs, monkeypatch))
+    else:
+        report, took = play(row, engine, certs, monkeypatch)
+    (endpoint,) = report.endpoints
+    told = "\n" + as_text(report, verbose=True)
+    _verdict(row, endpoint, told)
+    # tracing makes the work several times as slow
+    assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{told}"
+    assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
+    _sound(report, told, engine.key)
+
+
+def _verdict(row: Row, endpoint: EndpointReport, told: str) -> None:
+    status = {one.name: one for one in reversed(endpoint.results)}
+    failing = [name for name in status if any(one.status == "fail" and one.name == name for one in endpoint.results)]
+    failing.sort(key=[one.name for one in endpoint.results].index)
+    warning = [one.name for one in endpoint.results if one.status == "warn" and one.name not in ALWAYS]
+    assert endpoint.ok is not bool(row.fails), told
+    if row.fails:
+        # the first that fails is the one that people read
+        assert failing[0] in row.fails.split("|"), told
+        assert set(failing[1:]) <= set(row.also), told
+        found = next(one for one in endpoint.results if one.name == failing[0] and one.status == "fail")
+        assert found.hint, told
+        assert re.search(row.says, found.message), told
+        # what a check needs has failed: the others say so
+        if failing[0] in ("resolve", "connect", "tls", "http"):
+            place = endpoint.results.index(found)
+            assert {one.status for one in endpoint.results[place + 1 :]} <= {"skip"}, told
+        return
+    assert warning == ([row.warns] if row.warns else []), told
+    words = [word for one in endpoint.results if not row.warns or one.name == row.warns
+             for word in (one.message, *one.notes)]  # fmt: skip
+    assert not row.says or any(re.search(row.says, word) for word in words), told
+    # healthy means that completions were had
+    assert {"chat", "stream"} <= {one.name for one in endpoint.results if one.status in ("pass", "warn")}, told
+    assert endpoint.answer is not None or row.warns == "chat", told
+
+
+def _sound(report: Report, told: str, key: str) -> None:
+    """What every report must be, whatever a server sends."""
+    plain = report.to_json()
+    text = json.dumps(plain, allow_nan=False)
+    jsonschema.validate(json.loads(text), JSON_SCHEMA)
+    assert len(text) < MAX_REPORT, len(text)
+    # a terminal or file takes it
+    told.encode()
+    for word in (text, told, repr(report)):
+        assert key not in word
+        assert "Traceback" not in word
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", told)
+    for one in report.endpoints[0].results:
+        assert len(one.message) < 2000, one.message[:200]
+        assert all(value >= 0 for value in one.figures.values()), one.figures
+        assert all(value >= 0 for values in one.samples.values() for value in values), one.samples
+        assert sum(len(exchange.request) + len(exchange.response) for exchange in one.exchanges) < 200_000

@@ -1,0 +1,272 @@
+"""A proxy that stands in front of an engine, real or recorded, and does one fault to one kind of request.
+
+A fault is a script: a function that gets a `Turn` (the request, and the upstream's answer when asked for) and gives
+what shall happen, one after the other: bytes are sent as they are, numbers are seconds of silence, `RESET` drops the
+connection by RST. When the script ends, the connection is closed. Other requests are handed through byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESET", "Proxy", "Request", "Response", "Script", "Turn", "serve"]
+
+# how long a silence may last at most, so that no thread outlives its test by much
+LONGEST = 60.0
+
+
+class _Reset:
+    def __repr__(self) -> str:
+        return "RESET"
+
+
+RESET = _Reset()
+Step = bytes | float | _Reset
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it came; `raw` is all of it. A fault of connections sees an empty one."""
+
+    method: str = ""
+    path: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    raw: bytes = b""
+
+    def json(self) -> Any:
+        try:
+            return json.loads(self.body or b"{}")
+        except ValueError:
+            return {}
+
+    @property
+    def kind(self) -> str:
+        """`chat`, `stream`, `models` or the path."""
+        if self.path.endswith("/v1/chat/completions"):
+            return "stream" if self.json().get("stream") else "chat"
+        return "models" if self.path.endswith("/v1/models") else self.path
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole response, its transfer encoding taken off."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @classmethod
+    def of(cls, body: bytes, kind: str = "application/json", status: int = 200, *headers: tuple[str, str]) -> Response:
+        return cls(status, (("Content-Type", kind), *headers), body)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def with_json(self, data: Any) -> Response:
+        return replace(self, body=json.dumps(data).encode())
+
+    @property
+    def events(self) -> list[bytes]:
+        """The events of a stream, each with its blank line."""
+        return [event + b"\n\n" for event in self.body.replace(b"\r\n", b"\n").strip().split(b"\n\n")]
+
+    def head(self, *more: tuple[str, str], version: str = "1.1") -> bytes:
+        """Status line and headers; what tells the body's length is the caller's."""
+        kept = [(name, value) for name, value in self.headers if name.lower() not in ("content-length", "connection")]
+        lines = [f"HTTP/{version} {self.status} {http.client.responses.get(self.status, 'Unknown')}"]
+        lines += [f"{name}: {value}" for name, value in (*kept, *more)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def whole(self) -> bytes:
+        """All of it, with a length."""
+        return self.head(("Content-Length", str(len(self.body)))) + self.body
+
+    def chunked_head(self) -> bytes:
+        return self.head(("Transfer-Encoding", "chunked"))
+
+
+def chunked(*parts: bytes, last: bool = True) -> bytes:
+    """`parts` as chunks of HTTP/1.1; without `last` the end is missing."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts if part) + (b"0\r\n\r\n" if last else b"")
+
+
+@dataclass
+class Turn:
+    """One request that the fault is done to."""
+
+    request: Request
+    proxy: Proxy
+
+    @property
+    def timeout(self) -> float:
+        return self.proxy.timeout
+
+    def upstream(self) -> Response:
+        """What the engine itself answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=LONGEST)
+        try:
+            kept = {name: value for name, value in self.request.headers.items() if name not in ("host", "connection")}
+            connection.request(self.request.method, self.request.path, self.request.body or None, kept)
+            answer = connection.getresponse()
+            headers = tuple((n, v) for n, v in answer.getheaders() if n.lower() != "transfer-encoding")
+            return Response(answer.status, headers, answer.read())
+        finally:
+            connection.close()
+
+
+Script = Callable[[Turn], Iterable[Step]]
+
+
+@dataclass
+class Proxy:
+    """A running proxy. `timeout` is the check's, for faults that stay within it; `waiting` for those of several requests.
+
+    `to` is the kind of request that the fault is done to, `all`, or `connection` where nothing is to be read before.
+    """
+
+    upstream: int
+    to: str
+    script: Script
+    key: str | None
+    timeout: float = 1.0
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+    seen: list[Request] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: list[Any] = field(default_factory=list)
+
+    def strikes(self, request: Request) -> bool:
+        """Whether the fault is done to this request; one without the right key is the engine's to refuse."""
+        if self.to == "all":
+            return True
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            return False
+        return request.kind == self.to
+
+    def handle(self, client: socket.socket) -> None:
+        if self.tls:
+            client.settimeout(LONGEST)
+            client = self.tls.wrap_socket(client, server_side=True)
+        with client:
+            client.settimeout(LONGEST)
+            # a fault of the connection comes before anything is read
+            request = Request() if self.to == "connection" else read_request(client)
+            if request is None:
+                return
+            self.seen.append(request)
+            if self.to == "connection" or self.strikes(request):
+                self.play(client, self.script(Turn(request, self)))
+            else:
+                self.relay(client, request)
+
+    def play(self, client: socket.socket, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if isinstance(step, _Reset):
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
+            if isinstance(step, bytes):
+                client.sendall(step)
+            elif self.gone(client, step):
+                return
+
+    def gone(self, client: socket.socket, seconds: float) -> bool:
+        """Is silent for `seconds`; true where the client has gone meanwhile or the test has ended."""
+        end = min(seconds, LONGEST)
+        while end > 0 and not self.stopped.wait(min(end, 0.05)):
+            end -= 0.05
+            if not self.tls and select.select([client], [], [], 0)[0] and not client.recv(1, socket.MSG_PEEK):
+                return True
+        return self.stopped.is_set()
+
+    def relay(self, client: socket.socket, request: Request) -> None:
+        head, _, body = request.raw.partition(b"\r\n\r\n")
+        # the engine closes after its answer, so its end needs no parsing
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        with socket.create_connection(("127.0.0.1", self.upstream), LONGEST) as engine:
+            engine.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
+            while part := engine.recv(65536):
+                client.sendall(part)
+
+
+def read_request(client: socket.socket) -> Request | None:
+    """One request; None where the client sends none (a probe of the port, a handshake)."""
+    raw = b""
+    while b"\r\n\r\n" not in raw:
+        part = client.recv(65536)
+        raw += part
+        # a TLS handshake is no request, and HTTP servers say so at once
+        if not part or raw[:1] == b"\x16" or len(raw) > 1_000_000:
+            return None
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    if first.count(" ") != 2:
+        return None
+    method, path, _ = first.split(" ")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    while len(body) < int(headers.get("content-length", 0)):
+        part = client.recv(65536)
+        if not part:
+            return None
+        body += part
+    return Request(method, path, headers, body, head + b"\r\n\r\n" + body)
+
+
+@contextlib.contextmanager
+def serve(
+    upstream: int,
+    to: str,
+    script: Script,
+    key: str | None,
+    *,
+    timeout: float = 1.0,
+    host: str = "127.0.0.1",
+    certificate: Path | None = None,
+) -> Iterator[Proxy]:
+    """A proxy on a free port of `host` in front of `upstream`, a port of 127.0.0.1; over TLS with a certificate."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family, backlog=64)
+    proxy = Proxy(upstream, to, script, key, timeout, listener.getsockname()[1])
+    if certificate:
+        proxy.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        proxy.tls.load_cert_chain(certificate)
+    turns: list[threading.Thread] = []
+
+    def one(client: socket.socket) -> None:
+        # a client that gave up is what most faults are about
+        with client, contextlib.suppress(OSError, http.client.HTTPException):
+            proxy.handle(client)
+
+    def accept() -> None:
+        while True:
+            client, _ = listener.accept()
+            if proxy.stopped.is_set():
+                client.close()
+                return
+            turns.append(threading.Thread(target=one, args=(client,), daemon=True))
+            turns[-1].start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stopped.set()
+        with contextlib.suppress(OSError), socket.create_connection((host, proxy.port), 5):
+            pass
+        thread.join()
+        listener.close()
+        for turn in turns:
+            turn.join(5)

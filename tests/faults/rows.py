@@ -1,0 +1,701 @@
+"""The gallery: every fault is a row that says what is done, to which requests, and what the check must say of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from tests.faults.proxy import RESET, Response, Script, Step, Turn, chunked
+
+__all__ = ["ROWS", "Row"]
+
+MIB = 1024 * 1024
+FULL_EVENT = b"data: " + b"y" * (10 * MIB) + b"\n\n"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault. `to`: see `Proxy`; `fails` is the only check that must fail, empty where the endpoint is healthy.
+
+    `warns` is a check that must warn; `says` is a regular expression for the message of either, or for a note of it.
+    `also` are checks that may fail besides, as they find the same. `waits`: how many time-outs it may take.
+    `needs` names what the target must be: see `targets.py`. `real`: makes sense before a real engine too.
+    `heavy`: memory is measured. `pending` is a known mistake of the check, to be mended there.
+    """
+
+    name: str
+    to: str
+    script: Script
+    fails: str = ""
+    says: str = ""
+    warns: str = ""
+    also: tuple[str, ...] = ()
+    waits: float = 0.0
+    needs: str = ""
+    real: bool = True
+    heavy: bool = False
+    profile: str = "default"
+    select: tuple[str, ...] = field(default=())
+    pending: str = ""
+
+
+# what is sent
+
+
+def answer(body: bytes | str, kind: str = "application/json", status: int = 200, *headers: tuple[str, str]) -> Script:
+    """The same answer whatever was asked."""
+    content = body.encode() if isinstance(body, str) else body
+    return lambda _: [Response.of(content, kind, status, *headers).whole()]
+
+
+def error(status: int, message: str = "", *headers: tuple[str, str]) -> Script:
+    return answer(json.dumps({"error": {"message": message, "code": status}}), "application/json", status, *headers)
+
+
+def steps(*given: Step) -> Script:
+    return lambda _: given
+
+
+def edited(change: Callable[[Any], Any]) -> Script:
+    """The engine's own JSON with a change."""
+
+    def script(turn: Turn) -> Iterator[Step]:
+        real = turn.upstream()
+        yield real.with_json(change(real.json())).whole()
+
+    return script
+
+
+def rewritten(change: Callable[[bytes], bytes], *headers: tuple[str, str]) -> Script:
+    """The engine's own body with other bytes."""
+
+    def script(turn: Turn) -> Iterator[Step]:
+        real = turn.upstream()
+        yield replace(real, body=change(real.body), headers=(*real.headers, *headers)).whole()
+
+    return script
+
+
+def typed(kind: str) -> Script:
+    """The engine's own body as another content type."""
+
+    def script(turn: Turn) -> Iterator[Step]:
+        yield Response.of(turn.upstream().body, kind).whole()
+
+    return script
+
+
+def wire(write: Callable[[Turn, Response], Iterator[Step]]) -> Script:
+    """What `write` makes of the engine's own answer, byte for byte."""
+    return lambda turn: write(turn, turn.upstream())
+
+
+def streamed(change: Callable[[list[bytes]], list[bytes]], *, last: bool = True, ending: Step | None = None) -> Script:
+    """The engine's own events, changed, an event a chunk; without `last` the chunked body has no end."""
+
+    def script(turn: Turn) -> Iterator[Step]:
+        real = turn.upstream()
+        yield real.chunked_head()
+        for event in change(real.events):
+            yield chunked(event, last=False)
+        if last:
+            yield b"0\r\n\r\n"
+        if ending is not None:
+            yield ending
+
+    return script
+
+
+def each(change: Callable[[dict[str, Any], int], Any]) -> Callable[[list[bytes]], list[bytes]]:
+    """Applies `change` to the data and number of every event but [DONE]; None takes the event out."""
+
+    def apply(events: list[bytes]) -> list[bytes]:
+        found = []
+        for number, event in enumerate(events):
+            if b"[DONE]" in event:
+                found.append(event)
+            elif (data := change(json.loads(event.removeprefix(b"data:")), number)) is not None:
+                found.append(sse(data))
+        return found
+
+    return apply
+
+
+def sse(data: Any) -> bytes:
+    return b"data: " + (data if isinstance(data, bytes) else json.dumps(data).encode()) + b"\n\n"
+
+
+# single faults that need more than a line
+
+
+def hang(_: Turn) -> Iterator[Step]:
+    yield 60.0
+
+
+def hang_in_body(turn: Turn) -> Iterator[Step]:
+    whole = turn.upstream().whole()
+    yield whole[:-20]
+    yield 60.0
+
+
+def hang_in_stream(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(*real.events[:3], last=False)
+    yield 60.0
+
+
+def drip(content: bytes, pause: float, times: float) -> Iterator[Step]:
+    """One byte after the other, for at most `times` seconds."""
+    end = time.monotonic() + times
+    for byte in content:
+        yield bytes([byte])
+        if time.monotonic() > end:
+            return
+        yield pause
+
+
+def drip_body(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.head(("Content-Length", str(len(real.body))))
+    yield from drip(real.body, 0.3 * turn.timeout, 9 * turn.timeout)
+
+
+def drip_headers(turn: Turn) -> Iterator[Step]:
+    yield from drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 5000, 0.3 * turn.timeout, 9 * turn.timeout)
+
+
+def drip_events(turn: Turn) -> Iterator[Step]:
+    """Whole events, each within the time-out, without end."""
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.events[0], last=False)
+    for _ in range(30):
+        yield chunked(real.events[1], last=False)
+        yield 0.4 * turn.timeout
+
+
+def drip_one_event(turn: Turn) -> Iterator[Step]:
+    """The bytes of an event that is never complete."""
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.events[0], b"data: ", last=False)
+    for _ in range(40):
+        yield chunked(b"y", last=False)
+        yield 0.4 * turn.timeout
+
+
+def endless_comments(turn: Turn) -> Iterator[Step]:
+    """Keep-alive lines alone: what a proxy sends for an engine that hangs."""
+    yield turn.upstream().chunked_head()
+    for _ in range(40):
+        yield chunked(b": keep-alive\n\n", last=False)
+        yield 0.4 * turn.timeout
+
+
+def endless_informational(turn: Turn) -> Iterator[Step]:
+    for _ in range(40):
+        yield b"HTTP/1.1 102 Processing\r\n\r\n"
+        yield 0.4 * turn.timeout
+
+
+def endless_events(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.events[0], last=False)
+    some = chunked(*([real.events[1]] * 100), last=False)
+    while True:
+        yield some
+
+
+def endless_big_events(turn: Turn) -> Iterator[Step]:
+    """Events without text, of half a MiB each."""
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.events[0], last=False)
+    data = json.loads(real.events[1].removeprefix(b"data:")) | {"choices": [], "padding": "y" * (MIB // 2)}
+    big = chunked(sse(data), last=False)
+    while True:
+        yield big
+
+
+def many_choices(turn: Turn) -> Iterator[Step]:
+    """Events of a hundred thousand wrong choices."""
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.events[0], last=False)
+    data = json.loads(real.events[1].removeprefix(b"data:")) | {"choices": [0] * 100_000}
+    wrong = chunked(sse(data), last=False)
+    for _ in range(20):
+        yield wrong
+    yield chunked(sse(b"[DONE]"))
+
+
+def endless_body(turn: Turn) -> Iterator[Step]:
+    yield turn.upstream().chunked_head()
+    some = chunked(b"y" * 65536, last=False)
+    while True:
+        yield some
+
+
+@lru_cache(maxsize=1)
+def bomb() -> bytes:
+    """200 MiB of white space in 200 KB, packed piece by piece."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([*(packer.compress(b" " * MIB) for _ in range(200)), packer.flush()])
+
+
+def zip_bomb(turn: Turn) -> Iterator[Step]:
+    yield replace(turn.upstream(), body=bomb()).head(("Content-Encoding", "gzip"), ("Content-Length", str(len(bomb()))))
+    yield bomb()
+
+
+def gathered(turn: Turn) -> Iterator[Step]:
+    """All events at the end: they were generated apart, and a proxy kept them."""
+    real = turn.upstream()
+    text = [event for event in real.events[1:] if b'"content"' in event]
+    # as many as tell a gathering: the engine's own, repeated
+    many = [real.events[0], *(text[:1] * 30), *real.events[-3:]]
+    yield 0.5
+    yield real.chunked_head() + chunked(*many)
+
+
+def in_small_chunks(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(*(bytes([byte]) for byte in real.body))
+
+
+def with_extensions(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.chunked_head()
+    yield b'%x;name=value;other="q"\r\n%s\r\n0;last\r\nX-Trailer: 1\r\n\r\n' % (len(real.body), real.body)
+
+
+def garbage_chunk_size(turn: Turn) -> Iterator[Step]:
+    yield turn.upstream().chunked_head() + b"zz\r\n{}\r\n0\r\n\r\n"
+
+
+def cut_chunks(turn: Turn) -> Iterator[Step]:
+    real = turn.upstream()
+    yield real.chunked_head() + chunked(real.body[: len(real.body) // 2], last=False)
+
+
+def short_body(turn: Turn) -> Iterator[Step]:
+    yield turn.upstream().whole()[:-20]
+
+
+def reset_in_body(turn: Turn) -> Iterator[Step]:
+    yield turn.upstream().whole()[:-20]
+    yield 0.1
+    yield RESET
+
+
+def informational(turn: Turn) -> Iterator[Step]:
+    yield b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + turn.upstream().whole()
+
+
+def switching(_: Turn) -> Iterator[Step]:
+    yield b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    yield 60.0
+
+
+def headers_in(case: Callable[[str], str]) -> Script:
+    def script(turn: Turn) -> Iterator[Step]:
+        real = turn.upstream()
+        head, _, body = real.whole().partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        parts = [line.partition(": ") for line in lines]
+        lines = [f"{case(name)}: {value}" for name, _, value in parts]
+        yield ("\r\n".join([first, *lines]) + "\r\n\r\n").encode("latin-1") + body
+
+    return script
+
+
+def http_1_0(turn: Turn) -> Iterator[Step]:
+    """No length, no chunks: the end of the connection is the end of the body."""
+    real = turn.upstream()
+    yield real.head(version="1.0") + real.body
+
+
+def huge_header(size: int) -> Script:
+    return lambda turn: [replace(turn.upstream(), headers=(*turn.upstream().headers, ("X-Big", "a" * size))).whole()]
+
+
+def swapped(turn: Turn) -> Iterator[Step]:
+    """Of two requests at the same time, each gets the other's answer."""
+    own, proxy = turn.upstream(), turn.proxy
+    box: list[Response] = []
+    with proxy.lock:
+        partner = proxy.waiting.pop() if proxy.waiting else None
+        if partner is None:
+            proxy.waiting.append((own, box))
+    if partner is not None:
+        partner[1].append(own)
+        yield partner[0].whole()
+        return
+    for _ in range(10):
+        if box:
+            break
+        yield 0.05
+    with proxy.lock:
+        proxy.waiting[:] = [one for one in proxy.waiting if one[1] is not box]
+    yield (box[0] if box else own).whole()
+
+
+# changes of bodies and events
+
+
+def put(path: str, value: Any) -> Callable[[Any], Any]:
+    """Sets what stands at `choices.0.message.content`; the value `...` takes it out."""
+
+    def change(data: Any) -> Any:
+        *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        inner = data
+        for part in way:
+            inner = inner[part]
+        if value is ...:
+            del inner[last]
+        else:
+            inner[last] = value
+        return data
+
+    return change
+
+
+def in_event(wanted: int, change: Callable[[Any], Any]) -> Callable[[list[bytes]], list[bytes]]:
+    return each(lambda data, number: change(data) if number == wanted else data)
+
+
+def without_done(events: list[bytes]) -> list[bytes]:
+    return [event for event in events if b"[DONE]" not in event]
+
+
+def with_error(events: list[bytes]) -> list[bytes]:
+    failure = {"error": {"message": "EngineCore encountered an issue", "type": "InternalServerError", "code": 500}}
+    return [*events[:3], sse(failure), sse(b"[DONE]")]
+
+
+def with_fastchat_error(events: list[bytes]) -> list[bytes]:
+    return [*events[:1], sse({"text": "**NETWORK ERROR DUE TO HIGH TRAFFIC.**", "error_code": 50001}), sse(b"[DONE]")]
+
+
+def finished(events: list[bytes]) -> list[bytes]:
+    """The chunk with the finish reason twice."""
+    found = next(event for event in reversed(events) if b'"finish_reason"' in event and b'"choices": []' not in event
+                 and b'"choices":[]' not in event)  # fmt: skip
+    place = events.index(found)
+    return [*events[: place + 1], found, *events[place + 1 :]]
+
+
+def lost_start(events: list[bytes]) -> list[bytes]:
+    """Role first, then two events of text are missing."""
+    return [events[0], *events[3:]]
+
+
+def usage_that_does_not_add_up(events: list[bytes]) -> list[bytes]:
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 99}
+    extra = json.loads(events[-2].removeprefix(b"data:")) | {"choices": [], "usage": usage}
+    return [*(event for event in events[:-1] if b'"usage"' not in event), sse(extra), events[-1]]
+
+
+def no_usage(data: dict[str, Any], _: int) -> dict[str, Any] | None:
+    data.pop("usage", None)
+    return data if data["choices"] else None
+
+
+@lru_cache(maxsize=4)
+def entries(count: int, full: bool = False) -> bytes:
+    """A JSON array of models, made once: the test measures the check, not itself."""
+    card = CARD if full else {}
+    return json.dumps([{"id": f"m{number}", **card} for number in range(count)], separators=(",", ":")).encode()
+
+
+def before(more: Callable[[], bytes]) -> Script:
+    """The engine's own models, followed by `more`, a JSON array."""
+
+    def script(turn: Turn) -> Iterator[Step]:
+        own = json.dumps(turn.upstream().json()["data"]).encode()
+        body = b'{"object":"list","data":' + own[:-1] + b"," + more()[1:] + b"}"
+        yield Response.of(body).whole()
+
+    return script
+
+
+HTML = "<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in to continue</body></html>"
+CARD = {"object": "model", "created": 1795385672, "owned_by": "somebody"}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+CONNECTIONS = (
+    Row("nothing listens", "connection", steps(), "connect", r"^nothing listens on 127\.0\.0\.1:\d+$",
+        needs="closed", real=False),
+    Row("a full queue of connections", "connection", steps(), "connect", "accepts no connection in time", waits=1,
+        needs="full", real=False),
+    Row("a name that nobody knows", "connection", steps(), "resolve", r"^the name 'engine\.invalid' can't be resolved$",
+        needs="no-name", real=False),
+    Row("a name server that is silent", "connection", steps(), "resolve", "can't be resolved", waits=1,
+        needs="silent-names", real=False),
+    Row("IPv6 alone", "none", steps(), needs="ipv6"),
+    Row("localhost, where ::1 refuses", "none", steps(), says="::1 does not accept", needs="localhost"),
+    Row("reset at once", "connection", steps(RESET), "http", "accepted the connection and dropped it", real=False),
+    Row("silence at once", "connection", hang, "http", "was silent for", waits=1, real=False),
+    Row("a banner of SSH", "connection", steps(b"SSH-2.0-OpenSSH_9.2\r\n", 0.2), "http", "dropped it|no HTTP",
+        real=False),
+    Row("an endless banner", "connection", lambda _: iter(lambda: b"y" * 65536, b""), "http", "dropped it|no HTTP",
+        real=False, heavy=True),
+    Row("https to a plain port", "none", steps(), "tls", "speaks plain HTTP, and the URL says https", needs="https"),
+    Row("http to a TLS port", "none", steps(), "http", "speaks TLS, and the URL says http", needs="tls http"),
+    Row("a trusted certificate", "none", steps(), needs="tls good"),
+    Row("a self-signed certificate", "none", steps(), "tls", "not trusted: self.signed certificate",
+        needs="tls selfsigned"),
+    Row("an expired certificate", "none", steps(), "tls", "not trusted: certificate has expired", needs="tls expired"),
+    Row("a certificate for another host", "none", steps(), "tls", r"not trusted: .*(mismatch|not valid for)",
+        needs="tls wronghost"),
+    Row("a certificate that soon expires", "none", steps(), warns="tls", says=r"the certificate ends in \d days",
+        needs="tls soon"),
+    Row("TLS that is silent", "connection", hang, "tls", "silent|in time", waits=1, needs="https", real=False),
+)  # fmt: skip
+
+# whatever was asked, and whoever asked
+SERVERS = (
+    Row("reset before headers", "all", steps(RESET), "http", "accepted the connection and dropped it"),
+    Row("silence", "all", hang, "http", r"took the request and was silent for", waits=1),
+    Row("dripping headers", "all", drip_headers, "http", "not complete|silent", waits=2),
+    Row("informational responses without end", "all", endless_informational, "http", "not complete|silent", waits=2),
+    Row("every answer is a redirect", "all", answer("", "text/html", 302, ("Location", "https://login.example/")),
+        "http", "the server redirects"),
+    Row("a redirect to a very long place", "all", answer("", "text/html", 302, ("Location", "/" + "a" * 60_000)),
+        "http", "the server redirects"),
+    Row("every answer is 502", "all", answer("<h1>502 Bad Gateway</h1>", "text/html", 502), "alive", "502",
+        also=("models", "chat", "stream", "auth")),
+    Row("every answer is a sign-in page", "all", answer(HTML, "text/html"), "models",
+        r"no list of models came but HTTP 200 \(text/html\)", also=("chat", "stream", "auth")),
+    Row("every answer is empty", "all", answer(""), "models", "no list of models came",
+        also=("chat", "stream", "auth")),
+    Row("a header beyond what HTTP clients take", "all", huge_header(200_000), "http", "dropped it|no HTTP|header",
+        heavy=True),
+    Row("switching protocols", "all", switching, "http", "101|dropped it|no HTTP"),
+)  # fmt: skip
+
+MODELS = (
+    Row("no models", "models", answer('{"object":"list","data":[]}'), "models", "^the server lists no model$"),
+    Row("a bare array of models", "models", edited(lambda data: data["data"]), warns="models", says="a bare array"),
+    Row("models as HTML", "models", answer(HTML, "text/html"), "models", r"no list of models .*text/html"),
+    Row("models as text", "models", typed("text/plain")),
+    Row("nulls among the models", "models", edited(lambda data: {**data, "data": [None, *data["data"], None]}),
+        warns="models", says=r"data\[0\]"),
+    Row("null for models", "models", answer('{"object":"list","data":null}'), "models", "no list of models"),
+    Row("null instead of the list", "models", answer("null"), "models", "no list of models"),
+    Row("models are numbers", "models", answer('{"object":"list","data":[1,2,3]}'), "models", "lists no model"),
+    Row("a hundred thousand models", "models", before(lambda: entries(100_000, full=True)), "models",
+        "more than 4 MiB", heavy=True),
+    Row("a hundred thousand bare models", "models", before(lambda: entries(100_000)), warns="models",
+        says="100[ ,]?00[0-9] in all", heavy=True),
+    Row("a million nulls for models", "models", before(lambda: b"[" + b"null," * 800_000 + b"0]"), warns="models",
+        says="listed, but", heavy=True),
+    Row("the model under another name among many", "models", lambda _: [Response.of(
+        b'{"object":"list","data":' + entries(60_000) + b"}").whole()], "models", "^not served: ", heavy=True),
+    Row("names of half a MiB", "models", lambda _: [Response.of(json.dumps(
+        {"object": "list", "data": [{"id": "n" * (MIB // 2 + i), **CARD} for i in range(7)]}).encode()).whole()],
+        "models", "^not served: ", heavy=True),
+    Row("a model named by half a character", "models", before(lambda: b'[{"id":"\\ud800"}]'), warns="models"),
+    Row("deep nesting for models", "models", answer(DEEP), "models", "no list of models", heavy=True),
+    Row("models are silent", "models", hang, "models", "was silent for", waits=1, also=("auth",)),
+    Row("models are refused", "models", error(403, "forbidden"), "models", "refuses the key", also=("auth",)),
+    Row("models are not found", "models", error(404, "Not Found"), "models", "/models is not found"),
+    Row("models while loading", "models", error(503, "Loading model"), "models", "503.*Loading model"),
+)  # fmt: skip
+
+CHATS = (
+    Row("chat reset before headers", "chat", steps(RESET), "chat", "accepted the connection and dropped it"),
+    Row("chat reset in the body", "chat", reset_in_body, "chat", "dropped it|broke off"),
+    Row("chat is silent", "chat", hang, "chat", "took the request and was silent for", waits=1),
+    Row("chat hangs in the body", "chat", hang_in_body, "chat", "silent for|not complete", waits=2),
+    Row("chat drips", "chat", drip_body, "chat", "the body was not complete", waits=1.5),
+    Row("chat drips its headers", "chat", drip_headers, "chat", "not complete|silent", waits=2),
+    Row("chat is cut", "chat", short_body, "chat", "dropped it|broke off"),
+    Row("chat is cut between chunks", "chat", cut_chunks, "chat", "dropped it|broke off"),
+    Row("chat with a garbage chunk size", "chat", garbage_chunk_size, "chat", "dropped it|no HTTP|broke off"),
+    Row("chat in chunks of a byte", "chat", in_small_chunks),
+    Row("chat in chunks with extensions and a trailer", "chat", with_extensions),
+    Row("chat as HTTP/1.0 without a length", "chat", http_1_0),
+    Row("chat after informational responses", "chat", informational),
+    Row("chat under lower-case headers", "chat", headers_in(str.lower)),
+    Row("chat under upper-case headers", "chat", headers_in(str.upper)),
+    Row("chat with a header of 60 KB", "chat", huge_header(60_000)),
+    Row("chat in gzip", "chat", rewritten(gzip.compress, ("Content-Encoding", "gzip"))),
+    Row("chat not in gzip though it says so", "chat", rewritten(bytes, ("Content-Encoding", "gzip")), "chat",
+        "is not encoded as its header says"),
+    Row("chat in half a gzip", "chat", rewritten(lambda body: gzip.compress(body)[:-30], ("Content-Encoding", "gzip")),
+        "chat", "JSON|encoded"),
+    Row("chat is a zip bomb", "chat", zip_bomb, "chat", "JSON|more than 4 MiB", heavy=True),
+    Row("chat without end", "chat", endless_body, "chat", "JSON|more than 4 MiB|not complete", waits=1, heavy=True),
+    Row("chat is a line of 10 MB", "chat", edited(put("choices.0.message.content", "y" * 10_000_000)), "chat",
+        "JSON|more than 4 MiB", heavy=True),
+    Row("chat of 3 MB", "chat", edited(put("choices.0.message.content", "y" * 3_000_000)), heavy=True),
+    Row("chat is HTML under 200", "chat", answer(HTML, "text/html"), "chat", "text/html instead of JSON"),
+    Row("chat is empty under 200", "chat", answer(b""), "chat", "JSON|empty"),
+    Row("chat is empty without a type", "chat", steps(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "chat",
+        "an empty body instead of JSON"),
+    Row("chat is an error under 200", "chat", answer('{"object":"error","message":"CUDA out of memory","code":50001}'),
+        "chat", "CUDA out of memory"),
+    Row("chat is truncated JSON", "chat", rewritten(lambda body: body[:-10]), "chat", "JSON"),
+    Row("chat as text/plain", "chat", typed("text/plain"), says="the content type is text/plain"),
+    Row("chat is no UTF-8", "chat", rewritten(lambda body: body.replace(b'"assistant"', b'"assistant","x":"\xff\xfe"')),
+        "chat", "JSON"),
+    Row("chat with NUL bytes", "chat", rewritten(lambda body: body + b"\0\0"), "chat", "JSON"),
+    Row("chat with a byte order mark", "chat", rewritten(lambda body: b"\xef\xbb\xbf" + body)),
+    Row("chat with a key twice", "chat", rewritten(lambda body: b'{"id":"first",' + body[1:])),
+    Row("chat with NaN", "chat", rewritten(lambda body: b'{"score":NaN,' + body[1:]), "chat", "JSON"),
+    Row("chat nested deeply", "chat", rewritten(lambda body: b'{"deep":' + DEEP.encode() + b"," + body[1:]), "chat",
+        "JSON", heavy=True),
+    Row("chat nested as deep as Python reads", "chat", lambda _: [Response.of(
+        b'{"error":{"code":' + b"[" * 900 + b"]" * 900 + b"}}").whole()], "chat", "not as documented"),
+    Row("chat counts more tokens than floats hold", "chat",
+        edited(put("usage", {"prompt_tokens": 10**400, "completion_tokens": 1, "total_tokens": 10**400 + 1})), "chat",
+        r"usage\.prompt_tokens"),
+    Row("chat counts more tokens than can be printed", "chat",
+        edited(put("usage", {"prompt_tokens": 9 * 10**4298, "completion_tokens": 9 * 10**4298, "total_tokens": 1})),
+        "chat", r"usage"),
+    Row("chat answers half a character", "chat", edited(put("choices.0.message.content", "Paris \ud800"))),
+    Row("chat answers white space", "chat", edited(put("choices.0.message.content", " \n\t ")), says="white space"),
+    Row("chat answers controls", "chat", edited(put("choices.0.message.content", "\x1b[2J\x1b]0;x\x07Paris\u202e"))),
+    Row("chat without choices", "chat", edited(put("choices", [])), "chat", "choices"),
+    Row("chat with a hundred thousand wrong choices", "chat", edited(put("choices", [None] * 100_000)), "chat",
+        "choices", heavy=True),
+    Row("chat without content", "chat", edited(put("choices.0.message.content", None)), "chat", "has no content"),
+    Row("chat without a role", "chat", edited(put("choices.0.message.role", ...)), "chat", r"message\.role: field req"),
+    Row("chat ends for an unknown reason", "chat", edited(put("choices.0.finish_reason", "bored")), "chat",
+        "finish_reason 'bored' is not documented"),
+    Row("chat ends for no reason", "chat", edited(put("choices.0.finish_reason", None)), "chat", "finish_reason"),
+    Row("chat by another model", "chat", edited(put("model", "gpt-imposter")), "chat", "'gpt-imposter' answers"),
+    Row("chat usage that does not add up", "chat", edited(put("usage.total_tokens", 7)), "chat", r"usage: \d+ \+ \d+"),
+    Row("chat without usage", "chat", edited(put("usage", ...)), "chat", "usage: field required"),
+    Row("chat beyond max_tokens", "chat",
+        edited(put("usage", {"prompt_tokens": 1, "completion_tokens": 999, "total_tokens": 1000})), warns="chat",
+        says="999 tokens came"),
+    *(Row(f"chat gives {status}", "chat", error(status, "told by the server"), "chat",
+          rf"^HTTP {status} \(application/json\) instead of a completion: told by the server$")
+      for status in (400, 401, 403, 404, 429, 500, 502, 503)),
+    Row("chat is limited with Retry-After", "chat", error(429, "slow down", ("Retry-After", "17")), "chat",
+        "429.*slow down"),
+    Row("chat gives 500 in HTML", "chat", answer("<h1>Internal Server Error</h1>", "text/html", 500), "chat",
+        r"^HTTP 500 \(text/html\) instead of a completion$"),
+    Row("chat gives 204", "chat", steps(b"HTTP/1.1 204 No Content\r\n\r\n"), "chat", "HTTP 204"),
+    Row("chat gives 206", "chat", lambda turn: [replace(turn.upstream(), status=206).whole()], "chat", "HTTP 206"),
+    Row("chat redirects", "chat", answer("", "text/html", 307, ("Location", "/elsewhere")), "chat", "HTTP 307"),
+    Row("someone else's answer", "chat", swapped, "load", "answer", profile="deep", select=("load",)),
+)  # fmt: skip
+
+STREAMS = (
+    Row("stream reset before headers", "stream", steps(RESET), "stream", "accepted the connection and dropped it"),
+    Row("stream reset in the middle", "stream", streamed(lambda events: events[:3], last=False, ending=RESET),
+        "stream", "dropped it|without \\[DONE\\]|finish_reason"),
+    Row("stream is silent", "stream", hang, "stream", "took the request and was silent for", waits=1),
+    Row("stream hangs in the middle", "stream", hang_in_stream, "stream", "silent for", waits=1),
+    Row("stream drips without end", "stream", drip_events, "stream", "no end|finish_reason", waits=5),
+    Row("stream drips an event without end", "stream", drip_one_event, "stream", "no end|not complete", waits=5),
+    Row("stream of keep-alive lines without end", "stream", endless_comments, "stream", "no end|not complete", waits=5),
+    Row("stream without end", "stream", endless_events, "stream", "had no end", waits=5, heavy=True),
+    Row("stream of big events without end", "stream", endless_big_events, "stream", "no end|no chunk", waits=5,
+        heavy=True),
+    Row("stream of a hundred thousand wrong choices", "stream", many_choices, "stream", "choices", waits=5,
+        heavy=True),
+    Row("stream is a line of 10 MB", "stream", streamed(lambda events: [events[0], FULL_EVENT, *events[1:]]),
+        "stream", "larger|longer|too big|MiB|limit", heavy=True),
+    Row("stream begins with a line of 10 MB", "stream", streamed(lambda events: [FULL_EVENT, *events]),
+        "stream", "larger|longer|too big|MiB|limit", heavy=True),
+    Row("stream is cut, and ends cleanly", "stream", streamed(lambda events: events[:3]), "stream",
+        r"no finish_reason instead of one and 1 more"),
+    Row("stream lacks [DONE]", "stream", streamed(without_done), "stream", r"cut: it ends without \[DONE\]"),
+    Row("stream lacks the end of its chunks", "stream", streamed(without_done, last=False), "stream",
+        r"ends without \[DONE\] \(.*(dropped it|broke off)"),
+    Row("stream ends without the end of its chunks after [DONE]", "stream", streamed(list, last=False)),
+    Row("stream hangs after [DONE]", "stream", streamed(list, last=False, ending=60.0), waits=1),
+    Row("stream has an error and [DONE]", "stream", streamed(with_error), "stream",
+        "^an error event under status 200: EngineCore encountered an issue"),
+    Row("stream has an error of FastChat and [DONE]", "stream", streamed(with_fastchat_error), "stream",
+        "an error event under status 200: .*NETWORK ERROR"),
+    Row("stream is HTML under 200", "stream", answer(HTML, "text/html"), "stream", "text/html and not text/event-str"),
+    Row("stream is empty under 200", "stream", answer("", "text/event-stream"), "stream", "the stream is empty"),
+    Row("stream is JSON: `stream` is ignored", "stream", answer('{"object":"chat.completion"}'), "stream",
+        "application/json and not text/event-stream"),
+    Row("stream as application/json", "stream", typed("application/json"), "stream",
+        "application/json and not text/event-stream"),
+    Row("stream has truncated JSON", "stream", streamed(lambda events: [events[0], events[1][:-20] + b"\n\n",
+                                                                        *events[2:]]), "stream", "event 2 is no JSON"),
+    Row("stream in gzip", "stream", rewritten(gzip.compress, ("Content-Encoding", "gzip"))),
+    Row("stream not in gzip though it says so", "stream", rewritten(bytes, ("Content-Encoding", "gzip")), "stream",
+        "is not encoded as its header says"),
+    Row("stream in chunks of a byte", "stream", in_small_chunks),
+    Row("stream in chunks with extensions and a trailer", "stream", with_extensions),
+    Row("stream with a garbage chunk size", "stream", garbage_chunk_size, "stream", "dropped it|no HTTP|broke off"),
+    Row("stream as HTTP/1.0", "stream", http_1_0),
+    Row("stream after informational responses", "stream", informational),
+    Row("stream with CRLF", "stream", rewritten(lambda body: body.replace(b"\n", b"\r\n"))),
+    Row("stream with CR", "stream", rewritten(lambda body: body.replace(b"\n", b"\r"))),
+    Row("stream with keep-alive lines", "stream", streamed(lambda events: [b": keep-alive\n\n", *(
+        b": x\n" + event for event in events)])),
+    Row("stream with ids, retries and unknown fields", "stream", streamed(lambda events: [
+        b"id: 7\nretry: 10\nfoo: bar\n" + event for event in events])),
+    Row("stream without a space after data:", "stream", streamed(lambda events: [
+        event.replace(b"data: ", b"data:") for event in events])),
+    Row("stream lacks a role", "stream", streamed(in_event(0, put("choices.0.delta", {"content": ""}))), "stream",
+        "the first chunk has no role"),
+    Row("stream begins with a byte order mark", "stream", rewritten(lambda body: b"\xef\xbb\xbf" + body), "stream",
+        "no role|byte order mark"),
+    Row("stream finishes twice", "stream", streamed(finished), "stream", "2 finish_reason instead of one"),
+    Row("stream goes on after [DONE]", "stream", streamed(lambda events: [*events, events[1]]), "stream",
+        r"1 event\(s\) after \[DONE\]"),
+    Row("stream usage that does not add up", "stream", streamed(usage_that_does_not_add_up), "stream",
+        r"usage: 5 \+ 2 is not 99"),
+    Row("stream counts more tokens than floats hold", "stream", streamed(each(lambda data, _: {**data, "usage": {
+        "prompt_tokens": 1, "completion_tokens": 10**400, "total_tokens": 10**400 + 1}})), "stream", "usage"),
+    Row("stream is no UTF-8", "stream", streamed(lambda events: [events[0], events[1].replace(
+        b'"content":"', b'"content":"\xff').replace(b'"content": "', b'"content": "\xff'), *events[2:]]), "stream",
+        "UTF-8"),
+    Row("stream with NUL bytes", "stream", streamed(lambda events: [events[0], b"data: \0\n\n", *events[1:]]),
+        "stream", "no JSON"),
+    Row("stream with NaN", "stream", streamed(lambda events: [events[0], events[1].replace(b"data: {",
+        b'data: {"score":NaN,'), *events[2:]]), "stream", "no JSON"),
+    Row("stream nested deeply", "stream", streamed(lambda events: [events[0], sse(DEEP.encode()), *events[1:]]),
+        "stream", "no JSON", heavy=True),
+    Row("stream of errors nested as deep as Python reads", "stream", streamed(lambda events: [events[0], sse(
+        b'{"error":{"code":' + b"[" * 900 + b"]" * 900 + b"}}"), *events[1:]]), "stream", "error event"),
+    Row("stream ends for an unknown reason", "stream", streamed(each(lambda data, _: data | {"choices": [
+        choice | {"finish_reason": choice.get("finish_reason") and "bored"} for choice in data["choices"]]})),
+        "stream", "finish_reason 'bored' is not documented"),
+    Row("stream by another model", "stream", streamed(each(lambda data, _: data | {"model": "gpt-imposter"})),
+        "stream", "'gpt-imposter' answers"),
+    Row("stream changes its model midway", "stream", streamed(each(
+        lambda data, number: data | {"model": "gpt-imposter"} if number > 1 else data)), "stream",
+        "'gpt-imposter' answers"),
+    Row("stream without text", "stream", streamed(each(lambda data, _: data | {"choices": [
+        choice | {"delta": {key: value for key, value in choice["delta"].items() if key == "role"}}
+        for choice in data["choices"]]})), "stream", "no chunk has content"),
+    Row("stream is gathered", "stream", gathered, warns="stream", says=r"chunks came in \d reads?"),
+    *(Row(f"stream gives {status}", "stream", error(status, "told by the server"), "stream",
+          rf"^HTTP {status} \(application/json\) instead of a completion: told by the server$")
+      for status in (400, 401, 404, 429, 500, 503)),
+    Row("stream gives 204", "stream", steps(b"HTTP/1.1 204 No Content\r\n\r\n"), "stream", "HTTP 204"),
+    Row("stream error drips", "stream", lambda turn: (
+        step for part in ([b"HTTP/1.1 500 X\r\nContent-Length: 5000\r\n\r\n"], drip(b"y" * 5000, 0.3 * turn.timeout,
+                                                                                 9 * turn.timeout)) for step in part),
+        "stream", "not complete", waits=1.5),
+)  # fmt: skip
+
+# what only one of the two engines' streams has, or what needs an answer that stays the same
+OWN = (
+    Row("stream loses its first text", "stream", streamed(lost_start), warns="stream",
+        says=r"the stream lacks the first \d+ characters", needs="same"),
+    Row("stream without usage though asked for", "stream", streamed(each(no_usage)), warns="stream",
+        says="reports no usage though asked to", needs="usage"),
+)  # fmt: skip
+
+ALIVE = (
+    Row("liveness path gives 500", "/health", error(500, "dead"), "alive", "/health answers 500", needs="vllm"),
+    Row("liveness path is hidden", "/health", error(404, "no"), warns="alive", says="is not offered here",
+        needs="vllm"),
+    Row("liveness path is silent", "/health", hang, "alive", "was silent", waits=1, needs="vllm"),
+)  # fmt: skip
+
+ROWS = (*CONNECTIONS, *SERVERS, *ALIVE, *MODELS, *CHATS, *STREAMS, *OWN)
