@@ -14,6 +14,10 @@ from pathlib import Path
 os.environ["COLUMNS"] = "110"  # argparse folds its help to the terminal's width
 
 from stackgen import engines
+from stackgen.check.checks import CHECKS
+from stackgen.check.dialects import BUILTIN
+from stackgen.check.options import PROFILES
+from stackgen.check.report import JSON_SCHEMA
 from stackgen.cli import build_parser
 from stackgen.schema import stack_schema
 
@@ -86,9 +90,46 @@ def cli():
     return "\n".join(parts)
 
 
+def check_reference():
+    parts = [
+        NOTE, "# Reference of `stackgen check`\n",
+        "[checks.md](checks.md) explains it; this is what the code says.\n",
+        "## Checks, in the order they run\n", "| check | from profile | looks at | needs |", "|---|---|---|---|",
+        *(f"| `{one.name}` | {PROFILES[one.depth]} | {one.about} | {', '.join(f'`{need}`' for need in one.needs)} |"
+          for one in CHECKS), "",
+        "## Dialects\n",
+        "Known deviations are reported as notes and fail nobody; whatever else differs from the API reference does.\n",
+    ]  # fmt: skip
+    known = {**BUILTIN, **{name: engines.get(name).dialect for name in engines.names()}}
+    for dialect in known.values():
+        rows = {
+            "liveness path": f"`{dialect.alive_path}`" if dialect.alive_path else "none",
+            "open without the key": ", ".join(f"`{path}`" for path in dialect.open_paths) or "-",
+            "must be closed": ", ".join(str(port) for port, _ in dialect.private_ports) or "-",
+            "has": ", ".join(dialect.claims) or "-",
+            "lacks": ", ".join(dialect.lacks) or "-",
+            "ignores": ", ".join(dialect.ignores) or "-",
+            "usage in streams": "yes" if dialect.stream_usage else "no",
+            "known deviations": "; ".join(f"{one.check}: {one.note}" for one in dialect.deviations) or "-",
+        }
+        parts += [f"### {dialect.name}\n", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items()), ""]
+    parts += ["## The JSON report\n", "`stackgen check --schema` prints this as JSON Schema.\n",
+              "| field | type | meaning |", "|---|---|---|", *json_rows(JSON_SCHEMA, ""), ""]  # fmt: skip
+    return "\n".join(parts)
+
+
+def json_rows(schema, path):
+    for name, inner in schema.get("properties", {}).items():
+        place = f"{path}{name}"
+        kind = inner.get("type") or (" or ".join(map(repr, inner["enum"])) if "enum" in inner else repr(inner["const"]))
+        kind = kind if isinstance(kind, str) else " or ".join(kind)
+        yield f"| `{place}` | {kind} | {inner.get('description', '')} |"
+        yield from json_rows(inner.get("items", {}), f"{place}[].")
+
+
 def main():
     stale = []
-    for name, make in (("stack-file.md", stack_file), ("cli.md", cli)):
+    for name, make in (("stack-file.md", stack_file), ("cli.md", cli), ("check-reference.md", check_reference)):
         path, text = ROOT / "docs" / name, make()
         if not path.exists() or path.read_text("utf-8") != text:
             stale.append(name)

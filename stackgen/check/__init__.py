@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stackgen.check.ask import Answer
     from stackgen.check.options import Options
+    from stackgen.check.question import Answer
     from stackgen.check.report import EndpointReport, Report
     from stackgen.check.target import Target
     from stackgen.plan import Dialect
@@ -63,7 +63,7 @@ def ask(
     With `stream`, `on_text` gets each piece as it comes. Raises StartError (exit code 1) when the server is away or
     fails, StackgenError (2) when the key, the model's name or a value is wrong; neither holds the key.
     """
-    from stackgen.check.ask import ask as ask_server
+    from stackgen.check.question import ask as ask_server
 
     return ask_server(target, question, model, system=system, temperature=temperature, max_tokens=max_tokens,
                       stream=stream, timeout=timeout, on_text=on_text)  # fmt: skip

@@ -91,21 +91,29 @@ def _content_problems(context: Context, completion: Completion) -> list[str]:
 
 def stream(context: Context, model: str) -> Verdict:
     """The stream begins with a role, brings content, ends with one finish reason and `[DONE]`, and has no error."""
+    transcript, cut, notes, other = _take(context, model)
+    if other is None and transcript.gathering():
+        # a machine that was busy for a moment reads late; what gathers tokens does it every time
+        again = _take(context, model)
+        if again[3] is None and not again[0].gathering():
+            transcript, cut, notes, other = again
+    return other or _judge(context, model, transcript, cut, notes)
+
+
+def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Verdict | None]:
+    """One stream, how it was cut, and notes; or the verdict on an answer that is no stream."""
     from httpx2 import EventSource
 
     transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
-    deadline = started + STREAM_FACTOR * context.options.timeout
-    body, timeout = context.chat_body(model, stream=True), context.options.timeout
+    timeout, deadline = context.options.timeout, started + STREAM_FACTOR * context.options.timeout
+    body, url = context.chat_body(model, stream=True), f"{context.url}/chat/completions"
     try:
         # the last silence may begin just before the deadline
-        with context.session.stream(f"{context.url}/chat/completions", body, deadline - started + timeout) as (
-            response,
-            shown,
-        ):
+        with context.session.stream(url, body, deadline - started + timeout) as (response, shown):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
-                reply = read(response, context.options.timeout)
+                reply = read(response, timeout)
                 shown.append(reply.body.decode("utf-8", "replace"))
-                return _no_stream(context, reply, model)
+                return transcript, "", notes, _no_stream(context, reply, model)
             try:
                 # a response in all that an EventSource wants of one
                 events: Any = Utf8(response, f"{context.session.target.host}:{context.session.target.port}")
@@ -118,7 +126,7 @@ def stream(context: Context, model: str) -> Verdict:
         if not transcript.events:
             raise
         cut = f" ({fault.message})"
-    return _judge(context, model, transcript, cut, notes)
+    return transcript, cut, notes, None
 
 
 def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes: list[str]) -> Verdict:

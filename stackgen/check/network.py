@@ -70,7 +70,8 @@ def tls(context: Context, _model: str) -> Verdict:
     try:
         certificate, version = _handshake(context)
     except TimeoutError:
-        raise Fault("tls-timeout", f"{target.host}:{target.port} was silent in the TLS handshake for {_limit(context):g} s",
+        where = f"{target.host}:{target.port}"
+        raise Fault("tls-timeout", f"{where} was silent in the TLS handshake for {_limit(context):g} s",
                     "is this the right port? look at the TLS proxy's log") from None  # fmt: skip
     except OSError as error:
         raise classify(error, target, context.options.timeout) from None

@@ -5,6 +5,7 @@ The SDK is imported by those who call: it takes half a second.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["UNREADABLE", "Answer", "Call", "Listing", "async_sdk", "listing", "model_for", "problem_of", "sync_sdk"]
 
 LOGS_HINT = "look at the server's log: `docker compose logs`"
+# without these a request is none
+HTTP_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection"}
 # the SDK doesn't validate: a body of another shape shows as None or a missing index where it is used
 UNREADABLE = (ValueError, AttributeError, TypeError, IndexError)
 
@@ -154,13 +157,15 @@ def listing(target: Target, timeout: float) -> Listing | None:
         raise key_problem(target)
     if context.listed is None:
         return None
+    # llama.cpp repeats a name among its aliases
+    names = tuple(dict.fromkeys(context.listed))
     body = reply.json()
     cards = body if isinstance(body, list) else body.get("data")
     kinds = {card.get("id"): card.get("type") for card in cards if isinstance(card, dict)}
     # Together lists image and speech models too, and tells by `type`
-    chat = tuple(name for name in context.listed if kinds.get(name) in (None, "model", "chat"))
+    chat = tuple(name for name in names if kinds.get(name) in (None, "model", "chat"))
     bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
-    return Listing(context.listed, chat, complete=not bare)
+    return Listing(names, chat, complete=not bare)
 
 
 def model_for(target: Target, wanted: str | None, listed: Listing | None) -> tuple[str, str]:
@@ -228,7 +233,10 @@ def _http(target: Target, timeout: float) -> dict[str, Any]:
 
 def _own_headers(request: httpx2.Request, key: str | None) -> None:
     """Takes out what the SDK adds from OPENAI_* variables, which are meant for another server, and sets our key."""
-    for header in ("OpenAI-Organization", "OpenAI-Project", "Authorization"):
+    # the SDK reads `Name: value` lines from this one
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    added = {line.partition(":")[0].strip().lower() for line in lines}
+    for header in ("openai-organization", "openai-project", "authorization", *(added - HTTP_HEADERS)):
         request.headers.pop(header, None)
     if key:
         request.headers["Authorization"] = f"Bearer {key}"

@@ -185,7 +185,7 @@ class _End:
         self._timer.cancel()
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore's hook: keeps the socket of the connection, or the TLS one over it."""
+        """A hook of httpcore: keeps the socket of the connection, or the TLS one over it."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
             if self.passed:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stackgen.check.ask import named
+from stackgen.check.question import named
 from stackgen.check.sdk import Call, Listing, listing
 from stackgen.check.sdk import model_for as chosen
 from stackgen.check.target import Target

@@ -7,7 +7,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.ask import sent
+from stackgen.check.question import sent
 from stackgen.check.sdk import UNREADABLE, Answer, problem_of, sync_sdk
 from stackgen.client.base import BaseClient
 from stackgen.errors import StackgenError

@@ -74,14 +74,23 @@ class FastChat:
         silent_hint="the worker may be wedged: each request with a null parameter took one of its slots for good"
         " (plain FastChat 0.2.36 does that): restart the worker",
         claims=("completions", "embeddings"),
-        lacks=("tokenize", "logprobs"),
-        ignores=("tools", "json-schema", "seed"),
+        lacks=("tokenize",),
+        ignores=("tools", "json-schema", "logprobs", "seed"),
         deviations=(
             Deviation("stream", r"(object|created): field required", "sends object and created in the last chunk only"),
             Deviation(
                 "chat",
                 r"completion_tokens is \d+ at a length limit of \d+",
                 "counts one completion token too few at the length limit",
+            ),
+            Deviation("errors", r"messages as a text: accepted with 200", "takes a plain text as messages"),
+            Deviation("errors", r"too large max_tokens: accepted with 200", "cuts max_tokens down to the context"),
+            Deviation("errors", r"list-style content: HTTP 500 .*", "fails at list-style content with a 500"),
+            Deviation("errors", r"unsupported role: HTTP 500 .*", "fails at roles it doesn't know with a 500"),
+            Deviation(
+                "errors",
+                r"(malformed JSON|temperature as a text): the error tells of the server's inside: .*",
+                "names its own source file in validation errors",
             ),
         ),
     )

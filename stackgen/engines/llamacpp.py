@@ -26,7 +26,7 @@ from stackgen.engines.base import (
 )
 from stackgen.errors import Mistake
 from stackgen.images import VERSIONS, context_assets, image_tag
-from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service
+from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service
 from stackgen.spec import ModelSpec, Size, Text, human_int, is_local
 
 __all__ = ["ENGINE", "LlamaCppModel"]
@@ -60,6 +60,13 @@ class LlamaCpp:
         leading_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
         tokenize=("/tokenize", "content"),
+        deviations=(
+            Deviation("errors", r"unknown model: accepted with 200", "answers under whatever model name is asked"),
+            Deviation(
+                "errors", r"too large max_tokens: accepted with 200", "generates up to the context, whatever is asked"
+            ),
+            Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
+        ),
     )
     phases = (
         (r"load_model: loading model|loading model", "load weights"),

@@ -26,7 +26,7 @@ from stackgen.engines.base import (
     supervised,
 )
 from stackgen.errors import Mistake
-from stackgen.plan import Asset, Bind, Build, Dialect, Endpoint, EnvRef, Port, Service, Volume
+from stackgen.plan import Asset, Bind, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service, Volume
 from stackgen.spec import ModelSpec, Size, Strict, Text, is_local
 
 __all__ = ["ENGINE", "VllmModel"]
@@ -82,6 +82,9 @@ class Vllm:
         leading_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
         tokenize=("/tokenize", "prompt"),
+        deviations=(
+            Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
+        ),
     )
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "load weights"),

@@ -48,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    # what is no HTTP at all gets an answer with headers as well
+    default_request_version = "HTTP/1.0"
     # seconds that a client may stay silent: each holds a thread
     timeout = 30
     server: Any

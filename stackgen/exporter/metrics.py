@@ -20,16 +20,17 @@ __all__ = ["registry_of", "render_metrics"]
 
 # a server that lists names without end must not fill the memory of Prometheus
 LONGEST_LABEL = 200
-# metric -> figure of a check, labels beside endpoint and model, help
-FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
-    ("stackgen_ttft_seconds", "ttft_seconds", {}, "Time to first token of the latest stream"),
-    ("stackgen_inter_token_seconds", "inter_token_p50_seconds", {"quantile": "0.5"}, "Time between tokens of it"),
-    ("stackgen_inter_token_seconds", "inter_token_p99_seconds", {"quantile": "0.99"}, "Time between tokens of it"),
-    ("stackgen_tokens_per_second", "tokens_per_second", {}, "Tokens a second of the latest stream"),
-    ("stackgen_chunks_per_second", "chunks_per_second", {}, "Chunks a second, of servers that count no tokens"),
-    ("stackgen_load_latency_seconds", "p50_seconds", {"quantile": "0.5"}, "Latency of requests sent at once"),
-    ("stackgen_load_latency_seconds", "p99_seconds", {"quantile": "0.99"}, "Latency of requests sent at once"),
-)  # fmt: skip
+# metric, check, its figure, labels beside endpoint and model, help; two checks may call different things by one name
+FIGURES: tuple[tuple[str, str, str, dict[str, str], str], ...] = (
+    ("stackgen_ttft_seconds", "stream", "ttft_seconds", {}, "Time to first token of the latest stream"),
+    ("stackgen_inter_token_seconds", "stream", "inter_token_p50_seconds", {"quantile": "0.5"}, "Time between tokens"),
+    ("stackgen_inter_token_seconds", "stream", "inter_token_p99_seconds", {"quantile": "0.99"}, "Time between tokens"),
+    ("stackgen_tokens_per_second", "stream", "tokens_per_second", {}, "Tokens a second of the latest stream"),
+    ("stackgen_chunks_per_second", "stream", "chunks_per_second", {}, "The same of servers that count no tokens"),
+    ("stackgen_load_latency_seconds", "load", "p50_seconds", {"quantile": "0.5"}, "Latency of requests sent at once"),
+    ("stackgen_load_latency_seconds", "load", "p99_seconds", {"quantile": "0.99"}, "Latency of requests sent at once"),
+    ("stackgen_load_tokens_per_second", "load", "tokens_per_second", {}, "Tokens a second of them together"),
+)
 
 
 class _Latest(Collector):
@@ -99,17 +100,17 @@ def _checks(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
 
 def _figures(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
-    for name, _, more, about in FIGURES:
+    for name, _, _, more, about in FIGURES:
         families.setdefault(name, GaugeMetricFamily(name, about, labels=["endpoint", "model", *more]))
     days = GaugeMetricFamily("stackgen_certificate_days", "Days until the server's certificate ends",
                              labels=["endpoint"])  # fmt: skip
     for report in reports:
         told: set[tuple[str, ...]] = set()
         for result in report.results:
-            for name, figure, more, _ in FIGURES:
+            for name, check, figure, more, _ in FIGURES:
                 values = [report.name, _label(result.model), *more.values()]
                 # two checks that tell the same number would make one series twice, which Prometheus refuses whole
-                if figure in result.figures and (name, *values) not in told:
+                if result.name == check and figure in result.figures and (name, *values) not in told:
                     told.add((name, *values))
                     families[name].add_metric(values, result.figures[figure])
             if "certificate_days" in result.figures and ("days",) not in told:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from http.server import ThreadingHTTPServer
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
 from stackgen.check.options import Options
@@ -32,13 +34,34 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     site: Site
 
+    def __init__(self, *args: Any) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """Ends connections that clients keep open: they would be answered for as long as the program lives."""
+        for request in tuple(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away while it was answered is no news."""
+
 
 class Exporter:
     """Checks `targets` every `interval` seconds and serves what it found; a context manager that starts and stops.
 
     Without `options` it looks as `monitoring()` says; `profile` is what the page calls it. `listen` is `host:port`,
-    with port 0 for any free one. Raises StackgenError for a listen address that others can reach, unless `allow_remote`, and for
-    options that make no sense; MachineError where the port is taken.
+    with port 0 for any free one. Raises StackgenError for an address that others can reach, unless `allow_remote`, and
+    for options that make no sense; MachineError where the port is taken.
     """
 
     def __init__(
@@ -94,6 +117,7 @@ class Exporter:
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
+        self._server.hang_up()
         self._server.server_close()
         return ended
 

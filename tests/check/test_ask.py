@@ -111,10 +111,72 @@ def test_silence_ends_at_the_time_out() -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "fastchat"])
 def test_a_model_that_is_not_served(start: Callable[..., Fake], engine: str) -> None:
-    error = fails(StackgenError, target(start(engine), None), "TINY")
-    assert error.message == "fake serves no model 'TINY'"
-    assert error.hint == "did you mean 'tiny'? (upper and lower case differ)"
+    error = fails(StackgenError, target(start(engine), None), "tinny")
+    assert error.message == "fake serves no model 'tinny'"
+    assert error.hint == "did you mean 'tiny'? (the names are alike)"
     assert error.exit_code == 2
+
+
+def test_a_name_that_is_not_served_is_not_asked_for(vllm: Fake) -> None:
+    """llama.cpp would answer it, with whatever model it has."""
+    fails(StackgenError, target(vllm), "other")
+    assert [request.route for request in vllm.seen] == ["GET /v1/models"]
+
+
+@pytest.mark.parametrize("name", ["TINY", "org/tiny", "/models/Tiny/"])
+def test_a_name_without_doubt_is_resolved_and_told(vllm: Fake, name: str) -> None:
+    answer = ask(target(vllm), "hi", name)
+    assert (answer.model, vllm.seen[-1].json()["model"]) == ("tiny", "tiny")
+    assert answer.note.startswith(f"fake serves 'tiny', not {name!r}: ")
+    assert ask(target(vllm), "hi", "tiny").note == ""
+
+
+def test_where_no_list_can_be_had_the_name_is_asked_for_as_written(vllm: Fake) -> None:
+    for answer in (Answer(500, b"oops"), Answer(200, b"{}"), Answer(401, b"{}")):
+        vllm.routes["GET /v1/models"] = answer
+        assert ask(target(vllm), "hi", "tiny").text
+        assert fails(StackgenError, target(vllm), "TINY").message == "fake serves no model 'TINY'"
+
+
+def test_figures_of_a_stream(vllm: Fake) -> None:
+    assert ask(target(vllm), "hi").ttft is None
+    answer = ask(target(vllm), "hi", stream=True)
+    assert answer.ttft is not None and 0 < answer.ttft <= answer.seconds
+    assert answer.provider == "fake"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind", "hint"),
+    [
+        (429, (("Retry-After", "3"),), StartError, "too many requests: ask again in 3 s"),
+        (429, (), StartError, "too many requests: ask again later, or slower"),
+        (402, (), StackgenError, "the account has no credit left"),
+        (403, (), StackgenError, "the key is not allowed this model, or question and --max-tokens are more than the"
+         " model's context"),
+    ],
+)  # fmt: skip
+def test_refusals_of_clouds_say_what_to_do(
+    vllm: Fake, status: int, headers: tuple[tuple[str, str], ...], kind: type[StackgenError], hint: str
+) -> None:
+    vllm.chat(Answer(status, b'{"error": {"message": "no"}}', headers=headers))
+    assert fails(kind, target(vllm)).hint == hint
+
+
+def test_no_error_holds_the_key(vllm: Fake) -> None:
+    """Neither in its words nor in the chain of exceptions, which a traceback prints."""
+    for answer in (Answer(500, KEY.encode()), Answer(200, b"{broken"), Answer(400, KEY.encode())):
+        vllm.chat(answer)
+        error = fails(StartError if answer.status != 400 else StackgenError, target(vllm))
+        assert KEY not in f"{error.message}{error.hint}"
+        assert error.__cause__ is None and error.__context__ is None
+
+
+def test_the_function_is_not_hidden_by_a_module() -> None:
+    """A module `stackgen.check.ask` would take its place as soon as somebody imports it."""
+    import stackgen.check
+    import stackgen.client
+
+    assert callable(stackgen.check.ask) and stackgen.client.Client
 
 
 def test_a_wrong_and_a_missing_key(vllm: Fake) -> None:

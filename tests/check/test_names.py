@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stackgen.check.names import did_you_mean, nearest
+from stackgen.check.names import did_you_mean, nearest, resolve
 
 KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
 
@@ -36,3 +36,35 @@ def test_without_a_near_name_all_are_listed() -> None:
     assert did_you_mean("gpt", KNOWN) == f"the server has: {', '.join(KNOWN)}"
     assert did_you_mean("gpt", ()) == "the server lists no model at all"
     assert did_you_mean("gpt", [f"m{i}" for i in range(11)]).endswith("m7 and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "name"),
+    [
+        ("tiny", KNOWN, "tiny"),
+        ("TINY", KNOWN, "tiny"),
+        # exact wins over all rules
+        ("a", ("A", "a"), "a"),
+        ("qwen3_8b", KNOWN, "Qwen/Qwen3-8B"),
+        ("unsloth/Llama-3.2-1B-Instruct", KNOWN, "meta-llama/Llama-3.2-1B-Instruct"),
+        # the strictest rule that finds any decides
+        ("org/A-b", ("org/a-b", "org/a_b"), "org/a-b"),
+        # two that fit are a doubt, and a doubt is no answer
+        ("A", ("a", "ä", "a "), "a"),
+        ("ORG/A", ("org/a", "Org/a"), "ORG/A"),
+        ("x", ("one/x", "two/x"), "x"),
+        ("one/x.y", ("one/x-y", "one/x_y"), "one/x.y"),
+        # likeness is only for hints
+        ("tinny", KNOWN, "tinny"),
+        ("meta-llama/Llama-3.1-8B-Instruct", KNOWN, "meta-llama/Llama-3.1-8B-Instruct"),
+        ("tiny", (), "tiny"),
+    ],
+)
+def test_only_a_name_without_doubt_is_resolved(wanted: str, known: tuple[str, ...], name: str) -> None:
+    found, reason = resolve(wanted, known)
+    assert found == name
+    assert bool(reason) is (found != wanted)
+
+
+def test_a_name_that_is_listed_twice_is_no_doubt() -> None:
+    assert resolve("SMOL", ("smol", "smol", "smollm2")) == ("smol", "upper and lower case differ")

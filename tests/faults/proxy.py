@@ -131,9 +131,10 @@ Script = Callable[[Turn], Iterable[Step]]
 
 @dataclass
 class Proxy:
-    """A running proxy. `timeout` is the check's, for faults that stay within it; `waiting` for those of several requests.
+    """A running proxy. `timeout` is the check's, for faults that stay within it; `waiting` for those of two requests.
 
-    `to` is the kind of request that the fault is done to, `all`, or `connection` where nothing is to be read before.
+    `to` is the kind of request that the fault is done to, `answers` (every whole one), `all`, or `connection` where
+    nothing is to be read before.
     """
 
     upstream: int
@@ -154,7 +155,8 @@ class Proxy:
             return True
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             return False
-        return request.kind == self.to
+        # `load` asks the path on which it can tell answers apart
+        return request.kind in (("chat", "/v1/completions") if self.to == "answers" else (self.to,))
 
     def handle(self, client: socket.socket) -> None:
         if self.tls:

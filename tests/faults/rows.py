@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from stackgen.plan import Dialect
 from tests.faults.proxy import RESET, Response, Script, Step, Turn, chunked
 
 __all__ = ["ROWS", "Row"]
@@ -43,6 +44,15 @@ class Row:
     profile: str = "default"
     select: tuple[str, ...] = field(default=())
     pending: str = ""
+
+    def suits(self, dialect: Dialect, same: bool, real: bool) -> bool:
+        """Whether it makes sense before such an engine; `same`: whole and streamed answers are the same text."""
+        return (
+            (self.real or not real)
+            and (self.needs != "same" or same)
+            and (self.needs != "usage" or dialect.stream_usage)
+            and (self.needs != "alive" or dialect.alive_path is not None)
+        )
 
 
 # what is sent
@@ -226,7 +236,7 @@ def many_choices(turn: Turn) -> Iterator[Step]:
     yield real.chunked_head() + chunked(real.events[0], last=False)
     data = json.loads(real.events[1].removeprefix(b"data:")) | {"choices": [0] * 100_000}
     wrong = chunked(sse(data), last=False)
-    for _ in range(20):
+    for _ in range(5):
         yield wrong
     yield chunked(sse(b"[DONE]"))
 
@@ -242,7 +252,9 @@ def endless_body(turn: Turn) -> Iterator[Step]:
 def bomb() -> bytes:
     """200 MiB of white space in 200 KB, packed piece by piece."""
     packer = zlib.compressobj(9, wbits=31)
-    return b"".join([*(packer.compress(b" " * MIB) for _ in range(200)), packer.flush()])
+    first, block = (packer.compress(b" " * MIB) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    # blocks that need none before them; nobody reads as far as the checksum
+    return first + block * 199
 
 
 def zip_bomb(turn: Turn) -> Iterator[Step]:
@@ -436,7 +448,8 @@ CONNECTIONS = (
         needs="silent-names", real=False),
     Row("IPv6 alone", "none", steps(), needs="ipv6"),
     Row("localhost, where ::1 refuses", "none", steps(), says="::1 does not accept", needs="localhost"),
-    Row("reset at once", "connection", steps(RESET), "http", "accepted the connection and dropped it", real=False),
+    Row("reset at once", "connection", steps(RESET), "connect|http", "accepted the connection and dropped it",
+        real=False),
     Row("silence at once", "connection", hang, "http", "was silent for", waits=1, real=False),
     Row("a banner of SSH", "connection", steps(b"SSH-2.0-OpenSSH_9.2\r\n", 0.2), "http", "dropped it|no HTTP",
         real=False),
@@ -465,7 +478,7 @@ SERVERS = (
         "http", "the server redirects"),
     Row("a redirect to a very long place", "all", answer("", "text/html", 302, ("Location", "/" + "a" * 60_000)),
         "http", "the server redirects"),
-    Row("every answer is 502", "all", answer("<h1>502 Bad Gateway</h1>", "text/html", 502), "alive", "502",
+    Row("every answer is 502", "all", answer("<h1>502 Bad Gateway</h1>", "text/html", 502), "alive|models", "502",
         also=("models", "chat", "stream", "auth")),
     Row("every answer is a sign-in page", "all", answer(HTML, "text/html"), "models",
         r"no list of models came but HTTP 200 \(text/html\)", also=("chat", "stream", "auth")),
@@ -491,15 +504,15 @@ MODELS = (
     Row("a hundred thousand bare models", "models", before(lambda: entries(100_000)), warns="models",
         says="100[ ,]?00[0-9] in all", heavy=True),
     Row("a million nulls for models", "models", before(lambda: b"[" + b"null," * 800_000 + b"0]"), warns="models",
-        says="listed, but", heavy=True),
+        says=r"listed.*, but data\[", heavy=True),
     Row("the model under another name among many", "models", lambda _: [Response.of(
         b'{"object":"list","data":' + entries(60_000) + b"}").whole()], "models", "^not served: ", heavy=True),
     Row("names of half a MiB", "models", lambda _: [Response.of(json.dumps(
         {"object": "list", "data": [{"id": "n" * (MIB // 2 + i), **CARD} for i in range(7)]}).encode()).whole()],
-        "models", "^not served: ", heavy=True),
+        "models", "^not served: ", heavy=True, pending="hints of did_you_mean are not bounded"),
     Row("a model named by half a character", "models", before(lambda: b'[{"id":"\\ud800"}]'), warns="models"),
     Row("deep nesting for models", "models", answer(DEEP), "models", "no list of models", heavy=True),
-    Row("models are silent", "models", hang, "models", "was silent for", waits=1, also=("auth",)),
+    Row("models are silent", "models", hang, "models", "was silent for", waits=3, also=("auth",)),
     Row("models are refused", "models", error(403, "forbidden"), "models", "refuses the key", also=("auth",)),
     Row("models are not found", "models", error(404, "Not Found"), "models", "/models is not found"),
     Row("models while loading", "models", error(503, "Loading model"), "models", "503.*Loading model"),
@@ -583,7 +596,7 @@ CHATS = (
     Row("chat gives 204", "chat", steps(b"HTTP/1.1 204 No Content\r\n\r\n"), "chat", "HTTP 204"),
     Row("chat gives 206", "chat", lambda turn: [replace(turn.upstream(), status=206).whole()], "chat", "HTTP 206"),
     Row("chat redirects", "chat", answer("", "text/html", 307, ("Location", "/elsewhere")), "chat", "HTTP 307"),
-    Row("someone else's answer", "chat", swapped, "load", "answer", profile="deep", select=("load",)),
+    Row("someone else's answer", "answers", swapped, "load", "mixed up", profile="deep", select=("load",)),
 )  # fmt: skip
 
 STREAMS = (
@@ -668,7 +681,7 @@ STREAMS = (
         "stream", "'gpt-imposter' answers"),
     Row("stream changes its model midway", "stream", streamed(each(
         lambda data, number: data | {"model": "gpt-imposter"} if number > 1 else data)), "stream",
-        "'gpt-imposter' answers"),
+        "the model changes from .* to 'gpt-imposter'"),
     Row("stream without text", "stream", streamed(each(lambda data, _: data | {"choices": [
         choice | {"delta": {key: value for key, value in choice["delta"].items() if key == "role"}}
         for choice in data["choices"]]})), "stream", "no chunk has content"),
@@ -692,10 +705,10 @@ OWN = (
 )  # fmt: skip
 
 ALIVE = (
-    Row("liveness path gives 500", "/health", error(500, "dead"), "alive", "/health answers 500", needs="vllm"),
+    Row("liveness path gives 500", "/health", error(500, "dead"), "alive", "/health answers 500", needs="alive"),
     Row("liveness path is hidden", "/health", error(404, "no"), warns="alive", says="is not offered here",
-        needs="vllm"),
-    Row("liveness path is silent", "/health", hang, "alive", "was silent", waits=1, needs="vllm"),
+        needs="alive"),
+    Row("liveness path is silent", "/health", hang, "alive", "was silent", waits=1, needs="alive"),
 )  # fmt: skip
 
 ROWS = (*CONNECTIONS, *SERVERS, *ALIVE, *MODELS, *CHATS, *STREAMS, *OWN)

@@ -19,9 +19,10 @@ from stackgen.check.verdict import QUESTION, Context, Verdict, failed, warned
 __all__ = ["json_schema", "logprobs", "seed", "tools"]
 
 # a call or an object takes 20 to 40 tokens; a reasoning model thinks before
-LONG, SHORT = 256, 24
+LONG, SHORT = 128, 24
 TOP = 2
 CUT_HINT = "a reasoning model spends its tokens before it answers, or a small model never ends"
+REPEAT_HINT = "answers can't be repeated exactly: requests that run at the same time change the rounding"
 FUNCTION = "get_weather"
 TOOL = {
     "type": "function",
@@ -38,6 +39,7 @@ SCHEMA = {
     "required": ["capital", "european"],
     "additionalProperties": False,
 }
+WEATHER_QUESTION = "What is the weather in Paris? Answer in one word."
 # many different words may come next, so that the same text twice is no chance
 OPEN_QUESTION = "Make up a long list of strange words that do not exist."
 
@@ -46,9 +48,11 @@ def tools(context: Context, model: str) -> Verdict:
     """A model that must call a function calls it, with arguments that are JSON as a text."""
     # `required` first: `auto` leaves it to the model, whose plain answer would prove nothing
     named = {"type": "function", "function": {"name": FUNCTION}}
-    reply = _ask(context, model, "What is the weather in Paris?", LONG, tools=[TOOL], tool_choice="required")
+    # one that ignores them writes up to the limit, and a slow one would run into the time-out
+    most = SHORT if "tools" in context.dialect.ignores else LONG
+    reply = _ask(context, model, WEATHER_QUESTION, most, tools=[TOOL], tool_choice="required")
     if 400 <= reply.status < 500:
-        other = _ask(context, model, "What is the weather in Paris?", LONG, tools=[TOOL], tool_choice=named)
+        other = _ask(context, model, WEATHER_QUESTION, most, tools=[TOOL], tool_choice=named)
         reply = other if other.status == 200 else reply
     if verdict := refused(context, "tools", reply):
         if verdict.status == "skip" and context.dialect.name == "vllm":
@@ -59,7 +63,7 @@ def tools(context: Context, model: str) -> Verdict:
         return wrong(context, problems, reply)
     if not (choice.message.model_extra or {}).get("tool_calls"):
         if choice.finish_reason == "length" and not choice.message.content:
-            return warned(f"no call came within {LONG} tokens", CUT_HINT, context.excerpt(reply))
+            return warned(f"no call came within {most} tokens", CUT_HINT, context.excerpt(reply))
         return ignored(context, "tools", "a plain answer, though a call is required", reply)
     parsed, problems = parse(ToolCompletion, reply.json())
     if parsed is None:
@@ -69,7 +73,7 @@ def tools(context: Context, model: str) -> Verdict:
         return wrong(context, (f"the call is of {function.name!r}, which is no tool of the request",), reply)
     if not isinstance(_json(function.arguments), dict):
         if choice.finish_reason == "length":
-            return warned(f"the call was cut after {LONG} tokens", CUT_HINT, context.excerpt(reply))
+            return warned(f"the call was cut after {most} tokens", CUT_HINT, context.excerpt(reply))
         return wrong(context, ("the arguments of the call are not the JSON text of an object",), reply)
     arguments = context.session.redact.excerpt(function.arguments, 60)
     return works(context, "tools", f"calls {FUNCTION} with {arguments}")
@@ -142,14 +146,11 @@ def seed(context: Context, model: str) -> Verdict:
     if same == 3:
         return ignored(context, "seed", "one seed gave three texts", reply, notes=notes)
     if same == 2 and "seed" not in context.dialect.ignores:
-        return warned("one seed gave two texts in three requests", "answers can't be repeated exactly; requests that run"
-                      " at the same time change the rounding", excerpt(repr(texts[:3])), notes=notes)  # fmt: skip
+        return warned("one seed gave two texts in three requests", REPEAT_HINT, excerpt(repr(texts[:3])), notes=notes)
     if same == 2 or (len(set(texts)) == 1 and "seed" in context.dialect.ignores):
         return ignored(context, "seed", "texts are the same by chance only", reply, notes=notes)
     if notes:
-        return warned("at temperature 0 the same request gave two texts",
-                      "answers can't be repeated exactly: the order of additions depends on the load",
-                      excerpt(repr(greedy)))  # fmt: skip
+        return warned(notes[0], REPEAT_HINT, excerpt(repr(greedy)))
     if len(set(texts)) == 1:
         return works(context, "seed", "the same text at temperature 0 and with one seed",
                      "another seed gave the same text too, so the model or the server leaves no choice")  # fmt: skip

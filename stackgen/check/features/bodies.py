@@ -13,11 +13,11 @@ from pydantic import Field
 from stackgen.check.contract import Body, Count, Name, Usage
 
 __all__ = [
-    "CityAnswer", "Embeddings", "LogprobCompletion", "PlainCompletion", "TextCompletion", "TokenLogprob", "Tokens",
-    "ToolCall", "ToolCompletion",
+    "CityAnswer", "Embeddings", "LogprobCompletion", "PlainChoice", "PlainCompletion", "TextChoice", "TextCompletion",
+    "Tokens", "ToolCompletion",
 ]  # fmt: skip
 
-# Python reads `NaN` and `Infinity` from JSON, which other languages' clients can't
+# `1e999` is JSON, and Python reads it as infinity
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 

@@ -65,6 +65,8 @@ def works(context: Context, name: str, message: str, *notes: str, **more: Any) -
 def wrong(context: Context, problems: tuple[str, ...], reply: Reply) -> Verdict:
     """200 with a body that is not as documented."""
     if reply.json() is None:
-        problems = (f"{reply.content_type or 'an empty body'} instead of JSON",)
+        kind = reply.content_type or "an empty body"
+        # Python's own `NaN` ends here as well
+        problems = ("it is no valid JSON" if "json" in kind.lower() else f"{kind} instead of JSON",)
     return failed(f"the body is not as documented: {problems[0]}", DOCS_HINT,
                   f"{'; '.join(problems[:5])}; {context.excerpt(reply)}")  # fmt: skip

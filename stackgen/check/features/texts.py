@@ -88,7 +88,9 @@ def tokenize(context: Context, model: str) -> Verdict:
         context.context_length = parsed.max_model_len
     figures = {"tokens": float(len(parsed.tokens))}
     told = f"{len(SAMPLE)} characters are {len(parsed.tokens)} tokens"
-    back = context.session.post(root + path.replace("tokenize", "detokenize"), {"model": model, "tokens": parsed.tokens})
+    back = context.session.post(
+        root + path.replace("tokenize", "detokenize"), {"model": model, "tokens": parsed.tokens}
+    )
     if back.status in (401, 403, 404, 405, 501):
         return works(context, "tokenize", told, "there is no way back from tokens to text", figures=figures)
     text = _text(back, field)

@@ -1,4 +1,7 @@
-"""One question through the OpenAI SDK, as a user's own program would ask it, with errors that say what to do."""
+"""One question through the OpenAI SDK, as a user's own program would ask it, with errors that say what to do.
+
+The module is not called `ask`: importing it would hide the function `stackgen.check.ask`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,348 @@
+"""Wrong requests: clear refusals pass, unclear ones warn, crashes fail, and a server that dies of one is caught."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stackgen import engines
+from stackgen.check.checks import CHECKS
+from stackgen.check.late import probes
+from stackgen.check.late.probes import LEAK
+from stackgen.check.report import Result
+from stackgen.plan import Deviation
+
+from .conftest import FASTCHAT, VLLM, look, result, target
+from .fake import Answer, Fake, Request, completion, json_answer, model_list, recorded
+
+NAMES = (
+    "unknown model", "malformed JSON", "messages as a text", "temperature as a text", "negative max_tokens",
+    "too large max_tokens", "list-style content", "unsupported role", "too long prompt",
+)  # fmt: skip
+FINE = json_answer(completion())
+CONTEXT = 512
+
+
+def kind(request: Request) -> str:
+    """Which probe a request is; empty for a right request."""
+    try:
+        body = request.json()
+    except ValueError:
+        return "malformed JSON"
+    messages, most = body["messages"], body.get("max_tokens", 1)
+    if body["model"] not in ("tiny", "other"):
+        return "unknown model"
+    if isinstance(messages, str):
+        return "messages as a text"
+    if isinstance(body.get("temperature"), str):
+        return "temperature as a text"
+    if most < 0 or most > CONTEXT:
+        return "negative max_tokens" if most < 0 else "too large max_tokens"
+    if isinstance(messages[0]["content"], list):
+        return "list-style content"
+    if messages[0]["role"] != "user":
+        return "unsupported role"
+    return "too long prompt" if len(messages[0]["content"].split()) > CONTEXT else ""
+
+
+def refusal(text: str = "no", status: int = 400) -> Answer:
+    return json_answer({"error": {"message": text, "type": "BadRequestError", "code": status}}, status)
+
+
+class Server:
+    """Refuses every wrong request but those of `answers`; `asked` are the probes that came, in order."""
+
+    def __init__(self, fake: Fake) -> None:
+        self.fake = fake
+        self.answers: dict[str, Answer | Callable[[Request], Answer]] = {"list-style content": FINE}
+        self.asked: list[str] = []
+        self.dead: Answer | None = None
+        fake.routes["POST /v1/chat/completions"] = self.route
+
+    def route(self, request: Request) -> Answer:
+        name = kind(request)
+        if not name:
+            return self.dead or FINE
+        self.asked.append(name)
+        answer = self.answers.get(name, refusal(f"{name} is refused"))
+        return answer(request) if callable(answer) else answer
+
+
+@pytest.fixture
+def server(vllm: Fake) -> Server:
+    cards = model_list("tiny")
+    cards["data"][0]["max_model_len"] = CONTEXT
+    vllm.routes["GET /v1/models"] = json_answer(cards)
+    return Server(vllm)
+
+
+def ask(server: Server, dialect: Any = VLLM, **options: Any) -> Result:
+    return result(look(target(server.fake, dialect), select=("errors",), **options), "errors")
+
+
+def test_clear_refusals_pass(server: Server) -> None:
+    found = ask(server)
+    assert (found.status, found.message, found.notes) == ("pass", "9 wrong requests, and it answers on", ())
+    assert tuple(server.asked) == NAMES
+    assert found.figures["requests"] == 9
+    assert kind(server.fake.seen[-1]) == ""
+
+
+def test_a_server_may_refuse_list_style_content_clearly(server: Server) -> None:
+    del server.answers["list-style content"]
+    assert ask(server).status == "pass"
+    server.answers["list-style content"] = Answer(400)
+    assert ask(server).message.startswith("list-style content: HTTP 400 with application/json instead of JSON")
+
+
+def test_it_runs_in_deep_only() -> None:
+    assert next(one for one in CHECKS if one.name == "errors").depth == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        (Answer(500, b"Internal Server Error", "text/plain"), "fail", "HTTP 500 (text/plain)"),
+        (Answer(502, b"<html>bad", "text/html"), "fail", "HTTP 502 (text/html)"),
+        (Answer(400, b"<html>bad", "text/html"), "warn", "HTTP 400 with text/html instead of JSON"),
+        (Answer(400, b"", ""), "warn", "HTTP 400 with nothing instead of JSON"),
+        (json_answer({"detail": "no"}, 422), "warn", "HTTP 422 without a message at error.message"),
+        (json_answer({"error": {"message": " "}}, 400), "warn", "HTTP 400 without a message at error.message"),
+        (json_answer({"error": "no"}, 400), "warn", "HTTP 400 without a message at error.message"),
+        (json_answer({"error": {"message": 5}}, 400), "warn", "HTTP 400 without a message at error.message"),
+        (refusal("Rate limit", 429), "warn", "HTTP 429, so it can't be told"),
+        (Answer(302, headers=(("Location", "/login"),)), "warn", "HTTP 302"),
+        (
+            refusal('File "/usr/lib/python3.11/x.py", line 1'),
+            "warn",
+            "the error tells of the server's inside: /usr/lib/",
+        ),
+        (refusal("Traceback (most recent call last):\n"), "warn", "the server's inside: Traceback"),
+        (refusal("at C:\\llm\\server.py"), "warn", "the error tells of the server's inside: C:\\"),
+    ],
+    ids=str,
+)
+def test_each_unclear_refusal_is_told(server: Server, name: str, answer: Answer, status: str, told: str) -> None:
+    server.answers[name] = answer
+    found = ask(server)
+    assert (found.status, found.message.startswith(f"{name}: "), told in found.message) == (status, True, True)
+    assert found.evidence
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "list-style content"])
+def test_what_should_be_refused_and_is_answered_warns(server: Server, name: str) -> None:
+    server.answers[name] = FINE
+    found = ask(server)
+    assert (found.status, found.message) == ("warn", f"{name}: accepted with 200")
+
+
+def test_a_leak_of_a_crash_fails_and_stands_behind_it(server: Server) -> None:
+    server.answers["unsupported role"] = Answer(500, b"Traceback (most recent call last): x", "text/plain")
+    found = ask(server)
+    assert found.status == "fail"
+    assert "; unsupported role: the error tells of the server's inside: Traceback" in found.message
+
+
+def test_the_worst_comes_first_and_many_are_counted(server: Server) -> None:
+    for name in NAMES[:4]:
+        server.answers[name] = Answer(400)
+    server.answers["unsupported role"] = Answer(500)
+    found = ask(server)
+    assert (found.status, found.message[:26]) == ("fail", "unsupported role: HTTP 500")
+    assert found.message.endswith("and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "leaks"),
+    [
+        ("/opt/venv/lib/python3.11/site-packages/fastchat/serve/api.py", True),
+        ("No such file: /home/me/model", True),
+        ("see https://example.com/home/page/x and /v1/chat/completions", False),
+        ("and/or, 1/2, http://127.0.0.1:8000/docs/usr/", False),
+        ("The model `a/b` does not exist", False),
+    ],
+)
+def test_paths_are_known_from_urls(text: str, leaks: bool) -> None:
+    assert bool(LEAK.search(text)) is leaks
+
+
+def test_a_documented_deviation_is_a_note(server: Server) -> None:
+    server.answers["unsupported role"] = Answer(500, b"Internal Server Error", "text/plain")
+    known = replace(VLLM, deviations=(Deviation("errors", r"unsupported role: HTTP 500 .*", "fails at roles"),))
+    found = ask(server, known)
+    assert (found.status, found.notes) == ("pass", ("vllm fails at roles",))
+    # of another probe it is none
+    server.answers["messages as a text"] = Answer(500, b"Internal Server Error", "text/plain")
+    assert ask(server, known).status == "fail"
+
+
+def test_the_message_must_stand_where_the_dialect_has_it(server: Server) -> None:
+    for name in NAMES:
+        server.answers[name] = json_answer({"object": "error", "message": "no", "code": 40001}, 400)
+    assert ask(server, FASTCHAT).status == "pass"
+    assert ask(server, VLLM).status == "warn"
+
+
+# --- what the server dies of
+
+
+def test_a_server_that_dies_of_a_probe_is_told_by_its_name(server: Server) -> None:
+    def die(_: Request) -> Answer:
+        server.dead = refusal("EngineDeadError", 500)
+        return Answer(500)
+
+    server.answers["negative max_tokens"] = die
+    found = ask(server)
+    assert found.status == "fail"
+    assert found.message == (
+        "the server stopped answering after 'negative max_tokens': HTTP 500 (application/json): EngineDeadError"
+    )
+    # it is left alone then
+    assert server.asked[-1] == "negative max_tokens"
+
+
+def test_a_server_that_refuses_well_and_is_silent_after_it_fails(server: Server) -> None:
+    def wedge(_: Request) -> Answer:
+        server.dead = replace(FINE, pause=2)
+        return refusal("no")
+
+    server.answers["too long prompt"] = wedge
+    found = ask(server, timeout=0.5)
+    assert found.status == "fail"
+    assert found.message.startswith(
+        "the server stopped answering after wrong requests, the last was 'too long prompt': "
+    )
+    assert "silent for 0.5 s" in found.message
+
+
+def test_a_silence_at_one_probe_fails_though_the_server_lives(server: Server) -> None:
+    server.answers["temperature as a text"] = replace(FINE, pause=2)
+    found = ask(server, timeout=0.5)
+    assert (found.status, found.message.startswith("temperature as a text: ")) == ("fail", True)
+    assert tuple(server.asked) == NAMES
+
+
+def test_a_rate_limit_is_no_death(server: Server) -> None:
+    def limit(_: Request) -> Answer:
+        server.dead = refusal("slow down", 429)
+        return refusal("no")
+
+    server.answers["unsupported role"] = limit
+    assert ask(server).status == "pass"
+
+
+# --- the context's length
+
+
+def test_without_a_known_length_the_long_prompt_is_left_out(server: Server) -> None:
+    server.fake.routes["GET /v1/models"] = json_answer(model_list("tiny"))
+    found = ask(server)
+    assert (found.status, found.message) == ("pass", "8 wrong requests, and it answers on")
+    assert found.notes == ("a prompt longer than the context was not tried: nothing tells its length",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"This model's maximum context length is {CONTEXT} tokens. However",
+        f"max_tokens=100000000 cannot be greater than max_model_len={CONTEXT}. Please",
+    ],
+)
+def test_an_error_tells_the_length(server: Server, text: str) -> None:
+    server.fake.routes["GET /v1/models"] = json_answer(model_list("tiny"))
+    server.answers["too large max_tokens"] = refusal(text)
+    assert ask(server).message == "9 wrong requests, and it answers on"
+
+
+@pytest.mark.parametrize(
+    ("more", "tokens"),
+    [
+        ({"max_model_len": 2048}, 2048),
+        ({"context_length": 4096}, 4096),
+        ({"meta": {"n_ctx": 1024, "n_ctx_train": 8192}}, 1024),
+        ({"meta": {"n_ctx_train": 8192}}, 8192),
+    ],
+)
+def test_the_list_tells_the_length(server: Server, more: dict[str, Any], tokens: int) -> None:
+    cards = model_list("other", "tiny")
+    cards["data"][0]["max_model_len"] = 16
+    cards["data"][1] |= more
+    server.fake.routes["GET /v1/models"] = json_answer(cards)
+    assert ask(server).status == "pass"
+    longest = max(len(re.findall(r"\b[abcd]\b", request.body.decode())) for request in server.fake.seen)
+    # a letter apart is a token: a quarter more than the context holds
+    assert tokens * 1.2 < longest < tokens * 1.3 + 80
+
+
+def test_a_huge_context_is_not_filled(server: Server) -> None:
+    cards = model_list("tiny")
+    cards["data"][0]["max_model_len"] = 1_000_000
+    server.fake.routes["GET /v1/models"] = json_answer(cards)
+    found = ask(server)
+    assert "too long prompt" not in server.asked
+    assert found.notes == ("a prompt longer than the context of 1000000 tokens was not tried: it would be too large",)
+
+
+# --- what is sent, and what real servers answered
+
+
+def test_nothing_is_sent_that_damages_a_server(server: Server) -> None:
+    ask(server)
+    sent = [request.body.decode() for request in server.fake.seen]
+    # `temperature: null` takes a slot of a FastChat worker for ever
+    assert not [body for body in sent if "null" in body]
+    # what a lax server answers must be short
+    for body in sent:
+        if body.startswith("{") and kind(Request("POST", "/", None, body.encode())) not in ("", "malformed JSON"):
+            data = json.loads(body)
+            assert data["max_tokens"] <= 1 or data["stop"]
+
+
+def test_the_probes_have_different_names() -> None:
+    names = [one.name for one in probes.probes("tiny")]
+    assert (*names, probes.long_prompt("tiny", 8).name) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("engine", "problem"),
+    [
+        ("vllm", "unsupported role: accepted with 200"),
+        ("llamacpp", "unknown model: accepted with 200"),
+        ("llamacpp", "too large max_tokens: accepted with 200"),
+        ("fastchat", "list-style content: HTTP 500 (text/plain)"),
+        ("fastchat", "unsupported role: HTTP 500 (text/plain)"),
+        ("fastchat", "malformed JSON: the error tells of the server's inside: /opt/venv/"),
+    ],
+)
+def test_the_engines_declare_what_was_measured(engine: str, problem: str) -> None:
+    known = engines.get(engine).dialect.deviations
+    assert [one.note for one in known if one.check == "errors" and re.fullmatch(one.pattern, problem)]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp", "fastchat"])
+def test_no_engine_may_crash_at_other_probes(engine: str) -> None:
+    known = engines.get(engine).dialect.deviations
+    crashes = [
+        f"{name}: HTTP 500 (text/plain)" for name in NAMES if name not in ("list-style content", "unsupported role")
+    ]
+    assert not [one for one in known for text in crashes if one.check == "errors" and re.fullmatch(one.pattern, text)]
+
+
+def test_recorded_refusals_are_clear(server: Server) -> None:
+    server.answers["unknown model"] = recorded("vllm-0.32.0", "chat_wrongmodel")
+    assert ask(server).status == "pass"
+
+
+def test_a_dropped_connection_is_told(server: Server) -> None:
+    def drop(_: Request) -> Answer:
+        raise ConnectionAbortedError
+
+    server.answers["malformed JSON"] = drop
+    found = ask(server)
+    assert (found.status, found.message.startswith("malformed JSON: ")) == ("fail", True)

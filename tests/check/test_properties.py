@@ -1,0 +1,261 @@
+"""Whatever bytes or JSON a server sends, the check's parsers raise nothing but their own faults, and stay small."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stackgen.check.checks import list_models, models
+from stackgen.check.contract import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
+from stackgen.check.dialects import FINISH_REASONS, OPENAI, dialect_of_models
+from stackgen.check.faults import Fault
+from stackgen.check.names import did_you_mean, nearest
+from stackgen.check.options import Options
+from stackgen.check.redact import Redactor
+from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.session import Reply, Session, error_message
+from stackgen.check.stream import MAX_EVENTS, Transcript, Utf8, collect
+from stackgen.check.target import Target, normal_url
+from stackgen.check.text import as_text
+from stackgen.check.verdict import Context
+from stackgen.errors import StackgenError
+
+settings.register_profile("parsers", max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(settings.get_profile("parsers"))
+FEW = settings(SOME, max_examples=60)
+
+# half characters and NUL included: JSON can hold both
+TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
+NUMBERS = st.integers() | st.integers(min_value=10**300, max_value=10**301) | st.floats()
+LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
+JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+                    max_leaves=12)  # fmt: skip
+
+
+def shaped(*names: str) -> st.SearchStrategy[Any]:
+    """JSON objects with the names that parsers look for, so that they get beyond the first field."""
+    return st.recursive(
+        LEAVES | st.sampled_from(["stop", "assistant", "chat.completion.chunk", "list", "model"]),
+        lambda inner: st.dictionaries(st.sampled_from(names), inner, max_size=5) | st.lists(inner, max_size=3),
+        max_leaves=15,
+    )
+
+
+BODIES = JSON | shaped("id", "object", "created", "model", "choices", "index", "message", "delta", "role", "content",
+                       "finish_reason", "usage", "prompt_tokens", "completion_tokens", "total_tokens", "data",
+                       "owned_by", "error", "message", "code", "detail", "text", "error_code", "aliases")  # fmt: skip
+KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=8, max_size=40)
+TARGET = Target("it", "http://127.0.0.1:1/v1", "key-of-the-test-0123", ("wanted",))
+
+
+def dumped(data: Any) -> bytes:
+    return json.dumps(data).encode()
+
+
+def reply(body: bytes, status: int = 200) -> Reply:
+    return Reply(status, "application/json", body)
+
+
+@SOME
+@given(BODIES, st.sampled_from([Completion, Chunk, BareChunk, ModelList, ModelCard, Usage]))
+def test_the_contract_takes_or_refuses_any_json(data: Any, model: Any) -> None:
+    parsed, problems = parse(model, data)
+    assert (parsed is None) is bool(problems)
+    assert all(problem and len(problem) < 500 for problem in problems)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, {}, [], {"index": "0"}])
+def test_a_long_list_of_wrong_entries_gives_few_problems(wrong: Any) -> None:
+    completion = {"choices": [wrong] * 50_000}
+    for model, data in ((Completion, completion), (Chunk, completion), (ModelList, {"data": [wrong] * 50_000})):
+        assert len(parse(model, data)[1]) < 20
+
+
+def read(body: bytes, kind: str = "text/event-stream") -> Transcript:
+    """What `collect` makes of a response with this body, in pieces as a network would cut it."""
+    pieces = [body[place : place + 7] for place in range(0, len(body), 7)]
+    response = httpx2.Response(200, headers={"content-type": kind}, content=iter(pieces),
+                               request=httpx2.Request("POST", "http://127.0.0.1/"))  # fmt: skip
+    into, now = Transcript(), time.monotonic()
+    events: Any = Utf8(response, "127.0.0.1:1")
+    # bytes that are no UTF-8; what came before them stays
+    with contextlib.suppress(Fault):
+        collect(httpx2.EventSource(events), into, list, now, now + 5)
+    return into
+
+
+def judge(into: Transcript) -> None:
+    """Everything that is made of a transcript works, and nothing in it is nonsense."""
+    assert all(isinstance(problem, str) for problem in into.problems(FINISH_REASONS))
+    assert into.events <= MAX_EVENTS
+    assert len(into.malformed) <= 20
+    assert into.deltas == len(into.gaps()) + (1 if into.arrivals else 0)
+    assert all(value >= 0 for value in (*into.gaps(), *into.figures().values()))
+    json.dumps(into.figures(), allow_nan=False)
+    into.speed(), into.gathering()
+
+
+LINES = st.sampled_from([b"data: ", b"data:", b"event: error\n", b": x\n", b"id: 1\n", b"[DONE]", b"\n", b"\n\n",
+                         b"\r\n", b"\r", b"\xef\xbb\xbf", b"\0", b"{", b"}", b"null", b"[]"])  # fmt: skip
+
+
+@SOME
+@given(st.lists(LINES | st.binary(max_size=20), max_size=40).map(b"".join))
+def test_any_bytes_can_be_read_as_a_stream(body: bytes) -> None:
+    judge(read(body))
+
+
+@SOME
+@given(st.lists(BODIES.map(dumped), max_size=6))
+def test_any_json_can_be_read_as_events(data: list[bytes]) -> None:
+    into = read(b"".join(b"data: " + one + b"\n\n" for one in data) + b"data: [DONE]\n\n")
+    judge(into)
+    assert into.done
+
+
+@given(st.binary(max_size=200) | BODIES.map(dumped))
+@SOME
+@example(b"\xff\xfe{\x00}\x00")
+@example(b"1" * 5000)
+@example(b'{"error": {"error": {"error": {"error": 1}}}}')
+def test_any_body_is_json_or_not_and_may_hold_an_error(body: bytes) -> None:
+    one = reply(body)
+    one.json()
+    assert isinstance(error_message(one), str)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_only_python_reads_are_no_json(word: str) -> None:
+    assert reply(b'{"id": %s}' % word.encode()).json() is None
+
+
+def test_no_depth_of_nesting_breaks_a_parser() -> None:
+    """Python reads some depths that it can't print any more: one after the other is tried."""
+    for depth in (*range(100, 1100, 3), 3000, 100_000):
+        for shape in (b'{"error": %s}', b'{"data": [{"id": "m", "owned_by": %s}]}', b'{"choices": %s}'):
+            body = shape % (b"[" * depth + b"]" * depth)
+            data = reply(body).json()
+            error_message(reply(body))
+            dialect_of_models(data)
+            parse(Completion, data)
+            parse(ModelList, data)
+            judge(read(b"data: " + body + b"\n\n"))
+
+
+@SOME
+@given(BODIES)
+def test_any_json_shows_a_dialect_or_none(data: Any) -> None:
+    assert dialect_of_models(data) in (None, "vllm", "fastchat", "llamacpp", "together")
+
+
+@FEW
+@given(st.binary(max_size=100) | BODIES.map(dumped), st.sampled_from([200, 204, 401, 404, 500]),
+       st.sampled_from([(), ("wanted",)]))  # fmt: skip
+def test_any_list_of_models_gets_a_verdict(body: bytes, status: int, wanted: tuple[str, ...]) -> None:
+    with pytest.MonkeyPatch.context() as patch, Session(Target("it", TARGET.base_url, None, wanted), 1.0) as session:
+        patch.setattr(Session, "get", lambda *_: reply(body, status))
+        context = Context(session, Options(timeout=1.0), OPENAI)
+        assert list_models(context).status == status
+        assert context.listed is None or all(isinstance(name, str) for name in context.listed)
+        verdict = models(context, "")
+    assert verdict.status in ("pass", "warn", "fail")
+    # nothing is served that could be asked
+    assert context.listed or verdict.status == "fail"
+    assert len(verdict.message) < 2000
+
+
+@SOME
+@given(KEYS, TEXT, TEXT, st.sampled_from(["plain", "json", "url", "path", "repr", "folded"]))
+def test_no_key_gets_past_the_redactor(key: str, head: str, tail: str, form: str) -> None:
+    redact = Redactor(key)
+    shown = {"plain": key, "json": json.dumps(key), "url": quote(key, safe=""), "path": quote(key), "repr": repr(key),
+             "folded": "\x00".join(key)}[form]  # fmt: skip
+    # a key in the words around it is no leak of ours
+    if key in redact("") or key in "[key]":
+        return
+    for text in (redact(head + shown + tail), redact.excerpt(head + shown + tail),
+                 redact.excerpt((head + shown + tail).encode("utf-8", "replace"), 50)):  # fmt: skip
+        assert key not in text
+        text.encode()
+    assert len(redact.excerpt(head + shown * 20 + tail, 50)) <= 50
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", redact(head + shown + tail))
+
+
+@SOME
+@given(KEYS, st.integers(min_value=0, max_value=60))
+def test_no_half_of_a_key_is_left_by_cutting(key: str, before: int) -> None:
+    cut = Redactor(key).excerpt("x" * before + key, 40)
+    kept = cut.rstrip("…").lstrip("x")
+    assert kept in ("", "[key]") or "[key]".startswith(kept) or set(key) <= set("x")
+
+
+@SOME
+@given(TEXT, st.lists(TEXT, max_size=8))
+def test_any_name_has_a_nearest_or_none(wanted: str, known: list[str]) -> None:
+    near = nearest(wanted, known)
+    assert near is None or (near[0] in known and near[1])
+    assert isinstance(did_you_mean(wanted, known), str)
+
+
+def test_many_names_are_compared_in_time() -> None:
+    names = [f"organization/some-model-{number}-instruct" for number in range(30_000)]
+    started = time.monotonic()
+    assert "in all" in did_you_mean("some-modl-x", names) or "did you mean" in did_you_mean("some-modl-x", names)
+    assert time.monotonic() - started < 10
+
+
+URLS = st.text(max_size=40) | st.from_regex(
+    r"\A *(https?|ftp|)(:|://)?([a-z.]{0,8}|\[[0-9a-f:.%]{0,12}\]|[0-9.]{0,12})(:[0-9]{0,6})?(/[a-z/%. ]{0,9})?[ \n]*\Z"
+)
+
+
+@SOME
+@given(URLS)
+@example("http://[::1")
+@example("http://[v1.x]:1")
+@example("http://a:99999")
+@example("http://\ud800")
+@example("http://a/\x00")
+@example("http://127.0.0.1:8000/v1//")
+@example("http://a#")
+@example("http://a?")
+def test_any_url_is_made_normal_or_refused(url: str) -> None:
+    try:
+        normal = normal_url(url)
+    except StackgenError as error:
+        str(error)
+        return
+    assert normal_url(normal) == normal
+    target = Target("it", normal)
+    assert target.host
+    assert 0 < target.port < 65536
+    assert target.root
+    assert not normal.endswith("/")
+    assert target.loopback in (True, False)
+    # the client may still refuse it, by the exception that is made a fault
+    with contextlib.suppress(httpx2.InvalidURL):
+        httpx2.URL(f"{normal}/models")
+
+
+RESULTS = st.builds(Result, TEXT, st.sampled_from(["pass", "warn", "fail", "skip"]), st.none() | st.floats(0, 1e6),
+                    TEXT, TEXT, TEXT, TEXT, st.tuples(TEXT))  # fmt: skip
+
+
+@FEW
+@given(st.lists(st.builds(EndpointReport, TEXT, TEXT, TEXT, st.lists(RESULTS, max_size=4).map(tuple), st.none() | TEXT),
+                max_size=3).map(tuple), st.booleans(), st.booleans())  # fmt: skip
+def test_any_report_can_be_printed(endpoints: tuple[EndpointReport, ...], color: bool, verbose: bool) -> None:
+    report = Report(endpoints, "2026-11-22T22:14:31+00:00")
+    text = as_text(report, color=color, verbose=verbose)
+    assert isinstance(text, str)
+    assert ("\x1b[3" in text) <= (color or "\x1b[3" in repr(endpoints).encode().decode("unicode_escape", "replace"))
+    assert json.loads(json.dumps(report.to_json()))["ok"] is report.ok

@@ -1,0 +1,116 @@
+"""The SDKs that people use, as shipped, against our real stacks; docs/providers.md says what is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import openai
+import pytest
+
+from stackgen import Client
+from stackgen.stack import open_stack
+from tests.live.stacks import QUESTION, LiveStack
+
+together = pytest.importorskip("together")
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+MESSAGES = [{"role": "user", "content": QUESTION}]
+ENGINES = ("vllm", "fastchat", "llamacpp")
+
+
+@pytest.fixture(params=ENGINES)
+def stack(request: pytest.FixtureRequest) -> LiveStack:
+    """The shared stack of each engine."""
+    found: LiveStack = request.getfixturevalue(f"{request.param}_stack")
+    return found
+
+
+@pytest.fixture
+def engine(stack: LiveStack) -> str:
+    return open_stack(str(stack.folder)).plan.endpoints[0].dialect.name
+
+
+def base_url(stack: LiveStack) -> str:
+    return open_stack(str(stack.folder)).plan.endpoints[0].base_url
+
+
+@pytest.fixture
+def together_sdk(stack: LiveStack) -> Iterator[Any]:
+    """Its base URL has no /v1: since 3.x each of its paths begins with that."""
+    root = base_url(stack).removesuffix("/v1")
+    with closing(together.Together(api_key=stack.key, base_url=root, max_retries=0, timeout=60)) as client:
+        yield client
+
+
+@pytest.fixture
+def openai_sdk(stack: LiveStack) -> Iterator[openai.OpenAI]:
+    with closing(openai.OpenAI(api_key=stack.key, base_url=base_url(stack), max_retries=0, timeout=60)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("sdk", ["together_sdk", "openai_sdk"])
+def test_both_sdks_chat_and_stream(sdk: str, request: pytest.FixtureRequest, engine: str) -> None:
+    client = request.getfixturevalue(sdk)
+    options: dict[str, Any] = {"model": "smollm2", "messages": MESSAGES, "max_tokens": 24, "temperature": 0}
+    done = client.chat.completions.create(**options)
+    assert "Paris" in done.choices[0].message.content
+    assert done.choices[0].finish_reason == "stop" and done.usage.completion_tokens > 0
+    chunks = list(client.chat.completions.create(**options, stream=True))
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == done.choices[0].message.content
+    assert sum(map(bool, pieces)) > 1, "all in one piece is no stream"
+
+
+@pytest.mark.parametrize("sdk", ["together_sdk", "openai_sdk"])
+def test_both_sdks_tell_a_wrong_name(sdk: str, request: pytest.FixtureRequest, engine: str) -> None:
+    library = together if sdk == "together_sdk" else openai
+    client = request.getfixturevalue(sdk)
+    options: dict[str, Any] = {"model": "no-such-model", "messages": MESSAGES, "max_tokens": 2}
+    if engine == "llamacpp":
+        # serves one model, and answers with it whatever it is asked for
+        assert client.chat.completions.create(**options).model != "no-such-model"
+        return
+    kind = {"vllm": library.NotFoundError, "fastchat": library.BadRequestError}[engine]
+    with pytest.raises(kind):
+        client.chat.completions.create(**options)
+
+
+def test_openais_list_of_models_works_and_togethers_does_not(
+    engine: str, together_sdk: Any, openai_sdk: openai.OpenAI, stack: LiveStack
+) -> None:
+    with Client(stack=stack.folder) as client:
+        names = client.models()
+    listed = [model.id for model in openai_sdk.models.list()]
+    assert set(listed) <= set(names) and {"smollm2", "smol"} <= set(names)
+    # llama.cpp lists one name as the id, and the other beside it
+    assert len(listed) == len(names) - (engine == "llamacpp")
+    # since 3.x these are the cloud's own /v2 paths: projects and a catalogue, which no engine has
+    with pytest.raises(ValueError, match="project_id"):
+        together_sdk.models.list()
+    with pytest.raises(together.NotFoundError):
+        together_sdk.models.list_supported()
+    raw = together_sdk.get("/v1/models", cast_to=object)
+    assert {card["id"] for card in raw["data"]} == set(listed)
+
+
+def test_togethers_sdk_wants_the_base_url_without_v1(stack: LiveStack) -> None:
+    with closing(together.Together(api_key=stack.key, base_url=base_url(stack), max_retries=0)) as client:
+        with pytest.raises(together.NotFoundError):
+            client.chat.completions.create(model="smollm2", messages=MESSAGES, max_tokens=2)
+
+
+def test_usage_of_a_stream_comes_from_all_but_fastchat(engine: str, openai_sdk: openai.OpenAI) -> None:
+    chunks = openai_sdk.chat.completions.create(
+        model="smollm2", messages=MESSAGES, max_tokens=4, stream=True, stream_options={"include_usage": True}
+    )
+    usages = [chunk.usage for chunk in chunks if chunk.usage]
+    assert [usage.completion_tokens for usage in usages] == ([] if engine == "fastchat" else [4])
+
+
+def test_our_client_asks_every_engine_and_resolves_names(stack: LiveStack) -> None:
+    with Client(stack=stack.folder) as client:
+        answer = client.query(QUESTION, "SmolLM2", max_tokens=24)
+        assert "Paris" in answer.text and "'smollm2'" in answer.note and answer.usage
+        assert "Paris" in "".join(client.stream(QUESTION, "smol", max_tokens=24))
