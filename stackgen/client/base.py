@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,4 +107,4 @@ def _target(
     targets = [one.target for one in found(words)]
     # of several endpoints the one that serves the model, else the first, as `stackgen ask` does it
     serving = [target for target in targets if model in target.models]
-    return replace((serving or targets)[0])
+    return (serving or targets)[0]

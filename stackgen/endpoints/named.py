@@ -41,8 +41,8 @@ class Place:
 def open_place(words: str = ".", *, optional: bool = False) -> Place:
     """The stack file, the endpoints file, or the folder of either that `words` name.
 
-    A folder means its stack.yaml, with the endpoints.yaml beside it where there is no stack. An `optional` place that
-    holds neither is empty. Raises SpecError for a file that is wrong, StackgenError where there is none.
+    A folder means its stack.yaml, else its endpoints.yaml. An `optional` place that holds neither is empty.
+    Raises SpecError for a file that is wrong, StackgenError where there is none.
     """
     path = Path(words)
     if path.suffix in (".yaml", ".yml"):

@@ -178,7 +178,9 @@ def test_an_exporter_that_is_gone_is_told(visit: Visit, exporter: Exporter) -> N
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1200])
 def test_the_status_page_fits_any_screen(visit: Visit, export: Callable[..., Exporter], fake: Fake, width: int) -> None:
-    exporter = export([target(fake, "n" * 100), target(fake, "llamacpp-smollm2")], interval=1.0)
+    exporter = export(
+        [target(fake, "n" * 100), target(fake, "llamacpp-smollm2")], Options(select=("chat", "stream"), timeout=5.0)
+    )
     until(lambda: checked(exporter))
     page = visit(exporter.url, width).page
     assert page.evaluate(OVERFLOW) == 0
