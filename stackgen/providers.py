@@ -137,12 +137,12 @@ def of_url(base_url: str) -> Provider | None:
 def key_names(base_url: str) -> tuple[str, ...]:
     """Names of the variables that may hold a key for `base_url`, where no provider was named.
 
-    A stack's key goes to this machine only, unless somebody says so.
+    A stack's key goes to this machine only, and a cloud's to that cloud: any other host must be named with its key.
     """
     provider = of_url(base_url)
     if provider:
         return provider.keys
-    return (API_KEY, "OPENAI_API_KEY") if is_loopback(base_url) else ("OPENAI_API_KEY",)
+    return (API_KEY,) if is_loopback(base_url) else ()
 
 
 def find_key(names: Iterable[str], folders: Iterable[Path] = (), given: str | None = None) -> Key | None:

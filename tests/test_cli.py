@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from stackgen import __version__, cli, commands
+from stackgen.commands import stacks
 from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.load import load_stack
 from stackgen.stack import from_flags
@@ -116,7 +117,7 @@ def test_each_error_has_its_code(
     def fail(_: object) -> int:
         raise error("what is wrong", "what to do")
 
-    monkeypatch.setattr(commands, "schema", fail)
+    monkeypatch.setattr(stacks, "schema", fail)
     assert cli.main(["schema"]) == code
     assert capsys.readouterr().err == "stackgen: what is wrong\n  hint: what to do\n"
     assert cli.main(["schema", "--json"]) == code
@@ -146,7 +147,7 @@ def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "schema", interrupt)
+    monkeypatch.setattr(stacks, "schema", interrupt)
     assert cli.main(["schema"]) == 130
     assert "stopped" in capsys.readouterr().err
 

@@ -51,7 +51,8 @@ def chat(context: Context, model: str) -> Verdict:
     if wrong:
         return failed("; ".join(wrong), CONTRACT_HINT, context.excerpt(reply))
     # a context that is full ends an answer early as well, so this alone is no fault
-    first, counted = completion.choices[0], completion.usage.completion_tokens
+    first, usage = completion.choices[0], completion.usage
+    counted = usage.completion_tokens if usage else 0
     if first.finish_reason == "length" and counted == context.max_tokens - 1:
         notes += context.allow(
             "chat", [f"completion_tokens is {counted} at a length limit of {context.max_tokens}"], notes
@@ -59,7 +60,7 @@ def chat(context: Context, model: str) -> Verdict:
     if reply.content_type.lower() != "application/json":
         notes.append(f"the content type is {context.session.redact.excerpt(reply.content_type, 60) or 'missing'}")
     message = first.message
-    figures = {"prompt_tokens": float(completion.usage.prompt_tokens), "completion_tokens": float(counted)}
+    figures = {"prompt_tokens": float(usage.prompt_tokens), "completion_tokens": float(counted)} if usage else {}
     text = message.content or ""
     if counted > context.max_tokens:
         return warned(f"{counted} tokens came, and at most {context.max_tokens} were asked for",
@@ -72,13 +73,15 @@ def chat(context: Context, model: str) -> Verdict:
         context.answer = context.session.redact.excerpt(text, 1000)
     context.texts[model] = (text, counted)
     said = repr(context.session.redact.excerpt(text, 60)) if text.strip() else "with white space"
+    if usage is None:
+        return warned(f"answers {said}, but reports no usage", "nobody can count what it costs", notes=tuple(notes))
     return passed(f"answers {said} ({counted} tokens, {first.finish_reason})", notes=tuple(notes), figures=figures)
 
 
 def _content_problems(context: Context, completion: Completion) -> list[str]:
     """What no single field shows: sums, reasons, an answer without text. `n` is not set, so there is one choice."""
     first = completion.choices[0]
-    wrong = [problem] if (problem := sum_problem(completion.usage)) else []
+    wrong = [problem] if completion.usage and (problem := sum_problem(completion.usage)) else []
     if first.finish_reason not in finish_reasons(context.dialect):
         wrong.append(f"finish_reason {first.finish_reason!r} is not documented")
     extra = first.message.model_extra or {}
@@ -92,12 +95,16 @@ def _content_problems(context: Context, completion: Completion) -> list[str]:
 def stream(context: Context, model: str) -> Verdict:
     """The stream begins with a role, brings content, ends with one finish reason and `[DONE]`, and has no error."""
     transcript, cut, notes, other = _take(context, model)
-    if other is None and transcript.gathering():
-        # a machine that was busy for a moment reads late; what gathers tokens does it every time
+    first = 0.0
+    if other is None and not cut and transcript.gathering():
+        # what gathers tokens does it every time, and a machine that was busy for a moment does not
+        begun = time.monotonic()
+        context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
+        first = time.monotonic() - begun
         again = _take(context, model)
-        if again[3] is None and not again[0].gathering():
+        if again[3] is None and not again[0].gathering(first):
             transcript, cut, notes, other = again
-    return other or _judge(context, model, transcript, cut, notes)
+    return other or _judge(context, model, transcript, cut, notes, first)
 
 
 def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Verdict | None]:
@@ -129,7 +136,8 @@ def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Ver
     return transcript, cut, notes, None
 
 
-def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes: list[str]) -> Verdict:
+def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes: list[str], first: float = 0.0
+) -> Verdict:
     excerpt = context.session.redact.excerpt
     if not transcript.events:
         return failed("the stream is empty: status 200 and no event",
@@ -149,7 +157,7 @@ def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes
         return failed(slow, SLOW_HINT, speed, notes=tuple(notes), **more_of)
     for message, hint in (
         (_lost(transcript, context.texts.get(model, ("", 0))), "a proxy or the server loses events"),
-        (transcript.gathering(), GATHER_HINT),
+        (transcript.gathering(first), GATHER_HINT),
         ("ends properly, but reports no usage though asked to"
          if context.dialect.stream_usage and transcript.usage is None else "", "token counts of streams are lost"),
     ):  # fmt: skip

@@ -69,7 +69,12 @@ def models(context: Context, _model: str) -> Verdict:
 
 
 def list_models(context: Context) -> Reply:
-    """GET /models with the key; fills `listing` and `listed`, which stays None where the body is no list."""
+    """GET /models with the key; fills `listing` and `listed`, which stays None where the body is no list.
+
+    Raises Fault; one that was met before is raised again, as each would cost a whole time-out.
+    """
+    if context.fault:
+        raise context.fault
     reply = context.session.get(f"{context.url}/models")
     body = reply.json()
     # Together sends the bare array

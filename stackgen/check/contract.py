@@ -58,7 +58,8 @@ class Completion(Body):
     model: Name
     # the first wrong entry of a list will do: a body can hold a million
     choices: Annotated[list[Choice], Field(min_length=1), FailFast()]
-    usage: Usage
+    # optional in the reference, and what costs are counted by
+    usage: Usage | None = None
 
 
 class Delta(Body):

@@ -77,6 +77,13 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         )
     if any(isinstance(cause, OSError) and cause.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) for cause in causes):
         return Fault("unreachable", f"there is no route to {where}", "check the address and this machine's network")
+    said = " ".join(str(cause) for cause in causes if isinstance(cause, httpx2.RemoteProtocolError))
+    # h11 and httpcore have one class for all three; "disconnected without sending a response" is the drop
+    if "incomplete" in said or "complete message body" in said:
+        return Fault("cut", f"{where} broke off in the middle of its answer",
+                     "the server died, or a proxy gave up on it: look at `docker compose logs`")  # fmt: skip
+    if said and "without sending" not in said and not speaks_tls(target.host, target.port):
+        return Fault("protocol", f"{where} answers with something that is no HTTP", "is this the right port?")
     if caused(ConnectionResetError, BrokenPipeError, httpx2.RemoteProtocolError, httpx2.NetworkError):
         return _dropped(target, where)
     if caused(httpx2.DecodingError):

@@ -22,6 +22,8 @@ __all__ = ["Progress", "check_target", "run"]
 
 Progress = Callable[[str, str, str], None]
 # seconds between looks at a server that isn't ready: soon at first, as small models load fast
+# characters of a message, a hint or an evidence
+MAX_WORDS = 1000
 FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.25, 1.6, 5.0
 # checks of what a runtime shows: left out where only the URL is known
 OBSERVED = frozenset({"containers", "topology"})
@@ -114,9 +116,9 @@ def _discover(context: Context, dialects: Mapping[str, Dialect]) -> None:
         list_models(context)
         if context.session.target.dialect is None:
             context.dialect = detect(context, dialects)
-    except Fault:
-        # what is wrong here, the checks that follow find and report
-        return
+    except Fault as fault:
+        # `models` reports it, without waiting for it once more
+        context.fault = context.fault or fault
 
 
 def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iterator[Result]:
@@ -183,6 +185,9 @@ def _timed(check: Check, context: Context, model: str) -> Result:
     except OSError as error:
         # from an observer: the Docker engine went away, say
         verdict = failed(f"can't be looked at: {error.strerror or error}", "does the Docker engine still run?")
+    except Exception as error:
+        # a mistake of ours must not hide what the other checks found; the message may hold what a server sent
+        verdict = failed(f"the check itself failed: {type(error).__name__}", "please report it")
     took = None if verdict.status == "skip" else time.monotonic() - started
     return _result(check, verdict, took, model, context)
 
@@ -193,10 +198,16 @@ def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, c
     exchanges = tuple(context.session.exchanges)
     context.session.exchanges.clear()
     # a deviation that shows in every request is reported once
-    notes = tuple(note for note in map(redact, verdict.notes) if note not in context.told)
+    notes = tuple(note[:MAX_WORDS] for note in map(redact, verdict.notes) if note not in context.told)
     context.told.update(notes)
-    return Result(check.name, verdict.status, took, redact(verdict.message), redact(verdict.hint),
-                  redact(verdict.evidence), redact(model), notes, dict(verdict.figures),
+
+    def words(text: str) -> str:
+        # names and messages are a server's; the key is out before anything is cut
+        text = redact(text)
+        return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
+
+    return Result(check.name, verdict.status, took, words(verdict.message), words(verdict.hint),
+                  words(verdict.evidence), words(model), notes, dict(verdict.figures),
                   dict(verdict.samples), exchanges)  # fmt: skip
 
 

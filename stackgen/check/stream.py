@@ -109,13 +109,16 @@ class Transcript:
                 text += f", {figures[f'{unit}_per_second']:.1f} {unit}/s"
         return text
 
-    def gathering(self) -> str:
-        """How chunks were held back and sent together though generated apart; empty where they came one by one."""
+    def gathering(self, first: float = 0.0) -> str:
+        """How chunks were held back and sent together though generated apart; empty where they came one by one.
+
+        `first` is how long an answer of one token took (s): what a stream took longer is what its tokens took.
+        """
         reads = 1 + sum(gap > TOGETHER_SECONDS for gap in self.gaps())
         if self.deltas < LEAST_CHUNKS or reads * GATHERED > self.deltas:
             return ""
         # tokens of a tiny model come so fast that the kernel itself puts them together
-        if self.arrivals[-1] / self.deltas < APART_SECONDS:
+        if (self.arrivals[-1] - first) / self.deltas < APART_SECONDS:
             return ""
         return f"{self.deltas} chunks came in {reads} read{'s' if reads > 1 else ''}"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stackgen.check.faults import Fault
 from stackgen.check.options import Options
 from stackgen.check.report import Status
 from stackgen.check.session import Reply, Session
@@ -37,7 +38,8 @@ class Context:
     `listed` is None until the server has listed its models; `addresses` are those that the host name stands for;
     `texts` are whole answers to `chat_body` and their tokens, by model; `context_length` is in tokens, None while
     nobody told it; `blocked` tells that nothing can answer, so that the rest of the checks would only wait; `silent`
-    are models that `chat` got no answer from in time; `told` are notes that stand in a result already.
+    are models that `chat` got no answer from in time; `told` are notes that stand in a result already;
+    `fault` is why the list of models could not be had.
     """
 
     session: Session
@@ -52,6 +54,7 @@ class Context:
     blocked: bool = False
     silent: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
+    fault: Fault | None = None
 
     @property
     def url(self) -> str:

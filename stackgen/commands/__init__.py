@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     **dict.fromkeys(("init", "render", "up", "down", "status", "logs", "schema", "completion"), "stacks"),
     "check": "check",
     "exporter": "exporter",
+    "providers": "providers",
     "ask": "ask",
 }
 

@@ -14,11 +14,11 @@ __all__ = ["exporter"]
 def exporter(words: Namespace) -> int:
     """Serves until SIGTERM or Ctrl-C; with `--once` prints the metrics of one round and tells by the exit code."""
     from stackgen.check.options import Options
-    from stackgen.endpoints import from_words
+    from stackgen.commands.check import targets_of
     from stackgen.exporter import monitoring, render_metrics, serve, unique
     from stackgen.probe import run_check
 
-    targets = unique(from_words(words))
+    targets = unique(targets_of(words))
     watched = any(target.observer for target in targets)
     quick = monitoring(words.timeout, observed=watched)
     options = quick if words.profile == "quick" else Options(profile=words.profile, timeout=words.timeout)

@@ -66,7 +66,7 @@ def _keyed(chosen: list[Found], key: str | None) -> list[Found]:
 
 def _asked_for(target: Target, model: str | None) -> Target:
     """An endpoint that was named itself is asked for the model, whether it lists it or not."""
-    return target if model is None or model in target.models else replace(target, models=(model,))
+    return target if model is None else replace(target, models=(model,))
 
 
 def _serving(everything: list[Found], model: str | None) -> list[Found]:
@@ -74,4 +74,4 @@ def _serving(everything: list[Found], model: str | None) -> list[Found]:
         return everything
     serving = [one for one in everything if model in one.target.models]
     # a name that none of them serves is still the one to ask for: its check has to fail
-    return serving or [replace(everything[0], target=replace(everything[0].target, models=(model,)))]
+    return [replace(one, target=_asked_for(one.target, model)) for one in serving or everything[:1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stackgen.parsers import ask, check, exporter, stacks
+from stackgen.parsers import ask, check, exporter, providers, stacks
 from stackgen.parsers.base import EPILOG, Adder
 
 __all__ = ["build_parser"]
@@ -25,5 +25,6 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_check(add)
     exporter.add_exporter(add)
     ask.add_ask(add)
+    providers.add_providers(add)
     stacks.add_others(add)
     return parser

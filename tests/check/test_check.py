@@ -16,6 +16,7 @@ from stackgen.check.checks import CHECKS, choose
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report
 from stackgen.check.target import Target
+from stackgen.check.verdict import Verdict
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect
 
@@ -518,3 +519,35 @@ def test_a_huge_body_is_not_read_to_its_end(vllm: Fake) -> None:
         "the body is not as documented: application/json instead of JSON",
     )
     assert len(json.dumps(found.evidence)) < 800
+
+
+def test_a_completion_without_usage_works_and_is_a_warning(vllm: Fake) -> None:
+    """The reference calls it optional."""
+    for changes in ({"usage": None}, {}):
+        body = completion(**changes)
+        body.pop("usage", None) if not changes else None
+        vllm.chat(json_answer(body))
+        found = result(look(target(vllm)), "chat")
+        assert found.status == "warn"
+        assert found.message.endswith(", but reports no usage")
+
+
+def test_a_mistake_of_ours_hides_nothing_that_others_found(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_context: object, _model: str) -> Verdict:
+        raise KeyError(KEY)
+
+    table = tuple(replace(one, run=broken) if one.name == "alive" else one for one in CHECKS)
+    monkeypatch.setattr("stackgen.check.checks.CHECKS", table)
+    report = look(target(vllm))
+    assert result(report, "alive").message == "the check itself failed: KeyError"
+    assert result(report, "chat").status == "pass"
+    assert KEY not in repr(report)
+
+
+def test_a_list_that_does_not_come_is_waited_for_once(vllm: Fake) -> None:
+    # without a key it is refused at once, with one it hangs
+    vllm.routes["GET /v1/models"] = Answer(pieces=(b" ",), pause=3.0)
+    started = time.monotonic()
+    report = look(target(vllm), timeout=0.5)
+    assert time.monotonic() - started < 2.5
+    assert result(report, "models").status == "fail"

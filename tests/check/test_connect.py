@@ -18,7 +18,6 @@ from stackgen.check.target import Target
 from .conftest import VLLM, look, result, target
 from .fake import KEY, Answer, Fake, events, free_port, raw_server, reset
 
-
 LAYERS = ("resolve", "connect", "tls", "http")
 
 
@@ -61,10 +60,13 @@ def test_a_closed_connection_and_one_that_speaks_something_else() -> None:
         connection.recv(65536)
         connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
-    for behave in (lambda connection: connection.recv(65536), ssh):
+    for behave, what in (
+        (lambda connection: connection.recv(65536), "accepted the connection and dropped it"),
+        (ssh, "answers with something that is no HTTP"),
+    ):
         with raw_server(behave) as port:
             found = connect(f"http://127.0.0.1:{port}")
-        assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} accepted the connection and dropped it")
+        assert (found.name, found.status, found.message) == ("http", "fail", f"127.0.0.1:{port} {what}")
 
 
 def test_silence_ends_at_the_time_out() -> None:
@@ -193,7 +195,7 @@ def test_no_proxy_stands_between_this_machine_and_itself(vllm: Fake, monkeypatch
 def test_a_stream_that_breaks_before_its_first_event_is_a_fault_of_its_own(vllm: Fake) -> None:
     vllm.stream(Answer(content_type="text/event-stream", pieces=(), cut=True))
     found = result(look(target(vllm)), "stream")
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} accepted the connection and dropped it")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} broke off in the middle of its answer")
 
 
 def test_a_stream_that_stalls_is_cut_at_the_time_out(vllm: Fake) -> None:

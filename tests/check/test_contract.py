@@ -56,7 +56,6 @@ MISSING = object()
         (("choices", 0, "message", "content"), [], "choices[0].message.content"),
         (("choices", 0, "finish_reason"), None, "choices[0].finish_reason"),
         (("choices", 0, "finish_reason"), MISSING, "choices[0].finish_reason"),
-        (("usage",), None, "usage"), (("usage",), MISSING, "usage"),
         (("usage", "prompt_tokens"), MISSING, "usage.prompt_tokens"),
         (("usage", "completion_tokens"), "12", "usage.completion_tokens"),
         (("usage", "total_tokens"), -1, "usage.total_tokens"),

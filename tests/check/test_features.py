@@ -192,6 +192,7 @@ COUNTED = {"prompt_tokens": 2, "completion_tokens": 8, "total_tokens": 10}
 WRONG: list[tuple[str, Answer, str, str]] = [
     ("completions", Answer(200, b"<html>", "text/html"), "fail", "text/html instead of JSON"),
     ("completions", json_answer(completion()), "fail", "object: input should be 'text_completion'"),
+    ("completions", comp(usage=None), "pass", "continues the text"),
     ("completions", comp(choices=[]), "fail", "choices: list should have at least 1 item"),
     ("completions", comp(usage=COUNTED | {"total_tokens": 11}), "fail", "2 + 8 is not 11"),
     ("completions", comp(choices=[{"index": 0, "text": "", "finish_reason": "length"}]), "fail", "has no text"),

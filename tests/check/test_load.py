@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stackgen.check.checks import CHECKS
-from stackgen.check.late.load import STEP
+from stackgen.check.late.load import LENGTHS, STEP
 from stackgen.check.report import Result
 from stackgen.plan import Dialect
 
@@ -25,7 +25,7 @@ BOTH = ("the request's id in the response's", "the number of prompt tokens")
 class Server:
     """Answers as an engine that has every mark; `marks` are those it gives back, `faults` replace answers by number.
 
-    Numbers 1, 3 and above are sent under load only: the calibration asks 0 and 2.
+    The calibration asks 0 and the longest: the numbers between are sent under load only.
     """
 
     def __init__(self, fake: Fake) -> None:
@@ -34,6 +34,7 @@ class Server:
         self.nonces: dict[int, str] = {}
         self.paths: list[str] = []
         self.most = self.now = 0
+        self.noise, self.count = 1, True
         self.lock = threading.Lock()
         self.seen: dict[int, threading.Event] = {number: threading.Event() for number in range(64)}
         fake.routes["POST /v1/chat/completions"] = self.route
@@ -63,11 +64,14 @@ class Server:
                 self.now -= 1
 
     def answer(self, nonce: str, prompt: str, echo: bool) -> Answer:
-        count = len(prompt.split()) if "length" in self.marks else 7
+        # words, and more tokens for some nonces than for others
+        count = len(prompt.split()) + sum(nonce.encode()) % self.noise if "length" in self.marks else 7
         body: dict[str, Any] = completion(
             id=f"chatcmpl-{nonce}" if "id" in self.marks else "chatcmpl-1",
             usage={"prompt_tokens": count, "completion_tokens": 3, "total_tokens": count + 3},
         )
+        if not self.count:
+            del body["usage"]
         if echo:
             text = prompt if "echo" in self.marks else "x"
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "stop"}
@@ -105,7 +109,7 @@ Ask = Callable[..., Result]
 
 
 def test_all_answered_passes_with_figures(server: Server, ask: Ask) -> None:
-    # request 2 waits for 3 and 4: they do come at once
+    # request 2 is answered when 3 and 4 have come: they do come at once
     def together(asked: dict[str, Any]) -> Answer:
         assert server.seen[2].wait(5)
         assert server.seen[3].wait(5)
@@ -124,15 +128,15 @@ def test_all_answered_passes_with_figures(server: Server, ask: Ask) -> None:
 
 
 def test_as_many_as_asked_for_run_at_once(server: Server, ask: Ask) -> None:
-    waiting = threading.Barrier(10, timeout=5)
+    waiting = threading.Barrier(LENGTHS - 2, timeout=5)
 
     def gather(asked: dict[str, Any]) -> Answer:
         waiting.wait()
         return server.answer(**asked)
 
-    server.faults = {number: gather for number in (1, *range(3, 12))}
-    assert ask(load=12).figures["answered"] == 12
-    assert server.most >= 10
+    server.faults = dict.fromkeys(range(1, LENGTHS - 1), gather)
+    assert ask(load=LENGTHS - 1).figures["answered"] == LENGTHS - 1
+    assert server.most >= LENGTHS - 2
 
 
 def test_it_runs_in_deep_only_and_last_but_topology() -> None:
@@ -157,13 +161,13 @@ def test_the_marks_that_come_back_are_used(server: Server, ask: Ask, marks: set[
     assert server.paths[-4:] == [path] * 4
 
 
-@pytest.mark.parametrize("marks", [{"echo"}, {"repeat"}, {"length"}, {"echo", "repeat", "length"}], ids="-".join)
-def test_a_mix_up_fails_by_each_mark(server: Server, ask: Ask, marks: set[str]) -> None:
-    server.marks = marks
+@pytest.mark.parametrize("marks", ["echo", "repeat", "length", "echo repeat length"])
+def test_a_mix_up_fails_by_each_mark(server: Server, ask: Ask, marks: str) -> None:
+    server.marks = set(marks.split())
     server.faults[1] = server.as_other(3)
     found = ask()
     assert found.status == "fail"
-    if marks == {"length"}:
+    if marks == "length":
         assert found.message.startswith("answers are mixed up: request 2 got an answer to a prompt of ")
     else:
         assert found.message == "answers are mixed up: request 2 got the answer of request 4"
@@ -229,6 +233,22 @@ def test_a_single_request_that_fails_is_told_as_such(server: Server, ask: Ask) -
     assert (found.status, found.message[:37]) == ("fail", "a single request gets no answer: HTTP")
     server.faults[0] = lambda _: Answer(429)
     assert ask().status == "warn"
+
+
+def test_what_nonces_differ_by_is_no_mix_up(server: Server, ask: Ask) -> None:
+    server.marks = {"length"}
+    server.noise = 6
+    for _ in range(5):
+        found = ask(load=30)
+        assert (found.status, found.evidence) == ("pass", "told apart by: the number of prompt tokens")
+
+
+def test_usage_is_optional(server: Server, ask: Ask) -> None:
+    server.marks = {"id"}
+    server.count = False
+    found = ask()
+    assert (found.status, found.evidence) == ("pass", "told apart by: the request's id in the response's")
+    assert "tokens_per_second" not in found.figures
 
 
 def test_more_requests_than_lengths_still_pass(server: Server, ask: Ask) -> None:

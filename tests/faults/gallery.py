@@ -12,7 +12,8 @@ import subprocess
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,9 @@ def play(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.M
     with contextlib.ExitStack() as stack:
         target = Target("row", _place(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
                         engine.dialect)  # fmt: skip
-        options = Options(row.profile, engine.timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
+        # a body of megabytes takes its time, and while memory is traced several times that
+        timeout = engine.timeout * (3 if row.heavy else 1)
+        options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
         started = time.monotonic()
         report = check([target], options)
         return report, time.monotonic() - started
@@ -201,6 +204,23 @@ def prove(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.
     assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{told}"
     assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
     _sound(report, told, engine.key)
+
+
+def prove_together(
+    rows: Iterable[Row], engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Proves patient rows at the same time; the names and failures of those that don't hold."""
+    patient = [row for row in rows if row.patient]
+
+    def one(row: Row) -> str:
+        try:
+            prove(row, engine, certs, monkeypatch)
+        except AssertionError as error:
+            return f"{row.name}: {error}"
+        return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        return [told for told in pool.map(one, patient) if told]
 
 
 def _verdict(row: Row, engine: Engine, endpoint: EndpointReport, told: str) -> None:

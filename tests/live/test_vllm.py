@@ -36,7 +36,7 @@ def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:
 
 
 def test_a_wrong_name_gets_a_suggestion(stack: LiveStack) -> None:
-    done = stack.stackgen_raw("ask", "hi", "--stack", str(stack.folder), "--model", "SmolLM2")
+    done = stack.stackgen_raw("ask", "hi", "--stack", str(stack.folder), "--model", "smollm3")
     assert done.returncode != 0
     assert "smollm2" in done.stderr and "Traceback" not in done.stderr
 

@@ -37,7 +37,8 @@ class TextCompletion(Body):
     created: Annotated[int, Field(gt=0)]
     model: Name
     choices: Annotated[list[TextChoice], Field(min_length=1)]
-    usage: Usage
+    # optional in the reference
+    usage: Usage | None = None
 
 
 class Embedding(Body):

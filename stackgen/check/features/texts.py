@@ -27,17 +27,19 @@ def completions(context: Context, model: str) -> Verdict:
         return wrong(context, problems, reply)
     notes: list[str] = []
     first, usage = parsed.choices[0], parsed.usage
-    found = [problem] if (problem := sum_problem(usage)) else []
+    found = [problem] if usage and (problem := sum_problem(usage)) else []
     # a model may end at once; one that was stopped by the limit has written something
     if not first.text and first.finish_reason == "length":
         found.append("the answer has no text")
     if left := context.allow("completions", found, notes):
         return wrong(context, tuple(left), reply)
-    if usage.completion_tokens > MAX_TOKENS:
+    if usage is None:
+        notes.append("text completions report no usage")
+    elif usage.completion_tokens > MAX_TOKENS:
         return warned(f"{usage.completion_tokens} tokens came, and at most {MAX_TOKENS} were asked for",
                       "max_tokens is not kept to: answers may run away", context.excerpt(reply))  # fmt: skip
     said = repr(context.session.redact.excerpt(first.text, 60))
-    figures = {"completion_tokens": float(usage.completion_tokens)}
+    figures = {"completion_tokens": float(usage.completion_tokens)} if usage else {}
     return works(context, "completions", f"continues the text with {said}", *notes, figures=figures)
 
 

@@ -18,9 +18,9 @@ from stackgen.check.verdict import Context, Verdict, failed, passed, warned
 __all__ = ["load"]
 
 MAX_TOKENS = 16
-# Words that a prompt is longer by than the one before; nonces differ by fewer tokens. Lengths start again after some,
-# so that a prompt of a large load fits a small context.
-STEP, LENGTHS = 12, 16
+# Words that a prompt is longer by than the one before: two nonces differ by fewer than half as many tokens. Lengths
+# start again after some, so that a prompt of a large load fits a small context.
+STEP, LENGTHS = 16, 12
 # consonants and vowels in turn: a few tokens, which a small model can repeat
 CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
 LOGS_HINT = "look at the server's log: `docker compose logs`"
@@ -70,7 +70,7 @@ class Answer:
     timeout: bool = False
     id: str = ""
     text: str = ""
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int = 0
 
 
@@ -137,11 +137,13 @@ def _calibrate(context: Context, model: str) -> tuple[Answer, Marks]:
         echoed = _ask(context, model, 0, nonces[1], True)
         if not echoed.problem and nonces[1] in echoed.text:
             marks.echo, marks.repeat, shortest = True, False, echoed
-    longer = _ask(context, model, 2, nonces[2], marks.echo)
-    step = (longer.prompt_tokens - shortest.prompt_tokens) / 2
-    # less than half a token a word is no count of this prompt
-    if not longer.problem and step >= STEP / 2:
-        marks.base, marks.step = shortest.prompt_tokens, step
+    # the longest: measured over fewer steps, what nonces differ by would be taken for a part of the step
+    longest = _ask(context, model, LENGTHS - 1, nonces[2], marks.echo)
+    if shortest.prompt_tokens is not None and longest.prompt_tokens is not None:
+        step = (longest.prompt_tokens - shortest.prompt_tokens) / (LENGTHS - 1)
+        # less than half a token a word is no count of this prompt
+        if step >= STEP / 2:
+            marks.base, marks.step = shortest.prompt_tokens, step
     return first, marks
 
 
@@ -172,7 +174,8 @@ def _ask(context: Context, model: str, number: int, nonce: str, echo: bool) -> A
         parsed.id,
         (choice.text if isinstance(choice, TextChoice) else choice.message.content or ""),
     )
-    answer.prompt_tokens, answer.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    if usage:
+        answer.prompt_tokens, answer.completion_tokens = usage.prompt_tokens, usage.completion_tokens
     return answer
 
 
@@ -188,8 +191,10 @@ def _mixed(answers: Sequence[Answer], nonces: Sequence[str], marks: Marks) -> li
             found.append(f"request {mine} got the answer of request {others[0]}")
         elif (marks.id and answer.nonce not in answer.id) or (marks.echo and answer.nonce not in answer.text):
             found.append(f"request {mine} got an answer without its mark")
-        elif marks.step and round((answer.prompt_tokens - marks.base) / marks.step) != answer.number % LENGTHS:
-            found.append(f"request {mine} got an answer to a prompt of {answer.prompt_tokens} tokens")
+        elif marks.step and answer.prompt_tokens is not None:
+            steps = round((answer.prompt_tokens - marks.base) / marks.step)
+            if steps != answer.number % LENGTHS:
+                found.append(f"request {mine} got an answer to a prompt of {answer.prompt_tokens} tokens")
     return found
 
 
@@ -200,7 +205,9 @@ def _figures(
     times = tuple(round(answer.seconds, 4) for answer in done)
     if times:
         figures |= {"p50_seconds": percentile(times, 50), "p99_seconds": percentile(times, 99)}
-        figures["tokens_per_second"] = round(sum(answer.completion_tokens for answer in done) / max(seconds, 1e-6), 1)
+        # without usage there is nothing to count
+        if tokens := sum(answer.completion_tokens for answer in done):
+            figures["tokens_per_second"] = round(tokens / max(seconds, 1e-6), 1)
     return figures, {"latency_seconds": times}
 
 

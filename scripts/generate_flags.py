@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Writes stackgen/doctor/data/ENGINE-VERSION.json: the flags of each engine, from the help of the real program.
+
+    scripts/generate_flags.py [ENGINE …]
+
+Runs the programs in the images that `scripts/build-image` builds, so run it after an engine's version was raised.
+Doctor tells misspelled, removed and impossible flags in `extra_args` by these files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from stackgen.images import VERSIONS, own_tag  # noqa: E402
+
+DATA = ROOT / "stackgen" / "doctor" / "data"
+# engine -> image folder, and the words that print the help; `extra_args` of FastChat go to its worker
+PROGRAMS = {
+    "vllm": ("vllm-cpu", ["vllm", "serve", "--help=all"]),
+    "fastchat": ("fastchat", ["python3", "-m", "fastchat.serve.model_worker", "--help"]),
+    "llamacpp": ("llamacpp", ["llama-server", "--help"]),
+}
+NAME = re.compile(r"(?<![\w.-])--?[A-Za-z][\w-]*")
+
+
+def read_help(text: str) -> list[dict[str, object]]:
+    """One entry a flag: its names, whether a value follows, the values it may have, and a note where it is removed."""
+    found: list[dict[str, object]] = []
+    seen: set[str] = set()
+    lines = [re.sub(r"^.*? \| (?:stdout|stderr) \| ", "", line) for line in text.splitlines()]
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        # argparse indents its options by two blanks, llama.cpp by none; prose is indented further
+        match = re.match(r"(?: {2})?(-{1,2}[A-Za-z].*)", line)
+        if not match or line.startswith("-----"):
+            continue
+        left, _, right = re.sub(r",\s+", ", ", match[1]).partition("  ")
+        braces = re.search(r"\{([^}]+)\}|\[('[^\]]+')\]|\[([\w|-]+\|[\w|-]+)\]", left)
+        names = NAME.findall(re.sub(r"[\[{<'].*?[\]}>']", "", left))
+        names = [name for name in dict.fromkeys(names) if name not in seen]
+        if not names:
+            continue
+        seen.update(names)
+        rest = re.sub(r"--?[A-Za-z][\w-]*", "", left).replace(",", "").strip()
+        entry: dict[str, object] = {"names": names}
+        if rest:
+            entry["value"] = True
+        if braces:
+            words = re.split(r"[,|]", braces[1] or braces[2] or braces[3])
+            entry["choices"] = [word.strip(" '\"") for word in words]
+        if "has been removed" in (told := f"{right.strip()} {after.strip()}"):
+            use = re.search(r"use (?:the respective )?(--[\w-]+)", told)
+            entry["removed"] = use[1] if use else "another flag"
+        found.append(entry)
+    return found
+
+
+def write(engine: str) -> Path:
+    """Runs one program and writes its file."""
+    folder, words = PROGRAMS[engine]
+    image = own_tag(folder)
+    command = ["docker", "run", "--rm", "--entrypoint", words[0], "-e", "HOME=/tmp", "-e", "LOGDIR=", "-e"]
+    done = subprocess.run([*command, "COLUMNS=400", image, *words[1:]], capture_output=True, text=True, check=True)
+    # FastChat prints its help through its own log, on standard error
+    flags = read_help(done.stdout + done.stderr)
+    rows = ",\n  ".join(json.dumps(flag) for flag in sorted(flags, key=lambda flag: str(flag["names"])))
+    head = json.dumps({"engine": engine, "version": VERSIONS[folder], "program": " ".join(words)})[:-1]
+    path = DATA / f"{engine}-{VERSIONS[folder]}.json"
+    path.write_text(f'{head}, "flags": [\n  {rows}\n]}}\n', "utf-8")
+    print(f"{path.relative_to(ROOT)}: {len(flags)} flags")
+    return path
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or PROGRAMS:
+        write(chosen)

@@ -1,0 +1,1 @@
+"""Why a stack failed: one cause, its evidence, one fix."""

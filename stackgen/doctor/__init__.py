@@ -1,0 +1,1 @@
+"""What will keep a stack from starting, found before it is started."""
