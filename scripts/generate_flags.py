@@ -40,7 +40,8 @@ def read_help(text: str) -> list[dict[str, object]]:
         if not match or line.startswith("-----"):
             continue
         left, _, right = re.sub(r",\s+", ", ", match[1]).partition("  ")
-        braces = re.search(r"\{([^}]+)\}|\[('[^\]]+')\]|\[([\w|-]+\|[\w|-]+)\]", left)
+        # quoted names in brackets are only what vLLM shows: its plugins may add to them
+        braces = re.search(r"\{([^}]+)\}|\[([\w|-]+\|[\w|-]+)\]", left)
         names = NAME.findall(re.sub(r"[\[{<'].*?[\]}>']", "", left))
         names = [name for name in dict.fromkeys(names) if name not in seen]
         if not names:
@@ -51,11 +52,11 @@ def read_help(text: str) -> list[dict[str, object]]:
         if rest:
             entry["value"] = True
         if braces:
-            words = re.split(r"[,|]", braces[1] or braces[2] or braces[3])
+            words = re.split(r"[,|]", braces[1] or braces[2])
             entry["choices"] = [word.strip(" '\"") for word in words]
-        if "has been removed" in (told := f"{right.strip()} {after.strip()}"):
-            use = re.search(r"use (?:the respective )?(--[\w-]+)", told)
-            entry["removed"] = use[1] if use else "another flag"
+        if right.strip().startswith("the argument has been removed"):
+            told = f"{right.strip()} {after.strip()}"
+            entry["removed"] = told.partition("use ")[2].split(" (env")[0]
         found.append(entry)
     return found
 

@@ -1,0 +1,149 @@
+"""Applies the rules to the evidence: the cause first, what else was found below it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from stackgen.diagnose.evidence import Evidence, ServiceEvidence
+from stackgen.diagnose.lines import clean, since_ready, telling
+from stackgen.diagnose.model import UNKNOWN, Change, Edit, Finding, Hit, Rule
+from stackgen.diagnose.rules import RULES
+from stackgen.diagnose.secrets import Scrubber
+
+__all__ = ["diagnose"]
+
+# supervise.sh says it, and the engines' own last words: the log is that of a start that failed
+FAILED = re.compile(r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError")
+WIDTH = 400
+
+
+def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
+    """All causes that were found, THE cause first; one `SG-0000` where something failed for no known reason.
+
+    Empty where nothing is wrong.
+    """
+    scrub = Scrubber(evidence.secrets)
+    found: list[Finding] = []
+    for rule in RULES:
+        seen: set[str] = set()
+        for hit in rule.find(evidence) if rule.find else _matches(rule, evidence):
+            # each try says the same again, and a second service with the same cause is one line more
+            if hit.service not in seen:
+                seen.add(hit.service)
+                found.append(_finding(rule, hit, evidence, scrub))
+    told = {finding.service for finding in found if not finding.fallback}
+    # a stack-wide cause explains what its services show
+    kept = [one for one in found if not one.fallback or not (one.service in told or "" in told)]
+    kept.sort(key=lambda one: one.fallback)
+    if not told:
+        kept += [one for one in _unknown(evidence, scrub) if one.service not in {other.service for other in kept}]
+    return tuple(kept)
+
+
+def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
+    for service, lines in _texts(rule, evidence):
+        for line in lines:
+            match = next((found for pattern in rule.patterns if (found := pattern.search(line))), None)
+            if match:
+                values = {name: value for name, value in match.groupdict().items() if value is not None}
+                yield Hit(service, (line.strip(),), values)
+                break
+
+
+def _texts(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, list[str]]]:
+    """The texts that the rule reads, each with its service; the newest lines come first."""
+    for service in evidence.services:
+        if rule.engines and service.engine and service.engine not in rule.engines:
+            continue
+        if "log" in rule.places and not (service.works and service.role == "download"):
+            yield service.service, [clean(line) for line in reversed(since_ready(service.log))]
+        if "docker" in rule.places and service.error:
+            yield service.service, service.error.splitlines()
+        if "health" in rule.places and service.health == "unhealthy":
+            yield service.service, list(reversed(service.health_log.splitlines()))
+    if "compose" in rule.places:
+        yield "", list(reversed(evidence.compose_output.splitlines()))
+    if "check" in rule.places:
+        yield "", [f"{check}: {message}" for check, message in evidence.checks]
+
+
+def _finding(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> Finding:
+    values = _values(hit, evidence)
+    edit = _edit(rule.change, hit, values, evidence) if rule.change else None
+    return Finding(
+        rule.id,
+        fill(rule.title, values),
+        hit.service,
+        scrub(fill(rule.cause, values)),
+        tuple(textwrap.shorten(scrub(line), WIDTH, placeholder=" …") for line in hit.lines),
+        scrub(fill(rule.fix, values)),
+        edit,
+        rule.fallback,
+    )
+
+
+def _values(hit: Hit, evidence: Evidence) -> dict[str, str]:
+    """What the templates may name: what the lines hold, and what the stack says about the service."""
+    values = {"service": hit.service or "the stack", "index": "0", "model": "the model"}
+    chosen = evidence.model(hit.service)
+    if chosen:
+        values |= {"index": str(chosen[0]), "model": chosen[1].model}
+    return values | dict(hit.values)
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """`template` with `{name}` replaced; a name that the lines did not hold becomes `?`."""
+    return re.sub(r"\{([a-z_]+)\}", lambda match: values.get(match[1], "?"), template)
+
+
+def _edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evidence) -> Edit | None:
+    value = fill(change.value, values)
+    if "?" in value:
+        return None
+    chosen = evidence.model(hit.service)
+    index = chosen[0] if chosen else 0
+    was = getattr(chosen[1], change.field, None) if chosen else None
+    # a removal needs the entry to stand there; without a spec there is nothing to change, only to show
+    if change.remove and (not chosen or value not in (was or ())):
+        return None
+    path: tuple[str | int, ...] = ("models", index, change.field)
+    return Edit(path, value, "" if was in (None, ()) else str(was), change.safe and chosen is not None, change.remove)
+
+
+def _unknown(evidence: Evidence, scrub: Scrubber) -> Iterator[Finding]:
+    """What failed and fits no rule: its most telling lines, and no guess."""
+    for service in evidence.services:
+        if service.works or not (service.failed or _log_failed(service)):
+            continue
+        yield _nothing_known(service.service, telling(service.log) or _states(service), scrub)
+    if not evidence.services and evidence.compose_output.strip():
+        lines = [line for line in evidence.compose_output.splitlines() if line.strip()]
+        yield _nothing_known("", tuple(lines[-4:]), scrub)
+    if evidence.checks and all(one.works for one in evidence.services):
+        yield _nothing_known("", tuple(f"{check}: {message}" for check, message in evidence.checks), scrub)
+
+
+def _nothing_known(service: str, lines: tuple[str, ...], scrub: Scrubber) -> Finding:
+    shown = tuple(textwrap.shorten(scrub(line), WIDTH, placeholder=" …") for line in lines)
+    return Finding(
+        UNKNOWN,
+        "unknown failure",
+        service,
+        "no rule fits; these lines tell most",
+        shown,
+        "`stackgen diagnose --bundle FILE` writes a report without secrets that can be attached to a bug report",
+        fallback=True,
+    )
+
+
+def _log_failed(service: ServiceEvidence) -> bool:
+    return not service.state and any(FAILED.search(clean(line)) for line in since_ready(service.log))
+
+
+def _states(service: ServiceEvidence) -> tuple[str, ...]:
+    code = f", exit code {service.exit_code}" if service.exit_code is not None else ""
+    health = f", {service.health}" if service.health else ""
+    return (f"{service.service} is {service.state}{code}{health}, and its log says nothing",)
+

@@ -1,0 +1,32 @@
+"""The rules, from specific to general: the first that applies is the cause."""
+
+from __future__ import annotations
+
+from stackgen.diagnose.model import Rule
+from stackgen.diagnose.rules import connection, docker, fastchat, files, gpu, hub, memory, names, slow, vllm
+
+__all__ = ["RULES", "rule"]
+
+# what Compose refuses comes before what services log: nothing ran then
+RULES: tuple[Rule, ...] = (
+    *docker.FIRST,
+    *gpu.RULES,
+    *memory.RULES,
+    *vllm.RULES,
+    *fastchat.RULES,
+    *files.RULES,
+    *hub.RULES,
+    *names.RULES,
+    *connection.RULES,
+    *docker.RULES,
+    *slow.RULES,
+    *connection.LAST,
+)
+
+
+def rule(id: str) -> Rule:
+    """The rule with this id; KeyError where there is none."""
+    for one in RULES:
+        if one.id == id.upper():
+            return one
+    raise KeyError(id)

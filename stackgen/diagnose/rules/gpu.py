@@ -1,0 +1,146 @@
+"""GPUs: driver, container toolkit, compute capability, NCCL. Texts no machine here can make: see `source`."""
+
+from __future__ import annotations
+
+from stackgen.diagnose.model import Change, Rule, patterns
+
+__all__ = ["RULES"]
+
+TOOLKIT = "`sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker`"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G001",
+        "Docker can't hand out GPUs",
+        'Docker knows no device driver "{driver}": the NVIDIA container toolkit is missing or not configured',
+        f"install nvidia-container-toolkit, then {TOOLKIT}; or use CDI (gpu_driver: cdi); without a GPU: gpus: none",
+        "Docker engine 28, daemon/devices.go; provoked for real",
+        "A GPU reservation needs the NVIDIA container toolkit on the machine, registered with Docker. The driver "
+        "alone (`nvidia-smi` works) is not enough. Docker started before the toolkit was installed must be restarted. "
+        "Docker from snap, and Docker Desktop on Linux, can't reach the driver.",
+        patterns(r'could not select device driver "(?P<driver>[^"]*)" with capabilities',
+                 r"unknown or invalid runtime name: (?P<driver>nvidia)",
+                 r"(?P<driver>nvidia)-container-runtime-hook.*(?:not found|no such file)"),
+        places=("compose", "docker"),
+    ),
+    Rule(
+        "SG-G002",
+        "the NVIDIA driver is too old for the image",
+        "the image needs a newer driver than this machine has{need}",
+        "update the driver (CUDA 13 wants 580 or newer), or set `image:` to a tag for older drivers, such as "
+        "vllm/vllm-openai:v0.32.0-cu129",
+        "torch 2.x, c10/cuda and CUDA driver errors 803 and 804; libnvidia-container, requirement checks",
+        "Every image is built for one CUDA version, and that wants a driver of at least its own age. Error 803: the "
+        "driver in the kernel and its libraries differ (reboot after an update). Error 804: forward compatibility is "
+        "tried on a card that does not support it; take the `cuda-compat` libraries out of LD_LIBRARY_PATH.",
+        patterns(r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]+)",
+                 r"Error 80[34]: (?:system has unsupported display driver|forward compatibility was attempted)",
+                 r"The NVIDIA driver on your system is too old \(found version (?P<need>\d+)\)",
+                 r"CUDA driver version is insufficient for CUDA runtime version"),
+        places=("log", "compose", "docker"),
+    ),
+    Rule(
+        "SG-G003",
+        "the driver's library is missing in the container",
+        "libcuda.so.1 is not there: the container got no GPU, or the toolkit did not mount the driver",
+        f"give the model GPUs (gpus: 1), and configure the toolkit: {TOOLKIT}; on a machine without a GPU: gpus: none",
+        "glibc, dlopen; public reports (vllm-project/vllm, `libcuda.so.1: cannot open shared object file`)",
+        "libcuda comes with the driver of the machine and is mounted into containers that reserve a GPU. It is in no "
+        "image. The CPU needs another image, which `gpus: none` chooses.",
+        patterns(r"libcuda\.so(?:\.1)?: cannot open shared object file",
+                 r"libnvidia-ml\.so\.1: cannot open shared object file",
+                 r"Failed to infer device type"),
+        places=("log", "compose", "docker"),
+    ),
+    Rule(
+        "SG-G004",
+        "the image has no kernels for this card",
+        "the card's compute capability is not among those that the image was compiled for",
+        "use a newer image (new cards) or an older one (old cards): set `image:`",
+        "CUDA error 209 (cudaErrorNoKernelImageForDevice), as torch 2.x prints it",
+        "vLLM's wheels hold kernels from compute capability 7.0 (Volta), newer ones from 7.5 or 8.0; a card newer "
+        "than the image lacks them as well. `nvidia-smi --query-gpu=compute_cap --format=csv` prints yours.",
+        patterns(r"no kernel image is available for execution on the device",
+                 r"with CUDA capability sm_(?P<capability>\d+) is not compatible with the current PyTorch"),
+    ),
+    Rule(
+        "SG-G005",
+        "the container lost its GPU",
+        "NVML fails inside the container: after `systemctl daemon-reload` the GPU's device files were taken from it",
+        "recreate the container (`stackgen down` and `stackgen up`); for good: use CDI (gpu_driver: cdi), or "
+        '`"exec-opts": ["native.cgroupdriver=cgroupfs"]` in /etc/docker/daemon.json',
+        "NVIDIA/nvidia-container-toolkit, issue 48 and the notice of its README",
+        "With the systemd cgroup driver, a daemon reload re-applies the device rules that systemd knows, and it does "
+        "not know those that the NVIDIA hook wrote. Running containers lose their cards. CDI is not hit.",
+        patterns(r"Failed to initialize NVML: (?:Unknown Error|Driver/library version mismatch)",
+                 r"NVMLError_(?:Unknown|DriverNotLoaded|LibRmVersionMismatch)", r"CUDA error: unknown error"),
+        places=("log", "health", "docker", "compose"),
+    ),
+    Rule(
+        "SG-G006",
+        "a GPU that is not there was asked for",
+        "the machine has no GPU {device}",
+        "choose ids that `nvidia-smi -L` prints: gpus: [0]",
+        "libnvidia-container (nvc_device.c), CUDA error 101, Docker CDI",
+        "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
+        patterns(r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
+                 r"unresolvable CDI devices (?P<device>\S+)", r"CUDA error: invalid device ordinal"),
+        places=("log", "compose", "docker"),
+    ),
+    Rule(
+        "SG-G007",
+        "no GPU is visible in the container",
+        "the program was built for CUDA and sees no GPU",
+        "give the model GPUs (gpus: 1), and leave CUDA_VISIBLE_DEVICES out of extra_env",
+        "torch 2.x, torch/cuda/__init__.py and CUDA error 100",
+        "The driver's library is there, but no card: none is reserved, CUDA_VISIBLE_DEVICES names none of them, or "
+        "the card fell off the bus (`dmesg | grep -i xid`).",
+        patterns(r"No CUDA GPUs are available", r"CUDA error: no CUDA-capable device is detected"),
+    ),
+    Rule(
+        "SG-G008",
+        "the image is built without CUDA",
+        "the model shall run on a GPU, and torch in this image is built for the CPU",
+        "render again with `gpus:` set, so that the CUDA image is built, or take `--device cuda` out of extra_args",
+        "torch 2.x, torch/cuda/__init__.py, _lazy_init; provoked for real",
+        "FastChat's image has two variants; stackgen chooses by `gpus:` of the models.",
+        patterns(r"Torch not compiled with CUDA enabled"),
+    ),
+    Rule(
+        "SG-G009",
+        "the card has no bfloat16",
+        "the model is bfloat16, and the card {card} has none (compute capability {capability}; 8.0 is needed)",
+        "use float16",
+        "vLLM 0.32.0, platforms/cuda.py, check_if_supports_dtype",
+        "Cards before Ampere (T4, V100, RTX 20) compute in float16 only. float16 has a smaller range: a few models "
+        "(Gemma) give wrong output in it and need float32.",
+        patterns(r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. Your (?P<card>.+?) GPU "
+                 r".*?(?P<capability>\d\.\d)\.", r"Bfloat16 is only supported on GPUs with compute capability"),
+        engines=("vllm",),
+        change=Change("dtype", "float16"),
+    ),
+    Rule(
+        "SG-G010",
+        "the card is too old for the quantization",
+        "{method} needs compute capability {minimum}, and the card has {capability}",
+        "take a version of the model in another quantization (AWQ or GPTQ run from 7.5), or a newer card",
+        "vLLM 0.32.0, config/vllm.py, _get_quantization_config",
+        "Capabilities are printed times ten: 89 is 8.9 (Ada), 90 Hopper, 80 A100, 75 T4, 70 V100.",
+        patterns(r"The quantization method (?P<method>\S+) is not supported for the current GPU\. Minimum capability: "
+                 r"(?P<minimum>\d+)\. Current capability: (?P<capability>\d+)"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-G011",
+        "NCCL can't connect the GPUs",
+        "the cards of one model can't talk to each other: NCCL failed",
+        "more shared memory (shm_size: 8g, or ipc: host), and `extra_env: {NCCL_P2P_DISABLE: \"1\"}` where cards "
+        "have no direct way; NCCL_DEBUG: INFO tells more",
+        "torch 2.x, torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp; vLLM 0.32.0, pynccl_wrapper.py",
+        "Tensor parallel needs NCCL between the cards of a replica. It fails on too little /dev/shm, on IOMMU or "
+        "virtual machines that block peer-to-peer access, and on a second network interface that is chosen by mistake "
+        "(NCCL_SOCKET_IFNAME).",
+        patterns(r"NCCL error: (?P<error>unhandled (?:cuda|system) error|internal error|invalid usage)",
+                 r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError"),
+    ),
+)
