@@ -109,6 +109,7 @@ def check_reference():
             "has": ", ".join(dialect.claims) or "-",
             "lacks": ", ".join(dialect.lacks) or "-",
             "ignores": ", ".join(dialect.ignores) or "-",
+            "depends on the model or the start": ", ".join(dialect.depends) or "-",
             "usage in streams": "yes" if dialect.stream_usage else "no",
             "known deviations": "; ".join(f"{one.check}: {one.note}" for one in dialect.deviations) or "-",
         }

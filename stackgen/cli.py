@@ -54,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", words.json)
         return 3
+    except Exception as error:
+        # a mistake of ours; its message may hold anything, so only its kind is shown
+        if words.debug:
+            raise
+        hint = "`stackgen --debug …` shows where; please report it"
+        _tell(f"a mistake in stackgen itself: {type(error).__name__}", hint, words.json)
+        return 3
     except KeyboardInterrupt:
         print("stackgen: stopped; what was started so far is left (`stackgen status`)", file=sys.stderr)
         return 130

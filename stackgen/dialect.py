@@ -31,7 +31,8 @@ class Dialect:
     served name. `auth_statuses` are what a request without a key gets, `unknown_model` (status, code) what a wrong name
     gets, `error_path` where an error's message stands in its body.
     `claims`, `lacks` and `ignores` are names of checks: features the server says it has, ones it has not, and ones it
-    takes without an error and does nothing about; of others nothing is known before they are tried. `tokenize` is the
+    takes without an error and does nothing about; those that `depends` names come with the model or with how the
+    server was started; of others nothing is known before they are tried. `tokenize` is the
     path under the root and the field of the text, where the server has such a path. `silent_hint` says what it may be
     when a server of this kind lists its models and answers nothing.
     """
@@ -48,6 +49,7 @@ class Dialect:
     claims: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
     tokenize: tuple[str, str] | None = None
     deviations: tuple[Deviation, ...] = ()
     silent_hint: str = ""

@@ -60,10 +60,14 @@ class Provider:
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
 
     def supports(self) -> dict[str, str]:
-        """`yes`, `no` or `ignored` by name of feature (a check's name); a feature that is not named is not known."""
+        """`yes`, `no`, `ignored` or `depends` (on the model, or on how the server was started) by name of feature.
+
+        Names are those of checks; a feature that is not named is not known.
+        """
         found = dict.fromkeys(self.dialect.claims, "yes")
         found |= dict.fromkeys(self.dialect.lacks, "no")
         found |= dict.fromkeys(self.dialect.ignores, "ignored")
+        found |= dict.fromkeys(self.dialect.depends, "depends")
         # asked of every server, so it is known of every dialect
         return found | {"stream-usage": "yes" if self.dialect.stream_usage else "no"}
 

@@ -143,6 +143,21 @@ def test_a_folder_that_can_not_be_written_is_no_traceback(tmp_path: Path) -> Non
     assert done.returncode in (2, 3)
 
 
+def test_a_mistake_of_ours_shows_no_traceback_and_no_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise KeyError("sk-secret")
+
+    monkeypatch.setattr(stacks, "schema", fail)
+    assert cli.main(["schema"]) == 3
+    shown = capsys.readouterr().err
+    assert "KeyError" in shown and "--debug" in shown
+    assert "sk-secret" not in shown and "Traceback" not in shown
+    with pytest.raises(KeyError):
+        cli.main(["--debug", "schema"])
+
+
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt

@@ -78,7 +78,7 @@ def test_what_is_supported_is_what_the_dialects_say() -> None:
         dialect, supports = engines.get(name).dialect, providers()[name].supports()
         assert {supports[feature] for feature in dialect.ignores} <= {"ignored"}
         assert supports["stream-usage"] == ("yes" if dialect.stream_usage else "no")
-    assert "tools" not in providers()["together"].supports()
+    assert providers()["together"].supports()["tools"] == "depends"
 
 
 def test_together_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:

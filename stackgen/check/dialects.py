@@ -14,7 +14,13 @@ __all__ = ["BUILTIN", "FINISH_REASONS", "OPENAI", "TOGETHER", "dialect_of_models
 
 OPENAI = Dialect(name="openai", unknown_model=(404, "model_not_found"))
 # https://docs.together.ai/reference/models-1: GET /models answers with a bare array
-TOGETHER = Dialect(name="together", unknown_model=(404, "model_not_available"))
+TOGETHER = Dialect(
+    name="together",
+    unknown_model=(404, "model_not_available"),
+    # one model of a cloud has what another lacks
+    depends=("completions", "embeddings", "tools", "json-schema", "logprobs", "seed"),
+    lacks=("tokenize",),
+)
 BUILTIN: Mapping[str, Dialect] = {dialect.name: dialect for dialect in (OPENAI, TOGETHER)}
 
 # https://platform.openai.com/docs/api-reference/chat/object, `choices[].finish_reason`

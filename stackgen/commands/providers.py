@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["providers"]
 
 # how a feature stands in the matrix; what no dialect names is not known before `stackgen check` tries it
-SIGNS = {"yes": "yes", "no": "no", "ignored": "ignored", "": "?"}
+SIGNS = {"depends": "depends", "yes": "yes", "no": "no", "ignored": "ignored", "": "?"}
 
 
 def providers(words: Namespace) -> int:

@@ -146,4 +146,3 @@ def _states(service: ServiceEvidence) -> tuple[str, ...]:
     code = f", exit code {service.exit_code}" if service.exit_code is not None else ""
     health = f", {service.health}" if service.health else ""
     return (f"{service.service} is {service.state}{code}{health}, and its log says nothing",)
-

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from stackgen.diagnose.evidence import Evidence
 
-__all__ = ["UNKNOWN", "Change", "Edit", "Finding", "Hit", "Rule", "patterns"]
+__all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Rule", "patterns"]
 
 UNKNOWN = "SG-0000"
 Place = Literal["log", "compose", "docker", "health", "check"]

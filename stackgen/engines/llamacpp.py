@@ -59,6 +59,7 @@ class LlamaCpp:
         unknown_model=(200, None),
         leading_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
+        depends=("embeddings", "tools"),
         tokenize=("/tokenize", "content"),
         deviations=(
             Deviation("errors", r"unknown model: accepted with 200", "answers under whatever model name is asked"),

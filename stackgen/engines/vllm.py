@@ -81,6 +81,7 @@ class Vllm:
         unknown_model=(404, 404),
         leading_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
+        depends=("embeddings", "tools"),
         tokenize=("/tokenize", "prompt"),
         deviations=(
             Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),

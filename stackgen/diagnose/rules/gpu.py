@@ -18,9 +18,11 @@ RULES: tuple[Rule, ...] = (
         "A GPU reservation needs the NVIDIA container toolkit on the machine, registered with Docker. The driver "
         "alone (`nvidia-smi` works) is not enough. Docker started before the toolkit was installed must be restarted. "
         "Docker from snap, and Docker Desktop on Linux, can't reach the driver.",
-        patterns(r'could not select device driver "(?P<driver>[^"]*)" with capabilities',
-                 r"unknown or invalid runtime name: (?P<driver>nvidia)",
-                 r"(?P<driver>nvidia)-container-runtime-hook.*(?:not found|no such file)"),
+        patterns(
+            r'could not select device driver "(?P<driver>[^"]*)" with capabilities',
+            r"unknown or invalid runtime name: (?P<driver>nvidia)",
+            r"(?P<driver>nvidia)-container-runtime-hook.*(?:not found|no such file)",
+        ),
         places=("compose", "docker"),
     ),
     Rule(
@@ -33,10 +35,12 @@ RULES: tuple[Rule, ...] = (
         "Every image is built for one CUDA version, and that wants a driver of at least its own age. Error 803: the "
         "driver in the kernel and its libraries differ (reboot after an update). Error 804: forward compatibility is "
         "tried on a card that does not support it; take the `cuda-compat` libraries out of LD_LIBRARY_PATH.",
-        patterns(r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]+)",
-                 r"Error 80[34]: (?:system has unsupported display driver|forward compatibility was attempted)",
-                 r"The NVIDIA driver on your system is too old \(found version (?P<need>\d+)\)",
-                 r"CUDA driver version is insufficient for CUDA runtime version"),
+        patterns(
+            r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]+)",
+            r"Error 80[34]: (?:system has unsupported display driver|forward compatibility was attempted)",
+            r"The NVIDIA driver on your system is too old \(found version (?P<need>\d+)\)",
+            r"CUDA driver version is insufficient for CUDA runtime version",
+        ),
         places=("log", "compose", "docker"),
     ),
     Rule(
@@ -47,9 +51,11 @@ RULES: tuple[Rule, ...] = (
         "glibc, dlopen; public reports (vllm-project/vllm, `libcuda.so.1: cannot open shared object file`)",
         "libcuda comes with the driver of the machine and is mounted into containers that reserve a GPU. It is in no "
         "image. The CPU needs another image, which `gpus: none` chooses.",
-        patterns(r"libcuda\.so(?:\.1)?: cannot open shared object file",
-                 r"libnvidia-ml\.so\.1: cannot open shared object file",
-                 r"Failed to infer device type"),
+        patterns(
+            r"libcuda\.so(?:\.1)?: cannot open shared object file",
+            r"libnvidia-ml\.so\.1: cannot open shared object file",
+            r"Failed to infer device type",
+        ),
         places=("log", "compose", "docker"),
     ),
     Rule(
@@ -60,8 +66,10 @@ RULES: tuple[Rule, ...] = (
         "CUDA error 209 (cudaErrorNoKernelImageForDevice), as torch 2.x prints it",
         "vLLM's wheels hold kernels from compute capability 7.0 (Volta), newer ones from 7.5 or 8.0; a card newer "
         "than the image lacks them as well. `nvidia-smi --query-gpu=compute_cap --format=csv` prints yours.",
-        patterns(r"no kernel image is available for execution on the device",
-                 r"with CUDA capability sm_(?P<capability>\d+) is not compatible with the current PyTorch"),
+        patterns(
+            r"no kernel image is available for execution on the device",
+            r"with CUDA capability sm_(?P<capability>\d+) is not compatible with the current PyTorch",
+        ),
     ),
     Rule(
         "SG-G005",
@@ -72,8 +80,11 @@ RULES: tuple[Rule, ...] = (
         "NVIDIA/nvidia-container-toolkit, issue 48 and the notice of its README",
         "With the systemd cgroup driver, a daemon reload re-applies the device rules that systemd knows, and it does "
         "not know those that the NVIDIA hook wrote. Running containers lose their cards. CDI is not hit.",
-        patterns(r"Failed to initialize NVML: (?:Unknown Error|Driver/library version mismatch)",
-                 r"NVMLError_(?:Unknown|DriverNotLoaded|LibRmVersionMismatch)", r"CUDA error: unknown error"),
+        patterns(
+            r"Failed to initialize NVML: (?:Unknown Error|Driver/library version mismatch)",
+            r"NVMLError_(?:Unknown|DriverNotLoaded|LibRmVersionMismatch)",
+            r"CUDA error: unknown error",
+        ),
         places=("log", "health", "docker", "compose"),
     ),
     Rule(
@@ -83,8 +94,11 @@ RULES: tuple[Rule, ...] = (
         "choose ids that `nvidia-smi -L` prints: gpus: [0]",
         "libnvidia-container (nvc_device.c), CUDA error 101, Docker CDI",
         "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
-        patterns(r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
-                 r"unresolvable CDI devices (?P<device>\S+)", r"CUDA error: invalid device ordinal"),
+        patterns(
+            r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
+            r"unresolvable CDI devices (?P<device>\S+)",
+            r"CUDA error: invalid device ordinal",
+        ),
         places=("log", "compose", "docker"),
     ),
     Rule(
@@ -114,8 +128,11 @@ RULES: tuple[Rule, ...] = (
         "vLLM 0.32.0, platforms/cuda.py, check_if_supports_dtype",
         "Cards before Ampere (T4, V100, RTX 20) compute in float16 only. float16 has a smaller range: a few models "
         "(Gemma) give wrong output in it and need float32.",
-        patterns(r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. Your (?P<card>.+?) GPU "
-                 r".*?(?P<capability>\d\.\d)\.", r"Bfloat16 is only supported on GPUs with compute capability"),
+        patterns(
+            r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. Your (?P<card>.+?) GPU "
+            r".*?(?P<capability>\d\.\d)\.",
+            r"Bfloat16 is only supported on GPUs with compute capability",
+        ),
         engines=("vllm",),
         change=Change("dtype", "float16"),
     ),
@@ -126,21 +143,25 @@ RULES: tuple[Rule, ...] = (
         "take a version of the model in another quantization (AWQ or GPTQ run from 7.5), or a newer card",
         "vLLM 0.32.0, config/vllm.py, _get_quantization_config",
         "Capabilities are printed times ten: 89 is 8.9 (Ada), 90 Hopper, 80 A100, 75 T4, 70 V100.",
-        patterns(r"The quantization method (?P<method>\S+) is not supported for the current GPU\. Minimum capability: "
-                 r"(?P<minimum>\d+)\. Current capability: (?P<capability>\d+)"),
+        patterns(
+            r"The quantization method (?P<method>\S+) is not supported for the current GPU\. Minimum capability: "
+            r"(?P<minimum>\d+)\. Current capability: (?P<capability>\d+)"
+        ),
         engines=("vllm",),
     ),
     Rule(
         "SG-G011",
         "NCCL can't connect the GPUs",
         "the cards of one model can't talk to each other: NCCL failed",
-        "more shared memory (shm_size: 8g, or ipc: host), and `extra_env: {NCCL_P2P_DISABLE: \"1\"}` where cards "
+        'more shared memory (shm_size: 8g, or ipc: host), and `extra_env: {NCCL_P2P_DISABLE: "1"}` where cards '
         "have no direct way; NCCL_DEBUG: INFO tells more",
         "torch 2.x, torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp; vLLM 0.32.0, pynccl_wrapper.py",
         "Tensor parallel needs NCCL between the cards of a replica. It fails on too little /dev/shm, on IOMMU or "
         "virtual machines that block peer-to-peer access, and on a second network interface that is chosen by mistake "
         "(NCCL_SOCKET_IFNAME).",
-        patterns(r"NCCL error: (?P<error>unhandled (?:cuda|system) error|internal error|invalid usage)",
-                 r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError"),
+        patterns(
+            r"NCCL error: (?P<error>unhandled (?:cuda|system) error|internal error|invalid usage)",
+            r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError",
+        ),
     ),
 )

@@ -107,8 +107,10 @@ RULES: tuple[Rule, ...] = (
         "vLLM 0.32.0, v1/worker/gpu_worker.py, determine_available_memory",
         "vLLM measures its activation peak by the free memory of the card before and after. A second process that "
         "ends meanwhile spoils that. Start services that share a card one after the other, or give each its own card.",
-        patterns(r"Error in memory profiling\. Initial free memory (?P<before>[\d.]+) GiB, current free memory "
-                 r"(?P<after>[\d.]+) GiB"),
+        patterns(
+            r"Error in memory profiling\. Initial free memory (?P<before>[\d.]+) GiB, current free memory "
+            r"(?P<after>[\d.]+) GiB"
+        ),
         engines=("vllm",),
     ),
     Rule(
@@ -154,7 +156,7 @@ RULES: tuple[Rule, ...] = (
         "SG-M007",
         "the activation peak does not fit the card",
         "a forward pass at full batch needed {wanted} more than is free on the card of {total}",
-        "lower max_num_seqs, or gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, \"2048\"]` lowers "
+        'lower max_num_seqs, or gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, "2048"]` lowers '
         "the peak of prompts",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py",
         "The peak comes from the tokens computed at once (max_num_batched_tokens) and from sampling "
@@ -192,9 +194,11 @@ RULES: tuple[Rule, ...] = (
         "give the container more shared memory",
         "NCCL 2.x, src/misc/shmutils.cc (public reports: vllm-project/vllm issues on tensor parallel in Docker)",
         "NCCL passes data between cards through /dev/shm where they have no direct way. 4 GB a card is plenty.",
-        patterns(r"Error while creating shared memory segment (?P<file>/dev/shm/nccl-\S+)",
-                 r"Call to posix_fallocate failed ?: No space left on device",
-                 r"[Bb]us error.*shared memory|insufficient shared memory \(shm\)"),
+        patterns(
+            r"Error while creating shared memory segment (?P<file>/dev/shm/nccl-\S+)",
+            r"Call to posix_fallocate failed ?: No space left on device",
+            r"[Bb]us error.*shared memory|insufficient shared memory \(shm\)",
+        ),
         change=Change("shm_size", "8g"),
     ),
     Rule(
@@ -205,10 +209,12 @@ RULES: tuple[Rule, ...] = (
         "vLLM 0.32.0, v1/worker/cpu_worker.py; provoked for real",
         "On the CPU, cpu_kv_cache_gib (VLLM_CPU_KVCACHE_SPACE) is taken from the machine's memory at start, beside "
         "the weights. Without it vLLM takes half of all memory, so two servers don't fit. Whole GiB only.",
-        patterns(r"Available memory on node (?P<node>\d+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?less than "
-                 r"requested memory for kv \((?P<wanted>[\d.]+) GiB\)",
-                 r"(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
-                 r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)"),
+        patterns(
+            r"Available memory on node (?P<node>\d+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?less than "
+            r"requested memory for kv \((?P<wanted>[\d.]+) GiB\)",
+            r"(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
+            r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
+        ),
         engines=("vllm",),
         change=Change("cpu_kv_cache_gib", "1"),
     ),

@@ -1,0 +1,300 @@
+"""vLLM's own refusals: flags, model configuration, requests. Texts: vLLM 0.32.0, provoked unless said otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from stackgen.diagnose.evidence import Evidence, ServiceEvidence
+from stackgen.diagnose.lines import clean, since_ready
+from stackgen.diagnose.model import Change, Hit, Rule, patterns
+
+__all__ = ["REMOVED", "RULES"]
+
+UNRECOGNIZED = re.compile(r"error: unrecognized arguments: (?P<words>.*)")
+# flag -> what to do instead; vLLM's release notes and `vllm serve --help` of 0.32.0
+REMOVED = {
+    "--disable-log-requests": "leave it out: requests are not logged unless --enable-log-requests says so",
+    "--enable-reasoning": "leave it out: --reasoning-parser alone does it",
+    "--use-v2-block-manager": "leave it out: there is only one block manager",
+    "--num-lookahead-slots": "leave it out: speculative decoding sets it",
+    "--worker-use-ray": "use --distributed-executor-backend ray",
+    "--engine-use-ray": "leave it out",
+    "--swap-space": "leave it out: preempted requests are computed again",
+    "--preemption-mode": "leave it out: preempted requests are computed again",
+    "--task": "use --runner and --convert",
+    "--guided-decoding-backend": "use --structured-outputs-config.backend",
+    "--speculative-model": "use --speculative-config",
+    "--num-speculative-tokens": "use --speculative-config",
+    "--device": "leave it out: the image decides it",
+    "--rope-scaling": "use --hf-overrides",
+    "--max-seq-len-to-capture": "leave it out: --max-cudagraph-capture-size takes its place",
+    "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
+}
+# the flags that stackgen's fields stand for, and others that are often written in extra_args
+KNOWN = (
+    "--host", "--port", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization",
+    "--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "--served-model-name", "--dtype",
+    "--quantization", "--kv-cache-dtype", "--enforce-eager", "--chat-template", "--enable-auto-tool-choice",
+    "--tool-call-parser", "--reasoning-parser", "--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras",
+    "--trust-remote-code", "--revision", "--tokenizer", "--tokenizer-mode", "--load-format", "--seed", "--block-size",
+    "--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill", "--cpu-offload-gb",
+    "--limit-mm-per-prompt", "--hf-overrides", "--generation-config", "--speculative-config", "--compilation-config",
+    "--structured-outputs-config", "--distributed-executor-backend", "--enable-expert-parallel", "--uvicorn-log-level",
+    "--controller-address", "--worker-address", "--model-path", "--model-names", "--conv-template", "--num-gpus",
+    "--limit-worker-concurrency", "--max-gpu-memory", "--load-8bit", "--cpu-offloading", "--stream-interval",
+)  # fmt: skip
+
+
+def _flags(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, str, str]]:
+    for service in evidence.services:
+        for line in reversed(since_ready(service.log)):
+            match = UNRECOGNIZED.search(clean(line))
+            if match:
+                flag = next((word for word in match["words"].split() if word.startswith("-")), match["words"])
+                yield service, flag.partition("=")[0], clean(line).strip()
+                break
+
+
+def _removed(evidence: Evidence) -> Iterator[Hit]:
+    for service, flag, line in _flags(evidence):
+        if flag in REMOVED and service.engine != "fastchat":
+            yield Hit(service.service, (line,), {"flag": flag, "remedy": REMOVED[flag]})
+
+
+def _unknown(evidence: Evidence) -> Iterator[Hit]:
+    for service, flag, line in _flags(evidence):
+        if flag not in REMOVED or service.engine == "fastchat":
+            close = get_close_matches(flag.replace("_", "-").lower(), KNOWN, n=1, cutoff=0.75)
+            remedy = f"did you mean {close[0]}?" if close else "take it out, or look at the engine's own --help"
+            yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy})
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-V001",
+        "the context is longer than the model's",
+        "max_model_len is {length}, and the model was made for {limit} tokens",
+        "lower it to the model's own, or leave it out",
+        "vLLM 0.32.0, config/model.py, _get_and_verify_max_len; provoked for real",
+        "max_model_len is the longest context of one request, and not the batch size, as older advice says. Models "
+        "that can be stretched need rope scaling, by `extra_args: [--hf-overrides, …]`; "
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 silences the check and gives garbage beyond the limit.",
+        patterns(
+            r"User-specified max_model_len \((?P<length>\d+)\) is greater than the derived max_model_len "
+            r"\(\w+=(?P<limit>\d+)(?:\.0)?"
+        ),
+        engines=("vllm",),
+        change=Change("max_model_len", "{limit}"),
+    ),
+    Rule(
+        "SG-V002",
+        "tensor parallel does not divide the model's heads",
+        "{heads} attention heads can't be shared out over {size} GPUs",
+        "choose a tensor_parallel_size that divides {heads}; use the remaining GPUs for replicas or "
+        "pipeline_parallel_size",
+        "vLLM 0.32.0, config/model.py, verify_with_parallel_config; provoked for real",
+        "Each card takes the same number of heads, so the size must divide num_attention_heads of config.json, and in "
+        "practice the vocabulary as well: 2, 4 and 8 nearly always do. Three cards serve as one of two and one "
+        "replica less, or by pipeline_parallel_size: 3.",
+        patterns(
+            r"Total number of attention heads \((?P<heads>\d+)\) must be divisible by tensor parallel size "
+            r"\((?P<size>\d+)\)"
+        ),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V003",
+        "a flag was removed from vLLM",
+        "{flag} is gone from this version of vLLM",
+        "{remedy}",
+        "vLLM 0.32.0, `vllm serve --help`; provoked for real with --disable-log-requests",
+        "Flags: " + "; ".join(f"`{flag}`: {remedy}" for flag, remedy in REMOVED.items()) + ".",
+        find=_removed,
+        engines=("vllm",),
+        change=Change("extra_args", "{flag}", remove=True),
+    ),
+    Rule(
+        "SG-V004",
+        "an unknown flag",
+        "the engine does not know {flag}",
+        "{remedy} (in extra_args)",
+        "argparse of Python 3.10 to 3.13, as vLLM 0.32.0 and FastChat 0.2.36 print it; provoked for real",
+        "argparse ends the start with code 2 at the first unknown word. What stands in extra_args is handed over as it "
+        "is. Flags are written with dashes; FastChat takes no underscores.",
+        find=_unknown,
+    ),
+    Rule(
+        "SG-V005",
+        "a flag has a value that it can't take",
+        "{flag}: {problem}",
+        "correct it in stack.yaml",
+        "argparse of Python 3.10 to 3.13, as vLLM 0.32.0 prints it; provoked for real",
+        "The message names the flag, and often the values that it takes.",
+        patterns(r"error: argument (?P<flag>--?[\w.-]+)(?:/\S+)?: (?P<problem>(?:invalid|expected|not allowed).*)"),
+    ),
+    Rule(
+        "SG-V006",
+        "vLLM does not know the model's architecture",
+        "config.json names {architecture}, which this version of vLLM can't run",
+        "use an `image:` of a newer vLLM, or another model; engine: fastchat runs what Transformers knows",
+        "vLLM 0.32.0, model_executor/models/registry.py; provoked for real",
+        "New architectures need a vLLM newer than they are. docs.vllm.ai lists the supported ones.",
+        patterns(
+            r"Model architectures \[(?P<architecture>[^\]]+)\] (?:are not supported for now|failed to be inspected)"
+        ),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V007",
+        "Transformers does not know the model's type",
+        "config.json says model_type {type}, which the image's Transformers does not know",
+        "use an `image:` with a newer engine; check `model_type` in config.json",
+        "transformers 4.x and 5.x, models/auto/configuration_auto.py; provoked for real with both engines",
+        "The model is newer than the Transformers in the image. FastChat is tied to Transformers 4.",
+        patterns(r"has model type `(?P<type>[^`]+)` but Transformers does not recognize this architecture"),
+    ),
+    Rule(
+        "SG-V008",
+        "the model brings code of its own",
+        "the model can't be loaded without running Python code from its repository",
+        "if you trust the repository, and have pinned its revision: trust_remote_code: true",
+        "transformers 5.x, dynamic_module_utils.py, resolve_trust_remote_code; vLLM 0.32.0, config/model.py",
+        "trust_remote_code runs the repository's code with all that the container may do. Pin `revision` to a commit "
+        "that you have read. stackgen never sets it for you.",
+        patterns(
+            r"(?:requires|contains custom code).{0,80}(?:execute|must be executed).*",
+            r"[Pp]lease pass the argument `trust_remote_code=True`",
+        ),
+        # runs foreign code: a person must decide it
+        change=Change("trust_remote_code", "true", safe=False),
+    ),
+    Rule(
+        "SG-V009",
+        "the quantization has no configuration",
+        "quantization: {method} is set, and the model holds no configuration for it: it is not quantized that way",
+        "leave quantization out (vLLM reads it from the model), or name a repository that holds {method} weights",
+        "vLLM 0.32.0, model_executor/model_loader/weight_utils.py, get_quant_config; provoked for real",
+        "AWQ, GPTQ and others need weights that were quantized beforehand. quantization: fp8 and bitsandbytes "
+        "quantize while loading.",
+        patterns(r"Cannot find the config file for (?P<method>\w+)"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V010",
+        "the quantization is another than the model's",
+        "stack.yaml says one quantization method, and the model's config.json another ({found})",
+        "leave quantization out: vLLM reads it from the model",
+        "vLLM 0.32.0, config/model.py, _verify_quantization; provoked for real",
+        "A model is quantized in one way, which its config.json names.",
+        patterns(
+            r"Quantization method specified in the model config \((?P<found>\w+)\) does not match the "
+            r"quantization method specified in the `quantization` argument \((?P<given>\w+)\)"
+        ),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V011",
+        "no such tool parser",
+        "vLLM knows no tool call parser {parser}",
+        "set tool_call_parser to one of {known}",
+        "vLLM 0.32.0, tool_parsers; provoked for real",
+        "The parser follows the model's family: hermes (Qwen 2.5), llama3_json, mistral, … docs.vllm.ai, Tool Calling.",
+        patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V013",
+        "no such reasoning parser",
+        "vLLM knows no reasoning parser {parser}",
+        "set reasoning_parser to one of {known}",
+        "vLLM 0.32.0, reasoning; provoked for real",
+        "--enable-reasoning is gone: the parser alone turns it on. deepseek_r1, qwen3 and gpt-oss models each have one.",
+        patterns(r"Reasoning parser '(?P<parser>[^']+)' not found\. Available parsers: (?P<known>[^\"]+)"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V014",
+        "the chat template's file is not there",
+        "the chat template {path} does not exist in the container",
+        "name a file of this machine in chat_template: stackgen mounts it",
+        "vLLM 0.32.0, renderers/chat_utils.py, validate_chat_template; provoked for real",
+        "A path in extra_args is one inside the container. The field chat_template is mounted.",
+        patterns(
+            r"The supplied chat template string \((?P<path>[^)]+)\) appears path-like, but doesn't exist",
+            r"the supplied chat template path doesn't exist",
+        ),
+    ),
+    Rule(
+        "SG-V015",
+        "the model has no chat template",
+        "/v1/chat/completions needs a chat template, and the tokenizer brings none: it is a base model",
+        "use the instruction-tuned version of the model, or set chat_template to a Jinja file",
+        "transformers 4.44 and later, tokenization_utils_base.py; provoked for real",
+        "Base models continue text and know no roles: /v1/completions works. Newer repositories keep the template in "
+        "chat_template.jinja beside tokenizer_config.json: it may not have been downloaded.",
+        patterns(
+            r"default chat template is no longer allowed, so you must provide a chat template",
+            r"tokenizer\.chat_template is not set",
+        ),
+        places=("log", "check"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V016",
+        "tool calls are not turned on",
+        "the client sends tools, and the server was started without a tool call parser",
+        "set tool_call_parser to the model's family: it also turns automatic tool choice on",
+        "vLLM 0.32.0, renderers/online_renderer.py",
+        "vLLM needs --enable-auto-tool-choice and --tool-call-parser; stackgen writes both for tool_call_parser.",
+        patterns(r'"?auto"? tool choice requires --enable-auto-tool-choice'),
+        places=("log", "check"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V017",
+        "the prompt is longer than the context",
+        "the server takes {limit} tokens for prompt and answer, and was asked for more",
+        "shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
+        "vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303)",
+        "max_model_len counts prompt and answer together. It is no batch size.",
+        patterns(r"maximum context length is (?P<limit>\d+) tokens"),
+        places=("check",),
+    ),
+    Rule(
+        "SG-V018",
+        "too few memory nodes for tensor parallel on the CPU",
+        "each part of the model wants a memory node of its own, and the machine has {nodes}",
+        'leave tensor parallel out on the CPU, or bind threads by hand: extra_env: {VLLM_CPU_OMP_THREADS_BIND: "0|1"}',
+        "vLLM 0.32.0, utils/ompmultiprocessing.py; provoked for real",
+        "On the CPU vLLM binds each rank to a NUMA node. Most machines have one.",
+        patterns(r"Not enough allowed NUMA nodes to bind threads.*?nodes are (?P<nodes>\[[^\]]*\])"),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V019",
+        "no C++ compiler in the image",
+        "torch.compile needs a C++ compiler, and the image has none",
+        "turn compilation off",
+        "torch 2.13, torch/_inductor/cpp_builder.py; provoked for real",
+        "On the CPU torch.compile makes C++. vLLM's own CPU image holds g++; a slim one needs enforce_eager: true, "
+        "which turns compilation and CUDA graphs off. It does not turn continuous batching on: that is always on.",
+        patterns(r"InvalidCxxCompiler|No working C\+\+ compiler found"),
+        engines=("vllm",),
+        change=Change("enforce_eager", "true"),
+    ),
+    Rule(
+        "SG-V020",
+        "a LoRA adapter can't be loaded",
+        "the adapter {adapter} can't be loaded from {path}",
+        "correct `path` in lora_adapters: a folder with adapter_config.json, or a Hugging Face id",
+        "vLLM 0.32.0, lora; entrypoints/openai/models",
+        "The adapter must have been trained for this very base model, with a rank up to --max-lora-rank (16).",
+        patterns(
+            r"Loading lora (?P<adapter>\S+) failed: No adapter found for (?P<path>\S+)",
+            r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)",
+        ),
+        engines=("vllm",),
+    ),
+)

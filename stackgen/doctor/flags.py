@@ -1,0 +1,177 @@
+"""`extra_args`: flags that the pinned version knows, with values it takes.
+
+The names come from each program's own help (`scripts/generate_flags.py`). What was there once, and what to use
+instead, is written down here; each refusal was tried on the real program.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stackgen.doctor.finding import Case, Result, Results, fail, good, unknown, warn
+
+__all__ = ["FIELDS", "REMOVED", "Flags", "known_flags", "look_at", "of_stack"]
+
+DATA = Path(__file__).parent / "data"
+# engine -> flag that it has no more (or never as a flag) -> what to do instead
+REMOVED: dict[str, dict[str, str]] = {
+    "vllm": {
+        "--disable-log-requests": "leave it out: requests are logged only with --enable-log-requests",
+        "--enable-reasoning": "leave it out: reasoning_parser alone enables it",
+        "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
+        "--guided-decoding-backend": "use --structured-outputs-config.backend",
+        "--swap-space": "leave it out: preempted requests are computed anew",
+        "--max-seq-len-to-capture": "use --compilation-config.cudagraph_capture_sizes",
+        "--cuda-graph-sizes": "use --compilation-config.cudagraph_capture_sizes",
+        "--rope-scaling": 'use --hf-overrides \'{"rope_parameters": {…}}\'',
+        "--rope-theta": 'use --hf-overrides \'{"rope_parameters": {…}}\'',
+        "--device": "leave it out: the image decides (gpus: none takes the CPU image)",
+        "--worker-use-ray": "use --distributed-executor-backend ray",
+        "--num-lookahead-slots": "use --speculative-config",
+        "--speculative-model": "use --speculative-config",
+        "--num-speculative-tokens": "use --speculative-config",
+        "--use-v2-block-manager": "leave it out: there is no other",
+        "--enable-lora-bias": "leave it out",
+        "--override-pooler-config": "use --pooler-config",
+        "--preemption-mode": "leave it out: preempted requests are computed anew",
+        "--disable-frontend-multiprocessing": "leave it out",
+    },
+    "fastchat": {
+        "--api-keys": "leave it out: the key comes from .env, and a flag would show in the process list",
+        "--model-name": "use served_names",
+        "--num-gpu": "use gpus",
+    },
+    "llamacpp": {},
+}
+# flags that stack.yaml has a field for: stackgen decides by the field
+FIELDS: dict[str, dict[str, str]] = {
+    "vllm": {
+        "--model": "model", "--revision": "revision", "--served-model-name": "served_names", "--port": "port",
+        "--tensor-parallel-size": "tensor_parallel_size", "--pipeline-parallel-size": "pipeline_parallel_size",
+        "--max-model-len": "max_model_len", "--dtype": "dtype", "--quantization": "quantization",
+        "--kv-cache-dtype": "kv_cache_dtype", "--gpu-memory-utilization": "gpu_memory_utilization",
+        "--max-num-seqs": "max_num_seqs", "--trust-remote-code": "trust_remote_code", "--host": "bind",
+        "--enforce-eager": "enforce_eager", "--chat-template": "chat_template", "--api-key": "STACKGEN_API_KEY in .env",
+        "--tool-call-parser": "tool_call_parser", "--reasoning-parser": "reasoning_parser",
+        "--lora-modules": "lora_adapters",
+    },
+    "fastchat": {
+        "--model-path": "model", "--model-names": "served_names", "--revision": "revision", "--num-gpus": "gpus",
+        "--gpus": "gpus", "--device": "gpus", "--conv-template": "conv_template", "--dtype": "dtype",
+        "--limit-worker-concurrency": "worker_concurrency", "--load-8bit": "load_8bit",
+        "--cpu-offloading": "cpu_offloading", "--max-gpu-memory": "max_gpu_memory",
+    },
+    "llamacpp": {
+        "--model": "model", "--alias": "served_names", "--port": "port", "--host": "bind",
+        "--ctx-size": "max_model_len", "--parallel": "max_num_seqs", "--gpu-layers": "gpu_layers",
+        "--api-key": "STACKGEN_API_KEY in .env",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The flags of one version: a name leads to its entry (names, choices, whether a value follows)."""
+
+    version: str
+    by_name: dict[str, dict[str, Any]]
+
+
+@cache
+def known_flags(engine: str) -> Flags | None:
+    """The flags of the version that stackgen pins; None for an engine without a table."""
+    files = sorted(DATA.glob(f"{engine}-*.json"))
+    if not files:
+        return None
+    table = json.loads(files[-1].read_text("utf-8"))
+    return Flags(table["version"], {name: entry for entry in table["flags"] for name in entry["names"]})
+
+
+def of_stack(case: Case) -> Results:
+    """Every flag of every model's `extra_args`."""
+    for place, model in case.specs():
+        if not model.extra_args:
+            continue
+        known, path = known_flags(model.engine), f"{place}.extra_args"
+        if known is None or model.image:
+            yield unknown(f"whether {model.engine} knows the flags of extra_args is unknown",
+                          f"another image: {model.image}" if model.image else "", place=path)  # fmt: skip
+            continue
+        found = list(look_at(model.engine, model.extra_args, known, path))
+        yield from found
+        if not found:
+            yield good(f"{model.engine} {known.version} knows the flags of extra_args", " ".join(model.extra_args), path)
+
+
+def look_at(engine: str, words: tuple[str, ...], known: Flags, path: str) -> Iterator[Result]:
+    """What is wrong with `words`, as the engine's own parser would see them."""
+    value_of: dict[str, Any] | None = None
+    for index, word in enumerate(words):
+        place = f"{path}[{index}]"
+        if not re.match(r"--?[A-Za-z]", word):
+            if value_of:
+                yield from _choice(engine, value_of, word, known, place)
+            value_of = None
+            continue
+        flag, _, value = word.partition("=")
+        entry = _entry(engine, flag, known)
+        value_of = entry if entry and entry.get("value") and not value else None
+        if entry is None:
+            yield _unknown(engine, flag, known, place)
+            continue
+        name = next((one for one in entry["names"] if one in FIELDS[engine]), "")
+        if entry.get("removed"):
+            yield fail(f"{flag} was removed", f"{engine} {known.version}", f"use {entry['removed']}", place)
+        elif name:
+            yield warn(f"{flag} overrides what stackgen sets: ports, GPUs and names were planned without it",
+                       f"extra_args come after all other flags of {engine}", f"set {FIELDS[engine][name]} instead", place)  # fmt: skip
+        if value:
+            yield from _choice(engine, entry, value, known, place)
+
+
+def _entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
+    """The entry of a flag; underscores, short forms and abbreviations as each program takes them (tried)."""
+    if engine in ("vllm", "llamacpp"):
+        flag = flag if flag.startswith("--") is False else "--" + flag[2:].replace("_", "-")
+    if engine == "vllm":
+        flag = flag.partition(".")[0].rstrip("+")
+        flag = "-O" if re.fullmatch(r"-O\d", flag) else flag
+    if flag in known.by_name:
+        return known.by_name[flag]
+    if flag == "-O" and engine == "vllm":
+        return {"names": ["-O"]}
+    if engine == "llamacpp" or not flag.startswith("--") or flag in REMOVED[engine]:
+        return None
+    # argparse takes a beginning that only one flag has
+    found = [entry for name, entry in known.by_name.items() if name.startswith(flag)]
+    return found[0] if found and all(entry is found[0] for entry in found) else None
+
+
+def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
+    plain = "--" + flag.lstrip("-").replace("_", "-")
+    instead = REMOVED[engine].get(plain)
+    if instead:
+        return fail(f"{flag} was removed", f"{engine} {known.version} does not know it", instead, place)
+    if engine == "fastchat" and plain in known.by_name:
+        return fail(f"{flag} is unknown", "FastChat takes dashes only", f"did you mean {plain}?", place)
+    close = get_close_matches(plain, [name for name in known.by_name if name.startswith("--")], n=1, cutoff=0.6)
+    other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
+    fix = f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else "leave it out"
+    return fail(f"{flag} is unknown", f"{engine} {known.version} ends with `unrecognized arguments`"
+                if engine != "llamacpp" else f"{engine} {known.version} ends with `invalid argument`", fix, place)  # fmt: skip
+
+
+def _choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place: str) -> Iterator[Result]:
+    choices = entry.get("choices")
+    if not choices or value in choices:
+        return
+    close = get_close_matches(value, choices, n=1, cutoff=0.6)
+    fix = f"did you mean {close[0]}?" if close else f"one of {', '.join(choices[:12])}"
+    yield fail(f"{entry['names'][0]} does not take {value!r}", f"{engine} {known.version} ends with `invalid choice`", fix, place)
