@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a check costs beside curl: whole processes that send the same requests, taking turns, median of N.
 
-check.py [--runs 5]
+check.py [--runs 5] [--endpoints 1 10 100 1000]
 
 The curl loop is one process a request, as a shell script has it; it looks at no answer. Both send up to 32 requests at
 once where there are several endpoints. The upstream answers in microseconds, so the figures are the clients'.
@@ -52,7 +52,9 @@ def compare(commands, runs, env):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+    parser.add_argument("--endpoints", type=int, nargs="+", default=COUNTS)
+    words_given = parser.parse_args()
+    runs, counts = words_given.runs, words_given.endpoints
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"BENCH_KEY": KEY}
     server = subprocess.Popen(
         [sys.executable, str(HERE / "upstream.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -60,19 +62,19 @@ def main():
     try:
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
         with tempfile.TemporaryDirectory() as folder:
-            measure(Path(folder), url, runs, env)
+            measure(Path(folder), url, counts, runs, env)
     finally:
         server.stdin.close()
         server.wait(timeout=10)
 
 
-def measure(folder, url, runs, env):
+def measure(folder, url, counts, runs, env):
     print(f"{'':10}endpoints  requests each   stackgen        curl   stackgen / curl")
     for profile in ("quick", "default"):
         sent = list(requests(url, profile))
         script = folder / f"{profile}.sh"
         script.write_text("".join(f"{shlex.join(words)}\n" for words in sent))
-        for count in COUNTS:
+        for count in counts:
             file = folder / f"{count}.yaml"
             entries = "".join(f"  - {{name: e{n}, base_url: '{url}', api_key_env: BENCH_KEY, models: [tiny]}}\n"
                               for n in range(count))  # fmt: skip

@@ -1,12 +1,12 @@
 """What the Hugging Face Hub says about a model: whether it is there, whether this token may have it, and its size.
 
-As `huggingface_hub` asks it, without that library: the model's info with file sizes, and for a gated one the header of
-one of its files, since the list of a gated model is public and its files aren't.
+As `huggingface_hub` asks it, without that library: the model's info with file sizes, then config.json, since the list
+of a gated model is public and its files aren't.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -21,7 +21,8 @@ OTHER_FORMATS = (".bin", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".ot", ".ggu
 class HubAnswer:
     """`state`: ok, or what is in the way. `bytes` is what would be downloaded, `commit` what the revision names.
 
-    `unreachable` is no answer at all, `strange` one that nobody expected; `detail` says which. `files` are all names.
+    `unreachable` is no answer at all, `strange` one that nobody expected; `detail` says which. `files` are all names,
+    `config` is config.json.
     """
 
     state: Literal["ok", "unreachable", "token", "gated", "missing", "revision", "limited", "strange"]
@@ -30,6 +31,7 @@ class HubAnswer:
     bytes: int | None = None
     commit: str = ""
     files: tuple[str, ...] = ()
+    config: dict[str, Any] | None = field(default=None, hash=False)
 
 
 def ask_hub(
@@ -47,12 +49,17 @@ def ask_hub(
             if answer.status_code != 200:
                 return _refused(answer, bool(token))
             found = _read(answer.json(), file)
-            if not found.gated or not found.files:
-                return found
-            # small, and in every repository that can be served
-            name = next((one for one in found.files if one.endswith("config.json")), found.files[0])
-            probe = client.head(f"{base}/{quote(model)}/resolve/{revision}/{quote(name)}")
-            return found if probe.status_code < 400 else _refused(probe, bool(token))
+            place = f"{base}/{quote(model)}/resolve/{revision}"
+            if "config.json" in found.files:
+                got = client.get(f"{place}/config.json", follow_redirects=True)
+                if got.status_code != 200:
+                    return _refused(got, bool(token))
+                config = got.json()
+                return replace(found, config=config if isinstance(config, dict) else None)
+            if found.gated and found.files:
+                probe = client.head(f"{place}/{quote(found.files[0])}")
+                return found if probe.status_code < 400 else _refused(probe, bool(token))
+            return found
     except httpx2.HTTPError as error:
         return HubAnswer("unreachable", f"{type(error).__name__}: {error}"[:200])
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -75,7 +82,9 @@ def _refused(answer: Any, token: bool) -> HubAnswer:
 
 
 def _read(info: Any, file: str) -> HubAnswer:
-    rows = [row for row in info.get("siblings") or () if isinstance(row, dict) and isinstance(row.get("rfilename"), str)]
+    rows = [
+        row for row in info.get("siblings") or () if isinstance(row, dict) and isinstance(row.get("rfilename"), str)
+    ]
     names = tuple(row["rfilename"] for row in rows)
     safe = any(name.endswith(".safetensors") for name in names)
     total = 0

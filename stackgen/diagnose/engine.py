@@ -15,7 +15,10 @@ from stackgen.diagnose.secrets import Scrubber
 __all__ = ["diagnose"]
 
 # supervise.sh says it, and the engines' own last words: the log is that of a start that failed
-FAILED = re.compile(r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError")
+FAILED = re.compile(
+    r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError|"
+    r"Error response from daemon|^dependency failed to start"
+)
 WIDTH = 400
 
 
@@ -33,12 +36,20 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
             if hit.service not in seen:
                 seen.add(hit.service)
                 found.append(_finding(rule, hit, evidence, scrub))
-    told = {finding.service for finding in found if not finding.fallback}
-    # a stack-wide cause explains what its services show
-    kept = [one for one in found if not one.fallback or not (one.service in told or "" in told)]
-    kept.sort(key=lambda one: one.fallback)
-    if not told:
-        kept += [one for one in _unknown(evidence, scrub) if one.service not in {other.service for other in kept}]
+    kept: list[Finding] = []
+    for one in found:
+        # what a later rule reads in the same line, the earlier, more special one has said
+        lines = {line for other in kept for line in other.evidence}
+        if not one.fallback and not (one.evidence and set(one.evidence) <= lines):
+            kept.append(one)
+    told = {one.service for one in kept}
+    failed = {one.service for one in evidence.services if one.failed}
+    # a cause of the whole stack explains what its services show; beside a known cause, only real failures count
+    rest = [one for one in (*(one for one in found if one.fallback), *_unknown(evidence, scrub)) if "" not in told]
+    for one in rest:
+        if one.service not in told and (not kept or one.service in failed):
+            kept.append(one)
+            told.add(one.service)
     return tuple(kept)
 
 
@@ -86,15 +97,20 @@ def _finding(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> Findi
 
 def _values(hit: Hit, evidence: Evidence) -> dict[str, str]:
     """What the templates may name: what the lines hold, and what the stack says about the service."""
-    values = {"service": hit.service or "the stack", "index": "0", "model": "the model"}
+    values = {"service": hit.service or "the stack", "index": "0", "model": "the model", "repo": "the model"}
     chosen = evidence.model(hit.service)
     if chosen:
-        values |= {"index": str(chosen[0]), "model": chosen[1].model}
+        values |= {"index": str(chosen[0]), "model": chosen[1].model, "repo": chosen[1].model}
     return values | dict(hit.values)
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """`template` with `{name}` replaced; a name that the lines did not hold becomes `?`."""
+    """`template` with `{name}` replaced; `[[…]]` goes where a name in it is unknown, any other unknown is `?`."""
+
+    def optional(match: re.Match[str]) -> str:
+        return match[1] if all(name in values for name in re.findall(r"\{([a-z_]+)\}", match[1])) else ""
+
+    template = re.sub(r"\[\[(.*?)\]\]", optional, template)
     return re.sub(r"\{([a-z_]+)\}", lambda match: values.get(match[1], "?"), template)
 
 
@@ -118,7 +134,7 @@ def _unknown(evidence: Evidence, scrub: Scrubber) -> Iterator[Finding]:
         if service.works or not (service.failed or _log_failed(service)):
             continue
         yield _nothing_known(service.service, telling(service.log) or _states(service), scrub)
-    if not evidence.services and evidence.compose_output.strip():
+    if evidence.compose_output.strip() and not any(one.failed or one.log for one in evidence.services):
         lines = [line for line in evidence.compose_output.splitlines() if line.strip()]
         yield _nothing_known("", tuple(lines[-4:]), scrub)
     if evidence.checks and all(one.works for one in evidence.services):

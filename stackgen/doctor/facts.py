@@ -91,6 +91,7 @@ class Host:
     runtimes: tuple[str, ...] | None = None
     containers: tuple[Container, ...] | None = None
     storage_disk: Disk | None = None
+    storage_root: str | None = None
     memory_total: int | None = None
     memory_available: int | None = None
     shm: int | None = None

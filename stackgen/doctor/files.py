@@ -28,8 +28,11 @@ def rendered(case: Case) -> Results:
     stale = [change.path for change in changes if not change.edited]
     folder = folder_of(case)
     if edited:
-        yield warn("files were edited by hand since they were rendered: `up` starts them as they are", ", ".join(edited),
-                   f"stackgen render {folder} --diff; put the change into stack.yaml, or --force")  # fmt: skip
+        yield warn(
+            "files were edited by hand since they were rendered: `up` starts them as they are",
+            ", ".join(edited),
+            f"stackgen render {folder} --diff; put the change into stack.yaml, or --force",
+        )
     if stale and not (folder / "compose.yaml").exists():
         yield warn("nothing is rendered yet: `up` does it", f"{len(stale)} files", f"stackgen render {folder}")
     elif stale:
@@ -74,7 +77,7 @@ def weights_pinned(case: Case) -> Results:
         if is_local(model.model):
             continue
         answer = case.hub.get(model.model)
-        commit = answer.commit if answer and answer.commit else "a commit"
+        commit = answer.commit if answer and answer.commit else "the commit that its page on the Hub shows"
         if not model.revision:
             yield warn(f"{model.model} has no revision: two machines may serve different weights", "",
                        f"revision: {commit}", f"{place}.revision")  # fmt: skip

@@ -30,8 +30,8 @@ REMOVED: dict[str, dict[str, str]] = {
         "--swap-space": "leave it out: preempted requests are computed anew",
         "--max-seq-len-to-capture": "use --compilation-config.cudagraph_capture_sizes",
         "--cuda-graph-sizes": "use --compilation-config.cudagraph_capture_sizes",
-        "--rope-scaling": 'use --hf-overrides \'{"rope_parameters": {…}}\'',
-        "--rope-theta": 'use --hf-overrides \'{"rope_parameters": {…}}\'',
+        "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
+        "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--device": "leave it out: the image decides (gpus: none takes the CPU image)",
         "--worker-use-ray": "use --distributed-executor-backend ray",
         "--num-lookahead-slots": "use --speculative-config",
@@ -45,8 +45,6 @@ REMOVED: dict[str, dict[str, str]] = {
     },
     "fastchat": {
         "--api-keys": "leave it out: the key comes from .env, and a flag would show in the process list",
-        "--model-name": "use served_names",
-        "--num-gpu": "use gpus",
     },
     "llamacpp": {},
 }
@@ -107,7 +105,11 @@ def of_stack(case: Case) -> Results:
         found = list(look_at(model.engine, model.extra_args, known, path))
         yield from found
         if not found:
-            yield good(f"{model.engine} {known.version} knows the flags of extra_args", " ".join(model.extra_args), path)
+            yield good(
+                f"{model.engine} {known.version} knows the flags of extra_args",
+                " ".join(word.partition("=")[0] for word in model.extra_args if word.startswith("-")),
+                path,
+            )
 
 
 def look_at(engine: str, words: tuple[str, ...], known: Flags, path: str) -> Iterator[Result]:
@@ -130,8 +132,12 @@ def look_at(engine: str, words: tuple[str, ...], known: Flags, path: str) -> Ite
         if entry.get("removed"):
             yield fail(f"{flag} was removed", f"{engine} {known.version}", f"use {entry['removed']}", place)
         elif name:
-            yield warn(f"{flag} overrides what stackgen sets: ports, GPUs and names were planned without it",
-                       f"extra_args come after all other flags of {engine}", f"set {FIELDS[engine][name]} instead", place)  # fmt: skip
+            yield warn(
+                f"{flag} overrides what stackgen sets: ports, GPUs and names were planned without it",
+                f"extra_args come after all other flags of {engine}",
+                f"set {FIELDS[engine][name]} instead",
+                place,
+            )
         if value:
             yield from _choice(engine, entry, value, known, place)
 
@@ -164,8 +170,14 @@ def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
     close = get_close_matches(plain, [name for name in known.by_name if name.startswith("--")], n=1, cutoff=0.6)
     other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
     fix = f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else "leave it out"
-    return fail(f"{flag} is unknown", f"{engine} {known.version} ends with `unrecognized arguments`"
-                if engine != "llamacpp" else f"{engine} {known.version} ends with `invalid argument`", fix, place)  # fmt: skip
+    return fail(
+        f"{flag} is unknown",
+        f"{engine} {known.version} ends with `unrecognized arguments`"
+        if engine != "llamacpp"
+        else f"{engine} {known.version} ends with `invalid argument`",
+        fix,
+        place,
+    )
 
 
 def _choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place: str) -> Iterator[Result]:
@@ -174,4 +186,9 @@ def _choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place:
         return
     close = get_close_matches(value, choices, n=1, cutoff=0.6)
     fix = f"did you mean {close[0]}?" if close else f"one of {', '.join(choices[:12])}"
-    yield fail(f"{entry['names'][0]} does not take {value!r}", f"{engine} {known.version} ends with `invalid choice`", fix, place)
+    yield fail(
+        f"{entry['names'][0]} does not take {value!r}",
+        f"{engine} {known.version} ends with `invalid choice`",
+        fix,
+        place,
+    )

@@ -114,8 +114,12 @@ def toolkit(case: Case) -> Results:
         if host.cdi is None:
             yield unknown("whether CDI devices are configured is unknown")
         elif lacking := [kind for kind in asked if kind not in host.cdi]:
-            yield fail(f"no CDI file names {', '.join(lacking)}", f"/etc/cdi and /var/run/cdi name: {', '.join(host.cdi) or 'nothing'}",
-                       "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml", "gpu_driver")  # fmt: skip
+            yield fail(
+                f"no CDI file names {', '.join(lacking)}",
+                f"/etc/cdi and /var/run/cdi name: {', '.join(host.cdi) or 'nothing'}",
+                "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                "gpu_driver",
+            )
         else:
             yield good("CDI devices are configured", ", ".join(asked))
     if "nvidia" in kinds:
@@ -125,9 +129,11 @@ def toolkit(case: Case) -> Results:
         elif host.runtimes is None or host.toolkit is None:
             yield unknown("whether the NVIDIA container toolkit is installed is unknown")
         else:
-            yield fail("Docker can't hand out GPUs: the NVIDIA container toolkit is missing",
-                       f"runtimes of the engine: {', '.join(host.runtimes)}; no nvidia-container-runtime-hook on the PATH",
-                       "install nvidia-container-toolkit, sudo nvidia-ctk runtime configure, restart docker")  # fmt: skip
+            yield fail(
+                "Docker can't hand out GPUs: the NVIDIA container toolkit is missing",
+                f"runtimes of the engine: {', '.join(host.runtimes)}; no nvidia-container-runtime-hook on the PATH",
+                "install nvidia-container-toolkit, sudo nvidia-ctk runtime configure, restart docker",
+            )
 
 
 def ids(case: Case) -> Results:
@@ -187,8 +193,12 @@ def mig(case: Case) -> Results:
     """A card that is split by MIG is named by the UUID of one of its parts."""
     for gpu in _all(case):
         if gpu.mig and case.stack:
-            yield fail(f"GPU {gpu.index} is split by MIG, and the stack names it as a whole", gpu.name,
-                       "name parts of it: gpus: [MIG-…] (`nvidia-smi -L` lists them), or turn MIG off", "models")  # fmt: skip
+            yield fail(
+                f"GPU {gpu.index} is split by MIG, and the stack names it as a whole",
+                gpu.name,
+                "name parts of it: gpus: [MIG-…] (`nvidia-smi -L` lists them), or turn MIG off",
+                "models",
+            )
         elif gpu.mig:
             yield warn(f"GPU {gpu.index} is split by MIG", gpu.name, "name its parts in gpus: [MIG-…]")
         elif gpu.mig is False:

@@ -28,8 +28,11 @@ def reachable(case: Case) -> Results:
     if not answers:
         yield unknown("the Hub was not asked", "--offline" if case.offline else "storage.offline")
     elif strange := next((one for one in answers if one.state in ("unreachable", "strange")), None):
-        yield unknown("the Hub can't be reached from here: what lies on it could not be looked at", strange.detail,
-                      "check the network, HTTPS_PROXY and storage.hub_endpoint; or storage.offline: true with all there")  # fmt: skip
+        yield unknown(
+            "the Hub can't be reached from here: what lies on it could not be looked at",
+            strange.detail,
+            "check the network, HTTPS_PROXY and storage.hub_endpoint; or storage.offline: true with all there",
+        )
     elif limited := next((one for one in answers if one.state == "limited"), None):
         yield warn("the Hub limits this machine's requests", limited.detail, "wait some minutes, or set HF_TOKEN_FILE")
     else:
@@ -41,8 +44,12 @@ def token(case: Case) -> Results:
     for place, model, answer in _asked(case):
         have = bool(case.env and case.env.values.get("HF_TOKEN_FILE"))
         if answer.state == "token":
-            yield fail("the Hub refuses the token", answer.detail,
-                       "`hf auth login` writes a new one; HF_TOKEN_FILE in .env names its file", f"{place}.model")  # fmt: skip
+            yield fail(
+                "the Hub refuses the token",
+                answer.detail,
+                "`hf auth login` writes a new one; HF_TOKEN_FILE in .env names its file",
+                f"{place}.model",
+            )
         elif answer.state == "gated" and have:
             yield fail(f"the licence of {model.model} was not accepted by the token's account", answer.detail,
                        f"accept it at https://huggingface.co/{model.model}", f"{place}.model")  # fmt: skip
@@ -59,8 +66,12 @@ def repository(case: Case) -> Results:
     for place, model, answer in _asked(case):
         name = getattr(model, "file", None)
         if answer.state == "missing":
-            yield fail(f"{model.model} is not on the Hub, or private", answer.detail,
-                       "check organization, name and case at https://huggingface.co/models", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"{model.model} is not on the Hub, or private",
+                answer.detail,
+                "check organization, name and case at https://huggingface.co/models",
+                f"{place}.model",
+            )
         elif answer.state == "revision":
             yield fail(f"{model.model} has no revision {model.revision}", answer.detail,
                        "take a branch, tag or commit that its page lists", f"{place}.revision")  # fmt: skip
@@ -69,9 +80,12 @@ def repository(case: Case) -> Results:
             yield fail(f"{model.model} holds no {name}", f"it holds {', '.join(near) or 'no GGUF at all'}",
                        "file: one of these", f"{place}.file")  # fmt: skip
         elif answer.state == "ok" and model.engine != "llamacpp" and "config.json" not in answer.files:
-            yield fail(f"{model.model} holds no config.json: {model.engine} can't serve it",
-                       f"{len(answer.files)} files, e.g. {', '.join(answer.files[:3])}",
-                       "take the repository with safetensors, or engine: llamacpp for a GGUF", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"{model.model} holds no config.json: {model.engine} can't serve it",
+                f"{len(answer.files)} files, e.g. {', '.join(answer.files[:3])}",
+                "take the repository with safetensors, or engine: llamacpp for a GGUF",
+                f"{place}.model",
+            )
         elif answer.state == "ok":
             told = f"commit {answer.commit[:12]}" + (f", {size(answer.bytes)}" if answer.bytes else "")
             yield good(f"{model.model} is there", told, place)

@@ -83,7 +83,9 @@ def buildx(case: Case) -> Results:
         yield fail("an image must be built here, and docker buildx is missing", ", ".join(dict.fromkeys(built)),
                    "install docker-buildx-plugin, version 0.17 or newer")  # fmt: skip
     elif host.buildx_missing:
-        yield warn("docker buildx is missing: images of stackgen's own can't be built", "", "install docker-buildx-plugin")
+        yield warn(
+            "docker buildx is missing: images of stackgen's own can't be built", "", "install docker-buildx-plugin"
+        )
     elif (enough := at_least(host.buildx, 0, 17)) is None:
         yield unknown("buildx's version is unknown", host.buildx or "")
     elif enough:
@@ -143,8 +145,12 @@ def cpu(case: Case) -> Results:
         elif host.cpu_flags is None:
             yield unknown("the processor's instruction sets are unknown", place=place)
         elif "avx2" not in host.cpu_flags:
-            yield fail("the processor lacks AVX2, which the engines' CPU builds need", "/proc/cpuinfo: no avx2",
-                       "use another machine or a GPU; in a virtual machine pass the host's CPU through", place)  # fmt: skip
+            yield fail(
+                "the processor lacks AVX2, which the engines' CPU builds need",
+                "/proc/cpuinfo: no avx2",
+                "use another machine or a GPU; in a virtual machine pass the host's CPU through",
+                place,
+            )
         elif model.engine == "vllm" and "avx512f" not in host.cpu_flags:
             yield warn("the processor has AVX2 but not AVX-512: vLLM runs, and slowly", "/proc/cpuinfo: no avx512f",
                        "for more speed: a processor with AVX-512 or AMX, or engine: llamacpp", place)  # fmt: skip

@@ -37,8 +37,12 @@ def config(case: Case) -> Results:
     """The folder is there, and its config.json says what it is."""
     for place, model, facts in _local(case):
         if not facts.exists:
-            yield fail(f"{model.model} does not exist", facts.path,
-                       "correct the path (relative ones start at stack.yaml), or write a Hub id", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"{model.model} does not exist",
+                facts.path,
+                "correct the path (relative ones start at stack.yaml), or write a Hub id",
+                f"{place}.model",
+            )
         elif model.engine == "llamacpp":
             named = model.file or facts.is_file
             if not named:
@@ -47,11 +51,19 @@ def config(case: Case) -> Results:
             else:
                 yield good("the GGUF is named", facts.path, place)
         elif facts.is_file:
-            yield fail(f"{model.model} is a file, and {model.engine} wants a folder", facts.path,
-                       "name the folder that holds config.json, or use engine: llamacpp for a GGUF", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"{model.model} is a file, and {model.engine} wants a folder",
+                facts.path,
+                "name the folder that holds config.json, or use engine: llamacpp for a GGUF",
+                f"{place}.model",
+            )
         elif facts.config is None:
-            yield fail(f"config.json {facts.config_error}", facts.path,
-                       "fetch the file again, from the repository that the weights come from", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"config.json {facts.config_error}",
+                facts.path,
+                "fetch the file again, from the repository that the weights come from",
+                f"{place}.model",
+            )
         elif not facts.config.get("architectures") and not facts.config.get("model_type"):
             yield fail("config.json names no architecture", "neither `architectures` nor `model_type`",
                        "fetch the file again: it belongs to something else", f"{place}.model")  # fmt: skip
@@ -72,8 +84,12 @@ def tokenizer(case: Case) -> Results:
         if facts.tokenizer:
             yield good("the tokenizer is there", place=place)
         else:
-            yield fail("the tokenizer is missing", f"{facts.path} holds neither tokenizer.json nor tokenizer.model",
-                       "copy tokenizer.json and tokenizer_config.json from the model's repository", f"{place}.model")  # fmt: skip
+            yield fail(
+                "the tokenizer is missing",
+                f"{facts.path} holds neither tokenizer.json nor tokenizer.model",
+                "copy tokenizer.json and tokenizer_config.json from the model's repository",
+                f"{place}.model",
+            )
 
 
 def chat_template(case: Case) -> Results:
@@ -84,9 +100,12 @@ def chat_template(case: Case) -> Results:
         if facts.chat_template or model.chat_template:
             yield good("there is a chat template", place=place)
         else:
-            yield warn("there is no chat template: chat completions will be refused, plain completions work",
-                       "neither chat_template.jinja nor `chat_template` in tokenizer_config.json",
-                       "set chat_template to a Jinja file, or take the model's Instruct variant", f"{place}.chat_template")  # fmt: skip
+            yield warn(
+                "there is no chat template: chat completions will be refused, plain completions work",
+                "neither chat_template.jinja nor `chat_template` in tokenizer_config.json",
+                "set chat_template to a Jinja file, or take the model's Instruct variant",
+                f"{place}.chat_template",
+            )
 
 
 def weights(case: Case) -> Results:
@@ -96,8 +115,12 @@ def weights(case: Case) -> Results:
             continue
         if facts.problems:
             more = f", and {len(facts.problems) - 3} more" if len(facts.problems) > 3 else ""
-            yield fail("the weights are not complete", "; ".join(facts.problems[:3]) + more,
-                       "fetch these files again: hf download REPOSITORY --local-dir FOLDER", f"{place}.model")  # fmt: skip
+            yield fail(
+                "the weights are not complete",
+                "; ".join(facts.problems[:3]) + more,
+                "fetch these files again: hf download REPOSITORY --local-dir FOLDER",
+                f"{place}.model",
+            )
         else:
             yield good("the weights are complete", f"{facts.weight_files} files, {size(facts.weight_bytes)}", place)
 
@@ -116,9 +139,12 @@ def readable(case: Case) -> Results:
         closed = [(name, owner, mode) for name, owner, mode in facts.unreadable if owner != uid]
         if closed:
             name, owner, mode = closed[0]
-            yield fail(f"the container's user can't read {len(closed)} file{'s' if len(closed) > 1 else ''} of the model",
-                       f"{name} belongs to uid {owner} with mode {mode:04o}; the container runs as {user or 'root'}",
-                       f"chmod -R a+rX {facts.path}", f"{place}.model")  # fmt: skip
+            yield fail(
+                f"the container's user can't read {len(closed)} file{'s' if len(closed) > 1 else ''} of the model",
+                f"{name} belongs to uid {owner} with mode {mode:04o}; the container runs as {user or 'root'}",
+                f"chmod -R a+rX {facts.path}",
+                f"{place}.model",
+            )
         else:
             yield good("the container's user may read the model", place=place)
 
@@ -161,8 +187,13 @@ def dtype(case: Case) -> Results:
         elif old is None:
             yield unknown("which types the cards compute in is unknown", place=field)
         elif model.dtype in ("bfloat16", "bfloat"):
-            yield fail(f"{old.name} does not compute in bfloat16", f"compute capability {old.compute[0]}.{old.compute[1]}, "  # type: ignore[index]
-                       "wanted 8.0 or newer", "dtype: float16", field)  # fmt: skip
+            yield fail(
+                f"{old.name} does not compute in bfloat16",
+                f"compute capability {old.compute[0]}.{old.compute[1]}, "  # type: ignore[index]
+                "wanted 8.0 or newer",
+                "dtype: float16",
+                field,
+            )
         elif asked == "bfloat16":
             yield warn(f"{old.name} does not compute in bfloat16, the model's type: vLLM falls back to float16",
                        "config.json: dtype", "dtype: float16 says so openly", field)  # fmt: skip
@@ -182,13 +213,21 @@ def quantization(case: Case) -> Results:
         if not asked or model.engine != "vllm":
             continue
         if facts and facts.config is not None and asked in PREPARED and not own:
-            yield fail(f"quantization is {asked}, and the model is not quantized", "config.json: no quantization_config",
-                       f"leave out quantization, or take a variant of the model that ends in -{asked.upper()}", field)  # fmt: skip
+            yield fail(
+                f"quantization is {asked}, and the model is not quantized",
+                "config.json: no quantization_config",
+                f"leave out quantization, or take a variant of the model that ends in -{asked.upper()}",
+                field,
+            )
             continue
         family = asked.partition("_")[0]
         if own and own.partition("_")[0] != family and not {own, asked} & {"compressed-tensors", "modelopt", "inc"}:
-            yield fail(f"quantization is {asked}, and the model is quantized as {own}", "config.json: quantization_config",
-                       f"quantization: {own}, or leave it out", field)  # fmt: skip
+            yield fail(
+                f"quantization is {asked}, and the model is quantized as {own}",
+                "config.json: quantization_config",
+                f"quantization: {own}, or leave it out",
+                field,
+            )
             continue
         needs = NEEDS.get(asked)
         for gpu in (requests.get(place) or ()) if needs else ():
@@ -226,7 +265,9 @@ def fit(case: Case) -> Results:
             yield unknown(f"whether {model.model} fits the cards is unknown", "its size is unknown", place=place)
             continue
         need, have = weight / (tensor * pipeline), least * (model.gpu_memory_utilization or UTILIZATION)
-        told = f"{size(weight)} of weights ({how}) over {tensor * pipeline}: {size(need)} a card; {size(have)} may be used"
+        told = (
+            f"{size(weight)} of weights ({how}) over {tensor * pipeline}: {size(need)} a card; {size(have)} may be used"
+        )
         fix = "more gpus, a quantized variant of the model, or a smaller one"
         if need > have and "guessed" not in how:
             yield fail("the weights don't fit the cards", told, fix, f"{place}.gpus")

@@ -70,16 +70,16 @@ def look_at_model(path: Path) -> ModelFacts:
     try:
         if path.is_file():
             problem = gguf_problem(path) if path.suffix == ".gguf" else ""
-            problems = (f"{path.name}: {problem}",) if problem else ()
+            told = (f"{path.name}: {problem}",) if problem else ()
             closed = tuple(_closed([path]))
             return ModelFacts(str(path), True, True, weight_bytes=path.stat().st_size, weight_files=1,
-                              problems=problems, unreadable=closed)  # fmt: skip
+                              problems=told, unreadable=closed)  # fmt: skip
         names = sorted(os.listdir(path))
     except FileNotFoundError:
         return ModelFacts(str(path), False)
     except OSError as error:
         return ModelFacts(str(path), True, problems=(f"{path}: {error.strerror}",))
-    config, error = _config(path / "config.json")
+    config, wrong = _config(path / "config.json")
     wanted, problems = _wanted(path, names)
     total = 0
     for name in wanted:
@@ -99,7 +99,7 @@ def look_at_model(path: Path) -> ModelFacts:
         tokenizer_config and tokenizer_config.get("chat_template")
     )
     return ModelFacts(
-        str(path), True, False, config, error, any(name in names for name in TOKENIZERS), template, total,
+        str(path), True, False, config, wrong, any(name in names for name in TOKENIZERS), template, total,
         len(wanted), tuple(problems), tuple(_closed(path / name for name in (".", *names))),
     )  # fmt: skip
 
@@ -133,7 +133,7 @@ def _wanted(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def read_index(data: bytes) -> list[str]:
-    """The shards that an index file names, sorted; none where it is no index. Names that leave the folder are left out."""
+    """The shards that an index file names, sorted; none where it is no index, or names files elsewhere."""
     try:
         weights = json.loads(data).get("weight_map")
         shards = {name for name in weights.values() if isinstance(name, str)}

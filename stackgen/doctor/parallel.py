@@ -1,4 +1,7 @@
-"""Splitting a model over cards: heads, KV heads and layers must divide (vLLM 0.32.0, `ModelConfig.verify_with_parallel_config`)."""
+"""Splitting a model over cards: heads, KV heads and layers must divide.
+
+As in vLLM 0.32.0 (`ModelConfig.verify_with_parallel_config`).
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,12 @@ def heads(case: Case) -> Results:
                           place=_field(place, model))  # fmt: skip
         elif count % tensor:
             allowed = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if count % size == 0 and size < tensor]
-            yield fail(f"{count} attention heads can't be split over {tensor} cards", "config.json: num_attention_heads",
-                       f"tensor_parallel_size: {allowed[-1]}, with as many gpus", _field(place, model))  # fmt: skip
+            yield fail(
+                f"{count} attention heads can't be split over {tensor} cards",
+                "config.json: num_attention_heads",
+                f"tensor_parallel_size: {allowed[-1]}, with as many gpus",
+                _field(place, model),
+            )
         else:
             yield good(f"{count} attention heads split over {tensor} cards", place=place)
 
@@ -59,7 +66,9 @@ def kv_heads(case: Case) -> Results:
             continue
         count = facts.number("num_key_value_heads") if facts else None
         if count is None:
-            yield unknown(f"whether {tensor} cards divide the KV heads is unknown", "no config.json at hand", place=place)
+            yield unknown(
+                f"whether {tensor} cards divide the KV heads is unknown", "no config.json at hand", place=place
+            )
         elif count % tensor and tensor % count:
             allowed = [one for one in range(1, tensor) if count % one == 0 or one % count == 0]
             yield fail(f"{count} KV heads fit no split over {tensor} cards", "config.json: num_key_value_heads; one of "
@@ -71,7 +80,7 @@ def kv_heads(case: Case) -> Results:
 
 def layers(case: Case) -> Results:
     """There are at least as many layers as pipeline stages."""
-    for place, model, _tensor, pipeline, facts in _split(case):
+    for place, _model, _tensor, pipeline, facts in _split(case):
         if pipeline == 1:
             continue
         count = facts.number("num_hidden_layers", "n_layer") if facts else None

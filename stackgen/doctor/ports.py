@@ -20,8 +20,12 @@ def free(case: Case) -> Results:
             holders = list(_holders(case.host, port.address.strip("[]"), port.host))
             others = [holder for holder, project in holders if not project or project != _project(case)]
             if others:
-                yield fail(f"port {port.host} is taken", f"held by {', '.join(others)}",
-                           f"stop it, or set another port, e.g. port: {_next(case.host, port.host)}", _place(case, port.host))  # fmt: skip
+                yield fail(
+                    f"port {port.host} is taken",
+                    f"held by {', '.join(others)}",
+                    f"stop it, or set another port, e.g. port: {_next(case.host, port.host)}",
+                    _place(case, port.host),
+                )
             elif holders:
                 yield good(f"port {port.host} is held by this stack itself", "it runs already")
             elif taken is None:
@@ -80,7 +84,7 @@ def _holders(host: Host, address: str, port: int) -> Iterator[tuple[str, str]]:
 def _clash(one: str, other: str) -> bool:
     """Whether two addresses can't be bound at the same port; `::` takes IPv4 as well."""
     one, other = (text.removeprefix("::ffff:") for text in (one, other))
-    if ":" in one and other == "0.0.0.0" or one == "0.0.0.0" and ":" in other and other != "::":
+    if (":" in one and other == "0.0.0.0") or (one == "0.0.0.0" and ":" in other and other != "::"):
         return False
     return one == other or one in ANY or other in ANY
 

@@ -23,10 +23,10 @@ def weight_bytes(case: Case, model: str) -> tuple[int | None, str]:
     answer = case.hub.get(model)
     if answer and answer.bytes:
         return answer.bytes, "by the Hub's file list"
-    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?=$|[-_./])", model)
+    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])", model)
     if not match:
         return None, ""
-    count = float(match[2]) * int(match[1] or 1) * 1e9
+    count = float(match[2]) * int(match[1] or 1) * (1e9 if match[3] in "bB" else 1e6)
     return int(count * 2), "guessed by its name, at 16 bits a weight"
 
 

@@ -97,8 +97,17 @@ def token_file(case: Case) -> Results:
     env = case.env
     if env is None or not env.values.get("HF_TOKEN_FILE"):
         return
-    if "HF_TOKEN_FILE" in env.missing_files:
-        yield fail("HF_TOKEN_FILE names no file that can be read", env.values["HF_TOKEN_FILE"],
-                   "write the whole path (no ~), e.g. /home/you/.cache/huggingface/token; `hf auth login` makes it")  # fmt: skip
+    if env.values["HF_TOKEN_FILE"].startswith("hf_"):
+        yield fail(
+            "HF_TOKEN_FILE holds a token, and must name the file that holds it",
+            env.path,
+            "`hf auth login` writes it to ~/.cache/huggingface/token; put that whole path into .env",
+        )
+    elif "HF_TOKEN_FILE" in env.missing_files:
+        yield fail(
+            "HF_TOKEN_FILE names no file that can be read",
+            env.values["HF_TOKEN_FILE"],
+            "write the whole path (no ~), e.g. /home/you/.cache/huggingface/token; `hf auth login` makes it",
+        )
     else:
         yield good("the token's file is there", env.values["HF_TOKEN_FILE"])

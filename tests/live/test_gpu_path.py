@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from stackgen.cli import main
+from stackgen.runtimes.observe import ComposeObserver
+from stackgen.stack import open_stack
 from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
@@ -90,6 +92,21 @@ def test_each_model_has_its_own_gpus(engine: GpuEngine, project: str, tmp_path: 
         calls = {call["container"] for call in engine.hook_calls()}
         assert compose.container("vllm-c") not in calls
     assert [seen[name].get("NVIDIA_VISIBLE_DEVICES") for name in "abc"] == ["0", "1,2", None]
+
+
+def test_the_check_sees_what_is_reserved(engine: GpuEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = rendered(more_models({"a": [0, 2], "b": 0}), tmp_path)
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    found = open_stack(str(tmp_path))
+    with engine.project(file, found.plan.name) as compose:
+        compose.up()
+        views = [ComposeObserver(found.plan, endpoint).services()[0] for endpoint in found.plan.endpoints]
+    assert [(one.state, one.gpus_planned, one.gpus_reserved) for one in views] == [
+        ("running", ("0", "2"), ("0", "2")),
+        ("running", (), ()),
+    ]
+    # the stand-in has no nvidia-smi: unknown, and not none
+    assert [one.gpus_seen for one in views] == [None, None]
 
 
 @pytest.mark.parametrize(

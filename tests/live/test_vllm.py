@@ -30,7 +30,7 @@ def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:
     report = stack.check()
     results = {(result["name"], result["model"]): result for result in report["endpoints"][0]["results"]}
     assert report["ok"]
-    assert {result["status"] for result in results.values()} <= {"pass", "warn"}
+    assert {result["status"] for result in results.values()} <= {"pass", "warn", "skip"}
     assert "/invocations" in results["auth", ""]["message"]
     assert results["stream", "smollm2"]["status"] == "pass"
 

@@ -10,8 +10,8 @@ __all__ = ["RULES", "rule"]
 # what Compose refuses comes before what services log: nothing ran then
 RULES: tuple[Rule, ...] = (
     *docker.FIRST,
-    *gpu.RULES,
     *memory.RULES,
+    *gpu.RULES,
     *vllm.RULES,
     *fastchat.RULES,
     *files.RULES,

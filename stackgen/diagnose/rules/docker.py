@@ -47,7 +47,7 @@ FIRST: tuple[Rule, ...] = (
     Rule(
         "SG-D002",
         "an image can't be pulled",
-        "the registry does not give {image}",
+        "the registry does not give the image[[: {image}]]",
         "check the name and this machine's way to the registry, log in (`docker login`), or set `image:`",
         "Docker engine 28, distribution; provoked for real",
         "`denied` and `not found` both mean: no such image, or no right to it. `no such host` is DNS. Docker Hub "
@@ -66,7 +66,7 @@ FIRST: tuple[Rule, ...] = (
     Rule(
         "SG-D003",
         "the image is for another processor",
-        "the image {image} holds programs for another architecture",
+        "the image[[ {image}]] holds programs for another architecture",
         "choose an image for this machine: cpu_arch: arm64 or x86_64 in stack.yaml, or another `image:`",
         "Docker engine 28; Linux, ENOEXEC; the message about the platform provoked for real",
         "`uname -m` says what the machine is, `docker image inspect IMAGE --format {{.Architecture}}` what the image "

@@ -28,7 +28,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G002",
         "the NVIDIA driver is too old for the image",
-        "the image needs a newer driver than this machine has{need}",
+        "the image needs a newer driver than this machine has[[: {need}]]",
         "update the driver (CUDA 13 wants 580 or newer), or set `image:` to a tag for older drivers, such as "
         "vllm/vllm-openai:v0.32.0-cu129",
         "torch 2.x, c10/cuda and CUDA driver errors 803 and 804; libnvidia-container, requirement checks",
@@ -90,7 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G006",
         "a GPU that is not there was asked for",
-        "the machine has no GPU {device}",
+        "the machine has not the GPU that stack.yaml names[[: {device}]]",
         "choose ids that `nvidia-smi -L` prints: gpus: [0]",
         "libnvidia-container (nvc_device.c), CUDA error 101, Docker CDI",
         "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
@@ -123,7 +123,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G009",
         "the card has no bfloat16",
-        "the model is bfloat16, and the card {card} has none (compute capability {capability}; 8.0 is needed)",
+        "the model is bfloat16, and the card has none[[: {card} has compute capability {capability}, and 8.0 is needed]]",
         "use float16",
         "vLLM 0.32.0, platforms/cuda.py, check_if_supports_dtype",
         "Cards before Ampere (T4, V100, RTX 20) compute in float16 only. float16 has a smaller range: a few models "

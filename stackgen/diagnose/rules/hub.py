@@ -54,7 +54,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H004",
         "the model has no such revision",
-        "{repo} has no revision {revision}",
+        "{repo} has no such revision[[: {revision}]]",
         "see its branches on the Hub, and correct or leave out revision",
         f"{OURS}; {HUB}",
         "A commit is safest: branches move. Many GPTQ repositories have a branch for each variant.",
@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H008",
         "the disk is full",
-        "there is no space left{where}",
+        "there is no space left[[ on {where}]]",
         "free some space (`docker system df`), or set storage.path to a folder on a larger disk",
         f"errno 28, ENOSPC; {OURS}",
         "Weights take 2 bytes a parameter, and compile caches some GB. `docker system "
@@ -135,7 +135,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H010",
         "the Hub can't be reached",
-        "there is no connection to the Hub{where}",
+        "there is no connection to the Hub[[ at {where}]]",
         "check network, DNS and proxy of the machine; with all weights in the store: storage.offline: true",
         f"transformers 4.57 and 5.x, utils/hub.py; {OURS}; provoked for real",
         "An engine that was given a Hub id asks the Hub even for a cached model, unless it is offline. stackgen's "
@@ -144,5 +144,6 @@ RULES: tuple[Rule, ...] = (
             DOWNLOAD + r"(?:no connection to (?P<where>\S+)|the hub answers HTTP 5\d\d)",
             r"We couldn't connect to '(?P<where>[^']+)' to load",
         ),
+        fallback=True,
     ),
 )

@@ -54,8 +54,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V012",
         "the KV cache is too small for the context",
-        "one request of {length} tokens needs {needed} GiB of KV cache, and {free} GiB are left for it; "
-        "{limit} tokens would fit",
+        "one request of {length} tokens needs {needed} GiB of KV cache, and {free} GiB are left for it"
+        "[[; {limit} tokens would fit]]",
         "lower the context to what fits, or `auto`; more cache: gpu_memory_utilization, kv_cache_dtype: fp8, "
         "or cpu_kv_cache_gib on the CPU",
         "vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; provoked for real on the CPU",
@@ -129,7 +129,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M005",
         "the weights don't fit the card",
-        "loading the weights needed {wanted} more than a card of {total} has free",
+        "loading the weights needs more than the card has free[[: {wanted} at once, on a card of {total}]]",
         "quantize (an AWQ, GPTQ or FP8 version of the model), or split it: more `gpus` with tensor_parallel_size; "
         "on a card that is shared, free it first",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model",
@@ -141,7 +141,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M006",
         "capturing CUDA graphs does not fit the card",
-        "capturing CUDA graphs needed {wanted} more than is free on the card of {total}",
+        "capturing CUDA graphs needs more than the card has free[[: {wanted} at once, on a card of {total}]]",
         "lower gpu_memory_utilization by 0.05, or max_num_seqs; enforce_eager: true does without graphs, decoding is "
         "slower then",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_model_runner.py capture_model",
@@ -155,7 +155,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M007",
         "the activation peak does not fit the card",
-        "a forward pass at full batch needed {wanted} more than is free on the card of {total}",
+        "a forward pass at full batch needs more than the card has free[[: {wanted} at once, on a card of {total}]]",
         'lower max_num_seqs, or gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, "2048"]` lowers '
         "the peak of prompts",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py",
@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M008",
         "the GPU's memory is used up",
-        "an allocation of {wanted} did not fit the card of {total}",
+        "an allocation did not fit the card[[: {wanted} at once, on a card of {total}]]",
         "see who uses it (`nvidia-smi`); lower max_num_seqs or gpu_memory_utilization, or quantize the model",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp",
         BUDGET + " Where the traceback names no phase: weights that don't fit fail while loading, a KV cache that is "
@@ -204,7 +204,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M011",
         "the machine's memory is too small for the CPU's KV cache",
-        "{wanted} GiB of KV cache are asked for, and {free} of {total} GiB are free on memory node {node}",
+        "{wanted} GiB of KV cache are asked for, and {free} of {total} GiB are free[[ on memory node {node}]]",
         "ask for less",
         "vLLM 0.32.0, v1/worker/cpu_worker.py; provoked for real",
         "On the CPU, cpu_kv_cache_gib (VLLM_CPU_KVCACHE_SPACE) is taken from the machine's memory at start, beside "
@@ -224,7 +224,7 @@ RULES: tuple[Rule, ...] = (
         "the kernel killed {service} (exit code 137): its memory limit, or the machine's memory, is used up",
         "free memory or raise the limit; on the CPU lower cpu_kv_cache_gib; load a smaller or quantized model",
         "Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; provoked for real",
-        "No log line tells it: a killed program can't write one. It is the host's memory, not the GPU's. While loading, "
+        "No log line tells it: a killed program can't write one. It is the host's memory, not the GPU's. While loading "
         "a model needs about the size of one shard beside its weights; on the CPU all of its weights and KV cache. "
         "`docker stats` shows the use, `dmesg` names the killed process.",
         find=_killed,

@@ -12,7 +12,7 @@ from stackgen.diagnose.model import Finder, Hit, Rule
 __all__ = ["RULES"]
 
 ASKED = (
-    re.compile(r"The model [`'](?P<name>[^`']+)[`'] does not exist"),
+    re.compile(r"The model [`'](?P<name>[^`']+)[`'] does not exist(?:\. Valid aliases: (?P<served>[^\"]+?)\.)?"),
     re.compile(r"Only (?P<served>.+?) allowed now, your model (?P<name>[^\"]+?)(?:\"|$)"),
 )
 

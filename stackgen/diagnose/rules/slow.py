@@ -74,8 +74,8 @@ def _uneven(evidence: Evidence) -> Iterator[Hit]:
         busy = max(group, key=lambda one: one[1])
         idle = [one for one in group if one[1] == 0 and one[2] <= 1]
         if busy[1] >= 1 and idle:
-            yield Hit(busy[0].service, (f"{busy[0].service}: {busy[1]:g} waiting; {idle[0][0].service}: "
-                                        f"{idle[0][2]:g} running, none waiting",), {"idle": idle[0][0].service})  # fmt: skip
+            said = f"{busy[0].service}: {busy[1]:g} waiting; {idle[0][0].service}: {idle[0][2]:g} running, none waiting"
+            yield Hit(busy[0].service, (said,), {"idle": idle[0][0].service})
 
 
 def _long_prompts(evidence: Evidence) -> Iterator[Hit]:
@@ -83,8 +83,8 @@ def _long_prompts(evidence: Evidence) -> Iterator[Hit]:
         prompt, prefill = _mean(values, "request_prompt_tokens"), _mean(values, "request_prefill_time_seconds")
         decode = _mean(values, "request_decode_time_seconds")
         if prefill > 2 and prefill > decode and prompt > 2000:
-            yield Hit(service.service, (f"mean prompt {prompt:.0f} tokens, prefill {prefill:.2f} s, decode {decode:.2f} s",),
-                      {"prompt": f"{prompt:.0f}", "prefill": f"{prefill:.2f}"})  # fmt: skip
+            said = f"mean prompt {prompt:.0f} tokens, prefill {prefill:.2f} s, decode {decode:.2f} s"
+            yield Hit(service.service, (said,), {"prompt": f"{prompt:.0f}", "prefill": f"{prefill:.2f}"})
 
 
 def _slow_with(mark: str, gpu: bool) -> Finder:

@@ -1,0 +1,147 @@
+"""diagnose and explain: why a stack failed, and what the ids mean. Exit codes of diagnose: 0 nothing wrong, 1 found."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stackgen.commands.output import note, print_data
+
+if TYPE_CHECKING:
+    from stackgen.diagnose import Evidence, Finding
+
+__all__ = ["diagnose", "explain"]
+
+
+def diagnose(words: Namespace) -> int:
+    """`stackgen diagnose`: the cause first, what else was found below."""
+    from stackgen.diagnose import diagnose as judge
+    from stackgen.diagnose.explain import told
+
+    evidence, files, path = _collect(words)
+    findings = judge(evidence)
+    if words.bundle:
+        _bundle(words.bundle, evidence, findings, files)
+    lines = [told(one, first=not index) for index, one in enumerate(findings)]
+    nothing = "nothing wrong found" + ("" if evidence.services else ": there is nothing to look at")
+    print_data(words, {"ok": not findings, "findings": [one.to_json() for one in findings]},
+               ["\n\n".join(lines)] if lines else [nothing])  # fmt: skip
+    if words.fix:
+        _fix(words, findings, path)
+    return 1 if findings else 0
+
+
+def explain(words: Namespace) -> int:
+    """`stackgen explain ID`: the page of a rule, or the list of all."""
+    from stackgen.diagnose.explain import find_rule, page, readable
+    from stackgen.diagnose.rules import RULES
+
+    if not words.id:
+        rows = sorted((one.id, readable(one.title)) for one in RULES)
+        known = [{"id": id, "title": title} for id, title in rows]
+        print_data(words, {"rules": known}, [f"{id}  {title}" for id, title in rows])
+        return 0
+    rule = find_rule(words.id)
+    data = {"id": rule.id, "title": readable(rule.title), "cause": readable(rule.cause), "fix": readable(rule.fix),
+            "explain": rule.explain, "source": rule.source}  # fmt: skip
+    print_data(words, data, [page(rule)])
+    return 0
+
+
+def _collect(words: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
+    """The evidence, the rendered files for a report, and stack.yaml where the words name one."""
+    from stackgen.errors import StackgenError
+    from stackgen.runtimes import evidence
+
+    if words.logs:
+        try:
+            text = sys.stdin.read() if words.logs == "-" else Path(words.logs).read_text("utf-8", "replace")
+        except OSError as error:
+            raise StackgenError(f"{words.logs} can't be read: {error.strerror}") from None
+        return evidence.of_log(text), {}, None
+    if words.container:
+        return evidence.of_container(words.container), {}, None
+    from stackgen.stack import open_stack, stack_file
+
+    stack = open_stack(words.stack)
+    path = stack_file(words.stack) or Path(words.stack) / "stack.yaml"
+    found = evidence.of_stack(stack.plan, stack.folder, stack.spec)
+    if found.services and all(one.works for one in found.services):
+        found = evidence.of_stack(stack.plan, stack.folder, stack.spec, checks=_checks(stack))
+    names = ("stack.yaml", "compose.yaml", ".env", "stackgen.lock")
+    files = {name: text for name in names if (text := _text(stack.folder / name)) is not None}
+    return found, files, path
+
+
+def _checks(stack: Any) -> tuple[tuple[str, str], ...]:
+    """The failed checks of a stack whose services all run: what users meet of it."""
+    from stackgen.check.options import Options
+    from stackgen.endpoints import from_plan
+    from stackgen.errors import StackgenError
+    from stackgen.probe import run_check
+
+    try:
+        report = run_check(from_plan(stack.plan, stack.folder), Options(timeout=20.0, skip=("topology",)))
+    # no key, say: the other evidence is still worth a look
+    except StackgenError as error:
+        note(f"not checked: {error.message}")
+        return ()
+    results = [result for endpoint in report.endpoints for result in endpoint.results]
+    return tuple((one.name, f"{one.message} {one.evidence}".strip()) for one in results if one.status == "fail")
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def _bundle(target: str, evidence: Evidence, findings: tuple[Finding, ...], files: dict[str, str]) -> None:
+    from stackgen.diagnose.bundle import pack
+    from stackgen.runtimes.evidence import versions
+
+    data = pack(evidence, findings, files, versions())
+    path = Path(target)
+    path.touch(mode=0o600)
+    path.write_bytes(data)
+    note(f"wrote {target}: secrets are removed, but look it through before you send it")
+
+
+def _fix(words: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
+    """Shows the change that mends the cause, asks, and writes it; only safe ones, and only of the first finding."""
+    from difflib import unified_diff
+
+    from stackgen.diagnose.edit import apply
+    from stackgen.load import parse_stack, read_text
+    from stackgen.write import write_atomically
+
+    edit = findings[0].edit if findings else None
+    if edit is None or path is None:
+        note("nothing to fix" if not findings else "no change to stack.yaml is known that mends it")
+        return
+    if not edit.safe:
+        note("the change decides more than a start: make it by hand")
+        return
+    before = read_text(path)
+    after = apply(before, edit)
+    # a change that makes the file invalid is none
+    parse_stack(after, str(path))
+    for line in unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm=""):
+        note(line)
+    if not words.yes and not _agreed():
+        note("left as it was")
+        return
+    write_atomically(path, after, path.stat().st_mode & 0o777)
+    note(f"changed {path}: `stackgen up` tries it")
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        note("--yes makes the change without asking")
+        return False
+    sys.stderr.write("make this change? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

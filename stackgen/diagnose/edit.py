@@ -1,0 +1,111 @@
+"""Changes the text of stack.yaml in place: comments, order and quoting of all other lines stay as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from stackgen.diagnose.model import Edit
+from stackgen.errors import StackgenError
+from stackgen.load import read_value
+
+__all__ = ["apply"]
+
+
+def apply(text: str, edit: Edit) -> str:
+    """`text` with `edit` made. Raises StackgenError where the place can't be edited safely.
+
+    The result is read again, and must differ from what stood there in exactly that value.
+    """
+    model = _at(text, edit.path[:-1])
+    name = str(edit.path[-1])
+    entry = next(((key, value) for key, value in model.value if key.value == name), None)
+    if edit.remove:
+        changed = _without(text, entry[1], edit.value) if entry else None
+    elif entry:
+        changed = _replaced(text, entry[1], edit.value)
+    else:
+        changed = _added(text, model, name, edit.value)
+    if changed is None or not _as_wanted(text, changed, edit):
+        where = f"{edit.path[0]}[{edit.path[1]}].{name}"
+        raise StackgenError(f"stack.yaml can't be changed safely at {where}", "change it by hand")
+    return changed
+
+
+def _at(text: str, path: tuple[str | int, ...]) -> yaml.MappingNode:
+    # the Python loader counts in characters, whatever libyaml counts in
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for part in path:
+        if isinstance(part, int) and isinstance(node, yaml.SequenceNode) and part < len(node.value):
+            node = node.value[part]
+        elif isinstance(part, str) and isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        else:
+            node = None
+    if not isinstance(node, yaml.MappingNode):
+        raise StackgenError("stack.yaml has not the form that the change expects", "change it by hand")
+    return node
+
+
+def _replaced(text: str, node: yaml.Node, value: str) -> str | None:
+    # a block scalar's end is the next line's start, and an anchor may be used elsewhere
+    if not isinstance(node, yaml.ScalarNode) or node.style in ("|", ">"):
+        return None
+    return text[: node.start_mark.index] + value + text[node.end_mark.index :]
+
+
+def _added(text: str, model: yaml.MappingNode, name: str, value: str) -> str | None:
+    if not model.value:
+        return None
+    key, first = model.value[0]
+    if model.flow_style:
+        end = model.value[-1][1].end_mark.index
+        return f"{text[:end]}, {name}: {value}{text[end:]}"
+    # after the whole first entry (`- model: …`), comment and all, with the indentation of its key
+    if not isinstance(first, yaml.ScalarNode) or first.style in ("|", ">"):
+        return None
+    end = text.find("\n", first.end_mark.index)
+    line = f"{' ' * key.start_mark.column}{name}: {value}"
+    return f"{text}\n{line}\n" if end < 0 else f"{text[: end + 1]}{line}\n{text[end + 1 :]}"
+
+
+def _without(text: str, node: yaml.Node, value: str) -> str | None:
+    """The list `node` without the entry `value`."""
+    if not isinstance(node, yaml.SequenceNode):
+        return None
+    index = next((i for i, one in enumerate(node.value) if one.value == value), None)
+    if index is None:
+        return None
+    if len(node.value) == 1:
+        return f"{text[: node.start_mark.index]}[]{text[node.value[0].end_mark.index :]}" if not node.flow_style else (
+            f"{text[: node.start_mark.index]}[]{text[node.end_mark.index :]}"
+        )  # fmt: skip
+    one = node.value[index]
+    if node.flow_style:
+        start, end = one.start_mark.index, one.end_mark.index
+        if index + 1 < len(node.value):
+            end = node.value[index + 1].start_mark.index
+        else:
+            start = node.value[index - 1].end_mark.index
+        return text[:start] + text[end:]
+    start = text.rfind("\n", 0, one.start_mark.index) + 1
+    end = text.find("\n", one.end_mark.index)
+    return text[:start] + (text[end + 1 :] if end >= 0 else "")
+
+
+def _as_wanted(before: str, after: str, edit: Edit) -> bool:
+    """Whether `after` is `before` with this change, and nothing else."""
+    try:
+        data, result = yaml.safe_load(before), yaml.safe_load(after)
+        owner = data
+        for part in edit.path[:-1]:
+            owner = owner[part]
+        name = edit.path[-1]
+        if edit.remove:
+            owner[name].remove(edit.value)
+        else:
+            owner[name] = read_value(edit.value)
+    except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError):
+        return False
+    return bool(data == result)

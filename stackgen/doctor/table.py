@@ -1,0 +1,98 @@
+"""All checks, in the order in which a person would look: the machine first, then the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from stackgen.doctor import files, flags, gpus, hub, machine, model, parallel, ports, room, secrets
+from stackgen.doctor.finding import Case, Check, Finding
+
+__all__ = ["CHECKS", "counts", "examine", "exit_code"]
+
+CHECKS: tuple[Check, ...] = (
+    Check("SG-D001", "docker", "the `docker` command, the engine, and whether this user may use its socket",
+          machine.engine, True),
+    Check("SG-D002", "engine-version", "the engine is 25 or newer (`start_interval`, CDI)",
+          machine.engine_version, True),
+    Check("SG-D003", "compose", "the compose plugin is 2.24 or newer", machine.compose, True),
+    Check("SG-D004", "buildx", "buildx is 0.17 or newer, where an image is built here", machine.buildx, True),
+    Check("SG-D005", "cgroup", "control groups of version 2", machine.cgroup, True),
+    Check("SG-D006", "disk", "room for images and weights that are still to come, by the Hub's file list when online",
+          room.disk, True),
+    Check("SG-D007", "memory", "host memory for models on the CPU: weights and KV cache", room.memory, True),
+    Check("SG-D008", "shm", "/dev/shm of vLLM's containers is 256 MiB at least", machine.shm),
+    Check("SG-D009", "cpu", "architecture and instruction sets for the CPU images (AVX2; AVX-512 advised)",
+          machine.cpu, True),
+    Check("SG-D010", "cores", "`cpuset` names cores that exist", machine.cores),
+    Check("SG-D020", "port", "published ports are free, or who holds them", ports.free),
+    Check("SG-D021", "bind", "the address of `bind` is one of this machine's", ports.address),
+    Check("SG-D022", "exposure", "who reaches the ports, and what answers without a key", ports.exposure),
+    Check("SG-D030", "gpu", "there are cards, and their driver answers", gpus.present, True),
+    Check("SG-D031", "driver", "the driver is new enough for the image's CUDA (CUDA 13: 580)", gpus.driver, True),
+    Check("SG-D032", "toolkit", "Docker can hand out GPUs: NVIDIA container toolkit, or CDI files", gpus.toolkit, True),
+    Check("SG-D033", "gpu-ids", "indices, UUIDs and counts of `gpus` exist", gpus.ids),
+    Check("SG-D034", "gpu-memory", "free memory of each card is at least utilization × total, or who holds it",
+          gpus.memory, True),
+    Check("SG-D035", "mig", "cards that MIG splits are named by their parts", gpus.mig),
+    Check("SG-D036", "ecc", "no uncorrected memory errors on the cards", gpus.ecc, True),
+    Check("SG-D037", "persistence", "persistence mode of the cards", gpus.persistence, True),
+    Check("SG-D038", "mixed-gpus", "the cards of one replica are of one kind", gpus.mixed),
+    Check("SG-D039", "gpu-age", "the cards are new enough for the engine (compute capability 7.5)", gpus.card, True),
+    Check("SG-D040", "tensor-parallel", "attention heads are a multiple of the tensor parallel size", parallel.heads),
+    Check("SG-D041", "kv-heads", "KV heads are a multiple of the tensor parallel size, or divide it",
+          parallel.kv_heads),
+    Check("SG-D042", "pipeline-parallel", "there are as many layers as pipeline stages", parallel.layers),
+    Check("SG-D050", "model", "the model's folder and config.json", model.config),
+    Check("SG-D051", "tokenizer", "the tokenizer's files", model.tokenizer),
+    Check("SG-D052", "chat-template", "a chat template", model.chat_template),
+    Check("SG-D053", "weights", "every shard of the index is there and whole, by its header", model.weights),
+    Check("SG-D054", "readable", "the container's user may read the model", model.readable),
+    Check("SG-D055", "context", "`max_model_len` against config.json", model.context),
+    Check("SG-D056", "dtype", "the cards compute in the type (bfloat16: compute capability 8.0)", model.dtype),
+    Check("SG-D057", "quantization", "the quantization is the model's, and the cards can compute with it",
+          model.quantization),
+    Check("SG-D058", "named-files", "chat templates and adapters that stack.yaml names", model.extras),
+    Check("SG-D059", "fit", "the weights alone fit the cards", model.fit),
+    Check("SG-D060", "hub", "the Hub answers, where something is to be fetched", hub.reachable),
+    Check("SG-D061", "token", "the Hub's token is valid, and the licence is accepted", hub.token),
+    Check("SG-D062", "repository", "repository, revision and file exist on the Hub", hub.repository),
+    Check("SG-D063", "cached", "with `storage.offline` the models lie in the storage", hub.cached),
+    Check("SG-D064", "revision", "models of the Hub name a revision", files.weights_pinned),
+    Check("SG-D070", "env", "`.env` is there", secrets.present),
+    Check("SG-D071", "env-mode", "only its owner may read `.env`", secrets.mode),
+    Check("SG-D072", "env-complete", "every variable has a value, and no placeholder is left", secrets.complete),
+    Check("SG-D073", "key", "the API key can't be guessed", secrets.strength),
+    Check("SG-D074", "token-file", "HF_TOKEN_FILE names a file that can be read", secrets.token_file),
+    Check("SG-D080", "stack", "stack.yaml holds no mistake", files.stack_file),
+    Check("SG-D081", "rendered", "the rendered files are in step with stack.yaml", files.rendered),
+    Check("SG-D082", "image-pinned", "every image names a version", files.pinned),
+    Check("SG-D083", "image", "every image is there, or is built here", files.pulled),
+    Check("SG-D090", "extra-args", "the pinned version knows the flags of `extra_args`, and takes their values",
+          flags.of_stack),
+)  # fmt: skip
+ORDER = {"fail": 0, "warn": 1, "unknown": 2, "ok": 3}
+_MACHINE = frozenset(check.id for check in CHECKS if check.machine)
+
+
+def examine(case: Case, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
+    """All findings, the worst first, each kind in the order of the table."""
+    found = [
+        Finding(check.id, check.name, one.status, one.message, one.evidence, one.fix, one.place)
+        for check in checks
+        for one in dict.fromkeys(check.run(case))
+    ]
+    return tuple(sorted(found, key=lambda finding: ORDER[finding.status]))
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """0 without a failure, 3 where the machine is not ready, 1 where only the stack is wrong."""
+    failed = {finding.id for finding in findings if finding.status == "fail"}
+    if not failed:
+        return 0
+    return 3 if failed & _MACHINE else 1
+
+
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many findings there are of each status."""
+    found = list(findings)
+    return {status: sum(finding.status == status for finding in found) for status in ORDER}

@@ -1,0 +1,270 @@
+"""Every rule against whole logs of real failures: the right one first, and none on healthy logs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
+from stackgen.diagnose.lines import clean, since_ready, split_services, telling
+from stackgen.diagnose.model import UNKNOWN
+from stackgen.diagnose.rules import RULES, rule
+from stackgen.diagnose.rules.slow import read_metrics
+from stackgen.load import parse_stack
+from stackgen.runtimes.evidence import of_log
+from tests.diagnose.fixtures import LOGS, Fixture, fixtures
+
+ALL = fixtures()
+BROKEN = [one for one in ALL if one.rule]
+HEALTHY = [one for one in ALL if not one.rule]
+
+
+def first(evidence: Evidence) -> str:
+    return next((one.id for one in diagnose(evidence)), "")
+
+
+@pytest.mark.parametrize("fixture", BROKEN, ids=lambda one: one.name)
+def test_the_right_rule_comes_first(fixture: Fixture) -> None:
+    found = diagnose(fixture.evidence)
+    assert found[0].id == fixture.rule, [(one.id, one.evidence) for one in found]
+    assert found[0].evidence and "?" not in found[0].cause + found[0].title
+    assert "See root cause above" not in " ".join(found[0].evidence)
+
+
+@pytest.mark.parametrize("fixture", HEALTHY, ids=lambda one: one.name)
+def test_no_rule_on_healthy_logs(fixture: Fixture) -> None:
+    assert diagnose(fixture.evidence) == ()
+    # and not on the log alone, as a colleague pastes it
+    assert diagnose(of_log(fixture.text)) == ()
+
+
+@pytest.mark.parametrize(
+    "fixture",
+    [one for one in BROKEN if one.head.get("kind", "log") == "log" and rule(one.rule).patterns],
+    ids=lambda one: one.name,
+)
+def test_the_log_alone_tells_as_much(fixture: Fixture) -> None:
+    assert first(of_log(fixture.text)) == fixture.rule
+
+
+def test_most_fixtures_are_real() -> None:
+    real = [one for one in BROKEN if one.real]
+    assert len(real) >= 60, len(real)
+    assert len({one.rule for one in real}) >= 45
+
+
+@pytest.mark.parametrize("fixture", ALL, ids=lambda one: one.name)
+def test_fixtures_hold_nothing_of_this_machine(fixture: Fixture) -> None:
+    text = (LOGS / f"{fixture.name}.log").read_text("utf-8")
+    for mark in ("/work/", "/tmp/sgdiag", "/srv/host", "sgdiag-", "hf_"):
+        assert mark not in text, mark
+    assert not re.search(r"sk-[A-Za-z0-9_-]{12,}", text)
+
+
+def test_ids_are_unique_and_well_formed() -> None:
+    ids = [one.id for one in RULES]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"SG-[A-Z]\d{3}", id) for id in ids)
+    assert all(one.patterns or one.find for one in RULES)
+    assert all(one.source and one.explain and one.fix for one in RULES)
+
+
+@pytest.mark.parametrize("one", RULES, ids=lambda one: one.id)
+def test_placeholders_are_named_by_the_patterns(one: object) -> None:
+    """A hole that no pattern fills is a question mark in a user's terminal."""
+    from stackgen.diagnose.model import Rule
+
+    assert isinstance(one, Rule)
+    if one.find:
+        return
+    always = set.intersection(*(set(pattern.groupindex) for pattern in one.patterns)) | {
+        "service", "model", "repo", "index",
+    }  # fmt: skip
+    sure = re.sub(r"\[\[.*?\]\]", "", f"{one.title} {one.cause} {one.fix}")
+    assert set(re.findall(r"\{([a-z_]+)\}", sure)) <= always
+
+
+def test_the_numbers_are_in_the_cause() -> None:
+    by_name = {one.name: one for one in BROKEN}
+    for name, numbers in {
+        "SG-V012-kvsmall": ("10000000", "4.77", "2097024"),
+        "SG-V001-len": ("1000000", "2048"),
+        "SG-V002-heads": ("4", "3"),
+        "SG-M009-shm": ("160 MiB", "64 MiB"),
+        "SG-M011-kvnode": ("900.0",),
+        "SG-M002-free-memory": ("3.11", "23.69", "21.79"),
+    }.items():
+        cause = diagnose(by_name[name].evidence)[0].cause
+        assert all(number in cause for number in numbers), cause
+
+
+STACK = """
+name: demo
+models:
+  - model: acme/one
+    engine: vllm
+    gpus: [0]
+  - model: acme/two
+    engine: vllm
+    gpus: [1]
+    served_names: [two]
+    max_model_len: 8192
+    enforce_eager: true
+"""
+
+
+def planned(service: ServiceEvidence, **more: object) -> Evidence:
+    from pathlib import Path
+
+    from stackgen.resolve import resolve
+    from stackgen.targets.compose import ComposeSite
+
+    spec = parse_stack(STACK)
+    plan = resolve(spec, ComposeSite(Path("x"), Path("x")), "stack.yaml")
+    evidence = Evidence((service,), spec=spec, plan=plan)
+    return replace(evidence, **more)  # type: ignore[arg-type]
+
+
+def test_the_change_names_the_model_and_what_stood_there() -> None:
+    log = (
+        "ValueError: To serve at least one request with the models's max seq len (8192), (1.0 GiB KV cache is needed, "
+        "which is larger than the available KV cache memory (0.5 GiB). Based on the available memory, the estimated "
+        "maximum model length is 4096. Try …"
+    )
+    edit = diagnose(planned(ServiceEvidence("vllm-two", engine="vllm", state="exited", exit_code=1, log=log)))[0].edit
+    assert edit is not None
+    assert (edit.path, edit.value, edit.was, edit.safe) == (("models", 1, "max_model_len"), "4096", "8192", True)
+
+
+def test_an_unknown_failure_is_called_unknown_with_the_root_above_the_last_line() -> None:
+    log = """\
+(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] Traceback (most recent call last):
+(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] ValueError: the frobnicator is out of plums
+Traceback (most recent call last):
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+stackgen: the service ended with code 1 after 5s and was never healthy: the reason stands above
+"""
+    for evidence in (
+        of_log(log),
+        Evidence((ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=log),)),
+    ):
+        (found,) = diagnose(evidence)
+        assert found.id == UNKNOWN and found.edit is None
+        assert found.evidence == ("ValueError: the frobnicator is out of plums",)
+
+
+@pytest.mark.parametrize(
+    ("service", "id"),
+    [
+        (ServiceEvidence("a", state="absent"), "SG-C007"),
+        (ServiceEvidence("a", state="running", health="starting"), "SG-C008"),
+        (ServiceEvidence("a", state="exited", exit_code=143), "SG-C009"),
+        (ServiceEvidence("a", state="paused"), "SG-C005"),
+        (ServiceEvidence("a", state="exited", exit_code=137, oom_killed=True), "SG-M012"),
+        (ServiceEvidence("a", state="restarting", restarts=5, log="mystery"), "SG-D012"),
+        (ServiceEvidence("a", state="running", health="unhealthy", log="mystery"), UNKNOWN),
+        (ServiceEvidence("a", state="exited", exit_code=1), UNKNOWN),
+        (ServiceEvidence("a", state="running", health="healthy", oom_killed=True), ""),
+        (ServiceEvidence("d", role="download", state="exited", exit_code=0), ""),
+    ],
+)
+def test_states(service: ServiceEvidence, id: str) -> None:
+    assert first(Evidence((service,))) == id
+
+
+def test_refused_by_a_stack_that_works_is_the_wrong_address() -> None:
+    works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
+    found = diagnose(planned(works, checks=(("connect", "nothing listens on 127.0.0.1:9000"),)))
+    assert found[0].id == "SG-C006" and "http://127.0.0.1:8000/v1" in found[0].fix
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("Acme/One", "SG-N001"), ("/models/two", "SG-N002"), ("one", "SG-N003"), ("acme/Two", "SG-N004"),
+        ("gpt-5", "SG-N005"),
+    ],
+)  # fmt: skip
+def test_model_not_found_tells_how_the_name_differs(name: str, id: str) -> None:
+    works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
+    assert first(planned(works, checks=(("chat", f"The model `{name}` does not exist."),))) == id
+
+
+METRICS = """\
+vllm:num_requests_running{{engine="0",model_name="m"}} {running}
+vllm:num_requests_waiting{{engine="0",model_name="m"}} {waiting}
+vllm:num_preemptions_total{{engine="0",model_name="m"}} {preempted}
+vllm:request_success_total{{engine="0",finished_reason="stop",model_name="m"}} {done}
+vllm:request_success_total{{engine="0",finished_reason="length",model_name="m"}} 0.0
+vllm:request_success_created{{engine="0",finished_reason="length",model_name="m"}} 1.79e+09
+vllm:kv_cache_usage_perc{{engine="0",model_name="m"}} 0.5
+vllm:inter_token_latency_seconds_bucket{{engine="0",le="0.01",model_name="m"}} 7.0
+vllm:inter_token_latency_seconds_sum{{engine="0",model_name="m"}} {between}
+vllm:inter_token_latency_seconds_count{{engine="0",model_name="m"}} 1.0
+vllm:time_to_first_token_seconds_sum{{engine="0",model_name="m"}} {first}
+vllm:time_to_first_token_seconds_count{{engine="0",model_name="m"}} 1.0
+vllm:request_prompt_tokens_sum{{engine="0",model_name="m"}} {prompt}
+vllm:request_prompt_tokens_count{{engine="0",model_name="m"}} 1.0
+vllm:request_prefill_time_seconds_sum{{engine="0",model_name="m"}} {prefill}
+vllm:request_prefill_time_seconds_count{{engine="0",model_name="m"}} 1.0
+vllm:request_queue_time_seconds_sum{{engine="0",model_name="m"}} 0.1
+vllm:request_queue_time_seconds_count{{engine="0",model_name="m"}} 1.0
+"""
+QUIET = {"running": 1, "waiting": 0, "preempted": 0, "done": 100, "between": 0.01, "first": 0.1, "prompt": 100,
+         "prefill": 0.1}  # fmt: skip
+
+
+def metrics(**more: float) -> str:
+    return METRICS.format(**{**QUIET, **more})
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "id"),
+    [
+        ({}, "", ""),
+        ({"waiting": 9, "running": 4}, "", "SG-S003"),
+        ({"preempted": 30}, "", "SG-S002"),
+        ({"preempted": 1, "done": 5000}, "", ""),
+        ({"between": 0.2}, "Enforce eager set, disabling torch.compile", "SG-S005"),
+        ({"between": 0.01}, "Enforce eager set, disabling torch.compile", ""),
+        ({"between": 0.3}, "config: device_config=cpu, …", "SG-S004"),
+        ({"prefill": 8, "prompt": 30000}, "", "SG-S006"),
+        ({"first": 30, "done": 3}, "torch.compile took 95.20 s in total", "SG-S007"),
+    ],
+)
+def test_slow_responses_are_measured(values: dict[str, float], log: str, id: str) -> None:
+    service = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy", log=log,
+                              metrics=metrics(**values))  # fmt: skip
+    assert first(planned(service)) == id
+
+
+def test_one_replica_saturated() -> None:
+    works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy", metrics=metrics(waiting=8))
+    idle = replace(works, service="vllm-two-2", metrics=metrics())
+    assert diagnose(Evidence((works, idle)))[0].id == "SG-S001"
+
+
+def test_real_metrics_are_read() -> None:
+    assert read_metrics(metrics())["request_success_total"] == 100
+
+
+def test_what_was_overcome_is_no_finding() -> None:
+    log = "ValueError: No available memory for the cache blocks\nINFO: Application startup complete.\nGET /health 200"
+    assert diagnose(of_log(log)) == ()
+    assert since_ready("a\nApplication startup complete\nb") == ["b"]
+
+
+def test_lines() -> None:
+    assert clean("(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] ValueError: x") == "ValueError: x"
+    assert clean("2026-11-23 04:25:43 | ERROR | stderr | KeyError: 'x'") == "KeyError: 'x'"
+    parts = split_services("vllm-a-1  | one\nfastchat-api-1  | two\nvllm-a-1  | three")
+    assert parts == {"vllm-a": "one\nthree", "fastchat-api": "two"}
+    assert telling("") == ()
+
+
+def test_a_log_of_compose_names_the_service() -> None:
+    found = diagnose(of_log("vllm-a-1  | Bla\nvllm-a-1  | vllm: error: unrecognized arguments: --max-modell-len 512\n"))
+    assert (found[0].id, found[0].service) == ("SG-V004", "vllm-a")
+    assert "did you mean --max-model-len?" in found[0].fix

@@ -1,0 +1,1 @@
+"""Doctor: hosts and stacks as data, each with one fault."""

@@ -1,0 +1,154 @@
+"""Cards as data: each fault planted once, and nvidia-smi's CSV, whatever it prints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stackgen.doctor.facts import GIB, Gpu, GpuProcess, Host
+from stackgen.doctor.table import exit_code
+from stackgen.runtimes.gpu_tools import cdi_kinds, nvidia, read_cuda, read_gpus, read_processes
+from tests.doctor.hosts import (
+    AMD, CONFIG, EIGHT_80, MIXED, NO_GPU, ONE_24, TURING, bad, card, findings, only, write_stack,
+)  # fmt: skip
+
+
+def changed(host: Host, **fields: Any) -> Host:
+    gpus = host.gpus or ()
+    return replace(host, gpus=(replace(gpus[0], **fields), *gpus[1:]))
+
+
+FULL = changed(ONE_24, memory_free=8 * GIB, processes=(GpuProcess(4242, "python3 train.py", 16 * GIB),))
+OLD_DRIVER = replace(ONE_24, driver="550.127.05", cuda="12.4")
+PASCAL = replace(ONE_24, gpus=(card(0, "Tesla P40", 24, (6, 1)),))
+NO_TOOLKIT = replace(ONE_24, runtimes=("runc",), toolkit=False)
+DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initialize NVML: Driver/library mismatch")
+
+
+@pytest.mark.parametrize(
+    ("id", "status", "host", "fields"),
+    [
+        ("SG-D031", "fail", OLD_DRIVER, {}),
+        ("SG-D032", "fail", NO_TOOLKIT, {}),
+        ("SG-D033", "fail", ONE_24, {"gpus": [3]}),
+        ("SG-D033", "fail", ONE_24, {"gpus": 2}),
+        ("SG-D033", "fail", ONE_24, {"gpus": ["GPU-ffffffff-1111"]}),
+        ("SG-D034", "fail", FULL, {}),
+        ("SG-D035", "fail", changed(EIGHT_80, mig=True), {}),
+        ("SG-D036", "warn", changed(EIGHT_80, ecc_errors=3), {}),
+        ("SG-D037", "warn", changed(EIGHT_80, persistence=False), {}),
+        ("SG-D038", "warn", MIXED, {"gpus": 2}),
+        ("SG-D040", "fail", EIGHT_80, {"gpus": 5, "config": CONFIG | {"num_key_value_heads": 5}}),
+        ("SG-D041", "fail", EIGHT_80, {"gpus": 8, "config": CONFIG | {"num_key_value_heads": 6}}),
+        ("SG-D042", "fail", EIGHT_80, {"gpus": 8, "pipeline_parallel_size": 8, "config": CONFIG | {"num_hidden_layers": 4}}),
+        ("SG-D055", "fail", ONE_24, {"max_model_len": "32k"}),
+        ("SG-D056", "fail", TURING, {"dtype": "bfloat16"}),
+        ("SG-D056", "warn", TURING, {}),
+        ("SG-D057", "fail", ONE_24, {"quantization": "awq"}),
+        ("SG-D057", "fail", ONE_24, {"quantization": "awq", "config": CONFIG | {"quantization_config": {"quant_method": "gptq"}}}),
+        ("SG-D057", "fail", ONE_24, {"quantization": "modelopt_fp4", "config": CONFIG | {"quantization_config": {"quant_method": "modelopt_fp4"}}}),
+        ("SG-D057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
+    ],
+)  # fmt: skip
+def test_each_fault_of_cards_is_found_by_its_own_check(
+    id: str, status: str, host: Host, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    only(findings(host, write_stack(tmp_path, **fields)), id, status)
+
+
+def test_who_holds_the_memory_is_named_with_a_share_that_fits(tmp_path: Path) -> None:
+    found = only(findings(FULL, write_stack(tmp_path)), "SG-D034", "fail")
+    assert "python3 train.py (pid 4242, 16.0 GiB)" in found.evidence
+    share = float(found.fix.rpartition(": ")[2])
+    path = write_stack(tmp_path / "lower", gpu_memory_utilization=share)
+    assert not bad(findings(FULL, path))
+
+
+def test_two_models_on_one_card_are_added_up(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, share_gpus=True, gpus=[0], gpu_memory_utilization=0.45, replicas=1)
+    text = path.read_text().replace("models:", "models:\n- {model: ./model, engine: vllm, gpus: [0], share_gpus: true, "
+                                    "gpu_memory_utilization: 0.5, served_names: [n]}")  # fmt: skip
+    path.write_text(text)
+    found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-D034"]
+    assert [one.status for one in found] == ["fail", "ok"]
+
+
+def test_a_driver_that_does_not_answer_is_a_fault_and_no_tool_is_unknown(tmp_path: Path) -> None:
+    path = write_stack(tmp_path)
+    found = findings(DEAD_DRIVER, path)
+    assert bad(found) == {"SG-D030"} and exit_code(found) == 3
+    assert "NVML" in next(one for one in found if one.id == "SG-D030").evidence
+    found = findings(replace(NO_GPU, runtimes=("runc", "nvidia")), path)
+    assert not bad(found) and {"SG-D030", "SG-D031", "SG-D033"} <= bad(found, "unknown")
+    found = findings(replace(ONE_24, gpus=(), driver=None), path)
+    assert bad(found, "fail") == {"SG-D030", "SG-D033"}
+
+
+def test_a_card_older_than_the_image(tmp_path: Path) -> None:
+    assert bad(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-D039"}
+
+
+def test_amd_and_cdi(tmp_path: Path) -> None:
+    path = write_stack(tmp_path / "amd", stack_gpu_driver="amd")
+    assert not bad(findings(AMD, path))
+    assert bad(findings(replace(AMD, amd=False), path)) == {"SG-D030"}
+    path = write_stack(tmp_path / "cdi", stack_gpu_driver="cdi")
+    assert not bad(findings(replace(ONE_24, cdi=("nvidia.com/gpu",)), path))
+    only(findings(ONE_24, path), "SG-D032", "fail")
+    only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-D002", "fail")
+
+
+def test_weights_that_don_t_fit(tmp_path: Path) -> None:
+    path = write_stack(tmp_path)
+    header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,%d]}}' % (40 * GIB)
+    with (tmp_path / "model" / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 40 * GIB)  # sparse: takes no room
+    only(findings(ONE_24, path), "SG-D059", "fail")
+    assert not bad(findings(EIGHT_80, path))
+
+
+ROW = "0, GPU-0a, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, Disabled, 0, Enabled, 580.95.05"
+
+
+def test_cards_as_nvidia_smi_prints_them() -> None:
+    apps = read_processes("GPU-0a, 77, /usr/bin/python3 a, b.py, 1024\nGPU-0a, 78, x, [N/A]\n")
+    (gpu, other), driver = read_gpus(ROW + "\n1, GPU-0b, Tesla, [N/A], ERR!, [N/A], [N/A], [N/A], [Not Supported], 580\n", apps)
+    assert (gpu.memory_total, gpu.compute, gpu.mig, gpu.persistence, driver) == (81559 * 2**20, (9, 0), False, True, "580.95.05")
+    assert gpu.processes == (GpuProcess(77, "/usr/bin/python3 a, b.py", 2**30), GpuProcess(78, "x", None))
+    assert other == Gpu(1, "GPU-0b", "Tesla")
+    assert read_cuda("| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0 |") == "13.0"
+
+
+@given(st.text())
+def test_any_text_of_nvidia_smi(text: str) -> None:
+    gpus, driver = read_gpus(text)
+    assert all(gpu.uuid.startswith("GPU-") for gpu in gpus) and isinstance(driver, str)
+    assert all(process.pid >= 0 for held in read_processes(text).values() for process in held)
+    assert read_cuda(text) is None or True
+
+
+@given(st.lists(st.sampled_from(["[N/A]", "", "ERR!", "-1", "9.0", "Enabled", "80000", "1e9", "٣"]), max_size=9))
+def test_any_cells_of_nvidia_smi(cells: list[str]) -> None:
+    gpus, _ = read_gpus(", ".join(["0", "GPU-1", "card", *cells]))
+    assert len(gpus) == 1 and gpus[0].name == "card"
+
+
+def test_what_nvidia_smi_s_end_means() -> None:
+    assert nvidia(lambda _: None)["gpu_tool"] is False
+    assert nvidia(lambda _: (6, "No devices were found"))["gpus"] == ()
+    dead = nvidia(lambda _: (18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version"))
+    assert dead["gpus"] is None and "mismatch" in str(dead["gpu_error"])
+    alive = nvidia(lambda words: (0, ROW if "index" in words[1:2].__str__() else ""))
+    assert alive["driver"] == "580.95.05"
+
+
+def test_cdi_files(tmp_path: Path) -> None:
+    (tmp_path / "nvidia.yaml").write_text('cdiVersion: "0.6.0"\nkind: nvidia.com/gpu\ndevices: []\n')
+    (tmp_path / "other.json").write_text('{"cdiVersion": "0.6.0",\n "kind": "vendor.com/thing",\n "devices": []}')
+    assert cdi_kinds([tmp_path, tmp_path / "none"]) == ("nvidia.com/gpu", "vendor.com/thing")

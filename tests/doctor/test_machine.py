@@ -1,0 +1,214 @@
+"""Docker, disk, memory, processor, ports and keys: each fault planted once, found by exactly its own check."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stackgen.doctor.facts import GIB, Container, Disk, Listener, at_least, version_of
+from stackgen.doctor.table import CHECKS, exit_code
+from stackgen.runtimes.facts import read_addresses, read_cpu, read_meminfo, read_tcp
+from tests.doctor.hosts import (
+    AMD, EIGHT_80, MIXED, NO_DOCKER, NO_GPU, NOTHING_KNOWN, ONE_24, bad, findings, host, only, write_stack,
+)  # fmt: skip
+
+CPU = NO_GPU
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
+    monkeypatch.delenv("HF_TOKEN_FILE", raising=False)
+
+
+@pytest.mark.parametrize("machine", [ONE_24, EIGHT_80, MIXED])
+def test_a_healthy_machine_has_no_fault(machine: Any, tmp_path: Path) -> None:
+    found = findings(machine, write_stack(tmp_path))
+    assert not bad(found), found
+    assert exit_code(found) == 0
+
+
+@pytest.mark.parametrize("machine", [ONE_24, EIGHT_80, MIXED, NO_GPU, AMD])
+def test_a_healthy_machine_alone_has_no_fault(machine: Any) -> None:
+    assert not bad(findings(machine, None))
+
+
+def test_a_healthy_machine_without_gpu_serves_on_the_cpu(tmp_path: Path) -> None:
+    found = findings(CPU, write_stack(tmp_path, gpus="none"))
+    assert not bad(found, "fail", "warn", "unknown"), found
+
+
+PLANTED = [
+    ("SG-D001", "fail", {"engine_state": "denied", "engine": None, "engine_error": "Permission denied"}),
+    ("SG-D001", "fail", {"engine_state": "missing", "engine": None, "engine_error": "No such file"}),
+    ("SG-D001", "fail", {"engine_state": "silent", "engine": None, "engine_error": "timed out"}),
+    ("SG-D002", "fail", {"engine": "20.10.24"}),
+    ("SG-D002", "warn", {"engine": "24.0.7"}),
+    ("SG-D003", "fail", {"compose": None, "compose_missing": True}),
+    ("SG-D003", "fail", {"compose": "v2.17.3"}),
+    ("SG-D003", "warn", {"compose": "2.21.0"}),
+    ("SG-D004", "warn", {"buildx": "0.11.2"}),
+    ("SG-D005", "warn", {"cgroup": 1}),
+    ("SG-D006", "fail", {"docker_disk": Disk("/var/lib/docker", GIB // 2, 1)}),
+    ("SG-D006", "warn", {"docker_disk": Disk("/var/lib/docker", 4 * GIB, 1), "images": ()}),
+    ("SG-D007", "fail", {"memory_total": 4 * GIB, "memory_available": 3 * GIB}),
+    ("SG-D007", "warn", {"memory_available": 2 * GIB}),
+    ("SG-D009", "fail", {"cpu_flags": frozenset({"sse4_2"})}),
+    ("SG-D009", "warn", {"cpu_flags": frozenset({"avx2"})}),
+    ("SG-D009", "fail", {"cpu_arch": "arm64"}),
+    ("SG-D020", "fail", {"listeners": (Listener("127.0.0.1", 8000, "python3 (pid 77)"),)}),
+    ("SG-D020", "fail", {"listeners": (Listener("::", 8000),)}),
+    ("SG-D020", "fail", {"containers": (Container("other-api-1", "other", (("0.0.0.0", 8000),)),)}),
+]
+
+
+@pytest.mark.parametrize(("id", "status", "fields"), PLANTED)
+def test_each_fault_of_a_machine_is_found_by_its_own_check(
+    id: str, status: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    found = findings(replace(CPU, **fields), write_stack(tmp_path, gpus="none"))
+    finding = only(found, id, status)
+    machine = next(check.machine for check in CHECKS if check.id == id)
+    assert exit_code(found) == (0 if status == "warn" else 3 if machine else 1)
+    if id == "SG-D020":
+        assert "held by" in finding.evidence and "8001" in finding.fix
+
+
+def test_the_stack_s_own_containers_may_hold_its_ports(tmp_path: Path) -> None:
+    own = (Container("t-vllm-m-1", "t", (("127.0.0.1", 8000),)),)
+    machine = replace(CPU, containers=own, listeners=(Listener("127.0.0.1", 8000, "docker-proxy (pid 5)"),))
+    assert not bad(findings(machine, write_stack(tmp_path, gpus="none")))
+
+
+def test_a_port_on_another_address_is_free(tmp_path: Path) -> None:
+    machine = replace(CPU, listeners=(Listener("192.168.1.5", 8000, "nginx (pid 9)"),))
+    assert not bad(findings(machine, write_stack(tmp_path, gpus="none")))
+
+
+def test_without_docker_the_machine_is_not_ready(tmp_path: Path) -> None:
+    found = findings(NO_DOCKER, write_stack(tmp_path, gpus="none"))
+    assert bad(found, "fail") == {"SG-D001", "SG-D003"}
+    assert exit_code(found) == 3
+
+
+def test_what_is_not_known_is_never_good(tmp_path: Path) -> None:
+    found = findings(NOTHING_KNOWN, write_stack(tmp_path / "gpu", gpus=2))
+    told_by_files = {"SG-D008", "SG-D021", "SG-D022", "SG-D05", "SG-D07", "SG-D08", "SG-D04", "SG-D090"}
+    assert not bad(found, "fail")
+    good = {one.id for one in found if one.status == "ok" and not one.id.startswith(tuple(told_by_files))}
+    assert good == set()
+    assert {"SG-D001", "SG-D003", "SG-D020", "SG-D030", "SG-D033"} <= bad(found, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("id", "status", "fields"),
+    [
+        ("SG-D008", "fail", {"shm_size": "64m"}),
+        ("SG-D008", "fail", {"ipc": "private"}),
+        ("SG-D010", "fail", {"cpuset": "0-31"}),
+        ("SG-D021", "fail", {"stack_bind": "10.9.8.7"}),
+        ("SG-D022", "warn", {"stack_bind": "0.0.0.0"}),
+        ("SG-D073", "warn", {"key": "hunter2"}),
+        ("SG-D073", "warn", {"key": "sk-" + "a" * 40}),
+        ("SG-D072", "fail", {"key": ""}),
+        ("SG-D072", "fail", {"key": "changeme"}),
+        ("SG-D072", "fail", {"key": "<your key>"}),
+        ("SG-D082", "warn", {"image": "registry.local/vllm"}),
+        ("SG-D058", "fail", {"chat_template": "./none.jinja"}),
+    ],
+)
+def test_each_fault_of_a_stack_is_found_by_its_own_check(
+    id: str, status: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    found = findings(CPU, write_stack(tmp_path, gpus="none", **fields))
+    wrong = {(one.id, one.status) for one in found if one.status in ("fail", "warn")}
+    # an address that other machines reach is told too, whatever else is wrong with it
+    assert wrong - ({("SG-D022", "warn")} if id == "SG-D021" else set()) == {(id, status)}
+    assert exit_code(found) == (1 if status == "fail" else 0)
+
+
+def test_an_exposed_weak_key_fails(tmp_path: Path) -> None:
+    found = findings(CPU, write_stack(tmp_path, gpus="none", key="hunter2", stack_bind="0.0.0.0"))
+    assert bad(found, "fail") == {"SG-D073"}
+    assert "hunter2" not in repr(found)
+
+
+def test_env_missing_open_and_with_a_token_instead_of_a_path(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus="none")
+    env = tmp_path / ".env"
+    os.chmod(env, 0o644)
+    assert "0644" in only(findings(CPU, path), "SG-D071", "warn").evidence
+    text = env.read_text()
+    env.write_text(text + "HF_TOKEN_FILE=/nowhere/token\n")
+    os.chmod(env, 0o600)
+    only(findings(CPU, path), "SG-D074", "fail")
+    env.write_text(text + "HF_TOKEN_FILE=hf_secretsecretsecret\n")
+    found = findings(CPU, path)
+    only(found, "SG-D074", "fail")
+    assert "hf_secret" not in repr(found)
+    env.unlink()
+    only(findings(CPU, path), "SG-D070", "warn")
+
+
+def test_drift_is_told_by_who_made_it(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus="none")
+    compose = tmp_path / "compose.yaml"
+    compose.write_text(compose.read_text() + "# mine\n")
+    assert "by hand" in only(findings(CPU, path), "SG-D081", "warn").message
+    compose.unlink()
+    assert "nothing is rendered" in only(findings(CPU, path), "SG-D081", "warn").message
+
+
+def test_mistakes_of_the_stack_file_come_with_the_machine_s(tmp_path: Path) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text("name: t\nmodels:\n  - model: a/b\n    engine: vllm\n    gpuz: 1\n")
+    found = findings(replace(CPU, cgroup=1), path)
+    assert bad(found, "fail") == {"SG-D080"} and bad(found, "warn") == {"SG-D005"}
+    told = next(one for one in found if one.id == "SG-D080")
+    assert told.place == "models[0].gpuz" and "line 5" in told.evidence and "gpus" in told.fix
+
+
+def test_ids_and_names_of_checks_are_unique() -> None:
+    assert len({check.id for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+@given(st.text())
+def test_any_text_as_a_version(text: str) -> None:
+    found = version_of(text)
+    assert found is None or len(found) <= 4
+    assert at_least(text, 2, 24) in (None, True, False)
+
+
+def test_versions_as_the_programs_print_them() -> None:
+    assert version_of("28.5.2+dfsg4") == (28, 5, 2)
+    assert version_of("v2.40.3-desktop.1") == (2, 40, 3)
+    assert version_of("github.com/docker/buildx 0.29.1+ds1 0.29.1+ds1-4") == (0, 29, 1)
+    assert at_least("5.0.1", 2, 20, 2) and not at_least("2.9.0", 2, 24)
+
+
+@given(st.text())
+def test_any_text_in_proc(text: str) -> None:
+    for address, port, _ in read_tcp(text):
+        assert address and 0 <= port < 65536
+    assert len(read_meminfo(text)) == 2
+    assert all(read_addresses(text)) and (read_cpu(text) is None or True)
+
+
+@given(st.text(alphabet="0123456789ABCDEFabcdef: \n"), st.integers(0, 65535))
+def test_listening_ports_are_read(noise: str, port: int) -> None:
+    four = f"   0: 0100007F:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1 x"
+    six = f"   1: {'0' * 32}:{port:04X} {'0' * 32}:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4712 1 x"
+    other = four.replace(" 0A ", " 01 ")
+    found = read_tcp("\n".join(["  sl  local_address", four, six, other, noise]))
+    assert found[:2] == [("127.0.0.1", port, "4711"), ("::", port, "4712")]
+
+
+def test_memory_of_proc() -> None:
+    assert read_meminfo("MemTotal:  1024 kB\nMemFree: 1 kB\nMemAvailable: 512 kB\n") == (2**20, 2**19)
+    assert host().memory_total == 256 * GIB
