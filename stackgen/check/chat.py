@@ -136,7 +136,8 @@ def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Ver
     return transcript, cut, notes, None
 
 
-def _judge(context: Context, model: str, transcript: Transcript, cut: str, notes: list[str], first: float = 0.0
+def _judge(
+    context: Context, model: str, transcript: Transcript, cut: str, notes: list[str], first: float = 0.0
 ) -> Verdict:
     excerpt = context.session.redact.excerpt
     if not transcript.events:

@@ -61,14 +61,12 @@ def run(
     endpoints: tuple[EndpointReport, ...] = ()
     if targets:
         # threads, not asyncio: checks stay plain functions, and a silent server costs a thread that sleeps
-        with ThreadPoolExecutor(min(len(targets), options.workers), "stackgen-check") as pool:
-            futures = [pool.submit(look, target) for target in targets]
-            try:
-                endpoints = tuple(future.result() for future in futures)
-            except BaseException:
-                # Ctrl-C: what runs ends at its time-out, what waits never starts
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ThreadPoolExecutor(min(len(targets), options.workers), "stackgen-check")
+        try:
+            endpoints = tuple(future.result() for future in [pool.submit(look, target) for target in targets])
+        finally:
+            # after Ctrl-C what runs ends at its time-out, what waits never starts, and nobody waits here for either
+            pool.shutdown(wait=False, cancel_futures=True)
     return Report(endpoints, started, options.profile, round(time.monotonic() - begun, 4))
 
 

@@ -9,7 +9,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stackgen.commands.output import note, print_data, print_report
+from stackgen.commands.output import leave, note, print_data, print_report
 
 if TYPE_CHECKING:
     from stackgen.check.options import Options
@@ -36,8 +36,12 @@ def check(words: Namespace) -> int:
     targets, options = targets_of(words), options_of(words)
     if words.watch is not None:
         return _watch(words, targets, options)
-    # progress is for people: silent where nobody looks on
-    report = run_check(targets, options, words.wait, _progress if sys.stderr.isatty() else None)
+    try:
+        # progress is for people: silent where nobody looks on
+        report = run_check(targets, options, words.wait, _progress if sys.stderr.isatty() else None)
+    except KeyboardInterrupt:
+        note("stackgen: stopped")
+        leave(130)
     _write(words, report)
     return print_report(words, report, words.verbose)
 
@@ -79,7 +83,8 @@ def _watch(words: Namespace, targets: list[Target], options: Options) -> int:
     try:
         while True:
             started = time.monotonic()
-            report = run_check(targets, options, words.wait if not rounds else 0.0)
+            report = run_check(targets, options, 0.0 if rounds else words.wait)
+            code, rounds = report.exit_code, rounds + 1
             _write(words, report)
             if words.json:
                 print(json.dumps(report.to_json()), flush=True)
@@ -87,13 +92,12 @@ def _watch(words: Namespace, targets: list[Target], options: Options) -> int:
                 for line in change_lines(before.get(endpoint.name), endpoint, color=sys.stdout.isatty()):
                     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
                 before[endpoint.name] = endpoint
-            code, rounds = report.exit_code, rounds + 1
             if rounds == words.rounds:
                 return code
             time.sleep(max(SHORTEST_PAUSE, words.watch - (time.monotonic() - started)))
     except KeyboardInterrupt:
         # the way to end a watch; what it saw last is the answer
-        return code
+        leave(code)
 
 
 def _write(words: Namespace, report: Report) -> None:
