@@ -88,7 +88,8 @@ def get(exporter: Exporter, path: str, method: str = "GET", **headers: str) -> A
         connection.close()
 
 
-@pytest.fixture(scope="session")
+# for the module only: Playwright keeps an event loop in this thread, beside which no test can run its own
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Debian's Chromium, without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
