@@ -22,6 +22,8 @@ class StackgenError(Exception):
     """Base of all errors that a user sees: what is wrong, and a hint that says what to do."""
 
     exit_code = 2
+    # what a program said before it failed, for a diagnosis
+    output = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -13,6 +13,9 @@ COMMANDS: dict[str, str] = {
     "check": "check",
     "exporter": "exporter",
     "providers": "providers",
+    "doctor": "doctor",
+    "diagnose": "diagnose",
+    "explain": "diagnose",
     "ask": "ask",
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stackgen.commands.output import note, print_data, print_report
+from stackgen.errors import MachineError, StackgenError, StartError
 
 __all__ = ["completion", "down", "init", "logs", "render", "schema", "status", "up"]
 
@@ -64,10 +65,26 @@ def up(words: Namespace) -> int:
         return up_processes(Path(words.stack), words.timeout, words.progress, words.json)
     from stackgen.runtimes import compose
 
-    with shown(words.progress, stack.plan) as progress:
-        compose.up(stack.plan, stack.folder, progress, words.timeout)
-        report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
+    try:
+        with shown(words.progress, stack.plan) as progress:
+            compose.up(stack.plan, stack.folder, progress, words.timeout)
+            report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
+    except (StartError, MachineError) as error:
+        _explain(stack, error)
+        raise
     return print_report(words, report)
+
+
+def _explain(stack: Any, error: StackgenError) -> None:
+    """Why a start failed, where a rule knows it; the error itself is told after it."""
+    from stackgen.diagnose.explain import told
+    from stackgen.runtimes.evidence import explain_failure
+
+    finding = explain_failure(stack.plan, stack.folder, error.output)
+    if finding and not finding.fallback:
+        note(told(finding))
+        change = "; --fix makes the change" if finding.edit and finding.edit.safe else ""
+        error.hint = f"`stackgen diagnose` tells what else was found{change}"
 
 
 def down(words: Namespace) -> int:

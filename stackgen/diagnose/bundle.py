@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.explain import told
@@ -26,8 +27,8 @@ def pack(
     texts = {
         "README.txt": "Made by `stackgen diagnose --bundle`. Secrets are removed; still look it through.\n",
         "findings.txt": "\n\n".join(told(one, first=not index) for index, one in enumerate(findings)) + "\n",
-        "findings.json": _json([one.to_json() for one in findings]),
-        "evidence.json": _json(_evidence(evidence)),
+        "findings.json": _json(_leaves([one.to_json() for one in findings], scrub)),
+        "evidence.json": _json(_leaves(_evidence(evidence), scrub)),
         "versions.json": _json(dict(versions)),
     }
     for service in evidence.services:
@@ -59,6 +60,15 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
     }
 
 
+def _leaves(data: Any, scrub: Scrubber) -> Any:
+    """`data` with every text scrubbed: once inside of JSON, quotes and line ends would hide a secret."""
+    if isinstance(data, dict):
+        return {name: _leaves(value, scrub) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_leaves(one, scrub) for one in data]
+    return scrub(data) if isinstance(data, str) else data
+
+
 def _names_only(text: str) -> str:
     """The names of `.env`, and whether each has a value."""
     lines = []
@@ -66,7 +76,7 @@ def _names_only(text: str) -> str:
         name, equals, value = line.partition("=")
         # a comment may hold an old key
         if equals and not line.lstrip().startswith("#"):
-            lines.append(f"{name.strip()}={'(set)' if value.strip() else ''}")
+            lines.append(f"{name.strip()}={'set' if value.strip() else ''}")
     return "\n".join(lines) + "\n"
 
 

@@ -78,9 +78,8 @@ def _without(text: str, node: yaml.Node, value: str) -> str | None:
     if index is None:
         return None
     if len(node.value) == 1:
-        return f"{text[: node.start_mark.index]}[]{text[node.value[0].end_mark.index :]}" if not node.flow_style else (
-            f"{text[: node.start_mark.index]}[]{text[node.end_mark.index :]}"
-        )  # fmt: skip
+        end = node.end_mark.index if node.flow_style else node.value[0].end_mark.index
+        return f"{text[: node.start_mark.index].rstrip()} []{text[end:]}"
     one = node.value[index]
     if node.flow_style:
         start, end = one.start_mark.index, one.end_mark.index
@@ -97,6 +96,9 @@ def _without(text: str, node: yaml.Node, value: str) -> str | None:
 def _as_wanted(before: str, after: str, edit: Edit) -> bool:
     """Whether `after` is `before` with this change, and nothing else."""
     try:
+        # what stands behind an alias would change at every place that uses it
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(before)):
+            return False
         data, result = yaml.safe_load(before), yaml.safe_load(after)
         owner = data
         for part in edit.path[:-1]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean, since_ready, telling
+from stackgen.diagnose.lines import clean, recent, since_ready, telling
 from stackgen.diagnose.model import UNKNOWN, Change, Edit, Finding, Hit, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.diagnose.secrets import Scrubber
@@ -19,6 +19,8 @@ FAILED = re.compile(
     r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError|"
     r"Error response from daemon|^dependency failed to start"
 )
+DIED = re.compile(r"and was never healthy|EngineDeadError")
+SERVED = re.compile(r'HTTP/1\.[01]" 200')
 WIDTH = 400
 
 
@@ -55,6 +57,10 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 
 def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
     for service, lines in _texts(rule, evidence):
+        # one search over the whole text is much faster than one for each line, and mostly finds nothing
+        whole = "\n".join(lines)
+        if not any(pattern.search(whole) for pattern in rule.patterns):
+            continue
         for line in lines:
             match = next((found for pattern in rule.patterns if (found := pattern.search(line))), None)
             if match:
@@ -63,13 +69,13 @@ def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
                 break
 
 
-def _texts(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, list[str]]]:
+def _texts(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, Sequence[str]]]:
     """The texts that the rule reads, each with its service; the newest lines come first."""
     for service in evidence.services:
         if rule.engines and service.engine and service.engine not in rule.engines:
             continue
         if "log" in rule.places and not (service.works and service.role == "download"):
-            yield service.service, [clean(line) for line in reversed(since_ready(service.log))]
+            yield service.service, recent(service.log)
         if "docker" in rule.places and service.error:
             yield service.service, service.error.splitlines()
         if "health" in rule.places and service.health == "unhealthy":
@@ -155,7 +161,11 @@ def _nothing_known(service: str, lines: tuple[str, ...], scrub: Scrubber) -> Fin
 
 
 def _log_failed(service: ServiceEvidence) -> bool:
-    return not service.state and any(FAILED.search(clean(line)) for line in since_ready(service.log))
+    whole = service.log.splitlines()
+    lines = since_ready(service.log)
+    # a server that is ready, or has served, may log the traceback of a bad request
+    ready = len(lines) < len(whole) or any(SERVED.search(line) for line in whole)
+    return not service.state and any((DIED if ready else FAILED).search(clean(line)) for line in lines)
 
 
 def _states(service: ServiceEvidence) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-__all__ = ["clean", "since_ready", "split_services", "telling"]
+__all__ = ["clean", "recent", "since_ready", "split_services", "telling"]
 
 COMPOSE = re.compile(r"^(?P<service>[a-z0-9][a-z0-9_.-]*?)(?:-\d+)?\s+\| ")
 # vLLM: (EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510]; FastChat: 2026-11-23 04:25:43 | ERROR | stderr |
@@ -36,6 +37,12 @@ def since_ready(text: str) -> list[str]:
         if READY.search(lines[index]):
             return lines[index + 1 :]
     return lines
+
+
+@lru_cache(maxsize=32)
+def recent(text: str) -> tuple[str, ...]:
+    """The lines since the service was ready, cleaned, the newest first; kept, as every rule reads them."""
+    return tuple(clean(line) for line in reversed(since_ready(text)))
 
 
 def split_services(text: str) -> dict[str, str]:

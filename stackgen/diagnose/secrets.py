@@ -13,7 +13,7 @@ HIDDEN = "[secret]"
 NAMES = r"[\w.-]*(?:password|passwd|secret|token|api[_-]?keys?|access[_-]?key|credentials?|private[_-]?key|auth)\b"
 RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S), HIDDEN),
-    (re.compile(r"\b(?:hf|hf_oauth|api_org)_[A-Za-z0-9_-]{8,}"), HIDDEN),
+    (re.compile(r"\b(?:hf|hf_oauth|api_org)_[A-Za-z0-9]{16,}"), HIDDEN),
     (re.compile(r"\bsk-[A-Za-z0-9_-]{8,}"), HIDDEN),
     (re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|AKIA[0-9A-Z]{16}|xox[a-z]-[\w-]{10,})"), HIDDEN),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), HIDDEN),
@@ -29,6 +29,7 @@ RULES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\g<name>\g<mid>\g<quote>{HIDDEN}",
     ),
+    (re.compile(rf"(?i)({NAMES}['\"]?\s*[=:]\s*)\[(?!secret\])[^\]]+\]"), rf"\1[{HIDDEN}]"),
     (re.compile(rf"(?i)(--{NAMES})[ =]+(['\"]?)(?!-)[^\s'\"]+"), rf"\1 \2{HIDDEN}"),
 )
 

@@ -73,8 +73,9 @@ class Host:
     """A machine. Each fact may be None: unknown.
 
     `engine_state` is why the engine can't be asked; `engine` its version then None. `gpu_tool` tells whether
-    nvidia-smi answered; `gpus` is empty where it answered that there are none. `toolkit` tells whether one of the NVIDIA
-    container toolkit's programs is on the PATH; `cdi` are the kinds of devices that CDI files name.
+    nvidia-smi answered; `gpus` is empty where it answered that there are none. `toolkit` tells whether one of the
+    programs of NVIDIA's container toolkit is on the PATH; `cdi` are the kinds of devices that CDI files name.
+    `storage_root` is the folder of the stack's weights as this user reads it, "" where it isn't there yet.
     """
 
     docker_cli: bool | None = None

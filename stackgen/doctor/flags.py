@@ -28,8 +28,8 @@ REMOVED: dict[str, dict[str, str]] = {
         "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
         "--guided-decoding-backend": "use --structured-outputs-config.backend",
         "--swap-space": "leave it out: preempted requests are computed anew",
-        "--max-seq-len-to-capture": "use --compilation-config.cudagraph_capture_sizes",
-        "--cuda-graph-sizes": "use --compilation-config.cudagraph_capture_sizes",
+        "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
+        "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
         "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--device": "leave it out: the image decides (gpus: none takes the CPU image)",
@@ -167,8 +167,10 @@ def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
         return fail(f"{flag} was removed", f"{engine} {known.version} does not know it", instead, place)
     if engine == "fastchat" and plain in known.by_name:
         return fail(f"{flag} is unknown", "FastChat takes dashes only", f"did you mean {plain}?", place)
-    close = get_close_matches(plain, [name for name in known.by_name if name.startswith("--")], n=1, cutoff=0.6)
+    own = [name for name in known.by_name if name.startswith("--")]
     other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
+    # a name that another engine has is taken for a slip of the pen only where it is very near
+    close = get_close_matches(plain, own, n=1, cutoff=0.85 if other else 0.6)
     fix = f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else "leave it out"
     return fail(
         f"{flag} is unknown",

@@ -151,6 +151,11 @@ def ids(case: Case) -> Results:
             and not any(name == str(gpu.index) or _is(gpu, name) for gpu in known)
         ]  # fmt: skip
         there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in known) or "none"
+        unseen = [name for name in names if name.startswith("MIG-") or "=" in name]
+        if unseen and not lost:
+            yield unknown(f"whether {', '.join(unseen)} exists is unknown", "parts of cards and other vendors' devices "
+                          "are not looked at", "`nvidia-smi -L` lists parts", f"{place}.gpus")  # fmt: skip
+            continue
         if lost:
             yield fail(f"GPU {', '.join(lost)} does not exist", f"this machine has {there}",
                        "list GPUs that `nvidia-smi -L` names", f"{place}.gpus")  # fmt: skip
@@ -164,6 +169,8 @@ def ids(case: Case) -> Results:
 def memory(case: Case) -> Results:
     """Free memory on each card is at least utilization x total."""
     share: dict[int, float] = {}
+    if any(request.driver == "amd" for _, _, request in case.gpu_requests()):
+        yield unknown("the free memory of AMD cards is not looked at", "", "rocm-smi --showmeminfo vram shows it")
     for place, model, _request, cards in wanted(case):
         if model.engine != "vllm":
             continue
@@ -182,6 +189,9 @@ def memory(case: Case) -> Results:
                 yield good(f"GPU {gpu.index} has the memory free", told, place)
                 continue
             told += f"; held by {users}" if users else "; no process is shown for it"
+            if any(one.project == case.stack.plan.name for one in case.host.containers or () if case.stack):
+                yield unknown(f"GPU {gpu.index}: this stack runs already, and holds memory itself", told, place=place)
+                continue
             # rounded down, and a little left over for the CUDA context
             fits = int((gpu.memory_free / gpu.memory_total - 0.02) * 100) / 100
             lower = f", or set gpu_memory_utilization: {fits:g}" if fits >= 0.1 else ""

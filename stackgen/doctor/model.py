@@ -1,7 +1,6 @@
-"""The model itself: its files, and whether its context, type and quantization suit the stack and the cards.
+"""The model itself: its files, and whether its context and type suit the stack and the cards.
 
-Compute capabilities: vLLM 0.32.0, `get_min_capability` of each quantization method, and the dtype check of its CUDA
-platform (bfloat16 from 8.0).
+As in vLLM 0.32.0: bfloat16 from compute capability 8.0 (`CudaPlatform.supported_dtypes`), else it falls back.
 """
 
 from __future__ import annotations
@@ -16,14 +15,7 @@ from stackgen.doctor.parallel import sizes
 from stackgen.doctor.room import weight_bytes
 from stackgen.spec import human_int, is_local
 
-__all__ = ["chat_template", "config", "context", "dtype", "extras", "fit", "quantization", "readable", "tokenizer",
-           "weights"]  # fmt: skip
-
-# method -> compute capability it needs
-NEEDS = {"awq": (7, 5), "gptq": (6, 0), "awq_marlin": (7, 5), "gptq_marlin": (7, 5), "marlin": (8, 0), "fp8": (8, 9),
-         "compressed-tensors": (7, 0), "bitsandbytes": (7, 0), "mxfp4": (8, 0), "modelopt_fp4": (10, 0)}  # fmt: skip
-# these need weights that were quantized before; others are made while loading
-PREPARED = ("awq", "gptq", "awq_marlin", "gptq_marlin", "compressed-tensors", "mxfp4", "modelopt", "modelopt_fp4")
+__all__ = ["chat_template", "config", "context", "dtype", "extras", "fit", "readable", "tokenizer", "weights"]
 
 
 def _local(case: Case) -> Iterator[tuple[str, Any, ModelFacts]]:
@@ -201,48 +193,6 @@ def dtype(case: Case) -> Results:
             yield unknown("the type of the weights is unknown", "no config.json at hand", place=field)
         else:
             yield good(f"{old.name} computes in {asked}", place=field)
-
-
-def quantization(case: Case) -> Results:
-    """The quantization is the model's, and the cards can compute with it."""
-    requests = {place: cards for place, _, _, cards in wanted(case)}
-    for place, model in case.specs():
-        facts = case.models.get(model.model)
-        own, field = facts.quantization() if facts else "", f"{place}.quantization"
-        asked = (getattr(model, "quantization", None) or own).lower()
-        if not asked or model.engine != "vllm":
-            continue
-        if facts and facts.config is not None and asked in PREPARED and not own:
-            yield fail(
-                f"quantization is {asked}, and the model is not quantized",
-                "config.json: no quantization_config",
-                f"leave out quantization, or take a variant of the model that ends in -{asked.upper()}",
-                field,
-            )
-            continue
-        family = asked.partition("_")[0]
-        if own and own.partition("_")[0] != family and not {own, asked} & {"compressed-tensors", "modelopt", "inc"}:
-            yield fail(
-                f"quantization is {asked}, and the model is quantized as {own}",
-                "config.json: quantization_config",
-                f"quantization: {own}, or leave it out",
-                field,
-            )
-            continue
-        needs = NEEDS.get(asked)
-        for gpu in (requests.get(place) or ()) if needs else ():
-            have = f"compute capability {gpu.compute[0]}.{gpu.compute[1]}" if gpu.compute else ""
-            told = f"{have}, wanted {needs[0]}.{needs[1]} or newer"  # type: ignore[index]
-            if gpu.compute is None:
-                yield unknown(f"whether {gpu.name} computes in {asked} is unknown", place=field)
-            elif needs and gpu.compute < needs and asked == "fp8" and gpu.compute >= (8, 0):
-                yield warn(f"{gpu.name} has no fp8: weights stay in 8 bits, computing is done in 16 (Marlin)", told,
-                           "works; for more speed take a card of 8.9 or newer", field)  # fmt: skip
-            elif needs and gpu.compute < needs:
-                yield fail(f"{gpu.name} can't compute with {asked}", told,
-                           "take a model that is not quantized, or quantized otherwise", field)  # fmt: skip
-            else:
-                yield good(f"{gpu.name} computes with {asked}", have, field)
 
 
 def extras(case: Case) -> Results:

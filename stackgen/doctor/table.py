@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stackgen.doctor import files, flags, gpus, hub, machine, model, parallel, ports, room, secrets
+from stackgen.doctor import files, flags, gpus, hub, machine, model, parallel, ports, quantization, room, secrets
 from stackgen.doctor.finding import Case, Check, Finding
 
 __all__ = ["CHECKS", "counts", "examine", "exit_code"]
@@ -49,8 +49,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-D054", "readable", "the container's user may read the model", model.readable),
     Check("SG-D055", "context", "`max_model_len` against config.json", model.context),
     Check("SG-D056", "dtype", "the cards compute in the type (bfloat16: compute capability 8.0)", model.dtype),
-    Check("SG-D057", "quantization", "the quantization is the model's, and the cards can compute with it",
-          model.quantization),
+    Check("SG-D057", "quantization", "vLLM knows the quantization, the model has it, the cards compute with it",
+          quantization.quantization),
     Check("SG-D058", "named-files", "chat templates and adapters that stack.yaml names", model.extras),
     Check("SG-D059", "fit", "the weights alone fit the cards", model.fit),
     Check("SG-D060", "hub", "the Hub answers, where something is to be fetched", hub.reachable),

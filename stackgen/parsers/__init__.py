@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stackgen.parsers import ask, check, exporter, providers, stacks
+from stackgen.parsers import ask, check, diagnose, doctor, exporter, providers, stacks
 from stackgen.parsers.base import EPILOG, Adder
 
 __all__ = ["build_parser"]
@@ -26,5 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     exporter.add_exporter(add)
     ask.add_ask(add)
     providers.add_providers(add)
+    doctor.add_doctor(add)
+    diagnose.add_diagnose(add)
     stacks.add_others(add)
     return parser

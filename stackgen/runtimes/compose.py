@@ -174,8 +174,12 @@ def _reason(service: Service, state: ServiceState, client: Any, plan: Plan) -> t
 
 def _refused(said: str) -> StackgenError:
     lines = [line for line in said.strip().splitlines() if line.strip()]
-    last = "\n".join(f"  | {line}" for line in lines[-6:])
-    text = said.lower()
+    error = _refusal("\n".join(f"  | {line}" for line in lines[-6:]), said.lower())
+    error.output = said
+    return error
+
+
+def _refusal(last: str, text: str) -> StackgenError:
     if "port is already allocated" in text or "address already in use" in text:
         return StartError(f"a port is taken\n{last}", "stop who holds it (`ss -ltnp`), or set another `port:`")
     if "could not select device driver" in text:

@@ -28,7 +28,7 @@ LOG_BYTES = 4_000_000
 def explain_failure(plan: Plan, folder: Path, compose_output: str = "") -> Finding | None:
     """THE cause of a start that failed, for `up`; None where nothing is found. Quick, and never raises."""
     try:
-        evidence = of_stack(plan, folder, compose_output=compose_output, metrics=False, timeout=5)
+        evidence = of_stack(plan, folder, _spec(plan, folder), compose_output, metrics=False, timeout=5)
         return next(iter(diagnose(evidence)), None)
     # a diagnosis that fails must not hide the failure itself
     except Exception:
@@ -108,6 +108,18 @@ def versions() -> dict[str, str]:
         if said:
             found[name] = said
     return found
+
+
+def _spec(plan: Plan, folder: Path) -> StackSpec | None:
+    """What stands in stack.yaml beside the rendered files, if that is what the plan was made from."""
+    from stackgen.load import load_stack
+
+    try:
+        spec = load_stack(folder / "stack.yaml")
+    # rendered elsewhere, or changed since: the cause is told without the change then
+    except StackgenError:
+        return None
+    return spec if spec.name == plan.name else None
 
 
 def _service(client: Any, service: Service, container: str | None, metrics: bool) -> ServiceEvidence:

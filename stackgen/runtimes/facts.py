@@ -6,10 +6,12 @@ import os
 import platform
 import re
 import shutil
+import socket
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,26 +69,36 @@ def _docker(volume: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {"docker_cli": shutil.which("docker") is not None}
     try:
+        _knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
         client = docker.from_env(timeout=SECONDS)
         info = client.info()
     except (docker.errors.DockerException, OSError) as error:
         text = str(error)
         state = "denied" if "Permission" in text else "missing" if re.search("No such file|refused", text) else "silent"
         return found | {"engine_state": state, "engine_error": text[:200]}
-    root = info.get("DockerRootDir") or ""
-    found |= {
-        "engine_state": "ok",
-        "engine": info.get("ServerVersion"),
-        "cgroup": int(info["CgroupVersion"]) if str(info.get("CgroupVersion", "")).isdecimal() else None,
-        "runtimes": tuple(sorted(info.get("Runtimes") or ())),
-        "images": tuple(tag for image in client.api.images() for tag in image.get("RepoTags") or ()),
-        "containers": tuple(_container(one) for one in client.api.containers()),
-    }
-    if os.path.isdir(root):
-        found["docker_disk"] = _disk(root)
-    if volume:
-        found["storage_root"] = _volume(client, volume)
+    with closing(client):
+        root = info.get("DockerRootDir") or ""
+        found |= {
+            "engine_state": "ok",
+            "engine": info.get("ServerVersion"),
+            "cgroup": int(info["CgroupVersion"]) if str(info.get("CgroupVersion", "")).isdecimal() else None,
+            "runtimes": tuple(sorted(info.get("Runtimes") or ())),
+            "images": tuple(tag for image in client.api.images() for tag in image.get("RepoTags") or ()),
+            "containers": tuple(_container(one) for one in client.api.containers()),
+        }
+        if os.path.isdir(root):
+            found["docker_disk"] = _disk(root)
+        if volume:
+            found["storage_root"] = _volume(client, volume)
     return found
+
+
+def _knock(host: str) -> None:
+    """Raises OSError where the socket refuses: the library would leave its own half-open."""
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as knocking:
+            knocking.settimeout(SECONDS)
+            knocking.connect(host.removeprefix("unix://"))
 
 
 def _container(about: dict[str, Any]) -> Container:
@@ -203,14 +215,22 @@ def _holders(inodes: set[str]) -> dict[str, str]:
         if not folder.name.isdecimal() or len(found) == len(inodes):
             continue
         try:
-            links = [os.readlink(entry.path) for entry in os.scandir(folder / "fd")]
-            held = {link[8:-1] for link in links if link.startswith("socket:[")} & inodes
+            held = {_socket(folder / "fd" / name) for name in os.listdir(folder / "fd")} & inodes
             if held:
                 name = (folder / "comm").read_text().strip()
                 found |= dict.fromkeys(held, f"{name} (pid {folder.name})")
         except OSError:  # ended meanwhile, or somebody else's
             continue
     return found
+
+
+def _socket(path: Path) -> str:
+    """The inode of the socket behind a file descriptor, "" for anything else and for one closed meanwhile."""
+    try:
+        link = os.readlink(path)
+    except OSError:
+        return ""
+    return link[8:-1] if link.startswith("socket:[") else ""
 
 
 def _addresses() -> dict[str, Any]:

@@ -24,9 +24,7 @@ FLAGS = frozenset({"sse4_2", "avx2", "avx512f"})
 def card(index: int, name: str, gib: int, compute: tuple[int, int], **fields: Any) -> Gpu:
     uuid = f"GPU-{index:08x}-0000-4000-8000-{index:012x}"
     total = gib * GIB
-    return replace(
-        Gpu(index, uuid, name, total, total - GIB, compute, False, 0, True), **fields
-    )
+    return replace(Gpu(index, uuid, name, total, total - GIB // 2, compute, False, 0, True), **fields)
 
 
 def host(gpus: tuple[Gpu, ...] | None = (), **fields: Any) -> Host:

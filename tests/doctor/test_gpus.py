@@ -10,17 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackgen.doctor.facts import GIB, Gpu, GpuProcess, Host
+from stackgen.doctor.facts import GIB, Container, Gpu, GpuProcess, Host
 from stackgen.doctor.table import exit_code
 from stackgen.runtimes.gpu_tools import cdi_kinds, nvidia, read_cuda, read_gpus, read_processes
 from tests.doctor.hosts import (
-    AMD, CONFIG, EIGHT_80, MIXED, NO_GPU, ONE_24, TURING, bad, card, findings, only, write_stack,
+    AMD,
+    CONFIG,
+    EIGHT_80,
+    MIXED,
+    NO_GPU,
+    ONE_24,
+    TURING,
+    bad,
+    card,
+    findings,
+    only,
+    write_stack,
 )  # fmt: skip
 
 
 def changed(host: Host, **fields: Any) -> Host:
     gpus = host.gpus or ()
     return replace(host, gpus=(replace(gpus[0], **fields), *gpus[1:]))
+
+
+def quantized(method: str) -> dict[str, Any]:
+    return CONFIG | {"quantization_config": {"quant_method": method}}
 
 
 FULL = changed(ONE_24, memory_free=8 * GIB, processes=(GpuProcess(4242, "python3 train.py", 16 * GIB),))
@@ -45,16 +60,28 @@ DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initi
         ("SG-D038", "warn", MIXED, {"gpus": 2}),
         ("SG-D040", "fail", EIGHT_80, {"gpus": 5, "config": CONFIG | {"num_key_value_heads": 5}}),
         ("SG-D041", "fail", EIGHT_80, {"gpus": 8, "config": CONFIG | {"num_key_value_heads": 6}}),
-        ("SG-D042", "fail", EIGHT_80, {"gpus": 8, "pipeline_parallel_size": 8, "config": CONFIG | {"num_hidden_layers": 4}}),
+        (
+            "SG-D042",
+            "fail",
+            EIGHT_80,
+            {"gpus": 8, "pipeline_parallel_size": 8, "config": CONFIG | {"num_hidden_layers": 4}},
+        ),
         ("SG-D055", "fail", ONE_24, {"max_model_len": "32k"}),
         ("SG-D056", "fail", TURING, {"dtype": "bfloat16"}),
         ("SG-D056", "warn", TURING, {}),
         ("SG-D057", "fail", ONE_24, {"quantization": "awq"}),
-        ("SG-D057", "fail", ONE_24, {"quantization": "awq", "config": CONFIG | {"quantization_config": {"quant_method": "gptq"}}}),
-        ("SG-D057", "fail", ONE_24, {"quantization": "modelopt_fp4", "config": CONFIG | {"quantization_config": {"quant_method": "modelopt_fp4"}}}),
+        (
+            "SG-D057",
+            "fail",
+            ONE_24,
+            {"quantization": "awq", "config": CONFIG | {"quantization_config": {"quant_method": "gptq"}}},
+        ),
+        ("SG-D057", "fail", ONE_24, {"quantization": "bitsandbytes"}),
+        ("SG-D057", "fail", TURING, {"dtype": "float16", "config": quantized("mxfp4")}),
+        ("SG-D057", "warn", ONE_24, {"config": quantized("modelopt_fp4")}),
         ("SG-D057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
     ],
-)  # fmt: skip
+)
 def test_each_fault_of_cards_is_found_by_its_own_check(
     id: str, status: str, host: Host, fields: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -93,6 +120,17 @@ def test_a_card_older_than_the_image(tmp_path: Path) -> None:
     assert bad(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-D039"}
 
 
+def test_parts_of_cards_are_unknown(tmp_path: Path) -> None:
+    found = findings(changed(EIGHT_80, mig=True), write_stack(tmp_path, gpus=["MIG-1234"]))
+    assert not bad(found) and "SG-D033" in bad(found, "unknown")
+
+
+def test_a_stack_that_runs_already_holds_the_memory_itself(tmp_path: Path) -> None:
+    running = replace(FULL, containers=(Container("t-vllm-m-1", "t"),))
+    found = findings(running, write_stack(tmp_path))
+    assert not bad(found) and "SG-D034" in bad(found, "unknown")
+
+
 def test_amd_and_cdi(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "amd", stack_gpu_driver="amd")
     assert not bad(findings(AMD, path))
@@ -118,8 +156,16 @@ ROW = "0, GPU-0a, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, Disabled, 0, Enabled
 
 def test_cards_as_nvidia_smi_prints_them() -> None:
     apps = read_processes("GPU-0a, 77, /usr/bin/python3 a, b.py, 1024\nGPU-0a, 78, x, [N/A]\n")
-    (gpu, other), driver = read_gpus(ROW + "\n1, GPU-0b, Tesla, [N/A], ERR!, [N/A], [N/A], [N/A], [Not Supported], 580\n", apps)
-    assert (gpu.memory_total, gpu.compute, gpu.mig, gpu.persistence, driver) == (81559 * 2**20, (9, 0), False, True, "580.95.05")
+    (gpu, other), driver = read_gpus(
+        ROW + "\n1, GPU-0b, Tesla, [N/A], ERR!, [N/A], [N/A], [N/A], [Not Supported], 580\n", apps
+    )
+    assert (gpu.memory_total, gpu.compute, gpu.mig, gpu.persistence, driver) == (
+        81559 * 2**20,
+        (9, 0),
+        False,
+        True,
+        "580.95.05",
+    )
     assert gpu.processes == (GpuProcess(77, "/usr/bin/python3 a, b.py", 2**30), GpuProcess(78, "x", None))
     assert other == Gpu(1, "GPU-0b", "Tesla")
     assert read_cuda("| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0 |") == "13.0"

@@ -15,7 +15,18 @@ from stackgen.doctor.facts import GIB, Container, Disk, Listener, at_least, vers
 from stackgen.doctor.table import CHECKS, exit_code
 from stackgen.runtimes.facts import read_addresses, read_cpu, read_meminfo, read_tcp
 from tests.doctor.hosts import (
-    AMD, EIGHT_80, MIXED, NO_DOCKER, NO_GPU, NOTHING_KNOWN, ONE_24, bad, findings, host, only, write_stack,
+    AMD,
+    EIGHT_80,
+    MIXED,
+    NO_DOCKER,
+    NO_GPU,
+    NOTHING_KNOWN,
+    ONE_24,
+    bad,
+    findings,
+    host,
+    only,
+    write_stack,
 )  # fmt: skip
 
 CPU = NO_GPU

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stackgen.diagnose.model import Rule
-from stackgen.diagnose.rules import connection, docker, fastchat, files, gpu, hub, memory, names, slow, vllm
+from stackgen.diagnose.rules import connection, docker, fastchat, files, gpu, hub, memory, names, requests, slow, vllm
 
 __all__ = ["RULES", "rule"]
 
@@ -13,6 +13,7 @@ RULES: tuple[Rule, ...] = (
     *memory.RULES,
     *gpu.RULES,
     *vllm.RULES,
+    *requests.RULES,
     *fastchat.RULES,
     *files.RULES,
     *hub.RULES,

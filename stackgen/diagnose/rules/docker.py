@@ -68,7 +68,7 @@ FIRST: tuple[Rule, ...] = (
         "the image is for another processor",
         "the image[[ {image}]] holds programs for another architecture",
         "choose an image for this machine: cpu_arch: arm64 or x86_64 in stack.yaml, or another `image:`",
-        "Docker engine 28; Linux, ENOEXEC; the message about the platform provoked for real",
+        "Linux, ENOEXEC, provoked for real with a file that is no program; Docker engine 28",
         "`uname -m` says what the machine is, `docker image inspect IMAGE --format {{.Architecture}}` what the image "
         "is for.",
         patterns(

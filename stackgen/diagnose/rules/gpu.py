@@ -31,7 +31,7 @@ RULES: tuple[Rule, ...] = (
         "the image needs a newer driver than this machine has[[: {need}]]",
         "update the driver (CUDA 13 wants 580 or newer), or set `image:` to a tag for older drivers, such as "
         "vllm/vllm-openai:v0.32.0-cu129",
-        "torch 2.x, c10/cuda and CUDA driver errors 803 and 804; libnvidia-container, requirement checks",
+        "CUDA errors 803, 804: gpustack/gpustack issue 4678, vllm-project/vllm issue 5283; nvidia-container-cli",
         "Every image is built for one CUDA version, and that wants a driver of at least its own age. Error 803: the "
         "driver in the kernel and its libraries differ (reboot after an update). Error 804: forward compatibility is "
         "tried on a card that does not support it; take the `cuda-compat` libraries out of LD_LIBRARY_PATH.",
@@ -77,7 +77,7 @@ RULES: tuple[Rule, ...] = (
         "NVML fails inside the container: after `systemctl daemon-reload` the GPU's device files were taken from it",
         "recreate the container (`stackgen down` and `stackgen up`); for good: use CDI (gpu_driver: cdi), or "
         '`"exec-opts": ["native.cgroupdriver=cgroupfs"]` in /etc/docker/daemon.json',
-        "NVIDIA/nvidia-container-toolkit, issue 48 and the notice of its README",
+        "NVIDIA/nvidia-container-toolkit, issues 251 and 1227",
         "With the systemd cgroup driver, a daemon reload re-applies the device rules that systemd knows, and it does "
         "not know those that the NVIDIA hook wrote. Running containers lose their cards. CDI is not hit.",
         patterns(
@@ -92,7 +92,7 @@ RULES: tuple[Rule, ...] = (
         "a GPU that is not there was asked for",
         "the machine has not the GPU that stack.yaml names[[: {device}]]",
         "choose ids that `nvidia-smi -L` prints: gpus: [0]",
-        "libnvidia-container (nvc_device.c), CUDA error 101, Docker CDI",
+        "nvidia-container-cli, Docker's CDI, CUDA error 101 (not provoked, texts from memory)",
         "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
         patterns(
             r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
@@ -123,7 +123,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G009",
         "the card has no bfloat16",
-        "the model is bfloat16, and the card has none[[: {card} has compute capability {capability}, and 8.0 is needed]]",
+        "the model is bfloat16, and the card has none[[: {card} has capability {capability}, and 8.0 is needed]]",
         "use float16",
         "vLLM 0.32.0, platforms/cuda.py, check_if_supports_dtype",
         "Cards before Ampere (T4, V100, RTX 20) compute in float16 only. float16 has a smaller range: a few models "

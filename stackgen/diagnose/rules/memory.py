@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
         "max_model_len is not.",
         patterns(r"out of memory occurred when warming up (?:sampler|pooler) with (?P<seqs>\d+) dummy requests"),
         engines=("vllm",),
-        change=Change("max_num_seqs", "64"),
+        change=Change("max_num_seqs", "64", safe=False),
     ),
     Rule(
         "SG-M005",
@@ -150,7 +150,7 @@ RULES: tuple[Rule, ...] = (
         "which is always on, whatever older advice says.",
         find=_out_of_memory(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
-        change=Change("gpu_memory_utilization", "0.85"),
+        change=Change("gpu_memory_utilization", "0.85", safe=False),
     ),
     Rule(
         "SG-M007",
@@ -192,7 +192,7 @@ RULES: tuple[Rule, ...] = (
         "/dev/shm is too small for NCCL",
         "a bus error, or NCCL can't extend its file in /dev/shm: shared memory is full",
         "give the container more shared memory",
-        "NCCL 2.x, src/misc/shmutils.cc (public reports: vllm-project/vllm issues on tensor parallel in Docker)",
+        "NCCL, misc/shmutils.cc; public reports such as vllm-project/vllm issue 11054",
         "NCCL passes data between cards through /dev/shm where they have no direct way. 4 GB a card is plenty.",
         patterns(
             r"Error while creating shared memory segment (?P<file>/dev/shm/nccl-\S+)",

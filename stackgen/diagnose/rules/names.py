@@ -15,19 +15,31 @@ ASKED = (
     re.compile(r"The model [`'](?P<name>[^`']+)[`'] does not exist(?:\. Valid aliases: (?P<served>[^\"]+?)\.)?"),
     re.compile(r"Only (?P<served>.+?) allowed now, your model (?P<name>[^\"]+?)(?:\"|$)"),
 )
+SERVED = re.compile(r'POST /v1/(?:chat/)?completions HTTP/1\.[01]" 200')
 
 
 def _asked(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """Service, line, name that was asked for, and the names that are served there."""
     names = tuple(name for end in (evidence.plan.endpoints if evidence.plan else ()) for name in end.models)
     texts = [("", f"{check}: {message}") for check, message in evidence.checks]
-    texts += [(one.service, clean(line)) for one in evidence.services for line in since_ready(one.log)]
+    # a working server logs every wrong name that any client tries
+    texts += [
+        (one.service, line) for one in evidence.services if not (one.works and one.state) for line in _unserved(one.log)
+    ]
     for service, line in texts:
         for pattern in ASKED:
             match = pattern.search(line)
-            if match:
+            # the check asks for a model of this name on purpose
+            if match and not match["name"].startswith("stackgen-"):
                 served = match.groupdict().get("served") or ""
                 yield service, line.strip(), match["name"], names or tuple(re.findall(r"[\w./:@-]+", served))
+
+
+def _unserved(log: str) -> list[str]:
+    """The lines since the last completion that was served: whoever got one knows the name."""
+    lines = [clean(line) for line in since_ready(log)]
+    served = [index for index, line in enumerate(lines) if SERVED.search(line)]
+    return lines[served[-1] + 1 :] if served else lines
 
 
 def _kind(name: str, served: tuple[str, ...]) -> str:
@@ -51,7 +63,7 @@ def _of(kind: str) -> Finder:
     return find
 
 
-SOURCE = "vLLM 0.32.0 and FastChat 0.2.36, responses recorded; provoked for real"
+SOURCE = "vLLM 0.32.0 and FastChat 0.2.36, answers to a wrong name recorded"
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N001",

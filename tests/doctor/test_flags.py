@@ -1,0 +1,120 @@
+"""`extra_args` against the flags of the pinned versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.generate_flags import PROGRAMS, read_help
+from stackgen.doctor.flags import FIELDS, REMOVED, known_flags, look_at
+from stackgen.images import VERSIONS, own_tag
+from tests.doctor.hosts import NO_GPU, findings, only, write_stack
+
+
+def told(engine: str, *words: str) -> list[tuple[str, str, str]]:
+    known = known_flags(engine)
+    assert known
+    return [(one.status, one.message, one.fix) for one in look_at(engine, words, known, "x")]
+
+
+@pytest.mark.parametrize("engine", PROGRAMS)
+def test_the_tables_are_of_the_pinned_versions(engine: str) -> None:
+    known = known_flags(engine)
+    assert known and known.version == VERSIONS[PROGRAMS[engine][0]]
+    assert len(known.by_name) > 30
+    assert not set(REMOVED[engine]) & set(known.by_name)
+    assert set(FIELDS[engine]) <= set(known.by_name)
+    for advice in REMOVED[engine].values():
+        assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= set(known.by_name), advice
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("engine", PROGRAMS)
+def test_the_tables_are_what_the_programs_print(engine: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(f"{engine}_image")
+    folder, words = PROGRAMS[engine]
+    command = ["docker", "run", "--rm", "--entrypoint", words[0], "-e", "HOME=/tmp", "-e", "LOGDIR="]
+    command += ["-e", "COLUMNS=400", own_tag(folder)]
+    done = subprocess.run([*command, *words[1:]], capture_output=True, text=True, check=True)
+    names = {name for flag in read_help(done.stdout + done.stderr) for name in flag["names"]}  # type: ignore[attr-defined]
+    known = known_flags(engine)
+    assert known and names == set(known.by_name)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("vllm", ["--max-num-batched-tokens", "8192", "--enable-prefix-caching"]),
+        ("vllm", ["--no-enable-prefix-caching", "--max_num_batched_tokens=8192", "-O3"]),
+        ("vllm", ["--speculative-config.method", "ngram", "--compilation-config.cudagraph_capture_sizes+", "8"]),
+        ("vllm", ["--max-num-batched", "8192"]),
+        ("vllm", ["--kv-cache-memory-bytes", "-1"]),
+        ("fastchat", ["--stream-interval", "2", "--seed=-1"]),
+        ("llamacpp", ["--flash-attn", "on", "-tb", "4", "--cache_type_k", "q8_0"]),
+        ("llamacpp", ["-n", "-1"]),
+    ],
+)
+def test_good_flags_are_good(engine: str, words: list[str]) -> None:
+    assert told(engine, *words) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "status", "fix"),
+    [
+        ("vllm", ["--enable-prefix-cachin"], "", ""),  # an abbreviation that argparse takes
+        ("vllm", ["--enable-prefx-caching"], "fail", "did you mean --enable-prefix-caching?"),
+        ("vllm", ["--disable-log-requests"], "fail", "leave it out"),
+        ("vllm", ["--disable_log_requests"], "fail", "leave it out"),
+        ("vllm", ["--enable-reasoning"], "fail", "reasoning_parser"),
+        ("vllm", ["--model", "x"], "warn", "set model"),
+        ("vllm", ["--tensor-parallel-size", "2"], "warn", "tensor_parallel_size"),
+        ("vllm", ["-tp", "2"], "warn", "tensor_parallel_size"),
+        ("vllm", ["--runner", "generat"], "fail", "did you mean generate?"),
+        ("vllm", ["--runner=nothing"], "fail", "one of auto"),
+        ("vllm", ["--flash-attn"], "fail", "llamacpp"),
+        ("fastchat", ["--limit_worker_concurrency", "3"], "fail", "--limit-worker-concurrency"),
+        ("fastchat", ["--api-keys", "sk-secret"], "fail", "process list"),
+        ("fastchat", ["--xft-dtype", "gpu"], "fail", "one of"),
+        ("llamacpp", ["--draft-max", "4"], "fail", "--spec-draft-n-max"),
+        ("llamacpp", ["--ctx-siz", "4"], "fail", "did you mean --ctx-size?"),
+        ("llamacpp", ["--ctx-size", "4"], "warn", "max_model_len"),
+    ],
+)
+def test_bad_flags_are_told_with_what_to_do(engine: str, words: list[str], status: str, fix: str) -> None:
+    found = told(engine, *words)
+    assert [one[0] for one in found] == ([status] if status else [])
+    assert not found or fix in found[0][2]
+    assert "secret" not in repr(found)
+
+
+@given(st.lists(st.text()), st.sampled_from(["vllm", "fastchat", "llamacpp"]))
+def test_any_words(words: list[str], engine: str) -> None:
+    assert all(status in ("fail", "warn") for status, _, _ in told(engine, *words, *(f"--{word}" for word in words)))
+
+
+def test_of_a_stack(tmp_path: Path) -> None:
+    found = findings(NO_GPU, write_stack(tmp_path, gpus="none", extra_args=["--max-log-len", "9", "--max-log-length"]))
+    assert only(found, "SG-D090", "fail").place == "models[0].extra_args[2]"
+    path = write_stack(tmp_path, gpus="none", image="my/vllm:1.0", extra_args=["--brand-new"])
+    assert [one.status for one in findings(NO_GPU, path) if one.id == "SG-D090"] == ["unknown"]
+
+
+@pytest.mark.docker
+def test_removed_flags_are_refused_by_the_real_vllm(vllm_image: str) -> None:
+    program = (
+        "import sys\nfrom vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
+        "parser = make_arg_parser(FlexibleArgumentParser())\n"
+        "for flag in sys.argv[1:]:\n"
+        "    try:\n        parser.parse_args(['m', flag, '1'])\n        print('taken', flag)\n"
+        "    except SystemExit:\n        pass\n"
+    )
+    words = ["docker", "run", "--rm", "-e", "HOME=/tmp", "--entrypoint", "python3", vllm_image, "-c", program]
+    done = subprocess.run([*words, *REMOVED["vllm"]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "taken" not in done.stdout
