@@ -437,3 +437,15 @@ def test_the_current_folder_is_the_default(folder: Path, monkeypatch: pytest.Mon
     assert cli.main(["render", "--no-validate"]) == 0
     assert (folder / "compose.yaml").exists()
     assert cli.main(["render", "stack.yaml", "--no-validate", "--check"]) == 0
+
+
+def test_every_id_that_is_printed_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    from stackgen.diagnose.rules import RULES
+    from stackgen.doctor.table import CHECKS
+
+    ids = [one.id for one in RULES] + [one.id for one in CHECKS]
+    assert len(ids) == len(set(ids)) > 150
+    for id in ids:
+        assert cli.main(["explain", id.lower()]) == 0
+        assert id in capsys.readouterr().out
+    assert cli.main(["explain", "SG-Z999"]) == 2

@@ -43,6 +43,14 @@ def explain(words: Namespace) -> int:
         known = [{"id": id, "title": title} for id, title in rows]
         print_data(words, {"rules": known}, [f"{id}  {title}" for id, title in rows])
         return 0
+    from stackgen.doctor.table import CHECKS
+
+    # what doctor finds has ids of its own kind, and no page beyond its line
+    for check in CHECKS:
+        if check.id == words.id.upper():
+            text = f"{check.id}: {check.name}\n\n`stackgen doctor` looks at this before a start: {check.looks_at}."
+            print_data(words, {"id": check.id, "title": check.name, "explain": check.looks_at}, [text])
+            return 0
     rule = find_rule(words.id)
     data = {"id": rule.id, "title": readable(rule.title), "cause": readable(rule.cause), "fix": readable(rule.fix),
             "explain": rule.explain, "source": rule.source}  # fmt: skip

@@ -39,7 +39,7 @@ SCHEMA = {
                 "additionalProperties": False,
                 "required": ["id", "check", "status", "message", "evidence", "fix", "place"],
                 "properties": {
-                    "id": {"type": "string", "pattern": "^SG-D[0-9]{3}$"},
+                    "id": {"type": "string", "pattern": "^SG-P[0-9]{3}$"},
                     "status": {"enum": ["ok", "warn", "fail", "unknown"]},
                     **dict.fromkeys(("check", "message", "evidence", "fix", "place"), TEXT),
                 },
@@ -77,8 +77,8 @@ def test_examples_for_the_cpu_have_no_fault_here(
     _, told = run(capsys, str(ROOT / "compose" / name))
     assert time.monotonic() - started < 5
     # another stack of this machine may hold port 8000
-    assert wrong(told) <= {"SG-D020"}
-    assert {"SG-D001", "SG-D003", "SG-D080", "SG-D081"} <= wrong(told, "ok")
+    assert wrong(told) <= {"SG-P020"}
+    assert {"SG-P001", "SG-P003", "SG-P080", "SG-P081"} <= wrong(told, "ok")
 
 
 @pytest.mark.docker
@@ -91,8 +91,8 @@ def test_examples_for_cards_are_never_called_good_where_there_is_no_tool(
     if shutil.which("nvidia-smi"):
         pytest.skip("this machine has cards")
     code, told = run(capsys, str(ROOT / "compose" / name))
-    assert "SG-D030" in wrong(told, "unknown") and code in (0, 1, 3)
-    assert not {"SG-D030", "SG-D031", "SG-D033", "SG-D034"} & wrong(told, "ok")
+    assert "SG-P030" in wrong(told, "unknown") and code in (0, 1, 3)
+    assert not {"SG-P030", "SG-P031", "SG-P033", "SG-P034"} & wrong(told, "ok")
 
 
 @pytest.mark.docker
@@ -109,11 +109,11 @@ def test_four_faults_at_once_on_this_machine(
         compose.write_text(compose.read_text().replace(str(port), str(port + 1)))
         code, told = run(capsys, str(path))
     assert code == 1
-    assert wrong(told) == {"SG-D020", "SG-D090"}
-    assert {"SG-D070", "SG-D081"} <= wrong(told, "warn")
-    held = next(one for one in told["findings"] if one["id"] == "SG-D020")
+    assert wrong(told) == {"SG-P020", "SG-P090"}
+    assert {"SG-P070", "SG-P081"} <= wrong(told, "warn")
+    held = next(one for one in told["findings"] if one["id"] == "SG-P020")
     assert "pid" in held["evidence"] and str(port) in held["message"]
-    flag = next(one for one in told["findings"] if one["id"] == "SG-D090")
+    flag = next(one for one in told["findings"] if one["id"] == "SG-P090")
     assert flag["fix"] == "did you mean --max-num-batched-tokens?"
 
 
@@ -123,12 +123,12 @@ def test_without_a_stack_only_the_machine_is_looked_at(
     monkeypatch.chdir(tmp_path)
     _, told = run(capsys)
     assert told["stack"] is None
-    assert not any(one["id"] >= "SG-D050" for one in told["findings"])
+    assert not any(one["id"] >= "SG-P050" for one in told["findings"])
 
 
 def test_a_stack_that_is_not_there_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, told = run(capsys, str(tmp_path / "stack.yaml"))
-    assert "SG-D080" in wrong(told)
+    assert "SG-P080" in wrong(told)
 
 
 def test_without_an_engine_the_machine_is_not_ready(
@@ -136,22 +136,22 @@ def test_without_an_engine_the_machine_is_not_ready(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     code, told = run(capsys, str(write_stack(tmp_path, gpus="none")))
-    assert code == 3 and "SG-D001" in wrong(told)
-    assert "SG-D083" in wrong(told, "unknown")
+    assert code == 3 and "SG-P001" in wrong(told)
+    assert "SG-P083" in wrong(told, "unknown")
 
 
 def test_text_puts_the_worst_first_and_ends_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = (
         Finding(
-            "SG-D090", "extra-args", "fail", "--x is unknown", "vllm 0.32.0", "leave it out", "models[0].extra_args[0]"
+            "SG-P090", "extra-args", "fail", "--x is unknown", "vllm 0.32.0", "leave it out", "models[0].extra_args[0]"
         ),
-        Finding("SG-D005", "cgroup", "warn", "old", "", "new"),
-        Finding("SG-D030", "gpu", "unknown", "no tool"),
-        Finding("SG-D001", "docker", "ok", "answers"),
+        Finding("SG-P005", "cgroup", "warn", "old", "", "new"),
+        Finding("SG-P030", "gpu", "unknown", "no tool"),
+        Finding("SG-P001", "docker", "ok", "answers"),
     )
     text = as_text(found, "stack.yaml")
     assert text.splitlines()[1:4] == [
-        "  ✗ fail    SG-D090 models[0].extra_args[0]: --x is unknown",
+        "  ✗ fail    SG-P090 models[0].extra_args[0]: --x is unknown",
         "      seen: vllm 0.32.0",
         "      fix: leave it out",
     ]
@@ -160,10 +160,10 @@ def test_text_puts_the_worst_first_and_ends_with_one_line(capsys: pytest.Capture
     assert "\033[" not in text and "\033[31m" in as_text(found, color=True)
     jsonschema.validate(as_json(found), SCHEMA)
     assert doctor(Namespace(stack=str(tmp_path), json=False, offline=True, verbose=False)) in (1, 3)
-    assert "SG-D080" in capsys.readouterr().out
+    assert "SG-P080" in capsys.readouterr().out
 
 
 def test_the_page_lists_every_check() -> None:
     page = (ROOT / "docs" / "doctor.md").read_text("utf-8")
     rows = [f"| {check.id} | {check.name} | {check.looks_at} | {3 if check.machine else 1} |" for check in CHECKS]
-    assert [line for line in page.splitlines() if line.startswith("| SG-D")] == rows
+    assert [line for line in page.splitlines() if line.startswith("| SG-P")] == rows

@@ -99,9 +99,9 @@ def test_any_words(words: list[str], engine: str) -> None:
 
 def test_of_a_stack(tmp_path: Path) -> None:
     found = findings(NO_GPU, write_stack(tmp_path, gpus="none", extra_args=["--max-log-len", "9", "--max-log-length"]))
-    assert only(found, "SG-D090", "fail").place == "models[0].extra_args[2]"
+    assert only(found, "SG-P090", "fail").place == "models[0].extra_args[2]"
     path = write_stack(tmp_path, gpus="none", image="my/vllm:1.0", extra_args=["--brand-new"])
-    assert [one.status for one in findings(NO_GPU, path) if one.id == "SG-D090"] == ["unknown"]
+    assert [one.status for one in findings(NO_GPU, path) if one.id == "SG-P090"] == ["unknown"]
 
 
 @pytest.mark.docker

@@ -48,38 +48,38 @@ DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initi
 @pytest.mark.parametrize(
     ("id", "status", "host", "fields"),
     [
-        ("SG-D031", "fail", OLD_DRIVER, {}),
-        ("SG-D032", "fail", NO_TOOLKIT, {}),
-        ("SG-D033", "fail", ONE_24, {"gpus": [3]}),
-        ("SG-D033", "fail", ONE_24, {"gpus": 2}),
-        ("SG-D033", "fail", ONE_24, {"gpus": ["GPU-ffffffff-1111"]}),
-        ("SG-D034", "fail", FULL, {}),
-        ("SG-D035", "fail", changed(EIGHT_80, mig=True), {}),
-        ("SG-D036", "warn", changed(EIGHT_80, ecc_errors=3), {}),
-        ("SG-D037", "warn", changed(EIGHT_80, persistence=False), {}),
-        ("SG-D038", "warn", MIXED, {"gpus": 2}),
-        ("SG-D040", "fail", EIGHT_80, {"gpus": 5, "config": CONFIG | {"num_key_value_heads": 5}}),
-        ("SG-D041", "fail", EIGHT_80, {"gpus": 8, "config": CONFIG | {"num_key_value_heads": 6}}),
+        ("SG-P031", "fail", OLD_DRIVER, {}),
+        ("SG-P032", "fail", NO_TOOLKIT, {}),
+        ("SG-P033", "fail", ONE_24, {"gpus": [3]}),
+        ("SG-P033", "fail", ONE_24, {"gpus": 2}),
+        ("SG-P033", "fail", ONE_24, {"gpus": ["GPU-ffffffff-1111"]}),
+        ("SG-P034", "fail", FULL, {}),
+        ("SG-P035", "fail", changed(EIGHT_80, mig=True), {}),
+        ("SG-P036", "warn", changed(EIGHT_80, ecc_errors=3), {}),
+        ("SG-P037", "warn", changed(EIGHT_80, persistence=False), {}),
+        ("SG-P038", "warn", MIXED, {"gpus": 2}),
+        ("SG-P040", "fail", EIGHT_80, {"gpus": 5, "config": CONFIG | {"num_key_value_heads": 5}}),
+        ("SG-P041", "fail", EIGHT_80, {"gpus": 8, "config": CONFIG | {"num_key_value_heads": 6}}),
         (
-            "SG-D042",
+            "SG-P042",
             "fail",
             EIGHT_80,
             {"gpus": 8, "pipeline_parallel_size": 8, "config": CONFIG | {"num_hidden_layers": 4}},
         ),
-        ("SG-D055", "fail", ONE_24, {"max_model_len": "32k"}),
-        ("SG-D056", "fail", TURING, {"dtype": "bfloat16"}),
-        ("SG-D056", "warn", TURING, {}),
-        ("SG-D057", "fail", ONE_24, {"quantization": "awq"}),
+        ("SG-P055", "fail", ONE_24, {"max_model_len": "32k"}),
+        ("SG-P056", "fail", TURING, {"dtype": "bfloat16"}),
+        ("SG-P056", "warn", TURING, {}),
+        ("SG-P057", "fail", ONE_24, {"quantization": "awq"}),
         (
-            "SG-D057",
+            "SG-P057",
             "fail",
             ONE_24,
             {"quantization": "awq", "config": CONFIG | {"quantization_config": {"quant_method": "gptq"}}},
         ),
-        ("SG-D057", "fail", ONE_24, {"quantization": "bitsandbytes"}),
-        ("SG-D057", "fail", TURING, {"dtype": "float16", "config": quantized("mxfp4")}),
-        ("SG-D057", "warn", ONE_24, {"config": quantized("modelopt_fp4")}),
-        ("SG-D057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
+        ("SG-P057", "fail", ONE_24, {"quantization": "bitsandbytes"}),
+        ("SG-P057", "fail", TURING, {"dtype": "float16", "config": quantized("mxfp4")}),
+        ("SG-P057", "warn", ONE_24, {"config": quantized("modelopt_fp4")}),
+        ("SG-P057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
     ],
 )
 def test_each_fault_of_cards_is_found_by_its_own_check(
@@ -89,7 +89,7 @@ def test_each_fault_of_cards_is_found_by_its_own_check(
 
 
 def test_who_holds_the_memory_is_named_with_a_share_that_fits(tmp_path: Path) -> None:
-    found = only(findings(FULL, write_stack(tmp_path)), "SG-D034", "fail")
+    found = only(findings(FULL, write_stack(tmp_path)), "SG-P034", "fail")
     assert "python3 train.py (pid 4242, 16.0 GiB)" in found.evidence
     share = float(found.fix.rpartition(": ")[2])
     path = write_stack(tmp_path / "lower", gpu_memory_utilization=share)
@@ -101,44 +101,44 @@ def test_two_models_on_one_card_are_added_up(tmp_path: Path) -> None:
     text = path.read_text().replace("models:", "models:\n- {model: ./model, engine: vllm, gpus: [0], share_gpus: true, "
                                     "gpu_memory_utilization: 0.5, served_names: [n]}")  # fmt: skip
     path.write_text(text)
-    found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-D034"]
+    found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-P034"]
     assert [one.status for one in found] == ["fail", "ok"]
 
 
 def test_a_driver_that_does_not_answer_is_a_fault_and_no_tool_is_unknown(tmp_path: Path) -> None:
     path = write_stack(tmp_path)
     found = findings(DEAD_DRIVER, path)
-    assert bad(found) == {"SG-D030"} and exit_code(found) == 3
-    assert "NVML" in next(one for one in found if one.id == "SG-D030").evidence
+    assert bad(found) == {"SG-P030"} and exit_code(found) == 3
+    assert "NVML" in next(one for one in found if one.id == "SG-P030").evidence
     found = findings(replace(NO_GPU, runtimes=("runc", "nvidia")), path)
-    assert not bad(found) and {"SG-D030", "SG-D031", "SG-D033"} <= bad(found, "unknown")
+    assert not bad(found) and {"SG-P030", "SG-P031", "SG-P033"} <= bad(found, "unknown")
     found = findings(replace(ONE_24, gpus=(), driver=None), path)
-    assert bad(found, "fail") == {"SG-D030", "SG-D033"}
+    assert bad(found, "fail") == {"SG-P030", "SG-P033"}
 
 
 def test_a_card_older_than_the_image(tmp_path: Path) -> None:
-    assert bad(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-D039"}
+    assert bad(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-P039"}
 
 
 def test_parts_of_cards_are_unknown(tmp_path: Path) -> None:
     found = findings(changed(EIGHT_80, mig=True), write_stack(tmp_path, gpus=["MIG-1234"]))
-    assert not bad(found) and "SG-D033" in bad(found, "unknown")
+    assert not bad(found) and "SG-P033" in bad(found, "unknown")
 
 
 def test_a_stack_that_runs_already_holds_the_memory_itself(tmp_path: Path) -> None:
     running = replace(FULL, containers=(Container("t-vllm-m-1", "t"),))
     found = findings(running, write_stack(tmp_path))
-    assert not bad(found) and "SG-D034" in bad(found, "unknown")
+    assert not bad(found) and "SG-P034" in bad(found, "unknown")
 
 
 def test_amd_and_cdi(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "amd", stack_gpu_driver="amd")
     assert not bad(findings(AMD, path))
-    assert bad(findings(replace(AMD, amd=False), path)) == {"SG-D030"}
+    assert bad(findings(replace(AMD, amd=False), path)) == {"SG-P030"}
     path = write_stack(tmp_path / "cdi", stack_gpu_driver="cdi")
     assert not bad(findings(replace(ONE_24, cdi=("nvidia.com/gpu",)), path))
-    only(findings(ONE_24, path), "SG-D032", "fail")
-    only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-D002", "fail")
+    only(findings(ONE_24, path), "SG-P032", "fail")
+    only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-P002", "fail")
 
 
 def test_weights_that_don_t_fit(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_weights_that_don_t_fit(tmp_path: Path) -> None:
     with (tmp_path / "model" / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + 40 * GIB)  # sparse: takes no room
-    only(findings(ONE_24, path), "SG-D059", "fail")
+    only(findings(ONE_24, path), "SG-P059", "fail")
     assert not bad(findings(EIGHT_80, path))
 
 

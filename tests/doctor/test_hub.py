@@ -61,11 +61,11 @@ def test_no_hub_a_full_one_and_a_strange_one(hub: Hub, free_port: int) -> None:
 @pytest.mark.parametrize(
     ("answer", "id"),
     [
-        (HubAnswer("token", "HTTP 401"), "SG-D061"),
-        (HubAnswer("gated", "HTTP 401"), "SG-D061"),
-        (HubAnswer("missing", "HTTP 401"), "SG-D062"),
-        (HubAnswer("revision", "HTTP 404"), "SG-D062"),
-        (HubAnswer("ok", files=("model.gguf",)), "SG-D062"),
+        (HubAnswer("token", "HTTP 401"), "SG-P061"),
+        (HubAnswer("gated", "HTTP 401"), "SG-P061"),
+        (HubAnswer("missing", "HTTP 401"), "SG-P062"),
+        (HubAnswer("revision", "HTTP 404"), "SG-P062"),
+        (HubAnswer("ok", files=("model.gguf",)), "SG-P062"),
     ],
 )
 def test_each_answer_has_its_finding(answer: HubAnswer, id: str, tmp_path: Path) -> None:
@@ -78,29 +78,29 @@ def test_a_healthy_answer_a_limit_and_no_answer(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none", model="org/m", revision="v9")
     good = HubAnswer("ok", "", False, GIB, "abc", ("config.json", "model.safetensors"))
     assert not bad(findings(NO_GPU, path, {"org/m": good}), "fail", "warn", "unknown")
-    assert bad(findings(NO_GPU, path, {"org/m": HubAnswer("limited", "HTTP 429")})) == {"SG-D060"}
+    assert bad(findings(NO_GPU, path, {"org/m": HubAnswer("limited", "HTTP 429")})) == {"SG-P060"}
     for nothing in (None, HubAnswer("unreachable", "no route")):
         found = findings(NO_GPU, path, {"org/m": nothing}, offline=nothing is None)
-        assert not bad(found) and "SG-D060" in bad(found, "unknown")
-        assert not {"SG-D061", "SG-D062"} & {one.id for one in found}
+        assert not bad(found) and "SG-P060" in bad(found, "unknown")
+        assert not {"SG-P061", "SG-P062"} & {one.id for one in found}
 
 
 def test_the_hub_s_sizes_fill_disk_and_cards(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus=[0], model="org/m", revision="v9")
     answer = HubAnswer("ok", "", False, 100 * GIB, "abc", ("config.json",), CONFIG)
-    only(findings(EIGHT_80, path, {"org/m": answer}), "SG-D059", "fail")
+    only(findings(EIGHT_80, path, {"org/m": answer}), "SG-P059", "fail")
     small = replace(EIGHT_80, docker_disk=Disk("/var/lib/docker", 50 * GIB, 1))
     found = findings(small, write_stack(tmp_path, gpus=[0, 1], model="org/m", revision="v9"), {"org/m": answer})
-    assert "too small by 50.0 GiB" in only(found, "SG-D006", "fail").message
+    assert "too small by 50.0 GiB" in only(found, "SG-P006", "fail").message
 
 
 def test_the_hub_s_config_is_checked_against_the_cards(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus=5, model="org/m", revision="v9")
     answer = HubAnswer("ok", "", False, GIB, "abc", ("config.json",), CONFIG | {"num_key_value_heads": 5})
-    only(findings(EIGHT_80, path, {"org/m": answer}), "SG-D040", "fail")
+    only(findings(EIGHT_80, path, {"org/m": answer}), "SG-P040", "fail")
 
 
 def test_no_revision_is_told_with_the_commit(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none", model="org/m")
     answer = HubAnswer("ok", "", False, GIB, "abcdef", ("config.json",))
-    assert only(findings(NO_GPU, path, {"org/m": answer}), "SG-D064", "warn").fix == "revision: abcdef"
+    assert only(findings(NO_GPU, path, {"org/m": answer}), "SG-P064", "warn").fix == "revision: abcdef"

@@ -56,26 +56,26 @@ def test_a_healthy_machine_without_gpu_serves_on_the_cpu(tmp_path: Path) -> None
 
 
 PLANTED = [
-    ("SG-D001", "fail", {"engine_state": "denied", "engine": None, "engine_error": "Permission denied"}),
-    ("SG-D001", "fail", {"engine_state": "missing", "engine": None, "engine_error": "No such file"}),
-    ("SG-D001", "fail", {"engine_state": "silent", "engine": None, "engine_error": "timed out"}),
-    ("SG-D002", "fail", {"engine": "20.10.24"}),
-    ("SG-D002", "warn", {"engine": "24.0.7"}),
-    ("SG-D003", "fail", {"compose": None, "compose_missing": True}),
-    ("SG-D003", "fail", {"compose": "v2.17.3"}),
-    ("SG-D003", "warn", {"compose": "2.21.0"}),
-    ("SG-D004", "warn", {"buildx": "0.11.2"}),
-    ("SG-D005", "warn", {"cgroup": 1}),
-    ("SG-D006", "fail", {"docker_disk": Disk("/var/lib/docker", GIB // 2, 1)}),
-    ("SG-D006", "warn", {"docker_disk": Disk("/var/lib/docker", 4 * GIB, 1), "images": ()}),
-    ("SG-D007", "fail", {"memory_total": 4 * GIB, "memory_available": 3 * GIB}),
-    ("SG-D007", "warn", {"memory_available": 2 * GIB}),
-    ("SG-D009", "fail", {"cpu_flags": frozenset({"sse4_2"})}),
-    ("SG-D009", "warn", {"cpu_flags": frozenset({"avx2"})}),
-    ("SG-D009", "fail", {"cpu_arch": "arm64"}),
-    ("SG-D020", "fail", {"listeners": (Listener("127.0.0.1", 8000, "python3 (pid 77)"),)}),
-    ("SG-D020", "fail", {"listeners": (Listener("::", 8000),)}),
-    ("SG-D020", "fail", {"containers": (Container("other-api-1", "other", (("0.0.0.0", 8000),)),)}),
+    ("SG-P001", "fail", {"engine_state": "denied", "engine": None, "engine_error": "Permission denied"}),
+    ("SG-P001", "fail", {"engine_state": "missing", "engine": None, "engine_error": "No such file"}),
+    ("SG-P001", "fail", {"engine_state": "silent", "engine": None, "engine_error": "timed out"}),
+    ("SG-P002", "fail", {"engine": "20.10.24"}),
+    ("SG-P002", "warn", {"engine": "24.0.7"}),
+    ("SG-P003", "fail", {"compose": None, "compose_missing": True}),
+    ("SG-P003", "fail", {"compose": "v2.17.3"}),
+    ("SG-P003", "warn", {"compose": "2.21.0"}),
+    ("SG-P004", "warn", {"buildx": "0.11.2"}),
+    ("SG-P005", "warn", {"cgroup": 1}),
+    ("SG-P006", "fail", {"docker_disk": Disk("/var/lib/docker", GIB // 2, 1)}),
+    ("SG-P006", "warn", {"docker_disk": Disk("/var/lib/docker", 4 * GIB, 1), "images": ()}),
+    ("SG-P007", "fail", {"memory_total": 4 * GIB, "memory_available": 3 * GIB}),
+    ("SG-P007", "warn", {"memory_available": 2 * GIB}),
+    ("SG-P009", "fail", {"cpu_flags": frozenset({"sse4_2"})}),
+    ("SG-P009", "warn", {"cpu_flags": frozenset({"avx2"})}),
+    ("SG-P009", "fail", {"cpu_arch": "arm64"}),
+    ("SG-P020", "fail", {"listeners": (Listener("127.0.0.1", 8000, "python3 (pid 77)"),)}),
+    ("SG-P020", "fail", {"listeners": (Listener("::", 8000),)}),
+    ("SG-P020", "fail", {"containers": (Container("other-api-1", "other", (("0.0.0.0", 8000),)),)}),
 ]
 
 
@@ -87,7 +87,7 @@ def test_each_fault_of_a_machine_is_found_by_its_own_check(
     finding = only(found, id, status)
     machine = next(check.machine for check in CHECKS if check.id == id)
     assert exit_code(found) == (0 if status == "warn" else 3 if machine else 1)
-    if id == "SG-D020":
+    if id == "SG-P020":
         assert "held by" in finding.evidence and "8001" in finding.fix
 
 
@@ -104,34 +104,34 @@ def test_a_port_on_another_address_is_free(tmp_path: Path) -> None:
 
 def test_without_docker_the_machine_is_not_ready(tmp_path: Path) -> None:
     found = findings(NO_DOCKER, write_stack(tmp_path, gpus="none"))
-    assert bad(found, "fail") == {"SG-D001", "SG-D003"}
+    assert bad(found, "fail") == {"SG-P001", "SG-P003"}
     assert exit_code(found) == 3
 
 
 def test_what_is_not_known_is_never_good(tmp_path: Path) -> None:
     found = findings(NOTHING_KNOWN, write_stack(tmp_path / "gpu", gpus=2))
-    told_by_files = {"SG-D008", "SG-D021", "SG-D022", "SG-D05", "SG-D07", "SG-D08", "SG-D04", "SG-D090"}
+    told_by_files = {"SG-P008", "SG-P021", "SG-P022", "SG-P05", "SG-P07", "SG-P08", "SG-P04", "SG-P090"}
     assert not bad(found, "fail")
     good = {one.id for one in found if one.status == "ok" and not one.id.startswith(tuple(told_by_files))}
     assert good == set()
-    assert {"SG-D001", "SG-D003", "SG-D020", "SG-D030", "SG-D033"} <= bad(found, "unknown")
+    assert {"SG-P001", "SG-P003", "SG-P020", "SG-P030", "SG-P033"} <= bad(found, "unknown")
 
 
 @pytest.mark.parametrize(
     ("id", "status", "fields"),
     [
-        ("SG-D008", "fail", {"shm_size": "64m"}),
-        ("SG-D008", "fail", {"ipc": "private"}),
-        ("SG-D010", "fail", {"cpuset": "0-31"}),
-        ("SG-D021", "fail", {"stack_bind": "10.9.8.7"}),
-        ("SG-D022", "warn", {"stack_bind": "0.0.0.0"}),
-        ("SG-D073", "warn", {"key": "hunter2"}),
-        ("SG-D073", "warn", {"key": "sk-" + "a" * 40}),
-        ("SG-D072", "fail", {"key": ""}),
-        ("SG-D072", "fail", {"key": "changeme"}),
-        ("SG-D072", "fail", {"key": "<your key>"}),
-        ("SG-D082", "warn", {"image": "registry.local/vllm"}),
-        ("SG-D058", "fail", {"chat_template": "./none.jinja"}),
+        ("SG-P008", "fail", {"shm_size": "64m"}),
+        ("SG-P008", "fail", {"ipc": "private"}),
+        ("SG-P010", "fail", {"cpuset": "0-31"}),
+        ("SG-P021", "fail", {"stack_bind": "10.9.8.7"}),
+        ("SG-P022", "warn", {"stack_bind": "0.0.0.0"}),
+        ("SG-P073", "warn", {"key": "hunter2"}),
+        ("SG-P073", "warn", {"key": "sk-" + "a" * 40}),
+        ("SG-P072", "fail", {"key": ""}),
+        ("SG-P072", "fail", {"key": "changeme"}),
+        ("SG-P072", "fail", {"key": "<your key>"}),
+        ("SG-P082", "warn", {"image": "registry.local/vllm"}),
+        ("SG-P058", "fail", {"chat_template": "./none.jinja"}),
     ],
 )
 def test_each_fault_of_a_stack_is_found_by_its_own_check(
@@ -140,13 +140,13 @@ def test_each_fault_of_a_stack_is_found_by_its_own_check(
     found = findings(CPU, write_stack(tmp_path, gpus="none", **fields))
     wrong = {(one.id, one.status) for one in found if one.status in ("fail", "warn")}
     # an address that other machines reach is told too, whatever else is wrong with it
-    assert wrong - ({("SG-D022", "warn")} if id == "SG-D021" else set()) == {(id, status)}
+    assert wrong - ({("SG-P022", "warn")} if id == "SG-P021" else set()) == {(id, status)}
     assert exit_code(found) == (1 if status == "fail" else 0)
 
 
 def test_an_exposed_weak_key_fails(tmp_path: Path) -> None:
     found = findings(CPU, write_stack(tmp_path, gpus="none", key="hunter2", stack_bind="0.0.0.0"))
-    assert bad(found, "fail") == {"SG-D073"}
+    assert bad(found, "fail") == {"SG-P073"}
     assert "hunter2" not in repr(found)
 
 
@@ -154,34 +154,34 @@ def test_env_missing_open_and_with_a_token_instead_of_a_path(tmp_path: Path) -> 
     path = write_stack(tmp_path, gpus="none")
     env = tmp_path / ".env"
     os.chmod(env, 0o644)
-    assert "0644" in only(findings(CPU, path), "SG-D071", "warn").evidence
+    assert "0644" in only(findings(CPU, path), "SG-P071", "warn").evidence
     text = env.read_text()
     env.write_text(text + "HF_TOKEN_FILE=/nowhere/token\n")
     os.chmod(env, 0o600)
-    only(findings(CPU, path), "SG-D074", "fail")
+    only(findings(CPU, path), "SG-P074", "fail")
     env.write_text(text + "HF_TOKEN_FILE=hf_secretsecretsecret\n")
     found = findings(CPU, path)
-    only(found, "SG-D074", "fail")
+    only(found, "SG-P074", "fail")
     assert "hf_secret" not in repr(found)
     env.unlink()
-    only(findings(CPU, path), "SG-D070", "warn")
+    only(findings(CPU, path), "SG-P070", "warn")
 
 
 def test_drift_is_told_by_who_made_it(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none")
     compose = tmp_path / "compose.yaml"
     compose.write_text(compose.read_text() + "# mine\n")
-    assert "by hand" in only(findings(CPU, path), "SG-D081", "warn").message
+    assert "by hand" in only(findings(CPU, path), "SG-P081", "warn").message
     compose.unlink()
-    assert "nothing is rendered" in only(findings(CPU, path), "SG-D081", "warn").message
+    assert "nothing is rendered" in only(findings(CPU, path), "SG-P081", "warn").message
 
 
 def test_mistakes_of_the_stack_file_come_with_the_machine_s(tmp_path: Path) -> None:
     path = tmp_path / "stack.yaml"
     path.write_text("name: t\nmodels:\n  - model: a/b\n    engine: vllm\n    gpuz: 1\n")
     found = findings(replace(CPU, cgroup=1), path)
-    assert bad(found, "fail") == {"SG-D080"} and bad(found, "warn") == {"SG-D005"}
-    told = next(one for one in found if one.id == "SG-D080")
+    assert bad(found, "fail") == {"SG-P080"} and bad(found, "warn") == {"SG-P005"}
+    told = next(one for one in found if one.id == "SG-P080")
     assert told.place == "models[0].gpuz" and "line 5" in told.evidence and "gpus" in told.fix
 
 

@@ -49,41 +49,41 @@ def test_each_fault_of_the_real_tiny_model(tiny: Path, tmp_path: Path) -> None:
     whole, text = shard.read_bytes(), config.read_text()
 
     shard.write_bytes(whole[:-1000])
-    assert f"{len(whole) - 1000} of {len(whole)} bytes" in only(look(tiny), "SG-D053", "fail").evidence
+    assert f"{len(whole) - 1000} of {len(whole)} bytes" in only(look(tiny), "SG-P053", "fail").evidence
     shard.write_bytes(whole[:100])
-    assert "inside its header" in only(look(tiny), "SG-D053", "fail").evidence
+    assert "inside its header" in only(look(tiny), "SG-P053", "fail").evidence
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-    assert "git lfs pull" in only(look(tiny), "SG-D053", "fail").evidence
+    assert "git lfs pull" in only(look(tiny), "SG-P053", "fail").evidence
     shard.unlink()
-    assert "no weights" in only(look(tiny), "SG-D053", "fail").evidence
+    assert "no weights" in only(look(tiny), "SG-P053", "fail").evidence
     shard.write_bytes(whole)
 
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}})
     )
-    assert "model-00002-of-00002.safetensors: is missing" in only(look(tiny), "SG-D053", "fail").evidence
+    assert "model-00002-of-00002.safetensors: is missing" in only(look(tiny), "SG-P053", "fail").evidence
     (folder / "model.safetensors.index.json").unlink()
 
     config.write_text(text[:-10])
-    assert "is not JSON" in only(look(tiny), "SG-D050", "fail").message
+    assert "is not JSON" in only(look(tiny), "SG-P050", "fail").message
     config.write_text("{}")
-    assert "no architecture" in only(look(tiny), "SG-D050", "fail").message
+    assert "no architecture" in only(look(tiny), "SG-P050", "fail").message
     config.unlink()
-    assert "is missing" in only(look(tiny), "SG-D050", "fail").message
+    assert "is missing" in only(look(tiny), "SG-P050", "fail").message
     config.write_text(text)
 
     os.rename(folder / "tokenizer.json", folder / "away")
-    only(look(tiny), "SG-D051", "fail")
+    only(look(tiny), "SG-P051", "fail")
     os.rename(folder / "away", folder / "tokenizer.json")
     (folder / "chat_template.jinja").unlink()
-    only(look(tiny), "SG-D052", "warn")
+    only(look(tiny), "SG-P052", "warn")
 
 
 def test_a_file_that_the_container_s_user_can_t_read(tmp_path: Path) -> None:
     path = write_stack(tmp_path)
     shard = tmp_path / "model" / "model.safetensors"
     shard.chmod(0o600)
-    found = only(findings(ONE_24, path), "SG-D054", "fail")
+    found = only(findings(ONE_24, path), "SG-P054", "fail")
     assert "uid 0 with mode 0600; the container runs as 2000:0" in found.evidence or os.getuid()
     # the CPU image runs as root, whose own file it is
     if not os.getuid():
@@ -91,14 +91,14 @@ def test_a_file_that_the_container_s_user_can_t_read(tmp_path: Path) -> None:
 
 
 def test_a_path_that_leads_nowhere_a_file_and_a_gguf(tmp_path: Path) -> None:
-    assert only(look(write_stack(tmp_path, gpus="none", model="./none")), "SG-D050", "fail").place == "models[0].model"
+    assert only(look(write_stack(tmp_path, gpus="none", model="./none")), "SG-P050", "fail").place == "models[0].model"
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
     path = write_stack(tmp_path, gpus="none", model="./m.gguf")
-    assert "llamacpp" in only(look(path), "SG-D050", "fail").fix
+    assert "llamacpp" in only(look(path), "SG-P050", "fail").fix
     path = write_stack(tmp_path, gpus="none", model="./m.gguf", engine="llamacpp")
     assert not bad(look(path))
     (tmp_path / "m.gguf").write_bytes(b"<html>")
-    only(look(path), "SG-D053", "fail")
+    only(look(path), "SG-P053", "fail")
 
 
 def test_a_model_in_the_cache_of_the_storage_is_looked_at(tmp_path: Path) -> None:
@@ -112,14 +112,14 @@ def test_a_model_in_the_cache_of_the_storage_is_looked_at(tmp_path: Path) -> Non
     import dataclasses
 
     machine = dataclasses.replace(NO_GPU, storage_root=str(root))
-    assert bad(findings(machine, path), "fail") == {"SG-D063"}
+    assert bad(findings(machine, path), "fail") == {"SG-P063"}
     cache = root / "hub" / "models--org--m"
     write_model(cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    only(findings(machine, path), "SG-D055", "fail")  # its config.json says 8192
+    only(findings(machine, path), "SG-P055", "fail")  # its config.json says 8192
     unknown = findings(dataclasses.replace(machine, storage_root=None), path)
-    assert "SG-D063" in bad(unknown, "unknown") and not bad(unknown, "fail")
+    assert "SG-P063" in bad(unknown, "unknown") and not bad(unknown, "fail")
 
 
 def test_a_nested_text_config_is_read(tmp_path: Path) -> None:
