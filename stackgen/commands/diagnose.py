@@ -12,7 +12,7 @@ from stackgen.commands.output import note, print_data
 if TYPE_CHECKING:
     from stackgen.diagnose import Evidence, Finding
 
-__all__ = ["diagnose", "explain"]
+__all__ = ["diagnose", "explain", "fix"]
 
 
 def diagnose(words: Namespace) -> int:
@@ -29,7 +29,7 @@ def diagnose(words: Namespace) -> int:
     print_data(words, {"ok": not findings, "findings": [one.to_json() for one in findings]},
                ["\n\n".join(lines)] if lines else [nothing])  # fmt: skip
     if words.fix:
-        _fix(words, findings, path)
+        fix(words, findings, path)
     return 1 if findings else 0
 
 
@@ -118,7 +118,7 @@ def _bundle(target: str, evidence: Evidence, findings: tuple[Finding, ...], file
     note(f"wrote {target}: secrets are removed, but look it through before you send it")
 
 
-def _fix(words: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
+def fix(words: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
     """Shows the change that mends the cause, asks, and writes it; only safe ones, and only of the first finding."""
     from difflib import unified_diff
 

@@ -70,20 +70,23 @@ def up(words: Namespace) -> int:
             compose.up(stack.plan, stack.folder, progress, words.timeout)
             report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
     except (StartError, MachineError) as error:
-        _explain(stack, error)
+        _explain(words, stack, error)
         raise
     return print_report(words, report)
 
 
-def _explain(stack: Any, error: StackgenError) -> None:
-    """Why a start failed, where a rule knows it; the error itself is told after it."""
+def _explain(words: Namespace, stack: Any, error: StackgenError) -> None:
+    """Why a start failed, where a rule knows it, and with --fix the change; the error itself is told after it."""
+    from stackgen.commands.diagnose import fix
     from stackgen.diagnose.explain import told
     from stackgen.runtimes.evidence import explain_failure
 
     finding = explain_failure(stack.plan, stack.folder, error.output)
     if finding and not finding.fallback:
         note(told(finding))
-        change = "; --fix makes the change" if finding.edit and finding.edit.safe else ""
+        if words.fix:
+            fix(words, (finding,), Path(words.stack) if Path(words.stack).is_file() else stack.folder / "stack.yaml")
+        change = "; --fix makes the change" if finding.edit and finding.edit.safe and not words.fix else ""
         error.hint = f"`stackgen diagnose` tells what else was found{change}"
 
 

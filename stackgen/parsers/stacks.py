@@ -34,6 +34,8 @@ def add_stacks(add: Adder) -> None:
     up = add("up", "start a stack and wait until it has answered a real completion")
     _runtime(up)
     up.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long")
+    up.add_argument("--fix", action="store_true", help="if it fails: show the safe change to stack.yaml, ask, make it")
+    up.add_argument("--yes", action="store_true", help="with --fix: don't ask")
     up.add_argument("--progress", choices=("auto", "plain", "none"), default="auto", help="how to show phases")
     down = add("down", "stop a stack; volumes, and the weights in them, stay")
     _runtime(down)

@@ -24,7 +24,12 @@ def cause(stack: LiveStack, *words: str) -> dict[str, Any]:
 
 def test_a_context_beyond_the_models_is_told_and_mended(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
     with stack_of(tmp_path, "diaglen", vllm_image, tiny_model, restart="no", max_model_len=1000000) as stack:
-        assert stack.stackgen_raw("up", str(tmp_path)).returncode == 1
+        wrong = (tmp_path / "stack.yaml").read_text()
+        done = stack.stackgen_raw("up", str(tmp_path), "--fix", "--yes")
+        assert done.returncode == 1
+        assert done.stderr.index("error[SG-V001]") < done.stderr.index("stackgen: vllm-tiny ended with code 1")
+        assert "+" in done.stderr and "max_model_len: 2048" in (tmp_path / "stack.yaml").read_text()
+        (tmp_path / "stack.yaml").write_text(wrong)
         found = cause(stack, "--fix", "--yes", "--bundle", str(tmp_path / "report.tar.gz"))
         assert found["id"] == "SG-V001" and found["service"] == "vllm-tiny"
         assert found["change"] == {"path": ["models", 0, "max_model_len"], "value": "2048", "was": "1000000",
