@@ -40,11 +40,13 @@ def requests(url, profile):
 
 def compare(commands, runs, env):
     times = {name: [] for name in commands}
-    for number in range(runs + 1):
+    # the first round warms caches; what takes a minute does not need that
+    warm = 1 if runs > 1 else 0
+    for number in range(runs + warm):
         for name, words in commands.items():
             started = time.perf_counter()
             subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=env)
-            if number:  # the first round warms caches
+            if number >= warm:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -84,8 +86,8 @@ def measure(folder, url, counts, runs, env):
                 "stackgen": [sys.executable, "-m", "stackgen", "check", str(file), *quick],
                 "curl": ["sh", "-c", f"seq {count} | xargs -P 32 -I@ sh {shlex.quote(str(script))}"],
             }
-            # a thousand endpoints are fourteen thousand processes of curl: twice is enough to see it
-            medians = compare(commands, runs if count < 1000 else min(runs, 2), env)
+            # a thousand endpoints are many thousand processes of curl
+            medians = compare(commands, runs if count < 1000 else 1, env)
             ratio = medians["stackgen"] / medians["curl"]
             print(f"{profile:10}{count:9}  {len(sent):13}   {medians['stackgen']:7.2f} s  {medians['curl']:8.2f} s"
                   f"   {ratio:9.2f} x", flush=True)  # fmt: skip

@@ -86,6 +86,8 @@ def _explain(words: Namespace, stack: Any, error: StackgenError) -> None:
         note(told(finding))
         if words.fix:
             fix(words, (finding,), Path(words.stack) if Path(words.stack).is_file() else stack.folder / "stack.yaml")
+        # the cause stands above; the lines of the log would only bury it
+        error.message = error.message.splitlines()[0]
         change = "; --fix makes the change" if finding.edit and finding.edit.safe and not words.fix else ""
         error.hint = f"`stackgen diagnose` tells what else was found{change}"
 
