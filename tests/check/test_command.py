@@ -88,7 +88,10 @@ def test_a_watch_tells_changes_only(vllm: Fake) -> None:
         assert "EngineDeadError" in changed
         watch.send_signal(signal.SIGINT)
         # what it saw last is the answer
-        assert watch.wait(timeout=10) == 1
+        try:
+            assert watch.wait(timeout=10) == 1
+        finally:
+            watch.kill()
 
 
 def test_rounds_end_a_watch(vllm: Fake) -> None:
@@ -103,7 +106,10 @@ def test_ctrl_c_does_not_wait_for_a_silent_server() -> None:
             time.sleep(2)
             started = time.monotonic()
             one.send_signal(signal.SIGINT)
-            assert one.wait(timeout=20) == 130
+            try:
+                assert one.wait(timeout=20) == 130
+            finally:
+                one.kill()
             assert time.monotonic() - started < 3
 
 

@@ -293,7 +293,10 @@ def test_the_command_ends_cleanly(fake: Fake, how: signal.Signals, silent: bool)
         time.sleep(0.5)
         started = time.monotonic()
         process.send_signal(how)
-        assert process.wait(15) == 0
+        try:
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
         assert time.monotonic() - started < 8
         assert "Traceback" not in process.stderr.read()
 
