@@ -33,6 +33,12 @@ def load(path: Path) -> Fixture:
         evidence = Evidence(compose_output=body)
     elif kind == "check":
         evidence = Evidence(checks=((head["check"], body.strip()),))
+    elif kind == "metrics":
+        # the body is what /metrics said; the log of that server is a fixture of its own
+        log = (LOGS / head["log"]).read_text("utf-8").partition("\n")[2]
+        service = ServiceEvidence(head["service"], engine=head["engine"], state="running", health="healthy", log=log,
+                                  metrics=body)  # fmt: skip
+        evidence = Evidence((service,))
     else:
         states = {name: head[name] for name in STATES if name in head}
         evidence = Evidence((ServiceEvidence(head.get("service", "log"), log=body, **states),))

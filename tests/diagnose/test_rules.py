@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -116,8 +117,6 @@ models:
 
 
 def planned(service: ServiceEvidence, **more: object) -> Evidence:
-    from pathlib import Path
-
     from stackgen.resolve import resolve
     from stackgen.targets.compose import ComposeSite
 
@@ -232,6 +231,8 @@ def metrics(**more: float) -> str:
         ({"between": 0.3}, "config: device_config=cpu, …", "SG-S004"),
         ({"prefill": 8, "prompt": 30000}, "", "SG-S006"),
         ({"first": 30, "done": 3}, "torch.compile took 95.20 s in total", "SG-S007"),
+        # this service has a GPU planned: no word of machines without
+        ({"between": 0.04}, "config: device_config=cpu, …", ""),
     ],
 )
 def test_slow_responses_are_measured(values: dict[str, float], log: str, id: str) -> None:
@@ -246,8 +247,73 @@ def test_one_replica_saturated() -> None:
     assert diagnose(Evidence((works, idle)))[0].id == "SG-S001"
 
 
-def test_real_metrics_are_read() -> None:
+def test_slow_on_a_cpu_without_gpus_is_told_as_that() -> None:
+    service = ServiceEvidence("vllm", engine="vllm", state="running", health="healthy",
+                              log="config: device_config=cpu, …", metrics=metrics(between=0.2))  # fmt: skip
+    (found,) = diagnose(Evidence((service,)))
+    assert found.id == "SG-S009" and "200 ms" in found.cause and found.evidence[0] == "device_config=cpu"
+    assert diagnose(Evidence((replace(service, metrics=metrics(between=0.02)),))) == ()
+    # the same with a GPU planned is a mistake
+    assert first(planned(replace(service, service="vllm-two"))) == "SG-S004"
+
+
+def test_metrics_are_read() -> None:
     assert read_metrics(metrics())["request_success_total"] == 100
+
+
+def test_real_metrics_are_read() -> None:
+    by_name = {one.name: read_metrics(one.text) for one in ALL if one.head.get("kind") == "metrics"}
+    busy = by_name["SG-S003-queue"]
+    assert (busy["num_requests_waiting"], busy["num_requests_running"], busy["request_success_total"]) == (4, 1, 7)
+    assert by_name["healthy-vllm-metrics"]["num_requests_waiting"] == 0
+    # every metric that a rule reads is one that vLLM has
+    used = set(re.findall(r"vllm:(\w+)", METRICS)) - {"inter_token_latency_seconds_bucket", "request_success_created"}
+    assert used <= set(busy) | {"request_success_created"}
+
+
+@pytest.mark.parametrize("message", ["the name 'vllm-two' can't be resolved", "Could not resolve host: vllm-two"])
+def test_a_name_that_only_the_stack_knows(message: str) -> None:
+    works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
+    assert first(planned(works, checks=(("resolve", message),))) == "SG-C003"
+
+
+BEAT = "2026-11-23 05:{}:{:02} | INFO | model_worker | Send heart beat. Models: ['a']. Semaphore: Semaphore(value=0, "
+FAILED_BEAT = (
+    "2026-11-23 05:22:08 | ERROR | model_worker | heart beat error: HTTPConnectionPool(host='c', port=21001): Max …"
+)
+
+
+@pytest.mark.parametrize(("seconds", "wedged"), [(5, False), (45, True)])
+def test_a_worker_with_long_answers_is_not_wedged(seconds: int, wedged: bool) -> None:
+    """stackgen's workers beat each 5 s, and an answer may take longer than some beats."""
+    times = [divmod(number * seconds, 60) for number in range(4)]
+    log = "\n".join(BEAT.format(f"{minute:02}", second) + "locked=True). call_ct: 9." for minute, second in times)
+    service = ServiceEvidence("a", role="worker", engine="fastchat", state="running", health="healthy", log=log)
+    assert (first(Evidence((service,))) == "SG-F006") is wedged
+
+
+def test_a_controller_that_came_back_is_no_finding() -> None:
+    service = ServiceEvidence("a", role="worker", engine="fastchat", state="running", health="healthy", log=FAILED_BEAT)
+    assert first(Evidence((service,))) == "SG-F005"
+    again = BEAT.format("22", 13) + "locked=False). call_ct: 1."
+    assert diagnose(Evidence((replace(service, log=f"{FAILED_BEAT}\n{again}"),))) == ()
+
+
+def test_localhost_is_right_without_containers() -> None:
+    log = (
+        "args: Namespace(worker_address='http://localhost:21002', controller_address='http://{}:21001', model_path='a')"
+    )
+    for controller, id in (("fastchat-controller", "SG-F003"), ("localhost", "SG-0000")):
+        service = ServiceEvidence("a", role="worker", engine="fastchat", state="exited", exit_code=1,
+                                  log=log.format(controller))  # fmt: skip
+        assert first(Evidence((service,))) == id
+
+
+def test_every_rule_has_a_test() -> None:
+    """A log, or a made state in this file."""
+    here = Path(__file__).read_text("utf-8")
+    missing = [one.id for one in RULES if one.id not in here and one.id not in {log.rule for log in ALL}]
+    assert missing == []
 
 
 def test_what_was_overcome_is_no_finding() -> None:

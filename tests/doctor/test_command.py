@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -73,9 +72,7 @@ def wrong(told: dict[str, Any], *statuses: str) -> set[str]:
 def test_examples_for_the_cpu_have_no_fault_here(
     name: str, capsys: pytest.CaptureFixture[str], vllm_image: str
 ) -> None:
-    started = time.monotonic()
     _, told = run(capsys, str(ROOT / "compose" / name))
-    assert time.monotonic() - started < 5
     # another stack of this machine may hold port 8000
     assert wrong(told) <= {"SG-P020"}
     assert {"SG-P001", "SG-P003", "SG-P080", "SG-P081"} <= wrong(told, "ok")

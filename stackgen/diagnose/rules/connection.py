@@ -12,7 +12,9 @@ from stackgen.diagnose.model import Hit, Rule, patterns
 __all__ = ["LAST", "RULES"]
 
 REFUSED = re.compile(r"nothing listens on (?P<where>\S+)|[Cc]onnection refused|accepted the connection and dropped")
-FOREIGN = re.compile(r"answers with something that is no HTTP|http: .*(?:404|no OpenAI)|speaks TLS")
+FOREIGN = re.compile(
+    r"answers with something that is no HTTP|http: .*(?:404|no OpenAI)|models: /models is not found|speaks TLS"
+)
 
 
 def _refused(evidence: Evidence) -> str:
@@ -96,7 +98,7 @@ RULES: tuple[Rule, ...] = (
         "another program answers on the port",
         "what answers is not this stack's server",
         "stop who holds the port (`ss -ltnp`), or set another `port:`",
-        "stackgen check, `http` and `connect`",
+        "stackgen check, `http`, `connect` and `models`",
         "A server that was started by hand, or another stack, has the port.",
         find=lambda evidence: iter(
             Hit("", (f"{check}: {said}",)) for check, said in evidence.checks if FOREIGN.search(f"{check}: {said}")

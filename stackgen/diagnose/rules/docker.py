@@ -150,9 +150,14 @@ FIRST: tuple[Rule, ...] = (
         "Compose does not take the file",
         "Compose refuses compose.yaml: {problem}",
         "`stackgen render` writes it anew; Compose must be 2.24 or newer",
-        "Compose 2.24 to 5",
+        "Compose 2.24 to 5; provoked for real",
         "stackgen asks Compose before it writes the file: it was edited since, or Compose is another here.",
-        patterns(r"validating \S+: (?P<problem>.*)", r"yaml: (?P<problem>line \d+.*)"),
+        patterns(
+            r"validating \S+: (?P<problem>.*)",
+            r"yaml: (?P<problem>line \d+.*)",
+            r"(?P<problem>.+): invalid compose project",
+            r"(?P<problem>invalid interpolation format for \S*\w)",
+        ),
         places=("compose",),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.lines import clean
@@ -14,10 +15,14 @@ __all__ = ["RULES"]
 ADDRESS = re.compile(r"Regis\w+ (?:a new|an existing) worker: (?P<url>\S+)")
 UNKNOWN = re.compile(r"the controller does not know (?P<url>\S+)")
 LOCAL = re.compile(r"https?://(?:localhost|127\.\S+|0\.0\.0\.0|\[::1?\])[:/]")
-ARGS = re.compile(r"worker_address='(?P<url>[^']+)'")
+ARGS = re.compile(r"worker_address='(?P<url>[^']+)', controller_address='(?P<controller>[^']+)'")
 BEAT = re.compile(
-    r"Send heart beat\. .*Semaphore\(value=(?P<free>\d+), locked=(?P<locked>\w+)\)\. call_ct: (?P<calls>\d+)"
+    r"(?P<time>\d{4}-\d\d-\d\d [\d:]{8}) .*Send heart beat\. .*"
+    r"Semaphore\(value=(?P<free>\d+), locked=(?P<locked>\w+)\)\. call_ct: (?P<calls>\d+)"
 )
+LOST = re.compile(r"heart beat error: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\)")
+# seconds that no call began in: three heartbeats of plain FastChat, and more than most answers take
+STILL = 90
 
 
 def _fastchat(evidence: Evidence) -> Iterator[ServiceEvidence]:
@@ -29,7 +34,8 @@ def _localhost(evidence: Evidence) -> Iterator[Hit]:
     for service in evidence.services:
         for line in map(clean, service.log.splitlines()):
             match = ARGS.search(line) if service.engine in ("fastchat", "") else None
-            if match and LOCAL.match(match["url"]) and not service.works:
+            # all on one machine without containers, it is the right address
+            if match and LOCAL.match(match["url"]) and not LOCAL.match(match["controller"]) and not service.works:
                 yield Hit(service.service, (f"worker_address={match['url']}",), {"url": match["url"]})
                 break
 
@@ -44,12 +50,31 @@ def _not_registered(evidence: Evidence) -> Iterator[Hit]:
             yield Hit("", (f"{check}: {message}",), {"url": "any worker"})
 
 
-def _wedged(evidence: Evidence) -> Iterator[Hit]:
-    """All slots taken, and the count of calls stands still over three heartbeats: nobody is being served."""
+def _lost(evidence: Evidence) -> Iterator[Hit]:
+    """The last heartbeat failed; once one arrives, the worker announces the next."""
     for service in evidence.services:
-        beats = [match for line in service.log.splitlines() if (match := BEAT.search(line))][-3:]
-        if len(beats) == 3 and all(one["free"] == "0" for one in beats) and len({one["calls"] for one in beats}) == 1:
-            yield Hit(service.service, (clean(beats[-1].string).strip(),), {"calls": beats[-1]["calls"]})
+        for line in reversed(service.log.splitlines()):
+            if "Send heart beat." in line or "Register to controller" in line:
+                break
+            match = LOST.search(line)
+            if match:
+                yield Hit(service.service, (clean(line).strip(),), match.groupdict())
+                break
+
+
+def _wedged(evidence: Evidence) -> Iterator[Hit]:
+    """All slots taken, and the count of calls stands still for long: nobody is being served."""
+    for service in evidence.services:
+        times: list[datetime] = []
+        last = None
+        for line in reversed(service.log.splitlines()):
+            if beat := BEAT.search(line):
+                last = last or beat
+                if beat["free"] != "0" or beat["calls"] != last["calls"]:
+                    break
+                times.append(datetime.fromisoformat(beat["time"]))
+        if last and times and (times[0] - times[-1]).total_seconds() >= STILL:
+            yield Hit(service.service, (clean(last.string).strip(),), {"calls": last["calls"]})
 
 
 RULES: tuple[Rule, ...] = (
@@ -107,17 +132,17 @@ RULES: tuple[Rule, ...] = (
         "the worker lost its controller",
         "heartbeats to {host}:{port} fail: the controller is gone",
         "`stackgen status` tells why; `stackgen up` starts it again, and workers register anew within 5 s",
-        "FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat",
+        "FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; provoked for real",
         "The controller keeps the list of workers in memory: after its restart the list is empty until each worker's "
         "next heartbeat (45 s by default, 5 s in stackgen).",
-        patterns(r"heart beat error: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\)"),
+        find=_lost,
     ),
     Rule(
         "SG-F006",
         "the worker is wedged",
         "all slots of the worker are taken and no call ends ({calls} so far)",
         "`docker compose restart {service}`; clients must not send null parameters to plain FastChat",
-        "FastChat 0.2.36, serve/model_worker.py: a failing request keeps its semaphore",
+        "FastChat 0.2.36, serve/model_worker.py: a failing request keeps its semaphore; provoked for real",
         'Five requests with `"temperature": null` take all five slots of plain FastChat for good. `/v1/models` and '
         "heartbeats stay green; only a probe that generates sees it. stackgen's launcher and health check know it.",
         find=_wedged,

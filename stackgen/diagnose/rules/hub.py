@@ -33,11 +33,13 @@ RULES: tuple[Rule, ...] = (
         "{repo} is gated, and the account of the token has not been let in",
         "accept the licence on the model's page with the account of the token; some owners answer after days",
         f"{OURS}; {HUB}",
-        "HTTP 403. A fine-grained token also needs the permission to read public gated repositories.",
+        "HTTP 403. A fine-grained token also needs the permission to read public gated repositories. `hf` of "
+        "huggingface_hub 2.4 says the same without any token.",
         patterns(
             DOWNLOAD + r"the token's account has no access",
             r"GatedRepoError: 403.*",
             r"Access to model (?P<repo>\S+) is restricted and you are not in the authorized list",
+            r"Access denied\. Model '(?P<repo>[^']+)' requires approval",
         ),
     ),
     Rule(
@@ -109,7 +111,7 @@ RULES: tuple[Rule, ...] = (
         "the disk is full",
         "there is no space left[[ on {where}]]",
         "free some space (`docker system df`), or set storage.path to a folder on a larger disk",
-        f"errno 28, ENOSPC; {OURS}",
+        f"errno 28, ENOSPC; {OURS}; huggingface_hub 2.4; provoked for real",
         "Weights take 2 bytes a parameter, and compile caches some GB. `docker system "
         "prune` removes old images; volumes with weights stay.",
         patterns(

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean
 from stackgen.diagnose.model import Change, Finder, Hit, Rule, patterns
 
 __all__ = ["RULES", "read_metrics"]
@@ -94,9 +93,10 @@ def _slow_with(mark: str, gpu: bool) -> Finder:
         for service, values in _measured(evidence):
             planned, between = evidence.planned(service.service), _mean(values, "inter_token_latency_seconds")
             has_gpu = bool(planned and planned.gpus) or (planned is None and "device_config=cuda" in service.log)
-            line = next((clean(one) for one in service.log.splitlines() if re.search(mark, one)), "")
-            if line and between > SLOW_TOKEN and has_gpu == gpu:
-                yield Hit(service.service, (line.strip(), f"mean time between tokens {1000 * between:.0f} ms"),
+            match = re.search(mark, service.log)
+            if match and between > SLOW_TOKEN and has_gpu == gpu:
+                # not the line: it names all of vLLM's settings
+                yield Hit(service.service, (match[0], f"mean time between tokens {1000 * between:.0f} ms"),
                           {"ms": f"{1000 * between:.0f}"})  # fmt: skip
 
     return find
@@ -136,9 +136,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S003",
         "requests wait in the queue",
-        "{waiting} requests wait while {running} are generated; a request waited {queue} s on the average",
+        "{waiting} requests wait while {running} are generated; those done so far had waited {queue} s on the average",
         "raise max_num_seqs if the KV cache allows it, or add replicas",
-        f"{SOURCE}: num_requests_waiting, request_queue_time_seconds",
+        f"{SOURCE}: num_requests_waiting, request_queue_time_seconds; provoked for real",
         "Continuous batching is always on; --enforce-eager does not enable it, as older advice says, and slows "
         "decoding down. How many requests run at once is max_num_seqs; max_model_len is the context.",
         find=_queueing,
