@@ -149,8 +149,9 @@ def errors_index():
         "`stackgen explain ID` prints a page in the terminal. What fits no rule is `SG-0000`, unknown: it shows the "
         "most telling lines and guesses nothing.\n",
         f"Tested on {len(broken)} logs of failures, {len(real)} of them of real failures, provoked in "
-        "containers or by the real program. The others need hardware that was not there, or a Hub: they are quoted from "
-        f"the source that each names, or composed from its format. Right rule first on {right} of {len(broken)}; no finding on "
+        "containers or by the real program. The others need hardware that was not there, or a Hub: they are quoted "
+        f"from the source that each names, or composed from its format. Right rule first on {right} of {len(broken)}; "
+        "no finding on "
         f"{silent} of {len(healthy)} healthy logs.\n",
         "| id | cause | real logs | other logs |", "|---|---|---|---|",
     ]  # fmt: skip
