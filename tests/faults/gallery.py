@@ -99,7 +99,7 @@ def play(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.M
         target = Target("row", _place(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
                         engine.dialect)  # fmt: skip
         # a body of megabytes takes its time, and while memory is traced several times that
-        timeout = engine.timeout * (3 if row.heavy else 1)
+        timeout = engine.timeout * (10 if row.heavy else 1)
         options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
         started = time.monotonic()
         report = check([target], options)
