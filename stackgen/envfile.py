@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from stackgen.errors import StackgenError
 from stackgen.resources import env_example
 from stackgen.write import write_atomically
 
-__all__ = ["API_KEY", "create_env", "key_of", "new_key", "read_env"]
+__all__ = ["API_KEY", "GENERATED", "complete_env", "create_env", "key_of", "new_key", "read_env"]
 
 API_KEY = "STACKGEN_API_KEY"
+# what is made up where it is missing: nobody but the stack itself, or its first user, needs to know it
+GENERATED = (API_KEY, "STACKGEN_ENGINE_KEY", "GRAFANA_PASSWORD", "WEBUI_SECRET_KEY")
 
 
 def new_key() -> str:
@@ -26,9 +29,21 @@ def create_env(folder: Path) -> bool:
     path = folder / ".env"
     if path.exists():
         return False
-    text = re.sub(rf"(?m)^{API_KEY}=.*$", f"{API_KEY}={new_key()}", env_example())
+    text = re.sub(rf"(?m)^({'|'.join(GENERATED)})=$", lambda match: f"{match[1]}={new_key()}", env_example())
     write_atomically(path, text, mode=0o600)
     return True
+
+
+def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
+    """Adds those of `names` that can be made up and are missing in `folder/.env`; returns which."""
+    path, known = folder / ".env", read_env(folder)
+    missing = [name for name in GENERATED if name in set(names) and name != API_KEY and not known.get(name)]
+    if missing:
+        text = path.read_text("utf-8") if path.exists() else ""
+        text = re.sub(rf"(?m)^({'|'.join(missing)})=[ \t]*\n", "", text)
+        lines = "".join(f"{name}={new_key()}\n" for name in missing)
+        write_atomically(path, text + ("\n" if text and not text.endswith("\n") else "") + lines, mode=0o600)
+    return missing
 
 
 def read_env(folder: Path) -> dict[str, str]:

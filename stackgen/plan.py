@@ -7,16 +7,16 @@ decide nothing. All types are frozen; sequences are tuples, so that a plan can b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from stackgen.dialect import Deviation, Dialect
 
 __all__ = [
-    "Asset", "Bind", "Build", "Dependency", "Deviation", "Dialect", "Endpoint", "EnvRef", "GpuRequest", "HealthCheck",
-    "Logging", "Mount", "Network", "Plan", "Port", "Service", "Site", "Tmpfs", "Volume",
+    "Asset", "Bind", "Build", "Dependency", "Deviation", "Dialect", "Document", "Endpoint", "EnvRef", "GpuRequest",
+    "HealthCheck", "Logging", "Mount", "Network", "Plan", "Port", "Service", "Site", "Tmpfs", "Volume",
 ]  # fmt: skip
 
-Role = Literal["download", "engine", "controller", "worker", "api"]
+Role = Literal["download", "engine", "controller", "worker", "api", "router", "gateway", "monitoring", "ui"]
 Condition = Literal["service_started", "service_healthy", "service_completed_successfully"]
 
 
@@ -154,6 +154,7 @@ class Service:
     ipc: str = ""
     shm_size: str = ""
     stop_grace_period: int = 10
+    stop_signal: str = ""
     logging: Logging | None = None
 
 
@@ -163,7 +164,9 @@ class Endpoint:
 
     `base_url` ends in `/v1`; `api_key` names the variable of `.env` that holds the key; `models` are the
     served model names that must be listed; `service` is who answers; `workers` are behind it. `exposed` tells that
-    other machines may reach it.
+    other machines may reach it. `groups` are the names of each model behind it (empty: all are one model's), `slots`
+    how many requests each replica works on at once (0: nobody said). `replicas` are the services that a gateway
+    spreads the requests over.
     """
 
     name: str
@@ -174,6 +177,9 @@ class Endpoint:
     api_key: str = "STACKGEN_API_KEY"
     workers: tuple[str, ...] = ()
     exposed: bool = False
+    groups: tuple[tuple[str, ...], ...] = ()
+    slots: int = 0
+    replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +199,19 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A file that is rendered beside the Compose file from `data`, the one object its template gets.
+
+    `language` says how expressions are quoted: `yaml`, `haproxy`, or `text` for what is quoted already.
+    """
+
+    template: str
+    path: str
+    language: Literal["yaml", "haproxy", "text"]
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole stack, ready to be printed or started.
 
@@ -207,6 +226,7 @@ class Plan:
     networks: tuple[Network, ...] = ()
     secrets: tuple[tuple[str, EnvRef], ...] = ()
     assets: tuple[Asset, ...] = ()
+    documents: tuple[Document, ...] = ()
     env_file: str = ".env"
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -223,6 +243,10 @@ class Site(Protocol):
 
     An engine asks its site instead of assuming Docker, so one engine file serves every target.
     """
+
+    @property
+    def containers(self) -> bool:
+        """Whether services are containers, so that one can stand before others."""
 
     def url(self, service: str, port: int) -> str:
         """`http://HOST:PORT` under which other services of the stack reach `service`."""

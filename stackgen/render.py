@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stackgen.plan import Bind, Plan, Port, Tmpfs
 from stackgen.resources import cache_dir, templates_dir
-from stackgen.targets import compose
+from stackgen.targets import compose, haproxy
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,6 +23,10 @@ HEADER = (
     "# Written by stackgen from {source}. Start it with `docker compose up -d`; keys come from .env.\n"
     "# It is yours: edit it if you like, and stackgen leaves it alone unless told --force.\n"
 )
+
+
+# how each expression of a template is quoted
+FINALIZE: dict[str, Callable[[Any], str]] = {"yaml": compose.scalar, "haproxy": haproxy.quoted, "text": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +44,21 @@ def render(plan: Plan, source: str = "stack.yaml") -> tuple[RenderedFile, ...]:
     files = [RenderedFile(compose.COMPOSE_FILE, text)]
     for asset in plan.assets:
         files.append(RenderedFile(asset.path, (templates_dir() / asset.template).read_text("utf-8")))
+    for one in plan.documents:
+        files.append(
+            RenderedFile(one.path, _environment(one.language).get_template(one.template).render(data=one.data) + "\n")
+        )
     return tuple(files)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(language: str = "yaml") -> Environment:
     from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(templates_dir()),
         undefined=StrictUndefined,
-        finalize=compose.scalar,
+        finalize=FINALIZE[language],
         autoescape=False,
         keep_trailing_newline=False,
         auto_reload=False,

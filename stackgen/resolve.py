@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import get_args
 
 from stackgen import engines
+from stackgen.addons import gateway, monitoring, webui
 from stackgen.engines.base import SCRIPTS, Context, Engine, Part, Replica, served_names, storage_mount
 from stackgen.errors import Mistake, SpecError
 from stackgen.placement import place
@@ -18,6 +19,8 @@ from stackgen.spec import ModelSpec, StackSpec, is_local
 __all__ = ["resolve"]
 
 DOWNLOAD = "download"
+# each builds on what those before it made
+ADDONS = (gateway, monitoring, webui)
 # Of a file, as Compose can't put a secret from the environment into a container whose root is read-only; the empty
 # device stands in where there is no token, so that public models need none
 HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")
@@ -45,18 +48,24 @@ def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
                     path=f"models[{index}]",
                 )
             )
-    take_port = _ports(stack, mistakes)
+    # behind a gateway no engine has a port on this machine
+    take_port = _ports(stack, mistakes) if not gateway.wanted(stack, site) else lambda _: 0
     contexts = [
         (engines.get(name), Context(stack, site, tuple(members), take_port)) for name, members in replicas.items()
     ]
     for engine, context in contexts:
         mistakes += engine.mistakes(context)
+    for addon in ADDONS:
+        mistakes += addon.mistakes(stack, site)
     if mistakes:
         raise SpecError(source, mistakes)
     parts = [engine.plan(context) for engine, context in contexts]
     if mistakes:  # a port can turn out to be taken twice only now
         raise SpecError(source, mistakes)
-    return _assemble(stack, site, contexts, parts)
+    plan = _assemble(stack, site, contexts, parts)
+    for addon in ADDONS:
+        plan = addon.extend(stack, site, plan)
+    return plan
 
 
 def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context]], parts: list[Part]) -> Plan:
@@ -123,13 +132,14 @@ def _download(stack: StackSpec, site: Site, engine: Engine, context: Context, wo
 
 
 def _services(model: ModelSpec, taken: set[str]) -> list[str]:
-    """The replicas' service names, unique in the stack; from the leading name: `vllm-llama-3-2-1b-instruct`."""
+    """The replicas' service names, unique in the stack; from the leading name: `vllm-llama-3-2-1b-instruct`.
+
+    The first has no number, so that a second replica renames, and with it restarts, nothing.
+    """
     name = re.sub(r"[^a-z0-9]+", "-", served_names(model)[0].rpartition("/")[2].lower()).strip("-")[:40]
     base = slug = f"{model.engine}-{name or 'model'}".rstrip("-")  # type: ignore[attr-defined]
     number = 2
-    while not taken.isdisjoint(
-        names := [slug] if model.replicas == 1 else [f"{slug}-{n + 1}" for n in range(model.replicas)]
-    ):
+    while not taken.isdisjoint(names := [slug if n == 0 else f"{slug}-{n + 1}" for n in range(model.replicas)]):
         slug, number = f"{base}-{number}", number + 1
     taken.update(names)
     return names

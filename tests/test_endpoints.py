@@ -13,6 +13,7 @@ from stackgen.errors import SpecError, StackgenError
 
 STACK = """
 name: two
+gateway: false
 models:
   - {model: o/a, engine: vllm, gpus: [0], served_names: [a, alias]}
   - {model: o/b, engine: vllm, gpus: [1], served_names: [b]}

@@ -14,6 +14,7 @@ from stackgen.load import load_endpoints, parse_stack
 
 STACK = """
 name: two
+gateway: false
 models:
   - {model: o/a, engine: vllm, gpus: [0], served_names: [a]}
   - {model: o/b, engine: fastchat, gpus: [1], served_names: [b]}

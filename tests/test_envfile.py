@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.envfile import API_KEY, create_env, key_of, new_key, read_env
+from stackgen.envfile import API_KEY, GENERATED, create_env, key_of, new_key, read_env
 from stackgen.errors import StackgenError
 from stackgen.resources import env_example
 
@@ -40,9 +40,12 @@ def test_it_is_private_from_the_first_moment(tmp_path: Path) -> None:
 def test_the_rest_is_the_example(tmp_path: Path) -> None:
     create_env(tmp_path)
     lines = (tmp_path / ".env").read_text("utf-8").splitlines()
-    assert [line for line in lines if not line.startswith(f"{API_KEY}=")] == [
-        line for line in env_example().splitlines() if not line.startswith(f"{API_KEY}=")
+    made_up = tuple(f"{name}=" for name in GENERATED)
+    assert [line for line in lines if not line.startswith(made_up)] == [
+        line for line in env_example().splitlines() if not line.startswith(made_up)
     ]
+    values = [line.partition("=")[2] for line in lines if line.startswith(made_up)]
+    assert len(set(values)) == len(GENERATED) and all(len(value) > 40 for value in values)
     assert f"{API_KEY}=\n" in env_example()  # the committed example holds no key
 
 

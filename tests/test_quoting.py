@@ -278,7 +278,7 @@ def compare(made: Plan, folder: Path) -> dict[str, Any]:
 
 
 def plan(models: list[dict[str, Any]], **fields: Any) -> Plan:
-    return resolve(build({"name": "demo", "models": models} | fields, "test"), ComposeSite(), "test")
+    return resolve(build({"name": "demo", "models": models, "gateway": False} | fields, "test"), ComposeSite(), "test")
 
 
 def path(one: str) -> str:

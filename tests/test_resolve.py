@@ -20,7 +20,7 @@ from stackgen.targets.compose import ComposeSite
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
 
 
 def names(stack: Plan) -> list[str]:
@@ -80,7 +80,7 @@ def test_service_names_come_from_the_leading_served_name() -> None:
 def test_equal_names_are_told_apart() -> None:
     assert names(plan({"model": "a/x"}, {"model": "b/x"}))[1:] == ["vllm-x", "vllm-x-2"]
     # a replica's number must not meet another model's name
-    services = names(plan({"served_names": ["m"], "replicas": 2}, {"served_names": ["m-1"]}))
+    services = names(plan({"served_names": ["m"], "replicas": 2}, {"served_names": ["m-2"]}))
     assert len(services) == len(set(services)) == 4
 
 
@@ -157,7 +157,7 @@ def test_hub_models_are_downloaded_once_and_waited_for() -> None:
     assert download.command == ("--model", "org/m0", "--revision", "abc", "--model", "org/other")
     done = Dependency("download", "service_completed_successfully")
     waiting = {service.name for service in stack.services if done in service.depends_on}
-    assert waiting == {"vllm-m0", "vllm-other-1", "vllm-other-2"}  # the local one need not wait
+    assert waiting == {"vllm-m0", "vllm-other", "vllm-other-2"}  # the local one need not wait
     assert download.restart == "no"
     assert download.health is None
     assert download.secrets == ("hf_token",)
@@ -277,7 +277,12 @@ def test_warnings(models: list[dict[str, Any]], fields: dict[str, Any], part: st
 
 
 def test_no_warning_without_a_reason() -> None:
-    made = plan({"revision": "abc", "image": "me/vllm:1"}, {"model": "./x", "image": "registry:5000/x:1"}, bind="::1")
+    made = plan(
+        {"revision": "abc", "image": "me/vllm:1"},
+        {"model": "./x", "image": "registry:5000/x:1"},
+        bind="::1",
+        gateway=True,
+    )
     assert made.warnings == ()
 
 

@@ -185,7 +185,8 @@ def _write(stack: Any, changes: Any, force: bool) -> None:
 
 def _prepare(stack: Any) -> None:
     """Rendered files and a key must be there before a start; a hand-edited file is used as it is."""
-    from stackgen.envfile import create_env
+    from stackgen.envfile import complete_env, create_env
+    from stackgen.plan import EnvRef
     from stackgen.write import write_files
 
     changes = _changes(stack, validate=False)
@@ -198,6 +199,9 @@ def _prepare(stack: Any) -> None:
         note(f"edited by hand, so used as it is: {', '.join(kept)}")
     if create_env(stack.folder):
         note(f"wrote {stack.folder / '.env'} with a new key")
+    values = (value for service in stack.plan.services for _, value in service.environment)
+    if added := complete_env(stack.folder, (value.name for value in values if isinstance(value, EnvRef))):
+        note(f"added to {stack.folder / '.env'}: {', '.join(added)}")
 
 
 def _proof(plan: Any, folder: Path, progress: Any, wait: float) -> Any:

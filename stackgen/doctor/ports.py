@@ -55,6 +55,17 @@ def exposure(case: Case) -> Results:
     for endpoint in case.stack.plan.endpoints if case.stack else ():
         if not endpoint.exposed:
             yield good(f"{endpoint.name} is reached from this machine only", endpoint.base_url)
+        elif case.stack and case.stack.plan.service(endpoint.service).role == "gateway":
+            if endpoint.base_url.startswith("https:"):
+                yield good("others reach the gateway, over TLS and with a key", endpoint.base_url)
+            else:
+                yield warn(
+                    "others reach the gateway, and read keys and texts on the way: it is plain HTTP",
+                    endpoint.base_url,
+                    "gateway: {tls: generate}, or a certificate of your own",
+                    "gateway",
+                )
+            break
         else:
             paths = ", ".join(endpoint.dialect.open_paths[:3])
             told = f"without a key answer: {paths}, …" if paths else "all but the health path ask for the key"

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 
 from stackgen.doctor.finding import Case, Results, fail, good, warn
-from stackgen.envfile import API_KEY
+from stackgen.envfile import API_KEY, GENERATED
 from stackgen.plan import EnvRef
 
 __all__ = ["complete", "mode", "present", "strength", "token_file"]
@@ -54,7 +54,9 @@ def complete(case: Case) -> Results:
     wanted = [v for s in case.services() for _, v in s.environment if isinstance(v, EnvRef) and v.required]
     for ref in dict.fromkeys(wanted):
         value = env.values.get(ref.name, "")
-        if not value:
+        if not value and ref.name in GENERATED and ref.name != API_KEY:
+            yield warn(f"{ref.name} is not there yet", env.path, "`stackgen up` adds one; `docker compose up` refuses")
+        elif not value:
             yield fail(f"{ref.name} is empty", env.path, f"put a value into .env: {_new(ref.name)}")
         elif PLACEHOLDER.fullmatch(value):
             yield fail(f"{ref.name} still holds a placeholder", env.path, f"put your own value in: {_new(ref.name)}")

@@ -107,7 +107,19 @@ class FastChat:
         names = tuple(dict.fromkeys(name for r in context.replicas for name in served_names(r.spec)))
         api = self._api(context, names, workers, port)
         url = context.site.public_url(context.stack.bind, port)
-        endpoint = Endpoint("fastchat", API, url, names, self.dialect, workers=tuple(w.name for w in workers))
+        groups = tuple(dict.fromkeys(served_names(r.spec) for r in context.replicas))
+        # the API server spreads over its workers, so a model has as many slots as they have together
+        slots = min(r.spec.worker_concurrency * r.spec.replicas for r in context.replicas)
+        endpoint = Endpoint(
+            "fastchat",
+            API,
+            url,
+            names,
+            self.dialect,
+            workers=tuple(w.name for w in workers),
+            groups=groups,
+            slots=slots,
+        )
         return Part(
             services=(self._controller(context), *workers, api),
             endpoints=(endpoint,),

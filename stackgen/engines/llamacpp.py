@@ -72,7 +72,7 @@ class LlamaCpp:
     phases = (
         (r"load_model: loading model|loading model", "load weights"),
         (r"warming up", "warm up"),
-        (r"server is listening", "ready"),
+        (r"llama_server: listening on|server is listening", "ready"),
     )
 
     def plan(self, context: Context) -> Part:
@@ -155,7 +155,8 @@ class LlamaCpp:
             cpuset=model.cpuset or "",
         )
         url = site.public_url(stack.bind, host_port)
-        return service, Endpoint(replica.service, replica.service, url, served_names(model), self.dialect)
+        names, slots = served_names(model), model.max_num_seqs or 0
+        return service, Endpoint(replica.service, replica.service, url, names, self.dialect, slots=slots)
 
     def _file(self, model: Any, context: Context) -> str:
         """The GGUF: a mounted file, or the link that the download leaves, as snapshots are named by commit."""

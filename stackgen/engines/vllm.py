@@ -205,7 +205,12 @@ class Vllm:
         )
         names = served_names(model) + tuple(lora.name for lora in model.lora_adapters)
         endpoint = Endpoint(
-            replica.service, replica.service, site.public_url(stack.bind, host_port), names, self.dialect
+            replica.service,
+            replica.service,
+            site.public_url(stack.bind, host_port),
+            names,
+            self.dialect,
+            slots=model.max_num_seqs or 0,
         )
         return service, endpoint
 

@@ -142,6 +142,8 @@ def _phase(service: Service, state: ServiceState, client: Any, plan: Plan, image
             if found
             else "download"
         )
+    if not service.engine:
+        return "start"
     phase = "load"
     for line in lines:
         for pattern, name in engines.get(service.engine).phases:

@@ -41,10 +41,13 @@ def observed(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Ta
 
 
 def behind(plan: Plan, endpoint: Endpoint) -> tuple[Service, ...]:
-    """The services that an endpoint depends on: its own first, then a controller, then the workers."""
+    """The services that an endpoint depends on: its own first, then replicas, a controller, and the workers."""
     front = plan.service(endpoint.service)
-    controllers = [one for one in plan.services if one.role == "controller" and one.engine == front.engine]
-    return (front, *(controllers if endpoint.workers else ()), *(plan.service(name) for name in endpoint.workers))
+    replicas = tuple(plan.service(name) for name in endpoint.replicas)
+    engines = {one.engine for one in (front, *replicas)}
+    controllers = [one for one in plan.services if one.role == "controller" and one.engine in engines]
+    workers = (plan.service(name) for name in endpoint.workers)
+    return (front, *replicas, *(controllers if endpoint.workers else ()), *workers)
 
 
 class ProcessObserver:

@@ -36,6 +36,10 @@ class ComposeSite:
     stack_dir: Path = Path()
     out_dir: Path = Path()
 
+    @property
+    def containers(self) -> bool:
+        return True
+
     def url(self, service: str, port: int) -> str:
         return f"http://{service}:{port}"
 

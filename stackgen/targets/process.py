@@ -40,6 +40,10 @@ class ProcessSite:
     reserved: frozenset[int] = frozenset()
     ports: dict[tuple[str, int], int] = field(default_factory=dict)
 
+    @property
+    def containers(self) -> bool:
+        return False
+
     def url(self, service: str, port: int) -> str:
         return f"http://{LOOPBACK}:{self._port(service, port)}"
 

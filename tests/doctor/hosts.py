@@ -17,7 +17,7 @@ from stackgen.doctor.gather import case_of, opened
 from stackgen.doctor.table import examine
 
 KEY = "sk-Zq3vT9xLw2mK8pRb5nYc7dHf4gJs6aVe"
-IMAGES = ("vllm/vllm-openai:v0.32.0", "vllm/vllm-openai-cpu:v0.32.0-x86_64")
+IMAGES = ("vllm/vllm-openai:v0.32.0", "vllm/vllm-openai-cpu:v0.32.0-x86_64", "haproxy:3.2.26")
 FLAGS = frozenset({"sse4_2", "avx2", "avx512f"})
 
 
@@ -83,7 +83,7 @@ def write_stack(folder: Path, key: str = KEY, **fields: Any) -> Path:
     path = folder / "stack.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump({"name": "t", "models": [model]} | stack))
-    (folder / ".env").write_text(f"STACKGEN_API_KEY={key}\n")
+    (folder / ".env").write_text(f"STACKGEN_API_KEY={key}\nSTACKGEN_ENGINE_KEY={KEY}\n")
     os.chmod(folder / ".env", 0o600)
     rendered = open_stack(str(path))
     write_files(compare(rendered.files(), rendered.folder), rendered.folder)

@@ -125,6 +125,7 @@ def test_what_is_not_known_is_never_good(tmp_path: Path) -> None:
         ("SG-P010", "fail", {"cpuset": "0-31"}),
         ("SG-P021", "fail", {"stack_bind": "10.9.8.7"}),
         ("SG-P022", "warn", {"stack_bind": "0.0.0.0"}),
+        ("SG-P022", "warn", {"stack_bind": "0.0.0.0", "stack_gateway": False}),
         ("SG-P073", "warn", {"key": "hunter2"}),
         ("SG-P073", "warn", {"key": "sk-" + "a" * 40}),
         ("SG-P072", "fail", {"key": ""}),

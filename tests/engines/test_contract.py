@@ -32,7 +32,7 @@ def plan(engine: str, site: str, *models: dict[str, Any], **fields: Any) -> Plan
     base = {"engine": engine} | NEEDS.get(engine, {})
     entries = [{"model": f"org/m{index}"} | base | model for index, model in enumerate(models or ({},))]
     made: Site = SITES[site]()
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), made, "test")
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), made, "test")
 
 
 def serving(made: Plan) -> list[Service]:
@@ -120,7 +120,9 @@ def test_local_models_need_no_download(engine: str, site: str) -> None:
 def test_replicas_are_one_service_each_with_its_own_gpus(engine: str, site: str) -> None:
     made = plan(engine, site, {"replicas": 3, "gpus": 2})
     services = serving(made)
-    assert [service.name[-2:] for service in services] == ["-1", "-2", "-3"]
+    first = services[0].name
+    # the first has no number: a second one must not rename, and so restart, it
+    assert [service.name for service in services] == [first, f"{first}-2", f"{first}-3"]
     claims = [service.gpus.ids for service in services if service.gpus]
     assert claims == [("0", "1"), ("2", "3"), ("4", "5")]
     # apart from name, place and GPUs they are alike

@@ -15,7 +15,7 @@ from stackgen.targets.compose import ComposeSite
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "fastchat"} | model for index, model in enumerate(models or ({},))]
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
 
 
 def worker(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
@@ -110,13 +110,13 @@ def test_the_api_server_waits_for_every_worker_and_expects_every_name() -> None:
     made = plan({"served_names": ["a", "b"], "replicas": 2}, {"served_names": ["c"]})
     api = made.service("fastchat-api")
     assert api.depends_on == tuple(
-        Dependency(name, "service_healthy") for name in ("fastchat-a-1", "fastchat-a-2", "fastchat-c")
+        Dependency(name, "service_healthy") for name in ("fastchat-a", "fastchat-a-2", "fastchat-c")
     )
     assert after(api.command, "--expect-models") == "a,b,c"
     assert api.health
     assert api.health.command[-3:] == ("a", "b", "c")
     assert [endpoint.models for endpoint in made.endpoints] == [("a", "b", "c")]
-    assert made.endpoints[0].workers == ("fastchat-a-1", "fastchat-a-2", "fastchat-c")
+    assert made.endpoints[0].workers == ("fastchat-a", "fastchat-a-2", "fastchat-c")
 
 
 def test_one_controller_and_one_api_server_for_all() -> None:

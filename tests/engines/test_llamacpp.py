@@ -16,7 +16,7 @@ from stackgen.targets.compose import ComposeSite
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     base = {"engine": "llamacpp", "file": "x.gguf"}
     entries = [{"model": f"org/m{index}"} | base | model for index, model in enumerate(models or ({},))]
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
 
 
 def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:

@@ -27,7 +27,7 @@ OUTDATED = {
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
 
 
 def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:

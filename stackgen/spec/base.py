@@ -1,4 +1,4 @@
-"""What the user wrote: the fields of `stack.yaml` that all engines share.
+"""The types of the fields, and what every model, the storage and the named endpoints have.
 
 Each engine adds its own fields in its own file (`stackgen/engines/`). All models are frozen and refuse
 unknown fields; messages about mistakes are made in `stackgen.load`.
@@ -7,6 +7,7 @@ unknown fields; messages about mistakes are made in `stackgen.load`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,8 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 __all__ = [
-    "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "Gpus", "LoggingSpec", "ModelSpec", "Size", "StackSpec",
-    "StorageSpec", "human_int", "is_local",
+    "NAME", "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "FallbackSpec", "Gpus", "LoggingSpec",
+    "ModelSpec", "Size", "StorageSpec", "Strict", "Text", "human_int", "is_local", "short_form",
 ]  # fmt: skip
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -145,11 +146,48 @@ BaseUrl = Annotated[str, BeforeValidator(_base_url), WithJsonSchema({"type": "st
 ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
 
 
+def short_form(schema: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Tells a field's JSON Schema of a short form that is read beside its mapping."""
+    return lambda field: field["anyOf"].insert(0, schema)
+
+
 class Strict(BaseModel):
     """Frozen, and unknown fields are mistakes."""
 
     # built when first used: a base class never is, nor an engine that the stack leaves out
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class FallbackSpec(Strict):
+    """Who answers when no replica of a model can: `together:<model id>`, or any OpenAI-compatible URL."""
+
+    model: Text = Field(description="Model id there")
+    provider: Text | None = Field(None, description="A name that `stackgen providers` prints")
+    base_url: BaseUrl | None = Field(None, description="Base URL with its /v1; default: the provider's")
+    api_key_env: KeyName | None = Field(None, description="Name of the variable in .env that holds its key")
+
+    @model_validator(mode="after")
+    def _address(self) -> FallbackSpec:
+        if not (self.provider or self.base_url):
+            raise PydanticCustomError("fallback", "needs `provider` or `base_url`")
+        return self
+
+
+def _fallback(value: Any) -> Any:
+    """`together:org/model` in short."""
+    if isinstance(value, str):
+        provider, colon, model = value.partition(":")
+        if not colon or not provider or not model:
+            raise PydanticCustomError("fallback", "must look like together:<model id>")
+        return {"provider": provider, "model": model}
+    return value
+
+
+Fallback = Annotated[
+    FallbackSpec | None,
+    BeforeValidator(_fallback),
+    Field(json_schema_extra=short_form({"type": "string"})),
+]
 
 
 class ModelSpec(Strict):
@@ -192,6 +230,11 @@ class ModelSpec(Strict):
     cpuset: Text | None = Field(None, pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$", description="CPU cores, e.g. 0-7")
     start_timeout: int | None = Field(
         None, ge=10, le=86400, description="Seconds a start may take before it counts as failed; default by model size"
+    )
+    fallback: Fallback = Field(
+        None,
+        description="Who answers when no replica can: together:<model id>, or provider, base_url and model; its use is "
+        "told in the header x-stackgen-served-by. Needs the gateway",
     )
 
 
@@ -250,31 +293,3 @@ class EndpointsSpec(Strict):
     """A file `endpoints.yaml`: endpoints that `check` and `ask` know by name."""
 
     endpoints: tuple[EndpointSpec, ...] = Field(description="The endpoints, each with a name")
-
-
-class StackSpec(Strict):
-    """A whole stack. `models` hold the engines' own subclasses of `ModelSpec`."""
-
-    name: str = Field(pattern=NAME, description="Name of the stack: Compose project, and prefix of its containers")
-    models: tuple[Any, ...] = Field(min_length=1, description="The models to serve; fields differ by `engine`")
-    port: int = Field(8000, ge=1, le=65535, description="First port on this machine; further endpoints count up")
-    bind: str = Field(
-        "127.0.0.1",
-        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]+\]?)$",
-        description="Address the ports bind; 0.0.0.0 opens them to everyone who reaches this machine",
-    )
-    gpu_driver: Literal["nvidia", "cdi", "amd"] = Field(
-        "nvidia", description="How GPUs are reserved: NVIDIA's runtime, CDI names, or AMD device files"
-    )
-    cpu_arch: Literal["x86_64", "arm64"] = Field("x86_64", description="Architecture of the CPU images")
-    storage: StorageSpec = Field(StorageSpec(), description="Where the weights live")
-    restart: str = Field(
-        "on-failure:3",
-        pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]*)?)$",
-        description="Restart policy. The default retries a start three times, then stops and leaves the reason in "
-        "the log; an engine that dies after it was healthy is started again every time",
-    )
-    logging: LoggingSpec = Field(LoggingSpec(), description="Log rotation")
-    endpoints: tuple[EndpointSpec, ...] = Field(
-        (), description="Endpoints that run elsewhere and that `check` and `ask` know beside the stack's own"
-    )

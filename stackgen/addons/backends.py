@@ -1,0 +1,117 @@
+"""What HAProxy's configuration is printed from: backends, replicas, and the maps beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from stackgen.plan import Document, Endpoint
+from stackgen.spec import GatewaySpec
+
+__all__ = ["Backend", "Gateway", "Server", "backend_name", "backend_of", "documents"]
+
+# Requests a replica works on at once where the stack does not say: vLLM batches 256 by default, and queues by itself
+SLOTS = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A replica: its service, and the port it listens on inside the network."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One model: the names that lead to it, its replicas, and how each proves that it is well.
+
+    `probe` is the body of a request for one token, "" where the path `alive` tells enough. `slots` is how many requests
+    a replica gets at once, `interval` and `patience` are seconds between probes and for one probe.
+    """
+
+    name: str
+    engine: str
+    names: tuple[str, ...]
+    servers: tuple[Server, ...]
+    alive: str
+    probe: str
+    slots: int
+    interval: int
+    patience: int
+    fall: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """All that HAProxy's configuration is printed from. Sizes are bytes, times seconds."""
+
+    backends: tuple[Backend, ...]
+    posts: tuple[str, ...]
+    keys: tuple[str, ...]
+    tls: bool
+    redirect_to: int
+    max_body: int
+    timeout: int
+    max_queue: int
+    queue_timeout: int
+
+    @property
+    def buffer(self) -> int:
+        """A body is routed by what stands in it, so it must fit a buffer together with its headers."""
+        return self.max_body + 65536
+
+
+def backend_name(engine: str, served: str, taken: set[str]) -> str:
+    """`vllm-llama-3-2-1b-instruct`: from engine and leading name, unlike all in `taken`, to which it is added."""
+    slug = re.sub(r"[^a-z0-9]+", "-", served.rpartition("/")[2].lower()).strip("-")[:40]
+    base = name = f"{engine}-{slug or 'model'}"
+    number = 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def backend_of(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...], server: Server) -> Backend:
+    """The backend called `name` for the model that `endpoint` serves under `names`, with one replica."""
+    slots = endpoint.slots or SLOTS.get(engine, 64)
+    if endpoint.dialect.alive_path:
+        return Backend(name, engine, names, (server,), endpoint.dialect.alive_path, "", slots, 2, 5, 3)
+    # a model that hangs still lists itself: only an answer proves it, and needs a slot of its own under load
+    body = {"model": names[0], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
+    probe = json.dumps(body).replace("'", "\\u0027")
+    return Backend(name, engine, names, (server,), "/v1/chat/completions", probe, max(1, slots - 1), 10, 20, 2)
+
+
+def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
+    """The configuration, and the maps it looks names, keys and limits up in."""
+    models = [(_hex(name), backend.name) for backend in data.backends for name in backend.names]
+    objects = [(_hex(name), _object(name)) for backend in data.backends for name in backend.names]
+    lists = [(backend.name, ",".join(map(_object, backend.names))) for backend in data.backends]
+    maps = {
+        "models": ("the bytes of a served name in hex, and the backend that serves it", models),
+        "objects": ("what GET /v1/models says of a name, and of all names of a backend", [*objects, *lists]),
+        "rates": ("requests a minute of a key", _numbers(spec, "requests_per_minute")),
+        "concurrency": ("requests at once of a key", _numbers(spec, "concurrent_requests")),
+    }  # fmt: skip
+    return (
+        Document("gateway/haproxy.cfg.j2", "gateway/haproxy.cfg", "haproxy", data),
+        Document("gateway/keys.prom.j2", "gateway/keys.prom", "text", data),
+        *(Document("gateway/lines.map.j2", f"gateway/{name}.map", "text", (about, tuple(lines)))
+          for name, (about, lines) in maps.items()),
+    )  # fmt: skip
+
+
+def _hex(name: str) -> str:
+    # whatever stands in a name, the map's own format can't be broken by it
+    return name.encode().hex().upper()
+
+
+def _object(name: str) -> str:
+    return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "stackgen"}, separators=(",", ":"))
+
+
+def _numbers(spec: GatewaySpec, field: str) -> list[tuple[str, str]]:
+    return [(key.name, str(getattr(key, field))) for key in spec.keys if getattr(key, field)]
