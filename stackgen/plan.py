@@ -140,6 +140,8 @@ class Service:
     gpus: GpuRequest | None = None
     mounts: tuple[Mount, ...] = ()
     ports: tuple[Port, ...] = ()
+    # the port inside, of a service that publishes none
+    listens: int = 0
     networks: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     depends_on: tuple[Dependency, ...] = ()

@@ -147,7 +147,8 @@ def _backends(stack: StackSpec, plan: Plan) -> tuple[Backend, ...]:
 def _behind(service: Service) -> Service:
     """An engine that only the gateway reaches: no port on this machine, and a key that no client has."""
     environment = tuple((name, ENGINE_KEY if value == API_KEY else value) for name, value in service.environment)
-    return replace(service, environment=environment, ports=())
+    listens = service.ports[0].container if service.ports else 0
+    return replace(service, environment=environment, ports=(), listens=listens)
 
 
 def _endpoint(plan: Plan, backend: Backend, url: str) -> Endpoint:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stackgen.commands.output import note, print_data
 
 if TYPE_CHECKING:
     from stackgen.diagnose import Evidence, Finding
+    from stackgen.plan import Plan
 
 __all__ = ["diagnose", "explain", "fix"]
 
@@ -19,6 +21,8 @@ def diagnose(words: Namespace) -> int:
     """`stackgen diagnose`: the cause first, what else was found below."""
     from stackgen.diagnose import diagnose as judge
     from stackgen.diagnose.explain import told
+    from stackgen.diagnose.gpus import summary
+    from stackgen.diagnose.secrets import Scrubber
 
     evidence, files, path = _collect(words)
     findings = judge(evidence)
@@ -26,8 +30,12 @@ def diagnose(words: Namespace) -> int:
         _bundle(words.bundle, evidence, findings, files)
     lines = [told(one, first=not index) for index, one in enumerate(findings)]
     nothing = "nothing wrong found" + ("" if evidence.services else ": there is nothing to look at")
-    print_data(words, {"ok": not findings, "findings": [one.to_json() for one in findings]},
-               ["\n\n".join(lines)] if lines else [nothing])  # fmt: skip
+    gpus = evidence.gpus
+    # a log alone may come from another machine: nothing is known of its cards, and nothing is said
+    cards = ["", *summary(gpus)] if gpus else []
+    print_data(words, {"ok": not findings, "findings": [one.to_json() for one in findings],
+                       "gpus": gpus.to_json() if gpus else None},
+               [*(["\n\n".join(lines)] if lines else [nothing]), *map(Scrubber(evidence.secrets), cards)])  # fmt: skip
     if words.fix:
         fix(words, findings, path)
     return 1 if findings else 0
@@ -75,15 +83,19 @@ def _collect(words: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
 
     stack = open_stack(words.stack)
     path = stack_file(words.stack) or Path(words.stack) / "stack.yaml"
-    found = evidence.of_stack(stack.plan, stack.folder, stack.spec)
-    if found.services and all(one.works for one in found.services):
-        found = evidence.of_stack(stack.plan, stack.folder, stack.spec, checks=_checks(stack))
+    runtime = words.runtime or ("process" if evidence.ran_as_processes(stack.plan, stack.folder) else "compose")
+    if runtime == "process":
+        found = evidence.of_processes(path, stack.spec)
+    else:
+        found = evidence.of_stack(stack.plan, stack.folder, stack.spec)
+    if found.plan and found.services and all(one.works for one in found.services):
+        found = replace(found, checks=_checks(found.plan, stack.folder))
     names = ("stack.yaml", "compose.yaml", ".env", "stackgen.lock")
     files = {name: text for name in names if (text := _text(stack.folder / name)) is not None}
     return found, files, path
 
 
-def _checks(stack: Any) -> tuple[tuple[str, str], ...]:
+def _checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
     """The failed checks of a stack whose services all run: what users meet of it."""
     from stackgen.check.options import Options
     from stackgen.endpoints import from_plan
@@ -91,7 +103,7 @@ def _checks(stack: Any) -> tuple[tuple[str, str], ...]:
     from stackgen.probe import run_check
 
     try:
-        report = run_check(from_plan(stack.plan, stack.folder), Options(timeout=20.0, skip=("topology",)))
+        report = run_check(from_plan(plan, folder), Options(timeout=20.0, skip=("topology",)))
     # no key, say: the other evidence is still worth a look
     except StackgenError as error:
         note(f"not checked: {error.message}")

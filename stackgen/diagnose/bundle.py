@@ -11,6 +11,7 @@ from typing import Any
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.explain import told
+from stackgen.diagnose.gpus import summary
 from stackgen.diagnose.model import Finding
 from stackgen.diagnose.secrets import Scrubber
 
@@ -35,6 +36,8 @@ def pack(
         texts[f"logs/{_name(service.service)}.log"] = service.log
         if service.metrics:
             texts[f"metrics/{_name(service.service)}.txt"] = service.metrics
+    if evidence.gpus:
+        texts["gpus.txt"] = "\n".join(summary(evidence.gpus)) + "\n"
     if evidence.compose_output:
         texts["logs/compose-up.txt"] = evidence.compose_output
     for path, text in files.items():
@@ -56,6 +59,7 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
     return {
         "services": services,
         "checks": [list(pair) for pair in evidence.checks],
+        "gpus": evidence.gpus.to_json() if evidence.gpus else None,
         "spec": evidence.spec.model_dump(mode="json") if evidence.spec else None,
     }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean, recent, since_ready, telling
+from stackgen.diagnose.gpus import card_lines, held, summary
+from stackgen.diagnose.lines import around, clean, recent, since_ready, telling, was_ready
 from stackgen.diagnose.model import UNKNOWN, Change, Edit, Finding, Hit, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.diagnose.secrets import Scrubber
@@ -17,7 +17,8 @@ __all__ = ["diagnose"]
 # supervise.sh says it, and the engines' own last words: the log is that of a start that failed
 FAILED = re.compile(
     r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError|"
-    r"Error response from daemon|^dependency failed to start"
+    r"Error response from daemon|^dependency failed to start|exiting due to model loading error|"
+    r"^error: invalid argument: |^error while handling argument "
 )
 DIED = re.compile(r"and was never healthy|EngineDeadError")
 SERVED = re.compile(r'HTTP/1\.[01]" 200')
@@ -30,24 +31,25 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
     Empty where nothing is wrong.
     """
     scrub = Scrubber(evidence.secrets)
-    found: list[Finding] = []
+    found: list[tuple[Finding, frozenset[str]]] = []
     for rule in RULES:
         seen: set[str] = set()
         for hit in rule.find(evidence) if rule.find else _matches(rule, evidence):
             # each try says the same again, and a second service with the same cause is one line more
             if hit.service not in seen:
                 seen.add(hit.service)
-                found.append(_finding(rule, hit, evidence, scrub))
+                found.append((_finding(rule, hit, evidence, scrub), frozenset(hit.lines)))
     kept: list[Finding] = []
-    for one in found:
+    read: set[str] = set()
+    for one, lines in found:
         # what a later rule reads in the same line, the earlier, more special one has said
-        lines = {line for other in kept for line in other.evidence}
-        if not one.fallback and not (one.evidence and set(one.evidence) <= lines):
+        if not one.fallback and not (lines and lines <= read):
             kept.append(one)
+            read |= lines
     told = {one.service for one in kept}
     failed = {one.service for one in evidence.services if one.failed}
     # a cause of the whole stack explains what its services show; beside a known cause, only real failures count
-    rest = [one for one in (*(one for one in found if one.fallback), *_unknown(evidence, scrub)) if "" not in told]
+    rest = [one for one in (*(one for one, _ in found if one.fallback), *_unknown(evidence, scrub)) if "" not in told]
     for one in rest:
         if one.service not in told and (not kept or one.service in failed):
             kept.append(one)
@@ -65,7 +67,7 @@ def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
             match = next((found for pattern in rule.patterns if (found := pattern.search(line))), None)
             if match:
                 values = {name: value for name, value in match.groupdict().items() if value is not None}
-                yield Hit(service, (line.strip(),), values)
+                yield Hit(service, (line.strip(),), values, match[0])
                 break
 
 
@@ -94,16 +96,35 @@ def _finding(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> Findi
         fill(rule.title, values),
         hit.service,
         scrub(fill(rule.cause, values)),
-        tuple(textwrap.shorten(scrub(line), WIDTH, placeholder=" …") for line in hit.lines),
+        _shown(rule, hit, evidence, scrub),
         scrub(fill(rule.fix, values)),
         edit,
         rule.fallback,
     )
 
 
+def _shown(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> tuple[str, ...]:
+    """The lines that tell it, without secrets, and the state of the service's cards where the rule is about those."""
+    # a value that was read out of the line serves as well
+    marks = [hit.mark] if hit.mark else sorted(hit.values.values(), key=len, reverse=True)
+    lines = []
+    for line in hit.lines:
+        mark = next((one for one in marks if one in line), "")
+        lines.append(around(scrub(line), scrub(mark), WIDTH))
+    if rule.cards and evidence.gpus and (not hit.service or evidence.uses_gpus(hit.service)):
+        cards = evidence.cards(hit.service)
+        told = [line for one in cards for line in card_lines(one)] if cards else summary(evidence.gpus)
+        lines += [scrub(line) for line in (*told, *((evidence.gpus.xids or ())[-2:] if cards else ()))]
+    return tuple(dict.fromkeys(lines))
+
+
 def _values(hit: Hit, evidence: Evidence) -> dict[str, str]:
     """What the templates may name: what the lines hold, and what the stack says about the service."""
     values = {"service": hit.service or "the stack", "index": "0", "model": "the model", "repo": "the model"}
+    if evidence.gpus and evidence.gpus.driver:
+        values["driver"] = evidence.gpus.driver
+    if holders := held(evidence.cards(hit.service)):
+        values["holders"] = holders
     chosen = evidence.model(hit.service)
     if chosen:
         values |= {"index": str(chosen[0]), "model": chosen[1].model, "repo": chosen[1].model}
@@ -148,7 +169,7 @@ def _unknown(evidence: Evidence, scrub: Scrubber) -> Iterator[Finding]:
 
 
 def _nothing_known(service: str, lines: tuple[str, ...], scrub: Scrubber) -> Finding:
-    shown = tuple(textwrap.shorten(scrub(line), WIDTH, placeholder=" …") for line in lines)
+    shown = tuple(around(scrub(line), "", WIDTH) for line in lines)
     return Finding(
         UNKNOWN,
         "unknown failure",
@@ -161,10 +182,9 @@ def _nothing_known(service: str, lines: tuple[str, ...], scrub: Scrubber) -> Fin
 
 
 def _log_failed(service: ServiceEvidence) -> bool:
-    whole = service.log.splitlines()
     lines = since_ready(service.log)
     # a server that is ready, or has served, may log the traceback of a bad request
-    ready = len(lines) < len(whole) or any(SERVED.search(line) for line in whole)
+    ready = was_ready(service.log) or bool(SERVED.search(service.log))
     return not service.state and any((DIED if ready else FAILED).search(clean(line)) for line in lines)
 
 

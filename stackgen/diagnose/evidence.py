@@ -4,18 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stackgen.diagnose.gpus import Card, GpuState
 from stackgen.plan import Plan, Service
 from stackgen.spec import ModelSpec, StackSpec
 
-__all__ = ["LOG_LINES", "Evidence", "ServiceEvidence", "guess_engine"]
+__all__ = ["HEAD_LINES", "LOG_LINES", "Evidence", "ServiceEvidence", "guess_engine"]
 
-# lines of each log that are read; vLLM's own usage text and a few tries fit
+# lines of each log that are read: the last ones, where vLLM's own usage text and a few tries fit, and the first ones,
+# which say how a server that runs for days was started
 LOG_LINES = 2000
+HEAD_LINES = 500
 # the engine by what only it prints
 MARKS = (
     ("vllm", ("(EngineCore", "(APIServer", "vllm: error:", "/vllm/", "vllm.", "VLLM_")),
     ("fastchat", ("| model_worker |", "| controller |", "| openai_api_server |", "fastchat/", "fastchat.")),
-    ("llamacpp", ("llama_model_load", "llama-server", "srv  ", "main: server")),
+    (
+        "llamacpp",
+        (
+            "llama_model_load",
+            "llama-server",
+            "srv  ",
+            "main: server",
+            "error: invalid argument: -",
+            'error while handling argument "-',
+        ),
+    ),
 )
 
 
@@ -24,8 +37,9 @@ class ServiceEvidence:
     """One service: its container as Docker sees it, and its log.
 
     `state` is Docker's word (running, exited, restarting, created, paused, dead, or absent), "" where only a log is
-    known. `error` is Docker's own `State.Error`, `health_log` what the last health checks said, `log` at most
-    `LOG_LINES` lines, `metrics` the text of vLLM's /metrics.
+    known. `health` is Docker's word too, or `unsupervised` for a local process whose supervisor was killed. `error` is
+    Docker's own `State.Error`, `health_log` what the last health checks said, `log` at most `HEAD_LINES` and
+    `LOG_LINES` lines (see `lines.window`), `metrics` the text of vLLM's /metrics.
     """
 
     service: str
@@ -60,7 +74,8 @@ class ServiceEvidence:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known. `compose_output` is what `docker compose up` printed, `checks` (check, message) pairs of
-    failed checks, `secrets` values that no output may show.
+    failed checks, `secrets` values that no output may show. `gpus` are this machine's cards; None for a log alone,
+    which may come from another machine.
     """
 
     services: tuple[ServiceEvidence, ...] = ()
@@ -69,10 +84,23 @@ class Evidence:
     plan: Plan | None = None
     checks: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
+    gpus: GpuState | None = None
 
     def planned(self, service: str) -> Service | None:
         """The service as it was planned; None without a plan."""
         return next((one for one in self.plan.services if one.name == service), None) if self.plan else None
+
+    def cards(self, service: str) -> tuple[Card, ...]:
+        """The cards that the service uses by its plan; all of the machine's where the plan names none."""
+        planned = self.planned(service)
+        # CDI names a card as nvidia.com/gpu=0
+        ids = [id.rpartition("=")[2] for id in planned.gpus.ids] if planned and planned.gpus else []
+        return self.gpus.used_by([] if "all" in ids else ids) if self.gpus else ()
+
+    def uses_gpus(self, service: str) -> bool:
+        """Whether the service was planned with NVIDIA's cards; without a plan: perhaps."""
+        planned = self.planned(service)
+        return planned is None or bool(planned.gpus and planned.gpus.driver != "amd")
 
     def model(self, service: str) -> tuple[int, ModelSpec] | None:
         """Which model of stack.yaml the service serves, and its index; None where that is not known."""

@@ -17,11 +17,15 @@ Place = Literal["log", "compose", "docker", "health", "check"]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Where a rule applies: the service ("" for the whole stack), the lines that say so, and what they hold."""
+    """Where a rule applies: the service ("" for the whole stack), the lines that say so, and what they hold.
+
+    `mark` is the part of the first line that tells it, which is shown of a line that is too long.
+    """
 
     service: str
     lines: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Rule:
     """A known cause. `cause` and `fix` are templates over the named groups of `patterns`, or over the hit's values.
 
     Each line of `places` is tried against each pattern; `find` is for what no line tells. A `fallback` counts only
-    where no other rule applies to the service. `source` is the version and place the text comes from.
+    where no other rule applies to the service. `cards`: the state of the service's cards is shown beside the evidence.
+    `source` is the version and place the text comes from.
     """
 
     id: str
@@ -72,6 +77,7 @@ class Rule:
     engines: tuple[str, ...] = ()
     change: Change | None = None
     fallback: bool = False
+    cards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +103,5 @@ class Finding:
 
 
 def patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
-    """`texts` as compiled regular expressions."""
-    return tuple(re.compile(text) for text in texts)
+    """`texts` as compiled regular expressions; `^` and `$` are the ends of lines."""
+    return tuple(re.compile(text, re.M) for text in texts)

@@ -1,7 +1,8 @@
 """Cards: there, reachable from containers, new enough, and with enough free memory.
 
-CUDA 13 wants driver 580 or newer and dropped cards older than compute capability 7.5 (NVIDIA's CUDA 13 release notes);
-CUDA 12 runs from driver 525 on.
+CUDA 13 wants driver 580 or newer and CUDA 12 525 or newer (NVIDIA, "CUDA Compatibility", minor version
+compatibility, table 1, read in November 2026). That CUDA 13 leaves out cards older than compute capability 7.5 is
+from its release notes.
 """
 
 from __future__ import annotations

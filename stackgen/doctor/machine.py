@@ -1,6 +1,8 @@
 """Docker, Compose, disk, memory and processor: is this machine able to start containers at all?
 
 Versions are those that rendered files need (`start_interval`: Compose 2.20.2 and engine 25, Compose's release notes).
+Compose refuses to build with a buildx below 0.17 since October 2025 (docker/compose pull requests 13280 and 13295; the
+text is in Compose 2.40.3).
 """
 
 from __future__ import annotations

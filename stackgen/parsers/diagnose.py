@@ -13,6 +13,9 @@ def add_diagnose(add: Adder) -> None:
     source = diagnose.add_mutually_exclusive_group()
     source.add_argument("--logs", metavar="FILE", help="read a log from a file instead (-: standard input)")
     source.add_argument("--container", metavar="NAME", help="read one container instead, of whatever origin")
+    source.add_argument("--runtime", choices=("compose", "process"),
+                        help="read containers, or the local processes of `up --runtime process` (default: whichever "
+                             "was started last)")  # fmt: skip
     diagnose.add_argument("--bundle", metavar="FILE", help="write a report (.tar.gz) without secrets, for a bug report")
     diagnose.add_argument("--fix", action="store_true", help="show the safe change to stack.yaml, ask, and make it")
     diagnose.add_argument("--yes", action="store_true", help="with --fix: don't ask")

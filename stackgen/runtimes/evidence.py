@@ -1,34 +1,52 @@
-"""Collects what a diagnosis reads: states and logs from Docker, a log from a file, metrics from inside a container."""
+"""Collects what a diagnosis reads: states and logs from Docker or of local processes, metrics, and the GPUs' state."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
-from stackgen.diagnose.evidence import LOG_LINES, guess_engine
-from stackgen.diagnose.lines import split_services
+from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES, guess_engine
+from stackgen.diagnose.gpus import GpuState
+from stackgen.diagnose.lines import CUT, joined, split_services, window
 from stackgen.envfile import read_env
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Plan, Service
+from stackgen.runtimes.compose import ServiceState
 from stackgen.runtimes.compose import _client as connect
+from stackgen.runtimes.gpu_tools import gpu_state
 from stackgen.spec import StackSpec
 
-__all__ = ["explain_failure", "of_container", "of_log", "of_stack", "versions"]
+__all__ = [
+    "explain_failure", "of_container", "of_log", "of_processes", "of_stack", "ran_as_processes", "versions",
+]  # fmt: skip
 
 METRICS = "import sys,urllib.request as u;sys.stdout.write(u.urlopen(sys.argv[1],timeout=5).read().decode())"
 LOG_BYTES = 4_000_000
+HEAD_BYTES = 1_000_000
 
 
-def explain_failure(plan: Plan, folder: Path, compose_output: str = "") -> Finding | None:
-    """THE cause of a start that failed, for `up`; None where nothing is found. Quick, and never raises."""
+def explain_failure(
+    plan: Plan, folder: Path, compose_output: str = "", processes: Path | None = None
+) -> Finding | None:
+    """THE cause of a start that failed, for `up`; None where nothing is found. Quick, and never raises.
+
+    `processes` is the stack file where it was started as local processes.
+    """
     try:
-        evidence = of_stack(plan, folder, _spec(plan, folder), compose_output, metrics=False, timeout=5)
+        spec = _spec(plan, folder)
+        if processes:
+            evidence = of_processes(processes, spec)
+        else:
+            evidence = of_stack(plan, folder, spec, compose_output, metrics=False, timeout=5)
         return next(iter(diagnose(evidence)), None)
     # a diagnosis that fails must not hide the failure itself
     except Exception:
@@ -49,15 +67,47 @@ def of_stack(
 
     client = connect()
     client.api.timeout = timeout
-    label = f"com.docker.compose.project={plan.name}"
     try:
-        listed = client.api.containers(all=True, filters={"label": label})
-        ids = {one["Labels"].get("com.docker.compose.service", ""): one["Id"] for one in listed}
+        ids = {one["Labels"].get("com.docker.compose.service", ""): one["Id"] for one in _containers(client, plan)}
         with ThreadPoolExecutor(8) as pool:
+            gpus = pool.submit(_gpus)
             services = tuple(pool.map(lambda one: _service(client, one, ids.get(one.name), metrics), plan.services))
     except (docker.errors.DockerException, OSError) as error:
         raise MachineError(f"the Docker engine does not answer: {error}", "`docker info` tells more") from None
-    return Evidence(services, compose_output, spec, plan, checks, _secrets(folder))
+    return Evidence(services, compose_output, spec, plan, checks, _secrets(folder), gpus.result())
+
+
+def of_processes(stack_path: Path, spec: StackSpec | None = None) -> Evidence:
+    """The evidence of a stack as local processes. Raises StackgenError where stack.yaml holds a mistake."""
+    from stackgen.runtimes.local import open_local
+    from stackgen.runtimes.process import STATE, process_status
+
+    local = open_local(stack_path, STATE)
+    states = {one.service: one for one in process_status(local.folder)}
+    with ThreadPoolExecutor(8) as pool:
+        gpus = pool.submit(gpu_state)
+        services = tuple(
+            pool.map(lambda one: _process(one, states.get(one.name), local.state_dir / "logs"), local.plan.services)
+        )
+    return Evidence(services, spec=spec, plan=local.plan, secrets=_secrets(local.folder), gpus=gpus.result())
+
+
+def ran_as_processes(plan: Plan, folder: Path) -> bool:
+    """Whether the stack was last started by `up --runtime process`: its processes run, or no container is newer."""
+    import docker.errors
+
+    from stackgen.runtimes.process import STATE, process_status
+
+    state = folder / STATE / "state.json"
+    if not state.exists():
+        return False
+    if any(one.state in ("running", "waiting", "restarting") for one in process_status(folder)):
+        return True
+    try:
+        newest = max((one["Created"] for one in _containers(connect(), plan)), default=0)
+    except (StackgenError, docker.errors.DockerException, OSError):
+        return True
+    return state.stat().st_mtime >= newest
 
 
 def of_container(name: str) -> Evidence:
@@ -75,17 +125,19 @@ def of_container(name: str) -> Evidence:
     secret = tuple(value for key, _, value in environment if any(mark in key for mark in ("KEY", "TOKEN", "SECRET")))
     log = _log(client, found["Id"])
     service = (found["Config"].get("Labels") or {}).get("com.docker.compose.service") or name
-    return Evidence((_read(found, service, guess_engine(log), "engine", log),), secrets=secret)
+    return Evidence((_read(found, service, guess_engine(log), "engine", log),), secrets=secret, gpus=_gpus())
 
 
 def of_log(text: str) -> Evidence:
     """The evidence in a log that somebody saved or pasted; that of `docker compose logs` is taken apart."""
-    text = text[-LOG_BYTES:]
+    if len(text) > LOG_BYTES:
+        text = f"{text[:HEAD_BYTES]}\n{CUT}\n{text[HEAD_BYTES - LOG_BYTES :]}"
     parts = split_services(text)
     services = tuple(
-        ServiceEvidence(name or "log", engine=guess_engine(part) or guess_engine(text), log=_tail(part))
+        ServiceEvidence(name or "log", engine=guess_engine(part) or guess_engine(text),
+                        log=window(part, HEAD_LINES, LOG_LINES))
         for name, part in parts.items()
-    )
+    )  # fmt: skip
     # a paste of what `docker compose up` printed is a log as well
     return Evidence(services, compose_output=text if set(parts) == {""} else "")
 
@@ -133,8 +185,10 @@ def _service(client: Any, service: Service, container: str | None, metrics: bool
     if found is None:
         return ServiceEvidence(service.name, service.role, service.engine, "absent", image=service.image)
     read = _read(found, service.name, service.engine, service.role, _log(client, found["Id"]))
-    if metrics and service.engine == "vllm" and service.role == "engine" and read.works and service.ports:
-        return replace(read, metrics=_metrics(found["Id"], service.ports[0].container))
+    port = service.ports[0].container if service.ports else service.listens
+    if metrics and service.engine == "vllm" and service.role == "engine" and read.works and port:
+        # from inside, where no port needs to be published
+        return replace(read, metrics=_ask(["docker", "exec", found["Id"], "python3"], port))
     return read
 
 
@@ -154,18 +208,63 @@ def _read(found: Mapping[str, Any], name: str, engine: str, role: str, log: str)
     )  # fmt: skip
 
 
+def _containers(client: Any, plan: Plan) -> list[Any]:
+    label = f"com.docker.compose.project={plan.name}"
+    found: list[Any] = client.api.containers(all=True, filters={"label": label})
+    return found
+
+
 def _log(client: Any, container: str) -> str:
-    text: str = client.api.logs(container, tail=LOG_LINES).decode(errors="replace")
-    return text[-LOG_BYTES:]
+    """The last lines of the log, and its first ones where it is longer: how it was started stands only there."""
+    tail = client.api.logs(container, tail=LOG_LINES).decode(errors="replace")[-LOG_BYTES:].splitlines()
+    if len(tail) < LOG_LINES:
+        return "\n".join(tail)
+    # the API has no way to ask for the first lines, and its library none to end a stream early without leaving a socket
+    words = ["docker", "logs", container]
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as reading:
+            assert reading.stdout
+            lines = [line.decode(errors="replace").rstrip("\r\n") for line in islice(reading.stdout, HEAD_LINES)]
+            reading.terminate()
+    # an engine without the command: its last lines are known all the same
+    except OSError:
+        lines = []
+    return joined(lines, tail)
 
 
-def _tail(text: str) -> str:
-    return "\n".join(text.splitlines()[-LOG_LINES:])
+def _process(service: Service, state: ServiceState | None, logs: Path) -> ServiceEvidence:
+    """A local process in Docker's words: its supervisor does what Docker and supervise.sh do for a container."""
+    if state is None or state.state == "absent":
+        return ServiceEvidence(service.name, service.role, service.engine, "absent")
+    place = logs / f"{service.name}.log"
+    parts = sorted(logs.glob(f"{place.name}.*[0-9]"), key=lambda part: -int(part.suffix[1:]))
+    said = place.with_suffix(".health")
+    read = ServiceEvidence(
+        service=service.name, role=service.role, engine=service.engine,
+        state="created" if state.state == "waiting" else state.state, health=state.health, exit_code=state.exit_code,
+        restarts=state.restarts, health_log=said.read_text(errors="replace")[-4000:] if said.exists() else "",
+        log=_of_files([*parts, place]), command=service.command,
+    )  # fmt: skip
+    if service.engine == "vllm" and service.role == "engine" and read.works and service.ports:
+        return replace(read, metrics=_ask([sys.executable], service.ports[0].host))
+    return read
 
 
-def _metrics(container: str, port: int) -> str:
-    """The text of /metrics, asked from inside, where no port needs to be published; "" where it can't be had."""
-    words = ["docker", "exec", container, "python3", "-c", METRICS, f"http://127.0.0.1:{port}/metrics"]
+def _of_files(paths: Sequence[Path]) -> str:
+    """A log in parts, the oldest first: its first and its last lines."""
+    texts = [path.read_text(errors="replace") for path in paths if path.exists()]
+    return window("".join(texts), HEAD_LINES, LOG_LINES)
+
+
+def _gpus() -> GpuState:
+    if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
+        return GpuState(unknown="DOCKER_HOST names another machine, and its cards can't be asked from here")
+    return gpu_state()
+
+
+def _ask(python: Sequence[str], port: int) -> str:
+    """The text of /metrics, asked by a Python on the server's side; "" where it can't be had."""
+    words = [*python, "-c", METRICS, f"http://127.0.0.1:{port}/metrics"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=15)
     except (OSError, subprocess.TimeoutExpired):

@@ -8,8 +8,7 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
@@ -17,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackgen.doctor.facts import Container, Disk, Host, Listener
-from stackgen.runtimes.gpu_tools import cdi_kinds, has_toolkit, nvidia
+from stackgen.runtimes.gpu_tools import SECONDS, ask_tool, cdi_kinds, has_toolkit, nvidia
 
 if TYPE_CHECKING:
     from stackgen.stack import Stack
 
 __all__ = ["gather_host", "read_addresses", "read_cpu", "read_meminfo", "read_tcp"]
-
-SECONDS = 2.5
 
 
 def gather_host(stack: Stack | None = None) -> Host:
@@ -32,7 +29,7 @@ def gather_host(stack: Stack | None = None) -> Host:
     storage = stack.spec.storage if stack else None
     path = str(stack.folder / os.path.expanduser(storage.path)) if stack and storage and storage.path else ""
     probes: list[Callable[[], dict[str, Any]]] = [
-        lambda: _docker(storage.volume if storage and not path else ""), _compose, _buildx, lambda: nvidia(_run)
+        lambda: _docker(storage.volume if storage and not path else ""), _compose, _buildx, lambda: nvidia(ask_tool)
     ]  # fmt: skip
     # with a remote engine, ports, memory and cards of this machine tell nothing about where the containers run
     if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
@@ -52,15 +49,6 @@ def _safe(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return probe()
     except Exception:
         return {}
-
-
-def _run(words: Sequence[str]) -> tuple[int, str] | None:
-    """Exit code and output; None where the program is missing or too slow."""
-    try:
-        done = subprocess.run(list(words), capture_output=True, text=True, errors="replace", timeout=SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.returncode, done.stdout or done.stderr
 
 
 def _docker(volume: str) -> dict[str, Any]:
@@ -121,14 +109,14 @@ def _volume(client: Any, name: str) -> str | None:
 
 
 def _compose() -> dict[str, Any]:
-    done = _run(["docker", "compose", "version", "--short"])
+    done = ask_tool(["docker", "compose", "version", "--short"])
     if done is None:
         return {"compose_missing": True} if not shutil.which("docker") else {}
     return {"compose": done[1].strip()} if done[0] == 0 else {"compose_missing": True}
 
 
 def _buildx() -> dict[str, Any]:
-    done = _run(["docker", "buildx", "version"])
+    done = ask_tool(["docker", "buildx", "version"])
     if done is None:
         return {"buildx_missing": True} if not shutil.which("docker") else {}
     match = re.search(r"v?\d+\.\d+\S*", done[1])

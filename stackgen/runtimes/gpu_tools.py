@@ -1,4 +1,7 @@
-"""NVIDIA's cards as `nvidia-smi` tells of them, and the ways by which containers get at cards."""
+"""NVIDIA's cards as `nvidia-smi` tells of them, and the ways by which containers get at cards.
+
+`nvidia` gives facts to doctor and `gpu_state` evidence to diagnose, both by the same questions and readers.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,26 @@ import io
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 
+from stackgen.diagnose.gpus import Card, CardProcess, GpuState
 from stackgen.doctor.facts import Gpu, GpuProcess
 
-__all__ = ["CDI_DIRS", "QUERY", "cdi_kinds", "has_toolkit", "read_cuda", "read_gpus", "read_processes"]
+__all__ = [
+    "CDI_DIRS", "QUERY", "SECONDS", "ask_tool", "cdi_kinds", "gpu_state", "has_toolkit", "nvidia", "read_cuda",
+    "read_gpus", "read_processes", "read_xids",
+]  # fmt: skip
+
+Runner = Callable[[Sequence[str]], tuple[int, str] | None]
+SECONDS = 2.5
 
 QUERY = (
     "index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "mig.mode.current",
-    "ecc.errors.uncorrected.volatile.total", "persistence_mode", "driver_version",
+    "ecc.errors.uncorrected.volatile.total", "persistence_mode", "driver_version", "memory.used",
 )  # fmt: skip
 CDI_DIRS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 MIB = 2**20
@@ -93,9 +104,59 @@ def _switch(text: str) -> bool | None:
     return {"Enabled": True, "Disabled": False}.get(text)
 
 
-def nvidia(run: Callable[[Sequence[str]], tuple[int, str] | None]) -> dict[str, object]:
+def ask_tool(words: Sequence[str]) -> tuple[int, str] | None:
+    """Exit code and output of a program; None where it is missing or too slow."""
+    try:
+        done = subprocess.run(list(words), capture_output=True, text=True, errors="replace", timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.returncode, done.stdout or done.stderr
+
+
+def nvidia(run: Runner) -> dict[str, object]:
     """What nvidia-smi knows, as fields of Host; `run` gives exit code and output, None for a tool that isn't there."""
-    asked = run(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])
+    return _facts(run, _cards(run))
+
+
+def gpu_state(run: Runner = ask_tool) -> GpuState:
+    """The cards as evidence, with the kernel's log where this user may read it."""
+    asked = _cards(run)
+    facts = _facts(run, asked)
+    if asked is None:
+        return GpuState(unknown=_text(facts["gpu_error"]))
+    used = {row[1]: _bytes(row[len(QUERY) - 1]) for row in _rows(asked[1]) if len(row) >= len(QUERY)}
+    gpus: tuple[Gpu, ...] | None = facts.get("gpus")  # type: ignore[assignment]
+    return GpuState(
+        cards=None if gpus is None else tuple(_card(one, used.get(one.uuid)) for one in gpus),
+        driver=_text(facts.get("driver")) or None,
+        cuda=_text(facts.get("cuda")) or None,
+        error=_text(facts.get("gpu_error")) if gpus is None else "",
+        xids=read_xids(run(["dmesg"])),
+    )
+
+
+def read_xids(asked: tuple[int, str] | None) -> tuple[str, ...] | None:
+    """The driver's errors (Xid) in what `dmesg` printed; None where it may not be read."""
+    if asked is None or asked[0]:
+        return None
+    lines = (line.strip() for line in asked[1].splitlines() if re.search(r"NVRM: (?:Xid |.*fallen off the bus)", line))
+    return tuple(lines)[-20:]
+
+
+def _cards(run: Runner) -> tuple[int, str] | None:
+    """The answer to `QUERY`. A driver that is too old for one of its fields gets another one in its place."""
+    fields = list(QUERY)
+    for _ in fields:
+        asked = run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
+        # compute_cap came with driver 510 or so; a name in its cell reads as unknown
+        refused = re.search(r'Field "([\w.]+)" is not a valid field to query', asked[1]) if asked and asked[0] else None
+        if refused is None or refused[1] not in fields[3:]:
+            return asked
+        fields[fields.index(refused[1])] = "name"
+    return asked
+
+
+def _facts(run: Runner, asked: tuple[int, str] | None) -> dict[str, object]:
     if asked is None:
         return {"gpu_tool": False, "gpu_error": "there is no nvidia-smi on the PATH, or it doesn't answer"}
     code, text = asked
@@ -110,6 +171,17 @@ def nvidia(run: Callable[[Sequence[str]], tuple[int, str] | None]) -> dict[str, 
     head = run(["nvidia-smi"])
     gpus, driver = read_gpus(text, read_processes(apps[1]) if apps and not apps[0] else None)
     return {"gpu_tool": True, "gpus": gpus, "driver": driver or None, "cuda": read_cuda(head[1]) if head else None}
+
+
+def _card(gpu: Gpu, used: int | None) -> Card:
+    compute = ".".join(map(str, gpu.compute)) if gpu.compute else None
+    processes = tuple(CardProcess(one.pid, one.name, one.memory) for one in gpu.processes)
+    return Card(gpu.index, gpu.uuid, gpu.name, gpu.memory_total, used, gpu.memory_free, compute, gpu.mig,
+                gpu.ecc_errors, processes)  # fmt: skip
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def has_toolkit() -> bool:

@@ -31,12 +31,12 @@ models:
     extra_args: ["--seed", "7", "--disable-log-requests"]
   - engine: vllm   # the second
     model: acme/two
-    port: 9001
+    max_num_seqs: 9001
     extra_args:
       # why
       - --disable-log-requests   # gone
       - --seed=7
-  - {model: acme/three, engine: vllm, port: 9002}
+  - {model: acme/three, engine: vllm, max_num_seqs: 9002}
 """
 KV = (
     "ValueError: To serve at least one request with the models's max seq len (8192), (1.0 GiB KV cache is needed, "
@@ -154,7 +154,7 @@ def test_a_bundle_is_private_and_holds_the_stack(
         (0, "max_model_len", "4096", "8192   # as", "4096   # as"),
         (0, "dtype", "float16", "acme/one\n", "acme/one\n    dtype: float16\n"),
         (1, "shm_size", "1g", "# the second\n", "# the second\n    shm_size: 1g\n"),
-        (2, "enforce_eager", "true", "port: 9002}", "port: 9002, enforce_eager: true}"),
+        (2, "enforce_eager", "true", "max_num_seqs: 9002}", "max_num_seqs: 9002, enforce_eager: true}"),
     ],
 )
 def test_an_edit_changes_one_place(index: int, field: str, value: str, before: str, after: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
-from stackgen.diagnose.lines import clean, since_ready, split_services, telling
+from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
+from stackgen.diagnose.lines import CUT, around, clean, joined, since_ready, split_services, telling, window
 from stackgen.diagnose.model import UNKNOWN
 from stackgen.diagnose.rules import RULES, rule
 from stackgen.diagnose.rules.slow import read_metrics
@@ -52,8 +53,8 @@ def test_the_log_alone_tells_as_much(fixture: Fixture) -> None:
 
 def test_most_fixtures_are_real() -> None:
     real = [one for one in BROKEN if one.real]
-    assert len(real) >= 60, len(real)
-    assert len({one.rule for one in real}) >= 45
+    assert len(real) >= 100, len(real)
+    assert len({one.rule for one in real}) >= 65
 
 
 @pytest.mark.parametrize("fixture", ALL, ids=lambda one: one.name)
@@ -96,6 +97,9 @@ def test_the_numbers_are_in_the_cause() -> None:
         "SG-V002-heads": ("4", "3"),
         "SG-M009-shm": ("160 MiB", "64 MiB"),
         "SG-M011-kvnode": ("900.0",),
+        "SG-A010-hugectx": ("4291.5 GiB",),
+        "SG-A007-version": ("99", "3"),
+        "SG-V017-prompt-llamacpp": ("512",),
         "SG-M002-free-memory": ("3.11", "23.69", "21.79"),
     }.items():
         cause = diagnose(by_name[name].evidence)[0].cause
@@ -272,6 +276,35 @@ def test_real_metrics_are_read() -> None:
     assert used <= set(busy) | {"request_success_created"}
 
 
+def real(name: str) -> ServiceEvidence:
+    """A server as it was really measured."""
+    return next(one for one in ALL if one.name == name).evidence.services[0]
+
+
+def test_preemption_and_long_prompts_really_measured() -> None:
+    assert "11 preemptions in 14 requests" in diagnose(Evidence((real("SG-S002-preempt"),)))[0].cause
+    found = diagnose(Evidence((real("SG-S006-prompts"),)))
+    # the queue that long prompts make, and the CPU, stand below
+    assert [one.id for one in found] == ["SG-S006", "SG-S003", "SG-S009"] and "3229 tokens" in found[0].cause
+
+
+def test_one_replica_really_saturated_beside_an_idle_one() -> None:
+    busy, idle = real("SG-S003-queue"), real("healthy-vllm-eager-metrics")
+    found = diagnose(Evidence((busy, replace(idle, service="vllm-2"))))
+    assert found[0].id == "SG-S001" and "vllm-2 is idle" in found[0].cause
+
+
+def test_eager_mode_in_a_real_start_log_whose_beginning_is_far_away() -> None:
+    """The CPU's own log with a planned GPU, as no machine here has one."""
+    log = real("SG-S006-prompts").log
+    requests = "\n".join(
+        f'(APIServer pid=10) INFO: 10.0.0.1:{n} - "POST /v1/completions HTTP/1.1" 200' for n in range(9000)
+    )
+    slow = replace(real("SG-S009-cpu"), service="vllm-two", log=window(f"{log}\n{requests}", HEAD_LINES, LOG_LINES))
+    assert [one.id for one in diagnose(planned(slow))] == ["SG-S004", "SG-S005"]
+    assert len(slow.log.splitlines()) == HEAD_LINES + 1 + LOG_LINES
+
+
 @pytest.mark.parametrize("message", ["the name 'vllm-two' can't be resolved", "Could not resolve host: vllm-two"])
 def test_a_name_that_only_the_stack_knows(message: str) -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
@@ -311,8 +344,10 @@ def test_localhost_is_right_without_containers() -> None:
 
 
 def test_every_rule_has_a_test() -> None:
-    """A log, or a made state in this file."""
-    here = Path(__file__).read_text("utf-8")
+    """A log, or a made state in these files; those of local processes are met by real ones."""
+    tests = Path(__file__).parents[1]
+    files = [*tests.glob("diagnose/*.py"), tests / "runtimes" / "test_evidence.py"]
+    here = "".join(file.read_text("utf-8") for file in files)
     missing = [one.id for one in RULES if one.id not in here and one.id not in {log.rule for log in ALL}]
     assert missing == []
 
@@ -321,6 +356,57 @@ def test_what_was_overcome_is_no_finding() -> None:
     log = "ValueError: No available memory for the cache blocks\nINFO: Application startup complete.\nGET /health 200"
     assert diagnose(of_log(log)) == ()
     assert since_ready("a\nApplication startup complete\nb") == ["b"]
+
+
+def test_a_log_whose_middle_is_left_out() -> None:
+    failed = "ValueError: No available memory for the cache blocks"
+    # it may have been ready in between: what failed in the first lines is no finding
+    log = "\n".join([failed, *["x"] * 600, "INFO: Application startup complete.", *(f"GET {n}" for n in range(3000))])
+    cut = window(log, HEAD_LINES, LOG_LINES)
+    assert CUT in cut and failed in cut and diagnose(of_log(log)) == ()
+    assert since_ready(cut)[0] == "GET 1000" and window("a\nb", 1, 1) == "a\nb"
+    assert diagnose(of_log(f"{log}\n{failed}"))[0].id == "SG-M001"
+    # the same through Compose's own marks, from a file of several megabytes
+    text = "\n".join(f"vllm-a-1  | {line} {'y' * 1500}" for line in log.splitlines())
+    (service,) = of_log(text).services
+    assert service.log.startswith(failed) and CUT in service.log and service.log.splitlines()[-1].startswith("GET 2999")
+
+
+def test_first_and_last_lines_that_were_read_apart_are_joined() -> None:
+    lines = [str(number) for number in range(9)]
+    assert joined(lines[:5], lines[4:]) == joined(lines[:5], lines[2:]) == "\n".join(lines)
+    assert joined(lines[:3], lines[6:]).splitlines() == ["0", "1", "2", CUT, "6", "7", "8"]
+
+
+@pytest.mark.parametrize("place", [0, 350, 5000, 9000])
+def test_the_matching_part_of_a_very_long_line_is_shown(place: int) -> None:
+    said = "ValueError: No available memory for the cache blocks"
+    line = f"{'a b ' * (place // 4)}{said} {'c d ' * ((9000 - place) // 4)}".strip()
+    shown = diagnose(of_log(line + "\n"))[0].evidence[0]
+    assert "No available memory for the cache blocks" in shown and len(shown) <= 420
+    assert around("short", "", 400) == "short"
+
+
+def test_a_secret_across_the_cut_of_a_line_is_not_shown() -> None:
+    line = (
+        f"{'word ' * 100}--api-key hunter2hunter2 {'word ' * 20}No available memory for the cache blocks {'x ' * 300}"
+    )
+    assert "hunter2" not in str(diagnose(of_log(line))[0].to_json())
+
+
+def test_lines_of_llamacpp() -> None:
+    assert clean("0.36.047.111 E llama_init_from_model: failed") == "llama_init_from_model: failed"
+    log = next(one for one in BROKEN if one.name == "SG-A014-vcache").text.replace("quantized V cache", "mystery")
+    (found,) = diagnose(of_log(log))
+    assert found.id == UNKNOWN and "mystery requires flash_attn" in found.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("SG-A001-flag", "did you mean --ctx-size?"), ("SG-A001-vllmflag", "leave it out: llama.cpp takes what it needs")],
+)
+def test_flags_of_llamacpp_are_told_in_its_own_words(name: str, fix: str) -> None:
+    assert fix in diagnose(next(one for one in BROKEN if one.name == name).evidence)[0].fix
 
 
 def test_lines() -> None:

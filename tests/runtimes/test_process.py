@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stackgen import cli
 from stackgen.envfile import key_of
 from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.runtimes.local import open_local
@@ -37,6 +38,9 @@ print("arguments", sys.argv, flush=True)
 if mode == "broken":
     print("Traceback (most recent call last)")
     sys.exit("ValueError: the weights are not what the config says")
+if mode == "flag":
+    print("vllm: error: unrecognized arguments: --max-modle-len", file=sys.stderr)
+    sys.exit(2)
 
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args): pass
@@ -347,6 +351,16 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(stack: Callable[..., Pat
     assert caught.value.message.count("ValueError: the weights are not what the config says") == 1
     assert [state.state for state in process_status(folder)] == ["exited"]
     assert down_processes(folder) == []
+
+
+def test_up_names_the_cause_of_a_process_that_does_not_start(
+    stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stack(extra_env={"MODE": "flag"}, restart="no")
+    assert cli.main(["up", str(folder / "stack.yaml"), "--runtime", "process", "--progress", "none"]) == 1
+    said = capsys.readouterr().err
+    assert "SG-V" in said and "--max-modle-len" in said
+    assert "stackgen diagnose" in said
 
 
 def test_a_start_that_takes_too_long_is_stopped(stack: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from stackgen.diagnose.model import Rule
-from stackgen.diagnose.rules import connection, docker, fastchat, files, gpu, hub, memory, names, requests, slow, vllm
+from stackgen.diagnose.rules import (
+    connection,
+    docker,
+    fastchat,
+    files,
+    gpu,
+    hub,
+    llamacpp,
+    memory,
+    names,
+    requests,
+    slow,
+    vllm,
+)
 
 __all__ = ["RULES", "rule"]
 
@@ -15,12 +28,14 @@ RULES: tuple[Rule, ...] = (
     *vllm.RULES,
     *requests.RULES,
     *fastchat.RULES,
+    *llamacpp.RULES,
     *files.RULES,
     *hub.RULES,
     *names.RULES,
     *connection.RULES,
     *docker.RULES,
     *slow.RULES,
+    *llamacpp.LAST,
     *connection.LAST,
 )
 

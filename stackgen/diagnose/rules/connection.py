@@ -15,6 +15,8 @@ REFUSED = re.compile(r"nothing listens on (?P<where>\S+)|[Cc]onnection refused|a
 FOREIGN = re.compile(
     r"answers with something that is no HTTP|http: .*(?:404|no OpenAI)|models: /models is not found|speaks TLS"
 )
+# addresses that every container has: where llama.cpp can't bind one of these, the port is taken
+EVERY = r"(?:0\.0\.0\.0|127\.|localhost|::)"
 
 
 def _refused(evidence: Evidence) -> str:
@@ -44,6 +46,13 @@ def _paused(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(service.service, (_line(service),))
 
 
+def _unsupervised(evidence: Evidence) -> Iterator[Hit]:
+    """Local processes that run on without the supervisor that started them."""
+    for service in evidence.services:
+        if service.health == "unsupervised":
+            yield Hit(service.service, (_line(service),))
+
+
 def _elsewhere(evidence: Evidence) -> Iterator[Hit]:
     """All services work and the port refuses: what is asked is not what is published."""
     said = _refused(evidence)
@@ -65,20 +74,27 @@ RULES: tuple[Rule, ...] = (
         "the server's address is not one of its container",
         "the server shall bind an address that its container does not have",
         "take --host out of extra_args: stackgen binds 0.0.0.0 inside, and `bind:` chooses the machine's address",
-        "errno 99, EADDRNOTAVAIL; vLLM 0.32.0 and FastChat 0.2.36; provoked for real with both",
+        "errno 99, EADDRNOTAVAIL; vLLM 0.32.0, FastChat 0.2.36, llama-server b11434; provoked for real with all",
         "Inside a container the server must listen on 0.0.0.0, or Docker can't reach it. With 127.0.0.1 it starts, and "
         "connections from outside are refused or reset. Who may reach it is decided by `bind:` in stack.yaml.",
-        patterns(r"\[Errno 99\]", r"[Cc]annot assign requested address"),
+        patterns(
+            r"\[Errno 99\]",
+            r"[Cc]annot assign requested address",
+            rf"couldn't bind HTTP server socket, hostname: (?!{EVERY})",
+        ),
     ),
     Rule(
         "SG-C002",
         "the port is taken inside the container",
         "another process in the container holds the server's port",
         "take --port out of extra_args; with network_mode host: choose another port",
-        "errno 98, EADDRINUSE; vLLM 0.32.0; provoked for real",
+        "errno 98, EADDRINUSE; vLLM 0.32.0, llama-server b11434; provoked for real with both",
         "vLLM binds early and listens late. On the machine's own network, two servers with the same port meet.",
         patterns(
-            r"\[Errno 98\]", r"error while attempting to bind on address.*in use", r"OSError:.*Address already in use"
+            r"\[Errno 98\]",
+            r"error while attempting to bind on address.*in use",
+            r"OSError:.*Address already in use",
+            rf"couldn't bind HTTP server socket, hostname: {EVERY}",
         ),
     ),
     Rule(
@@ -91,6 +107,17 @@ RULES: tuple[Rule, ...] = (
         "A client in another stack's container reaches the machine as host.docker.internal (with `extra_hosts: "
         '["host.docker.internal:host-gateway"]`), and only if `bind:` allows it.',
         patterns(r"resolve: .*the name '(?P<name>[^']+)' can't be resolved", r"Could not resolve host: (?P<name>\S+)"),
+        places=("check",),
+    ),
+    Rule(
+        "SG-C011",
+        "the server has another key than .env",
+        "the key that stands in .env is not the one that the server was started with",
+        "`stackgen up` starts it again with the key of .env; a client needs that very key as well",
+        "stackgen check, `models` and `auth`; provoked for real",
+        "Keys are read when a container starts. A .env that was written anew since then holds another one. Only "
+        "`Authorization: Bearer KEY` counts.",
+        patterns(r"the server refuses the key", r"the server wants a key, and none is given"),
         places=("check",),
     ),
     Rule(
@@ -126,6 +153,17 @@ RULES: tuple[Rule, ...] = (
 )
 
 LAST: tuple[Rule, ...] = (
+    Rule(
+        "SG-C010",
+        "nobody looks after the local processes",
+        "{service} runs, and its supervisor was killed: nothing starts it again, and nothing watches its health",
+        "`stackgen down --runtime process`, then `stackgen up --runtime process`",
+        "stackgen's supervisor: state.json names a process that is gone; provoked for real",
+        "One supervisor a stack starts, probes and restarts local processes. Killed with SIGKILL, or by the kernel for "
+        "want of memory, it leaves them behind.",
+        find=_unsupervised,
+        fallback=True,
+    ),
     Rule(
         "SG-C007",
         "the stack is not started",

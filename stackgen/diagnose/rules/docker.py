@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import telling
+from stackgen.diagnose.lines import telling, was_ready
 from stackgen.diagnose.model import Hit, Place, Rule, patterns
 
 __all__ = ["FIRST", "RULES"]
 
 BOTH: tuple[Place, ...] = ("compose", "docker")
+# as Python and as curl say it
+REFUSED = re.compile(r"[Rr]efused|Couldn't connect to server")
 
 
 def _wrong_probe(evidence: Evidence) -> Iterator[Hit]:
     for service in evidence.services:
-        ready = "Application startup complete" in service.log or "Uvicorn running on" in service.log
-        refused = "refused" in service.health_log.lower()
-        if service.state == "running" and service.health != "healthy" and ready and refused:
-            lines = [line.strip() for line in service.health_log.splitlines() if "refused" in line.lower()]
+        lines = [line.strip() for line in service.health_log.splitlines() if REFUSED.search(line)]
+        if service.state == "running" and service.health != "healthy" and was_ready(service.log) and lines:
             yield Hit(service.service, tuple(lines[-1:]))
 
 
@@ -163,6 +164,15 @@ FIRST: tuple[Rule, ...] = (
 )
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-D013",
+        "a local process can't be started",
+        "{program} can't be started: {problem}",
+        "install it, or put it into the engine's environment; `scripts/engine-env` makes one",
+        "stackgen's supervisor, exit code 127; provoked for real",
+        "With --runtime process the engines are programs of this machine, first of ~/.cache/stackgen/engines/ENGINE.",
+        patterns(r"^stackgen: cannot start (?P<program>.+): (?P<problem>[^:]+)$"),
+    ),
     Rule(
         "SG-D011",
         "the health check asks the wrong port",

@@ -107,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         "0600. Files that Transformers saves have that mode.",
         patterns(
             r"Permission ?[Dd]enied.*?(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
-            r"(?P<path>/\S+\.safetensors).*Permission denied",
+            r"(?P<path>/\S+\.(?:safetensors|gguf)).*Permission denied",
         ),
     ),
 )

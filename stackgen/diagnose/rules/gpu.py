@@ -2,13 +2,98 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.model import Change, Rule, patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.model import Change, Hit, Rule, patterns
 
 __all__ = ["RULES"]
+
+# the card does not answer any more: nvidia-smi's words, and the kernel's
+LOST = re.compile(
+    r"Unable to determine the device handle for GPU ?(?P<device>\S+): (?:GPU is lost|Unknown Error|Not Found).*|"
+    r"GPU has fallen off the bus|fallen off the bus and is not responding|GPU is lost|ERROR_GPU_IS_LOST"
+)
+# NVIDIA's catalogue of Xids: 48 double bit error, 63 and 64 row remapping, 94 and 95 contained and uncontained errors
+ECC_XID = re.compile(r"NVRM: Xid .*?: (?:48|63|64|94|95),")
+DEAD = re.compile(
+    r"couldn't communicate with the NVIDIA driver|Driver/library version mismatch|Failed to initialize NVML"
+)
+
+
+def _stricken(evidence: Evidence) -> list[str]:
+    """The services that failed and were planned with NVIDIA's cards."""
+    failed = [one.service for one in evidence.services if one.failed or (one.state and not one.works)]
+    return [name for name in failed if evidence.plan is None or evidence.uses_gpus(name)]
+
+
+def _lost(evidence: Evidence) -> Iterator[Hit]:
+    """The tool or the kernel says that a card is gone, and a service that was planned with cards failed."""
+    state, services = evidence.gpus, _stricken(evidence)
+    said = [line for line in (state.error, *reversed(state.xids or ())) if LOST.search(line)] if state else []
+    # a card that was lost and is back after a restart is in the kernel's log of an earlier boot only
+    if said and services:
+        yield Hit(services[0], tuple(said[:2]))
+
+
+def _driver_dead(evidence: Evidence) -> Iterator[Hit]:
+    """nvidia-smi gets no answer from the driver of this machine."""
+    state, services = evidence.gpus, _stricken(evidence)
+    if state and DEAD.search(state.error) and services:
+        yield Hit(services[0], (state.error,), {"said": state.error.rstrip(".")})
+
+
+def _bad_memory(evidence: Evidence) -> Iterator[Hit]:
+    """Uncorrected errors of a card that a failed service uses."""
+    state = evidence.gpus
+    for service in _stricken(evidence) if state else ():
+        for card in evidence.cards(service):
+            if card.ecc_errors:
+                lines = [line for line in (state.xids or ()) if ECC_XID.search(line)][-2:] if state else []
+                yield Hit(service, (f"GPU {card.index}: {card.ecc_errors} uncorrected memory errors", *lines),
+                          {"card": str(card.index), "count": str(card.ecc_errors)})  # fmt: skip
+                break
+
 
 TOOLKIT = "`sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker`"
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G012",
+        "a card is lost",
+        "a card of this machine does not answer any more: it fell off the bus",
+        "restart the machine; if it happens again, look at power, heat and the card's seat, and send the card in",
+        "nvidia-smi and the kernel's log in NVIDIA/open-gpu-kernel-modules issues 387 and 507, NVIDIA/NVSentinel issue "
+        "155; not provoked",
+        "Xid 79 in the kernel's log (`sudo dmesg | grep -i xid`). No container can get such a card back.",
+        find=_lost,
+        cards=True,
+    ),
+    Rule(
+        "SG-G013",
+        "the machine's own driver does not answer",
+        "nvidia-smi fails on this machine itself: {said}",
+        "restart the machine after a driver update; after a kernel update install the driver's module again (dkms)",
+        "nvidia-smi, as NVIDIA/nvidia-container-toolkit issues and NVIDIA's forums quote it; not provoked",
+        "A driver that was updated while it was loaded has other libraries than its module: `Driver/library version "
+        "mismatch`. `couldn't communicate` means that no module is loaded at all.",
+        find=_driver_dead,
+        cards=True,
+    ),
+    Rule(
+        "SG-G014",
+        "the card's memory is faulty",
+        "GPU {card} counts {count} uncorrected memory errors since it was started",
+        "restart the machine; if they come back, send the card in, and use another one meanwhile: gpus: [1]",
+        "nvidia-smi --query-gpu=ecc.errors.uncorrected.volatile.total; NVIDIA's catalogue of Xids; not provoked",
+        "Xids 48, 63, 64, 94 and 95 in the kernel's log are memory errors. A program that met one is ended by the "
+        "driver with messages that tell nothing: `CUDA error: unspecified launch failure`, or `uncorrectable ECC error "
+        "encountered`.",
+        find=_bad_memory,
+        fallback=True,
+        cards=True,
+    ),
     Rule(
         "SG-G001",
         "Docker can't hand out GPUs",
@@ -28,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G002",
         "the NVIDIA driver is too old for the image",
-        "the image needs a newer driver than this machine has[[: {need}]]",
+        "the image needs a newer driver than this machine has[[ ({driver})]][[: {need}]]",
         "update the driver (CUDA 13 wants 580 or newer), or set `image:` to a tag for older drivers, such as "
         "vllm/vllm-openai:v0.32.0-cu129",
         "CUDA errors 803, 804: gpustack/gpustack issue 4678, vllm-project/vllm issue 5283; nvidia-container-cli",
@@ -42,6 +127,7 @@ RULES: tuple[Rule, ...] = (
             r"CUDA driver version is insufficient for CUDA runtime version",
         ),
         places=("log", "compose", "docker"),
+        cards=True,
     ),
     Rule(
         "SG-G003",
@@ -57,6 +143,7 @@ RULES: tuple[Rule, ...] = (
             r"Failed to infer device type",
         ),
         places=("log", "compose", "docker"),
+        cards=True,
     ),
     Rule(
         "SG-G004",
@@ -70,6 +157,7 @@ RULES: tuple[Rule, ...] = (
             r"no kernel image is available for execution on the device",
             r"with CUDA capability sm_(?P<capability>\d+) is not compatible with the current PyTorch",
         ),
+        cards=True,
     ),
     Rule(
         "SG-G005",
@@ -86,6 +174,7 @@ RULES: tuple[Rule, ...] = (
             r"CUDA error: unknown error",
         ),
         places=("log", "health", "docker", "compose"),
+        cards=True,
     ),
     Rule(
         "SG-G006",
@@ -100,6 +189,7 @@ RULES: tuple[Rule, ...] = (
             r"CUDA error: invalid device ordinal",
         ),
         places=("log", "compose", "docker"),
+        cards=True,
     ),
     Rule(
         "SG-G007",
@@ -110,6 +200,7 @@ RULES: tuple[Rule, ...] = (
         "The driver's library is there, but no card: none is reserved, CUDA_VISIBLE_DEVICES names none of them, or "
         "the card fell off the bus (`dmesg | grep -i xid`).",
         patterns(r"No CUDA GPUs are available", r"CUDA error: no CUDA-capable device is detected"),
+        cards=True,
     ),
     Rule(
         "SG-G008",
@@ -135,6 +226,7 @@ RULES: tuple[Rule, ...] = (
         ),
         engines=("vllm",),
         change=Change("dtype", "float16"),
+        cards=True,
     ),
     Rule(
         "SG-G010",
@@ -148,6 +240,7 @@ RULES: tuple[Rule, ...] = (
             r"(?P<minimum>\d+)\. Current capability: (?P<capability>\d+)"
         ),
         engines=("vllm",),
+        cards=True,
     ),
     Rule(
         "SG-G011",
@@ -163,5 +256,6 @@ RULES: tuple[Rule, ...] = (
             r"NCCL error: (?P<error>unhandled (?:cuda|system) error|internal error|invalid usage)",
             r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError",
         ),
+        cards=True,
     ),
 )

@@ -70,6 +70,7 @@ RULES: tuple[Rule, ...] = (
         ),
         engines=("vllm",),
         change=Change("max_model_len", "{limit}"),
+        cards=True,
     ),
     Rule(
         "SG-M001",
@@ -82,12 +83,14 @@ RULES: tuple[Rule, ...] = (
         "graphs and makes decoding slower; it does not turn continuous batching on, which is always on.",
         patterns(r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory"),
         engines=("vllm",),
+        cards=True,
     ),
     Rule(
         "SG-M002",
         "another process holds the card",
-        "{free} of {total} GiB are free on {device}, and vLLM wants {wanted} GiB ({share} of the card)",
-        "end who holds it (`nvidia-smi` names it), choose another card with `gpus: [1]`, or lower "
+        "{free} of {total} GiB are free on {device}, and vLLM wants {wanted} GiB ({share} of the card)"
+        "[[; now held by {holders}]]",
+        "end who holds it[[: {holders}]] (`nvidia-smi` lists them), choose another card with `gpus: [1]`, or lower "
         "gpu_memory_utilization; two models on one card need share_gpus: true and shares that sum below 1",
         "vLLM 0.32.0, v1/worker/utils.py, request_memory",
         BUDGET + " Two services on one card each want 0.92 of it: the second can't start. GPU reservations of Docker "
@@ -98,6 +101,7 @@ RULES: tuple[Rule, ...] = (
             r"(?:desired GPU memory utilization|the engine's budget.*?) \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),
+        cards=True,
     ),
     Rule(
         "SG-M003",
@@ -112,6 +116,7 @@ RULES: tuple[Rule, ...] = (
             r"(?P<after>[\d.]+) GiB"
         ),
         engines=("vllm",),
+        cards=True,
     ),
     Rule(
         "SG-M004",
@@ -125,11 +130,13 @@ RULES: tuple[Rule, ...] = (
         patterns(r"out of memory occurred when warming up (?:sampler|pooler) with (?P<seqs>\d+) dummy requests"),
         engines=("vllm",),
         change=Change("max_num_seqs", "64", safe=False),
+        cards=True,
     ),
     Rule(
         "SG-M005",
         "the weights don't fit the card",
-        "loading the weights needs more than the card has free[[: {wanted} at once, on a card of {total}]]",
+        "loading the weights needs more than the card has free[[: {wanted} at once, on a card of {total}]]"
+        "[[; now held by {holders}]]",
         "quantize (an AWQ, GPTQ or FP8 version of the model), or split it: more `gpus` with tensor_parallel_size; "
         "on a card that is shared, free it first",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model",
@@ -137,6 +144,7 @@ RULES: tuple[Rule, ...] = (
         "tensor_parallel_size. Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
         find=_out_of_memory(("load_model", "load_weights", "from_pretrained", "create_weights"), ("capture_model",)),
         engines=("vllm", "fastchat"),
+        cards=True,
     ),
     Rule(
         "SG-M006",
@@ -151,6 +159,7 @@ RULES: tuple[Rule, ...] = (
         find=_out_of_memory(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
         change=Change("gpu_memory_utilization", "0.85", safe=False),
+        cards=True,
     ),
     Rule(
         "SG-M007",
@@ -163,17 +172,19 @@ RULES: tuple[Rule, ...] = (
         "(max_num_seqs × vocabulary). max_model_len does not change it: it is the context, not the batch.",
         find=_out_of_memory(("profile_run", "_dummy_run", "determine_available_memory", "execute_model")),
         engines=("vllm",),
+        cards=True,
     ),
     Rule(
         "SG-M008",
         "the GPU's memory is used up",
-        "an allocation did not fit the card[[: {wanted} at once, on a card of {total}]]",
+        "an allocation did not fit the card[[: {wanted} at once, on a card of {total}]][[; now held by {holders}]]",
         "see who uses it (`nvidia-smi`); lower max_num_seqs or gpu_memory_utilization, or quantize the model",
         "torch 2.x, c10/cuda/CUDACachingAllocator.cpp",
         BUDGET + " Where the traceback names no phase: weights that don't fit fail while loading, a KV cache that is "
         "too small says so with numbers, and another process on the card shows in `nvidia-smi`.",
         patterns(rf"{OUT}.*?{SIZES}", OUT),
         fallback=True,
+        cards=True,
     ),
     Rule(
         "SG-M009",

@@ -70,11 +70,12 @@ RULES: tuple[Rule, ...] = (
         "the prompt is longer than the context",
         "the server takes {limit} tokens for prompt and answer, and was asked for more",
         "shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
-        "vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303)",
+        "vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303); llama-server b11434",
         "max_model_len counts prompt and answer together. It is no batch size.",
         patterns(
             r"maximum context length is (?P<limit>\d+) tokens",
             r"max_tokens=\d+ cannot be greater than max_model_len=(?P<limit>\d+)",
+            r"request \(\d+ tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
         ),
         places=("check",),
     ),

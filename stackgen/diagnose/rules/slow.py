@@ -128,10 +128,20 @@ RULES: tuple[Rule, ...] = (
         "{count} preemptions in {done} requests: each one is computed again from its start",
         "more KV cache (gpu_memory_utilization, kv_cache_dtype: fp8, more cards), or fewer requests at once: "
         "max_num_seqs",
-        f"{SOURCE}: num_preemptions_total, kv_cache_usage_perc, request_success_total",
+        f"{SOURCE}: num_preemptions_total, kv_cache_usage_perc, request_success_total; provoked for real",
         "When the cache is full, vLLM throws a running request's blocks away and computes them again later. Lowering "
         "max_model_len does not help: it is no batch size, and a request takes only the blocks that it uses.",
         find=_preempting,
+    ),
+    # long prompts make a queue as well: they are its cause
+    Rule(
+        "SG-S006",
+        "prompts are long",
+        "the mean prompt has {prompt} tokens, and reading it takes {prefill} s",
+        "keep the beginning of prompts the same (prefix caching reuses it), shorten them, or use more cards",
+        f"{SOURCE}: request_prompt_tokens, request_prefill_time_seconds, request_decode_time_seconds; provoked",
+        "The time to the first token grows with the prompt. prefix_cache_hits_total tells how much was reused.",
+        find=_long_prompts,
     ),
     Rule(
         "SG-S003",
@@ -162,15 +172,6 @@ RULES: tuple[Rule, ...] = (
         "and eager mode turns CUDA graphs and torch.compile OFF: less memory, slower decoding.",
         find=_slow_with(r"Enforce eager set|'enforce_eager': True", True),
         change=Change("enforce_eager", "false"),
-    ),
-    Rule(
-        "SG-S006",
-        "prompts are long",
-        "the mean prompt has {prompt} tokens, and reading it takes {prefill} s",
-        "keep the beginning of prompts the same (prefix caching reuses it), shorten them, or use more cards",
-        f"{SOURCE}: request_prompt_tokens, request_prefill_time_seconds, request_decode_time_seconds",
-        "The time to the first token grows with the prompt. prefix_cache_hits_total tells how much was reused.",
-        find=_long_prompts,
     ),
     Rule(
         "SG-S007",
