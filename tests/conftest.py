@@ -58,6 +58,12 @@ def llamacpp_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def haproxy_image() -> str:
+    """HAProxy as Debian packages it: a stand-in for the official image, which no test can pull."""
+    return _built("build-image", "haproxy")
+
+
+@pytest.fixture(scope="session")
 def tiny_model(vllm_image: str) -> Path:
     """A random Llama of under 1 MB."""
     return Path(_built("small-model", "tiny"))

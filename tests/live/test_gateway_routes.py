@@ -1,0 +1,342 @@
+"""The gateway as it is rendered, in the real HAProxy, before made-up engines that say what reached them."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from stackgen import engines
+from tests.live.gateway import MadeUp
+
+pytestmark = pytest.mark.docker
+
+# what a map, a log format, JSON, a shell or HAProxy's own quoting would take for something else
+HOSTILE = [
+    "it's", 'say "hi"', "a b", "$HOME", "${STACKGEN_ENGINE_KEY}", "%[env(PATH)]", "%b", "a,b;c", "{}", "{{x}}", "#x",
+    "a\\b", "a\\", "\\n", "org/Model-1.5:latest", "a%20b", "`ls`", "x--y", "'; deny; '", "x" * 300, "<b>", "&amp;", "*",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gateway(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeUp]:
+    keys = [{"name": "alice", "requests_per_minute": 5}, {"name": "bob", "concurrent_requests": 1}, {"name": "carol"}]
+    data = {
+        "name": "sgtest-gateway", "port": 18161,
+        "gateway": {"image": haproxy_image, "keys": keys, "max_body": "2m", "max_queue": 2, "allow": ["/tokenize"]},
+        "models": [
+            {"model": "./a", "engine": "vllm", "replicas": 2, "served_names": ["alpha", "first", *HOSTILE[:12]]},
+            {"model": "./b", "engine": "vllm", "served_names": ["beta", *HOSTILE[12:]], "max_num_seqs": 2},
+            {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]},
+        ],
+    }  # fmt: skip
+    with MadeUp(tmp_path_factory.mktemp("gateway"), data, fastchat_image) as running:
+        yield running
+
+
+def test_requests_go_where_the_model_is(gateway: MadeUp) -> None:
+    assert {gateway.chat("alpha").by for _ in range(8)} == {"vllm-alpha", "vllm-alpha-2"}
+    assert gateway.chat("first").json["model"] == "first"  # an alias is handed on as it was written
+    assert gateway.chat("beta").headers["x-stackgen-served-by"] == "vllm-beta/vllm-beta"
+    assert gateway.chat("chatty").by == "fastchat-api"
+    for path in ("/v1/completions", "/v1/embeddings", "/tokenize"):
+        assert gateway.ask("POST", path, {"model": "beta"}).json["by"] == "vllm-beta"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_breaks_the_routing(gateway: MadeUp, name: str) -> None:
+    answer = gateway.chat(name)
+    assert (answer.status, answer.json["model"]) == (200, name)
+    listed = [model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]]
+    assert listed.count(name) == 1
+
+
+def test_the_model_is_found_wherever_it_stands(gateway: MadeUp) -> None:
+    long = "x" * 1_000_000
+    body = json.dumps({"messages": [{"role": "user", "content": long}], "stream": False, "model": "beta"})
+    answer = gateway.ask("POST", "/v1/chat/completions", body.encode())
+    assert (answer.status, answer.json["bytes"]) == (200, len(body))
+    inner = {
+        "messages": [{"model": "alpha", "content": '"model": "alpha"'}],
+        "metadata": {"model": "alpha"},
+        "model": "beta",
+    }
+    assert gateway.ask("POST", "/v1/chat/completions", inner).json["by"] == "vllm-beta"
+    chunked = gateway.connect()
+    chunked.request("POST", "/v1/chat/completions", iter([b'{"messages": [],', b' "model": "beta"}']),
+                    {"Authorization": f"Bearer {gateway.key}"}, encode_chunked=True)  # fmt: skip
+    reply = chunked.getresponse()
+    # the made-up engine reads no chunks; that it was asked is enough
+    assert reply.headers["x-stackgen-served-by"] == "vllm-beta/vllm-beta"
+    reply.close()
+    chunked.close()
+
+
+def error(answer: Any) -> dict[str, Any]:
+    """The error, if it has OpenAI's shape."""
+    assert answer.headers["content-type"].startswith("application/json")
+    found: dict[str, Any] = answer.json["error"]
+    assert set(found) >= {"message", "type", "param", "code"}
+    return found
+
+
+def test_an_unknown_model_is_404_with_the_list(gateway: MadeUp) -> None:
+    for name in ("gamma", "Alpha", 'x"y', "", 5, "é"):
+        answer = gateway.ask("POST", "/v1/chat/completions", {"model": name, "messages": []})
+        # escapes beyond ASCII can't be read by HAProxy: then it says that there is no model, which is no crash either
+        assert answer.status in ((404, 400) if name in ("é", "") else (404,)), name
+        assert error(answer)["code"] in ("model_not_found", "model_missing")
+    found = error(gateway.chat("gamma"))
+    assert "gamma" in found["message"]
+    assert {"alpha", "beta", "chatty"} <= {model["id"] for model in found["models"]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b'"x"', b'{"model": null}', b'{"messages": []}', b"\xff\xfe", b"{}" * 9]
+)
+def test_a_body_without_a_model_is_400(gateway: MadeUp, body: bytes) -> None:
+    answer = gateway.ask("POST", "/v1/chat/completions", body)
+    assert answer.status in (400, 404)
+    assert error(answer)["code"] in ("model_missing", "model_not_found")
+
+
+def test_a_body_that_is_too_large_is_413(gateway: MadeUp) -> None:
+    answer = gateway.ask("POST", "/v1/chat/completions", {"model": "beta", "x": "y" * (2 * 2**20)})
+    assert (answer.status, error(answer)["code"]) == (413, "request_too_large")
+    # as chunks, with no length told before
+    with socket.create_connection(("127.0.0.1", 18161), timeout=20) as raw:
+        raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.key}\r\n"
+                    "Transfer-Encoding: chunked\r\n\r\n".encode())  # fmt: skip
+        said = b""
+        try:
+            for _ in range(48):
+                raw.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        except OSError:
+            pass
+        try:
+            said = raw.recv(4096)
+        except OSError:
+            pass
+    assert b" 413 " in said
+
+
+WRONG = [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic {basic}", "bearer", "{key}", "Bearer {key}x", "Bearer  "]
+
+
+@pytest.mark.parametrize("header", WRONG)
+def test_without_the_right_key_nothing_is_told(gateway: MadeUp, header: str | None) -> None:
+    sent = {} if header is None else {"Authorization": header.format(key=gateway.key, basic="eDp5")}
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", "/invocations"),
+        ("GET", "/"),
+    ):
+        answer = gateway.ask(method, path, b'{"model": "beta"}' if method == "POST" else None, None, sent)
+        assert (answer.status, error(answer)["code"]) == (401, "invalid_api_key")
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "beta" not in answer.text
+
+
+def test_every_open_path_of_every_engine_is_closed(gateway: MadeUp) -> None:
+    """What FACTS lists as answering without a key, with the right key as without one."""
+    known = {path for name in engines.names() for path in engines.get(name).dialect.open_paths}
+    more = ("/detokenize", "/score", "/rerank", "/classify", "/pooling", "/pause", "/resume", "/update_weights", "/abort_requests",
+            "/ping", "/sleep", "/collective_rpc", "/server_info", "/v1", "/v1/", "/v1/load_lora_adapter", "/metrics", "/keys",
+            "/alive", "//v1/models", "/v1/../metrics", "/v1/models/../../metrics", "/V1/models", "/v1/chat/completions/",
+            "/v1/chat/completions/../../../invocations", "/%2e%2e/metrics", "/v1/chat%2fcompletions")  # fmt: skip
+    before = [len(gateway.seen(name)) for name in gateway.engines]
+    for path in sorted((known | set(more)) - {"/tokenize"}):
+        for method in ("GET", "POST"):
+            body = b'{"model": "beta"}' if method == "POST" else None
+            assert gateway.ask(method, path, body, None).status == 401, path
+            assert gateway.ask(method, path, body).status in (404, 405), path
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        assert gateway.ask(method, "/v1/chat/completions", b'{"model": "beta"}').status in (404, 405)
+    assert [len(gateway.seen(name)) for name in gateway.engines] == before
+
+
+def test_one_model_is_told_by_name(gateway: MadeUp) -> None:
+    assert gateway.ask("GET", "/v1/models/alpha").json["id"] == "alpha"
+    assert gateway.ask("GET", "/v1/models/org%2FModel-1.5:latest").json["id"] == "org/Model-1.5:latest"
+    assert gateway.ask("GET", "/v1/models/org/Model-1.5:latest").json["id"] == "org/Model-1.5:latest"
+    assert error(gateway.ask("GET", "/v1/models/none"))["code"] == "model_not_found"
+
+
+def test_engines_never_see_a_client_s_key_nor_clients_the_engines(gateway: MadeUp) -> None:
+    answer = gateway.chat("beta")
+    headers = gateway.seen("vllm-beta")[-1]["headers"]
+    assert headers["authorization"] == f"Bearer {gateway.engine_key}"
+    assert gateway.key not in json.dumps(headers)
+    assert gateway.engine_key not in answer.text + json.dumps(answer.headers)
+    assert answer.headers["x-request-id"] == headers["x-request-id"]
+    log = gateway.compose("logs", "--no-color", "gateway").stdout
+    assert gateway.key not in log and gateway.engine_key not in log
+    line = json.loads(next(line for line in reversed(log.splitlines()) if '"beta"' in line).partition("| ")[2])
+    assert (line["key"], line["model"], line["server"], int(line["status"])) == ("default", "beta", "vllm-beta", 200)
+
+
+def test_keys_have_names_limits_and_can_be_changed_under_load(gateway: MadeUp) -> None:
+    failed: list[int] = []
+    asked = 0
+    stop = threading.Event()
+
+    def load() -> None:
+        nonlocal asked
+        while not stop.is_set():
+            status = gateway.chat("alpha", sleep=0.05).status
+            asked += 1
+            if status != 200:
+                failed.append(status)
+
+    default = gateway.key
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(load) for _ in range(4)]
+        gateway.write_keys(default=default, alice="sk-alice", bob="sk-bob")
+        assert gateway.chat("beta", "sk-bob").status == 200
+        assert gateway.chat("beta", "sk-carol").status == 401
+        gateway.write_keys(default=default, alice="sk-alice", bob="sk-bob-2", carol="sk-carol")
+        assert gateway.chat("beta", "sk-bob").status == 401
+        assert gateway.chat("beta", "sk-bob-2").status == gateway.chat("beta", "sk-carol").status == 200
+        stop.set()
+        for one in running:
+            one.result()
+    print(f"two reloads of keys under load: {asked} requests, {len(failed)} failed")
+    assert asked > 20
+    assert failed == []
+    statuses = Counter(gateway.chat("beta", "sk-alice").status for _ in range(8))
+    assert statuses == {200: 5, 429: 3}
+    refused = gateway.chat("beta", "sk-alice")
+    assert error(refused)["code"] == "rate_limit_exceeded"
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert gateway.chat("beta", "sk-carol").status == 200  # another's limit is nobody else's
+    with ThreadPoolExecutor(3) as pool:
+        several = Counter(
+            one.status for one in pool.map(lambda _: gateway.chat("alpha", "sk-bob-2", sleep=1), range(3))
+        )
+    assert several == {200: 1, 429: 2}
+    told = gateway.run("vllm-beta", "python3", "-c",
+                       "import urllib.request as u; print(u.urlopen('http://gateway:8405/keys').read().decode())")  # fmt: skip
+    assert re.search(r'stackgen_gateway_key_requests_total\{key="alice"\} 9\b', told)
+    assert re.search(r'stackgen_gateway_key_errors_total\{key="alice"\} 4\b', told)
+    assert re.search(r'stackgen_gateway_key_concurrent_requests\{key="bob"\} 0\b', told)
+    (gateway.folder / "gateway" / "keys.map").unlink()
+    gateway.reload()
+    assert gateway.chat("beta").status == 200
+
+
+def test_a_full_queue_is_429_and_not_a_time_out(gateway: MadeUp) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: gateway.chat("beta", sleep=1.5), range(12)))
+    statuses = Counter(answer.status for answer in answers)
+    assert set(statuses) == {200, 429}
+    assert statuses[200] >= 4  # two at work, two and more waiting
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert error(refused)["code"] == "queue_full"
+    assert "retry-after" in refused.headers
+
+
+def test_tokens_are_not_held_back(gateway: MadeUp) -> None:
+    connection = gateway.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": "alpha", "test": {"chunks": 20, "every": 0.05}}),
+                       {"Authorization": f"Bearer {gateway.key}"})  # fmt: skip
+    response = connection.getresponse()
+    times = []
+    while line := response.readline():
+        if line.startswith(b"data:"):
+            times.append(time.monotonic())
+    response.close()
+    connection.close()
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    assert len(times) == 20
+    assert sum(gap > 0.02 for gap in gaps) >= 17  # together they would come at once
+
+
+def test_a_client_that_leaves_is_told_to_the_engine(gateway: MadeUp) -> None:
+    connection = gateway.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": "beta", "test": {"chunks": 400, "every": 0.05}}),
+                       {"Authorization": f"Bearer {gateway.key}"})  # fmt: skip
+    response = connection.getresponse()
+    response.readline()
+    response.close()
+    connection.close()
+    end = time.monotonic() + 10
+    while gateway.seen("vllm-beta")[-1]["ended"] != "client gone" and time.monotonic() < end:
+        time.sleep(0.2)
+    assert gateway.seen("vllm-beta")[-1]["ended"] == "client gone"
+
+
+def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp) -> None:
+    failed, by = [], Counter[str]()
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            answer = gateway.chat("alpha", sleep=0.2)
+            by[answer.by] += 1
+            if answer.status != 200:
+                failed.append((answer.status, answer.text))
+
+    with ThreadPoolExecutor(6) as pool:
+        running = [pool.submit(load) for _ in range(6)]
+        time.sleep(1.5)
+        gateway.compose("kill", "vllm-alpha-2")
+        time.sleep(4)
+        before = by["vllm-alpha-2"]
+        time.sleep(1)
+        assert by["vllm-alpha-2"] == before
+        gateway.compose("up", "--detach", "vllm-alpha-2")
+        end = time.monotonic() + 30
+        while by["vllm-alpha-2"] == before and time.monotonic() < end:
+            time.sleep(0.2)
+        stop.set()
+        for one in running:
+            one.result()
+    print(f"a replica killed and back: {sum(by.values())} requests, {len(failed)} failed, {dict(by)}")
+    assert failed == []
+    assert by["vllm-alpha-2"] > before
+
+
+def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeUp) -> None:
+    """At most twice: a request that kills whoever takes it must not go through all of a large fleet."""
+    answer = gateway.chat("beta", die=True)
+    assert (answer.status, error(answer)["code"]) in ((502, "bad_gateway"), (503, "unavailable"))
+    gateway.compose("up", "--detach", "vllm-beta")
+    wait_for(gateway, "beta")
+
+
+def wait_for(gateway: MadeUp, model: str, status: int = 200, seconds: float = 60) -> float:
+    started = time.monotonic()
+    while gateway.chat(model).status != status:
+        assert time.monotonic() - started < seconds, f"{model} never gave {status}"
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def test_a_model_without_a_replica_is_503_and_leaves_the_list(gateway: MadeUp) -> None:
+    gateway.run("vllm-beta", "touch", "/tmp/down")
+    assert wait_for(gateway, "beta", 503) < 15
+    answer = gateway.chat("beta")
+    assert error(answer)["code"] == "model_unavailable"
+    assert answer.headers["retry-after"] == "5"
+    listed = {model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]}
+    assert "beta" not in listed and "alpha" in listed
+    assert gateway.ask("GET", "/health", None, None).status == 200
+    gateway.run("vllm-beta", "rm", "/tmp/down")
+    wait_for(gateway, "beta")
+
+
+def test_a_wedged_fastchat_model_is_found_although_it_lists_itself(gateway: MadeUp) -> None:
+    gateway.run("fastchat-api", "touch", "/tmp/wedged")
+    took = wait_for(gateway, "chatty", 503, 90)
+    print(f"the wedge was found after {took:.0f} s")
+    gateway.run("fastchat-api", "rm", "/tmp/wedged")
+    wait_for(gateway, "chatty")
