@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stackgen import engines
+from stackgen.envfile import read_env
 from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.plan import Plan, Service
 from stackgen.runtimes.docker_cli import compose_command, run
@@ -242,21 +243,25 @@ def _state(service: Service, client: Any, container: str | None) -> ServiceState
 
 def down(folder: Path, volumes: bool = False) -> None:
     """Stops and removes containers and networks; volumes (the weights!) only when told."""
-    run([*compose_command(folder), "down", "--remove-orphans", *(["--volumes"] if volumes else [])], env=_env())
+    run([*compose_command(folder), "down", "--remove-orphans", *(["--volumes"] if volumes else [])], env=_env(folder))
 
 
 def logs(folder: Path, services: tuple[str, ...], follow: bool, tail: str) -> int:
     """Hands the terminal to `docker compose logs`; its exit code."""
     words = [*compose_command(folder), "logs", "--tail", tail, *(["--follow"] if follow else []), *services]
     try:
-        return subprocess.run(words, env=_env()).returncode
+        return subprocess.run(words, env=_env(folder)).returncode
     except OSError:
         raise MachineError("docker is not installed", "install Docker Engine with the compose plugin") from None
 
 
-def _env() -> dict[str, str]:
+def _env(folder: Path) -> dict[str, str]:
     # Compose refuses to read a file whose ${KEY:?} is missing, but stopping a stack needs no key
-    return {"STACKGEN_API_KEY": "-"} | dict(os.environ)
+    try:
+        names = re.findall(r"\$\{([A-Za-z_]\w*):\?", (folder / "compose.yaml").read_text("utf-8"))
+    except OSError:
+        names = []
+    return dict.fromkeys(names, "-") | read_env(folder) | dict(os.environ)
 
 
 def _log(client: Any, plan: Plan, service: str, tail: int) -> str:

@@ -233,6 +233,33 @@ def test_keys_have_names_limits_and_can_be_changed_under_load(gateway: MadeUp) -
     assert gateway.chat("beta").status == 200
 
 
+def test_models_can_be_changed_under_load(gateway: MadeUp) -> None:
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            statuses[gateway.chat("alpha", sleep=0.05).status] += 1
+
+    before = gateway.data["models"][1]
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(load) for _ in range(4)]
+        assert gateway.chat("brand-new").status == 404
+        gateway.data["models"][1] = before | {"served_names": ["beta", "brand-new"]}
+        gateway.render()
+        gateway.reload()
+        assert gateway.chat("brand-new").by == "vllm-beta"
+        gateway.data["models"][1] = before
+        gateway.render()
+        gateway.reload()
+        assert gateway.chat("brand-new").status == 404
+        stop.set()
+        for one in running:
+            one.result()
+    print(f"two reloads of models under load: {sum(statuses.values())} requests, {statuses}")
+    assert set(statuses) == {200} and statuses[200] > 20
+
+
 def test_a_full_queue_is_429_and_not_a_time_out(gateway: MadeUp) -> None:
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: gateway.chat("beta", sleep=1.5), range(12)))

