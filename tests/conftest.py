@@ -64,6 +64,18 @@ def haproxy_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def prometheus_image() -> str:
+    """Prometheus and promtool as Debian packages them: a stand-in for the official image."""
+    return _built("build-image", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def exporter_image() -> str:
+    """The stackgen of this checkout, under the very tag that is rendered."""
+    return _built("build-image", "exporter")
+
+
+@pytest.fixture(scope="session")
 def tiny_model(vllm_image: str) -> Path:
     """A random Llama of under 1 MB."""
     return Path(_built("small-model", "tiny"))

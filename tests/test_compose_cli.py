@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stackgen import cli
+from stackgen.envfile import GENERATED
 from stackgen.errors import MachineError, StackgenError
 from stackgen.runtimes import docker_cli
 from stackgen.stack import open_stack
@@ -24,7 +25,7 @@ def config(folder: Path, *words: str, key: str = "the-key") -> subprocess.Comple
     """`docker compose config` as a user without stackgen calls it; the environment holds no key."""
     env_file = folder.parent / "keys.env"
     command = ["docker", "compose", "--env-file", str(env_file), "config", *words]
-    env_file.write_text(f"STACKGEN_API_KEY={key}\nSTACKGEN_ENGINE_KEY={key}\n")
+    env_file.write_text("".join(f"{name}={key}\n" for name in GENERATED))
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 

@@ -13,6 +13,8 @@ __all__ = ["exporter"]
 
 def exporter(words: Namespace) -> int:
     """Serves until SIGTERM or Ctrl-C; with `--once` prints the metrics of one round and tells by the exit code."""
+    from dataclasses import replace
+
     from stackgen.check.options import Options
     from stackgen.commands.check import targets_of
     from stackgen.exporter import monitoring, render_metrics, serve, unique
@@ -22,6 +24,7 @@ def exporter(words: Namespace) -> int:
     watched = any(target.observer for target in targets)
     quick = monitoring(words.timeout, observed=watched)
     options = quick if words.profile == "quick" else Options(profile=words.profile, timeout=words.timeout)
+    options = replace(options, skip=words.skip)
     if words.once:
         report = run_check(targets, options)
         print(render_metrics(report), end="")

@@ -22,6 +22,10 @@ def add_exporter(add: Adder) -> None:
         help="how deep to look; quick streams a few tokens as well, for their latency (default: quick)",
     )  # fmt: skip
     exporter.add_argument(
+        "--skip", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="NAMES",
+        help="not these checks, e.g. auth, whose wrong keys a gateway counts",
+    )  # fmt: skip
+    exporter.add_argument(
         "--allow-remote", action="store_true", help="let others reach the page, which shows models' answers"
     )
     exporter.add_argument("--once", action="store_true", help="one round; print the metrics, exit with 0 or 1")

@@ -162,7 +162,7 @@ class FallbackSpec(Strict):
     """Who answers when no replica of a model can: `together:<model id>`, or any OpenAI-compatible URL."""
 
     model: Text = Field(description="Model id there")
-    provider: Text | None = Field(None, description="A name that `stackgen providers` prints")
+    provider: Provider | None = Field(None, description="A name that `stackgen providers` prints")
     base_url: BaseUrl | None = Field(None, description="Base URL with its /v1; default: the provider's")
     api_key_env: KeyName | None = Field(None, description="Name of the variable in .env that holds its key")
 

@@ -77,6 +77,10 @@ class MonitoringSpec(Strict):
     prometheus_port: int = Field(9090, ge=1, le=65535, description="Port of Prometheus on 127.0.0.1")
     retention: str = Field("15d", pattern=r"^[1-9][0-9]*[hdwy]$", description="How long Prometheus keeps samples")
     ttft_target: float = Field(2.0, gt=0, description="Seconds to the first token above which an alert fires")
+    prometheus_image: Text | None = Field(None, description="Image instead of the pinned Prometheus; name a version")
+    grafana_image: Text | None = Field(None, description="Image instead of the pinned Grafana; name a version")
+    exporter_image: Text | None = Field(None, description="Image that holds stackgen, instead of the one built here")
+    dcgm_image: Text | None = Field(None, description="Image instead of the pinned DCGM exporter; name a version")
 
 
 class UiSpec(Strict):
