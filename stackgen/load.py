@@ -12,14 +12,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stackgen import engines
+from stackgen.clouds import CLOUDS
 from stackgen.errors import Mistake, SpecError
 from stackgen.spec import PROVIDERS, EndpointsSpec, ModelSpec, StackSpec
 
 __all__ = ["NOT_YAML", "load_endpoints", "load_stack", "parse_stack", "read_mapping", "read_text", "read_value"]
 
 T = TypeVar("T")
-# providers and dialects beside the engines' own
-CLOUDS = ("together", "openai")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # PyYAML's constructors raise whatever they meet: `!!bool x` is a KeyError, `? [a]` a TypeError
 NOT_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -141,7 +140,7 @@ def _endpoints(data: dict[str, Any], source: str) -> EndpointsSpec:
 
 
 def _context() -> dict[str, tuple[str, ...]]:
-    # the spec knows no engine, and every engine is a provider and a dialect
+    # the spec knows no engine; every engine is a provider and a dialect, as every cloud is
     return {PROVIDERS: (*engines.names(), *CLOUDS)}
 
 
@@ -166,7 +165,7 @@ def _model(entry: Any, path: str, mistakes: list[Mistake]) -> ModelSpec:
         hint = _suggest(str(name), engines.names()) or f"one of {known}"
         mistakes.append(Mistake(f"{path}.engine", f"{name!r} is no engine", hint))
         raise LookupError
-    return engines.get(name).Model.model_validate(entry)
+    return engines.get(name).Model.model_validate(entry, context=_context())
 
 
 def _explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> Iterator[Mistake]:

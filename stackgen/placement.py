@@ -2,7 +2,8 @@
 
 Compose reserves nothing exclusively: two services with `count: 1` both get GPU 0, and `deploy.replicas: 2` puts
 both copies on the same cards. So each replica is a service of its own, and as soon as more than one service wants
-GPUs, counts become explicit indices, in the order of the file, around those that are claimed explicitly.
+GPUs, counts become explicit indices around those that are claimed explicitly: first for the first replica of each
+model in the order of the file, then for the second ones, …, so that a replica more moves none that runs.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ class Claim:
     count: int = 0
 
 
-def place(stack: StackSpec) -> tuple[dict[tuple[int, int], GpuRequest | None], list[Mistake]]:
-    """GPU requests by (model, replica), and what can't be: overlaps, uneven shares, `all` beside others."""
+def place(stack: StackSpec, explicit: bool = False) -> tuple[dict[tuple[int, int], GpuRequest | None], list[Mistake]]:
+    """GPU requests by (model, replica), and what can't be: overlaps, uneven shares, `all` beside others.
+
+    With `explicit` a lone count becomes indices too, so that nothing changes for it when others come.
+    """
     mistakes: list[Mistake] = []
     claims = [claim for index, model in enumerate(stack.models) for claim in _claims(index, model, mistakes)]
     wanting = [claim for claim in claims if claim.ids or claim.count]
-    if len(wanting) > 1:
+    if len(wanting) > 1 or explicit:
         claims = _spread(claims, mistakes)
     mistakes += _overlaps([claim for claim in claims if claim.ids or claim.count], stack)
     requests = {(claim.model, claim.replica): _request(claim, stack.gpu_driver) for claim in claims}
@@ -74,11 +78,11 @@ def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
             Mistake(f"models[{first.model}].gpus", f"a count can't be placed beside {named[0]}, of unknown index",
                     "list indices or UUIDs for all models")
         )  # fmt: skip
-    spread = []
-    for claim in claims:
+    dealt = {}
+    for claim in sorted(claims, key=lambda claim: (claim.replica, claim.model)):
         ids = tuple(next(free) for _ in range(claim.count)) if claim.count > 0 else claim.ids
-        spread.append(Claim(claim.model, claim.replica, ids, min(claim.count, 0)))
-    return spread
+        dealt[claim.model, claim.replica] = Claim(claim.model, claim.replica, ids, min(claim.count, 0))
+    return [dealt[claim.model, claim.replica] for claim in claims]
 
 
 def _overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stackgen import engines
+from stackgen import clouds, engines
 from stackgen.check.dialects import OPENAI, TOGETHER
 from stackgen.check.target import is_loopback, normal_url
 from stackgen.envfile import API_KEY, read_env
@@ -90,30 +90,12 @@ LOCAL: Mapping[str, tuple[str, str, tuple[str, ...], str]] = {
     "fastchat": ("FastChat", "http://127.0.0.1:8000/v1", (), "recorded from FastChat 0.2.36"),
     "llamacpp": ("llama.cpp", "http://127.0.0.1:8080/v1", ("LLAMA_API_KEY",), "recorded from llama-server"),
 }
-CLOUDS = (
-    Provider(
-        "together",
-        "Together AI",
-        # older guides say api.together.xyz
-        "https://api.together.ai/v1",
-        TOGETHER,
-        # its own SDK reads the first name, older guides the second
-        ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"),
-        ("together.ai", "together.xyz"),
-        "TOGETHER_BASE_URL",
-        "docs.together.ai and together 3.1",
-    ),
-    Provider(
-        "openai",
-        "any OpenAI-compatible URL",
-        "https://api.openai.com/v1",
-        OPENAI,
-        ("OPENAI_API_KEY",),
-        ("openai.com",),
-        "OPENAI_BASE_URL",
-        "platform.openai.com",
-    ),
-)
+DIALECTS = {"together": TOGETHER}
+CLOUDS = tuple(
+    Provider(one.name, one.title, one.url, DIALECTS.get(one.name, OPENAI), one.keys, one.hosts, one.url_variable,
+             one.source)
+    for one in clouds.CLOUDS.values()
+)  # fmt: skip
 
 
 @cache

@@ -48,6 +48,23 @@ def test_counts_become_indices_in_the_order_of_the_file() -> None:
     assert ids({"gpus": 2}, {"gpus": 1}, {"gpus": 0}, {"gpus": 2}) == [("0", "1"), ("2",), (), ("3", "4")]
 
 
+def test_a_lone_count_becomes_an_index_where_others_may_come() -> None:
+    requests, _ = place(stack({"gpus": 2}), explicit=True)
+    assert requests == {(0, 0): GpuRequest("nvidia", ids=("0", "1"))}
+    requests, mistakes = place(stack({"gpus": "all"}, {}), explicit=True)
+    assert (requests, mistakes) == ({(0, 0): GpuRequest("nvidia", count=-1), (1, 0): None}, [])
+
+
+def test_first_replicas_come_first_so_that_one_more_moves_none() -> None:
+    assert ids({"gpus": 1, "replicas": 2}, {"gpus": 2}, {"gpus": 1}) == [("0",), ("4",), ("1", "2"), ("3",)]
+    before = [{"gpus": 1}, {"gpus": 2}, {"gpus": 1}]
+    first = [request.ids for request in place(stack(*before), explicit=True)[0].values() if request]
+    for scaled in range(3):
+        models = [one | ({"replicas": 3} if index == scaled else {}) for index, one in enumerate(before)]
+        requests, _ = place(stack(*models), explicit=True)
+        assert [requests[index, 0].ids for index in range(3)] == first  # type: ignore[union-attr]
+
+
 def test_counts_go_around_explicit_claims_also_later_ones() -> None:
     assert ids({"gpus": 2}, {"gpus": [1, 3]}, {"gpus": 1}) == [("0", "2"), ("1", "3"), ("4",)]
 
@@ -165,6 +182,23 @@ def test_a_valid_placement_gives_what_was_asked_for_and_shares_nothing_unsaid(mo
         if len(sharing) > 1:
             assert all(spec.models[index].share_gpus for index in sharing)
             assert sum(spec.models[index].gpu_memory_utilization for index in sharing) <= 0.951
+
+
+counted = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(models=counted, data=st.data())
+def test_a_first_second_replica_moves_nothing_of_the_first_round(models: list[tuple[int, int]], data: Any) -> None:
+    """Only replicas of the same or a later round may move: those of a model with more replicas than this one."""
+    which = data.draw(st.integers(0, len(models) - 1))
+    entries = [{"gpus": gpus, "replicas": replicas} for gpus, replicas in models]
+    before, _ = place(stack(*entries), explicit=True)
+    entries[which]["replicas"] += 1
+    after, _ = place(stack(*entries), explicit=True)
+    for (model, replica), request in before.items():
+        if replica < models[which][1]:
+            assert after[model, replica] == request
 
 
 @settings(max_examples=100, deadline=None)

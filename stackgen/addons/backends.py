@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stackgen.engines.base import served_names
 from stackgen.plan import Document, Endpoint
-from stackgen.spec import GatewaySpec
+from stackgen.spec import GatewaySpec, ModelSpec
 
-__all__ = ["Backend", "Gateway", "Server", "backend_name", "backend_of", "documents"]
+__all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_for", "backend_name", "backend_of", "documents"]
 
 # Requests a replica works on at once where the stack does not say: vLLM batches 256 by default, and queues by itself
 SLOTS = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
@@ -27,6 +29,8 @@ class Server:
 class Backend:
     """One model: the names that lead to it, its replicas, and how each proves that it is well.
 
+    `router` stands before the replicas for requests that a prefix cache speeds up.
+
     `probe` is the body of a request for one token, "" where the path `alive` tells enough. `slots` is how many requests
     a replica gets at once, `interval` and `patience` are seconds between probes and for one probe.
     """
@@ -41,6 +45,34 @@ class Backend:
     interval: int
     patience: int
     fall: int
+    router: Server | None = None
+
+    @property
+    def all_slots(self) -> int:
+        """How many requests all replicas get at once."""
+        return self.slots * len(self.servers)
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Who answers for a model, under its served `names`, when no replica of `backend` can. `name` is a backend too.
+
+    `authority` is the Host header, `certified` the name that a certificate must be for ("": no TLS). `path` comes
+    before a request's own, `model` is JSON, `served` what the answer's header says, `authorization` what the provider
+    is sent: these are log formats.
+    """
+
+    name: str
+    backend: str
+    names: tuple[str, ...]
+    server: str
+    address: str
+    authority: str
+    certified: str
+    path: str
+    model: str
+    served: str
+    authorization: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +88,7 @@ class Gateway:
     timeout: int
     max_queue: int
     queue_timeout: int
+    fallbacks: tuple[Fallback, ...] = ()
 
     @property
     def buffer(self) -> int:
@@ -85,17 +118,28 @@ def backend_of(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...
     return Backend(name, engine, names, (server,), "/v1/chat/completions", probe, max(1, slots - 1), 10, 20, 2)
 
 
+def backend_for(model: ModelSpec, backends: Sequence[Backend]) -> Backend:
+    """The backend of `model`, whose own names lead, those of adapters after them."""
+    names = served_names(model)
+    engine = model.engine  # type: ignore[attr-defined]
+    return next(one for one in backends if one.engine == engine and one.names[: len(names)] == names)
+
+
 def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
     """The configuration, and the maps it looks names, keys and limits up in."""
     models = [(_hex(name), backend.name) for backend in data.backends for name in backend.names]
     objects = [(_hex(name), _object(name)) for backend in data.backends for name in backend.names]
-    lists = [(backend.name, ",".join(map(_object, backend.names))) for backend in data.backends]
+    owned = [(one.name, one.names) for one in data.backends] + [(one.name, one.names) for one in data.fallbacks]
+    lists = [(name, ",".join(map(_object, names))) for name, names in owned]
+    fallbacks = [(_hex(name), one.name) for one in data.fallbacks for name in one.names]
     maps = {
         "models": ("the bytes of a served name in hex, and the backend that serves it", models),
         "objects": ("what GET /v1/models says of a name, and of all names of a backend", [*objects, *lists]),
         "rates": ("requests a minute of a key", _numbers(spec, "requests_per_minute")),
         "concurrency": ("requests at once of a key", _numbers(spec, "concurrent_requests")),
     }  # fmt: skip
+    if fallbacks:
+        maps["fallbacks"] = ("the bytes of a served name in hex, and who answers when no replica can", fallbacks)
     return (
         Document("gateway/haproxy.cfg.j2", "gateway/haproxy.cfg", "haproxy", data),
         Document("gateway/keys.prom.j2", "gateway/keys.prom", "text", data),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from stackgen.addons import fallback, router
 from stackgen.addons.backends import Backend, Gateway, Server, backend_name, backend_of, documents
 from stackgen.engines.base import API_KEY, SCRIPTS, served_names
 from stackgen.errors import Mistake
@@ -19,6 +20,7 @@ from stackgen.plan import (
     HealthCheck,
     Logging,
     Mount,
+    Network,
     Plan,
     Port,
     Service,
@@ -59,7 +61,7 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
             Mistake(f"models[{index}].fallback", "needs the gateway", "set gateway: true")
             for index, model in enumerate(stack.models)
             if model.fallback and site.containers
-        ]
+        ] + (router.mistakes(stack, False) if site.containers else [])
     found = []
     owners: dict[str, int] = {}
     off = "the gateway's is the only one; take it out, or set gateway: false"
@@ -86,7 +88,7 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
     tls = _spec(stack).tls
     if tls and tls.redirect_port == stack.port:
         found.append(Mistake("gateway.tls.redirect_port", f"is the gateway's own port {stack.port}"))
-    return found
+    return found + fallback.mistakes(stack) + router.mistakes(stack, True)
 
 
 def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
@@ -94,7 +96,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     if not wanted(stack, site):
         return replace(plan, warnings=(*plan.warnings, *_warnings(stack, site, plan)))
     spec = _spec(stack)
-    backends = _backends(stack, plan)
+    backends = router.routed(stack, _backends(stack, plan))
     data = Gateway(
         backends=backends,
         posts=tuple(dict.fromkeys((*POSTS, *spec.allow))),
@@ -105,16 +107,21 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         timeout=spec.timeout,
         max_queue=spec.max_queue,
         queue_timeout=spec.queue_timeout,
+        fallbacks=fallback.fallbacks(stack, backends),
     )
     scheme = "https" if spec.tls else "http"
     url = site.public_url(stack.bind, stack.port).replace("http", scheme, 1)
     return replace(
         plan,
-        services=(*(_behind(service) for service in plan.services), _service(stack, site, spec)),
+        services=(*(router.joined(_behind(service), backends) for service in plan.services),
+                  *router.services(stack, backends), _service(stack, site, spec, router.networks(backends))),
         endpoints=tuple(_endpoint(plan, backend, url) for backend in backends),
         assets=(*plan.assets, Asset("gateway/start.sh", "scripts/gateway_start.sh"),
-                Asset("gateway/health.sh", "scripts/gateway_health.sh")),
+                Asset("gateway/health.sh", "scripts/gateway_health.sh"), *fallback.assets(stack),
+                *router.assets(backends)),
+        networks=(*plan.networks, *router.networks(backends)),
         documents=(*plan.documents, *documents(data, spec)),
+        warnings=(*plan.warnings, *fallback.warnings(stack)),
     )  # fmt: skip
 
 
@@ -166,7 +173,7 @@ def _endpoint(plan: Plan, backend: Backend, url: str) -> Endpoint:
     )  # fmt: skip
 
 
-def _service(stack: StackSpec, site: Site, spec: GatewaySpec) -> Service:
+def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Network, ...]) -> Service:
     ports = [Port(stack.bind, stack.port, PORT)]
     mounts: list[Mount] = [Bind("./scripts", SCRIPTS), Bind("./gateway", FOLDER), Tmpfs("/tmp", "mode=1777")]
     if spec.tls and spec.tls.redirect_port:
@@ -181,15 +188,17 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec) -> Service:
         image=spec.image or IMAGE,
         entrypoint=("/bin/sh", site.script("gateway_start.sh")),
         command=(),
-        environment=(("STACKGEN_API_KEY", API_KEY), ("STACKGEN_ENGINE_KEY", ENGINE_KEY)),
+        environment=(("STACKGEN_API_KEY", API_KEY), ("STACKGEN_ENGINE_KEY", ENGINE_KEY), *fallback.keys(stack)),
         mounts=tuple(mounts),
         ports=tuple(ports),
+        networks=("default", *(network.name for network in networks)) if networks else (),
         health=HealthCheck(("/bin/bash", site.script("gateway_health.sh")), interval=10, timeout=5, start_period=20,
                            start_interval=1),
         restart="unless-stopped",
-        # a private key of mode 0600 can be read by root only, who then becomes somebody without rights
+        # a private key of mode 0600 can be read by root only, who then becomes somebody without rights, whom the master
+        # can tell to end only with KILL: without it, workers with old keys would go on after a reload
         user="0:0" if spec.tls else USER,
-        cap_add=("DAC_READ_SEARCH", "SETGID", "SETUID") if spec.tls else (),
+        cap_add=("DAC_READ_SEARCH", "KILL", "SETGID", "SETUID") if spec.tls else (),
         stop_signal="SIGUSR1",
         stop_grace_period=60,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
@@ -198,7 +207,7 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec) -> Service:
 
 def _warnings(stack: StackSpec, site: Site, plan: Plan) -> list[str]:
     if not site.containers:
-        asked = stack.gateway is not None and stack.gateway.enabled
+        asked = (stack.gateway is not None and stack.gateway.enabled) or router.asked(stack) or fallback.asked(stack)
         return ["local processes run without the gateway: each engine has a port of its own"] if asked else []
     if stack.gateway is None or stack.gateway.enabled:
         return []

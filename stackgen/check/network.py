@@ -119,7 +119,7 @@ def _handshake(context: Context) -> tuple[dict[str, Any], str]:
             continue
     else:
         plain = _open(found[0], found[1], found[2], found[4], _limit(context))
-    with plain, tls_context().wrap_socket(plain, server_hostname=target.host) as wrapped:
+    with plain, tls_context(target.ca_file).wrap_socket(plain, server_hostname=target.host) as wrapped:
         # empty only where nothing is verified, which is never
         return dict(wrapped.getpeercert() or {"notAfter": "Jan  1 00:00:00 1970 GMT"}), wrapped.version() or "TLS"
 

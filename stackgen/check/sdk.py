@@ -226,7 +226,7 @@ def _http(target: Target, timeout: float) -> dict[str, Any]:
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         # as the check's own client: no proxy reaches this machine's loopback
         "trust_env": not target.loopback,
-        "verify": tls_context() if target.base_url.startswith("https:") else False,
+        "verify": tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
         "follow_redirects": False,
     }
 

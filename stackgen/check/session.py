@@ -207,15 +207,17 @@ def http_client(target: Target, timeout: float) -> httpx2.Client:
         timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         # HTTP_PROXY is set on many machines without NO_PROXY, and no proxy reaches this machine's loopback
         trust_env=not target.loopback,
-        verify=tls_context() if target.base_url.startswith("https:") else False,
+        verify=tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
         limits=httpx2.Limits(max_keepalive_connections=0),
         headers={"User-Agent": "stackgen-check"},
         follow_redirects=False,
     )
 
 
-def tls_context() -> ssl.SSLContext:
-    """The certificates that are trusted: the system's, or those of SSL_CERT_FILE and SSL_CERT_DIR."""
+def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """The certificates that are trusted: `ca_file` alone, else the system's, or those of SSL_CERT_FILE and _DIR."""
+    if ca_file:
+        return ssl.create_default_context(cafile=ca_file)
     return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 

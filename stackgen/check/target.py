@@ -24,7 +24,8 @@ class Target:
     must be listed (empty: any); `dialect` is None where it must be recognized from responses. `exposed` tells that
     others can reach the endpoint, so that an open path is a failure and no warning; by default it is the opposite
     of `loopback`, but a server bound to 0.0.0.0 is exposed however it is addressed. `observer` shows the services
-    behind it, where the stack is known. `max_ttft` and `min_tokens_per_second` go before those of the options. The
+    behind it, where the stack is known. `ca_file` is the certificate that alone is trusted, where the stack made its
+    own. `max_ttft` and `min_tokens_per_second` go before those of the options. The
     repr hides the key.
     """
 
@@ -37,6 +38,7 @@ class Target:
     observer: Observer | None = field(default=None, repr=False, compare=False)
     max_ttft: float | None = None
     min_tokens_per_second: float | None = None
+    ca_file: str | None = None
 
     def __post_init__(self) -> None:
         # the HTTP client would refuse such a key as well, with the key in its message

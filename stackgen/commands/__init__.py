@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "diagnose": "diagnose",
     "explain": "diagnose",
     "ask": "ask",
+    **dict.fromkeys(("keys", "scale", "update"), "gateway"),
 }
 
 

@@ -62,16 +62,26 @@ def up(words: Namespace) -> int:
     if words.runtime == "process":
         from stackgen.runtimes.process import up_processes
 
-        return up_processes(Path(words.stack), words.timeout, words.progress, words.json)
+        try:
+            return up_processes(Path(words.stack), words.timeout, words.progress, words.json)
+        except StartError as error:
+            _explain(words, stack, error)
+            raise
     from stackgen.runtimes import compose
+    from stackgen.runtimes.drift import remember
+    from stackgen.runtimes.gateway import reload_changed
 
     try:
         with shown(words.progress, stack.plan) as progress:
             compose.up(stack.plan, stack.folder, progress, words.timeout)
+            if reload_changed(stack.plan, stack.folder):
+                progress("gateway", "new configuration loaded")
             report = _proof(stack.plan, stack.folder, progress, words.timeout or 120)
     except (StartError, MachineError) as error:
         _explain(words, stack, error)
         raise
+    if report.ok:
+        remember(stack.folder)
     return print_report(words, report)
 
 
@@ -81,7 +91,8 @@ def _explain(words: Namespace, stack: Any, error: StackgenError) -> None:
     from stackgen.diagnose.explain import told
     from stackgen.runtimes.evidence import explain_failure
 
-    finding = explain_failure(stack.plan, stack.folder, error.output)
+    processes = Path(words.stack) if words.runtime == "process" else None
+    finding = explain_failure(stack.plan, stack.folder, error.output, processes)
     if finding and not finding.fallback:
         note(told(finding))
         if words.fix:
@@ -181,6 +192,14 @@ def _write(stack: Any, changes: Any, force: bool) -> None:
     for line in diff([change for change in changes if change.kind == "changed"]):
         note(line)
     write_files(changes, stack.folder, force)
+    _certify(stack)
+
+
+def _certify(stack: Any) -> None:
+    from stackgen.runtimes.certificate import ensure_certificate
+
+    if made := ensure_certificate(stack.spec, stack.plan, stack.folder):
+        note(f"made a certificate that signs itself: {made}")
 
 
 def _prepare(stack: Any) -> None:
@@ -193,6 +212,7 @@ def _prepare(stack: Any) -> None:
     kept = [change.path for change in changes if change.edited]
     stale = [change for change in changes if change.kind != "same" and not change.edited]
     write_files(stale, stack.folder)
+    _certify(stack)
     if any(change.kind == "changed" for change in stale):
         note(f"rendered anew: {', '.join(change.path for change in stale)}")
     if kept:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stackgen.check.target import Target
-from stackgen.endpoints.found import Found, dialects, from_plan, of_stack
 from stackgen.endpoints.named import Place, choose, open_place
+from stackgen.endpoints.targets import Found, dialects, from_plan, of_stack
 from stackgen.errors import StackgenError
 from stackgen.providers import find_key, key_names, of_url
 

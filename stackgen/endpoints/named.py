@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from stackgen.check.target import Target
-from stackgen.endpoints.found import Found, dialects, of_stack
+from stackgen.endpoints.targets import Found, dialects, of_stack
 from stackgen.errors import SpecError, StackgenError
 from stackgen.load import load_endpoints, read_mapping, read_text
 from stackgen.plan import Dialect

@@ -66,6 +66,11 @@ class VllmModel(ModelSpec):
     tool_call_parser: Text | None = Field(None, description="Parser for tool calls; also enables automatic tool choice")
     reasoning_parser: Text | None = Field(None, description="Parser that separates reasoning from the answer")
     lora_adapters: tuple[LoraAdapter, ...] = Field((), description="LoRA adapters served beside the model")
+    cache_aware: bool = Field(
+        False,
+        description="Send requests that begin alike to the same replica, which has their beginning in its cache "
+        "(vllm-router); needs two replicas or more, and the gateway",
+    )
     cpu_kv_cache_gib: int = Field(4, ge=1, description="On the CPU: memory for the KV cache, whole GiB")
 
 
@@ -246,6 +251,8 @@ class Vllm:
                 ("--enable-lora", bool(loras)),
                 ("--lora-modules", loras),
                 ("--trust-remote-code", model.trust_remote_code),
+                # vllm-router has prompts made into tokens there; without, it sends all requests to one replica
+                ("--enable-scale-out", model.cache_aware),
             )),
             *model.extra_args,
         )  # fmt: skip

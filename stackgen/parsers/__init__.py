@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stackgen.parsers import ask, check, diagnose, doctor, exporter, providers, stacks
+from stackgen.parsers import ask, check, diagnose, doctor, exporter, gateway, providers, stacks
 from stackgen.parsers.base import EPILOG, Adder
 
 __all__ = ["build_parser"]
@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and a check's requests")
     add = Adder(parser.add_subparsers(dest="command", metavar="COMMAND"))
     stacks.add_stacks(add)
+    gateway.add_gateway(add)
     check.add_check(add)
     exporter.add_exporter(add)
     ask.add_ask(add)

@@ -31,7 +31,8 @@ from stackgen.spec.front import Gateway, GatewaySpec, Monitoring, MonitoringSpec
 
 __all__ = [
     "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "FallbackSpec", "GatewaySpec", "Gpus", "LoggingSpec",
-    "ModelSpec", "MonitoringSpec", "Size", "StackSpec", "StorageSpec", "Strict", "Text", "UiSpec", "human_int", "is_local",
+    "ModelSpec", "MonitoringSpec", "Size", "StackSpec", "StorageSpec", "Strict", "Text", "UiSpec", "human_int",
+    "is_local",
 ]  # fmt: skip
 
 

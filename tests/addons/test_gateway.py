@@ -219,7 +219,8 @@ def check(rendered: dict[str, str], folder: Path, image: str) -> str:
     (folder / "gateway").chmod(0o755)
     folder.chmod(0o755)
     words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro",
-             "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image, "haproxy", "-c", "-q", "-f", "/gateway/haproxy.cfg"]  # fmt: skip
+             "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image,
+             "haproxy", "-c", "-q", "-f", "/gateway/haproxy.cfg"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode or "WARNING" in done.stderr else ""
 

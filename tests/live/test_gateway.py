@@ -26,7 +26,8 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveStack]:  # fmt: skip
     tiny = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny", "Tiny/Alias"], "image": vllm_image,
-            "replicas": 2, "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True}  # fmt: skip
+            "replicas": 2, "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
+            }  # fmt: skip
     smol = {"model": str(smollm2), "engine": "fastchat", "served_names": ["smol"]}
     data = {"name": "sgtest-front", "port": PORT, "gateway": {"image": haproxy_image}, "models": [tiny, smol]}
     with LiveStack(tmp_path_factory.mktemp("front"), data) as started:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stackgen import engines
 from stackgen.check.target import Target
 from stackgen.envfile import read_env
-from stackgen.plan import Dialect, Endpoint, Plan
+from stackgen.plan import Bind, Dialect, Endpoint, Plan
 
 if TYPE_CHECKING:
     from stackgen.stack import Stack
 
 __all__ = ["Found", "dialects", "from_plan", "of_stack"]
+
+# where `gateway: {tls: generate}` puts its own
+GENERATED = ("gateway", "tls", "site.crt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,19 @@ def from_plan(plan: Plan, folder: Path) -> list[Target]:
     """The endpoints of a plan, with the key from `folder/.env`."""
     env = read_env(folder)
     return [
-        Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed)
+        replace(
+            Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed),
+            ca_file=_certificate(plan, endpoint, folder),
+        )
         for endpoint in plan.endpoints
     ]
+
+
+def _certificate(plan: Plan, endpoint: Endpoint, folder: Path) -> str | None:
+    """The certificate that was generated for this endpoint, which no other machine vouches for."""
+    mounts = plan.service(endpoint.service).mounts
+    paths = [folder / one.source for one in mounts if isinstance(one, Bind) and one.target == "/tls/site.crt"]
+    return next((str(path) for path in paths if path.parts[-3:] == GENERATED and path.exists()), None)
 
 
 def of_stack(stack: Stack) -> list[Found]:

@@ -1,0 +1,381 @@
+"""A model's fallback: a stand-in for the provider, since none can be reached from here; HAProxy and vLLM are real."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackgen.envfile import create_env
+from tests.live.gateway import MadeUp
+from tests.live.stacks import LiveStack
+
+pytestmark = pytest.mark.docker
+
+SCRIPT = Path(__file__).with_name("provider.py")
+PROVIDER_KEY = 'tgp_v1_0123 %[env(PATH)]"\\x'
+MODEL = 'meta-llama/Llama-3.1"%b\\8B'
+# the names of the stand-in in the stack's network
+ALIASES = ("provider", "cloud.test", "other.test")
+
+
+@dataclass
+class Provider:
+    """The stand-in's container."""
+
+    name: str
+
+    def seen(self) -> list[dict[str, Any]]:
+        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9000/seen').read().decode())"
+        done = docker("exec", self.name, "python3", "-c", ask)
+        found: list[dict[str, Any]] = json.loads(done)
+        return found
+
+
+def docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def provider(stack: str, image: str, *words: str, mounts: tuple[str, ...] = ()) -> Provider:
+    """The stand-in in the network of `stack`, under all its names."""
+    name = f"{stack}-provider"
+    subprocess.run(["docker", "rm", "--force", name], capture_output=True)
+    docker("run", "--detach", "--init", "--user", "0:0", "--name", name, "--network", f"{stack}_default",
+           *(word for alias in ALIASES for word in ("--network-alias", alias)),
+           "--env", f"PROVIDER_KEY={PROVIDER_KEY}", "--volume", f"{SCRIPT}:/provider.py:ro",
+           *(word for mount in mounts for word in ("--volume", mount)),
+           "--entrypoint", "python3", image, "/provider.py", "9000", *words)  # fmt: skip
+    return Provider(name)
+
+
+def write_env(folder: Path) -> None:
+    create_env(folder)
+    with (folder / ".env").open("a") as file:
+        file.write(f"PROVIDER_KEY='{PROVIDER_KEY}'\nOTHER_KEY=wrong-key\n")
+
+
+def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, what
+        time.sleep(0.3)
+
+
+def certificates(folder: Path) -> None:
+    """An authority of our own, a certificate of it for cloud.test, and one that signs itself for the same name."""
+    for name in ("known", "unknown"):
+        (folder / name).mkdir()
+    run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    for command in (
+        [*run, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca of a test"],
+        [*run, "-keyout", "known/key.pem", "-out", "known/cert.pem", "-subj", "/CN=cloud.test", "-CA", "ca.crt",
+         "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:cloud.test", "-addext", "basicConstraints=CA:FALSE"],
+        [*run, "-keyout", "unknown/key.pem", "-out", "unknown/cert.pem", "-subj", "/CN=cloud.test",
+         "-addext", "subjectAltName=DNS:cloud.test"],
+    ):  # fmt: skip
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    for key in folder.glob("*/key.pem"):
+        key.chmod(0o644)
+
+
+@pytest.fixture(scope="module")
+def trusting_image(haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The gateway's image, whose system trusts the authority of a test; and the folder of certificates."""
+    folder, tag = tmp_path_factory.mktemp("tls"), "sgtest-fallback-haproxy:ca"
+    certificates(folder)
+    (folder / "Dockerfile").write_text(
+        f"FROM {haproxy_image}\nCOPY ca.crt /usr/local/share/ca-certificates/test.crt\nRUN update-ca-certificates\n"
+    )
+    docker("build", "--quiet", "--tag", tag, str(folder))
+    yield tag, folder
+    subprocess.run(["docker", "rmi", tag], capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def fallen(
+    fastchat_image: str, trusting_image: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[MadeUp, Provider]]:
+    """The rendered gateway before engines that are all down, and the stand-in."""
+    image, certificates_at = trusting_image
+
+    def model(name: str, **fallback: str) -> dict[str, Any]:
+        return {"model": f"./{name}", "engine": "vllm", "served_names": [name, f"{name}-alias"],
+                "lora_adapters": [{"name": f"{name}-lora", "path": "./lora"}],
+                "fallback": {"model": MODEL, "api_key_env": "PROVIDER_KEY", **fallback}}  # fmt: skip
+
+    data = {
+        "name": "fb-madeup", "port": 18940, "gateway": {"image": image, "allow": ["/tokenize"]},
+        "models": [
+            model("plain", base_url="http://provider:9000/some%20path/v1/"),
+            model("secure", base_url="https://cloud.test:9443/v1"),
+            model("foreign", base_url="https://other.test:9443/v1"),
+            model("unknown", base_url="https://cloud.test:9444/v1"),
+            model("refused", base_url="http://provider:9000/v1", api_key_env="OTHER_KEY"),
+            model("closed", base_url="http://provider:9/v1"),
+            model("nowhere", base_url="http://no-such-host.invalid/v1"),
+            {"model": "./none", "engine": "vllm", "served_names": ["none"]},
+        ],
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp("fallback")
+    write_env(folder)
+    with MadeUp(folder, data, fastchat_image) as running:
+        mounts = (f"{certificates_at}:/tls:ro",)
+        cloud = provider("fb-madeup", fastchat_image, "9443=/tls/known", "9444=/tls/unknown", mounts=mounts)
+        assert running.chat("plain").by == "vllm-plain"
+        for engine in running.engines:
+            assert not any("tgp_" in json.dumps(one["headers"]) for one in running.seen(engine))
+        running.compose("kill", *running.engines)
+        try:
+            eventually(lambda: running.chat("plain").status == 200, 60, "the fallback does not answer")
+            eventually(lambda: running.chat("secure").status == 200, 60, running.chat("secure").text)
+            yield running, cloud
+        finally:
+            subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)
+
+
+def test_a_stand_in_gets_its_own_model_key_path_and_host(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, cloud = fallen
+    body = {"messages": [{"role": "user", "content": '"model": "plain"'}], "x": {"model": "plain"}, "model": "plain"}
+    answer = gateway.ask("POST", "/v1/chat/completions", body, headers={"Cookie": "a=b", "X-Own": "1"})
+    assert (answer.status, answer.json["model"]) == (200, MODEL)
+    assert answer.headers["x-stackgen-served-by"] == f"fallback/provider:{MODEL}"
+    assert not {"set-cookie", "alt-svc", "strict-transport-security"} & set(answer.headers)
+    got = cloud.seen()[-1]
+    assert got["body"] == body | {"model": MODEL}
+    assert got["path"] == "/some%20path/v1/chat/completions"
+    assert got["headers"]["authorization"] == f"Bearer {PROVIDER_KEY}"
+    assert got["headers"]["host"] == "provider:9000"
+    # nothing of the client goes along: no address, no cookie, no id
+    assert set(got["headers"]) <= {"accept-encoding", "authorization", "content-length", "content-type", "host"}
+    texts = json.dumps(cloud.seen())
+    assert gateway.key not in texts and gateway.engine_key not in texts
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.text(max_size=8) | st.sampled_from(["messages", "Model", "models", "mode"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text() | st.just("model"),
+            lambda inner: st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(max_size=6) | st.just("model"), inner, max_size=3),
+            max_leaves=12,
+        ),
+        max_size=5,
+    ),
+    st.integers(0, 5), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_only_the_model_changes_in_what_a_stand_in_gets(
+    fallen: tuple[MadeUp, Provider], other: dict[str, Any], place: int, ascii_only: bool, loose: bool
+) -> None:
+    gateway, cloud = fallen
+    for known in ("model", "stream", "fail"):
+        other.pop(known, None)
+    items = list(other.items())
+    body = dict([*items[:place], ("model", "plain-alias"), *items[place:]])
+    text = json.dumps(
+        body, ensure_ascii=ascii_only, indent=1 if loose else None, separators=None if loose else (",", ":")
+    )
+    answer = gateway.ask(
+        "POST", "/v1/chat/completions", text.encode("utf-8", "surrogatepass" if ascii_only else "ignore")
+    )
+    if "�" in text:
+        return
+    assert answer.status == 200, answer.text
+    got = cloud.seen()[-1]
+    assert got["model"] == MODEL
+    if got["body"] is not None:
+        assert json.dumps(got["body"]) == json.dumps(json.loads(json.dumps(body | {"model": MODEL})))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model":"plain","mod\\u0065l":7}',
+        '{"model":"plain","\\u006dodel":null}',
+        '{"model":"plain"}{"model":"plain"}',
+        '{"model":"plain"',
+        '{"model":"plain", "a" "b"}',
+        "{" + '"model":"plain",' * 20 + '"model":"plain"}',
+    ],
+)
+def test_what_may_be_read_in_two_ways_goes_to_no_stand_in(fallen: tuple[MadeUp, Provider], text: str) -> None:
+    gateway, cloud = fallen
+    before = len(cloud.seen())
+    answer = gateway.ask("POST", "/v1/chat/completions", text.encode())
+    assert (answer.status, answer.json["error"]["code"]) == (400, "model_missing")
+    assert len(cloud.seen()) == before
+    assert (
+        not answer.headers["x-stackgen-served-by"].startswith("fallback/")
+        if "x-stackgen-served-by" in answer.headers
+        else True
+    )
+
+
+def test_a_model_named_twice_reaches_the_stand_in_as_one(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, cloud = fallen
+    text = '{"model":"plain","mod\\u0065l":"dearer/Model","model":"another"}'
+    assert gateway.ask("POST", "/v1/chat/completions", text.encode()).status == 200
+    assert cloud.seen()[-1]["body"] == {"model": MODEL}
+
+
+@pytest.mark.parametrize("pattern", ["a", "\\n", "[],", '"",'])
+def test_large_bodies_reach_a_stand_in_whole(fallen: tuple[MadeUp, Provider], pattern: str) -> None:
+    gateway, cloud = fallen
+    size = 4 * 2**20 - 100
+    filling = pattern * (size // len(pattern))
+    inner = f"[{filling}0]" if pattern[-1] == "," else f'"{filling}"'
+    text = f'{{"filling":{inner},"model":"plain"}}'.encode()
+    answer = gateway.ask("POST", "/v1/chat/completions", text)
+    assert answer.status == 200, answer.text[:300]
+    got = cloud.seen()[-1]
+    assert (got["model"], got["bytes"]) == (MODEL, len(text) - len('"plain"') + len(json.dumps(MODEL)))
+    # chunked, as clients send what they don't know the size of
+    connection = gateway.connect()
+    parts = iter([text[at : at + 65536] for at in range(0, len(text), 65536)])
+    connection.request(
+        "POST", "/v1/chat/completions", parts, {"Authorization": f"Bearer {gateway.key}"}, encode_chunked=True
+    )
+    assert connection.getresponse().status == 200
+    assert cloud.seen()[-1]["bytes"] == got["bytes"]
+    connection.close()
+
+
+def test_a_stand_in_streams_word_by_word(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, _ = fallen
+    connection = gateway.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": "plain", "messages": [], "stream": True}),
+                       {"Authorization": f"Bearer {gateway.key}"})  # fmt: skip
+    response = connection.getresponse()
+    assert response.headers["x-stackgen-served-by"] == f"fallback/provider:{MODEL}"
+    times = []
+    while line := response.readline():
+        if line.startswith(b"data:"):
+            times.append(time.monotonic())
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert len(times) == 5 and all(gap > 0.15 for gap in gaps[:3]), gaps
+    connection.close()
+
+
+def test_a_stand_in_over_tls_is_asked_by_its_name(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, cloud = fallen
+    answer = gateway.chat("secure")
+    assert (answer.status, answer.headers["x-stackgen-served-by"]) == (200, f"fallback/cloud.test:{MODEL}")
+    got = cloud.seen()[-1]
+    assert (got["sni"], got["headers"]["host"], got["path"]) == (
+        "cloud.test",
+        "cloud.test:9443",
+        "/v1/chat/completions",
+    )
+
+
+@pytest.mark.parametrize("name", ["foreign", "unknown"])
+def test_a_stand_in_with_a_wrong_certificate_gets_nothing(fallen: tuple[MadeUp, Provider], name: str) -> None:
+    gateway, cloud = fallen
+    before = len(cloud.seen())
+    answer = gateway.chat(name)
+    assert (answer.status, answer.json["error"]["code"]) == (503, "unavailable")
+    assert "can not be reached" in answer.json["error"]["message"]
+    assert len(cloud.seen()) == before
+
+
+def test_errors_of_a_stand_in_are_passed_on(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, _ = fallen
+    for status in (400, 404, 429, 500, 503):
+        answer = gateway.ask("POST", "/v1/chat/completions", {"model": "plain", "fail": status})
+        assert (answer.status, answer.json["error"]["message"]) == (status, "made to fail")
+        assert answer.headers["x-stackgen-served-by"].startswith("fallback/")
+    assert gateway.chat("refused").status == 401
+    assert gateway.chat("closed").status == 503
+    # without an address there is no fallback: the model is not there, and not listed
+    assert gateway.chat("nowhere").json["error"]["code"] == "model_unavailable"
+
+
+def test_only_what_a_stand_in_serves_goes_to_it(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, cloud = fallen
+    before = len(cloud.seen())
+    assert gateway.chat("none").status == 503
+    # an adapter is another model, and /tokenize is vLLM's own
+    assert gateway.chat("plain-lora").status == 503
+    assert gateway.ask("POST", "/tokenize", {"model": "plain", "prompt": "x"}).status == 503
+    assert gateway.chat("plain", key="wrong").status == 401
+    assert gateway.chat("plain", key=None).status == 401
+    assert len(cloud.seen()) == before
+    listed = {model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]}
+    assert {"plain", "plain-alias", "secure"} <= listed
+    assert not {"none", "plain-lora", "nowhere"} & listed
+    assert gateway.ask("GET", "/health", key=None).status == 200
+
+
+def test_the_log_says_who_answered(fallen: tuple[MadeUp, Provider]) -> None:
+    gateway, _ = fallen
+    assert gateway.chat("plain").status == 200
+    text = gateway.compose("logs", "--no-log-prefix", "gateway").stdout
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    last = [line for line in lines if line["model"] == "plain" and line["status"] == 200][-1]
+    assert (last["upstream"], last["server"]) == ("fallback-vllm-plain", "provider")
+    assert PROVIDER_KEY not in text and "tgp_" not in text
+
+
+@pytest.fixture(scope="module")
+def real(
+    vllm_image: str, haproxy_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveStack]:
+    away = {"base_url": "http://provider:9000/v1", "model": MODEL, "api_key_env": "PROVIDER_KEY"}
+    model = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny"], "image": vllm_image,
+             "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
+             "fallback": away}  # fmt: skip
+    data = {"name": "fb-real", "port": 18950, "gateway": {"image": haproxy_image}, "models": [model]}
+    with LiveStack(tmp_path_factory.mktemp("fb-real"), data) as started:
+        (started.folder / ".env").unlink()
+        write_env(started.folder)
+        started.up()
+        yield started
+
+
+def ask(stack: LiveStack, **more: Any) -> tuple[int, str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", 18950, timeout=60)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, **more}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {stack.key}"})
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return response.status, text, response.headers.get("x-stackgen-served-by", "")
+
+
+def test_a_stand_in_answers_while_a_real_engine_is_down_and_only_then(real: LiveStack, fastchat_image: str) -> None:
+    cloud = provider("fb-real", fastchat_image)
+    try:
+        assert ask(real)[2] == "vllm-tiny/vllm-tiny"
+        assert cloud.seen() == []
+        real.compose("kill", "vllm-tiny")
+        eventually(lambda: ask(real)[2].startswith("fallback/"), 60, "the fallback does not answer")
+        status, text, by = ask(real)
+        assert (status, json.loads(text)["model"], by) == (200, MODEL, f"fallback/provider:{MODEL}")
+        status, text, by = ask(real, stream=True)
+        assert status == 200 and text.count("data: ") == 5 and by.startswith("fallback/")
+        engine_key = json.loads(real.compose("config", "--format", "json").stdout)["services"]["vllm-tiny"][
+            "environment"
+        ]
+        assert engine_key["VLLM_API_KEY"] not in json.dumps(cloud.seen())
+        assert real.key not in json.dumps(cloud.seen())
+        assert "PROVIDER_KEY" not in engine_key and "tgp_" not in json.dumps(engine_key)
+        real.up()
+        eventually(lambda: ask(real)[2] == "vllm-tiny/vllm-tiny", 60, "the engine is not used again")
+        count = len(cloud.seen())
+        assert [ask(real)[2] for _ in range(5)] == ["vllm-tiny/vllm-tiny"] * 5
+        assert len(cloud.seen()) == count
+    finally:
+        subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)

@@ -1,0 +1,141 @@
+"""`stackgen keys` on a running gateway: keys come and go, and nobody notices; and a certificate that signs itself."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stackgen.envfile import read_env
+from stackgen.runtimes.certificate import ensure_certificate
+from stackgen.stack import open_stack
+from tests.live.gateway import MadeUp
+from tests.live.load import Load
+
+pytestmark = pytest.mark.docker
+
+PORT, TLS_PORT = 18820, 18821
+
+
+def stackgen(stack: MadeUp, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stackgen", "--debug", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def keys(stack: MadeUp, *words: str) -> str:
+    """Standard output of `stackgen keys`, which must not show a key anywhere else."""
+    done = stackgen(stack, "keys", *words, "--stack", str(stack.folder))
+    assert "sk-" not in done.stderr
+    return done.stdout.strip()
+
+
+def written(stack: MadeUp) -> None:
+    (stack.folder / "stack.yaml").write_text(yaml.safe_dump(stack.data))
+
+
+@pytest.fixture(scope="module")
+def stack(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeUp]:
+    model = {"model": "./a", "engine": "vllm", "replicas": 2, "served_names": ["alpha"]}
+    gateway = {"image": haproxy_image, "keys": [{"name": "team"}]}
+    data = {"name": "roll-keys", "port": PORT, "gateway": gateway, "models": [model]}
+    with MadeUp(tmp_path_factory.mktemp("keys"), data, fastchat_image) as running:
+        written(running)
+        yield running
+
+
+def test_a_key_from_its_first_day_to_its_last(stack: MadeUp) -> None:
+    first = keys(stack, "new", "team")
+    assert stack.chat("alpha", first).status == 200
+    assert stack.chat("alpha").status == 200  # that of .env goes on to count
+    second = keys(stack, "rotate", "team")
+    assert first != second
+    assert [stack.chat("alpha", key).status for key in (first, second)] == [200, 200]
+    keys(stack, "remove", "team", "--older")
+    assert [stack.chat("alpha", key).status for key in (first, second)] == [401, 200]
+    keys(stack, "remove", "team")
+    assert stack.chat("alpha", second).status == 401
+    log = stack.compose("logs", "gateway").stdout
+    assert '"team"' in log
+    assert first not in log and second not in log
+
+
+def test_the_key_of_env_is_rotated_in_env(stack: MadeUp) -> None:
+    old = stack.key
+    new = keys(stack, "rotate", "default")
+    assert read_env(stack.folder)["STACKGEN_API_KEY"] == new != old
+    assert (stack.folder / ".env").stat().st_mode & 0o777 == 0o600
+    assert [stack.chat("alpha", key).status for key in (old, new)] == [200, 200]
+    keys(stack, "remove", "default", "--older")
+    assert [stack.chat("alpha", key).status for key in (old, new)] == [401, 200]
+
+
+def test_reloads_of_keys_lose_no_request(stack: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    with Load(PORT, [stack.key], "alpha", clients=8, pause=0.01, made_up=True) as under:
+        for _ in range(4):
+            name = "brief"
+            keys(stack, "new", name)
+            under.keys = [stack.key, keys(stack, "rotate", name)]
+            under.more(40)
+            under.keys = [stack.key]
+            under.more(20)
+            keys(stack, "remove", name)
+    with capsys.disabled():
+        print(f"\n  {under.told('12 reloads of keys')}")
+    assert (under.failures, under.cut) == ([], 0)
+
+
+def test_a_drained_replica_stays_drained_over_a_reload(stack: MadeUp) -> None:
+    from stackgen.runtimes.gateway import running_gateway
+
+    gateway = running_gateway("roll-keys")
+    assert gateway
+    assert gateway.drain("vllm-alpha-2", 10) == 0
+    keys(stack, "new", "third")
+    assert {stack.chat("alpha").by for _ in range(6)} == {"vllm-alpha"}
+    assert gateway.alone("vllm-alpha")
+    gateway.open("vllm-alpha-2")
+    assert {stack.chat("alpha").by for _ in range(6)} == {"vllm-alpha", "vllm-alpha-2"}
+    assert not gateway.alone("vllm-alpha")
+
+
+class Encrypted(MadeUp):
+    """With a generated certificate, which is trusted."""
+
+    def render(self) -> None:
+        super().render()
+        written(self)
+        stack = open_stack(str(self.folder))
+        ensure_certificate(stack.spec, stack.plan, self.folder)
+
+    def connect(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=self.folder / "gateway" / "tls" / "site.crt")
+        return http.client.HTTPSConnection("127.0.0.1", self.data["port"], timeout=60, context=context)
+
+
+def test_a_generated_certificate(
+    fastchat_image: str, haproxy_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"model": "./a", "engine": "vllm", "served_names": ["alpha"]}
+    gateway = {"image": haproxy_image, "tls": "generate"}
+    data = {"name": "roll-tls", "port": TLS_PORT, "gateway": gateway, "models": [model]}
+    with Encrypted(tmp_path, data, fastchat_image) as stack:
+        assert stack.chat("alpha").status == 200
+        # the stack's own commands trust it, and nobody else does
+        report = json.loads(stackgen(stack, "check", str(tmp_path), "--json", "--select", "tls,models").stdout)
+        assert {one["status"] for one in report["endpoints"][0]["results"]} == {"pass"}
+        url = ("--base-url", f"https://127.0.0.1:{TLS_PORT}/v1")
+        assert "certificate" in stackgen(stack, "check", *url, "--quick", code=1).stdout
+        # the worker that reads the key anew has no rights but to read it
+        first = keys(stack, "new", "team")
+        assert stack.chat("alpha", first).status == 200
+        user = stack.run("gateway", "bash", "-c", "stat -c %U /proc/[0-9]*/ | sort | uniq")
+        assert "haproxy" in user

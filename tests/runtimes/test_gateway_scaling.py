@@ -1,0 +1,124 @@
+"""`stackgen scale` before anything is done: words, models, stack.yaml with its comments; and which gaps are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen.errors import SpecError, StackgenError
+from stackgen.load import parse_stack
+from stackgen.resolve import resolve
+from stackgen.runtimes import gaps, scaling
+from stackgen.runtimes.drift import Container
+from stackgen.runtimes.scaling import counts, scaled
+from stackgen.targets.compose import ComposeSite
+
+TEXT = """\
+# ours
+name: demo
+gateway: true  # one way in
+models:
+  - model: org/Big-1B  # the first
+    engine: vllm
+    served_names: [big, large]
+    gpus: 1
+  - model: org/small
+    engine: vllm
+    gpus: 1
+    replicas: 2  # two
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(scaling, "running_gateway", lambda name: object())
+    (tmp_path / "stack.yaml").write_text(TEXT)
+    return tmp_path
+
+
+def test_words() -> None:
+    assert counts(["big=2"]) == ({"big": 2}, ".")
+    assert counts(["big=2", "org/a=b=3", "folder"]) == ({"big": 2, "org/a=b": 3}, "folder")
+    for words in (["folder"], ["big=two"], ["big=1", "a", "b"], ["big=-1"]):
+        with pytest.raises(StackgenError):
+            counts(words)
+
+
+@pytest.mark.parametrize("name", ["big", "large", "org/Big-1B"])
+def test_a_model_goes_by_all_its_names(folder: Path, name: str) -> None:
+    stack, text, lines = scaled(str(folder), {name: 3})
+    assert stack.spec.models[0].replicas == 3
+    assert "+    replicas: 3" in lines
+    assert text == TEXT.replace("# the first\n", "# the first\n    replicas: 3\n")
+    assert (folder / "stack.yaml").read_text() == TEXT
+
+
+def test_a_number_that_stands_there_is_replaced_with_its_comment_kept(folder: Path) -> None:
+    _, text, _ = scaled(str(folder), {"small": 1, "big": 2})
+    assert "replicas: 1  # two" in text
+    assert "replicas: 2\n" in text
+
+
+def test_nothing_to_change(folder: Path) -> None:
+    assert scaled(str(folder), {"small": 2})[1:] == ("", [])
+
+
+def test_scaling_one_model_moves_no_other(folder: Path) -> None:
+    before = {one.name: one.gpus for one in scaled(str(folder), {"small": 2})[0].plan.services}
+    after = {one.name: one.gpus for one in scaled(str(folder), {"small": 4})[0].plan.services}
+    assert before.items() <= after.items()
+    small = {one.name: one for one in scaled(str(folder), {"small": 2})[0].plan.services}["vllm-small"]
+    assert small.gpus and small.gpus.ids == ("1",)
+
+
+def test_what_can_not_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StackgenError) as caught:
+        scaled(str(folder), {"bigg": 2})
+    assert caught.value.hint == "did you mean big?"
+    with pytest.raises(SpecError, match="replicas"):
+        scaled(str(folder), {"big": 0})
+    (folder / "stack.yaml").write_text(TEXT.replace("gpus: 1\n  -", "gpus: [0]\n  -"))
+    with pytest.raises(SpecError, match="can't be shared out evenly"):
+        scaled(str(folder), {"big": 2})
+    monkeypatch.setattr(scaling, "running_gateway", lambda name: None)
+    with pytest.raises(StackgenError) as caught:
+        scaled(str(folder), {"big": 2})
+    assert "gateway: true" in caught.value.hint
+    assert (folder / "stack.yaml").read_text().startswith("# ours")
+
+
+def test_the_gateway_does_not_go_by_accident(folder: Path) -> None:
+    one = TEXT.partition("  - model: org/small")[0].replace("gateway: true  # one way in\n", "")
+    (folder / "stack.yaml").write_text(one.replace("gpus: 1", "gpus: 1\n    replicas: 2"))
+    with pytest.raises(StackgenError, match="lose its gateway"):
+        scaled(str(folder), {"big": 1})
+
+
+def container(name: str) -> Container:
+    return Container(name, "id", "hash", "image", True, False, frozenset(), ())
+
+
+def told(models: str, changed: list[str], removed: list[str], monkeypatch: Any) -> list[str]:
+    monkeypatch.setattr(gaps, "start_seconds", lambda service, one: 41.2)
+    spec = parse_stack(f"name: n\ngateway: true\nmodels: [{models}]")
+    plan = resolve(spec, ComposeSite())
+    return list(gaps.gaps(plan, changed, removed, {name: container(name) for name in (*changed, *removed)}))
+
+
+def test_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, two = "{model: ./a, engine: vllm}", "{model: ./b, engine: vllm, replicas: 2}"
+    chat = "{model: ./c, engine: fastchat, replicas: 2}"
+    everything = f"{alone}, {two}, {chat}"
+    assert told(everything, ["vllm-b", "vllm-b-2"], ["vllm-b-3"], monkeypatch) == []
+    (one,) = told(everything, ["vllm-a"], [], monkeypatch)
+    assert "no other replica" in one and "took 41 s" in one
+    assert "about a second" in told(everything, ["gateway"], [], monkeypatch)[0]
+    assert "can't drain a worker" in told(everything, ["fastchat-c"], [], monkeypatch)[0]
+    assert "can't drain a worker" in told(everything, [], ["fastchat-c-2"], monkeypatch)[0]
+    routed = "{model: ./b, engine: vllm, replicas: 2, cache_aware: true}"
+    assert told(routed, ["vllm-b", "vllm-b-2", "router-b"], [], monkeypatch) == []
+    (sole,) = told("{model: ./c, engine: fastchat}", ["fastchat-c"], [], monkeypatch)
+    assert "no other replica" in sole
+    assert len(told(everything, ["fastchat-api", "fastchat-controller"], [], monkeypatch)) == 2
