@@ -20,7 +20,7 @@ from stackgen.envfile import create_env
 from tests.live.gateway import MadeUp
 from tests.live.stacks import LiveStack
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.front]
 
 SCRIPT = Path(__file__).with_name("provider.py")
 PROVIDER_KEY = 'tgp_v1_0123 %[env(PATH)]"\\x'

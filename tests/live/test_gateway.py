@@ -15,7 +15,7 @@ import pytest
 from stackgen import engines
 from tests.live.stacks import LiveStack
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.front]
 
 PORT = 18171
 

@@ -19,7 +19,7 @@ import pytest
 from stackgen import engines
 from tests.live.gateway import MadeUp
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.front]
 
 # what a map, a log format, JSON, a shell or HAProxy's own quoting would take for something else
 HOSTILE = [
@@ -152,7 +152,8 @@ def test_every_open_path_of_every_engine_is_closed(gateway: MadeUp) -> None:
     more = ("/detokenize", "/score", "/rerank", "/classify", "/pooling", "/pause", "/resume", "/update_weights",
             "/abort_requests", "/ping", "/sleep", "/collective_rpc", "/server_info", "/v1", "/v1/", "/metrics", "/keys",
             "/v1/load_lora_adapter", "/alive", "//v1/models", "/v1/../metrics", "/v1/models/../../metrics",
-            "/V1/models", "/v1/chat/completions/", "/v1/chat/completions/../../../invocations", "/%2e%2e/metrics", "/v1/chat%2fcompletions")  # fmt: skip
+            "/V1/models", "/v1/chat/completions/", "/v1/chat/completions/../../../invocations", "/%2e%2e/metrics",
+            "/v1/chat%2fcompletions")  # fmt: skip
     before = [len(gateway.seen(name)) for name in gateway.engines]
     for path in sorted((known | set(more)) - {"/tokenize"}):
         for method in ("GET", "POST"):
@@ -231,6 +232,24 @@ def test_keys_have_names_limits_and_can_be_changed_under_load(gateway: MadeUp) -
     (gateway.folder / "gateway" / "keys.map").unlink()
     gateway.reload()
     assert gateway.chat("beta").status == 200
+
+
+def test_no_key_breaks_the_map(gateway: MadeUp) -> None:
+    odd = ["it's", 'a"b', "$HOME", "${STACKGEN_ENGINE_KEY}", "%[env(PATH)]", "%b", "a,b;c", "{}", "#x", "a\\b", "\\n",
+           "managed", "default", "a:b@c", "x" * 2000, "-m", "=", "A" * 64, "`ls`", "';deny;'"]  # fmt: skip
+    gateway.write_keys(default=gateway.key, **{f"odd{number}": key for number, key in enumerate(odd)})
+    try:
+        assert {key: gateway.chat("alpha", key).status for key in odd} == dict.fromkeys(odd, 200)
+        log = gateway.compose("logs", "--no-log-prefix", "gateway").stdout
+        assert {json.loads(line)["key"] for line in log.splitlines() if line.startswith("{")} >= {
+            f"odd{number}" for number in range(len(odd))
+        }
+        # neither a hash nor the map's own words are keys
+        for key in ("1", "managed 1", "default 1", "odd1"):
+            assert gateway.chat("alpha", key).status == 401
+    finally:
+        (gateway.folder / "gateway" / "keys.map").unlink()
+        gateway.reload()
 
 
 def test_models_can_be_changed_under_load(gateway: MadeUp) -> None:

@@ -19,7 +19,7 @@ from stackgen.stack import open_stack
 from tests.live.gateway import MadeUp
 from tests.live.load import Load
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.front]
 
 PORT, TLS_PORT = 18820, 18821
 
@@ -125,10 +125,19 @@ def test_a_generated_certificate(
     fastchat_image: str, haproxy_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = {"model": "./a", "engine": "vllm", "served_names": ["alpha"]}
-    gateway = {"image": haproxy_image, "tls": "generate"}
+    gateway = {"image": haproxy_image, "tls": {"redirect_port": TLS_PORT + 1}}
     data = {"name": "roll-tls", "port": TLS_PORT, "gateway": gateway, "models": [model]}
     with Encrypted(tmp_path, data, fastchat_image) as stack:
         assert stack.chat("alpha").status == 200
+        plain = http.client.HTTPConnection("127.0.0.1", TLS_PORT + 1, timeout=20)
+        plain.request("POST", "/v1/chat/completions?x=1", "{}")
+        moved = plain.getresponse()
+        assert moved.status == 308
+        assert moved.headers["location"] == f"https://127.0.0.1:{TLS_PORT}/v1/chat/completions?x=1"
+        plain.close()
+        # what stands beside the engines speaks plainly to it, inside the network alone
+        inner = "import urllib.request as u; print(u.urlopen('http://gateway:8001/health').status)"
+        assert stack.run("vllm-alpha", "python3", "-c", inner).strip() == "200"
         # the stack's own commands trust it, and nobody else does
         report = json.loads(stackgen(stack, "check", str(tmp_path), "--json", "--select", "tls,models").stdout)
         assert {one["status"] for one in report["endpoints"][0]["results"]} == {"pass"}

@@ -26,7 +26,7 @@ from tests.addons.test_monitoring_names import (
 )
 from tests.live.stacks import LiveStack
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(900)]
 
 GATEWAY, PROMETHEUS, GRAFANA = 18760, 18761, 18762
 SERVICES = ("vllm-tiny", "gateway", "exporter", "prometheus")

@@ -14,7 +14,7 @@ from stackgen.runtimes.gateway import running_gateway
 from tests.live.load import Load
 from tests.live.stacks import LiveStack
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(1200)]
 
 PORT = 18810
 FIRST, SECOND = "vllm-tiny", "vllm-tiny-2"

@@ -18,7 +18,7 @@ import pytest
 
 from tests.live.stacks import LiveStack
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.front]
 
 PORT = 18960
 REPLICAS = ("vllm-tiny", "vllm-tiny-2")
