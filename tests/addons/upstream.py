@@ -33,7 +33,8 @@ class Handler(BaseHTTPRequestHandler):
                                    "headers": dict(self.headers.items()), "ended": "answered"}  # fmt: skip
         if wanted.get("probe") is not False and body.get("max_tokens") == 1 and os.path.exists("/tmp/wedged"):
             time.sleep(60)
-        seen.append(note)
+        if self.headers["host"] != "gateway":  # which only its own probes say
+            seen.append(note)
         time.sleep(wanted.get("sleep", 0))
         if wanted.get("die"):
             os._exit(1)
