@@ -36,7 +36,8 @@ def _fastchat(
         _model(smollm2, "fastchat", ["smollm2", "smol"]),
         _model(tiny_model, "fastchat", ["tiny"], replicas=2),
     ]
-    data = {"name": "sgtest-fastchat", "port": 18111, "models": models}
+    # FastChat itself is what these tests ask; tests/live/test_gateway.py asks it through the gateway
+    data = {"name": "sgtest-fastchat", "port": 18111, "gateway": False, "models": models}
     with LiveStack(tmp_path_factory.mktemp("fastchat"), data) as started:
         assert fastchat_image in (started.folder / "compose.yaml").read_text()
         yield started

@@ -100,13 +100,18 @@ def test_the_check_sees_what_is_reserved(engine: GpuEngine, tmp_path: Path, monk
     found = open_stack(str(tmp_path))
     with engine.project(file, found.plan.name) as compose:
         compose.up()
-        views = [ComposeObserver(found.plan, endpoint).services()[0] for endpoint in found.plan.endpoints]
-    assert [(one.state, one.gpus_planned, one.gpus_reserved) for one in views] == [
-        ("running", ("0", "2"), ("0", "2")),
-        ("running", (), ()),
-    ]
+        views = {
+            one.name: one
+            for endpoint in found.plan.endpoints
+            for one in ComposeObserver(found.plan, endpoint).services()
+        }
+    assert {name: (one.state, one.gpus_planned, one.gpus_reserved) for name, one in views.items()} == {
+        "gateway": ("running", (), ()),
+        "vllm-a": ("running", ("0", "2"), ("0", "2")),
+        "vllm-b": ("running", (), ()),
+    }
     # the stand-in has no nvidia-smi: unknown, and not none
-    assert [one.gpus_seen for one in views] == [None, None]
+    assert views["vllm-a"].gpus_seen is None
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def test_the_other_engines_load_from_the_same_store(
         {"model": "org/gguf", "engine": "llamacpp", "file": file, "served_names": ["smol"], "max_model_len": 1024},
     ]
     storage = {"volume": "sgtest-others-models", "hub_endpoint": hub.url}
-    with LiveStack(tmp_path, {"name": "sgtest-others", "port": 18132, "models": models, "storage": storage}) as stack:
+    data = {"name": "sgtest-others", "port": 18132, "gateway": False, "models": models, "storage": storage}
+    with LiveStack(tmp_path, data) as stack:
         try:
             done = stack.stackgen_raw("up", str(tmp_path), "--json")
             assert done.returncode == 0, done.stdout + done.stderr
