@@ -68,6 +68,8 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        # libyaml's own words since 0.2.6 (PyYAML 6.0.4): it says no before `_nodes` could
+        problem = problem.replace("exceeded maximum nesting depth", "it is nested too deeply")
         raise SpecError(source, [Mistake("", f"not YAML: {problem}", line=mark.line + 1 if mark else None)]) from None
     except NOT_YAML as error:
         raise SpecError(source, [Mistake("", f"not YAML: {error}")]) from None
