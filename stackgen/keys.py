@@ -110,16 +110,25 @@ def make_key(folder: Path, name: str) -> str:
 
 
 def rotate_key(folder: Path, name: str) -> str:
-    """A second key for `name`, the old ones stay valid. `default`'s takes its place in .env as well."""
+    """A second key for `name`, the old ones stay valid. `default`'s takes its place in .env as well.
+
+    Raises OSError where .env can't be read or written; then nothing has changed.
+    """
     if name == DEFAULT and os.environ.get(API_KEY):
         raise StackgenError(f"{API_KEY} is set in the environment, which goes before .env", f"unset {API_KEY} first")
+    key = new_key()
+    env = _with_key(folder, key) if name == DEFAULT else ""
     with _changing(folder) as entries:
         _known(entries, name)
-        key = new_key()
         entries.append((digest(key), name))
     # after the map: what stands in .env must be valid at every moment
     if name == DEFAULT:
-        _into_env(folder, key)
+        try:
+            write_atomically(folder / ".env", env, mode=0o600)
+        except BaseException:
+            with _changing(folder) as entries:
+                entries.remove((digest(key), name))
+            raise
     return key
 
 
@@ -180,13 +189,16 @@ def _changing(folder: Path) -> Iterator[list[tuple[str, str]]]:
         os.close(handle)
 
 
-def _into_env(folder: Path, key: str) -> None:
+def _with_key(folder: Path, key: str) -> str:
+    """The text of .env with another key; where it has none, or is gone, with a line more."""
     path = folder / ".env"
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8") if path.exists() else ""
     pattern = rf"(?m)^([ \t]*(?:export[ \t]+)?{API_KEY}[ \t]*=).*$"
     # the last one counts where it stands twice
-    changed = re.sub(pattern, lambda match: match[1] + key, text)
-    write_atomically(path, changed, mode=0o600)
+    changed, count = re.subn(pattern, lambda match: match[1] + key, text)
+    if count:
+        return changed
+    return text + ("\n" if text and not text.endswith("\n") else "") + f"{API_KEY}={key}\n"
 
 
 def listed(folder: Path, declared: Sequence[KeySpec]) -> list[KeyInfo]:

@@ -12,6 +12,7 @@ from stackgen.envfile import API_KEY, create_env, key_of
 from stackgen.errors import StackgenError
 from stackgen.keys import MAP, digest, known_keys, listed, make_key, remove_key, rotate_key
 from stackgen.spec.front import KeySpec
+from stackgen.write import write_atomically
 
 
 @pytest.fixture
@@ -74,6 +75,38 @@ def test_the_default_key_is_rotated_in_env_and_nothing_else_there_changes(folder
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
     assert known_keys(folder)[0].hashes == (digest(old), digest(new))
     assert known_keys(folder)[0].from_env
+
+
+def test_the_default_key_is_rotated_where_env_lost_it(folder: Path) -> None:
+    make_key(folder, "team")
+    (folder / ".env").write_text("OTHER=1")
+    new = rotate_key(folder, "default")
+    assert (folder / ".env").read_text() == f"OTHER=1\n{API_KEY}={new}\n"
+    (folder / ".env").unlink()
+    new = rotate_key(folder, "default")
+    assert key_of(folder) == new
+    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    assert known_keys(folder)[0].from_env
+
+
+def test_no_key_is_lost_where_env_can_not_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_key(folder, "team")
+    before, env = text(folder), (folder / ".env").read_text()
+
+    def full(path: Path, *words: object, **more: object) -> None:
+        if path.name == ".env":
+            raise OSError("No space left on device")
+        write_atomically(path, *words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("stackgen.keys.write_atomically", full)
+    with pytest.raises(OSError, match="No space"):
+        rotate_key(folder, "default")
+    assert (text(folder), (folder / ".env").read_text()) == (before, env)
+    (folder / ".env").unlink()
+    (folder / ".env").mkdir()
+    with pytest.raises(IsADirectoryError):
+        rotate_key(folder, "default")
+    assert text(folder) == before
 
 
 def test_the_default_key_is_not_removed(folder: Path) -> None:
