@@ -58,6 +58,8 @@ def _carried_out(words: Namespace, stack: Stack, work: Any) -> int:
     from stackgen.progress import shown
     from stackgen.runtimes.rolling import carry_out
 
+    for warning in stack.plan.warnings:
+        note(f"warning: {warning}")
     for line in work.told():
         note(line)
     if work.gaps and not _agreed(words):
@@ -99,6 +101,8 @@ def _make(words: Namespace, stack: Stack) -> int:
     if words.action == "rotate":
         where = "; .env holds the new one" if words.name == DEFAULT else ""
         note(f"the old key stays valid until `stackgen keys remove {words.name} --older`{where}")
+    if words.action == "rotate" and words.name == DEFAULT and (holders := _holders(stack)):
+        note(f"these go on with the old key until `stackgen update`, so run it before that key is removed: {holders}")
     reloaded = _reload(stack)
     # the only time that the key is seen
     print_data(words, {"name": words.name, "key": key, "reloaded": reloaded}, [key])
@@ -106,13 +110,24 @@ def _make(words: Namespace, stack: Stack) -> int:
 
 
 def _remove(words: Namespace, stack: Stack) -> int:
-    from stackgen.keys import remove_key
+    from stackgen.keys import DEFAULT, remove_key
 
     count = remove_key(stack.folder, words.name, words.older)
     told = f"removed {count} key{'' if count == 1 else 's'} of {words.name}"
     reloaded = _reload(stack) if count else False
+    if count and words.name == DEFAULT and (holders := _holders(stack)):
+        note(f"these get a 401 if they were started with a key that is gone, until `stackgen update`: {holders}")
     print_data(words, {"name": words.name, "removed": count, "reloaded": reloaded}, [told])
     return 0
+
+
+def _holders(stack: Stack) -> str:
+    """The services that were started with the key of .env as their own to the gateway."""
+    from stackgen.addons.gateway import SERVICE
+    from stackgen.engines.base import API_KEY
+
+    others = [one for one in stack.plan.services if one.name != SERVICE]
+    return ", ".join(one.name for one in others if API_KEY in dict(one.environment).values())
 
 
 def _reload(stack: Stack) -> bool:
@@ -121,7 +136,7 @@ def _reload(stack: Stack) -> bool:
     from stackgen.runtimes.gateway import reload_changed
 
     try:
-        reloaded = reload_changed(stack.plan, stack.folder)
+        reloaded = reload_changed(stack.plan, stack.folder, restart=False)
     except StackgenError as error:
         note(f"written, but the gateway did not load it: {error.message}")
         return False

@@ -22,10 +22,14 @@ from stackgen.errors import StackgenError
 from stackgen.plan import Plan
 from stackgen.runtimes.compose import _client as connect
 from stackgen.runtimes.docker_cli import run
+from stackgen.runtimes.turns import engine_of, gpu_ids
 from stackgen.targets.compose import COMPOSE_FILE
 from stackgen.write import LOCK, write_atomically
 
-__all__ = ["Container", "Files", "containers", "differing", "one_at_a_time", "previous_files", "remember", "restore"]
+__all__ = [
+    "Container", "Files", "containers", "differing", "holding", "one_at_a_time", "previous_files", "remember",
+    "restore",
+]  # fmt: skip
 
 APPLIED = ".stackgen.applied.json"
 PREFIX = "com.docker.compose."
@@ -36,7 +40,7 @@ Files = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A service's container: Compose's hash of its definition, its image, and the GPUs it holds."""
+    """A service's container: Compose's hash of its definition, its image, and the GPUs it was given."""
 
     service: str
     id: str
@@ -59,14 +63,17 @@ def containers(name: str) -> dict[str, Container]:
         except docker.errors.NotFound:
             continue
         service, state = one["Labels"].get(f"{PREFIX}service", ""), data["State"]
-        requests = data["HostConfig"].get("DeviceRequests") or ()
         found[service] = Container(
             service, one["Id"], one["Labels"].get(f"{PREFIX}config-hash", ""), data["Image"],
             state["Status"] == "running", state["Status"] == "exited" and state["ExitCode"] == 0,
-            frozenset(id for request in requests for id in request.get("DeviceIDs") or ()),
-            tuple(data["Config"].get("Env") or ()),
+            _gpus(data), tuple(data["Config"].get("Env") or ()),
         )  # fmt: skip
     return found
+
+
+def holding(running: Mapping[str, Container]) -> dict[str, frozenset[str]]:
+    """The GPUs that engines hold now, by service."""
+    return {name: one.gpus for name, one in running.items() if one.running and engine_of(name)}
 
 
 def differing(plan: Plan, folder: Path, text: str, running: Mapping[str, Container]) -> list[str]:
@@ -96,9 +103,10 @@ def previous_files(
         text = files.get(COMPOSE_FILE) or (_text(folder / COMPOSE_FILE) if files is before else None)
         if text is None:
             continue
-        hashes = _hashes(folder, text, _own_key(running[SERVICE]) if SERVICE in running else None)
-        # the gateway's own key is that of .env in one of them, so it is no witness
-        if all(hashes.get(name) == running[name].hash for name in changed if name != SERVICE):
+        # a key in .env may be newer than the containers that hold it
+        keys = [_own_key(running[SERVICE])] if SERVICE in running else []
+        hashes = [_hashes(folder, text, key) for key in (*keys, {})]
+        if all(any(one.get(name) == running[name].hash for one in hashes) for name in changed):
             return files
     return None
 
@@ -134,6 +142,17 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _gpus(data: dict[str, Any]) -> frozenset[str]:
+    host = data["HostConfig"]
+    given = [gpu_ids(one.get("DeviceIDs") or (), one.get("Count") or 0) for one in host.get("DeviceRequests") or ()]
+    # AMD's are devices that every container gets all of; a variable tells which it uses
+    amd = any(one.get("PathInContainer") == "/dev/kfd" for one in host.get("Devices") or ())
+    visible = dict(line.partition("=")[::2] for line in data["Config"].get("Env") or ()).get("ROCR_VISIBLE_DEVICES")
+    if amd:
+        given.append(gpu_ids(visible.split(",")) if visible else gpu_ids((), -1))
+    return frozenset().union(*given)
 
 
 def _own_key(gateway: Container) -> dict[str, str]:

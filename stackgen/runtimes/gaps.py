@@ -11,47 +11,95 @@ from stackgen import engines
 from stackgen.addons.gateway import SERVICE
 from stackgen.plan import Plan, Service
 from stackgen.runtimes.compose import _client as connect
-from stackgen.runtimes.drift import Container
+from stackgen.runtimes.drift import Container, holding
+from stackgen.runtimes.turns import claimed, clash, early, engine_of, replica_of, turns
 
 __all__ = ["gaps", "once", "routers", "start_seconds"]
 
 SILENT = ("download", "monitoring", "ui")
 
 
-def gaps(plan: Plan, changed: Sequence[str], removed: Sequence[str], running: Mapping[str, Container]) -> Iterator[str]:
-    """A sentence for each service of `changed` and `removed` that leaves requests unanswered while it is away."""
+def gaps(
+    plan: Plan,
+    changed: Sequence[str],
+    removed: Sequence[str],
+    running: Mapping[str, Container],
+    added: Sequence[str] = (),
+) -> Iterator[str]:
+    """A sentence for each service that leaves requests unanswered while it is away, or goes before another is there."""
     backends = [{server.name for server in backend.servers} for backend in _backends(plan)]
     # while a router is away, the gateway sends to the replicas directly
     without = {*routers(plan)}
+    fronted = SERVICE in running and running[SERVICE].running and SERVICE not in removed
+    told = set()
     for name in changed:
         service = plan.service(name)
         mine = [servers for servers in backends if name in servers]
-        if service.role in SILENT or name in without or (mine and all(len(servers) > 1 for servers in mine)):
+        alone = not fronted or not mine or any(len(servers) < 2 for servers in mine)
+        if service.role in SILENT or name in without or not alone:
             continue
-        took = start_seconds(service, running[name])
-        long = f"; its last start took {took:.0f} s" if took is not None else ""
+        told.add(name)
+        long = _long(service.engine, running[name])
         if name == SERVICE:
-            yield "the gateway itself is made anew: about a second in which nothing answers"
+            yield (
+                "the gateway itself is made anew: it answers nothing new until what it is at work on is answered (at "
+                f"most {service.stop_grace_period} s; a kept connection that idles counts for up to 10 s), and about a "
+                "second more"
+            )
         elif service.role == "worker" and _peers(plan, service):
             yield f"{name}: FastChat can't drain a worker, so requests that it is at work on fail{long}"
+        elif not fronted:
+            yield f"{name} is made anew with no gateway before it: no answers of its models meanwhile{long}"
         else:
             yield f"{name} has no other replica: no answers of its models while it starts anew{long}"
+    yield from _taken(plan, changed, removed, running, added, told)
     workers = {worker for endpoint in plan.endpoints for worker in endpoint.workers}
     for name in removed:
         if workers and name.startswith("fastchat-"):
             yield f"{name}: FastChat can't drain a worker, so requests that it is at work on fail"
+    if SERVICE in removed:
+        yield "the gateway goes, and its keys and its address with it: each model answers at a port of its own then"
+    elif SERVICE in added and changed:
+        yield "the gateway is new: the models answer at its address then, and no more at ports of their own"
 
 
-def start_seconds(service: Service, container: Container) -> float | None:
+def _taken(
+    plan: Plan,
+    changed: Sequence[str],
+    removed: Sequence[str],
+    running: Mapping[str, Container],
+    added: Sequence[str],
+    told: Collection[str],
+) -> Iterator[str]:
+    """Those that must be stopped first, as another gets a GPU of theirs and there is no room for both."""
+    held = holding(running)
+    for name in early(plan, added, removed, held):
+        stays = replica_of(plan, name)
+        if stays and stays in running and running[stays].running:
+            continue
+        after = ", ".join(one for one in added if clash(claimed(plan.service(one)), held[name]))
+        long = _long(engine_of(name), running[name])
+        yield f"{name} is stopped before {after} starts, which gets its GPU: neither answers until then{long}"
+    for name, first in turns(plan, changed, held):
+        for one in first:
+            if one not in told:
+                long = _long(engine_of(one), running[one])
+                yield f"{one} is stopped before {name} starts, which gets its GPU: it answers nothing meanwhile{long}"
+
+
+def _long(engine: str, container: Container) -> str:
+    took = start_seconds(engine, container)
+    return f"; its last start took {took:.0f} s" if took is not None else ""
+
+
+def start_seconds(engine: str, container: Container) -> float | None:
     """From the start of the container to the line of its log that says that it is ready; None where there is none.
 
     Docker keeps the last five results of a health check only, so that the first is gone (engine 28.5).
     """
     import docker.errors
 
-    ready = (
-        [pattern for pattern, phase in engines.get(service.engine).phases if phase == "ready"] if service.engine else []
-    )
+    ready = [pattern for pattern, phase in engines.get(engine).phases if phase == "ready"] if engine else []
     api = connect().api
     try:
         began = _moment(api.inspect_container(container.id)["State"]["StartedAt"])

@@ -8,24 +8,29 @@ mode: the new worker takes over the sockets, the old one ends its requests first
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stackgen.addons.gateway import SERVICE
 from stackgen.errors import StartError
-from stackgen.plan import Plan
+from stackgen.plan import Bind, Plan
 from stackgen.runtimes.compose import _client as connect
 
-__all__ = ["Gateway", "Server", "execute", "has_gateway", "reload_changed", "running_gateway"]
+__all__ = [
+    "Gateway", "Server", "certificate_replaced", "execute", "has_gateway", "reload_changed", "running_gateway",
+]  # fmt: skip
 
 # where the configuration's `server-state-file` is
 STATE = "/tmp/servers.state"
 CONFIG = "/gateway/haproxy.cfg"
+# where its own certificate or a generated one is
+TLS = "/tls/"
 ADMIN = "exec 3<>/dev/tcp/127.0.0.1/8406 && printf '%s\\n' \"$1\" >&3 && cat <&3"
 # the start script computes the real one; a check of the configuration only needs that it is there
 CHECK = ("env", "STACKGEN_KEY_HASH=0", "haproxy", "-c", "-f", CONFIG)
@@ -66,13 +71,33 @@ def running_gateway(name: str) -> Gateway | None:
     return Gateway(found[0]) if found else None
 
 
-def reload_changed(plan: Plan, folder: Path) -> bool:
-    """Reloads a gateway that runs with older files than those in `folder`; whether it did. Raises StartError."""
+def reload_changed(plan: Plan, folder: Path, restart: bool = True) -> bool:
+    """Reloads a gateway that runs with older files than those on disk; whether it did. Raises StartError.
+
+    One whose certificate was replaced, and not written in place, holds the old file: it is restarted, if it may be.
+    """
     gateway = running_gateway(plan.name) if has_gateway(plan) else None
-    if gateway is None or not gateway.behind(folder):
+    if gateway is None:
         return False
-    gateway.reload()
+    if restart and gateway.blind(_certificates(plan, folder)):
+        gateway.restart()
+    elif gateway.behind(folder, tuple(_certificates(plan, folder).values())):
+        gateway.reload()
+    else:
+        return False
     return True
+
+
+def certificate_replaced(plan: Plan, folder: Path) -> bool:
+    """Whether the running gateway holds a certificate that another file has taken the place of."""
+    gateway = running_gateway(plan.name) if has_gateway(plan) else None
+    return gateway is not None and gateway.blind(_certificates(plan, folder))
+
+
+def _certificates(plan: Plan, folder: Path) -> dict[str, Path]:
+    """The files of certificate and key by where the gateway has them."""
+    mounts = plan.service(SERVICE).mounts
+    return {one.target: folder / one.source for one in mounts if isinstance(one, Bind) and one.target.startswith(TLS)}
 
 
 class Gateway:
@@ -90,11 +115,35 @@ class Gateway:
             if row["svname"] not in ("FRONTEND", "BACKEND") and name in ("", row["svname"])
         ]
 
-    def behind(self, folder: Path) -> bool:
-        """Whether a file of the gateway is younger than what it runs with."""
+    def behind(self, folder: Path, others: Sequence[Path] = ()) -> bool:
+        """Whether a file of the gateway in `folder`, or one of `others`, is younger than what it runs with."""
         started = float(self._info("Start_time_sec"))
         files = [path for path in (folder / "gateway").rglob("*") if path.is_file()]
-        return any(path.stat().st_mtime >= started for path in files)
+        # a copy may keep its time of writing; that of its change of state is the system's own
+        return any(path.stat().st_mtime >= started for path in files) or any(
+            path.stat().st_ctime >= started for path in others if path.is_file()
+        )
+
+    def blind(self, files: Mapping[str, Path]) -> bool:
+        """Whether the container holds others than the `files`, by its own paths; those that can't be read don't count.
+
+        Docker mounts a file itself: one of the same name that takes its place is seen by a restart only.
+        """
+        for target, path in files.items():
+            try:
+                wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError:
+                continue
+            code, said = execute(self._container, ("sha256sum", target))
+            if not code and said.split()[:1] != [wanted]:
+                return True
+        return False
+
+    def restart(self) -> None:
+        """Starts the container anew, after what it is at work on: its mounts are those of now then."""
+        grace = int(self._container.attrs["Config"].get("StopTimeout") or 10)
+        self._container.restart(timeout=grace)
+        self._until(self._answers, RELOAD_SECONDS, "the gateway does not come back")
 
     def reload(self) -> None:
         """Loads configuration and maps anew, without losing a request; what was drained, or down, stays so.
@@ -176,6 +225,12 @@ class Gateway:
             # as long as both listen, either may answer
             return all(self._info("Pid") != before for _ in range(3))
         except StartError:  # between two workers nobody answers
+            return False
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._info("Pid"))
+        except StartError:
             return False
 
     def _info(self, field: str) -> str:

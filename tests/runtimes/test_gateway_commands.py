@@ -53,6 +53,19 @@ def test_a_name_that_is_not_declared_is_told(folder: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == "removed 0 keys of guest\n"
 
 
+def test_who_holds_the_old_key_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "stack.yaml").write_text(STACK + "monitoring: true\nui: open-webui\n")
+    assert keys(folder, "rotate", "default") == 0
+    said = capsys.readouterr().err
+    assert "go on with the old key until `stackgen update`" in said and "exporter" in said and "webui" in said
+    assert "gateway," not in said and "vllm-m" not in said
+    assert keys(folder, "remove", "default", "--older") == 0
+    assert "401" in capsys.readouterr().err
+    (folder / "stack.yaml").write_text(STACK)
+    assert keys(folder, "rotate", "default") == 0
+    assert "stackgen update" not in capsys.readouterr().err
+
+
 def test_the_list_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(folder, "list", "--json") == 0
     default, team = json.loads(capsys.readouterr().out)["keys"]
