@@ -15,6 +15,7 @@ import yaml
 
 from stackgen.envfile import read_env
 from stackgen.runtimes.certificate import ensure_certificate
+from stackgen.runtimes.gateway import reload_changed
 from stackgen.stack import open_stack
 from tests.live.gateway import MadeUp
 from tests.live.load import Load
@@ -119,6 +120,52 @@ class Encrypted(MadeUp):
     def connect(self) -> http.client.HTTPConnection:
         context = ssl.create_default_context(cafile=self.folder / "gateway" / "tls" / "site.crt")
         return http.client.HTTPSConnection("127.0.0.1", self.data["port"], timeout=60, context=context)
+
+
+class Own(Encrypted):
+    """With a certificate of one's own, which is whatever `renew` made last."""
+
+    def render(self) -> None:
+        self.renew()
+        super().render()
+
+    def renew(self) -> None:
+        """A new certificate and key, written in place."""
+        for name, text in self.made().items():
+            (self.folder / name).write_text(text)
+
+    def made(self) -> dict[str, str]:
+        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+                 "/CN=localhost", "-keyout", "new.key", "-out", "new.crt"]  # fmt: skip
+        subprocess.run(["openssl", *words], cwd=self.folder, capture_output=True, check=True)
+        return {f"own.{one}": (self.folder / f"new.{one}").read_text() for one in ("crt", "key")}
+
+    def connect(self) -> http.client.HTTPConnection:
+        context = ssl._create_unverified_context()
+        return http.client.HTTPSConnection("127.0.0.1", self.data["port"], timeout=60, context=context)
+
+    def shown(self) -> bool:
+        """Whether the gateway shows the certificate that is on disk."""
+        seen = ssl.get_server_certificate(("127.0.0.1", self.data["port"]), timeout=20)
+        return ssl.PEM_cert_to_DER_cert(seen) == ssl.PEM_cert_to_DER_cert((self.folder / "own.crt").read_text())
+
+
+def test_ones_own_certificate_is_renewed(fastchat_image: str, haproxy_image: str, tmp_path: Path) -> None:
+    model = {"model": "./a", "engine": "vllm", "served_names": ["alpha"]}
+    gateway = {"image": haproxy_image, "tls": {"certificate": "./own.crt", "key": "./own.key"}}
+    data = {"name": "roll-own", "port": TLS_PORT + 2, "gateway": gateway, "models": [model]}
+    with Own(tmp_path, data, fastchat_image) as stack:
+        assert stack.shown()
+        container = stack.compose("ps", "--quiet", "gateway").stdout
+        stack.renew()
+        assert reload_changed(stack.plan, tmp_path) and stack.shown()
+        # other files of the same names, which the container does not see
+        for name, text in stack.made().items():
+            (tmp_path / "beside").write_text(text)
+            (tmp_path / "beside").replace(tmp_path / name)
+        assert not stack.shown()
+        assert reload_changed(stack.plan, tmp_path) and stack.shown()
+        assert stack.compose("ps", "--quiet", "gateway").stdout == container
 
 
 def test_a_generated_certificate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,13 @@ def change(stack: LiveStack, **fields: Any) -> None:
     path.write_text("# ours\n" + yaml.safe_dump(data, sort_keys=False))
 
 
-def update(stack: LiveStack, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = stack.stackgen_raw("update", str(stack.folder), "--progress", "plain", "--timeout", "900")
+def change_stack(stack: LiveStack, **fields: Any) -> None:
+    path = stack.folder / "stack.yaml"
+    path.write_text("# ours\n" + yaml.safe_dump(yaml.safe_load(path.read_text()) | fields, sort_keys=False))
+
+
+def update(stack: LiveStack, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = stack.stackgen_raw("update", str(stack.folder), "--progress", "plain", "--timeout", "900", *words)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -173,6 +179,60 @@ def test_a_replica_that_does_not_come_up_is_taken_away_again(
     assert "stack.yaml is as it was" in done.stderr
     assert {name: (running.folder / name).read_text() for name in before} == before
     assert names(running) == {FIRST, SECOND, "gateway"}
+
+
+def test_a_replica_that_was_to_go_stays_when_the_rest_fails(
+    running: LiveStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, second = (running.folder / "stack.yaml").read_text(), running.inspect(SECOND)
+    change(running, replicas=1, extra_args=["--no-such-flag"])
+    done = update(running, "--yes", code=1)
+    assert "rolled back" in done.stderr
+    assert names(running) == {FIRST, SECOND, "gateway"}
+    after = running.inspect(SECOND)
+    assert (after["Id"], after["State"]["StartedAt"]) == (second["Id"], second["State"]["StartedAt"])
+    (running.folder / "stack.yaml").write_text(ours)
+    assert "all runs as it is rendered" in update(running).stdout
+    with load(running) as under:
+        under.more(20)
+    report(capsys, under, "after a rollback of a removal")
+    assert under.servers.keys() == {FIRST, SECOND}
+
+
+def test_a_gateway_that_can_not_start_is_rolled_back(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its new port is somebody else's, which shows when the old container is gone."""
+    ours = (running.folder / "stack.yaml").read_text()
+    with socket.create_server(("127.0.0.1", PORT + 1)):
+        change_stack(running, port=PORT + 1)
+        done = update(running, "--yes", code=1)
+    assert "the gateway itself is made anew" in done.stderr
+    assert "rolled back: what ran before runs again" in done.stderr
+    (running.folder / "stack.yaml").write_text(ours)
+    with load(running) as under:
+        under.more(20)
+    report(capsys, under, "after a rollback of the gateway")
+    assert "all runs as it is rendered" in update(running).stdout
+
+
+def test_a_router_comes_and_goes(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a network that neither the old gateway nor the old replicas are on."""
+    built = subprocess.run(["scripts/build-image", "vllm-router"], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    ours = (running.folder / "stack.yaml").read_text()
+    change(running, cache_aware=True)
+    done = update(running, "--yes")
+    assert "no other replica" not in done.stderr
+    assert names(running) == {FIRST, SECOND, "gateway", "router-tiny"}
+    with load(running) as under:
+        under.more(20)
+    report(capsys, under, "a router more")
+    assert under.servers.keys() == {"router-tiny"}
+    (running.folder / "stack.yaml").write_text(ours)
+    update(running, "--yes")
+    assert names(running) == {FIRST, SECOND, "gateway"}
+    with load(running) as under:
+        under.more(20)
+    report(capsys, under, "and away again")
 
 
 def test_up_reloads_a_gateway_whose_files_changed(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
