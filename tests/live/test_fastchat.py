@@ -16,7 +16,7 @@ from tests.live.stacks import QUESTION, LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 PORT = 18111
-WORKERS = ("fastchat-smollm2", "fastchat-tiny-1", "fastchat-tiny-2")
+WORKERS = ("fastchat-smollm2", "fastchat-tiny", "fastchat-tiny-2")
 
 
 @pytest.fixture
