@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An endpoint that stackgen's exporter checks; `dialect` is "" where it tells by itself what it is."""
+    """An endpoint that stackgen's exporter checks, as one that speaks `dialect`."""
 
     name: str
     base_url: str
@@ -109,9 +109,8 @@ def probes(stack: StackSpec, site: Site, plan: Plan) -> tuple[Probe, ...]:
         behind = endpoint.service == GATEWAY
         service = plan.service(endpoint.service)
         url = gateway_url(stack, site) if behind else site.url(service.name, _port(service)) + "/v1"
-        # the gateway's answers are its own, whatever engine stands behind it
-        dialect = "" if behind else endpoint.dialect.name
-        found.append(Probe(endpoint.name, url, API_KEY.name, endpoint.models, dialect))
+        # behind the gateway too: names, usage and what a model can do are the engine's own
+        found.append(Probe(endpoint.name, url, API_KEY.name, endpoint.models, endpoint.dialect.name))
     return tuple(found)
 
 

@@ -243,8 +243,10 @@ def _echo(context: Context, answered: str, asked: str, notes: list[str]) -> list
     if answered.startswith(f"{asked}-"):
         notes.append(f"answered by {answered}")
         return []
-    # a server of one model with several names lists the leading one first and answers under it
-    if context.dialect.leading_name and answered in (context.listed or context.session.target.models)[:1]:
+    # a server of one model with several names lists the leading one first and answers under it; a gateway lists other
+    # models before it
+    leading = {*(context.listed or ())[:1], *context.session.target.models[:1]}
+    if context.dialect.leading_name and answered in leading:
         notes.append(f"{asked} is an alias of {answered}, under which {context.dialect.name} answers")
         return []
     return [f"asked {asked!r}, and {answered!r} answers"]

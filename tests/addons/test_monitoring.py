@@ -101,12 +101,12 @@ def test_the_exporter_knows_the_endpoints_as_the_network_knows_them(tmp_path: Pa
     assert probes(plan({"served_names": ["a", "b"]})) == [("vllm-a", "http://vllm-a:8000/v1", ("a", "b"), "vllm")]
     assert probes(plan(FC)) == [("fastchat", "http://fastchat-api:8000/v1", ("org/m0",), "fastchat")]
     assert probes(plan({"replicas": 2}, FC)) == [
-        ("vllm-m0", "http://gateway:8000/v1", ("org/m0",), None),
-        ("fastchat-m1", "http://gateway:8000/v1", ("org/m1",), None),
+        ("vllm-m0", "http://gateway:8000/v1", ("org/m0",), "vllm"),
+        ("fastchat-m1", "http://gateway:8000/v1", ("org/m1",), "fastchat"),
     ]
     # its certificate is for the names that clients use
     tls = plan({}, gateway={"tls": "generate"})
-    assert probes(tls) == [("vllm-m0", "http://gateway:8001/v1", ("org/m0",), None)]
+    assert probes(tls) == [("vllm-m0", "http://gateway:8001/v1", ("org/m0",), "vllm")]
 
 
 def test_changed_endpoints_make_another_exporter() -> None:

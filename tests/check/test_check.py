@@ -242,6 +242,16 @@ def test_an_alias_may_be_answered_under_the_leading_name_where_the_dialect_says_
     assert result(look(target(vllm, leading)), "chat").status == "fail"
 
 
+def test_behind_a_gateway_the_leading_name_need_not_be_listed_first(vllm: Fake) -> None:
+    vllm.routes["GET /v1/models"] = json_answer(model_list("other", "first", "tiny"))
+    leading = replace(VLLM, leading_name=True)
+    vllm.chat(json_answer(completion(model="first")))
+    one = replace(target(vllm, leading), models=("first", "tiny"))
+    assert [found.status for found in look(one).results if found.name == "chat"] == ["pass", "pass"]
+    vllm.chat(json_answer(completion(model="tiny")))
+    assert [found.status for found in look(one).results if found.name == "chat"] == ["fail", "pass"]
+
+
 def test_a_model_that_only_reasoned_is_a_warning(vllm: Fake) -> None:
     vllm.chat(_with_choice(None, "length", reasoning="hm"))
     found = result(look(target(vllm)), "chat")

@@ -29,22 +29,24 @@ from tests.live.stacks import LiveStack
 pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(900)]
 
 GATEWAY, PROMETHEUS, GRAFANA = 18760, 18761, 18762
-SERVICES = ("vllm-tiny", "gateway", "exporter", "prometheus")
+FASTCHAT = ("fastchat-controller", "fastchat-smol", "fastchat-api")
+SERVICES = ("vllm-tiny", *FASTCHAT, "gateway", "exporter", "prometheus")
 # what only trouble, FastChat or a card makes
 ABSENT = ('ALERTS{alertstate="firing"}', "stackgen_chunks_per_second", "stackgen_check_status", "DCGM_")
 
 
 @pytest.fixture(scope="module")
 def stack(
-    vllm_image: str, haproxy_image: str, prometheus_image: str, exporter_image: str, tiny_model: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    vllm_image: str, fastchat_image: str, haproxy_image: str, prometheus_image: str, exporter_image: str,
+    tiny_model: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveStack]:  # fmt: skip
-    model = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny"], "image": vllm_image,
-             "max_model_len": 512, "cpu_kv_cache_gib": 1, "enforce_eager": True}  # fmt: skip
+    tiny = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny", "Tiny/Alias"], "image": vllm_image,
+            "max_model_len": 512, "cpu_kv_cache_gib": 1, "enforce_eager": True}  # fmt: skip
+    smol = {"model": str(smollm2), "engine": "fastchat", "served_names": ["smol"]}
     data = {
         "name": "sgtest-monitoring",
         "port": GATEWAY,
-        "models": [model],
+        "models": [smol, tiny],
         "gateway": {"image": haproxy_image},
         "monitoring": {
             "prometheus_image": prometheus_image,
@@ -53,7 +55,7 @@ def stack(
         },
     }
     with LiveStack(tmp_path_factory.mktemp("monitoring"), data) as started:
-        assert exporter_image in (started.folder / "compose.yaml").read_text()
+        assert {exporter_image, fastchat_image} <= set((started.folder / "compose.yaml").read_text().split())
         started.compose("down", "--volumes")
         started.up(*SERVICES)
         yield started
@@ -113,15 +115,19 @@ def test_all_rules_are_evaluated(stack: LiveStack) -> None:
     assert set(rules()) == wanted
 
 
-def test_the_exporter_finds_the_model_well_through_the_gateway(stack: LiveStack) -> None:
+def test_the_exporter_finds_every_model_well_through_the_gateway(stack: LiveStack) -> None:
+    """Also one that is not vLLM, and one that answers to an alias under its first name."""
+
     def checked() -> list[dict[str, Any]]:
         # the gateway looks for replicas each two seconds, and the exporter may have been faster
-        return result("stackgen_endpoint_up == 1")
+        return found if len(found := result("stackgen_endpoint_up == 1")) == 2 else []
 
-    (found,) = until(checked, 120, lambda: result("stackgen_check_status == 0"))
-    assert found["metric"]["endpoint"] == "vllm-tiny"
-    assert found["metric"]["base_url"] == "http://gateway:8000/v1"
-    assert float(until(lambda: result("stackgen_ttft_seconds"), 60)[0]["value"][1]) > 0
+    found = until(checked, 120, lambda: result("stackgen_check_status == 0"))
+    assert {one["metric"]["endpoint"] for one in found} == {"vllm-tiny", "fastchat-smol"}
+    assert {one["metric"]["base_url"] for one in found} == {"http://gateway:8000/v1"}
+    timed = until(lambda: len(known := result("stackgen_ttft_seconds")) == 3 and known, 60)
+    assert {one["metric"]["model"] for one in timed} == {"tiny", "Tiny/Alias", "smol"}
+    assert all(float(one["value"][1]) > 0 for one in timed)
 
 
 def test_every_query_of_the_dashboards_gives_data(stack: LiveStack) -> None:
