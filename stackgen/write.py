@@ -89,14 +89,14 @@ def write_files(changes: Sequence[Change], folder: Path, force: bool = False) ->
             write_atomically(folder / change.path, change.new)
 
 
-def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes `text` beside `path` and renames it: a reader, or a Ctrl-C, never meets half a file."""
+def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
+    """Writes `text` (in UTF-8) beside `path` and renames it: a reader, or a Ctrl-C, never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         os.fchmod(handle, mode)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8") if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

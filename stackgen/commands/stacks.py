@@ -69,10 +69,12 @@ def up(words: Namespace) -> int:
             raise
     from stackgen.runtimes import compose
     from stackgen.runtimes.drift import remember
+    from stackgen.runtimes.exporter import build_exporter
     from stackgen.runtimes.gateway import reload_changed
 
     try:
         with shown(words.progress, stack.plan) as progress:
+            build_exporter(stack.plan, stack.folder, progress)
             compose.up(stack.plan, stack.folder, progress, words.timeout)
             if reload_changed(stack.plan, stack.folder):
                 progress("gateway", "new configuration loaded")
@@ -192,12 +194,15 @@ def _write(stack: Any, changes: Any, force: bool) -> None:
     for line in diff([change for change in changes if change.kind == "changed"]):
         note(line)
     write_files(changes, stack.folder, force)
-    _certify(stack)
+    _complete(stack)
 
 
-def _certify(stack: Any) -> None:
+def _complete(stack: Any) -> None:
+    """What belongs to the stack and is no text: it is made, not rendered."""
     from stackgen.runtimes.certificate import ensure_certificate
+    from stackgen.runtimes.exporter import write_wheel
 
+    write_wheel(stack.plan, stack.folder)
     if made := ensure_certificate(stack.spec, stack.plan, stack.folder):
         note(f"made a certificate that signs itself: {made}")
 
@@ -212,7 +217,7 @@ def _prepare(stack: Any) -> None:
     kept = [change.path for change in changes if change.edited]
     stale = [change for change in changes if change.kind != "same" and not change.edited]
     write_files(stale, stack.folder)
-    _certify(stack)
+    _complete(stack)
     if any(change.kind == "changed" for change in stale):
         note(f"rendered anew: {', '.join(change.path for change in stale)}")
     if kept:

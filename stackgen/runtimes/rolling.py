@@ -23,6 +23,7 @@ from stackgen.runtimes.drift import (
     remember,
     restore,
 )
+from stackgen.runtimes.exporter import build_exporter
 from stackgen.runtimes.gaps import gaps, routers
 from stackgen.runtimes.gateway import certificate_replaced, running_gateway
 from stackgen.runtimes.steps import Done, Progress, Steps
@@ -94,6 +95,7 @@ def carry_out(stack: Stack, work: Work, progress: Progress, timeout: float | Non
             path = stack.folder / stack.source
             write_atomically(path, work.own, path.stat().st_mode & 0o777)
         write_files(work.changes, stack.folder)
+        build_exporter(stack.plan, stack.folder, progress)
         try:
             rolling.run(work)
         except StartError as error:

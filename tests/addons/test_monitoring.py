@@ -188,7 +188,7 @@ def test_the_exporters_image_is_built_or_given() -> None:
     made = plan({}).service("exporter")
     assert made.build and dict(made.build.args) == {"STACKGEN_VERSION": __version__}
     assert made.image.startswith(f"stackgen/exporter:{__version__}-")
-    assert "exporter/Dockerfile" in files(plan({}))
+    assert {"exporter/Dockerfile", "exporter/requirements.txt"} <= set(files(plan({})))
     given = plan({}, monitoring={"exporter_image": "me/x:1", "prometheus_image": "me/p", "grafana_image": "me/g:2"})
     assert given.service("exporter").image == "me/x:1" and given.service("exporter").build is None
     assert given.service("prometheus").image == "me/p" and given.service("grafana").image == "me/g:2"

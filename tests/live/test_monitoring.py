@@ -5,6 +5,8 @@ the dashboards is put to it. Grafana's image can't be had here; its service is r
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 import urllib.error
 import urllib.parse
@@ -15,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from stackgen import wheel
+from stackgen.stack import open_stack
 from tests.addons.test_monitoring_names import (
     ADDED,
     DASHBOARDS,
@@ -93,6 +97,28 @@ def chat(stack: LiveStack, key: str | None = None) -> int:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_the_rendered_folder_holds_all_that_the_exporter_is_built_from(stack: LiveStack) -> None:
+    """The stackgen at hand, which is in no registry; the words beside the folder are those of scripts/build-image."""
+    known = ("python:3.11-slim", "stackgen/base:bookworm-py311")
+    base = next(
+        one for one in known if not subprocess.run(["docker", "image", "inspect", one], capture_output=True).returncode
+    )
+    build = open_stack(str(stack.folder)).plan.service("exporter").build
+    assert build is not None
+    words = [f"--build-arg=BASE_IMAGE={base}", *(f"--build-arg={name}={value}" for name, value in build.args)]
+    if Path(links := os.environ.get("PIP_FIND_LINKS", "none")).is_dir():
+        words.append(f"--build-context=wheels={links}")
+    if Path(certificates := os.environ.get("PIP_CERT", "none")).is_file():
+        words.append(f"--secret=id=pip_ca,src={certificates}")
+    done = subprocess.run(["docker", "build", "--tag", "sgtest/exporter", *words, str(stack.folder / build.context)],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    ask = ["python3", "-c", "import stackgen.wheel; print(stackgen.wheel.digest())"]
+    inside = subprocess.run(["docker", "run", "--rm", "--entrypoint", ask[0], "sgtest/exporter", *ask[1:]],
+                            capture_output=True, text=True)  # fmt: skip
+    assert inside.stdout.strip() == stack.execute("exporter", *ask).stdout.strip() == wheel.digest()
 
 
 def test_all_targets_answer(stack: LiveStack) -> None:
