@@ -23,8 +23,8 @@ examples: .venv/.ready ## render compose/ anew
 docs: .venv/.ready ## generate the references in docs/
 	@.venv/bin/python scripts/generate_docs.py
 
-bench: .venv/.ready ## measure start-up and check costs side by side
-	@.venv/bin/python benchmarks/startup.py && .venv/bin/python benchmarks/check.py
+bench: .venv/.ready ## measure start-up, check and gateway costs side by side (the gateway needs a Docker engine)
+	@.venv/bin/python benchmarks/startup.py && .venv/bin/python benchmarks/check.py && .venv/bin/python benchmarks/gateway.py
 
 stop: ## stop the demo, and the Docker engine if it was started here
 	@scripts/demo stop; scripts/engine down

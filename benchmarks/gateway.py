@@ -11,6 +11,7 @@ share the cores.
 
 import argparse
 import asyncio
+import itertools
 import json
 import shutil
 import statistics
@@ -136,9 +137,11 @@ async def stream(address, body, key=KEY):
     return first, time.perf_counter() - started, tokens, reads
 
 
-async def streams(address, number, body, key=KEY):
+async def streams(addresses, number, body, key=KEY):
+    """`number` streams at once, each address in turn; what `stream` says of each, and seconds in all."""
     started = time.perf_counter()
-    done = await asyncio.gather(*(stream(address, body, key) for _ in range(number)))
+    turns = itertools.islice(itertools.cycle(addresses), number)
+    done = await asyncio.gather(*(stream(address, body, key) for address in turns))
     return done, time.perf_counter() - started
 
 
@@ -171,28 +174,30 @@ async def fast(bench, rounds):
                           "/upstream.py") for name in ("vllm-bench", "vllm-bench-2")]  # fmt: skip
     (bench.folder / "nginx.conf").write_text(NGINX)
     bench.folder.chmod(0o755)
-    ways = {"direct": upstream[0], "gateway": bench.gateway(2)}
-    ways["nginx"] = bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
-                              "nginx", "-c", "/nginx.conf")  # fmt: skip
+    # direct: clients that share the load out themselves, as what stands before both does it for them
+    ways = {"direct": upstream, "gateway": [bench.gateway(2)]}
+    ways["nginx"] = [bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
+                               "nginx", "-c", "/nginx.conf")]  # fmt: skip
     if (ROOT / "templates/images/vllm-router").is_dir():
-        ways["vllm-router"] = bench.run(
+        ways["vllm-router"] = [bench.run(
             "router", image("vllm-router"), "--worker-urls", "http://vllm-bench:8000", "http://vllm-bench-2:8000",
-            "--host", "0.0.0.0", "--port", "8000", "--policy", "round_robin")  # fmt: skip
-    for address in ways.values():
+            "--host", "0.0.0.0", "--port", "8000", "--policy", "round_robin")]  # fmt: skip
+    for address in {address for addresses in ways.values() for address in addresses}:
         await ready(address)
     seconds = {name: [] for name in ways}
     ttft = {name: [] for name in ways}
     rates = {name: [] for name in ways}
     reads = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, address in ways.items():
-            seconds[name] += await latencies(address, 1000)
-        for name, address in ways.items():
-            done, _ = await streams(address, 32, {"tokens": 40, "every": 0.02})
+        for name, addresses in ways.items():
+            for address in addresses:
+                seconds[name] += await latencies(address, 1000 // len(addresses))
+        for name, addresses in ways.items():
+            done, _ = await streams(addresses, 32, {"tokens": 40, "every": 0.02})
             ttft[name] += [one[0] for one in done]
             reads[name] += [one[3] / one[2] for one in done]
-        for name, address in ways.items():
-            done, took = await streams(address, 8, {"tokens": 1500, "every": 0})
+        for name, addresses in ways.items():
+            done, took = await streams(addresses, 8, {"tokens": 1500, "every": 0})
             rates[name].append(sum(one[2] for one in done) / took)
     base, base_rate = statistics.median(seconds["direct"]), statistics.median(rates["direct"])
     base_ttft = statistics.median(ttft["direct"])
@@ -231,11 +236,11 @@ async def real(bench, rounds):
             "gateway, two replicas": (bench.gateway(2, "two"), KEY)}  # fmt: skip
     for address, key in ways.values():
         await ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
-        await streams(address, 8, body, key)
+        await streams([address], 8, body, key)
     rates = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (address, key) in ways.items():
-            done, took = await streams(address, 16, body, key)
+            done, took = await streams([address], 16, body, key)
             rates[name].append(sum(one[2] for one in done) / took)
     log = docker("logs", "sgbench-two")
     served = [json.loads(line)["server"] for line in log.splitlines() if line.startswith("{")]

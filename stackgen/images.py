@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from pathlib import PurePosixPath
 
 from stackgen import __version__
 from stackgen.plan import Asset
 from stackgen.resources import templates_dir
 
-__all__ = ["VERSIONS", "context_assets", "image_tag", "own_tag"]
+__all__ = ["VERSIONS", "context_assets", "image_tag", "own_tag", "unpinned"]
 
 # What the lock file of each image pins; the exporter's image holds this very stackgen
 VERSIONS = {
@@ -39,6 +40,15 @@ def image_tag(folder: str, version: str, variant: str) -> str:
         name = asset.path.rpartition("/")[2]
         digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
     return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"
+
+
+def unpinned(*images: str | None) -> list[str]:
+    """A warning for each of `images` that may be another one tomorrow."""
+    return [
+        f"image {image} is not pinned to a version"
+        for image in images
+        if image and (":" not in PurePosixPath(image).name or image.endswith(":latest"))
+    ]
 
 
 def own_tag(folder: str) -> str:

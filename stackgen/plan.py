@@ -24,12 +24,15 @@ Condition = Literal["service_started", "service_healthy", "service_completed_suc
 class EnvRef:
     """A value that is taken from `.env` when the stack starts, so that it stands in no rendered file.
 
-    `required` is the message that Compose prints when it is missing; without one it is `default` then.
+    `required` is the message that Compose prints when it is missing; without one it is `default` then. `other` is a
+    second name of a required one, which counts where the first has no value; the service itself must refuse to start
+    with neither.
     """
 
     name: str
     required: str = ""
     default: str = ""
+    other: str = ""
 
 
 @dataclass(frozen=True, slots=True)

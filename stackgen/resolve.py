@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import get_args
 
 from stackgen import engines
 from stackgen.addons import gateway, monitoring, webui
 from stackgen.engines.base import SCRIPTS, Context, Engine, Part, Replica, served_names, storage_mount
 from stackgen.errors import Mistake, SpecError
+from stackgen.images import unpinned
 from stackgen.placement import place
 from stackgen.plan import Asset, Bind, Dependency, EnvRef, Logging, Plan, Role, Service, Site, Tmpfs, Volume
 from stackgen.spec import ModelSpec, StackSpec, is_local
@@ -94,7 +94,7 @@ def _assemble(stack: StackSpec, site: Site, contexts: list[tuple[Engine, Context
         networks=tuple(network for part in parts for network in part.networks),
         secrets=(("hf_token", HF_TOKEN),) if download else (),
         assets=tuple(sorted(set(assets), key=lambda asset: asset.path)),
-        warnings=(*_warnings(stack), *(warning for part in parts for warning in part.warnings)),
+        warnings=(*_warnings(stack, site), *(warning for part in parts for warning in part.warnings)),
     )
 
 
@@ -183,18 +183,18 @@ def _exposed(stack: StackSpec) -> bool:
     return not stack.bind.startswith("127.") and stack.bind not in ("::1", "[::1]")
 
 
-def _warnings(stack: StackSpec) -> list[str]:
+def _warnings(stack: StackSpec, site: Site) -> list[str]:
     warnings = []
-    if _exposed(stack):
+    # which is such a proxy
+    if _exposed(stack) and not gateway.wanted(stack, site):
         warnings.append(
             f"ports are open on {stack.bind}; the key guards /v1 only, other paths answer without one: "
-            "put a proxy with an allow-list of paths in front"
+            "let the gateway stand before them (gateway: true), or a proxy of your own with an allow-list of paths"
         )
     for model in stack.models:
         if not is_local(model.model) and not model.revision:
             warnings.append(
                 f"{model.model} has no revision: a commit keeps two machines from serving different weights"
             )
-        if model.image and (":" not in PurePosixPath(model.image).name or model.image.endswith(":latest")):
-            warnings.append(f"image {model.image} is not pinned to a version")
+        warnings += unpinned(model.image)
     return warnings

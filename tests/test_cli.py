@@ -158,6 +158,14 @@ def test_a_mistake_of_ours_shows_no_traceback_and_no_value(
         cli.main(["--debug", "schema"])
 
 
+def test_up_tells_warnings_before_it_starts_anything(tmp_path: Path) -> None:
+    (tmp_path / "stack.yaml").write_text("name: a\nmodels: [{model: org/m, engine: vllm}]\n")
+    done = subprocess.run([sys.executable, "-m", "stackgen", "up", str(tmp_path)], capture_output=True, text=True,
+                          env=os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/nobody"})  # fmt: skip
+    assert done.returncode == 3
+    assert "warning: org/m has no revision" in done.stderr and done.stdout == ""
+
+
 def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt

@@ -264,7 +264,8 @@ def test_log_rotation_and_restart_reach_every_service() -> None:
     ("models", "fields", "part"),
     [
         ([{}], {}, "org/m0 has no revision"),
-        ([{"revision": "abc"}], {"bind": "0.0.0.0"}, "ports are open on 0.0.0.0"),
+        ([{"revision": "abc"}], {"bind": "0.0.0.0", "gateway": False}, "ports are open on 0.0.0.0"),
+        ([{}], {"gateway": {"image": "me/haproxy"}}, "image me/haproxy is not pinned"),
         ([{"image": "me/vllm"}], {}, "image me/vllm is not pinned"),
         ([{"image": "me/vllm:latest"}], {}, "image me/vllm:latest is not pinned"),
         # the colon of a registry's port is no tag
@@ -274,6 +275,11 @@ def test_log_rotation_and_restart_reach_every_service() -> None:
 )
 def test_warnings(models: list[dict[str, Any]], fields: dict[str, Any], part: str) -> None:
     assert any(part in warning for warning in plan(*models, **fields).warnings)
+
+
+def test_open_ports_are_no_matter_behind_the_gateway() -> None:
+    for fields in ({"gateway": None}, {"gateway": True}):
+        assert not any("ports are open" in text for text in plan({}, {}, bind="0.0.0.0", **fields).warnings)
 
 
 def test_no_warning_without_a_reason() -> None:

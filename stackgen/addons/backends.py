@@ -15,6 +15,9 @@ __all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_for", "backend_n
 
 # Requests a replica works on at once where the stack does not say: vLLM batches 256 by default, and queues by itself
 SLOTS = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
+# What buffers of connections may take if each is full, bytes; what is held by so many is mostly none at all
+MEMORY = 8 * 2**30
+MOST_CONNECTIONS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,17 @@ class Gateway:
         """A body is routed by what stands in it, so it must fit a buffer together with its headers."""
         return self.max_body + 65536
 
+    @property
+    def connections(self) -> int:
+        """How many clients at once: as many as may work and wait, and more while their buffers fit `MEMORY`."""
+        wanted = sum(backend.all_slots + self.max_queue for backend in self.backends)
+        return min(MOST_CONNECTIONS, max(MEMORY // self.buffer, wanted, 256))
+
+    @property
+    def connections_of_one(self) -> int:
+        """How many of them from one address."""
+        return self.connections * 3 // 4
+
 
 def backend_name(engine: str, served: str, taken: set[str]) -> str:
     """`vllm-llama-3-2-1b-instruct`: from engine and leading name, unlike all in `taken`, to which it is added."""
@@ -115,7 +129,7 @@ def backend_of(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...
     # a model that hangs still lists itself: only an answer proves it, and needs a slot of its own under load
     body = {"model": names[0], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
     probe = json.dumps(body).replace("'", "\\u0027")
-    return Backend(name, engine, names, (server,), "/v1/chat/completions", probe, max(1, slots - 1), 10, 20, 2)
+    return Backend(name, engine, names, (server,), "/v1/chat/completions", probe, slots - 1, 10, 20, 2)
 
 
 def backend_for(model: ModelSpec, backends: Sequence[Backend]) -> Backend:

@@ -79,19 +79,20 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
                 model=_format(json.dumps(spec.model)),
                 served=_format(f"fallback/{provider}:{spec.model}"),
                 # as the gateway reads it when it starts: no sign in a key can mean anything to the configuration
-                authorization=f"Bearer %[env({_key(spec)})]",
+                authorization=f"Bearer %[env({_keys(spec)[0]})]",
             )
         )
     return tuple(found)
 
 
-def keys(stack: StackSpec) -> tuple[tuple[str, EnvRef], ...]:
-    """The variables that hold the providers' keys, for the gateway's environment."""
-    specs = [(_key(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
-    return tuple(
-        (name, EnvRef(name, f"put the key of {provider} into .env: the stack names it as a fallback"))
-        for name, provider in dict(specs).items()
-    )
+def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
+    """The variables that hold the providers' keys, for the gateway's environment; `STACKGEN_REQUIRED` names some."""
+    specs = [(_keys(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
+    said = "put the key of {} into .env: the stack names it as a fallback"
+    found = {names[0]: EnvRef(names[0], said.format(provider), other="".join(names[1:2])) for names, provider in specs}
+    # what may stand under one of two names, Compose can't ask for: the start script does
+    either = tuple(name for name, value in found.items() if value.other)
+    return (*found.items(), *((("STACKGEN_REQUIRED", " ".join(either)),) if either else ()))
 
 
 def assets(stack: StackSpec) -> tuple[Asset, ...]:
@@ -125,9 +126,10 @@ def _mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:
         return [*found, ("base_url", text, "e.g. http://10.0.0.5:8000/v1")]
     if wrong := _address(_url(spec)):
         found.append(("base_url", *wrong))
-    if _key(spec).startswith("STACKGEN_"):
+    names = _keys(spec)
+    if names and names[0].startswith("STACKGEN_"):
         found.append(("api_key_env", "is a key of this stack, which no provider may have", "name another variable"))
-    elif not _key(spec):
+    elif not names:
         text = f"is needed: the key of {spec.provider} goes to no other host" if cloud else "is needed"
         found.append(("api_key_env", text, "name the variable of .env that holds its key"))
     return found
@@ -153,12 +155,12 @@ def _url(spec: FallbackSpec) -> str:
     return spec.base_url or (cloud.url if cloud else "")
 
 
-def _key(spec: FallbackSpec) -> str:
-    """The variable that holds the key, "" where none is known: a cloud's key is for its own hosts only."""
+def _keys(spec: FallbackSpec) -> tuple[str, ...]:
+    """The variables that may hold the key, the first that is set counts; a cloud's are for its own hosts only."""
     cloud = CLOUDS.get(spec.provider or "")
-    if spec.api_key_env or not cloud:
-        return spec.api_key_env or ""
-    return cloud.keys[0] if cloud.owns(urlsplit(_url(spec)).hostname or "") else ""
+    if spec.api_key_env:
+        return (spec.api_key_env,)
+    return cloud.keys if cloud and cloud.owns(urlsplit(_url(spec)).hostname or "") else ()
 
 
 def _provider(spec: FallbackSpec) -> str:

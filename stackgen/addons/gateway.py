@@ -12,6 +12,7 @@ from stackgen.addons import fallback, router
 from stackgen.addons.backends import Backend, Gateway, Server, backend_name, backend_of, documents
 from stackgen.engines.base import API_KEY, SCRIPTS, served_names
 from stackgen.errors import Mistake
+from stackgen.images import unpinned
 from stackgen.plan import (
     Asset,
     Bind,
@@ -37,6 +38,10 @@ IMAGE = "haproxy:3.2.26"
 USER = "99:99"
 PORT, REDIRECT_PORT = 8000, 8080
 FOLDER = "/gateway"
+FILES = (
+    ("start.sh", "scripts/gateway_start.sh"), ("health.sh", "scripts/gateway_health.sh"),
+    ("model.lua", "gateway/model.lua"),
+)  # fmt: skip
 # The key named so is that of .env
 DEFAULT_KEY = "default"
 ENGINE_KEY = EnvRef("STACKGEN_ENGINE_KEY", "the key between gateway and engines: `stackgen up` writes one into .env")
@@ -81,6 +86,11 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
                     Mistake(f"{path}.served_names", f"{name!r} is not all ASCII, which the gateway can't route by",
                             "give the model another name: clients send such letters in several spellings")
                 )  # fmt: skip
+        if model.engine == "fastchat" and model.worker_concurrency * model.replicas < 2:
+            found.append(
+                Mistake(f"{path}.worker_concurrency", "leaves the gateway's health check no turn beside an answer",
+                        "set it to 2 or more, or replicas: FastChat proves that it is well by an answer only")
+            )  # fmt: skip
     names = [key.name for key in _spec(stack).keys]
     found += [
         Mistake("gateway.keys", f"{name!r} stands twice") for name in sorted({n for n in names if names.count(n) > 1})
@@ -116,12 +126,11 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         services=(*(router.joined(_behind(service), backends) for service in plan.services),
                   *router.services(stack, backends), _service(stack, site, spec, router.networks(backends))),
         endpoints=tuple(_endpoint(plan, backend, url) for backend in backends),
-        assets=(*plan.assets, Asset("gateway/start.sh", "scripts/gateway_start.sh"),
-                Asset("gateway/health.sh", "scripts/gateway_health.sh"), *fallback.assets(stack),
+        assets=(*plan.assets, *(Asset(f"gateway/{name}", path) for name, path in FILES), *fallback.assets(stack),
                 *router.assets(backends)),
         networks=(*plan.networks, *router.networks(backends)),
         documents=(*plan.documents, *documents(data, spec)),
-        warnings=(*plan.warnings, *fallback.warnings(stack)),
+        warnings=(*plan.warnings, *fallback.warnings(stack), *unpinned(spec.image)),
     )  # fmt: skip
 
 
@@ -200,7 +209,8 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Ne
         user="0:0" if spec.tls else USER,
         cap_add=("DAC_READ_SEARCH", "KILL", "SETGID", "SETUID") if spec.tls else (),
         stop_signal="SIGUSR1",
-        stop_grace_period=60,
+        # while it ends what it has begun, nothing new is taken
+        stop_grace_period=30,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
     )  # fmt: skip
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from stackgen.addons import monitoring_targets as targets
 from stackgen.addons.monitoring_rules import groups
 from stackgen.engines.base import API_KEY
 from stackgen.errors import Mistake
-from stackgen.images import VERSIONS, context_assets, own_tag
+from stackgen.images import VERSIONS, context_assets, own_tag, unpinned
 from stackgen.plan import (
     Asset,
     Bind,
@@ -120,6 +119,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     gpus = _all_gpus(plan)
     if gpus:
         services.append(_dcgm(spec, gpus))
+    images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
     documents = (
         Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", targets.jobs(plan, site)),
         Document("monitoring/rules.yml.j2", "monitoring/rules.yml", "yaml", groups(plan, spec)),
@@ -132,7 +132,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         volumes=(*plan.volumes, (PROMETHEUS, f"{stack.name}-prometheus"), (GRAFANA, f"{stack.name}-grafana")),
         assets=(*plan.assets, *assets),
         documents=(*plan.documents, *documents),
-        warnings=(*plan.warnings, *_warnings(spec)),
+        warnings=(*plan.warnings, *unpinned(*images)),
     )
 
 
@@ -240,12 +240,3 @@ def _grafana_files(plan: Plan) -> tuple[Asset, ...]:
         Asset("monitoring/dashboards.yaml", "monitoring/dashboards/stackgen.yaml"),
         *(Asset(f"monitoring/dashboards/{name}.json", f"monitoring/dashboards/{name}.json") for name in names),
     )
-
-
-def _warnings(spec: MonitoringSpec) -> list[str]:
-    images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
-    return [
-        f"image {image} is not pinned to a version"
-        for image in images
-        if image and (":" not in PurePosixPath(image).name or image.endswith(":latest"))
-    ]

@@ -77,14 +77,16 @@ def _vllm(target: float) -> tuple[Alert, ...]:
 
 
 def _gateway() -> tuple[Alert, ...]:
+    # a fallback is nobody's replica, and may have no address for as long as nobody needs it
+    up = 'state="UP",proxy!~"fallback-.*"'
     errors, requests = "stackgen_gateway_key_errors_total", "stackgen_gateway_key_requests_total"
     refused = 'increase(haproxy_frontend_http_responses_total{proxy="api",code="4xx"}[10m])'
     return (
         # a replica without an address is in maintenance, not down; one that is drained on purpose is back by then
-        Alert("GatewayReplicaDown", 'haproxy_server_status{state="UP"} == 0', 600, "warning",
+        Alert("GatewayReplicaDown", f"haproxy_server_status{{{up}}} == 0", 600, "warning",
               "{{ $labels.server }} of {{ $labels.proxy }} gets no requests",
               "stackgen diagnose says why; a start that is still under way ends this"),
-        Alert("GatewayModelDown", 'sum by (proxy) (haproxy_server_status{state="UP"}) == 0', 60, "critical",
+        Alert("GatewayModelDown", f"sum by (proxy) (haproxy_server_status{{{up}}}) == 0", 60, "critical",
               "{{ $labels.proxy }} has no replica that is up: its requests get a 503",
               "stackgen diagnose says why"),
         Alert("GatewayQueueGrowing", "avg_over_time(haproxy_backend_current_queue[5m]) > 8", 120, "warning",

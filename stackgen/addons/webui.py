@@ -7,12 +7,12 @@ that is made becomes the administrator's, later ones wait for it (`DEFAULT_USER_
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from stackgen.addons import gateway, monitoring
 from stackgen.addons.monitoring_targets import has_gateway, probes
 from stackgen.engines.base import API_KEY
 from stackgen.errors import Mistake
+from stackgen.images import unpinned
 from stackgen.plan import EnvRef, HealthCheck, Logging, Plan, Port, Service, Site, Tmpfs, Volume
 from stackgen.spec import StackSpec, UiSpec
 
@@ -73,7 +73,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *_warnings(stack.ui)),
+        warnings=(*plan.warnings, *unpinned(stack.ui.image)),
     )
 
 
@@ -97,9 +97,3 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
         read_only=False,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
     )  # fmt: skip
-
-
-def _warnings(spec: UiSpec) -> list[str]:
-    image = spec.image
-    loose = image and (":" not in PurePosixPath(image).name or image.endswith(":latest"))
-    return [f"image {image} is not pinned to a version"] if loose else []

@@ -67,6 +67,8 @@ def up(words: Namespace) -> int:
         except StartError as error:
             _explain(words, stack, error)
             raise
+    for warning in stack.plan.warnings:
+        note(f"warning: {warning}")
     from stackgen.runtimes import compose
     from stackgen.runtimes.drift import remember
     from stackgen.runtimes.exporter import build_exporter

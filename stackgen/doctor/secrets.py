@@ -53,7 +53,7 @@ def complete(case: Case) -> Results:
         return
     wanted = [v for s in case.services() for _, v in s.environment if isinstance(v, EnvRef) and v.required]
     for ref in dict.fromkeys(wanted):
-        value = env.values.get(ref.name, "")
+        value = env.values.get(ref.name, "") or env.values.get(ref.other, "")
         if not value and ref.name in GENERATED and ref.name != API_KEY:
             yield warn(f"{ref.name} is not there yet", env.path, "`stackgen up` adds one; `docker compose up` refuses")
         elif not value:

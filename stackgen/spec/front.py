@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
@@ -13,7 +14,8 @@ __all__ = ["GatewaySpec", "KeySpec", "MonitoringSpec", "TlsSpec", "UiSpec"]
 
 # Also the name in the log and in metrics
 KEY_LABEL = r"^[a-z0-9][a-z0-9_-]{0,31}$"
-BODY_SIZE = r"^[1-9][0-9]{0,2}m$"
+# HAProxy 3.2 takes no buffer of 256 MB or more, and a body must fit one together with its headers
+BODY_SIZE = r"^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])m$"
 
 
 class KeySpec(Strict):
@@ -30,7 +32,7 @@ class TlsSpec(Strict):
     certificate: Text | None = Field(None, description="PEM file: the certificate and its chain")
     key: Text | None = Field(None, description="PEM file of the private key")
     names: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:*-]+$")], ...] = Field(
-        ("localhost", "127.0.0.1"), description="Host names and addresses in a generated certificate"
+        ("localhost", "127.0.0.1"), min_length=1, description="Host names and addresses in a generated certificate"
     )
     redirect_port: int | None = Field(None, ge=1, le=65535, description="Port whose plain HTTP is sent on to HTTPS")
 
@@ -43,6 +45,12 @@ class TlsSpec(Strict):
 
 def _tls(value: Any) -> Any:
     return {} if value in (True, "generate") else None if value is False else value
+
+
+def _body_size(value: Any) -> Any:
+    if isinstance(value, str) and not re.match(BODY_SIZE, value):
+        raise PydanticCustomError("max_body", "must be MiB from 1m to 255m: HAProxy takes no larger buffer")
+    return value
 
 
 class GatewaySpec(Strict):
@@ -60,11 +68,15 @@ class GatewaySpec(Strict):
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(
         (), description="Paths let through beside the OpenAI API's, e.g. /tokenize; the key is still asked for"
     )
-    max_body: str = Field(
-        "4m", pattern=BODY_SIZE, description="Largest request, in MiB; a connection may take twice that memory"
+    max_body: Annotated[str, BeforeValidator(_body_size)] = Field(
+        "4m",
+        description="Largest request, in MiB, 255m at most; a connection may take twice that memory",
+        json_schema_extra={"pattern": BODY_SIZE},
     )
     timeout: int = Field(600, ge=1, le=86400, description="Seconds of silence from an engine, and of one answer's wait")
-    max_queue: int = Field(256, ge=0, le=100_000, description="Requests that may wait for a replica; more get a 429")
+    max_queue: int = Field(
+        256, ge=0, le=100_000, description="Requests of a model that may wait (0: none); more get a 429"
+    )
     queue_timeout: int = Field(60, ge=1, le=3600, description="Seconds that a request may wait for a replica")
     image: Text | None = Field(None, description="Image instead of the pinned HAProxy; name a version")
 

@@ -112,7 +112,12 @@ def scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, EnvRef):
         reason = value.required.replace("$", "$$").replace("}", ")")
-        return quoted(f"${{{value.name}:?{reason}}}" if value.required else f"${{{value.name}:-{value.default}}}")
+        if not value.required:
+            return quoted(f"${{{value.name}:-{value.default}}}")
+        if value.other:
+            # Compose looks at the inner one first, whether it counts or not: `:?` would ask for both
+            return quoted(f"${{{value.name}:-${{{value.other}:-}}}}")
+        return quoted(f"${{{value.name}:?{reason}}}")
     if not isinstance(value, str):
         raise TypeError(f"not a scalar: {value!r}")
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def mistakes(fallback: Any, **fields: Any) -> list[tuple[str, str]]:
 def test_without_one_nothing_of_it_is_rendered() -> None:
     rendered = files(plan({}, {}))
     assert not any("fallback" in path for path in rendered)
-    assert "fallback" not in rendered["gateway/haproxy.cfg"] and "lua" not in rendered["gateway/haproxy.cfg"]
+    assert "fallback" not in rendered["gateway/haproxy.cfg"] and "fallbacks.map" not in rendered
     assert not any("leave this machine" in text for text in plan({}).warnings)
 
 
@@ -73,6 +75,32 @@ def test_only_the_gateway_gets_the_key_and_only_from_env() -> None:
         else:
             (ref,) = refs
             assert isinstance(ref, EnvRef) and "together" in ref.required and ref.default == ""
+
+
+@pytest.mark.compose
+@pytest.mark.parametrize("name", ["TOGETHER_API_KEY", "TOGETHERAI_API_KEY"])
+def test_togethers_key_may_stand_under_either_name(tmp_path: Path, name: str) -> None:
+    made = plan({"fallback": f"together:{LLAMA}", "model": "./m"})
+    for path, text in files(made).items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / ".env").write_text(f"STACKGEN_API_KEY=a\nSTACKGEN_ENGINE_KEY=b\n{name}=the-key\n")
+    words = ["docker", "compose", "--project-directory", str(tmp_path), "config", "--format", "json"]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
+    )
+    environment = json.loads(done.stdout)["services"]["gateway"]["environment"]
+    assert environment["TOGETHER_API_KEY"] == "the-key"
+    # where neither is there, the gateway says so and does not start
+    script = tmp_path / "scripts" / "gateway_start.sh"
+    known = {"PATH": os.environ["PATH"], "STACKGEN_API_KEY": "a", "STACKGEN_REQUIRED": environment["STACKGEN_REQUIRED"]}
+    refused = subprocess.run(["sh", script], env=known | {"TOGETHER_API_KEY": ""}, capture_output=True, text=True)
+    assert refused.returncode == 1 and "TOGETHER_API_KEY is missing in .env" in refused.stderr
+
+
+def test_a_provider_with_one_name_is_asked_for_by_compose() -> None:
+    made = plan({"fallback": {"base_url": "http://10.0.0.5/v1", "model": "m", "api_key_env": "MINE"}})
+    assert "${MINE:?" in files(made)["compose.yaml"] and "STACKGEN_REQUIRED" not in files(made)["compose.yaml"]
 
 
 def test_a_warning_says_that_texts_leave_the_machine() -> None:

@@ -16,6 +16,7 @@ from stackgen.load import build
 from stackgen.plan import Bind, EnvRef, Plan
 from stackgen.render import render
 from stackgen.resolve import resolve
+from stackgen.runtimes.certificate import ensure_certificate
 from stackgen.stack import open_stack
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.haproxy import quoted
@@ -133,13 +134,34 @@ def test_settings_reach_the_configuration() -> None:
     rendered = files(made)
     config = rendered["gateway/haproxy.cfg"]
     for text in (f"tune.bufsize {8 * 2**20 + 65536}", f"gt {8 * 2**20}", "timeout server 99s", "timeout queue 7s",
-                 "queue gt 5", " /tokenize", "maxconn 7 "):  # fmt: skip
+                 "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
         assert text in config, text
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
     assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}
     assert [rendered["gateway/keys.prom"].count(f'key="{name}"') for name in ("default", "a", "b")] == [5, 5, 5]
     # the configuration is printed without a key of any kind, and asks the environment for the engines'
-    assert "${STACKGEN_ENGINE_KEY}" in config and "sk-" not in "".join(rendered.values())
+    assert "%[env(STACKGEN_ENGINE_KEY)]" in config and "sk-" not in "".join(rendered.values())
+
+
+@pytest.mark.parametrize(
+    ("models", "size", "connections"),
+    # 8 GiB of full buffers, but never fewer than may work and wait
+    [
+        ([{}], "1m", 7710),
+        ([{}], "4m", 2016),
+        ([{}], "255m", 512),
+        ([{"replicas": 4}], "255m", 1280),
+        ([{}] * 9, "4m", 4608),
+    ],
+)
+def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: str, connections: int) -> None:
+    config = files(plan(*models, gateway={"max_body": size}))["gateway/haproxy.cfg"]
+    assert f"\n    maxconn {connections}\n" in config
+    assert f"reject if {{ sc1_conn_cur gt {connections * 3 // 4} }}" in config
+
+
+def test_streams_outlive_a_reload_whatever_the_time_out() -> None:
+    assert "hard-stop-after 86400s" in files(plan({}, gateway={"timeout": 5}))["gateway/haproxy.cfg"]
 
 
 def test_tls() -> None:
@@ -164,7 +186,14 @@ def test_tls() -> None:
         ([{}], {"gateway": {"keys": [{"name": "A b"}]}}, r"gateway.keys\[0\].name"),
         ([{}], {"gateway": {"tls": {"certificate": "./c"}}}, "needs both `certificate` and `key`"),
         ([{}], {"gateway": {"tls": {"redirect_port": 8000}}}, "gateway's own port"),
-        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body"),
+        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body: must be MiB from 1m to 255m"),
+        ([{}], {"gateway": {"max_body": "256m"}}, "gateway.max_body: must be MiB from 1m to 255m"),
+        ([{}], {"gateway": {"tls": {"names": []}}}, "gateway.tls.names"),
+        (
+            [FC | {"worker_concurrency": 1}, {}],
+            {},
+            r"models\[0\].worker_concurrency: leaves the gateway",
+        ),
         ([{}], {"gateway": {"allow": ["tokenize"]}}, r"gateway.allow\[0\]"),
         ([{"fallback": "together:a/b"}], {}, r"models\[0\].fallback: needs the gateway"),
     ],
@@ -210,15 +239,15 @@ def test_quoting_leaves_one_word(text: str) -> None:
     assert read == text and not inside
 
 
-def check(rendered: dict[str, str], folder: Path, image: str) -> str:
-    """What `haproxy -c` says of the rendered files; "" when it takes them without a word."""
+def check(rendered: dict[str, str], folder: Path, image: str, *more: str) -> str:
+    """What `haproxy -c` says of the rendered files; "" when it takes them without a word. `more` is for Docker."""
     for path, text in rendered.items():
         if path.startswith("gateway/"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
     (folder / "gateway").chmod(0o755)
     folder.chmod(0o755)
-    words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro",
+    words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro", *more,
              "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image,
              "haproxy", "-c", "-q", "-f", "/gateway/haproxy.cfg"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True)
@@ -233,6 +262,24 @@ def test_haproxy_takes_every_example(folder: Path, tmp_path: Path, haproxy_image
         assert check(files(made), tmp_path, haproxy_image) == ""
     else:
         assert not [path for path in files(made) if path.startswith("gateway/")]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("tls", [{}, {"redirect_port": 8080}])
+def test_haproxy_takes_tls(tls: dict[str, Any], tmp_path: Path, haproxy_image: str) -> None:
+    stack = spec({}, FC, gateway={"tls": tls})
+    made = resolve(stack, ComposeSite(tmp_path, tmp_path), "test")
+    certificate = ensure_certificate(stack, made, tmp_path)
+    assert certificate is not None
+    # as the service has them: root reads the key, and then becomes somebody else
+    mounts = [f"-v={certificate}:/tls/site.crt:ro", f"-v={certificate.with_suffix('.key')}:/tls/site.crt.key:ro"]
+    assert check(files(made), tmp_path, haproxy_image, "--user=0:0", *mounts) == ""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("size", ["1m", "99m", "100m", "255m"])
+def test_haproxy_takes_every_size_that_is_allowed(size: str, tmp_path: Path, haproxy_image: str) -> None:
+    assert check(files(plan({}, gateway={"max_body": size})), tmp_path, haproxy_image) == ""
 
 
 ENTRIES = st.fixed_dictionaries(

@@ -25,6 +25,7 @@ KEYS = 'job="gateway-keys",instance="gateway:8405",key="ci"'
 REQUESTS, ERRORS = f"stackgen_gateway_key_requests_total{{{KEYS}}}", f"stackgen_gateway_key_errors_total{{{KEYS}}}"
 API = 'haproxy_frontend_http_responses_total{proxy="api",code="4xx"}'
 SERVER = "haproxy_server_status{proxy=\"m\",server="  # fmt: skip
+PROVIDER = "haproxy_server_status{proxy=\"fallback-m\",server="  # fmt: skip
 PROBE = 'endpoint="m",base_url="http://gateway:8000/v1",dialect="vllm"'
 
 
@@ -53,12 +54,13 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
     ),
     "GatewayReplicaDown": (
         {f'{SERVER}"a",state="UP"}}': "1x5 0x30"}, 17,
-        # drained, and back five minutes later
-        {f'{SERVER}"a",state="UP"}}': "1x5 0x5 1x30"},
+        # drained, and back five minutes later; and a fallback that nobody needs
+        {f'{SERVER}"a",state="UP"}}': "1x5 0x5 1x30", f'{PROVIDER}"x",state="UP"}}': "0x41"},
     ),
     "GatewayModelDown": (
         {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x5 0x20"}, 8,
-        {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x20"},
+        {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x20",
+         f'{PROVIDER}"x",state="UP"}}': "0x20"},
     ),
     "GatewayQueueGrowing": ({'haproxy_backend_current_queue{proxy="m"}': "20x30"}, 8,
                             {'haproxy_backend_current_queue{proxy="m"}': "5x30"}),
