@@ -59,14 +59,21 @@ def llamacpp_image() -> str:
 
 @pytest.fixture(scope="session")
 def haproxy_image() -> str:
-    """HAProxy as Debian packages it: a stand-in for the official image, which no test can pull."""
+    """The official image where it can be had, else HAProxy as Debian packages it."""
     return _built("build-image", "haproxy")
 
 
 @pytest.fixture(scope="session")
 def prometheus_image() -> str:
-    """Prometheus and promtool as Debian packages them: a stand-in for the official image."""
+    """The official image where it can be had, else Prometheus and promtool as Debian packages them."""
     return _built("build-image", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def grafana_image() -> str:
+    """The official image where it can be had, else "": nobody else packages it."""
+    found = _built("build-image", "grafana")
+    return "" if found == "none" else found
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Prometheus' own promtool reads what is rendered, and each rule fires for what it is for, and for nothing less.
 
-promtool is Debian's build of the version that is pinned (3.5.3), in a stand-in image.
+promtool is that of the pinned image where it can be had, else Debian's build of the same version (3.5.3).
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def write(made: Plan, folder: Path) -> None:
 
 
 def promtool(image: str, folder: Path, *words: str) -> str:
-    command = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/monitoring:/etc/stackgen:ro", image]
-    done = subprocess.run([*command, "promtool", *words], capture_output=True, text=True)
+    command = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/monitoring:/etc/stackgen:ro"]
+    done = subprocess.run([*command, "--entrypoint", "promtool", image, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

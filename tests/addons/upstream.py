@@ -36,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["host"] != "gateway":  # which only its own probes say
             seen.append(note)
         time.sleep(wanted.get("sleep", 0))
-        if wanted.get("die"):
+        if wanted.get("die") in (True, NAME):
             os._exit(1)
         if not wanted.get("chunks"):
             self.reply(wanted.get("status", 200), {"by": NAME, "model": body.get("model"), "bytes": len(raw)})

@@ -144,6 +144,10 @@ class MadeUp:
     def chat(self, model: str, key: str | None = "", **test: Any) -> Answer:
         return self.ask("POST", "/v1/chat/completions", {"model": model, "messages": [], "test": test}, key)
 
+    def running(self) -> set[str]:
+        """The services whose container runs."""
+        return set(self.compose("ps", "--services", "--status", "running").stdout.split())
+
     def answers(self, model: str) -> bool:
         try:
             return self.chat(model).status == 200

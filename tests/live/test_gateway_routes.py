@@ -15,8 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stackgen import engines
+from stackgen.envfile import create_env
+from tests.addons.test_gateway import names
 from tests.live.gateway import MadeUp
 
 pytestmark = [pytest.mark.docker, pytest.mark.front]
@@ -26,6 +30,10 @@ HOSTILE = [
     "it's", 'say "hi"', "a b", "$HOME", "${STACKGEN_ENGINE_KEY}", "%[env(PATH)]", "%b", "a,b;c", "{}", "{{x}}", "#x",
     "a\\b", "a\\", "\\n", "org/Model-1.5:latest", "a%20b", "`ls`", "x--y", "'; deny; '", "x" * 300, "<b>", "&amp;", "*",
 ]  # fmt: skip
+
+
+# what a header takes without a blank
+tokens = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,54 @@ def test_no_name_breaks_the_routing(gateway: MadeUp, name: str) -> None:
     assert (answer.status, answer.json["model"]) == (200, name)
     listed = [model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]]
     assert listed.count(name) == 1
+
+
+def test_any_name_and_any_key_work_in_the_running_proxy(gateway: MadeUp) -> None:
+    before = gateway.data["models"][1]
+    others = {"beta", *gateway.data["models"][0]["served_names"], "chatty"}
+
+    @given(st.lists(names, min_size=1, max_size=8, unique=True), st.lists(tokens, min_size=1, max_size=8, unique=True))
+    @settings(deadline=None, max_examples=6, database=None)
+    def each_works(served: list[str], keys: list[str]) -> None:
+        mine = [name for name in served if name not in others]
+        gateway.data["models"][1] = before | {"served_names": ["beta", *mine]}
+        gateway.render()
+        gateway.write_keys(default=gateway.key, **{f"k{number}": key for number, key in enumerate(keys)})
+        for name in mine:
+            raw = json.dumps({"model": name, "messages": []})
+            for body in (raw, raw.replace("/", "\\/")):  # as PHP writes it
+                answer = gateway.ask("POST", "/v1/chat/completions", body.encode())
+                assert (answer.status, answer.json["model"]) == (200, name)
+        listed = {model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]}
+        assert listed == {*mine, *others}
+        assert {key: gateway.chat("alpha", key).status for key in keys} == dict.fromkeys(keys, 200)
+
+    try:
+        each_works()
+    finally:
+        gateway.data["models"][1] = before
+        gateway.render()
+        (gateway.folder / "gateway" / "keys.map").unlink(missing_ok=True)
+        gateway.reload()
+
+
+DEEP = "[" * 40 + "]" * 40
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        r'{"model": "org\/Model-1.5:latest"}',
+        r'{"model": "\u006frg/Model-1.5:latest"}',
+        r'{"mod\u0065l": "org\u002fModel-1.5:latest"}',
+        r'{"messages": [{"model": "al\/pha"}], "model": "org\/Model-1.5:latest"}',
+        f'{{"tools": {DEEP}, "model": "org/Model-1.5:latest"}}',
+        '{"x": ' + '{"model": ' * 40 + "1" + "}" * 40 + ', "model": "org/Model-1.5:latest"}',
+    ],
+)
+def test_the_model_is_found_however_it_is_written(gateway: MadeUp, body: str) -> None:
+    answer = gateway.ask("POST", "/v1/chat/completions", body.encode())
+    assert (answer.status, answer.json["model"], answer.by) == (200, "org/Model-1.5:latest", "vllm-beta")
 
 
 def test_the_model_is_found_wherever_it_stands(gateway: MadeUp) -> None:
@@ -353,7 +409,21 @@ def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp) -> N
 
 
 def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeUp) -> None:
-    """At most twice: a request that kills whoever takes it must not go through all of a large fleet."""
+    for _ in range(40):  # it goes to either of the two, and ends only one of them
+        answer = gateway.chat("alpha", die="vllm-alpha")
+        assert (answer.status, answer.by) == (200, "vllm-alpha-2")
+        if "vllm-alpha" not in gateway.running():
+            break
+    else:
+        raise AssertionError("no request went to vllm-alpha")
+    gateway.compose("up", "--detach", "vllm-alpha")
+    end = time.monotonic() + 60
+    while gateway.chat("alpha").by != "vllm-alpha":
+        assert time.monotonic() < end, "vllm-alpha gets no requests again"
+
+
+def test_a_request_that_ends_whoever_takes_it_is_given_up(gateway: MadeUp) -> None:
+    """It must not go through all of a large fleet."""
     answer = gateway.chat("beta", die=True)
     assert (answer.status, error(answer)["code"]) in ((502, "bad_gateway"), (503, "unavailable"))
     gateway.compose("up", "--detach", "vllm-beta")
@@ -387,3 +457,57 @@ def test_a_wedged_fastchat_model_is_found_although_it_lists_itself(gateway: Made
     print(f"the wedge was found after {took:.0f} s")
     gateway.run("fastchat-api", "rm", "/tmp/wedged")
     wait_for(gateway, "chatty")
+
+
+@pytest.fixture(scope="module")
+def strict(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeUp]:
+    """Short times, no queue, and a key before the engines that means something to HAProxy."""
+    folder = tmp_path_factory.mktemp("strict")
+    create_env(folder)
+    text = (folder / ".env").read_text()
+    (folder / ".env").write_text(re.sub("(?m)^STACKGEN_ENGINE_KEY=.*$", "STACKGEN_ENGINE_KEY=50%b-%[path]-%%", text))
+    data = {
+        "name": "sgtest-strict", "port": 18163,
+        "gateway": {"image": haproxy_image, "timeout": 8, "max_queue": 0},
+        "models": [{"model": "./a", "engine": "vllm", "served_names": ["alpha"], "max_num_seqs": 2},
+                   {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]}],
+    }  # fmt: skip
+    with MadeUp(folder, data, fastchat_image) as running:
+        yield running
+
+
+def test_silence_is_504(strict: MadeUp) -> None:
+    answer = strict.chat("alpha", sleep=14)
+    assert (answer.status, error(answer)["code"]) == (504, "timeout")
+
+
+def test_a_stream_outlives_the_time_out_and_a_reload(strict: MadeUp) -> None:
+    connection = strict.connect()
+    body = json.dumps({"model": "alpha", "test": {"chunks": 150, "every": 0.1}})
+    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {strict.key}"})
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data:")
+    strict.reload()
+    rest = response.read()
+    connection.close()
+    assert 1 + rest.count(b"data:") == 150
+
+
+def test_without_a_queue_nobody_waits_and_free_slots_are_used(strict: MadeUp) -> None:
+    before = len(strict.seen("vllm-alpha"))
+    with ThreadPoolExecutor(2) as pool:
+        working = [pool.submit(strict.chat, "alpha", sleep=7) for _ in range(2)]
+        end = time.monotonic() + 5
+        while len(strict.seen("vllm-alpha")) < before + 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        refused = strict.chat("alpha")
+        assert (refused.status, error(refused)["code"]) == (429, "queue_full")
+        assert [one.result().status for one in working] == [200, 200]
+    assert strict.chat("alpha").status == 200
+
+
+def test_an_engines_key_is_text_and_no_log_format(strict: MadeUp) -> None:
+    assert strict.chat("alpha").status == strict.chat("chatty").status == 200
+    assert strict.engine_key == "50%b-%[path]-%%"
+    for service in ("vllm-alpha", "fastchat-api"):
+        assert strict.seen(service)[-1]["headers"]["authorization"] == f"Bearer {strict.engine_key}"

@@ -182,6 +182,17 @@ def test_a_generated_certificate(
         assert moved.status == 308
         assert moved.headers["location"] == f"https://127.0.0.1:{TLS_PORT}/v1/chat/completions?x=1"
         plain.close()
+        for host in ("[::1]:8080", "[::1]", "example.org"):
+            plain = http.client.HTTPConnection("127.0.0.1", TLS_PORT + 1, timeout=20)
+            plain.request("GET", "/v1/models", headers={"Host": host})
+            where = host.removesuffix(":8080")
+            assert plain.getresponse().headers["location"] == f"https://{where}:{TLS_PORT}/v1/models"
+            plain.close()
+        plain = http.client.HTTPConnection("127.0.0.1", TLS_PORT + 1, timeout=20)
+        plain.putrequest("GET", "/v1/models", skip_host=True)
+        plain.endheaders()
+        assert plain.getresponse().status == 400
+        plain.close()
         # what stands beside the engines speaks plainly to it, inside the network alone
         inner = "import urllib.request as u; print(u.urlopen('http://gateway:8001/health').status)"
         assert stack.run("vllm-alpha", "python3", "-c", inner).strip() == "200"

@@ -1,9 +1,10 @@
 """Monitoring that really runs: Prometheus scrapes a real vLLM, HAProxy and stackgen's exporter, and every query of
-the dashboards is put to it. Grafana's image can't be had here; its service is rendered and not started.
+the dashboards is put to it. Grafana runs where its image can be had, and is rendered everywhere.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 import pytest
 
 from stackgen import wheel
+from stackgen.addons.monitoring import GRAFANA_IMAGE
+from stackgen.envfile import read_env
 from stackgen.stack import open_stack
 from tests.addons.test_monitoring_names import (
     ADDED,
@@ -42,7 +45,7 @@ ABSENT = ('ALERTS{alertstate="firing"}', "stackgen_chunks_per_second", "stackgen
 @pytest.fixture(scope="module")
 def stack(
     vllm_image: str, fastchat_image: str, haproxy_image: str, prometheus_image: str, exporter_image: str,
-    tiny_model: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory,
+    grafana_image: str, tiny_model: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveStack]:  # fmt: skip
     tiny = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny", "Tiny/Alias"], "image": vllm_image,
             "max_model_len": 512, "cpu_kv_cache_gib": 1, "enforce_eager": True}  # fmt: skip
@@ -61,7 +64,7 @@ def stack(
     with LiveStack(tmp_path_factory.mktemp("monitoring"), data) as started:
         assert {exporter_image, fastchat_image} <= set((started.folder / "compose.yaml").read_text().split())
         started.compose("down", "--volumes")
-        started.up(*SERVICES)
+        started.up(*SERVICES, *(["grafana"] if grafana_image else []))
         yield started
         started.compose("down", "--volumes", "--timeout", "5")
 
@@ -172,6 +175,29 @@ def test_every_query_of_the_dashboards_gives_data(stack: LiveStack) -> None:
     print(f"{total} queries, {total - len(left)} with data")
     assert {where for where, _ in left} <= {"gpus", "overview", "probes"}
     assert total - len(left) > 40
+
+
+def test_grafana_shows_the_dashboards(stack: LiveStack, grafana_image: str) -> None:
+    service = open_stack(str(stack.folder)).plan.service("grafana")
+    if not grafana_image:
+        # no registry answers here: what it would be given is all that can be looked at
+        assert service.image == GRAFANA_IMAGE
+        assert (stack.folder / "monitoring" / "datasources" / "stackgen.yaml").exists()
+        return
+
+    def told(path: str) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{GRAFANA}/api/{path}")
+        password = read_env(stack.folder)["GRAFANA_PASSWORD"]
+        request.add_header("authorization", "Basic " + base64.b64encode(f"admin:{password}".encode()).decode())
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    wanted = {f"stackgen-{path.stem}" for path in DASHBOARDS if path.stem != "gpus"}
+    until(lambda: {one["uid"] for one in told("search?type=dash-db")} == wanted, 60, "the dashboards are not there")
+    assert told("datasources/uid/stackgen/health")["status"] == "OK"
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        urllib.request.urlopen(f"http://127.0.0.1:{GRAFANA}/api/search", timeout=10)
+    refused.value.close()
 
 
 def test_choices_of_the_dashboards_are_filled(stack: LiveStack) -> None:
