@@ -114,7 +114,7 @@ def test_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(everything, ["vllm-b", "vllm-b-2"], ["vllm-b-3"], monkeypatch) == []
     (one,) = told(everything, ["vllm-a"], [], monkeypatch)
     assert "no other replica" in one and "took 41 s" in one
-    assert "at most 60 s" in told(everything, ["gateway"], [], monkeypatch)[0]
+    assert "at most 30 s" in told(everything, ["gateway"], [], monkeypatch)[0]
     assert "can't drain a worker" in told(everything, ["fastchat-c"], [], monkeypatch)[0]
     assert "can't drain a worker" in told(everything, [], ["fastchat-c-2"], monkeypatch)[0]
     routed = "{model: ./b, engine: vllm, replicas: 2, cache_aware: true}"
