@@ -6,11 +6,10 @@ A new check is a function and a line in `CHECKS`.
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from stackgen.check.auth import auth
 from stackgen.check.chat import chat, stream
-from stackgen.check.contract import ModelList, parse
+from stackgen.check.contract import ModelList, card_names, parse
 from stackgen.check.dialects import TOGETHER
 from stackgen.check.features import FEATURES
 from stackgen.check.late import LATE
@@ -79,11 +78,15 @@ def list_models(context: Context) -> Reply:
     body = reply.json()
     # Together sends the bare array
     cards = body.get("data") if isinstance(body, dict) else body
-    context.listing, context.listed = reply, None
+    context.listing, context.listed, context.chats = reply, None, ()
     if reply.status == 200 and isinstance(cards, list):
-        # llama.cpp lists one name of a model as its id, and the others beside it
-        ids = [name for card in cards if isinstance(card, dict) for name in (card.get("id"), *_aliases(card))]
-        context.listed = tuple(name for name in ids if isinstance(name, str))
+        listed, chats = list[str](), list[str]()
+        for card in cards:
+            names = card_names(card) if isinstance(card, dict) else ()
+            listed += names
+            # Together lists image and speech models too, and tells by `type`
+            chats += names if names and card.get("type") in (None, "model", "chat") else ()
+        context.listed, context.chats = tuple(listed), tuple(chats)
     return reply
 
 
@@ -92,6 +95,9 @@ def _no_list(context: Context, reply: Reply) -> Verdict:
         missing = context.session.target.api_key is None
         message = "the server wants a key, and none is given" if missing else "the server refuses the key"
         return failed(message, KEY_HINT, context.excerpt(reply))
+    if place := context.place(reply):
+        return failed(f"the server redirects those who have the key to {place}", "use the URL that it names",
+                      context.excerpt(reply))  # fmt: skip
     if reply.status == 404:
         return failed("/models is not found", "is the base URL right? it usually ends in /v1", context.excerpt(reply))
     # llama.cpp says here that it still loads the model
@@ -135,7 +141,8 @@ READY: tuple[Check, ...] = tuple(
 def choose(options: Options) -> tuple[Check, ...]:
     """The checks of a profile, or the selected ones with those they need, less the skipped ones; in table order.
 
-    Raises StackgenError for a name that no check has, with the nearest one.
+    A limit of speed brings `stream`, which measures it. Raises StackgenError for a name that no check has, with the
+    nearest one, where all that was selected is skipped, and where a limit could not be looked at.
     """
     known = {check.name: check for check in CHECKS}
     for name in (*options.select, *options.skip):
@@ -143,17 +150,20 @@ def choose(options: Options) -> tuple[Check, ...]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise StackgenError(f"unknown check {name!r}", f"{hint}`stackgen check --list` prints all")
+    limited = bool(options.max_ttft or options.min_tokens_per_second)
+    if limited and "stream" in options.skip:
+        raise StackgenError("--max-ttft and --min-tokens-per-second are looked at by `stream`, which is skipped",
+                            "leave it in, or leave the limits out")  # fmt: skip
+    if set(options.select or known) <= set(options.skip):
+        raise StackgenError("all checks that were chosen are skipped", "`stackgen check --list` prints what there is")
     if options.select:
-        chosen = set(options.select)
+        chosen = set(options.select) | ({"stream"} if limited else set())
         while more := {need for name in chosen for need in known[name].needs} - chosen:
             chosen |= more
         # what completions need is asked for by the list of models
         chosen |= {"models"} if any(known[name].per_model for name in chosen) else set()
     else:
-        chosen = {check.name for check in CHECKS if check.depth <= options.depth}
+        chosen = {
+            check.name for check in CHECKS if check.depth <= options.depth or (limited and check.name == "stream")
+        }
     return tuple(check for check in CHECKS if check.name in chosen and check.name not in options.skip)
-
-
-def _aliases(card: dict[str, Any]) -> tuple[Any, ...]:
-    found = card.get("aliases")
-    return tuple(found) if isinstance(found, list) else ()

@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-__all__ = ["BareChunk", "Chunk", "Completion", "ModelCard", "ModelList", "Usage", "parse", "sum_problem"]
+__all__ = [
+    "BareChunk",
+    "Chunk",
+    "ChunkChoice",
+    "Completion",
+    "ModelCard",
+    "ModelList",
+    "Usage",
+    "card_names",
+    "parse",
+    "sum_problem",
+]
 
 # `ge` and `min_length`: a null or empty value in a required place is as bad as none
 # `lt`: numbers that no float holds are no counts, and JSON has integers of any size
@@ -132,6 +143,16 @@ def sum_problem(usage: Usage) -> str:
     if usage.prompt_tokens + usage.completion_tokens == usage.total_tokens:
         return ""
     return f"usage: {usage.prompt_tokens} + {usage.completion_tokens} is not {usage.total_tokens}"
+
+
+def card_names(card: dict[str, Any]) -> tuple[str, ...]:
+    """The names in one entry of a list of models, whatever else stands there: its id, then its aliases.
+
+    llama.cpp lists one name of a model as its id, and the others as `aliases`.
+    """
+    first, more = card.get("id"), card.get("aliases")
+    found = (first, *more) if isinstance(more, list) else (first,)
+    return tuple([name for name in found if isinstance(name, str)])
 
 
 def _path(location: tuple[int | str, ...]) -> str:

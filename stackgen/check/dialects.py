@@ -10,9 +10,16 @@ from typing import Any
 
 from stackgen.plan import Dialect
 
-__all__ = ["BUILTIN", "FINISH_REASONS", "OPENAI", "TOGETHER", "dialect_of_models", "finish_reasons"]
+__all__ = [
+    "BUILTIN", "FINISH_REASONS", "OPENAI", "TOGETHER", "dialect_of_models", "finish_problem", "finish_reasons",
+]  # fmt: skip
 
-OPENAI = Dialect(name="openai", unknown_model=(404, "model_not_found"))
+OPENAI = Dialect(
+    name="openai",
+    unknown_model=(404, "model_not_found"),
+    # whatever it is, it may be one of ours behind a proxy, or guard its /v1 alone as they do
+    open_paths=("/invocations", "/api/v1/chat/completions", "/completions", "/chat/completions"),
+)
 # https://docs.together.ai/reference/models-1: GET /models answers with a bare array
 TOGETHER = Dialect(
     name="together",
@@ -32,9 +39,21 @@ MORE_FINISH_REASONS: Mapping[str, frozenset[str]] = {"together": frozenset({"eos
 OWNERS: Mapping[str, str] = {"vllm": "vllm", "fastchat": "fastchat", "llamacpp": "llamacpp"}
 
 
+# these belong to answers that call a tool, or that a filter has cut: the check's question is no reason for either
+SPECIAL_FINISH_REASONS = frozenset({"tool_calls", "function_call", "content_filter"})
+
+
 def finish_reasons(dialect: Dialect) -> frozenset[str]:
-    """The finish reasons that a server of this dialect may give."""
-    return FINISH_REASONS | MORE_FINISH_REASONS.get(dialect.name, frozenset())
+    """The finish reasons that a server of this dialect may give to a plain answer."""
+    return (FINISH_REASONS - SPECIAL_FINISH_REASONS) | MORE_FINISH_REASONS.get(dialect.name, frozenset())
+
+
+def finish_problem(reason: str, allowed: frozenset[str]) -> str:
+    """What is wrong with a finish reason that is not among those `allowed`; empty for one that is."""
+    if reason in allowed:
+        return ""
+    known = reason in FINISH_REASONS
+    return f"finish_reason {reason!r} " + ("does not fit a plain answer" if known else "is not documented")
 
 
 def dialect_of_models(body: Any) -> str | None:

@@ -29,10 +29,12 @@ def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
 
     Served names are compared exactly by vLLM and FastChat, so a difference in case already gives "not found".
     """
-    names = tuple(known)
+    # what was asked for was not meant to be itself
+    names = tuple(name for name in known if name != wanted)
     for reason, key in RULES:
+        same = key(wanted)
         for name in names:
-            if key(name) == key(wanted):
+            if key(name) == same:
                 return name, reason
     # the last part alone: a shared organization would make any two of its models look alike
     parts = {_plain(_last(name)): name for name in reversed(names)}
@@ -43,6 +45,10 @@ def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """One sentence for a hint: the nearest name, else all names, else that there is none."""
     names = tuple(known)
+    if wanted in names:
+        return (
+            f"{wanted!r} is listed under this very name: it may be of a kind that can't chat, or have no place to run"
+        )
     near = nearest(wanted, names)
     if near:
         return f"did you mean {near[0]!r}? ({near[1]})"

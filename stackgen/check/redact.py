@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
+from base64 import b64encode
 from urllib.parse import quote
 
-__all__ = ["Redactor"]
+__all__ = ["Redactor", "as_basic"]
 
 PLACEHOLDER = "[key]"
 # C0 and C1 controls (a server could steer the terminal with them) and the marks that reverse text
@@ -17,12 +18,13 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Redactor:
-    """Replaces `key`, also as it looks inside JSON, URLs, HTML and Python reprs, with `[key]`."""
+    """Replaces `key`, also as it looks inside JSON, URLs, HTML, Python reprs and a Basic login, with `[key]`."""
 
     def __init__(self, key: str | None) -> None:
         self._forms: tuple[str, ...] = ()
         if key:
-            forms = {key, json.dumps(key)[1:-1], quote(key), quote(key, safe=""), html.escape(key), repr(key)[1:-1]}
+            # the check sends it as a Basic login too, which a server may repeat
+            forms = {form for one in (key, as_basic(key)) for form in _forms(one)}
             self._forms = tuple(sorted(forms, key=len, reverse=True))
 
     def __repr__(self) -> str:
@@ -44,3 +46,12 @@ class Redactor:
         # joining lines can complete a key that was folded over two of them
         line = self(line)
         return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def as_basic(key: str) -> str:
+    """The credentials of a Basic login without a user and with `key` for its password, as RFC 7617 encodes them."""
+    return b64encode(f":{key}".encode("utf-8", "surrogatepass")).decode()
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    return (word, json.dumps(word)[1:-1], quote(word), quote(word, safe=""), html.escape(word), repr(word)[1:-1])
