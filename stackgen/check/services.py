@@ -58,6 +58,9 @@ def topology(context: Context, _model: str) -> Verdict:
                 wrong.append((f"{service.name} is unhealthy", f"`stackgen logs {service.name}`"))
     wrong += [(f"{one.service} does not generate: {one.said.splitlines()[-1] if one.said else 'no answer in time'}",
                f"`stackgen logs {one.service}`") for one in exercises if not one.ok]  # fmt: skip
+    # it runs, and nobody behind it is to blame: its engine has died, or it is being started again
+    if not wrong and context.broken and (front := next((one for one in services if one.front), None)):
+        wrong.append((f"{front.name} runs, and gives no completion: {context.broken}", f"`stackgen logs {front.name}`"))
     figures = {f"{one.service}_seconds": one.seconds for one in exercises}
     evidence = "; ".join(_line(one, exercises) for one in services)
     if wrong:

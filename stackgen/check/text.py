@@ -17,11 +17,13 @@ SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
 # healthy endpoints get a table each, a line each, or only a count
 FEW, SOME = 3, 30
+# failing ones get a table each, or a line each
+MANY = 20
 
 
 def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
     """The report as lines of text, without a line end. `verbose` prints the evidence of passed checks as well, and
-    every endpoint whole.
+    every endpoint whole; without it many failing ones get a line each, and `--json` has all.
 
     Colour (SGR sequences) only where `color` is set: the caller knows whether a terminal reads it.
     """
@@ -30,7 +32,10 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     count = len(report.endpoints)
     bad = [endpoint for endpoint in report.endpoints if not endpoint.ok]
     good = [endpoint for endpoint in report.endpoints if endpoint.ok]
-    blocks = ["\n".join(_endpoint(endpoint, color, verbose)) for endpoint in bad]
+    if len(bad) > MANY and not verbose:
+        blocks = ["\n".join(one_line(endpoint, color, hint=True) for endpoint in bad)]
+    else:
+        blocks = ["\n".join(_endpoint(endpoint, color, verbose)) for endpoint in bad]
     if verbose or count <= FEW:
         blocks += ["\n".join(_endpoint(endpoint, color, verbose)) for endpoint in good]
     elif len(good) <= SOME:
@@ -44,14 +49,16 @@ def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> st
     return "\n\n".join([*blocks, ending])
 
 
-def one_line(endpoint: EndpointReport, color: bool = False) -> str:
-    """An endpoint in a line: verdict, name, URL, and its figures or the first failure."""
+def one_line(endpoint: EndpointReport, color: bool = False, *, hint: bool = False) -> str:
+    """An endpoint in a line: verdict, name, URL, and its figures or the first failure, with its `hint` where wanted."""
     status: Status = "pass" if endpoint.ok else "fail"
     failed = next((one for one in endpoint.results if one.status == "fail"), None)
     told = f"{_name(failed)}: {failed.message}" if failed else _speed(endpoint.results)
-    return (
-        f"{_paint(status, f'{SIGNS[status]} {status}', color)}  {endpoint.name}  {endpoint.base_url}  {told}".rstrip()
-    )
+    if failed is None and not endpoint.ok:
+        told = "nothing was checked: all checks were skipped"
+    more = f"  → {failed.hint}" if failed and failed.hint and hint else ""
+    place = f"{endpoint.name}  {endpoint.base_url}"
+    return f"{_paint(status, f'{SIGNS[status]} {status}', color)}  {place}  {told}{more}".rstrip()
 
 
 def change_lines(before: EndpointReport | None, now: EndpointReport, *, color: bool = False) -> list[str]:
@@ -99,6 +106,8 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
     if left:
         sign = _paint("skip", f"{SIGNS['skip']} skip", color)
         yield f"  {sign}  {', '.join(left)}: not run, for want of the above"
+    if not any(one.status != "skip" for one in endpoint.results):
+        yield "  nothing was checked, so nothing is proved"
     if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Exercise", "Observer", "ServiceView"]
+__all__ = ["Exercise", "Observer", "ServiceView", "Unobservable"]
+
+
+class Unobservable(OSError):
+    """Nothing can be seen of the services, whatever they do; its words say why. The checks of them are skipped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from stackgen.check.target import Target
-from stackgen.check.topology import Exercise, ServiceView
+from stackgen.check.topology import Exercise, ServiceView, Unobservable
 from stackgen.errors import StackgenError
 from stackgen.plan import Endpoint, GpuRequest, Plan, Service
 
-__all__ = ["ComposeObserver", "ProcessObserver", "observed"]
+__all__ = ["ComposeObserver", "NoObserver", "ProcessObserver", "observed"]
 
 # telling lines of a dead service's log
 LOG_LINES = 5
@@ -26,7 +26,7 @@ LOG_LINES = 5
 def observed(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Target:
     """`target` with eyes on the services behind it: of local processes where those run, else of containers.
 
-    Without a Docker engine that answers it is given back as it is: then only the URL is known.
+    Without a Docker engine that answers nothing is seen, and the checks of services say so.
     """
     from stackgen.runtimes import compose
     from stackgen.runtimes.process import process_status
@@ -35,8 +35,9 @@ def observed(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Ta
         return replace(target, observer=ProcessObserver(plan, endpoint, folder))
     try:
         compose.status(plan)
-    except (StackgenError, OSError):
-        return target
+    except (StackgenError, OSError) as error:
+        # the engine's own words may be several lines
+        return replace(target, observer=NoObserver(" ".join(str(error).split())))
     return replace(target, observer=ComposeObserver(plan, endpoint))
 
 
@@ -48,6 +49,21 @@ def behind(plan: Plan, endpoint: Endpoint) -> tuple[Service, ...]:
     controllers = [one for one in plan.services if one.role == "controller" and one.engine in engines]
     workers = (plan.service(name) for name in endpoint.workers)
     return (front, *replicas, *(controllers if endpoint.workers else ()), *workers)
+
+
+class NoObserver:
+    """Sees nothing, for want of a Docker engine; both raise Unobservable with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = f"the Docker engine does not answer: {reason}"
+
+    def services(self) -> tuple[ServiceView, ...]:
+        """See `Observer`."""
+        raise Unobservable(self._reason)
+
+    def exercise(self, timeout: float) -> tuple[Exercise, ...]:
+        """See `Observer`."""
+        raise Unobservable(self._reason)
 
 
 class ProcessObserver:

@@ -76,13 +76,13 @@ class Answer:
 
 def load(context: Context, model: str) -> Verdict:
     """As many requests at once as `Options.load` says are all answered, and none gets another one's answer."""
-    first, marks = _calibrate(context, model)
+    count = context.options.load
+    nonces = _nonces(count + 3)
+    first, marks = _calibrate(context, model, nonces[count:])
     if first.status == 429:
         return warned(f"a single request is refused already: {first.problem}", LIMIT_HINT)
     if first.problem:
         return failed(f"a single request gets no answer: {first.problem}", _hint(context, first))
-    count = context.options.load
-    nonces = _nonces(count)
     begun = time.monotonic()
     with ThreadPoolExecutor(count, "stackgen-load") as pool:
         answers = list(pool.map(lambda number: _ask(context, model, number, nonces[number], marks.echo), range(count)))
@@ -124,9 +124,9 @@ def _hint(context: Context, answer: Answer) -> str:
     return WEDGE_HINT if context.dialect.name == "fastchat" else SLOW_HINT
 
 
-def _calibrate(context: Context, model: str) -> tuple[Answer, Marks]:
+def _calibrate(context: Context, model: str, nonces: Sequence[str]) -> tuple[Answer, Marks]:
     """Which marks come back when nothing else runs; the first answer tells whether requests work at all."""
-    marks, nonces = Marks(), _nonces(3)
+    marks = Marks()
     first = _ask(context, model, 0, nonces[0], False)
     if first.problem:
         return first, marks
@@ -180,7 +180,7 @@ def _ask(context: Context, model: str, number: int, nonce: str, echo: bool) -> A
 
 
 def _mixed(answers: Sequence[Answer], nonces: Sequence[str], marks: Marks) -> list[str]:
-    """Which requests got the answer of another one."""
+    """Which requests got the answer of another one; the `nonces` beyond theirs are of requests before the load."""
     found = []
     for answer in answers:
         if answer.problem:
@@ -188,7 +188,8 @@ def _mixed(answers: Sequence[Answer], nonces: Sequence[str], marks: Marks) -> li
         mine, where = answer.number + 1, f"{answer.id} {answer.text}"
         others = [number + 1 for number, nonce in enumerate(nonces) if nonce != answer.nonce and nonce in where]
         if others:
-            found.append(f"request {mine} got the answer of request {others[0]}")
+            whose = f"of request {others[0]}" if others[0] <= len(answers) else "of an earlier request"
+            found.append(f"request {mine} got the answer {whose}")
         elif (marks.id and answer.nonce not in answer.id) or (marks.echo and answer.nonce not in answer.text):
             found.append(f"request {mine} got an answer without its mark")
         elif marks.step and answer.prompt_tokens is not None:

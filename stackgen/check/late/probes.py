@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stackgen.check.contract import card_names
+from stackgen.check.faults import Fault
 from stackgen.check.session import Reply
 from stackgen.check.verdict import QUESTION, Context
 
@@ -18,13 +20,20 @@ __all__ = [
 TOO_MANY = 100_000_000
 # a longer prompt takes a server seconds to count, and a proxy may refuse it for its bytes
 LONGEST_CONTEXT = 200_000
-# A path of the server's machine, or a Python traceback: /usr/…, /home/…, C:\…
+# A path of the server's machine, or a Python traceback: /usr/…, /home/…, C:\…. Models and data lie under names that
+# are parts of URLs too (/models/NAME): there it takes a file, or the folders of a cache.
 LEAK = re.compile(
     r"site-packages|dist-packages|Traceback \(most recent call last\)|(?<![\w/.:])/(usr|home|opt|root|srv|app|etc|var"
-    r"|tmp|workspace|mnt)/[\w.+-]+/|\b[A-Z]:\\{1,2}[\w.-]+\\"
+    r"|tmp|workspace|mnt|stackgen)/[\w.+-]+/|(?<![\w/.:])/(models?|data|stackgen|cache|weights|checkpoints?)/([\w.+-]+/)*"
+    r"([\w.+-]+\.(py|sh|json|jinja|gguf|safetensors|bin|pt|pth|model|txt)\b|(blobs|snapshots|hub)/)"
+    r"|\b[A-Z]:\\{1,2}[\w.-]+\\"
 )
 # vLLM: "maximum context length is 2048 tokens", "max_model_len=2048"; llama.cpp: "context size (8192 tokens)"
-LENGTH = re.compile(r"maximum context length (?:is|of) (\d+)|max_model_len=(\d+)|context size \((\d+) tokens")
+LENGTH = re.compile(
+    r"maximum context length (?:is|of) (\d{1,12})\b|max_model_len=(\d{1,12})\b|context size \((\d{1,12}) tokens"
+)
+# recorded from FastChat 0.2.36
+COUNTER = "/api/v1/token_check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def long_prompt(model: str, length: int) -> Probe:
 
 
 def context_length(context: Context, model: str) -> int | None:
-    """The context length in tokens that the list of models tells of `model`.
+    """The context length in tokens that the list of models tells of `model`, else FastChat's counter.
 
     VLLM calls it `max_model_len`, Together `context_length`, llama.cpp `n_ctx` in `meta` (the model's own length is
     `n_ctx_train`).
@@ -91,15 +100,34 @@ def context_length(context: Context, model: str) -> int | None:
     for card in cards if isinstance(cards, list) else ():
         if not isinstance(card, dict):
             continue
-        if model != card.get("id") and model not in (card.get("aliases") or ()):
+        if model not in card_names(card):
             continue
         meta = card.get("meta")
         inner = meta if isinstance(meta, dict) else {}
         named = (card.get("max_model_len"), card.get("context_length"), inner.get("n_ctx"), inner.get("n_ctx_train"))
-        found = [length for length in named if isinstance(length, int) and length > 0]
-        if found:
+        if found := [length for length in map(_length, named) if length]:
             return found[0]
-    return None
+    return _counted(context, model)
+
+
+def _counted(context: Context, model: str) -> int | None:
+    """The context length by FastChat's own counter of prompts, which its list of models leaves out."""
+    if COUNTER not in context.dialect.open_paths:
+        return None
+    body = {"prompts": [{"model": model, "prompt": "hi", "max_tokens": 1}]}
+    try:
+        reply = context.session.post(context.session.target.root + COUNTER, body)
+    except Fault:
+        return None
+    data = reply.json() if reply.status == 200 else None
+    prompts = data.get("prompts") if isinstance(data, dict) else None
+    first = prompts[0] if isinstance(prompts, list) and prompts else None
+    return _length(first.get("contextLength")) if isinstance(first, dict) else None
+
+
+def _length(value: Any) -> int | None:
+    # a bool is an int to Python
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else None
 
 
 def told_length(reply: Reply) -> int | None:
@@ -126,7 +154,9 @@ def judge(context: Context, probe: Probe, reply: Reply) -> list[Problem]:
         found.append((f"HTTP {reply.status} with {reply.content_type or 'nothing'} instead of JSON", False))
     elif not _message(context, reply):
         found.append((f"HTTP {reply.status} without a message at {'.'.join(context.dialect.error_path)}", False))
-    if leak := LEAK.search(_plain(reply)):
+    # a model may be named by its path, and then its name is no secret
+    named = str(probe.body.get("model", "")) if isinstance(probe.body, Mapping) else ""
+    if leak := LEAK.search(_plain(reply).replace(named, "") if "/" in named else _plain(reply)):
         found.append((f"the error tells of the server's inside: {leak[0]}", crash))
     return [Problem(f"{probe.name}: {text}", severe, evidence) for text, severe in found]
 
