@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
 from stackgen.check.contract import Completion, parse, sum_problem
-from stackgen.check.dialects import finish_reasons
+from stackgen.check.dialects import OPENAI, finish_problem, finish_reasons
 from stackgen.check.faults import Fault
 from stackgen.check.names import did_you_mean
 from stackgen.check.session import Reply, content_type, error_message, read
@@ -26,8 +27,10 @@ GATHER_HINT = (
 )
 # inter-token latencies that a report keeps of a stream
 MAX_SAMPLES = 256
-# a stream may last this many times the time-out of a single silence
-STREAM_FACTOR = 4
+# a stream that goes on may last this many times the time-out, which bounds a single silence
+STREAM_FACTOR = 10
+# OpenAI answers `gpt-x` as its snapshot `gpt-x-2025-01-31` or `gpt-x-0613`
+SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{4})")
 
 
 def chat(context: Context, model: str) -> Verdict:
@@ -53,10 +56,10 @@ def chat(context: Context, model: str) -> Verdict:
     # a context that is full ends an answer early as well, so this alone is no fault
     first, usage = completion.choices[0], completion.usage
     counted = usage.completion_tokens if usage else 0
-    if first.finish_reason == "length" and counted == context.max_tokens - 1:
-        notes += context.allow(
-            "chat", [f"completion_tokens is {counted} at a length limit of {context.max_tokens}"], notes
-        )
+    if usage and first.finish_reason == "length" and 0 < counted < context.max_tokens:
+        short = [_short(counted, context.max_tokens)]
+        # what a dialect is known for is one token
+        notes += context.allow("chat", short, notes) if counted == context.max_tokens - 1 else short
     if reply.content_type.lower() != "application/json":
         notes.append(f"the content type is {context.session.redact.excerpt(reply.content_type, 60) or 'missing'}")
     message = first.message
@@ -80,16 +83,30 @@ def chat(context: Context, model: str) -> Verdict:
 
 def _content_problems(context: Context, completion: Completion) -> list[str]:
     """What no single field shows: sums, reasons, an answer without text. `n` is not set, so there is one choice."""
-    first = completion.choices[0]
-    wrong = [problem] if completion.usage and (problem := sum_problem(completion.usage)) else []
-    if first.finish_reason not in finish_reasons(context.dialect):
-        wrong.append(f"finish_reason {first.finish_reason!r} is not documented")
+    first, usage = completion.choices[0], completion.usage
+    wrong = [problem] if usage and (problem := sum_problem(usage)) else []
+    if len(completion.choices) > 1:
+        wrong.append(f"{len(completion.choices)} choices, and one was asked for")
+    if first.index:
+        wrong.append(f"the only choice has the index {first.index}")
+    if problem := finish_problem(first.finish_reason, finish_reasons(context.dialect)):
+        wrong.append(problem)
     extra = first.message.model_extra or {}
-    reasoning = extra.get("reasoning") or extra.get("reasoning_content")
-    # a single token may be half a letter, which shows as nothing
-    if not first.message.content and not reasoning and context.max_tokens > 1:
+    some = first.message.content or extra.get("reasoning") or extra.get("reasoning_content")
+    counted = usage.completion_tokens if usage else 0
+    if not some and context.max_tokens > 1:
         wrong.append("the answer has no content")
+    # a single token may be half a letter or a mark of reasoning, which shows as nothing but in the usage
+    elif not some and not counted:
+        wrong.append("nothing was generated: no content, and no token in the usage")
+    elif usage and not counted:
+        at_limit = first.finish_reason == "length" and context.max_tokens == 1
+        wrong.append(_short(0, 1) if at_limit else "usage counts no completion token, and there is text")
     return wrong
+
+
+def _short(counted: int, limit: int) -> str:
+    return f"completion_tokens is {counted} at a length limit of {limit}"
 
 
 def stream(context: Context, model: str) -> Verdict:
@@ -115,9 +132,10 @@ def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Ver
     timeout, deadline = context.options.timeout, started + STREAM_FACTOR * context.options.timeout
     body, url = context.chat_body(model, stream=True), f"{context.url}/chat/completions"
     try:
-        # the last silence may begin just before the deadline
-        with context.session.stream(url, body, deadline - started + timeout) as (response, shown):
+        with context.session.stream(url, body) as (response, shown, extend):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
+                # reading has a bound of its own
+                extend(2 * timeout)
                 reply = read(response, timeout)
                 shown.append(reply.body.decode("utf-8", "replace"))
                 return transcript, "", notes, _no_stream(context, reply, model)
@@ -125,7 +143,7 @@ def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Ver
                 # a response in all that an EventSource wants of one
                 events: Any = Utf8(response, f"{context.session.target.host}:{context.session.target.port}")
                 collect(EventSource(events), transcript, lambda found: context.allow("stream", found, notes), started,
-                        deadline)  # fmt: skip
+                        deadline, lambda: extend(timeout))  # fmt: skip
             finally:
                 shown += [transcript.head, transcript.tail]
     except Fault as fault:
@@ -154,11 +172,12 @@ def _judge(
     if not context.dialect.stream_usage and transcript.usage is None:
         notes.append(f"{context.dialect.name} reports no usage in streams")
     more_of: dict[str, Any] = {"figures": figures, "samples": {"inter_token_seconds": transcript.gaps()[:MAX_SAMPLES]}}
-    if slow := _too_slow(context, figures):
+    if slow := _too_slow(context, transcript, first):
         return failed(slow, SLOW_HINT, speed, notes=tuple(notes), **more_of)
     for message, hint in (
-        (_lost(transcript, context.texts.get(model, ("", 0))), "a proxy or the server loses events"),
+        (_differs(transcript, context.texts.get(model, ("", 0))), "a proxy or the server loses or repeats events"),
         (transcript.gathering(first), GATHER_HINT),
+        (_surplus(transcript), "a proxy or the server repeats events, or cuts tokens into pieces"),
         ("ends properly, but reports no usage though asked to"
          if context.dialect.stream_usage and transcript.usage is None else "", "token counts of streams are lost"),
     ):  # fmt: skip
@@ -169,32 +188,54 @@ def _judge(
     )
 
 
-def _too_slow(context: Context, figures: dict[str, float]) -> str:
-    """Which of the user's limits a figure breaks; a speed that can't be told breaks none."""
-    target, options = context.session.target, context.options
+def _too_slow(context: Context, transcript: Transcript, first: float) -> str:
+    """Which of the user's limits the stream breaks; a speed that can't be told breaks none."""
+    target, options, figures = context.session.target, context.options, transcript.figures()
     longest = target.max_ttft or options.max_ttft
     if longest and figures.get("ttft_seconds", 0.0) > longest:
         return f"the first token took {figures['ttft_seconds']:.3f} s, and at most {longest:g} s are wanted"
     least = target.min_tokens_per_second or options.min_tokens_per_second
     # of a server without usage in streams chunks are counted, which are tokens or a few of them
-    speed = figures.get("tokens_per_second", figures.get("chunks_per_second"))
+    speed = transcript.rate(first) if least else None
     if least and speed is not None and speed < least:
         return f"{speed:.1f} tokens a second, and at least {least:g} are wanted"
     return ""
 
 
-def _lost(transcript: Transcript, whole: tuple[str, int]) -> str:
-    """Whether the stream lost the beginning or end of the whole answer; answers may differ otherwise by rounding."""
+def _differs(transcript: Transcript, whole: tuple[str, int]) -> str:
+    """Whether the stream lost or repeated a piece of the whole answer; answers may differ otherwise by rounding."""
     text, streamed = whole[0], transcript.text
-    missing = len(text) - len(streamed)
-    if not streamed.strip() or missing <= 0:
+    count = abs(len(text) - len(streamed))
+    if not streamed.strip() or not text or not count:
         return ""
     if text.endswith(streamed):
-        return f"the stream lacks the first {missing} characters of the answer"
-    # as many tokens and less text; with fewer tokens it was a shorter answer
-    if text.startswith(streamed) and transcript.usage and transcript.usage.completion_tokens == whole[1]:
-        return f"the stream lacks the last {missing} characters of the answer"
-    return ""
+        return f"the stream lacks the first {count} characters of the answer"
+    # as many tokens and another length; with fewer or more tokens it was another answer
+    if not transcript.usage or transcript.usage.completion_tokens != whole[1]:
+        return ""
+    longer, shorter = (text, streamed) if len(text) > len(streamed) else (streamed, text)
+    start = next((place for place, pair in enumerate(zip(longer, shorter, strict=False)) if pair[0] != pair[1]),
+                 len(shorter))  # fmt: skip
+    # the rest must be the same too: then one piece was cut out, or put in
+    if not longer.endswith(shorter[start:]):
+        return ""
+    if longer is text:
+        if start == len(streamed):
+            return f"the stream lacks the last {count} characters of the answer"
+        return f"the stream lacks {count} characters in the middle of the answer"
+    piece = streamed[start : start + count]
+    repeated = streamed[:start].endswith(piece) or streamed[start + count :].startswith(piece)
+    return f"the stream repeats {count} characters of the answer" if repeated else ""
+
+
+def _surplus(transcript: Transcript) -> str:
+    """Whether more chunks brought text than there were tokens, each of which comes in one chunk."""
+    tokens = transcript.usage.completion_tokens if transcript.usage else transcript.deltas
+    return (
+        f"{transcript.deltas} chunks have text, and {tokens} tokens were generated"
+        if transcript.deltas > tokens
+        else ""
+    )
 
 
 def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:
@@ -214,6 +255,8 @@ def _refused(context: Context, reply: Reply, model: str) -> Verdict:
         return failed(message, did_you_mean(model, context.listed or ()), context.excerpt(reply))
     if reply.status in (401, 403):
         return failed(message, "the server refuses the key", context.excerpt(reply))
+    if place := context.place(reply):
+        return failed(f"{message}: it redirects to {place}", "use the URL that it names", context.excerpt(reply))
     if reply.status == 429:
         wait = (
             f"it may be asked again after {reply.retry_after} (Retry-After)" if reply.retry_after else "ask less often"
@@ -239,8 +282,7 @@ def is_unknown_model(dialect: Dialect, reply: Reply) -> bool:
 def _echo(context: Context, answered: str, asked: str, notes: list[str]) -> list[str]:
     if answered == asked or not answered:
         return []
-    # OpenAI answers `gpt-x` as its dated snapshot `gpt-x-2025-01-31`
-    if answered.startswith(f"{asked}-"):
+    if context.dialect.name == OPENAI.name and SNAPSHOT.fullmatch(answered.removeprefix(asked)):
         notes.append(f"answered by {answered}")
         return []
     # a server of one model with several names lists the leading one first and answers under it; a gateway lists other

@@ -10,6 +10,8 @@ from stackgen.errors import StackgenError
 __all__ = ["PROFILES", "Options", "Profile"]
 
 Profile = Literal["quick", "default", "deep"]
+# a day: no server is silent for longer and still worth waiting for, and timers take no infinity
+LONGEST_TIMEOUT = 86_400.0
 PROFILES: tuple[str, ...] = get_args(Profile)
 
 
@@ -17,7 +19,9 @@ PROFILES: tuple[str, ...] = get_args(Profile)
 class Options:
     """What is checked, and how.
 
-    `timeout` (s) bounds connecting (at most 10 s of it), each silence of a server, and a whole body. At most
+    `timeout` (s) is the longest silence of a server: it bounds connecting (at most 10 s of it), the wait for an answer
+    and its whole body, the time between two tokens of a stream, and all paths that `auth` tries together. A stream that
+    goes on may last ten times as long. At most
     `max_models` models of an endpoint are asked, for `max_tokens` tokens each (`quick`: one token). `select` and `skip`
     are names of checks: the first adds what those need. `load` requests are sent at once by the check of that name.
     `max_ttft` (s) and `min_tokens_per_second` turn figures of `stream` into failures. `workers` endpoints are checked
@@ -45,6 +49,9 @@ class Options:
             # `not (x > 0)` catches NaN as well
             if value is not None and not value > 0:
                 raise StackgenError(f"{name.replace('_', '-')} must be above 0, and is {value}")
+        if self.timeout > LONGEST_TIMEOUT:
+            raise StackgenError(f"timeout must be at most {LONGEST_TIMEOUT:.0f} seconds, and is {self.timeout:g}",
+                                "it is the longest silence of a server that is waited for")  # fmt: skip
 
     @property
     def depth(self) -> int:

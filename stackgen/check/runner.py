@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from stackgen.check.checks import READY, choose, list_models
@@ -15,18 +16,23 @@ from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report, Result
 from stackgen.check.session import Session
 from stackgen.check.target import Target
+from stackgen.check.topology import Unobservable
 from stackgen.check.verdict import Check, Context, Verdict, failed, skipped
 from stackgen.plan import Dialect
 
 __all__ = ["Progress", "check_target", "run"]
 
 Progress = Callable[[str, str, str], None]
-# seconds between looks at a server that isn't ready: soon at first, as small models load fast
 # characters of a message, a hint or an evidence
 MAX_WORDS = 1000
+# seconds between looks at a server that isn't ready: soon at first, as small models load fast
 FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.25, 1.6, 5.0
 # checks of what a runtime shows: left out where only the URL is known
 OBSERVED = frozenset({"containers", "topology"})
+# these come before anything is known of the server, or look past it: the dialect needs not be found out for them
+OUTER = frozenset({"resolve", "connect", "tls", "http", *OBSERVED})
+# a fault of these is the server's own
+BLAMING = frozenset({"connect", "http", "chat"})
 # a service in one of these states does not become ready by waiting
 ENDED = frozenset({"exited", "dead"})
 
@@ -51,7 +57,11 @@ def run(
                 on_progress(name, layer, message)
 
     def look(target: Target) -> EndpointReport:
-        report = check_target(target, checks, options, wait, report_progress, known)
+        # a limit of its own brings `stream`, as one of all endpoints does
+        its = checks
+        if (target.max_ttft or target.min_tokens_per_second) and "stream" not in options.skip:
+            its = choose(replace(options, max_ttft=target.max_ttft, min_tokens_per_second=target.min_tokens_per_second))
+        report = check_target(target, its, options, wait, report_progress, known)
         if on_endpoint:
             with lock:
                 on_endpoint(report)
@@ -85,14 +95,21 @@ def check_target(
     with Session(target, options.timeout) as session:
         context = Context(session, options, target.dialect or OPENAI)
         results: list[Result] = []
+        discovered = False
         for check in checks:
             if target.observer is None and check.name in OBSERVED and check.name not in options.select:
                 continue
+            # also where `http` is skipped: without its dialect a good server would be taken for a broken one
+            if check.name not in OUTER and not discovered:
+                discovered = True
+                if not context.blocked and all(one.status != "fail" for one in results if one.name in OUTER):
+                    _discover(context, dialects)
             for result in _run_check(check, context, results):
+                # a dead engine behind a server that still answers
+                if check.name == "chat" and result.status == "fail" and result.message.startswith("HTTP 5"):
+                    context.broken = context.broken or result.message
                 progress(target.name, check.name, f"{result.status}: {result.message}")
                 results.append(result)
-            if check.name == "http" and results[-1].status == "pass":
-                _discover(context, dialects)
         answer = session.redact(context.answer) if context.answer is not None else None
         return EndpointReport(target.name, target.base_url, context.dialect.name, tuple(results), answer,
                               round(time.monotonic() - begun, 4))  # fmt: skip
@@ -161,9 +178,11 @@ def _not_now(check: Check, context: Context, before: Sequence[Result]) -> str:
 
 
 def _models(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The models to ask and those beyond the limit: expected ones that are served; without expected ones, the first."""
+    """The models to ask and those beyond the limit: expected ones that are served; without expected ones, the first
+    that can chat.
+    """
     wanted, listed = context.session.target.models, context.listed
-    names = wanted or (listed or ())[:1]
+    names = wanted or (context.chats or listed or ())[:1]
     # one that is not listed has failed `models` already
     if listed is not None:
         names = tuple(name for name in names if name in listed)
@@ -177,9 +196,14 @@ def _timed(check: Check, context: Context, model: str) -> Result:
         verdict = check.run(context, model)
     except Fault as fault:
         verdict = failed(fault.message, fault.hint)
+        if check.name in BLAMING:
+            context.broken = context.broken or fault.message
         if check.name == "chat" and fault.kind == "timeout":
             context.silent.add(model)
             verdict = failed(fault.message, context.dialect.silent_hint or fault.hint)
+    except Unobservable as error:
+        # the endpoint may be well all the same
+        verdict = skipped(str(error))
     except OSError as error:
         # from an observer: the Docker engine went away, say
         verdict = failed(f"can't be looked at: {error.strerror or error}", "does the Docker engine still run?")

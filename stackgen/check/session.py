@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stackgen.check.end import End
 from stackgen.check.faults import Fault, classify
 from stackgen.check.redact import Redactor
 from stackgen.check.report import Exchange
@@ -65,6 +64,8 @@ class Reply:
 class Session:
     """A client for one target. `timeout` (s) bounds connecting (at most 10), each silence, and a whole body.
 
+    A request `within` so many seconds is ended when they are over, answered or not.
+
     `exchanges` are all requests so far, without the key, in the order they ended; several threads may send.
     """
 
@@ -84,37 +85,45 @@ class Session:
     ) -> None:
         self._client.close()
 
-    def get(self, url: str, authorization: str | None = OWN_KEY) -> Reply:
+    def get(self, url: str, authorization: str | None = OWN_KEY, within: float | None = None) -> Reply:
         """GET; `authorization` replaces the header that carries the target's key, None sends none. Raises Fault."""
-        return self._request("GET", url, authorization, None, {})
+        return self._request("GET", url, authorization, None, {}, within)
 
     def post(
-        self, url: str, data: Any, authorization: str | None = OWN_KEY, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        data: Any,
+        authorization: str | None = OWN_KEY,
+        headers: Mapping[str, str] | None = None,
+        within: float | None = None,
     ) -> Reply:
         """POST of JSON, or of `data` as it is where it is bytes; see `get`."""
-        return self._request("POST", url, authorization, data, headers or {})
+        return self._request("POST", url, authorization, data, headers or {}, within)
 
     @contextmanager
-    def stream(self, url: str, data: Any, seconds: float) -> Iterator[tuple[httpx2.Response, list[str]]]:
-        """POST whose response is read by the caller, inside the block, for at most `seconds`.
+    def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str], Callable[[float], None]]]:
+        """POST whose response is read by the caller, inside the block; faults while reading are raised as Fault.
 
-        Faults while reading it are raised as Fault.
-
-        What the caller puts into the list is shown as the response.
+        What the caller puts into the list is shown as the response. It is ended one time-out after it began, or as many
+        seconds as the caller last gave the function: bytes alone (comments, half events) don't keep a stream alive.
         """
         headers = {**self._headers(OWN_KEY), "Content-Type": "application/json"}
         started, status, shown = time.monotonic(), None, list[str]()
         try:
+            # as long for the headers as for a token
             with (
-                self._faults(seconds) as more,
+                self._faults(2 * self.timeout, "no token came for {:g} s") as (more, end),
                 self._client.stream("POST", url, content=_encoded(data), headers=headers, extensions=more) as response,
             ):
                 status = response.status_code
-                yield response, shown
+                end.extend(self.timeout)
+                yield response, shown, end.extend
         finally:
             self._record("POST", url, status, started, data, *shown)
 
-    def _request(self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str]) -> Reply:
+    def _request(
+        self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str], within: float | None
+    ) -> Reply:
         headers = {**self._headers(authorization), **more}
         content = data if isinstance(data, bytes) else None if data is None else _encoded(data)
         if content is not None:
@@ -122,8 +131,9 @@ class Session:
         started, reply = time.monotonic(), None
         try:
             # as long for the headers as for the body
+            seconds = 2 * self.timeout if within is None else max(within, 0.001)
             with (
-                self._faults(2 * self.timeout) as more_of,
+                self._faults(seconds) as (more_of, _),
                 self._client.stream(method, url, content=content, headers=headers, extensions=more_of) as response,
             ):
                 reply = read(response, self.timeout)
@@ -147,56 +157,24 @@ class Session:
         return {} if authorization is None else {"Authorization": authorization}
 
     @contextmanager
-    def _faults(self, seconds: float) -> Iterator[dict[str, Any]]:
+    def _faults(
+        self, seconds: float, told: str = "the answer was not complete after {:g} s"
+    ) -> Iterator[tuple[dict[str, Any], End]]:
         """Ends a request after `seconds`, and raises Fault for what goes wrong; gives extensions for the request."""
         import httpx2
 
         fault: Fault | None = None
-        end = _End(seconds)
+        end = End(seconds)
         try:
             with end:
-                yield {"trace": end.trace}
+                yield {"trace": end.trace}, end
         except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError, TimeoutError) as error:
             fault = classify(error, self.target, self.timeout)
         if end.passed:
-            fault = Fault("timeout", f"the answer was not complete after {seconds:g} s", "allow more by --timeout")
+            fault = Fault("timeout", told.format(end.seconds), "allow more by --timeout")
         # outside the except block: the client's exception holds the request, and with it the key
         if fault:
             raise fault
-
-
-class _End:
-    """Drops the connection of a request after `seconds`; the client's own time-outs bound single silences only.
-
-    A server that sends a byte now and then, in headers, in comments of a stream or in an event without end, would hold
-    the check for ever.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._socket: socket.socket | None = None
-        self._timer = threading.Timer(seconds, self._drop)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """A hook of httpcore: keeps the socket of the connection, or the TLS one over it."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self.passed:
-                self._drop()
-
-    def _drop(self) -> None:
-        self.passed = True
-        # the plain method: TLS has nothing to say any more, and its own is not made for two threads
-        with suppress(OSError):
-            if self._socket is not None:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def http_client(target: Target, timeout: float) -> httpx2.Client:

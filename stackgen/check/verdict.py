@@ -35,17 +35,20 @@ class Verdict:
 class Context:
     """One target while it is checked; what a check finds out for later ones is kept here.
 
-    `listed` is None until the server has listed its models; `addresses` are those that the host name stands for;
+    `listed` is None until the server has listed its models; `chats` are those of them that can chat, where the server
+    tells the kind (Together lists image models first); `addresses` are those that the host name stands for;
     `texts` are whole answers to `chat_body` and their tokens, by model; `context_length` is in tokens, None while
     nobody told it; `blocked` tells that nothing can answer, so that the rest of the checks would only wait; `silent`
     are models that `chat` got no answer from in time; `told` are notes that stand in a result already;
-    `fault` is why the list of models could not be had.
+    `fault` is why the list of models could not be had; `broken` is why no completion could be had, where the server
+    itself is to blame.
     """
 
     session: Session
     options: Options
     dialect: Dialect
     listed: tuple[str, ...] | None = None
+    chats: tuple[str, ...] = ()
     listing: Reply | None = None
     answer: str | None = None
     addresses: tuple[Any, ...] = ()
@@ -55,6 +58,7 @@ class Context:
     silent: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
     fault: Fault | None = None
+    broken: str = ""
 
     @property
     def url(self) -> str:
@@ -64,9 +68,9 @@ class Context:
     @property
     def any_model(self) -> str:
         """A model name for requests that need one: an expected one that is listed, else a listed one."""
-        names = (*self.session.target.models, *(self.listed or ()))
-        known = (name for name in names if self.listed is None or name in self.listed)
-        return next(known, next(iter(names), "unknown"))
+        wanted, listed = self.session.target.models, self.listed
+        known = (name for name in wanted if listed is None or name in listed)
+        return next(known, next(iter((*self.chats[:1], *(listed or ())[:1], *wanted)), "unknown"))
 
     @property
     def max_tokens(self) -> int:
@@ -74,8 +78,13 @@ class Context:
         return self.options.max_tokens if self.options.depth else 1
 
     def excerpt(self, reply: Reply) -> str:
-        """Status and start of the body, without the key."""
-        return f"{reply.what} {self.session.redact.excerpt(reply.body)}".rstrip()
+        """Status, where a redirect leads, and the start of the body, without the key."""
+        place = f" to {self.place(reply)}" if self.place(reply) else ""
+        return f"{reply.what}{place} {self.session.redact.excerpt(reply.body)}".rstrip()
+
+    def place(self, reply: Reply) -> str:
+        """Where a redirect leads, without the key; empty for every other reply."""
+        return self.session.redact.excerpt(reply.location, 200) if 300 <= reply.status < 400 else ""
 
     def allow(self, check: str, problems: Iterable[str], notes: list[str]) -> list[str]:
         """The `problems` that the dialect is not known for; of the others each note is added to `notes` once.
@@ -103,6 +112,9 @@ class Context:
         }
         if stream:
             body["stream"] = True
+            # a single token tells no speed
+            if self.session.target.min_tokens_per_second or self.options.min_tokens_per_second:
+                body["max_tokens"] = self.options.max_tokens
             # a server that does not know it may refuse the whole request
             if self.dialect.stream_usage:
                 body["stream_options"] = {"include_usage": True}

@@ -46,5 +46,10 @@ def endpoint_words(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--model", help="served name that must be there")
     command.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for each request (default: 60)"
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="the longest silence of a server: until an answer is whole, and between two tokens of a stream, which may"
+        " last ten times as long (default: 60)",
     )

@@ -13,6 +13,7 @@ import pytest
 
 from stackgen.check import check
 from stackgen.check.checks import CHECKS, choose
+from stackgen.check.dialects import OPENAI
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report
 from stackgen.check.target import Target
@@ -216,7 +217,8 @@ def test_a_listed_model_that_the_server_then_denies_is_told_as_such(vllm: Fake) 
     vllm.chat(recorded("vllm-0.32.0", "chat_wrongmodel"))
     found = result(look(target(vllm)), "chat")
     assert found.status == "fail"
-    assert "did you mean 'tiny'" in found.hint
+    # not the very name that was asked for
+    assert found.hint.startswith("'tiny' is listed under this very name")
 
 
 def test_white_space_is_content_and_told_as_such(vllm: Fake) -> None:
@@ -226,9 +228,20 @@ def test_white_space_is_content_and_told_as_such(vllm: Fake) -> None:
 
 
 def test_a_dated_snapshot_answers_for_its_alias(vllm: Fake) -> None:
-    vllm.chat(json_answer(completion(model="tiny-2025-01-31")))
-    found = result(look(target(vllm)), "chat")
-    assert (found.status, found.notes) == ("pass", ("answered by tiny-2025-01-31",))
+    for name in ("tiny-2025-01-31", "tiny-0613"):
+        vllm.chat(json_answer(completion(model=name)))
+        found = result(look(target(vllm, OPENAI)), "chat")
+        assert (found.status, found.notes[0]) == ("pass", f"answered by {name}")
+        # no other server does that
+        assert result(look(target(vllm)), "chat").status == "fail"
+
+
+@pytest.mark.parametrize("name", ["tiny-imposter-70b", "tiny-2025", "tiny-20250131", "tiny-2025-01-31-x", "ti", "x"])
+def test_no_other_name_answers_for_it(vllm: Fake, name: str) -> None:
+    vllm.chat(json_answer(completion(model=name)))
+    found = result(look(target(vllm, OPENAI)), "chat")
+    expected = ("pass", "answers") if name == "tiny-2025" else ("fail", "asked 'tiny'")
+    assert (found.status, found.message.startswith(expected[1])) == (expected[0], True)
 
 
 def test_an_alias_may_be_answered_under_the_leading_name_where_the_dialect_says_so(vllm: Fake) -> None:
@@ -236,7 +249,7 @@ def test_an_alias_may_be_answered_under_the_leading_name_where_the_dialect_says_
     leading = replace(VLLM, leading_name=True)
     vllm.chat(json_answer(completion(model="first")))
     found = result(look(target(vllm, leading)), "chat")
-    assert (found.status, found.notes) == ("pass", ("tiny is an alias of first, under which vllm answers",))
+    assert (found.status, found.notes[0]) == ("pass", "tiny is an alias of first, under which vllm answers")
     assert result(look(target(vllm, VLLM)), "chat").status == "fail"
     vllm.chat(json_answer(completion(model="third")))
     assert result(look(target(vllm, leading)), "chat").status == "fail"

@@ -130,7 +130,7 @@ def test_a_stream_without_end_is_left_at_the_deadline() -> None:
 
     into, now = Transcript(), time.monotonic()
     collect(endless(), into, list, now, now + 0.05)
-    assert any("had no end" in problem for problem in into.problems(FINISH_REASONS))
+    assert any("too slow: no end after" in problem for problem in into.problems(FINISH_REASONS))
 
 
 def arrived(*times: float) -> Transcript:
@@ -158,11 +158,17 @@ def test_figures_of_a_stream() -> None:
         ([1.0 + 0.0001 * one for one in range(20)], "20 chunks came in 1 read"),
         # one by one, also where some were late
         ([0.02 * one for one in range(1, 33)], ""),
-        ([0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)], ""),
+        ([0.02 * (one + 1) if one % 4 == 2 else 0.02 * one for one in range(1, 33)], ""),
+        # pairs from end to end
+        ([0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)], "32 chunks came in 17 reads"),
         # a tiny model that makes a thousand a second
         ([0.02 + 0.0005 * one for one in range(32)], ""),
-        # too few to tell
-        ([1.0] * 7, ""),
+        # few, but kept for a second
+        ([1.0] * 7, "7 chunks came in 1 read"),
+        # too few to tell, or for too short a time
+        ([1.0] * 3, ""),
+        ([0.1] * 7, ""),
+        ([0.5, 0.5, 1.0, 1.0], ""),
     ],
 )
 def test_tokens_that_were_held_back_are_told(times: list[float], gathered: str) -> None:

@@ -211,6 +211,25 @@ def endless_comments(turn: Turn) -> Iterator[Step]:
         yield 0.4 * turn.timeout
 
 
+def endless_empty_deltas(turn: Turn) -> Iterator[Step]:
+    """Events as the first one, which has a role and no text."""
+    real = turn.upstream()
+    yield real.chunked_head()
+    for _ in range(40):
+        yield chunked(real.events[0], last=False)
+        yield 0.4 * turn.timeout
+
+
+def slow_events(turn: Turn) -> Iterator[Step]:
+    """A token each 0.7 time-outs: longer than four of them in all, and each in time."""
+    real = turn.upstream()
+    yield real.chunked_head()
+    for event in real.events:
+        yield chunked(event, last=False)
+        yield 0.7 * turn.timeout
+    yield b"0\r\n\r\n"
+
+
 def endless_informational(turn: Turn) -> Iterator[Step]:
     for _ in range(40):
         yield b"HTTP/1.1 102 Processing\r\n\r\n"
@@ -610,9 +629,13 @@ STREAMS = (
         "stream", "dropped it|without \\[DONE\\]|finish_reason"),
     Row("stream is silent", "stream", hang, "stream", "took the request and was silent for", waits=1),
     Row("stream hangs in the middle", "stream", hang_in_stream, "stream", "silent for", waits=1),
-    Row("stream drips without end", "stream", drip_events, "stream", "no end|finish_reason", waits=5),
-    Row("stream drips an event without end", "stream", drip_one_event, "stream", "no end|not complete", waits=5),
-    Row("stream of keep-alive lines without end", "stream", endless_comments, "stream", "no end|not complete", waits=5),
+    Row("stream drips without end", "stream", drip_events, "stream", "too slow: no end after", waits=11),
+    Row("stream drips an event without end", "stream", drip_one_event, "stream", "no token came for 1 s", waits=1),
+    Row("stream of keep-alive lines without end", "stream", endless_comments, "stream", "no token came for 1 s",
+        waits=1),
+    Row("stream of empty deltas without end", "stream", endless_empty_deltas, "stream",
+        "no chunk has content|no token came", waits=1),
+    Row("stream that is slow, and ends", "stream", slow_events, waits=10, real=False),
     Row("stream without end", "stream", endless_events, "stream", "had no end", waits=5, heavy=True),
     Row("stream of big events without end", "stream", endless_big_events, "stream", "no end|no chunk", waits=5,
         heavy=True),
