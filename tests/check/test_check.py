@@ -17,6 +17,7 @@ from stackgen.check.dialects import OPENAI
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report
 from stackgen.check.target import Target
+from stackgen.check.text import as_text
 from stackgen.check.verdict import Verdict
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect
@@ -184,6 +185,11 @@ def _with_choice(content: str | None = "hi", finish: str = "stop", **more: str) 
     return json_answer(completion(choices=[{"index": 0, "message": message, "finish_reason": finish}]))
 
 
+def _with_choices(*changes: dict[str, Any]) -> Answer:
+    (choice,) = completion()["choices"]
+    return json_answer(completion(choices=[choice | one for one in changes]))
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -197,6 +203,12 @@ def _with_choice(content: str | None = "hi", finish: str = "stop", **more: str) 
         (_with_choice(""), "the answer has no content"),
         (_with_choice(None), "the answer has no content"),
         (_with_choice(finish="eos"), "finish_reason 'eos' is not documented"),
+        (_with_choice(finish="tool_calls"), "finish_reason 'tool_calls' does not fit a plain answer"),
+        (_with_choice(finish="function_call"), "finish_reason 'function_call' does not fit a plain answer"),
+        (_with_choice(finish="content_filter"), "finish_reason 'content_filter' does not fit a plain answer"),
+        (_with_usage(9, 0, 9), "usage counts no completion token, and there is text"),
+        (_with_choices({"index": 5}), "the only choice has the index 5"),
+        (_with_choices({}, {"index": 1}, {"index": 2}), "3 choices, and one was asked for"),
         (json_answer(completion(model="other")), "asked 'tiny', and 'other' answers"),
         (recorded("fastchat-0.2.36", "wrong-model"),
          "HTTP 400 (application/json) instead of a completion: Only tiny allowed now, your model nope"),
@@ -574,3 +586,170 @@ def test_a_list_that_does_not_come_is_waited_for_once(vllm: Fake) -> None:
     report = look(target(vllm), timeout=0.5)
     assert time.monotonic() - started < 2.5
     assert result(report, "models").status == "fail"
+
+
+def _one_token(content: str | None, counted: int | None, **message: str) -> Answer:
+    """An answer to a quick check; `counted` tokens in its usage, None: no usage."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 9, "completion_tokens": counted or 0, "total_tokens": 9 + (counted or 0)}
+    return json_answer(completion(choices=[choice], usage=None if counted is None else usage))
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (_one_token("", 0), "fail"),
+        (_one_token(None, 0), "fail"),
+        (_one_token("", None), "fail"),
+        (_one_token("The", 0), "fail"),
+        # half a letter, or a mark of reasoning, shows in the count alone
+        (_one_token("", 1), "pass"),
+        (_one_token(None, 1), "pass"),
+        (_one_token("The", 1), "pass"),
+        (_one_token(None, 0, reasoning="Hm"), "fail"),
+        (_one_token(None, 1, reasoning="Hm"), "pass"),
+        (_one_token(None, 1, reasoning_content="Hm"), "pass"),
+        (_one_token(None, None, reasoning_content="Hm"), "warn"),
+    ],
+)
+def test_a_quick_check_wants_one_token_that_was_generated(vllm: Fake, answer: Answer, status: str) -> None:
+    vllm.chat(answer)
+    assert result(look(target(vllm), profile="quick"), "chat").status == status
+
+
+def test_fastchat_counts_no_token_in_a_quick_check_and_is_healthy(fastchat: Fake) -> None:
+    fastchat.chat(_one_token("The", 0))
+    found = result(look(target(fastchat, FASTCHAT), profile="quick"), "chat")
+    assert (found.status, found.notes) == ("pass", ("fastchat counts one token too few at the limit",))
+    fastchat.chat(_one_token("", 0))
+    assert result(look(target(fastchat, FASTCHAT), profile="quick"), "chat").status == "fail"
+
+
+def test_an_answer_cut_long_before_its_limit_is_a_note(vllm: Fake) -> None:
+    found = result(look(target(vllm)), "chat")
+    assert (found.status, found.notes) == ("pass", ("completion_tokens is 12 at a length limit of 32",))
+
+
+SENTENCE = ("The", " capital", " of", " France", " is", " the", " city", " of", " Paris", ".")
+
+
+def _sentence(*pieces: str, usage: int = len(SENTENCE), **how: Any) -> Answer:
+    counted = {"prompt_tokens": 9, "completion_tokens": usage, "total_tokens": 9 + usage}
+    return events(chunk("", role="assistant"), *map(chunk, pieces), chunk(finish="stop"),
+                  USAGE_CHUNK | {"usage": counted}, **how)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        (SENTENCE, ""),
+        (SENTENCE[:4] + SENTENCE[5:], "the stream lacks 3 characters in the middle of the answer"),
+        (SENTENCE[:-1], "the stream lacks the last 1 characters of the answer"),
+        (SENTENCE[1:], "the stream lacks the first 3 characters of the answer"),
+        (SENTENCE[:5] + SENTENCE[4:], "the stream repeats 3 characters of the answer"),
+        # another answer, as rounding makes it
+        (("Paris", " is", " the", " capital", " of", " France", " and", " its", " heart", "!"), ""),
+        (("The", " capital", " of", " France", " is", " called", " Paris", ",", " the", " city"), ""),
+    ],
+)
+def test_text_that_a_stream_lost_or_repeated(vllm: Fake, pieces: tuple[str, ...], message: str) -> None:
+    counted = {"prompt_tokens": 9, "completion_tokens": len(SENTENCE), "total_tokens": 9 + len(SENTENCE)}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "".join(SENTENCE)}, "finish_reason": "stop"}
+    vllm.chat(json_answer(completion(choices=[choice], usage=counted)))
+    vllm.stream(_sentence(*pieces))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, message or found.message) == ("warn" if message else "pass", found.message)
+
+
+def test_more_chunks_than_tokens_are_a_warning(vllm: Fake) -> None:
+    vllm.stream(_sentence(*SENTENCE, usage=len(SENTENCE) - 1))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message) == ("warn", "10 chunks have text, and 9 tokens were generated")
+
+
+def test_an_event_that_holds_all_tokens_is_a_gathering(vllm: Fake) -> None:
+    vllm.stream(slow(_sentence("".join(SENTENCE)), 0.3))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message) == ("warn", "10 tokens came in 1 event")
+    # hidden reasoning is counted, and was never meant to be sent
+    vllm.stream(slow(_sentence("".join(SENTENCE), usage=200), 0.3))
+    assert result(look(target(vllm)), "stream").status == "pass"
+
+
+def test_a_limit_brings_the_check_that_measures(vllm: Fake) -> None:
+    report = look(target(vllm), profile="quick", max_ttft=0.000001)
+    assert not report.ok
+    assert "the first token took" in result(report, "stream").message
+    assert result(look(replace(target(vllm), max_ttft=0.000001), profile="quick"), "stream").status == "fail"
+    assert result(look(target(vllm), select=("chat",), max_ttft=0.000001), "stream").status == "fail"
+    # more than the one token of a quick check, which would tell no speed
+    look(target(vllm), profile="quick", min_tokens_per_second=0.001)
+    assert [body["max_tokens"] for body in (request.json() for request in vllm.seen if request.method == "POST")
+            if body.get("stream")][-1] == 32  # fmt: skip
+
+
+def test_a_stream_that_comes_whole_at_the_end_has_the_speed_of_all_of_it(vllm: Fake) -> None:
+    pieces = _sentence(*SENTENCE).pieces or ()
+    vllm.stream(Answer(200, b"", "text/event-stream", (b"".join(pieces),), pause=0.5))
+    found = result(look(target(vllm), min_tokens_per_second=1000.0), "stream")
+    assert found.status == "fail"
+    assert "tokens a second, and at least 1000 are wanted" in found.message
+    assert result(look(target(vllm), min_tokens_per_second=0.1), "stream").status == "warn"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"select": ("chat",), "skip": ("chat",)}, {"skip": tuple(one.name for one in CHECKS)},
+        {"skip": ("stream",), "max_ttft": 1.0},
+    ],
+)  # fmt: skip
+def test_a_selection_that_leaves_nothing_is_an_input_error(words: dict[str, Any]) -> None:
+    with pytest.raises(StackgenError, match="skipped"):
+        check([], Options(**words))
+
+
+def test_nothing_checked_is_not_healthy() -> None:
+    report = look(Target("it", "http://127.0.0.1:1/v1"), select=("topology",))
+    assert [one.status for one in report.results] == ["skip"]
+    assert not report.ok
+    assert "nothing was checked" in as_text(Report((report,), "now"))
+
+
+def test_the_dialect_is_recognized_where_http_is_skipped(fastchat: Fake) -> None:
+    report = look(target(fastchat, None), skip=("http",), max_tokens=16)
+    assert (report.dialect, report.ok) == ("fastchat", True)
+
+
+@pytest.mark.parametrize("check_name", ["models", "chat"])
+def test_a_redirect_that_only_the_key_shows_is_named(vllm: Fake, check_name: str) -> None:
+    away = Answer(307, b"", "", headers=(("Location", f"https://elsewhere.example/{KEY}"),))
+    vllm.routes["GET /v1/models" if check_name == "models" else "POST /v1/chat/completions"] = away
+    found = result(look(target(vllm)), check_name)
+    assert found.status == "fail"
+    assert "https://elsewhere.example/[key]" in found.message
+    assert found.hint == "use the URL that it names"
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12])
+def test_a_time_out_has_a_bound(timeout: float) -> None:
+    with pytest.raises(StackgenError, match="at most 86400 seconds"):
+        Options(timeout=timeout)
+
+
+def test_a_stream_is_silent_however_many_keep_alive_lines_it_sends(vllm: Fake) -> None:
+    role = f"data: {json.dumps(chunk('', role='assistant'))}\n\n".encode()
+    for pieces in ((b": keep-alive\n\n",) * 100, (role,) * 100):
+        vllm.stream(Answer(200, b"", "text/event-stream", pieces, pause=0.1))
+        found = result(look(target(vllm), timeout=0.5, skip=("auth",)), "stream")
+        assert found.status == "fail"
+        assert "no token came for 0.5 s" in f"{found.message} {found.evidence}"
+        # of a hundred pieces, which take ten seconds, a few were waited for
+        assert found.seconds is not None and found.seconds < 5
+
+
+def test_a_slow_stream_is_slow_and_not_endless(vllm: Fake) -> None:
+    vllm.stream(slow(_sentence(*SENTENCE), 0.3))
+    found = result(look(target(vllm), timeout=0.5), "stream")
+    assert found.status == "pass"
+    assert found.figures["tokens_per_second"] < 5

@@ -346,3 +346,57 @@ def test_a_dropped_connection_is_told(server: Server) -> None:
     server.answers["malformed JSON"] = drop
     found = ask(server)
     assert (found.status, found.message.startswith("malformed JSON: ")) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "leaks"),
+    [
+        ("can't open /models/llama/config.json", True),
+        ("no file named model.safetensors in /models/hub/models--x/snapshots/1234", True),
+        ("/data/weights/tiny.gguf: bad magic", True),
+        ("bind mount /stackgen/vllm_health.py", True),
+        ("at /stackgen/scripts/ line 3", True),
+        ("POST /v1/models/tiny is not allowed", False),
+        ("Invalid URL (GET /models/Llama-3.2-1B)", False),
+        ("see http://127.0.0.1:8000/models/tiny/config.json", False),
+        ("did you mean /data/2?", False),
+        ("the model `org/models/tiny` does not exist", False),
+    ],
+)
+def test_paths_of_the_servers_machine_are_told_from_urls(text: str, leaks: bool) -> None:
+    assert bool(LEAK.search(text)) is leaks
+
+
+def test_a_model_named_by_its_path_is_no_leak(server: Server) -> None:
+    name = "/models/hub/snapshots/tiny.gguf"
+    server.fake.routes["GET /v1/models"] = json_answer(model_list(name))
+    server.fake.routes["POST /v1/chat/completions"] = lambda request: (
+        refusal(f"{name} takes no such request") if kind(request) or request.json()["model"] != name
+        else json_answer(completion(model=name))
+    )  # fmt: skip
+    report = look(target(server.fake, VLLM, models=(name,)), select=("errors",))
+    assert "inside" not in result(report, "errors").message
+
+
+def test_fastchats_counter_tells_the_context(fastchat: Fake) -> None:
+    asked: list[str] = []
+
+    def chat(request: Request) -> Answer:
+        words = request.json()["messages"][0]["content"].split() if kind(request) != "malformed JSON" else []
+        asked.append("long" if len(words) > 2048 else kind(request))
+        return json_answer({"object": "error", "message": "no", "code": 40001}, 400) if asked[-1] else FINE
+
+    fastchat.routes["POST /v1/chat/completions"] = chat
+    look(target(fastchat, FASTCHAT), select=("errors",))
+    # 2048 tokens, as recorded
+    assert "long" in asked
+
+
+@pytest.mark.parametrize("card", [{"aliases": True}, {"id": {}}, {"max_model_len": True}, {"max_model_len": 10**400}])
+def test_another_models_strange_card_breaks_nothing(server: Server, card: dict[str, Any]) -> None:
+    cards = model_list("other", "tiny")
+    cards["data"][0] |= card
+    cards["data"][1]["max_model_len"] = CONTEXT
+    server.fake.routes["GET /v1/models"] = json_answer(cards)
+    assert ask(server).status == "pass"
+    assert "too long prompt" in server.asked

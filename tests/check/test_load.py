@@ -33,6 +33,7 @@ class Server:
         self.faults: dict[int, Callable[[dict[str, Any]], Answer]] = {}
         self.nonces: dict[int, str] = {}
         self.paths: list[str] = []
+        self.first = ""
         self.most = self.now = 0
         self.noise, self.count = 1, True
         self.lock = threading.Lock()
@@ -50,6 +51,7 @@ class Server:
             return json_answer(completion())
         number = prompt.count(" one") // STEP
         with self.lock:
+            self.first = self.first or found[1]
             self.paths.append(request.path)
             self.nonces[number] = found[1]
             self.now += 1
@@ -289,3 +291,19 @@ def test_the_nonce_goes_out_as_x_request_id(server: Server, ask: Ask, monkeypatc
     monkeypatch.setattr(fakes._Handler, "do_POST", note)
     ask()
     assert set(server.nonces.values()) <= set(sent)
+
+
+def test_a_cache_that_gives_the_word_of_an_earlier_request_is_a_mix_up(server: Server, ask: Ask) -> None:
+    """The calibration's words are known too: before the load it asked 0 and the longest."""
+    server.marks = {"repeat"}
+    words: dict[int, str] = {}
+
+    def cached(asked: dict[str, Any]) -> Answer:
+        words.setdefault(0, server.first)
+        return server.answer(words[0], asked["prompt"], asked["echo"])
+
+    server.faults = {1: cached, 2: cached}
+    found = ask()
+    assert (found.status, found.message) == (
+        "fail", "answers are mixed up: request 2 got the answer of an earlier request",
+    )  # fmt: skip

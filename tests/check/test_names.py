@@ -68,3 +68,9 @@ def test_only_a_name_without_doubt_is_resolved(wanted: str, known: tuple[str, ..
 
 def test_a_name_that_is_listed_twice_is_no_doubt() -> None:
     assert resolve("SMOL", ("smol", "smol", "smollm2")) == ("smol", "upper and lower case differ")
+
+
+def test_what_was_asked_for_is_never_the_nearest() -> None:
+    assert nearest("tiny", ["tiny"]) is None
+    assert nearest("tiny", ["tiny", "Tiny"]) == ("Tiny", "upper and lower case differ")
+    assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith("'tiny' is listed under this very name")

@@ -142,3 +142,13 @@ def test_requests_are_shown_for_debugging() -> None:
     assert list(as_exchanges(report)) == [
         "[e] chat: POST http://h/v1/chat -> 200 after 0.500 s", '    > {"model": "tiny"}', "    < [key]",
     ]  # fmt: skip
+
+
+def test_of_many_failing_endpoints_each_is_a_line() -> None:
+    many = tuple(EndpointReport(f"e{number}", "http://h/v1", "vllm", BAD.results) for number in range(500))
+    text = as_text(Report(many, "now"))
+    assert "✗ fail  e7  http://h/v1  chat [tiny]: no content  → look at the log" in text.splitlines()
+    assert len(text.splitlines()) < 510
+    assert len(as_text(Report(many, "now"), verbose=True).splitlines()) > 3000
+    # a few are told whole
+    assert "seen: HTTP 200" in as_text(Report(many[:20], "now"))

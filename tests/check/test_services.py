@@ -10,10 +10,10 @@ import pytest
 
 from stackgen.check import check
 from stackgen.check.options import Options
-from stackgen.check.topology import Exercise, ServiceView
+from stackgen.check.topology import Exercise, ServiceView, Unobservable
 
 from .conftest import DIALECTS, FASTCHAT, look, result, target
-from .fake import Fake
+from .fake import Fake, json_answer
 
 API = ServiceView("fastchat-api", "api", True, "running", "healthy", digest="sha256:abcdef1234567890")
 CONTROLLER = ServiceView("fastchat-controller", "controller", False, "running", "healthy")
@@ -151,3 +151,26 @@ def test_an_engine_that_does_not_answer_is_a_failure_and_no_traceback(fastchat: 
     report = look(replace(target(fastchat, FASTCHAT), observer=Away(())))
     assert result(report, "containers").message == "can't be looked at: no engine"
     assert result(report, "chat").status == "pass"
+
+
+def test_without_a_docker_engine_the_checks_of_services_say_so(fastchat: Fake) -> None:
+    class Blind(Shown):
+        def services(self) -> tuple[ServiceView, ...]:
+            raise Unobservable("the Docker engine does not answer: no such file")
+
+    report = look(replace(target(fastchat, FASTCHAT), observer=Blind(())))
+    for name in ("containers", "topology"):
+        found = result(report, name)
+        assert (found.status, found.message) == ("skip", "the Docker engine does not answer: no such file")
+    assert report.ok
+
+
+def test_a_service_that_runs_and_answers_nothing_is_named(fastchat: Fake) -> None:
+    fastchat.routes["POST /v1/chat/completions"] = json_answer({"message": "EngineDeadError"}, 500)
+    found = result(seen(fastchat, API, CONTROLLER), "topology")
+    assert (found.status, found.message.partition(":")[0]) == ("fail", "fastchat-api runs, and gives no completion")
+    # where somebody behind it is to blame, that one alone is
+    mute = Exercise("fastchat-controller", False, 0.1, "no")
+    assert "fastchat-api" not in result(seen(fastchat, API, CONTROLLER, exercises=(mute,)), "topology").message
+    gone = replace(target(fastchat, FASTCHAT), base_url="http://127.0.0.1:9/v1", observer=Shown((API,)))
+    assert "fastchat-api runs, and gives no completion: nothing listens" in result(look(gone), "topology").message

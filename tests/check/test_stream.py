@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from stackgen.check.dialects import FINISH_REASONS, OPENAI
+from stackgen.check.dialects import OPENAI, finish_reasons
 from stackgen.check.options import Options
 from stackgen.check.session import Session
 from stackgen.check.stream import Transcript, collect, percentile
@@ -20,6 +20,8 @@ from stackgen.plan import Dialect
 
 from .conftest import FASTCHAT, VLLM
 from .fake import GOOD_STREAM, USAGE_CHUNK, Answer, chunk, events, recorded
+
+PLAIN = finish_reasons(VLLM)
 
 
 def transcript(answer: Answer, dialect: Dialect = VLLM) -> Transcript:
@@ -52,14 +54,14 @@ def allowed(dialect: Dialect) -> Callable[[list[str]], list[str]]:
 )
 def test_recorded_streams_end_properly(engine: str, name: str, dialect: Dialect, deltas: int, usage: bool) -> None:
     found = transcript(recorded(engine, name), dialect)
-    assert found.problems(FINISH_REASONS) == []
+    assert found.problems(PLAIN) == []
     assert (found.deltas, found.usage is not None, found.finishes, found.model) == (deltas, usage, ["length"], "tiny")
     assert found.text
     assert found.arrivals
 
 
 def test_bare_chunks_are_a_deviation_of_fastchat_alone() -> None:
-    found = transcript(recorded("fastchat-0.2.36", "stream"), OPENAI).problems(FINISH_REASONS)
+    found = transcript(recorded("fastchat-0.2.36", "stream"), OPENAI).problems(PLAIN)
     assert "event 1: object: field required" in found
 
 
@@ -73,8 +75,18 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
         (events(ROLE, TEXT, END, END), "2 finish_reason instead of one (stop, stop)"),
         (events(ROLE, TEXT), "no finish_reason instead of one"),
         (events(chunk("a"), END), "the first chunk has no role"),
+        (events(chunk("", role="user"), TEXT, END), "event 1: the role is 'user' and not 'assistant'"),
+        (events(ROLE, TEXT, {**TEXT, "id": "chatcmpl-2"}, END),
+         "the id changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer?"),
+        (events(ROLE, TEXT, {**TEXT, "choices": [{**TEXT["choices"][0], "index": 1}]}, END),
+         "event 3: a part of choice 1, and one choice was asked for"),
+        (events(ROLE, TEXT, END, TEXT), "event 4: text after the finish_reason"),
+        (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 0,
+                                                          "total_tokens": 9}}),
+         "usage counts no completion token, and text came"),
         (events(ROLE, chunk(finish="stop")), "no chunk has content"),
         (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
+        (events(ROLE, TEXT, chunk(finish="tool_calls")), "finish_reason 'tool_calls' does not fit a plain answer"),
         (events(ROLE, TEXT, END, "[DONE]"), "1 event(s) after [DONE]"),
         (events(ROLE, TEXT, END, "{broken"), "event 4 is no JSON"),
         (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
@@ -88,7 +100,7 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
     ],
 )  # fmt: skip
 def test_each_fault_of_a_stream_is_the_only_problem_told(answer: Answer, problem: str) -> None:
-    assert transcript(answer).problems(FINISH_REASONS) == [problem]
+    assert transcript(answer).problems(PLAIN) == [problem]
 
 
 def test_an_error_named_by_the_event_field_is_one() -> None:
@@ -100,7 +112,7 @@ def test_an_error_named_by_the_event_field_is_one() -> None:
 def test_an_event_that_was_cut_in_the_middle_does_not_count() -> None:
     pieces = events(*GOOD_STREAM).pieces or ()
     found = transcript(Answer(pieces=(*pieces[:-1], b"data: [DO")))
-    assert found.problems(FINISH_REASONS) == ["the stream was cut: it ends without [DONE]"]
+    assert found.problems(PLAIN) == ["the stream was cut: it ends without [DONE]"]
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
@@ -108,7 +120,7 @@ def test_reasoning_counts_as_content(field: str) -> None:
     thought: dict[str, Any] = chunk()
     thought["choices"][0]["delta"][field] = "hm"
     found = transcript(events(ROLE, thought, chunk(finish="length")))
-    assert found.problems(FINISH_REASONS) == []
+    assert found.problems(PLAIN) == []
     assert (found.reasoning, found.text, found.deltas) == (True, "", 1)
 
 
@@ -130,7 +142,7 @@ def test_a_stream_without_end_is_left_at_the_deadline() -> None:
 
     into, now = Transcript(), time.monotonic()
     collect(endless(), into, list, now, now + 0.05)
-    assert any("too slow: no end after" in problem for problem in into.problems(FINISH_REASONS))
+    assert any("too slow: no end after" in problem for problem in into.problems(PLAIN))
 
 
 def arrived(*times: float) -> Transcript:

@@ -57,6 +57,22 @@ def test_the_dialect_is_recognized_by_the_stand_ins_bare_array(together: Togethe
     assert [one.status for one in report.endpoints[0].results if one.name in ("models", "chat")] == ["pass", "pass"]
 
 
+def test_without_a_model_the_first_that_can_chat_is_checked_of_a_stand_in(together: Together) -> None:
+    """The first of all is an image model."""
+    report = check([stand_in(together)], Options("deep", timeout=5)).endpoints[0]
+    assert {one.model for one in report.results if one.model} == {CHAT}
+    assert report.ok, [one for one in report.results if one.status == "fail"]
+    asked = {data["model"] for _, _, data in together.seen if isinstance(data, dict) and "model" in data}
+    assert asked - {CHAT} == {"stackgen-check-no-such-model"}
+
+
+def test_a_listed_name_that_is_refused_is_not_met_with_itself(together: Together) -> None:
+    (chat,) = [one for one in check([stand_in(together, models=(DEDICATED,))], Options(timeout=5)).endpoints[0].results
+               if one.name == "chat"]  # fmt: skip
+    assert chat.status == "fail" and "non-serverless" in chat.message
+    assert "did you mean" not in chat.hint
+
+
 def test_the_provider_leads_to_the_stand_in(together: Together) -> None:
     (target,) = from_words(build_parser().parse_args(["ask", "hi", "--provider", "together"]))
     assert (target.base_url, target.api_key, target.dialect) == (together.url, KEY, TOGETHER)
