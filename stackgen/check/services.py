@@ -56,6 +56,7 @@ def topology(context: Context, _model: str) -> Verdict:
                 notes.append(f"Docker still calls {service.name} unhealthy, though it answers")
             else:
                 wrong.append((f"{service.name} is unhealthy", f"`stackgen logs {service.name}`"))
+    exercises = _forgotten(services, exercises)
     wrong += [(f"{one.service} does not generate: {one.said.splitlines()[-1] if one.said else 'no answer in time'}",
                f"`stackgen logs {one.service}`") for one in exercises if not one.ok]  # fmt: skip
     # it runs, and nobody behind it is to blame: its engine has died, or it is being started again
@@ -71,6 +72,19 @@ def topology(context: Context, _model: str) -> Verdict:
     probes = f", {len(exercises)} own probes passed" if exercises else ""
     return passed(f"{len(services)} service{'s' * (len(services) > 1)} as planned{probes}", evidence,
                   figures=figures)  # fmt: skip
+
+
+def _forgotten(services: tuple[ServiceView, ...], exercises: tuple[Exercise, ...]) -> tuple[Exercise, ...]:
+    """The exercises, with the controller to blame where all workers say that it does not know them."""
+    workers = {one.name for one in services if one.role == "worker"}
+    strangers = {one.service for one in exercises if not one.ok and "controller does not know" in one.said}
+    controller = next((one.name for one in services if one.role == "controller"), None)
+    if controller is None or not workers or strangers != workers:
+        return exercises
+    told = "it knows none of its workers, and was started again, it seems"
+    left = [one for one in exercises if one.service not in {*workers, controller}]
+    seconds = max(one.seconds for one in exercises if one.service in workers)
+    return (*left, Exercise(controller, False, seconds, told))
 
 
 def _state(service: ServiceView) -> str:

@@ -21,6 +21,7 @@ __all__ = ["ComposeObserver", "NoObserver", "ProcessObserver", "observed"]
 
 # telling lines of a dead service's log
 LOG_LINES = 5
+AWAY = "the Docker engine does not answer: "
 
 
 def observed(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Target:
@@ -36,8 +37,8 @@ def observed(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Ta
     try:
         compose.status(plan)
     except (StackgenError, OSError) as error:
-        # the engine's own words may be several lines
-        return replace(target, observer=NoObserver(" ".join(str(error).split())))
+        # some errors begin with the same words, and an engine's own may be several lines
+        return replace(target, observer=NoObserver(" ".join(str(error).split()).removeprefix(AWAY)))
     return replace(target, observer=ComposeObserver(plan, endpoint))
 
 
@@ -55,7 +56,7 @@ class NoObserver:
     """Sees nothing, for want of a Docker engine; both raise Unobservable with the reason."""
 
     def __init__(self, reason: str) -> None:
-        self._reason = f"the Docker engine does not answer: {reason}"
+        self._reason = AWAY + reason
 
     def services(self) -> tuple[ServiceView, ...]:
         """See `Observer`."""
@@ -148,7 +149,7 @@ class ComposeObserver:
             try:
                 self._client = docker.from_env(timeout=30).api
             except docker.errors.DockerException as error:
-                raise OSError(f"the Docker engine does not answer: {error}") from None
+                raise OSError(f"{AWAY}{error}") from None
         return self._client
 
     def _view(self, service: Service, found: Any) -> ServiceView:

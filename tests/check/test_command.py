@@ -128,3 +128,23 @@ def test_endpoints_of_a_file_are_checked_together(start: Callable[..., Fake], tm
     assert done.stdout.startswith("FAIL  gone  http://127.0.0.1:9/v1")
     assert "NOT healthy: 1 of 6 endpoints" in done.stdout
     assert "✓ pass  e3" in done.stdout
+
+
+def test_a_docker_engine_that_is_away_is_told(vllm: Fake, tmp_path: Path) -> None:
+    """The stack is known, so what stands behind the endpoint should be looked at, and can't be."""
+    data = {
+        "name": "it",
+        "models": [{"model": "org/tiny", "served_names": ["tiny"], "engine": "vllm", "port": vllm.port}],
+    }
+    (tmp_path / "stack.yaml").write_text(json.dumps(data))
+    words = command("check", str(tmp_path), "--api-key", KEY, "--json")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60,
+                          env=ENVIRONMENT | {"DOCKER_HOST": f"unix://{tmp_path}/nope"})  # fmt: skip
+    assert done.stdout, done.stderr
+    (endpoint,) = json.loads(done.stdout)["endpoints"]
+    found = {one["name"]: one for one in endpoint["results"]}
+    for name in ("containers", "topology"):
+        assert found[name]["status"] == "skip"
+        assert found[name]["message"].startswith("the Docker engine does not answer: ")
+        assert found[name]["message"].count("does not answer") == 1
+    assert found["chat"]["status"] == "pass", found["chat"]

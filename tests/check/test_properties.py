@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
+import threading
 import time
 from typing import Any
 from urllib.parse import quote
@@ -14,10 +16,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stackgen.check.checks import list_models, models
+from stackgen.check.chat import is_unknown_model
+from stackgen.check.checks import CHECKS, list_models, models
 from stackgen.check.contract import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
-from stackgen.check.dialects import FINISH_REASONS, OPENAI, dialect_of_models
+from stackgen.check.dialects import BUILTIN, FINISH_REASONS, OPENAI, dialect_of_models
 from stackgen.check.faults import Fault
+from stackgen.check.features.bodies import (
+    CityAnswer,
+    Embeddings,
+    LogprobCompletion,
+    PlainCompletion,
+    TextCompletion,
+    Tokens,
+    ToolCompletion,
+)
+from stackgen.check.hub import ask_hub
+from stackgen.check.late.probes import context_length, told_length
 from stackgen.check.names import did_you_mean, nearest
 from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
@@ -26,7 +40,8 @@ from stackgen.check.session import Reply, Session, error_message
 from stackgen.check.stream import MAX_EVENTS, Transcript, Utf8, collect
 from stackgen.check.target import Target, normal_url
 from stackgen.check.text import as_text
-from stackgen.check.verdict import Context
+from stackgen.check.verdict import Check, Context
+from stackgen.endpoints import dialects
 from stackgen.errors import StackgenError
 
 settings.register_profile("parsers", max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -53,6 +68,11 @@ def shaped(*names: str) -> st.SearchStrategy[Any]:
 BODIES = JSON | shaped("id", "object", "created", "model", "choices", "index", "message", "delta", "role", "content",
                        "finish_reason", "usage", "prompt_tokens", "completion_tokens", "total_tokens", "data",
                        "owned_by", "error", "message", "code", "detail", "text", "error_code", "aliases")  # fmt: skip
+OFFERED = BODIES | shaped("id", "aliases", "max_model_len", "context_length", "meta", "n_ctx", "choices", "message",
+                         "tool_calls", "function", "name", "arguments", "logprobs", "content", "top_logprobs",
+                         "embedding", "tokens", "count", "prompt", "usage", "prompt_tokens", "completion_tokens",
+                         "total_tokens", "siblings", "rfilename", "size", "prompts", "contextLength", "data", "type",
+                         "error", "code", "finish_reason", "index", "text", "role")  # fmt: skip
 KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=8, max_size=40)
 TARGET = Target("it", "http://127.0.0.1:1/v1", "key-of-the-test-0123", ("wanted",))
 
@@ -259,3 +279,94 @@ def test_any_report_can_be_printed(endpoints: tuple[EndpointReport, ...], color:
     assert isinstance(text, str)
     assert ("\x1b[3" in text) <= (color or "\x1b[3" in repr(endpoints).encode().decode("unicode_escape", "replace"))
     assert json.loads(json.dumps(report.to_json()))["ok"] is report.ok
+
+
+class Replies:
+    """Gives the replies one after the other, and from the first on again, to every request of a session."""
+
+    def __init__(self, replies: list[Reply]) -> None:
+        self.replies, self.place, self.lock = replies, 0, threading.Lock()
+
+    def __call__(self, *_: Any, **__: Any) -> Reply:
+        with self.lock:
+            self.place += 1
+            return self.replies[self.place % len(self.replies)]
+
+
+REPLIES = st.lists(
+    st.builds(Reply, st.sampled_from([200, 200, 200, 204, 302, 400, 401, 404, 405, 422, 429, 500]),
+              st.sampled_from(["application/json", "", "text/html"]), st.binary(max_size=80) | OFFERED.map(dumped),
+              TEXT, TEXT),
+    min_size=1, max_size=6,
+)  # fmt: skip
+CHECKED = [one for one in CHECKS if one.name not in ("containers", "resolve", "connect", "tls", "stream", "topology")]
+
+
+@FEW
+@given(REPLIES, st.sampled_from(CHECKED), st.sampled_from(["vllm", "fastchat", "llamacpp", "openai", "together"]),
+       st.sampled_from([None, "key-of-the-test-0123"]))  # fmt: skip
+def test_any_replies_get_a_verdict_from_every_check(
+    replies: list[Reply], one: Check, dialect: str, key: str | None
+) -> None:
+    target = Target("it", TARGET.base_url, key)
+    with pytest.MonkeyPatch.context() as patch, Session(target, 1.0) as session:
+        source = Replies(replies)
+        patch.setattr(Session, "get", source)
+        patch.setattr(Session, "post", source)
+        context = Context(session, Options("deep", timeout=1.0, load=2), {**BUILTIN, **dialects()}[dialect])
+        with contextlib.suppress(Fault):
+            list_models(context)
+        verdict = one.run(context, context.any_model)
+    assert verdict.status in ("pass", "warn", "fail", "skip")
+    assert all(math.isfinite(value) for value in verdict.figures.values())
+    json.dumps([verdict.message, verdict.hint, verdict.evidence, *verdict.notes])
+
+
+@SOME
+@given(OFFERED, st.sampled_from([CityAnswer, Embeddings, LogprobCompletion, PlainCompletion, TextCompletion, Tokens,
+                                 ToolCompletion]))  # fmt: skip
+def test_bodies_of_features_are_taken_or_refused(data: Any, model: Any) -> None:
+    parsed, problems = parse(model, data)
+    assert (parsed is None) is bool(problems)
+
+
+@SOME
+@given(st.lists(OFFERED, max_size=4), TEXT | st.just("wanted"))
+@example([{"id": "wanted", "aliases": True}], "wanted")
+@example([{"id": {}, "aliases": ["wanted"], "max_model_len": 10**400}], "wanted")
+@example([{"id": "wanted", "max_model_len": True}], "wanted")
+def test_any_card_tells_a_context_length_or_none(cards: list[Any], name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch, Session(TARGET, 1.0) as session:
+        patch.setattr(Session, "get", lambda *_, **__: reply(dumped({"data": cards})))
+        context = Context(session, Options(timeout=1.0), OPENAI)
+        list_models(context)
+        length = context_length(context, name)
+    assert length is None or (length > 0 and str(length))
+
+
+@SOME
+@given(st.binary(max_size=100) | TEXT.map(lambda text: text.encode("utf-8", "replace")))
+@example(b"maximum context length is " + b"9" * 5000)
+@example(b"max_model_len=" + b"1" * 5000)
+def test_any_error_tells_a_length_or_none(body: bytes) -> None:
+    length = told_length(reply(body, 400))
+    assert length is None or length < 10**12
+
+
+@SOME
+@given(st.binary(max_size=80) | OFFERED.map(dumped), st.sampled_from(["vllm", "fastchat", "openai"]),
+       st.sampled_from([200, 400, 404]))  # fmt: skip
+def test_any_error_is_that_of_an_unknown_model_or_not(body: bytes, dialect: str, status: int) -> None:
+    assert is_unknown_model({**BUILTIN, **dialects()}[dialect], reply(body, status)) in (True, False)
+
+
+@FEW
+@given(st.binary(max_size=80) | OFFERED.map(dumped), st.sampled_from([200, 302, 401, 404, 429, 500]))
+def test_any_answer_of_a_hub_is_one(body: bytes, status: int) -> None:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(status, content=body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        client = httpx2.Client
+        patch.setattr(httpx2, "Client", lambda **words: client(**words, transport=httpx2.MockTransport(answer)))
+        assert ask_hub("org/name").state

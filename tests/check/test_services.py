@@ -174,3 +174,16 @@ def test_a_service_that_runs_and_answers_nothing_is_named(fastchat: Fake) -> Non
     assert "fastchat-api" not in result(seen(fastchat, API, CONTROLLER, exercises=(mute,)), "topology").message
     gone = replace(target(fastchat, FASTCHAT), base_url="http://127.0.0.1:9/v1", observer=Shown((API,)))
     assert "fastchat-api runs, and gives no completion: nothing listens" in result(look(gone), "topology").message
+
+
+def test_a_controller_that_forgot_all_workers_is_named_and_not_they(fastchat: Fake) -> None:
+    other = replace(WORKER, name="fastchat-tiny-2")
+    strange = [Exercise(one.name, False, 0.1, f"the controller does not know http://{one.name}:21002")
+               for one in (WORKER, other)]  # fmt: skip
+    well = Exercise("fastchat-controller", True, 0.1, "")
+    found = result(seen(fastchat, API, CONTROLLER, WORKER, other, exercises=(well, *strange)), "topology")
+    assert found.message.startswith("fastchat-controller does not generate: it knows none of its workers")
+    assert "fastchat-tiny" not in found.message
+    # one of two is that one's own fault
+    one = result(seen(fastchat, API, CONTROLLER, WORKER, other, exercises=(well, strange[0])), "topology")
+    assert one.message.startswith("fastchat-tiny does not generate")
