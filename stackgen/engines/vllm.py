@@ -37,6 +37,14 @@ IMAGES = {"nvidia": f"vllm/vllm-openai:v{VERSION}", "amd": f"vllm/vllm-openai-ro
 CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VERSION}-{{arch}}"
 # The CUDA image is prepared for this user (upstream's "Run as a non-root user"); the CPU and ROCm images are not.
 CUDA_USER = "2000:0"
+# Of the last two lines most change the server's state, some are there in its developer mode only; those under /v2 and
+# /inference are guarded as /v1 is, unless a proxy in front leaves that out.
+OPEN_PATHS = (
+    "/invocations", "/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling", "/metrics", "/version",
+    "/load", "/ping", "/docs", "/openapi.json",
+    "/pause", "/resume", "/update_weights", "/abort_requests", "/sleep", "/collective_rpc", "/server_info",
+    "/v2/rerank", "/inference/v1/generate",
+)  # fmt: skip
 
 
 class LoraAdapter(Strict):
@@ -82,32 +90,7 @@ class Vllm:
     dialect = Dialect(
         name="vllm",
         alive_path="/health",
-        open_paths=(
-            "/invocations",
-            "/tokenize",
-            "/detokenize",
-            "/score",
-            "/rerank",
-            "/classify",
-            "/pooling",
-            "/metrics",
-            "/version",
-            "/load",
-            "/ping",
-            "/docs",
-            "/openapi.json",
-            # most of these change the server's state; the last three are there in its developer mode only
-            "/pause",
-            "/resume",
-            "/update_weights",
-            "/abort_requests",
-            "/sleep",
-            "/collective_rpc",
-            "/server_info",
-            # guarded as /v1 is, unless a proxy in front leaves that out
-            "/v2/rerank",
-            "/inference/v1/generate",
-        ),
+        open_paths=OPEN_PATHS,
         unknown_model=(404, 404),
         leading_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
