@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from stackgen import clouds, engines
 from stackgen.check.dialects import OPENAI, TOGETHER
 from stackgen.check.target import is_loopback, normal_url
 from stackgen.envfile import API_KEY, read_env
+from stackgen.errors import StackgenError
 from stackgen.plan import Dialect
 
 __all__ = ["Key", "Provider", "find_key", "key_names", "of_url", "providers"]
@@ -41,7 +43,14 @@ class Provider:
     @property
     def base_url(self) -> str:
         """The base URL in use: that of `url_variable` where it is set. Raises StackgenError for one that is none."""
-        return normal_url(os.environ.get(self.url_variable) or self.url)
+        moved = os.environ.get(self.url_variable)
+        if not moved:
+            return normal_url(self.url)
+        try:
+            return normal_url(moved)
+        except StackgenError as error:
+            problem = StackgenError(f"{self.url_variable}: {error.message}", error.hint)
+        raise problem
 
     @property
     def is_local(self) -> bool:
@@ -58,6 +67,12 @@ class Provider:
     def _owns(self, base_url: str) -> bool:
         host = (urlsplit(base_url).hostname or "").rstrip(".")
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
+
+    def _moved_to(self, base_url: str) -> bool:
+        # a variable with a mistake in it is told to those who mean this provider, and to nobody else
+        with suppress(StackgenError):
+            return bool(os.environ.get(self.url_variable)) and self.base_url == base_url
+        return False
 
     def supports(self) -> dict[str, str]:
         """`yes`, `no`, `ignored` or `depends` (on the model, or on how the server was started) by name of feature.
@@ -114,10 +129,7 @@ def of_url(base_url: str) -> Provider | None:
 
     Only whole host names count: a key must not go to `together.example.org`.
     """
-    for provider in CLOUDS:
-        if provider._owns(base_url) or (os.environ.get(provider.url_variable) and provider.base_url == base_url):
-            return provider
-    return None
+    return next((provider for provider in CLOUDS if provider._owns(base_url) or provider._moved_to(base_url)), None)
 
 
 def key_names(base_url: str) -> tuple[str, ...]:

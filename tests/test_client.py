@@ -19,7 +19,18 @@ from stackgen import AsyncClient, Client
 from stackgen.check.target import Target
 from stackgen.errors import SpecError, StackgenError, StartError
 from tests.check.conftest import VLLM
-from tests.check.fake import GOOD_STREAM, KEY, Answer, Fake, events, free_port, raw_server, serve
+from tests.check.fake import (
+    GOOD_STREAM,
+    KEY,
+    Answer,
+    Fake,
+    completion,
+    events,
+    free_port,
+    json_answer,
+    raw_server,
+    serve,
+)
 from tests.conftest import ROOT
 
 TEXT = "ier time4 usier time4 usize for), true"
@@ -134,6 +145,47 @@ def test_a_stream_that_breaks_off_keeps_what_came(vllm: Fake) -> None:
             next(pieces)
 
 
+@pytest.mark.parametrize("answer", [Answer(200, b"", "text/event-stream"), Answer(200, b"<h1>", "text/html"),
+                                    events(*GOOD_STREAM[:2], done=False), events({"text": KEY, "error_code": 1}),
+                                    events([])])  # fmt: skip
+def test_a_broken_stream_is_no_answer(both: Both, vllm: Fake, answer: Answer) -> None:
+    vllm.stream(answer)
+    with pytest.raises(StartError) as caught:
+        both.run(target(vllm), "stream", "hi")
+    assert caught.value.hint and caught.value.__context__ is None and KEY not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "body", [{"choices": [{"message": {"content": [1]}}]}, {"choices": 1}, {"model": []}, [], None]
+)
+def test_an_odd_body_is_an_error_of_ours(both: Both, vllm: Fake, body: Any) -> None:
+    vllm.chat(json_answer(completion(**body) if isinstance(body, dict) else body))
+    with pytest.raises(StartError, match="has not the documented structure"):
+        both.run(target(vllm), "query", "hi")
+
+
+@pytest.mark.parametrize("do", ["query", "stream"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"foo": 1}, r"the request can't be made: .*unexpected keyword argument 'foo'"),
+        ({"stop": {1}}, r"the request can't be made: .*not JSON serializable"),
+        ({"stream": True}, r"`stream` is no field of a question"),
+        ({"messages": []}, r"`messages` is made of the prompt"),
+        ({"top_p": float("nan")}, r"top-p must be a number"),
+        ({"temperature": float("inf")}, r"temperature must be a number"),
+    ],
+)
+def test_wrong_arguments_are_the_callers_mistake(
+    both: Both, vllm: Fake, do: str, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StackgenError, match=message) as caught:
+        both.run(target(vllm), do, "hi", **more)
+    assert type(caught.value) is StackgenError
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert not [request for request in vllm.seen if request.method == "POST"]
+
+
 def test_a_server_that_is_away(both: Both) -> None:
     away = Target.from_url(f"http://127.0.0.1:{free_port()}", KEY, ("tiny",))
     for do in ("query", "stream"):
@@ -231,9 +283,11 @@ def test_no_client_shows_its_key(kind: type[Client] | type[AsyncClient]) -> None
     assert KEY not in repr(vars(client))
 
 
-@pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"max_retries": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}, {"max_retries": -1}]
+)
 def test_values_that_make_no_sense(wrong: dict[str, Any]) -> None:
-    with pytest.raises(StackgenError, match="must be above 0"):
+    with pytest.raises(StackgenError, match=r"must be above 0 and at most|must not be below 0"):
         Client(base_url="http://127.0.0.1:1/v1", **wrong)
 
 

@@ -12,6 +12,7 @@ import pytest
 from stackgen import engines
 from stackgen.check.dialects import BUILTIN
 from stackgen.commands.providers import providers as command
+from stackgen.endpoints import from_words
 from stackgen.errors import StackgenError
 from stackgen.parsers.base import Adder
 from stackgen.parsers.providers import add_providers
@@ -90,8 +91,25 @@ def test_together_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved and moved.name == "together"
     assert of_url("http://127.0.0.1:8/v1") is None
     monkeypatch.setenv("TOGETHER_BASE_URL", "nowhere")
-    with pytest.raises(StackgenError, match="no http:// or https://"):
+    with pytest.raises(StackgenError, match=r"^TOGETHER_BASE_URL: the base URL 'nowhere' has no http:// or https://"):
         _ = providers()["together"].base_url
+
+
+@pytest.mark.parametrize("variable", ["TOGETHER_BASE_URL", "OPENAI_BASE_URL"])
+def test_a_variable_with_a_mistake_is_told_to_nobody_who_does_not_use_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    monkeypatch.setenv(variable, "foo")
+    name = variable.partition("_")[0].lower()
+    url = "http://127.0.0.1:8/v1"
+    assert of_url(url) is None
+    assert [one.base_url for one in from_words(Namespace(base_url=[url]))] == [url]
+    with pytest.raises(StackgenError, match=f"^{variable}: "):
+        from_words(Namespace(provider=[name]))
+    text, rows = matrix(capsys)
+    assert f"{variable}: the base URL 'foo' has no http" in text and "None" not in text
+    assert rows[name]["base_url"] is None and str(rows[name]["problem"]).startswith(variable)
+    assert rows["vllm"]["base_url"] == "http://127.0.0.1:8000/v1" and rows["vllm"]["problem"] is None
 
 
 def test_another_server_under_openais_url_is_recognized_by_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:

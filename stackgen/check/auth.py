@@ -26,7 +26,6 @@ def _tiny_chat(model: str) -> dict[str, Any]:
 PORT_SECONDS = 1.0
 PRIVATE_HINT = "FastChat's controller and workers have no authentication: publish no port of theirs"
 KEY_HINT = "is it the key of the running server's .env? a change needs a restart"
-NO_KEY_HINT = "give it by --api-key or .env"
 UNGUARDED_HINT = "start it with its key set (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
 
 AS_BASIC = "the key as a Basic login"
@@ -123,13 +122,13 @@ def _no_key(context: Context) -> Verdict:
     target = context.session.target
     listing = context.session.get(f"{target.base_url}/models", None)
     if listing.status in (401, 403):
-        return failed("the server wants a key, and none is given", NO_KEY_HINT, context.excerpt(listing))
+        return failed("the server wants a key, and none is given", target.no_key_hint, context.excerpt(listing))
     # `chat` may have shown already that it works without one
     if not context.texts:
         reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), None)
         if reply.status in (401, 403):
             seen = "the list of models is open" if listing.status == 200 else f"/models gives {listing.status}"
-            return failed(f"{seen}, and a chat wants a key, which is not given", NO_KEY_HINT, context.excerpt(reply))
+            return failed(f"{seen}, and a chat wants a key, which is not given", target.no_key_hint, context.excerpt(reply))
         if reply.status != 200:
             told = f"/models gives {listing.status}, and a chat {reply.status}"
             return warned(f"whether the server has a key can't be told: {told}", "is the base URL right?",

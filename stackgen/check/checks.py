@@ -92,9 +92,10 @@ def list_models(context: Context) -> Reply:
 
 def _no_list(context: Context, reply: Reply) -> Verdict:
     if reply.status in (401, 403):
-        missing = context.session.target.api_key is None
-        message = "the server wants a key, and none is given" if missing else "the server refuses the key"
-        return failed(message, KEY_HINT, context.excerpt(reply))
+        target = context.session.target
+        if target.api_key is None:
+            return failed("the server wants a key, and none is given", target.no_key_hint, context.excerpt(reply))
+        return failed("the server refuses the key", KEY_HINT, context.excerpt(reply))
     if place := context.place(reply):
         return failed(f"the server redirects those who have the key to {place}", "use the URL that it names",
                       context.excerpt(reply))  # fmt: skip

@@ -5,17 +5,20 @@ The module is not called `ask`: importing it would hide the function `stackgen.c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
-from stackgen.check.sdk import UNREADABLE, Answer, Call, listing, model_for, problem_of, sync_sdk
+from stackgen.check.call import Answer, Call, fields, unreadable
+from stackgen.check.limits import seconds
+from stackgen.check.sdk import listing, model_for, problem_of, sync_sdk
 from stackgen.check.target import Target
 from stackgen.errors import StackgenError
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Answer", "ask", "named", "sent"]
+__all__ = ["Answer", "ask", "named", "pieces", "whole"]
 
 
 def ask(
@@ -31,10 +34,19 @@ def ask(
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
     """See `stackgen.check.ask`."""
+    seconds("timeout", timeout)
+    # before the server is asked for its names: what is wrong here is wrong for all of them
+    options = fields({"temperature": temperature, "max_tokens": max_tokens})
     name, note = named(target, model, timeout)
     with sync_sdk(target, timeout) as client:
-        call = Call(target, name, note, question, system, temperature=temperature, max_tokens=max_tokens)
-        return sent(client, call, target, timeout, stream=stream, on_text=on_text)
+        call = Call(target, name, note, question, system, options)
+        if not stream:
+            return whole(client, call, target, timeout)
+        with closing(pieces(client, call, target, timeout)) as found:
+            for piece in found:
+                if on_text:
+                    on_text(piece)
+        return call.told()
 
 
 def named(target: Target, model: str | None, timeout: float) -> tuple[str, str]:
@@ -56,29 +68,39 @@ def named(target: Target, model: str | None, timeout: float) -> tuple[str, str]:
     return model_for(target, model, listed)
 
 
-def sent(
-    client: openai.OpenAI,
-    call: Call,
-    target: Target,
-    timeout: float,
-    *,
-    stream: bool = False,
-    on_text: Callable[[str], None] | None = None,
-) -> Answer:
+def whole(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Answer:
     """The answer to `call`; raises StackgenError without the key."""
+    return call.whole(_sent(client, {**call.request, "stream": False}, call, target, timeout))
+
+
+def pieces(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Generator[str, None, None]:
+    """The answer to `call` piece by piece, kept in it; raises StackgenError without the key, also at its end."""
     import openai
 
+    raw = _sent(client, call.streamed, call, target, timeout)
     problem: StackgenError | None = None
+    # what the caller does with a piece is outside: only the server can be to blame for what goes wrong in here
     try:
-        if not stream:
-            return call.whole(client.chat.completions.create(**call.request, stream=False))
-        with client.chat.completions.create(**call.streamed) as chunks:
+        with raw.parse() as chunks:
             for chunk in chunks:
-                piece = call.take(chunk)
-                if piece and on_text:
-                    on_text(piece)
-        return call.told()
-    except (openai.APIError, *UNREADABLE) as error:
-        problem = problem_of(error, target, call.request["model"], timeout)
+                if piece := call.take(chunk):
+                    yield piece
+        call.told(raw.headers.get("content-type", ""))
+    except StackgenError as error:
+        problem = error
+    except openai.APIError as error:
+        problem = problem_of(error, target, call.model, timeout)
+    except Exception:
+        problem = unreadable()
     # outside the except block: the SDK's exceptions hold the request, and with it the key
+    if problem:
+        raise problem
+
+
+def _sent(client: openai.OpenAI, request: dict[str, Any], call: Call, target: Target, timeout: float) -> Any:
+    """The raw response: apart from reading it, so that a wrong argument is not taken for a wrong answer."""
+    try:
+        return client.chat.completions.with_raw_response.create(**request)
+    except Exception as error:
+        problem = problem_of(error, target, call.model, timeout)
     raise problem

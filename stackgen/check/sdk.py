@@ -6,12 +6,13 @@ The SDK is imported by those who call: it takes half a second.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stackgen.check.call import LOGS_HINT
 from stackgen.check.dialects import OPENAI, TOGETHER
 from stackgen.check.faults import Fault, classify
+from stackgen.check.limits import seconds
 from stackgen.check.names import did_you_mean, resolve
 from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
@@ -24,31 +25,11 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-__all__ = ["UNREADABLE", "Answer", "Call", "Listing", "async_sdk", "listing", "model_for", "problem_of", "sync_sdk"]
+__all__ = ["Listing", "async_sdk", "listing", "model_for", "problem_of", "sync_sdk"]
 
-LOGS_HINT = "look at the server's log: `docker compose logs`"
 # without these a request is none
 HTTP_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection"}
-# the SDK doesn't validate: a body of another shape shows as None or a missing index where it is used
-UNREADABLE = (ValueError, AttributeError, TypeError, IndexError)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`text` as the model wrote it; `seconds` for the whole request, `ttft` (s) until the first token where it was
-    streamed; `usage` in tokens, None where none came.
-
-    `model` is the name the server answers under, `provider` the endpoint's. `note` tells that another name was asked
-    for than the given one, and why.
-    """
-
-    text: str
-    model: str
-    seconds: float
-    usage: dict[str, int] | None
-    provider: str = ""
-    ttft: float | None = None
-    note: str = ""
+FIELDS_HINT = "fields are named as in the OpenAI SDK's `chat.completions.create`; its `extra_body` takes any other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,54 +42,6 @@ class Listing:
     names: tuple[str, ...]
     chat: tuple[str, ...]
     complete: bool = True
-
-
-class Call:
-    """One question on its way: the request, and what has come of the answer. Time starts with the object."""
-
-    def __init__(self, target: Target, model: str, note: str, prompt: str, system: str | None, **more: Any) -> None:
-        said = [{"role": "system", "content": system}] if system else []
-        # None means the server's default, and FastChat loses a slot for each null that it is sent
-        options = {name: value for name, value in more.items() if value is not None}
-        self.request = {"model": model, "messages": [*said, {"role": "user", "content": prompt}], **options}
-        self._target, self._model, self._note = target, model, note
-        self._parts: list[str] = []
-        self._usage: dict[str, int] | None = None
-        self._answered_as = ""
-        self._started = time.monotonic()
-        self._first: float | None = None
-
-    @property
-    def streamed(self) -> dict[str, Any]:
-        """The request of a stream."""
-        # a server that does not know it may refuse the whole request
-        known = (self._target.dialect or OPENAI).stream_usage
-        return {**self.request, "stream": True, **({"stream_options": {"include_usage": True}} if known else {})}
-
-    def whole(self, completion: Any) -> Answer:
-        """The answer in a completion of the SDK. Raises one of UNREADABLE."""
-        text = completion.choices[0].message.content or ""
-        return self._answer(text, completion.model, _usage(completion.usage))
-
-    def take(self, chunk: Any) -> str:
-        """The text in a chunk of the SDK, empty where it has none. Raises one of UNREADABLE."""
-        # the chunk with the usage has no choices, and chunks before it have no usage
-        self._answered_as = self._answered_as or chunk.model
-        self._usage = _usage(chunk.usage) or self._usage
-        piece: str = (chunk.choices[0].delta.content if chunk.choices else None) or ""
-        if piece:
-            self._first = self._first or time.monotonic()
-            self._parts.append(piece)
-        return piece
-
-    def told(self) -> Answer:
-        """The answer that a stream has told so far."""
-        return self._answer("".join(self._parts), self._answered_as, self._usage)
-
-    def _answer(self, text: str, model: str | None, usage: dict[str, int] | None) -> Answer:
-        ttft = None if self._first is None else round(self._first - self._started, 4)
-        seconds = round(time.monotonic() - self._started, 4)
-        return Answer(text, model or self._model, seconds, usage, self._target.name, ttft, self._note)
 
 
 def sync_sdk(target: Target, timeout: float, retries: int = 0) -> openai.OpenAI:
@@ -143,6 +76,7 @@ def listing(target: Target, timeout: float) -> Listing | None:
     """
     from stackgen.check.checks import list_models
 
+    seconds("timeout", timeout)
     problem: StackgenError | None = None
     # raised below, not in the handler: a Fault hangs on the client's exception, which holds the key
     try:
@@ -161,7 +95,9 @@ def listing(target: Target, timeout: float) -> Listing | None:
     names = tuple(dict.fromkeys(context.listed))
     body = reply.json()
     cards = body if isinstance(body, list) else body.get("data")
-    kinds = {card.get("id"): card.get("type") for card in cards if isinstance(card, dict)}
+    kinds = {
+        card["id"]: card.get("type") for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)
+    }
     # Together lists image and speech models too, and tells by `type`
     chat = tuple(name for name in names if kinds.get(name) in (None, "model", "chat"))
     bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
@@ -181,14 +117,14 @@ def model_for(target: Target, wanted: str | None, listed: Listing | None) -> tup
         return wanted, ""
     name, reason = resolve(wanted, listed.names)
     if reason:
-        return name, f"{target.name} serves {name!r}, not {wanted!r}: {reason}"
+        return name, Redactor(target.api_key)(f"{target.name} serves {name!r}, not {wanted!r}: {reason}")
     if listed.complete and listed.names and wanted not in listed.names:
         raise _unknown(target, wanted, listed.names)
     return wanted, ""
 
 
 def problem_of(error: BaseException, target: Target, model: str, timeout: float) -> StackgenError:
-    """The error for people behind one of the SDK's, or behind one of UNREADABLE; it holds no key.
+    """The error for people behind one of the SDK's, or behind what it says of a request that it can't make; no key.
 
     To be raised outside the except block: the SDK's exceptions hold the request, and with it the key.
     """
@@ -205,15 +141,14 @@ def problem_of(error: BaseException, target: Target, model: str, timeout: float)
         # an error event in a stream, under status 200
         problem = StartError(f"the server broke off: {redact.excerpt(error.message)}", LOGS_HINT)
     else:
-        problem = StartError("the server's answer has not the documented structure", "`stackgen check` says where")
+        problem = StackgenError(f"the request can't be made: {redact.excerpt(str(error), 200)}", FIELDS_HINT)
     return type(problem)(redact(problem.message), redact(problem.hint))
 
 
 def key_problem(target: Target) -> StackgenError:
     """The error of a server that wants a key, or another one."""
     if target.api_key is None:
-        hint = "give it by --api-key, a variable or .env: `stackgen providers` tells which"
-        return StackgenError(f"{target.name} wants an API key, and none is given", hint)
+        return StackgenError(f"{target.name} wants an API key, and none is given", target.no_key_hint)
     return StackgenError(f"{target.name} refuses the API key",
                          "is it the key of the running server's .env? a change needs a restart")  # fmt: skip
 
@@ -242,14 +177,10 @@ def _own_headers(request: httpx2.Request, key: str | None) -> None:
         request.headers["Authorization"] = f"Bearer {key}"
 
 
-def _usage(usage: Any) -> dict[str, int] | None:
-    if usage is None:
-        return None
-    return {name: int(getattr(usage, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-
-
 def _unknown(target: Target, model: str, names: tuple[str, ...]) -> StackgenError:
-    return StackgenError(f"{target.name} serves no model {model!r}", did_you_mean(model, names))
+    # the names are a server's
+    redact = Redactor(target.api_key)
+    return StackgenError(redact(f"{target.name} serves no model {model!r}"), redact(did_you_mean(model, names)))
 
 
 def _status_problem(target: Target, model: str, error: openai.APIStatusError, timeout: float) -> StackgenError:

@@ -25,8 +25,8 @@ class Target:
     others can reach the endpoint, so that an open path is a failure and no warning; by default it is the opposite
     of `loopback`, but a server bound to 0.0.0.0 is exposed however it is addressed. `observer` shows the services
     behind it, where the stack is known. `ca_file` is the certificate that alone is trusted, where the stack made its
-    own. `max_ttft` and `min_tokens_per_second` go before those of the options. The
-    repr hides the key.
+    own. `max_ttft` and `min_tokens_per_second` go before those of the options. `key_names` are the variables that may
+    hold the key. The repr hides the key.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Target:
     max_ttft: float | None = None
     min_tokens_per_second: float | None = None
     ca_file: str | None = None
+    key_names: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         # the HTTP client would refuse such a key as well, with the key in its message
@@ -76,6 +77,13 @@ class Target:
             raise StackgenError(f"unknown dialect {dialect_name!r}", f"known are: {', '.join(sorted(known))}")
         dialect = known[dialect_name] if dialect_name else None
         return cls(urlsplit(url).netloc, url, _clean(key), tuple(models), dialect, not is_loopback(url))
+
+    @property
+    def no_key_hint(self) -> str:
+        """What to do where the server wants a key and none is given."""
+        if self.key_names:
+            return f"set {' or '.join(self.key_names)} in the environment or .env, or give the key by --api-key"
+        return "give it by --api-key, a variable or .env: `stackgen providers` tells which"
 
     @property
     def root(self) -> str:
@@ -124,7 +132,9 @@ def normal_url(url: str) -> str:
         raise StackgenError(f"the base URL {text!r} has no usable host", "it looks like http://127.0.0.1:8000/v1")
     # a path of one's own is kept as it is, as the OpenAI SDK keeps it
     path = parts.path.rstrip("/") or "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}"
+    # a URL writes the `%` before an interface's name as %25 (RFC 6874), and sockets and HTTP clients take the bare one
+    netloc = parts.netloc.replace("%25", "%", 1) if parts.netloc.startswith("[") else parts.netloc
+    return f"{parts.scheme}://{netloc}{path}"
 
 
 def is_loopback(url: str) -> bool:

@@ -10,7 +10,7 @@ Both are thin: time-outs, keys and errors are stackgen's, everything else is the
 
 from __future__ import annotations
 
-from stackgen.check.sdk import Answer
+from stackgen.check.call import Answer
 from stackgen.client.asynchronous import AsyncClient
 from stackgen.client.synchronous import Client
 

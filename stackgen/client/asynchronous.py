@@ -8,7 +8,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.sdk import UNREADABLE, Answer, Call, async_sdk, problem_of
+from stackgen.check.call import Answer, Call, unreadable
+from stackgen.check.sdk import async_sdk, problem_of
 from stackgen.client.base import BaseClient
 from stackgen.errors import StackgenError
 
@@ -40,17 +41,8 @@ class AsyncClient(BaseClient):
         **more: Any,
     ) -> Answer:
         """See `Client.query`."""
-        import openai
-
         call = await self._ready(prompt, model, system, temperature, max_tokens, more)
-        caught: BaseException | None = None
-        try:
-            return call.whole(await self.openai.chat.completions.create(**call.request, stream=False))
-        except (openai.APIError, *UNREADABLE) as error:
-            caught = error
-        problem = await self._problem(caught, call)
-        del caught
-        raise problem
+        return call.whole(await self._sent(call, {**call.request, "stream": False}))
 
     async def stream(
         self,
@@ -66,18 +58,26 @@ class AsyncClient(BaseClient):
         import openai
 
         call = await self._ready(prompt, model, system, temperature, max_tokens, more)
+        raw = await self._sent(call, call.streamed)
         caught: BaseException | None = None
+        problem: StackgenError | None = None
         try:
-            async with await self.openai.chat.completions.create(**call.streamed) as chunks:
+            async with raw.parse() as chunks:
                 async for chunk in chunks:
                     if piece := call.take(chunk):
                         yield piece
-        except (openai.APIError, *UNREADABLE) as error:
+            call.told(raw.headers.get("content-type", ""))
+        except StackgenError as error:
+            problem = error
+        except openai.APIError as error:
             caught = error
+        except Exception:
+            problem = unreadable()
         if caught:
             problem = await self._problem(caught, call)
-            # a frame of the traceback must not hold the SDK's exception, which holds the key
-            del caught
+        # a frame of the traceback must not hold the SDK's exception, which holds the key
+        del caught
+        if problem:
             raise problem
 
     async def models(self) -> list[str]:
@@ -103,6 +103,17 @@ class AsyncClient(BaseClient):
         call: Call = await asyncio.to_thread(self._call, *words)
         return call
 
+    async def _sent(self, call: Call, request: dict[str, Any]) -> Any:
+        """The raw response: apart from reading it, so that a wrong argument is not taken for a wrong answer."""
+        caught: BaseException
+        try:
+            return await self.openai.chat.completions.with_raw_response.create(**request)
+        except Exception as error:
+            caught = error
+        problem = await self._problem(caught, call)
+        del caught
+        raise problem
+
     async def _problem(self, error: BaseException, call: Call) -> StackgenError:
         # it may ask the server for its list, to name the nearest model
-        return await asyncio.to_thread(problem_of, error, self.target, call.request["model"], self.timeout)
+        return await asyncio.to_thread(problem_of, error, self.target, call.model, self.timeout)

@@ -6,8 +6,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stackgen.check.call import Call, fields
+from stackgen.check.limits import seconds
 from stackgen.check.question import named
-from stackgen.check.sdk import Call, Listing, listing
+from stackgen.check.sdk import Listing, listing
 from stackgen.check.sdk import model_for as chosen
 from stackgen.check.target import Target
 from stackgen.endpoints import found
@@ -53,9 +55,9 @@ class BaseClient:
         return client
 
     def _set(self, target: Target, model: str | None, timeout: float, max_retries: int) -> None:
-        # `not (x > 0)` catches NaN as well
-        if not timeout > 0 or max_retries < 0:
-            raise StackgenError("timeout must be above 0 and max_retries not below")
+        seconds("timeout", timeout)
+        if max_retries < 0:
+            raise StackgenError(f"max_retries must not be below 0, and is {max_retries}")
         self.target = target
         self.timeout = timeout
         self.max_retries = max_retries
@@ -82,8 +84,10 @@ class BaseClient:
         max_tokens: int | None,
         more: dict[str, Any],
     ) -> Call:
+        # before the server is asked for its names: what is wrong here is wrong for all of them
+        options = fields({"temperature": temperature, "max_tokens": max_tokens, **more})
         name, note = self._named(model)
-        return Call(self.target, name, note, prompt, system, temperature=temperature, max_tokens=max_tokens, **more)
+        return Call(self.target, name, note, prompt, system, options)
 
     def _models(self) -> list[str]:
         listed: Listing | None = listing(self.target, self.timeout)

@@ -7,10 +7,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.question import sent
-from stackgen.check.sdk import UNREADABLE, Answer, problem_of, sync_sdk
+from stackgen.check.call import Answer
+from stackgen.check.question import pieces, whole
+from stackgen.check.sdk import sync_sdk
 from stackgen.client.base import BaseClient
-from stackgen.errors import StackgenError
 
 if TYPE_CHECKING:
     import openai
@@ -49,7 +49,7 @@ class Client(BaseClient):
         holds the key.
         """
         call = self._call(prompt, model, system, temperature, max_tokens, more)
-        return sent(self.openai, call, self.target, self.timeout)
+        return whole(self.openai, call, self.target, self.timeout)
 
     def stream(
         self,
@@ -61,20 +61,12 @@ class Client(BaseClient):
         max_tokens: int | None = None,
         **more: Any,
     ) -> Iterator[str]:
-        """The answer piece by piece as it comes; see `query`. Closing the iterator ends the request."""
-        import openai
+        """The answer piece by piece as it comes; see `query`. Closing the iterator ends the request.
 
+        A stream that ends before the model did raises StartError after its last piece.
+        """
         call = self._call(prompt, model, system, temperature, max_tokens, more)
-        problem: StackgenError | None = None
-        try:
-            with self.openai.chat.completions.create(**call.streamed) as chunks:
-                for chunk in chunks:
-                    if piece := call.take(chunk):
-                        yield piece
-        except (openai.APIError, *UNREADABLE) as error:
-            problem = problem_of(error, self.target, call.request["model"], self.timeout)
-        if problem:
-            raise problem
+        yield from pieces(self.openai, call, self.target, self.timeout)
 
     def models(self) -> list[str]:
         """The names that the server lists, in its order. Raises StackgenError as `query`."""

@@ -10,6 +10,7 @@ from stackgen.commands.output import print_data
 
 if TYPE_CHECKING:
     from stackgen.endpoints import Place
+    from stackgen.providers import Provider
 
 __all__ = ["providers"]
 
@@ -34,11 +35,13 @@ def _rows(place: Place) -> list[dict[str, Any]]:
     rows = []
     for provider in known().values():
         key = find_key(provider.keys, (Path(), place.folder))
+        url, problem = _url(provider)
         rows.append(
             {
                 "name": provider.name,
                 "title": provider.title,
-                "base_url": provider.base_url,
+                "base_url": url,
+                "problem": problem,
                 "url_variable": provider.url_variable or None,
                 "keys": ["--api-key", *provider.keys],
                 "key_found": {"name": key.name, "place": key.place} if key else None,
@@ -47,6 +50,16 @@ def _rows(place: Place) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _url(provider: Provider) -> tuple[str | None, str | None]:
+    """The base URL, or what is wrong with the variable that names it: the rest of the matrix is told all the same."""
+    from stackgen.errors import StackgenError
+
+    try:
+        return provider.base_url, None
+    except StackgenError as error:
+        return None, error.message
 
 
 def _here(place: Place) -> list[dict[str, Any]]:
@@ -69,7 +82,7 @@ def _lines(rows: list[dict[str, Any]], here: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         found = row["key_found"]
         told = f"{found['name']} ({found['place']})" if found else f"none of {', '.join(row['keys'][1:])}"
-        table.append((row["name"], row["title"], row["base_url"], told))
+        table.append((row["name"], row["title"], row["base_url"] or row["problem"], told))
     features = sorted({feature for row in rows for feature in row["supports"]})
     matrix: list[tuple[str, ...]] = [("supports", *(row["name"] for row in rows))]
     matrix += [(feature, *(SIGNS[row["supports"].get(feature, "")] for row in rows)) for feature in features]

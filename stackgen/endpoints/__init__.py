@@ -8,11 +8,11 @@ from pathlib import Path
 
 from stackgen.check.target import Target
 from stackgen.endpoints.named import Place, choose, open_place
-from stackgen.endpoints.targets import Found, dialects, from_plan, of_stack
+from stackgen.endpoints.targets import Found, dialects, from_plan, of_stack, unique
 from stackgen.errors import StackgenError
 from stackgen.providers import find_key, key_names, of_url
 
-__all__ = ["Found", "Place", "dialects", "found", "from_plan", "from_words", "of_stack", "open_place"]
+__all__ = ["Found", "Place", "dialects", "found", "from_plan", "from_words", "of_stack", "open_place", "unique"]
 
 
 def from_words(words: Namespace) -> list[Target]:
@@ -55,9 +55,10 @@ def _of_url(url: str, key: str | None) -> Target:
     # made first: it says what is wrong with a URL, and brings it into its normal form
     target = Target.from_url(url, None)
     provider = of_url(target.base_url)
-    known = find_key(key_names(target.base_url), [Path()], key)
+    names = key_names(target.base_url)
+    known = find_key(names, [Path()], key)
     dialect = provider.dialect_at(target.base_url) if provider else None
-    return replace(target, api_key=known.value if known else None, dialect=dialect)
+    return replace(target, api_key=known.value if known else None, dialect=dialect, key_names=names)
 
 
 def _keyed(chosen: list[Found], key: str | None) -> list[Found]:

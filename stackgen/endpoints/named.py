@@ -87,7 +87,7 @@ def from_provider(
     """The provider's own endpoint (or `base_url`, of the same kind), with the key that is found for it."""
     known = find_key(provider.keys, folders, key)
     target = Target.from_url(base_url or provider.base_url, known.value if known else None)
-    return replace(target, name=provider.name, dialect=provider.dialect_at(target.base_url))
+    return replace(target, name=provider.name, dialect=provider.dialect_at(target.base_url), key_names=provider.keys)
 
 
 def targets_of(entry: EndpointSpec, folder: Path) -> list[Found]:
@@ -105,7 +105,7 @@ def targets_of(entry: EndpointSpec, folder: Path) -> list[Found]:
     key = find_key(names, (Path(), folder))
     kind = provider or of_url(target.base_url)
     dialect = _dialect(entry.dialect) if entry.dialect else kind.dialect_at(target.base_url) if kind else None
-    named = replace(target, name=entry.name, api_key=key.value if key else None, dialect=dialect)
+    named = replace(target, name=entry.name, api_key=key.value if key else None, dialect=dialect, key_names=names)
     return [_limited(Found(named), entry)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from stackgen.plan import Bind, Dialect, Endpoint, Plan
 if TYPE_CHECKING:
     from stackgen.stack import Stack
 
-__all__ = ["Found", "dialects", "from_plan", "of_stack"]
+__all__ = ["Found", "dialects", "from_plan", "of_stack", "unique"]
 
 # where `gateway: {tls: generate}` puts its own
 GENERATED = ("gateway", "tls", "site.crt")
@@ -57,3 +58,17 @@ def of_stack(stack: Stack) -> list[Found]:
     """The endpoints that a stack starts."""
     targets = from_plan(stack.plan, stack.folder)
     return [Found(target, stack, endpoint) for target, endpoint in zip(targets, stack.plan.endpoints, strict=True)]
+
+
+def unique(targets: Sequence[Target]) -> list[Target]:
+    """`targets` under names that differ: reports, pages and series are found by name."""
+    taken: set[str] = set()
+    found = []
+    for target in targets:
+        name, number = target.name, 1
+        while name in taken:
+            number += 1
+            name = f"{target.name}-{number}"
+        taken.add(name)
+        found.append(target if name == target.name else replace(target, name=name))
+    return found

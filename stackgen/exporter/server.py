@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 
 from stackgen.check.options import Options
 from stackgen.check.target import Target
+from stackgen.endpoints import unique
 from stackgen.errors import MachineError, StackgenError
 from stackgen.exporter.handler import Handler, Site
 from stackgen.exporter.metrics import registry_of
 from stackgen.exporter.rounds import Checker, monitoring
-from stackgen.exporter.state import State, unique
+from stackgen.exporter.state import State
 
 __all__ = ["LISTEN", "Exporter", "serve"]
 

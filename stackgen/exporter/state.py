@@ -6,12 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stackgen.check.report import EndpointReport
 from stackgen.check.target import Target
 
-__all__ = ["HISTORY", "Round", "Seen", "State", "unique"]
+__all__ = ["HISTORY", "Round", "Seen", "State", "round_of"]
 
 # rounds that the status page draws: half an hour at the default interval
 HISTORY = 60
@@ -51,7 +51,7 @@ class State:
         """Takes the report of an endpoint that was just checked (at `checked`, seconds since 1970; default: now)."""
         with self._lock:
             history = self._history[report.name]
-            history.append(Round(report.ok, _ttft(report)))
+            history.append(round_of(report))
             self._version += 1
             before = self._seen[report.name]
             self._seen[report.name] = Seen(
@@ -80,20 +80,7 @@ class State:
             return f"{self._begun}-{self._version}"
 
 
-def unique(targets: Sequence[Target]) -> list[Target]:
-    """`targets` under names that differ: pages and series are found by name."""
-    taken: set[str] = set()
-    found = []
-    for target in targets:
-        name, number = target.name, 1
-        while name in taken:
-            number += 1
-            name = f"{target.name}-{number}"
-        taken.add(name)
-        found.append(target if name == target.name else replace(target, name=name))
-    return found
-
-
-def _ttft(report: EndpointReport) -> float | None:
+def round_of(report: EndpointReport) -> Round:
+    """What the history keeps of a report."""
     found = [result.figures["ttft_seconds"] for result in report.results if "ttft_seconds" in result.figures]
-    return max(found, default=None)
+    return Round(report.ok, max(found, default=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
@@ -9,10 +10,10 @@ from urllib.parse import quote
 from stackgen import __version__
 from stackgen.check.page import environment, style
 from stackgen.check.plots import duration
-from stackgen.check.report import EndpointReport, Result
-from stackgen.exporter.state import HISTORY, Round, Seen
+from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.exporter.state import HISTORY, Round, Seen, round_of
 
-__all__ = ["SCHEMA", "page", "status"]
+__all__ = ["SCHEMA", "page", "state_of", "status"]
 
 # goes up when a field is renamed, removed or changes its meaning; new fields leave it
 SCHEMA = 1
@@ -38,6 +39,13 @@ def status(seen: tuple[Seen, ...], *, interval: float, profile: str, trouble: st
         **count,
         "endpoints": rows,
     }
+
+
+def state_of(report: Report, *, interval: float, profile: str) -> dict[str, Any]:
+    """What `/api/status` would send after one round, without a server."""
+    now = time.time()
+    seen = tuple(Seen(one.name, one.base_url, one, now, 1, (round_of(one),)) for one in report.endpoints)
+    return status(seen, interval=interval, profile=profile, trouble="")
 
 
 def page(data: dict[str, Any], *, version: str, nonce: str) -> str:

@@ -15,8 +15,10 @@ from .conftest import FASTCHAT, target
 from .fake import (
     GOOD_STREAM,
     KEY,
+    USAGE,
     Answer,
     Fake,
+    chunk,
     completion,
     events,
     free_port,
@@ -210,6 +212,111 @@ def test_errors_of_the_server(vllm: Fake, answer: Answer, kind: type[StackgenErr
     vllm.chat(answer)
     error = fails(kind, target(vllm, None))
     assert error.message == message
+
+
+CUT = "the stream was cut: it ends without a finish_reason, so the answer may lack its end"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(200, b"", "text/event-stream"), "the server's answer is empty"),
+        (events(done=True), "the server's answer is empty"),
+        (Answer(200, b"<h1>login</h1>", "text/html"), "the server's answer is text/html and no stream"),
+        (json_answer(completion()), "the server's answer is application/json and no stream"),
+        (Answer(200, b"", ""), "the server's answer is of no type and no stream"),
+        (events(*GOOD_STREAM[:2], done=False), CUT),
+        (events(*GOOD_STREAM[:2]), CUT),
+        (events(GOOD_STREAM[3]), CUT),
+        # FastChat's worker
+        (events(GOOD_STREAM[0], {"text": "CUDA out of memory", "error_code": 50002}),
+         "the server broke off: CUDA out of memory"),
+        (events({"object": "error", "message": "no worker", "code": 50001}), "the server broke off: no worker"),
+        (events([]), UNREADABLE),
+        (events("{broken"), UNREADABLE),
+        (events(chunk("a") | {"model": {}}), UNREADABLE),
+        (events(chunk("a") | {"choices": [{"index": 0, "delta": {"content": [{"type": "text"}]}}]}), UNREADABLE),
+        (Answer(200, b"data: \xff\xfe\n\n", "text/event-stream"), UNREADABLE),
+    ],
+)  # fmt: skip
+def test_a_stream_that_does_not_end_properly_is_no_answer(vllm: Fake, answer: Answer, message: str) -> None:
+    vllm.stream(answer)
+    assert fails(StartError, target(vllm, None), stream=True).message == message
+
+
+def spoken(**message: object) -> Answer:
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": "length"}
+    return json_answer(completion(choices=[choice]))
+
+
+def test_an_answer_without_text_says_what_came_instead(vllm: Fake) -> None:
+    vllm.chat(spoken())
+    assert fails(StartError, target(vllm)).message == "the server's answer holds no text: its content is null"
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for more, note in (
+        ({"reasoning": "hm"}, "the answer holds no text, but reasoning: allow more by --max-tokens"),
+        ({"reasoning_content": "hm"}, "the answer holds no text, but reasoning: allow more by --max-tokens"),
+        ({"tool_calls": [call]}, "the answer holds no text, but tool calls"),
+        ({"refusal": "no"}, "the answer holds no text, but a refusal"),
+        # a model may end at once
+        ({"content": ""}, "the model answered with no text"),
+    ):
+        vllm.chat(spoken(**more))
+        answer = ask(target(vllm), "hi")
+        assert (answer.text, answer.note) == ("", note)
+    thinking = {"index": 0, "delta": {"reasoning": "hm"}, "finish_reason": None}
+    vllm.stream(events(chunk("", role="assistant"), chunk() | {"choices": [thinking]}, chunk(finish="length")))
+    answer = ask(target(vllm), "hi", stream=True)
+    assert (answer.text, answer.note) == ("", "the answer holds no text, but reasoning: allow more by --max-tokens")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {}},
+        {"usage": {"prompt_tokens": None}},
+        {"usage": USAGE | {"total_tokens": float("inf")}},
+        {"choices": [{"message": {"content": [{"type": "text", "text": "hi"}]}}]},
+        {"choices": {}},
+        {"choices": "x"},
+    ],
+)
+def test_odd_values_are_an_error_of_the_server(vllm: Fake, changes: dict[str, object]) -> None:
+    vllm.chat(json_answer(completion(**changes)))
+    assert fails(StartError, target(vllm)).message == UNREADABLE
+
+
+@pytest.mark.parametrize("name", [{}, [], 1, None])
+def test_a_list_of_models_with_odd_names_is_read_around_them(vllm: Fake, name: object) -> None:
+    cards = model_list("tiny")
+    vllm.routes["GET /v1/models"] = json_answer(cards | {"data": [{"id": name}, *cards["data"]]})
+    assert ask(target(vllm, models=()), "hi").model == "tiny"
+    assert ask(target(vllm), "hi", "TINY").model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"temperature": float("nan")}, "temperature must be a number, and is nan"),
+        ({"temperature": float("-inf")}, "temperature must be a number, and is -inf"),
+        ({"timeout": float("inf")}, "timeout must be above 0 and at most 86400 s, and is inf"),
+        ({"timeout": 1e300}, "timeout must be above 0 and at most 86400 s, and is 1e+300"),
+        ({"timeout": 0.0}, "timeout must be above 0 and at most 86400 s, and is 0"),
+    ],
+)
+def test_values_that_can_not_be_sent_are_the_callers_mistake(vllm: Fake, words: dict[str, float], message: str) -> None:
+    with pytest.raises(StackgenError) as caught:
+        ask(target(vllm, models=()), "hi", **words)  # type: ignore[arg-type]
+    assert (type(caught.value), caught.value.message) == (StackgenError, message)
+    assert not vllm.seen
+
+
+def test_what_a_caller_does_with_a_piece_is_no_fault_of_the_server(vllm: Fake) -> None:
+    def broken(_: str) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    with pytest.raises(ValueError, match="closed file"):
+        ask(target(vllm), "hi", stream=True, on_text=broken)
 
 
 def test_an_error_event_and_a_cut_stream(vllm: Fake) -> None:

@@ -202,3 +202,11 @@ def test_a_stream_that_stalls_is_cut_at_the_time_out(vllm: Fake) -> None:
     vllm.stream(events("{}", pause=1.0))
     found = result(look(target(vllm), timeout=0.3), "stream")
     assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} took the request and was silent for 0.3 s")
+
+
+@pytest.mark.parametrize("percent", ["%25", "%"])
+def test_an_address_with_its_interface_is_an_address(percent: str) -> None:
+    """Only link-local addresses have one, and no test may rely on a machine's own: that nobody answers has to do."""
+    report = look(Target.from_url(f"http://[fe80::1{percent}lo]:{free_port()}", KEY, ("tiny",)))
+    assert result(report, "resolve").status == "pass"
+    assert result(report, "connect").status == "fail"

@@ -8,6 +8,7 @@ import math
 import re
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stackgen.check import ask
 from stackgen.check.chat import is_unknown_model
 from stackgen.check.checks import CHECKS, list_models, models
 from stackgen.check.contract import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
@@ -36,6 +38,7 @@ from stackgen.check.names import did_you_mean, nearest
 from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
 from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.sdk import listing, model_for
 from stackgen.check.session import Reply, Session, error_message
 from stackgen.check.stream import MAX_EVENTS, Transcript, Utf8, collect
 from stackgen.check.target import Target, normal_url
@@ -43,6 +46,9 @@ from stackgen.check.text import as_text
 from stackgen.check.verdict import Check, Context
 from stackgen.endpoints import dialects
 from stackgen.errors import StackgenError
+
+from .fake import Answer as Sent
+from .fake import Fake, serve
 
 settings.register_profile("parsers", max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(settings.get_profile("parsers"))
@@ -191,6 +197,59 @@ def test_any_list_of_models_gets_a_verdict(body: bytes, status: int, wanted: tup
     # nothing is served that could be asked
     assert context.listed or verdict.status == "fail"
     assert len(verdict.message) < 2000
+
+
+@pytest.fixture(scope="module")
+def answering() -> Iterator[Fake]:
+    with serve("vllm", TARGET.api_key) as fake:
+        yield fake
+
+
+def asked(fake: Fake, models: tuple[str, ...] = ("tiny",), stream: bool = False) -> None:
+    """One question: an answer of the documented types, or an error of ours that holds no other."""
+    answer, problem = None, None
+    try:
+        answer = ask(Target("it", fake.url, TARGET.api_key, models), "hi", stream=stream, timeout=5)
+    except StackgenError as error:
+        problem = error
+    if answer is None:
+        assert problem and problem.message and problem.__cause__ is None and problem.__context__ is None
+        return
+    assert isinstance(answer.text, str) and isinstance(answer.model, str) and isinstance(answer.note, str)
+    assert answer.usage is None or all(type(count) is int for count in answer.usage.values())
+    assert answer.text or answer.note
+
+
+@FEW
+@given(body=st.binary(max_size=100) | BODIES.map(dumped), status=st.sampled_from([200, 200, 204, 400, 404, 429, 500]))
+@example(body=b'{"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 1e999}}', status=200)
+@example(body=b"[" * 5000, status=200)
+def test_any_body_is_an_answer_or_an_error(answering: Fake, body: bytes, status: int) -> None:
+    answering.routes["POST /v1/chat/completions"] = Sent(status, body if status != 204 else b"")
+    asked(answering)
+
+
+@FEW
+@given(parts=st.lists(BODIES.map(lambda one: b"data: " + dumped(one) + b"\n\n") | LINES | st.binary(max_size=20),
+                      max_size=8))  # fmt: skip
+@example(parts=[b'data: {"choices": [{"delta": {"content": []}, "finish_reason": "stop"}]}\n\n'])
+@example(parts=[b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": {}}]}\n\n'])
+def test_any_stream_is_an_answer_or_an_error(answering: Fake, parts: list[bytes]) -> None:
+    answering.routes["POST /v1/chat/completions"] = Sent(200, b"".join(parts), "text/event-stream")
+    asked(answering, stream=True)
+
+
+@FEW
+@given(body=st.binary(max_size=100) | BODIES.map(dumped), wanted=st.sampled_from([None, "tiny", "TINY"]))
+@example(body=b'{"data": [{"id": {}}, {"id": []}, {"id": "tiny"}]}', wanted=None)
+def test_any_list_of_models_names_one_or_none(body: bytes, wanted: str | None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "get", lambda *_: reply(body))
+        listed = listing(TARGET, 1.0)
+        assert listed is None or all(isinstance(name, str) for name in (*listed.names, *listed.chat))
+        with contextlib.suppress(StackgenError):
+            name, note = model_for(TARGET, wanted, listed)
+            assert isinstance(name, str) and isinstance(note, str)
 
 
 @SOME

@@ -22,6 +22,8 @@ from .fake import model_list
         (" http://127.0.0.1:8000/v1// \n", "http://127.0.0.1:8000/v1"),
         ("https://api.together.ai/v1", "https://api.together.ai/v1"),
         ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        ("http://[fe80::1%25eth0]:8000", "http://[fe80::1%eth0]:8000/v1"),
+        ("http://[fe80::1%eth0]:8000/a%25b", "http://[fe80::1%eth0]:8000/a%25b"),
         ("https://gateway.example/llm/v1/", "https://gateway.example/llm/v1"),
         # an own path is taken as it is, as the OpenAI SDK does
         ("https://gateway.example/openai", "https://gateway.example/openai"),
