@@ -12,7 +12,7 @@ import pytest
 
 from stackgen import cli
 from stackgen.commands import ask as command
-from tests.check.fake import KEY, Answer, Fake, chunk, events, serve
+from tests.check.fake import KEY, Answer, Fake, chunk, completion, events, json_answer, serve
 
 TEXT = "ier time4 usier time4 usize for), true"
 
@@ -95,6 +95,49 @@ def test_one_that_fails_does_not_lose_the_others(ask: Any, fakes: tuple[Fake, Fa
     assert answered["answer"] == TEXT
 
 
+@pytest.mark.parametrize("changes", [{"model": {}}, {"choices": [{"message": {"content": [{"text": "hi"}]}}]}])
+def test_an_odd_answer_does_not_lose_the_others(ask: Any, fakes: tuple[Fake, Fake], changes: dict[str, Any]) -> None:
+    fakes[0].chat(json_answer(completion(**changes)))
+    out, _ = ask("hi", "--provider", "one,two", "--json", code=1)
+    odd, answered = json.loads(out)["answers"]
+    assert odd["error"] == "the server's answer has not the documented structure"
+    assert answered["answer"] == TEXT
+
+
+def test_a_mistake_of_ours_does_not_lose_the_others(
+    ask: Any, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stackgen.check import question
+
+    def broken(target: Any, *words: Any) -> Any:
+        if target.name == "one":
+            raise KeyError(KEY)
+        return named(target, *words)
+
+    named = question.named
+    monkeypatch.setattr(question, "named", broken)
+    out, _ = ask("hi", "--provider", "one,two", "--json", code=1)
+    odd, answered = json.loads(out)["answers"]
+    assert odd["error"] == "a mistake in stackgen itself: KeyError" and answered["answer"] == TEXT
+
+
+def test_a_stream_that_breaks_shows_what_came_and_fails(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+    # half a word that could begin a key is shown too, now that nothing follows
+    fakes[0].stream(events(chunk("Paris "), chunk(KEY[:4]), done=False))
+    out, err = ask("hi", "--stream", code=1)
+    assert out == f"Paris {KEY[:4]}\n" and "the stream was cut" in err
+    fakes[0].stream(events())
+    out, err = ask("hi", "--stream", code=1)
+    assert out == "" and "the server's answer is empty" in err
+
+
+def test_words_that_make_no_sense(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+    for words in (("--temperature", "nan"), ("--timeout", "inf"), ("--timeout", "-1")):
+        out, err = ask("hi", "--provider", "one,two", *words, code=2)
+        assert not out and f"{words[0].strip('-')} must be" in err
+    assert not fakes[0].seen
+
+
 def test_they_are_asked_at_the_same_time(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     import threading
 
@@ -146,6 +189,24 @@ def test_an_error_of_one_endpoint_is_the_commands(ask: Any) -> None:
     assert not out and "one serves no model 'tinny'" in err and "did you mean 'tiny'?" in err
     _, err = ask("hi", "--provider", "on", code=2)
     assert "did you mean one?" in err
+
+
+def test_a_key_that_is_missing_is_named_by_its_variable(
+    ask: Any, fakes: tuple[Fake, Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delenv("STACKGEN_API_KEY")
+    monkeypatch.delenv("GPU_BOX_KEY", raising=False)
+    (tmp_path / "endpoints.yaml").write_text(
+        f"endpoints: [{{name: box, base_url: '{fakes[0].url}', models: [tiny], api_key_env: GPU_BOX_KEY}}]"
+    )
+    _, err = ask("hi", code=2)
+    assert "box wants an API key, and none is given" in err
+    assert "hint: set GPU_BOX_KEY in the environment or .env, or give the key by --api-key" in err
+    # and the check says the same
+    assert cli.main(["check", "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)["endpoints"][0]["results"]
+    hints = {one["name"]: one["hint"] for one in results if one["status"] == "fail"}
+    assert hints and all(hint.startswith("set GPU_BOX_KEY") for hint in hints.values()), hints
 
 
 def test_urls_may_be_repeated(ask: Any, fakes: tuple[Fake, Fake]) -> None:

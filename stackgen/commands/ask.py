@@ -8,10 +8,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stackgen.commands.output import note, print_data
+from stackgen.check.redact import Redactor
+from stackgen.commands.output import interrupted, note, print_data
 
 if TYPE_CHECKING:
-    from stackgen.check.sdk import Answer
+    from stackgen.check.call import Answer
     from stackgen.check.target import Target
     from stackgen.errors import StackgenError
 
@@ -23,23 +24,59 @@ COLUMN = 38
 WORKERS = 32
 
 
+class Live(Redactor):
+    """Cleans a text that comes in pieces: what may be the beginning of a key waits for the piece that tells."""
+
+    def __init__(self, key: str | None) -> None:
+        super().__init__(key)
+        self._held = ""
+
+    def piece(self, text: str) -> str:
+        """What can be shown by now."""
+        shown = self(self._held + text)
+        held = self._beginning(shown)
+        self._held = shown[len(shown) - held :]
+        return shown[: len(shown) - held]
+
+    def rest(self) -> str:
+        """What was held back, when nothing more comes."""
+        held, self._held = self._held, ""
+        return held
+
+    def _beginning(self, text: str) -> int:
+        """How many characters at the end of `text` begin a key, in any of the forms that one is written in."""
+        longest = max((len(form) for form in self._forms), default=1) - 1
+        sizes = range(min(longest, len(text)), 0, -1)
+        return next((size for size in sizes if any(form.startswith(text[-size:]) for form in self._forms)), 0)
+
+
 def ask(words: Namespace) -> int:
     """`stackgen ask`: prints the answer, or the answers of all endpoints that were named; 1 where one gave none."""
-    from stackgen.endpoints import from_words
+    from stackgen.check.call import fields
+    from stackgen.check.limits import seconds
+    from stackgen.endpoints import from_words, unique
 
     question = _question(words.question)
-    targets = from_words(words)
+    seconds("timeout", words.timeout)
+    fields({"temperature": words.temperature})
+    targets = unique(from_words(words))
     # a stack without further words means its first endpoint: only who names several asks several
     if not words.base_url and not words.provider:
         targets = targets[:1]
-    if len(targets) > 1:
-        return _ask_all(words, targets, question)
-    answer = _ask(words, targets[0], question, live=words.stream and not words.json)
+    try:
+        return _ask_all(words, targets, question) if len(targets) > 1 else _ask_one(words, targets[0], question)
+    except KeyboardInterrupt:
+        # at once: the threads of servers that are silent would hold the program up to their time-out
+        interrupted()
+
+
+def _ask_one(words: Namespace, target: Target, question: str) -> int:
+    answer = _ask(words, target, question, live=words.stream and not words.json)
     if answer.note:
-        note(f"note: {answer.note}")
-    print_data(words, _data(answer), [] if words.stream else [_shown(answer.text, targets[0])])
+        note(f"note: {_shown(answer.note, target)}")
+    print_data(words, _data(answer, target), [] if words.stream else [_shown(answer.text, target)])
     if words.stream:
-        note(_figures(answer))
+        note(_figures(answer, target))
     return 0
 
 
@@ -55,22 +92,27 @@ def _question(text: str) -> str:
 def _ask(words: Namespace, target: Target, question: str, live: bool = False) -> Answer:
     from stackgen.check import ask as ask_endpoint
 
-    def show(piece: str) -> None:
-        sys.stdout.write(_shown(piece, target))
-        sys.stdout.flush()
+    screen, began = Live(target.api_key), False
 
-    answer = ask_endpoint(target, question, words.model, system=words.system, temperature=words.temperature,
-                          max_tokens=words.max_tokens, timeout=words.timeout, stream=words.stream,
-                          on_text=show if live else None)  # fmt: skip
-    if live:
-        print()
-    return answer
+    def show(piece: str) -> None:
+        nonlocal began
+        began = True
+        print(screen.piece(piece), end="", flush=True)
+
+    try:
+        return ask_endpoint(target, question, words.model, system=words.system, temperature=words.temperature,
+                            max_tokens=words.max_tokens, timeout=words.timeout, stream=words.stream,
+                            on_text=show if live else None)  # fmt: skip
+    finally:
+        # also of a stream that broke: what came is shown, and the error begins on a line of its own
+        if began:
+            print(screen.rest(), flush=True)
 
 
 def _ask_all(words: Namespace, targets: Sequence[Target], question: str) -> int:
     from concurrent.futures import ThreadPoolExecutor
 
-    from stackgen.errors import StackgenError
+    from stackgen.errors import StackgenError, StartError
 
     def one(target: Target) -> Answer | StackgenError:
         # what one of them can't do is told in its place, and the others are kept
@@ -78,17 +120,27 @@ def _ask_all(words: Namespace, targets: Sequence[Target], question: str) -> int:
             return _ask(words, target, question)
         except StackgenError as error:
             return error
+        except Exception as error:
+            if words.debug:
+                raise
+            # a mistake of ours; its message may hold anything, so only its kind is shown
+            kind = type(error).__name__
+        return StartError(f"a mistake in stackgen itself: {kind}", "`stackgen --debug …` shows where; please report it")
 
-    with ThreadPoolExecutor(max_workers=min(len(targets), WORKERS)) as pool:
+    pool = ThreadPoolExecutor(max_workers=min(len(targets), WORKERS))
+    try:
         answers = list(pool.map(one, targets))
+    finally:
+        # after Ctrl-C nobody waits here for servers that are silent
+        pool.shutdown(wait=False, cancel_futures=True)
     failed = any(isinstance(answer, Exception) for answer in answers)
     if words.json:
         told = [_data(answer, target) for answer, target in zip(answers, targets, strict=True)]
         print_data(words, {"answers": told}, [])
         return int(failed)
-    for answer in answers:
+    for answer, target in zip(answers, targets, strict=True):
         if not isinstance(answer, Exception) and answer.note:
-            note(f"note: {answer.note}")
+            note(f"note: {_shown(answer.note, target)}")
     wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= COLUMN * len(targets)
     (_side_by_side if wide else _one_below_the_other)(targets, answers)
     return int(failed)
@@ -105,13 +157,13 @@ def _side_by_side(targets: Sequence[Target], answers: Sequence[Answer | Stackgen
     # Text, for what a model writes in brackets is no markup
     pairs = list(zip(answers, targets, strict=True))
     table.add_row(*(Text(_shown(_text(answer), target)) for answer, target in pairs))
-    table.add_row(*(Text(_figures(answer), style="dim") for answer, _ in pairs))
+    table.add_row(*(Text(_figures(answer, target), style="dim") for answer, target in pairs))
     Console().print(table)
 
 
 def _one_below_the_other(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
     blocks = [
-        f"── {target.name} ({_figures(answer)})\n{_shown(_text(answer), target)}"
+        f"── {target.name} ({_figures(answer, target)})\n{_shown(_text(answer), target)}"
         for answer, target in zip(answers, targets, strict=True)
     ]
     print("\n\n".join(blocks))
@@ -125,12 +177,10 @@ def _text(answer: Answer | StackgenError) -> str:
 
 def _shown(text: str, target: Target) -> str:
     """Fit for a terminal: no control characters that could steer it, and no key."""
-    from stackgen.check.redact import Redactor
-
     return Redactor(target.api_key)(text)
 
 
-def _figures(answer: Answer | StackgenError) -> str:
+def _figures(answer: Answer | StackgenError, target: Target) -> str:
     if isinstance(answer, Exception):
         return "no answer"
     parts = [answer.model, f"{answer.seconds:.2f} s"]
@@ -138,18 +188,20 @@ def _figures(answer: Answer | StackgenError) -> str:
         parts.append(f"first token after {answer.ttft:.2f} s")
     if answer.usage:
         parts.append(f"{answer.usage['completion_tokens']} tokens")
-    return ", ".join(parts)
+    # the model's name is the server's word, and one line
+    return " ".join(_shown(", ".join(parts), target).split())
 
 
-def _data(answer: Answer | StackgenError, target: Target | None = None) -> dict[str, Any]:
+def _data(answer: Answer | StackgenError, target: Target) -> dict[str, Any]:
     if isinstance(answer, Exception):
-        return {"provider": target.name if target else "", "error": answer.message, "hint": answer.hint}
+        told = {"provider": target.name, "error": answer.message, "hint": answer.hint}
+        return {name: _shown(text, target) for name, text in told.items()}
     return {
-        "answer": answer.text,
-        "model": answer.model,
+        "answer": _shown(answer.text, target),
+        "model": _shown(answer.model, target),
         "provider": answer.provider,
         "seconds": answer.seconds,
         "ttft": answer.ttft,
         "usage": answer.usage,
-        "note": answer.note,
+        "note": _shown(answer.note, target),
     }

@@ -1,4 +1,4 @@
-"""Printing of all commands: data goes to stdout, all else to stderr."""
+"""Printing of all commands: data goes to stdout, all else to stderr; and files that a command was told to write."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from argparse import Namespace
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from stackgen.check.report import Report
 
-__all__ = ["leave", "note", "print_data", "print_report"]
+__all__ = ["interrupted", "is_stdout", "leave", "must_be_writable", "note", "print_data", "print_report", "write_text"]
 
 
 def print_data(words: Namespace, data: Any, lines: list[str]) -> None:
@@ -22,21 +24,86 @@ def print_data(words: Namespace, data: Any, lines: list[str]) -> None:
         print("\n".join(lines))
 
 
-def print_report(words: Namespace, report: Report, verbose: bool = False) -> int:
-    """A report as text or JSON; the exit code that it means."""
+def print_report(words: Namespace, report: Report, verbose: bool = False, *, aside: bool = False) -> int:
+    """A report as text or JSON; the exit code that it means. `aside`: the text goes to stderr, as stdout is taken."""
     from stackgen.check.text import as_text
 
     if words.json:
         print(json.dumps(report.to_json(), indent=2))
     else:
-        print(as_text(report, color=sys.stdout.isatty(), verbose=verbose))
+        out = sys.stderr if aside else sys.stdout
+        print(as_text(report, color=out.isatty(), verbose=verbose), file=out)
     return report.exit_code
+
+
+def is_stdout(where: str) -> bool:
+    """Whether `where`, the word of an option that writes a file, means standard output: `-`, or its own file."""
+    if where in ("-", "/dev/stdout"):
+        return True
+    # `--junit report.txt > report.txt`: a new file in its place would lose what is printed
+    with suppress(OSError, ValueError):
+        return Path(where).is_file() and os.path.samestat(os.stat(where), os.fstat(sys.stdout.fileno()))
+    return False
+
+
+def must_be_writable(where: str, option: str) -> None:
+    """Raises MachineError where no file can be written to `where`: before the work, which would be lost."""
+    from stackgen.errors import MachineError
+
+    if is_stdout(where):
+        return
+    path = Path(os.path.realpath(where))
+    if path.is_dir():
+        raise MachineError(f"{where} is a folder", f"{option} writes a file: name one in it")
+    if os.path.exists(where) and not path.is_file():
+        if not os.access(where, os.W_OK):
+            raise MachineError(f"{where} can't be written", f"{option} needs a file or pipe that it may write to")
+        return
+    folder = next(one for one in path.parents if one.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise MachineError(f"{where} can't be written: {folder} is no folder in which this user may write",
+                           f"{option} writes a file: name another place")  # fmt: skip
+
+
+def write_text(where: str, text: str) -> None:
+    """Writes a file whole or not at all; what is no plain file (a pipe, a terminal) is written to as it is.
+
+    `-` is standard output; a symbolic link stays one. Raises MachineError where that fails.
+    """
+    from stackgen.errors import MachineError
+    from stackgen.write import write_atomically
+
+    if is_stdout(where):
+        print(text, end="", flush=True)
+        return
+    # not realpath first: the target of /dev/fd/3 has no name
+    plain = not os.path.exists(where) or os.path.isfile(where)
+    try:
+        if plain and not where.startswith(("/dev/fd/", "/dev/std", "/proc/")):
+            write_atomically(Path(os.path.realpath(where)), text)
+        else:
+            with os.fdopen(os.open(where, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+    except OSError as error:
+        # a reader of the pipe that went away is an error too: nobody got the report
+        problem = MachineError(f"{where} can't be written: {error.strerror or error}", "name another place")
+    else:
+        return
+    raise problem
+
+
+def interrupted() -> NoReturn:
+    """What Ctrl-C means for a command that only asks: gone at once, with the code that shells know."""
+    note("stackgen: stopped")
+    leave(130)
 
 
 def leave(code: int) -> NoReturn:
     """Ends the program at once: Python would wait for threads that a silent server holds, up to their time-out."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # whoever read it may be gone
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

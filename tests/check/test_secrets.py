@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import io
+import itertools
 import json
 import string
 import traceback
@@ -13,11 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stackgen import cli
 from stackgen.check import ask, check
 from stackgen.check.options import Options
 from stackgen.check.redact import Redactor
 from stackgen.check.target import Target
 from stackgen.check.text import as_text
+from stackgen.commands.ask import Live
 from stackgen.errors import StackgenError
 
 from .conftest import DIALECTS, VLLM
@@ -73,6 +78,16 @@ def outputs(fake: Fake, key: str, models: tuple[str, ...], repeat: str) -> Itera
             # the SDK's exceptions hold the request's headers: none may hang on ours
             assert error.__cause__ is None, repeat
             assert error.__context__ is None, repeat
+    yield from asked(fake, key, "tiny")
+
+
+def asked(fake: Fake, key: str, model: str) -> Iterator[str]:
+    """What `stackgen ask` prints, of answers and of errors."""
+    words = ["ask", "hi", "--base-url", fake.url, f"--api-key={key}", f"--model={model}", "--timeout", "5"]
+    for more in ([], ["--stream"], ["--json"], ["--json", "--stream"], ["--base-url", f"{fake.url}/"]):
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            cli.main([*words, *more])
+        yield out.getvalue() + err.getvalue()
 
 
 def plant(fake: Fake, answer: Answer) -> None:
@@ -141,6 +156,64 @@ def test_an_excerpt_is_one_bounded_line_without_the_key(key: str, before: str, a
     assert key not in line
     assert len(line.splitlines()) <= 1
     assert not any(character in line for character in "\x1b\x00\x07\u202e")
+
+
+PLANTED = "sk-Zq7\"'<&>\\%planted"
+
+
+def said(message: dict[str, str | None], model: str) -> Answer:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    return json_answer(completion(model=model, choices=[choice]))
+
+
+# answers of a server that holds the key in what a person sees of a success
+SUCCESSES = {
+    "whole": said({"content": f"it is\t{PLANTED}\x1b[2J\n"}, model=f"\x1b]0;{PLANTED}\x07"),
+    "no text": said({"content": None, "reasoning": PLANTED}, model=PLANTED),
+    "halves": events(chunk(f"it is\t{PLANTED[:9]}", model=f"\x1b]0;{PLANTED}\x07"),
+                     chunk(f"\x1b{PLANTED[9:]}\n", finish="stop")),
+    "letters": events(*(chunk(letter, model="\x1b]0;m\x07") for letter in f"it is\t{PLANTED}\x1b[2J\n"),
+                      chunk("", finish="stop")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SUCCESSES)
+def test_an_answer_holds_neither_the_key_nor_words_for_the_terminal(kind: str) -> None:
+    with serve("vllm", PLANTED) as fake:
+        fake.routes["POST /v1/chat/completions"] = SUCCESSES[kind]
+        found = list(asked(fake, PLANTED, "tiny"))
+    assert all("zq7" not in text.lower() and "planted" not in text for text in found), found
+    assert not any(set(text) & set("\x00\x07\x1b") or "\\u001b" in text for text in found), found
+    if kind != "no text":
+        assert sum("it is\t[key]" in text or "it is\\t[key]" in text for text in found) >= 2
+
+
+def test_a_model_that_is_called_as_the_key_is_not_named() -> None:
+    with serve("vllm", PLANTED) as fake:
+        fake.routes["GET /v1/models"] = json_answer(model_list(PLANTED, "other"))
+        found = "".join(asked(fake, PLANTED, f"{PLANTED}s"))
+    assert "did you mean" in found and "other" not in found
+    assert "zq7" not in found.lower()
+
+
+@given(
+    key=KEYS, before=st.text(max_size=40), after=st.text(max_size=40), cuts=st.lists(st.integers(0, 130), max_size=8)
+)
+def test_a_key_that_comes_in_pieces_is_shown_in_none_of_them(
+    key: str, before: str, after: str, cuts: list[int]
+) -> None:
+    text, live = f"{before}{key}{after}", Live(key)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    shown = [live.piece(text[start:end]) for start, end in itertools.pairwise(places)]
+    assert key not in "".join([*shown, live.rest()])
+    assert not live.rest()
+
+
+def test_only_what_may_begin_a_key_waits() -> None:
+    live = Live("sk-Zq7-planted")
+    shown = [live.piece(text) for text in ("Paris", " is", " a", " des", "k-", "sk-Zq", "x")]
+    assert shown == ["Pari", "s i", "s a", " de", "", "sk-", "sk-Zqx"]
+    assert Live(None).piece("anything\x1b[2J") == "anything[2J"
 
 
 def test_a_redactor_without_a_key_only_cleans() -> None:
