@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -15,6 +16,10 @@ ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
 SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "-"}
 # SGR: red, yellow, green, faint
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
+# decimals, and whole numbers of what comes in other numbers each time
+MEASURED = re.compile(
+    r"(?<![\w.-])\d+\.\d+(?![\w.])|(?<![\w.-])\d+(?= (?:ms|s|chunks?|reads?|events?|deltas|tokens?|characters)\b)"
+)
 # healthy endpoints get a table each, a line each, or only a count
 FEW, SOME = 3, 30
 # failing ones get a table each, or a line each
@@ -71,7 +76,7 @@ def change_lines(before: EndpointReport | None, now: EndpointReport, *, color: b
         was = old.pop((result.name, result.model), None)
         # a figure changes every time; the words of a pass hold figures
         same = was is not None and was.status == result.status
-        if same and was is not None and (result.status == "pass" or was.message == result.message):
+        if same and was is not None and (result.status == "pass" or _bare(was.message) == _bare(result.message)):
             continue
         since = f"{was.status} → " if was else ""
         status = _paint(result.status, f"{since}{result.status}", color)
@@ -79,6 +84,11 @@ def change_lines(before: EndpointReport | None, now: EndpointReport, *, color: b
         if result.hint and result.status == "fail":
             lines.append(f"    → {result.hint}")
     return lines
+
+
+def _bare(message: str) -> str:
+    """A message without what is measured anew each time; statuses, counts of services and addresses stay."""
+    return MEASURED.sub("…", message)
 
 
 def as_exchanges(report: Report) -> Iterator[str]:

@@ -24,8 +24,8 @@ def add_check(add: Adder) -> None:
     when.add_argument("--rounds", type=int, metavar="N", help="with --watch: stop after so many")
     output = check.add_argument_group("output")
     output.add_argument("-v", "--verbose", action="store_true", help="print the evidence of passed checks as well")
-    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for CI")
-    output.add_argument("--html", metavar="FILE", help="also write a self-contained page")
+    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for CI; - is stdout")
+    output.add_argument("--html", metavar="FILE", help="also write a self-contained page; - is stdout")
     output.add_argument("--schema", action="store_true", help="print the JSON Schema of --json, and check nothing")
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
+import pytest
 
-from .fake import KEY, Answer, Fake, raw_server
+from .fake import GOOD_STREAM, KEY, Answer, Fake, Request, events, raw_server, slow
 
 Run = subprocess.CompletedProcess[str]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "STACKGEN_API_KEY"}
@@ -65,8 +69,70 @@ def test_files_for_ci_and_for_people(vllm: Fake, tmp_path: Path) -> None:
     assert ElementTree.fromstring(cases.read_text()).get("failures") == "0"
     assert "<!doctype html>" in page.read_text().lower()[:40]
     assert KEY not in page.read_text() + cases.read_text()
-    # a folder in the way is this machine's trouble
-    assert check("--junit", str(tmp_path), fake=vllm).returncode == 3
+
+
+@pytest.mark.parametrize("option", ["--junit", "--html"])
+def test_a_place_for_no_file_is_told_before_anything_is_sent(vllm: Fake, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    for where, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "report", "no folder in which")):
+        done = check(option, str(where), fake=vllm)
+        # this machine's trouble
+        assert done.returncode == 3
+        assert f"{where} " in done.stderr and told in done.stderr and option in done.stderr
+    assert not vllm.seen
+
+
+def test_what_is_no_plain_file_stays_what_it_is(vllm: Fake, tmp_path: Path) -> None:
+    pipe, link, real = tmp_path / "pipe", tmp_path / "link", tmp_path / "elsewhere" / "report.html"
+    os.mkfifo(pipe)
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        done = check("--quick", "--junit", str(pipe), "--html", str(link), fake=vllm)
+        assert done.returncode == 0, done.stderr
+        assert reader.stdout is not None
+        assert ElementTree.fromstring(reader.stdout.read()).get("failures") == "0"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink() and real.read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link", "pipe"]
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_a_file_may_be_standard_output(vllm: Fake, tmp_path: Path, to_file: bool) -> None:
+    """`-`, or the very file that the shell sends it to; the report for people goes to stderr then."""
+    out = tmp_path / "out"
+    where = str(out) if to_file else "-"
+    with out.open("w") as stdout:
+        done = subprocess.run(command("check", "--base-url", vllm.url, "--api-key", KEY, "--quick", "--junit", where),
+                              stdout=stdout, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60,
+                              cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0
+    assert ElementTree.fromstring(out.read_text()).get("failures") == "0"
+    assert "healthy: 1 endpoint" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("more", [("--json",), ("--watch", "1"), ("--html", "-")])
+def test_two_things_do_not_mix_on_standard_output(vllm: Fake, more: tuple[str, ...]) -> None:
+    done = check("--junit", "-", *more, fake=vllm)
+    assert done.returncode == 2 and "would mix on standard output" in done.stderr
+    assert not vllm.seen
+
+
+def test_a_file_that_fails_at_the_end_does_not_take_the_report_with_it(vllm: Fake, tmp_path: Path) -> None:
+    folder, page = tmp_path / "new", tmp_path / "page.html"
+
+    def gone(_: Request) -> Answer:
+        # while the check runs, somebody puts a file where the folder was to be
+        folder.write_text("")
+        return Answer(200, b"")
+
+    vllm.routes["GET /health"] = gone
+    done = check("--junit", str(folder / "report.xml"), "--html", str(page), fake=vllm)
+    assert done.returncode == 3 and "report.xml can't be written" in done.stderr
+    assert "healthy: 1 endpoint" in done.stdout
+    assert page.exists()
 
 
 def test_debug_shows_requests_and_no_key(vllm: Fake) -> None:
@@ -97,6 +163,77 @@ def test_a_watch_tells_changes_only(vllm: Fake) -> None:
 def test_rounds_end_a_watch(vllm: Fake) -> None:
     done = check("--quick", "--watch", "0.5", "--rounds", "2", "--json", fake=vllm)
     assert [json.loads(line)["ok"] for line in done.stdout.splitlines()] == [True, True]
+
+
+def test_a_watch_of_two_urls_of_one_host_tells_nothing_twice(vllm: Fake) -> None:
+    vllm.routes |= {route.replace(" /v1/", " /other/v1/"): answer for route, answer in vllm.routes.items()}
+    vllm.routes["POST /other/v1/chat/completions"] = Answer(500, b"{}")
+    done = check("--base-url", f"{vllm.url.removesuffix('/v1')}/other/v1", "--select", "chat", "--watch", "0.1",
+                 "--rounds", "3", fake=vllm)  # fmt: skip
+    lines = [line.split(None, 1)[1] for line in done.stdout.splitlines()]
+    assert len(lines) == 2, done.stdout
+    assert [line.split()[:2] for line in lines] == [["✓", "pass"], ["✗", "fail"]]
+    assert f"127.0.0.1:{vllm.port}-2" in lines[1]
+
+
+def test_a_watch_does_not_tell_a_figure_again_that_breaks_its_limit_again(vllm: Fake) -> None:
+    vllm.stream(slow(events(*GOOD_STREAM), 0.02))
+    done = check("--select", "stream", "--max-ttft", "0.001", "--watch", "0.1", "--rounds", "3", "--json", fake=vllm)
+    found = [json.loads(line)["endpoints"][0]["results"] for line in done.stdout.splitlines()]
+    messages = {one["message"] for results in found for one in results if one["status"] == "fail"}
+    # else the words below were the same each time, and nothing is shown
+    assert len(messages) > 1
+    done = check("--select", "stream", "--max-ttft", "0.001", "--watch", "0.1", "--rounds", "3", fake=vllm)
+    assert len(done.stdout.splitlines()) == 1, done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [("--watch", "inf"), ("--watch", "nan"), ("--watch", "-1"), ("--wait", "inf"),
+                                   ("--watch", "1", "--rounds", "0"), ("--watch", "1", "--rounds", "-1"),
+                                   ("--timeout", "inf"), ("--timeout", "1e9")])  # fmt: skip
+def test_times_and_rounds_that_make_no_sense(vllm: Fake, words: tuple[str, ...]) -> None:
+    done = check(*words, fake=vllm)
+    assert done.returncode == 2, done.stderr
+    assert words[-2].strip("-") in done.stderr and "must" in done.stderr and "Traceback" not in done.stderr
+    assert not vllm.seen
+
+
+SILENT = [
+    ("check",),
+    ("check", "--watch", "1"),
+    ("check", "--watch", "1", "--json"),
+    ("ask", "hi", "--model", "tiny"),
+    ("ask", "hi", "--model", "tiny", "--stream"),
+    ("ask", "hi", "--model", "tiny", "--base-url", "{url}/other/v1"),
+    ("exporter", "--once"),
+]
+
+
+@pytest.mark.parametrize("words", SILENT, ids=lambda words: " ".join(words))
+def test_ctrl_c_ends_every_command_that_waits_for_a_silent_server(words: tuple[str, ...]) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        # `connect` says nothing and is gone
+        if connection.recv(65536):
+            asked.set()
+            told.wait(30)
+
+    with raw_server(silent) as port:
+        url = f"http://127.0.0.1:{port}"
+        line = command(words[0], "--base-url", url, "--timeout", "60", *(word.format(url=url) for word in words[1:]))
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as one:
+            try:
+                assert asked.wait(30)
+                one.send_signal(signal.SIGINT)
+                # well below the time-out, however slow the machine is
+                out, err = one.communicate(timeout=20)
+            finally:
+                one.kill()
+                told.set()
+        # nothing was seen, so nothing is well
+        assert (one.returncode, out) == (130, "")
+        assert err.endswith("stackgen: stopped\n") and "Traceback" not in err
 
 
 def test_ctrl_c_does_not_wait_for_a_silent_server() -> None:
