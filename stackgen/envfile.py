@@ -39,7 +39,7 @@ def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
     path, known = folder / ".env", read_env(folder)
     missing = [name for name in GENERATED if name in set(names) and name != API_KEY and not known.get(name)]
     if missing:
-        text = path.read_text("utf-8") if path.exists() else ""
+        text = _text(path) if path.exists() else ""
         text = re.sub(rf"(?m)^({'|'.join(missing)})=[ \t]*\n", "", text)
         lines = "".join(f"{name}={new_key()}\n" for name in missing)
         write_atomically(path, text + ("\n" if text and not text.endswith("\n") else "") + lines, mode=0o600)
@@ -47,11 +47,15 @@ def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def read_env(folder: Path) -> dict[str, str]:
-    """The variables of `folder/.env`, overridden by the process's own environment, as Compose does it."""
+    """The variables of `folder/.env`, overridden by the process's own environment, as Compose does it.
+
+    Raises StackgenError for a file that is no UTF-8.
+    """
     values: dict[str, str] = {}
     path = folder / ".env"
     if path.is_file():
-        for line in path.read_text("utf-8").splitlines():
+        # not splitlines(): a form feed or a line separator of Unicode may stand in a value
+        for line in _text(path).split("\n"):
             match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
             if match:
                 values[match[1]] = _unquoted(match[2])
@@ -64,6 +68,17 @@ def key_of(folder: Path, name: str = API_KEY) -> str:
     if not key:
         raise StackgenError(f"{folder / '.env'} holds no {name}", "`stackgen init` writes a .env with a new key")
     return key
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        # Windows editors begin a file with a mark, which Compose takes off too
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+    # outside the except block: the exception holds the file, and with it the keys
+    raise StackgenError(f"{path} line {line} is not UTF-8", "save it as UTF-8: Compose can't read it either")
 
 
 def _unquoted(text: str) -> str:

@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from stackgen.envfile import API_KEY, GENERATED, create_env, key_of, new_key, read_env
+from stackgen.envfile import API_KEY, GENERATED, complete_env, create_env, key_of, new_key, read_env
 from stackgen.errors import StackgenError
 from stackgen.resources import env_example
 
@@ -98,8 +100,43 @@ def test_lines(tmp_path: Path, text: str, value: str | None) -> None:
 
 
 def test_windows_line_ends_and_bom(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"A=1\r\nK=x\r\n")
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfA=1\r\nK=x\r\n")
     assert read_env(tmp_path) == {"A": "1", "K": "x"}
+
+
+def test_a_file_that_is_no_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=1\nK=sk-secret-\xe9\n")
+    for read in (read_env, key_of, lambda folder: complete_env(folder, GENERATED)):
+        with pytest.raises(StackgenError) as caught:
+            read(tmp_path)
+        assert caught.value.message == f"{tmp_path / '.env'} line 2 is not UTF-8" and caught.value.hint
+        assert caught.value.__context__ is None and "secret" not in str(caught.value)
+
+
+WORDS = [b"A=", b"\n", b"\r\n", b"'", b'"', b" #", b"export ", b"\x0c", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\0"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=12) | st.sampled_from(WORDS), max_size=15))
+def test_any_bytes_are_variables_or_a_clear_error(tmp_path: Path, parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    (tmp_path / ".env").write_bytes(data)
+    try:
+        found = read_env(tmp_path)
+    except StackgenError as error:
+        line = int(error.message.split(" line ")[1].split()[0])
+        # the line that it names is the one that can't be read, and those before it can
+        lines = data.split(b"\n")
+        with pytest.raises(UnicodeDecodeError):
+            lines[line - 1].decode()
+        assert b"\n".join(lines[: line - 1]).decode() is not None
+        return
+    assert all(name.isidentifier() and "\n" not in value for name, value in found.items())
+
+
+def test_a_value_may_hold_what_python_calls_a_line_end(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("K='a\u2028B=b\x0cc'\nC=d\n", "utf-8")
+    assert read_env(tmp_path) == {"K": "a\u2028B=b\x0cc", "C": "d"}
 
 
 @pytest.mark.compose
