@@ -8,17 +8,19 @@ import time
 from collections.abc import Sequence
 
 from stackgen.check.checks import CHECKS, choose
+from stackgen.check.limits import seconds
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
+from stackgen.check.stream import LEAST_CHUNKS
 from stackgen.check.target import Target
-from stackgen.errors import StackgenError
 from stackgen.exporter.state import State
 from stackgen.probe import run_check
 
 __all__ = ["Checker", "monitoring"]
 
-# of one token no speed can be told, and it may have no letter; more would burden the servers that are watched
-TOKENS = 8
+# of one token no speed can be told, and it may have no letter; the first chunk has none, an engine may hold back some
+# more, and enough must be left to see whether a proxy gathers them; still more would burden the servers
+TOKENS = 2 * LEAST_CHUNKS
 # a server that always takes longer than the interval still gets that long to breathe (s)
 BREATH = 1.0
 # how many time-outs in a row a check may meet before the checker counts as stuck
@@ -42,8 +44,7 @@ class Checker:
     """
 
     def __init__(self, targets: Sequence[Target], options: Options, interval: float, state: State) -> None:
-        if not 0 < interval < float("inf"):
-            raise StackgenError(f"interval must be above 0, and is {interval}")
+        seconds("interval", interval)
         choose(options)
         self._targets, self._options, self._interval, self._state = list(targets), options, interval, state
         self._changed = threading.Condition()

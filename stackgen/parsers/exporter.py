@@ -28,4 +28,6 @@ def add_exporter(add: Adder) -> None:
     exporter.add_argument(
         "--allow-remote", action="store_true", help="let others reach the page, which shows models' answers"
     )
-    exporter.add_argument("--once", action="store_true", help="one round; print the metrics, exit with 0 or 1")
+    exporter.add_argument(
+        "--once", action="store_true", help="one round; print the metrics (--json: the state), exit with 0 or 1"
+    )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 
@@ -19,7 +20,7 @@ from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.errors import MachineError, StackgenError
 from stackgen.exporter import Exporter, monitoring, rounds, serve
-from tests.check.fake import KEY, Answer, Fake, free_port, recorded, slow
+from tests.check.fake import KEY, USAGE_CHUNK, Answer, Fake, Request, chunk, events, free_port, recorded, slow
 
 from .conftest import checked, get, target, until
 
@@ -153,7 +154,7 @@ def test_ipv6(export: Callable[..., Exporter], fake: Fake) -> None:
         assert b" 200 " in connection.recv(100)
 
 
-@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), 1e300])
 def test_an_interval_that_makes_no_sense(fake: Fake, interval: float) -> None:
     with pytest.raises(StackgenError, match="interval"):
         Exporter([target(fake)], listen="127.0.0.1:0", interval=interval)
@@ -309,6 +310,51 @@ def test_once_prints_the_metrics(fake: Fake, healthy: bool, code: int) -> None:
     assert process.returncode == code
     assert f'stackgen_endpoint_up{{base_url="{fake.url}"' in out
     assert ("stackgen_ttft_seconds{" in out) is healthy
+
+
+def test_once_prints_the_state_as_json(fake: Fake) -> None:
+    out, _ = (process := command(fake, "--once", "--json")).communicate(timeout=60)
+    assert process.returncode == 0
+    data = json.loads(out)
+    assert (data["schema"], data["state"], data["profile"], data["interval_seconds"]) == (1, "up", "quick", 30.0)
+    (one,) = data["endpoints"]
+    assert (one["base_url"], one["state"], one["runs"], one["history"]["up"]) == (fake.url, "up", 1, [1])
+    assert 0 < one["ttft_seconds"] < 5
+
+
+def test_a_server_tells_its_address_as_json(fake: Fake) -> None:
+    with command(fake, "--listen", "127.0.0.1:0", "--json") as process:
+        assert process.stdout and process.stderr
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            with urlopen(f"{url}-/healthy", timeout=10) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+        assert process.stderr.read() == ""
+
+
+def test_what_gathers_tokens_is_seen(export: Callable[..., Exporter], fake: Fake) -> None:
+    """A proxy that holds the whole stream back; the server sends as many chunks as were asked for."""
+
+    def gathered(request: Request) -> Answer:
+        asked = request.json()
+        if not asked.get("stream"):
+            return recorded("vllm-0.32.0", "chat_ok")
+        # of the last token's chunk only the finish is left: an engine may hold back half a character
+        texts = [chunk("x") for _ in range(asked["max_tokens"] - 1)]
+        whole = events(chunk("", role="assistant"), *texts, chunk(finish="length"), USAGE_CHUNK)
+        assert whole.pieces
+        return replace(whole, pieces=(b"".join(whole.pieces),), pause=0.4)
+
+    fake.routes["POST /v1/chat/completions"] = gathered
+    exporter = export([target(fake)], interval=60)
+    until(lambda: checked(exporter))
+    (one,) = json.loads(get(exporter, "/api/status").body)["endpoints"]
+    assert one["problem"] and one["problem"]["check"] == "stream", one["problem"]
+    assert one["problem"]["message"] == "15 chunks came in 1 read"
 
 
 def test_targets_keep_what_they_have(fake: Fake) -> None:
