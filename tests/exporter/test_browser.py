@@ -86,6 +86,15 @@ def test_a_report_fits_any_screen(visit: Visit, report: Callable[..., str], widt
     assert page.evaluate(SQUEEZED) == 0
 
 
+@pytest.mark.parametrize("width", [360, 400, 1200])
+def test_what_wraps_in_the_head_of_an_endpoint_begins_under_its_name(
+    visit: Visit, report: Callable[..., str], width: int
+) -> None:
+    page = visit(report(replace(BAD, name="llama-3-8b", base_url="http://127.0.0.1:42123/v1")), width).page
+    left = page.locator(".line > *").evaluate_all("all => all.map(one => Math.round(one.getBoundingClientRect().left))")
+    assert len(left) > 2 and min(left) == left[0]
+
+
 def test_a_report_by_keyboard(visit: Visit, report: Callable[..., str]) -> None:
     page = visit(report(GOOD, BAD)).page
     page.keyboard.press("Tab")
@@ -250,12 +259,8 @@ def test_the_picture_is_the_same_from_the_server_and_from_the_script(
     )
     first = page.evaluate(drawing)
     until(lambda: page.evaluate(drawing) != first)
-    exporter.checker.stop(5.0)
-    runs = [one.runs for one in exporter.state.snapshot()]
-    # the last polls bring what the last rounds found
-    page.wait_for_timeout(3500)
-    live = page.evaluate(drawing)
-    page.reload()
-    assert page.evaluate(drawing) == live
-    assert runs == [one.runs for one in exporter.state.snapshot()]
-    assert len(live) >= 4
+    assert exporter.checker.stop(15.0)
+    whole = visit(exporter.url).page.evaluate(drawing)
+    # the last poll brings what the last rounds found
+    until(lambda: page.evaluate(drawing) == whole)
+    assert len(whole) >= 4
