@@ -128,7 +128,8 @@ def _no_key(context: Context) -> Verdict:
         reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), None)
         if reply.status in (401, 403):
             seen = "the list of models is open" if listing.status == 200 else f"/models gives {listing.status}"
-            return failed(f"{seen}, and a chat wants a key, which is not given", target.no_key_hint, context.excerpt(reply))
+            return failed(f"{seen}, and a chat wants a key, which is not given", target.no_key_hint,
+                          context.excerpt(reply))  # fmt: skip
         if reply.status != 200:
             told = f"/models gives {listing.status}, and a chat {reply.status}"
             return warned(f"whether the server has a key can't be told: {told}", "is the base URL right?",
