@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes stackgen/doctor/data/ENGINE-VERSION.json: the flags of each engine, from the help of the real program.
+"""Writes stackgen/flags/ENGINE-VERSION.json: the flags of each engine, from the help of the real program.
 
     scripts/generate_flags.py [ENGINE …]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from stackgen.images import VERSIONS, own_tag  # noqa: E402
 
-DATA = ROOT / "stackgen" / "doctor" / "data"
+DATA = ROOT / "stackgen" / "flags"
 # engine -> image folder, and the words that print the help; `extra_args` of FastChat go to its worker
 PROGRAMS = {
     "vllm": ("vllm-cpu", ["vllm", "serve", "--help=all"]),

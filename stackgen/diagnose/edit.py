@@ -21,8 +21,10 @@ def apply(text: str, edit: Edit) -> str:
     model = _at(text, edit.path[:-1])
     name = str(edit.path[-1])
     entry = next(((key, value) for key, value in model.value if key.value == name), None)
-    if edit.remove:
-        changed = _without(text, entry[1], edit.value) if entry else None
+    if edit.remove and edit.leaving:
+        changed = _without(text, edit.path, edit.leaving) if entry else None
+    elif edit.remove:
+        changed = _dropped(text, model, name)
     elif entry:
         changed = _replaced(text, entry[1], edit.value)
     else:
@@ -70,13 +72,28 @@ def _added(text: str, model: yaml.MappingNode, name: str, value: str) -> str | N
     return f"{text}\n{line}\n" if end < 0 else f"{text[: end + 1]}{line}\n{text[end + 1 :]}"
 
 
-def _without(text: str, node: yaml.Node, value: str) -> str | None:
-    """The list `node` without the entry `value`."""
-    if not isinstance(node, yaml.SequenceNode):
-        return None
-    index = next((i for i, one in enumerate(node.value) if one.value == value), None)
-    if index is None:
-        return None
+def _without(text: str, path: tuple[str | int, ...], entries: tuple[str, ...]) -> str | None:
+    """The list at `path` without `entries`, which stand there one after the other."""
+    index = None
+    for _ in entries:
+        node = next((value for key, value in _at(text, path[:-1]).value if key.value == path[-1]), None)
+        if not isinstance(node, yaml.SequenceNode):
+            return None
+        if index is None:
+            index = _place([one.value for one in node.value], entries)
+        if index is None:
+            return None
+        text = _cut(text, node, index)
+    return text
+
+
+def _place(words: list[Any], entries: tuple[str, ...]) -> int | None:
+    size = len(entries)
+    return next((i for i in range(len(words)) if tuple(map(str, words[i : i + size])) == entries), None)
+
+
+def _cut(text: str, node: yaml.SequenceNode, index: int) -> str:
+    """The list `node` without its entry `index`."""
     if len(node.value) == 1:
         end = node.end_mark.index if node.flow_style else node.value[0].end_mark.index
         return f"{text[: node.start_mark.index].rstrip()} []{text[end:]}"
@@ -93,6 +110,21 @@ def _without(text: str, node: yaml.Node, value: str) -> str | None:
     return text[:start] + (text[end + 1 :] if end >= 0 else "")
 
 
+def _dropped(text: str, model: yaml.MappingNode, name: str) -> str | None:
+    """The mapping `model` without its entry `name`; None where that is not a plain value on a line of its own."""
+    index = next((i for i, (key, _) in enumerate(model.value) if key.value == name), None)
+    # the first one may stand behind the dash of a list
+    if not index:
+        return None
+    key, value = model.value[index]
+    if not isinstance(value, yaml.ScalarNode) or value.style in ("|", ">"):
+        return None
+    if model.flow_style:
+        return text[: model.value[index - 1][1].end_mark.index] + text[value.end_mark.index :]
+    end = text.find("\n", value.end_mark.index)
+    return text[: text.rfind("\n", 0, key.start_mark.index) + 1] + (text[end + 1 :] if end >= 0 else "")
+
+
 def _as_wanted(before: str, after: str, edit: Edit) -> bool:
     """Whether `after` is `before` with this change, and nothing else."""
     try:
@@ -104,8 +136,13 @@ def _as_wanted(before: str, after: str, edit: Edit) -> bool:
         for part in edit.path[:-1]:
             owner = owner[part]
         name = edit.path[-1]
-        if edit.remove:
-            owner[name].remove(edit.value)
+        if edit.remove and edit.leaving:
+            start = _place(owner[name], edit.leaving)
+            if start is None:
+                return False
+            del owner[name][start : start + len(edit.leaving)]
+        elif edit.remove:
+            del owner[name]
         else:
             owner[name] = read_value(edit.value)
     except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError):

@@ -11,6 +11,7 @@ from stackgen.diagnose.lines import around, clean, recent, since_ready, telling,
 from stackgen.diagnose.model import UNKNOWN, Change, Edit, Finding, Hit, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.diagnose.secrets import Scrubber
+from stackgen.flags import dashed
 
 __all__ = ["diagnose"]
 
@@ -90,7 +91,8 @@ def _texts(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, Sequence[str]]
 
 def _finding(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> Finding:
     values = _values(hit, evidence)
-    edit = _edit(rule.change, hit, values, evidence) if rule.change else None
+    change = hit.change or rule.change
+    edit = _edit(change, hit, values, evidence) if change else None
     return Finding(
         rule.id,
         fill(rule.title, values),
@@ -142,17 +144,33 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def _edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evidence) -> Edit | None:
-    value = fill(change.value, values)
-    if "?" in value:
-        return None
     chosen = evidence.model(hit.service)
-    index = chosen[0] if chosen else 0
-    was = getattr(chosen[1], change.field, None) if chosen else None
-    # a removal needs the entry to stand there; without a spec there is nothing to change, only to show
-    if change.remove and (not chosen or value not in (was or ())):
+    index, model = chosen or (0, None)
+    value = change.adapt(model, values) if change.adapt else fill(change.value, values)
+    if value is None or "?" in value:
         return None
+    was = getattr(model, change.field, None)
     path: tuple[str | int, ...] = ("models", index, change.field)
-    return Edit(path, value, "" if was in (None, ()) else str(was), change.safe and chosen is not None, change.remove)
+    safe = change.safe and model is not None
+    if change.remove and value:
+        # a removal needs the entry to stand there; without a spec there is nothing to change, only to show
+        entries = _entries(value, was or (), change.with_value)
+        return Edit(path, " ".join(entries), str(was), safe, True, entries) if entries else None
+    if str(was) == value or (change.remove and was is None):
+        return None
+    return Edit(path, value, "" if was in (None, ()) else str(was), safe, change.remove)
+
+
+def _entries(flag: str, words: Sequence[str], with_value: bool) -> tuple[str, ...]:
+    """The words that make up `flag`, as it stands there; none where they can't be told."""
+    for index, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.startswith("-") and dashed(name) == dashed(flag):
+            if equals or not with_value:
+                return (word,)
+            following = tuple(words[index + 1 : index + 2])
+            return (word, *following) if following and not following[0].startswith("--") else ()
+    return ()
 
 
 def _unknown(evidence: Evidence, scrub: Scrubber) -> Iterator[Finding]:

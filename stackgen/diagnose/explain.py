@@ -95,7 +95,7 @@ def snippet(finding: Finding) -> str:
     name = str(edit.path[-1])
     head = f"{edit.path[0]}[{edit.path[1]}]:"
     if edit.remove:
-        return f"{head}\n  {name}:    # without {edit.value}"
+        return f"{head}\n  {name}:    # {f'without {edit.value}' if edit.value else f'leave it out, was {edit.was}'}"
     was = f"    # was {edit.was}" if edit.was else ""
     return f"{head}\n  {name}: {edit.value}{was}"
 
@@ -104,7 +104,9 @@ def _changed(rule: Rule) -> str:
     change = rule.change
     assert change is not None
     value = readable(change.value)
-    inner = f"{change.field}:  # without {value}" if change.remove else f"{change.field}: {value}"
+    inner = f"{change.field}: {value}"
+    if change.remove:
+        inner = f"{change.field}:  # {f'without {value}' if value else 'leave it out'}"
     return f"models:\n  - # the model that failed\n    {inner}"
 
 

@@ -1,53 +1,17 @@
-"""`extra_args`: flags that the pinned version knows, with values it takes.
-
-The names come from each program's own help (`scripts/generate_flags.py`). What was there once, and what to use
-instead, is written down here; each refusal was tried on the real program.
-"""
+"""`extra_args`: flags that the pinned version knows, with values it takes. The flags stand in `stackgen.flags`."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from stackgen.doctor.finding import Case, Result, Results, fail, good, unknown, warn
+from stackgen.flags import REMOVED, Flags, dashed, known_flags, meant
 
-__all__ = ["FIELDS", "REMOVED", "Flags", "known_flags", "look_at", "of_stack"]
+__all__ = ["FIELDS", "look_at", "of_stack"]
 
-DATA = Path(__file__).parent / "data"
-# engine -> flag that it has no more (or never as a flag) -> what to do instead
-REMOVED: dict[str, dict[str, str]] = {
-    "vllm": {
-        "--disable-log-requests": "leave it out: requests are logged only with --enable-log-requests",
-        "--enable-reasoning": "leave it out: reasoning_parser alone enables it",
-        "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
-        "--guided-decoding-backend": "use --structured-outputs-config.backend",
-        "--swap-space": "leave it out: preempted requests are computed anew",
-        "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
-        "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
-        "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
-        "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
-        "--device": "leave it out: the image decides (gpus: none takes the CPU image)",
-        "--worker-use-ray": "use --distributed-executor-backend ray",
-        "--num-lookahead-slots": "use --speculative-config",
-        "--speculative-model": "use --speculative-config",
-        "--num-speculative-tokens": "use --speculative-config",
-        "--use-v2-block-manager": "leave it out: there is no other",
-        "--enable-lora-bias": "leave it out",
-        "--override-pooler-config": "use --pooler-config",
-        "--preemption-mode": "leave it out: preempted requests are computed anew",
-        "--disable-frontend-multiprocessing": "leave it out",
-    },
-    "fastchat": {
-        "--api-keys": "leave it out: the key comes from .env, and a flag would show in the process list",
-    },
-    "llamacpp": {},
-}
 # flags that stack.yaml has a field for: stackgen decides by the field
 FIELDS: dict[str, dict[str, str]] = {
     "vllm": {
@@ -72,24 +36,6 @@ FIELDS: dict[str, dict[str, str]] = {
         "--api-key": "STACKGEN_API_KEY in .env",
     },
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """The flags of one version: a name leads to its entry (names, choices, whether a value follows)."""
-
-    version: str
-    by_name: dict[str, dict[str, Any]]
-
-
-@cache
-def known_flags(engine: str) -> Flags | None:
-    """The flags of the version that stackgen pins; None for an engine without a table."""
-    files = sorted(DATA.glob(f"{engine}-*.json"))
-    if not files:
-        return None
-    table = json.loads(files[-1].read_text("utf-8"))
-    return Flags(table["version"], {name: entry for entry in table["flags"] for name in entry["names"]})
 
 
 def of_stack(case: Case) -> Results:
@@ -161,23 +107,18 @@ def _entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
 
 
 def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
-    plain = "--" + flag.lstrip("-").replace("_", "-")
+    plain = dashed(flag)
     instead = REMOVED[engine].get(plain)
     if instead:
         return fail(f"{flag} was removed", f"{engine} {known.version} does not know it", instead, place)
     if engine == "fastchat" and plain in known.by_name:
         return fail(f"{flag} is unknown", "FastChat takes dashes only", f"did you mean {plain}?", place)
-    own = [name for name in known.by_name if name.startswith("--")]
-    other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
-    # a name that another engine has is taken for a slip of the pen only where it is very near
-    close = get_close_matches(plain, own, n=1, cutoff=0.85 if other else 0.6)
-    fix = f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else "leave it out"
     return fail(
         f"{flag} is unknown",
         f"{engine} {known.version} ends with `unrecognized arguments`"
         if engine != "llamacpp"
         else f"{engine} {known.version} ends with `invalid argument`",
-        fix,
+        meant(engine, flag) or "leave it out",
         place,
     )
 

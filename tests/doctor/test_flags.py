@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.generate_flags import PROGRAMS, read_help
-from stackgen.doctor.flags import FIELDS, REMOVED, known_flags, look_at
+from stackgen.doctor.flags import FIELDS, look_at
+from stackgen.flags import REMOVED, VALUELESS, known_flags
 from stackgen.images import VERSIONS, own_tag
 from tests.doctor.hosts import NO_GPU, findings, only, write_stack
 
@@ -28,6 +29,7 @@ def test_the_tables_are_of_the_pinned_versions(engine: str) -> None:
     assert known and known.version == VERSIONS[PROGRAMS[engine][0]]
     assert len(known.by_name) > 30
     assert not set(REMOVED[engine]) & set(known.by_name)
+    assert set(REMOVED["vllm"]) >= VALUELESS
     assert set(FIELDS[engine]) <= set(known.by_name)
     for advice in REMOVED[engine].values():
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= set(known.by_name), advice

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.lines import clean, recent
 from stackgen.diagnose.model import Change, Hit, Rule, patterns
+from stackgen.flags import dashed, meant
 
 __all__ = ["LAST", "RULES"]
 
@@ -32,15 +32,6 @@ FOREIGN = {
     "--dtype": "leave it out: the GGUF file has its types",
     "--kv-cache-dtype": "use --cache-type-k and --cache-type-v",
 }
-# `llama-server --help`, the flags that are often written in extra_args
-KNOWN = (
-    "--model", "--alias", "--host", "--port", "--ctx-size", "--parallel", "--n-gpu-layers", "--gpu-layers", "--threads",
-    "--threads-batch", "--batch-size", "--ubatch-size", "--flash-attn", "--cache-type-k", "--cache-type-v", "--mlock",
-    "--no-mmap", "--split-mode", "--tensor-split", "--main-gpu", "--lora", "--lora-scaled", "--mmproj", "--model-draft",
-    "--jinja", "--no-jinja", "--chat-template", "--chat-template-file", "--embeddings", "--pooling", "--reranking",
-    "--metrics", "--slots", "--seed", "--temp", "--rope-scaling", "--rope-freq-base", "--rope-freq-scale", "--numa",
-    "--cont-batching", "--reasoning-format", "--no-ui", "--timeout", "--api-key-file", "--verbose", "--log-file",
-)  # fmt: skip
 AGAIN = "download or copy it again; `stackgen down --volumes` drops all weights of the stack"
 
 
@@ -50,9 +41,12 @@ def _unknown_flag(evidence: Evidence) -> Iterator[Hit]:
         match = next((found for line in recent(service.log) if (found := UNKNOWN.match(line))), None)
         if match:
             flag = match["flag"]
-            close = get_close_matches(flag.replace("_", "-").lower(), KNOWN, n=1, cutoff=0.75)
-            other = f"did you mean {close[0]}?" if close else "take it out, or look at `llama-server --help`"
-            yield Hit(service.service, (match[0],), {"flag": flag, "remedy": FOREIGN.get(flag, other)})
+            other = meant("llamacpp", flag) or "take it out, or look at `llama-server --help`"
+            remedy = FOREIGN.get(dashed(flag), other)
+            bare = dashed(flag) == "--enforce-eager"
+            change = Change("extra_args", flag, safe=False, remove=True, with_value=not bare)
+            yield Hit(service.service, (match[0],), {"flag": flag, "remedy": remedy},
+                      change=change if remedy.startswith("leave it out") else None)  # fmt: skip
 
 
 def _context_memory(evidence: Evidence) -> Iterator[Hit]:
@@ -83,7 +77,6 @@ RULES: tuple[Rule, ...] = (
         f"{SERVER}, common/arg.cpp; provoked for real",
         "Flags of vLLM have other names here: " + "; ".join(f"`{flag}`: {to}" for flag, to in FOREIGN.items()) + ".",
         find=_unknown_flag,
-        change=Change("extra_args", "{flag}", remove=True, safe=False),
     ),
     Rule(
         "SG-A002",

@@ -4,47 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.lines import clean, since_ready
 from stackgen.diagnose.model import Change, Hit, Rule, patterns
+from stackgen.flags import REMOVED, VALUELESS, dashed, meant
 
-__all__ = ["REMOVED", "RULES"]
+__all__ = ["RULES"]
 
 UNRECOGNIZED = re.compile(r"error: unrecognized arguments: (?P<words>.*)")
-# flag -> what to do instead; vLLM's release notes and `vllm serve --help` of 0.32.0
-REMOVED = {
-    "--disable-log-requests": "leave it out: requests are not logged unless --enable-log-requests says so",
-    "--enable-reasoning": "leave it out: --reasoning-parser alone does it",
-    "--use-v2-block-manager": "leave it out: there is only one block manager",
-    "--num-lookahead-slots": "leave it out: speculative decoding sets it",
-    "--worker-use-ray": "use --distributed-executor-backend ray",
-    "--engine-use-ray": "leave it out",
-    "--swap-space": "leave it out: preempted requests are computed again",
-    "--preemption-mode": "leave it out: preempted requests are computed again",
-    "--task": "use --runner and --convert",
-    "--guided-decoding-backend": "use --structured-outputs-config.backend",
-    "--speculative-model": "use --speculative-config",
-    "--num-speculative-tokens": "use --speculative-config",
-    "--device": "leave it out: the image decides it",
-    "--rope-scaling": "use --hf-overrides",
-    "--max-seq-len-to-capture": "leave it out: --max-cudagraph-capture-size takes its place",
-    "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
-}
-# the flags that stackgen's fields stand for, and others that are often written in extra_args
-KNOWN = (
-    "--host", "--port", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization",
-    "--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "--served-model-name", "--dtype",
-    "--quantization", "--kv-cache-dtype", "--enforce-eager", "--chat-template", "--enable-auto-tool-choice",
-    "--tool-call-parser", "--reasoning-parser", "--enable-lora", "--lora-modules", "--max-lora-rank", "--max-loras",
-    "--trust-remote-code", "--revision", "--tokenizer", "--tokenizer-mode", "--load-format", "--seed", "--block-size",
-    "--enable-prefix-caching", "--no-enable-prefix-caching", "--enable-chunked-prefill", "--cpu-offload-gb",
-    "--limit-mm-per-prompt", "--hf-overrides", "--generation-config", "--speculative-config", "--compilation-config",
-    "--structured-outputs-config", "--distributed-executor-backend", "--enable-expert-parallel", "--uvicorn-log-level",
-    "--controller-address", "--worker-address", "--model-path", "--model-names", "--conv-template", "--num-gpus",
-    "--limit-worker-concurrency", "--max-gpu-memory", "--load-8bit", "--cpu-offloading", "--stream-interval",
-)  # fmt: skip
 
 
 def _flags(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, str, str]]:
@@ -58,16 +26,24 @@ def _flags(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, str, str]]:
 
 
 def _removed(evidence: Evidence) -> Iterator[Hit]:
+    """A flag that vLLM had once."""
     for service, flag, line in _flags(evidence):
-        if flag in REMOVED and service.engine != "fastchat":
-            yield Hit(service.service, (line,), {"flag": flag, "remedy": REMOVED[flag]})
+        plain = dashed(flag)
+        remedy = REMOVED["vllm"].get(plain) if service.engine in ("vllm", "") else None
+        if remedy:
+            # what needs another flag in its place is no matter of taking a word out
+            needless, bare = remedy.startswith("leave it out"), plain in VALUELESS
+            change = Change("extra_args", flag, safe=bare, remove=True, with_value=not bare) if needless else None
+            yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy}, change=change)
 
 
 def _unknown(evidence: Evidence) -> Iterator[Hit]:
+    """A flag that the engine never had."""
     for service, flag, line in _flags(evidence):
-        if flag not in REMOVED or service.engine == "fastchat":
-            close = get_close_matches(flag.replace("_", "-").lower(), KNOWN, n=1, cutoff=0.75)
-            remedy = f"did you mean {close[0]}?" if close else "take it out, or look at the engine's own --help"
+        engine = service.engine or "vllm"
+        gone = REMOVED[engine].get(dashed(flag))
+        if engine != "vllm" or not gone:
+            remedy = gone or meant(engine, flag) or "take it out, or look at the engine's own --help"
             yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy})
 
 
@@ -110,10 +86,9 @@ RULES: tuple[Rule, ...] = (
         "{flag} is gone from this version of vLLM",
         "{remedy}",
         "vLLM 0.32.0, `vllm serve --help`; provoked for real with --disable-log-requests",
-        "Flags: " + "; ".join(f"`{flag}`: {remedy}" for flag, remedy in REMOVED.items()) + ".",
+        "Flags: " + "; ".join(f"`{flag}`: {remedy}" for flag, remedy in REMOVED["vllm"].items()) + ".",
         find=_removed,
         engines=("vllm",),
-        change=Change("extra_args", "{flag}", remove=True),
     ),
     Rule(
         "SG-V004",

@@ -1,0 +1,118 @@
+"""Flags that an engine refuses: what is said of them, and what leaves stack.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
+from stackgen.diagnose.edit import apply
+from stackgen.load import parse_stack
+from stackgen.resolve import resolve
+from stackgen.runtimes.evidence import of_log
+from stackgen.targets.compose import ComposeSite
+
+STACK = """\
+name: demo
+models:
+  - model: acme/one
+    engine: {engine}
+    gpus: [0]
+    served_names: [one]
+    extra_args: [{args}]   # kept
+"""
+SAYS = {
+    "vllm": "vllm: error: unrecognized arguments: {}",
+    "fastchat": "2026-11-23 05:22:08 | ERROR | stderr | launch.py: error: unrecognized arguments: {}",
+    "llamacpp": "error: invalid argument: {}",
+}
+
+
+def refused(engine: str, args: str, said: str) -> tuple[str, Finding]:
+    text = STACK.format(engine=engine, args=args)
+    if engine == "llamacpp":
+        text = text.replace("    gpus: [0]\n", "    gpus: [0]\n    file: one.gguf\n")
+    spec = parse_stack(text)
+    plan = resolve(spec, ComposeSite(Path("x"), Path("x")), "stack.yaml")
+    service = next(one.name for one in plan.services if one.engine == engine and one.role in ("engine", "worker"))
+    log = SAYS[engine].format(said)
+    evidence = ServiceEvidence(service, engine=engine, state="exited", exit_code=2, log=log)
+    return text, diagnose(Evidence((evidence,), spec=spec, plan=plan))[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "left", "safe"),
+    [
+        ("--disable-log-requests, --seed, '7'", "--disable-log-requests", ["--seed", "7"], True),
+        ("--seed, '7', --disable_log_requests", "--disable_log_requests", ["--seed", "7"], True),
+        ("--enable-reasoning", "--enable-reasoning", [], True),
+        # its value leaves with it, and a person looks at that
+        ("--swap-space, '4', --seed, '4'", "--swap-space 4", ["--seed", "4"], False),
+        ("--seed, '4', --swap-space, '4'", "--swap-space 4", ["--seed", "4"], False),
+        ("--swap-space=4, --seed, '7'", "--swap-space=4", ["--seed", "7"], False),
+    ],
+)
+def test_a_needless_flag_leaves_with_its_value(args: str, said: str, left: list[str], safe: bool) -> None:
+    text, found = refused("vllm", args, said)
+    assert found.id == "SG-V003" and found.edit is not None and found.edit.safe is safe
+    after = apply(text, found.edit)
+    assert yaml.safe_load(after)["models"][0]["extra_args"] == left and "# kept" in after
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "fix"),
+    [
+        ("--task, embed", "--task embed", "use --runner"),
+        ("--rope-scaling, '{\"a\": 1}'", '--rope-scaling {"a": 1}', "use --hf-overrides"),
+        ("--worker-use-ray", "--worker-use-ray", "--distributed-executor-backend ray"),
+        # the value was forgotten: nobody knows what the next word is
+        ("--swap-space, --seed, '7'", "--swap-space", "leave it out"),
+    ],
+)
+def test_what_needs_more_than_a_removal_is_only_told(args: str, said: str, fix: str) -> None:
+    _, found = refused("vllm", args, said)
+    assert found.id == "SG-V003" and fix in found.fix and found.edit is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag", "fix"),
+    [
+        ("vllm", "--model-names", "it is a flag of fastchat"),
+        ("vllm", "--num-gpus", "it is a flag of fastchat"),
+        ("vllm", "--load-8bit", "it is a flag of fastchat"),
+        ("vllm", "--limit-worker-concurrency", "it is a flag of fastchat"),
+        ("vllm", "--ctx-size", "it is a flag of llamacpp"),
+        ("vllm", "--tensor-paralel-size", "did you mean --tensor-parallel-size?"),
+        ("vllm", "--async-schedulng", "did you mean --async-scheduling?"),
+        ("fastchat", "--max-model-len", "it is a flag of vllm"),
+        ("fastchat", "--limit_worker_concurrency", "did you mean --limit-worker-concurrency?"),
+        ("fastchat", "--conv-templat", "did you mean --conv-template?"),
+        ("fastchat", "--api-keys", "the key comes from .env"),
+        ("llamacpp", "--enforce-eager", "there are no CUDA graphs"),
+        ("llamacpp", "--ctx-siz", "did you mean --ctx-size?"),
+    ],
+)
+def test_a_flag_of_another_engine_is_told_as_that(engine: str, flag: str, fix: str) -> None:
+    _, found = refused(engine, f"{flag}, '2'", f"{flag} 2")
+    assert found.id == ("SG-A001" if engine == "llamacpp" else "SG-V004") and fix in found.fix
+
+
+@pytest.mark.parametrize("flag", ["--rope-theta", "--enable-lora-bias", "--override-pooler-config", "--swap_space"])
+def test_doctor_and_diagnose_know_the_same_removed_flags(flag: str) -> None:
+    from stackgen.doctor.flags import look_at
+    from stackgen.flags import known_flags
+
+    known = known_flags("vllm")
+    assert known
+    (before,) = look_at("vllm", (flag,), known, "x")
+    after = diagnose(of_log(f"vllm: error: unrecognized arguments: {flag} 3\n"))[0]
+    assert after.id == "SG-V003" and before.fix == after.fix
+
+
+def test_a_foreign_flag_of_llamacpp_leaves_with_its_value() -> None:
+    text, found = refused("llamacpp", "--dtype, half, --mlock", "--dtype")
+    assert found.edit is not None and not found.edit.safe
+    assert yaml.safe_load(apply(text, found.edit))["models"][0]["extra_args"] == ["--mlock"]
+    assert refused("llamacpp", "--max-num-seqs, '4'", "--max-num-seqs")[1].edit is None
