@@ -1,4 +1,6 @@
-"""diagnose and explain: why a stack failed, and what the ids mean. Exit codes of diagnose: 0 nothing wrong, 1 found."""
+"""diagnose and explain: why a stack failed, and what the ids mean. Exit codes of diagnose: 0 nothing wrong, 1 found,
+or it can't be told.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ __all__ = ["diagnose", "explain", "fix"]
 def diagnose(words: Namespace) -> int:
     """`stackgen diagnose`: the cause first, what else was found below."""
     from stackgen.diagnose import diagnose as judge
+    from stackgen.diagnose.engine import unsure
     from stackgen.diagnose.explain import told
     from stackgen.diagnose.gpus import summary
     from stackgen.diagnose.secrets import Scrubber
@@ -30,15 +33,18 @@ def diagnose(words: Namespace) -> int:
         _bundle(words.bundle, evidence, findings, files)
     lines = [told(one, first=not index) for index, one in enumerate(findings)]
     nothing = "nothing wrong found" + ("" if evidence.services else ": there is nothing to look at")
+    unclear = () if findings else unsure(evidence)
+    if unclear:
+        nothing = f"can't tell: no cause is found, and nothing says that {', '.join(unclear)} was ever ready"
     gpus = evidence.gpus
     # a log alone may come from another machine: nothing is known of its cards, and nothing is said
     cards = ["", *summary(gpus)] if gpus else []
-    print_data(words, {"ok": not findings, "findings": [one.to_json() for one in findings],
+    print_data(words, {"ok": not findings and not unclear, "findings": [one.to_json() for one in findings],
                        "gpus": gpus.to_json() if gpus else None},
                [*(["\n\n".join(lines)] if lines else [nothing]), *map(Scrubber(evidence.secrets), cards)])  # fmt: skip
     if words.fix:
         fix(words, findings, path)
-    return 1 if findings else 0
+    return 1 if findings or unclear else 0
 
 
 def explain(words: Namespace) -> int:
@@ -54,8 +60,9 @@ def explain(words: Namespace) -> int:
     from stackgen.doctor.table import CHECKS
 
     # what doctor finds has ids of its own kind, and no page beyond its line
+    wanted = words.id.upper()
     for check in CHECKS:
-        if check.id == words.id.upper():
+        if check.id in (wanted, f"SG-{wanted}"):
             text = f"{check.id}: {check.name}\n\n`stackgen doctor` looks at this before a start: {check.looks_at}."
             print_data(words, {"id": check.id, "title": check.name, "explain": check.looks_at}, [text])
             return 0
@@ -68,15 +75,16 @@ def explain(words: Namespace) -> int:
 
 def _collect(words: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
     """The evidence, the rendered files for a report, and stack.yaml where the words name one."""
+    from stackgen.diagnose.lines import decoded
     from stackgen.errors import StackgenError
     from stackgen.runtimes import evidence
 
     if words.logs:
         try:
-            text = sys.stdin.read() if words.logs == "-" else Path(words.logs).read_text("utf-8", "replace")
+            pasted = decoded(sys.stdin.buffer.read() if words.logs == "-" else Path(words.logs).read_bytes())
         except OSError as error:
             raise StackgenError(f"{words.logs} can't be read: {error.strerror}") from None
-        return evidence.of_log(text), {}, None
+        return evidence.of_log(pasted), {}, None
     if words.container:
         return evidence.of_container(words.container), {}, None
     from stackgen.stack import open_stack, stack_file

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from signal import Signals
 
-from stackgen.diagnose.evidence import Evidence, ServiceEvidence
+from stackgen.diagnose.evidence import Evidence, ServiceEvidence, guess_engine
 from stackgen.diagnose.gpus import card_lines, held, summary
-from stackgen.diagnose.lines import around, clean, recent, since_ready, telling, was_ready
+from stackgen.diagnose.lines import around, calm, clean, died, failed, has_served, recent, telling
 from stackgen.diagnose.model import UNKNOWN, Change, Edit, Finding, Hit, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.diagnose.secrets import Scrubber
 from stackgen.flags import dashed
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "unsure"]
 
-# supervise.sh says it, and the engines' own last words: the log is that of a start that failed
-FAILED = re.compile(
-    r"and was never healthy|^Traceback \(most recent|: error: |See root cause above|EngineDeadError|"
-    r"Error response from daemon|^dependency failed to start|exiting due to model loading error|"
-    r"^error: invalid argument: |^error while handling argument "
-)
-DIED = re.compile(r"and was never healthy|EngineDeadError")
-SERVED = re.compile(r'HTTP/1\.[01]" 200')
 WIDTH = 400
 
 
@@ -35,7 +29,7 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
     found: list[tuple[Finding, frozenset[str]]] = []
     for rule in RULES:
         seen: set[str] = set()
-        for hit in rule.find(evidence) if rule.find else _matches(rule, evidence):
+        for hit in chain(rule.find(evidence) if rule.find else (), _matches(rule, evidence)):
             # each try says the same again, and a second service with the same cause is one line more
             if hit.service not in seen:
                 seen.add(hit.service)
@@ -48,14 +42,24 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
             kept.append(one)
             read |= lines
     told = {one.service for one in kept}
-    failed = {one.service for one in evidence.services if one.failed}
+    broken = {one.service for one in evidence.services if one.failed}
     # a cause of the whole stack explains what its services show; beside a known cause, only real failures count
     rest = [one for one in (*(one for one, _ in found if one.fallback), *_unknown(evidence, scrub)) if "" not in told]
     for one in rest:
-        if one.service not in told and (not kept or one.service in failed):
+        if one.service not in told and (not kept or one.service in broken):
             kept.append(one)
             told.add(one.service)
     return tuple(kept)
+
+
+def unsure(evidence: Evidence) -> tuple[str, ...]:
+    """The services of which nothing tells that they work, where nothing tells either that they failed."""
+    logs = [one for one in evidence.services if not one.state]
+    # a gateway or a page between engines has no line that says that it is ready
+    known = [one for one in logs if guess_engine(one.log)]
+    unready = [one for one in (known or logs) if not has_served(one.log)]
+    waiting = [one for one in evidence.services if one.state and not one.works]
+    return tuple(one.service for one in (*(unready if known or len(unready) == len(logs) else ()), *waiting))
 
 
 def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
@@ -63,6 +67,8 @@ def _matches(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
         # one search over the whole text is much faster than one for each line, and mostly finds nothing
         whole = "\n".join(lines)
         if not any(pattern.search(whole) for pattern in rule.patterns):
+            continue
+        if any(pattern.search(whole) for pattern in rule.unless):
             continue
         for line in lines:
             match = next((found for pattern in rule.patterns if (found := pattern.search(line))), None)
@@ -78,15 +84,22 @@ def _texts(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, Sequence[str]]
         if rule.engines and service.engine and service.engine not in rule.engines:
             continue
         if "log" in rule.places and not (service.works and service.role == "download"):
-            yield service.service, recent(service.log)
+            yield service.service, recent(service.log, _serves(service))
         if "docker" in rule.places and service.error:
             yield service.service, service.error.splitlines()
         if "health" in rule.places and service.health == "unhealthy":
             yield service.service, list(reversed(service.health_log.splitlines()))
     if "compose" in rule.places:
-        yield "", list(reversed(evidence.compose_output.splitlines()))
+        yield "", [clean(line) for line in reversed(evidence.compose_output.splitlines()) if not calm(line)]
     if "check" in rule.places:
         yield "", [f"{check}: {message}" for check, message in evidence.checks]
+
+
+def _serves(service: ServiceEvidence) -> bool:
+    """Whether it works or still loads: then only errors count, for a request's text may hold any words."""
+    if died(service.log):
+        return False
+    return service.works or service.loads or (not service.state and has_served(service.log))
 
 
 def _finding(rule: Rule, hit: Hit, evidence: Evidence, scrub: Scrubber) -> Finding:
@@ -156,7 +169,7 @@ def _edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evidence) 
         # a removal needs the entry to stand there; without a spec there is nothing to change, only to show
         entries = _entries(value, was or (), change.with_value)
         return Edit(path, " ".join(entries), str(was), safe, True, entries) if entries else None
-    if str(was) == value or (change.remove and was is None):
+    if str(was).lower() == value.lower() or (change.remove and was is None):
         return None
     return Edit(path, value, "" if was in (None, ()) else str(was), safe, change.remove)
 
@@ -176,12 +189,12 @@ def _entries(flag: str, words: Sequence[str], with_value: bool) -> tuple[str, ..
 def _unknown(evidence: Evidence, scrub: Scrubber) -> Iterator[Finding]:
     """What failed and fits no rule: its most telling lines, and no guess."""
     for service in evidence.services:
-        if service.works or not (service.failed or _log_failed(service)):
-            continue
-        yield _nothing_known(service.service, telling(service.log) or _states(service), scrub)
+        if not service.works and (service.failed or _log_failed(service)):
+            lines = telling(service.log)
+            yield _nothing_known(service.service, (*lines, *_states(service, bool(lines))), scrub)
     if evidence.compose_output.strip() and not any(one.failed or one.log for one in evidence.services):
-        lines = [line for line in evidence.compose_output.splitlines() if line.strip()]
-        yield _nothing_known("", tuple(lines[-4:]), scrub)
+        lines = tuple(line for line in evidence.compose_output.splitlines() if line.strip())
+        yield _nothing_known("", lines[-4:], scrub)
     if evidence.checks and all(one.works for one in evidence.services):
         yield _nothing_known("", tuple(f"{check}: {message}" for check, message in evidence.checks), scrub)
 
@@ -200,13 +213,23 @@ def _nothing_known(service: str, lines: tuple[str, ...], scrub: Scrubber) -> Fin
 
 
 def _log_failed(service: ServiceEvidence) -> bool:
-    lines = since_ready(service.log)
+    if service.state:
+        return service.state == "running" and died(service.log)
     # a server that is ready, or has served, may log the traceback of a bad request
-    ready = was_ready(service.log) or bool(SERVED.search(service.log))
-    return not service.state and any((DIED if ready else FAILED).search(clean(line)) for line in lines)
+    return died(service.log) if has_served(service.log) else failed(service.log)
 
 
-def _states(service: ServiceEvidence) -> tuple[str, ...]:
-    code = f", exit code {service.exit_code}" if service.exit_code is not None else ""
+def _states(service: ServiceEvidence, has_log: bool) -> tuple[str, ...]:
+    if not service.state:
+        return ()
+    code = f", exit code {service.exit_code}{_signal(service.exit_code)}" if service.exit_code is not None else ""
     health = f", {service.health}" if service.health else ""
-    return (f"{service.service} is {service.state}{code}{health}, and its log says nothing",)
+    return (f"{service.service} is {service.state}{code}{health}{'' if has_log else ', and its log says nothing'}",)
+
+
+def _signal(code: int) -> str:
+    """What ended a program: a shell counts 128 up for a signal."""
+    try:
+        return f" = 128 + {Signals(code - 128).name}" if code > 128 else ""
+    except ValueError:
+        return ""

@@ -65,6 +65,11 @@ class ServiceEvidence:
         return self.state == "running" and self.health in ("healthy", "")
 
     @property
+    def loads(self) -> bool:
+        """It runs since its first start and is not ready yet."""
+        return self.state == "running" and self.health == "starting" and self.restarts == 0
+
+    @property
     def failed(self) -> bool:
         """Docker says that it failed; False where only a log is known."""
         ended = self.state in ("exited", "dead", "restarting", "paused") and not self.works

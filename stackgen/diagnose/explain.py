@@ -63,7 +63,7 @@ def markdown(rule: Rule) -> str:
     if rule.patterns:
         parts.append("Told by a line that matches:\n")
         parts.append("```text\n" + "\n".join(pattern.pattern for pattern in rule.patterns) + "\n```\n")
-    elif rule.find:
+    if rule.find:
         about = (rule.find.__doc__ or "").strip().splitlines()
         parts.append(f"Found by a function of the whole evidence{': ' + about[0] if about else '.'}\n")
     parts.append(f"Source: {rule.source}.\n")

@@ -16,7 +16,7 @@ from typing import Any
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES, guess_engine
 from stackgen.diagnose.gpus import GpuState
-from stackgen.diagnose.lines import CUT, joined, split_services, window
+from stackgen.diagnose.lines import CUT, joined, shortened, split_services, window
 from stackgen.envfile import read_env
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Plan, Service
@@ -130,6 +130,7 @@ def of_container(name: str) -> Evidence:
 
 def of_log(text: str) -> Evidence:
     """The evidence in a log that somebody saved or pasted; that of `docker compose logs` is taken apart."""
+    text = shortened(text)
     if len(text) > LOG_BYTES:
         text = f"{text[:HEAD_BYTES]}\n{CUT}\n{text[HEAD_BYTES - LOG_BYTES :]}"
     parts = split_services(text)
@@ -218,7 +219,7 @@ def _log(client: Any, container: str) -> str:
     """The last lines of the log, and its first ones where it is longer: how it was started stands only there."""
     tail = client.api.logs(container, tail=LOG_LINES).decode(errors="replace")[-LOG_BYTES:].splitlines()
     if len(tail) < LOG_LINES:
-        return "\n".join(tail)
+        return shortened("\n".join(tail))
     # the API has no way to ask for the first lines, and its library none to end a stream early without leaving a socket
     words = ["docker", "logs", container]
     try:
@@ -229,7 +230,7 @@ def _log(client: Any, container: str) -> str:
     # an engine without the command: its last lines are known all the same
     except OSError:
         lines = []
-    return joined(lines, tail)
+    return shortened(joined(lines, tail))
 
 
 def _process(service: Service, state: ServiceState | None, logs: Path) -> ServiceEvidence:
@@ -253,7 +254,7 @@ def _process(service: Service, state: ServiceState | None, logs: Path) -> Servic
 def _of_files(paths: Sequence[Path]) -> str:
     """A log in parts, the oldest first: its first and its last lines."""
     texts = [path.read_text(errors="replace") for path in paths if path.exists()]
-    return window("".join(texts), HEAD_LINES, LOG_LINES)
+    return shortened(window("".join(texts), HEAD_LINES, LOG_LINES))
 
 
 def _gpus() -> GpuState:

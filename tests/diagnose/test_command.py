@@ -58,6 +58,10 @@ def run(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]
     return code, said.out, said.err
 
 
+def piped(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8")
+
+
 def test_a_log_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "diagnose", "--logs", str(LOGS / "SG-V012-kvsmall.log"))
     assert code == 1 and out.startswith("error[SG-V012]") and "max_model_len: 2097024" in out
@@ -66,7 +70,7 @@ def test_a_log_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_log_from_standard_input_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO((LOGS / "SG-V004-misspelled.log").read_text()))
+    monkeypatch.setattr("sys.stdin", piped((LOGS / "SG-V004-misspelled.log").read_bytes()))
     code, out, _ = run(capsys, "diagnose", "--logs", "-", "--json")
     data = json.loads(out)
     assert code == 1 and data["ok"] is False and data["findings"][0]["id"] == "SG-V004"
@@ -83,6 +87,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "explain")
     assert code == 0 and len(out.splitlines()) > 80
     assert json.loads(run(capsys, "explain", "V012", "--json")[1])["id"] == "SG-V012"
+    assert json.loads(run(capsys, "explain", "P001", "--json")[1])["id"] == "SG-P001"
 
 
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, text: str = STACK) -> Path:

@@ -150,13 +150,15 @@ Traceback (most recent call last):
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 stackgen: the service ended with code 1 after 5s and was never healthy: the reason stands above
 """
-    for evidence in (
-        of_log(log),
-        Evidence((ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=log),)),
-    ):
+    root = "ValueError: the frobnicator is out of plums"
+    for evidence, shown in (
+        (of_log(log), (root,)),
+        (Evidence((ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=log),)),
+         (root, "a is exited, exit code 1")),
+    ):  # fmt: skip
         (found,) = diagnose(evidence)
         assert found.id == UNKNOWN and found.edit is None
-        assert found.evidence == ("ValueError: the frobnicator is out of plums",)
+        assert found.evidence == shown
 
 
 @pytest.mark.parametrize(

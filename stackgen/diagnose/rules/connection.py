@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import telling
+from stackgen.diagnose.lines import died, telling
 from stackgen.diagnose.model import Hit, Rule, patterns
 
 __all__ = ["LAST", "RULES"]
@@ -36,7 +36,8 @@ def _not_started(evidence: Evidence) -> Iterator[Hit]:
 
 def _loading(evidence: Evidence) -> Iterator[Hit]:
     for service in evidence.services:
-        if service.state == "running" and service.health == "starting" and service.restarts == 0:
+        # what died after it was ready does not get better by waiting
+        if service.loads and not died(service.log):
             yield Hit(service.service, (_line(service), *telling(service.log, 1)))
 
 
@@ -64,7 +65,8 @@ def _elsewhere(evidence: Evidence) -> Iterator[Hit]:
 def _ended(evidence: Evidence) -> Iterator[Hit]:
     for service in evidence.services:
         # a code of failure has a reason in the log, which is `unknown` at worst
-        if service.state in ("exited", "dead") and service.exit_code in (0, 143) and not service.works:
+        ended = service.state in ("exited", "dead") and service.exit_code in (0, 143) and not service.works
+        if ended and not died(service.log):
             yield Hit(service.service, (_line(service),), {"code": str(service.exit_code)})
 
 
@@ -103,11 +105,15 @@ RULES: tuple[Rule, ...] = (
         "127.0.0.1 inside a container is that container, and names of services are known only inside the stack",
         "from a container of the stack ask http://SERVICE:8000/v1; from the machine ask 127.0.0.1 with the published "
         "port",
-        "stackgen check, `resolve`; getaddrinfo",
+        "stackgen check, `resolve`; getaddrinfo; aiohttp 3.13, client_exceptions.py, ClientConnectorError",
         "A client in another stack's container reaches the machine as host.docker.internal (with `extra_hosts: "
         '["host.docker.internal:host-gateway"]`), and only if `bind:` allows it.',
-        patterns(r"resolve: .*the name '(?P<name>[^']+)' can't be resolved", r"Could not resolve host: (?P<name>\S+)"),
-        places=("check",),
+        patterns(
+            r"^resolve: .*the name '(?P<name>[^']+)' can't be resolved",
+            r"^resolve: .*Could not resolve host: (?P<name>\S+)",
+            r"Cannot connect to host (?P<name>localhost|127\.0\.0\.1):\d+ ",
+        ),
+        places=("check", "log"),
     ),
     Rule(
         "SG-C011",

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import telling, was_ready
+from stackgen.diagnose.lines import ended, last_said, telling, was_ready
 from stackgen.diagnose.model import Hit, Place, Rule, patterns
 
 __all__ = ["FIRST", "RULES"]
 
 BOTH: tuple[Place, ...] = ("compose", "docker")
+HOST = r"(?:\[[^\]\s]*\]|[\w.*-]*|::)"
 # as Python and as curl say it
 REFUSED = re.compile(r"[Rr]efused|Couldn't connect to server")
 
@@ -24,8 +25,14 @@ def _wrong_probe(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _loops(evidence: Evidence) -> Iterator[Hit]:
+    """Docker started it again and again, or supervise.sh did within the container, which Docker does not count."""
     for service in evidence.services:
-        if service.restarts >= 2 and not service.works:
+        again = ended(service.log)
+        if again >= 2:
+            state = f", {service.state} now" if service.state else ""
+            lines = (f"{service.service}: was healthy and ended {again} times{state}", *last_said(service.log))
+            yield Hit(service.service, lines, {"restarts": str(service.restarts + again)})
+        elif service.restarts >= 2 and not service.works:
             lines = (f"{service.service}: {service.restarts} restarts, {service.state}", *telling(service.log, 4))
             yield Hit(service.service, lines, {"restarts": str(service.restarts)})
 
@@ -39,9 +46,38 @@ FIRST: tuple[Rule, ...] = (
         "Docker engine 28 and docker-proxy; provoked for real",
         "Docker publishes a port of the machine for each endpoint. `stackgen status` of another stack may show it.",
         patterns(
-            r"Bind for \S+?:(?P<port>\d+) failed: port is already allocated",
-            r"(?:listen|bind) \S+ \S*?:(?P<port>\d+): bind: address already in use",
-            r"failed to bind host port (?:for )?\S*?:(?P<port>\d+)",
+            rf"Bind for {HOST}:(?P<port>\d+) failed: port is already allocated",
+            rf"listen \S+ {HOST}:(?P<port>\d+): bind: address already in use",
+            rf"failed to bind host port (?:for )?{HOST}:(?P<port>\d+)\S*: address already in use",
+        ),
+        places=BOTH,
+    ),
+    Rule(
+        "SG-D014",
+        "the address in `bind:` is not one of this machine",
+        "no network card of this machine has the address {address}",
+        "set `bind:` to an address that `ip -br address` shows, or to 0.0.0.0 for all of them",
+        "Docker engine 28 and 29, libnetwork/portmapper; errno 99, EADDRNOTAVAIL",
+        "An address that a router or a cloud maps to this machine is not its own: bind the inner one. An address that "
+        "comes by DHCP or a VPN may be gone after a restart.",
+        patterns(
+            rf"failed to bind host port (?:for )?(?P<address>{HOST}):\d+\S*: cannot assign requested address",
+            rf"listen \S+ (?P<address>{HOST}):\d+: bind: cannot assign requested address",
+        ),
+        places=BOTH,
+    ),
+    Rule(
+        "SG-D015",
+        "Docker may not open this port",
+        "the Docker engine has no permission to open port {port} of this machine",
+        "set a `port:` from 1024 on, or allow lower ones to rootless Docker: "
+        "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`",
+        "Docker engine 28 and 29, libnetwork/portmapper; rootlesskit, port/builtin; errno 13, EACCES",
+        "Ports below 1024 belong to root. A Docker engine that runs without root may not open them.",
+        patterns(
+            rf"failed to bind host port (?:for )?{HOST}:(?P<port>\d+)\S*: permission denied",
+            rf"listen \S+ {HOST}:(?P<port>\d+): bind: permission denied",
+            r"cannot expose privileged port (?P<port>\d+)",
         ),
         places=BOTH,
     ),
@@ -51,15 +87,18 @@ FIRST: tuple[Rule, ...] = (
         "the registry does not give the image[[: {image}]]",
         "check the name and this machine's way to the registry, log in (`docker login`), or set `image:`",
         "Docker engine 28, distribution; provoked for real",
-        "`denied` and `not found` both mean: no such image, or no right to it. `no such host` is DNS. Docker Hub "
-        "limits pulls without an account.",
+        "`denied` and `not found` both mean: no such image, or no right to it. `no such host` is DNS, `x509` a proxy "
+        "whose certificate Docker does not know. Docker Hub limits pulls without an account.",
         patterns(
             r"pull access denied for (?P<image>[^,\s]+)",
             r"manifest for (?P<image>\S+) not found",
             r"failed to resolve reference \"(?P<image>[^\"]+)\"",
             r"manifest unknown",
-            r"(?:Get|Head) \"https://(?P<image>[^/\"]+)/v2/.*(?:no such host|i/o timeout|connection refused)",
-            r"toomanyrequests: .*",
+            r"(?:Get|Head) \"https://(?P<image>[^/\"]+)/[^\"]*\": .*(?:no such host|i/o timeout|connection refused|"
+            r"Client\.Timeout exceeded|context deadline exceeded|TLS handshake timeout|x509: |network is unreachable|"
+            r"server misbehaving|unauthorized: )",
+            r"^(?:.{0,300}(?:[Ee]rror|ERROR|failed).{0,300})?toomanyrequests: .*",
+            r"(?:[Ee]rror|ERROR).{0,300}: unauthorized: authentication required",
             r"No such image: (?P<image>\S+)",
         ),
         places=BOTH,
@@ -95,10 +134,12 @@ FIRST: tuple[Rule, ...] = (
         "the Docker engine does not answer",
         "no engine listens where `docker` looks for it",
         "start it (`sudo systemctl start docker`), or join its group (`sudo usermod -aG docker $USER`, log in again)",
-        "Docker CLI 28",
+        "Docker CLI 28 and 29",
         "`permission denied` on docker.sock: the user is not in the group docker.",
         patterns(
-            r"(?i)cannot connect to the docker daemon", r"permission denied while trying to connect to the [Dd]ocker"
+            r"(?i)cannot connect to the docker daemon",
+            r"failed to connect to the docker API",
+            r"permission denied while trying to connect to the [Dd]ocker",
         ),
         places=BOTH,
     ),
@@ -154,9 +195,9 @@ FIRST: tuple[Rule, ...] = (
         "Compose 2.24 to 5; provoked for real",
         "stackgen asks Compose before it writes the file: it was edited since, or Compose is another here.",
         patterns(
-            r"validating \S+: (?P<problem>.*)",
+            r"^validating .{1,300}?\.ya?ml: (?P<problem>.*)",
             r"yaml: (?P<problem>line \d+.*)",
-            r"(?P<problem>.+): invalid compose project",
+            r"^(?P<problem>.+): invalid compose project",
             r"(?P<problem>invalid interpolation format for \S*\w)",
         ),
         places=("compose",),
@@ -185,11 +226,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D012",
         "the service is started again and again",
-        "{service} was restarted {restarts} times, and each start ended the same way",
+        "{service} was started again {restarts} times, and ended again",
         'read the lines above the last restart; restart: "no" in stack.yaml leaves the container as it ended',
-        "Docker: RestartCount",
+        "Docker: RestartCount; stackgen's supervise.sh, `the service was healthy and ended`",
         "`unless-stopped` and `always` loop for ever on a start that can't work. stackgen's "
-        "default, on-failure:3, has a bound.",
+        "default, on-failure:3, has a bound. What dies after it was healthy is started again within its container, "
+        "which Docker's count does not show: it may look healthy at this moment.",
         find=_loops,
         fallback=True,
     ),

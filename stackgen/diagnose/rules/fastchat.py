@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean
+from stackgen.diagnose.lines import clean, since_ready
 from stackgen.diagnose.model import Hit, Rule, patterns
 
 __all__ = ["RULES"]
@@ -23,6 +23,17 @@ BEAT = re.compile(
 LOST = re.compile(r"heart beat error: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\)")
 # seconds that no call began in: three heartbeats of plain FastChat, and more than most answers take
 STILL = 90
+
+
+def _no_template(evidence: Evidence) -> Iterator[Hit]:
+    """A name that FastChat's own table of templates lacks."""
+    for service in evidence.services:
+        lines = [clean(line) for line in since_ready(service.log)]
+        for index, line in enumerate(lines):
+            match = re.match(r"KeyError: '(?P<name>[^']+)'", line)
+            if match and any("in get_conv_template" in frame for frame in lines[max(0, index - 6) : index]):
+                yield Hit(service.service, (line.strip(),), match.groupdict())
+                break
 
 
 def _fastchat(evidence: Evidence) -> Iterator[ServiceEvidence]:
@@ -89,7 +100,6 @@ RULES: tuple[Rule, ...] = (
         patterns(
             r"the variable API_KEYS is set",
             r"error parsing (?:env var|value for field) \"?api_keys\"?",
-            r"JSONDecodeError.*API_KEYS",
         ),
     ),
     Rule(
@@ -101,7 +111,8 @@ RULES: tuple[Rule, ...] = (
         "FastChat chooses templates by the model's path. 0.2.36 has none for Llama 3, Gemma or Phi-3: plain FastChat "
         'falls to `one_shot`, where "hi" becomes 964 tokens. stackgen\'s launcher registers one made from the '
         "tokenizer's own.",
-        patterns(r"no conversation template '(?P<name>[^']+)'", r"KeyError: '(?P<name>llama-3|[\w-]*template[\w-]*)'"),
+        patterns(r"no conversation template '(?P<name>[^']+)'"),
+        find=_no_template,
     ),
     Rule(
         "SG-F003",

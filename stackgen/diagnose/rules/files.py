@@ -9,6 +9,8 @@ __all__ = ["RULES"]
 AGAIN = (
     "download it again (`stackgen down --volumes` drops all weights of the stack; `hf cache verify` names bad files)"
 )
+# what a cache refuses is told by SG-H009: a file that is being made, and not one that is read
+READING = r"^(?!.*(?:/\.cache/(?!.*/snapshots/.*\.\w)|\.locks?\b|mkdir|when downloading|cannot download)).*?"
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -66,7 +68,7 @@ RULES: tuple[Rule, ...] = (
         "A folder of Git or of the Hub's cache has the files one level deeper.",
         patterns(
             r"Invalid repository ID or local directory specified: '(?P<path>[^']+)'",
-            r"(?P<path>/\S+) does not appear to have a file named config\.json",
+            r"(?<![^\s'\"(])(?P<path>/\S+) does not appear to have a file named config\.json",
         ),
     ),
     Rule(
@@ -106,8 +108,9 @@ RULES: tuple[Rule, ...] = (
         "Our containers run without capabilities, so even root inside may not read what belongs to others with mode "
         "0600. Files that Transformers saves have that mode.",
         patterns(
-            r"Permission ?[Dd]enied.*?(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
-            r"(?P<path>/\S+\.(?:safetensors|gguf)).*Permission denied",
+            rf"{READING}Permission ?[Dd]enied.*?"
+            r"(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
+            r"(?<![^\s'\"(])(?P<path>/\S+\.(?:safetensors|gguf))\b.{0,300}Permission denied",
         ),
     ),
 )

@@ -73,12 +73,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G013",
         "the machine's own driver does not answer",
-        "nvidia-smi fails on this machine itself: {said}",
+        "the NVIDIA driver of this machine itself does not work: {said}",
         "restart the machine after a driver update; after a kernel update install the driver's module again (dkms)",
         "nvidia-smi, as NVIDIA/nvidia-container-toolkit issues and NVIDIA's forums quote it; not provoked",
         "A driver that was updated while it was loaded has other libraries than its module: `Driver/library version "
         "mismatch`. `couldn't communicate` means that no module is loaded at all.",
+        patterns(r"nvidia-container-cli: initialization error: (?P<said>nvml error: driver[^:]*)"),
         find=_driver_dead,
+        places=("compose", "docker"),
         cards=True,
     ),
     Rule(
@@ -104,7 +106,7 @@ RULES: tuple[Rule, ...] = (
         "alone (`nvidia-smi` works) is not enough. Docker started before the toolkit was installed must be restarted. "
         "Docker from snap, and Docker Desktop on Linux, can't reach the driver.",
         patterns(
-            r'could not select device driver "(?P<driver>[^"]*)" with capabilities',
+            r'could not select device driver [\\"]*(?P<driver>[^"\\\s]*?)[\\"]*\s*with capabilities',
             r"unknown or invalid runtime name: (?P<driver>nvidia)",
             r"(?P<driver>nvidia)-container-runtime-hook.*(?:not found|no such file)",
         ),
@@ -114,8 +116,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G002",
         "the NVIDIA driver is too old for the image",
         "the image needs a newer driver than this machine has[[ ({driver})]][[: {need}]]",
-        "update the driver (CUDA 13 wants 580 or newer), or set `image:` to a tag for older drivers, such as "
-        "vllm/vllm-openai:v0.32.0-cu129",
+        "update the driver (CUDA 13 wants 580 or newer), or set `image:` to one that is built for an older CUDA (of "
+        "vLLM: vllm/vllm-openai:v0.32.0-cu129)",
         "CUDA errors 803, 804: gpustack/gpustack issue 4678, vllm-project/vllm issue 5283; nvidia-container-cli",
         "Every image is built for one CUDA version, and that wants a driver of at least its own age. Error 803: the "
         "driver in the kernel and its libraries differ (reboot after an update). Error 804: forward compatibility is "
@@ -177,18 +179,43 @@ RULES: tuple[Rule, ...] = (
         cards=True,
     ),
     Rule(
+        "SG-G016",
+        "Docker has no CDI description of the cards",
+        "CDI knows no {device}: the files that describe the cards were never made, or are not where Docker looks",
+        "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; `nvidia-ctk cdi list` shows what there is",
+        "cncf-tags/container-device-interface, pkg/cdi/cache.go; NVIDIA/nvidia-container-toolkit issues 146 and 434",
+        "With gpu_driver: cdi Docker reads /etc/cdi and /var/run/cdi. They are made anew after an update of the "
+        'driver, or when cards change. Docker before 28.3 wants `"features": {"cdi": true}` in daemon.json.',
+        patterns(r"unresolvable CDI devices (?P<device>\S+=(?:all|0)\b)"),
+        places=("log", "compose", "docker"),
+        cards=True,
+    ),
+    Rule(
         "SG-G006",
         "a GPU that is not there was asked for",
         "the machine has not the GPU that stack.yaml names[[: {device}]]",
         "choose ids that `nvidia-smi -L` prints: gpus: [0]",
-        "nvidia-container-cli, Docker's CDI, CUDA error 101 (not provoked, texts from memory)",
+        "nvidia-container-cli: NVIDIA/nvidia-container-toolkit issue 29; Docker's CDI: its issue 434; CUDA error 101 "
+        "as torch 2.x prints it; not provoked",
         "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
         patterns(
             r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
-            r"unresolvable CDI devices (?P<device>\S+)",
+            r"unresolvable CDI devices (?P<device>[^\s,:]+)",
             r"CUDA error: invalid device ordinal",
         ),
         places=("log", "compose", "docker"),
+        cards=True,
+    ),
+    Rule(
+        "SG-G015",
+        "more GPUs are wanted than the container has",
+        "the model is to be split over {wanted} GPUs, and {count} are there",
+        "give the model as many (`gpus: {wanted}`), or lower tensor_parallel_size and pipeline_parallel_size",
+        "vLLM 0.32.0, config/parallel.py, __post_init__; not provoked",
+        "tensor_parallel_size times pipeline_parallel_size cards are wanted. CUDA_VISIBLE_DEVICES in extra_env hides "
+        "cards that the container was given.",
+        patterns(r"World size \((?P<wanted>\d+)\) is larger than the number of available GPUs \((?P<count>\d+)\)"),
+        engines=("vllm",),
         cards=True,
     ),
     Rule(
@@ -253,8 +280,10 @@ RULES: tuple[Rule, ...] = (
         "virtual machines that block peer-to-peer access, and on a second network interface that is chosen by mistake "
         "(NCCL_SOCKET_IFNAME).",
         patterns(
-            r"NCCL error: (?P<error>unhandled (?:cuda|system) error|internal error|invalid usage)",
-            r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError",
+            r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled (?:cuda|system) error|internal error|invalid usage|"
+            r"remote process exited)",
+            r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclInvalidUsage|ncclRemoteError",
+            r"Watchdog caught collective operation timeout",
         ),
         cards=True,
     ),

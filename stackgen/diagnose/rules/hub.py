@@ -11,6 +11,15 @@ OURS = "templates/images/common/download.py"
 HUB = "huggingface_hub 0.36 and 2.4, utils/_http.py"
 TOKEN = "accept the licence on the model's page, then `HF_TOKEN_FILE=/path/to/token` in .env"  # noqa: S105
 
+FORBIDDEN = patterns(
+    DOWNLOAD + r"the token's account has no access",
+    r"GatedRepoError: 403.*",
+    r"Access to model (?P<repo>\S+) is restricted and you are not in the authorized list",
+    r"Access denied\. Model '(?P<repo>[^']+)' requires approval",
+    r"403 Forbidden: Please enable access",
+    r"Your request to access model (?P<repo>\S+) is awaiting",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H001",
@@ -25,22 +34,20 @@ RULES: tuple[Rule, ...] = (
             r"GatedRepoError: 401.*",
             r"Access to model (?P<repo>\S+) is restricted.*(?:log ?in|authenticated)",
             r"You are trying to access a gated repo",
+            r"(?<!\S)(?P<repo>\S+) is a gated repository",
         ),
+        # Transformers says the same of both
+        unless=FORBIDDEN,
     ),
     Rule(
         "SG-H002",
         "the token's account has no access to the model",
         "{repo} is gated, and the account of the token has not been let in",
         "accept the licence on the model's page with the account of the token; some owners answer after days",
-        f"{OURS}; {HUB}",
+        f"{OURS}; {HUB}; transformers 4.57 and 5.24, utils/hub.py",
         "HTTP 403. A fine-grained token also needs the permission to read public gated repositories. `hf` of "
         "huggingface_hub 2.4 says the same without any token.",
-        patterns(
-            DOWNLOAD + r"the token's account has no access",
-            r"GatedRepoError: 403.*",
-            r"Access to model (?P<repo>\S+) is restricted and you are not in the authorized list",
-            r"Access denied\. Model '(?P<repo>[^']+)' requires approval",
-        ),
+        FORBIDDEN,
     ),
     Rule(
         "SG-H003",
@@ -63,7 +70,7 @@ RULES: tuple[Rule, ...] = (
         patterns(
             DOWNLOAD + r"it has no revision '(?P<revision>[^']+)'",
             r"RevisionNotFoundError",
-            r"(?P<revision>\S+) is not a valid git identifier",
+            r"(?<!\S)(?P<revision>\S+) is not a valid git identifier",
         ),
     ),
     Rule(
@@ -77,7 +84,7 @@ RULES: tuple[Rule, ...] = (
         patterns(
             DOWNLOAD + r"\S+ has no such model",
             r"RepositoryNotFoundError: 40[14].*",
-            r"(?P<repo>\S+) is not a local folder and is not a valid model identifier",
+            r"(?<!\S)(?P<repo>\S+) is not a local folder and is not a valid model identifier",
             DOWNLOAD + r"none of its files matches",
         ),
     ),
@@ -116,7 +123,7 @@ RULES: tuple[Rule, ...] = (
         "prune` removes old images; volumes with weights stay.",
         patterns(
             DOWNLOAD + r".*(?:disk of (?P<where>\S+) is full|bytes are missing and)",
-            r"\[?[Ee]rrno 28\]?|No space left on device|Not enough free disk space",
+            r"(?i)\[errno 28\]|no space left on device|not enough free disk space",
         ),
         places=("log", "compose", "docker"),
     ),
@@ -126,12 +133,13 @@ RULES: tuple[Rule, ...] = (
         "{path} can't be written: {problem}",
         "let the caches lie where stackgen puts them (take the variable out of extra_env), or give the container's "
         "user the folder (`user:`, storage.user)",
-        f"errno 13 and 30; {OURS}; provoked for real",
+        f"errno 13 and 30; {OURS}; transformers 4.57 and 5.24, utils/hub.py, cached_files; provoked for real",
         "Containers run read-only but for /tmp and the caches' volumes. A volume that was made by another user keeps "
         "its owner: remove it (`docker volume rm`), caches are built anew.",
         patterns(
             DOWNLOAD + r"(?P<problem>Permission denied|Read-only file system): (?P<path>\S+?);",
             r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): '(?P<path>[^']+)'",
+            r"(?P<problem>PermissionError) at (?P<path>\S+) when downloading",
         ),
     ),
     Rule(
@@ -139,12 +147,14 @@ RULES: tuple[Rule, ...] = (
         "the Hub can't be reached",
         "there is no connection to the Hub[[ at {where}]]",
         "check network, DNS and proxy of the machine; with all weights in the store: storage.offline: true",
-        f"transformers 4.57 and 5.x, utils/hub.py; {OURS}; provoked for real",
+        f"transformers 4.57 and 5.x, utils/hub.py; huggingface_hub 0.36 and 2.4, file_download.py; {OURS}; "
+        "provoked for real",
         "An engine that was given a Hub id asks the Hub even for a cached model, unless it is offline. stackgen's "
         "download service fetches once, and engines then run offline.",
         patterns(
             DOWNLOAD + r"(?:no connection to (?P<where>\S+)|the hub answers HTTP 5\d\d)",
             r"We couldn't connect to '(?P<where>[^']+)' to load",
+            r"An error happened while trying to locate the files? on the Hub,? and we cannot find",
         ),
         fallback=True,
     ),

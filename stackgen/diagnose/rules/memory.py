@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import clean, since_ready
-from stackgen.diagnose.model import Change, Finder, Hit, Rule, patterns
+from stackgen.diagnose.lines import calm, clean, since_ready, speaker
+from stackgen.diagnose.model import Change, Finder, Hit, Place, Rule, patterns
+from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
 
-OUT = r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP) out of memory)"
+BOTH: tuple[Place, ...] = ("compose", "docker")
+GIB = 2**30
+OUT = r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP) (?:error: )?out of memory)"
 SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 BUDGET = (
     "vLLM takes `gpu_memory_utilization` (0.92) of the whole card at start, weights and KV cache together, whatever "
@@ -24,12 +27,17 @@ def _out_of_memory(phases: tuple[str, ...], but: tuple[str, ...] = ()) -> Finder
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         for service in evidence.services:
-            lines = [clean(line) for line in since_ready(service.log)]
+            # a request's text may hold the words, too
+            said = [line for line in since_ready(service.log) if not calm(line)]
+            lines = [clean(line) for line in said]
             at = [index for index, line in enumerate(lines) if re.search(OUT, line)]
             if not at:
                 continue
-            # the frames of the first one: what follows are processes that pass it on
-            frames = "\n".join(lines[max(0, at[0] - 120) : at[0]])
+            # the frames of the first one: what follows are processes that pass it on, and what stands between them is
+            # of processes that fail at the same time
+            who = speaker(said[at[0]])
+            own = [line for whole, line in zip(said[: at[0]], lines, strict=False) if not who or speaker(whole) == who]
+            frames = "\n".join(own[-120:])
             if phases and not any(f"in {name}" in frames for name in phases):
                 continue
             if any(f"in {name}" in frames for name in but):
@@ -40,9 +48,47 @@ def _out_of_memory(phases: tuple[str, ...], but: tuple[str, ...] = ()) -> Finder
     return find
 
 
+def _size(text: str) -> int:
+    """Bytes of `8g`, `64 MiB`."""
+    match = re.match(r"(\d+) ?([kmg])", text.lower())
+    return int(match[1]) << {"k": 10, "m": 20, "g": 30}[match[2]] if match else 0
+
+
+def _more_shm(model: ModelSpec | None, values: Mapping[str, str]) -> str | None:
+    """What is there and what is wanted beside it; with `ipc: host` the size is the machine's own."""
+    was = _size((model and model.shm_size) or "")
+    wanted = -(-(was + _size(values["needed"])) // GIB)
+    return None if model and model.ipc == "host" else f"{max(1, wanted)}g"
+
+
+def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
+    """8 GiB where there is less; beyond that the size is hardly the cause."""
+    if model and (model.ipc == "host" or _size(model.shm_size or "") >= 8 * GIB):
+        return None
+    return "8g"
+
+
+def _smaller_share(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
+    was = (model and model.gpu_memory_utilization) or 0.92
+    return f"{was - 0.05:.3g}" if was >= 0.3 else None
+
+
+def _free_share(_: ModelSpec | None, values: Mapping[str, str]) -> str | None:
+    """What is free now as a share of the card, with a hundredth left over."""
+    share = int(100 * float(values["free"]) / float(values["total"])) - 1
+    return f"{share / 100:.3g}" if share >= 30 else None
+
+
+def _half(_: ModelSpec | None, values: Mapping[str, str]) -> str | None:
+    return str(int(values["seqs"]) // 2) if int(values["seqs"]) > 1 else None
+
+
 def _killed(evidence: Evidence) -> Iterator[Hit]:
+    """Docker says that the kernel killed it, or its code of exit does."""
     for service in evidence.services:
-        ended = [clean(line) for line in since_ready(service.log) if "code 137" in line]
+        ended = [
+            line for line in map(clean, since_ready(service.log)) if re.search(r"(?:ended|exited) with code 137", line)
+        ]
         # Docker's flag can be true for a child that died in a container that runs well
         if (service.oom_killed and not service.works) or (ended and not service.works):
             code = service.exit_code if service.exit_code is not None else 137
@@ -101,6 +147,7 @@ RULES: tuple[Rule, ...] = (
             r"(?:desired GPU memory utilization|the engine's budget.*?) \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),
+        change=Change("gpu_memory_utilization", "0.6", safe=False, adapt=_free_share),
         cards=True,
     ),
     Rule(
@@ -129,7 +176,7 @@ RULES: tuple[Rule, ...] = (
         "max_model_len is not.",
         patterns(r"out of memory occurred when warming up (?:sampler|pooler) with (?P<seqs>\d+) dummy requests"),
         engines=("vllm",),
-        change=Change("max_num_seqs", "64", safe=False),
+        change=Change("max_num_seqs", "64", safe=False, adapt=_half),
         cards=True,
     ),
     Rule(
@@ -158,7 +205,7 @@ RULES: tuple[Rule, ...] = (
         "which is always on, whatever older advice says.",
         find=_out_of_memory(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
-        change=Change("gpu_memory_utilization", "0.85", safe=False),
+        change=Change("gpu_memory_utilization", "0.87", safe=False, adapt=_smaller_share),
         cards=True,
     ),
     Rule(
@@ -194,9 +241,9 @@ RULES: tuple[Rule, ...] = (
         "vLLM 0.32.0, distributed/device_communicators/shm_broadcast.py; provoked for real",
         "The engine's processes talk through /dev/shm, and so does NCCL between cards. Docker gives 64 MB, which is "
         "too little for vLLM. stackgen sets shm_size by itself unless stack.yaml says otherwise; `ipc: host` shares "
-        "the machine's own.",
+        "the machine's own, which `mount -o remount,size=16g /dev/shm` makes larger.",
         patterns(r"Insufficient space in /dev/shm.*?: (?P<needed>\d+ \wiB) required, (?P<free>\d+ \wiB) free"),
-        change=Change("shm_size", "1g"),
+        change=Change("shm_size", "1g", adapt=_more_shm),
     ),
     Rule(
         "SG-M010",
@@ -210,7 +257,7 @@ RULES: tuple[Rule, ...] = (
             r"Call to posix_fallocate failed ?: No space left on device",
             r"[Bb]us error.*shared memory|insufficient shared memory \(shm\)",
         ),
-        change=Change("shm_size", "8g"),
+        change=Change("shm_size", "8g", adapt=_nccl_shm),
     ),
     Rule(
         "SG-M011",
@@ -223,7 +270,7 @@ RULES: tuple[Rule, ...] = (
         patterns(
             r"Available memory on node (?P<node>\d+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?less than "
             r"requested memory for kv \((?P<wanted>[\d.]+) GiB\)",
-            r"(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
+            r"(?<![\d.])(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
             r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),
@@ -234,10 +281,13 @@ RULES: tuple[Rule, ...] = (
         "killed: the host's memory, or the container's limit, is used up",
         "the kernel killed {service} (exit code 137): its memory limit, or the machine's memory, is used up",
         "free memory or raise the limit; on the CPU lower cpu_kv_cache_gib; load a smaller or quantized model",
-        "Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; provoked for real",
+        "Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; provoked for real; runc 1.1 and later, "
+        "libcontainer/process_linux.go",
         "No log line tells it: a killed program can't write one. It is the host's memory, not the GPU's. While loading "
         "a model needs about the size of one shard beside its weights; on the CPU all of its weights and KV cache. "
         "`docker stats` shows the use, `dmesg` names the killed process.",
+        patterns(r"container init was OOM-killed"),
         find=_killed,
+        places=BOTH,
     ),
 )

@@ -59,7 +59,8 @@ RULES: tuple[Rule, ...] = (
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 silences the check and gives garbage beyond the limit.",
         patterns(
             r"User-specified max_model_len \((?P<length>\d+)\) is greater than the derived max_model_len "
-            r"\(\w+=(?P<limit>\d+)(?:\.0)?"
+            # the same as a warning: the user has allowed it
+            r"\(\w+=(?P<limit>\d+)(?:\.0)?(?!.*config\.json\)\. VLLM_ALLOW_LONG_MAX_MODEL_LEN must)"
         ),
         engines=("vllm",),
         change=Change("max_model_len", "{limit}"),
@@ -155,6 +156,7 @@ RULES: tuple[Rule, ...] = (
         "quantize while loading.",
         patterns(r"Cannot find the config file for (?P<method>\w+)"),
         engines=("vllm",),
+        change=Change("quantization", safe=False, remove=True),
     ),
     Rule(
         "SG-V010",
@@ -168,6 +170,7 @@ RULES: tuple[Rule, ...] = (
             r"quantization method specified in the `quantization` argument \((?P<given>\w+)\)"
         ),
         engines=("vllm",),
+        change=Change("quantization", safe=False, remove=True),
     ),
     Rule(
         "SG-V018",

@@ -1,0 +1,263 @@
+"""Logs as people bring them: with time stamps, from other shells, cut short, or of a server that works."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
+from stackgen.diagnose.lines import CUT, clean, decoded, shortened
+from stackgen.diagnose.model import UNKNOWN
+from stackgen.diagnose.rules import RULES
+from stackgen.runtimes.evidence import of_log
+from tests.diagnose.fixtures import LOGS, load
+from tests.diagnose.test_command import piped, run
+from tests.diagnose.test_rules import first
+
+PLUM = "ValueError: the frobnicator is out of plums"
+TRACEBACK = f'Traceback (most recent call last):\n  File "/app/x.py", line 3, in <module>\n    frobnicate()\n{PLUM}\n'
+STAMPS = {
+    "docker logs --timestamps": "2026-11-23T04:27:04.123456789Z ",
+    "another time zone": "2026-11-23T04:27:04.123456+01:00 ",
+    "docker compose logs --timestamps": "vllm-a-1  | 2026-11-23T04:27:04.123456789Z ",
+    "the journal": "Nov 23 04:27:04 gpu-host 4c01db0b339c[1234]: ",
+    "the journal in ISO": "2026-11-23T04:27:04+0000 gpu-host docker-compose[1234]: ",
+    "a file of Kubernetes": "2026-11-23T04:27:04.123456789Z stderr F ",
+    "kubectl logs --prefix": "[pod/vllm-7d9f-abcde/vllm] ",
+    "torch's rank": "[rank0]: ",
+    "both": "2026-11-23T04:27:04.123456789Z [rank0]: ",
+}
+
+
+def stamped(stamp: str, text: str) -> str:
+    return "".join(f"{stamp}{line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
+def test_an_unknown_crash_below_stamps(stamp: str) -> None:
+    (found,) = diagnose(of_log(stamped(stamp, TRACEBACK)))
+    assert (found.id, found.evidence) == (UNKNOWN, (PLUM,))
+
+
+@pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
+def test_known_causes_and_their_lines_below_stamps(stamp: str) -> None:
+    for name in ("SG-V001-len", "SG-V004-misspelled", "SG-A003-choice", "SG-H001-hgated"):
+        whole = load(LOGS / f"{name}.log")
+        plain, below = diagnose(of_log(whole.text)), diagnose(of_log(stamped(stamp, whole.text)))
+        assert [(one.id, one.evidence) for one in below] == [(one.id, one.evidence) for one in plain]
+
+
+@pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
+def test_a_healthy_log_below_stamps(stamp: str) -> None:
+    for name in ("healthy-vllm", "healthy-fastchat-worker", "healthy-llamacpp"):
+        assert diagnose(of_log(stamped(stamp, load(LOGS / f"{name}.log").text))) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLUM,
+        "Segmentation fault (core dumped)",
+        "/bin/sh: line 1:    12 Illegal instruction     (core dumped) llama-server",
+        "Illegal instruction",
+        "Fatal Python error: Segmentation fault",
+        "terminate called after throwing an instance of 'c10::Error'",
+        "!!!!!!! Segfault encountered !!!!!!!",
+        "vllm-a-1 exited with code 1",
+        "vllm-a-1  | starting\nvllm-a-1 exited with code 139",
+        "(Worker_TP0 pid=12) [rank0]: Traceback (most recent call last):\n(Worker_TP0 pid=12) [rank0]: KeyError: 1",
+    ],
+)
+def test_a_crash_of_few_words(text: str) -> None:
+    (found,) = diagnose(of_log(f"{text}\n"))
+    assert found.id == UNKNOWN and found.evidence[-1] in " ".join(clean(text.splitlines()[-1]).split())
+
+
+def test_ended_by_a_person_is_no_failure() -> None:
+    ready = "vllm-a-1  | INFO:     Application startup complete.\n"
+    for code in (0, 130, 143):
+        assert diagnose(of_log(f"{ready}vllm-a-1 exited with code {code}\n")) == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
+def test_other_encodings(encoding: str) -> None:
+    mark = "" if encoding in ("utf-16", "utf-8-sig", "utf-8") else "\ufeff"
+    assert decoded(f"{mark}{TRACEBACK}".encode(encoding)) == TRACEBACK
+
+
+def test_a_file_of_powershell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(TRACEBACK.replace("\n", "\r\n").encode("utf-16"))
+    code, out, _ = run(capsys, "diagnose", "--logs", str(path))
+    assert code == 1 and f"  log: {PLUM}\n" in out
+
+
+def test_bytes_that_are_no_text_on_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", piped(b"\xff Traceback\nKeyError: \xfe\n"))
+    code, out, _ = run(capsys, "diagnose", "--logs", "-")
+    assert code == 1 and "KeyError" in out
+
+
+@pytest.mark.parametrize("text", ["", "loading the model\n", "(APIServer pid=1) INFO 11-23 04:27:04 [x.py:1] hello\n"])
+def test_what_can_not_be_told_is_not_called_well(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.log"
+    path.write_text(text)
+    code, out, _ = run(capsys, "diagnose", "--logs", str(path))
+    assert code == 1 and out.startswith("can't tell: ") and "log was ever ready" in out
+    assert '"ok": false' in run(capsys, "diagnose", "--logs", str(path), "--json")[1]
+
+
+def test_a_stack_of_which_one_engine_never_got_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.log"
+    ready, gateway = "(APIServer pid=1) INFO:     Application startup complete.", "[NOTICE]   (1) : Loading success."
+    path.write_text(f"vllm-a-1  | {ready}\ngateway-1  | {gateway}\n")
+    assert run(capsys, "diagnose", "--logs", str(path))[:2] == (0, "nothing wrong found\n")
+    path.write_text(f"vllm-a-1  | {ready}\nvllm-b-1  | (APIServer pid=1) INFO 11-23 04:27:04 [x.py:1] loading\n")
+    code, out, _ = run(capsys, "diagnose", "--logs", str(path))
+    assert code == 1 and "vllm-b was ever ready" in out and "vllm-a" not in out
+
+
+READY = "(APIServer pid=10) INFO:     Application startup complete.\n"
+DEAD = (
+    "(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] EngineCore encountered a fatal error.\n"
+    "(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] Traceback (most recent call last):\n"
+    f"(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] {PLUM}\n"
+    "(APIServer pid=10) ERROR 11-23 04:27:04 [async_llm.py:500] vllm.v1.engine.exceptions.EngineDeadError: EngineCore "
+    "encountered an issue. See stack trace (above) for the root cause.\n"
+)
+AGAIN = "stackgen: the service was healthy and ended with code 0 after 42s: starting it again in 2s\n"
+
+
+@pytest.mark.parametrize("health", ["starting", "healthy", "unhealthy"])
+def test_a_loop_within_the_container_is_told_whatever_docker_says_of_it(health: str) -> None:
+    """supervise.sh starts what was healthy again: Docker's own count of restarts stays 0."""
+    log = (READY + DEAD + AGAIN) * 5 + (READY if health == "healthy" else "")
+    (found,) = diagnose(Evidence((ServiceEvidence("a", engine="vllm", state="running", health=health, log=log),)))
+    assert found.id == "SG-D012" and "5 times" in found.evidence[0] and PLUM in found.evidence
+    assert diagnose(of_log(log))[0].id == "SG-D012"
+
+
+def test_one_death_is_not_called_loading() -> None:
+    service = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=READY + DEAD + AGAIN)
+    (found,) = diagnose(Evidence((service,)))
+    assert found.id == UNKNOWN and PLUM in found.evidence
+    # once it is ready, that is overcome
+    assert diagnose(Evidence((replace(service, health="healthy", log=service.log + READY),))) == ()
+    known = service.log.replace(PLUM, "ValueError: No available memory for the cache blocks")
+    assert first(Evidence((replace(service, log=known),))) == "SG-M001"
+
+
+def test_an_engine_that_died_was_not_stopped_by_somebody() -> None:
+    """vLLM ends with 0 when its engine dies."""
+    service = ServiceEvidence("a", engine="vllm", state="exited", exit_code=0, log=READY + DEAD)
+    (found,) = diagnose(Evidence((service,)))
+    assert found.id == UNKNOWN and PLUM in found.evidence
+    assert first(Evidence((replace(service, log=READY),))) == "SG-C009"
+
+
+@pytest.mark.parametrize(("code", "said"), [(137, "SIGKILL"), (139, "SIGSEGV"), (132, "SIGILL"), (1, "exit code 1")])
+def test_an_unknown_failure_shows_how_it_ended(code: int, said: str) -> None:
+    service = ServiceEvidence("a", engine="vllm", state="exited", exit_code=code, log="hello\n")
+    (found,) = diagnose(Evidence((service,)))
+    assert found.id == UNKNOWN and found.evidence[0] == "hello" and said in found.evidence[1]
+
+
+# config/model.py of vLLM 0.32.0, _get_and_verify_max_len, with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1
+ALLOWED = (
+    "(APIServer pid=1) WARNING 11-23 04:27:04 [model.py:2660] User-specified max_model_len (8192) is greater than the "
+    "derived max_model_len (max_position_embeddings=2048 or model_max_length=None in model's config.json). "
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used with extreme caution. If the model uses relative position encoding "
+    "(RoPE), positions exceeding derived_max_model_len lead to nan.\n"
+)
+
+
+def test_a_context_that_the_user_allowed_is_no_cause() -> None:
+    loading = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=ALLOWED)
+    assert first(Evidence((loading,))) == "SG-C008"
+    truncated = load(LOGS / "SG-L001-truncated.log")
+    assert [one.id for one in diagnose(of_log(ALLOWED + truncated.text))] == ["SG-L001"]
+    # the refusal names the variable too
+    refusal = ALLOWED.replace("config.json). ", "config.json). To allow overriding this maximum, set the env var "
+                              "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1. ").replace("WARNING", "ERROR")  # fmt: skip
+    assert first(of_log(refusal)) == "SG-V001"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "How do I fix No space left on device?",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "what means [Errno 13] Permission denied: '/models/x.json'",
+        "exited with code 1, and a Traceback (most recent call last):",
+        "no kernel image is available for execution on the device",
+    ],
+)
+def test_what_users_write_is_no_evidence(prompt: str) -> None:
+    said = f"(APIServer pid=1) INFO 11-23 04:27:04 [logger.py:39] Received request chatcmpl-1: prompt: '{prompt}'\n"
+    log = READY + said + '(APIServer pid=1) INFO:     127.0.0.1:5 - "POST /v1/chat/completions HTTP/1.1" 200 OK\n'
+    service = ServiceEvidence("a", engine="vllm", state="running", health="healthy", log=log)
+    assert diagnose(Evidence((service,))) == () == diagnose(of_log(log))
+    # what the server itself calls an error counts
+    failed = f"(EngineCore pid=2) ERROR 11-23 04:27:04 [core.py:1] RuntimeError: {prompt}\n"
+    assert prompt.startswith(("exited", "what")) or diagnose(Evidence((replace(service, log=log + failed),)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mkdir -p failed for path /.config/matplotlib: [Errno 13] Permission denied: '/.config'",
+        "429 Client Error: Too Many Requests for url: https://huggingface.co/x, retrying",
+        "WARNING 11-23 04:27:04 [x.py:1] HTTP Error 429 thrown while requesting GET https://huggingface.co/x",
+    ],
+)
+def test_what_a_loading_server_warns_of_does_not_hide_that_it_loads(line: str) -> None:
+    service = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=f"{line}\n")
+    assert [one.id for one in diagnose(Evidence((service,)))] == ["SG-C008"]
+
+
+@pytest.mark.parametrize("line", ["INFO validating data: ok", "Hint: toomanyrequests: what is that?"])
+def test_words_of_compose_in_the_middle_of_another_log(line: str) -> None:
+    assert [one.id for one in diagnose(of_log(f"{line}\n{TRACEBACK}"))] == [UNKNOWN]
+
+
+HOSTILE = {
+    "hex": "deadbeef" * 40_000,
+    "words": "a " * 150_000,
+    "digits": "1." * 150_000,
+    "slashes": "/a" * 150_000,
+    "colons": "a: " * 100_000,
+    "quotes": "'a' " * 75_000,
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("line", HOSTILE.values(), ids=HOSTILE)
+def test_no_pattern_hangs_on_a_long_line(line: str) -> None:
+    """What needs the square of a line's length in steps would not end here."""
+    for one in RULES:
+        for pattern in (*one.patterns, *one.unless):
+            pattern.search(line)
+            pattern.search(f"ValueError: {line}")
+    clean(line)
+
+
+@pytest.mark.timeout(120)
+def test_a_long_line_is_shortened_and_its_ends_are_read() -> None:
+    said = "ValueError: No available memory for the cache blocks"
+    for line in (f"{said} {HOSTILE['hex']}", f"{HOSTILE['hex']} {said}"):
+        assert first(of_log(f"{line}\n")) == "SG-M001"
+        assert len(of_log(line).services[0].log) < 10_000
+    assert shortened("a\nb\n") == "a\nb\n" and CUT not in shortened(HOSTILE["words"])
+
+
+def test_no_half_of_a_secret_is_left_where_a_line_is_shortened() -> None:
+    key = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
+    for place in range(4050, 4150):
+        line = f"{'x ' * (place // 2)}{key} {'y ' * 6000}"
+        assert key in shortened(line) or "sk-" not in shortened(line)
+        line = f"{'x ' * 6000}{key}{' y' * (place // 2)}"
+        assert key in shortened(line) or "6789" not in shortened(line)
