@@ -86,5 +86,5 @@ def meant(engine: str, flag: str) -> str:
     other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
     own = [name for name in known.by_name if name.startswith("--")] if known else []
     # a name that another engine has is taken for a slip of the pen only where it is very near
-    close = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.6)
+    close = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
     return f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else ""

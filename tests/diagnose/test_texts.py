@@ -102,6 +102,9 @@ TEXTS = (
          "unix:///var/run/docker.sock", "Docker CLI 28, client/request.go"),
     Text("SG-D006", HOOK + "error mounting \"/srv/models\" to rootfs at \"/srv/models\": mount src=/srv/models, "
          "dst=/srv/models: not a directory", "runc 1.2, libcontainer/rootfs_linux.go", says="/srv/models"),
+    Text("SG-D006", DAEMON + "failed to populate volume: error while mounting volume '/var/lib/docker/volumes/x/_data'"
+         ": failed to mount local volume: mount /srv/models:/var/lib/docker/volumes/x/_data, flags: 0x1000: no such "
+         "file or directory", "moby 28, volume/local", says="/srv/models"),
     Text("SG-H008", DAEMON + "failed to register layer: write /usr/lib/libcublas.so.13: no space left on device",
          "Go, syscall ENOSPC; moby 28, layer store"),
     Text("SG-M012", DAEMON + "failed to create task for container: failed to create shim task: OCI runtime create "

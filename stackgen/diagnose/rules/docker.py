@@ -152,6 +152,7 @@ FIRST: tuple[Rule, ...] = (
         "Docker would create a missing folder, empty and owned by root; stackgen's mounts ask it not to.",
         patterns(
             r"bind source path does not exist: (?P<path>\S+)",
+            r"failed to mount local volume: mount (?P<path>[^:]+):.*: no such file or directory",
             r"error mounting \"(?P<path>[^\"]+)\" to rootfs.*(?:not a directory|no such file)",
         ),
         places=BOTH,

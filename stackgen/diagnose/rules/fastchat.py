@@ -31,7 +31,8 @@ def _no_template(evidence: Evidence) -> Iterator[Hit]:
         lines = [clean(line) for line in since_ready(service.log)]
         for index, line in enumerate(lines):
             match = re.match(r"KeyError: '(?P<name>[^']+)'", line)
-            if match and any("in get_conv_template" in frame for frame in lines[max(0, index - 6) : index]):
+            known = match and service.engine == "fastchat" and match["name"] == "llama-3"
+            if match and (known or any("in get_conv_template" in frame for frame in lines[max(0, index - 6) : index])):
                 yield Hit(service.service, (line.strip(),), match.groupdict())
                 break
 

@@ -140,7 +140,7 @@ RULES: tuple[Rule, ...] = (
         "libcuda comes with the driver of the machine and is mounted into containers that reserve a GPU. It is in no "
         "image. The CPU needs another image, which `gpus: none` chooses.",
         patterns(
-            r"libcuda\.so(?:\.1)?: cannot open shared object file",
+            r"(?<!dlerror: )libcuda\.so(?:\.1)?: cannot open shared object file",
             r"libnvidia-ml\.so\.1: cannot open shared object file",
             r"Failed to infer device type",
         ),
