@@ -1,4 +1,6 @@
-"""One-line texts, word for word from the sources named beside them, that no machine here can be made to print.
+"""Short texts, as the sources named beside them print them, that no machine here can be made to print.
+
+Messages of the Hub itself come from a server whose source is closed: their wording is that of reports.
 
 Whole logs of failures that were provoked stand in `logs/`. Together they hold a text for every pattern of every rule.
 """
@@ -212,7 +214,7 @@ TEXTS = (
     Text("SG-H001", "huggingface_hub.errors.GatedRepoError: 401 Client Error. (Request ID: Root=1-6)",
          "huggingface_hub 0.36, utils/_http.py", "vllm"),
     Text("SG-H001", "Access to model acme/one is restricted. You must have access to it and be authenticated to access "
-         "it. Please log in.", "the Hub's X-Error-Message, as public reports quote it", "vllm", "acme/one"),
+         "it. Please log in.", "the Hub's own message, as users report it", "vllm", "acme/one"),
     Text("SG-H001", "OSError: You are trying to access a gated repo.\nMake sure to have access to it at "
          f"{ONLY}.\n401 Client Error. (Request ID: Root=1-6)", "transformers 5.24, utils/hub.py, cached_files", "vllm"),
     Text("SG-H001", f"OSError: acme/one is a gated repository. Make sure to request access at {ONLY} and pass a token "
@@ -227,10 +229,11 @@ TEXTS = (
          "huggingface_hub 0.36, utils/_http.py", "vllm"),
     Text("SG-H002", "403 Forbidden: Please enable access to public gated repositories in your fine-grained token "
          f"settings to view this repository..\nCannot access content at: {ONLY}/resolve/main/config.json.\nMake sure "
-         "your token has the correct permissions.", "huggingface_hub 2.4, utils/_http.py", "vllm"),
+         "your token has the correct permissions.", "huggingface_hub 2.4, utils/_http.py, around the Hub's own message",
+         "vllm"),
     Text("SG-H002", "OSError: You are trying to access a gated repo.\nMake sure to have access to it at "
          f"{ONLY}.\n403 Client Error. (Request ID: Root=1-6)\n\nYour request to access model acme/one is awaiting a "
-         "review from the repo authors.", "the Hub's X-Error-Message, as public reports quote it", "vllm", "acme/one"),
+         "review from the repo authors.", "the Hub's own message, as users report it", "vllm", "acme/one"),
     Text("SG-H004", "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error. (Request ID: Root=1-6)",
          "huggingface_hub 0.36, utils/_http.py", "vllm"),
     Text("SG-H004", "OSError: v9 is not a valid git identifier (branch name, tag name or commit id) that exists for "
