@@ -11,8 +11,8 @@ from stackgen.check.checks import CHECKS, choose
 from stackgen.check.limits import seconds
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
-from stackgen.check.stream import LEAST_CHUNKS
 from stackgen.check.target import Target
+from stackgen.check.transcript import LEAST_CHUNKS
 from stackgen.exporter.state import State
 from stackgen.probe import run_check
 
