@@ -17,6 +17,7 @@ from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES, guess_engine
 from stackgen.diagnose.gpus import GpuState
 from stackgen.diagnose.lines import CUT, joined, shortened, split_services, window
+from stackgen.diagnose.secrets import given_secrets, stack_secrets
 from stackgen.envfile import read_env
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Plan, Service
@@ -74,7 +75,8 @@ def of_stack(
             services = tuple(pool.map(lambda one: _service(client, one, ids.get(one.name), metrics), plan.services))
     except (docker.errors.DockerException, OSError) as error:
         raise MachineError(f"the Docker engine does not answer: {error}", "`docker info` tells more") from None
-    return Evidence(services, compose_output, spec, plan, checks, _secrets(folder), gpus.result())
+    secrets = (*_secrets(folder), *stack_secrets(spec, plan))
+    return Evidence(services, compose_output, spec, plan, checks, secrets, gpus.result())
 
 
 def of_processes(stack_path: Path, spec: StackSpec | None = None) -> Evidence:
@@ -89,7 +91,8 @@ def of_processes(stack_path: Path, spec: StackSpec | None = None) -> Evidence:
         services = tuple(
             pool.map(lambda one: _process(one, states.get(one.name), local.state_dir / "logs"), local.plan.services)
         )
-    return Evidence(services, spec=spec, plan=local.plan, secrets=_secrets(local.folder), gpus=gpus.result())
+    secrets = (*_secrets(local.folder), *stack_secrets(spec, local.plan))
+    return Evidence(services, spec=spec, plan=local.plan, secrets=secrets, gpus=gpus.result())
 
 
 def ran_as_processes(plan: Plan, folder: Path) -> bool:
@@ -121,8 +124,8 @@ def of_container(name: str) -> Evidence:
         raise StackgenError(f"there is no container {name}", "`docker ps --all` lists them") from None
     except docker.errors.DockerException as error:
         raise MachineError(f"the Docker engine does not answer: {error}", "`docker info` tells more") from None
-    environment = [word.partition("=") for word in found["Config"].get("Env") or ()]
-    secret = tuple(value for key, _, value in environment if any(mark in key for mark in ("KEY", "TOKEN", "SECRET")))
+    environment = [(name, value) for name, _, value in (w.partition("=") for w in found["Config"].get("Env") or ())]
+    secret = given_secrets(environment, found["Config"].get("Cmd") or ())
     log = _log(client, found["Id"])
     service = (found["Config"].get("Labels") or {}).get("com.docker.compose.service") or name
     return Evidence((_read(found, service, guess_engine(log), "engine", log),), secrets=secret, gpus=_gpus())

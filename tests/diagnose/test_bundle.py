@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.bundle import pack
 from stackgen.diagnose.secrets import Scrubber
+from stackgen.stack import open_stack
 
 KEY = "sk-PlantedKeyOfTheStack0123456789"
 TOKEN = "hf_" + "PlantedTokenOfTheHub0123456789ABCD"
@@ -33,6 +38,33 @@ def evidence() -> Evidence:
         command=("vllm", "serve", "--api-key", "hunter2hunter2", "--hf-token", TOKEN), metrics=text(4),
     )  # fmt: skip
     return Evidence((service,), text(5), checks=(("chat", text(6)),), secrets=(KEY, ODD))
+
+
+STACK = """\
+name: s
+models:
+  - model: org/m
+    engine: vllm
+    gpus: none
+    extra_args:
+      - --api-key
+      - hunter2hunter2
+      - --auth-token=hunter3hunter3
+      - --served-model-name
+      - keep-this-name
+    extra_env:
+      MY_SECRET_KEY: hunter4hunter4
+      WANDB_KEY: hunter5hunter5
+      DB_PASS: hunter6hunter6
+      PASSPHRASE: hunter7hunter7
+      DB_PASSWORD: "correct hunter8hunter8 horse's $tail"
+      PEM_KEY: |
+        first hunter9hunter9
+        last hunter0hunter0
+      NVIDIA: nvapi-hunter1hunter1
+      PAD_TOKEN: <pad>
+      VLLM_LOGGING_LEVEL: DEBUG
+"""
 
 
 def unpacked(data: bytes) -> dict[str, str]:
@@ -74,6 +106,33 @@ def test_findings_show_no_secret() -> None:
             assert secret not in shown
 
 
+def test_secrets_that_stand_in_the_stack_file_are_nowhere(tmp_path: Path) -> None:
+    """None belongs there, and people put them there; engines repeat them in their logs without any name beside."""
+    (tmp_path / "stack.yaml").write_text(STACK)
+    stack = open_stack(str(tmp_path))
+    log = "".join(f"{word}\n" for word in STACK.split()) + "connecting with correct hunter8hunter8 horse's $tail now\n"
+    service = ServiceEvidence("vllm-m", engine="vllm", state="exited", exit_code=1, log=log,
+                              command=stack.plan.services[0].command)  # fmt: skip
+    known = Evidence((service,), log, spec=stack.spec, plan=stack.plan)
+    files = {"stack.yaml": STACK} | {one.path: one.text for one in stack.files()}
+    found = unpacked(pack(known, diagnose(known), files, {}))
+    assert "stackgen-report/files/compose.yaml" in found
+    for name, content in found.items():
+        for secret in re.findall(r"hunter\d", content):
+            assert not secret, f"{secret} in {name}: {content}"
+        assert "correct" not in content and "$tail" not in content, content
+    kept = found["stackgen-report/files/stack.yaml"]
+    for word in ("keep-this-name", "PAD_TOKEN: <pad>", "VLLM_LOGGING_LEVEL: DEBUG", "MY_SECRET_KEY", "--api-key"):
+        assert word in kept
+    assert json.loads(found["stackgen-report/evidence.json"])["spec"]["models"][0]["extra_env"]["DB_PASS"] == "[secret]"
+
+
+def test_a_value_of_env_over_several_lines_is_no_name() -> None:
+    text = 'PEM="-----BEGIN X-----\nSECRETVALUE==\nSECRETVALUE=\n-----END X-----"\nexport A=1\n'
+    found = unpacked(pack(Evidence(), (), {".env": text}, {}))["stackgen-report/files/.env"]
+    assert found == "PEM=set\nA=set\n"
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -83,6 +142,22 @@ def test_findings_show_no_secret() -> None:
         "ValueError: Couldn't instantiate the backend tokenizer from one of:",
         "GPU KV cache size: 46,592 tokens, Maximum concurrency for 2,048 tokens per request: 22.75x",
         "bearer of bad news",
+        '"pad_token": "<|endoftext|>", "eos_token": "</s>", "bos_token_id": 128000, "image_token": "<image>"',
+        "num_key_value_heads: 8, num_attention_heads=32, head_dim=128, key_value_projection_size 64",
+        "'pad_token': '[PAD]', 'unk_token': 'abcdef', pad_token=unknown",
+        "missing_keys=['lm_head.weight'], unexpected_keys: []",
+        "KeyError: 'model.layers.0.self_attn.k_proj.weight'",
+        "api_key=None, hf_token=null, 'token': False, api_keys=[]",
+        "      HF_TOKEN_PATH: /run/secrets/hf_token",
+        "secrets: [hf_token, server_cert]",
+        "secrets:\n  hf_token:\n    file: ${HF_TOKEN_FILE:-/dev/null}",
+        "  STACKGEN_API_KEY: ${STACKGEN_API_KEY:?`stackgen up` writes one}",
+        "--api-key-file /run/secrets/key --tokenizer-mode auto --max-num-batched-tokens 2048",
+        "vllm: error: argument --api-key: expected at least one argument",
+        "POST http://127.0.0.1:8000/v1/chat/completions 200 from me@example.org",
+        "image vllm/vllm-openai@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "commit 0123456789abcdef0123456789abcdef01234567, prefix cache_key=0123456789abcdef, PWD=/home/me",
+        "npm_config_registry, gsk, hf_overrides={'a': 1}, fw_forward_pass, 1 pass: 12, token: 1234",
     ],
 )
 def test_an_engines_own_words_stay(line: str) -> None:
@@ -99,7 +174,47 @@ def test_an_engines_own_words_stay(line: str) -> None:
         "'api_key': ['SECRETVALUE']", "api_key=['SECRETVALUE', 'SECRETVALUE']",
         "-----BEGIN PRIVATE KEY-----\nSECRETVALUE\n-----END PRIVATE KEY-----", "'--api-key', 'SECRETVALUE'",
         "Basic SECRETVALUE=",
+        "- --api-key\n  - SECRETVALUE", "      - '--hf-token'\n      - 'SECRETVALUE'", '["--api-key", "SECRETVALUE"]',
+        '"--api-key",\n      "SECRETVALUE"', "MY_SECRET_KEY: SECRETVALUE", "WANDB_KEY=SECRETVALUE",
+        "DB_PASS: SECRETVALUE",
+        "PASSPHRASE: SECRETVALUE", 'DB_PASSWORD: "correct SECRETVALUE horse"', "DB_PASSWORD: correct SECRETVALUE horse",
+        "password: 'it''s SECRETVALUE'", 'password = "a\\"SECRETVALUE"', "MYSQL_PWD=SECRETVALUE",
+        "cache_salt=SECRETVALUE",
+        r'{"body": "{\"api_key\": \"SECRETVALUE\"}"}', r'"{\"a\": \"{\\\"token\\\": \\\"SECRETVALUE\\\"}\"}"',
+        "TLS_KEY: |\n  SECRETVALUE\n  SECRETVALUE\nA: 1", "  - token: >-\n      first\n      SECRETVALUE",
+        "api_keys:\n  - SECRETVALUE\n  - SECRETVALUE", "API-KEYS: [a, SECRETVALUE]", "[('x-api-key', b'SECRETVALUE')]",
+        "(b'authorization', b'SECRETVALUE')", "Cookie: session=SECRETVALUE; other=SECRETVALUE",
+        "dbPassword=SECRETVALUE",
+        "{'set-cookie': 'sid=SECRETVALUE; Path=/'}", "https://s.org/a?X-Goog-Signature=SECRETVALUE&b=1",
+        "https://me:pa/SECRETVALUE@host/", "https://me:pa@SECRETVALUE@host/x", "password=abc&SECRETVALUE",
+        "\x1b[33mapi_key\x1b[0m=\x1b[31mSECRETVALUE\x1b[0m", "sk-\x1b[1mSECRETVALUE",
+        "pad_token: x api_key=SECRETVALUE",
+        "tgp_v1_SECRETVALUE", "gsk_SECRETVALUE", "glpat-SECRETVALUE", "nvapi-SECRETVALUE", "dckr_pat_SECRETVALUE",
+        "npm_SECRETVALUE0123456789", "AIzaSECRETVALUE0123456789", "ASIASECRETVALUE01234", "glsa_SECRETVALUE_01234567",
+        "https://hooks.slack.com/services/T0/B0/SECRETVALUE", "AGE-SECRET-KEY-1SECRETVALUESECRETVALUE",
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nSECRETVALUE\n-----END PGP PRIVATE KEY BLOCK-----",
+        "password: True-SECRETVALUE", "token = 1234567-SECRETVALUE", "pwd=SECRETVALUE", "Uid=me;Pwd=SECRETVALUE;",
     ],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_taken_out(line: str) -> None:
     assert "SECRETVALUE" not in Scrubber()(line)
+
+
+@pytest.mark.parametrize("value", ["p", "12", "1234"])
+def test_a_password_may_be_short(value: str) -> None:
+    assert Scrubber()(f"DB_PASSWORD: {value}") == "DB_PASSWORD: [secret]"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["deadbeef", "pad_token=", "token ", "api_key=", "cache_key='", '\\"token', "a://b:c", "[('key',", "password:[",
+     "a.", "--token ", "'", "key: |", "- "],
+)  # fmt: skip
+def test_a_long_line_takes_no_quadratic_time(unit: str) -> None:
+    """The first of them took minutes at a twentieth of this length: the test's own time-out would end it."""
+    assert Scrubber()(unit * (400_000 // len(unit)))
+
+
+@given(st.text(), st.text(st.characters(categories=("L", "N")), min_size=8, max_size=20))
+def test_a_known_secret_is_in_no_text(around: str, secret: str) -> None:
+    assert secret not in Scrubber([secret])(f"{around}{secret}{around}{json.dumps(secret)}")

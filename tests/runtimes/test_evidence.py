@@ -141,3 +141,43 @@ def test_mistakes_in_the_stack_are_told(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text("models: 3\n")
     with pytest.raises(StackgenError):
         evidence.of_processes(tmp_path / "stack.yaml")
+
+
+def test_secrets_in_the_stack_file_are_known_wherever_they_show(
+    stack: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stack(
+        restart="on-failure:1", extra_env={"DB_PASS": "hunter2hunter2"}, extra_args=["--api-key", "abcdefgh"]
+    )
+    assert {"hunter2hunter2", "abcdefgh"} <= set(evidence.of_processes(folder / "stack.yaml").secrets)
+    said = tmp_path / "odd.log"
+    said.write_text("Traceback (most recent call last):\nOddError: abcdefgh met hunter2hunter2\n")
+    program = tmp_path / "engines" / "vllm" / "bin" / "vllm"
+    program.write_text(FAILS.replace("PYTHON", sys.executable).replace("LOG", repr(str(said))))
+    with pytest.raises(StartError):
+        up_processes(folder, 60, "none")
+    capsys.readouterr()
+    code, data = diagnosed(folder, capsys)
+    assert code == 1 and "OddError" in json.dumps(data)
+    assert "hunter2" not in json.dumps(data) and "abcdefgh" not in json.dumps(data)
+
+
+def test_secrets_of_a_foreign_container_are_known_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the engine's API: the names of variables decide, whatever the container is."""
+    names = ("MYSQL_PASSWORD", "DB_PASS", "WANDB_KEY", "HF_TOKEN", "MY_SECRET", "PAD_TOKEN", "PATH")
+    config = {
+        "Env": [f"{name}=value-of-{name}" for name in names],
+        "Image": "x",
+        "Cmd": ["serve", "--api-key=abcdefgh"],
+    }
+    state = {"Status": "exited", "ExitCode": 1, "OOMKilled": False}
+
+    class Api:
+        def inspect_container(self, name: str) -> dict[str, Any]:
+            return {"Id": name, "Config": config, "State": state, "RestartCount": 0}
+
+        def logs(self, *_: Any, **__: Any) -> bytes:
+            return b"nothing\n"
+
+    monkeypatch.setattr(evidence, "connect", lambda: type("Client", (), {"api": Api()})())
+    assert evidence.of_container("c").secrets == (*(f"value-of-{name}" for name in names[:5]), "abcdefgh")
