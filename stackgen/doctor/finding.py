@@ -81,7 +81,7 @@ class Case:
     `models` and `hub` are keyed by the model as stack.yaml names it; a model that can't be looked at (it lies in a
     volume, or on the Hub) is in none of them, a key of `hub` with None was not asked. `cached` says whether a model of
     the Hub lies in the storage; None where the storage can't be read. `missing` are files that stack.yaml names and
-    that aren't there, as (place, path).
+    that aren't there, as (place, path). `compose_file` is the text of compose.yaml as it would be started.
     """
 
     host: Host
@@ -95,6 +95,7 @@ class Case:
     env: EnvFacts | None = None
     changes: tuple[Change, ...] = ()
     missing: tuple[tuple[str, str], ...] = ()
+    compose_file: str = ""
 
     def specs(self) -> Iterator[tuple[str, Any]]:
         """The models of stack.yaml, each with its place."""

@@ -76,10 +76,19 @@ def case_of(
             models[model.model] = look_at_model(snapshot)
         elif (answer := hub.get(model.model)) and answer.config:
             models[model.model] = ModelFacts(answer.commit, True, config=answer.config)
+    files = stack.files()
     return Case(
-        host, stack, mistakes, source, models, hub, offline, cached, env_of(base), tuple(compare(stack.files(), base)),
-        tuple(_missing(stack, base)),
+        host, stack, mistakes, source, models, hub, offline, cached, env_of(base), tuple(compare(files, base)),
+        tuple(_missing(stack, base)), _compose_file(base / files[0].path, files[0].text),
     )  # fmt: skip
+
+
+def _compose_file(path: Path, rendered: str) -> str:
+    """The file that lies there, which its owner may have edited, else the one that would be written."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return rendered
 
 
 def env_of(folder: Path) -> EnvFacts:

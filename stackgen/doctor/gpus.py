@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from stackgen.doctor.facts import Gpu, at_least
+from stackgen.doctor.facts import GIB, Gpu, at_least
 from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
+from stackgen.doctor.room import weight_bytes
 from stackgen.plan import GpuRequest
 
 __all__ = ["card", "driver", "ecc", "ids", "memory", "mig", "mixed", "persistence", "present", "toolkit", "wanted"]
@@ -19,6 +20,8 @@ __all__ = ["card", "driver", "ecc", "ids", "memory", "mig", "mixed", "persistenc
 CDI = "nvidia.com/gpu="
 # what vLLM takes of each card when nobody says (0.32.0, `gpu_memory_utilization`)
 UTILIZATION = 0.92
+# an allowance of ours for engines that take what they need: CUDA's context, the KV cache of a short chat, activations
+CONTEXT = GIB
 
 
 def wanted(case: Case) -> Iterator[tuple[str, Any, GpuRequest, tuple[Gpu, ...] | None]]:
@@ -168,24 +171,25 @@ def ids(case: Case) -> Results:
 
 
 def memory(case: Case) -> Results:
-    """Free memory on each card is at least utilization x total."""
-    share: dict[int, float] = {}
+    """Free memory on each card is enough: utilization x total for vLLM, the weights and `CONTEXT` for others."""
+    taken: dict[int, float] = {}
     if any(request.driver == "amd" for _, _, request in case.gpu_requests()):
         yield unknown("the free memory of AMD cards is not looked at", "", "rocm-smi --showmeminfo vram shows it")
     for place, model, _request, cards in wanted(case):
-        if model.engine != "vllm":
-            continue
-        utilization = model.gpu_memory_utilization or UTILIZATION
         for gpu in cards or ():
-            share[gpu.index] = share.get(gpu.index, 0.0) + utilization
-            if gpu.memory_total is None or gpu.memory_free is None:
-                yield unknown(f"the free memory of GPU {gpu.index} is unknown", place=place)
+            least, how = _need(case, model, gpu, len(cards or ()))
+            if gpu.memory_total is None or gpu.memory_free is None or least is None:
+                why = how if least is None else ""
+                yield unknown(f"whether GPU {gpu.index} has the memory free is unknown", why, place=place)
                 continue
-            need = share[gpu.index] * gpu.memory_total
+            least, before = least + taken.get(gpu.index, 0.0), taken.get(gpu.index, 0.0)
+            need = least if model.engine == "vllm" else least + CONTEXT
+            taken[gpu.index] = need
             users = ", ".join(
                 f"{one.name} (pid {one.pid}{f', {size(one.memory)}' if one.memory else ''})" for one in gpu.processes
             )
-            told = f"{size(gpu.memory_free)} of {size(gpu.memory_total)} free, {share[gpu.index]:g} of it wanted"
+            others = f", beside {size(before)} of other models" if before else ""
+            told = f"{size(gpu.memory_free)} of {size(gpu.memory_total)} free; {how}{others}"
             if gpu.memory_free >= need:
                 yield good(f"GPU {gpu.index} has the memory free", told, place)
                 continue
@@ -193,11 +197,32 @@ def memory(case: Case) -> Results:
             if any(one.project == case.stack.plan.name for one in case.host.containers or () if case.stack):
                 yield unknown(f"GPU {gpu.index}: this stack runs already, and holds memory itself", told, place=place)
                 continue
-            # rounded down, and a little left over for the CUDA context
-            fits = int((gpu.memory_free / gpu.memory_total - 0.02) * 100) / 100
-            lower = f", or set gpu_memory_utilization: {fits:g}" if fits >= 0.1 else ""
-            yield fail(f"GPU {gpu.index} has too little free memory: {size(need)} are wanted", told,
-                       f"stop what holds it{lower}", f"{place}.gpu_memory_utilization")  # fmt: skip
+            fix, field = "stop what holds it, or take a smaller or a quantized model", f"{place}.gpus"
+            if model.engine == "vllm":
+                # rounded down, and a little left over for the CUDA context
+                fits = int((gpu.memory_free / gpu.memory_total - 0.02) * 100) / 100
+                fix = "stop what holds it" + (f", or set gpu_memory_utilization: {fits:g}" if fits >= 0.1 else "")
+                field = f"{place}.gpu_memory_utilization"
+            # the weights are certain where files tell them; what the engine adds is an estimate
+            say = warn if gpu.memory_free >= least or "guessed" in how else fail
+            yield say(f"GPU {gpu.index} has too little free memory: {size(need)} are wanted", told, fix, field)
+
+
+def _need(case: Case, model: Any, gpu: Gpu, cards: int) -> tuple[float | None, str]:
+    """The bytes that a model takes of a card, without `CONTEXT`, and how that is known; None where it is not."""
+    if model.engine == "vllm":
+        utilization = model.gpu_memory_utilization or UTILIZATION
+        return utilization * (gpu.memory_total or 0), f"vLLM takes {utilization:g} of it"
+    weight, how = weight_bytes(case, model.model)
+    if weight is None:
+        return None, f"the size of {model.model} is unknown"
+    for field in ("gpu_layers", "cpu_offloading", "max_gpu_memory"):
+        if getattr(model, field, None) not in (None, False):
+            return None, f"{field} decides how much of the weights goes there"
+    if getattr(model, "load_8bit", False):
+        weight, how = weight // 2, f"{how}, halved by load_8bit"
+    told = f"{size(weight)} of weights ({how})" + (f" over {cards} cards" if cards > 1 else "")
+    return weight / cards, f"{told}, and about {size(CONTEXT)} for CUDA and the KV cache"
 
 
 def mig(case: Case) -> Results:

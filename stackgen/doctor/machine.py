@@ -1,6 +1,5 @@
-"""Docker, Compose, disk, memory and processor: is this machine able to start containers at all?
+"""Docker, memory and processor: is this machine able to start containers at all?
 
-Versions are those that rendered files need (`start_interval`: Compose 2.20.2 and engine 25, Compose's release notes).
 Compose refuses to build with a buildx below 0.17 since October 2025 (docker/compose pull requests 13280 and 13295; the
 text is in Compose 2.40.3).
 """
@@ -12,7 +11,7 @@ import re
 from stackgen.doctor.facts import GIB, at_least
 from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
 
-__all__ = ["buildx", "cgroup", "compose", "cores", "cpu", "engine", "engine_version", "shm"]
+__all__ = ["buildx", "cgroup", "cores", "cpu", "engine", "shm"]
 
 STATES = {
     "missing": ("the Docker engine does not run", "start it: sudo systemctl start docker"),
@@ -34,45 +33,6 @@ def engine(case: Case) -> Results:
         yield good("the Docker engine answers", f"version {host.engine or 'unknown'}")
     else:
         yield unknown("whether a Docker engine runs could not be found out", host.engine_error)
-
-
-def engine_version(case: Case) -> Results:
-    """What rendered files need of the engine."""
-    host = case.host
-    if host.engine_state not in (None, "ok"):
-        return
-    enough = at_least(host.engine, 25)
-    cdi = case.stack is not None and case.stack.spec.gpu_driver == "cdi"
-    if enough is None:
-        yield unknown("the engine's version is unknown", host.engine or "")
-    elif enough:
-        yield good("the engine is new enough", f"{host.engine}, wanted 25 or newer")
-    elif cdi:
-        yield fail("this engine can't hand out CDI devices", f"version {host.engine}, CDI came with 25",
-                   "update Docker Engine, or set gpu_driver: nvidia", "gpu_driver")  # fmt: skip
-    elif not at_least(host.engine, 23):
-        yield fail("the Docker engine is too old", f"version {host.engine}, wanted 25 or newer", "update Docker Engine")
-    else:
-        yield warn("the engine ignores `start_interval`: a service counts as healthy up to 30 s later than it is",
-                   f"version {host.engine}, wanted 25 or newer", "update Docker Engine")  # fmt: skip
-
-
-def compose(case: Case) -> Results:
-    """The compose plugin and its version."""
-    host = case.host
-    if host.compose_missing:
-        yield fail("the docker compose plugin is missing", "`docker compose version` does not work",
-                   "install docker-compose-plugin, version 2.24 or newer")  # fmt: skip
-    elif (enough := at_least(host.compose, 2, 24)) is None:
-        yield unknown("Compose's version is unknown", host.compose or "")
-    elif enough:
-        yield good("Compose is new enough", f"{host.compose}, wanted 2.24 or newer")
-    elif not at_least(host.compose, 2, 20, 2):
-        yield fail("Compose is too old for the rendered file", f"{host.compose}, and `start_interval` came with 2.20.2",
-                   "install docker-compose-plugin, version 2.24 or newer")  # fmt: skip
-    else:
-        yield warn("Compose is older than what stackgen is tried with", f"{host.compose}, wanted 2.24 or newer",
-                   "update docker-compose-plugin")  # fmt: skip
 
 
 def buildx(case: Case) -> Results:

@@ -1,4 +1,4 @@
-"""The model itself: its files, and whether its context and type suit the stack and the cards.
+"""The model itself: its files, and whether its type and size suit the cards.
 
 As in vLLM 0.32.0: bfloat16 from compute capability 8.0 (`CudaPlatform.supported_dtypes`), else it falls back.
 """
@@ -13,9 +13,9 @@ from stackgen.doctor.gpus import UTILIZATION, wanted
 from stackgen.doctor.model_facts import ModelFacts
 from stackgen.doctor.parallel import sizes
 from stackgen.doctor.room import weight_bytes
-from stackgen.spec import human_int, is_local
+from stackgen.spec import is_local
 
-__all__ = ["chat_template", "config", "context", "dtype", "extras", "fit", "readable", "tokenizer", "weights"]
+__all__ = ["chat_template", "config", "dtype", "extras", "fit", "readable", "tokenizer", "weights"]
 
 
 def _local(case: Case) -> Iterator[tuple[str, Any, ModelFacts]]:
@@ -145,47 +145,27 @@ def _mounted(service: Any, path: str) -> str:
     return next((m.target for m in service.mounts if getattr(m, "source", "") == path), "")
 
 
-def context(case: Case) -> Results:
-    """`max_model_len` is no longer than what the model was made for."""
-    for place, model in case.specs():
-        text, facts = getattr(model, "max_model_len", None), case.models.get(model.model)
-        if text in (None, "auto", "-1") or model.engine != "vllm":
-            continue
-        asked, field = human_int(text), f"{place}.max_model_len"
-        limit = facts.number("max_position_embeddings", "n_positions", "max_seq_len") if facts else None
-        scaling = (facts.config or {}).get("rope_scaling") if facts else None
-        if limit is None:
-            yield unknown("how long the model's context is, is unknown", "no config.json at hand", place=field)
-        elif asked > limit and (scaling or "VLLM_ALLOW_LONG_MAX_MODEL_LEN" in model.extra_env):
-            yield warn(f"max_model_len is {asked}, and config.json says {limit}", "beyond it answers get worse",
-                       f"max_model_len: {limit}", field)  # fmt: skip
-        elif asked > limit:
-            yield fail(f"max_model_len is {asked}, and the model's limit is {limit}",
-                       "config.json: max_position_embeddings", f"max_model_len: {limit}, or auto", field)  # fmt: skip
-        else:
-            yield good("the context is within the model's", f"{asked} of {limit}", field)
-
-
 def dtype(case: Case) -> Results:
     """The cards compute in the type that is asked for."""
     for place, model, _request, cards in wanted(case):
         facts, field = case.models.get(model.model), f"{place}.dtype"
-        asked = model.dtype if model.dtype not in (None, "auto") else (facts.dtype() if facts else "")
-        if model.engine != "vllm" or not cards:
+        if model.engine not in ("vllm", "fastchat") or not cards:
             continue
+        # FastChat computes in float16 on a GPU, whatever the weights are (0.2.36, `load_model`)
+        own = (facts.dtype() if facts else "") if model.engine == "vllm" else "float16"
+        asked = model.dtype if model.dtype not in (None, "auto") else own
         old = next((gpu for gpu in cards if gpu.compute and gpu.compute < (8, 0)), None)
         if old is None and all(gpu.compute for gpu in cards):
             yield good(f"the cards compute in {asked or 'every type'}", place=field)
         elif old is None:
             yield unknown("which types the cards compute in is unknown", place=field)
         elif model.dtype in ("bfloat16", "bfloat"):
-            yield fail(
-                f"{old.name} does not compute in bfloat16",
-                f"compute capability {old.compute[0]}.{old.compute[1]}, "  # type: ignore[index]
-                "wanted 8.0 or newer",
-                "dtype: float16",
-                field,
-            )
+            told = f"compute capability {old.compute[0]}.{old.compute[1]}, wanted 8.0 or newer"  # type: ignore[index]
+            if model.engine == "vllm":
+                yield fail(f"{old.name} does not compute in bfloat16", told, "dtype: float16", field)
+            else:
+                yield warn(f"{old.name} does not compute in bfloat16: PyTorch does it by slow detours", told,
+                           "dtype: float16", field)  # fmt: skip
         elif asked == "bfloat16":
             yield warn(f"{old.name} does not compute in bfloat16, the model's type: vLLM falls back to float16",
                        "config.json: dtype", "dtype: float16 says so openly", field)  # fmt: skip
@@ -206,15 +186,19 @@ def extras(case: Case) -> Results:
 def fit(case: Case) -> Results:
     """The weights alone fit the memory of the cards."""
     for place, model, request, cards in wanted(case):
-        if model.engine != "vllm" or not cards:
+        # some of the weights stay in the host's memory then
+        if not cards or any(getattr(model, name, None) for name in ("cpu_offloading", "gpu_layers")):
             continue
         weight, how = weight_bytes(case, model.model)
         least = min((gpu.memory_total for gpu in cards if gpu.memory_total), default=None)
-        tensor, pipeline = sizes(case, model, request)
         if weight is None or least is None:
             yield unknown(f"whether {model.model} fits the cards is unknown", "its size is unknown", place=place)
             continue
-        need, have = weight / (tensor * pipeline), least * (model.gpu_memory_utilization or UTILIZATION)
+        tensor, pipeline = sizes(case, model, request) if model.engine == "vllm" else (len(cards), 1)
+        share = (model.gpu_memory_utilization or UTILIZATION) if model.engine == "vllm" else 1
+        need, have = weight / (tensor * pipeline), least * share
+        if getattr(model, "load_8bit", False):
+            need, how = need / 2, f"{how}, halved by load_8bit"
         told = (
             f"{size(weight)} of weights ({how}) over {tensor * pipeline}: {size(need)} a card; {size(have)} may be used"
         )

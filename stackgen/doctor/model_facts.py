@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from typing import Any
 __all__ = ["ModelFacts", "gguf_problem", "look_at_model", "read_index", "safetensors_problem"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model", "tiktoken.model")
+# of Sentence Transformers, as vLLM 0.32.0 looks for them
+ENCODERS = r"sentence_(?:bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
 # the format's own limit for headers (safetensors, `MAX_HEADER_SIZE`)
 MAX_HEADER = 100_000_000
 
@@ -26,7 +29,8 @@ class ModelFacts:
     """A model on this machine. `config` is config.json, None where it can't be read (`config_error` says why).
 
     `problems` are of weights: missing, cut off, empty. `unreadable` are files that others than their owner can't read,
-    as (name, owner's uid). `numbers` of the config are asked by `number`, which knows nested text configs.
+    as (name, owner's uid). `tokenizer_length` and `encoder_length` are the lengths in tokenizer_config.json and in
+    that of Sentence Transformers. `numbers` of the config are asked by `number`, which knows nested text configs.
     """
 
     path: str
@@ -40,6 +44,8 @@ class ModelFacts:
     weight_files: int = 0
     problems: tuple[str, ...] = ()
     unreadable: tuple[tuple[str, int, int], ...] = ()
+    tokenizer_length: int | None = None
+    encoder_length: int | None = None
 
     def number(self, *names: str) -> int | None:
         """The first of `names` that the config holds as a whole number; multimodal models nest theirs."""
@@ -95,13 +101,21 @@ def look_at_model(path: Path) -> ModelFacts:
         if problem:
             problems.append(f"{name}: {problem}")
     tokenizer_config, _ = _config(path / "tokenizer_config.json")
+    encoder = next((_config(path / name)[0] for name in names if re.fullmatch(ENCODERS, name)), None)
     template = any(name.startswith("chat_template") for name in names) or bool(
         tokenizer_config and tokenizer_config.get("chat_template")
     )
     return ModelFacts(
         str(path), True, False, config, wrong, any(name in names for name in TOKENIZERS), template, total,
         len(wanted), tuple(problems), tuple(_closed(path / name for name in (".", *names))),
+        _length(tokenizer_config, "model_max_length"), _length(encoder, "max_seq_length"),
     )  # fmt: skip
+
+
+def _length(config: dict[str, Any] | None, name: str) -> int | None:
+    found = (config or {}).get(name)
+    # "no limit" is written as 1e30
+    return int(found) if isinstance(found, (int, float)) and not isinstance(found, bool) and 0 < found < 2**40 else None
 
 
 def _config(path: Path) -> tuple[dict[str, Any] | None, str]:

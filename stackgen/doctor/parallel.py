@@ -15,6 +15,10 @@ from stackgen.plan import GpuRequest
 __all__ = ["heads", "kv_heads", "layers", "sizes"]
 
 
+HEADS = ("num_attention_heads", "n_head")
+KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_group_num")
+
+
 def sizes(case: Case, model: Any, request: GpuRequest | None) -> tuple[int, int]:
     """Tensor and pipeline parallel size of a vLLM model, as the engine would be told."""
     pipeline = getattr(model, "pipeline_parallel_size", 1)
@@ -38,14 +42,18 @@ def _field(place: str, model: Any) -> str:
     return f"{place}.tensor_parallel_size" if model.tensor_parallel_size else f"{place}.gpus"
 
 
+def _why(facts: ModelFacts | None) -> str:
+    return "config.json does not say" if facts and facts.config is not None else "no config.json at hand"
+
+
 def heads(case: Case) -> Results:
     """Attention heads are a multiple of the tensor parallel size."""
     for place, model, tensor, _pipeline, facts in _split(case):
         if tensor == 1:
             continue
-        count = facts.number("num_attention_heads", "n_head") if facts else None
+        count = facts.number(*HEADS) if facts else None
         if count is None:
-            yield unknown(f"whether {tensor} cards divide the attention heads is unknown", "no config.json at hand",
+            yield unknown(f"whether {tensor} cards divide the attention heads is unknown", _why(facts),
                           place=_field(place, model))  # fmt: skip
         elif count % tensor:
             allowed = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if count % size == 0 and size < tensor]
@@ -64,11 +72,10 @@ def kv_heads(case: Case) -> Results:
     for place, model, tensor, _pipeline, facts in _split(case):
         if tensor == 1:
             continue
-        count = facts.number("num_key_value_heads") if facts else None
+        # without a number of their own there is one for each attention head (vLLM, `get_total_num_kv_heads`)
+        count = facts.number(*KV_HEADS) or facts.number(*HEADS) if facts else None
         if count is None:
-            yield unknown(
-                f"whether {tensor} cards divide the KV heads is unknown", "no config.json at hand", place=place
-            )
+            yield unknown(f"whether {tensor} cards divide the KV heads is unknown", _why(facts), place=place)
         elif count % tensor and tensor % count:
             allowed = [one for one in range(1, tensor) if count % one == 0 or one % count == 0]
             yield fail(f"{count} KV heads fit no split over {tensor} cards", "config.json: num_key_value_heads; one of "
@@ -86,7 +93,7 @@ def layers(case: Case) -> Results:
         count = facts.number("num_hidden_layers", "n_layer") if facts else None
         field = f"{place}.pipeline_parallel_size"
         if count is None:
-            yield unknown(f"whether the model has {pipeline} layers is unknown", "no config.json at hand", place=field)
+            yield unknown(f"whether the model has {pipeline} layers is unknown", _why(facts), place=field)
         elif pipeline > count:
             yield fail(f"{count} layers can't be split into {pipeline} stages", "config.json: num_hidden_layers",
                        f"pipeline_parallel_size: {count} at most", field)  # fmt: skip

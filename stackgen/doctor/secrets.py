@@ -10,13 +10,20 @@ from stackgen.doctor.finding import Case, Results, fail, good, warn
 from stackgen.envfile import API_KEY, GENERATED
 from stackgen.plan import EnvRef
 
-__all__ = ["complete", "mode", "present", "strength", "token_file"]
+__all__ = ["complete", "is_placeholder", "mode", "present", "strength", "token_file"]
 
 PLACEHOLDER = re.compile(
-    r"<.*>|\.{3}|…|x{4,}|(your|my)[-_ ].*|.*(change[-_ ]?me|replace[-_ ]?me|placeholder|example|insert[-_ ]).*|todo|"
-    r"sk-(x+|\.+|…|123\w*)|(api[-_ ]?)?key|secret|password|none|null|empty|token-abc123|test|dummy",
+    # bounded where a random key may begin or end like that
+    r"<.*>|\{\{.*\}\}|\$\{\w+.*\}|\$[A-Z_]+|\.+|…|[x*]{4,}|(your|my)[-_ ][\w -]{0,30}|123\w{0,12}|.*[-_ ]here|todo|"
+    r".*(change|replace|insert|put|paste)[-_ ]?(me|with|this|here|by|your)\b.*|.*(placeholder|example|insert[-_ ]).*|"
+    r"x+|(api[-_ ]?)?key|secret|password|none|null|empty|(token[-_ ]?)?(abc|api)[-_ ]?123|test|dummy|fake|demo",
     re.IGNORECASE,
 )
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether `value` stands for a key that nobody put in; `sk-` before it makes none of it."""
+    return bool(PLACEHOLDER.fullmatch(value) or PLACEHOLDER.fullmatch(value.removeprefix("sk-")))
 
 
 def present(case: Case) -> Results:
@@ -58,7 +65,7 @@ def complete(case: Case) -> Results:
             yield warn(f"{ref.name} is not there yet", env.path, "`stackgen up` adds one; `docker compose up` refuses")
         elif not value:
             yield fail(f"{ref.name} is empty", env.path, f"put a value into .env: {_new(ref.name)}")
-        elif PLACEHOLDER.fullmatch(value):
+        elif is_placeholder(value):
             yield fail(f"{ref.name} still holds a placeholder", env.path, f"put your own value in: {_new(ref.name)}")
         else:
             yield good(f"{ref.name} is set")
@@ -71,7 +78,7 @@ def _new(name: str) -> str:
 def strength(case: Case) -> Results:
     """The API key can't be guessed."""
     value = case.env.values.get(API_KEY, "") if case.env else ""
-    if not value or PLACEHOLDER.fullmatch(value):
+    if not value or is_placeholder(value):
         return
     exposed = any(endpoint.exposed for endpoint in case.stack.plan.endpoints) if case.stack else False
     if re.search(r"[^\x21-\x7e]", value):

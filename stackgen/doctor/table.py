@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stackgen.doctor import files, flags, gpus, hub, machine, model, parallel, ports, quantization, room, secrets
+from stackgen.doctor import (
+    context,
+    features,
+    files,
+    flags,
+    gpus,
+    hub,
+    machine,
+    model,
+    parallel,
+    ports,
+    quantization,
+    room,
+    secrets,
+)
 from stackgen.doctor.finding import Case, Check, Finding
 
 __all__ = ["CHECKS", "counts", "examine", "exit_code"]
@@ -12,9 +26,10 @@ __all__ = ["CHECKS", "counts", "examine", "exit_code"]
 CHECKS: tuple[Check, ...] = (
     Check("SG-P001", "docker", "the `docker` command, the engine, and whether this user may use its socket",
           machine.engine, True),
-    Check("SG-P002", "engine-version", "the engine is 25 or newer (`start_interval`, CDI)",
-          machine.engine_version, True),
-    Check("SG-P003", "compose", "the compose plugin is 2.24 or newer", machine.compose, True),
+    Check("SG-P002", "engine-version", "the engine has each feature that compose.yaml uses (`start_interval`, CDI: 25)",
+          features.engine_version, True),
+    Check("SG-P003", "compose", "the compose plugin has each feature that compose.yaml uses (`start_interval`: 2.20.2) "
+          "and is 2.24 or newer", features.compose, True),
     Check("SG-P004", "buildx", "buildx is 0.17 or newer, where an image is built here", machine.buildx, True),
     Check("SG-P005", "cgroup", "control groups of version 2", machine.cgroup, True),
     Check("SG-P006", "disk", "room for images and weights that are still to come, by the Hub's file list when online",
@@ -31,7 +46,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P031", "driver", "the driver is new enough for the image's CUDA (CUDA 13: 580)", gpus.driver, True),
     Check("SG-P032", "toolkit", "Docker can hand out GPUs: NVIDIA container toolkit, or CDI files", gpus.toolkit, True),
     Check("SG-P033", "gpu-ids", "indices, UUIDs and counts of `gpus` exist", gpus.ids),
-    Check("SG-P034", "gpu-memory", "free memory of each card is at least utilization × total, or who holds it",
+    Check("SG-P034", "gpu-memory", "free memory of each card: utilization × total for vLLM, the weights and 1 GiB for "
+          "others; or who holds it",
           gpus.memory, True),
     Check("SG-P035", "mig", "cards that MIG splits are named by their parts", gpus.mig),
     Check("SG-P036", "ecc", "no uncorrected memory errors on the cards", gpus.ecc, True),
@@ -47,7 +63,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P052", "chat-template", "a chat template", model.chat_template),
     Check("SG-P053", "weights", "every shard of the index is there and whole, by its header", model.weights),
     Check("SG-P054", "readable", "the container's user may read the model", model.readable),
-    Check("SG-P055", "context", "`max_model_len` against config.json", model.context),
+    Check("SG-P055", "context", "`max_model_len` against the model's files, by vLLM's own arithmetic", context.context),
     Check("SG-P056", "dtype", "the cards compute in the type (bfloat16: compute capability 8.0)", model.dtype),
     Check("SG-P057", "quantization", "vLLM knows the quantization, the model has it, the cards compute with it",
           quantization.quantization),

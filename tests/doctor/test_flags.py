@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.generate_flags import PROGRAMS, read_help
@@ -94,6 +94,7 @@ def test_bad_flags_are_told_with_what_to_do(engine: str, words: list[str], statu
     assert "secret" not in repr(found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()), st.sampled_from(["vllm", "fastchat", "llamacpp"]))
 def test_any_words(words: list[str], engine: str) -> None:
     assert all(status in ("fail", "warn") for status, _, _ in told(engine, *words, *(f"--{word}" for word in words)))

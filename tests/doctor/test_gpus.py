@@ -88,12 +88,74 @@ def test_each_fault_of_cards_is_found_by_its_own_check(
     only(findings(host, write_stack(tmp_path, **fields)), id, status)
 
 
+def test_without_kv_heads_there_is_one_for_each_attention_head(tmp_path: Path) -> None:
+    config = {name: value for name, value in CONFIG.items() if name != "num_key_value_heads"}
+    found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=config))
+    told = [(one.status, one.message) for one in found if one.id == "SG-P041"]
+    assert told == [("ok", "32 KV heads suit 8 cards")] and not bad(found)
+    nothing = {name: value for name, value in config.items() if name != "num_attention_heads"}
+    found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=nothing))
+    assert {one.evidence for one in found if one.id in ("SG-P040", "SG-P041")} == {"config.json does not say"}
+
+
 def test_who_holds_the_memory_is_named_with_a_share_that_fits(tmp_path: Path) -> None:
     found = only(findings(FULL, write_stack(tmp_path)), "SG-P034", "fail")
     assert "python3 train.py (pid 4242, 16.0 GiB)" in found.evidence
     share = float(found.fix.rpartition(": ")[2])
     path = write_stack(tmp_path / "lower", gpu_memory_utilization=share)
     assert not bad(findings(FULL, path))
+
+
+def gguf(tmp_path: Path, gib: int) -> None:
+    with (tmp_path / "m.gguf").open("wb") as file:
+        file.write(b"GGUF")
+        file.truncate(gib * GIB)  # sparse: takes no room
+
+
+def heavy(folder: Path, gib: int) -> None:
+    header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,%d]}}' % (gib * GIB)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + gib * GIB)
+
+
+@pytest.mark.parametrize("engine", ["fastchat", "llamacpp"])
+def test_engines_that_take_what_they_need_are_held_against_the_free_memory(engine: str, tmp_path: Path) -> None:
+    path = write_stack(tmp_path, engine=engine)
+    heavy(tmp_path / "model", 10)
+    if engine == "llamacpp":
+        gguf(tmp_path, 10)
+        path = write_stack(tmp_path, engine=engine, model="./m.gguf")
+    for free, status in ((1, "fail"), (9, "fail"), (12, "ok")):
+        machine = changed(ONE_24, memory_free=free * GIB, processes=FULL.gpus[0].processes)  # type: ignore[index]
+        found = findings(machine, path)
+        (told,) = [one for one in found if one.id == "SG-P034"]
+        assert told.status == status, told
+        assert "10.0 GiB of weights (by its files), and about 1.0 GiB" in told.evidence
+        assert status == "ok" or "train.py (pid 4242" in told.evidence
+    # the weights would fit, and the rest is an estimate
+    (told,) = [o for o in findings(changed(ONE_24, memory_free=10 * GIB + GIB // 2), path) if o.id == "SG-P034"]
+    assert told.status == "warn"
+
+
+def test_what_decides_otherwise_how_much_goes_to_the_card_is_unknown(tmp_path: Path) -> None:
+    gguf(tmp_path, 40)
+    found = findings(ONE_24, write_stack(tmp_path, engine="llamacpp", model="./m.gguf", gpu_layers=9))
+    assert not bad(found) and "gpu_layers" in next(one for one in found if one.id == "SG-P034").evidence
+    hub = write_stack(tmp_path / "hub", engine="fastchat", model="org/m", revision="0" * 40)
+    told = next(one for one in findings(ONE_24, hub) if one.id == "SG-P034")
+    assert told.status == "unknown" and "size" in told.evidence
+
+
+def test_fastchat_on_its_cards(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, engine="fastchat", dtype="bfloat16")
+    only(findings(TURING, path), "SG-P056", "warn")
+    assert not bad(findings(TURING, write_stack(tmp_path, engine="fastchat")))
+    heavy(tmp_path / "model", 40)
+    assert bad(findings(ONE_24, path), "fail") == {"SG-P034", "SG-P059"}
+    assert not bad(findings(EIGHT_80, path))
+    path = write_stack(tmp_path, engine="fastchat", load_8bit=True)
+    assert not bad(findings(ONE_24, path), "fail")
 
 
 def test_two_models_on_one_card_are_added_up(tmp_path: Path) -> None:
@@ -103,6 +165,7 @@ def test_two_models_on_one_card_are_added_up(tmp_path: Path) -> None:
     path.write_text(text)
     found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-P034"]
     assert [one.status for one in found] == ["fail", "ok"]
+    assert "beside 12.0 GiB of other models" in found[0].evidence
 
 
 def test_a_driver_that_does_not_answer_is_a_fault_and_no_tool_is_unknown(tmp_path: Path) -> None:
@@ -138,7 +201,8 @@ def test_amd_and_cdi(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "cdi", stack_gpu_driver="cdi")
     assert not bad(findings(replace(ONE_24, cdi=("nvidia.com/gpu",)), path))
     only(findings(ONE_24, path), "SG-P032", "fail")
-    only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-P002", "fail")
+    told = only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-P002", "fail")
+    assert "driver: cdi" in told.message and told.place == "gpu_driver"
 
 
 def test_weights_that_don_t_fit(tmp_path: Path) -> None:

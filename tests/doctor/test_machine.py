@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ PLANTED = [
     ("SG-P001", "fail", {"engine_state": "missing", "engine": None, "engine_error": "No such file"}),
     ("SG-P001", "fail", {"engine_state": "silent", "engine": None, "engine_error": "timed out"}),
     ("SG-P002", "fail", {"engine": "20.10.24"}),
-    ("SG-P002", "warn", {"engine": "24.0.7"}),
+    ("SG-P002", "fail", {"engine": "24.0.7"}),
     ("SG-P003", "fail", {"compose": None, "compose_missing": True}),
     ("SG-P003", "fail", {"compose": "v2.17.3"}),
     ("SG-P003", "warn", {"compose": "2.21.0"}),
@@ -131,6 +132,12 @@ def test_what_is_not_known_is_never_good(tmp_path: Path) -> None:
         ("SG-P072", "fail", {"key": ""}),
         ("SG-P072", "fail", {"key": "changeme"}),
         ("SG-P072", "fail", {"key": "<your key>"}),
+        ("SG-P072", "fail", {"key": "sk-replace-with-your-own"}),
+        ("SG-P072", "fail", {"key": "sk-your-key-here"}),
+        ("SG-P072", "fail", {"key": "token-api-123"}),
+        ("SG-P072", "fail", {"key": "token-abc123"}),
+        ("SG-P072", "fail", {"key": "sk-xxxxxxxx"}),
+        ("SG-P072", "fail", {"key": "${OPENAI_API_KEY}"}),
         ("SG-P082", "warn", {"image": "registry.local/vllm"}),
         ("SG-P058", "fail", {"chat_template": "./none.jinja"}),
     ],
@@ -143,6 +150,62 @@ def test_each_fault_of_a_stack_is_found_by_its_own_check(
     # an address that other machines reach is told too, whatever else is wrong with it
     assert wrong - ({("SG-P022", "warn")} if id == "SG-P021" else set()) == {(id, status)}
     assert exit_code(found) == (1 if status == "fail" else 0)
+
+
+FEATURES = [
+    ("    gpus: all\n", "gpus", "2.29.7", "2.30.0"),
+    ("configs:\n  a:\n    content: x\n", "configs.content", "2.23.0", "2.23.1"),
+    ("    depends_on:\n      b:\n        condition: service_started\n        restart: true\n", "depends_on.restart",
+     "2.16.0", "2.17.0"),
+    ("    build:\n      additional_contexts: {a: ./b}\n", "build.additional_contexts", "2.16.0", "2.17.0"),
+    ("models:\n  a: {model: b}\n", "models", "2.37.3", "2.38.0"),
+    ("    pre_start: []\n", "pre_start", "5.2.0", "5.3.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "name", "old", "new"), FEATURES)
+def test_a_feature_of_the_compose_file_names_itself_and_its_line(
+    text: str, name: str, old: str, new: str, tmp_path: Path
+) -> None:
+    """The file is the user's: what stands in it counts, not what would be rendered."""
+    path = write_stack(tmp_path, gpus="none")
+    compose = tmp_path / "compose.yaml"
+    lines = compose.read_text().count("\n")
+    compose.write_text(compose.read_text() + text)
+    (found,) = [one for one in findings(replace(CPU, compose=old), path) if one.id == "SG-P003"]
+    assert found.status == "fail" and name in found.message and f"came with {new.removesuffix('.0')}" in found.evidence
+    assert all(
+        int(number) > lines for number in re.findall(rf"{re.escape(name)} \(compose.yaml line (\d+)", found.evidence)
+    )
+    (found,) = [one for one in findings(replace(CPU, compose=new), path) if one.id == "SG-P003"]
+    assert name not in found.message
+
+
+def test_only_what_is_used_needs_a_version(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus="none")
+    compose = tmp_path / "compose.yaml"
+    told = only(findings(replace(CPU, compose="2.19.1"), path), "SG-P003", "fail")
+    line = 1 + compose.read_text().splitlines().index("      start_interval: 5s")
+    assert f"healthcheck.start_interval (compose.yaml line {line}) came with 2.20.2" in told.evidence
+    # before 2.24 Compose leaves out what the engine lacks; later ones refuse
+    old = findings(replace(CPU, engine="24.0.7", compose="2.21.0"), path)
+    assert bad(old, "warn") == {"SG-P002", "SG-P003"} and not bad(old, "fail")
+    assert "start_interval" in only(findings(replace(CPU, engine="24.0.7"), path), "SG-P002", "fail").message
+    compose.write_text("\n".join(one for one in compose.read_text().splitlines() if "start_interval" not in one))
+    assert bad(findings(replace(CPU, engine="24.0.7", compose="2.19.1"), path)) == {"SG-P003", "SG-P081"}
+
+
+def test_images_that_are_not_here_or_not_pinned_are_told(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus="none", image="registry.local/vllm:latest")
+    found = findings(CPU, path)
+    assert only(found, "SG-P082", "warn").place == "models[0].image"
+    told = next(one for one in found if one.id == "SG-P083")
+    assert told.status == "unknown" and told.fix.startswith("docker pull registry.local/vllm:latest ")
+    here = replace(CPU, images=("registry.local/vllm:latest",))
+    assert "registry.local/vllm:latest is here" in next(o for o in findings(here, path) if o.id == "SG-P083").message
+    built = findings(CPU, write_stack(tmp_path / "own", gpus="none", engine="fastchat"))
+    told = next(one for one in built if one.id == "SG-P083")
+    assert told.status == "ok" and "built at the first start" in told.message
 
 
 def test_an_exposed_weak_key_fails(tmp_path: Path) -> None:

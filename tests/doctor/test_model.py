@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from stackgen.doctor.model_facts import look_at_model, read_index, safetensors_p
 from stackgen.doctor.table import examine
 from tests.doctor.hosts import CONFIG, NO_GPU, ONE_24, bad, findings, only, write_model, write_stack
 
-anything = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +129,62 @@ def test_a_nested_text_config_is_read(tmp_path: Path) -> None:
     assert facts.number("num_attention_heads") == 32 and facts.dtype() == "bfloat16"
 
 
+BERT = {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute",
+        "max_position_embeddings": 8192}  # fmt: skip
+NESTED = {"full_attention": {"rope_type": "linear", "factor": 4.0}, "sliding_attention": {"rope_type": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "limit"),
+    [
+        ({}, {}, 8192),
+        # YaRN and llama3: the config's length is the scaled one (vLLM once multiplied it again)
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}, 8192),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, {}, 8192),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, {}, 8192),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 4.0}}, {}, 8192),
+        ({"rope_scaling": {"type": "su", "factor": 4.0}}, {}, 8192),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, {}, 32768),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0}}, {}, 32768),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, {}, 16384),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": None}}, {}, 8192),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, {}, 8192),
+        ({"rope_parameters": NESTED}, {}, 32768),
+        ({"rope_parameters": NESTED, "model_type": "gemma3_text"}, {}, 8192),
+        ({"model_max_length": 32768}, {}, 32768),
+        ({"max_seq_len": 4096}, {}, 4096),
+        ({"max_position_embeddings": None, "n_positions": 1024}, {}, 1024),
+        ({"text_config": {"max_position_embeddings": 65536, "rope_scaling": None}}, {}, 65536),
+        # of decoders vLLM doesn't read the tokenizer's length, of embedders with absolute positions it does
+        ({}, {"tokenizer_config.json": '{"model_max_length": 2048}'}, 8192),
+        (BERT, {"tokenizer_config.json": '{"model_max_length": 512}'}, 512),
+        (BERT, {"tokenizer_config.json": '{"model_max_length": 1e30}'}, 8192),
+        (BERT, {"sentence_bert_config.json": '{"max_seq_length": 256}'}, 256),
+    ],
+)
+def test_the_longest_context_is_vllm_s_own(
+    config: dict[str, Any], files: dict[str, str], limit: int, tmp_path: Path
+) -> None:
+    """Each row was read off vLLM 0.32.0's `_get_and_verify_max_len`."""
+    for asked, word in ((limit, "ok"), (limit + 1, "fail")):
+        path = write_stack(tmp_path, gpus="none", config=CONFIG | config, max_model_len=str(asked))
+        for name, text in files.items():
+            (tmp_path / "model" / name).write_text(text)
+        (found,) = [one for one in look(path) if one.id == "SG-P055"]
+        assert found.status == word, found
+        if word == "fail":
+            assert found.fix == f"max_model_len: {limit}, or auto" and ".json: " in found.evidence
+
+
+def test_what_the_user_overrides_counts_for_the_context(tmp_path: Path) -> None:
+    longer = ["--hf-overrides", '{"max_position_embeddings": 32768}']
+    assert not bad(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_args=longer)))
+    allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    only(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "warn")
+    allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "0"}
+    only(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "fail")
+
+
 @anything
 @given(st.binary(max_size=400))
 def test_any_bytes_as_a_shard(tmp_path: Path, data: bytes) -> None:
@@ -184,6 +241,17 @@ def test_any_config_breaks_no_check(tmp_path: Path, value: object) -> None:
     path = tmp_path / "stack.yaml"
     if not path.exists():
         write_stack(tmp_path, tensor_parallel_size=1, max_model_len="32k")
-    config = dict.fromkeys([*CONFIG, "text_config", "quantization_config", "rope_scaling", "torch_dtype"], value)
+    config = dict.fromkeys(
+        [
+            *CONFIG,
+            "text_config",
+            "quantization_config",
+            "rope_scaling",
+            "rope_parameters",
+            "model_max_length",
+            "torch_dtype",
+        ],
+        value,
+    )
     write_model(tmp_path / "model", config)
     assert examine(case_of(ONE_24, *opened(str(path))))
