@@ -42,7 +42,7 @@ WORDS = (
 )
 # a reference is no value, and tells where the value comes from
 HARMLESS_VALUE = re.compile(
-    r"(?:none|null|true|false|yes|no|on|off|required|~|\*+|\.\.\.|\[(?:secret|key)\].*|"
+    r"(?:none|null|true|false|yes|no|on|off|~|\*+|\.\.\.|\[(?:secret|key)\].*|"
     r"\$\$?\{\w+(?::?\?[^}]*)?\}|<[\w|/ -]+>|"
     r"/(?:run|etc|home|root|tmp|var|opt|usr|data|mnt|srv|models)/[\w./@+-]+)\Z",
     re.IGNORECASE,
@@ -180,12 +180,19 @@ def _replaced(text: str, head: re.Pattern[str], value: re.Pattern[str], flag: bo
             continue
         indent = found.groupdict().get("indent")
         held = (value if indent is None else re.compile(value.pattern.replace("INDENT", indent))).match(text, at)
-        # `argument --api-key: expected one argument` is argparse's, and no value
-        if held is None or (name.startswith("--") and found[0].rstrip().endswith(":") and held[0][0] not in "\\'\""):
+        if held is None or _prose(name, found[0], held):
             continue
         parts += [text[done:at], _hidden(name, held[0])]
         done = at = held.end()
     return "".join([*parts, text[done:]])
+
+
+def _prose(name: str, head: str, held: re.Match[str]) -> bool:
+    """`API_KEYS: plain text crashes it`, or `argument --api-key: expected one argument`: words, and no value."""
+    if not head.endswith(": ") or STRONG_NAME.search(name):
+        return False
+    said = held.string[held.start() : held.end() + 2]
+    return bool(re.fullmatch(r"[a-z]+ [a-z]", said)) or (name.startswith("--") and said[0] not in "\\'\"")
 
 
 def _name(found: re.Match[str]) -> str:

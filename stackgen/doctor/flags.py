@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from stackgen.doctor.finding import Case, Result, Results, fail, good, unknown, warn
-from stackgen.flags import REMOVED, Flags, dashed, known_flags, meant
+from stackgen.flags import GONE_IN, REMOVED, Flags, dashed, known_flags, meant
 
 __all__ = ["FIELDS", "look_at", "of_stack"]
 
@@ -110,7 +110,8 @@ def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
     plain = dashed(flag)
     instead = REMOVED[engine].get(plain)
     if instead:
-        return fail(f"{flag} was removed", f"{engine} {known.version} does not know it", instead, place)
+        since = f" in {engine} {GONE_IN[plain]}" if engine == "vllm" and plain in GONE_IN else ""
+        return fail(f"{flag} was removed{since}", f"{engine} {known.version} does not know it", instead, place)
     if engine == "fastchat" and plain in known.by_name:
         return fail(f"{flag} is unknown", "FastChat takes dashes only", f"did you mean {plain}?", place)
     return fail(

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["REMOVED", "VALUELESS", "Flags", "dashed", "known_flags", "meant"]
+__all__ = ["GONE_IN", "REMOVED", "VALUELESS", "Flags", "dashed", "known_flags", "meant"]
 
 # engine -> flag that it has no more (or never as a flag) -> what to do instead
 REMOVED: dict[str, dict[str, str]] = {
@@ -44,6 +44,15 @@ REMOVED: dict[str, dict[str, str]] = {
     },
     "llamacpp": {},
 }
+# the first version without the flag, read off the releases' own argument parsers (arg_utils.py, cli_args.py)
+GONE_IN = {
+    "--disable-log-requests": "0.17.0", "--enable-reasoning": "0.10.0", "--task": "0.13.0",
+    "--guided-decoding-backend": "0.12.0", "--swap-space": "0.18.0", "--max-seq-len-to-capture": "0.11.0",
+    "--cuda-graph-sizes": "0.13.0", "--rope-scaling": "0.11.1", "--rope-theta": "0.11.1", "--device": "0.10.0",
+    "--num-lookahead-slots": "0.12.0", "--use-v2-block-manager": "0.10.0", "--enable-lora-bias": "0.11.1",
+    "--override-pooler-config": "0.12.0", "--preemption-mode": "0.11.0",
+    "--disable-frontend-multiprocessing": "0.19.0",
+}  # fmt: skip
 # those of REMOVED that no value followed
 VALUELESS = frozenset(
     {

@@ -153,6 +153,7 @@ def test_a_value_of_env_over_several_lines_is_no_name() -> None:
         "secrets:\n  hf_token:\n    file: ${HF_TOKEN_FILE:-/dev/null}",
         "  STACKGEN_API_KEY: ${STACKGEN_API_KEY:?`stackgen up` writes one}",
         "--api-key-file /run/secrets/key --tokenizer-mode auto --max-num-batched-tokens 2048",
+        "FastChat reads API_KEYS: plain text crashes it; VLLM_API_KEY: required variable STACKGEN_API_KEY is missing",
         "vllm: error: argument --api-key: expected at least one argument",
         "POST http://127.0.0.1:8000/v1/chat/completions 200 from me@example.org",
         "image vllm/vllm-openai@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",

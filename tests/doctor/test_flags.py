@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scripts.generate_flags import PROGRAMS, read_help
 from stackgen.doctor.flags import FIELDS, look_at
-from stackgen.flags import REMOVED, VALUELESS, known_flags
+from stackgen.flags import GONE_IN, REMOVED, VALUELESS, known_flags
 from stackgen.images import VERSIONS, own_tag
 from tests.doctor.hosts import NO_GPU, findings, only, write_stack
 
@@ -92,6 +92,13 @@ def test_bad_flags_are_told_with_what_to_do(engine: str, words: list[str], statu
     assert [one[0] for one in found] == ([status] if status else [])
     assert not found or fix in found[0][2]
     assert "secret" not in repr(found)
+
+
+def test_a_removed_flag_names_the_version_that_dropped_it() -> None:
+    assert told("vllm", "--swap_space", "4")[0][1] == "--swap_space was removed in vllm 0.18.0"
+    # gone before the releases that were read
+    assert told("vllm", "--speculative-model", "m")[0][1] == "--speculative-model was removed"
+    assert set(GONE_IN) < set(REMOVED["vllm"])
 
 
 @settings(deadline=None)
