@@ -23,7 +23,7 @@ ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?)
 
 # NAMES, whole: HF_TOKEN, dbPassword, x-api-key, MY_KEY
 SECRET_NAME = re.compile(
-    r"(?:.*(?:password|passwd|passphrase|secret|token|credential)s?|.*(?:api|access|private|secret|auth)[_-]?keys?|"
+    r"(?:.*(?:password|passwd|passphrase|secret|token|credential)s?|.*(?:api|access|account|private|secret|auth|shared|signing|master)[_-]?keys?|"
     r"(?:.*[_.-])?(?:pass|pwd|auth|authorization|authentication|salt|cookies?)|.*[_.-]key)\Z",
     re.IGNORECASE,
 )
@@ -95,7 +95,8 @@ SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     # signed addresses of a store
     (re.compile(r"(?i)([?&](?:X-(?:Amz|Goog)-[\w-]+|Signature|sig|Policy|Key-Pair-Id|(?:[\w-]{0,40}[_-])?(?:token|key))=)"
                 r"[^&\s'\"]+"), rf"\1{HIDDEN}"),
-    (re.compile(r"(?i)\b((?:set-)?cookie['\"]?[ \t]*:[ \t]*)[^\s'\"][^\n'\"]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)((?:\s|^)(?:-u|--user)[ =]['\"]?)(?!\d+:\d+\b)[^\s:'\"]{1,80}:[^\s'\"]+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)\b((?:(?:set-)?cookie|authorization)['\"]?[ \t]*:[ \t]*)[^\s'\"][^\n'\"]+"), rf"\1{HIDDEN}"),
 )  # fmt: skip
 NAME_PART = re.compile(r"[\w.-]")
 
