@@ -32,7 +32,8 @@ def check(
 ) -> Report:
     """Checks all targets, many at the same time, and reports on them in their order.
 
-    `options` say how deep; `wait` (s) how long to wait until an endpoint lists its models.
+    `options` say how deep; `wait` (s) how long to wait until an endpoint is alive and lists its
+    models.
     `on_progress(target name, check, message)` and `on_endpoint(its report)` are called from one thread at a time.
     `dialects` are the engines' own, by name. A server that is unhealthy or away is a result and no exception;
     StackgenError is raised for options that make no sense.

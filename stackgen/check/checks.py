@@ -133,9 +133,9 @@ CHECKS: tuple[Check, ...] = (
     *LATE,
     Check("topology", topology, "workers and replicas generate, and run what was planned", needs=(), depth=1),
 )
-# what `wait` waits for
+# what `wait` waits for; an engine that has just died may still list its models
 READY: tuple[Check, ...] = tuple(
-    check for check in CHECKS if check.name in ("resolve", "connect", "tls", "http", "models")
+    check for check in CHECKS if check.name in ("resolve", "connect", "tls", "http", "alive", "models")
 )
 
 

@@ -416,6 +416,21 @@ def test_waiting_ends_when_the_models_are_there(vllm: Fake) -> None:
     assert not check([target(vllm)], dialects=DIALECTS).ok
 
 
+def test_an_engine_that_lists_its_models_and_is_not_alive_is_waited_for(vllm: Fake) -> None:
+    asked = 0
+
+    def dying(_: Request) -> Answer:
+        nonlocal asked
+        asked += 1
+        return Answer(503 if asked < 4 else 200)
+
+    vllm.routes["GET /health"] = dying
+    told: list[str] = []
+    report = check([target(vllm)], wait=60, on_progress=lambda *words: told.append(words[2]), dialects=DIALECTS)
+    assert report.ok
+    assert told.count("waiting: /health answers 503") == 3
+
+
 def test_waiting_is_bounded_and_ends_early_where_it_can_not_help(vllm: Fake) -> None:
     gone = Target("gone", "http://127.0.0.1:9/v1", KEY, ("tiny",), VLLM)
     started = time.monotonic()
