@@ -56,6 +56,8 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/chat/completions": _tiny_chat,
     "/tokenize": lambda model: {"model": model, "prompt": "hi", "content": "hi"},
     "/detokenize": lambda model: {"model": model, "tokens": [1]},
+    # recorded from vLLM 0.32.0: it answers with a score for each item
+    "/generative_scoring": lambda model: {"model": model, "query": "hi", "items": ["hi"], "label_token_ids": [1, 2]},
     "/score": lambda model: {"model": model, "text_1": "hi", "text_2": "hi"},
     "/rerank": lambda model: {"model": model, "query": "hi", "documents": ["hi"]},
     "/classify": lambda model: {"model": model, "input": "hi"},
@@ -63,7 +65,10 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/apply-template": lambda _: {"messages": [{"role": "user", "content": "hi"}]},
 }
 # paths that give away what the key protects; the others of a dialect tell about the server
-GENERATES = frozenset({"/invocations", "/api/v1/chat/completions", "/completion", "/completions", "/chat/completions"})
+GENERATES = frozenset({
+    "/invocations", "/generative_scoring", "/api/v1/chat/completions", "/completion", "/completions",
+    "/chat/completions",
+})  # fmt: skip
 
 # Path segments of requests that change a server's state (vLLM's and FastChat's routes, all by POST): a check must not
 # pause, unload or rewire what it looks at. They are asked by GET, which FastAPI refuses with 405 where the path is

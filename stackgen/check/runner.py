@@ -234,7 +234,7 @@ def _result(check: Check, verdict: Verdict, seconds: float | None, model: str, c
 
 
 def _wait(target: Target, options: Options, wait: float, progress: Progress) -> None:
-    """Returns when the target is alive and lists its models, when `wait` seconds are over, or when waiting can't help."""
+    """Returns when the target is alive and lists its models, when `wait` (s) is over, or when waiting can't help."""
     deadline, pause = time.monotonic() + wait, FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
         if ended := _ended(target):

@@ -38,10 +38,11 @@ CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VERSION}-{{arch}}"
 # The CUDA image is prepared for this user (upstream's "Run as a non-root user"); the CPU and ROCm images are not.
 CUDA_USER = "2000:0"
 # Of the last two lines most change the server's state, some are there in its developer mode only; those under /v2 and
-# /inference are guarded as /v1 is, unless a proxy in front leaves that out.
+# /inference are guarded as /v1 is, unless a proxy in front leaves that out. Which a server has depends on its model's
+# task: /openapi.json of a running one lists them.
 OPEN_PATHS = (
-    "/invocations", "/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling", "/metrics", "/version",
-    "/load", "/ping", "/docs", "/openapi.json",
+    "/invocations", "/generative_scoring", "/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling",
+    "/metrics", "/version", "/load", "/ping", "/kv_event_sources", "/docs", "/openapi.json", "/scale_elastic_ep",
     "/pause", "/resume", "/update_weights", "/abort_requests", "/sleep", "/collective_rpc", "/server_info",
     "/v2/rerank", "/inference/v1/generate",
 )  # fmt: skip
