@@ -24,6 +24,9 @@ __all__ = ["NETWORK", "asked", "assets", "joined", "mistakes", "networks", "rout
 FOLDER, PORT, NETWORK = "vllm-router", 30000, "routing"
 # of the image's own user
 USER = "1000:1000"
+# longer than the router keeps an idle connection to a replica: vLLM 0.32 closes one after 5 s (vllm/envs.py), and a
+# request that the router sends on it in that moment is a 500
+KEEP_ALIVE = ("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "120")
 ALIVE = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{PORT}/liveness', timeout=4)"
 
 
@@ -56,10 +59,13 @@ def routed(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Backend, ...]
 
 
 def joined(service: Service, backends: Sequence[Backend]) -> Service:
-    """The service, on the router's network too where it is a replica behind one."""
+    """The service, on the router's network too where it is a replica behind one, and patient with its connections."""
     if not any(server.name == service.name for one in backends if one.router for server in one.servers):
         return service
-    return replace(service, networks=(*(service.networks or ("default",)), NETWORK))
+    environment = dict((KEEP_ALIVE, *service.environment))
+    return replace(
+        service, networks=(*(service.networks or ("default",)), NETWORK), environment=tuple(environment.items())
+    )
 
 
 def services(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Service, ...]:

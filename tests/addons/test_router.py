@@ -56,6 +56,13 @@ def test_a_router_knows_its_replicas_and_no_key() -> None:
     assert {"vllm-router/Dockerfile", "vllm-router/requirements.txt"} <= set(files(made))
 
 
+def test_its_replicas_keep_idle_connections_longer_than_it_does() -> None:
+    name = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+    made = plan(AWARE, {}, AWARE | {"extra_env": {name: "600"}})
+    told = {one.name: dict(one.environment).get(name) for one in made.services if one.name.startswith("vllm-")}
+    assert told == {"vllm-m0": "120", "vllm-m0-2": "120", "vllm-m1": None, "vllm-m2": "600", "vllm-m2-2": "600"}
+
+
 def test_only_gateway_and_replicas_reach_it() -> None:
     made = plan(AWARE, {}, {"engine": "fastchat"})
     assert {service.name for service in made.services if "routing" in service.networks} == {
