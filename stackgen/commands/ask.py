@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stackgen.check.redact import Redactor
-from stackgen.commands.output import interrupted, note, print_data
+from stackgen.commands.output import ends_on_interrupt, interrupted, note, print_data
 
 if TYPE_CHECKING:
     from stackgen.check.call import Answer
@@ -64,7 +64,8 @@ def ask(words: Namespace) -> int:
     if not words.base_url and not words.provider:
         targets = targets[:1]
     try:
-        return _ask_all(words, targets, question) if len(targets) > 1 else _ask_one(words, targets[0], question)
+        with ends_on_interrupt():
+            return _ask_all(words, targets, question) if len(targets) > 1 else _ask_one(words, targets[0], question)
     except KeyboardInterrupt:
         # at once: the threads of servers that are silent would hold the program up to their time-out
         interrupted()

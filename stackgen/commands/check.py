@@ -9,6 +9,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from stackgen.commands.output import (
+    ends_on_interrupt,
     interrupted,
     is_stdout,
     leave,
@@ -47,7 +48,8 @@ def check(words: Namespace) -> int:
         return _watch(words, targets, options)
     try:
         # progress is for people: silent where nobody looks on
-        report = run_check(targets, options, words.wait, _progress if sys.stderr.isatty() else None)
+        with ends_on_interrupt():
+            report = run_check(targets, options, words.wait, _progress if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
         interrupted()
     # printed first: a file that can't be written must not take the report with it
@@ -98,7 +100,8 @@ def _watch(words: Namespace, targets: list[Target], options: Options) -> int:
     try:
         while True:
             started = time.monotonic()
-            report = run_check(targets, options, 0.0 if rounds else words.wait)
+            with ends_on_interrupt():
+                report = run_check(targets, options, 0.0 if rounds else words.wait)
             code, rounds = report.exit_code, rounds + 1
             if words.json:
                 print(json.dumps(report.to_json()), flush=True)

@@ -6,7 +6,7 @@ import json
 import signal
 from argparse import Namespace
 
-from stackgen.commands.output import interrupted, leave, note, print_data
+from stackgen.commands.output import ends_on_interrupt, interrupted, leave, note, print_data
 
 __all__ = ["exporter"]
 
@@ -32,7 +32,8 @@ def exporter(words: Namespace) -> int:
     options = replace(options, skip=words.skip)
     if words.once:
         try:
-            report = run_check(targets, options)
+            with ends_on_interrupt():
+                report = run_check(targets, options)
         except KeyboardInterrupt:
             interrupted()
         if words.json:

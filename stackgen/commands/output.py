@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from stackgen.check.report import Report
 
-__all__ = ["interrupted", "is_stdout", "leave", "must_be_writable", "note", "print_data", "print_report", "write_text"]
+__all__ = [
+    "ends_on_interrupt", "interrupted", "is_stdout", "leave", "must_be_writable", "note", "print_data", "print_report",
+    "write_text",
+]  # fmt: skip
+
+# seconds after Ctrl-C in which a command that only asks is gone, whatever became of the exception
+GONE = 2.0
 
 
 def print_data(words: Namespace, data: Any, lines: list[str]) -> None:
@@ -96,6 +105,35 @@ def interrupted() -> NoReturn:
     """What Ctrl-C means for a command that only asks: gone at once, with the code that shells know."""
     note("stackgen: stopped")
     leave(130)
+
+
+@contextmanager
+def ends_on_interrupt() -> Iterator[None]:
+    """Inside, Ctrl-C ends the program even where Python loses the KeyboardInterrupt, which it does in finalizers.
+
+    Source: docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions".
+    """
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not plain or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    armed = False
+
+    def handle(_number: int, _frame: object) -> NoReturn:
+        nonlocal armed
+        armed = True
+        # no thread: a lock of `threading` may be held at this very moment
+        signal.signal(signal.SIGALRM, lambda *_: interrupted())
+        signal.setitimer(signal.ITIMER_REAL, GONE)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if armed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def leave(code: int) -> NoReturn:
