@@ -109,6 +109,10 @@ def _short(counted: int, limit: int) -> str:
     return f"completion_tokens is {counted} at a length limit of {limit}"
 
 
+# streams more that are looked at before tokens are said to be held back
+AGAIN = 2
+
+
 def stream(context: Context, model: str) -> Verdict:
     """The stream begins with a role, brings content, ends with one finish reason and `[DONE]`, and has no error."""
     transcript, cut, notes, other = _take(context, model)
@@ -118,9 +122,11 @@ def stream(context: Context, model: str) -> Verdict:
         begun = time.monotonic()
         context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
         first = time.monotonic() - begun
-        again = _take(context, model)
-        if again[3] is None and not again[0].gathering(first):
-            transcript, cut, notes, other = again
+        for _ in range(AGAIN):
+            again = _take(context, model)
+            if again[3] is None and not again[0].gathering(first):
+                transcript, cut, notes, other = again
+                break
     return other or _judge(context, model, transcript, cut, notes, first)
 
 
