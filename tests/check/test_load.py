@@ -75,7 +75,7 @@ class Server:
         if not self.count:
             del body["usage"]
         if echo:
-            text = prompt if "echo" in self.marks else "x"
+            text = prompt if "echo" in self.marks else f"It is {nonce}." if "says" in self.marks else "x"
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "stop"}
             return json_answer(body | {"object": "text_completion", "choices": [choice]})
         text = f'"{nonce}"' if "repeat" in self.marks else "I can't."
@@ -179,6 +179,13 @@ def test_answers_of_nobody_fail_where_marks_are_demanded(server: Server, ask: As
     server.marks = {"echo"}
     server.faults[1] = lambda asked: server.answer("stranger", "another prompt", asked["echo"])
     assert ask().message == "answers are mixed up: request 2 got an answer without its mark"
+
+
+def test_a_model_that_repeats_the_word_by_itself_echoes_nothing(server: Server, ask: Ask) -> None:
+    """Then the next answer need not hold it, and nothing is mixed up."""
+    server.marks = {"says", "length"}
+    server.faults[1] = lambda asked: server.answer("stranger", asked["prompt"], asked["echo"])
+    assert ask().status == "pass"
 
 
 def test_a_word_that_is_not_repeated_is_a_note(server: Server, ask: Ask) -> None:

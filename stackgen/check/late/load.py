@@ -21,6 +21,8 @@ MAX_TOKENS = 16
 # Words that a prompt is longer by than the one before: two nonces differ by fewer than half as many tokens. Lengths
 # start again after some, so that a prompt of a large load fits a small context.
 STEP, LENGTHS = 16, 12
+# what a prompt begins with
+OPENING = "Do not read this:"
 # consonants and vowels in turn: a few tokens, which a small model can repeat
 CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
 LOGS_HINT = "look at the server's log: `docker compose logs`"
@@ -135,7 +137,8 @@ def _calibrate(context: Context, model: str, nonces: Sequence[str]) -> tuple[Ans
     # the echo is worth another path only where the id doesn't tell
     if not marks.id:
         echoed = _ask(context, model, 0, nonces[1], True)
-        if not echoed.problem and nonces[1] in echoed.text:
+        # a model may repeat the word by itself, once; what a server echoes begins as the prompt does
+        if not echoed.problem and nonces[1] in echoed.text and echoed.text.lstrip().startswith(OPENING):
             marks.echo, marks.repeat, shortest = True, False, echoed
     # the longest: measured over fewer steps, what nonces differ by would be taken for a part of the step
     longest = _ask(context, model, LENGTHS - 1, nonces[2], marks.echo)
@@ -150,7 +153,7 @@ def _calibrate(context: Context, model: str, nonces: Sequence[str]) -> tuple[Ans
 def _ask(context: Context, model: str, number: int, nonce: str, echo: bool) -> Answer:
     """One request. Its length tells its number, its text and its header hold the nonce."""
     filler = " one" * (STEP * (number % LENGTHS))
-    prompt = f"Do not read this:{filler}. Repeat this word and nothing else: {nonce}"
+    prompt = f"{OPENING}{filler}. Repeat this word and nothing else: {nonce}"
     body: dict[str, object] = {"model": model, "max_tokens": MAX_TOKENS, "temperature": 0}
     body |= {"prompt": prompt, "echo": True} if echo else {"messages": [{"role": "user", "content": prompt}]}
     answer, started = Answer(number, nonce), time.monotonic()
