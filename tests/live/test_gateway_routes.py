@@ -53,8 +53,7 @@ def gateway(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.Te
 
 
 def test_requests_go_where_the_model_is(gateway: MadeUp) -> None:
-    # one that was just found to be slow may be left out for a moment
-    assert {gateway.chat("alpha").by for _ in range(60)} == {"vllm-alpha", "vllm-alpha-2"}
+    assert {gateway.chat("alpha").by for _ in range(8)} == {"vllm-alpha", "vllm-alpha-2"}
     assert gateway.chat("first").json["model"] == "first"  # an alias is handed on as it was written
     assert gateway.chat("beta").headers["x-stackgen-served-by"] == "vllm-beta/vllm-beta"
     assert gateway.chat("chatty").by == "fastchat-api"
@@ -397,7 +396,7 @@ def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp) -> N
         time.sleep(1)
         assert by["vllm-alpha-2"] == before
         up = gateway.compose("up", "--detach", "vllm-alpha-2")
-        end = time.monotonic() + 120
+        end = time.monotonic() + 30
         while by["vllm-alpha-2"] == before and time.monotonic() < end:
             time.sleep(0.2)
         stop.set()

@@ -121,7 +121,7 @@ def test_conversations_spread_and_each_stays_where_its_beginning_is(stack: LiveS
         asked, found = asked + grown[home], found + figure(stack, home, "prefix_cache_hits_total") - hits[home]
         homes.append(home)
     assert set(homes) == set(REPLICAS), homes
-    # it may give a conversation another home after its opening, once, as all begin with the same word
+    # vllm-router was seen to send the turn after an opening to the other replica, once in twelve conversations
     assert found > 0.7 * asked, (found, asked)
 
 
