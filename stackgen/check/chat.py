@@ -119,15 +119,23 @@ def stream(context: Context, model: str) -> Verdict:
     first = 0.0
     if other is None and not cut and transcript.gathering():
         # what gathers tokens does it every time, and a machine that was busy for a moment does not
-        begun = time.monotonic()
-        context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
-        first = time.monotonic() - begun
+        first = _first_token(context, model)
         for _ in range(AGAIN):
             again = _take(context, model)
             if again[3] is None and not again[0].gathering(first):
                 transcript, cut, notes, other = again
                 break
     return other or _judge(context, model, transcript, cut, notes, first)
+
+
+def _first_token(context: Context, model: str) -> float:
+    """Seconds that one token takes; 0.0, for unknown, where no answer comes, which is for `chat` to tell."""
+    begun = time.monotonic()
+    try:
+        reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
+    except Fault:
+        return 0.0
+    return time.monotonic() - begun if reply.status == 200 else 0.0
 
 
 def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Verdict | None]:
@@ -181,9 +189,9 @@ def _judge(
     if slow := _too_slow(context, transcript, first):
         return failed(slow, SLOW_HINT, speed, notes=tuple(notes), **more_of)
     for message, hint in (
-        (_differs(transcript, context.texts.get(model, ("", 0))), "a proxy or the server loses or repeats events"),
+        (transcript.differs(*context.texts.get(model, ("", 0))), "a proxy or the server loses or repeats events"),
         (transcript.gathering(first), GATHER_HINT),
-        (_surplus(transcript), "a proxy or the server repeats events, or cuts tokens into pieces"),
+        (transcript.surplus(), "a proxy or the server repeats events, or cuts tokens into pieces"),
         ("ends properly, but reports no usage though asked to"
          if context.dialect.stream_usage and transcript.usage is None else "", "token counts of streams are lost"),
     ):  # fmt: skip
@@ -206,42 +214,6 @@ def _too_slow(context: Context, transcript: Transcript, first: float) -> str:
     if least and speed is not None and speed < least:
         return f"{speed:.1f} tokens a second, and at least {least:g} are wanted"
     return ""
-
-
-def _differs(transcript: Transcript, whole: tuple[str, int]) -> str:
-    """Whether the stream lost or repeated a piece of the whole answer; answers may differ otherwise by rounding."""
-    text, streamed = whole[0], transcript.text
-    count = abs(len(text) - len(streamed))
-    if not streamed.strip() or not text or not count:
-        return ""
-    if text.endswith(streamed):
-        return f"the stream lacks the first {count} characters of the answer"
-    # as many tokens and another length; with fewer or more tokens it was another answer
-    if not transcript.usage or transcript.usage.completion_tokens != whole[1]:
-        return ""
-    longer, shorter = (text, streamed) if len(text) > len(streamed) else (streamed, text)
-    start = next((place for place, pair in enumerate(zip(longer, shorter, strict=False)) if pair[0] != pair[1]),
-                 len(shorter))  # fmt: skip
-    # the rest must be the same too: then one piece was cut out, or put in
-    if not longer.endswith(shorter[start:]):
-        return ""
-    if longer is text:
-        if start == len(streamed):
-            return f"the stream lacks the last {count} characters of the answer"
-        return f"the stream lacks {count} characters in the middle of the answer"
-    piece = streamed[start : start + count]
-    repeated = streamed[:start].endswith(piece) or streamed[start + count :].startswith(piece)
-    return f"the stream repeats {count} characters of the answer" if repeated else ""
-
-
-def _surplus(transcript: Transcript) -> str:
-    """Whether more chunks brought text than there were tokens, each of which comes in one chunk."""
-    tokens = transcript.usage.completion_tokens if transcript.usage else transcript.deltas
-    return (
-        f"{transcript.deltas} chunks have text, and {tokens} tokens were generated"
-        if transcript.deltas > tokens
-        else ""
-    )
 
 
 def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:

@@ -143,6 +143,39 @@ class Transcript:
             return f"{tokens} tokens came in {self.deltas} event{'s' if self.deltas > 1 else ''}"
         return ""
 
+    def differs(self, text: str, tokens: int) -> str:
+        """How the stream lost or repeated a piece of `text`, the whole answer of `tokens` tokens; empty otherwise.
+
+        Answers may differ by rounding as well, and then they differ in more than one piece.
+        """
+        streamed = self.text
+        count = abs(len(text) - len(streamed))
+        if not streamed.strip() or not text or not count:
+            return ""
+        if text.endswith(streamed):
+            return f"the stream lacks the first {count} characters of the answer"
+        # as many tokens and another length; with fewer or more tokens it was another answer
+        if not self.usage or self.usage.completion_tokens != tokens:
+            return ""
+        longer, shorter = (text, streamed) if len(text) > len(streamed) else (streamed, text)
+        start = next((place for place, pair in enumerate(zip(longer, shorter, strict=False)) if pair[0] != pair[1]),
+                     len(shorter))  # fmt: skip
+        # the rest must be the same too: then one piece was cut out, or put in
+        if not longer.endswith(shorter[start:]):
+            return ""
+        if longer is text:
+            if start == len(streamed):
+                return f"the stream lacks the last {count} characters of the answer"
+            return f"the stream lacks {count} characters in the middle of the answer"
+        piece = streamed[start : start + count]
+        repeated = streamed[:start].endswith(piece) or streamed[start + count :].startswith(piece)
+        return f"the stream repeats {count} characters of the answer" if repeated else ""
+
+    def surplus(self) -> str:
+        """That more chunks brought text than there were tokens, each of which comes in one chunk; else empty."""
+        tokens = self.usage.completion_tokens if self.usage else self.deltas
+        return f"{self.deltas} chunks have text, and {tokens} tokens were generated" if self.deltas > tokens else ""
+
     def _tokens_of_text(self) -> int:
         """How many tokens the text is by the usage; 0 where that also counts what was thought and not sent."""
         tokens = self.usage.completion_tokens if self.usage else 0

@@ -691,6 +691,15 @@ def test_an_event_that_holds_all_tokens_is_a_gathering(vllm: Fake) -> None:
     assert result(look(target(vllm)), "stream").status == "pass"
 
 
+def test_a_gathered_stream_is_not_blamed_for_whole_answers(vllm: Fake) -> None:
+    """How long one token takes is asked without a stream: that fault is the chat check's."""
+    vllm.stream(slow(_sentence("".join(SENTENCE)), 0.3))
+    for broken in (Answer(200, b"", pieces=(b"{",), cut=True), json_answer({"error": "no"}, 500)):
+        vllm.chat(broken)
+        found = result(look(target(vllm), select=("chat", "stream")), "stream")
+        assert (found.status, found.message) == ("warn", "10 tokens came in 1 event")
+
+
 def test_a_limit_brings_the_check_that_measures(vllm: Fake) -> None:
     report = look(target(vllm), profile="quick", max_ttft=0.000001)
     assert not report.ok
