@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An engine that answers in microseconds: what is measured through a gateway before it is the gateway.
 
-`stream` with `tokens` and `every` (s) gives paced or unpaced server-sent events; else one small answer.
+`stream` gives `max_tokens` server-sent events, `user` seconds apart; else one small answer. These are fields that
+vllm-router hands on, which writes bodies anew.
 """
 
 import asyncio
@@ -22,17 +23,17 @@ async def serve(reader, writer):
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             at = head.find(b"content-length:")
             raw = await reader.readexactly(int(head[at + 15 : head.index(b"\r", at)])) if at > 0 else b"{}"
-            if b'"stream": true' not in raw:
+            wanted = json.loads(raw)
+            if not wanted.get("stream"):
                 body = WHOLE if head.startswith(b"post") else b'{"object":"list","data":[{"id":"bench"}]}'
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                              % (len(body), body))  # fmt: skip
                 continue
-            wanted = json.loads(raw)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            for _ in range(wanted["tokens"]):
+            for _ in range(wanted["max_tokens"]):
                 writer.write(CHUNK)
                 await writer.drain()
-                await asyncio.sleep(wanted["every"])
+                await asyncio.sleep(float(wanted["user"]))
             writer.write(DONE)
     except (OSError, asyncio.IncompleteReadError):
         pass

@@ -29,6 +29,8 @@ from stackgen.resolve import resolve  # noqa: E402
 from stackgen.targets.compose import ComposeSite  # noqa: E402
 
 NETWORK = "sgbench"
+# seconds without a byte after which a run ends
+SILENCE = 60
 KEY, ENGINE_KEY = "sk-bench", "sk-engine"
 NGINX = """daemon off; worker_processes auto; pid /tmp/nginx.pid; error_log stderr; events { worker_connections 4096; }
 http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f;
@@ -92,6 +94,9 @@ class Bench:
                         "--entrypoint", "/bin/sh", image("haproxy"), "/stackgen/gateway_start.sh")  # fmt: skip
 
 
+HELLO = {"model": "bench", "messages": [{"role": "user", "content": "hi"}]}
+
+
 def request(body, key=KEY):
     raw = json.dumps(body).encode()
     return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
@@ -112,7 +117,7 @@ async def once(reader, writer, sent):
 
 async def latencies(address, count):
     reader, writer = await asyncio.open_connection(address, 8000)
-    sent = request({"model": "bench", "messages": [{"role": "user", "content": "hi"}]})
+    sent = request(HELLO)
     times = [await once(reader, writer, sent) for _ in range(count)]
     writer.close()
     return times[count // 10 :]
@@ -122,10 +127,13 @@ async def stream(address, body, key=KEY):
     """(seconds to the first token, seconds in all, tokens, reads that held tokens) of one stream."""
     reader, writer = await asyncio.open_connection(address, 8000)
     started = time.perf_counter()
-    writer.write(request(body | {"stream": True, "model": "bench"}, key))
+    writer.write(request(HELLO | body | {"stream": True}, key))
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SILENCE)
+    if b"text/event-stream" not in head.lower():
+        sys.exit(f"no stream: {head.decode()}{(await reader.read(2000)).decode()}")
     first, tokens, reads, tail = 0.0, 0, 0, b""
     while b"[DONE]" not in tail:
-        data = await reader.read(65536)
+        data = await asyncio.wait_for(reader.read(65536), SILENCE)
         if not data:
             sys.exit(f"a stream ended early: {tail!r}")
         found = data.count(b'"content"') or data.count(b'"text"')
@@ -150,9 +158,7 @@ async def ready(address, sent=b""):
     for _ in range(240):
         try:
             reader, writer = await asyncio.open_connection(address, 8000)
-            writer.write(
-                sent or request({"model": "bench", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
-            )
+            writer.write(sent or request(HELLO | {"max_tokens": 1}))
             line = await asyncio.wait_for(reader.readline(), 60)
             writer.close()
             if b" 200 " in line:
@@ -193,11 +199,11 @@ async def fast(bench, rounds):
             for address in addresses:
                 seconds[name] += await latencies(address, 1000 // len(addresses))
         for name, addresses in ways.items():
-            done, _ = await streams(addresses, 32, {"tokens": 40, "every": 0.02})
+            done, _ = await streams(addresses, 32, {"max_tokens": 40, "user": "0.02"})
             ttft[name] += [one[0] for one in done]
             reads[name] += [one[3] / one[2] for one in done]
         for name, addresses in ways.items():
-            done, took = await streams(addresses, 8, {"tokens": 1500, "every": 0})
+            done, took = await streams(addresses, 8, {"max_tokens": 1500, "user": "0"})
             rates[name].append(sum(one[2] for one in done) / took)
     base, base_rate = statistics.median(seconds["direct"]), statistics.median(rates["direct"])
     base_ttft = statistics.median(ttft["direct"])

@@ -69,8 +69,8 @@ class GatewaySpec(Strict):
         (), description="Paths let through beside the OpenAI API's, e.g. /tokenize; the key is still asked for"
     )
     max_body: Annotated[str, BeforeValidator(_body_size)] = Field(
-        "4m",
-        description="Largest request, in MiB, 255m at most; a connection may take twice that memory",
+        "2m",
+        description="Largest request, in MiB, 255m at most: memory and time of each grow with it (images need more)",
         json_schema_extra={"pattern": BODY_SIZE},
     )
     timeout: int = Field(600, ge=1, le=86400, description="Seconds of silence from an engine, and of one answer's wait")

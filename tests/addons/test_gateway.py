@@ -133,7 +133,7 @@ def test_settings_reach_the_configuration() -> None:
     )  # fmt: skip
     rendered = files(made)
     config = rendered["gateway/haproxy.cfg"]
-    for text in (f"tune.bufsize {8 * 2**20 + 65536}", f"gt {8 * 2**20}", "timeout server 99s", "timeout queue 7s",
+    for text in (f"tune.bufsize {8 * 2**20 + 65536}", f"tune.memory.hot-size {8 * (8 * 2**20 + 65536)}", f"gt {8 * 2**20}", "timeout server 99s", "timeout queue 7s",
                  "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
         assert text in config, text
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
