@@ -156,6 +156,8 @@ async def streams(addresses, number, body, key=KEY):
 async def ready(address, sent=b""):
     """Waits until `address` answers a completion."""
     for _ in range(240):
+        if dead := docker("ps", "--all", "--quiet", "--filter", f"network={NETWORK}", "--filter", "status=exited"):
+            sys.exit(f"a container has ended:\n{docker('logs', '--tail', '20', dead.split()[0])}")
         try:
             reader, writer = await asyncio.open_connection(address, 8000)
             writer.write(sent or request(HELLO | {"max_tokens": 1}))
@@ -226,7 +228,8 @@ async def real(bench, rounds):
     vllm, model = image("vllm-cpu"), ROOT / ".cache" / "models" / "tiny"
     settings = (f"VLLM_API_KEY={ENGINE_KEY}", "VLLM_CPU_KVCACHE_SPACE=1", "TORCHDYNAMO_DISABLE=1", "HF_HUB_OFFLINE=1")
     environment = [word for setting in settings for word in ("--env", setting)]
-    serve = ("vllm", "serve", "/m", "--served-model-name", "bench", "--enforce-eager", "--dtype", "bfloat16",
+    # the image's own first words are `vllm serve`
+    serve = ("/m", "--served-model-name", "bench", "--enforce-eager", "--dtype", "bfloat16",
              "--max-model-len", "1024", "--port", "8000")  # fmt: skip
     addresses = [
         bench.run(
