@@ -116,7 +116,7 @@ RULES: tuple[Rule, ...] = (
         "SG-S001",
         "one replica is saturated while another is idle",
         "{service} has a queue and {idle} is idle",
-        "spread the requests: a gateway with `leastconn` before the replicas, or ask the other port",
+        "spread the requests: stackgen's gateway before the replicas, or ask the other port",
         f"{SOURCE}: num_requests_waiting, num_requests_running by service",
         "Replicas have a port each: a client that knows one of them loads one. A gateway that sticks a client to a "
         "replica does the same.",
