@@ -133,8 +133,9 @@ def test_settings_reach_the_configuration() -> None:
     )  # fmt: skip
     rendered = files(made)
     config = rendered["gateway/haproxy.cfg"]
-    for text in (f"tune.bufsize {8 * 2**20 + 65536}", f"tune.memory.hot-size {8 * (8 * 2**20 + 65536)}", f"gt {8 * 2**20}", "timeout server 99s", "timeout queue 7s",
-                 "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
+    size = 8 * 2**20
+    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}", f"gt {size}",
+                 "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
         assert text in config, text
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
     assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}

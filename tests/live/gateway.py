@@ -60,9 +60,13 @@ class MadeUp:
         done = self.compose("up", "--detach", *self.engines, SERVICE)
         assert done.returncode == 0, done.stderr[-3000:]
         end = time.monotonic() + 60
-        models = [one.models[0] for one in self.plan.endpoints]
-        while any(not self.answers(name) for name in models * 2) and time.monotonic() < end:
-            time.sleep(0.2)
+        # each replica, and not only each model: one that starts later is found by its name a few seconds later
+        waited = {one.models[0]: set(one.replicas) for one in self.plan.endpoints}
+        while any(waited.values()):
+            assert time.monotonic() < end, f"without requests after a minute: {waited}"
+            for name, replicas in waited.items():
+                replicas.discard(self.served(name))
+            time.sleep(0.05)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,11 +152,13 @@ class MadeUp:
         """The services whose container runs."""
         return set(self.compose("ps", "--services", "--status", "running").stdout.split())
 
-    def answers(self, model: str) -> bool:
+    def served(self, model: str) -> str:
+        """Which replica answers a completion; empty where none does."""
         try:
-            return self.chat(model).status == 200
+            answer = self.chat(model)
         except OSError:  # the gateway itself does not listen yet
-            return False
+            return ""
+        return answer.by if answer.status == 200 else ""
 
     def seen(self, service: str) -> list[dict[str, Any]]:
         """What reached a made-up engine."""

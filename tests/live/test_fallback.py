@@ -116,7 +116,7 @@ def fallen(
                 "fallback": {"model": MODEL, "api_key_env": "PROVIDER_KEY", **fallback}}  # fmt: skip
 
     data = {
-        "name": "fb-madeup", "port": 18940, "gateway": {"image": image, "allow": ["/tokenize"]},
+        "name": "fb-madeup", "port": 18940, "gateway": {"image": image, "allow": ["/tokenize"], "max_body": "4m"},
         "models": [
             model("plain", base_url="http://provider:9000/some%20path/v1/"),
             model("secure", base_url="https://cloud.test:9443/v1"),
