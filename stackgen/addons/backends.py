@@ -101,7 +101,7 @@ class Gateway:
     @property
     def kept_buffers(self) -> int:
         """Bytes of buffers that a thread keeps for its next requests: taken anew, they cost milliseconds."""
-        return 8 * self.buffer
+        return min(8 * self.buffer, 128 * 2**20)
 
     @property
     def connections(self) -> int:

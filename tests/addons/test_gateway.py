@@ -161,6 +161,10 @@ def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: s
     assert f"reject if {{ sc1_conn_cur gt {connections * 3 // 4} }}" in config
 
 
+def test_threads_keep_no_gigabytes_of_buffers() -> None:
+    assert "tune.memory.hot-size 134217728\n" in files(plan({}, gateway={"max_body": "255m"}))["gateway/haproxy.cfg"]
+
+
 def test_streams_outlive_a_reload_whatever_the_time_out() -> None:
     assert "hard-stop-after 86400s" in files(plan({}, gateway={"timeout": 5}))["gateway/haproxy.cfg"]
 

@@ -122,8 +122,7 @@ def test_a_stream_arrives_token_by_token(stack: LiveStack, model: str) -> None:
 def test_a_client_that_leaves_stops_the_generation(stack: LiveStack) -> None:
     names = ("vllm-tiny", "vllm-tiny-2")
     before = sum(metric(stack, name, "vllm:generation_tokens_total") for name in names)
-    # so many that they take far longer than a busy machine needs to notice that somebody has left
-    stream = client(stack).completions.create(model="tiny", prompt="a", max_tokens=900, n=32, stream=True,
+    stream = client(stack).completions.create(model="tiny", prompt="a", max_tokens=900, n=4, stream=True,
                                               extra_body={"ignore_eos": True})  # fmt: skip
     next(iter(stream))
     stream.close()
@@ -131,8 +130,8 @@ def test_a_client_that_leaves_stops_the_generation(stack: LiveStack) -> None:
     while any(metric(stack, name, "vllm:num_requests_running") for name in names) and time.monotonic() < end:
         time.sleep(0.2)
     made = sum(metric(stack, name, "vllm:generation_tokens_total") for name in names) - before
-    print(f"left after the first token: {made:.0f} of 28800 tokens were generated")
-    assert 0 < made < 14400
+    print(f"left after the first token: {made:.0f} of 3600 tokens were generated")
+    assert 0 < made < 1800
 
 
 def test_a_megabyte_of_prompt_reaches_the_engine_with_the_model_last(stack: LiveStack) -> None:
