@@ -160,20 +160,20 @@ class Fake:
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}/v1"
 
-    def stream(self, answer: Answer) -> None:
-        """Replaces the streamed completion, and leaves the whole one."""
-        self._replace(answer, streamed=True)
+    def stream(self, *answers: Answer) -> None:
+        """Replaces the streamed completion by these in turn, the last for all that follow; leaves the whole one."""
+        self._replace(*answers, streamed=True)
 
     def chat(self, answer: Answer) -> None:
         """Replaces the whole completion, and leaves the streamed one."""
         self._replace(answer, streamed=False)
 
-    def _replace(self, answer: Answer, *, streamed: bool) -> None:
-        before = self.routes["POST /v1/chat/completions"]
+    def _replace(self, *answers: Answer, streamed: bool) -> None:
+        before, left = self.routes["POST /v1/chat/completions"], list(answers)
 
         def route(request: Request) -> Answer:
             if bool(request.json().get("stream")) is streamed:
-                return answer
+                return left.pop(0) if len(left) > 1 else left[0]
             return before(request) if callable(before) else before
 
         self.routes["POST /v1/chat/completions"] = route
