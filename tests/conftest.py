@@ -70,6 +70,12 @@ def prometheus_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def nginx_image() -> str:
+    """nginx as Debian packages it."""
+    return _built("build-image", "nginx")
+
+
+@pytest.fixture(scope="session")
 def grafana_image() -> str:
     """The official image where it can be had, else "": nobody else packages it."""
     found = _built("build-image", "grafana")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from stackgen.check.contract import Completion, parse, sum_problem
@@ -22,8 +23,8 @@ CONTRACT_HINT = "OpenAI clients may fail on it: https://platform.openai.com/docs
 REASONING_HINT = "it spent all of the check's tokens on reasoning: start it with less reasoning to see an answer"
 SLOW_HINT = "see the queue and the load of the server: its /metrics, `nvidia-smi`; a first request may still warm it up"
 GATHER_HINT = (
-    "a proxy holds tokens back (nginx: proxy_buffering off; HAProxy: option http-no-delay), or the server sends them in"
-    " groups"
+    "a proxy holds tokens back (nginx: gzip off and proxy_buffering off; HAProxy: option http-no-delay), or the server"
+    " sends them in groups"
 )
 # inter-token latencies that a report keeps of a stream
 MAX_SAMPLES = 256
@@ -111,6 +112,11 @@ def _short(counted: int, limit: int) -> str:
 
 # streams more that are looked at before tokens are said to be held back
 AGAIN = 2
+# an answer of so many tokens that it shows whether they come one by one
+LONGER: dict[str, object] = {
+    "messages": [{"role": "user", "content": "Count from one to forty, in words."}],
+    "max_tokens": 64,
+}
 
 
 def stream(context: Context, model: str) -> Verdict:
@@ -125,7 +131,20 @@ def stream(context: Context, model: str) -> Verdict:
             if again[3] is None and not again[0].gathering(first):
                 transcript, cut, notes, other = again
                 break
-    return other or _judge(context, model, transcript, cut, notes, first)
+    verdict = other or _judge(context, model, transcript, cut, notes, first)
+    if verdict.status == "pass" and transcript.lumped():
+        return _longer(context, model, verdict)
+    return verdict
+
+
+def _longer(context: Context, model: str, verdict: Verdict) -> Verdict:
+    """`verdict`, unless answers that are long enough to tell come in one piece as well."""
+    first = _first_token(context, model)
+    for _ in range(AGAIN):
+        transcript, cut, _, other = _take(context, model, LONGER)
+        if other is not None or cut or not (told := transcript.gathering(first)):
+            return verdict
+    return warned(told, GATHER_HINT, transcript.speed(), notes=verdict.notes, figures=transcript.figures())
 
 
 def _first_token(context: Context, model: str) -> float:
@@ -138,13 +157,15 @@ def _first_token(context: Context, model: str) -> float:
     return time.monotonic() - begun if reply.status == 200 else 0.0
 
 
-def _take(context: Context, model: str) -> tuple[Transcript, str, list[str], Verdict | None]:
+def _take(
+    context: Context, model: str, more: Mapping[str, object] | None = None
+) -> tuple[Transcript, str, list[str], Verdict | None]:
     """One stream, how it was cut, and notes; or the verdict on an answer that is no stream."""
     from httpx2 import EventSource
 
     transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
     timeout, deadline = context.options.timeout, started + STREAM_FACTOR * context.options.timeout
-    body, url = context.chat_body(model, stream=True), f"{context.url}/chat/completions"
+    body, url = {**context.chat_body(model, stream=True), **(more or {})}, f"{context.url}/chat/completions"
     try:
         with context.session.stream(url, body) as (response, shown, extend):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":

@@ -17,6 +17,8 @@ __all__ = ["Fault", "classify", "speaks_http", "speaks_tls"]
 
 # the port has just accepted a connection, so it answers fast or not at all
 PROBE_SECONDS = 3.0
+# who greets does it as soon as the connection stands
+GREETING_SECONDS = 0.3
 
 
 class Fault(Exception):
@@ -70,6 +72,9 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault("event", f"{where} sent an event of more than 1 MiB, which clients don't take",
                      "an event holds a token or a few: is this the stream of a completion?")  # fmt: skip
     if caused(httpx2.TimeoutException):
+        # a server of another protocol greets, and waits for more than one line
+        if target.base_url.startswith("http:") and (greeting := says(target.host, target.port)):
+            return _no_http(where, greeting)
         return Fault(
             "timeout",
             f"{where} took the request and was silent for {timeout:g} s",
@@ -83,7 +88,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault("cut", f"{where} broke off in the middle of its answer",
                      "the server died, or a proxy gave up on it: look at `docker compose logs`")  # fmt: skip
     if said and "without sending" not in said and not speaks_tls(target.host, target.port):
-        return Fault("protocol", f"{where} answers with something that is no HTTP", "is this the right port?")
+        return _no_http(where, says(target.host, target.port))
     if caused(ConnectionResetError, BrokenPipeError, httpx2.RemoteProtocolError, httpx2.NetworkError):
         return _dropped(target, where)
     if caused(httpx2.DecodingError):
@@ -116,6 +121,23 @@ def speaks_http(host: str, port: int) -> bool:
     return False
 
 
+def says(host: str, port: int) -> str:
+    """The first line that `host:port` sends on its own account, as servers of mail, SSH and databases do; "" if none.
+
+    HTTP servers wait for the client. Nothing is sent.
+    """
+    with suppress(OSError), socket.create_connection((host, port), PROBE_SECONDS) as plain:
+        plain.settimeout(GREETING_SECONDS)
+        lines = plain.recv(200).decode("ascii", "replace").splitlines()
+        return "".join(one for one in lines[0] if one.isprintable())[:80] if lines else ""
+    return ""
+
+
+def _no_http(where: str, greeting: str) -> Fault:
+    said = f": {greeting!r}" if greeting else ""
+    return Fault("protocol", f"{where} answers with something that is no HTTP{said}", "is this the right port?")
+
+
 def _not_tls(target: Target) -> Fault:
     where = f"{target.host}:{target.port}"
     if speaks_http(target.host, target.port):
@@ -129,6 +151,8 @@ def _dropped(target: Target, where: str) -> Fault:
     if target.base_url.startswith("http:") and speaks_tls(target.host, target.port):
         url = target.base_url.replace("http:", "https:", 1)
         return Fault("tls-port", f"{where} speaks TLS, and the URL says http", f"use {url}")
+    if target.base_url.startswith("http:") and (greeting := says(target.host, target.port)):
+        return _no_http(where, greeting)
     return Fault(
         "reset",
         f"{where} accepted the connection and dropped it",

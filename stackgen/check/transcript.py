@@ -123,6 +123,11 @@ class Transcript:
         told = figures.get("tokens_per_second", figures.get("chunks_per_second"))
         return count / self.arrivals[-1] if told is None or self.gathering(first) else told
 
+    def lumped(self) -> bool:
+        """Whether a few chunks came in one read: too few to tell a proxy from a server that is fast."""
+        together = FEWEST_CHUNKS <= self.deltas < LEAST_CHUNKS and all(gap <= TOGETHER_SECONDS for gap in self.gaps())
+        return together and self.arrivals[-1] / self.deltas >= APART_SECONDS
+
     def gathering(self, first: float = 0.0) -> str:
         """How tokens were held back and sent together though generated apart; empty where they came one by one.
 

@@ -104,8 +104,9 @@ def _collect(words: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
 
 
 def _checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
-    """The failed checks of a stack whose services all run: what users meet of it."""
+    """The failed checks of a stack whose services all run, and warnings that a rule knows: what users meet of it."""
     from stackgen.check.options import Options
+    from stackgen.diagnose.rules import known
     from stackgen.endpoints import from_plan
     from stackgen.errors import StackgenError
     from stackgen.probe import run_check
@@ -117,7 +118,8 @@ def _checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
         note(f"not checked: {error.message}")
         return ()
     results = [result for endpoint in report.endpoints for result in endpoint.results]
-    return tuple((one.name, f"{one.message} {one.evidence}".strip()) for one in results if one.status == "fail")
+    told = [(one, f"{one.message} {one.evidence}".strip()) for one in results if one.status in ("fail", "warn")]
+    return tuple((one.name, text) for one, text in told if one.status == "fail" or known(one.name, text))
 
 
 def _text(path: Path) -> str | None:

@@ -110,7 +110,7 @@ def _explain(words: Namespace, stack: Any, error: StackgenError) -> None:
 def down(words: Namespace) -> int:
     """`stackgen down`: stop and remove, keep the volumes unless told otherwise."""
     folder = _folder(words.stack)
-    if words.runtime == "process":
+    if _runtime(words, folder) == "process":
         from stackgen.runtimes.process import down_processes
 
         stopped = down_processes(folder)
@@ -131,10 +131,11 @@ def status(words: Namespace) -> int:
 
     from stackgen.stack import open_stack
 
-    if words.runtime == "process":
+    folder = _folder(words.stack)
+    if _runtime(words, folder) == "process":
         from stackgen.runtimes.process import process_status
 
-        states = process_status(_folder(words.stack))
+        states = process_status(folder)
     else:
         from stackgen.runtimes import compose
 
@@ -151,7 +152,7 @@ def status(words: Namespace) -> int:
 def logs(words: Namespace) -> int:
     """`stackgen logs`: hand the terminal to the runtime's logs."""
     folder = _folder(words.stack)
-    if words.runtime == "process":
+    if _runtime(words, folder) == "process":
         from stackgen.runtimes.process import process_logs
 
         return process_logs(folder, tuple(words.services), words.follow, words.tail)
@@ -252,3 +253,21 @@ def _folder(words: str) -> Path:
     if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
         raise StackgenError(f"{folder} holds no rendered stack", "`stackgen render` writes one")
     return folder
+
+
+def _runtime(words: Namespace, folder: Path) -> str:
+    """What was asked for; else processes where the stack's run, or ran last. A stack file may be broken by now."""
+    if words.runtime:
+        return str(words.runtime)
+    if not (folder / ".stackgen" / "state.json").exists():
+        return "compose"
+    from stackgen.errors import StackgenError
+    from stackgen.runtimes.evidence import ran_as_processes
+    from stackgen.runtimes.process import process_status
+    from stackgen.stack import open_stack
+
+    try:
+        return "process" if ran_as_processes(open_stack(words.stack).plan, folder) else "compose"
+    except StackgenError:
+        running = any(one.state in ("running", "waiting", "restarting") for one in process_status(folder))
+        return "process" if running else "compose"

@@ -46,7 +46,10 @@ RAISED = re.compile(
 ECHOES = re.compile(
     r"See root cause above|See stack trace for root cause|and was never healthy|EngineDeadError|"
     r"validation errors? for|exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
-    r"common_fit_params: encountered an error|Worker proc \S+ died unexpectedly|the service was healthy and ended"
+    r"common_fit_params: encountered an error|Worker proc \S+ died unexpectedly|the service was healthy and ended|"
+    r"the service was never healthy and ended|^stackgen: ended with code .*: it stays down|"
+    # an exception of a process that looked at the model's class: it stands above
+    r"\] failed to be inspected|returned non-zero exit status|^RuntimeError: Error raised in subprocess"
 )
 # supervise.sh: what died after it was healthy
 AGAIN = re.compile(r"^stackgen: the service was healthy and ended with code (?P<code>\d+)")

@@ -32,7 +32,7 @@ def add_stacks(add: Adder) -> None:
     output.add_argument("--no-validate", action="store_true", help="don't ask `docker compose config`")
 
     up = add("up", "start a stack and wait until it has answered a real completion")
-    _runtime(up)
+    _runtime(up, "compose")
     up.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long")
     up.add_argument("--fix", action="store_true", help="if it fails: show the safe change to stack.yaml, ask, make it")
     up.add_argument("--yes", action="store_true", help="with --fix: don't ask")
@@ -84,6 +84,7 @@ def _lines(text: str) -> str:
     return text
 
 
-def _runtime(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runtime", choices=("compose", "process"), default="compose",
-                         help="containers, or local processes where no engine can run")  # fmt: skip
+def _runtime(command: argparse.ArgumentParser, default: str | None = None) -> None:
+    told = "" if default else " (default: the one that `up` used)"
+    command.add_argument("--runtime", choices=("compose", "process"), default=default,
+                         help=f"containers, or local processes where no engine can run{told}")  # fmt: skip

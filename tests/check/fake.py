@@ -257,9 +257,9 @@ def serve(engine: str = "vllm", key: str | None = KEY, certificate: Path | None 
 
 
 @contextlib.contextmanager
-def raw_server(behave: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port where each connection is handed to `behave` and then closed."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def raw_server(behave: Callable[[socket.socket], None], port: int = 0) -> Iterator[int]:
+    """A port, a free one unless it is named, where each connection is handed to `behave` and then closed."""
+    listener = socket.create_server(("127.0.0.1", port))
     stop = threading.Event()
 
     def run() -> None:

@@ -512,6 +512,35 @@ def test_tokens_that_a_proxy_holds_back_are_a_warning(vllm: Fake) -> None:
     assert "proxy_buffering off" in found.hint
 
 
+def words(count: int) -> Answer:
+    """A stream of so many words, of which each is an event."""
+    text = [chunk(f"w{number} ") for number in range(count)]
+    usage = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": 5 + count}
+    last = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [],
+            "usage": usage}  # fmt: skip
+    return events(chunk("", role="assistant"), *text, chunk(finish="stop"), last)
+
+
+def in_one_piece(answer: Answer, after: float) -> Answer:
+    return Answer(200, b"", "text/event-stream", (b": wait\n\n", b"".join(answer.pieces or ())), pause=after)
+
+
+def test_a_short_answer_in_one_piece_makes_the_check_look_at_longer_ones(vllm: Fake) -> None:
+    """A proxy with gzip: too few words to tell it from a fast server, so a longer answer decides."""
+    vllm.stream(in_one_piece(words(6), 0.03), in_one_piece(words(40), 0.8))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message) == ("warn", "40 chunks came in 1 read")
+    assert "gzip off" in found.hint and found.figures["ttft_seconds"] > 0.7
+    asked = [request.json() for request in vllm.seen if request.route == "POST /v1/chat/completions"]
+    assert [one["max_tokens"] for one in asked if one.get("stream")] == [32, 64, 64]
+
+
+def test_longer_answers_that_come_word_by_word_clear_the_short_one(vllm: Fake) -> None:
+    vllm.stream(in_one_piece(words(6), 0.03), slow(words(40), 0.01))
+    found = result(look(target(vllm)), "stream")
+    assert (found.status, found.message.partition(",")[0]) == ("pass", "6 deltas")
+
+
 def test_a_stream_that_lost_its_beginning_is_a_warning(vllm: Fake) -> None:
     vllm.chat(_with_choice("The capital is Paris."))
     vllm.stream(events(chunk("", role="assistant"), chunk("is Paris."), chunk(finish="stop"), USAGE_CHUNK))

@@ -69,6 +69,23 @@ def test_a_closed_connection_and_one_that_speaks_something_else() -> None:
         assert (found.name, found.status, found.message) == ("http", "fail", f"127.0.0.1:{port} {what}")
 
 
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_server_that_greets_speaks_no_http(closes: bool) -> None:
+    """Servers of mail and of SSH talk first; some close after a line that they don't know, some wait for more."""
+
+    def mail(connection: socket.socket) -> None:
+        connection.sendall(b"220 mail.example.org ESMTP\r\n")
+        if connection.recv(65536):
+            connection.sendall(b"502 5.5.2 Error: command not recognized\r\n")
+            if not closes:
+                connection.recv(65536)
+
+    with raw_server(mail) as port:
+        found = connect(f"http://127.0.0.1:{port}", timeout=0.5)
+    assert (found.name, found.status) == ("http", "fail")
+    assert found.message == f"127.0.0.1:{port} answers with something that is no HTTP: '220 mail.example.org ESMTP'"
+
+
 def test_silence_ends_at_the_time_out() -> None:
     with raw_server(lambda _: time.sleep(1.0)) as port:
         started = time.monotonic()

@@ -173,12 +173,15 @@ def _image() -> bytes:
 class GpuEngine:
     """A second Docker engine with `gpus` stub GPUs (indices from 0, UUIDs of `gpu_uuid`); a context manager.
 
+    `config` is what its daemon.json says besides.
+
     On entry it is up and holds the image `STAND_IN`; on exit all its processes have ended and its folder is gone.
     Raises RuntimeError with the tail of its log when it doesn't come up.
     """
 
-    def __init__(self, gpus: int = 8) -> None:
+    def __init__(self, gpus: int = 8, config: Mapping[str, Any] | None = None) -> None:
         self.gpus = gpus
+        self._more = dict(config or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> GpuEngine:
@@ -228,7 +231,7 @@ class GpuEngine:
             "data-root": f"{self.root}/data", "exec-root": f"{self.root}/exec", "pidfile": f"{self.root}/dockerd.pid",
             "hosts": [self.host], "exec-opts": ["native.cgroupdriver=cgroupfs"], "cgroup-parent": f"/{self.root.name}",
             # the feature is on by itself since engine 28.3; older ones want it said
-            "features": {"cdi": True}, "cdi-spec-dirs": [f"{self.root}/cdi"],
+            "features": {"cdi": True}, "cdi-spec-dirs": [f"{self.root}/cdi"], **self._more,
         }  # fmt: skip
         (self.root / "daemon.json").write_text(json.dumps(config), encoding="utf-8")
 

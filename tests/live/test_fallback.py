@@ -356,6 +356,8 @@ def ask(stack: LiveStack, **more: Any) -> tuple[int, str, str]:
 
 
 def test_a_stand_in_answers_while_a_real_engine_is_down_and_only_then(real: LiveStack, fastchat_image: str) -> None:
+    # healthy for Docker is not yet up for the gateway, which looks by itself
+    eventually(lambda: ask(real)[2] == "vllm-tiny/vllm-tiny", 60, "the engine never joined")
     cloud = provider("fb-real", fastchat_image)
     try:
         assert ask(real)[2] == "vllm-tiny/vllm-tiny"

@@ -322,6 +322,23 @@ def test_up_starts_checks_and_leaves_a_stack_that_down_stops(
     assert process_status(folder)[0].state == "exited"
 
 
+def test_commands_know_by_themselves_that_processes_run(
+    stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--runtime` is said once, to `up`."""
+    folder = stack()
+    assert cli.main(["up", str(folder), "--runtime", "process", "--progress", "none"]) == 0
+    capsys.readouterr()
+    assert cli.main(["status", str(folder)]) == 0
+    assert "vllm-tiny  running  healthy" in capsys.readouterr().out
+    assert cli.main(["logs", "--stack", str(folder), "--tail", "1"]) == 0
+    assert capsys.readouterr().out.startswith("vllm-tiny | ")
+    # and a stack file that is broken by now must not keep anything running
+    (folder / "stack.yaml").write_text("models: 3\n")
+    assert cli.main(["down", str(folder)]) == 0
+    assert capsys.readouterr().out == "stopped vllm-tiny\n"
+
+
 def test_up_can_print_its_report_for_programs(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert up_processes(stack() / "stack.yaml", 60, "none", as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True

@@ -18,7 +18,7 @@ from stackgen.diagnose.rules import (
     vllm,
 )
 
-__all__ = ["RULES", "rule"]
+__all__ = ["RULES", "known", "rule"]
 
 # what Compose refuses comes before what services log: nothing ran then
 RULES: tuple[Rule, ...] = (
@@ -46,3 +46,9 @@ def rule(id: str) -> Rule:
         if one.id == id.upper():
             return one
     raise KeyError(id)
+
+
+def known(check: str, told: str) -> bool:
+    """Whether a rule has words for what a check told."""
+    line = f"{check}: {told}"
+    return any(pattern.search(line) for one in RULES if "check" in one.places for pattern in one.patterns)

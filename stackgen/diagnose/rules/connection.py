@@ -70,6 +70,13 @@ def _ended(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(service.service, (_line(service),), {"code": str(service.exit_code)})
 
 
+def _foreign(evidence: Evidence) -> Iterator[Hit]:
+    where = {"where": evidence.plan.endpoints[0].base_url} if evidence.plan and evidence.plan.endpoints else {}
+    for check, said in evidence.checks:
+        if FOREIGN.search(f"{check}: {said}"):
+            yield Hit("", (f"{check}: {said}",), where)
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C001",
@@ -129,13 +136,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C004",
         "another program answers on the port",
-        "what answers is not this stack's server",
+        "what answers[[ at {where}]] is not this stack's server",
         "stop who holds the port (`ss -ltnp`), or set another `port:`",
-        "stackgen check, `http`, `connect` and `models`",
+        "stackgen check, `http`, `connect` and `models`; provoked for real with Python's http.server",
         "A server that was started by hand, or another stack, has the port.",
-        find=lambda evidence: iter(
-            Hit("", (f"{check}: {said}",)) for check, said in evidence.checks if FOREIGN.search(f"{check}: {said}")
-        ),
+        find=_foreign,
     ),
     Rule(
         "SG-C005",

@@ -133,16 +133,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G003",
-        "the driver's library is missing in the container",
-        "libcuda.so.1 is not there: the container got no GPU, or the toolkit did not mount the driver",
+        "no NVIDIA driver in the container",
+        "libcuda.so.1 or the card's device files are not there: the container got no GPU, or the toolkit did not mount "
+        "the driver",
         f"give the model GPUs (gpus: 1), and configure the toolkit: {TOOLKIT}; on a machine without a GPU: gpus: none",
-        "glibc, dlopen; public reports (vllm-project/vllm, `libcuda.so.1: cannot open shared object file`)",
+        "glibc, dlopen; public reports (vllm-project/vllm, `libcuda.so.1: cannot open shared object file`); vLLM "
+        "0.26.0, config/device.py, and torch 2.11.0, torch/cuda/__init__.py, provoked for real on an H100",
         "libcuda comes with the driver of the machine and is mounted into containers that reserve a GPU. It is in no "
         "image. The CPU needs another image, which `gpus: none` chooses.",
         patterns(
             r"(?<!dlerror: )libcuda\.so(?:\.1)?: cannot open shared object file",
             r"libnvidia-ml\.so\.1: cannot open shared object file",
             r"Failed to infer device type",
+            r"Found no NVIDIA driver on your system",
         ),
         places=("log", "compose", "docker"),
         cards=True,
@@ -152,7 +155,7 @@ RULES: tuple[Rule, ...] = (
         "the image has no kernels for this card",
         "the card's compute capability is not among those that the image was compiled for",
         "use a newer image (new cards) or an older one (old cards): set `image:`",
-        "CUDA error 209 (cudaErrorNoKernelImageForDevice), as torch 2.x prints it",
+        "CUDA error 209 (cudaErrorNoKernelImageForDevice); torch 2.11.0's text, provoked for real on an H100",
         "vLLM's wheels hold kernels from compute capability 7.0 (Volta), newer ones from 7.5 or 8.0; a card newer "
         "than the image lacks them as well. `nvidia-smi --query-gpu=compute_cap --format=csv` prints yours.",
         patterns(
@@ -171,7 +174,7 @@ RULES: tuple[Rule, ...] = (
         "With the systemd cgroup driver, a daemon reload re-applies the device rules that systemd knows, and it does "
         "not know those that the NVIDIA hook wrote. Running containers lose their cards. CDI is not hit.",
         patterns(
-            r"Failed to initialize NVML: (?:Unknown Error|Driver/library version mismatch)",
+            r"Failed to initialize NVML: (?:Unknown Error|Driver/library version mismatch|GPU access blocked)",
             r"NVMLError_(?:Unknown|DriverNotLoaded|LibRmVersionMismatch)",
             r"CUDA error: unknown error",
         ),
@@ -195,13 +198,15 @@ RULES: tuple[Rule, ...] = (
         "a GPU that is not there was asked for",
         "the machine has not the GPU that stack.yaml names[[: {device}]]",
         "choose ids that `nvidia-smi -L` prints: gpus: [0]",
-        "nvidia-container-cli: NVIDIA/nvidia-container-toolkit issue 29; Docker's CDI: its issue 434; CUDA error 101 "
-        "as torch 2.x prints it; not provoked",
+        "nvidia-container-cli: NVIDIA/nvidia-container-toolkit issue 29; Docker's CDI: its issue 434; not provoked; "
+        "CUDA error 101 of torch 2.11.0 and NVML's refusal in vLLM 0.26.0, provoked for real on an H100",
         "Indices count from 0 in the order of `nvidia-smi -L`. UUIDs stay the same when cards move.",
         patterns(
             r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
             r"unresolvable CDI devices (?P<device>[^\s,:]+)",
             r"CUDA error: invalid device ordinal",
+            # CUDA_VISIBLE_DEVICES names no card: vLLM asks NVML for it while it looks at the model's class
+            r"NVMLError_InvalidArgument",
         ),
         places=("log", "compose", "docker"),
         cards=True,
@@ -211,7 +216,7 @@ RULES: tuple[Rule, ...] = (
         "more GPUs are wanted than the container has",
         "the model is to be split over {wanted} GPUs, and {count} are there",
         "give the model as many (`gpus: {wanted}`), or lower tensor_parallel_size and pipeline_parallel_size",
-        "vLLM 0.32.0, config/parallel.py, __post_init__; not provoked",
+        "vLLM 0.32.0, config/parallel.py, __post_init__; provoked for real with 0.26.0 on an H100",
         "tensor_parallel_size times pipeline_parallel_size cards are wanted. CUDA_VISIBLE_DEVICES in extra_env hides "
         "cards that the container was given.",
         patterns(r"World size \((?P<wanted>\d+)\) is larger than the number of available GPUs \((?P<count>\d+)\)"),
@@ -223,10 +228,15 @@ RULES: tuple[Rule, ...] = (
         "no GPU is visible in the container",
         "the program was built for CUDA and sees no GPU",
         "give the model GPUs (gpus: 1), and leave CUDA_VISIBLE_DEVICES out of extra_env",
-        "torch 2.x, torch/cuda/__init__.py and CUDA error 100",
+        "torch 2.x, torch/cuda/__init__.py, and vLLM 0.26.0, v1/worker/gpu_worker.py init_device, provoked for real on "
+        "an H100; CUDA error 100",
         "The driver's library is there, but no card: none is reserved, CUDA_VISIBLE_DEVICES names none of them, or "
         "the card fell off the bus (`dmesg | grep -i xid`).",
-        patterns(r"No CUDA GPUs are available", r"CUDA error: no CUDA-capable device is detected"),
+        patterns(
+            r"No CUDA GPUs are available",
+            r"CUDA error: no CUDA-capable device is detected",
+            r"local rank \d+ is out of bounds for 0 devices",
+        ),
         cards=True,
     ),
     Rule(

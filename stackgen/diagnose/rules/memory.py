@@ -123,7 +123,8 @@ RULES: tuple[Rule, ...] = (
         "nothing is left for the KV cache",
         "the weights and the peak of a forward pass fill vLLM's share of memory: no block of KV cache fits",
         "raise gpu_memory_utilization, quantize the model, or split it: more `gpus` with tensor_parallel_size",
-        "vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit",
+        "vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit; provoked for real on the "
+        "CPU, and with 0.26.0 on an H100",
         BUDGET + " Raising the share helps only where the card is free; else take a smaller or quantized model, or "
         "more cards. Lowering max_num_seqs lowers the activation peak. enforce_eager: true saves the memory of CUDA "
         "graphs and makes decoding slower; it does not turn continuous batching on, which is always on.",
@@ -138,7 +139,7 @@ RULES: tuple[Rule, ...] = (
         "[[; now held by {holders}]]",
         "end who holds it[[: {holders}]] (`nvidia-smi` lists them), choose another card with `gpus: [1]`, or lower "
         "gpu_memory_utilization; two models on one card need share_gpus: true and shares that sum below 1",
-        "vLLM 0.32.0, v1/worker/utils.py, request_memory",
+        "vLLM 0.32.0, v1/worker/utils.py, request_memory; provoked for real with 0.26.0 on an H100",
         BUDGET + " Two services on one card each want 0.92 of it: the second can't start. GPU reservations of Docker "
         "are not exclusive: two services with `count: 1` both get GPU 0. stackgen places models on cards of their own "
         "unless both say share_gpus: true with a gpu_memory_utilization each. A killed run may leave a process behind.",
@@ -186,7 +187,8 @@ RULES: tuple[Rule, ...] = (
         "[[; now held by {holders}]]",
         "quantize (an AWQ, GPTQ or FP8 version of the model), or split it: more `gpus` with tensor_parallel_size; "
         "on a card that is shared, free it first",
-        "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model",
+        "torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model; provoked for "
+        "real with 0.26.0 on an H100",
         "A model takes 2 bytes a parameter in bfloat16: 7 B are 14 GB, 70 B are 140 GB, divided by "
         "tensor_parallel_size. Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
         find=_out_of_memory(("load_model", "load_weights", "from_pretrained", "create_weights"), ("capture_model",)),

@@ -187,11 +187,13 @@ RULES: tuple[Rule, ...] = (
         "SG-S008",
         "a gateway holds the stream back",
         "chunks were generated apart and arrive together",
-        "turn buffering off: nginx `proxy_buffering off`, HAProxy `option http-no-delay`; no compression of streams",
-        "stackgen check, `stream`",
-        "Tokens come one by one from the engine. A proxy that buffers sends them in lumps: the time to the first "
-        "token becomes that of the whole answer.",
-        patterns(r"stream: .*(?:held back|at once|buffer)"),
+        "no compression of streams (nginx `gzip off`), and no buffering (nginx `proxy_buffering off`, HAProxy "
+        "`option http-no-delay`)",
+        "stackgen check, `stream`; provoked for real with nginx 1.30.6 and `gzip on` before vLLM 0.32.0",
+        "Tokens come one by one from the engine. A proxy that gathers sends them in lumps: the time to the first "
+        "token becomes that of the whole answer. nginx 1.30.6 does so with `gzip on` for text/event-stream; with its "
+        "default `proxy_buffering on` alone it passed vLLM's stream on at once, older versions are said not to.",
+        patterns(r"^stream: .*\b(?:chunks|tokens) came in \d+ (?:read|event)"),
         places=("check",),
     ),
     Rule(

@@ -117,9 +117,7 @@ RULES: tuple[Rule, ...] = (
         "use an `image:` of a newer vLLM, or another model; engine: fastchat runs what Transformers knows",
         "vLLM 0.32.0, model_executor/models/registry.py; provoked for real",
         "New architectures need a vLLM newer than they are. docs.vllm.ai lists the supported ones.",
-        patterns(
-            r"Model architectures \[(?P<architecture>[^\]]+)\] (?:are not supported for now|failed to be inspected)"
-        ),
+        patterns(r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now"),
         engines=("vllm",),
     ),
     Rule(
