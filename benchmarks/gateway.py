@@ -183,7 +183,7 @@ async def fast(bench, rounds):
     (bench.folder / "nginx.conf").write_text(NGINX)
     bench.folder.chmod(0o755)
     # direct: clients that share the load out themselves, as what stands before both does it for them
-    ways = {"direct": upstream, "gateway": [bench.gateway(2)]}
+    ways = {"direct": upstream, "gateway": [bench.gateway(2)], "gateway, one replica": [bench.gateway(1, "one")]}
     ways["nginx"] = [bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
                                "nginx", "-c", "/nginx.conf")]  # fmt: skip
     if (ROOT / "templates/images/vllm-router").is_dir():

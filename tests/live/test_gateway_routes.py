@@ -171,6 +171,7 @@ def test_a_body_without_a_model_is_400(gateway: MadeUp, body: bytes) -> None:
 def test_a_body_that_is_too_large_is_413(gateway: MadeUp) -> None:
     answer = gateway.ask("POST", "/v1/chat/completions", {"model": "beta", "x": "y" * (2 * 2**20)})
     assert (answer.status, error(answer)["code"]) == (413, "request_too_large")
+    assert "max_body" in error(answer)["message"] and "MiB at most" in error(answer)["message"]
     # as chunks, with no length told before
     with socket.create_connection(("127.0.0.1", 18161), timeout=20) as raw:
         raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.key}\r\n"
