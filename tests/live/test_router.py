@@ -38,12 +38,23 @@ def stack(
     with LiveStack(tmp_path_factory.mktemp("fb-router"), data) as started:
         started.up()
         routed(started)
+        # it starts with the first replica that is ready, and its own checks find the second
+        eventually(lambda: spread(started), 60, "the router never used both replicas")
         yield started
 
 
 def routed(stack: LiveStack) -> None:
     """Returns when the router is in use: it is left out for a moment after each 500."""
     eventually(lambda: ask(stack, "hi")[2] == "router-tiny/router-tiny", 60, "the router is not used")
+
+
+def spread(stack: LiveStack) -> bool:
+    """Whether six talks at once all went through the router, and to both replicas."""
+    before = prompts(stack)
+    with ThreadPoolExecutor(6) as pool:
+        talks = [f"talk {number} {time.monotonic()} " * 20 for number in range(6)]
+        by = {answer[2] for answer in pool.map(lambda text: ask(stack, text, max_tokens=40, ignore_eos=True), talks)}
+    return by == {"router-tiny/router-tiny"} and min((prompts(stack) - before)[one] for one in REPLICAS) > 100
 
 
 def ask(

@@ -183,7 +183,7 @@ FIRST: tuple[Rule, ...] = (
         "Docker has no free network addresses",
         "all of Docker's address pools are used up",
         "`docker network prune` removes networks that nothing uses",
-        "Docker engine 28, libnetwork/ipamutils",
+        "Docker engine 28.5, libnetwork/ipamutils; provoked for real",
         "Each stack has a network of its own, and Docker has about 30.",
         patterns(r"all predefined address pools have been fully subnetted|could not find an available.*address pool"),
         places=BOTH,

@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
         "streaming is broken by pydantic 2",
         "FastChat 0.2.36 streams empty bodies with pydantic 2",
         "install `pydantic<2` beside FastChat, or let stackgen build its own image (leave `image:` out)",
-        "FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False)",
+        "FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); provoked for real",
         "Everything else looks well: streams answer 200 with nothing in them. pydantic 2 raises inside of the stream.",
         patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
         places=("log",),
