@@ -275,6 +275,20 @@ def test_a_docker_engine_that_is_away_is_told(vllm: Fake, tmp_path: Path) -> Non
     assert found["chat"]["status"] == "pass", found["chat"]
 
 
+def after_ctrl_c(code: str) -> tuple[int, str]:
+    """How a program ended, and what it said, that got Ctrl-C after it had printed `asked`."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as one:
+        try:
+            assert one.stdout and one.stdout.readline() == "asked\n"
+            one.send_signal(signal.SIGINT)
+            _, err = one.communicate(timeout=40)
+        finally:
+            one.kill()
+    return one.returncode, err
+
+
 def test_ctrl_c_ends_a_command_even_where_python_loses_it() -> None:
     """An exception in a finalizer is only printed: so is the one of Ctrl-C."""
     code = (
@@ -289,17 +303,9 @@ def test_ctrl_c_ends_a_command_even_where_python_loses_it() -> None:
         "    del last\n"
         "    time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as one:
-        try:
-            assert one.stdout and one.stdout.readline() == "asked\n"
-            one.send_signal(signal.SIGINT)
-            _, err = one.communicate(timeout=40)
-        finally:
-            one.kill()
+    ended, err = after_ctrl_c(code)
     assert "Exception ignored in" in err and err.endswith("stackgen: stopped\n")
-    assert one.returncode == 130
+    assert ended == 130
 
 
 def test_ctrl_c_ends_a_command_that_it_does_not_wake() -> None:
@@ -318,13 +324,5 @@ def test_ctrl_c_ends_a_command_that_it_does_not_wake() -> None:
         "    print('asked', flush=True)\n"
         "    one.recv(1)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as one:
-        try:
-            assert one.stdout and one.stdout.readline() == "asked\n"
-            one.send_signal(signal.SIGINT)
-            _, err = one.communicate(timeout=40)
-        finally:
-            one.kill()
-    assert (one.returncode, err) == (130, "stackgen: stopped\n")
+    ended, err = after_ctrl_c(code)
+    assert (ended, err) == (130, "stackgen: stopped\n")
