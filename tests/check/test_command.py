@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -276,12 +277,18 @@ def test_a_docker_engine_that_is_away_is_told(vllm: Fake, tmp_path: Path) -> Non
 
 
 def after_ctrl_c(code: str) -> tuple[int, str]:
-    """How a program ended, and what it said, that got Ctrl-C after it had printed `asked`."""
+    """How a program ended, and what it said, that got Ctrl-C in its sleep after it had printed `asked`."""
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as one:
         try:
             assert one.stdout and one.stdout.readline() == "asked\n"
+            # not between the two: there, Python itself sees the signal
+            asleep = 0
+            while asleep < 5:
+                state = Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                asleep = asleep + 1 if state == "S" else 0
+                time.sleep(0.02)
             one.send_signal(signal.SIGINT)
             _, err = one.communicate(timeout=40)
         finally:
