@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.check.fake import raw_server
-from tests.live.gpu_engine import STAND_IN, GpuEngine
-from tests.live.gpu_engine import missing as not_here
+from tests.live.gpu_engine import STAND_IN, GpuEngine, missing
 from tests.live.stacks import LiveStack
 from tests.live.test_diagnose import cause
 from tests.live.test_faults import stack_of
@@ -138,9 +137,10 @@ def test_a_proxy_that_holds_streams_back(
             assert told["findings"] == []
 
 
-@pytest.mark.skipif(bool(not_here()), reason=f"missing here: {not_here()}")
 def test_no_room_for_another_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine of its own whose addresses are enough for its bridge and one network."""
+    if reason := missing():
+        pytest.skip(reason)
     pools = [{"base": "10.213.0.0/28", "size": 29}]
     with GpuEngine(gpus=0, config={"default-address-pools": pools}) as engine:
         assert engine.docker("network", "create", "taken").returncode == 0
