@@ -91,10 +91,12 @@ class Bench:
         self.folder.chmod(0o755)
         return self.run(name, "--volume", f"{folder}/gateway:/gateway:ro", "--volume", f"{folder}/scripts:/stackgen:ro",
                         "--env", f"STACKGEN_API_KEY={KEY}", "--env", f"STACKGEN_ENGINE_KEY={ENGINE_KEY}",
-                        "--entrypoint", "/bin/sh", image("haproxy"), "/stackgen/gateway_start.sh")  # fmt: skip
+                        "--entrypoint", "/bin/bash", image("haproxy"), "/stackgen/gateway_start.sh")  # fmt: skip
 
 
 HELLO = {"model": "bench", "messages": [{"role": "user", "content": "hi"}]}
+# a long prompt, which the gateway's small buffers don't hold
+LONG = {"messages": [{"role": "user", "content": "x" * 200_000}], "model": "bench"}
 
 
 def request(body, key=KEY):
@@ -115,9 +117,8 @@ async def once(reader, writer, sent):
     return time.perf_counter() - started
 
 
-async def latencies(address, count):
+async def latencies(address, count, sent=request(HELLO)):
     reader, writer = await asyncio.open_connection(address, 8000)
-    sent = request(HELLO)
     times = [await once(reader, writer, sent) for _ in range(count)]
     writer.close()
     return times[count // 10 :]
@@ -183,7 +184,8 @@ async def fast(bench, rounds):
     (bench.folder / "nginx.conf").write_text(NGINX)
     bench.folder.chmod(0o755)
     # direct: clients that share the load out themselves, as what stands before both does it for them
-    ways = {"direct": upstream, "gateway": [bench.gateway(2)], "gateway, one replica": [bench.gateway(1, "one")]}
+    ways = {"direct": upstream, "gateway": [bench.gateway(2)]}
+    ways |= {"direct, one engine": upstream[:1], "gateway, one replica": [bench.gateway(1, "one")]}
     ways["nginx"] = [bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
                                "nginx", "-c", "/nginx.conf")]  # fmt: skip
     if (ROOT / "templates/images/vllm-router").is_dir():
@@ -196,10 +198,12 @@ async def fast(bench, rounds):
     ttft = {name: [] for name in ways}
     rates = {name: [] for name in ways}
     reads = {name: [] for name in ways}
+    large = {name: [] for name in ways}
     for _ in range(rounds):
         for name, addresses in ways.items():
             for address in addresses:
                 seconds[name] += await latencies(address, 1000 // len(addresses))
+                large[name] += await latencies(address, 100 // len(addresses), request(LONG))
         for name, addresses in ways.items():
             done, _ = await streams(addresses, 32, {"max_tokens": 40, "user": "0.02"})
             ttft[name] += [one[0] for one in done]
@@ -207,20 +211,23 @@ async def fast(bench, rounds):
         for name, addresses in ways.items():
             done, took = await streams(addresses, 8, {"max_tokens": 1500, "user": "0"})
             rates[name].append(sum(one[2] for one in done) / took)
-    base, base_rate = statistics.median(seconds["direct"]), statistics.median(rates["direct"])
-    base_ttft = statistics.median(ttft["direct"])
-    return {
-        name: {
+    found = {}
+    for name in ways:
+        # one replica is compared with one engine
+        base = "direct, one engine" if "one" in name else "direct"
+        added = {column: statistics.median(of[name]) - statistics.median(of[base])
+                 for column, of in (("p50", seconds), ("ttft", ttft), ("large", large))}  # fmt: skip
+        found[name] = {
             "p50_ms": statistics.median(seconds[name]) * 1e3,
-            "added_p50_ms": (statistics.median(seconds[name]) - base) * 1e3,
+            "added_p50_ms": added["p50"] * 1e3,
+            "added_p50_200_KB_ms": added["large"] * 1e3,
             "ttft_p50_ms": statistics.median(ttft[name]) * 1e3,
-            "added_ttft_p50_ms": (statistics.median(ttft[name]) - base_ttft) * 1e3,
+            "added_ttft_p50_ms": added["ttft"] * 1e3,
             "ttft_p99_ms": percentile(ttft[name], 0.99) * 1e3,
             "reads_a_token": statistics.mean(reads[name]),
-            "tokens_a_second_vs_direct": statistics.median(rates[name]) / base_rate,
+            "tokens_a_second_vs_direct": statistics.median(rates[name]) / statistics.median(rates[base]),
         }
-        for name in ways
-    }
+    return found
 
 
 async def real(bench, rounds):

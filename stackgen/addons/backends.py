@@ -17,7 +17,10 @@ __all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_for", "backend_n
 SLOTS = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
 # What buffers of connections may take if each is full, bytes; what is held by so many is mostly none at all
 MEMORY = 8 * 2**30
-MOST_CONNECTIONS = 8192
+# Clients, and those of them whose body is large: together what 20,000 open files allow, two for each and some more
+MOST_CONNECTIONS, MOST_LARGE = 6144, 2048
+# Of a request with head and body that needs no large buffer; the body alone, where it tells its length: a head is small
+BUFFER, SMALL_BODY = 65536, 49152
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +96,40 @@ class Gateway:
     queue_timeout: int
     fallbacks: tuple[Fallback, ...] = ()
 
+    buffer: int = BUFFER
+    small_body: int = SMALL_BODY
+    # what a thread keeps for its next requests
+    kept_buffers: int = 128 * BUFFER
+    connections: int = MOST_CONNECTIONS
+
     @property
-    def buffer(self) -> int:
+    def repeated(self) -> tuple[int, ...]:
+        """Statuses after which the process for large bodies asks again: 502 for a replica that ended before it answered.
+
+        500 and 503 are what vllm-router says of one.
+        """
+        return (500, 502, 503) if any(backend.router for backend in self.backends) else (502,)
+
+    @property
+    def large_buffer(self) -> int:
         """A body is routed by what stands in it, so it must fit a buffer together with its headers."""
         return self.max_body + 65536
 
     @property
-    def kept_buffers(self) -> int:
-        """Bytes of buffers that a thread keeps for its next requests: taken anew, they cost milliseconds."""
-        return min(8 * self.buffer, 128 * 2**20)
+    def kept_large_buffers(self) -> int:
+        """Bytes of them that a thread keeps for its next requests: taken anew, they cost milliseconds."""
+        return min(8 * self.large_buffer, 128 * 2**20)
 
     @property
-    def connections(self) -> int:
-        """How many clients at once: as many as may work and wait, and more while their buffers fit `MEMORY`."""
+    def large_connections(self) -> int:
+        """How many of them at once: as many as may work and wait, and more while their buffers fit `MEMORY`."""
         wanted = sum(backend.all_slots + self.max_queue for backend in self.backends)
-        return min(MOST_CONNECTIONS, max(MEMORY // self.buffer, wanted, 256))
+        return min(MOST_LARGE, max(MEMORY // self.large_buffer, wanted, 256))
+
+    @property
+    def longest(self) -> int:
+        """Seconds after which no answer comes any more: it waited for a slot, and then for its first byte, three times."""
+        return 3 * (self.timeout + self.queue_timeout)
 
     @property
     def connections_of_one(self) -> int:
@@ -161,6 +183,7 @@ def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
         maps["fallbacks"] = ("the bytes of a served name in hex, and who answers when no replica can", fallbacks)
     return (
         Document("gateway/haproxy.cfg.j2", "gateway/haproxy.cfg", "haproxy", data),
+        Document("gateway/large.cfg.j2", "gateway/large.cfg", "haproxy", data),
         Document("gateway/keys.prom.j2", "gateway/keys.prom", "text", data),
         *(Document("gateway/lines.map.j2", f"gateway/{name}.map", "text", (about, tuple(lines)))
           for name, (about, lines) in maps.items()),

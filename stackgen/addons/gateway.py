@@ -195,7 +195,7 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Ne
         name=SERVICE, role="gateway",
         comment="The only way in: keys, an allow-list of paths, and the replicas shared out; logs no key and no text",
         image=spec.image or IMAGE,
-        entrypoint=("/bin/sh", site.script("gateway_start.sh")),
+        entrypoint=("/bin/bash", site.script("gateway_start.sh")),
         command=(),
         environment=(("STACKGEN_API_KEY", API_KEY), ("STACKGEN_ENGINE_KEY", ENGINE_KEY), *fallback.keys(stack)),
         mounts=tuple(mounts),

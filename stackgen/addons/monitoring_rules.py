@@ -77,8 +77,9 @@ def _vllm(target: float) -> tuple[Alert, ...]:
 
 
 def _gateway() -> tuple[Alert, ...]:
-    # a fallback is nobody's replica, and may have no address for as long as nobody needs it
-    up = 'state="UP",proxy!~"fallback-.*"'
+    # a fallback is nobody's replica, and may have no address for as long as nobody needs it; `large` is the gateway's
+    # own second process, by which requests come that are counted with their model
+    up = 'state="UP",proxy!~"fallback-.*|large"'
     errors, requests = "stackgen_gateway_key_errors_total", "stackgen_gateway_key_requests_total"
     refused = 'increase(haproxy_frontend_http_responses_total{proxy="api",code="4xx"}[10m])'
     return (
@@ -92,7 +93,7 @@ def _gateway() -> tuple[Alert, ...]:
         Alert("GatewayQueueGrowing", "avg_over_time(haproxy_backend_current_queue[5m]) > 8", 120, "warning",
               "{{ $labels.proxy }}: {{ $value | humanize }} requests wait at the gateway for a replica",
               "one more replica (stackgen scale), or fewer requests at once for each key"),
-        Alert("GatewayFailures", 'increase(haproxy_backend_http_responses_total{code="5xx"}[10m]) > 10', 0, "warning",
+        Alert("GatewayFailures", 'increase(haproxy_backend_http_responses_total{proxy!="large",code="5xx"}[10m]) > 10', 0, "warning",
               "{{ $labels.proxy }}: {{ $value | humanize }} requests failed in ten minutes",
               "docker compose logs gateway names the replicas"),
         Alert("KeyRefusedOften", f"increase({errors}[10m]) > 50 and increase({errors}[10m]) > "

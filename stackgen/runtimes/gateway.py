@@ -28,12 +28,13 @@ __all__ = [
 
 # where the configuration's `server-state-file` is
 STATE = "/tmp/servers.state"
-CONFIG = "/gateway/haproxy.cfg"
 # where its own certificate or a generated one is
 TLS = "/tls/"
 ADMIN = "exec 3<>/dev/tcp/127.0.0.1/8406 && printf '%s\\n' \"$1\" >&3 && cat <&3"
 # the start script computes the real one; a check of the configuration only needs that it is there
-CHECK = ("env", "STACKGEN_KEY_HASH=0", "haproxy", "-c", "-f", CONFIG)
+CHECK = ("sh", "-c", "export STACKGEN_KEY_HASH=0; cd /gateway; haproxy -c -f haproxy.cfg && haproxy -c -f large.cfg")
+# the masters of its two processes, and the worker for large bodies
+OTHERS = 3
 RELOAD_SECONDS = 30.0
 LONGEST = 86400.0
 
@@ -161,7 +162,8 @@ class Gateway:
         before = self._info("Pid")
         # a new worker would know no address until the name server has answered: it would have no replica till then
         execute(self._container, ("bash", "-c", f"{ADMIN} >{STATE}", "-", "show servers state"))
-        self._container.kill(signal="SIGUSR2")
+        # not Docker's own `kill`: that marks a container as stopped by its user, and a crash would not restart it any more
+        execute(self._container, ("bash", "-c", "kill -USR2 1"))
         self._until(lambda: self._changed(before), RELOAD_SECONDS, "the gateway did not load its new configuration")
         execute(self._container, ("rm", "-f", STATE))
 
@@ -249,9 +251,9 @@ class Gateway:
         return said
 
     def _workers(self) -> int:
-        """How many workers there are: the master is a process as well."""
+        """How many workers there are, of all HAProxy's processes."""
         _, said = execute(self._container, ("bash", "-c", "cat /proc/[0-9]*/comm 2>/dev/null"))
-        return said.split().count("haproxy") - 1
+        return said.split().count("haproxy") - OTHERS
 
     def _until(self, done: Callable[[], bool], limit: float, otherwise: str) -> None:
         if not _wait(done, limit):

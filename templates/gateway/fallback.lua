@@ -36,7 +36,7 @@ function Fallback:http_headers(txn, message)
     for name in pairs(headers) do
         if not KEPT[name] then message:del_header(name) end
     end
-    self.places, self.added = {}, 0
+    self.places, self.added, self.passed, self.done, self.now = {}, 0, 0, 0, {}
     for first, last in (txn:get_var("txn.places") or ""):gmatch("(%d+)-(%d+)") do
         self.places[#self.places + 1] = { tonumber(first), tonumber(last) }
         self.added = self.added + #self.model - (last - first + 1)
@@ -45,16 +45,31 @@ function Fallback:http_headers(txn, message)
     if length then message:set_header("content-length", tostring(math.tointeger(length[0]) + self.added)) end
 end
 
--- The whole body is there: the gateway has waited for it to find the model. From the last place to the first, so that
--- no replacement moves another.
+-- A small body is there at once, as the gateway has waited for it to find the model; a large one comes piece by piece. In
+-- each piece from the last place to the first, so that no replacement moves another. A place that a piece ends in waits.
 function Fallback:http_payload(_, message)
     if message.channel:is_resp() or not self.places then return end
-    for number = #self.places, 1, -1 do
-        local first, last = self.places[number][1], self.places[number][2]
+    local from, length = self.passed, message:input()
+    local whole, held = length, nil
+    while #self.places > self.done do
+        local place = self.places[self.done + 1]
+        if place[2] > from + length then
+            if place[1] <= from + length then held = place[1] - 1 - from end
+            break
+        end
+        self.done = self.done + 1
+        self.now[#self.now + 1] = place
+    end
+    if held then whole = held end
+    local grown = 0
+    for number = #self.now, 1, -1 do
+        local first, last = self.now[number][1] - from, self.now[number][2] - from
         message:remove(first - 1, last - first + 1)
         message:insert(self.model, first - 1)
+        grown = grown + #self.model - (last - first + 1)
     end
-    self.places = nil
+    self.now, self.passed = {}, from + whole
+    if held then return held + grown end
 end
 
 core.register_filter("fallback", Fallback, function(class) return class end)

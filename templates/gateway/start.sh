@@ -1,5 +1,6 @@
-#!/bin/sh
-# Starts HAProxy. The key of .env is handed on as its SHA-256 only; it counts until `stackgen keys` writes keys.map.
+#!/bin/bash
+# Starts HAProxy, twice: for all requests, and for bodies that need large buffers. The key of .env is handed on as its
+# SHA-256 only; it counts until `stackgen keys` writes keys.map.
 set -eu
 STACKGEN_KEY_HASH=$(printf %s "$STACKGEN_API_KEY" | sha256sum | cut -d ' ' -f 1 | tr a-f A-F)
 export STACKGEN_KEY_HASH
@@ -7,4 +8,22 @@ for name in ${STACKGEN_REQUIRED:-}; do
   [ -n "$(printenv "$name")" ] || { echo "Error: $name is missing in .env: the stack names a fallback" >&2; exit 1; }
 done
 unset STACKGEN_API_KEY
-exec haproxy -W -db -f /gateway/haproxy.cfg
+haproxy -W -db -f /gateway/large.cfg & large=$!
+haproxy -W -db -f /gateway/haproxy.cfg & main=$!
+ending=
+trap 'kill -USR2 $main $large' USR2
+trap 'ending=1; kill -USR1 $main $large || true' USR1
+trap 'ending=1; kill -TERM $main $large || true' TERM INT
+status=0
+# a signal ends a wait too
+while kill -0 $main 2>/dev/null && kill -0 $large 2>/dev/null; do
+  wait -n $main $large && status=0 || status=$?
+done
+if [ -z "$ending" ]; then
+  echo "Error: one of the gateway's two processes has ended" >&2
+  kill -TERM $main $large 2>/dev/null || true
+  [ "$status" != 0 ] || status=1
+fi
+# what they have begun, they end
+while kill -0 $main 2>/dev/null || kill -0 $large 2>/dev/null; do wait $main $large || true; done
+[ -n "$ending" ] || exit $status

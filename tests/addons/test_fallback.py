@@ -221,7 +221,8 @@ def accepted(rendered: dict[str, str], image: str, folder: Path) -> None:
             (folder / path).write_text(text)
     done = subprocess.run(
         ["docker", "run", "--rm", "--volume", f"{folder}/gateway:/gateway:ro", "--env", "STACKGEN_ENGINE_KEY=k",
-         "--env", "STACKGEN_KEY_HASH=0", image, "haproxy", "-c", "-f", "/gateway/haproxy.cfg"],
+         "--env", "STACKGEN_KEY_HASH=0", image, "sh", "-c",
+         "haproxy -c -f /gateway/haproxy.cfg && haproxy -c -f /gateway/large.cfg"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -134,8 +134,11 @@ def test_settings_reach_the_configuration() -> None:
     rendered = files(made)
     config = rendered["gateway/haproxy.cfg"]
     size = 8 * 2**20
-    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}", f"gt {size}",
-                 "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
+    large = rendered["gateway/large.cfg"]
+    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}", f"req.body_len gt {size}",
+                 f"timeout server {3 * (99 + 7) + 5}s"):  # fmt: skip
+        assert text in large, text
+    for text in (f"-m int gt {size} }}", "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
         assert text in config, text
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
     assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}
@@ -148,21 +151,25 @@ def test_settings_reach_the_configuration() -> None:
     ("models", "size", "connections"),
     # 8 GiB of full buffers, but never fewer than may work and wait
     [
-        ([{}], "1m", 7710),
+        ([{}], "1m", 2048),
         ([{}], "4m", 2016),
         ([{}], "255m", 512),
         ([{"replicas": 4}], "255m", 1280),
-        ([{}] * 9, "4m", 4608),
+        ([{}] * 9, "4m", 2048),
     ],
 )
 def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: str, connections: int) -> None:
-    config = files(plan(*models, gateway={"max_body": size}))["gateway/haproxy.cfg"]
-    assert f"\n    maxconn {connections}\n" in config
-    assert f"reject if {{ sc1_conn_cur gt {connections * 3 // 4} }}" in config
+    rendered = files(plan(*models, gateway={"max_body": size}))
+    assert f"\n    maxconn {connections}\n" in rendered["gateway/large.cfg"]
+    # the process that clients meet has small ones, and room for those of them that come back from the other
+    config = rendered["gateway/haproxy.cfg"]
+    assert f"\n    server large 127.0.0.1:8407 maxconn {connections}\n" in config
+    assert f"\n    maxconn {6144 + connections}\n" in config and "\n    maxconn 6144\n" in config
+    assert "reject if { sc1_conn_cur gt 4608 }" in config
 
 
 def test_threads_keep_no_gigabytes_of_buffers() -> None:
-    assert "tune.memory.hot-size 134217728\n" in files(plan({}, gateway={"max_body": "255m"}))["gateway/haproxy.cfg"]
+    assert "tune.memory.hot-size 134217728\n" in files(plan({}, gateway={"max_body": "255m"}))["gateway/large.cfg"]
 
 
 def test_streams_outlive_a_reload_whatever_the_time_out() -> None:
@@ -254,7 +261,7 @@ def check(rendered: dict[str, str], folder: Path, image: str, *more: str) -> str
     folder.chmod(0o755)
     words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro", *more,
              "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image,
-             "haproxy", "-c", "-q", "-f", "/gateway/haproxy.cfg"]  # fmt: skip
+             "sh", "-c", "haproxy -c -q -f /gateway/haproxy.cfg && haproxy -c -q -f /gateway/large.cfg"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode or "WARNING" in done.stderr else ""
 

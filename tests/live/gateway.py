@@ -115,14 +115,16 @@ class MadeUp:
 
     def reload(self) -> None:
         before = self.workers()
-        self.compose("kill", "--signal", "USR2", SERVICE)
+        self.run(SERVICE, "bash", "-c", "kill -USR2 1")
         end = time.monotonic() + 20
         while self.workers() == before and time.monotonic() < end:
             time.sleep(0.1)
         time.sleep(0.5)
 
     def workers(self) -> str:
-        return self.compose("exec", "-T", SERVICE, "sh", "-c", "cat /proc/1/task/1/children").stdout
+        """The numbers of HAProxy's processes."""
+        words = "for p in /proc/[0-9]*; do read -r name <$p/comm; [ $name = haproxy ] && echo $p; done 2>/dev/null; true"
+        return self.compose("exec", "-T", SERVICE, "bash", "-c", words).stdout
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.data["port"], timeout=60)
@@ -145,8 +147,17 @@ class MadeUp:
         finally:
             connection.close()
 
-    def chat(self, model: str, key: str | None = "", **test: Any) -> Answer:
-        return self.ask("POST", "/v1/chat/completions", {"model": model, "messages": [], "test": test}, key)
+    def chat(self, model: str, key: str | None = "", pad: int = 0, **test: Any) -> Answer:
+        """A completion, told how to end in `test`; `pad` bytes before the model's name make it large."""
+        body = {"messages": ["x" * pad], "model": model, "test": test}
+        return self.ask("POST", "/v1/chat/completions", body, key)
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What Docker says of the service's container."""
+        name = self.compose("ps", "--all", "--quiet", service).stdout.strip()
+        done = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)[0]
+        return found
 
     def running(self) -> set[str]:
         """The services whose container runs."""

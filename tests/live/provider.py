@@ -4,6 +4,7 @@ Says what reached it (GET /seen); answers as its public reference says (docs.tog
 Words: a port of plain HTTP, then PORT=FOLDER for each port of HTTPS, with cert.pem and key.pem in FOLDER.
 """
 
+import hashlib
 import json
 import os
 import ssl
@@ -32,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
                 raw += self.rfile.read(size + 2)[:size]
             self.rfile.readline()
         body = json.loads(raw)
-        seen.append({"path": self.path, "body": body if len(raw) < 5000 else None, "model": body.get("model"),
+        seen.append({"path": self.path, "sha256": hashlib.sha256(raw).hexdigest(), "body": body if len(raw) < 5000 else None, "model": body.get("model"),
                      "bytes": len(raw), "headers": {name.lower(): text for name, text in self.headers.items()},
                      "sni": getattr(self.connection, "sni", None)})  # fmt: skip
         if self.headers["authorization"] != f"Bearer {KEY}":

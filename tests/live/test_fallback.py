@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import hashlib
 import json
 import subprocess
 import time
@@ -251,6 +252,23 @@ def test_large_bodies_reach_a_stand_in_whole(fallen: tuple[MadeUp, Provider], pa
     assert connection.getresponse().status == 200
     assert cloud.seen()[-1]["bytes"] == got["bytes"]
     connection.close()
+
+
+def test_the_model_of_a_large_body_is_changed_wherever_a_piece_ends(fallen: tuple[MadeUp, Provider]) -> None:
+    """What goes by the process for large bodies comes in pieces of a buffer: a name may stand across two of them."""
+    gateway, cloud = fallen
+    for before in (*range(64_000, 66_000, 13), *range(16_000, 16_500, 51), *range(129_000, 132_000, 101)):
+        text = json.dumps({"a": "x" * before, "model": "plain-alias", "b": "y" * (200_000 - before), "model2": "plain"})
+        answer = gateway.ask("POST", "/v1/chat/completions", text.encode())
+        assert answer.status == 200, (before, answer.text[:300])
+        wanted = text.replace('"plain-alias"', json.dumps(MODEL)).encode()
+        got = cloud.seen()[-1]
+        assert (got["bytes"], got["sha256"]) == (len(wanted), hashlib.sha256(wanted).hexdigest()), before
+    # twice, in two pieces
+    text = '{"model":"plain","a":"%s","model":"plain","b":"%s"}' % ("x" * 65_000, "y" * 65_000)
+    assert gateway.ask("POST", "/v1/chat/completions", text.encode()).status == 200
+    wanted = text.replace('"plain"', json.dumps(MODEL)).encode()
+    assert cloud.seen()[-1]["sha256"] == hashlib.sha256(wanted).hexdigest()
 
 
 def test_a_stand_in_streams_word_by_word(fallen: tuple[MadeUp, Provider]) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from stackgen import engines
 from stackgen.envfile import create_env
 from tests.addons.test_gateway import names
-from tests.live.gateway import MadeUp
+from tests.live.gateway import Answer, MadeUp
 
 pytestmark = [pytest.mark.docker, pytest.mark.front]
 
@@ -33,6 +33,8 @@ HOSTILE = [
 
 
 # what a header takes without a blank
+# a body that fits the gateway's own buffers, and one that goes by its process for large ones
+sizes = pytest.mark.parametrize("pad", [0, 100_000], ids=["small", "large"])
 tokens = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
 
@@ -119,6 +121,68 @@ def test_the_model_is_found_however_it_is_written(gateway: MadeUp, body: str) ->
     assert (answer.status, answer.json["model"], answer.by) == (200, "org/Model-1.5:latest", "vllm-beta")
 
 
+@pytest.mark.parametrize("head", [100, 14_000])
+def test_around_the_size_of_a_buffer_nothing_is_lost(gateway: MadeUp, head: int) -> None:
+    for size in (*range(48_900, 49_400, 100), *range(62_000, 66_500, 250)):
+        body = json.dumps({"messages": ["x" * (size - 60)], "model": "first"}).ljust(size).encode()
+        answer = gateway.ask("POST", "/v1/chat/completions", body, headers={"X-Own": "y" * head})
+        assert answer.status == 200, (size, answer.text)
+        assert (answer.json["bytes"], answer.json["model"]) == (size, "first")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_breaks_the_way_of_a_large_body(gateway: MadeUp, name: str) -> None:
+    answer = gateway.chat(name, pad=100_000)
+    assert answer.status == 200, answer.text
+    assert answer.json["model"] == name
+    assert answer.by == ("vllm-beta" if name in HOSTILE[12:] else answer.by)
+
+
+def test_a_client_can_not_speak_for_the_gateway_s_second_process(gateway: MadeUp) -> None:
+    forged = {"X-Stackgen-Model": "YWxwaGE=", "X-Stackgen-Key": "alice", "X-Stackgen-Client": "1.2.3.4",
+              "X-Stackgen-Status": "500", "X-Stackgen-Logged": "1", "X-Stackgen-Places": "1-5"}  # fmt: skip
+    for pad in (0, 100_000):
+        body = {"messages": ["x" * pad], "model": "beta"}
+        answer = gateway.ask("POST", "/v1/chat/completions", body, headers=forged)
+        assert (answer.status, answer.by, answer.json["model"]) == (200, "vllm-beta", "beta")
+        assert not [name for name in answer.headers if name.startswith("x-stackgen") and name != "x-stackgen-served-by"]
+        headers = gateway.seen("vllm-beta")[-1]["headers"]
+        assert not [name for name in headers if name.lower().startswith("x-stackgen")]
+        assert "1.2.3.4" not in headers["x-forwarded-for"]
+    # and its doors are open to nobody else: not to another container, and not to a client
+    other = (
+        "import socket\nfor port in (8406, 8407, 8408):\n    try: socket.create_connection(('gateway', port), 5)\n"
+        "    except ConnectionRefusedError: print('closed')"
+    )
+    assert gateway.run("vllm-beta", "python3", "-c", other).split() == ["closed"] * 3
+
+
+@sizes
+def test_each_request_is_told_to_engine_and_log_once(gateway: MadeUp, pad: int) -> None:
+    answer = gateway.chat("beta", pad=pad)
+    headers = gateway.seen("vllm-beta")[-1]["headers"]
+    assert headers["x-request-id"] == answer.headers["x-request-id"]
+    assert headers["x-forwarded-for"].count(",") == 0
+    line = logged(gateway, answer)
+    assert (line["key"], line["model"], line["server"], int(line["status"])) == ("default", "beta", "vllm-beta", 200)
+    assert line["client"] == headers["x-forwarded-for"]
+    assert logged(gateway, gateway.chat("gamma", pad=pad))["model"] == "gamma"  # an error too
+
+
+def logged(gateway: MadeUp, answer: Answer) -> dict[str, Any]:
+    """The one line that the log has of a request; it is there a moment after the answer."""
+    end = time.monotonic() + 10
+    while True:
+        log = gateway.compose("logs", "--no-color", "gateway").stdout
+        mine = [line for line in log.splitlines() if answer.headers["x-request-id"] in line]
+        if mine or time.monotonic() > end:
+            break
+        time.sleep(0.2)
+    (line,) = mine
+    found: dict[str, Any] = json.loads(line.partition("| ")[2])
+    return found
+
+
 def test_the_model_is_found_wherever_it_stands(gateway: MadeUp) -> None:
     long = "x" * 1_000_000
     body = json.dumps({"messages": [{"role": "user", "content": long}], "stream": False, "model": "beta"})
@@ -134,8 +198,8 @@ def test_the_model_is_found_wherever_it_stands(gateway: MadeUp) -> None:
     chunked.request("POST", "/v1/chat/completions", iter([b'{"messages": [],', b' "model": "beta"}']),
                     {"Authorization": f"Bearer {gateway.key}"}, encode_chunked=True)  # fmt: skip
     reply = chunked.getresponse()
-    # the made-up engine reads no chunks; that it was asked is enough
     assert reply.headers["x-stackgen-served-by"] == "vllm-beta/vllm-beta"
+    assert json.loads(reply.read())["model"] == "beta"
     reply.close()
     chunked.close()
 
@@ -154,18 +218,21 @@ def test_an_unknown_model_is_404_with_the_list(gateway: MadeUp) -> None:
         # escapes beyond ASCII can't be read by HAProxy: then it says that there is no model, which is no crash either
         assert answer.status in ((404, 400) if name in ("é", "") else (404,)), name
         assert error(answer)["code"] in ("model_not_found", "model_missing")
-    found = error(gateway.chat("gamma"))
-    assert "gamma" in found["message"]
-    assert {"alpha", "beta", "chatty"} <= {model["id"] for model in found["models"]}
+    for pad in (0, 100_000):
+        answer = gateway.chat("gamma", pad=pad)
+        found = error(answer)
+        assert answer.status == 404 and "gamma" in found["message"]
+        assert {"alpha", "beta", "chatty"} <= {model["id"] for model in found["models"]}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'"x"', b'{"model": null}', b'{"messages": []}', b"\xff\xfe", b"{}" * 9]
 )
 def test_a_body_without_a_model_is_400(gateway: MadeUp, body: bytes) -> None:
-    answer = gateway.ask("POST", "/v1/chat/completions", body)
-    assert answer.status in (400, 404)
-    assert error(answer)["code"] in ("model_missing", "model_not_found")
+    for text in (body, body + b" " * 100_000):
+        answer = gateway.ask("POST", "/v1/chat/completions", text)
+        assert answer.status in (400, 404)
+        assert error(answer)["code"] in ("model_missing", "model_not_found")
 
 
 def test_a_body_that_is_too_large_is_413(gateway: MadeUp) -> None:
@@ -338,9 +405,10 @@ def test_models_can_be_changed_under_load(gateway: MadeUp) -> None:
     assert set(statuses) == {200} and statuses[200] > 20
 
 
-def test_a_full_queue_is_429_and_not_a_time_out(gateway: MadeUp) -> None:
+@sizes
+def test_a_full_queue_is_429_and_not_a_time_out(gateway: MadeUp, pad: int) -> None:
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: gateway.chat("beta", sleep=1.5), range(12)))
+        answers = list(pool.map(lambda _: gateway.chat("beta", pad=pad, sleep=1.5), range(12)))
     statuses = Counter(answer.status for answer in answers)
     assert set(statuses) == {200, 429}
     assert statuses[200] >= 4  # two at work, two and more waiting
@@ -349,9 +417,10 @@ def test_a_full_queue_is_429_and_not_a_time_out(gateway: MadeUp) -> None:
     assert "retry-after" in refused.headers
 
 
-def test_tokens_are_not_held_back(gateway: MadeUp) -> None:
+@sizes
+def test_tokens_are_not_held_back(gateway: MadeUp, pad: int) -> None:
     connection = gateway.connect()
-    body = json.dumps({"model": "alpha", "test": {"chunks": 20, "every": 0.05}})
+    body = json.dumps({"pad": "x" * pad, "model": "alpha", "test": {"chunks": 20, "every": 0.05}})
     connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {gateway.key}"})
     response = connection.getresponse()
     times = []
@@ -365,9 +434,10 @@ def test_tokens_are_not_held_back(gateway: MadeUp) -> None:
     assert sum(gap > 0.02 for gap in gaps) >= 17  # together they would come at once
 
 
-def test_a_client_that_leaves_is_told_to_the_engine(gateway: MadeUp) -> None:
+@sizes
+def test_a_client_that_leaves_is_told_to_the_engine(gateway: MadeUp, pad: int) -> None:
     connection = gateway.connect()
-    body = json.dumps({"model": "beta", "test": {"chunks": 400, "every": 0.05}})
+    body = json.dumps({"pad": "x" * pad, "model": "beta", "test": {"chunks": 400, "every": 0.05}})
     connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {gateway.key}"})
     response = connection.getresponse()
     response.readline()
@@ -379,13 +449,14 @@ def test_a_client_that_leaves_is_told_to_the_engine(gateway: MadeUp) -> None:
     assert gateway.seen("vllm-beta")[-1]["ended"] == "client gone"
 
 
-def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp) -> None:
+@sizes
+def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp, pad: int) -> None:
     failed, by = [], Counter[str]()
     stop = threading.Event()
 
     def load() -> None:
         while not stop.is_set():
-            answer = gateway.chat("alpha", sleep=0.2)
+            answer = gateway.chat("alpha", pad=pad, sleep=0.2)
             by[answer.by] += 1
             if answer.status != 200:
                 failed.append((answer.status, answer.text))
@@ -405,16 +476,17 @@ def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp) -> N
         stop.set()
         for one in running:
             one.result()
-    print(f"a replica killed and back: {sum(by.values())} requests, {len(failed)} failed, {dict(by)}")
+    print(f"a replica killed and back, {pad} bytes a body: {sum(by.values())} requests, {len(failed)} failed, {dict(by)}")
     assert up.returncode == 0, up.stderr
     assert failed == []
     seen = 'exec 3<>/dev/tcp/127.0.0.1/8406; echo "show servers state; show resolvers docker" >&3; cat <&3'
     assert by["vllm-alpha-2"] > before, gateway.run("gateway", "bash", "-c", seen)
 
 
-def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeUp) -> None:
+@sizes
+def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeUp, pad: int) -> None:
     for _ in range(40):  # it goes to either of the two, and ends only one of them
-        answer = gateway.chat("alpha", die="vllm-alpha")
+        answer = gateway.chat("alpha", pad=pad, die="vllm-alpha")
         assert (answer.status, answer.by) == (200, "vllm-alpha-2")
         if "vllm-alpha" not in gateway.running():
             break
@@ -426,9 +498,10 @@ def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeU
         assert time.monotonic() < end, "vllm-alpha gets no requests again"
 
 
-def test_a_request_that_ends_whoever_takes_it_is_given_up(gateway: MadeUp) -> None:
+@sizes
+def test_a_request_that_ends_whoever_takes_it_is_given_up(gateway: MadeUp, pad: int) -> None:
     """It must not go through all of a large fleet."""
-    answer = gateway.chat("beta", die=True)
+    answer = gateway.chat("beta", pad=pad, die=True)
     assert (answer.status, error(answer)["code"]) in ((502, "bad_gateway"), (503, "unavailable"))
     # the answer is faster than the engine's end is known to Docker, which starts nothing that it thinks is running
     end = time.monotonic() + 30
@@ -458,6 +531,23 @@ def test_a_model_without_a_replica_is_503_and_leaves_the_list(gateway: MadeUp) -
     assert gateway.ask("GET", "/health", None, None).status == 200
     gateway.run("vllm-beta", "rm", "/tmp/down")
     wait_for(gateway, "beta")
+
+
+@pytest.mark.parametrize("which", ["haproxy.cfg", "large.cfg"])
+def test_neither_of_the_two_processes_ends_alone(gateway: MadeUp, which: str) -> None:
+    end = (
+        "for p in /proc/[0-9]*; do read -r name <$p/comm; [ $name = haproxy ] && grep -qs $1 $p/cmdline"
+        " && kill -9 ${p#/proc/}; done; true"
+    )
+    gateway.reload()  # after which a container must still be started anew
+    before = gateway.inspect("gateway")["RestartCount"]
+    gateway.compose("exec", "-T", "gateway", "bash", "-c", end, "-", f"gateway.{which}")
+    wait = time.monotonic() + 60
+    while gateway.inspect("gateway")["RestartCount"] == before or gateway.served("beta") != "vllm-beta":
+        assert time.monotonic() < wait, "the gateway does not come back"
+        time.sleep(0.2)
+    assert gateway.chat("beta", pad=100_000).status == 200
+    assert "one of the gateway's two processes has ended" in gateway.compose("logs", "gateway").stdout
 
 
 def test_a_wedged_fastchat_model_is_found_although_it_lists_itself(gateway: MadeUp) -> None:

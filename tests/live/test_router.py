@@ -101,7 +101,9 @@ def load(stack: LiveStack) -> Iterator[list[tuple[int, str, str]]]:
         count = 0
         while not over.is_set():
             count += 1
-            answers.append(ask(stack, f"client {number} " * 20 + str(count), max_tokens=20))
+            # two of them with bodies that go by the gateway's process for large ones, in a field that is not generated from
+            long = {"user": "x" * 100_000} if number % 2 else {}
+            answers.append(ask(stack, f"client {number} " * 20 + str(count), max_tokens=20, **long))
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
     for one in clients:

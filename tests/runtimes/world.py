@@ -129,10 +129,13 @@ class Container:
             raise docker.errors.APIError(f"container {self.id} is not running")
         said, code = "", 0
         if words[:2] == ["bash", "-c"] and "cat /proc" in words[2]:
-            said = "haproxy haproxy"
+            said = "haproxy haproxy haproxy haproxy"
+        elif words == ["bash", "-c", "kill -USR2 1"]:
+            self.world.say("reload")
+            self.load()
         elif words[:2] == ["bash", "-c"]:
             said = self.admin(words[-1])
-        elif words[0] == "env":
+        elif words[:2] == ["sh", "-c"] and "haproxy -c" in words[2]:
             code = 0 if self.valid((self.world.folder / "gateway" / "haproxy.cfg").read_text()) else 1
             said = "[ALERT] unable to stat SSL certificate" if code else ""
         elif words[0] == "sha256sum":
@@ -153,11 +156,6 @@ class Container:
             up = any(one.service == name and self.reaches(one) for one in self.others())
             rows.append(f"{backend},{name},0,0,{'DRAIN' if name in self.drained else 'UP' if up else 'DOWN'}")
         return "\n".join(rows) + "\n"
-
-    def kill(self, signal: str) -> None:
-        assert (signal, self.service) == ("SIGUSR2", "gateway")
-        self.world.say("reload")
-        self.load()
 
     def stop(self, timeout: int) -> None:
         if self.state == "running":

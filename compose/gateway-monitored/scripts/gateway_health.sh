@@ -1,7 +1,10 @@
 #!/bin/bash
-# Healthy when HAProxy answers; the image has no curl. Whether models are up, it tells clients itself.
+# Healthy when both processes of HAProxy answer; the image has no curl. Whether models are up, it tells clients itself.
 set -eu
-exec 3<>/dev/tcp/127.0.0.1/8405
-printf 'GET /alive HTTP/1.0\r\n\r\n' >&3
-read -r _ status _ <&3
-[ "$status" = 200 ]
+for port in 8405 8407; do
+  exec 3<>/dev/tcp/127.0.0.1/$port
+  printf 'GET /alive HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n' >&3
+  read -r _ status _ <&3
+  [ "$status" = 200 ]
+  exec 3>&-
+done
