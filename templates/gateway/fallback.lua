@@ -50,17 +50,16 @@ end
 function Fallback:http_payload(_, message)
     if message.channel:is_resp() or not self.places then return end
     local from, length = self.passed, message:input()
-    local whole, held = length, nil
+    local whole = length
     while #self.places > self.done do
         local place = self.places[self.done + 1]
         if place[2] > from + length then
-            if place[1] <= from + length then held = place[1] - 1 - from end
+            if place[1] <= from + length then whole = place[1] - 1 - from end
             break
         end
         self.done = self.done + 1
         self.now[#self.now + 1] = place
     end
-    if held then whole = held end
     local grown = 0
     for number = #self.now, 1, -1 do
         local first, last = self.now[number][1] - from, self.now[number][2] - from
@@ -69,7 +68,8 @@ function Fallback:http_payload(_, message)
         grown = grown + #self.model - (last - first + 1)
     end
     self.now, self.passed = {}, from + whole
-    if held then return held + grown end
+    -- without a number as many go on as came, and what was added would come here once more
+    return whole + grown
 end
 
 core.register_filter("fallback", Fallback, function(class) return class end)

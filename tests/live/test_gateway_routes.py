@@ -169,6 +169,24 @@ def test_each_request_is_told_to_engine_and_log_once(gateway: MadeUp, pad: int) 
     assert logged(gateway, gateway.chat("gamma", pad=pad))["model"] == "gamma"  # an error too
 
 
+@sizes
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on(gateway: MadeUp, pad: int) -> None:
+    """As curl does with a large body: Expect: 100-continue."""
+    body = json.dumps({"messages": ["x" * pad], "model": "beta"}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.key}\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.data["port"]), 20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(body)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200 ") and f'"bytes": {len(body)}'.encode() in answer
+
+
 def logged(gateway: MadeUp, answer: Answer) -> dict[str, Any]:
     """The one line that the log has of a request; it is there a moment after the answer."""
     end = time.monotonic() + 10
@@ -498,11 +516,23 @@ def test_a_replica_that_ends_before_a_byte_is_replaced_by_another(gateway: MadeU
         assert time.monotonic() < end, "vllm-alpha gets no requests again"
 
 
+def failures(gateway: MadeUp) -> int:
+    """How many requests with the default key have failed, by the gateway's own count."""
+    ask = "import urllib.request as u; print(u.urlopen('http://gateway:8405/keys').read().decode())"
+    text = gateway.run("vllm-alpha", "python3", "-c", ask)
+    return int(re.findall(r'stackgen_gateway_key_failures_total\{key="default"\} (\d+)', text)[0])
+
+
 @sizes
 def test_a_request_that_ends_whoever_takes_it_is_given_up(gateway: MadeUp, pad: int) -> None:
     """It must not go through all of a large fleet."""
+    failed = failures(gateway)
     answer = gateway.chat("beta", pad=pad, die=True)
     assert (answer.status, error(answer)["code"]) in ((502, "bad_gateway"), (503, "unavailable"))
+    assert not [name for name in answer.headers if name.startswith("x-stackgen")]
+    line = logged(gateway, answer)
+    assert (line["key"], line["model"], int(line["status"])) == ("default", "beta", answer.status)
+    assert failures(gateway) == failed + 1
     # the answer is faster than the engine's end is known to Docker, which starts nothing that it thinks is running
     end = time.monotonic() + 30
     while "vllm-beta" in gateway.running():
