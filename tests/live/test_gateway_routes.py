@@ -494,7 +494,9 @@ def test_a_killed_replica_fails_nothing_that_had_not_begun(gateway: MadeUp, pad:
         stop.set()
         for one in running:
             one.result()
-    print(f"a replica killed and back, {pad} bytes a body: {sum(by.values())} requests, {len(failed)} failed, {dict(by)}")
+    print(
+        f"a replica killed and back, {pad} bytes a body: {sum(by.values())} requests, {len(failed)} failed, {dict(by)}"
+    )
     assert up.returncode == 0, up.stderr
     assert failed == []
     seen = 'exec 3<>/dev/tcp/127.0.0.1/8406; echo "show servers state; show resolvers docker" >&3; cat <&3'
