@@ -117,8 +117,9 @@ async def once(reader, writer, sent):
     return time.perf_counter() - started
 
 
-async def latencies(address, count, sent=request(HELLO)):
+async def latencies(address, count, body):
     reader, writer = await asyncio.open_connection(address, 8000)
+    sent = request(body)
     times = [await once(reader, writer, sent) for _ in range(count)]
     writer.close()
     return times[count // 10 :]
@@ -202,8 +203,8 @@ async def fast(bench, rounds):
     for _ in range(rounds):
         for name, addresses in ways.items():
             for address in addresses:
-                seconds[name] += await latencies(address, 1000 // len(addresses))
-                large[name] += await latencies(address, 100 // len(addresses), request(LONG))
+                seconds[name] += await latencies(address, 1000 // len(addresses), HELLO)
+                large[name] += await latencies(address, 100 // len(addresses), LONG)
         for name, addresses in ways.items():
             done, _ = await streams(addresses, 32, {"max_tokens": 40, "user": "0.02"})
             ttft[name] += [one[0] for one in done]

@@ -104,7 +104,7 @@ class Gateway:
 
     @property
     def repeated(self) -> tuple[int, ...]:
-        """Statuses after which the process for large bodies asks again: 502 for a replica that ended before it answered.
+        """Statuses after which the process for large bodies asks again: 502 for a replica that ended unanswered.
 
         500 and 503 are what vllm-router says of one.
         """
@@ -128,7 +128,7 @@ class Gateway:
 
     @property
     def longest(self) -> int:
-        """Seconds after which no answer comes any more: it waited for a slot, and then for its first byte, three times."""
+        """Seconds after which no answer comes: three tries have waited for a slot, and then for a first byte."""
         return 3 * (self.timeout + self.queue_timeout)
 
     @property

@@ -81,6 +81,7 @@ def _gateway() -> tuple[Alert, ...]:
     # own second process, by which requests come that are counted with their model
     up = 'state="UP",proxy!~"fallback-.*|large"'
     errors, requests = "stackgen_gateway_key_errors_total", "stackgen_gateway_key_requests_total"
+    failed = 'increase(haproxy_backend_http_responses_total{proxy!="large",code="5xx"}[10m])'
     refused = 'increase(haproxy_frontend_http_responses_total{proxy="api",code="4xx"}[10m])'
     return (
         # a replica without an address is in maintenance, not down; one that is drained on purpose is back by then
@@ -93,7 +94,7 @@ def _gateway() -> tuple[Alert, ...]:
         Alert("GatewayQueueGrowing", "avg_over_time(haproxy_backend_current_queue[5m]) > 8", 120, "warning",
               "{{ $labels.proxy }}: {{ $value | humanize }} requests wait at the gateway for a replica",
               "one more replica (stackgen scale), or fewer requests at once for each key"),
-        Alert("GatewayFailures", 'increase(haproxy_backend_http_responses_total{proxy!="large",code="5xx"}[10m]) > 10', 0, "warning",
+        Alert("GatewayFailures", f"{failed} > 10", 0, "warning",
               "{{ $labels.proxy }}: {{ $value | humanize }} requests failed in ten minutes",
               "docker compose logs gateway names the replicas"),
         Alert("KeyRefusedOften", f"increase({errors}[10m]) > 50 and increase({errors}[10m]) > "

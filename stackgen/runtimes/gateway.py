@@ -162,7 +162,7 @@ class Gateway:
         before = self._info("Pid")
         # a new worker would know no address until the name server has answered: it would have no replica till then
         execute(self._container, ("bash", "-c", f"{ADMIN} >{STATE}", "-", "show servers state"))
-        # not Docker's own `kill`: that marks a container as stopped by its user, and a crash would not restart it any more
+        # not Docker's own `kill`: that marks a container as stopped by its user, and no crash would restart it then
         execute(self._container, ("bash", "-c", "kill -USR2 1"))
         self._until(lambda: self._changed(before), RELOAD_SECONDS, "the gateway did not load its new configuration")
         execute(self._container, ("rm", "-f", STATE))

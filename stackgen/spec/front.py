@@ -70,7 +70,7 @@ class GatewaySpec(Strict):
     )
     max_body: Annotated[str, BeforeValidator(_body_size)] = Field(
         "2m",
-        description="Largest request, in MiB, 255m at most: memory and time of each grow with it (images need more)",
+        description="Largest request, in MiB, 255m at most: memory and time of large ones grow with it",
         json_schema_extra={"pattern": BODY_SIZE},
     )
     timeout: int = Field(600, ge=1, le=86400, description="Seconds of silence from an engine, and of one answer's wait")

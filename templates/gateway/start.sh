@@ -11,7 +11,7 @@ unset STACKGEN_API_KEY
 haproxy -W -db -f /gateway/large.cfg & large=$!
 haproxy -W -db -f /gateway/haproxy.cfg & main=$!
 ending=
-trap 'kill -USR2 $main $large' USR2
+trap 'kill -USR2 $main $large || true' USR2
 trap 'ending=1; kill -USR1 $main $large || true' USR1
 trap 'ending=1; kill -TERM $main $large || true' TERM INT
 status=0

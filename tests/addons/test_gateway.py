@@ -135,10 +135,11 @@ def test_settings_reach_the_configuration() -> None:
     config = rendered["gateway/haproxy.cfg"]
     size = 8 * 2**20
     large = rendered["gateway/large.cfg"]
-    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}", f"req.body_len gt {size}",
-                 f"timeout server {3 * (99 + 7) + 5}s"):  # fmt: skip
+    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}",
+                 f"req.body_len gt {size}", f"timeout server {3 * (99 + 7) + 5}s"):  # fmt: skip
         assert text in large, text
-    for text in (f"-m int gt {size} }}", "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize", "maxconn 7 "):  # fmt: skip
+    for text in (f"-m int gt {size} }}", "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize",
+                 "maxconn 7 "):  # fmt: skip
         assert text in config, text
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
     assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}

@@ -123,7 +123,9 @@ class MadeUp:
 
     def workers(self) -> str:
         """The numbers of HAProxy's processes."""
-        words = "for p in /proc/[0-9]*; do read -r name <$p/comm; [ $name = haproxy ] && echo $p; done 2>/dev/null; true"
+        words = (
+            "for p in /proc/[0-9]*; do read -r name <$p/comm; [ $name = haproxy ] && echo $p; done 2>/dev/null; true"
+        )
         return self.compose("exec", "-T", SERVICE, "bash", "-c", words).stdout
 
     def connect(self) -> http.client.HTTPConnection:

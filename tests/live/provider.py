@@ -33,7 +33,8 @@ class Handler(BaseHTTPRequestHandler):
                 raw += self.rfile.read(size + 2)[:size]
             self.rfile.readline()
         body = json.loads(raw)
-        seen.append({"path": self.path, "sha256": hashlib.sha256(raw).hexdigest(), "body": body if len(raw) < 5000 else None, "model": body.get("model"),
+        seen.append({"path": self.path, "sha256": hashlib.sha256(raw).hexdigest(),
+                     "body": body if len(raw) < 5000 else None, "model": body.get("model"),
                      "bytes": len(raw), "headers": {name.lower(): text for name, text in self.headers.items()},
                      "sni": getattr(self.connection, "sni", None)})  # fmt: skip
         if self.headers["authorization"] != f"Bearer {KEY}":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import hashlib
+import http.client
 import json
 import subprocess
 import time
@@ -265,7 +265,7 @@ def test_the_model_of_a_large_body_is_changed_wherever_a_piece_ends(fallen: tupl
         got = cloud.seen()[-1]
         assert (got["bytes"], got["sha256"]) == (len(wanted), hashlib.sha256(wanted).hexdigest()), before
     # twice, in two pieces
-    text = '{"model":"plain","a":"%s","model":"plain","b":"%s"}' % ("x" * 65_000, "y" * 65_000)
+    text = f'{{"model":"plain","a":"{"x" * 65_000}","model":"plain","b":"{"y" * 65_000}"}}'
     assert gateway.ask("POST", "/v1/chat/completions", text.encode()).status == 200
     wanted = text.replace('"plain"', json.dumps(MODEL)).encode()
     assert cloud.seen()[-1]["sha256"] == hashlib.sha256(wanted).hexdigest()

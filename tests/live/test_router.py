@@ -101,7 +101,7 @@ def load(stack: LiveStack) -> Iterator[list[tuple[int, str, str]]]:
         count = 0
         while not over.is_set():
             count += 1
-            # two of them with bodies that go by the gateway's process for large ones, in a field that is not generated from
+            # two of them by the gateway's process for large bodies, with a field that nothing is generated from
             long = {"user": "x" * 100_000} if number % 2 else {}
             answers.append(ask(stack, f"client {number} " * 20 + str(count), max_tokens=20, **long))
 
