@@ -161,11 +161,11 @@ def test_settings_reach_the_configuration() -> None:
 )
 def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: str, connections: int) -> None:
     rendered = files(plan(*models, gateway={"max_body": size}))
-    assert f"\n    maxconn {connections}\n" in rendered["gateway/large.cfg"]
+    assert f"\n    maxconn {connections + 16}\n" in rendered["gateway/large.cfg"]
     # the process that clients meet has small ones, and room for those of them that come back from the other
     config = rendered["gateway/haproxy.cfg"]
     assert f"\n    server large 127.0.0.1:8407 maxconn {connections}\n" in config
-    assert f"\n    maxconn {6144 + connections}\n" in config and "\n    maxconn 6144\n" in config
+    assert f"\n    maxconn {6144 + connections + 64}\n" in config and "\n    maxconn 6144\n" in config
     assert "reject if { sc1_conn_cur gt 4608 }" in config
 
 

@@ -138,6 +138,14 @@ def test_no_name_breaks_the_way_of_a_large_body(gateway: MadeUp, name: str) -> N
     assert answer.by == ("vllm-beta" if name in HOSTILE[12:] else answer.by)
 
 
+@pytest.mark.parametrize("length", [300, 4_000, 4_097, 30_000, 60_000, 1_000_000])
+def test_a_name_of_any_length_is_an_error_of_the_client(gateway: MadeUp, length: int) -> None:
+    for pad in (0, 100_000):
+        answer = gateway.chat("n" * length, pad=pad)
+        assert answer.status in (400, 404), answer.text[:300]
+        assert error(answer)["code"] in ("model_missing", "model_not_found")
+
+
 def test_a_client_can_not_speak_for_the_gateway_s_second_process(gateway: MadeUp) -> None:
     forged = {"X-Stackgen-Model": "YWxwaGE=", "X-Stackgen-Key": "alice", "X-Stackgen-Client": "1.2.3.4",
               "X-Stackgen-Status": "500", "X-Stackgen-Logged": "1", "X-Stackgen-Places": "1-5"}  # fmt: skip
