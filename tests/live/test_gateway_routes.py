@@ -144,6 +144,17 @@ def test_a_name_of_any_length_is_an_error_of_the_client(gateway: MadeUp, length:
         answer = gateway.chat("n" * length, pad=pad)
         assert answer.status in (400, 404), answer.text[:300]
         assert error(answer)["code"] in ("model_missing", "model_not_found")
+        assert logged(gateway, answer)["model"] == ("n" * length if length <= 512 else "")
+
+
+def test_no_client_breaks_the_log_s_lines(gateway: MadeUp) -> None:
+    for path in ("/x" * 200, "/" + "x" * 20_000, '/"\\{}'):
+        for key in ("", None):
+            answer = gateway.ask("GET", path, key=key)
+            assert answer.status == (401 if key is None else 404)
+            assert logged(gateway, answer)["path"] == (path if len(path) < 512 else "")
+    answer = gateway.ask("X" * 3_000, "/v1/models")
+    assert logged(gateway, answer)["method"] == ""
 
 
 def test_a_client_can_not_speak_for_the_gateway_s_second_process(gateway: MadeUp) -> None:
