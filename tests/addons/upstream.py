@@ -39,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
         if wanted.get("die") in (True, NAME):
             os._exit(1)
         if not wanted.get("chunks"):
-            self.reply(wanted.get("status", 200), {"by": NAME, "model": body.get("model"), "bytes": len(raw)})
+            told = {"by": NAME, "model": body.get("model"), "bytes": len(raw)}
+            self.reply(wanted.get("status", 200), told, wanted.get("headers", {}))
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
@@ -55,11 +56,13 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             note["ended"] = "client gone"
 
-    def reply(self, status: int, value: object) -> None:
+    def reply(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
         text = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(text)))
+        for name, word in (headers or {}).items():
+            self.send_header(name, word)
         self.end_headers()
         self.wfile.write(text)
 

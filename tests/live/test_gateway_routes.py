@@ -177,6 +177,15 @@ def test_a_client_can_not_speak_for_the_gateway_s_second_process(gateway: MadeUp
 
 
 @sizes
+def test_an_engine_can_not_speak_for_the_gateway(gateway: MadeUp, pad: int) -> None:
+    forged = {"x-stackgen-status": "502", "x-stackgen-logged": "1", "x-stackgen-served-by": "x/y"}
+    answer = gateway.chat("beta", pad=pad, headers=forged)
+    told = {name: text for name, text in answer.headers.items() if name.startswith("x-stackgen")}
+    assert (answer.status, told) == (200, {"x-stackgen-served-by": "vllm-beta/vllm-beta"})
+    assert int(logged(gateway, answer)["status"]) == 200
+
+
+@sizes
 def test_each_request_is_told_to_engine_and_log_once(gateway: MadeUp, pad: int) -> None:
     answer = gateway.chat("beta", pad=pad)
     headers = gateway.seen("vllm-beta")[-1]["headers"]
