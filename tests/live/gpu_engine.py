@@ -34,7 +34,7 @@ CDI_KIND = "example.com/gpu"
 START_TIMEOUT = 30  # seconds; measured: 0.3
 STOP_TIMEOUT = 20  # seconds; measured: 0.5
 HOST_PROGRAMS = ("dockerd", "containerd", "docker", "unshare", "nsenter", "ip", "mount", "mountpoint", "mknod", "ldd")
-IMAGE_PROGRAMS = ("sh", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv", "rm",
+IMAGE_PROGRAMS = ("sh", "bash", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv", "rm",
                   "sed", "sleep", "stat", "tail", "touch", "tr", "wc")  # fmt: skip
 
 # The first process of the namespaces. Standard input is its life line: it closes when the test ends, or dies.
@@ -137,7 +137,8 @@ def _image() -> bytes:
     # the real file: a virtual environment's link would look for its libraries beside the link
     programs = {"usr/bin/python3": os.path.realpath(sys.executable)}
     programs |= {f"usr/bin/{name}": os.path.realpath(path) for name in IMAGE_PROGRAMS if (path := shutil.which(name))}
-    programs["bin/sh"] = programs["usr/bin/sh"]
+    # the gateway's start script asks for bash, which the official HAProxy image brings
+    programs |= {f"bin/{name}": programs[f"usr/bin/{name}"] for name in ("sh", "bash")}
     linked = [*programs.values(), *map(str, (stdlib / "lib-dynload").glob("*.so"))]
     texts = {
         "usr/local/bin/vllm": SERVER,
