@@ -34,8 +34,8 @@ CDI_KIND = "example.com/gpu"
 START_TIMEOUT = 30  # seconds; measured: 0.3
 STOP_TIMEOUT = 20  # seconds; measured: 0.5
 HOST_PROGRAMS = ("dockerd", "containerd", "docker", "unshare", "nsenter", "ip", "mount", "mountpoint", "mknod", "ldd")
-IMAGE_PROGRAMS = ("sh", "bash", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv", "rm",
-                  "sed", "sleep", "stat", "tail", "touch", "tr", "wc")  # fmt: skip
+IMAGE_PROGRAMS = ("sh", "bash", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv",
+                  "rm", "sed", "sleep", "stat", "tail", "touch", "tr", "wc")  # fmt: skip
 
 # The first process of the namespaces. Standard input is its life line: it closes when the test ends, or dies.
 LAUNCH = r"""
