@@ -264,3 +264,10 @@ def test_the_picture_is_the_same_from_the_server_and_from_the_script(
     # the last poll brings what the last rounds found
     until(lambda: page.evaluate(drawing) == whole)
     assert len(whole) >= 4
+    for one in exporter.state.snapshot():
+        assert one.report
+        # one round more that ends in the second of the one before
+        exporter.state.record(one.report, one.checked)
+    longer = visit(exporter.url).page.evaluate(drawing)
+    assert len(longer) > len(whole)
+    until(lambda: page.evaluate(drawing) == longer)
