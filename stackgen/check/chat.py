@@ -178,7 +178,7 @@ def _take(
                 # a response in all that an EventSource wants of one
                 events: Any = Utf8(response, f"{context.session.target.host}:{context.session.target.port}")
                 collect(EventSource(events), transcript, lambda found: context.allow("stream", found, notes), started,
-                        deadline, lambda: extend(timeout))  # fmt: skip
+                        deadline, lambda: extend(timeout), lambda: events.arrived)  # fmt: skip
             finally:
                 shown += [transcript.head, transcript.tail]
     except Fault as fault:

@@ -27,10 +27,14 @@ MAX_EVENTS, MAX_SIZE = 10_000, 8 * 1024 * 1024
 
 
 class Utf8:
-    """A response for `EventSource` whose text is strictly UTF-8: the OpenAI SDK raises an exception for other bytes."""
+    """A response for `EventSource` whose text is strictly UTF-8: the OpenAI SDK raises an exception for other bytes.
+
+    `arrived` is when its latest part was read, in seconds on the monotonic clock.
+    """
 
     def __init__(self, response: Response, where: str) -> None:
         self.request, self.headers = response.request, response.headers
+        self.arrived = time.monotonic()
         self._response, self._where = response, where
 
     def iter_text(self) -> Iterator[str]:
@@ -38,6 +42,7 @@ class Utf8:
         decoder = getincrementaldecoder("utf-8")()
         try:
             for part in self._response.iter_bytes():
+                self.arrived = time.monotonic()
                 yield decoder.decode(part)
         except UnicodeDecodeError:
             raise Fault("encoding", f"the stream from {self._where} is not UTF-8", "look at what proxies do") from None
@@ -50,12 +55,14 @@ def collect(
     started: float,
     deadline: float,
     progress: Callable[[], None] = lambda: None,
+    arrived: Callable[[], float] = time.monotonic,
 ) -> None:
     """Adds `events` to a transcript until they end or `deadline` passes; times are on the monotonic clock.
 
     `allow` takes problems of a chunk and gives back those that the dialect is not known for. `progress` is called for
-    each event that brings something: empty deltas don't. A connection that breaks raises from `events`; what came
-    before stays in the transcript, which lacks `[DONE]`.
+    each event that brings something: empty deltas don't. `arrived` tells when the latest event was read, which is not
+    when it is understood: a busy machine does that in its own time. A connection that breaks raises from `events`;
+    what came before stays in the transcript, which lacks `[DONE]`.
     """
     size, before = 0, into.brought
     for event in events:
@@ -71,7 +78,7 @@ def collect(
         elif event.data.strip() == "[DONE]":
             into.done = True
         else:
-            _chunk(event, into, allow, now - started)
+            _chunk(event, into, allow, arrived() - started)
         if into.brought != before:
             before = into.brought
             progress()

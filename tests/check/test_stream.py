@@ -13,7 +13,7 @@ import pytest
 from stackgen.check.dialects import OPENAI, finish_reasons
 from stackgen.check.options import Options
 from stackgen.check.session import Session
-from stackgen.check.stream import Transcript, collect, percentile
+from stackgen.check.stream import Transcript, Utf8, collect, percentile
 from stackgen.check.target import Target
 from stackgen.check.verdict import Context
 from stackgen.plan import Dialect
@@ -143,6 +143,18 @@ def test_a_stream_without_end_is_left_at_the_deadline() -> None:
     into, now = Transcript(), time.monotonic()
     collect(endless(), into, list, now, now + 0.05)
     assert any("too slow: no end after" in problem for problem in into.problems(PLAIN))
+
+
+def test_chunks_of_one_read_came_together_however_long_it_takes_to_understand_them() -> None:
+    """A crowded machine is no proxy, and its pauses are no latency."""
+    pieces = [b"".join(events(*[chunk(f"w{number} ") for number in range(4)], done=False).pieces or ())] * 2
+    response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter(pieces),
+                               request=httpx2.Request("POST", "http://h/v1"))  # fmt: skip
+    into, now = Transcript(), time.monotonic()
+    read: Any = Utf8(response, "h:1")
+    collect(httpx2.EventSource(read), into, list, now, now + 60, lambda: time.sleep(0.003), lambda: read.arrived)
+    assert [gap > 0.003 for gap in into.gaps()] == [False, False, False, True, False, False, False]
+    assert sum(gap == 0 for gap in into.gaps()) == 6
 
 
 def arrived(*times: float) -> Transcript:
