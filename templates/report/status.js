@@ -70,9 +70,10 @@
     put(field(row, "ttft"), duration(one.ttft_seconds));
     put(field(row, "rate"), one.tokens_per_second === null ? "" : one.tokens_per_second.toFixed(1));
     put(field(row, "checked"), one.checked ? one.checked.slice(11, 19) : "");
-    // by the number, as two rounds may end in one second
-    if (row.dataset.runs !== String(one.runs)) {
-      row.dataset.runs = one.runs;
+    // two rounds may end in one second, and an exporter that was started again counts anew
+    const round = `${one.runs} ${one.checked}`;
+    if (row.dataset.round !== round) {
+      row.dataset.round = round;
       draw(field(row, "history"), one.history);
     }
     return news;
