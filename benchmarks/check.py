@@ -22,7 +22,7 @@ from upstream import KEY
 from stackgen.check import check
 from stackgen.check.options import Options
 from stackgen.check.target import Target
-from stackgen.endpoints import dialects
+from stackgen.providers.endpoints import dialects
 
 HERE = Path(__file__).parent
 COUNTS = (1, 10, 100, 1000)

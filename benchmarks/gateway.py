@@ -23,9 +23,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from stackgen.load import build  # noqa: E402 - the checkout's own package
-from stackgen.render import render  # noqa: E402
-from stackgen.resolve import resolve  # noqa: E402
+from stackgen.render.templating import render  # noqa: E402
+from stackgen.resolve.pipeline import resolve  # noqa: E402
+from stackgen.stack.load import build  # noqa: E402 - the checkout's own package
 from stackgen.targets.compose import ComposeSite  # noqa: E402
 
 NETWORK = "sgbench"

@@ -15,15 +15,15 @@ from pathlib import Path
 os.environ["COLUMNS"] = "110"  # argparse folds its help to the terminal's width
 
 from stackgen import engines
-from stackgen.check.checks import CHECKS
+from stackgen.check.checks.table import CHECKS
 from stackgen.check.dialects import BUILTIN
 from stackgen.check.options import PROFILES
 from stackgen.check.report import JSON_SCHEMA
-from stackgen.cli import build_parser
+from stackgen.cli.main import build_parser
 from stackgen.diagnose import diagnose
 from stackgen.diagnose.explain import markdown, readable
 from stackgen.diagnose.rules import RULES
-from stackgen.schema import stack_schema
+from stackgen.stack.schema import stack_schema
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

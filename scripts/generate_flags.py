@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from stackgen.images import VERSIONS, own_tag  # noqa: E402
+from stackgen.images.tags import VERSIONS, own_tag  # noqa: E402
 
 DATA = ROOT / "stackgen" / "flags"
 # engine -> image folder, and the words that print the help; `extra_args` of FastChat go to its worker

@@ -1,5 +1,5 @@
 """`python -m stackgen`."""
 
-from stackgen.cli import main
+from stackgen.cli.main import main
 
 raise SystemExit(main())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stackgen.schema import stack_schema
+from stackgen.stack.schema import stack_schema
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "stackgen").rglob("*.py"))

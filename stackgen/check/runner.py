@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from stackgen.check.checks import READY, choose, list_models
+from stackgen.check.checks.table import READY, choose, list_models
+from stackgen.check.checks.verdict import Check, Context, Verdict, failed, skipped
 from stackgen.check.dialects import BUILTIN, OPENAI, dialect_of_models
-from stackgen.check.faults import Fault
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report, Result
-from stackgen.check.session import Session
 from stackgen.check.target import Target
 from stackgen.check.topology import Unobservable
-from stackgen.check.verdict import Check, Context, Verdict, failed, skipped
+from stackgen.check.transport.faults import Fault
+from stackgen.check.transport.session import Session
 from stackgen.plan import Dialect
 
 __all__ = ["Progress", "check_target", "run"]

@@ -10,8 +10,9 @@ Both are thin: time-outs, keys and errors are stackgen's, everything else is the
 
 from __future__ import annotations
 
-from stackgen.check.call import Answer
 from stackgen.client.asynchronous import AsyncClient
+from stackgen.client.call import Answer
+from stackgen.client.question import ask
 from stackgen.client.synchronous import Client
 
-__all__ = ["Answer", "AsyncClient", "Client"]
+__all__ = ["Answer", "AsyncClient", "Client", "ask"]

@@ -8,9 +8,9 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.call import Answer, Call, unreadable
-from stackgen.check.sdk import async_sdk, problem_of
 from stackgen.client.base import BaseClient
+from stackgen.client.call import Answer, Call, unreadable
+from stackgen.client.sdk import async_sdk, problem_of
 from stackgen.errors import StackgenError
 
 if TYPE_CHECKING:

@@ -6,16 +6,16 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stackgen.check.call import Call, fields
 from stackgen.check.limits import seconds
-from stackgen.check.question import named
-from stackgen.check.sdk import Listing, listing
-from stackgen.check.sdk import model_for as chosen
 from stackgen.check.target import Target
-from stackgen.endpoints import found
-from stackgen.endpoints.named import from_provider
+from stackgen.client.call import Call, fields
+from stackgen.client.question import named
+from stackgen.client.sdk import Listing, listing
+from stackgen.client.sdk import model_for as chosen
 from stackgen.errors import StackgenError
-from stackgen.providers import providers
+from stackgen.providers.catalog import providers
+from stackgen.providers.endpoints import found
+from stackgen.providers.named import from_provider
 
 __all__ = ["DEFAULT_TIMEOUT", "BaseClient"]
 
@@ -49,7 +49,7 @@ class BaseClient:
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = 0,
     ) -> S:
-        """A client for an endpoint that is known already, as `stackgen.endpoints.from_words` gives it."""
+        """A client for an endpoint that is known already, as `stackgen.providers.endpoints.from_words` gives it."""
         client = cls.__new__(cls)
         client._set(target, model, timeout, max_retries)
         return client

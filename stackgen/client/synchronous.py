@@ -7,10 +7,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.call import Answer
-from stackgen.check.question import pieces, whole
-from stackgen.check.sdk import sync_sdk
 from stackgen.client.base import BaseClient
+from stackgen.client.call import Answer
+from stackgen.client.question import pieces, whole
+from stackgen.client.sdk import sync_sdk
 
 if TYPE_CHECKING:
     import openai

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.explain import told
 from stackgen.diagnose.gpus import summary
-from stackgen.diagnose.model import Finding
+from stackgen.diagnose.rule import Finding
 from stackgen.diagnose.secrets import Scrubber, stack_secrets
 
 __all__ = ["pack"]

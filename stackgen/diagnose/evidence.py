@@ -1,4 +1,4 @@
-"""What is known about a stack that failed, as plain data. Collected by `stackgen.runtimes.evidence`."""
+"""What is known about a stack that failed, as plain data. Collected by `stackgen.runtimes.observation.evidence`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 from difflib import get_close_matches
 
-from stackgen.diagnose.model import UNKNOWN, Finding, Rule
+from stackgen.diagnose.rule import UNKNOWN, Finding, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.errors import StackgenError
 

@@ -1,6 +1,6 @@
 """The cards of the machine that a stack runs on, as evidence: their memory, who holds it, and what is wrong with them.
 
-`stackgen.runtimes.gpu_tools` reads them. None is unknown, which is never taken for "good".
+`stackgen.runtimes.observation.gpu_tools` reads them. None is unknown, which is never taken for "good".
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.redact import Redactor
+from stackgen.check.transport.redact import Redactor
 
 if TYPE_CHECKING:
     from stackgen.plan import Plan

@@ -1,6 +1,6 @@
 """What is known of a machine, as typed data. None means that nobody could tell, and is never taken for "good".
 
-`stackgen.runtimes.facts` gathers these facts here; tests write them down for machines that nobody has at hand.
+`stackgen.runtimes.observation.machine` gathers these facts; tests write them for machines that are not at hand.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from stackgen.doctor.finding import Case, Results, fail, folder_of, good, unknown, warn
-from stackgen.write import LOCK
+from stackgen.render.write import LOCK
+from stackgen.spec import is_local
 
 __all__ = ["pinned", "pulled", "rendered", "stack_file", "weights_pinned"]
 
@@ -71,8 +72,6 @@ def pulled(case: Case) -> Results:
 
 def weights_pinned(case: Case) -> Results:
     """A model of the Hub names a revision."""
-    from stackgen.spec import is_local
-
     for place, model in case.specs():
         if is_local(model.model):
             continue

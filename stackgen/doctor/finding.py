@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stackgen.doctor.facts import Host
 from stackgen.errors import Mistake
+from stackgen.resolve.placement import place
 
 if TYPE_CHECKING:
-    from stackgen.check.hub import HubAnswer
+    from stackgen.check.huggingface import HubAnswer
     from stackgen.doctor.model_facts import ModelFacts
     from stackgen.plan import GpuRequest, Service
-    from stackgen.stack import Stack
-    from stackgen.write import Change
+    from stackgen.render.write import Change
+    from stackgen.stack.folder import Stack
 
 __all__ = [
     "Case", "Check", "EnvFacts", "Finding", "Result", "Results", "Status", "fail", "good", "size", "unknown", "warn",
@@ -108,8 +109,6 @@ class Case:
 
     def gpu_requests(self) -> Iterator[tuple[str, Any, GpuRequest]]:
         """Each replica's GPUs, with the model's place and spec, as `placement` decided them."""
-        from stackgen.placement import place
-
         if self.stack:
             requests, _ = place(self.stack.spec)
             for (model, _replica), request in sorted(requests.items()):

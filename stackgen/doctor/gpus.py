@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from stackgen.doctor.capacity import weight_bytes
 from stackgen.doctor.facts import GIB, Gpu, at_least
 from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
-from stackgen.doctor.room import weight_bytes
 from stackgen.plan import GpuRequest
 
 __all__ = ["card", "driver", "ecc", "ids", "memory", "mig", "mixed", "persistence", "present", "toolkit", "wanted"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from stackgen.doctor.capacity import weight_bytes
 from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
 from stackgen.doctor.gpus import UTILIZATION, wanted
 from stackgen.doctor.model_facts import ModelFacts
 from stackgen.doctor.parallel import sizes
-from stackgen.doctor.room import weight_bytes
 from stackgen.spec import is_local
 
 __all__ = ["chat_template", "config", "dtype", "extras", "fit", "readable", "tokenizer", "weights"]

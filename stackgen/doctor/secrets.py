@@ -7,8 +7,8 @@ import re
 from collections import Counter
 
 from stackgen.doctor.finding import Case, Results, fail, good, warn
-from stackgen.envfile import API_KEY, GENERATED
 from stackgen.plan import EnvRef
+from stackgen.stack.envfile import API_KEY, GENERATED
 
 __all__ = ["complete", "is_placeholder", "mode", "present", "strength", "token_file"]
 

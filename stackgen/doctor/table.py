@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from stackgen.doctor import (
-    context,
+    capacity as room,
+)
+from stackgen.doctor import (
+    context_length as context,
+)
+from stackgen.doctor import (
     features,
     files,
     flags,
     gpus,
-    hub,
     machine,
     model,
     parallel,
     ports,
     quantization,
-    room,
     secrets,
+)
+from stackgen.doctor import (
+    huggingface as hub,
 )
 from stackgen.doctor.finding import Case, Check, Finding
 

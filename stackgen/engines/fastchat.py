@@ -28,7 +28,7 @@ from stackgen.engines.base import (
     supervised,
 )
 from stackgen.errors import Mistake
-from stackgen.images import VERSIONS, context_assets, image_tag
+from stackgen.images.tags import VERSIONS, context_assets, image_tag
 from stackgen.plan import Asset, Bind, Build, Dependency, Deviation, Dialect, Endpoint, Network, Port, Service, Tmpfs
 from stackgen.spec import ModelSpec, Text, is_local
 

@@ -25,7 +25,7 @@ from stackgen.engines.base import (
     supervised,
 )
 from stackgen.errors import Mistake
-from stackgen.images import VERSIONS, context_assets, image_tag
+from stackgen.images.tags import VERSIONS, context_assets, image_tag
 from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service
 from stackgen.spec import ModelSpec, Size, Text, human_int, is_local
 

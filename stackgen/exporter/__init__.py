@@ -8,10 +8,10 @@ state_of(report)            the same as `/api/status` sends it
 
 from __future__ import annotations
 
-from stackgen.endpoints import unique
 from stackgen.exporter.metrics import render_metrics
 from stackgen.exporter.rounds import monitoring
 from stackgen.exporter.server import Exporter, serve
 from stackgen.exporter.status import state_of
+from stackgen.providers.endpoints import unique
 
 __all__ = ["Exporter", "monitoring", "render_metrics", "serve", "state_of", "unique"]

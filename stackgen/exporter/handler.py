@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from stackgen.check.page import as_html, environment, policy, style
 from stackgen.check.report import Report
+from stackgen.check.report.page import as_html, environment, policy, style
 from stackgen.exporter.rounds import Checker
 from stackgen.exporter.state import State
 from stackgen.exporter.status import page, status

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Sequence
 
-from stackgen.check.checks import CHECKS, choose
+from stackgen.check.checks.table import CHECKS, choose
 from stackgen.check.limits import seconds
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
 from stackgen.check.target import Target
-from stackgen.check.transcript import LEAST_CHUNKS
+from stackgen.check.transport.transcript import LEAST_CHUNKS
 from stackgen.exporter.state import State
-from stackgen.probe import run_check
+from stackgen.providers.probe import run_check
 
 __all__ = ["Checker", "monitoring"]
 

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 from stackgen.check.options import Options
 from stackgen.check.target import Target
-from stackgen.endpoints import unique
 from stackgen.errors import MachineError, StackgenError
 from stackgen.exporter.handler import Handler, Site
 from stackgen.exporter.metrics import registry_of
 from stackgen.exporter.rounds import Checker, monitoring
 from stackgen.exporter.state import State
+from stackgen.providers.endpoints import unique
 
 __all__ = ["LISTEN", "Exporter", "serve"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from stackgen import __version__
-from stackgen.check.page import environment, style
-from stackgen.check.plots import duration
 from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.report.page import environment, style
+from stackgen.check.report.plots import duration
 from stackgen.exporter.state import HISTORY, Round, Seen, round_of
 
 __all__ = ["SCHEMA", "page", "state_of", "status"]

@@ -1,7 +1,7 @@
 """What the user wrote: the fields of `stack.yaml` that all engines share.
 
 Each engine adds its own fields in its own file (`stackgen/engines/`). All models are frozen and refuse
-unknown fields; messages about mistakes are made in `stackgen.load`.
+unknown fields; messages about mistakes are made in `stackgen.stack.load`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stackgen.spec.addons import Gateway, GatewaySpec, Monitoring, MonitoringSpec, Ui, UiSpec
 from stackgen.spec.base import (
     NAME,
     PROVIDERS,
@@ -27,7 +28,6 @@ from stackgen.spec.base import (
     human_int,
     is_local,
 )
-from stackgen.spec.front import Gateway, GatewaySpec, Monitoring, MonitoringSpec, Ui, UiSpec
 
 __all__ = [
     "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "FallbackSpec", "GatewaySpec", "Gpus", "LoggingSpec",

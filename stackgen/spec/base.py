@@ -1,7 +1,7 @@
 """The types of the fields, and what every model, the storage and the named endpoints have.
 
 Each engine adds its own fields in its own file (`stackgen/engines/`). All models are frozen and refuse
-unknown fields; messages about mistakes are made in `stackgen.load`.
+unknown fields; messages about mistakes are made in `stackgen.stack.load`.
 """
 
 from __future__ import annotations

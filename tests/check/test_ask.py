@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from stackgen.check import ask
 from stackgen.check.target import Target
+from stackgen.client import ask
 from stackgen.errors import StackgenError, StartError
 
 from .conftest import FASTCHAT, target
@@ -174,11 +174,11 @@ def test_no_error_holds_the_key(vllm: Fake) -> None:
 
 
 def test_the_function_is_not_hidden_by_a_module() -> None:
-    """A module `stackgen.check.ask` would take its place as soon as somebody imports it."""
+    """A module `stackgen.client.ask` would take its place as soon as somebody imports it."""
     import stackgen.check
     import stackgen.client
 
-    assert callable(stackgen.check.ask) and stackgen.client.Client
+    assert callable(stackgen.client.ask) and stackgen.client.Client
 
 
 def test_a_wrong_and_a_missing_key(vllm: Fake) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from stackgen import engines
-from stackgen.check.auth import BODIES, CHANGING, NO_PATH
+from stackgen.check.checks.auth import BODIES, CHANGING, NO_PATH
 from stackgen.check.dialects import OPENAI
-from stackgen.check.page import as_html
 from stackgen.check.report import Report
-from stackgen.check.text import as_exchanges, as_text
-from stackgen.clouds import Cloud
+from stackgen.check.report.page import as_html
+from stackgen.check.report.text import as_exchanges, as_text
+from stackgen.plan.clouds import Cloud
 
 from .conftest import FASTCHAT, VLLM, look, result, target
 from .fake import KEY, Answer, Fake, Request, json_answer, model_list, recorded

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from stackgen.check import check
-from stackgen.check.checks import CHECKS, choose
+from stackgen.check.checks.table import CHECKS, choose
+from stackgen.check.checks.verdict import Verdict
 from stackgen.check.dialects import OPENAI
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report
+from stackgen.check.report.text import as_text
 from stackgen.check.target import Target
-from stackgen.check.text import as_text
-from stackgen.check.verdict import Verdict
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect
 
@@ -616,7 +616,7 @@ def test_a_mistake_of_ours_hides_nothing_that_others_found(vllm: Fake, monkeypat
         raise KeyError(KEY)
 
     table = tuple(replace(one, run=broken) if one.name == "alive" else one for one in CHECKS)
-    monkeypatch.setattr("stackgen.check.checks.CHECKS", table)
+    monkeypatch.setattr("stackgen.check.checks.table.CHECKS", table)
     report = look(target(vllm))
     assert result(report, "alive").message == "the check itself failed: KeyError"
     assert result(report, "chat").status == "pass"

@@ -300,7 +300,7 @@ def test_ctrl_c_ends_a_command_even_where_python_loses_it() -> None:
     """An exception in a finalizer is only printed: so is the one of Ctrl-C."""
     code = (
         "import sys, time\n"
-        "from stackgen.commands.output import ends_on_interrupt\n"
+        "from stackgen.cli.commands.output import ends_on_interrupt\n"
         "class Last:\n"
         "    def __del__(self):\n"
         "        print('asked', flush=True)\n"
@@ -323,7 +323,7 @@ def test_ctrl_c_ends_a_command_that_it_does_not_wake() -> None:
     """
     code = (
         "import signal, socket\n"
-        "from stackgen.commands.output import ends_on_interrupt\n"
+        "from stackgen.cli.commands.output import ends_on_interrupt\n"
         "one, other = socket.socketpair()\n"
         "one.settimeout(60)\n"
         "with ends_on_interrupt():\n"

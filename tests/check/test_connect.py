@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from stackgen.check.faults import classify
 from stackgen.check.report import Result
 from stackgen.check.target import Target
+from stackgen.check.transport.faults import classify
 
 from .conftest import VLLM, look, result, target
 from .fake import KEY, Answer, Fake, events, free_port, raw_server, reset

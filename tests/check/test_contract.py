@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stackgen.check.contract import Chunk, Completion, ModelList, Usage, parse, sum_problem
-from stackgen.check.session import Reply, error_message
+from stackgen.check.transport.openai_schema import Chunk, Completion, ModelList, Usage, parse, sum_problem
+from stackgen.check.transport.session import Reply, error_message
 
 from .fake import completion, model_list, recorded
 

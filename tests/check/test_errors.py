@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from stackgen import engines
-from stackgen.check.checks import CHECKS
-from stackgen.check.late import probes
-from stackgen.check.late.probes import LEAK
+from stackgen.check.checks import wrong_requests as probes
+from stackgen.check.checks.table import CHECKS
+from stackgen.check.checks.wrong_requests import LEAK
 from stackgen.check.report import Result
 from stackgen.plan import Deviation
 

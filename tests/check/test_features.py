@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stackgen.check.checks import CHECKS
-from stackgen.check.features import FEATURES
+from stackgen.check.checks.features import FEATURES
+from stackgen.check.checks.table import CHECKS
 from stackgen.check.report import Result
 
 from .conftest import FASTCHAT, VLLM, look, result, target

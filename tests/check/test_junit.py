@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackgen.check.junit import as_junit
 from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.report.junit import as_junit
 
 RESULTS = (
     Result("chat", "fail", 0.5, "no content", "look at the log", "HTTP 200", "tiny"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stackgen.check.checks import CHECKS
-from stackgen.check.late.load import LENGTHS, STEP
+from stackgen.check.checks.load import LENGTHS, STEP
+from stackgen.check.checks.table import CHECKS
 from stackgen.check.report import Result
 from stackgen.plan import Dialect
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stackgen.check.names import did_you_mean, nearest, resolve
+from stackgen.check.checks.model_names import did_you_mean, nearest, resolve
 
 KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
 

@@ -9,9 +9,9 @@ from itertools import product
 
 import pytest
 
-from stackgen.check.page import as_html, policy, style
-from stackgen.check.plots import bars, duration, series
 from stackgen.check.report import EndpointReport, Exchange, Report, Result
+from stackgen.check.report.page import as_html, policy, style
+from stackgen.check.report.plots import bars, duration, series
 
 EVIL = "</script><script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(2)>'

@@ -17,13 +17,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stackgen.check import ask
-from stackgen.check.chat import is_unknown_model
-from stackgen.check.checks import CHECKS, list_models, models
-from stackgen.check.contract import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
-from stackgen.check.dialects import BUILTIN, FINISH_REASONS, OPENAI, dialect_of_models
-from stackgen.check.faults import Fault
-from stackgen.check.features.bodies import (
+from stackgen.check.checks.chat import is_unknown_model
+from stackgen.check.checks.features.schemas import (
     CityAnswer,
     Embeddings,
     LogprobCompletion,
@@ -32,20 +27,25 @@ from stackgen.check.features.bodies import (
     Tokens,
     ToolCompletion,
 )
-from stackgen.check.hub import ask_hub
-from stackgen.check.late.probes import context_length, told_length
-from stackgen.check.names import did_you_mean, nearest
+from stackgen.check.checks.model_names import did_you_mean, nearest
+from stackgen.check.checks.table import CHECKS, list_models, models
+from stackgen.check.checks.verdict import Check, Context
+from stackgen.check.checks.wrong_requests import context_length, told_length
+from stackgen.check.dialects import BUILTIN, FINISH_REASONS, OPENAI, dialect_of_models
+from stackgen.check.huggingface import ask_hub
 from stackgen.check.options import Options
-from stackgen.check.redact import Redactor
 from stackgen.check.report import EndpointReport, Report, Result
-from stackgen.check.sdk import listing, model_for
-from stackgen.check.session import Reply, Session, error_message
-from stackgen.check.stream import MAX_EVENTS, Transcript, Utf8, collect
+from stackgen.check.report.text import as_text
 from stackgen.check.target import Target, normal_url
-from stackgen.check.text import as_text
-from stackgen.check.verdict import Check, Context
-from stackgen.endpoints import dialects
+from stackgen.check.transport.faults import Fault
+from stackgen.check.transport.openai_schema import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
+from stackgen.check.transport.redact import Redactor
+from stackgen.check.transport.session import Reply, Session, error_message
+from stackgen.check.transport.stream import MAX_EVENTS, Transcript, Utf8, collect
+from stackgen.client import ask
+from stackgen.client.sdk import listing, model_for
 from stackgen.errors import StackgenError
+from stackgen.providers.endpoints import dialects
 
 from .fake import Answer as Sent
 from .fake import Fake, serve

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stackgen.check.report import JSON_SCHEMA, EndpointReport, Exchange, Report, Result, Status
-from stackgen.check.text import as_exchanges, as_text, change_lines
+from stackgen.check.report.text import as_exchanges, as_text, change_lines
 
 GOOD = EndpointReport(
     "good",

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackgen import cli
-from stackgen.check import ask, check
+from stackgen.check import check
 from stackgen.check.options import Options
-from stackgen.check.redact import Redactor
+from stackgen.check.report.text import as_text
 from stackgen.check.target import Target
-from stackgen.check.text import as_text
-from stackgen.commands.ask import Live
+from stackgen.check.transport.redact import Redactor
+from stackgen.cli import main as cli
+from stackgen.cli.commands.ask import Live
+from stackgen.client import ask
 from stackgen.errors import StackgenError
 
 from .conftest import DIALECTS, VLLM

@@ -10,12 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from stackgen.check.checks.verdict import Context
 from stackgen.check.dialects import OPENAI, finish_reasons
 from stackgen.check.options import Options
-from stackgen.check.session import Session
-from stackgen.check.stream import Transcript, Utf8, collect, percentile
 from stackgen.check.target import Target
-from stackgen.check.verdict import Context
+from stackgen.check.transport.session import Session
+from stackgen.check.transport.stream import Transcript, Utf8, collect, percentile
 from stackgen.plan import Dialect
 
 from .conftest import FASTCHAT, VLLM

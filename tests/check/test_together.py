@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from stackgen import Client
-from stackgen.check import ask, check
+from stackgen.check import check
 from stackgen.check.dialects import TOGETHER
 from stackgen.check.options import Options
 from stackgen.check.target import Target
-from stackgen.endpoints import from_words
+from stackgen.cli.parsers import build_parser
+from stackgen.client import ask
 from stackgen.errors import StackgenError, StartError
-from stackgen.parsers import build_parser
+from stackgen.providers.endpoints import from_words
 from tests.conftest import STRICT
 
 from .together import CHAT, DEDICATED, KEY, WORDS, Together, serve_together

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.bundle import pack
 from stackgen.diagnose.secrets import Scrubber
-from stackgen.stack import open_stack
+from stackgen.stack.folder import open_stack
 
 KEY = "sk-PlantedKeyOfTheStack0123456789"
 TOKEN = "hf_" + "PlantedTokenOfTheHub0123456789ABCD"

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
-from stackgen.diagnose.edit import apply
-from stackgen.diagnose.model import Edit
+from stackgen.diagnose.rule import Edit
+from stackgen.diagnose.stack_edit import apply
 from stackgen.errors import StackgenError
-from stackgen.load import parse_stack
-from stackgen.resolve import resolve
+from stackgen.resolve.pipeline import resolve
+from stackgen.stack.load import parse_stack
 from stackgen.targets.compose import ComposeSite
 
 STACK = "name: demo\nmodels:\n  - model: acme/one\n    engine: vllm\n    gpus: [0]\n    served_names: [one]\n"

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
-from stackgen.diagnose.lines import CUT
-from stackgen.runtimes.evidence import of_container
+from stackgen.diagnose.log_lines import CUT
+from stackgen.runtimes.observation.evidence import of_container
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 

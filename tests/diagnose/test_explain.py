@@ -11,7 +11,7 @@ import pytest
 
 from stackgen.diagnose import diagnose
 from stackgen.diagnose.explain import find_rule, markdown, page, told
-from stackgen.diagnose.model import Edit, Finding, Rule
+from stackgen.diagnose.rule import Edit, Finding, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.errors import StackgenError
 from tests.diagnose.fixtures import LOGS, load

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
-from stackgen.diagnose.edit import apply
-from stackgen.load import parse_stack
-from stackgen.resolve import resolve
-from stackgen.runtimes.evidence import of_log
+from stackgen.diagnose.stack_edit import apply
+from stackgen.resolve.pipeline import resolve
+from stackgen.runtimes.observation.evidence import of_log
+from stackgen.stack.load import parse_stack
 from stackgen.targets.compose import ComposeSite
 
 STACK = """\

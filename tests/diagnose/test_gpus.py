@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.commands import diagnose as command
+from stackgen.cli.commands import diagnose as command
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.bundle import pack
 from stackgen.diagnose.gpus import GpuState, summary
-from stackgen.runtimes.gpu_tools import gpu_state
+from stackgen.runtimes.observation.gpu_tools import gpu_state
+from tests.cli.test_diagnose import words
 from tests.diagnose.fixtures import LOGS, load
-from tests.diagnose.test_command import words
 from tests.diagnose.test_rules import planned
 
 # as nvidia-smi 570 prints `--query-gpu=… --format=csv,noheader,nounits` with the fields of gpu_tools.QUERY
@@ -212,7 +212,7 @@ def test_text_and_json_say_unknown_without_the_tool(
 
 
 def test_a_log_alone_says_nothing_of_this_machines_cards(programs: Programs) -> None:
-    from stackgen.runtimes.evidence import of_log
+    from stackgen.runtimes.observation.evidence import of_log
 
     programs(nvidia_smi=smi())
     assert of_log(body("SG-M002-free-memory")).gpus is None

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
-from stackgen.diagnose.lines import CUT, clean, decoded, shortened
-from stackgen.diagnose.model import UNKNOWN
+from stackgen.diagnose.log_lines import CUT, clean, decoded, shortened
+from stackgen.diagnose.rule import UNKNOWN
 from stackgen.diagnose.rules import RULES
-from stackgen.runtimes.evidence import of_log
+from stackgen.runtimes.observation.evidence import of_log
+from tests.cli.test_diagnose import piped, run
 from tests.diagnose.fixtures import LOGS, load
-from tests.diagnose.test_command import piped, run
 from tests.diagnose.test_rules import first
 
 PLUM = "ValueError: the frobnicator is out of plums"

@@ -10,12 +10,12 @@ import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
-from stackgen.diagnose.lines import CUT, around, clean, joined, since_ready, split_services, telling, window
-from stackgen.diagnose.model import UNKNOWN
+from stackgen.diagnose.log_lines import CUT, around, clean, joined, since_ready, split_services, telling, window
+from stackgen.diagnose.rule import UNKNOWN
 from stackgen.diagnose.rules import RULES, rule
 from stackgen.diagnose.rules.slow import read_metrics
-from stackgen.load import parse_stack
-from stackgen.runtimes.evidence import of_log
+from stackgen.runtimes.observation.evidence import of_log
+from stackgen.stack.load import parse_stack
 from tests.diagnose.fixtures import LOGS, Fixture, fixtures
 
 ALL = fixtures()
@@ -77,7 +77,7 @@ def test_ids_are_unique_and_well_formed() -> None:
 @pytest.mark.parametrize("one", RULES, ids=lambda one: one.id)
 def test_placeholders_are_named_by_the_patterns(one: object) -> None:
     """A hole that no pattern fills is a question mark in a user's terminal."""
-    from stackgen.diagnose.model import Rule
+    from stackgen.diagnose.rule import Rule
 
     assert isinstance(one, Rule)
     if one.find:
@@ -122,7 +122,7 @@ models:
 
 
 def planned(service: ServiceEvidence, **more: object) -> Evidence:
-    from stackgen.resolve import resolve
+    from stackgen.resolve.pipeline import resolve
     from stackgen.targets.compose import ComposeSite
 
     spec = parse_stack(STACK)

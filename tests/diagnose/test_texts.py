@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
-from stackgen.diagnose.lines import clean
+from stackgen.diagnose.log_lines import clean
 from stackgen.diagnose.rules import RULES
 from tests.diagnose.fixtures import fixtures
 

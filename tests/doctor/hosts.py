@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from stackgen.check.hub import HubAnswer
+from stackgen.check.huggingface import HubAnswer
+from stackgen.doctor.collect import case_of, opened
 from stackgen.doctor.facts import GIB, Disk, Gpu, Host
 from stackgen.doctor.finding import Finding
-from stackgen.doctor.gather import case_of, opened
 from stackgen.doctor.table import examine
 
 KEY = "sk-Zq3vT9xLw2mK8pRb5nYc7dHf4gJs6aVe"
@@ -73,8 +73,8 @@ def write_model(folder: Path, config: dict[str, Any] | None = None, **files: str
 
 def write_stack(folder: Path, key: str = KEY, **fields: Any) -> Path:
     """A stack with one vLLM model of this disk, rendered, with its key; `fields` of the stack start with `stack_`."""
-    from stackgen.stack import open_stack
-    from stackgen.write import compare, write_files
+    from stackgen.render.write import compare, write_files
+    from stackgen.stack.folder import open_stack
 
     if "model" not in fields:
         write_model(folder / "model", fields.pop("config", None))

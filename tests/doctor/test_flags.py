@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scripts.generate_flags import PROGRAMS, read_help
 from stackgen.doctor.flags import FIELDS, look_at
 from stackgen.flags import GONE_IN, REMOVED, VALUELESS, known_flags
-from stackgen.images import VERSIONS, own_tag
+from stackgen.images.tags import VERSIONS, own_tag
 from tests.doctor.hosts import NO_GPU, findings, only, write_stack
 
 

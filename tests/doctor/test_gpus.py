@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stackgen.doctor.facts import GIB, Container, Gpu, GpuProcess, Host
 from stackgen.doctor.table import exit_code
-from stackgen.runtimes.gpu_tools import cdi_kinds, nvidia, read_cuda, read_gpus, read_processes
+from stackgen.runtimes.observation.gpu_tools import cdi_kinds, nvidia, read_cuda, read_gpus, read_processes
 from tests.doctor.hosts import (
     AMD,
     CONFIG,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.check.hub import HubAnswer, ask_hub
+from stackgen.check.huggingface import HubAnswer, ask_hub
 from stackgen.doctor.facts import GIB, Disk
 from tests.doctor.hosts import CONFIG, EIGHT_80, NO_GPU, bad, findings, only, write_model, write_stack
 from tests.hub.standin import Hub

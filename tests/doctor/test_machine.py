@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stackgen.doctor.facts import GIB, Container, Disk, Listener, at_least, version_of
 from stackgen.doctor.table import CHECKS, exit_code
-from stackgen.runtimes.facts import read_addresses, read_cpu, read_meminfo, read_tcp
+from stackgen.runtimes.observation.machine import read_addresses, read_cpu, read_meminfo, read_tcp
 from tests.doctor.hosts import (
     AMD,
     EIGHT_80,

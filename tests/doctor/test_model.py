@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stackgen.doctor.collect import case_of, opened
 from stackgen.doctor.finding import Finding
-from stackgen.doctor.gather import case_of, opened
 from stackgen.doctor.model_facts import look_at_model, read_index, safetensors_problem
 from stackgen.doctor.table import examine
 from tests.doctor.hosts import CONFIG, NO_GPU, ONE_24, bad, findings, only, write_model, write_stack

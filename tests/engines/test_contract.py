@@ -11,10 +11,10 @@ import pytest
 
 from stackgen import engines
 from stackgen.errors import SpecError
-from stackgen.load import build
 from stackgen.plan import EnvRef, Plan, Service, Site
-from stackgen.resolve import resolve
+from stackgen.resolve.pipeline import resolve
 from stackgen.resources import templates_dir
+from stackgen.stack.load import build
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
 

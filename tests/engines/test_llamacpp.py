@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from stackgen.errors import SpecError
-from stackgen.load import build
 from stackgen.plan import Bind, Build, EnvRef, Plan, Service
-from stackgen.resolve import resolve
+from stackgen.resolve.pipeline import resolve
+from stackgen.stack.load import build
 from stackgen.targets.compose import ComposeSite
 
 

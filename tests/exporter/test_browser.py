@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from stackgen.check.options import Options
-from stackgen.check.page import as_html
 from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.report.page import as_html
 from stackgen.exporter import Exporter
 from tests.check.fake import Answer, Fake, vllm_routes
 from tests.check.test_page import BAD, EVIL, GOOD, IMAGE, STARTED

@@ -265,9 +265,9 @@ def test_serve_runs_until_told_and_frees_its_port(fake: Fake) -> None:
 # the command, as it will be wired: its words by the parser, its work by the function
 COMMAND = """
 import argparse, sys
-from stackgen.commands.exporter import exporter
-from stackgen.parsers.base import Adder
-from stackgen.parsers.exporter import add_exporter
+from stackgen.cli.commands.exporter import exporter
+from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.exporter import add_exporter
 parser = argparse.ArgumentParser()
 add_exporter(Adder(parser.add_subparsers(dest="command")))
 raise SystemExit(exporter(parser.parse_args(["exporter", *sys.argv[1:]])))

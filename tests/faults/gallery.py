@@ -23,11 +23,11 @@ import jsonschema
 import pytest
 
 from stackgen.check import check
-from stackgen.check.checks import CHECKS
+from stackgen.check.checks.table import CHECKS
 from stackgen.check.options import Options
 from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report
+from stackgen.check.report.text import as_text
 from stackgen.check.target import Target
-from stackgen.check.text import as_text
 from stackgen.plan import Dialect
 from tests.faults.proxy import serve
 from tests.faults.rows import Row

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.endpoints import dialects
+from stackgen.providers.endpoints import dialects
 from tests.check.fake import KEY, Answer, Request, completion, json_answer
 from tests.check.fake import serve as serve_fake
 from tests.faults.gallery import Engine, certificates, prove, prove_together

@@ -1,4 +1,4 @@
-"""A gateway under test: rendered as for real, before engines that are made up (tests/addons/upstream.py)."""
+"""A gateway under test: rendered as for real, before engines that are made up (tests/resolve/addons/upstream.py)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from stackgen.addons.gateway import SERVICE
-from stackgen.envfile import create_env, read_env
-from stackgen.load import build
-from stackgen.render import render
-from stackgen.resolve import resolve
+from stackgen.render.templating import render
+from stackgen.render.write import compare, write_files
+from stackgen.resolve.addons.gateway import SERVICE
+from stackgen.resolve.pipeline import resolve
+from stackgen.stack.envfile import create_env, read_env
+from stackgen.stack.load import build
 from stackgen.targets.compose import ComposeSite
-from stackgen.write import compare, write_files
 
 __all__ = ["Answer", "MadeUp"]
 

@@ -27,7 +27,7 @@ class Load:
     model: str = "tiny"
     clients: int = 4
     pause: float = 0.2
-    # the engines are those of tests/addons/upstream.py, which stream only what they are told to
+    # the engines are those of tests/resolve/addons/upstream.py, which stream only what they are told to
     made_up: bool = False
     requests: int = 0
     cut: int = 0

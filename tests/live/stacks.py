@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from stackgen.envfile import key_of
+from stackgen.stack.envfile import key_of
 
 __all__ = ["QUESTION", "LiveStack"]
 
@@ -33,7 +33,7 @@ class LiveStack:
         self.stackgen("render", str(self.folder))
         self.stackgen("down", str(self.folder))  # a run that was killed may have left one behind
         (self.folder / ".env").unlink(missing_ok=True)
-        from stackgen.envfile import create_env
+        from stackgen.stack.envfile import create_env
 
         create_env(self.folder)
         return self

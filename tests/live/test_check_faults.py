@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stackgen.envfile import new_key
+from stackgen.stack.envfile import new_key
 from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stackgen.check.checks import CHECKS
+from stackgen.check.checks.table import CHECKS
 from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

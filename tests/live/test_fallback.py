@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackgen.envfile import create_env
+from stackgen.stack.envfile import create_env
 from tests.live.gateway import MadeUp
 from tests.live.stacks import LiveStack
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.endpoints import dialects
+from stackgen.providers.endpoints import dialects
 from tests.faults.gallery import Engine, certificates, prove, prove_together
 from tests.faults.rows import ROWS, Row
 from tests.live.stacks import LiveStack

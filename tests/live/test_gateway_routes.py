@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackgen import engines
-from stackgen.envfile import create_env
-from tests.addons.test_gateway import names
+from stackgen.stack.envfile import create_env
 from tests.live.gateway import Answer, MadeUp
+from tests.resolve.addons.test_gateway import names
 
 pytestmark = [pytest.mark.docker, pytest.mark.front]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackgen.cli import main
-from stackgen.runtimes.observe import ComposeObserver
-from stackgen.stack import open_stack
+from stackgen.cli.main import main
+from stackgen.runtimes.observation.topology import ComposeObserver
+from stackgen.stack.folder import open_stack
 from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]

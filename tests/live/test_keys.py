@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackgen.envfile import read_env
-from stackgen.runtimes.certificate import ensure_certificate
-from stackgen.runtimes.gateway import reload_changed
-from stackgen.stack import open_stack
+from stackgen.runtimes.compose.certificate import ensure_certificate
+from stackgen.runtimes.compose.gateway import reload_changed
+from stackgen.stack.envfile import read_env
+from stackgen.stack.folder import open_stack
 from tests.live.gateway import MadeUp
 from tests.live.load import Load
 
@@ -95,7 +95,7 @@ def test_reloads_of_keys_lose_no_request(stack: MadeUp, capsys: pytest.CaptureFi
 
 
 def test_a_drained_replica_stays_drained_over_a_reload(stack: MadeUp) -> None:
-    from stackgen.runtimes.gateway import running_gateway
+    from stackgen.runtimes.compose.gateway import running_gateway
 
     gateway = running_gateway("roll-keys")
     assert gateway

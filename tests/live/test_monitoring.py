@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from stackgen import wheel
-from stackgen.addons.monitoring import GRAFANA_IMAGE
-from stackgen.envfile import read_env
-from stackgen.stack import open_stack
-from tests.addons.test_monitoring_names import (
+from stackgen.images import wheel
+from stackgen.resolve.addons.monitoring import GRAFANA_IMAGE
+from stackgen.stack.envfile import read_env
+from stackgen.stack.folder import open_stack
+from tests.live.stacks import LiveStack
+from tests.resolve.addons.test_monitoring_names import (
     ADDED,
     DASHBOARDS,
     alerts,
@@ -31,7 +32,6 @@ from tests.addons.test_monitoring_names import (
     names_in,
     queries,
 )
-from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(900)]
 
@@ -118,7 +118,7 @@ def test_the_rendered_folder_holds_all_that_the_exporter_is_built_from(stack: Li
     done = subprocess.run(["docker", "build", "--tag", "sgtest/exporter", *words, str(stack.folder / build.context)],
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    ask = ["python3", "-c", "import stackgen.wheel; print(stackgen.wheel.digest())"]
+    ask = ["python3", "-c", "import stackgen.images.wheel; print(stackgen.images.wheel.digest())"]
     inside = subprocess.run(["docker", "run", "--rm", "--entrypoint", ask[0], "sgtest/exporter", *ask[1:]],
                             capture_output=True, text=True)  # fmt: skip
     assert inside.stdout.strip() == stack.execute("exporter", *ask).stdout.strip() == wheel.digest()
@@ -209,7 +209,7 @@ def test_choices_of_the_dashboards_are_filled(stack: LiveStack) -> None:
 
 
 def test_running_programs_tell_every_metric_that_is_named(stack: LiveStack) -> None:
-    """As tests/addons does it with recordings: here a new version of an engine shows itself."""
+    """As tests/resolve/addons does it with recordings: here a new version of an engine shows itself."""
     metrics = {}
     for service, port, path in (("vllm-tiny", 8000, "/metrics"), ("gateway", 8405, "/metrics"),
                                 ("gateway", 8405, "/keys"), ("exporter", 9464, "/metrics")):  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stackgen.runtimes.gateway import running_gateway
+from stackgen.runtimes.compose.gateway import running_gateway
 from tests.live.load import Load
 from tests.live.stacks import LiveStack
 

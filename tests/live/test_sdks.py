@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from stackgen import Client
-from stackgen.stack import open_stack
+from stackgen.stack.folder import open_stack
 from tests.live.stacks import QUESTION, LiveStack
 
 together = pytest.importorskip("together")

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from stackgen.commands import diagnose as command
+from stackgen.check.report import Report
+from stackgen.cli.commands import diagnose as command
 from stackgen.errors import MachineError, StackgenError, StartError
-from stackgen.runtimes import evidence
-from stackgen.runtimes.proc import read_state
-from stackgen.runtimes.process import process_status, up_processes
+from stackgen.runtimes.observation import evidence
+from stackgen.runtimes.process.lifecycle import prepare_processes, process_status, start_processes
+from stackgen.runtimes.process.procfs import read_state
+from tests.cli.test_diagnose import words
 from tests.diagnose.fixtures import LOGS, load
-from tests.diagnose.test_command import words
 from tests.runtimes.test_process import stack, supervise, task, until
 
 __all__ = ["stack", "supervise"]
@@ -42,6 +43,10 @@ def _no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence, "connect", none)
 
 
+def up(folder: Path) -> Report:
+    return start_processes(prepare_processes(folder, lambda line: None), lambda service, phase: None, 60)
+
+
 def diagnosed(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, Any]]:
     code = command.diagnose(words("diagnose", str(folder), "--json", *more))
     return code, json.loads(capsys.readouterr().out)
@@ -54,7 +59,7 @@ def broken(folder: Path, fixture: str, tmp_path: Path) -> None:
     program = tmp_path / "engines" / "vllm" / "bin" / "vllm"
     program.write_text(FAILS.replace("PYTHON", sys.executable).replace("LOG", repr(str(said))))
     with pytest.raises(StartError):
-        up_processes(folder, 60, "none")
+        up(folder)
 
 
 @pytest.mark.parametrize("given", [(), ("--runtime", "process")])
@@ -83,7 +88,7 @@ def test_a_stack_that_works_is_checked_and_has_no_finding(
     stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stack()
-    assert up_processes(folder, 60, "none") == 0
+    assert up(folder).ok
     capsys.readouterr()
     code, data = diagnosed(folder, capsys)
     assert (code, data["findings"]) == (0, [])
@@ -96,7 +101,7 @@ def test_a_stack_that_works_is_checked_and_has_no_finding(
 
 def test_a_killed_supervisor_is_told(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = stack()
-    up_processes(folder, 60, "none")
+    up(folder)
     os.kill(read_state(folder / ".stackgen")["supervisor"]["pid"], signal.SIGKILL)
     until(folder, lambda _: process_status(folder)[0].health == "unsupervised")
     capsys.readouterr()
@@ -128,7 +133,7 @@ def test_a_program_that_can_not_be_started_is_told(
 def test_head_and_tail_of_a_long_log_are_read(stack: Callable[..., Path]) -> None:
     """What vLLM says of its settings stands in the first lines only, which rotation may have moved aside."""
     folder = stack()
-    up_processes(folder, 60, "none")
+    up(folder)
     logs = folder / ".stackgen" / "logs"
     (logs / "vllm-tiny.log.1").write_text("Enforce eager set\n" + "".join(f"line {n}\n" for n in range(4000)))
     (one,) = evidence.of_processes(folder / "stack.yaml").services
@@ -155,7 +160,7 @@ def test_secrets_in_the_stack_file_are_known_wherever_they_show(
     program = tmp_path / "engines" / "vllm" / "bin" / "vllm"
     program.write_text(FAILS.replace("PYTHON", sys.executable).replace("LOG", repr(str(said))))
     with pytest.raises(StartError):
-        up_processes(folder, 60, "none")
+        up(folder)
     capsys.readouterr()
     code, data = diagnosed(folder, capsys)
     assert code == 1 and "OddError" in json.dumps(data)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackgen.endpoints import from_plan
 from stackgen.errors import MachineError
-from stackgen.runtimes import certificate
-from stackgen.runtimes.certificate import ensure_certificate
-from stackgen.stack import Stack, open_stack
+from stackgen.providers.endpoints import from_plan
+from stackgen.runtimes.compose import certificate
+from stackgen.runtimes.compose.certificate import ensure_certificate
+from stackgen.stack.folder import Stack, open_stack
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl")
 

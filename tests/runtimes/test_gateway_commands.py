@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.cli import main
-from stackgen.envfile import API_KEY, create_env
-from stackgen.keys import MAP, digest
-from stackgen.runtimes import drift, gateway, rolling, scaling
+from stackgen.cli.main import main
+from stackgen.runtimes.compose import gateway
+from stackgen.runtimes.rollout import drift, rolling, scaling
+from stackgen.stack.envfile import API_KEY, create_env
+from stackgen.stack.keys import MAP, digest
 
 STACK = "name: n\ngateway: {keys: [{name: team, concurrent_requests: 2}]}\nmodels: [{model: ./m, engine: vllm}]\n"
 

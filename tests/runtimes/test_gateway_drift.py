@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stackgen.envfile import API_KEY, complete_env, create_env, key_of
 from stackgen.errors import StackgenError
-from stackgen.runtimes import drift
-from stackgen.runtimes.drift import Container, differing, one_at_a_time, previous_files, remember, restore
-from stackgen.stack import Stack, open_stack
-from stackgen.write import LOCK, compare, write_files
+from stackgen.render.write import LOCK, compare, write_files
+from stackgen.runtimes.rollout import drift
+from stackgen.runtimes.rollout.drift import Container, differing, one_at_a_time, previous_files, remember, restore
+from stackgen.stack.envfile import API_KEY, complete_env, create_env, key_of
+from stackgen.stack.folder import Stack, open_stack
 
 pytestmark = pytest.mark.compose
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stackgen.cli import main
+from stackgen.cli.main import main
 from stackgen.errors import StartError
-from stackgen.runtimes.gateway import reload_changed
-from stackgen.runtimes.rolling import Done, carry_out, look
-from stackgen.stack import open_stack
-from stackgen.write import compare, write_files
+from stackgen.render.write import compare, write_files
+from stackgen.runtimes.compose.gateway import reload_changed
+from stackgen.runtimes.rollout.rolling import Done, carry_out, look
+from stackgen.stack.folder import open_stack
 from tests.runtimes.world import World
 
 VLLM = {"model": "./m", "engine": "vllm", "served_names": ["m"]}
@@ -40,7 +40,7 @@ class Stack:
         stack = open_stack(str(self.world.folder))
         write_files(compare(stack.files(), self.world.folder), self.world.folder)
         if "tls" in (gateway if isinstance(gateway, dict) else {}):
-            from stackgen.runtimes.certificate import ensure_certificate
+            from stackgen.runtimes.compose.certificate import ensure_certificate
 
             ensure_certificate(stack.spec, stack.plan, stack.folder)
         self.world.up()

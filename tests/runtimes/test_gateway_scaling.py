@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from stackgen.errors import SpecError, StackgenError
-from stackgen.load import parse_stack
-from stackgen.resolve import resolve
-from stackgen.runtimes import gaps, scaling
-from stackgen.runtimes.drift import Container
-from stackgen.runtimes.scaling import counts, scaled
+from stackgen.resolve.pipeline import resolve
+from stackgen.runtimes.rollout import downtime as gaps
+from stackgen.runtimes.rollout import scaling
+from stackgen.runtimes.rollout.drift import Container
+from stackgen.runtimes.rollout.scaling import counts, scaled
+from stackgen.stack.load import parse_stack
 from stackgen.targets.compose import ComposeSite
 
 TEXT = """\

@@ -18,13 +18,20 @@ from typing import Any
 import pytest
 import yaml
 
-from stackgen import cli
-from stackgen.envfile import key_of
+from stackgen.check.report import Report
+from stackgen.cli import main as cli
 from stackgen.errors import MachineError, StackgenError, StartError
-from stackgen.runtimes.local import open_local
-from stackgen.runtimes.proc import holder, members, read_state, start_time
-from stackgen.runtimes.process import down_processes, process_logs, process_status, up_processes
-from stackgen.runtimes.task import Probe, Task
+from stackgen.runtimes.process.lifecycle import (
+    down_processes,
+    prepare_processes,
+    process_logs,
+    process_status,
+    start_processes,
+)
+from stackgen.runtimes.process.local_plan import open_local
+from stackgen.runtimes.process.procfs import holder, members, read_state, start_time
+from stackgen.runtimes.process.task import Probe, Task
+from stackgen.stack.envfile import key_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,7 +101,7 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*tasks: Task) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "stackgen.runtimes.supervisor", str(folder)]
+        words = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
         one = subprocess.Popen(words, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
         started.append(one)
         assert one.stdin
@@ -306,18 +313,22 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> It
     down_processes(folder)
 
 
+def start(stack_path: Path, timeout: float) -> Report:
+    return start_processes(prepare_processes(stack_path, lambda line: None), lambda service, phase: None, timeout)
+
+
 def test_up_starts_checks_and_leaves_a_stack_that_down_stops(
     stack: Callable[..., Path], capfd: pytest.CaptureFixture[str], free_port: int
 ) -> None:
     folder = stack()
-    assert up_processes(folder, 60, "plain") == 0
+    assert cli.main(["up", str(folder), "--runtime", "process", "--timeout", "60", "--progress", "plain"]) == 0
     out, err = capfd.readouterr()
     assert "PASS" in out and "Paris" in out
     assert "no isolation" in err and "ready" in err and "answered" in err
     (state,) = process_status(folder)
     assert (state.state, state.health, state.ports) == ("running", "healthy", (f"127.0.0.1:{free_port}",))
     with pytest.raises(StackgenError, match="runs already"):
-        up_processes(folder, 60, "none")
+        start(folder, 60)
     assert down_processes(folder) == ["vllm-tiny"]
     assert process_status(folder)[0].state == "exited"
 
@@ -340,13 +351,14 @@ def test_commands_know_by_themselves_that_processes_run(
 
 
 def test_up_can_print_its_report_for_programs(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert up_processes(stack() / "stack.yaml", 60, "none", as_json=True) == 0
+    stack_file = str(stack() / "stack.yaml")
+    assert cli.main(["up", stack_file, "--runtime", "process", "--progress", "none", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
 def test_keys_stand_in_no_command_line_state_or_log(stack: Callable[..., Path]) -> None:
     folder = stack()
-    up_processes(folder, 60, "none")
+    start(folder, 60)
     key, state = key_of(folder), read_state(folder / ".stackgen")
     files = [path for path in (folder / ".stackgen").rglob("*") if path.is_file()]
     assert len(files) > 3
@@ -363,7 +375,7 @@ def test_keys_stand_in_no_command_line_state_or_log(stack: Callable[..., Path]) 
 def test_a_start_that_fails_says_why_and_leaves_nothing(stack: Callable[..., Path]) -> None:
     folder = stack(extra_env={"MODE": "broken"}, restart="on-failure:1")
     with pytest.raises(StartError) as caught:
-        up_processes(folder, 60, "none")
+        start(folder, 60)
     assert "ended with code 1 after 2 tries" in caught.value.message
     assert caught.value.message.count("ValueError: the weights are not what the config says") == 1
     assert [state.state for state in process_status(folder)] == ["exited"]
@@ -383,12 +395,12 @@ def test_up_names_the_cause_of_a_process_that_does_not_start(
 def test_a_start_that_takes_too_long_is_stopped(stack: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "engines" / "vllm" / "bin" / "vllm").write_text("#!/bin/sh\nsleep 60\n")
     with pytest.raises(StartError, match=r"no answer in time: vllm-tiny runs, but .* starting\n(.*\n)*.*URLError"):
-        up_processes(stack(), 4, "none")
+        start(stack(), 4)
 
 
 def test_an_engine_that_dies_after_up_is_started_again(stack: Callable[..., Path], free_port: int) -> None:
     folder = stack()
-    up_processes(folder, 60, "none")
+    start(folder, 60)
     with socket.create_connection(("127.0.0.1", free_port)) as connection:
         connection.sendall(b"GET /die HTTP/1.0\r\n\r\n")
         connection.recv(1)
@@ -400,7 +412,7 @@ def test_a_taken_port_is_refused_with_its_holder(stack: Callable[..., Path], fre
     with socket.create_server(("127.0.0.1", free_port)):
         assert holder(free_port).endswith(f"(pid {os.getpid()})")
         with pytest.raises(MachineError, match=rf"port {free_port} is taken by .*\(pid {os.getpid()}\)"):
-            up_processes(stack(), 60, "none")
+            start(stack(), 60)
 
 
 def test_a_missing_program_is_named_with_its_remedy(
@@ -409,7 +421,7 @@ def test_a_missing_program_is_named_with_its_remedy(
     monkeypatch.setenv("STACKGEN_ENGINES", "/nowhere")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     with pytest.raises(MachineError, match="vllm-tiny needs the program vllm") as caught:
-        up_processes(stack(), 60, "none")
+        start(stack(), 60)
     assert "scripts/engine-env vllm" in caught.value.hint
 
 
@@ -427,7 +439,7 @@ def test_a_missing_key_is_told(stack: Callable[..., Path], monkeypatch: pytest.M
     folder = stack()
     (folder / ".env").write_text("STACKGEN_API_KEY=\n")
     with pytest.raises(StackgenError, match="STACKGEN_API_KEY is missing"):
-        up_processes(folder, 60, "none")
+        start(folder, 60)
 
 
 def test_a_stack_that_never_ran_is_absent(stack: Callable[..., Path]) -> None:

@@ -22,8 +22,11 @@ import docker.errors
 import pytest
 import yaml
 
-from stackgen.runtimes import compose, drift, evidence, gateway, steps
-from stackgen.runtimes.docker_cli import compose_command
+from stackgen.runtimes.compose import gateway
+from stackgen.runtimes.compose import lifecycle as compose
+from stackgen.runtimes.compose.command import compose_command
+from stackgen.runtimes.observation import evidence
+from stackgen.runtimes.rollout import drift, steps
 
 __all__ = ["World"]
 

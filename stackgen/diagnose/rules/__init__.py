@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.model import Rule
+from stackgen.diagnose.rule import Rule
 from stackgen.diagnose.rules import (
     connection,
     docker,
     fastchat,
     files,
     gpu,
-    hub,
     llamacpp,
     memory,
-    names,
     requests,
     slow,
     vllm,
+)
+from stackgen.diagnose.rules import (
+    huggingface as hub,
+)
+from stackgen.diagnose.rules import (
+    model_names as names,
 )
 
 __all__ = ["RULES", "known", "rule"]

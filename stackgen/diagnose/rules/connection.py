@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import died, telling
-from stackgen.diagnose.model import Hit, Rule, patterns
+from stackgen.diagnose.log_lines import died, telling
+from stackgen.diagnose.rule import Hit, Rule, patterns
 
 __all__ = ["LAST", "RULES"]
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import ended, last_said, telling, was_ready
-from stackgen.diagnose.model import Hit, Place, Rule, patterns
+from stackgen.diagnose.log_lines import ended, last_said, telling, was_ready
+from stackgen.diagnose.rule import Hit, Place, Rule, patterns
 
 __all__ = ["FIRST", "RULES"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean, since_ready
-from stackgen.diagnose.model import Hit, Rule, patterns
+from stackgen.diagnose.log_lines import clean, since_ready
+from stackgen.diagnose.rule import Hit, Rule, patterns
 
 __all__ = ["RULES"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.model import Change, Hit, Rule, patterns
+from stackgen.diagnose.rule import Change, Hit, Rule, patterns
 
 __all__ = ["RULES"]
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import clean, recent
-from stackgen.diagnose.model import Change, Hit, Rule, patterns
+from stackgen.diagnose.log_lines import clean, recent
+from stackgen.diagnose.rule import Change, Hit, Rule, patterns
 from stackgen.flags import dashed, meant
 
 __all__ = ["LAST", "RULES"]

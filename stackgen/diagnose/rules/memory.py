@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.lines import calm, clean, since_ready, speaker
-from stackgen.diagnose.model import Change, Finder, Hit, Place, Rule, patterns
+from stackgen.diagnose.log_lines import calm, clean, since_ready, speaker
+from stackgen.diagnose.rule import Change, Finder, Hit, Place, Rule, patterns
 from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.model import Rule, patterns
+from stackgen.diagnose.rule import Rule, patterns
 
 __all__ = ["RULES"]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.model import Change, Finder, Hit, Rule, patterns
+from stackgen.diagnose.rule import Change, Finder, Hit, Rule, patterns
 
 __all__ = ["RULES", "read_metrics"]
 

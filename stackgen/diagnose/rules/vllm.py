@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.lines import clean, since_ready
-from stackgen.diagnose.model import Change, Hit, Rule, patterns
+from stackgen.diagnose.log_lines import clean, since_ready
+from stackgen.diagnose.rule import Change, Hit, Rule, patterns
 from stackgen.flags import REMOVED, VALUELESS, dashed, meant
 
 __all__ = ["RULES"]

@@ -1,0 +1,1 @@
+"""The checks themselves: one module each, and the table that orders them."""

@@ -1,0 +1,166 @@
+"""Bodies of what a server offers besides chat, strict as in `stackgen.check.transport.openai_schema`.
+
+Sources: https://platform.openai.com/docs/api-reference/completions/object, …/embeddings/object, …/chat/object
+(`tool_calls`, `logprobs`); /tokenize has no OpenAI counterpart: recorded from vLLM 0.32 and llama.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stackgen.check.transport.openai_schema import Body, Count, Name, Usage
+
+__all__ = [
+    "CityAnswer", "Embeddings", "LogprobCompletion", "PlainChoice", "PlainCompletion", "TextChoice", "TextCompletion",
+    "Tokens", "ToolCompletion",
+]  # fmt: skip
+
+# `1e999` is JSON, and Python reads it as infinity
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class TextChoice(Body):
+    """One answer of a text completion."""
+
+    index: Count
+    text: str
+    finish_reason: Name
+
+
+class TextCompletion(Body):
+    """Body of POST /v1/completions."""
+
+    id: Name
+    object: Literal["text_completion"]
+    created: Annotated[int, Field(gt=0)]
+    model: Name
+    choices: Annotated[list[TextChoice], Field(min_length=1)]
+    # optional in the reference
+    usage: Usage | None = None
+
+
+class Embedding(Body):
+    """One vector."""
+
+    object: Literal["embedding"]
+    index: Count
+    embedding: Annotated[list[Finite], Field(min_length=1)]
+
+
+class EmbeddingUsage(Body):
+    """An embedding generates nothing, so there are no completion tokens."""
+
+    prompt_tokens: Count
+    total_tokens: Count
+
+
+class Embeddings(Body):
+    """Body of POST /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: Name
+    usage: EmbeddingUsage
+
+
+class Tokens(Body):
+    """Body of POST /tokenize; only vLLM sends the count and the context length."""
+
+    tokens: Annotated[list[int], Field(min_length=1)]
+    count: int | None = None
+    max_model_len: int | None = None
+
+
+class PlainMessage(Body):
+    """The answer as far as every feature needs it."""
+
+    content: str | None = None
+
+
+class PlainChoice(Body):
+    """One answer."""
+
+    message: PlainMessage
+    finish_reason: Name
+
+
+class PlainCompletion(Body):
+    """A chat completion as far as features look at it: `chat` has checked the rest of the structure."""
+
+    choices: Annotated[list[PlainChoice], Field(min_length=1)]
+
+
+class Function(Body):
+    """What to call. `arguments` is JSON as a text, not an object."""
+
+    name: Name
+    arguments: str
+
+
+class ToolCall(Body):
+    """One call that the model wants."""
+
+    id: Name
+    type: Literal["function"]
+    function: Function
+
+
+class ToolMessage(Body):
+    """An answer that calls tools; content may be null or missing then."""
+
+    role: Literal["assistant"]
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)]
+
+
+class ToolChoice(Body):
+    """One answer that calls tools."""
+
+    message: ToolMessage
+    finish_reason: Name
+
+
+class ToolCompletion(Body):
+    """A chat completion that calls tools."""
+
+    choices: Annotated[list[ToolChoice], Field(min_length=1)]
+
+
+class TopLogprob(Body):
+    """A token that could have come; a natural logarithm is never above 0."""
+
+    token: str
+    logprob: Annotated[Finite, Field(le=0)]
+    bytes: list[int] | None = None
+
+
+class TokenLogprob(TopLogprob):
+    """The token that came, and the likeliest ones at its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(Body):
+    """Logarithms of the probabilities, a token each."""
+
+    content: Annotated[list[TokenLogprob], Field(min_length=1)]
+
+
+class LogprobChoice(Body):
+    """One answer with its probabilities."""
+
+    logprobs: Logprobs
+
+
+class LogprobCompletion(Body):
+    """A chat completion with probabilities."""
+
+    choices: Annotated[list[LogprobChoice], Field(min_length=1)]
+
+
+class CityAnswer(Body, extra="forbid"):
+    """What the schema of the check allows, and nothing else."""
+
+    capital: Literal["Berlin", "Paris", "Rome"]
+    european: bool

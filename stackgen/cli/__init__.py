@@ -1,0 +1,1 @@
+"""The command line: parsers, commands, and progress on the terminal."""

@@ -1,0 +1,1 @@
+"""From a plan to files on disk: templates rendered, written atomically, never over a hand edit."""

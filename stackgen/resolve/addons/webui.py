@@ -1,0 +1,99 @@
+"""A chat page: Open WebUI, wired to the stack, on loopback, with accounts.
+
+Variables and their defaults: docs.openwebui.com, "Environment Variable Configuration" as of 0.11.0; the first account
+that is made becomes the administrator's, later ones wait for it (`DEFAULT_USER_ROLE` is `pending`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stackgen.engines.base import API_KEY
+from stackgen.errors import Mistake
+from stackgen.images.tags import unpinned
+from stackgen.plan import EnvRef, HealthCheck, Logging, Plan, Port, Service, Site, Tmpfs, Volume
+from stackgen.resolve.addons import gateway, monitoring
+from stackgen.resolve.addons.monitoring_targets import has_gateway, probes
+from stackgen.spec import StackSpec, UiSpec
+
+__all__ = ["SECRET_KEY", "SERVICE", "extend", "mistakes", "ports", "wanted"]
+
+SERVICE = "open-webui"
+IMAGE = "ghcr.io/open-webui/open-webui:v0.11.2"
+PORT = 8080
+DATA = "/app/backend/data"
+SECRET_KEY = EnvRef("WEBUI_SECRET_KEY", "what signs the chat page's sessions: `stackgen up` writes one into .env")
+SETTINGS = (
+    ("WEBUI_AUTH", "True"),
+    ("ENABLE_OLLAMA_API", "False"),
+    ("ENABLE_OPENAI_API", "True"),
+    # else what was set at the first start holds for ever, whatever the stack file says later
+    ("ENABLE_PERSISTENT_CONFIG", "False"),
+    ("ENABLE_SIGNUP", "True"),
+    ("DEFAULT_USER_ROLE", "pending"),
+    ("ENABLE_COMMUNITY_SHARING", "False"),
+    ("ENABLE_VERSION_UPDATE_CHECK", "False"),
+    ("ANONYMIZED_TELEMETRY", "false"),
+    ("DO_NOT_TRACK", "true"),
+    ("SCARF_NO_ANALYTICS", "true"),
+)
+HEALTH = (
+    "import json, urllib.request as u; "
+    f"assert json.load(u.urlopen('http://127.0.0.1:{PORT}/health', timeout=5))['status']"
+)
+
+
+def wanted(stack: StackSpec, site: Site) -> bool:
+    """Whether the stack gets a chat page."""
+    return stack.ui is not None and site.containers
+
+
+def ports(stack: StackSpec, site: Site) -> dict[str, int]:
+    """The port on this machine, by where the stack file sets it."""
+    return {"ui.port": stack.ui.port} if stack.ui and wanted(stack, site) else {}
+
+
+def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
+    """A port that is taken, and several endpoints where the page can be given one."""
+    found = monitoring.clashes(stack, ports(stack, site), monitoring.ports(stack, site))
+    many = sum(model.replicas for model in stack.models) > 1
+    # FastChat serves all its models by one API
+    alone = {model.engine for model in stack.models} == {"fastchat"}
+    if wanted(stack, site) and many and not alone and not gateway.wanted(stack, site):
+        found.append(Mistake("ui", "needs the gateway for more than one model or replica", "set gateway: true"))
+    return found
+
+
+def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
+    """The plan with the chat page, wired to the gateway or to the one engine."""
+    if stack.ui is None or not wanted(stack, site):
+        told = ("the chat page needs containers: local processes run without it",) if stack.ui else ()
+        return replace(plan, warnings=(*plan.warnings, *told))
+    return replace(
+        plan,
+        services=(*plan.services, _service(stack, stack.ui, site, plan)),
+        volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
+        warnings=(*plan.warnings, *unpinned(stack.ui.image)),
+    )
+
+
+def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
+    return Service(
+        name=SERVICE, role="ui",
+        comment="A chat page" + (" before the gateway" if has_gateway(plan) else ""),
+        image=spec.image or IMAGE,
+        command=(),
+        environment=(
+            ("OPENAI_API_BASE_URL", probes(stack, site, plan)[0].base_url),
+            ("OPENAI_API_KEY", API_KEY),
+            ("WEBUI_SECRET_KEY", SECRET_KEY),
+            *SETTINGS,
+        ),
+        mounts=(Volume(SERVICE, DATA), Tmpfs("/tmp", "mode=1777")),
+        ports=(Port("127.0.0.1", spec.port, PORT),),
+        health=HealthCheck(("python3", "-c", HEALTH), timeout=10, start_period=300),
+        restart="unless-stopped",
+        # it writes beside its own program at the start
+        read_only=False,
+        logging=Logging(stack.logging.max_size, stack.logging.max_file),
+    )  # fmt: skip

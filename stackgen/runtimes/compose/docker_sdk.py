@@ -1,0 +1,16 @@
+"""The Docker SDK, imported by its first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["sdk"]
+
+
+def sdk() -> Any:
+    """The module `docker`, with `docker.errors`; typed as Any, as it ships no types."""
+    # docker and requests take 0.1 s to import, and a check of a URL needs neither
+    import docker
+    import docker.errors
+
+    return docker

@@ -1,0 +1,1 @@
+"""What runtimes report: container states for the check, evidence for a diagnosis, facts for doctor."""

@@ -1,0 +1,1 @@
+"""Stacks as local processes, supervised without a Docker engine."""

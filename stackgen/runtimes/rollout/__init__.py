@@ -1,0 +1,1 @@
+"""Changes to a running stack: drift, rolling updates, scaling, and the downtime they cost."""

@@ -1,0 +1,207 @@
+"""diagnose and explain as commands: words, exit codes, the edit of stack.yaml."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen.cli import commands
+from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.diagnose import add_diagnose
+from stackgen.diagnose import Evidence, ServiceEvidence
+from stackgen.diagnose.rule import Edit
+from stackgen.diagnose.stack_edit import apply
+from stackgen.errors import StackgenError
+from tests.diagnose.fixtures import LOGS
+
+STACK = """\
+# my stack
+name: demo   # the name
+models:
+  # the first
+  - model: acme/one
+    engine: vllm
+    max_model_len: 8192   # as long as it may
+    extra_args: ["--seed", "7", "--disable-log-requests"]
+  - engine: vllm   # the second
+    model: acme/two
+    max_num_seqs: 9001
+    extra_args:
+      # why
+      - --disable-log-requests   # gone
+      - --seed=7
+  - {model: acme/three, engine: vllm, max_num_seqs: 9002}
+"""
+KV = (
+    "ValueError: To serve at least one request with the models's max seq len (8192), (1.0 GiB KV cache is needed, "
+    "which is larger than the available KV cache memory (0.5 GiB). Based on the available memory, the estimated "
+    "maximum model length is 4096. Try …"
+)
+
+
+def words(*given: str) -> Namespace:
+    parser = ArgumentParser()
+    add_diagnose(Adder(parser.add_subparsers(dest="command")))
+    return parser.parse_args(given)
+
+
+def run(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]:
+    parsed = words(*given)
+    code = commands.run(parsed)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def piped(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data), "utf-8")
+
+
+def test_a_log_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "diagnose", "--logs", str(LOGS / "SG-V012-kvsmall.log"))
+    assert code == 1 and out.startswith("error[SG-V012]") and "max_model_len: 2097024" in out
+    code, out, _ = run(capsys, "diagnose", "--logs", str(LOGS / "healthy-vllm.log"))
+    assert (code, out) == (0, "nothing wrong found\n")
+
+
+def test_a_log_from_standard_input_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", piped((LOGS / "SG-V004-misspelled.log").read_bytes()))
+    code, out, _ = run(capsys, "diagnose", "--logs", "-", "--json")
+    data = json.loads(out)
+    assert code == 1 and data["ok"] is False and data["findings"][0]["id"] == "SG-V004"
+
+
+def test_a_missing_file_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StackgenError) as raised:
+        run(capsys, "diagnose", "--logs", "no-such-file")
+    assert raised.value.exit_code == 2
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "SG-V012" in run(capsys, "explain", "SG-V012")[1]
+    code, out, _ = run(capsys, "explain")
+    assert code == 0 and len(out.splitlines()) > 80
+    assert json.loads(run(capsys, "explain", "V012", "--json")[1])["id"] == "SG-V012"
+    assert json.loads(run(capsys, "explain", "P001", "--json")[1])["id"] == "SG-P001"
+
+
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, text: str = STACK) -> Path:
+    """A stack whose second word is failing with `log`; Docker is not asked."""
+    from stackgen.runtimes.observation import evidence
+
+    path = tmp_path / "stack.yaml"
+    path.write_text(text)
+
+    def of_stack(plan: Any, folder: Path, spec: Any = None, *_: Any, **__: Any) -> Evidence:
+        service = ServiceEvidence("vllm-one", engine="vllm", state="exited", exit_code=1, log=log)
+        return Evidence((service,), spec=spec, plan=plan, secrets=("the-secret-key",))
+
+    monkeypatch.setattr(evidence, "of_stack", of_stack)
+    return path
+
+
+def test_fix_shows_the_diff_and_keeps_the_comments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack(tmp_path, monkeypatch, KV)
+    code, out, err = run(capsys, "diagnose", str(path), "--fix", "--yes")
+    assert code == 1 and "max_model_len: 4096    # was 8192" in out
+    assert "-    max_model_len: 8192   # as long as it may" in err
+    assert "+    max_model_len: 4096   # as long as it may" in err
+    assert path.read_text() == STACK.replace("8192", "4096")
+
+
+def test_fix_asks_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stack(tmp_path, monkeypatch, KV)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    _, _, err = run(capsys, "diagnose", str(path), "--fix")
+    assert "--yes makes the change" in err and path.read_text() == STACK
+
+
+def test_fix_makes_no_unsafe_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack(tmp_path, monkeypatch, "Please pass the argument `trust_remote_code=True` to allow custom code")
+    _, _, err = run(capsys, "diagnose", str(path), "--fix", "--yes")
+    assert "by hand" in err and path.read_text() == STACK
+
+
+def test_fix_takes_a_removed_flag_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack(tmp_path, monkeypatch, "vllm: error: unrecognized arguments: --disable-log-requests")
+    run(capsys, "diagnose", str(path), "--fix", "--yes")
+    assert path.read_text() == STACK.replace(', "--disable-log-requests"', "")
+
+
+def test_a_bundle_is_private_and_holds_the_stack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack(tmp_path, monkeypatch, f"key the-secret-key\n{KV}")
+    target = tmp_path / "report.tar.gz"
+    run(capsys, "diagnose", str(path), "--bundle", str(target))
+    assert target.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(target) as tar:
+        names = tar.getnames()
+        texts = [tar.extractfile(one).read() for one in tar.getmembers()]  # type: ignore[union-attr]
+    assert "stackgen-report/files/stack.yaml" in names and "stackgen-report/logs/vllm-one.log" in names
+    assert not any(b"the-secret-key" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("index", "field", "value", "before", "after"),
+    [
+        (0, "max_model_len", "4096", "8192   # as", "4096   # as"),
+        (0, "dtype", "float16", "acme/one\n", "acme/one\n    dtype: float16\n"),
+        (1, "shm_size", "1g", "# the second\n", "# the second\n    shm_size: 1g\n"),
+        (2, "enforce_eager", "true", "max_num_seqs: 9002}", "max_num_seqs: 9002, enforce_eager: true}"),
+    ],
+)
+def test_an_edit_changes_one_place(index: int, field: str, value: str, before: str, after: str) -> None:
+    assert apply(STACK, Edit(("models", index, field), value)) == STACK.replace(before, after)
+
+
+def test_an_edit_takes_an_entry_out_of_a_block_list() -> None:
+    edit = Edit(("models", 1, "extra_args"), "--disable-log-requests", remove=True)
+    assert apply(STACK, edit) == STACK.replace("      - --disable-log-requests   # gone\n", "")
+
+
+@pytest.mark.parametrize("text", ["models: [", "models: 3", "name: x", "models:\n  - &a {model: x}\n  - *a\n"])
+def test_what_can_not_be_edited_safely_is_left(text: str) -> None:
+    import yaml
+
+    with pytest.raises((StackgenError, yaml.YAMLError)):
+        apply(text, Edit(("models", 1, "dtype"), "float16"))
+
+
+def test_the_last_entry_of_a_list_leaves_an_empty_one() -> None:
+    for text in ("models:\n- model: x\n  extra_args: [--a]\n", "models:\n- model: x\n  extra_args:\n  - --a\n"):
+        import yaml
+
+        done = apply(text, Edit(("models", 0, "extra_args"), "--a", remove=True))
+        assert yaml.safe_load(done)["models"][0]["extra_args"] == []
+
+
+def test_up_gets_a_finding_or_nothing_and_no_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stackgen.runtimes.observation import evidence
+
+    def broken(*_: Any, **__: Any) -> Evidence:
+        raise RuntimeError
+
+    monkeypatch.setattr(evidence, "of_stack", broken)
+    assert evidence.explain_failure(None, tmp_path) is None  # type: ignore[arg-type]
+
+
+def test_up_gets_the_change_with_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stackgen.runtimes.observation import evidence
+    from stackgen.stack.folder import open_stack
+
+    path = stack(tmp_path, monkeypatch, KV)
+    found = evidence.explain_failure(open_stack(str(path)).plan, tmp_path, "dependency failed to start")
+    assert found is not None and found.edit is not None
+    assert (found.id, found.edit.was) == ("SG-V012", "8192")

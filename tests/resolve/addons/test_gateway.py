@@ -1,0 +1,318 @@
+"""The gateway's part of a plan, and its rendered files; `haproxy -c` on all of them. tests/live has it running."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackgen.errors import SpecError
+from stackgen.plan import Bind, EnvRef, Plan
+from stackgen.render.templating import render
+from stackgen.resolve.addons.gateway import ENGINE_KEY, wanted
+from stackgen.resolve.pipeline import resolve
+from stackgen.runtimes.compose.certificate import ensure_certificate
+from stackgen.stack.folder import open_stack
+from stackgen.stack.load import build
+from stackgen.targets.compose import ComposeSite
+from stackgen.targets.haproxy import quoted
+from stackgen.targets.process import ProcessSite
+
+EXAMPLES = sorted(folder.parent for folder in (Path(__file__).parents[3] / "compose").glob("*/stack.yaml"))
+FC = {"engine": "fastchat"}
+
+
+def spec(*models: dict[str, Any], **fields: Any) -> Any:
+    entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
+    return build({"name": "demo", "models": entries} | fields, "test")
+
+
+def plan(*models: dict[str, Any], **fields: Any) -> Plan:
+    return resolve(spec(*models, **fields), ComposeSite(), "test")
+
+
+def files(made: Plan) -> dict[str, str]:
+    return {file.path: file.text for file in render(made)}
+
+
+def lines(text: str) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize(
+    ("models", "fields", "there"),
+    [
+        ([{}], {}, False),
+        ([{}, {}], {}, True),
+        ([{"replicas": 2}], {}, True),
+        ([{}, FC], {}, True),
+        ([{}], {"bind": "0.0.0.0"}, True),
+        ([{}], {"bind": "192.168.1.5"}, True),
+        ([{}], {"bind": "127.0.0.5"}, False),
+        ([{}], {"bind": "::1"}, False),
+        ([{}], {"gateway": True}, True),
+        ([{}], {"gateway": {"timeout": 60}}, True),
+        ([{}, {}], {"gateway": False}, False),
+        ([{"replicas": 3}], {"bind": "0.0.0.0", "gateway": {"enabled": False}}, False),
+    ],
+)
+def test_it_is_there_as_soon_as_it_is_needed(models: list[Any], fields: dict[str, Any], there: bool) -> None:
+    made = plan(*models, **fields)
+    assert ("gateway" in {service.name for service in made.services}) == there
+    assert ("gateway/haproxy.cfg" in files(made)) == there
+
+
+def test_without_it_a_warning_names_the_open_paths() -> None:
+    (warning,) = [text for text in plan({}, FC, gateway=False).warnings if "gateway: false" in text]
+    for path in ("/invocations", "/metrics", "/api/v1/chat/completions"):
+        assert path in warning
+
+
+def test_local_processes_have_none_and_are_told_so_when_it_was_asked_for(tmp_path: Path) -> None:
+    site = ProcessSite(tmp_path, tmp_path)
+    assert not wanted(spec({}, {}), site)
+    assert [one.name for one in resolve(spec({"model": "./m"}, {"model": "./n"}), site, "t").services] == [
+        "vllm-m",
+        "vllm-n",
+    ]
+    asked = resolve(spec({"model": "./m"}, gateway=True), site, "t")
+    assert any("without the gateway" in text for text in asked.warnings)
+
+
+def test_only_the_gateway_is_reached_and_only_it_knows_both_keys() -> None:
+    made = plan({"replicas": 2, "gpus": 1}, FC, {"engine": "llamacpp", "file": "x.gguf"}, bind="0.0.0.0", port=9000)
+    assert {s.name: [(p.address, p.host) for p in s.ports] for s in made.services if s.ports} == {
+        "gateway": [("0.0.0.0", 9000)]
+    }
+    for service in made.services:
+        names = {value.name for _, value in service.environment if isinstance(value, EnvRef)}
+        if service.name == "gateway":
+            assert names == {"STACKGEN_API_KEY", "STACKGEN_ENGINE_KEY"}
+        else:
+            assert names <= {"STACKGEN_ENGINE_KEY"}
+    assert sum(ENGINE_KEY in dict(s.environment).values() for s in made.services) == 5
+    assert {endpoint.base_url for endpoint in made.endpoints} == {"http://127.0.0.1:9000/v1"}
+    assert all(endpoint.exposed for endpoint in made.endpoints)
+
+
+def test_one_endpoint_a_model_with_all_its_replicas() -> None:
+    made = plan({"replicas": 3}, FC | {"served_names": ["a", "b"], "replicas": 2}, FC | {"served_names": ["c"]}, {})
+    found = {one.name: (one.models, one.replicas, one.dialect.name) for one in made.endpoints}
+    assert found == {
+        "vllm-m0": (("org/m0",), ("vllm-m0", "vllm-m0-2", "vllm-m0-3"), "vllm"),
+        "vllm-m3": (("org/m3",), ("vllm-m3",), "vllm"),
+        "fastchat-a": (("a", "b"), ("fastchat-api",), "fastchat"),
+        "fastchat-c": (("c",), ("fastchat-api",), "fastchat"),
+    }
+    config = files(made)["gateway/haproxy.cfg"]
+    for service in ("vllm-m0-2", "vllm-m3"):
+        assert config.count(f"    server {service} {service}:8000") == 1
+    assert config.count("    server fastchat-api fastchat-api:8000") == 2
+
+
+def test_a_dialect_without_a_liveness_path_is_probed_by_a_token() -> None:
+    config = files(plan({}, FC | {"served_names": ["c'est", "x"], "worker_concurrency": 3, "replicas": 2}))[
+        "gateway/haproxy.cfg"
+    ]
+    vllm, fastchat = config.split("\nbackend vllm-m0\n")[1].split("\nbackend fastchat-")
+    assert "uri /health" in vllm and "max_tokens" not in vllm
+    assert '"max_tokens":1' in fastchat.replace(" ", "") and "c\\u0027est" in fastchat
+    # one slot is left to the probe, so that load alone never looks like a wedge
+    assert "maxconn 5 " in fastchat and "maxconn 256 " in vllm
+
+
+def test_settings_reach_the_configuration() -> None:
+    made = plan(
+        {"max_num_seqs": 7},
+        gateway={"max_body": "8m", "timeout": 99, "max_queue": 5, "queue_timeout": 7, "allow": ["/tokenize"],
+                 "keys": [{"name": "a", "requests_per_minute": 3}, {"name": "b", "concurrent_requests": 2}]},
+    )  # fmt: skip
+    rendered = files(made)
+    config = rendered["gateway/haproxy.cfg"]
+    size = 8 * 2**20
+    large = rendered["gateway/large.cfg"]
+    for text in (f"tune.bufsize {size + 65536}", f"tune.memory.hot-size {8 * (size + 65536)}",
+                 f"req.body_len gt {size}", f"timeout server {3 * (99 + 7) + 5}s"):  # fmt: skip
+        assert text in large, text
+    for text in (f"-m int gt {size} }}", "timeout server 99s", "timeout queue 7s", "queue ge 5", " /tokenize",
+                 "maxconn 7 "):  # fmt: skip
+        assert text in config, text
+    assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
+    assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}
+    assert [rendered["gateway/keys.prom"].count(f'key="{name}"') for name in ("default", "a", "b")] == [5, 5, 5]
+    # the configuration is printed without a key of any kind, and asks the environment for the engines'
+    assert "%[env(STACKGEN_ENGINE_KEY)]" in config and "sk-" not in "".join(rendered.values())
+
+
+@pytest.mark.parametrize(
+    ("models", "size", "connections"),
+    # 8 GiB of full buffers, but never fewer than may work and wait
+    [
+        ([{}], "1m", 2048),
+        ([{}], "4m", 2016),
+        ([{}], "255m", 512),
+        ([{"replicas": 4}], "255m", 1280),
+        ([{}] * 9, "4m", 2048),
+    ],
+)
+def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: str, connections: int) -> None:
+    rendered = files(plan(*models, gateway={"max_body": size}))
+    assert f"\n    maxconn {connections + 16}\n" in rendered["gateway/large.cfg"]
+    # the process that clients meet has small ones, and room for those of them that come back from the other
+    config = rendered["gateway/haproxy.cfg"]
+    assert f"\n    server large 127.0.0.1:8407 maxconn {connections}\n" in config
+    assert f"\n    maxconn {6144 + connections + 64}\n" in config and "\n    maxconn 6144\n" in config
+    assert "reject if { sc1_conn_cur gt 4608 }" in config
+
+
+def test_threads_keep_no_gigabytes_of_buffers() -> None:
+    assert "tune.memory.hot-size 134217728\n" in files(plan({}, gateway={"max_body": "255m"}))["gateway/large.cfg"]
+
+
+def test_streams_outlive_a_reload_whatever_the_time_out() -> None:
+    assert "hard-stop-after 86400s" in files(plan({}, gateway={"timeout": 5}))["gateway/haproxy.cfg"]
+
+
+def test_tls() -> None:
+    own = plan({}, gateway={"tls": {"certificate": "./c.pem", "key": "/k.pem", "redirect_port": 8080}})
+    service = own.service("gateway")
+    sources = {mount.target: mount.source for mount in service.mounts if isinstance(mount, Bind)}
+    assert (sources["/tls/site.crt"], sources["/tls/site.crt.key"]) == ("./c.pem", "/k.pem")
+    assert [(port.host, port.container) for port in service.ports] == [(8000, 8000), (8080, 8080)]
+    assert own.endpoints[0].base_url == "https://127.0.0.1:8000/v1"
+    config = files(own)["gateway/haproxy.cfg"]
+    assert "ssl-min-ver TLSv1.2" in config and "redirect code 308" in config
+    assert "redirect code 308" not in files(plan({}, gateway={"tls": "generate"}))["gateway/haproxy.cfg"]
+
+
+@pytest.mark.parametrize(
+    ("models", "fields", "message"),
+    [
+        ([{"port": 9000}, {}], {}, r"models\[0\].port: has no meaning behind the gateway"),
+        ([{"served_names": ["x"]}, FC | {"served_names": ["x"]}], {}, r"'x' is served by models\[0\] already"),
+        ([{"served_names": ["modèle"]}, {}], {}, "not all ASCII"),
+        ([{}], {"gateway": {"keys": [{"name": "a"}, {"name": "a"}]}}, r"gateway.keys: 'a' stands twice"),
+        ([{}], {"gateway": {"keys": [{"name": "A b"}]}}, r"gateway.keys\[0\].name"),
+        ([{}], {"gateway": {"tls": {"certificate": "./c"}}}, "needs both `certificate` and `key`"),
+        ([{}], {"gateway": {"tls": {"redirect_port": 8000}}}, "gateway's own port"),
+        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body: must be MiB from 1m to 255m"),
+        ([{}], {"gateway": {"max_body": "256m"}}, "gateway.max_body: must be MiB from 1m to 255m"),
+        ([{}], {"gateway": {"tls": {"names": []}}}, "gateway.tls.names"),
+        (
+            [FC | {"worker_concurrency": 1}, {}],
+            {},
+            r"models\[0\].worker_concurrency: leaves the gateway",
+        ),
+        ([{}], {"gateway": {"allow": ["tokenize"]}}, r"gateway.allow\[0\]"),
+        ([{"fallback": "together:a/b"}], {}, r"models\[0\].fallback: needs the gateway"),
+    ],
+)
+def test_what_can_not_be_is_told(models: list[Any], fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        plan(*models, **fields)
+
+
+names = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=40).filter(
+    lambda name: not name.startswith("-") and name.strip()
+)
+
+
+@given(st.lists(names, min_size=1, max_size=6, unique=True))
+@settings(deadline=None, max_examples=60)
+def test_any_name_is_found_again_in_the_maps(served: list[str]) -> None:
+    rendered = files(plan({"served_names": served}, {}))
+    found = lines(rendered["gateway/models.map"])
+    backend = next(iter(found.values()))
+    assert {bytes.fromhex(key).decode() for key, value in found.items() if value == backend} == set(served)
+    # nothing of a name stands in the configuration itself, but in a probe
+    config = rendered["gateway/haproxy.cfg"]
+    assert len(config.splitlines()) == len(files(plan({"served_names": ["a"]}, {}))["gateway/haproxy.cfg"].splitlines())
+
+
+@given(st.text(st.characters(exclude_characters="\n\r\0"), min_size=0, max_size=50))
+def test_quoting_leaves_one_word(text: str) -> None:
+    word = quoted(text)
+    # as HAProxy reads it: plain words, single quotes, and a backslash before a quote outside of them
+    read, inside, index = "", False, 0
+    while index < len(word):
+        ch = word[index]
+        if ch == "'":
+            inside = not inside
+        elif ch == "\\" and not inside:
+            index += 1
+            read += word[index]
+        else:
+            assert inside or ch.isalnum() or ch in "_./:@+=-"
+            read += ch
+        index += 1
+    assert read == text and not inside
+
+
+def check(rendered: dict[str, str], folder: Path, image: str, *more: str) -> str:
+    """What `haproxy -c` says of the rendered files; "" when it takes them without a word. `more` is for Docker."""
+    for path, text in rendered.items():
+        if path.startswith("gateway/"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+    (folder / "gateway").chmod(0o755)
+    folder.chmod(0o755)
+    words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro", *more,
+             "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image,
+             "sh", "-c", "haproxy -c -q -f /gateway/haproxy.cfg && haproxy -c -q -f /gateway/large.cfg"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode or "WARNING" in done.stderr else ""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
+def test_haproxy_takes_every_example(folder: Path, tmp_path: Path, haproxy_image: str) -> None:
+    made = open_stack(str(folder)).plan
+    if "gateway" in {service.name for service in made.services}:
+        assert check(files(made), tmp_path, haproxy_image) == ""
+    else:
+        assert not [path for path in files(made) if path.startswith("gateway/")]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("tls", [{}, {"redirect_port": 8080}])
+def test_haproxy_takes_tls(tls: dict[str, Any], tmp_path: Path, haproxy_image: str) -> None:
+    stack = spec({}, FC, gateway={"tls": tls})
+    made = resolve(stack, ComposeSite(tmp_path, tmp_path), "test")
+    certificate = ensure_certificate(stack, made, tmp_path)
+    assert certificate is not None
+    # as the service has them: root reads the key, and then becomes somebody else
+    mounts = [f"-v={certificate}:/tls/site.crt:ro", f"-v={certificate.with_suffix('.key')}:/tls/site.crt.key:ro"]
+    assert check(files(made), tmp_path, haproxy_image, "--user=0:0", *mounts) == ""
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("size", ["1m", "99m", "100m", "255m"])
+def test_haproxy_takes_every_size_that_is_allowed(size: str, tmp_path: Path, haproxy_image: str) -> None:
+    assert check(files(plan({}, gateway={"max_body": size})), tmp_path, haproxy_image) == ""
+
+
+ENTRIES = st.fixed_dictionaries(
+    {"engine": st.sampled_from(["vllm", "fastchat", "llamacpp"]), "replicas": st.integers(1, 4)},
+)
+
+
+@pytest.mark.docker
+@given(
+    st.lists(st.tuples(ENTRIES, names), min_size=1, max_size=5, unique_by=lambda pair: pair[1]),
+    st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9_-]{0,31}\Z"), max_size=4, unique=True),
+)
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_haproxy_takes_any_stack(
+    tmp_path: Path, haproxy_image: str, models: list[tuple[dict[str, Any], str]], keys: list[str]
+) -> None:
+    entries = []
+    for index, (entry, name) in enumerate(models):
+        served = name.replace(",", ";") if entry["engine"] == "fastchat" else name
+        more = {"file": "x.gguf"} if entry["engine"] == "llamacpp" else {}
+        entries.append({"served_names": [f"{index}{served}"]} | entry | more)
+    made = plan(*entries, gateway={"keys": [{"name": key, "requests_per_minute": 9} for key in keys]})
+    assert check(files(made), tmp_path, haproxy_image) == ""

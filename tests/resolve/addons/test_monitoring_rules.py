@@ -1,0 +1,202 @@
+"""Prometheus' own promtool reads what is rendered, and each rule fires for what it is for, and for nothing less.
+
+promtool is that of the pinned image where it can be had, else Debian's build of the same version (3.5.3).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackgen.plan import Plan
+from stackgen.render.templating import render
+from stackgen.resolve.addons.monitoring import PROMETHEUS_IMAGE
+from tests.resolve.addons.test_monitoring_names import alerts, everything
+
+pytestmark = pytest.mark.docker
+
+REPLICA = 'job="vllm",instance="a:8000",model="m",replica="vllm-m"'
+FIRST = f"vllm:time_to_first_token_seconds_bucket{{{REPLICA},le="
+KEYS = 'job="gateway-keys",instance="gateway:8405",key="ci"'
+REQUESTS, ERRORS = f"stackgen_gateway_key_requests_total{{{KEYS}}}", f"stackgen_gateway_key_errors_total{{{KEYS}}}"
+API = 'haproxy_frontend_http_responses_total{proxy="api",code="4xx"}'
+SERVER = "haproxy_server_status{proxy=\"m\",server="  # fmt: skip
+PROVIDER = "haproxy_server_status{proxy=\"fallback-m\",server="  # fmt: skip
+PROBE = 'endpoint="m",base_url="http://gateway:8000/v1",dialect="vllm"'
+
+
+def dcgm(name: str, gpu: int) -> str:
+    return f'DCGM_FI_DEV_{name}{{job="dcgm",gpu="{gpu}"}}'
+
+
+# rule: series that make it fire at the minute, that minute, and series that come close and don't; values are each
+# minute's, in promtool's notation
+CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
+    "ReplicaDown": ({f"up{{{REPLICA}}}": "1x5 0x20"}, 9, {f"up{{{REPLICA}}}": "0x20"}),
+    "ReplicaNotUp": ({f"up{{{REPLICA}}}": "0x60"}, 31, {f"up{{{REPLICA}}}": "0x20 1x40"}),
+    "QueueGrowing": (
+        {f"vllm:num_requests_waiting{{{REPLICA}}}": "0+2x40"}, 20,
+        # long, and getting shorter
+        {f"vllm:num_requests_waiting{{{REPLICA}}}": "90-2x40"},
+    ),
+    "KvCacheFull": ({f"vllm:kv_cache_usage_perc{{{REPLICA}}}": "0.99x30"}, 12,
+                    {f"vllm:kv_cache_usage_perc{{{REPLICA}}}": "0.9x30"}),
+    "Preemptions": ({f"vllm:num_preemptions_total{{{REPLICA}}}": "0+2x30"}, 11,
+                    {f"vllm:num_preemptions_total{{{REPLICA}}}": "0x10 5x20"}),
+    "FirstTokenSlow": (
+        {f'{FIRST}"1.0"}}': "0x40", f'{FIRST}"5.0"}}': "0+60x40", f'{FIRST}"+Inf"}}': "0+60x40"}, 12,
+        # one in thirty is slow
+        {f'{FIRST}"1.0"}}': "0+58x40", f'{FIRST}"5.0"}}': "0+60x40", f'{FIRST}"+Inf"}}': "0+60x40"},
+    ),
+    "GatewayReplicaDown": (
+        {f'{SERVER}"a",state="UP"}}': "1x5 0x30"}, 17,
+        # drained, and back five minutes later; and a fallback that nobody needs
+        {f'{SERVER}"a",state="UP"}}': "1x5 0x5 1x30", f'{PROVIDER}"x",state="UP"}}': "0x41"},
+    ),
+    "GatewayModelDown": (
+        {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x5 0x20"}, 8,
+        {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x20",
+         f'{PROVIDER}"x",state="UP"}}': "0x20"},
+    ),
+    "GatewayQueueGrowing": ({'haproxy_backend_current_queue{proxy="m"}': "20x30"}, 8,
+                            {'haproxy_backend_current_queue{proxy="m"}': "5x30"}),
+    "GatewayFailures": ({'haproxy_backend_http_responses_total{proxy="m",code="5xx"}': "0+2x30"}, 11,
+                        {'haproxy_backend_http_responses_total{proxy="m",code="5xx"}': "0x10 3x20"}),
+    "KeyRefusedOften": ({REQUESTS: "0+10x30", ERRORS: "0+9x30"}, 11, {REQUESTS: "0+100x30", ERRORS: "0+9x30"}),
+    "RequestsRefused": ({API: "0+60x30"}, 11, {API: "0+6x30"}),
+    "GpuLost": (
+        {dcgm("GPU_TEMP", 0): "40x30", dcgm("GPU_TEMP", 1): "40x30", dcgm("GPU_TEMP", 2): "40x30",
+         dcgm("GPU_TEMP", 3): "40x5 stale"}, 12,
+        {dcgm("GPU_TEMP", gpu): "40x30" for gpu in range(4)},
+    ),
+    "GpuError": ({dcgm("XID_ERRORS", 0): "0x5 79x20"}, 8, {dcgm("XID_ERRORS", 0): "79x30"}),
+    "ProbeFailing": ({f"stackgen_endpoint_up{{{PROBE}}}": "1x3 0x20"}, 8,
+                     {f"stackgen_endpoint_up{{{PROBE}}}": "1x3 0x1 1x20"}),
+    "ProbeOld": ({'stackgen_last_check_timestamp_seconds{endpoint="m"}': "0x30"}, 12,
+                 {'stackgen_last_check_timestamp_seconds{endpoint="m"}': "0+60x30"}),
+    "ProbeFirstTokenSlow": ({'stackgen_ttft_seconds{endpoint="m",model="m"}': "3x30"}, 12,
+                            {'stackgen_ttft_seconds{endpoint="m",model="m"}': "3 3 1 3 3 1 3 3 1 3 3 1 3 3 1 3"}),
+    "MonitoringTargetMissing": ({'up{job="dcgm",instance="dcgm-exporter:9400"}': "1x3 0x20"}, 10,
+                                {'up{job="dcgm",instance="dcgm-exporter:9400"}': "1x3 0x2 1x20"}),
+    "MonitoringConfigWrong": ({"prometheus_config_last_reload_successful": "0x20"}, 4,
+                              {"prometheus_config_last_reload_successful": "1x20"}),
+}  # fmt: skip
+# a start of hours counts too
+QUIET_UNTIL = {"ReplicaNotUp": 60}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("rules")
+    write(everything(), made)
+    return made
+
+
+def write(made: Plan, folder: Path) -> None:
+    for file in render(made):
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.path).write_text(file.text)
+
+
+def promtool(image: str, folder: Path, *words: str) -> str:
+    command = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/monitoring:/etc/stackgen:ro"]
+    done = subprocess.run([*command, "--entrypoint", "promtool", image, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def unit_tests(name: str) -> list[dict[str, Any]]:
+    firing, minute, close = CASES[name]
+    quiet = [{"eval_time": f"{at}m", "alertname": name, "exp_alerts": []} for at in (minute, QUIET_UNTIL.get(name, 29))]
+    # whatever it says of itself must be said of something: `firing` asks without its texts
+    asked = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
+    return [
+        {
+            "name": f"{name} fires",
+            "interval": "1m",
+            "input_series": [{"series": one, "values": values} for one, values in firing.items()],
+            "promql_expr_test": [
+                {"expr": asked, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": 1}]}
+            ],
+        },
+        {
+            "name": f"{name} stays quiet",
+            "interval": "1m",
+            "input_series": [{"series": one, "values": values} for one, values in close.items()],
+            "alert_rule_test": quiet,
+        },
+    ]
+
+
+def test_the_tool_is_of_the_pinned_version(prometheus_image: str, folder: Path) -> None:
+    version = PROMETHEUS_IMAGE.rpartition(":v")[2]
+    assert f"version {version}" in promtool(prometheus_image, folder, "--version")
+
+
+def test_promtool_accepts_what_is_rendered(prometheus_image: str, folder: Path, tmp_path: Path) -> None:
+    told = promtool(prometheus_image, folder, "check", "config", "/etc/stackgen/prometheus.yml")
+    assert f"SUCCESS: {len(CASES)} rules found" in told
+    write(everything(models=[{"model": "org/b", "engine": "fastchat"}]), tmp_path)
+    promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
+    write(everything(models=[{"model": "o/b", "engine": "vllm", "served_names": ['"}\\ $x {{ .y }} é']}]), tmp_path)
+    promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
+
+
+def test_each_rule_has_its_case() -> None:
+    assert set(CASES) == {one.name for group in alerts() for one in group.alerts}
+
+
+def test_each_rule_fires_for_what_it_is_for(prometheus_image: str, folder: Path) -> None:
+    data = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [test for name in CASES for test in unit_tests(name)],
+    }
+    (folder / "monitoring" / "tests.yml").write_text(yaml.safe_dump(data, sort_keys=False))
+    assert "SUCCESS" in promtool(prometheus_image, folder, "test", "rules", "/etc/stackgen/tests.yml")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "summary"),
+    [
+        ("ReplicaDown", "severity: critical, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
+         "vllm-m of m answers no more"),
+        ("FirstTokenSlow", "severity: warning, model: m, replica: vllm-m",
+         "vllm-m of m: 95 % get their first token within 4.8s, and 2 s is the target"),
+        ("GpuLost", "severity: critical", "3 GPUs are left of 4"),
+        ("KvCacheFull", "severity: warning, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
+         "vllm-m: the KV cache is 99% full"),
+    ],
+)  # fmt: skip
+def test_what_a_rule_says(prometheus_image: str, folder: Path, name: str, labels: str, summary: str) -> None:
+    firing, minute, _ = CASES[name]
+    action = next(one.action for group in alerts() for one in group.alerts if one.name == name)
+    expected = {
+        "exp_labels": yaml.safe_load(f"{{{labels}}}"),
+        "exp_annotations": {"summary": summary, "action": action},
+    }
+    data = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [{"series": one, "values": values} for one, values in firing.items()],
+            "alert_rule_test": [{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": [expected]}],
+        }],
+    }  # fmt: skip
+    (folder / "monitoring" / "said.yml").write_text(yaml.safe_dump(data, sort_keys=False))
+    promtool(prometheus_image, folder, "test", "rules", "/etc/stackgen/said.yml")
+
+
+def test_a_rule_that_fires_for_nothing_is_seen(prometheus_image: str, folder: Path) -> None:
+    """The tests above would fail where a rule does not."""
+    wrong = unit_tests("KvCacheFull")[0]
+    wrong["input_series"] = [{"series": f"vllm:kv_cache_usage_perc{{{REPLICA}}}", "values": "0.1x30"}]
+    data = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [wrong]}
+    (folder / "monitoring" / "wrong.yml").write_text(yaml.safe_dump(data))
+    with pytest.raises(AssertionError, match="FAILED"):
+        promtool(prometheus_image, folder, "test", "rules", "/etc/stackgen/wrong.yml")

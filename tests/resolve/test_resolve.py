@@ -1,0 +1,311 @@
+"""From the spec to the plan: names, ports, the download service, the order of the start, whole-stack mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stackgen import engines
+from stackgen.errors import SpecError
+from stackgen.plan import Bind, Dependency, EnvRef, Logging, Network, Plan, Service, Volume
+from stackgen.providers.endpoints import from_plan
+from stackgen.resolve.pipeline import resolve
+from stackgen.stack.load import build, parse_stack
+from stackgen.targets.compose import ComposeSite
+
+
+def plan(*models: dict[str, Any], **fields: Any) -> Plan:
+    entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
+    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
+
+
+def names(stack: Plan) -> list[str]:
+    return [service.name for service in stack.services]
+
+
+def ports(stack: Plan) -> list[int]:
+    return [port.host for service in stack.services for port in service.ports]
+
+
+FC = {"engine": "fastchat"}
+
+
+def test_ports_count_up_around_explicit_ones() -> None:
+    stack = plan({}, {"port": 8001}, {"replicas": 2}, {"port": 7000}, FC)
+    assert ports(stack) == [8000, 8001, 8002, 8003, 7000, 8004]
+    assert [endpoint.base_url for endpoint in stack.endpoints][:2] == [f"http://127.0.0.1:{p}/v1" for p in (8000, 8001)]
+
+
+def test_a_port_given_twice_is_a_mistake() -> None:
+    with pytest.raises(SpecError, match="port 9000 is given to two endpoints"):
+        plan({"port": 9000}, {"port": 9000})
+    with pytest.raises(SpecError, match="port 9000 is given to two endpoints"):
+        plan({"port": 9000}, FC | {"port": 9000})
+
+
+def test_ports_end() -> None:
+    assert ports(plan({}, {}, port=65534)) == [65534, 65535]
+    with pytest.raises(SpecError, match="no port is left"):
+        plan({}, {}, port=65535)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("10.0.0.5", "10.0.0.5"),
+    ],
+)
+def test_the_endpoint_is_reachable_where_the_port_is_bound(bind: str, host: str) -> None:
+    stack = plan({}, bind=bind)
+    assert stack.endpoints[0].base_url == f"http://{host}:8000/v1"
+    assert stack.service("vllm-m0").ports[0].address == bind
+
+
+def test_service_names_come_from_the_leading_served_name() -> None:
+    assert names(plan({"model": "meta-llama/Llama-3.2-1B"}))[1:] == ["vllm-llama-3-2-1b"]
+    assert names(plan({"served_names": ["org/My Model!", "x"]}))[1:] == ["vllm-my-model"]
+    assert names(plan({"served_names": ["模型"]}))[1:] == ["vllm-model"]
+    assert names(plan({"served_names": ["a" * 100]}))[1:] == ["vllm-" + "a" * 40]
+
+
+def test_equal_names_are_told_apart() -> None:
+    assert names(plan({"model": "a/x"}, {"model": "b/x"}))[1:] == ["vllm-x", "vllm-x-2"]
+    # a replica's number must not meet another model's name
+    services = names(plan({"served_names": ["m"], "replicas": 2}, {"served_names": ["m-2"]}))
+    assert len(services) == len(set(services)) == 4
+
+
+def test_a_model_may_be_called_like_one_of_fastchats_own_services() -> None:
+    stack = plan(FC | {"served_names": ["api"]}, FC | {"served_names": ["controller"]})
+    assert len(names(stack)) == len(set(names(stack)))
+    assert stack.service("fastchat-controller").role == "controller"
+    assert stack.service("fastchat-api").role == "api"
+
+
+name = st.sampled_from(["m", "m-1", "m-2", "M", "a/m", "api", "controller", "api-2", "é", "-", "m.1"]) | st.text(
+    max_size=4, min_size=1
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    models=st.lists(
+        st.fixed_dictionaries(
+            {
+                "engine": st.sampled_from(engines.names()),
+                "served_names": st.lists(name, max_size=1),
+                "replicas": st.integers(1, 3),
+            }
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_service_names_and_ports_are_unique(models: list[dict[str, Any]]) -> None:
+    models = [model | ({"file": "x.gguf"} if model["engine"] == "llamacpp" else {}) for model in models]
+    try:
+        stack = plan(*models)
+    except SpecError:
+        return
+    assert len(names(stack)) == len(set(names(stack)))
+    assert len(ports(stack)) == len(set(ports(stack)))
+    # Docker's names, and hosts of URLs
+    assert all(one and one.replace("-", "").isalnum() and one.isascii() and one == one.lower() for one in names(stack))
+    for service in stack.services:
+        for dependency in service.depends_on:
+            assert dependency.service in names(stack)
+
+
+def test_one_name_must_not_mean_two_models() -> None:
+    with pytest.raises(SpecError, match=r"models\[1\]\.served_names: 'x' is served by models\[0\] already"):
+        plan(FC | {"served_names": ["x"]}, FC | {"served_names": ["y", "x"]})
+    with pytest.raises(SpecError, match="served by"):
+        plan({"model": "a/b"}, {"model": "a/b"})
+    # the folder's name is the served name of a local model
+    with pytest.raises(SpecError, match="'m' is served by"):
+        plan({"model": "./a/m/"}, {"model": "/b/m"})
+
+
+def test_all_mistakes_of_the_whole_stack_come_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        plan(
+            {"model": "a/b", "gpus": [0]},
+            {"model": "a/b", "gpus": [0]},
+            {"gpus": 2, "tensor_parallel_size": 4},
+            {"engine": "llamacpp"},
+            FC | {"dispatch_method": "lottery"},
+            FC,
+        )
+    text = str(caught.value)
+    for part in ("is claimed by", "is served by", "parallel size", "which GGUF file", "dispatch_method differs"):
+        assert part in text
+
+
+def test_hub_models_are_downloaded_once_and_waited_for() -> None:
+    stack = plan({"revision": "abc"}, {"model": "org/other", "replicas": 2, "gpus": 1}, {"model": "./local"})
+    assert names(stack)[0] == "download"
+    download = stack.services[0]
+    assert download.command == ("--model", "org/m0", "--revision", "abc", "--model", "org/other")
+    done = Dependency("download", "service_completed_successfully")
+    waiting = {service.name for service in stack.services if done in service.depends_on}
+    assert waiting == {"vllm-m0", "vllm-other", "vllm-other-2"}  # the local one need not wait
+    assert download.restart == "no"
+    assert download.health is None
+    assert download.secrets == ("hf_token",)
+
+
+def test_the_same_repository_is_fetched_once() -> None:
+    stack = plan({"model": "a/b", "served_names": ["x"]}, {"model": "a/b", "served_names": ["y"]})
+    assert stack.services[0].command == ("--model", "a/b")
+
+
+@pytest.mark.parametrize("stack", [({"model": "./x"},), ({"model": "./x"}, FC | {"model": "/y"})])
+def test_no_download_for_local_models(stack: tuple[dict[str, Any], ...]) -> None:
+    made = plan(*stack)
+    assert "download" not in names(made)
+    assert not made.secrets
+    assert "models" not in dict(made.volumes)
+    assert not any("download" in asset.path for asset in made.assets)
+
+
+def test_no_download_when_offline_but_the_storage_stays() -> None:
+    made = plan({}, storage={"offline": True})
+    assert names(made) == ["vllm-m0"]
+    assert not made.services[0].depends_on
+    assert Volume("models", "/models", read_only=True) in made.services[0].mounts
+
+
+def test_storage() -> None:
+    made = plan({}, FC, storage={"volume": "shared"})
+    assert ("models", "shared") in made.volumes
+    sources = {
+        mount.name
+        for s in made.services
+        for mount in s.mounts
+        if isinstance(mount, Volume) and mount.target == "/models"
+    }
+    assert sources == {"models"}
+    # engines have no business changing the weights; the download has
+    for service in made.services:
+        for mount in service.mounts:
+            if isinstance(mount, Volume) and mount.target == "/models":
+                assert mount.read_only == (service.role != "download")
+    host = plan({}, storage={"path": "/srv/weights", "user": "1000:1000", "hub_endpoint": "https://hub.example"})
+    assert not [key for key, _ in host.volumes if key == "models"]
+    download = host.services[0]
+    assert Bind("/srv/weights", "/models", False) in download.mounts
+    assert download.user == "1000:1000"
+    assert not download.cap_add
+    assert ("HF_ENDPOINT", "https://hub.example") in download.environment
+
+
+def test_the_token_is_a_file_that_only_the_download_gets() -> None:
+    made = plan({}, FC)
+    assert [service.name for service in made.services if service.secrets] == ["download"]
+    assert made.secrets == (("hf_token", EnvRef("HF_TOKEN_FILE", default="/dev/null")),)
+    assert not any("TOKEN" in key for s in made.services for key, _ in s.environment if s.role != "download")
+
+
+def test_fastchats_trio_starts_in_order() -> None:
+    made = plan(FC, FC | {"replicas": 2})
+    controller, api = made.service("fastchat-controller"), made.service("fastchat-api")
+    workers = [service for service in made.services if service.role == "worker"]
+    assert controller.depends_on == ()
+    for worker in workers:
+        assert Dependency("fastchat-controller", "service_healthy") in worker.depends_on
+    assert api.depends_on == tuple(Dependency(worker.name, "service_healthy") for worker in workers)
+    order = names(made)
+    assert order.index("fastchat-controller") < min(order.index(w.name) for w in workers) < order.index("fastchat-api")
+
+
+def test_fastchats_network_is_internal() -> None:
+    made = plan({}, FC)
+    assert made.networks == (Network("fastchat", internal=True),)
+    assert {s.name: s.networks for s in made.services if s.engine == "fastchat" and s.role != "api"} == {
+        "fastchat-controller": ("fastchat",),
+        "fastchat-m1": ("fastchat",),
+    }
+    assert made.service("fastchat-api").networks == ("default", "fastchat")
+    # a neighbour of another engine must not reach the unguarded controller
+    assert "fastchat" not in made.service("vllm-m0").networks
+
+
+def test_one_service_builds_an_image_that_several_use() -> None:
+    for made in (
+        plan(FC, FC),
+        plan({"engine": "llamacpp", "file": "a"}, {"engine": "llamacpp", "file": "b"}),
+        plan(FC, {}),
+    ):
+        built: dict[str, list[Service]] = {}
+        for service in made.services:
+            if service.build or not service.pull:
+                built.setdefault(service.image, []).append(service)
+        assert built
+        for services in built.values():
+            assert len([service for service in services if service.build]) == 1
+
+
+def test_log_rotation_and_restart_reach_every_service() -> None:
+    made = plan({}, FC, restart="unless-stopped", logging={"max_size": "5m", "max_file": 2})
+    assert {service.logging for service in made.services} == {Logging("5m", 2)}
+    assert {service.restart for service in made.services if service.role != "download"} == {"unless-stopped"}
+
+
+@pytest.mark.parametrize(
+    ("models", "fields", "part"),
+    [
+        ([{}], {}, "org/m0 has no revision"),
+        ([{"revision": "abc"}], {"bind": "0.0.0.0", "gateway": False}, "ports are open on 0.0.0.0"),
+        ([{}], {"gateway": {"image": "me/haproxy"}}, "image me/haproxy is not pinned"),
+        ([{"image": "me/vllm"}], {}, "image me/vllm is not pinned"),
+        ([{"image": "me/vllm:latest"}], {}, "image me/vllm:latest is not pinned"),
+        # the colon of a registry's port is no tag
+        ([{"image": "registry:5000/vllm"}], {}, "is not pinned"),
+        ([FC], {}, "trust_remote_code"),
+    ],
+)
+def test_warnings(models: list[dict[str, Any]], fields: dict[str, Any], part: str) -> None:
+    assert any(part in warning for warning in plan(*models, **fields).warnings)
+
+
+def test_open_ports_are_no_matter_behind_the_gateway() -> None:
+    for fields in ({"gateway": None}, {"gateway": True}):
+        assert not any("ports are open" in text for text in plan({}, {}, bind="0.0.0.0", **fields).warnings)
+
+
+def test_no_warning_without_a_reason() -> None:
+    made = plan(
+        {"revision": "abc", "image": "me/vllm:1"},
+        {"model": "./x", "image": "registry:5000/x:1"},
+        bind="::1",
+        gateway=True,
+    )
+    assert made.warnings == ()
+
+
+def test_a_plan_is_the_same_each_time_and_hashable() -> None:
+    models = ({"gpus": 1, "replicas": 2}, FC, {"engine": "llamacpp", "file": "a"})
+    assert plan(*models) == plan(*models)
+    assert hash(plan(*models)) == hash(plan(*models))
+
+
+@pytest.mark.parametrize(
+    ("bind", "exposed"),
+    [("127.0.0.1", False), ("127.0.0.2", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.5", True)],
+)
+def test_an_endpoint_knows_whether_others_reach_it(bind: str, exposed: bool) -> None:
+    """The check then fails on paths that answer without the key, instead of warning."""
+    stack = parse_stack(f"name: n\nbind: '{bind}'\nmodels: [{{model: o/m, engine: vllm, gpus: 1}}]")
+    (endpoint,) = resolve(stack, ComposeSite()).endpoints
+    assert endpoint.exposed is exposed
+    (target,) = from_plan(resolve(stack, ComposeSite()), Path("no-such-folder"))
+    assert target.exposed is exposed

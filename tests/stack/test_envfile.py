@@ -1,0 +1,155 @@
+"""`.env`: written once, mode 0600, a key of its own; read as Compose reads it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackgen.errors import StackgenError
+from stackgen.resources import env_example
+from stackgen.stack.envfile import API_KEY, GENERATED, complete_env, create_env, key_of, new_key, read_env
+
+
+@pytest.fixture(autouse=True)
+def no_key_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(API_KEY, raising=False)
+
+
+def test_a_key_is_long_and_new_each_time(tmp_path: Path) -> None:
+    keys = set()
+    for name in "abc":
+        folder = tmp_path / name
+        assert create_env(folder)
+        key = key_of(folder)
+        assert len(key.removeprefix("sk-")) * 6 // 8 >= 32  # base64: six bits a character
+        assert key.isascii()
+        keys.add(key)
+    assert len(keys) == 3
+    assert len({new_key() for _ in range(50)}) == 50
+
+
+def test_it_is_private_from_the_first_moment(tmp_path: Path) -> None:
+    create_env(tmp_path)
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [".env"]
+
+
+def test_the_rest_is_the_example(tmp_path: Path) -> None:
+    create_env(tmp_path)
+    lines = (tmp_path / ".env").read_text("utf-8").splitlines()
+    made_up = tuple(f"{name}=" for name in GENERATED)
+    assert [line for line in lines if not line.startswith(made_up)] == [
+        line for line in env_example().splitlines() if not line.startswith(made_up)
+    ]
+    values = [line.partition("=")[2] for line in lines if line.startswith(made_up)]
+    assert len(set(values)) == len(GENERATED) and all(len(value) > 40 for value in values)
+    assert f"{API_KEY}=\n" in env_example()  # the committed example holds no key
+
+
+def test_an_existing_one_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OTHER=1\n")
+    assert not create_env(tmp_path)
+    assert (tmp_path / ".env").read_text() == "OTHER=1\n"
+
+
+def test_without_a_key_there_is_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(StackgenError, match="holds no STACKGEN_API_KEY") as caught:
+        key_of(tmp_path)
+    assert "stackgen init" in caught.value.hint
+
+
+def test_the_processs_own_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text(f"{API_KEY}=from-file\nOTHER=file\n")
+    assert key_of(tmp_path) == "from-file"
+    monkeypatch.setenv(API_KEY, "from-environment")
+    monkeypatch.setenv("UNRELATED", "x")
+    assert key_of(tmp_path) == "from-environment"
+    assert read_env(tmp_path) == {API_KEY: "from-environment", "OTHER": "file"}
+    assert read_env(tmp_path / "nowhere") == {API_KEY: "from-environment"}
+
+
+LINES = [
+    ("K=plain", "plain"),
+    ("K=", ""),
+    ("K='single'", "single"),
+    ('K="double"', "double"),
+    ("  K = spaced  ", "spaced"),
+    ("export K=exported", "exported"),
+    ("K=a # comment", "a"),
+    ("K=a#b", "a#b"),
+    ("K='a # b'", "a # b"),
+    ('K="a # b"', "a # b"),
+    ("K=a=b==", "a=b=="),
+    ("# K=no", None),
+    ("K=first\nK=last", "last"),
+    ("\nK=after-blank", "after-blank"),
+    ("K='a' # comment", "a"),
+    ('K="a" # comment', "a"),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), LINES, ids=[repr(text) for text, _ in LINES])
+def test_lines(tmp_path: Path, text: str, value: str | None) -> None:
+    (tmp_path / ".env").write_text(text + "\n")
+    assert read_env(tmp_path).get("K") == value
+
+
+def test_windows_line_ends_and_bom(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfA=1\r\nK=x\r\n")
+    assert read_env(tmp_path) == {"A": "1", "K": "x"}
+
+
+def test_a_file_that_is_no_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=1\nK=sk-secret-\xe9\n")
+    for read in (read_env, key_of, lambda folder: complete_env(folder, GENERATED)):
+        with pytest.raises(StackgenError) as caught:
+            read(tmp_path)
+        assert caught.value.message == f"{tmp_path / '.env'} line 2 is not UTF-8" and caught.value.hint
+        assert caught.value.__context__ is None and "secret" not in str(caught.value)
+
+
+WORDS = [b"A=", b"\n", b"\r\n", b"'", b'"', b" #", b"export ", b"\x0c", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\0"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=12) | st.sampled_from(WORDS), max_size=15))
+def test_any_bytes_are_variables_or_a_clear_error(tmp_path: Path, parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    (tmp_path / ".env").write_bytes(data)
+    try:
+        found = read_env(tmp_path)
+    except StackgenError as error:
+        line = int(error.message.split(" line ")[1].split()[0])
+        # the line that it names is the one that can't be read, and those before it can
+        lines = data.split(b"\n")
+        with pytest.raises(UnicodeDecodeError):
+            lines[line - 1].decode()
+        assert b"\n".join(lines[: line - 1]).decode() is not None
+        return
+    assert all(name.isidentifier() and "\n" not in value for name, value in found.items())
+
+
+def test_a_value_may_hold_what_python_calls_a_line_end(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("K='a\u2028B=b\x0cc'\nC=d\n", "utf-8")
+    assert read_env(tmp_path) == {"K": "a\u2028B=b\x0cc", "C": "d"}
+
+
+@pytest.mark.compose
+def test_compose_reads_the_same(tmp_path: Path) -> None:
+    """The check must send the key that the containers got: the real Compose is the judge."""
+    names = [f"V{index}" for index in range(len(LINES))]
+    text = "".join(line.replace("K", name) + "\n" for name, (line, _) in zip(names, LINES, strict=True))
+    (tmp_path / ".env").write_text(text)
+    environment = "".join(f'      {name}: "${{{name}-unset}}"\n' for name in names)
+    (tmp_path / "compose.yaml").write_text(f"services:\n  a:\n    image: x\n    environment:\n{environment}")
+    done = subprocess.run(
+        ["docker", "compose", "config", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout)["services"]["a"]["environment"]
+    ours = read_env(tmp_path)
+    assert {name: ours.get(name, "unset") for name in names} == seen

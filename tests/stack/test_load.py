@@ -1,0 +1,403 @@
+"""From text to a StackSpec: every mistake at once, with its line, path and remedy, and nothing but SpecError."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stackgen import engines
+from stackgen.errors import Mistake, SpecError
+from stackgen.spec import StackSpec, human_int
+from stackgen.stack.load import build, load_stack, parse_stack
+
+GOOD = "name: demo\nmodels:\n  - model: org/name\n    engine: vllm\n"
+
+
+def mistakes(text: str) -> dict[str, Mistake]:
+    """The mistakes in `text`, by path; the test fails where it has none."""
+    with pytest.raises(SpecError) as caught:
+        parse_stack(text)
+    return {mistake.path: mistake for mistake in caught.value.mistakes}
+
+
+def model(**fields: Any) -> Any:
+    """The validated model of a stack of one, with these fields."""
+    data = {"name": "demo", "models": [{"model": "org/name", "engine": "vllm"} | fields]}
+    return build(data, "test").models[0]
+
+
+def test_all_mistakes_come_at_once_with_their_lines() -> None:
+    found = mistakes(
+        "name: Bad Name\n"
+        "prot: 9000\n"
+        "models:\n"
+        "  - model: org/name\n"
+        "    engine: vlm\n"
+        "  - model: not an id\n"
+        "    engine: vllm\n"
+        "    max_model_length: 4\n"
+        "    gpus: [0, 0]\n"
+        "    dtype: bfloat61\n"
+        "  - engine: fastchat\n"
+        "storage:\n"
+        "  pth: /x\n"
+        "restart: sometimes\n"
+    )
+    lines = {path: mistake.line for path, mistake in found.items()}
+    assert lines == {
+        "name": 1,
+        "prot": 2,
+        "models[0].engine": 5,
+        "models[1].model": 6,
+        "models[1].max_model_length": 8,
+        "models[1].gpus": 9,
+        "models[1].dtype": 10,
+        "models[2].model": 11,
+        "storage.pth": 13,
+        "restart": 14,
+    }
+
+
+def test_the_message_names_source_count_line_path_and_remedy() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_stack(GOOD + "    gpuss: 1\n", "my/stack.yaml")
+    assert str(caught.value) == (
+        "my/stack.yaml: 1 mistake\n  line 5: models[0].gpuss: is no field here (did you mean gpus?)"
+    )
+    assert caught.value.exit_code == 2
+    assert "schema" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "hint"),
+    [
+        ("    tensor_paralel_size: 2", "models[0].tensor_paralel_size", "did you mean tensor_parallel_size?"),
+        # people copy flags from a command line
+        ("    max-model-len: 2", "models[0].max-model-len", "did you mean max_model_len?"),
+        ("    dtype: bfloat1", "models[0].dtype", "did you mean bfloat16?"),
+        # right word, wrong place
+        ("    worker_concurrency: 2", "models[0].worker_concurrency", "a field of engine fastchat only"),
+        ("    bind: 0.0.0.0", "models[0].bind", "it belongs to the stack, one level up"),
+        ("replicas: 2", "replicas", "it belongs to a model: models[0].replicas"),
+        ("loging: {}", "loging", "did you mean logging?"),
+        ("storage: {pth: /x}", "storage.pth", "did you mean path?"),
+        ("logging: {max_sise: 1m}", "logging.max_sise", "did you mean max_size?"),
+        ("    lora_adapters: [{nmae: a, path: b}]", "models[0].lora_adapters[0].nmae", "did you mean name?"),
+    ],
+)
+def test_did_you_mean(line: str, path: str, hint: str) -> None:
+    assert mistakes(f"{GOOD}{line}\n")[path].hint == hint
+
+
+def test_unknown_engine_is_told_with_the_nearest_or_all() -> None:
+    found = mistakes("name: a\nmodels: [{model: a/b, engine: fastchap}, {model: a/b, engine: tgi}, {model: a/b}]\n")
+    assert found["models[0].engine"].hint == "did you mean fastchat?"
+    assert found["models[1].engine"].hint == "one of fastchat, llamacpp, vllm"
+    assert found["models[2].engine"].message == "is missing"
+
+
+@pytest.mark.parametrize("engine", engines.names())
+def test_no_two_engines_disagree_on_a_shared_word(engine: str) -> None:
+    """A field that is not the engine's is refused even when another engine has it."""
+    others = {field for name in engines.names() for field in engines.get(name).Model.model_fields}
+    foreign = others - set(engines.get(engine).Model.model_fields)
+    assert foreign
+    for field in foreign:
+        with pytest.raises(SpecError) as caught:
+            model(engine=engine, **{field: "x"})
+        assert any(mistake.path == f"models[0].{field}" for mistake in caught.value.mistakes)
+
+
+def test_a_key_given_twice_is_told_with_its_line() -> None:
+    found = mistakes(GOOD + "    gpus: 1\n    gpus: 2\n")
+    assert (found[""].line, found[""].message) == (6, "the key 'gpus' stands twice")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: [a\n",
+        "name: a\n\tmodels: x\n",
+        "a: b\n---\nc: d\n",
+        "name: \x01\n",
+        "name: *nowhere\n",
+        'name: "\\ud800"\n',  # a lone surrogate is no character
+        "name: \ud800\n",
+        "? [a, b]\n: 1\n",  # a list as a key
+        "? {a: b}\n: 1\n",
+        # each of these makes PyYAML's constructor raise another exception
+        "name: !!bool x\n",
+        "name: !!int x\n",
+        "name: !!float x\n",
+        "name: !!timestamp x\n",
+        "name: 2024-13-01\n",
+        "name: !!binary é\n",
+        "name: !!python/object/apply:os.system [ls]\n",
+        f"port: {'9' * 5000}\n",  # Python refuses to convert that many digits
+    ],
+)
+def test_broken_yaml_is_one_mistake(text: str) -> None:
+    with pytest.raises(SpecError, match="not YAML") as caught:
+        parse_stack(text)
+    assert len(caught.value.mistakes) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: a\nmodels: &a [*a]\n",
+        "&a\nname: a\nmodels: [{model: x/y, engine: vllm, extra_env: *a}]\n",
+        "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+        + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)),
+        "name: a\nmodels: " + "[" * 3000 + "]" * 3000,
+    ],
+    ids=["loop in a list", "loop in a mapping", "billion laughs", "3,000 brackets"],
+)
+@pytest.mark.timeout(60)
+def test_recursion_bombs_end_soon_and_as_a_mistake(text: str) -> None:
+    with pytest.raises(SpecError, match="nested too deeply"):
+        parse_stack(text)
+
+
+def test_aliases_and_merge_keys_still_work() -> None:
+    stack = parse_stack("name: a\nmodels:\n  - &m {model: x/y, engine: vllm}\n  - {<<: *m, served_names: [other]}\n")
+    assert [one.model for one in stack.models] == ["x/y", "x/y"]
+
+
+@pytest.mark.timeout(60)
+def test_mistakes_of_a_thousand_models_are_all_told() -> None:
+    text = "name: a\nmodels:\n" + "".join(f"  - {{model: x/m{i}, engine: vllm, gpuss: 1}}\n" for i in range(1000))
+    found = mistakes(text)
+    assert len(found) == 1000
+    assert found["models[999].gpuss"].line == 1002
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "7", "null"])
+def test_what_is_no_mapping(text: str) -> None:
+    with pytest.raises(SpecError, match="must be a mapping"):
+        parse_stack(text)
+
+
+@pytest.mark.parametrize("models", ["foo", "{model: a/b}", "3", "2024-01-01"])
+def test_models_must_be_a_list(models: str) -> None:
+    found = mistakes(f"name: a\nmodels: {models}\n")
+    assert found["models"].message == "must be a list: each model starts with `- model:`"
+
+
+def test_models_must_hold_mappings_and_at_least_one() -> None:
+    assert "at least 1" in mistakes("name: a\nmodels: []\n")["models"].message
+    found = mistakes("name: a\nmodels: [3, [], null, text]\n")
+    assert set(found) == {f"models[{index}]" for index in range(4)}
+    assert found["models[2]"].message == "must be a mapping with `model:` and `engine:`"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("no", "False"), ("yes", "True"), ("1", "1"), ("1.0", "1.0"), ("010", "8"), ("2024-01-01", "datetime.date(2024")],
+)
+@pytest.mark.parametrize("field", ["revision", "image", "quantization", "chat_template"])
+def test_yaml_types_in_text_fields_are_told_and_not_guessed(field: str, value: str, told: str) -> None:
+    message = mistakes(f"{GOOD}    {field}: {value}\n")[f"models[0].{field}"].message
+    assert message.startswith(f"must be text, and YAML reads it as {told}")
+    assert message.endswith("put it in quotes")
+
+
+def test_yaml_types_in_lists_of_text() -> None:
+    found = mistakes(GOOD + "    extra_args: [--x, 1, yes]\n    served_names: [1e3, 7]\n")
+    assert {"models[0].extra_args[1]", "models[0].extra_args[2]", "models[0].served_names[1]"} <= set(found)
+    # the trap that the loader need not spring: YAML 1.1 reads 1e3 as text
+    assert "models[0].served_names[0]" not in found
+
+
+def test_environment_takes_integers_and_refuses_what_yaml_changes() -> None:
+    assert model(extra_env={"A": 1, "B": "1e-5", "C": ""}).extra_env == {"A": "1", "B": "1e-5", "C": ""}
+    found = mistakes(GOOD + "    extra_env: {A: 1.5, B: yes, C: null, D: [1], 1X: a, E-F: b}\n")
+    for name in "ABCD":
+        assert found[f"models[0].extra_env.{name}"].message == "must be text: put it in quotes"
+    assert {"models[0].extra_env.1X", "models[0].extra_env.E-F"} <= set(found)
+
+
+@pytest.mark.parametrize("text", ['"a\\0b"', '["a\\0b"]'])
+def test_nul_is_refused_wherever_it_stands(text: str) -> None:
+    field = "extra_args" if text.startswith("[") else "revision"
+    found = mistakes(f"{GOOD}    {field}: {text}\n")
+    assert "NUL" in next(mistake.message for mistake in found.values())
+
+
+@pytest.mark.parametrize("path", ["revision", "image"])
+def test_surrogates_are_refused(path: str) -> None:
+    # no YAML text can hold one; flags from a broken locale can
+    with pytest.raises(SpecError, match="NUL or a broken character"):
+        model(**{path: "a\udcffb"})
+    with pytest.raises(SpecError, match="NUL or a broken character"):
+        model(extra_env={"A": "a\udcffb"})
+
+
+@pytest.mark.parametrize(
+    ("given_", "read"),
+    [
+        (0, 0),
+        ("none", 0),
+        (None, 0),
+        (4, 4),
+        ("all", "all"),
+        ([0, 1], ("0", "1")),
+        (["0", 3], ("0", "3")),
+        (["GPU-8a1b2c3d-1111-2222-3333-444455556666"], ("GPU-8a1b2c3d-1111-2222-3333-444455556666",)),
+        (["MIG-GPU-8a1b/1/0"], ("MIG-GPU-8a1b/1/0",)),
+        (["nvidia.com/gpu=0"], ("nvidia.com/gpu=0",)),
+    ],
+)
+def test_gpus_forms(given_: Any, read: Any) -> None:
+    assert model(gpus=given_).gpus == read
+
+
+@pytest.mark.parametrize("value", [-1, 65, 1.5, True, "2", "0,1", "some", [], [-1], [1.0], [True], [[0]], {}, ["gpu0"]])
+def test_gpus_that_are_none(value: Any) -> None:
+    with pytest.raises(SpecError, match=r"models\[0\]\.gpus: must be a count \(2\), `all`, `none`"):
+        model(gpus=value)
+
+
+def test_gpus_named_twice() -> None:
+    with pytest.raises(SpecError, match="names a GPU twice"):
+        model(gpus=[0, "0"])
+
+
+@pytest.mark.parametrize("name", ["org/name", "name", "org/na.me-1_x", "./x", "../x", "/x", "~/x", "./ a: b #", "."])
+def test_models_that_are_ids_or_paths(name: str) -> None:
+    assert model(model=name).model == name
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "a b", "-x/.y/z", "a/b\n", "é/b", "/".join("abcd"), 7, None, ["a"]])
+def test_models_that_are_neither(name: Any) -> None:
+    with pytest.raises(SpecError, match=r"models\[0\]\.model"):
+        model(model=name)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [("8192", 8192), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("1M", 2**20)]
+)
+def test_sizes_are_read_as_vllm_reads_them(text: str, read: int) -> None:
+    assert human_int(text) == read
+    assert model(max_model_len=text).max_model_len == text
+
+
+@pytest.mark.parametrize("value", [0, -2, "", "32kb", "k", "1e3", 1.5, True, "32k\n"])
+def test_sizes_that_are_none(value: Any) -> None:
+    with pytest.raises(SpecError, match=r"models\[0\]\.max_model_len: must be a number of tokens"):
+        model(max_model_len=value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a\n"),
+        ("name", "A"),
+        ("name", "-a"),
+        ("name", "a" * 64),
+        ("bind", "127.0.0.1\n"),
+        ("bind", "localhost"),
+        ("bind", "0.0.0.0:80"),
+        ("port", 0),
+        ("port", 65536),
+        ("restart", "on-failure:0"),
+        ("storage", {"volume": "a b"}),
+        ("storage", {"hub_endpoint": "ftp://x"}),
+        ("logging", {"max_size": "1.5m"}),
+        ("gpu_driver", "cuda"),
+    ],
+)
+def test_values_that_no_field_takes(field: str, value: Any) -> None:
+    # patterns are anchored at the real end: a trailing line feed would be a way into the YAML
+    with pytest.raises(SpecError) as caught:
+        build({"name": "demo", "models": [{"model": "a/b", "engine": "vllm"}], field: value}, "test")
+    assert [mistake.path.partition(".")[0] for mistake in caught.value.mistakes] == [field]
+
+
+def test_specs_are_frozen() -> None:
+    stack = parse_stack(GOOD)
+    with pytest.raises(ValueError, match="frozen"):
+        stack.name = "other"  # type: ignore[misc]
+
+
+def test_files(tmp_path: Any) -> None:
+    path = tmp_path / "stack.yaml"
+    with pytest.raises(SpecError, match="can't be read") as caught:
+        load_stack(path)
+    assert "stackgen init" in str(caught.value)
+    path.write_bytes(b"name: \xff\n")
+    with pytest.raises(SpecError, match="can't be read"):
+        load_stack(path)
+    with pytest.raises(SpecError, match="can't be read"):
+        load_stack(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())  # Windows' editors: BOM and CRLF
+    assert load_stack(path).name == "demo"
+
+
+words = st.sampled_from(
+    [
+        "vllm",
+        "fastchat",
+        "llamacpp",
+        "org/name",
+        "./x",
+        "auto",
+        "all",
+        "none",
+        "32k",
+        "127.0.0.1",
+        "demo",
+        "no",
+        "1e-5",
+        "",
+    ]
+)
+leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | words | st.binary(max_size=4)
+anything = st.recursive(
+    leaf,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | words, inner, max_size=4),
+    max_leaves=8,
+)
+every_model_field = sorted({field for name in engines.names() for field in engines.get(name).Model.model_fields})
+models_ = st.dictionaries(st.sampled_from(every_model_field), anything, max_size=6)
+likely_models = st.builds(lambda engine, rest: {"model": "org/name"} | rest | {"engine": engine}, words, models_)
+stacks = st.builds(
+    lambda models, rest: {"name": "demo", "models": models} | rest,
+    st.lists(likely_models | anything, max_size=3),
+    st.dictionaries(st.sampled_from(sorted(StackSpec.model_fields)) | st.text(max_size=3), anything, max_size=3),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=stacks)
+def test_any_data_gives_a_stack_or_a_spec_error(data: dict[str, Any]) -> None:
+    try:
+        assert isinstance(build(data, "test"), StackSpec)
+    except SpecError as error:
+        told = [mistake.message for mistake in error.mistakes]
+        assert told
+        assert all(told)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="abnm:-[]{}&*!?|>#%@`'\", \n\t\\/01~<=é\x85\ufeff😀", max_size=60))
+def test_any_text_gives_a_stack_or_a_spec_error(text: str) -> None:
+    for one in (text, GOOD + text, GOOD + "    extra_env: " + text):
+        try:
+            assert isinstance(parse_stack(one), StackSpec)
+        except SpecError as error:
+            told = error.mistakes
+            assert told
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text))
+def test_text_is_kept_as_it_is(value: str) -> None:
+    """JSON in ASCII is YAML as well, but for the surrogate pairs."""
+    quoted = json.dumps(value, ensure_ascii=True)
+    if "\\ud" not in quoted:
+        assert parse_stack(f"{GOOD}    revision: {quoted}\n").models[0].revision == value

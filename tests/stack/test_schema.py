@@ -1,0 +1,128 @@
+"""The JSON Schema that editors complete stack.yaml with: it takes what the loader takes, and describes every field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from stackgen import engines
+from stackgen.cli import main as cli
+from stackgen.errors import SpecError
+from stackgen.stack.load import build
+from stackgen.stack.schema import MODELINE, stack_schema
+from tests.conftest import ROOT
+
+EXAMPLES = sorted(ROOT.glob("compose/*/stack.yaml"))
+VALIDATOR = jsonschema.Draft202012Validator(stack_schema())
+
+
+def stack(**fields: Any) -> dict[str, Any]:
+    """A stack of one vLLM model with these fields of the stack or, for `model=…`, of the model."""
+    model = {"model": "org/name", "engine": "vllm"} | fields.pop("model", {})
+    return {"name": "demo", "models": [model]} | fields
+
+
+def test_it_is_a_valid_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(stack_schema())
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_it_takes_the_examples(path: Path) -> None:
+    assert not list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text("utf-8"))))
+
+
+GOOD = [
+    stack(model={"gpus": [0, "GPU-8a1b"]}),
+    stack(model={"gpus": "all", "tensor_parallel_size": 2}),
+    stack(model={"max_model_len": "32k", "extra_env": {"A": 1, "B": "x"}}),
+    stack(model={"max_model_len": 8192}),
+    stack(port=9000, bind="0.0.0.0", storage={"path": "/x", "offline": True}, logging={"max_file": 2}),
+]
+BAD = [
+    {},
+    {"name": "demo"},
+    {"name": "demo", "models": []},
+    {"name": "demo", "models": [{"model": "a/b"}]},
+    stack(nme="x"),
+    stack(name="Demo"),
+    stack(port=0),
+    stack(port="x"),
+    stack(restart="often"),
+    stack(storage={"pth": "/x"}),
+    stack(model={"engine": "tgi"}),
+    stack(model={"gpuss": 1}),
+    stack(model={"gpus": 65}),
+    stack(model={"gpus": []}),
+    stack(model={"gpus": [0, 0]}),
+    stack(model={"worker_concurrency": 2}),
+    stack(model={"dtype": "fp7"}),
+    stack(model={"replicas": 0}),
+    stack(model={"extra_args": "--x"}),
+    stack(model={"extra_env": {"A": True}}),
+    stack(model={"lora_adapters": [{"name": "a"}]}),
+]
+
+
+@pytest.mark.parametrize("data", GOOD, ids=str)
+def test_what_the_loader_takes_the_schema_takes(data: dict[str, Any]) -> None:
+    build(data, "test")
+    assert not list(VALIDATOR.iter_errors(data))
+
+
+@pytest.mark.parametrize("data", BAD, ids=str)
+def test_what_the_schema_refuses_the_loader_refuses(data: dict[str, Any]) -> None:
+    assert list(VALIDATOR.iter_errors(data))
+    with pytest.raises(SpecError):
+        build(data, "test")
+
+
+def test_every_field_has_a_description() -> None:
+    schema = stack_schema()
+    objects = {"stack": schema, **schema["$defs"]}
+    seen = 0
+    for owner, definition in objects.items():
+        for name, field in definition.get("properties", {}).items():
+            assert len(field.get("description", "")) > 8, f"{owner}.{name} has no description"
+            seen += 1
+    assert seen > 60  # the loop above must not run over nothing
+
+
+def test_every_engine_and_field_is_in_it() -> None:
+    schema = stack_schema()
+    mapping = schema["properties"]["models"]["items"]["discriminator"]["mapping"]
+    assert tuple(mapping) == engines.names()
+    for name, reference in mapping.items():
+        definition = schema["$defs"][reference.rpartition("/")[2]]
+        assert set(definition["properties"]) == set(engines.get(name).Model.model_fields)
+        assert definition["additionalProperties"] is False
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == stack_schema()
+
+
+def test_the_committed_schema_is_fresh() -> None:
+    assert json.loads((ROOT / "compose/stack.schema.json").read_text("utf-8")) == stack_schema()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_the_examples_name_their_schema(path: Path) -> None:
+    first = path.read_text("utf-8").splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert (path.parent / first.partition("$schema=")[2]).resolve().is_file()
+
+
+def test_init_writes_the_schema_and_the_modeline_that_finds_it(tmp_path: Path) -> None:
+    assert cli.main(["init", str(tmp_path)]) == 0
+    assert (tmp_path / "stack.yaml").read_text("utf-8").splitlines()[0] == MODELINE
+    named = MODELINE.partition("$schema=")[2]
+    schema = json.loads((tmp_path / named).read_text("utf-8"))
+    assert not list(
+        jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load((tmp_path / "stack.yaml").read_text()))
+    )
