@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,8 +39,8 @@ SCRIPTS = "/stackgen"
 class Replica:
     """One copy of a model: its service name and the GPUs that it got. `index` counts from 0.
 
-    `gpu_count` is None where the user said `all`: nobody knows it before the start. `path` is the place in the
-    stack file (`models[0]`), for messages.
+    `gpu_count` is None where the user said `all`: nobody knows it before the start. `host_port` is 0 behind a gateway.
+    `path` is the place in the stack file (`models[0]`), for messages.
     """
 
     spec: Any
@@ -48,20 +48,17 @@ class Replica:
     index: int = 0
     gpus: GpuRequest | None = None
     gpu_count: int | None = 0
+    host_port: int = 0
     path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an engine plans with: the stack, the site, its own replicas, and host ports on demand.
-
-    `take_port(wanted)` gives the wanted host port, or the next free one for None.
-    """
+    """What an engine plans with: the stack, the site, and its own replicas."""
 
     stack: StackSpec
     site: Site
     replicas: tuple[Replica, ...]
-    take_port: Callable[[int | None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +76,15 @@ class Part:
 class Engine(Protocol):
     """One serving engine: its spec fields, its services, its dialect, and how to read its log.
 
-    `phases` are (regular expression, phase) pairs for the progress display, matched line by line.
+    `phases` are (regular expression, phase) pairs for the progress display, matched line by line. `single_endpoint`:
+    one server answers for all replicas, so they share one host port.
     """
 
     name: str
     Model: type[ModelSpec]
     dialect: Dialect
     phases: tuple[tuple[str, str], ...]
+    single_endpoint: bool
 
     def plan(self, context: Context) -> Part:
         """Services and endpoints for all replicas of this engine."""

@@ -94,6 +94,7 @@ class FastChat:
             ),
         ),
     )
+    single_endpoint = True
     phases = (
         (r"Loading the model|Loading checkpoint shards", "load weights"),
         (r"Register to controller", "register"),
@@ -103,7 +104,7 @@ class FastChat:
     def plan(self, context: Context) -> Part:
         """The trio: one controller, one API server, and a worker for each replica."""
         workers = tuple(self._worker(replica, context) for replica in context.replicas)
-        port = context.take_port(next((r.spec.port for r in context.replicas if r.spec.port), None))
+        port = context.replicas[0].host_port
         names = tuple(dict.fromkeys(name for r in context.replicas for name in served_names(r.spec)))
         api = self._api(context, names, workers, port)
         url = context.site.public_url(context.stack.bind, port)

@@ -69,6 +69,7 @@ class LlamaCpp:
             Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
         ),
     )
+    single_endpoint = False
     phases = (
         (r"load_model: loading model|loading model", "load weights"),
         (r"warming up", "warm up"),
@@ -108,8 +109,7 @@ class LlamaCpp:
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site
-        host_port = context.take_port(model.port if replica.index == 0 else None)
-        address, port = site.listen(replica.service, PORT, host_port=host_port)
+        address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
         own = not model.image and not replica.gpus
         layers = model.gpu_layers if model.gpu_layers is not None else ("all" if replica.gpus else None)
         command = (
@@ -142,7 +142,7 @@ class LlamaCpp:
             environment=tuple((environment | dict(site.gpu_environment(replica.gpus)) | model.extra_env).items()),
             gpus=replica.gpus,
             mounts=engine_mounts(model, stack, site),
-            ports=(Port(stack.bind, host_port, port),),
+            ports=(Port(stack.bind, replica.host_port, port),),
             health=health(
                 ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"), start_period(model), 60
             ),
@@ -154,7 +154,7 @@ class LlamaCpp:
             ipc=model.ipc or "",
             cpuset=model.cpuset or "",
         )
-        url = site.public_url(stack.bind, host_port)
+        url = site.public_url(stack.bind, replica.host_port)
         names, slots = served_names(model), model.max_num_seqs or 0
         return service, Endpoint(replica.service, replica.service, url, names, self.dialect, slots=slots)
 

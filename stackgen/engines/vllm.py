@@ -101,6 +101,7 @@ class Vllm:
             Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
         ),
     )
+    single_endpoint = False
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "load weights"),
         (r"Loading weights took", "warm up"),
@@ -180,8 +181,7 @@ class Vllm:
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site
-        host_port = context.take_port(model.port if replica.index == 0 else None)
-        address, port = site.listen(replica.service, PORT, host_port=host_port)
+        address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
         parallel = replica.gpu_count or 1
         cuda = bool(replica.gpus) and replica.gpus.driver != "amd"  # type: ignore[union-attr]
         mounts = list(
@@ -204,7 +204,7 @@ class Vllm:
             environment=self._environment(replica, context),
             gpus=replica.gpus,
             mounts=tuple(mounts),
-            ports=(Port(stack.bind, host_port, port),),
+            ports=(Port(stack.bind, replica.host_port, port),),
             health=health(
                 ("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"), start_period(model), 60
             ),
@@ -221,7 +221,7 @@ class Vllm:
         endpoint = Endpoint(
             replica.service,
             replica.service,
-            site.public_url(stack.bind, host_port),
+            site.public_url(stack.bind, replica.host_port),
             names,
             self.dialect,
             slots=model.max_num_seqs or 0,

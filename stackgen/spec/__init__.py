@@ -69,3 +69,8 @@ class StackSpec(Strict):
     )
     monitoring: Monitoring = Field(None, description="Prometheus and Grafana: `true`, or their settings")
     ui: Ui = Field(None, description="A chat page wired to the gateway: open-webui")
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines can reach the ports: `bind` is not a loopback address."""
+        return not self.bind.startswith("127.") and self.bind not in ("::1", "[::1]")

@@ -56,7 +56,7 @@ def wanted(stack: StackSpec, site: Site) -> bool:
         return False
     if stack.gateway is not None:
         return stack.gateway.enabled
-    return sum(model.replicas for model in stack.models) > 1 or not _loopback(stack.bind)
+    return sum(model.replicas for model in stack.models) > 1 or stack.exposed
 
 
 def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
@@ -136,10 +136,6 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
 
 def _spec(stack: StackSpec) -> GatewaySpec:
     return stack.gateway or GatewaySpec()
-
-
-def _loopback(address: str) -> bool:
-    return address.startswith("127.") or address in ("::1", "[::1]")
 
 
 def _backends(stack: StackSpec, plan: Plan) -> tuple[Backend, ...]:
