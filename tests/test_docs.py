@@ -57,12 +57,6 @@ def listed(key: str) -> list[str]:
     return re.findall(r'"(.+?)"', body)
 
 
-def test_the_page_on_architecture_draws_the_layers_that_are_enforced() -> None:
-    layers = [layer.replace(" | ", ", ") for layer in listed("layers") if layer != "__main__"]
-    drawn = " ".join((ROOT / "docs" / "architecture.md").read_text().split())
-    assert " → ".join(layers) in drawn
-
-
 def test_every_library_has_a_reason() -> None:
     libraries = {re.split(r"[<>=]", line)[0] for line in listed("dependencies")}
     rows = re.findall(r"^\| ([\w-]+) \| ", (ROOT / "docs" / "decisions" / "dependencies.md").read_text(), re.M)
