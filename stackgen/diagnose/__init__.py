@@ -1,6 +1,6 @@
 """Why a stack failed: one cause, its evidence, one fix.
 
-Pure: it starts no program and speaks no HTTP. `stackgen.runtimes.observation.evidence` collects what it reads.
+Pure: it starts no program and sends no request. `stackgen.runtimes.observation.evidence` collects what it reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A report for a colleague or a bug tracker: evidence, logs and rendered files as a tarball, without secrets."""
+"""The bundle for a colleague or a bug tracker: evidence, logs and rendered files as a tarball, without secrets."""
 
 from __future__ import annotations
 
@@ -10,63 +10,71 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.explain import told
-from stackgen.diagnose.gpus import summary
+from stackgen.diagnose.explain import format_finding
+from stackgen.diagnose.gpus import format_gpus
 from stackgen.diagnose.rule import Finding
-from stackgen.diagnose.secrets import Scrubber, stack_secrets
+from stackgen.diagnose.secrets import SecretRedactor, find_stack_secrets
 
-__all__ = ["pack"]
+__all__ = ["build_bundle"]
 
 FOLDER = "stackgen-report"
-# a value in quotes may go on in the next lines
+# a quoted value may continue on the next lines, as PEM keys do
 VARIABLE = re.compile(
     r"(?m)^[ \t]*(?:export[ \t]+)?(?P<name>[\w.-]+)[ \t]*=[ \t]*(?P<value>\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\n]*)"
 )
 
 
-def pack(
+def build_bundle(
     evidence: Evidence, findings: tuple[Finding, ...], files: Mapping[str, str], versions: Mapping[str, str]
 ) -> bytes:
-    """The tarball (gzip). `files` are rendered files by path; each text is scrubbed, `.env` keeps only its names."""
-    scrub = Scrubber((*evidence.secrets, *stack_secrets(evidence.spec, evidence.plan)))
-    # clean already, and still JSON
+    """The bundle as a gzipped tarball.
+
+    `files` maps the path of a rendered file to its text, `versions` a program to its version. Every text is redacted.
+    Of `.env` only the names are kept.
+    """
+    redact = SecretRedactor((*evidence.secrets, *find_stack_secrets(evidence.spec, evidence.plan)))
+    # redacted value by value: redacting the printed JSON could break its syntax
     data = {
         "findings.json": [one.to_json() for one in findings],
-        "evidence.json": _evidence(evidence),
+        "evidence.json": _evidence_json(evidence),
         "versions.json": dict(versions),
     }
     texts = {
-        "README.txt": "Made by `stackgen diagnose --bundle`. Secrets are removed; still look it through.\n",
-        "findings.txt": "\n\n".join(told(one, first=not index) for index, one in enumerate(findings)) + "\n",
+        "README.txt": "Written by `stackgen diagnose --bundle`. Secrets are removed; review it before you send it.\n",
+        "findings.txt": "\n\n".join(format_finding(one, first=not index) for index, one in enumerate(findings)) + "\n",
     }
     for service in evidence.services:
-        texts[f"logs/{_name(service.service)}.log"] = service.log
+        texts[f"logs/{_file_name(service.service)}.log"] = service.log
         if service.metrics:
-            texts[f"metrics/{_name(service.service)}.txt"] = service.metrics
+            texts[f"metrics/{_file_name(service.service)}.txt"] = service.metrics
     if evidence.gpus:
-        texts["gpus.txt"] = "\n".join(summary(evidence.gpus)) + "\n"
+        texts["gpus.txt"] = "\n".join(format_gpus(evidence.gpus)) + "\n"
     if evidence.compose_output:
         texts["logs/compose-up.txt"] = evidence.compose_output
     for path, text in files.items():
-        texts[f"files/{_name(path)}"] = _names_only(text) if path.rpartition("/")[2].startswith(".env") else text
-    clean = {name: scrub(text) for name, text in texts.items()} | {
-        name: json.dumps(scrub.tree(one), indent=2, ensure_ascii=False, default=str) + "\n"
+        is_env = path.rpartition("/")[2].startswith(".env")
+        texts[f"files/{_file_name(path)}"] = _variable_names(text) if is_env else text
+    redacted = {name: redact(text) for name, text in texts.items()} | {
+        name: json.dumps(redact.redact_json(one), indent=2, ensure_ascii=False, default=str) + "\n"
         for name, one in data.items()
     }
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w:gz") as tar:
-        for name, text in clean.items():
-            packed = text.encode("utf-8", "replace")
-            # no owner, no time of this machine
-            entry = tarfile.TarInfo(f"{FOLDER}/{scrub(name)}")
-            entry.size, entry.mode = len(packed), 0o600
-            tar.addfile(entry, io.BytesIO(packed))
+        for name, text in redacted.items():
+            content = text.encode("utf-8", "replace")
+            # a plain TarInfo: one made from a file would carry the owner and times of this machine
+            entry = tarfile.TarInfo(f"{FOLDER}/{redact(name)}")
+            # readable by its owner only, as redaction may miss something private
+            entry.size, entry.mode = len(content), 0o600
+            tar.addfile(entry, io.BytesIO(content))
     return memory.getvalue()
 
 
-def _evidence(evidence: Evidence) -> dict[str, object]:
-    """All that is known but the logs, which have files of their own, and the secrets."""
-    services = [{**asdict(one), "log": f"logs/{_name(one.service)}.log", "metrics": ""} for one in evidence.services]
+def _evidence_json(evidence: Evidence) -> dict[str, object]:
+    """The evidence without secrets and logs. Logs and metrics have their own files in the bundle."""
+    services = [
+        {**asdict(one), "log": f"logs/{_file_name(one.service)}.log", "metrics": ""} for one in evidence.services
+    ]
     return {
         "services": services,
         "checks": [list(pair) for pair in evidence.checks],
@@ -75,11 +83,12 @@ def _evidence(evidence: Evidence) -> dict[str, object]:
     }
 
 
-def _names_only(text: str) -> str:
-    """The names of `.env`, and whether each has a value. Comments are left out: one may hold an old key."""
+def _variable_names(text: str) -> str:
+    """The names in `.env`, and whether each has a value. Comments are dropped: they may contain an old key."""
     found = [(match["name"], match["value"].strip("\"' \t\r")) for match in VARIABLE.finditer(text)]
     return "".join(f"{name}={'set' if value else ''}\n" for name, value in found)
 
 
-def _name(path: str) -> str:
+def _file_name(path: str) -> str:
+    # `..` could leave the folder where somebody unpacks the bundle
     return path.replace("..", "_").strip("/") or "log"

@@ -1,21 +1,21 @@
-"""What is known about a stack that failed, as plain data. Collected by `stackgen.runtimes.observation.evidence`."""
+"""What is known about a stack that failed, as plain data. `stackgen.runtimes.observation.evidence` collects it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stackgen.diagnose.gpus import Card, GpuState
+from stackgen.diagnose.gpus import GpuDevice, GpuState
 from stackgen.plan import Plan, Service
 from stackgen.spec import ModelSpec, StackSpec
 
-__all__ = ["HEAD_LINES", "LOG_LINES", "Evidence", "ServiceEvidence", "guess_engine"]
+__all__ = ["HEAD_LINES", "LOG_LINES", "Evidence", "ServiceEvidence", "detect_engine"]
 
-# lines of each log that are read: the last ones, where vLLM's own usage text and a few tries fit, and the first ones,
-# which say how a server that runs for days was started
+# the last lines of a log to read: enough for vLLM's own usage text and a few attempts
 LOG_LINES = 2000
+# the first lines of a longer log: only they show how a server that has run for days was started
 HEAD_LINES = 500
-# the engine by what only it prints
-MARKS = (
+# text that only one engine prints
+ENGINE_MARKERS = (
     ("vllm", ("(EngineCore", "(APIServer", "vllm: error:", "/vllm/", "vllm.", "VLLM_")),
     ("fastchat", ("| model_worker |", "| controller |", "| openai_api_server |", "fastchat/", "fastchat.")),
     (
@@ -34,12 +34,13 @@ MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class ServiceEvidence:
-    """One service: its container as Docker sees it, and its log.
+    """One service: the state of its container (or local process), and its log.
 
-    `state` is Docker's word (running, exited, restarting, created, paused, dead, or absent), "" where only a log is
-    known. `health` is Docker's word too, or `unsupervised` for a local process whose supervisor was killed. `error` is
-    Docker's own `State.Error`, `health_log` what the last health checks said, `log` at most `HEAD_LINES` and
-    `LOG_LINES` lines (see `lines.window`), `metrics` the text of vLLM's /metrics.
+    `state` is Docker's State.Status (running, exited, restarting, created, paused, dead), or `absent` without a
+    container, or "" if only a log is known. `health` is Docker's health status, or `unsupervised` for a local process
+    whose supervisor was killed. `error` is Docker's `State.Error`. `health_log` is the output of the last health
+    checks. `log` has at most `HEAD_LINES` plus `LOG_LINES` lines (see `log_lines.keep_head_and_tail`). `metrics` is
+    the text of vLLM's /metrics.
     """
 
     service: str
@@ -58,28 +59,32 @@ class ServiceEvidence:
     metrics: str = ""
 
     @property
-    def works(self) -> bool:
-        """It runs and its health check, where it has one, passes; a finished download works too."""
+    def is_working(self) -> bool:
+        """It runs and passes its health check, if it has one. A finished download works too."""
         if self.role == "download" and self.state == "exited":
             return self.exit_code == 0
+        # without a health check, `running` is all that Docker knows
         return self.state == "running" and self.health in ("healthy", "")
 
     @property
-    def loads(self) -> bool:
-        """It runs since its first start and is not ready yet."""
+    def is_loading(self) -> bool:
+        """It still runs its first start and is not ready yet."""
         return self.state == "running" and self.health == "starting" and self.restarts == 0
 
     @property
-    def failed(self) -> bool:
-        """Docker says that it failed; False where only a log is known."""
-        ended = self.state in ("exited", "dead", "restarting", "paused") and not self.works
+    def has_failed(self) -> bool:
+        """Docker reports that it failed; False if only a log is known."""
+        # nobody is served in any of these states, even if Docker may restart it
+        ended = self.state in ("exited", "dead", "restarting", "paused") and not self.is_working
         return ended or self.health == "unhealthy" or bool(self.error)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known. `compose_output` is what `docker compose up` printed, `checks` (check, message) pairs of
-    failed checks, `secrets` values that no output may show. `gpus` are this machine's cards; None for a log alone,
+    """Everything that is known about a failure.
+
+    `compose_output` is what `docker compose up` printed, `checks` are (check, message) pairs of failed checks,
+    `secrets` are values that no output may show. `gpus` is the state of this machine's GPUs, or None for a log alone,
     which may come from another machine.
     """
 
@@ -91,39 +96,41 @@ class Evidence:
     secrets: tuple[str, ...] = ()
     gpus: GpuState | None = None
 
-    def planned(self, service: str) -> Service | None:
-        """The service as it was planned; None without a plan."""
+    def planned_service(self, service: str) -> Service | None:
+        """The service in the plan; None without a plan, or if the plan has no such service."""
         return next((one for one in self.plan.services if one.name == service), None) if self.plan else None
 
-    def cards(self, service: str) -> tuple[Card, ...]:
-        """The cards that the service uses by its plan; all of the machine's where the plan names none."""
-        planned = self.planned(service)
-        # CDI names a card as nvidia.com/gpu=0
+    def gpu_devices(self, service: str) -> tuple[GpuDevice, ...]:
+        """The GPUs that the plan gives to the service; all GPUs of the machine if the plan names none."""
+        planned = self.planned_service(service)
+        # CDI writes a GPU as nvidia.com/gpu=0
         ids = [id.rpartition("=")[2] for id in planned.gpus.ids] if planned and planned.gpus else []
-        return self.gpus.used_by([] if "all" in ids else ids) if self.gpus else ()
+        return self.gpus.select_devices([] if "all" in ids else ids) if self.gpus else ()
 
-    def uses_gpus(self, service: str) -> bool:
-        """Whether the service was planned with NVIDIA's cards; without a plan: perhaps."""
-        planned = self.planned(service)
+    def may_use_nvidia(self, service: str) -> bool:
+        """Whether the plan gives NVIDIA GPUs to the service; True without a plan, because it is unknown."""
+        planned = self.planned_service(service)
         return planned is None or bool(planned.gpus and planned.gpus.driver != "amd")
 
-    def model(self, service: str) -> tuple[int, ModelSpec] | None:
-        """Which model of stack.yaml the service serves, and its index; None where that is not known."""
+    def find_model(self, service: str) -> tuple[int, ModelSpec] | None:
+        """The index in stack.yaml and the spec of the model that the service serves; None if that is unknown."""
         if self.spec is None:
             return None
-        planned = self.planned(service)
+        planned = self.planned_service(service)
         models: list[tuple[int, ModelSpec]] = [
             (index, model)
             for index, model in enumerate(self.spec.models)
             if planned is None or not planned.engine or model.engine == planned.engine
         ]
-        words = {part for word in (planned.command if planned else ()) for part in word.split(",")}
-        named = [(i, one) for i, one in models if words & set(one.served_names or (one.model,))]
+        # FastChat takes several names in one argument, separated by commas
+        arguments = {part for argument in (planned.command if planned else ()) for part in argument.split(",")}
+        named = [(i, one) for i, one in models if arguments & set(one.served_names or (one.model,))]
+        # without a matching name, the first model of this engine is the best guess
         return next(iter(named or models), None)
 
 
-def guess_engine(text: str) -> str:
-    """The engine that wrote the log `text`; "" where nothing tells it."""
-    counted = [(sum(text.count(mark) for mark in marks), name) for name, marks in MARKS]
+def detect_engine(text: str) -> str:
+    """The engine that wrote the log `text`; "" if no marker of any engine is in it."""
+    counted = [(sum(text.count(marker) for marker in markers), name) for name, markers in ENGINE_MARKERS]
     count, name = max(counted)
     return name if count else ""

@@ -1,6 +1,6 @@
-"""The cards of the machine that a stack runs on, as evidence: their memory, who holds it, and what is wrong with them.
+"""The state of the machine's GPUs as evidence: their memory, which processes hold it, and hardware errors.
 
-`stackgen.runtimes.observation.gpu_tools` reads them. None is unknown, which is never taken for "good".
+`stackgen.runtimes.observation.gpu_tools` collects it. None means unknown, which no rule may take for "good".
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Card", "CardProcess", "GpuState", "card_lines", "held", "summary"]
+__all__ = ["GpuDevice", "GpuDeviceProcess", "GpuState", "format_device", "format_gpus", "format_holders"]
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class CardProcess:
-    """A process that holds memory of a card; `memory` in bytes, None where the driver doesn't say."""
+class GpuDeviceProcess:
+    """A process that holds memory of a GPU. `memory` is in bytes, None if the driver does not report it."""
 
     pid: int
     name: str
@@ -25,8 +25,11 @@ class CardProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One card. Memory is bytes, `compute` the compute capability, `ecc_errors` uncorrected ones since the boot."""
+class GpuDevice:
+    """One GPU. Memory is in bytes, `compute` is the compute capability (`9.0`).
+
+    `ecc_errors` counts uncorrected errors since boot (nvidia-smi: ecc.errors.uncorrected.volatile.total).
+    """
 
     index: int
     uuid: str
@@ -37,85 +40,90 @@ class Card:
     compute: str | None = None
     mig: bool | None = None
     ecc_errors: int | None = None
-    processes: tuple[CardProcess, ...] = ()
+    processes: tuple[GpuDeviceProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """What is known of the cards. `unknown` is why nothing is, `error` what the tool said instead of an answer.
+    """What is known about the GPUs of a machine.
 
-    `cards` is empty where the tool answered that there are none. `xids` are the driver's errors in the kernel's log,
-    the newest last; None where this user may not read that log.
+    `unknown` is the reason why nothing is known; `error` is what nvidia-smi printed instead of an answer. `devices` is
+    empty if nvidia-smi reported that there are none. `xids` are the driver's errors in the kernel log, the newest
+    last; None if this user has no permission to read that log.
     """
 
-    cards: tuple[Card, ...] | None = None
+    devices: tuple[GpuDevice, ...] | None = None
     driver: str | None = None
     cuda: str | None = None
     unknown: str = ""
     error: str = ""
     xids: tuple[str, ...] | None = None
 
-    def used_by(self, ids: Sequence[str]) -> tuple[Card, ...]:
-        """The cards with these indices or (beginnings of) UUIDs; all where `ids` names none."""
-        cards = self.cards or ()
-        return tuple(one for one in cards if any(_is(one, id) for id in ids)) if ids else cards
+    def select_devices(self, ids: Sequence[str]) -> tuple[GpuDevice, ...]:
+        """The GPUs with these indices or UUID prefixes; all of them if `ids` is empty."""
+        devices = self.devices or ()
+        return tuple(one for one in devices if any(_has_id(one, id) for id in ids)) if ids else devices
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `--json` and for reports."""
-        cards = self.cards
+        """Plain data for `--json` and for bundles. The key `cards` is part of the JSON format."""
+        devices = self.devices
         return {
             "unknown": self.unknown, "error": self.error, "driver": self.driver, "cuda": self.cuda,
             "xids": None if self.xids is None else list(self.xids),
-            "cards": None if cards is None else [
+            "cards": None if devices is None else [
                 {
                     "index": one.index, "uuid": one.uuid, "name": one.name, "memory_total": one.memory_total,
                     "memory_used": one.memory_used, "memory_free": one.memory_free, "compute_capability": one.compute,
                     "mig": one.mig, "ecc_errors": one.ecc_errors,
                     "processes": [{"pid": by.pid, "name": by.name, "memory": by.memory} for by in one.processes],
                 }
-                for one in cards
+                for one in devices
             ],
         }  # fmt: skip
 
 
-def summary(state: GpuState) -> tuple[str, ...]:
-    """The state as lines for a person."""
+def format_gpus(state: GpuState) -> tuple[str, ...]:
+    """The state as lines of text, one or more for each GPU."""
     if state.unknown:
         return (f"GPUs: unknown: {state.unknown}",)
     xids = tuple(f"  {line}" for line in (state.xids or ())[-3:])
     if state.error:
-        return (f"GPUs: unknown: nvidia-smi says: {state.error}", *xids)
-    if not state.cards:
+        return (f"GPUs: unknown: nvidia-smi reports: {state.error}", *xids)
+    if not state.devices:
+        # an Xid in the kernel log can show that a GPU was lost
         return ("GPUs: none", *xids)
-    head = f"GPUs: driver {state.driver or 'unknown'}, which serves CUDA {state.cuda or 'unknown'}"
-    return (head, *(f"  {line}" for one in state.cards for line in card_lines(one)), *xids)
+    head = f"GPUs: driver {state.driver or 'unknown'}, which supports CUDA {state.cuda or 'unknown'}"
+    return (head, *(f"  {line}" for one in state.devices for line in format_device(one)), *xids)
 
 
-def card_lines(card: Card) -> tuple[str, ...]:
-    """A card, and who holds its memory."""
-    told = f"GPU {card.index} ({card.name}, capability {card.compute or 'unknown'}): {_gib(card.memory_used)} used of "
-    told += f"{_gib(card.memory_total)}, {_gib(card.memory_free)} free"
-    if card.ecc_errors:
-        told += f", {card.ecc_errors} uncorrected memory errors"
-    if card.mig:
-        told += ", split by MIG"
-    return (told, *(f"  held by {_who(one)}" for one in _largest(card)))
+def format_device(device: GpuDevice) -> tuple[str, ...]:
+    """One GPU with its memory, and a line for each process that holds it."""
+    line = (
+        f"GPU {device.index} ({device.name}, capability {device.compute or 'unknown'}): {_gib(device.memory_used)} "
+        f"used of {_gib(device.memory_total)}, {_gib(device.memory_free)} free"
+    )
+    if device.ecc_errors:
+        line += f", {device.ecc_errors} uncorrected memory errors"
+    if device.mig:
+        line += ", partitioned with MIG"
+    return (line, *(f"  held by {_format_process(one)}" for one in _largest_processes(device)))
 
 
-def held(cards: Sequence[Card]) -> str:
-    """Who holds the memory of `cards`, the largest first; "" where nobody is seen."""
-    many = len(cards) > 1
-    found = [(one.memory or 0, f"{_who(one)}{f' on GPU {card.index}' if many else ''}")
-             for card in cards for one in card.processes]  # fmt: skip
+def format_holders(devices: Sequence[GpuDevice]) -> str:
+    """The processes that hold the most memory of `devices`, the largest first; "" if none is visible."""
+    many = len(devices) > 1
+    # a process of unknown size comes last
+    found = [(one.memory or 0, f"{_format_process(one)}{f' on GPU {device.index}' if many else ''}")
+             for device in devices for one in device.processes]  # fmt: skip
     return ", ".join(text for _, text in sorted(found, key=lambda pair: -pair[0])[:4])
 
 
-def _largest(card: Card) -> list[CardProcess]:
-    return sorted(card.processes, key=lambda one: -(one.memory or 0))[:6]
+def _largest_processes(device: GpuDevice) -> list[GpuDeviceProcess]:
+    return sorted(device.processes, key=lambda one: -(one.memory or 0))[:6]
 
 
-def _who(process: CardProcess) -> str:
-    # the driver says [N/A] for processes of other PID namespaces
+def _format_process(process: GpuDeviceProcess) -> str:
+    # nvidia-smi prints [N/A] for processes in other PID namespaces
     size = f", {_gib(process.memory)}" if process.memory is not None else ""
     return f"{process.name} (pid {process.pid}{size})"
 
@@ -124,5 +132,6 @@ def _gib(size: int | None) -> str:
     return "unknown" if size is None else f"{size / GIB:.1f} GiB"
 
 
-def _is(card: Card, id: str) -> bool:
-    return str(card.index) == id if re.fullmatch(r"\d+", id) else bool(id) and card.uuid.startswith(id)
+def _has_id(device: GpuDevice, id: str) -> bool:
+    # an empty id would be a prefix of every UUID
+    return str(device.index) == id if re.fullmatch(r"\d+", id) else bool(id) and device.uuid.startswith(id)

@@ -1,4 +1,4 @@
-"""Logs as lines: without the marks that engines and Compose put before them, from the last start on."""
+"""Log lines: without the prefixes that engines and Compose write, and from the last successful start on."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 __all__ = [
-    "CUT", "around", "calm", "clean", "decoded", "died", "ended", "failed", "has_served", "joined", "last_said",
-    "recent", "shortened", "since_ready", "speaker", "split_services", "telling", "was_ready", "window",
+    "OMITTED", "count_restarts", "decode_log", "excerpt", "find_key_lines", "has_been_ready", "has_crashed",
+    "has_failed", "has_served", "is_below_error", "join_head_and_tail", "keep_head_and_tail",
+    "key_lines_before_restart", "lines_since_ready", "process_name", "recent_lines", "shorten_long_lines",
+    "split_services", "strip_prefix",
 ]  # fmt: skip
 
-# stands in a long log where its middle was left out
-CUT = "[stackgen: lines left out here]"
+# replaces the middle of a long log; saved logs contain it, so the text must not change
+OMITTED = "[stackgen: lines left out here]"
 
-# of each line that is longer, half from its head and half from its tail
-LONGEST = 8192
+# of a longer line the first and the last half of this are kept
+MAX_LINE_CHARS = 8192
 
-COMPOSE = re.compile(r"^(?P<service>[a-z0-9][a-z0-9_.-]*?)(?:-\d+)?(?:\s+\| | (?=exited with code \d+))")
-# what stands before a line by `docker logs --timestamps`, Kubernetes (its files, and --prefix), or the journal
-STAMPS = re.compile(
+COMPOSE_PREFIX = re.compile(r"^(?P<service>[a-z0-9][a-z0-9_.-]*?)(?:-\d+)?(?:\s+\| | (?=exited with code \d+))")
+# prefixes of `docker logs --timestamps`, Kubernetes (its log files, and --prefix) and the journal
+TIMESTAMP_PREFIX = re.compile(
     r"^(?:\[pod/\S+\] )?"
     r"(?:\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)(?: |$)(?:std(?:out|err) [FP] |\S+ [\w@./-]+\[\d+\]: )?"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w@./-]+(?:\[\d+\])?: )?"
 )
 # vLLM: (EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510]; FastChat: 2026-11-23 04:25:43 | ERROR | stderr |;
 # llama.cpp: 0.00.036.051 E srv    load_model:; torch: [rank0]:
-MARKS = re.compile(
+ENGINE_PREFIX = re.compile(
     r"^(?:\[rank\d+\]:\s?)?(?P<process>\([\w-]+ pid=\d+\)\s*)?"
     r"(?:(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d [\d:]+ \[[^\]]+\]\s?)?"
     r"(?:\d{4}-\d\d-\d\d [\d:,]+ \| (?P<tier>\w+) \| [\w.]+ \| )?"
     r"(?:\d+\.\d\d\.\d{3}\.\d{3} (?P<letter>[DIWE]) )?"
     r"(?:\[rank\d+\]:\s?)?"
 )
-CALM = re.compile(r"^(?:DEBUG|INFO|WARNING):\s|^.{0,300}?\w+Warning: ")
+BELOW_ERROR = re.compile(r"^(?:DEBUG|INFO|WARNING):\s|^.{0,300}?\w+Warning: ")
 COLORS = re.compile("\x1b\\[[0-9;]*m")
 READY = re.compile(r"Application startup complete|Uvicorn running on|server is listening on|llama_server: listening on")
 SERVED = re.compile(r'HTTP/1\.[01]" 200')
@@ -42,208 +44,206 @@ RAISED = re.compile(
     r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|\S*: error: .*|error(?:: | while handling ).*|"
     r"Value error, .*|stackgen: .*)$"
 )
-# what stands at the end of every failed start, and never says why
-ECHOES = re.compile(
+# errors that follow from another one: they end every failed start and never name the reason
+CONSEQUENCES = re.compile(
     r"See root cause above|See stack trace for root cause|and was never healthy|EngineDeadError|"
     r"validation errors? for|exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
     r"common_fit_params: encountered an error|Worker proc \S+ died unexpectedly|the service was healthy and ended|"
     r"the service was never healthy and ended|^stackgen: ended with code .*: it stays down|"
-    # an exception of a process that looked at the model's class: it stands above
+    # raised by the subprocess that inspects the model's class, whose own exception is above
     r"\] failed to be inspected|returned non-zero exit status|^RuntimeError: Error raised in subprocess"
 )
-# supervise.sh: what died after it was healthy
-AGAIN = re.compile(r"^stackgen: the service was healthy and ended with code (?P<code>\d+)")
-DIED = re.compile(
+# what supervise.sh prints before it restarts a service that was healthy
+RESTARTED = re.compile(r"^stackgen: the service was healthy and ended with code (?P<code>\d+)")
+CRASHED = re.compile(
     r"and was never healthy|EngineDeadError|^(?:[\w.-]+ )?exited with code (?!(?:0|130|143)\b)\d|\(core dumped\)|"
     r"^(?:\S+: line \d+:\s+\d+\s+)?(?:Segmentation fault|Illegal instruction|Bus error)\b|^!+ Segfault encountered|"
     r"^Fatal Python error: |^terminate called (?:after|without)"
 )
-# the engines' own last words besides: the log is that of a start that failed
+# an engine that prints one of these did not get ready
 FAILED = re.compile(
     r"^Traceback \(most recent|: error: |See root cause above|Error response from daemon|^dependency failed to start|"
     r"exiting due to model loading error|^error: invalid argument: |^error while handling argument "
 )
-RAISED_LAST = re.compile(r"^[\w.]+(?:Error|Exception)\b(?::|$)")
-HARMLESS = re.compile(r"Found ulimit of|was never retrieved")
+ENDS_WITH_EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception)\b(?::|$)")
+NOISE = re.compile(r"Found ulimit of|was never retrieved")
 
 
-def clean(line: str) -> str:
-    """`line` without colours, time stamps and the marks before its message."""
-    return MARKS.sub("", _unstamped(line)).rstrip()
+def strip_prefix(line: str) -> str:
+    """`line` without colours, timestamps and the prefix of the engine."""
+    return ENGINE_PREFIX.sub("", _strip_timestamp(line)).rstrip()
 
 
-def calm(line: str) -> bool:
-    """Whether `line` says of itself that it is no error: what a request holds may stand there, too."""
-    plain = _unstamped(line)
-    mark = MARKS.match(plain)
-    assert mark
-    if mark["level"] or mark["letter"]:
-        return mark["level"] in ("DEBUG", "INFO", "WARNING") or mark["letter"] in ("D", "I", "W")
-    # FastChat marks all that comes by stderr as an error
-    return mark["tier"] in ("DEBUG", "INFO", "WARNING") or bool(CALM.match(plain[mark.end() :]))
+def is_below_error(line: str) -> bool:
+    """Whether the level of `line` is below error. Such a line may also quote a request's text."""
+    plain = _strip_timestamp(line)
+    prefix = ENGINE_PREFIX.match(plain)
+    assert prefix
+    if prefix["level"] or prefix["letter"]:
+        return prefix["level"] in ("DEBUG", "INFO", "WARNING") or prefix["letter"] in ("D", "I", "W")
+    # FastChat logs everything from stderr at level ERROR, so only the message shows it
+    return prefix["tier"] in ("DEBUG", "INFO", "WARNING") or bool(BELOW_ERROR.match(plain[prefix.end() :]))
 
 
-def speaker(line: str) -> str:
-    """The process that says `line`, as vLLM names it: `(Worker_TP0 pid=12)`; "" where nothing tells it."""
-    mark = MARKS.match(_unstamped(line))
-    return (mark["process"] or "").strip() if mark else ""
+def process_name(line: str) -> str:
+    """The process that wrote `line`, as vLLM prefixes it: `(Worker_TP0 pid=12)`; "" without such a prefix."""
+    prefix = ENGINE_PREFIX.match(_strip_timestamp(line))
+    return (prefix["process"] or "").strip() if prefix else ""
 
 
-def decoded(data: bytes) -> str:
-    """A log as text, whatever wrote it: a shell of Windows writes UTF-16."""
+def decode_log(data: bytes) -> str:
+    """Decodes a log file of any origin; PowerShell redirects to UTF-16."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
 
 
-def shortened(text: str) -> str:
-    """`text` with the middle left out of each line that is longer than `LONGEST`; no word is cut where one ends."""
+def shorten_long_lines(text: str) -> str:
+    """`text` without the middle of lines longer than `MAX_LINE_CHARS`. No word is cut, if the line has word breaks."""
     lines = text.splitlines()
-    if max(map(len, lines), default=0) <= LONGEST:
+    if max(map(len, lines), default=0) <= MAX_LINE_CHARS:
         return text
-    half = LONGEST // 2
+    half = MAX_LINE_CHARS // 2
     for index, line in enumerate(lines):
-        if len(line) > LONGEST:
-            # half of a key would not be known for one
+        if len(line) > MAX_LINE_CHARS:
+            # half of an API key would not be recognized as a secret
             head, tail = re.split(r"[\s\"',;]", line[:half][::-1], maxsplit=1), line[-half:]
             ends = re.split(r"[\s\"',;]", tail, maxsplit=1)
             lines[index] = f"{head[-1][::-1]} … {ends[-1]}"
     return "\n".join(lines)
 
 
-def _unstamped(line: str) -> str:
-    return STAMPS.sub("", COLORS.sub("", line))
+def _strip_timestamp(line: str) -> str:
+    return TIMESTAMP_PREFIX.sub("", COLORS.sub("", line))
 
 
-def around(line: str, mark: str, width: int) -> str:
-    """`line` in at most `width` characters and about, of which `mark` is seen: messages of engines can be very long."""
+def excerpt(line: str, highlight: str, width: int) -> str:
+    """About `width` characters of `line`, with `highlight` visible: engines print very long messages."""
     line = " ".join(line.split())
     if len(line) <= width:
         return line
-    mark = " ".join(mark.split())
-    place = line.find(mark) if mark else 0
-    # two more for the sign that the rest is left out
-    if place + len(mark) + 2 <= width:
+    highlight = " ".join(highlight.split())
+    place = line.find(highlight) if highlight else 0
+    # two more characters for the ` …` at the end
+    if place + len(highlight) + 2 <= width:
         return textwrap.shorten(line, width, placeholder=" …")
-    # some of what stands before it, all of the mark if there is room
-    start = max(0, place - max(0, width - len(mark)) // 2)
+    # some context before it, and all of it if there is room
+    start = max(0, place - max(0, width - len(highlight)) // 2)
     shown = line[start : start + width]
     return f"… {shown.partition(' ')[2] if ' ' in line[start:place] else shown}" + (
         "" if line.endswith(shown) else " …"
     )
 
 
-def window(text: str, first: int, last: int) -> str:
-    """The first and the last lines of a long log, parted by `CUT`."""
+def keep_head_and_tail(text: str, first: int, last: int) -> str:
+    """The first and the last lines of a longer log, with `OMITTED` between them."""
     lines = text.splitlines()
-    return text if len(lines) <= first + last else "\n".join([*lines[:first], CUT, *lines[-last:]])
+    return text if len(lines) <= first + last else "\n".join([*lines[:first], OMITTED, *lines[-last:]])
 
 
-def joined(head: Sequence[str], tail: Sequence[str]) -> str:
-    """A log of which the first and the last lines were read apart; what both hold stands there once."""
+def join_head_and_tail(head: Sequence[str], tail: Sequence[str]) -> str:
+    """A log whose first and last lines were read separately; lines that are in both appear once."""
     for count in range(min(len(head), len(tail)), 0, -1):
         if head[-count:] == tail[:count]:
             return "\n".join([*head, *tail[count:]])
-    return "\n".join([*head, CUT, *tail])
+    return "\n".join([*head, OMITTED, *tail])
 
 
-def since_ready(text: str) -> list[str]:
-    """The lines since the last time that the service was ready: what failed before that has been overcome.
+def lines_since_ready(text: str) -> list[str]:
+    """The lines since the service was last ready: earlier failures have been overcome.
 
-    Of a log whose middle is left out, only what follows: the service may have been ready meanwhile.
+    If the middle of the log is omitted, only what follows: the service may have been ready in between.
     """
     lines = text.splitlines()
     for index in range(len(lines) - 1, -1, -1):
-        if lines[index] == CUT or READY.search(lines[index]):
+        if lines[index] == OMITTED or READY.search(lines[index]):
             return lines[index + 1 :]
     return lines
 
 
-def was_ready(text: str) -> bool:
-    """Whether the log says that the service was ready once."""
+def has_been_ready(text: str) -> bool:
+    """Whether the log shows that the service was ready once."""
     return bool(READY.search(text))
 
 
 def has_served(text: str) -> bool:
-    """Whether the log says that the service was ready, or that it answered a request."""
-    return was_ready(text) or bool(SERVED.search(text))
+    """Whether the log shows that the service was ready, or answered a request."""
+    return has_been_ready(text) or bool(SERVED.search(text))
 
 
 @lru_cache(maxsize=32)
-def died(text: str) -> bool:
-    """Whether the service has ended since it was ready last."""
-    lines = [clean(line) for line in since_ready(text) if not calm(line)]
-    return any(DIED.search(line) or AGAIN.match(line) for line in lines)
+def has_crashed(text: str) -> bool:
+    """Whether the service has ended since it was last ready."""
+    lines = [strip_prefix(line) for line in lines_since_ready(text) if not is_below_error(line)]
+    return any(CRASHED.search(line) or RESTARTED.match(line) for line in lines)
 
 
-def failed(text: str) -> bool:
-    """Whether the log is that of a start that failed."""
-    lines = [clean(line) for line in since_ready(text) if not calm(line)]
+def has_failed(text: str) -> bool:
+    """Whether the log is that of a failed start."""
+    lines = [strip_prefix(line) for line in lines_since_ready(text) if not is_below_error(line)]
     last = next((line for line in reversed(lines) if line.strip()), "")
-    return died(text) or bool(RAISED_LAST.match(last)) or any(FAILED.search(line) for line in lines)
+    return has_crashed(text) or bool(ENDS_WITH_EXCEPTION.match(last)) or any(FAILED.search(line) for line in lines)
 
 
-def ended(text: str) -> int:
-    """How often the service was healthy and ended; supervise.sh started it again each time."""
-    return sum(1 for line in text.splitlines() if AGAIN.match(clean(line)))
+def count_restarts(text: str) -> int:
+    """How often supervise.sh restarted the service after it had been healthy."""
+    return sum(1 for line in text.splitlines() if RESTARTED.match(strip_prefix(line)))
 
 
-def last_said(text: str, limit: int = 4) -> tuple[str, ...]:
-    """The telling lines of the last run that ended after it had been healthy."""
+def key_lines_before_restart(text: str, limit: int = 4) -> tuple[str, ...]:
+    """The key lines of the last run that ended after it had been healthy."""
     lines = text.splitlines()
-    last = max((index for index, line in enumerate(lines) if AGAIN.match(clean(line))), default=len(lines))
-    return telling("\n".join(lines[:last]), limit)
+    last = max((index for index, line in enumerate(lines) if RESTARTED.match(strip_prefix(line))), default=len(lines))
+    return find_key_lines("\n".join(lines[:last]), limit)
 
 
+# cached because every rule reads the same lines
 @lru_cache(maxsize=32)
-def recent(text: str, errors: bool = False) -> tuple[str, ...]:
-    """The lines since the service was ready, cleaned, the newest first; kept, as every rule reads them.
-
-    `errors`: only those that say that they are one.
-    """
-    lines = reversed(since_ready(text))
-    return tuple(clean(line) for line in lines if not errors or _is_error(line))
+def recent_lines(text: str, errors: bool = False) -> tuple[str, ...]:
+    """The lines since the service was last ready, without prefixes, the newest first; only error lines if `errors`."""
+    lines = reversed(lines_since_ready(text))
+    return tuple(strip_prefix(line) for line in lines if not errors or _is_error(line))
 
 
 def _is_error(line: str) -> bool:
-    mark = MARKS.match(_unstamped(line))
-    assert mark
-    return bool(mark["level"] in ("ERROR", "CRITICAL") or mark["letter"] == "E"
-                or (RAISED.match(clean(line).strip()) and not calm(line)))  # fmt: skip
+    prefix = ENGINE_PREFIX.match(_strip_timestamp(line))
+    assert prefix
+    return bool(prefix["level"] in ("ERROR", "CRITICAL") or prefix["letter"] == "E"
+                or (RAISED.match(strip_prefix(line).strip()) and not is_below_error(line)))  # fmt: skip
 
 
 def split_services(text: str) -> dict[str, str]:
-    """The parts of a log that `docker compose logs` printed, by service; {"": text} for any other."""
+    """The parts of a log of `docker compose logs`, by service; {"": text} for any other log."""
     found: dict[str, list[str]] = {}
     lines = COLORS.sub("", text).splitlines()
-    marked = [(COMPOSE.match(line), line) for line in lines if line.strip()]
-    if not marked or sum(1 for match, _ in marked if match) < len(marked) * 0.9:
+    matched = [(COMPOSE_PREFIX.match(line), line) for line in lines if line.strip()]
+    # not all lines can match: an `OMITTED` line has no prefix
+    if not matched or sum(1 for match, _ in matched if match) < len(matched) * 0.9:
         return {"": text}
-    for match, line in marked:
+    for match, line in matched:
         if match:
             found.setdefault(match["service"], []).append(line[match.end() :])
-        elif line == CUT:
+        elif line == OMITTED:
             for part in found.values():
-                part.append(CUT)
+                part.append(OMITTED)
     return {name: "\n".join(part) for name, part in found.items()}
 
 
-def telling(text: str, limit: int = 6) -> tuple[str, ...]:
-    """The lines that most likely say why: the exceptions above the echoes, the deepest first raised first shown.
+def find_key_lines(text: str, limit: int = 6) -> tuple[str, ...]:
+    """The lines that most likely show the reason: exceptions that no other error caused, in the order of the log.
 
-    Without any, the last lines of the log that are no echo.
+    Without any, the last lines of the log that are not a consequence of another error.
     """
-    # a plain `error:` begins the line, with an engine's mark or without
-    said = [(clean(line), _letter(line) == "E") for line in since_ready(text)]
-    said = [(line, error) for line, error in said if line.strip() and not HARMLESS.search(line)]
-    lines = [line for line, _ in said]
-    raised = [line for line, error in said if (error or RAISED.match(line.strip())) and not ECHOES.search(line)]
-    rest = [line for line in lines if not ECHOES.search(line)]
-    # each try, and each process that passes an exception on, says the same again
+    # llama.cpp marks an error only in its prefix, so the level is read before the prefix is stripped
+    all_lines = [(strip_prefix(line), _letter(line) == "E") for line in lines_since_ready(text)]
+    kept = [(line, error) for line, error in all_lines if line.strip() and not NOISE.search(line)]
+    raised = [line for line, error in kept if (error or RAISED.match(line.strip())) and not CONSEQUENCES.search(line)]
+    rest = [line for line, _ in kept if not CONSEQUENCES.search(line)]
+    # every attempt, and every process that passes an exception on, prints the same lines again
     return tuple(dict.fromkeys(raised[-40:]))[-limit:] or tuple(rest[-limit:])
 
 
 def _letter(line: str) -> str | None:
-    # llama.cpp marks lines of an error so
-    mark = MARKS.match(_unstamped(line))
-    return mark["letter"] if mark else None
+    """The level in llama.cpp's prefix: D, I, W or E."""
+    prefix = ENGINE_PREFIX.match(_strip_timestamp(line))
+    return prefix["letter"] if prefix else None

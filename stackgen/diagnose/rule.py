@@ -1,4 +1,4 @@
-"""What a rule is and what it finds: data, so that pages, tables and tests are made from the same rules."""
+"""What a rule is and what it finds. Rules are data, so pages, tables and tests are generated from the same source."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from typing import Any, Literal
 from stackgen.diagnose.evidence import Evidence
 from stackgen.spec import ModelSpec
 
-__all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Rule", "patterns"]
+__all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Input", "Rule", "compile_patterns"]
 
+# the id of a failure that no rule explains; never the id of a rule
 UNKNOWN = "SG-0000"
-Place = Literal["log", "compose", "docker", "health", "check"]
+Input = Literal["log", "compose", "docker", "health", "check"]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """Where a rule applies: the service ("" for the whole stack), the lines that say so, and what they hold.
+    """Where a rule applies.
 
-    `mark` is the part of the first line that tells it, which is shown of a line that is too long; `change` is this
-    hit's own, where the rule's would not do.
+    `service` is "" for the whole stack. `lines` are the evidence, `values` fill the rule's templates. `highlight` is
+    the part of a line that must stay visible if the line is too long to show. `change` replaces the rule's change for
+    this hit only.
     """
 
     service: str
     lines: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
-    mark: str = ""
+    highlight: str = ""
     change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change to a model in stack.yaml: `field` becomes `value` (a template over the rule's values).
+    """A change to a model in stack.yaml: `field` becomes `value`, a template over the rule's values.
 
-    With `remove`, `value` is the flag that leaves the list `field`, `with_value` with the word behind it; without a
-    value, the whole field leaves. `adapt` makes the value from the model as stack.yaml has it (None for a log alone)
-    and from the rule's values; None is no change. `safe` ones are applied by `--fix`: they can't change what is
-    served to whom, nor open anything.
+    With `remove`, `value` is the flag to remove from the list `field`; `with_value` also removes the argument after
+    it. With `remove` and no value, the whole field is removed. `compute` returns the value from the model in stack.yaml
+    (None for a log alone) and the rule's values; it returns None for no change. `--fix` applies only `safe` changes:
+    they don't change what is served to whom, and they don't open anything.
     """
 
     field: str
@@ -46,14 +48,15 @@ class Change:
     safe: bool = True
     remove: bool = False
     with_value: bool = False
-    adapt: Callable[[ModelSpec | None, Mapping[str, str]], str | None] | None = None
+    compute: Callable[[ModelSpec | None, Mapping[str, str]], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A change with its place: `path` in stack.yaml, the new value, and the old one ("" where there was none).
+    """A change with its place: `path` in stack.yaml, the new value, and the old value in `was` ("" if there was none).
 
-    With `remove`, `entries` leave the list at `path`, or `value` alone; without either the field itself leaves.
+    With `remove`, `entries` are removed from the list at `path`, or `value` alone. With neither, the field itself is
+    removed.
     """
 
     path: tuple[str | int, ...]
@@ -64,8 +67,8 @@ class Edit:
     entries: tuple[str, ...] = ()
 
     @property
-    def leaving(self) -> tuple[str, ...]:
-        """The entries that leave a list."""
+    def removed_entries(self) -> tuple[str, ...]:
+        """The entries to remove from a list."""
         return self.entries or ((self.value,) if self.value else ())
 
 
@@ -74,12 +77,13 @@ Finder = Callable[[Evidence], Iterator[Hit]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A known cause. `cause` and `fix` are templates over the named groups of `patterns`, or over the hit's values.
+    """A known cause.
 
-    Each line of `places` is tried against each pattern; `find` is for what no line tells. `unless` are patterns of
-    which none may match anywhere in the same text. A `fallback` counts only where no other rule applies to the
-    service. `cards`: the state of the service's cards is shown beside the evidence. `source` is the version and place
-    the text comes from.
+    `title`, `cause` and `fix` are templates over the named groups of `patterns`, or over the hit's values (see
+    `rule_engine.fill_template`). Each pattern is tried on each line of `inputs`; `find` is for causes that no single
+    line shows. A pattern of `unless` that matches anywhere in the same text rules the cause out. A `fallback` counts
+    only if no other rule applies to the service. `shows_gpus` adds the state of the service's GPUs to the evidence.
+    `source` names the version and the place that the text comes from.
     """
 
     id: str
@@ -90,17 +94,17 @@ class Rule:
     explain: str
     patterns: tuple[re.Pattern[str], ...] = ()
     find: Finder | None = None
-    places: tuple[Place, ...] = ("log",)
+    inputs: tuple[Input, ...] = ("log",)
     engines: tuple[str, ...] = ()
     change: Change | None = None
     fallback: bool = False
-    cards: bool = False
+    shows_gpus: bool = False
     unless: tuple[re.Pattern[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One cause that was found. `evidence` are the lines that tell it, redacted; `edit` the change that mends it."""
+    """A cause that was found. `evidence` are the redacted lines that show it; `edit` is the change that fixes it."""
 
     id: str
     title: str
@@ -120,6 +124,8 @@ class Finding:
                 "evidence": list(self.evidence), "fix": self.fix, "change": change}  # fmt: skip
 
 
-def patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
-    """`texts` as compiled regular expressions; `^` and `$` are the ends of lines."""
+def compile_patterns(*texts: str) -> tuple[re.Pattern[str], ...]:
+    """Compiles regular expressions in which `^` and `$` match at line ends."""
+    # re.M because the rule engine searches the whole text before it searches line by line
+    # no pattern may take quadratic time: logs contain lines of many thousand characters
     return tuple(re.compile(text, re.M) for text in texts)

@@ -1,4 +1,4 @@
-"""Changes the text of stack.yaml in place: comments, order and quoting of all other lines stay as they are."""
+"""Edits the text of stack.yaml in place: comments, order and quoting of all other lines stay as they are."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import yaml
 
 from stackgen.diagnose.rule import Edit
 from stackgen.errors import StackgenError
-from stackgen.stack.load import read_value
+from stackgen.stack.yaml_text import read_value
 
-__all__ = ["apply"]
+__all__ = ["apply_edit"]
 
 
-def apply(text: str, edit: Edit) -> str:
-    """`text` with `edit` made. Raises StackgenError where the place can't be edited safely.
+def apply_edit(text: str, edit: Edit) -> str:
+    """Returns `text` with `edit` applied. Raises StackgenError if the place can't be edited safely.
 
-    The result is read again, and must differ from what stood there in exactly that value.
+    The result is parsed again, and must differ from the old content in exactly that value.
     """
-    model = _at(text, edit.path[:-1])
+    model = _find_mapping(text, edit.path[:-1])
     name = str(edit.path[-1])
     entry = next(((key, value) for key, value in model.value if key.value == name), None)
-    if edit.remove and edit.leaving:
-        changed = _without(text, edit.path, edit.leaving) if entry else None
+    if edit.remove and edit.removed_entries:
+        changed = _remove_entries(text, edit.path, edit.removed_entries) if entry else None
     elif edit.remove:
-        changed = _dropped(text, model, name)
+        changed = _remove_field(text, model, name)
     elif entry:
-        changed = _replaced(text, entry[1], edit.value)
+        changed = _replace_value(text, entry[1], edit.value)
     else:
-        changed = _added(text, model, name, edit.value)
-    if changed is None or not _as_wanted(text, changed, edit):
+        changed = _add_field(text, model, name, edit.value)
+    if changed is None or not _is_expected(text, changed, edit):
         where = f"{edit.path[0]}[{edit.path[1]}].{name}"
-        raise StackgenError(f"stack.yaml can't be changed safely at {where}", "change it by hand")
+        raise StackgenError(f"stack.yaml can't be edited safely at {where}", "edit it by hand")
     return changed
 
 
-def _at(text: str, path: tuple[str | int, ...]) -> yaml.MappingNode:
-    # the Python loader counts in characters, whatever libyaml counts in
+def _find_mapping(text: str, path: tuple[str | int, ...]) -> yaml.MappingNode:
+    # the Python loader, because its marks are character offsets whatever libyaml counts in
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     for part in path:
         if isinstance(part, int) and isinstance(node, yaml.SequenceNode) and part < len(node.value):
@@ -46,25 +46,25 @@ def _at(text: str, path: tuple[str | int, ...]) -> yaml.MappingNode:
         else:
             node = None
     if not isinstance(node, yaml.MappingNode):
-        raise StackgenError("stack.yaml has not the form that the change expects", "change it by hand")
+        raise StackgenError("stack.yaml does not have the structure that the change expects", "edit it by hand")
     return node
 
 
-def _replaced(text: str, node: yaml.Node, value: str) -> str | None:
-    # a block scalar's end is the next line's start, and an anchor may be used elsewhere
+def _replace_value(text: str, node: yaml.Node, value: str) -> str | None:
+    # a block scalar ends where the next line starts, and an anchor may be used elsewhere
     if not isinstance(node, yaml.ScalarNode) or node.style in ("|", ">"):
         return None
     return text[: node.start_mark.index] + value + text[node.end_mark.index :]
 
 
-def _added(text: str, model: yaml.MappingNode, name: str, value: str) -> str | None:
+def _add_field(text: str, model: yaml.MappingNode, name: str, value: str) -> str | None:
     if not model.value:
         return None
     key, first = model.value[0]
     if model.flow_style:
         end = model.value[-1][1].end_mark.index
         return f"{text[:end]}, {name}: {value}{text[end:]}"
-    # after the whole first entry (`- model: …`), comment and all, with the indentation of its key
+    # after the first entry (`- model: …`) and its comment: its key has the indentation that all keys need
     if not isinstance(first, yaml.ScalarNode) or first.style in ("|", ">"):
         return None
     end = text.find("\n", first.end_mark.index)
@@ -72,29 +72,32 @@ def _added(text: str, model: yaml.MappingNode, name: str, value: str) -> str | N
     return f"{text}\n{line}\n" if end < 0 else f"{text[: end + 1]}{line}\n{text[end + 1 :]}"
 
 
-def _without(text: str, path: tuple[str | int, ...], entries: tuple[str, ...]) -> str | None:
-    """The list at `path` without `entries`, which stand there one after the other."""
+def _remove_entries(text: str, path: tuple[str | int, ...], entries: tuple[str, ...]) -> str | None:
+    """`text` without `entries`, which are next to each other in the list at `path`; None if they are not."""
     index = None
+    # parsed again after each removal, because the offsets have changed
     for _ in entries:
-        node = next((value for key, value in _at(text, path[:-1]).value if key.value == path[-1]), None)
+        node = next((value for key, value in _find_mapping(text, path[:-1]).value if key.value == path[-1]), None)
         if not isinstance(node, yaml.SequenceNode):
             return None
         if index is None:
-            index = _place([one.value for one in node.value], entries)
+            index = _find_sequence([one.value for one in node.value], entries)
         if index is None:
             return None
-        text = _cut(text, node, index)
+        text = _remove_item(text, node, index)
     return text
 
 
-def _place(words: list[Any], entries: tuple[str, ...]) -> int | None:
+def _find_sequence(items: list[Any], entries: tuple[str, ...]) -> int | None:
+    """The index at which `entries` follow one another in `items`."""
     size = len(entries)
-    return next((i for i in range(len(words)) if tuple(map(str, words[i : i + size])) == entries), None)
+    return next((i for i in range(len(items)) if tuple(map(str, items[i : i + size])) == entries), None)
 
 
-def _cut(text: str, node: yaml.SequenceNode, index: int) -> str:
-    """The list `node` without its entry `index`."""
+def _remove_item(text: str, node: yaml.SequenceNode, index: int) -> str:
+    """`text` without item `index` of the list `node`."""
     if len(node.value) == 1:
+        # a block list without items would read as null
         end = node.end_mark.index if node.flow_style else node.value[0].end_mark.index
         return f"{text[: node.start_mark.index].rstrip()} []{text[end:]}"
     one = node.value[index]
@@ -103,6 +106,7 @@ def _cut(text: str, node: yaml.SequenceNode, index: int) -> str:
         if index + 1 < len(node.value):
             end = node.value[index + 1].start_mark.index
         else:
+            # the last item takes the comma before it along
             start = node.value[index - 1].end_mark.index
         return text[:start] + text[end:]
     start = text.rfind("\n", 0, one.start_mark.index) + 1
@@ -110,10 +114,10 @@ def _cut(text: str, node: yaml.SequenceNode, index: int) -> str:
     return text[:start] + (text[end + 1 :] if end >= 0 else "")
 
 
-def _dropped(text: str, model: yaml.MappingNode, name: str) -> str | None:
-    """The mapping `model` without its entry `name`; None where that is not a plain value on a line of its own."""
+def _remove_field(text: str, model: yaml.MappingNode, name: str) -> str | None:
+    """`text` without the field `name` of `model`; None if its value is not a plain value on its own line."""
     index = next((i for i, (key, _) in enumerate(model.value) if key.value == name), None)
-    # the first one may stand behind the dash of a list
+    # the first field may be on the line of the list's dash
     if not index:
         return None
     key, value = model.value[index]
@@ -125,10 +129,10 @@ def _dropped(text: str, model: yaml.MappingNode, name: str) -> str | None:
     return text[: text.rfind("\n", 0, key.start_mark.index) + 1] + (text[end + 1 :] if end >= 0 else "")
 
 
-def _as_wanted(before: str, after: str, edit: Edit) -> bool:
-    """Whether `after` is `before` with this change, and nothing else."""
+def _is_expected(before: str, after: str, edit: Edit) -> bool:
+    """Whether `after` is `before` with this edit and nothing else."""
     try:
-        # what stands behind an alias would change at every place that uses it
+        # an edit behind an alias would change every place that uses it
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(before)):
             return False
         data, result = yaml.safe_load(before), yaml.safe_load(after)
@@ -136,14 +140,15 @@ def _as_wanted(before: str, after: str, edit: Edit) -> bool:
         for part in edit.path[:-1]:
             owner = owner[part]
         name = edit.path[-1]
-        if edit.remove and edit.leaving:
-            start = _place(owner[name], edit.leaving)
+        if edit.remove and edit.removed_entries:
+            start = _find_sequence(owner[name], edit.removed_entries)
             if start is None:
                 return False
-            del owner[name][start : start + len(edit.leaving)]
+            del owner[name][start : start + len(edit.removed_entries)]
         elif edit.remove:
             del owner[name]
         else:
+            # parsed as stack.yaml is, so that both sides have the same types
             owner[name] = read_value(edit.value)
     except (yaml.YAMLError, LookupError, ValueError, TypeError, AttributeError):
         return False

@@ -1,7 +1,7 @@
-"""The engines' flags, by version: what doctor says of `extra_args` before a start, and diagnose after one.
+"""The engines' flags, by version. doctor checks `extra_args` with them before a start, and diagnose after one.
 
-The names come from each program's own help (`scripts/generate_flags.py`). What was there once, and what to use
-instead, is written down here; each refusal was tried on the real program.
+The JSON files come from each program's own help (`scripts/generate_flags.py`). Removed flags and their replacements
+are listed here; each refusal was tried on the real program.
 """
 
 from __future__ import annotations
@@ -13,39 +13,42 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GONE_IN", "REMOVED", "VALUELESS", "Flags", "dashed", "known_flags", "meant"]
+__all__ = [
+    "REMOVED_FLAGS", "REMOVED_IN", "REMOVED_SWITCHES", "Flags", "is_removal", "load_flags", "normalize_flag",
+    "suggest_flag",
+]  # fmt: skip
 
-# engine -> flag that it has no more (or never as a flag) -> what to do instead
-REMOVED: dict[str, dict[str, str]] = {
+# engine -> flag that it no longer has (or never had as a flag) -> what to do instead
+REMOVED_FLAGS: dict[str, dict[str, str]] = {
     "vllm": {
-        "--disable-log-requests": "leave it out: requests are logged only with --enable-log-requests",
-        "--enable-reasoning": "leave it out: reasoning_parser alone enables it",
+        "--disable-log-requests": "remove it: requests are logged only with --enable-log-requests",
+        "--enable-reasoning": "remove it: reasoning_parser alone enables it",
         "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
         "--guided-decoding-backend": "use --structured-outputs-config.backend",
-        "--swap-space": "leave it out: preempted requests are computed anew",
+        "--swap-space": "remove it: preempted requests are recomputed",
         "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
         "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
         "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
-        "--device": "leave it out: the image decides (gpus: none takes the CPU image)",
+        "--device": "remove it: the image decides (gpus: none selects the CPU image)",
         "--worker-use-ray": "use --distributed-executor-backend ray",
-        "--engine-use-ray": "leave it out: the engine always has a process of its own",
+        "--engine-use-ray": "remove it: the engine always has its own process",
         "--num-lookahead-slots": "use --speculative-config",
         "--speculative-model": "use --speculative-config",
         "--num-speculative-tokens": "use --speculative-config",
-        "--use-v2-block-manager": "leave it out: there is no other",
-        "--enable-lora-bias": "leave it out",
+        "--use-v2-block-manager": "remove it: there is no other block manager",
+        "--enable-lora-bias": "remove it",
         "--override-pooler-config": "use --pooler-config",
-        "--preemption-mode": "leave it out: preempted requests are computed anew",
-        "--disable-frontend-multiprocessing": "leave it out",
+        "--preemption-mode": "remove it: preempted requests are recomputed",
+        "--disable-frontend-multiprocessing": "remove it",
     },
     "fastchat": {
-        "--api-keys": "leave it out: the key comes from .env, and a flag would show in the process list",
+        "--api-keys": "remove it: the key comes from .env, and a flag would show in the process list",
     },
     "llamacpp": {},
 }
-# the first version without the flag, read off the releases' own argument parsers (arg_utils.py, cli_args.py)
-GONE_IN = {
+# the first vLLM version without the flag, from the releases' own argument parsers (arg_utils.py, cli_args.py)
+REMOVED_IN = {
     "--disable-log-requests": "0.17.0", "--enable-reasoning": "0.10.0", "--task": "0.13.0",
     "--guided-decoding-backend": "0.12.0", "--swap-space": "0.18.0", "--max-seq-len-to-capture": "0.11.0",
     "--cuda-graph-sizes": "0.13.0", "--rope-scaling": "0.11.1", "--rope-theta": "0.11.1", "--device": "0.10.0",
@@ -53,8 +56,8 @@ GONE_IN = {
     "--override-pooler-config": "0.12.0", "--preemption-mode": "0.11.0",
     "--disable-frontend-multiprocessing": "0.19.0",
 }  # fmt: skip
-# those of REMOVED that no value followed
-VALUELESS = frozenset(
+# removed flags that took no value, so they can be removed without looking at the next argument
+REMOVED_SWITCHES = frozenset(
     {
         "--disable-log-requests", "--enable-reasoning", "--worker-use-ray", "--engine-use-ray",
         "--use-v2-block-manager", "--enable-lora-bias", "--disable-frontend-multiprocessing",
@@ -64,15 +67,18 @@ VALUELESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The flags of one version: a name leads to its entry (names, choices, whether a value follows)."""
+    """The flags of one engine version.
+
+    `by_name` maps each name of a flag to its entry: its `names`, its `choices`, and whether a `value` follows.
+    """
 
     version: str
     by_name: dict[str, dict[str, Any]]
 
 
 @cache
-def known_flags(engine: str) -> Flags | None:
-    """The flags of the version that stackgen pins; None for an engine without a table."""
+def load_flags(engine: str) -> Flags | None:
+    """Loads the flags of the engine version that stackgen pins; None for an engine without a table."""
     files = sorted(Path(__file__).parent.glob(f"{engine}-*.json"))
     if not files:
         return None
@@ -80,20 +86,25 @@ def known_flags(engine: str) -> Flags | None:
     return Flags(table["version"], {name: entry for entry in table["flags"] for name in entry["names"]})
 
 
-def dashed(flag: str) -> str:
-    """The flag as programs write it: `--max-model-len` for `--max_model_len`."""
+def normalize_flag(flag: str) -> str:
+    """The flag as the programs' help writes it: `--max-model-len` for `--max_model_len`."""
     return "--" + flag.lstrip("-").replace("_", "-")
 
 
-def meant(engine: str, flag: str) -> str:
-    """What a flag that `engine` does not know was meant to be, as words; "" where nothing is near."""
-    plain = dashed(flag)
-    known = known_flags(engine)
+def is_removal(remedy: str) -> bool:
+    """Whether a remedy of `REMOVED_FLAGS` only removes the flag, and needs no other flag in its place."""
+    return remedy.partition(":")[0] == "remove it"
+
+
+def suggest_flag(engine: str, flag: str) -> str:
+    """Suggests what to use for a flag that `engine` does not know; "" if no known flag is similar."""
+    plain = normalize_flag(flag)
+    known = load_flags(engine)
     if known and plain in known.by_name:
-        same = f"{engine} {known.version} has it, and this image is of another version"
+        same = f"{engine} {known.version} has it, but this image has another version"
         return same if plain == flag else f"did you mean {plain}?"
-    other = next((e for e in REMOVED if e != engine and (t := known_flags(e)) and plain in t.by_name), "")
+    other = next((e for e in REMOVED_FLAGS if e != engine and (t := load_flags(e)) and plain in t.by_name), "")
     own = [name for name in known.by_name if name.startswith("--")] if known else []
-    # a name that another engine has is taken for a slip of the pen only where it is very near
+    # a flag of another engine counts as a typo only if it is very similar to one of this engine
     close = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
     return f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else ""

@@ -1,4 +1,4 @@
-"""diagnose and explain as commands: words, exit codes, the edit of stack.yaml."""
+"""The commands diagnose and explain: arguments, output, exit codes and the edit of stack.yaml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from stackgen.cli import commands
-from stackgen.cli.parsers.base import Adder
-from stackgen.cli.parsers.diagnose import add_diagnose
+from stackgen.cli.parsers.base import Subcommands
+from stackgen.cli.parsers.diagnose import add_diagnose_commands
 from stackgen.diagnose import Evidence, ServiceEvidence
 from stackgen.diagnose.rule import Edit
-from stackgen.diagnose.stack_edit import apply
+from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.errors import StackgenError
 from tests.diagnose.fixtures import LOGS
 
@@ -45,44 +45,45 @@ KV = (
 )
 
 
-def words(*given: str) -> Namespace:
+def parse_args(*arguments: str) -> Namespace:
     parser = ArgumentParser()
-    add_diagnose(Adder(parser.add_subparsers(dest="command")))
-    return parser.parse_args(given)
+    add_diagnose_commands(Subcommands(parser.add_subparsers(dest="command")))
+    return parser.parse_args(arguments)
 
 
-def run(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]:
-    parsed = words(*given)
-    code = commands.run(parsed)
-    said = capsys.readouterr()
-    return code, said.out, said.err
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = commands.run(parse_args(*arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def piped(data: bytes) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(data), "utf-8")
 
 
-def test_a_log_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_is_read_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "diagnose", "--logs", str(LOGS / "SG-V012-kvsmall.log"))
     assert code == 1 and out.startswith("error[SG-V012]") and "max_model_len: 2097024" in out
     code, out, _ = run(capsys, "diagnose", "--logs", str(LOGS / "healthy-vllm.log"))
-    assert (code, out) == (0, "nothing wrong found\n")
+    assert (code, out) == (0, "no problems found\n")
 
 
-def test_a_log_from_standard_input_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_read_from_standard_input_and_reported_as_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", piped((LOGS / "SG-V004-misspelled.log").read_bytes()))
     code, out, _ = run(capsys, "diagnose", "--logs", "-", "--json")
     data = json.loads(out)
     assert code == 1 and data["ok"] is False and data["findings"][0]["id"] == "SG-V004"
 
 
-def test_a_missing_file_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StackgenError) as raised:
         run(capsys, "diagnose", "--logs", "no-such-file")
     assert raised.value.exit_code == 2
 
 
-def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_pages_and_lists_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SG-V012" in run(capsys, "explain", "SG-V012")[1]
     code, out, _ = run(capsys, "explain")
     assert code == 0 and len(out.splitlines()) > 80
@@ -91,17 +92,17 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, text: str = STACK) -> Path:
-    """A stack whose second word is failing with `log`; Docker is not asked."""
+    """A stack whose first service failed with `log`; needs no Docker."""
     from stackgen.runtimes.observation import evidence
 
     path = tmp_path / "stack.yaml"
     path.write_text(text)
 
-    def of_stack(plan: Any, folder: Path, spec: Any = None, *_: Any, **__: Any) -> Evidence:
+    def collect_from_stack(plan: Any, folder: Path, spec: Any = None, *_: Any, **__: Any) -> Evidence:
         service = ServiceEvidence("vllm-one", engine="vllm", state="exited", exit_code=1, log=log)
         return Evidence((service,), spec=spec, plan=plan, secrets=("the-secret-key",))
 
-    monkeypatch.setattr(evidence, "of_stack", of_stack)
+    monkeypatch.setattr(evidence, "collect_from_stack", collect_from_stack)
     return path
 
 
@@ -116,22 +117,24 @@ def test_fix_shows_the_diff_and_keeps_the_comments(
     assert path.read_text() == STACK.replace("8192", "4096")
 
 
-def test_fix_asks_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fix_does_not_edit_without_confirmation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = stack(tmp_path, monkeypatch, KV)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     _, _, err = run(capsys, "diagnose", str(path), "--fix")
-    assert "--yes makes the change" in err and path.read_text() == STACK
+    assert "not applied: --yes applies the change without asking" in err and path.read_text() == STACK
 
 
-def test_fix_makes_no_unsafe_change(
+def test_fix_does_not_apply_an_unsafe_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stack(tmp_path, monkeypatch, "Please pass the argument `trust_remote_code=True` to allow custom code")
     _, _, err = run(capsys, "diagnose", str(path), "--fix", "--yes")
-    assert "by hand" in err and path.read_text() == STACK
+    assert "edit stack.yaml by hand" in err and path.read_text() == STACK
 
 
-def test_fix_takes_a_removed_flag_out(
+def test_fix_removes_a_removed_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stack(tmp_path, monkeypatch, "vllm: error: unrecognized arguments: --disable-log-requests")
@@ -139,7 +142,7 @@ def test_fix_takes_a_removed_flag_out(
     assert path.read_text() == STACK.replace(', "--disable-log-requests"', "")
 
 
-def test_a_bundle_is_private_and_holds_the_stack(
+def test_a_bundle_is_private_and_contains_the_stack(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stack(tmp_path, monkeypatch, f"key the-secret-key\n{KV}")
@@ -163,41 +166,41 @@ def test_a_bundle_is_private_and_holds_the_stack(
     ],
 )
 def test_an_edit_changes_one_place(index: int, field: str, value: str, before: str, after: str) -> None:
-    assert apply(STACK, Edit(("models", index, field), value)) == STACK.replace(before, after)
+    assert apply_edit(STACK, Edit(("models", index, field), value)) == STACK.replace(before, after)
 
 
-def test_an_edit_takes_an_entry_out_of_a_block_list() -> None:
+def test_an_edit_removes_an_entry_of_a_block_list() -> None:
     edit = Edit(("models", 1, "extra_args"), "--disable-log-requests", remove=True)
-    assert apply(STACK, edit) == STACK.replace("      - --disable-log-requests   # gone\n", "")
+    assert apply_edit(STACK, edit) == STACK.replace("      - --disable-log-requests   # gone\n", "")
 
 
 @pytest.mark.parametrize("text", ["models: [", "models: 3", "name: x", "models:\n  - &a {model: x}\n  - *a\n"])
-def test_what_can_not_be_edited_safely_is_left(text: str) -> None:
+def test_an_unsafe_edit_is_refused(text: str) -> None:
     import yaml
 
     with pytest.raises((StackgenError, yaml.YAMLError)):
-        apply(text, Edit(("models", 1, "dtype"), "float16"))
+        apply_edit(text, Edit(("models", 1, "dtype"), "float16"))
 
 
-def test_the_last_entry_of_a_list_leaves_an_empty_one() -> None:
+def test_removing_the_last_entry_leaves_an_empty_list() -> None:
     for text in ("models:\n- model: x\n  extra_args: [--a]\n", "models:\n- model: x\n  extra_args:\n  - --a\n"):
         import yaml
 
-        done = apply(text, Edit(("models", 0, "extra_args"), "--a", remove=True))
+        done = apply_edit(text, Edit(("models", 0, "extra_args"), "--a", remove=True))
         assert yaml.safe_load(done)["models"][0]["extra_args"] == []
 
 
-def test_up_gets_a_finding_or_nothing_and_no_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_diagnosis_does_not_fail_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stackgen.runtimes.observation import evidence
 
     def broken(*_: Any, **__: Any) -> Evidence:
         raise RuntimeError
 
-    monkeypatch.setattr(evidence, "of_stack", broken)
+    monkeypatch.setattr(evidence, "collect_from_stack", broken)
     assert evidence.explain_failure(None, tmp_path) is None  # type: ignore[arg-type]
 
 
-def test_up_gets_the_change_with_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_shows_the_change_with_the_old_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stackgen.runtimes.observation import evidence
     from stackgen.stack.folder import open_stack
 

@@ -1,4 +1,4 @@
-"""The logs of failures in `logs/`: whole, real where the first line says so, with what Docker said of the service."""
+"""Loads the logs in `logs/`: complete, real if the first line says so, with what Docker reported about the service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATES = ("role", "engine", "state", "health", "exit_code", "oom_killed", "resta
 
 @dataclass(frozen=True)
 class Fixture:
-    """`rule` is the id that must come first, "" for a healthy one."""
+    """`rule` is the id that must come first, "" for a healthy log."""
 
     name: str
     rule: str
@@ -25,7 +25,7 @@ class Fixture:
     head: dict[str, Any]
 
 
-def load(path: Path) -> Fixture:
+def load_fixture(path: Path) -> Fixture:
     first, _, body = path.read_text("utf-8").partition("\n")
     head: dict[str, Any] = json.loads(first.removeprefix("# "))
     kind = head.get("kind", "log")
@@ -34,7 +34,7 @@ def load(path: Path) -> Fixture:
     elif kind == "check":
         evidence = Evidence(checks=((head["check"], body.strip()),))
     elif kind == "metrics":
-        # the body is what /metrics said; the log of that server is a fixture of its own
+        # the body is the text of /metrics; the log of that server is another fixture
         log = (LOGS / head["log"]).read_text("utf-8").partition("\n")[2]
         service = ServiceEvidence(head["service"], engine=head["engine"], state="running", health="healthy", log=log,
                                   metrics=body)  # fmt: skip
@@ -45,5 +45,5 @@ def load(path: Path) -> Fixture:
     return Fixture(path.stem, head["rule"], head["source"].startswith("real"), evidence, body, head)
 
 
-def fixtures() -> list[Fixture]:
-    return [load(path) for path in sorted(LOGS.glob("*.log"))]
+def load_fixtures() -> list[Fixture]:
+    return [load_fixture(path) for path in sorted(LOGS.glob("*.log"))]

@@ -1,4 +1,4 @@
-"""The report for others holds what is known, and no secret, wherever one was planted."""
+"""A bundle contains the evidence and no secret, wherever one was planted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
-from stackgen.diagnose.bundle import pack
-from stackgen.diagnose.secrets import Scrubber
+from stackgen.diagnose.bundle import build_bundle
+from stackgen.diagnose.secrets import SecretRedactor
 from stackgen.stack.folder import open_stack
 
 KEY = "sk-PlantedKeyOfTheStack0123456789"
@@ -67,19 +67,19 @@ models:
 """
 
 
-def unpacked(data: bytes) -> dict[str, str]:
+def unpack(data: bytes) -> dict[str, str]:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
         return {one.name: tar.extractfile(one).read().decode() for one in tar.getmembers()}  # type: ignore[union-attr]
 
 
-def test_planted_secrets_are_nowhere_in_the_report() -> None:
+def test_a_bundle_contains_no_planted_secret() -> None:
     files = {
         ".env": f"STACKGEN_API_KEY={KEY}\n# OLD={TOKEN}\nODD='{ODD}'\nEMPTY=\n",
         "stack.yaml": f"models:\n  - extra_env:\n      MY_PASSWORD: hunter2hunter2\n      HF_TOKEN: {TOKEN}\n",
         "compose.yaml": f"environment:\n  API_KEY: '{KEY}'\n  {text(7)}",
     }
     known = evidence()
-    found = unpacked(pack(known, diagnose(known), files, {"docker": text(8)}))
+    found = unpack(build_bundle(known, diagnose(known), files, {"docker": text(8)}))
     for name, content in found.items():
         for secret in (*PLANTED, json.dumps(ODD)[1:-1]):
             assert secret not in content, f"{secret!r} in {name}"
@@ -87,9 +87,9 @@ def test_planted_secrets_are_nowhere_in_the_report() -> None:
     assert "STACKGEN_API_KEY=set" in env and "EMPTY=\n" in env and "OLD" not in env
 
 
-def test_the_report_holds_what_is_known() -> None:
+def test_a_bundle_contains_findings_evidence_logs_and_files() -> None:
     known = evidence()
-    found = unpacked(pack(known, diagnose(known), {"compose.yaml": "a: 1\n"}, {"stackgen": "1"}))
+    found = unpack(build_bundle(known, diagnose(known), {"compose.yaml": "a: 1\n"}, {"stackgen": "1"}))
     assert set(found) == {
         f"stackgen-report/{name}"
         for name in ("README.txt", "findings.txt", "findings.json", "evidence.json", "versions.json",
@@ -99,15 +99,15 @@ def test_the_report_holds_what_is_known() -> None:
     assert json.loads(found["stackgen-report/findings.json"])
 
 
-def test_findings_show_no_secret() -> None:
+def test_findings_contain_no_secret() -> None:
     for finding in diagnose(evidence()):
         shown = json.dumps(finding.to_json(), ensure_ascii=False)
         for secret in PLANTED:
             assert secret not in shown
 
 
-def test_secrets_that_stand_in_the_stack_file_are_nowhere(tmp_path: Path) -> None:
-    """None belongs there, and people put them there; engines repeat them in their logs without any name beside."""
+def test_a_bundle_contains_no_secret_from_the_stack_file(tmp_path: Path) -> None:
+    """People put secrets there although none belongs there; engines log them without a name next to them."""
     (tmp_path / "stack.yaml").write_text(STACK)
     stack = open_stack(str(tmp_path))
     log = "".join(f"{word}\n" for word in STACK.split()) + "connecting with correct hunter8hunter8 horse's $tail now\n"
@@ -115,7 +115,7 @@ def test_secrets_that_stand_in_the_stack_file_are_nowhere(tmp_path: Path) -> Non
                               command=stack.plan.services[0].command)  # fmt: skip
     known = Evidence((service,), log, spec=stack.spec, plan=stack.plan)
     files = {"stack.yaml": STACK} | {one.path: one.text for one in stack.files()}
-    found = unpacked(pack(known, diagnose(known), files, {}))
+    found = unpack(build_bundle(known, diagnose(known), files, {}))
     assert "stackgen-report/files/compose.yaml" in found
     for name, content in found.items():
         for secret in re.findall(r"hunter\d", content):
@@ -127,9 +127,9 @@ def test_secrets_that_stand_in_the_stack_file_are_nowhere(tmp_path: Path) -> Non
     assert json.loads(found["stackgen-report/evidence.json"])["spec"]["models"][0]["extra_env"]["DB_PASS"] == "[secret]"
 
 
-def test_a_value_of_env_over_several_lines_is_no_name() -> None:
+def test_a_multi_line_value_in_env_is_not_taken_for_a_name() -> None:
     text = 'PEM="-----BEGIN X-----\nSECRETVALUE==\nSECRETVALUE=\n-----END X-----"\nexport A=1\n'
-    found = unpacked(pack(Evidence(), (), {".env": text}, {}))["stackgen-report/files/.env"]
+    found = unpack(build_bundle(Evidence(), (), {".env": text}, {}))["stackgen-report/files/.env"]
     assert found == "PEM=set\nA=set\n"
 
 
@@ -162,8 +162,8 @@ def test_a_value_of_env_over_several_lines_is_no_name() -> None:
         "npm_config_registry, gsk, hf_overrides={'a': 1}, fw_forward_pass, 1 pass: 12, token: 1234",
     ],
 )
-def test_an_engines_own_words_stay(line: str) -> None:
-    assert Scrubber()(line) == line
+def test_ordinary_engine_output_is_not_redacted(line: str) -> None:
+    assert SecretRedactor()(line) == line
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_an_engines_own_words_stay(line: str) -> None:
         "password: True-SECRETVALUE", "token = 1234567-SECRETVALUE", "pwd=SECRETVALUE", "Uid=me;Pwd=SECRETVALUE;",
     ],
 )  # fmt: skip
-def test_what_looks_like_a_secret_is_taken_out(line: str) -> None:
-    assert "SECRETVALUE" not in Scrubber()(line)
+def test_values_that_look_like_secrets_are_redacted(line: str) -> None:
+    assert "SECRETVALUE" not in SecretRedactor()(line)
 
 
 @pytest.mark.parametrize("value", ["p", "12", "1234"])
-def test_a_password_may_be_short(value: str) -> None:
-    assert Scrubber()(f"DB_PASSWORD: {value}") == "DB_PASSWORD: [secret]"
+def test_short_passwords_are_redacted(value: str) -> None:
+    assert SecretRedactor()(f"DB_PASSWORD: {value}") == "DB_PASSWORD: [secret]"
 
 
 @pytest.mark.parametrize(
@@ -213,11 +213,11 @@ def test_a_password_may_be_short(value: str) -> None:
     ["deadbeef", "pad_token=", "token ", "api_key=", "cache_key='", '\\"token', "a://b:c", "[('key',", "password:[",
      "a.", "--token ", "'", "key: |", "- "],
 )  # fmt: skip
-def test_a_long_line_takes_no_quadratic_time(unit: str) -> None:
-    """The first of them took minutes at a twentieth of this length: the test's own time-out would end it."""
-    assert Scrubber()(unit * (400_000 // len(unit)))
+def test_redacting_a_long_line_takes_no_quadratic_time(unit: str) -> None:
+    """The first unit once took minutes at a twentieth of this length; then the test's timeout would end it."""
+    assert SecretRedactor()(unit * (400_000 // len(unit)))
 
 
 @given(st.text(), st.text(st.characters(categories=("L", "N")), min_size=8, max_size=20))
-def test_a_known_secret_is_in_no_text(around: str, secret: str) -> None:
-    assert secret not in Scrubber([secret])(f"{around}{secret}{around}{json.dumps(secret)}")
+def test_a_known_secret_is_redacted_in_any_text(around: str, secret: str) -> None:
+    assert secret not in SecretRedactor([secret])(f"{around}{secret}{around}{json.dumps(secret)}")

@@ -1,4 +1,4 @@
-"""The change that a cause comes with: made from what stands in stack.yaml, and from the message's numbers."""
+"""The change for a cause: computed from stack.yaml and from the numbers in the message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
 from stackgen.diagnose.rule import Edit
-from stackgen.diagnose.stack_edit import apply
+from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.errors import StackgenError
 from stackgen.resolve.pipeline import resolve
 from stackgen.stack.load import parse_stack
@@ -31,7 +31,7 @@ OTHER = (
 )
 
 
-def told(log: str, more: str = "") -> tuple[str, Finding]:
+def diagnose_log(log: str, more: str = "") -> tuple[str, Finding]:
     text = STACK + more
     spec = parse_stack(text)
     plan = resolve(spec, ComposeSite(Path("x"), Path("x")), "stack.yaml")
@@ -57,28 +57,30 @@ def told(log: str, more: str = "") -> tuple[str, Finding]:
         ("SG-M002", HELD.format("3.1"), "", None, False),
     ],
 )
-def test_sizes_come_from_what_stood_there(id: str, log: str, more: str, value: object, safe: bool) -> None:
-    text, found = told(log, more)
+def test_new_sizes_are_computed_from_the_stack_file_and_the_message(
+    id: str, log: str, more: str, value: object, safe: bool
+) -> None:
+    text, found = diagnose_log(log, more)
     assert found.id == id
     if value is None:
         assert found.edit is None
         return
     assert found.edit is not None and found.edit.safe is safe
-    after = yaml.safe_load(apply(text, found.edit))["models"][0]
+    after = yaml.safe_load(apply_edit(text, found.edit))["models"][0]
     assert after[found.edit.path[-1]] == value
-    parse_stack(apply(text, found.edit))
+    parse_stack(apply_edit(text, found.edit))
 
 
 @pytest.mark.parametrize("more", ["    quantization: awq\n", "    quantization: awq   # why\n    seed: 1\n"])
-def test_a_field_that_is_not_needed_leaves(more: str) -> None:
-    text, found = told(OTHER, more.replace("    seed: 1\n", "    max_num_seqs: 4\n"))
+def test_an_unneeded_field_is_removed(more: str) -> None:
+    text, found = diagnose_log(OTHER, more.replace("    seed: 1\n", "    max_num_seqs: 4\n"))
     assert found.id == "SG-V010" and found.edit is not None and not found.edit.safe and found.edit.was == "awq"
-    after = apply(text, found.edit)
+    after = apply_edit(text, found.edit)
     assert "quantization" not in after and after.replace("\n", "") in text.replace(more.split("\n")[0], "").replace(
         "\n", ""
     )
-    # where nothing is written, nothing leaves
-    assert told(OTHER)[1].edit is None
+    # without the field there is nothing to remove
+    assert diagnose_log(OTHER)[1].edit is None
 
 
 @pytest.mark.parametrize(
@@ -89,26 +91,26 @@ def test_a_field_that_is_not_needed_leaves(more: str) -> None:
         "models:\n  - model: a\n",
     ],
 )
-def test_a_field_that_can_not_be_taken_out_safely_stays(text: str) -> None:
-    with pytest.raises(StackgenError, match="changed safely"):
-        apply(text, Edit(("models", 0, "quantization"), remove=True))
+def test_a_field_that_can_not_be_removed_safely_stays(text: str) -> None:
+    with pytest.raises(StackgenError, match=r"stack\.yaml can't be edited safely"):
+        apply_edit(text, Edit(("models", 0, "quantization"), remove=True))
 
 
-def test_a_field_leaves_a_mapping_in_braces() -> None:
+def test_a_field_is_removed_from_a_flow_mapping() -> None:
     edit = Edit(("models", 0, "quantization"), remove=True)
-    assert apply("models: [{model: a, quantization: awq, engine: vllm}]\n", edit) == (
+    assert apply_edit("models: [{model: a, quantization: awq, engine: vllm}]\n", edit) == (
         "models: [{model: a, engine: vllm}]\n"
     )
 
 
-def test_what_stands_there_already_is_no_change() -> None:
+def test_a_value_that_is_already_set_is_no_change() -> None:
     text = "RuntimeError: torch._inductor.exc.InvalidCxxCompiler: No working C++ compiler found"
-    assert told(text)[1].edit is not None
-    assert told(text, "    enforce_eager: true\n")[1].edit is None
+    assert diagnose_log(text)[1].edit is not None
+    assert diagnose_log(text, "    enforce_eager: true\n")[1].edit is None
 
 
-def test_the_weights_of_many_workers_are_told_from_their_own_traceback() -> None:
-    """With tensor parallel 4 the tracebacks of all workers are printed at the same time, line by line."""
+def test_interleaved_tracebacks_of_several_workers_are_kept_apart() -> None:
+    """With tensor parallel 4, the tracebacks of all workers are printed at the same time, line by line."""
     frames = [
         'Traceback (most recent call last):', '  File "worker.py", line 1, in load_model',
         *(f'  File "linear.py", line {number}, in __init__' for number in range(45)),

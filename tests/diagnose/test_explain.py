@@ -1,4 +1,4 @@
-"""Pages of rules: for the terminal, for docs/errors/, and findings as rustc would tell them."""
+"""Pages of rules for the terminal and docs/errors/, and findings in the layout of rustc errors."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from pathlib import Path
 import pytest
 
 from stackgen.diagnose import diagnose
-from stackgen.diagnose.explain import find_rule, markdown, page, told
+from stackgen.diagnose.explain import find_rule, format_finding, format_markdown, format_page
 from stackgen.diagnose.rule import Edit, Finding, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.errors import StackgenError
-from tests.diagnose.fixtures import LOGS, load
+from tests.diagnose.fixtures import LOGS, load_fixture
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda one: one.id)
 def test_every_rule_has_a_page(rule: Rule) -> None:
-    for text in (page(rule), markdown(rule)):
-        said = text.partition("Told by")[0]
-        assert rule.id in text and not re.search(r"\{[a-z_]+\}|\[\[", said), said
+    for text in (format_page(rule), format_markdown(rule)):
+        prose = re.split("Matches: |Reported when a line matches", text)[0]
+        assert rule.id in text and not re.search(r"\{[a-z_]+\}|\[\[", prose), prose
 
 
 @pytest.mark.parametrize(("id", "hint"), [("SG-V0012", "did you mean SG-V0"), ("SG-V112", "did you mean SG-V"),
-                                          ("banana", "lists them all"), ("SG-0000", "lists them all")])  # fmt: skip
-def test_an_unknown_id_is_refused_with_the_nearest(id: str, hint: str) -> None:
+                                          ("banana", "lists all rules"), ("SG-0000", "lists all rules")])  # fmt: skip
+def test_an_unknown_id_suggests_the_closest_one(id: str, hint: str) -> None:
     with pytest.raises(StackgenError) as raised:
         find_rule(id)
     assert hint in raised.value.hint and raised.value.exit_code == 2
 
 
-def test_ids_in_any_case_and_without_the_prefix() -> None:
+def test_ids_are_accepted_in_any_case_and_without_the_prefix() -> None:
     assert find_rule("sg-v012") is find_rule("V012") is find_rule("SG-V012")
 
 
-def test_older_wrong_advice_is_corrected_where_it_is_looked_for() -> None:
+def test_rules_correct_older_wrong_advice() -> None:
     eager = [one.id for one in RULES if "continuous batching" in one.explain.lower()]
     length = [one.id for one in RULES if "batch size" in one.explain and "max_model_len" in one.explain]
     assert {"SG-S003", "SG-S005", "SG-M006"} <= set(eager)
     assert {"SG-V001", "SG-V012", "SG-S002"} <= set(length)
 
 
-def test_a_finding_is_told_like_an_error_of_rustc() -> None:
+def test_a_finding_is_laid_out_like_a_rustc_error() -> None:
     edit = Edit(("models", 0, "max_model_len"), "4096", "8192")
     found = Finding("SG-V012", "the KV cache is too small", "vllm-a", "too small", ("To serve …",), "lower it", edit)
-    assert told(found).splitlines() == [
+    assert format_finding(found).splitlines() == [
         "error[SG-V012]: the KV cache is too small",
         "  vllm-a: To serve …",
         "  cause: too small",
@@ -58,11 +58,11 @@ def test_a_finding_is_told_like_an_error_of_rustc() -> None:
         "         max_model_len: 4096    # was 8192",
         "  more: stackgen explain SG-V012",
     ]
-    assert told(found, first=False).startswith("also[SG-V012]")
+    assert format_finding(found, first=False).startswith("also[SG-V012]")
 
 
-def test_a_real_one_is_told() -> None:
-    text = told(diagnose(load(LOGS / "SG-V012-kvsmall.log").evidence)[0])
+def test_a_real_failure_is_formatted() -> None:
+    text = format_finding(diagnose(load_fixture(LOGS / "SG-V012-kvsmall.log").evidence)[0])
     assert "max_model_len: 2097024" in text and "Engine core" not in text
 
 

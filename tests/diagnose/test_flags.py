@@ -1,4 +1,4 @@
-"""Flags that an engine refuses: what is said of them, and what leaves stack.yaml."""
+"""Flags that an engine rejects: the fix, and what is removed from stack.yaml."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
-from stackgen.diagnose.stack_edit import apply
+from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.resolve.pipeline import resolve
-from stackgen.runtimes.observation.evidence import of_log
+from stackgen.runtimes.observation.evidence import collect_from_log
 from stackgen.stack.load import parse_stack
 from stackgen.targets.compose import ComposeSite
 
@@ -23,56 +23,56 @@ models:
     served_names: [one]
     extra_args: [{args}]   # kept
 """
-SAYS = {
+REFUSALS = {
     "vllm": "vllm: error: unrecognized arguments: {}",
     "fastchat": "2026-11-23 05:22:08 | ERROR | stderr | launch.py: error: unrecognized arguments: {}",
     "llamacpp": "error: invalid argument: {}",
 }
 
 
-def refused(engine: str, args: str, said: str) -> tuple[str, Finding]:
+def diagnose_refusal(engine: str, args: str, rejected: str) -> tuple[str, Finding]:
     text = STACK.format(engine=engine, args=args)
     if engine == "llamacpp":
         text = text.replace("    gpus: [0]\n", "    gpus: [0]\n    file: one.gguf\n")
     spec = parse_stack(text)
     plan = resolve(spec, ComposeSite(Path("x"), Path("x")), "stack.yaml")
     service = next(one.name for one in plan.services if one.engine == engine and one.role in ("engine", "worker"))
-    log = SAYS[engine].format(said)
+    log = REFUSALS[engine].format(rejected)
     evidence = ServiceEvidence(service, engine=engine, state="exited", exit_code=2, log=log)
     return text, diagnose(Evidence((evidence,), spec=spec, plan=plan))[0]
 
 
 @pytest.mark.parametrize(
-    ("args", "said", "left", "safe"),
+    ("args", "rejected", "left", "safe"),
     [
         ("--disable-log-requests, --seed, '7'", "--disable-log-requests", ["--seed", "7"], True),
         ("--seed, '7', --disable_log_requests", "--disable_log_requests", ["--seed", "7"], True),
         ("--enable-reasoning", "--enable-reasoning", [], True),
-        # its value leaves with it, and a person looks at that
+        # its value is removed with it, which a person must confirm
         ("--swap-space, '4', --seed, '4'", "--swap-space 4", ["--seed", "4"], False),
         ("--seed, '4', --swap-space, '4'", "--swap-space 4", ["--seed", "4"], False),
         ("--swap-space=4, --seed, '7'", "--swap-space=4", ["--seed", "7"], False),
     ],
 )
-def test_a_needless_flag_leaves_with_its_value(args: str, said: str, left: list[str], safe: bool) -> None:
-    text, found = refused("vllm", args, said)
+def test_an_unneeded_flag_is_removed_with_its_value(args: str, rejected: str, left: list[str], safe: bool) -> None:
+    text, found = diagnose_refusal("vllm", args, rejected)
     assert found.id == "SG-V003" and found.edit is not None and found.edit.safe is safe
-    after = apply(text, found.edit)
+    after = apply_edit(text, found.edit)
     assert yaml.safe_load(after)["models"][0]["extra_args"] == left and "# kept" in after
 
 
 @pytest.mark.parametrize(
-    ("args", "said", "fix"),
+    ("args", "rejected", "fix"),
     [
         ("--task, embed", "--task embed", "use --runner"),
         ("--rope-scaling, '{\"a\": 1}'", '--rope-scaling {"a": 1}', "use --hf-overrides"),
         ("--worker-use-ray", "--worker-use-ray", "--distributed-executor-backend ray"),
-        # the value was forgotten: nobody knows what the next word is
-        ("--swap-space, --seed, '7'", "--swap-space", "leave it out"),
+        # the value is missing, so the next argument may be anything
+        ("--swap-space, --seed, '7'", "--swap-space", "remove it: preempted requests are recomputed"),
     ],
 )
-def test_what_needs_more_than_a_removal_is_only_told(args: str, said: str, fix: str) -> None:
-    _, found = refused("vllm", args, said)
+def test_a_flag_that_needs_a_replacement_is_not_removed(args: str, rejected: str, fix: str) -> None:
+    _, found = diagnose_refusal("vllm", args, rejected)
     assert found.id == "SG-V003" and fix in found.fix and found.edit is None
 
 
@@ -94,25 +94,25 @@ def test_what_needs_more_than_a_removal_is_only_told(args: str, said: str, fix: 
         ("llamacpp", "--ctx-siz", "did you mean --ctx-size?"),
     ],
 )
-def test_a_flag_of_another_engine_is_told_as_that(engine: str, flag: str, fix: str) -> None:
-    _, found = refused(engine, f"{flag}, '2'", f"{flag} 2")
+def test_a_flag_of_another_engine_is_recognized(engine: str, flag: str, fix: str) -> None:
+    _, found = diagnose_refusal(engine, f"{flag}, '2'", f"{flag} 2")
     assert found.id == ("SG-A001" if engine == "llamacpp" else "SG-V004") and fix in found.fix
 
 
 @pytest.mark.parametrize("flag", ["--rope-theta", "--enable-lora-bias", "--override-pooler-config", "--swap_space"])
 def test_doctor_and_diagnose_know_the_same_removed_flags(flag: str) -> None:
-    from stackgen.doctor.flags import look_at
-    from stackgen.flags import known_flags
+    from stackgen.doctor.flags import check_flags
+    from stackgen.flags import load_flags
 
-    known = known_flags("vllm")
+    known = load_flags("vllm")
     assert known
-    (before,) = look_at("vllm", (flag,), known, "x")
-    after = diagnose(of_log(f"vllm: error: unrecognized arguments: {flag} 3\n"))[0]
+    (before,) = check_flags("vllm", (flag,), known, "x")
+    after = diagnose(collect_from_log(f"vllm: error: unrecognized arguments: {flag} 3\n"))[0]
     assert after.id == "SG-V003" and before.fix == after.fix
 
 
-def test_a_foreign_flag_of_llamacpp_leaves_with_its_value() -> None:
-    text, found = refused("llamacpp", "--dtype, half, --mlock", "--dtype")
+def test_a_vllm_flag_is_removed_from_llamacpp_with_its_value() -> None:
+    text, found = diagnose_refusal("llamacpp", "--dtype, half, --mlock", "--dtype")
     assert found.edit is not None and not found.edit.safe
-    assert yaml.safe_load(apply(text, found.edit))["models"][0]["extra_args"] == ["--mlock"]
-    assert refused("llamacpp", "--max-num-seqs, '4'", "--max-num-seqs")[1].edit is None
+    assert yaml.safe_load(apply_edit(text, found.edit))["models"][0]["extra_args"] == ["--mlock"]
+    assert diagnose_refusal("llamacpp", "--max-num-seqs, '4'", "--max-num-seqs")[1].edit is None

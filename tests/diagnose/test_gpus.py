@@ -1,5 +1,7 @@
-"""The GPUs' state as evidence: read by a stub `nvidia-smi` that prints in the real one's format, and what rules make of
-it. No machine here has a card."""
+"""The state of the GPUs as evidence, from a stub `nvidia-smi` that prints the real one's format, and the rules for it.
+
+No development machine has a GPU.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ import pytest
 
 from stackgen.cli.commands import diagnose as command
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
-from stackgen.diagnose.bundle import pack
-from stackgen.diagnose.gpus import GpuState, summary
-from stackgen.runtimes.observation.gpu_tools import gpu_state
-from tests.cli.test_diagnose import words
-from tests.diagnose.fixtures import LOGS, load
-from tests.diagnose.test_rules import planned
+from stackgen.diagnose.bundle import build_bundle
+from stackgen.diagnose.gpus import GpuState, format_gpus
+from stackgen.runtimes.observation.gpu_tools import read_gpu_state
+from tests.cli.test_diagnose import parse_args
+from tests.diagnose.fixtures import LOGS, load_fixture
+from tests.diagnose.test_rules import with_plan
 
 # as nvidia-smi 570 prints `--query-gpu=… --format=csv,noheader,nounits` with the fields of gpu_tools.QUERY
 ROWS = """\
@@ -47,7 +49,7 @@ Programs = Callable[..., None]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """`programs(name=script, …)` makes these the only programs on the PATH, beside the shell's own."""
+    """`programs(name=script, …)` makes these the only programs on the PATH, besides sh and cat."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sh", "cat"):
@@ -64,170 +66,176 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     return make
 
 
-def smi(rows: str = ROWS, ecc: int = 0) -> str:
+def nvidia_smi_script(rows: str = ROWS, ecc: int = 0) -> str:
     return (
         'case "$1" in\n--query-gpu=*) cat <<E\n' + rows.format(ecc=ecc) + "E\n;;\n"
         f"--query-compute-apps=*) cat <<E\n{APPS}E\n;;\n*) cat <<E\n{HEAD}E\n;;\nesac"
     )
 
 
-def says(text: str, code: int) -> str:
+def print_and_exit(text: str, code: int) -> str:
     return f'cat <<"E"\n{text}E\nexit {code}'
 
 
-def test_a_stub_nvidia_smi_is_read(programs: Programs) -> None:
-    programs(nvidia_smi=smi(), dmesg=says("[ 0.0] Linux version 6.1\n" + XID, 0))
-    state = gpu_state()
+def test_the_output_of_nvidia_smi_is_parsed(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script(), dmesg=print_and_exit("[ 0.0] Linux version 6.1\n" + XID, 0))
+    state = read_gpu_state()
     assert (state.driver, state.cuda, state.unknown, state.error) == ("570.86.10", "12.8", "", "")
     assert state.xids == (XID.strip(),)
-    busy, idle = state.cards or ()
+    busy, idle = state.devices or ()
     assert (busy.index, busy.uuid[:12], busy.name, busy.compute) == (0, "GPU-5e2b8b1c", "NVIDIA H100 80GB HBM3", "9.0")
     assert [busy.memory_total, busy.memory_used, busy.memory_free] == [n * 2**20 for n in (81559, 77845, 3200)]
     assert [(one.pid, one.name, one.memory) for one in busy.processes] == [(4242, "VLLM::EngineCore", 77834 * 2**20)]
     assert idle.processes == () and idle.ecc_errors == 0
-    told = "\n".join(summary(state))
-    assert "GPU 0 (NVIDIA H100 80GB HBM3, capability 9.0): 76.0 GiB used of 79.6 GiB, 3.1 GiB free" in told
-    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in told and "driver 570.86.10" in told
+    shown = "\n".join(format_gpus(state))
+    assert "GPU 0 (NVIDIA H100 80GB HBM3, capability 9.0): 76.0 GiB used of 79.6 GiB, 3.1 GiB free" in shown
+    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in shown and "driver 570.86.10" in shown
 
 
 def test_without_nvidia_smi_the_state_is_unknown(programs: Programs) -> None:
-    state = gpu_state()
-    assert state.cards is None and "no nvidia-smi" in state.unknown and state.xids is None
-    assert summary(state)[0].startswith("GPUs: unknown: there is no nvidia-smi")
+    state = read_gpu_state()
+    assert state.devices is None and "nvidia-smi is not on the PATH" in state.unknown and state.xids is None
+    assert format_gpus(state)[0].startswith("GPUs: unknown: nvidia-smi is not on the PATH")
 
 
-def test_a_stub_nvidia_smi_that_finds_no_card(programs: Programs) -> None:
-    programs(nvidia_smi=says("No devices were found\n", 6))
-    assert gpu_state().cards == () and summary(gpu_state()) == ("GPUs: none",)
+def test_nvidia_smi_reports_no_gpus(programs: Programs) -> None:
+    programs(nvidia_smi=print_and_exit("No devices were found\n", 6))
+    assert read_gpu_state().devices == () and format_gpus(read_gpu_state()) == ("GPUs: none",)
 
 
-def test_a_stub_nvidia_smi_of_an_old_driver_lacks_a_field(programs: Programs) -> None:
-    programs(nvidia_smi=f'case "$1" in *compute_cap*) {says(OLD, 2)};; esac\n{smi(ROWS.replace("9.0", "NVIDIA H100"))}')
-    state = gpu_state()
-    assert [one.compute for one in state.cards or ()] == [None, None] and state.driver == "570.86.10"
+def test_an_old_driver_lacks_a_field(programs: Programs) -> None:
+    script = nvidia_smi_script(ROWS.replace("9.0", "NVIDIA H100"))
+    programs(nvidia_smi=f'case "$1" in *compute_cap*) {print_and_exit(OLD, 2)};; esac\n{script}')
+    state = read_gpu_state()
+    assert [one.compute for one in state.devices or ()] == [None, None] and state.driver == "570.86.10"
 
 
-def test_a_kernel_log_that_may_not_be_read_is_unknown(programs: Programs) -> None:
-    programs(nvidia_smi=smi(), dmesg="echo 'dmesg: read kernel buffer failed: Operation not permitted' >&2; exit 1")
-    assert gpu_state().xids is None
+def test_a_kernel_log_without_read_permission_is_unknown(programs: Programs) -> None:
+    programs(
+        nvidia_smi=nvidia_smi_script(),
+        dmesg="echo 'dmesg: read kernel buffer failed: Operation not permitted' >&2; exit 1",
+    )
+    assert read_gpu_state().xids is None
 
 
-def failing(log: str, gpus: GpuState, **more: object) -> Evidence:
+def failed_service(log: str, gpus: GpuState, **more: object) -> Evidence:
     service = ServiceEvidence("vllm-one", engine="vllm", state="exited", exit_code=1, log=log, **more)  # type: ignore[arg-type]
-    return planned(service, gpus=gpus)
+    return with_plan(service, gpus=gpus)
 
 
-def body(name: str) -> str:
-    return load(LOGS / f"{name}.log").text
+def log_text(name: str) -> str:
+    return load_fixture(LOGS / f"{name}.log").text
 
 
-def test_who_holds_the_card_is_named(programs: Programs) -> None:
-    programs(nvidia_smi=smi())
+def test_the_process_that_holds_the_gpu_is_named(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script())
     for name, id in (("SG-M002-free-memory", "SG-M002"), ("SG-M008-plain", "SG-M008"), ("SG-M005-weights", "SG-M005")):
-        found = diagnose(failing(body(name), gpu_state()))[0]
+        found = diagnose(failed_service(log_text(name), read_gpu_state()))[0]
         assert found.id == id and "VLLM::EngineCore (pid 4242, 76.0 GiB)" in found.cause, found
         assert any("GPU 0 (NVIDIA H100" in line for line in found.evidence)
-        # the plan gives this service card 0 and no other
+        # the plan gives this service GPU 0 only
         assert not any("GPU 1" in line for line in found.evidence)
 
 
-def test_llamacpp_names_the_holder_as_well(programs: Programs) -> None:
-    programs(nvidia_smi=smi())
-    service = ServiceEvidence("a", engine="llamacpp", state="exited", exit_code=1, log=body("SG-A011-cuda"))
-    found = diagnose(Evidence((service,), gpus=gpu_state()))[0]
+def test_the_holder_is_also_named_for_llamacpp(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script())
+    service = ServiceEvidence("a", engine="llamacpp", state="exited", exit_code=1, log=log_text("SG-A011-cuda"))
+    found = diagnose(Evidence((service,), gpus=read_gpu_state()))[0]
     assert found.id == "SG-A011" and "VLLM::EngineCore (pid 4242, 76.0 GiB) on GPU 0" in found.cause
 
 
-def test_a_driver_that_is_too_old_is_named(programs: Programs) -> None:
-    programs(nvidia_smi=smi())
+def test_the_version_of_a_driver_that_is_too_old_is_shown(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script())
     log = "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update your driver"
-    found = diagnose(failing(log, gpu_state()))[0]
+    found = diagnose(failed_service(log, read_gpu_state()))[0]
     assert found.id == "SG-G002" and "570.86.10" in found.cause
 
 
 @pytest.mark.parametrize(
-    ("tool", "kernel", "id", "said"),
+    ("tool", "kernel", "id", "line"),
     [
-        (says(LOST, 15), "", "SG-G012", "Unable to determine the device handle"),
-        (smi(), XID, "SG-G012", "fallen off the bus"),
-        (says(DEAD, 9), "", "SG-G013", "couldn't communicate"),
-        (says("Failed to initialize NVML: Driver/library version mismatch\n", 18), "", "SG-G013", "mismatch"),
+        (print_and_exit(LOST, 15), "", "SG-G012", "Unable to determine the device handle"),
+        (nvidia_smi_script(), XID, "SG-G012", "fallen off the bus"),
+        (print_and_exit(DEAD, 9), "", "SG-G013", "couldn't communicate"),
+        (print_and_exit("Failed to initialize NVML: Driver/library version mismatch\n", 18), "", "SG-G013", "mismatch"),
     ],
 )
-def test_a_machine_whose_cards_fail(programs: Programs, tool: str, kernel: str, id: str, said: str) -> None:
-    programs(nvidia_smi=tool, dmesg=says(kernel, 0))
-    found = diagnose(failing("RuntimeError: No CUDA GPUs are available", gpu_state()))
-    assert found[0].id == id and said in " ".join(found[0].evidence), found
-    # what the container met of it stands below
+def test_a_lost_gpu_or_dead_driver_comes_before_its_consequences(
+    programs: Programs, tool: str, kernel: str, id: str, line: str
+) -> None:
+    programs(nvidia_smi=tool, dmesg=print_and_exit(kernel, 0))
+    found = diagnose(failed_service("RuntimeError: No CUDA GPUs are available", read_gpu_state()))
+    assert found[0].id == id and line in " ".join(found[0].evidence), found
+    # what it caused in the container comes after it
     assert "SG-G007" in [one.id for one in found]
 
 
-def test_faulty_memory_counts_where_nothing_else_is_known(programs: Programs) -> None:
-    programs(nvidia_smi=smi(ecc=3))
-    broken = failing("CUDA error: unspecified launch failure", gpu_state())
+def test_faulty_gpu_memory_is_reported_only_without_another_cause(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script(ecc=3))
+    broken = failed_service("CUDA error: unspecified launch failure", read_gpu_state())
     on_one = replace(broken, services=(replace(broken.services[0], service="vllm-two"),))
-    assert diagnose(on_one)[0].id == "SG-G014" and "GPU 1 counts 3" in diagnose(on_one)[0].cause
-    # the other card is whole, and a known cause is told instead
+    assert diagnose(on_one)[0].id == "SG-G014" and "GPU 1 has counted 3" in diagnose(on_one)[0].cause
+    # the other GPU works; and a known cause hides this one
     assert diagnose(broken)[0].id == "SG-0000"
     known = replace(on_one.services[0], log="ValueError: No available memory for the cache blocks")
     assert [one.id for one in diagnose(replace(on_one, services=(known,)))] == ["SG-M001"]
 
 
-def test_cards_are_no_matter_of_a_stack_without_them(programs: Programs) -> None:
-    programs(nvidia_smi=says(LOST, 15))
+def test_a_broken_gpu_is_ignored_while_the_stack_works(programs: Programs) -> None:
+    programs(nvidia_smi=print_and_exit(LOST, 15))
     service = ServiceEvidence("vllm-one", engine="vllm", state="running", health="healthy")
-    assert diagnose(planned(service, gpus=gpu_state())) == ()
+    assert diagnose(with_plan(service, gpus=read_gpu_state())) == ()
 
 
 STACK = "name: t\nmodels:\n  - {model: acme/one, engine: vllm, gpus: none}\n"
 
 
-def told(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """What `stackgen diagnose` prints of a stack of local processes that was never started: no Docker is asked."""
+def diagnose_stack(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """The output of `stackgen diagnose` for a stack of local processes that was never started; needs no Docker."""
     (folder / "stack.yaml").write_text(STACK)
-    assert command.diagnose(words("diagnose", str(folder), "--runtime", "process", *more)) == 1
+    assert command.diagnose(parse_args("diagnose", str(folder), "--runtime", "process", *more)) == 1
     return capsys.readouterr().out
 
 
-def test_text_json_and_bundle_hold_the_state_by_a_stub(
+def test_text_json_and_bundle_contain_the_gpu_state(
     tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    programs(nvidia_smi=smi())
-    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in told(tmp_path, capsys)
-    card = json.loads(told(tmp_path, capsys, "--json"))["gpus"]["cards"][0]
+    programs(nvidia_smi=nvidia_smi_script())
+    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in diagnose_stack(tmp_path, capsys)
+    card = json.loads(diagnose_stack(tmp_path, capsys, "--json"))["gpus"]["cards"][0]
     assert card["processes"] == [{"pid": 4242, "name": "VLLM::EngineCore", "memory": 77834 * 2**20}]
-    told(tmp_path, capsys, "--bundle", str(tmp_path / "b.tar.gz"))
+    diagnose_stack(tmp_path, capsys, "--bundle", str(tmp_path / "b.tar.gz"))
     with tarfile.open(tmp_path / "b.tar.gz") as tar:
         files = {one.name: tar.extractfile(one).read().decode() for one in tar.getmembers()}  # type: ignore[union-attr]
     assert "VLLM::EngineCore" in files["stackgen-report/gpus.txt"]
     assert json.loads(files["stackgen-report/evidence.json"])["gpus"]["driver"] == "570.86.10"
 
 
-def test_text_and_json_say_unknown_without_the_tool(
+def test_text_and_json_show_unknown_without_nvidia_smi(
     tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "GPUs: unknown: there is no nvidia-smi" in told(tmp_path, capsys)
-    gpus = json.loads(told(tmp_path, capsys, "--json"))["gpus"]
-    assert gpus["cards"] is None and "no nvidia-smi" in gpus["unknown"]
+    assert "GPUs: unknown: nvidia-smi is not on the PATH" in diagnose_stack(tmp_path, capsys)
+    gpus = json.loads(diagnose_stack(tmp_path, capsys, "--json"))["gpus"]
+    assert gpus["cards"] is None and "nvidia-smi is not on the PATH" in gpus["unknown"]
 
 
-def test_a_log_alone_says_nothing_of_this_machines_cards(programs: Programs) -> None:
-    from stackgen.runtimes.observation.evidence import of_log
+def test_a_log_alone_does_not_include_this_machines_gpus(programs: Programs) -> None:
+    from stackgen.runtimes.observation.evidence import collect_from_log
 
-    programs(nvidia_smi=smi())
-    assert of_log(body("SG-M002-free-memory")).gpus is None
+    programs(nvidia_smi=nvidia_smi_script())
+    assert collect_from_log(log_text("SG-M002-free-memory")).gpus is None
 
 
-def test_a_secret_in_a_processes_name_is_taken_out(programs: Programs) -> None:
-    programs(nvidia_smi=smi().replace("VLLM::EngineCore", "python3 --api-key hunter2hunter2"))
-    evidence = failing(body("SG-M002-free-memory"), gpu_state())
+def test_a_secret_in_a_process_name_is_redacted(programs: Programs) -> None:
+    programs(nvidia_smi=nvidia_smi_script().replace("VLLM::EngineCore", "python3 --api-key hunter2hunter2"))
+    evidence = failed_service(log_text("SG-M002-free-memory"), read_gpu_state())
     found = diagnose(evidence)
     assert "hunter2hunter2" not in json.dumps(found[0].to_json())
-    with tarfile.open(fileobj=io.BytesIO(pack(evidence, found, {}, {})), mode="r:gz") as tar:
+    with tarfile.open(fileobj=io.BytesIO(build_bundle(evidence, found, {}, {})), mode="r:gz") as tar:
         assert not any(b"hunter2" in tar.extractfile(one).read() for one in tar.getmembers())  # type: ignore[union-attr]
 
 
-def test_this_machines_own_tool_is_asked_without_a_stub() -> None:
-    """Whatever is here: with a card its state, else why it is unknown."""
-    state = gpu_state()
-    assert state.cards is not None or state.unknown or state.error
+def test_the_gpu_state_of_this_machine_is_read_without_a_stub() -> None:
+    """With a GPU its state, otherwise the reason why it is unknown."""
+    state = read_gpu_state()
+    assert state.devices is not None or state.unknown or state.error

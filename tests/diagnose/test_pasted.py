@@ -1,4 +1,4 @@
-"""Logs as people bring them: with time stamps, from other shells, cut short, or of a server that works."""
+"""Logs as people paste them: with timestamps, from other shells, truncated, or from a server that works."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
-from stackgen.diagnose.log_lines import CUT, clean, decoded, shortened
+from stackgen.diagnose.log_lines import OMITTED, decode_log, shorten_long_lines, strip_prefix
 from stackgen.diagnose.rule import UNKNOWN
 from stackgen.diagnose.rules import RULES
-from stackgen.runtimes.observation.evidence import of_log
+from stackgen.runtimes.observation.evidence import collect_from_log
 from tests.cli.test_diagnose import piped, run
-from tests.diagnose.fixtures import LOGS, load
-from tests.diagnose.test_rules import first
+from tests.diagnose.fixtures import LOGS, load_fixture
+from tests.diagnose.test_rules import first_id
 
 PLUM = "ValueError: the frobnicator is out of plums"
 TRACEBACK = f'Traceback (most recent call last):\n  File "/app/x.py", line 3, in <module>\n    frobnicate()\n{PLUM}\n'
@@ -36,23 +36,23 @@ def stamped(stamp: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
-def test_an_unknown_crash_below_stamps(stamp: str) -> None:
-    (found,) = diagnose(of_log(stamped(stamp, TRACEBACK)))
+def test_an_unknown_crash_is_found_behind_timestamps(stamp: str) -> None:
+    (found,) = diagnose(collect_from_log(stamped(stamp, TRACEBACK)))
     assert (found.id, found.evidence) == (UNKNOWN, (PLUM,))
 
 
 @pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
-def test_known_causes_and_their_lines_below_stamps(stamp: str) -> None:
+def test_known_causes_are_found_behind_timestamps(stamp: str) -> None:
     for name in ("SG-V001-len", "SG-V004-misspelled", "SG-A003-choice", "SG-H001-hgated"):
-        whole = load(LOGS / f"{name}.log")
-        plain, below = diagnose(of_log(whole.text)), diagnose(of_log(stamped(stamp, whole.text)))
+        whole = load_fixture(LOGS / f"{name}.log")
+        plain, below = diagnose(collect_from_log(whole.text)), diagnose(collect_from_log(stamped(stamp, whole.text)))
         assert [(one.id, one.evidence) for one in below] == [(one.id, one.evidence) for one in plain]
 
 
 @pytest.mark.parametrize("stamp", STAMPS.values(), ids=STAMPS)
-def test_a_healthy_log_below_stamps(stamp: str) -> None:
+def test_a_healthy_log_with_timestamps_has_no_finding(stamp: str) -> None:
     for name in ("healthy-vllm", "healthy-fastchat-worker", "healthy-llamacpp"):
-        assert diagnose(of_log(stamped(stamp, load(LOGS / f"{name}.log").text))) == ()
+        assert diagnose(collect_from_log(stamped(stamp, load_fixture(LOGS / f"{name}.log").text))) == ()
 
 
 @pytest.mark.parametrize(
@@ -70,31 +70,31 @@ def test_a_healthy_log_below_stamps(stamp: str) -> None:
         "(Worker_TP0 pid=12) [rank0]: Traceback (most recent call last):\n(Worker_TP0 pid=12) [rank0]: KeyError: 1",
     ],
 )
-def test_a_crash_of_few_words(text: str) -> None:
-    (found,) = diagnose(of_log(f"{text}\n"))
-    assert found.id == UNKNOWN and found.evidence[-1] in " ".join(clean(text.splitlines()[-1]).split())
+def test_a_crash_with_a_short_message_is_unknown(text: str) -> None:
+    (found,) = diagnose(collect_from_log(f"{text}\n"))
+    assert found.id == UNKNOWN and found.evidence[-1] in " ".join(strip_prefix(text.splitlines()[-1]).split())
 
 
-def test_ended_by_a_person_is_no_failure() -> None:
+def test_a_service_that_somebody_stopped_has_not_failed() -> None:
     ready = "vllm-a-1  | INFO:     Application startup complete.\n"
     for code in (0, 130, 143):
-        assert diagnose(of_log(f"{ready}vllm-a-1 exited with code {code}\n")) == ()
+        assert diagnose(collect_from_log(f"{ready}vllm-a-1 exited with code {code}\n")) == ()
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
-def test_other_encodings(encoding: str) -> None:
+def test_logs_in_other_encodings_are_decoded(encoding: str) -> None:
     mark = "" if encoding in ("utf-16", "utf-8-sig", "utf-8") else "\ufeff"
-    assert decoded(f"{mark}{TRACEBACK}".encode(encoding)) == TRACEBACK
+    assert decode_log(f"{mark}{TRACEBACK}".encode(encoding)) == TRACEBACK
 
 
-def test_a_file_of_powershell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_file_from_powershell_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.log"
     path.write_bytes(TRACEBACK.replace("\n", "\r\n").encode("utf-16"))
     code, out, _ = run(capsys, "diagnose", "--logs", str(path))
     assert code == 1 and f"  log: {PLUM}\n" in out
 
 
-def test_bytes_that_are_no_text_on_standard_input(
+def test_invalid_utf8_on_standard_input_is_accepted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", piped(b"\xff Traceback\nKeyError: \xfe\n"))
@@ -103,19 +103,23 @@ def test_bytes_that_are_no_text_on_standard_input(
 
 
 @pytest.mark.parametrize("text", ["", "loading the model\n", "(APIServer pid=1) INFO 11-23 04:27:04 [x.py:1] hello\n"])
-def test_what_can_not_be_told_is_not_called_well(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_shows_nothing_is_unknown_and_not_healthy(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "x.log"
     path.write_text(text)
     code, out, _ = run(capsys, "diagnose", "--logs", str(path))
-    assert code == 1 and out.startswith("can't tell: ") and "log was ever ready" in out
+    assert (
+        code == 1 and out.startswith("unknown: no cause was found") and "nothing shows that log was ever ready" in out
+    )
     assert '"ok": false' in run(capsys, "diagnose", "--logs", str(path), "--json")[1]
 
 
-def test_a_stack_of_which_one_engine_never_got_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_never_got_ready_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.log"
     ready, gateway = "(APIServer pid=1) INFO:     Application startup complete.", "[NOTICE]   (1) : Loading success."
     path.write_text(f"vllm-a-1  | {ready}\ngateway-1  | {gateway}\n")
-    assert run(capsys, "diagnose", "--logs", str(path))[:2] == (0, "nothing wrong found\n")
+    assert run(capsys, "diagnose", "--logs", str(path))[:2] == (0, "no problems found\n")
     path.write_text(f"vllm-a-1  | {ready}\nvllm-b-1  | (APIServer pid=1) INFO 11-23 04:27:04 [x.py:1] loading\n")
     code, out, _ = run(capsys, "diagnose", "--logs", str(path))
     assert code == 1 and "vllm-b was ever ready" in out and "vllm-a" not in out
@@ -133,37 +137,37 @@ AGAIN = "stackgen: the service was healthy and ended with code 0 after 42s: star
 
 
 @pytest.mark.parametrize("health", ["starting", "healthy", "unhealthy"])
-def test_a_loop_within_the_container_is_told_whatever_docker_says_of_it(health: str) -> None:
-    """supervise.sh starts what was healthy again: Docker's own count of restarts stays 0."""
+def test_a_restart_loop_inside_the_container_is_found_whatever_docker_reports(health: str) -> None:
+    """supervise.sh restarts a service that was healthy, and Docker's restart count stays 0."""
     log = (READY + DEAD + AGAIN) * 5 + (READY if health == "healthy" else "")
     (found,) = diagnose(Evidence((ServiceEvidence("a", engine="vllm", state="running", health=health, log=log),)))
     assert found.id == "SG-D012" and "5 times" in found.evidence[0] and PLUM in found.evidence
-    assert diagnose(of_log(log))[0].id == "SG-D012"
+    assert diagnose(collect_from_log(log))[0].id == "SG-D012"
 
 
-def test_one_death_is_not_called_loading() -> None:
+def test_a_crash_is_not_reported_as_loading() -> None:
     service = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=READY + DEAD + AGAIN)
     (found,) = diagnose(Evidence((service,)))
     assert found.id == UNKNOWN and PLUM in found.evidence
-    # once it is ready, that is overcome
+    # once it is ready again, the crash has been overcome
     assert diagnose(Evidence((replace(service, health="healthy", log=service.log + READY),))) == ()
     known = service.log.replace(PLUM, "ValueError: No available memory for the cache blocks")
-    assert first(Evidence((replace(service, log=known),))) == "SG-M001"
+    assert first_id(Evidence((replace(service, log=known),))) == "SG-M001"
 
 
-def test_an_engine_that_died_was_not_stopped_by_somebody() -> None:
-    """vLLM ends with 0 when its engine dies."""
+def test_a_dead_engine_is_not_reported_as_stopped() -> None:
+    """vLLM exits with 0 when its engine dies."""
     service = ServiceEvidence("a", engine="vllm", state="exited", exit_code=0, log=READY + DEAD)
     (found,) = diagnose(Evidence((service,)))
     assert found.id == UNKNOWN and PLUM in found.evidence
-    assert first(Evidence((replace(service, log=READY),))) == "SG-C009"
+    assert first_id(Evidence((replace(service, log=READY),))) == "SG-C009"
 
 
-@pytest.mark.parametrize(("code", "said"), [(137, "SIGKILL"), (139, "SIGSEGV"), (132, "SIGILL"), (1, "exit code 1")])
-def test_an_unknown_failure_shows_how_it_ended(code: int, said: str) -> None:
+@pytest.mark.parametrize(("code", "shown"), [(137, "SIGKILL"), (139, "SIGSEGV"), (132, "SIGILL"), (1, "exit code 1")])
+def test_an_unknown_failure_shows_the_exit_code_and_signal(code: int, shown: str) -> None:
     service = ServiceEvidence("a", engine="vllm", state="exited", exit_code=code, log="hello\n")
     (found,) = diagnose(Evidence((service,)))
-    assert found.id == UNKNOWN and found.evidence[0] == "hello" and said in found.evidence[1]
+    assert found.id == UNKNOWN and found.evidence[0] == "hello" and shown in found.evidence[1]
 
 
 # config/model.py of vLLM 0.32.0, _get_and_verify_max_len, with VLLM_ALLOW_LONG_MAX_MODEL_LEN=1
@@ -175,15 +179,15 @@ ALLOWED = (
 )
 
 
-def test_a_context_that_the_user_allowed_is_no_cause() -> None:
+def test_a_long_context_that_the_user_allowed_is_not_a_cause() -> None:
     loading = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=ALLOWED)
-    assert first(Evidence((loading,))) == "SG-C008"
-    truncated = load(LOGS / "SG-L001-truncated.log")
-    assert [one.id for one in diagnose(of_log(ALLOWED + truncated.text))] == ["SG-L001"]
-    # the refusal names the variable too
+    assert first_id(Evidence((loading,))) == "SG-C008"
+    truncated = load_fixture(LOGS / "SG-L001-truncated.log")
+    assert [one.id for one in diagnose(collect_from_log(ALLOWED + truncated.text))] == ["SG-L001"]
+    # the error names the variable as well
     refusal = ALLOWED.replace("config.json). ", "config.json). To allow overriding this maximum, set the env var "
                               "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1. ").replace("WARNING", "ERROR")  # fmt: skip
-    assert first(of_log(refusal)) == "SG-V001"
+    assert first_id(collect_from_log(refusal)) == "SG-V001"
 
 
 @pytest.mark.parametrize(
@@ -196,12 +200,12 @@ def test_a_context_that_the_user_allowed_is_no_cause() -> None:
         "no kernel image is available for execution on the device",
     ],
 )
-def test_what_users_write_is_no_evidence(prompt: str) -> None:
+def test_the_text_of_a_request_is_not_evidence(prompt: str) -> None:
     said = f"(APIServer pid=1) INFO 11-23 04:27:04 [logger.py:39] Received request chatcmpl-1: prompt: '{prompt}'\n"
     log = READY + said + '(APIServer pid=1) INFO:     127.0.0.1:5 - "POST /v1/chat/completions HTTP/1.1" 200 OK\n'
     service = ServiceEvidence("a", engine="vllm", state="running", health="healthy", log=log)
-    assert diagnose(Evidence((service,))) == () == diagnose(of_log(log))
-    # what the server itself calls an error counts
+    assert diagnose(Evidence((service,))) == () == diagnose(collect_from_log(log))
+    # an error of the server itself counts
     failed = f"(EngineCore pid=2) ERROR 11-23 04:27:04 [core.py:1] RuntimeError: {prompt}\n"
     assert prompt.startswith(("exited", "what")) or diagnose(Evidence((replace(service, log=log + failed),)))
 
@@ -214,14 +218,14 @@ def test_what_users_write_is_no_evidence(prompt: str) -> None:
         "WARNING 11-23 04:27:04 [x.py:1] HTTP Error 429 thrown while requesting GET https://huggingface.co/x",
     ],
 )
-def test_what_a_loading_server_warns_of_does_not_hide_that_it_loads(line: str) -> None:
+def test_warnings_of_a_loading_server_do_not_hide_that_it_is_loading(line: str) -> None:
     service = ServiceEvidence("a", engine="vllm", state="running", health="starting", log=f"{line}\n")
     assert [one.id for one in diagnose(Evidence((service,)))] == ["SG-C008"]
 
 
 @pytest.mark.parametrize("line", ["INFO validating data: ok", "Hint: toomanyrequests: what is that?"])
-def test_words_of_compose_in_the_middle_of_another_log(line: str) -> None:
-    assert [one.id for one in diagnose(of_log(f"{line}\n{TRACEBACK}"))] == [UNKNOWN]
+def test_phrases_of_compose_inside_another_log_are_not_a_cause(line: str) -> None:
+    assert [one.id for one in diagnose(collect_from_log(f"{line}\n{TRACEBACK}"))] == [UNKNOWN]
 
 
 HOSTILE = {
@@ -237,27 +241,27 @@ HOSTILE = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("line", HOSTILE.values(), ids=HOSTILE)
 def test_no_pattern_hangs_on_a_long_line(line: str) -> None:
-    """What needs the square of a line's length in steps would not end here."""
+    """A pattern that takes quadratic time would not finish here."""
     for one in RULES:
         for pattern in (*one.patterns, *one.unless):
             pattern.search(line)
             pattern.search(f"ValueError: {line}")
-    clean(line)
+    strip_prefix(line)
 
 
 @pytest.mark.timeout(120)
-def test_a_long_line_is_shortened_and_its_ends_are_read() -> None:
+def test_a_long_line_is_shortened_and_both_ends_are_read() -> None:
     said = "ValueError: No available memory for the cache blocks"
     for line in (f"{said} {HOSTILE['hex']}", f"{HOSTILE['hex']} {said}"):
-        assert first(of_log(f"{line}\n")) == "SG-M001"
-        assert len(of_log(line).services[0].log) < 10_000
-    assert shortened("a\nb\n") == "a\nb\n" and CUT not in shortened(HOSTILE["words"])
+        assert first_id(collect_from_log(f"{line}\n")) == "SG-M001"
+        assert len(collect_from_log(line).services[0].log) < 10_000
+    assert shorten_long_lines("a\nb\n") == "a\nb\n" and OMITTED not in shorten_long_lines(HOSTILE["words"])
 
 
-def test_no_half_of_a_secret_is_left_where_a_line_is_shortened() -> None:
+def test_shortening_a_line_never_leaves_half_of_a_secret() -> None:
     key = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
     for place in range(4050, 4150):
         line = f"{'x ' * (place // 2)}{key} {'y ' * 6000}"
-        assert key in shortened(line) or "sk-" not in shortened(line)
+        assert key in shorten_long_lines(line) or "sk-" not in shorten_long_lines(line)
         line = f"{'x ' * 6000}{key}{' y' * (place // 2)}"
-        assert key in shortened(line) or "6789" not in shortened(line)
+        assert key in shorten_long_lines(line) or "6789" not in shorten_long_lines(line)

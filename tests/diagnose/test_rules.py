@@ -1,4 +1,4 @@
-"""Every rule against whole logs of real failures: the right one first, and none on healthy logs."""
+"""All rules against complete logs of real failures: the right rule comes first, and none matches a healthy log."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
-from stackgen.diagnose.log_lines import CUT, around, clean, joined, since_ready, split_services, telling, window
+from stackgen.diagnose.log_lines import (
+    OMITTED,
+    excerpt,
+    find_key_lines,
+    join_head_and_tail,
+    keep_head_and_tail,
+    lines_since_ready,
+    split_services,
+    strip_prefix,
+)
 from stackgen.diagnose.rule import UNKNOWN
-from stackgen.diagnose.rules import RULES, rule
-from stackgen.diagnose.rules.slow import read_metrics
-from stackgen.runtimes.observation.evidence import of_log
+from stackgen.diagnose.rules import RULES, get_rule
+from stackgen.diagnose.rules.slow import parse_metrics
+from stackgen.runtimes.observation.evidence import collect_from_log
 from stackgen.stack.load import parse_stack
-from tests.diagnose.fixtures import LOGS, Fixture, fixtures
+from tests.diagnose.fixtures import LOGS, Fixture, load_fixtures
 
-ALL = fixtures()
+ALL = load_fixtures()
 BROKEN = [one for one in ALL if one.rule]
 HEALTHY = [one for one in ALL if not one.rule]
 
 
-def first(evidence: Evidence) -> str:
+def first_id(evidence: Evidence) -> str:
     return next((one.id for one in diagnose(evidence)), "")
 
 
@@ -36,19 +45,19 @@ def test_the_right_rule_comes_first(fixture: Fixture) -> None:
 
 
 @pytest.mark.parametrize("fixture", HEALTHY, ids=lambda one: one.name)
-def test_no_rule_on_healthy_logs(fixture: Fixture) -> None:
+def test_healthy_logs_have_no_finding(fixture: Fixture) -> None:
     assert diagnose(fixture.evidence) == ()
-    # and not on the log alone, as a colleague pastes it
-    assert diagnose(of_log(fixture.text)) == ()
+    # nor has the log alone, as somebody would paste it
+    assert diagnose(collect_from_log(fixture.text)) == ()
 
 
 @pytest.mark.parametrize(
     "fixture",
-    [one for one in BROKEN if one.head.get("kind", "log") == "log" and rule(one.rule).patterns],
+    [one for one in BROKEN if one.head.get("kind", "log") == "log" and get_rule(one.rule).patterns],
     ids=lambda one: one.name,
 )
-def test_the_log_alone_tells_as_much(fixture: Fixture) -> None:
-    assert first(of_log(fixture.text)) == fixture.rule
+def test_the_log_alone_is_enough_for_rules_with_patterns(fixture: Fixture) -> None:
+    assert first_id(collect_from_log(fixture.text)) == fixture.rule
 
 
 def test_most_fixtures_are_real() -> None:
@@ -58,9 +67,9 @@ def test_most_fixtures_are_real() -> None:
 
 
 @pytest.mark.parametrize("fixture", ALL, ids=lambda one: one.name)
-def test_fixtures_hold_nothing_of_this_machine(fixture: Fixture) -> None:
+def test_fixtures_contain_no_local_paths_or_secrets(fixture: Fixture) -> None:
     text = (LOGS / f"{fixture.name}.log").read_text("utf-8")
-    # the checkout, scratch folders, and names of scratch projects
+    # the checkout, temporary folders and names of test projects
     for mark in (str(Path(__file__).parents[2]), "/tmp/pytest-", "/srv/host", "sgdiag"):
         assert mark not in text, mark
     assert not re.search(r"\b(sk-[A-Za-z0-9_-]{12,}|hf_[A-Za-z0-9]{16,})", text)
@@ -75,8 +84,8 @@ def test_ids_are_unique_and_well_formed() -> None:
 
 
 @pytest.mark.parametrize("one", RULES, ids=lambda one: one.id)
-def test_placeholders_are_named_by_the_patterns(one: object) -> None:
-    """A hole that no pattern fills is a question mark in a user's terminal."""
+def test_every_placeholder_is_a_group_of_every_pattern(one: object) -> None:
+    """A placeholder without a value shows as a question mark in the terminal."""
     from stackgen.diagnose.rule import Rule
 
     assert isinstance(one, Rule)
@@ -89,7 +98,7 @@ def test_placeholders_are_named_by_the_patterns(one: object) -> None:
     assert set(re.findall(r"\{([a-z_]+)\}", sure)) <= always
 
 
-def test_the_numbers_are_in_the_cause() -> None:
+def test_causes_contain_the_numbers_of_the_log() -> None:
     by_name = {one.name: one for one in BROKEN}
     for name, numbers in {
         "SG-V012-kvsmall": ("10000000", "4.77", "2097024"),
@@ -121,7 +130,7 @@ models:
 """
 
 
-def planned(service: ServiceEvidence, **more: object) -> Evidence:
+def with_plan(service: ServiceEvidence, **more: object) -> Evidence:
     from stackgen.resolve.pipeline import resolve
     from stackgen.targets.compose import ComposeSite
 
@@ -131,18 +140,18 @@ def planned(service: ServiceEvidence, **more: object) -> Evidence:
     return replace(evidence, **more)  # type: ignore[arg-type]
 
 
-def test_the_change_names_the_model_and_what_stood_there() -> None:
+def test_a_change_names_the_model_and_the_old_value() -> None:
     log = (
         "ValueError: To serve at least one request with the models's max seq len (8192), (1.0 GiB KV cache is needed, "
         "which is larger than the available KV cache memory (0.5 GiB). Based on the available memory, the estimated "
         "maximum model length is 4096. Try …"
     )
-    edit = diagnose(planned(ServiceEvidence("vllm-two", engine="vllm", state="exited", exit_code=1, log=log)))[0].edit
+    edit = diagnose(with_plan(ServiceEvidence("vllm-two", engine="vllm", state="exited", exit_code=1, log=log)))[0].edit
     assert edit is not None
     assert (edit.path, edit.value, edit.was, edit.safe) == (("models", 1, "max_model_len"), "4096", "8192", True)
 
 
-def test_an_unknown_failure_is_called_unknown_with_the_root_above_the_last_line() -> None:
+def test_an_unknown_failure_shows_the_root_cause_and_not_the_last_line() -> None:
     log = """\
 (EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] Traceback (most recent call last):
 (EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] ValueError: the frobnicator is out of plums
@@ -152,7 +161,7 @@ stackgen: the service ended with code 1 after 5s and was never healthy: the reas
 """
     root = "ValueError: the frobnicator is out of plums"
     for evidence, shown in (
-        (of_log(log), (root,)),
+        (collect_from_log(log), (root,)),
         (Evidence((ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=log),)),
          (root, "a is exited, exit code 1")),
     ):  # fmt: skip
@@ -176,13 +185,13 @@ stackgen: the service ended with code 1 after 5s and was never healthy: the reas
         (ServiceEvidence("d", role="download", state="exited", exit_code=0), ""),
     ],
 )
-def test_states(service: ServiceEvidence, id: str) -> None:
-    assert first(Evidence((service,))) == id
+def test_container_states_are_diagnosed(service: ServiceEvidence, id: str) -> None:
+    assert first_id(Evidence((service,))) == id
 
 
-def test_refused_by_a_stack_that_works_is_the_wrong_address() -> None:
+def test_a_refused_connection_to_a_working_stack_is_the_wrong_address() -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
-    found = diagnose(planned(works, checks=(("connect", "nothing listens on 127.0.0.1:9000"),)))
+    found = diagnose(with_plan(works, checks=(("connect", "nothing listens on 127.0.0.1:9000"),)))
     assert found[0].id == "SG-C006" and "http://127.0.0.1:8000/v1" in found[0].fix
 
 
@@ -193,9 +202,9 @@ def test_refused_by_a_stack_that_works_is_the_wrong_address() -> None:
         ("gpt-5", "SG-N005"),
     ],
 )  # fmt: skip
-def test_model_not_found_tells_how_the_name_differs(name: str, id: str) -> None:
+def test_model_not_found_explains_how_the_name_differs(name: str, id: str) -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
-    assert first(planned(works, checks=(("chat", f"The model `{name}` does not exist."),))) == id
+    assert first_id(with_plan(works, checks=(("chat", f"The model `{name}` does not exist."),))) == id
 
 
 METRICS = """\
@@ -238,115 +247,121 @@ def metrics(**more: float) -> str:
         ({"between": 0.3}, "config: device_config=cpu, …", "SG-S004"),
         ({"prefill": 8, "prompt": 30000}, "", "SG-S006"),
         ({"first": 30, "done": 3}, "torch.compile took 95.20 s in total", "SG-S007"),
-        # this service has a GPU planned: no word of machines without
+        # a GPU is planned for this service, so SG-S009 does not apply
         ({"between": 0.04}, "config: device_config=cpu, …", ""),
     ],
 )
-def test_slow_responses_are_measured(values: dict[str, float], log: str, id: str) -> None:
+def test_slow_responses_are_diagnosed_from_metrics(values: dict[str, float], log: str, id: str) -> None:
     service = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy", log=log,
                               metrics=metrics(**values))  # fmt: skip
-    assert first(planned(service)) == id
+    assert first_id(with_plan(service)) == id
 
 
-def test_one_replica_saturated() -> None:
+def test_a_saturated_replica_next_to_an_idle_one_is_found() -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy", metrics=metrics(waiting=8))
     idle = replace(works, service="vllm-two-2", metrics=metrics())
     assert diagnose(Evidence((works, idle)))[0].id == "SG-S001"
 
 
-def test_slow_on_a_cpu_without_gpus_is_told_as_that() -> None:
+def test_slow_tokens_on_a_cpu_without_planned_gpus() -> None:
     service = ServiceEvidence("vllm", engine="vllm", state="running", health="healthy",
                               log="config: device_config=cpu, …", metrics=metrics(between=0.2))  # fmt: skip
     (found,) = diagnose(Evidence((service,)))
     assert found.id == "SG-S009" and "200 ms" in found.cause and found.evidence[0] == "device_config=cpu"
     assert diagnose(Evidence((replace(service, metrics=metrics(between=0.02)),))) == ()
-    # the same with a GPU planned is a mistake
-    assert first(planned(replace(service, service="vllm-two"))) == "SG-S004"
+    # with a planned GPU it is a misconfiguration
+    assert first_id(with_plan(replace(service, service="vllm-two"))) == "SG-S004"
 
 
-def test_metrics_are_read() -> None:
-    assert read_metrics(metrics())["request_success_total"] == 100
+def test_metrics_are_summed_over_labels() -> None:
+    assert parse_metrics(metrics())["request_success_total"] == 100
 
 
-def test_real_metrics_are_read() -> None:
-    by_name = {one.name: read_metrics(one.text) for one in ALL if one.head.get("kind") == "metrics"}
+def test_real_metrics_are_parsed() -> None:
+    by_name = {one.name: parse_metrics(one.text) for one in ALL if one.head.get("kind") == "metrics"}
     busy = by_name["SG-S003-queue"]
     assert (busy["num_requests_waiting"], busy["num_requests_running"], busy["request_success_total"]) == (4, 1, 7)
     assert by_name["healthy-vllm-metrics"]["num_requests_waiting"] == 0
-    # every metric that a rule reads is one that vLLM has
+    # vLLM has every metric that a rule reads
     used = set(re.findall(r"vllm:(\w+)", METRICS)) - {"inter_token_latency_seconds_bucket", "request_success_created"}
     assert used <= set(busy) | {"request_success_created"}
 
 
 def real(name: str) -> ServiceEvidence:
-    """A server as it was really measured."""
+    """The service of a fixture with real metrics."""
     return next(one for one in ALL if one.name == name).evidence.services[0]
 
 
-def test_preemption_and_long_prompts_really_measured() -> None:
+def test_preemption_and_long_prompts_from_real_metrics() -> None:
     assert "11 preemptions in 14 requests" in diagnose(Evidence((real("SG-S002-preempt"),)))[0].cause
     found = diagnose(Evidence((real("SG-S006-prompts"),)))
-    # the queue that long prompts make, and the CPU, stand below
+    # the queue that long prompts cause, and the CPU, come after them
     assert [one.id for one in found] == ["SG-S006", "SG-S003", "SG-S009"] and "3229 tokens" in found[0].cause
 
 
-def test_one_replica_really_saturated_beside_an_idle_one() -> None:
+def test_a_saturated_replica_from_real_metrics() -> None:
     busy, idle = real("SG-S003-queue"), real("healthy-vllm-eager-metrics")
     found = diagnose(Evidence((busy, replace(idle, service="vllm-2"))))
     assert found[0].id == "SG-S001" and "vllm-2 is idle" in found[0].cause
 
 
-def test_eager_mode_in_a_real_start_log_whose_beginning_is_far_away() -> None:
-    """The CPU's own log with a planned GPU, as no machine here has one."""
+def test_eager_mode_is_found_in_the_first_lines_of_a_long_real_log() -> None:
+    """The log of a CPU server with a planned GPU, because no development machine has a GPU."""
     log = real("SG-S006-prompts").log
     requests = "\n".join(
         f'(APIServer pid=10) INFO: 10.0.0.1:{n} - "POST /v1/completions HTTP/1.1" 200' for n in range(9000)
     )
-    slow = replace(real("SG-S009-cpu"), service="vllm-two", log=window(f"{log}\n{requests}", HEAD_LINES, LOG_LINES))
-    assert [one.id for one in diagnose(planned(slow))] == ["SG-S004", "SG-S005"]
+    slow = replace(
+        real("SG-S009-cpu"), service="vllm-two", log=keep_head_and_tail(f"{log}\n{requests}", HEAD_LINES, LOG_LINES)
+    )
+    assert [one.id for one in diagnose(with_plan(slow))] == ["SG-S004", "SG-S005"]
     assert len(slow.log.splitlines()) == HEAD_LINES + 1 + LOG_LINES
 
 
 @pytest.mark.parametrize("message", ["the name 'vllm-two' can't be resolved", "Could not resolve host: vllm-two"])
-def test_a_name_that_only_the_stack_knows(message: str) -> None:
+def test_a_service_name_that_only_the_stack_resolves(message: str) -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
-    assert first(planned(works, checks=(("resolve", message),))) == "SG-C003"
+    assert first_id(with_plan(works, checks=(("resolve", message),))) == "SG-C003"
 
 
-BEAT = "2026-11-23 05:{}:{:02} | INFO | model_worker | Send heart beat. Models: ['a']. Semaphore: Semaphore(value=0, "
-FAILED_BEAT = (
+HEARTBEAT = (
+    "2026-11-23 05:{}:{:02} | INFO | model_worker | Send heart beat. Models: ['a']. Semaphore: Semaphore(value=0, "
+)
+FAILED_HEARTBEAT = (
     "2026-11-23 05:22:08 | ERROR | model_worker | heart beat error: HTTPConnectionPool(host='c', port=21001): Max …"
 )
 
 
-@pytest.mark.parametrize(("seconds", "wedged"), [(5, False), (45, True)])
-def test_a_worker_with_long_answers_is_not_wedged(seconds: int, wedged: bool) -> None:
-    """stackgen's workers beat each 5 s, and an answer may take longer than some beats."""
+@pytest.mark.parametrize(("seconds", "is_stuck"), [(5, False), (45, True)])
+def test_a_worker_with_long_answers_is_not_stuck(seconds: int, is_stuck: bool) -> None:
+    """stackgen's workers send a heartbeat every 5 s, and an answer may take longer than several heartbeats."""
     times = [divmod(number * seconds, 60) for number in range(4)]
-    log = "\n".join(BEAT.format(f"{minute:02}", second) + "locked=True). call_ct: 9." for minute, second in times)
+    log = "\n".join(HEARTBEAT.format(f"{minute:02}", second) + "locked=True). call_ct: 9." for minute, second in times)
     service = ServiceEvidence("a", role="worker", engine="fastchat", state="running", health="healthy", log=log)
-    assert (first(Evidence((service,))) == "SG-F006") is wedged
+    assert (first_id(Evidence((service,))) == "SG-F006") is is_stuck
 
 
-def test_a_controller_that_came_back_is_no_finding() -> None:
-    service = ServiceEvidence("a", role="worker", engine="fastchat", state="running", health="healthy", log=FAILED_BEAT)
-    assert first(Evidence((service,))) == "SG-F005"
-    again = BEAT.format("22", 13) + "locked=False). call_ct: 1."
-    assert diagnose(Evidence((replace(service, log=f"{FAILED_BEAT}\n{again}"),))) == ()
+def test_a_controller_that_came_back_has_no_finding() -> None:
+    service = ServiceEvidence(
+        "a", role="worker", engine="fastchat", state="running", health="healthy", log=FAILED_HEARTBEAT
+    )
+    assert first_id(Evidence((service,))) == "SG-F005"
+    again = HEARTBEAT.format("22", 13) + "locked=False). call_ct: 1."
+    assert diagnose(Evidence((replace(service, log=f"{FAILED_HEARTBEAT}\n{again}"),))) == ()
 
 
-def test_localhost_is_right_without_containers() -> None:
+def test_localhost_is_accepted_without_containers() -> None:
     log = (
         "args: Namespace(worker_address='http://localhost:21002', controller_address='http://{}:21001', model_path='a')"
     )
     for controller, id in (("fastchat-controller", "SG-F003"), ("localhost", "SG-0000")):
         service = ServiceEvidence("a", role="worker", engine="fastchat", state="exited", exit_code=1,
                                   log=log.format(controller))  # fmt: skip
-        assert first(Evidence((service,))) == id
+        assert first_id(Evidence((service,))) == id
 
 
 def test_every_rule_has_a_test() -> None:
-    """A log, or a made state in these files; those of local processes are met by real ones."""
+    """A log, or an example state in these files. The states of local processes are tested with real processes."""
     tests = Path(__file__).parents[1]
     files = [*tests.glob("diagnose/*.py"), tests / "runtimes" / "test_evidence.py"]
     here = "".join(file.read_text("utf-8") for file in files)
@@ -354,72 +369,78 @@ def test_every_rule_has_a_test() -> None:
     assert missing == []
 
 
-def test_what_was_overcome_is_no_finding() -> None:
+def test_errors_before_the_last_ready_line_are_ignored() -> None:
     log = "ValueError: No available memory for the cache blocks\nINFO: Application startup complete.\nGET /health 200"
-    assert diagnose(of_log(log)) == ()
-    assert since_ready("a\nApplication startup complete\nb") == ["b"]
+    assert diagnose(collect_from_log(log)) == ()
+    assert lines_since_ready("a\nApplication startup complete\nb") == ["b"]
 
 
-def test_a_log_whose_middle_is_left_out() -> None:
+def test_a_log_with_an_omitted_middle() -> None:
     failed = "ValueError: No available memory for the cache blocks"
-    # it may have been ready in between: what failed in the first lines is no finding
+    # it may have been ready in between, so a failure in the first lines is not a finding
     log = "\n".join([failed, *["x"] * 600, "INFO: Application startup complete.", *(f"GET {n}" for n in range(3000))])
-    cut = window(log, HEAD_LINES, LOG_LINES)
-    assert CUT in cut and failed in cut and diagnose(of_log(log)) == ()
-    assert since_ready(cut)[0] == "GET 1000" and window("a\nb", 1, 1) == "a\nb"
-    assert diagnose(of_log(f"{log}\n{failed}"))[0].id == "SG-M001"
-    # the same through Compose's own marks, from a file of several megabytes
+    cut = keep_head_and_tail(log, HEAD_LINES, LOG_LINES)
+    assert OMITTED in cut and failed in cut and diagnose(collect_from_log(log)) == ()
+    assert lines_since_ready(cut)[0] == "GET 1000" and keep_head_and_tail("a\nb", 1, 1) == "a\nb"
+    assert diagnose(collect_from_log(f"{log}\n{failed}"))[0].id == "SG-M001"
+    # the same with Compose's prefixes, in a file of several megabytes
     text = "\n".join(f"vllm-a-1  | {line} {'y' * 1500}" for line in log.splitlines())
-    (service,) = of_log(text).services
-    assert service.log.startswith(failed) and CUT in service.log and service.log.splitlines()[-1].startswith("GET 2999")
+    (service,) = collect_from_log(text).services
+    assert (
+        service.log.startswith(failed)
+        and OMITTED in service.log
+        and service.log.splitlines()[-1].startswith("GET 2999")
+    )
 
 
-def test_first_and_last_lines_that_were_read_apart_are_joined() -> None:
+def test_first_and_last_lines_are_joined_without_repetition() -> None:
     lines = [str(number) for number in range(9)]
-    assert joined(lines[:5], lines[4:]) == joined(lines[:5], lines[2:]) == "\n".join(lines)
-    assert joined(lines[:3], lines[6:]).splitlines() == ["0", "1", "2", CUT, "6", "7", "8"]
+    assert join_head_and_tail(lines[:5], lines[4:]) == join_head_and_tail(lines[:5], lines[2:]) == "\n".join(lines)
+    assert join_head_and_tail(lines[:3], lines[6:]).splitlines() == ["0", "1", "2", OMITTED, "6", "7", "8"]
 
 
 @pytest.mark.parametrize("place", [0, 350, 5000, 9000])
 def test_the_matching_part_of_a_very_long_line_is_shown(place: int) -> None:
     said = "ValueError: No available memory for the cache blocks"
     line = f"{'a b ' * (place // 4)}{said} {'c d ' * ((9000 - place) // 4)}".strip()
-    shown = diagnose(of_log(line + "\n"))[0].evidence[0]
+    shown = diagnose(collect_from_log(line + "\n"))[0].evidence[0]
     assert "No available memory for the cache blocks" in shown and len(shown) <= 420
-    assert around("short", "", 400) == "short"
+    assert excerpt("short", "", 400) == "short"
 
 
-def test_a_secret_across_the_cut_of_a_line_is_not_shown() -> None:
+def test_a_secret_at_the_cut_of_a_line_is_not_shown() -> None:
     line = (
         f"{'word ' * 100}--api-key hunter2hunter2 {'word ' * 20}No available memory for the cache blocks {'x ' * 300}"
     )
-    assert "hunter2" not in str(diagnose(of_log(line))[0].to_json())
+    assert "hunter2" not in str(diagnose(collect_from_log(line))[0].to_json())
 
 
-def test_lines_of_llamacpp() -> None:
-    assert clean("0.36.047.111 E llama_init_from_model: failed") == "llama_init_from_model: failed"
+def test_llamacpp_prefixes_are_stripped() -> None:
+    assert strip_prefix("0.36.047.111 E llama_init_from_model: failed") == "llama_init_from_model: failed"
     log = next(one for one in BROKEN if one.name == "SG-A014-vcache").text.replace("quantized V cache", "mystery")
-    (found,) = diagnose(of_log(log))
+    (found,) = diagnose(collect_from_log(log))
     assert found.id == UNKNOWN and "mystery requires flash_attn" in found.evidence[0]
 
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("SG-A001-flag", "did you mean --ctx-size?"), ("SG-A001-vllmflag", "leave it out: llama.cpp takes what it needs")],
+    [("SG-A001-flag", "did you mean --ctx-size?"), ("SG-A001-vllmflag", "remove it: llama.cpp takes what it needs")],
 )
-def test_flags_of_llamacpp_are_told_in_its_own_words(name: str, fix: str) -> None:
+def test_unknown_flags_of_llamacpp_get_a_suggestion(name: str, fix: str) -> None:
     assert fix in diagnose(next(one for one in BROKEN if one.name == name).evidence)[0].fix
 
 
-def test_lines() -> None:
-    assert clean("(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] ValueError: x") == "ValueError: x"
-    assert clean("2026-11-23 04:25:43 | ERROR | stderr | KeyError: 'x'") == "KeyError: 'x'"
+def test_prefixes_are_stripped_and_services_split() -> None:
+    assert strip_prefix("(EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510] ValueError: x") == "ValueError: x"
+    assert strip_prefix("2026-11-23 04:25:43 | ERROR | stderr | KeyError: 'x'") == "KeyError: 'x'"
     parts = split_services("vllm-a-1  | one\nfastchat-api-1  | two\nvllm-a-1  | three")
     assert parts == {"vllm-a": "one\nthree", "fastchat-api": "two"}
-    assert telling("") == ()
+    assert find_key_lines("") == ()
 
 
 def test_a_log_of_compose_names_the_service() -> None:
-    found = diagnose(of_log("vllm-a-1  | Bla\nvllm-a-1  | vllm: error: unrecognized arguments: --max-modell-len 512\n"))
+    found = diagnose(
+        collect_from_log("vllm-a-1  | Bla\nvllm-a-1  | vllm: error: unrecognized arguments: --max-modell-len 512\n")
+    )
     assert (found[0].id, found[0].service) == ("SG-V004", "vllm-a")
     assert "did you mean --max-model-len?" in found[0].fix

@@ -1,11 +1,11 @@
-"""`stackgen explain ID`: the page of a cause, or the list of all."""
+"""`stackgen explain ID`: the page of a rule or of a doctor check."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
 from stackgen.cli.commands.output import print_data
-from stackgen.diagnose.explain import find_rule, page, readable
+from stackgen.diagnose.explain import find_rule, format_page, show_placeholders
 from stackgen.diagnose.rules import RULES
 from stackgen.doctor.table import CHECKS
 
@@ -13,22 +13,22 @@ __all__ = ["explain"]
 
 
 def explain(args: Namespace) -> int:
-    """`stackgen explain ID`: the page of a rule, or the list of all."""
+    """`stackgen explain ID`: prints the page of a rule, or lists all rules without an id. Returns the exit code."""
     if not args.id:
-        rows = sorted((one.id, readable(one.title)) for one in RULES)
-        known = [{"id": id, "title": title} for id, title in rows]
-        print_data(args, {"rules": known}, [f"{id}  {title}" for id, title in rows])
+        rows = sorted((one.id, show_placeholders(one.title)) for one in RULES)
+        rules = [{"id": id, "title": title} for id, title in rows]
+        print_data(args, {"rules": rules}, [f"{id}  {title}" for id, title in rows])
         return 0
 
-    # what doctor finds has ids of its own kind, and no page beyond its line
+    # doctor's checks have their own ids (SG-P) and no page beyond one line
     wanted = args.id.upper()
     for check in CHECKS:
         if check.id in (wanted, f"SG-{wanted}"):
-            text = f"{check.id}: {check.name}\n\n`stackgen doctor` looks at this before a start: {check.looks_at}."
-            print_data(args, {"id": check.id, "title": check.name, "explain": check.looks_at}, [text])
+            text = f"{check.id}: {check.name}\n\n`stackgen doctor` checks this before a start: {check.description}."
+            print_data(args, {"id": check.id, "title": check.name, "explain": check.description}, [text])
             return 0
     rule = find_rule(args.id)
-    data = {"id": rule.id, "title": readable(rule.title), "cause": readable(rule.cause), "fix": readable(rule.fix),
-            "explain": rule.explain, "source": rule.source}  # fmt: skip
-    print_data(args, data, [page(rule)])
+    data = {"id": rule.id, "title": show_placeholders(rule.title), "cause": show_placeholders(rule.cause),
+            "fix": show_placeholders(rule.fix), "explain": rule.explain, "source": rule.source}  # fmt: skip
+    print_data(args, data, [format_page(rule)])
     return 0

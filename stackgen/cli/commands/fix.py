@@ -1,4 +1,4 @@
-"""The change to stack.yaml that fixes a cause: shown, confirmed, written."""
+"""`--fix`: shows the change to stack.yaml that fixes a cause, asks, and writes it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from argparse import Namespace
 from difflib import unified_diff
 from pathlib import Path
 
-from stackgen.cli.commands.confirm import confirmed
+from stackgen.cli.commands.confirm import confirm
 from stackgen.cli.commands.output import note
 from stackgen.diagnose import Finding
-from stackgen.diagnose.stack_edit import apply
+from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.render.write import write_atomically
 from stackgen.stack.load import parse_stack, read_text
 
@@ -17,22 +17,22 @@ __all__ = ["fix"]
 
 
 def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
-    """Shows the change that mends the cause, asks, and writes it; only safe ones, and only of the first finding."""
+    """Shows the change for the first finding, asks, and writes it. Changes that are not safe are not applied."""
     edit = findings[0].edit if findings else None
     if edit is None or path is None:
-        note("nothing to fix" if not findings else "no change to stack.yaml is known that mends it")
+        note("nothing to fix" if not findings else "stackgen knows no change to stack.yaml that fixes this cause")
         return
     if not edit.safe:
-        note("the change decides more than a start: make it by hand")
+        note("this change affects more than the start; edit stack.yaml by hand")
         return
     before = read_text(path)
-    after = apply(before, edit)
-    # a change that makes the file invalid is none
+    after = apply_edit(before, edit)
+    # raises if the change would make the file invalid
     parse_stack(after, str(path))
     for line in unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm=""):
         note(line)
-    if not confirmed("make this change?", args.yes, "--yes makes the change without asking"):
-        note("left as it was")
+    if not confirm("apply this change?", args.yes, "not applied: --yes applies the change without asking"):
+        note("stack.yaml is unchanged")
         return
     write_atomically(path, after, path.stat().st_mode & 0o777)
-    note(f"changed {path}: `stackgen up` tries it")
+    note(f"changed {path}; run `stackgen up` to try it")

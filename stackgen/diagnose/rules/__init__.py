@@ -9,50 +9,51 @@ from stackgen.diagnose.rules import (
     fastchat,
     files,
     gpu,
+    gpu_driver,
+    host_memory,
+    huggingface,
     llamacpp,
     memory,
+    model_names,
     requests,
     slow,
     vllm,
 )
-from stackgen.diagnose.rules import (
-    huggingface as hub,
-)
-from stackgen.diagnose.rules import (
-    model_names as names,
-)
 
-__all__ = ["RULES", "known", "rule"]
+__all__ = ["RULES", "get_rule", "has_check_rule"]
 
-# what Compose refuses comes before what services log: nothing ran then
 RULES: tuple[Rule, ...] = (
-    *docker.FIRST,
+    # what Compose rejects comes before what services log: if Compose fails, nothing has run
+    *docker.COMPOSE_RULES,
     *memory.RULES,
+    *host_memory.RULES,
+    *gpu_driver.RULES,
     *gpu.RULES,
     *vllm.RULES,
     *requests.RULES,
     *fastchat.RULES,
     *llamacpp.RULES,
     *files.RULES,
-    *hub.RULES,
-    *names.RULES,
+    *huggingface.RULES,
+    *model_names.RULES,
     *connection.RULES,
     *docker.RULES,
     *slow.RULES,
-    *llamacpp.LAST,
-    *connection.LAST,
+    # these describe a state, which every more specific cause explains
+    *llamacpp.LAST_RULES,
+    *connection.LAST_RULES,
 )
 
 
-def rule(id: str) -> Rule:
-    """The rule with this id; KeyError where there is none."""
+def get_rule(id: str) -> Rule:
+    """The rule with this id, in any case. Raises KeyError if there is none."""
     for one in RULES:
         if one.id == id.upper():
             return one
     raise KeyError(id)
 
 
-def known(check: str, told: str) -> bool:
-    """Whether a rule has words for what a check told."""
-    line = f"{check}: {told}"
-    return any(pattern.search(line) for one in RULES if "check" in one.places for pattern in one.patterns)
+def has_check_rule(check: str, message: str) -> bool:
+    """Whether a rule explains the message of a check."""
+    line = f"{check}: {message}"
+    return any(pattern.search(line) for one in RULES if "check" in one.inputs for pattern in one.patterns)

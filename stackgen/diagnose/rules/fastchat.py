@@ -7,54 +7,56 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.log_lines import clean, since_ready
-from stackgen.diagnose.rule import Hit, Rule, patterns
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, compile_patterns
 
 __all__ = ["RULES"]
 
-ADDRESS = re.compile(r"Regis\w+ (?:a new|an existing) worker: (?P<url>\S+)")
-UNKNOWN = re.compile(r"the controller does not know (?P<url>\S+)")
-LOCAL = re.compile(r"https?://(?:localhost|127\.\S+|0\.0\.0\.0|\[::1?\])[:/]")
-ARGS = re.compile(r"worker_address='(?P<url>[^']+)', controller_address='(?P<controller>[^']+)'")
-BEAT = re.compile(
+UNKNOWN_WORKER = re.compile(r"the controller does not know (?P<url>\S+)")
+LOCALHOST_URL = re.compile(r"https?://(?:localhost|127\.\S+|0\.0\.0\.0|\[::1?\])[:/]")
+WORKER_ARGUMENTS = re.compile(r"worker_address='(?P<url>[^']+)', controller_address='(?P<controller>[^']+)'")
+HEARTBEAT = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\d [\d:]{8}) .*Send heart beat\. .*"
     r"Semaphore\(value=(?P<free>\d+), locked=(?P<locked>\w+)\)\. call_ct: (?P<calls>\d+)"
 )
-LOST = re.compile(r"heart beat error: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\)")
-# seconds that no call began in: three heartbeats of plain FastChat, and more than most answers take
-STILL = 90
+FAILED_HEARTBEAT = re.compile(r"heart beat error: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\)")
+# seconds without a new call: three heartbeats of plain FastChat, and longer than most answers take
+STUCK_SECONDS = 90
 
 
-def _no_template(evidence: Evidence) -> Iterator[Hit]:
-    """A name that FastChat's own table of templates lacks."""
+def _find_missing_template(evidence: Evidence) -> Iterator[Hit]:
+    """A name that is not in FastChat's own table of templates."""
     for service in evidence.services:
-        lines = [clean(line) for line in since_ready(service.log)]
+        lines = [strip_prefix(line) for line in lines_since_ready(service.log)]
         for index, line in enumerate(lines):
             match = re.match(r"KeyError: '(?P<name>[^']+)'", line)
-            known = match and service.engine == "fastchat" and match["name"] == "llama-3"
-            if match and (known or any("in get_conv_template" in frame for frame in lines[max(0, index - 6) : index])):
+            is_llama_3 = match and service.engine == "fastchat" and match["name"] == "llama-3"
+            # any other KeyError counts only if its traceback goes through FastChat's template lookup
+            frames = lines[max(0, index - 6) : index]
+            if match and (is_llama_3 or any("in get_conv_template" in frame for frame in frames)):
                 yield Hit(service.service, (line.strip(),), match.groupdict())
                 break
 
 
-def _fastchat(evidence: Evidence) -> Iterator[ServiceEvidence]:
-    yield from (one for one in evidence.services if one.engine in ("fastchat", "") and not one.works)
+def _failed_workers(evidence: Evidence) -> Iterator[ServiceEvidence]:
+    yield from (one for one in evidence.services if one.engine in ("fastchat", "") and not one.is_working)
 
 
-def _localhost(evidence: Evidence) -> Iterator[Hit]:
-    """A worker that told the controller an address which only itself understands."""
+def _find_localhost_worker(evidence: Evidence) -> Iterator[Hit]:
+    """A worker that registered an address that only the worker itself can reach."""
     for service in evidence.services:
-        for line in map(clean, service.log.splitlines()):
-            match = ARGS.search(line) if service.engine in ("fastchat", "") else None
-            # all on one machine without containers, it is the right address
-            if match and LOCAL.match(match["url"]) and not LOCAL.match(match["controller"]) and not service.works:
+        for line in map(strip_prefix, service.log.splitlines()):
+            match = WORKER_ARGUMENTS.search(line) if service.engine in ("fastchat", "") else None
+            # without containers everything is on one machine, and localhost is right
+            is_remote = match and LOCALHOST_URL.match(match["url"]) and not LOCALHOST_URL.match(match["controller"])
+            if match and is_remote and not service.is_working:
                 yield Hit(service.service, (f"worker_address={match['url']}",), {"url": match["url"]})
                 break
 
 
-def _not_registered(evidence: Evidence) -> Iterator[Hit]:
-    for service in _fastchat(evidence):
-        match = UNKNOWN.search(service.health_log)
+def _find_unregistered_worker(evidence: Evidence) -> Iterator[Hit]:
+    for service in _failed_workers(evidence):
+        match = UNKNOWN_WORKER.search(service.health_log)
         if match:
             yield Hit(service.service, (match[0],), {"url": match["url"]})
     for check, message in evidence.checks:
@@ -62,121 +64,126 @@ def _not_registered(evidence: Evidence) -> Iterator[Hit]:
             yield Hit("", (f"{check}: {message}",), {"url": "any worker"})
 
 
-def _lost(evidence: Evidence) -> Iterator[Hit]:
-    """The last heartbeat failed; once one arrives, the worker announces the next."""
+def _find_lost_controller(evidence: Evidence) -> Iterator[Hit]:
+    """The last heartbeat failed. Once one arrives, the worker logs the next."""
     for service in evidence.services:
         for line in reversed(service.log.splitlines()):
+            # the controller came back
             if "Send heart beat." in line or "Register to controller" in line:
                 break
-            match = LOST.search(line)
+            match = FAILED_HEARTBEAT.search(line)
             if match:
-                yield Hit(service.service, (clean(line).strip(),), match.groupdict())
+                yield Hit(service.service, (strip_prefix(line).strip(),), match.groupdict())
                 break
 
 
-def _wedged(evidence: Evidence) -> Iterator[Hit]:
-    """All slots taken, and the count of calls stands still for long: nobody is being served."""
+def _find_stuck_worker(evidence: Evidence) -> Iterator[Hit]:
+    """The worker is at its concurrency limit, and its call count has not changed for long: it serves nobody."""
     for service in evidence.services:
         times: list[datetime] = []
         last = None
         for line in reversed(service.log.splitlines()):
-            if beat := BEAT.search(line):
-                last = last or beat
-                if beat["free"] != "0" or beat["calls"] != last["calls"]:
+            if heartbeat := HEARTBEAT.search(line):
+                last = last or heartbeat
+                if heartbeat["free"] != "0" or heartbeat["calls"] != last["calls"]:
                     break
-                times.append(datetime.fromisoformat(beat["time"]))
-        if last and times and (times[0] - times[-1]).total_seconds() >= STILL:
-            yield Hit(service.service, (clean(last.string).strip(),), {"calls": last["calls"]})
+                times.append(datetime.fromisoformat(heartbeat["time"]))
+        if last and times and (times[0] - times[-1]).total_seconds() >= STUCK_SECONDS:
+            yield Hit(service.service, (strip_prefix(last.string).strip(),), {"calls": last["calls"]})
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F001",
-        "the variable API_KEYS is set",
-        "FastChat's API server reads API_KEYS: plain text crashes it, a JSON list is ignored and leaves it open",
-        "take API_KEYS out of the environment: stackgen gives the key by STACKGEN_API_KEY",
-        "FastChat 0.2.36, serve/openai_api_server.py (pydantic settings); stackgen's launch.py; provoked for real",
-        "FastChat's settings object takes the variable for the list that --api-keys fills. stackgen's launcher "
-        "refuses to start with it.",
-        patterns(
+        title="the variable API_KEYS is set",
+        cause="FastChat's API server reads API_KEYS: plain text crashes it, and a JSON list is ignored and leaves it "
+        "open",
+        fix="remove API_KEYS from the environment: stackgen passes the key in STACKGEN_API_KEY",
+        source="FastChat 0.2.36, serve/openai_api_server.py (pydantic settings); stackgen's launch.py; reproduced",
+        explain="FastChat's settings object takes the variable for the list that --api-keys fills. stackgen's "
+        "launcher refuses to start if the variable is set.",
+        patterns=compile_patterns(
             r"the variable API_KEYS is set",
+            # `env var` is pydantic 1, `value for field` is pydantic-settings 2
             r"error parsing (?:env var|value for field) \"?api_keys\"?",
         ),
     ),
     Rule(
         "SG-F002",
-        "there is no such conversation template",
-        "FastChat knows no conversation template {name}",
-        "leave conv_template out: stackgen's launcher makes one from the tokenizer's chat template",
-        "stackgen's launch.py; FastChat 0.2.36, conversation.py, get_conv_template; provoked for real",
-        "FastChat chooses templates by the model's path. 0.2.36 has none for Llama 3, Gemma or Phi-3: plain FastChat "
-        'falls to `one_shot`, where "hi" becomes 964 tokens. stackgen\'s launcher registers one made from the '
-        "tokenizer's own.",
-        patterns(r"no conversation template '(?P<name>[^']+)'"),
-        find=_no_template,
+        title="the conversation template does not exist",
+        cause="FastChat has no conversation template {name}",
+        fix="remove conv_template: stackgen's launcher builds one from the tokenizer's chat template",
+        source="stackgen's launch.py; FastChat 0.2.36, conversation.py, get_conv_template; reproduced",
+        explain="FastChat chooses templates by the model's path. 0.2.36 has none for Llama 3, Gemma or Phi-3: plain "
+        'FastChat falls back to `one_shot`, where "hi" becomes 964 tokens. stackgen\'s launcher registers a template '
+        "built from the tokenizer's own.",
+        patterns=compile_patterns(r"no conversation template '(?P<name>[^']+)'"),
+        find=_find_missing_template,
     ),
     Rule(
         "SG-F003",
-        "the worker registered under localhost",
-        "the worker told the controller to reach it at {url}, which is the controller's own container",
-        "take --worker-address out of extra_args: stackgen sets http://SERVICE:21002",
-        "FastChat 0.2.36, serve/base_model_worker.py; provoked for real",
-        "Localhost is the default of FastChat. Heartbeats arrive, so the controller lists the worker, and every "
+        title="the worker registered as localhost",
+        cause="the worker registered with the controller as {url}, which is the controller's own container",
+        fix="remove --worker-address from extra_args: stackgen sets http://SERVICE:21002",
+        source="FastChat 0.2.36, serve/base_model_worker.py; reproduced",
+        explain="localhost is FastChat's default. Heartbeats arrive, so the controller lists the worker, but every "
         "request to it fails.",
-        find=_localhost,
+        find=_find_localhost_worker,
     ),
     Rule(
         "SG-F004",
-        "the worker can't reach its controller",
-        "the worker found no controller at {host}:{port}, and ended",
-        "start the whole stack (`stackgen up`), and look at the controller's log; the worker must be on the network "
+        title="the worker can't reach its controller",
+        cause="the worker found no controller at {host}:{port} and exited",
+        fix="start the whole stack (`stackgen up`), and read the controller's log; the worker must be on the network "
         "`fastchat`",
-        "FastChat 0.2.36, serve/base_model_worker.py, register_to_controller; provoked for real",
-        "A worker asks once at its start, and ends with code 1 when nobody answers. stackgen starts it after the "
-        "controller is healthy. `docker compose up WORKER --no-deps` does not.",
-        patterns(
+        source="FastChat 0.2.36, serve/base_model_worker.py, register_to_controller; reproduced",
+        explain="A worker registers once at startup, and exits with code 1 if nobody answers. stackgen starts it "
+        "after the controller is healthy. `docker compose up WORKER --no-deps` does not.",
+        patterns=compile_patterns(
             r"ConnectionError: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\).*"
             r"/register_worker"
         ),
     ),
     Rule(
         "SG-F005",
-        "the worker lost its controller",
-        "heartbeats to {host}:{port} fail: the controller is gone",
-        "`stackgen status` tells why; `stackgen up` starts it again, and workers register anew within 5 s",
-        "FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; provoked for real",
-        "The controller keeps the list of workers in memory: after its restart the list is empty until each worker's "
-        "next heartbeat (45 s by default, 5 s in stackgen).",
-        find=_lost,
+        title="the worker lost its controller",
+        cause="heartbeats to {host}:{port} fail: the controller is gone",
+        fix="`stackgen status` shows why; `stackgen up` starts it again, and workers register again within 5 s",
+        source="FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; reproduced",
+        explain="The controller keeps the list of workers in memory. After a restart the list is empty until each "
+        "worker's next heartbeat (45 s by default, 5 s in stackgen).",
+        find=_find_lost_controller,
     ),
     Rule(
         "SG-F006",
-        "the worker is wedged",
-        "all slots of the worker are taken and no call ends ({calls} so far)",
-        "`docker compose restart {service}`; clients must not send null parameters to plain FastChat",
-        "FastChat 0.2.36, serve/model_worker.py: a failing request keeps its semaphore; provoked for real",
-        'Five requests with `"temperature": null` take all five slots of plain FastChat for good. `/v1/models` and '
-        "heartbeats stay green; only a probe that generates sees it. stackgen's launcher and health check know it.",
-        find=_wedged,
+        title="the worker is stuck",
+        cause="the worker has reached its concurrency limit and no request finishes ({calls} calls so far)",
+        fix="run `docker compose restart {service}`; clients must not send null parameters to plain FastChat",
+        source="FastChat 0.2.36, serve/model_worker.py: a failing request keeps its semaphore; reproduced",
+        explain='Five requests with `"temperature": null` permanently use up all five permits of plain FastChat\'s '
+        "semaphore. `/v1/models` and heartbeats stay green; only a probe that generates detects it. stackgen's "
+        "launcher and health check account for it.",
+        find=_find_stuck_worker,
     ),
     Rule(
         "SG-F007",
-        "the worker is not registered",
-        "the controller does not know {url}",
-        "take --no-register and addresses out of extra_args, and see the worker's log",
-        "FastChat 0.2.36, controller /receive_heart_beat; stackgen's health.py; provoked for real",
-        "`/v1/models` answers 200 with an empty list when no worker is there. A worker that dies without a goodbye "
-        "stays listed for 90 s (15 s in stackgen).",
-        find=_not_registered,
+        title="the worker is not registered",
+        cause="the controller does not know {url}",
+        fix="remove --no-register and addresses from extra_args, and read the worker's log",
+        source="FastChat 0.2.36, controller /receive_heart_beat; stackgen's health.py; reproduced",
+        explain="`/v1/models` answers 200 with an empty list if no worker is registered. A worker that dies without "
+        "deregistering stays listed for 90 s (15 s in stackgen).",
+        find=_find_unregistered_worker,
     ),
     Rule(
         "SG-F008",
-        "streaming is broken by pydantic 2",
-        "FastChat 0.2.36 streams empty bodies with pydantic 2",
-        "install `pydantic<2` beside FastChat, or let stackgen build its own image (leave `image:` out)",
-        "FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); provoked for real",
-        "Everything else looks well: streams answer 200 with nothing in them. pydantic 2 raises inside of the stream.",
-        patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
-        places=("log",),
+        title="pydantic 2 breaks streaming",
+        cause="FastChat 0.2.36 streams empty bodies with pydantic 2",
+        fix="install `pydantic<2` next to FastChat, or let stackgen build its own image (remove `image:`)",
+        source="FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); reproduced",
+        explain="Everything else looks fine: streams answer 200 with nothing in them. pydantic 2 raises inside the "
+        "stream.",
+        patterns=compile_patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
+        inputs=("log",),
     ),
 )

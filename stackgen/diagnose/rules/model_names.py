@@ -1,4 +1,4 @@
-"""Model not found: what clients ask for, against what is served."""
+"""Model not found: the name that clients request, compared with the names that are served."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.log_lines import clean, since_ready
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.rule import Finder, Hit, Rule
 
 __all__ = ["RULES"]
 
-ASKED = (
+NOT_FOUND = (
     re.compile(r"The model [`'](?P<name>[^`']+)[`'] does not exist(?:\. Valid aliases: (?P<served>[^\"]+?)\.)?"),
     re.compile(r"Only (?P<served>.+?) allowed now, your model (?P<name>[^\"]+?)(?:\"|$)"),
 )
 SERVED = re.compile(r'POST /v1/(?:chat/)?completions HTTP/1\.[01]" 200')
 
 
-def _asked(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Service, line, name that was asked for, and the names that are served there."""
+def _find_requests(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Service, log line, requested name, and the names that are served there."""
     names = tuple(name for end in (evidence.plan.endpoints if evidence.plan else ()) for name in end.models)
     texts = [("", f"{check}: {message}") for check, message in evidence.checks]
-    # a working server logs every wrong name that any client tries
+    # a working server is skipped: it logs every wrong name that any client tries
     texts += [
-        (one.service, line) for one in evidence.services if not (one.works and one.state) for line in _unserved(one.log)
+        (one.service, line)
+        for one in evidence.services
+        if not (one.is_working and one.state)
+        for line in _lines_since_served(one.log)
     ]
     for service, line in texts:
-        for pattern in ASKED:
+        for pattern in NOT_FOUND:
             match = pattern.search(line)
-            # the check asks for a model of this name on purpose
+            # `stackgen check` requests such a name on purpose
             if match and not match["name"].startswith("stackgen-"):
                 served = match.groupdict().get("served") or ""
                 yield service, line.strip(), match["name"], names or tuple(re.findall(r"[\w./:@-]+", served))
 
 
-def _unserved(log: str) -> list[str]:
-    """The lines since the last completion that was served: whoever got one knows the name."""
-    lines = [clean(line) for line in since_ready(log)]
+def _lines_since_served(log: str) -> list[str]:
+    """The lines since the last successful completion: a client that got one knows the name."""
+    lines = [strip_prefix(line) for line in lines_since_ready(log)]
     served = [index for index, line in enumerate(lines) if SERVED.search(line)]
     return lines[served[-1] + 1 :] if served else lines
 
 
-def _kind(name: str, served: tuple[str, ...]) -> str:
+def _classify(name: str, served: tuple[str, ...]) -> str:
+    """How `name` differs from the served names: case, path, organization, alias or other."""
     if any(name.lower() == one.lower() for one in served):
         return "case"
     if name.startswith(("/", "./", "~")) or name.endswith((".gguf", ".safetensors")):
@@ -54,62 +58,64 @@ def _kind(name: str, served: tuple[str, ...]) -> str:
     return "other"
 
 
-def _of(kind: str) -> Finder:
+def _finder_of(difference: str) -> Finder:
+    """A finder of requests whose name differs in this way."""
+
     def find(evidence: Evidence) -> Iterator[Hit]:
-        for service, line, name, served in _asked(evidence):
-            if _kind(name, served) == kind:
-                yield Hit(service, (line,), {"name": name, "served": ", ".join(served) or "(see /v1/models)"})
+        for service, line, name, served in _find_requests(evidence):
+            if _classify(name, served) == difference:
+                yield Hit(service, (line,), {"name": name, "served": ", ".join(served) or "the names in /v1/models"})
 
     return find
 
 
-SOURCE = "vLLM 0.32.0 and FastChat 0.2.36, answers to a wrong name recorded"
+SOURCE = "vLLM 0.32.0 and FastChat 0.2.36, recorded answers to a wrong name"
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N001",
-        "the model's name differs in case",
-        "clients ask for {name}, and served is {served}",
-        "ask for {served}, or add the name to served_names",
-        SOURCE,
-        "Names are compared letter by letter. `GET /v1/models` lists them.",
-        find=_of("case"),
+        title="the model name differs in case",
+        cause="clients request {name}, but the server serves {served}",
+        fix="request {served}, or add the name to served_names",
+        source=SOURCE,
+        explain="Names are case-sensitive. `GET /v1/models` lists them.",
+        find=_finder_of("case"),
     ),
     Rule(
         "SG-N002",
-        "a path was given instead of the model's name",
-        "clients ask for {name}, and served is {served}",
-        "ask for {served}",
-        SOURCE,
-        "The name of a model is what served_names says, whatever folder it was loaded from. Without served_names it "
-        "is the `model:` of stack.yaml as it stands there.",
-        find=_of("path"),
+        title="a path was given instead of the model name",
+        cause="clients request {name}, but the server serves {served}",
+        fix="request {served}",
+        source=SOURCE,
+        explain="A model's name is what served_names says, whatever folder it was loaded from. Without served_names "
+        "it is the `model:` of stack.yaml exactly as written.",
+        find=_finder_of("path"),
     ),
     Rule(
         "SG-N003",
-        "the organization is missing in the model's name",
-        "clients ask for {name}, and served is {served}",
-        "ask for {served}, or add `{name}` to served_names",
-        SOURCE,
-        "Without served_names the whole id is the name: organization/name.",
-        find=_of("organization"),
+        title="the organization is missing from the model name",
+        cause="clients request {name}, but the server serves {served}",
+        fix="request {served}, or add `{name}` to served_names",
+        source=SOURCE,
+        explain="Without served_names the whole id is the name: organization/name.",
+        find=_finder_of("organization"),
     ),
     Rule(
         "SG-N004",
-        "the model is served under an alias",
-        "clients ask for {name}, and it is served as {served}",
-        "ask for {served}, or add `{name}` to served_names",
-        SOURCE,
-        "served_names replaces the id: it must be among them if clients shall use it.",
-        find=_of("alias"),
+        title="the model is served under an alias",
+        cause="clients request {name}, but it is served as {served}",
+        fix="request {served}, or add `{name}` to served_names",
+        source=SOURCE,
+        explain="served_names replaces the id. If clients should use the id, list it in served_names as well.",
+        find=_finder_of("alias"),
     ),
     Rule(
         "SG-N005",
-        "no such model is served",
-        "clients ask for {name}, and served is {served}",
-        "ask for one of these, or add a name to served_names",
-        SOURCE,
-        "`GET /v1/models` lists the names. One vLLM serves one model (and its LoRA adapters); FastChat's API server "
-        "lists the models of the workers that are registered at this moment.",
-        find=_of("other"),
+        title="no such model is served",
+        cause="clients request {name}, but the server serves {served}",
+        fix="request one of these, or add a name to served_names",
+        source=SOURCE,
+        explain="`GET /v1/models` lists the names. One vLLM server serves one model (and its LoRA adapters). "
+        "FastChat's API server lists the models of the workers that are registered at the moment.",
+        find=_finder_of("other"),
     ),
 )

@@ -1,95 +1,103 @@
-"""What requests need beside a model: chat templates, parsers, adapters, room in the context. Texts of vLLM 0.32.0."""
+"""What requests need besides a model: chat templates, parsers, adapters, context length. Texts of vLLM 0.32.0."""
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, patterns
+from stackgen.diagnose.rule import Rule, compile_patterns
 
 __all__ = ["RULES"]
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V011",
-        "no such tool parser",
-        "vLLM knows no tool call parser {parser}",
-        "set tool_call_parser to one of {known}",
-        "vLLM 0.32.0, tool_parsers; provoked for real",
-        "The parser follows the model's family: hermes (Qwen 2.5), llama3_json, mistral, … docs.vllm.ai, Tool Calling.",
-        patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
+        title="the tool call parser does not exist",
+        cause="vLLM has no tool call parser {parser}",
+        fix="set tool_call_parser to one of {known}",
+        source="vLLM 0.32.0, tool_parsers; reproduced",
+        explain="The parser depends on the model's family: hermes (Qwen 2.5), llama3_json, mistral, … See Tool "
+        "Calling on docs.vllm.ai.",
+        patterns=compile_patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
         engines=("vllm",),
     ),
     Rule(
         "SG-V013",
-        "no such reasoning parser",
-        "vLLM knows no reasoning parser {parser}",
-        "set reasoning_parser to one of {known}",
-        "vLLM 0.32.0, reasoning; provoked for real",
-        "--enable-reasoning is gone: the parser alone turns it on. Many model families have one.",
-        patterns(r"Reasoning parser '(?P<parser>[^']+)' not found\. Available parsers: (?P<known>[^\"]+)"),
+        title="the reasoning parser does not exist",
+        cause="vLLM has no reasoning parser {parser}",
+        fix="set reasoning_parser to one of {known}",
+        source="vLLM 0.32.0, reasoning; reproduced",
+        explain="--enable-reasoning was removed: the parser alone enables it. Many model families have one.",
+        patterns=compile_patterns(
+            r"Reasoning parser '(?P<parser>[^']+)' not found\. Available parsers: (?P<known>[^\"]+)"
+        ),
         engines=("vllm",),
     ),
     Rule(
         "SG-V014",
-        "the chat template's file is not there",
-        "the chat template[[ {path}]] does not exist in the container",
-        "name a file of this machine in chat_template: stackgen mounts it",
-        "vLLM 0.32.0, renderers/chat_utils.py, validate_chat_template; provoked for real",
-        "A path in extra_args is one inside the container. The field chat_template is mounted.",
-        patterns(
+        title="the chat template file does not exist",
+        cause="the chat template[[ {path}]] does not exist in the container",
+        fix="set chat_template to a file of this machine: stackgen mounts it",
+        source="vLLM 0.32.0, renderers/chat_utils.py, validate_chat_template; reproduced",
+        explain="A path in extra_args is a path inside the container. stackgen mounts the file that chat_template "
+        "names.",
+        patterns=compile_patterns(
             r"The supplied chat template string \((?P<path>[^)]+)\) appears path-like, but doesn't exist",
             r"the supplied chat template path doesn't exist",
         ),
     ),
     Rule(
         "SG-V015",
-        "the model has no chat template",
-        "/v1/chat/completions needs a chat template, and the tokenizer brings none: it is a base model",
-        "use the instruction-tuned version of the model, or set chat_template to a Jinja file",
-        "transformers 4.44 and later, tokenization_utils_base.py; provoked for real",
-        "Base models continue text and know no roles: /v1/completions works. Newer repositories keep the template in "
-        "chat_template.jinja beside tokenizer_config.json: it may not have been downloaded.",
-        patterns(
+        title="the model has no chat template",
+        cause="/v1/chat/completions needs a chat template, and the tokenizer has none: it is a base model",
+        fix="use the instruction-tuned version of the model, or set chat_template to a Jinja file",
+        source="transformers 4.44 and later, tokenization_utils_base.py; reproduced",
+        explain="Base models continue text and know no roles: /v1/completions works. Newer repositories keep the "
+        "template in chat_template.jinja next to tokenizer_config.json. That file may not have been downloaded.",
+        patterns=compile_patterns(
             r"default chat template is no longer allowed, so you must provide a chat template",
             r"tokenizer\.chat_template is not set",
         ),
-        places=("log", "check"),
+        inputs=("log", "check"),
         engines=("vllm",),
     ),
     Rule(
         "SG-V016",
-        "tool calls are not turned on",
-        "the client sends tools, and the server was started without a tool call parser",
-        "set tool_call_parser to the model's family: it also turns automatic tool choice on",
-        "vLLM 0.32.0, renderers/online_renderer.py; provoked for real",
-        "vLLM needs --enable-auto-tool-choice and --tool-call-parser; stackgen writes both for tool_call_parser.",
-        patterns(
+        title="tool calls are not enabled",
+        cause="the client sends tools, but the server was started without a tool call parser",
+        fix="set tool_call_parser to the parser of the model's family: it also enables automatic tool choice",
+        source="vLLM 0.32.0, renderers/online_renderer.py; reproduced",
+        explain="vLLM needs --enable-auto-tool-choice and --tool-call-parser; stackgen writes both for "
+        "tool_call_parser.",
+        patterns=compile_patterns(
+            # the check quotes the answer as JSON, in which the quotes are escaped
             r'auto\\?"? tool choice requires --enable-auto-tool-choice',
             r"tool_choice=.{1,80} requires --tool-call-parser to be set",
         ),
-        places=("log", "check"),
+        inputs=("log", "check"),
         engines=("vllm",),
     ),
     Rule(
         "SG-V017",
-        "the prompt is longer than the context",
-        "the server takes {limit} tokens for prompt and answer, and was asked for more",
-        "shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
-        "vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303); llama-server b11434",
-        "max_model_len counts prompt and answer together. It is no batch size.",
-        patterns(
+        title="the prompt is longer than the context",
+        cause="the server accepts {limit} tokens for prompt and answer together, and the request asks for more",
+        fix="shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
+        source="vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303); "
+        "llama-server b11434",
+        explain="max_model_len counts prompt and answer together. It is not a batch size.",
+        patterns=compile_patterns(
             r"maximum context length is (?P<limit>\d+) tokens",
             r"max_tokens=\d+ cannot be greater than max_model_len=(?P<limit>\d+)",
             r"request \(\d+ tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
         ),
-        places=("check",),
+        inputs=("check",),
     ),
     Rule(
         "SG-V020",
-        "a LoRA adapter can't be loaded",
-        "the adapter[[ {adapter}]] can't be loaded[[ from {path}]][[: its rank {rank} is above {limit}]]",
-        "correct `path` in lora_adapters: a folder with adapter_config.json, or a Hugging Face id",
-        "vLLM 0.32.0, lora; entrypoints/openai/models",
-        "The adapter must have been trained for this very base model, with a rank up to --max-lora-rank (16).",
-        patterns(
+        title="a LoRA adapter can't be loaded",
+        cause="the adapter[[ {adapter}]] can't be loaded[[ from {path}]][[: its rank {rank} is above {limit}]]",
+        fix="correct `path` in lora_adapters: a folder with adapter_config.json, or a Hugging Face id",
+        source="vLLM 0.32.0, lora; entrypoints/openai/models",
+        explain="The adapter must have been trained for this exact base model, with a rank of at most --max-lora-rank "
+        "(16).",
+        patterns=compile_patterns(
             r"Loading lora (?P<adapter>\S+) failed: No adapter found for (?P<path>\S+)",
             r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)",
         ),
