@@ -1,4 +1,4 @@
-"""Phases of a start, shown on stderr: live on a terminal, one line a change where asked for, silent elsewhere."""
+"""Show the phases of a start on stderr: live on a terminal, one line per change with `plain`, otherwise nothing."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ from contextlib import contextmanager
 
 from stackgen.plan import Plan
 
-__all__ = ["shown"]
+__all__ = ["show_progress"]
 
 
 @contextmanager
-def shown(kind: str, plan: Plan) -> Iterator[Callable[[str, str], None]]:
-    """A function `progress(service, phase)` that shows what is going on. `kind`: auto, plain or none."""
-    if kind == "auto" and not sys.stderr.isatty():
-        kind = "none"
+def show_progress(mode: str, plan: Plan) -> Iterator[Callable[[str, str], None]]:
+    """Yields `progress(service, phase)`, which shows the phase of a service. `mode`: auto, plain or none."""
+    # a log file or a pipe gets lines only where somebody asks for them
+    if mode == "auto" and not sys.stderr.isatty():
+        mode = "none"
     start = time.monotonic()
-    if kind == "none":
+    if mode == "none":
         yield lambda service, phase: None
-    elif kind == "plain":
+    elif mode == "plain":
         width = max(len(service.name) for service in plan.services)
 
-        def line(service: str, phase: str) -> None:
+        def print_line(service: str, phase: str) -> None:
+            # stdout is for data
             print(f"[{time.monotonic() - start:5.0f} s] {service:{width}}  {phase}", file=sys.stderr, flush=True)
 
-        yield line
+        yield print_line
     else:
-        with _live(plan, start) as progress:
+        with _live_table(plan, start) as progress:
             yield progress
 
 
 @contextmanager
-def _live(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]]:
+def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]]:
+    # only a terminal needs rich, and its import is slow
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
 
-    phases = {service.name: ("wait", start) for service in plan.services}
+    phases = {service.name: ("waiting", start) for service in plan.services}
 
-    def table() -> Table:
+    def build_table() -> Table:
         grid = Table.grid(padding=(0, 2))
         for name, (phase, since) in phases.items():
             mark = {"ready": "[green]●[/]", "answered": "[green]✔[/]", "complete": "[green]✔[/]"}.get(
@@ -50,9 +53,10 @@ def _live(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]]:
             grid.add_row(mark, name, phase, f"[dim]{time.monotonic() - since:.0f} s[/]")
         return grid
 
-    with Live(get_renderable=table, console=Console(stderr=True), refresh_per_second=4):
+    # built at each refresh, so that the seconds count between two phases
+    with Live(get_renderable=build_table, console=Console(stderr=True), refresh_per_second=4):
 
-        def progress(service: str, phase: str) -> None:
+        def update_phase(service: str, phase: str) -> None:
             phases[service] = (phase, time.monotonic())
 
-        yield progress
+        yield update_phase

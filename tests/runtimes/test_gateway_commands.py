@@ -1,4 +1,4 @@
-"""keys, scale and update from the command line, without anything running."""
+"""`stackgen keys`, `scale` and `update` on the command line, with nothing running."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def keys(folder: Path, *words: str) -> int:
-    return main(["keys", *words, "--stack", str(folder)])
+def keys(folder: Path, *args: str) -> int:
+    return main(["keys", *args, "--stack", str(folder)])
 
 
-def test_a_new_key_is_printed_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_key_is_printed_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(folder, "new", "team") == 0
-    said = capsys.readouterr()
-    key = said.out.strip()
+    output = capsys.readouterr()
+    key = output.out.strip()
     assert digest(key) in (folder / MAP).read_text()
-    assert key not in said.err
-    assert "counts from the next start" in said.err and "warning" not in said.err
+    assert key not in output.err
+    assert "it loads the keys at its next start" in output.err and "warning" not in output.err
     assert keys(folder, "list") == 0
     assert key not in capsys.readouterr().out
 
 
-def test_a_name_that_is_not_declared_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undeclared_name_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(folder, "new", "guest", "--json") == 0
-    said = capsys.readouterr()
-    assert "guest is not in gateway.keys" in said.err
-    data = json.loads(said.out)
+    output = capsys.readouterr()
+    assert "guest is not in gateway.keys" in output.err
+    data = json.loads(output.out)
     assert (data["name"], data["reloaded"], data["key"][:3]) == ("guest", False, "sk-")
     assert keys(folder, "rotate", "guest") == 0
     assert "remove guest --older" in capsys.readouterr().err
@@ -54,12 +54,14 @@ def test_a_name_that_is_not_declared_is_told(folder: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == "removed 0 keys of guest\n"
 
 
-def test_who_holds_the_old_key_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rotating_the_default_key_names_the_services_that_use_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "stack.yaml").write_text(STACK + "monitoring: true\nui: open-webui\n")
     assert keys(folder, "rotate", "default") == 0
-    said = capsys.readouterr().err
-    assert "go on with the old key until `stackgen update`" in said and "exporter" in said and "webui" in said
-    assert "gateway," not in said and "vllm-m" not in said
+    output = capsys.readouterr().err
+    assert "use the old key until `stackgen update`" in output and "exporter" in output and "webui" in output
+    assert "gateway," not in output and "vllm-m" not in output
     assert keys(folder, "remove", "default", "--older") == 0
     assert "401" in capsys.readouterr().err
     (folder / "stack.yaml").write_text(STACK)
@@ -67,7 +69,7 @@ def test_who_holds_the_old_key_is_told(folder: Path, capsys: pytest.CaptureFixtu
     assert "stackgen update" not in capsys.readouterr().err
 
 
-def test_the_list_for_programs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(folder, "list", "--json") == 0
     default, team = json.loads(capsys.readouterr().out)["keys"]
     assert (default["name"], len(default["keys"]), default["from_env"]) == ("default", 1, True)
@@ -75,34 +77,38 @@ def test_the_list_for_programs(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
-        (("new",), "whose key?"),
+        (("new",), "name a key: `stackgen keys new NAME`"),
         (("rotate", "team"), "team has no key"),
         (("remove", "default"), "own commands use"),
-        (("new", "default"), "has a key already"),
+        (("new", "default"), "already has a key"),
     ],
 )
-def test_wrong_words(folder: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert keys(folder, *words) == 2
-    assert said in capsys.readouterr().err
+def test_invalid_arguments_change_nothing(
+    folder: Path, args: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert keys(folder, *args) == 2
+    assert message in capsys.readouterr().err
     assert not (folder / MAP).exists()
 
 
-def test_without_a_gateway(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_a_gateway_suggest_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "stack.yaml").write_text("name: n\nmodels: [{model: ./m, engine: vllm}]\n")
     assert keys(folder, "list") == 2
     assert "gateway: true" in capsys.readouterr().err
     assert main(["scale", "m=2", str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert "gateway: true" in said and "with a gap" in said
+    output = capsys.readouterr().err
+    assert "gateway: true" in output and "with downtime" in output
 
 
-def test_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(rolling, "containers", lambda name: {})
-    monkeypatch.setattr(drift, "containers", lambda name: {})
+def test_update_and_scale_need_a_running_stack(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rolling, "find_containers", lambda name: {})
+    monkeypatch.setattr(drift, "find_containers", lambda name: {})
     assert main(["update", str(folder)]) == 2
-    assert "the stack does not run" in capsys.readouterr().err
+    assert "the stack is not running" in capsys.readouterr().err
     monkeypatch.setattr(scaling, "running_gateway", lambda name: object())
     before = (folder / "stack.yaml").read_text()
     assert main(["scale", "m=2", str(folder)]) == 2

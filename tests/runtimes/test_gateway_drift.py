@@ -1,4 +1,4 @@
-"""What Compose would make anew, by its own hashes; and the files that lead back."""
+"""Which services Compose would recreate, by its own hashes, and the files for a rollback."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ import yaml
 from stackgen.errors import StackgenError
 from stackgen.render.write import LOCK, compare, write_files
 from stackgen.runtimes.rollout import drift
-from stackgen.runtimes.rollout.drift import Container, differing, one_at_a_time, previous_files, remember, restore
-from stackgen.stack.envfile import API_KEY, complete_env, create_env, key_of
+from stackgen.runtimes.rollout.drift import (
+    Container,
+    find_changed_services,
+    find_previous_files,
+    restore_files,
+    rollout_lock,
+    save_applied_files,
+)
+from stackgen.stack.envfile import API_KEY, complete_env, create_env, read_api_key
 from stackgen.stack.folder import Stack, open_stack
 
 pytestmark = pytest.mark.compose
@@ -22,7 +29,7 @@ pytestmark = pytest.mark.compose
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(API_KEY, raising=False)
-    monkeypatch.setattr(drift, "_images", lambda plan: {})
+    monkeypatch.setattr(drift, "_image_ids", lambda plan: {})
     create_env(tmp_path)
     complete_env(tmp_path, ["STACKGEN_ENGINE_KEY"])
     return tmp_path
@@ -41,73 +48,76 @@ def text(folder: Path) -> str:
 
 
 def running(stack: Stack) -> dict[str, Container]:
-    """As if what is rendered now had been started."""
-    hashes = drift._hashes(stack.folder, text(stack.folder))
+    """The containers as if the rendered files had just been started."""
+    hashes = drift._config_hashes(stack.folder, text(stack.folder))
     assert set(hashes) == {service.name for service in stack.plan.services}
-    env = (f"{API_KEY}={key_of(stack.folder)}",)
+    env = (f"{API_KEY}={read_api_key(stack.folder)}",)
     return {
-        name: Container(name, name, one, "image", True, False, frozenset(), env if name == "gateway" else ())
+        name: Container(
+            service=name, id=name, hash=one, image="image", running=True, completed=False, gpus=frozenset(),
+            environment=env if name == "gateway" else (),
+        )
         for name, one in hashes.items()
-    }
+    }  # fmt: skip
 
 
-def test_only_what_changed_differs(folder: Path) -> None:
+def test_only_changed_services_are_found(folder: Path) -> None:
     ran = running(rendered(folder))
     stack = rendered(folder, max_num_seqs=8)
-    assert differing(stack.plan, folder, text(folder), ran) == ["vllm-m", "vllm-m-2"]
+    assert find_changed_services(stack.plan, folder, text(folder), ran) == ["vllm-m", "vllm-m-2"]
     # a third replica changes nothing for the others, although their comments change
     stack = rendered(folder, replicas=3)
-    assert differing(stack.plan, folder, text(folder), ran) == []
+    assert find_changed_services(stack.plan, folder, text(folder), ran) == []
 
 
-def test_a_tag_that_moved_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_whose_tag_moved_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = rendered(folder)
     ran = running(stack)
     image = stack.plan.service("vllm-m").image
-    monkeypatch.setattr(drift, "_images", lambda plan: {image: "image"})
-    assert differing(stack.plan, folder, text(folder), ran) == []
+    monkeypatch.setattr(drift, "_image_ids", lambda plan: {image: "image"})
+    assert find_changed_services(stack.plan, folder, text(folder), ran) == []
     ran["vllm-m"] = replace(ran["vllm-m"], image="older")
-    assert differing(stack.plan, folder, text(folder), ran) == ["vllm-m"]
+    assert find_changed_services(stack.plan, folder, text(folder), ran) == ["vllm-m"]
 
 
-def test_a_new_key_in_env_is_no_reason_for_a_new_gateway(folder: Path) -> None:
+def test_new_key_in_env_does_not_recreate_the_gateway(folder: Path) -> None:
     stack = rendered(folder)
     ran = running(stack)
-    (folder / ".env").write_text((folder / ".env").read_text().replace(key_of(folder), "sk-new"))
-    assert differing(stack.plan, folder, text(folder), ran) == []
+    (folder / ".env").write_text((folder / ".env").read_text().replace(read_api_key(folder), "sk-new"))
+    assert find_changed_services(stack.plan, folder, text(folder), ran) == []
 
 
-def test_the_way_back_is_on_disk_or_was_kept(folder: Path) -> None:
+def test_previous_files_are_on_disk_or_were_saved(folder: Path) -> None:
     stack = rendered(folder)
     ran, before = running(stack), text(folder)
-    remember(folder)
-    assert (folder / drift.APPLIED).stat().st_mode & 0o777 == 0o600
+    save_applied_files(folder)
+    assert (folder / drift.APPLIED_FILE).stat().st_mode & 0o777 == 0o600
     changed = ["vllm-m"]
-    assert previous_files(folder, {}, changed, ran) == {}  # nothing was written since
+    assert find_previous_files(folder, {}, changed, ran) == {}  # nothing was written since
     rendered(folder, max_num_seqs=8)
-    assert previous_files(folder, {"compose.yaml": before}, changed, ran) == {"compose.yaml": before}
-    # rendered again before the update, so that the disk does not tell any more
-    kept = previous_files(folder, {}, changed, ran)
+    assert find_previous_files(folder, {"compose.yaml": before}, changed, ran) == {"compose.yaml": before}
+    # rendered again before the update, so the disk no longer holds the old files
+    kept = find_previous_files(folder, {}, changed, ran)
     assert kept and kept["compose.yaml"] == before
-    restore(folder, {**kept, "gateway/new.map": None})
+    restore_files(folder, {**kept, "gateway/new.map": None})
     assert text(folder) == before
     assert all(change.kind == "same" for change in compare(stack.files(), folder))
-    (folder / drift.APPLIED).unlink()
+    (folder / drift.APPLIED_FILE).unlink()
     rendered(folder, max_num_seqs=8)
-    assert previous_files(folder, {}, changed, ran) is None
+    assert find_previous_files(folder, {}, changed, ran) is None
 
 
-def test_restoring_takes_new_files_away_and_keeps_modes(folder: Path) -> None:
+def test_restoring_removes_new_files_and_keeps_modes(folder: Path) -> None:
     rendered(folder)
     (folder / "stack.yaml").chmod(0o640)
     (folder / "new").write_text("x")
-    restore(folder, {"new": None, "stack.yaml": "name: n\n", LOCK: "x"})
+    restore_files(folder, {"new": None, "stack.yaml": "name: n\n", LOCK: "x"})
     assert not (folder / "new").exists()
     assert (folder / "stack.yaml").stat().st_mode & 0o777 == 0o640
 
 
-def test_two_updates_at_once(folder: Path) -> None:
-    with one_at_a_time(folder), pytest.raises(StackgenError, match="another"), one_at_a_time(folder):
+def test_second_rollout_at_the_same_time_is_rejected(folder: Path) -> None:
+    with rollout_lock(folder), pytest.raises(StackgenError, match="another"), rollout_lock(folder):
         pass
-    with one_at_a_time(folder):
+    with rollout_lock(folder):
         pass

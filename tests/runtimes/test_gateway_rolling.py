@@ -1,4 +1,4 @@
-"""Changes to a running stack behind a made-up Docker engine: their order, their gaps, and the way back from each."""
+"""Rollouts on a fake Docker engine: the order of their steps, the downtime they report, and the rollback of each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import yaml
 from stackgen.cli.main import main
 from stackgen.errors import StartError
 from stackgen.render.write import compare, write_files
-from stackgen.runtimes.compose.gateway import reload_changed
-from stackgen.runtimes.rollout.rolling import Done, carry_out, look
+from stackgen.runtimes.compose.gateway import reload_if_changed
+from stackgen.runtimes.rollout.rolling import RolloutResult, plan_rollout, run_rollout
 from stackgen.stack.folder import open_stack
 from tests.runtimes.world import World
 
@@ -25,18 +25,18 @@ PLAIN: dict[str, Any] = {"image": IMAGE}
 
 
 class Stack:
-    """The stack of a test: what runs, and what is asked for next."""
+    """The stack under test: what runs, and the next stack.yaml. `downtime` is what the last update reported."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.told: list[str] = []
+        self.downtime: list[str] = []
 
-    def write(self, *models: dict[str, Any], gateway: Any = PLAIN, **more: Any) -> None:
-        data = {"name": "n", "gateway": gateway, "models": list(models), **more}
+    def write(self, *models: dict[str, Any], gateway: Any = PLAIN, **fields: Any) -> None:
+        data = {"name": "n", "gateway": gateway, "models": list(models), **fields}
         (self.world.folder / "stack.yaml").write_text(yaml.safe_dump(data))
 
-    def run(self, *models: dict[str, Any], gateway: Any = PLAIN, **more: Any) -> None:
-        self.write(*models, gateway=gateway, **more)
+    def run(self, *models: dict[str, Any], gateway: Any = PLAIN, **fields: Any) -> None:
+        self.write(*models, gateway=gateway, **fields)
         stack = open_stack(str(self.world.folder))
         write_files(compare(stack.files(), self.world.folder), self.world.folder)
         if "tls" in (gateway if isinstance(gateway, dict) else {}):
@@ -45,31 +45,31 @@ class Stack:
             ensure_certificate(stack.spec, stack.plan, stack.folder)
         self.world.up()
 
-    def update(self, *models: dict[str, Any], gateway: Any = PLAIN, **more: Any) -> Done:
+    def update(self, *models: dict[str, Any], gateway: Any = PLAIN, **fields: Any) -> RolloutResult:
         if models:
-            self.write(*models, gateway=gateway, **more)
+            self.write(*models, gateway=gateway, **fields)
         stack = open_stack(str(self.world.folder))
-        work = look(stack)
-        self.told = list(work.gaps)
-        return carry_out(stack, work, lambda service, phase: None)
+        rollout = plan_rollout(stack)
+        self.downtime = list(rollout.downtime)
+        return run_rollout(stack, rollout, lambda service, phase: None)
 
-    def fails(self, *models: dict[str, Any], gateway: Any = PLAIN, **more: Any) -> str:
-        """An update that fails, after which all is as it was; what it says."""
-        before, files = self.world.runs(), self.files()
+    def fail_update(self, *models: dict[str, Any], gateway: Any = PLAIN, **fields: Any) -> str:
+        """Updates, asserts that it fails and that everything is rolled back, and returns the message."""
+        before, files = self.world.running(), self.files()
         with pytest.raises(StartError) as caught:
-            self.update(*models, gateway=gateway, **more)
+            self.update(*models, gateway=gateway, **fields)
         assert "rolled back: what ran before runs again" in caught.value.message
-        assert self.world.runs() == before
+        assert self.world.running() == before
         assert self.files() == files
-        (front,) = [one for name, one in self.world.containers.items() if name == "gateway"] or [None]
-        assert not front or not front.drained
+        gateway_container = self.world.containers.get("gateway")
+        assert not gateway_container or not gateway_container.drained
         return caught.value.message
 
     def files(self) -> dict[str, str]:
-        found = {"compose.yaml": (self.world.folder / "compose.yaml").read_text()}
+        texts = {"compose.yaml": (self.world.folder / "compose.yaml").read_text()}
         if (path := self.world.folder / "gateway" / "haproxy.cfg").exists():
-            found["haproxy.cfg"] = path.read_text()
-        return found
+            texts["haproxy.cfg"] = path.read_text()
+        return texts
 
 
 @pytest.fixture
@@ -80,248 +80,249 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         yield Stack(world)
 
 
-def two(**fields: Any) -> dict[str, Any]:
+def two_replicas(**fields: Any) -> dict[str, Any]:
     return {**VLLM, "replicas": 2, **fields}
 
 
-def flag(service: str, word: str = "--no-such") -> Callable[[str, dict[str, Any]], bool]:
-    return lambda name, definition: name == service and word in definition["command"]
+def fails_with(service: str, arg: str = "--no-such") -> Callable[[str, dict[str, Any]], bool]:
+    """A service that fails to start if its command contains `arg`."""
+    return lambda name, definition: name == service and arg in definition["command"]
 
 
-def test_a_replica_at_a_time(stack: Stack) -> None:
-    stack.run(two())
-    done = stack.update(two(max_num_seqs=8))
-    assert (done.updated, stack.told) == (["vllm-m", "vllm-m-2"], [])
-    assert stack.world.order("drain vllm-m", "up vllm-m", "ready vllm-m", "drain vllm-m-2", "up vllm-m-2")
+def test_update_recreates_one_replica_at_a_time(stack: Stack) -> None:
+    stack.run(two_replicas())
+    done = stack.update(two_replicas(max_num_seqs=8))
+    assert (done.updated, stack.downtime) == (["vllm-m", "vllm-m-2"], [])
+    assert stack.world.happened_in_order("drain vllm-m", "up vllm-m", "ready vllm-m", "drain vllm-m-2", "up vllm-m-2")
 
 
-def test_a_new_gateway_that_does_not_come_up(stack: Stack) -> None:
-    stack.run(two())
-    stack.world.broken = lambda name, definition: definition["image"] == NEW
-    assert "gateway" in stack.fails(two(), gateway={"image": NEW})
+def test_new_gateway_that_fails_to_start_is_rolled_back(stack: Stack) -> None:
+    stack.run(two_replicas())
+    stack.world.is_broken = lambda name, definition: definition["image"] == NEW
+    assert "gateway" in stack.fail_update(two_replicas(), gateway={"image": NEW})
 
 
-def test_a_gateway_that_fails_after_it_was_rendered(stack: Stack) -> None:
-    """What ran is on no disk then, but for what was kept."""
-    stack.run(two())
-    stack.update(two(max_num_seqs=8))
+def test_rollback_uses_the_applied_files_after_a_render(stack: Stack) -> None:
+    """`render` has overwritten the files that created what runs; only the applied files still hold them."""
+    stack.run(two_replicas())
+    stack.update(two_replicas(max_num_seqs=8))
     files = stack.files()
-    stack.write(two(max_num_seqs=8), gateway={"image": NEW})
+    stack.write(two_replicas(max_num_seqs=8), gateway={"image": NEW})
     write_files(compare(open_stack(str(stack.world.folder)).files(), stack.world.folder), stack.world.folder)
-    stack.world.broken = lambda name, definition: definition["image"] == NEW
-    before = stack.world.runs()
+    stack.world.is_broken = lambda name, definition: definition["image"] == NEW
+    before = stack.world.running()
     with pytest.raises(StartError, match="rolled back: what ran before"):
         stack.update()
-    assert (stack.world.runs(), stack.files()) == (before, files)
+    assert (stack.world.running(), stack.files()) == (before, files)
 
 
-def test_a_new_gateway_and_a_replica_that_does_not_come_up(stack: Stack) -> None:
-    stack.run(two())
-    stack.world.broken = flag("vllm-m-2")
-    stack.fails(two(extra_args=["--no-such"]), gateway={"image": NEW})
-    assert stack.world.order("up gateway", "up vllm-m", "up vllm-m-2", "up gateway", "up vllm-m-2", "up vllm-m")
+def test_replica_that_fails_behind_a_new_gateway_rolls_back_both(stack: Stack) -> None:
+    stack.run(two_replicas())
+    stack.world.is_broken = fails_with("vllm-m-2")
+    stack.fail_update(two_replicas(extra_args=["--no-such"]), gateway={"image": NEW})
+    assert stack.world.happened_in_order(
+        "up gateway", "up vllm-m", "up vllm-m-2", "up gateway", "up vllm-m-2", "up vllm-m"
+    )
 
 
-def test_without_its_gateway(stack: Stack) -> None:
-    """An engine gets its port, so it goes first; nothing can be drained after it."""
-    stack.run(two())
-    done = stack.update(two(), gateway=False)
-    assert stack.world.runs().keys() == {"vllm-m", "vllm-m-2"}
+def test_removing_the_gateway_frees_its_port_first(stack: Stack) -> None:
+    """An engine takes over its port, so it stops first; nothing can be drained after that."""
+    stack.run(two_replicas())
+    done = stack.update(two_replicas(), gateway=False)
+    assert stack.world.running().keys() == {"vllm-m", "vllm-m-2"}
     assert done.removed == ["gateway"]
-    assert stack.world.order("stop gateway", "up vllm-m", "up vllm-m-2", "remove gateway")
-    assert len([gap for gap in stack.told if "no gateway before it" in gap]) == 2
-    assert "the gateway goes" in stack.told[-1]
+    assert stack.world.happened_in_order("stop gateway", "up vllm-m", "up vllm-m-2", "remove gateway")
+    assert len([line for line in stack.downtime if "no gateway in front of it" in line]) == 2
+    assert "the gateway is removed" in stack.downtime[-1]
 
 
-def test_without_its_gateway_and_a_replica_that_does_not_come_up(stack: Stack) -> None:
-    stack.run(two())
-    stack.world.broken = flag("vllm-m-2")
-    stack.fails(two(extra_args=["--no-such"]), gateway=False)
-    assert stack.world.said[-1] == "start again gateway"
+def test_failed_replica_brings_the_removed_gateway_back(stack: Stack) -> None:
+    stack.run(two_replicas())
+    stack.world.is_broken = fails_with("vllm-m-2")
+    stack.fail_update(two_replicas(extra_args=["--no-such"]), gateway=False)
+    assert stack.world.actions[-1] == "restart stopped gateway"
 
 
-def test_a_gateway_where_none_was(stack: Stack) -> None:
-    """It gets the port that an engine gives up."""
+def test_added_gateway_takes_over_the_port_of_an_engine(stack: Stack) -> None:
     stack.run(VLLM, gateway=False)
-    stack.world.broken = lambda name, definition: definition["image"] == NEW
-    stack.fails(VLLM, gateway={"image": NEW})
-    stack.world.broken = lambda name, definition: False
+    stack.world.is_broken = lambda name, definition: definition["image"] == NEW
+    stack.fail_update(VLLM, gateway={"image": NEW})
+    stack.world.is_broken = lambda name, definition: False
     assert stack.update(VLLM).started == ["gateway"]
-    assert "no gateway before it" in stack.told[0] and "took 41 s" in stack.told[0]
-    assert "the gateway is new" in stack.told[-1]
+    assert "no gateway in front of it" in stack.downtime[0] and "took 41 s" in stack.downtime[0]
+    assert "the gateway is new" in stack.downtime[-1]
 
 
-def test_a_router_needs_replicas_on_its_network_and_a_gateway_too(stack: Stack) -> None:
-    stack.run(two())
-    done = stack.update(two(cache_aware=True))
+def test_router_starts_after_the_gateway_and_replicas_joined_its_network(stack: Stack) -> None:
+    stack.run(two_replicas())
+    done = stack.update(two_replicas(cache_aware=True))
     assert (done.started, done.updated) == (["router-m"], ["gateway", "vllm-m", "vllm-m-2"])
-    assert stack.world.order("up gateway", "up vllm-m", "up vllm-m-2", "up router-m", "ready router-m")
-    assert [gap[:18] for gap in stack.told] == ["the gateway itself"]
+    assert stack.world.happened_in_order("up gateway", "up vllm-m", "up vllm-m-2", "up router-m", "ready router-m")
+    assert [line[:18] for line in stack.downtime] == ["the gateway itself"]
     assert not stack.world.containers["gateway"].drained
-    # and away again
-    done = stack.update(two())
+    # and removed again
+    done = stack.update(two_replicas())
     assert done.removed == ["router-m"]
-    assert stack.world.runs().keys() == {"gateway", "vllm-m", "vllm-m-2"}
+    assert stack.world.running().keys() == {"gateway", "vllm-m", "vllm-m-2"}
 
 
-def test_a_router_that_does_not_come_up(stack: Stack) -> None:
-    stack.run(two())
-    stack.world.broken = lambda name, definition: name == "router-m"
-    stack.fails(two(cache_aware=True))
+def test_router_that_fails_to_start_is_rolled_back(stack: Stack) -> None:
+    stack.run(two_replicas())
+    stack.world.is_broken = lambda name, definition: name == "router-m"
+    stack.fail_update(two_replicas(cache_aware=True))
 
 
-def test_one_replica_more_behind_a_router(stack: Stack) -> None:
-    stack.run(two(cache_aware=True))
-    done = stack.update(two(cache_aware=True, replicas=3))
-    assert (done.started, done.updated, stack.told) == (["vllm-m-3"], ["router-m"], [])
-    assert stack.world.order("drain router-m", "up vllm-m-3", "reload", "up router-m", "ready router-m")
-    stack.world.broken = flag("vllm-m-2")
-    stack.fails(two(cache_aware=True, replicas=3, extra_args=["--no-such"]))
+def test_added_replica_behind_a_router_causes_no_downtime(stack: Stack) -> None:
+    stack.run(two_replicas(cache_aware=True))
+    done = stack.update(two_replicas(cache_aware=True, replicas=3))
+    assert (done.started, done.updated, stack.downtime) == (["vllm-m-3"], ["router-m"], [])
+    assert stack.world.happened_in_order("drain router-m", "up vllm-m-3", "reload", "up router-m", "ready router-m")
+    stack.world.is_broken = fails_with("vllm-m-2")
+    stack.fail_update(two_replicas(cache_aware=True, replicas=3, extra_args=["--no-such"]))
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl")
-def test_tls_and_one_replica_more(stack: Stack) -> None:
-    """The old gateway could not load the new configuration."""
-    stack.run(two())
+def test_tls_and_an_added_replica_need_a_new_gateway(stack: Stack) -> None:
+    """The old gateway has no certificate mounted, so it could not load the new configuration."""
+    stack.run(two_replicas())
     encrypted = {**PLAIN, "tls": "generate"}
-    done = stack.update(two(replicas=3), gateway=encrypted)
+    done = stack.update(two_replicas(replicas=3), gateway=encrypted)
     assert (done.started, done.updated) == (["vllm-m-3"], ["gateway"])
-    assert stack.world.order("up vllm-m-3", "up gateway")
-    # the way back from its end, where the new gateway could not load the old configuration
-    stack.world.broken = flag("vllm-m")
-    stack.fails(two(replicas=3, extra_args=["--no-such"]))
+    assert stack.world.happened_in_order("up vllm-m-3", "up gateway")
+    # a rollback from the last step, after which the new gateway could not load the old configuration
+    stack.world.is_broken = fails_with("vllm-m")
+    stack.fail_update(two_replicas(replicas=3, extra_args=["--no-such"]))
 
 
-def test_fewer_replicas_and_a_flag_that_fails(stack: Stack) -> None:
-    """What is to go stays until the rest went well."""
-    stack.run(two())
-    stack.world.broken = flag("vllm-m")
-    stack.fails({**VLLM, "extra_args": ["--no-such"]})
-    assert "stop vllm-m-2" not in stack.world.said
-    stack.world.broken = lambda name, definition: False
+def test_surplus_replica_is_kept_until_the_rest_succeeded(stack: Stack) -> None:
+    stack.run(two_replicas())
+    stack.world.is_broken = fails_with("vllm-m")
+    stack.fail_update({**VLLM, "extra_args": ["--no-such"]})
+    assert "stop vllm-m-2" not in stack.world.actions
+    stack.world.is_broken = lambda name, definition: False
     assert stack.update(VLLM).removed == ["vllm-m-2"]
-    assert stack.world.order("drain vllm-m-2", "reload", "up vllm-m", "stop vllm-m-2", "remove vllm-m-2")
+    assert stack.world.happened_in_order("drain vllm-m-2", "reload", "up vllm-m", "stop vllm-m-2", "remove vllm-m-2")
 
 
-def test_another_model_on_the_only_gpu(stack: Stack) -> None:
+def test_model_on_the_only_gpu_is_stopped_before_its_successor_starts(stack: Stack) -> None:
     stack.run({**VLLM, "gpus": [0]})
     other = {**VLLM, "model": "./q", "served_names": ["q"], "gpus": [0]}
-    stack.world.broken = lambda name, definition: name == "vllm-q"
-    stack.fails(other)
-    assert stack.world.order(
-        "drain vllm-m", "stop vllm-m", "up vllm-q", "reload", "remove vllm-q", "start again vllm-m"
+    stack.world.is_broken = lambda name, definition: name == "vllm-q"
+    stack.fail_update(other)
+    assert stack.world.happened_in_order(
+        "drain vllm-m", "stop vllm-m", "up vllm-q", "reload", "remove vllm-q", "restart stopped vllm-m"
     )
-    (gap,) = stack.told
-    assert "vllm-m is stopped before vllm-q starts, which gets its GPU" in gap and "last start took 41 s" in gap
-    stack.world.broken = lambda name, definition: False
+    (line,) = stack.downtime
+    assert "vllm-m stops before vllm-q starts, which takes over its GPU" in line and "last start took 41 s" in line
+    stack.world.is_broken = lambda name, definition: False
     done = stack.update(other)
     assert (done.started, done.removed) == (["vllm-q"], ["vllm-m"])
 
 
-def test_another_model_on_a_gpu_of_a_second_replica(stack: Stack) -> None:
-    """The first goes on answering, so there is no gap."""
-    stack.run(two(gpus=[0, 1]))
+def test_gpu_of_a_second_replica_changes_hands_without_downtime(stack: Stack) -> None:
+    """The first replica keeps answering."""
+    stack.run(two_replicas(gpus=[0, 1]))
     other = {**VLLM, "model": "./q", "served_names": ["q"], "gpus": [1]}
     assert stack.update({**VLLM, "gpus": [0]}, other).removed == ["vllm-m-2"]
-    assert stack.told == []
-    assert stack.world.order("drain vllm-m-2", "stop vllm-m-2", "up vllm-q")
+    assert stack.downtime == []
+    assert stack.world.happened_in_order("drain vllm-m-2", "stop vllm-m-2", "up vllm-q")
 
 
-def test_a_replica_that_gets_the_gpu_of_one_that_goes(stack: Stack) -> None:
-    stack.run(two(gpus=[0, 1]))
+def test_replica_takes_over_the_gpu_of_a_removed_one(stack: Stack) -> None:
+    stack.run(two_replicas(gpus=[0, 1]))
     whole = {**VLLM, "gpus": [0, 1]}
-    stack.world.broken = flag("vllm-m")
-    stack.fails({**whole, "extra_args": ["--no-such"]})
-    assert stack.world.order("stop vllm-m-2", "up vllm-m", "up vllm-m", "start again vllm-m-2")
-    stack.world.broken = lambda name, definition: False
+    stack.world.is_broken = fails_with("vllm-m")
+    stack.fail_update({**whole, "extra_args": ["--no-such"]})
+    assert stack.world.happened_in_order("stop vllm-m-2", "up vllm-m", "up vllm-m", "restart stopped vllm-m-2")
+    stack.world.is_broken = lambda name, definition: False
     assert stack.update(whole).updated == ["vllm-m"]
 
 
-def test_gpus_that_are_swapped(stack: Stack) -> None:
-    """One has to stop first; and it is told."""
+def test_swapped_gpus_report_downtime(stack: Stack) -> None:
+    """One of the two has to stop first."""
     first, second = {**VLLM, "gpus": [0]}, {**VLLM, "model": "./q", "served_names": ["q"], "gpus": [1]}
     stack.run(first, second)
-    stack.world.broken = flag("vllm-q")
-    stack.fails({**first, "gpus": [1]}, {**second, "gpus": [0], "extra_args": ["--no-such"]})
-    stack.world.broken = flag("vllm-m")
-    stack.fails({**first, "gpus": [1], "extra_args": ["--no-such"]}, {**second, "gpus": [0]})
-    stack.world.broken = lambda name, definition: False
+    stack.world.is_broken = fails_with("vllm-q")
+    stack.fail_update({**first, "gpus": [1]}, {**second, "gpus": [0], "extra_args": ["--no-such"]})
+    stack.world.is_broken = fails_with("vllm-m")
+    stack.fail_update({**first, "gpus": [1], "extra_args": ["--no-such"]}, {**second, "gpus": [0]})
+    stack.world.is_broken = lambda name, definition: False
     assert stack.update({**first, "gpus": [1]}, {**second, "gpus": [0]}).updated == ["vllm-m", "vllm-q"]
-    assert len(stack.told) == 2
-    # replicas of one model too, where none would be left
-    stack.run(two(gpus=[0, 1]))
-    stack.update(two(gpus=[1, 0]))
-    assert "it answers nothing meanwhile" in stack.told[0]
+    assert len(stack.downtime) == 2
+    # also between two replicas of one model, as none would be left
+    stack.run(two_replicas(gpus=[0, 1]))
+    stack.update(two_replicas(gpus=[1, 0]))
+    assert "it is down meanwhile" in stack.downtime[0]
 
 
-def test_gpus_that_move_up_need_no_stop(stack: Stack) -> None:
-    a, b = two(gpus=1), two(gpus=1, model="./q", served_names=["q"])
+def test_shifted_gpus_need_no_stop(stack: Stack) -> None:
+    a, b = two_replicas(gpus=1), two_replicas(gpus=1, model="./q", served_names=["q"])
     stack.run({**a, "replicas": 2}, {**b, "replicas": 4})
     done = stack.update({**a, "replicas": 3}, {**b, "replicas": 4})
     assert (done.started, done.updated) == (["vllm-m-3"], ["vllm-q-4", "vllm-q-3"])
-    assert stack.told == []
+    assert stack.downtime == []
 
 
-def test_fastchat_comes_and_goes(stack: Stack) -> None:
+def test_fastchat_workers_are_added_and_removed(stack: Stack) -> None:
     chat = {"model": "./c", "engine": "fastchat", "served_names": ["c"], "replicas": 2}
     stack.run(chat)
     assert stack.update({**chat, "replicas": 1}).removed == ["fastchat-c-2"]
-    assert "can't drain a worker" in stack.told[0]
+    assert "can't drain a worker" in stack.downtime[0]
     assert stack.update(chat).started == ["fastchat-c-2"]
-    stack.world.broken = flag("fastchat-c-2", "3")
-    stack.fails({**chat, "worker_concurrency": 3})
-    # the engine of a name changes, on the CPU: both run until the new one is there
-    stack.world.broken = lambda name, definition: False
+    stack.world.is_broken = fails_with("fastchat-c-2", "3")
+    stack.fail_update({**chat, "worker_concurrency": 3})
+    # another engine for the same name, on the CPU: both run until the new one is ready
+    stack.world.is_broken = lambda name, definition: False
     done = stack.update({**VLLM, "model": "./c", "served_names": ["c"]})
     assert done.started == ["vllm-c"] and "fastchat-api" in done.removed
-    assert stack.world.runs().keys() == {"gateway", "vllm-c"}
+    assert stack.world.running().keys() == {"gateway", "vllm-c"}
 
 
-def test_nothing_is_written_where_no_certificate_can_be_made(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    stack.run(two())
+def test_nothing_is_written_if_no_certificate_can_be_created(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.run(two_replicas())
     before = stack.files()
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", str(stack.world.folder))
-    stack.write(two(), gateway={**PLAIN, "tls": "generate"})
+    stack.write(two_replicas(), gateway={**PLAIN, "tls": "generate"})
     assert main(["update", str(stack.world.folder), "--yes"]) == 3
     monkeypatch.setenv("PATH", path)
     assert stack.files() == before
 
 
-def test_ones_own_certificate_renewed(stack: Stack) -> None:
+def test_renewed_certificate_is_reloaded_or_the_gateway_restarted(stack: Stack) -> None:
     folder = stack.world.folder
     own = {**PLAIN, "tls": {"certificate": "./own.crt", "key": "./own.key"}}
     (folder / "own.crt").write_text("first")
     (folder / "own.key").write_text("key")
-    stack.run(two(), gateway=own)
-    assert stack.update().updated == [] and stack.told == []
-    # written in place: a reload reads it, though its time of writing is an old one
+    stack.run(two_replicas(), gateway=own)
+    assert stack.update().updated == [] and stack.downtime == []
+    # written in place: a reload reads it, although its mtime is old
     (folder / "own.crt").write_text("second")
     os.utime(folder / "own.crt", (1, 1))
     assert stack.update().reloaded
-    assert stack.told == []
-    # another file of the same name: the container holds the old one
+    assert stack.downtime == []
+    # replaced by another file: the container still sees the old one
     (folder / "new").write_text("third")
     (folder / "new").replace(folder / "own.crt")
-    stack.world.said.clear()
+    stack.world.actions.clear()
     plan = open_stack(str(folder)).plan
-    reload_changed(plan, folder, restart=False)
-    assert "restart gateway" not in stack.world.said
+    reload_if_changed(plan, folder, restart=False)
+    assert "restart gateway" not in stack.world.actions
     assert stack.update().updated == ["gateway"]
-    assert "the gateway itself" in stack.told[0]
-    assert "restart gateway" in stack.world.said
+    assert "the gateway itself" in stack.downtime[0]
+    assert "restart gateway" in stack.world.actions
     assert not stack.update().reloaded
-    # `up` does it without a question
+    # `up` restarts it without asking
     (folder / "new").write_text("fourth")
     (folder / "new").replace(folder / "own.crt")
-    assert reload_changed(plan, folder)
-    assert stack.world.said[-1] == "restart gateway"
+    assert reload_if_changed(plan, folder)
+    assert stack.world.actions[-1] == "restart gateway"
 
 
-def test_warnings_are_told(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    stack.run(two())
-    stack.write(two(), gateway=False)
+def test_update_prints_the_warnings_of_the_plan(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    stack.run(two_replicas())
+    stack.write(two_replicas(), gateway=False)
     assert main(["update", str(stack.world.folder)]) == 2
-    said = capsys.readouterr().err
-    assert "warning: gateway: false leaves paths open" in said
-    assert "--yes goes on" in said
+    output = capsys.readouterr().err
+    assert "warning: gateway: false leaves these paths open without a key" in output
+    assert "--yes continues despite the downtime" in output

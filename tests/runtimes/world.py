@@ -1,7 +1,7 @@
-"""A made-up Docker engine with Compose and a gateway, for faults and orders that a real one is too slow to show.
+"""A fake Docker engine with Compose and a gateway: for faults and orders that take too long with a real one.
 
-Containers come from the compose.yaml on disk, so a way back that is none shows. What the real ones refuse is refused:
-a GPU that is held, a port that is taken, a router that reaches no replica, a certificate that is not mounted.
+Containers are created from the compose.yaml on disk, so an incomplete rollback shows. The fake rejects what the real
+ones reject: a GPU in use, a port in use, a router that reaches no replica, a certificate that is not mounted.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ PREFIX = "com.docker.compose."
 ENGINES = ("vllm-", "fastchat-", "llamacpp-")
 
 
-def digest(definition: dict[str, Any]) -> str:
-    said = {name: value for name, value in definition.items() if name not in ("build", "depends_on")}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def config_hash(definition: dict[str, Any]) -> str:
+    # Compose leaves these out of its hash as well
+    hashed = {name: value for name, value in definition.items() if name not in ("build", "depends_on")}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
 class Container:
-    """One container; the gateway's runs a made-up HAProxy."""
+    """One container; the gateway's container runs a fake HAProxy."""
 
     world: World
     id: str
@@ -51,7 +52,7 @@ class Container:
     files: dict[str, IO[bytes]] = field(default_factory=dict)
     servers: list[tuple[str, str]] = field(default_factory=list)
     drained: set[str] = field(default_factory=set)
-    began: float = 0.0
+    started: float = 0.0
     pid: int = 0
 
     @property
@@ -68,7 +69,7 @@ class Container:
         return {port.rpartition(":")[0] for port in self.definition.get("ports", ())}
 
     @property
-    def healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         router = self.service.startswith("router-")
         return self.state == "running" and (not router or any(self.reaches(one, "vllm-") for one in self.others()))
 
@@ -85,7 +86,7 @@ class Container:
             "State": {
                 "Status": self.state, "ExitCode": 0 if self.state == "running" else 1, "OOMKilled": False,
                 "FinishedAt": "never", "StartedAt": "2026-01-01T00:00:00Z",
-                "Health": {"Status": "healthy" if self.healthy else "starting"},
+                "Health": {"Status": "healthy" if self.is_healthy else "starting"},
             },
         }  # fmt: skip
 
@@ -93,66 +94,67 @@ class Container:
         return [one for one in self.world.containers.values() if one is not self]
 
     def reaches(self, other: Container, prefix: str = "") -> bool:
-        return other.service.startswith(prefix) and other.healthy and bool(self.networks & other.networks)
+        return other.service.startswith(prefix) and other.is_healthy and bool(self.networks & other.networks)
 
-    def begin(self) -> None:
-        """Starts it: it runs then, or has ended because of what it lacks."""
-        held = any(self.gpus & one.gpus for one in self.others() if one.state == "running")
-        engine = self.service.startswith(ENGINES)
-        self.state = "exited" if (engine and held) or self.world.broken(self.service, self.definition) else "running"
+    def boot(self) -> None:
+        """Starts the process: it runs, or exits because something is missing."""
+        gpu_in_use = any(self.gpus & one.gpus for one in self.others() if one.state == "running")
+        is_engine = self.service.startswith(ENGINES)
+        fails = (is_engine and gpu_in_use) or self.world.is_broken(self.service, self.definition)
+        self.state = "exited" if fails else "running"
         mounts = self.definition.get("volumes", ())
         sources = {one["target"]: self.world.folder / one["source"] for one in mounts if one["type"] == "bind"}
-        opened = self.world.handles.enter_context
-        # the file itself, as a mount holds it, and not its name
-        self.files = {target: opened(path.open("rb")) for target, path in sources.items() if path.is_file()}
+        open_file = self.world.handles.enter_context
+        # an open file, because a mount holds the inode and not the name
+        self.files = {target: open_file(path.open("rb")) for target, path in sources.items() if path.is_file()}
         if self.service == "gateway" and self.state == "running":
             self.load()
 
     def load(self) -> None:
-        """The configuration on disk; a worker that is new knows nothing of what was drained after a start."""
+        """Loads the configuration on disk. What was drained stays drained: the server state file carries that over."""
         text = (self.world.folder / "gateway" / "haproxy.cfg").read_text()
-        if not self.valid(text):
+        if not self.is_valid(text):
             self.state = "exited"
             return
         backend, self.servers = "", []
         for line in text.splitlines():
-            if found := re.match(r"backend (\S+)", line):
-                backend = found[1]
-            elif found := re.match(r" +server (\S+)", line):
-                self.servers.append((backend, found[1]))
-        self.began, self.pid = time.time(), self.pid + 1
+            if match := re.match(r"backend (\S+)", line):
+                backend = match[1]
+            elif match := re.match(r" +server (\S+)", line):
+                self.servers.append((backend, match[1]))
+        self.started, self.pid = time.time(), self.pid + 1
 
-    def valid(self, text: str) -> bool:
+    def is_valid(self, text: str) -> bool:
         return "ssl crt /tls/site.crt" not in text or "/tls/site.crt" in self.files
 
-    # what the Docker SDK's containers do
+    # the methods of the Docker SDK's containers
 
-    def exec_run(self, words: list[str]) -> tuple[int, bytes]:
+    def exec_run(self, args: list[str]) -> tuple[int, bytes]:
         if self.state != "running":
             raise docker.errors.APIError(f"container {self.id} is not running")
-        said, code = "", 0
-        if words[:2] == ["bash", "-c"] and "cat /proc" in words[2]:
-            said = "haproxy haproxy haproxy haproxy"
-        elif words == ["bash", "-c", "kill -USR2 1"]:
-            self.world.say("reload")
+        output, code = "", 0
+        if args[:2] == ["bash", "-c"] and "cat /proc" in args[2]:
+            output = "haproxy haproxy haproxy haproxy"
+        elif args == ["bash", "-c", "kill -USR2 1"]:
+            self.world.record("reload")
             self.load()
-        elif words[:2] == ["bash", "-c"]:
-            said = self.admin(words[-1])
-        elif words[:2] == ["sh", "-c"] and "haproxy -c" in words[2]:
-            code = 0 if self.valid((self.world.folder / "gateway" / "haproxy.cfg").read_text()) else 1
-            said = "[ALERT] unable to stat SSL certificate" if code else ""
-        elif words[0] == "sha256sum":
-            handle = self.files[words[1]]
+        elif args[:2] == ["bash", "-c"]:
+            output = self.runtime_api(args[-1])
+        elif args[:2] == ["sh", "-c"] and "haproxy -c" in args[2]:
+            code = 0 if self.is_valid((self.world.folder / "gateway" / "haproxy.cfg").read_text()) else 1
+            output = "[ALERT] unable to stat SSL certificate" if code else ""
+        elif args[0] == "sha256sum":
+            handle = self.files[args[1]]
             handle.seek(0)
-            said = f"{hashlib.sha256(handle.read()).hexdigest()}  {words[1]}"
-        return code, said.encode()
+            output = f"{hashlib.sha256(handle.read()).hexdigest()}  {args[1]}"
+        return code, output.encode()
 
-    def admin(self, command: str) -> str:
+    def runtime_api(self, command: str) -> str:
         if command == "show info":
-            return f"Pid: {self.pid}\nStart_time_sec: {self.began}\n"
-        if found := re.match(r"set server (\S+)/(\S+) state (\w+)", command):
-            self.world.say(f"{found[3]} {found[2]}", once=True)
-            (self.drained.add if found[3] == "drain" else self.drained.discard)(found[2])
+            return f"Pid: {self.pid}\nStart_time_sec: {self.started}\n"
+        if match := re.match(r"set server (\S+)/(\S+) state (\w+)", command):
+            self.world.record(f"{match[3]} {match[2]}", once=True)
+            (self.drained.add if match[3] == "drain" else self.drained.discard)(match[2])
             return "\n"
         rows = ["# pxname,svname,scur,qcur,status"]
         for backend, name in self.servers:
@@ -162,74 +164,75 @@ class Container:
 
     def stop(self, timeout: int) -> None:
         if self.state == "running":
-            self.world.say(f"stop {self.service}")
+            self.world.record(f"stop {self.service}")
             self.state = "exited"
 
     def start(self) -> None:
-        self.world.say(f"start again {self.service}")
+        self.world.record(f"restart stopped {self.service}")
         self.drained.clear()
-        self.begin()
+        self.boot()
 
     def restart(self, timeout: int) -> None:
-        self.world.say(f"restart {self.service}")
+        self.world.record(f"restart {self.service}")
         self.drained.clear()
-        self.begin()
+        self.boot()
 
     def remove(self, v: bool) -> None:
-        self.world.say(f"remove {self.service}")
+        self.world.record(f"remove {self.service}")
         self.state = "removed"
         del self.world.containers[self.service]
 
 
 class World:
-    """The stack `n` in `folder`. `said` is what was done; `broken` tells which definitions do not come up."""
+    """The stack `n` in `folder`. `actions` records what was done; `is_broken` decides which services fail to start."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.containers: dict[str, Container] = {}
         self.handles = ExitStack()
-        self.said: list[str] = []
-        self.broken: Callable[[str, dict[str, Any]], bool] = lambda service, definition: False
+        self.actions: list[str] = []
+        self.is_broken: Callable[[str, dict[str, Any]], bool] = lambda service, definition: False
         self._ids, self._now = itertools.count(1), 0.0
         api = SimpleNamespace(
             containers=lambda all=True, filters=None: [self._row(one) for one in self.containers.values()],
             inspect_container=lambda id: self._get(id).attrs,
             images=lambda: [],
-            logs=lambda id, **words: b"2026-01-01T00:00:41Z Application startup complete.\n",
+            logs=lambda id, **options: b"2026-01-01T00:00:41Z Application startup complete.\n",
         )
-        listed = SimpleNamespace(get=self._get, list=lambda filters: self._running(filters["label"][-1]))
-        client = SimpleNamespace(ping=lambda: True, api=api, containers=listed)
+        containers = SimpleNamespace(get=self._get, list=lambda filters: self._running_containers(filters["label"][-1]))
+        client = SimpleNamespace(ping=lambda: True, api=api, containers=containers)
         clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self._now)
-        monkeypatch.setattr("docker.from_env", lambda **words: client)
+        monkeypatch.setattr("docker.from_env", lambda **options: client)
         for module in (gateway, compose, steps):
             monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=self._compose))
-        monkeypatch.setattr(drift, "_hashes", lambda folder, text, env=None: self._hashes(text))
-        monkeypatch.setattr(evidence, "explain_failure", lambda *words: None)
+        monkeypatch.setattr(drift, "_config_hashes", lambda folder, text, env=None: self._hashes(text))
+        monkeypatch.setattr(evidence, "explain_failure", lambda *args: None)
 
     def up(self) -> None:
         """Starts what is rendered, on a clean machine."""
         self.containers.clear()
         assert self._up([]) == ""
-        self.said.clear()
+        self.actions.clear()
 
-    def say(self, line: str, once: bool = False) -> None:
-        if not (once and self.said[-1:] == [line]):
-            self.said.append(line)
+    def record(self, action: str, once: bool = False) -> None:
+        # `set server` comes once for each backend
+        if not (once and self.actions[-1:] == [action]):
+            self.actions.append(action)
 
-    def runs(self) -> dict[str, str]:
-        """What runs, by the hash of its definition."""
-        return {name: digest(one.definition) for name, one in self.containers.items() if one.state == "running"}
+    def running(self) -> dict[str, str]:
+        """The hash of the definition of each running service."""
+        return {name: config_hash(one.definition) for name, one in self.containers.items() if one.state == "running"}
 
-    def order(self, *lines: str) -> bool:
-        """Whether these were done, in this order."""
-        rest = iter(self.said)
-        return all(line in rest for line in lines)
+    def happened_in_order(self, *actions: str) -> bool:
+        """Whether these actions were taken in this order, possibly with others in between."""
+        rest = iter(self.actions)
+        return all(action in rest for action in actions)
 
-    def _compose(self, words: list[str], stdout: IO[str], **_: Any) -> Any:
-        assert words[:4] == compose_command(self.folder)[:4]
-        names = words[words.index("--no-deps") + 1 :]
-        self.say(f"up {' '.join(names)}")
+    def _compose(self, args: list[str], stdout: IO[str], **_: Any) -> Any:
+        assert args[:4] == compose_command(self.folder)[:4]
+        names = args[args.index("--no-deps") + 1 :]
+        self.record(f"up {' '.join(names)}")
         problem = self._up(names)
         stdout.write(problem)
         code = 1 if problem else 0
@@ -241,7 +244,7 @@ class World:
         services = yaml.safe_load((self.folder / "compose.yaml").read_text())["services"]
         for name in names or list(services):
             old, definition = self.containers.get(name), services[name]
-            if old and old.state == "running" and digest(old.definition) == digest(definition):
+            if old and old.state == "running" and config_hash(old.definition) == config_hash(definition):
                 continue
             if old:
                 old.state = "removed"
@@ -249,23 +252,23 @@ class World:
             self.containers[name] = new
             if any(new.ports & one.ports for one in new.others() if one.state == "running"):
                 return "Bind for 127.0.0.1:8000 failed: port is already allocated"
-            new.begin()
+            new.boot()
         return ""
 
     def _hashes(self, text: str) -> dict[str, str]:
-        return {name: digest(one) for name, one in yaml.safe_load(text)["services"].items()}
+        return {name: config_hash(one) for name, one in yaml.safe_load(text)["services"].items()}
 
     def _row(self, one: Container) -> dict[str, Any]:
-        labels = {f"{PREFIX}service": one.service, f"{PREFIX}config-hash": digest(one.definition)}
+        labels = {f"{PREFIX}service": one.service, f"{PREFIX}config-hash": config_hash(one.definition)}
         return {"Id": one.id, "Labels": labels}
 
     def _get(self, id: str) -> Container:
-        found = next((one for one in self.containers.values() if one.id == id), None)
-        if found is None:
+        container = next((one for one in self.containers.values() if one.id == id), None)
+        if container is None:
             raise docker.errors.NotFound(f"No such container: {id}")
-        return found
+        return container
 
-    def _running(self, label: str) -> list[Container]:
+    def _running_containers(self, label: str) -> list[Container]:
         name = label.rpartition("=")[2]
         return [one for one in self.containers.values() if one.service == name and one.state == "running"]
 

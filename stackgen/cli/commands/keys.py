@@ -1,4 +1,4 @@
-"""`stackgen keys`: names and hashes of clients' keys; a key itself is printed once, when it is created."""
+"""`stackgen keys`: list, create, rotate and remove clients' keys. A key is printed once, when it is created."""
 
 from __future__ import annotations
 
@@ -8,73 +8,77 @@ from stackgen.cli.commands.output import note, print_data
 from stackgen.engines.base import API_KEY
 from stackgen.errors import StackgenError
 from stackgen.resolve.addons.gateway import SERVICE
-from stackgen.runtimes.compose.gateway import has_gateway, reload_changed
+from stackgen.runtimes.compose.gateway import has_gateway, reload_if_changed
 from stackgen.stack.folder import Stack, open_stack
-from stackgen.stack.keys import DEFAULT, listed, make_key, remove_key, rotate_key
+from stackgen.stack.keys import DEFAULT, create_key, list_keys, remove_key, rotate_key
 
 __all__ = ["keys"]
 
 
 def keys(args: Namespace) -> int:
-    """`stackgen keys`: names and hashes; a key itself is printed once, where it is made."""
+    """Runs `stackgen keys`. Raises StackgenError without a gateway, and without a name where one is needed."""
     stack = open_stack(args.stack)
     if not has_gateway(stack.plan):
-        raise StackgenError("the stack has no gateway, which is what keys are for", "set `gateway: true`")
+        raise StackgenError("the stack has no gateway, so it has no keys for clients", "set `gateway: true`")
     if args.action == "list":
         return _list(args, stack)
     if not args.name:
-        raise StackgenError(f"whose key? `stackgen keys {args.action} NAME`", "`stackgen keys list` shows the names")
-    return _remove(args, stack) if args.action == "remove" else _make(args, stack)
+        raise StackgenError(f"name a key: `stackgen keys {args.action} NAME`", "`stackgen keys list` shows the names")
+    return _remove(args, stack) if args.action == "remove" else _create(args, stack)
 
 
 def _list(args: Namespace, stack: Stack) -> int:
-    rows = listed(stack.folder, stack.spec.gateway.keys if stack.spec.gateway else ())
-    print_data(args, {"keys": [one.to_json() for one in rows]}, [one.line() for one in rows])
+    rows = list_keys(stack.folder, stack.spec.gateway.keys if stack.spec.gateway else ())
+    print_data(args, {"keys": [row.to_json() for row in rows]}, [row.to_line() for row in rows])
     return 0
 
 
-def _make(args: Namespace, stack: Stack) -> int:
-    key = (make_key if args.action == "new" else rotate_key)(stack.folder, args.name)
+def _create(args: Namespace, stack: Stack) -> int:
+    key = (create_key if args.action == "new" else rotate_key)(stack.folder, args.name)
     declared = {DEFAULT, *(one.name for one in (stack.spec.gateway.keys if stack.spec.gateway else ()))}
     if args.name not in declared:
         note(f"warning: {args.name} is not in gateway.keys of stack.yaml: its key works, without limits and metrics")
     if args.action == "rotate":
         where = "; .env holds the new one" if args.name == DEFAULT else ""
         note(f"the old key stays valid until `stackgen keys remove {args.name} --older`{where}")
-    if args.action == "rotate" and args.name == DEFAULT and (holders := _holders(stack)):
-        note(f"these go on with the old key until `stackgen update`, so run it before that key is removed: {holders}")
+    # a container keeps the environment it was started with
+    if args.action == "rotate" and args.name == DEFAULT and (users := _default_key_users(stack)):
+        note(f"these services use the old key until `stackgen update`; run it before you remove that key: {users}")
     reloaded = _reload(stack)
-    # the only time that the key is seen
+    # only its hash was saved, so nobody can print the key again
     print_data(args, {"name": args.name, "key": key, "reloaded": reloaded}, [key])
     return 0
 
 
 def _remove(args: Namespace, stack: Stack) -> int:
     count = remove_key(stack.folder, args.name, args.older)
-    told = f"removed {count} key{'' if count == 1 else 's'} of {args.name}"
+    line = f"removed {count} key{'' if count == 1 else 's'} of {args.name}"
     reloaded = _reload(stack) if count else False
-    if count and args.name == DEFAULT and (holders := _holders(stack)):
-        note(f"these get a 401 if they were started with a key that is gone, until `stackgen update`: {holders}")
-    print_data(args, {"name": args.name, "removed": count, "reloaded": reloaded}, [told])
+    if count and args.name == DEFAULT and (users := _default_key_users(stack)):
+        note(f"these services get a 401 until `stackgen update`, if they were started with a removed key: {users}")
+    print_data(args, {"name": args.name, "removed": count, "reloaded": reloaded}, [line])
     return 0
 
 
-def _holders(stack: Stack) -> str:
-    """The services that were started with the key of .env as their own to the gateway."""
+def _default_key_users(stack: Stack) -> str:
+    """The services that use the key of .env as their own key at the gateway, comma-separated."""
+    # the gateway holds the key too, but takes keys.map once that exists
     others = [one for one in stack.plan.services if one.name != SERVICE]
     return ", ".join(one.name for one in others if API_KEY in dict(one.environment).values())
 
 
 def _reload(stack: Stack) -> bool:
-    """Whether a running gateway has read the keys; a refusal is told, for the key's file is written already."""
+    """Whether a running gateway has loaded the keys."""
+    # the keys are saved already, so a rejected reload is reported instead of raised
+    # restart=False: a renewed certificate must not cost downtime here
     try:
-        reloaded = reload_changed(stack.plan, stack.folder, restart=False)
+        reloaded = reload_if_changed(stack.plan, stack.folder, restart=False)
     except StackgenError as error:
-        note(f"written, but the gateway did not load it: {error.message}")
+        note(f"saved, but the gateway did not load the keys: {error.message}")
         return False
     note(
-        "the running gateway has loaded it, without a restart"
+        "the running gateway has loaded the keys, without a restart"
         if reloaded
-        else "no gateway runs: it counts from the next start"
+        else "the gateway is not running: it loads the keys at its next start"
     )
     return reloaded

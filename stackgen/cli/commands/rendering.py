@@ -8,52 +8,59 @@ from stackgen.render.templating import RenderedFile
 from stackgen.render.write import Change, compare, diff, write_files
 from stackgen.runtimes.compose.certificate import ensure_certificate
 from stackgen.runtimes.compose.command import has_compose
-from stackgen.runtimes.compose.command import validate as ask_compose
+from stackgen.runtimes.compose.command import validate as validate_with_compose
 from stackgen.runtimes.compose.exporter_image import write_wheel
 from stackgen.stack.envfile import complete_env, create_env
 from stackgen.stack.folder import Stack
 
-__all__ = ["changes_of", "complete", "prepare", "write"]
+__all__ = ["find_changes", "prepare_files", "write_changes", "write_unrendered"]
 
 
-def changes_of(stack: Stack, validate: bool) -> list[Change]:
-    """What rendering would change on disk; with `validate`, Compose has read the new file. Raises StackgenError."""
+def find_changes(stack: Stack, validate: bool) -> list[Change]:
+    """Returns what rendering would change on disk.
+
+    With `validate`, Compose parses the new file first, if it is installed. Raises StackgenError if Compose rejects it.
+    """
     files = stack.files()
     if validate and has_compose():
-        ask_compose(stack.plan, files[0].text, stack.folder)
-    if stack.own_file:
-        files = (*files, RenderedFile("stack.yaml", stack.own_file))
+        validate_with_compose(stack.plan, files[0].text, stack.folder)
+    # a stack made from flags gets the stack.yaml that describes it
+    if stack.generated_file:
+        files = (*files, RenderedFile("stack.yaml", stack.generated_file))
     return compare(files, stack.folder)
 
 
-def write(stack: Stack, changes: list[Change], force: bool) -> None:
-    """Writes `changes`, and shows a diff of each file that changes. Raises DriftError unless `force`."""
+def write_changes(stack: Stack, changes: list[Change], force: bool) -> None:
+    """Writes `changes` and prints a diff of each file that changes. Raises DriftError unless `force` is set."""
     for line in diff([change for change in changes if change.kind == "changed"]):
         note(line)
     write_files(changes, stack.folder, force)
-    complete(stack)
+    write_unrendered(stack)
 
 
-def complete(stack: Stack) -> None:
-    """What belongs to the stack and is no text: it is made, not rendered."""
+def write_unrendered(stack: Stack) -> None:
+    """Writes the files that are no rendered text: the exporter's wheel, and a generated certificate."""
     write_wheel(stack.plan, stack.folder)
-    if made := ensure_certificate(stack.spec, stack.plan, stack.folder):
-        note(f"made a certificate that signs itself: {made}")
+    if certificate := ensure_certificate(stack.spec, stack.plan, stack.folder):
+        note(f"created a self-signed certificate: {certificate}")
 
 
-def prepare(stack: Stack) -> None:
-    """Rendered files and a key must be there before a start; a hand-edited file is used as it is."""
-    changes = changes_of(stack, validate=False)
-    kept = [change.path for change in changes if change.edited]
+def prepare_files(stack: Stack) -> None:
+    """Writes what a start needs: rendered files and keys. A file that was edited by hand is used as it is."""
+    # `compose up` parses the file anyway
+    changes = find_changes(stack, validate=False)
+    edited = [change.path for change in changes if change.edited]
+    # a hand edit is overwritten only by `render --force`
     stale = [change for change in changes if change.kind != "same" and not change.edited]
     write_files(stale, stack.folder)
-    complete(stack)
+    write_unrendered(stack)
     if any(change.kind == "changed" for change in stale):
-        note(f"rendered anew: {', '.join(change.path for change in stale)}")
-    if kept:
-        note(f"edited by hand, so used as it is: {', '.join(kept)}")
+        note(f"rendered again: {', '.join(change.path for change in stale)}")
+    if edited:
+        note(f"edited by hand, used unchanged: {', '.join(edited)}")
     if create_env(stack.folder):
         note(f"wrote {stack.folder / '.env'} with a new key")
+    # a stack.yaml that grew a gateway or monitoring needs more keys than .env has
     values = (value for service in stack.plan.services for _, value in service.environment)
     if added := complete_env(stack.folder, (value.name for value in values if isinstance(value, EnvRef))):
         note(f"added to {stack.folder / '.env'}: {', '.join(added)}")

@@ -1,30 +1,35 @@
-"""What `scale` and `update` share: report the plan, ask about downtime, carry it out."""
+"""What `scale` and `update` share: report the rollout, ask about downtime, run it."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import asdict
 
-from stackgen.cli.commands.confirm import confirmed
+from stackgen.cli.commands.confirm import confirm
 from stackgen.cli.commands.output import note, print_data
-from stackgen.cli.progress import shown
-from stackgen.runtimes.rollout.rolling import Work, carry_out
+from stackgen.cli.progress import show_progress
+from stackgen.runtimes.rollout.rolling import Rollout, run_rollout
 from stackgen.stack.folder import Stack
 
-__all__ = ["carried_out"]
+__all__ = ["confirm_and_run"]
 
 
-def carried_out(args: Namespace, stack: Stack, work: Work) -> int:
-    """Carries out `work` on the running stack; the exit code. Downtime needs the user's consent, or --yes."""
+def confirm_and_run(args: Namespace, stack: Stack, rollout: Rollout) -> int:
+    """Runs `rollout` and returns the exit code. Downtime needs the user's consent, or --yes; without it: 2."""
+    # before the question, because they may change the answer
     for warning in stack.plan.warnings:
         note(f"warning: {warning}")
-    for line in work.told():
+    for line in rollout.summary():
         note(line)
-    if work.gaps and not confirmed("go on?", args.yes, "nothing was changed; --yes goes on in spite of the gap"):
-        print_data(args, {"done": False, "gaps": list(work.gaps)}, [])
+    refusal = "nothing was changed; --yes continues despite the downtime"
+    if rollout.downtime and not confirm("continue?", args.yes, refusal):
+        print_data(args, {"done": False, "gaps": list(rollout.downtime)}, [])
         return 2
-    with shown(args.progress, stack.plan) as progress:
-        done = carry_out(stack, work, progress, args.timeout)
-    told = [f"{kind}: {', '.join(names)}" for kind, names in asdict(done).items() if isinstance(names, list) and names]
-    print_data(args, {"done": True, "gaps": list(work.gaps), **asdict(done)}, told or ["all runs as it is rendered"])
+    with show_progress(args.progress, stack.plan) as progress:
+        result = run_rollout(stack, rollout, progress, args.timeout)
+    done = asdict(result)
+    lines = [f"{kind}: {', '.join(names)}" for kind, names in done.items() if isinstance(names, list) and names]
+    # these keys are the interface of --json, where `gaps` holds the downtime
+    data = {"done": True, "gaps": list(rollout.downtime), **done}
+    print_data(args, data, lines or ["up to date: everything runs as rendered"])
     return 0

@@ -1,4 +1,4 @@
-"""Which folder and which runtime a command means."""
+"""Find the folder and the runtime that a command applies to."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from argparse import Namespace
 from pathlib import Path
 
 from stackgen.errors import StackgenError
-from stackgen.runtimes.observation.evidence import ran_as_processes
+from stackgen.runtimes.observation.evidence import last_ran_as_processes
 from stackgen.runtimes.process.lifecycle import process_status
-from stackgen.stack.folder import open_stack, stack_file
+from stackgen.stack.folder import find_stack_file, open_stack
 
-__all__ = ["folder_of", "runtime_of"]
+__all__ = ["find_runtime", "stack_folder"]
 
 
-def folder_of(stack: str) -> Path:
-    """The folder of the rendered stack that the argument `stack` names. Raises StackgenError where there is none."""
-    folder = (stack_file(stack) or Path(stack) / "stack.yaml").parent
+def stack_folder(stack: str) -> Path:
+    """Returns the folder of the rendered stack that the argument `stack` names. Raises StackgenError without one."""
+    folder = (find_stack_file(stack) or Path(stack) / "stack.yaml").parent
     if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
-        raise StackgenError(f"{folder} holds no rendered stack", "`stackgen render` writes one")
+        raise StackgenError(f"{folder} contains no rendered stack", "`stackgen render` writes one")
     return folder
 
 
-def runtime_of(args: Namespace, folder: Path) -> str:
-    """What was asked for; else processes where the stack's run, or ran last. A stack file may be broken by now."""
+def find_runtime(args: Namespace, folder: Path) -> str:
+    """Returns --runtime if given, else `process` if the stack runs or last ran as processes, else `compose`."""
     if args.runtime:
         return str(args.runtime)
+    # without a state file nothing ran as processes here, and Docker need not be asked
     if not (folder / ".stackgen" / "state.json").exists():
         return "compose"
 
     try:
-        return "process" if ran_as_processes(open_stack(args.stack).plan, folder) else "compose"
+        return "process" if last_ran_as_processes(open_stack(args.stack).plan, folder) else "compose"
+    # stack.yaml may be invalid by now, and `down` must still work
     except StackgenError:
         running = any(one.state in ("running", "waiting", "restarting") for one in process_status(folder))
         return "process" if running else "compose"

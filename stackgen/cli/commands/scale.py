@@ -1,22 +1,23 @@
-"""`stackgen scale`: more or fewer replicas of a model. Exit code 1: a replica failed and was rolled back."""
+"""`stackgen scale`: change a model's number of replicas. Exit code 1: a replica failed, and all was rolled back."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
 from stackgen.cli.commands.output import note
-from stackgen.cli.commands.rollout import carried_out
-from stackgen.runtimes.rollout.rolling import look
-from stackgen.runtimes.rollout.scaling import counts, scaled
+from stackgen.cli.commands.rollout import confirm_and_run
+from stackgen.runtimes.rollout.rolling import plan_rollout
+from stackgen.runtimes.rollout.scaling import parse_replica_counts, scale_stack
 
 __all__ = ["scale"]
 
 
 def scale(args: Namespace) -> int:
-    """`stackgen scale`: stack.yaml changed, replicas started, or drained and removed."""
-    wanted, where = counts(args.words)
-    stack, text, lines = scaled(where, wanted)
-    work = look(stack, text)
-    for line in lines:
+    """Runs `stackgen scale`: edits stack.yaml, starts new replicas, drains and removes surplus ones."""
+    counts, where = parse_replica_counts(args.replicas)
+    stack, stack_yaml, diff = scale_stack(where, counts)
+    rollout = plan_rollout(stack, stack_yaml)
+    # shown only when the rollout is possible
+    for line in diff:
         note(line)
-    return carried_out(args, stack, work)
+    return confirm_and_run(args, stack, rollout)

@@ -1,4 +1,4 @@
-"""`stackgen status`: one line per service."""
+"""`stackgen status`: the state of every service. Exit code 1: a service is not healthy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict
 
 from stackgen.cli.commands.output import print_data
-from stackgen.cli.commands.runtime import folder_of, runtime_of
+from stackgen.cli.commands.runtime import find_runtime, stack_folder
 from stackgen.runtimes.compose import lifecycle as compose
 from stackgen.runtimes.process.lifecycle import process_status
 from stackgen.stack.folder import open_stack
@@ -15,9 +15,9 @@ __all__ = ["status"]
 
 
 def status(args: Namespace) -> int:
-    """`stackgen status`: one line a service; exit 1 unless all of them work."""
-    folder = folder_of(args.stack)
-    if runtime_of(args, folder) == "process":
+    """Runs `stackgen status`: prints one line per service. Returns 1 unless all of them are healthy."""
+    folder = stack_folder(args.stack)
+    if find_runtime(args, folder) == "process":
         states = process_status(folder)
     else:
         states = compose.status(open_stack(args.stack).plan)
@@ -26,5 +26,8 @@ def status(args: Namespace) -> int:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     print_data(args, {"services": [asdict(state) for state in states]}, lines)
-    good = (("running", "healthy"), ("running", ""))
-    return 0 if all((s.state, s.health) in good or (s.role == "download" and s.exit_code == 0) for s in states) else 1
+    # "" is a service without a health check; a download is done when it has exited
+    healthy = (("running", "healthy"), ("running", ""))
+    return (
+        0 if all((s.state, s.health) in healthy or (s.role == "download" and s.exit_code == 0) for s in states) else 1
+    )

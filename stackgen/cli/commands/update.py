@@ -1,17 +1,17 @@
-"""`stackgen update`: one replica at a time. Exit code 1: a replica failed and was rolled back."""
+"""`stackgen update`: apply changes one replica at a time. Exit code 1: a replica failed, and all was rolled back."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
-from stackgen.cli.commands.rollout import carried_out
-from stackgen.runtimes.rollout.rolling import look
+from stackgen.cli.commands.rollout import confirm_and_run
+from stackgen.runtimes.rollout.rolling import plan_rollout
 from stackgen.stack.folder import open_stack
 
 __all__ = ["update"]
 
 
 def update(args: Namespace) -> int:
-    """`stackgen update`: one replica at a time, and back to the old one where the new one fails."""
+    """Runs `stackgen update`: recreates what changed, one replica at a time, and rolls back if one fails."""
     stack = open_stack(args.stack)
-    return carried_out(args, stack, look(stack))
+    return confirm_and_run(args, stack, plan_rollout(stack))

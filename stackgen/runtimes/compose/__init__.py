@@ -1,1 +1,1 @@
-"""Stacks in containers: Docker Compose, the running gateway, certificates, the exporter's image."""
+"""Stacks in containers: Docker Compose, the running gateway, TLS certificates and the exporter's image."""

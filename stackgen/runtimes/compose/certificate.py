@@ -1,7 +1,7 @@
-"""A certificate that signs itself, for `gateway: {tls: generate}`, made by the `openssl` program.
+"""Self-signed certificates for `gateway: {tls: generate}`, created with the `openssl` program.
 
-P-256 and 825 days are what every client takes; Python 3.13 reads strictly (RFC 5280), so key identifiers and usage are
-in it. Facts: OpenSSL 3.0, openssl-req(1), openssl-x509(1), x509v3_config(5).
+Every client accepts P-256 and 825 days. Python 3.13 verifies strictly (RFC 5280), so the certificate has key
+identifiers and key usage. Sources: OpenSSL 3.0, openssl-req(1), openssl-x509(1), x509v3_config(5).
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Bind, Plan
+from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.spec import StackSpec
 
 __all__ = ["ensure_certificate"]
 
-DAYS = 825
-RENEW_SECONDS = 30 * 86400
-MOUNTED = "/tls/site.crt"
-REQUEST = """\
+VALID_DAYS = 825
+# nothing renews it by itself: only the next `up`, `update` or `scale` does
+RENEW_BEFORE_SECONDS = 30 * 86400
+MOUNT_TARGET = "/tls/site.crt"
+OPENSSL_CONFIG = """\
 [req]
 distinguished_name = dn
 x509_extensions = ext
@@ -42,74 +43,84 @@ authorityKeyIdentifier = keyid
 
 
 def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None:
-    """Makes the stack's certificate where it wants a generated one and none is there that will do.
+    """Creates or renews the stack's self-signed certificate, if the stack asks for one.
 
-    One that is good for 30 days, for all of its names, with its key beside it, is left alone. Returns the certificate
-    where it was made. Raises MachineError where there is no `openssl`.
+    A certificate is kept if it is valid for 30 more days, lists exactly the names in `tls.names` and matches its key.
+    Returns the path of a new certificate, or None if nothing was created. Raises MachineError if `openssl` is missing.
     """
     tls = spec.gateway.tls if spec.gateway else None
     gateway = next((service for service in plan.services if service.name == SERVICE), None)
+    # local processes have no gateway
     if tls is None or tls.certificate or gateway is None:
         return None
-    source = next(one.source for one in gateway.mounts if isinstance(one, Bind) and one.target == MOUNTED)
+    source = next(mount.source for mount in gateway.mounts if isinstance(mount, Bind) and mount.target == MOUNT_TARGET)
     certificate = folder / source
     key = certificate.with_suffix(".key")
-    if _good(certificate, key, tls.names):
+    if _is_usable(certificate, key, tls.names):
         return None
     certificate.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=certificate.parent, prefix=".new.") as new:
-        made, made_key, request = Path(new, "crt"), Path(new, "key"), Path(new, "request")
-        # a CN is at most 64 characters, and no client reads it
-        request.write_text(REQUEST.format(name=tls.names[0][:64], names=",".join(map(_alternative, tls.names))))
-        _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(DAYS),
-                 "-config", str(request), "-keyout", str(made_key), "-out", str(made))  # fmt: skip
-        _put(made_key, key, 0o600)
-        _put(made, certificate, 0o644)
+        new_certificate, new_key, config = Path(new, "crt"), Path(new, "key"), Path(new, "request")
+        # a CN is limited to 64 characters; clients read only subjectAltName
+        config.write_text(OPENSSL_CONFIG.format(name=tls.names[0][:64], names=",".join(map(_san_entry, tls.names))))
+        # -nodes: nobody is there to type a passphrase when the gateway starts
+        _run_openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+                     str(VALID_DAYS), "-config", str(config), "-keyout", str(new_key),
+                     "-out", str(new_certificate))  # fmt: skip
+        _write_in_place(new_key, key, 0o600)
+        _write_in_place(new_certificate, certificate, 0o644)
     return certificate
 
 
-def _put(new: Path, path: Path, mode: int) -> None:
-    """In place where it is there: a container holds the file itself, and would never see another of its name."""
+def _write_in_place(new: Path, path: Path, mode: int) -> None:
+    # a container mounts the inode: it would never see another file that takes over the name
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    # O_CREAT sets the mode of a new file only, and the umask narrows it
     os.fchmod(handle, mode)
     with os.fdopen(handle, "wb") as file:
         file.write(new.read_bytes())
 
 
-def _good(certificate: Path, key: Path, names: Sequence[str]) -> bool:
+def _is_usable(certificate: Path, key: Path, names: Sequence[str]) -> bool:
     if not (certificate.is_file() and key.is_file()):
         return False
     try:
-        said = _openssl("x509", "-in", str(certificate), "-noout", "-checkend", str(RENEW_SECONDS), "-text", "-pubkey")
-        public = _openssl("pkey", "-in", str(key), "-pubout")
+        text = _run_openssl(
+            "x509", "-in", str(certificate), "-noout", "-checkend", str(RENEW_BEFORE_SECONDS), "-text", "-pubkey"
+        )
+        public_key = _run_openssl("pkey", "-in", str(key), "-pubout")
     except StackgenError as error:
+        # a missing openssl says nothing about the certificate
         if isinstance(error, MachineError):
             raise
         return False
-    found = re.findall(r"(?:DNS|IP Address):([^,\s]+)", said)
-    return {_normal(one) for one in found} == {_normal(one) for one in names} and public.strip() in said
+    present = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)
+    return {_normalize(name) for name in present} == {_normalize(name) for name in names} and public_key.strip() in text
 
 
-def _alternative(name: str) -> str:
-    return f"IP:{name}" if isinstance(_normal(name), ipaddress.IPv4Address | ipaddress.IPv6Address) else f"DNS:{name}"
+def _san_entry(name: str) -> str:
+    return (
+        f"IP:{name}" if isinstance(_normalize(name), ipaddress.IPv4Address | ipaddress.IPv6Address) else f"DNS:{name}"
+    )
 
 
-def _normal(name: str) -> object:
+def _normalize(name: str) -> object:
+    # openssl prints IPv6 addresses in its own notation, so addresses are compared as values
     try:
         return ipaddress.ip_address(name)
     except ValueError:
         return name.lower()
 
 
-def _openssl(*words: str) -> str:
-    """What `openssl` prints. Raises MachineError where it is missing, StackgenError where it says no."""
+def _run_openssl(*args: str) -> str:
+    """Returns what `openssl` prints. Raises MachineError if it is not installed, StackgenError if it fails."""
     try:
-        done = subprocess.run(["openssl", *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["openssl", *args], capture_output=True, text=True, timeout=60)
     except FileNotFoundError:
         raise MachineError(
-            "openssl is not installed, and gateway.tls has a certificate generated by it",
-            "install openssl (Debian: apt install openssl), or name gateway.tls.certificate and gateway.tls.key",
+            "openssl is not installed, and gateway.tls needs it to generate a certificate",
+            "install openssl (Debian: apt install openssl), or set gateway.tls.certificate and gateway.tls.key",
         ) from None
     if done.returncode:
-        raise StackgenError(f"openssl {words[0]}: {done.stderr.strip()[-300:]}")
+        raise StackgenError(f"openssl {args[0]} failed: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""The Docker SDK, imported by its first use."""
+"""The Docker SDK for Python, imported on first use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["sdk"]
 
 
 def sdk() -> Any:
-    """The module `docker`, with `docker.errors`; typed as Any, as it ships no types."""
+    """Returns the module `docker` with `docker.errors` loaded; typed as Any, because it ships no types."""
     # docker and requests take 0.1 s to import, and a check of a URL needs neither
     import docker
     import docker.errors

@@ -1,38 +1,42 @@
-"""The exporter's image: what it is built from, and whether the one that is there holds this very stackgen.
+"""Build the exporter's image, unless one exists that contains exactly this stackgen.
 
-Its tag tells version and recipe. The code of a checkout changes under one version, so `up` and `update` compare the
-label that they gave the image, and build it anew where it says something else.
+The tag stands for version and recipe. In a checkout the code changes while the version stays, so `up` and `update`
+compare a label on the image with the digest of the wheel, and rebuild if they differ.
 """
 
 from __future__ import annotations
 
-from stackgen.runtimes.compose.docker_sdk import sdk
-
 from collections.abc import Callable
 from pathlib import Path
 
-from stackgen.resolve.addons.monitoring_targets import EXPORTER
 from stackgen.errors import StackgenError
+from stackgen.images.wheel import WHEEL_NAME, build_wheel, package_digest
 from stackgen.plan import Plan, Service
-from stackgen.runtimes.compose import lifecycle as compose
-from stackgen.runtimes.compose.command import compose_command, run
-from stackgen.images.wheel import NAME, digest, wheel
 from stackgen.render.write import write_atomically
+from stackgen.resolve.addons.monitoring_targets import EXPORTER
+from stackgen.runtimes.compose.command import compose_command, run
+from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.lifecycle import compose_error, connect
 
 __all__ = ["LABEL", "build_exporter", "write_wheel"]
 
-LABEL, ARGUMENT = "stackgen.package", "STACKGEN_PACKAGE"
+# as in templates/images/exporter/Dockerfile
+LABEL, BUILD_ARG = "stackgen.package", "STACKGEN_PACKAGE"
 
 
 def write_wheel(plan: Plan, folder: Path) -> Path | None:
-    """Puts stackgen's wheel into the build context of the exporter, where the stack builds one; None: nothing to do."""
-    service = _built(plan)
+    """Writes stackgen's wheel into the exporter's build context.
+
+    Returns its path, or None if the stack builds no exporter or the wheel is up to date.
+    """
+    service = _exporter_service(plan)
     if service is None or service.build is None:
         return None
-    path = folder / service.build.context / NAME
-    data = wheel()
+    path = folder / service.build.context / WHEEL_NAME
+    data = build_wheel()
     if path.exists() and path.read_bytes() == data:
         return None
+    # the name holds the version, so the wheel of another version would stay in the build context
     for old in path.parent.glob("stackgen-*.whl"):
         old.unlink()
     write_atomically(path, data)
@@ -40,34 +44,36 @@ def write_wheel(plan: Plan, folder: Path) -> Path | None:
 
 
 def build_exporter(plan: Plan, folder: Path, progress: Callable[[str, str], None]) -> bool:
-    """Builds the exporter's image unless one is there that holds this very stackgen; whether it did.
+    """Builds the exporter's image unless it already contains this stackgen. Returns whether it was built.
 
     Raises StackgenError with the end of Docker's output.
     """
-    service = _built(plan)
-    if service is None or _held(service.image) == digest():
+    service = _exporter_service(plan)
+    if service is None or _packaged_digest(service.image) == package_digest():
         return False
     write_wheel(plan, folder)
-    progress(EXPORTER, "build the image")
-    argument = f"{ARGUMENT}={digest()}"
+    progress(EXPORTER, "building the image")
+    # the Dockerfile writes it into the label that is compared next time
+    build_arg = f"{BUILD_ARG}={package_digest()}"
     try:
-        run([*compose_command(folder), "--progress", "plain", "build", "--build-arg", argument, EXPORTER])
+        run([*compose_command(folder), "--progress", "plain", "build", "--build-arg", build_arg, EXPORTER])
     except StackgenError as error:
+        # only Compose's own output needs a diagnosis: the other errors say what to install
         if error.message.startswith("docker compose:"):
-            raise compose._refused(error.message) from None
+            raise compose_error(error.message) from None
         raise
     return True
 
 
-def _built(plan: Plan) -> Service | None:
-    return next((one for one in plan.services if one.name == EXPORTER and one.build), None)
+def _exporter_service(plan: Plan) -> Service | None:
+    # an image named in `exporter_image` is the user's: there is nothing to build
+    return next((service for service in plan.services if service.name == EXPORTER and service.build), None)
 
 
-def _held(image: str) -> str:
-    """The digest of the stackgen in `image`; "" where there is no such image, or nobody said."""
-
+def _packaged_digest(image: str) -> str:
+    """The digest of the stackgen inside `image`; "" if there is no such image or no label."""
     try:
-        labels = compose._client().images.get(image).labels
+        labels = connect().images.get(image).labels
     except sdk().errors.ImageNotFound:
         return ""
     return str(labels.get(LABEL, ""))

@@ -1,13 +1,11 @@
-"""The running gateway: reload without a lost request, and draining of replicas, by HAProxy's runtime API.
+"""Control the running gateway through HAProxy's runtime API: reload without losing a request, drain replicas.
 
-The API listens inside the container only, so it is reached by an exec. Facts: HAProxy 3.2's management guide, 9.3
-("set server", "show stat", "show info"), and 4 "Stopping and restarting HAProxy" (SIGUSR2 reloads in master-worker
-mode: the new worker takes over the sockets, the old one ends its requests first).
+The API listens only inside the container, so commands go through `exec`. Sources: HAProxy 3.2's management guide, 9.3
+("set server", "show stat", "show info"), and 4 "Stopping and restarting HAProxy": in master-worker mode SIGUSR2
+reloads. The new worker takes over the sockets; the old one finishes its requests first.
 """
 
 from __future__ import annotations
-
-from stackgen.runtimes.compose.docker_sdk import sdk
 
 import csv
 import hashlib
@@ -19,253 +17,274 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.errors import StartError
 from stackgen.plan import Bind, Plan
-from stackgen.runtimes.compose.lifecycle import _client as connect
+from stackgen.resolve.addons.gateway import SERVICE
+from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.lifecycle import connect
 
 __all__ = [
-    "Gateway", "Server", "certificate_replaced", "execute", "has_gateway", "reload_changed", "running_gateway",
+    "Gateway", "Server", "execute", "has_gateway", "has_stale_certificate", "reload_if_changed", "running_gateway",
 ]  # fmt: skip
 
-# where the configuration's `server-state-file` is
-STATE = "/tmp/servers.state"
-# where its own certificate or a generated one is
-TLS = "/tls/"
-ADMIN = "exec 3<>/dev/tcp/127.0.0.1/8406 && printf '%s\\n' \"$1\" >&3 && cat <&3"
-# the start script computes the real one; a check of the configuration only needs that it is there
-CHECK = ("sh", "-c", "export STACKGEN_KEY_HASH=0; cd /gateway; haproxy -c -f haproxy.cfg && haproxy -c -f large.cfg")
-# the masters of its two processes, and the worker for large bodies
-OTHERS = 3
-RELOAD_SECONDS = 30.0
-LONGEST = 86400.0
+# the path of `server-state-file` in haproxy.cfg
+SERVER_STATE_FILE = "/tmp/servers.state"
+# the directory of your own certificate or of the generated one
+TLS_DIR = "/tls/"
+# bash opens the connection, as in templates/gateway/health.sh: the image has no curl
+RUNTIME_API = "exec 3<>/dev/tcp/127.0.0.1/8406 && printf '%s\\n' \"$1\" >&3 && cat <&3"
+# the start script computes the real hash; a configuration check only needs the variable to exist
+CHECK_CONFIG = (
+    "sh", "-c", "export STACKGEN_KEY_HASH=0; cd /gateway; haproxy -c -f haproxy.cfg && haproxy -c -f large.cfg",
+)  # fmt: skip
+# two masters, and the worker of the second process (large bodies): a reload replaces none of them
+OTHER_PROCESSES = 3
+RELOAD_TIMEOUT = 30.0
+LOGS_HINT = f"run `stackgen logs {SERVICE}` for details"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A replica as one backend of the gateway sees it: `status` (UP, DOWN, DRAIN, MAINT, …), requests at work."""
+    """A replica as one backend of the gateway sees it.
+
+    `status` is HAProxy's: UP, DOWN, DRAIN, MAINT, …; `in_flight` counts active and queued requests.
+    """
 
     backend: str
     name: str
     status: str
-    busy: int
+    in_flight: int
 
 
-def execute(container: Any, words: tuple[str, ...]) -> tuple[int, str]:
-    """Runs `words` inside a container; exit code and all it printed."""
-
+def execute(container: Any, args: tuple[str, ...]) -> tuple[int, str]:
+    """Runs `args` inside a container. Returns the exit code and all output."""
     try:
-        code, said = container.exec_run(list(words))
-    except sdk().errors.APIError as error:  # it is gone, or not running
+        code, output = container.exec_run(list(args))
+    # the container is gone, or not running
+    except sdk().errors.APIError as error:
         return 1, str(error.explanation or error)
-    return int(code or 0), said.decode(errors="replace")
+    return int(code or 0), output.decode(errors="replace")
 
 
 def has_gateway(plan: Plan) -> bool:
-    """Whether the plan has one."""
+    """Whether the plan has a gateway."""
     return any(service.name == SERVICE for service in plan.services)
 
 
 def running_gateway(name: str) -> Gateway | None:
-    """The gateway of the stack `name`, where it runs. Raises MachineError where the Docker engine does not answer."""
+    """Returns the running gateway of the stack `name`, or None. Raises MachineError if Docker does not answer."""
     labels = [f"com.docker.compose.project={name}", f"com.docker.compose.service={SERVICE}"]
-    found = connect().containers.list(filters={"label": labels, "status": "running"})
-    return Gateway(found[0]) if found else None
+    containers = connect().containers.list(filters={"label": labels, "status": "running"})
+    return Gateway(containers[0]) if containers else None
 
 
-def reload_changed(plan: Plan, folder: Path, restart: bool = True) -> bool:
-    """Reloads a gateway that runs with older files than those on disk; whether it did. Raises StartError.
+def reload_if_changed(plan: Plan, folder: Path, restart: bool = True) -> bool:
+    """Reloads the running gateway if files in `folder` are newer than its configuration. Returns whether it did.
 
-    One whose certificate was replaced, and not written in place, holds the old file: it is restarted, if it may be.
+    If a certificate file was replaced instead of overwritten, the container still sees the old file: the gateway is
+    restarted then, unless `restart` is false. Raises StartError if the gateway rejects the configuration.
     """
     gateway = running_gateway(plan.name) if has_gateway(plan) else None
     if gateway is None:
         return False
-    if restart and gateway.blind(_certificates(plan, folder)):
+    # first, because a reload would load the old certificate again
+    if restart and gateway.has_stale_mounts(_certificates(plan, folder)):
         gateway.restart()
-    elif gateway.behind(folder, tuple(_certificates(plan, folder).values())):
+    elif gateway.has_stale_config(folder, tuple(_certificates(plan, folder).values())):
         gateway.reload()
     else:
         return False
     return True
 
 
-def certificate_replaced(plan: Plan, folder: Path) -> bool:
-    """Whether the running gateway holds a certificate that another file has taken the place of."""
+def has_stale_certificate(plan: Plan, folder: Path) -> bool:
+    """Whether the running gateway still uses a certificate file that another file has replaced."""
     gateway = running_gateway(plan.name) if has_gateway(plan) else None
-    return gateway is not None and gateway.blind(_certificates(plan, folder))
+    return gateway is not None and gateway.has_stale_mounts(_certificates(plan, folder))
 
 
 def _certificates(plan: Plan, folder: Path) -> dict[str, Path]:
-    """The files of certificate and key by where the gateway has them."""
-    mounts = plan.service(SERVICE).mounts
-    return {one.target: folder / one.source for one in mounts if isinstance(one, Bind) and one.target.startswith(TLS)}
+    """Certificate and key: the path on this machine by the path in the container."""
+    binds = [mount for mount in plan.service(SERVICE).mounts if isinstance(mount, Bind)]
+    return {mount.target: folder / mount.source for mount in binds if mount.target.startswith(TLS_DIR)}
 
 
 class Gateway:
-    """The gateway's container. Every method raises StartError where it does not do what it is told."""
+    """The gateway's container. Every method raises StartError if HAProxy does not do what was asked."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
 
     def servers(self, name: str = "") -> list[Server]:
-        """All replicas in all backends, or what the backends say of the replica `name`."""
-        rows = csv.DictReader(io.StringIO(self._ask("show stat").removeprefix("# ")))
+        """Returns all replicas in all backends, or only the replica `name` in each backend that has it."""
+        # CSV, with a `#` in front of the header
+        rows = csv.DictReader(io.StringIO(self._send("show stat").removeprefix("# ")))
         return [
             Server(row["pxname"], row["svname"], row["status"], int(row["scur"] or 0) + int(row["qcur"] or 0))
             for row in rows
             if row["svname"] not in ("FRONTEND", "BACKEND") and name in ("", row["svname"])
         ]
 
-    def behind(self, folder: Path, others: Sequence[Path] = ()) -> bool:
-        """Whether a file of the gateway in `folder`, or one of `others`, is younger than what it runs with."""
+    def has_stale_config(self, folder: Path, extra_files: Sequence[Path] = ()) -> bool:
+        """Whether a file in `folder`/gateway, or one of `extra_files`, is newer than the running worker."""
         started = float(self._info("Start_time_sec"))
         files = [path for path in (folder / "gateway").rglob("*") if path.is_file()]
-        # a copy may keep its time of writing; that of its change of state is the system's own
+        # a copy may keep an old mtime; nobody can set the ctime
         return any(path.stat().st_mtime >= started for path in files) or any(
-            path.stat().st_ctime >= started for path in others if path.is_file()
+            path.stat().st_ctime >= started for path in extra_files if path.is_file()
         )
 
-    def blind(self, files: Mapping[str, Path]) -> bool:
-        """Whether the container holds others than the `files`, by its own paths; those that can't be read don't count.
+    def has_stale_mounts(self, files: Mapping[str, Path]) -> bool:
+        """Whether the container sees other contents than `files` (path on this machine by path in the container).
 
-        Docker mounts a file itself: one of the same name that takes its place is seen by a restart only.
+        Docker mounts the inode: if another file takes over the name, only a restart makes it visible. Files that this
+        user can't read are ignored.
         """
         for target, path in files.items():
             try:
                 wanted = hashlib.sha256(path.read_bytes()).hexdigest()
             except OSError:
                 continue
-            code, said = execute(self._container, ("sha256sum", target))
-            if not code and said.split()[:1] != [wanted]:
+            code, output = execute(self._container, ("sha256sum", target))
+            if not code and output.split()[:1] != [wanted]:
                 return True
         return False
 
     def restart(self) -> None:
-        """Starts the container anew, after what it is at work on: its mounts are those of now then."""
+        """Restarts the container after in-flight requests have ended, which also renews its mounts."""
+        # 10 s is Docker's default
         grace = int(self._container.attrs["Config"].get("StopTimeout") or 10)
         self._container.restart(timeout=grace)
-        self._until(self._answers, RELOAD_SECONDS, "the gateway does not come back")
+        self._wait_or_raise(self._is_responding, RELOAD_TIMEOUT, "the gateway did not come back")
 
     def reload(self) -> None:
-        """Loads configuration and maps anew, without losing a request; what was drained, or down, stays so.
+        """Loads new configuration and maps without losing a request; drained or down replicas stay so.
 
-        A configuration that HAProxy refuses is not loaded: the old one goes on.
+        If HAProxy rejects the configuration, it is not loaded and the old one stays active.
         """
-        code, said = execute(self._container, CHECK)
+        code, output = execute(self._container, CHECK_CONFIG)
         if code:
-            lines = [line for line in said.splitlines() if "ALERT" in line or "error" in line.lower()][:6]
+            lines = [line for line in output.splitlines() if "ALERT" in line or "error" in line.lower()][:6]
             raise StartError(
-                "the gateway refuses its new configuration, and keeps the old one\n"
-                + "\n".join(f"  | {line[:300]}" for line in lines or said.splitlines()[-3:]),
-                "it was not loaded; at its next start the gateway would fail: mend it, or `stackgen render --force`",
+                "the gateway rejected its new configuration and keeps the old one\n"
+                + "\n".join(f"  | {line[:300]}" for line in lines or output.splitlines()[-3:]),
+                "fix gateway/, or run `stackgen render --force`; with these files the gateway can't start again",
             )
-        before = self._info("Pid")
-        # a new worker would know no address until the name server has answered: it would have no replica till then
-        execute(self._container, ("bash", "-c", f"{ADMIN} >{STATE}", "-", "show servers state"))
-        # not Docker's own `kill`: that marks a container as stopped by its user, and no crash would restart it then
+        worker_pid = self._info("Pid")
+        # a new worker has no address until the DNS answers: without this file it would refuse requests until then
+        execute(self._container, ("bash", "-c", f"{RUNTIME_API} >{SERVER_STATE_FILE}", "-", "show servers state"))
+        # not `docker kill`: that marks the container as stopped by the user, and Docker would not restart it on a crash
         execute(self._container, ("bash", "-c", "kill -USR2 1"))
-        self._until(lambda: self._changed(before), RELOAD_SECONDS, "the gateway did not load its new configuration")
-        execute(self._container, ("rm", "-f", STATE))
+        self._wait_or_raise(
+            lambda: self._has_new_worker(worker_pid), RELOAD_TIMEOUT, "the gateway did not load its new configuration"
+        )
+        # a later reload by hand must not read these states when they are old
+        execute(self._container, ("rm", "-f", SERVER_STATE_FILE))
 
-    def settle(self, limit: float, tell: Callable[[str], None] = lambda _: None) -> bool:
-        """Waits until workers of earlier configurations have ended their requests; False after `limit` seconds."""
-        return _wait(lambda: self._workers() <= 1, limit, lambda: tell("earlier requests end"))
+    def wait_for_old_workers(self, timeout: float, on_progress: Callable[[str], None] = lambda _: None) -> bool:
+        """Waits until workers of earlier configurations have ended their requests; False after `timeout` seconds."""
+        return _wait_for(
+            lambda: self._count_workers() <= 1, timeout, lambda: on_progress("waiting for earlier requests")
+        )
 
-    def drain(self, name: str, limit: float, tell: Callable[[str], None] = lambda _: None) -> int:
-        """No new request for the replica `name`; waits at most `limit` s for those at work; how many are left.
+    def drain(self, name: str, timeout: float, on_progress: Callable[[str], None] = lambda _: None) -> int:
+        """Sends no new requests to the replica `name`, and waits up to `timeout` seconds for those in flight.
 
-        Workers of an earlier configuration can't be told, so they must have ended as well.
+        Returns how many are still in flight.
         """
-        self._set(name, "drain")
+        self._set_state(name, "drain")
+        deadline = time.monotonic() + timeout
+        drained = _wait_for(
+            lambda: self._in_flight(name) == 0,
+            timeout,
+            lambda: on_progress(f"draining: {self._in_flight(name)} requests in flight"),
+        )
+        # a worker of an earlier configuration does not learn of the drain, so it must be gone as well
+        self.wait_for_old_workers(max(0.0, deadline - time.monotonic()), on_progress)
+        return 0 if drained else self._in_flight(name)
 
-        def told() -> None:
-            tell(f"drain: {self._busy(name)} requests at work")
+    def enable(self, name: str, timeout: float = 60.0) -> None:
+        """Sends requests to the replica `name` again, and waits until the gateway's own health check has passed."""
+        self._set_state(name, "ready")
+        self.wait_until_up(name, timeout)
 
-        end = time.monotonic() + limit
-        done = _wait(lambda: self._busy(name) == 0, limit, told)
-        self.settle(max(0.0, end - time.monotonic()), tell)
-        return 0 if done else self._busy(name)
+    def enable_all(self) -> None:
+        """Sends requests again to every drained replica. Does not wait."""
+        for server in self.servers():
+            # a server in MAINT was taken out by somebody else
+            if server.status.startswith("DRAIN"):
+                self._set_state(server.name, "ready")
 
-    def open(self, name: str, limit: float = 60.0) -> None:
-        """Requests for the replica `name` again, and waits until the gateway's own health check has passed."""
-        self._set(name, "ready")
-        self.wait_up(name, limit)
-
-    def open_all(self) -> None:
-        """Requests again for every replica that was drained; does not wait."""
-        for one in self.servers():
-            if one.status.startswith("DRAIN"):
-                self._set(one.name, "ready")
-
-    def wait_up(self, name: str, limit: float = 60.0) -> None:
-        """Waits until every backend that has the replica `name` finds it healthy."""
-        self._until(
-            lambda: all(one.status.startswith("UP") for one in self.servers(name)),
-            limit, f"the gateway does not find {name} healthy",
+    def wait_until_up(self, name: str, timeout: float = 60.0) -> None:
+        """Waits until the replica `name` is healthy in every backend that has it."""
+        self._wait_or_raise(
+            lambda: all(server.status.startswith("UP") for server in self.servers(name)),
+            timeout, f"{name} did not become healthy in the gateway",
         )  # fmt: skip
 
-    def alone(self, name: str) -> bool:
+    def is_last_up(self, name: str) -> bool:
         """Whether some model has no other replica that is up."""
-        others = self.servers()
+        servers = self.servers()
         return any(
             not any(
-                one.status.startswith("UP") and one.backend == own.backend and one.name != name for one in others
+                other.status.startswith("UP") and other.backend == own.backend and other.name != name
+                for other in servers
             )
             for own in self.servers(name)
         )  # fmt: skip
 
-    def _set(self, name: str, state: str) -> None:
-        for one in self.servers(name):
-            if said := self._ask(f"set server {one.backend}/{name} state {state}").strip():
-                raise StartError(f"the gateway does not set {name} to {state}: {said}")
+    def _set_state(self, name: str, state: str) -> None:
+        for server in self.servers(name):
+            # the API answers a successful `set server` with an empty line
+            if output := self._send(f"set server {server.backend}/{name} state {state}").strip():
+                raise StartError(f"the gateway can't set {name} to {state}: {output}", LOGS_HINT)
 
-    def _busy(self, name: str) -> int:
-        return sum(one.busy for one in self.servers(name))
+    def _in_flight(self, name: str) -> int:
+        return sum(server.in_flight for server in self.servers(name))
 
-    def _changed(self, before: str) -> bool:
+    def _has_new_worker(self, old_pid: str) -> bool:
         try:
-            # as long as both listen, either may answer
-            return all(self._info("Pid") != before for _ in range(3))
-        except StartError:  # between two workers nobody answers
+            # while both workers listen, either may answer
+            return all(self._info("Pid") != old_pid for _ in range(3))
+        # between two workers nobody answers
+        except StartError:
             return False
 
-    def _answers(self) -> bool:
+    def _is_responding(self) -> bool:
         try:
             return bool(self._info("Pid"))
         except StartError:
             return False
 
     def _info(self, field: str) -> str:
-        match = re.search(rf"(?m)^{field}: (\S+)$", self._ask("show info"))
+        match = re.search(rf"(?m)^{field}: (\S+)$", self._send("show info"))
         if not match:
-            raise StartError(f"the gateway's runtime API tells no {field}", f"`stackgen logs {SERVICE}` tells more")
+            raise StartError(f"the gateway's runtime API does not report {field}", LOGS_HINT)
         return match[1]
 
-    def _ask(self, command: str) -> str:
-        code, said = execute(self._container, ("bash", "-c", ADMIN, "-", command))
+    def _send(self, command: str) -> str:
+        """Sends a command to the runtime API and returns its answer."""
+        code, output = execute(self._container, ("bash", "-c", RUNTIME_API, "-", command))
         if code:
-            raise StartError(
-                f"the gateway's runtime API does not answer: {said.strip()[-300:]}",
-                f"`stackgen logs {SERVICE}` tells more",
-            )
-        return said
+            raise StartError(f"the gateway's runtime API does not answer: {output.strip()[-300:]}", LOGS_HINT)
+        return output
 
-    def _workers(self) -> int:
-        """How many workers there are, of all HAProxy's processes."""
-        _, said = execute(self._container, ("bash", "-c", "cat /proc/[0-9]*/comm 2>/dev/null"))
-        return said.split().count("haproxy") - OTHERS
+    def _count_workers(self) -> int:
+        """The workers of the first process, which serves the clients."""
+        # masters and workers all have the same name, so the known others are subtracted
+        _, output = execute(self._container, ("bash", "-c", "cat /proc/[0-9]*/comm 2>/dev/null"))
+        return output.split().count("haproxy") - OTHER_PROCESSES
 
-    def _until(self, done: Callable[[], bool], limit: float, otherwise: str) -> None:
-        if not _wait(done, limit):
-            raise StartError(f"{otherwise} in {limit:.0f} s", f"`stackgen logs {SERVICE}` tells more")
+    def _wait_or_raise(self, condition: Callable[[], bool], timeout: float, message: str) -> None:
+        if not _wait_for(condition, timeout):
+            raise StartError(f"{message} within {timeout:.0f} s", LOGS_HINT)
 
 
-def _wait(done: Callable[[], bool], limit: float, tell: Callable[[], None] = lambda: None) -> bool:
-    end = time.monotonic() + limit
-    while not done():
-        if time.monotonic() > end:
+def _wait_for(condition: Callable[[], bool], timeout: float, on_poll: Callable[[], None] = lambda: None) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
             return False
-        tell()
+        on_poll()
         time.sleep(0.3)
     return True

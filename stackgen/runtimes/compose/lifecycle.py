@@ -1,38 +1,40 @@
-"""Stacks in containers: Compose by subprocess, state through the Docker SDK."""
+"""Start, stop and inspect stacks in containers: commands through Compose, state through the Docker SDK."""
 
 from __future__ import annotations
-
-from stackgen.runtimes.compose.docker_sdk import sdk
 
 import os
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stackgen import engines
-from stackgen.stack.envfile import read_env
 from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.plan import Plan, Service
 from stackgen.runtimes.compose.command import compose_command, run
+from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.stack.envfile import read_env
 
-__all__ = ["ServiceState", "down", "logs", "status", "up"]
+__all__ = ["ServiceState", "compose_error", "connect", "down", "logs", "status", "up", "wait_until_healthy"]
 
-DOWNLOADED = re.compile(r"stackgen: download (\S+) (\d+)/(\d+) bytes")
-FATAL = re.compile(r"(Error|Exception|error:|refused|cannot|never healthy)", re.IGNORECASE)
+# printed by templates/images/common/download.py
+DOWNLOAD_PROGRESS = re.compile(r"stackgen: download (\S+) (\d+)/(\d+) bytes")
+ERROR_LINE = re.compile(r"(Error|Exception|error:|refused|cannot|never healthy)", re.IGNORECASE)
 
 Progress = Callable[[str, str], None]
 
 
+# these names are the JSON of `stackgen status --json`
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """A service as the engine sees it: `state` (running, exited, …, or absent), `health` ("" without a check).
+    """A service as the Docker engine sees it.
 
-    `restarts` counts what Docker did, `exit_code` is None while it runs, `finished` is when it last ended.
+    `state` is Docker's (running, exited, …) or `absent`; `health` is "" without a health check. `restarts` counts
+    restarts by Docker, `exit_code` is None while the service runs, `finished` is the time of its last exit.
     """
 
     service: str
@@ -48,46 +50,49 @@ class ServiceState:
 
 
 def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = None) -> None:
-    """Starts the stack and returns when every service is healthy (the caller then asks the endpoint itself).
+    """Starts the stack, and returns when every service is healthy. The endpoints are checked by the caller.
 
-    `progress(service, phase)` is called whenever a phase changes. Raises StartError with the reason from the log
-    as soon as a container is down for good.
+    Calls `progress(service, phase)` on every change of phase. `timeout` is in seconds; by default it follows the
+    longest start period. Raises StartError with the reason from the log as soon as a container has failed for good.
     """
-    client = _client()
-    limit = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
-    end = time.monotonic() + limit
-    # what lies dead from an earlier start is no failure of this one
-    before = {state.service: state.finished for state in status(plan, client)}
-    for last in (False, False, True):
-        with tempfile.TemporaryFile("w+") as said:
-            words = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
-            # in a process group of its own, so that Ctrl-C reaches us first and we end it in order
-            started = subprocess.Popen(words, stdout=said, stderr=said, text=True, start_new_session=True)
+    client = connect()
+    timeout = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
+    deadline = time.monotonic() + timeout
+    # a container that died in an earlier start must not fail this one
+    finished = {state.service: state.finished for state in status(plan, client)}
+    for is_last in (False, False, True):
+        with tempfile.TemporaryFile("w+") as output:
+            args = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
+            # in its own process group: Ctrl-C must reach us first, so that Compose is ended in order
+            process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
             try:
-                recovered = _follow(plan, client, started, progress, end, before)
+                recovered = wait_until_healthy(plan, client, process, progress, deadline, finished)
             except BaseException:
-                started.terminate()
-                started.wait(timeout=30)
+                process.terminate()
+                process.wait(timeout=30)
                 raise
-            said.seek(0)
-            if started.returncode and (last or not recovered):
-                raise _refused(said.read())
-        if not started.returncode:
+            output.seek(0)
+            if process.returncode and (is_last or not recovered):
+                raise compose_error(output.read())
+        if not process.returncode:
             return
 
 
-def _follow(
-    plan: Plan, client: Any, started: subprocess.Popen[str], progress: Progress, end: float, before: dict[str, str]
-) -> bool:
-    """Reports phases until all services are healthy (or done) and `started` has ended.
+def wait_until_healthy(
+    plan: Plan, client: Any, process: subprocess.Popen[str], progress: Progress, deadline: float,
+    finished: Mapping[str, str],
+) -> bool:  # fmt: skip
+    """Reports phases until all services of `plan` are healthy (or complete) and `process`, `compose up`, has exited.
 
-    True when Compose gave up on a service that failed its first try and then came up: it must be called again.
+    `deadline` is a time.monotonic() value; `finished` holds each service's `ServiceState.finished` before this start.
+    Returns whether Compose may be called again: True if it gave up on a service that then came up. Raises StartError.
     """
     phases: dict[str, str] = {}
-    troubled = False
+    failed_once = False
     images = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
     while True:
-        over = started.poll() is not None
+        # asked before the states: what Compose did last must be in them
+        has_exited = process.poll() is not None
         states = {state.service: state for state in status(plan, client)}
         for service in plan.services:
             phase = _phase(service, states[service.name], client, plan, images)
@@ -95,145 +100,155 @@ def _follow(
                 phases[service.name] = phase
                 progress(service.name, phase)
         for service in plan.services:
-            if _failed(service, states[service.name]) and states[service.name].finished != before[service.name]:
-                raise StartError(*_reason(service, states[service.name], client, plan))
-        if over and all(_done(s, states[s.name]) for s in plan.services):
+            if _has_failed(service, states[service.name]) and states[service.name].finished != finished[service.name]:
+                raise StartError(*_describe_failure(service, states[service.name], client, plan))
+        # also after a failed `up`: the second call then only confirms what runs
+        if has_exited and all(_is_up(s, states[s.name]) for s in plan.services):
             return True
-        if over and started.returncode:
-            # Compose leaves at the first exit of a service that others wait for; Docker still tries it again
-            trying = any(s.state == "restarting" or (s.restarts and s.health == "starting") for s in states.values())
-            if not trying:
-                return troubled
-            troubled = True
-        if time.monotonic() > end:
-            slow = next((s for s in plan.services if not _done(s, states[s.name])), plan.services[-1])
-            message, _ = _reason(slow, states[slow.name], client, plan)
+        if has_exited and process.returncode:
+            # Compose exits when a service that others wait for exits once; Docker still restarts that service
+            is_retrying = any(
+                s.state == "restarting" or (s.restarts and s.health == "starting") for s in states.values()
+            )
+            if not is_retrying:
+                return failed_once
+            failed_once = True
+        if time.monotonic() > deadline:
+            slow = next((s for s in plan.services if not _is_up(s, states[s.name])), plan.services[-1])
+            message, _ = _describe_failure(slow, states[slow.name], client, plan)
             raise StartError(
-                f"no answer in time: {message}", f"models[].start_timeout gives it longer; `stackgen logs {slow.name}`"
+                f"start timed out: {message}",
+                f"raise models[].start_timeout, or look for the cause in `stackgen logs {slow.name}`",
             )
         time.sleep(0.5)
 
 
-def _done(service: Service, state: ServiceState) -> bool:
+def _is_up(service: Service, state: ServiceState) -> bool:
     if service.role == "download":
         return state.state == "exited" and state.exit_code == 0
     return state.state == "running" and state.health in ("healthy", "")
 
 
-def _failed(service: Service, state: ServiceState) -> bool:
+def _has_failed(service: Service, state: ServiceState) -> bool:
+    # only a download may exit: an engine that exits with 0 has failed too
     return (state.state == "exited" and (state.exit_code != 0 or service.role != "download")) or state.state == "dead"
 
 
 def _phase(service: Service, state: ServiceState, client: Any, plan: Plan, images: set[str]) -> str:
     if state.state == "absent":
+        # no container and no image: Compose is still pulling or building
         if service.image in images or not (service.build or service.pull):
-            return "wait"
-        return "build the image" if service.build else "pull the image"
+            return "waiting"
+        return "building the image" if service.build else "pulling the image"
     if state.state == "created":
-        return "wait for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
-    if _failed(service, state):
+        return "waiting for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
+    if _has_failed(service, state):
         return f"failed (exit code {state.exit_code})"
     if state.state == "restarting" or (state.restarts and state.health != "healthy"):
-        return f"start failed, try {state.restarts + 1}"
-    if _done(service, state):
+        return f"start failed, attempt {state.restarts + 1}"
+    if _is_up(service, state):
         return "complete" if service.role == "download" else "ready"
-    lines = _log(client, plan, service.name, 60).splitlines()
+    lines = _read_log(client, plan, service.name, 60).splitlines()
     if service.role == "download":
-        found = [match for match in map(DOWNLOADED.search, lines) if match]
-        return (
-            f"download {found[-1][1]}: {_bytes(int(found[-1][2]))} of {_bytes(int(found[-1][3]))}"
-            if found
-            else "download"
-        )
+        matches = [match.groups() for match in map(DOWNLOAD_PROGRESS.search, lines) if match]
+        if not matches:
+            return "downloading"
+        repository, done, total = matches[-1]
+        return f"downloading {repository}: {_format_bytes(int(done))} of {_format_bytes(int(total))}"
     if not service.engine:
-        return "start"
-    phase = "load"
+        return "starting"
+    phase = "loading"
     for line in lines:
         for pattern, name in engines.get(service.engine).phases:
+            # the last match wins: an engine that restarted logs its phases again
             if re.search(pattern, line):
                 phase = name
-    return "warm up" if phase == "ready" else phase
+    # the engine says it is ready before the health check has generated its first token
+    return "warming up" if phase == "ready" else phase
 
 
-def _bytes(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _reason(service: Service, state: ServiceState, client: Any, plan: Plan) -> tuple[str, str]:
-    """What happened, with the lines of the log that say why, and where to look further."""
-    log = _log(client, plan, service.name, 200)
+def _describe_failure(service: Service, state: ServiceState, client: Any, plan: Plan) -> tuple[str, str]:
+    """Returns a message, with the lines of the log that show the reason, and a hint."""
+    log = _read_log(client, plan, service.name, 200)
     lines = [line.rstrip() for line in log.splitlines() if line.strip()]
-    # each try says the same again
-    telling = list(dict.fromkeys(line for line in lines if FATAL.search(line)))[-8:] or lines[-8:]
-    tries = f" after {state.restarts + 1} tries" if state.restarts else ""
+    # each attempt logs the same errors again, so they are shown once
+    shown = list(dict.fromkeys(line for line in lines if ERROR_LINE.search(line)))[-8:] or lines[-8:]
+    attempts = f" after {state.restarts + 1} attempts" if state.restarts else ""
     if state.oom_killed:
-        what = "was killed: the host's memory, or its memory limit, is used up"
+        what = "was killed: out of memory, on the host or by the container's memory limit"
     elif state.state == "running":
-        what = f"runs, but its health check says {state.health}"
+        what = f"is running, but its health check reports {state.health}"
     else:
-        what = f"ended with code {state.exit_code}{tries}"
-    return f"{service.name} {what}\n" + "\n".join(
-        f"  | {line[:400]}" for line in telling
-    ), f"`stackgen logs {service.name}` shows all of it"
+        what = f"exited with code {state.exit_code}{attempts}"
+    text = "\n".join(f"  | {line[:400]}" for line in shown)
+    return f"{service.name} {what}\n{text}", f"run `stackgen logs {service.name}` for the full log"
 
 
-def _refused(said: str) -> StackgenError:
-    lines = [line for line in said.strip().splitlines() if line.strip()]
-    error = _refusal("\n".join(f"  | {line}" for line in lines[-6:]), said.lower())
-    error.output = said
+def compose_error(output: str) -> StackgenError:
+    """Returns the error for a failed `docker compose` call, from all that it printed; `error.output` holds that."""
+    # the last lines name the failure, after one line of progress for each service
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    error = _classify_error("\n".join(f"  | {line}" for line in lines[-6:]), output.lower())
+    error.output = output
     return error
 
 
-def _refusal(last: str, text: str) -> StackgenError:
+def _classify_error(last_lines: str, text: str) -> StackgenError:
     if "port is already allocated" in text or "address already in use" in text:
-        return StartError(f"a port is taken\n{last}", "stop who holds it (`ss -ltnp`), or set another `port:`")
+        return StartError(
+            f"a port is already in use\n{last_lines}",
+            "stop the program that listens on it (`ss -ltnp` names it), or set another `port:`",
+        )
     if "could not select device driver" in text:
         return MachineError(
-            f"Docker can't hand out GPUs\n{last}", "install the NVIDIA container toolkit, or use gpu_driver: cdi"
+            f"Docker can't give containers access to GPUs\n{last_lines}",
+            "install the NVIDIA container toolkit, or set gpu_driver: cdi",
         )
     if "required variable" in text or "is missing a value" in text:
-        return StackgenError(f"a key is missing\n{last}", "`stackgen init` writes .env with a new key")
+        return StackgenError(f"a key is missing in .env\n{last_lines}", "`stackgen init` writes a .env with a new key")
     if "cannot connect to the docker daemon" in text:
         return MachineError("the Docker engine does not answer", "start it, or join the docker group")
-    if (
-        "pull access denied" in text
-        or "manifest unknown" in text
-        or "no such host" in text
-        or "failed to resolve" in text
-    ):
+    if any(part in text for part in ("pull access denied", "manifest unknown", "no such host", "failed to resolve")):
         return MachineError(
-            f"an image can't be had\n{last}", "check the name and this machine's way to the registry, or set `image:`"
+            f"an image can't be pulled\n{last_lines}",
+            "check its name and that this machine can reach the registry, or set `image:`",
         )
     return StartError(
-        f"docker compose could not start the stack\n{last}", "`stackgen logs` and `stackgen status` tell more"
+        f"docker compose could not start the stack\n{last_lines}",
+        "run `stackgen status` and `stackgen logs` for details",
     )
 
 
 def status(plan: Plan, client: Any = None) -> list[ServiceState]:
-    """The state of every service of the plan, in its order."""
+    """Returns the state of every service of the plan, in its order. Raises MachineError if Docker does not answer."""
     containers: dict[str, Any] = {}
     label = f"com.docker.compose.project={plan.name}"
-    client = client or _client()
+    client = client or connect()
     for container in client.api.containers(all=True, filters={"label": label}):
         containers[container["Labels"].get("com.docker.compose.service", "")] = container["Id"]
-    return [_state(service, client, containers.get(service.name)) for service in plan.services]
+    return [_inspect_service(service, client, containers.get(service.name)) for service in plan.services]
 
 
-def _state(service: Service, client: Any, container: str | None) -> ServiceState:
-
+def _inspect_service(service: Service, client: Any, container: str | None) -> ServiceState:
     try:
-        found = client.api.inspect_container(container) if container else None
-    except sdk().errors.NotFound:  # compose replaced it between the two calls
-        found = None
-    if found is None:
+        data = client.api.inspect_container(container) if container else None
+    # Compose replaced the container between the two calls
+    except sdk().errors.NotFound:
+        data = None
+    if data is None:
         return ServiceState(service.name, service.role, "absent", image=service.image)
-    state, ports = found["State"], found["NetworkSettings"]["Ports"] or {}
+    state, ports = data["State"], data["NetworkSettings"]["Ports"] or {}
     return ServiceState(
         service=service.name,
         role=service.role,
         state=state["Status"],
         health=(state.get("Health") or {}).get("Status", ""),
-        restarts=found["RestartCount"],
+        restarts=data["RestartCount"],
+        # Docker reports 0 for a container that has not exited yet
         exit_code=state["ExitCode"] if state["Status"] in ("exited", "dead") else None,
         oom_killed=state["OOMKilled"],
         ports=tuple(f"{b['HostIp']}:{b['HostPort']}" for bindings in ports.values() for b in bindings or ()),
@@ -243,20 +258,22 @@ def _state(service: Service, client: Any, container: str | None) -> ServiceState
 
 
 def down(folder: Path, volumes: bool = False) -> None:
-    """Stops and removes containers and networks; volumes (the weights!) only when told."""
-    run([*compose_command(folder), "down", "--remove-orphans", *(["--volumes"] if volumes else [])], env=_env(folder))
+    """Stops and removes containers and networks; volumes, with the downloaded weights, only if `volumes` is set."""
+    # orphans are services of an earlier stack.yaml, under the same project name
+    args = [*compose_command(folder), "down", "--remove-orphans", *(["--volumes"] if volumes else [])]
+    run(args, env=_compose_env(folder))
 
 
 def logs(folder: Path, services: tuple[str, ...], follow: bool, tail: str) -> int:
-    """Hands the terminal to `docker compose logs`; its exit code."""
-    words = [*compose_command(folder), "logs", "--tail", tail, *(["--follow"] if follow else []), *services]
+    """Runs `docker compose logs` in this terminal and returns its exit code. Raises MachineError without Docker."""
+    args = [*compose_command(folder), "logs", "--tail", tail, *(["--follow"] if follow else []), *services]
     try:
-        return subprocess.run(words, env=_env(folder)).returncode
+        return subprocess.run(args, env=_compose_env(folder)).returncode
     except OSError:
         raise MachineError("docker is not installed", "install Docker Engine with the compose plugin") from None
 
 
-def _env(folder: Path) -> dict[str, str]:
+def _compose_env(folder: Path) -> dict[str, str]:
     # Compose refuses to read a file whose ${KEY:?} is missing, but stopping a stack needs no key
     try:
         names = re.findall(r"\$\{([A-Za-z_]\w*):\?", (folder / "compose.yaml").read_text("utf-8"))
@@ -265,14 +282,14 @@ def _env(folder: Path) -> dict[str, str]:
     return dict.fromkeys(names, "-") | read_env(folder) | dict(os.environ)
 
 
-def _log(client: Any, plan: Plan, service: str, tail: int) -> str:
+def _read_log(client: Any, plan: Plan, service: str, tail: int) -> str:
     label = [f"com.docker.compose.project={plan.name}", f"com.docker.compose.service={service}"]
-    found = client.api.containers(all=True, filters={"label": label})
-    return client.api.logs(found[0]["Id"], tail=tail).decode(errors="replace") if found else ""
+    containers = client.api.containers(all=True, filters={"label": label})
+    return client.api.logs(containers[0]["Id"], tail=tail).decode(errors="replace") if containers else ""
 
 
-def _client() -> Any:
-
+def connect() -> Any:
+    """Returns a client of the Docker SDK. Raises MachineError if the Docker engine does not answer."""
     try:
         client = sdk().from_env(timeout=30)
         client.ping()

@@ -1,1 +1,1 @@
-"""Changes to a running stack: drift, rolling updates, scaling, and the downtime they cost."""
+"""Change a running stack: find drift, update one replica at a time, scale, and report the downtime first."""

@@ -1,4 +1,4 @@
-"""What is told of a change: what it can't be done without, in the user's words, how long a start took, and phases."""
+"""Report before a rollout which requests it can't avoid failing, and how long each service's last start took."""
 
 from __future__ import annotations
 
@@ -11,139 +11,154 @@ from stackgen import engines
 from stackgen.plan import Plan, Service
 from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.runtimes.compose.lifecycle import _client as connect
-from stackgen.runtimes.rollout.drift import Container, holding
-from stackgen.runtimes.rollout.gpu_handover import claimed, clash, early, engine_of, replica_of, turns
+from stackgen.runtimes.compose.lifecycle import connect
+from stackgen.runtimes.rollout.drift import Container, gpus_in_use
+from stackgen.runtimes.rollout.gpu_handover import (
+    engine_of,
+    first_replica_of,
+    gpus_overlap,
+    order_updates,
+    removals_blocking,
+    reserved_gpus,
+)
 
-__all__ = ["gaps", "once", "routers", "start_seconds"]
+__all__ = ["find_downtime", "find_routers", "last_start_seconds", "skip_repeats"]
 
-SILENT = ("download", "monitoring", "ui")
+# no client's request goes through these
+ROLES_WITHOUT_REQUESTS = ("download", "monitoring", "ui")
 
 
-def gaps(
+def find_downtime(
     plan: Plan,
     changed: Sequence[str],
     removed: Sequence[str],
     running: Mapping[str, Container],
     added: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A sentence for each service that leaves requests unanswered while it is away, or goes before another is there."""
-    backends = [{server.name for server in backend.servers} for backend in _backends(plan)]
-    # while a router is away, the gateway sends to the replicas directly
-    without = {*routers(plan)}
-    fronted = SERVICE in running and running[SERVICE].running and SERVICE not in removed
-    told = set()
+    """Yields a sentence for each service whose requests fail while it is down, or that stops before its successor."""
+    backends = [{server.name for server in backend.servers} for backend in _gateway_backends(plan)]
+    # while a router is down, the gateway sends requests to its replicas directly
+    routers = {*find_routers(plan)}
+    has_gateway = SERVICE in running and running[SERVICE].running and SERVICE not in removed
+    reported = set()
     for name in changed:
         service = plan.service(name)
-        mine = [servers for servers in backends if name in servers]
-        alone = not fronted or not mine or any(len(servers) < 2 for servers in mine)
-        if service.role in SILENT or name in without or not alone:
+        own_backends = [servers for servers in backends if name in servers]
+        # a service in no backend, such as FastChat's controller, can't be drained
+        has_no_peer = not has_gateway or not own_backends or any(len(servers) < 2 for servers in own_backends)
+        if service.role in ROLES_WITHOUT_REQUESTS or name in routers or not has_no_peer:
             continue
-        told.add(name)
-        long = _long(service.engine, running[name])
+        reported.add(name)
+        last_start = _last_start(service.engine, running[name])
         if name == SERVICE:
             yield (
-                "the gateway itself is made anew: it answers nothing new until what it is at work on is answered (at "
-                f"most {service.stop_grace_period} s; a kept connection that idles counts for up to 10 s), and about a "
-                "second more"
+                "the gateway itself is recreated: it accepts no new requests until those in flight have ended (at most "
+                f"{service.stop_grace_period} s; an idle keep-alive connection counts for up to 10 s), and for about "
+                "one more second"
             )
-        elif service.role == "worker" and _peers(plan, service):
-            yield f"{name}: FastChat can't drain a worker, so requests that it is at work on fail{long}"
-        elif not fronted:
-            yield f"{name} is made anew with no gateway before it: no answers of its models meanwhile{long}"
+        elif service.role == "worker" and _has_peer_worker(plan, service):
+            yield f"{name}: FastChat can't drain a worker, so its requests in flight fail{last_start}"
+        elif not has_gateway:
+            yield f"{name} is recreated with no gateway in front of it: its models do not answer meanwhile{last_start}"
         else:
-            yield f"{name} has no other replica: no answers of its models while it starts anew{long}"
-    yield from _taken(plan, changed, removed, running, added, told)
+            yield f"{name} has no other replica: its models do not answer while it restarts{last_start}"
+    yield from _find_gpu_downtime(plan, changed, removed, running, added, reported)
     workers = {worker for endpoint in plan.endpoints for worker in endpoint.workers}
     for name in removed:
+        # without workers in the plan the API server goes as well, and that one the gateway can drain
         if workers and name.startswith("fastchat-"):
-            yield f"{name}: FastChat can't drain a worker, so requests that it is at work on fail"
+            yield f"{name}: FastChat can't drain a worker, so its requests in flight fail"
     if SERVICE in removed:
-        yield "the gateway goes, and its keys and its address with it: each model answers at a port of its own then"
+        yield "the gateway is removed, with its keys and its address: each model then answers on its own port"
     elif SERVICE in added and changed:
-        yield "the gateway is new: the models answer at its address then, and no more at ports of their own"
+        yield "the gateway is new: the models then answer at its address, and no longer on their own ports"
 
 
-def _taken(
+def _find_gpu_downtime(
     plan: Plan,
     changed: Sequence[str],
     removed: Sequence[str],
     running: Mapping[str, Container],
     added: Sequence[str],
-    told: Collection[str],
+    reported: Collection[str],
 ) -> Iterator[str]:
-    """Those that must be stopped first, as another gets a GPU of theirs and there is no room for both."""
-    held = holding(running)
-    for name in early(plan, added, removed, held):
-        stays = replica_of(plan, name)
-        if stays and stays in running and running[stays].running:
+    """Yields a sentence for each service that must stop first, because another one takes over its GPU."""
+    in_use = gpus_in_use(running)
+    for name in removals_blocking(plan, added, removed, in_use):
+        # the model keeps its first replica, so nothing is lost
+        first = first_replica_of(plan, name)
+        if first and first in running and running[first].running:
             continue
-        after = ", ".join(one for one in added if clash(claimed(plan.service(one)), held[name]))
-        long = _long(engine_of(name), running[name])
-        yield f"{name} is stopped before {after} starts, which gets its GPU: neither answers until then{long}"
-    for name, first in turns(plan, changed, held):
-        for one in first:
-            if one not in told:
-                long = _long(engine_of(one), running[one])
-                yield f"{one} is stopped before {name} starts, which gets its GPU: it answers nothing meanwhile{long}"
+        after = ", ".join(one for one in added if gpus_overlap(reserved_gpus(plan.service(one)), in_use[name]))
+        last_start = _last_start(engine_of(name), running[name])
+        yield f"{name} stops before {after} starts, which takes over its GPU: neither answers until then{last_start}"
+    for name, stopped_first in order_updates(plan, changed, in_use):
+        for other in stopped_first:
+            # one sentence for each service is enough
+            if other not in reported:
+                last_start = _last_start(engine_of(other), running[other])
+                yield f"{other} stops before {name} starts, which takes over its GPU: it is down meanwhile{last_start}"
 
 
-def _long(engine: str, container: Container) -> str:
-    took = start_seconds(engine, container)
-    return f"; its last start took {took:.0f} s" if took is not None else ""
+def _last_start(engine: str, container: Container) -> str:
+    seconds = last_start_seconds(engine, container)
+    return f"; its last start took {seconds:.0f} s" if seconds is not None else ""
 
 
-def start_seconds(engine: str, container: Container) -> float | None:
-    """From the start of the container to the line of its log that says that it is ready; None where there is none.
+def last_start_seconds(engine: str, container: Container) -> float | None:
+    """Returns the seconds from the container's start to the log line that says it is ready; None if there is none.
 
-    Docker keeps the last five results of a health check only, so that the first is gone (engine 28.5).
+    Docker keeps only the last five results of a health check, so the first one is gone (engine 28.5).
     """
     ready = [pattern for pattern, phase in engines.get(engine).phases if phase == "ready"] if engine else []
     api = connect().api
     try:
-        began = _moment(api.inspect_container(container.id)["State"]["StartedAt"])
-        lines = api.logs(container.id, timestamps=True, since=began.timestamp()).decode(errors="replace").splitlines()
+        started = _parse_timestamp(api.inspect_container(container.id)["State"]["StartedAt"])
+        # the log of a restarted container also holds its earlier starts
+        log = api.logs(container.id, timestamps=True, since=started.timestamp()).decode(errors="replace")
+    # a duration is nice to know; its absence must not stop a rollout
     except (sdk().errors.DockerException, ValueError):
         return None
-    for line in lines:
-        stamp, _, text = line.partition(" ")
+    for line in log.splitlines():
+        timestamp, _, text = line.partition(" ")
         if any(re.search(pattern, text) for pattern in ready):
-            return (_moment(stamp) - began).total_seconds()
+            return (_parse_timestamp(timestamp) - started).total_seconds()
     return None
 
 
-def once(progress: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """`progress`, but not again for what it was told last."""
+def skip_repeats(progress: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """Wraps `progress` so that a phase which a service is already in is not shown again."""
     last: dict[str, str] = {}
 
-    def tell(service: str, phase: str) -> None:
+    def on_change(service: str, phase: str) -> None:
         if last.get(service) != phase:
             last[service] = phase
             progress(service, phase)
 
-    return tell
+    return on_change
 
 
-def routers(plan: Plan, behind: Collection[str] | None = None) -> list[str]:
-    """The routers that stand between the gateway and replicas: all, or those before one of the services `behind`."""
+def find_routers(plan: Plan, behind: Collection[str] | None = None) -> list[str]:
+    """Returns the cache-aware routers: all, or those in `behind` and those in front of a service in `behind`."""
     return [
         router.name
-        for backend in _backends(plan)
+        for backend in _gateway_backends(plan)
         if (router := getattr(backend, "router", None))
         and (behind is None or {router.name, *(server.name for server in backend.servers)} & {*behind})
     ]
 
 
-def _peers(plan: Plan, worker: Service) -> bool:
+def _has_peer_worker(plan: Plan, worker: Service) -> bool:
     """Whether another FastChat worker serves the same model."""
-    named = [one.command[one.command.index("--model-names") + 1] for one in plan.services if one.role == "worker"]
-    return named.count(worker.command[worker.command.index("--model-names") + 1]) > 1
+    # the gateway does not know workers: only their own command says what they serve
+    names = [one.command[one.command.index("--model-names") + 1] for one in plan.services if one.role == "worker"]
+    return names.count(worker.command[worker.command.index("--model-names") + 1]) > 1
 
 
-def _backends(plan: Plan) -> Sequence[Any]:
+def _gateway_backends(plan: Plan) -> Sequence[Any]:
     return [backend for one in plan.documents if one.path == "gateway/haproxy.cfg" for backend in one.data.backends]
 
 
-def _moment(text: str) -> datetime:
-    # nanoseconds, which Python 3.10 does not read
+def _parse_timestamp(text: str) -> datetime:
+    # Docker writes nanoseconds, which Python 3.10 does not parse
     return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text.replace("Z", "+00:00")))

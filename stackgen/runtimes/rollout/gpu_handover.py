@@ -1,7 +1,7 @@
-"""Who must go before whom: services that get a GPU which another one still holds.
+"""Order a rollout by GPUs: a service can start only after the service that holds its GPU has stopped.
 
-GPUs are compared by the ids that they go by; "all" meets every one. Only services of engines count: DCGM's exporter
-holds all GPUs as well, and is in nobody's way.
+GPUs are compared by the ids they were requested with; "all" overlaps with every id. Only services of engines count:
+DCGM's exporter also holds all GPUs, but blocks nobody.
 """
 
 from __future__ import annotations
@@ -13,64 +13,71 @@ from itertools import chain
 from stackgen import engines
 from stackgen.plan import Plan, Service
 
-__all__ = ["claimed", "clash", "early", "engine_of", "gpu_ids", "replica_of", "turns"]
+__all__ = [
+    "engine_of", "first_replica_of", "gpu_ids", "gpus_overlap", "order_updates", "removals_blocking", "reserved_gpus",
+]  # fmt: skip
 
 ALL = "all"
-CDI = "nvidia.com/gpu="
-Held = Mapping[str, frozenset[str]]
+# the prefix of a CDI device name; what follows is the id
+CDI_PREFIX = "nvidia.com/gpu="
+GpusByService = Mapping[str, frozenset[str]]
 
 
-def gpu_ids(named: Iterable[str], count: int = 0) -> frozenset[str]:
-    """GPUs that were asked for by name, or by a count, for which Docker gives the first ones (-1: all).
+def gpu_ids(names: Iterable[str], count: int = 0) -> frozenset[str]:
+    """Returns the ids of GPUs requested by name, or by `count` (-1: all). For a count, Docker gives the first ones.
 
     Source: moby 28.5, daemon/nvidia_linux.go, `countToDevices`.
     """
     if count < 0:
         return frozenset({ALL})
-    return frozenset(one.removeprefix(CDI) for one in named) or frozenset(map(str, range(count)))
+    return frozenset(name.removeprefix(CDI_PREFIX) for name in names) or frozenset(map(str, range(count)))
 
 
-def claimed(service: Service) -> frozenset[str]:
-    """The GPUs that a service of the plan gets for its engine."""
+def reserved_gpus(service: Service) -> frozenset[str]:
+    """Returns the ids of the GPUs that the plan reserves for an engine's service; none for other services."""
     return gpu_ids(service.gpus.ids, service.gpus.count) if service.gpus and service.engine else frozenset()
 
 
-def clash(some: frozenset[str], others: frozenset[str]) -> bool:
-    """Whether a GPU is in both."""
-    return bool(some & others) or bool(some and others and ALL in some | others)
+def gpus_overlap(first: frozenset[str], second: frozenset[str]) -> bool:
+    """Whether the two sets of GPU ids have a GPU in common."""
+    return bool(first & second) or bool(first and second and ALL in first | second)
 
 
-def early(plan: Plan, starting: Iterable[str], removed: Iterable[str], held: Held) -> list[str]:
-    """Those of `removed` that hold a GPU which one of `starting` gets: they must be gone before."""
-    wanted = frozenset(chain.from_iterable(claimed(plan.service(name)) for name in starting))
-    return [name for name in removed if clash(wanted, held.get(name, frozenset()))]
+def removals_blocking(plan: Plan, starting: Iterable[str], removed: Iterable[str], in_use: GpusByService) -> list[str]:
+    """Returns those of `removed` that hold a GPU which one of `starting` needs: they must stop first."""
+    wanted = frozenset(chain.from_iterable(reserved_gpus(plan.service(name)) for name in starting))
+    return [name for name in removed if gpus_overlap(wanted, in_use.get(name, frozenset()))]
 
 
-def turns(plan: Plan, names: Sequence[str], held: Held) -> list[tuple[str, list[str]]]:
-    """The order in which services that run are made anew, each with those that must be stopped before it.
+def order_updates(plan: Plan, names: Sequence[str], in_use: GpusByService) -> list[tuple[str, list[str]]]:
+    """Returns the services `names` in the order to update them, each with the services to stop before it.
 
-    One that gets a GPU of another comes after it; only where they go round in a circle somebody has to be stopped.
+    A service that takes over a GPU comes after the service that gives it up. Only a cycle needs a service to stop.
     """
-    rest, holding, found = list(names), dict(held), []
+    remaining, current, steps = list(names), dict(in_use), []
 
-    def before(name: str) -> list[str]:
-        new = claimed(plan.service(name)) - held.get(name, frozenset())
-        return [one for one in rest if one != name and clash(new, holding.get(one, frozenset()))]
+    def blockers(name: str) -> list[str]:
+        # GPUs that the service keeps block nobody
+        new = reserved_gpus(plan.service(name)) - in_use.get(name, frozenset())
+        return [other for other in remaining if other != name and gpus_overlap(new, current.get(other, frozenset()))]
 
-    while rest:
-        name = next((one for one in rest if not before(one)), rest[0])
-        found.append((name, before(name)))
-        holding |= dict.fromkeys(found[-1][1], frozenset())
-        rest.remove(name)
-    return found
+    while remaining:
+        # without a free service the rest is a cycle: the first one breaks it
+        name = next((candidate for candidate in remaining if not blockers(candidate)), remaining[0])
+        steps.append((name, blockers(name)))
+        # a stopped service holds no GPU for the steps that follow
+        current |= dict.fromkeys(steps[-1][1], frozenset())
+        remaining.remove(name)
+    return steps
 
 
 def engine_of(name: str) -> str:
-    """The engine whose service is called `name`, which may stand in no plan any more; "" where it is none's."""
+    """Returns the engine of the service `name`, which no plan may contain any more; "" for other services."""
     return next((engine for engine in engines.names() if name.startswith(f"{engine}-")), "")
 
 
-def replica_of(plan: Plan, name: str) -> str:
-    """The first replica of the model whose further replica `name` was; "" where the plan has none."""
+def first_replica_of(plan: Plan, name: str) -> str:
+    """Returns the plan's first replica of the model that `name` was a further replica of; "" if there is none."""
+    # further replicas are named after the first, with -2, -3, …
     first = re.sub(r"-\d+$", "", name)
-    return first if first != name and any(one.name == first for one in plan.services) else ""
+    return first if first != name and any(service.name == first for service in plan.services) else ""

@@ -1,4 +1,4 @@
-"""`stackgen scale`: the number of a model's replicas, changed in stack.yaml with its comments, and what follows."""
+"""`stackgen scale`: change a model's number of replicas in stack.yaml, comments kept, and resolve the result."""
 
 from __future__ import annotations
 
@@ -7,71 +7,81 @@ from difflib import get_close_matches, unified_diff
 from pathlib import Path
 
 from stackgen.diagnose.rule import Edit
-from stackgen.diagnose.stack_edit import apply
+from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.engines.base import served_names
 from stackgen.errors import StackgenError
 from stackgen.resolve.pipeline import resolve
 from stackgen.runtimes.compose.gateway import has_gateway, running_gateway
 from stackgen.spec import StackSpec
-from stackgen.stack.folder import Stack, open_stack, stack_file
+from stackgen.stack.folder import Stack, find_stack_file, open_stack
 from stackgen.stack.load import parse_stack, read_text
 from stackgen.targets.compose import ComposeSite
 
-__all__ = ["Scaled", "counts", "scaled"]
+__all__ = ["ScaledStack", "parse_replica_counts", "scale_stack"]
 
-Scaled = tuple[Stack, str, list[str]]
-
-
-def counts(words: Sequence[str]) -> tuple[dict[str, int], str]:
-    """`MODEL=N` words, and the stack, which is the one word without a number. Raises StackgenError."""
-    found: dict[str, int] = {}
-    where = []
-    for word in words:
-        model, equals, number = word.rpartition("=")
-        if equals and number.isdecimal():
-            found[model] = int(number)
-        elif equals and not Path(word).exists():
-            raise StackgenError(f"{word!r} is not MODEL=N", "N is a number of replicas, 1 or more")
-        else:
-            where.append(word)
-    if not found or len(where) > 1:
-        raise StackgenError("which model, and how many replicas?", "stackgen scale MODEL=N [STACK]")
-    return found, where[0] if where else "."
+# the stack, the new text of stack.yaml ("" if unchanged) and its diff
+ScaledStack = tuple[Stack, str, list[str]]
 
 
-def scaled(where: str, wanted: Mapping[str, int]) -> Scaled:
-    """The stack with the replicas `wanted` by model, stack.yaml's new text, and its diff. Writes nothing.
+def parse_replica_counts(args: Sequence[str]) -> tuple[dict[str, int], str]:
+    """Returns the replicas by model from `MODEL=N` arguments, and the stack: the one argument without a number.
 
-    Raises StackgenError for an unknown model and for a stack without a gateway, SpecError where it can't be.
+    Raises StackgenError for an argument that is neither, and if no model or several stacks are given.
     """
-    now = open_stack(where)
-    if not has_gateway(now.plan) or running_gateway(now.plan.name) is None:
+    counts: dict[str, int] = {}
+    stacks = []
+    for arg in args:
+        # from the right: a model's name may contain =
+        model, equals, number = arg.rpartition("=")
+        if equals and number.isdecimal():
+            counts[model] = int(number)
+        # the path of a stack may contain = as well
+        elif equals and not Path(arg).exists():
+            raise StackgenError(f"{arg!r} is not MODEL=N", "N is the number of replicas, 1 or more")
+        else:
+            stacks.append(arg)
+    if not counts or len(stacks) > 1:
+        raise StackgenError("name a model and its number of replicas", "stackgen scale MODEL=N [STACK]")
+    return counts, stacks[0] if stacks else "."
+
+
+def scale_stack(where: str, counts: Mapping[str, int]) -> ScaledStack:
+    """Returns the stack at `where` with the replicas `counts` by model, stack.yaml's new text, and its diff.
+
+    Writes nothing. Raises StackgenError for an unknown model and for a stack without a running gateway, SpecError if
+    the new number of replicas is invalid.
+    """
+    current = open_stack(where)
+    if not has_gateway(current.plan) or running_gateway(current.plan.name) is None:
         raise StackgenError(
-            "no gateway stands before the models, and without one replicas are no one endpoint",
-            "set `gateway: true` and run `stackgen up`: the models start anew then, with a gap; after that, scale",
+            "the stack has no running gateway, which one endpoint for several replicas needs",
+            "set `gateway: true` and run `stackgen up`, which restarts the models once, with downtime; then scale",
         )
-    path = stack_file(where) or Path(where) / "stack.yaml"
+    path = find_stack_file(where) or Path(where) / "stack.yaml"
     before = text = read_text(path)
-    for name, number in wanted.items():
-        index = _index(now.spec, name)
-        if number != now.spec.models[index].replicas:
-            text = apply(text, Edit(("models", index, "replicas"), str(number)))
+    for name, count in counts.items():
+        index = _find_model(current.spec, name)
+        # an edit without effect would still add a line for the default
+        if count != current.spec.models[index].replicas:
+            text = apply_edit(text, Edit(("models", index, "replicas"), str(count)))
     spec = parse_stack(text, str(path))
-    stack = Stack(spec, resolve(spec, ComposeSite(path.parent, now.folder), str(path)), now.folder, path.name)
+    stack = Stack(spec, resolve(spec, ComposeSite(path.parent, current.folder), str(path)), current.folder, path.name)
+    # the default depends on the number of replicas: the last one would take keys and address with it
     if not has_gateway(stack.plan):
         raise StackgenError(
-            "with one replica the stack would lose its gateway, which nobody asked for in so many words",
-            "set `gateway: true`, which changes nothing now and keeps it",
+            "with one replica the stack would lose its gateway: stack.yaml does not set `gateway`",
+            "set `gateway: true`, which keeps it and changes nothing now",
         )
     lines = unified_diff(before.splitlines(), text.splitlines(), str(path), str(path), lineterm="")
     return stack, "" if text == before else text, list(lines)
 
 
-def _index(spec: StackSpec, name: str) -> int:
-    """The model that goes by `name`: one it is served under, its id, or its service."""
+def _find_model(spec: StackSpec, name: str) -> int:
+    """The index of the model with this served name, model id or short name. Raises StackgenError unless exactly one."""
     known: dict[str, set[int]] = {}
     for index, model in enumerate(spec.models):
         leading = served_names(model)[0]
+        # service names are made from the part after the slash, so users see that name too
         short = leading.rpartition("/")[2]
         for one in {*served_names(model), model.model, short}:
             known.setdefault(one, set()).add(index)
@@ -81,5 +91,5 @@ def _index(spec: StackSpec, name: str) -> int:
         hint = f"did you mean {close[0]}?" if close else f"the stack has: {names}"
         raise StackgenError(f"the stack has no model {name!r}", hint)
     if len(known[name]) > 1:
-        raise StackgenError(f"several models go by {name!r}", "use a name that one of them is served under")
+        raise StackgenError(f"several models have the name {name!r}", "use a served name that only one of them has")
     return known[name].pop()

@@ -1,4 +1,4 @@
-"""Single steps of a change to a running stack: drain, start, prove, stop, bring back, take away."""
+"""The single steps of a rollout: drain, start, verify, stop, restart and remove a service."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from typing import Any
 from stackgen.errors import StartError
 from stackgen.plan import Plan
 from stackgen.resolve.addons.gateway import SERVICE
-from stackgen.runtimes.compose import lifecycle as compose
 from stackgen.runtimes.compose.command import compose_command
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.runtimes.compose.gateway import Gateway, execute, reload_changed, running_gateway
-from stackgen.runtimes.rollout.downtime import once
-from stackgen.runtimes.rollout.drift import Container, containers
+from stackgen.runtimes.compose.gateway import Gateway, execute, reload_if_changed, running_gateway
+from stackgen.runtimes.compose.lifecycle import compose_error, connect, wait_until_healthy
+from stackgen.runtimes.rollout.downtime import skip_repeats
+from stackgen.runtimes.rollout.drift import Container, find_containers
 
-__all__ = ["Done", "Progress", "Steps"]
+__all__ = ["Progress", "RolloutResult", "Steps"]
 
 Progress = Callable[[str, str], None]
-# asks FastChat's controller to look at its workers now, instead of after their heartbeats have been missing for 15 s
-FORGET = "import urllib.request as u;u.urlopen(u.Request('http://127.0.0.1:21001/refresh_all_workers',b''),timeout=30)"
+# makes FastChat's controller check its workers now, instead of after 15 s without their heartbeats
+REFRESH_WORKERS = (
+    "import urllib.request as u;u.urlopen(u.Request('http://127.0.0.1:21001/refresh_all_workers',b''),timeout=30)"
+)
 
 
+# the names are the JSON of `stackgen scale --json` and `stackgen update --json`
 @dataclass(slots=True)
-class Done:
-    """What was done so far, in order."""
+class RolloutResult:
+    """What a rollout has done so far: service names in the order in which they were finished."""
 
     started: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
@@ -38,9 +41,10 @@ class Done:
 
 
 class Steps:
-    """Each raises StartError where it fails; `failing` is the service that is being started.
+    """The steps of one rollout, and what they have done. Each step raises StartError if it fails.
 
-    `running` is what ran before; `stopped` are those of them that were stopped, and are still there.
+    `running` are the containers from before the rollout, by service. `stopped` are those that `drain_and_stop` has
+    stopped; their containers still exist. `failing` is the service that is being started, "" otherwise.
     """
 
     def __init__(
@@ -52,138 +56,150 @@ class Steps:
         running: Mapping[str, Container],
     ) -> None:
         self.plan, self.folder = plan, folder
-        self.progress, self.timeout, self.running = once(progress), timeout, running
+        self.progress, self.timeout, self.running = skip_repeats(progress), timeout, running
         self.gateway: Gateway | None = running_gateway(plan.name)
-        self.done = Done()
+        self.result = RolloutResult()
         self.failing = ""
         self.stopped: list[str] = []
 
-    def roll(self, names: Sequence[str]) -> None:
-        """Makes the services anew one by one: drained, started, proven, and open again."""
+    def update(self, names: Sequence[str]) -> None:
+        """Recreates services one by one: drains, starts, verifies and enables each before the next."""
         for name in names:
             drained = self.drain(name)
+            # only `stop` makes FastChat's controller forget a worker at once
             if self.plan.service(name).role == "worker":
                 self.stop(name)
             self.start([name])
-            self._prove(name)
+            self._verify_generation(name)
             if drained and self.gateway:
-                self.progress(name, "open in the gateway")
-                self.gateway.open(name)
-            self.done.updated.append(name)
+                self.progress(name, "enabling in the gateway")
+                self.gateway.enable(name)
+            self.result.updated.append(name)
             self.progress(name, "updated")
 
     def start(self, names: Sequence[str]) -> None:
-        """`compose up` for these alone, until they are healthy; raises StartError with the reason."""
+        """Runs `compose up` for these services alone, and waits until they are healthy."""
         self.failing = names[0]
         part = replace(self.plan, services=tuple(one for one in self.plan.services if one.name in names))
-        words = [*compose_command(self.folder), "--progress", "plain", "up", "--detach", "--no-deps", *names]
-        with tempfile.TemporaryFile("w+") as said:
-            started = subprocess.Popen(words, stdout=said, stderr=said, text=True, start_new_session=True)
+        args = [*compose_command(self.folder), "--progress", "plain", "up", "--detach", "--no-deps", *names]
+        with tempfile.TemporaryFile("w+") as output:
+            # in its own process group: Ctrl-C must reach us first, so that Compose is ended in order
+            process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
             try:
-                # the old container ends meanwhile, which is no failure: looked at is only what comes after
-                started.wait()
-                fresh, end = dict.fromkeys(names, ""), time.monotonic() + self._limit(part)
-                compose._follow(part, compose._client(), started, self.progress, end, fresh)
+                # until `up` returns, the old container's end would look like a failed start
+                process.wait()
+                finished, deadline = dict.fromkeys(names, ""), time.monotonic() + self._start_timeout(part)
+                wait_until_healthy(part, connect(), process, self.progress, deadline, finished)
             except BaseException:
-                started.terminate()
-                started.wait(timeout=30)
+                process.terminate()
+                process.wait(timeout=30)
                 raise
-            said.seek(0)
-            if started.returncode:
-                refused = compose._refused(said.read())
-                failed = StartError(refused.message, refused.hint)
-                failed.output = refused.output
+            output.seek(0)
+            if process.returncode:
+                error = compose_error(output.read())
+                # only a StartError is rolled back
+                failed = StartError(error.message, error.hint)
+                failed.output = error.output
                 raise failed
         if SERVICE in names:
             self.gateway = running_gateway(self.plan.name)
         self.failing = ""
 
     def reload(self) -> None:
-        """The gateway's own new configuration, where it has one."""
-        self.done.reloaded |= reload_changed(self.plan, self.folder)
+        """Reloads the gateway if its files have changed."""
+        self.result.reloaded |= reload_if_changed(self.plan, self.folder)
 
     def drain(self, name: str) -> bool:
-        """No new request for the replica, and those at work answered; False where the gateway does not know it."""
+        """Drains a replica and waits for its requests in flight; False if the gateway does not know it."""
         if not self.gateway or not self.gateway.servers(name):
             return False
-        if self.gateway.alone(name):
+        if self.gateway.is_last_up(name):
             self.progress(name, "the only replica that is up: no answers meanwhile")
-        limit = max((one.data.timeout for one in self.plan.documents if one.path == "gateway/haproxy.cfg"), default=600)
-        self.progress(name, "drain")
-        if left := self.gateway.drain(name, limit, lambda told: self.progress(name, told)):
-            self.progress(name, f"{left} requests are cut off after {limit} s")
+        # a request may take as long as the gateway lets it
+        configs = [one.data for one in self.plan.documents if one.path == "gateway/haproxy.cfg"]
+        timeout = max((config.timeout for config in configs), default=600)
+        self.progress(name, "draining")
+        if left := self.gateway.drain(name, timeout, lambda phase: self.progress(name, phase)):
+            self.progress(name, f"{left} requests are cut off after {timeout} s")
         return True
 
-    def set_aside(self, name: str) -> None:
-        """Stops one that ran, so that it can be brought back as it was; the gateway too, whose requests end first."""
+    def drain_and_stop(self, name: str) -> None:
+        """Stops a running service but keeps its container, so that `restart_stopped` can bring it back."""
+        # HAProxy ends its own requests before it stops
         if name == SERVICE:
             self.gateway = None
         else:
             self.drain(name)
-            self._settle(name)
+            self._wait_for_old_workers(name)
         self.stop(name)
         self.stopped.append(name)
         self.progress(name, "stopped")
 
-    def bring_back(self, name: str) -> None:
-        """Starts one that was set aside, and waits until it is healthy."""
+    def restart_stopped(self, name: str) -> None:
+        """Starts the container of a service in `stopped` again, and waits until it is healthy."""
         self.failing = name
-        client, end = compose._client(), time.monotonic() + self._limit(self.plan)
+        client, deadline = connect(), time.monotonic() + self._start_timeout(self.plan)
         try:
+            # the very same container: Compose could decide to recreate it
             client.containers.get(self.running[name].id).start()
             while (state := client.api.inspect_container(self.running[name].id)["State"])["Status"] == "running":
+                # a container without a health check counts as healthy
                 if (state.get("Health") or {}).get("Status", "healthy") == "healthy":
                     self.failing = ""
-                    self.progress(name, "runs again")
+                    self.progress(name, "running again")
                     return
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     break
                 time.sleep(0.5)
         except sdk().errors.APIError as error:
-            raise StartError(f"{name} does not start again: {error.explanation or error}") from None
-        raise StartError(f"{name} does not come up again", f"`stackgen logs {name}` tells more")
+            raise StartError(f"{name} could not be restarted: {error.explanation or error}") from None
+        raise StartError(f"{name} did not become healthy again", f"run `stackgen logs {name}` for details")
 
-    def take_away(self, names: Sequence[str]) -> None:
-        """Removes containers, after what they are at work on."""
+    def remove(self, names: Sequence[str]) -> None:
+        """Removes containers after their requests in flight have ended."""
         for name in names:
-            self._settle(name)
+            self._wait_for_old_workers(name)
             self.stop(name, remove=True)
             if name == SERVICE:
                 self.gateway = None
-            self.done.removed.append(name)
+            self.result.removed.append(name)
             self.progress(name, "removed")
 
     def stop(self, name: str, remove: bool = False) -> None:
-        """Stops a container, with the time it asks for, and removes it."""
-        client = compose._client()
+        """Stops a container with its own grace period, and removes it if `remove` is set."""
+        client = connect()
         try:
-            container: Any = client.containers.get(containers(self.plan.name)[name].id)
+            container: Any = client.containers.get(find_containers(self.plan.name)[name].id)
             container.stop(timeout=int(container.attrs["Config"].get("StopTimeout") or 10))
             if remove:
                 container.remove(v=True)
+        # it is gone already
         except (KeyError, sdk().errors.NotFound):
             return
         controller = next((one.name for one in self.plan.services if one.role == "controller"), None)
-        there = containers(self.plan.name).get(controller or "")
-        if controller and there and name.startswith(self.plan.service(controller).engine):
-            execute(client.containers.get(there.id), ("python3", "-c", FORGET))
+        running = find_containers(self.plan.name).get(controller or "")
+        if controller and running and name.startswith(self.plan.service(controller).engine):
+            execute(client.containers.get(running.id), ("python3", "-c", REFRESH_WORKERS))
 
-    def _settle(self, name: str) -> None:
-        # a worker of an earlier configuration can't be told that a replica is drained
+    def _wait_for_old_workers(self, name: str) -> None:
+        # a worker of an earlier configuration does not learn that a replica is drained
         if self.gateway:
-            self.gateway.settle(600, lambda told: self.progress(name, told))
+            self.gateway.wait_for_old_workers(600, lambda phase: self.progress(name, phase))
 
-    def _prove(self, name: str) -> None:
-        """The service's own health check once more, now that nothing else asks it: it generates a token."""
+    def _verify_generation(self, name: str) -> None:
+        # the health check, which generates a token, must pass once more while no client's request is in the way
         check = self.plan.service(name).health
-        self.progress(name, "ask for a token")
-        container = compose._client().containers.get(containers(self.plan.name)[name].id)
-        code, said = execute(container, check.command) if check else (0, "")
+        self.progress(name, "requesting a token")
+        container = connect().containers.get(find_containers(self.plan.name)[name].id)
+        code, output = execute(container, check.command) if check else (0, "")
         if code:
             self.failing = name
-            raise StartError(f"{name} is healthy, but does not generate: {said.strip()[-300:]}")
+            raise StartError(
+                f"{name} is healthy but does not generate: {output.strip()[-300:]}",
+                f"run `stackgen logs {name}` for details",
+            )
 
-    def _limit(self, part: Plan) -> float:
-        """Seconds for a start of the services of `part`."""
+    def _start_timeout(self, part: Plan) -> float:
+        """Seconds that a start of the services of `part` may take."""
         periods = (one.health.start_period for one in part.services if one.health)
         return self.timeout or 120 + max(periods, default=0)
