@@ -1,6 +1,6 @@
-"""stackgen: Docker Compose stacks that serve language models, started and proven to work.
+"""stackgen: renders Docker Compose stacks that serve language models, starts them, and checks that they work.
 
-`__init__.pyi` tells type checkers the same: an import here, even for them alone, would let every room that needs the
+The types are in `__init__.pyi`. An import here, even under TYPE_CHECKING, would make every module that needs the
 version depend on the clients.
 """
 
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # the command line imports this package for every command: the clients come when they are asked for
+    # every command imports this package, so the clients' libraries are loaded only on first use
     if name in __all__:
         return getattr(_import_module("stackgen.client"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

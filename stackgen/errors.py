@@ -1,13 +1,12 @@
-"""The tree of errors.
+"""The errors of stackgen. Every one has a message, a hint and an exit code.
 
     StackgenError            exit 2
-    ├── SpecError            exit 2   stack.yaml or the flags are wrong; holds every mistake found
-    ├── DriftError           exit 2   a rendered file was edited by hand and would be overwritten
-    ├── MachineError         exit 3   Docker, Compose or a program is missing or does not answer
-    └── StartError           exit 1   the stack was started and does not answer
+    ├── SpecError            exit 2   stack.yaml or the flags are wrong; holds all errors found
+    ├── DriftError           exit 2   would overwrite a rendered file that was edited by hand
+    ├── MachineError         exit 3   Docker, Compose or another program is missing or does not respond
+    └── StartError           exit 1   the stack was started but does not respond
 
-Exit codes of every command: 0 yes, 1 the answer is no (drift, unhealthy), 2 your input is wrong,
-3 your machine is not ready.
+Exit codes of every command: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ __all__ = ["DriftError", "MachineError", "Mistake", "SpecError", "StackgenError"
 
 
 class StackgenError(Exception):
-    """Base of all errors that a user sees: what is wrong, and a hint that says what to do."""
+    """Base of all errors that users see. `message` is what went wrong, `hint` is what to do about it."""
 
     exit_code = 2
-    # what a program said before it failed, for a diagnosis
+    # output of a program before it failed, for `stackgen diagnose`
     output = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -33,7 +32,7 @@ class StackgenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake in a stack file: `path` as in `models[1].gpus`, what it should be, where it stands."""
+    """An error in a stack file: its `path` such as `models[1].gpus`, what is wrong, what to do, and the line from 1."""
 
     path: str
     message: str
@@ -47,27 +46,27 @@ class Mistake:
 
 
 class SpecError(StackgenError):
-    """The input is wrong. `mistakes` holds all that were found, not only the first."""
+    """The stack file or the flags are wrong. `mistakes` holds all errors that were found, not only the first."""
 
     def __init__(self, source: str, mistakes: Sequence[Mistake]) -> None:
         self.source = source
         self.mistakes = tuple(mistakes)
-        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        count = "1 error" if len(self.mistakes) == 1 else f"{len(self.mistakes)} errors"
         lines = "".join(f"\n  {mistake}" for mistake in self.mistakes)
-        super().__init__(f"{source}: {count}{lines}", "`stackgen schema` prints every field with its description")
+        super().__init__(f"{source}: {count}{lines}", "`stackgen schema` describes every field")
 
 
 class DriftError(StackgenError):
-    """A file that a person edited by hand would be overwritten."""
+    """A rendered file was edited by hand and would be overwritten."""
 
 
 class MachineError(StackgenError):
-    """Something that stackgen needs on this machine is missing or does not answer."""
+    """Something that stackgen needs on this machine is missing or does not respond."""
 
     exit_code = 3
 
 
 class StartError(StackgenError):
-    """The stack was started, and it does not answer; the message says why."""
+    """The stack was started but does not respond. The message gives the reason."""
 
     exit_code = 1

@@ -1,6 +1,6 @@
-"""The command line: arguments in, one command run, an exit code out. Each command imports what it needs.
+"""The entry point of the command line: parses the arguments, runs one command, and returns its exit code.
 
-Exit codes: 0 yes, 1 the answer is no (drift, unhealthy), 2 your input is wrong, 3 your machine is not ready.
+Exit codes: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ __all__ = ["build_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. No traceback reaches a user without --debug."""
+    """Runs one command and returns its exit code. Prints tracebacks only with --debug."""
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
+        # only the completion script of a shell sets the variable
         import argcomplete
 
         argcomplete.autocomplete(parser)
@@ -31,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.command:
         parser.print_help()
         return 2
+    # not at the top: `--help` and `--version` don't need it
     from stackgen.errors import StackgenError
 
     if args.command in ("render", "init", "schema"):
-        gc.disable()  # a short run leaves no garbage worth collecting
-    # pydantic looks for plugins in the metadata of every installed package; we have none
+        gc.disable()  # faster: a short run leaves little garbage (docs/decisions/startup-cost.md)
+    # pydantic would search the metadata of every installed package for plugins
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from stackgen.cli.commands import run
@@ -44,29 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StackgenError as error:
         if args.debug:
             raise
-        _tell(error.message, error.hint, args.json)
+        _print_error(error.message, error.hint, args.json)
         return error.exit_code
+    # `stackgen … | head`: the rest of the output must not raise again when Python flushes stdout
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if args.debug:
             raise
-        _tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", args.json)
+        _print_error(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", args.json)
         return 3
     except Exception as error:
-        # a mistake of ours; its message may hold anything, so only its kind is shown
+        # a bug: its message may contain a key, so only the type is printed
         if args.debug:
             raise
-        hint = "`stackgen --debug …` shows where; please report it"
-        _tell(f"a mistake in stackgen itself: {type(error).__name__}", hint, args.json)
+        hint = "`stackgen --debug …` prints the traceback. Please report it"
+        _print_error(f"a bug in stackgen: {type(error).__name__}", hint, args.json)
         return 3
     except KeyboardInterrupt:
-        print("stackgen: stopped; what was started so far is left (`stackgen status`)", file=sys.stderr)
+        print("stackgen: stopped. Services that were started keep running (see `stackgen status`)", file=sys.stderr)
         return 130
 
 
-def _tell(message: str, hint: str, as_json: bool) -> None:
+def _print_error(message: str, hint: str, as_json: bool) -> None:
     if as_json:
         import json
 

@@ -1,4 +1,4 @@
-"""What stands before and beside the models: the gateway with its keys and TLS, monitoring, and a chat page."""
+"""The fields of the services next to the models: the gateway with its keys and TLS, monitoring, and a chat UI."""
 
 from __future__ import annotations
 
@@ -8,111 +8,146 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from stackgen.spec.base import Strict, Text, short_form
+from stackgen.spec.base import Strict, short_form
+from stackgen.spec.types import Text
 
 __all__ = ["GatewaySpec", "KeySpec", "MonitoringSpec", "TlsSpec", "UiSpec"]
 
-# Also the name in the log and in metrics
+# the name appears in log lines, metric labels and the columns of keys.map: no spaces, no quotes
 KEY_LABEL = r"^[a-z0-9][a-z0-9_-]{0,31}$"
-# HAProxy 3.2 takes no buffer of 256 MB or more, and a body must fit one together with its headers
+# HAProxy 3.2 refuses buffers of 256 MB and more, and a body and its headers must fit in one buffer
 BODY_SIZE = r"^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])m$"
 
 
 class KeySpec(Strict):
-    """A client's key, by its name: the key itself stands in no file, only its SHA-256 in `gateway/keys.map`."""
+    """An API key of a client, declared by name. `gateway/keys.map` holds the key's SHA-256, no file holds the key."""
 
-    name: str = Field(pattern=KEY_LABEL, description="Name in logs and metrics; `stackgen keys new NAME` makes its key")
-    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000, description="Requests in 60 s; more get a 429")
-    concurrent_requests: int | None = Field(None, ge=1, le=100_000, description="Requests at once; more get a 429")
+    name: str = Field(
+        pattern=KEY_LABEL, description="Name in logs and metrics. `stackgen keys new NAME` creates the key"
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests allowed in 60 s. Further requests get a 429"
+    )
+    concurrent_requests: int | None = Field(
+        None, ge=1, le=100_000, description="Requests allowed in flight at the same time. Further requests get a 429"
+    )
 
 
 class TlsSpec(Strict):
-    """HTTPS at the gateway: a certificate of one's own, or a generated one that signs itself."""
+    """HTTPS at the gateway, with your own certificate or a generated self-signed one."""
 
-    certificate: Text | None = Field(None, description="PEM file: the certificate and its chain")
-    key: Text | None = Field(None, description="PEM file of the private key")
+    certificate: Text | None = Field(None, description="PEM file with the certificate and its chain")
+    key: Text | None = Field(None, description="PEM file with the private key")
     names: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:*-]+$")], ...] = Field(
-        ("localhost", "127.0.0.1"), min_length=1, description="Host names and addresses in a generated certificate"
+        ("localhost", "127.0.0.1"), min_length=1, description="Host names and IP addresses in the generated certificate"
     )
-    redirect_port: int | None = Field(None, ge=1, le=65535, description="Port whose plain HTTP is sent on to HTTPS")
+    redirect_port: int | None = Field(
+        None, ge=1, le=65535, description="Port that redirects plain HTTP to HTTPS. Default: none"
+    )
 
     @model_validator(mode="after")
-    def _both(self) -> TlsSpec:
+    def _require_both_files(self) -> TlsSpec:
         if bool(self.certificate) != bool(self.key):
-            raise PydanticCustomError("tls", "needs both `certificate` and `key`, or neither for a generated one")
+            raise PydanticCustomError(
+                "tls", "needs both `certificate` and `key`. Leave out both for a generated certificate"
+            )
         return self
 
 
-def _tls(value: Any) -> Any:
+def _expand_tls(value: Any) -> Any:
     return {} if value in (True, "generate") else None if value is False else value
 
 
-def _body_size(value: Any) -> Any:
+def _check_body_size(value: Any) -> Any:
+    # not a pattern of the field: its error message would show the regular expression instead of the reason
     if isinstance(value, str) and not re.match(BODY_SIZE, value):
-        raise PydanticCustomError("max_body", "must be MiB from 1m to 255m: HAProxy takes no larger buffer")
+        raise PydanticCustomError("max_body", "must be a size in MiB from 1m to 255m, the largest buffer of HAProxy")
     return value
 
 
 class GatewaySpec(Strict):
-    """HAProxy before the engines: one URL, keys, an allow-list of paths, balancing and failover."""
+    """HAProxy in front of the engines: one URL, API keys, an allow-list of paths, load balancing and failover."""
 
-    enabled: bool = Field(True, description="`false` turns it off and keeps its settings")
+    enabled: bool = Field(True, description="`false` turns the gateway off and keeps its settings in the file")
     keys: tuple[KeySpec, ...] = Field(
-        (), description="Clients' keys beside that of .env (`default`), which may be listed for its limits"
+        (),
+        description="API keys of clients, next to the key in .env. List the key in .env as `default` to set its limits",
     )
-    tls: Annotated[TlsSpec | None, BeforeValidator(_tls)] = Field(
+    tls: Annotated[TlsSpec | None, BeforeValidator(_expand_tls)] = Field(
         None,
-        description="HTTPS: `generate`, or `certificate` and `key`",
+        description="HTTPS: `generate` for a self-signed certificate, or `certificate` and `key`. Default: plain HTTP",
         json_schema_extra=short_form({"enum": ["generate", True, False]}),
     )
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(
-        (), description="Paths let through beside the OpenAI API's, e.g. /tokenize; the key is still asked for"
+        (), description="Paths to allow in addition to the OpenAI API, for example /tokenize. They require the key too"
     )
-    max_body: Annotated[str, BeforeValidator(_body_size)] = Field(
+    max_body: Annotated[str, BeforeValidator(_check_body_size)] = Field(
         "2m",
-        description="Largest request, in MiB, 255m at most: memory and time of large ones grow with it",
+        description="Largest request body in MiB, at most 255m. Memory and latency of large requests grow with it",
         json_schema_extra={"pattern": BODY_SIZE},
     )
-    timeout: int = Field(600, ge=1, le=86400, description="Seconds of silence from an engine, and of one answer's wait")
-    max_queue: int = Field(
-        256, ge=0, le=100_000, description="Requests of a model that may wait (0: none); more get a 429"
+    timeout: int = Field(
+        600,
+        ge=1,
+        le=86400,
+        description="Seconds without a byte from the engine or the client before the gateway gives up. A stream that "
+        "continues is not limited",
     )
-    queue_timeout: int = Field(60, ge=1, le=3600, description="Seconds that a request may wait for a replica")
-    image: Text | None = Field(None, description="Image instead of the pinned HAProxy; name a version")
+    max_queue: int = Field(
+        256, ge=0, le=100_000, description="Requests that may queue for a model (0: none). Further requests get a 429"
+    )
+    queue_timeout: int = Field(60, ge=1, le=3600, description="Seconds that a request may queue for a replica")
+    image: Text | None = Field(None, description="Image to use instead of the pinned HAProxy. Include a version tag")
 
 
 class MonitoringSpec(Strict):
-    """Prometheus and Grafana, on this machine's loopback only."""
+    """Prometheus and Grafana, published on 127.0.0.1 only."""
 
-    enabled: bool = Field(True, description="`false` turns it off and keeps its settings")
+    enabled: bool = Field(True, description="`false` turns monitoring off and keeps its settings in the file")
     grafana_port: int = Field(3000, ge=1, le=65535, description="Port of Grafana on 127.0.0.1")
     prometheus_port: int = Field(9090, ge=1, le=65535, description="Port of Prometheus on 127.0.0.1")
-    retention: str = Field("15d", pattern=r"^[1-9][0-9]*[hdwy]$", description="How long Prometheus keeps samples")
-    ttft_target: float = Field(2.0, gt=0, description="Seconds to the first token above which an alert fires")
-    prometheus_image: Text | None = Field(None, description="Image instead of the pinned Prometheus; name a version")
-    grafana_image: Text | None = Field(None, description="Image instead of the pinned Grafana; name a version")
-    exporter_image: Text | None = Field(None, description="Image that holds stackgen, instead of the one built here")
-    dcgm_image: Text | None = Field(None, description="Image instead of the pinned DCGM exporter; name a version")
+    retention: str = Field(
+        "15d",
+        pattern=r"^[1-9][0-9]*[hdwy]$",
+        description="How long Prometheus keeps samples: a number and h, d, w or y",
+    )
+    ttft_target: float = Field(
+        2.0, gt=0, description="Alert if the time to first token (TTFT) exceeds this many seconds"
+    )
+    prometheus_image: Text | None = Field(
+        None, description="Image to use instead of the pinned Prometheus. Include a version tag"
+    )
+    grafana_image: Text | None = Field(
+        None, description="Image to use instead of the pinned Grafana. Include a version tag"
+    )
+    exporter_image: Text | None = Field(
+        None, description="Image with stackgen in it, instead of the one built on this machine"
+    )
+    dcgm_image: Text | None = Field(
+        None, description="Image to use instead of the pinned DCGM exporter. Include a version tag"
+    )
 
 
 class UiSpec(Strict):
-    """A chat page wired to the gateway."""
+    """A web chat UI that talks to the gateway."""
 
-    kind: Literal["open-webui"] = Field("open-webui", description="Which page")
-    port: int = Field(3080, ge=1, le=65535, description="Port on 127.0.0.1")
-    image: Text | None = Field(None, description="Image instead of the pinned one; name a version")
+    kind: Literal["open-webui"] = Field("open-webui", description="Which chat UI")
+    port: int = Field(3080, ge=1, le=65535, description="Port of the chat UI on 127.0.0.1")
+    image: Text | None = Field(None, description="Image to use instead of the pinned one. Include a version tag")
 
 
-def _switch(value: Any) -> Any:
-    """`true` is all defaults, `false` is off."""
+def _expand_switch(value: Any) -> Any:
+    """Expands `true` to all defaults and `false` to off."""
     return {"enabled": value} if isinstance(value, bool) else value
 
 
-def _ui(value: Any) -> Any:
+def _expand_ui(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
 SWITCH = short_form({"type": "boolean"})
-Gateway = Annotated[GatewaySpec | None, BeforeValidator(_switch), Field(json_schema_extra=SWITCH)]
-Monitoring = Annotated[MonitoringSpec | None, BeforeValidator(_switch), Field(json_schema_extra=SWITCH)]
-Ui = Annotated[UiSpec | None, BeforeValidator(_ui), Field(json_schema_extra=short_form({"enum": ["open-webui"]}))]
+Gateway = Annotated[GatewaySpec | None, BeforeValidator(_expand_switch), Field(json_schema_extra=SWITCH)]
+Monitoring = Annotated[MonitoringSpec | None, BeforeValidator(_expand_switch), Field(json_schema_extra=SWITCH)]
+Ui = Annotated[
+    UiSpec | None, BeforeValidator(_expand_ui), Field(json_schema_extra=short_form({"enum": ["open-webui"]}))
+]

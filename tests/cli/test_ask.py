@@ -1,4 +1,4 @@
-"""`stackgen ask` as a user sees it: what is printed where, for one endpoint and for several."""
+"""`stackgen ask`: what it prints to stdout and stderr, for one endpoint and for several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = "ier time4 usier time4 usize for), true"
 
 @pytest.fixture
 def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fake, Fake]]:
-    """Two servers that an endpoints.yaml in the current folder names `one` and `two`."""
+    """Two fake servers, named `one` and `two` in an endpoints.yaml in the current folder."""
     with serve("vllm") as one, serve("vllm") as two:
         lines = [f"- {{name: {name}, base_url: '{fake.url}', models: [tiny]}}" for name, fake in
                  (("one", one), ("two", two))]  # fmt: skip
@@ -31,36 +31,36 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fak
 
 @pytest.fixture
 def ask(fakes: tuple[Fake, Fake], capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: str, code: int = 0) -> tuple[str, str]:
-        assert cli.main(["ask", *words]) == code
-        told = capsys.readouterr()
-        assert KEY not in told.out + told.err
-        return told.out, told.err
+    def run(*args: str, code: int = 0) -> tuple[str, str]:
+        assert cli.main(["ask", *args]) == code
+        captured = capsys.readouterr()
+        assert KEY not in captured.out + captured.err
+        return captured.out, captured.err
 
     return run
 
 
-def test_the_answer_alone_goes_to_stdout(ask: Any) -> None:
+def test_only_the_answer_goes_to_stdout(ask: Any) -> None:
     assert ask("hi") == (f"{TEXT}\n", "")
 
 
-def test_several_endpoints_are_asked_only_where_they_were_named(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+def test_without_names_only_the_first_endpoint_is_asked(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     ask("hi")
     assert len(fakes[0].seen) == 1 and not fakes[1].seen
 
 
-def test_a_resolved_name_is_told_on_stderr(ask: Any) -> None:
+def test_a_resolved_model_name_is_noted_on_stderr(ask: Any) -> None:
     out, err = ask("hi", "--model", "TINY")
     assert (out, err) == (f"{TEXT}\n", "note: one serves 'tiny', not 'TINY': upper and lower case differ\n")
 
 
-def test_a_stream_is_printed_as_it_comes_and_then_its_figures(ask: Any) -> None:
+def test_a_stream_is_printed_to_stdout_and_its_figures_to_stderr(ask: Any) -> None:
     out, err = ask("hi", "--stream")
     assert out == "ier time4 usier time\n"
     assert err.startswith("tiny, ") and "first token after" in err and err.endswith("6 tokens\n")
 
 
-def test_pieces_are_flushed_one_by_one(fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_piece_of_a_stream_is_flushed(fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
 
     class Screen(io.StringIO):
@@ -74,7 +74,7 @@ def test_pieces_are_flushed_one_by_one(fakes: tuple[Fake, Fake], monkeypatch: py
     assert screen.getvalue().startswith(shown[0]) and shown[0] != screen.getvalue()
 
 
-def test_json_of_one_and_of_several(ask: Any) -> None:
+def test_json_for_one_endpoint_and_for_several(ask: Any) -> None:
     out, _ = ask("hi", "--json", "--stream")
     one = json.loads(out)
     assert (one["answer"], one["model"], one["provider"]) == ("ier time4 usier time", "tiny", "one")
@@ -83,11 +83,11 @@ def test_json_of_one_and_of_several(ask: Any) -> None:
     assert [(each["provider"], each["answer"]) for each in json.loads(out)["answers"]] == [("one", TEXT), ("two", TEXT)]
 
 
-def test_one_that_fails_does_not_lose_the_others(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+def test_a_failing_endpoint_does_not_lose_the_other_answers(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     fakes[0].chat(Answer(500, f"oops {KEY}".encode(), "text/plain"))
     out, _ = ask("hi", "--provider", "one,two", code=1)
     first, second = out.split("\n\n")
-    assert first.startswith("── one (no answer)\nerror: one answers HTTP 500") and "hint: " in first
+    assert first.startswith("── one (no answer)\nerror: one returned HTTP 500") and "hint: " in first
     assert second.startswith("── two (tiny, ") and "12 tokens" in second and second.endswith(f"{TEXT}\n")
     out, _ = ask("hi", "--provider", "one", "--provider", "two", "--json", code=1)
     failed, answered = json.loads(out)["answers"]
@@ -96,66 +96,68 @@ def test_one_that_fails_does_not_lose_the_others(ask: Any, fakes: tuple[Fake, Fa
 
 
 @pytest.mark.parametrize("changes", [{"model": {}}, {"choices": [{"message": {"content": [{"text": "hi"}]}}]}])
-def test_an_odd_answer_does_not_lose_the_others(ask: Any, fakes: tuple[Fake, Fake], changes: dict[str, Any]) -> None:
+def test_a_malformed_answer_does_not_lose_the_other_answers(
+    ask: Any, fakes: tuple[Fake, Fake], changes: dict[str, Any]
+) -> None:
     fakes[0].chat(json_answer(completion(**changes)))
     out, _ = ask("hi", "--provider", "one,two", "--json", code=1)
-    odd, answered = json.loads(out)["answers"]
-    assert odd["error"] == "the server's answer has not the documented structure"
+    malformed, answered = json.loads(out)["answers"]
+    assert malformed["error"] == "the server's response is not a valid chat completion"
     assert answered["answer"] == TEXT
 
 
-def test_a_mistake_of_ours_does_not_lose_the_others(
+def test_a_bug_in_stackgen_does_not_lose_the_other_answers(
     ask: Any, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stackgen.client import question
 
-    def broken(target: Any, *words: Any) -> Any:
+    def broken(target: Any, *args: Any) -> Any:
         if target.name == "one":
             raise KeyError(KEY)
-        return named(target, *words)
+        return resolve_model(target, *args)
 
-    named = question.named
-    monkeypatch.setattr(question, "named", broken)
+    resolve_model = question.resolve_model
+    monkeypatch.setattr(question, "resolve_model", broken)
     out, _ = ask("hi", "--provider", "one,two", "--json", code=1)
     odd, answered = json.loads(out)["answers"]
-    assert odd["error"] == "a mistake in stackgen itself: KeyError" and answered["answer"] == TEXT
+    assert odd["error"] == "a bug in stackgen: KeyError" and answered["answer"] == TEXT
 
 
-def test_a_stream_that_breaks_shows_what_came_and_fails(ask: Any, fakes: tuple[Fake, Fake]) -> None:
-    # half a word that could begin a key is shown too, now that nothing follows
+def test_a_cut_stream_prints_its_text_and_fails(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+    # text that could be the start of a key is printed too, since nothing follows
     fakes[0].stream(events(chunk("Paris "), chunk(KEY[:4]), done=False))
     out, err = ask("hi", "--stream", code=1)
-    assert out == f"Paris {KEY[:4]}\n" and "the stream was cut" in err
+    assert out == f"Paris {KEY[:4]}\n" and "the stream was cut off" in err
     fakes[0].stream(events())
     out, err = ask("hi", "--stream", code=1)
-    assert out == "" and "the server's answer is empty" in err
+    assert out == "" and "the server's response is empty" in err
 
 
-def test_words_that_make_no_sense(ask: Any, fakes: tuple[Fake, Fake]) -> None:
-    for words in (("--temperature", "nan"), ("--timeout", "inf"), ("--timeout", "-1")):
-        out, err = ask("hi", "--provider", "one,two", *words, code=2)
-        assert not out and f"{words[0].strip('-')} must be" in err
+def test_invalid_values_are_refused_before_anything_is_sent(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+    for args in (("--temperature", "nan"), ("--timeout", "inf"), ("--timeout", "-1")):
+        out, err = ask("hi", "--provider", "one,two", *args, code=2)
+        assert not out and f"{args[0].strip('-')} must be" in err
     assert not fakes[0].seen
 
 
-def test_they_are_asked_at_the_same_time(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+def test_several_endpoints_are_asked_concurrently(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     import threading
 
-    meeting = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=10)
     for fake in fakes:
-        before = fake.routes["POST /v1/chat/completions"]
+        handler = fake.routes["POST /v1/chat/completions"]
 
-        def together(request: Any, before: Any = before) -> Answer:
-            meeting.wait()
-            answer: Answer = before(request)
+        def wait_for_the_other(request: Any, handler: Any = handler) -> Answer:
+            barrier.wait()
+            answer: Answer = handler(request)
             return answer
 
-        fake.routes["POST /v1/chat/completions"] = together
-    # one after the other would break the barrier
+        fake.routes["POST /v1/chat/completions"] = wait_for_the_other
+    # sequential requests would time out at the barrier
     ask("hi", "--provider", "one,two")
 
 
-def test_side_by_side_where_the_terminal_is_wide(
+def test_answers_are_side_by_side_in_a_wide_terminal(
     ask: Any, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes[1].chat(Answer(500, b"[bold]oops[/bold]", "text/plain"))
@@ -165,11 +167,13 @@ def test_side_by_side_where_the_terminal_is_wide(
         out, _ = ask("hi", "--provider", "one,two", code=1)
         head = next(line for line in out.splitlines() if "one" in line)
         assert ("two" in head) is wide
-        # what a server writes is no markup
+        # server text is not interpreted as rich markup
         assert "[bold]oops" in out and "12 tokens" in out
 
 
-def test_a_question_from_standard_input(ask: Any, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_can_come_from_standard_input(
+    ask: Any, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("What is\nthe capital?\n"))
     ask("-", "--system", "")
     assert fakes[0].seen[-1].json()["messages"] == [{"role": "user", "content": "What is\nthe capital?"}]
@@ -178,20 +182,20 @@ def test_a_question_from_standard_input(ask: Any, fakes: tuple[Fake, Fake], monk
     assert "the question is empty" in err
 
 
-def test_what_a_model_writes_can_not_steer_the_terminal(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+def test_control_characters_from_a_model_are_removed(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     fakes[0].stream(events(chunk("a\x1b[2J"), chunk(f"b{KEY}", finish="stop")))
     out, _ = ask("hi", "--stream")
     assert out == "a[2Jb[key]\n"
 
 
-def test_an_error_of_one_endpoint_is_the_commands(ask: Any) -> None:
+def test_the_error_of_a_single_endpoint_is_the_commands_error(ask: Any) -> None:
     out, err = ask("hi", "--model", "tinny", code=2)
-    assert not out and "one serves no model 'tinny'" in err and "did you mean 'tiny'?" in err
+    assert not out and "one does not serve the model 'tinny'" in err and "did you mean 'tiny'?" in err
     _, err = ask("hi", "--provider", "on", code=2)
     assert "did you mean one?" in err
 
 
-def test_a_key_that_is_missing_is_named_by_its_variable(
+def test_a_missing_key_is_reported_with_its_variable(
     ask: Any, fakes: tuple[Fake, Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.delenv("STACKGEN_API_KEY")
@@ -200,15 +204,15 @@ def test_a_key_that_is_missing_is_named_by_its_variable(
         f"endpoints: [{{name: box, base_url: '{fakes[0].url}', models: [tiny], api_key_env: GPU_BOX_KEY}}]"
     )
     _, err = ask("hi", code=2)
-    assert "box wants an API key, and none is given" in err
-    assert "hint: set GPU_BOX_KEY in the environment or .env, or give the key by --api-key" in err
-    # and the check says the same
+    assert "box requires an API key, but none was given" in err
+    assert "hint: set GPU_BOX_KEY in the environment or .env, or pass --api-key" in err
+    # the check gives the same hint
     assert cli.main(["check", "--json"]) == 1
     results = json.loads(capsys.readouterr().out)["endpoints"][0]["results"]
     hints = {one["name"]: one["hint"] for one in results if one["status"] == "fail"}
     assert hints and all(hint.startswith("set GPU_BOX_KEY") for hint in hints.values()), hints
 
 
-def test_urls_may_be_repeated(ask: Any, fakes: tuple[Fake, Fake]) -> None:
+def test_base_url_may_be_repeated(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     out, _ = ask("hi", "--base-url", fakes[0].url, "--base-url", fakes[1].url, "--json")
     assert [each["provider"] for each in json.loads(out)["answers"]] == [f"127.0.0.1:{fake.port}" for fake in fakes]

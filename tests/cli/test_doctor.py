@@ -1,4 +1,4 @@
-"""The command, its text and its JSON, on this real machine; and docs/doctor.md, which lists every check."""
+"""`stackgen doctor` on this real machine: its text, its JSON, and the documentation page that lists every check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from stackgen.cli.commands.doctor import doctor
-from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.base import Subcommands
 from stackgen.cli.parsers.doctor import add_doctor
 from stackgen.doctor.finding import Finding
 from stackgen.doctor.table import CHECKS
@@ -53,47 +53,47 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
     parser = argparse.ArgumentParser()
-    add_doctor(Adder(parser.add_subparsers(dest="command")))
-    code = doctor(parser.parse_args(["doctor", "--json", "--offline", *words]))
-    told = json.loads(capsys.readouterr().out)
-    jsonschema.validate(told, SCHEMA)
-    assert told["exit_code"] == code and told["ok"] == (code == 0)
-    return code, told
+    add_doctor(Subcommands(parser.add_subparsers(dest="command")))
+    code = doctor(parser.parse_args(["doctor", "--json", "--offline", *arguments]))
+    report = json.loads(capsys.readouterr().out)
+    jsonschema.validate(report, SCHEMA)
+    assert report["exit_code"] == code and report["ok"] == (code == 0)
+    return code, report
 
 
-def wrong(told: dict[str, Any], *statuses: str) -> set[str]:
-    return {one["id"] for one in told["findings"] if one["status"] in (statuses or ("fail",))}
+def ids_with(report: dict[str, Any], *statuses: str) -> set[str]:
+    return {one["id"] for one in report["findings"] if one["status"] in (statuses or ("fail",))}
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize("name", ["vllm-cpu", "fastchat-cpu", "llamacpp-cpu"])
-def test_examples_for_the_cpu_have_no_fault_here(
+def test_cpu_examples_have_no_failure_on_this_machine(
     name: str, capsys: pytest.CaptureFixture[str], vllm_image: str
 ) -> None:
-    _, told = run(capsys, str(ROOT / "compose" / name))
-    # another stack of this machine may hold port 8000
-    assert wrong(told) <= {"SG-P020"}
-    assert {"SG-P001", "SG-P003", "SG-P080", "SG-P081"} <= wrong(told, "ok")
+    _, report = run(capsys, str(ROOT / "compose" / name))
+    # another stack on this machine may hold port 8000
+    assert ids_with(report) <= {"SG-P020"}
+    assert {"SG-P001", "SG-P003", "SG-P080", "SG-P081"} <= ids_with(report, "ok")
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize("name", ["vllm-one-gpu", "vllm-two-models", "vllm-tensor-parallel-4", "fastchat-one-gpu"])
-def test_examples_for_cards_are_never_called_good_where_there_is_no_tool(
+def test_gpu_examples_are_unknown_without_nvidia_smi(
     name: str, capsys: pytest.CaptureFixture[str], vllm_image: str
 ) -> None:
     import shutil
 
     if shutil.which("nvidia-smi"):
-        pytest.skip("this machine has cards")
-    code, told = run(capsys, str(ROOT / "compose" / name))
-    assert "SG-P030" in wrong(told, "unknown") and code in (0, 1, 3)
-    assert not {"SG-P030", "SG-P031", "SG-P033", "SG-P034"} & wrong(told, "ok")
+        pytest.skip("this machine has NVIDIA GPUs")
+    code, report = run(capsys, str(ROOT / "compose" / name))
+    assert "SG-P030" in ids_with(report, "unknown") and code in (0, 1, 3)
+    assert not {"SG-P030", "SG-P031", "SG-P033", "SG-P034"} & ids_with(report, "ok")
 
 
 @pytest.mark.docker
-def test_four_faults_at_once_on_this_machine(
+def test_four_faults_at_once_are_all_found_on_this_machine(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -104,40 +104,40 @@ def test_four_faults_at_once_on_this_machine(
         (tmp_path / ".env").unlink()
         compose = tmp_path / "compose.yaml"
         compose.write_text(compose.read_text().replace(str(port), str(port + 1)))
-        code, told = run(capsys, str(path))
+        code, report = run(capsys, str(path))
     assert code == 1
-    assert wrong(told) == {"SG-P020", "SG-P090"}
-    assert {"SG-P070", "SG-P081"} <= wrong(told, "warn")
-    held = next(one for one in told["findings"] if one["id"] == "SG-P020")
+    assert ids_with(report) == {"SG-P020", "SG-P090"}
+    assert {"SG-P070", "SG-P081"} <= ids_with(report, "warn")
+    held = next(one for one in report["findings"] if one["id"] == "SG-P020")
     assert "pid" in held["evidence"] and str(port) in held["message"]
-    flag = next(one for one in told["findings"] if one["id"] == "SG-P090")
+    flag = next(one for one in report["findings"] if one["id"] == "SG-P090")
     assert flag["fix"] == "did you mean --max-num-batched-tokens?"
 
 
-def test_without_a_stack_only_the_machine_is_looked_at(
+def test_without_a_stack_only_the_machine_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _, told = run(capsys)
-    assert told["stack"] is None
-    assert not any(one["id"] >= "SG-P050" for one in told["findings"])
+    _, report = run(capsys)
+    assert report["stack"] is None
+    assert not any(one["id"] >= "SG-P050" for one in report["findings"])
 
 
-def test_a_stack_that_is_not_there_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, told = run(capsys, str(tmp_path / "stack.yaml"))
-    assert "SG-P080" in wrong(told)
+def test_missing_stack_file_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, report = run(capsys, str(tmp_path / "stack.yaml"))
+    assert "SG-P080" in ids_with(report)
 
 
-def test_without_an_engine_the_machine_is_not_ready(
+def test_machine_without_a_docker_engine_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    code, told = run(capsys, str(write_stack(tmp_path, gpus="none")))
-    assert code == 3 and "SG-P001" in wrong(told)
-    assert "SG-P083" in wrong(told, "unknown")
+    code, report = run(capsys, str(write_stack(tmp_path, gpus="none")))
+    assert code == 3 and "SG-P001" in ids_with(report)
+    assert "SG-P083" in ids_with(report, "unknown")
 
 
-def test_text_puts_the_worst_first_and_ends_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_text_lists_the_worst_first_and_ends_with_a_summary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = (
         Finding(
             "SG-P090", "extra-args", "fail", "--x is unknown", "vllm 0.32.0", "leave it out", "models[0].extra_args[0]"
@@ -160,7 +160,7 @@ def test_text_puts_the_worst_first_and_ends_with_one_line(capsys: pytest.Capture
     assert "SG-P080" in capsys.readouterr().out
 
 
-def test_the_page_lists_every_check() -> None:
-    page = (ROOT / "docs" / "doctor.md").read_text("utf-8")
-    rows = [f"| {check.id} | {check.name} | {check.looks_at} | {3 if check.machine else 1} |" for check in CHECKS]
+def test_documentation_lists_every_check() -> None:
+    page = (ROOT / "docs" / "reference" / "doctor.md").read_text("utf-8")
+    rows = [f"| {check.id} | {check.name} | {check.description} | {3 if check.machine else 1} |" for check in CHECKS]
     assert [line for line in page.splitlines() if line.startswith("| SG-P")] == rows

@@ -1,4 +1,4 @@
-"""The command line: exit codes, output for people and for programs, and no traceback whatever comes in."""
+"""The command line: exit codes, text and JSON output, and no traceback for any input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stackgen import __version__
 from stackgen.cli import main as cli
 from stackgen.cli.commands import schema as schema_command
 from stackgen.errors import MachineError, StackgenError, StartError
-from stackgen.stack.folder import from_flags
+from stackgen.stack.folder import build_from_flags
 from stackgen.stack.load import load_stack
 from tests.conftest import ROOT
 
@@ -42,32 +42,30 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 COMMANDS = sorted(subcommands())
 
 
-def stackgen(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The program as a process of its own."""
+def stackgen(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs stackgen as a separate process."""
     env = os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
-    return subprocess.run(
-        [sys.executable, "-m", "stackgen", *words], capture_output=True, text=True, env=env, **options
-    )
+    return subprocess.run([sys.executable, "-m", "stackgen", *args], capture_output=True, text=True, env=env, **options)
 
 
 # exit codes
 
 
-def test_yes_is_0_and_no_is_1(folder: Path) -> None:
-    words = ["render", str(folder), "--no-validate"]
-    assert cli.main([*words, "--check"]) == 1
-    assert cli.main(words) == 0
-    assert cli.main([*words, "--check"]) == 0
+def test_check_of_rendered_files_exits_with_1_until_they_are_written(folder: Path) -> None:
+    args = ["render", str(folder), "--no-validate"]
+    assert cli.main([*args, "--check"]) == 1
+    assert cli.main(args) == 0
+    assert cli.main([*args, "--check"]) == 0
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         ["render", "nowhere"],
         ["render", "nowhere.yaml"],
         ["render", "org/name", "--engine", "tgi"],
         ["render", "org/name", "--engine", "vllm", "--gpus", "some"],
-        ["render", "org/name", "--engine", "vllm", "--gpus", "²"],  # a digit that is no number
+        ["render", "org/name", "--engine", "vllm", "--gpus", "²"],  # isdigit() is true, but int() rejects it
         ["render", "org/name", "--engine", "vllm", "--set", "novalue"],
         ["render", "org/name", "--engine", "vllm", "--set", "no_such_field=1"],
         ["render", "org/name", "--engine", "vllm", "--set", "extra_args=[&a [*a]]"],
@@ -85,35 +83,36 @@ def test_yes_is_0_and_no_is_1(folder: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_input_is_2_with_a_message_and_no_traceback(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_wrong_input_exits_with_2_and_a_message_without_traceback(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words) == 2
+    assert cli.main(args) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("stackgen: ")
     assert "hint: " in shown.err
     assert shown.out == ""
-    assert not list(tmp_path.iterdir())  # a mistake leaves nothing behind
+    # nothing was written
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "words", [["render", "--no-such-flag"], ["nonsense"], ["completion", "tcsh"], ["up", "--timeout", "soon"]]
+    "args", [["render", "--no-such-flag"], ["nonsense"], ["completion", "tcsh"], ["up", "--timeout", "soon"]]
 )
-def test_words_that_argparse_refuses_are_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_argparse_rejects_exit_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(words)
+        cli.main(args)
     assert caught.value.code == 2
     assert "usage: stackgen" in capsys.readouterr().err
 
 
-def test_no_command_prints_help_and_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert "usage: stackgen" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("error", "code"), [(StackgenError, 2), (MachineError, 3), (StartError, 1)])
-def test_each_error_has_its_code(
+def test_each_error_class_has_its_exit_code(
     error: type[StackgenError], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> int:
@@ -128,16 +127,16 @@ def test_each_error_has_its_code(
         cli.main(["--debug", "schema"])
 
 
-def test_a_machine_without_docker_is_3(folder: Path) -> None:
-    """`docker` is nowhere on the PATH: a message, and the code that says that the input is not to blame."""
-    stackgen("render", str(folder), check=True, env={"PATH": "/nowhere"})  # rendering itself needs none
+def test_a_machine_without_docker_exits_with_3(folder: Path) -> None:
+    """`docker` is not on the PATH: the exit code shows that the machine is the problem, and not the input."""
+    stackgen("render", str(folder), check=True, env={"PATH": "/nowhere"})  # rendering needs no Docker
     done = stackgen("down", str(folder), env={"PATH": "/nowhere"})
     assert done.returncode == 3
     assert "docker is not installed" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_folder_that_can_not_be_written_is_no_traceback(tmp_path: Path) -> None:
+def test_an_unwritable_folder_prints_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text(STACK)
     (tmp_path / "file").write_text("")
     done = stackgen("render", str(tmp_path), "-o", str(tmp_path / "file/inside"))
@@ -145,7 +144,7 @@ def test_a_folder_that_can_not_be_written_is_no_traceback(tmp_path: Path) -> Non
     assert done.returncode in (2, 3)
 
 
-def test_a_mistake_of_ours_shows_no_traceback_and_no_value(
+def test_a_bug_prints_its_type_without_traceback_and_value(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: object) -> int:
@@ -154,13 +153,13 @@ def test_a_mistake_of_ours_shows_no_traceback_and_no_value(
     monkeypatch.setattr(schema_command, "schema", fail)
     assert cli.main(["schema"]) == 3
     shown = capsys.readouterr().err
-    assert "KeyError" in shown and "--debug" in shown
+    assert "a bug in stackgen: KeyError" in shown and "--debug" in shown
     assert "sk-secret" not in shown and "Traceback" not in shown
     with pytest.raises(KeyError):
         cli.main(["--debug", "schema"])
 
 
-def test_up_tells_warnings_before_it_starts_anything(tmp_path: Path) -> None:
+def test_up_prints_warnings_before_it_starts_anything(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text("name: a\nmodels: [{model: org/m, engine: vllm}]\n")
     done = subprocess.run([sys.executable, "-m", "stackgen", "up", str(tmp_path)], capture_output=True, text=True,
                           env=os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/nobody"})  # fmt: skip
@@ -168,17 +167,17 @@ def test_up_tells_warnings_before_it_starts_anything(tmp_path: Path) -> None:
     assert "warning: org/m has no revision" in done.stderr and done.stdout == ""
 
 
-def test_an_interrupt_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(_: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(schema_command, "schema", interrupt)
     assert cli.main(["schema"]) == 130
-    assert "stopped" in capsys.readouterr().err
+    assert "stackgen: stopped" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_silent() -> None:
-    """`stackgen schema | head -1`: the schema is larger than a pipe holds."""
+def test_a_closed_pipe_prints_no_error() -> None:
+    """`stackgen schema | head -c 10`: the schema is larger than the buffer of a pipe."""
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m stackgen schema | head -c 10; exit ${{PIPESTATUS[0]}}"],
         cwd=ROOT,
@@ -240,11 +239,11 @@ def test_rendering_imports_no_client_library(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [["render", "{}", "--no-validate"], ["render", "{}", "--no-validate", "--check"], ["init", "{}/new"], ["schema"]],
 )
-def test_json_outputs_parse(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main([word.format(folder) for word in words] + ["--json"])
+def test_json_outputs_parse(folder: Path, args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([arg.format(folder) for arg in args] + ["--json"])
     assert isinstance(json.loads(capsys.readouterr().out), dict)
 
 
@@ -253,7 +252,7 @@ def test_json_of_a_diff_parses(folder: Path, capsys: pytest.CaptureFixture[str])
     assert isinstance(json.loads(capsys.readouterr().out), dict)
 
 
-def test_json_of_render_tells_each_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_render_lists_each_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["render", str(folder), "--no-validate", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["folder"] == str(folder)
@@ -261,7 +260,7 @@ def test_json_of_render_tells_each_change(folder: Path, capsys: pytest.CaptureFi
     assert data["warnings"] == []
 
 
-def test_data_goes_to_stdout_and_the_rest_to_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_goes_to_stdout_and_warnings_to_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "stack.yaml").write_text(STACK.replace(", revision: abc", ""))
     assert cli.main(["render", str(folder), "--stdout"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["name"] == "demo"
@@ -273,17 +272,18 @@ def test_data_goes_to_stdout_and_the_rest_to_stderr(folder: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_scripts_are_valid(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "stackgen" in script
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
-    assert shutil.which("bash")  # the one that must really have been asked
+    # at least this one must have been tried
+    assert shutil.which("bash")
 
 
-def test_completion_completes(tmp_path: Path) -> None:
-    """What the shell's script asks for: the words that fit, on descriptor 8."""
+def test_completion_completes_commands(tmp_path: Path) -> None:
+    """Does what the shell's completion script does."""
     out = tmp_path / "out"
     env = {
         "_ARGCOMPLETE": "1",
@@ -299,7 +299,7 @@ def test_completion_completes(tmp_path: Path) -> None:
 # flags instead of a file
 
 
-def test_flags_alone_give_the_same_stack_as_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_give_the_same_stack_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = [
         "render",
@@ -353,14 +353,14 @@ def test_flags_alone_give_the_same_stack_as_the_file(tmp_path: Path, monkeypatch
     "text",
     ["1e-5", "no", "08", "=", "a: b", "# x", "é\u2028😀", "'", '"', "\n", " x ", "null", "x-", "<<", "0x1", "1_000"],
 )
-def test_the_stack_file_written_for_flags_reads_back(tmp_path: Path, text: str) -> None:
-    made = from_flags("org/name", {"engine": "vllm", "served_names": [text]}, [], str(tmp_path))
-    (tmp_path / "stack.yaml").write_text(made.own_file, encoding="utf-8")
-    assert load_stack(tmp_path / "stack.yaml") == made.spec
+def test_the_stack_file_written_from_flags_loads_unchanged(tmp_path: Path, text: str) -> None:
+    stack = build_from_flags("org/name", {"engine": "vllm", "served_names": [text]}, [], str(tmp_path))
+    (tmp_path / "stack.yaml").write_text(stack.generated_file, encoding="utf-8")
+    assert load_stack(tmp_path / "stack.yaml") == stack.spec
 
 
 @pytest.mark.parametrize(
-    ("words", "gpus"),
+    ("value", "gpus"),
     [
         ("2", 2),
         ("0", 0),
@@ -373,14 +373,14 @@ def test_the_stack_file_written_for_flags_reads_back(tmp_path: Path, text: str) 
         ("nvidia.com/gpu=0", ("nvidia.com/gpu=0",)),
     ],
 )
-def test_gpus_on_the_command_line(words: str, gpus: Any, tmp_path: Path) -> None:
-    stack = from_flags("org/name", {"engine": "vllm", "gpus": words}, [], str(tmp_path))
+def test_gpus_flag_is_parsed_in_every_form(value: str, gpus: Any, tmp_path: Path) -> None:
+    stack = build_from_flags("org/name", {"engine": "vllm", "gpus": value}, [], str(tmp_path))
     assert stack.spec.models[0].gpus == gpus
 
 
-def test_gpus_all_needs_to_know_how_many(tmp_path: Path) -> None:
+def test_all_gpus_are_accepted_with_a_tensor_parallel_size(tmp_path: Path) -> None:
     flags = {"engine": "vllm", "gpus": "all", "tensor_parallel_size": 8}
-    assert from_flags("org/name", flags, [], str(tmp_path)).spec.models[0].gpus == "all"
+    assert build_from_flags("org/name", flags, [], str(tmp_path)).spec.models[0].gpus == "all"
 
 
 @pytest.mark.parametrize(
@@ -396,14 +396,14 @@ def test_gpus_all_needs_to_know_how_many(tmp_path: Path) -> None:
         ("revision=[", "["),
     ],
 )
-def test_set(assignment: str, value: Any, tmp_path: Path) -> None:
-    stack = from_flags("org/name", {"engine": "vllm"}, [assignment], str(tmp_path))
+def test_set_changes_a_field_of_the_model(assignment: str, value: Any, tmp_path: Path) -> None:
+    stack = build_from_flags("org/name", {"engine": "vllm"}, [assignment], str(tmp_path))
     assert getattr(stack.spec.models[0], assignment.partition("=")[0].replace("-", "_")) == value
 
 
-def test_set_reaches_the_stack_too(tmp_path: Path) -> None:
+def test_set_changes_fields_of_the_stack(tmp_path: Path) -> None:
     sets = ["storage.offline=true", "storage.path=/w", "logging.max_size=1m", "restart=always", "name=other"]
-    spec = from_flags("org/name", {"engine": "vllm"}, sets, str(tmp_path)).spec
+    spec = build_from_flags("org/name", {"engine": "vllm"}, sets, str(tmp_path)).spec
     assert (spec.storage.offline, spec.storage.path, spec.logging.max_size, spec.restart) == (
         True,
         "/w",
@@ -423,11 +423,13 @@ def test_set_reaches_the_stack_too(tmp_path: Path) -> None:
         ("org/" + "a" * 90, "a" * 60),
     ],
 )
-def test_the_name_comes_from_the_model(model: str, name: str, tmp_path: Path) -> None:
-    assert from_flags(model, {"engine": "vllm"}, [], str(tmp_path)).spec.name == name
+def test_the_default_name_comes_from_the_model(model: str, name: str, tmp_path: Path) -> None:
+    assert build_from_flags(model, {"engine": "vllm"}, [], str(tmp_path)).spec.name == name
 
 
-def test_a_relative_folder_is_found_from_the_rendered_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_model_folder_is_resolved_for_the_rendered_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["render", "./weights", "--engine", "vllm", "--no-validate"]) == 0
     folder = tmp_path / "compose/weights"
@@ -436,7 +438,7 @@ def test_a_relative_folder_is_found_from_the_rendered_folder(tmp_path: Path, mon
     assert str(tmp_path / "weights") in [mount["source"] for mount in mounts]
 
 
-def test_output_goes_elsewhere_and_paths_still_lead_home(folder: Path, tmp_path: Path) -> None:
+def test_output_to_another_folder_keeps_local_paths_valid(folder: Path, tmp_path: Path) -> None:
     (folder / "stack.yaml").write_text("name: demo\nmodels: [{model: ./weights, engine: vllm}]\n")
     out = tmp_path / "out"
     assert cli.main(["render", str(folder), "-o", str(out), "--no-validate"]) == 0
@@ -444,14 +446,14 @@ def test_output_goes_elsewhere_and_paths_still_lead_home(folder: Path, tmp_path:
     assert str(folder / "weights") in (out / "compose.yaml").read_text()
 
 
-def test_the_current_folder_is_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert cli.main(["render", "--no-validate"]) == 0
     assert (folder / "compose.yaml").exists()
     assert cli.main(["render", "stack.yaml", "--no-validate", "--check"]) == 0
 
 
-def test_every_id_that_is_printed_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_id_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
     from stackgen.diagnose.rules import RULES
     from stackgen.doctor.table import CHECKS
 

@@ -1,4 +1,4 @@
-"""`.env`: written once, mode 0600, a key of its own; read as Compose reads it."""
+"""`.env`: written once with mode 0600 and new keys, and read as Compose reads it."""
 
 from __future__ import annotations
 
@@ -11,64 +11,72 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackgen.errors import StackgenError
-from stackgen.resources import env_example
-from stackgen.stack.envfile import API_KEY, GENERATED, complete_env, create_env, key_of, new_key, read_env
+from stackgen.resources import read_env_example
+from stackgen.stack.envfile import (
+    API_KEY,
+    GENERATED_SECRETS,
+    complete_env,
+    create_env,
+    generate_key,
+    read_api_key,
+    read_env,
+)
 
 
 @pytest.fixture(autouse=True)
-def no_key_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_key_in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(API_KEY, raising=False)
 
 
-def test_a_key_is_long_and_new_each_time(tmp_path: Path) -> None:
+def test_keys_are_long_and_never_repeat(tmp_path: Path) -> None:
     keys = set()
     for name in "abc":
         folder = tmp_path / name
         assert create_env(folder)
-        key = key_of(folder)
-        assert len(key.removeprefix("sk-")) * 6 // 8 >= 32  # base64: six bits a character
+        key = read_api_key(folder)
+        assert len(key.removeprefix("sk-")) * 6 // 8 >= 32  # base64 has six bits per character
         assert key.isascii()
         keys.add(key)
     assert len(keys) == 3
-    assert len({new_key() for _ in range(50)}) == 50
+    assert len({generate_key() for _ in range(50)}) == 50
 
 
-def test_it_is_private_from_the_first_moment(tmp_path: Path) -> None:
+def test_env_is_written_with_mode_0600_and_no_temporary_file_stays(tmp_path: Path) -> None:
     create_env(tmp_path)
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
 
-def test_the_rest_is_the_example(tmp_path: Path) -> None:
+def test_other_lines_are_those_of_the_example(tmp_path: Path) -> None:
     create_env(tmp_path)
     lines = (tmp_path / ".env").read_text("utf-8").splitlines()
-    made_up = tuple(f"{name}=" for name in GENERATED)
-    assert [line for line in lines if not line.startswith(made_up)] == [
-        line for line in env_example().splitlines() if not line.startswith(made_up)
+    generated = tuple(f"{name}=" for name in GENERATED_SECRETS)
+    assert [line for line in lines if not line.startswith(generated)] == [
+        line for line in read_env_example().splitlines() if not line.startswith(generated)
     ]
-    values = [line.partition("=")[2] for line in lines if line.startswith(made_up)]
-    assert len(set(values)) == len(GENERATED) and all(len(value) > 40 for value in values)
-    assert f"{API_KEY}=\n" in env_example()  # the committed example holds no key
+    values = [line.partition("=")[2] for line in lines if line.startswith(generated)]
+    assert len(set(values)) == len(GENERATED_SECRETS) and all(len(value) > 40 for value in values)
+    assert f"{API_KEY}=\n" in read_env_example()  # the committed example holds no key
 
 
-def test_an_existing_one_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_env_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OTHER=1\n")
     assert not create_env(tmp_path)
     assert (tmp_path / ".env").read_text() == "OTHER=1\n"
 
 
-def test_without_a_key_there_is_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(StackgenError, match="holds no STACKGEN_API_KEY") as caught:
-        key_of(tmp_path)
+def test_a_missing_key_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(StackgenError, match=r"\.env does not set STACKGEN_API_KEY") as caught:
+        read_api_key(tmp_path)
     assert "stackgen init" in caught.value.hint
 
 
-def test_the_processs_own_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text(f"{API_KEY}=from-file\nOTHER=file\n")
-    assert key_of(tmp_path) == "from-file"
+    assert read_api_key(tmp_path) == "from-file"
     monkeypatch.setenv(API_KEY, "from-environment")
     monkeypatch.setenv("UNRELATED", "x")
-    assert key_of(tmp_path) == "from-environment"
+    assert read_api_key(tmp_path) == "from-environment"
     assert read_env(tmp_path) == {API_KEY: "from-environment", "OTHER": "file"}
     assert read_env(tmp_path / "nowhere") == {API_KEY: "from-environment"}
 
@@ -94,38 +102,38 @@ LINES = [
 
 
 @pytest.mark.parametrize(("text", "value"), LINES, ids=[repr(text) for text, _ in LINES])
-def test_lines(tmp_path: Path, text: str, value: str | None) -> None:
+def test_lines_are_parsed_as_compose_parses_them(tmp_path: Path, text: str, value: str | None) -> None:
     (tmp_path / ".env").write_text(text + "\n")
     assert read_env(tmp_path).get("K") == value
 
 
-def test_windows_line_ends_and_bom(tmp_path: Path) -> None:
+def test_windows_line_ends_and_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfA=1\r\nK=x\r\n")
     assert read_env(tmp_path) == {"A": "1", "K": "x"}
 
 
-def test_a_file_that_is_no_utf_8_is_told_with_its_line(tmp_path: Path) -> None:
+def test_invalid_utf_8_is_reported_with_its_line_and_without_the_key(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=1\nK=sk-secret-\xe9\n")
-    for read in (read_env, key_of, lambda folder: complete_env(folder, GENERATED)):
+    for read in (read_env, read_api_key, lambda folder: complete_env(folder, GENERATED_SECRETS)):
         with pytest.raises(StackgenError) as caught:
             read(tmp_path)
         assert caught.value.message == f"{tmp_path / '.env'} line 2 is not UTF-8" and caught.value.hint
         assert caught.value.__context__ is None and "secret" not in str(caught.value)
 
 
-WORDS = [b"A=", b"\n", b"\r\n", b"'", b'"', b" #", b"export ", b"\x0c", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\0"]
+FRAGMENTS = [b"A=", b"\n", b"\r\n", b"'", b'"', b" #", b"export ", b"\x0c", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"\0"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(max_size=12) | st.sampled_from(WORDS), max_size=15))
-def test_any_bytes_are_variables_or_a_clear_error(tmp_path: Path, parts: list[bytes]) -> None:
+@given(st.lists(st.binary(max_size=12) | st.sampled_from(FRAGMENTS), max_size=15))
+def test_any_bytes_give_variables_or_an_error_with_the_line(tmp_path: Path, parts: list[bytes]) -> None:
     data = b"".join(parts)
     (tmp_path / ".env").write_bytes(data)
     try:
         found = read_env(tmp_path)
     except StackgenError as error:
         line = int(error.message.split(" line ")[1].split()[0])
-        # the line that it names is the one that can't be read, and those before it can
+        # the reported line is invalid, and all lines before it are valid
         lines = data.split(b"\n")
         with pytest.raises(UnicodeDecodeError):
             lines[line - 1].decode()
@@ -134,14 +142,14 @@ def test_any_bytes_are_variables_or_a_clear_error(tmp_path: Path, parts: list[by
     assert all(name.isidentifier() and "\n" not in value for name, value in found.items())
 
 
-def test_a_value_may_hold_what_python_calls_a_line_end(tmp_path: Path) -> None:
+def test_values_may_contain_unicode_line_separators(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("K='a\u2028B=b\x0cc'\nC=d\n", "utf-8")
     assert read_env(tmp_path) == {"K": "a\u2028B=b\x0cc", "C": "d"}
 
 
 @pytest.mark.compose
-def test_compose_reads_the_same(tmp_path: Path) -> None:
-    """The check must send the key that the containers got: the real Compose is the judge."""
+def test_compose_reads_the_same_values(tmp_path: Path) -> None:
+    """The check must send the key that the containers got, so the real Compose is the reference."""
     names = [f"V{index}" for index in range(len(LINES))]
     text = "".join(line.replace("K", name) + "\n" for name, (line, _) in zip(names, LINES, strict=True))
     (tmp_path / ".env").write_text(text)
@@ -150,6 +158,6 @@ def test_compose_reads_the_same(tmp_path: Path) -> None:
     done = subprocess.run(
         ["docker", "compose", "config", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    seen = json.loads(done.stdout)["services"]["a"]["environment"]
-    ours = read_env(tmp_path)
-    assert {name: ours.get(name, "unset") for name in names} == seen
+    actual = json.loads(done.stdout)["services"]["a"]["environment"]
+    values = read_env(tmp_path)
+    assert {name: values.get(name, "unset") for name in names} == actual

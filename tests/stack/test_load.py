@@ -1,4 +1,4 @@
-"""From text to a StackSpec: every mistake at once, with its line, path and remedy, and nothing but SpecError."""
+"""Loading stack.yaml: all errors are reported at once, with line, path and fix, and only SpecError is raised."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from hypothesis import strategies as st
 
 from stackgen import engines
 from stackgen.errors import Mistake, SpecError
-from stackgen.spec import StackSpec, human_int
-from stackgen.stack.load import build, load_stack, parse_stack
+from stackgen.spec import StackSpec, parse_token_count
+from stackgen.stack.load import build_spec, load_stack, parse_stack
 
 GOOD = "name: demo\nmodels:\n  - model: org/name\n    engine: vllm\n"
 
 
-def mistakes(text: str) -> dict[str, Mistake]:
-    """The mistakes in `text`, by path; the test fails where it has none."""
+def load_errors(text: str) -> dict[str, Mistake]:
+    """Returns the errors in `text` by path. Fails the test if there are none."""
     with pytest.raises(SpecError) as caught:
         parse_stack(text)
     return {mistake.path: mistake for mistake in caught.value.mistakes}
 
 
 def model(**fields: Any) -> Any:
-    """The validated model of a stack of one, with these fields."""
+    """Returns the validated model of a stack with one model that has these fields."""
     data = {"name": "demo", "models": [{"model": "org/name", "engine": "vllm"} | fields]}
-    return build(data, "test").models[0]
+    return build_spec(data, "test").models[0]
 
 
-def test_all_mistakes_come_at_once_with_their_lines() -> None:
-    found = mistakes(
+def test_all_errors_are_reported_at_once_with_their_lines() -> None:
+    errors = load_errors(
         "name: Bad Name\n"
         "prot: 9000\n"
         "models:\n"
@@ -47,7 +47,7 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
         "  pth: /x\n"
         "restart: sometimes\n"
     )
-    lines = {path: mistake.line for path, mistake in found.items()}
+    lines = {path: mistake.line for path, mistake in errors.items()}
     assert lines == {
         "name": 1,
         "prot": 2,
@@ -62,11 +62,11 @@ def test_all_mistakes_come_at_once_with_their_lines() -> None:
     }
 
 
-def test_the_message_names_source_count_line_path_and_remedy() -> None:
+def test_message_has_source_count_line_path_and_fix() -> None:
     with pytest.raises(SpecError) as caught:
         parse_stack(GOOD + "    gpuss: 1\n", "my/stack.yaml")
     assert str(caught.value) == (
-        "my/stack.yaml: 1 mistake\n  line 5: models[0].gpuss: is no field here (did you mean gpus?)"
+        "my/stack.yaml: 1 error\n  line 5: models[0].gpuss: unknown field (did you mean gpus?)"
     )
     assert caught.value.exit_code == 2
     assert "schema" in caught.value.hint
@@ -79,9 +79,9 @@ def test_the_message_names_source_count_line_path_and_remedy() -> None:
         # people copy flags from a command line
         ("    max-model-len: 2", "models[0].max-model-len", "did you mean max_model_len?"),
         ("    dtype: bfloat1", "models[0].dtype", "did you mean bfloat16?"),
-        # right word, wrong place
-        ("    worker_concurrency: 2", "models[0].worker_concurrency", "a field of engine fastchat only"),
-        ("    bind: 0.0.0.0", "models[0].bind", "it belongs to the stack, one level up"),
+        # right name, wrong level
+        ("    worker_concurrency: 2", "models[0].worker_concurrency", "only fastchat models have this field"),
+        ("    bind: 0.0.0.0", "models[0].bind", "it belongs to the stack: move it one level up"),
         ("replicas: 2", "replicas", "it belongs to a model: models[0].replicas"),
         ("loging: {}", "loging", "did you mean logging?"),
         ("storage: {pth: /x}", "storage.pth", "did you mean path?"),
@@ -89,20 +89,19 @@ def test_the_message_names_source_count_line_path_and_remedy() -> None:
         ("    lora_adapters: [{nmae: a, path: b}]", "models[0].lora_adapters[0].nmae", "did you mean name?"),
     ],
 )
-def test_did_you_mean(line: str, path: str, hint: str) -> None:
-    assert mistakes(f"{GOOD}{line}\n")[path].hint == hint
+def test_unknown_fields_get_a_suggestion(line: str, path: str, hint: str) -> None:
+    assert load_errors(f"{GOOD}{line}\n")[path].hint == hint
 
 
-def test_unknown_engine_is_told_with_the_nearest_or_all() -> None:
-    found = mistakes("name: a\nmodels: [{model: a/b, engine: fastchap}, {model: a/b, engine: tgi}, {model: a/b}]\n")
-    assert found["models[0].engine"].hint == "did you mean fastchat?"
-    assert found["models[1].engine"].hint == "one of fastchat, llamacpp, vllm"
-    assert found["models[2].engine"].message == "is missing"
+def test_unknown_engines_get_the_closest_or_all_as_hint() -> None:
+    errors = load_errors("name: a\nmodels: [{model: a/b, engine: fastchap}, {model: a/b, engine: tgi}, {model: a/b}]\n")
+    assert errors["models[0].engine"].hint == "did you mean fastchat?"
+    assert errors["models[1].engine"].hint == "one of fastchat, llamacpp, vllm"
+    assert errors["models[2].engine"].message == "is missing"
 
 
 @pytest.mark.parametrize("engine", engines.names())
-def test_no_two_engines_disagree_on_a_shared_word(engine: str) -> None:
-    """A field that is not the engine's is refused even when another engine has it."""
+def test_fields_of_other_engines_are_rejected(engine: str) -> None:
     others = {field for name in engines.names() for field in engines.get(name).Model.model_fields}
     foreign = others - set(engines.get(engine).Model.model_fields)
     assert foreign
@@ -112,9 +111,9 @@ def test_no_two_engines_disagree_on_a_shared_word(engine: str) -> None:
         assert any(mistake.path == f"models[0].{field}" for mistake in caught.value.mistakes)
 
 
-def test_a_key_given_twice_is_told_with_its_line() -> None:
-    found = mistakes(GOOD + "    gpus: 1\n    gpus: 2\n")
-    assert (found[""].line, found[""].message) == (6, "the key 'gpus' stands twice")
+def test_duplicate_keys_are_reported_with_their_line() -> None:
+    errors = load_errors(GOOD + "    gpus: 1\n    gpus: 2\n")
+    assert (errors[""].line, errors[""].message) == (6, "the key 'gpus' is set twice")
 
 
 @pytest.mark.parametrize(
@@ -140,8 +139,8 @@ def test_a_key_given_twice_is_told_with_its_line() -> None:
         f"port: {'9' * 5000}\n",  # Python refuses to convert that many digits
     ],
 )
-def test_broken_yaml_is_one_mistake(text: str) -> None:
-    with pytest.raises(SpecError, match="not YAML") as caught:
+def test_invalid_yaml_is_one_error(text: str) -> None:
+    with pytest.raises(SpecError, match="invalid YAML") as caught:
         parse_stack(text)
     assert len(caught.value.mistakes) == 1
 
@@ -158,79 +157,79 @@ def test_broken_yaml_is_one_mistake(text: str) -> None:
     ids=["loop in a list", "loop in a mapping", "billion laughs", "3,000 brackets"],
 )
 @pytest.mark.timeout(60)
-def test_recursion_bombs_end_soon_and_as_a_mistake(text: str) -> None:
+def test_recursion_bombs_are_errors_and_end_quickly(text: str) -> None:
     with pytest.raises(SpecError, match="nested too deeply"):
         parse_stack(text)
 
 
-def test_aliases_and_merge_keys_still_work() -> None:
+def test_aliases_and_merge_keys_work() -> None:
     stack = parse_stack("name: a\nmodels:\n  - &m {model: x/y, engine: vllm}\n  - {<<: *m, served_names: [other]}\n")
     assert [one.model for one in stack.models] == ["x/y", "x/y"]
 
 
 @pytest.mark.timeout(60)
-def test_mistakes_of_a_thousand_models_are_all_told() -> None:
+def test_errors_of_a_thousand_models_are_all_reported() -> None:
     text = "name: a\nmodels:\n" + "".join(f"  - {{model: x/m{i}, engine: vllm, gpuss: 1}}\n" for i in range(1000))
-    found = mistakes(text)
-    assert len(found) == 1000
-    assert found["models[999].gpuss"].line == 1002
+    errors = load_errors(text)
+    assert len(errors) == 1000
+    assert errors["models[999].gpuss"].line == 1002
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "7", "null"])
-def test_what_is_no_mapping(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "just text", "- a\n- b\n", "7", "null"])
+def test_files_without_a_mapping_are_rejected(text: str) -> None:
     with pytest.raises(SpecError, match="must be a mapping"):
         parse_stack(text)
 
 
 @pytest.mark.parametrize("models", ["foo", "{model: a/b}", "3", "2024-01-01"])
 def test_models_must_be_a_list(models: str) -> None:
-    found = mistakes(f"name: a\nmodels: {models}\n")
-    assert found["models"].message == "must be a list: each model starts with `- model:`"
+    errors = load_errors(f"name: a\nmodels: {models}\n")
+    assert errors["models"].message == "must be a list. Start each model with `- model:`"
 
 
-def test_models_must_hold_mappings_and_at_least_one() -> None:
-    assert "at least 1" in mistakes("name: a\nmodels: []\n")["models"].message
-    found = mistakes("name: a\nmodels: [3, [], null, text]\n")
-    assert set(found) == {f"models[{index}]" for index in range(4)}
-    assert found["models[2]"].message == "must be a mapping with `model:` and `engine:`"
+def test_models_must_be_mappings_and_at_least_one() -> None:
+    assert "at least 1" in load_errors("name: a\nmodels: []\n")["models"].message
+    errors = load_errors("name: a\nmodels: [3, [], null, text]\n")
+    assert set(errors) == {f"models[{index}]" for index in range(4)}
+    assert errors["models[2]"].message == "must be a mapping with `model:` and `engine:`"
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "shown"),
     [("no", "False"), ("yes", "True"), ("1", "1"), ("1.0", "1.0"), ("010", "8"), ("2024-01-01", "datetime.date(2024")],
 )
 @pytest.mark.parametrize("field", ["revision", "image", "quantization", "chat_template"])
-def test_yaml_types_in_text_fields_are_told_and_not_guessed(field: str, value: str, told: str) -> None:
-    message = mistakes(f"{GOOD}    {field}: {value}\n")[f"models[0].{field}"].message
-    assert message.startswith(f"must be text, and YAML reads it as {told}")
-    assert message.endswith("put it in quotes")
+def test_other_yaml_types_in_text_fields_are_reported_and_not_converted(field: str, value: str, shown: str) -> None:
+    message = load_errors(f"{GOOD}    {field}: {value}\n")[f"models[0].{field}"].message
+    assert message.startswith(f"must be text, but YAML reads it as {shown}")
+    assert message.endswith(". Put it in quotes")
 
 
-def test_yaml_types_in_lists_of_text() -> None:
-    found = mistakes(GOOD + "    extra_args: [--x, 1, yes]\n    served_names: [1e3, 7]\n")
-    assert {"models[0].extra_args[1]", "models[0].extra_args[2]", "models[0].served_names[1]"} <= set(found)
-    # the trap that the loader need not spring: YAML 1.1 reads 1e3 as text
-    assert "models[0].served_names[0]" not in found
+def test_other_yaml_types_in_lists_of_text_are_reported() -> None:
+    errors = load_errors(GOOD + "    extra_args: [--x, 1, yes]\n    served_names: [1e3, 7]\n")
+    assert {"models[0].extra_args[1]", "models[0].extra_args[2]", "models[0].served_names[1]"} <= set(errors)
+    # YAML 1.1 reads 1e3 as text
+    assert "models[0].served_names[0]" not in errors
 
 
-def test_environment_takes_integers_and_refuses_what_yaml_changes() -> None:
+def test_environment_accepts_integers_and_rejects_values_that_yaml_changes() -> None:
     assert model(extra_env={"A": 1, "B": "1e-5", "C": ""}).extra_env == {"A": "1", "B": "1e-5", "C": ""}
-    found = mistakes(GOOD + "    extra_env: {A: 1.5, B: yes, C: null, D: [1], 1X: a, E-F: b}\n")
+    errors = load_errors(GOOD + "    extra_env: {A: 1.5, B: yes, C: null, D: [1], 1X: a, E-F: b}\n")
     for name in "ABCD":
-        assert found[f"models[0].extra_env.{name}"].message == "must be text: put it in quotes"
-    assert {"models[0].extra_env.1X", "models[0].extra_env.E-F"} <= set(found)
+        assert errors[f"models[0].extra_env.{name}"].message == "must be text. Put the value in quotes"
+    assert {"models[0].extra_env.1X", "models[0].extra_env.E-F"} <= set(errors)
 
 
 @pytest.mark.parametrize("text", ['"a\\0b"', '["a\\0b"]'])
-def test_nul_is_refused_wherever_it_stands(text: str) -> None:
+def test_nul_is_rejected_in_any_field(text: str) -> None:
     field = "extra_args" if text.startswith("[") else "revision"
-    found = mistakes(f"{GOOD}    {field}: {text}\n")
-    assert "NUL" in next(mistake.message for mistake in found.values())
+    errors = load_errors(f"{GOOD}    {field}: {text}\n")
+    assert "NUL" in next(mistake.message for mistake in errors.values())
 
 
 @pytest.mark.parametrize("path", ["revision", "image"])
-def test_surrogates_are_refused(path: str) -> None:
-    # no YAML text can hold one; flags from a broken locale can
+def test_surrogates_are_rejected(path: str) -> None:
+    # YAML can't contain one, but flags in a broken locale can
     with pytest.raises(SpecError, match="NUL or a broken character"):
         model(**{path: "a\udcffb"})
     with pytest.raises(SpecError, match="NUL or a broken character"):
@@ -238,7 +237,7 @@ def test_surrogates_are_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "read"),
+    ("value", "expected"),
     [
         (0, 0),
         ("none", 0),
@@ -252,42 +251,42 @@ def test_surrogates_are_refused(path: str) -> None:
         (["nvidia.com/gpu=0"], ("nvidia.com/gpu=0",)),
     ],
 )
-def test_gpus_forms(given_: Any, read: Any) -> None:
-    assert model(gpus=given_).gpus == read
+def test_gpus_are_parsed_in_every_form(value: Any, expected: Any) -> None:
+    assert model(gpus=value).gpus == expected
 
 
 @pytest.mark.parametrize("value", [-1, 65, 1.5, True, "2", "0,1", "some", [], [-1], [1.0], [True], [[0]], {}, ["gpu0"]])
-def test_gpus_that_are_none(value: Any) -> None:
+def test_invalid_gpus_are_rejected(value: Any) -> None:
     with pytest.raises(SpecError, match=r"models\[0\]\.gpus: must be a count \(2\), `all`, `none`"):
         model(gpus=value)
 
 
-def test_gpus_named_twice() -> None:
-    with pytest.raises(SpecError, match="names a GPU twice"):
+def test_a_gpu_listed_twice_is_rejected() -> None:
+    with pytest.raises(SpecError, match=r"models\[0\]\.gpus: lists a GPU twice\. List each GPU once"):
         model(gpus=[0, "0"])
 
 
 @pytest.mark.parametrize("name", ["org/name", "name", "org/na.me-1_x", "./x", "../x", "/x", "~/x", "./ a: b #", "."])
-def test_models_that_are_ids_or_paths(name: str) -> None:
+def test_hub_ids_and_local_paths_are_valid_models(name: str) -> None:
     assert model(model=name).model == name
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "a b", "-x/.y/z", "a/b\n", "é/b", "/".join("abcd"), 7, None, ["a"]])
-def test_models_that_are_neither(name: Any) -> None:
+def test_other_models_are_rejected(name: Any) -> None:
     with pytest.raises(SpecError, match=r"models\[0\]\.model"):
         model(model=name)
 
 
 @pytest.mark.parametrize(
-    ("text", "read"), [("8192", 8192), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("1M", 2**20)]
+    ("text", "expected"), [("8192", 8192), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("1M", 2**20)]
 )
-def test_sizes_are_read_as_vllm_reads_them(text: str, read: int) -> None:
-    assert human_int(text) == read
+def test_token_counts_are_parsed_as_vllm_parses_them(text: str, expected: int) -> None:
+    assert parse_token_count(text) == expected
     assert model(max_model_len=text).max_model_len == text
 
 
 @pytest.mark.parametrize("value", [0, -2, "", "32kb", "k", "1e3", 1.5, True, "32k\n"])
-def test_sizes_that_are_none(value: Any) -> None:
+def test_invalid_token_counts_are_rejected(value: Any) -> None:
     with pytest.raises(SpecError, match=r"models\[0\]\.max_model_len: must be a number of tokens"):
         model(max_model_len=value)
 
@@ -311,10 +310,10 @@ def test_sizes_that_are_none(value: Any) -> None:
         ("gpu_driver", "cuda"),
     ],
 )
-def test_values_that_no_field_takes(field: str, value: Any) -> None:
-    # patterns are anchored at the real end: a trailing line feed would be a way into the YAML
+def test_invalid_values_are_reported_at_their_field(field: str, value: Any) -> None:
+    # patterns match to the very end: a trailing line feed could inject YAML
     with pytest.raises(SpecError) as caught:
-        build({"name": "demo", "models": [{"model": "a/b", "engine": "vllm"}], field: value}, "test")
+        build_spec({"name": "demo", "models": [{"model": "a/b", "engine": "vllm"}], field: value}, "test")
     assert [mistake.path.partition(".")[0] for mistake in caught.value.mistakes] == [field]
 
 
@@ -324,21 +323,21 @@ def test_specs_are_frozen() -> None:
         stack.name = "other"  # type: ignore[misc]
 
 
-def test_files(tmp_path: Any) -> None:
+def test_unreadable_files_are_errors_and_a_windows_file_is_not(tmp_path: Any) -> None:
     path = tmp_path / "stack.yaml"
-    with pytest.raises(SpecError, match="can't be read") as caught:
+    with pytest.raises(SpecError, match="the file does not exist") as caught:
         load_stack(path)
     assert "stackgen init" in str(caught.value)
     path.write_bytes(b"name: \xff\n")
-    with pytest.raises(SpecError, match="can't be read"):
+    with pytest.raises(SpecError, match="the file can't be read"):
         load_stack(path)
-    with pytest.raises(SpecError, match="can't be read"):
+    with pytest.raises(SpecError, match="the file can't be read"):
         load_stack(tmp_path)
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())  # Windows' editors: BOM and CRLF
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())  # as Windows editors write it: BOM and CRLF
     assert load_stack(path).name == "demo"
 
 
-words = st.sampled_from(
+likely_values = st.sampled_from(
     [
         "vllm",
         "fastchat",
@@ -356,15 +355,25 @@ words = st.sampled_from(
         "",
     ]
 )
-leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | words | st.binary(max_size=4)
+leaf = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | likely_values
+    | st.binary(max_size=4)
+)
 anything = st.recursive(
     leaf,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | words, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4) | likely_values, inner, max_size=4),
     max_leaves=8,
 )
 every_model_field = sorted({field for name in engines.names() for field in engines.get(name).Model.model_fields})
 models_ = st.dictionaries(st.sampled_from(every_model_field), anything, max_size=6)
-likely_models = st.builds(lambda engine, rest: {"model": "org/name"} | rest | {"engine": engine}, words, models_)
+likely_models = st.builds(
+    lambda engine, rest: {"model": "org/name"} | rest | {"engine": engine}, likely_values, models_
+)
 stacks = st.builds(
     lambda models, rest: {"name": "demo", "models": models} | rest,
     st.lists(likely_models | anything, max_size=3),
@@ -376,11 +385,11 @@ stacks = st.builds(
 @given(data=stacks)
 def test_any_data_gives_a_stack_or_a_spec_error(data: dict[str, Any]) -> None:
     try:
-        assert isinstance(build(data, "test"), StackSpec)
+        assert isinstance(build_spec(data, "test"), StackSpec)
     except SpecError as error:
-        told = [mistake.message for mistake in error.mistakes]
-        assert told
-        assert all(told)
+        messages = [mistake.message for mistake in error.mistakes]
+        assert messages
+        assert all(messages)
 
 
 @settings(max_examples=200, deadline=None)
@@ -390,14 +399,14 @@ def test_any_text_gives_a_stack_or_a_spec_error(text: str) -> None:
         try:
             assert isinstance(parse_stack(one), StackSpec)
         except SpecError as error:
-            told = error.mistakes
-            assert told
+            errors = error.mistakes
+            assert errors
 
 
 @settings(max_examples=100, deadline=None)
 @given(value=st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text))
-def test_text_is_kept_as_it_is(value: str) -> None:
-    """JSON in ASCII is YAML as well, but for the surrogate pairs."""
+def test_text_is_not_changed(value: str) -> None:
+    """ASCII JSON is also YAML, except for surrogate pairs."""
     quoted = json.dumps(value, ensure_ascii=True)
     if "\\ud" not in quoted:
         assert parse_stack(f"{GOOD}    revision: {quoted}\n").models[0].revision == value

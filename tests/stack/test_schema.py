@@ -1,4 +1,4 @@
-"""The JSON Schema that editors complete stack.yaml with: it takes what the loader takes, and describes every field."""
+"""The JSON Schema for editors: it accepts what the loader accepts, and describes every field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from stackgen import engines
 from stackgen.cli import main as cli
 from stackgen.errors import SpecError
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.stack.schema import MODELINE, stack_schema
 from tests.conftest import ROOT
 
@@ -22,17 +22,17 @@ VALIDATOR = jsonschema.Draft202012Validator(stack_schema())
 
 
 def stack(**fields: Any) -> dict[str, Any]:
-    """A stack of one vLLM model with these fields of the stack or, for `model=…`, of the model."""
+    """Returns a stack with one vLLM model and these fields. `model=…` sets fields of the model."""
     model = {"model": "org/name", "engine": "vllm"} | fields.pop("model", {})
     return {"name": "demo", "models": [model]} | fields
 
 
-def test_it_is_a_valid_schema() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(stack_schema())
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
-def test_it_takes_the_examples(path: Path) -> None:
+def test_the_examples_match_the_schema(path: Path) -> None:
     assert not list(VALIDATOR.iter_errors(yaml.safe_load(path.read_text("utf-8"))))
 
 
@@ -69,30 +69,31 @@ BAD = [
 
 
 @pytest.mark.parametrize("data", GOOD, ids=str)
-def test_what_the_loader_takes_the_schema_takes(data: dict[str, Any]) -> None:
-    build(data, "test")
+def test_the_schema_accepts_valid_stacks(data: dict[str, Any]) -> None:
+    build_spec(data, "test")
     assert not list(VALIDATOR.iter_errors(data))
 
 
 @pytest.mark.parametrize("data", BAD, ids=str)
-def test_what_the_schema_refuses_the_loader_refuses(data: dict[str, Any]) -> None:
+def test_schema_and_loader_reject_invalid_stacks(data: dict[str, Any]) -> None:
     assert list(VALIDATOR.iter_errors(data))
     with pytest.raises(SpecError):
-        build(data, "test")
+        build_spec(data, "test")
 
 
 def test_every_field_has_a_description() -> None:
     schema = stack_schema()
     objects = {"stack": schema, **schema["$defs"]}
-    seen = 0
+    count = 0
     for owner, definition in objects.items():
         for name, field in definition.get("properties", {}).items():
             assert len(field.get("description", "")) > 8, f"{owner}.{name} has no description"
-            seen += 1
-    assert seen > 60  # the loop above must not run over nothing
+            count += 1
+    # the loop must not be empty
+    assert count > 60
 
 
-def test_every_engine_and_field_is_in_it() -> None:
+def test_the_schema_has_every_engine_and_field() -> None:
     schema = stack_schema()
     mapping = schema["properties"]["models"]["items"]["discriminator"]["mapping"]
     assert tuple(mapping) == engines.names()
@@ -102,23 +103,23 @@ def test_every_engine_and_field_is_in_it() -> None:
         assert definition["additionalProperties"] is False
 
 
-def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == stack_schema()
 
 
-def test_the_committed_schema_is_fresh() -> None:
+def test_the_committed_schema_is_up_to_date() -> None:
     assert json.loads((ROOT / "compose/stack.schema.json").read_text("utf-8")) == stack_schema()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
-def test_the_examples_name_their_schema(path: Path) -> None:
+def test_the_examples_refer_to_their_schema(path: Path) -> None:
     first = path.read_text("utf-8").splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     assert (path.parent / first.partition("$schema=")[2]).resolve().is_file()
 
 
-def test_init_writes_the_schema_and_the_modeline_that_finds_it(tmp_path: Path) -> None:
+def test_init_writes_the_schema_and_a_modeline_that_refers_to_it(tmp_path: Path) -> None:
     assert cli.main(["init", str(tmp_path)]) == 0
     assert (tmp_path / "stack.yaml").read_text("utf-8").splitlines()[0] == MODELINE
     named = MODELINE.partition("$schema=")[2]

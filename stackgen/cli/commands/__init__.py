@@ -1,6 +1,6 @@
-"""The commands: a module each, named like the command, with a function of the same name.
+"""The commands. Each is a module with the name of the command, and has a function of the same name.
 
-A module is imported when its command runs, so that `--help` and `render` load nothing that they don't need.
+A module is imported when its command runs, so `--help` and `render` don't load what only other commands need.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ __all__ = ["run"]
 
 
 def run(args: Namespace) -> int:
-    """Runs the command named in `args`; its exit code."""
+    """Runs the command `args.command` and returns its exit code."""
     module = import_module(f"stackgen.cli.commands.{args.command}")
     return int(getattr(module, args.command)(args))

@@ -1,4 +1,4 @@
-"""`stackgen ask`: one question, to one endpoint or to several at once."""
+"""`stackgen ask`: sends a question to one endpoint, or to several concurrently."""
 
 from __future__ import annotations
 
@@ -9,104 +9,105 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stackgen.check.limits import seconds
+from stackgen.check.limits import validate_seconds
 from stackgen.check.target import Target
 from stackgen.check.transport.redact import Redactor
-from stackgen.cli.commands.output import ends_on_interrupt, interrupted, note, print_data
+from stackgen.cli.commands.output import exit_interrupted, exit_on_interrupt, note, print_data
 from stackgen.client import ask as ask_endpoint
-from stackgen.client.call import Answer, fields
+from stackgen.client.call import Answer, request_fields
 from stackgen.errors import StackgenError, StartError
-from stackgen.providers.endpoints import from_words, unique
+from stackgen.providers.endpoints import find_targets, with_unique_names
 
 __all__ = ["ask"]
 
-# a column that is narrower than this is harder to read than one answer below the other
-COLUMN = 38
-# questions at the same time
-WORKERS = 32
+# narrower columns are harder to read than answers below each other
+MIN_COLUMN_WIDTH = 38
+MAX_CONCURRENCY = 32
 
 
-class Live(Redactor):
-    """Cleans a text that comes in pieces: what may be the beginning of a key waits for the piece that tells."""
+class StreamRedactor(Redactor):
+    """A Redactor for text in chunks. Holds back the end of a chunk while it may be the start of a key."""
 
     def __init__(self, key: str | None) -> None:
         super().__init__(key)
-        self._held = ""
+        self._pending = ""
 
-    def piece(self, text: str) -> str:
-        """What can be shown by now."""
-        shown = self(self._held + text)
-        held = self._beginning(shown)
-        self._held = shown[len(shown) - held :]
-        return shown[: len(shown) - held]
+    def feed(self, chunk: str) -> str:
+        """Adds a chunk and returns the text that is safe to print."""
+        text = self(self._pending + chunk)
+        safe = len(text) - self._partial_key_length(text)
+        self._pending = text[safe:]
+        return text[:safe]
 
-    def rest(self) -> str:
-        """What was held back, when nothing more comes."""
-        held, self._held = self._held, ""
-        return held
+    def flush(self) -> str:
+        """Returns the text that was held back, at the end of the stream."""
+        text, self._pending = self._pending, ""
+        return text
 
-    def _beginning(self, text: str) -> int:
-        """How many characters at the end of `text` begin a key, in any of the forms that one is written in."""
-        longest = max((len(form) for form in self._forms), default=1) - 1
+    def _partial_key_length(self, text: str) -> int:
+        """Returns how many characters at the end of `text` may be the start of a key, in any of its encodings."""
+        # one less than the key: Redactor has replaced a complete key already
+        longest = max((len(form) for form in self._encodings), default=1) - 1
         sizes = range(min(longest, len(text)), 0, -1)
-        return next((size for size in sizes if any(form.startswith(text[-size:]) for form in self._forms)), 0)
+        return next((size for size in sizes if any(form.startswith(text[-size:]) for form in self._encodings)), 0)
 
 
 def ask(args: Namespace) -> int:
-    """`stackgen ask`: prints the answer, or the answers of all endpoints that were named; 1 where one gave none."""
-    question = _question(args.question)
-    seconds("timeout", args.timeout)
-    fields({"temperature": args.temperature})
-    targets = unique(from_words(args))
-    # a stack without further words means its first endpoint: only who names several asks several
+    """Runs `stackgen ask`: prints the answer of each endpoint. Returns 1 if an endpoint gave none."""
+    question = _read_question(args.question)
+    validate_seconds("timeout", args.timeout)
+    request_fields({"temperature": args.temperature})
+    targets = with_unique_names(find_targets(args))
+    # several answers only if the user named several endpoints: otherwise the first endpoint of the stack
     if not args.base_url and not args.provider:
         targets = targets[:1]
     try:
-        with ends_on_interrupt():
+        with exit_on_interrupt():
             return _ask_all(args, targets, question) if len(targets) > 1 else _ask_one(args, targets[0], question)
     except KeyboardInterrupt:
-        # at once: the threads of servers that are silent would hold the program up to their time-out
-        interrupted()
+        # exits at once: the threads of silent servers would keep the process alive until their timeout
+        exit_interrupted()
 
 
 def _ask_one(args: Namespace, target: Target, question: str) -> int:
     answer = _ask(args, target, question, live=args.stream and not args.json)
     if answer.note:
-        note(f"note: {_shown(answer.note, target)}")
-    print_data(args, _data(answer, target), [] if args.stream else [_shown(answer.text, target)])
+        note(f"note: {_redact(answer.note, target)}")
+    # a stream is printed already
+    print_data(args, _to_json(answer, target), [] if args.stream else [_redact(answer.text, target)])
     if args.stream:
-        note(_figures(answer, target))
+        note(_format_stats(answer, target))
     return 0
 
 
-def _question(text: str) -> str:
+def _read_question(text: str) -> str:
     question = sys.stdin.read().strip() if text == "-" else text
     if not question.strip():
-        raise StackgenError("the question is empty", "`stackgen ask -` reads it from standard input")
+        raise StackgenError("the question is empty", "`stackgen ask -` reads the question from standard input")
     return question
 
 
 def _ask(args: Namespace, target: Target, question: str, live: bool = False) -> Answer:
-    screen, began = Live(target.api_key), False
+    redactor, has_output = StreamRedactor(target.api_key), False
 
-    def show(piece: str) -> None:
-        nonlocal began
-        began = True
-        print(screen.piece(piece), end="", flush=True)
+    def print_chunk(chunk: str) -> None:
+        nonlocal has_output
+        has_output = True
+        print(redactor.feed(chunk), end="", flush=True)
 
     try:
         return ask_endpoint(target, question, args.model, system=args.system, temperature=args.temperature,
                             max_tokens=args.max_tokens, timeout=args.timeout, stream=args.stream,
-                            on_text=show if live else None)  # fmt: skip
+                            on_text=print_chunk if live else None)  # fmt: skip
     finally:
-        # also of a stream that broke: what came is shown, and the error begins on a line of its own
-        if began:
-            print(screen.rest(), flush=True)
+        # also after a broken stream: the error must start on a new line
+        if has_output:
+            print(redactor.flush(), flush=True)
 
 
 def _ask_all(args: Namespace, targets: Sequence[Target], question: str) -> int:
-    def one(target: Target) -> Answer | StackgenError:
-        # what one of them can't do is told in its place, and the others are kept
+    def ask_one(target: Target) -> Answer | StackgenError:
+        # an error of one endpoint is printed in its place, so the other answers are not lost
         try:
             return _ask(args, target, question)
         except StackgenError as error:
@@ -114,30 +115,31 @@ def _ask_all(args: Namespace, targets: Sequence[Target], question: str) -> int:
         except Exception as error:
             if args.debug:
                 raise
-            # a mistake of ours; its message may hold anything, so only its kind is shown
+            # a bug: its message may contain a key, so only the type is printed
             kind = type(error).__name__
-        return StartError(f"a mistake in stackgen itself: {kind}", "`stackgen --debug …` shows where; please report it")
+        return StartError(f"a bug in stackgen: {kind}", "`stackgen --debug …` prints the traceback. Please report it")
 
-    pool = ThreadPoolExecutor(max_workers=min(len(targets), WORKERS))
+    pool = ThreadPoolExecutor(max_workers=min(len(targets), MAX_CONCURRENCY))
     try:
-        answers = list(pool.map(one, targets))
+        answers = list(pool.map(ask_one, targets))
     finally:
-        # after Ctrl-C nobody waits here for servers that are silent
+        # no waiting for silent servers after Ctrl-C
         pool.shutdown(wait=False, cancel_futures=True)
     failed = any(isinstance(answer, Exception) for answer in answers)
     if args.json:
-        told = [_data(answer, target) for answer, target in zip(answers, targets, strict=True)]
-        print_data(args, {"answers": told}, [])
+        rows = [_to_json(answer, target) for answer, target in zip(answers, targets, strict=True)]
+        print_data(args, {"answers": rows}, [])
         return int(failed)
     for answer, target in zip(answers, targets, strict=True):
         if not isinstance(answer, Exception) and answer.note:
-            note(f"note: {_shown(answer.note, target)}")
-    wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= COLUMN * len(targets)
-    (_side_by_side if wide else _one_below_the_other)(targets, answers)
+            note(f"note: {_redact(answer.note, target)}")
+    is_wide = sys.stdout.isatty() and shutil.get_terminal_size().columns >= MIN_COLUMN_WIDTH * len(targets)
+    (_print_columns if is_wide else _print_blocks)(targets, answers)
     return int(failed)
 
 
-def _side_by_side(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
+def _print_columns(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
+    # rich is slow to import, and only several answers on a terminal need it
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -145,33 +147,33 @@ def _side_by_side(targets: Sequence[Target], answers: Sequence[Answer | Stackgen
     table = Table(expand=True, show_lines=True)
     for target in targets:
         table.add_column(Text(target.name), ratio=1, overflow="fold")
-    # Text, for what a model writes in brackets is no markup
+    # Text and not str: rich would read brackets in an answer as markup
     pairs = list(zip(answers, targets, strict=True))
-    table.add_row(*(Text(_shown(_text(answer), target)) for answer, target in pairs))
-    table.add_row(*(Text(_figures(answer, target), style="dim") for answer, target in pairs))
+    table.add_row(*(Text(_redact(_format_answer(answer), target)) for answer, target in pairs))
+    table.add_row(*(Text(_format_stats(answer, target), style="dim") for answer, target in pairs))
     Console().print(table)
 
 
-def _one_below_the_other(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
+def _print_blocks(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
     blocks = [
-        f"── {target.name} ({_figures(answer, target)})\n{_shown(_text(answer), target)}"
+        f"── {target.name} ({_format_stats(answer, target)})\n{_redact(_format_answer(answer), target)}"
         for answer, target in zip(answers, targets, strict=True)
     ]
     print("\n\n".join(blocks))
 
 
-def _text(answer: Answer | StackgenError) -> str:
+def _format_answer(answer: Answer | StackgenError) -> str:
     if isinstance(answer, Exception):
         return f"error: {answer.message}" + (f"\nhint: {answer.hint}" if answer.hint else "")
     return answer.text
 
 
-def _shown(text: str, target: Target) -> str:
-    """Fit for a terminal: no control characters that could steer it, and no key."""
+def _redact(text: str, target: Target) -> str:
+    """Removes the key, and the control characters with which a server could steer the terminal."""
     return Redactor(target.api_key)(text)
 
 
-def _figures(answer: Answer | StackgenError, target: Target) -> str:
+def _format_stats(answer: Answer | StackgenError, target: Target) -> str:
     if isinstance(answer, Exception):
         return "no answer"
     parts = [answer.model, f"{answer.seconds:.2f} s"]
@@ -179,20 +181,20 @@ def _figures(answer: Answer | StackgenError, target: Target) -> str:
         parts.append(f"first token after {answer.ttft:.2f} s")
     if answer.usage:
         parts.append(f"{answer.usage['completion_tokens']} tokens")
-    # the model's name is the server's word, and one line
-    return " ".join(_shown(", ".join(parts), target).split())
+    # the model's name comes from the server, so it may contain anything
+    return " ".join(_redact(", ".join(parts), target).split())
 
 
-def _data(answer: Answer | StackgenError, target: Target) -> dict[str, Any]:
+def _to_json(answer: Answer | StackgenError, target: Target) -> dict[str, Any]:
     if isinstance(answer, Exception):
-        told = {"provider": target.name, "error": answer.message, "hint": answer.hint}
-        return {name: _shown(text, target) for name, text in told.items()}
+        row = {"provider": target.name, "error": answer.message, "hint": answer.hint}
+        return {name: _redact(text, target) for name, text in row.items()}
     return {
-        "answer": _shown(answer.text, target),
-        "model": _shown(answer.model, target),
+        "answer": _redact(answer.text, target),
+        "model": _redact(answer.model, target),
         "provider": answer.provider,
         "seconds": answer.seconds,
         "ttft": answer.ttft,
         "usage": answer.usage,
-        "note": _shown(answer.note, target),
+        "note": _redact(answer.note, target),
     }

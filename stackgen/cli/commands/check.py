@@ -1,4 +1,4 @@
-"""`stackgen check`: once, or again and again."""
+"""`stackgen check`: checks endpoints once, or repeatedly with `--watch`."""
 
 from __future__ import annotations
 
@@ -7,93 +7,96 @@ import sys
 import time
 from argparse import Namespace
 
-from stackgen.check.checks.table import CHECKS, choose
-from stackgen.check.limits import seconds
+from stackgen.check.checks.table import CHECKS, select_checks
+from stackgen.check.limits import validate_seconds
 from stackgen.check.options import PROFILES, Options
 from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report
 from stackgen.check.report.junit import as_junit
 from stackgen.check.report.page import as_html
-from stackgen.check.report.text import as_exchanges, change_lines
+from stackgen.check.report.text import change_lines, exchange_lines
 from stackgen.check.target import Target
 from stackgen.cli.commands.output import (
-    ends_on_interrupt,
-    interrupted,
+    exit_interrupted,
+    exit_now,
+    exit_on_interrupt,
     is_stdout,
-    leave,
-    must_be_writable,
     note,
     print_data,
     print_report,
+    require_writable,
     write_text,
 )
 from stackgen.errors import MachineError, StackgenError
-from stackgen.providers.endpoints import found, unique
+from stackgen.providers.endpoints import resolve_targets, with_unique_names
 from stackgen.providers.probe import run_check
-from stackgen.runtimes.observation.topology import observed
+from stackgen.runtimes.observation.topology import with_observer
 
-__all__ = ["check", "options_of", "targets_of"]
+__all__ = ["build_options", "check", "find_observed_targets"]
 
-# no faster than this, whatever is asked for: a watch must not become a load test
-SHORTEST_PAUSE = 0.5
+# even with `--watch 0`, so that a watch is not a load test
+MIN_WATCH_INTERVAL = 0.5
 
 
 def check(args: Namespace) -> int:
-    """`stackgen check`: the report of all endpoints."""
+    """Runs `stackgen check`: prints the report of all endpoints."""
     if args.list:
-        return _list(args)
+        return _list_checks(args)
     if args.schema:
         print(json.dumps(JSON_SCHEMA, indent=2))
         return 0
 
-    _sensible(args)
-    targets, options = targets_of(args), options_of(args)
+    _validate_arguments(args)
+    targets, options = find_observed_targets(args), build_options(args)
     if args.watch is not None:
         return _watch(args, targets, options)
     try:
-        # progress is for people: silent where nobody looks on
-        with ends_on_interrupt():
-            report = run_check(targets, options, args.wait, _progress if sys.stderr.isatty() else None)
+        # progress only on a terminal: it would fill the logs of CI
+        with exit_on_interrupt():
+            report = run_check(targets, options, args.wait, _print_progress if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
-        interrupted()
-    # printed first: a file that can't be written must not take the report with it
-    code = print_report(args, report, args.verbose, aside=any(is_stdout(where) for where in _files(args).values()))
-    _write(args, report)
+        exit_interrupted()
+    # printed first: the report must not be lost if a file can't be written
+    to_stderr = any(is_stdout(path) for path in _output_files(args).values())
+    code = print_report(args, report, args.verbose, to_stderr=to_stderr)
+    _write_output_files(args, report)
     return code
 
 
-def targets_of(args: Namespace) -> list[Target]:
-    """The endpoints that `words` name, with eyes on the services behind those whose stack is known."""
-    # two URLs of one host and port have one name, and reports are told apart by it
-    return unique(
+def find_observed_targets(args: Namespace) -> list[Target]:
+    """Returns the endpoints that `args` select. Those of a known stack observe its services as well."""
+    # reports identify endpoints by name, and two URLs with the same host and port have the same name
+    return with_unique_names(
         [
-            observed(one.target, one.stack.plan, one.endpoint, one.stack.folder)
+            with_observer(one.target, one.stack.plan, one.endpoint, one.stack.folder)
             if one.stack and one.endpoint
             else one.target
-            for one in found(args)
+            for one in resolve_targets(args)
         ]
     )
 
 
-def options_of(args: Namespace) -> Options:
-    """How deep to look, from `words`. Raises StackgenError for what makes no sense, before anything is sent."""
-    seconds("timeout", args.timeout)
+def build_options(args: Namespace) -> Options:
+    """Returns the options of the check. Raises StackgenError for invalid ones, before any request is sent."""
+    validate_seconds("timeout", args.timeout)
+    # getattr: the exporter has no performance limits
     options = Options(
         profile=args.profile, timeout=args.timeout, select=args.select, skip=args.skip, load=args.load,
         workers=args.workers, max_ttft=getattr(args, "max_ttft", None),
         min_tokens_per_second=getattr(args, "min_tokens_per_second", None),
     )  # fmt: skip
-    choose(options)
+    select_checks(options)
     return options
 
 
 def _watch(args: Namespace, targets: list[Target], options: Options) -> int:
-    """Rounds until Ctrl-C or `--rounds`; the last one's exit code. With --json a report a round, a line each."""
+    """Checks until Ctrl-C or `--rounds`. Returns the last exit code. With --json, prints a line of JSON each round."""
     before: dict[str, EndpointReport] = {}
     code, rounds = 0, 0
     try:
         while True:
             started = time.monotonic()
-            with ends_on_interrupt():
+            with exit_on_interrupt():
+                # only the first round waits: later ones must report an endpoint that went down
                 report = run_check(targets, options, 0.0 if rounds else args.wait)
             code, rounds = report.exit_code, rounds + 1
             if args.json:
@@ -102,63 +105,56 @@ def _watch(args: Namespace, targets: list[Target], options: Options) -> int:
                 for line in change_lines(before.get(endpoint.name), endpoint, color=sys.stdout.isatty()):
                     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
                 before[endpoint.name] = endpoint
-            _write(args, report)
+            _write_output_files(args, report)
             if rounds == args.rounds:
                 return code
-            time.sleep(max(SHORTEST_PAUSE, args.watch - (time.monotonic() - started)))
+            time.sleep(max(MIN_WATCH_INTERVAL, args.watch - (time.monotonic() - started)))
     except KeyboardInterrupt:
-        # the way to end a watch; what it saw last is the answer
+        # Ctrl-C is the normal end of a watch, so the exit code is that of the last round
         if rounds:
-            leave(code)
-        interrupted()
+            exit_now(code)
+        exit_interrupted()
 
 
-def _sensible(args: Namespace) -> None:
-    """Raises StackgenError or MachineError for words that make no sense, before anything is sent."""
-    seconds("wait", args.wait, zero=True)
+def _validate_arguments(args: Namespace) -> None:
+    """Raises StackgenError or MachineError for invalid arguments, before any request is sent."""
+    validate_seconds("wait", args.wait, zero=True)
     if args.watch is not None:
-        seconds("watch", args.watch, zero=True)
+        validate_seconds("watch", args.watch, zero=True)
     if args.rounds is not None and args.rounds < 1:
-        raise StackgenError(f"rounds must be above 0, and is {args.rounds}", "without --rounds a watch has no end")
-    files = _files(args)
-    for option, where in files.items():
-        must_be_writable(where, option)
-    taken = [option for option, where in files.items() if is_stdout(where)]
-    taken += ["--json"] * args.json + ["--watch"] * (args.watch is not None)
-    if len(taken) > 1 and any(is_stdout(where) for where in files.values()):
-        raise StackgenError(f"{' and '.join(taken)} would mix on standard output", "send one of them to a file")
+        raise StackgenError(f"--rounds must be 1 or more, not {args.rounds}", "omit --rounds to watch until Ctrl-C")
+    files = _output_files(args)
+    for option, path in files.items():
+        require_writable(path, option)
+    # two documents in one stream are valid in neither format
+    users = [option for option, path in files.items() if is_stdout(path)]
+    users += ["--json"] * args.json + ["--watch"] * (args.watch is not None)
+    if len(users) > 1 and any(is_stdout(path) for path in files.values()):
+        raise StackgenError(f"{' and '.join(users)} can't share standard output", "write one of them to a file")
 
 
-def _files(args: Namespace) -> dict[str, str]:
-    return {name: where for name, where in (("--junit", args.junit), ("--html", args.html)) if where}
+def _output_files(args: Namespace) -> dict[str, str]:
+    return {option: path for option, path in (("--junit", args.junit), ("--html", args.html)) if path}
 
 
-def _write(args: Namespace, report: Report) -> None:
-    """The files that were asked for, and with --debug every request on stderr."""
+def _write_output_files(args: Namespace, report: Report) -> None:
+    """Writes the files of --junit and --html, and with --debug prints every request to stderr."""
     problem: MachineError | None = None
-    for option, where in _files(args).items():
+    for option, path in _output_files(args).items():
         try:
-            write_text(where, _as_junit(report) if option == "--junit" else _as_html(report))
+            write_text(path, as_junit(report) if option == "--junit" else as_html(report))
         except MachineError as error:
-            # the other file is written all the same
+            # the other file is still written
             problem = problem or error
     if args.debug:
-        for line in as_exchanges(report):
+        for line in exchange_lines(report):
             note(line)
     if problem:
         raise problem
 
 
-def _as_junit(report: Report) -> str:
-    return as_junit(report)
-
-
-def _as_html(report: Report) -> str:
-    return as_html(report)
-
-
-def _list(args: Namespace) -> int:
-    """`--list`: every check, from which profile on it runs, and what it looks at."""
+def _list_checks(args: Namespace) -> int:
+    """Prints every check with the smallest profile that runs it, and what it checks."""
     rows = [{"name": one.name, "profile": PROFILES[one.depth], "about": one.about, "needs": list(one.needs),
              "per_model": one.per_model} for one in CHECKS]  # fmt: skip
     width = max(len(one.name) for one in CHECKS)
@@ -166,7 +162,7 @@ def _list(args: Namespace) -> int:
     return 0
 
 
-def _progress(name: str, layer: str, message: str) -> None:
-    # only what takes long; the report tells the rest
+def _print_progress(name: str, layer: str, message: str) -> None:
+    # only waiting takes long, and the report contains everything else
     if message.startswith(("waiting", "not waiting")):
         note(f"{name}  {layer}: {message}")

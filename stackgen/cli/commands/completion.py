@@ -1,4 +1,4 @@
-"""`stackgen completion SHELL`: a script for the shell to source."""
+"""`stackgen completion`: prints a completion script for a shell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ __all__ = ["completion"]
 
 
 def completion(args: Namespace) -> int:
-    """`stackgen completion SHELL`: a script for the shell to source."""
+    """Runs `stackgen completion`: prints a script for the shell to source."""
+    # no other command needs it
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["stackgen"], shell=args.shell))

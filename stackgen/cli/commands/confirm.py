@@ -1,4 +1,4 @@
-"""Questions that need a person: asked on a terminal, and never answered for them elsewhere."""
+"""Asks the user for confirmation on a terminal. Elsewhere, only the option --yes confirms."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import sys
 
 from stackgen.cli.commands.output import note
 
-__all__ = ["confirmed"]
+__all__ = ["confirm"]
 
 
-def confirmed(question: str, yes: bool, otherwise: str) -> bool:
-    """Whether the user agrees, by `yes` (the option --yes) or at the terminal; without one, `otherwise` is noted."""
+def confirm(question: str, yes: bool, without_terminal: str) -> bool:
+    """Returns whether the user agrees: by `yes` (the option --yes), or by an answer at the terminal.
+
+    If there is no terminal, prints `without_terminal` and returns False.
+    """
     if yes:
         return True
     if not sys.stdin.isatty():
-        note(otherwise)
+        note(without_terminal)
         return False
+    # not input(), which writes the question to stdout, where --json goes
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,4 +1,4 @@
-"""`doctor`: facts of the machine, the Hub and the disk, gathered side by side, and what follows from them."""
+"""`stackgen doctor`: collects facts about the machine, the Hub and the disk in parallel, and prints the findings."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 
-from stackgen.check.huggingface import HUB, ask_hub
+from stackgen.check.huggingface import HUB, look_up_model
 from stackgen.cli.commands.output import print_data
-from stackgen.doctor.collect import case_of, env_of, hub_models, hub_token, opened
-from stackgen.doctor.table import examine, exit_code
+from stackgen.doctor.collect import collect_inputs, hub_models, read_env_facts, read_hub_token, try_open_stack
+from stackgen.doctor.table import exit_code, run_checks
 from stackgen.doctor.text import as_json, as_text
-from stackgen.runtimes.observation.machine import gather_host
+from stackgen.runtimes.observation.machine import collect_host_facts
 
 __all__ = ["doctor"]
 
 
 def doctor(args: Namespace) -> int:
-    """`stackgen doctor`: what will keep the stack from starting; 0 nothing, 1 the stack, 3 the machine."""
-    stack, mistakes, source = opened(args.stack)
+    """Runs all checks and prints the findings; exit code 0 (no failure), 1 (the stack) or 3 (the machine)."""
+    stack, mistakes, source = try_open_stack(args.stack)
     offline = args.offline or bool(stack and stack.spec.storage.offline)
     models = hub_models(stack)
+    # one thread for the machine, the others for the Hub: a slow one must not delay the rest
     with ThreadPoolExecutor(9) as pool:
-        host = pool.submit(gather_host, stack)
+        host = pool.submit(collect_host_facts, stack)
         endpoint = (stack.spec.storage.hub_endpoint if stack else None) or os.environ.get("HF_ENDPOINT") or HUB
-        token = hub_token(env_of(stack.folder)) if stack else ""
-        asked = {
-            one.model: None if offline else pool.submit(ask_hub, one.model, one.revision, token, endpoint, 5.0,
-                                                        getattr(one, "file", None) or "")
+        token = read_hub_token(read_env_facts(stack.folder)) if stack else ""
+        lookups = {
+            one.model: None if offline else pool.submit(
+                look_up_model, one.model, one.revision, token=token, endpoint=endpoint, timeout=5.0,
+                file=getattr(one, "file", None) or "",
+            )
             for one in models
         }  # fmt: skip
-        hub = {name: answer.result() if answer else None for name, answer in asked.items()}
-        case = case_of(host.result(), stack, mistakes, source, hub, args.offline)
-    findings = examine(case)
+        hub = {name: lookup.result() if lookup else None for name, lookup in lookups.items()}
+        inputs = collect_inputs(host.result(), stack, mistakes, source, hub, args.offline)
+    findings = run_checks(inputs)
+    # no colors in a pipe or file
     text = "" if args.json else as_text(findings, source, sys.stdout.isatty(), args.verbose)
     print_data(args, as_json(findings, source), text.splitlines())
     return exit_code(findings)

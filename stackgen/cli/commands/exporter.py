@@ -1,4 +1,4 @@
-"""`stackgen exporter`: metrics and a status page, until it is told to end."""
+"""`stackgen exporter`: serves metrics and a status page until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import signal
 from argparse import Namespace
 from dataclasses import replace
 
-from stackgen.check.limits import seconds
+from stackgen.check.limits import validate_seconds
 from stackgen.check.options import Options
-from stackgen.cli.commands.check import targets_of
-from stackgen.cli.commands.output import ends_on_interrupt, interrupted, leave, note, print_data
-from stackgen.exporter import monitoring, render_metrics, serve, state_of
+from stackgen.cli.commands.check import find_observed_targets
+from stackgen.cli.commands.output import exit_interrupted, exit_now, exit_on_interrupt, note, print_data
+from stackgen.exporter import monitoring_options, render_metrics, report_status, serve
 from stackgen.providers.probe import run_check
 
 __all__ = ["exporter"]
 
 
 def exporter(args: Namespace) -> int:
-    """Serves until SIGTERM or Ctrl-C; with `--once` prints the metrics of one round and tells by the exit code.
+    """Serves until SIGTERM or Ctrl-C. With `--once`, checks once, prints the metrics and returns the check's exit code.
 
-    With `--json` it is the state as `/api/status` sends it, or the address that is served, in a line of stdout.
+    `--json` prints one line: with `--once` the state as in `/api/status`, otherwise the URL that is served.
     """
-    seconds("timeout", args.timeout)
-    targets = targets_of(args)
-    watched = any(target.observer for target in targets)
-    quick = monitoring(args.timeout, observed=watched)
+    validate_seconds("timeout", args.timeout)
+    targets = find_observed_targets(args)
+    # containers can be watched as well, which needs no request to the engine
+    has_observer = any(target.observer for target in targets)
+    quick = monitoring_options(args.timeout, observed=has_observer)
     options = quick if args.profile == "quick" else Options(profile=args.profile, timeout=args.timeout)
     options = replace(options, skip=args.skip)
     if args.once:
         try:
-            with ends_on_interrupt():
+            with exit_on_interrupt():
                 report = run_check(targets, options)
         except KeyboardInterrupt:
-            interrupted()
+            exit_interrupted()
         if args.json:
-            print_data(args, state_of(report, interval=args.interval, profile=args.profile), [])
+            print_data(args, report_status(report, interval=args.interval, profile=args.profile), [])
         else:
             print(render_metrics(report), end="")
         return report.exit_code
@@ -46,9 +47,10 @@ def exporter(args: Namespace) -> int:
         else:
             note(f"status page and metrics: {url}")
 
+    # `docker stop` sends SIGTERM, which must end the server like Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not serve(targets, options, listen=args.listen, interval=args.interval, allow_remote=args.allow_remote,
                  profile=args.profile, on_ready=ready):  # fmt: skip
-        # Python would wait for the thread of a check that a silent server holds, up to its time-out
-        leave(0)
+        # sys.exit would wait for a check that hangs on a silent server, up to its timeout
+        exit_now(0)
     return 0

@@ -1,4 +1,4 @@
-"""`stackgen init`: a commented stack.yaml, its schema, and a .env with a new key."""
+"""`stackgen init`: writes a commented stack.yaml, its JSON Schema, and a .env with a new key."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ __all__ = ["init"]
 
 
 def init(args: Namespace) -> int:
-    """`stackgen init`: a commented stack.yaml, its schema, and a .env with a new key."""
+    """Runs `stackgen init`: writes a commented stack.yaml, its JSON Schema, and a .env with a new key."""
     written = write_starter(Path(args.folder), args.engine, args.model, args.gpus, args.file)
     print_data(args, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
-    note(f"next: look at {args.folder}/stack.yaml, then `stackgen up {args.folder}`")
+    # stderr: stdout lists the files
+    note(f"next: edit {args.folder}/stack.yaml, then run `stackgen up {args.folder}`")
     return 0

@@ -1,4 +1,4 @@
-"""Printing of all commands: data goes to stdout, all else to stderr; and files that a command was told to write."""
+"""Output of all commands: data to stdout, everything else to stderr, files of `--junit` and `--html`, and exits."""
 
 from __future__ import annotations
 
@@ -20,139 +20,147 @@ from stackgen.errors import MachineError
 from stackgen.render.write import write_atomically
 
 __all__ = [
-    "ends_on_interrupt", "interrupted", "is_stdout", "leave", "must_be_writable", "note", "print_data", "print_report",
-    "write_text",
+    "exit_interrupted", "exit_now", "exit_on_interrupt", "is_stdout", "note", "print_data", "print_report",
+    "require_writable", "write_text",
 ]  # fmt: skip
 
-# seconds after Ctrl-C in which a command that only asks is gone, whatever became of the exception
-GONE = 2.0
+# seconds after Ctrl-C before a read-only command is ended even without its KeyboardInterrupt
+INTERRUPT_GRACE = 2.0
 
 
 def print_data(args: Namespace, data: Any, lines: list[str]) -> None:
-    """`data` as JSON where `--json` was given, else `lines`."""
+    """Prints `data` as JSON with `--json`, otherwise `lines`."""
     if args.json:
         print(json.dumps(data, indent=2))
     elif lines:
         print("\n".join(lines))
 
 
-def print_report(args: Namespace, report: Report, verbose: bool = False, *, aside: bool = False) -> int:
-    """A report as text or JSON; the exit code that it means. `aside`: the text goes to stderr, as stdout is taken."""
+def print_report(args: Namespace, report: Report, verbose: bool = False, *, to_stderr: bool = False) -> int:
+    """Prints a report as text or JSON, and returns its exit code.
+
+    `to_stderr`: prints the text to stderr, because stdout is used for a file.
+    """
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
     else:
-        out = sys.stderr if aside else sys.stdout
+        out = sys.stderr if to_stderr else sys.stdout
         print(as_text(report, color=out.isatty(), verbose=verbose), file=out)
     return report.exit_code
 
 
-def is_stdout(where: str) -> bool:
-    """Whether `where`, the word of an option that writes a file, means standard output: `-`, or its own file."""
-    if where in ("-", "/dev/stdout"):
+def is_stdout(path: str) -> bool:
+    """Returns whether the output file `path` is standard output: `-`, or the file that stdout is redirected to."""
+    if path in ("-", "/dev/stdout"):
         return True
-    # `--junit report.txt > report.txt`: a new file in its place would lose what is printed
+    # `--junit report.txt > report.txt`: replacing the file would lose what was printed to it
     with suppress(OSError, ValueError):
-        return Path(where).is_file() and os.path.samestat(os.stat(where), os.fstat(sys.stdout.fileno()))
+        return Path(path).is_file() and os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
     return False
 
 
-def must_be_writable(where: str, option: str) -> None:
-    """Raises MachineError where no file can be written to `where`: before the work, which would be lost."""
-    if is_stdout(where):
+def require_writable(path: str, option: str) -> None:
+    """Raises MachineError if no file can be written to `path`, which is the value of `option`."""
+    # tried before the check runs, because its result would be lost
+    if is_stdout(path):
         return
-    path = Path(os.path.realpath(where))
-    if path.is_dir():
-        raise MachineError(f"{where} is a folder", f"{option} writes a file: name one in it")
-    if os.path.exists(where) and not path.is_file():
-        if not os.access(where, os.W_OK):
-            raise MachineError(f"{where} can't be written", f"{option} needs a file or pipe that it may write to")
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise MachineError(f"{path} is a folder", f"{option} writes a file: add a file name")
+    # pipes and terminals are written to in place, so their folder does not matter
+    if os.path.exists(path) and not target.is_file():
+        if not os.access(path, os.W_OK):
+            raise MachineError(f"{path} can't be written", f"{option} needs a file or pipe with write permission")
         return
-    folder = next(one for one in path.parents if one.exists())
+    folder = next(one for one in target.parents if one.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise MachineError(f"{where} can't be written: {folder} is no folder in which this user may write",
-                           f"{option} writes a file: name another place")  # fmt: skip
+        raise MachineError(f"{path} can't be written: {folder} is not a folder that you may write to",
+                           f"choose another path for {option}")  # fmt: skip
 
 
-def write_text(where: str, text: str) -> None:
-    """Writes a file whole or not at all; what is no plain file (a pipe, a terminal) is written to as it is.
+def write_text(path: str, text: str) -> None:
+    """Writes a regular file atomically, and a pipe or terminal in place. `-` is standard output.
 
-    `-` is standard output; a symbolic link stays one. Raises MachineError where that fails.
+    A symbolic link stays a link. Raises MachineError if the text can't be written.
     """
-    if is_stdout(where):
+    if is_stdout(path):
         print(text, end="", flush=True)
         return
     # not realpath first: the target of /dev/fd/3 has no name
-    plain = not os.path.exists(where) or os.path.isfile(where)
+    is_regular = not os.path.exists(path) or os.path.isfile(path)
     try:
-        if plain and not where.startswith(("/dev/fd/", "/dev/std", "/proc/")):
-            write_atomically(Path(os.path.realpath(where)), text)
+        if is_regular and not path.startswith(("/dev/fd/", "/dev/std", "/proc/")):
+            write_atomically(Path(os.path.realpath(path)), text)
         else:
-            with os.fdopen(os.open(where, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8", newline="") as file:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8", newline="") as file:
                 file.write(text)
     except OSError as error:
-        # a reader of the pipe that went away is an error too: nobody got the report
-        problem = MachineError(f"{where} can't be written: {error.strerror or error}", "name another place")
+        # also a pipe without a reader: nobody got the report
+        problem = MachineError(f"{path} can't be written: {error.strerror or error}", "choose another path")
     else:
         return
     raise problem
 
 
-def interrupted() -> NoReturn:
-    """What Ctrl-C means for a command that only asks: gone at once, with the code that shells know."""
+def exit_interrupted() -> NoReturn:
+    """Ends a read-only command after Ctrl-C: at once, with the exit code 130 of SIGINT."""
     note("stackgen: stopped")
-    leave(130)
+    exit_now(130)
 
 
 @contextmanager
-def ends_on_interrupt() -> Iterator[None]:
-    """Inside, Ctrl-C ends the program even where its KeyboardInterrupt is lost, or comes only after a long wait.
+def exit_on_interrupt() -> Iterator[None]:
+    """Within the block, Ctrl-C ends the process even if its KeyboardInterrupt is lost or delayed.
 
-    Python loses it in finalizers; and where the signal comes between the interpreter's last look at its signals and
-    the system call that waits, nothing wakes that call, and the exception comes after the server's time-out. So a
-    thread is told of the signal as well, and ends the program when it is still there `GONE` seconds later.
+    Python loses the exception in finalizers. It is delayed if the signal arrives between the interpreter's last check
+    for signals and a blocking system call: nothing interrupts that call, and the exception comes after the server's
+    timeout. So a thread gets the signal too, and ends the process if it still runs `INTERRUPT_GRACE` seconds later.
 
-    Source: docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions" and `set_wakeup_fd`;
-    the second case was met with Python 3.11 in 1 of 200 rounds on a busy machine.
+    Source: docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions" and `set_wakeup_fd`.
+    The second case occurred with Python 3.11 in 1 of 200 rounds on a busy machine.
     """
-    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not plain or threading.current_thread() is not threading.main_thread():
+    # set_wakeup_fd works in the main thread only, and a handler of somebody else must stay
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
-    told, tell = socket.socketpair()
-    tell.setblocking(False)
+    receiver, sender = socket.socketpair()
+    # required by set_wakeup_fd
+    sender.setblocking(False)
 
     def watch() -> None:
-        while numbers := told.recv(64):
-            if signal.SIGINT in numbers:
-                told.settimeout(GONE)
+        while signals := receiver.recv(64):
+            if signal.SIGINT in signals:
+                receiver.settimeout(INTERRUPT_GRACE)
                 with suppress(TimeoutError):
-                    while told.recv(64):
+                    # an empty read: the block has ended in time and closed the sender
+                    while receiver.recv(64):
                         pass
                     return
-                interrupted()
+                exit_interrupted()
 
-    # begun here: in a signal handler, a lock of `threading` may be held at this very moment
+    # not started in a signal handler, where a lock of `threading` may be held
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
-    before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        tell.close()
+        sender.close()
         thread.join()
-        told.close()
+        receiver.close()
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the program at once: Python would wait for threads that a silent server holds, up to their time-out."""
+def exit_now(code: int) -> NoReturn:
+    """Ends the process at once. Python would wait for threads that silent servers block until their timeout."""
     for stream in (sys.stdout, sys.stderr):
-        # whoever read it may be gone
+        # the reader of a pipe may be gone
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
 
 
 def note(line: str) -> None:
-    """A line for the person at the terminal."""
+    """Prints a line to stderr, for the person at the terminal."""
     print(line, file=sys.stderr)

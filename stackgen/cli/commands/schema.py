@@ -1,4 +1,4 @@
-"""`stackgen schema`: the JSON Schema of stack.yaml."""
+"""`stackgen schema`: prints the JSON Schema of stack.yaml."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ __all__ = ["schema"]
 
 
 def schema(args: Namespace) -> int:
-    """`stackgen schema`: the JSON Schema of stack.yaml."""
+    """Runs `stackgen schema`: prints the JSON Schema of stack.yaml."""
     print(json.dumps(stack_schema(), indent=2))
     return 0

@@ -1,33 +1,34 @@
-"""The command line's words: a module for each group of commands. Nothing heavy is imported, so `--help` is fast."""
+"""The arguments of all commands, one module for each group. Nothing heavy is imported here, so `--help` is fast."""
 
 from __future__ import annotations
 
 import argparse
 
 from stackgen.cli.parsers import ask, check, diagnose, doctor, exporter, gateway, providers, stacks
-from stackgen.cli.parsers.base import EPILOG, Adder
+from stackgen.cli.parsers.base import EXIT_CODES, Subcommands
 
 __all__ = ["build_parser"]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, without running anything."""
+    """Returns the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="stackgen",
-        description="Serve language models on your own GPUs: renders Docker Compose stacks for vLLM, FastChat and "
-        "llama.cpp, starts them, and proves that they answer.",
-        epilog=EPILOG,
+        description="Serve language models on your own GPUs: render Docker Compose stacks for vLLM, FastChat and "
+        "llama.cpp, start them, and check that they work.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and a check's requests")
-    add = Adder(parser.add_subparsers(dest="command", metavar="COMMAND"))
-    stacks.add_stacks(add)
-    gateway.add_gateway(add)
-    check.add_check(add)
-    exporter.add_exporter(add)
-    ask.add_ask(add)
-    providers.add_providers(add)
-    doctor.add_doctor(add)
-    diagnose.add_diagnose(add)
-    stacks.add_others(add)
+    parser.add_argument("--debug", action="store_true", help="print tracebacks of errors, and the requests of a check")
+    subcommands = Subcommands(parser.add_subparsers(dest="command", metavar="COMMAND"))
+    # `stackgen --help` lists the commands in this order
+    stacks.add_stack_commands(subcommands)
+    gateway.add_gateway_commands(subcommands)
+    check.add_check(subcommands)
+    exporter.add_exporter(subcommands)
+    ask.add_ask(subcommands)
+    providers.add_providers(subcommands)
+    doctor.add_doctor(subcommands)
+    diagnose.add_diagnose_commands(subcommands)
+    stacks.add_schema_and_completion(subcommands)
     return parser

@@ -1,19 +1,22 @@
-"""Words of `stackgen ask`."""
+"""The arguments of `stackgen ask`."""
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Adder, endpoint_words
+from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments
 
 __all__ = ["add_ask"]
 
 
-def add_ask(add: Adder) -> None:
-    """`ask`: the question, whom, and how."""
-    ask = add("ask", "ask a question, of one endpoint or of several at once", stack=False)
-    ask.add_argument("question", help="what to ask; - reads it from standard input")
-    ask.add_argument("--stack", default=".", help="stack.yaml, endpoints.yaml, or the folder it is in (default: here)")
-    endpoint_words(ask)
-    ask.add_argument("--stream", action="store_true", help="print the answer as it comes, then its figures")
-    ask.add_argument("--system", default="You are a helpful assistant", help="system message; empty: none")
-    ask.add_argument("--max-tokens", type=int, default=100, help="length of the answer, at most (default: 100)")
-    ask.add_argument("--temperature", type=float, default=0.0, help="randomness (default: 0)")
+def add_ask(subcommands: Subcommands) -> None:
+    """Adds `stackgen ask`."""
+    ask = subcommands.add("ask", "send a question to one or several endpoints", stack=False)
+    # not the stack: the first argument is the question
+    ask.add_argument("question", help="the question; - reads it from standard input")
+    ask.add_argument(
+        "--stack", default=".", help="stack.yaml, endpoints.yaml, or its folder (default: the current folder)"
+    )
+    add_endpoint_arguments(ask)
+    ask.add_argument("--stream", action="store_true", help="print tokens as they arrive, then the timings")
+    ask.add_argument("--system", default="You are a helpful assistant", help="system message; empty for none")
+    ask.add_argument("--max-tokens", type=int, default=100, help="maximum length of the answer (default: 100)")
+    ask.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0)")

@@ -1,55 +1,62 @@
-"""What the commands' words have in common."""
+"""What the commands' arguments have in common: the stack, `--json`, endpoints and the timeout."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-__all__ = ["EPILOG", "Adder", "endpoint_words"]
+__all__ = ["EXIT_CODES", "Subcommands", "add_endpoint_arguments"]
 
-EPILOG = "exit codes: 0 yes, 1 the answer is no (drift, unhealthy), 2 wrong input, 3 this machine is not ready"
+EXIT_CODES = "exit codes: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready"
 
 
-class Adder:
-    """Adds commands: each with `--json`, and with the stack as its first word where it is about one."""
+class Subcommands:
+    """Adds commands to the parser, each with `--json`."""
 
-    def __init__(self, commands: Any) -> None:
-        self._commands = commands
+    def __init__(self, subparsers: Any) -> None:
+        # Any: the type of argparse's add_subparsers() is private
+        self._subparsers = subparsers
 
-    def __call__(self, name: str, help: str, stack: bool = True) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = self._commands.add_parser(
-            name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=EPILOG
+    def add(self, name: str, help: str, *, stack: bool = True) -> argparse.ArgumentParser:
+        """Adds the command `name` and returns its parser. With `stack`, its first argument is an optional stack."""
+        # one text for the list of commands and for the command's own page
+        command: argparse.ArgumentParser = self._subparsers.add_parser(
+            name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=EXIT_CODES
         )
         if stack:
             command.add_argument(
-                "stack", nargs="?", default=".", help="stack.yaml, or the folder it is in (default: here)"
+                "stack", nargs="?", default=".", help="stack.yaml or its folder (default: the current folder)"
             )
-        command.add_argument("--json", action="store_true", help="print data for programs")
+        command.add_argument("--json", action="store_true", help="print JSON")
         return command
 
 
-def endpoint_words(command: argparse.ArgumentParser) -> None:
-    """The words that name endpoints beside a stack, and the time-out."""
-    group = command.add_argument_group("endpoints of any kind, instead of the stack's")
+def add_endpoint_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the options that select endpoints, and `--timeout`."""
+    group = command.add_argument_group("endpoints to use instead of all of the stack")
+    # append and not nargs="+", which would take a following stack as another URL
     group.add_argument(
-        "--base-url", action="append", metavar="URL", help="e.g. http://127.0.0.1:8000/v1; may be given several times"
+        "--base-url", action="append", metavar="URL", help="for example http://127.0.0.1:8000/v1; repeatable"
     )
     group.add_argument(
         "--provider",
         action="append",
         metavar="NAME",
-        help="a provider (`stackgen providers` lists them), an endpoint of endpoints.yaml, or an endpoint, service or"
-        " engine of the stack; several times, or with commas",
+        help="a provider (see `stackgen providers`), a name from endpoints.yaml, or an endpoint, service or engine of"
+        " the stack; repeatable, or separated by commas",
     )
     group.add_argument(
-        "--api-key", metavar="KEY", help="default: a variable or .env; `stackgen providers` tells which and where"
+        "--api-key",
+        metavar="KEY",
+        help="API key (default: from the environment or .env; `stackgen providers` shows the variables)",
     )
-    group.add_argument("--model", help="served name that must be there")
+    group.add_argument("--model", help="served model name; the endpoint must serve it")
+    # on the silence and not on the whole answer: a long stream is healthy as long as tokens arrive
     command.add_argument(
         "--timeout",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="the longest silence of a server: until an answer is whole, and between two tokens of a stream, which may"
-        " last ten times as long (default: 60)",
+        help="how long to wait for a complete response, and for each token of a stream; a stream may take ten times"
+        " as long in all (default: 60)",
     )

@@ -1,49 +1,72 @@
-"""Words of `stackgen check`."""
+"""The arguments of `stackgen check`."""
 
 from __future__ import annotations
 
 import argparse
 
-from stackgen.cli.parsers.base import Adder, endpoint_words
+from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments
 
-__all__ = ["add_check", "profile_words"]
+__all__ = ["add_check"]
 
 
-def add_check(add: Adder) -> None:
-    """`check`: which endpoints, how deep, how to tell."""
-    check = add("check", "prove that endpoints answer: reachable, guarded, right model, right structure, fast enough")
-    endpoint_words(check)
-    profile_words(check)
-    limits = check.add_argument_group("limits that turn figures into failures")
-    limits.add_argument("--max-ttft", type=float, metavar="SECONDS", help="time to the first token of a stream")
-    limits.add_argument("--min-tokens-per-second", type=float, metavar="N", help="speed of a stream")
-    when = check.add_argument_group("when")
-    when.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="wait that long for readiness")
-    when.add_argument("--watch", type=float, nargs="?", const=10.0, metavar="SECONDS",
-                      help="check again each SECONDS (default: 10) until Ctrl-C, and print changes only")  # fmt: skip
-    when.add_argument("--rounds", type=int, metavar="N", help="with --watch: stop after so many")
+def add_check(subcommands: Subcommands) -> None:
+    """Adds `stackgen check`."""
+    check = subcommands.add(
+        "check", "check that endpoints work: reachable, protected, right model, valid responses, fast enough"
+    )
+    add_endpoint_arguments(check)
+    _add_profile_arguments(check)
+    limits = check.add_argument_group("performance limits")
+    # no defaults: which speed is too slow depends on the model and the GPU
+    limits.add_argument(
+        "--max-ttft", type=float, metavar="SECONDS", help="fail if the time to first token (TTFT) is higher"
+    )
+    limits.add_argument(
+        "--min-tokens-per-second", type=float, metavar="N", help="fail if a stream has fewer tokens per second"
+    )
+    timing = check.add_argument_group("timing")
+    timing.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="wait up to SECONDS for the endpoints to be ready"
+    )
+    timing.add_argument(
+        "--watch", type=float, nargs="?", const=10.0, metavar="SECONDS",
+        help="repeat every SECONDS (default: 10) until Ctrl-C, and print only changes",
+    )  # fmt: skip
+    timing.add_argument("--rounds", type=int, metavar="N", help="with --watch: stop after N rounds")
     output = check.add_argument_group("output")
-    output.add_argument("-v", "--verbose", action="store_true", help="print the evidence of passed checks as well")
-    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML, for CI; - is stdout")
-    output.add_argument("--html", metavar="FILE", help="also write a self-contained page; - is stdout")
-    output.add_argument("--schema", action="store_true", help="print the JSON Schema of --json, and check nothing")
+    output.add_argument("-v", "--verbose", action="store_true", help="also print the evidence of passed checks")
+    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML for CI; - is standard output")
+    output.add_argument("--html", metavar="FILE", help="also write a self-contained HTML page; - is standard output")
+    output.add_argument("--schema", action="store_true", help="print the JSON Schema of --json, and run no checks")
 
 
-def profile_words(command: argparse.ArgumentParser) -> None:
-    """How deep a check looks: a profile, or single checks."""
-    depth = command.add_argument_group("how deep")
+def _add_profile_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the options that select checks: a profile, or checks by name."""
+    depth = command.add_argument_group("selection of checks")
+    # one dest for both flags, so that the default profile needs no flag of its own
     profile = depth.add_mutually_exclusive_group()
-    profile.add_argument("--quick", dest="profile", action="store_const", const="quick", default="default",
-                         help="alive, key, models, one token: for a probe every few seconds")  # fmt: skip
-    profile.add_argument("--deep", dest="profile", action="store_const", const="deep",
-                         help="everything: features, wrong requests, many at once")  # fmt: skip
-    depth.add_argument("--select", type=_names, default=(), metavar="NAMES",
-                       help="only these checks and what they need, e.g. chat,stream")  # fmt: skip
-    depth.add_argument("--skip", type=_names, default=(), metavar="NAMES", help="not these checks")
-    depth.add_argument("--list", action="store_true", help="print all checks and their profiles, and check nothing")
-    depth.add_argument("--load", type=int, default=4, metavar="N", help="requests at once in `load` (default: 4)")
-    depth.add_argument("--workers", type=int, default=32, metavar="N", help="endpoints at once (default: 32)")
+    profile.add_argument(
+        "--quick", dest="profile", action="store_const", const="quick", default="default",
+        help="liveness, API key, models and one token, for a probe every few seconds",
+    )  # fmt: skip
+    profile.add_argument(
+        "--deep", dest="profile", action="store_const", const="deep",
+        help="everything: also features, invalid requests and concurrency",
+    )  # fmt: skip
+    depth.add_argument(
+        "--select", type=_split_names, default=(), metavar="NAMES",
+        help="run only these checks and the ones they need, for example chat,stream",
+    )  # fmt: skip
+    depth.add_argument("--skip", type=_split_names, default=(), metavar="NAMES", help="skip these checks")
+    depth.add_argument("--list", action="store_true", help="list all checks and their profiles, and run none")
+    depth.add_argument(
+        "--load", type=int, default=4, metavar="N", help="concurrent requests of the `load` check (default: 4)"
+    )
+    depth.add_argument(
+        "--workers", type=int, default=32, metavar="N", help="endpoints to check concurrently (default: 32)"
+    )
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
+    # spaces as well as commas: `--skip "chat stream"` and `--skip chat,stream`
     return tuple(name for name in text.replace(",", " ").split() if name)

@@ -1,17 +1,19 @@
-"""Words of `doctor`."""
+"""The arguments of `stackgen doctor`."""
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.base import Subcommands
 
 __all__ = ["add_doctor"]
 
 
-def add_doctor(add: Adder) -> None:
-    """The command `doctor`."""
-    doctor = add("doctor", "find what will keep a stack from starting, before it is started", stack=False)
+def add_doctor(subcommands: Subcommands) -> None:
+    """Adds `stackgen doctor`."""
+    doctor = subcommands.add("doctor", "find what would keep a stack from starting, before you start it", stack=False)
+    # no default ".": without a stack.yaml the machine alone is checked, which is not an error
     doctor.add_argument(
-        "stack", nargs="?", help="stack.yaml, or its folder (default: here; without one only the machine is looked at)"
-    )
-    doctor.add_argument("--offline", action="store_true", help="don't ask the Hugging Face Hub")
-    doctor.add_argument("-v", "--verbose", action="store_true", help="print what is good as well")
+        "stack", nargs="?",
+        help="stack.yaml or its folder (default: the current folder; if it has no stack, only the machine is checked)",
+    )  # fmt: skip
+    doctor.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")
+    doctor.add_argument("-v", "--verbose", action="store_true", help="also print what is fine")

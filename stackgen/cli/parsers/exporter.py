@@ -1,33 +1,40 @@
-"""Words of `stackgen exporter`."""
+"""The arguments of `stackgen exporter`."""
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Adder, endpoint_words
+from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments
 
 __all__ = ["add_exporter"]
 
 
-def add_exporter(add: Adder) -> None:
-    """`exporter`: which endpoints, how often, for whom."""
-    exporter = add("exporter", "check again and again; serve Prometheus metrics and a status page")
-    endpoint_words(exporter)
-    exporter.add_argument(
-        "--listen", default="127.0.0.1:9464", metavar="HOST:PORT", help="where to serve (default: 127.0.0.1:9464)"
+def add_exporter(subcommands: Subcommands) -> None:
+    """Adds `stackgen exporter`."""
+    exporter = subcommands.add(
+        "exporter", "check endpoints at an interval, and serve Prometheus metrics and a status page"
     )
+    add_endpoint_arguments(exporter)
+    # loopback by default: the page has no authentication and shows responses of the models
     exporter.add_argument(
-        "--interval", type=float, default=30.0, metavar="SECONDS", help="from one look at an endpoint to the next (30)"
-    )
+        "--listen", default="127.0.0.1:9464", metavar="HOST:PORT",
+        help="address of metrics and page (default: 127.0.0.1:9464)",
+    )  # fmt: skip
+    exporter.add_argument(
+        "--interval", type=float, default=30.0, metavar="SECONDS",
+        help="time between two checks of an endpoint (default: 30)",
+    )  # fmt: skip
     exporter.add_argument(
         "--profile", choices=("quick", "default", "deep"), default="quick",
-        help="how deep to look; quick streams a few tokens as well, for their latency (default: quick)",
+        help="checks to run; here, quick also streams a few tokens to measure latency (default: quick)",
     )  # fmt: skip
     exporter.add_argument(
         "--skip", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="NAMES",
-        help="not these checks, e.g. auth, whose wrong keys a gateway counts",
+        help="skip these checks, for example auth, because gateways count its wrong keys",
     )  # fmt: skip
     exporter.add_argument(
-        "--allow-remote", action="store_true", help="let others reach the page, which shows models' answers"
-    )
+        "--allow-remote", action="store_true",
+        help="let other machines read the status page, which shows responses of the models",
+    )  # fmt: skip
     exporter.add_argument(
-        "--once", action="store_true", help="one round; print the metrics (--json: the state), exit with 0 or 1"
-    )
+        "--once", action="store_true",
+        help="check once, print the metrics (with --json: the state), and exit with 0 or 1",
+    )  # fmt: skip

@@ -1,32 +1,40 @@
-"""Words of the commands that change a running stack without losing a request: keys, scale, update."""
+"""The arguments of the commands that change a running stack without downtime: keys, scale, update."""
 
 from __future__ import annotations
 
 import argparse
 
-from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.base import Subcommands
 
-__all__ = ["add_gateway"]
+__all__ = ["add_gateway_commands"]
 
 
-def add_gateway(add: Adder) -> None:
-    """keys, scale, update."""
-    keys = add("keys", "list, make, rotate and remove the keys of the gateway's clients", stack=False)
+def add_gateway_commands(subcommands: Subcommands) -> None:
+    """Adds `stackgen keys`, `stackgen scale` and `stackgen update`."""
+    keys = subcommands.add("keys", "list, create, rotate and remove API keys of the gateway's clients", stack=False)
     keys.add_argument(
         "action",
         choices=("list", "new", "rotate", "remove"),
-        help="new: a key for a new name; rotate: one key more, the old one stays valid; remove: all of the name",
+        help="new: create a key for a new name. rotate: add another key to a name; the old ones stay valid. remove:"
+        " remove all keys of a name",
     )
-    keys.add_argument("name", nargs="?", help="whose key; `default` is the one of .env")
-    keys.add_argument("--stack", default=".", help="stack.yaml, or the folder it is in (default: here)")
-    keys.add_argument("--older", action="store_true", help="with remove: all but the newest key of the name")
-    scale = add("scale", "change how many replicas a model has, without losing a request", stack=False)
-    scale.add_argument("words", nargs="+", metavar="MODEL=N", help="a model and its replicas; one word more: the stack")
-    _rolling(scale)
-    _rolling(add("update", "make anew what changed, one replica at a time; back to the old one if the new one fails"))
+    keys.add_argument("name", nargs="?", help="name of the key; `default` is the key in .env")
+    keys.add_argument("--stack", default=".", help="stack.yaml or its folder (default: the current folder)")
+    keys.add_argument("--older", action="store_true", help="with remove: keep the newest key of the name")
+    scale = subcommands.add("scale", "change the number of replicas of a model without losing a request", stack=False)
+    # one list for both: argparse can't put an optional positional after a repeated one
+    scale.add_argument(
+        "replicas", nargs="+", metavar="MODEL=N",
+        help="a model and its number of replicas; repeatable. Add stack.yaml or its folder to choose a stack (default:"
+        " the current folder)",
+    )  # fmt: skip
+    _add_rollout_arguments(scale)
+    update = "recreate the services that changed, one replica at a time, and roll back a replica that fails"
+    _add_rollout_arguments(subcommands.add("update", update))
 
 
-def _rolling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="for each replica's start")
-    command.add_argument("--yes", action="store_true", help="don't ask where a gap can't be avoided")
-    command.add_argument("--progress", choices=("auto", "plain", "none"), default="auto", help="how to show phases")
+def _add_rollout_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit for the start of each replica")
+    command.add_argument("--yes", action="store_true", help="don't ask if downtime can't be avoided")
+    # auto prints nothing if stderr is not a terminal
+    command.add_argument("--progress", choices=("auto", "plain", "none"), default="auto", help="how to show progress")

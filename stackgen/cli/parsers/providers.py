@@ -1,15 +1,19 @@
-"""Words of `stackgen providers`."""
+"""The arguments of `stackgen providers`."""
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.base import Subcommands
 
 __all__ = ["add_providers"]
 
 
-def add_providers(add: Adder) -> None:
-    """`providers`: the matrix, and where keys are found from here."""
-    providers = add("providers", "list the providers: URL, key and where it is found, what they support", stack=False)
-    providers.add_argument(
-        "stack", nargs="?", default=".", help="stack or endpoints.yaml whose .env and endpoints count (default: here)"
+def add_providers(subcommands: Subcommands) -> None:
+    """Adds `stackgen providers`."""
+    providers = subcommands.add(
+        "providers", "list providers: base URL, API key and where it was found, supported features", stack=False
     )
+    # unlike other commands', this stack may be missing: the providers are known without one
+    providers.add_argument(
+        "stack", nargs="?", default=".",
+        help="stack.yaml or endpoints.yaml whose endpoints and .env to include (default: the current folder)",
+    )  # fmt: skip
