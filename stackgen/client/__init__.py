@@ -1,11 +1,12 @@
-"""`stackgen.Client` and `stackgen.AsyncClient`: one way to ask any provider, sync and async.
+"""`stackgen.Client` and `stackgen.AsyncClient`: send prompts to any provider, synchronously or with asyncio.
 
     with stackgen.Client(provider="together") as client:
         print(client.query("What is the capital of France?", model="…").text)
-        for piece in client.stream("Tell me more"):
-            print(piece, end="")
+        for text in client.stream("Tell me more"):
+            print(text, end="")
 
-Both are thin: time-outs, keys and errors are stackgen's, everything else is the OpenAI SDK under `.openai`.
+stackgen adds timeouts, key lookup, model names and error messages; everything else is the OpenAI SDK's client, which
+`.openai` exposes.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stackgen.client.base import BaseClient
-from stackgen.client.call import Answer, Call, unreadable
-from stackgen.client.sdk import async_sdk, problem_of
+from stackgen.client.call import Answer, Call, malformed_response
+from stackgen.client.sdk import async_sdk, translate_error
 from stackgen.errors import StackgenError
 
 if TYPE_CHECKING:
@@ -20,14 +20,12 @@ __all__ = ["AsyncClient"]
 
 
 class AsyncClient(BaseClient):
-    """As `Client`, for asyncio: `query`, `models` and `aclose` are awaited, `stream` is an async iterator.
-
-    A model's name is looked up in a thread, so the event loop goes on.
-    """
+    """`Client` for asyncio: `query`, `models` and `aclose` are coroutines, `stream` is an async iterator."""
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
-        """The SDK's own async client, set up for this endpoint. Its errors are its own."""
+        """The OpenAI SDK's async client for this endpoint. It raises the SDK's errors."""
+        # created on first use: importing the SDK takes half a second
         return async_sdk(self.target, self.timeout, self.max_retries)
 
     async def query(
@@ -38,11 +36,11 @@ class AsyncClient(BaseClient):
         system: str | None = None,
         temperature: float | None = 0.0,
         max_tokens: int | None = None,
-        **more: Any,
+        **extra: Any,
     ) -> Answer:
         """See `Client.query`."""
-        call = await self._ready(prompt, model, system, temperature, max_tokens, more)
-        return call.whole(await self._sent(call, {**call.request, "stream": False}))
+        call = await self._prepare_call(prompt, model, system, temperature, max_tokens, extra)
+        return call.read_completion(await self._send(call, {**call.request, "stream": False}))
 
     async def stream(
         self,
@@ -52,40 +50,41 @@ class AsyncClient(BaseClient):
         system: str | None = None,
         temperature: float | None = 0.0,
         max_tokens: int | None = None,
-        **more: Any,
+        **extra: Any,
     ) -> AsyncIterator[str]:
         """See `Client.stream`."""
+        # imported late: the SDK takes half a second
         import openai
 
-        call = await self._ready(prompt, model, system, temperature, max_tokens, more)
-        raw = await self._sent(call, call.streamed)
+        call = await self._prepare_call(prompt, model, system, temperature, max_tokens, extra)
+        raw = await self._send(call, call.stream_request)
         caught: BaseException | None = None
         problem: StackgenError | None = None
         try:
             async with raw.parse() as chunks:
                 async for chunk in chunks:
-                    if piece := call.take(chunk):
-                        yield piece
-            call.told(raw.headers.get("content-type", ""))
+                    if text := call.add_chunk(chunk):
+                        yield text
+            call.finish_stream(raw.headers.get("content-type", ""))
         except StackgenError as error:
             problem = error
         except openai.APIError as error:
             caught = error
         except Exception:
-            problem = unreadable()
+            problem = malformed_response()
         if caught:
-            problem = await self._problem(caught, call)
-        # a frame of the traceback must not hold the SDK's exception, which holds the key
+            problem = await self._translate_error(caught, call)
+        # no frame of the traceback may hold the SDK's exception, which contains the key
         del caught
         if problem:
             raise problem
 
     async def models(self) -> list[str]:
         """See `Client.models`."""
-        return await asyncio.to_thread(self._models)
+        return await asyncio.to_thread(self._list_models)
 
     async def aclose(self) -> None:
-        """Closes the connections; the client can't be used after that."""
+        """Closes all connections; the client can't be used afterwards."""
         await self.openai.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -94,26 +93,27 @@ class AsyncClient(BaseClient):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # a client that was never used has no connection: making one would cost half a second
+        # an unused client has nothing to close, and creating its SDK client costs half a second
         if "openai" in self.__dict__:
             await self.aclose()
 
-    async def _ready(self, *words: Any) -> Call:
-        # the first look-up asks the server, and importing the SDK takes half a second
-        call: Call = await asyncio.to_thread(self._call, *words)
+    async def _prepare_call(self, *args: Any) -> Call:
+        # in a thread: the first lookup of a model sends a blocking request, and importing the SDK takes half a second
+        call: Call = await asyncio.to_thread(self._build_call, *args)
         return call
 
-    async def _sent(self, call: Call, request: dict[str, Any]) -> Any:
-        """The raw response: apart from reading it, so that a wrong argument is not taken for a wrong answer."""
+    async def _send(self, call: Call, request: dict[str, Any]) -> Any:
+        """The raw response. It is not parsed here, so an invalid argument isn't reported as a malformed response."""
         caught: BaseException
         try:
             return await self.openai.chat.completions.with_raw_response.create(**request)
         except Exception as error:
             caught = error
-        problem = await self._problem(caught, call)
+        problem = await self._translate_error(caught, call)
+        # as in `stream`: this frame is part of the traceback
         del caught
         raise problem
 
-    async def _problem(self, error: BaseException, call: Call) -> StackgenError:
-        # it may ask the server for its list, to name the nearest model
-        return await asyncio.to_thread(problem_of, error, self.target, call.model, self.timeout)
+    async def _translate_error(self, error: BaseException, call: Call) -> StackgenError:
+        # in a thread: it may send a blocking request to /models, to suggest the closest name
+        return await asyncio.to_thread(translate_error, error, self.target, call.model, self.timeout)

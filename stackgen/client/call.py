@@ -1,7 +1,7 @@
-"""One question to the SDK and what comes back: the request, and the answer read from what a server sent.
+"""One chat completion: the request body, and the answer read from what the server sent.
 
-The SDK doesn't validate: a body of another shape shows as None or as a value of another type where it is used. All of
-it is read here, so that whatever breaks here is the server's doing and nobody else's.
+The SDK doesn't validate responses: a malformed body shows up as None, or as a value of another type, where it is used.
+This module is the only one that reads them, so whatever fails in here is the server's fault.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from stackgen.check.target import Target
 from stackgen.check.transport.redact import Redactor
 from stackgen.errors import StackgenError, StartError
 
-__all__ = ["LOGS_HINT", "Answer", "Call", "fields", "unreadable"]
+__all__ = ["LOGS_HINT", "Answer", "Call", "malformed_response", "request_fields"]
 
-LOGS_HINT = "look at the server's log: `docker compose logs`"
-# what a server may send in place of text (vLLM: `reasoning`; older ones and others: `reasoning_content`)
-BESIDE = {
+LOGS_HINT = "check the server's log: `docker compose logs`"
+# what a message may contain instead of text (vLLM: `reasoning`; older releases and others: `reasoning_content`)
+NON_TEXT_FIELDS = {
     "reasoning": "reasoning",
     "reasoning_content": "reasoning",
     "tool_calls": "tool calls",
@@ -32,11 +32,15 @@ BESIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`text` as the model wrote it; `seconds` for the whole request, `ttft` (s) until the first token where it was
-    streamed; `usage` in tokens, None where none came.
+    """The answer to one prompt.
 
-    `model` is the name the server answers under, `provider` the endpoint's. `note` tells that another name was asked
-    for than the given one, and why, and what came where no text did (reasoning, tool calls).
+    - `text`: what the model wrote.
+    - `model`: the model name in the server's response.
+    - `seconds`: duration of the whole request.
+    - `usage`: `prompt_tokens`, `completion_tokens` and `total_tokens`; None if the server sent none.
+    - `provider`: name of the endpoint.
+    - `ttft`: seconds until the first text of a stream; None without one.
+    - `note`: why another model name was requested than the given one, and what came instead of text.
     """
 
     text: str
@@ -48,142 +52,172 @@ class Answer:
     note: str = ""
 
 
-def fields(more: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a request that are set. Raises StackgenError for those that no server could be sent."""
-    if "stream" in more:
-        raise StackgenError("`stream` is no field of a question", "the method `stream` gives an answer in pieces")
-    if "messages" in more:
-        raise StackgenError("`messages` is made of the prompt and `system`",
-                            "others are sent by the SDK: `client.openai.chat.completions.create`")  # fmt: skip
-    for name, value in more.items():
-        # JSON has no words for them
+def request_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without those that are None. Raises StackgenError for fields that can't be sent."""
+    if "stream" in fields:
+        raise StackgenError("`stream` is not accepted here", "call the method `stream` to stream an answer")
+    if "messages" in fields:
+        raise StackgenError(
+            "`messages` is not accepted here: it is built from the prompt and `system`",
+            "send messages of your own with `client.openai.chat.completions.create`",
+        )
+    for name, value in fields.items():
+        # JSON can't represent NaN and infinity
         if isinstance(value, float) and not math.isfinite(value):
-            raise StackgenError(f"{name.replace('_', '-')} must be a number, and is {value}")
-    # None means the server's default, and FastChat loses a slot for each null that it is sent
-    return {name: value for name, value in more.items() if value is not None}
+            raise StackgenError(f"{name.replace('_', '-')} must be a finite number, got {value}")
+    # None is dropped, not sent as null: each null leaks a permit of a FastChat worker's semaphore for good
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def unreadable() -> StartError:
-    """The error of an answer that is none."""
-    return StartError("the server's answer has not the documented structure", "`stackgen check` says where")
+def malformed_response() -> StartError:
+    """The error for a response that is not a chat completion."""
+    return StartError("the server's response is not a valid chat completion", "`stackgen check` shows what is wrong")
 
 
 class Call:
-    """One question on its way: the request, and what has come of the answer. Time starts with the object."""
+    """One request and the response read so far. The clock starts when the object is created."""
 
     def __init__(
-        self, target: Target, model: str, note: str, prompt: str, system: str | None, options: dict[str, Any]
+        self, target: Target, *, model: str, note: str, prompt: str, system: str | None, options: dict[str, Any]
     ) -> None:
-        said = [{"role": "system", "content": system}] if system else []
-        self.request = {"model": model, "messages": [*said, {"role": "user", "content": prompt}], **options}
+        # `--system ""` means no system message, not an empty one
+        preamble = [{"role": "system", "content": system}] if system else []
+        self.request = {"model": model, "messages": [*preamble, {"role": "user", "content": prompt}], **options}
         self.model = model
         self._target, self._note = target, note
         self._parts: list[str] = []
         self._usage: dict[str, int] | None = None
-        self._answered_as = ""
-        self._finish = ""
+        self._response_model = ""
+        self._finish_reason = ""
         self._chunks = 0
-        self._beside: list[str] = []
+        self._non_text: list[str] = []
         self._started = time.monotonic()
-        self._first: float | None = None
+        self._first_text: float | None = None
 
     @property
-    def streamed(self) -> dict[str, Any]:
-        """The request of a stream."""
-        # a server that does not know it may refuse the whole request
-        known = (self._target.dialect or OPENAI).stream_usage
-        return {**self.request, "stream": True, **({"stream_options": {"include_usage": True}} if known else {})}
+    def stream_request(self) -> dict[str, Any]:
+        """The request body for a stream."""
+        # a server that doesn't know `stream_options` may reject the whole request
+        has_usage = (self._target.dialect or OPENAI).stream_usage
+        return {**self.request, "stream": True, **({"stream_options": {"include_usage": True}} if has_usage else {})}
 
-    def whole(self, raw: Any) -> Answer:
-        """The answer in a raw response of the SDK. Raises StartError for one that is none, or that holds nothing."""
+    def read_completion(self, raw: Any) -> Answer:
+        """The answer in a raw response of the SDK.
+
+        Raises StartError for a malformed response, and for one with neither text nor anything in its place.
+        """
         problem: StackgenError
         try:
-            return self._whole(raw.parse())
+            return self._read_completion(raw.parse())
         except StackgenError as error:
             problem = error
         except Exception:
-            problem = unreadable()
+            problem = malformed_response()
         # outside the except block: the SDK's exceptions may hold the request, and with it the key
         raise problem
 
-    def take(self, chunk: Any) -> str:
-        """The text in a chunk of the SDK, empty where it has none.
+    def add_chunk(self, chunk: Any) -> str:
+        """Adds one chunk of a stream and returns its text, which may be empty.
 
-        Raises StartError for an error under status 200, and anything for a chunk that is none.
+        Raises StartError for an error that was sent under status 200, and any exception for a malformed chunk.
         """
-        self._raise_error_of(chunk)
+        self._raise_embedded_error(chunk)
         self._chunks += 1
         # the chunk with the usage has no choices, and chunks before it have no usage
-        self._answered_as = self._answered_as or _text(chunk.model)
+        self._response_model = self._response_model or _text(chunk.model)
         self._usage = _usage(chunk.usage) or self._usage
         if not chunk.choices:
             return ""
         choice = chunk.choices[0]
-        self._finish = self._finish or _text(choice.finish_reason)
-        self._beside += _beside(choice.delta)
-        piece = _text(choice.delta.content)
-        if piece:
-            self._first = self._first or time.monotonic()
-            self._parts.append(piece)
-        return piece
+        self._finish_reason = self._finish_reason or _text(choice.finish_reason)
+        self._non_text += _non_text(choice.delta)
+        text = _text(choice.delta.content)
+        # TTFT counts from the first text: the first chunk often has only the role
+        if text:
+            self._first_text = self._first_text or time.monotonic()
+            self._parts.append(text)
+        return text
 
-    def told(self, kind: str = "text/event-stream") -> Answer:
-        """The answer that a stream has told, now that it has ended; `kind` is the response's content type.
+    def finish_stream(self, content_type: str = "text/event-stream") -> Answer:
+        """The answer of a stream whose chunks were all added; `content_type` is the response's.
 
-        Raises StartError where nothing came, and where the stream ended before the model did.
+        Raises StartError if no chunk came, and if the stream ended before the model had finished.
         """
+        # the SDK reads a body that is no event stream as a stream without events
         if not self._chunks:
-            told = "is empty" if kind.startswith("text/event-stream") else f"is {kind or 'of no type'} and no stream"
-            raise StartError(Redactor(self._target.api_key).excerpt(f"the server's answer {told}"), LOGS_HINT)
-        if not self._finish:
-            raise StartError("the stream was cut: it ends without a finish_reason, so the answer may lack its end",
-                             LOGS_HINT)  # fmt: skip
+            if content_type.startswith("text/event-stream"):
+                found = "is empty"
+            else:
+                kind = f"is {content_type}" if content_type else "has no content type"
+                found = f"{kind}; expected an event stream"
+            # redacted, because the content type is text from the server
+            raise StartError(Redactor(self._target.api_key).excerpt(f"the server's response {found}"), LOGS_HINT)
+        if not self._finish_reason:
+            raise StartError(
+                "the stream was cut off: it ended without a finish_reason, so the answer may be incomplete", LOGS_HINT
+            )
         text = "".join(self._parts)
-        return self._answer(text, self._answered_as, self._usage, "" if text else self._instead())
+        note = "" if text else self._note_without_text()
+        return self._answer(text, model=self._response_model, usage=self._usage, note=note)
 
-    def _whole(self, completion: Any) -> Answer:
-        self._raise_error_of(completion)
+    def _read_completion(self, completion: Any) -> Answer:
+        self._raise_embedded_error(completion)
         message = completion.choices[0].message
-        text, self._beside = _text(message.content), _beside(message)
-        if message.content is None and not self._beside:
-            raise StartError("the server's answer holds no text: its content is null", LOGS_HINT)
-        return self._answer(text, _text(completion.model), _usage(completion.usage), "" if text else self._instead())
+        text, self._non_text = _text(message.content), _non_text(message)
+        # an empty string is a model that ended its turn at once; null with nothing in its place is a broken response
+        if message.content is None and not self._non_text:
+            raise StartError("the server's answer has no text: its content is null", LOGS_HINT)
+        note = "" if text else self._note_without_text()
+        return self._answer(text, model=_text(completion.model), usage=_usage(completion.usage), note=note)
 
-    def _instead(self) -> str:
-        kinds = " and ".join(dict.fromkeys(self._beside))
-        more = ": allow more by --max-tokens" if kinds == "reasoning" else ""
-        return f"the answer holds no text, but {kinds}{more}" if kinds else "the model answered with no text"
+    def _note_without_text(self) -> str:
+        # each kind once, because a stream repeats it in every chunk
+        kinds = " and ".join(dict.fromkeys(self._non_text))
+        if not kinds:
+            return "the model returned an empty answer"
+        return f"the answer has no text, only {kinds}" + ("; raise --max-tokens" if kinds == "reasoning" else "")
 
-    def _raise_error_of(self, body: Any) -> None:
-        """Of vLLM it is `{"error": {…}}`, of FastChat `{"text", "error_code"}`, both under status 200."""
+    def _raise_embedded_error(self, body: Any) -> None:
+        """Raises StartError for an error body that was sent under status 200.
+
+        vLLM sends `{"error": {…}}`, FastChat `{"text", "error_code"}`.
+        """
         extra = getattr(body, "model_extra", None) or {}
         error = extra.get("error")
         if error or extra.get("error_code") or getattr(body, "object", None) == "error":
             inner = error.get("message") if isinstance(error, dict) else error
-            said = Redactor(self._target.api_key).excerpt(
+            reason = Redactor(self._target.api_key).excerpt(
                 str(inner or extra.get("message") or extra.get("text") or error)
             )
-            raise StartError(f"the server broke off: {said}", LOGS_HINT)
+            raise StartError(f"the server aborted the answer: {reason}", LOGS_HINT)
 
-    def _answer(self, text: str, model: str, usage: dict[str, int] | None, note: str) -> Answer:
-        ttft = None if self._first is None else round(self._first - self._started, 4)
-        seconds = round(time.monotonic() - self._started, 4)
-        notes = "; ".join(one for one in (self._note, note) if one)
-        return Answer(text, model or self.model, seconds, usage, self._target.name, ttft, notes)
+    def _answer(self, text: str, *, model: str, usage: dict[str, int] | None, note: str) -> Answer:
+        ttft = None if self._first_text is None else round(self._first_text - self._started, 4)
+        return Answer(
+            text,
+            model=model or self.model,
+            seconds=round(time.monotonic() - self._started, 4),
+            usage=usage,
+            provider=self._target.name,
+            ttft=ttft,
+            note="; ".join(one for one in (self._note, note) if one),
+        )
 
 
 def _text(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    raise TypeError("no text")
+    # the callers report any exception as a malformed response
+    raise TypeError("not a string")
 
 
 def _usage(usage: Any) -> dict[str, int] | None:
     if usage is None:
         return None
+    # int() raises for null and for infinity
     return {name: int(getattr(usage, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
 
 
-def _beside(message: Any) -> list[str]:
-    """What a message or delta holds beside its text, in words."""
-    return [words for name, words in BESIDE.items() if getattr(message, name, None)]
+def _non_text(message: Any) -> list[str]:
+    """Labels of what a message or delta contains besides its text."""
+    return [label for name, label in NON_TEXT_FIELDS.items() if getattr(message, name, None)]

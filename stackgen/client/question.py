@@ -1,6 +1,6 @@
-"""One question through the OpenAI SDK, as a user's own program would ask it, with errors that say what to do.
+"""One question through the OpenAI SDK, sent as a user's own program would send it, with errors that say what to do.
 
-The module is not called `ask`: importing it would hide the function `stackgen.client.ask`.
+The module is not called `ask`, because importing it would then hide the function `stackgen.client.ask`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.limits import seconds
+from stackgen.check.limits import validate_seconds
 from stackgen.check.target import Target
-from stackgen.client.call import Answer, Call, fields, unreadable
-from stackgen.client.sdk import listing, model_for, problem_of, sync_sdk
+from stackgen.client.call import Answer, Call, malformed_response, request_fields
+from stackgen.client.sdk import fetch_models, pick_model, sync_sdk, translate_error
 from stackgen.errors import StackgenError
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Answer", "ask", "named", "pieces", "whole"]
+__all__ = ["Answer", "ask", "complete", "resolve_model", "stream_text"]
 
 
 def ask(
@@ -33,79 +33,86 @@ def ask(
     timeout: float = 60.0,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """The answer of `model` (default: the target's first, else the first listed) to one question.
+    """The answer of `model` (default: the target's first, else the first that the server lists) to one question.
 
-    `timeout` is in seconds. With `stream`, `on_text` gets each piece as it arrives. Raises StartError (exit code 1)
-    when the server is unreachable or fails, StackgenError (2) when the key, the model's name or a value is wrong;
-    neither holds the key.
+    `timeout` is in seconds, for each read. With `stream`, `on_text` is called with each piece of text as it arrives.
+    Raises StartError (exit code 1) if the server is unreachable or fails, StackgenError (2) if the key, the model name
+    or a value is wrong. Neither contains the key.
     """
-    seconds("timeout", timeout)
-    # before the server is asked for its names: what is wrong here is wrong for all of them
-    options = fields({"temperature": temperature, "max_tokens": max_tokens})
-    name, note = named(target, model, timeout)
+    validate_seconds("timeout", timeout)
+    # validated before the server is asked for its models: invalid fields are invalid for every model
+    options = request_fields({"temperature": temperature, "max_tokens": max_tokens})
+    name, note = resolve_model(target, model, timeout)
     with sync_sdk(target, timeout) as client:
-        call = Call(target, name, note, question, system, options)
+        call = Call(target, model=name, note=note, prompt=question, system=system, options=options)
         if not stream:
-            return whole(client, call, target, timeout)
-        with closing(pieces(client, call, target, timeout)) as found:
-            for piece in found:
+            return complete(client, call, target, timeout)
+        # closing: an exception in `on_text` must end the request too
+        with closing(stream_text(client, call, target, timeout)) as pieces:
+            for text in pieces:
                 if on_text:
-                    on_text(piece)
-        return call.told()
+                    on_text(text)
+        return call.finish_stream()
 
 
-def named(target: Target, model: str | None, timeout: float) -> tuple[str, str]:
-    """The name to ask `target` for, and a note where it is another than `model`.
+def resolve_model(target: Target, model: str | None, timeout: float) -> tuple[str, str]:
+    """The served model name to request from `target`, and a note if it differs from `model`.
 
-    Without `model` it is the target's first, else the first that the server lists. Where no list can be had, `model`
-    is asked for as it is.
+    Without `model` it is the target's first, else the first that the server lists. If the server's list can't be read,
+    `model` is returned unchanged. Raises StackgenError as `fetch_models` and `pick_model` do.
     """
+    # no lookup: these names come from the stack file or the user
     if model is None and target.models:
         return target.models[0], ""
     listed, problem = None, None
-    # raised below: what can't be had now is only a problem where no name is known
     try:
-        listed = listing(target, timeout)
+        listed = fetch_models(target, timeout)
     except StackgenError as error:
         problem = error
+    # without the list a given name may still work; only a missing one can't be filled in
     if problem and model is None:
         raise problem
-    return model_for(target, model, listed)
+    return pick_model(target, model, listed)
 
 
-def whole(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Answer:
-    """The answer to `call`; raises StackgenError without the key."""
-    return call.whole(_sent(client, {**call.request, "stream": False}, call, target, timeout))
+def complete(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Answer:
+    """Sends `call` and returns the whole answer. Raises StackgenError without the key."""
+    return call.read_completion(_send(client, {**call.request, "stream": False}, call, target, timeout))
 
 
-def pieces(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Generator[str, None, None]:
-    """The answer to `call` piece by piece, kept in it; raises StackgenError without the key, also at its end."""
+def stream_text(client: openai.OpenAI, call: Call, target: Target, timeout: float) -> Generator[str, None, None]:
+    """Sends `call` as a stream and yields its text; `call` collects the answer.
+
+    Raises StackgenError without the key, also after the last text.
+    """
+    # imported late: the SDK takes half a second
     import openai
 
-    raw = _sent(client, call.streamed, call, target, timeout)
+    raw = _send(client, call.stream_request, call, target, timeout)
     problem: StackgenError | None = None
-    # what the caller does with a piece is outside: only the server can be to blame for what goes wrong in here
+    # the caller's code runs outside of this block, so whatever fails in here is the server's fault
     try:
         with raw.parse() as chunks:
             for chunk in chunks:
-                if piece := call.take(chunk):
-                    yield piece
-        call.told(raw.headers.get("content-type", ""))
+                if text := call.add_chunk(chunk):
+                    yield text
+        call.finish_stream(raw.headers.get("content-type", ""))
     except StackgenError as error:
         problem = error
     except openai.APIError as error:
-        problem = problem_of(error, target, call.model, timeout)
+        problem = translate_error(error, target, call.model, timeout)
     except Exception:
-        problem = unreadable()
+        problem = malformed_response()
     # outside the except block: the SDK's exceptions hold the request, and with it the key
     if problem:
         raise problem
 
 
-def _sent(client: openai.OpenAI, request: dict[str, Any], call: Call, target: Target, timeout: float) -> Any:
-    """The raw response: apart from reading it, so that a wrong argument is not taken for a wrong answer."""
+def _send(client: openai.OpenAI, request: dict[str, Any], call: Call, target: Target, timeout: float) -> Any:
+    """The raw response. It is not parsed here, so an invalid argument isn't reported as a malformed response."""
     try:
         return client.chat.completions.with_raw_response.create(**request)
     except Exception as error:
-        problem = problem_of(error, target, call.model, timeout)
+        problem = translate_error(error, target, call.model, timeout)
+    # outside the except block, so the SDK's exception is not chained to it
     raise problem

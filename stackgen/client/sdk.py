@@ -1,6 +1,6 @@
-"""The OpenAI SDK, set up for one target, and its errors in our terms: what `ask` and the clients share.
+"""OpenAI SDK clients configured for one target, and the SDK's errors translated into stackgen's.
 
-The SDK is imported by those who call: it takes half a second.
+The SDK is imported inside the functions that need it: the import takes half a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stackgen.check.checks.model_names import did_you_mean, resolve
 from stackgen.check.checks.table import list_models
 from stackgen.check.checks.verdict import Context
 from stackgen.check.dialects import OPENAI, TOGETHER
-from stackgen.check.limits import seconds
+from stackgen.check.limits import validate_seconds
 from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.check.transport.faults import Fault, classify
@@ -27,18 +27,20 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-__all__ = ["Listing", "async_sdk", "listing", "model_for", "problem_of", "sync_sdk"]
+__all__ = ["ModelList", "async_sdk", "fetch_models", "pick_model", "sync_sdk", "translate_error"]
 
-# without these a request is none
-HTTP_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection"}
-FIELDS_HINT = "fields are named as in the OpenAI SDK's `chat.completions.create`; its `extra_body` takes any other"
+# headers that every request needs: OPENAI_CUSTOM_HEADERS must not remove them
+REQUIRED_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection"}
+FIELDS_HINT = "use the argument names of the OpenAI SDK's `chat.completions.create`; pass other fields in `extra_body`"
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """The names that a server lists, in its order; `chat` are those that can chat, where the server tells the kind.
+class ModelList:
+    """The model names that a server lists.
 
-    `complete` is false for a cloud that serves names beside those it lists (one's own fine-tuned models).
+    - `names`: in the server's order.
+    - `chat`: those that can chat, if the server states the kind of its models; else all.
+    - `complete`: False for a cloud that also serves names it doesn't list, such as a user's fine-tuned models.
     """
 
     names: tuple[str, ...]
@@ -47,71 +49,74 @@ class Listing:
 
 
 def sync_sdk(target: Target, timeout: float, retries: int = 0) -> openai.OpenAI:
-    """The SDK's client for a target; the caller closes it."""
+    """The SDK's client for a target; the caller must close it. `timeout` is in seconds, for each read."""
     import httpx2
     import openai
 
     http = httpx2.Client(**_http(target, timeout))
-    http.event_hooks = {"request": [lambda request: _own_headers(request, target.api_key)]}
+    http.event_hooks = {"request": [lambda request: _replace_headers(request, target.api_key)]}
     return openai.OpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
                          max_retries=retries, timeout=http.timeout)  # fmt: skip
 
 
 def async_sdk(target: Target, timeout: float, retries: int = 0) -> openai.AsyncOpenAI:
-    """As `sync_sdk`, for asyncio."""
+    """`sync_sdk` for asyncio."""
     import httpx2
     import openai
 
-    async def own_headers(request: httpx2.Request) -> None:
-        _own_headers(request, target.api_key)
+    async def replace_headers(request: httpx2.Request) -> None:
+        _replace_headers(request, target.api_key)
 
     http = httpx2.AsyncClient(**_http(target, timeout))
-    http.event_hooks = {"request": [own_headers]}
+    http.event_hooks = {"request": [replace_headers]}
     return openai.AsyncOpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
                               max_retries=retries, timeout=http.timeout)  # fmt: skip
 
 
-def listing(target: Target, timeout: float) -> Listing | None:
-    """What the server lists; None where no list can be had. Raises StackgenError where it wants another key.
+def fetch_models(target: Target, timeout: float) -> ModelList | None:
+    """The models that the server lists; None if the response is not a list of models.
 
-    Not the SDK's `models.list()`: Together's bare array breaks it.
+    Raises StartError if the server is unreachable, StackgenError if it rejects the key.
     """
-    seconds("timeout", timeout)
+    validate_seconds("timeout", timeout)
     problem: StackgenError | None = None
-    # raised below, not in the handler: a Fault hangs on the client's exception, which holds the key
+    # not the SDK's `models.list()`, which fails on Together's bare array
     try:
         with Session(target, timeout) as session:
             context = Context(session, Options(timeout=timeout), target.dialect or OPENAI)
             reply = list_models(context)
     except Fault as fault:
         problem = StartError(fault.message, fault.hint)
+    # outside the except block: a Fault is chained to the HTTP client's exception, which holds the key
     if problem:
         raise problem
     if reply.status in (401, 403):
-        raise key_problem(target)
+        raise key_error(target)
     if context.listed is None:
         return None
-    # llama.cpp repeats a name among its aliases
+    # llama.cpp lists a name again among its aliases
     names = tuple(dict.fromkeys(context.listed))
     body = reply.json()
-    cards = body if isinstance(body, list) else body.get("data")
+    entries = body if isinstance(body, list) else body.get("data")
     kinds = {
-        card["id"]: card.get("type") for card in cards if isinstance(card, dict) and isinstance(card.get("id"), str)
+        entry["id"]: entry.get("type")
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("id"), str)
     }
-    # Together lists image and speech models too, and tells by `type`
+    # Together lists image and speech models too, with their kind in `type`
     chat = tuple(name for name in names if kinds.get(name) in (None, "model", "chat"))
     bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
-    return Listing(names, chat, complete=not bare)
+    return ModelList(names, chat, complete=not bare)
 
 
-def model_for(target: Target, wanted: str | None, listed: Listing | None) -> tuple[str, str]:
-    """The name to ask for, and a note where it is another than `wanted`; `listed` is None where nobody knows.
+def pick_model(target: Target, wanted: str | None, listed: ModelList | None) -> tuple[str, str]:
+    """The served model name to request, and a note if it differs from `wanted`; `listed` is None if unknown.
 
-    Raises StackgenError for a name that is not served, with the nearest that is; StartError where nothing is served.
+    Raises StackgenError for a name that is not served, with the closest one that is; StartError if nothing is served.
     """
     if wanted is None:
         if not listed or not listed.names:
-            raise StartError(f"{target.name} lists no model", "name one by --model, or look at `docker compose logs`")
+            raise StartError(f"{target.name} lists no models", "pass --model, or check `docker compose logs`")
         return next(iter(listed.chat), listed.names[0]), ""
     if listed is None:
         return wanted, ""
@@ -119,14 +124,14 @@ def model_for(target: Target, wanted: str | None, listed: Listing | None) -> tup
     if reason:
         return name, Redactor(target.api_key)(f"{target.name} serves {name!r}, not {wanted!r}: {reason}")
     if listed.complete and listed.names and wanted not in listed.names:
-        raise _unknown(target, wanted, listed.names)
+        raise _unknown_model(target, wanted, listed.names)
     return wanted, ""
 
 
-def problem_of(error: BaseException, target: Target, model: str, timeout: float) -> StackgenError:
-    """The error for people behind one of the SDK's, or behind what it says of a request that it can't make; no key.
+def translate_error(error: BaseException, target: Target, model: str, timeout: float) -> StackgenError:
+    """The stackgen error for one of the SDK's, or for a request that the SDK can't build. It doesn't contain the key.
 
-    To be raised outside the except block: the SDK's exceptions hold the request, and with it the key.
+    Raise it outside the except block: the SDK's exceptions hold the request, and with it the key.
     """
     import openai
 
@@ -139,88 +144,92 @@ def problem_of(error: BaseException, target: Target, model: str, timeout: float)
         problem = StartError(fault.message, fault.hint)
     elif isinstance(error, openai.APIError):
         # an error event in a stream, under status 200
-        problem = StartError(f"the server broke off: {redact.excerpt(error.message)}", LOGS_HINT)
+        problem = StartError(f"the server aborted the answer: {redact.excerpt(error.message)}", LOGS_HINT)
     else:
-        problem = StackgenError(f"the request can't be made: {redact.excerpt(str(error), 200)}", FIELDS_HINT)
+        problem = StackgenError(f"invalid request: {redact.excerpt(str(error), 200)}", FIELDS_HINT)
     return type(problem)(redact(problem.message), redact(problem.hint))
 
 
-def key_problem(target: Target) -> StackgenError:
-    """The error of a server that wants a key, or another one."""
+def key_error(target: Target) -> StackgenError:
+    """The error for a missing or rejected API key."""
     if target.api_key is None:
-        return StackgenError(f"{target.name} wants an API key, and none is given", target.no_key_hint)
-    return StackgenError(f"{target.name} refuses the API key",
-                         "is it the key of the running server's .env? a change needs a restart")  # fmt: skip
+        return StackgenError(f"{target.name} requires an API key, but none was given", target.no_key_hint)
+    return StackgenError(
+        f"{target.name} rejected the API key",
+        "compare it with the .env of the running server; a changed key takes effect after a restart",
+    )
 
 
 def _http(target: Target, timeout: float) -> dict[str, Any]:
     import httpx2
 
-    # the SDK waits 600 s and tries three times by default, which hides what is wrong
+    # the SDK's defaults, 600 s and three attempts, would hide what is wrong
     return {
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-        # as the check's own client: no proxy reaches this machine's loopback
+        # as in the check's client: a proxy can't reach this machine's loopback interface
         "trust_env": not target.loopback,
         "verify": tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
         "follow_redirects": False,
     }
 
 
-def _own_headers(request: httpx2.Request, key: str | None) -> None:
-    """Takes out what the SDK adds from OPENAI_* variables, which are meant for another server, and sets our key."""
-    # the SDK reads `Name: value` lines from this one
+def _replace_headers(request: httpx2.Request, key: str | None) -> None:
+    """Removes the headers that the SDK adds from OPENAI_* variables, and sets the target's own key."""
+    # the variables are meant for OpenAI's servers; the SDK reads this one as `Name: value` lines
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
     added = {line.partition(":")[0].strip().lower() for line in lines}
-    for header in ("openai-organization", "openai-project", "authorization", *(added - HTTP_HEADERS)):
+    for header in ("openai-organization", "openai-project", "authorization", *(added - REQUIRED_HEADERS)):
         request.headers.pop(header, None)
     if key:
         request.headers["Authorization"] = f"Bearer {key}"
 
 
-def _unknown(target: Target, model: str, names: tuple[str, ...]) -> StackgenError:
-    # the names are a server's
+def _unknown_model(target: Target, model: str, names: tuple[str, ...]) -> StackgenError:
+    # redacted, because the names come from the server
     redact = Redactor(target.api_key)
-    return StackgenError(redact(f"{target.name} serves no model {model!r}"), redact(did_you_mean(model, names)))
+    return StackgenError(
+        redact(f"{target.name} does not serve the model {model!r}"), redact(did_you_mean(model, names))
+    )
 
 
 def _status_problem(target: Target, model: str, error: openai.APIStatusError, timeout: float) -> StackgenError:
     response = error.response
     reply = Reply(response.status_code, content_type(response), response.content)
     if reply.status == 401 or (reply.status == 403 and target.api_key is None):
-        return key_problem(target)
-    # FastChat and servers of unknown dialect tell a wrong name by other codes: the list tells it for all
+        return key_error(target)
+    # FastChat and unknown servers report a wrong name with other error codes, so look it up in the list
     names: tuple[str, ...] = ()
     if reply.status in (400, 404):
         try:
-            listed = listing(target, timeout)
+            listed = fetch_models(target, timeout)
             names = listed.names if listed else ()
         except StackgenError:
             names = ()
     unlisted = bool(names) and model not in names
     if reply.status in (400, 404) and (unlisted or is_unknown_model(target.dialect or OPENAI, reply)):
-        return _unknown(target, model, names)
-    said = Redactor(target.api_key).excerpt(error_message(reply) or reply.body, 200)
-    message = f"{target.name} answers {reply.what}" + (f": {said}" if said else "")
-    # what the server got wrong is exit code 1, what the user asked for is 2
+        return _unknown_model(target, model, names)
+    reason = Redactor(target.api_key).excerpt(error_message(reply) or reply.body, 200)
+    message = f"{target.name} returned {reply.summary}" + (f": {reason}" if reason else "")
+    # StartError, exit code 1, for the server's failures; StackgenError, exit code 2, for the user's
     if reply.status == 429:
         return StartError(message, _wait_hint(response.headers))
     if reply.status >= 500:
         return StartError(message, LOGS_HINT)
-    return StackgenError(message, HINTS.get(reply.status, REFUSED_HINT))
+    return StackgenError(message, HINTS.get(reply.status, REJECTED_HINT))
 
 
 def _wait_hint(headers: Any) -> str:
-    # Together's own header is the second; both are seconds
+    # the second header is Together's; both count seconds
     wait = headers.get("retry-after") or headers.get("x-ratelimit-reset") or ""
-    return f"too many requests: ask again in {wait[:40]} s" if wait else "too many requests: ask again later, or slower"
+    return f"too many requests; retry in {wait[:40]} s" if wait else "too many requests; retry later, or send fewer"
 
 
-REFUSED_HINT = (
-    "the server refuses a value of the request; a long question or --max-tokens may be more than the model's context"
+REJECTED_HINT = (
+    "the server rejected a value in the request; the prompt plus --max-tokens may exceed the model's context length"
 )
 HINTS = {
     402: "the account has no credit left",
-    # Together sends it for a question that is too long
-    403: "the key is not allowed this model, or question and --max-tokens are more than the model's context",
-    404: "is the base URL right? it usually ends in /v1",
+    # Together sends 403 for a prompt that is too long
+    403: "the key has no access to this model, or the prompt plus --max-tokens exceeds the model's context length",
+    404: "check the base URL; it usually ends in /v1",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.client.base import BaseClient
 from stackgen.client.call import Answer
-from stackgen.client.question import pieces, whole
+from stackgen.client.question import complete, stream_text
 from stackgen.client.sdk import sync_sdk
 
 if TYPE_CHECKING:
@@ -19,18 +19,23 @@ __all__ = ["Client"]
 
 
 class Client(BaseClient):
-    """Asks one endpoint: `Client(provider="together")`, `Client(stack="llama/")`, `Client(base_url=…, api_key=…)`.
+    """Sends prompts to one endpoint: `Client(provider="together")`, `Client(stack="llama/")`, `Client(base_url=…)`.
 
-    `provider` is anything that `--provider` takes; `stack` a stack file, an endpoints file or the folder of either.
-    Without any of them it is the stack in the current folder. `model` is asked for where a call names none.
-    `timeout` (s) bounds each silence, connecting takes at most 10 s. `max_retries` is 0: a question that is sent again
-    may be paid for twice, and a retry hides what is wrong; with more, the SDK waits as the server's Retry-After says.
-    Raises StackgenError for names, files and keys that are wrong; nothing is asked before the first call.
+    - `provider`: anything that `--provider` accepts.
+    - `stack`: a stack file, an endpoints file, or the folder of either. The default is the current folder.
+    - `base_url`, `api_key`: any server; together with `provider`, a server of that kind.
+    - `model`: the default for calls that name none; also selects the endpoint that serves it.
+    - `timeout`: seconds for each read; connecting takes at most 10 s.
+    - `max_retries`: 0 by default, because a retried request may be paid for twice and a retry hides the failure. With
+      more, the SDK waits as the server's Retry-After says.
+
+    Raises StackgenError for unknown names, invalid files and invalid values. No request is sent before the first call.
     """
 
     @cached_property
     def openai(self) -> openai.OpenAI:
-        """The SDK's own client, set up for this endpoint: for everything that is not here. Its errors are its own."""
+        """The OpenAI SDK's client for this endpoint, for everything that `Client` lacks. It raises the SDK's errors."""
+        # created on first use: importing the SDK takes half a second
         return sync_sdk(self.target, self.timeout, self.max_retries)
 
     def query(
@@ -41,15 +46,15 @@ class Client(BaseClient):
         system: str | None = None,
         temperature: float | None = 0.0,
         max_tokens: int | None = None,
-        **more: Any,
+        **extra: Any,
     ) -> Answer:
-        """The answer to `prompt`. `more` are fields of the request, as the SDK names them (`seed`, `stop`, …).
+        """The answer to `prompt`. `extra` are request fields with the SDK's names (`seed`, `stop`, …).
 
-        Raises StartError when the server is away or fails, StackgenError when key, name or a value is wrong; neither
-        holds the key.
+        Raises StartError if the server is unreachable or fails, StackgenError if the key, the model name or a value is
+        wrong. Neither contains the key.
         """
-        call = self._call(prompt, model, system, temperature, max_tokens, more)
-        return whole(self.openai, call, self.target, self.timeout)
+        call = self._build_call(prompt, model, system, temperature, max_tokens, extra)
+        return complete(self.openai, call, self.target, self.timeout)
 
     def stream(
         self,
@@ -59,21 +64,23 @@ class Client(BaseClient):
         system: str | None = None,
         temperature: float | None = 0.0,
         max_tokens: int | None = None,
-        **more: Any,
+        **extra: Any,
     ) -> Iterator[str]:
-        """The answer piece by piece as it comes; see `query`. Closing the iterator ends the request.
+        """Yields the answer's text as it arrives; arguments and errors as in `query`.
 
-        A stream that ends before the model did raises StartError after its last piece.
+        Closing the iterator cancels the request. A stream that ends before the model has finished raises StartError
+        after its last text.
         """
-        call = self._call(prompt, model, system, temperature, max_tokens, more)
-        yield from pieces(self.openai, call, self.target, self.timeout)
+        call = self._build_call(prompt, model, system, temperature, max_tokens, extra)
+        # `yield from` passes close() on, which ends the request
+        yield from stream_text(self.openai, call, self.target, self.timeout)
 
     def models(self) -> list[str]:
-        """The names that the server lists, in its order. Raises StackgenError as `query`."""
-        return self._models()
+        """The model names that the server lists, in its order. Raises StackgenError as `query` does."""
+        return self._list_models()
 
     def close(self) -> None:
-        """Closes the connections; the client can't be used after that."""
+        """Closes all connections; the client can't be used afterwards."""
         self.openai.close()
 
     def __enter__(self) -> Client:
@@ -82,6 +89,6 @@ class Client(BaseClient):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # a client that was never used has no connection: making one would cost half a second
+        # an unused client has nothing to close, and creating its SDK client costs half a second
         if "openai" in self.__dict__:
             self.close()

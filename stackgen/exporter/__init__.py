@@ -1,17 +1,17 @@
-"""A server that checks endpoints again and again: Prometheus metrics on `/metrics`, a status page on `/`.
+"""Checks endpoints at an interval and serves the results: Prometheus metrics on `/metrics`, a status page on `/`.
 
-serve(targets, options)     until told to stop
+serve(targets, options)     runs until it is stopped
 Exporter(targets, options)  the same as an object, for programs and tests
-render_metrics(report)      one report as metrics text, without a server
-state_of(report)            the same as `/api/status` sends it
+render_metrics(report)      one report as Prometheus metrics, without a server
+report_status(report)       one report as `/api/status` sends it, without a server
 """
 
 from __future__ import annotations
 
 from stackgen.exporter.metrics import render_metrics
-from stackgen.exporter.rounds import monitoring
+from stackgen.exporter.rounds import monitoring_options
 from stackgen.exporter.server import Exporter, serve
-from stackgen.exporter.status import state_of
-from stackgen.providers.endpoints import unique
+from stackgen.exporter.status import report_status
+from stackgen.providers.endpoints import with_unique_names
 
-__all__ = ["Exporter", "monitoring", "render_metrics", "serve", "state_of", "unique"]
+__all__ = ["Exporter", "monitoring_options", "render_metrics", "report_status", "serve", "with_unique_names"]

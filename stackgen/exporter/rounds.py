@@ -1,4 +1,4 @@
-"""Checks every endpoint at its interval, each for itself: one that is slow holds nobody else up."""
+"""Checks every endpoint at an interval. Endpoints are scheduled independently: a slow one doesn't delay the others."""
 
 from __future__ import annotations
 
@@ -7,66 +7,66 @@ import threading
 import time
 from collections.abc import Sequence
 
-from stackgen.check.checks.table import CHECKS, choose
-from stackgen.check.limits import seconds
+from stackgen.check.checks.table import CHECKS, select_checks
+from stackgen.check.limits import validate_seconds
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
 from stackgen.check.target import Target
-from stackgen.check.transport.transcript import LEAST_CHUNKS
+from stackgen.check.transport.transcript import MIN_CHUNKS
 from stackgen.exporter.state import State
 from stackgen.providers.probe import run_check
 
-__all__ = ["Checker", "monitoring"]
+__all__ = ["Checker", "monitoring_options"]
 
-# of one token no speed can be told, and it may have no letter; the first chunk has none, an engine may hold back some
-# more, and enough must be left to see whether a proxy gathers them; still more would burden the servers
-TOKENS = 2 * LEAST_CHUNKS
-# a server that always takes longer than the interval still gets that long to breathe (s)
-BREATH = 1.0
-# how many time-outs in a row a check may meet before the checker counts as stuck
-PATIENCE = 10
+# one token gives no rate and may be no whole character; the first chunk has no text, and engines may hold some back
+# what is left must still reveal a buffering proxy; more tokens would only burden the servers
+STREAM_TOKENS = 2 * MIN_CHUNKS
+# seconds between two rounds of an endpoint whose rounds take longer than the interval
+MIN_PAUSE = 1.0
+# timeouts in a row that one round may hit, beyond the interval, before its endpoint counts as overdue
+OVERDUE_TIMEOUTS = 10
 
 
-def monitoring(timeout: float = 60.0, *, observed: bool = False) -> Options:
-    """The checks of `quick` and one short stream, for its time to first token.
+def monitoring_options(timeout: float = 60.0, *, observed: bool = False) -> Options:
+    """Options for the checks of the `quick` profile plus one short stream per model, to measure its TTFT.
 
-    `timeout` is in seconds; `observed` adds the check of containers, for targets that know their stack.
+    `timeout` is in seconds. `observed` adds the `containers` check, for targets whose stack is known.
     """
     names = [check.name for check in CHECKS if check.depth == 0 and (observed or check.name != "containers")]
-    return Options(profile="default", timeout=timeout, max_tokens=TOKENS, select=(*names, "stream"))
+    return Options(profile="default", timeout=timeout, max_tokens=STREAM_TOKENS, select=(*names, "stream"))
 
 
 class Checker:
-    """Threads that check `targets` every `interval` seconds and record what they find.
+    """Threads that check each of `targets` every `interval` seconds and record the reports in `state`.
 
-    The looks at one endpoint never overlap: its next begins `interval` after the last began, or a moment after it
-    ended. Raises StackgenError for options and intervals that make no sense.
+    Rounds of one endpoint never overlap: the next one starts `interval` after the start of the last one, or
+    `MIN_PAUSE` after its end if that is later. Raises StackgenError for invalid options and intervals.
     """
 
     def __init__(self, targets: Sequence[Target], options: Options, interval: float, state: State) -> None:
-        seconds("interval", interval)
-        choose(options)
+        validate_seconds("interval", interval)
+        select_checks(options)
         self._targets, self._options, self._interval, self._state = list(targets), options, interval, state
         self._changed = threading.Condition()
         self._stopped = False
-        # when each endpoint is due, on the monotonic clock; it leaves the heap while it is looked at
+        # (due time on the monotonic clock, index of the target); an endpoint leaves the heap while it is checked
         self._heap: list[tuple[float, int]] = []
         self._due: list[float] = []
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begins the first look at every endpoint."""
+        """Starts the threads; the first round of every endpoint is due at once."""
         now = time.monotonic()
         self._due = [now] * len(self._targets)
         self._heap = [(now, index) for index in range(len(self._targets))]
         for number in range(min(len(self._targets), self._options.workers)):
-            # daemons: a server that is silent must not keep the exporter from ending
+            # daemon threads: a check that waits for a silent server must not keep the process alive
             thread = threading.Thread(target=self._work, name=f"stackgen-exporter-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self, wait: float = 0.0) -> bool:
-        """Begins no new look; waits up to `wait` seconds for those that run. True when none is left."""
+        """Starts no more rounds and waits up to `wait` seconds for running ones. True if none is left."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -75,15 +75,16 @@ class Checker:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def trouble(self) -> str:
-        """Why what is shown may be old; empty while rounds complete in time."""
+    def stall_reason(self) -> str:
+        """Why the recorded reports may be out of date; empty while rounds complete in time."""
         if any(not thread.is_alive() for thread in self._threads) or not self._threads:
-            return "a checker thread has ended"
-        limit = self._interval + PATIENCE * self._options.timeout
+            return "a checker thread has stopped"
+        limit = self._interval + OVERDUE_TIMEOUTS * self._options.timeout
         now = time.monotonic()
-        late = [target.name for target, due in zip(self._targets, self._due, strict=True) if now - due > limit]
-        more = f" and {len(late) - 1} more" if len(late) > 1 else ""
-        return f"{late[0]}{more} due for over {limit:.0f} s" if late else ""
+        # `_due` is read without the lock: a value that is one round old only delays the verdict
+        overdue = [target.name for target, due in zip(self._targets, self._due, strict=True) if now - due > limit]
+        more = f" and {len(overdue) - 1} more" if len(overdue) > 1 else ""
+        return f"{overdue[0]}{more} overdue by more than {limit:.0f} s" if overdue else ""
 
     def _work(self) -> None:
         while True:
@@ -93,18 +94,24 @@ class Checker:
                 if self._stopped:
                     return
                 _, index = heapq.heappop(self._heap)
-            begun = time.monotonic()
-            self._state.record(self._look(self._targets[index]))
+            started = time.monotonic()
+            self._state.record(self._check(self._targets[index]))
             with self._changed:
-                self._due[index] = max(begun + self._interval, time.monotonic() + min(self._interval, BREATH))
+                pause = min(self._interval, MIN_PAUSE)
+                self._due[index] = max(started + self._interval, time.monotonic() + pause)
                 heapq.heappush(self._heap, (self._due[index], index))
                 self._changed.notify()
 
-    def _look(self, target: Target) -> EndpointReport:
+    def _check(self, target: Target) -> EndpointReport:
         try:
             return run_check([target], self._options).endpoints[0]
         except Exception as error:
-            # the text of an error nobody foresaw may hold anything, a key as well: its type must do
-            result = Result("check", "fail", None, f"the check itself broke: {type(error).__name__}",
-                            "a mistake in stackgen: `stackgen check --debug` shows more")  # fmt: skip
-            return EndpointReport(target.name, target.base_url, "", (result,))
+            # only the type is reported: the message of an unforeseen exception may contain the key
+            result = Result(
+                "check",
+                status="fail",
+                seconds=None,
+                message=f"the check itself crashed: {type(error).__name__}",
+                hint="this is a bug in stackgen: `stackgen check --debug` shows more",
+            )
+            return EndpointReport(target.name, base_url=target.base_url, dialect="", results=(result,))

@@ -1,4 +1,4 @@
-"""The HTTP server: who may ask, for what, and with which headers it answers."""
+"""The exporter: its HTTP server, its address, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -16,53 +16,58 @@ from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.errors import MachineError, StackgenError
 from stackgen.exporter.handler import Handler, Site
-from stackgen.exporter.metrics import registry_of
-from stackgen.exporter.rounds import Checker, monitoring
+from stackgen.exporter.metrics import build_registry
+from stackgen.exporter.rounds import Checker, monitoring_options
 from stackgen.exporter.state import State
-from stackgen.providers.endpoints import unique
+from stackgen.providers.endpoints import with_unique_names
 
-__all__ = ["LISTEN", "Exporter", "serve"]
+__all__ = ["DEFAULT_LISTEN", "Exporter", "serve"]
 
-# the port is in none of the lists of well-known exporters
-LISTEN = "127.0.0.1:9464"
-# how long the end waits for checks that run (s); Docker kills after ten
-LAST_WORDS = 3.0
+# the port is not in any list of well-known exporters
+DEFAULT_LISTEN = "127.0.0.1:9464"
+# seconds that a shutdown waits for running checks; Docker kills a container after ten
+SHUTDOWN_TIMEOUT = 3.0
 
 
 class _Server(ThreadingHTTPServer):
+    # a client that keeps its connection open must not keep the process alive
     daemon_threads = True
-    # a browser keeps its connection open, and the end must not wait for it
+    # browsers keep connections open, and a shutdown must not wait for them
     block_on_close = False
     site: Site
 
     def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
+        self._connections: set[socket.socket] = set()
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
+        self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
+        self._connections.discard(request)
         super().shutdown_request(request)
 
-    def hang_up(self) -> None:
-        """Ends connections that clients keep open: they would be answered for as long as the program lives."""
-        for request in tuple(self._open):
+    def close_connections(self) -> None:
+        """Closes connections that clients keep open; they would be served for as long as the process lives."""
+        for request in tuple(self._connections):
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: Any) -> None:
-        """A client that went away while it was answered is no news."""
+        """Prints nothing: a client that disconnects during a response is not an error."""
 
 
 class Exporter:
-    """Checks `targets` every `interval` seconds and serves what it found; a context manager that starts and stops.
+    """Checks `targets` every `interval` seconds and serves the results. As a context manager it starts and stops.
 
-    Without `options` it looks as `monitoring()` says; `profile` is what the page calls it. `listen` is `host:port`,
-    with port 0 for any free one. Raises StackgenError for an address that others can reach, unless `allow_remote`, and
-    for options that make no sense; MachineError where the port is taken.
+    - `options`: how to check; the default is `monitoring_options()`.
+    - `listen`: `host:port`; port 0 picks a free one.
+    - `allow_remote`: allows an address that other machines can reach, and requests for any host name.
+    - `profile`: name of the profile on the status page.
+
+    Raises StackgenError for an address that other machines can reach without `allow_remote`, and for invalid options;
+    MachineError if the port is taken.
     """
 
     def __init__(
@@ -70,57 +75,67 @@ class Exporter:
         targets: Sequence[Target],
         options: Options | None = None,
         *,
-        listen: str = LISTEN,
+        listen: str = DEFAULT_LISTEN,
         interval: float = 30.0,
         allow_remote: bool = False,
         profile: str = "",
     ) -> None:
         if not targets:
-            raise StackgenError("there is no endpoint to watch", "name a stack that has one, or give --base-url")
-        named = unique(targets)
+            raise StackgenError("there is no endpoint to monitor", "pass a stack that has one, or --base-url")
+        named = with_unique_names(targets)
         if options is None:
             observed = any(target.observer is not None for target in named)
-            options, profile = monitoring(observed=observed), profile or "quick"
-        family, address, loopback = _address(listen)
+            options, profile = monitoring_options(observed=observed), profile or "quick"
+        family, address, loopback = _resolve_address(listen)
+        # the exporter has neither passwords nor TLS
         if not loopback and not allow_remote:
             raise StackgenError(
-                f"{listen} can be reached by others, who would see models' answers and addresses of servers",
-                "listen on 127.0.0.1, or say --allow-remote where a firewall or proxy guards the port",
+                f"{listen} is reachable from other machines, which would see models' answers and server addresses",
+                "listen on 127.0.0.1, or pass --allow-remote if a firewall or proxy protects the port",
             )
         self.state = State(named)
         self.checker = Checker(named, options, interval, self.state)
-        site = Site(self.state, self.checker, registry_of(self.state), interval, profile or options.profile,
-                    # others come by names that nobody here knows
-                    only_local=loopback and not allow_remote)  # fmt: skip
+        site = Site(
+            self.state,
+            self.checker,
+            registry=build_registry(self.state),
+            interval=interval,
+            profile=profile or options.profile,
+            # remote clients use host names that can't be known here
+            loopback_only=loopback and not allow_remote,
+        )
         self._server = _bind(family, address, listen, site)
+        # 0.1 s is the poll interval, which bounds how long shutdown() takes
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="stackgen-http",
                                         daemon=True)  # fmt: skip
 
     @property
     def port(self) -> int:
-        """The TCP port it listens on."""
+        """The TCP port that the server listens on."""
+        # from the socket, because the requested port may be 0
         return int(self._server.server_address[1])
 
     @property
     def url(self) -> str:
-        """The address of the status page."""
+        """The URL of the status page."""
         host = str(self._server.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> None:
-        """Begins to check and to answer; returns at once."""
+        """Starts checking and serving; returns at once."""
         self.checker.start()
         self._thread.start()
 
     def stop(self) -> bool:
-        """Ends both. False when a check still waits for a silent server: its thread ends with the program."""
-        ended = self.checker.stop(LAST_WORDS)
+        """Stops checking and serving. False if a check still waits for a server; its thread ends with the process."""
+        finished = self.checker.stop(SHUTDOWN_TIMEOUT)
+        # shutdown() would block forever if serve_forever was never started
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
-        self._server.hang_up()
+        self._server.close_connections()
         self._server.server_close()
-        return ended
+        return finished
 
     def __enter__(self) -> Exporter:
         self.start()
@@ -136,16 +151,16 @@ def serve(
     targets: Sequence[Target],
     options: Options | None = None,
     *,
-    listen: str = LISTEN,
+    listen: str = DEFAULT_LISTEN,
     interval: float = 30.0,
     allow_remote: bool = False,
     profile: str = "",
     on_ready: Callable[[str], None] | None = None,
     stop: threading.Event | None = None,
 ) -> bool:
-    """Runs an `Exporter` until `stop` is set or an exception (Ctrl-C) ends the wait; see there for what it raises.
+    """Runs an `Exporter` until `stop` is set or Ctrl-C is pressed; arguments and errors are those of `Exporter`.
 
-    `on_ready` gets the address of the status page. False when a check still waits for a silent server at the end.
+    `on_ready` is called with the URL of the status page. Returns False if a check still waits for a server at the end.
     """
     exporter = Exporter(targets, options, listen=listen, interval=interval, allow_remote=allow_remote, profile=profile)
     exporter.start()
@@ -154,37 +169,41 @@ def serve(
             on_ready(exporter.url)
         (stop or threading.Event()).wait()
     except KeyboardInterrupt:
-        # Ctrl-C is how a person ends it, and no error
+        # Ctrl-C is the normal way to stop it
         pass
     finally:
-        ended = exporter.stop()
-    return ended
+        finished = exporter.stop()
+    return finished
 
 
-def _address(listen: str) -> tuple[socket.AddressFamily, tuple[str, int], bool]:
-    """Family, address and whether it is this machine's loopback interface, of `host:port`."""
+def _resolve_address(listen: str) -> tuple[socket.AddressFamily, tuple[str, int], bool]:
+    """The socket family and address of `host:port`, and whether it is on the loopback interface."""
     try:
         parts = urlsplit(f"//{listen}")
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
     if not host or port is None:
-        raise StackgenError(f"listen address {listen!r} is no host:port", f"it looks like {LISTEN} or [::1]:9464")
+        raise StackgenError(
+            f"listen address {listen!r} is not host:port", f"for example {DEFAULT_LISTEN} or [::1]:9464"
+        )
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        raise StackgenError(f"nobody knows the listen address {host!r}", f"it looks like {LISTEN}") from None
+        raise StackgenError(f"can't resolve the listen address {host!r}", f"for example {DEFAULT_LISTEN}") from None
     family, _, _, _, address = found[0]
-    where = str(address[0])
-    return family, (where, port), ipaddress.ip_address(where.partition("%")[0]).is_loopback
+    resolved = str(address[0])
+    # judged by the resolved address, because a host name may be loopback too
+    # without the zone that an IPv6 address may end in, such as %eth0
+    return family, (resolved, port), ipaddress.ip_address(resolved.partition("%")[0]).is_loopback
 
 
 def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str, site: Site) -> _Server:
-    # a class of its own, as the family is an attribute of the class
-    kind = type("_Bound", (_Server,), {"address_family": family, "site": site})
+    # socketserver reads the address family from the class, so each exporter gets a class of its own
+    bound = type("_Bound", (_Server,), {"address_family": family, "site": site})
     try:
-        server: _Server = kind(address, Handler)
+        server: _Server = bound(address, Handler)
     except OSError as error:
         raise MachineError(f"can't listen on {listen}: {error.strerror or error}",
-                           "another program may hold the port: choose one with --listen") from None  # fmt: skip
+                           "another program may be using the port; choose another with --listen") from None  # fmt: skip
     return server

@@ -1,4 +1,4 @@
-"""What the latest rounds found, shared by the threads that check and those that answer."""
+"""The latest report of every endpoint, shared by the threads that check and those that serve HTTP."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from stackgen.check.report import EndpointReport
 from stackgen.check.target import Target
 
-__all__ = ["HISTORY", "Round", "Seen", "State", "round_of"]
+__all__ = ["HISTORY", "EndpointState", "Round", "State", "summarize_round"]
 
-# rounds that the status page draws: half an hour at the default interval
+# rounds shown on the status page: half an hour at the default interval
 HISTORY = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One look at an endpoint: whether it was up, and its slowest model's time to first token (s), if one came."""
+    """One check of an endpoint: whether it was up, and the TTFT of its slowest model in seconds, if measured."""
 
     up: bool
     ttft: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An endpoint as it was seen last. `checked` is in seconds since 1970; None, as `report`: not yet."""
+class EndpointState:
+    """The latest state of an endpoint.
+
+    `checked` is the end of the latest round in seconds since the epoch. `report` and `checked` are None before it.
+    """
 
     name: str
     base_url: str
@@ -38,49 +41,56 @@ class Seen:
 
 
 class State:
-    """The latest report of every endpoint. Safe to use from many threads; `snapshot` never changes afterwards."""
+    """The latest report of every endpoint. Thread-safe; a snapshot is never modified afterwards."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._lock = threading.Lock()
-        self._seen = {target.name: Seen(target.name, target.base_url) for target in targets}
+        self._endpoints = {target.name: EndpointState(target.name, target.base_url) for target in targets}
+        # bounded, because an exporter runs indefinitely
         self._history: dict[str, deque[Round]] = {target.name: deque(maxlen=HISTORY) for target in targets}
-        # one exporter's numbers must not pass for those of the one that ran before it
-        self._version, self._begun = 0, f"{time.time_ns():x}"
+        # the start time keeps a restarted exporter's versions apart from those of the previous process
+        self._version, self._started = 0, f"{time.time_ns():x}"
 
     def record(self, report: EndpointReport, checked: float | None = None) -> None:
-        """Takes the report of an endpoint that was just checked (at `checked`, seconds since 1970; default: now)."""
+        """Stores the report of an endpoint.
+
+        `checked` is the end of its round in seconds since the epoch; the default is now.
+        """
         with self._lock:
             history = self._history[report.name]
-            history.append(round_of(report))
+            history.append(summarize_round(report))
             self._version += 1
-            before = self._seen[report.name]
-            self._seen[report.name] = Seen(
-                before.name,
-                before.base_url,
-                report,
-                time.time() if checked is None else checked,
-                before.runs + 1,
-                tuple(history),
+            before = self._endpoints[report.name]
+            # a new object, so snapshots that were handed out stay as they are
+            self._endpoints[report.name] = EndpointState(
+                name=before.name,
+                base_url=before.base_url,
+                report=report,
+                checked=time.time() if checked is None else checked,
+                runs=before.runs + 1,
+                history=tuple(history),
             )
 
-    def snapshot(self) -> tuple[Seen, ...]:
-        """All endpoints in their order."""
+    def snapshot(self) -> tuple[EndpointState, ...]:
+        """The state of all endpoints, in the order of the targets."""
+        # a tuple of frozen objects, so readers need no lock
         with self._lock:
-            return tuple(self._seen.values())
+            return tuple(self._endpoints.values())
 
-    def get(self, name: str) -> Seen | None:
-        """The endpoint of that name."""
+    def get(self, name: str) -> EndpointState | None:
+        """The state of the endpoint called `name`, if there is one."""
         with self._lock:
-            return self._seen.get(name)
+            return self._endpoints.get(name)
 
     @property
     def version(self) -> str:
-        """Another text after each report: who has seen this one has seen all."""
+        """A text that changes with each recorded report; the ETag of `/api/status` is made from it."""
         with self._lock:
-            return f"{self._begun}-{self._version}"
+            return f"{self._started}-{self._version}"
 
 
-def round_of(report: EndpointReport) -> Round:
-    """What the history keeps of a report."""
-    found = [result.figures["ttft_seconds"] for result in report.results if "ttft_seconds" in result.figures]
-    return Round(report.ok, max(found, default=None))
+def summarize_round(report: EndpointReport) -> Round:
+    """The part of a report that the history keeps."""
+    ttfts = [result.figures["ttft_seconds"] for result in report.results if "ttft_seconds" in result.figures]
+    # the slowest model, so that one slow model among many is visible
+    return Round(report.ok, max(ttfts, default=None))

@@ -1,4 +1,4 @@
-"""The status page and its JSON: one dictionary makes both, so that they can't tell different things."""
+"""The status page and `/api/status`. Both are made from one dictionary, so they can't disagree."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from urllib.parse import quote
 
 from stackgen import __version__
 from stackgen.check.report import EndpointReport, Report, Result
-from stackgen.check.report.page import environment, style
-from stackgen.check.report.plots import duration
-from stackgen.exporter.state import HISTORY, Round, Seen, round_of
+from stackgen.check.report.page import jinja_environment, load_css
+from stackgen.check.report.plots import format_duration
+from stackgen.exporter.state import HISTORY, EndpointState, Round, summarize_round
 
-__all__ = ["SCHEMA", "page", "state_of", "status"]
+__all__ = ["SCHEMA", "build_status", "render_page", "report_status"]
 
-# goes up when a field is renamed, removed or changes its meaning; new fields leave it
+# incremented when a field is renamed, removed or changes its meaning, but not for new fields
 SCHEMA = 1
-# how often the page asks for news (s): soon enough to watch a restart, and most answers are an empty 304
-POLL = 3.0
-# without scripts the whole page is loaded again, which takes the reader's place with it
-RELOAD = 20
+# seconds between polls: short enough to watch a restart, and most responses are an empty 304
+POLL_SECONDS = 3.0
+# seconds between reloads without JavaScript; longer, because a reload loses the reader's scroll position
+RELOAD_SECONDS = 20
 
 
-def status(seen: tuple[Seen, ...], *, interval: float, profile: str, trouble: str) -> dict[str, Any]:
-    """What `/api/status` sends; docs/exporter.md describes the fields. Times are in seconds."""
-    rows = [_row(one) for one in seen]
+def build_status(
+    endpoints: tuple[EndpointState, ...], *, interval: float, profile: str, stall_reason: str
+) -> dict[str, Any]:
+    """The body of `/api/status`; docs/reference/exporter-metrics.md describes the fields. Times are in seconds."""
+    rows = [_row(one) for one in endpoints]
     count = {state: sum(row["state"] == state for row in rows) for state in ("up", "down", "pending")}
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "in_time": not trouble,
-        "trouble": trouble,
+        "in_time": not stall_reason,
+        "trouble": stall_reason,
         "interval_seconds": interval,
         "profile": profile,
+        # an endpoint that is down outweighs others that were not checked yet
         "state": "down" if count["down"] else "pending" if count["pending"] or not rows else "up",
         "verdict": _verdict(count, len(rows)),
         **count,
@@ -41,38 +44,46 @@ def status(seen: tuple[Seen, ...], *, interval: float, profile: str, trouble: st
     }
 
 
-def state_of(report: Report, *, interval: float, profile: str) -> dict[str, Any]:
-    """What `/api/status` would send after one round, without a server."""
+def report_status(report: Report, *, interval: float, profile: str) -> dict[str, Any]:
+    """The body that `/api/status` would have after this report as the only round; no server is needed."""
     now = time.time()
-    seen = tuple(Seen(one.name, one.base_url, one, now, 1, (round_of(one),)) for one in report.endpoints)
-    return status(seen, interval=interval, profile=profile, trouble="")
+    endpoints = tuple(
+        EndpointState(one.name, one.base_url, report=one, checked=now, runs=1, history=(summarize_round(one),))
+        for one in report.endpoints
+    )
+    return build_status(endpoints, interval=interval, profile=profile, stall_reason="")
 
 
-def page(data: dict[str, Any], *, version: str, nonce: str) -> str:
-    """The status page as it stands now; `version` is the ETag of `data`, `nonce` lets its own script and style run."""
-    # what is down comes first when the page is opened; later its rows stay where the reader knows them
+def render_page(data: dict[str, Any], *, version: str, nonce: str) -> str:
+    """The status page for `data`, a result of `build_status`.
+
+    `version` is the ETag of `data`; `nonce` allows the page's own script and style in its Content-Security-Policy.
+    """
+    # sorted only here, when the page is opened: updates don't move rows while somebody reads
     order = {"down": 0, "pending": 1, "up": 2}
     rows = sorted(data["endpoints"], key=lambda row: (order[row["state"]], not row["warnings"]))
-    template = environment().get_template("report/status.html.j2")
+    template = jinja_environment().get_template("report/status.html.j2")
     return template.render(
         data=data,
         rows=rows,
         version=version,
         nonce=nonce,
-        poll=POLL,
-        reload=RELOAD,
-        slots=HISTORY,
-        style=style(),
+        poll=POLL_SECONDS,
+        reload=RELOAD_SECONDS,
+        rounds_shown=HISTORY,
+        style=load_css(),
+        # sent as a header, because frame-ancestors has no effect in a <meta> tag
         policy=None,
         many=False,
     )
 
 
-def _row(one: Seen) -> dict[str, Any]:
+def _row(one: EndpointState) -> dict[str, Any]:
     report = one.report
     results = report.results if report else ()
     return {
         "name": one.name,
+        # a name may contain slashes and question marks
         "href": f"endpoint/{quote(one.name, safe='')}",
         "base_url": one.base_url,
         "dialect": report.dialect if report else "",
@@ -81,13 +92,13 @@ def _row(one: Seen) -> dict[str, Any]:
         "checked": _iso(one.checked),
         "seconds": report.seconds if report else None,
         "runs": one.runs,
-        "problem": _problem(report),
+        "problem": _first_problem(report),
         "ttft_seconds": one.history[-1].ttft if one.history else None,
-        "tokens_per_second": _slowest(results),
+        "tokens_per_second": _slowest_rate(results),
         "history": {
             "up": [int(round_.up) for round_ in one.history],
             "ttft_seconds": [round_.ttft for round_ in one.history],
-            "about": _about(one.history),
+            "about": _describe_history(one.history),
         },
     }
 
@@ -96,8 +107,9 @@ def _iso(moment: float | None) -> str | None:
     return None if moment is None else datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
-def _problem(report: EndpointReport | None) -> dict[str, str] | None:
+def _first_problem(report: EndpointReport | None) -> dict[str, str] | None:
     """The first failure, else the first warning."""
+    # a warning must not hide the reason why an endpoint is down
     for wanted in ("fail", "warn"):
         for result in report.results if report else ():
             if result.status == wanted:
@@ -106,25 +118,25 @@ def _problem(report: EndpointReport | None) -> dict[str, str] | None:
     return None
 
 
-def _slowest(results: tuple[Result, ...]) -> float | None:
-    # `load` tells the speed of all its requests together by the same name
+def _slowest_rate(results: tuple[Result, ...]) -> float | None:
+    # only `stream`: under the same name, `load` reports the rate of all its requests together
     streams = [result.figures for result in results if result.name == "stream"]
     return min((one["tokens_per_second"] for one in streams if "tokens_per_second" in one), default=None)
 
 
-def _about(history: tuple[Round, ...]) -> str:
-    """The history in words, for those who don't see the picture."""
+def _describe_history(history: tuple[Round, ...]) -> str:
+    """The history as text, for screen readers: the label of its chart."""
     if not history:
-        return "no round yet"
+        return "no rounds yet"
     down = sum(not round_.up for round_ in history)
-    told = f"last {len(history)} round{'s' if len(history) != 1 else ''}: {down or 'none'} down"
+    text = f"last {len(history)} round{'s' if len(history) != 1 else ''}: {down or 'none'} down"
     times = [round_.ttft for round_ in history if round_.ttft is not None]
-    return told + (f"; first token {duration(min(times))} to {duration(max(times))}" if times else "")
+    return text + (f"; TTFT {format_duration(min(times))} to {format_duration(max(times))}" if times else "")
 
 
 def _verdict(count: dict[str, int], total: int) -> str:
     if not total:
-        return "No endpoint is configured"
+        return "No endpoints configured"
     if count["down"]:
         return f"{count['down']} of {total} endpoint{'s' if total != 1 else ''} down"
     if count["pending"]:

@@ -1,4 +1,4 @@
-"""Clouds that speak the OpenAI API: where each is, what its hosts are called, and which variables hold its key."""
+"""Clouds with an OpenAI-compatible API: base URL, host names, and the variables that hold their keys."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ __all__ = ["CLOUDS", "Cloud"]
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A cloud under a name that people can say. `keys` are names of variables, the first that is set counts; `hosts`
-    are host names that belong to it with all below them, and `url_variable` names the variable that moves it elsewhere.
+    """One cloud, by the name used in stack files and with `--provider`.
 
-    `source` says where the row comes from.
+    - `key_names`: environment variables that may hold the key; the first one that is set wins.
+    - `hosts`: host names of the cloud; their subdomains belong to it too.
+    - `url_variable`: environment variable that overrides `url`.
+    - `source`: where these facts come from.
     """
 
     name: str
     title: str
     url: str
-    keys: tuple[str, ...]
+    key_names: tuple[str, ...]
     hosts: tuple[str, ...]
     url_variable: str
     source: str
 
     def owns(self, host: str) -> bool:
-        """Whether `host` is one of its own. Only whole names count: a key must not go to `together.example.org`."""
+        """Whether `host` is one of the cloud's hosts or a subdomain of one."""
         host = host.rstrip(".").lower()
+        # match whole labels: the key must not go to `together.example.org` or `nottogether.ai`
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
 
 
@@ -35,23 +38,23 @@ CLOUDS: Mapping[str, Cloud] = {
     for cloud in (
         Cloud(
             "together",
-            "Together AI",
-            # older guides say api.together.xyz
-            "https://api.together.ai/v1",
-            # its own SDK reads the first name, older guides the second
-            ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"),
-            ("together.ai", "together.xyz"),
-            "TOGETHER_BASE_URL",
-            "docs.together.ai and together 3.1",
+            title="Together AI",
+            # older guides use api.together.xyz
+            url="https://api.together.ai/v1",
+            # Together's SDK reads the first name, older guides set the second
+            key_names=("TOGETHER_API_KEY", "TOGETHERAI_API_KEY"),
+            hosts=("together.ai", "together.xyz"),
+            url_variable="TOGETHER_BASE_URL",
+            source="docs.together.ai and together 3.1",
         ),
         Cloud(
             "openai",
-            "any OpenAI-compatible URL",
-            "https://api.openai.com/v1",
-            ("OPENAI_API_KEY",),
-            ("openai.com",),
-            "OPENAI_BASE_URL",
-            "platform.openai.com",
+            title="any OpenAI-compatible URL",
+            url="https://api.openai.com/v1",
+            key_names=("OPENAI_API_KEY",),
+            hosts=("openai.com",),
+            url_variable="OPENAI_BASE_URL",
+            source="platform.openai.com",
         ),
     )
 }

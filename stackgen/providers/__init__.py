@@ -1,1 +1,1 @@
-"""Which server a command talks to: providers, clouds, endpoints by name, and a stack's own endpoints."""
+"""Which servers a command talks to: providers, clouds, named endpoints, and a stack's own endpoints."""

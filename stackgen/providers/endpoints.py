@@ -1,4 +1,4 @@
-"""Which endpoints a command means: those of a stack, of providers, of `endpoints.yaml`, or given by their URLs."""
+"""Which endpoints a command addresses: those of a stack, of `endpoints.yaml`, of `--provider` or of `--base-url`."""
 
 from __future__ import annotations
 
@@ -8,71 +8,90 @@ from pathlib import Path
 
 from stackgen.check.target import Target
 from stackgen.errors import StackgenError
-from stackgen.providers.catalog import find_key, key_names, of_url
-from stackgen.providers.named import Place, choose, open_place
-from stackgen.providers.targets import Found, dialects, from_plan, of_stack, unique
+from stackgen.providers.catalog import find_key, find_provider, key_names_for
+from stackgen.providers.named import EndpointSource, find_by_name, open_endpoint_source
+from stackgen.providers.targets import (
+    ResolvedTarget,
+    dialects,
+    targets_from_plan,
+    targets_from_stack,
+    with_unique_names,
+)
 
-__all__ = ["Found", "Place", "dialects", "found", "from_plan", "from_words", "of_stack", "open_place", "unique"]
+__all__ = [
+    "EndpointSource",
+    "ResolvedTarget",
+    "dialects",
+    "find_targets",
+    "open_endpoint_source",
+    "resolve_targets",
+    "targets_from_plan",
+    "targets_from_stack",
+    "with_unique_names",
+]
 
 
-def from_words(words: Namespace) -> list[Target]:
+def find_targets(args: Namespace) -> list[Target]:
     """The endpoints that a command line names: `--base-url` and `--provider`, else those of the stack or file.
 
-    Raises StackgenError for a name that nobody has, and SpecError for a file that is wrong.
+    Raises StackgenError for an unknown name, SpecError for an invalid file.
     """
-    return [one.target for one in found(words)]
+    return [one.target for one in resolve_targets(args)]
 
 
-def found(words: Namespace) -> list[Found]:
-    """As `from_words`, each endpoint with the stack it belongs to.
+def resolve_targets(args: Namespace) -> list[ResolvedTarget]:
+    """As `find_targets`, each endpoint with the stack that it belongs to.
 
-    Looks at `base_url`, `provider`, `stack`, `api_key` and `model` of `words`; any of them may be missing.
+    Reads `base_url`, `provider`, `stack`, `api_key` and `model` of `args`; any of them may be missing.
     """
-    urls, names = _many(words, "base_url"), _named(words)
-    key, model = getattr(words, "api_key", None), getattr(words, "model", None)
-    where = getattr(words, "stack", None) or "."
+    urls, names = _as_list(args, "base_url"), _provider_names(args)
+    key, model = getattr(args, "api_key", None), getattr(args, "model", None)
+    path = getattr(args, "stack", None) or "."
     if not urls and not names:
-        everything = open_place(where).found()
+        everything = open_endpoint_source(path).resolve_all()
         if not everything:
-            raise StackgenError(f"{where} names no endpoint", "add one to its `endpoints:`")
-        return _serving(_keyed(everything, key), model)
-    chosen = [Found(_of_url(url, key)) for url in urls]
+            raise StackgenError(f"{path} defines no endpoints", "add one under `endpoints:`")
+        return _serving(_with_key(everything, key), model)
+    chosen = [ResolvedTarget(_target_from_url(url, key)) for url in urls]
     if names:
-        chosen += _keyed(choose(names, open_place(where, optional=where == ".")), key)
-    return [replace(one, target=_asked_for(one.target, model)) for one in chosen]
+        # with names given, the default folder may be empty; a path that was passed must exist
+        chosen += _with_key(find_by_name(names, open_endpoint_source(path, optional=path == ".")), key)
+    return [replace(one, target=_with_model(one.target, model)) for one in chosen]
 
 
-def _many(words: Namespace, name: str) -> list[str]:
-    value = getattr(words, name, None) or []
+def _as_list(args: Namespace, name: str) -> list[str]:
+    value = getattr(args, name, None) or []
     return [value] if isinstance(value, str) else list(value)
 
 
-def _named(words: Namespace) -> list[str]:
-    return [name.strip() for text in _many(words, "provider") for name in text.split(",") if name.strip()]
+def _provider_names(args: Namespace) -> list[str]:
+    return [name.strip() for text in _as_list(args, "provider") for name in text.split(",") if name.strip()]
 
 
-def _of_url(url: str, key: str | None) -> Target:
-    # made first: it says what is wrong with a URL, and brings it into its normal form
+def _target_from_url(url: str, key: str | None) -> Target:
+    # first, because it validates and normalizes the URL
     target = Target.from_url(url, None)
-    provider = of_url(target.base_url)
-    names = key_names(target.base_url)
+    provider = find_provider(target.base_url)
+    names = key_names_for(target.base_url)
+    # a bare URL belongs to no stack, so only the .env of the current folder applies
     known = find_key(names, [Path()], key)
     dialect = provider.dialect_at(target.base_url) if provider else None
     return replace(target, api_key=known.value if known else None, dialect=dialect, key_names=names)
 
 
-def _keyed(chosen: list[Found], key: str | None) -> list[Found]:
-    return [replace(one, target=replace(one.target, api_key=key)) for one in chosen] if key else chosen
+def _with_key(targets: list[ResolvedTarget], key: str | None) -> list[ResolvedTarget]:
+    # --api-key applies to every endpoint, also to those with a key of their own
+    return [replace(one, target=replace(one.target, api_key=key)) for one in targets] if key else targets
 
 
-def _asked_for(target: Target, model: str | None) -> Target:
-    """An endpoint that was named itself is asked for the model, whether it lists it or not."""
+def _with_model(target: Target, model: str | None) -> Target:
+    # an endpoint that was named is asked for the model even if it doesn't list it
     return target if model is None else replace(target, models=(model,))
 
 
-def _serving(everything: list[Found], model: str | None) -> list[Found]:
+def _serving(targets: list[ResolvedTarget], model: str | None) -> list[ResolvedTarget]:
     if model is None:
-        return everything
-    serving = [one for one in everything if model in one.target.models]
-    # a name that none of them serves is still the one to ask for: its check has to fail
-    return [replace(one, target=_asked_for(one.target, model)) for one in serving or everything[:1]]
+        return targets
+    serving = [one for one in targets if model in one.target.models]
+    # request an unserved name anyway: the check of a misspelled name must not pass on another model
+    return [replace(one, target=_with_model(one.target, model)) for one in serving or targets[:1]]

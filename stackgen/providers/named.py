@@ -1,4 +1,4 @@
-"""Endpoints by name: those of `endpoints.yaml`, of a stack file, and the providers' own."""
+"""Endpoints by name: entries of `endpoints.yaml` or of a stack file, a stack's own endpoints, and providers."""
 
 from __future__ import annotations
 
@@ -10,133 +10,155 @@ from pathlib import Path
 from stackgen.check.target import Target
 from stackgen.errors import SpecError, StackgenError
 from stackgen.plan import Dialect
-from stackgen.providers.catalog import Provider, find_key, key_names, of_url, providers
-from stackgen.providers.targets import Found, dialects, of_stack
+from stackgen.providers.catalog import Provider, find_key, find_provider, key_names_for, providers
+from stackgen.providers.targets import ResolvedTarget, dialects, targets_from_stack
 from stackgen.spec import EndpointSpec
 from stackgen.stack.folder import Stack, open_stack
-from stackgen.stack.load import load_endpoints, read_mapping, read_text
+from stackgen.stack.load import load_endpoints, read_text
+from stackgen.stack.yaml_text import read_mapping
 
-__all__ = ["FILE_NAME", "Place", "choose", "from_provider", "open_place", "targets_of"]
+__all__ = [
+    "FILE_NAME",
+    "EndpointSource",
+    "find_by_name",
+    "open_endpoint_source",
+    "target_from_provider",
+    "targets_from_entry",
+]
 
 FILE_NAME = "endpoints.yaml"
-NOWHERE_HINT = (
-    "`stackgen init` writes a stack.yaml; or name an endpoint by --provider or --base-url, or write an endpoints.yaml"
+NO_SOURCE_HINT = (
+    "run `stackgen init` to create a stack.yaml, name an endpoint with --provider or --base-url, or write an "
+    "endpoints.yaml"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What a folder or file knows: a stack, named endpoints, both or none. Paths and `.env` are those of `folder`."""
+class EndpointSource:
+    """The endpoints that a folder or file defines: those of a stack, named entries, both or none.
+
+    Relative paths and `.env` are looked up in `folder`.
+    """
 
     folder: Path
     stack: Stack | None = None
-    named: tuple[EndpointSpec, ...] = ()
+    entries: tuple[EndpointSpec, ...] = ()
 
-    def found(self) -> list[Found]:
-        """All its endpoints: the stack's own, then the named ones."""
-        own = of_stack(self.stack) if self.stack else []
-        return own + [one for entry in self.named for one in targets_of(entry, self.folder)]
+    def resolve_all(self) -> list[ResolvedTarget]:
+        """All endpoints: the stack's own, then the named entries."""
+        own = targets_from_stack(self.stack) if self.stack else []
+        return own + [one for entry in self.entries for one in targets_from_entry(entry, self.folder)]
 
 
-def open_place(words: str = ".", *, optional: bool = False) -> Place:
-    """The stack file, the endpoints file, or the folder of either that `words` name.
+def open_endpoint_source(path: str = ".", *, optional: bool = False) -> EndpointSource:
+    """Opens a stack file, an endpoints file, or the folder of either.
 
-    A folder means its stack.yaml, else its endpoints.yaml. An `optional` place that holds neither is empty.
-    Raises SpecError for a file that is wrong, StackgenError where there is none.
+    A folder means its stack.yaml, else its endpoints.yaml. With `optional`, a folder without both is an empty source.
+    Raises SpecError for an invalid file, StackgenError if there is none.
     """
-    path = Path(words)
-    if path.suffix in (".yaml", ".yml"):
-        return _endpoints_file(path) if _is_endpoints_file(path) else _stack(path)
-    if (path / "stack.yaml").exists():
-        return _stack(path / "stack.yaml")
-    if (path / FILE_NAME).exists():
-        return _endpoints_file(path / FILE_NAME)
+    where = Path(path)
+    if where.suffix in (".yaml", ".yml"):
+        return _open_endpoints_file(where) if _is_endpoints_file(where) else _open_stack_file(where)
+    if (where / "stack.yaml").exists():
+        return _open_stack_file(where / "stack.yaml")
+    if (where / FILE_NAME).exists():
+        return _open_endpoints_file(where / FILE_NAME)
     if optional:
-        return Place(path)
-    raise StackgenError(f"{path} holds no stack.yaml and no {FILE_NAME}", NOWHERE_HINT)
+        return EndpointSource(where)
+    raise StackgenError(f"{where} contains no stack.yaml and no {FILE_NAME}", NO_SOURCE_HINT)
 
 
-def choose(names: Iterable[str], place: Place) -> list[Found]:
-    """The endpoints called `names`: a named endpoint, an endpoint, service or engine of the stack, or a provider.
+def find_by_name(names: Iterable[str], source: EndpointSource) -> list[ResolvedTarget]:
+    """The endpoints called `names`, without duplicates.
 
-    In this order: what somebody named goes before what is built in. Raises StackgenError for a name that nobody has.
+    Each name is looked up as a named entry, then as an endpoint, service or engine of the stack, then as a provider.
+    Raises StackgenError for an unknown name, with the closest known one.
     """
-    named = _all_named(place)
-    own = of_stack(place.stack) if place.stack else []
-    chosen = list[Found]()
+    entries = _named_entries(source)
+    own = targets_from_stack(source.stack) if source.stack else []
+    chosen = list[ResolvedTarget]()
     for name in names:
-        if name in named:
-            entry, folder = named[name]
-            chosen += targets_of(entry, folder)
-        elif mine := [one for one in own if name in _names(one)]:
-            chosen += mine
+        # entries first: a name that the user chose overrides a built-in one
+        if name in entries:
+            entry, folder = entries[name]
+            chosen += targets_from_entry(entry, folder)
+        elif matching := [one for one in own if name in _names(one)]:
+            chosen += matching
         elif name in providers():
-            chosen.append(Found(from_provider(providers()[name], (Path(), place.folder))))
+            chosen.append(ResolvedTarget(target_from_provider(providers()[name], (Path(), source.folder))))
         else:
-            known = [*named, *(each for one in own for each in _names(one)), *providers()]
+            known = [*entries, *(each for one in own for each in _names(one)), *providers()]
+            # lower-case, as built-in names are: `VLLM` should suggest `vllm`
             close = get_close_matches(name.lower(), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(dict.fromkeys(known))}"
-            raise StackgenError(f"there is no provider or endpoint {name!r}", hint)
-    # `--provider vllm,vllm-a` may mean the same one twice
+            hint = f"did you mean {close[0]}?" if close else f"known names: {', '.join(dict.fromkeys(known))}"
+            raise StackgenError(f"unknown provider or endpoint {name!r}", hint)
+    # `--provider vllm,vllm-a` may name the same endpoint twice
     return list({(one.target.name, one.target.base_url): one for one in chosen}.values())
 
 
-def from_provider(
+def target_from_provider(
     provider: Provider, folders: Iterable[Path] = (), *, base_url: str | None = None, key: str | None = None
 ) -> Target:
-    """The provider's own endpoint (or `base_url`, of the same kind), with the key that is found for it."""
-    known = find_key(provider.keys, folders, key)
+    """The provider's endpoint, or a server of the same kind at `base_url`, with the key found for it."""
+    known = find_key(provider.key_names, folders, key)
     target = Target.from_url(base_url or provider.base_url, known.value if known else None)
-    return replace(target, name=provider.name, dialect=provider.dialect_at(target.base_url), key_names=provider.keys)
+    dialect = provider.dialect_at(target.base_url)
+    return replace(target, name=provider.name, dialect=dialect, key_names=provider.key_names)
 
 
-def targets_of(entry: EndpointSpec, folder: Path) -> list[Found]:
-    """What an entry stands for: one endpoint, or all of the stack that it names. `folder` is where its file lies."""
+def targets_from_entry(entry: EndpointSpec, folder: Path) -> list[ResolvedTarget]:
+    """The endpoint of an entry, or all endpoints of the stack that it names; `folder` holds the entry's file."""
     if entry.stack:
-        # not the endpoints that this stack names in turn: two files that name each other would never end
-        found = of_stack(_open(folder / Path(entry.stack).expanduser()))
-        titles = [entry.name] if len(found) == 1 else [f"{entry.name}/{one.target.name}" for one in found]
-        return [_limited(replace(one, target=replace(one.target, name=name)), entry)
-                for one, name in zip(found, titles, strict=True)]  # fmt: skip
+        # the stack's own endpoints only: two files that name each other would recurse forever
+        found = targets_from_stack(_open_stack(folder / Path(entry.stack).expanduser()))
+        # the suffix is only needed to tell several endpoints apart
+        names = [entry.name] if len(found) == 1 else [f"{entry.name}/{one.target.name}" for one in found]
+        return [_with_limits(replace(one, target=replace(one.target, name=name)), entry)
+                for one, name in zip(found, names, strict=True)]  # fmt: skip
     provider = providers().get(entry.provider or "")
     url = entry.base_url or (provider.base_url if provider else "")
     target = Target.from_url(url, None, entry.models)
-    names = (entry.api_key_env,) if entry.api_key_env else provider.keys if provider else key_names(target.base_url)
-    key = find_key(names, (Path(), folder))
-    kind = provider or of_url(target.base_url)
-    dialect = _dialect(entry.dialect) if entry.dialect else kind.dialect_at(target.base_url) if kind else None
-    named = replace(target, name=entry.name, api_key=key.value if key else None, dialect=dialect, key_names=names)
-    return [_limited(Found(named), entry)]
+    # a variable named in the entry is the only one tried: another could hold a key of another account
+    fallback_names = provider.key_names if provider else key_names_for(target.base_url)
+    key_names = (entry.api_key_env,) if entry.api_key_env else fallback_names
+    # the .env of the current folder comes before the one next to the file
+    key = find_key(key_names, (Path(), folder))
+    kind = provider or find_provider(target.base_url)
+    dialect = _find_dialect(entry.dialect) if entry.dialect else kind.dialect_at(target.base_url) if kind else None
+    named = replace(target, name=entry.name, api_key=key.value if key else None, dialect=dialect, key_names=key_names)
+    return [_with_limits(ResolvedTarget(named), entry)]
 
 
-def _limited(found: Found, entry: EndpointSpec) -> Found:
-    limits = replace(found.target, max_ttft=entry.max_ttft, min_tokens_per_second=entry.min_tokens_per_second)
-    return replace(found, target=limits)
+def _with_limits(resolved: ResolvedTarget, entry: EndpointSpec) -> ResolvedTarget:
+    limits = replace(resolved.target, max_ttft=entry.max_ttft, min_tokens_per_second=entry.min_tokens_per_second)
+    return replace(resolved, target=limits)
 
 
-def _dialect(name: str) -> Dialect:
+def _find_dialect(name: str) -> Dialect:
     return (dialects() | {one.dialect.name: one.dialect for one in providers().values()})[name]
 
 
-def _all_named(place: Place) -> dict[str, tuple[EndpointSpec, Path]]:
-    named = {entry.name: (entry, place.folder) for entry in place.named}
-    # beside a stack.yaml an endpoints.yaml is looked at for names only; the one here counts too
-    for folder in (place.folder, Path()):
+def _named_entries(source: EndpointSource) -> dict[str, tuple[EndpointSpec, Path]]:
+    entries = {entry.name: (entry, source.folder) for entry in source.entries}
+    # names from an endpoints.yaml next to the stack file, or in the current folder, count as well
+    for folder in (source.folder, Path()):
         if (folder / FILE_NAME).exists():
             for entry in load_endpoints(folder / FILE_NAME).endpoints:
-                named.setdefault(entry.name, (entry, folder))
-    return named
+                # entries of the stack file win, then those of the file next to it
+                entries.setdefault(entry.name, (entry, folder))
+    return entries
 
 
-def _names(found: Found) -> tuple[str, ...]:
-    endpoint = found.endpoint
-    return (endpoint.name, endpoint.service, endpoint.dialect.name) if endpoint else (found.target.name,)
+def _names(resolved: ResolvedTarget) -> tuple[str, ...]:
+    # users know an endpoint by its name, its Compose service or its engine
+    endpoint = resolved.endpoint
+    return (endpoint.name, endpoint.service, endpoint.dialect.name) if endpoint else (resolved.target.name,)
 
 
 def _is_endpoints_file(path: Path) -> bool:
     if path.name == FILE_NAME:
         return True
-    # any other name: what it holds tells
+    # with any other name only the content tells; opening an unreadable file as a stack reports its error
     try:
         data = read_mapping(read_text(path), str(path))
     except SpecError:
@@ -144,14 +166,14 @@ def _is_endpoints_file(path: Path) -> bool:
     return "endpoints" in data and not data.keys() & {"models", "name"}
 
 
-def _endpoints_file(path: Path) -> Place:
-    return Place(path.parent, None, load_endpoints(path).endpoints)
+def _open_endpoints_file(path: Path) -> EndpointSource:
+    return EndpointSource(path.parent, entries=load_endpoints(path).endpoints)
 
 
-def _stack(path: Path) -> Place:
-    stack = open_stack(str(path))
-    return Place(path.parent, stack, stack.spec.endpoints)
+def _open_stack_file(path: Path) -> EndpointSource:
+    stack = _open_stack(path)
+    return EndpointSource(path.parent, stack, stack.spec.endpoints)
 
 
-def _open(path: Path) -> Stack:
+def _open_stack(path: Path) -> Stack:
     return open_stack(str(path))

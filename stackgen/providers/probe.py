@@ -1,4 +1,4 @@
-"""Runs the check with the engines' dialects: the one place where both are known."""
+"""Runs `stackgen.check` with the dialects of all engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report
 from stackgen.check.target import Target
 from stackgen.plan import Plan
-from stackgen.providers.endpoints import dialects, from_plan
+from stackgen.providers.endpoints import dialects, targets_from_plan
 
 __all__ = ["check_plan", "run_check"]
 
@@ -22,15 +22,19 @@ def run_check(
     on_progress: Callable[[str, str, str], None] | None = None,
     on_endpoint: Callable[[EndpointReport], None] | None = None,
 ) -> Report:
-    """The report on all `targets`; see `stackgen.check.check`."""
+    """Checks all `targets` and returns one report; see `stackgen.check.check` for the arguments."""
     return check(targets, options, wait=wait, on_progress=on_progress, on_endpoint=on_endpoint, dialects=dialects())
 
 
 def check_plan(plan: Plan, folder: Path, progress: Callable[[str, str], None], wait: float) -> Report:
-    """The report on all endpoints of a started stack; `progress(service, phase)` shows it, `wait` is seconds."""
+    """Checks all endpoints of a started stack, waiting up to `wait` seconds for them to become ready.
+
+    `progress(service, phase)` is called before and after the check, for each endpoint.
+    """
     for endpoint in plan.endpoints:
-        progress(endpoint.service, "ask for a completion")
-    report = run_check(from_plan(plan, folder), Options(timeout=60.0), wait)
+        progress(endpoint.service, "requesting a completion")
+    report = run_check(targets_from_plan(plan, folder), Options(timeout=60.0), wait)
+    # one report covers the whole stack, so every service shows its verdict
     for endpoint in plan.endpoints:
-        progress(endpoint.service, "answered" if report.ok else "does not answer as it should")
+        progress(endpoint.service, "answered" if report.ok else "failed the check")
     return report

@@ -1,4 +1,4 @@
-"""An endpoint that was found, and those of a stack."""
+"""Targets together with the stack that runs them, and the targets of a stack."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stackgen.stack.envfile import read_env
 if TYPE_CHECKING:
     from stackgen.stack.folder import Stack
 
-__all__ = ["Found", "dialects", "from_plan", "of_stack", "unique"]
+__all__ = ["ResolvedTarget", "dialects", "targets_from_plan", "targets_from_stack", "with_unique_names"]
 
-# where `gateway: {tls: generate}` puts its own
+# where `gateway: {tls: generate}` writes its certificate, relative to the stack's folder
 GENERATED = ("gateway", "tls", "site.crt")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A target; `stack` and `endpoint` tell what runs it, where that is a stack of ours."""
+class ResolvedTarget:
+    """A target, with the stack and the plan's endpoint behind it; both are None for servers that no stack runs."""
 
     target: Target
     stack: Stack | None = None
@@ -31,44 +31,50 @@ class Found:
 
 
 def dialects() -> dict[str, Dialect]:
-    """The engines' dialects by name."""
+    """The dialects of all engines, by name."""
     return {name: engines.get(name).dialect for name in engines.names()}
 
 
-def from_plan(plan: Plan, folder: Path) -> list[Target]:
-    """The endpoints of a plan, with the key from `folder/.env`."""
+def targets_from_plan(plan: Plan, folder: Path) -> list[Target]:
+    """The plan's endpoints as targets, with their keys from `folder/.env`."""
     env = read_env(folder)
     return [
         replace(
+            # a server bound to 0.0.0.0 is exposed although its URL names 127.0.0.1; only the plan knows
             Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed),
-            ca_file=_certificate(plan, endpoint, folder),
+            ca_file=_generated_certificate(plan, endpoint, folder),
         )
         for endpoint in plan.endpoints
     ]
 
 
-def _certificate(plan: Plan, endpoint: Endpoint, folder: Path) -> str | None:
-    """The certificate that was generated for this endpoint, which no other machine vouches for."""
+def _generated_certificate(plan: Plan, endpoint: Endpoint, folder: Path) -> str | None:
+    """The path of the self-signed certificate that stackgen generated for this endpoint, if there is one."""
     mounts = plan.service(endpoint.service).mounts
     paths = [folder / one.source for one in mounts if isinstance(one, Bind) and one.target == "/tls/site.crt"]
+    # a certificate of the user's own is verified against the system's CAs instead
     return next((str(path) for path in paths if path.parts[-3:] == GENERATED and path.exists()), None)
 
 
-def of_stack(stack: Stack) -> list[Found]:
-    """The endpoints that a stack starts."""
-    targets = from_plan(stack.plan, stack.folder)
-    return [Found(target, stack, endpoint) for target, endpoint in zip(targets, stack.plan.endpoints, strict=True)]
+def targets_from_stack(stack: Stack) -> list[ResolvedTarget]:
+    """The endpoints that the stack itself serves, in plan order; not those under its `endpoints:`."""
+    targets = targets_from_plan(stack.plan, stack.folder)
+    # strict: targets_from_plan returns one target per endpoint
+    return [
+        ResolvedTarget(target, stack, endpoint) for target, endpoint in zip(targets, stack.plan.endpoints, strict=True)
+    ]
 
 
-def unique(targets: Sequence[Target]) -> list[Target]:
-    """`targets` under names that differ: reports, pages and series are found by name."""
+def with_unique_names(targets: Sequence[Target]) -> list[Target]:
+    """`targets` with `-2`, `-3`, … appended to repeated names."""
+    # reports, status pages and time series are keyed by name
     taken: set[str] = set()
-    found = []
+    result = []
     for target in targets:
         name, number = target.name, 1
         while name in taken:
             number += 1
             name = f"{target.name}-{number}"
         taken.add(name)
-        found.append(target if name == target.name else replace(target, name=name))
-    return found
+        result.append(target if name == target.name else replace(target, name=name))
+    return result

@@ -1,4 +1,4 @@
-"""One question through the SDK, and errors that say what to do."""
+"""`stackgen.client.ask`: one question through the SDK, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .fake import (
 )
 
 
-def test_an_answer_has_text_model_time_and_usage(vllm: Fake) -> None:
+def test_an_answer_has_text_model_duration_and_usage(vllm: Fake) -> None:
     answer = ask(target(vllm), "What's the capital of France?", system="Be brief", temperature=0.5, max_tokens=7)
     assert answer.text == "ier time4 usier time4 usize for), true"
     assert answer.model == "tiny"
@@ -50,7 +50,7 @@ def test_an_answer_has_text_model_time_and_usage(vllm: Fake) -> None:
     ]
 
 
-def test_a_streamed_answer_comes_in_pieces(vllm: Fake) -> None:
+def test_a_streamed_answer_arrives_in_pieces(vllm: Fake) -> None:
     pieces: list[str] = []
     answer = ask(target(vllm), "hi", stream=True, on_text=pieces.append)
     assert len(pieces) == 6
@@ -58,16 +58,16 @@ def test_a_streamed_answer_comes_in_pieces(vllm: Fake) -> None:
     assert answer.usage == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
 
 
-def test_fastchats_bare_chunks_are_read(fastchat: Fake) -> None:
+def test_fastchat_chunks_without_usage_are_read(fastchat: Fake) -> None:
     answer = ask(target(fastchat, FASTCHAT), "hi", stream=True)
     assert answer.text.startswith("ddress")
     assert answer.usage is None
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_without_a_model_the_first_listed_is_asked(vllm: Fake, bare: bool) -> None:
-    cards = model_list("tiny", "other")
-    vllm.routes["GET /v1/models"] = json_answer(cards["data"] if bare else cards)
+def test_without_a_model_the_first_listed_one_is_used(vllm: Fake, bare: bool) -> None:
+    models = model_list("tiny", "other")
+    vllm.routes["GET /v1/models"] = json_answer(models["data"] if bare else models)
     assert ask(target(vllm, models=()), "hi").model == "tiny"
 
 
@@ -79,18 +79,18 @@ def fails(kind: type[StackgenError], one: Target, *args: object, **kwargs: objec
     return caught.value
 
 
-def test_a_refused_connection() -> None:
+def test_a_refused_connection_is_reported() -> None:
     error = fails(StartError, Target.from_url(f"http://127.0.0.1:{free_port()}", KEY, ("tiny",)))
     assert error.message.startswith("nothing listens on 127.0.0.1:")
     assert "docker compose ps" in error.hint
 
 
-def test_a_refused_connection_while_the_model_is_looked_up() -> None:
+def test_a_refused_connection_is_reported_while_listing_models() -> None:
     error = fails(StartError, Target.from_url(f"http://127.0.0.1:{free_port()}", KEY))
     assert error.message.startswith("nothing listens on 127.0.0.1:")
 
 
-def test_a_reset_connection_is_not_tried_again() -> None:
+def test_a_reset_connection_is_not_retried() -> None:
     seen: list[int] = []
 
     def count(connection: object) -> None:
@@ -103,7 +103,7 @@ def test_a_reset_connection_is_not_tried_again() -> None:
     assert "dropped it" in error.message
 
 
-def test_silence_ends_at_the_time_out() -> None:
+def test_a_silent_server_is_reported_after_the_timeout() -> None:
     started = time.monotonic()
     with raw_server(lambda _: time.sleep(0.8)) as port:
         error = fails(StartError, Target.from_url(f"http://127.0.0.1:{port}", KEY, ("tiny",)), timeout=0.3)
@@ -112,35 +112,35 @@ def test_silence_ends_at_the_time_out() -> None:
 
 
 @pytest.mark.parametrize("engine", ["vllm", "fastchat"])
-def test_a_model_that_is_not_served(start: Callable[..., Fake], engine: str) -> None:
+def test_an_unknown_model_raises_with_the_closest_name(start: Callable[..., Fake], engine: str) -> None:
     error = fails(StackgenError, target(start(engine), None), "tinny")
-    assert error.message == "fake serves no model 'tinny'"
-    assert error.hint == "did you mean 'tiny'? (the names are alike)"
+    assert error.message == "fake does not serve the model 'tinny'"
+    assert error.hint == "did you mean 'tiny'? (the names are similar)"
     assert error.exit_code == 2
 
 
-def test_a_name_that_is_not_served_is_not_asked_for(vllm: Fake) -> None:
-    """llama.cpp would answer it, with whatever model it has."""
+def test_an_unlisted_model_is_not_requested(vllm: Fake) -> None:
+    """llama.cpp would answer with whatever model it has loaded."""
     fails(StackgenError, target(vllm), "other")
     assert [request.route for request in vllm.seen] == ["GET /v1/models"]
 
 
 @pytest.mark.parametrize("name", ["TINY", "org/tiny", "/models/Tiny/"])
-def test_a_name_without_doubt_is_resolved_and_told(vllm: Fake, name: str) -> None:
+def test_an_unambiguous_name_is_resolved_with_a_note(vllm: Fake, name: str) -> None:
     answer = ask(target(vllm), "hi", name)
     assert (answer.model, vllm.seen[-1].json()["model"]) == ("tiny", "tiny")
     assert answer.note.startswith(f"fake serves 'tiny', not {name!r}: ")
     assert ask(target(vllm), "hi", "tiny").note == ""
 
 
-def test_where_no_list_can_be_had_the_name_is_asked_for_as_written(vllm: Fake) -> None:
+def test_without_a_list_of_models_the_name_is_requested_unchanged(vllm: Fake) -> None:
     for answer in (Answer(500, b"oops"), Answer(200, b"{}"), Answer(401, b"{}")):
         vllm.routes["GET /v1/models"] = answer
         assert ask(target(vllm), "hi", "tiny").text
-        assert fails(StackgenError, target(vllm), "TINY").message == "fake serves no model 'TINY'"
+        assert fails(StackgenError, target(vllm), "TINY").message == "fake does not serve the model 'TINY'"
 
 
-def test_figures_of_a_stream(vllm: Fake) -> None:
+def test_a_stream_measures_ttft(vllm: Fake) -> None:
     assert ask(target(vllm), "hi").ttft is None
     answer = ask(target(vllm), "hi", stream=True)
     assert answer.ttft is not None and 0 < answer.ttft <= answer.seconds
@@ -150,22 +150,22 @@ def test_figures_of_a_stream(vllm: Fake) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "hint"),
     [
-        (429, (("Retry-After", "3"),), StartError, "too many requests: ask again in 3 s"),
-        (429, (), StartError, "too many requests: ask again later, or slower"),
+        (429, (("Retry-After", "3"),), StartError, "too many requests; retry in 3 s"),
+        (429, (), StartError, "too many requests; retry later, or send fewer"),
         (402, (), StackgenError, "the account has no credit left"),
-        (403, (), StackgenError, "the key is not allowed this model, or question and --max-tokens are more than the"
-         " model's context"),
+        (403, (), StackgenError, "the key has no access to this model, or the prompt plus --max-tokens exceeds the"
+         " model's context length"),
     ],
 )  # fmt: skip
-def test_refusals_of_clouds_say_what_to_do(
+def test_refusals_by_clouds_have_hints(
     vllm: Fake, status: int, headers: tuple[tuple[str, str], ...], kind: type[StackgenError], hint: str
 ) -> None:
     vllm.chat(Answer(status, b'{"error": {"message": "no"}}', headers=headers))
     assert fails(kind, target(vllm)).hint == hint
 
 
-def test_no_error_holds_the_key(vllm: Fake) -> None:
-    """Neither in its words nor in the chain of exceptions, which a traceback prints."""
+def test_no_error_contains_the_key(vllm: Fake) -> None:
+    """Neither in its message nor in chained exceptions, which a traceback prints."""
     for answer in (Answer(500, KEY.encode()), Answer(200, b"{broken"), Answer(400, KEY.encode())):
         vllm.chat(answer)
         error = fails(StartError if answer.status != 400 else StackgenError, target(vllm))
@@ -173,101 +173,105 @@ def test_no_error_holds_the_key(vllm: Fake) -> None:
         assert error.__cause__ is None and error.__context__ is None
 
 
-def test_the_function_is_not_hidden_by_a_module() -> None:
-    """A module `stackgen.client.ask` would take its place as soon as somebody imports it."""
+def test_no_module_hides_the_function_ask() -> None:
+    """A module `stackgen.client.ask` would replace the function as soon as it is imported."""
     import stackgen.check
     import stackgen.client
 
     assert callable(stackgen.client.ask) and stackgen.client.Client
 
 
-def test_a_wrong_and_a_missing_key(vllm: Fake) -> None:
-    assert fails(StackgenError, target(vllm, key="another-key")).message == "fake refuses the API key"
-    assert fails(StackgenError, target(vllm, key=None)).message == "fake wants an API key, and none is given"
-    assert fails(StackgenError, target(vllm, key=None, models=())).message == "fake wants an API key, and none is given"
+def test_a_wrong_key_and_a_missing_key_are_reported(vllm: Fake) -> None:
+    assert fails(StackgenError, target(vllm, key="another-key")).message == "fake rejected the API key"
+    assert fails(StackgenError, target(vllm, key=None)).message == "fake requires an API key, but none was given"
+    assert (
+        fails(StackgenError, target(vllm, key=None, models=())).message
+        == "fake requires an API key, but none was given"
+    )
 
 
-def test_a_server_that_lists_nothing(vllm: Fake) -> None:
+def test_a_server_without_models_is_reported(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer(model_list())
-    assert fails(StartError, target(vllm, models=())).message == "fake lists no model"
+    assert fails(StartError, target(vllm, models=())).message == "fake lists no models"
 
 
-UNREADABLE = "the server's answer has not the documented structure"
+MALFORMED = "the server's response is not a valid chat completion"
 
 
 @pytest.mark.parametrize(
     ("answer", "kind", "message"),
     [
-        (Answer(500, b"<h1>oops</h1>", "text/html"), StartError, "fake answers HTTP 500 (text/html): <h1>oops</h1>"),
-        (Answer(200, b"<h1>login</h1>", "text/html"), StartError, UNREADABLE),
-        (Answer(200, b"{broken"), StartError, UNREADABLE),
-        (json_answer({}), StartError, UNREADABLE),
-        (json_answer(completion(choices=[])), StartError, UNREADABLE),
-        (recorded("vllm-0.32.0", "notfound"), StackgenError, "fake answers HTTP 404 (application/json): Not Found"),
+        (Answer(500, b"<h1>oops</h1>", "text/html"), StartError, "fake returned HTTP 500 (text/html): <h1>oops</h1>"),
+        (Answer(200, b"<h1>login</h1>", "text/html"), StartError, MALFORMED),
+        (Answer(200, b"{broken"), StartError, MALFORMED),
+        (json_answer({}), StartError, MALFORMED),
+        (json_answer(completion(choices=[])), StartError, MALFORMED),
+        (recorded("vllm-0.32.0", "notfound"), StackgenError, "fake returned HTTP 404 (application/json): Not Found"),
         (json_answer({"error": {"message": "too long"}}, 400), StackgenError,
-         "fake answers HTTP 400 (application/json): too long"),
+         "fake returned HTTP 400 (application/json): too long"),
     ],
 )  # fmt: skip
-def test_errors_of_the_server(vllm: Fake, answer: Answer, kind: type[StackgenError], message: str) -> None:
+def test_server_errors_are_reported(vllm: Fake, answer: Answer, kind: type[StackgenError], message: str) -> None:
     vllm.chat(answer)
     error = fails(kind, target(vllm, None))
     assert error.message == message
 
 
-CUT = "the stream was cut: it ends without a finish_reason, so the answer may lack its end"
+CUT = "the stream was cut off: it ended without a finish_reason, so the answer may be incomplete"
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (Answer(200, b"", "text/event-stream"), "the server's answer is empty"),
-        (events(done=True), "the server's answer is empty"),
-        (Answer(200, b"<h1>login</h1>", "text/html"), "the server's answer is text/html and no stream"),
-        (json_answer(completion()), "the server's answer is application/json and no stream"),
-        (Answer(200, b"", ""), "the server's answer is of no type and no stream"),
+        (Answer(200, b"", "text/event-stream"), "the server's response is empty"),
+        (events(done=True), "the server's response is empty"),
+        (Answer(200, b"<h1>login</h1>", "text/html"), "the server's response is text/html; expected an event stream"),
+        (json_answer(completion()), "the server's response is application/json; expected an event stream"),
+        (Answer(200, b"", ""), "the server's response has no content type; expected an event stream"),
         (events(*GOOD_STREAM[:2], done=False), CUT),
         (events(*GOOD_STREAM[:2]), CUT),
         (events(GOOD_STREAM[3]), CUT),
         # FastChat's worker
         (events(GOOD_STREAM[0], {"text": "CUDA out of memory", "error_code": 50002}),
-         "the server broke off: CUDA out of memory"),
-        (events({"object": "error", "message": "no worker", "code": 50001}), "the server broke off: no worker"),
-        (events([]), UNREADABLE),
-        (events("{broken"), UNREADABLE),
-        (events(chunk("a") | {"model": {}}), UNREADABLE),
-        (events(chunk("a") | {"choices": [{"index": 0, "delta": {"content": [{"type": "text"}]}}]}), UNREADABLE),
-        (Answer(200, b"data: \xff\xfe\n\n", "text/event-stream"), UNREADABLE),
+         "the server aborted the answer: CUDA out of memory"),
+        (events({"object": "error", "message": "no worker", "code": 50001}),
+         "the server aborted the answer: no worker"),
+        (events([]), MALFORMED),
+        (events("{broken"), MALFORMED),
+        (events(chunk("a") | {"model": {}}), MALFORMED),
+        (events(chunk("a") | {"choices": [{"index": 0, "delta": {"content": [{"type": "text"}]}}]}), MALFORMED),
+        (Answer(200, b"data: \xff\xfe\n\n", "text/event-stream"), MALFORMED),
     ],
 )  # fmt: skip
-def test_a_stream_that_does_not_end_properly_is_no_answer(vllm: Fake, answer: Answer, message: str) -> None:
+def test_an_incomplete_or_malformed_stream_raises(vllm: Fake, answer: Answer, message: str) -> None:
     vllm.stream(answer)
     assert fails(StartError, target(vllm, None), stream=True).message == message
 
 
-def spoken(**message: object) -> Answer:
+def answer_with(**message: object) -> Answer:
     choice = {"index": 0, "message": {"role": "assistant", "content": None, **message}, "finish_reason": "length"}
     return json_answer(completion(choices=[choice]))
 
 
-def test_an_answer_without_text_says_what_came_instead(vllm: Fake) -> None:
-    vllm.chat(spoken())
-    assert fails(StartError, target(vllm)).message == "the server's answer holds no text: its content is null"
+def test_an_answer_without_text_has_a_note_about_its_content(vllm: Fake) -> None:
+    vllm.chat(answer_with())
+    assert fails(StartError, target(vllm)).message == "the server's answer has no text: its content is null"
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    for more, note in (
-        ({"reasoning": "hm"}, "the answer holds no text, but reasoning: allow more by --max-tokens"),
-        ({"reasoning_content": "hm"}, "the answer holds no text, but reasoning: allow more by --max-tokens"),
-        ({"tool_calls": [call]}, "the answer holds no text, but tool calls"),
-        ({"refusal": "no"}, "the answer holds no text, but a refusal"),
-        # a model may end at once
-        ({"content": ""}, "the model answered with no text"),
+    for fields, note in (
+        ({"reasoning": "hm"}, "the answer has no text, only reasoning; raise --max-tokens"),
+        ({"reasoning_content": "hm"}, "the answer has no text, only reasoning; raise --max-tokens"),
+        ({"tool_calls": [call]}, "the answer has no text, only tool calls"),
+        ({"refusal": "no"}, "the answer has no text, only a refusal"),
+        # a model may end its turn at once
+        ({"content": ""}, "the model returned an empty answer"),
     ):
-        vllm.chat(spoken(**more))
+        vllm.chat(answer_with(**fields))
         answer = ask(target(vllm), "hi")
         assert (answer.text, answer.note) == ("", note)
     thinking = {"index": 0, "delta": {"reasoning": "hm"}, "finish_reason": None}
     vllm.stream(events(chunk("", role="assistant"), chunk() | {"choices": [thinking]}, chunk(finish="length")))
     answer = ask(target(vllm), "hi", stream=True)
-    assert (answer.text, answer.note) == ("", "the answer holds no text, but reasoning: allow more by --max-tokens")
+    assert (answer.text, answer.note) == ("", "the answer has no text, only reasoning; raise --max-tokens")
 
 
 @pytest.mark.parametrize(
@@ -281,37 +285,37 @@ def test_an_answer_without_text_says_what_came_instead(vllm: Fake) -> None:
         {"choices": "x"},
     ],
 )
-def test_odd_values_are_an_error_of_the_server(vllm: Fake, changes: dict[str, object]) -> None:
+def test_values_of_the_wrong_type_are_a_server_error(vllm: Fake, changes: dict[str, object]) -> None:
     vllm.chat(json_answer(completion(**changes)))
-    assert fails(StartError, target(vllm)).message == UNREADABLE
+    assert fails(StartError, target(vllm)).message == MALFORMED
 
 
 @pytest.mark.parametrize("name", [{}, [], 1, None])
-def test_a_list_of_models_with_odd_names_is_read_around_them(vllm: Fake, name: object) -> None:
-    cards = model_list("tiny")
-    vllm.routes["GET /v1/models"] = json_answer(cards | {"data": [{"id": name}, *cards["data"]]})
+def test_invalid_entries_in_the_list_of_models_are_skipped(vllm: Fake, name: object) -> None:
+    models = model_list("tiny")
+    vllm.routes["GET /v1/models"] = json_answer(models | {"data": [{"id": name}, *models["data"]]})
     assert ask(target(vllm, models=()), "hi").model == "tiny"
     assert ask(target(vllm), "hi", "TINY").model == "tiny"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        ({"temperature": float("nan")}, "temperature must be a number, and is nan"),
-        ({"temperature": float("-inf")}, "temperature must be a number, and is -inf"),
-        ({"timeout": float("inf")}, "timeout must be above 0 and at most 86400 s, and is inf"),
-        ({"timeout": 1e300}, "timeout must be above 0 and at most 86400 s, and is 1e+300"),
-        ({"timeout": 0.0}, "timeout must be above 0 and at most 86400 s, and is 0"),
+        ({"temperature": float("nan")}, "temperature must be a finite number, got nan"),
+        ({"temperature": float("-inf")}, "temperature must be a finite number, got -inf"),
+        ({"timeout": float("inf")}, "timeout must be above 0 and at most 86400 s, got inf"),
+        ({"timeout": 1e300}, "timeout must be above 0 and at most 86400 s, got 1e+300"),
+        ({"timeout": 0.0}, "timeout must be above 0 and at most 86400 s, got 0"),
     ],
 )
-def test_values_that_can_not_be_sent_are_the_callers_mistake(vllm: Fake, words: dict[str, float], message: str) -> None:
+def test_invalid_values_raise_before_anything_is_sent(vllm: Fake, options: dict[str, float], message: str) -> None:
     with pytest.raises(StackgenError) as caught:
-        ask(target(vllm, models=()), "hi", **words)  # type: ignore[arg-type]
+        ask(target(vllm, models=()), "hi", **options)  # type: ignore[arg-type]
     assert (type(caught.value), caught.value.message) == (StackgenError, message)
     assert not vllm.seen
 
 
-def test_what_a_caller_does_with_a_piece_is_no_fault_of_the_server(vllm: Fake) -> None:
+def test_an_exception_in_on_text_is_not_blamed_on_the_server(vllm: Fake) -> None:
     def broken(_: str) -> None:
         raise ValueError("I/O operation on closed file")
 
@@ -319,14 +323,15 @@ def test_what_a_caller_does_with_a_piece_is_no_fault_of_the_server(vllm: Fake) -
         ask(target(vllm), "hi", stream=True, on_text=broken)
 
 
-def test_an_error_event_and_a_cut_stream(vllm: Fake) -> None:
+def test_an_error_event_and_a_cut_connection_are_reported(vllm: Fake) -> None:
     vllm.stream(events(*GOOD_STREAM[:2], {"error": {"message": "EngineDeadError"}}))
-    assert fails(StartError, target(vllm), stream=True).message == "the server broke off: EngineDeadError"
+    assert fails(StartError, target(vllm), stream=True).message == "the server aborted the answer: EngineDeadError"
     vllm.stream(events(*GOOD_STREAM[:2], done=False, cut=True))
-    assert "broke off" in fails(StartError, target(vllm), stream=True).message
+    error = fails(StartError, target(vllm), stream=True)
+    assert "closed the connection in the middle of its response" in error.message
 
 
-def test_the_environment_of_the_sdk_does_not_reach_the_server(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_variables_do_not_reach_other_servers(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     headers: list[str | None] = []
     for name, value in (("OPENAI_API_KEY", "sk-other"), ("OPENAI_ORG_ID", "org-1"), ("OPENAI_BASE_URL", "http://x/v1"),
                         ("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer sk-other")):  # fmt: skip

@@ -1,13 +1,13 @@
-"""A stand-in for Together AI, which can't be reached from here: what its public reference says, and no more.
+"""A fake of Together AI, which tests can't reach: it implements what the public reference says, and no more.
 
-Where each form comes from:
+Sources:
 - the bare array of models and its fields: https://docs.together.ai/reference/models-1 and openapi.yaml in
   github.com/togethercomputer/openapi (ModelInfoList, ModelInfo)
 - completion and chunks: the types of the shipped `together` 3.1 (`together/types/chat/`) and recordings of real
-  streams in llama-stack (tests/integration/recordings): `text`, `seed`, `token_id` beside the OpenAI fields
-- errors {"id", "error": {"message", "type", "param", "code"}}: a real one is quoted in HeyPuter/puter issue 3168
-- 429 and its header x-ratelimit-reset: https://docs.together.ai/docs/rate-limits
-That the real server does the same, only the test marked `network` can tell.
+  streams in llama-stack (tests/integration/recordings): `text`, `seed`, `token_id` in addition to the OpenAI fields
+- errors {"id", "error": {"message", "type", "param", "code"}}: HeyPuter/puter issue 3168 quotes a real one
+- 429 with the header x-ratelimit-reset: https://docs.together.ai/docs/rate-limits
+Only the test marked `network` verifies that the real server does the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORDS = ("The", " capital", " of", " France", " is", " Paris", ".")
 LIMIT_HEADERS = {"retry-after": "7", "x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "7"}
 
 
-def card(name: str, kind: str, context: int = 131072) -> dict[str, Any]:
+def model_entry(name: str, kind: str, context: int = 131072) -> dict[str, Any]:
     """One entry of the list of models."""
     return {
         "id": name,
@@ -44,12 +44,16 @@ def card(name: str, kind: str, context: int = 131072) -> dict[str, Any]:
     }
 
 
-MODELS = [card("black-forest-labs/FLUX.1-schnell", "image"), card(CHAT, "chat"), card(DEDICATED, "chat", 32768)]
+MODELS = [
+    model_entry("black-forest-labs/FLUX.1-schnell", "image"),
+    model_entry(CHAT, "chat"),
+    model_entry(DEDICATED, "chat", 32768),
+]
 
 
 @dataclass
 class Together:
-    """The stand-in while it runs; `seen` are the requests, `busy` makes it answer 429."""
+    """The running fake. `seen` collects (route, Authorization header, body) per request; `busy` makes it return 429."""
 
     port: int = 0
     busy: bool = False
@@ -65,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._note(None)
+        self._record(None)
         if not self._allowed():
             return
         if self.path == "/v1/models":
@@ -79,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = json.loads(body)
         except ValueError:
             data = None
-        self._note(data)
+        self._record(data)
         if not self._allowed():
             return
         together = self.server.together
@@ -119,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             "prompt": [],
             "choices": [
                 {
-                    # its own reason for a whole answer, beside OpenAI's
+                    # Together's own finish reason for a complete answer
                     "finish_reason": "eos" if len(words) == len(WORDS) else "length",
                     "seed": 42,
                     "index": 0,
@@ -155,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
                     }
                 ],
                 "model": CHAT,
-                # unlike OpenAI's: in the last chunk with choices, asked for or not
+                # unlike OpenAI: in the last chunk with choices, whether requested or not
                 "usage": usage if last else None,
             }
             self._chunk(json.dumps(event))
@@ -183,11 +187,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _note(self, data: Any) -> None:
+    def _record(self, data: Any) -> None:
         self.server.together.seen.append((f"{self.command} {self.path}", self.headers.get("Authorization"), data))
 
     def log_message(self, *_: object) -> None:
-        """Keeps stderr quiet."""
+        """Logs nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -195,12 +199,12 @@ class _Server(ThreadingHTTPServer):
     together: Together
 
     def handle_error(self, *_: object) -> None:
-        """A client that gave up is no fault of the stand-in."""
+        """Prints nothing: a client that disconnects is not an error of the fake."""
 
 
 @contextlib.contextmanager
 def serve_together() -> Iterator[Together]:
-    """The stand-in on a free port of the loopback interface."""
+    """Runs the fake on a free port of the loopback interface."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.together = Together(server.server_address[1])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

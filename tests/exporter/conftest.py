@@ -1,4 +1,4 @@
-"""Fixtures: an exporter on a free port, and a real Chromium that reports every request it makes."""
+"""Fixtures: an exporter on a free port, and a real Chromium that records every request."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 
 from stackgen.check.options import Options
 from stackgen.check.target import Target
-from stackgen.exporter import Exporter, monitoring
+from stackgen.exporter import Exporter, monitoring_options
 from tests.check.conftest import VLLM
 from tests.check.fake import KEY, Fake, serve
 
 CHROMIUM = shutil.which("chromium")
-# the browser's own traffic would be noise in a machine without a network
+# no background traffic of the browser: it would only fail on a machine without a network
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -38,37 +38,37 @@ def fake() -> Iterator[Fake]:
 
 
 def target(fake: Fake, name: str = "fake", key: str | None = KEY) -> Target:
-    return Target(name, fake.url, key, ("tiny",), VLLM)
+    return Target(name, base_url=fake.url, api_key=key, models=("tiny",), dialect=VLLM)
 
 
 @pytest.fixture
 def export() -> Iterator[Callable[..., Exporter]]:
-    """`export(targets, **how)` runs an exporter until the test ends; it looks twice a second."""
+    """`export(targets, **kwargs)` runs an exporter until the test ends; its interval is half a second."""
     with ExitStack() as stack:
 
-        def run(targets: list[Target], options: Options | None = None, **how: Any) -> Exporter:
-            how = {"listen": "127.0.0.1:0", "interval": 0.5, **how}
-            return stack.enter_context(Exporter(targets, options or monitoring(5.0), **how))
+        def run(targets: list[Target], options: Options | None = None, **kwargs: Any) -> Exporter:
+            kwargs = {"listen": "127.0.0.1:0", "interval": 0.5, **kwargs}
+            return stack.enter_context(Exporter(targets, options or monitoring_options(5.0), **kwargs))
 
         yield run
 
 
-def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """What `true` returns as soon as it is truthy."""
+def wait_until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """Polls `condition` and returns its first truthy value; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := true():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.02)
-    raise AssertionError("it did not come true")
+    raise AssertionError(f"the condition was not met within {seconds} s")
 
 
-def checked(exporter: Exporter) -> bool:
+def all_checked(exporter: Exporter) -> bool:
     return all(one.report for one in exporter.state.snapshot())
 
 
 @dataclass
-class Answered:
+class Response:
     status: int
     headers: HTTPMessage
     body: bytes
@@ -78,23 +78,23 @@ class Answered:
         return self.body.decode()
 
 
-def get(exporter: Exporter, path: str, method: str = "GET", **headers: str) -> Answered:
+def get(exporter: Exporter, path: str, method: str = "GET", **headers: str) -> Response:
     connection = HTTPConnection("127.0.0.1", exporter.port, timeout=10)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
-        return Answered(response.status, response.headers, response.read())
+        return Response(response.status, response.headers, response.read())
     finally:
         connection.close()
 
 
-# for the module only: Playwright keeps an event loop in this thread, beside which no test can run its own
+# module scope: Playwright keeps an event loop in this thread, so no test beside it can run its own
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, headless."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not CHROMIUM:
-        # conftest.py of the root makes a failure of this where STACKGEN_STRICT=1
+        # with STACKGEN_STRICT=1 the root conftest.py turns this skip into a failure
         pytest.skip("chromium is missing (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -103,33 +103,33 @@ def chromium() -> Iterator[Any]:
 
 
 @dataclass
-class Watched:
-    """A page, and all that it asked for and complained of."""
+class RecordedPage:
+    """A page with its requests, console messages, errors and dialogs."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
-    def strangers(self, own: str) -> list[str]:
-        """Requests to anywhere but `own`."""
+    def foreign_requests(self, own: str) -> list[str]:
+        """Requests to any other URL than `own`."""
         return [url for url in self.requests if not url.startswith((own, "data:"))]
 
 
 @pytest.fixture
-def visit(chromium: Any) -> Iterator[Callable[..., Watched]]:
-    """`visit(url, width, **context)` opens a page; it counts as failed when the page logs an error."""
+def visit(chromium: Any) -> Iterator[Callable[..., RecordedPage]]:
+    """`visit(url, width, **context)` opens a page and records what it does."""
     with ExitStack() as stack:
 
-        def run(url: str, width: int = 1200, **how: Any) -> Watched:
-            context = chromium.new_context(viewport={"width": width, "height": 800}, **how)
+        def run(url: str, width: int = 1200, **kwargs: Any) -> RecordedPage:
+            context = chromium.new_context(viewport={"width": width, "height": 800}, **kwargs)
             stack.callback(context.close)
             page = context.new_page()
-            watched = Watched(page)
-            page.on("request", lambda request: watched.requests.append(request.url))
-            page.on("console", lambda message: watched.complaints.append(message.text))
-            page.on("pageerror", lambda error: watched.complaints.append(str(error)))
-            page.on("dialog", lambda dialog: (watched.complaints.append(dialog.message), dialog.dismiss()))
+            recorded = RecordedPage(page)
+            page.on("request", lambda request: recorded.requests.append(request.url))
+            page.on("console", lambda message: recorded.messages.append(message.text))
+            page.on("pageerror", lambda error: recorded.messages.append(str(error)))
+            page.on("dialog", lambda dialog: (recorded.messages.append(dialog.message), dialog.dismiss()))
             page.goto(url)
-            return watched
+            return recorded
 
         yield run

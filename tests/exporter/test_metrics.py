@@ -1,4 +1,4 @@
-"""The exposition: parsed by Prometheus' own parsers, for what reports hold and for what servers make up."""
+"""The metrics, parsed with Prometheus' own parsers, for normal reports and for odd names sent by servers."""
 
 from __future__ import annotations
 
@@ -15,30 +15,48 @@ from stackgen.check.report import EndpointReport, Report, Result
 from stackgen.exporter import Exporter, render_metrics
 from tests.check.fake import Answer, Fake
 
-from .conftest import checked, get, target, until
+from .conftest import all_checked, get, target, wait_until
 
 REPORT = EndpointReport(
     "gpu",
-    "https://gpu.example.org/v1",
-    "vllm",
-    (
-        Result("connect", "pass", 0.01, "answers"),
-        Result("tls", "warn", 0.02, "ends soon", "renew it", figures={"certificate_days": 9.5}),
-        Result("alive", "skip", None, "has none"),
-        Result("chat", "fail", 0.5, "no content", "look at the log", model="big"),
-        Result("stream", "pass", 0.4, "ends", model="tiny",
-               figures={"ttft_seconds": 0.031, "inter_token_p50_seconds": 0.01, "inter_token_p99_seconds": 0.04,
-                        "tokens_per_second": 81.5}),
-        Result("load", "pass", 1.0, "4 at once", model="tiny",
-               figures={"p50_seconds": 0.4, "p99_seconds": 1.25, "tokens_per_second": 300.0}),
+    base_url="https://gpu.example.org/v1",
+    dialect="vllm",
+    results=(
+        Result("connect", status="pass", seconds=0.01, message="answers"),
+        Result(
+            "tls", status="warn", seconds=0.02, message="ends soon", hint="renew it", figures={"certificate_days": 9.5}
+        ),
+        Result("alive", status="skip", seconds=None, message="has none"),
+        Result("chat", status="fail", seconds=0.5, message="no content", hint="look at the log", model="big"),
+        Result(
+            "stream",
+            status="pass",
+            seconds=0.4,
+            message="ends",
+            model="tiny",
+            figures={
+                "ttft_seconds": 0.031,
+                "inter_token_p50_seconds": 0.01,
+                "inter_token_p99_seconds": 0.04,
+                "tokens_per_second": 81.5,
+            },
+        ),
+        Result(
+            "load",
+            status="pass",
+            seconds=1.0,
+            message="4 at once",
+            model="tiny",
+            figures={"p50_seconds": 0.4, "p99_seconds": 1.25, "tokens_per_second": 300.0},
+        ),
     ),
-    None,
-    2.5,
-)  # fmt: skip
+    answer=None,
+    seconds=2.5,
+)
 
 
 def samples(text: str, parser: Callable[[str], Iterable[object]] = plain_text) -> dict[tuple[str, ...], float]:
-    """Value by name and labels; a series that comes twice is a mistake that Prometheus refuses."""
+    """Value by name and labels; fails on a duplicate series, for which Prometheus rejects the scrape."""
     found: list[Sample] = [sample for family in parser(text) for sample in family.samples]  # type: ignore[attr-defined]
     values = {
         (one.name, *(f"{name}={value}" for name, value in sorted(one.labels.items()))): one.value for one in found
@@ -47,7 +65,7 @@ def samples(text: str, parser: Callable[[str], Iterable[object]] = plain_text) -
     return values
 
 
-def test_metrics_of_a_report() -> None:
+def test_a_report_becomes_metrics() -> None:
     values = samples(render_metrics(Report((REPORT,), "2026-11-23T00:00:00+00:00")))
     when = values.pop(("stackgen_last_check_timestamp_seconds", "endpoint=gpu"))
     assert when > 1.7e9
@@ -80,9 +98,11 @@ def test_metrics_of_a_report() -> None:
     }  # fmt: skip
 
 
-def test_results_with_the_same_labels_are_one_series_and_the_worse_one() -> None:
-    more = (Result("connect", "fail", 3.0, "gone"),
-            Result("stream", "pass", 0.1, "x", model="tiny", figures={"ttft_seconds": 9.0}))  # fmt: skip
+def test_of_results_with_the_same_labels_the_worse_one_is_exported() -> None:
+    more = (
+        Result("connect", status="fail", seconds=3.0, message="gone"),
+        Result("stream", status="pass", seconds=0.1, message="x", model="tiny", figures={"ttft_seconds": 9.0}),
+    )
     twice = replace(REPORT, results=(*REPORT.results, *more))
     values = samples(render_metrics(Report((twice,), "now")))
     assert values["stackgen_check_status", "check=connect", "endpoint=gpu", "model="] == 0
@@ -90,24 +110,24 @@ def test_results_with_the_same_labels_are_one_series_and_the_worse_one() -> None
 
 
 @pytest.mark.parametrize("model", ['a"b\\c\nd', "{}=,# HELP x", "ü€𝄞", "m" * 5000])
-def test_names_that_a_server_makes_up_break_nothing(model: str) -> None:
-    odd = replace(REPORT, results=(Result("chat", "pass", 0.1, "x", model=model),))
+def test_odd_model_names_are_escaped_and_truncated(model: str) -> None:
+    odd = replace(REPORT, results=(Result("chat", status="pass", seconds=0.1, message="x", model=model),))
     values = samples(render_metrics(Report((odd,), "now")))
     (name,) = [labels[3] for labels in values if labels[0] == "stackgen_check_status"]
     assert name == f"model={model if len(model) <= 200 else 'm' * 199 + '…'}"
 
 
-def test_a_scrape_tells_the_latest_round(export: Callable[..., Exporter], fake: Fake) -> None:
+def test_a_scrape_contains_only_the_latest_round(export: Callable[..., Exporter], fake: Fake) -> None:
     exporter = export([target(fake)])
-    until(lambda: checked(exporter))
+    wait_until(lambda: all_checked(exporter))
     up = ("stackgen_endpoint_up", f"base_url={fake.url}", "dialect=vllm", "endpoint=fake")
     values = samples(get(exporter, "/metrics").text)
     assert values[up] == 1
     assert ("stackgen_ttft_seconds", "endpoint=fake", "model=tiny") in values
     fake.routes["POST /v1/chat/completions"] = Answer(503, b"{}")
-    until(lambda: samples(get(exporter, "/metrics").text)[up] == 0)
+    wait_until(lambda: samples(get(exporter, "/metrics").text)[up] == 0)
     values = samples(get(exporter, "/metrics").text)
-    # no stale series: what was not measured in the latest round is not told
+    # no stale series of a measurement that is missing in the latest round
     assert not [labels for labels in values if labels[0] == "stackgen_ttft_seconds"]
     assert values["stackgen_check_runs_total", "endpoint=fake"] >= 2
 
@@ -119,16 +139,16 @@ def test_before_the_first_round_an_endpoint_is_neither_up_nor_down(export: Calla
     assert not [labels for labels in values if labels[0] == "stackgen_endpoint_up"]
 
 
-def test_the_format_is_what_the_scraper_asks_for(export: Callable[..., Exporter], fake: Fake) -> None:
+def test_the_scraper_negotiates_format_and_compression(export: Callable[..., Exporter], fake: Fake) -> None:
     exporter = export([target(fake)])
-    until(lambda: checked(exporter))
-    answer = get(exporter, "/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    # what Prometheus 3 sends
-    answer = get(exporter, "/metrics", Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
-    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
-    assert answer.text.endswith("# EOF\n")
-    values = samples(answer.text, open_metrics)
+    wait_until(lambda: all_checked(exporter))
+    response = get(exporter, "/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    # the Accept header of Prometheus 3
+    response = get(exporter, "/metrics", Accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert response.text.endswith("# EOF\n")
+    values = samples(response.text, open_metrics)
     assert values["stackgen_check_runs_total", "endpoint=fake"] >= 1
-    packed = get(exporter, "/metrics", Accept_Encoding="gzip")
-    assert packed.headers["Content-Encoding"] == "gzip" and packed.body[:2] == b"\x1f\x8b"
+    compressed = get(exporter, "/metrics", Accept_Encoding="gzip")
+    assert compressed.headers["Content-Encoding"] == "gzip" and compressed.body[:2] == b"\x1f\x8b"

@@ -1,4 +1,4 @@
-"""The matrix of providers, and that keys are found in the order it tells, and never shown."""
+"""The matrix of providers; keys are found in the documented order and never printed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from stackgen import engines
 from stackgen.check.dialects import BUILTIN
 from stackgen.cli.commands.providers import providers as command
-from stackgen.cli.parsers.base import Adder
+from stackgen.cli.parsers.base import Subcommands
 from stackgen.cli.parsers.providers import add_providers
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect
-from stackgen.providers.catalog import Provider, find_key, of_url, providers
-from stackgen.providers.endpoints import from_words
+from stackgen.providers.catalog import Provider, find_key, find_provider, providers
+from stackgen.providers.endpoints import find_targets
 from stackgen.spec import StackSpec
 
 SECRET = "sk-never-printed"
@@ -33,33 +33,33 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def matrix(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, dict[str, dict[str, object]]]:
+def matrix(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[str, dict[str, dict[str, object]]]:
     parser = argparse.ArgumentParser()
-    add_providers(Adder(parser.add_subparsers()))
-    assert command(parser.parse_args(["providers", *words])) == 0
+    add_providers(Subcommands(parser.add_subparsers()))
+    assert command(parser.parse_args(["providers", *args])) == 0
     text = capsys.readouterr().out
-    assert command(parser.parse_args(["providers", "--json", *words])) == 0
+    assert command(parser.parse_args(["providers", "--json", *args])) == 0
     data = json.loads(capsys.readouterr().out)
     assert SECRET not in text and SECRET not in json.dumps(data)
     return text, {row["name"]: row for row in data["providers"]} | {"here": data["endpoints"]}
 
 
-def test_every_engine_and_every_dialect_is_there() -> None:
+def test_every_engine_and_every_dialect_is_a_provider() -> None:
     assert set(providers()) == {*engines.names(), *BUILTIN}
     for provider in providers().values():
-        assert provider.title and provider.source and provider.keys
+        assert provider.title and provider.source and provider.key_names
         assert provider.base_url.endswith("/v1")
 
 
-def test_the_names_of_providers_are_those_that_a_file_may_use() -> None:
-    """A file is read where this table is not known."""
+def test_provider_names_match_those_allowed_in_files() -> None:
+    """The loader of stack files can't import the table of providers, so it has its own list of names."""
     from stackgen.stack.load import CLOUDS
 
     assert {*engines.names(), *CLOUDS} == set(providers())
     assert "endpoints" in StackSpec.model_fields
 
 
-def test_the_usual_places() -> None:
+def test_default_urls_and_key_variables() -> None:
     urls = {name: provider.base_url for name, provider in providers().items()}
     assert urls == {
         "together": "https://api.together.ai/v1",
@@ -68,51 +68,52 @@ def test_the_usual_places() -> None:
         "llamacpp": "http://127.0.0.1:8080/v1",
         "openai": "https://api.openai.com/v1",
     }
-    assert providers()["together"].keys == ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY")
-    assert providers()["vllm"].keys == ("STACKGEN_API_KEY", "VLLM_API_KEY")
+    assert providers()["together"].key_names == ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY")
+    assert providers()["vllm"].key_names == ("STACKGEN_API_KEY", "VLLM_API_KEY")
 
 
-def test_what_is_supported_is_what_the_dialects_say() -> None:
-    made = Provider("x", "X", "http://127.0.0.1:1/v1", Dialect("x", claims=("a",), lacks=("b",), ignores=("c",)), ())
-    assert made.supports() == {"a": "yes", "b": "no", "c": "ignored", "stream-usage": "yes"}
+def test_feature_support_comes_from_the_dialects() -> None:
+    dialect = Dialect("x", claims=("a",), lacks=("b",), ignores=("c",))
+    provider = Provider("x", title="X", url="http://127.0.0.1:1/v1", dialect=dialect, key_names=())
+    assert provider.feature_support() == {"a": "yes", "b": "no", "c": "ignored", "stream-usage": "yes"}
     for name in engines.names():
-        dialect, supports = engines.get(name).dialect, providers()[name].supports()
+        dialect, supports = engines.get(name).dialect, providers()[name].feature_support()
         assert {supports[feature] for feature in dialect.ignores} <= {"ignored"}
         assert supports["stream-usage"] == ("yes" if dialect.stream_usage else "no")
-    assert providers()["together"].supports()["tools"] == "depends"
+    assert providers()["together"].feature_support()["tools"] == "depends"
 
 
-def test_together_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    # its SDK wants it without the /v1, the OpenAI SDK with it
+def test_together_base_url_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Together's SDK expects it without /v1, the OpenAI SDK with it
     for url in ("http://127.0.0.1:9", "http://127.0.0.1:9/v1/"):
         monkeypatch.setenv("TOGETHER_BASE_URL", url)
         assert providers()["together"].base_url == "http://127.0.0.1:9/v1"
-    moved = of_url("http://127.0.0.1:9/v1")
+    moved = find_provider("http://127.0.0.1:9/v1")
     assert moved and moved.name == "together"
-    assert of_url("http://127.0.0.1:8/v1") is None
+    assert find_provider("http://127.0.0.1:8/v1") is None
     monkeypatch.setenv("TOGETHER_BASE_URL", "nowhere")
     with pytest.raises(StackgenError, match=r"^TOGETHER_BASE_URL: the base URL 'nowhere' has no http:// or https://"):
         _ = providers()["together"].base_url
 
 
 @pytest.mark.parametrize("variable", ["TOGETHER_BASE_URL", "OPENAI_BASE_URL"])
-def test_a_variable_with_a_mistake_is_told_to_nobody_who_does_not_use_it(
+def test_an_invalid_url_variable_affects_only_its_own_provider(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
 ) -> None:
     monkeypatch.setenv(variable, "foo")
     name = variable.partition("_")[0].lower()
     url = "http://127.0.0.1:8/v1"
-    assert of_url(url) is None
-    assert [one.base_url for one in from_words(Namespace(base_url=[url]))] == [url]
+    assert find_provider(url) is None
+    assert [one.base_url for one in find_targets(Namespace(base_url=[url]))] == [url]
     with pytest.raises(StackgenError, match=f"^{variable}: "):
-        from_words(Namespace(provider=[name]))
+        find_targets(Namespace(provider=[name]))
     text, rows = matrix(capsys)
     assert f"{variable}: the base URL 'foo' has no http" in text and "None" not in text
     assert rows[name]["base_url"] is None and str(rows[name]["problem"]).startswith(variable)
     assert rows["vllm"]["base_url"] == "http://127.0.0.1:8000/v1" and rows["vllm"]["problem"] is None
 
 
-def test_another_server_under_openais_url_is_recognized_by_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dialect_behind_another_openai_compatible_url_is_not_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     openai = providers()["openai"]
     assert openai.dialect_at("https://api.openai.com/v1") is openai.dialect
     assert openai.dialect_at("http://127.0.0.1:8000/v1") is None
@@ -120,7 +121,7 @@ def test_another_server_under_openais_url_is_recognized_by_what_it_sends(monkeyp
     assert together.dialect_at("http://127.0.0.1:8000/v1") is together.dialect
 
 
-def test_keys_are_found_in_the_order_that_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_found_in_the_documented_order(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = here / "stack"
     stack.mkdir()
     names, folders = ("FIRST", "SECOND"), (Path(), stack)
@@ -139,14 +140,14 @@ def test_keys_are_found_in_the_order_that_is_told(here: Path, monkeypatch: pytes
     assert place() == ("SECOND", "environment")
     monkeypatch.setenv("FIRST", SECRET)
     assert place() == ("FIRST", "environment")
-    # an empty one counts as none
+    # an empty value counts as missing
     monkeypatch.setenv("FIRST", "")
     assert place() == ("SECOND", "environment")
     given = find_key(names, folders, "given")
     assert given and (given.value, str(given)) == ("given", "--api-key")
 
 
-def test_the_command_tells_where_keys_are_and_never_the_key(
+def test_the_command_prints_where_keys_are_found_but_never_a_key(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, rows = matrix(capsys)
@@ -160,7 +161,7 @@ def test_the_command_tells_where_keys_are_and_never_the_key(
     assert rows["here"] == []
 
 
-def test_the_command_shows_the_endpoints_that_are_known_here(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_endpoints_defined_here(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "endpoints.yaml").write_text("endpoints: [{name: cloud, provider: together, api_key_env: MY_KEY}]")
     (here / ".env").write_text(f"MY_KEY={SECRET}\n")
     text, rows = matrix(capsys)
@@ -169,7 +170,7 @@ def test_the_command_shows_the_endpoints_that_are_known_here(here: Path, capsys:
     assert (one["name"], one["has_key"], one["dialect"]) == ("cloud", True, "together")
 
 
-def test_the_rows_of_the_matrix_are_as_wide_as_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_row_of_the_matrix_has_a_cell_per_provider(capsys: pytest.CaptureFixture[str]) -> None:
     text, _ = matrix(capsys)
     lines = text.split("\n\n")[1].splitlines()
     assert lines[0].split() == ["supports", *providers()]
@@ -177,7 +178,7 @@ def test_the_rows_of_the_matrix_are_as_wide_as_its_head(capsys: pytest.CaptureFi
     assert not any(word in text for word in ("None", "[]"))
 
 
-def test_a_wrong_file_is_told(here: Path) -> None:
+def test_an_invalid_endpoints_file_raises(here: Path) -> None:
     (here / "endpoints.yaml").write_text("endpoints: [{name: x}]")
     with pytest.raises(StackgenError, match="needs one of"):
         command(Namespace(stack=".", json=False))

@@ -1,4 +1,4 @@
-"""What a check found, as plain data; and its forms: text, HTML page, JUnit XML."""
+"""The results of a check as plain data, and their formats: text, HTML, JUnit XML."""
 
 from __future__ import annotations
 

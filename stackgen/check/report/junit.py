@@ -1,4 +1,4 @@
-"""A report as JUnit XML, which CI systems show: a suite for each endpoint, a case for each check."""
+"""A report as JUnit XML for CI systems: one test suite per endpoint, one test case per check."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from stackgen.check.report import EndpointReport, Report, Result
 
 __all__ = ["as_junit"]
 
-# what XML 1.0 has no way to write, not even escaped (https://www.w3.org/TR/xml/#charsets)
-UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# characters that XML 1.0 can't contain, not even escaped (https://www.w3.org/TR/xml/#charsets)
+INVALID_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def as_junit(report: Report) -> str:
-    """The XML with its declaration. Warnings pass, with their text in `system-out`; a skipped check is skipped.
+    """The report as an XML document. A check with a warning passes, with the warning in `system-out`.
 
-    Format: the Ant schema as Jenkins, GitLab and GitHub's reporters read it (testsuites, testsuite, testcase with
-    failure or skipped). Times are seconds.
+    Format: the Ant schema as read by Jenkins, GitLab and GitHub's reporters (testsuites, testsuite, testcase with
+    failure or skipped). Times are in seconds.
     """
     root = ElementTree.Element("testsuites", _counts([one for each in report.endpoints for one in each.results]))
     root.set("name", "stackgen check")
@@ -43,19 +43,20 @@ def _suite(endpoint: EndpointReport, started: str) -> ElementTree.Element:
 
 def _case(result: Result, endpoint: str) -> ElementTree.Element:
     name = f"{result.name} [{result.model}]" if result.model else result.name
-    # dots would be taken for packages, and an endpoint's name may hold a port
-    words = {"classname": _text(f"stackgen.{endpoint.replace('.', '_')}"), "name": _text(name)}
-    case = ElementTree.Element("testcase", words | {"time": f"{result.seconds or 0:.3f}"})
+    # CI systems split a class name at its dots into packages, and an endpoint's name may be an IP address and port
+    attributes = {"classname": _text(f"stackgen.{endpoint.replace('.', '_')}"), "name": _text(name)}
+    case = ElementTree.Element("testcase", attributes | {"time": f"{result.seconds or 0:.3f}"})
     if result.status == "fail":
         failure = ElementTree.SubElement(case, "failure", {"message": _text(result.message), "type": result.name})
         failure.text = _text("\n".join(line for line in (result.hint, result.evidence) if line))
     elif result.status == "skip":
         ElementTree.SubElement(case, "skipped", {"message": _text(result.message)})
-    said = [f"warning: {result.message}", f"hint: {result.hint}"] if result.status == "warn" else []
-    said += [result.evidence] if result.status == "warn" and result.evidence else []
-    said += [f"note: {one}" for one in result.notes] + [f"{key}: {value:g}" for key, value in result.figures.items()]
-    if said:
-        ElementTree.SubElement(case, "system-out").text = _text("\n".join(said))
+    # a warning goes here because JUnit has no status for it
+    output = [f"warning: {result.message}", f"hint: {result.hint}"] if result.status == "warn" else []
+    output += [result.evidence] if result.status == "warn" and result.evidence else []
+    output += [f"note: {one}" for one in result.notes] + [f"{key}: {value:g}" for key, value in result.figures.items()]
+    if output:
+        ElementTree.SubElement(case, "system-out").text = _text("\n".join(output))
     return case
 
 
@@ -63,10 +64,12 @@ def _counts(results: list[Result] | tuple[Result, ...]) -> dict[str, str]:
     return {
         "tests": str(len(results)),
         "failures": str(sum(one.status == "fail" for one in results)),
+        # JUnit's errors are tests that crashed; a check that crashes is a failed check here
         "errors": "0",
         "skipped": str(sum(one.status == "skip" for one in results)),
     }
 
 
 def _text(text: str) -> str:
-    return UNWRITABLE.sub("\ufffd", text)
+    # servers can send any character, and one invalid one would make the whole file unreadable
+    return INVALID_XML.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""What a check found, as plain data; printing it is `stackgen.check.report.text`'s work."""
+"""The results of a check as plain data, with a JSON form and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any, Literal
 __all__ = ["JSON_SCHEMA", "SCHEMA", "EndpointReport", "Exchange", "Report", "Result", "Status"]
 
 Status = Literal["pass", "warn", "fail", "skip"]
-# goes up when a field is renamed, removed or changes its meaning; new fields leave it
+# incremented when a field is renamed, removed or changes its meaning, but not for new fields
 SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request and what came back, as excerpts without keys. `status` is None where no response came.
+    """One request and its response, as redacted excerpts.
 
-    `seconds` is the time until the response was read, `started` the time since the endpoint's check began.
+    - `status`: the HTTP status code; None if there was no response.
+    - `seconds`: from the start of the request until the response was read.
+    - `started`: seconds from the start of the endpoint's check to the request.
     """
 
     method: str
@@ -31,12 +33,16 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One named check: how it ended, how long it took (None: it didn't run), what it says, what to do.
+    """The result of one check.
 
-    `evidence` is what the server sent, redacted and bounded; `model` is the served name for checks that run once for
-    each model. `notes` are known deviations of the dialect and other things to know that fail nobody. `figures` are
-    measured numbers by name, times in seconds (`ttft_seconds`, `tokens_per_second`); `samples` single measurements in
-    the order they were made (`inter_token_seconds`). `exchanges` are for reports that show them, not for the JSON.
+    - `seconds`: its duration; None if it didn't run.
+    - `message`, `hint`: what was found, and what to do about it.
+    - `evidence`: what the server sent, redacted and shortened.
+    - `model`: the served model name, for checks that run once per model; else empty.
+    - `notes`: known deviations of the dialect and other facts that are no failure.
+    - `figures`: measurements by name, times in seconds (`ttft_seconds`, `tokens_per_second`).
+    - `samples`: series of measurements in the order they were taken, in seconds (`inter_token_seconds`).
+    - `exchanges`: the requests and responses; shown in HTML and with --debug, not part of the JSON.
     """
 
     name: str
@@ -54,9 +60,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """All results of one endpoint; `answer` is the text of the first completion, None when there was none.
+    """All results of one endpoint.
 
-    `seconds` is how long all of its checks took, waiting for readiness left out.
+    - `answer`: text of the first completion; None without one.
+    - `seconds`: duration of all its checks, not counting the wait for readiness.
     """
 
     name: str
@@ -68,14 +75,15 @@ class EndpointReport:
 
     @property
     def ok(self) -> bool:
-        """No check failed, and at least one was run: skipped ones prove nothing."""
-        found = {result.status for result in self.results}
-        return "fail" not in found and bool(found - {"skip"})
+        """Whether at least one check ran and none failed."""
+        statuses = {result.status for result in self.results}
+        # with only skipped checks, nothing was verified
+        return "fail" not in statuses and bool(statuses - {"skip"})
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All endpoints; `started` is the time in ISO 8601, UTC, `seconds` how long the whole took."""
+    """The results of all endpoints; `started` is a UTC time in ISO 8601, `seconds` the total duration."""
 
     endpoints: tuple[EndpointReport, ...]
     started: str
@@ -84,33 +92,34 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Every endpoint is, and there is at least one: nothing checked is nothing proved."""
+        """Whether there is at least one endpoint and all are ok."""
+        # without endpoints, nothing was verified
         return bool(self.endpoints) and all(endpoint.ok for endpoint in self.endpoints)
 
     @property
     def exit_code(self) -> int:
-        """0 healthy, 1 not."""
+        """0 if healthy, else 1."""
         return 0 if self.ok else 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for `--json`, as `JSON_SCHEMA` documents it."""
-        # `ok` is computed, and asdict knows only fields
+        """The report as plain data for `--json`; `JSON_SCHEMA` documents it."""
+        # `ok` is a property, and asdict copies only fields
         endpoints = [
-            {**asdict(endpoint), "ok": endpoint.ok, "results": [_plain(result) for result in endpoint.results]}
+            {**asdict(endpoint), "ok": endpoint.ok, "results": [_result_to_json(result) for result in endpoint.results]}
             for endpoint in self.endpoints
         ]
         return {"schema": SCHEMA, "ok": self.ok, "started": self.started, "profile": self.profile,
                 "seconds": self.seconds, "endpoints": endpoints}  # fmt: skip
 
 
-def _plain(result: Result) -> dict[str, Any]:
+def _result_to_json(result: Result) -> dict[str, Any]:
     data = asdict(result)
-    # requests and responses would make the report ten times as long; --debug and --html show them
+    # requests and responses would make the JSON ten times as long; --debug and --html show them
     del data["exchanges"]
     return data
 
 
-# every field is always there, so that a reader needs no defaults, and unknown ones are a mistake of ours
+# every field is always present, so readers need no defaults, and an unknown field is a bug
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
@@ -124,26 +133,26 @@ _TEXT = {"type": "string"}
 _RESULT = _object(
     {
         "name": {"type": "string", "description": "Name of the check"},
-        "status": {"enum": ["pass", "warn", "fail", "skip"], "description": "Only `fail` makes the report not ok"},
-        "seconds": {"type": ["number", "null"], "description": "How long it took; null: it didn't run"},
+        "status": {"enum": ["pass", "warn", "fail", "skip"], "description": "Only `fail` makes `ok` false"},
+        "seconds": {"type": ["number", "null"], "description": "Duration; null if it didn't run"},
         "message": {"type": "string", "description": "What was found"},
-        "hint": {"type": "string", "description": "What to do; may be empty"},
-        "evidence": {"type": "string", "description": "Excerpt of a response or numbers; redacted; may be empty"},
-        "model": {"type": "string", "description": "Served model name, for checks that run once a model; else empty"},
+        "hint": {"type": "string", "description": "What to do about it; may be empty"},
+        "evidence": {"type": "string", "description": "Redacted excerpt of a response, or numbers; may be empty"},
+        "model": {"type": "string", "description": "Served model name, for checks that run once per model; else empty"},
         "notes": {
             "type": "array",
             "items": _TEXT,
-            "description": "Known deviations of the dialect, and other things to know that fail nobody",
+            "description": "Known deviations of the dialect and other facts that are no failure",
         },
         "figures": {
             "type": "object",
             "additionalProperties": {"type": "number"},
-            "description": "Measured numbers by name; times in seconds",
+            "description": "Measurements by name; times in seconds",
         },
         "samples": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "number"}},
-            "description": "Single measurements by name, in the order they were made; times in seconds",
+            "description": "Series of measurements by name, in the order they were taken; in seconds",
         },
     }
 )
@@ -151,11 +160,14 @@ _ENDPOINT = _object(
     {
         "name": _TEXT,
         "base_url": _TEXT,
-        "dialect": {"type": "string", "description": "Whose deviations were allowed for; `openai` is none"},
+        "dialect": {
+            "type": "string",
+            "description": "The dialect whose known deviations were allowed; `openai` has none",
+        },
         "ok": {"type": "boolean"},
         "results": {"type": "array", "items": _RESULT},
-        "answer": {"type": ["string", "null"], "description": "Text of the first completion"},
-        "seconds": {"type": "number", "description": "How long all checks of the endpoint took"},
+        "answer": {"type": ["string", "null"], "description": "Text of the first completion; null without one"},
+        "seconds": {"type": "number", "description": "Duration of all checks of the endpoint"},
     }
 )
 JSON_SCHEMA: dict[str, Any] = {
@@ -164,10 +176,10 @@ JSON_SCHEMA: dict[str, Any] = {
     **_object(
         {
             "schema": {"const": SCHEMA, "description": "Version of this format"},
-            "ok": {"type": "boolean", "description": "No check failed on any endpoint"},
-            "started": {"type": "string", "description": "ISO 8601, UTC"},
-            "profile": {"enum": ["quick", "default", "deep"], "description": "How deep the check looked"},
-            "seconds": {"type": "number", "description": "How long the whole check took"},
+            "ok": {"type": "boolean", "description": "True if checks ran on every endpoint and none failed"},
+            "started": {"type": "string", "description": "Start time, ISO 8601, UTC"},
+            "profile": {"enum": ["quick", "default", "deep"], "description": "Which checks ran"},
+            "seconds": {"type": "number", "description": "Total duration"},
             "endpoints": {"type": "array", "items": _ENDPOINT},
         }
     ),

@@ -1,6 +1,6 @@
-"""A report as one HTML page that needs nothing else: no network, no script, so it can hang on a ticket.
+"""A report as one self-contained HTML page, without scripts and network access, so it can be attached to a ticket.
 
-What servers sent is printed by Jinja with autoescape on, and the page's own policy forbids scripts besides.
+Jinja's autoescape is on for everything that servers sent, and the page's Content-Security-Policy forbids scripts too.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stackgen.check.report import EndpointReport, Report, Result, Status
-from stackgen.check.report.plots import Bars, Series, bars, duration, series
+from stackgen.check.report.plots import BarChart, LineChart, bar_chart, format_duration, line_chart
 from stackgen.resources import templates_dir
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["SYMBOLS", "as_html", "environment", "policy", "style", "utc"]
+__all__ = ["SYMBOLS", "as_html", "content_security_policy", "format_utc", "jinja_environment", "load_css"]
 
-# words carry the meaning, these help the eye; none of them is an emoji, which some systems paint in colours of theirs
+# decoration next to the status text; no emoji, because some systems draw those in colours of their own
 SYMBOLS: dict[Status, str] = {"fail": "✕", "warn": "!", "pass": "✓", "skip": "–"}
-# a page where hundreds fail opens with the first of them, and the others tell their failure while folded
-MOST_OPEN = 12
-# with more endpoints, requests of passed checks would make a page that no ticket takes
-MOST_WITH_REQUESTS = 40
-# indenting a longer body makes it no easier to read
-LONGEST_INDENTED = 20_000
+# if hundreds fail, only the first ones are expanded; the others show their failure in the summary line
+MAX_OPEN = 12
+# with more endpoints, the requests of passed checks would make the page too large for a ticket
+MAX_ENDPOINTS_WITH_REQUESTS = 40
+# longer bodies don't become more readable by indentation
+MAX_INDENTED_LENGTH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Measured numbers of one model, in words; empty where there is none."""
+    """The measurements of one model, formatted; empty where there is none."""
 
     model: str
     ttft: str
@@ -47,57 +47,66 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """An endpoint as the template prints it; `troubles` are failures in the order they were found, then warnings."""
+class EndpointView:
+    """An endpoint as the template prints it.
+
+    - `problems`: the failures in the order they were found, then the warnings.
+    - `notes`: each note with the names of the checks that made it.
+    - `with_requests`: the results whose requests are shown; `requests` counts those requests.
+    - `requests_omitted`: whether requests of passed checks are left out.
+    """
 
     id: str
     report: EndpointReport
     open: bool
     counts: tuple[tuple[Status, int], ...]
-    troubles: tuple[Result, ...]
+    problems: tuple[Result, ...]
     speeds: tuple[Speed, ...]
-    ttft: Bars | None
-    series: tuple[Series, ...]
+    ttft: BarChart | None
+    latencies: tuple[LineChart, ...]
     notes: tuple[tuple[str, str], ...]
-    asked: tuple[Result, ...]
+    with_requests: tuple[Result, ...]
     requests: int
-    left_out: bool
+    requests_omitted: bool
 
     @property
     def failures(self) -> int:
-        """How many checks failed."""
-        return sum(trouble.status == "fail" for trouble in self.troubles)
+        """The number of failed checks."""
+        return sum(problem.status == "fail" for problem in self.problems)
 
 
 def as_html(report: Report, *, home: str | None = None) -> str:
-    """The report as a page: failing endpoints first and open, the others folded.
+    """The report as an HTML page: failing endpoints first and expanded, the others collapsed.
 
-    `home` is the address of a page to link back to, for reports that are served; a file has none.
+    `home` is the URL of a page to link back to; only a report that is served has one.
     """
-    # the failing ones first, then those with warnings; sorting is stable, so each group keeps the stack's order
-    ordered = sorted(report.endpoints, key=lambda one: (one.ok, not _warned(one)))
-    few, alone = len(ordered) <= MOST_WITH_REQUESTS, len(ordered) == 1
+    # failing, then with warnings, then the rest; the sort is stable, so each group keeps the stack's order
+    ordered = sorted(report.endpoints, key=lambda one: (one.ok, not _has_warning(one)))
+    few, alone = len(ordered) <= MAX_ENDPOINTS_WITH_REQUESTS, len(ordered) == 1
+    # a single healthy endpoint is expanded too: a page with one collapsed line would show nothing
     views = [
-        _view(index, one, is_open=alone or (not one.ok and index < MOST_OPEN), few=few)
+        _view(index, one, is_open=alone or (not one.ok and index < MAX_OPEN), few=few)
         for index, one in enumerate(ordered)
     ]
-    page = environment().get_template("report/report.html.j2")
+    page = jinja_environment().get_template("report/report.html.j2")
     return page.render(
         report=report,
         failing=[view for view in views if not view.report.ok],
         healthy=[view for view in views if view.report.ok],
         many=not few,
         counts=_counts([result for one in report.endpoints for result in one.results]),
-        style=style(),
-        policy=policy(),
+        style=load_css(),
+        policy=content_security_policy(),
+        # a report has no script, and its style is allowed by hash
         nonce=None,
         home=home,
     )
 
 
-def policy() -> str:
-    """The Content-Security-Policy of a report: the style that it holds, told by its hash, and nothing else."""
-    digest = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
+def content_security_policy() -> str:
+    """The Content-Security-Policy of a report: allows its own style, by hash, and nothing else."""
+    # by hash, because 'unsafe-inline' would allow any style in server text; img-src is for the icon's data: URL
+    digest = base64.b64encode(hashlib.sha256(load_css().encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
         "form-action 'none'; script-src 'none'"
@@ -105,19 +114,21 @@ def policy() -> str:
 
 
 @cache
-def style() -> Markup:
-    """The CSS that all pages share, as it stands between `<style>` and `</style>`."""
+def load_css() -> Markup:
+    """The CSS of all pages, exactly as it appears between `<style>` and `</style>`: its hash is in the policy."""
+    # imported late, together with jinja2
     from markupsafe import Markup
 
     return Markup((templates_dir() / "report" / "style.css").read_text("utf-8"))  # noqa: S704 - a file of ours
 
 
 @cache
-def environment() -> Environment:
-    """Jinja for pages: everything that is printed is escaped, and a missing name is an error."""
+def jinja_environment() -> Environment:
+    """The Jinja environment of all pages: values are escaped, and an undefined name is an error."""
+    # imported late: commands that write no page don't need it
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(templates_dir()),
         autoescape=True,
         undefined=StrictUndefined,
@@ -125,82 +136,89 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"duration": duration, "pretty": _pretty, "utc": utc}
-    made.globals |= {"SYMBOLS": SYMBOLS}
-    return made
+    environment.filters |= {"duration": format_duration, "pretty": _indent_json, "utc": format_utc}
+    environment.globals |= {"SYMBOLS": SYMBOLS}
+    return environment
 
 
-def utc(moment: str | float) -> str:
-    """A time, in ISO 8601 or seconds since 1970, as `2026-11-23 14:05:09 UTC`; other words stay as they are."""
+def format_utc(moment: str | float) -> str:
+    """A time (ISO 8601, or seconds since the epoch) as `2026-11-23 14:05:09 UTC`; other text is returned unchanged."""
     try:
         if isinstance(moment, str):
-            told = datetime.fromisoformat(moment)
+            parsed = datetime.fromisoformat(moment)
         else:
-            told = datetime.fromtimestamp(moment, timezone.utc)
+            parsed = datetime.fromtimestamp(moment, timezone.utc)
+    # a page must not fail on a report whose start time is not a date
     except ValueError:
         return str(moment)
-    return told.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return parsed.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _warned(endpoint: EndpointReport) -> bool:
+def _has_warning(endpoint: EndpointReport) -> bool:
     return any(result.status == "warn" for result in endpoint.results)
 
 
 def _counts(results: Sequence[Result]) -> tuple[tuple[Status, int], ...]:
+    # in the order of SYMBOLS: the worst status first
     counted = Counter(result.status for result in results)
     return tuple((status, counted[status]) for status in SYMBOLS if counted[status])
 
 
-def _view(index: int, endpoint: EndpointReport, *, is_open: bool, few: bool) -> View:
+def _view(index: int, endpoint: EndpointReport, *, is_open: bool, few: bool) -> EndpointView:
     results = endpoint.results
-    troubles = [result for status in ("fail", "warn") for result in results if result.status == status]
-    asked = tuple(result for result in results if result.exchanges and (few or result.status in ("fail", "warn")))
+    problems = [result for status in ("fail", "warn") for result in results if result.status == status]
+    # requests of failed checks and warnings are always kept: they are the evidence
+    with_requests = tuple(
+        result for result in results if result.exchanges and (few or result.status in ("fail", "warn"))
+    )
     streams = [result for result in results if "ttft_seconds" in result.figures]
-    return View(
+    return EndpointView(
         id=f"endpoint-{index + 1}",
         report=endpoint,
         open=is_open,
         counts=_counts(results),
-        troubles=tuple(troubles),
+        problems=tuple(problems),
         speeds=tuple(_speed(result) for result in streams),
-        ttft=_ttft(streams),
-        series=tuple(_series(results)),
+        ttft=_ttft_chart(streams),
+        latencies=tuple(_latency_charts(results)),
         notes=_notes(results),
-        asked=asked,
-        requests=sum(len(result.exchanges) for result in asked),
-        left_out=not few,
+        with_requests=with_requests,
+        requests=sum(len(result.exchanges) for result in with_requests),
+        requests_omitted=not few,
     )
 
 
-def _ttft(streams: Sequence[Result]) -> Bars | None:
+def _ttft_chart(streams: Sequence[Result]) -> BarChart | None:
+    # a result without a model name still needs a label
     values = [(result.model or "(model)", float(result.figures["ttft_seconds"])) for result in streams]
-    return bars("Time to first token", values) if values else None
+    return bar_chart("Time to first token", values) if values else None
 
 
-def _series(results: Sequence[Result]) -> list[Series]:
-    found = []
+def _latency_charts(results: Sequence[Result]) -> list[LineChart]:
+    charts = []
     for result in results:
-        of = f", {result.model}" if result.model else ""
+        suffix = f", {result.model}" if result.model else ""
         figures = result.figures
-        if gaps := result.samples.get("inter_token_seconds"):
+        if latencies := result.samples.get("inter_token_seconds"):
             levels = [
                 (name, figures[key])
                 for name, key in (("p50", "inter_token_p50_seconds"), ("p99", "inter_token_p99_seconds"))
                 if key in figures
             ]
-            found.append(series(f"Time between tokens{of}", gaps, levels, "gap after token"))
-        if waits := result.samples.get("latency_seconds"):
+            charts.append(line_chart(f"Inter-token latency{suffix}", latencies, levels, "after token"))
+        if latencies := result.samples.get("latency_seconds"):
             levels = [
                 (name, figures[key]) for name, key in (("p50", "p50_seconds"), ("p99", "p99_seconds")) if key in figures
             ]
-            found.append(series(f"Latency under load{of}", waits, levels, "request"))
-    return found
+            charts.append(line_chart(f"Latency under load{suffix}", latencies, levels, "request"))
+    return charts
 
 
 def _speed(result: Result) -> Speed:
-    def told(key: str) -> str:
-        return duration(result.figures[key]) if key in result.figures else ""
+    def figure(key: str) -> str:
+        return format_duration(result.figures[key]) if key in result.figures else ""
 
+    # a server that counts no tokens still has a rate in chunks
     rate = next(
         (
             f"{result.figures[f'{unit}_per_second']:.1f} {unit}/s"
@@ -211,30 +229,31 @@ def _speed(result: Result) -> Speed:
     )
     return Speed(
         result.model,
-        told("ttft_seconds"),
-        told("inter_token_p50_seconds"),
-        told("inter_token_p99_seconds"),
-        rate,
+        ttft=figure("ttft_seconds"),
+        p50=figure("inter_token_p50_seconds"),
+        p99=figure("inter_token_p99_seconds"),
+        rate=rate,
     )
 
 
 def _notes(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
-    """Each note once, with the checks that made it: a deviation of the engine is one of all its models."""
-    places: dict[str, list[str]] = {}
+    """Each note once, with the names of the checks that made it: an engine deviates in the same way for every model."""
+    checks: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:
-            seen = places.setdefault(note, [])
-            if result.name not in seen:
-                seen.append(result.name)
-    return tuple((note, ", ".join(names)) for note, names in places.items())
+            names = checks.setdefault(note, [])
+            if result.name not in names:
+                names.append(result.name)
+    return tuple((note, ", ".join(names)) for note, names in checks.items())
 
 
-def _pretty(text: str) -> str:
-    """JSON indented, everything else (also what an excerpt cut off) as it is."""
-    if len(text) > LONGEST_INDENTED or not text.startswith(("{", "[")):
+def _indent_json(text: str) -> str:
+    """JSON with indentation; any other text, also JSON cut off by an excerpt, unchanged."""
+    if len(text) > MAX_INDENTED_LENGTH or not text.startswith(("{", "[")):
         return text
     try:
         data: Any = json.loads(text)
+    # RecursionError: a server may send deeply nested JSON
     except (ValueError, RecursionError):
         return text
     return json.dumps(data, indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A report as plain text: failing first, each with its hint; of many endpoints only what needs work."""
+"""A report as plain text: failing endpoints first, with hints; of many endpoints only those that need attention."""
 
 from __future__ import annotations
 
@@ -8,91 +8,95 @@ from collections.abc import Iterable, Iterator
 
 from stackgen.check.report import EndpointReport, Report, Result, Status
 
-__all__ = ["as_exchanges", "as_text", "change_lines", "one_line"]
+__all__ = ["as_text", "change_lines", "exchange_lines", "summary_line"]
 
-# what needs work stands first
-ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
-# words beside the signs: colour and form alone tell not everybody
+# what needs attention comes first
+STATUS_ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
+# always printed with the status in words: not everybody can tell colours and symbols apart
 SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "-"}
 # SGR: red, yellow, green, faint
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
-# decimals, and whole numbers of what comes in other numbers each time
-MEASURED = re.compile(
+# numbers that vary from round to round: decimals, and whole numbers with one of these units
+MEASUREMENT = re.compile(
     r"(?<![\w.-])\d+\.\d+(?![\w.])|(?<![\w.-])\d+(?= (?:ms|s|chunks?|reads?|events?|deltas|tokens?|characters)\b)"
 )
-# healthy endpoints get a table each, a line each, or only a count
-FEW, SOME = 3, 30
-# failing ones get a table each, or a line each
-MANY = 20
+# up to this many endpoints, healthy ones get a table each; up to this many healthy ones, a line each; else a count
+MAX_HEALTHY_TABLES, MAX_HEALTHY_LINES = 3, 30
+# up to this many failing endpoints get a table each; more get a line each
+MAX_FAILING_TABLES = 20
 
 
 def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
-    """The report as lines of text, without a line end. `verbose` prints the evidence of passed checks as well, and
-    every endpoint whole; without it many failing ones get a line each, and `--json` has all.
+    """The report as text, without a trailing newline.
 
-    Colour (SGR sequences) only where `color` is set: the caller knows whether a terminal reads it.
+    `verbose` prints a table for every endpoint, and the evidence of passed checks too. `color` adds SGR sequences; the
+    caller knows whether the output is a terminal.
     """
     if not report.endpoints:
-        return "nothing to check: the stack has no endpoint"
+        return "nothing to check: the stack has no endpoints"
     count = len(report.endpoints)
     bad = [endpoint for endpoint in report.endpoints if not endpoint.ok]
     good = [endpoint for endpoint in report.endpoints if endpoint.ok]
-    if len(bad) > MANY and not verbose:
-        blocks = ["\n".join(one_line(endpoint, color, hint=True) for endpoint in bad)]
+    if len(bad) > MAX_FAILING_TABLES and not verbose:
+        blocks = ["\n".join(summary_line(endpoint, color, hint=True) for endpoint in bad)]
     else:
         blocks = ["\n".join(_endpoint(endpoint, color, verbose)) for endpoint in bad]
-    if verbose or count <= FEW:
+    if verbose or count <= MAX_HEALTHY_TABLES:
         blocks += ["\n".join(_endpoint(endpoint, color, verbose)) for endpoint in good]
-    elif len(good) <= SOME:
-        blocks.append("\n".join(one_line(endpoint, color) for endpoint in good))
+    elif len(good) <= MAX_HEALTHY_LINES:
+        blocks.append("\n".join(summary_line(endpoint, color) for endpoint in good))
     blocks = [block for block in blocks if block]
     counts = Counter(result.status for endpoint in report.endpoints for result in endpoint.results)
-    total = ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
+    total = ", ".join(f"{counts[status]} {status}" for status in STATUS_ORDER if counts[status])
     some = f"{len(good)} of {count} endpoints" if count > 1 else "1 endpoint"
     verdict = f"healthy: {some}" if report.ok else f"NOT healthy: {len(bad)} of {count} endpoint{'s' * (count > 1)}"
     ending = f"{_paint('pass' if report.ok else 'fail', verdict, color)}; checks: {total}; {report.seconds:.1f} s"
     return "\n\n".join([*blocks, ending])
 
 
-def one_line(endpoint: EndpointReport, color: bool = False, *, hint: bool = False) -> str:
-    """An endpoint in a line: verdict, name, URL, and its figures or the first failure, with its `hint` where wanted."""
+def summary_line(endpoint: EndpointReport, color: bool = False, *, hint: bool = False) -> str:
+    """One line per endpoint: status, name, URL, and its speed or its first failure, with the hint if `hint` is set."""
     status: Status = "pass" if endpoint.ok else "fail"
     failed = next((one for one in endpoint.results if one.status == "fail"), None)
-    told = f"{_name(failed)}: {failed.message}" if failed else _speed(endpoint.results)
+    summary = f"{_name(failed)}: {failed.message}" if failed else _speed(endpoint.results)
     if failed is None and not endpoint.ok:
-        told = "nothing was checked: all checks were skipped"
-    more = f"  → {failed.hint}" if failed and failed.hint and hint else ""
-    place = f"{endpoint.name}  {endpoint.base_url}"
-    return f"{_paint(status, f'{SIGNS[status]} {status}', color)}  {place}  {told}{more}".rstrip()
+        summary = "nothing was checked: all checks were skipped"
+    suffix = f"  → {failed.hint}" if failed and failed.hint and hint else ""
+    where = f"{endpoint.name}  {endpoint.base_url}"
+    return f"{_paint(status, f'{SIGNS[status]} {status}', color)}  {where}  {summary}{suffix}".rstrip()
 
 
 def change_lines(before: EndpointReport | None, now: EndpointReport, *, color: bool = False) -> list[str]:
-    """What changed since an earlier look at the same endpoint: a line for each check; none where all is as it was."""
+    """What changed since the last round of the same endpoint, one line per check; empty if nothing did."""
+    # the first round has nothing to compare with
     if before is None:
-        return [one_line(now, color)]
+        return [summary_line(now, color)]
     old = {(one.name, one.model): one for one in before.results}
     lines = []
     for result in now.results:
-        was = old.pop((result.name, result.model), None)
-        # a figure changes every time; the words of a pass hold figures
-        same = was is not None and was.status == result.status
-        if same and was is not None and (result.status == "pass" or _bare(was.message) == _bare(result.message)):
+        last = old.pop((result.name, result.model), None)
+        # the message of a passed check contains measurements, which change in every round
+        if last is not None and last.status == result.status and (result.status == "pass" or _is_same(last, result)):
             continue
-        since = f"{was.status} → " if was else ""
-        status = _paint(result.status, f"{since}{result.status}", color)
+        change = f"{last.status} → {result.status}" if last else result.status
+        status = _paint(result.status, change, color)
         lines.append(f"{now.name}  {_name(result)}: {status}  {result.message}")
         if result.hint and result.status == "fail":
             lines.append(f"    → {result.hint}")
     return lines
 
 
-def _bare(message: str) -> str:
-    """A message without what is measured anew each time; statuses, counts of services and addresses stay."""
-    return MEASURED.sub("…", message)
+def _is_same(last: Result, result: Result) -> bool:
+    return _without_measurements(last.message) == _without_measurements(result.message)
 
 
-def as_exchanges(report: Report) -> Iterator[str]:
-    """Every request and response of a report as lines, as `--debug` prints them; keys are out already."""
+def _without_measurements(message: str) -> str:
+    """`message` with its measurements replaced by `…`; status codes, counts of services and addresses stay."""
+    return MEASUREMENT.sub("…", message)
+
+
+def exchange_lines(report: Report) -> Iterator[str]:
+    """Every request and response of a report, as `--debug` prints them; keys are already redacted."""
     for endpoint in report.endpoints:
         for result in endpoint.results:
             for one in result.exchanges:
@@ -100,7 +104,7 @@ def as_exchanges(report: Report) -> Iterator[str]:
                     f"[{endpoint.name}] {result.name}: {one.method} {one.url} -> {one.status or 'no response'}"
                     f" after {one.seconds:.3f} s"
                 )
-                yield from (f"    {sign} {text}" for sign, text in ((">", one.request), ("<", one.response)) if text)
+                yield from (f"    {arrow} {text}" for arrow, text in ((">", one.request), ("<", one.response)) if text)
 
 
 def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[str]:
@@ -108,16 +112,16 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
     title = f"{_paint(verdict, verdict.upper(), color)}  {endpoint.name}  {endpoint.base_url}  ({endpoint.dialect})"
     yield f"{title}  {endpoint.seconds:.1f} s"
     width = max((len(_name(result)) for result in endpoint.results), default=0)
-    # what was not run because something before it broke is one line: the break is told above
+    # checks that were skipped because an earlier one failed share one line: the failure is printed above
     kept = [one for one in endpoint.results if not (one.status == "skip" and one.message.startswith("needs `"))]
-    left = list(dict.fromkeys(one.name for one in endpoint.results if one not in kept))
-    for result in sorted(kept, key=lambda one: ORDER.index(one.status)):
+    skipped = list(dict.fromkeys(one.name for one in endpoint.results if one not in kept))
+    for result in sorted(kept, key=lambda one: STATUS_ORDER.index(one.status)):
         yield from _result(result, width, color, verbose)
-    if left:
+    if skipped:
         sign = _paint("skip", f"{SIGNS['skip']} skip", color)
-        yield f"  {sign}  {', '.join(left)}: not run, for want of the above"
+        yield f"  {sign}  {', '.join(skipped)}: not run, because a check above failed"
     if not any(one.status != "skip" for one in endpoint.results):
-        yield "  nothing was checked, so nothing is proved"
+        yield "  nothing was checked, so nothing is verified"
     if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
 
@@ -129,9 +133,9 @@ def _result(result: Result, width: int, color: bool, verbose: bool) -> Iterator[
     bad = result.status in ("fail", "warn")
     if result.hint and bad:
         yield f"          → {result.hint}"
-    # of a passed check the evidence is for the curious
+    # evidence of a passed check is rarely of interest
     if result.evidence and (verbose or bad):
-        yield f"          seen: {result.evidence}"
+        yield f"          evidence: {result.evidence}"
     yield from (f"          note: {text}" for text in result.notes)
 
 
@@ -140,7 +144,7 @@ def _name(result: Result) -> str:
 
 
 def _speed(results: Iterable[Result]) -> str:
-    """`TTFT 0.031 s, 45.2 tokens/s` of the first stream, else how long the first completion took."""
+    """`TTFT 0.031 s, 45.2 tokens/s` of the first stream, else the duration of the first completion."""
     found = list(results)
     for result in found:
         if "ttft_seconds" in result.figures:
@@ -148,7 +152,7 @@ def _speed(results: Iterable[Result]) -> str:
             rate = f", {speed:.1f} tokens/s" if speed else ""
             return f"TTFT {result.figures['ttft_seconds']:.3f} s{rate}"
     chat = next((one for one in found if one.name == "chat" and one.seconds is not None), None)
-    return f"answers in {chat.seconds:.2f} s" if chat else ""
+    return f"answered in {chat.seconds:.2f} s" if chat else ""
 
 
 def _paint(status: Status, text: str, color: bool) -> str:
