@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a check costs beside curl: whole processes that send the same requests, taking turns, median of N.
+"""The cost of a check compared with curl: whole processes that send the same requests in turn, median of N.
 
 check.py [--runs 5] [--endpoints 1 10 100 1000]
 
-The curl loop is one process a request, as a shell script has it; it looks at no answer. Both send up to 32 requests at
-once where there are several endpoints. The upstream answers in microseconds, so the figures are the clients'.
+The curl loop starts one process per request, like a shell script, and ignores the responses. With several endpoints,
+both send up to 32 requests concurrently. The upstream answers in microseconds, so the times are those of the clients.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COUNTS = (1, 10, 100, 1000)
 
 
 def requests(url, profile):
-    """The requests that a check of this profile sends, as curl's words."""
+    """The requests that a check with this profile sends, as curl commands."""
     report = check([Target("it", url, KEY, ("tiny",))], Options(profile=profile), dialects=dialects())
     assert report.ok, report
     for result in report.endpoints[0].results:
@@ -40,12 +40,12 @@ def requests(url, profile):
 
 def compare(commands, runs, env):
     times = {name: [] for name in commands}
-    # the first round warms caches; what takes a minute does not need that
+    # the first round warms caches; a single long run doesn't need that
     warm = 1 if runs > 1 else 0
     for number in range(runs + warm):
-        for name, words in commands.items():
+        for name, command in commands.items():
             started = time.perf_counter()
-            subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=env)
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=env)
             if number >= warm:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -55,8 +55,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--endpoints", type=int, nargs="+", default=COUNTS)
-    words_given = parser.parse_args()
-    runs, counts = words_given.runs, words_given.endpoints
+    args = parser.parse_args()
+    runs, counts = args.runs, args.endpoints
+    # bytecode as an installed package has it, or Python would compile stackgen in each run
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {"BENCH_KEY": KEY}
     server = subprocess.Popen(
         [sys.executable, str(HERE / "upstream.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -75,7 +76,7 @@ def measure(folder, url, counts, runs, env):
     for profile in ("quick", "default"):
         sent = list(requests(url, profile))
         script = folder / f"{profile}.sh"
-        script.write_text("".join(f"{shlex.join(words)}\n" for words in sent))
+        script.write_text("".join(f"{shlex.join(command)}\n" for command in sent))
         for count in counts:
             file = folder / f"{count}.yaml"
             entries = "".join(f"  - {{name: e{n}, base_url: '{url}', api_key_env: BENCH_KEY, models: [tiny]}}\n"
@@ -86,7 +87,7 @@ def measure(folder, url, counts, runs, env):
                 "stackgen": [sys.executable, "-m", "stackgen", "check", str(file), *quick],
                 "curl": ["sh", "-c", f"seq {count} | xargs -P 32 -I@ sh {shlex.quote(str(script))}"],
             }
-            # a thousand endpoints are many thousand processes of curl
+            # once: 1,000 endpoints are many thousand curl processes
             medians = compare(commands, runs if count < 1000 else 1, env)
             ratio = medians["stackgen"] / medians["curl"]
             print(f"{profile:10}{count:9}  {len(sent):13}   {medians['stackgen']:7.2f} s  {medians['curl']:8.2f} s"

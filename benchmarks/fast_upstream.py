@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""An engine that answers in microseconds: what is measured through a gateway before it is the gateway.
+"""A fake engine that answers in microseconds, so that a benchmark measures the gateway in front of it.
 
-`stream` gives `max_tokens` server-sent events, `user` seconds apart; else one small answer. These are fields that
-vllm-router hands on, which writes bodies anew.
+With `stream` it sends `max_tokens` server-sent events at intervals of `user` seconds; otherwise one small response.
+These fields are used because vllm-router rewrites bodies and forwards only fields that it knows.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ async def serve(reader, writer):
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             at = head.find(b"content-length:")
             raw = await reader.readexactly(int(head[at + 15 : head.index(b"\r", at)])) if at > 0 else b"{}"
-            wanted = json.loads(raw)
-            if not wanted.get("stream"):
+            body_fields = json.loads(raw)
+            if not body_fields.get("stream"):
                 body = WHOLE if head.startswith(b"post") else b'{"object":"list","data":[{"id":"bench"}]}'
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                              % (len(body), body))  # fmt: skip
                 continue
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            for _ in range(wanted["max_tokens"]):
+            for _ in range(body_fields["max_tokens"]):
                 writer.write(CHUNK)
                 await writer.drain()
-                await asyncio.sleep(float(wanted["user"]))
+                await asyncio.sleep(float(body_fields["user"]))
             writer.write(DONE)
     except (OSError, asyncio.IncompleteReadError):
         pass

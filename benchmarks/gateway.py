@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The gateway beside no gateway, nginx and vllm-router: the same upstreams, one run, rounds taken in turn.
+"""Compares the gateway with no gateway, nginx and vllm-router: same upstreams, one run, interleaved rounds.
 
-gateway.py            before two made-up upstreams that answer in microseconds (needs a Docker engine)
-gateway.py --real     before one and two real vLLM replicas on the CPU: tokens a second, and who worked how much
-gateway.py --json     figures as JSON
+gateway.py            in front of two fake upstreams that answer in microseconds (needs a Docker engine)
+gateway.py --real     in front of one and two real vLLM replicas on the CPU: tokens per second, requests per replica
+gateway.py --json     results as JSON
 
-All traffic goes to containers of this machine's own network. Trust ratios, not figures: client, gateway and upstreams
-share the cores.
+All traffic stays on this machine. Trust the ratios, not the absolute values: client, gateway and upstreams share the
+cores.
 """
 
 import argparse
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from stackgen.render.templating import render  # noqa: E402
 from stackgen.resolve.pipeline import resolve  # noqa: E402
-from stackgen.stack.load import build  # noqa: E402 - the checkout's own package
+from stackgen.stack.load import build_spec  # noqa: E402 - the checkout's own package
 from stackgen.targets.compose import ComposeSite  # noqa: E402
 
 NETWORK = "sgbench"
-# seconds without a byte after which a run ends
-SILENCE = 60
+# seconds without a byte after which a run is aborted
+READ_TIMEOUT = 60
 KEY, ENGINE_KEY = "sk-bench", "sk-engine"
 NGINX = """daemon off; worker_processes auto; pid /tmp/nginx.pid; error_log stderr; events { worker_connections 4096; }
 http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f;
@@ -41,10 +41,10 @@ proxy_buffering off; } } }
 """
 
 
-def docker(*words):
-    done = subprocess.run(["docker", *words], capture_output=True, text=True)
+def docker(*arguments):
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"docker {' '.join(words)}: {done.stderr}")
+        sys.exit(f"docker {' '.join(arguments)}: {done.stderr}")
     return done.stdout.strip()
 
 
@@ -55,7 +55,7 @@ def image(name):
 
 
 class Bench:
-    """Containers of one run, removed at its end."""
+    """The containers of one run, removed at its end."""
 
     def __init__(self):
         self.names = []
@@ -71,18 +71,20 @@ class Bench:
         subprocess.run(["docker", "network", "rm", NETWORK], capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, name, *words):
-        """Starts a container; its address on the network."""
-        docker("run", "--detach", "--name", f"sgbench-{name}", "--network", NETWORK, "--network-alias", name, *words)
+    def run(self, name, *arguments):
+        """Starts a container and returns its address on the network."""
+        docker(
+            "run", "--detach", "--name", f"sgbench-{name}", "--network", NETWORK, "--network-alias", name, *arguments
+        )
         self.names.append(f"sgbench-{name}")
         return docker(
             "inspect", "--format", f"{{{{.NetworkSettings.Networks.{NETWORK}.IPAddress}}}}", f"sgbench-{name}"
         )
 
     def gateway(self, replicas, name="gateway"):
-        """The gateway as stackgen renders it."""
+        """Starts the gateway as stackgen renders it."""
         model = {"model": "./m", "engine": "vllm", "served_names": ["bench"], "replicas": replicas}
-        spec = build({"name": "bench", "gateway": True, "models": [model]}, "benchmark")
+        spec = build_spec({"name": "bench", "gateway": True, "models": [model]}, "benchmark")
         folder = self.folder / name
         for file in render(resolve(spec, ComposeSite(), "benchmark")):
             path = folder / file.path
@@ -95,7 +97,7 @@ class Bench:
 
 
 HELLO = {"model": "bench", "messages": [{"role": "user", "content": "hi"}]}
-# a long prompt, which the gateway's small buffers don't hold
+# a long prompt that doesn't fit the gateway's small buffers
 LONG = {"messages": [{"role": "user", "content": "x" * 200_000}], "model": "bench"}
 
 
@@ -105,8 +107,8 @@ def request(body, key=KEY):
             f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n").encode() + raw  # fmt: skip
 
 
-async def once(reader, writer, sent):
-    """Seconds of one small request on an open connection."""
+async def time_request(reader, writer, sent):
+    """Seconds of one request on an open connection."""
     started = time.perf_counter()
     writer.write(sent)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -120,22 +122,23 @@ async def once(reader, writer, sent):
 async def latencies(address, count, body):
     reader, writer = await asyncio.open_connection(address, 8000)
     sent = request(body)
-    times = [await once(reader, writer, sent) for _ in range(count)]
+    times = [await time_request(reader, writer, sent) for _ in range(count)]
     writer.close()
+    # the first tenth warms up
     return times[count // 10 :]
 
 
 async def stream(address, body, key=KEY):
-    """(seconds to the first token, seconds in all, tokens, reads that held tokens) of one stream."""
+    """(seconds to the first token, total seconds, tokens, reads that contained tokens) of one stream."""
     reader, writer = await asyncio.open_connection(address, 8000)
     started = time.perf_counter()
     writer.write(request(HELLO | body | {"stream": True}, key))
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SILENCE)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), READ_TIMEOUT)
     if b"text/event-stream" not in head.lower():
         sys.exit(f"no stream: {head.decode()}{(await reader.read(2000)).decode()}")
     first, tokens, reads, tail = 0.0, 0, 0, b""
     while b"[DONE]" not in tail:
-        data = await asyncio.wait_for(reader.read(65536), SILENCE)
+        data = await asyncio.wait_for(reader.read(65536), READ_TIMEOUT)
         if not data:
             sys.exit(f"a stream ended early: {tail!r}")
         found = data.count(b'"content"') or data.count(b'"text"')
@@ -148,14 +151,14 @@ async def stream(address, body, key=KEY):
 
 
 async def streams(addresses, number, body, key=KEY):
-    """`number` streams at once, each address in turn; what `stream` says of each, and seconds in all."""
+    """Runs `number` concurrent streams, round robin over the addresses. Returns their results and the total seconds."""
     started = time.perf_counter()
-    turns = itertools.islice(itertools.cycle(addresses), number)
-    done = await asyncio.gather(*(stream(address, body, key) for address in turns))
+    targets = itertools.islice(itertools.cycle(addresses), number)
+    done = await asyncio.gather(*(stream(address, body, key) for address in targets))
     return done, time.perf_counter() - started
 
 
-async def ready(address, sent=b""):
+async def wait_until_ready(address, sent=b""):
     """Waits until `address` answers a completion."""
     for _ in range(240):
         if dead := docker("ps", "--all", "--quiet", "--filter", f"network={NETWORK}", "--filter", "status=exited"):
@@ -183,38 +186,39 @@ async def fast(bench, rounds):
     upstream = [bench.run(name, "--volume", script, "--env", f"NAME={name}", "--entrypoint", "python3", python,
                           "/upstream.py") for name in ("vllm-bench", "vllm-bench-2")]  # fmt: skip
     (bench.folder / "nginx.conf").write_text(NGINX)
+    # containers run as other users, and must be able to read the folder
     bench.folder.chmod(0o755)
-    # direct: clients that share the load out themselves, as what stands before both does it for them
-    ways = {"direct": upstream, "gateway": [bench.gateway(2)]}
-    ways |= {"direct, one engine": upstream[:1], "gateway, one replica": [bench.gateway(1, "one")]}
-    ways["nginx"] = [bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
+    # direct: the client itself balances over both upstreams, as the gateways do
+    setups = {"direct": upstream, "gateway": [bench.gateway(2)]}
+    setups |= {"direct, one engine": upstream[:1], "gateway, one replica": [bench.gateway(1, "one")]}
+    setups["nginx"] = [bench.run("nginx", "--volume", f"{bench.folder}/nginx.conf:/nginx.conf:ro", image("nginx"),
                                "nginx", "-c", "/nginx.conf")]  # fmt: skip
     if (ROOT / "templates/images/vllm-router").is_dir():
-        ways["vllm-router"] = [bench.run(
+        setups["vllm-router"] = [bench.run(
             "router", image("vllm-router"), "--worker-urls", "http://vllm-bench:8000", "http://vllm-bench-2:8000",
             "--host", "0.0.0.0", "--port", "8000", "--policy", "round_robin")]  # fmt: skip
-    for address in {address for addresses in ways.values() for address in addresses}:
-        await ready(address)
-    seconds = {name: [] for name in ways}
-    ttft = {name: [] for name in ways}
-    rates = {name: [] for name in ways}
-    reads = {name: [] for name in ways}
-    large = {name: [] for name in ways}
+    for address in {address for addresses in setups.values() for address in addresses}:
+        await wait_until_ready(address)
+    seconds = {name: [] for name in setups}
+    ttft = {name: [] for name in setups}
+    rates = {name: [] for name in setups}
+    reads = {name: [] for name in setups}
+    large = {name: [] for name in setups}
     for _ in range(rounds):
-        for name, addresses in ways.items():
+        for name, addresses in setups.items():
             for address in addresses:
                 seconds[name] += await latencies(address, 1000 // len(addresses), HELLO)
                 large[name] += await latencies(address, 100 // len(addresses), LONG)
-        for name, addresses in ways.items():
+        for name, addresses in setups.items():
             done, _ = await streams(addresses, 32, {"max_tokens": 40, "user": "0.02"})
             ttft[name] += [one[0] for one in done]
             reads[name] += [one[3] / one[2] for one in done]
-        for name, addresses in ways.items():
+        for name, addresses in setups.items():
             done, took = await streams(addresses, 8, {"max_tokens": 1500, "user": "0"})
             rates[name].append(sum(one[2] for one in done) / took)
     found = {}
-    for name in ways:
-        # one replica is compared with one engine
+    for name in setups:
+        # a single replica is compared with a single engine
         base = "direct, one engine" if "one" in name else "direct"
         added = {column: statistics.median(of[name]) - statistics.median(of[base])
                  for column, of in (("p50", seconds), ("ttft", ttft), ("large", large))}  # fmt: skip
@@ -235,8 +239,8 @@ async def real(bench, rounds):
     subprocess.run([ROOT / "scripts" / "small-model", "tiny"], check=True, capture_output=True)
     vllm, model = image("vllm-cpu"), ROOT / ".cache" / "models" / "tiny"
     settings = (f"VLLM_API_KEY={ENGINE_KEY}", "VLLM_CPU_KVCACHE_SPACE=1", "TORCHDYNAMO_DISABLE=1", "HF_HUB_OFFLINE=1")
-    environment = [word for setting in settings for word in ("--env", setting)]
-    # the image's own first words are `vllm serve`
+    environment = [argument for setting in settings for argument in ("--env", setting)]
+    # the image's entrypoint is `vllm serve`
     serve = ("/m", "--served-model-name", "bench", "--enforce-eager", "--dtype", "bfloat16",
              "--max-model-len", "1024", "--port", "8000")  # fmt: skip
     addresses = [
@@ -248,15 +252,15 @@ async def real(bench, rounds):
     body = {"messages": [{"role": "user", "content": "Tell me of Rome."}], "max_tokens": 128, "ignore_eos": True}
     ask = request(body | {"model": "bench", "max_tokens": 1}, ENGINE_KEY)
     for address in addresses:
-        await ready(address, ask)
-    ways = {"direct, one replica": (addresses[0], ENGINE_KEY), "gateway, one replica": (bench.gateway(1, "one"), KEY),
+        await wait_until_ready(address, ask)
+    setups = {"direct, one replica": (addresses[0], ENGINE_KEY), "gateway, one replica": (bench.gateway(1, "one"), KEY),
             "gateway, two replicas": (bench.gateway(2, "two"), KEY)}  # fmt: skip
-    for address, key in ways.values():
-        await ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
+    for address, key in setups.values():
+        await wait_until_ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
         await streams([address], 8, body, key)
-    rates = {name: [] for name in ways}
+    rates = {name: [] for name in setups}
     for _ in range(rounds):
-        for name, (address, key) in ways.items():
+        for name, (address, key) in setups.items():
             done, took = await streams([address], 16, body, key)
             rates[name].append(sum(one[2] for one in done) / took)
     log = docker("logs", "sgbench-two")
@@ -273,11 +277,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true", help="real vLLM replicas on the CPU")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
-    parser.add_argument("--json", action="store_true", help="figures as JSON")
-    words = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="print results as JSON")
+    args = parser.parse_args()
     with Bench() as bench:
-        found = asyncio.run((real if words.real else fast)(bench, words.rounds))
-    if words.json:
+        found = asyncio.run((real if args.real else fast)(bench, args.rounds))
+    if args.json:
         print(json.dumps(found, indent=2))
         return
     columns = list(dict.fromkeys(column for row in found.values() for column in row))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a start costs: whole processes side by side in one run, interleaved, median of N; and growth with the models.
+"""Startup cost: whole processes, interleaved in one run, median of N; and growth with the number of models.
 
 startup.py [--runs 15]
 """
@@ -18,18 +18,18 @@ EXAMPLE = ROOT / "compose" / "vllm-one-gpu"
 EMPTY_MODEL = "from pydantic import BaseModel\nclass Empty(BaseModel): pass"
 
 
-def seconds(words):
+def seconds(command):
     start = time.perf_counter()
-    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
 
 
 def compare(commands, runs):
-    """Medians by name; the commands take turns, so that a slow moment of the machine hits all of them."""
+    """Medians by name. The commands take turns, so that a slow moment of the machine affects all of them."""
     times = {name: [] for name in commands}
     for number in range(runs + 1):
-        for name, words in commands.items():
-            spent = seconds(words)
+        for name, command in commands.items():
+            spent = seconds(command)
             if number:  # the first round warms caches
                 times[name].append(spent)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -39,10 +39,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
-    # the engine's variables are needed by Compose; compiled bytecode is what an installed package has
+    # Compose needs the key; bytecode, because an installed package has it
     os.environ["STACKGEN_API_KEY"] = "x"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # as stackgen sets it, so that its parts compare
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # as stackgen sets it, so that the rows are comparable
     stackgen = [sys.executable, "-m", "stackgen"]
     medians = compare(
         {
@@ -61,7 +61,7 @@ def main():
             f"{name:34} {1000 * value:7.1f} ms   {value / bare:5.1f} x python   {value / compose:5.2f} x compose config"
         )
 
-    print("\nmodels   render --stdout   a model more")
+    print("\nmodels   render --stdout   per model")
     with tempfile.TemporaryDirectory() as folder:
         growth = {}
         for count in (1, 10, 100, 1000):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""A server that answers a check as vLLM would, in microseconds: what is measured beside it is the client.
+"""A fake vLLM that answers a check in microseconds, so that a benchmark measures the client.
 
-upstream.py    prints its port, and ends with its standard input
+upstream.py    prints its port, and exits when its standard input is closed
 """
 
 import asyncio
@@ -59,7 +59,7 @@ async def serve(reader, writer):
                      f"Connection: close\r\n\r\n{text}".encode())  # fmt: skip
         await writer.drain()
     except (OSError, asyncio.IncompleteReadError):
-        pass  # `connect` opens a connection and sends nothing
+        pass  # the check `connect` opens a connection and sends nothing
     finally:
         writer.close()
 

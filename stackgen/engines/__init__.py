@@ -1,6 +1,6 @@
-"""The engines: one file each. `names()` lists them, `get()` imports one; nothing is imported before it is needed.
+"""The engines, one module each. `names()` lists them; `get()` imports one on demand.
 
-A new engine is a new module here that defines `ENGINE` (see `docs/adding-an-engine.md`); nothing else changes.
+To add an engine, add a module here that defines `ENGINE` (see `docs/how-to/add-an-engine.md`); nothing else changes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["get", "names"]
 
 @cache
 def names() -> tuple[str, ...]:
-    """All engines, in alphabetical order."""
+    """Names of all engines, in alphabetical order."""
     files = Path(__file__).parent.glob("*.py")
     return tuple(sorted(file.stem for file in files if file.stem not in ("__init__", "base")))
 
 
 @cache
 def get(name: str) -> Engine:
-    """The engine called `name`; KeyError when there is none."""
+    """Imports and returns the engine called `name`. Raises KeyError if there is none."""
     if name not in names():
         raise KeyError(name)
     engine: Engine = import_module(f"stackgen.engines.{name}").ENGINE

@@ -1,4 +1,4 @@
-"""What an engine is, and what engines share: flags, storage, health and restart of the services they make."""
+"""The interface of an engine, and what engines share: flags, storage, health checks and the supervisor."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ from stackgen.plan import (
 from stackgen.spec import ModelSpec, StackSpec, is_local
 
 __all__ = [
-    "API_KEY", "Context", "Engine", "Part", "Replica", "download_model", "engine_mounts", "flags", "health",
-    "hub_environment", "model_source",    "served_names", "start_period", "supervised",
+    "API_KEY", "Context", "Engine", "Part", "Replica", "engine_mounts", "estimate_start_period", "format_flags",
+    "health_check", "hub_environment", "model_download_arguments", "model_source", "served_names",
+    "supervisor_entrypoint",
 ]  # fmt: skip
 
+# required, so that no engine starts without a key
 API_KEY = EnvRef("STACKGEN_API_KEY", "put a key into .env: `stackgen init` writes one")
 SCRIPTS = "/stackgen"
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One copy of a model: its service name and the GPUs that it got. `index` counts from 0.
+    """One replica of a model: its service name and its GPUs. `index` counts from 0.
 
-    `gpu_count` is None where the user said `all`: nobody knows it before the start. `host_port` is 0 behind a gateway.
-    `path` is the place in the stack file (`models[0]`), for messages.
+    `gpu_count` is None for `gpus: all`, whose number is known only at the start. `host_port` is 0 behind a gateway.
+    `path` is the model's path in the stack file (`models[0]`), for error messages.
     """
 
     spec: Any
@@ -54,7 +56,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What an engine plans with: the stack, the site, and its own replicas."""
+    """The input of an engine: the stack, the site, and the replicas of this engine."""
 
     stack: StackSpec
     site: Site
@@ -74,10 +76,10 @@ class Part:
 
 
 class Engine(Protocol):
-    """One serving engine: its spec fields, its services, its dialect, and how to read its log.
+    """One serving engine: its fields in the stack file, its services, its API dialect, and how to read its log.
 
-    `phases` are (regular expression, phase) pairs for the progress display, matched line by line. `single_endpoint`:
-    one server answers for all replicas, so they share one host port.
+    `phases` are (regular expression, phase) pairs for the progress display, matched line by line. `single_endpoint` is
+    true if one server answers for all replicas, so that they share one host port.
     """
 
     name: str
@@ -87,113 +89,119 @@ class Engine(Protocol):
     single_endpoint: bool
 
     def plan(self, context: Context) -> Part:
-        """Services and endpoints for all replicas of this engine."""
+        """Plans services and endpoints for all replicas of this engine."""
 
     def mistakes(self, context: Context) -> list[Mistake]:
-        """What can't work although each field alone is right."""
+        """Finds combinations of fields that can't work although each field is valid."""
 
-    def downloader(self, context: Context) -> tuple[str, Build | None]:
-        """An image that holds `python3` and the `hf` command, and how it is built if it can't be pulled."""
+    def download_image(self, context: Context) -> tuple[str, Build | None]:
+        """Image with `python3` and the `hf` command for the download service, and how to build it (None: pull)."""
 
-    def downloads(self, model: Any) -> tuple[str, ...]:
-        """Words for `download.py` that fetch what the model needs from the Hub; none for a local one."""
+    def download_arguments(self, model: Any) -> tuple[str, ...]:
+        """Arguments of `download.py` for all that the model needs from the Hub; empty for a local model."""
 
 
-def flags(pairs: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
-    """Command words for (flag, value) pairs: None and False leave the flag out, True prints it bare."""
-    words: list[str] = []
+def format_flags(pairs: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
+    """Command-line arguments for (flag, value) pairs. None, False and () omit the flag; True adds it bare."""
+    arguments: list[str] = []
     for flag, value in pairs:
         if value is None or value is False or value == ():
             continue
         if isinstance(value, (tuple, list)):
-            words += [flag, *map(str, value)]
+            arguments += [flag, *map(str, value)]
         elif value is True:
-            words.append(flag)
-        elif str(value).startswith("-"):  # argparse would take it for the next flag
-            words.append(f"{flag}={value}")
+            arguments.append(flag)
+        elif str(value).startswith("-"):  # argparse would parse it as the next flag
+            arguments.append(f"{flag}={value}")
         else:
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return tuple(words)
+            arguments += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return tuple(arguments)
 
 
 def served_names(model: ModelSpec) -> tuple[str, ...]:
-    """The names clients may use; the first is the one the server reports. A local folder goes by its own name."""
+    """Model names that clients may use; the server reports the first one."""
     if model.served_names:
         return model.served_names
+    # a local model is named after its folder, as clients don't know the host's paths
     return (model.model.rstrip("/").rpartition("/")[2] if is_local(model.model) else model.model,)
 
 
 def model_source(model: ModelSpec, site: Site) -> str:
-    """What the engine is told to load: the Hub id (found in the shared cache), or the mounted folder."""
+    """What the engine loads: a Hub id, which it finds in the shared cache, or the mounted folder."""
     return site.local_path(model.model) if is_local(model.model) else model.model
 
 
-def start_period(model: ModelSpec) -> int:
-    """Seconds a start may take: `start_timeout`, else 3 minutes and 20 s for each GB of 16-bit weights.
+def estimate_start_period(model: ModelSpec) -> int:
+    """Seconds that a start may take: `start_timeout`, else 3 minutes plus 20 s per GB of 16-bit weights.
 
-    The size is read from the name (`70B`, `8x7B`), as the Hub can't be asked while rendering; 10 minutes where
-    it tells none. 20 s a GB is a cold network disk; too long costs nothing, as a passing check ends it at once.
+    The size is read from the model's name (`70B`, `8x7B`), because rendering makes no requests to the Hub; without a
+    size it is 10 minutes. 20 s per GB is the speed of a cold network disk.
     """
+    # a long period costs nothing: the first passing check ends it
     if model.start_timeout:
         return model.start_timeout
     match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?=$|[-_./])", model.model)
     if not match:
         return 600
+    # 16-bit weights: 2 bytes per parameter
     gigabytes = 2 * float(match[2]) * int(match[1] or 1)
     return 180 + round(20 * gigabytes / 10) * 10
 
 
-def health(command: Sequence[str], period: int, timeout: int = 20) -> HealthCheck:
-    """A check each 30 s, each 5 s during the start, whose failures count only after `period` seconds."""
+def health_check(command: Sequence[str], period: int, timeout: int = 20) -> HealthCheck:
+    """A health check every 30 s, and every 5 s during the start. Failures count only after `period` seconds."""
     return HealthCheck(command=tuple(command), start_period=period, timeout=timeout)
 
 
-def supervised(site: Site) -> tuple[str, ...]:
-    """The entrypoint that tells a start that can't work from an engine that died (`supervise.sh` says how)."""
+def supervisor_entrypoint(site: Site) -> tuple[str, ...]:
+    """The entrypoint that distinguishes a start that can't work from an engine that died (see `supervise.sh`)."""
+    # sh, because every engine's image has it
     return ("/bin/sh", site.script("supervise.sh"))
 
 
 def engine_mounts(
     model: ModelSpec, stack: StackSpec, site: Site, cache: Volume | None = None, *, hub: bool = False
 ) -> tuple[Mount, ...]:
-    """Scripts, weights (read-only: an engine has no business changing them), compile cache and /tmp.
+    """Mounts for scripts, weights (read-only), compile cache and /tmp.
 
-    `hub` mounts the store for a local model as well, whose adapters come from the Hub.
+    `hub` mounts the model storage for a local model too, if its adapters come from the Hub.
     """
-    mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]
+    mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]  # mounted, so that upstream's images stay unchanged
     if is_local(model.model):
         mounts.append(Bind(site.host_path(model.model), site.local_path(model.model)))
     if hub or not is_local(model.model):
+        # read-only: engines have no reason to change weights, and can't start a download by a typo
         mounts.append(storage_mount(stack, site, read_only=True))
     if cache:
         mounts.append(cache)
-    # exec, as compilers put libraries there and load them; Docker's default forbids it
+    # exec, because compilers write libraries there and load them; Docker's default is noexec
     mounts.append(Tmpfs("/tmp", "exec,mode=1777"))
     return tuple(mounts)
 
 
 def storage_mount(stack: StackSpec, site: Site, read_only: bool) -> Mount:
-    """The one place of all weights."""
+    """The mount of the shared model storage: the folder `storage.path`, else the volume `models`."""
     if stack.storage.path:
         return Bind(site.host_path(stack.storage.path), "/models", read_only)
     return Volume("models", "/models", read_only)
 
 
 def hub_environment(site: Site) -> tuple[tuple[str, str], ...]:
-    """The shared cache, offline: the download service has fetched all there is to fetch."""
+    """Environment for the shared Hub cache, in offline mode."""
+    # offline: the download service has fetched everything before the engine starts
     return (("HF_HUB_CACHE", f"{site.models_dir()}/hub"), ("HF_HUB_OFFLINE", "1"))
 
 
-def download_model(model: ModelSpec, patterns: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Words for `download.py` that fetch one model; none for a local one.
+def model_download_arguments(model: ModelSpec, patterns: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Arguments of `download.py` that download one model; empty for a local model.
 
-    `patterns` are the files wanted; none means all but duplicates of the weights in other formats.
+    `patterns` select files; without patterns all are downloaded, except copies of the weights in other formats.
     """
     if is_local(model.model):
         return ()
-    words = ["--model", model.model]
+    arguments = ["--model", model.model]
     if model.revision:
-        words += ["--revision", model.revision]
+        arguments += ["--revision", model.revision]
     for pattern in patterns:
-        words += ["--file", pattern]
-    return tuple(words)
+        arguments += ["--file", pattern]
+    return tuple(arguments)

@@ -1,8 +1,8 @@
-"""FastChat: controller, OpenAI API server, and one model worker for each replica, from one image of ours.
+"""FastChat: controller, OpenAI API server and one model worker per replica, from stackgen's own image.
 
-Flags, heartbeats and failure behaviour as measured on FastChat 0.2.36 (upstream publishes no image). Controller
-and workers have no authentication at all, so they stand on an internal network that publishes nothing; only the
-API server, which asks for a key, is reached from outside.
+Flags, heartbeats and failure behaviour: measured on FastChat 0.2.36. Upstream publishes no image. Controller and
+workers have no authentication, so they run on an internal network without published ports. Only the API server, which
+requires a key, is reachable from outside.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from stackgen.engines.base import (
     Context,
     Part,
     Replica,
-    download_model,
     engine_mounts,
-    flags,
-    health,
+    estimate_start_period,
+    format_flags,
+    health_check,
     hub_environment,
+    model_download_arguments,
     model_source,
     served_names,
-    start_period,
-    supervised,
+    supervisor_entrypoint,
 )
 from stackgen.errors import Mistake
 from stackgen.images.tags import VERSIONS, context_assets, image_tag
@@ -37,7 +37,7 @@ __all__ = ["ENGINE", "FastChatModel"]
 VERSION = VERSIONS["fastchat"]
 CONTROLLER, API, NETWORK = "fastchat-controller", "fastchat-api", "fastchat"
 CONTROLLER_PORT, WORKER_PORT, API_PORT = 21001, 21002, 8000
-# 45 s and 90 s by default: a killed worker then answers 500 for up to three minutes; measured 26 s with these
+# With the defaults, 45 and 90 s, requests to a killed worker fail with 500 for up to 3 minutes; with these for 26 s
 HEARTBEAT, EXPIRATION = "5", "15"
 
 
@@ -46,15 +46,20 @@ class FastChatModel(ModelSpec):
 
     engine: Literal["fastchat"] = Field(description="The engine")
     conv_template: Text | None = Field(
-        None, description="Conversation template; default: FastChat's for the path, else one made from the tokenizer's"
+        None,
+        description="Conversation template; default: FastChat's for the path, else the tokenizer's chat template",
     )
-    worker_concurrency: int = Field(5, ge=1, description="Requests that a worker generates at the same time, at most")
+    worker_concurrency: int = Field(
+        5, ge=1, description="Maximum number of requests that a worker runs at the same time"
+    )
     dispatch_method: Literal["shortest_queue", "lottery"] = Field(
-        "shortest_queue", description="How the controller picks a worker; one for the whole stack"
+        "shortest_queue", description="How the controller chooses a worker; must be the same for the whole stack"
     )
     load_8bit: bool = Field(False, description="Compress the weights to 8 bits while loading")
-    cpu_offloading: bool = Field(False, description="With load_8bit: keep what doesn't fit the GPU in host memory")
-    max_gpu_memory: Text | None = Field(None, description="Memory for weights on each GPU, e.g. 13GiB")
+    cpu_offloading: bool = Field(
+        False, description="With load_8bit: keep weights that don't fit the GPU in host memory"
+    )
+    max_gpu_memory: Text | None = Field(None, description="Memory for weights per GPU, e.g. 13GiB")
 
 
 class FastChat:
@@ -64,15 +69,15 @@ class FastChat:
     Model = FastChatModel
     dialect = Dialect(
         name="fastchat",
-        alive_path=None,
+        liveness_path=None,
         open_paths=("/api/v1/chat/completions", "/api/v1/token_check", "/docs", "/openapi.json"),
-        # controller and worker have no authentication at all
+        # controller and workers have no authentication
         private_ports=((21001, "/list_models"), (21002, "/worker_get_status")),
         stream_usage=False,
         unknown_model=(400, 40301),
         error_path=("message",),
-        silent_hint="the worker may be wedged: each request with a null parameter took one of its slots for good"
-        " (plain FastChat 0.2.36 does that): restart the worker",
+        silent_hint="the worker may be wedged: in plain FastChat 0.2.36, each request with a null parameter"
+        " occupies one of its slots forever; restart the worker",
         claims=("completions", "embeddings"),
         lacks=("tokenize",),
         ignores=("tools", "json-schema", "logprobs", "seed"),
@@ -83,106 +88,127 @@ class FastChat:
                 r"completion_tokens is \d+ at a length limit of \d+",
                 "counts one completion token too few at the length limit",
             ),
-            Deviation("errors", r"messages as a text: accepted with 200", "takes a plain text as messages"),
-            Deviation("errors", r"too large max_tokens: accepted with 200", "cuts max_tokens down to the context"),
+            Deviation("errors", r"messages as a string: accepted with 200", "takes a plain text as messages"),
+            Deviation("errors", r"max_tokens too large: accepted with 200", "cuts max_tokens down to the context"),
             Deviation("errors", r"list-style content: HTTP 500 .*", "fails at list-style content with a 500"),
             Deviation("errors", r"unsupported role: HTTP 500 .*", "fails at roles it doesn't know with a 500"),
             Deviation(
                 "errors",
-                r"(malformed JSON|temperature as a text): the error tells of the server's inside: .*",
+                r"(malformed JSON|temperature as a string): the error exposes server internals: .*",
                 "names its own source file in validation errors",
             ),
         ),
     )
     single_endpoint = True
     phases = (
-        (r"Loading the model|Loading checkpoint shards", "load weights"),
-        (r"Register to controller", "register"),
+        (r"Loading the model|Loading checkpoint shards", "loading weights"),
+        (r"Register to controller", "registering"),
         (r"Uvicorn running on", "ready"),
     )
 
     def plan(self, context: Context) -> Part:
-        """The trio: one controller, one API server, and a worker for each replica."""
+        """Plans one controller, one API server, and one worker per replica."""
         workers = tuple(self._worker(replica, context) for replica in context.replicas)
+        # one API server answers for all replicas, so they share one host port
         port = context.replicas[0].host_port
+        # each worker has one copy, so replicas repeat their names
         names = tuple(dict.fromkeys(name for r in context.replicas for name in served_names(r.spec)))
         api = self._api(context, names, workers, port)
         url = context.site.public_url(context.stack.bind, port)
         groups = tuple(dict.fromkeys(served_names(r.spec) for r in context.replicas))
-        # the API server spreads over its workers, so a model has as many slots as they have together
-        slots = min(r.spec.worker_concurrency * r.spec.replicas for r in context.replicas)
+        # the API server balances over the workers, so a model's concurrency is the sum over its workers
+        concurrency = min(r.spec.worker_concurrency * r.spec.replicas for r in context.replicas)
         endpoint = Endpoint(
             "fastchat",
-            API,
-            url,
-            names,
-            self.dialect,
+            service=API,
+            base_url=url,
+            models=names,
+            dialect=self.dialect,
             workers=tuple(w.name for w in workers),
             groups=groups,
-            slots=slots,
+            max_concurrent_requests=concurrency,
         )
         return Part(
             services=(self._controller(context), *workers, api),
             endpoints=(endpoint,),
             assets=(Asset("images/common/supervise.sh", "scripts/supervise.sh"), *context_assets("fastchat")),
             networks=(Network(NETWORK, internal=True),),
-            warnings=("FastChat always runs code that comes with a model (trust_remote_code is hard-coded): "
-                      "serve only repositories that you trust",),
+            warnings=("FastChat always runs code from the model's repository (trust_remote_code is hard-coded): "
+                      "serve only models that you trust",),
         )  # fmt: skip
 
     def mistakes(self, context: Context) -> list[Mistake]:
-        """What the trio can't do: several dispatch methods or ports, AMD cards, commas in names."""
+        """Finds what FastChat can't do: several dispatch methods or ports, AMD GPUs, commas in served names."""
         found = []
         models = list({id(replica.spec): replica.spec for replica in context.replicas}.values())
-        for field, plural in (("dispatch_method", "one controller"), ("port", "one API server")):
+        for field, shared in (("dispatch_method", "one controller"), ("port", "one API server")):
             values = {getattr(model, field) for model in models} - {None}
             if len(values) > 1:
-                told = ", ".join(sorted(map(str, values)))
-                found.append(Mistake("models", f"FastChat models share {plural}, but {field} differs: {told}"))
+                listed = ", ".join(sorted(map(str, values)))
+                found.append(
+                    Mistake(
+                        "models",
+                        f"FastChat models share {shared}, but {field} differs: {listed}",
+                        hint=f"set the same {field} for all of them",
+                    )
+                )
         for model in models:
-            found += [Mistake("models", f"served name {name!r} holds a comma, which FastChat splits names at")
-                      for name in served_names(model) if "," in name]  # fmt: skip
+            found += [
+                Mistake(
+                    "models",
+                    f"served name {name!r} contains a comma, which separates names in FastChat",
+                    hint="choose another name",
+                )
+                for name in served_names(model)
+                if "," in name
+            ]
         if context.stack.gpu_driver == "amd" and any(replica.gpus for replica in context.replicas):
-            found.append(Mistake("gpu_driver", "FastChat's image has no AMD variant", "use engine: vllm"))
+            found.append(Mistake("gpu_driver", "FastChat's image has no AMD variant", hint="use engine: vllm"))
         return found
 
-    def downloader(self, context: Context) -> tuple[str, Build | None]:
-        """Our image holds `hf`."""
+    def download_image(self, context: Context) -> tuple[str, Build | None]:
+        """The engine's own image, which has `hf`."""
         return self._image(context)
 
-    def downloads(self, model: Any) -> tuple[str, ...]:
-        """The repository without duplicates of the weights."""
-        return download_model(model)
+    def download_arguments(self, model: Any) -> tuple[str, ...]:
+        """Arguments for the repository, without copies of the weights in other formats."""
+        return model_download_arguments(model)
 
     def _image(self, context: Context) -> tuple[str, Build | None]:
+        # all services run one image, so the first one that the stack file names is used for all
         chosen = next((replica.spec.image for replica in context.replicas if replica.spec.image), None)
         if chosen:
             return chosen, None
         variant = "cuda" if any(replica.gpus for replica in context.replicas) else "cpu"
         return image_tag("fastchat", VERSION, variant), Build("./fastchat", (("VARIANT", variant),))
 
-    def _words(self, context: Context, role: str) -> tuple[str, ...]:
+    def _launch_command(self, context: Context, role: str) -> tuple[str, ...]:
         return ("python3", context.site.image_file("fastchat", "launch.py"), role)
 
-    def _probe(self, context: Context, *words: str) -> tuple[str, ...]:
-        return ("python3", context.site.image_file("fastchat", "health.py"), *words)
+    def _health_command(self, context: Context, *arguments: str) -> tuple[str, ...]:
+        return ("python3", context.site.image_file("fastchat", "health.py"), *arguments)
 
     def _controller(self, context: Context) -> Service:
         site, stack = context.site, context.stack
         address, port = site.listen(CONTROLLER, CONTROLLER_PORT)
+        # `mistakes` has made sure that all models agree
         method = context.replicas[0].spec.dispatch_method
         image, build = self._image(context)
         return Service(
             name=CONTROLLER, role="controller", engine=self.name,
-            comment="FastChat's controller: knows the workers; no authentication, so on the internal network only",
+            comment="FastChat's controller: tracks the workers; no authentication, so on the internal network only",
             image=image, build=build,
-            entrypoint=supervised(site),
-            command=(*self._words(context, "controller"),
-                     *flags((("--host", address), ("--port", port), ("--dispatch-method", method)))),
+            entrypoint=supervisor_entrypoint(site),
+            command=(*self._launch_command(context, "controller"),
+                     *format_flags((("--host", address), ("--port", port), ("--dispatch-method", method)))),
+            # unless LOGDIR is empty, FastChat writes log files, which a read-only container can't
             environment=(("FASTCHAT_CONTROLLER_HEART_BEAT_EXPIRATION", EXPIRATION), ("LOGDIR", "")),
             mounts=(Bind("./scripts", SCRIPTS), Tmpfs("/tmp", "mode=1777")),
             networks=(NETWORK,),
-            health=health(self._probe(context, "controller", site.local_url(CONTROLLER, CONTROLLER_PORT)), 60),
+            health=health_check(
+                self._health_command(context, "controller", site.local_url(CONTROLLER, CONTROLLER_PORT)), period=60
+            ),
+            # as process 1, FastChat ignores SIGTERM
             restart=stack.restart, init=True,
         )  # fmt: skip
 
@@ -200,11 +226,13 @@ class FastChat:
             name=replica.service, role="worker", engine=self.name,
             comment=f"FastChat worker serving {model.model}"
             + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
+            # the controller's service builds the image
             image=image, pull=bool(model.image),
-            entrypoint=supervised(site),
-            command=(*self._words(context, "worker"), *flags((
+            entrypoint=supervisor_entrypoint(site),
+            command=(*self._launch_command(context, "worker"), *format_flags((
                 ("--host", address),
                 ("--port", port),
+                # the default, localhost, would be the controller's own container
                 ("--worker-address", own),
                 ("--controller-address", controller),
                 ("--model-path", model_source(model, site)),
@@ -223,8 +251,11 @@ class FastChat:
             gpus=replica.gpus,
             mounts=engine_mounts(model, stack, site),
             networks=(NETWORK,),
+            # a worker exits if it can't register
             depends_on=(Dependency(CONTROLLER, "service_healthy"),),
-            health=health(self._probe(context, "worker", own, controller), start_period(model), 60),
+            health=health_check(
+                self._health_command(context, "worker", own, controller), estimate_start_period(model), timeout=60
+            ),
             restart=stack.restart, init=True,
             user=model.user or "", read_only=model.read_only, cpuset=model.cpuset or "",
             shm_size=model.shm_size or "", ipc=model.ipc or "",
@@ -236,13 +267,14 @@ class FastChat:
         image, _ = self._image(context)
         return Service(
             name=API, role="api", engine=self.name,
-            comment="FastChat's OpenAI API server: the only one of the trio that is reached from outside",
+            comment="FastChat's OpenAI API server: the only FastChat service that is reachable from outside",
             image=image, pull=bool(context.replicas[0].spec.image),
-            entrypoint=supervised(site),
-            # the key comes from the environment and not by --api-keys, which would show it in the process list
-            command=(*self._words(context, "api"), *flags((
+            entrypoint=supervisor_entrypoint(site),
+            # the key comes from the environment, because --api-keys would show it in the process list
+            command=(*self._launch_command(context, "api"), *format_flags((
                 ("--host", address), ("--port", port),
                 ("--controller-address", site.url(CONTROLLER, CONTROLLER_PORT)),
+                # launch.py waits for them; without workers, FastChat lists no models, with status 200
                 ("--expect-models", ",".join(names)),
             ))),
             environment=(("LOGDIR", ""), ("STACKGEN_API_KEY", API_KEY)),
@@ -250,7 +282,7 @@ class FastChat:
             ports=(Port(stack.bind, host_port, port),),
             networks=("default", NETWORK),
             depends_on=tuple(Dependency(worker.name, "service_healthy") for worker in workers),
-            health=health(self._probe(context, "api", site.local_url(API, API_PORT), *names), 60),
+            health=health_check(self._health_command(context, "api", site.local_url(API, API_PORT), *names), period=60),
             restart=stack.restart, init=True,
         )  # fmt: skip
 

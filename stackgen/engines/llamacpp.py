@@ -1,7 +1,7 @@
-"""llama.cpp's server: one service a replica, serving a GGUF file.
+"""llama.cpp's server: one service per replica, serving a GGUF file.
 
-Flags and variables as printed by `llama-server --help` of build 11434. On the CPU it runs from an image of ours,
-on NVIDIA cards from upstream's CUDA image. The key guards all but `/health` and `/v1/health`.
+Flags and variables: `llama-server --help` of build 11434. The CPU variant runs from stackgen's own image, the NVIDIA
+variant from upstream's CUDA image. All paths except `/health` and `/v1/health` need the key.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from stackgen.engines.base import (
     Context,
     Part,
     Replica,
-    download_model,
     engine_mounts,
-    flags,
-    health,
+    estimate_start_period,
+    format_flags,
+    health_check,
+    model_download_arguments,
     served_names,
-    start_period,
-    supervised,
+    supervisor_entrypoint,
 )
 from stackgen.errors import Mistake
 from stackgen.images.tags import VERSIONS, context_assets, image_tag
 from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service
-from stackgen.spec import ModelSpec, Size, Text, human_int, is_local
+from stackgen.spec import ModelSpec, Text, TokenCount, is_local, parse_token_count
 
 __all__ = ["ENGINE", "LlamaCppModel"]
 
@@ -40,12 +40,16 @@ class LlamaCppModel(ModelSpec):
     """A GGUF model served by llama.cpp."""
 
     engine: Literal["llamacpp"] = Field(description="The engine")
-    file: Text | None = Field(None, description="The GGUF file inside the Hub repository (needed for a Hub id)")
-    max_model_len: Size | None = Field(
-        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's"
+    file: Text | None = Field(None, description="GGUF file in the Hub repository (required for a Hub id)")
+    max_model_len: TokenCount | None = Field(
+        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's own"
     )
-    max_num_seqs: int | None = Field(None, ge=1, description="Requests generated at the same time (slots)")
-    gpu_layers: int | None = Field(None, ge=0, description="Layers on the GPU; default: all where there is one")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="Number of requests that run at the same time (llama.cpp: slots)"
+    )
+    gpu_layers: int | None = Field(
+        None, ge=0, description="Number of layers on the GPU; default: all if there is a GPU"
+    )
 
 
 class LlamaCpp:
@@ -55,29 +59,37 @@ class LlamaCpp:
     Model = LlamaCppModel
     dialect = Dialect(
         name="llamacpp",
-        alive_path="/health",
+        liveness_path="/health",
         unknown_model=(200, None),
-        leading_name=True,
+        reports_first_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
         depends=("embeddings", "tools"),
         tokenize=("/tokenize", "content"),
         deviations=(
-            Deviation("errors", r"unknown model: accepted with 200", "answers under whatever model name is asked"),
             Deviation(
-                "errors", r"too large max_tokens: accepted with 200", "generates up to the context, whatever is asked"
+                "errors", pattern=r"unknown model: accepted with 200", note="answers under whatever model name is asked"
             ),
-            Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
+            Deviation(
+                "errors",
+                pattern=r"max_tokens too large: accepted with 200",
+                note="generates up to the context, whatever is asked",
+            ),
+            Deviation(
+                "errors",
+                pattern=r"unsupported role: accepted with 200",
+                note="leaves unknown roles to the chat template",
+            ),
         ),
     )
     single_endpoint = False
     phases = (
-        (r"load_model: loading model|loading model", "load weights"),
-        (r"warming up", "warm up"),
+        (r"load_model: loading model|loading model", "loading weights"),
+        (r"warming up", "warming up"),
         (r"llama_server: listening on|server is listening", "ready"),
     )
 
     def plan(self, context: Context) -> Part:
-        """One service and one endpoint for each replica."""
+        """Plans one service and one endpoint per replica."""
         parts = [self._replica(replica, context) for replica in context.replicas]
         return Part(
             services=tuple(service for service, _ in parts),
@@ -90,31 +102,38 @@ class LlamaCpp:
         )
 
     def mistakes(self, context: Context) -> list[Mistake]:
-        """A Hub repository without a file name, and cards there is no image for."""
+        """Finds Hub repositories without a file name, and GPUs without an image."""
         found = []
         for replica in context.replicas:
+            # once per model, not once per replica
             if not replica.index and not is_local(replica.spec.model) and not replica.spec.file:
-                found.append(Mistake(f"{replica.path}.file", "is missing: which GGUF file of the repository?"))
+                found.append(
+                    Mistake(f"{replica.path}.file", "is missing", hint="name a GGUF file of the Hub repository")
+                )
             if replica.gpus and replica.gpus.driver == "amd" and not replica.spec.image:
-                found.append(Mistake(f"{replica.path}.image", "is needed for AMD cards", "name a ROCm or Vulkan build"))
+                found.append(
+                    Mistake(f"{replica.path}.image", "is required for AMD GPUs", hint="name a ROCm or Vulkan image")
+                )
         return found
 
-    def downloader(self, context: Context) -> tuple[str, Build | None]:
-        """Our image holds `hf`, which upstream's doesn't."""
+    def download_image(self, context: Context) -> tuple[str, Build | None]:
+        """Our own image, because upstream's doesn't have `hf`."""
+        # also with GPUs: downloading needs no CUDA
         return image_tag("llamacpp", BUILD, "cpu"), Build("./llamacpp")
 
-    def downloads(self, model: Any) -> tuple[str, ...]:
-        """The one GGUF file."""
-        return download_model(model, (model.file,))
+    def download_arguments(self, model: Any) -> tuple[str, ...]:
+        """Arguments for the one GGUF file."""
+        return model_download_arguments(model, (model.file,))
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site
         address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
+        # stackgen's own image has no CUDA build
         own = not model.image and not replica.gpus
         layers = model.gpu_layers if model.gpu_layers is not None else ("all" if replica.gpus else None)
         command = (
             "llama-server",
-            *flags((
+            *format_flags((
                 ("--model", self._file(model, context)),
                 ("--alias", ",".join(served_names(model))),
                 ("--host", address),
@@ -134,17 +153,19 @@ class LlamaCpp:
             comment=f"llama.cpp serving {model.model}"
             + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
             image=model.image or (image_tag("llamacpp", BUILD, "cpu") if own else CUDA_IMAGE),
-            # one service builds the image, the others find it
+            # one service builds the image and the others use it
             build=Build("./llamacpp") if own and replica is context.replicas[0] else None,
             pull=not own,
-            entrypoint=supervised(site),
+            entrypoint=supervisor_entrypoint(site),
             command=command,
             environment=tuple((environment | dict(site.gpu_environment(replica.gpus)) | model.extra_env).items()),
             gpus=replica.gpus,
             mounts=engine_mounts(model, stack, site),
             ports=(Port(stack.bind, replica.host_port, port),),
-            health=health(
-                ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"), start_period(model), 60
+            health=health_check(
+                ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"),
+                estimate_start_period(model),
+                timeout=60,
             ),
             restart=stack.restart,
             init=True,
@@ -154,23 +175,31 @@ class LlamaCpp:
             ipc=model.ipc or "",
             cpuset=model.cpuset or "",
         )
-        url = site.public_url(stack.bind, replica.host_port)
-        names, slots = served_names(model), model.max_num_seqs or 0
-        return service, Endpoint(replica.service, replica.service, url, names, self.dialect, slots=slots)
+        endpoint = Endpoint(
+            replica.service,
+            service=replica.service,
+            base_url=site.public_url(stack.bind, replica.host_port),
+            models=served_names(model),
+            dialect=self.dialect,
+            max_concurrent_requests=model.max_num_seqs or 0,
+        )
+        return service, endpoint
 
     def _file(self, model: Any, context: Context) -> str:
-        """The GGUF: a mounted file, or the link that the download leaves, as snapshots are named by commit."""
+        """Path of the GGUF file: a mounted file, or below the link that `download.py` creates."""
         if is_local(model.model):
             return context.site.local_path(model.model) + (f"/{model.file}" if model.file else "")
+        # snapshots are named by a commit that is unknown here; quoted, because a branch may contain a slash
         return (
             f"{context.site.models_dir()}/by-name/{model.model}/{quote(model.revision or 'main', safe='')}/{model.file}"
         )
 
     def _context(self, model: Any) -> int | None:
+        # without --ctx-size, llama-server uses the model's own context
         if model.max_model_len in (None, "auto", "-1"):
             return None
-        # the server divides its context among the slots
-        return human_int(model.max_model_len) * (model.max_num_seqs or 1)
+        # llama-server divides --ctx-size among its slots
+        return parse_token_count(model.max_model_len) * (model.max_num_seqs or 1)
 
 
 ENGINE = LlamaCpp()

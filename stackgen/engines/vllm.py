@@ -1,7 +1,7 @@
-"""vLLM: one service a replica, which is an OpenAI-compatible server of its own.
+"""vLLM: one service per replica, each an OpenAI-compatible server.
 
-Flags as of vLLM 0.32.0 (`vllm serve --help`); images and paths: docs.vllm.ai, "Using Docker" and "CPU"; failure
-and liveness behaviour measured on 0.32.0. The model is positional, as `--model` is on its way out.
+Flags: vLLM 0.32.0 (`vllm serve --help`). Images and paths: docs.vllm.ai, "Using Docker" and "CPU". Failure and liveness
+behaviour: measured on 0.32.0. The model is a positional argument, because `--model` is deprecated.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from stackgen.engines.base import (
     Context,
     Part,
     Replica,
-    download_model,
     engine_mounts,
-    flags,
-    health,
+    estimate_start_period,
+    format_flags,
+    health_check,
     hub_environment,
+    model_download_arguments,
     model_source,
     served_names,
-    start_period,
-    supervised,
+    supervisor_entrypoint,
 )
 from stackgen.errors import Mistake
 from stackgen.plan import Asset, Bind, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service, Volume
-from stackgen.spec import ModelSpec, Size, Strict, Text, is_local
+from stackgen.spec import ModelSpec, Strict, Text, TokenCount, is_local
 
 __all__ = ["ENGINE", "VllmModel"]
 
@@ -35,11 +35,11 @@ VERSION = "0.32.0"
 PORT = 8000
 IMAGES = {"nvidia": f"vllm/vllm-openai:v{VERSION}", "amd": f"vllm/vllm-openai-rocm:v{VERSION}"}
 CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VERSION}-{{arch}}"
-# The CUDA image is prepared for this user (upstream's "Run as a non-root user"); the CPU and ROCm images are not.
+# The CUDA image supports this user (upstream's docs: "Run as a non-root user"); the CPU and ROCm images don't.
 CUDA_USER = "2000:0"
-# Of the last two lines most change the server's state, some are there in its developer mode only; those under /v2 and
-# /inference are guarded as /v1 is, unless a proxy in front leaves that out. Which a server has depends on its model's
-# task: /openapi.json of a running one lists them.
+# Most paths in the last two lines change the server's state; some exist only in its developer mode. Paths under /v2 and
+# /inference need the key as /v1 does, unless a proxy in front skips that. Which paths a server has depends on the task
+# of its model; /openapi.json of a running server lists them.
 OPEN_PATHS = (
     "/invocations", "/generative_scoring", "/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling",
     "/metrics", "/version", "/load", "/ping", "/kv_event_sources", "/docs", "/openapi.json", "/scale_elastic_ep",
@@ -49,7 +49,7 @@ OPEN_PATHS = (
 
 
 class LoraAdapter(Strict):
-    """A LoRA adapter, served under a name of its own beside the base model."""
+    """A LoRA adapter, served under its own name next to the base model."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[^\s=]+$")] = Field(description="Served name of the adapter")
     path: Text = Field(description="Local folder of the adapter, or a Hugging Face id")
@@ -62,25 +62,29 @@ class VllmModel(ModelSpec):
     tensor_parallel_size: int | None = Field(
         None, ge=1, le=64, description="GPUs that each layer is split over; default: all GPUs of the replica"
     )
-    pipeline_parallel_size: int = Field(1, ge=1, le=64, description="Groups of layers on GPUs of their own")
-    max_model_len: Size | None = Field(
-        None,
-        description="Context length in tokens: 8192, 32k, or `auto` for the largest that fits; it is no batch size",
+    pipeline_parallel_size: int = Field(
+        1, ge=1, le=64, description="Pipeline stages: groups of layers, each on its own GPUs"
     )
-    quantization: Text | None = Field(None, description="Method, e.g. awq, gptq, fp8; default: from the model's config")
-    kv_cache_dtype: Text | None = Field(None, description="Type of the KV cache, e.g. fp8; default: that of the model")
-    max_num_seqs: int | None = Field(None, ge=1, description="Requests generated at the same time, at most")
-    enforce_eager: bool = Field(False, description="Turn CUDA graphs off: less memory, slower decoding")
+    max_model_len: TokenCount | None = Field(
+        None,
+        description="Context length in tokens: 8192, 32k, or `auto` for the longest that fits; not a batch size",
+    )
+    quantization: Text | None = Field(
+        None, description="Quantization method, e.g. awq, gptq, fp8; default: from the model's config"
+    )
+    kv_cache_dtype: Text | None = Field(None, description="Data type of the KV cache, e.g. fp8; default: the model's")
+    max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
+    enforce_eager: bool = Field(False, description="Disable CUDA graphs: less memory, slower decoding")
     chat_template: Text | None = Field(None, description="Local Jinja file that replaces the model's chat template")
     tool_call_parser: Text | None = Field(None, description="Parser for tool calls; also enables automatic tool choice")
     reasoning_parser: Text | None = Field(None, description="Parser that separates reasoning from the answer")
-    lora_adapters: tuple[LoraAdapter, ...] = Field((), description="LoRA adapters served beside the model")
+    lora_adapters: tuple[LoraAdapter, ...] = Field((), description="LoRA adapters, served next to the model")
     cache_aware: bool = Field(
         False,
-        description="Send requests that begin alike to the same replica, which has their beginning in its cache "
-        "(vllm-router); needs two replicas or more, and the gateway",
+        description="Send requests with the same prefix to the same replica, which has it in its prefix cache "
+        "(vllm-router); needs at least two replicas and the gateway",
     )
-    cpu_kv_cache_gib: int = Field(4, ge=1, description="On the CPU: memory for the KV cache, whole GiB")
+    cpu_kv_cache_gib: int = Field(4, ge=1, description="CPU only: memory for the KV cache in GiB")
 
 
 class Vllm:
@@ -90,27 +94,28 @@ class Vllm:
     Model = VllmModel
     dialect = Dialect(
         name="vllm",
-        alive_path="/health",
+        liveness_path="/health",
         open_paths=OPEN_PATHS,
         unknown_model=(404, 404),
-        leading_name=True,
+        reports_first_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
         depends=("embeddings", "tools"),
         tokenize=("/tokenize", "prompt"),
         deviations=(
-            Deviation("errors", r"unsupported role: accepted with 200", "leaves unknown roles to the chat template"),
+            Deviation("errors", pattern=r"unsupported role: accepted with 200",
+                      note="leaves unknown roles to the chat template"),
         ),
-    )
+    )  # fmt: skip
     single_endpoint = False
     phases = (
-        (r"Starting to load model|Loading safetensors checkpoint", "load weights"),
-        (r"Loading weights took", "warm up"),
-        (r"(GPU|CPU) KV cache size|Capturing CUDA graphs", "warm up"),
+        (r"Starting to load model|Loading safetensors checkpoint", "loading weights"),
+        (r"Loading weights took", "warming up"),
+        (r"(GPU|CPU) KV cache size|Capturing CUDA graphs", "warming up"),
         (r"Application startup complete", "ready"),
     )
 
     def plan(self, context: Context) -> Part:
-        """One service and one endpoint for each replica."""
+        """Plans one service and one endpoint per replica."""
         parts = [self._replica(replica, context) for replica in context.replicas]
         return Part(
             services=tuple(service for service, _ in parts),
@@ -122,54 +127,46 @@ class Vllm:
             volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
         )
 
-    def downloader(self, context: Context) -> tuple[str, Build | None]:
-        """VLLM's own image holds `hf`: nothing more to pull."""
+    def download_image(self, context: Context) -> tuple[str, Build | None]:
+        """VLLM's own image, which has `hf`, so that no other image is pulled."""
         return self._image(context.replicas[0], context), None
 
-    def downloads(self, model: Any) -> tuple[str, ...]:
-        """The model, and the adapters that come from the Hub."""
-        adapters = [word for lora in model.lora_adapters if not is_local(lora.path) for word in ("--model", lora.path)]
-        return (*download_model(model), *adapters)
+    def download_arguments(self, model: Any) -> tuple[str, ...]:
+        """Arguments for the model and for adapters from the Hub."""
+        adapters = [arg for lora in model.lora_adapters if not is_local(lora.path) for arg in ("--model", lora.path)]
+        return (*model_download_arguments(model), *adapters)
 
     def mistakes(self, context: Context) -> list[Mistake]:
-        """Parallel sizes that the GPUs can't hold, and flags that the CPU doesn't know."""
+        """Finds parallel sizes that don't match the GPUs, and served names that vLLM parses as flags."""
         found = []
         for replica in context.replicas:
             model, count = replica.spec, replica.gpu_count
+            # all replicas have the same fields: report each problem once
             if replica.index:
                 continue
             found += [
-                Mistake(f"{replica.path}.served_names", f"{name!r} starts with a dash: vLLM takes it for a flag")
+                Mistake(f"{replica.path}.served_names", f"{name!r} starts with a dash, so vLLM parses it as a flag",
+                        hint="choose another name")
                 for name in served_names(model)
                 if name.startswith("-")
-            ]
+            ]  # fmt: skip
             size = (model.tensor_parallel_size or 1) * model.pipeline_parallel_size
             if count is None and not model.tensor_parallel_size:
                 found.append(
-                    Mistake(
-                        replica.path,
-                        "`gpus: all` needs tensor_parallel_size: how many GPUs are all?",
-                        "write the number of GPUs, or a list",
-                    )
-                )
+                    Mistake(replica.path, "`gpus: all` needs tensor_parallel_size, as the number of GPUs is unknown",
+                            hint="set gpus to a number or a list, or set tensor_parallel_size")
+                )  # fmt: skip
             elif count is not None and count and size > count:
                 found.append(
-                    Mistake(
-                        replica.path,
-                        f"tensor x pipeline parallel size is {size}, but a replica has "
-                        f"{count} GPU{'s' if count > 1 else ''}",
-                        "raise gpus, or lower the sizes",
-                    )
-                )
+                    Mistake(replica.path, f"tensor_parallel_size x pipeline_parallel_size is {size}, but each replica "
+                            f"has {count} GPU{'s' if count > 1 else ''}", hint="increase gpus, or decrease the sizes")
+                )  # fmt: skip
             elif count and not model.tensor_parallel_size and count % model.pipeline_parallel_size:
+                # without it, tensor parallelism gets count // pipeline GPUs, and the rest would idle
                 found.append(
-                    Mistake(
-                        replica.path,
-                        f"{count} GPUs can't be split into {model.pipeline_parallel_size} "
-                        "pipeline stages of equal size",
-                        "set tensor_parallel_size",
-                    )
-                )
+                    Mistake(replica.path, f"{count} GPUs can't be split into {model.pipeline_parallel_size} "
+                            "pipeline stages of equal size", hint="set tensor_parallel_size")
+                )  # fmt: skip
         return found
 
     def _image(self, replica: Replica, context: Context) -> str:
@@ -184,11 +181,10 @@ class Vllm:
         address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
         parallel = replica.gpu_count or 1
         cuda = bool(replica.gpus) and replica.gpus.driver != "amd"  # type: ignore[union-attr]
-        mounts = list(
-            engine_mounts(
-                model, stack, site, Volume(_cache(replica), "/home/vllm/.cache"), hub=bool(self.downloads(model))
-            )
-        )
+        cache = Volume(_cache(replica), "/home/vllm/.cache")
+        # a local model may have adapters from the Hub
+        mounts = list(engine_mounts(model, stack, site, cache, hub=bool(self.download_arguments(model))))
+        # before /tmp, which stays the last mount
         for path in [model.chat_template, *(lora.path for lora in model.lora_adapters if is_local(lora.path))]:
             if path:
                 mounts.insert(-1, Bind(site.host_path(path), site.local_path(path)))
@@ -199,33 +195,31 @@ class Vllm:
             comment=f"vLLM serving {model.model}" + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
             image=self._image(replica, context),
             platform="linux/arm64" if not replica.gpus and stack.cpu_arch == "arm64" else "",
-            entrypoint=supervised(site),
+            entrypoint=supervisor_entrypoint(site),
             command=self._command(replica, context, address, port),
             environment=self._environment(replica, context),
             gpus=replica.gpus,
             mounts=tuple(mounts),
             ports=(Port(stack.bind, replica.host_port, port),),
-            health=health(
-                ("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"), start_period(model), 60
-            ),
+            # the probe waits up to 30 s for a token, then 2 s for the counters of a busy engine
+            health=health_check(("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"),
+                                estimate_start_period(model), timeout=60),
             restart=stack.restart,
+            # an image of the user's may not have the user that upstream's has
             user=model.user or (CUDA_USER if cuda and not model.image else ""),
             read_only=model.read_only,
-            # NCCL and the engine's worker processes talk through /dev/shm; Docker's 64 MB fail at start
+            # NCCL and the engine's worker processes communicate through /dev/shm; Docker's 64 MB are too small to start
             shm_size=model.shm_size or ("" if model.ipc else f"{max(1, 4 * (parallel - 1))}g"),
             ipc=model.ipc or "",
             cpuset=model.cpuset or "",
             stop_grace_period=30,
-        )
+        )  # fmt: skip
         names = served_names(model) + tuple(lora.name for lora in model.lora_adapters)
+        url = site.public_url(stack.bind, replica.host_port)
         endpoint = Endpoint(
-            replica.service,
-            replica.service,
-            site.public_url(stack.bind, replica.host_port),
-            names,
-            self.dialect,
-            slots=model.max_num_seqs or 0,
-        )
+            replica.service, service=replica.service, base_url=url, models=names, dialect=self.dialect,
+            max_concurrent_requests=model.max_num_seqs or 0,
+        )  # fmt: skip
         return service, endpoint
 
     def _command(self, replica: Replica, context: Context, address: str, port: int) -> tuple[str, ...]:
@@ -239,9 +233,10 @@ class Vllm:
         )
         return (
             "vllm", "serve", model_source(model, site),
-            *flags((
+            *format_flags((
                 ("--host", address),
                 ("--port", port),
+                # a local folder has no revisions
                 ("--revision", model.revision if not is_local(model.model) else None),
                 ("--served-model-name", served_names(model)),
                 ("--tensor-parallel-size", tensor if tensor > 1 else None),
@@ -260,7 +255,7 @@ class Vllm:
                 ("--enable-lora", bool(loras)),
                 ("--lora-modules", loras),
                 ("--trust-remote-code", model.trust_remote_code),
-                # vllm-router has prompts made into tokens there; without, it sends all requests to one replica
+                # vllm-router tokenizes prompts through it; without it, all requests go to one replica
                 ("--enable-scale-out", model.cache_aware),
             )),
             *model.extra_args,
@@ -270,11 +265,11 @@ class Vllm:
         model, site = replica.spec, context.site
         cache = site.cache_dir()
         values: dict[str, str | EnvRef] = {"VLLM_API_KEY": API_KEY}
-        if self.downloads(model):
+        if self.download_arguments(model):
             values |= dict(hub_environment(site))
         values |= {
             "HOME": site.home_dir(),
-            "USER": "vllm",  # torch asks for the user's name, and a bare uid has none
+            "USER": "vllm",  # torch looks up the user's name, which a bare uid doesn't have
             "VLLM_CACHE_ROOT": f"{cache}/vllm",
             "TRITON_CACHE_DIR": f"{cache}/triton",
             "VLLM_NO_USAGE_STATS": "1",
@@ -282,18 +277,17 @@ class Vllm:
         if not replica.gpus:
             values |= {"VLLM_CPU_KVCACHE_SPACE": str(model.cpu_kv_cache_gib)}
         elif replica.gpus.driver != "amd":
-            values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # kernels compiled for this card
+            values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # kernels compiled for this GPU
         values |= dict(site.gpu_environment(replica.gpus))
+        # the user's variables win
         return tuple((values | model.extra_env).items())
 
 
 def _cache(replica: Replica) -> str:
-    """The volume of compile caches: one for each kind of image, as they run as different users."""
-    return (
-        "vllm-cache"
-        if replica.gpus and replica.gpus.driver != "amd"
-        else f"vllm-{'rocm' if replica.gpus else 'cpu'}-cache"
-    )
+    """The volume for compile caches: one per kind of image, because the images run as different users."""
+    if replica.gpus and replica.gpus.driver != "amd":
+        return "vllm-cache"
+    return f"vllm-{'rocm' if replica.gpus else 'cpu'}-cache"
 
 
 ENGINE = Vllm()

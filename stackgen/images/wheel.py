@@ -1,8 +1,8 @@
-"""This very stackgen as a wheel, made of the files that are installed: what the exporter's image is built from.
+"""Builds a wheel of this stackgen from its installed files, for the exporter's image.
 
-No registry is asked for it: a checkout's code is in none, and a name that nobody owns there is anybody's. The same
-files give the same bytes, whether they lie in a checkout or were installed from a wheel.
-Format: packaging.python.org, "Binary distribution format" 1.0; `entry_points.txt` as in "Entry points specification".
+No package index is involved: it doesn't have a checkout's code, and if stackgen doesn't own its name there, anybody can
+take it. Equal files give equal bytes, whether they are in a checkout or were installed from a wheel.
+Format: packaging.python.org, "Binary distribution format" 1.0 and "Entry points specification".
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ from functools import cache
 from pathlib import Path
 
 from stackgen import __version__
-from stackgen.resources import env_example, templates_dir
+from stackgen.resources import read_env_example, templates_dir
 
-__all__ = ["NAME", "digest", "wheel"]
+__all__ = ["WHEEL_NAME", "build_wheel", "package_digest"]
 
-# the only name under which pip takes it
-NAME = f"stackgen-{__version__}-py3-none-any.whl"
+# pip accepts a wheel only under this name
+WHEEL_NAME = f"stackgen-{__version__}-py3-none-any.whl"
 INFO = f"stackgen-{__version__}.dist-info"
 TEMPLATES = "stackgen/_templates"
 METADATA = {
-    # no dependencies: the image pins them all
+    # no dependencies, because the image's requirements.txt pins them all
     "METADATA": f"Metadata-Version: 2.1\nName: stackgen\nVersion: {__version__}\n",
     "WHEEL": "Wheel-Version: 1.0\nGenerator: stackgen\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "entry_points.txt": "[console_scripts]\nstackgen = stackgen.cli.main:main\n",
 }
-# the oldest that a zip file can hold
+# fixed, so that the bytes are reproducible; the earliest date that a zip file supports
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @cache
-def wheel() -> bytes:
-    """The wheel, whose file has to be called `NAME`."""
+def build_wheel() -> bytes:
+    """Returns the bytes of the wheel. Its file must be called `WHEEL_NAME`."""
     files = {**_files(), **{f"{INFO}/{name}": text.encode() for name, text in METADATA.items()}}
-    lines = [f"{path},sha256={_sum(data)},{len(data)}" for path, data in files.items()]
+    lines = [f"{path},sha256={_record_hash(data)},{len(data)}" for path, data in files.items()]
     files[f"{INFO}/RECORD"] = ("\n".join([*lines, f"{INFO}/RECORD,,"]) + "\n").encode()
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in files.items():
             entry = zipfile.ZipInfo(path, EPOCH)
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, data)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 @cache
-def digest() -> str:
-    """What is in the wheel, as 16 hexadecimal digits; unlike the wheel's bytes the same with every zlib."""
+def package_digest() -> str:
+    """Hash of the files in the wheel, as 16 hexadecimal digits."""
+    # of the files, not of the wheel, whose bytes depend on the version of zlib
     total = hashlib.sha256()
     for path, data in _files().items():
         total.update(f"{path}\0{len(data)}\0".encode() + data)
@@ -60,27 +61,28 @@ def digest() -> str:
 
 def _files() -> dict[str, bytes]:
     package = Path(__file__).resolve().parents[1]
-    found = dict(_below(package, "stackgen"))
-    # beside the package in a checkout, inside of it where a wheel was installed
-    found |= dict(_below(templates_dir(), TEMPLATES))
-    found[f"{TEMPLATES}/env.example"] = env_example().encode()
+    found = dict(_read_files(package, "stackgen"))
+    # templates are next to the package in a checkout, and inside it if installed from a wheel
+    found |= dict(_read_files(templates_dir(), TEMPLATES))
+    found[f"{TEMPLATES}/env.example"] = read_env_example().encode()
     return dict(sorted(found.items()))
 
 
-def _below(folder: Path, name: str) -> Iterator[tuple[str, bytes]]:
+def _read_files(folder: Path, name: str) -> Iterator[tuple[str, bytes]]:
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
-        ours = not any(part == "__pycache__" or part.startswith(".") for part in parts) and path.suffix != ".pyc"
-        if ours and path.is_file():
+        is_ours = not any(part == "__pycache__" or part.startswith(".") for part in parts) and path.suffix != ".pyc"
+        if is_ours and path.is_file():
             yield f"{name}/{'/'.join(parts)}", path.read_bytes()
 
 
-def _sum(data: bytes) -> str:
+def _record_hash(data: bytes) -> str:
+    # RECORD uses URL-safe base64 without padding
     return urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
 if __name__ == "__main__":
     import sys
 
-    (Path(sys.argv[1]) / NAME).write_bytes(wheel())
-    print(digest())
+    (Path(sys.argv[1]) / WHEEL_NAME).write_bytes(build_wheel())
+    print(package_digest())

@@ -1,4 +1,4 @@
-"""What will run: services, volumes, networks, endpoints and API dialects, independent of engine and target."""
+"""The plan of a stack: services, volumes, networks, endpoints and API dialects, independent of engine and target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a server's API differs from OpenAI's: data that an engine declares and the check reads."""
+"""How a server's API differs from the OpenAI API: declared by each engine, used by the check."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Deviation", "Dialect"]
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """A known, harmless difference of a server from the documented API, as data for the check.
+    """A known, harmless deviation of a server from the OpenAI API.
 
-    A problem that `check` finds and whose text `pattern` (a regular expression) matches as a whole fails nobody: it
-    is reported once, as `note`.
+    If the check named `check` reports a problem and `pattern` (a regular expression) matches its whole text, the check
+    doesn't fail; `note` is reported once instead.
     """
 
     check: str
@@ -22,27 +22,29 @@ class Deviation:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a server's OpenAI-compatible API is to be asked, and how it deviates. Source: recorded responses.
+    """How to call a server's OpenAI-compatible API, and how the API deviates. Source: recorded responses.
 
-    `alive_path` is None where the server has no liveness path of its own. `open_paths` answer without a key
-    although one is set. `private_ports` are (port, path) pairs of services of the same stack that have no
-    authentication and must be closed to everybody else. `stream_usage` tells whether
-    `stream_options.include_usage` is honoured. `leading_name`: asked by an alias, the server answers under its first
-    served name. `auth_statuses` are what a request without a key gets, `unknown_model` (status, code) what a wrong name
-    gets, `error_path` where an error's message stands in its body.
-    `claims`, `lacks` and `ignores` are names of checks: features the server says it has, ones it has not, and ones it
-    takes without an error and does nothing about; those that `depends` names come with the model or with how the
-    server was started; of others nothing is known before they are tried. `tokenize` is the
-    path under the root and the field of the text, where the server has such a path. `silent_hint` says what it may be
-    when a server of this kind lists its models and answers nothing.
+    - `liveness_path`: path of the liveness probe; None if the server has none.
+    - `open_paths`: paths that answer without a key although a key is set.
+    - `private_ports`: (port, path) pairs of services in the same stack that have no authentication and must not be
+      reachable from outside.
+    - `stream_usage`: whether the server honours `stream_options.include_usage`.
+    - `reports_first_name`: whether the server reports its first served name when a request uses another one.
+    - `auth_statuses`: HTTP statuses for a request without a key.
+    - `unknown_model`: (HTTP status, error code) for an unknown model name.
+    - `error_path`: keys that lead to the error message in the body of an error.
+    - `claims`, `lacks`, `ignores`: names of checks, for features that the server supports, doesn't support, or accepts
+      without effect. `depends`: features that depend on the model or on the server's flags. Others are simply tried.
+    - `tokenize`: (path under the root, name of the text field), if the server has such a path.
+    - `silent_hint`: likely reason if the server lists its models but doesn't answer.
     """
 
     name: str
-    alive_path: str | None = None
+    liveness_path: str | None = None
     open_paths: tuple[str, ...] = ()
     private_ports: tuple[tuple[int, str], ...] = ()
     stream_usage: bool = True
-    leading_name: bool = False
+    reports_first_name: bool = False
     auth_statuses: tuple[int, ...] = (401,)
     unknown_model: tuple[int, int | str | None] = (404, None)
     error_path: tuple[str, ...] = ("error", "message")

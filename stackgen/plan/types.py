@@ -1,7 +1,7 @@
-"""What will run: services, volumes, networks, endpoints. Neutral of engine and target.
+"""The types of a plan: services, volumes, networks, endpoints. Independent of engine and target.
 
-Every decision is taken before a plan exists. Templates and runtimes print or start what stands here and
-decide nothing. All types are frozen; sequences are tuples, so that a plan can be compared and hashed.
+All decisions are made before a plan exists: templates only print it, and runtimes only start it. All types are frozen
+and all sequences are tuples, so plans can be compared and hashed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Condition = Literal["service_started", "service_healthy", "service_completed_suc
 
 @dataclass(frozen=True, slots=True)
 class EnvRef:
-    """A value that is taken from `.env` when the stack starts, so that it stands in no rendered file.
+    """A value that is read from `.env` when the stack starts, so that no rendered file contains it.
 
-    `required` is the message that Compose prints when it is missing; without one it is `default` then. `other` is a
-    second name of a required one, which counts where the first has no value; the service itself must refuse to start
-    with neither.
+    `required` is the message that Compose prints if the variable is missing; if it is empty, `default` is used instead.
+    `alternative` names a second variable, used if the first one of a required value is empty. Compose can't require
+    either of two, so the service itself must refuse to start without both.
     """
 
     name: str
     required: str = ""
     default: str = ""
-    other: str = ""
+    alternative: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """An image that is built from `context` (relative to the rendered folder) instead of pulled."""
+    """Builds an image from `context` (relative to the rendered folder) instead of pulling it."""
 
     context: str
     args: tuple[tuple[str, str], ...] = ()
@@ -45,10 +45,10 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """A command that runs inside the container and exits 0 when the service works. Times are seconds.
+    """A command that runs inside the container and exits 0 if the service works. Times are in seconds.
 
-    `start_period` is how long failures don't count; during it the check runs every `start_interval`
-    (Compose >= 2.20.2 and engine >= 25; older ones ignore it).
+    Failures don't count during `start_period`, in which the check runs every `start_interval` (Compose >= 2.20.2 and
+    Docker Engine >= 25; older versions ignore it).
     """
 
     command: tuple[str, ...]
@@ -61,7 +61,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
-    """GPUs that a service reserves: either `ids` (indices or UUIDs) or a `count`, where -1 is all.
+    """GPUs that a service reserves: either `ids` (indices or UUIDs) or a `count` (-1: all).
 
     `driver` is `nvidia`, `cdi` (ids are full CDI names) or `amd` (device files instead of a reservation).
     """
@@ -91,7 +91,7 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Tmpfs:
-    """A memory file system at `target` with mount `options`."""
+    """An in-memory file system at `target` with mount `options`."""
 
     target: str
     options: str = ""
@@ -102,7 +102,7 @@ Mount = Volume | Bind | Tmpfs
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """`address:host` on the machine leads to `container` in the service."""
+    """Publishes port `container` of the service as `address:host` on this machine."""
 
     address: str
     host: int
@@ -111,7 +111,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A service starts only when `service` has reached `condition`."""
+    """Delays the start of a service until `service` has reached `condition`."""
 
     service: str
     condition: Condition
@@ -127,7 +127,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One container (or one local process): what it runs, what it needs, and how it proves that it works."""
+    """One container or local process: what it runs, what it needs, and how its health is checked."""
 
     name: str
     role: Role
@@ -143,8 +143,8 @@ class Service:
     gpus: GpuRequest | None = None
     mounts: tuple[Mount, ...] = ()
     ports: tuple[Port, ...] = ()
-    # the port inside, of a service that publishes none
-    listens: int = 0
+    # port inside the network, for a service that publishes none
+    internal_port: int = 0
     networks: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     depends_on: tuple[Dependency, ...] = ()
@@ -167,11 +167,13 @@ class Service:
 class Endpoint:
     """An OpenAI-compatible URL that the stack offers to its users.
 
-    `base_url` ends in `/v1`; `api_key` names the variable of `.env` that holds the key; `models` are the
-    served model names that must be listed; `service` is who answers; `workers` are behind it. `exposed` tells that
-    other machines may reach it. `groups` are the names of each model behind it (empty: all are one model's), `slots`
-    how many requests each replica works on at once (0: nobody said). `replicas` are the services that a gateway
-    spreads the requests over.
+    - `base_url` ends in `/v1`; `api_key` names the variable in `.env` that holds the key.
+    - `service` is the service that answers; `workers` are services behind it.
+    - `models`: served model names that must be listed.
+    - `exposed`: whether other machines can reach it.
+    - `groups`: the served names of each model behind it; empty if all names belong to one model.
+    - `max_concurrent_requests`: per replica; 0 if unknown.
+    - `replicas`: services that a gateway balances the requests over.
     """
 
     name: str
@@ -183,13 +185,13 @@ class Endpoint:
     workers: tuple[str, ...] = ()
     exposed: bool = False
     groups: tuple[tuple[str, ...], ...] = ()
-    slots: int = 0
+    max_concurrent_requests: int = 0
     replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network of the stack; an `internal` one reaches nothing outside and publishes no port."""
+    """A network of the stack. An `internal` one has no way out and no published ports."""
 
     name: str
     internal: bool = False
@@ -197,7 +199,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file that is rendered beside the Compose file: template name and path in the rendered folder."""
+    """A file that is copied next to the Compose file: template name, and path in the rendered folder."""
 
     template: str
     path: str
@@ -205,9 +207,9 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file that is rendered beside the Compose file from `data`, the one object its template gets.
+    """A file that is rendered next to the Compose file. `data` is the only object that its template receives.
 
-    `language` says how expressions are quoted: `yaml`, `haproxy`, or `text` for what is quoted already.
+    `language` determines how expressions are quoted: `yaml`, `haproxy`, or `text` for values that are quoted already.
     """
 
     template: str
@@ -220,7 +222,7 @@ class Document:
 class Plan:
     """A whole stack, ready to be printed or started.
 
-    `volumes` are (key in the file, name in the engine) pairs; `secrets` (name, file that holds it) pairs;
+    `volumes` are (key in the Compose file, name in Docker) pairs; `secrets` are (name, file that holds it) pairs;
     `warnings` are for the user, one sentence each.
     """
 
@@ -233,10 +235,11 @@ class Plan:
     assets: tuple[Asset, ...] = ()
     documents: tuple[Document, ...] = ()
     env_file: str = ".env"
+    # two plans that run the same are equal, whatever they warn about
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def service(self, name: str) -> Service:
-        """The service called `name`; KeyError when there is none."""
+        """Returns the service called `name`. Raises KeyError if there is none."""
         for service in self.services:
             if service.name == name:
                 return service
@@ -244,47 +247,47 @@ class Plan:
 
 
 class Site(Protocol):
-    """Where services stand and how they reach each other: containers on a network, or local processes.
+    """Where services run and how they reach each other: containers on a network, or local processes.
 
-    An engine asks its site instead of assuming Docker, so one engine file serves every target.
+    Engines ask the site instead of assuming Docker, so one engine module works for every target.
     """
 
     @property
-    def containers(self) -> bool:
-        """Whether services are containers, so that one can stand before others."""
+    def uses_containers(self) -> bool:
+        """Whether services are containers, so that a gateway can be put in front of them."""
 
     def url(self, service: str, port: int) -> str:
-        """`http://HOST:PORT` under which other services of the stack reach `service`."""
+        """`http://HOST:PORT` at which other services of the stack reach `service`."""
 
     def local_url(self, service: str, port: int) -> str:
-        """`http://127.0.0.1:PORT` under which `service` reaches itself, for its own health check."""
+        """`http://127.0.0.1:PORT` at which `service` reaches itself, for its health check."""
 
     def public_url(self, address: str, port: int) -> str:
         """The base URL, ending in `/v1`, of a port published on this machine."""
 
     def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
-        """Address and port that `service` must bind; `host_port` is set for one that is reached from the host."""
+        """Address and port that `service` must bind. `host_port` is 0 unless it is reachable from the host."""
 
     def models_dir(self) -> str:
-        """The folder of the shared model storage as the services see it."""
+        """The shared model storage, as a path that services see."""
 
     def cache_dir(self) -> str:
-        """A persistent, writable folder for compile caches as the services see it."""
+        """A persistent, writable folder for compile caches, as a path that services see."""
 
     def home_dir(self) -> str:
-        """A writable folder for all that programs leave in their home."""
+        """A writable home folder for the services."""
 
     def local_path(self, path: str) -> str:
-        """A file or folder of the host as the services see it."""
+        """Path at which services see the host's file or folder `path`."""
 
     def host_path(self, path: str) -> str:
-        """A path of the stack file as the host sees it."""
+        """Path on the host for `path` in the stack file."""
 
     def script(self, name: str) -> str:
-        """A rendered script of the stack as the services see it."""
+        """Path at which services see the stack's rendered script `name`."""
 
     def image_file(self, image: str, name: str) -> str:
-        """A file that our own image holds, as the services see it."""
+        """Path at which services see the file `name` of stackgen's own image `image`."""
 
     def gpu_environment(self, gpus: GpuRequest | None) -> tuple[tuple[str, str], ...]:
-        """Variables that limit a service to its GPUs where no reservation does."""
+        """Environment variables that restrict a service to its GPUs, if no reservation does."""

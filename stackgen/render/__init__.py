@@ -1,1 +1,1 @@
-"""From a plan to files on disk: templates rendered, written atomically, never over a hand edit."""
+"""Turns a plan into files: renders templates, writes atomically, never overwrites manual edits."""

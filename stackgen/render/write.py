@@ -1,7 +1,7 @@
-"""Texts to disk: all or nothing, with a diff, and never over what a person edited.
+"""Writes rendered files: all or nothing, with a diff, and never over manual edits.
 
-`stackgen.lock` holds the checksum of each file as it was rendered (`sha256sum -c stackgen.lock` reads it): a file
-whose checksum differs was edited by hand.
+`stackgen.lock` has the checksum of each file as it was rendered, in the format of `sha256sum -c`. A file with another
+checksum was edited manually.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from stackgen.render.templating import RenderedFile
 __all__ = ["LOCK", "Change", "compare", "diff", "write_atomically", "write_files"]
 
 LOCK = "stackgen.lock"
-OWN = "stack.yaml"
+STACK_FILE = "stack.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What writing would do to one file. `old` is the text on disk, "" where there is none."""
+    """The effect of writing one file. `old` is the text on disk, "" if there is no file. `edited`: changed manually."""
 
     path: str
     kind: Literal["new", "changed", "removed", "same"]
@@ -37,33 +37,34 @@ class Change:
 
 
 def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
-    """What writing `files` into `folder` would do, the lock file included, in the order of the files."""
+    """Returns the changes that writing `files` into `folder` would make, including the lock file."""
     lock = _read_lock(folder)
-    wanted = {file.path: file.text for file in files}
-    # stack.yaml, written for a stack made from flags, is the user's from then on: not ours to remove or overwrite
-    sealed = sorted((path, text) for path, text in wanted.items() if path != OWN)
-    wanted[LOCK] = "".join(f"{_digest(text)}  {path}\n" for path, text in sealed)
+    rendered = {file.path: file.text for file in files}
+    # stack.yaml is created for a stack made from flags, and then belongs to the user: never removed or overwritten
+    locked = sorted((path, text) for path, text in rendered.items() if path != STACK_FILE)
+    rendered[LOCK] = "".join(f"{_digest(text)}  {path}\n" for path, text in locked)
     changes = []
-    for path, text in wanted.items():
+    for path, text in rendered.items():
         old = _read(folder / path)
         if old is None:
             changes.append(Change(path, "new", "", text))
         elif old == text:
             changes.append(Change(path, "same", old, text))
         else:
+            # the lock file itself has no checksum
             edited = path != LOCK and lock.get(path) != _digest(old)
             changes.append(Change(path, "changed", old, text, edited))
     for path, digest in lock.items():
-        # a path that leaves the folder, by `..` or by a link, is nothing we wrote, so nothing we may remove
-        inside = (folder / path).parent.resolve().is_relative_to(folder.resolve())
-        old = _read(folder / path) if inside else None
-        if path not in wanted and old is not None:
+        # never remove files outside the folder, which a lock file could name with `..` or through a link
+        is_inside = (folder / path).parent.resolve().is_relative_to(folder.resolve())
+        old = _read(folder / path) if is_inside else None
+        if path not in rendered and old is not None:
             changes.append(Change(path, "removed", old, "", digest != _digest(old)))
     return changes
 
 
 def diff(changes: Sequence[Change]) -> Iterator[str]:
-    """A unified diff, line by line without line ends; the lock file is left out."""
+    """Yields a unified diff, line by line, without line ends. The lock file is omitted."""
     for change in changes:
         if change.kind == "same" or change.path == LOCK:
             continue
@@ -73,40 +74,43 @@ def diff(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def write_files(changes: Sequence[Change], folder: Path, force: bool = False) -> None:
-    """Carries out `changes`. Raises DriftError, and writes nothing, where a person's edit would be lost."""
+    """Applies `changes`. Raises DriftError, and writes nothing, if a manual edit would be lost and `force` is false."""
     edited = [change.path for change in changes if change.edited]
     if edited and not force:
         raise DriftError(
             f"edited by hand since it was rendered: {', '.join(str(folder / path) for path in edited)}",
-            "--diff shows what would change; --force overwrites it; or put the change into stack.yaml",
+            "see the changes with --diff; overwrite them with --force, or move them into stack.yaml",
         )
     for change in changes:
         if change.kind == "removed":
             (folder / change.path).unlink()
-    # the lock goes last: whatever stops us before leaves files that are either old or new, each whole
+    # the lock file last: if we are stopped earlier, each file is still either the old or the new one
     for change in sorted(changes, key=lambda change: change.path == LOCK):
         if change.kind in ("new", "changed"):
             write_atomically(folder / change.path, change.new)
 
 
 def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
-    """Writes `text` (in UTF-8) beside `path` and renames it: a reader, or a Ctrl-C, never meets half a file."""
+    """Writes `text` (str: as UTF-8) to `path`, with the permissions `mode`; readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder, because a rename is atomic only within one file system
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         os.fchmod(handle, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(text.encode("utf-8") if isinstance(text, str) else text)
             file.flush()
+            # data before the rename, or a crash could leave an empty file
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def _read(path: Path) -> str | None:
     try:
+        # a user's edit may contain anything; read_text() would also change line ends
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None

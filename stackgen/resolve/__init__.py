@@ -1,1 +1,1 @@
-"""From a validated stack file to a plan: GPUs, names, ports, engines, add-ons."""
+"""Turns a validated stack file into a plan: GPUs, names, ports, engines, add-ons."""

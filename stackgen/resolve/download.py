@@ -1,4 +1,4 @@
-"""The download service: fetches all weights once, before any engine starts."""
+"""The download service: downloads all weights once, before any engine starts."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from dataclasses import replace
 from stackgen.engines.base import SCRIPTS, Context, Engine, storage_mount
 from stackgen.plan import Bind, Dependency, EnvRef, Service, Tmpfs
 
-__all__ = ["HF_TOKEN", "downloads", "with_download"]
+__all__ = ["HF_TOKEN", "download_arguments", "with_download"]
 
 DOWNLOAD = "download"
-# Of a file, as Compose can't put a secret from the environment into a container whose root is read-only; the empty
-# device stands in where there is no token, so that public models need none
-HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")
+# A file, because Compose 2.40 can't put a secret from the environment into a read-only container (measured)
+HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")  # public models need no token
 
 
-def downloads(contexts: Sequence[tuple[Engine, Context]]) -> tuple[str, ...]:
-    """Arguments of `download.py` for all that comes from the Hub, each model once; none where all models are local."""
-    wanted = [engine.downloads(one.spec) for engine, context in contexts for one in context.replicas if not one.index]
-    return tuple(argument for group in dict.fromkeys(wanted) for argument in group)
+def download_arguments(contexts: Sequence[tuple[Engine, Context]]) -> tuple[str, ...]:
+    """Arguments of `download.py` for all models from the Hub, each once; empty if all models are local."""
+    # replica 0 stands for all, as they load the same files
+    requests = [
+        engine.download_arguments(one.spec) for engine, context in contexts for one in context.replicas if not one.index
+    ]
+    return tuple(argument for group in dict.fromkeys(requests) for argument in group)
 
 
 def with_download(
     services: Sequence[Service], contexts: Sequence[tuple[Engine, Context]], arguments: tuple[str, ...]
 ) -> list[Service]:
-    """The download service, then `services`, those that load from the store waiting for it."""
+    """Returns the download service and `services`; those that load from the model storage wait for it."""
     service = _download(*contexts[0], arguments)
-    # one service builds an image that several use
+    # if several services use an image, only one may build it
     if any(one.build and one.image == service.image for one in services):
         service = replace(service, build=None)
-    return [service, *(_waiting(one) for one in services)]
+    return [service, *(_wait_for_download(one) for one in services)]
 
 
-def _waiting(service: Service) -> Service:
-    """Engines that load from the Hub's cache start when the download is complete."""
+def _wait_for_download(service: Service) -> Service:
+    """Delays the start of an engine that loads from the model storage until the download is complete."""
     if not any(getattr(mount, "target", "") == "/models" for mount in service.mounts):
         return service
     return replace(service, depends_on=(Dependency(DOWNLOAD, "service_completed_successfully"), *service.depends_on))
@@ -42,7 +44,7 @@ def _waiting(service: Service) -> Service:
 
 def _download(engine: Engine, context: Context, arguments: tuple[str, ...]) -> Service:
     stack, site = context.stack, context.site
-    image, build = engine.downloader(context)
+    image, build = engine.download_image(context)
     environment: list[tuple[str, str | EnvRef]] = [
         ("HF_HUB_CACHE", f"{site.models_dir()}/hub"),
         ("HF_XET_CACHE", f"{site.models_dir()}/xet"),
@@ -56,7 +58,7 @@ def _download(engine: Engine, context: Context, arguments: tuple[str, ...]) -> S
         name=DOWNLOAD,
         role="download",
         engine=engine.name,
-        comment="Fetches the weights once and ends; what is in the storage already is not asked for again",
+        comment="Downloads the weights, then exits; skips models that are already in the storage",
         image=image,
         build=build,
         pull=build is None,
@@ -66,6 +68,6 @@ def _download(engine: Engine, context: Context, arguments: tuple[str, ...]) -> S
         mounts=(Bind("./scripts", SCRIPTS), storage_mount(stack, site, read_only=False), Tmpfs("/tmp", "mode=1777")),
         secrets=("hf_token",),
         user=user,
-        # root without capabilities can't read a token of mode 0600, nor write into a folder, that somebody else owns
+        # without capabilities, root can't read another user's token (mode 0600) or write into another user's folder
         cap_add=("DAC_OVERRIDE" if stack.storage.path else "DAC_READ_SEARCH",) if user.startswith("0") else (),
     )

@@ -1,4 +1,4 @@
-"""Service names: one for each replica, unique in the stack."""
+"""Names each replica's service, uniquely in the stack."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ __all__ = ["name_services"]
 
 
 def name_services(stack: StackSpec) -> tuple[dict[tuple[int, int], str], list[Mistake]]:
-    """Service names by (model, replica), and served names that two models of one engine share."""
-    # an engine's own services, such as FastChat's `fastchat-api`, keep their names when a model is called `api`
+    """Returns service names by (model, replica), and errors for served names that two models of an engine share."""
+    # reserves names of an engine's own services: a model called `api` must not take `fastchat-api`
     taken = {f"{model.engine}-{role}" for model in stack.models for role in get_args(Role)}
     names: dict[tuple[int, int], str] = {}
     for index, model in enumerate(stack.models):
         for replica, name in enumerate(_replica_names(model, taken)):
             names[index, replica] = name
             taken.add(name)
-    return names, _ambiguous(stack)
+    return names, _find_ambiguous_names(stack)
 
 
 def _replica_names(model: ModelSpec, taken: set[str]) -> list[str]:
-    """`vllm-llama-3-2-1b-instruct`, `…-2`: from engine and leading served name, none of them in `taken`.
-
-    The first has no number, so that adding a second replica renames, and so restarts, nothing.
-    """
+    """`vllm-llama-3-2-1b-instruct`, `…-2`: engine and first served name, none of them in `taken`."""
     name = re.sub(r"[^a-z0-9]+", "-", served_names(model)[0].rpartition("/")[2].lower()).strip("-")[:40]
     base = slug = f"{model.engine}-{name or 'model'}".rstrip("-")  # type: ignore[attr-defined]
     number = 2
+    # replica 1 has no number, so adding a second one renames, and so restarts, no container
     while not taken.isdisjoint(names := [slug if n == 0 else f"{slug}-{n + 1}" for n in range(model.replicas)]):
         slug, number = f"{base}-{number}", number + 1
     return names
 
 
-def _ambiguous(stack: StackSpec) -> list[Mistake]:
-    """One name must not mean two models of one engine; replicas of one model share theirs."""
+def _find_ambiguous_names(stack: StackSpec) -> list[Mistake]:
+    """Finds served names that two models of one engine share. Replicas of one model may share names."""
     mistakes = []
+    # per engine; a gateway, which routes across engines, has a check of its own
     seen: dict[tuple[str, str], int] = {}
     for index, model in enumerate(stack.models):
         for name in served_names(model):
@@ -49,8 +48,8 @@ def _ambiguous(stack: StackSpec) -> list[Mistake]:
                 mistakes.append(
                     Mistake(
                         f"models[{index}].served_names",
-                        f"{name!r} is served by models[{first}] already",
-                        hint="set served_names, or use replicas for copies of one model",
+                        f"{name!r} is already served by models[{first}]",
+                        hint="set other served_names, or use replicas for copies of one model",
                     )
                 )
     return mistakes

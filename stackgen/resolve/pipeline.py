@@ -1,6 +1,6 @@
-"""From what the user wrote to what will run, in stages: place, name, assign ports, check, plan engines, add add-ons.
+"""Turns a stack file into a plan, in stages: place, name, assign ports, check, plan engines, add add-ons.
 
-Each stage takes the values of the ones before it and returns its own, with the mistakes that it found.
+Each stage takes the values of earlier stages, and returns its own values and the errors that it found.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import replace
 from stackgen import engines
 from stackgen.engines.base import Context, Engine, Part, Replica
 from stackgen.errors import Mistake, SpecError
-from stackgen.images.tags import unpinned
+from stackgen.images.tags import unpinned_warnings
 from stackgen.plan import Asset, GpuRequest, Logging, Plan, Site, Volume
 from stackgen.resolve.addons import gateway, monitoring, webui
-from stackgen.resolve.download import HF_TOKEN, downloads, with_download
+from stackgen.resolve.download import HF_TOKEN, download_arguments, with_download
 from stackgen.resolve.naming import name_services
 from stackgen.resolve.placement import place
 from stackgen.resolve.ports import assign_ports
@@ -22,18 +22,20 @@ from stackgen.spec import ModelSpec, StackSpec, is_local
 
 __all__ = ["resolve"]
 
-# each builds on what those before it planned
+# in this order, because each add-on uses what earlier ones planned
 ADDONS = (gateway, monitoring, webui)
 Contexts = Sequence[tuple[Engine, Context]]
 
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
-    """The plan of `stack` at `site`. Raises SpecError with every mistake of the whole stack, not only the first."""
-    gpus, overlaps = place(stack, explicit=gateway.wanted(stack, site))
+    """Returns the plan of `stack` at `site`. Raises SpecError with all errors of the stack, not only the first one."""
+    # a gateway makes replicas addable at any time, so GPUs get explicit indices from the start
+    gpus, overlaps = place(stack, explicit=gateway.is_enabled(stack, site))
     names, ambiguities = name_services(stack)
-    ports, clashes = assign_ports(stack, site)
+    ports, conflicts = assign_ports(stack, site)
     contexts = _contexts(stack, site, gpus, names, ports)
-    if mistakes := [*overlaps, *ambiguities, *clashes, *_mistakes(stack, site, contexts)]:
+    # errors of all stages together: one run shows all of them
+    if mistakes := [*overlaps, *ambiguities, *conflicts, *_find_mistakes(stack, site, contexts)]:
         raise SpecError(source, mistakes)
     parts = [engine.plan(context) for engine, context in contexts]
     plan = _assemble(stack, site, contexts, parts)
@@ -49,7 +51,7 @@ def _contexts(
     names: Mapping[tuple[int, int], str],
     ports: Mapping[tuple[int, int], int],
 ) -> Contexts:
-    """Each engine of the stack with the replicas that it plans, in the order of the file."""
+    """Pairs each engine of the stack with its replicas, in the order of the file."""
     replicas: dict[str, list[Replica]] = {}
     for (index, number), service in names.items():
         model: ModelSpec = stack.models[index]
@@ -69,29 +71,32 @@ def _contexts(
 
 
 def _gpu_count(request: GpuRequest | None) -> int | None:
-    """How many GPUs a replica has; None for all of them, whose number is known only when it starts."""
+    """Number of GPUs of a replica; None for `all`, whose number is known only at the start."""
     if request is None:
         return 0
+    # the second form is CDI's name for all GPUs
     if request.count == -1 or request.ids[-1:] == ("nvidia.com/gpu=all",):
         return None
     return len(request.ids) or request.count
 
 
-def _mistakes(stack: StackSpec, site: Site, contexts: Contexts) -> list[Mistake]:
-    """What engines and add-ons can't plan."""
+def _find_mistakes(stack: StackSpec, site: Site, contexts: Contexts) -> list[Mistake]:
+    """Collects errors of engines and add-ons."""
     found = [mistake for engine, context in contexts for mistake in engine.mistakes(context)]
     return found + [mistake for addon in ADDONS for mistake in addon.mistakes(stack, site)]
 
 
 def _assemble(stack: StackSpec, site: Site, contexts: Contexts, parts: Sequence[Part]) -> Plan:
-    """One plan of the engines' parts, with the download service where weights come from the Hub."""
+    """Combines the engines' parts into one plan, with a download service if weights come from the Hub."""
     services = [service for part in parts for service in part.services]
     assets = [asset for part in parts for asset in part.assets]
-    arguments = () if stack.storage.offline else downloads(contexts)
+    # offline: the storage must already have all weights
+    arguments = () if stack.storage.offline else download_arguments(contexts)
     if arguments:
         services = with_download(services, contexts, arguments)
         assets.append(Asset("images/common/download.py", "scripts/download.py"))
     log = Logging(stack.logging.max_size, stack.logging.max_file)
+    # Compose would create volumes that no service mounts
     used = {mount.name for service in services for mount in service.mounts if isinstance(mount, Volume)}
     volumes = [("models", stack.storage.volume), *(volume for part in parts for volume in part.volumes)]
     return Plan(
@@ -101,6 +106,7 @@ def _assemble(stack: StackSpec, site: Site, contexts: Contexts, parts: Sequence[
         volumes=tuple(dict.fromkeys(volume for volume in volumes if volume[0] in used)),
         networks=tuple(network for part in parts for network in part.networks),
         secrets=(("hf_token", HF_TOKEN),) if arguments else (),
+        # engines share scripts such as supervise.sh
         assets=tuple(sorted(set(assets), key=lambda asset: asset.path)),
         warnings=(*_warnings(stack, site), *(warning for part in parts for warning in part.warnings)),
     )
@@ -108,15 +114,13 @@ def _assemble(stack: StackSpec, site: Site, contexts: Contexts, parts: Sequence[
 
 def _warnings(stack: StackSpec, site: Site) -> list[str]:
     warnings = []
-    if stack.exposed and not gateway.wanted(stack, site):
+    if stack.exposed and not gateway.is_enabled(stack, site):
         warnings.append(
-            f"ports are open on {stack.bind}; the key guards /v1 only, other paths answer without one: "
-            "let the gateway stand before them (gateway: true), or a proxy of your own with an allow-list of paths"
+            f"ports are open on {stack.bind}, but the engines require the key for /v1 only; other paths answer without "
+            "one. Set gateway: true, or put your own proxy with an allow-list of paths in front"
         )
     for model in stack.models:
         if not is_local(model.model) and not model.revision:
-            warnings.append(
-                f"{model.model} has no revision: a commit keeps two machines from serving different weights"
-            )
-        warnings += unpinned(model.image)
+            warnings.append(f"{model.model} has no revision. Pin a commit, so that all machines serve the same weights")
+        warnings += unpinned_warnings(model.image)
     return warnings

@@ -1,9 +1,9 @@
-"""Which replica gets which GPUs.
+"""Decides which replica gets which GPUs.
 
-Compose reserves nothing exclusively: two services with `count: 1` both get GPU 0, and `deploy.replicas: 2` puts
-both copies on the same cards. So each replica is a service of its own, and as soon as more than one service wants
-GPUs, counts become explicit indices around those that are claimed explicitly: first for the first replica of each
-model in the order of the file, then for the second ones, …, so that a replica more moves none that runs.
+Compose doesn't reserve GPUs exclusively: two services with `count: 1` both get GPU 0, and `deploy.replicas: 2` puts
+both replicas on the same GPUs. So each replica is a service of its own. If more than one service needs GPUs, counts
+become explicit indices that no model claims: first for the first replica of each model in the order of the file, then
+for the second ones, and so on. That way an added replica moves no running one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CDI = "nvidia.com/gpu="
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One replica's GPUs: explicit `ids`, a `count` (0: none, -1: all), and the model that claims them."""
+    """The GPUs of one replica: explicit `ids`, or a `count` (0: none, -1: all). `model` and `replica` are indices."""
 
     model: int
     replica: int
@@ -32,16 +32,17 @@ class Claim:
 
 
 def place(stack: StackSpec, explicit: bool = False) -> tuple[dict[tuple[int, int], GpuRequest | None], list[Mistake]]:
-    """GPU requests by (model, replica), and what can't be: overlaps, uneven shares, `all` beside others.
+    """Returns GPU requests by (model, replica) and errors: overlaps, uneven shares, `all` next to other models.
 
-    With `explicit` a lone count becomes indices too, so that nothing changes for it when others come.
+    With `explicit`, a single count becomes indices too, so that adding a replica later doesn't change it.
     """
     mistakes: list[Mistake] = []
     claims = [claim for index, model in enumerate(stack.models) for claim in _claims(index, model, mistakes)]
-    wanting = [claim for claim in claims if claim.ids or claim.count]
-    if len(wanting) > 1 or explicit:
+    with_gpus = [claim for claim in claims if claim.ids or claim.count]
+    # a count is safe only for a lone service, which gets the first GPUs
+    if len(with_gpus) > 1 or explicit:
         claims = _spread(claims, mistakes)
-    mistakes += _overlaps([claim for claim in claims if claim.ids or claim.count], stack)
+    mistakes += _find_overlaps([claim for claim in claims if claim.ids or claim.count], stack)
     requests = {(claim.model, claim.replica): _request(claim, stack.gpu_driver) for claim in claims}
     return requests, mistakes
 
@@ -50,48 +51,53 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
     path, replicas, gpus = f"models[{index}].gpus", model.replicas, model.gpus
     if gpus == "all":
         if replicas > 1:
-            mistakes.append(Mistake(path, f"`all` can't be shared out among {replicas} replicas", "list the indices"))
+            mistakes.append(
+                Mistake(path, f"`all` can't be divided among {replicas} replicas", hint="list the GPU indices")
+            )
+        # a single claim, so that this error causes no others
         return [Claim(index, 0, count=-1)]
     if isinstance(gpus, int):
         return [Claim(index, replica, count=gpus) for replica in range(replicas)]
-    gpus = tuple(id.removeprefix(CDI) for id in gpus)  # `0` and its CDI name are one card
+    gpus = tuple(id.removeprefix(CDI) for id in gpus)  # `0` and its CDI name are the same GPU
     each, rest = divmod(len(gpus), replicas)
     if rest:
         mistakes.append(
             Mistake(
                 path,
-                f"{len(gpus)} GPUs can't be shared out evenly among {replicas} replicas",
-                f"list {replicas}, {2 * replicas}, …",
+                f"{len(gpus)} GPUs can't be divided evenly among {replicas} replicas",
+                hint=f"list {replicas}, {2 * replicas}, … GPUs",
             )
         )
     return [Claim(index, one, ids=gpus[one * each : (one + 1) * each]) for one in range(replicas)]
 
 
 def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
-    """Counts become the lowest indices that nobody claims."""
+    """Replaces counts by the lowest indices that no model claims explicitly."""
     taken = {id for claim in claims for id in claim.ids}
     free = (str(index) for index in count() if str(index) not in taken)
-    named = sorted(id for id in taken if not id.isdigit())
-    if named and any(claim.count > 0 for claim in claims):
+    # UUIDs: their index is unknown, so a count could get the same GPU
+    uuids = sorted(id for id in taken if not id.isdigit())
+    if uuids and any(claim.count > 0 for claim in claims):
         first = next(claim for claim in claims if claim.count > 0)
         mistakes.append(
-            Mistake(f"models[{first.model}].gpus", f"a count can't be placed beside {named[0]}, of unknown index",
-                    "list indices or UUIDs for all models")
+            Mistake(f"models[{first.model}].gpus", f"a count can't be combined with {uuids[0]}, whose index is unknown",
+                    hint="list indices or UUIDs for all models")
         )  # fmt: skip
-    dealt = {}
+    assigned = {}
+    # all first replicas before all second ones: adding a replica must not move GPUs of running services
     for claim in sorted(claims, key=lambda claim: (claim.replica, claim.model)):
         ids = tuple(next(free) for _ in range(claim.count)) if claim.count > 0 else claim.ids
-        dealt[claim.model, claim.replica] = Claim(claim.model, claim.replica, ids, min(claim.count, 0))
-    return [dealt[claim.model, claim.replica] for claim in claims]
+        assigned[claim.model, claim.replica] = Claim(claim.model, claim.replica, ids, min(claim.count, 0))
+    return [assigned[claim.model, claim.replica] for claim in claims]
 
 
-def _overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
+def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
     mistakes = []
     users: dict[str, list[Claim]] = {}
     for claim in claims:
         if claim.count == -1 and len(claims) > 1:
             mistakes.append(
-                Mistake(f"models[{claim.model}].gpus", "`all` leaves no GPU for the other models", "list the indices")
+                Mistake(f"models[{claim.model}].gpus", "`all` leaves no GPU for other models", hint="list the indices")
             )
         for id in claim.ids:
             users.setdefault(id, []).append(claim)
@@ -105,17 +111,21 @@ def _overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
         if not all(spec.share_gpus for spec in specs):
             mistakes.append(
                 Mistake(
-                    path, f"GPU {id} is claimed by {who}", "give each its own, or set share_gpus: true on all of them"
+                    path,
+                    f"GPU {id} is used by {who}",
+                    hint="give each its own GPUs, or set share_gpus: true on all of them",
                 )
             )
+        # each engine's default share assumes a GPU of its own
         elif None in shares:
             mistakes.append(
-                Mistake(path, f"{who} share GPU {id}, so each must say gpu_memory_utilization", "e.g. 0.45 and 0.45")
+                Mistake(path, f"{who} share GPU {id}, so each needs gpu_memory_utilization", hint="e.g. 0.45 and 0.45")
             )
+        # rounded, because binary floats don't represent 0.45 exactly
         elif (total := round(sum(share or 0 for share in shares), 4)) > 0.95:
             mistakes.append(
                 Mistake(path, f"{who} share GPU {id}, but their gpu_memory_utilization adds up to {total:g}",
-                        "keep the sum at 0.95 or below: each process needs some memory beside its share")
+                        hint="keep the sum at 0.95 or below, because each process needs memory outside its share")
             )  # fmt: skip
     return mistakes
 
@@ -123,6 +133,7 @@ def _overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
 def _request(claim: Claim, driver: str) -> GpuRequest | None:
     if not claim.ids and not claim.count:
         return None
+    # CDI has no counts, only device names
     if driver == "cdi":
         ids = claim.ids or (("all",) if claim.count == -1 else tuple(map(str, range(claim.count))))
         return GpuRequest("cdi", ids=tuple(id if "=" in id else f"{CDI}{id}" for id in ids))

@@ -1,4 +1,4 @@
-"""Host ports: one for each endpoint, counting up from the stack's own `port`."""
+"""Assigns a host port to each endpoint, counting up from the stack's `port`."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ HIGHEST = 65535
 
 
 def assign_ports(stack: StackSpec, site: Site) -> tuple[dict[tuple[int, int], int], list[Mistake]]:
-    """Host ports by (model, replica), 0 behind a gateway; and ports that are used twice or don't exist.
+    """Returns host ports by (model, replica) and errors for ports that are used twice or too high.
 
-    Replicas of an engine with a single endpoint share one port.
+    Behind a gateway all are 0. Replicas of an engine with a single endpoint share one port.
     """
-    everyone = [member for members in _endpoints(stack) for member in members]
-    if gateway.wanted(stack, site):
-        return dict.fromkeys(everyone, 0), []
+    all_members = [member for members in _endpoints(stack) for member in members]
+    if gateway.is_enabled(stack, site):
+        # engines publish no ports
+        return dict.fromkeys(all_members, 0), []
     addon_ports = (*monitoring.ports(stack, site).values(), *webui.ports(stack, site).values())
     reserved = {*(model.port for model in stack.models if model.port), *addon_ports}
     mistakes: list[Mistake] = []
     ports: dict[tuple[int, int], int] = {}
     taken: set[int] = set()
     for members in _endpoints(stack):
-        requested = _requested(stack, members)
+        requested = _requested_port(stack, members)
+        # ports that other models ask for are skipped, whatever the order of the file; past HIGHEST: reported below
         port = requested or next(port for port in range(stack.port, 2**17) if port not in taken | reserved)
         if port in taken:
-            mistakes.append(Mistake("models", f"port {port} is given to two endpoints", "give each its own"))
+            mistakes.append(Mistake("models", f"port {port} is used by two endpoints", hint="give each its own port"))
         if port > HIGHEST:
-            mistakes.append(Mistake("port", "no port is left below 65536", "start lower"))
+            mistakes.append(Mistake("port", "no free port is left below 65536", hint="choose a lower port"))
         taken.add(port)
         ports |= dict.fromkeys(members, port)
     return ports, mistakes
 
 
 def _endpoints(stack: StackSpec) -> Iterator[tuple[tuple[int, int], ...]]:
-    """The (model, replica) pairs behind each endpoint, engine by engine in the order of the file."""
+    """Yields the (model, replica) pairs behind each endpoint, engine by engine, in the order of the file."""
     for name in dict.fromkeys(model.engine for model in stack.models):
         members = tuple(
             (index, replica)
@@ -52,7 +54,8 @@ def _endpoints(stack: StackSpec) -> Iterator[tuple[tuple[int, int], ...]]:
         yield from [members] if engines.get(name).single_endpoint else [(member,) for member in members]
 
 
-def _requested(stack: StackSpec, members: tuple[tuple[int, int], ...]) -> int | None:
-    """The port that the file sets for this endpoint; a model's own port is that of its first replica."""
-    wanted = (stack.models[index].port for index, replica in members if replica == 0)
-    return next((port for port in wanted if port), None)
+def _requested_port(stack: StackSpec, members: tuple[tuple[int, int], ...]) -> int | None:
+    """The port that the stack file sets for this endpoint, or None."""
+    # a model's port belongs to its first replica; the others count up from the stack's port
+    requested = (stack.models[index].port for index, replica in members if replica == 0)
+    return next((port for port in requested if port), None)

@@ -1,7 +1,7 @@
-"""Docker Compose: containers on a network, and YAML whose scalars Compose reads back unchanged.
+"""Docker Compose: containers on a network, and YAML scalars that Compose reads back unchanged.
 
-`json.dumps` and `yaml.safe_dump` are both wrong quoters here: Compose's parser refuses surrogate escapes, reads
-`1e-5` and `08` as numbers, and interpolates `$`. Proven by a property test against `docker compose config`.
+Neither `json.dumps` nor `yaml.safe_dump` quotes correctly here: Compose's parser rejects surrogate escapes, reads
+`1e-5` and `08` as numbers, and interpolates `$`. A property test compares this module with `docker compose config`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from typing import Any
 
 from stackgen.plan import EnvRef, GpuRequest
 
-__all__ = ["COMPOSE_FILE", "TEMPLATE", "ComposeSite", "comment", "quoted", "scalar"]
+__all__ = ["COMPOSE_FILE", "TEMPLATE", "ComposeSite", "format_comment", "format_scalar", "quote"]
 
 COMPOSE_FILE = "compose.yaml"
 TEMPLATE = "compose/compose.yaml.j2"
 
-# What every YAML parser reads as itself: starts with a letter, slash, dot-slash or two dashes; no blank, no colon at
-# the end
+# Plain in every YAML parser: starts with a letter, slash, dot-slash or two dashes; no blank, no colon at the end
 _PLAIN = re.compile(r"(?:--)?(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./@+=-]*(?::[A-Za-z0-9_./@+=-]+)*")
-_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"])
+_RESERVED_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"])
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeSite:
-    """Services reach each other by name on the network; scripts, models and caches are mounted at fixed paths.
+    """Containers that reach each other by name; scripts, models and caches are mounted at fixed paths.
 
-    Relative paths of the stack file start at `stack_dir`; the rendered files go to `out_dir`.
+    Relative paths in the stack file start at `stack_dir`. Rendered files are written to `out_dir`.
     """
 
     stack_dir: Path = Path()
     out_dir: Path = Path()
 
     @property
-    def containers(self) -> bool:
+    def uses_containers(self) -> bool:
         return True
 
     def url(self, service: str, port: int) -> str:
@@ -47,12 +46,14 @@ class ComposeSite:
         return f"http://127.0.0.1:{port}"
 
     def public_url(self, address: str, port: int) -> str:
+        # a client can't connect to a wildcard address
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(address, address)
         if ":" in reachable and not reachable.startswith("["):
             reachable = f"[{reachable}]"
         return f"http://{reachable}:{port}/v1"
 
     def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
+        # other containers and the published port reach a service from outside its loopback
         return "0.0.0.0", port
 
     def models_dir(self) -> str:
@@ -66,12 +67,12 @@ class ComposeSite:
 
     def local_path(self, path: str) -> str:
         path = os.path.normpath(path)
-        if path.startswith(("/", "~")):  # kept apart from a relative path of the same name
+        if path.startswith(("/", "~")):  # a prefix, so that it can't collide with a relative path
             return "/srv/host/" + path.lstrip("/")
         return "/srv/" + path.replace("../", "up/")
 
     def host_path(self, path: str) -> str:
-        expanded = Path(os.path.expanduser(path))  # a Path would drop the `./` that keeps `./~x` from being a home
+        expanded = Path(os.path.expanduser(path))  # before Path(), which would turn `./~x` into a home folder
         if expanded.is_absolute():
             return str(expanded)
         if self.stack_dir == self.out_dir:
@@ -85,26 +86,28 @@ class ComposeSite:
         return f"/opt/stackgen/{name}"
 
     def gpu_environment(self, gpus: GpuRequest | None) -> tuple[tuple[str, str], ...]:
+        # /dev/kfd and /dev/dri give access to all AMD GPUs
         if gpus and gpus.driver == "amd" and gpus.ids:
             return (("ROCR_VISIBLE_DEVICES", ",".join(gpus.ids)),)
         return ()
 
 
-class Raw(str):
-    """Text that is printed as it is: a comment."""
+class RawYaml(str):
+    """Text that `format_scalar` prints unchanged, such as a comment or a value that is already quoted."""
 
 
-def comment(text: str) -> Raw:
-    """`text` for a YAML comment: one line, without control characters."""
-    return Raw("".join(ch if ch.isprintable() else " " for ch in text))
+def format_comment(text: str) -> RawYaml:
+    """Formats `text` as a YAML comment: one line, without control characters."""
+    # a line break would end the comment and start YAML
+    return RawYaml("".join(ch if ch.isprintable() else " " for ch in text))
 
 
-def scalar(value: Any) -> str:
-    """One whole YAML scalar that Compose reads back as `value`; `$` is doubled against interpolation.
+def format_scalar(value: Any) -> str:
+    """Formats `value` as a YAML scalar that Compose reads back unchanged. `$` is doubled against interpolation.
 
-    Used as Jinja's `finalize`, so that no template can forget it. Raises TypeError for anything but a scalar.
+    Used as Jinja's `finalize`, so that no template can forget it. Raises TypeError if `value` isn't a scalar.
     """
-    if isinstance(value, Raw):
+    if isinstance(value, RawYaml):
         return str(value)
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -113,20 +116,20 @@ def scalar(value: Any) -> str:
     if isinstance(value, EnvRef):
         reason = value.required.replace("$", "$$").replace("}", ")")
         if not value.required:
-            return quoted(f"${{{value.name}:-{value.default}}}")
-        if value.other:
-            # Compose looks at the inner one first, whether it counts or not: `:?` would ask for both
-            return quoted(f"${{{value.name}:-${{{value.other}:-}}}}")
-        return quoted(f"${{{value.name}:?{reason}}}")
+            return quote(f"${{{value.name}:-{value.default}}}")
+        if value.alternative:
+            # no `:?` here: Compose evaluates the inner variable even if it isn't used, so it would require both
+            return quote(f"${{{value.name}:-${{{value.alternative}:-}}}}")
+        return quote(f"${{{value.name}:?{reason}}}")
     if not isinstance(value, str):
         raise TypeError(f"not a scalar: {value!r}")
-    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED_WORDS:
         return value
-    return quoted(value.replace("$", "$$"))
+    return quote(value.replace("$", "$$"))
 
 
-def quoted(text: str) -> str:
-    """`text` in double quotes, with YAML's escapes; `$` is left as it is."""
+def quote(text: str) -> str:
+    """Puts `text` in double quotes, with YAML's escapes. `$` is left unchanged."""
     return '"' + "".join(_ESCAPES.get(ch) or (ch if ch.isprintable() else _hex(ch)) for ch in text) + '"'
 
 

@@ -1,7 +1,7 @@
-"""HAProxy's configuration: words that it reads back unchanged.
+"""HAProxy configuration: quotes arguments so that HAProxy reads them back unchanged.
 
-Source: HAProxy 3.2's configuration manual, 2.2 "Quoting and escaping" (single quotes keep everything but themselves)
-and 2.3 "Environment variables".
+Source: HAProxy 3.2's configuration manual, 2.2 "Quoting and escaping" (inside single quotes, only the single quote is
+special) and 2.3 "Environment variables".
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["quoted"]
+__all__ = ["quote"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+=-]+")
 
 
-def quoted(value: Any) -> str:
-    """One whole word; numbers as they are. Raises TypeError for what is no text or number, ValueError for a line end.
+def quote(value: Any) -> str:
+    """Formats `value` as one argument. Numbers are printed unchanged.
 
-    Source: as above; a line is a statement's end, and no quoting takes one in.
+    Raises TypeError if `value` is neither text nor a number, ValueError if it contains a line break.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise TypeError(f"not a word: {value!r}")
+        raise TypeError(f"neither text nor a number: {value!r}")
+    # a line break ends a statement, and no quoting prevents that
     if any(ch in value for ch in "\n\r\0"):
-        raise ValueError(f"holds a line end: {value!r}")
+        raise ValueError(f"contains a line break: {value!r}")
     if _PLAIN.fullmatch(value):
         return value
-    # a single quote can't stand inside single quotes: they end, an escaped one follows, they start again
+    # single quotes can't contain one: close them, add an escaped quote, open them again
     return "'" + value.replace("'", "'\\''") + "'"

@@ -1,4 +1,4 @@
-"""Local processes: every service on 127.0.0.1 with a port of its own, and the host's own paths."""
+"""Local processes: every service listens on 127.0.0.1 with its own port, and uses the host's paths."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from stackgen.resources import templates_dir
 __all__ = ["LOOPBACK", "ProcessSite", "hub_dir"]
 
 LOOPBACK = "127.0.0.1"
-# Where scripts lie that a container finds mounted at one place
+# template folders of scripts, which containers find in one mounted folder
 SCRIPTS = ("images/common", "engines")
 
 
 def hub_dir() -> Path:
-    """The user's Hugging Face folder, whose `hub/` is the cache: what was fetched by hand is found there.
+    """The user's Hugging Face folder; its `hub/` is the cache.
 
     Source: huggingface_hub, constants.py: HF_HOME, else `huggingface` in XDG_CACHE_HOME, else in `~/.cache`.
     """
+    # the user's own cache, so that models downloaded by hand are found
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser().absolute()
 
 
 @dataclass(slots=True)
 class ProcessSite:
-    """Services are processes of this machine; relative paths of the stack file start at `stack_dir`.
+    """Processes on this machine. Relative paths in the stack file start at `stack_dir`.
 
-    `state_dir` is a private folder for what they write. `storage` is the folder for weights (None: the user's own
-    Hugging Face cache). Internal services get their default port, or the next one that neither another service
-    nor `reserved` (the ports that the stack publishes) holds; `ports` tells who got which, in order of asking.
+    - `state_dir`: private folder for files that the services write.
+    - `storage`: folder for weights; None for the user's Hugging Face cache.
+    - `reserved`: ports that the stack publishes.
+    - `ports`: port by (service, default port). Internal services get their default port, or the next one that is
+      neither reserved nor assigned to another service.
     """
 
     stack_dir: Path
@@ -41,7 +44,7 @@ class ProcessSite:
     ports: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @property
-    def containers(self) -> bool:
+    def uses_containers(self) -> bool:
         return False
 
     def url(self, service: str, port: int) -> str:
@@ -51,7 +54,7 @@ class ProcessSite:
         return self.url(service, port)
 
     def public_url(self, address: str, port: int) -> str:
-        # whatever `bind` says: without a container around it, only the key would stand before the program
+        # ignores `bind`: without a container and a gateway, the key would be the engine's only protection
         return f"http://{LOOPBACK}:{port}/v1"
 
     def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
@@ -77,15 +80,15 @@ class ProcessSite:
 
     def script(self, name: str) -> str:
         for folder in SCRIPTS:
-            if (found := templates_dir() / folder / name).is_file():
-                return str(found)
-        raise FileNotFoundError(f"no script {name} in {' or '.join(SCRIPTS)} of {templates_dir()}")
+            if (path := templates_dir() / folder / name).is_file():
+                return str(path)
+        raise FileNotFoundError(f"{templates_dir()}: no script {name} in {' or '.join(SCRIPTS)}")
 
     def image_file(self, image: str, name: str) -> str:
         return str(templates_dir() / "images" / image / name)
 
     def gpu_environment(self, gpus: GpuRequest | None) -> tuple[tuple[str, str], ...]:
-        # a container without a reservation sees no card: here that must be said
+        # a process sees all GPUs, unlike a container without a reservation
         if gpus is None:
             return (("CUDA_VISIBLE_DEVICES", ""),)
         # CDI names end in the index or UUID: nvidia.com/gpu=0
@@ -94,11 +97,12 @@ class ProcessSite:
             return ()
         if gpus.driver == "amd":
             return (("ROCR_VISIBLE_DEVICES", ",".join(ids)),)
-        # CUDA counts the fastest card first; nvidia-smi, and so the stack file, counts by the bus
+        # by default CUDA numbers the fastest GPU first; nvidia-smi and the stack file number by PCI bus
         return (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", ",".join(ids)))
 
     def _port(self, service: str, port: int) -> int:
         if (service, port) not in self.ports:
+            # two engines may have the same default port
             taken = self.reserved | set(self.ports.values())
             self.ports[service, port] = next(number for number in range(port, 65536) if number not in taken)
         return self.ports[service, port]

@@ -1,4 +1,4 @@
-"""Plain YAML that only one program reads, and no Compose before it: a dollar stays one."""
+"""YAML files that Compose doesn't read, so `$` isn't doubled."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from stackgen.plan import EnvRef
 from stackgen.targets import compose
 
-__all__ = ["scalar"]
+__all__ = ["format_scalar"]
 
 
-def scalar(value: Any) -> str:
-    """One whole YAML scalar. Raises TypeError for anything but one, and for references that only Compose resolves."""
+def format_scalar(value: Any) -> str:
+    """Formats `value` as a YAML scalar. Raises TypeError for other values, and for EnvRefs, which need Compose."""
     if isinstance(value, EnvRef):
-        raise TypeError(f"nobody resolves it here: {value!r}")
-    printed = compose.scalar(value)
-    # Compose's scalars differ in the dollar alone, and text that holds one is always quoted
-    return compose.quoted(value) if isinstance(value, str) and "$" in value else printed
+        raise TypeError(f"only Compose can resolve this reference: {value!r}")
+    printed = compose.format_scalar(value)
+    # Compose's scalars differ only in the doubled `$`, and text with `$` is always quoted
+    return compose.quote(value) if isinstance(value, str) and "$" in value else printed

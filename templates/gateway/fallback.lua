@@ -1,15 +1,14 @@
--- A request that goes to a model's fallback: the model's name in its JSON body becomes the one that the variable
--- txn.fallback_model holds (as JSON), and of its headers only those go along that the provider needs: no cookie, no
--- client's address. HAProxy can't change a body by itself.
--- The places of the name are found by model.lua.
--- Functions as in HAProxy 3.2's Lua documentation: core.register_action, core.register_filter, HTTPMessage.
+-- Rewrites a request that goes to a model's fallback. It replaces the model name in the JSON body by the value of the
+-- variable txn.fallback_model (JSON), and keeps only headers that the provider needs: no cookies, no client address.
+-- HAProxy's configuration language can't change a body. model.lua finds where the name is.
+-- API: HAProxy 3.2's Lua documentation (core.register_action, core.register_filter, HTTPMessage).
 
 local KEPT = {
     ["accept"] = true, ["accept-encoding"] = true, ["authorization"] = true, ["content-length"] = true,
     ["content-type"] = true, ["host"] = true, ["transfer-encoding"] = true, ["user-agent"] = true,
 }
 
--- Leaves the places in a variable, or none there: then nothing may be sent on
+-- Stores the positions of the name in a variable. If it stores none, the request must not be forwarded.
 core.register_action("fallback-model", { "http-req" }, function(txn)
     local found = stackgen.places(txn.f:req_body() or "")
     if not found then return end
@@ -45,8 +44,9 @@ function Fallback:http_headers(txn, message)
     if length then message:set_header("content-length", tostring(math.tointeger(length[0]) + self.added)) end
 end
 
--- A small body is there at once, as the gateway has waited for it to find the model; a large one comes piece by piece. In
--- each piece from the last place to the first, so that no replacement moves another. A place that a piece ends in waits.
+-- Small bodies arrive whole, because the gateway waited for them to find the model; large ones arrive in pieces.
+-- In each piece, names are replaced from last to first, so that no replacement moves another. A name that the end of a
+-- piece cuts waits for the next piece.
 function Fallback:http_payload(_, message)
     if message.channel:is_resp() or not self.places then return end
     local from, length = self.passed, message:input()
@@ -68,7 +68,7 @@ function Fallback:http_payload(_, message)
         grown = grown + #self.model - (last - first + 1)
     end
     self.now, self.passed = {}, from + whole
-    -- without a number as many go on as came, and what was added would come here once more
+    -- without a return value HAProxy forwards as many bytes as came in, and calls this again with the added ones
     return whole + grown
 end
 

@@ -1,4 +1,4 @@
-"""What every engine keeps at every target site: one file an engine, and nobody else knows what it needs."""
+"""The contract of all engines at all sites: one module per engine, and no special cases elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stackgen.errors import SpecError
 from stackgen.plan import EnvRef, Plan, Service, Site
 from stackgen.resolve.pipeline import resolve
 from stackgen.resources import templates_dir
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
 
-# what an engine needs beside `model` and `engine`; a new engine adds its line here at most
+# required fields besides `model` and `engine`; a new engine adds at most one line here
 NEEDS: dict[str, dict[str, Any]] = {"llamacpp": {"file": "x.gguf"}}
 SITES = {"compose": lambda: ComposeSite(), "process": lambda: ProcessSite(Path("/stack"), Path("/state"))}
 
@@ -32,7 +32,7 @@ def plan(engine: str, site: str, *models: dict[str, Any], **fields: Any) -> Plan
     base = {"engine": engine} | NEEDS.get(engine, {})
     entries = [{"model": f"org/m{index}"} | base | model for index, model in enumerate(models or ({},))]
     made: Site = SITES[site]()
-    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), made, "test")
+    return resolve(build_spec({"name": "demo", "models": entries, "gateway": False} | fields, "test"), made, "test")
 
 
 def serving(made: Plan) -> list[Service]:
@@ -51,7 +51,7 @@ def test_names_and_dialect_agree(engine: str, site: str) -> None:
     assert any(phase == "ready" for _, phase in one.phases)
 
 
-def test_endpoints(engine: str, site: str) -> None:
+def test_endpoints_have_service_url_and_names(engine: str, site: str) -> None:
     made = plan(engine, site, {"served_names": ["a", "b"]})
     assert made.endpoints
     for endpoint in made.endpoints:
@@ -64,21 +64,21 @@ def test_endpoints(engine: str, site: str) -> None:
         assert endpoint.base_url.endswith(f":{port}/v1")
 
 
-def test_every_service_proves_that_it_works(engine: str, site: str) -> None:
+def test_every_service_has_a_health_check_of_its_own_port(engine: str, site: str) -> None:
     made = plan(engine, site, {}, {"gpus": 1})
     for service in made.services:
         assert (service.health is None) == (service.role == "download")
         assert service.engine == engine
         assert service.comment
         if service.health:
-            # never through a published port: that would prove Docker's proxy
+            # never through a published port, which would check Docker's proxy
             assert service.health.timeout < 100
             assert service.health.start_period >= 60
             assert service.entrypoint == ("/bin/sh", service.entrypoint[1])
             assert service.entrypoint[1].endswith("/supervise.sh")
 
 
-def test_environment_names_are_names_and_keys_are_references(engine: str, site: str) -> None:
+def test_environment_names_are_valid_and_keys_are_references(engine: str, site: str) -> None:
     made = plan(engine, site, {"gpus": 1}, {})
     for service in made.services:
         names = [name for name, _ in service.environment]
@@ -98,12 +98,12 @@ def test_environment_names_are_names_and_keys_are_references(engine: str, site: 
         assert not any("key" in word.lower() and "STACKGEN" in word for word in service.command)
 
 
-def test_the_served_names_are_in_the_command(engine: str, site: str) -> None:
+def test_served_names_are_in_the_command(engine: str, site: str) -> None:
     made = plan(engine, site, {"served_names": ["first", "second"]})
     for service in serving(made):
-        words = [part for word in service.command for part in word.split(",")]
-        assert words.index("first") < words.index("second")
-    # without any, clients ask for the id
+        parts = [part for argument in service.command for part in argument.split(",")]
+        assert parts.index("first") < parts.index("second")
+    # without served names, the id is the name
     for service in serving(plan(engine, site)):
         assert any("org/m0" in word.split(",") for word in service.command)
 
@@ -117,15 +117,15 @@ def test_local_models_need_no_download(engine: str, site: str) -> None:
         assert any(getattr(mount, "target", "") == where or site == "process" for mount in service.mounts)
 
 
-def test_replicas_are_one_service_each_with_its_own_gpus(engine: str, site: str) -> None:
+def test_each_replica_is_a_service_with_its_own_gpus(engine: str, site: str) -> None:
     made = plan(engine, site, {"replicas": 3, "gpus": 2})
     services = serving(made)
     first = services[0].name
-    # the first has no number: a second one must not rename, and so restart, it
+    # the first has no number, so that adding a second one doesn't rename and restart it
     assert [service.name for service in services] == [first, f"{first}-2", f"{first}-3"]
     claims = [service.gpus.ids for service in services if service.gpus]
     assert claims == [("0", "1"), ("2", "3"), ("4", "5")]
-    # apart from name, place and GPUs they are alike
+    # they differ only in name, port and GPUs
     bare = [
         replace(
             s, name="", comment="", gpus=None, ports=(), command=(), environment=(), health=None, build=None, pull=True
@@ -138,7 +138,7 @@ def test_replicas_are_one_service_each_with_its_own_gpus(engine: str, site: str)
 
 
 def test_extra_args_come_last(engine: str, site: str) -> None:
-    """So that they override what stackgen says: the last of two equal flags wins."""
+    """The last of two equal flags wins, so extra_args override stackgen's flags."""
     extra = ("--first", "a b", "--port=1", "")
     for service in serving(plan(engine, site, {"extra_args": extra, "gpus": 1})):
         assert service.command[-len(extra) :] == extra
@@ -150,7 +150,7 @@ def test_extra_env_wins(engine: str, site: str) -> None:
         assert dict(service.environment)["NEW"] == "1"
 
 
-def test_overrides(engine: str, site: str) -> None:
+def test_per_model_overrides_reach_the_service(engine: str, site: str) -> None:
     given = {"image": "me/mine:1", "user": "7:8", "read_only": False, "shm_size": "3g", "cpuset": "0-3"}
     made = plan(engine, site, {"model": "./x"} | given)
     for service in serving(made):
@@ -163,7 +163,7 @@ def test_overrides(engine: str, site: str) -> None:
         assert (service.ipc, service.shm_size) == ("host", "")  # /dev/shm is the host's then
 
 
-def test_defaults_are_safe(engine: str, site: str) -> None:
+def test_services_are_hardened_by_default(engine: str, site: str) -> None:
     for service in plan(engine, site, {"gpus": 1}, {}).services:
         assert service.read_only
         assert not service.image.endswith(":latest")
@@ -174,7 +174,7 @@ def test_defaults_are_safe(engine: str, site: str) -> None:
         assert not any("trust" in word for word in service.command)
 
 
-def test_start_timeout_and_size_set_the_start_period(engine: str, site: str) -> None:
+def test_start_period_depends_on_start_timeout_or_model_size(engine: str, site: str) -> None:
     def period(**model: Any) -> int:
         health = serving(plan(engine, site, model))[0].health
         assert health
@@ -186,7 +186,7 @@ def test_start_timeout_and_size_set_the_start_period(engine: str, site: str) -> 
     assert period(model="org/no-size") == 600
 
 
-def test_assets_exist_and_scripts_are_where_the_site_says(engine: str, site: str) -> None:
+def test_assets_exist_and_scripts_are_at_the_paths_of_the_site(engine: str, site: str) -> None:
     made = plan(engine, site)
     for asset in made.assets:
         assert (templates_dir() / asset.template).is_file()
@@ -196,14 +196,14 @@ def test_assets_exist_and_scripts_are_where_the_site_says(engine: str, site: str
                 assert not word.startswith("/stackgen/"), "a path that only a container has"
 
 
-def test_gpus_more_than_the_size_needs_are_no_crash(engine: str, site: str) -> None:
-    """Odd forms end as a plan or as mistakes."""
+def test_unusual_gpu_requests_give_a_plan_or_errors(engine: str, site: str) -> None:
+    """Unusual requests end in a plan or in errors, never in a crash."""
     for gpus in (1, 3, [0, 5], ["GPU-a"], "all", "none"):
         for driver in ("nvidia", "cdi", "amd"):
             try:
                 made = plan(engine, site, {"gpus": gpus}, gpu_driver=driver)
             except SpecError as error:
-                told = error.mistakes
-                assert told
+                errors = error.mistakes
+                assert errors
             else:
                 assert serving(made)

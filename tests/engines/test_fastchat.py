@@ -1,4 +1,4 @@
-"""FastChat's trio: who knows whom, where the key goes, and what one controller can't do."""
+"""FastChat's controller, API server and workers: addresses, the key, and the limits of one controller."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pytest
 from stackgen.errors import SpecError
 from stackgen.plan import Build, Dependency, EnvRef, Plan, Service
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "fastchat"} | model for index, model in enumerate(models or ({},))]
-    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def worker(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
@@ -26,7 +28,7 @@ def after(command: tuple[str, ...], flag: str) -> str | None:
     return command[command.index(flag) + 1] if flag in command else None
 
 
-def test_the_whole_worker() -> None:
+def test_worker_with_all_settings() -> None:
     made = worker(
         gpus=[0, 1],
         revision="abc",
@@ -75,7 +77,7 @@ def test_the_whole_worker() -> None:
     )
 
 
-def test_the_cpu() -> None:
+def test_worker_on_the_cpu() -> None:
     made = worker()
     assert after(made.command, "--device") == "cpu"
     assert "--num-gpus" not in made.command
@@ -83,7 +85,7 @@ def test_the_cpu() -> None:
 
 
 def test_workers_register_under_their_service_names() -> None:
-    """Another container reaches them by no other name; FastChat's default is localhost."""
+    """Other containers can reach them by no other name; FastChat's default is localhost."""
     made = plan({"replicas": 2}, {})
     for one in made.services:
         if one.role == "worker":
@@ -95,18 +97,18 @@ def test_workers_register_under_their_service_names() -> None:
     assert dict(made.service("fastchat-controller").environment)["FASTCHAT_CONTROLLER_HEART_BEAT_EXPIRATION"] == "15"
 
 
-def test_the_key_is_in_the_api_servers_environment_alone() -> None:
+def test_only_the_api_server_has_the_key() -> None:
     made = plan({}, {})
     for one in made.services:
-        words = " ".join((*one.entrypoint, *one.command, *(one.health.command if one.health else ())))
-        assert "--api-keys" not in words  # it would show in the process list
+        arguments = " ".join((*one.entrypoint, *one.command, *(one.health.command if one.health else ())))
+        assert "--api-keys" not in arguments  # visible in the process list
         keys = [name for name, value in one.environment if isinstance(value, EnvRef) and "KEY" in value.name]
         assert keys == (["STACKGEN_API_KEY"] if one.role == "api" else [])
-        # plain text in it crashes FastChat, a list leaves it open
+        # plain text in API_KEYS crashes FastChat, a list leaves it without authentication
         assert "API_KEYS" not in dict(one.environment)
 
 
-def test_the_api_server_waits_for_every_worker_and_expects_every_name() -> None:
+def test_api_server_waits_for_all_workers_and_names() -> None:
     made = plan({"served_names": ["a", "b"], "replicas": 2}, {"served_names": ["c"]})
     api = made.service("fastchat-api")
     assert api.depends_on == tuple(
@@ -119,14 +121,14 @@ def test_the_api_server_waits_for_every_worker_and_expects_every_name() -> None:
     assert made.endpoints[0].workers == ("fastchat-a", "fastchat-a-2", "fastchat-c")
 
 
-def test_one_controller_and_one_api_server_for_all() -> None:
+def test_all_models_share_one_controller_and_api_server() -> None:
     made = plan({}, {"replicas": 3}, {})
     roles = [one.role for one in made.services]
     assert (roles.count("controller"), roles.count("api"), roles.count("worker")) == (1, 1, 5)
     assert [one.name for one in made.services if one.ports] == ["fastchat-api"]
 
 
-def test_what_one_controller_can_not_do() -> None:
+def test_conflicting_controller_settings_are_rejected() -> None:
     with pytest.raises(SpecError, match="one controller, but dispatch_method differs: lottery, shortest_queue"):
         plan({"dispatch_method": "lottery"}, {})
     with pytest.raises(SpecError, match="one API server, but port differs: 8001, 8002"):
@@ -136,18 +138,18 @@ def test_what_one_controller_can_not_do() -> None:
     assert after(lottery.command, "--dispatch-method") == "lottery"
 
 
-def test_a_comma_would_split_a_name() -> None:
-    with pytest.raises(SpecError, match="'a,b' holds a comma"):
+def test_a_comma_in_a_served_name_is_rejected() -> None:
+    with pytest.raises(SpecError, match="'a,b' contains a comma"):
         plan({"served_names": ["a,b"]})
 
 
-def test_amd_has_no_image() -> None:
+def test_amd_gpus_are_rejected() -> None:
     with pytest.raises(SpecError, match="no AMD variant"):
         plan({"gpus": 1}, gpu_driver="amd")
     assert plan({}, gpu_driver="amd").services
 
 
-def test_one_image_for_the_trio_in_two_variants() -> None:
+def test_fastchat_services_share_one_image_per_variant() -> None:
     for gpus, variant in ((0, "cpu"), (1, "cuda")):
         made = plan({"gpus": gpus}, {})
         assert len({one.image for one in made.services}) == 1
@@ -156,7 +158,7 @@ def test_one_image_for_the_trio_in_two_variants() -> None:
     assert "fastchat/Dockerfile" in {asset.path for asset in made.assets}
 
 
-def test_an_image_of_the_users_is_neither_built_nor_forbidden_to_pull() -> None:
+def test_a_custom_image_is_pulled_and_not_built() -> None:
     made = plan({"image": "me/fastchat:1"})
     assert {one.image for one in made.services} == {"me/fastchat:1"}
     assert all(one.build is None and one.pull for one in made.services)
@@ -166,5 +168,5 @@ def test_processes_that_ignore_sigterm_get_an_init() -> None:
     assert all(one.init for one in plan().services if one.role != "download")
 
 
-def test_it_warns_of_remote_code() -> None:
+def test_remote_code_is_warned_about() -> None:
     assert any("trust_remote_code" in warning for warning in plan().warnings)

@@ -1,4 +1,4 @@
-"""llama.cpp's server: which GGUF, how much context, which image."""
+"""llama.cpp's server: GGUF file, context size, image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 from stackgen.errors import SpecError
 from stackgen.plan import Bind, Build, EnvRef, Plan, Service
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     base = {"engine": "llamacpp", "file": "x.gguf"}
     entries = [{"model": f"org/m{index}"} | base | model for index, model in enumerate(models or ({},))]
-    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
@@ -27,7 +29,7 @@ def after(command: tuple[str, ...], flag: str) -> str | None:
     return command[command.index(flag) + 1] if flag in command else None
 
 
-def test_the_whole_command() -> None:
+def test_command_with_all_settings() -> None:
     made = service(
         gpus=1, served_names=["a", "b"], max_model_len="32k", max_num_seqs=4, gpu_layers=20, extra_args=["--jinja"]
     )
@@ -52,8 +54,8 @@ def test_the_whole_command() -> None:
     )
 
 
-def test_a_hub_repository_needs_the_files_name() -> None:
-    with pytest.raises(SpecError, match=r"models\[1\]\.file: is missing: which GGUF file"):
+def test_a_hub_repository_needs_a_file_name() -> None:
+    with pytest.raises(SpecError, match=r"models\[1\]\.file: is missing \(name a GGUF file"):
         plan({}, {"file": None, "replicas": 2})
 
 
@@ -61,18 +63,18 @@ def test_a_hub_repository_needs_the_files_name() -> None:
     ("model", "path"),
     [
         ({}, "/models/by-name/org/m0/main/x.gguf"),
-        # a branch may hold a slash: the folder must be one level
+        # a branch may contain a slash, but must be one folder
         ({"revision": "refs/pr/1"}, "/models/by-name/org/m0/refs%2Fpr%2F1/x.gguf"),
         ({"file": "sub/y.gguf"}, "/models/by-name/org/m0/main/sub/y.gguf"),
         ({"model": "./m.gguf", "file": None}, "/srv/m.gguf"),
         ({"model": "./folder"}, "/srv/folder/x.gguf"),
     ],
 )
-def test_where_the_file_lies(model: dict[str, Any], path: str) -> None:
+def test_path_of_the_gguf_file(model: dict[str, Any], path: str) -> None:
     assert after(service(**model).command, "--model") == path
 
 
-def test_only_that_file_is_downloaded() -> None:
+def test_only_the_gguf_file_is_downloaded() -> None:
     made = plan({"revision": "abc"}, {"file": "b.gguf"})
     assert made.services[0].command == (
         "--model",
@@ -93,17 +95,17 @@ def test_only_that_file_is_downloaded() -> None:
     ("given", "size"),
     [(None, None), ("auto", None), (-1, None), (8192, "8192"), ("32k", "32000"), ("32K", "32768"), ("0.5k", "500")],
 )
-def test_context_is_a_plain_number(given: Any, size: str | None) -> None:
+def test_context_size_is_a_plain_number(given: Any, size: str | None) -> None:
     assert after(service(max_model_len=given).command, "--ctx-size") == size
 
 
-def test_layers_go_to_the_gpu_where_there_is_one() -> None:
+def test_all_layers_are_on_the_gpu_by_default() -> None:
     assert after(service(gpus=1).command, "--n-gpu-layers") == "all"
     assert after(service().command, "--n-gpu-layers") is None
     assert after(service(gpus=1, gpu_layers=0).command, "--n-gpu-layers") == "0"
 
 
-def test_images() -> None:
+def test_image_depends_on_the_hardware() -> None:
     cpu, gpu = service(), service(gpus=1)
     assert cpu.image.startswith("stackgen/llamacpp:")
     assert not cpu.pull
@@ -125,20 +127,20 @@ def test_images() -> None:
         ({"image": "me/x:1"}, {}),
     ],
 )
-def test_our_image_is_built_by_exactly_one_service_where_it_is_used(models: tuple[dict[str, Any], ...]) -> None:
+def test_own_image_is_built_by_exactly_one_service(models: tuple[dict[str, Any], ...]) -> None:
     made = plan(*models)
     using = [one for one in made.services if one.image.startswith("stackgen/")]
     assert using
     assert [one.build for one in using if one.build] == [Build("./llamacpp")]
 
 
-def test_the_key_is_in_the_environment_and_not_in_the_command() -> None:
+def test_key_is_in_the_environment_and_not_in_the_command() -> None:
     made = service()
     assert isinstance(dict(made.environment)["LLAMA_API_KEY"], EnvRef)
     assert "--api-key" not in made.command
 
 
-def test_the_health_check_reaches_the_service_itself() -> None:
+def test_health_check_calls_the_service_directly() -> None:
     health = service().health
     assert health
     assert health.command == ("/bin/sh", "/stackgen/llamacpp_health.sh", "http://127.0.0.1:8080")

@@ -1,4 +1,4 @@
-"""vLLM's command line as of 0.32: current flags only, and the settings that FACTS and its `--help` give."""
+"""vLLM's command line of 0.32: only current flags, and the settings of its `--help`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from stackgen.errors import SpecError
 from stackgen.plan import Bind, EnvRef, Plan, Service, Volume
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 
-# gone, deprecated, or on its way out
+# removed or deprecated flags
 OUTDATED = {
     "--model",
     "--disable-log-requests",
@@ -27,7 +27,9 @@ OUTDATED = {
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
@@ -35,7 +37,7 @@ def service(_stack: dict[str, Any] | None = None, **model: Any) -> Service:
 
 
 def after(command: tuple[str, ...], flag: str) -> str | None:
-    """The word after `flag`, None where the flag is not there."""
+    """The argument after `flag`; None if the flag is absent."""
     return command[command.index(flag) + 1] if flag in command else None
 
 
@@ -60,7 +62,7 @@ FULL: dict[str, Any] = {
 }
 
 
-def test_the_whole_command() -> None:
+def test_command_with_all_settings() -> None:
     assert service(**FULL).command == (
         "vllm",
         "serve",
@@ -105,7 +107,7 @@ def test_the_whole_command() -> None:
     )
 
 
-def test_no_outdated_flag_and_no_underscore() -> None:
+def test_no_deprecated_flags_and_no_underscores() -> None:
     command = service(**FULL).command
     assert not OUTDATED & set(command)
     assert not [word for word in command if word.startswith("--") and "_" in word]
@@ -113,7 +115,7 @@ def test_no_outdated_flag_and_no_underscore() -> None:
     assert command[:3] == ("vllm", "serve", "org/m0")
 
 
-def test_a_plain_model_says_nothing_it_need_not() -> None:
+def test_a_minimal_model_has_no_unneeded_flags() -> None:
     assert service().command == (
         "vllm",
         "serve",
@@ -140,31 +142,31 @@ def test_a_plain_model_says_nothing_it_need_not() -> None:
         ({"gpus": 8, "replicas": 2}, "8"),
     ],
 )
-def test_tensor_parallel_is_all_gpus_of_the_replica_unless_said(model: dict[str, Any], tensor: str | None) -> None:
+def test_tensor_parallel_size_defaults_to_all_gpus_of_the_replica(model: dict[str, Any], tensor: str | None) -> None:
     assert after(service(**model).command, "--tensor-parallel-size") == tensor
 
 
 @pytest.mark.parametrize(
     ("model", "part"),
     [
-        ({"gpus": 2, "tensor_parallel_size": 4}, "parallel size is 4, but a replica has 2 GPUs"),
-        ({"gpus": 1, "pipeline_parallel_size": 2}, "parallel size is 2, but a replica has 1 GPU"),
+        ({"gpus": 2, "tensor_parallel_size": 4}, "pipeline_parallel_size is 4, but each replica has 2 GPUs"),
+        ({"gpus": 1, "pipeline_parallel_size": 2}, "pipeline_parallel_size is 2, but each replica has 1 GPU"),
         ({"gpus": "all"}, "`gpus: all` needs tensor_parallel_size"),
         ({"gpus": 3, "pipeline_parallel_size": 2}, "can't be split into 2 pipeline stages"),
     ],
 )
-def test_sizes_that_the_gpus_can_not_hold(model: dict[str, Any], part: str) -> None:
+def test_parallel_sizes_that_do_not_match_the_gpus_are_rejected(model: dict[str, Any], part: str) -> None:
     with pytest.raises(SpecError) as caught:
         plan(model | {"replicas": 2 if model["gpus"] != "all" else 1})
-    assert [part in str(mistake) for mistake in caught.value.mistakes] == [True]  # once, not once a replica
+    assert [part in str(mistake) for mistake in caught.value.mistakes] == [True]  # once, not once per replica
 
 
-def test_a_negative_length_is_not_taken_for_a_flag() -> None:
+def test_a_negative_length_is_not_parsed_as_a_flag() -> None:
     assert "--max-model-len=-1" in service(max_model_len=-1).command
     assert after(service(max_model_len="auto").command, "--max-model-len") == "auto"
 
 
-def test_images_and_users() -> None:
+def test_image_and_user_depend_on_the_hardware() -> None:
     gpu, cpu = service(gpus=1), service()
     assert gpu.image.startswith("vllm/vllm-openai:v")
     assert gpu.user == "2000:0"
@@ -174,18 +176,18 @@ def test_images_and_users() -> None:
     assert arm.image.endswith("-arm64")
     assert arm.platform == "linux/arm64"
     assert service({"gpu_driver": "amd"}, gpus=1).image.startswith("vllm/vllm-openai-rocm:v")
-    # nobody knows what users another image has
+    # the users of another image are unknown
     assert service(gpus=1, image="me/x:1").user == ""
 
 
-def test_cpu_settings() -> None:
+def test_kv_cache_size_is_set_on_the_cpu() -> None:
     cpu = dict(service(cpu_kv_cache_gib=7).environment)
     assert cpu["VLLM_CPU_KVCACHE_SPACE"] == "7"  # a fraction is refused by vLLM
     assert "VLLM_CPU_KVCACHE_SPACE" not in dict(service(gpus=1).environment)
     assert service().gpus is None
 
 
-def test_environment() -> None:
+def test_environment_has_key_cache_and_offline_mode() -> None:
     values = dict(service(gpus=1).environment)
     assert isinstance(values["VLLM_API_KEY"], EnvRef)
     assert (values["HF_HUB_OFFLINE"], values["HF_HUB_CACHE"], values["VLLM_NO_USAGE_STATS"]) == (
@@ -196,16 +198,16 @@ def test_environment() -> None:
     assert "VLLM_SERVER_DEV_MODE" not in values  # it opens /sleep and /collective_rpc without a key
 
 
-def test_shared_memory() -> None:
-    """Docker's 64 MB fail at start; NCCL wants more with more GPUs."""
+def test_shared_memory_grows_with_gpus() -> None:
+    """Docker's 64 MB are too small to start; NCCL needs more with more GPUs."""
     sizes = [service(gpus=gpus).shm_size for gpus in (0, 1, 2, 4)]
     assert sizes == ["1g", "1g", "4g", "12g"]
 
 
-def test_the_compile_cache_is_kept() -> None:
+def test_compile_cache_is_a_volume_per_kind_of_image() -> None:
     made = plan({}, {})
     assert ("vllm-cpu-cache", "stackgen-vllm-cpu-cache") in made.volumes
-    # images that run as different users can't share one: the first to start decides who may write
+    # images that run as different users can't share one, because the first one to start owns it
     assert ("vllm-cache", "stackgen-vllm-cache") in plan({"gpus": 1}).volumes
     for one in made.services[1:]:
         assert Volume("vllm-cpu-cache", "/home/vllm/.cache") in one.mounts
@@ -225,23 +227,23 @@ def test_adapters_from_the_hub_are_downloaded_and_listed() -> None:
     assert made.endpoints[0].models == ("base", "l")
 
 
-def test_the_revision_of_a_local_folder_means_nothing() -> None:
+def test_local_folders_get_no_revision_flag() -> None:
     assert "--revision" not in service(model="./x", revision="abc").command
 
 
-def test_the_download_uses_vllms_own_image() -> None:
+def test_download_uses_the_vllm_image() -> None:
     download = plan({"gpus": 1}).services[0]
     assert download.image.startswith("vllm/vllm-openai:v")
     assert download.build is None
 
 
-def test_the_health_check_asks_the_service_itself() -> None:
+def test_health_check_calls_the_service_directly() -> None:
     health = service().health
     assert health
     assert health.command == ("python3", "/stackgen/vllm_health.py", "http://127.0.0.1:8000")
 
 
-def test_two_models_two_ports_one_store() -> None:
+def test_two_models_have_two_ports_and_one_storage() -> None:
     made = plan({"gpus": 1}, {"gpus": 1})
     assert [one.ports[0].host for one in made.services[1:]] == [8000, 8001]
     assert [one.ports[0].container for one in made.services[1:]] == [8000, 8000]

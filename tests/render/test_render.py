@@ -1,4 +1,4 @@
-"""From plan to texts: fresh examples, the same bytes each time, and rules that hold for every rendered service."""
+"""From plan to text: fresh examples, reproducible bytes, and rules for every rendered service."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.examples import complete_copy
 from stackgen import engines
 from stackgen.cli import main as cli
 from stackgen.plan import Plan
@@ -19,23 +20,23 @@ from stackgen.render.templating import RenderedFile, render
 from stackgen.resolve.pipeline import resolve
 from stackgen.resources import templates_dir
 from stackgen.stack.folder import open_stack
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 from tests.conftest import ROOT
 
 EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
 by_example = pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
-# what each engine needs beside model and engine
+# required fields besides model and engine
 NEEDS: dict[str, dict[str, Any]] = {"llamacpp": {"file": "x.gguf"}}
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return resolve(build({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(build_spec({"name": "demo", "models": entries} | fields, "test"), ComposeSite(), "test")
 
 
 def compose(made: Plan) -> dict[str, Any]:
-    """The Compose file as plain data."""
+    """The Compose file, parsed."""
     data = yaml.safe_load(render(made)[0].text)
     assert isinstance(data, dict)
     return data
@@ -51,19 +52,19 @@ def everything() -> Plan:
     return plan(*models)
 
 
-def test_there_are_the_examples_that_the_project_promises() -> None:
-    wanted = {"vllm-one-gpu", "vllm-tensor-parallel-4", "vllm-two-models", "vllm-cpu", "fastchat-one-gpu",
+def test_all_promised_examples_exist() -> None:
+    promised = {"vllm-one-gpu", "vllm-tensor-parallel-4", "vllm-two-models", "vllm-cpu", "fastchat-one-gpu",
               "fastchat-two-models", "fastchat-cpu"}  # fmt: skip
-    assert wanted <= {folder.name for folder in EXAMPLES}
+    assert promised <= {folder.name for folder in EXAMPLES}
 
 
 @by_example
-def test_examples_are_fresh(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["render", str(folder), "--check", "--no-validate"])
+def test_examples_are_fresh(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["render", str(complete_copy(folder, tmp_path / "copy")), "--check", "--no-validate"])
     assert code == 0, capsys.readouterr().out
 
 
-def test_the_script_says_so_too() -> None:
+def test_examples_script_reports_fresh_examples() -> None:
     done = subprocess.run(
         [str(ROOT / "scripts/examples"), "--check", "--no-validate"],
         env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True,
@@ -73,18 +74,19 @@ def test_the_script_says_so_too() -> None:
 
 
 @by_example
-def test_the_lock_fits_the_files(folder: Path) -> None:
-    done = subprocess.run(["sha256sum", "-c", "--strict", "stackgen.lock"], cwd=folder, capture_output=True, text=True)
+def test_lock_file_matches_the_rendered_files(folder: Path, tmp_path: Path) -> None:
+    copy = complete_copy(folder, tmp_path / "copy")
+    done = subprocess.run(["sha256sum", "-c", "--strict", "stackgen.lock"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @by_example
-def test_the_same_input_gives_the_same_bytes(folder: Path) -> None:
+def test_rendering_is_deterministic(folder: Path) -> None:
     assert open_stack(str(folder)).files() == open_stack(str(folder)).files()
 
 
-def test_the_hash_seed_changes_nothing() -> None:
-    """Sets and dicts of another process would show here."""
+def test_rendering_does_not_depend_on_the_hash_seed() -> None:
+    """The order of sets differs between processes."""
     texts = set()
     for seed in ("0", "1", "77"):
         command = [sys.executable, "-m", "stackgen", "render", "compose/fastchat-two-models", "--stdout"]
@@ -101,17 +103,17 @@ def test_no_obsolete_version_and_no_unknown_top_level(folder: Path) -> None:
 
 
 @by_example
-def test_no_key_or_token_stands_in_any_file(folder: Path) -> None:
+def test_no_file_contains_a_key_or_token(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file() and path.suffix != ".whl":
             text = path.read_text("utf-8")
             assert not re.search(r"\b(sk-|hf_)[A-Za-z0-9_-]{16,}", text), path
-            # a key that is named in an environment is a reference to .env
+            # keys in an environment are references to .env
             for value in re.findall(r"(?m)^\s*\w*(?:API_KEY|TOKEN|SECRET|PASSWORD)\w*:\s*(.+)$", text):
                 assert value.startswith(('"${', "/run/secrets/")), (path, value)
 
 
-def test_neither_the_environment_nor_env_files_leak_into_the_files(
+def test_environment_and_env_files_do_not_leak_into_rendered_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     secret = "sk-very-secret-value-0123456789"
@@ -131,7 +133,7 @@ def test_neither_the_environment_nor_env_files_leak_into_the_files(
 @pytest.mark.parametrize(
     "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
 )
-def test_rules_that_every_service_keeps(made: Plan) -> None:
+def test_every_service_is_hardened_and_supervised(made: Plan) -> None:
     data = compose(made)
     assert len(data["services"]) == len(made.services)
     for name, service in data["services"].items():
@@ -142,12 +144,12 @@ def test_rules_that_every_service_keeps(made: Plan) -> None:
         assert service["read_only"] is True, name
         assert ("healthcheck" in service) != one_shot, name
         assert service["logging"] == {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}}
-        # an engine that can't start must stop trying; what stands beside it has no such reason
+        # an engine that can't start must stop trying; services next to it restart forever
         usual = "on-failure:3" if made.service(name).engine else "unless-stopped"
         assert service["restart"] == ("no" if one_shot else usual), name
         assert not service["image"].endswith(":latest")
         assert ":" in service["image"], name
-        # `docker compose up` without stackgen must either pull, build, or know who builds
+        # without stackgen, `docker compose up` must pull the image, build it, or use one that another service builds
         assert ("build" in service) or made.service(name).pull or service["pull_policy"] == "never"
         if not one_shot:
             check = service["healthcheck"]
@@ -158,7 +160,7 @@ def test_rules_that_every_service_keeps(made: Plan) -> None:
 @pytest.mark.parametrize(
     "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
 )
-def test_only_guarded_services_publish_and_only_here(made: Plan) -> None:
+def test_only_authenticated_services_publish_ports_and_only_on_loopback(made: Plan) -> None:
     data = compose(made)
     internal = {name for name, network in (data.get("networks") or {}).items() if network.get("internal")}
     published = 0
@@ -173,7 +175,7 @@ def test_only_guarded_services_publish_and_only_here(made: Plan) -> None:
             published += role not in ("monitoring", "ui")
         if role == "download":
             assert "ports" not in service
-        # what has the clients' key is who publishes: nobody else needs it
+        # only published services need the clients' key
         has_key = any("STACKGEN_API_KEY" in str(value) for value in service.get("environment", {}).values())
         if role not in ("monitoring", "ui"):
             assert has_key == bool(service.get("ports")), name
@@ -183,7 +185,7 @@ def test_only_guarded_services_publish_and_only_here(made: Plan) -> None:
 @pytest.mark.parametrize(
     "made", [everything(), *(open_stack(str(folder)).plan for folder in EXAMPLES)], ids=lambda made: made.name
 )
-def test_reservations_have_either_ids_or_a_count(made: Plan) -> None:
+def test_gpu_reservations_have_either_ids_or_a_count(made: Plan) -> None:
     claims: list[str] = []
     for name, service in compose(made)["services"].items():
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
@@ -192,14 +194,14 @@ def test_reservations_have_either_ids_or_a_count(made: Plan) -> None:
             assert ("device_ids" in device) != ("count" in device), name  # neither would mean all
             assert device["capabilities"] == ["gpu"]
             assert all(isinstance(one, str) for one in device.get("device_ids", []))
-            # what watches cards uses none of their memory
+            # GPU monitoring uses no GPU memory
             claims += device.get("device_ids", []) if made.service(name).role != "monitoring" else []
         assert "replicas" not in service.get("deploy", {})  # all of them would get the same cards
     assert len(claims) == len(set(claims))
 
 
 @pytest.mark.parametrize("name", ["vllm-two-models", "fastchat-two-models"])
-def test_two_models_get_a_gpu_each(name: str) -> None:
+def test_two_models_get_one_gpu_each(name: str) -> None:
     data = yaml.safe_load((ROOT / "compose" / name / "compose.yaml").read_text("utf-8"))
     claims = [
         tuple(service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"])
@@ -209,7 +211,7 @@ def test_two_models_get_a_gpu_each(name: str) -> None:
     assert sorted(claims) == [("0",), ("1",)]
 
 
-def test_gpu_drivers() -> None:
+def test_each_gpu_driver_has_its_compose_syntax() -> None:
     amd = compose(plan({"gpus": [0]}, gpu_driver="amd"))["services"]["vllm-m0"]
     assert amd["devices"] == ["/dev/kfd", "/dev/dri"]
     assert "deploy" not in amd
@@ -223,9 +225,9 @@ def test_gpu_drivers() -> None:
     assert every["deploy"]["resources"]["reservations"]["devices"][0]["count"] == "all"
 
 
-def test_the_text_reads_as_hand_written() -> None:
+def test_rendered_files_read_as_hand_written() -> None:
     text = render(everything())[0].text
-    assert text.startswith("# Written by stackgen from stack.yaml.")
+    assert text.startswith("# Generated by stackgen from stack.yaml. Start with `docker compose up -d`")
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
     assert not re.search(r"[ \t]\n", text)
@@ -235,12 +237,12 @@ def test_the_text_reads_as_hand_written() -> None:
         assert f"  # {service.comment}\n  {service.name}:\n" in text
 
 
-def test_every_script_that_is_mounted_is_rendered() -> None:
+def test_every_mounted_script_is_rendered() -> None:
     made = everything()
     files = {file.path for file in render(made)}
     for service in made.services:
-        words = [*service.entrypoint, *service.command, *(service.health.command if service.health else ())]
-        scripts = {word.removeprefix("/stackgen/") for word in words if word.startswith("/stackgen/")}
+        arguments = [*service.entrypoint, *service.command, *(service.health.command if service.health else ())]
+        scripts = {one.removeprefix("/stackgen/") for one in arguments if one.startswith("/stackgen/")}
         assert {f"scripts/{script}" for script in scripts} <= files
         if service.build:
             assert f"{service.build.context.removeprefix('./')}/Dockerfile" in files
@@ -248,12 +250,12 @@ def test_every_script_that_is_mounted_is_rendered() -> None:
 
 def test_the_header_names_the_source_on_one_line() -> None:
     text = render(plan({}), "evil\nservices: {}\n#.yaml")[0].text
-    assert text.splitlines()[0].startswith("# Written by stackgen from evil services")
+    assert text.splitlines()[0].startswith("# Generated by stackgen from evil services")
     assert yaml.safe_load(text)["services"]
 
 
-def test_assets_are_printed_unchanged() -> None:
-    """No template syntax is read in them: Dockerfiles and scripts hold braces and dollars of their own."""
+def test_assets_are_copied_unchanged() -> None:
+    """Template syntax is not interpreted: Dockerfiles and scripts contain braces and dollars of their own."""
     made = everything()
     texts = {file.path: file.text for file in render(made)}
     for asset in made.assets:

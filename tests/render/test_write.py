@@ -1,4 +1,4 @@
-"""Texts to disk: all or nothing, never over what a person edited, never outside the folder."""
+"""Writing files: all or nothing, never over manual edits, never outside the folder."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def render(folder: Path, *words: str) -> int:
-    return cli.main(["render", str(folder), "--no-validate", *words])
+def render(folder: Path, *arguments: str) -> int:
+    return cli.main(["render", str(folder), "--no-validate", *arguments])
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -37,7 +37,9 @@ def put(folder: Path, files: dict[str, str], force: bool = False) -> None:
     write_files(compare(rendered, folder), folder, force)
 
 
-def test_a_second_render_says_up_to_date_and_touches_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_render_reports_up_to_date_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert render(folder) == 0
@@ -45,7 +47,7 @@ def test_a_second_render_says_up_to_date_and_touches_nothing(folder: Path, capsy
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_check_is_0_when_fresh_and_1_on_drift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_0_if_fresh_and_1_on_drift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert render(folder, "--check") == 0
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
     before = snapshot(folder)
@@ -57,7 +59,7 @@ def test_check_is_0_when_fresh_and_1_on_drift(folder: Path, capsys: pytest.Captu
     assert snapshot(folder) == before
 
 
-def test_check_sees_a_missing_file_an_edited_script_and_a_stale_lock(folder: Path) -> None:
+def test_check_detects_missing_files_edited_scripts_and_a_stale_lock(folder: Path) -> None:
     (folder / "scripts/supervise.sh").unlink()
     assert render(folder, "--check") == 1
     assert render(folder) == 0
@@ -68,16 +70,18 @@ def test_check_sees_a_missing_file_an_edited_script_and_a_stale_lock(folder: Pat
     assert render(folder, "--check") == 1
 
 
-@pytest.mark.parametrize("words", [["--diff"], ["--stdout"], ["--check"], ["--diff", "--force"]])
-def test_what_writes_nothing(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--diff"], ["--stdout"], ["--check"], ["--diff", "--force"]])
+def test_diff_stdout_and_check_write_nothing(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "stack.yaml").write_text(STACK)
-    assert render(tmp_path, *words) == ("--check" in words)
+    assert render(tmp_path, *arguments) == ("--check" in arguments)
     assert set(snapshot(tmp_path)) == {"stack.yaml"}
     assert "services:" in capsys.readouterr().out
 
 
-def test_diff_reads_as_a_patch(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`patch` itself takes it, and the result is what render writes."""
+def test_diff_is_a_valid_patch(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`patch` accepts it, and the result is what render writes."""
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
     capsys.readouterr()
     assert render(folder, "--diff") == 0
@@ -95,7 +99,7 @@ def test_diff_reads_as_a_patch(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert (folder / "compose.yaml").read_text() == patched
 
 
-def test_a_hand_edit_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manual_edit_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "compose.yaml"
     path.write_text(path.read_text() + "# mine\n")
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
@@ -110,7 +114,7 @@ def test_a_hand_edit_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixt
     assert "# mine" not in path.read_text()
 
 
-def test_a_compose_file_that_was_never_ours_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_foreign_compose_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text(STACK)
     (tmp_path / "compose.yaml").write_text("services: {mine: {image: x}}\n")
     assert render(tmp_path) == 2
@@ -125,7 +129,7 @@ def test_an_edit_that_equals_the_new_text_is_no_conflict(folder: Path) -> None:
     assert render(folder, "--check") == 0
 
 
-def test_the_lock_is_read_by_sha256sum(folder: Path) -> None:
+def test_sha256sum_can_check_the_lock_file(folder: Path) -> None:
     done = subprocess.run(["sha256sum", "-c", "--strict", LOCK], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "compose.yaml: OK" in done.stdout
@@ -133,7 +137,7 @@ def test_the_lock_is_read_by_sha256sum(folder: Path) -> None:
     assert subprocess.run(["sha256sum", "-c", LOCK], cwd=folder, capture_output=True).returncode == 1
 
 
-def test_stale_files_go_when_nobody_edited_them(folder: Path) -> None:
+def test_unedited_stale_files_are_removed(folder: Path) -> None:
     assert (folder / "scripts/download.py").exists()
     (folder / "stack.yaml").write_text("name: demo\nmodels: [{model: ./local, engine: vllm}]\n")
     (folder / "scripts/mine.txt").write_text("kept")
@@ -143,7 +147,7 @@ def test_stale_files_go_when_nobody_edited_them(folder: Path) -> None:
     assert "download.py" not in (folder / LOCK).read_text()
 
 
-def test_stale_files_that_somebody_edited_stay(folder: Path) -> None:
+def test_edited_stale_files_are_kept(folder: Path) -> None:
     (folder / "stack.yaml").write_text("name: demo\nmodels: [{model: ./local, engine: vllm}]\n")
     (folder / "scripts/download.py").write_text("# mine\n")
     before = snapshot(folder)
@@ -175,7 +179,7 @@ def test_a_broken_lock_is_not_trusted(tmp_path: Path, lock: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["replace", "fsync", "fchmod"])
-def test_a_failure_leaves_no_half_file(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+def test_a_failed_write_leaves_no_partial_file(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
     before = snapshot(folder)
 
@@ -192,7 +196,7 @@ def test_a_failure_leaves_no_half_file(folder: Path, monkeypatch: pytest.MonkeyP
 def test_an_interrupt_between_two_files_leaves_each_whole_and_is_repaired(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C after the first file: the lock is old, so the new file must not count as an edit that blocks for ever."""
+    """Ctrl-C after the first file: the lock file is old, but the new file must not count as a manual edit."""
     (folder / "stack.yaml").write_text(STACK.replace("org/name", "org/other"))
     real, calls = os.replace, []
 
@@ -211,19 +215,19 @@ def test_an_interrupt_between_two_files_leaves_each_whole_and_is_repaired(
     assert render(folder, "--check") == 0
 
 
-def test_modes(tmp_path: Path) -> None:
+def test_written_files_have_the_requested_mode(tmp_path: Path) -> None:
     write_atomically(tmp_path / "deep/er/file", "text", mode=0o600)
     assert (tmp_path / "deep/er/file").stat().st_mode & 0o777 == 0o600
     put(tmp_path, {"a": "1"})
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644  # containers run as another user
 
 
-def test_line_ends_are_kept(tmp_path: Path) -> None:
+def test_line_ends_are_preserved(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", "x\r\ny\n")
     assert (tmp_path / "a").read_bytes() == b"x\r\ny\n"
 
 
-def test_a_symlink_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+def test_a_symlink_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
     folder = tmp_path / "stack"
     folder.mkdir()
     target = tmp_path / "elsewhere.yaml"
@@ -237,7 +241,7 @@ def test_a_symlink_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None
     assert not (folder / "compose.yaml").is_symlink()
 
 
-def test_removing_a_symlink_removes_the_link_alone(tmp_path: Path) -> None:
+def test_removing_a_symlink_keeps_its_target(tmp_path: Path) -> None:
     folder = tmp_path / "stack"
     folder.mkdir()
     put(folder, {"a": "same", "b": "same"})
@@ -257,7 +261,7 @@ def test_a_dangling_symlink_counts_as_new(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_changes_and_their_kinds(tmp_path: Path) -> None:
+def test_changes_are_classified(tmp_path: Path) -> None:
     put(tmp_path, {"same": "1", "changed": "1", "gone": "1"})
     changes = compare([RenderedFile("same", "1"), RenderedFile("changed", "2"), RenderedFile("new", "1")], tmp_path)
     kinds = {change.path: change.kind for change in changes}
@@ -269,23 +273,21 @@ def test_changes_and_their_kinds(tmp_path: Path) -> None:
     assert not any(LOCK in line or "\n" in line for line in lines)
 
 
-def test_a_stack_made_from_flags_belongs_to_the_user_from_then_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stack_file_made_from_flags_belongs_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["render", "org/name", "--engine", "vllm", "--revision", "abc", "--no-validate"]
-    assert cli.main(words) == 0
+    arguments = ["render", "org/name", "--engine", "vllm", "--revision", "abc", "--no-validate"]
+    assert cli.main(arguments) == 0
     folder = tmp_path / "compose/name"
     assert "stack.yaml" not in (folder / LOCK).read_text()
     assert cli.main(["render", str(folder), "--check", "--no-validate"]) == 0
-    # and rendering it afterwards neither removes nor rewrites it
+    # rendering it later neither removes nor rewrites it
     text = (folder / "stack.yaml").read_text()
     assert render(folder) == 0
     assert (folder / "stack.yaml").read_text() == text
 
 
 def test_nothing_is_removed_through_a_linked_folder(tmp_path: Path) -> None:
-    """Somebody moved `scripts` out and linked it: what lies there may serve another stack."""
+    """If a user moved `scripts` and linked it, another stack may use the files there."""
     folder, elsewhere = tmp_path / "stack", tmp_path / "elsewhere"
     put(folder, {"scripts/a": "1", "b": "1"})
     (folder / "scripts").rename(elsewhere)

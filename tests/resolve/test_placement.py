@@ -1,4 +1,4 @@
-"""Which replica gets which GPUs. Compose would give two services with `count: 1` the same card, so this decides."""
+"""Which replica gets which GPUs. Compose would give two services with `count: 1` the same GPU."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from hypothesis import strategies as st
 from stackgen.plan import GpuRequest
 from stackgen.resolve.placement import place
 from stackgen.spec import StackSpec
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 
 
 def stack(*models: dict[str, Any], **fields: Any) -> StackSpec:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return build({"name": "demo", "models": entries} | fields, "test")
+    return build_spec({"name": "demo", "models": entries} | fields, "test")
 
 
 def ids(*models: dict[str, Any], **fields: Any) -> list[tuple[str, ...]]:
-    """The GPU ids of each replica in the order of the file; the placement must hold no mistake."""
+    """The GPU ids of each replica in file order; the placement must have no errors."""
     requests, mistakes = place(stack(*models, **fields))
     assert not mistakes
     return [request.ids if request else () for request in requests.values()]
 
 
 def mistake(*models: dict[str, Any], **fields: Any) -> tuple[str, str, str]:
-    """Path, message and hint of the only mistake."""
+    """Path, message and hint of the only error."""
     _, mistakes = place(stack(*models, **fields))
     assert len(mistakes) == 1, [str(one) for one in mistakes]
     return mistakes[0].path, mistakes[0].message, mistakes[0].hint
 
 
-def test_one_count_alone_stays_a_count() -> None:
+def test_a_single_count_stays_a_count() -> None:
     requests, _ = place(stack({"gpus": 2}))
     assert requests == {(0, 0): GpuRequest("nvidia", count=2)}
 
 
-def test_no_gpus_no_request() -> None:
+def test_models_without_gpus_get_no_request() -> None:
     requests, mistakes = place(stack({"gpus": 0}, {"gpus": "none"}, {}))
     assert set(requests.values()) == {None}
     assert not mistakes
 
 
-def test_counts_become_indices_in_the_order_of_the_file() -> None:
+def test_several_counts_become_indices_in_file_order() -> None:
     assert ids({"gpus": 2}, {"gpus": 1}, {"gpus": 0}, {"gpus": 2}) == [("0", "1"), ("2",), (), ("3", "4")]
 
 
-def test_a_lone_count_becomes_an_index_where_others_may_come() -> None:
+def test_explicit_placement_turns_a_single_count_into_indices() -> None:
     requests, _ = place(stack({"gpus": 2}), explicit=True)
     assert requests == {(0, 0): GpuRequest("nvidia", ids=("0", "1"))}
     requests, mistakes = place(stack({"gpus": "all"}, {}), explicit=True)
     assert (requests, mistakes) == ({(0, 0): GpuRequest("nvidia", count=-1), (1, 0): None}, [])
 
 
-def test_first_replicas_come_first_so_that_one_more_moves_none() -> None:
+def test_adding_a_replica_moves_no_first_replica() -> None:
     assert ids({"gpus": 1, "replicas": 2}, {"gpus": 2}, {"gpus": 1}) == [("0",), ("4",), ("1", "2"), ("3",)]
     before = [{"gpus": 1}, {"gpus": 2}, {"gpus": 1}]
     first = [request.ids for request in place(stack(*before), explicit=True)[0].values() if request]
@@ -65,78 +65,78 @@ def test_first_replicas_come_first_so_that_one_more_moves_none() -> None:
         assert [requests[index, 0].ids for index in range(3)] == first  # type: ignore[union-attr]
 
 
-def test_counts_go_around_explicit_claims_also_later_ones() -> None:
+def test_counts_skip_indices_that_any_model_claims() -> None:
     assert ids({"gpus": 2}, {"gpus": [1, 3]}, {"gpus": 1}) == [("0", "2"), ("1", "3"), ("4",)]
 
 
-def test_replicas_get_gpus_of_their_own() -> None:
+def test_replicas_get_separate_gpus() -> None:
     assert ids({"gpus": 1, "replicas": 3}) == [("0",), ("1",), ("2",)]
     assert ids({"gpus": [4, 5, 6, 7], "replicas": 2}) == [("4", "5"), ("6", "7")]
     assert ids({"gpus": ["GPU-a", "GPU-b"], "replicas": 2}) == [("GPU-a",), ("GPU-b",)]
 
 
-def test_replicas_that_the_list_does_not_divide_into() -> None:
+def test_an_uneven_gpu_list_is_rejected() -> None:
     path, message, hint = mistake({"gpus": [0, 1, 2], "replicas": 2})
     assert path == "models[0].gpus"
-    assert "3 GPUs can't be shared out evenly among 2 replicas" in message
-    assert hint == "list 2, 4, …"
+    assert "3 GPUs can't be divided evenly among 2 replicas" in message
+    assert hint == "list 2, 4, … GPUs"
 
 
-def test_many_replicas_do_not_run_out_of_indices() -> None:
+def test_many_replicas_get_enough_indices() -> None:
     given_ = ids({"gpus": 64, "replicas": 64})
     assert given_[-1][-1] == "4095"
 
 
-def test_an_overlap_is_a_mistake_that_names_both() -> None:
+def test_an_overlap_names_both_models() -> None:
     path, message, hint = mistake({"gpus": [0, 1]}, {"gpus": [2]}, {"gpus": [1]})
-    assert (path, message) == ("models[2].gpus", "GPU 1 is claimed by models[0] and models[2]")
+    assert (path, message) == ("models[2].gpus", "GPU 1 is used by models[0] and models[2]")
     assert "share_gpus" in hint
 
 
-def test_uuids_overlap_too() -> None:
-    assert "GPU GPU-a is claimed by" in mistake({"gpus": ["GPU-a"]}, {"gpus": ["GPU-a"]})[1]
+def test_overlapping_uuids_are_rejected() -> None:
+    assert "GPU GPU-a is used by" in mistake({"gpus": ["GPU-a"]}, {"gpus": ["GPU-a"]})[1]
 
 
 SHARE = {"gpus": [0], "share_gpus": True, "gpu_memory_utilization": 0.45}
 
 
-def test_sharing_needs_both_to_say_so_and_to_fit() -> None:
+def test_sharing_needs_consent_and_memory_of_all_models() -> None:
     assert ids(SHARE, SHARE) == [("0",), ("0",)]
-    assert "is claimed by" in mistake(SHARE, SHARE | {"share_gpus": False})[1]
-    assert "each must say gpu_memory_utilization" in mistake(SHARE, SHARE | {"gpu_memory_utilization": None})[1]
+    assert "is used by" in mistake(SHARE, SHARE | {"share_gpus": False})[1]
+    assert "each needs gpu_memory_utilization" in mistake(SHARE, SHARE | {"gpu_memory_utilization": None})[1]
     assert "adds up to 0.96" in mistake(SHARE, SHARE | {"gpu_memory_utilization": 0.51})[1]
-    # at the limit, and with a sum that binary floats don't hold exactly
+    # at the limit, with a sum that binary floats can't represent exactly
     assert ids(SHARE, SHARE | {"gpu_memory_utilization": 0.5}) == [("0",), ("0",)]
     assert "models[0] and models[1] and models[2]" in mistake(SHARE, SHARE, SHARE)[1]
 
 
-def test_sharing_is_reckoned_for_each_gpu() -> None:
+def test_shared_memory_is_summed_per_gpu() -> None:
     assert ids(SHARE | {"gpus": [0, 1]}, SHARE, SHARE | {"gpus": [1]}) == [("0", "1"), ("0",), ("1",)]
 
 
-def test_all() -> None:
+def test_all_gpus_go_to_a_single_replica() -> None:
     requests, mistakes = place(stack({"gpus": "all"}))
     assert (requests, mistakes) == ({(0, 0): GpuRequest("nvidia", count=-1)}, [])
-    assert "can't be shared out among 2 replicas" in mistake({"gpus": "all", "replicas": 2})[1]
-    assert mistake({"gpus": "all"}, {"gpus": 1})[:2] == ("models[0].gpus", "`all` leaves no GPU for the other models")
-    # a model on the CPU takes none
+    assert "can't be divided among 2 replicas" in mistake({"gpus": "all", "replicas": 2})[1]
+    assert mistake({"gpus": "all"}, {"gpus": 1})[:2] == ("models[0].gpus", "`all` leaves no GPU for other models")
+    # a model on the CPU needs none
     assert ids({"gpus": "all"}, {}) == [(), ()]
 
 
-def test_a_count_beside_a_uuid_can_not_be_placed() -> None:
+def test_a_count_next_to_a_uuid_is_rejected() -> None:
     path, message, _ = mistake({"gpus": ["GPU-a"]}, {"gpus": 1})
     assert path == "models[1].gpus"
-    assert "can't be placed beside GPU-a" in message
+    assert "can't be combined with GPU-a" in message
 
 
-def test_cdi_names_are_whole() -> None:
+def test_cdi_ids_are_full_device_names() -> None:
     assert ids({"gpus": 2}, gpu_driver="cdi") == [("nvidia.com/gpu=0", "nvidia.com/gpu=1")]
     assert ids({"gpus": "all"}, gpu_driver="cdi") == [("nvidia.com/gpu=all",)]
     assert ids({"gpus": ["amd.com/gpu=3", 1]}, gpu_driver="cdi") == [("amd.com/gpu=3", "nvidia.com/gpu=1")]
 
 
 @pytest.mark.parametrize("driver", ["nvidia", "amd", "cdi"])
-def test_the_driver_is_the_stacks(driver: str) -> None:
+def test_requests_use_the_gpu_driver_of_the_stack(driver: str) -> None:
     requests, _ = place(stack({"gpus": [0]}, gpu_driver=driver))
     assert requests[0, 0] is not None
     assert requests[0, 0].driver == driver
@@ -155,7 +155,7 @@ entry = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(models=st.lists(entry, min_size=1, max_size=4))
-def test_a_valid_placement_gives_what_was_asked_for_and_shares_nothing_unsaid(models: list[dict[str, Any]]) -> None:
+def test_valid_placements_match_the_request_and_share_only_by_consent(models: list[dict[str, Any]]) -> None:
     spec = stack(*models)
     requests, mistakes = place(spec)
     if mistakes:
@@ -163,19 +163,21 @@ def test_a_valid_placement_gives_what_was_asked_for_and_shares_nothing_unsaid(mo
         return
     assert set(requests) == {(m, r) for m, model in enumerate(models) for r in range(model["replicas"])}
     users: dict[str, list[int]] = {}
-    wanting = [request for request in requests.values() if request]
+    with_gpus = [request for request in requests.values() if request]
     for (index, _), request in requests.items():
-        wanted = spec.models[index].gpus
+        expected = spec.models[index].gpus
         replicas = spec.models[index].replicas
-        if wanted == 0:
+        if expected == 0:
             assert request is None
             continue
         assert request is not None
-        assert bool(request.ids) != bool(request.count)  # Compose refuses both, and takes neither as all
+        assert bool(request.ids) != bool(request.count)  # Compose rejects both, and interprets neither as all
         size = len(request.ids) or request.count
-        assert size == (-1 if wanted == "all" else wanted if isinstance(wanted, int) else len(wanted) / replicas)
-        # a count is safe only where no other service wants a GPU
-        assert request.ids or len(wanting) == 1
+        assert size == (
+            -1 if expected == "all" else expected if isinstance(expected, int) else len(expected) / replicas
+        )
+        # a count is safe only if no other service needs a GPU
+        assert request.ids or len(with_gpus) == 1
         for gpu in request.ids:
             users.setdefault(gpu, []).append(index)
     for sharing in users.values():
@@ -189,8 +191,8 @@ counted = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, 
 
 @settings(max_examples=100, deadline=None)
 @given(models=counted, data=st.data())
-def test_a_first_second_replica_moves_nothing_of_the_first_round(models: list[tuple[int, int]], data: Any) -> None:
-    """Only replicas of the same or a later round may move: those of a model with more replicas than this one."""
+def test_adding_a_replica_moves_no_earlier_round(models: list[tuple[int, int]], data: Any) -> None:
+    """Only replicas of the same or a later round may move, that is, those of models with more replicas."""
     which = data.draw(st.integers(0, len(models) - 1))
     entries = [{"gpus": gpus, "replicas": replicas} for gpus, replicas in models]
     before, _ = place(stack(*entries), explicit=True)
@@ -203,5 +205,5 @@ def test_a_first_second_replica_moves_nothing_of_the_first_round(models: list[tu
 
 @settings(max_examples=100, deadline=None)
 @given(models=st.lists(entry, min_size=1, max_size=4))
-def test_the_same_stack_is_placed_the_same_way(models: list[dict[str, Any]]) -> None:
+def test_placement_is_deterministic(models: list[dict[str, Any]]) -> None:
     assert place(stack(*models)) == place(stack(*models))

@@ -1,4 +1,4 @@
-"""From the spec to the plan: names, ports, the download service, the order of the start, whole-stack mistakes."""
+"""From the stack file to the plan: names, ports, the download service, the start order, errors of the whole stack."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from stackgen import engines
 from stackgen.errors import SpecError
 from stackgen.plan import Bind, Dependency, EnvRef, Logging, Network, Plan, Service, Volume
-from stackgen.providers.endpoints import from_plan
+from stackgen.providers.endpoints import targets_from_plan
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build, parse_stack
+from stackgen.stack.load import build_spec, parse_stack
 from stackgen.targets.compose import ComposeSite
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return resolve(build({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "models": entries, "gateway": False} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def names(stack: Plan) -> list[str]:
@@ -34,22 +36,22 @@ def ports(stack: Plan) -> list[int]:
 FC = {"engine": "fastchat"}
 
 
-def test_ports_count_up_around_explicit_ones() -> None:
+def test_ports_count_up_and_skip_explicit_ones() -> None:
     stack = plan({}, {"port": 8001}, {"replicas": 2}, {"port": 7000}, FC)
     assert ports(stack) == [8000, 8001, 8002, 8003, 7000, 8004]
     assert [endpoint.base_url for endpoint in stack.endpoints][:2] == [f"http://127.0.0.1:{p}/v1" for p in (8000, 8001)]
 
 
-def test_a_port_given_twice_is_a_mistake() -> None:
-    with pytest.raises(SpecError, match="port 9000 is given to two endpoints"):
+def test_a_port_used_twice_is_rejected() -> None:
+    with pytest.raises(SpecError, match="port 9000 is used by two endpoints"):
         plan({"port": 9000}, {"port": 9000})
-    with pytest.raises(SpecError, match="port 9000 is given to two endpoints"):
+    with pytest.raises(SpecError, match="port 9000 is used by two endpoints"):
         plan({"port": 9000}, FC | {"port": 9000})
 
 
-def test_ports_end() -> None:
+def test_running_out_of_ports_is_rejected() -> None:
     assert ports(plan({}, {}, port=65534)) == [65534, 65535]
-    with pytest.raises(SpecError, match="no port is left"):
+    with pytest.raises(SpecError, match="no free port is left below 65536"):
         plan({}, {}, port=65535)
 
 
@@ -64,27 +66,27 @@ def test_ports_end() -> None:
         ("10.0.0.5", "10.0.0.5"),
     ],
 )
-def test_the_endpoint_is_reachable_where_the_port_is_bound(bind: str, host: str) -> None:
+def test_endpoint_url_is_reachable_for_every_bind_address(bind: str, host: str) -> None:
     stack = plan({}, bind=bind)
     assert stack.endpoints[0].base_url == f"http://{host}:8000/v1"
     assert stack.service("vllm-m0").ports[0].address == bind
 
 
-def test_service_names_come_from_the_leading_served_name() -> None:
+def test_service_names_come_from_the_first_served_name() -> None:
     assert names(plan({"model": "meta-llama/Llama-3.2-1B"}))[1:] == ["vllm-llama-3-2-1b"]
     assert names(plan({"served_names": ["org/My Model!", "x"]}))[1:] == ["vllm-my-model"]
     assert names(plan({"served_names": ["模型"]}))[1:] == ["vllm-model"]
     assert names(plan({"served_names": ["a" * 100]}))[1:] == ["vllm-" + "a" * 40]
 
 
-def test_equal_names_are_told_apart() -> None:
+def test_equal_service_names_get_a_number() -> None:
     assert names(plan({"model": "a/x"}, {"model": "b/x"}))[1:] == ["vllm-x", "vllm-x-2"]
-    # a replica's number must not meet another model's name
+    # a replica's number must not collide with another model's name
     services = names(plan({"served_names": ["m"], "replicas": 2}, {"served_names": ["m-2"]}))
     assert len(services) == len(set(services)) == 4
 
 
-def test_a_model_may_be_called_like_one_of_fastchats_own_services() -> None:
+def test_a_model_may_be_named_like_a_fastchat_service() -> None:
     stack = plan(FC | {"served_names": ["api"]}, FC | {"served_names": ["controller"]})
     assert len(names(stack)) == len(set(names(stack)))
     assert stack.service("fastchat-controller").role == "controller"
@@ -118,24 +120,24 @@ def test_service_names_and_ports_are_unique(models: list[dict[str, Any]]) -> Non
         return
     assert len(names(stack)) == len(set(names(stack)))
     assert len(ports(stack)) == len(set(ports(stack)))
-    # Docker's names, and hosts of URLs
+    # valid as names in Docker and as hosts in URLs
     assert all(one and one.replace("-", "").isalnum() and one.isascii() and one == one.lower() for one in names(stack))
     for service in stack.services:
         for dependency in service.depends_on:
             assert dependency.service in names(stack)
 
 
-def test_one_name_must_not_mean_two_models() -> None:
-    with pytest.raises(SpecError, match=r"models\[1\]\.served_names: 'x' is served by models\[0\] already"):
+def test_a_served_name_used_by_two_models_is_rejected() -> None:
+    with pytest.raises(SpecError, match=r"models\[1\]\.served_names: 'x' is already served by models\[0\]"):
         plan(FC | {"served_names": ["x"]}, FC | {"served_names": ["y", "x"]})
-    with pytest.raises(SpecError, match="served by"):
+    with pytest.raises(SpecError, match=r"already served by models\[0\]"):
         plan({"model": "a/b"}, {"model": "a/b"})
-    # the folder's name is the served name of a local model
-    with pytest.raises(SpecError, match="'m' is served by"):
+    # a local model is served under its folder's name
+    with pytest.raises(SpecError, match="'m' is already served by"):
         plan({"model": "./a/m/"}, {"model": "/b/m"})
 
 
-def test_all_mistakes_of_the_whole_stack_come_at_once() -> None:
+def test_all_errors_of_the_stack_are_reported_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         plan(
             {"model": "a/b", "gpus": [0]},
@@ -146,30 +148,36 @@ def test_all_mistakes_of_the_whole_stack_come_at_once() -> None:
             FC,
         )
     text = str(caught.value)
-    for part in ("is claimed by", "is served by", "parallel size", "which GGUF file", "dispatch_method differs"):
+    for part in (
+        "GPU 0 is used by",
+        "is already served by",
+        "pipeline_parallel_size is",
+        "name a GGUF file",
+        "dispatch_method differs",
+    ):
         assert part in text
 
 
-def test_hub_models_are_downloaded_once_and_waited_for() -> None:
+def test_engines_wait_for_the_download_of_hub_models() -> None:
     stack = plan({"revision": "abc"}, {"model": "org/other", "replicas": 2, "gpus": 1}, {"model": "./local"})
     assert names(stack)[0] == "download"
     download = stack.services[0]
     assert download.command == ("--model", "org/m0", "--revision", "abc", "--model", "org/other")
     done = Dependency("download", "service_completed_successfully")
     waiting = {service.name for service in stack.services if done in service.depends_on}
-    assert waiting == {"vllm-m0", "vllm-other", "vllm-other-2"}  # the local one need not wait
+    assert waiting == {"vllm-m0", "vllm-other", "vllm-other-2"}  # the local model doesn't wait
     assert download.restart == "no"
     assert download.health is None
     assert download.secrets == ("hf_token",)
 
 
-def test_the_same_repository_is_fetched_once() -> None:
+def test_the_same_repository_is_downloaded_once() -> None:
     stack = plan({"model": "a/b", "served_names": ["x"]}, {"model": "a/b", "served_names": ["y"]})
     assert stack.services[0].command == ("--model", "a/b")
 
 
 @pytest.mark.parametrize("stack", [({"model": "./x"},), ({"model": "./x"}, FC | {"model": "/y"})])
-def test_no_download_for_local_models(stack: tuple[dict[str, Any], ...]) -> None:
+def test_local_models_need_no_download(stack: tuple[dict[str, Any], ...]) -> None:
     made = plan(*stack)
     assert "download" not in names(made)
     assert not made.secrets
@@ -177,14 +185,14 @@ def test_no_download_for_local_models(stack: tuple[dict[str, Any], ...]) -> None
     assert not any("download" in asset.path for asset in made.assets)
 
 
-def test_no_download_when_offline_but_the_storage_stays() -> None:
+def test_offline_storage_skips_the_download_but_is_mounted() -> None:
     made = plan({}, storage={"offline": True})
     assert names(made) == ["vllm-m0"]
     assert not made.services[0].depends_on
     assert Volume("models", "/models", read_only=True) in made.services[0].mounts
 
 
-def test_storage() -> None:
+def test_engines_mount_storage_read_only_and_download_writes_it() -> None:
     made = plan({}, FC, storage={"volume": "shared"})
     assert ("models", "shared") in made.volumes
     sources = {
@@ -194,7 +202,7 @@ def test_storage() -> None:
         if isinstance(mount, Volume) and mount.target == "/models"
     }
     assert sources == {"models"}
-    # engines have no business changing the weights; the download has
+    # only the download may change the weights
     for service in made.services:
         for mount in service.mounts:
             if isinstance(mount, Volume) and mount.target == "/models":
@@ -208,14 +216,14 @@ def test_storage() -> None:
     assert ("HF_ENDPOINT", "https://hub.example") in download.environment
 
 
-def test_the_token_is_a_file_that_only_the_download_gets() -> None:
+def test_only_the_download_service_gets_the_token_file() -> None:
     made = plan({}, FC)
     assert [service.name for service in made.services if service.secrets] == ["download"]
     assert made.secrets == (("hf_token", EnvRef("HF_TOKEN_FILE", default="/dev/null")),)
     assert not any("TOKEN" in key for s in made.services for key, _ in s.environment if s.role != "download")
 
 
-def test_fastchats_trio_starts_in_order() -> None:
+def test_fastchat_services_start_in_order() -> None:
     made = plan(FC, FC | {"replicas": 2})
     controller, api = made.service("fastchat-controller"), made.service("fastchat-api")
     workers = [service for service in made.services if service.role == "worker"]
@@ -227,7 +235,7 @@ def test_fastchats_trio_starts_in_order() -> None:
     assert order.index("fastchat-controller") < min(order.index(w.name) for w in workers) < order.index("fastchat-api")
 
 
-def test_fastchats_network_is_internal() -> None:
+def test_fastchat_network_is_internal() -> None:
     made = plan({}, FC)
     assert made.networks == (Network("fastchat", internal=True),)
     assert {s.name: s.networks for s in made.services if s.engine == "fastchat" and s.role != "api"} == {
@@ -235,11 +243,11 @@ def test_fastchats_network_is_internal() -> None:
         "fastchat-m1": ("fastchat",),
     }
     assert made.service("fastchat-api").networks == ("default", "fastchat")
-    # a neighbour of another engine must not reach the unguarded controller
+    # another engine must not reach the controller, which has no authentication
     assert "fastchat" not in made.service("vllm-m0").networks
 
 
-def test_one_service_builds_an_image_that_several_use() -> None:
+def test_a_shared_image_is_built_by_one_service() -> None:
     for made in (
         plan(FC, FC),
         plan({"engine": "llamacpp", "file": "a"}, {"engine": "llamacpp", "file": "b"}),
@@ -254,7 +262,7 @@ def test_one_service_builds_an_image_that_several_use() -> None:
             assert len([service for service in services if service.build]) == 1
 
 
-def test_log_rotation_and_restart_reach_every_service() -> None:
+def test_log_rotation_and_restart_policy_apply_to_every_service() -> None:
     made = plan({}, FC, restart="unless-stopped", logging={"max_size": "5m", "max_file": 2})
     assert {service.logging for service in made.services} == {Logging("5m", 2)}
     assert {service.restart for service in made.services if service.role != "download"} == {"unless-stopped"}
@@ -268,21 +276,21 @@ def test_log_rotation_and_restart_reach_every_service() -> None:
         ([{}], {"gateway": {"image": "me/haproxy"}}, "image me/haproxy is not pinned"),
         ([{"image": "me/vllm"}], {}, "image me/vllm is not pinned"),
         ([{"image": "me/vllm:latest"}], {}, "image me/vllm:latest is not pinned"),
-        # the colon of a registry's port is no tag
+        # the colon before a registry's port doesn't start a tag
         ([{"image": "registry:5000/vllm"}], {}, "is not pinned"),
         ([FC], {}, "trust_remote_code"),
     ],
 )
-def test_warnings(models: list[dict[str, Any]], fields: dict[str, Any], part: str) -> None:
+def test_each_problem_has_its_warning(models: list[dict[str, Any]], fields: dict[str, Any], part: str) -> None:
     assert any(part in warning for warning in plan(*models, **fields).warnings)
 
 
-def test_open_ports_are_no_matter_behind_the_gateway() -> None:
+def test_open_ports_do_not_warn_behind_the_gateway() -> None:
     for fields in ({"gateway": None}, {"gateway": True}):
         assert not any("ports are open" in text for text in plan({}, {}, bind="0.0.0.0", **fields).warnings)
 
 
-def test_no_warning_without_a_reason() -> None:
+def test_a_pinned_stack_has_no_warnings() -> None:
     made = plan(
         {"revision": "abc", "image": "me/vllm:1"},
         {"model": "./x", "image": "registry:5000/x:1"},
@@ -292,7 +300,7 @@ def test_no_warning_without_a_reason() -> None:
     assert made.warnings == ()
 
 
-def test_a_plan_is_the_same_each_time_and_hashable() -> None:
+def test_plans_are_deterministic_and_hashable() -> None:
     models = ({"gpus": 1, "replicas": 2}, FC, {"engine": "llamacpp", "file": "a"})
     assert plan(*models) == plan(*models)
     assert hash(plan(*models)) == hash(plan(*models))
@@ -302,10 +310,10 @@ def test_a_plan_is_the_same_each_time_and_hashable() -> None:
     ("bind", "exposed"),
     [("127.0.0.1", False), ("127.0.0.2", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.5", True)],
 )
-def test_an_endpoint_knows_whether_others_reach_it(bind: str, exposed: bool) -> None:
-    """The check then fails on paths that answer without the key, instead of warning."""
+def test_endpoints_know_whether_other_machines_can_reach_them(bind: str, exposed: bool) -> None:
+    """If they can, the check fails on paths that answer without the key, instead of warning."""
     stack = parse_stack(f"name: n\nbind: '{bind}'\nmodels: [{{model: o/m, engine: vllm, gpus: 1}}]")
     (endpoint,) = resolve(stack, ComposeSite()).endpoints
     assert endpoint.exposed is exposed
-    (target,) = from_plan(resolve(stack, ComposeSite()), Path("no-such-folder"))
+    (target,) = targets_from_plan(resolve(stack, ComposeSite()), Path("no-such-folder"))
     assert target.exposed is exposed

@@ -1,4 +1,4 @@
-"""The real `docker compose`: it takes every example, and what it refuses is never written."""
+"""The real `docker compose`: it accepts every example, and files that it rejects are never written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts.examples import complete_copy
 from stackgen.cli import main as cli
 from stackgen.errors import MachineError, StackgenError
 from stackgen.runtimes.compose import command as docker_cli
-from stackgen.stack.envfile import GENERATED
+from stackgen.stack.envfile import GENERATED_SECRETS
 from stackgen.stack.folder import open_stack
 from tests.conftest import ROOT
 
@@ -21,17 +22,17 @@ EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
 BAD_IMAGE = "name: demo\nmodels: [{model: org/name, engine: vllm, revision: abc, gpus: 0}]\nbind: 999.999.999.999\n"
 
 
-def config(folder: Path, *words: str, key: str = "the-key") -> subprocess.CompletedProcess[str]:
-    """`docker compose config` as a user without stackgen calls it; the environment holds no key."""
+def config(folder: Path, *arguments: str, key: str = "the-key") -> subprocess.CompletedProcess[str]:
+    """`docker compose config` as a user without stackgen runs it; the environment has no key."""
     env_file = folder.parent / "keys.env"
-    command = ["docker", "compose", "--env-file", str(env_file), "config", *words]
-    env_file.write_text("".join(f"{name}={key}\n" for name in GENERATED))
+    command = ["docker", "compose", "--env-file", str(env_file), "config", *arguments]
+    env_file.write_text("".join(f"{name}={key}\n" for name in GENERATED_SECRETS))
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
-def test_compose_takes_every_example_without_a_word(folder: Path, tmp_path: Path) -> None:
+def test_compose_accepts_every_example_without_warnings(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / folder.name
     copy.mkdir()
     for path in folder.rglob("*"):
@@ -47,19 +48,19 @@ def test_compose_takes_every_example_without_a_word(folder: Path, tmp_path: Path
             (p["host_ip"], int(p["published"]), p["target"]) for p in data["services"][service.name].get("ports", [])
         ]
         assert ports == [(port.address, port.host, port.container) for port in service.ports]
-    # without a key nothing starts, and the message says what to do
+    # without a key nothing starts, and the error says what to do
     refused = config(copy, "--quiet", key="")
     assert refused.returncode != 0
     assert ".env" in refused.stderr
 
 
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
-def test_render_asks_compose(folder: Path) -> None:
-    assert cli.main(["render", str(folder), "--check"]) == 0
+def test_render_validates_with_compose(folder: Path, tmp_path: Path) -> None:
+    assert cli.main(["render", str(complete_copy(folder, tmp_path / "copy")), "--check"]) == 0
 
 
-def test_what_compose_refuses_is_told_and_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An address that has the right form and is none: only Compose knows."""
+def test_files_that_compose_rejects_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An address that looks valid but isn't: only Compose detects it."""
     (tmp_path / "stack.yaml").write_text(BAD_IMAGE)
     assert cli.main(["render", str(tmp_path)]) == 2
     shown = capsys.readouterr()
@@ -67,13 +68,13 @@ def test_what_compose_refuses_is_told_and_not_written(tmp_path: Path, capsys: py
     assert "999.999.999.999" in shown.err
     assert "Traceback" not in shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["stack.yaml"]
-    # --no-validate leaves the question out, and --stdout doesn't ask it
+    # --no-validate and --stdout skip the validation
     assert cli.main(["render", str(tmp_path), "--stdout"]) == 0
     assert cli.main(["render", str(tmp_path), "--no-validate"]) == 0
     assert (tmp_path / "compose.yaml").exists()
 
 
-def test_a_working_stack_is_not_replaced_by_a_refused_one(tmp_path: Path) -> None:
+def test_a_rejected_stack_does_not_replace_a_working_one(tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text(BAD_IMAGE.replace("bind: 999.999.999.999\n", ""))
     assert cli.main(["render", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "stack.yaml"}
@@ -86,21 +87,23 @@ def test_a_working_stack_is_not_replaced_by_a_refused_one(tmp_path: Path) -> Non
     "text",
     ["services: [", "services:\n  a:\n    imagee: x\n", "services:\n  a:\n    image: ${X:?missing}\n", "nonsense"],
 )
-def test_validate_refuses(text: str, tmp_path: Path) -> None:
+def test_invalid_compose_files_are_rejected(text: str, tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text("name: demo\nmodels: [{model: org/name, engine: vllm}]\n")
     with pytest.raises(StackgenError, match="docker compose: "):
         docker_cli.validate(open_stack(str(tmp_path)).plan, text, tmp_path)
 
 
-def test_validation_needs_no_key_and_ignores_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_needs_no_key_and_ignores_the_users_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
     (tmp_path / "stack.yaml").write_text("name: demo\nmodels: [{model: org/name, engine: vllm}]\n")
     stack = open_stack(str(tmp_path))
     docker_cli.validate(stack.plan, stack.files()[0].text, tmp_path / "not-there-yet")
 
 
-def test_a_docker_without_compose_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An older docker answers like this; the stub prints what it prints."""
+def test_a_missing_compose_plugin_is_an_environment_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stub prints what an older docker prints."""
     stub = tmp_path / "docker"
     stub.write_text("#!/bin/sh\necho \"docker: 'compose' is not a docker command.\" >&2\nexit 1\n")
     stub.chmod(0o755)

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from stackgen.plan import Bind, EnvRef, Plan, Service, Tmpfs, Volume
 from stackgen.render.templating import render
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build
-from stackgen.targets.compose import ComposeSite, comment, quoted, scalar
+from stackgen.stack.load import build_spec
+from stackgen.targets.compose import ComposeSite, format_comment, format_scalar, quote
 
-# what YAML, Compose's interpolation, Jinja, a shell or argparse would take for something else
+# strings that YAML, Compose's interpolation, Jinja, a shell or argparse could interpret
 HOSTILE = [
     "'",
     '"',
@@ -178,7 +178,7 @@ HOSTILE = [
     "$" * 200,
     '"\\' * 300,
 ]
-# NUL and surrogates can't stand in any command line, and the loader refuses them
+# no command line can contain NUL and surrogates, and the loader rejects them
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=12)
 spiced = st.lists(st.sampled_from([one for one in HOSTILE if len(one) < 100]) | text, min_size=1, max_size=3).map(
     "".join
@@ -186,7 +186,7 @@ spiced = st.lists(st.sampled_from([one for one in HOSTILE if len(one) < 100]) | 
 
 
 def compose_config(made: Plan, folder: Path) -> dict[str, Any]:
-    """What the real Compose reads in the rendered file; no variable of ours may be filled in by accident."""
+    """The rendered file as the real Compose reads it; no variable may be filled in by accident."""
     env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "DOCKER_CONFIG")}
     done = subprocess.run(
         ["docker", "compose", "-f", "-", "--project-directory", str(folder), "config", "--format", "json"],
@@ -211,13 +211,13 @@ def undoubled(value: Any) -> Any:
 
 def volume(mount: Volume | Bind, folder: Path) -> dict[str, Any]:
     source = mount.name if isinstance(mount, Volume) else os.path.normpath(folder / mount.source)
-    # Compose cleans paths: `/srv/` is printed as `/srv`
+    # Compose normalizes paths: `/srv/` is printed as `/srv`
     target = os.path.normpath(mount.target)
     return {"type": type(mount).__name__.lower(), "source": source, "target": target, "read_only": mount.read_only}
 
 
 def expected(service: Service, folder: Path) -> dict[str, Any]:
-    """What the plan says, in the words of Compose's JSON."""
+    """The plan in the format of Compose's JSON."""
     named = {"STACKGEN_API_KEY": "the-key"}
     gpus = service.gpus
     return {
@@ -278,11 +278,13 @@ def compare(made: Plan, folder: Path) -> dict[str, Any]:
 
 
 def plan(models: list[dict[str, Any]], **fields: Any) -> Plan:
-    return resolve(build({"name": "demo", "models": models, "gateway": False} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "models": models, "gateway": False} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def path(one: str) -> str:
-    """A local path that holds `one`; the end is plain, as trailing blanks and dots are the file system's business."""
+    """A local path that contains `one`; its end is plain, as file systems may change trailing blanks and dots."""
     return f"./d{one}/end"
 
 
@@ -340,13 +342,13 @@ def stack_of(strings: list[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.compose
 @pytest.mark.parametrize("part", range(6))
-def test_each_hostile_string_in_each_field(part: int, tmp_path: Path) -> None:
+def test_hostile_strings_survive_compose_in_every_field(part: int, tmp_path: Path) -> None:
     strings = HOSTILE[part::6]
     made = plan(stack_of(strings), storage={"path": path(strings[0]), "hub_endpoint": "http://h/" + "".join(strings)})
     compare(made, tmp_path)
-    # guard against a test that compares nothing: the strings really are in the plan
-    words = {word for service in made.services for word in service.command}
-    assert set(strings) <= words
+    # make sure that the strings are in the plan, or the test would compare nothing
+    arguments = {argument for service in made.services for argument in service.command}
+    assert set(strings) <= arguments
 
 
 @pytest.mark.compose
@@ -357,13 +359,13 @@ def test_each_hostile_string_in_each_field(part: int, tmp_path: Path) -> None:
     suppress_health_check=list(HealthCheck),
 )
 @given(strings=st.lists(spiced, min_size=4, max_size=12, unique=True))
-def test_any_text_in_each_field(strings: list[str], tmp_path: Path) -> None:
+def test_any_text_survives_compose_in_every_field(strings: list[str], tmp_path: Path) -> None:
     compare(plan(stack_of(strings)), tmp_path)
 
 
 @pytest.mark.compose
-def test_the_storage_path_and_the_mirror(tmp_path: Path) -> None:
-    """One each stack, so one call each: the strings that are most likely to break."""
+def test_hostile_storage_paths_and_mirrors_survive_compose(tmp_path: Path) -> None:
+    """One per stack, so one call of Compose each: only the strings that are most likely to break."""
     for one in ("$HOME/x", "a: b #c", '"', "{{ x }}", "é😀\x85"):
         made = plan(
             [{"model": "a/b", "engine": "vllm"}],
@@ -373,7 +375,7 @@ def test_the_storage_path_and_the_mirror(tmp_path: Path) -> None:
 
 
 @pytest.mark.compose
-def test_names_of_stack_and_volume_that_yaml_reads_as_something_else(tmp_path: Path) -> None:
+def test_stack_and_volume_names_that_look_like_other_yaml_types_survive(tmp_path: Path) -> None:
     for name in ("no", "null", "1e5", "08", "0x1f", "1_000", "true", "y", "n", "12-30"):
         made = plan(
             [{"model": "a/b", "engine": "vllm", "gpus": [0]}], name=name, storage={"volume": name.ljust(2, "1")}
@@ -397,7 +399,7 @@ def test_device_ids_stay_strings(driver: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.compose
-def test_a_required_variable_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_required_variable_is_reported(tmp_path: Path) -> None:
     made = plan([{"model": "a/b", "engine": "vllm"}])
     done = subprocess.run(
         ["docker", "compose", "-f", "-", "--project-directory", str(tmp_path), "config", "-q"],
@@ -411,9 +413,9 @@ def test_a_required_variable_that_is_missing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("one", HOSTILE, ids=ascii)
-def test_a_comment_stays_one_comment(one: str) -> None:
-    """The model's name stands in the comment of its service."""
-    line = comment(f"vLLM serving {one}")
+def test_a_comment_stays_one_line_of_yaml(one: str) -> None:
+    """The comment of a service contains the model's name."""
+    line = format_comment(f"vLLM serving {one}")
     assert line.isprintable()
     assert yaml.safe_load(f"# {line}\na: 1\n") == {"a": 1}
     assert len(line) == len(f"vLLM serving {one}")
@@ -421,30 +423,33 @@ def test_a_comment_stays_one_comment(one: str) -> None:
 
 @given(one=st.text())
 def test_any_comment_stays_one_line(one: str) -> None:
-    assert len(f"# {comment(one)}".splitlines()) == 1
+    assert len(f"# {format_comment(one)}".splitlines()) == 1
 
 
 @pytest.mark.parametrize("one", HOSTILE, ids=ascii)
-def test_scalars_are_read_back_by_another_parser_too(one: str) -> None:
-    assert yaml.safe_load(scalar(one).replace("$$", "$") if "$" in one else scalar(one)) == one
-    assert yaml.safe_load(f"[{scalar(one)}, {{k: {scalar(one)}}}]".replace("$$", "$")) == [one, {"k": one}]
+def test_scalars_are_read_back_by_pyyaml(one: str) -> None:
+    assert yaml.safe_load(format_scalar(one).replace("$$", "$") if "$" in one else format_scalar(one)) == one
+    assert yaml.safe_load(f"[{format_scalar(one)}, {{k: {format_scalar(one)}}}]".replace("$$", "$")) == [
+        one,
+        {"k": one},
+    ]
 
 
 @given(one=st.text(st.characters(exclude_categories=("Cs",))))
-def test_any_scalar_is_one_line_of_printable_text(one: str) -> None:
-    assert scalar(one).isprintable()
-    assert yaml.safe_load(quoted(one)) == one
+def test_any_scalar_is_one_printable_line(one: str) -> None:
+    assert format_scalar(one).isprintable()
+    assert yaml.safe_load(quote(one)) == one
 
 
-def test_scalars_that_are_no_text() -> None:
-    assert [scalar(True), scalar(False), scalar(7)] == ["true", "false", "7"]
-    assert scalar(EnvRef("A", default="$x")) == '"${A:-$x}"'
-    assert scalar(EnvRef("A", "50$ } more")) == '"${A:?50$$ ) more}"'
+def test_non_text_scalars() -> None:
+    assert [format_scalar(True), format_scalar(False), format_scalar(7)] == ["true", "false", "7"]
+    assert format_scalar(EnvRef("A", default="$x")) == '"${A:-$x}"'
+    assert format_scalar(EnvRef("A", "50$ } more")) == '"${A:?50$$ ) more}"'
     for wrong in (None, 1.5, ["a"], {"a": "b"}, object()):
         with pytest.raises(TypeError, match="not a scalar"):
-            scalar(wrong)
+            format_scalar(wrong)
 
 
 @pytest.mark.parametrize("folder", ["./~x", "~nobody-of-this-name/x"])
-def test_a_tilde_that_is_nobodys_home(folder: str) -> None:
+def test_a_folder_that_starts_with_a_tilde_is_not_a_home(folder: str) -> None:
     assert ComposeSite().host_path(folder).endswith(folder.removeprefix("./"))

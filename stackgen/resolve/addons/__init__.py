@@ -1,1 +1,1 @@
-"""What a stack has beside its engines: the gateway, monitoring, a chat page. Each module extends a plan."""
+"""Optional services next to the engines: gateway, monitoring, chat page. Each module extends a plan."""

@@ -1,4 +1,4 @@
-"""What HAProxy's configuration is printed from: backends, replicas, and the maps beside it."""
+"""The data behind HAProxy's configuration: backends, replicas, and the maps next to it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from stackgen.engines.base import served_names
 from stackgen.plan import Document, Endpoint
 from stackgen.spec import GatewaySpec, ModelSpec
 
-__all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_for", "backend_name", "backend_of", "documents"]
+__all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_name", "documents", "find_backend", "make_backend"]
 
-# Requests a replica works on at once where the stack does not say: vLLM batches 256 by default, and queues by itself
-SLOTS = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
-# What buffers of connections may take if each is full, bytes; what is held by so many is mostly none at all
-MEMORY = 8 * 2**30
-# Clients, and those of them whose body is large: together what 20,000 open files allow, two for each and some more
-MOST_CONNECTIONS, MOST_LARGE = 6144, 2048
-# Of a request with head and body that needs no large buffer; the body alone, where it tells its length: a head is small
-BUFFER, SMALL_BODY = 65536, 49152
+# Max concurrent requests per replica if the stack file doesn't set it: vLLM batches 256 by default and queues the rest
+DEFAULT_CONCURRENCY = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
+# Bytes for large buffers if all connections use one; most hold none, as HAProxy allocates them on demand
+BUFFER_MEMORY = 8 * 2**30
+# Clients, and clients with a large body: each needs two open files, and a container may have only 20,000
+MAX_CONNECTIONS, MAX_LARGE_CONNECTIONS = 6144, 2048
+# Bytes: a request that fits one small buffer, and its body alone; the rest of the buffer is for the headers
+BUFFER_SIZE, SMALL_BODY_LIMIT = 65536, 49152
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A replica: its service, and the port it listens on inside the network."""
+    """A replica: its service name, and its port inside the network."""
 
     name: str
     port: int
@@ -33,39 +33,39 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One model: the names that lead to it, its replicas, and how each proves that it is well.
+    """One model: its served names, its replicas, and how their health is probed.
 
-    `router` stands before the replicas for requests that a prefix cache speeds up.
-
-    `probe` is the body of a request for one token, "" where the path `alive` tells enough. `slots` is how many requests
-    a replica gets at once, `interval` and `patience` are seconds between probes and for one probe.
+    `probe_path` is requested every `probe_interval` seconds, with a timeout of `probe_timeout` seconds. `probe_body`
+    is the body of a request for one token, "" for a GET. `max_concurrent_requests` is per replica; HAProxy queues the
+    rest. `router` is in front of the replicas for requests that benefit from a prefix cache.
     """
 
     name: str
     engine: str
     names: tuple[str, ...]
     servers: tuple[Server, ...]
-    alive: str
-    probe: str
-    slots: int
-    interval: int
-    patience: int
+    probe_path: str
+    probe_body: str
+    max_concurrent_requests: int
+    probe_interval: int
+    probe_timeout: int
     fall: int
     router: Server | None = None
 
     @property
-    def all_slots(self) -> int:
-        """How many requests all replicas get at once."""
-        return self.slots * len(self.servers)
+    def total_concurrent_requests(self) -> int:
+        """Max concurrent requests of all replicas together."""
+        return self.max_concurrent_requests * len(self.servers)
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """Who answers for a model, under its served `names`, when no replica of `backend` can. `name` is a backend too.
+    """The provider that answers for a model, under its served `names`, if no replica of `backend` is up.
 
-    `authority` is the Host header, `certified` the name that a certificate must be for ("": no TLS). `path` comes
-    before a request's own, `model` is JSON, `served` what the answer's header says, `authorization` what the provider
-    is sent: these are log formats.
+    `name` is the name of its own HAProxy backend. `authority` is the Host header. `tls_server_name` is the name that
+    the certificate must match, "" without TLS. The other fields are HAProxy log formats: `path` is put before the
+    request's own path, `model` is the provider's model id as JSON, `served_by` is the value of the response header
+    `x-stackgen-served-by`, and `authorization` is the request header for the provider.
     """
 
     name: str
@@ -74,19 +74,19 @@ class Fallback:
     server: str
     address: str
     authority: str
-    certified: str
+    tls_server_name: str
     path: str
     model: str
-    served: str
+    served_by: str
     authorization: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """All that HAProxy's configuration is printed from. Sizes are bytes, times seconds."""
+    """All data of HAProxy's configuration. Sizes are in bytes, times in seconds."""
 
     backends: tuple[Backend, ...]
-    posts: tuple[str, ...]
+    post_paths: tuple[str, ...]
     keys: tuple[str, ...]
     tls: bool
     redirect_to: int
@@ -96,49 +96,51 @@ class Gateway:
     queue_timeout: int
     fallbacks: tuple[Fallback, ...] = ()
 
-    buffer: int = BUFFER
-    small_body: int = SMALL_BODY
-    # what a thread keeps for its next requests
-    kept_buffers: int = 128 * BUFFER
-    connections: int = MOST_CONNECTIONS
+    buffer_size: int = BUFFER_SIZE
+    small_body: int = SMALL_BODY_LIMIT
+    # HAProxy's tune.memory.hot-size: buffers that each thread keeps for its next requests
+    hot_size: int = 128 * BUFFER_SIZE
+    connections: int = MAX_CONNECTIONS
 
     @property
-    def repeated(self) -> tuple[int, ...]:
-        """Statuses after which the process for large bodies asks again: 502 for a replica that ended unanswered.
-
-        500 and 503 are what vllm-router says of one.
-        """
+    def retried_statuses(self) -> tuple[int, ...]:
+        """HTTP statuses after which the process for large bodies retries a request."""
+        # HAProxy answers 502 if a replica dies before its response; vllm-router answers 500 or 503
         return (500, 502, 503) if any(backend.router for backend in self.backends) else (502,)
 
     @property
-    def large_buffer(self) -> int:
-        """A body is routed by what stands in it, so it must fit a buffer together with its headers."""
+    def large_buffer_size(self) -> int:
+        """Bytes of a buffer for large bodies."""
+        # the body is routed by its content, so it must fit one buffer together with its headers
         return self.max_body + 65536
 
     @property
-    def kept_large_buffers(self) -> int:
-        """Bytes of them that a thread keeps for its next requests: taken anew, they cost milliseconds."""
-        return min(8 * self.large_buffer, 128 * 2**20)
+    def large_hot_size(self) -> int:
+        """Bytes of large buffers that each thread keeps for its next requests."""
+        # allocating a large buffer again costs milliseconds (page faults)
+        return min(8 * self.large_buffer_size, 128 * 2**20)
 
     @property
     def large_connections(self) -> int:
-        """How many of them at once: as many as may work and wait, and more while their buffers fit `MEMORY`."""
-        wanted = sum(backend.all_slots + self.max_queue for backend in self.backends)
-        return min(MOST_LARGE, max(MEMORY // self.large_buffer, wanted, 256))
+        """Maximum number of connections with large bodies."""
+        # at least all running and queued requests, and more as long as their buffers fit BUFFER_MEMORY
+        running_and_queued = sum(backend.total_concurrent_requests + self.max_queue for backend in self.backends)
+        return min(MAX_LARGE_CONNECTIONS, max(BUFFER_MEMORY // self.large_buffer_size, running_and_queued, 256))
 
     @property
-    def longest(self) -> int:
-        """Seconds after which no answer comes: three tries have waited for a slot, and then for a first byte."""
+    def total_timeout(self) -> int:
+        """Seconds after which no response can come any more."""
+        # three attempts, each of which waits in the queue and then for the first byte
         return 3 * (self.timeout + self.queue_timeout)
 
     @property
-    def connections_of_one(self) -> int:
-        """How many of them from one address."""
+    def connections_per_address(self) -> int:
+        """Maximum number of connections from one client address."""
         return self.connections * 3 // 4
 
 
 def backend_name(engine: str, served: str, taken: set[str]) -> str:
-    """`vllm-llama-3-2-1b-instruct`: from engine and leading name, unlike all in `taken`, to which it is added."""
+    """Returns a name like `vllm-llama-3-2-1b-instruct` that isn't in `taken`, and adds it there."""
     slug = re.sub(r"[^a-z0-9]+", "-", served.rpartition("/")[2].lower()).strip("-")[:40]
     base = name = f"{engine}-{slug or 'model'}"
     number = 2
@@ -148,42 +150,51 @@ def backend_name(engine: str, served: str, taken: set[str]) -> str:
     return name
 
 
-def backend_of(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...], server: Server) -> Backend:
-    """The backend called `name` for the model that `endpoint` serves under `names`, with one replica."""
-    slots = endpoint.slots or SLOTS.get(engine, 64)
-    if endpoint.dialect.alive_path:
-        return Backend(name, engine, names, (server,), endpoint.dialect.alive_path, "", slots, 2, 5, 3)
-    # a model that hangs still lists itself: only an answer proves it, and needs a slot of its own under load
+def make_backend(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...], server: Server) -> Backend:
+    """Makes the backend `name` for the model that `endpoint` serves under `names`, with one replica."""
+    concurrency = endpoint.max_concurrent_requests or DEFAULT_CONCURRENCY.get(engine, 64)
+    if endpoint.dialect.liveness_path:
+        return Backend(
+            name, engine=engine, names=names, servers=(server,), probe_path=endpoint.dialect.liveness_path,
+            probe_body="", max_concurrent_requests=concurrency, probe_interval=2, probe_timeout=5, fall=3,
+        )  # fmt: skip
+    # a hanging worker is still listed, so the probe must generate; one slot is kept free for it under load
     body = {"model": names[0], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
-    probe = json.dumps(body).replace("'", "\\u0027")
-    return Backend(name, engine, names, (server,), "/v1/chat/completions", probe, slots - 1, 10, 20, 2)
+    # the body is inside single quotes in HAProxy's configuration
+    probe_body = json.dumps(body).replace("'", "\\u0027")
+    return Backend(
+        name, engine=engine, names=names, servers=(server,), probe_path="/v1/chat/completions",
+        probe_body=probe_body, max_concurrent_requests=concurrency - 1, probe_interval=10, probe_timeout=20, fall=2,
+    )  # fmt: skip
 
 
-def backend_for(model: ModelSpec, backends: Sequence[Backend]) -> Backend:
-    """The backend of `model`, whose own names lead, those of adapters after them."""
+def find_backend(model: ModelSpec, backends: Sequence[Backend]) -> Backend:
+    """Returns the backend of `model`."""
+    # a backend's names are the model's own, followed by those of its adapters
     names = served_names(model)
     engine = model.engine  # type: ignore[attr-defined]
     return next(one for one in backends if one.engine == engine and one.names[: len(names)] == names)
 
 
 def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
-    """The configuration, and the maps it looks names, keys and limits up in."""
+    """The configuration, and the maps in which it looks up names, keys and limits."""
     models = [(_hex(name), backend.name) for backend in data.backends for name in backend.names]
     objects = [(_hex(name), _object(name)) for backend in data.backends for name in backend.names]
     owned = [(one.name, one.names) for one in data.backends] + [(one.name, one.names) for one in data.fallbacks]
     lists = [(name, ",".join(map(_object, names))) for name, names in owned]
     fallbacks = [(_hex(name), one.name) for one in data.fallbacks for name in one.names]
     maps = {
-        "models": ("the bytes of a served name in hex, and the backend that serves it", models),
-        "objects": ("what GET /v1/models says of a name, and of all names of a backend", [*objects, *lists]),
-        "rates": ("requests a minute of a key", _numbers(spec, "requests_per_minute")),
-        "concurrency": ("requests at once of a key", _numbers(spec, "concurrent_requests")),
+        "models": ("served model name (hex) -> backend", models),
+        "objects": ("served model name (hex) or backend -> its entries in GET /v1/models", [*objects, *lists]),
+        "rates": ("key name -> requests per minute", _limits(spec, "requests_per_minute")),
+        "concurrency": ("key name -> max concurrent requests", _limits(spec, "concurrent_requests")),
     }  # fmt: skip
     if fallbacks:
-        maps["fallbacks"] = ("the bytes of a served name in hex, and who answers when no replica can", fallbacks)
+        maps["fallbacks"] = ("served model name (hex) -> backend of its fallback", fallbacks)
     return (
         Document("gateway/haproxy.cfg.j2", "gateway/haproxy.cfg", "haproxy", data),
         Document("gateway/large.cfg.j2", "gateway/large.cfg", "haproxy", data),
+        # `text`: a Prometheus file, which HAProxy fills in as a log format
         Document("gateway/keys.prom.j2", "gateway/keys.prom", "text", data),
         *(Document("gateway/lines.map.j2", f"gateway/{name}.map", "text", (about, tuple(lines)))
           for name, (about, lines) in maps.items()),
@@ -191,7 +202,7 @@ def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
 
 
 def _hex(name: str) -> str:
-    # whatever stands in a name, the map's own format can't be broken by it
+    # hex, so that no name can break the format of the map
     return name.encode().hex().upper()
 
 
@@ -199,5 +210,5 @@ def _object(name: str) -> str:
     return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "stackgen"}, separators=(",", ":"))
 
 
-def _numbers(spec: GatewaySpec, field: str) -> list[tuple[str, str]]:
+def _limits(spec: GatewaySpec, field: str) -> list[tuple[str, str]]:
     return [(key.name, str(getattr(key, field))) for key in spec.keys if getattr(key, field)]

@@ -1,7 +1,7 @@
-"""Who answers for a model when all its replicas are down: a cloud, or another OpenAI-compatible server.
+"""Fallbacks: a cloud or another OpenAI-compatible server answers for a model if all its replicas are down.
 
-Off unless the stack names one. The gateway then changes the request's model, key and path (templates/gateway/
-fallback.lua), and says in the header `x-stackgen-served-by` and in its log who answered.
+Off unless the stack file configures one. The gateway then rewrites the request's model, key and path
+(templates/gateway/fallback.lua), and reports who answered in the header `x-stackgen-served-by` and in its log.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from stackgen.engines.base import served_names
 from stackgen.errors import Mistake
 from stackgen.plan import Asset, EnvRef
 from stackgen.plan.clouds import CLOUDS
-from stackgen.resolve.addons.backends import Backend, Fallback, backend_for
+from stackgen.resolve.addons.backends import Backend, Fallback, find_backend
 from stackgen.spec import FallbackSpec, StackSpec
 
-__all__ = ["asked", "assets", "fallbacks", "keys", "mistakes", "warnings"]
+__all__ = ["assets", "fallbacks", "is_requested", "keys", "mistakes", "warnings"]
 
-# what a header carries as it is
+# characters that a header carries unchanged
 PRINTABLE = re.compile(r"[!-~]{1,200}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-HOME = ("localhost", "localhost.localdomain")
+LOCALHOST = ("localhost", "localhost.localdomain")
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a provider is: `host` without brackets, `port` with the scheme's default."""
+class _ParsedUrl:
+    """A provider's base URL: `host` without brackets, `port` with the scheme's default."""
 
     tls: bool
     host: str
@@ -40,113 +40,125 @@ class _Place:
     address: IPv4Address | IPv6Address | None
 
 
-def asked(stack: StackSpec) -> bool:
-    """Whether any model names one."""
+def is_requested(stack: StackSpec) -> bool:
+    """Whether any model has a fallback."""
     return any(model.fallback for model in stack.models)
 
 
 def mistakes(stack: StackSpec) -> list[Mistake]:
-    """Providers without an address or a key, addresses that the gateway can't reach, and names no header carries."""
+    """Finds fallbacks without URL or key, URLs that the gateway can't reach, and model ids that no header can carry."""
     found = []
     for index, model in enumerate(stack.models):
         if model.fallback:
             found += [
-                Mistake(f"models[{index}].fallback{field and '.'}{field}", text, remedy)
-                for field, text, remedy in _mistakes(model.fallback)
+                Mistake(f"models[{index}].fallback{field and '.'}{field}", text, hint=hint)
+                for field, text, hint in _find_mistakes(model.fallback)
             ]
     return found
 
 
 def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, ...]:
-    """One for each model that names one. Adapters beside a model have none: the provider does not know them."""
+    """Returns the fallback of each model that has one."""
     found = []
     for model in stack.models:
+        # without the names of adapters, which the provider doesn't know
         names, spec = served_names(model), model.fallback
         if not spec:
             continue
-        backend = backend_for(model, backends)
-        place, provider = _place(_url(spec)), _provider(spec)
+        backend = find_backend(model, backends)
+        url, provider = _parse_url(_url(spec)), _provider(spec)
         found.append(
             Fallback(
                 name=f"fallback-{backend.name}",
                 backend=backend.name,
                 names=names,
                 server=provider.replace(":", "_"),
-                address=f"[{place.host}]:{place.port}" if ":" in place.host else f"{place.host}:{place.port}",
-                authority=place.authority,
-                certified=place.host if place.tls else "",
-                path=_format(place.path),
-                model=_format(json.dumps(spec.model)),
-                served=_format(f"fallback/{provider}:{spec.model}"),
-                # as the gateway reads it when it starts: no sign in a key can mean anything to the configuration
-                authorization=f"Bearer %[env({_keys(spec)[0]})]",
+                address=f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}",
+                authority=url.authority,
+                tls_server_name=url.host if url.tls else "",
+                path=_escape_log_format(url.path),
+                # fallback.lua inserts it into the JSON body
+                model=_escape_log_format(json.dumps(spec.model)),
+                served_by=_escape_log_format(f"fallback/{provider}:{spec.model}"),
+                # read at the start of HAProxy, so that no character of a key can change the configuration
+                authorization=f"Bearer %[env({_key_variables(spec)[0]})]",
             )
         )
     return tuple(found)
 
 
 def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
-    """The variables that hold the providers' keys, for the gateway's environment; `STACKGEN_REQUIRED` names some."""
-    specs = [(_keys(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
-    said = "put the key of {} into .env: the stack names it as a fallback"
-    found = {names[0]: EnvRef(names[0], said.format(provider), other="".join(names[1:2])) for names, provider in specs}
-    # what may stand under one of two names, Compose can't ask for: the start script does
-    either = tuple(name for name, value in found.items() if value.other)
+    """Environment of the gateway: the variables with the providers' keys, and `STACKGEN_REQUIRED`."""
+    specs = [(_key_variables(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
+    message = "put the key of {} into .env: the stack names it as a fallback"
+    found = {
+        names[0]: EnvRef(names[0], message.format(provider), alternative="".join(names[1:2]))
+        for names, provider in specs
+    }
+    # Compose can't require one of two variables, so start.sh checks these
+    either = tuple(name for name, value in found.items() if value.alternative)
     return (*found.items(), *((("STACKGEN_REQUIRED", " ".join(either)),) if either else ()))
 
 
 def assets(stack: StackSpec) -> tuple[Asset, ...]:
-    """The filter that changes a request, where any model has a fallback."""
-    if not asked(stack):
+    """The Lua filter that rewrites requests, if any model has a fallback."""
+    if not is_requested(stack):
         return ()
     return (Asset("gateway/fallback.lua", "gateway/fallback.lua"),)
 
 
 def warnings(stack: StackSpec) -> list[str]:
-    """That texts leave this machine, one sentence for each fallback."""
+    """Warns for each fallback that requests leave this machine."""
     found = []
     for model in stack.models:
         if model.fallback:
-            place = _place(_url(model.fallback))
-            plain = "" if place.tls else ", unencrypted and with the key"
+            url = _parse_url(_url(model.fallback))
+            # without TLS, everybody on the way can read prompts and key
+            plain = "" if url.tls else ", unencrypted and with the key"
             found.append(
-                f"{served_names(model)[0]} has a fallback: when no replica is up, its requests with all their texts "
-                f"leave this machine for {model.fallback.model} at {place.authority}{plain}"
+                f"{served_names(model)[0]} has a fallback: if no replica is up, its requests, including all prompts, "
+                f"leave this machine for {model.fallback.model} at {url.authority}{plain}"
             )
     return found
 
 
-def _mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:
+def _find_mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:
+    """Errors as (field, message, hint)."""
     found = []
     if not PRINTABLE.fullmatch(spec.model):
-        found.append(("model", "must be printable ASCII without blanks, 200 signs at most", "copy the id from there"))
+        found.append(("model", "must be at most 200 printable ASCII characters without blanks",
+                      "copy the model id from the provider"))  # fmt: skip
     cloud = CLOUDS.get(spec.provider or "")
+    # only clouds have a known URL
     if not spec.base_url and not cloud:
-        text = f"is needed: {spec.provider} has no address of its own"
+        text = f"is required, because {spec.provider} has no known URL"
         return [*found, ("base_url", text, "e.g. http://10.0.0.5:8000/v1")]
-    if wrong := _address(_url(spec)):
-        found.append(("base_url", *wrong))
-    names = _keys(spec)
+    if problem := _check_url(_url(spec)):
+        found.append(("base_url", *problem))
+    names = _key_variables(spec)
+    # a provider must not be able to use this stack
     if names and names[0].startswith("STACKGEN_"):
-        found.append(("api_key_env", "is a key of this stack, which no provider may have", "name another variable"))
+        found.append(("api_key_env", "is a key of this stack, which must not be sent to a provider",
+                      "name another variable"))  # fmt: skip
     elif not names:
-        text = f"is needed: the key of {spec.provider} goes to no other host" if cloud else "is needed"
-        found.append(("api_key_env", text, "name the variable of .env that holds its key"))
+        text = f"is required, because the key of {spec.provider} is sent to no other host" if cloud else "is required"
+        found.append(("api_key_env", text, "name the variable in .env that holds the key for this host"))
     return found
 
 
-def _address(url: str) -> tuple[str, str] | None:
-    """What is wrong with a base URL, and the remedy."""
+def _check_url(base_url: str) -> tuple[str, str] | None:
+    """Message and hint if the gateway can't use a base URL, else None."""
     try:
-        place = _place(url)
+        url = _parse_url(base_url)
     except ValueError:
-        place = None
-    if not place or not (place.address or HOST.fullmatch(place.host)) or not PRINTABLE.fullmatch(place.path or "/"):
-        return "is no address that the gateway can connect to", "https://HOST[:PORT]/v1, all ASCII"
-    if place.host in HOME or (place.address and (place.address.is_loopback or place.address.is_unspecified)):
-        return "leads to the gateway's own container", "give this machine's address on its network"
-    if place.tls and place.address:
-        return "needs a host name: a certificate is checked against it", "https://HOST[:PORT]/v1"
+        url = None
+    if not url or not (url.address or HOST.fullmatch(url.host)) or not PRINTABLE.fullmatch(url.path or "/"):
+        return "is not a URL that the gateway can connect to", "write https://HOST[:PORT]/v1 in ASCII"
+    # localhost inside the gateway's container isn't this machine
+    if url.host in LOCALHOST or (url.address and (url.address.is_loopback or url.address.is_unspecified)):
+        return "points to the gateway's own container", "use this machine's address on its network"
+    if url.tls and url.address:
+        return "needs a host name, because the certificate is checked against it", "write https://HOST[:PORT]/v1"
     return None
 
 
@@ -155,20 +167,21 @@ def _url(spec: FallbackSpec) -> str:
     return spec.base_url or (cloud.url if cloud else "")
 
 
-def _keys(spec: FallbackSpec) -> tuple[str, ...]:
-    """The variables that may hold the key, the first that is set counts; a cloud's are for its own hosts only."""
+def _key_variables(spec: FallbackSpec) -> tuple[str, ...]:
+    """Names of variables that may hold the key; the first one that is set is used."""
     cloud = CLOUDS.get(spec.provider or "")
     if spec.api_key_env:
         return (spec.api_key_env,)
-    return cloud.keys if cloud and cloud.owns(urlsplit(_url(spec)).hostname or "") else ()
+    # a cloud's key must not be sent to a host that the cloud doesn't own
+    return cloud.key_names if cloud and cloud.owns(urlsplit(_url(spec)).hostname or "") else ()
 
 
 def _provider(spec: FallbackSpec) -> str:
-    return spec.provider or _place(_url(spec)).host
+    return spec.provider or _parse_url(_url(spec)).host
 
 
-def _place(url: str) -> _Place:
-    """Raises ValueError for a port that is none."""
+def _parse_url(url: str) -> _ParsedUrl:
+    """Parses a base URL. Raises ValueError for an invalid port."""
     parts = urlsplit(url)
     tls, host = parts.scheme == "https", parts.hostname or ""
     try:
@@ -176,9 +189,10 @@ def _place(url: str) -> _Place:
     except ValueError:
         address = None
     port = parts.port or (443 if tls else 80)
-    return _Place(tls, host, port, parts.netloc, parts.path.rstrip("/"), address)
+    return _ParsedUrl(tls, host, port, parts.netloc, parts.path.rstrip("/"), address)
 
 
-def _format(text: str) -> str:
-    """`text` as a log format: HAProxy 3.2's configuration manual, 8.2.4 "Custom log format"."""
+def _escape_log_format(text: str) -> str:
+    """Escapes `text` for a log format. Source: HAProxy 3.2's configuration manual, 8.2.4 "Custom log format"."""
+    # only % is special in a log format
     return text.replace("%", "%%")

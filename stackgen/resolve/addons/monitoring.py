@@ -1,11 +1,13 @@
-"""Monitoring: Prometheus, Grafana with dashboards of our own, stackgen's exporter, and DCGM's for NVIDIA GPUs.
+"""Monitoring: Prometheus, Grafana with stackgen's dashboards, stackgen's exporter, and DCGM exporter for NVIDIA GPUs.
 
-Prometheus 3.5 (LTS): command line and configuration as of 3.5.3, its image is that of `prom/prometheus`. Grafana
-12.4: variables are `GF_SECTION_KEY` of its "Configure Grafana"; its Alpine image holds curl since pull request 65547.
-DCGM exporter: tag and its `/health` as of github.com/NVIDIA/dcgm-exporter 4.5.3-4.8.2. Everything is on loopback.
+- Prometheus 3.5 (LTS): command line and configuration of 3.5.3, image `prom/prometheus`.
+- Grafana 12.4: variables `GF_SECTION_KEY` of its "Configure Grafana". Its Alpine image has curl since PR 65547.
+- DCGM exporter: tag and `/health` from github.com/NVIDIA/dcgm-exporter 4.5.3-4.8.2.
 
-cAdvisor is left out: it wants the machine's root folder, Docker's socket and more rights than all others together;
-the processes' own figures (`process_*`) tell CPU and memory where an engine has them.
+All ports are published on loopback only.
+
+cAdvisor isn't included: it needs the host's root folder, Docker's socket and more privileges than all other services
+together. For engines that export them, `process_*` metrics show CPU and memory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import replace
 
 from stackgen.engines.base import API_KEY
 from stackgen.errors import Mistake
-from stackgen.images.tags import VERSIONS, context_assets, own_tag, unpinned
+from stackgen.images.tags import VERSIONS, context_assets, cpu_image_tag, unpinned_warnings
 from stackgen.plan import (
     Asset,
     Bind,
@@ -33,10 +35,10 @@ from stackgen.plan import (
     Volume,
 )
 from stackgen.resolve.addons import monitoring_targets as targets
-from stackgen.resolve.addons.monitoring_rules import groups
+from stackgen.resolve.addons.monitoring_rules import alert_groups
 from stackgen.spec import MonitoringSpec, StackSpec
 
-__all__ = ["GRAFANA_PASSWORD", "extend", "mistakes", "ports", "wanted"]
+__all__ = ["GRAFANA_PASSWORD", "extend", "find_port_conflicts", "is_enabled", "mistakes", "ports"]
 
 PROMETHEUS_IMAGE = "prom/prometheus:v3.5.3"
 GRAFANA_IMAGE = "grafana/grafana:12.4.10"
@@ -44,9 +46,10 @@ DCGM_IMAGE = "nvcr.io/nvidia/k8s/dcgm-exporter:4.5.3-4.8.2-distroless"
 PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 GRAFANA, GRAFANA_PORT = "grafana", 3000
 FOLDER = "/etc/stackgen"
-LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"  # Prometheus has no authentication
 GRAFANA_PASSWORD = EnvRef("GRAFANA_PASSWORD", "Grafana's password: `stackgen up` writes one into .env")
 PROVISIONING = "/etc/grafana/provisioning"
+# no sign-up, and no requests to other hosts
 GRAFANA_SETTINGS = (
     ("GF_AUTH_ANONYMOUS_ENABLED", "false"),
     ("GF_USERS_ALLOW_SIGN_UP", "false"),
@@ -57,14 +60,14 @@ GRAFANA_SETTINGS = (
     ("GF_NEWS_NEWS_FEED_ENABLED", "false"),
     ("GF_SECURITY_DISABLE_GRAVATAR", "true"),
     ("GF_SNAPSHOTS_EXTERNAL_ENABLED", "false"),
-    # what it fetches at its first start otherwise
+    # otherwise Grafana downloads plugins at its first start
     ("GF_PLUGINS_PREINSTALL_DISABLED", "true"),
     ("GF_PLUGINS_PLUGIN_ADMIN_ENABLED", "false"),
-    # files beside it could not be written
+    # the container is read-only, so no log files
     ("GF_LOG_MODE", "console"),
     ("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH", f"{PROVISIONING}/dashboards/overview.json"),
 )
-# The image has no program that fetches a page, and bash opens connections by itself
+# the image has no HTTP client, but bash can open connections
 DCGM_HEALTH = (
     "exec 3<>/dev/tcp/127.0.0.1/{port} && printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 "
     '&& [ "$status" = 200 ]'
@@ -72,67 +75,73 @@ DCGM_HEALTH = (
 EXPORTER_HEALTH = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}/-/healthy', timeout=5)"
 
 
-def wanted(stack: StackSpec, site: Site) -> bool:
-    """Whether the stack gets monitoring."""
-    return stack.monitoring is not None and stack.monitoring.enabled and site.containers
+def is_enabled(stack: StackSpec, site: Site) -> bool:
+    """Whether the stack has monitoring."""
+    return stack.monitoring is not None and stack.monitoring.enabled and site.uses_containers
 
 
 def ports(stack: StackSpec, site: Site) -> dict[str, int]:
-    """The ports on this machine, by where the stack file sets them."""
-    if not wanted(stack, site):
+    """Published ports, by their path in the stack file."""
+    if not is_enabled(stack, site):
         return {}
     spec = _spec(stack)
     return {"monitoring.grafana_port": spec.grafana_port, "monitoring.prometheus_port": spec.prometheus_port}
 
 
 def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
-    """Ports that two services want."""
-    return clashes(stack, ports(stack, site), {})
+    """Finds ports that two services use."""
+    return find_port_conflicts(stack, ports(stack, site), {})
 
 
-def clashes(stack: StackSpec, mine: dict[str, int], others: dict[str, int]) -> list[Mistake]:
-    """Those of `mine` that are also the stack's, a model's, one of `others`, or another of `mine`."""
+def find_port_conflicts(stack: StackSpec, mine: dict[str, int], others: dict[str, int]) -> list[Mistake]:
+    """Finds ports of `mine` that the stack, a model, `others` or another one of `mine` also uses.
+
+    `mine` and `others` map paths in the stack file to ports.
+    """
     taken = {"port": stack.port} | {
         f"models[{index}].port": model.port for index, model in enumerate(stack.models) if model.port
     }
     if stack.gateway and stack.gateway.tls and stack.gateway.tls.redirect_port:
         taken["gateway.tls.redirect_port"] = stack.gateway.tls.redirect_port
     found = []
+    # checked here, because Docker detects the conflict only when it starts the containers
     known = {port: path for path, port in (*others.items(), *taken.items())}
     for path, port in mine.items():
         if port in known:
-            found.append(Mistake(path, f"{port} is that of {known[port]} as well", "choose another port"))
+            found.append(Mistake(path, f"{port} is also used by {known[port]}", hint="choose another port"))
         known[port] = path
     return found
 
 
 def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
-    """The plan with everything that watches it."""
+    """Returns the plan with the monitoring services."""
     spec = stack.monitoring
-    if spec is None or not wanted(stack, site):
-        asked = spec is not None and spec.enabled
-        told = ("monitoring needs containers: local processes run without it",) if asked else ()
-        return replace(plan, warnings=(*plan.warnings, *told))
+    if spec is None or not is_enabled(stack, site):
+        requested = spec is not None and spec.enabled
+        warnings = ("monitoring needs containers: local processes run without it",) if requested else ()
+        return replace(plan, warnings=(*plan.warnings, *warnings))
     log = Logging(stack.logging.max_size, stack.logging.max_file)
     probes = targets.probes(stack, site, plan)
     services = [_prometheus(spec), _grafana(spec), _exporter(spec, probes)]
     gpus = _all_gpus(plan)
     if gpus:
         services.append(_dcgm(spec, gpus))
+    # defaults are pinned, images from the stack file may not be
     images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
     documents = (
-        Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", targets.jobs(plan, site)),
-        Document("monitoring/rules.yml.j2", "monitoring/rules.yml", "yaml", groups(plan, spec)),
+        Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", targets.scrape_jobs(plan, site)),
+        Document("monitoring/rules.yml.j2", "monitoring/rules.yml", "yaml", alert_groups(plan, spec)),
         Document("monitoring/endpoints.yaml.j2", "monitoring/endpoints.yaml", "yaml", probes),
     )
     assets = [*_grafana_files(plan), *(() if spec.exporter_image else context_assets("exporter"))]
     return replace(
         plan,
         services=(*plan.services, *(replace(service, logging=log) for service in services)),
+        # metrics and accounts belong to one stack, unlike the shared model storage
         volumes=(*plan.volumes, (PROMETHEUS, f"{stack.name}-prometheus"), (GRAFANA, f"{stack.name}-grafana")),
         assets=(*plan.assets, *assets),
         documents=(*plan.documents, *documents),
-        warnings=(*plan.warnings, *unpinned(*images)),
+        warnings=(*plan.warnings, *unpinned_warnings(*images)),
     )
 
 
@@ -143,18 +152,18 @@ def _spec(stack: StackSpec) -> MonitoringSpec:
 def _prometheus(spec: MonitoringSpec) -> Service:
     return Service(
         name=PROMETHEUS, role="monitoring",
-        comment="Gathers what all services tell of themselves, and watches it for alerts",
+        comment="Collects metrics of all services and evaluates alerts",
         image=spec.prometheus_image or PROMETHEUS_IMAGE,
         entrypoint=("prometheus",),
         command=(
             f"--config.file={FOLDER}/prometheus.yml", "--storage.tsdb.path=/prometheus",
             f"--storage.tsdb.retention.time={spec.retention}",
-            # a changed stack is scraped half a minute later, and nobody has to tell
+            # a changed stack is scraped within 30 s, without a restart
             "--enable-feature=auto-reload-config", "--config.auto-reload-interval=30s",
         ),
         mounts=(Bind("./monitoring", FOLDER), Volume(PROMETHEUS, "/prometheus")),
         ports=(Port(LOOPBACK, spec.prometheus_port, PROMETHEUS_PORT),),
-        # promtool is in every build of it, wget is not
+        # every build of the image has promtool, but not every one has wget
         health=HealthCheck(("promtool", "check", "ready", f"--url=http://127.0.0.1:{PROMETHEUS_PORT}"),
                            timeout=10, start_period=120),
         restart="unless-stopped",
@@ -165,7 +174,7 @@ def _prometheus(spec: MonitoringSpec) -> Service:
 def _grafana(spec: MonitoringSpec) -> Service:
     return Service(
         name=GRAFANA, role="monitoring",
-        comment="Dashboards of what Prometheus has gathered; user admin, password in .env",
+        comment="Dashboards; log in as admin, the password is in .env",
         image=spec.grafana_image or GRAFANA_IMAGE,
         command=(),
         environment=(("GF_SECURITY_ADMIN_PASSWORD", GRAFANA_PASSWORD), *GRAFANA_SETTINGS),
@@ -185,17 +194,17 @@ def _grafana(spec: MonitoringSpec) -> Service:
 def _exporter(spec: MonitoringSpec, probes: tuple[targets.Probe, ...]) -> Service:
     return Service(
         name=targets.EXPORTER, role="monitoring",
-        comment="Asks every model for a few tokens each half minute, and tells Prometheus how that went",
-        image=spec.exporter_image or own_tag("exporter"),
+        comment="Requests a few tokens from every model every 30 s, and exports the results to Prometheus",
+        image=spec.exporter_image or cpu_image_tag("exporter"),
         build=None if spec.exporter_image else Build("./exporter", (("STACKGEN_VERSION", VERSIONS["exporter"]),)),
         entrypoint=("stackgen", "exporter"),
-        # the checks of keys send wrong ones, which the gateway counts as refused
+        # the auth checks send wrong keys, which the gateway would count as rejected requests
         command=(f"{FOLDER}/endpoints.yaml", "--listen", f"0.0.0.0:{targets.EXPORTER_PORT}", "--allow-remote",
                  "--skip", "auth"),
         environment=(
             (API_KEY.name, API_KEY),
             ("HOME", "/tmp"),
-            # another value makes another container: the file is read once, at the start
+            # a changed value recreates the container, which reads endpoints.yaml only at its start
             ("STACKGEN_ENDPOINTS", hashlib.sha256(repr(probes).encode()).hexdigest()[:12]),
         ),
         mounts=(Bind("./monitoring", FOLDER), Tmpfs("/tmp", "mode=1777")),
@@ -206,8 +215,8 @@ def _exporter(spec: MonitoringSpec, probes: tuple[targets.Probe, ...]) -> Servic
 
 
 def _all_gpus(plan: Plan) -> GpuRequest | None:
-    """One request for all NVIDIA GPUs that the stack's services have."""
-    requests = [service.gpus for service in targets.nvidia(plan) if service.gpus]
+    """Returns one request for all NVIDIA GPUs of the stack's services, or None if there are none."""
+    requests = [service.gpus for service in targets.nvidia_services(plan) if service.gpus]
     if not requests:
         return None
     ids = tuple(dict.fromkeys(id for one in requests for id in one.ids))
@@ -218,23 +227,24 @@ def _all_gpus(plan: Plan) -> GpuRequest | None:
 def _dcgm(spec: MonitoringSpec, gpus: GpuRequest) -> Service:
     return Service(
         name=targets.DCGM, role="monitoring",
-        comment="Figures of the stack's GPUs; shares them with the engines, and computes nothing on them",
+        comment="Exports metrics of the stack's GPUs; shares the GPUs with the engines, but runs no work on them",
         image=spec.dcgm_image or DCGM_IMAGE,
         command=(),
         gpus=gpus,
         mounts=(Tmpfs("/tmp", "mode=1777"), Tmpfs("/run", "mode=1777"), Tmpfs("/var/log", "mode=1777")),
         health=HealthCheck(("bash", "-c", DCGM_HEALTH.format(port=targets.DCGM_PORT)), timeout=10, start_period=120),
         restart="unless-stopped",
-        # upstream's user for all but profiling metrics, which want CAP_SYS_ADMIN and which no dashboard of ours shows
+        # root and CAP_SYS_ADMIN are needed only for profiling metrics, which no dashboard here shows
         user="1000:1000",
     )  # fmt: skip
 
 
 def _grafana_files(plan: Plan) -> tuple[Asset, ...]:
-    names = ["overview", "models"] if targets.metrics_of(plan) else ["overview"]
+    # a dashboard without its metrics would be empty
+    names = ["overview", "models"] if targets.services_with_metrics(plan) else ["overview"]
     names += ["gateway"] if targets.has_gateway(plan) else []
     names += ["probes"]
-    names += ["gpus"] if targets.nvidia(plan) else []
+    names += ["gpus"] if targets.nvidia_services(plan) else []
     return (
         Asset("monitoring/datasource.yaml", "monitoring/datasources/stackgen.yaml"),
         Asset("monitoring/dashboards.yaml", "monitoring/dashboards/stackgen.yaml"),

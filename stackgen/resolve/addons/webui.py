@@ -1,7 +1,7 @@
-"""A chat page: Open WebUI, wired to the stack, on loopback, with accounts.
+"""The chat page: Open WebUI, connected to the stack, on loopback, with accounts.
 
-Variables and their defaults: docs.openwebui.com, "Environment Variable Configuration" as of 0.11.0; the first account
-that is made becomes the administrator's, later ones wait for it (`DEFAULT_USER_ROLE` is `pending`).
+Variables and defaults: docs.openwebui.com, "Environment Variable Configuration", 0.11.0. The first account becomes the
+administrator; later accounts wait for its approval (`DEFAULT_USER_ROLE` is `pending`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from stackgen.engines.base import API_KEY
 from stackgen.errors import Mistake
-from stackgen.images.tags import unpinned
+from stackgen.images.tags import unpinned_warnings
 from stackgen.plan import EnvRef, HealthCheck, Logging, Plan, Port, Service, Site, Tmpfs, Volume
 from stackgen.resolve.addons import gateway, monitoring
 from stackgen.resolve.addons.monitoring_targets import has_gateway, probes
 from stackgen.spec import StackSpec, UiSpec
 
-__all__ = ["SECRET_KEY", "SERVICE", "extend", "mistakes", "ports", "wanted"]
+__all__ = ["SECRET_KEY", "SERVICE", "extend", "is_enabled", "mistakes", "ports"]
 
 SERVICE = "open-webui"
 IMAGE = "ghcr.io/open-webui/open-webui:v0.11.2"
@@ -27,7 +27,7 @@ SETTINGS = (
     ("WEBUI_AUTH", "True"),
     ("ENABLE_OLLAMA_API", "False"),
     ("ENABLE_OPENAI_API", "True"),
-    # else what was set at the first start holds for ever, whatever the stack file says later
+    # otherwise the settings of the first start are kept forever, whatever the stack file says later
     ("ENABLE_PERSISTENT_CONFIG", "False"),
     ("ENABLE_SIGNUP", "True"),
     ("DEFAULT_USER_ROLE", "pending"),
@@ -43,47 +43,48 @@ HEALTH = (
 )
 
 
-def wanted(stack: StackSpec, site: Site) -> bool:
-    """Whether the stack gets a chat page."""
-    return stack.ui is not None and site.containers
+def is_enabled(stack: StackSpec, site: Site) -> bool:
+    """Whether the stack has a chat page."""
+    return stack.ui is not None and site.uses_containers
 
 
 def ports(stack: StackSpec, site: Site) -> dict[str, int]:
-    """The port on this machine, by where the stack file sets it."""
-    return {"ui.port": stack.ui.port} if stack.ui and wanted(stack, site) else {}
+    """The published port, by its path in the stack file."""
+    return {"ui.port": stack.ui.port} if stack.ui and is_enabled(stack, site) else {}
 
 
 def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
-    """A port that is taken, and several endpoints where the page can be given one."""
-    found = monitoring.clashes(stack, ports(stack, site), monitoring.ports(stack, site))
-    many = sum(model.replicas for model in stack.models) > 1
-    # FastChat serves all its models by one API
-    alone = {model.engine for model in stack.models} == {"fastchat"}
-    if wanted(stack, site) and many and not alone and not gateway.wanted(stack, site):
-        found.append(Mistake("ui", "needs the gateway for more than one model or replica", "set gateway: true"))
+    """Finds port conflicts, and stacks with several endpoints, as the page supports only one."""
+    found = monitoring.find_port_conflicts(stack, ports(stack, site), monitoring.ports(stack, site))
+    several = sum(model.replicas for model in stack.models) > 1
+    # FastChat serves all its models with one API server
+    only_fastchat = {model.engine for model in stack.models} == {"fastchat"}
+    if is_enabled(stack, site) and several and not only_fastchat and not gateway.is_enabled(stack, site):
+        found.append(Mistake("ui", "needs the gateway for more than one model or replica", hint="set gateway: true"))
     return found
 
 
 def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
-    """The plan with the chat page, wired to the gateway or to the one engine."""
-    if stack.ui is None or not wanted(stack, site):
-        told = ("the chat page needs containers: local processes run without it",) if stack.ui else ()
-        return replace(plan, warnings=(*plan.warnings, *told))
+    """Returns the plan with the chat page, connected to the gateway or to the only engine."""
+    if stack.ui is None or not is_enabled(stack, site):
+        warnings = ("the chat page needs containers: local processes run without it",) if stack.ui else ()
+        return replace(plan, warnings=(*plan.warnings, *warnings))
     return replace(
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *unpinned(stack.ui.image)),
+        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image)),
     )
 
 
 def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
     return Service(
         name=SERVICE, role="ui",
-        comment="A chat page" + (" before the gateway" if has_gateway(plan) else ""),
+        comment="Chat page" + (", which uses the gateway" if has_gateway(plan) else ""),
         image=spec.image or IMAGE,
         command=(),
         environment=(
+            # with more than one endpoint there is a gateway, so the first one is enough
             ("OPENAI_API_BASE_URL", probes(stack, site, plan)[0].base_url),
             ("OPENAI_API_KEY", API_KEY),
             ("WEBUI_SECRET_KEY", SECRET_KEY),
@@ -93,7 +94,7 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
         ports=(Port("127.0.0.1", spec.port, PORT),),
         health=HealthCheck(("python3", "-c", HEALTH), timeout=10, start_period=300),
         restart="unless-stopped",
-        # it writes beside its own program at the start
+        # Open WebUI writes files next to its program at the start
         read_only=False,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A model's fallback in the plan and in the rendered configuration. tests/live has it running."""
+"""Fallbacks in the plan and in the rendered configuration. tests/live runs them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stackgen.plan.clouds import CLOUDS
 from stackgen.providers.catalog import providers
 from stackgen.render.templating import render
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
 
@@ -29,7 +29,9 @@ def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [
         {"model": f"org/m{index}", "engine": "vllm", "revision": "main"} | one for index, one in enumerate(models)
     ]
-    return resolve(build({"name": "demo", "gateway": True, "models": entries} | fields, "test"), ComposeSite(), "test")
+    return resolve(
+        build_spec({"name": "demo", "gateway": True, "models": entries} | fields, "test"), ComposeSite(), "test"
+    )
 
 
 def files(made: Plan) -> dict[str, str]:
@@ -46,14 +48,14 @@ def mistakes(fallback: Any, **fields: Any) -> list[tuple[str, str]]:
     return [(one.path, one.message) for one in caught.value.mistakes]
 
 
-def test_without_one_nothing_of_it_is_rendered() -> None:
+def test_no_fallback_renders_nothing_for_it() -> None:
     rendered = files(plan({}, {}))
     assert not any("fallback" in path for path in rendered)
     assert "fallback" not in rendered["gateway/haproxy.cfg"] and "fallbacks.map" not in rendered
     assert not any("leave this machine" in text for text in plan({}).warnings)
 
 
-def test_the_short_form_knows_address_key_and_certificate() -> None:
+def test_short_form_sets_url_key_and_certificate_name() -> None:
     made = plan({"fallback": f"together:{LLAMA}"}, {})
     text = backend(made, "fallback-vllm-m0")
     assert "server together api.together.ai:443 " in text
@@ -66,7 +68,7 @@ def test_the_short_form_knows_address_key_and_certificate() -> None:
     assert rendered["gateway/fallback.lua"] == Path("templates/gateway/fallback.lua").read_text()
 
 
-def test_only_the_gateway_gets_the_key_and_only_from_env() -> None:
+def test_only_the_gateway_gets_the_provider_key_from_env() -> None:
     made = plan({"fallback": f"together:{LLAMA}"}, {"fallback": f"together:{LLAMA}"}, {"engine": "fastchat"})
     for service in made.services:
         refs = [value for name, value in service.environment if name == "TOGETHER_API_KEY"]
@@ -79,38 +81,38 @@ def test_only_the_gateway_gets_the_key_and_only_from_env() -> None:
 
 @pytest.mark.compose
 @pytest.mark.parametrize("name", ["TOGETHER_API_KEY", "TOGETHERAI_API_KEY"])
-def test_togethers_key_may_stand_under_either_name(tmp_path: Path, name: str) -> None:
+def test_together_key_is_read_from_either_variable(tmp_path: Path, name: str) -> None:
     made = plan({"fallback": f"together:{LLAMA}", "model": "./m"})
     for path, text in files(made).items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
     (tmp_path / ".env").write_text(f"STACKGEN_API_KEY=a\nSTACKGEN_ENGINE_KEY=b\n{name}=the-key\n")
-    words = ["docker", "compose", "--project-directory", str(tmp_path), "config", "--format", "json"]
+    command = ["docker", "compose", "--project-directory", str(tmp_path), "config", "--format", "json"]
     done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
     )
     environment = json.loads(done.stdout)["services"]["gateway"]["environment"]
     assert environment["TOGETHER_API_KEY"] == "the-key"
-    # where neither is there, the gateway says so and does not start
+    # without either, the gateway reports it and does not start
     script = tmp_path / "scripts" / "gateway_start.sh"
     known = {"PATH": os.environ["PATH"], "STACKGEN_API_KEY": "a", "STACKGEN_REQUIRED": environment["STACKGEN_REQUIRED"]}
     refused = subprocess.run(["sh", script], env=known | {"TOGETHER_API_KEY": ""}, capture_output=True, text=True)
     assert refused.returncode == 1 and "TOGETHER_API_KEY is missing in .env" in refused.stderr
 
 
-def test_a_provider_with_one_name_is_asked_for_by_compose() -> None:
+def test_compose_requires_the_key_of_a_provider_with_one_variable() -> None:
     made = plan({"fallback": {"base_url": "http://10.0.0.5/v1", "model": "m", "api_key_env": "MINE"}})
     assert "${MINE:?" in files(made)["compose.yaml"] and "STACKGEN_REQUIRED" not in files(made)["compose.yaml"]
 
 
-def test_a_warning_says_that_texts_leave_the_machine() -> None:
+def test_a_warning_says_that_prompts_leave_the_machine() -> None:
     (text,) = [text for text in plan({"fallback": f"together:{LLAMA}"}).warnings if "fallback" in text]
     assert "leave this machine" in text and "api.together.ai" in text and LLAMA in text and "unencrypted" not in text
     plain = {"base_url": "http://10.0.0.5:8000/v1", "model": "m", "api_key_env": "KEY"}
     assert any("unencrypted" in text for text in plan({"fallback": plain}).warnings)
 
 
-def test_every_replica_counts_and_adapters_do_not_go_along() -> None:
+def test_fallback_needs_all_replicas_down_and_excludes_adapters() -> None:
     lora = {"lora_adapters": [{"name": "sql", "path": "org/lora"}], "replicas": 2, "served_names": ["a", "b"]}
     rendered = files(plan(lora | {"fallback": f"together:{LLAMA}"}))
     owners = dict(line.split() for line in rendered["gateway/fallbacks.map"].splitlines()[1:])
@@ -118,7 +120,7 @@ def test_every_replica_counts_and_adapters_do_not_go_along() -> None:
     assert "{ nbsrv(vllm-a) eq 0 } { nbsrv(fallback-vllm-a) gt 0 }" in rendered["gateway/haproxy.cfg"]
 
 
-def test_models_behind_one_engine_each_have_their_own() -> None:
+def test_each_fastchat_model_has_its_own_fallback() -> None:
     made = plan({"engine": "fastchat", "served_names": ["x"]},
                 {"engine": "fastchat", "served_names": ["y"], "fallback": f"openai:{LLAMA}"})  # fmt: skip
     assert "server openai api.openai.com:443" in backend(made, "fallback-fastchat-y")
@@ -134,7 +136,7 @@ def test_models_behind_one_engine_each_have_their_own() -> None:
         ("http://[fd00::5]:8000/v1", "'[fd00::5]:8000'", "'[fd00::5]:8000'", "/v1"),
     ],
 )
-def test_any_openai_compatible_server_will_do(url: str, server: str, host: str, path: str) -> None:
+def test_any_openai_compatible_server_can_be_a_fallback(url: str, server: str, host: str, path: str) -> None:
     text = backend(plan({"fallback": {"base_url": url, "model": "m", "api_key_env": "MY_KEY"}}), "fallback-vllm-m0")
     assert f" {server} resolvers" in text
     assert f"set-header host {host}\n" in text
@@ -143,54 +145,54 @@ def test_any_openai_compatible_server_will_do(url: str, server: str, host: str, 
 
 
 @pytest.mark.parametrize(
-    ("fallback", "path", "words"),
+    ("fallback", "path", "expected"),
     [
-        ("togther:x", "provider", "is no provider"),
+        ("togther:x", "provider", "unknown provider 'togther'"),
         ("together", "", "must look like"),
         ({"model": "x"}, "", "needs `provider` or `base_url`"),
-        ({"provider": "vllm", "model": "x"}, "base_url", "no address of its own"),
-        ({"base_url": "http://box.lan/v1", "model": "x"}, "api_key_env", "is needed"),
+        ({"provider": "vllm", "model": "x"}, "base_url", "vllm has no known URL"),
+        ({"base_url": "http://box.lan/v1", "model": "x"}, "api_key_env", "is required"),
         ({"provider": "together", "base_url": "https://together.ai.evil.net/v1", "model": "x"}, "api_key_env",
-         "goes to no other host"),
+         "is sent to no other host"),
         ({"provider": "together", "model": "x", "api_key_env": "STACKGEN_API_KEY"}, "api_key_env", "key of this stack"),
         ({"provider": "together", "model": "x", "api_key_env": "STACKGEN_ENGINE_KEY"}, "api_key_env", "key of this"),
         ({"base_url": "http://localhost:8000/v1", "model": "x", "api_key_env": "K1"}, "base_url", "own container"),
         ({"base_url": "http://127.0.0.1:8000/v1", "model": "x", "api_key_env": "K1"}, "base_url", "own container"),
         ({"base_url": "https://10.0.0.5/v1", "model": "x", "api_key_env": "K1"}, "base_url", "needs a host name"),
-        ({"base_url": "http://a:99999/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is no address"),
-        ({"base_url": "http://a'b/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is no address"),
-        ({"base_url": "http://é.lan/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is no address"),
+        ({"base_url": "http://a:99999/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is not a URL"),
+        ({"base_url": "http://a'b/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is not a URL"),
+        ({"base_url": "http://é.lan/v1", "model": "x", "api_key_env": "K1"}, "base_url", "is not a URL"),
         ("together:a b", "model", "printable ASCII"),
         ("together:ä", "model", "printable ASCII"),
         ("together:a\tb", "model", "printable ASCII"),
     ],
 )  # fmt: skip
-def test_what_can_not_work_is_a_mistake(fallback: Any, path: str, words: str) -> None:
+def test_invalid_fallbacks_are_rejected(fallback: Any, path: str, expected: str) -> None:
     ((where, message),) = mistakes(fallback)
     assert where == f"models[0].fallback{path and '.'}{path}"
-    assert words in message
+    assert expected in message
 
 
-def test_it_needs_the_gateway() -> None:
+def test_fallback_needs_the_gateway() -> None:
     assert ("models[0].fallback", "needs the gateway") in mistakes("together:x", gateway=False)
 
 
-def test_local_processes_are_told_that_it_is_not_used(tmp_path: Path) -> None:
+def test_local_processes_warn_that_the_fallback_is_not_used(tmp_path: Path) -> None:
     entry = {"model": "./m", "engine": "vllm", "fallback": "together:x"}
-    made = resolve(build({"name": "demo", "models": [entry]}, "test"), ProcessSite(tmp_path, tmp_path), "test")
+    made = resolve(build_spec({"name": "demo", "models": [entry]}, "test"), ProcessSite(tmp_path, tmp_path), "test")
     assert any("without the gateway" in text for text in made.warnings)
     assert not any("leave this machine" in text for text in made.warnings)
 
 
-def test_clouds_are_providers() -> None:
+def test_clouds_are_valid_fallback_providers() -> None:
     for name, cloud in CLOUDS.items():
-        assert (providers()[name].url, providers()[name].keys) == (cloud.url, cloud.keys)
+        assert (providers()[name].url, providers()[name].key_names) == (cloud.url, cloud.key_names)
         assert cloud.owns(cloud.url.split("/")[2])
     assert not CLOUDS["together"].owns("together.ai.evil.net") and not CLOUDS["together"].owns("nottogether.ai")
 
 
 @pytest.mark.docker
-def test_haproxy_takes_what_is_rendered(haproxy_image: str, tmp_path: Path) -> None:
+def test_haproxy_accepts_the_rendered_configuration(haproxy_image: str, tmp_path: Path) -> None:
     models = [
         {"fallback": f"together:{LLAMA}"},
         {"fallback": {"base_url": "http://[fd00::5]/%22'v1", "model": "a'b\"c\\d%b%[x]{}#$HOME", "api_key_env": "K1"}},

@@ -1,4 +1,4 @@
-"""The gateway's part of a plan, and its rendered files; `haproxy -c` on all of them. tests/live has it running."""
+"""The gateway in the plan, its rendered files, and `haproxy -c` on all of them. tests/live runs it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from stackgen.errors import SpecError
 from stackgen.plan import Bind, EnvRef, Plan
 from stackgen.render.templating import render
-from stackgen.resolve.addons.gateway import ENGINE_KEY, wanted
+from stackgen.resolve.addons.gateway import ENGINE_KEY, is_enabled
 from stackgen.resolve.pipeline import resolve
 from stackgen.runtimes.compose.certificate import ensure_certificate
 from stackgen.stack.folder import open_stack
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
-from stackgen.targets.haproxy import quoted
+from stackgen.targets.haproxy import quote
 from stackgen.targets.process import ProcessSite
 
 EXAMPLES = sorted(folder.parent for folder in (Path(__file__).parents[3] / "compose").glob("*/stack.yaml"))
@@ -28,7 +28,7 @@ FC = {"engine": "fastchat"}
 
 def spec(*models: dict[str, Any], **fields: Any) -> Any:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
-    return build({"name": "demo", "models": entries} | fields, "test")
+    return build_spec({"name": "demo", "models": entries} | fields, "test")
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
@@ -60,21 +60,23 @@ def lines(text: str) -> dict[str, str]:
         ([{"replicas": 3}], {"bind": "0.0.0.0", "gateway": {"enabled": False}}, False),
     ],
 )
-def test_it_is_there_as_soon_as_it_is_needed(models: list[Any], fields: dict[str, Any], there: bool) -> None:
+def test_gateway_is_added_for_replicas_or_an_open_address(
+    models: list[Any], fields: dict[str, Any], there: bool
+) -> None:
     made = plan(*models, **fields)
     assert ("gateway" in {service.name for service in made.services}) == there
     assert ("gateway/haproxy.cfg" in files(made)) == there
 
 
-def test_without_it_a_warning_names_the_open_paths() -> None:
+def test_disabling_the_gateway_warns_about_open_paths() -> None:
     (warning,) = [text for text in plan({}, FC, gateway=False).warnings if "gateway: false" in text]
     for path in ("/invocations", "/metrics", "/api/v1/chat/completions"):
         assert path in warning
 
 
-def test_local_processes_have_none_and_are_told_so_when_it_was_asked_for(tmp_path: Path) -> None:
+def test_local_processes_warn_if_a_gateway_was_requested(tmp_path: Path) -> None:
     site = ProcessSite(tmp_path, tmp_path)
-    assert not wanted(spec({}, {}), site)
+    assert not is_enabled(spec({}, {}), site)
     assert [one.name for one in resolve(spec({"model": "./m"}, {"model": "./n"}), site, "t").services] == [
         "vllm-m",
         "vllm-n",
@@ -83,7 +85,7 @@ def test_local_processes_have_none_and_are_told_so_when_it_was_asked_for(tmp_pat
     assert any("without the gateway" in text for text in asked.warnings)
 
 
-def test_only_the_gateway_is_reached_and_only_it_knows_both_keys() -> None:
+def test_only_the_gateway_is_published_and_has_both_keys() -> None:
     made = plan({"replicas": 2, "gpus": 1}, FC, {"engine": "llamacpp", "file": "x.gguf"}, bind="0.0.0.0", port=9000)
     assert {s.name: [(p.address, p.host) for p in s.ports] for s in made.services if s.ports} == {
         "gateway": [("0.0.0.0", 9000)]
@@ -99,7 +101,7 @@ def test_only_the_gateway_is_reached_and_only_it_knows_both_keys() -> None:
     assert all(endpoint.exposed for endpoint in made.endpoints)
 
 
-def test_one_endpoint_a_model_with_all_its_replicas() -> None:
+def test_each_model_has_one_endpoint_with_all_replicas() -> None:
     made = plan({"replicas": 3}, FC | {"served_names": ["a", "b"], "replicas": 2}, FC | {"served_names": ["c"]}, {})
     found = {one.name: (one.models, one.replicas, one.dialect.name) for one in made.endpoints}
     assert found == {
@@ -114,18 +116,18 @@ def test_one_endpoint_a_model_with_all_its_replicas() -> None:
     assert config.count("    server fastchat-api fastchat-api:8000") == 2
 
 
-def test_a_dialect_without_a_liveness_path_is_probed_by_a_token() -> None:
+def test_engines_without_a_liveness_path_are_probed_with_one_token() -> None:
     config = files(plan({}, FC | {"served_names": ["c'est", "x"], "worker_concurrency": 3, "replicas": 2}))[
         "gateway/haproxy.cfg"
     ]
     vllm, fastchat = config.split("\nbackend vllm-m0\n")[1].split("\nbackend fastchat-")
     assert "uri /health" in vllm and "max_tokens" not in vllm
     assert '"max_tokens":1' in fastchat.replace(" ", "") and "c\\u0027est" in fastchat
-    # one slot is left to the probe, so that load alone never looks like a wedge
+    # one slot is kept for the probe, so that load alone never looks like a hang
     assert "maxconn 5 " in fastchat and "maxconn 256 " in vllm
 
 
-def test_settings_reach_the_configuration() -> None:
+def test_gateway_settings_are_in_the_configuration() -> None:
     made = plan(
         {"max_num_seqs": 7},
         gateway={"max_body": "8m", "timeout": 99, "max_queue": 5, "queue_timeout": 7, "allow": ["/tokenize"],
@@ -144,13 +146,13 @@ def test_settings_reach_the_configuration() -> None:
     assert lines(rendered["gateway/rates.map"]) == {"a": "3"}
     assert lines(rendered["gateway/concurrency.map"]) == {"b": "2"}
     assert [rendered["gateway/keys.prom"].count(f'key="{name}"') for name in ("default", "a", "b")] == [5, 5, 5]
-    # the configuration is printed without a key of any kind, and asks the environment for the engines'
+    # the configuration contains no keys: the engine key is read from the environment
     assert "%[env(STACKGEN_ENGINE_KEY)]" in config and "sk-" not in "".join(rendered.values())
 
 
 @pytest.mark.parametrize(
     ("models", "size", "connections"),
-    # 8 GiB of full buffers, but never fewer than may work and wait
+    # 8 GiB of full buffers, but at least all running and queued requests
     [
         ([{}], "1m", 2048),
         ([{}], "4m", 2016),
@@ -159,25 +161,25 @@ def test_settings_reach_the_configuration() -> None:
         ([{}] * 9, "4m", 2048),
     ],
 )
-def test_connections_follow_the_size_of_their_buffers(models: list[Any], size: str, connections: int) -> None:
+def test_number_of_large_connections_depends_on_buffer_size(models: list[Any], size: str, connections: int) -> None:
     rendered = files(plan(*models, gateway={"max_body": size}))
     assert f"\n    maxconn {connections + 16}\n" in rendered["gateway/large.cfg"]
-    # the process that clients meet has small ones, and room for those of them that come back from the other
+    # the first process has small buffers, and connections for requests that return from the second one
     config = rendered["gateway/haproxy.cfg"]
     assert f"\n    server large 127.0.0.1:8407 maxconn {connections}\n" in config
     assert f"\n    maxconn {6144 + connections + 64}\n" in config and "\n    maxconn 6144\n" in config
     assert "reject if { sc1_conn_cur gt 4608 }" in config
 
 
-def test_threads_keep_no_gigabytes_of_buffers() -> None:
+def test_kept_large_buffers_are_limited_to_128_mib() -> None:
     assert "tune.memory.hot-size 134217728\n" in files(plan({}, gateway={"max_body": "255m"}))["gateway/large.cfg"]
 
 
-def test_streams_outlive_a_reload_whatever_the_time_out() -> None:
+def test_streams_survive_a_reload_longer_than_the_timeout() -> None:
     assert "hard-stop-after 86400s" in files(plan({}, gateway={"timeout": 5}))["gateway/haproxy.cfg"]
 
 
-def test_tls() -> None:
+def test_tls_certificate_and_redirect_are_rendered() -> None:
     own = plan({}, gateway={"tls": {"certificate": "./c.pem", "key": "/k.pem", "redirect_port": 8080}})
     service = own.service("gateway")
     sources = {mount.target: mount.source for mount in service.mounts if isinstance(mount, Bind)}
@@ -192,26 +194,26 @@ def test_tls() -> None:
 @pytest.mark.parametrize(
     ("models", "fields", "message"),
     [
-        ([{"port": 9000}, {}], {}, r"models\[0\].port: has no meaning behind the gateway"),
-        ([{"served_names": ["x"]}, FC | {"served_names": ["x"]}], {}, r"'x' is served by models\[0\] already"),
-        ([{"served_names": ["modèle"]}, {}], {}, "not all ASCII"),
-        ([{}], {"gateway": {"keys": [{"name": "a"}, {"name": "a"}]}}, r"gateway.keys: 'a' stands twice"),
+        ([{"port": 9000}, {}], {}, r"models\[0\].port: has no effect behind the gateway"),
+        ([{"served_names": ["x"]}, FC | {"served_names": ["x"]}], {}, r"'x' is already served by models\[0\]"),
+        ([{"served_names": ["modèle"]}, {}], {}, "is not ASCII"),
+        ([{}], {"gateway": {"keys": [{"name": "a"}, {"name": "a"}]}}, r"gateway.keys: 'a' is listed twice"),
         ([{}], {"gateway": {"keys": [{"name": "A b"}]}}, r"gateway.keys\[0\].name"),
         ([{}], {"gateway": {"tls": {"certificate": "./c"}}}, "needs both `certificate` and `key`"),
         ([{}], {"gateway": {"tls": {"redirect_port": 8000}}}, "gateway's own port"),
-        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body: must be MiB from 1m to 255m"),
-        ([{}], {"gateway": {"max_body": "256m"}}, "gateway.max_body: must be MiB from 1m to 255m"),
+        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body: must be a size in MiB from 1m to 255m"),
+        ([{}], {"gateway": {"max_body": "256m"}}, "gateway.max_body: must be a size in MiB from 1m to 255m"),
         ([{}], {"gateway": {"tls": {"names": []}}}, "gateway.tls.names"),
         (
             [FC | {"worker_concurrency": 1}, {}],
             {},
-            r"models\[0\].worker_concurrency: leaves the gateway",
+            r"models\[0\].worker_concurrency: leaves no slot for the gateway",
         ),
         ([{}], {"gateway": {"allow": ["tokenize"]}}, r"gateway.allow\[0\]"),
         ([{"fallback": "together:a/b"}], {}, r"models\[0\].fallback: needs the gateway"),
     ],
 )
-def test_what_can_not_be_is_told(models: list[Any], fields: dict[str, Any], message: str) -> None:
+def test_invalid_gateway_settings_are_rejected(models: list[Any], fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         plan(*models, **fields)
 
@@ -223,28 +225,28 @@ names = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, 
 
 @given(st.lists(names, min_size=1, max_size=6, unique=True))
 @settings(deadline=None, max_examples=60)
-def test_any_name_is_found_again_in_the_maps(served: list[str]) -> None:
+def test_any_served_name_is_in_the_maps(served: list[str]) -> None:
     rendered = files(plan({"served_names": served}, {}))
     found = lines(rendered["gateway/models.map"])
     backend = next(iter(found.values()))
     assert {bytes.fromhex(key).decode() for key, value in found.items() if value == backend} == set(served)
-    # nothing of a name stands in the configuration itself, but in a probe
+    # the configuration contains no served names, except in a probe
     config = rendered["gateway/haproxy.cfg"]
     assert len(config.splitlines()) == len(files(plan({"served_names": ["a"]}, {}))["gateway/haproxy.cfg"].splitlines())
 
 
 @given(st.text(st.characters(exclude_characters="\n\r\0"), min_size=0, max_size=50))
-def test_quoting_leaves_one_word(text: str) -> None:
-    word = quoted(text)
-    # as HAProxy reads it: plain words, single quotes, and a backslash before a quote outside of them
+def test_quoted_text_is_one_haproxy_argument(text: str) -> None:
+    argument = quote(text)
+    # as HAProxy parses it: plain text, single quotes, and an escaped quote outside of them
     read, inside, index = "", False, 0
-    while index < len(word):
-        ch = word[index]
+    while index < len(argument):
+        ch = argument[index]
         if ch == "'":
             inside = not inside
         elif ch == "\\" and not inside:
             index += 1
-            read += word[index]
+            read += argument[index]
         else:
             assert inside or ch.isalnum() or ch in "_./:@+=-"
             read += ch
@@ -253,23 +255,23 @@ def test_quoting_leaves_one_word(text: str) -> None:
 
 
 def check(rendered: dict[str, str], folder: Path, image: str, *more: str) -> str:
-    """What `haproxy -c` says of the rendered files; "" when it takes them without a word. `more` is for Docker."""
+    """Output of `haproxy -c` on the rendered files; "" if it accepts them. `more` are arguments of docker run."""
     for path, text in rendered.items():
         if path.startswith("gateway/"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
     (folder / "gateway").chmod(0o755)
     folder.chmod(0o755)
-    words = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro", *more,
+    command = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/gateway:/gateway:ro", *more,
              "-e", "STACKGEN_KEY_HASH=0", "-e", "STACKGEN_ENGINE_KEY=k", image,
              "sh", "-c", "haproxy -c -q -f /gateway/haproxy.cfg && haproxy -c -q -f /gateway/large.cfg"]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode or "WARNING" in done.stderr else ""
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda folder: folder.name)
-def test_haproxy_takes_every_example(folder: Path, tmp_path: Path, haproxy_image: str) -> None:
+def test_haproxy_accepts_every_example(folder: Path, tmp_path: Path, haproxy_image: str) -> None:
     made = open_stack(str(folder)).plan
     if "gateway" in {service.name for service in made.services}:
         assert check(files(made), tmp_path, haproxy_image) == ""
@@ -279,19 +281,19 @@ def test_haproxy_takes_every_example(folder: Path, tmp_path: Path, haproxy_image
 
 @pytest.mark.docker
 @pytest.mark.parametrize("tls", [{}, {"redirect_port": 8080}])
-def test_haproxy_takes_tls(tls: dict[str, Any], tmp_path: Path, haproxy_image: str) -> None:
+def test_haproxy_accepts_tls(tls: dict[str, Any], tmp_path: Path, haproxy_image: str) -> None:
     stack = spec({}, FC, gateway={"tls": tls})
     made = resolve(stack, ComposeSite(tmp_path, tmp_path), "test")
     certificate = ensure_certificate(stack, made, tmp_path)
     assert certificate is not None
-    # as the service has them: root reads the key, and then becomes somebody else
+    # as in the service: root reads the private key, then drops its privileges
     mounts = [f"-v={certificate}:/tls/site.crt:ro", f"-v={certificate.with_suffix('.key')}:/tls/site.crt.key:ro"]
     assert check(files(made), tmp_path, haproxy_image, "--user=0:0", *mounts) == ""
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize("size", ["1m", "99m", "100m", "255m"])
-def test_haproxy_takes_every_size_that_is_allowed(size: str, tmp_path: Path, haproxy_image: str) -> None:
+def test_haproxy_accepts_every_allowed_body_size(size: str, tmp_path: Path, haproxy_image: str) -> None:
     assert check(files(plan({}, gateway={"max_body": size})), tmp_path, haproxy_image) == ""
 
 
@@ -306,7 +308,7 @@ ENTRIES = st.fixed_dictionaries(
     st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9_-]{0,31}\Z"), max_size=4, unique=True),
 )
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_haproxy_takes_any_stack(
+def test_haproxy_accepts_any_stack(
     tmp_path: Path, haproxy_image: str, models: list[tuple[dict[str, Any], str]], keys: list[str]
 ) -> None:
     entries = []

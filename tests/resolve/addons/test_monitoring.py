@@ -1,4 +1,4 @@
-"""Monitoring in the plan: who is watched, by whom, and what others may reach."""
+"""Monitoring in the plan: what is scraped, by which service, and which ports are published."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stackgen.errors import SpecError
 from stackgen.plan import EnvRef, GpuRequest, Logging, Plan, Volume
 from stackgen.render.templating import render
 from stackgen.resolve.pipeline import resolve
-from stackgen.stack.load import build, load_endpoints
+from stackgen.stack.load import build_spec, load_endpoints
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
 from tests.conftest import ROOT
@@ -27,7 +27,7 @@ from tests.resolve.addons.test_monitoring_names import DASHBOARDS, alerts, every
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
     entries = [{"model": f"org/m{index}", "engine": "vllm"} | model for index, model in enumerate(models)]
     data = {"name": "demo", "models": entries, "monitoring": True} | fields
-    return resolve(build(data, "test"), ComposeSite(), "test")
+    return resolve(build_spec(data, "test"), ComposeSite(), "test")
 
 
 def files(made: Plan) -> dict[str, str]:
@@ -52,21 +52,21 @@ FC = {"engine": "fastchat"}
 
 
 @pytest.mark.parametrize("off", [None, False, {"enabled": False}])
-def test_it_is_there_only_where_somebody_asked(off: Any) -> None:
+def test_monitoring_is_off_by_default(off: Any) -> None:
     assert not names(plan({}, monitoring=off)) & ADDED
     assert not [path for path in files(plan({}, monitoring=off)) if path.startswith(("monitoring", "exporter"))]
 
 
-def test_local_processes_run_without_it_and_say_so(tmp_path: Path) -> None:
+def test_local_processes_warn_that_monitoring_is_not_used(tmp_path: Path) -> None:
     data = {"name": "demo", "models": [{"model": "./m", "engine": "vllm"}], "monitoring": True}
-    made = resolve(build(data, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
+    made = resolve(build_spec(data, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
     assert [service.name for service in made.services] == ["vllm-m"]
     assert "monitoring needs containers: local processes run without it" in made.warnings
-    quiet = resolve(build(data | {"monitoring": None}, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
+    quiet = resolve(build_spec(data | {"monitoring": None}, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
     assert not [one for one in quiet.warnings if "monitoring" in one]
 
 
-def test_each_replica_is_scraped_with_its_model_and_name() -> None:
+def test_each_replica_is_scraped_with_model_and_replica_labels() -> None:
     made = plan({"replicas": 2}, {"served_names": ["big", "b"]}, FC)
     jobs = {job["job_name"]: job for job in parsed(made, "prometheus.yml")["scrape_configs"]}
     assert jobs["vllm"]["static_configs"] == [
@@ -79,7 +79,7 @@ def test_each_replica_is_scraped_with_its_model_and_name() -> None:
     assert scraped(made)["stackgen"] == ["exporter:9464"]
 
 
-def test_what_is_not_there_is_not_scraped() -> None:
+def test_absent_services_are_not_scraped() -> None:
     assert set(scraped(plan({}))) == {"prometheus", "vllm", "stackgen"}
     assert set(scraped(plan(FC))) == {"prometheus", "stackgen"}
     assert {group["name"] for group in parsed(plan(FC), "rules.yml")["groups"]} == {"probes", "monitoring"}
@@ -91,7 +91,7 @@ def test_what_is_not_there_is_not_scraped() -> None:
     }
 
 
-def test_the_exporter_knows_the_endpoints_as_the_network_knows_them(tmp_path: Path) -> None:
+def test_exporter_gets_endpoint_urls_inside_the_network(tmp_path: Path) -> None:
     def probes(made: Plan) -> list[tuple[Any, ...]]:
         (tmp_path / "endpoints.yaml").write_text(files(made)["monitoring/endpoints.yaml"])
         found = load_endpoints(tmp_path / "endpoints.yaml").endpoints
@@ -104,26 +104,26 @@ def test_the_exporter_knows_the_endpoints_as_the_network_knows_them(tmp_path: Pa
         ("vllm-m0", "http://gateway:8000/v1", ("org/m0",), "vllm"),
         ("fastchat-m1", "http://gateway:8000/v1", ("org/m1",), "fastchat"),
     ]
-    # its certificate is for the names that clients use
+    # the certificate is valid only for the names that clients use
     tls = plan({}, gateway={"tls": "generate"})
     assert probes(tls) == [("vllm-m0", "http://gateway:8001/v1", ("org/m0",), "vllm")]
 
 
-def test_changed_endpoints_make_another_exporter() -> None:
-    def told(made: Plan) -> Any:
+def test_changed_endpoints_recreate_the_exporter() -> None:
+    def endpoints_hash(made: Plan) -> Any:
         return dict(made.service("exporter").environment)["STACKGEN_ENDPOINTS"]
 
-    assert told(plan({})) == told(plan({"gpus": 1}))
-    assert told(plan({})) != told(plan({"served_names": ["x"]}))
+    assert endpoints_hash(plan({})) == endpoints_hash(plan({"gpus": 1}))
+    assert endpoints_hash(plan({})) != endpoints_hash(plan({"served_names": ["x"]}))
 
 
-def test_only_loopback_and_only_pages_for_people_are_published() -> None:
+def test_only_web_pages_are_published_and_only_on_loopback() -> None:
     made = plan({}, bind="0.0.0.0", monitoring={"grafana_port": 3300})
     published = {s.name: [(p.address, p.host) for p in s.ports] for s in made.services if s.role == "monitoring"}
     assert published == {"prometheus": [("127.0.0.1", 9090)], "grafana": [("127.0.0.1", 3300)], "exporter": []}
 
 
-def test_rules_that_every_service_keeps() -> None:
+def test_every_monitoring_service_is_hardened_and_has_a_health_check() -> None:
     made = everything(logging={"max_size": "5m", "max_file": 2})
     data = yaml.safe_load(files(made)["compose.yaml"])
     mine = [service for service in made.services if service.role == "monitoring"]
@@ -135,20 +135,20 @@ def test_rules_that_every_service_keeps() -> None:
         printed = data["services"][service.name]
         assert printed["cap_drop"] == ["ALL"]
         assert ":" in printed["image"] and not printed["image"].endswith(":latest")
-        # a service without volumes has no such field: Compose refuses an empty one
+        # Compose rejects an empty list of volumes, so the field must be absent
         assert printed.get("volumes", [1])
 
 
-def test_figures_and_accounts_are_kept_in_volumes_of_this_stack() -> None:
+def test_metrics_and_accounts_are_kept_in_volumes_of_the_stack() -> None:
     made = plan({})
     assert {("prometheus", "demo-prometheus"), ("grafana", "demo-grafana")} <= set(made.volumes)
     assert Volume("prometheus", "/prometheus") in made.service("prometheus").mounts
     lines = files(made)["compose.yaml"].splitlines()
     assert "    name: demo-prometheus" in lines
-    assert any(line.startswith("    name: stackgen-models # one for all stacks") for line in lines)
+    assert any(line.startswith("    name: stackgen-models # shared by all stacks") for line in lines)
 
 
-def test_grafana_asks_for_a_password_and_tells_nobody() -> None:
+def test_grafana_needs_a_password_and_sends_no_telemetry() -> None:
     environment = dict(plan({}).service("grafana").environment)
     password = environment["GF_SECURITY_ADMIN_PASSWORD"]
     assert isinstance(password, EnvRef) and password.name == "GRAFANA_PASSWORD" and password.required
@@ -167,7 +167,7 @@ def test_grafana_asks_for_a_password_and_tells_nobody() -> None:
         ([{"gpus": "all", "tensor_parallel_size": 2}], "nvidia", GpuRequest("nvidia", count=-1), "[1d:5m])"),
     ],
 )
-def test_the_gpus_exporter_gets_all_gpus_of_the_stack(
+def test_dcgm_exporter_gets_all_gpus_of_the_stack(
     models: list[dict[str, Any]], driver: str, request_: GpuRequest, lost: str
 ) -> None:
     made = plan(*models, gpu_driver=driver)
@@ -178,13 +178,13 @@ def test_the_gpus_exporter_gets_all_gpus_of_the_stack(
 
 
 @pytest.mark.parametrize("models", [[{}], [{"gpus": [0]}]])
-def test_no_gpus_exporter_without_nvidia(models: list[dict[str, Any]]) -> None:
+def test_no_dcgm_exporter_without_nvidia_gpus(models: list[dict[str, Any]]) -> None:
     made = plan(*models, gpu_driver="amd")
     assert "dcgm-exporter" not in names(made)
     assert "dcgm" not in scraped(made)
 
 
-def test_the_exporters_image_is_built_or_given() -> None:
+def test_exporter_image_is_built_or_taken_from_the_stack_file() -> None:
     made = plan({}).service("exporter")
     assert made.build and dict(made.build.args) == {"STACKGEN_VERSION": __version__}
     assert made.image.startswith(f"stackgen/exporter:{__version__}-")
@@ -199,28 +199,31 @@ def test_the_exporters_image_is_built_or_given() -> None:
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"monitoring": {"grafana_port": 9090}}, "monitoring.prometheus_port: 9090 is that of monitoring.grafana_port"),
-        ({"monitoring": {"grafana_port": 8000}}, "monitoring.grafana_port: 8000 is that of port"),
-        ({"port": 9090}, "monitoring.prometheus_port: 9090 is that of port"),
-        ({"gateway": {"tls": {"redirect_port": 3000}}}, "3000 is that of gateway.tls.redirect_port"),
+        (
+            {"monitoring": {"grafana_port": 9090}},
+            "monitoring.prometheus_port: 9090 is also used by monitoring.grafana_port",
+        ),
+        ({"monitoring": {"grafana_port": 8000}}, "monitoring.grafana_port: 8000 is also used by port"),
+        ({"port": 9090}, "monitoring.prometheus_port: 9090 is also used by port"),
+        ({"gateway": {"tls": {"redirect_port": 3000}}}, "3000 is also used by gateway.tls.redirect_port"),
     ],
 )
-def test_ports_that_clash(fields: dict[str, Any], path: str) -> None:
+def test_conflicting_monitoring_ports_are_rejected(fields: dict[str, Any], path: str) -> None:
     with pytest.raises(SpecError) as caught:
         plan({}, **fields)
     assert path in str(caught.value)
-    with pytest.raises(SpecError, match=r"3000 is that of models\[0\].port"):
+    with pytest.raises(SpecError, match=r"3000 is also used by models\[0\].port"):
         plan({"port": 3000})
 
 
-def test_counted_ports_go_around_those_of_monitoring() -> None:
+def test_model_ports_skip_monitoring_ports() -> None:
     made = plan({}, {}, {}, gateway=False, port=9089)
     assert [port.host for s in made.services for port in s.ports if s.engine == "vllm"] == [9089, 9091, 9092]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=12).filter(lambda text: text.isprintable()), min_size=1, max_size=3))
-def test_hostile_names_come_out_as_they_are(served: list[str]) -> None:
+def test_hostile_names_are_rendered_unchanged(served: list[str]) -> None:
     try:
         made = plan({"served_names": served}, gateway=False)
     except SpecError:
@@ -231,7 +234,7 @@ def test_hostile_names_come_out_as_they_are(served: list[str]) -> None:
     assert jobs["vllm"]["static_configs"][0]["labels"]["model"] == served[0]
 
 
-def test_dollars_stay_single_outside_of_compose() -> None:
+def test_dollars_are_not_doubled_outside_compose() -> None:
     made = plan({"served_names": ["a$b${HOME}"]})
     assert parsed(made, "endpoints.yaml")["endpoints"][0]["models"] == ["a$b${HOME}"]
     assert "{{ $labels.replica }}" in files(made)["monitoring/rules.yml"]
@@ -239,7 +242,7 @@ def test_dollars_stay_single_outside_of_compose() -> None:
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_dashboards_have_what_grafana_asks_for(path: Path) -> None:
+def test_dashboards_have_all_fields_that_grafana_needs(path: Path) -> None:
     data = json.loads(path.read_text("utf-8"))
     assert data["uid"] == f"stackgen-{path.stem}" and len(data["uid"]) <= 40
     assert data["schemaVersion"] >= 39 and "id" not in data
@@ -268,12 +271,12 @@ def test_dashboards_have_what_grafana_asks_for(path: Path) -> None:
             assert target["expr"].count("(") == target["expr"].count(")")
 
 
-def test_the_page_lists_every_rule() -> None:
-    page = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+def test_documentation_lists_every_alert() -> None:
+    page = (ROOT / "docs" / "reference" / "monitoring.md").read_text("utf-8")
     listed = re.findall(r"(?m)^\| `(\w+)` \| .* \| (critical|warning|info) \|$", page)
     assert listed == [(one.name, one.severity) for group in alerts() for one in group.alerts]
 
 
-def test_the_dashboards_uids_are_unlike() -> None:
+def test_dashboard_uids_are_unique() -> None:
     uids = [json.loads(path.read_text("utf-8"))["uid"] for path in DASHBOARDS]
     assert len(set(uids)) == len(uids) == 5

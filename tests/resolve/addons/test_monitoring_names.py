@@ -1,4 +1,4 @@
-"""Every metric and label that a dashboard or rule names is one that the real exporters tell.
+"""Every metric and label in dashboards and rules is one that the real exporters have.
 
 The recordings are whole answers without their HELP lines: of vLLM 0.32.0 on the CPU after four requests, and of HAProxy
 3.2.26 (Debian) with a backend of two servers. tests/live asks the running programs again.
@@ -20,17 +20,17 @@ from stackgen.check.report import Report, Result
 from stackgen.exporter import render_metrics
 from stackgen.plan import Plan
 from stackgen.render.templating import render
-from stackgen.resolve.addons.monitoring_rules import Group, groups
+from stackgen.resolve.addons.monitoring_rules import Group, alert_groups
 from stackgen.resolve.pipeline import resolve
 from stackgen.resources import templates_dir
 from stackgen.spec import MonitoringSpec
-from stackgen.stack.load import build
+from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 from tests.exporter.test_metrics import REPORT
 
 RECORDINGS = Path(__file__).parent / "recordings"
 DASHBOARDS = sorted((templates_dir() / "monitoring" / "dashboards").glob("*.json"))
-# etc/default-counters.csv of github.com/NVIDIA/dcgm-exporter 4.5.3-4.8.2: those of its gauges and counters that we name
+# etc/default-counters.csv of github.com/NVIDIA/dcgm-exporter 4.5.3-4.8.2: the gauges and counters that we use
 DCGM = {
     f"DCGM_FI_DEV_{name}"
     for name in (
@@ -40,32 +40,32 @@ DCGM = {
 }  # fmt: skip
 # internal/pkg/rendermetrics/render_metrics.go of the same
 DCGM_LABELS = {"gpu", "UUID", "pci_bus_id", "device", "modelName"}
-# Prometheus' own; `model` and `replica` are what the rendered configuration adds to a target
+# added by Prometheus; `model` and `replica` come from the rendered configuration
 PROMETHEUS = {"up": set[str](), "ALERTS": {"alertname", "alertstate", "severity"},
               "prometheus_config_last_reload_successful": set[str]()}  # fmt: skip
 ADDED = {"job", "instance", "model", "replica"}
 WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "bool", "offset", "group_left", "group_right"}
-# what Grafana puts in by itself, or by what a person chose
+# values that Grafana or its user fills in
 VARIABLES = {"$__rate_interval": "1m", "$model": ".*", "$replica": ".*", "$proxy": ".*", "$key": ".*", "$gpu": ".*",
              "$endpoint": ".*"}  # fmt: skip
 
 
 def everything(**fields: Any) -> Plan:
-    """A stack that has all that can be watched."""
+    """A stack with everything that can be monitored."""
     models = [
         {"model": "org/a", "engine": "vllm", "gpus": 1, "replicas": 2},
         {"model": "org/b", "engine": "fastchat", "gpus": 2},
     ]
     data = {"name": "demo", "models": models, "monitoring": True} | fields
-    return resolve(build(data, "test"), ComposeSite(), "test")
+    return resolve(build_spec(data, "test"), ComposeSite(), "test")
 
 
 def alerts() -> tuple[Group, ...]:
-    return groups(everything(), MonitoringSpec())
+    return alert_groups(everything(), MonitoringSpec())
 
 
 def labels_by_name(text: str) -> dict[str, set[str]]:
-    """The labels of each series in an exporter's answer."""
+    """The labels of each series in an exporter's response."""
     found: dict[str, set[str]] = {}
     for family in families(text):
         found.setdefault(family.name + "_total" * (family.type == "counter"), set())
@@ -76,7 +76,7 @@ def labels_by_name(text: str) -> dict[str, set[str]]:
 
 def known() -> dict[str, set[str]]:
     keys = next(file.text for file in render(everything()) if file.path == "gateway/keys.prom")
-    # HAProxy puts the numbers in while it answers
+    # HAProxy fills in the values when it answers
     keys = re.sub(r"%\[.*\]", "1", keys)
     other = replace(
         REPORT, name="other", results=(Result("stream", "pass", 0.1, "ends", figures={"chunks_per_second": 9}),)
@@ -91,7 +91,7 @@ def known() -> dict[str, set[str]]:
 
 
 def queries(dashboard: Path) -> Iterator[str]:
-    """All PromQL of a dashboard, with Grafana's variables filled in."""
+    """All PromQL expressions of a dashboard, with Grafana's variables filled in."""
     data = json.loads(dashboard.read_text("utf-8"))
     for panel in data["panels"]:
         for target in panel["targets"]:
@@ -105,7 +105,7 @@ def filled(query: str) -> str:
 
 
 def names_in(query: str) -> dict[str, set[str]]:
-    """The metrics that PromQL names, with the labels that it selects them by."""
+    """The metrics in a PromQL expression, with the labels of their selectors."""
     found: dict[str, set[str]] = {}
     bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)
     bare = re.sub(r"\b(by|without|on|ignoring)\s*\([^)]*\)", "", bare)
@@ -129,7 +129,7 @@ ALL = [(path.stem, query) for path in DASHBOARDS for query in queries(path)]
 ALL += [(one.name, one.expr) for group in alerts() for one in group.alerts]
 
 
-def test_the_reader_of_queries_reads_them() -> None:
+def test_promql_parser_finds_metrics_and_labels() -> None:
     text = 'histogram_quantile(0.95, sum by (model, le) (rate(vllm:x_bucket{job="a b",le!="{1}"}[5m]))) > 2 and up == 0'
     assert names_in(text) == {"vllm:x_bucket": {"job", "le"}, "up": set()}
     assert names_in("(a or 0 * sum(b{c=~\"d\"} == 1)) < 3") == {"a": set(), "b": {"c"}}  # fmt: skip
@@ -137,7 +137,7 @@ def test_the_reader_of_queries_reads_them() -> None:
 
 
 @pytest.mark.parametrize(("where", "query"), ALL, ids=[f"{where}-{index}" for index, (where, _) in enumerate(ALL)])
-def test_names_and_labels_are_those_of_the_exporters(where: str, query: str) -> None:
+def test_dashboards_and_rules_use_existing_metrics_and_labels(where: str, query: str) -> None:
     found = names_in(query)
     assert found, query
     real = known()
@@ -148,7 +148,7 @@ def test_names_and_labels_are_those_of_the_exporters(where: str, query: str) -> 
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
-def test_legends_and_choices_name_labels_that_exist(path: Path) -> None:
+def test_legends_and_variables_use_existing_labels(path: Path) -> None:
     data, real = json.loads(path.read_text("utf-8")), known()
     for panel in data["panels"]:
         for target in panel["targets"]:
@@ -162,13 +162,13 @@ def test_legends_and_choices_name_labels_that_exist(path: Path) -> None:
             assert labels | {match[2]} <= real[name] | ADDED
 
 
-def test_a_name_that_is_gone_would_be_seen() -> None:
+def test_a_removed_metric_is_detected() -> None:
     for query in ("rate(vllm:gpu_cache_usage_perc[5m])", "haproxy_server_up", "stackgen_nothing"):
         assert not set(names_in(query)) & set(known())
 
 
-def test_summaries_name_labels_that_their_rule_keeps() -> None:
-    """`sum by (model)` leaves no other label to speak of."""
+def test_alert_summaries_use_labels_that_their_expression_keeps() -> None:
+    """`sum by (model)` drops all other labels."""
     real = known()
     for group in alerts():
         for one in group.alerts:

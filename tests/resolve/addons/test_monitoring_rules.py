@@ -33,14 +33,14 @@ def dcgm(name: str, gpu: int) -> str:
     return f'DCGM_FI_DEV_{name}{{job="dcgm",gpu="{gpu}"}}'
 
 
-# rule: series that make it fire at the minute, that minute, and series that come close and don't; values are each
-# minute's, in promtool's notation
+# alert: (series that make it fire, minute at which it fires, similar series that must not); one value per minute, in
+# promtool's notation
 CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
     "ReplicaDown": ({f"up{{{REPLICA}}}": "1x5 0x20"}, 9, {f"up{{{REPLICA}}}": "0x20"}),
     "ReplicaNotUp": ({f"up{{{REPLICA}}}": "0x60"}, 31, {f"up{{{REPLICA}}}": "0x20 1x40"}),
     "QueueGrowing": (
         {f"vllm:num_requests_waiting{{{REPLICA}}}": "0+2x40"}, 20,
-        # long, and getting shorter
+        # long, but shrinking
         {f"vllm:num_requests_waiting{{{REPLICA}}}": "90-2x40"},
     ),
     "KvCacheFull": ({f"vllm:kv_cache_usage_perc{{{REPLICA}}}": "0.99x30"}, 12,
@@ -49,12 +49,12 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
                     {f"vllm:num_preemptions_total{{{REPLICA}}}": "0x10 5x20"}),
     "FirstTokenSlow": (
         {f'{FIRST}"1.0"}}': "0x40", f'{FIRST}"5.0"}}': "0+60x40", f'{FIRST}"+Inf"}}': "0+60x40"}, 12,
-        # one in thirty is slow
+        # only one in thirty is slow
         {f'{FIRST}"1.0"}}': "0+58x40", f'{FIRST}"5.0"}}': "0+60x40", f'{FIRST}"+Inf"}}': "0+60x40"},
     ),
     "GatewayReplicaDown": (
         {f'{SERVER}"a",state="UP"}}': "1x5 0x30"}, 17,
-        # drained, and back five minutes later; and a fallback that nobody needs
+        # drained and back five minutes later; and a fallback that is not needed
         {f'{SERVER}"a",state="UP"}}': "1x5 0x5 1x30", f'{PROVIDER}"x",state="UP"}}': "0x41"},
     ),
     "GatewayModelDown": (
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
     "MonitoringConfigWrong": ({"prometheus_config_last_reload_successful": "0x20"}, 4,
                               {"prometheus_config_last_reload_successful": "1x20"}),
 }  # fmt: skip
-# a start of hours counts too
+# this alert must also stay quiet during a long start
 QUIET_UNTIL = {"ReplicaNotUp": 60}
 
 
@@ -102,9 +102,9 @@ def write(made: Plan, folder: Path) -> None:
         (folder / file.path).write_text(file.text)
 
 
-def promtool(image: str, folder: Path, *words: str) -> str:
+def promtool(image: str, folder: Path, *arguments: str) -> str:
     command = ["docker", "run", "--rm", "--network", "none", "-v", f"{folder}/monitoring:/etc/stackgen:ro"]
-    done = subprocess.run([*command, "--entrypoint", "promtool", image, *words], capture_output=True, text=True)
+    done = subprocess.run([*command, "--entrypoint", "promtool", image, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -112,7 +112,7 @@ def promtool(image: str, folder: Path, *words: str) -> str:
 def unit_tests(name: str) -> list[dict[str, Any]]:
     firing, minute, close = CASES[name]
     quiet = [{"eval_time": f"{at}m", "alertname": name, "exp_alerts": []} for at in (minute, QUIET_UNTIL.get(name, 29))]
-    # whatever it says of itself must be said of something: `firing` asks without its texts
+    # without labels and texts, which have a test of their own
     asked = f'count(ALERTS{{alertname="{name}",alertstate="firing"}})'
     return [
         {
@@ -132,25 +132,25 @@ def unit_tests(name: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_tool_is_of_the_pinned_version(prometheus_image: str, folder: Path) -> None:
+def test_promtool_has_the_pinned_version(prometheus_image: str, folder: Path) -> None:
     version = PROMETHEUS_IMAGE.rpartition(":v")[2]
     assert f"version {version}" in promtool(prometheus_image, folder, "--version")
 
 
-def test_promtool_accepts_what_is_rendered(prometheus_image: str, folder: Path, tmp_path: Path) -> None:
-    told = promtool(prometheus_image, folder, "check", "config", "/etc/stackgen/prometheus.yml")
-    assert f"SUCCESS: {len(CASES)} rules found" in told
+def test_promtool_accepts_the_rendered_files(prometheus_image: str, folder: Path, tmp_path: Path) -> None:
+    output = promtool(prometheus_image, folder, "check", "config", "/etc/stackgen/prometheus.yml")
+    assert f"SUCCESS: {len(CASES)} rules found" in output
     write(everything(models=[{"model": "org/b", "engine": "fastchat"}]), tmp_path)
     promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
     write(everything(models=[{"model": "o/b", "engine": "vllm", "served_names": ['"}\\ $x {{ .y }} é']}]), tmp_path)
     promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
 
 
-def test_each_rule_has_its_case() -> None:
+def test_each_alert_has_a_test_case() -> None:
     assert set(CASES) == {one.name for group in alerts() for one in group.alerts}
 
 
-def test_each_rule_fires_for_what_it_is_for(prometheus_image: str, folder: Path) -> None:
+def test_each_alert_fires_only_for_its_condition(prometheus_image: str, folder: Path) -> None:
     data = {
         "rule_files": ["rules.yml"],
         "evaluation_interval": "1m",
@@ -164,15 +164,17 @@ def test_each_rule_fires_for_what_it_is_for(prometheus_image: str, folder: Path)
     ("name", "labels", "summary"),
     [
         ("ReplicaDown", "severity: critical, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
-         "vllm-m of m answers no more"),
+         "vllm-m of m is down"),
         ("FirstTokenSlow", "severity: warning, model: m, replica: vllm-m",
-         "vllm-m of m: 95 % get their first token within 4.8s, and 2 s is the target"),
-        ("GpuLost", "severity: critical", "3 GPUs are left of 4"),
+         "vllm-m of m: the 95th percentile of the time to first token is 4.8s; the target is 2 s"),
+        ("GpuLost", "severity: critical", "only 3 of 4 GPUs are left"),
         ("KvCacheFull", "severity: warning, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
          "vllm-m: the KV cache is 99% full"),
     ],
 )  # fmt: skip
-def test_what_a_rule_says(prometheus_image: str, folder: Path, name: str, labels: str, summary: str) -> None:
+def test_alert_summary_and_action_are_rendered(
+    prometheus_image: str, folder: Path, name: str, labels: str, summary: str
+) -> None:
     firing, minute, _ = CASES[name]
     action = next(one.action for group in alerts() for one in group.alerts if one.name == name)
     expected = {
@@ -188,12 +190,12 @@ def test_what_a_rule_says(prometheus_image: str, folder: Path, name: str, labels
             "alert_rule_test": [{"eval_time": f"{minute}m", "alertname": name, "exp_alerts": [expected]}],
         }],
     }  # fmt: skip
-    (folder / "monitoring" / "said.yml").write_text(yaml.safe_dump(data, sort_keys=False))
-    promtool(prometheus_image, folder, "test", "rules", "/etc/stackgen/said.yml")
+    (folder / "monitoring" / "texts.yml").write_text(yaml.safe_dump(data, sort_keys=False))
+    promtool(prometheus_image, folder, "test", "rules", "/etc/stackgen/texts.yml")
 
 
-def test_a_rule_that_fires_for_nothing_is_seen(prometheus_image: str, folder: Path) -> None:
-    """The tests above would fail where a rule does not."""
+def test_a_missing_alert_fails_the_test(prometheus_image: str, folder: Path) -> None:
+    """Proves that the tests above fail if an alert doesn't fire."""
     wrong = unit_tests("KvCacheFull")[0]
     wrong["input_series"] = [{"series": f"vllm:kv_cache_usage_perc{{{REPLICA}}}", "values": "0.1x30"}]
     data = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [wrong]}

@@ -1,6 +1,6 @@
-"""A made-up engine for the gateway's tests: says what reached it, as slowly or as wrongly as it is told. Runs alone.
+"""A stub upstream for the gateway's tests: reports what reached it, as slowly or as wrongly as requested. Runs alone.
 
-It stands in for engines only where a real one can't be made to show the case; tests/live has the real ones.
+Used only for cases that a real engine can't be made to show; tests/live uses real engines.
 """
 
 import json
@@ -28,30 +28,30 @@ class Handler(BaseHTTPRequestHandler):
         while "transfer-encoding" in self.headers and (size := int(self.rfile.readline(), 16)):
             raw += self.rfile.read(size + 2)[:size]
         body = json.loads(raw)
-        wanted = body.get("test", {})
+        behaviour = body.get("test", {})
         note: dict[str, object] = {"path": self.path, "model": body.get("model"), "bytes": len(raw),
                                    "headers": dict(self.headers.items()), "ended": "answered"}  # fmt: skip
-        if wanted.get("probe") is not False and body.get("max_tokens") == 1 and os.path.exists("/tmp/wedged"):
+        if behaviour.get("probe") is not False and body.get("max_tokens") == 1 and os.path.exists("/tmp/wedged"):
             time.sleep(60)
-        if self.headers["host"] != "gateway":  # which only its own probes say
+        if self.headers["host"] != "gateway":  # set only by the gateway's probes
             seen.append(note)
-        time.sleep(wanted.get("sleep", 0))
-        if wanted.get("die") in (True, NAME):
+        time.sleep(behaviour.get("sleep", 0))
+        if behaviour.get("die") in (True, NAME):
             os._exit(1)
-        if not wanted.get("chunks"):
-            told = {"by": NAME, "model": body.get("model"), "bytes": len(raw)}
-            self.reply(wanted.get("status", 200), told, wanted.get("headers", {}))
+        if not behaviour.get("chunks"):
+            answer = {"by": NAME, "model": body.get("model"), "bytes": len(raw)}
+            self.reply(behaviour.get("status", 200), answer, behaviour.get("headers", {}))
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         try:
-            for number in range(wanted["chunks"]):
+            for number in range(behaviour["chunks"]):
                 event = f"data: {json.dumps({'n': number, 'by': NAME})}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
                 self.wfile.flush()
-                time.sleep(wanted.get("every", 0.05))
+                time.sleep(behaviour.get("every", 0.05))
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             note["ended"] = "client gone"
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Suppresses the access log."""
 
 
 ThreadingHTTPServer.request_queue_size = 256
