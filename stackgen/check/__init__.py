@@ -1,6 +1,6 @@
-"""Verifies endpoints from outside, over HTTP: reachable, guarded, right model, documented structure, complete streams.
+"""Checks endpoints from outside, over HTTP: reachable, authenticated, right model, documented bodies, complete streams.
 
-The HTTP client and pydantic are imported by the first call of `check`: importing this package is cheap.
+Importing this package is cheap: the first call of `check` imports the HTTP client and pydantic.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ def check(
     on_endpoint: Callable[[EndpointReport], None] | None = None,
     dialects: Mapping[str, Dialect] | None = None,
 ) -> Report:
-    """Checks all targets, many at the same time, and reports on them in their order.
+    """Checks all targets concurrently and returns a report with the endpoints in the order of `targets`.
 
-    `options` say how deep; `wait` (s) how long to wait until an endpoint is alive and lists its
-    models.
-    `on_progress(target name, check, message)` and `on_endpoint(its report)` are called from one thread at a time.
-    `dialects` are the engines' own, by name. A server that is unhealthy or away is a result and no exception;
-    StackgenError is raised for options that make no sense.
+    - `options`: which checks run, and their limits.
+    - `wait`: how long to wait (s) until an endpoint is alive and lists its models.
+    - `on_progress(target name, check, message)` and `on_endpoint(report)` are called from one thread at a time.
+    - `dialects`: the dialects of the engines, by name.
+
+    An unhealthy or unreachable server is a result, not an exception. Raises StackgenError for invalid options.
     """
+    # heavy: they import pydantic
     from stackgen.check.options import Options
     from stackgen.check.runner import run
     from stackgen.errors import StackgenError
 
+    # written so that NaN fails too
     if not wait >= 0:
-        raise StackgenError(f"wait must not be below 0, and is {wait}")
+        raise StackgenError(f"wait must be at least 0 s, got {wait}")
     return run(targets, options or Options(), wait, on_progress, on_endpoint, dialects or {})

@@ -1,7 +1,7 @@
-"""What the Hugging Face Hub says about a model: whether it is there, whether this token may have it, and its size.
+"""What the Hugging Face Hub says about a model: whether it exists, whether this token may download it, and its size.
 
-As `huggingface_hub` asks it, without that library: the model's info with file sizes, then config.json, since the list
-of a gated model is public and its files aren't.
+The requests are those of `huggingface_hub`, without that library: the model's info with file sizes, then config.json,
+because the file list of a gated model is public and its files are not.
 """
 
 from __future__ import annotations
@@ -10,89 +10,101 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import quote
 
-__all__ = ["HUB", "HubAnswer", "ask_hub"]
+__all__ = ["HUB", "HubLookup", "look_up_model"]
 
 HUB = "https://huggingface.co"
-# weights in other formats, which the download leaves out where safetensors are there
+# weights in other formats, which the download skips if the repository has safetensors
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".ot", ".gguf")
 
 
 @dataclass(frozen=True, slots=True)
-class HubAnswer:
-    """`state`: ok, or what is in the way. `bytes` is what would be downloaded, `commit` what the revision names.
+class HubLookup:
+    """The Hub's answer about a model.
 
-    `unreachable` is no answer at all, `strange` one that nobody expected; `detail` says which. `files` are all names,
-    `config` is config.json.
+    - `state`: `ok`, or the reason why the model can't be downloaded. `unreachable`: no answer at all; `unexpected`: an
+      answer that is not a Hub's. `detail` has the error text.
+    - `download_bytes`: the size of what would be downloaded. `commit`: the commit that the revision points to.
+    - `files`: the names of all files. `config`: the content of config.json.
     """
 
-    state: Literal["ok", "unreachable", "token", "gated", "missing", "revision", "limited", "strange"]
+    state: Literal["ok", "unreachable", "token", "gated", "missing", "revision", "rate_limited", "unexpected"]
     detail: str = ""
     gated: bool = False
-    bytes: int | None = None
+    download_bytes: int | None = None
     commit: str = ""
     files: tuple[str, ...] = ()
     config: dict[str, Any] | None = field(default=None, hash=False)
 
 
-def ask_hub(
+def look_up_model(
     model: str, revision: str | None = None, token: str = "", endpoint: str = HUB, timeout: float = 5.0, file: str = ""
-) -> HubAnswer:
-    """One or two requests about `model`; never raises. `file` is the only one that would be downloaded."""
+) -> HubLookup:
+    """Asks the Hub about `model` in one or two requests of at most `timeout` seconds each; never raises.
+
+    `file` is the only file that would be downloaded, if given.
+    """
+    # a heavy import that most commands don't need
     import httpx2
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    # a branch name may contain a slash, which must not become a path separator of the URL
     base, revision = endpoint.rstrip("/"), quote(revision or "main", safe="")
     try:
         with httpx2.Client(headers=headers, timeout=timeout) as client:
             url = f"{base}/api/models/{quote(model)}/revision/{revision}"
-            answer = client.get(url, params={"blobs": "true"}, follow_redirects=True)
-            if answer.status_code != 200:
-                return _refused(answer, bool(token))
-            found = _read(answer.json(), file)
-            place = f"{base}/{quote(model)}/resolve/{revision}"
-            if "config.json" in found.files:
-                got = client.get(f"{place}/config.json", follow_redirects=True)
-                if got.status_code != 200:
-                    return _refused(got, bool(token))
-                config = got.json()
-                return replace(found, config=config if isinstance(config, dict) else None)
-            if found.gated and found.files:
-                probe = client.head(f"{place}/{quote(found.files[0])}")
-                return found if probe.status_code < 400 else _refused(probe, bool(token))
-            return found
+            response = client.get(url, params={"blobs": "true"}, follow_redirects=True)
+            if response.status_code != 200:
+                return _classify_refusal(response, bool(token))
+            lookup = _parse_model_info(response.json(), file)
+            files_url = f"{base}/{quote(model)}/resolve/{revision}"
+            if "config.json" in lookup.files:
+                config_response = client.get(f"{files_url}/config.json", follow_redirects=True)
+                if config_response.status_code != 200:
+                    return _classify_refusal(config_response, bool(token))
+                config = config_response.json()
+                return replace(lookup, config=config if isinstance(config, dict) else None)
+            if lookup.gated and lookup.files:
+                # any file shows whether the licence was accepted; a redirect to the CDN already means yes
+                probe = client.head(f"{files_url}/{quote(lookup.files[0])}")
+                return lookup if probe.status_code < 400 else _classify_refusal(probe, bool(token))
+            return lookup
     except httpx2.HTTPError as error:
-        return HubAnswer("unreachable", f"{type(error).__name__}: {error}"[:200])
+        return HubLookup("unreachable", f"{type(error).__name__}: {error}"[:200])
+    # a proxy or login page may answer 200 with anything
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        return HubAnswer("strange", f"{base} answers what no Hub would: {error}"[:200])
+        return HubLookup("unexpected", f"{base} does not answer like a Hub: {error}"[:200])
 
 
-def _refused(answer: Any, token: bool) -> HubAnswer:
-    status, code = answer.status_code, answer.headers.get("X-Error-Code", "")
-    said = f"HTTP {status} {code}: {answer.headers.get('X-Error-Message', '')}".rstrip(": ")[:200]
+def _classify_refusal(response: Any, token: bool) -> HubLookup:
+    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    detail = f"HTTP {status} {code}: {response.headers.get('X-Error-Message', '')}".rstrip(": ")[:200]
     if code == "GatedRepo":
-        return HubAnswer("gated", said, gated=True)
+        return HubLookup("gated", detail, gated=True)
     if code == "RevisionNotFound":
-        return HubAnswer("revision", said)
-    # strangers can't tell a private repository from none: both are 401
+        return HubLookup("revision", detail)
+    # without a token, private and nonexistent repositories both answer 401
     if code == "RepoNotFound" or status == 404 or (status == 401 and not token):
-        return HubAnswer("missing", said)
+        return HubLookup("missing", detail)
     if status in (401, 403):
-        return HubAnswer("token", said)
-    return HubAnswer("limited" if status == 429 else "strange", said)
+        return HubLookup("token", detail)
+    return HubLookup("rate_limited" if status == 429 else "unexpected", detail)
 
 
-def _read(info: Any, file: str) -> HubAnswer:
+def _parse_model_info(info: Any, file: str) -> HubLookup:
     rows = [
         row for row in info.get("siblings") or () if isinstance(row, dict) and isinstance(row.get("rfilename"), str)
     ]
     names = tuple(row["rfilename"] for row in rows)
-    safe = any(name.endswith(".safetensors") for name in names)
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
     total = 0
     for row in rows:
-        name, count = row["rfilename"], row.get("size")
-        left_out = name != file if file else safe and (name.endswith(OTHER_FORMATS) or "original/" in name)
-        if isinstance(count, int) and not left_out:
-            total += count
+        name, size = row["rfilename"], row.get("size")
+        # as in templates/images/common/download.py, which fetches no second copy of the weights
+        skipped = name != file if file else has_safetensors and (name.endswith(OTHER_FORMATS) or "original/" in name)
+        if isinstance(size, int) and not skipped:
+            total += size
     commit = info.get("sha")
-    gated = bool(info.get("gated"))
-    return HubAnswer("ok", "", gated, total or None, commit if isinstance(commit, str) else "", names)
+    return HubLookup(
+        "ok", gated=bool(info.get("gated")), download_bytes=total or None,
+        commit=commit if isinstance(commit, str) else "", files=names,
+    )  # fmt: skip

@@ -1,19 +1,19 @@
-"""Times that a person or program gives: in seconds, and small enough for every clock and socket."""
+"""Validation of times given by a user or a program, in seconds."""
 
 from __future__ import annotations
 
 from stackgen.errors import StackgenError
 
-__all__ = ["LONGEST", "seconds"]
+__all__ = ["MAX_SECONDS", "validate_seconds"]
 
-# a day; sockets and timers fail or never end far beyond it (poll counts milliseconds in 32 bits)
-LONGEST = 86_400.0
+# a day: far beyond it, sockets and timers fail or never end (poll counts milliseconds in 32 bits)
+MAX_SECONDS = 86_400.0
 
 
-def seconds(name: str, value: float, *, zero: bool = False) -> float:
-    """`value` as it is. Raises StackgenError where it is not above 0 (with `zero`: below 0) or longer than a day."""
+def validate_seconds(name: str, value: float, *, zero: bool = False) -> float:
+    """Returns `value`. Raises StackgenError if it is not above 0 (`zero` also allows 0) or is longer than a day."""
     # NaN fails every comparison
-    if not (0 < value <= LONGEST or (zero and value == 0)):
-        least = "not below 0" if zero else "above 0"
-        raise StackgenError(f"{name} must be {least} and at most {LONGEST:.0f} s, and is {value:g}")
+    if not (0 < value <= MAX_SECONDS or (zero and value == 0)):
+        minimum = "at least 0" if zero else "above 0"
+        raise StackgenError(f"{name} must be {minimum} and at most {MAX_SECONDS:.0f} s, got {value:g}")
     return value

@@ -1,4 +1,4 @@
-"""How deep a check looks, how long it waits and what counts as too slow."""
+"""Options of a check: which checks run, how long they wait, and what counts as too slow."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from stackgen.errors import StackgenError
 __all__ = ["PROFILES", "Options", "Profile"]
 
 Profile = Literal["quick", "default", "deep"]
-# a day: no server is silent for longer and still worth waiting for, and timers take no infinity
-LONGEST_TIMEOUT = 86_400.0
+# a day: a server that is silent for longer is not worth waiting for, and timers reject infinity
+MAX_TIMEOUT = 86_400.0
 PROFILES: tuple[str, ...] = get_args(Profile)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is checked, and how.
+    """Which checks run, and their limits.
 
-    `timeout` (s) is the longest silence of a server: it bounds connecting (at most 10 s of it), the wait for an answer
-    and its whole body, the time between two tokens of a stream, and all paths that `auth` tries together. A stream that
-    goes on may last ten times as long. At most
-    `max_models` models of an endpoint are asked, for `max_tokens` tokens each (`quick`: one token). `select` and `skip`
-    are names of checks: the first adds what those need. `load` requests are sent at once by the check of that name.
-    `max_ttft` (s) and `min_tokens_per_second` turn figures of `stream` into failures. `workers` endpoints are checked
-    at the same time.
-    Raises StackgenError for numbers that make no sense; names of checks are looked at by `checks.choose`.
+    - `timeout`: the longest silence of a server (s). It bounds connecting (at most 10 s), the wait for a response, the
+      whole body, the time between two tokens of a stream, and all paths that `auth` tries together. A stream that keeps
+      sending may last ten times as long.
+    - `max_models`: at most so many models of an endpoint are checked, with `max_tokens` tokens each (`quick`: one).
+    - `select`, `skip`: names of checks; `select` also runs the checks that those need.
+    - `load`: the number of concurrent requests that the check `load` sends.
+    - `max_ttft` (s), `min_tokens_per_second`: limits for the figures of `stream`; outside of them the check fails.
+    - `workers`: the number of endpoints that are checked concurrently.
+
+    Raises StackgenError for numbers out of range. `checks.table.select_checks` validates the names of checks.
     """
 
     profile: Profile = "default"
@@ -43,17 +45,19 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
-            raise StackgenError(f"unknown profile {self.profile!r}", f"known are: {', '.join(PROFILES)}")
+            raise StackgenError(f"unknown profile {self.profile!r}", hint=f"known profiles: {', '.join(PROFILES)}")
         for name in ("timeout", "max_models", "max_tokens", "load", "max_ttft", "min_tokens_per_second", "workers"):
             value = getattr(self, name)
             # `not (x > 0)` catches NaN as well
             if value is not None and not value > 0:
-                raise StackgenError(f"{name.replace('_', '-')} must be above 0, and is {value}")
-        if self.timeout > LONGEST_TIMEOUT:
-            raise StackgenError(f"timeout must be at most {LONGEST_TIMEOUT:.0f} seconds, and is {self.timeout:g}",
-                                "it is the longest silence of a server that is waited for")  # fmt: skip
+                raise StackgenError(f"{name.replace('_', '-')} must be above 0, got {value}")
+        if self.timeout > MAX_TIMEOUT:
+            raise StackgenError(
+                f"timeout must be at most {MAX_TIMEOUT:.0f} seconds, got {self.timeout:g}",
+                hint="it is how long the check waits for a silent server",
+            )
 
     @property
     def depth(self) -> int:
-        """0 quick, 1 default, 2 deep: a check runs when its own depth is not above it."""
+        """0 for quick, 1 for default, 2 for deep. A check runs if its own depth is not above this."""
         return PROFILES.index(self.profile)

@@ -1,4 +1,4 @@
-"""What is checked: an endpoint of a stack, or any OpenAI-compatible base URL."""
+"""What a check runs against: an endpoint of a stack, or any OpenAI-compatible base URL."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from stackgen.check.topology import Observer
 from stackgen.errors import StackgenError
 from stackgen.plan import Dialect, Endpoint
 
-__all__ = ["Target", "normal_url"]
+__all__ = ["Target", "normalize_url"]
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One endpoint to check.
 
-    `base_url` ends in `/v1` (or whatever path the server has) without a slash; `models` are the served names that
-    must be listed (empty: any); `dialect` is None where it must be recognized from responses. `exposed` tells that
-    others can reach the endpoint, so that an open path is a failure and no warning; by default it is the opposite
-    of `loopback`, but a server bound to 0.0.0.0 is exposed however it is addressed. `observer` shows the services
-    behind it, where the stack is known. `ca_file` is the certificate that alone is trusted, where the stack made its
-    own. `max_ttft` and `min_tokens_per_second` go before those of the options. `key_names` are the variables that may
-    hold the key. The repr hides the key.
+    - `base_url` ends in `/v1` (or the server's own path) without a slash.
+    - `models`: the served model names that must be listed; empty: any.
+    - `dialect`: None to detect it from responses.
+    - `exposed`: other machines can reach the endpoint, so an open path is a failure and not a warning. The constructors
+      set it to the opposite of `loopback`; a server bound to 0.0.0.0 is exposed whatever its URL.
+    - `observer`: observes the services behind the endpoint, if the stack is known.
+    - `max_ttft` (s), `min_tokens_per_second`: override those of the options.
+    - `ca_file`: the only certificate to trust, for a stack with its own CA.
+    - `key_names`: the environment variables that may contain the key.
+
+    The repr hides the key. Raises StackgenError for a key that no HTTP header can carry.
     """
 
     name: str
@@ -42,20 +46,20 @@ class Target:
     key_names: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        # the HTTP client would refuse such a key as well, with the key in its message
+        # the HTTP client would reject such a key too, but with the key in its message
         if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
             raise StackgenError(
-                f"{self.name}: the API key is empty or holds spaces, line ends or characters beyond ASCII",
-                "an HTTP header can't carry them: look at the variable or file that the key comes from",
+                f"{self.name}: the API key is empty, or contains spaces, line breaks or non-ASCII characters",
+                hint="an HTTP header can't carry them. Check the variable or file that the key comes from",
             )
 
     @classmethod
     def from_endpoint(cls, endpoint: Endpoint, key: str | None, *, exposed: bool | None = None) -> Target:
-        """The target for an endpoint of a plan; raises StackgenError for a key that no header can carry."""
-        url = normal_url(endpoint.base_url)
-        # the URL of a server bound to 0.0.0.0 names 127.0.0.1, so the caller may know better
-        seen = not is_loopback(url) if exposed is None else exposed
-        return cls(endpoint.name, url, _clean(key), endpoint.models, endpoint.dialect, seen)
+        """The target for an endpoint of a plan. Raises StackgenError for a key that no header can carry."""
+        url = normalize_url(endpoint.base_url)
+        # a server bound to 0.0.0.0 has a URL with 127.0.0.1, so the caller may know better
+        is_exposed = not is_loopback(url) if exposed is None else exposed
+        return cls(endpoint.name, url, _strip_key(key), endpoint.models, endpoint.dialect, is_exposed)
 
     @classmethod
     def from_url(
@@ -67,27 +71,28 @@ class Target:
         *,
         dialects: Mapping[str, Dialect] | None = None,
     ) -> Target:
-        """The target for any base URL; without `dialect_name` the dialect is recognized from responses.
+        """The target for any base URL; without `dialect_name` the dialect is detected from responses.
 
-        Raises StackgenError for a URL or key that can't be used, and for an unknown dialect.
+        Raises StackgenError for an invalid URL or key, and for an unknown dialect.
         """
-        url = normal_url(base_url)
+        url = normalize_url(base_url)
         known = {**BUILTIN, **(dialects or {})}
         if dialect_name is not None and dialect_name not in known:
-            raise StackgenError(f"unknown dialect {dialect_name!r}", f"known are: {', '.join(sorted(known))}")
+            raise StackgenError(f"unknown dialect {dialect_name!r}", hint=f"known dialects: {', '.join(sorted(known))}")
         dialect = known[dialect_name] if dialect_name else None
-        return cls(urlsplit(url).netloc, url, _clean(key), tuple(models), dialect, not is_loopback(url))
+        # a bare URL has no name, so host and port identify it in reports
+        return cls(urlsplit(url).netloc, url, _strip_key(key), tuple(models), dialect, not is_loopback(url))
 
     @property
     def no_key_hint(self) -> str:
-        """What to do where the server wants a key and none is given."""
+        """What to do if the server requires a key and none was given."""
         if self.key_names:
-            return f"set {' or '.join(self.key_names)} in the environment or .env, or give the key by --api-key"
-        return "give it by --api-key, a variable or .env: `stackgen providers` tells which"
+            return f"set {' or '.join(self.key_names)} in the environment or .env, or pass --api-key"
+        return "pass --api-key, or set the variable in the environment or .env: `stackgen providers` lists its name"
 
     @property
     def root(self) -> str:
-        """The server's root: the base URL without its `/v1`, where liveness and open paths hang."""
+        """The base URL without `/v1`: liveness paths and open paths are relative to it."""
         return self.base_url.removesuffix("/v1")
 
     @property
@@ -97,7 +102,7 @@ class Target:
 
     @property
     def port(self) -> int:
-        """TCP port, also where the URL leaves it out."""
+        """TCP port; the default of the scheme if the URL has none."""
         parts = urlsplit(self.base_url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -107,32 +112,33 @@ class Target:
         return is_loopback(self.base_url)
 
 
-def normal_url(url: str) -> str:
-    """`url` without trailing slashes, and with `/v1` where it has no path at all.
+def normalize_url(url: str) -> str:
+    """`url` without trailing slashes, and with `/v1` if it has no path at all.
 
-    Raises StackgenError where the scheme or host is missing, and where the URL holds credentials, a query or a
-    fragment: a password there would end up in reports, so the message does not repeat the URL.
+    Raises StackgenError if the scheme or host is missing, or if the URL contains credentials, a query or a fragment.
+    A password there would end up in reports, so that message does not repeat the URL.
     """
-    # pasted URLs come with spaces and line ends
+    # pasted URLs come with spaces and line breaks
     text = url.strip()
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise StackgenError("the base URL is not a URL", "it looks like http://127.0.0.1:8000/v1") from None
+        raise StackgenError("the base URL is not a valid URL", hint="use the form http://127.0.0.1:8000/v1") from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise StackgenError(
-            "the base URL holds credentials, a query or a fragment", "give the key by --api-key or .env, not in the URL"
+            "the base URL contains credentials, a query or a fragment",
+            hint="pass the key with --api-key or in .env, not in the URL",
         )
     if parts.scheme not in ("http", "https") or "://" not in text:
-        # 127.0.0.1:8000 parses as scheme "127.0.0.1" or none: say what is missing, and what it would be
+        # 127.0.0.1:8000 parses as scheme "127.0.0.1" or none, so the error shows the complete URL
         example = re.sub(r"^[a-z]*:?//", "", text) or "127.0.0.1:8000"
-        raise StackgenError(f"the base URL {text!r} has no http:// or https://", f"did you mean http://{example}?")
+        raise StackgenError(f"the base URL {text!r} has no http:// or https://", hint=f"did you mean http://{example}?")
     if not host or re.search(r"\s", text) or port == 0:
-        raise StackgenError(f"the base URL {text!r} has no usable host", "it looks like http://127.0.0.1:8000/v1")
-    # a path of one's own is kept as it is, as the OpenAI SDK keeps it
+        raise StackgenError(f"the base URL {text!r} has no usable host", hint="use the form http://127.0.0.1:8000/v1")
+    # any other path is kept as it is, like the OpenAI SDK does
     path = parts.path.rstrip("/") or "/v1"
-    # a URL writes the `%` before an interface's name as %25 (RFC 6874), and sockets and HTTP clients take the bare one
+    # RFC 6874: URLs write the `%` before an IPv6 zone as %25, but sockets and HTTP clients expect the bare one
     netloc = parts.netloc.replace("%25", "%", 1) if parts.netloc.startswith("[") else parts.netloc
     return f"{parts.scheme}://{netloc}{path}"
 
@@ -140,16 +146,18 @@ def normal_url(url: str) -> str:
 def is_loopback(url: str) -> bool:
     """Whether the host of `url` is localhost or a loopback address (127.0.0.0/8, ::1, also IPv4-mapped)."""
     host = (urlsplit(url).hostname or "").rstrip(".")
+    # RFC 6761: every name under .localhost is loopback
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # some Python versions do not count an IPv4-mapped 127.0.0.1 as loopback
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
 
 
-def _clean(key: str | None) -> str | None:
-    # keys come from files and variables, often with a line end
+def _strip_key(key: str | None) -> str | None:
+    # keys come from files and variables, often with a line break at the end
     return (key or "").strip() or None

@@ -1,7 +1,7 @@
-"""What stands behind an endpoint, as its runtime sees it: data that a runtime gives, judged by two checks.
+"""The services behind an endpoint, as data from the runtime that started them; two checks judge it.
 
-`containers` runs first: a paused or dead server is named at once, and not after a time-out. `topology` runs last: every
-worker and replica proves by itself that it generates.
+`containers` runs first, so that a paused or dead server is named at once and not after a timeout. `topology` runs last:
+every worker and replica has to show on its own that it generates.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Exercise", "Observer", "ServiceView", "Unobservable"]
+__all__ = ["Observer", "ProbeResult", "ServiceView", "Unobservable"]
 
 
 class Unobservable(OSError):
-    """Nothing can be seen of the services, whatever they do; its words say why. The checks of them are skipped."""
+    """The services can't be observed; the message says why. Checks that need them are skipped, not failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
     """One service of the stack that the endpoint depends on.
 
-    `front` is who answers at the base URL. `state` is the engine's word (running, paused, restarting, exited, dead,
-    created, or absent), `health` healthy, unhealthy, starting or "" where nothing checks it. `digest` is the image's
-    id; `image_changed` tells that the tag means another image by now. `gpus_planned`, `gpus_reserved` are ids or
-    `count=N`; `gpus_seen` how many the service sees, None where it can't be told. `missing_networks` are networks of
-    the plan that it is not on; `published` host addresses that lead to it; `log` its last telling lines.
+    - `front`: whether this service answers at the base URL.
+    - `state`: Docker's name (running, paused, restarting, exited, dead, created), or `absent` without a container.
+    - `health`: healthy, unhealthy, starting, or "" if there is no health check.
+    - `digest`: the id of the image in use; `image_changed`: the tag now points to another image.
+    - `gpus_planned`, `gpus_reserved`: GPU ids or `count=N`; `gpus_seen`: how many the service sees, None if unknown.
+    - `missing_networks`: networks of the plan that the service is not connected to.
+    - `published`: host addresses that lead to it. `log`: its last log lines, if it is down.
     """
 
     name: str
@@ -47,20 +49,23 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
-class Exercise:
-    """A service's own probe, run inside it: whether it generates (and, for a worker, is registered), and its words."""
+class ProbeResult:
+    """The result of a service's health probe, run inside it: whether it generates and, for a worker, is registered.
+
+    `seconds` is how long the probe took; `output` is what it printed, empty after a timeout.
+    """
 
     service: str
     ok: bool
     seconds: float
-    said: str
+    output: str
 
 
 class Observer(Protocol):
-    """Looks at the services of one endpoint; given by the runtime that started them. All may raise OSError."""
+    """Observes the services of one endpoint. Runtimes implement it; every method may raise OSError."""
 
     def services(self) -> tuple[ServiceView, ...]:
-        """The state of every service that the endpoint depends on; takes milliseconds."""
+        """The state of every service that the endpoint depends on. Takes milliseconds."""
 
-    def exercise(self, timeout: float) -> tuple[Exercise, ...]:
-        """Runs the own probe of each running service but the front one, each for at most `timeout` seconds."""
+    def run_probes(self, timeout: float) -> tuple[ProbeResult, ...]:
+        """Runs the probe of each running service except the front one, each for at most `timeout` seconds."""

@@ -1,1 +1,1 @@
-"""What will keep a stack from starting, found before it is started."""
+"""Preflight checks: problems that would keep a stack from starting, found before anything is started."""

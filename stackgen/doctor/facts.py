@@ -1,6 +1,6 @@
-"""What is known of a machine, as typed data. None means that nobody could tell, and is never taken for "good".
+"""Facts about a machine, as typed data. None means unknown, and no check treats unknown as ok.
 
-`stackgen.runtimes.observation.machine` gathers these facts; tests write them for machines that are not at hand.
+`stackgen.runtimes.observation.machine` collects these facts; tests write them for machines that are not at hand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
-    "GIB", "Container", "Disk", "Gpu", "GpuProcess", "Host", "Listener", "at_least", "version_of",
+    "GIB", "Container", "Disk", "Gpu", "GpuProcess", "Host", "Listener", "is_version_at_least", "parse_version",
 ]  # fmt: skip
 
 GIB = 2**30
@@ -18,7 +18,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
-    """A process that holds memory of a card; `memory` in bytes, None where the driver doesn't say."""
+    """A process that holds GPU memory. `memory` is bytes, None if the driver doesn't report it."""
 
     pid: int
     name: str
@@ -27,7 +27,10 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One card. Memory is bytes, `compute` the compute capability, `ecc_errors` uncorrected ones since the boot."""
+    """One NVIDIA GPU. Memory is bytes, `compute` is the compute capability as (major, minor).
+
+    `ecc_errors` counts uncorrected ECC errors since boot.
+    """
 
     index: int
     uuid: str
@@ -43,16 +46,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP port that somebody listens on; `holder` is who, as a person would name it, "" where unreadable."""
+    """A listening TCP socket. `process` is `NAME (pid N)`, or "" if this user can't see it."""
 
     address: str
     port: int
-    holder: str = ""
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container: its Compose project, and the ports it publishes as (address, port)."""
+    """A running container: its Compose project, and the ports that it publishes as (address, port)."""
 
     name: str
     project: str = ""
@@ -61,7 +64,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Room on the file system of `path`, in bytes; equal `device`s are one file system."""
+    """Free bytes on the file system that holds `path`. Disks with the same `device` are the same file system."""
 
     path: str
     free: int
@@ -72,10 +75,12 @@ class Disk:
 class Host:
     """A machine. Each fact may be None: unknown.
 
-    `engine_state` is why the engine can't be asked; `engine` its version then None. `gpu_tool` tells whether
-    nvidia-smi answered; `gpus` is empty where it answered that there are none. `toolkit` tells whether one of the
-    programs of NVIDIA's container toolkit is on the PATH; `cdi` are the kinds of devices that CDI files name.
-    `storage_root` is the folder of the stack's weights as this user reads it, "" where it isn't there yet.
+    - `engine_state`: why the Docker engine can't be used; `engine` (its version) is None then.
+    - `gpu_tool`: whether nvidia-smi answered. `gpus` is empty if it answered that there are none.
+    - `toolkit`: whether a program of the NVIDIA Container Toolkit is on the PATH.
+    - `cdi`: the kinds of devices that the CDI files define, e.g. `nvidia.com/gpu`.
+    - `storage_root`: the folder with the stack's weights, if this user can read it; "" if it doesn't exist yet.
+    - `memory_total`, `memory_available`, `shm`: bytes.
     """
 
     docker_cli: bool | None = None
@@ -111,13 +116,15 @@ class Host:
     amd: bool | None = None
 
 
-def version_of(text: str | None) -> tuple[int, ...] | None:
+def parse_version(text: str | None) -> tuple[int, ...] | None:
     """The first version number in `text` (`v2.40.3-3`, `github.com/docker/buildx 0.29.1+ds1 …`); None without one."""
+    # not after a word character or dot: `cgroup2` and the tail of a longer number are no versions
     match = re.search(r"(?<![\w.])v?(\d{1,9}(?:\.\d{1,9}){0,3})", text or "", re.ASCII)
     return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
-def at_least(text: str | None, *wanted: int) -> bool | None:
-    """Whether the version in `text` is `wanted` or newer; None where it can't be read."""
-    found = version_of(text)
-    return None if found is None else (*found, 0, 0, 0)[: len(wanted)] >= wanted
+def is_version_at_least(text: str | None, *minimum: int) -> bool | None:
+    """Whether the version in `text` is `minimum` or newer; None if `text` has no version."""
+    version = parse_version(text)
+    # pad with zeros: 2.24 equals 2.24.0
+    return None if version is None else (*version, 0, 0, 0)[: len(minimum)] >= minimum

@@ -1,7 +1,7 @@
-"""What the Compose file uses, and which Compose and engine that needs: each feature by its name and its line.
+"""The features that compose.yaml uses, and the Compose and Docker Engine versions that they need.
 
-Versions are those of Compose's and the engine's release notes. A Compose that is too old for a key refuses the file.
-An engine below 25 has no `start_interval`: Compose up to 2.23 leaves it out, 2.24 and newer refuse to start the service
+Versions are from Compose's and Docker Engine's release notes. A Compose that is too old for a key rejects the file.
+Docker Engine below 25 has no `start_interval`: Compose up to 2.23 drops it, 2.24 and newer refuse to start the service
 (docker/compose pull request 10939, "can't set healthcheck.start_interval").
 """
 
@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stackgen.doctor.facts import at_least
-from stackgen.doctor.finding import Case, Results, fail, good, unknown, warn
+from stackgen.doctor.facts import is_version_at_least
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
 
-__all__ = ["FEATURES", "Feature", "compose", "engine_version"]
+__all__ = ["FEATURES", "Feature", "check_compose_version", "check_engine_version"]
 
 Version = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A feature of the Compose file, the `pattern` of its line, and the first versions that have it."""
+    """A feature of the Compose file, the `pattern` of its line, and the first versions that support it."""
 
     name: str
     pattern: re.Pattern[str]
@@ -29,87 +29,116 @@ class Feature:
     engine: Version = ()
 
 
-def _key(name: str, indent: str = r"[ ]+", value: str = "") -> re.Pattern[str]:
+def _key_pattern(name: str, indent: str = r"[ ]+", value: str = "") -> re.Pattern[str]:
     return re.compile(rf"(?m)^{indent}(?:- )?{re.escape(name)}:{value}")
 
 
+# the indent tells keys of the same name apart: `models:` at the top level, `restart:` inside depends_on
 FEATURES = (
-    Feature("healthcheck.start_interval", _key("start_interval"), (2, 20, 2), (25,)),
-    Feature("driver: cdi", _key("driver", value=r"[ ]+['\"]?cdi\b"), engine=(25,)),
-    Feature("gpus", _key("gpus", "[ ]{4}"), (2, 30)),
-    Feature("configs.content", _key("content"), (2, 23, 1)),
-    Feature("depends_on.restart", _key("restart", "[ ]{8,}", r"[ ]+['\"]?(?:true|false)\b"), (2, 17)),
-    Feature("build.additional_contexts", _key("additional_contexts"), (2, 17)),
-    Feature("models", _key("models", ""), (2, 38)),
-    Feature("pre_start", _key("pre_start"), (5, 3)),
+    Feature("healthcheck.start_interval", _key_pattern("start_interval"), compose=(2, 20, 2), engine=(25,)),
+    Feature("driver: cdi", _key_pattern("driver", value=r"[ ]+['\"]?cdi\b"), engine=(25,)),
+    Feature("gpus", _key_pattern("gpus", "[ ]{4}"), compose=(2, 30)),
+    Feature("configs.content", _key_pattern("content"), compose=(2, 23, 1)),
+    Feature("depends_on.restart", _key_pattern("restart", "[ ]{8,}", r"[ ]+['\"]?(?:true|false)\b"), compose=(2, 17)),
+    Feature("build.additional_contexts", _key_pattern("additional_contexts"), compose=(2, 17)),
+    Feature("models", _key_pattern("models", ""), compose=(2, 38)),
+    Feature("pre_start", _key_pattern("pre_start"), compose=(5, 3)),
 )
-# every stack has health checks
-ALWAYS = FEATURES[:1]
-# what stackgen itself calls is tried with this and newer
-TRIED = (2, 24)
+# every stack has health checks, so every machine needs this one, even when doctor runs without a stack
+ALWAYS_USED = FEATURES[:1]
+# the oldest Compose with which stackgen's own calls are tested
+TESTED_COMPOSE = (2, 24)
 
 
-def _used(case: Case) -> Iterator[tuple[Feature, str]]:
-    """The features that the Compose file on this disk uses (what would be rendered, where there is none), and where."""
-    if case.stack is None:
-        yield from ((feature, "every rendered file") for feature in ALWAYS)
+def _find_used_features(inputs: DoctorInputs) -> Iterator[tuple[Feature, str]]:
+    """The features that compose.yaml on disk uses (or would use, if it isn't rendered yet), and where."""
+    if inputs.stack is None:
+        yield from ((feature, "every rendered file") for feature in ALWAYS_USED)
     for feature in FEATURES:
-        if match := feature.pattern.search(case.compose_file):
-            line = case.compose_file.count("\n", 0, match.start()) + 1
+        if match := feature.pattern.search(inputs.compose_file):
+            # with the line, users find a key that they added themselves
+            line = inputs.compose_file.count("\n", 0, match.start()) + 1
             yield feature, f"compose.yaml line {line}"
 
 
-def _text(version: Version) -> str:
+def _format_version(version: Version) -> str:
     return ".".join(map(str, version))
 
 
-def engine_version(case: Case) -> Results:
-    """What the Compose file needs of the engine."""
-    host = case.host
+def check_engine_version(inputs: DoctorInputs) -> Results:
+    """Docker Engine supports the features that the Compose file uses."""
+    host = inputs.host
+    # an engine that can't be used is reported by SG-P001
     if host.engine_state not in (None, "ok"):
         return
-    if at_least(host.engine, 0) is None:
-        yield unknown("the engine's version is unknown", host.engine or "")
+    if is_version_at_least(host.engine, 0) is None:
+        yield unknown("Docker Engine's version is unknown", evidence=host.engine or "")
         return
-    lacking = [(one, where) for one, where in _used(case) if one.engine and not at_least(host.engine, *one.engine)]
-    ignored = [one for one, _ in lacking if one in ALWAYS and at_least(host.compose, *TRIED) is False]
-    if not at_least(host.engine, 23):
-        yield fail("the Docker engine is too old", f"version {host.engine}, wanted 25 or newer", "update Docker Engine")
-    elif len(lacking) > len(ignored):
-        names = ", ".join(one.name for one, _ in lacking)
-        cdi = any(one.name == "driver: cdi" for one, _ in lacking)
-        yield fail(f"this engine lacks {names}", _told(f"version {host.engine}", lacking, "engine"),
-                   "update Docker Engine", "gpu_driver" if cdi else "")  # fmt: skip
-    elif ignored:
-        yield warn("this engine ignores healthcheck.start_interval: a service counts as healthy up to 30 s later than "
-                   "it is", _told(f"version {host.engine}", lacking, "engine"), "update Docker Engine")  # fmt: skip
+    used = [(feature, where) for feature, where in _find_used_features(inputs) if feature.engine]
+    missing = [(feature, where) for feature, where in used if not is_version_at_least(host.engine, *feature.engine)]
+    # Compose before 2.24 drops start_interval for such an engine instead of refusing it
+    dropped = [one for one, _ in missing
+               if one in ALWAYS_USED and is_version_at_least(host.compose, *TESTED_COMPOSE) is False]  # fmt: skip
+    evidence = _describe_missing(f"version {host.engine}", missing, "engine")
+    if not is_version_at_least(host.engine, 23):
+        yield fail(
+            "Docker Engine is too old",
+            evidence=f"version {host.engine}, 25 or newer needed",
+            fix="update Docker Engine",
+        )
+    elif len(missing) > len(dropped):
+        names = ", ".join(one.name for one, _ in missing)
+        # stack.yaml has a field for this feature only
+        has_cdi = any(one.name == "driver: cdi" for one, _ in missing)
+        yield fail(
+            f"this Docker Engine does not support {names}",
+            evidence=evidence,
+            fix="update Docker Engine",
+            place="gpu_driver" if has_cdi else "",
+        )
+    elif dropped:
+        yield warn(
+            "this Docker Engine ignores healthcheck.start_interval: services become healthy up to 30 s late",
+            evidence=evidence,
+            fix="update Docker Engine",
+        )
     else:
-        yield good("the engine has what the stack uses", host.engine or "")
+        yield ok("Docker Engine supports what the stack uses", evidence=host.engine or "")
 
 
-def compose(case: Case) -> Results:
-    """The compose plugin, and what the Compose file needs of it."""
-    host = case.host
+def check_compose_version(inputs: DoctorInputs) -> Results:
+    """The Compose plugin exists and supports the features that the Compose file uses."""
+    host = inputs.host
     if host.compose_missing:
-        yield fail("the docker compose plugin is missing", "`docker compose version` does not work",
-                   f"install docker-compose-plugin, version {_text(TRIED)} or newer")  # fmt: skip
+        yield fail(
+            "the docker compose plugin is missing",
+            evidence="`docker compose version` fails",
+            fix=f"install docker-compose-plugin {_format_version(TESTED_COMPOSE)} or newer",
+        )
         return
-    if at_least(host.compose, 0) is None:
-        yield unknown("Compose's version is unknown", host.compose or "")
+    if is_version_at_least(host.compose, 0) is None:
+        yield unknown("Compose's version is unknown", evidence=host.compose or "")
         return
-    lacking = [(one, where) for one, where in _used(case) if one.compose and not at_least(host.compose, *one.compose)]
-    if lacking:
-        newest = max(TRIED, *(one.compose for one, _ in lacking))
-        yield fail(f"Compose is too old for {', '.join(one.name for one, _ in lacking)}",
-                   _told(host.compose or "", lacking, "compose"),
-                   f"install docker-compose-plugin, version {_text(newest)} or newer")  # fmt: skip
-    elif not at_least(host.compose, *TRIED):
-        yield warn("Compose is older than what stackgen is tried with",
-                   f"{host.compose}, wanted {_text(TRIED)} or newer", "update docker-compose-plugin")  # fmt: skip
+    used = [(feature, where) for feature, where in _find_used_features(inputs) if feature.compose]
+    missing = [(feature, where) for feature, where in used if not is_version_at_least(host.compose, *feature.compose)]
+    if missing:
+        # an update for the feature alone might still be older than what stackgen needs
+        newest = max(TESTED_COMPOSE, *(one.compose for one, _ in missing))
+        yield fail(
+            f"Compose is too old for {', '.join(one.name for one, _ in missing)}",
+            evidence=_describe_missing(host.compose or "", missing, "compose"),
+            fix=f"install docker-compose-plugin {_format_version(newest)} or newer",
+        )
+    elif not is_version_at_least(host.compose, *TESTED_COMPOSE):
+        yield warn(
+            "stackgen is not tested with this version of Compose",
+            evidence=f"{host.compose}, {_format_version(TESTED_COMPOSE)} or newer needed",
+            fix="update docker-compose-plugin",
+        )
     else:
-        yield good("Compose has what the stack uses", host.compose or "")
+        yield ok("Compose supports what the stack uses", evidence=host.compose or "")
 
 
-def _told(have: str, lacking: list[tuple[Feature, str]], side: str) -> str:
-    needs = (f"{one.name} ({where}) came with {_text(getattr(one, side))}" for one, where in lacking)
-    return f"{have}; " + ", ".join(needs)
+def _describe_missing(version: str, missing: list[tuple[Feature, str]], side: str) -> str:
+    needs = (f"{one.name} ({where}) needs {_format_version(getattr(one, side))}" for one, where in missing)
+    return f"{version}; " + ", ".join(needs)

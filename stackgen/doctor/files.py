@@ -1,84 +1,111 @@
-"""stack.yaml, the rendered files and the images."""
+"""stack.yaml, the rendered files, the images, and the pins of images and models."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from stackgen.doctor.finding import Case, Results, fail, folder_of, good, unknown, warn
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, rendered_folder, unknown, warn
 from stackgen.render.write import LOCK
 from stackgen.spec import is_local
 
-__all__ = ["pinned", "pulled", "rendered", "stack_file", "weights_pinned"]
+__all__ = [
+    "check_image_pins", "check_images_present", "check_model_revisions", "check_rendered_files", "check_stack_file",
+]  # fmt: skip
 
 
-def stack_file(case: Case) -> Results:
-    """stack.yaml holds no mistake."""
-    for mistake in case.mistakes:
-        where = f"line {mistake.line}" if mistake.line else ""
-        yield fail(mistake.message, f"{case.source} {where}".strip(), mistake.hint, mistake.path)
-    if case.stack:
-        yield good("stack.yaml is valid", case.source)
+def check_stack_file(inputs: DoctorInputs) -> Results:
+    """stack.yaml has no errors."""
+    for mistake in inputs.mistakes:
+        line = f"line {mistake.line}" if mistake.line else ""
+        evidence = f"{inputs.source} {line}".strip()
+        yield fail(mistake.message, evidence=evidence, fix=mistake.hint, place=mistake.path)
+    if inputs.stack:
+        yield ok("stack.yaml is valid", evidence=inputs.source)
 
 
-def rendered(case: Case) -> Results:
-    """The rendered files are those that stack.yaml gives."""
-    if case.stack is None:
+def check_rendered_files(inputs: DoctorInputs) -> Results:
+    """The files on disk are those that stack.yaml renders to."""
+    if inputs.stack is None:
         return
-    changes = [change for change in case.changes if change.kind != "same" and change.path != LOCK]
+    # the lock file changes with every other file, so it would only repeat them
+    changes = [change for change in inputs.changes if change.kind != "same" and change.path != LOCK]
+    # `up` never overwrites an edited file, but does re-render an outdated one
     edited = [change.path for change in changes if change.edited]
-    stale = [change.path for change in changes if not change.edited]
-    folder = folder_of(case)
+    outdated = [change.path for change in changes if not change.edited]
+    folder = rendered_folder(inputs)
     if edited:
         yield warn(
-            "files were edited by hand since they were rendered: `up` starts them as they are",
-            ", ".join(edited),
-            f"stackgen render {folder} --diff; put the change into stack.yaml, or --force",
+            "rendered files were edited by hand: `up` starts them as they are",
+            evidence=", ".join(edited),
+            fix=f"`stackgen render {folder} --diff` shows them; move them to stack.yaml, or discard them with --force",
         )
-    if stale and not (folder / "compose.yaml").exists():
-        yield warn("nothing is rendered yet: `up` does it", f"{len(stale)} files", f"stackgen render {folder}")
-    elif stale:
-        yield warn("rendered files are out of step with stack.yaml: `up` renders them anew", ", ".join(stale),
-                   f"stackgen render {folder}")  # fmt: skip
+    # a new stack has nothing on disk yet: a list of all its files would say no more
+    if outdated and not (folder / "compose.yaml").exists():
+        yield warn(
+            "nothing is rendered yet: `up` will render it",
+            evidence=f"{len(outdated)} files",
+            fix=f"stackgen render {folder}",
+        )
+    elif outdated:
+        yield warn(
+            "rendered files don't match stack.yaml: `up` will render them again",
+            evidence=", ".join(outdated),
+            fix=f"stackgen render {folder}",
+        )
     if not changes:
-        yield good("the rendered files are in step with stack.yaml", str(folder))
+        yield ok("the rendered files match stack.yaml", evidence=str(folder))
 
 
-def pinned(case: Case) -> Results:
-    """Every image names a version."""
-    for image in dict.fromkeys(service.image for service in case.services()):
+def check_image_pins(inputs: DoctorInputs) -> Results:
+    """Every image is pinned to a version."""
+    for image in dict.fromkeys(service.image for service in inputs.services()):
+        # only the last path segment has the tag: a registry's port has a colon too
         if ":" not in PurePosixPath(image).name or image.endswith((":latest", ":nightly")):
-            place = next((f"{place}.image" for place, model in case.specs() if model.image == image), "")
-            yield warn(f"image {image} is not pinned to a version: it changes under you", "",
-                       "name a version, or a digest (image@sha256:…)", place)  # fmt: skip
+            place = next((f"{place}.image" for place, model in inputs.model_specs() if model.image == image), "")
+            yield warn(
+                f"image {image} is not pinned to a version: it can change at any pull",
+                fix="use a version tag or a digest (image@sha256:…)",
+                place=place,
+            )
         else:
-            yield good(f"image {image} is pinned")
+            yield ok(f"image {image} is pinned")
 
 
-def pulled(case: Case) -> Results:
-    """Every image is there, or is built here."""
-    have = case.host.images
-    built = {service.image for service in case.services() if service.build}
-    for image in dict.fromkeys(service.image for service in case.services()):
-        if have is None:
-            yield unknown(f"whether image {image} is here is unknown")
-        elif image in have:
-            yield good(f"image {image} is here")
+def check_images_present(inputs: DoctorInputs) -> Results:
+    """Every image is present or is built on this machine."""
+    present = inputs.host.images
+    built = {service.image for service in inputs.services() if service.build}
+    for image in dict.fromkeys(service.image for service in inputs.services()):
+        if present is None:
+            yield unknown(f"whether image {image} is present is unknown")
+        elif image in present:
+            yield ok(f"image {image} is present")
+        # stackgen's own images are in no registry
         elif image in built:
-            yield good(f"image {image} is built at the first start", "its files are rendered beside compose.yaml")
+            yield ok(
+                f"image {image} is built at the first start",
+                evidence="its build files are rendered next to compose.yaml",
+            )
         else:
-            yield unknown(f"image {image} is not here: whether it can be pulled shows at the start", "",
-                          f"docker pull {image} fetches it beforehand")  # fmt: skip
+            yield unknown(
+                f"image {image} is not present: only the start will show whether it can be pulled",
+                fix=f"docker pull {image} downloads it now",
+            )
 
 
-def weights_pinned(case: Case) -> Results:
-    """A model of the Hub names a revision."""
-    for place, model in case.specs():
+def check_model_revisions(inputs: DoctorInputs) -> Results:
+    """Models from the Hub are pinned to a revision."""
+    for place, model in inputs.model_specs():
         if is_local(model.model):
             continue
-        answer = case.hub.get(model.model)
-        commit = answer.commit if answer and answer.commit else "the commit that its page on the Hub shows"
+        lookup = inputs.hub.get(model.model)
+        # what the branch points to now, ready to paste
+        commit = lookup.commit if lookup and lookup.commit else "the commit that the model's page on the Hub shows"
         if not model.revision:
-            yield warn(f"{model.model} has no revision: two machines may serve different weights", "",
-                       f"revision: {commit}", f"{place}.revision")  # fmt: skip
+            yield warn(
+                f"{model.model} has no revision: two machines may serve different weights",
+                fix=f"revision: {commit}",
+                place=f"{place}.revision",
+            )
         else:
-            yield good(f"{model.model} has a revision", model.revision, place)
+            yield ok(f"{model.model} has a revision", evidence=model.revision, place=place)

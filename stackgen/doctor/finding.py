@@ -1,4 +1,4 @@
-"""What a check finds, and what all checks look at."""
+"""What doctor's checks read (`DoctorInputs`) and return (`Result`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from stackgen.errors import Mistake
 from stackgen.resolve.placement import place
 
 if TYPE_CHECKING:
-    from stackgen.check.huggingface import HubAnswer
+    from stackgen.check.huggingface import HubLookup
     from stackgen.doctor.model_facts import ModelFacts
     from stackgen.plan import GpuRequest, Service
     from stackgen.render.write import Change
     from stackgen.stack.folder import Stack
 
 __all__ = [
-    "Case", "Check", "EnvFacts", "Finding", "Result", "Results", "Status", "fail", "good", "size", "unknown", "warn",
+    "Check", "DoctorInputs", "EnvFacts", "Finding", "Result", "Results", "Status", "fail", "format_bytes", "ok",
+    "unknown", "warn",
 ]  # fmt: skip
 
 Status = Literal["fail", "warn", "unknown", "ok"]
@@ -27,7 +28,7 @@ Status = Literal["fail", "warn", "unknown", "ok"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a check says: the status, one sentence, what it rests on, what to do, and the place in stack.yaml."""
+    """What a check reports: status, one sentence, the evidence, the fix, and the path in stack.yaml."""
 
     status: Status
     message: str
@@ -38,7 +39,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A result with the id and the name of its check."""
+    """A result with the id and the name of its check. The fields are those of `doctor --json`."""
 
     id: str
     check: str
@@ -54,18 +55,21 @@ Results = Iterator[Result]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that doctor looks at. `machine`: its failures are the machine's (exit code 3), not the stack's."""
+    """One check of doctor. `machine`: a failure means that the machine is not ready (exit code 3, not 1)."""
 
     id: str
     name: str
-    looks_at: str
-    run: Callable[[Case], Results]
+    description: str
+    run: Callable[[DoctorInputs], Results]
     machine: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EnvFacts:
-    """`.env` of a stack: whether it is there, its mode, and its variables as Compose would see them."""
+    """A stack's `.env`: whether it exists, its mode, and its variables as Compose would read them.
+
+    `missing_files` are variables that name a file which can't be read.
+    """
 
     path: str
     exists: bool
@@ -76,13 +80,14 @@ class EnvFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """All that is known before a start. Without a stack only the machine is looked at.
+class DoctorInputs:
+    """All facts that doctor's checks read. Without a stack, only the machine is checked.
 
-    `models` and `hub` are keyed by the model as stack.yaml names it; a model that can't be looked at (it lies in a
-    volume, or on the Hub) is in none of them, a key of `hub` with None was not asked. `cached` says whether a model of
-    the Hub lies in the storage; None where the storage can't be read. `missing` are files that stack.yaml names and
-    that aren't there, as (place, path). `compose_file` is the text of compose.yaml as it would be started.
+    - `models`, `hub`: keyed by the model as stack.yaml names it. A model whose files can't be read (it is in a
+      volume or on the Hub) is not in `models`. None in `hub` means that the Hub was not asked.
+    - `cached`: whether a model of the Hub is in the storage; None if the storage can't be read.
+    - `missing`: files that stack.yaml names and that don't exist, as (path in stack.yaml, file).
+    - `compose_file`: the text of compose.yaml as it would be started.
     """
 
     host: Host
@@ -90,7 +95,7 @@ class Case:
     mistakes: tuple[Mistake, ...] = ()
     source: str = ""
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
-    hub: Mapping[str, HubAnswer | None] = field(default_factory=dict)
+    hub: Mapping[str, HubLookup | None] = field(default_factory=dict)
     offline: bool = False
     cached: Mapping[str, bool | None] = field(default_factory=dict)
     env: EnvFacts | None = None
@@ -98,8 +103,8 @@ class Case:
     missing: tuple[tuple[str, str], ...] = ()
     compose_file: str = ""
 
-    def specs(self) -> Iterator[tuple[str, Any]]:
-        """The models of stack.yaml, each with its place."""
+    def model_specs(self) -> Iterator[tuple[str, Any]]:
+        """The models of stack.yaml, each as (path in stack.yaml, spec)."""
         for index, model in enumerate(self.stack.spec.models if self.stack else ()):
             yield f"models[{index}]", model
 
@@ -108,7 +113,7 @@ class Case:
         return self.stack.plan.services if self.stack else ()
 
     def gpu_requests(self) -> Iterator[tuple[str, Any, GpuRequest]]:
-        """Each replica's GPUs, with the model's place and spec, as `placement` decided them."""
+        """Each replica's GPUs as (path in stack.yaml, spec, request), from the same placement as the plan."""
         if self.stack:
             requests, _ = place(self.stack.spec)
             for (model, _replica), request in sorted(requests.items()):
@@ -116,31 +121,31 @@ class Case:
                     yield f"models[{model}]", self.stack.spec.models[model], request
 
 
-def good(message: str, evidence: str = "", place: str = "") -> Result:
-    """It was looked at, and nothing is wrong."""
-    return Result("ok", message, evidence, "", place)
+def ok(message: str, *, evidence: str = "", place: str = "") -> Result:
+    """The check ran and found no problem."""
+    return Result("ok", message, evidence, place=place)
 
 
-def fail(message: str, evidence: str = "", fix: str = "", place: str = "") -> Result:
-    """The start can't work."""
+def fail(message: str, *, evidence: str = "", fix: str = "", place: str = "") -> Result:
+    """The stack can't start."""
     return Result("fail", message, evidence, fix, place)
 
 
-def warn(message: str, evidence: str = "", fix: str = "", place: str = "") -> Result:
-    """The start may work, and this will be regretted."""
+def warn(message: str, *, evidence: str = "", fix: str = "", place: str = "") -> Result:
+    """The stack may start, but this will cause trouble."""
     return Result("warn", message, evidence, fix, place)
 
 
-def unknown(message: str, evidence: str = "", fix: str = "", place: str = "") -> Result:
-    """This machine can't tell."""
+def unknown(message: str, *, evidence: str = "", fix: str = "", place: str = "") -> Result:
+    """This machine can't answer the question."""
     return Result("unknown", message, evidence, fix, place)
 
 
-def size(count: float) -> str:
-    """Bytes for people: `23.6 GiB`."""
+def format_bytes(count: float) -> str:
+    """A number of bytes in binary units: `23.6 GiB`, `512 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def folder_of(case: Case) -> Path:
+def rendered_folder(inputs: DoctorInputs) -> Path:
     """The folder of the rendered files."""
-    return case.stack.folder if case.stack else Path()
+    return inputs.stack.folder if inputs.stack else Path()

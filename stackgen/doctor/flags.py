@@ -1,4 +1,4 @@
-"""`extra_args`: flags that the pinned version knows, with values it takes. The flags stand in `stackgen.flags`."""
+"""`extra_args`: flags that the pinned engine version knows, with values that it accepts (see `stackgen.flags`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from stackgen.doctor.finding import Case, Result, Results, fail, good, unknown, warn
-from stackgen.flags import GONE_IN, REMOVED, Flags, dashed, known_flags, meant
+from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
+from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, Flags, load_flags, normalize_flag, suggest_flag
 
-__all__ = ["FIELDS", "look_at", "of_stack"]
+__all__ = ["FIELD_OF_FLAG", "check_extra_args", "check_flags"]
 
-# flags that stack.yaml has a field for: stackgen decides by the field
-FIELDS: dict[str, dict[str, str]] = {
+# engine -> flag -> the field of stack.yaml that sets it
+FIELD_OF_FLAG: dict[str, dict[str, str]] = {
     "vllm": {
         "--model": "model", "--revision": "revision", "--served-model-name": "served_names", "--port": "port",
         "--tensor-parallel-size": "tensor_parallel_size", "--pipeline-parallel-size": "pipeline_parallel_size",
@@ -38,101 +38,116 @@ FIELDS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def of_stack(case: Case) -> Results:
-    """Every flag of every model's `extra_args`."""
-    for place, model in case.specs():
+def check_extra_args(inputs: DoctorInputs) -> Results:
+    """Every flag in every model's `extra_args` is known, and its value accepted."""
+    for place, model in inputs.model_specs():
         if not model.extra_args:
             continue
-        known, path = known_flags(model.engine), f"{place}.extra_args"
+        known, path = load_flags(model.engine), f"{place}.extra_args"
+        # another image may hold another version of the engine
         if known is None or model.image:
-            yield unknown(f"whether {model.engine} knows the flags of extra_args is unknown",
-                          f"another image: {model.image}" if model.image else "", place=path)  # fmt: skip
-            continue
-        found = list(look_at(model.engine, model.extra_args, known, path))
-        yield from found
-        if not found:
-            yield good(
-                f"{model.engine} {known.version} knows the flags of extra_args",
-                " ".join(word.partition("=")[0] for word in model.extra_args if word.startswith("-")),
-                path,
+            yield unknown(
+                f"whether {model.engine} knows the flags in extra_args is unknown",
+                evidence=f"custom image: {model.image}" if model.image else "",
+                place=path,
             )
+            continue
+        problems = list(check_flags(model.engine, model.extra_args, known, path))
+        yield from problems
+        if not problems:
+            # names only: a value may be a secret
+            names = " ".join(one.partition("=")[0] for one in model.extra_args if one.startswith("-"))
+            yield ok(f"{model.engine} {known.version} knows the flags in extra_args", evidence=names, place=path)
 
 
-def look_at(engine: str, words: tuple[str, ...], known: Flags, path: str) -> Iterator[Result]:
-    """What is wrong with `words`, as the engine's own parser would see them."""
+def check_flags(engine: str, arguments: tuple[str, ...], known: Flags, path: str) -> Iterator[Result]:
+    """The problems in `arguments`, parsed as the engine's own parser would.
+
+    `path` is their path in stack.yaml; each result names its argument as `PATH[INDEX]`.
+    """
     value_of: dict[str, Any] | None = None
-    for index, word in enumerate(words):
+    for index, argument in enumerate(arguments):
         place = f"{path}[{index}]"
-        if not re.match(r"--?[A-Za-z]", word):
+        # a value, also a negative number such as -1
+        if not re.match(r"--?[A-Za-z]", argument):
             if value_of:
-                yield from _choice(engine, value_of, word, known, place)
+                yield from _check_choice(engine, value_of, argument, known, place)
             value_of = None
             continue
-        flag, _, value = word.partition("=")
-        entry = _entry(engine, flag, known)
+        flag, _, value = argument.partition("=")
+        entry = _find_entry(engine, flag, known)
         value_of = entry if entry and entry.get("value") and not value else None
         if entry is None:
-            yield _unknown(engine, flag, known, place)
+            yield _explain_unknown_flag(engine, flag, known, place)
             continue
-        name = next((one for one in entry["names"] if one in FIELDS[engine]), "")
+        name = next((one for one in entry["names"] if one in FIELD_OF_FLAG[engine]), "")
         if entry.get("removed"):
-            yield fail(f"{flag} was removed", f"{engine} {known.version}", f"use {entry['removed']}", place)
+            yield fail(
+                f"{flag} was removed",
+                evidence=f"{engine} {known.version}",
+                fix=f"use {entry['removed']}",
+                place=place,
+            )
         elif name:
             yield warn(
-                f"{flag} overrides what stackgen sets: ports, GPUs and names were planned without it",
-                f"extra_args come after all other flags of {engine}",
-                f"set {FIELDS[engine][name]} instead",
-                place,
+                f"{flag} overrides stackgen's own flag: ports, GPUs and names were planned without it",
+                evidence=f"extra_args come after all other flags of {engine}",
+                fix=f"set {FIELD_OF_FLAG[engine][name]} instead",
+                place=place,
             )
         if value:
-            yield from _choice(engine, entry, value, known, place)
+            yield from _check_choice(engine, entry, value, known, place)
 
 
-def _entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
-    """The entry of a flag; underscores, short forms and abbreviations as each program takes them (tried)."""
+def _find_entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
+    """The entry of a flag. Underscores, short forms and abbreviations: as each program accepts them (tested)."""
     if engine in ("vllm", "llamacpp"):
         flag = flag if flag.startswith("--") is False else "--" + flag[2:].replace("_", "-")
     if engine == "vllm":
+        # --speculative-config.method and --compilation-config.sizes+ set one key of a JSON value
         flag = flag.partition(".")[0].rstrip("+")
         flag = "-O" if re.fullmatch(r"-O\d", flag) else flag
     if flag in known.by_name:
         return known.by_name[flag]
     if flag == "-O" and engine == "vllm":
         return {"names": ["-O"]}
-    if engine == "llamacpp" or not flag.startswith("--") or flag in REMOVED[engine]:
+    # llama.cpp has a parser of its own, which accepts no abbreviations
+    if engine == "llamacpp" or not flag.startswith("--") or flag in REMOVED_FLAGS[engine]:
         return None
-    # argparse takes a beginning that only one flag has
+    # argparse accepts a prefix that only one flag has
     found = [entry for name, entry in known.by_name.items() if name.startswith(flag)]
     return found[0] if found and all(entry is found[0] for entry in found) else None
 
 
-def _unknown(engine: str, flag: str, known: Flags, place: str) -> Result:
-    plain = dashed(flag)
-    instead = REMOVED[engine].get(plain)
+def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> Result:
+    plain = normalize_flag(flag)
+    instead = REMOVED_FLAGS[engine].get(plain)
     if instead:
-        since = f" in {engine} {GONE_IN[plain]}" if engine == "vllm" and plain in GONE_IN else ""
-        return fail(f"{flag} was removed{since}", f"{engine} {known.version} does not know it", instead, place)
+        since = f" in {engine} {REMOVED_IN[plain]}" if engine == "vllm" and plain in REMOVED_IN else ""
+        evidence = f"{engine} {known.version} does not know it"
+        return fail(f"{flag} was removed{since}", evidence=evidence, fix=instead, place=place)
+    # the flag is right except for its underscores, which only vLLM and llama.cpp accept
     if engine == "fastchat" and plain in known.by_name:
-        return fail(f"{flag} is unknown", "FastChat takes dashes only", f"did you mean {plain}?", place)
+        evidence = "FastChat accepts dashes only"
+        return fail(f"{flag} is unknown", evidence=evidence, fix=f"did you mean {plain}?", place=place)
+    error = "invalid argument" if engine == "llamacpp" else "unrecognized arguments"
     return fail(
         f"{flag} is unknown",
-        f"{engine} {known.version} ends with `unrecognized arguments`"
-        if engine != "llamacpp"
-        else f"{engine} {known.version} ends with `invalid argument`",
-        meant(engine, flag) or "leave it out",
-        place,
+        evidence=f"{engine} {known.version} exits with `{error}`",
+        fix=suggest_flag(engine, flag) or "leave it out",
+        place=place,
     )
 
 
-def _choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place: str) -> Iterator[Result]:
+def _check_choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place: str) -> Iterator[Result]:
     choices = entry.get("choices")
     if not choices or value in choices:
         return
     close = get_close_matches(value, choices, n=1, cutoff=0.6)
-    fix = f"did you mean {close[0]}?" if close else f"one of {', '.join(choices[:12])}"
     yield fail(
-        f"{entry['names'][0]} does not take {value!r}",
-        f"{engine} {known.version} ends with `invalid choice`",
-        fix,
-        place,
+        f"{entry['names'][0]} does not accept {value!r}",
+        evidence=f"{engine} {known.version} exits with `invalid choice`",
+        # some flags have dozens of choices
+        fix=f"did you mean {close[0]}?" if close else f"one of {', '.join(choices[:12])}",
+        place=place,
     )

@@ -1,8 +1,8 @@
-"""Cards: there, reachable from containers, new enough, and with enough free memory.
+"""GPUs: present, available to containers, healthy and new enough.
 
-CUDA 13 wants driver 580 or newer and CUDA 12 525 or newer (NVIDIA, "CUDA Compatibility", minor version
-compatibility, table 1, read in November 2026). That CUDA 13 leaves out cards older than compute capability 7.5 is
-from its release notes.
+CUDA 13 needs driver 580 or newer and CUDA 12 needs 525 or newer (NVIDIA, "CUDA Compatibility", minor version
+compatibility, table 1, read in November 2026). CUDA 13 supports no GPU below compute capability 7.5 (its release
+notes).
 """
 
 from __future__ import annotations
@@ -10,280 +10,230 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from stackgen.doctor.capacity import weight_bytes
-from stackgen.doctor.facts import GIB, Gpu, at_least
-from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
+from stackgen.doctor.facts import Gpu, is_version_at_least
+from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
 from stackgen.plan import GpuRequest
 
-__all__ = ["card", "driver", "ecc", "ids", "memory", "mig", "mixed", "persistence", "present", "toolkit", "wanted"]
+__all__ = [
+    "VLLM_UTILIZATION", "check_compute_capability", "check_driver", "check_ecc", "check_gpu_ids",
+    "check_gpus_present", "check_mig", "check_mixed_gpus", "check_persistence", "check_toolkit", "requested_gpus",
+]  # fmt: skip
 
 CDI = "nvidia.com/gpu="
-# what vLLM takes of each card when nobody says (0.32.0, `gpu_memory_utilization`)
-UTILIZATION = 0.92
-# an allowance of ours for engines that take what they need: CUDA's context, the KV cache of a short chat, activations
-CONTEXT = GIB
+# the share of each GPU's memory that vLLM takes by default (0.32.0, `gpu_memory_utilization`)
+VLLM_UTILIZATION = 0.92
 
 
-def wanted(case: Case) -> Iterator[tuple[str, Any, GpuRequest, tuple[Gpu, ...] | None]]:
-    """Each replica that wants NVIDIA cards, with the cards that it would get; None where they can't be told."""
-    for place, model, request in case.gpu_requests():
+def requested_gpus(inputs: DoctorInputs) -> Iterator[tuple[str, Any, GpuRequest, tuple[Gpu, ...] | None]]:
+    """Each replica that requests NVIDIA GPUs, with the GPUs that it would get; None if they are unknown."""
+    for place, model, request in inputs.gpu_requests():
         if request.driver != "amd":
-            yield place, model, request, _cards(case.host.gpus, request)
+            yield place, model, request, _select_gpus(inputs.host.gpus, request)
 
 
-def _cards(gpus: tuple[Gpu, ...] | None, request: GpuRequest) -> tuple[Gpu, ...] | None:
+def _select_gpus(gpus: tuple[Gpu, ...] | None, request: GpuRequest) -> tuple[Gpu, ...] | None:
     if gpus is None:
         return None
     if "all" in (names := [id.removeprefix(CDI) for id in request.ids]) or request.count == -1:
         return gpus
     if names:
-        found = [gpu for name in names for gpu in gpus if name == str(gpu.index) or _is(gpu, name)]
+        found = [gpu for name in names for gpu in gpus if name == str(gpu.index) or _matches_uuid(gpu, name)]
         return tuple(found)
+    # a count names no GPUs: the first ones stand for those that the engine will choose
     return gpus[: request.count]
 
 
-def _is(gpu: Gpu, name: str) -> bool:
-    # the driver takes any beginning of a UUID that is unique
+def _matches_uuid(gpu: Gpu, name: str) -> bool:
+    # the driver accepts any unique prefix of a UUID
     return name.startswith("GPU-") and len(name) > 8 and gpu.uuid.startswith(name)
 
 
-def _all(case: Case) -> tuple[Gpu, ...]:
-    """The cards that the stack uses, each once; without a stack all of them."""
-    if case.stack is None:
-        return case.host.gpus or ()
-    return tuple(dict.fromkeys(gpu for _, _, _, cards in wanted(case) for gpu in cards or ()))
+def _used_gpus(inputs: DoctorInputs) -> tuple[Gpu, ...]:
+    """The GPUs that the stack uses, each once; all GPUs if there is no stack."""
+    if inputs.stack is None:
+        return inputs.host.gpus or ()
+    return tuple(dict.fromkeys(gpu for _, _, _, gpus in requested_gpus(inputs) for gpu in gpus or ()))
 
 
-def present(case: Case) -> Results:
-    """There are cards where the stack wants some."""
-    host = case.host
-    asked = list(case.gpu_requests())
-    if case.stack is not None and not asked:
+def check_gpus_present(inputs: DoctorInputs) -> Results:
+    """There are GPUs if the stack requests any."""
+    host, requests = inputs.host, list(inputs.gpu_requests())
+    if inputs.stack is not None and not requests:
         return
-    if any(request.driver == "amd" for _, _, request in asked):
+    if any(request.driver == "amd" for _, _, request in requests):
+        # /dev/kfd is the interface of the amdgpu driver that ROCm opens
         if host.amd is False:
-            yield fail("there is no AMD card, or its driver isn't loaded", "/dev/kfd is missing",
-                       "install the amdgpu driver with ROCm, or use gpus: none", "gpu_driver")  # fmt: skip
+            yield fail("there is no AMD GPU, or its driver is not loaded", evidence="/dev/kfd is missing",
+                       fix="install the amdgpu driver with ROCm, or use gpus: none", place="gpu_driver")  # fmt: skip
         elif host.amd:
-            yield good("the AMD driver is there", "/dev/kfd")
+            yield ok("the AMD driver is loaded", evidence="/dev/kfd")
         else:
-            yield unknown("whether there are AMD cards is unknown")
+            yield unknown("whether there are AMD GPUs is unknown")
         return
     if host.gpus:
-        told = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in host.gpus)
-        yield good(f"there {'is 1 card' if len(host.gpus) == 1 else f'are {len(host.gpus)} cards'}", told)
-    elif host.gpus is not None and asked:
-        yield fail("this machine has no NVIDIA card", "nvidia-smi lists none",
-                   "use gpus: none for the CPU, or gpu_driver: amd", asked[0][0] + ".gpus")  # fmt: skip
+        count = len(host.gpus)
+        yield ok(f"there {'is 1 GPU' if count == 1 else f'are {count} GPUs'}",
+                 evidence=", ".join(f"{gpu.index}: {gpu.name}" for gpu in host.gpus))  # fmt: skip
+    # without a stack, a machine without GPUs is fine
+    elif host.gpus is not None and requests:
+        yield fail("this machine has no NVIDIA GPU", evidence="nvidia-smi lists none",
+                   fix="use gpus: none for the CPU, or gpu_driver: amd", place=requests[0][0] + ".gpus")  # fmt: skip
+    # after an update without a restart, the loaded kernel module and the library have different versions
     elif host.gpu_tool and host.gpus is None:
-        yield fail("the NVIDIA driver does not answer", host.gpu_error,
-                   "restart the machine after a driver update; `nvidia-smi` must list the cards")  # fmt: skip
-    elif asked or host.gpus is None:
-        yield unknown("whether there are GPUs is unknown", host.gpu_error or "there is no nvidia-smi",
-                      "install the NVIDIA driver, or use gpus: none" if asked else "")  # fmt: skip
+        yield fail("the NVIDIA driver does not answer", evidence=host.gpu_error,
+                   fix="restart the machine if the driver was updated; `nvidia-smi` must list the GPUs")  # fmt: skip
+    elif requests or host.gpus is None:
+        yield unknown("whether there are GPUs is unknown", evidence=host.gpu_error or "there is no nvidia-smi",
+                      fix="install the NVIDIA driver, or use gpus: none" if requests else "")  # fmt: skip
 
 
-def driver(case: Case) -> Results:
-    """The driver is new enough for the CUDA of each image."""
-    for image in dict.fromkeys(s.image for s in case.services() if s.gpus and s.gpus.driver != "amd"):
-        name, needs = image.rpartition("/")[2], _cuda_of(image)
-        have = case.host.driver
-        if have is None or needs is None:
-            why = "the driver's version is unknown" if have is None else "which CUDA the image holds is unknown"
-            yield unknown(f"whether the driver suits {name} is unknown", why)
-        elif at_least(have, needs[1]):
-            yield good(f"the driver suits {name}", f"{have}, and {needs[0]} wants {needs[1]} or newer")
+def check_driver(inputs: DoctorInputs) -> Results:
+    """The driver is new enough for the CUDA version of each image."""
+    for image in dict.fromkeys(s.image for s in inputs.services() if s.gpus and s.gpus.driver != "amd"):
+        name, cuda, driver = image.rpartition("/")[2], _required_driver(image), inputs.host.driver
+        if driver is None or cuda is None:
+            why = "the driver's version is unknown" if driver is None else "the image's CUDA version is unknown"
+            yield unknown(f"whether the driver is new enough for {name} is unknown", evidence=why)
+            continue
+        evidence = f"{driver}; {cuda[0]} needs {cuda[1]} or newer"
+        if is_version_at_least(driver, cuda[1]):
+            yield ok(f"the driver is new enough for {name}", evidence=evidence)
         else:
-            older = image.startswith("vllm/vllm-openai:") and at_least(have, 525)
-            fix = f"update the driver to {needs[1]} or newer"
-            fix += f", or set image: {image}-cu129 (CUDA 12.9)" if older else ""
-            yield fail(f"the driver is too old for {name}", f"{have}, and {needs[0]} wants {needs[1]} or newer", fix)
+            # vLLM publishes this image for CUDA 12.9 too
+            has_cu129 = image.startswith("vllm/vllm-openai:") and is_version_at_least(driver, 525)
+            fix = f"update the driver to {cuda[1]} or newer"
+            fix += f", or set image: {image}-cu129 (CUDA 12.9)" if has_cu129 else ""
+            yield fail(f"the driver is too old for {name}", evidence=evidence, fix=fix)
 
 
-def _cuda_of(image: str) -> tuple[str, int] | None:
+def _required_driver(image: str) -> tuple[str, int] | None:
+    """The CUDA version of an image and the oldest driver that it needs; None if the name doesn't say."""
     if "cu12" in image or "cuda12" in image or "cuda-12" in image:
         return "CUDA 12", 525
     if image.startswith(("vllm/vllm-openai:v0.32", "vllm/vllm-openai:latest")) or "cu13" in image or "cuda13" in image:
         return "CUDA 13", 580
-    # torch 2.13 of PyPI
+    # it installs torch 2.13 from PyPI
     return ("CUDA 13", 580) if image.startswith("stackgen/fastchat") else None
 
 
-def toolkit(case: Case) -> Results:
-    """Docker can hand cards to containers: NVIDIA's toolkit, or CDI files."""
-    kinds = {request.driver for _, _, request in case.gpu_requests()}
-    host = case.host
-    if "cdi" in kinds:
-        asked = sorted({id.partition("=")[0] for _, _, request in case.gpu_requests() for id in request.ids})
+def check_toolkit(inputs: DoctorInputs) -> Results:
+    """Docker can give GPUs to containers: by NVIDIA's toolkit or by CDI files."""
+    host, requests = inputs.host, [request for _, _, request in inputs.gpu_requests()]
+    drivers = {request.driver for request in requests}
+    if "cdi" in drivers:
+        kinds = sorted({id.partition("=")[0] for request in requests for id in request.ids})
         if host.cdi is None:
             yield unknown("whether CDI devices are configured is unknown")
-        elif lacking := [kind for kind in asked if kind not in host.cdi]:
-            yield fail(
-                f"no CDI file names {', '.join(lacking)}",
-                f"/etc/cdi and /var/run/cdi name: {', '.join(host.cdi) or 'nothing'}",
-                "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
-                "gpu_driver",
-            )
+        elif missing := [kind for kind in kinds if kind not in host.cdi]:
+            yield fail(f"no CDI file defines {', '.join(missing)}",
+                       evidence=f"/etc/cdi and /var/run/cdi define {', '.join(host.cdi) or 'nothing'}",
+                       fix="sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                       place="gpu_driver")  # fmt: skip
         else:
-            yield good("CDI devices are configured", ", ".join(asked))
-    if "nvidia" in kinds:
-        # the engine offers the driver when it finds the toolkit's hook; a runtime in its configuration does it too
+            yield ok("CDI devices are configured", evidence=", ".join(kinds))
+    if "nvidia" in drivers:
+        # the engine offers the driver if it finds the toolkit's hook, or if its configuration has the runtime
         if "nvidia" in (host.runtimes or ()) or host.toolkit:
-            yield good("the NVIDIA container toolkit is there")
+            yield ok("the NVIDIA Container Toolkit is installed")
         elif host.runtimes is None or host.toolkit is None:
-            yield unknown("whether the NVIDIA container toolkit is installed is unknown")
+            yield unknown("whether the NVIDIA Container Toolkit is installed is unknown")
         else:
-            yield fail(
-                "Docker can't hand out GPUs: the NVIDIA container toolkit is missing",
-                f"runtimes of the engine: {', '.join(host.runtimes)}; no nvidia-container-runtime-hook on the PATH",
-                "install nvidia-container-toolkit, sudo nvidia-ctk runtime configure, restart docker",
-            )
+            runtimes = ", ".join(host.runtimes)
+            yield fail("Docker can't give GPUs to containers: the NVIDIA Container Toolkit is missing",
+                       evidence=f"the engine's runtimes: {runtimes}; no nvidia-container-runtime-hook on the PATH",
+                       fix="install nvidia-container-toolkit, run sudo nvidia-ctk runtime configure, restart Docker",
+                       )  # fmt: skip
 
 
-def ids(case: Case) -> Results:
-    """Indices, UUIDs and counts name cards that exist."""
-    for place, _model, request, cards in wanted(case):
-        if cards is None:
-            yield unknown("whether the wanted GPUs exist is unknown", ", ".join(request.ids), place=f"{place}.gpus")
+def check_gpu_ids(inputs: DoctorInputs) -> Results:
+    """Indices, UUIDs and counts in `gpus` name GPUs that exist."""
+    for place, _model, request, gpus in requested_gpus(inputs):
+        field, names = f"{place}.gpus", [id.removeprefix(CDI) for id in request.ids]
+        if gpus is None:
+            yield unknown("whether the requested GPUs exist is unknown", evidence=", ".join(request.ids), place=field)
             continue
-        names = [id.removeprefix(CDI) for id in request.ids]
-        known = case.host.gpus or ()
-        lost = [
-            name
-            for name in names
-            if name != "all" and not name.startswith("MIG-") and "=" not in name
-            and not any(name == str(gpu.index) or _is(gpu, name) for gpu in known)
-        ]  # fmt: skip
-        there = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in known) or "none"
-        unseen = [name for name in names if name.startswith("MIG-") or "=" in name]
-        if unseen and not lost:
-            yield unknown(f"whether {', '.join(unseen)} exists is unknown", "parts of cards and other vendors' devices "
-                          "are not looked at", "`nvidia-smi -L` lists parts", f"{place}.gpus")  # fmt: skip
-            continue
-        if lost:
-            yield fail(f"GPU {', '.join(lost)} does not exist", f"this machine has {there}",
-                       "list GPUs that `nvidia-smi -L` names", f"{place}.gpus")  # fmt: skip
-        elif request.count > len(known):
-            yield fail(f"{request.count} GPUs are wanted, and there are {len(known)}", f"this machine has {there}",
-                       f"gpus: {len(known) or 'none'}", f"{place}.gpus")  # fmt: skip
+        present = inputs.host.gpus or ()
+        # the query lists neither MIG instances nor the devices (KIND=NAME) of other vendors
+        unlisted = [name for name in names if name.startswith("MIG-") or "=" in name]
+        missing = [name for name in names if name != "all" and name not in unlisted
+                   and not any(name == str(gpu.index) or _matches_uuid(gpu, name) for gpu in present)]  # fmt: skip
+        evidence = f"this machine has {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present) or 'none'}"
+        if missing:
+            yield fail(f"GPU {', '.join(missing)} does not exist", evidence=evidence,
+                       fix="use GPUs that `nvidia-smi -L` lists", place=field)  # fmt: skip
+        elif unlisted:
+            yield unknown(f"whether {', '.join(unlisted)} exists is unknown",
+                          evidence="doctor does not check MIG instances and devices of other vendors",
+                          fix="`nvidia-smi -L` lists MIG instances", place=field)  # fmt: skip
+        elif request.count > len(present):
+            yield fail(f"{request.count} GPUs are requested, but this machine has {len(present)}", evidence=evidence,
+                       fix=f"gpus: {len(present) or 'none'}", place=field)  # fmt: skip
         else:
-            yield good("the wanted GPUs exist", ", ".join(gpu.name for gpu in cards), f"{place}.gpus")
+            yield ok("the requested GPUs exist", evidence=", ".join(gpu.name for gpu in gpus), place=field)
 
 
-def memory(case: Case) -> Results:
-    """Free memory on each card is enough: utilization x total for vLLM, the weights and `CONTEXT` for others."""
-    taken: dict[int, float] = {}
-    if any(request.driver == "amd" for _, _, request in case.gpu_requests()):
-        yield unknown("the free memory of AMD cards is not looked at", "", "rocm-smi --showmeminfo vram shows it")
-    for place, model, _request, cards in wanted(case):
-        for gpu in cards or ():
-            least, how = _need(case, model, gpu, len(cards or ()))
-            if gpu.memory_total is None or gpu.memory_free is None or least is None:
-                why = how if least is None else ""
-                yield unknown(f"whether GPU {gpu.index} has the memory free is unknown", why, place=place)
-                continue
-            least, before = least + taken.get(gpu.index, 0.0), taken.get(gpu.index, 0.0)
-            need = least if model.engine == "vllm" else least + CONTEXT
-            taken[gpu.index] = need
-            users = ", ".join(
-                f"{one.name} (pid {one.pid}{f', {size(one.memory)}' if one.memory else ''})" for one in gpu.processes
-            )
-            others = f", beside {size(before)} of other models" if before else ""
-            told = f"{size(gpu.memory_free)} of {size(gpu.memory_total)} free; {how}{others}"
-            if gpu.memory_free >= need:
-                yield good(f"GPU {gpu.index} has the memory free", told, place)
-                continue
-            told += f"; held by {users}" if users else "; no process is shown for it"
-            if any(one.project == case.stack.plan.name for one in case.host.containers or () if case.stack):
-                yield unknown(f"GPU {gpu.index}: this stack runs already, and holds memory itself", told, place=place)
-                continue
-            fix, field = "stop what holds it, or take a smaller or a quantized model", f"{place}.gpus"
-            if model.engine == "vllm":
-                # rounded down, and a little left over for the CUDA context
-                fits = int((gpu.memory_free / gpu.memory_total - 0.02) * 100) / 100
-                fix = "stop what holds it" + (f", or set gpu_memory_utilization: {fits:g}" if fits >= 0.1 else "")
-                field = f"{place}.gpu_memory_utilization"
-            # the weights are certain where files tell them; what the engine adds is an estimate
-            say = warn if gpu.memory_free >= least or "guessed" in how else fail
-            yield say(f"GPU {gpu.index} has too little free memory: {size(need)} are wanted", told, fix, field)
-
-
-def _need(case: Case, model: Any, gpu: Gpu, cards: int) -> tuple[float | None, str]:
-    """The bytes that a model takes of a card, without `CONTEXT`, and how that is known; None where it is not."""
-    if model.engine == "vllm":
-        utilization = model.gpu_memory_utilization or UTILIZATION
-        return utilization * (gpu.memory_total or 0), f"vLLM takes {utilization:g} of it"
-    weight, how = weight_bytes(case, model.model)
-    if weight is None:
-        return None, f"the size of {model.model} is unknown"
-    for field in ("gpu_layers", "cpu_offloading", "max_gpu_memory"):
-        if getattr(model, field, None) not in (None, False):
-            return None, f"{field} decides how much of the weights goes there"
-    if getattr(model, "load_8bit", False):
-        weight, how = weight // 2, f"{how}, halved by load_8bit"
-    told = f"{size(weight)} of weights ({how})" + (f" over {cards} cards" if cards > 1 else "")
-    return weight / cards, f"{told}, and about {size(CONTEXT)} for CUDA and the KV cache"
-
-
-def mig(case: Case) -> Results:
-    """A card that is split by MIG is named by the UUID of one of its parts."""
-    for gpu in _all(case):
-        if gpu.mig and case.stack:
-            yield fail(
-                f"GPU {gpu.index} is split by MIG, and the stack names it as a whole",
-                gpu.name,
-                "name parts of it: gpus: [MIG-…] (`nvidia-smi -L` lists them), or turn MIG off",
-                "models",
-            )
+def check_mig(inputs: DoctorInputs) -> Results:
+    """A GPU in MIG mode is requested by the UUID of a MIG instance."""
+    for gpu in _used_gpus(inputs):
+        if gpu.mig and inputs.stack:
+            yield fail(f"GPU {gpu.index} is in MIG mode, but the stack requests the whole GPU", evidence=gpu.name,
+                       fix="request MIG instances: gpus: [MIG-…] (`nvidia-smi -L` lists them), or turn MIG off",
+                       place="models")  # fmt: skip
+        # without a stack, nothing requests the whole GPU yet
         elif gpu.mig:
-            yield warn(f"GPU {gpu.index} is split by MIG", gpu.name, "name its parts in gpus: [MIG-…]")
+            yield warn(f"GPU {gpu.index} is in MIG mode", evidence=gpu.name,
+                       fix="request its MIG instances with gpus: [MIG-…]")  # fmt: skip
         elif gpu.mig is False:
-            yield good(f"GPU {gpu.index} is not split by MIG")
+            yield ok(f"GPU {gpu.index} is not in MIG mode")
 
 
-def ecc(case: Case) -> Results:
-    """No uncorrected memory errors."""
-    for gpu in _all(case):
+def check_ecc(inputs: DoctorInputs) -> Results:
+    """The GPUs have no uncorrected ECC errors."""
+    for gpu in _used_gpus(inputs):
         if gpu.ecc_errors:
-            yield warn(f"GPU {gpu.index} had {gpu.ecc_errors} memory errors that were not corrected", gpu.name,
-                       "reset or replace the card; `nvidia-smi -q -d ECC,ROW_REMAPPER` tells more")  # fmt: skip
+            yield warn(f"GPU {gpu.index} has {gpu.ecc_errors} uncorrected ECC memory errors", evidence=gpu.name,
+                       fix="reset or replace the GPU; `nvidia-smi -q -d ECC,ROW_REMAPPER` shows details")  # fmt: skip
+        # None: the GPU has no ECC memory, or the driver does not report it
         elif gpu.ecc_errors == 0:
-            yield good(f"GPU {gpu.index} had no uncorrected memory errors")
+            yield ok(f"GPU {gpu.index} has no uncorrected ECC memory errors")
 
 
-def persistence(case: Case) -> Results:
+def check_persistence(inputs: DoctorInputs) -> Results:
     """Persistence mode keeps the driver loaded between starts."""
-    for gpu in _all(case):
+    for gpu in _used_gpus(inputs):
         if gpu.persistence is False:
-            yield warn(f"persistence mode of GPU {gpu.index} is off: each start loads the driver anew", gpu.name,
-                       "sudo systemctl enable --now nvidia-persistenced")  # fmt: skip
+            yield warn(f"persistence mode of GPU {gpu.index} is off: each start loads the driver again",
+                       evidence=gpu.name, fix="sudo systemctl enable --now nvidia-persistenced")  # fmt: skip
         elif gpu.persistence:
-            yield good(f"persistence mode of GPU {gpu.index} is on")
+            yield ok(f"persistence mode of GPU {gpu.index} is on")
 
 
-def mixed(case: Case) -> Results:
-    """The cards of one replica are of one kind: the smallest decides for all."""
-    for place, _model, _request, cards in wanted(case):
-        kinds = {gpu.name: gpu.memory_total for gpu in cards or ()}
+def check_mixed_gpus(inputs: DoctorInputs) -> Results:
+    """All GPUs of a replica are the same model: the smallest one limits all."""
+    for place, _model, _request, gpus in requested_gpus(inputs):
+        kinds = {gpu.name: gpu.memory_total for gpu in gpus or ()}
         if len(kinds) > 1:
-            told = ", ".join(f"{name} {size(total)}" if total else name for name, total in kinds.items())
-            yield warn("one replica is spread over different cards: the smallest and slowest decides", told,
-                       "give each kind of card a model of its own", f"{place}.gpus")  # fmt: skip
-        elif cards and len(cards) > 1:
-            yield good("the cards of a replica are of one kind", next(iter(kinds)), f"{place}.gpus")
+            sizes = (f"{name} {format_bytes(total)}" if total else name for name, total in kinds.items())
+            yield warn("a replica uses different GPU models: the smallest and slowest limits all",
+                       evidence=", ".join(sizes), fix="give each GPU model its own entry in models",
+                       place=f"{place}.gpus")  # fmt: skip
+        elif gpus and len(gpus) > 1:
+            yield ok("all GPUs of the replica are the same model", evidence=next(iter(kinds)), place=f"{place}.gpus")
 
 
-def card(case: Case) -> Results:
-    """The cards are new enough for the engine's build."""
-    for place, model, _request, cards in wanted(case):
-        for gpu in cards or ():
+def check_compute_capability(inputs: DoctorInputs) -> Results:
+    """The GPUs are new enough for vLLM's CUDA 13 image."""
+    for place, model, _request, gpus in requested_gpus(inputs):
+        for gpu in gpus or ():
+            # an image of the user's own may have another CUDA
             if model.image or model.engine != "vllm":
                 continue
-            told = f"compute capability {gpu.compute[0]}.{gpu.compute[1]}" if gpu.compute else ""
+            evidence = f"compute capability {gpu.compute[0]}.{gpu.compute[1]}" if gpu.compute else ""
             if gpu.compute is None:
-                yield unknown(f"the compute capability of GPU {gpu.index} is unknown", gpu.name, place=place)
+                yield unknown(f"the compute capability of GPU {gpu.index} is unknown", evidence=gpu.name, place=place)
             elif gpu.compute < (7, 5):
-                yield fail(f"{gpu.name} is too old for vLLM's CUDA 13 image", f"{told}, wanted 7.5 or newer",
-                           "use a newer card, or engine: llamacpp", f"{place}.gpus")  # fmt: skip
+                yield fail(f"{gpu.name} is too old for vLLM's CUDA 13 image",
+                           evidence=f"{evidence}, 7.5 or newer needed", fix="use a newer GPU, or engine: llamacpp",
+                           place=f"{place}.gpus")  # fmt: skip
             else:
-                yield good(f"{gpu.name} is new enough for vLLM", told, place)
+                yield ok(f"{gpu.name} is new enough for vLLM", evidence=evidence, place=place)

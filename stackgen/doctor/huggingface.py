@@ -1,110 +1,146 @@
-"""What comes from the Hugging Face Hub: reachable, allowed, there; or in the storage already."""
+"""Models from the Hugging Face Hub: reachable, allowed and existing, or already in the storage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from stackgen.check.huggingface import HubAnswer
-from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
+from stackgen.check.huggingface import HubLookup
+from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
 from stackgen.spec import is_local
 
-__all__ = ["cached", "reachable", "repository", "token"]
+__all__ = ["check_cached", "check_hub_reachable", "check_hub_token", "check_repository"]
 
 
-def _asked(case: Case) -> Iterator[tuple[str, Any, HubAnswer]]:
-    for place, model in case.specs():
-        answer = case.hub.get(model.model)
-        if answer is not None and not is_local(model.model):
-            yield place, model, answer
+def _looked_up(inputs: DoctorInputs) -> Iterator[tuple[str, Any, HubLookup]]:
+    for place, model in inputs.model_specs():
+        lookup = inputs.hub.get(model.model)
+        # None: not asked, because doctor is offline
+        if lookup is not None and not is_local(model.model):
+            yield place, model, lookup
 
 
-def reachable(case: Case) -> Results:
-    """The Hub answers, where something is to be fetched."""
-    wanted = list(case.hub)
-    if not wanted:
+def check_hub_reachable(inputs: DoctorInputs) -> Results:
+    """The Hub answers, if anything must be downloaded."""
+    if not inputs.hub:
         return
-    answers = [answer for answer in case.hub.values() if answer is not None]
-    if not answers:
-        yield unknown("the Hub was not asked", "--offline" if case.offline else "storage.offline")
-    elif strange := next((one for one in answers if one.state in ("unreachable", "strange")), None):
+    lookups = [lookup for lookup in inputs.hub.values() if lookup is not None]
+    if not lookups:
+        yield unknown("the Hub was not asked", evidence="--offline" if inputs.offline else "storage.offline")
+    elif problem := next((one for one in lookups if one.state in ("unreachable", "unexpected")), None):
         yield unknown(
-            "the Hub can't be reached from here: what lies on it could not be looked at",
-            strange.detail,
-            "check the network, HTTPS_PROXY and storage.hub_endpoint; or storage.offline: true with all there",
+            "this machine can't reach the Hub, so its models could not be checked",
+            evidence=problem.detail,
+            fix="check the network, HTTPS_PROXY and storage.hub_endpoint; or set storage.offline: true if every model "
+            "is in the storage",
         )
-    elif limited := next((one for one in answers if one.state == "limited"), None):
-        yield warn("the Hub limits this machine's requests", limited.detail, "wait some minutes, or set HF_TOKEN_FILE")
+    # a warning: the download retries after a while
+    elif limited := next((one for one in lookups if one.state == "rate_limited"), None):
+        yield warn(
+            "the Hub rate-limits this machine",
+            evidence=limited.detail,
+            fix="wait a few minutes, or set HF_TOKEN_FILE",
+        )
     else:
-        yield good("the Hub answers")
+        yield ok("the Hub answers")
 
 
-def token(case: Case) -> Results:
+def check_hub_token(inputs: DoctorInputs) -> Results:
     """The token is valid, and its account accepted the model's licence."""
-    for place, model, answer in _asked(case):
-        have = bool(case.env and case.env.values.get("HF_TOKEN_FILE"))
-        if answer.state == "token":
+    for place, model, lookup in _looked_up(inputs):
+        has_token = bool(inputs.env and inputs.env.values.get("HF_TOKEN_FILE"))
+        field, page = f"{place}.model", f"https://huggingface.co/{model.model}"
+        if lookup.state == "token":
             yield fail(
-                "the Hub refuses the token",
-                answer.detail,
-                "`hf auth login` writes a new one; HF_TOKEN_FILE in .env names its file",
-                f"{place}.model",
+                "the Hub rejects the token",
+                evidence=lookup.detail,
+                fix="create a new token with `hf auth login`; HF_TOKEN_FILE in .env names its file",
+                place=field,
             )
-        elif answer.state == "gated" and have:
-            yield fail(f"the licence of {model.model} was not accepted by the token's account", answer.detail,
-                       f"accept it at https://huggingface.co/{model.model}", f"{place}.model")  # fmt: skip
-        elif answer.state == "gated":
-            yield fail(f"{model.model} is gated: it needs a token", answer.detail,
-                       f"accept the licence at https://huggingface.co/{model.model}, `hf auth login`, and put "
-                       "HF_TOKEN_FILE=/the/path/of/the/token into .env", f"{place}.model")  # fmt: skip
-        elif answer.state == "ok":
-            yield good(f"{model.model} may be downloaded", "gated, and allowed" if answer.gated else "public", place)
+        # a login would not help here: the account lacks the licence, not the token
+        elif lookup.state == "gated" and has_token:
+            yield fail(
+                f"{model.model} is gated, and the token's account has not accepted its licence",
+                evidence=lookup.detail,
+                fix=f"accept it at {page}",
+                place=field,
+            )
+        elif lookup.state == "gated":
+            yield fail(
+                f"{model.model} is gated: it needs a token",
+                evidence=lookup.detail,
+                fix=f"accept the licence at {page}, run `hf auth login`, and add "
+                "HF_TOKEN_FILE=/absolute/path/of/the/token to .env",
+                place=field,
+            )
+        elif lookup.state == "ok":
+            access = "gated, access granted" if lookup.gated else "public"
+            yield ok(f"{model.model} can be downloaded", evidence=access, place=place)
 
 
-def repository(case: Case) -> Results:
-    """Repository, revision and file exist."""
-    for place, model, answer in _asked(case):
+def check_repository(inputs: DoctorInputs) -> Results:
+    """Repository, revision and file exist on the Hub."""
+    for place, model, lookup in _looked_up(inputs):
         name = getattr(model, "file", None)
-        if answer.state == "missing":
+        if lookup.state == "missing":
             yield fail(
-                f"{model.model} is not on the Hub, or private",
-                answer.detail,
-                "check organization, name and case at https://huggingface.co/models",
-                f"{place}.model",
+                f"{model.model} is not on the Hub, or is private",
+                evidence=lookup.detail,
+                fix="check organization, name and upper/lower case at https://huggingface.co/models",
+                place=f"{place}.model",
             )
-        elif answer.state == "revision":
-            yield fail(f"{model.model} has no revision {model.revision}", answer.detail,
-                       "take a branch, tag or commit that its page lists", f"{place}.revision")  # fmt: skip
-        elif answer.state == "ok" and name and name not in answer.files:
-            near = [one for one in answer.files if one.endswith(".gguf")][:5]
-            yield fail(f"{model.model} holds no {name}", f"it holds {', '.join(near) or 'no GGUF at all'}",
-                       "file: one of these", f"{place}.file")  # fmt: skip
-        elif answer.state == "ok" and model.engine != "llamacpp" and "config.json" not in answer.files:
+        elif lookup.state == "revision":
             yield fail(
-                f"{model.model} holds no config.json: {model.engine} can't serve it",
-                f"{len(answer.files)} files, e.g. {', '.join(answer.files[:3])}",
-                "take the repository with safetensors, or engine: llamacpp for a GGUF",
-                f"{place}.model",
+                f"{model.model} has no revision {model.revision}",
+                evidence=lookup.detail,
+                fix="use a branch, tag or commit that its page lists",
+                place=f"{place}.revision",
             )
-        elif answer.state == "ok":
-            told = f"commit {answer.commit[:12]}" + (f", {size(answer.bytes)}" if answer.bytes else "")
-            yield good(f"{model.model} is there", told, place)
+        elif lookup.state == "ok" and name and name not in lookup.files:
+            # a repository may have dozens of quantizations: five show what the names look like
+            near = [one for one in lookup.files if one.endswith(".gguf")][:5]
+            yield fail(
+                f"{model.model} has no file {name}",
+                evidence=f"it has {', '.join(near) or 'no GGUF file'}",
+                fix="set file: to one of these",
+                place=f"{place}.file",
+            )
+        # llama.cpp reads the GGUF's own metadata; the other engines can't start without config.json
+        elif lookup.state == "ok" and model.engine != "llamacpp" and "config.json" not in lookup.files:
+            yield fail(
+                f"{model.model} has no config.json, so {model.engine} can't serve it",
+                evidence=f"{len(lookup.files)} files, e.g. {', '.join(lookup.files[:3])}",
+                fix="use a repository with safetensors, or engine: llamacpp for a GGUF",
+                place=f"{place}.model",
+            )
+        elif lookup.state == "ok":
+            size = f", {format_bytes(lookup.download_bytes)}" if lookup.download_bytes else ""
+            yield ok(f"{model.model} exists", evidence=f"commit {lookup.commit[:12]}{size}", place=place)
 
 
-def cached(case: Case) -> Results:
-    """Offline, every model lies in the storage already."""
-    if case.stack is None or not case.stack.spec.storage.offline:
+def check_cached(inputs: DoctorInputs) -> Results:
+    """With storage.offline, every model is already in the storage."""
+    # online, a missing model is downloaded at the start
+    if inputs.stack is None or not inputs.stack.spec.storage.offline:
         return
-    for place, model in case.specs():
+    storage = inputs.stack.spec.storage
+    for place, model in inputs.model_specs():
         if is_local(model.model):
             continue
-        have = case.cached.get(model.model)
-        if have is None:
-            yield unknown(f"whether {model.model} lies in the storage can't be seen from here", "storage.offline: true",
-                          place=f"{place}.model")  # fmt: skip
-        elif have:
-            yield good(f"{model.model} lies in the storage", place=place)
+        is_cached = inputs.cached.get(model.model)
+        # None: a volume that only root can read
+        if is_cached is None:
+            yield unknown(
+                f"whether {model.model} is in the storage is unknown: this user can't read it",
+                evidence="storage.offline: true",
+                place=f"{place}.model",
+            )
+        elif is_cached:
+            yield ok(f"{model.model} is in the storage", place=place)
         else:
-            yield fail(f"{model.model} is not in the storage, and storage.offline forbids to fetch it",
-                       case.stack.spec.storage.path or f"volume {case.stack.spec.storage.volume}",
-                       "start once with storage.offline: false, or copy it there", "storage.offline")  # fmt: skip
+            yield fail(
+                f"{model.model} is not in the storage, and storage.offline forbids downloading it",
+                evidence=storage.path or f"volume {storage.volume}",
+                fix="start once with storage.offline: false, or copy the model there",
+                place="storage.offline",
+            )

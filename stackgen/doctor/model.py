@@ -1,6 +1,6 @@
-"""The model itself: its files, and whether its type and size suit the cards.
+"""The model: its files on disk, and whether its dtype and size suit the GPUs.
 
-As in vLLM 0.32.0: bfloat16 from compute capability 8.0 (`CudaPlatform.supported_dtypes`), else it falls back.
+As in vLLM 0.32.0: bfloat16 needs compute capability 8.0 (`CudaPlatform.supported_dtypes`), else vLLM falls back.
 """
 
 from __future__ import annotations
@@ -9,203 +9,231 @@ from collections.abc import Iterator
 from typing import Any
 
 from stackgen.doctor.capacity import weight_bytes
-from stackgen.doctor.finding import Case, Results, fail, good, size, unknown, warn
-from stackgen.doctor.gpus import UTILIZATION, wanted
+from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
+from stackgen.doctor.gpus import VLLM_UTILIZATION, requested_gpus
 from stackgen.doctor.model_facts import ModelFacts
-from stackgen.doctor.parallel import sizes
+from stackgen.doctor.parallel import parallel_sizes
 from stackgen.spec import is_local
 
-__all__ = ["chat_template", "config", "dtype", "extras", "fit", "readable", "tokenizer", "weights"]
+__all__ = [
+    "check_chat_template", "check_dtype", "check_model_config", "check_named_files", "check_readable",
+    "check_tokenizer", "check_weights", "check_weights_fit",
+]  # fmt: skip
 
 
-def _local(case: Case) -> Iterator[tuple[str, Any, ModelFacts]]:
-    for place, model in case.specs():
-        facts = case.models.get(model.model)
+def _local_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
+    for place, model in inputs.model_specs():
+        facts = inputs.models.get(model.model)
         if is_local(model.model) and facts:
             yield place, model, facts
 
 
-def config(case: Case) -> Results:
-    """The folder is there, and its config.json says what it is."""
-    for place, model, facts in _local(case):
+def check_model_config(inputs: DoctorInputs) -> Results:
+    """The model's folder exists, and its config.json names the architecture."""
+    for place, model, facts in _local_models(inputs):
+        field = f"{place}.model"
         if not facts.exists:
             yield fail(
                 f"{model.model} does not exist",
-                facts.path,
-                "correct the path (relative ones start at stack.yaml), or write a Hub id",
-                f"{place}.model",
+                evidence=facts.path,
+                fix="correct the path (relative paths start at stack.yaml), or use a Hub id",
+                place=field,
+            )
+        # a GGUF has its config inside, so no config.json is needed
+        elif model.engine == "llamacpp" and not (model.file or facts.is_file):
+            yield fail(
+                "llama.cpp loads one GGUF file, but this is a folder",
+                evidence=facts.path,
+                fix="name the file: file: NAME.gguf",
+                place=f"{place}.file",
             )
         elif model.engine == "llamacpp":
-            named = model.file or facts.is_file
-            if not named:
-                yield fail("llama.cpp loads one GGUF file, and this is a folder", facts.path,
-                           "name the file: file: NAME.gguf", f"{place}.file")  # fmt: skip
-            else:
-                yield good("the GGUF is named", facts.path, place)
+            yield ok("the GGUF file is named", evidence=facts.path, place=place)
         elif facts.is_file:
             yield fail(
-                f"{model.model} is a file, and {model.engine} wants a folder",
-                facts.path,
-                "name the folder that holds config.json, or use engine: llamacpp for a GGUF",
-                f"{place}.model",
+                f"{model.model} is a file, but {model.engine} needs a folder",
+                evidence=facts.path,
+                fix="name the folder that has config.json, or use engine: llamacpp for a GGUF",
+                place=field,
             )
         elif facts.config is None:
             yield fail(
                 f"config.json {facts.config_error}",
-                facts.path,
-                "fetch the file again, from the repository that the weights come from",
-                f"{place}.model",
+                evidence=facts.path,
+                fix="download the file again, from the repository of the weights",
+                place=field,
             )
         elif not facts.config.get("architectures") and not facts.config.get("model_type"):
-            yield fail("config.json names no architecture", "neither `architectures` nor `model_type`",
-                       "fetch the file again: it belongs to something else", f"{place}.model")  # fmt: skip
+            yield fail(
+                "config.json names no architecture",
+                evidence="it has neither `architectures` nor `model_type`",
+                fix="download the file again: this one is not a model's config.json",
+                place=field,
+            )
         else:
-            told = facts.config.get("architectures") or [facts.config.get("model_type")]
-            yield good("config.json can be read", str(told[0] if isinstance(told, list) else told), place)
+            names = facts.config.get("architectures") or [facts.config.get("model_type")]
+            architecture = str(names[0] if isinstance(names, list) else names)
+            yield ok("config.json is readable", evidence=architecture, place=place)
 
 
-def _folders(case: Case) -> Iterator[tuple[str, Any, ModelFacts]]:
-    for place, model, facts in _local(case):
+def _model_folders(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
+    for place, model, facts in _local_models(inputs):
+        # a GGUF has its tokenizer and chat template inside
         if facts.exists and not facts.is_file and model.engine != "llamacpp":
             yield place, model, facts
 
 
-def tokenizer(case: Case) -> Results:
-    """A tokenizer lies beside the weights."""
-    for place, _model, facts in _folders(case):
+def check_tokenizer(inputs: DoctorInputs) -> Results:
+    """The tokenizer is next to the weights."""
+    for place, _model, facts in _model_folders(inputs):
         if facts.tokenizer:
-            yield good("the tokenizer is there", place=place)
+            yield ok("the tokenizer is present", place=place)
         else:
             yield fail(
                 "the tokenizer is missing",
-                f"{facts.path} holds neither tokenizer.json nor tokenizer.model",
-                "copy tokenizer.json and tokenizer_config.json from the model's repository",
-                f"{place}.model",
+                evidence=f"{facts.path} has neither tokenizer.json nor tokenizer.model",
+                fix="copy tokenizer.json and tokenizer_config.json from the model's repository",
+                place=f"{place}.model",
             )
 
 
-def chat_template(case: Case) -> Results:
-    """A chat template, without which /v1/chat/completions answers 400."""
-    for place, model, facts in _folders(case):
+def check_chat_template(inputs: DoctorInputs) -> Results:
+    """There is a chat template: without one, vLLM answers /v1/chat/completions with 400."""
+    for place, model, facts in _model_folders(inputs):
+        # FastChat has its own conversation templates
         if model.engine != "vllm":
             continue
         if facts.chat_template or model.chat_template:
-            yield good("there is a chat template", place=place)
+            yield ok("there is a chat template", place=place)
         else:
             yield warn(
-                "there is no chat template: chat completions will be refused, plain completions work",
-                "neither chat_template.jinja nor `chat_template` in tokenizer_config.json",
-                "set chat_template to a Jinja file, or take the model's Instruct variant",
-                f"{place}.chat_template",
+                "there is no chat template: chat completions will fail, plain completions work",
+                evidence="neither chat_template.jinja nor `chat_template` in tokenizer_config.json",
+                fix="set chat_template to a Jinja file, or use the model's Instruct variant",
+                place=f"{place}.chat_template",
             )
 
 
-def weights(case: Case) -> Results:
-    """Every file of the weights is there and whole."""
-    for place, _model, facts in _local(case):
+def check_weights(inputs: DoctorInputs) -> Results:
+    """Every weight file exists and is complete."""
+    for place, _model, facts in _local_models(inputs):
         if not facts.exists:
             continue
         if facts.problems:
+            # an interrupted download may lack dozens of shards
             more = f", and {len(facts.problems) - 3} more" if len(facts.problems) > 3 else ""
             yield fail(
-                "the weights are not complete",
-                "; ".join(facts.problems[:3]) + more,
-                "fetch these files again: hf download REPOSITORY --local-dir FOLDER",
-                f"{place}.model",
+                "the weights are incomplete",
+                evidence="; ".join(facts.problems[:3]) + more,
+                fix="download these files again: hf download REPOSITORY --local-dir FOLDER",
+                place=f"{place}.model",
             )
         else:
-            yield good("the weights are complete", f"{facts.weight_files} files, {size(facts.weight_bytes)}", place)
+            evidence = f"{facts.weight_files} files, {format_bytes(facts.weight_bytes)}"
+            yield ok("the weights are complete", evidence=evidence, place=place)
 
 
-def readable(case: Case) -> Results:
-    """The user that the container runs as may read the files."""
-    for place, model, facts in _local(case):
+def check_readable(inputs: DoctorInputs) -> Results:
+    """The container's user may read the model's files."""
+    for place, model, facts in _local_models(inputs):
         if not facts.exists:
             continue
-        service = next((s for s in case.services() if any(word == _mounted(s, facts.path) for word in s.command)), None)
-        engine = next((s for s in case.services() if s.engine == model.engine and s.role in ("engine", "worker")), None)
-        user = (service or engine).user if (service or engine) else ""  # type: ignore[union-attr]
-        # every capability is dropped, so root inside may read no more than anybody else; numbers only, as a name's
-        # uid is known to the image alone
+        services = inputs.services()
+        mounting = next((s for s in services if any(word == _mount_target(s, facts.path) for word in s.command)), None)
+        engine = next((s for s in services if s.engine == model.engine and s.role in ("engine", "worker")), None)
+        user = (mounting or engine).user if (mounting or engine) else ""  # type: ignore[union-attr]
+        # all capabilities are dropped, so root in the container can't read more than others; only numeric users count,
+        # because only the image knows the uid of a name
         uid = int(user.partition(":")[0] or 0) if user.partition(":")[0].isdecimal() else 0 if not user else None
+        # `unreadable` are files with an owner-only mode: only their owner can read them
         closed = [(name, owner, mode) for name, owner, mode in facts.unreadable if owner != uid]
         if closed:
             name, owner, mode = closed[0]
+            files = f"{len(closed)} file{'s' if len(closed) > 1 else ''}"
             yield fail(
-                f"the container's user can't read {len(closed)} file{'s' if len(closed) > 1 else ''} of the model",
-                f"{name} belongs to uid {owner} with mode {mode:04o}; the container runs as {user or 'root'}",
-                f"chmod -R a+rX {facts.path}",
-                f"{place}.model",
+                f"the container's user can't read {files} of the model",
+                evidence=f"{name} belongs to uid {owner} with mode {mode:04o}; the container runs as {user or 'root'}",
+                fix=f"chmod -R a+rX {facts.path}",
+                place=f"{place}.model",
             )
         else:
-            yield good("the container's user may read the model", place=place)
+            yield ok("the container's user can read the model", place=place)
 
 
-def _mounted(service: Any, path: str) -> str:
+def _mount_target(service: Any, path: str) -> str:
     return next((m.target for m in service.mounts if getattr(m, "source", "") == path), "")
 
 
-def dtype(case: Case) -> Results:
-    """The cards compute in the type that is asked for."""
-    for place, model, _request, cards in wanted(case):
-        facts, field = case.models.get(model.model), f"{place}.dtype"
-        if model.engine not in ("vllm", "fastchat") or not cards:
+def check_dtype(inputs: DoctorInputs) -> Results:
+    """The GPUs support the dtype that is requested."""
+    for place, model, _request, gpus in requested_gpus(inputs):
+        facts, field = inputs.models.get(model.model), f"{place}.dtype"
+        if model.engine not in ("vllm", "fastchat") or not gpus:
             continue
         # FastChat computes in float16 on a GPU, whatever the weights are (0.2.36, `load_model`)
-        own = (facts.dtype() if facts else "") if model.engine == "vllm" else "float16"
-        asked = model.dtype if model.dtype not in (None, "auto") else own
-        old = next((gpu for gpu in cards if gpu.compute and gpu.compute < (8, 0)), None)
-        if old is None and all(gpu.compute for gpu in cards):
-            yield good(f"the cards compute in {asked or 'every type'}", place=field)
+        default = (facts.dtype() if facts else "") if model.engine == "vllm" else "float16"
+        dtype = model.dtype if model.dtype not in (None, "auto") else default
+        # the oldest GPU of a replica decides for all
+        old = next((gpu for gpu in gpus if gpu.compute and gpu.compute < (8, 0)), None)
+        if old is None and all(gpu.compute for gpu in gpus):
+            yield ok(f"the GPUs support {dtype or 'every dtype'}", place=field)
         elif old is None:
-            yield unknown("which types the cards compute in is unknown", place=field)
+            yield unknown("which dtypes the GPUs support is unknown", place=field)
+        # vLLM refuses an explicit bfloat16 and replaces an implicit one
         elif model.dtype in ("bfloat16", "bfloat"):
-            told = f"compute capability {old.compute[0]}.{old.compute[1]}, wanted 8.0 or newer"  # type: ignore[index]
+            evidence = f"compute capability {old.compute[0]}.{old.compute[1]}, 8.0 or newer needed"  # type: ignore[index]
             if model.engine == "vllm":
-                yield fail(f"{old.name} does not compute in bfloat16", told, "dtype: float16", field)
+                yield fail(f"{old.name} does not support bfloat16",
+                           evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
             else:
-                yield warn(f"{old.name} does not compute in bfloat16: PyTorch does it by slow detours", told,
-                           "dtype: float16", field)  # fmt: skip
-        elif asked == "bfloat16":
-            yield warn(f"{old.name} does not compute in bfloat16, the model's type: vLLM falls back to float16",
-                       "config.json: dtype", "dtype: float16 says so openly", field)  # fmt: skip
-        elif not asked:
-            yield unknown("the type of the weights is unknown", "no config.json at hand", place=field)
+                yield warn(f"{old.name} does not support bfloat16: PyTorch emulates it slowly",
+                           evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
+        elif dtype == "bfloat16":
+            yield warn(
+                f"{old.name} does not support bfloat16, the model's dtype: vLLM falls back to float16",
+                evidence="config.json: dtype",
+                fix="dtype: float16 makes this explicit",
+                place=field,
+            )
+        elif not dtype:
+            yield unknown("the dtype of the weights is unknown", evidence="config.json is not available", place=field)
         else:
-            yield good(f"{old.name} computes in {asked}", place=field)
+            yield ok(f"{old.name} supports {dtype}", place=field)
 
 
-def extras(case: Case) -> Results:
-    """Chat templates, adapters and token files that stack.yaml names are there."""
-    for place, path in case.missing:
-        yield fail(f"{path} does not exist", "", "correct the path (relative ones start at stack.yaml)", place)
-    if case.stack and not case.missing:
-        yield good("all files that stack.yaml names are there")
+def check_named_files(inputs: DoctorInputs) -> Results:
+    """Chat templates, adapters and the storage folder that stack.yaml names exist."""
+    for place, path in inputs.missing:
+        yield fail(f"{path} does not exist", fix="correct the path (relative paths start at stack.yaml)", place=place)
+    if inputs.stack and not inputs.missing:
+        yield ok("all files that stack.yaml names exist")
 
 
-def fit(case: Case) -> Results:
-    """The weights alone fit the memory of the cards."""
-    for place, model, request, cards in wanted(case):
-        # some of the weights stay in the host's memory then
-        if not cards or any(getattr(model, name, None) for name in ("cpu_offloading", "gpu_layers")):
+def check_weights_fit(inputs: DoctorInputs) -> Results:
+    """The weights alone fit into the GPUs' memory."""
+    for place, model, request, gpus in requested_gpus(inputs):
+        # with these, some of the weights stay in host memory
+        if not gpus or any(getattr(model, name, None) for name in ("cpu_offloading", "gpu_layers")):
             continue
-        weight, how = weight_bytes(case, model.model)
-        least = min((gpu.memory_total for gpu in cards if gpu.memory_total), default=None)
-        if weight is None or least is None:
-            yield unknown(f"whether {model.model} fits the cards is unknown", "its size is unknown", place=place)
+        weight, source = weight_bytes(inputs, model.model)
+        # tensor parallelism splits evenly, so the smallest GPU decides
+        smallest = min((gpu.memory_total for gpu in gpus if gpu.memory_total), default=None)
+        if weight is None or smallest is None:
+            yield unknown(f"whether {model.model} fits into the GPUs' memory is unknown",
+                          evidence="its size is unknown", place=place)  # fmt: skip
             continue
-        tensor, pipeline = sizes(case, model, request) if model.engine == "vllm" else (len(cards), 1)
-        share = (model.gpu_memory_utilization or UTILIZATION) if model.engine == "vllm" else 1
-        need, have = weight / (tensor * pipeline), least * share
+        tensor, pipeline = parallel_sizes(inputs, model, request) if model.engine == "vllm" else (len(gpus), 1)
+        share = (model.gpu_memory_utilization or VLLM_UTILIZATION) if model.engine == "vllm" else 1
+        need, usable = weight / (tensor * pipeline), smallest * share
         if getattr(model, "load_8bit", False):
-            need, how = need / 2, f"{how}, halved by load_8bit"
-        told = (
-            f"{size(weight)} of weights ({how}) over {tensor * pipeline}: {size(need)} a card; {size(have)} may be used"
-        )
-        fix = "more gpus, a quantized variant of the model, or a smaller one"
-        if need > have and "guessed" not in how:
-            yield fail("the weights don't fit the cards", told, fix, f"{place}.gpus")
-        elif need > have * 0.95:
-            yield warn("the weights leave no room for the KV cache", told, fix, f"{place}.gpus")
+            need, source = need / 2, f"{source}, halved by load_8bit"
+        evidence = f"{format_bytes(weight)} of weights ({source}) over {tensor * pipeline} GPUs: "
+        evidence += f"{format_bytes(need)} on each; {format_bytes(usable)} usable"
+        fix, field = "use more gpus, a quantized variant of the model, or a smaller one", f"{place}.gpus"
+        # a guessed size is never certain enough to fail
+        if need > usable and "guessed" not in source:
+            yield fail("the weights don't fit into the GPUs' memory", evidence=evidence, fix=fix, place=field)
+        elif need > usable * 0.95:
+            yield warn("the weights leave no memory for the KV cache", evidence=evidence, fix=fix, place=field)
         else:
-            yield good("the weights fit the cards", told, place)
+            yield ok("the weights fit into the GPUs' memory", evidence=evidence, place=place)

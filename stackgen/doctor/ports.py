@@ -1,109 +1,125 @@
-"""Ports and addresses: free, present on this machine, and who would be able to reach them."""
+"""Ports and addresses: free, on this machine, and reachable by whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from stackgen.doctor.facts import Host
-from stackgen.doctor.finding import Case, Results, fail, good, unknown, warn
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
 
-__all__ = ["address", "exposure", "free"]
+__all__ = ["check_bind_address", "check_exposure", "check_ports_free"]
 
-ANY = ("0.0.0.0", "::")
+ANY_ADDRESS = ("0.0.0.0", "::")
 
 
-def free(case: Case) -> Results:
-    """Every published port is free, or held by this very stack."""
-    taken = case.host.listeners
-    for service in case.services():
+def check_ports_free(inputs: DoctorInputs) -> Results:
+    """Every published port is free, or held by this stack itself."""
+    listeners = inputs.host.listeners
+    for service in inputs.services():
         for port in service.ports:
-            holders = list(_holders(case.host, port.address.strip("[]"), port.host))
-            others = [holder for holder, project in holders if not project or project != _project(case)]
+            # IPv6 addresses are in brackets, as Compose wants them
+            holders = list(_find_port_holders(inputs.host, port.address.strip("[]"), port.host))
+            others = [holder for holder, project in holders if not project or project != _project_name(inputs)]
             if others:
                 yield fail(
                     f"port {port.host} is taken",
-                    f"held by {', '.join(others)}",
-                    f"stop it, or set another port, e.g. port: {_next(case.host, port.host)}",
-                    _place(case, port.host),
+                    evidence=f"held by {', '.join(others)}",
+                    fix=f"stop it, or set another port, e.g. port: {_next_free_port(inputs.host, port.host)}",
+                    place=_port_field(inputs, port.host),
                 )
             elif holders:
-                yield good(f"port {port.host} is held by this stack itself", "it runs already")
-            elif taken is None:
-                yield unknown(f"whether port {port.host} is free is unknown", "the list of ports can't be read")
+                yield ok(f"port {port.host} is held by this stack itself", evidence="the stack is already running")
+            elif listeners is None:
+                yield unknown(
+                    f"whether port {port.host} is free is unknown",
+                    evidence="the list of listening ports can't be read",
+                )
             else:
-                yield good(f"port {port.host} is free")
+                yield ok(f"port {port.host} is free")
 
 
-def address(case: Case) -> Results:
-    """The address that ports bind is one of this machine's."""
-    if case.stack is None:
+def check_bind_address(inputs: DoctorInputs) -> Results:
+    """The address that ports bind to belongs to this machine."""
+    if inputs.stack is None:
         return
-    bind, own = case.stack.spec.bind.strip("[]"), case.host.addresses
-    if bind in ANY or bind.startswith("127.") or bind == "::1":
-        yield good(f"{bind} can be bound")
+    bind, own = inputs.stack.spec.bind.strip("[]"), inputs.host.addresses
+    # loopback and wildcard addresses exist on every machine
+    if bind in ANY_ADDRESS or bind.startswith("127.") or bind == "::1":
+        yield ok(f"{bind} can be bound")
+    # only IPv4 addresses are collected
     elif own is None or ":" in bind:
         yield unknown(f"whether {bind} is an address of this machine is unknown", place="bind")
     elif bind in own:
-        yield good(f"{bind} is an address of this machine")
+        yield ok(f"{bind} is an address of this machine")
     else:
-        yield fail(f"{bind} is no address of this machine", f"these are: {', '.join(own)}",
-                   "set bind to one of them, or to 0.0.0.0", "bind")  # fmt: skip
+        yield fail(
+            f"{bind} is not an address of this machine",
+            evidence=f"its addresses are {', '.join(own)}",
+            fix="set bind to one of them, or to 0.0.0.0",
+            place="bind",
+        )
 
 
-def exposure(case: Case) -> Results:
-    """Who reaches the ports, and what answers without a key."""
-    for endpoint in case.stack.plan.endpoints if case.stack else ():
+def check_exposure(inputs: DoctorInputs) -> Results:
+    """Who can reach the ports, and what answers without a key."""
+    for endpoint in inputs.stack.plan.endpoints if inputs.stack else ():
         if not endpoint.exposed:
-            yield good(f"{endpoint.name} is reached from this machine only", endpoint.base_url)
-        elif case.stack and case.stack.plan.service(endpoint.service).role == "gateway":
+            yield ok(f"only this machine can reach {endpoint.name}", evidence=endpoint.base_url)
+        elif inputs.stack and inputs.stack.plan.service(endpoint.service).role == "gateway":
             if endpoint.base_url.startswith("https:"):
-                yield good("others reach the gateway, over TLS and with a key", endpoint.base_url)
+                yield ok("other machines reach the gateway over TLS, with a key", evidence=endpoint.base_url)
             else:
                 yield warn(
-                    "others reach the gateway, and read keys and texts on the way: it is plain HTTP",
-                    endpoint.base_url,
-                    "gateway: {tls: generate}, or a certificate of your own",
-                    "gateway",
+                    "the gateway uses plain HTTP: others on the network can read keys and prompts",
+                    evidence=endpoint.base_url,
+                    fix="gateway: {tls: generate}, or use your own certificate",
+                    place="gateway",
                 )
+            # all endpoints share `bind`, so the first exposed one speaks for the rest
             break
         else:
             paths = ", ".join(endpoint.dialect.open_paths[:3])
-            told = f"without a key answer: {paths}, …" if paths else "all but the health path ask for the key"
-            yield warn(f"{endpoint.name} is open to all who reach this machine", told,
-                       "bind: 127.0.0.1, or a proxy with an allow-list of paths and TLS in front", "bind")  # fmt: skip
+            yield warn(
+                f"every machine that reaches this one can reach {endpoint.name}",
+                evidence=f"these answer without a key: {paths}, …" if paths else "only the health path needs no key",
+                fix="bind: 127.0.0.1, or put a proxy in front with TLS and a list of allowed paths",
+                place="bind",
+            )
             break
 
 
-def _project(case: Case) -> str:
-    return case.stack.plan.name if case.stack else ""
+def _project_name(inputs: DoctorInputs) -> str:
+    return inputs.stack.plan.name if inputs.stack else ""
 
 
-def _holders(host: Host, address: str, port: int) -> Iterator[tuple[str, str]]:
-    """Who holds the port, as (words, Compose project); containers first, as their proxy is all that the system sees."""
+def _find_port_holders(host: Host, address: str, port: int) -> Iterator[tuple[str, str]]:
+    """Who holds the port, as (text, Compose project)."""
     found = False
+    # containers first: the system shows only their proxy
     for container in host.containers or ():
-        if any(p == port and _clash(address, a.strip("[]")) for a, p in container.ports):
+        if any(p == port and _addresses_conflict(address, a.strip("[]")) for a, p in container.ports):
             found = True
             project = f" of the stack {container.project}" if container.project else ""
             yield f"container {container.name}{project}", container.project
     for one in () if found else host.listeners or ():
-        if one.port == port and _clash(address, one.address):
-            yield one.holder or "a process of another user (`sudo ss -ltnp` names it)", ""
+        if one.port == port and _addresses_conflict(address, one.address):
+            yield one.process or "a process of another user (`sudo ss -ltnp` shows it)", ""
             return
 
 
-def _clash(one: str, other: str) -> bool:
-    """Whether two addresses can't be bound at the same port; `::` takes IPv4 as well."""
+def _addresses_conflict(one: str, other: str) -> bool:
+    """Whether two addresses can't be bound at the same port; `::` includes IPv4."""
     one, other = (text.removeprefix("::ffff:") for text in (one, other))
+    # 0.0.0.0 does not include IPv6
     if (":" in one and other == "0.0.0.0") or (one == "0.0.0.0" and ":" in other and other != "::"):
         return False
-    return one == other or one in ANY or other in ANY
+    return one == other or one in ANY_ADDRESS or other in ANY_ADDRESS
 
 
-def _next(host: Host, port: int) -> int:
+def _next_free_port(host: Host, port: int) -> int:
     taken = {one.port for one in host.listeners or ()} | {p for c in host.containers or () for _, p in c.ports}
     return next((free for free in range(port + 1, 65536) if free not in taken), port)
 
 
-def _place(case: Case, port: int) -> str:
-    return next((f"{place}.port" for place, model in case.specs() if model.port == port), "port")
+def _port_field(inputs: DoctorInputs, port: int) -> str:
+    return next((f"{place}.port" for place, model in inputs.model_specs() if model.port == port), "port")

@@ -1,4 +1,4 @@
-"""Keys: there, no placeholder, hard to guess, and readable by their owner only. No value is ever repeated."""
+"""Keys: present, not a placeholder, hard to guess, and readable by their owner only. No finding contains a value."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 import re
 from collections import Counter
 
-from stackgen.doctor.finding import Case, Results, fail, good, warn
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, warn
 from stackgen.plan import EnvRef
-from stackgen.stack.envfile import API_KEY, GENERATED
+from stackgen.stack.envfile import API_KEY, GENERATED_SECRETS
 
-__all__ = ["complete", "is_placeholder", "mode", "present", "strength", "token_file"]
+__all__ = [
+    "check_env_complete", "check_env_mode", "check_env_present", "check_key_strength", "check_token_file",
+    "is_placeholder",
+]  # fmt: skip
 
 PLACEHOLDER = re.compile(
-    # bounded where a random key may begin or end like that
+    # bounded lengths: a random key may begin or end like this too
     r"<.*>|\{\{.*\}\}|\$\{\w+.*\}|\$[A-Z_]+|\.+|…|[x*]{4,}|(your|my)[-_ ][\w -]{0,30}|123\w{0,12}|.*[-_ ]here|todo|"
     r".*(change|replace|insert|put|paste)[-_ ]?(me|with|this|here|by|your)\b.*|.*(placeholder|example|insert[-_ ]).*|"
     r"x+|(api[-_ ]?)?key|secret|password|none|null|empty|(token[-_ ]?)?(abc|api)[-_ ]?123|test|dummy|fake|demo",
@@ -22,101 +25,131 @@ PLACEHOLDER = re.compile(
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether `value` stands for a key that nobody put in; `sk-` before it makes none of it."""
+    """Whether `value` is an example that nobody replaced, with or without `sk-` in front."""
     return bool(PLACEHOLDER.fullmatch(value) or PLACEHOLDER.fullmatch(value.removeprefix("sk-")))
 
 
-def present(case: Case) -> Results:
-    """`.env` is there and can be read."""
-    env = case.env
+def check_env_present(inputs: DoctorInputs) -> Results:
+    """`.env` exists and is readable."""
+    env = inputs.env
     if env is None:
         return
     if env.error:
-        yield fail(".env can't be read", f"{env.path}: {env.error}", f"chown $USER {env.path}")
+        yield fail(".env can't be read", evidence=f"{env.path}: {env.error}", fix=f"chown $USER {env.path}")
     elif env.exists:
-        yield good(".env is there", env.path)
+        yield ok(".env exists", evidence=env.path)
+    # Compose reads the shell's environment too, so no file is needed then
     elif env.values.get(API_KEY):
-        yield good("the key comes from the environment", API_KEY)
+        yield ok("the key comes from the environment", evidence=API_KEY)
     else:
-        yield warn("there is no .env: `docker compose up` alone will refuse to start", env.path,
-                   "`stackgen up` writes one with a new key; or copy .env.example")  # fmt: skip
+        yield warn(
+            "there is no .env: `docker compose up` on its own will refuse to start",
+            evidence=env.path,
+            fix="`stackgen up` creates one with a new key; or copy .env.example",
+        )
 
 
-def mode(case: Case) -> Results:
-    """Only its owner may read `.env`."""
-    env = case.env
+def check_env_mode(inputs: DoctorInputs) -> Results:
+    """Only the owner can read `.env`."""
+    env = inputs.env
     if env is None or env.mode is None:
         return
     if env.mode & 0o077:
-        yield warn("others may read .env", f"{env.path} has mode {env.mode:04o}", f"chmod 600 {env.path}")
+        yield warn(
+            "other users can read .env",
+            evidence=f"{env.path} has mode {env.mode:04o}",
+            fix=f"chmod 600 {env.path}",
+        )
     else:
-        yield good("only its owner may read .env", f"mode {env.mode:04o}")
+        yield ok("only the owner can read .env", evidence=f"mode {env.mode:04o}")
 
 
-def complete(case: Case) -> Results:
-    """Every variable that the stack wants has a value of its own."""
-    env = case.env
+def check_env_complete(inputs: DoctorInputs) -> Results:
+    """Every variable that the stack requires has a value that is not a placeholder."""
+    env = inputs.env
+    # a missing or unreadable file is reported once, by SG-P070
     if env is None or env.error or (not env.exists and not env.values.get(API_KEY)):
         return
-    wanted = [v for s in case.services() for _, v in s.environment if isinstance(v, EnvRef) and v.required]
-    for ref in dict.fromkeys(wanted):
-        value = env.values.get(ref.name, "") or env.values.get(ref.other, "")
-        if not value and ref.name in GENERATED and ref.name != API_KEY:
-            yield warn(f"{ref.name} is not there yet", env.path, "`stackgen up` adds one; `docker compose up` refuses")
+    required = [v for s in inputs.services() for _, v in s.environment if isinstance(v, EnvRef) and v.required]
+    for ref in dict.fromkeys(required):
+        value = env.values.get(ref.name, "") or env.values.get(ref.alternative, "")
+        # stackgen generates these itself, e.g. the engines' key behind a gateway
+        if not value and ref.name in GENERATED_SECRETS and ref.name != API_KEY:
+            yield warn(
+                f"{ref.name} is not set yet",
+                evidence=env.path,
+                fix="`stackgen up` adds one; `docker compose up` refuses to start without it",
+            )
         elif not value:
-            yield fail(f"{ref.name} is empty", env.path, f"put a value into .env: {_new(ref.name)}")
+            yield fail(f"{ref.name} is empty", evidence=env.path, fix=f"set it in .env: {_new_value(ref.name)}")
         elif is_placeholder(value):
-            yield fail(f"{ref.name} still holds a placeholder", env.path, f"put your own value in: {_new(ref.name)}")
+            yield fail(
+                f"{ref.name} is still a placeholder",
+                evidence=env.path,
+                fix=f"set your own value: {_new_value(ref.name)}",
+            )
         else:
-            yield good(f"{ref.name} is set")
+            yield ok(f"{ref.name} is set")
 
 
-def _new(name: str) -> str:
+def _new_value(name: str) -> str:
+    """A command that prints a new line for `.env`; for other variables, just the name."""
     return f'printf "{name}=sk-%s\\n" "$(openssl rand -hex 32)"' if name == API_KEY else name
 
 
-def strength(case: Case) -> Results:
-    """The API key can't be guessed."""
-    value = case.env.values.get(API_KEY, "") if case.env else ""
+def check_key_strength(inputs: DoctorInputs) -> Results:
+    """The API key is hard to guess."""
+    value = inputs.env.values.get(API_KEY, "") if inputs.env else ""
+    # both are reported by SG-P072
     if not value or is_placeholder(value):
         return
-    exposed = any(endpoint.exposed for endpoint in case.stack.plan.endpoints) if case.stack else False
+    exposed = any(endpoint.exposed for endpoint in inputs.stack.plan.endpoints) if inputs.stack else False
+    fix = f"create a new one: {_new_value(API_KEY)}"
+    # clients send it in the Authorization header, which carries visible ASCII only
     if re.search(r"[^\x21-\x7e]", value):
-        yield fail("the API key holds blanks or characters that no HTTP header can carry", f"{len(value)} characters",
-                   f"make a new one: {_new(API_KEY)}")  # fmt: skip
-    elif (bits := _bits(value)) < 64:
-        told = f"{len(value)} characters, at most {bits:.0f} bits; wanted 64 or more"
-        say = fail if exposed else warn
-        yield say("the API key is easy to guess" + (", and other machines reach the port" if exposed else ""), told,
-                  f"make a new one: {_new(API_KEY)}")  # fmt: skip
+        yield fail(
+            "the API key has spaces or other characters that an HTTP header can't carry",
+            evidence=f"{len(value)} characters",
+            fix=fix,
+        )
+    elif (bits := _entropy_bits(value)) < 64:
+        # on 127.0.0.1 only users of this machine can try keys
+        report = fail if exposed else warn
+        yield report(
+            "the API key is easy to guess" + (", and other machines can reach the port" if exposed else ""),
+            evidence=f"{len(value)} characters, at most {bits:.0f} bits; at least 64 needed",
+            fix=fix,
+        )
     else:
-        yield good("the API key is long enough", f"{len(value)} characters")
+        yield ok("the API key is long enough", evidence=f"{len(value)} characters")
 
 
-def _bits(value: str) -> float:
-    """How much there is to guess, at most: Shannon's entropy of its characters, which no repetition raises."""
+def _entropy_bits(value: str) -> float:
+    """An upper bound of what there is to guess: the Shannon entropy of the characters, which repetition can't raise."""
+    # the prefix is the same in every key
     value = value.removeprefix("sk-")
     counts = Counter(value)
     each = -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values()) if value else 0.0
     return each * len(value)
 
 
-def token_file(case: Case) -> Results:
-    """HF_TOKEN_FILE names a file that is there."""
-    env = case.env
+def check_token_file(inputs: DoctorInputs) -> Results:
+    """HF_TOKEN_FILE names a file that exists."""
+    env = inputs.env
     if env is None or not env.values.get("HF_TOKEN_FILE"):
         return
+    # the value is a token here, so it must not become evidence
     if env.values["HF_TOKEN_FILE"].startswith("hf_"):
         yield fail(
-            "HF_TOKEN_FILE holds a token, and must name the file that holds it",
-            env.path,
-            "`hf auth login` writes it to ~/.cache/huggingface/token; put that whole path into .env",
+            "HF_TOKEN_FILE contains a token, but must name the file that contains it",
+            evidence=env.path,
+            fix="`hf auth login` writes the token to ~/.cache/huggingface/token; put the absolute path into .env",
         )
     elif "HF_TOKEN_FILE" in env.missing_files:
         yield fail(
-            "HF_TOKEN_FILE names no file that can be read",
-            env.values["HF_TOKEN_FILE"],
-            "write the whole path (no ~), e.g. /home/you/.cache/huggingface/token; `hf auth login` makes it",
+            "HF_TOKEN_FILE names no readable file",
+            evidence=env.values["HF_TOKEN_FILE"],
+            fix="use an absolute path (no ~), e.g. /home/you/.cache/huggingface/token; `hf auth login` creates it",
         )
     else:
-        yield good("the token's file is there", env.values["HF_TOKEN_FILE"])
+        yield ok("the token's file exists", evidence=env.values["HF_TOKEN_FILE"])

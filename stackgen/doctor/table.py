@@ -1,20 +1,18 @@
-"""All checks, in the order in which a person would look: the machine first, then the stack."""
+"""All checks, in the order in which a person would look: first the machine, then the stack."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from stackgen.doctor import (
-    capacity as room,
-)
-from stackgen.doctor import (
-    context_length as context,
-)
-from stackgen.doctor import (
+    capacity,
+    context_length,
     features,
     files,
     flags,
+    gpu_memory,
     gpus,
+    huggingface,
     machine,
     model,
     parallel,
@@ -22,99 +20,160 @@ from stackgen.doctor import (
     quantization,
     secrets,
 )
-from stackgen.doctor import (
-    huggingface as hub,
-)
-from stackgen.doctor.finding import Case, Check, Finding
+from stackgen.doctor.finding import Check, DoctorInputs, Finding
 
-__all__ = ["CHECKS", "counts", "examine", "exit_code"]
+__all__ = ["CHECKS", "count_by_status", "exit_code", "run_checks"]
+
 
 CHECKS: tuple[Check, ...] = (
-    Check("SG-P001", "docker", "the `docker` command, the engine, and whether this user may use its socket",
-          machine.engine, True),
-    Check("SG-P002", "engine-version", "the engine has each feature that compose.yaml uses (`start_interval`, CDI: 25)",
-          features.engine_version, True),
-    Check("SG-P003", "compose", "the compose plugin has each feature that compose.yaml uses (`start_interval`: 2.20.2) "
-          "and is 2.24 or newer", features.compose, True),
-    Check("SG-P004", "buildx", "buildx is 0.17 or newer, where an image is built here", machine.buildx, True),
-    Check("SG-P005", "cgroup", "control groups of version 2", machine.cgroup, True),
-    Check("SG-P006", "disk", "room for images and weights that are still to come, by the Hub's file list when online",
-          room.disk, True),
-    Check("SG-P007", "memory", "host memory for models on the CPU: weights and KV cache", room.memory, True),
-    Check("SG-P008", "shm", "/dev/shm of vLLM's containers is 256 MiB at least", machine.shm),
-    Check("SG-P009", "cpu", "architecture and instruction sets for the CPU images (AVX2; AVX-512 advised)",
-          machine.cpu, True),
-    Check("SG-P010", "cores", "`cpuset` names cores that exist", machine.cores),
-    Check("SG-P020", "port", "published ports are free, or who holds them", ports.free),
-    Check("SG-P021", "bind", "the address of `bind` is one of this machine's", ports.address),
-    Check("SG-P022", "exposure", "who reaches the ports, and what answers without a key", ports.exposure),
-    Check("SG-P030", "gpu", "there are cards, and their driver answers", gpus.present, True),
-    Check("SG-P031", "driver", "the driver is new enough for the image's CUDA (CUDA 13: 580)", gpus.driver, True),
-    Check("SG-P032", "toolkit", "Docker can hand out GPUs: NVIDIA container toolkit, or CDI files", gpus.toolkit, True),
-    Check("SG-P033", "gpu-ids", "indices, UUIDs and counts of `gpus` exist", gpus.ids),
-    Check("SG-P034", "gpu-memory", "free memory of each card: utilization × total for vLLM, the weights and 1 GiB for "
-          "others; or who holds it",
-          gpus.memory, True),
-    Check("SG-P035", "mig", "cards that MIG splits are named by their parts", gpus.mig),
-    Check("SG-P036", "ecc", "no uncorrected memory errors on the cards", gpus.ecc, True),
-    Check("SG-P037", "persistence", "persistence mode of the cards", gpus.persistence, True),
-    Check("SG-P038", "mixed-gpus", "the cards of one replica are of one kind", gpus.mixed),
-    Check("SG-P039", "gpu-age", "the cards are new enough for the engine (compute capability 7.5)", gpus.card, True),
-    Check("SG-P040", "tensor-parallel", "attention heads are a multiple of the tensor parallel size", parallel.heads),
-    Check("SG-P041", "kv-heads", "KV heads are a multiple of the tensor parallel size, or divide it",
-          parallel.kv_heads),
-    Check("SG-P042", "pipeline-parallel", "there are as many layers as pipeline stages", parallel.layers),
-    Check("SG-P050", "model", "the model's folder and config.json", model.config),
-    Check("SG-P051", "tokenizer", "the tokenizer's files", model.tokenizer),
-    Check("SG-P052", "chat-template", "a chat template", model.chat_template),
-    Check("SG-P053", "weights", "every shard of the index is there and whole, by its header", model.weights),
-    Check("SG-P054", "readable", "the container's user may read the model", model.readable),
-    Check("SG-P055", "context", "`max_model_len` against the model's files, by vLLM's own arithmetic", context.context),
-    Check("SG-P056", "dtype", "the cards compute in the type (bfloat16: compute capability 8.0)", model.dtype),
-    Check("SG-P057", "quantization", "vLLM knows the quantization, the model has it, the cards compute with it",
-          quantization.quantization),
-    Check("SG-P058", "named-files", "chat templates and adapters that stack.yaml names", model.extras),
-    Check("SG-P059", "fit", "the weights alone fit the cards", model.fit),
-    Check("SG-P060", "hub", "the Hub answers, where something is to be fetched", hub.reachable),
-    Check("SG-P061", "token", "the Hub's token is valid, and the licence is accepted", hub.token),
-    Check("SG-P062", "repository", "repository, revision and file exist on the Hub", hub.repository),
-    Check("SG-P063", "cached", "with `storage.offline` the models lie in the storage", hub.cached),
-    Check("SG-P064", "revision", "models of the Hub name a revision", files.weights_pinned),
-    Check("SG-P070", "env", "`.env` is there", secrets.present),
-    Check("SG-P071", "env-mode", "only its owner may read `.env`", secrets.mode),
-    Check("SG-P072", "env-complete", "every variable has a value, and no placeholder is left", secrets.complete),
-    Check("SG-P073", "key", "the API key can't be guessed", secrets.strength),
-    Check("SG-P074", "token-file", "HF_TOKEN_FILE names a file that can be read", secrets.token_file),
-    Check("SG-P080", "stack", "stack.yaml holds no mistake", files.stack_file),
-    Check("SG-P081", "rendered", "the rendered files are in step with stack.yaml", files.rendered),
-    Check("SG-P082", "image-pinned", "every image names a version", files.pinned),
-    Check("SG-P083", "image", "every image is there, or is built here", files.pulled),
-    Check("SG-P090", "extra-args", "the pinned version knows the flags of `extra_args`, and takes their values",
-          flags.of_stack),
+    Check("SG-P001", name="docker", description="the `docker` command exists, the engine answers, and this user may "
+          "use its socket",
+          run=machine.check_docker, machine=True),
+    Check("SG-P002", name="engine-version", description="Docker Engine supports every feature that compose.yaml uses "
+          "(`start_interval`, CDI: 25)",
+          run=features.check_engine_version, machine=True),
+    Check("SG-P003", name="compose", description="the Compose plugin supports every feature that compose.yaml uses "
+          "(`start_interval`: 2.20.2) and is 2.24 or newer",
+          run=features.check_compose_version, machine=True),
+    Check("SG-P004", name="buildx", description="buildx is 0.17 or newer, if an image is built on this machine",
+          run=machine.check_buildx, machine=True),
+    Check("SG-P005", name="cgroup", description="the machine uses cgroup v2",
+          run=machine.check_cgroup_version, machine=True),
+    Check("SG-P006", name="disk", description="disk space for images and weights that are still to be fetched "
+          "(online: sizes from the Hub's file list)",
+          run=capacity.check_disk_space, machine=True),
+    Check("SG-P007", name="memory", description="host memory for models on the CPU: weights and KV cache",
+          run=capacity.check_host_memory, machine=True),
+    Check("SG-P008", name="shm", description="/dev/shm of vLLM's containers is at least 256 MiB",
+          run=machine.check_shared_memory),
+    Check("SG-P009", name="cpu", description="CPU architecture and instruction sets for the CPU images (AVX2 needed, "
+          "AVX-512 recommended)",
+          run=machine.check_cpu, machine=True),
+    Check("SG-P010", name="cores", description="`cpuset` names cores that exist",
+          run=machine.check_cpuset),
+    Check("SG-P020", name="port", description="published ports are free; if not, who holds them",
+          run=ports.check_ports_free),
+    Check("SG-P021", name="bind", description="`bind` is an address of this machine",
+          run=ports.check_bind_address),
+    Check("SG-P022", name="exposure", description="who can reach the ports, and what answers without a key",
+          run=ports.check_exposure),
+    Check("SG-P030", name="gpu", description="there are GPUs, and their driver answers",
+          run=gpus.check_gpus_present, machine=True),
+    Check("SG-P031", name="driver", description="the driver is new enough for the image's CUDA (CUDA 13: 580)",
+          run=gpus.check_driver, machine=True),
+    Check("SG-P032", name="toolkit", description="Docker can give GPUs to containers: NVIDIA Container Toolkit, or "
+          "CDI files",
+          run=gpus.check_toolkit, machine=True),
+    Check("SG-P033", name="gpu-ids", description="the indices, UUIDs and counts in `gpus` exist",
+          run=gpus.check_gpu_ids),
+    Check("SG-P034", name="gpu-memory", description="free memory of each GPU (vLLM: utilization × total; others: the "
+          "weights and 1 GiB); if too little, who uses it",
+          run=gpu_memory.check_gpu_memory, machine=True),
+    Check("SG-P035", name="mig", description="GPUs in MIG mode are requested by the UUIDs of their MIG instances",
+          run=gpus.check_mig),
+    Check("SG-P036", name="ecc", description="the GPUs have no uncorrected ECC memory errors",
+          run=gpus.check_ecc, machine=True),
+    Check("SG-P037", name="persistence", description="persistence mode of the GPUs is on",
+          run=gpus.check_persistence, machine=True),
+    Check("SG-P038", name="mixed-gpus", description="all GPUs of a replica are the same model",
+          run=gpus.check_mixed_gpus),
+    Check("SG-P039", name="gpu-age", description="the GPUs are new enough for the engine (compute capability 7.5)",
+          run=gpus.check_compute_capability, machine=True),
+    Check("SG-P040", name="tensor-parallel", description="the number of attention heads is a multiple of the tensor "
+          "parallel size",
+          run=parallel.check_attention_heads),
+    Check("SG-P041", name="kv-heads", description="the number of KV heads is a multiple of the tensor parallel size, "
+          "or divides it",
+          run=parallel.check_kv_heads),
+    Check("SG-P042", name="pipeline-parallel", description="the model has at least as many layers as pipeline stages",
+          run=parallel.check_layers),
+    Check("SG-P050", name="model", description="the model's folder and its config.json",
+          run=model.check_model_config),
+    Check("SG-P051", name="tokenizer", description="the tokenizer's files",
+          run=model.check_tokenizer),
+    Check("SG-P052", name="chat-template", description="a chat template",
+          run=model.check_chat_template),
+    Check("SG-P053", name="weights", description="every shard in the index exists and is complete, by its header",
+          run=model.check_weights),
+    Check("SG-P054", name="readable", description="the container's user can read the model",
+          run=model.check_readable),
+    Check("SG-P055", name="context", description="`max_model_len` against the model's files, with vLLM's own "
+          "arithmetic",
+          run=context_length.check_context_length),
+    Check("SG-P056", name="dtype", description="the GPUs support the dtype (bfloat16: compute capability 8.0)",
+          run=model.check_dtype),
+    Check("SG-P057", name="quantization", description="vLLM knows the quantization, the model has it, and the GPUs "
+          "support it",
+          run=quantization.check_quantization),
+    Check("SG-P058", name="named-files", description="the chat templates and adapters that stack.yaml names",
+          run=model.check_named_files),
+    Check("SG-P059", name="fit", description="the weights alone fit into the GPUs' memory",
+          run=model.check_weights_fit),
+    Check("SG-P060", name="hub", description="the Hub answers, if anything must be downloaded",
+          run=huggingface.check_hub_reachable),
+    Check("SG-P061", name="token", description="the Hub token is valid, and the licence is accepted",
+          run=huggingface.check_hub_token),
+    Check("SG-P062", name="repository", description="repository, revision and file exist on the Hub",
+          run=huggingface.check_repository),
+    Check("SG-P063", name="cached", description="with `storage.offline`, the models are in the storage",
+          run=huggingface.check_cached),
+    Check("SG-P064", name="revision", description="models from the Hub are pinned to a revision",
+          run=files.check_model_revisions),
+    Check("SG-P070", name="env", description="`.env` exists",
+          run=secrets.check_env_present),
+    Check("SG-P071", name="env-mode", description="only the owner can read `.env`",
+          run=secrets.check_env_mode),
+    Check("SG-P072", name="env-complete", description="every required variable has a value that is not a placeholder",
+          run=secrets.check_env_complete),
+    Check("SG-P073", name="key", description="the API key is hard to guess",
+          run=secrets.check_key_strength),
+    Check("SG-P074", name="token-file", description="HF_TOKEN_FILE names a readable file",
+          run=secrets.check_token_file),
+    Check("SG-P080", name="stack", description="stack.yaml has no errors",
+          run=files.check_stack_file),
+    Check("SG-P081", name="rendered", description="the rendered files match stack.yaml",
+          run=files.check_rendered_files),
+    Check("SG-P082", name="image-pinned", description="every image is pinned to a version",
+          run=files.check_image_pins),
+    Check("SG-P083", name="image", description="every image is present, or is built on this machine",
+          run=files.check_images_present),
+    Check("SG-P090", name="extra-args", description="the pinned version knows the flags in `extra_args` and accepts "
+          "their values",
+          run=flags.check_extra_args),
 )  # fmt: skip
+# worst first: the order of the statuses in every output
 ORDER = {"fail": 0, "warn": 1, "unknown": 2, "ok": 3}
 _MACHINE = frozenset(check.id for check in CHECKS if check.machine)
 
 
-def examine(case: Case, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
-    """All findings, the worst first, each kind in the order of the table."""
+def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
+    """All findings, worst first; findings of one status in the order of the table."""
     found = [
-        Finding(check.id, check.name, one.status, one.message, one.evidence, one.fix, one.place)
+        Finding(
+            check.id,
+            check=check.name,
+            status=one.status,
+            message=one.message,
+            evidence=one.evidence,
+            fix=one.fix,
+            place=one.place,
+        )
         for check in checks
-        for one in dict.fromkeys(check.run(case))
+        # replicas of one model give equal results
+        for one in dict.fromkeys(check.run(inputs))
     ]
     return tuple(sorted(found, key=lambda finding: ORDER[finding.status]))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0 without a failure, 3 where the machine is not ready, 1 where only the stack is wrong."""
+    """0 without a failure, 3 if the machine is not ready, 1 if only the stack is wrong."""
     failed = {finding.id for finding in findings if finding.status == "fail"}
     if not failed:
         return 0
     return 3 if failed & _MACHINE else 1
 
 
-def counts(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many findings there are of each status."""
+def count_by_status(findings: Iterable[Finding]) -> dict[str, int]:
+    """The number of findings of each status."""
     found = list(findings)
     return {status: sum(finding.status == status for finding in found) for status in ORDER}

@@ -154,7 +154,6 @@ class Service:
     read_only: bool = True
     init: bool = False
     cap_add: tuple[str, ...] = ()
-    group_add: tuple[str, ...] = ()
     cpuset: str = ""
     ipc: str = ""
     shm_size: str = ""

@@ -463,3 +463,8 @@ def test_every_id_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["explain", id.lower()]) == 0
         assert id in capsys.readouterr().out
     assert cli.main(["explain", "SG-Z999"]) == 2
+
+
+@pytest.mark.parametrize("command", ["check", "exporter"])
+def test_names_of_checks_are_separated_by_commas_or_spaces(command: str) -> None:
+    assert cli.build_parser().parse_args([command, "--skip", "auth, load tools"]).skip == ("auth", "load", "tools")

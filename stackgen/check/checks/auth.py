@@ -1,4 +1,4 @@
-"""The server is guarded: requests without the right key are refused, and no path leads around the key."""
+"""Authentication: requests without the right key are refused, and no path bypasses the key."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stackgen.check.checks.verdict import Context, Verdict, failed, passed, warned
+from stackgen.check.checks.verdict import Context, Verdict, fail, succeed, warn
 from stackgen.check.transport.faults import Fault
-from stackgen.check.transport.redact import as_basic
+from stackgen.check.transport.redact import basic_credentials
 from stackgen.check.transport.session import Reply
 from stackgen.plan.clouds import CLOUDS
 
@@ -18,35 +18,35 @@ __all__ = ["auth"]
 
 
 def _tiny_chat(model: str) -> dict[str, Any]:
-    """A chat request that costs one token."""
+    """A chat request for one token."""
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
 
-# a port that is closed, or that a firewall drops, must not hold the check up
+# a closed port, or one that a firewall drops, must not delay the check
 PORT_SECONDS = 1.0
-PRIVATE_HINT = "FastChat's controller and workers have no authentication: publish no port of theirs"
-KEY_HINT = "is it the key of the running server's .env? a change needs a restart"
-UNGUARDED_HINT = "start it with its key set (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
+PRIVATE_HINT = "FastChat's controller and workers have no authentication: do not publish their ports"
+KEY_HINT = "use the key from the running server's .env; a changed key takes effect only after a restart"
+UNGUARDED_HINT = "start it with a key (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
 
-AS_BASIC = "the key as a Basic login"
-BASIC_HINT = "clients send a Bearer key; nobody without the key gets in by it"
+AS_BASIC = "the key as Basic auth"
+BASIC_HINT = "harmless: clients send Bearer keys, and nobody gets in without the key"
 
 
-def _wrong(key: str) -> tuple[tuple[str, str, str | None], ...]:
-    """Each kind of wrong credential: its name, the words for a request with it, and the header's value.
+def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:
+    """Each kind of wrong credential: its name, the phrase for a request with it, and the header's value.
 
-    The key itself as a Basic login goes to nobody but its own server.
+    One kind is the key itself as Basic auth. It is sent to its own server only.
     """
     return (
         ("no key", "without a key", None),
         ("a wrong key", "with a wrong key", "Bearer stackgen-check-wrong-key"),
-        ("a Basic login", "with a Basic login", "Basic c3RhY2tnZW46d3Jvbmc="),
-        (AS_BASIC, "with the key as Basic", f"Basic {as_basic(key)}"),
+        ("wrong Basic auth", "with wrong Basic auth", "Basic c3RhY2tnZW46d3Jvbmc="),
+        (AS_BASIC, "with the key as Basic auth", f"Basic {basic_credentials(key)}"),
         ("an empty key", "with an empty key", "Bearer"),
     )
 
 
-# Paths that only read or compute, and a body that makes them do it for one token. Everything else is asked by GET.
+# Paths that only read or compute, each with a body that costs at most one token. All other paths are sent a GET.
 BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/invocations": _tiny_chat,
     "/api/v1/chat/completions": _tiny_chat,
@@ -64,199 +64,201 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/pooling": lambda model: {"model": model, "input": "hi"},
     "/apply-template": lambda _: {"messages": [{"role": "user", "content": "hi"}]},
 }
-# paths that give away what the key protects; the others of a dialect tell about the server
-GENERATES = frozenset({
+# open paths that generate bypass the key; the other open paths of a dialect only reveal facts about the server
+GENERATING = frozenset({
     "/invocations", "/generative_scoring", "/api/v1/chat/completions", "/completion", "/completions",
     "/chat/completions",
 })  # fmt: skip
 
-# Path segments of requests that change a server's state (vLLM's and FastChat's routes, all by POST): a check must not
-# pause, unload or rewire what it looks at. They are asked by GET, which FastAPI refuses with 405 where the path is
-# there and the guard let the request through, with 404 where it isn't.
-CHANGING = frozenset({
+# Path segments that change a server's state (vLLM and FastChat routes, all POST). The check must not pause or unload
+# anything, so it sends GET: FastAPI returns 405 if the path exists and no authentication stopped the request, else 404.
+STATE_CHANGING = frozenset({
     "abort_requests", "collective_rpc", "init_weights_update_group", "load_lora_adapter", "pause",
     "receive_heart_beat", "refresh_all_workers", "register_worker", "reset_mm_cache", "reset_prefix_cache", "resume",
     "scale_elastic_ep", "sleep", "start_profile", "stop_profile", "unload_lora_adapter", "update_weights",
     "wake_up",
 })  # fmt: skip
-# no harm, and nothing that a GET would show either
+# harmless paths that have no GET either, so a 405 is judged the same way
 POST_ONLY = frozenset({"/v2/rerank", "/inference/v1/generate"})
 NO_PATH = "/stackgen-check-no-such-path"
-# paths of one server are asked so many at a time
-AT_ONCE = 8
+# open paths of one server are requested in parallel, so that all of them fit into one timeout
+MAX_CONCURRENCY = 8
 
 
 def auth(context: Context, _model: str) -> Verdict:
-    """Each kind of wrong credential is refused, the right key is taken, and the dialect's open paths are closed."""
+    """Wrong credentials are refused, the right key is accepted, and the open paths of the dialect are closed."""
     target = context.session.target
-    if private := _private_ports(context):
-        return failed(f"answers without any key: {', '.join(private)}", PRIVATE_HINT)
+    if private := _open_private_ports(context):
+        return fail(f"answers without authentication: {', '.join(private)}", hint=PRIVATE_HINT)
     if target.api_key is None:
-        return _no_key(context)
-    accepted, odd, basic = _refusals(context, target.api_key)
+        return _check_without_key(context)
+    accepted, odd, basic = _try_wrong_credentials(context, target.api_key)
     # on loopback too: a key is set, so somebody relies on it
     if accepted:
-        return failed(f"the server answers to {', '.join(accepted)}", UNGUARDED_HINT, "; ".join(odd))
-    # `models` has asked with the key
+        return fail(f"the server accepts {', '.join(accepted)}", hint=UNGUARDED_HINT, evidence="; ".join(odd))
+    # `models` has already sent the key
     reply = context.listing or context.session.get(f"{target.base_url}/models")
     if reply.status in (401, 403):
-        return failed("the server refuses the key", KEY_HINT, context.excerpt(reply))
-    # 404 or 500 to a request without a key is no refusal: the guard may not have been asked at all
+        return fail("the server refuses the key", hint=KEY_HINT, evidence=context.excerpt(reply))
+    # 404 or 500 without a key is no refusal: the request may not have reached the authentication at all
     if any(not note.endswith(("401", "403")) for note in odd):
-        return failed("a wrong key is not refused as it should be", "look at the server's log", "; ".join(odd))
-    opened, unclear = _open_paths(context)
-    evidence = "; ".join([*odd, *unclear.told])
+        return fail("a wrong key is not refused properly", hint="see the server's log", evidence="; ".join(odd))
+    opened, inconclusive = _find_open_paths(context)
+    evidence = "; ".join([*odd, *inconclusive.notes])
     if opened:
-        generating = [path for path in opened if path in GENERATES]
-        message = f"answers without the key: {', '.join(opened)}" + (" (a way around the key)" if generating else "")
-        hint = "let only /v1 through: a proxy with an allow-list in front"
+        bypass = any(path in GENERATING for path in opened)
+        message = f"answers without the key: {', '.join(opened)}" + (" (authentication bypass)" if bypass else "")
+        hint = "put a proxy with an allow-list in front that lets only /v1 through"
         if target.exposed:
-            return failed(message, hint, evidence)
-        return warned(message, f"on this machine alone that is bearable; before others may reach it, {hint}", evidence)
-    if unclear.troubled:
-        return warned("refused on /v1, but some paths can't be judged", "look at the server's log", evidence)
+            return fail(message, hint=hint, evidence=evidence)
+        # on loopback, users of this machine are the only ones who can reach it
+        hint = f"acceptable while only this machine can reach it. Before others can, {hint}"
+        return warn(message, hint=hint, evidence=evidence)
+    if inconclusive.has_errors:
+        message = "refused on /v1, but some paths could not be checked"
+        return warn(message, hint="see the server's log", evidence=evidence)
     if odd:
         statuses = " or ".join(map(str, context.dialect.auth_statuses))
-        return warned(f"refused, but not with {statuses}", "clients may not know it for a key problem", evidence)
+        message = f"refused, but not with {statuses}"
+        return warn(message, hint="clients may not recognize it as a key problem", evidence=evidence)
     if basic:
-        return warned(f"the server takes {AS_BASIC} as well", BASIC_HINT, evidence)
-    return passed("no key, a wrong one, Basic and an empty one are refused", evidence)
+        return warn(f"the server also accepts {AS_BASIC}", hint=BASIC_HINT, evidence=evidence)
+    return succeed("no key, a wrong key, Basic auth and an empty key are refused", evidence=evidence)
 
 
-def _no_key(context: Context) -> Verdict:
+def _check_without_key(context: Context) -> Verdict:
     target = context.session.target
     listing = context.session.get(f"{target.base_url}/models", None)
     if listing.status in (401, 403):
-        return failed("the server wants a key, and none is given", target.no_key_hint, context.excerpt(listing))
-    # `chat` may have shown already that it works without one
-    if not context.texts:
+        message = "the server requires a key, but none was given"
+        return fail(message, hint=target.no_key_hint, evidence=context.excerpt(listing))
+    # `chat` may have already shown that it works without a key
+    if not context.chat_answers:
         reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), None)
         if reply.status in (401, 403):
-            seen = "the list of models is open" if listing.status == 200 else f"/models gives {listing.status}"
-            return failed(f"{seen}, and a chat wants a key, which is not given", target.no_key_hint,
-                          context.excerpt(reply))  # fmt: skip
+            models = "the model list is open" if listing.status == 200 else f"/models returns {listing.status}"
+            message = f"{models}, but chat requires a key and none was given"
+            return fail(message, hint=target.no_key_hint, evidence=context.excerpt(reply))
         if reply.status != 200:
-            told = f"/models gives {listing.status}, and a chat {reply.status}"
-            return warned(f"whether the server has a key can't be told: {told}", "is the base URL right?",
-                          context.excerpt(reply))  # fmt: skip
-    message = "the server has no key: whoever reaches it may use it"
+            statuses = f"/models returns {listing.status}, chat returns {reply.status}"
+            message = f"can't tell whether the server has a key: {statuses}"
+            return warn(message, hint="check the base URL", evidence=context.excerpt(reply))
+    message = "the server has no key: anyone who can reach it can use it"
     if target.exposed:
-        return failed(message, "set a key before anything but this machine can reach it")
-    return warned(message, "bearable while only this machine can reach it")
+        return fail(message, hint="set a key before other machines can reach it")
+    return warn(message, hint="acceptable while only this machine can reach it")
 
 
-def _refusals(context: Context, key: str) -> tuple[list[str], list[str], bool]:
-    """The wrong credentials that were accepted, those refused with another status than the dialect's, and whether the
-    key is taken as a Basic login too.
-    """
+def _try_wrong_credentials(context: Context, key: str) -> tuple[list[str], list[str], bool]:
+    """The accepted wrong credentials, those refused with an unexpected status, and whether Basic auth works too."""
     accepted, odd, basic = [], [], False
-    # a probe every few seconds needs not try every form
+    # a quick check may run every few seconds, so it tries the two basic forms only
     chat = _tiny_chat(context.any_model)
-    wrong = _wrong(key) if context.options.depth else _wrong(key)[:2]
-    for name, words, header in wrong:
-        # some gateways guard the list and not the work, or the other way round
+    credentials = _wrong_credentials(key) if context.options.depth else _wrong_credentials(key)[:2]
+    for name, phrase, header in credentials:
+        # some gateways protect the list and not the completions, or the other way round
         replies = (
             context.session.get(f"{context.url}/models", header),
             context.session.post(f"{context.url}/chat/completions", chat, header),
         )
-        # a redirect is no answer, and no refusal either: it falls through to `odd`
+        # a redirect is neither an answer nor a refusal: it ends up in `odd`
         through = [reply.status < 300 for reply in replies]
         if name == AS_BASIC and any(through):
             basic = True
         elif all(through):
             accepted.append(name)
         elif any(through):
-            accepted.append(f"{'a list of models' if through[0] else 'a chat'} {words}")
-        for what, reply in zip((name, f"a chat {words}"), replies, strict=True):
+            accepted.append(f"{'a model list' if through[0] else 'a chat'} {phrase}")
+        for what, reply in zip((name, f"a chat {phrase}"), replies, strict=True):
             if reply.status >= 300 and reply.status not in context.dialect.auth_statuses:
-                odd.append(f"{what} gives {reply.status}")
+                odd.append(f"{what} returns {reply.status}")
     return accepted, odd, basic
 
 
-class _Unclear:
-    """What could not be told of open paths: `told` in words, `troubled` where a path was asked and gave no answer."""
+class _Inconclusive:
+    """Open paths without a clear result: a note for each; `has_errors` if a requested path failed to answer."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
-        self.troubled = False
+        self.notes: list[str] = []
+        self.has_errors = False
 
 
-def _open_paths(context: Context) -> tuple[list[str], _Unclear]:
-    """The dialect's open paths that answer without a key, in its order, and notes. All together take one time-out."""
-    unclear, paths = _Unclear(), list[str]()
+def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
+    """The open paths that answer without a key, in the dialect's order. All of them together take one timeout."""
+    inconclusive, paths = _Inconclusive(), list[str]()
     target = context.session.target
-    # of a cloud nothing but its documented API is anybody's business
+    # a cloud is sent only requests of its documented API
     cloud = any(cloud.owns(target.host) for cloud in CLOUDS.values())
     for path in context.dialect.open_paths if not cloud else ():
-        if not context.options.depth and path not in GENERATES:
+        if not context.options.depth and path not in GENERATING:
             continue
-        if path in GENERATES and context.silent:
-            unclear.told.append(f"{path} not tried, as the model does not answer")
+        if path in GENERATING and context.timed_out_models:
+            inconclusive.notes.append(f"{path} not tried: the model does not answer")
             continue
         paths.append(path)
     if not paths:
-        return [], unclear
+        return [], inconclusive
     model, deadline = context.any_model, time.monotonic() + context.options.timeout
 
-    def ask(path: str) -> Reply | Fault:
+    def request(path: str) -> Reply | Fault:
         body, left = BODIES.get(path), deadline - time.monotonic()
         if left <= 0:
-            return Fault("timeout", "not asked, as the others took all the time", "")
+            return Fault("timeout", "not tried: the other paths used up the time", hint="")
         try:
-            if body is None or _changes(path):
+            if body is None or _changes_state(path):
                 return context.session.get(target.root + path, None, left)
-            return context.session.post(target.root + path, body(model), None, within=left)
+            return context.session.post(target.root + path, body(model), None, max_seconds=left)
         except Fault as fault:
             return fault
 
-    # those that are a way around the key come first, should time run out
-    order = sorted(paths, key=lambda path: path not in GENERATES)
-    with ThreadPoolExecutor(min(AT_ONCE, len(order)), "stackgen-paths") as pool:
-        # a server that refuses GET everywhere tells nothing by it
-        by_method = pool.submit(ask, NO_PATH) if any(map(_by_method, order)) else None
-        replies = dict(zip(order, pool.map(ask, order), strict=True))
-        missing = by_method.result() if by_method else None
+    # paths that bypass the key come first, in case the time runs out
+    order = sorted(paths, key=lambda path: path not in GENERATING)
+    with ThreadPoolExecutor(min(MAX_CONCURRENCY, len(order)), "stackgen-paths") as pool:
+        # a server that returns 405 for any path proves nothing with it
+        no_path_reply = pool.submit(request, NO_PATH) if any(map(_is_detected_by_405, order)) else None
+        replies = dict(zip(order, pool.map(request, order), strict=True))
+        missing = no_path_reply.result() if no_path_reply else None
     no_path = missing.status if isinstance(missing, Reply) else 0
-    opened = [path for path in paths if _is_open(path, replies[path], no_path, unclear)]
-    return opened, unclear
+    opened = [path for path in paths if _is_open(path, replies[path], no_path, inconclusive)]
+    return opened, inconclusive
 
 
-def _is_open(path: str, reply: Reply | Fault, no_path: int, unclear: _Unclear) -> bool:
-    """Whether the reply shows that the request got past the guard; `no_path` is the status of a path that isn't there.
+def _is_open(path: str, reply: Reply | Fault, no_path: int, inconclusive: _Inconclusive) -> bool:
+    """Whether the reply shows that authentication let the request through; `no_path` is the status of an unknown path.
 
-    What can't be told is added to `unclear`.
+    Replies that prove nothing are added to `inconclusive`.
     """
     if isinstance(reply, Fault):
-        unclear.told.append(f"{path}: {reply.message}")
-        unclear.troubled = True
+        inconclusive.notes.append(f"{path}: {reply.message}")
+        inconclusive.has_errors = True
         return False
-    # it may have got past the guard and failed there, or failed before it
+    # the request may have failed before authentication or after it
     if reply.status >= 500:
-        unclear.told.append(f"{path} gives {reply.status}")
-        unclear.troubled = True
+        inconclusive.notes.append(f"{path} returns {reply.status}")
+        inconclusive.has_errors = True
         return False
-    # 400 and 422 are the path's own answer to the body: the request got past the guard
+    # with 400 and 422 the path itself judges the body, so authentication let the request through
     answered = reply.status < 300 or reply.status in (400, 422)
-    if _by_method(path):
+    if _is_detected_by_405(path):
         return no_path == 404 and (answered or reply.status == 405)
-    # a web page that is shown for any path gives away nothing
-    return answered and (path not in GENERATES or isinstance(reply.json(), dict))
+    # a web page that is shown for any path reveals nothing
+    return answered and (path not in GENERATING or isinstance(reply.json(), dict))
 
 
-def _changes(path: str) -> bool:
-    return bool(CHANGING & set(path.split("?")[0].strip("/").split("/")))
+def _changes_state(path: str) -> bool:
+    return bool(STATE_CHANGING & set(path.split("?")[0].strip("/").split("/")))
 
 
-def _by_method(path: str) -> bool:
-    return _changes(path) or path in POST_ONLY
+def _is_detected_by_405(path: str) -> bool:
+    return _changes_state(path) or path in POST_ONLY
 
 
-def _private_ports(context: Context) -> list[str]:
-    """Services of the dialect's stack that answer at the endpoint's address though nobody but the stack may reach them.
+def _open_private_ports(context: Context) -> list[str]:
+    """Private services of the dialect's stack that answer at the endpoint's address, as `host:port`.
 
-    Only where the address is this machine's or the server is of that dialect for sure: the ports are tried in passing.
+    Only the stack itself may reach them. Ports that don't answer within a second count as closed.
     """
-    target, found = context.session.target, []
+    target, reachable = context.session.target, []
     for port, path in context.dialect.private_ports:
         if port == target.port:
             continue
@@ -264,10 +266,10 @@ def _private_ports(context: Context) -> list[str]:
         try:
             with socket.create_connection((target.host, port), PORT_SECONDS):
                 pass
-            reply = context.session.post(f"http://{host}:{port}{path}", {}, None, within=2 * PORT_SECONDS)
+            reply = context.session.post(f"http://{host}:{port}{path}", {}, None, max_seconds=2 * PORT_SECONDS)
         except (OSError, Fault):
             continue
-        # something else may listen there; FastChat's services answer these paths with JSON
+        # another program may listen there; FastChat's services answer these paths with JSON
         if reply.status == 200 and isinstance(reply.json(), dict):
-            found.append(f"{host}:{port}")
-    return found
+            reachable.append(f"{host}:{port}")
+    return reachable

@@ -1,4 +1,4 @@
-"""A chat completion and a streamed one, against the documented structure."""
+"""A chat completion and a streamed one, compared with the API reference."""
 
 from __future__ import annotations
 
@@ -8,286 +8,293 @@ from collections.abc import Mapping
 from typing import Any
 
 from stackgen.check.checks.model_names import did_you_mean
-from stackgen.check.checks.verdict import Context, Verdict, failed, passed, warned
-from stackgen.check.dialects import OPENAI, finish_problem, finish_reasons
+from stackgen.check.checks.verdict import Context, Verdict, fail, succeed, warn
+from stackgen.check.dialects import OPENAI, allowed_finish_reasons, finish_problem
 from stackgen.check.transport.faults import Fault
-from stackgen.check.transport.openai_schema import Completion, parse, sum_problem
-from stackgen.check.transport.session import Reply, content_type, error_message, read
-from stackgen.check.transport.stream import Transcript, Utf8, collect
+from stackgen.check.transport.openai_schema import Completion, parse, usage_problem
+from stackgen.check.transport.session import Reply, content_type, error_message, read_reply
+from stackgen.check.transport.stream import StrictUtf8, Transcript, collect_events
 from stackgen.plan import Dialect
 
 __all__ = ["chat", "is_unknown_model", "stream"]
 
-LOGS_HINT = "look at the server's log: `docker compose logs`"
-CONTRACT_HINT = "OpenAI clients may fail on it: https://platform.openai.com/docs/api-reference/chat/object"
-REASONING_HINT = "it spent all of the check's tokens on reasoning: start it with less reasoning to see an answer"
-SLOW_HINT = "see the queue and the load of the server: its /metrics, `nvidia-smi`; a first request may still warm it up"
-GATHER_HINT = (
-    "a proxy holds tokens back (nginx: gzip off and proxy_buffering off; HAProxy: option http-no-delay), or the server"
-    " sends them in groups"
+LOGS_HINT = "see the server's log: `docker compose logs`"
+CONTRACT_HINT = "OpenAI clients may fail on this: https://platform.openai.com/docs/api-reference/chat/object"
+REASONING_HINT = "all tokens of the check went into reasoning: start the server with less reasoning to see an answer"
+SLOW_HINT = "check queue and load of the server: /metrics, `nvidia-smi`. The first requests may still be warming it up"
+BUFFERING_HINT = (
+    "a proxy buffers the stream (nginx: gzip off and proxy_buffering off; HAProxy: option http-no-delay), or the server"
+    " sends tokens in groups"
 )
-# inter-token latencies that a report keeps of a stream
+TOO_LONG_HINT = "the server ignores max_tokens: answers may become very long"
+# how many inter-token latencies of a stream a report keeps
 MAX_SAMPLES = 256
-# a stream that goes on may last this many times the time-out, which bounds a single silence
+# a stream that keeps sending may last this many timeouts, each of which bounds a single silence
 STREAM_FACTOR = 10
 # OpenAI answers `gpt-x` as its snapshot `gpt-x-2025-01-31` or `gpt-x-0613`
 SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{4})")
 
 
 def chat(context: Context, model: str) -> Verdict:
-    """The body has every documented field, the usage adds up, the model is the one asked for, the answer has text."""
+    """All documented fields are there, the usage adds up, the requested model answers, and the answer has text."""
     reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model))
     if reply.status != 200:
-        return _refused(context, reply, model)
-    notes: list[str] = []
-    # all structural problems are found at once; the rules between fields follow below
+        return _fail_refused(context, reply, model)
+    excerpt, notes = context.session.redact.excerpt, list[str]()
+    # the schema reports all structural problems at once; the rules between fields follow below
     completion, problems = parse(Completion, reply.json())
     if completion is None:
         if reply.json() is None:
-            kind = (reply.content_type or "something") if reply.body.strip() else "an empty body"
+            kind = (reply.content_type or "no content type") if reply.body.strip() else "an empty body"
             problems = (f"{kind} instead of JSON",)
-        elif said := context.session.redact.excerpt(error_message(reply), 160):
-            return failed(f"an error under status 200: {said}", LOGS_HINT, context.excerpt(reply))
-        return failed(f"the body is not as documented: {problems[0]}", CONTRACT_HINT,
-                      f"{'; '.join(problems[:5])}; {context.excerpt(reply)}")  # fmt: skip
-    wrong = context.allow("chat", _content_problems(context, completion), notes)
-    wrong += _echo(context, completion.model, model, notes)
+        elif error := excerpt(error_message(reply), 160):
+            return fail(f"an error despite status 200: {error}", hint=LOGS_HINT, evidence=context.excerpt(reply))
+        evidence = f"{'; '.join(problems[:5])}; {context.excerpt(reply)}"
+        return fail(f"the body is not as documented: {problems[0]}", hint=CONTRACT_HINT, evidence=evidence)
+    wrong = context.drop_deviations("chat", _content_problems(context, completion), notes)
+    wrong += _model_problems(context, completion.model, model, notes)
     if wrong:
-        return failed("; ".join(wrong), CONTRACT_HINT, context.excerpt(reply))
-    # a context that is full ends an answer early as well, so this alone is no fault
+        return fail("; ".join(wrong), hint=CONTRACT_HINT, evidence=context.excerpt(reply))
     first, usage = completion.choices[0], completion.usage
     counted = usage.completion_tokens if usage else 0
+    # a full context ends an answer early too, so a short answer alone is no failure
     if usage and first.finish_reason == "length" and 0 < counted < context.max_tokens:
-        short = [_short(counted, context.max_tokens)]
-        # what a dialect is known for is one token
-        notes += context.allow("chat", short, notes) if counted == context.max_tokens - 1 else short
+        short = [_short_count(counted, context.max_tokens)]
+        # the known deviation of a dialect is one token; a larger difference stays a note
+        notes += context.drop_deviations("chat", short, notes) if counted == context.max_tokens - 1 else short
     if reply.content_type.lower() != "application/json":
-        notes.append(f"the content type is {context.session.redact.excerpt(reply.content_type, 60) or 'missing'}")
-    message = first.message
+        notes.append(f"the content type is {excerpt(reply.content_type, 60) or 'missing'}")
     figures = {"prompt_tokens": float(usage.prompt_tokens), "completion_tokens": float(counted)} if usage else {}
-    text = message.content or ""
+    text = first.message.content or ""
     if counted > context.max_tokens:
-        return warned(f"{counted} tokens came, and at most {context.max_tokens} were asked for",
-                      "max_tokens is not kept to: answers may run away", context.excerpt(reply),
-                      figures=figures)  # fmt: skip
+        message = f"{counted} tokens were generated, but at most {context.max_tokens} were requested"
+        return warn(message, hint=TOO_LONG_HINT, evidence=context.excerpt(reply), figures=figures)
     if not text and context.max_tokens > 1:
-        return warned("only reasoning, no content", REASONING_HINT, context.excerpt(reply), figures=figures)
-    # the first model's answer stands for the endpoint
+        return warn("only reasoning, no content", hint=REASONING_HINT, evidence=context.excerpt(reply), figures=figures)
+    # the answer of the first model is shown for the endpoint
     if context.answer is None:
-        context.answer = context.session.redact.excerpt(text, 1000)
-    context.texts[model] = (text, counted)
-    said = repr(context.session.redact.excerpt(text, 60)) if text.strip() else "with white space"
+        context.answer = excerpt(text, 1000)
+    context.chat_answers[model] = (text, counted)
+    shown = repr(excerpt(text, 60)) if text.strip() else "with white space"
     if usage is None:
-        return warned(f"answers {said}, but reports no usage", "nobody can count what it costs", notes=tuple(notes))
-    return passed(f"answers {said} ({counted} tokens, {first.finish_reason})", notes=tuple(notes), figures=figures)
+        return warn(f"answers {shown}, but reports no usage", hint="clients can't count tokens", notes=tuple(notes))
+    return succeed(f"answers {shown} ({counted} tokens, {first.finish_reason})", notes=tuple(notes), figures=figures)
 
 
 def _content_problems(context: Context, completion: Completion) -> list[str]:
-    """What no single field shows: sums, reasons, an answer without text. `n` is not set, so there is one choice."""
+    """Problems beyond single fields: sums, finish reasons, no text. `n` is not set, so one choice is expected."""
     first, usage = completion.choices[0], completion.usage
-    wrong = [problem] if usage and (problem := sum_problem(usage)) else []
+    wrong = [problem] if usage and (problem := usage_problem(usage)) else []
     if len(completion.choices) > 1:
-        wrong.append(f"{len(completion.choices)} choices, and one was asked for")
+        wrong.append(f"{len(completion.choices)} choices, but one was requested")
     if first.index:
-        wrong.append(f"the only choice has the index {first.index}")
-    if problem := finish_problem(first.finish_reason, finish_reasons(context.dialect)):
+        wrong.append(f"the only choice has index {first.index}")
+    if problem := finish_problem(first.finish_reason, allowed_finish_reasons(context.dialect)):
         wrong.append(problem)
     extra = first.message.model_extra or {}
-    some = first.message.content or extra.get("reasoning") or extra.get("reasoning_content")
+    content = first.message.content or extra.get("reasoning") or extra.get("reasoning_content")
     counted = usage.completion_tokens if usage else 0
-    if not some and context.max_tokens > 1:
+    if not content and context.max_tokens > 1:
         wrong.append("the answer has no content")
-    # a single token may be half a letter or a mark of reasoning, which shows as nothing but in the usage
-    elif not some and not counted:
-        wrong.append("nothing was generated: no content, and no token in the usage")
+    # a single token may be half a letter or a mark of reasoning, which shows only in the usage
+    elif not content and not counted:
+        wrong.append("nothing was generated: no content, and no completion tokens in the usage")
     elif usage and not counted:
         at_limit = first.finish_reason == "length" and context.max_tokens == 1
-        wrong.append(_short(0, 1) if at_limit else "usage counts no completion token, and there is text")
+        wrong.append(_short_count(0, 1) if at_limit else "usage counts no completion tokens, but there is text")
     return wrong
 
 
-def _short(counted: int, limit: int) -> str:
+def _short_count(counted: int, limit: int) -> str:
     return f"completion_tokens is {counted} at a length limit of {limit}"
 
 
-# streams more that are looked at before tokens are said to be held back
-AGAIN = 2
-# an answer of so many tokens that it shows whether they come one by one
-LONGER: dict[str, object] = {
+# how many more streams are read before the check reports buffering
+BUFFERING_RETRIES = 2
+# an answer that is long enough to show whether its tokens arrive one by one
+LONG_ANSWER: dict[str, object] = {
     "messages": [{"role": "user", "content": "Count from one to forty, in words."}],
     "max_tokens": 64,
 }
 
 
 def stream(context: Context, model: str) -> Verdict:
-    """The stream begins with a role, brings content, ends with one finish reason and `[DONE]`, and has no error."""
-    transcript, cut, notes, other = _take(context, model)
-    first = 0.0
-    if other is None and not cut and transcript.gathering():
-        # what gathers tokens does it every time, and a machine that was busy for a moment does not
-        first = _first_token(context, model)
-        for _ in range(AGAIN):
-            again = _take(context, model)
-            if again[3] is None and not again[0].gathering(first):
-                transcript, cut, notes, other = again
+    """The stream starts with a role, has content, ends with one finish reason and `[DONE]`, and has no error."""
+    transcript, cut, notes, other = _read_stream(context, model)
+    one_token = 0.0
+    if other is None and not cut and transcript.describe_buffering():
+        # a proxy buffers every stream; a machine that was busy for a moment does not
+        one_token = _time_one_token(context, model)
+        for _ in range(BUFFERING_RETRIES):
+            retry = _read_stream(context, model)
+            if retry[3] is None and not retry[0].describe_buffering(one_token):
+                transcript, cut, notes, other = retry
                 break
-    verdict = other or _judge(context, model, transcript, cut, notes, first)
-    if verdict.status == "pass" and transcript.lumped():
-        return _longer(context, model, verdict)
+    verdict = other or _judge_stream(context, model, transcript, cut, notes, one_token)
+    if verdict.status == "pass" and transcript.may_be_buffered():
+        return _check_longer_answer(context, model, verdict)
     return verdict
 
 
-def _longer(context: Context, model: str, verdict: Verdict) -> Verdict:
-    """`verdict`, unless answers that are long enough to tell come in one piece as well."""
-    first = _first_token(context, model)
-    for _ in range(AGAIN):
-        transcript, cut, _, other = _take(context, model, LONGER)
-        if other is not None or cut or not (told := transcript.gathering(first)):
+def _check_longer_answer(context: Context, model: str, verdict: Verdict) -> Verdict:
+    """`verdict`, unless all answers that are long enough to show it arrive buffered too."""
+    one_token = _time_one_token(context, model)
+    for _ in range(BUFFERING_RETRIES):
+        transcript, cut, _, other = _read_stream(context, model, LONG_ANSWER)
+        if other is not None or cut or not (buffering := transcript.describe_buffering(one_token)):
             return verdict
-    return warned(told, GATHER_HINT, transcript.speed(), notes=verdict.notes, figures=transcript.figures())
+    speed, figures = transcript.format_speed(), transcript.figures()
+    return warn(buffering, hint=BUFFERING_HINT, evidence=speed, notes=verdict.notes, figures=figures)
 
 
-def _first_token(context: Context, model: str) -> float:
-    """Seconds that one token takes; 0.0, for unknown, where no answer comes, which is for `chat` to tell."""
-    begun = time.monotonic()
+def _time_one_token(context: Context, model: str) -> float:
+    """How long an answer of one token takes (s); 0.0 for unknown, as a missing answer is for `chat` to report."""
+    started = time.monotonic()
     try:
         reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
     except Fault:
         return 0.0
-    return time.monotonic() - begun if reply.status == 200 else 0.0
+    return time.monotonic() - started if reply.status == 200 else 0.0
 
 
-def _take(
-    context: Context, model: str, more: Mapping[str, object] | None = None
+def _read_stream(
+    context: Context, model: str, changes: Mapping[str, object] | None = None
 ) -> tuple[Transcript, str, list[str], Verdict | None]:
-    """One stream, how it was cut, and notes; or the verdict on an answer that is no stream."""
+    """One stream, how it was cut, and notes; or the verdict on a response that is not a stream."""
+    # heavy: only a check that runs needs it
     from httpx2 import EventSource
 
     transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
     timeout, deadline = context.options.timeout, started + STREAM_FACTOR * context.options.timeout
-    body, url = {**context.chat_body(model, stream=True), **(more or {})}, f"{context.url}/chat/completions"
+    body, url = {**context.chat_body(model, stream=True), **(changes or {})}, f"{context.url}/chat/completions"
+
+    def drop_deviations(problems: list[str]) -> list[str]:
+        return context.drop_deviations("stream", problems, notes)
+
     try:
         with context.session.stream(url, body) as (response, shown, extend):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
-                # reading has a bound of its own
+                # `read_reply` has a limit of its own, which must come first
                 extend(2 * timeout)
-                reply = read(response, timeout)
+                reply = read_reply(response, timeout)
                 shown.append(reply.body.decode("utf-8", "replace"))
-                return transcript, "", notes, _no_stream(context, reply, model)
+                return transcript, "", notes, _judge_whole_reply(context, reply, model)
             try:
-                # a response in all that an EventSource wants of one
-                events: Any = Utf8(response, f"{context.session.target.host}:{context.session.target.port}")
-                collect(EventSource(events), transcript, lambda found: context.allow("stream", found, notes), started,
-                        deadline, lambda: extend(timeout), lambda: events.arrived)  # fmt: skip
+                # it has every attribute of a response that EventSource uses
+                events: Any = StrictUtf8(response, f"{context.session.target.host}:{context.session.target.port}")
+                collect_events(EventSource(events), transcript, drop_deviations, started, deadline,
+                               progress=lambda: extend(timeout), arrived=lambda: events.arrived)  # fmt: skip
             finally:
-                shown += [transcript.head, transcript.tail]
+                shown += [transcript.first_events, transcript.last_event]
     except Fault as fault:
-        # before the first event it is a fault of the request; after it, a stream that was cut
+        # before the first event, the request failed; after it, the stream was cut
         if not transcript.events:
             raise
         cut = f" ({fault.message})"
     return transcript, cut, notes, None
 
 
-def _judge(
-    context: Context, model: str, transcript: Transcript, cut: str, notes: list[str], first: float = 0.0
+def _judge_stream(
+    context: Context, model: str, transcript: Transcript, cut: str, notes: list[str], one_token: float = 0.0
 ) -> Verdict:
     excerpt = context.session.redact.excerpt
     if not transcript.events:
-        return failed("the stream is empty: status 200 and no event",
-                      f"FastChat does this with pydantic 2 (it needs pydantic<2); else {LOGS_HINT}")  # fmt: skip
-    # usage and speed come after the faults: of a broken stream they mean nothing
-    found = transcript.problems(finish_reasons(context.dialect))
-    wrong = context.allow("stream", found, notes) + _echo(context, transcript.model, model, notes)
+        hint = f"FastChat does this with pydantic 2 (it needs pydantic<2); otherwise {LOGS_HINT}"
+        return fail("the stream is empty: status 200, but no events", hint=hint)
+    # problems come before usage and speed, which mean nothing for a broken stream
+    problems = transcript.problems(allowed_finish_reasons(context.dialect))
+    wrong = context.drop_deviations("stream", problems, notes)
+    wrong += _model_problems(context, transcript.model, model, notes)
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        return failed(f"{excerpt(wrong[0])}{more}{cut}", LOGS_HINT,
-                      excerpt(f"{'; '.join(wrong)}; last event: {transcript.tail}", 600))  # fmt: skip
-    speed, figures = transcript.speed(), transcript.figures()
-    if not context.dialect.stream_usage and transcript.usage is None:
+        evidence = excerpt(f"{'; '.join(wrong)}; last event: {transcript.last_event}", 600)
+        return fail(f"{excerpt(wrong[0])}{more}{cut}", hint=LOGS_HINT, evidence=evidence)
+    speed, no_usage = transcript.format_speed(), transcript.usage is None
+    if not context.dialect.stream_usage and no_usage:
         notes.append(f"{context.dialect.name} reports no usage in streams")
-    more_of: dict[str, Any] = {"figures": figures, "samples": {"inter_token_seconds": transcript.gaps()[:MAX_SAMPLES]}}
-    if slow := _too_slow(context, transcript, first):
-        return failed(slow, SLOW_HINT, speed, notes=tuple(notes), **more_of)
-    for message, hint in (
-        (transcript.differs(*context.texts.get(model, ("", 0))), "a proxy or the server loses or repeats events"),
-        (transcript.gathering(first), GATHER_HINT),
-        (transcript.surplus(), "a proxy or the server repeats events, or cuts tokens into pieces"),
-        ("ends properly, but reports no usage though asked to"
-         if context.dialect.stream_usage and transcript.usage is None else "", "token counts of streams are lost"),
-    ):  # fmt: skip
-        if message:
-            return warned(message, hint, speed, notes=tuple(notes), **more_of)
-    return passed(
-        f"{transcript.deltas} deltas, {transcript.finishes[0]}, [DONE]; {speed}", notes=tuple(notes), **more_of
-    )
+    measured: dict[str, Any] = {
+        "notes": tuple(notes),
+        "figures": transcript.figures(),
+        "samples": {"inter_token_seconds": transcript.inter_token_latencies()[:MAX_SAMPLES]},
+    }
+    if slow := _too_slow(context, transcript, one_token):
+        return fail(slow, hint=SLOW_HINT, evidence=speed, **measured)
+    if loss := transcript.describe_text_loss(*context.chat_answers.get(model, ("", 0))):
+        return warn(loss, hint="a proxy or the server loses or repeats events", evidence=speed, **measured)
+    if buffering := transcript.describe_buffering(one_token):
+        return warn(buffering, hint=BUFFERING_HINT, evidence=speed, **measured)
+    if extra := transcript.describe_extra_chunks():
+        hint = "a proxy or the server repeats events, or splits tokens"
+        return warn(extra, hint=hint, evidence=speed, **measured)
+    if context.dialect.stream_usage and no_usage:
+        message = "the stream is complete, but reports no usage although it was requested"
+        return warn(message, hint="clients can't count the tokens of streams", evidence=speed, **measured)
+    return succeed(f"{transcript.deltas} deltas, {transcript.finish_reasons[0]}, [DONE]; {speed}", **measured)
 
 
-def _too_slow(context: Context, transcript: Transcript, first: float) -> str:
-    """Which of the user's limits the stream breaks; a speed that can't be told breaks none."""
+def _too_slow(context: Context, transcript: Transcript, one_token: float) -> str:
+    """Which limit of the user the stream breaks, else empty; an unknown speed breaks none."""
     target, options, figures = context.session.target, context.options, transcript.figures()
-    longest = target.max_ttft or options.max_ttft
-    if longest and figures.get("ttft_seconds", 0.0) > longest:
-        return f"the first token took {figures['ttft_seconds']:.3f} s, and at most {longest:g} s are wanted"
-    least = target.min_tokens_per_second or options.min_tokens_per_second
-    # of a server without usage in streams chunks are counted, which are tokens or a few of them
-    speed = transcript.rate(first) if least else None
-    if least and speed is not None and speed < least:
-        return f"{speed:.1f} tokens a second, and at least {least:g} are wanted"
+    max_ttft = target.max_ttft or options.max_ttft
+    if max_ttft and figures.get("ttft_seconds", 0.0) > max_ttft:
+        return f"the first token took {figures['ttft_seconds']:.3f} s, above the limit of {max_ttft:g} s"
+    min_rate = target.min_tokens_per_second or options.min_tokens_per_second
+    # a server without usage in streams is measured in chunks, of one token or a few
+    rate = transcript.effective_rate(one_token) if min_rate else None
+    if min_rate and rate is not None and rate < min_rate:
+        return f"{rate:.1f} tokens/s, below the limit of {min_rate:g} tokens/s"
     return ""
 
 
-def _no_stream(context: Context, reply: Reply, model: str) -> Verdict:
+def _judge_whole_reply(context: Context, reply: Reply, model: str) -> Verdict:
     if reply.status != 200:
-        return _refused(context, reply, model)
+        return _fail_refused(context, reply, model)
     # FastChat with pydantic 2 sends 200 and nothing, with or without a content type
     if not reply.body:
-        return _judge(context, model, Transcript(), "", [])
-    return failed(f"the answer is {reply.content_type or 'of no type'} and not text/event-stream",
-                  "the server or a proxy in front ignores `stream`", context.excerpt(reply))  # fmt: skip
+        return _judge_stream(context, model, Transcript(), "", [])
+    message = f"the response is {reply.content_type or 'without a content type'}, not text/event-stream"
+    hint = "the server or a proxy in front ignores `stream`"
+    return fail(message, hint=hint, evidence=context.excerpt(reply))
 
 
-def _refused(context: Context, reply: Reply, model: str) -> Verdict:
-    said = context.session.redact.excerpt(error_message(reply), 160)
-    message = f"{reply.what} instead of a completion" + (f": {said}" if said else "")
+def _fail_refused(context: Context, reply: Reply, model: str) -> Verdict:
+    error, evidence = context.session.redact.excerpt(error_message(reply), 160), context.excerpt(reply)
+    message = f"{reply.summary} instead of a completion" + (f": {error}" if error else "")
     if is_unknown_model(context.dialect, reply):
-        return failed(message, did_you_mean(model, context.listed or ()), context.excerpt(reply))
+        return fail(message, hint=did_you_mean(model, context.listed or ()), evidence=evidence)
     if reply.status in (401, 403):
-        return failed(message, "the server refuses the key", context.excerpt(reply))
-    if place := context.place(reply):
-        return failed(f"{message}: it redirects to {place}", "use the URL that it names", context.excerpt(reply))
+        return fail(message, hint="the server refuses the key", evidence=evidence)
+    if location := context.redirect_target(reply):
+        return fail(f"{message}: it redirects to {location}", hint="use the URL it redirects to", evidence=evidence)
     if reply.status == 429:
-        wait = (
-            f"it may be asked again after {reply.retry_after} (Retry-After)" if reply.retry_after else "ask less often"
-        )
-        return failed(message, f"a rate limit or a full queue: {wait}", context.excerpt(reply))
+        wait = f"retry after {reply.retry_after} (Retry-After)" if reply.retry_after else "send fewer requests"
+        return fail(message, hint=f"a rate limit or a full queue: {wait}", evidence=evidence)
     if reply.status in (502, 503, 504):
-        return failed(message, "a proxy answers, and the server behind it is away, full or still loading; "
-                      + LOGS_HINT, context.excerpt(reply))  # fmt: skip
-    return failed(message, LOGS_HINT, context.excerpt(reply))
+        hint = f"a proxy answers, but the server behind it is down, overloaded or still loading; {LOGS_HINT}"
+        return fail(message, hint=hint, evidence=evidence)
+    return fail(message, hint=LOGS_HINT, evidence=evidence)
 
 
 def is_unknown_model(dialect: Dialect, reply: Reply) -> bool:
-    """Whether an error is the dialect's answer to a model name that it doesn't serve."""
+    """Whether an error is the dialect's response to a model name that it doesn't serve."""
     status, code = dialect.unknown_model
     if reply.status != status:
         return False
-    # vLLM and OpenAI wrap the code in `error`, FastChat has it at the top
+    # vLLM and OpenAI wrap the code in `error`, FastChat has it at the top level
     body = reply.json()
     inner = body.get("error", body) if isinstance(body, dict) else None
     return code is None or (isinstance(inner, dict) and inner.get("code") == code)
 
 
-def _echo(context: Context, answered: str, asked: str, notes: list[str]) -> list[str]:
-    if answered == asked or not answered:
+def _model_problems(context: Context, answered: str, requested: str, notes: list[str]) -> list[str]:
+    if answered == requested or not answered:
         return []
-    if context.dialect.name == OPENAI.name and SNAPSHOT.fullmatch(answered.removeprefix(asked)):
+    if context.dialect.name == OPENAI.name and SNAPSHOT.fullmatch(answered.removeprefix(requested)):
         notes.append(f"answered by {answered}")
         return []
-    # a server of one model with several names lists the leading one first and answers under it; a gateway lists other
-    # models before it
+    # a server answers under its first name, which it lists first; a gateway may list other models before that
     leading = {*(context.listed or ())[:1], *context.session.target.models[:1]}
-    if context.dialect.leading_name and answered in leading:
-        notes.append(f"{asked} is an alias of {answered}, under which {context.dialect.name} answers")
+    if context.dialect.reports_first_name and answered in leading:
+        notes.append(f"{requested} is an alias of {answered}: {context.dialect.name} answers under that name")
         return []
-    return [f"asked {asked!r}, and {answered!r} answers"]
+    return [f"requested {requested!r}, but {answered!r} answered"]

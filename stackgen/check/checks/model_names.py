@@ -1,4 +1,4 @@
-"""Did-you-mean for model names: the mistakes people make with them, then general likeness."""
+"""Did-you-mean for model names: the usual mistakes first, then general similarity."""
 
 from __future__ import annotations
 
@@ -10,66 +10,65 @@ __all__ = ["did_you_mean", "nearest", "resolve"]
 
 
 def resolve(wanted: str, known: Iterable[str]) -> tuple[str, str]:
-    """The name to ask for, and why it is another than `wanted`; the reason is empty where it is the same.
+    """The name to use for `wanted`, and the reason if it is another one (else empty).
 
-    Only a difference that leaves no doubt is bridged: the strictest of the rules that any name meets, where exactly
-    one does. Else `wanted` comes back as it is; likeness is for hints (`did_you_mean`).
+    Only an unambiguous difference is resolved: the strictest rule with a match must match exactly one name. Otherwise
+    `wanted` is returned unchanged; similarity alone is for hints (`did_you_mean`).
     """
     names = tuple(dict.fromkeys(known))
     if wanted not in names:
         for reason, key in RULES:
-            found = [name for name in names if key(name) == key(wanted)]
-            if found:
-                return (found[0], reason) if len(found) == 1 else (wanted, "")
+            matches = [name for name in names if key(name) == key(wanted)]
+            if matches:
+                return (matches[0], reason) if len(matches) == 1 else (wanted, "")
     return wanted, ""
 
 
 def nearest(wanted: str, known: Iterable[str]) -> tuple[str, str] | None:
-    """The name among `known` that `wanted` was probably meant to be, and how the two differ; None: none is near.
+    """The name among `known` that was probably meant by `wanted`, and how the two differ; None if none is close.
 
-    Served names are compared exactly by vLLM and FastChat, so a difference in case already gives "not found".
+    vLLM and FastChat compare served names exactly, so a difference in case alone already gives "not found".
     """
-    # what was asked for was not meant to be itself
+    # a suggestion to use the same name again helps nobody
     names = tuple(name for name in known if name != wanted)
     for reason, key in RULES:
         same = key(wanted)
         for name in names:
             if key(name) == same:
                 return name, reason
-    # the last part alone: a shared organization would make any two of its models look alike
-    parts = {_plain(_last(name)): name for name in reversed(names)}
-    found = difflib.get_close_matches(_plain(_last(wanted)), parts, n=1, cutoff=0.6)
-    return (parts[found[0]], "the names are alike") if found else None
+    # the last part only: a shared organization would make any two of its models look similar
+    parts = {_normalized(_last_part(name)): name for name in reversed(names)}
+    close = difflib.get_close_matches(_normalized(_last_part(wanted)), parts, n=1, cutoff=0.6)
+    return (parts[close[0]], "the names are similar") if close else None
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
-    """One sentence for a hint: the nearest name, else all names, else that there is none."""
+    """One sentence for a hint: the nearest name, else all names, else that the server lists none."""
     names = tuple(known)
+    # the server lists the name and still denies it: no other spelling will help
     if wanted in names:
-        return (
-            f"{wanted!r} is listed under this very name: it may be of a kind that can't chat, or have no place to run"
-        )
+        return f"{wanted!r} is listed under exactly this name: it may not be a chat model, or no instance of it runs"
     near = nearest(wanted, names)
     if near:
         return f"did you mean {near[0]!r}? ({near[1]})"
     if not names:
-        return "the server lists no model at all"
-    # a cloud lists hundreds
+        return "the server lists no models"
+    # a cloud lists hundreds of models
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"the server has: {shown}"
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_. ]+", "-", name.casefold())
 
 
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-# the strictest rule first, over all names: an exact match but for case beats a likeness
+# the strictest rule first: a match that differs only in case beats a looser one
 RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("upper and lower case differ", str.casefold),
-    ("'-', '.' and '_' differ", _plain),
-    ("the organization is missing or differs", lambda name: _plain(_last(name))),
+    ("'-', '.' and '_' differ", _normalized),
+    ("the organization is missing or different", lambda name: _normalized(_last_part(name))),
 )

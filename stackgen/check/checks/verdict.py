@@ -1,4 +1,4 @@
-"""What checks work with: the context of one target, and the verdict each of them gives."""
+"""The interface of checks: the context of one target, and the verdict that each check returns."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.session import Reply, Session
 from stackgen.plan import Dialect
 
-__all__ = ["QUESTION", "Check", "Context", "Verdict", "failed", "passed", "skipped", "warned"]
+__all__ = ["QUESTION", "Check", "Context", "Verdict", "fail", "skip", "succeed", "warn"]
 
 QUESTION = "What is the capital of France?"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a check ended; the runner adds its name and time and takes the key out. Fields as in `report.Result`."""
+    """The outcome of a check. The runner adds name and time and removes the key. Fields as in `report.Result`."""
 
     status: Status
     message: str
@@ -33,67 +33,72 @@ class Verdict:
 
 @dataclass(slots=True)
 class Context:
-    """One target while it is checked; what a check finds out for later ones is kept here.
+    """One target while it is checked, and what a check finds out for later checks.
 
-    `listed` is None until the server has listed its models; `chats` are those of them that can chat, where the server
-    tells the kind (Together lists image models first); `addresses` are those that the host name stands for;
-    `texts` are whole answers to `chat_body` and their tokens, by model; `context_length` is in tokens, None while
-    nobody told it; `blocked` tells that nothing can answer, so that the rest of the checks would only wait; `silent`
-    are models that `chat` got no answer from in time; `told` are notes that stand in a result already;
-    `fault` is why the list of models could not be had; `broken` is why no completion could be had, where the server
-    itself is to blame.
+    - `listed`: the listed model names, None until the server has listed them. `chat_models`: those that can chat, if
+      the server reports the type (Together lists image models first). `listing`: the response itself.
+    - `addresses`: the results of getaddrinfo for the host name.
+    - `answer`: the text of the first completion. `chat_answers`: by model, the answer to `chat_body` and its tokens.
+    - `context_length`: in tokens, None while unknown.
+    - `front_is_down`: nothing can answer, so the other checks would only wait.
+    - `timed_out_models`: models that `chat` got no answer from in time.
+    - `reported_notes`: notes that are already in a result.
+    - `listing_fault`: why the model list could not be read. `completion_failure`: why there was no completion, if the
+      server itself is to blame.
     """
 
     session: Session
     options: Options
     dialect: Dialect
     listed: tuple[str, ...] | None = None
-    chats: tuple[str, ...] = ()
+    chat_models: tuple[str, ...] = ()
     listing: Reply | None = None
     answer: str | None = None
     addresses: tuple[Any, ...] = ()
-    texts: dict[str, tuple[str, int]] = field(default_factory=dict)
+    chat_answers: dict[str, tuple[str, int]] = field(default_factory=dict)
     context_length: int | None = None
-    blocked: bool = False
-    silent: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
-    fault: Fault | None = None
-    broken: str = ""
+    front_is_down: bool = False
+    timed_out_models: set[str] = field(default_factory=set)
+    reported_notes: set[str] = field(default_factory=set)
+    listing_fault: Fault | None = None
+    completion_failure: str = ""
 
     @property
     def url(self) -> str:
-        """The base URL."""
+        """The base URL of the target."""
         return self.session.target.base_url
 
     @property
     def any_model(self) -> str:
-        """A model name for requests that need one: an expected one that is listed, else a listed one."""
+        """A model name for requests that need one: an expected and listed one, else any listed one."""
         wanted, listed = self.session.target.models, self.listed
         known = (name for name in wanted if listed is None or name in listed)
-        return next(known, next(iter((*self.chats[:1], *(listed or ())[:1], *wanted)), "unknown"))
+        # even without a listed name, a request shows whether the server requires a key
+        return next(known, next(iter((*self.chat_models[:1], *(listed or ())[:1], *wanted)), "unknown"))
 
     @property
     def max_tokens(self) -> int:
-        """How long an answer may be: one token for a quick check."""
+        """The token limit for an answer: one token in a quick check."""
         return self.options.max_tokens if self.options.depth else 1
 
     def excerpt(self, reply: Reply) -> str:
-        """Status, where a redirect leads, and the start of the body, without the key."""
-        place = f" to {self.place(reply)}" if self.place(reply) else ""
-        return f"{reply.what}{place} {self.session.redact.excerpt(reply.body)}".rstrip()
+        """Status, target of a redirect, and the start of the body, without the key."""
+        location = f" to {self.redirect_target(reply)}" if self.redirect_target(reply) else ""
+        return f"{reply.summary}{location} {self.session.redact.excerpt(reply.body)}".rstrip()
 
-    def place(self, reply: Reply) -> str:
-        """Where a redirect leads, without the key; empty for every other reply."""
+    def redirect_target(self, reply: Reply) -> str:
+        """The target of a redirect, without the key; empty for every other reply."""
         return self.session.redact.excerpt(reply.location, 200) if 300 <= reply.status < 400 else ""
 
-    def allow(self, check: str, problems: Iterable[str], notes: list[str]) -> list[str]:
-        """The `problems` that the dialect is not known for; of the others each note is added to `notes` once.
+    def drop_deviations(self, check: str, problems: Iterable[str], notes: list[str]) -> list[str]:
+        """Returns the `problems` that are not known deviations of the dialect; adds a note once for each deviation.
 
-        A problem may begin with its place in a stream (`event 3: `), which the patterns of deviations leave out.
+        A problem may start with its place in a stream (`event 3: `), which the patterns of deviations don't contain.
         """
         left = []
         for problem in problems:
             bare = re.sub(r"^event \d+: ", "", problem)
+            # fullmatch: a deviation must not excuse a longer, different problem
             known = [d.note for d in self.dialect.deviations if d.check == check and re.fullmatch(d.pattern, bare)]
             if not known:
                 left.append(problem)
@@ -102,20 +107,20 @@ class Context:
         return left
 
     def chat_body(self, model: str, *, stream: bool = False) -> dict[str, object]:
-        """The request of the checks: one short question, temperature 0 for an answer that stays the same."""
+        """The chat request of the checks: one short question, with temperature 0 for a reproducible answer."""
         body: dict[str, object] = {
             "model": model,
             "messages": [{"role": "user", "content": QUESTION}],
-            # not max_completion_tokens: FastChat ignores that one and answers up to its own limit
+            # not max_completion_tokens: FastChat ignores that and answers up to its own limit
             "max_tokens": self.max_tokens,
             "temperature": 0,
         }
         if stream:
             body["stream"] = True
-            # a single token tells no speed
+            # the one token of a quick check shows no speed
             if self.session.target.min_tokens_per_second or self.options.min_tokens_per_second:
                 body["max_tokens"] = self.options.max_tokens
-            # a server that does not know it may refuse the whole request
+            # a server that does not know it may reject the whole request
             if self.dialect.stream_usage:
                 body["stream_options"] = {"include_usage": True}
         return body
@@ -123,12 +128,13 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A named check: a line in the table that `stackgen check --list` prints.
+    """A named check: one row of the table that `stackgen check --list` prints.
 
-    `run` gets the context and the model name (empty for checks that are not per model), and may raise Fault.
-    `needs` are checks that must not have failed, as far as they ran; a check `per_model` is run for each model, and
-    one that is not `exhaustive` for the first of them only. `depth`: 0 runs in every profile, 1 from `default` on, 2 in
-    `deep` only. `about` is one line for people.
+    - `run`: called with the context and the model name (empty unless `per_model`); may raise Fault.
+    - `about`: one line for users.
+    - `needs`: checks that must not have failed, as far as they ran.
+    - `per_model`: run for each model; if not `exhaustive`, for the first one only.
+    - `depth`: 0 runs in every profile, 1 in `default` and `deep`, 2 in `deep` only.
     """
 
     name: str
@@ -140,21 +146,21 @@ class Check:
     depth: int = 0
 
 
-def passed(message: str, evidence: str = "", **more: Any) -> Verdict:
-    """The server does what it should."""
-    return Verdict("pass", message, "", evidence, **more)
+def succeed(message: str, *, evidence: str = "", **more: Any) -> Verdict:
+    """A passed check: the server works as documented."""
+    return Verdict("pass", message, evidence=evidence, **more)
 
 
-def warned(message: str, hint: str, evidence: str = "", **more: Any) -> Verdict:
-    """Works, but somebody should know."""
-    return Verdict("warn", message, hint, evidence, **more)
+def warn(message: str, *, hint: str, evidence: str = "", **more: Any) -> Verdict:
+    """A warning: it works, but the operator should know."""
+    return Verdict("warn", message, hint=hint, evidence=evidence, **more)
 
 
-def failed(message: str, hint: str, evidence: str = "", **more: Any) -> Verdict:
-    """A client would fail, or the server is not guarded."""
-    return Verdict("fail", message, hint, evidence, **more)
+def fail(message: str, *, hint: str, evidence: str = "", **more: Any) -> Verdict:
+    """A failed check: a client would fail, or the server is not protected."""
+    return Verdict("fail", message, hint=hint, evidence=evidence, **more)
 
 
-def skipped(message: str, **more: Any) -> Verdict:
-    """Not run, and why."""
+def skip(message: str, **more: Any) -> Verdict:
+    """A check that did not run; `message` is the reason."""
     return Verdict("skip", message, **more)

@@ -1,4 +1,4 @@
-"""Wrong requests, what should come back, and what is wrong with a reply to one."""
+"""Invalid requests, the response that each should get, and the problems of a response."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from stackgen.check.transport.openai_schema import card_names
 from stackgen.check.transport.session import Reply
 
 __all__ = [
-    "LONGEST_CONTEXT", "Probe", "Problem", "context_length", "judge", "long_prompt", "probes", "told_length",
-]  # fmt: skip
+    "LONG_PROMPT",
+    "MAX_CONTEXT",
+    "Probe",
+    "Problem",
+    "context_length",
+    "find_problems",
+    "length_from_error",
+    "long_prompt",
+    "probes",
+]
 
-# more than any context holds, and within 32 bits: a larger one is another mistake
-TOO_MANY = 100_000_000
-# a longer prompt takes a server seconds to count, and a proxy may refuse it for its bytes
-LONGEST_CONTEXT = 200_000
-# A path of the server's machine, or a Python traceback: /usr/…, /home/…, C:\…. Models and data lie under names that
-# are parts of URLs too (/models/NAME): there it takes a file, or the folders of a cache.
+# the name of the probe that is sent last
+LONG_PROMPT = "prompt too long"
+# larger than any context, but within 32 bits: a larger number would be another error
+TOO_MANY_TOKENS = 100_000_000
+# a server takes seconds to count a longer prompt, and a proxy may refuse it for its size in bytes
+MAX_CONTEXT = 200_000
+# A path on the server, or a Python traceback: /usr/…, /home/…, C:\…. Model folders have names that are also parts of
+# URLs (/models/NAME), so below them only files and the folders of a cache count.
 LEAK = re.compile(
     r"site-packages|dist-packages|Traceback \(most recent call last\)|(?<![\w/.:])/(usr|home|opt|root|srv|app|etc|var"
     r"|tmp|workspace|mnt|stackgen)/[\w.+-]+/|(?<![\w/.:])/(models?|data|stackgen|cache|weights|checkpoints?)/([\w.+-]+/)*"
@@ -33,23 +43,23 @@ LENGTH = re.compile(
     r"maximum context length (?:is|of) (\d{1,12})\b|max_model_len=(\d{1,12})\b|context size \((\d{1,12}) tokens"
 )
 # recorded from FastChat 0.2.36
-COUNTER = "/api/v1/token_check"
+PROMPT_COUNTER_PATH = "/api/v1/token_check"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A wrong request. `body` is JSON, or bytes as they are; `refuse` is False where an answer is right as well."""
+    """An invalid request. `body` is JSON, or raw bytes. `must_refuse` is False if an answer is fine too."""
 
     name: str
     body: Mapping[str, Any] | bytes
-    refuse: bool = True
+    must_refuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a reply. `text` begins with the probe's name, so that deviations can name both.
+    """What is wrong with a response. `text` starts with the probe's name, so that deviations can match both.
 
-    `severe` problems fail, others warn.
+    `severe` problems fail the check, others are warnings.
     """
 
     text: str
@@ -58,10 +68,10 @@ class Problem:
 
 
 def probes(model: str) -> tuple[Probe, ...]:
-    """All probes but the prompt that is too long, whose length must be found out first.
+    """All probes except the prompt that is too long, for which the context length must be known first.
 
-    None of them sends null: a FastChat worker loses a slot for ever by each `"temperature": null`. Those that a lax
-    server may answer end after one token, or at the first of four common letters.
+    None of them sends null: each `"temperature": null` takes one request off a FastChat worker's concurrency limit for
+    good. Those that a lenient server may answer end after one token, or at the first of four common letters.
     """
 
     def chat(**changes: Any) -> dict[str, Any]:
@@ -71,29 +81,29 @@ def probes(model: str) -> tuple[Probe, ...]:
     return (
         Probe("unknown model", chat(model="stackgen-check-no-such-model")),
         Probe("malformed JSON", b'{"model": "stackgen-check", "messages": ['),
-        Probe("messages as a text", chat(messages="hi")),
-        Probe("temperature as a text", chat(temperature="hot")),
+        Probe("messages as a string", chat(messages="hi")),
+        Probe("temperature as a string", chat(temperature="hot")),
         Probe("negative max_tokens", chat(max_tokens=-5)),
-        Probe("too large max_tokens", chat(max_tokens=TOO_MANY, stop=[" ", "e", "a", "\n"])),
-        # valid in OpenAI's API, and many servers read plain texts only
+        Probe("max_tokens too large", chat(max_tokens=TOO_MANY_TOKENS, stop=[" ", "e", "a", "\n"])),
+        # valid in OpenAI's API, but many servers accept plain strings only
         Probe("list-style content", chat(messages=[{"role": "user", "content": [{"type": "text", "text": "hi"}]}]),
-              refuse=False),
+              must_refuse=False),
         Probe("unsupported role", chat(messages=[{"role": "stackgen-no-such-role", "content": "hi"}])),
     )  # fmt: skip
 
 
 def long_prompt(model: str, length: int) -> Probe:
-    """A prompt that is a quarter longer than a context of `length` tokens: letters apart are a token each."""
+    """A prompt a quarter longer than a context of `length` tokens: separate letters are one token each."""
     text = "a b c d " * (length * 5 // 16 + 16)
-    return Probe("too long prompt", {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 1,
-                                     "temperature": 0})  # fmt: skip
+    messages = [{"role": "user", "content": text}]
+    return Probe(LONG_PROMPT, {"model": model, "messages": messages, "max_tokens": 1, "temperature": 0})
 
 
 def context_length(context: Context, model: str) -> int | None:
-    """The context length in tokens that the list of models tells of `model`, else FastChat's counter.
+    """The context length of `model` in tokens, from the model list, else from FastChat's token_check; None if unknown.
 
-    VLLM calls it `max_model_len`, Together `context_length`, llama.cpp `n_ctx` in `meta` (the model's own length is
-    `n_ctx_train`).
+    The field is `max_model_len` in vLLM, `context_length` in Together, and `meta.n_ctx` in llama.cpp, where
+    `meta.n_ctx_train` is the length that the model was trained with.
     """
     body = context.listing.json() if context.listing else None
     cards = body.get("data") if isinstance(body, dict) else body
@@ -105,69 +115,70 @@ def context_length(context: Context, model: str) -> int | None:
         meta = card.get("meta")
         inner = meta if isinstance(meta, dict) else {}
         named = (card.get("max_model_len"), card.get("context_length"), inner.get("n_ctx"), inner.get("n_ctx_train"))
-        if found := [length for length in map(_length, named) if length]:
-            return found[0]
-    return _counted(context, model)
+        # the first field wins: n_ctx is the limit of the server, n_ctx_train only that of the model
+        if lengths := [length for length in map(_valid_length, named) if length]:
+            return lengths[0]
+    return _length_from_token_check(context, model)
 
 
-def _counted(context: Context, model: str) -> int | None:
-    """The context length by FastChat's own counter of prompts, which its list of models leaves out."""
-    if COUNTER not in context.dialect.open_paths:
+def _length_from_token_check(context: Context, model: str) -> int | None:
+    """The context length from FastChat's token_check, as its model list does not have it."""
+    if PROMPT_COUNTER_PATH not in context.dialect.open_paths:
         return None
     body = {"prompts": [{"model": model, "prompt": "hi", "max_tokens": 1}]}
     try:
-        reply = context.session.post(context.session.target.root + COUNTER, body)
+        reply = context.session.post(context.session.target.root + PROMPT_COUNTER_PATH, body)
     except Fault:
         return None
     data = reply.json() if reply.status == 200 else None
     prompts = data.get("prompts") if isinstance(data, dict) else None
     first = prompts[0] if isinstance(prompts, list) and prompts else None
-    return _length(first.get("contextLength")) if isinstance(first, dict) else None
+    return _valid_length(first.get("contextLength")) if isinstance(first, dict) else None
 
 
-def _length(value: Any) -> int | None:
-    # a bool is an int to Python
+def _valid_length(value: Any) -> int | None:
+    # in Python, a bool is an int
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53 else None
 
 
-def told_length(reply: Reply) -> int | None:
-    """The context length that an error tells; None where it tells none."""
-    found = LENGTH.search(reply.body.decode("utf-8", "replace"))
-    return int(next(group for group in found.groups() if group)) if found else None
+def length_from_error(reply: Reply) -> int | None:
+    """The context length that an error message contains; None if there is none."""
+    match = LENGTH.search(reply.body.decode("utf-8", "replace"))
+    return int(next(group for group in match.groups() if group)) if match else None
 
 
-def judge(context: Context, probe: Probe, reply: Reply) -> list[Problem]:
-    """What is wrong with a reply: it should be a 4xx whose message stands where the dialect has it."""
-    found, evidence = list[tuple[str, bool]](), f"{probe.name}: {context.excerpt(reply)}"
+def find_problems(context: Context, probe: Probe, reply: Reply) -> list[Problem]:
+    """The problems of a response: it should be a 4xx with a message where the dialect puts it."""
+    problems, evidence = list[tuple[str, bool]](), f"{probe.name}: {context.excerpt(reply)}"
     crash = reply.status >= 500
     if crash:
-        found.append((reply.what, True))
-    elif reply.status == 200 and not probe.refuse:
+        problems.append((reply.summary, True))
+    elif reply.status == 200 and not probe.must_refuse:
         return []
     elif reply.status < 400:
-        found.append((f"accepted with {reply.status}" if reply.status < 300 else reply.what, False))
-        return [Problem(f"{probe.name}: {text}", severe, evidence) for text, severe in found]
+        problems.append((f"accepted with {reply.status}" if reply.status < 300 else reply.summary, False))
+        return [Problem(f"{probe.name}: {text}", severe, evidence) for text, severe in problems]
     elif reply.status == 429:
-        # a limit was reached, so nothing is known of the mistake
-        found.append(("HTTP 429, so it can't be told", False))
+        # a rate limit was reached, so nothing is known about the invalid request
+        problems.append(("HTTP 429, so the result is unknown", False))
     elif reply.json() is None:
-        found.append((f"HTTP {reply.status} with {reply.content_type or 'nothing'} instead of JSON", False))
-    elif not _message(context, reply):
-        found.append((f"HTTP {reply.status} without a message at {'.'.join(context.dialect.error_path)}", False))
-    # a model may be named by its path, and then its name is no secret
+        problems.append((f"HTTP {reply.status} with {reply.content_type or 'nothing'} instead of JSON", False))
+    elif not _error_message(context, reply):
+        problems.append((f"HTTP {reply.status} without a message at {'.'.join(context.dialect.error_path)}", False))
+    # a model may be served under its path, and then its name is no secret
     named = str(probe.body.get("model", "")) if isinstance(probe.body, Mapping) else ""
-    if leak := LEAK.search(_plain(reply).replace(named, "") if "/" in named else _plain(reply)):
-        found.append((f"the error tells of the server's inside: {leak[0]}", crash))
-    return [Problem(f"{probe.name}: {text}", severe, evidence) for text, severe in found]
+    if leak := LEAK.search(_unescaped_text(reply).replace(named, "") if "/" in named else _unescaped_text(reply)):
+        problems.append((f"the error exposes server internals: {leak[0]}", crash))
+    return [Problem(f"{probe.name}: {text}", severe, evidence) for text, severe in problems]
 
 
-def _message(context: Context, reply: Reply) -> str:
+def _error_message(context: Context, reply: Reply) -> str:
     body = reply.json()
     for name in context.dialect.error_path:
         body = body.get(name) if isinstance(body, dict) else None
     return body.strip() if isinstance(body, str) else ""
 
 
-def _plain(reply: Reply) -> str:
-    # JSON writes \" and \\, which would hide a path's beginning
+def _unescaped_text(reply: Reply) -> str:
+    # JSON escapes quotes and backslashes, which would hide the start of a path
     return reply.body.decode("utf-8", "replace").replace('\\"', '"').replace("\\n", "\n")

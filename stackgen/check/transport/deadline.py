@@ -1,4 +1,4 @@
-"""The end of a request, however it drips: the HTTP client's own time-outs bound single silences only."""
+"""A deadline for a whole request: the timeouts of the HTTP client bound each silence only."""
 
 from __future__ import annotations
 
@@ -8,51 +8,52 @@ import time
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["End"]
+__all__ = ["Deadline"]
 
 
-class End:
-    """Drops the connection of a request after `seconds`, and tells so by `passed`.
+class Deadline:
+    """A context manager that drops the connection of a request after `seconds`; `expired` says whether it did.
 
-    A server that sends a byte now and then, in headers, in comments of a stream or in an event without end, would hold
-    the check for ever.
+    Without it, a server that sends a byte now and then (in headers, in comments of a stream or in an event without
+    an end) would hold the check forever.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.passed = False
+        self.expired = False
         self.seconds = seconds
-        self._until = time.monotonic() + seconds
+        self._expires_at = time.monotonic() + seconds
         self._socket: socket.socket | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="stackgen-end")
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="stackgen-deadline")
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._finished.set()
 
     def extend(self, seconds: float) -> None:
-        """Puts the end off: `seconds` from now."""
-        self.seconds, self._until = seconds, time.monotonic() + seconds
+        """Moves the deadline to `seconds` from now."""
+        self.seconds, self._expires_at = seconds, time.monotonic() + seconds
 
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """A hook of httpcore: keeps the socket of the connection, or the TLS one over it."""
+    def trace_socket(self, event: str, info: dict[str, Any]) -> None:
+        """A trace hook of httpcore: keeps the socket of the connection, or the TLS socket over it."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
-            if self.passed:
+            # the deadline may pass while the client still connects, when there was no socket to drop yet
+            if self.expired:
                 self._drop()
 
     def _watch(self) -> None:
-        # an end that was put off meanwhile is waited for once more
-        while (left := self._until - time.monotonic()) > 0:
-            if self._over.wait(left):
+        # `extend` may have moved the deadline during the wait
+        while (left := self._expires_at - time.monotonic()) > 0:
+            if self._finished.wait(left):
                 return
         self._drop()
 
     def _drop(self) -> None:
-        self.passed = True
-        # the plain method: TLS has nothing to say any more, and its own is not made for two threads
+        self.expired = True
+        # the plain method, not that of the TLS socket: TLS has nothing left to say, and its own is not thread-safe
         with suppress(OSError):
             if self._socket is not None:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

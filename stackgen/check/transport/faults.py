@@ -1,6 +1,6 @@
 """Why a request got no HTTP response: one kind, one message and one hint for each cause.
 
-The HTTP client reports most of them as the same ConnectError, so the causes below it (`__cause__`) are read.
+The HTTP client reports most causes as the same ConnectError, so the exceptions below it (`__cause__`) are read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import suppress
 
 from stackgen.check.target import Target
 
-__all__ = ["Fault", "classify", "speaks_http", "speaks_tls"]
+__all__ = ["Fault", "classify", "is_http_port", "is_tls_port"]
 
 # the port has just accepted a connection, so it answers fast or not at all
 PROBE_SECONDS = 3.0
-# who greets does it as soon as the connection stands
-GREETING_SECONDS = 0.3
+# servers that send a banner do it as soon as the connection is open
+BANNER_SECONDS = 0.3
 
 
 class Fault(Exception):
-    """No response, or one that can't be read. `kind` is one word for tests and machines."""
+    """No response, or one that can't be read. `kind` is one word for tests and programs."""
 
     def __init__(self, kind: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -32,71 +32,91 @@ class Fault(Exception):
 
 
 def classify(error: BaseException, target: Target, timeout: float) -> Fault:
-    """The fault behind an exception of httpx2 (or of openai, which wraps those)."""
+    """The fault behind an exception of httpx2 (or of openai, which wraps those). `timeout` (s) is for the message.
+
+    May connect to the target once more, without a key, to see which protocol the port speaks.
+    """
+    # heavy: only a check that runs needs the HTTP client
     import httpx2
 
     causes = tuple(_causes(error))
     where = f"{target.host}:{target.port}"
 
-    def caused(*kinds: type[BaseException]) -> bool:
+    def caused_by(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
     # the order matters: an inner cause (name, certificate) is also an outer ConnectError
-    if caused(httpx2.ProxyError):
-        return Fault("proxy", f"the proxy for {where} refuses", "set NO_PROXY for this host, or mend HTTPS_PROXY")
-    if caused(socket.gaierror):
+    if caused_by(httpx2.ProxyError):
+        hint = "set NO_PROXY for this host, or fix HTTPS_PROXY"
+        return Fault("proxy", f"the proxy refuses the connection to {where}", hint=hint)
+    if caused_by(socket.gaierror):
         return Fault(
             "dns",
             f"the name {target.host!r} can't be resolved",
-            "check the spelling; services of a stack are known by name only inside it: from this machine use 127.0.0.1",
+            hint="check the spelling. Service names resolve only inside their stack: from this machine, use 127.0.0.1",
         )
-    if caused(ConnectionRefusedError):
+    if caused_by(ConnectionRefusedError):
         return Fault(
             "refused",
             f"nothing listens on {where}",
-            "look at `docker compose ps`: is the service up, and is this its published port? A model that is still"
-            " loading refuses as well: --wait SECONDS",
+            hint="check with `docker compose ps` that the service is up and that this is its published port. A server"
+            " that is still loading its model refuses connections too: wait with --wait SECONDS",
         )
     # a subclass of SSLError, so it comes first
-    if caused(ssl.SSLCertVerificationError):
+    if caused_by(ssl.SSLCertVerificationError):
         reason = next(c.verify_message for c in causes if isinstance(c, ssl.SSLCertVerificationError))
-        hint = "name the CA's file in SSL_CERT_FILE, and use the host name that the certificate holds"
-        return Fault("certificate", f"the TLS certificate of {where} is not trusted: {reason}", hint)
-    if caused(ssl.SSLError):
-        return _not_tls(target)
-    # the bare one comes from a socket of `network`; the client's own hold one too
-    if caused(httpx2.ConnectTimeout) or isinstance(error, TimeoutError):
-        return Fault("connect-timeout", f"{where} accepts no connection in time",
-                     "a firewall drops the packets, or the host is down or the wrong one")  # fmt: skip
-    if caused(httpx2.SSEError):
-        return Fault("event", f"{where} sent an event of more than 1 MiB, which clients don't take",
-                     "an event holds a token or a few: is this the stream of a completion?")  # fmt: skip
-    if caused(httpx2.TimeoutException):
-        # a server of another protocol greets, and waits for more than one line
-        if target.base_url.startswith("http:") and (greeting := says(target.host, target.port)):
-            return _no_http(where, greeting)
+        hint = "set SSL_CERT_FILE to the file of the CA, and use the host name that is in the certificate"
+        return Fault("certificate", f"the TLS certificate of {where} is not trusted: {reason}", hint=hint)
+    if caused_by(ssl.SSLError):
+        return _tls_failed(target)
+    # a bare TimeoutError comes from a socket of the `network` checks; the client's own errors contain one too
+    if caused_by(httpx2.ConnectTimeout) or isinstance(error, TimeoutError):
+        return Fault(
+            "connect-timeout",
+            f"{where} does not accept the connection in time",
+            hint="a firewall may drop the packets, or the host is down or the wrong one",
+        )
+    if caused_by(httpx2.SSEError):
+        return Fault(
+            "event",
+            f"{where} sent an event larger than 1 MiB, which clients reject",
+            hint="an event normally holds one token or a few: check that this is a stream of a completion",
+        )
+    if caused_by(httpx2.TimeoutException):
+        # servers of some other protocols send a banner, then wait for more than one line
+        if target.base_url.startswith("http:") and (banner := read_banner(target.host, target.port)):
+            return _not_http(where, banner)
         return Fault(
             "timeout",
-            f"{where} took the request and was silent for {timeout:g} s",
-            "the engine may hang or be overloaded: look at `docker compose logs`, or allow more by --timeout",
+            f"{where} accepted the request but was silent for {timeout:g} s",
+            hint="the engine may hang or be overloaded: see `docker compose logs`, or raise --timeout",
         )
     if any(isinstance(cause, OSError) and cause.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) for cause in causes):
-        return Fault("unreachable", f"there is no route to {where}", "check the address and this machine's network")
-    said = " ".join(str(cause) for cause in causes if isinstance(cause, httpx2.RemoteProtocolError))
+        return Fault(
+            "unreachable", f"there is no route to {where}", hint="check the address and the network of this machine"
+        )
+    details = " ".join(str(cause) for cause in causes if isinstance(cause, httpx2.RemoteProtocolError))
     # h11 and httpcore have one class for all three; "disconnected without sending a response" is the drop
-    if "incomplete" in said or "complete message body" in said:
-        return Fault("cut", f"{where} broke off in the middle of its answer",
-                     "the server died, or a proxy gave up on it: look at `docker compose logs`")  # fmt: skip
-    if said and "without sending" not in said and not speaks_tls(target.host, target.port):
-        return _no_http(where, says(target.host, target.port))
-    if caused(ConnectionResetError, BrokenPipeError, httpx2.RemoteProtocolError, httpx2.NetworkError):
-        return _dropped(target, where)
-    if caused(httpx2.DecodingError):
-        return Fault("encoding", f"the body from {where} is not encoded as its header says", "look at what proxies do")
-    return Fault("other", f"no response from {where}: {type(causes[-1]).__name__}", "look at `docker compose logs`")
+    if "incomplete" in details or "complete message body" in details:
+        return Fault(
+            "cut",
+            f"{where} closed the connection in the middle of its response",
+            hint="the server died, or a proxy gave up on it: see `docker compose logs`",
+        )
+    if details and "without sending" not in details and not is_tls_port(target.host, target.port):
+        return _not_http(where, read_banner(target.host, target.port))
+    if caused_by(ConnectionResetError, BrokenPipeError, httpx2.RemoteProtocolError, httpx2.NetworkError):
+        return _connection_dropped(target, where)
+    if caused_by(httpx2.DecodingError):
+        return Fault(
+            "encoding",
+            f"the body from {where} is not encoded as its Content-Encoding says",
+            hint="check the proxies in between",
+        )
+    return Fault("other", f"no response from {where}: {type(causes[-1]).__name__}", hint="see `docker compose logs`")
 
 
-def speaks_tls(host: str, port: int) -> bool:
+def is_tls_port(host: str, port: int) -> bool:
     """Whether `host:port` completes a TLS handshake, whatever its certificate; nothing else is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # nothing is sent and nothing believed: only whether the port answers a handshake counts
@@ -111,53 +131,54 @@ def speaks_tls(host: str, port: int) -> bool:
     return False
 
 
-def speaks_http(host: str, port: int) -> bool:
+def is_http_port(host: str, port: int) -> bool:
     """Whether `host:port` answers a plain HTTP request; no key is sent."""
     with suppress(OSError), socket.create_connection((host, port), PROBE_SECONDS) as plain:
         plain.settimeout(PROBE_SECONDS)
         plain.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii", "ignore"))
-        # any answer will do, also 400 or 404
+        # any status will do, also 400 or 404
         return plain.recv(5) == b"HTTP/"
     return False
 
 
-def says(host: str, port: int) -> str:
-    """The first line that `host:port` sends on its own account, as servers of mail, SSH and databases do; "" if none.
+def read_banner(host: str, port: int) -> str:
+    """The first line that `host:port` sends unasked, as mail, SSH and database servers do; "" if there is none.
 
     HTTP servers wait for the client. Nothing is sent.
     """
     with suppress(OSError), socket.create_connection((host, port), PROBE_SECONDS) as plain:
-        plain.settimeout(GREETING_SECONDS)
+        plain.settimeout(BANNER_SECONDS)
         lines = plain.recv(200).decode("ascii", "replace").splitlines()
         return "".join(one for one in lines[0] if one.isprintable())[:80] if lines else ""
     return ""
 
 
-def _no_http(where: str, greeting: str) -> Fault:
-    said = f": {greeting!r}" if greeting else ""
-    return Fault("protocol", f"{where} answers with something that is no HTTP{said}", "is this the right port?")
+def _not_http(where: str, banner: str) -> Fault:
+    sent = f": it sent {banner!r}" if banner else ""
+    return Fault("protocol", f"{where} does not speak HTTP{sent}", hint="check the port")
 
 
-def _not_tls(target: Target) -> Fault:
+def _tls_failed(target: Target) -> Fault:
     where = f"{target.host}:{target.port}"
-    if speaks_http(target.host, target.port):
+    # https on a plain port is the usual reason, and its fix is the exact URL
+    if is_http_port(target.host, target.port):
         url = target.base_url.replace("https:", "http:", 1)
-        return Fault("plain", f"{where} speaks plain HTTP, and the URL says https", f"use {url}")
-    return Fault("tls", f"the TLS handshake with {where} failed", "is this the right port? look at the TLS proxy's log")
+        return Fault("plain", f"{where} speaks plain HTTP, but the URL says https", hint=f"use {url}")
+    return Fault("tls", f"the TLS handshake with {where} failed", hint="check the port, and the log of the TLS proxy")
 
 
-def _dropped(target: Target, where: str) -> Fault:
+def _connection_dropped(target: Target, where: str) -> Fault:
     """The connection was accepted and dropped: by Docker's proxy, by a TLS port, or by a dying server."""
-    if target.base_url.startswith("http:") and speaks_tls(target.host, target.port):
+    if target.base_url.startswith("http:") and is_tls_port(target.host, target.port):
         url = target.base_url.replace("http:", "https:", 1)
-        return Fault("tls-port", f"{where} speaks TLS, and the URL says http", f"use {url}")
-    if target.base_url.startswith("http:") and (greeting := says(target.host, target.port)):
-        return _no_http(where, greeting)
+        return Fault("tls-port", f"{where} speaks TLS, but the URL says http", hint=f"use {url}")
+    if target.base_url.startswith("http:") and (banner := read_banner(target.host, target.port)):
+        return _not_http(where, banner)
     return Fault(
         "reset",
         f"{where} accepted the connection and dropped it",
-        "Docker's port proxy does this while the program in the container doesn't listen yet (--wait SECONDS), and a"
-        " server that dies does too: look at `docker compose ps` and `docker compose logs`",
+        hint="Docker's port proxy does this while the program in the container is not listening yet (wait with --wait"
+        " SECONDS). A dying server does it too: see `docker compose ps` and `docker compose logs`",
     )
 
 

@@ -1,7 +1,7 @@
-"""The documented structure of the OpenAI API's bodies: documented fields required and typed, unknown ones allowed.
+"""The documented structure of OpenAI API bodies: documented fields are required and typed, others allowed.
 
 Sources: https://platform.openai.com/docs/api-reference/chat/object, …/chat/streaming and …/models/object. Servers
-add fields (vLLM 0.32 has a dozen, as recorded), so extra ones are no mistake; a wrong type is one.
+add fields (vLLM 0.32 adds a dozen, as recorded), so an extra field is fine; a wrong type is not.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ __all__ = [
     "Usage",
     "card_names",
     "parse",
-    "sum_problem",
+    "usage_problem",
 ]
 
-# `ge` and `min_length`: a null or empty value in a required place is as bad as none
-# `lt`: numbers that no float holds are no counts, and JSON has integers of any size
+# `lt`: JSON has integers of any size, and a number that no float can hold is no count
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+# an empty value in a required field is as bad as a missing one
 Name = Annotated[str, Field(min_length=1)]
 
 
 class Body(BaseModel):
-    """Strict: "1" is no number and 1.0 no integer, as a typed client would fail on them."""
+    """Strict: "1" is not a number and 1.0 not an integer, because a typed client would fail on them."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
 class Usage(Body):
-    """Numbers of tokens; the total must be the sum."""
+    """Token counts; the total must be the sum."""
 
     prompt_tokens: Count
     completion_tokens: Count
@@ -44,7 +44,7 @@ class Usage(Body):
 
 
 class Message(Body):
-    """The answer. `content` may be null: a reasoning model that ran into the limit has none yet."""
+    """The answer. `content` may be null: a reasoning model that hit the token limit has none yet."""
 
     role: Literal["assistant"]
     content: str | None
@@ -55,7 +55,7 @@ class Choice(Body):
 
     index: Count
     message: Message
-    # which reasons are documented depends on the dialect, so `chat` looks at the value
+    # which values are documented depends on the dialect, so `chat` checks the value
     finish_reason: Name
 
 
@@ -67,9 +67,9 @@ class Completion(Body):
     # seconds since 1970
     created: Annotated[int, Field(gt=0)]
     model: Name
-    # the first wrong entry of a list will do: a body can hold a million
+    # fail fast: a body can hold a million wrong entries
     choices: Annotated[list[Choice], Field(min_length=1), FailFast()]
-    # optional in the reference, and what costs are counted by
+    # optional in the API reference
     usage: Usage | None = None
 
 
@@ -81,7 +81,7 @@ class Delta(Body):
 
 
 class ChunkChoice(Body):
-    """One answer's part of a chunk; the last one has the finish reason."""
+    """The part of a chunk that belongs to one answer; the last one has the finish reason."""
 
     index: Count
     delta: Delta
@@ -89,7 +89,7 @@ class ChunkChoice(Body):
 
 
 class BareChunk(Body):
-    """What must be in a chunk for a client to make anything of it."""
+    """The minimum that a client needs to use a chunk."""
 
     id: str = ""
     model: str = ""
@@ -100,7 +100,7 @@ class BareChunk(Body):
 class Chunk(BareChunk):
     """Data of one event of a streamed completion; `choices` is empty in the one that carries `usage`."""
 
-    # without a default the fields are required
+    # redeclared without defaults, which makes them required
     id: Name
     object: Literal["chat.completion.chunk"]
     created: int
@@ -127,35 +127,35 @@ T = TypeVar("T", bound=Body)
 
 
 def parse(model: type[T], data: Any) -> tuple[T | None, tuple[str, ...]]:
-    """`data` as `model`, and what is wrong with it: `choices[0].message.role: input should be 'assistant'`.
+    """`data` as `model`, and its problems, such as `choices[0].message.role: input should be 'assistant'`.
 
-    The offending values are left out: they are the server's words, which evidence shows redacted.
+    The offending values are left out: they come from the server, and evidence shows them redacted.
     """
     try:
         return model.model_validate(data), ()
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        return None, tuple(f"{_path(one['loc'])}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in found)
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        return None, tuple(f"{_path(one['loc'])}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in errors)
 
 
-def sum_problem(usage: Usage) -> str:
-    """What is wrong with the total; empty when it is the sum."""
+def usage_problem(usage: Usage) -> str:
+    """What is wrong with the total; empty if it is the sum."""
     if usage.prompt_tokens + usage.completion_tokens == usage.total_tokens:
         return ""
     return f"usage: {usage.prompt_tokens} + {usage.completion_tokens} is not {usage.total_tokens}"
 
 
 def card_names(card: dict[str, Any]) -> tuple[str, ...]:
-    """The names in one entry of a list of models, whatever else stands there: its id, then its aliases.
+    """The names in one entry of a model list: its id, then its aliases. Entries of a wrong type are skipped.
 
-    llama.cpp lists one name of a model as its id, and the others as `aliases`.
+    llama.cpp lists one name of a model as its id and the others as `aliases`.
     """
-    first, more = card.get("id"), card.get("aliases")
-    found = (first, *more) if isinstance(more, list) else (first,)
-    return tuple([name for name in found if isinstance(name, str)])
+    model_id, aliases = card.get("id"), card.get("aliases")
+    names = (model_id, *aliases) if isinstance(aliases, list) else (model_id,)
+    return tuple([name for name in names if isinstance(name, str)])
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # pydantic gives ("choices", 0, "message"); people write choices[0].message
+    # pydantic reports ("choices", 0, "message"); people write choices[0].message
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return path.removeprefix(".") or "body"

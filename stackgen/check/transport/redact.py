@@ -1,4 +1,4 @@
-"""What a server sent, made fit for a report: without keys, without control characters, bounded."""
+"""Makes text from a server fit for a report: without keys, without control characters, bounded."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ import re
 from base64 import b64encode
 from urllib.parse import quote
 
-__all__ = ["Redactor", "as_basic"]
+__all__ = ["Redactor", "basic_credentials"]
 
 PLACEHOLDER = "[key]"
-# C0 and C1 controls (a server could steer the terminal with them) and the marks that reverse text
+# C0 and C1 controls, with which a server could steer the terminal, and the marks that reverse text
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# JSON can hold half a character (`"\\ud800"`), which no output can be encoded with
+# JSON can contain half a character (`"\\ud800"`), which no output can be encoded with
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Redactor:
-    """Replaces `key`, also as it looks inside JSON, URLs, HTML, Python reprs and a Basic login, with `[key]`."""
+    """Replaces `key` with `[key]`, also as it looks inside JSON, URLs, HTML, Python reprs and Basic auth."""
 
     def __init__(self, key: str | None) -> None:
-        self._forms: tuple[str, ...] = ()
+        self._encodings: tuple[str, ...] = ()
         if key:
-            # the check sends it as a Basic login too, which a server may repeat
-            forms = {form for one in (key, as_basic(key)) for form in _forms(one)}
-            self._forms = tuple(sorted(forms, key=len, reverse=True))
+            # the check sends the key as Basic auth too, which a server may repeat
+            forms = {form for one in (key, basic_credentials(key)) for form in _encodings(one)}
+            # longest first: a shorter form may be a part of a longer one
+            self._encodings = tuple(sorted(forms, key=len, reverse=True))
 
     def __repr__(self) -> str:
-        return f"Redactor({PLACEHOLDER if self._forms else None})"
+        return f"Redactor({PLACEHOLDER if self._encodings else None})"
 
     def __call__(self, text: str) -> str:
-        """`text` without the key and without control characters; line ends stay."""
-        # controls go first: taking them out later could join two halves of a key
+        """`text` without the key and without control characters; line breaks stay."""
+        # controls go first: removing them later could join two halves of a key
         text = SURROGATES.sub("\ufffd", CONTROLS.sub("", text))
-        for form in self._forms:
+        for form in self._encodings:
             text = text.replace(form, PLACEHOLDER)
         return text
 
@@ -48,10 +49,10 @@ class Redactor:
         return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def as_basic(key: str) -> str:
-    """The credentials of a Basic login without a user and with `key` for its password, as RFC 7617 encodes them."""
+def basic_credentials(key: str) -> str:
+    """The credentials of Basic auth with an empty user and `key` as the password, encoded as in RFC 7617."""
     return b64encode(f":{key}".encode("utf-8", "surrogatepass")).decode()
 
 
-def _forms(word: str) -> tuple[str, ...]:
+def _encodings(word: str) -> tuple[str, ...]:
     return (word, json.dumps(word)[1:-1], quote(word), quote(word, safe=""), html.escape(word), repr(word)[1:-1])

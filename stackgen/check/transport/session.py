@@ -1,7 +1,7 @@
-"""Requests to one target: explicit time-outs, no retries, no redirects, bounded bodies.
+"""Requests to one target: explicit timeouts, no retries, no redirects, bounded bodies.
 
-Each request opens its own connection: a check sees what a new client sees, and a kept connection that the
-server closed in the meantime can't be taken for a fault. `docs/decisions/http-client.md` says why httpx2.
+Each request opens its own connection: a check sees what a new client sees, and a keep-alive connection that the
+server has closed can't be mistaken for a fault. `docs/decisions/http-client.md` explains why httpx2.
 """
 
 from __future__ import annotations
@@ -19,27 +19,36 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.check.report import Exchange
 from stackgen.check.target import Target
-from stackgen.check.transport.deadline import End
+from stackgen.check.transport.deadline import Deadline
 from stackgen.check.transport.faults import Fault, classify
 from stackgen.check.transport.redact import Redactor
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["Reply", "Session", "content_type", "error_message", "http_client", "no_number", "read", "tls_context"]
+__all__ = [
+    "Reply",
+    "Session",
+    "content_type",
+    "error_message",
+    "http_client",
+    "read_reply",
+    "reject_constant",
+    "tls_context",
+]
 
-# a list of a cloud's models is under 1 MiB; a completion of the check is a few KB
+# the model list of a cloud is under 1 MiB; a completion of the check is a few KB
 MAX_BODY = 4 * 1024 * 1024
 CONNECT_SECONDS = 10.0
 # characters of a request and of a response that a report shows
-SHOWN = 1500
+MAX_EXCERPT = 1500
 # stands for "the target's key" where None means "no key"; no header can hold a NUL
-OWN_KEY = "\0own key"
+TARGET_KEY = "\0own key"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole HTTP response: `body` is at most 4 MiB."""
+    """A whole HTTP response; `body` is cut after 4 MiB."""
 
     status: int
     content_type: str
@@ -48,25 +57,25 @@ class Reply:
     retry_after: str = ""
 
     def json(self) -> Any:
-        """The parsed body; None where it is no JSON (a body `null` is none that any API sends)."""
+        """The parsed body; None if it is not JSON. No API sends a bare `null`, so the two need not be told apart."""
         try:
-            return json.loads(self.body, parse_constant=no_number)
+            return json.loads(self.body, parse_constant=reject_constant)
         except (ValueError, RecursionError):
             return None
 
     @property
-    def what(self) -> str:
-        """`HTTP 500 (text/html)`: status and kind, for messages."""
+    def summary(self) -> str:
+        """`HTTP 500 (text/html)`: status and content type, for messages."""
         kind = f" ({self.content_type})" if self.content_type else ""
         return f"HTTP {self.status}{kind}" + (" of more than 4 MiB" if len(self.body) >= MAX_BODY else "")
 
 
 class Session:
-    """A client for one target. `timeout` (s) bounds connecting (at most 10), each silence, and a whole body.
+    """A client for one target. `timeout` (s) bounds connecting (at most 10 s), each silence, and a whole body.
 
-    A request `within` so many seconds is ended when they are over, answered or not.
+    A request with `max_seconds` is dropped after that time, answered or not.
 
-    `exchanges` are all requests so far, without the key, in the order they ended; several threads may send.
+    `exchanges` are all requests so far, without the key, in the order they ended. Several threads may send requests.
     """
 
     def __init__(self, target: Target, timeout: float) -> None:
@@ -74,7 +83,7 @@ class Session:
         self.timeout = timeout
         self.redact = Redactor(target.api_key)
         self.exchanges: list[Exchange] = []
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._client = http_client(target, timeout)
 
     def __enter__(self) -> Session:
@@ -85,107 +94,131 @@ class Session:
     ) -> None:
         self._client.close()
 
-    def get(self, url: str, authorization: str | None = OWN_KEY, within: float | None = None) -> Reply:
-        """GET; `authorization` replaces the header that carries the target's key, None sends none. Raises Fault."""
-        return self._request("GET", url, authorization, None, {}, within)
+    def get(self, url: str, authorization: str | None = TARGET_KEY, max_seconds: float | None = None) -> Reply:
+        """GET. `authorization` replaces the header with the target's key; None sends no such header. Raises Fault."""
+        return self._request("GET", url, authorization, None, {}, max_seconds)
 
     def post(
         self,
         url: str,
         data: Any,
-        authorization: str | None = OWN_KEY,
+        authorization: str | None = TARGET_KEY,
         headers: Mapping[str, str] | None = None,
-        within: float | None = None,
+        max_seconds: float | None = None,
     ) -> Reply:
-        """POST of JSON, or of `data` as it is where it is bytes; see `get`."""
-        return self._request("POST", url, authorization, data, headers or {}, within)
+        """POST of `data` as JSON, or as it is if it is bytes; see `get`."""
+        return self._request("POST", url, authorization, data, headers or {}, max_seconds)
 
     @contextmanager
     def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str], Callable[[float], None]]]:
-        """POST whose response is read by the caller, inside the block; faults while reading are raised as Fault.
+        """POST whose response the caller reads inside the block; errors while reading are raised as Fault.
 
-        What the caller puts into the list is shown as the response. It is ended one time-out after it began, or as many
-        seconds as the caller last gave the function: bytes alone (comments, half events) don't keep a stream alive.
+        Yields the response, a list for what reports show as the response, and a function that extends the deadline.
+        The request ends one timeout after the headers, or the seconds last passed to that function: bytes alone
+        (comments, half events) don't keep a stream alive.
         """
-        headers = {**self._headers(OWN_KEY), "Content-Type": "application/json"}
+        headers = {**self._headers(TARGET_KEY), "Content-Type": "application/json"}
         started, status, shown = time.monotonic(), None, list[str]()
         try:
-            # as long for the headers as for a token
+            # twice the timeout: once for the headers, once for the first token
             with (
-                self._faults(2 * self.timeout, "no token came for {:g} s") as (more, end),
-                self._client.stream("POST", url, content=_encoded(data), headers=headers, extensions=more) as response,
+                self._translate_errors(2 * self.timeout, "no token arrived for {:g} s") as (extensions, deadline),
+                self._client.stream(
+                    "POST", url, content=_encode_json(data), headers=headers, extensions=extensions
+                ) as response,
             ):
                 status = response.status_code
-                end.extend(self.timeout)
-                yield response, shown, end.extend
+                deadline.extend(self.timeout)
+                yield response, shown, deadline.extend
         finally:
-            self._record("POST", url, status, started, data, *shown)
+            self._record_exchange("POST", url, status, started, data, *shown)
 
     def _request(
-        self, method: str, url: str, authorization: str | None, data: Any, more: Mapping[str, str], within: float | None
+        self,
+        method: str,
+        url: str,
+        authorization: str | None,
+        data: Any,
+        extra_headers: Mapping[str, str],
+        max_seconds: float | None,
     ) -> Reply:
-        headers = {**self._headers(authorization), **more}
-        content = data if isinstance(data, bytes) else None if data is None else _encoded(data)
+        headers = {**self._headers(authorization), **extra_headers}
+        content = data if isinstance(data, bytes) else None if data is None else _encode_json(data)
         if content is not None:
             headers["Content-Type"] = "application/json"
         started, reply = time.monotonic(), None
         try:
-            # as long for the headers as for the body
-            seconds = 2 * self.timeout if within is None else max(within, 0.001)
+            # twice the timeout: once for the headers, once for the body
+            seconds = 2 * self.timeout if max_seconds is None else max(max_seconds, 0.001)
             with (
-                self._faults(seconds) as (more_of, _),
-                self._client.stream(method, url, content=content, headers=headers, extensions=more_of) as response,
+                self._translate_errors(seconds) as (extensions, _),
+                self._client.stream(method, url, content=content, headers=headers, extensions=extensions) as response,
             ):
-                reply = read(response, self.timeout)
+                reply = read_reply(response, self.timeout)
             return reply
         finally:
-            self._record(method, url, reply.status if reply else None, started, data, reply.body if reply else b"")
+            status, body = (reply.status, reply.body) if reply else (None, b"")
+            self._record_exchange(method, url, status, started, data, body)
 
-    def _record(
+    def _record_exchange(
         self, method: str, url: str, status: int | None, started: float, sent: Any, *received: str | bytes
     ) -> None:
         text = "" if sent is None else sent if isinstance(sent, bytes) else json.dumps(sent, ensure_ascii=False)
         now, excerpt = time.monotonic(), self.redact.excerpt
-        # of a stream the beginning and the end are shown
-        shown = " ".join(excerpt(part, SHOWN // len(received)) for part in received)
-        self.exchanges.append(Exchange(method, self.redact(url), status, round(now - started, 4),
-                                       round(started - self._begun, 4), excerpt(text, SHOWN), shown))  # fmt: skip
+        # a stream passes two parts, its beginning and its end, which share the space
+        shown = " ".join(excerpt(part, MAX_EXCERPT // len(received)) for part in received)
+        self.exchanges.append(
+            Exchange(
+                method=method,
+                url=self.redact(url),
+                status=status,
+                seconds=round(now - started, 4),
+                started=round(started - self._started, 4),
+                request=excerpt(text, MAX_EXCERPT),
+                response=shown,
+            )
+        )
 
     def _headers(self, authorization: str | None) -> dict[str, str]:
-        if authorization == OWN_KEY:
+        if authorization == TARGET_KEY:
             authorization = f"Bearer {self.target.api_key}" if self.target.api_key else None
+        # no header at all without a key: an empty one would count as a wrong key
         return {} if authorization is None else {"Authorization": authorization}
 
     @contextmanager
-    def _faults(
-        self, seconds: float, told: str = "the answer was not complete after {:g} s"
-    ) -> Iterator[tuple[dict[str, Any], End]]:
-        """Ends a request after `seconds`, and raises Fault for what goes wrong; gives extensions for the request."""
+    def _translate_errors(
+        self, seconds: float, message: str = "the response was not complete after {:g} s"
+    ) -> Iterator[tuple[dict[str, Any], Deadline]]:
+        """Ends a request after `seconds` and raises Fault for all errors; yields the request's extensions."""
+        # heavy: only a check that runs needs it
         import httpx2
 
         fault: Fault | None = None
-        end = End(seconds)
+        deadline = Deadline(seconds)
         try:
-            with end:
-                yield {"trace": end.trace}, end
+            with deadline:
+                yield {"trace": deadline.trace_socket}, deadline
         except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError, TimeoutError) as error:
             fault = classify(error, self.target, self.timeout)
-        if end.passed:
-            fault = Fault("timeout", told.format(end.seconds), "allow more by --timeout")
-        # outside the except block: the client's exception holds the request, and with it the key
+        if deadline.expired:
+            fault = Fault("timeout", message.format(deadline.seconds), hint="raise --timeout")
+        # outside the except block: the client's exception contains the request, and with it the key
         if fault:
             raise fault
 
 
 def http_client(target: Target, timeout: float) -> httpx2.Client:
-    """A client that follows no redirect and goes through the environment's proxies for other machines only."""
+    """A client that follows no redirects. The proxies of the environment apply to other machines only."""
+    # heavy: only a check that runs needs it
     import httpx2
 
     return httpx2.Client(
         timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-        # HTTP_PROXY is set on many machines without NO_PROXY, and no proxy reaches this machine's loopback
+        # many machines set HTTP_PROXY without NO_PROXY, and no proxy reaches the loopback of this machine
         trust_env=not target.loopback,
+        # plain HTTP needs no trust store, which takes 20 ms to load
         verify=tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
+        # each request opens its own connection, as a new client does
         limits=httpx2.Limits(max_keepalive_connections=0),
         headers={"User-Agent": "stackgen-check"},
         follow_redirects=False,
@@ -193,7 +226,7 @@ def http_client(target: Target, timeout: float) -> httpx2.Client:
 
 
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """The certificates that are trusted: `ca_file` alone, else the system's, or those of SSL_CERT_FILE and _DIR."""
+    """A context that trusts `ca_file` alone if given, else SSL_CERT_FILE and SSL_CERT_DIR, else the system's CAs."""
     if ca_file:
         return ssl.create_default_context(cafile=ca_file)
     return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
@@ -201,51 +234,52 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def _tls_context(_file: str | None, _folder: str | None) -> ssl.SSLContext:
+    # heavy: only a check that runs needs it
     import httpx2
 
-    # reading a bundle takes 20 ms, and a thousand endpoints share it; the variables are the key, as it reads them
+    # cached: reading a bundle takes 20 ms, and a thousand endpoints share it. httpx2 reads the variables itself
     context: ssl.SSLContext = httpx2.create_ssl_context()
     return context
 
 
-def _encoded(data: Any) -> bytes:
-    # ASCII: a model may be named by half a character, which UTF-8 can't hold
+def _encode_json(data: Any) -> bytes:
+    # ASCII: a model name may contain half a character, which UTF-8 can't encode
     return json.dumps(data).encode()
 
 
-def read(response: httpx2.Response, timeout: float) -> Reply:
-    """The rest of a response, up to 4 MiB and `timeout` seconds; raises Fault for a body that drips beyond that."""
+def read_reply(response: httpx2.Response, timeout: float) -> Reply:
+    """The rest of a response, up to 4 MiB. Raises Fault for a body that takes longer than `timeout` seconds."""
     started, parts, size = time.monotonic(), [], 0
     for part in response.iter_bytes():
         parts.append(part)
         size += len(part)
         if size > MAX_BODY:
             break
-        # the client's own time-out bounds each silence only
+        # the client's own timeout bounds each silence only
         if time.monotonic() - started > timeout:
-            raise Fault("timeout", f"the body was not complete after {timeout:g} s", "allow more by --timeout")
+            raise Fault("timeout", f"the body was not complete after {timeout:g} s", hint="raise --timeout")
     body = b"".join(parts)[:MAX_BODY]
     headers = response.headers
     return Reply(response.status_code, content_type(response), body, headers.get("location", ""),
                  headers.get("retry-after", "")[:40])  # fmt: skip
 
 
-def no_number(word: str) -> None:
-    """Refuses NaN and Infinity, which Python reads and JSON does not have: clients in other languages fail on them."""
-    raise ValueError(f"{word} is no JSON")
+def reject_constant(word: str) -> None:
+    """A `parse_constant` hook that rejects NaN and Infinity: Python accepts them, clients in other languages don't."""
+    raise ValueError(f"{word} is not JSON")
 
 
 def content_type(response: httpx2.Response) -> str:
-    """The media type without parameters. Case stays as sent: a key in it would pass the redactor in lower case."""
+    """The media type without parameters. Case stays as sent: a lower-cased key in it would pass the redactor."""
     kind: str = response.headers.get("content-type", "").partition(";")[0].strip()
     return kind if len(kind) <= 100 else "an overlong content type"
 
 
 def error_message(reply: Reply) -> str:
-    """What an error body says, in any of the recorded forms; empty where it says nothing.
+    """The message of an error body, in any of the recorded forms; empty if there is none.
 
-    vLLM: `{"error": {"message"}}`, for a missing key `{"error": "Unauthorized"}`; FastChat: `{"object": "error",
-    "message", "code"}`, for a missing key `{"detail": {"error": …}}`; FastAPI: `{"detail": "Not Found"}`.
+    vLLM: `{"error": {"message"}}`, without a key `{"error": "Unauthorized"}`; FastChat: `{"object": "error",
+    "message", "code"}`, without a key `{"detail": {"error": …}}`; FastAPI: `{"detail": "Not Found"}`.
     """
     body = reply.json()
     # FastChat nests two levels deep

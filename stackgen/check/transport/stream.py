@@ -1,7 +1,7 @@
-"""A streamed completion, read: its events become a transcript.
+"""Reads a streamed completion: turns its events into a transcript.
 
-Format: https://platform.openai.com/docs/api-reference/chat/streaming. A stream may end with an `error` event and
-`[DONE]` under a 200 (vLLM does, once it has begun to answer), so events are parsed, not only counted.
+Format: https://platform.openai.com/docs/api-reference/chat/streaming. A stream with status 200 may end with an `error`
+event and `[DONE]` (vLLM does so once it has started to answer), so events are parsed, not only counted.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.openai_schema import BareChunk, Chunk, ChunkChoice, parse
-from stackgen.check.transport.session import no_number
+from stackgen.check.transport.session import reject_constant
 from stackgen.check.transport.transcript import Transcript, percentile
 
 if TYPE_CHECKING:
     from httpx2 import Response, ServerSentEvent
 
-__all__ = ["Transcript", "Utf8", "collect", "percentile"]
+__all__ = ["StrictUtf8", "Transcript", "collect_events", "percentile"]
 
-# an answer of the check has some dozens; a server that never ends must not fill the memory
+# an answer to the check has a few dozen events; a server that never stops must not fill the memory
 MAX_EVENTS, MAX_SIZE = 10_000, 8 * 1024 * 1024
 
 
-class Utf8:
-    """A response for `EventSource` whose text is strictly UTF-8: the OpenAI SDK raises an exception for other bytes.
+class StrictUtf8:
+    """A response for `EventSource` that accepts only valid UTF-8: the OpenAI SDK raises an exception for other bytes.
 
-    `arrived` is when its latest part was read, in seconds on the monotonic clock.
+    `arrived` is when the latest part was read, in seconds on the monotonic clock.
     """
 
     def __init__(self, response: Response, where: str) -> None:
@@ -38,20 +38,21 @@ class Utf8:
         self._response, self._where = response, where
 
     def iter_text(self) -> Iterator[str]:
-        """The body as text; raises Fault."""
+        """Yields the body as text. Raises Fault for invalid UTF-8."""
         decoder = getincrementaldecoder("utf-8")()
         try:
             for part in self._response.iter_bytes():
                 self.arrived = time.monotonic()
                 yield decoder.decode(part)
         except UnicodeDecodeError:
-            raise Fault("encoding", f"the stream from {self._where} is not UTF-8", "look at what proxies do") from None
+            message = f"the stream from {self._where} is not UTF-8"
+            raise Fault("encoding", message, hint="check the proxies in between") from None
 
 
-def collect(
+def collect_events(
     events: Iterable[ServerSentEvent],
     into: Transcript,
-    allow: Callable[[list[str]], list[str]],
+    drop_deviations: Callable[[list[str]], list[str]],
     started: float,
     deadline: float,
     progress: Callable[[], None] = lambda: None,
@@ -59,96 +60,101 @@ def collect(
 ) -> None:
     """Adds `events` to a transcript until they end or `deadline` passes; times are on the monotonic clock.
 
-    `allow` takes problems of a chunk and gives back those that the dialect is not known for. `progress` is called for
-    each event that brings something: empty deltas don't. `arrived` tells when the latest event was read, which is not
-    when it is understood: a busy machine does that in its own time. A connection that breaks raises from `events`;
-    what came before stays in the transcript, which lacks `[DONE]`.
+    - `drop_deviations` takes the problems of a chunk and returns those that are not known deviations of the dialect.
+    - `progress` is called for each event that carries something; an empty delta does not count.
+    - `arrived` returns when the latest event was read. It may be parsed later, on a busy machine.
+
+    A broken connection raises from `events`; what came before stays in the transcript, which then lacks `[DONE]`.
     """
-    size, before = 0, into.brought
+    size, count = 0, into.progress_count
     for event in events:
         now = time.monotonic()
         size += len(event.data)
         into.events += 1
-        # kept for the evidence, whole: cutting is the redactor's work, or half a key could stay
-        into.tail = event.data
-        if len(into.head) < 4000:
-            into.head += f"{event.data}\n"
+        # kept whole, for the evidence: only the redactor may cut, or half a key could stay
+        into.last_event = event.data
+        if len(into.first_events) < 4000:
+            into.first_events += f"{event.data}\n"
         if into.done:
             into.after_done += 1
         elif event.data.strip() == "[DONE]":
             into.done = True
         else:
-            _chunk(event, into, allow, arrived() - started)
-        if into.brought != before:
-            before = into.brought
+            _add_chunk(event, into, drop_deviations, arrived() - started)
+        if into.progress_count != count:
+            count = into.progress_count
             progress()
-        told = f"no end after {now - started:.0f} s and {into.events} events"
-        # first: there may be as many others as a report shows
+        so_far = f"did not end after {now - started:.0f} s and {into.events} events"
+        # inserted first: the other problems may already fill the list that a report shows
         if into.events >= MAX_EVENTS or size > MAX_SIZE:
-            into.malformed.insert(0, f"the stream had {told}")
+            into.stream_problems.insert(0, f"the stream {so_far}")
             return
         if now > deadline:
-            into.malformed.insert(0, f"the stream is too slow: {told}, {into.events / (now - started):.1f} a second")
+            rate = into.events / (now - started)
+            into.stream_problems.insert(0, f"the stream is too slow: it {so_far} ({rate:.1f} events/s)")
             return
 
 
-def _chunk(event: ServerSentEvent, into: Transcript, allow: Callable[[list[str]], list[str]], now: float) -> None:
+def _add_chunk(
+    event: ServerSentEvent, into: Transcript, drop_deviations: Callable[[list[str]], list[str]], now: float
+) -> None:
     try:
-        data = json.loads(event.data, parse_constant=no_number)
+        data = json.loads(event.data, parse_constant=reject_constant)
     except (ValueError, RecursionError):
-        into.blame(f"event {into.events} is no JSON")
+        into.add_problem(f"event {into.events} is not JSON")
         return
-    # the first error is the cause, later ones follow from it
-    error = _error(event.event, data)
+    # the first error is the cause, later ones are its consequences
+    error = _error_text(event.event, data)
     if error:
         into.error = into.error or error
         return
     chunk: BareChunk | None
     chunk, problems = parse(Chunk, data)
-    # nearly every chunk is as documented; only for the others it is looked up what the dialect is known for
+    # nearly every chunk is as documented, so the deviations are looked up for the others only
     if chunk is None:
-        for problem in allow([f"event {into.events}: {problem}" for problem in problems]):
-            into.blame(problem)
+        for problem in drop_deviations([f"event {into.events}: {problem}" for problem in problems]):
+            into.add_problem(problem)
         chunk, _ = parse(BareChunk, data)
     if chunk is None:
         return
     if into.model and chunk.model not in ("", into.model):
-        into.blame(f"the model changes from {into.model!r} to {chunk.model!r}")
-    # a chunk of another answer's stream; some servers send none
+        into.add_problem(f"the model changes from {into.model!r} to {chunk.model!r}")
+    # a mixed-up stream; some servers send no id at all
     if into.id and chunk.id not in ("", into.id):
-        into.blame(f"the id changes from {into.id!r} to {chunk.id!r}: chunks of another answer?")
+        into.add_problem(f"the id changes from {into.id!r} to {chunk.id!r}: chunks of another answer are mixed in")
+    # the first value is the reference, because later chunks may lack it
     into.model, into.id = into.model or chunk.model, into.id or chunk.id
     into.usage = chunk.usage or into.usage
     for choice in chunk.choices:
-        _choice(choice, into, now)
+        _add_choice(choice, into, now)
 
 
-def _choice(choice: ChunkChoice, into: Transcript, now: float) -> None:
+def _add_choice(choice: ChunkChoice, into: Transcript, now: float) -> None:
     if choice.index:
-        into.blame(f"event {into.events}: a part of choice {choice.index}, and one choice was asked for")
+        into.add_problem(f"event {into.events}: part of choice {choice.index}, but only one choice was requested")
         return
     role = choice.delta.role
-    if into.role_first is None:
-        into.role_first = role is not None
+    if into.starts_with_role is None:
+        into.starts_with_role = role is not None
     if role not in (None, "", "assistant"):
-        into.blame(f"event {into.events}: the role is {role!r} and not 'assistant'")
-    # vLLM: `reasoning`; older ones and others: `reasoning_content`
+        into.add_problem(f"event {into.events}: the role is {role!r}, not 'assistant'")
+    # vLLM sends `reasoning`; its older versions and other servers send `reasoning_content`
     extra = choice.delta.model_extra or {}
     reasoning = bool(extra.get("reasoning") or extra.get("reasoning_content"))
     into.reasoning = into.reasoning or reasoning
     if choice.delta.content or reasoning:
-        # a second finish reason is a problem of its own
-        if into.finishes and choice.finish_reason is None:
-            into.blame(f"event {into.events}: text after the finish_reason")
+        # text next to a second finish reason is reported as that second reason
+        if into.finish_reasons and choice.finish_reason is None:
+            into.add_problem(f"event {into.events}: text after the finish_reason")
         into.text += choice.delta.content or ""
         into.arrivals.append(now)
-    # a chunk may hold content and the reason at once (vLLM's last one does)
+    # one chunk may have both content and a finish reason (the last one of vLLM does)
     if choice.finish_reason is not None:
-        into.finishes.append(choice.finish_reason)
+        into.finish_reasons.append(choice.finish_reason)
 
 
-def _error(event: str, data: Any) -> str:
-    """The message of an error event: vLLM sends `{"error": {…}}`, FastChat `{"text", "error_code"}` with a code."""
+def _error_text(event: str, data: Any) -> str:
+    """The message of an error event, else "". vLLM sends `{"error": {…}}`, FastChat `{"text", "error_code"}`."""
     if isinstance(data, dict):
         error = data.get("error")
         if isinstance(error, dict):

@@ -1,4 +1,4 @@
-"""What a streamed completion held: what is wrong with it, and how fast it came."""
+"""The content of a streamed completion: its problems, its speed, and whether a proxy buffered it."""
 
 from __future__ import annotations
 
@@ -7,103 +7,110 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stackgen.check.dialects import finish_problem
-from stackgen.check.transport.openai_schema import Usage, sum_problem
+from stackgen.check.transport.openai_schema import Usage, usage_problem
 
 __all__ = ["Transcript", "percentile"]
 
-# one wrong field is wrong in every chunk
+# a field that is wrong in one chunk is usually wrong in all of them
 MAX_PROBLEMS = 5
-# Chunks that come within a millisecond were read together. Tokens that take 5 ms each can't be: something gathers them.
-TOGETHER_SECONDS, APART_SECONDS = 0.001, 0.005
-# A machine that is busy reads some chunks late, and then two together; pairs from end to end are no chance.
-LEAST_CHUNKS, GATHERED = 8, 1.75
-# fewer chunks tell something only where all came in one read, after they were kept for a while (s)
-FEWEST_CHUNKS, KEPT_SECONDS = 4, 0.25
-# tokens in a chunk: some servers send two or three at a time, and speculative decoding makes a few more
-CROWDED = 5
+# Chunks within a millisecond came in one read. Tokens that take 5 ms each to generate can't: something buffers them.
+SAME_READ_SECONDS, MIN_TOKEN_SECONDS = 0.001, 0.005
+# a busy machine reads some chunks late, and then two together; pairs from start to end are no coincidence
+MIN_CHUNKS, MIN_CHUNKS_PER_READ = 8, 1.75
+# fewer chunks prove buffering only if all came in one read, after they were held back for a while (s)
+MIN_CHUNKS_ONE_READ, MIN_HELD_SECONDS = 4, 0.25
+# some servers send two or three tokens in a chunk, and speculative decoding makes that a few more
+MAX_TOKENS_PER_CHUNK = 5
 
 
 @dataclass(slots=True)
 class Transcript:
-    """What a stream held. Times are seconds since the request was sent; None: nothing of that kind came."""
+    """What a stream contained. Times are seconds since the request was sent; None means that nothing of it came.
+
+    `arrivals` are the times of the chunks with text. `stream_problems` are those of single events; `problems` adds
+    those of the whole stream. `first_events` and `last_event` are raw data, for evidence.
+    """
 
     events: int = 0
     text: str = ""
     reasoning: bool = False
     arrivals: list[float] = field(default_factory=list)
-    role_first: bool | None = None
-    finishes: list[str] = field(default_factory=list)
+    starts_with_role: bool | None = None
+    finish_reasons: list[str] = field(default_factory=list)
     usage: Usage | None = None
     id: str = ""
     model: str = ""
     done: bool = False
     after_done: int = 0
     error: str = ""
-    malformed: list[str] = field(default_factory=list)
-    head: str = ""
-    tail: str = ""
+    stream_problems: list[str] = field(default_factory=list)
+    first_events: str = ""
+    last_event: str = ""
 
     @property
     def deltas(self) -> int:
-        """How many chunks brought text."""
+        """How many chunks have text."""
         return len(self.arrivals)
 
     @property
-    def brought(self) -> int:
-        """Grows with each event that brings text, a finish reason, usage, an error or the end."""
-        return self.deltas + len(self.finishes) + bool(self.usage) + bool(self.error) + self.done + self.after_done
+    def progress_count(self) -> int:
+        """Grows with each event that has text, a finish reason, usage, an error or the end of the stream."""
+        ends = len(self.finish_reasons) + bool(self.error) + self.done + self.after_done
+        return self.deltas + bool(self.usage) + ends
 
-    def blame(self, problem: str) -> None:
-        """Adds a problem once; of many a few are kept."""
-        if problem not in self.malformed and len(self.malformed) < 2 * MAX_PROBLEMS:
-            self.malformed.append(problem)
+    def add_problem(self, problem: str) -> None:
+        """Adds a problem once; only the first ten are kept."""
+        if problem not in self.stream_problems and len(self.stream_problems) < 2 * MAX_PROBLEMS:
+            self.stream_problems.append(problem)
 
     def problems(self, allowed_finish: frozenset[str]) -> list[str]:
-        """What a client would stumble over, the worst first; empty for a stream that ended properly."""
+        """What a client would fail on, the worst first; empty for a complete stream."""
         found = []
+        # the error first, because it usually explains the other problems
         if self.error:
-            found.append(f"an error event under status 200: {self.error}")
-        found += self.malformed[:MAX_PROBLEMS]
-        if self.role_first is False:
+            found.append(f"an error event despite status 200: {self.error}")
+        found += self.stream_problems[:MAX_PROBLEMS]
+        # None means that no chunk had a choice, which is reported as missing content
+        if self.starts_with_role is False:
             found.append("the first chunk has no role")
         if not self.deltas and not self.error:
             found.append("no chunk has content")
-        if len(self.finishes) != 1:
-            found.append(f"{len(self.finishes) or 'no'} finish_reason instead of one" + _listed(self.finishes))
-        found += [problem for reason in self.finishes if (problem := finish_problem(reason, allowed_finish))]
+        if len(self.finish_reasons) != 1:
+            found.append(_wrong_finish_count(self.finish_reasons))
+        found += [problem for reason in self.finish_reasons if (problem := finish_problem(reason, allowed_finish))]
         if not self.done:
             found.append("the stream was cut: it ends without [DONE]")
         if self.after_done:
             found.append(f"{self.after_done} event(s) after [DONE]")
-        if self.usage and sum_problem(self.usage):
-            found.append(sum_problem(self.usage))
+        if self.usage and usage_problem(self.usage):
+            found.append(usage_problem(self.usage))
         if self.usage and self.deltas and not self.usage.completion_tokens:
-            found.append("usage counts no completion token, and text came")
+            found.append("usage counts no completion tokens, but there is text")
         return found
 
-    def gaps(self) -> tuple[float, ...]:
-        """Seconds between chunks with text: inter-token latencies where a chunk is a token."""
+    def inter_token_latencies(self) -> tuple[float, ...]:
+        """Seconds between chunks with text: the inter-token latencies if a chunk is a token."""
         return tuple(round(after - before, 6) for before, after in zip(self.arrivals, self.arrivals[1:], strict=False))
 
     def figures(self) -> dict[str, float]:
-        """TTFT, inter-token latency and speed, in seconds and tokens a second; what can't be told is left out.
+        """TTFT and inter-token latency (seconds), and speed (tokens a second); unknown figures are left out.
 
-        Tokens are counted by the usage; by chunks where there is none, as `chunks_per_second`.
+        Tokens are counted by the usage. Without usage, chunks are counted instead, as `chunks_per_second`.
         """
         if not self.arrivals:
             return {}
-        found, gaps = {"ttft_seconds": round(self.arrivals[0], 4)}, self.gaps()
-        if gaps:
-            found["inter_token_p50_seconds"] = round(percentile(gaps, 50), 5)
-            found["inter_token_p99_seconds"] = round(percentile(gaps, 99), 5)
+        found, latencies = {"ttft_seconds": round(self.arrivals[0], 4)}, self.inter_token_latencies()
+        if latencies:
+            found["inter_token_p50_seconds"] = round(percentile(latencies, 50), 5)
+            found["inter_token_p99_seconds"] = round(percentile(latencies, 99), 5)
         count, unit = (self.usage.completion_tokens, "tokens") if self.usage else (self.deltas, "chunks")
-        # the first token's time belongs to TTFT; chunks that came all at once tell no speed
+        # the first token's time belongs to TTFT; chunks that came all at once show no speed
         if count > 1 and self.arrivals[-1] - self.arrivals[0] > 0.005:
             found[f"{unit}_per_second"] = round((count - 1) / (self.arrivals[-1] - self.arrivals[0]), 1)
         return found
 
-    def speed(self) -> str:
-        """`TTFT 0.031 s, 45.2 tokens/s`."""
+    def format_speed(self) -> str:
+        """TTFT and speed as text: `TTFT 0.031 s, 45.2 tokens/s`."""
         figures = self.figures()
         text = f"TTFT {figures['ttft_seconds']:.3f} s" if figures else ""
         for unit in ("tokens", "chunks"):
@@ -111,61 +118,65 @@ class Transcript:
                 text += f", {figures[f'{unit}_per_second']:.1f} {unit}/s"
         return text
 
-    def rate(self, first: float = 0.0) -> float | None:
-        """Tokens a second (chunks where no usage came) for a limit; None where a single one tells nothing.
+    def effective_rate(self, one_token: float = 0.0) -> float | None:
+        """Tokens a second (chunks if there is no usage), to compare with a limit; None for fewer than two tokens.
 
-        What came together was made before: its time is the whole time since the request.
+        A buffered stream was generated before it arrived, so its time is the whole time since the request. For
+        `one_token` see `describe_buffering`.
         """
         count = self.usage.completion_tokens if self.usage else self.deltas
         if count < 2 or not self.arrivals:
             return None
         figures = self.figures()
-        told = figures.get("tokens_per_second", figures.get("chunks_per_second"))
-        return count / self.arrivals[-1] if told is None or self.gathering(first) else told
+        rate = figures.get("tokens_per_second", figures.get("chunks_per_second"))
+        return count / self.arrivals[-1] if rate is None or self.describe_buffering(one_token) else rate
 
-    def lumped(self) -> bool:
-        """Whether a few chunks came in one read: too few to tell a proxy from a server that is fast."""
-        together = FEWEST_CHUNKS <= self.deltas < LEAST_CHUNKS and all(gap <= TOGETHER_SECONDS for gap in self.gaps())
-        return together and self.arrivals[-1] / self.deltas >= APART_SECONDS
+    def may_be_buffered(self) -> bool:
+        """Whether a few chunks came in one read: too few to distinguish a buffering proxy from a fast server."""
+        one_read = all(latency <= SAME_READ_SECONDS for latency in self.inter_token_latencies())
+        few = MIN_CHUNKS_ONE_READ <= self.deltas < MIN_CHUNKS
+        return few and one_read and self.arrivals[-1] / self.deltas >= MIN_TOKEN_SECONDS
 
-    def gathering(self, first: float = 0.0) -> str:
-        """How tokens were held back and sent together though generated apart; empty where they came one by one.
+    def describe_buffering(self, one_token: float = 0.0) -> str:
+        """How tokens generated one by one arrived together; empty if they also arrived one by one.
 
-        `first` is how long an answer of one token took (s): what a stream took longer is what its tokens took.
+        `one_token` is how long an answer of one token took (s): the rest of a stream's time went into its tokens.
         """
         if not self.arrivals:
             return ""
-        reads, kept = 1 + sum(gap > TOGETHER_SECONDS for gap in self.gaps()), self.arrivals[-1] - first
-        if self.deltas >= LEAST_CHUNKS:
-            together = reads * GATHERED <= self.deltas
+        reads = 1 + sum(latency > SAME_READ_SECONDS for latency in self.inter_token_latencies())
+        held = self.arrivals[-1] - one_token
+        if self.deltas >= MIN_CHUNKS:
+            together = reads * MIN_CHUNKS_PER_READ <= self.deltas
         else:
-            together = reads == 1 and self.deltas >= FEWEST_CHUNKS and kept >= KEPT_SECONDS
-        # tokens of a tiny model come so fast that the kernel itself puts them together
-        if together and kept / self.deltas >= APART_SECONDS:
-            return f"{self.deltas} chunks came in {reads} read{'s' if reads > 1 else ''}"
+            together = reads == 1 and self.deltas >= MIN_CHUNKS_ONE_READ and held >= MIN_HELD_SECONDS
+        # the tokens of a tiny model come so fast that the kernel itself joins them
+        if together and held / self.deltas >= MIN_TOKEN_SECONDS:
+            return f"buffered: {self.deltas} chunks arrived in {reads} read{'s' if reads > 1 else ''}"
         tokens = self._tokens_of_text()
-        if tokens >= max(LEAST_CHUNKS, CROWDED * self.deltas) and kept / tokens >= APART_SECONDS:
-            return f"{tokens} tokens came in {self.deltas} event{'s' if self.deltas > 1 else ''}"
+        if tokens >= max(MIN_CHUNKS, MAX_TOKENS_PER_CHUNK * self.deltas) and held / tokens >= MIN_TOKEN_SECONDS:
+            return f"buffered: {tokens} tokens arrived in {self.deltas} event{'s' if self.deltas > 1 else ''}"
         return ""
 
-    def differs(self, text: str, tokens: int) -> str:
-        """How the stream lost or repeated a piece of `text`, the whole answer of `tokens` tokens; empty otherwise.
+    def describe_text_loss(self, text: str, tokens: int) -> str:
+        """How the stream lost or repeated one piece of `text`, the whole answer of `tokens` tokens; else empty.
 
-        Answers may differ by rounding as well, and then they differ in more than one piece.
+        Two answers may also differ by rounding; then they differ in more than one piece.
         """
         streamed = self.text
         count = abs(len(text) - len(streamed))
         if not streamed.strip() or not text or not count:
             return ""
+        # checked before the usage: an answer that differs by rounding hardly ends in the same text
         if text.endswith(streamed):
             return f"the stream lacks the first {count} characters of the answer"
-        # as many tokens and another length; with fewer or more tokens it was another answer
+        # with fewer or more tokens it was another answer, not a damaged one
         if not self.usage or self.usage.completion_tokens != tokens:
             return ""
         longer, shorter = (text, streamed) if len(text) > len(streamed) else (streamed, text)
-        start = next((place for place, pair in enumerate(zip(longer, shorter, strict=False)) if pair[0] != pair[1]),
+        start = next((index for index, pair in enumerate(zip(longer, shorter, strict=False)) if pair[0] != pair[1]),
                      len(shorter))  # fmt: skip
-        # the rest must be the same too: then one piece was cut out, or put in
+        # if the rest is the same too, exactly one piece was removed or inserted
         if not longer.endswith(shorter[start:]):
             return ""
         if longer is text:
@@ -176,23 +187,25 @@ class Transcript:
         repeated = streamed[:start].endswith(piece) or streamed[start + count :].startswith(piece)
         return f"the stream repeats {count} characters of the answer" if repeated else ""
 
-    def surplus(self) -> str:
-        """That more chunks brought text than there were tokens, each of which comes in one chunk; else empty."""
+    def describe_extra_chunks(self) -> str:
+        """Reports more chunks with text than tokens, of which each comes in one chunk; else empty."""
         tokens = self.usage.completion_tokens if self.usage else self.deltas
-        return f"{self.deltas} chunks have text, and {tokens} tokens were generated" if self.deltas > tokens else ""
+        if self.deltas <= tokens:
+            return ""
+        return f"{self.deltas} chunks have text, but only {tokens} tokens were generated"
 
     def _tokens_of_text(self) -> int:
-        """How many tokens the text is by the usage; 0 where that also counts what was thought and not sent."""
+        """How many tokens the usage counts for the text; 0 if the count may include reasoning that was not sent."""
         tokens = self.usage.completion_tokens if self.usage else 0
-        # a token is a letter at least, and hidden reasoning of some servers is counted and nowhere named
+        # a token is at least one letter, and some servers count hidden reasoning without naming it
         return tokens if tokens <= len(self.text) and not self.reasoning else 0
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of `values` that at least `percent` of them don't exceed (nearest rank); there must be a value."""
+    """The nearest-rank percentile: the smallest value that at least `percent` of `values` (not empty) don't exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def _listed(reasons: list[str]) -> str:
-    return f" ({', '.join(reasons)})" if reasons else ""
+def _wrong_finish_count(reasons: list[str]) -> str:
+    return f"{len(reasons)} finish reasons instead of one ({', '.join(reasons)})" if reasons else "no finish_reason"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["EXIT_CODES", "Subcommands", "add_endpoint_arguments"]
+__all__ = ["EXIT_CODES", "Subcommands", "add_endpoint_arguments", "split_names"]
 
 EXIT_CODES = "exit codes: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready"
 
@@ -60,3 +60,9 @@ def add_endpoint_arguments(command: argparse.ArgumentParser) -> None:
         help="how long to wait for a complete response, and for each token of a stream; a stream may take ten times"
         " as long in all (default: 60)",
     )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in `text`, separated by commas or spaces."""
+    # spaces as well as commas: `--skip "chat stream"` and `--skip chat,stream`
+    return tuple(name for name in text.replace(",", " ").split() if name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments
+from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments, split_names
 
 __all__ = ["add_check"]
 
@@ -54,10 +54,10 @@ def _add_profile_arguments(command: argparse.ArgumentParser) -> None:
         help="everything: also features, invalid requests and concurrency",
     )  # fmt: skip
     depth.add_argument(
-        "--select", type=_split_names, default=(), metavar="NAMES",
+        "--select", type=split_names, default=(), metavar="NAMES",
         help="run only these checks and the ones they need, for example chat,stream",
     )  # fmt: skip
-    depth.add_argument("--skip", type=_split_names, default=(), metavar="NAMES", help="skip these checks")
+    depth.add_argument("--skip", type=split_names, default=(), metavar="NAMES", help="skip these checks")
     depth.add_argument("--list", action="store_true", help="list all checks and their profiles, and run none")
     depth.add_argument(
         "--load", type=int, default=4, metavar="N", help="concurrent requests of the `load` check (default: 4)"
@@ -65,8 +65,3 @@ def _add_profile_arguments(command: argparse.ArgumentParser) -> None:
     depth.add_argument(
         "--workers", type=int, default=32, metavar="N", help="endpoints to check concurrently (default: 32)"
     )
-
-
-def _split_names(text: str) -> tuple[str, ...]:
-    # spaces as well as commas: `--skip "chat stream"` and `--skip chat,stream`
-    return tuple(name for name in text.replace(",", " ").split() if name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments
+from stackgen.cli.parsers.base import Subcommands, add_endpoint_arguments, split_names
 
 __all__ = ["add_exporter"]
 
@@ -27,7 +27,7 @@ def add_exporter(subcommands: Subcommands) -> None:
         help="checks to run; here, quick also streams a few tokens to measure latency (default: quick)",
     )  # fmt: skip
     exporter.add_argument(
-        "--skip", type=lambda text: tuple(filter(None, text.split(","))), default=(), metavar="NAMES",
+        "--skip", type=split_names, default=(), metavar="NAMES",
         help="skip these checks, for example auth, because gateways count its wrong keys",
     )  # fmt: skip
     exporter.add_argument(

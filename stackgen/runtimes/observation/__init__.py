@@ -1,1 +1,1 @@
-"""What runtimes report: container states for the check, evidence for a diagnosis, facts for doctor."""
+"""Observe machines and running stacks: facts for doctor, evidence for diagnose, observers for the check."""

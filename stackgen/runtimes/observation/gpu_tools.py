@@ -1,6 +1,7 @@
-"""NVIDIA's cards as `nvidia-smi` tells of them, and the ways by which containers get at cards.
+"""NVIDIA GPUs as `nvidia-smi` reports them, and how containers can get access to GPUs.
 
-`nvidia` gives facts to doctor and `gpu_state` evidence to diagnose, both by the same questions and readers.
+`read_nvidia_facts` returns facts for doctor, `read_gpu_state` evidence for diagnose; both use the same queries and
+parsers.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from pathlib import Path
 
 import yaml
 
-from stackgen.diagnose.gpus import Card, CardProcess, GpuState
+from stackgen.diagnose.gpus import GpuDevice, GpuDeviceProcess, GpuState
 from stackgen.doctor.facts import Gpu, GpuProcess
 
 __all__ = [
-    "CDI_DIRS", "QUERY", "SECONDS", "ask_tool", "cdi_kinds", "gpu_state", "has_toolkit", "nvidia", "read_cuda",
-    "read_gpus", "read_processes", "read_xids",
+    "CDI_DIRS", "QUERY", "TOOL_TIMEOUT", "has_nvidia_toolkit", "parse_cuda_version", "parse_gpus", "parse_processes",
+    "parse_xids", "read_cdi_kinds", "read_gpu_state", "read_nvidia_facts", "run_tool",
 ]  # fmt: skip
 
 Runner = Callable[[Sequence[str]], tuple[int, str] | None]
-SECONDS = 2.5
+# seconds
+TOOL_TIMEOUT = 2.5
 
+# the columns of nvidia-smi --query-gpu, in the order in which parse_gpus reads them
 QUERY = (
     "index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "mig.mode.current",
     "ecc.errors.uncorrected.volatile.total", "persistence_mode", "driver_version", "memory.used",
@@ -35,37 +38,40 @@ CDI_DIRS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 MIB = 2**20
 
 
-def _rows(text: str) -> list[list[str]]:
-    """The rows of a CSV without a header; broken lines are left out."""
+def _parse_csv(text: str) -> list[list[str]]:
+    """The rows of a CSV without a header; [] if it is not CSV."""
     try:
+        # Python 3.10 raises on a null byte
         return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text.replace("\0", ""))) if row]
     except csv.Error:
         return []
 
 
-def read_gpus(text: str, processes: dict[str, tuple[GpuProcess, ...]] | None = None) -> tuple[tuple[Gpu, ...], str]:
-    """Cards and the driver's version from `nvidia-smi --query-gpu=… --format=csv,noheader,nounits`.
+def parse_gpus(text: str, processes: dict[str, tuple[GpuProcess, ...]] | None = None) -> tuple[tuple[Gpu, ...], str]:
+    """GPUs and the driver's version from `nvidia-smi --query-gpu=… --format=csv,noheader,nounits`.
 
-    A cell that is no number (`[N/A]`, `[Not Supported]`, `ERR!`) is unknown; a row without index and UUID is no card.
+    A cell that is not a number (`[N/A]`, `[Not Supported]`, `ERR!`) is unknown. Rows without index and UUID are
+    skipped.
     """
     found, driver = [], ""
-    for row in _rows(text):
+    for row in _parse_csv(text):
+        # a row may be shorter: errors and older drivers
         cells = [*row, *[""] * len(QUERY)]
+        # re.ASCII: \d and int() also accept digits of other scripts
         if len(row) < 3 or not re.fullmatch(r"\d{1,4}", cells[0], re.ASCII) or not cells[1].startswith("GPU-"):
             continue
         compute = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", cells[5], re.ASCII)
-        errors = _number(cells[7])
         found.append(
             Gpu(
                 index=int(cells[0]),
                 uuid=cells[1],
                 name=cells[2],
-                memory_total=_bytes(cells[3]),
-                memory_free=_bytes(cells[4]),
+                memory_total=_parse_mib(cells[3]),
+                memory_free=_parse_mib(cells[4]),
                 compute=(int(compute[1]), int(compute[2])) if compute else None,
-                mig=_switch(cells[6]),
-                ecc_errors=errors,
-                persistence=_switch(cells[8]),
+                mig=_parse_switch(cells[6]),
+                ecc_errors=_parse_number(cells[7]),
+                persistence=_parse_switch(cells[8]),
                 processes=(processes or {}).get(cells[1], ()),
             )
         )
@@ -73,110 +79,122 @@ def read_gpus(text: str, processes: dict[str, tuple[GpuProcess, ...]] | None = N
     return tuple(found), driver
 
 
-def read_processes(text: str) -> dict[str, tuple[GpuProcess, ...]]:
-    """Processes by card from `--query-compute-apps=gpu_uuid,pid,process_name,used_memory`."""
+def parse_processes(text: str) -> dict[str, tuple[GpuProcess, ...]]:
+    """Processes by GPU UUID from `--query-compute-apps=gpu_uuid,pid,process_name,used_memory`."""
     found: dict[str, tuple[GpuProcess, ...]] = {}
-    for row in _rows(text):
+    for row in _parse_csv(text):
         if len(row) >= 3 and re.fullmatch(r"\d{1,10}", row[1], re.ASCII):
-            # a name may hold commas
-            memory = _bytes(row[-1]) if len(row) > 3 else None
+            # the name is not quoted and may contain commas
+            memory = _parse_mib(row[-1]) if len(row) > 3 else None
             name = ", ".join(row[2:-1] if len(row) > 3 else row[2:])
             found[row[0]] = (*found.get(row[0], ()), GpuProcess(int(row[1]), name, memory))
     return found
 
 
-def read_cuda(text: str) -> str | None:
-    """The newest CUDA that the driver serves, from the head of plain `nvidia-smi`."""
+def parse_cuda_version(text: str) -> str | None:
+    """The newest CUDA version that the driver supports, from the header of plain `nvidia-smi`."""
     match = re.search(r"CUDA Version:\s*(\d{1,3}\.\d{1,3})", text, re.ASCII)
     return match[1] if match else None
 
 
-def _number(text: str) -> int | None:
+def _parse_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
-def _bytes(text: str) -> int | None:
-    count = _number(text.removesuffix(" MiB"))
+def _parse_mib(text: str) -> int | None:
+    """A number of MiB in bytes."""
+    count = _parse_number(text.removesuffix(" MiB"))
     return None if count is None else count * MIB
 
 
-def _switch(text: str) -> bool | None:
+def _parse_switch(text: str) -> bool | None:
     return {"Enabled": True, "Disabled": False}.get(text)
 
 
-def ask_tool(words: Sequence[str]) -> tuple[int, str] | None:
-    """Exit code and output of a program; None where it is missing or too slow."""
+def run_tool(command: Sequence[str]) -> tuple[int, str] | None:
+    """Exit code and output of a program; None if it is missing or takes longer than `TOOL_TIMEOUT`."""
     try:
-        done = subprocess.run(list(words), capture_output=True, text=True, errors="replace", timeout=SECONDS)
+        done = subprocess.run(list(command), capture_output=True, text=True, errors="replace", timeout=TOOL_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    # a program may print its error to either stream
     return done.returncode, done.stdout or done.stderr
 
 
-def nvidia(run: Runner) -> dict[str, object]:
-    """What nvidia-smi knows, as fields of Host; `run` gives exit code and output, None for a tool that isn't there."""
-    return _facts(run, _cards(run))
+def read_nvidia_facts(run: Runner) -> dict[str, object]:
+    """What nvidia-smi reports, as fields of `Host`. `run` returns exit code and output, or None for a missing tool."""
+    return _parse_answer(run, _query_gpus(run))
 
 
-def gpu_state(run: Runner = ask_tool) -> GpuState:
-    """The cards as evidence, with the kernel's log where this user may read it."""
-    asked = _cards(run)
-    facts = _facts(run, asked)
-    if asked is None:
+def read_gpu_state(run: Runner = run_tool) -> GpuState:
+    """The GPUs as evidence, with the driver's errors from the kernel log if this user may read it."""
+    answer = _query_gpus(run)
+    facts = _parse_answer(run, answer)
+    if answer is None:
         return GpuState(unknown=_text(facts["gpu_error"]))
-    used = {row[1]: _bytes(row[len(QUERY) - 1]) for row in _rows(asked[1]) if len(row) >= len(QUERY)}
+    # memory.used, the last column, is not in `Gpu`: doctor needs the free memory only
+    used = {row[1]: _parse_mib(row[len(QUERY) - 1]) for row in _parse_csv(answer[1]) if len(row) >= len(QUERY)}
     gpus: tuple[Gpu, ...] | None = facts.get("gpus")  # type: ignore[assignment]
     return GpuState(
-        cards=None if gpus is None else tuple(_card(one, used.get(one.uuid)) for one in gpus),
+        devices=None if gpus is None else tuple(_to_device(one, used.get(one.uuid)) for one in gpus),
         driver=_text(facts.get("driver")) or None,
         cuda=_text(facts.get("cuda")) or None,
         error=_text(facts.get("gpu_error")) if gpus is None else "",
-        xids=read_xids(run(["dmesg"])),
+        xids=parse_xids(run(["dmesg"])),
     )
 
 
-def read_xids(asked: tuple[int, str] | None) -> tuple[str, ...] | None:
-    """The driver's errors (Xid) in what `dmesg` printed; None where it may not be read."""
-    if asked is None or asked[0]:
+def parse_xids(answer: tuple[int, str] | None) -> tuple[str, ...] | None:
+    """The driver's last 20 errors (Xid) in the output of `dmesg`; None if this user may not read the kernel log."""
+    if answer is None or answer[0]:
         return None
-    lines = (line.strip() for line in asked[1].splitlines() if re.search(r"NVRM: (?:Xid |.*fallen off the bus)", line))
+    lines = (line.strip() for line in answer[1].splitlines() if re.search(r"NVRM: (?:Xid |.*fallen off the bus)", line))
+    # a failing GPU may log the same error again and again
     return tuple(lines)[-20:]
 
 
-def _cards(run: Runner) -> tuple[int, str] | None:
-    """The answer to `QUERY`. A driver that is too old for one of its fields gets another one in its place."""
+def _query_gpus(run: Runner) -> tuple[int, str] | None:
+    """The answer to `QUERY`. A field that the driver is too old for is replaced by `name`."""
     fields = list(QUERY)
     for _ in fields:
-        asked = run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
-        # compute_cap came with driver 510 or so; a name in its cell reads as unknown
-        refused = re.search(r'Field "([\w.]+)" is not a valid field to query', asked[1]) if asked and asked[0] else None
-        if refused is None or refused[1] not in fields[3:]:
-            return asked
-        fields[fields.index(refused[1])] = "name"
-    return asked
+        answer = run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
+        # compute_cap exists since about driver 510; a name in its column is parsed as unknown
+        invalid = (
+            re.search(r'Field "([\w.]+)" is not a valid field to query', answer[1]) if answer and answer[0] else None
+        )
+        if invalid is None or invalid[1] not in fields[3:]:
+            return answer
+        fields[fields.index(invalid[1])] = "name"
+    return answer
 
 
-def _facts(run: Runner, asked: tuple[int, str] | None) -> dict[str, object]:
-    if asked is None:
-        return {"gpu_tool": False, "gpu_error": "there is no nvidia-smi on the PATH, or it doesn't answer"}
-    code, text = asked
+def _parse_answer(run: Runner, answer: tuple[int, str] | None) -> dict[str, object]:
+    if answer is None:
+        return {"gpu_tool": False, "gpu_error": "nvidia-smi is not on the PATH, or does not answer"}
+    code, text = answer
     if code:
-        # 6 is its own code for "no devices were found"
-        none = code == 6 or "No devices were found" in text
+        # 6 is nvidia-smi's exit code for "no devices were found"
+        has_none = code == 6 or "No devices were found" in text
         error = (text.strip().splitlines() or [f"exit code {code}"])[0]
-        return {"gpu_tool": True, "gpu_error": error, "gpus": () if none else None}
+        return {"gpu_tool": True, "gpu_error": error, "gpus": () if has_none else None}
+    # --query-gpu can't list processes
     apps = run(
         ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name,used_memory", "--format=csv,noheader,nounits"]
     )
     head = run(["nvidia-smi"])
-    gpus, driver = read_gpus(text, read_processes(apps[1]) if apps and not apps[0] else None)
-    return {"gpu_tool": True, "gpus": gpus, "driver": driver or None, "cuda": read_cuda(head[1]) if head else None}
+    gpus, driver = parse_gpus(text, parse_processes(apps[1]) if apps and not apps[0] else None)
+    return {
+        "gpu_tool": True,
+        "gpus": gpus,
+        "driver": driver or None,
+        "cuda": parse_cuda_version(head[1]) if head else None,
+    }
 
 
-def _card(gpu: Gpu, used: int | None) -> Card:
+def _to_device(gpu: Gpu, used: int | None) -> GpuDevice:
     compute = ".".join(map(str, gpu.compute)) if gpu.compute else None
-    processes = tuple(CardProcess(one.pid, one.name, one.memory) for one in gpu.processes)
-    return Card(gpu.index, gpu.uuid, gpu.name, gpu.memory_total, used, gpu.memory_free, compute, gpu.mig,
+    processes = tuple(GpuDeviceProcess(one.pid, one.name, one.memory) for one in gpu.processes)
+    return GpuDevice(gpu.index, gpu.uuid, gpu.name, gpu.memory_total, used, gpu.memory_free, compute, gpu.mig,
                 gpu.ecc_errors, processes)  # fmt: skip
 
 
@@ -184,13 +202,13 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def has_toolkit() -> bool:
-    """Whether one of the programs is here by which the engine hands out NVIDIA's cards."""
+def has_nvidia_toolkit() -> bool:
+    """Whether a program of the NVIDIA Container Toolkit is on the PATH: Docker Engine needs one to pass on GPUs."""
     return any(shutil.which(name) for name in ("nvidia-container-runtime-hook", "nvidia-ctk", "nvidia-container-cli"))
 
 
-def cdi_kinds(folders: Sequence[Path] = CDI_DIRS) -> tuple[str, ...] | None:
-    """The kinds of devices (`nvidia.com/gpu`) that CDI files name; None where a file can't be read."""
+def read_cdi_kinds(folders: Sequence[Path] = CDI_DIRS) -> tuple[str, ...] | None:
+    """The kinds of devices (`nvidia.com/gpu`) that CDI files define; None if a file can't be read."""
     found = set()
     for folder in folders:
         try:
@@ -200,6 +218,7 @@ def cdi_kinds(folders: Sequence[Path] = CDI_DIRS) -> tuple[str, ...] | None:
         except OSError:
             return None
         for name in names:
+            # other files in these folders define no devices
             if not name.endswith((".yaml", ".json", ".yml")):
                 continue
             try:

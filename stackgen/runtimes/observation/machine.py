@@ -1,4 +1,4 @@
-"""The facts of this machine. Every probe is short, they run side by side, and one that fails leaves "unknown"."""
+"""Collects facts about this machine. The probes run in parallel; one that fails leaves its facts unknown (None)."""
 
 from __future__ import annotations
 
@@ -17,49 +17,62 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.doctor.facts import Container, Disk, Host, Listener
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.runtimes.observation.gpu_tools import SECONDS, ask_tool, cdi_kinds, has_toolkit, nvidia
+from stackgen.runtimes.observation.gpu_tools import (
+    TOOL_TIMEOUT,
+    has_nvidia_toolkit,
+    read_cdi_kinds,
+    read_nvidia_facts,
+    run_tool,
+)
 
 if TYPE_CHECKING:
     from stackgen.stack.folder import Stack
 
-__all__ = ["gather_host", "read_addresses", "read_cpu", "read_meminfo", "read_tcp"]
+__all__ = [
+    "collect_host_facts", "parse_cpu_flags", "parse_local_addresses", "parse_meminfo", "parse_tcp_listeners",
+]  # fmt: skip
 
 
-def gather_host(stack: Stack | None = None) -> Host:
-    """The facts of this machine, as far as they can be had within about three seconds."""
+def collect_host_facts(stack: Stack | None = None) -> Host:
+    """The facts about this machine that can be collected within about three seconds."""
     storage = stack.spec.storage if stack else None
     path = str(stack.folder / os.path.expanduser(storage.path)) if stack and storage and storage.path else ""
     probes: list[Callable[[], dict[str, Any]]] = [
-        lambda: _docker(storage.volume if storage and not path else ""), _compose, _buildx, lambda: nvidia(ask_tool)
-    ]  # fmt: skip
-    # with a remote engine, ports, memory and cards of this machine tell nothing about where the containers run
+        lambda: _docker_facts(storage.volume if storage and not path else ""),
+        _compose_facts,
+        _buildx_facts,
+        lambda: read_nvidia_facts(run_tool),
+    ]
+    # with a remote engine, this machine's ports, memory and GPUs say nothing about where the containers run
     if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
         probes = probes[:3]
     else:
-        probes += [_memory, _cpu, _listeners, _addresses, _paths, lambda: _storage(path)]
+        probes += [_memory_facts, _cpu_facts, _listener_facts, _address_facts, _path_facts]
+        probes.append(lambda: _storage_facts(path))
     found: dict[str, Any] = {}
+    # one thread for each: the slowest probe decides how long doctor takes
     with ThreadPoolExecutor(len(probes)) as pool:
-        for done in [pool.submit(_safe, probe) for probe in probes]:
+        for done in [pool.submit(_run_probe, probe) for probe in probes]:
             found |= done.result()
     return Host(**found)
 
 
-def _safe(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    # whatever a machine answers, doctor must go on with the rest
+def _run_probe(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    # an unexpected answer of one tool must not hide the facts of the others
     try:
         return probe()
     except Exception:
         return {}
 
 
-def _docker(volume: str) -> dict[str, Any]:
-
+def _docker_facts(volume: str) -> dict[str, Any]:
     found: dict[str, Any] = {"docker_cli": shutil.which("docker") is not None}
     try:
-        _knock(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
-        client = sdk().from_env(timeout=SECONDS)
+        _check_socket(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+        client = sdk().from_env(timeout=TOOL_TIMEOUT)
         info = client.info()
     except (sdk().errors.DockerException, OSError) as error:
+        # the SDK wraps the socket's error, so that only its text tells them apart
         text = str(error)
         state = "denied" if "Permission" in text else "missing" if re.search("No such file|refused", text) else "silent"
         return found | {"engine_state": state, "engine_error": text[:200]}
@@ -70,25 +83,29 @@ def _docker(volume: str) -> dict[str, Any]:
             "engine": info.get("ServerVersion"),
             "cgroup": int(info["CgroupVersion"]) if str(info.get("CgroupVersion", "")).isdecimal() else None,
             "runtimes": tuple(sorted(info.get("Runtimes") or ())),
+            # the low-level API: client.images.list() would inspect every image with a request of its own
             "images": tuple(tag for image in client.api.images() for tag in image.get("RepoTags") or ()),
-            "containers": tuple(_container(one) for one in client.api.containers()),
+            "containers": tuple(_parse_container(one) for one in client.api.containers()),
         }
+        # with Docker Desktop or a remote engine, this folder is not on this machine
         if os.path.isdir(root):
-            found["docker_disk"] = _disk(root)
+            found["docker_disk"] = _read_disk(root)
         if volume:
-            found["storage_root"] = _volume(client, volume)
+            # a storage.path is read without Docker
+            found["storage_root"] = _volume_folder(client, volume)
     return found
 
 
-def _knock(host: str) -> None:
-    """Raises OSError where the socket refuses: the library would leave its own half-open."""
+def _check_socket(host: str) -> None:
+    """Raises OSError if the engine's socket refuses a connection."""
+    # before the SDK: after a refusal, it would leak its half-open socket
     if host.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX) as knocking:
-            knocking.settimeout(SECONDS)
-            knocking.connect(host.removeprefix("unix://"))
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TOOL_TIMEOUT)
+            connection.connect(host.removeprefix("unix://"))
 
 
-def _container(about: dict[str, Any]) -> Container:
+def _parse_container(about: dict[str, Any]) -> Container:
     ports = tuple(
         dict.fromkeys((p.get("IP") or "0.0.0.0", p["PublicPort"]) for p in about["Ports"] if "PublicPort" in p)
     )
@@ -96,8 +113,8 @@ def _container(about: dict[str, Any]) -> Container:
     return Container((about["Names"] or ["/?"])[0].lstrip("/"), project, ports)
 
 
-def _volume(client: Any, name: str) -> str | None:
-    """The volume's folder where this user may read it, "" where there is no such volume yet, else None."""
+def _volume_folder(client: Any, name: str) -> str | None:
+    """The volume's folder if this user can read it; "" if there is no such volume yet; else None."""
     try:
         path = client.api.inspect_volume(name).get("Mountpoint") or ""
     except sdk().errors.NotFound:
@@ -105,35 +122,36 @@ def _volume(client: Any, name: str) -> str | None:
     return path if path and os.access(path, os.R_OK | os.X_OK) else None
 
 
-def _compose() -> dict[str, Any]:
-    done = ask_tool(["docker", "compose", "version", "--short"])
+def _compose_facts() -> dict[str, Any]:
+    done = run_tool(["docker", "compose", "version", "--short"])
     if done is None:
         return {"compose_missing": True} if not shutil.which("docker") else {}
     return {"compose": done[1].strip()} if done[0] == 0 else {"compose_missing": True}
 
 
-def _buildx() -> dict[str, Any]:
-    done = ask_tool(["docker", "buildx", "version"])
+def _buildx_facts() -> dict[str, Any]:
+    done = run_tool(["docker", "buildx", "version"])
     if done is None:
         return {"buildx_missing": True} if not shutil.which("docker") else {}
+    # `github.com/docker/buildx 0.29.1+ds1 0.29.1+ds1-4`, or v0.29.1 in other builds
     match = re.search(r"v?\d+\.\d+\S*", done[1])
     return {"buildx": match[0] if match else done[1].strip()} if done[0] == 0 else {"buildx_missing": True}
 
 
-def _disk(path: str) -> Disk:
+def _read_disk(path: str) -> Disk:
     return Disk(path, shutil.disk_usage(path).free, os.stat(path).st_dev)
 
 
-def _storage(path: str) -> dict[str, Any]:
+def _storage_facts(path: str) -> dict[str, Any]:
     if not path:
         return {}
     if not os.path.isdir(path):
         return {"storage_root": ""}
-    return {"storage_disk": _disk(path), "storage_root": path if os.access(path, os.R_OK | os.X_OK) else None}
+    return {"storage_disk": _read_disk(path), "storage_root": path if os.access(path, os.R_OK | os.X_OK) else None}
 
 
-def _memory() -> dict[str, Any]:
-    total, available = read_meminfo(Path("/proc/meminfo").read_text())
+def _memory_facts() -> dict[str, Any]:
+    total, available = parse_meminfo(Path("/proc/meminfo").read_text())
     try:
         size = os.statvfs("/dev/shm")
         shm = size.f_blocks * size.f_frsize
@@ -142,38 +160,40 @@ def _memory() -> dict[str, Any]:
     return {"memory_total": total, "memory_available": available, "shm": shm}
 
 
-def read_meminfo(text: str) -> tuple[int | None, int | None]:
-    """All memory and what is available, in bytes, from /proc/meminfo."""
+def parse_meminfo(text: str) -> tuple[int | None, int | None]:
+    """Total and available memory in bytes, from /proc/meminfo; None for a missing line."""
     values = dict(re.findall(r"(?m)^(MemTotal|MemAvailable):\s+(\d{1,15}) kB", text, re.ASCII))
     total, available = (int(values[name]) * 1024 if name in values else None for name in ("MemTotal", "MemAvailable"))
     return total, available
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu_facts() -> dict[str, Any]:
+    # the names in stack.yaml's cpu_arch
     arch = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    # of the whole machine, as Docker hands out its cores, and not of this process
-    return {"cpu_arch": arch, "cpu_count": os.cpu_count(), "cpu_flags": read_cpu(Path("/proc/cpuinfo").read_text())}
+    # the cores of the machine, not of this process: Docker can assign them all
+    flags = parse_cpu_flags(Path("/proc/cpuinfo").read_text())
+    return {"cpu_arch": arch, "cpu_count": os.cpu_count(), "cpu_flags": flags}
 
 
-def read_cpu(text: str) -> frozenset[str] | None:
-    """The instruction sets in /proc/cpuinfo; None where it names none."""
+def parse_cpu_flags(text: str) -> frozenset[str] | None:
+    """The instruction sets in /proc/cpuinfo; None if it names none."""
     match = re.search(r"(?m)^(?:flags|Features)\s*:\s*(.*)$", text)
     return frozenset(match[1].split()) if match else None
 
 
-def _listeners() -> dict[str, Any]:
+def _listener_facts() -> dict[str, Any]:
     rows: list[tuple[str, int, str]] = []
     for name in ("tcp", "tcp6"):
         try:
-            rows += read_tcp(Path("/proc/net", name).read_text())
-        except FileNotFoundError:  # no IPv6 here
+            rows += parse_tcp_listeners(Path("/proc/net", name).read_text())
+        except FileNotFoundError:  # IPv6 is disabled
             continue
-    holders = _holders({inode for _, _, inode in rows})
+    holders = _find_socket_holders({inode for _, _, inode in rows})
     return {"listeners": tuple(Listener(address, port, holders.get(inode, "")) for address, port, inode in rows)}
 
 
-def read_tcp(text: str) -> list[tuple[str, int, str]]:
-    """Listening sockets of /proc/net/tcp or tcp6, as (address, port, inode); lines that are none are left out."""
+def parse_tcp_listeners(text: str) -> list[tuple[str, int, str]]:
+    """The listening sockets in /proc/net/tcp or tcp6, as (address, port, inode); other lines are skipped."""
     found = []
     for line in text.splitlines():
         cells = line.split()
@@ -182,35 +202,37 @@ def read_tcp(text: str) -> list[tuple[str, int, str]]:
             continue
         match = re.fullmatch(r"([0-9A-Fa-f]{8}|[0-9A-Fa-f]{32}):([0-9A-Fa-f]{4})", cells[1])
         if match:
-            found.append((_address(match[1]), int(match[2], 16), cells[9]))
+            found.append((_format_address(match[1]), int(match[2], 16), cells[9]))
     return found
 
 
-def _address(text: str) -> str:
-    """The kernel prints each 32 bits in the machine's own byte order."""
+def _format_address(text: str) -> str:
+    """An address of /proc/net/tcp in the usual notation."""
+    # the kernel prints each 32-bit word in the machine's byte order
     words = [int(text[place : place + 8], 16) for place in range(0, len(text), 8)]
     packed = struct.pack(f"={len(words)}I", *words)
     return str(IPv4Address(packed)) if len(packed) == 4 else str(IPv6Address(packed))
 
 
-def _holders(inodes: set[str]) -> dict[str, str]:
-    """Sockets' inodes to the processes that hold them, as far as this user may see."""
+def _find_socket_holders(inodes: set[str]) -> dict[str, str]:
+    """Socket inode -> `NAME (pid N)` of the process that holds it, as far as this user can see."""
     found: dict[str, str] = {}
     for folder in Path("/proc").iterdir():
+        # once every socket has its process, the rest of /proc need not be read
         if not folder.name.isdecimal() or len(found) == len(inodes):
             continue
         try:
-            held = {_socket(folder / "fd" / name) for name in os.listdir(folder / "fd")} & inodes
+            held = {_socket_inode(folder / "fd" / name) for name in os.listdir(folder / "fd")} & inodes
             if held:
                 name = (folder / "comm").read_text().strip()
                 found |= dict.fromkeys(held, f"{name} (pid {folder.name})")
-        except OSError:  # ended meanwhile, or somebody else's
+        except OSError:  # it has exited, or belongs to another user
             continue
     return found
 
 
-def _socket(path: Path) -> str:
-    """The inode of the socket behind a file descriptor, "" for anything else and for one closed meanwhile."""
+def _socket_inode(path: Path) -> str:
+    """The inode of the socket behind a file descriptor; "" if it is no socket or was closed."""
     try:
         link = os.readlink(path)
     except OSError:
@@ -218,14 +240,14 @@ def _socket(path: Path) -> str:
     return link[8:-1] if link.startswith("socket:[") else ""
 
 
-def _addresses() -> dict[str, Any]:
-    return {"addresses": read_addresses(Path("/proc/net/fib_trie").read_text()) or None}
+def _address_facts() -> dict[str, Any]:
+    return {"addresses": parse_local_addresses(Path("/proc/net/fib_trie").read_text()) or None}
 
 
-def read_addresses(text: str) -> tuple[str, ...]:
+def parse_local_addresses(text: str) -> tuple[str, ...]:
     """This machine's own IPv4 addresses, from /proc/net/fib_trie."""
     return tuple(dict.fromkeys(re.findall(r"\|-- ([\d.]{7,15})\n\s+/32 host LOCAL", text)))
 
 
-def _paths() -> dict[str, Any]:
-    return {"toolkit": has_toolkit(), "cdi": cdi_kinds(), "amd": os.path.exists("/dev/kfd")}
+def _path_facts() -> dict[str, Any]:
+    return {"toolkit": has_nvidia_toolkit(), "cdi": read_cdi_kinds(), "amd": os.path.exists("/dev/kfd")}

@@ -1,1 +1,1 @@
-"""Stacks as local processes, supervised without a Docker engine."""
+"""Run stacks as local processes under a supervisor of their own, without a Docker engine."""

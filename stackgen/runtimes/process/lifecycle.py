@@ -1,7 +1,7 @@
-"""Stacks as local processes, where no Docker engine can run: the same plan, supervised, started and stopped together.
+"""Start, stop and inspect stacks as local processes, for machines where Docker Engine can't run.
 
-One detached supervisor per stack (`stackgen.runtimes.process.supervisor`) outlives the command that started it. Its
-state and logs, but no keys, are in `.stackgen/` next to the stack file.
+Each stack has one detached supervisor (`stackgen.runtimes.process.supervisor`), which outlives the command that started
+it. Its state and logs are in `.stackgen/` next to the stack file; they contain no keys.
 """
 
 from __future__ import annotations
@@ -24,173 +24,146 @@ from stackgen.check.report import Report
 from stackgen.errors import StackgenError, StartError
 from stackgen.plan import Service
 from stackgen.providers.probe import check_plan
-from stackgen.runtimes.compose.lifecycle import DOWNLOADED, FATAL, ServiceState
-from stackgen.runtimes.process.local_plan import Local, differences, inherited, open_local
-from stackgen.runtimes.process.procfs import lives, read_state, service_members, wait_for
-from stackgen.runtimes.process.supervisor import AGAIN, BUSY
+from stackgen.runtimes.compose.lifecycle import DOWNLOAD_PROGRESS, ERROR_LINE, ServiceState
+from stackgen.runtimes.process.local_plan import (
+    ProcessStack,
+    describe_differences,
+    inherited_environment,
+    open_process_stack,
+)
+from stackgen.runtimes.process.logs import log_file, read_tail
+from stackgen.runtimes.process.procfs import STATE_DIR, is_alive, read_state, service_processes, wait_until
+from stackgen.runtimes.process.supervisor import EXIT_BUSY, RESTART_MARKER
 from stackgen.stack.envfile import create_env
 
-__all__ = ["down_processes", "prepare_processes", "process_logs", "process_status", "start_processes"]
+__all__ = ["down_processes", "prepare_processes", "process_status", "start_processes"]
 
-STATE = ".stackgen"
 Progress = Callable[[str, str], None]
 
 
-def prepare_processes(stack_path: Path, note: Callable[[str], None]) -> Local:
-    """The stack as local processes, ready to start: not running yet, with a key, its programs found.
+def prepare_processes(stack_path: Path, note: Callable[[str], None]) -> ProcessStack:
+    """The stack as local processes, ready to start: not running, with a key, and with all its programs.
 
-    `note` gets each line for the user. Raises StackgenError where the stack runs already, MachineError where a
-    program is missing.
+    `note` is called with each line for the user. Raises StackgenError if the stack is already running, MachineError if
+    a program is missing or a port is taken.
     """
-    local = open_local(stack_path, STATE)
-    _refuse_running(local)
-    if create_env(local.folder):
-        note(f"wrote {local.folder / '.env'} with a new key")
-    local.prove_ready()
-    for line in differences(local):
+    stack = open_process_stack(stack_path, STATE_DIR)
+    _refuse_if_running(stack)
+    if create_env(stack.folder):
+        note(f"wrote {stack.folder / '.env'} with a new key")
+    stack.check_ready()
+    # every time: how little isolation there is must not be forgotten
+    for line in describe_differences(stack):
         note(line)
-    return local
+    return stack
 
 
-def start_processes(local: Local, progress: Progress, timeout: float | None) -> Report:
-    """Starts the stack, waits until it is healthy, and checks it; the check's report.
+def start_processes(stack: ProcessStack, progress: Progress, timeout: float | None) -> Report:
+    """Starts the stack, waits until it is healthy, checks it, and returns the report of the check.
 
-    `timeout` (s) bounds the start; None is as long as the services may take. Raises StartError where a service doesn't
-    start; nothing runs then.
+    `timeout` limits the start, in seconds; by default it follows the longest start period. Raises StartError if a
+    service does not start; nothing keeps running then.
     """
-    with _started(local) as supervisor:
-        _follow(local, supervisor, progress, timeout)
-    return check_plan(local.plan, local.folder, progress, timeout or 120)
+    with _start_supervisor(stack) as supervisor:
+        _wait_until_healthy(stack, supervisor, progress, timeout)
+    return check_plan(stack.plan, stack.folder, progress, timeout or 120)
 
 
 def down_processes(folder: Path) -> list[str]:
-    """Stops the stack's processes; the names of those that ran. Nothing happens where none does.
+    """Stops the stack's processes and returns the names of the services that ran. Does nothing if none runs.
 
-    Where the supervisor was killed, its orphans are found by number and start time, so that no process is hit that
-    merely got an old number.
+    If the supervisor was killed, its orphans are found by PID and start time, so that no process is signalled that
+    has only inherited an old PID.
     """
-    state = read_state(folder / STATE)
-    running = [entry["service"] for entry in state["services"] if service_members(entry)]
+    state = read_state(folder / STATE_DIR)
+    running = [entry["service"] for entry in state["services"] if service_processes(entry)]
     supervisor = state["supervisor"]
+    # of the last start, as stack.yaml may have changed since
     grace = max((entry["grace"] for entry in state["services"]), default=0.0)
-    if lives(supervisor):
+    if is_alive(supervisor):
         os.kill(supervisor["pid"], signal.SIGTERM)
-        # each waits for those that depend on it, so that the graces can add up
-        wait_for(lambda: not lives(supervisor), len(state["services"]) * grace + 10)
-    if lives(supervisor):
+        # services stop one after another, dependents first, so the grace periods add up
+        wait_until(lambda: not is_alive(supervisor), len(state["services"]) * grace + 10)
+    if is_alive(supervisor):
         os.kill(supervisor["pid"], signal.SIGKILL)
-    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
-        left = _signal(state, number)
-        if left:
-            wait_for(lambda: not any(map(service_members, state["services"])), patience)
+    for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+        if _signal_services(state, number):
+            wait_until(lambda: not any(map(service_processes, state["services"])), timeout)
     return running
 
 
 def process_status(folder: Path) -> list[ServiceState]:
-    """The state of every service, in the plan's order; all are `absent` where the stack was never started.
+    """The state of every service, in the plan's order; all are `absent` if the stack was never started.
 
-    Where the supervisor was killed, `health` of what still runs is `unsupervised`.
+    If the supervisor was killed, the `health` of services that still run is `unsupervised`.
     """
-    state = read_state(folder / STATE)
+    state = read_state(folder / STATE_DIR)
     if not state["services"] and (folder / "stack.yaml").exists():
-        plan = open_local(folder / "stack.yaml", STATE).plan
+        plan = open_process_stack(folder / "stack.yaml", STATE_DIR).plan
         return [ServiceState(service.name, service.role, "absent") for service in plan.services]
-    supervised = lives(state["supervisor"])
-    found = []
+    supervised = is_alive(state["supervisor"])
+    states = []
     for entry in state["services"]:
-        what, health = entry["state"], entry["health"]
+        status, health = entry["state"], entry["health"]
+        # the file is as old as the supervisor's death, so /proc decides
         if not supervised:
-            what, health = ("running", "unsupervised") if service_members(entry) else ("exited", "")
-        code = entry["exit_code"] if what == "exited" else None
-        ports = tuple(entry["ports"])
-        found.append(ServiceState(entry["service"], entry["role"], what, health, entry["restarts"], code, ports=ports))
-    return found
-
-
-def process_logs(folder: Path, services: tuple[str, ...], follow: bool = False, tail: str = "all") -> int:
-    """Prints the logs, each line after its service's name; `tail` is a number of lines or `all`.
-
-    Raises StackgenError for a service that the stack doesn't have.
-    """
-    known = [entry["service"] for entry in read_state(folder / STATE)["services"]]
-    if unknown := sorted(set(services) - set(known)):
-        raise StackgenError(f"no service {', '.join(unknown)} was started", f"known: {', '.join(known) or 'none'}")
-    wanted = [name for name in known if not services or name in services]
-    width = max(map(len, wanted), default=0)
-    places = {}
-    for name in wanted:
-        log = _log(folder, name)
-        parts = sorted(log.parent.glob(f"{log.name}.*[0-9]"), key=lambda part: -int(part.suffix[1:]))
-        places[name] = log.stat().st_size if log.exists() else 0
-        texts = [part.read_text(errors="replace") for part in (*parts, log) if part.exists()]
-        lines = "".join(texts).splitlines()
-        for line in lines if tail == "all" else lines[max(0, len(lines) - int(tail)) :]:
-            print(f"{name:{width}} | {line}")
-    while follow:
-        sys.stdout.flush()
-        time.sleep(0.3)
-        for name in wanted:
-            places[name] = _more(name, width, _log(folder, name), places[name])
-    return 0
-
-
-def _more(name: str, width: int, log: Path, place: int) -> int:
-    """Prints whole lines behind `place`; the place behind them. A file that shrank was rotated: from its start."""
-    if not log.exists():
-        return 0
-    with log.open("rb") as file:
-        file.seek(place if log.stat().st_size >= place else 0)
-        text = file.read()
-        whole = text.rpartition(b"\n")[0] + b"\n" if b"\n" in text else b""
-        for line in whole.decode(errors="replace").splitlines():
-            print(f"{name:{width}} | {line}")
-        return file.tell() - len(text) + len(whole)
+            status, health = ("running", "unsupervised") if service_processes(entry) else ("exited", "")
+        code = entry["exit_code"] if status == "exited" else None
+        states.append(
+            ServiceState(entry["service"], entry["role"], state=status, health=health, restarts=entry["restarts"],
+                         exit_code=code, ports=tuple(entry["ports"])))  # fmt: skip
+    return states
 
 
 @contextmanager
-def _started(local: Local) -> Iterator[subprocess.Popen[str]]:
-    """The supervisor, detached. Whatever goes wrong inside, Ctrl-C among it, ends the whole stack."""
-    folder = local.state_dir
+def _start_supervisor(stack: ProcessStack) -> Iterator[subprocess.Popen[str]]:
+    """Starts the detached supervisor. Any exception in the block, including Ctrl-C, stops the whole stack."""
+    folder = stack.state_dir
     (folder / "logs").mkdir(parents=True, exist_ok=True)
+    # private: the services write their logs and caches here
     folder.chmod(0o700)
     (folder / ".gitignore").write_text("*\n")
-    environment = inherited() | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    words = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
+    # the supervisor must import this stackgen, whatever folder it was started from
+    environment = inherited_environment() | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    command = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
     with (folder / "logs" / "supervisor.log").open("w") as log:
         supervisor = subprocess.Popen(
-            words, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
+            command, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True,
             start_new_session=True,
         )  # fmt: skip
     assert supervisor.stdin
     with suppress(BrokenPipeError), supervisor.stdin as pipe:
-        # the keys are in there: through the pipe they show in no process list and no file
-        pipe.write(json.dumps([asdict(task) for task in local.tasks()]))
+        # the tasks contain keys, which a pipe shows neither in the process list nor in a file
+        pipe.write(json.dumps([asdict(task) for task in stack.tasks()]))
     try:
         yield supervisor
     except BaseException:
-        # one that is BUSY has started nothing, and what runs is another one's
-        if supervisor.poll() != BUSY:
+        # a supervisor that exits with EXIT_BUSY started nothing: what runs belongs to another one
+        if supervisor.poll() != EXIT_BUSY:
             supervisor.terminate()
-            wait_for(lambda: supervisor.poll() is not None, 10)
-            down_processes(local.folder)
+            wait_until(lambda: supervisor.poll() is not None, 10)
+            down_processes(stack.folder)
         raise
-    supervisor.returncode = 0  # it is to outlive this process, which Popen would warn of
+    supervisor.returncode = 0  # it will outlive this process, and Popen would warn about that
 
 
-def _follow(local: Local, supervisor: subprocess.Popen[str], progress: Progress, timeout: float | None) -> None:
-    """Reports phases until all services are healthy or done. Raises StartError."""
-    plan, phases = local.plan, dict[str, str]()
+def _wait_until_healthy(
+    stack: ProcessStack, supervisor: subprocess.Popen[str], progress: Progress, timeout: float | None
+) -> None:
+    """Reports phases until all services are healthy or complete. Raises StartError if one fails or time runs out."""
+    plan, phases = stack.plan, dict[str, str]()
     limit = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
-    end = time.monotonic() + limit
+    deadline = time.monotonic() + limit
     while True:
         if supervisor.poll() is not None:
-            if supervisor.returncode == BUSY:
-                raise StackgenError("another `stackgen up` starts this stack right now", "wait for it")
-            raise StartError("the supervisor ended", "".join(_tail(_log(local.folder, "supervisor"), 1)))
-        begun = read_state(local.state_dir)["supervisor"]["pid"] == supervisor.pid
-        states = {state.service: state for state in process_status(local.folder)} if begun else {}
+            if supervisor.returncode == EXIT_BUSY:
+                raise StackgenError("another `stackgen up` is starting this stack", "wait until it is done")
+            raise StartError("the supervisor exited", "".join(read_tail(log_file(stack.folder, "supervisor"), 1)))
+        # until the new supervisor writes its first state, the file is the previous run's
+        has_state = read_state(stack.state_dir)["supervisor"]["pid"] == supervisor.pid
+        states = {state.service: state for state in process_status(stack.folder)} if has_state else {}
         for service in plan.services:
-            phase = _phase(service, states.get(service.name), local.folder)
+            phase = _phase(service, states.get(service.name), stack.folder)
             if phases.get(service.name) != phase:
                 phases[service.name] = phase
                 progress(service.name, phase)
@@ -199,89 +172,77 @@ def _follow(local: Local, supervisor: subprocess.Popen[str], progress: Progress,
             return
         for service in left:
             if phases[service.name].startswith("failed"):
-                raise StartError(*_reason(service, states[service.name], local.folder))
+                raise StartError(*_describe_failure(service, states[service.name], stack.folder))
         if timeout is None and any(phases[s.name].startswith("download") for s in plan.services):
-            end = time.monotonic() + limit  # a download takes as long as it takes; the start is timed from its end
-        if time.monotonic() > end:
-            message, _ = _reason(left[0], states.get(left[0].name), local.folder)
-            raise StartError(f"no answer in time: {message}", "models[].start_timeout, or --timeout, gives it longer")
+            deadline = time.monotonic() + limit  # no limit for downloads: the start is timed from their end
+        if time.monotonic() > deadline:
+            message, _ = _describe_failure(left[0], states.get(left[0].name), stack.folder)
+            raise StartError(f"start timed out: {message}", "raise models[].start_timeout or --timeout")
         time.sleep(0.3)
 
 
 def _phase(service: Service, state: ServiceState | None, folder: Path) -> str:
     if state is None or state.state in ("absent", "waiting"):
-        return "wait for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
+        return "waiting for " + (", ".join(dependency.service for dependency in service.depends_on) or "its start")
     if state.state == "exited":
         complete = state.exit_code == 0 and service.role == "download"
         return "complete" if complete else f"failed (exit code {state.exit_code})"
     if state.state == "running" and state.health in ("healthy", "") and service.role != "download":
         return "ready"
     if state.restarts or state.state == "restarting":
-        return f"start failed, try {state.restarts + 1}"
-    lines = _tail(_log(folder, service.name), 60)
+        return f"start failed, attempt {state.restarts + 1}"
+    lines = read_tail(log_file(folder, service.name), 60)
     if service.role == "download":
-        found = [match for match in map(DOWNLOADED.search, lines) if match]
-        got = [f"{int(part) / 1e6:.1f} MB" for part in found[-1].groups()[1:]] if found else []
-        return f"download {found[-1][1]}: {' of '.join(got)}" if found else "download"
+        matches = [match for match in map(DOWNLOAD_PROGRESS.search, lines) if match]
+        sizes = [f"{int(part) / 1e6:.1f} MB" for part in matches[-1].groups()[1:]] if matches else []
+        return f"downloading {matches[-1][1]}: {' of '.join(sizes)}" if matches else "downloading"
     hits = [name for line in lines for pattern, name in engines.get(service.engine).phases if re.search(pattern, line)]
-    return "load" if not hits else "warm up" if hits[-1] == "ready" else hits[-1]
+    # the engine says it is ready before the health check has generated its first token
+    return "loading" if not hits else "warming up" if hits[-1] == "ready" else hits[-1]
 
 
-def _reason(service: Service, state: ServiceState | None, folder: Path) -> tuple[str, str]:
-    """What happened, with the lines of the log that say why, and where to look further."""
-    lines = [line.rstrip() for line in _tail(_log(folder, service.name), 200) if line.strip()]
-    starts = [number for number, line in enumerate(lines) if AGAIN in line and number < len(lines) - 1]
+def _describe_failure(service: Service, state: ServiceState | None, folder: Path) -> tuple[str, str]:
+    """A message, with the lines of the log that show the reason, and a hint."""
+    lines = [line.rstrip() for line in read_tail(log_file(folder, service.name), 200) if line.strip()]
+    # only the last attempt: each one logs the same errors again
+    starts = [number for number, line in enumerate(lines) if RESTART_MARKER in line and number < len(lines) - 1]
     lines = lines[starts[-1] + 1 :] if starts else lines
-    telling = [line for line in lines if FATAL.search(line)][-8:] or lines[-8:]
+    shown = [line for line in lines if ERROR_LINE.search(line)][-8:] or lines[-8:]
     if state is None or state.state == "waiting":
-        what = "still waits for " + ", ".join(dependency.service for dependency in service.depends_on)
+        what = "is still waiting for " + ", ".join(dependency.service for dependency in service.depends_on)
     elif state.state == "running":
-        what = f"runs, but its health check says {state.health}"
-        telling = telling[-4:] + _tail(_log(folder, service.name).with_suffix(".health"), 4)
+        what = f"is running, but its health check reports {state.health}"
+        shown = shown[-4:] + read_tail(log_file(folder, service.name).with_suffix(".health"), 4)
     else:
-        tries = f" after {state.restarts + 1} tries" if state.restarts else ""
-        killed = ": it was killed, perhaps as the machine's memory is used up" if state.exit_code == 137 else ""
-        what = f"ended with code {state.exit_code}{tries}{killed}"
-    shown = "\n".join(f"  | {line[:400]}" for line in telling)
-    return f"{service.name} {what}\n{shown}", f"`stackgen logs --runtime process {service.name}` shows all of it"
+        attempts = f" after {state.restarts + 1} attempts" if state.restarts else ""
+        # 137 is SIGKILL, which the kernel's out-of-memory killer sends too
+        killed = ": it was killed, possibly because the machine ran out of memory" if state.exit_code == 137 else ""
+        what = f"exited with code {state.exit_code}{attempts}{killed}"
+    log_lines = "\n".join(f"  | {line[:400]}" for line in shown)
+    hint = f"run `stackgen logs --runtime process {service.name}` for the full log"
+    return f"{service.name} {what}\n{log_lines}", hint
 
 
-def _refuse_running(local: Local) -> None:
-    state = read_state(local.state_dir)
-    if lives(state["supervisor"]):
-        hint = "`stackgen status` and `stackgen down`, both with --runtime process"
-        raise StackgenError(f"{local.plan.name} runs already", hint)
-    if orphans := [entry["service"] for entry in state["services"] if service_members(entry)]:
+def _refuse_if_running(stack: ProcessStack) -> None:
+    state = read_state(stack.state_dir)
+    if is_alive(state["supervisor"]):
+        hint = "use `stackgen status` and `stackgen down`, both with --runtime process"
+        raise StackgenError(f"{stack.plan.name} is already running", hint)
+    # orphans still hold ports and GPU memory
+    if orphans := [entry["service"] for entry in state["services"] if service_processes(entry)]:
         raise StackgenError(
-            f"left over from an earlier start, whose supervisor was killed: {', '.join(orphans)}",
-            "`stackgen down --runtime process` stops them",
+            f"these services still run although their supervisor was killed: {', '.join(orphans)}",
+            "stop them with `stackgen down --runtime process`",
         )
 
 
-def _signal(state: dict[str, Any], number: int) -> bool:
-    """Sends `number` to whatever is left, the last started first; whether there was anybody."""
-    left = [pid for entry in reversed(state["services"]) for pid in service_members(entry)]
+def _signal_services(state: dict[str, Any], number: int) -> bool:
+    """Sends signal `number` to all processes that are left, the last started first; False if there are none."""
+    left = [pid for entry in reversed(state["services"]) for pid in service_processes(entry)]
     for pid in left:
+        # it may exit at any moment
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             continue
     return bool(left)
-
-
-def _log(folder: Path, name: str) -> Path:
-    return folder / STATE / "logs" / f"{name}.log"
-
-
-def _tail(path: Path, count: int) -> list[str]:
-    """The last lines of a file, of its last 64 KiB; none where it isn't there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - (64 << 10)))
-            return file.read().decode(errors="replace").splitlines()[-count:]
-    except FileNotFoundError:
-        return []
-
-
-def _note(line: str) -> None:
-    print(line, file=sys.stderr)

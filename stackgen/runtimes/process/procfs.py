@@ -1,4 +1,4 @@
-"""Processes as Linux shows them in /proc: who is who, who belongs together, who holds a port. Source: proc(5)."""
+"""Processes in /proc (proc(5)): identity, sessions, and who listens on a port; and the supervisor's state file."""
 
 from __future__ import annotations
 
@@ -11,42 +11,51 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["holder", "kill_group", "lives", "members", "read_state", "service_members", "start_time", "wait_for"]
+__all__ = [
+    "STATE_DIR", "find_port_holder", "is_alive", "read_state", "service_processes", "session_processes",
+    "signal_group", "start_time", "wait_until",
+]  # fmt: skip
+
+# next to stack.yaml
+STATE_DIR = ".stackgen"
 
 
 def start_time(pid: int) -> int | None:
-    """When process `pid` began (clock ticks since boot), None where it is gone or a zombie.
+    """When process `pid` started, in clock ticks since boot; None if it is gone or a zombie.
 
-    Number and time together name one process for good: numbers alone are given again.
+    PID and start time together identify a process. A PID alone does not: the kernel reuses it.
     """
-    fields = _stat(pid)
+    fields = _read_stat(pid)
     return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
 
 
-def members(pid: int, start: int, mark: str) -> list[int]:
-    """The living processes of the session that was begun by process `pid` at `start`.
+def session_processes(pid: int, start: int, marker: str) -> list[int]:
+    """The living processes of the session that process `pid` created at `start`.
 
-    Where that one is gone, or its number is another's now, only those count whose environment holds `mark`.
+    If that process is gone, or its PID belongs to another one now, only processes with `marker` in their environment
+    count.
     """
     found = []
-    leads = start_time(pid) == start
-    for one in _pids():
-        fields = _stat(one)
+    leader_alive = start_time(pid) == start
+    for candidate in _all_pids():
+        fields = _read_stat(candidate)
+        # field 6 of stat is the session; these fields start at field 3
         if fields and fields[0] not in ("Z", "X") and fields[3] == str(pid):
+            # a process may end, or belong to another user
             with suppress(OSError):
-                if leads or mark.encode() in Path(f"/proc/{one}/environ").read_bytes().split(b"\0"):
-                    found.append(one)
+                if leader_alive or marker.encode() in Path(f"/proc/{candidate}/environ").read_bytes().split(b"\0"):
+                    found.append(candidate)
     return found
 
 
-def kill_group(pid: int, number: int) -> None:
+def signal_group(pid: int, number: int) -> None:
     """Sends signal `number` to the process group of `pid`, which may be gone."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 
 
 def read_state(state_dir: Path) -> dict[str, Any]:
-    """What the supervisor wrote into its state.json last; no service and no supervisor where it wrote nothing."""
+    """The supervisor's last state.json; no services and no supervisor if there is none."""
     try:
         state: dict[str, Any] = json.loads((state_dir / "state.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -54,46 +63,50 @@ def read_state(state_dir: Path) -> dict[str, Any]:
     return state
 
 
-def lives(process: dict[str, Any]) -> bool:
+def is_alive(process: dict[str, Any]) -> bool:
     """Whether the recorded process (`pid`, `start`) still runs."""
     return process["start"] is not None and start_time(process["pid"]) == process["start"]
 
 
-def service_members(entry: dict[str, Any]) -> list[int]:
-    """The living processes of a service as state.json records it."""
-    return members(entry["pid"], entry["start"], f"STACKGEN_READY_FILE={entry['ready']}") if entry["pid"] else []
+def service_processes(entry: dict[str, Any]) -> list[int]:
+    """The living processes of a service, from its entry in state.json."""
+    # the ready file's path is in the environment of every process of the service, and of no other
+    marker = f"STACKGEN_READY_FILE={entry['ready']}"
+    return session_processes(entry["pid"], entry["start"], marker) if entry["pid"] else []
 
 
-def wait_for(done: Callable[[], bool], seconds: float) -> None:
-    """Returns when `done()` is true, or after `seconds`."""
-    end = time.monotonic() + seconds
-    while not done() and time.monotonic() < end:
+def wait_until(condition: Callable[[], bool], timeout: float) -> None:
+    """Returns when `condition()` is true, or after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def holder(port: int) -> str:
-    """Who listens on TCP `port`: `python3 (pid 12)`, or "" where /proc doesn't tell (another user's process)."""
+def find_port_holder(port: int) -> str:
+    """Who listens on TCP `port`: `python3 (pid 12)`; "" if /proc doesn't show it (another user's process)."""
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
-                words = line.split()
-                if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:  # 0A: listening
-                    sockets.add(f"socket:[{words[9]}]")
-    for pid in _pids():
+                cells = line.split()
+                if cells[3] == "0A" and int(cells[1].rpartition(":")[2], 16) == port:  # 0A: listening
+                    sockets.add(f"socket:[{cells[9]}]")
+    for pid in _all_pids():
         with suppress(OSError):
             if any(os.readlink(link) in sockets for link in Path(f"/proc/{pid}/fd").iterdir()):
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
+                # a process names itself: control characters must not reach the terminal
                 return f"{re.sub(r'[^ -~]', '?', name)} (pid {pid})"
     return ""
 
 
-def _pids() -> Iterator[int]:
+def _all_pids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
-def _stat(pid: int) -> list[str]:
-    # proc(5): the program's name, in parentheses, may hold blanks and parentheses; the state (field 3) follows it
+def _read_stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state (field 3) on; [] if the process is gone."""
+    # proc(5): the program's name, in parentheses, may contain spaces and parentheses itself
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return []

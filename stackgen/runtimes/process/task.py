@@ -1,4 +1,4 @@
-"""What a supervisor is told: one task a service, as data that goes through a pipe."""
+"""The supervisor's input: one task for each service, as data that is sent through a pipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Probe", "Task"]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A health check: `command` exits 0 when the service works. Times are seconds, as in `plan.HealthCheck`."""
+    """A health check: `command` exits with 0 if the service works. Times are seconds, as in `plan.HealthCheck`."""
 
     command: list[str]
     interval: float
@@ -22,21 +22,25 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One service. `environment` is all that its process gets; `after` maps services to the conditions to wait for.
+    """One service.
 
-    `once`: it is to end with 0, like a download. `tries`: starts after a first one that failed (-1: no end).
-    `grace` (s) lies between SIGTERM and SIGKILL; logs are files of `log_bytes`, at most `log_files` of them.
+    - `environment`: the whole environment of the process; hidden in `repr`, because it contains keys.
+    - `depends_on`: service name -> the condition to wait for, with Compose's names.
+    - `one_shot`: the service is done when it exits with 0, like a download.
+    - `max_retries`: how often a failed start is repeated; -1 means without limit.
+    - `stop_grace_period`: seconds between SIGTERM and SIGKILL.
+    - `log_bytes`, `log_files`: the size at which a log is rotated, and the number of files.
     """
 
     name: str
     role: str
     argv: list[str]
     environment: dict[str, str] = field(repr=False)
-    after: dict[str, str] = field(default_factory=dict)
+    depends_on: dict[str, str] = field(default_factory=dict)
     probe: Probe | None = None
-    once: bool = False
-    tries: int = 3
-    grace: float = 10
+    one_shot: bool = False
+    max_retries: int = 3
+    stop_grace_period: float = 10
     ports: list[str] = field(default_factory=list)
     cpus: list[int] = field(default_factory=list)
     log_bytes: int = 20 << 20
@@ -44,5 +48,5 @@ class Task:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Task:
-        """The task that `dataclasses.asdict` made `data` of."""
+        """The task from the output of `dataclasses.asdict`."""
         return cls(**{**data, "probe": Probe(**data["probe"]) if data["probe"] else None})

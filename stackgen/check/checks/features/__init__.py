@@ -1,6 +1,7 @@
-"""Checks of what a server offers besides chat, in the order they run: a line for each.
+"""Checks of features beyond chat, in the order they run: one row each.
 
-What the dialect claims must work; what it lacks the runner skips; of the rest it is found out what they do.
+Features that the dialect claims must work, and the runner skips those that it lacks. The others are tried, and the
+check reports what they do.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from stackgen.check.checks.verdict import Check, Context, Verdict
 __all__ = ["FEATURES"]
 
 
-def _feature(name: str, run: Callable[[Context, str], Verdict], about: str) -> Check:
-    # one model stands for the server: features belong to the engine and to how it was started
-    return Check(name, run, about, needs=("chat",), per_model=True, exhaustive=False, depth=2)
+def _feature_check(name: str, run: Callable[[Context, str], Verdict], about: str) -> Check:
+    # one model is enough: features depend on the engine and on how it was started
+    return Check(name, run=run, about=about, needs=("chat",), per_model=True, exhaustive=False, depth=2)
 
 
 FEATURES: tuple[Check, ...] = (
-    _feature("completions", completions, "plain text completions"),
-    _feature("embeddings", embeddings, "vectors of texts"),
-    _feature("tokenize", tokenize, "the server's tokenizer, there and back"),
-    _feature("tools", tools, "a function call that is required comes, well formed"),
-    _feature("json-schema", json_schema, "an answer follows a JSON schema"),
-    _feature("logprobs", logprobs, "tokens come with their probabilities"),
-    _feature("seed", seed, "the same seed, or temperature 0, gives the same text"),
+    _feature_check("completions", run=completions, about="plain text completions"),
+    _feature_check("embeddings", run=embeddings, about="embedding vectors"),
+    _feature_check("tokenize", run=tokenize, about="the server's tokenizer, both ways"),
+    _feature_check("tools", run=tools, about="a required function call comes back, well formed"),
+    _feature_check("json-schema", run=json_schema, about="an answer follows a JSON schema"),
+    _feature_check("logprobs", run=logprobs, about="tokens come with their log probabilities"),
+    _feature_check("seed", run=seed, about="the same seed, or temperature 0, gives the same text"),
 )

@@ -1,4 +1,4 @@
-"""Bodies of what a server offers besides chat, strict as in `stackgen.check.transport.openai_schema`.
+"""Bodies of features beyond chat, as strict as in `stackgen.check.transport.openai_schema`.
 
 Sources: https://platform.openai.com/docs/api-reference/completions/object, …/embeddings/object, …/chat/object
 (`tool_calls`, `logprobs`); /tokenize has no OpenAI counterpart: recorded from vLLM 0.32 and llama.cpp.
@@ -17,7 +17,7 @@ __all__ = [
     "Tokens", "ToolCompletion",
 ]  # fmt: skip
 
-# `1e999` is JSON, and Python reads it as infinity
+# `1e999` is valid JSON, and Python reads it as infinity
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -50,7 +50,7 @@ class Embedding(Body):
 
 
 class EmbeddingUsage(Body):
-    """An embedding generates nothing, so there are no completion tokens."""
+    """Token counts without completion tokens, because an embedding generates nothing."""
 
     prompt_tokens: Count
     total_tokens: Count
@@ -74,7 +74,7 @@ class Tokens(Body):
 
 
 class PlainMessage(Body):
-    """The answer as far as every feature needs it."""
+    """The part of an answer that every feature needs."""
 
     content: str | None = None
 
@@ -87,20 +87,20 @@ class PlainChoice(Body):
 
 
 class PlainCompletion(Body):
-    """A chat completion as far as features look at it: `chat` has checked the rest of the structure."""
+    """The part of a chat completion that features need; `chat` has already checked the rest."""
 
     choices: Annotated[list[PlainChoice], Field(min_length=1)]
 
 
 class Function(Body):
-    """What to call. `arguments` is JSON as a text, not an object."""
+    """The function to call. `arguments` is JSON in a string, not an object."""
 
     name: Name
     arguments: str
 
 
 class ToolCall(Body):
-    """One call that the model wants."""
+    """One requested call."""
 
     id: Name
     type: Literal["function"]
@@ -128,7 +128,7 @@ class ToolCompletion(Body):
 
 
 class TopLogprob(Body):
-    """A token that could have come; a natural logarithm is never above 0."""
+    """A possible token; the natural logarithm of a probability is never above 0."""
 
     token: str
     logprob: Annotated[Finite, Field(le=0)]
@@ -136,31 +136,31 @@ class TopLogprob(Body):
 
 
 class TokenLogprob(TopLogprob):
-    """The token that came, and the likeliest ones at its place."""
+    """The generated token, and the most likely tokens at its position."""
 
     top_logprobs: list[TopLogprob]
 
 
 class Logprobs(Body):
-    """Logarithms of the probabilities, a token each."""
+    """Log probabilities, one entry for each token."""
 
     content: Annotated[list[TokenLogprob], Field(min_length=1)]
 
 
 class LogprobChoice(Body):
-    """One answer with its probabilities."""
+    """One answer with its log probabilities."""
 
     logprobs: Logprobs
 
 
 class LogprobCompletion(Body):
-    """A chat completion with probabilities."""
+    """A chat completion with log probabilities."""
 
     choices: Annotated[list[LogprobChoice], Field(min_length=1)]
 
 
 class CityAnswer(Body, extra="forbid"):
-    """What the schema of the check allows, and nothing else."""
+    """Exactly what the JSON schema of the check allows."""
 
     capital: Literal["Berlin", "Paris", "Rome"]
     european: bool
