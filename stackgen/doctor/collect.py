@@ -50,7 +50,8 @@ def read_hub_token(env: EnvFacts | None) -> str:
     """The Hub token that the download would use; "" without one."""
     name = env.values.get("HF_TOKEN_FILE", "") if env else ""
     try:
-        return Path(name).read_text("utf-8").strip() if name else ""
+        # as Compose resolves it: a relative path starts at the project folder, not here
+        return (Path(env.path).parent / name).read_text("utf-8").strip() if env and name else ""
     # a wrong path is reported by SG-P074; ValueError: a null byte in the name
     except (OSError, UnicodeDecodeError, ValueError):
         return ""

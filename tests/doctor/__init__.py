@@ -1,1 +1,1 @@
-"""Doctor: hosts and stacks as data, each with one fault."""
+"""Tests of doctor: machines and stacks as data, each with one fault."""

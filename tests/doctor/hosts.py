@@ -1,4 +1,4 @@
-"""Machines as data: healthy ones of several kinds, to plant faults in, and stacks to look at on them."""
+"""Healthy machines of several kinds as data, which tests add faults to, and stacks to check on them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 import yaml
 
-from stackgen.check.huggingface import HubAnswer
-from stackgen.doctor.collect import case_of, opened
+from stackgen.check.huggingface import HubLookup
+from stackgen.doctor.collect import collect_inputs, try_open_stack
 from stackgen.doctor.facts import GIB, Disk, Gpu, Host
 from stackgen.doctor.finding import Finding
-from stackgen.doctor.table import examine
+from stackgen.doctor.table import run_checks
 
 KEY = "sk-Zq3vT9xLw2mK8pRb5nYc7dHf4gJs6aVe"
 IMAGES = ("vllm/vllm-openai:v0.32.0", "vllm/vllm-openai-cpu:v0.32.0-x86_64", "haproxy:3.2.26")
 FLAGS = frozenset({"sse4_2", "avx2", "avx512f"})
 
 
-def card(index: int, name: str, gib: int, compute: tuple[int, int], **fields: Any) -> Gpu:
+def make_gpu(index: int, name: str, gib: int, compute: tuple[int, int], **fields: Any) -> Gpu:
     uuid = f"GPU-{index:08x}-0000-4000-8000-{index:012x}"
     total = gib * GIB
     return replace(Gpu(index, uuid, name, total, total - GIB // 2, compute, False, 0, True), **fields)
 
 
-def host(gpus: tuple[Gpu, ...] | None = (), **fields: Any) -> Host:
-    """A healthy machine with these cards."""
+def make_host(gpus: tuple[Gpu, ...] | None = (), **fields: Any) -> Host:
+    """A healthy machine with these GPUs."""
     disk = Disk("/var/lib/docker", 2000 * GIB, 1)
     made = Host(
         docker_cli=True, engine_state="ok", engine="28.5.2", compose="2.40.3", buildx="v0.29.1", cgroup=2,
@@ -41,13 +41,15 @@ def host(gpus: tuple[Gpu, ...] | None = (), **fields: Any) -> Host:
     return replace(made, **fields)
 
 
-ONE_24 = host((card(0, "NVIDIA GeForce RTX 4090", 24, (8, 9)),))
-EIGHT_80 = host(tuple(card(index, "NVIDIA H100 80GB HBM3", 80, (9, 0)) for index in range(8)))
-MIXED = host((card(0, "NVIDIA GeForce RTX 4090", 24, (8, 9)), card(1, "NVIDIA GeForce RTX 3060", 12, (8, 6))))
-TURING = host((card(0, "Tesla T4", 16, (7, 5)),))
-NO_GPU = host(None, gpu_tool=False, gpu_error="there is no nvidia-smi")
-AMD = host(None, gpu_tool=False, amd=True)
-NO_DOCKER = host(
+ONE_24 = make_host((make_gpu(0, "NVIDIA GeForce RTX 4090", 24, (8, 9)),))
+EIGHT_80 = make_host(tuple(make_gpu(index, "NVIDIA H100 80GB HBM3", 80, (9, 0)) for index in range(8)))
+MIXED = make_host(
+    (make_gpu(0, "NVIDIA GeForce RTX 4090", 24, (8, 9)), make_gpu(1, "NVIDIA GeForce RTX 3060", 12, (8, 6)))
+)
+TURING = make_host((make_gpu(0, "Tesla T4", 16, (7, 5)),))
+NO_GPU = make_host(None, gpu_tool=False, gpu_error="there is no nvidia-smi")
+AMD = make_host(None, gpu_tool=False, amd=True)
+NO_DOCKER = make_host(
     (), docker_cli=False, engine_state="missing", engine=None, compose=None, compose_missing=True, buildx=None,
     buildx_missing=True, cgroup=None, docker_disk=None, images=None, runtimes=None, containers=None,
 )  # fmt: skip
@@ -60,7 +62,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_model(folder: Path, config: dict[str, Any] | None = None, **files: str) -> Path:
-    """A model of one empty, whole shard."""
+    """Writes a model folder with one complete shard of 16 zero bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     (folder / "config.json").write_text(json.dumps(CONFIG if config is None else config))
@@ -72,7 +74,7 @@ def write_model(folder: Path, config: dict[str, Any] | None = None, **files: str
 
 
 def write_stack(folder: Path, key: str = KEY, **fields: Any) -> Path:
-    """A stack with one vLLM model of this disk, rendered, with its key; `fields` of the stack start with `stack_`."""
+    """Writes and renders a stack with one local vLLM model and a key. `stack_NAME` sets the stack's field NAME."""
     from stackgen.render.write import compare, write_files
     from stackgen.stack.folder import open_stack
 
@@ -91,20 +93,20 @@ def write_stack(folder: Path, key: str = KEY, **fields: Any) -> Path:
 
 
 def findings(
-    machine: Host, path: Path | None, hub: dict[str, HubAnswer | None] | None = None, offline: bool = False
+    machine: Host, path: Path | None, hub: dict[str, HubLookup | None] | None = None, offline: bool = False
 ) -> tuple[Finding, ...]:
     if path is None:
-        return examine(case_of(machine))
-    return examine(case_of(machine, *opened(str(path)), hub, offline))
+        return run_checks(collect_inputs(machine))
+    return run_checks(collect_inputs(machine, *try_open_stack(str(path)), hub, offline))
 
 
-def bad(found: tuple[Finding, ...], *statuses: str) -> set[str]:
-    """The ids of what was found wrong."""
+def problem_ids(found: tuple[Finding, ...], *statuses: str) -> set[str]:
+    """The ids of the findings with one of `statuses`, by default fail and warn."""
     return {finding.id for finding in found if finding.status in (statuses or ("fail", "warn"))}
 
 
-def only(found: tuple[Finding, ...], id: str, status: str) -> Finding:
-    """The one finding that is neither good nor unknown."""
+def single_problem(found: tuple[Finding, ...], id: str, status: str) -> Finding:
+    """The only finding with status fail or warn; asserts that there is exactly one, with evidence or place, and fix."""
     wrong = [finding for finding in found if finding.status in ("fail", "warn")]
     assert [(one.id, one.status) for one in wrong] == [(id, status)], wrong
     assert wrong[0].message and (wrong[0].evidence or wrong[0].place) and wrong[0].fix

@@ -1,4 +1,4 @@
-"""`extra_args` against the flags of the pinned versions."""
+"""`extra_args` are checked against the flags of the pinned engine versions."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.generate_flags import PROGRAMS, read_help
-from stackgen.doctor.flags import FIELDS, look_at
-from stackgen.flags import GONE_IN, REMOVED, VALUELESS, known_flags
-from stackgen.images.tags import VERSIONS, own_tag
-from tests.doctor.hosts import NO_GPU, findings, only, write_stack
+from stackgen.doctor.flags import FIELD_OF_FLAG, check_flags
+from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, REMOVED_SWITCHES, load_flags
+from stackgen.images.tags import VERSIONS, cpu_image_tag
+from tests.doctor.hosts import NO_GPU, findings, single_problem, write_stack
 
 
-def told(engine: str, *words: str) -> list[tuple[str, str, str]]:
-    known = known_flags(engine)
+def check(engine: str, *arguments: str) -> list[tuple[str, str, str]]:
+    known = load_flags(engine)
     assert known
-    return [(one.status, one.message, one.fix) for one in look_at(engine, words, known, "x")]
+    return [(one.status, one.message, one.fix) for one in check_flags(engine, arguments, known, "x")]
 
 
 @pytest.mark.parametrize("engine", PROGRAMS)
-def test_the_tables_are_of_the_pinned_versions(engine: str) -> None:
-    known = known_flags(engine)
+def test_flag_tables_are_for_the_pinned_versions(engine: str) -> None:
+    known = load_flags(engine)
     assert known and known.version == VERSIONS[PROGRAMS[engine][0]]
     assert len(known.by_name) > 30
-    assert not set(REMOVED[engine]) & set(known.by_name)
-    assert set(REMOVED["vllm"]) >= VALUELESS
-    assert set(FIELDS[engine]) <= set(known.by_name)
-    for advice in REMOVED[engine].values():
+    assert not set(REMOVED_FLAGS[engine]) & set(known.by_name)
+    assert set(REMOVED_FLAGS["vllm"]) >= REMOVED_SWITCHES
+    assert set(FIELD_OF_FLAG[engine]) <= set(known.by_name)
+    for advice in REMOVED_FLAGS[engine].values():
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= set(known.by_name), advice
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize("engine", PROGRAMS)
-def test_the_tables_are_what_the_programs_print(engine: str, request: pytest.FixtureRequest) -> None:
+def test_flag_tables_equal_the_help_of_the_programs(engine: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(f"{engine}_image")
-    folder, words = PROGRAMS[engine]
-    command = ["docker", "run", "--rm", "--entrypoint", words[0], "-e", "HOME=/tmp", "-e", "LOGDIR="]
-    command += ["-e", "COLUMNS=400", own_tag(folder)]
-    done = subprocess.run([*command, *words[1:]], capture_output=True, text=True, check=True)
+    folder, arguments = PROGRAMS[engine]
+    command = ["docker", "run", "--rm", "--entrypoint", arguments[0], "-e", "HOME=/tmp", "-e", "LOGDIR="]
+    command += ["-e", "COLUMNS=400", cpu_image_tag(folder)]
+    done = subprocess.run([*command, *arguments[1:]], capture_output=True, text=True, check=True)
     names = {name for flag in read_help(done.stdout + done.stderr) for name in flag["names"]}  # type: ignore[attr-defined]
-    known = known_flags(engine)
+    known = load_flags(engine)
     assert known and names == set(known.by_name)
 
 
 @pytest.mark.parametrize(
-    ("engine", "words"),
+    ("engine", "arguments"),
     [
         ("vllm", ["--max-num-batched-tokens", "8192", "--enable-prefix-caching"]),
         ("vllm", ["--no-enable-prefix-caching", "--max_num_batched_tokens=8192", "-O3"]),
@@ -61,17 +61,17 @@ def test_the_tables_are_what_the_programs_print(engine: str, request: pytest.Fix
         ("llamacpp", ["-n", "-1"]),
     ],
 )
-def test_good_flags_are_good(engine: str, words: list[str]) -> None:
-    assert told(engine, *words) == []
+def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
+    assert check(engine, *arguments) == []
 
 
 @pytest.mark.parametrize(
-    ("engine", "words", "status", "fix"),
+    ("engine", "arguments", "status", "fix"),
     [
-        ("vllm", ["--enable-prefix-cachin"], "", ""),  # an abbreviation that argparse takes
+        ("vllm", ["--enable-prefix-cachin"], "", ""),  # argparse accepts this prefix
         ("vllm", ["--enable-prefx-caching"], "fail", "did you mean --enable-prefix-caching?"),
-        ("vllm", ["--disable-log-requests"], "fail", "leave it out"),
-        ("vllm", ["--disable_log_requests"], "fail", "leave it out"),
+        ("vllm", ["--disable-log-requests"], "fail", "remove it"),
+        ("vllm", ["--disable_log_requests"], "fail", "remove it"),
         ("vllm", ["--enable-reasoning"], "fail", "reasoning_parser"),
         ("vllm", ["--model", "x"], "warn", "set model"),
         ("vllm", ["--tensor-parallel-size", "2"], "warn", "tensor_parallel_size"),
@@ -87,35 +87,38 @@ def test_good_flags_are_good(engine: str, words: list[str]) -> None:
         ("llamacpp", ["--ctx-size", "4"], "warn", "max_model_len"),
     ],
 )
-def test_bad_flags_are_told_with_what_to_do(engine: str, words: list[str], status: str, fix: str) -> None:
-    found = told(engine, *words)
+def test_invalid_flags_are_reported_with_a_fix(engine: str, arguments: list[str], status: str, fix: str) -> None:
+    found = check(engine, *arguments)
     assert [one[0] for one in found] == ([status] if status else [])
     assert not found or fix in found[0][2]
     assert "secret" not in repr(found)
 
 
-def test_a_removed_flag_names_the_version_that_dropped_it() -> None:
-    assert told("vllm", "--swap_space", "4")[0][1] == "--swap_space was removed in vllm 0.18.0"
-    # gone before the releases that were read
-    assert told("vllm", "--speculative-model", "m")[0][1] == "--speculative-model was removed"
-    assert set(GONE_IN) < set(REMOVED["vllm"])
+def test_removed_flag_is_reported_with_the_version_that_removed_it() -> None:
+    assert check("vllm", "--swap_space", "4")[0][1] == "--swap_space was removed in vllm 0.18.0"
+    # removed before the first release that REMOVED_IN covers
+    assert check("vllm", "--speculative-model", "m")[0][1] == "--speculative-model was removed"
+    assert set(REMOVED_IN) < set(REMOVED_FLAGS["vllm"])
 
 
 @settings(deadline=None)
 @given(st.lists(st.text()), st.sampled_from(["vllm", "fastchat", "llamacpp"]))
-def test_any_words(words: list[str], engine: str) -> None:
-    assert all(status in ("fail", "warn") for status, _, _ in told(engine, *words, *(f"--{word}" for word in words)))
+def test_any_arguments_are_parsed_without_an_exception(arguments: list[str], engine: str) -> None:
+    assert all(
+        status in ("fail", "warn")
+        for status, _, _ in check(engine, *arguments, *(f"--{argument}" for argument in arguments))
+    )
 
 
-def test_of_a_stack(tmp_path: Path) -> None:
+def test_extra_args_of_a_stack_are_checked_unless_it_has_its_own_image(tmp_path: Path) -> None:
     found = findings(NO_GPU, write_stack(tmp_path, gpus="none", extra_args=["--max-log-len", "9", "--max-log-length"]))
-    assert only(found, "SG-P090", "fail").place == "models[0].extra_args[2]"
+    assert single_problem(found, "SG-P090", "fail").place == "models[0].extra_args[2]"
     path = write_stack(tmp_path, gpus="none", image="my/vllm:1.0", extra_args=["--brand-new"])
     assert [one.status for one in findings(NO_GPU, path) if one.id == "SG-P090"] == ["unknown"]
 
 
 @pytest.mark.docker
-def test_removed_flags_are_refused_by_the_real_vllm(vllm_image: str) -> None:
+def test_real_vllm_rejects_removed_flags(vllm_image: str) -> None:
     program = (
         "import sys\nfrom vllm.utils.argparse_utils import FlexibleArgumentParser\n"
         "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
@@ -124,7 +127,7 @@ def test_removed_flags_are_refused_by_the_real_vllm(vllm_image: str) -> None:
         "    try:\n        parser.parse_args(['m', flag, '1'])\n        print('taken', flag)\n"
         "    except SystemExit:\n        pass\n"
     )
-    words = ["docker", "run", "--rm", "-e", "HOME=/tmp", "--entrypoint", "python3", vllm_image, "-c", program]
-    done = subprocess.run([*words, *REMOVED["vllm"]], capture_output=True, text=True)
+    arguments = ["docker", "run", "--rm", "-e", "HOME=/tmp", "--entrypoint", "python3", vllm_image, "-c", program]
+    done = subprocess.run([*arguments, *REMOVED_FLAGS["vllm"]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-500:]
     assert "taken" not in done.stdout

@@ -1,4 +1,4 @@
-"""Cards as data: each fault planted once, and nvidia-smi's CSV, whatever it prints."""
+"""GPUs as data, each with one fault, and the parsers of nvidia-smi's output, whatever it prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from stackgen.doctor.facts import GIB, Container, Gpu, GpuProcess, Host
 from stackgen.doctor.table import exit_code
-from stackgen.runtimes.observation.gpu_tools import cdi_kinds, nvidia, read_cuda, read_gpus, read_processes
+from stackgen.runtimes.observation.gpu_tools import (
+    parse_cuda_version,
+    parse_gpus,
+    parse_processes,
+    read_cdi_kinds,
+    read_nvidia_facts,
+)
 from tests.doctor.hosts import (
     AMD,
     CONFIG,
@@ -21,10 +27,10 @@ from tests.doctor.hosts import (
     NO_GPU,
     ONE_24,
     TURING,
-    bad,
-    card,
     findings,
-    only,
+    make_gpu,
+    problem_ids,
+    single_problem,
     write_stack,
 )  # fmt: skip
 
@@ -40,7 +46,7 @@ def quantized(method: str) -> dict[str, Any]:
 
 FULL = changed(ONE_24, memory_free=8 * GIB, processes=(GpuProcess(4242, "python3 train.py", 16 * GIB),))
 OLD_DRIVER = replace(ONE_24, driver="550.127.05", cuda="12.4")
-PASCAL = replace(ONE_24, gpus=(card(0, "Tesla P40", 24, (6, 1)),))
+PASCAL = replace(ONE_24, gpus=(make_gpu(0, "Tesla P40", 24, (6, 1)),))
 NO_TOOLKIT = replace(ONE_24, runtimes=("runc",), toolkit=False)
 DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initialize NVML: Driver/library mismatch")
 
@@ -82,34 +88,34 @@ DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initi
         ("SG-P057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
     ],
 )
-def test_each_fault_of_cards_is_found_by_its_own_check(
+def test_each_gpu_fault_is_found_by_its_own_check(
     id: str, status: str, host: Host, fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    only(findings(host, write_stack(tmp_path, **fields)), id, status)
+    single_problem(findings(host, write_stack(tmp_path, **fields)), id, status)
 
 
-def test_without_kv_heads_there_is_one_for_each_attention_head(tmp_path: Path) -> None:
+def test_config_without_kv_heads_has_one_per_attention_head(tmp_path: Path) -> None:
     config = {name: value for name, value in CONFIG.items() if name != "num_key_value_heads"}
     found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=config))
-    told = [(one.status, one.message) for one in found if one.id == "SG-P041"]
-    assert told == [("ok", "32 KV heads suit 8 cards")] and not bad(found)
+    finding = [(one.status, one.message) for one in found if one.id == "SG-P041"]
+    assert finding == [("ok", "32 KV heads can be split over 8 GPUs")] and not problem_ids(found)
     nothing = {name: value for name, value in config.items() if name != "num_attention_heads"}
     found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=nothing))
     assert {one.evidence for one in found if one.id in ("SG-P040", "SG-P041")} == {"config.json does not say"}
 
 
-def test_who_holds_the_memory_is_named_with_a_share_that_fits(tmp_path: Path) -> None:
-    found = only(findings(FULL, write_stack(tmp_path)), "SG-P034", "fail")
+def test_too_little_memory_names_the_process_and_a_utilization_that_fits(tmp_path: Path) -> None:
+    found = single_problem(findings(FULL, write_stack(tmp_path)), "SG-P034", "fail")
     assert "python3 train.py (pid 4242, 16.0 GiB)" in found.evidence
     share = float(found.fix.rpartition(": ")[2])
     path = write_stack(tmp_path / "lower", gpu_memory_utilization=share)
-    assert not bad(findings(FULL, path))
+    assert not problem_ids(findings(FULL, path))
 
 
 def gguf(tmp_path: Path, gib: int) -> None:
     with (tmp_path / "m.gguf").open("wb") as file:
         file.write(b"GGUF")
-        file.truncate(gib * GIB)  # sparse: takes no room
+        file.truncate(gib * GIB)  # sparse: needs no disk space
 
 
 def heavy(folder: Path, gib: int) -> None:
@@ -120,7 +126,7 @@ def heavy(folder: Path, gib: int) -> None:
 
 
 @pytest.mark.parametrize("engine", ["fastchat", "llamacpp"])
-def test_engines_that_take_what_they_need_are_held_against_the_free_memory(engine: str, tmp_path: Path) -> None:
+def test_weights_of_other_engines_are_compared_with_the_free_memory(engine: str, tmp_path: Path) -> None:
     path = write_stack(tmp_path, engine=engine)
     heavy(tmp_path / "model", 10)
     if engine == "llamacpp":
@@ -129,98 +135,100 @@ def test_engines_that_take_what_they_need_are_held_against_the_free_memory(engin
     for free, status in ((1, "fail"), (9, "fail"), (12, "ok")):
         machine = changed(ONE_24, memory_free=free * GIB, processes=FULL.gpus[0].processes)  # type: ignore[index]
         found = findings(machine, path)
-        (told,) = [one for one in found if one.id == "SG-P034"]
-        assert told.status == status, told
-        assert "10.0 GiB of weights (by its files), and about 1.0 GiB" in told.evidence
-        assert status == "ok" or "train.py (pid 4242" in told.evidence
-    # the weights would fit, and the rest is an estimate
-    (told,) = [o for o in findings(changed(ONE_24, memory_free=10 * GIB + GIB // 2), path) if o.id == "SG-P034"]
-    assert told.status == "warn"
+        (finding,) = [one for one in found if one.id == "SG-P034"]
+        assert finding.status == status, finding
+        assert "10.0 GiB of weights (from its files), and about 1.0 GiB" in finding.evidence
+        assert status == "ok" or "train.py (pid 4242" in finding.evidence
+    # the weights fit, and the rest is an estimate
+    (finding,) = [o for o in findings(changed(ONE_24, memory_free=10 * GIB + GIB // 2), path) if o.id == "SG-P034"]
+    assert finding.status == "warn"
 
 
-def test_what_decides_otherwise_how_much_goes_to_the_card_is_unknown(tmp_path: Path) -> None:
+def test_gpu_memory_is_unknown_if_a_field_splits_the_weights_or_the_size_is_unknown(tmp_path: Path) -> None:
     gguf(tmp_path, 40)
     found = findings(ONE_24, write_stack(tmp_path, engine="llamacpp", model="./m.gguf", gpu_layers=9))
-    assert not bad(found) and "gpu_layers" in next(one for one in found if one.id == "SG-P034").evidence
+    assert not problem_ids(found) and "gpu_layers" in next(one for one in found if one.id == "SG-P034").evidence
     hub = write_stack(tmp_path / "hub", engine="fastchat", model="org/m", revision="0" * 40)
-    told = next(one for one in findings(ONE_24, hub) if one.id == "SG-P034")
-    assert told.status == "unknown" and "size" in told.evidence
+    finding = next(one for one in findings(ONE_24, hub) if one.id == "SG-P034")
+    assert finding.status == "unknown" and "size" in finding.evidence
 
 
-def test_fastchat_on_its_cards(tmp_path: Path) -> None:
+def test_fastchat_models_are_checked_for_dtype_memory_and_fit(tmp_path: Path) -> None:
     path = write_stack(tmp_path, engine="fastchat", dtype="bfloat16")
-    only(findings(TURING, path), "SG-P056", "warn")
-    assert not bad(findings(TURING, write_stack(tmp_path, engine="fastchat")))
+    single_problem(findings(TURING, path), "SG-P056", "warn")
+    assert not problem_ids(findings(TURING, write_stack(tmp_path, engine="fastchat")))
     heavy(tmp_path / "model", 40)
-    assert bad(findings(ONE_24, path), "fail") == {"SG-P034", "SG-P059"}
-    assert not bad(findings(EIGHT_80, path))
+    assert problem_ids(findings(ONE_24, path), "fail") == {"SG-P034", "SG-P059"}
+    assert not problem_ids(findings(EIGHT_80, path))
     path = write_stack(tmp_path, engine="fastchat", load_8bit=True)
-    assert not bad(findings(ONE_24, path), "fail")
+    assert not problem_ids(findings(ONE_24, path), "fail")
 
 
-def test_two_models_on_one_card_are_added_up(tmp_path: Path) -> None:
+def test_memory_of_two_models_on_one_gpu_adds_up(tmp_path: Path) -> None:
     path = write_stack(tmp_path, share_gpus=True, gpus=[0], gpu_memory_utilization=0.45, replicas=1)
     text = path.read_text().replace("models:", "models:\n- {model: ./model, engine: vllm, gpus: [0], share_gpus: true, "
                                     "gpu_memory_utilization: 0.5, served_names: [n]}")  # fmt: skip
     path.write_text(text)
     found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-P034"]
     assert [one.status for one in found] == ["fail", "ok"]
-    assert "beside 12.0 GiB of other models" in found[0].evidence
+    assert "plus 12.0 GiB for other models" in found[0].evidence
 
 
-def test_a_driver_that_does_not_answer_is_a_fault_and_no_tool_is_unknown(tmp_path: Path) -> None:
+def test_silent_driver_fails_and_missing_nvidia_smi_is_unknown(tmp_path: Path) -> None:
     path = write_stack(tmp_path)
     found = findings(DEAD_DRIVER, path)
-    assert bad(found) == {"SG-P030"} and exit_code(found) == 3
+    assert problem_ids(found) == {"SG-P030"} and exit_code(found) == 3
     assert "NVML" in next(one for one in found if one.id == "SG-P030").evidence
     found = findings(replace(NO_GPU, runtimes=("runc", "nvidia")), path)
-    assert not bad(found) and {"SG-P030", "SG-P031", "SG-P033"} <= bad(found, "unknown")
+    assert not problem_ids(found) and {"SG-P030", "SG-P031", "SG-P033"} <= problem_ids(found, "unknown")
     found = findings(replace(ONE_24, gpus=(), driver=None), path)
-    assert bad(found, "fail") == {"SG-P030", "SG-P033"}
+    assert problem_ids(found, "fail") == {"SG-P030", "SG-P033"}
 
 
-def test_a_card_older_than_the_image(tmp_path: Path) -> None:
-    assert bad(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-P039"}
+def test_gpu_too_old_for_the_image_fails(tmp_path: Path) -> None:
+    assert problem_ids(findings(PASCAL, write_stack(tmp_path)), "fail") == {"SG-P039"}
 
 
-def test_parts_of_cards_are_unknown(tmp_path: Path) -> None:
+def test_mig_instances_are_unknown(tmp_path: Path) -> None:
     found = findings(changed(EIGHT_80, mig=True), write_stack(tmp_path, gpus=["MIG-1234"]))
-    assert not bad(found) and "SG-P033" in bad(found, "unknown")
+    assert not problem_ids(found) and "SG-P033" in problem_ids(found, "unknown")
 
 
-def test_a_stack_that_runs_already_holds_the_memory_itself(tmp_path: Path) -> None:
+def test_memory_is_unknown_while_the_stack_itself_runs(tmp_path: Path) -> None:
     running = replace(FULL, containers=(Container("t-vllm-m-1", "t"),))
     found = findings(running, write_stack(tmp_path))
-    assert not bad(found) and "SG-P034" in bad(found, "unknown")
+    assert not problem_ids(found) and "SG-P034" in problem_ids(found, "unknown")
 
 
-def test_amd_and_cdi(tmp_path: Path) -> None:
+def test_amd_driver_and_cdi_devices_are_checked(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "amd", stack_gpu_driver="amd")
-    assert not bad(findings(AMD, path))
-    assert bad(findings(replace(AMD, amd=False), path)) == {"SG-P030"}
+    assert not problem_ids(findings(AMD, path))
+    assert problem_ids(findings(replace(AMD, amd=False), path)) == {"SG-P030"}
     path = write_stack(tmp_path / "cdi", stack_gpu_driver="cdi")
-    assert not bad(findings(replace(ONE_24, cdi=("nvidia.com/gpu",)), path))
-    only(findings(ONE_24, path), "SG-P032", "fail")
-    told = only(findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-P002", "fail")
-    assert "driver: cdi" in told.message and told.place == "gpu_driver"
+    assert not problem_ids(findings(replace(ONE_24, cdi=("nvidia.com/gpu",)), path))
+    single_problem(findings(ONE_24, path), "SG-P032", "fail")
+    finding = single_problem(
+        findings(replace(ONE_24, cdi=("nvidia.com/gpu",), engine="24.0.7"), path), "SG-P002", "fail"
+    )
+    assert "driver: cdi" in finding.message and finding.place == "gpu_driver"
 
 
-def test_weights_that_don_t_fit(tmp_path: Path) -> None:
+def test_weights_larger_than_the_gpu_fail(tmp_path: Path) -> None:
     path = write_stack(tmp_path)
     header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,%d]}}' % (40 * GIB)
     with (tmp_path / "model" / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 40 * GIB)  # sparse: takes no room
-    only(findings(ONE_24, path), "SG-P059", "fail")
-    assert not bad(findings(EIGHT_80, path))
+        file.truncate(8 + len(header) + 40 * GIB)  # sparse: needs no disk space
+    single_problem(findings(ONE_24, path), "SG-P059", "fail")
+    assert not problem_ids(findings(EIGHT_80, path))
 
 
 ROW = "0, GPU-0a, NVIDIA H100 80GB HBM3, 81559, 80000, 9.0, Disabled, 0, Enabled, 580.95.05"
 
 
-def test_cards_as_nvidia_smi_prints_them() -> None:
-    apps = read_processes("GPU-0a, 77, /usr/bin/python3 a, b.py, 1024\nGPU-0a, 78, x, [N/A]\n")
-    (gpu, other), driver = read_gpus(
+def test_output_of_nvidia_smi_is_parsed() -> None:
+    apps = parse_processes("GPU-0a, 77, /usr/bin/python3 a, b.py, 1024\nGPU-0a, 78, x, [N/A]\n")
+    (gpu, other), driver = parse_gpus(
         ROW + "\n1, GPU-0b, Tesla, [N/A], ERR!, [N/A], [N/A], [N/A], [Not Supported], 580\n", apps
     )
     assert (gpu.memory_total, gpu.compute, gpu.mig, gpu.persistence, driver) == (
@@ -232,18 +240,20 @@ def test_cards_as_nvidia_smi_prints_them() -> None:
     )
     assert gpu.processes == (GpuProcess(77, "/usr/bin/python3 a, b.py", 2**30), GpuProcess(78, "x", None))
     assert other == Gpu(1, "GPU-0b", "Tesla")
-    assert read_cuda("| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0 |") == "13.0"
+    assert parse_cuda_version("| NVIDIA-SMI 580.95.05   Driver Version: 580.95.05   CUDA Version: 13.0 |") == "13.0"
 
 
-def test_a_card_as_it_was_read_from_an_h100() -> None:
-    """nvidia-smi 580.159.04 in a virtual machine, while vLLM 0.26.0 held 0.4 of the card."""
+def test_output_of_nvidia_smi_on_a_real_h100_is_parsed() -> None:
+    """nvidia-smi 580.159.04 in a virtual machine, while vLLM 0.26.0 used 0.4 of the GPU."""
     answers = {
         "--query-gpu": "0, GPU-9601073a-4930-3745-eb95-7957db7c2774, NVIDIA H100 80GB HBM3, 81559, 47349, 9.0, "
         "Disabled, 0, Enabled, 580.159.04, 33730\n",
         "--query-compute-apps": "GPU-9601073a-4930-3745-eb95-7957db7c2774, 1077, VLLM::EngineCore, 33730\n",
         "nvidia-smi": "| NVIDIA-SMI 580.159.04             Driver Version: 580.159.04     CUDA Version: 13.0     |\n",
     }
-    found = nvidia(lambda words: (0, answers[words[-2].partition("=")[0] if len(words) > 1 else words[0]]))
+    found = read_nvidia_facts(
+        lambda command: (0, answers[command[-2].partition("=")[0] if len(command) > 1 else command[0]])
+    )
     (gpu,) = found["gpus"]  # type: ignore[misc]
     assert (found["driver"], found["cuda"], found["gpu_tool"]) == ("580.159.04", "13.0", True)
     assert (gpu.memory_total, gpu.memory_free, gpu.compute) == (81559 * 2**20, 47349 * 2**20, (9, 0))
@@ -252,30 +262,32 @@ def test_a_card_as_it_was_read_from_an_h100() -> None:
 
 
 @given(st.text())
-def test_any_text_of_nvidia_smi(text: str) -> None:
-    gpus, driver = read_gpus(text)
+def test_any_output_of_nvidia_smi_is_parsed_without_an_exception(text: str) -> None:
+    gpus, driver = parse_gpus(text)
     assert all(gpu.uuid.startswith("GPU-") for gpu in gpus) and isinstance(driver, str)
-    assert all(process.pid >= 0 for held in read_processes(text).values() for process in held)
-    cuda = read_cuda(text)
+    assert all(process.pid >= 0 for held in parse_processes(text).values() for process in held)
+    cuda = parse_cuda_version(text)
     assert cuda is None or f"{cuda}" in text
 
 
 @given(st.lists(st.sampled_from(["[N/A]", "", "ERR!", "-1", "9.0", "Enabled", "80000", "1e9", "٣"]), max_size=9))
-def test_any_cells_of_nvidia_smi(cells: list[str]) -> None:
-    gpus, _ = read_gpus(", ".join(["0", "GPU-1", "card", *cells]))
+def test_any_cells_of_a_gpu_row_are_parsed_without_an_exception(cells: list[str]) -> None:
+    gpus, _ = parse_gpus(", ".join(["0", "GPU-1", "card", *cells]))
     assert len(gpus) == 1 and gpus[0].name == "card"
 
 
-def test_what_nvidia_smi_s_end_means() -> None:
-    assert nvidia(lambda _: None)["gpu_tool"] is False
-    assert nvidia(lambda _: (6, "No devices were found"))["gpus"] == ()
-    dead = nvidia(lambda _: (18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version"))
+def test_exit_code_of_nvidia_smi_tells_no_tool_no_gpu_and_a_dead_driver_apart() -> None:
+    assert read_nvidia_facts(lambda _: None)["gpu_tool"] is False
+    assert read_nvidia_facts(lambda _: (6, "No devices were found"))["gpus"] == ()
+    dead = read_nvidia_facts(
+        lambda _: (18, "Failed to initialize NVML: Driver/library version mismatch\nNVML library version")
+    )
     assert dead["gpus"] is None and "mismatch" in str(dead["gpu_error"])
-    alive = nvidia(lambda words: (0, ROW if "index" in words[1:2].__str__() else ""))
+    alive = read_nvidia_facts(lambda command: (0, ROW if "index" in command[1:2].__str__() else ""))
     assert alive["driver"] == "580.95.05"
 
 
-def test_cdi_files(tmp_path: Path) -> None:
+def test_kinds_in_cdi_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "nvidia.yaml").write_text('cdiVersion: "0.6.0"\nkind: nvidia.com/gpu\ndevices: []\n')
     (tmp_path / "other.json").write_text('{"cdiVersion": "0.6.0",\n "kind": "vendor.com/thing",\n "devices": []}')
-    assert cdi_kinds([tmp_path, tmp_path / "none"]) == ("nvidia.com/gpu", "vendor.com/thing")
+    assert read_cdi_kinds([tmp_path, tmp_path / "none"]) == ("nvidia.com/gpu", "vendor.com/thing")

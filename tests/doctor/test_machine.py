@@ -1,4 +1,4 @@
-"""Docker, disk, memory, processor, ports and keys: each fault planted once, found by exactly its own check."""
+"""Docker, disk, memory, CPU, ports and keys: each fault is found by exactly its own check."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackgen.doctor.facts import GIB, Container, Disk, Listener, at_least, version_of
+from stackgen.doctor.facts import GIB, Container, Disk, Listener, is_version_at_least, parse_version
 from stackgen.doctor.table import CHECKS, exit_code
-from stackgen.runtimes.observation.machine import read_addresses, read_cpu, read_meminfo, read_tcp
+from stackgen.runtimes.observation.machine import (
+    parse_cpu_flags,
+    parse_local_addresses,
+    parse_meminfo,
+    parse_tcp_listeners,
+)
 from tests.doctor.hosts import (
     AMD,
     EIGHT_80,
@@ -23,10 +28,10 @@ from tests.doctor.hosts import (
     NO_GPU,
     NOTHING_KNOWN,
     ONE_24,
-    bad,
     findings,
-    host,
-    only,
+    make_host,
+    problem_ids,
+    single_problem,
     write_stack,
 )  # fmt: skip
 
@@ -40,20 +45,20 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("machine", [ONE_24, EIGHT_80, MIXED])
-def test_a_healthy_machine_has_no_fault(machine: Any, tmp_path: Path) -> None:
+def test_healthy_machine_with_a_stack_has_no_problem(machine: Any, tmp_path: Path) -> None:
     found = findings(machine, write_stack(tmp_path))
-    assert not bad(found), found
+    assert not problem_ids(found), found
     assert exit_code(found) == 0
 
 
 @pytest.mark.parametrize("machine", [ONE_24, EIGHT_80, MIXED, NO_GPU, AMD])
-def test_a_healthy_machine_alone_has_no_fault(machine: Any) -> None:
-    assert not bad(findings(machine, None))
+def test_healthy_machine_without_a_stack_has_no_problem(machine: Any) -> None:
+    assert not problem_ids(findings(machine, None))
 
 
-def test_a_healthy_machine_without_gpu_serves_on_the_cpu(tmp_path: Path) -> None:
+def test_healthy_machine_without_gpus_can_serve_on_the_cpu(tmp_path: Path) -> None:
     found = findings(CPU, write_stack(tmp_path, gpus="none"))
-    assert not bad(found, "fail", "warn", "unknown"), found
+    assert not problem_ids(found, "fail", "warn", "unknown"), found
 
 
 PLANTED = [
@@ -85,37 +90,37 @@ def test_each_fault_of_a_machine_is_found_by_its_own_check(
     id: str, status: str, fields: dict[str, Any], tmp_path: Path
 ) -> None:
     found = findings(replace(CPU, **fields), write_stack(tmp_path, gpus="none"))
-    finding = only(found, id, status)
+    finding = single_problem(found, id, status)
     machine = next(check.machine for check in CHECKS if check.id == id)
     assert exit_code(found) == (0 if status == "warn" else 3 if machine else 1)
     if id == "SG-P020":
         assert "held by" in finding.evidence and "8001" in finding.fix
 
 
-def test_the_stack_s_own_containers_may_hold_its_ports(tmp_path: Path) -> None:
+def test_ports_held_by_the_stack_itself_are_ok(tmp_path: Path) -> None:
     own = (Container("t-vllm-m-1", "t", (("127.0.0.1", 8000),)),)
     machine = replace(CPU, containers=own, listeners=(Listener("127.0.0.1", 8000, "docker-proxy (pid 5)"),))
-    assert not bad(findings(machine, write_stack(tmp_path, gpus="none")))
+    assert not problem_ids(findings(machine, write_stack(tmp_path, gpus="none")))
 
 
-def test_a_port_on_another_address_is_free(tmp_path: Path) -> None:
+def test_port_on_another_address_is_free(tmp_path: Path) -> None:
     machine = replace(CPU, listeners=(Listener("192.168.1.5", 8000, "nginx (pid 9)"),))
-    assert not bad(findings(machine, write_stack(tmp_path, gpus="none")))
+    assert not problem_ids(findings(machine, write_stack(tmp_path, gpus="none")))
 
 
-def test_without_docker_the_machine_is_not_ready(tmp_path: Path) -> None:
+def test_machine_without_docker_is_not_ready(tmp_path: Path) -> None:
     found = findings(NO_DOCKER, write_stack(tmp_path, gpus="none"))
-    assert bad(found, "fail") == {"SG-P001", "SG-P003"}
+    assert problem_ids(found, "fail") == {"SG-P001", "SG-P003"}
     assert exit_code(found) == 3
 
 
-def test_what_is_not_known_is_never_good(tmp_path: Path) -> None:
+def test_unknown_facts_are_never_ok(tmp_path: Path) -> None:
     found = findings(NOTHING_KNOWN, write_stack(tmp_path / "gpu", gpus=2))
-    told_by_files = {"SG-P008", "SG-P021", "SG-P022", "SG-P05", "SG-P07", "SG-P08", "SG-P04", "SG-P090"}
-    assert not bad(found, "fail")
-    good = {one.id for one in found if one.status == "ok" and not one.id.startswith(tuple(told_by_files))}
+    known_from_files = {"SG-P008", "SG-P021", "SG-P022", "SG-P05", "SG-P07", "SG-P08", "SG-P04", "SG-P090"}
+    assert not problem_ids(found, "fail")
+    good = {one.id for one in found if one.status == "ok" and not one.id.startswith(tuple(known_from_files))}
     assert good == set()
-    assert {"SG-P001", "SG-P003", "SG-P020", "SG-P030", "SG-P033"} <= bad(found, "unknown")
+    assert {"SG-P001", "SG-P003", "SG-P020", "SG-P030", "SG-P033"} <= problem_ids(found, "unknown")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_each_fault_of_a_stack_is_found_by_its_own_check(
 ) -> None:
     found = findings(CPU, write_stack(tmp_path, gpus="none", **fields))
     wrong = {(one.id, one.status) for one in found if one.status in ("fail", "warn")}
-    # an address that other machines reach is told too, whatever else is wrong with it
+    # an address that other machines can reach is also reported as exposed
     assert wrong - ({("SG-P022", "warn")} if id == "SG-P021" else set()) == {(id, status)}
     assert exit_code(found) == (1 if status == "fail" else 0)
 
@@ -164,16 +169,16 @@ FEATURES = [
 
 
 @pytest.mark.parametrize(("text", "name", "old", "new"), FEATURES)
-def test_a_feature_of_the_compose_file_names_itself_and_its_line(
+def test_unsupported_compose_feature_is_reported_with_its_line(
     text: str, name: str, old: str, new: str, tmp_path: Path
 ) -> None:
-    """The file is the user's: what stands in it counts, not what would be rendered."""
+    """Users may edit the file: its content on disk counts, not what would be rendered."""
     path = write_stack(tmp_path, gpus="none")
     compose = tmp_path / "compose.yaml"
     lines = compose.read_text().count("\n")
     compose.write_text(compose.read_text() + text)
     (found,) = [one for one in findings(replace(CPU, compose=old), path) if one.id == "SG-P003"]
-    assert found.status == "fail" and name in found.message and f"came with {new.removesuffix('.0')}" in found.evidence
+    assert found.status == "fail" and name in found.message and f"needs {new.removesuffix('.0')}" in found.evidence
     assert all(
         int(number) > lines for number in re.findall(rf"{re.escape(name)} \(compose.yaml line (\d+)", found.evidence)
     )
@@ -181,72 +186,72 @@ def test_a_feature_of_the_compose_file_names_itself_and_its_line(
     assert name not in found.message
 
 
-def test_only_what_is_used_needs_a_version(tmp_path: Path) -> None:
+def test_only_features_in_use_need_a_version(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none")
     compose = tmp_path / "compose.yaml"
-    told = only(findings(replace(CPU, compose="2.19.1"), path), "SG-P003", "fail")
+    finding = single_problem(findings(replace(CPU, compose="2.19.1"), path), "SG-P003", "fail")
     line = 1 + compose.read_text().splitlines().index("      start_interval: 5s")
-    assert f"healthcheck.start_interval (compose.yaml line {line}) came with 2.20.2" in told.evidence
-    # before 2.24 Compose leaves out what the engine lacks; later ones refuse
+    assert f"healthcheck.start_interval (compose.yaml line {line}) needs 2.20.2" in finding.evidence
+    # Compose below 2.24 drops what the engine lacks; newer versions refuse
     old = findings(replace(CPU, engine="24.0.7", compose="2.21.0"), path)
-    assert bad(old, "warn") == {"SG-P002", "SG-P003"} and not bad(old, "fail")
-    assert "start_interval" in only(findings(replace(CPU, engine="24.0.7"), path), "SG-P002", "fail").message
+    assert problem_ids(old, "warn") == {"SG-P002", "SG-P003"} and not problem_ids(old, "fail")
+    assert "start_interval" in single_problem(findings(replace(CPU, engine="24.0.7"), path), "SG-P002", "fail").message
     compose.write_text("\n".join(one for one in compose.read_text().splitlines() if "start_interval" not in one))
-    assert bad(findings(replace(CPU, engine="24.0.7", compose="2.19.1"), path)) == {"SG-P003", "SG-P081"}
+    assert problem_ids(findings(replace(CPU, engine="24.0.7", compose="2.19.1"), path)) == {"SG-P003", "SG-P081"}
 
 
-def test_images_that_are_not_here_or_not_pinned_are_told(tmp_path: Path) -> None:
+def test_missing_and_unpinned_images_are_reported(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none", image="registry.local/vllm:latest")
     found = findings(CPU, path)
-    assert only(found, "SG-P082", "warn").place == "models[0].image"
-    told = next(one for one in found if one.id == "SG-P083")
-    assert told.status == "unknown" and told.fix.startswith("docker pull registry.local/vllm:latest ")
+    assert single_problem(found, "SG-P082", "warn").place == "models[0].image"
+    finding = next(one for one in found if one.id == "SG-P083")
+    assert finding.status == "unknown" and finding.fix.startswith("docker pull registry.local/vllm:latest ")
     here = replace(CPU, images=("registry.local/vllm:latest",))
-    assert "registry.local/vllm:latest is here" in next(o for o in findings(here, path) if o.id == "SG-P083").message
+    assert "registry.local/vllm:latest is present" in next(o for o in findings(here, path) if o.id == "SG-P083").message
     built = findings(CPU, write_stack(tmp_path / "own", gpus="none", engine="fastchat"))
-    told = next(one for one in built if one.id == "SG-P083")
-    assert told.status == "ok" and "built at the first start" in told.message
+    finding = next(one for one in built if one.id == "SG-P083")
+    assert finding.status == "ok" and "built at the first start" in finding.message
 
 
-def test_an_exposed_weak_key_fails(tmp_path: Path) -> None:
+def test_weak_key_on_an_exposed_port_fails(tmp_path: Path) -> None:
     found = findings(CPU, write_stack(tmp_path, gpus="none", key="hunter2", stack_bind="0.0.0.0"))
-    assert bad(found, "fail") == {"SG-P073"}
+    assert problem_ids(found, "fail") == {"SG-P073"}
     assert "hunter2" not in repr(found)
 
 
-def test_env_missing_open_and_with_a_token_instead_of_a_path(tmp_path: Path) -> None:
+def test_missing_env_open_mode_and_wrong_token_file_are_reported(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none")
     env = tmp_path / ".env"
     os.chmod(env, 0o644)
-    assert "0644" in only(findings(CPU, path), "SG-P071", "warn").evidence
+    assert "0644" in single_problem(findings(CPU, path), "SG-P071", "warn").evidence
     text = env.read_text()
     env.write_text(text + "HF_TOKEN_FILE=/nowhere/token\n")
     os.chmod(env, 0o600)
-    only(findings(CPU, path), "SG-P074", "fail")
+    single_problem(findings(CPU, path), "SG-P074", "fail")
     env.write_text(text + "HF_TOKEN_FILE=hf_secretsecretsecret\n")
     found = findings(CPU, path)
-    only(found, "SG-P074", "fail")
+    single_problem(found, "SG-P074", "fail")
     assert "hf_secret" not in repr(found)
     env.unlink()
-    only(findings(CPU, path), "SG-P070", "warn")
+    single_problem(findings(CPU, path), "SG-P070", "warn")
 
 
-def test_drift_is_told_by_who_made_it(tmp_path: Path) -> None:
+def test_hand_edits_and_missing_renderings_are_told_apart(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none")
     compose = tmp_path / "compose.yaml"
     compose.write_text(compose.read_text() + "# mine\n")
-    assert "by hand" in only(findings(CPU, path), "SG-P081", "warn").message
+    assert "by hand" in single_problem(findings(CPU, path), "SG-P081", "warn").message
     compose.unlink()
-    assert "nothing is rendered" in only(findings(CPU, path), "SG-P081", "warn").message
+    assert "nothing is rendered" in single_problem(findings(CPU, path), "SG-P081", "warn").message
 
 
-def test_mistakes_of_the_stack_file_come_with_the_machine_s(tmp_path: Path) -> None:
+def test_errors_in_the_stack_file_are_reported_next_to_those_of_the_machine(tmp_path: Path) -> None:
     path = tmp_path / "stack.yaml"
     path.write_text("name: t\nmodels:\n  - model: a/b\n    engine: vllm\n    gpuz: 1\n")
     found = findings(replace(CPU, cgroup=1), path)
-    assert bad(found, "fail") == {"SG-P080"} and bad(found, "warn") == {"SG-P005"}
-    told = next(one for one in found if one.id == "SG-P080")
-    assert told.place == "models[0].gpuz" and "line 5" in told.evidence and "gpus" in told.fix
+    assert problem_ids(found, "fail") == {"SG-P080"} and problem_ids(found, "warn") == {"SG-P005"}
+    finding = next(one for one in found if one.id == "SG-P080")
+    assert finding.place == "models[0].gpuz" and "line 5" in finding.evidence and "gpus" in finding.fix
 
 
 def test_ids_and_names_of_checks_are_unique() -> None:
@@ -254,36 +259,36 @@ def test_ids_and_names_of_checks_are_unique() -> None:
 
 
 @given(st.text())
-def test_any_text_as_a_version(text: str) -> None:
-    found = version_of(text)
+def test_any_text_is_parsed_as_a_version_without_an_exception(text: str) -> None:
+    found = parse_version(text)
     assert found is None or len(found) <= 4
-    assert at_least(text, 2, 24) in (None, True, False)
+    assert is_version_at_least(text, 2, 24) in (None, True, False)
 
 
-def test_versions_as_the_programs_print_them() -> None:
-    assert version_of("28.5.2+dfsg4") == (28, 5, 2)
-    assert version_of("v2.40.3-desktop.1") == (2, 40, 3)
-    assert version_of("github.com/docker/buildx 0.29.1+ds1 0.29.1+ds1-4") == (0, 29, 1)
-    assert at_least("5.0.1", 2, 20, 2) and not at_least("2.9.0", 2, 24)
+def test_versions_are_parsed_as_the_programs_print_them() -> None:
+    assert parse_version("28.5.2+dfsg4") == (28, 5, 2)
+    assert parse_version("v2.40.3-desktop.1") == (2, 40, 3)
+    assert parse_version("github.com/docker/buildx 0.29.1+ds1 0.29.1+ds1-4") == (0, 29, 1)
+    assert is_version_at_least("5.0.1", 2, 20, 2) and not is_version_at_least("2.9.0", 2, 24)
 
 
 @given(st.text())
-def test_any_text_in_proc(text: str) -> None:
-    for address, port, _ in read_tcp(text):
+def test_any_text_in_proc_is_parsed_without_an_exception(text: str) -> None:
+    for address, port, _ in parse_tcp_listeners(text):
         assert address and 0 <= port < 65536
-    assert len(read_meminfo(text)) == 2
-    assert all(read_addresses(text)) and (read_cpu(text) is None or True)
+    assert len(parse_meminfo(text)) == 2
+    assert all(parse_local_addresses(text)) and (parse_cpu_flags(text) is None or True)
 
 
 @given(st.text(alphabet="0123456789ABCDEFabcdef: \n"), st.integers(0, 65535))
-def test_listening_ports_are_read(noise: str, port: int) -> None:
+def test_listening_ports_are_parsed(noise: str, port: int) -> None:
     four = f"   0: 0100007F:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1 x"
     six = f"   1: {'0' * 32}:{port:04X} {'0' * 32}:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4712 1 x"
     other = four.replace(" 0A ", " 01 ")
-    found = read_tcp("\n".join(["  sl  local_address", four, six, other, noise]))
+    found = parse_tcp_listeners("\n".join(["  sl  local_address", four, six, other, noise]))
     assert found[:2] == [("127.0.0.1", port, "4711"), ("::", port, "4712")]
 
 
-def test_memory_of_proc() -> None:
-    assert read_meminfo("MemTotal:  1024 kB\nMemFree: 1 kB\nMemAvailable: 512 kB\n") == (2**20, 2**19)
-    assert host().memory_total == 256 * GIB
+def test_memory_is_parsed_in_bytes() -> None:
+    assert parse_meminfo("MemTotal:  1024 kB\nMemFree: 1 kB\nMemAvailable: 512 kB\n") == (2**20, 2**19)
+    assert make_host().memory_total == 256 * GIB

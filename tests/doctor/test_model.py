@@ -1,4 +1,4 @@
-"""Models on this disk: real folders with one fault each, and readers that whatever bytes don't break."""
+"""Models on this disk: real folders with one fault each, and readers that accept any bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackgen.doctor.collect import case_of, opened
+from stackgen.doctor.collect import collect_inputs, try_open_stack
 from stackgen.doctor.finding import Finding
-from stackgen.doctor.model_facts import look_at_model, read_index, safetensors_problem
-from stackgen.doctor.table import examine
-from tests.doctor.hosts import CONFIG, NO_GPU, ONE_24, bad, findings, only, write_model, write_stack
+from stackgen.doctor.model_facts import find_safetensors_problem, parse_shard_index, read_model_facts
+from stackgen.doctor.table import run_checks
+from tests.doctor.hosts import CONFIG, NO_GPU, ONE_24, findings, problem_ids, single_problem, write_model, write_stack
 
 anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
@@ -28,7 +28,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny(tiny_model: Path, tmp_path: Path) -> Path:
-    """A stack that serves a copy of the real tiny model; `tmp_path/model` is there to be broken."""
+    """A stack that serves a copy of the real small model; tests break `tmp_path/model`."""
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model").chmod(0o755)
     return write_stack(tmp_path, gpus="none", model="./model")
@@ -39,70 +39,73 @@ def look(path: Path) -> tuple[Finding, ...]:
 
 
 @pytest.mark.docker
-def test_the_real_tiny_model_is_whole(tiny: Path) -> None:
-    assert not bad(look(tiny), "fail", "warn", "unknown")
+def test_real_small_model_has_no_problem(tiny: Path) -> None:
+    assert not problem_ids(look(tiny), "fail", "warn", "unknown")
 
 
 @pytest.mark.docker
-def test_each_fault_of_the_real_tiny_model(tiny: Path, tmp_path: Path) -> None:
+def test_each_fault_of_a_real_small_model_is_found(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shard, config = folder / "model.safetensors", folder / "config.json"
     whole, text = shard.read_bytes(), config.read_text()
 
     shard.write_bytes(whole[:-1000])
-    assert f"{len(whole) - 1000} of {len(whole)} bytes" in only(look(tiny), "SG-P053", "fail").evidence
+    assert f"{len(whole) - 1000} of {len(whole)} bytes" in single_problem(look(tiny), "SG-P053", "fail").evidence
     shard.write_bytes(whole[:100])
-    assert "inside its header" in only(look(tiny), "SG-P053", "fail").evidence
+    assert "inside its header" in single_problem(look(tiny), "SG-P053", "fail").evidence
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-    assert "git lfs pull" in only(look(tiny), "SG-P053", "fail").evidence
+    assert "git lfs pull" in single_problem(look(tiny), "SG-P053", "fail").evidence
     shard.unlink()
-    assert "no weights" in only(look(tiny), "SG-P053", "fail").evidence
+    assert "no weights" in single_problem(look(tiny), "SG-P053", "fail").evidence
     shard.write_bytes(whole)
 
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}})
     )
-    assert "model-00002-of-00002.safetensors: is missing" in only(look(tiny), "SG-P053", "fail").evidence
+    assert "model-00002-of-00002.safetensors: is missing" in single_problem(look(tiny), "SG-P053", "fail").evidence
     (folder / "model.safetensors.index.json").unlink()
 
     config.write_text(text[:-10])
-    assert "is not JSON" in only(look(tiny), "SG-P050", "fail").message
+    assert "is not JSON" in single_problem(look(tiny), "SG-P050", "fail").message
     config.write_text("{}")
-    assert "no architecture" in only(look(tiny), "SG-P050", "fail").message
+    assert "no architecture" in single_problem(look(tiny), "SG-P050", "fail").message
     config.unlink()
-    assert "is missing" in only(look(tiny), "SG-P050", "fail").message
+    assert "is missing" in single_problem(look(tiny), "SG-P050", "fail").message
     config.write_text(text)
 
     os.rename(folder / "tokenizer.json", folder / "away")
-    only(look(tiny), "SG-P051", "fail")
+    single_problem(look(tiny), "SG-P051", "fail")
     os.rename(folder / "away", folder / "tokenizer.json")
     (folder / "chat_template.jinja").unlink()
-    only(look(tiny), "SG-P052", "warn")
+    single_problem(look(tiny), "SG-P052", "warn")
 
 
-def test_a_file_that_the_container_s_user_can_t_read(tmp_path: Path) -> None:
+def test_file_that_the_containers_user_cannot_read_fails(tmp_path: Path) -> None:
     path = write_stack(tmp_path)
     shard = tmp_path / "model" / "model.safetensors"
     shard.chmod(0o600)
-    found = only(findings(ONE_24, path), "SG-P054", "fail")
+    found = single_problem(findings(ONE_24, path), "SG-P054", "fail")
     assert "uid 0 with mode 0600; the container runs as 2000:0" in found.evidence or os.getuid()
-    # the CPU image runs as root, whose own file it is
+    # the CPU image runs as root, who owns the file
     if not os.getuid():
-        assert not bad(findings(NO_GPU, write_stack(tmp_path, gpus="none", model="./model")))
+        assert not problem_ids(findings(NO_GPU, write_stack(tmp_path, gpus="none", model="./model")))
 
 
-def test_a_path_that_leads_nowhere_a_file_and_a_gguf(tmp_path: Path) -> None:
-    assert only(look(write_stack(tmp_path, gpus="none", model="./none")), "SG-P050", "fail").place == "models[0].model"
+def test_missing_folder_file_instead_of_folder_and_broken_gguf_are_reported(tmp_path: Path) -> None:
+    assert (
+        single_problem(look(write_stack(tmp_path, gpus="none", model="./none")), "SG-P050", "fail").place
+        == "models[0].model"
+    )
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
     path = write_stack(tmp_path, gpus="none", model="./m.gguf")
-    assert "llamacpp" in only(look(path), "SG-P050", "fail").fix
+    assert "llamacpp" in single_problem(look(path), "SG-P050", "fail").fix
     path = write_stack(tmp_path, gpus="none", model="./m.gguf", engine="llamacpp")
-    assert not bad(look(path))
+    assert not problem_ids(look(path))
     (tmp_path / "m.gguf").write_bytes(b"<html>")
-    only(look(path), "SG-P053", "fail")
+    single_problem(look(path), "SG-P053", "fail")
 
 
-def test_a_model_in_the_cache_of_the_storage_is_looked_at(tmp_path: Path) -> None:
+def test_cached_model_in_the_storage_is_checked(tmp_path: Path) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     root = tmp_path / "store"
     root.mkdir()
@@ -113,19 +116,19 @@ def test_a_model_in_the_cache_of_the_storage_is_looked_at(tmp_path: Path) -> Non
     import dataclasses
 
     machine = dataclasses.replace(NO_GPU, storage_root=str(root))
-    assert bad(findings(machine, path), "fail") == {"SG-P063"}
+    assert problem_ids(findings(machine, path), "fail") == {"SG-P063"}
     cache = root / "hub" / "models--org--m"
     write_model(cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
-    only(findings(machine, path), "SG-P055", "fail")  # its config.json says 8192
+    single_problem(findings(machine, path), "SG-P055", "fail")  # its config.json says 8192
     unknown = findings(dataclasses.replace(machine, storage_root=None), path)
-    assert "SG-P063" in bad(unknown, "unknown") and not bad(unknown, "fail")
+    assert "SG-P063" in problem_ids(unknown, "unknown") and not problem_ids(unknown, "fail")
 
 
-def test_a_nested_text_config_is_read(tmp_path: Path) -> None:
+def test_nested_text_config_is_read(tmp_path: Path) -> None:
     nested = {"architectures": ["Llama4"], "text_config": CONFIG}
-    facts = look_at_model(write_model(tmp_path / "m", nested))
+    facts = read_model_facts(write_model(tmp_path / "m", nested))
     assert facts.number("num_attention_heads") == 32 and facts.dtype() == "bfloat16"
 
 
@@ -138,7 +141,7 @@ NESTED = {"full_attention": {"rope_type": "linear", "factor": 4.0}, "sliding_att
     ("config", "files", "limit"),
     [
         ({}, {}, 8192),
-        # YaRN and llama3: the config's length is the scaled one (vLLM once multiplied it again)
+        # YaRN and llama3: the config has the scaled length (vLLM once multiplied it again)
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}, 8192),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, {}, 8192),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, {}, 8192),
@@ -155,17 +158,17 @@ NESTED = {"full_attention": {"rope_type": "linear", "factor": 4.0}, "sliding_att
         ({"max_seq_len": 4096}, {}, 4096),
         ({"max_position_embeddings": None, "n_positions": 1024}, {}, 1024),
         ({"text_config": {"max_position_embeddings": 65536, "rope_scaling": None}}, {}, 65536),
-        # of decoders vLLM doesn't read the tokenizer's length, of embedders with absolute positions it does
+        # vLLM reads the tokenizer's length for embedders with absolute positions, not for decoders
         ({}, {"tokenizer_config.json": '{"model_max_length": 2048}'}, 8192),
         (BERT, {"tokenizer_config.json": '{"model_max_length": 512}'}, 512),
         (BERT, {"tokenizer_config.json": '{"model_max_length": 1e30}'}, 8192),
         (BERT, {"sentence_bert_config.json": '{"max_seq_length": 256}'}, 256),
     ],
 )
-def test_the_longest_context_is_vllm_s_own(
+def test_context_limit_equals_vllms_own(
     config: dict[str, Any], files: dict[str, str], limit: int, tmp_path: Path
 ) -> None:
-    """Each row was read off vLLM 0.32.0's `_get_and_verify_max_len`."""
+    """Each row is from vLLM 0.32.0's `_get_and_verify_max_len`."""
     for asked, word in ((limit, "ok"), (limit + 1, "fail")):
         path = write_stack(tmp_path, gpus="none", config=CONFIG | config, max_model_len=str(asked))
         for name, text in files.items():
@@ -176,21 +179,21 @@ def test_the_longest_context_is_vllm_s_own(
             assert found.fix == f"max_model_len: {limit}, or auto" and ".json: " in found.evidence
 
 
-def test_what_the_user_overrides_counts_for_the_context(tmp_path: Path) -> None:
+def test_overrides_by_the_user_change_the_context_limit(tmp_path: Path) -> None:
     longer = ["--hf-overrides", '{"max_position_embeddings": 32768}']
-    assert not bad(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_args=longer)))
+    assert not problem_ids(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_args=longer)))
     allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
-    only(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "warn")
+    single_problem(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "warn")
     allowed = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "0"}
-    only(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "fail")
+    single_problem(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_env=allowed)), "SG-P055", "fail")
 
 
 @anything
 @given(st.binary(max_size=400))
-def test_any_bytes_as_a_shard(tmp_path: Path, data: bytes) -> None:
+def test_any_bytes_are_read_as_a_shard_without_an_exception(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    assert isinstance(safetensors_problem(path), str)
+    assert isinstance(find_safetensors_problem(path), str)
 
 
 @anything
@@ -199,33 +202,33 @@ def test_any_bytes_as_a_shard(tmp_path: Path, data: bytes) -> None:
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_any_json_as_a_header(tmp_path: Path, value: object) -> None:
+def test_any_json_is_read_as_a_header_without_an_exception(tmp_path: Path, value: object) -> None:
     header = json.dumps(value).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert isinstance(safetensors_problem(path), str)
+    assert isinstance(find_safetensors_problem(path), str)
 
 
 @anything
 @given(st.integers(0, 3000), st.integers(-500, 500).filter(bool))
-def test_a_shard_is_whole_at_its_own_length_only(tmp_path: Path, size: int, more: int) -> None:
+def test_shard_is_complete_only_at_the_length_in_its_header(tmp_path: Path, size: int, more: int) -> None:
     header = json.dumps({"__metadata__": {"format": "pt"}, "w": {"data_offsets": [0, size]}}).encode()
     data = len(header).to_bytes(8, "little") + header + bytes(size)
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
-    assert not safetensors_problem(path)
+    assert not find_safetensors_problem(path)
     path.write_bytes(data + bytes(more) if more > 0 else data[:more])
-    assert safetensors_problem(path)
+    assert find_safetensors_problem(path)
 
 
 @given(st.binary())
-def test_any_bytes_as_an_index(data: bytes) -> None:
-    assert isinstance(read_index(data), list)
+def test_any_bytes_are_parsed_as_an_index_without_an_exception(data: bytes) -> None:
+    assert isinstance(parse_shard_index(data), list)
 
 
 @given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
-def test_an_index_leads_to_no_other_folder(weights: dict[str, object]) -> None:
-    for name in read_index(json.dumps({"weight_map": weights}).encode()):
+def test_index_cannot_name_files_in_other_folders(weights: dict[str, object]) -> None:
+    for name in parse_shard_index(json.dumps({"weight_map": weights}).encode()):
         assert "/" not in name and name not in (".", "..") and "\0" not in name
 
 
@@ -237,7 +240,7 @@ def test_an_index_leads_to_no_other_folder(weights: dict[str, object]) -> None:
         max_leaves=5,
     )
 )
-def test_any_config_breaks_no_check(tmp_path: Path, value: object) -> None:
+def test_any_config_passes_through_all_checks_without_an_exception(tmp_path: Path, value: object) -> None:
     path = tmp_path / "stack.yaml"
     if not path.exists():
         write_stack(tmp_path, tensor_parallel_size=1, max_model_len="32k")
@@ -254,4 +257,4 @@ def test_any_config_breaks_no_check(tmp_path: Path, value: object) -> None:
         value,
     )
     write_model(tmp_path / "model", config)
-    assert examine(case_of(ONE_24, *opened(str(path))))
+    assert run_checks(collect_inputs(ONE_24, *try_open_stack(str(path))))

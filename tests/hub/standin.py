@@ -1,16 +1,16 @@
-"""A small stand-in for the Hugging Face Hub, because a test can't depend on reaching the real one.
+"""A small fake of the Hugging Face Hub, because tests must not depend on the real one.
 
-It imitates what `hf download` of huggingface_hub 0.36.2 and 2.4.0 asks of a Hub without Xet storage, as read in that
+It answers the requests of `hf download` (huggingface_hub 0.36.2 and 2.4.0) to a Hub without Xet storage, as in that
 client's source (hf_api.py `model_info`, `list_repo_tree`; file_download.py `get_hf_file_metadata`, `http_get`;
 utils/_http.py `hf_raise_for_status`):
 
-    GET  /api/models/REPO[/revision/REV][?blobs=true]   commit, names; sizes and hashes when asked for
+    GET  /api/models/REPO[/revision/REV][?blobs=true]   commit, names; sizes and hashes with blobs=true
     GET  /api/models/REPO/tree/REV                      the same as a tree
-    HEAD|GET /REPO/resolve/REV/FILE                     small file: content; large one: 302 to the CDN
-    GET  /SHA256 on the CDN's own port                  content, with Range; refuses an Authorization header
+    HEAD|GET /REPO/resolve/REV/FILE                     small file: content; large file: 302 to the CDN
+    GET  /SHA256 on the CDN's own port                  content, with Range; rejects an Authorization header
 
-A gated model's list is public and its files are not. Unknown repositories answer 401 to strangers, 404 to a token.
-Faults are switched on by `fail` and `cut`; `requests` records everything that was asked. In a container:
+A gated model's file list is public and its files are not. Unknown repositories answer 401 without a token, else 404.
+`fail` and `cut` inject faults; `requests` records every request. In a container:
 
     python3 standin.py --port 8000 --cdn-port 8001 --model org/name=/folder    (log: GET /_requests)
 """
@@ -37,7 +37,7 @@ LARGE = 256 * 1024
 
 @dataclasses.dataclass
 class Request:
-    """One request as the stand-in saw it; `sent` counts the bytes of its body that went out."""
+    """One request as the fake received it; `sent` is the number of body bytes that were sent."""
 
     where: str  # "hub" or "cdn"
     method: str
@@ -50,7 +50,7 @@ class Request:
 
 @dataclasses.dataclass
 class Fault:
-    """The next `times` requests whose path matches get `status`, or are cut after `after` bytes."""
+    """The next `times` requests whose path contains `path` get `status`, or are cut after `after` bytes."""
 
     path: str
     status: int = 0
@@ -60,7 +60,7 @@ class Fault:
 
 
 class File:
-    """One file of a snapshot with both of its names on the Hub: the git hash and, if large, the SHA-256."""
+    """One file of a snapshot, with its two ids on the Hub: the git hash and, for large files, the SHA-256."""
 
     def __init__(self, path: Path, name: str) -> None:
         data = path.read_bytes()
@@ -84,8 +84,11 @@ class Snapshot:
 
 
 class Hub:
-    """The two servers. models: repository id → folder, or → {branch: folder}. gated: ids that need a token whose
-    licence is accepted. tokens: token → whether its account accepted the licences.
+    """The two servers: the Hub and its CDN.
+
+    - `models`: repository id -> folder, or -> {branch: folder}.
+    - `gated`: ids that need a token with access.
+    - `tokens`: token -> whether its account accepted the licences.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Hub:
         self.gated, self.tokens = gated, dict(tokens or {})
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
-        self.rate = 0  # bytes a second, 0 = as fast as it goes
+        self.rate = 0  # bytes per second, 0 = unlimited
         self.repos: dict[str, dict[str, Snapshot]] = {}
         for repo, folders in models.items():
             self.publish(repo, folders)
@@ -120,7 +123,7 @@ class Hub:
         return server
 
     def publish(self, repo: str, folders: Path | Mapping[str, Path]) -> None:
-        """Adds a repository, or pushes new commits to it: older commits stay reachable by their hash."""
+        """Adds a repository, or pushes new commits to it; older commits stay available by their hash."""
         branches = folders if isinstance(folders, Mapping) else {"main": folders}
         known = self.repos.setdefault(repo, {})
         for branch, folder in branches.items():
@@ -140,7 +143,7 @@ class Hub:
         return sum(request.sent for request in self.requests if request.where == where)
 
     def note(self, request: Request) -> Fault | None:
-        """Records a request; the fault it meets, if any."""
+        """Records a request and returns the fault to inject, if any."""
         with self._lock:
             self.requests.append(request)
             for fault in self.faults:
@@ -165,8 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/_requests":
             return self.send_json([dataclasses.asdict(request) for request in self.hub.requests])
         self.token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        asked = self.headers.get("Range", "")
-        self.seen = Request(self.where, self.command, unquote(self.path), asked, bool(self.token))
+        range_header = self.headers.get("Range", "")
+        self.seen = Request(self.where, self.command, unquote(self.path), range_header, bool(self.token))
         self.fault = self.hub.note(self.seen)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if self.fault and self.fault.status:
@@ -195,8 +198,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def refuse(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        named = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
-        self.reply(status, json.dumps({"error": message}).encode(), {"Content-Type": "application/json", **named})
+        error_headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
+        self.reply(
+            status, json.dumps({"error": message}).encode(), {"Content-Type": "application/json", **error_headers}
+        )
 
     def send_file(self, file: File, headers: Mapping[str, str]) -> None:
         first = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", self.seen.range)) else 0
@@ -237,11 +242,11 @@ class _HubHandler(_Handler):
             self.refuse(404, "", "Sorry, we can't find the page you are looking for.")
 
     def snapshot(self, repo: str, revision: str) -> Snapshot | None:
-        """The snapshot asked for; None when an error has been answered."""
+        """The requested snapshot; None if an error was sent instead."""
         if self.token and self.token not in self.hub.tokens:
             self.refuse(401, "", "Invalid credentials in Authorization header")
         elif repo not in self.hub.repos:
-            # Strangers can't tell a private repository from none (see "401 is misleading" in utils/_http.py).
+            # without a token, private and missing repositories answer alike ("401 is misleading", utils/_http.py)
             self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
         elif revision not in self.hub.repos[repo]:
             self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -268,7 +273,7 @@ class _HubHandler(_Handler):
         file = snapshot.files[name]
         if not file.large:
             return self.send_file(file, {"ETag": f'"{file.etag}"', **commit})
-        host = self.headers.get("Host", "127.0.0.1").rpartition(":")[0]  # the name by which the client reached the Hub
+        host = self.headers.get("Host", "127.0.0.1").rpartition(":")[0]  # the host name that the client used
         linked = {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
         self.reply(302, b"", {"Location": f"http://{host}:{self.hub.cdn_port}/{file.sha256}", **linked, **commit})
 
@@ -277,7 +282,7 @@ class _CdnHandler(_Handler):
     where = "cdn"
 
     def answer(self) -> None:
-        if self.token:  # a signed address needs none, and a token must not leave the Hub's own host
+        if self.token:  # a signed URL needs none, and a token must not leave the Hub's own host
             return self.refuse(400, "", "Only one auth mechanism allowed")
         snapshots = [snapshot for branches in self.hub.repos.values() for snapshot in branches.values()]
         files = {file.sha256: file for snapshot in snapshots for file in snapshot.files.values()}
@@ -292,8 +297,8 @@ if __name__ == "__main__":
     parser.add_argument("--model", action="append", required=True, help="REPO=FOLDER")
     parser.add_argument("--gated", action="append", default=[])
     parser.add_argument("--token", action="append", default=[], help="a token whose account accepted all licences")
-    words = parser.parse_args()
-    served = {repo: Path(folder) for repo, _, folder in (model.partition("=") for model in words.model)}
-    tokens = dict.fromkeys(words.token, True)
-    Hub(served, tuple(words.gated), tokens, "0.0.0.0", words.port, words.cdn_port)
+    args = parser.parse_args()
+    served = {repo: Path(folder) for repo, _, folder in (model.partition("=") for model in args.model)}
+    tokens = dict.fromkeys(args.token, True)
+    Hub(served, tuple(args.gated), tokens, "0.0.0.0", args.port, args.cdn_port)
     threading.Event().wait()

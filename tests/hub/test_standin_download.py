@@ -1,4 +1,4 @@
-"""The download program, with the real `hf` client, against the stand-in for the Hub."""
+"""The download program, with the real `hf` client, against a fake Hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("huggingface_hub")
 
 
 def write(folder: Path, **sizes: int) -> Path:
-    """Files of random bytes, the same on every run; `__` in a name is a dot, `___` a slash."""
+    """Writes files of random bytes, the same in every run; in names, `__` is a dot and `___` a slash."""
     for name, size in sizes.items():
         path = folder / name.replace("___", "/").replace("__", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,33 +53,33 @@ def hub(folder: Path) -> Iterator[Hub]:
 
 
 class Run:
-    """Starts the program with a cache of its own; `finish` waits for it."""
+    """Runs the program with a cache of its own: `start` returns the process, calling the object waits for it."""
 
     def __init__(self, hub: Hub, cache: Path) -> None:
         self.hub, self.cache = hub, cache
 
-    def start(self, *words: str, token: str = "", patch: str = "") -> subprocess.Popen[str]:
+    def start(self, *arguments: str, token: str = "", patch: str = "") -> subprocess.Popen[str]:
         secret = self.cache.parent / "hf_token"
         secret.write_text(token)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         environment = {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.cache), "HF_HUB_CACHE": str(self.cache / "hub")}
         environment |= {"HF_XET_CACHE": str(self.cache / "xet"), "HF_TOKEN_PATH": str(secret), "NO_PROXY": "*"}
         program = [str(SCRIPT)]
-        if patch:  # stands in for a state of the machine, e.g. a full disk
+        if patch:  # simulates a state of the machine, e.g. a full disk
             start = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
             program = ["-c", f"{patch}; {start}", *program]
         return subprocess.Popen(
-            [sys.executable, *program, *words], env=kept | environment, text=True, umask=0o077,
+            [sys.executable, *program, *arguments], env=kept | environment, text=True, umask=0o077,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
-    def __call__(self, *words: str, token: str = "", patch: str = "") -> tuple[int, str]:
-        with self.start(*words, token=token, patch=patch) as process:
+    def __call__(self, *arguments: str, token: str = "", patch: str = "") -> tuple[int, str]:
+        with self.start(*arguments, token=token, patch=patch) as process:
             output = process.communicate(timeout=120)[0]
         return process.returncode, output
 
     def snapshot(self, repo: str = REPO, revision: str = "main") -> dict[str, Path]:
-        """What an engine finds, offline and with the same huggingface_hub: name → file."""
+        """The files that an engine finds, offline and with the same huggingface_hub: name -> path."""
         ask = "import sys, huggingface_hub as h; print(h.snapshot_download(sys.argv[1], revision=sys.argv[2]))"
         environment = {"PATH": os.environ["PATH"], "HF_HUB_CACHE": str(self.cache / "hub"), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-c", ask, repo, revision]
@@ -100,7 +100,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_fetches_what_engines_load_and_nothing_twice(run: Run, hub: Hub, folder: Path) -> None:
+def test_downloads_the_files_that_engines_load_and_none_twice(run: Run, hub: Hub, folder: Path) -> None:
     code, output = run("--model", REPO)
     assert code == 0, output
     found = run.snapshot()
@@ -131,7 +131,7 @@ def test_every_user_can_read_the_files(run: Run) -> None:
         assert path.stat().st_mode & (0o555 if path.is_dir() else 0o444) in {0o555, 0o444}, path
 
 
-def test_a_lost_or_short_file_is_fetched_again(run: Run, hub: Hub) -> None:
+def test_truncated_file_is_downloaded_again(run: Run, hub: Hub) -> None:
     assert run("--model", REPO)[0] == 0
     blob = run.snapshot()["model.safetensors"].resolve()
     blob.write_bytes(blob.read_bytes()[:1000])
@@ -142,10 +142,10 @@ def test_a_lost_or_short_file_is_fetched_again(run: Run, hub: Hub) -> None:
     assert hub.sent() == 3_000_000
 
 
-def test_a_cut_connection_resumes(run: Run, hub: Hub, tmp_path: Path) -> None:
+def test_interrupted_download_resumes(run: Run, hub: Hub, tmp_path: Path) -> None:
     size, mebi = 25 * 2**20, 2**20
     hub.publish("org/large", write(tmp_path / "large", model__safetensors=size))
-    hub.cut(after=23 * mebi)  # the client writes in steps of 10 MiB: 20 are safe by then
+    hub.cut(after=23 * mebi)  # the client writes blocks of 10 MiB, so 20 MiB are on disk by then
     code, output = run("--model", "org/large")
     assert code == 0, output
     assert [request.range for request in hub.requests if request.where == "cdn"] == ["", f"bytes={20 * mebi}-"]
@@ -153,14 +153,14 @@ def test_a_cut_connection_resumes(run: Run, hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_a_passing_failure_of_the_hub_is_retried(run: Run, hub: Hub, status: int) -> None:
+def test_temporary_failure_of_the_hub_is_retried(run: Run, hub: Hub, status: int) -> None:
     hub.fail(status, path="/revision/")
     code, output = run("--model", REPO)
     assert code == 0, output
     assert f"attempt 1 of 5 at {REPO}: the hub answers HTTP {status}; again in 2 s" in output
 
 
-def test_an_unreachable_hub_ends_after_the_last_attempt(run: Run, hub: Hub) -> None:
+def test_unreachable_hub_fails_after_the_last_attempt(run: Run, hub: Hub) -> None:
     hub.close()
     code, output = run("--attempts", "2", "--model", REPO)
     assert code == 12
@@ -169,14 +169,14 @@ def test_an_unreachable_hub_ends_after_the_last_attempt(run: Run, hub: Hub) -> N
     assert "Traceback" not in output
 
 
-def test_an_unknown_host_is_named(run: Run, hub: Hub) -> None:
+def test_unknown_host_is_reported(run: Run, hub: Hub) -> None:
     hub.url = "http://hub.invalid:1"
     code, output = run("--attempts", "1", "--model", REPO)
     assert code == 12
     assert re.search(r"no connection to http://hub\.invalid:1: .*(name|Name)", output), output
 
 
-def test_revisions(run: Run, hub: Hub, tmp_path: Path) -> None:
+def test_branches_and_commits_are_downloaded_as_revisions(run: Run, hub: Hub, tmp_path: Path) -> None:
     old = hub.commit(REPO)
     hub.publish(REPO, {"v2": write(tmp_path / "v2", config__json=10, model__safetensors=1000)})
     code, output = run("--model", REPO, "--revision", "v2", "--model", REPO, "--revision", old)
@@ -185,7 +185,7 @@ def test_revisions(run: Run, hub: Hub, tmp_path: Path) -> None:
     assert set(run.snapshot(revision=old)) == WANTED
 
 
-def test_a_branch_that_moved_is_followed_once_the_marker_is_gone(run: Run, hub: Hub, tmp_path: Path) -> None:
+def test_moved_branch_is_downloaded_once_the_marker_is_removed(run: Run, hub: Hub, tmp_path: Path) -> None:
     assert run("--model", REPO)[0] == 0
     hub.publish(REPO, write(tmp_path / "new", config__json=10, model__safetensors=1000))
     assert "already there" in run("--model", REPO)[1]
@@ -194,7 +194,7 @@ def test_a_branch_that_moved_is_followed_once_the_marker_is_gone(run: Run, hub: 
     assert set(run.snapshot()) == {"config.json", "model.safetensors"}
 
 
-def test_files_that_are_named(run: Run) -> None:
+def test_file_patterns_restrict_the_download(run: Run) -> None:
     code, output = run("--model", REPO, "--file", "*.gguf")
     assert code == 0, output
     assert set(run.snapshot()) == {"model.gguf"}
@@ -206,7 +206,7 @@ def test_files_that_are_named(run: Run) -> None:
     assert "none of its files matches ['*.zip']" in output
 
 
-def test_a_repository_without_usable_weights(run: Run, hub: Hub, tmp_path: Path) -> None:
+def test_repository_without_usable_weights_fails(run: Run, hub: Hub, tmp_path: Path) -> None:
     hub.publish("org/gguf", write(tmp_path / "gguf", model__gguf=1000))
     code, output = run("--model", "org/gguf")
     assert code == 11
@@ -222,12 +222,19 @@ def test_a_repository_without_usable_weights(run: Run, hub: Hub, tmp_path: Path)
             "it needs a token and none was given (HTTP 401)",
             "accept its licence at {page}, then set HF_TOKEN_FILE",
         ),
-        (STRANGER, 10, "the token's account has no access (HTTP 403)", "accept its licence at {page} with it"),
-        ("hf_expired", 10, "the hub refuses the token (HTTP 401)", "make a new one at"),
+        (
+            STRANGER,
+            10,
+            "the token's account has no access (HTTP 403)",
+            "accept its licence at {page} with that account",
+        ),
+        ("hf_expired", 10, "the hub refuses the token (HTTP 401)", "create a new one at"),
         (GOOD + "\n", 0, "", ""),
     ],
 )
-def test_a_gated_model(run: Run, hub: Hub, token: str, code: int, cause: str, remedy: str) -> None:
+def test_gated_model_needs_a_token_with_access(
+    run: Run, hub: Hub, token: str, code: int, cause: str, remedy: str
+) -> None:
     got, output = run("--model", GATED, token=token)
     assert got == code, output
     assert cause in output
@@ -241,7 +248,7 @@ def test_a_gated_model(run: Run, hub: Hub, token: str, code: int, cause: str, re
 
 
 @pytest.mark.parametrize("token", ["", GOOD])
-def test_what_does_not_exist(run: Run, hub: Hub, token: str) -> None:
+def test_missing_model_and_missing_revision_are_reported(run: Run, hub: Hub, token: str) -> None:
     code, output = run("--model", "org/missing", token=token)
     assert code == 11
     assert f"stackgen: cannot download org/missing: {hub.url} has no such model, or it is private" in output
@@ -250,7 +257,7 @@ def test_what_does_not_exist(run: Run, hub: Hub, token: str) -> None:
     assert f"stackgen: cannot download {REPO}: it has no revision 'v9' (HTTP 404)" in output
 
 
-def test_a_disk_that_is_too_small(run: Run, hub: Hub) -> None:
+def test_too_small_disk_is_reported_before_downloading(run: Run, hub: Hub) -> None:
     small = "import shutil, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=1_000_000)"
     code, output = run("--model", REPO, patch=small)
     assert code == 13
@@ -258,7 +265,7 @@ def test_a_disk_that_is_too_small(run: Run, hub: Hub) -> None:
     assert hub.sent() == 0
 
 
-def test_two_at_a_time_download_once(run: Run, hub: Hub) -> None:
+def test_two_processes_download_only_once(run: Run, hub: Hub) -> None:
     hub.rate = 1_500_000
     with run.start("--model", REPO) as first:
         wait_for(lambda: hub.sent() > 0)
@@ -266,17 +273,17 @@ def test_two_at_a_time_download_once(run: Run, hub: Hub) -> None:
         first.communicate(timeout=60)
     assert (first.returncode, second[0]) == (0, 0)
     assert second[1].splitlines() == [
-        f"stackgen: another process downloads {REPO}: waiting for it", f"stackgen: {REPO} is already there",
+        f"stackgen: another process is downloading {REPO}: waiting for it", f"stackgen: {REPO} is already there",
     ]  # fmt: skip
     assert hub.sent() == 3_000_000 + 2_000
 
 
-def test_stopping_leaves_no_process_and_no_partial_file_that_nobody_resumes(run: Run, hub: Hub) -> None:
+def test_sigterm_leaves_no_process_and_no_partial_file_behind(run: Run, hub: Hub) -> None:
     hub.rate = 100_000
     with run.start("--model", REPO) as process:
         wait_for(lambda: hub.sent() > 50_000)
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)  # returns only when the child has closed its end of the pipe, too
+        process.communicate(timeout=10)  # returns only after the child has closed its end of the pipe too
     assert process.returncode == 143
     assert not list(run.cache.rglob("*.????????.incomplete"))
     hub.rate = 0
@@ -284,9 +291,9 @@ def test_stopping_leaves_no_process_and_no_partial_file_that_nobody_resumes(run:
     assert set(run.snapshot()) == WANTED
 
 
-@pytest.mark.parametrize("words", [["--revision", "v1"], ["--model"], ["--model", REPO, "--what", "x"]])
-def test_wrong_words(run: Run, hub: Hub, words: list[str]) -> None:
-    code, output = run(*words)
+@pytest.mark.parametrize("arguments", [["--revision", "v1"], ["--model"], ["--model", REPO, "--what", "x"]])
+def test_wrong_arguments_exit_with_usage(run: Run, hub: Hub, arguments: list[str]) -> None:
+    code, output = run(*arguments)
     assert code == 2
     assert "download.py [--attempts 5] --model REPO" in output
     assert hub.requests == []

@@ -1,4 +1,4 @@
-"""Stacks as local processes: real supervisors and real programs, small ones that behave like engines."""
+"""Stacks as local processes: real supervisors, and small real programs that behave like engines."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.runtimes.process.lifecycle import (
     down_processes,
     prepare_processes,
-    process_logs,
     process_status,
     start_processes,
 )
-from stackgen.runtimes.process.local_plan import open_local
-from stackgen.runtimes.process.procfs import holder, members, read_state, start_time
+from stackgen.runtimes.process.local_plan import open_process_stack
+from stackgen.runtimes.process.logs import process_logs
+from stackgen.runtimes.process.procfs import find_port_holder, read_state, session_processes, start_time
 from stackgen.runtimes.process.task import Probe, Task
-from stackgen.stack.envfile import key_of
+from stackgen.stack.envfile import read_api_key
 
 ROOT = Path(__file__).parents[2]
 
-# What vLLM's server shows to the health check and to `stackgen check`; MODE makes it fail in vLLM's ways
+# a fake vLLM server, as far as the health check and `stackgen check` use it; MODE makes it fail as vLLM does
 VLLM = """#!PYTHON
 import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,19 +90,19 @@ print("Application startup complete", flush=True)
 ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
-# ---------------------------------------------------------------- the supervisor alone
+# ---------------------------------------------------------------- the supervisor on its own
 
 
 @pytest.fixture
 def supervise(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """`supervise(*tasks)` starts a supervisor; the fixture ends it, and whatever it left."""
+    """`supervise(*tasks)` starts a supervisor; the fixture stops it and every process that it leaves."""
     folder = tmp_path / ".stackgen"
     (folder / "logs").mkdir(parents=True)
     started: list[subprocess.Popen[str]] = []
 
     def start(*tasks: Task) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
-        one = subprocess.Popen(words, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+        command = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
+        one = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
         started.append(one)
         assert one.stdin
         with one.stdin as pipe:
@@ -121,7 +121,7 @@ def task(folder: Path, name: str, script: str, **fields: Any) -> Task:
     ready = folder / ".stackgen" / "ready" / name
     environment = {"PATH": os.environ["PATH"], "T": str(folder), "STACKGEN_READY_FILE": str(ready)}
     environment |= fields.pop("environment", {})
-    return Task(name, "engine", ["/bin/sh", "-c", script], environment, **({"grace": 2} | fields))
+    return Task(name, "engine", ["/bin/sh", "-c", script], environment, **({"stop_grace_period": 2} | fields))
 
 
 def probe(script: str, **times: float) -> Probe:
@@ -130,7 +130,7 @@ def probe(script: str, **times: float) -> Probe:
 
 
 def until(folder: Path, done: Callable[[dict[str, Any]], Any], seconds: float = 20) -> dict[str, Any]:
-    """The services by name as soon as `done` says so of them."""
+    """Waits until `done(services)` is true and returns the services by name."""
     end = time.monotonic() + seconds
     while True:
         services = {entry["service"]: entry for entry in read_state(folder / ".stackgen")["services"]}
@@ -144,13 +144,13 @@ def log(folder: Path, name: str) -> str:
     return (folder / ".stackgen" / "logs" / f"{name}.log").read_text()
 
 
-def test_services_start_in_order_and_only_when_the_ones_before_work(tmp_path: Path, supervise: Any) -> None:
+def test_services_start_only_when_their_dependencies_are_healthy(tmp_path: Path, supervise: Any) -> None:
     supervise(
         task(tmp_path, "api", "test -e $T/works && echo api >> $T/order; sleep 60",
-             after={"worker": "service_healthy"}),
+             depends_on={"worker": "service_healthy"}),
         task(tmp_path, "worker", "echo worker >> $T/order; sleep 0.5; touch $T/works; sleep 60",
-             after={"download": "service_completed_successfully"}, probe=probe("test -e $T/works")),
-        task(tmp_path, "download", "sleep 0.5; echo download >> $T/order", once=True),
+             depends_on={"download": "service_completed_successfully"}, probe=probe("test -e $T/works")),
+        task(tmp_path, "download", "sleep 0.5; echo download >> $T/order", one_shot=True),
     )  # fmt: skip
     services = until(tmp_path, lambda s: s["api"]["state"] == "running")
     assert services["download"]["state"] == "exited" and services["worker"]["health"] == "healthy"
@@ -158,10 +158,10 @@ def test_services_start_in_order_and_only_when_the_ones_before_work(tmp_path: Pa
     assert (tmp_path / "order").read_text().split() == ["download", "worker", "api"]
 
 
-def test_a_start_that_fails_is_tried_again_and_then_stays_down(tmp_path: Path, supervise: Any) -> None:
+def test_failed_start_is_retried_and_then_stays_down(tmp_path: Path, supervise: Any) -> None:
     supervise(
-        task(tmp_path, "bad", "echo try >> $T/tries; echo ValueError: no; exit 3", tries=2, probe=probe("false")),
-        task(tmp_path, "behind", "sleep 60", after={"bad": "service_healthy"}),
+        task(tmp_path, "bad", "echo try >> $T/tries; echo ValueError: no; exit 3", max_retries=2, probe=probe("false")),
+        task(tmp_path, "behind", "sleep 60", depends_on={"bad": "service_healthy"}),
     )
     services = until(tmp_path, lambda s: s["bad"]["state"] == "exited")
     assert services["bad"]["exit_code"] == 3 and services["bad"]["restarts"] == 2
@@ -170,26 +170,26 @@ def test_a_start_that_fails_is_tried_again_and_then_stays_down(tmp_path: Path, s
     assert "never healthy and ended with code 3" in log(tmp_path, "bad") and "stays down" in log(tmp_path, "bad")
 
 
-def test_a_download_that_fails_is_no_completed_one(tmp_path: Path, supervise: Any) -> None:
+def test_failed_download_does_not_start_the_engine(tmp_path: Path, supervise: Any) -> None:
     supervise(
-        task(tmp_path, "download", "exit 10", once=True, tries=0),
-        task(tmp_path, "engine", "touch $T/started", after={"download": "service_completed_successfully"}),
+        task(tmp_path, "download", "exit 10", one_shot=True, max_retries=0),
+        task(tmp_path, "engine", "touch $T/started", depends_on={"download": "service_completed_successfully"}),
     )
     services = until(tmp_path, lambda s: s["download"]["state"] == "exited")
     time.sleep(0.5)
     assert services["download"]["exit_code"] == 10 and not (tmp_path / "started").exists()
 
 
-def test_a_program_that_is_missing_is_a_failed_start(tmp_path: Path, supervise: Any) -> None:
-    supervise(Task("gone", "engine", ["/nowhere/program"], {}, tries=0))
+def test_missing_program_counts_as_a_failed_start(tmp_path: Path, supervise: Any) -> None:
+    supervise(Task("gone", "engine", ["/nowhere/program"], {}, max_retries=0))
     assert until(tmp_path, lambda s: s["gone"]["state"] == "exited")["gone"]["exit_code"] == 127
     assert "cannot start /nowhere/program" in log(tmp_path, "gone")
 
 
-def test_a_healthy_service_that_ends_with_0_comes_back(tmp_path: Path, supervise: Any) -> None:
-    # as vLLM does when its engine dies; tries=0 bounds failed starts only
+def test_healthy_service_that_exits_with_0_is_restarted(tmp_path: Path, supervise: Any) -> None:
+    # as vLLM does when its engine dies; max_retries=0 limits failed starts only
     script = "touch $T/works; until test -e $T/die; do sleep 0.1; done; rm $T/die $T/works; exit 0"
-    supervise(task(tmp_path, "vllm", script, tries=0, probe=probe("test -e $T/works")))
+    supervise(task(tmp_path, "vllm", script, max_retries=0, probe=probe("test -e $T/works")))
     first = until(tmp_path, lambda s: s["vllm"]["health"] == "healthy")["vllm"]
     (tmp_path / "die").touch()
     again = until(tmp_path, lambda s: s["vllm"]["restarts"] == 1 and s["vllm"]["health"] == "healthy")["vllm"]
@@ -197,7 +197,7 @@ def test_a_healthy_service_that_ends_with_0_comes_back(tmp_path: Path, supervise
     assert "was healthy and ended with code 1" in log(tmp_path, "vllm")
 
 
-def test_a_service_that_stops_answering_is_unhealthy_and_recovers(tmp_path: Path, supervise: Any) -> None:
+def test_service_that_stops_answering_becomes_unhealthy_and_recovers(tmp_path: Path, supervise: Any) -> None:
     (tmp_path / "works").touch()
     supervise(task(tmp_path, "one", "sleep 60", probe=probe("test -e $T/works", interval=0.1)))
     until(tmp_path, lambda s: s["one"]["health"] == "healthy")
@@ -207,7 +207,7 @@ def test_a_service_that_stops_answering_is_unhealthy_and_recovers(tmp_path: Path
     assert until(tmp_path, lambda s: s["one"]["health"] == "healthy")["one"]["restarts"] == 0
 
 
-def test_a_health_check_that_hangs_is_ended_and_counts_as_failed(tmp_path: Path, supervise: Any) -> None:
+def test_hanging_health_check_is_killed_and_counts_as_failed(tmp_path: Path, supervise: Any) -> None:
     supervise(
         task(tmp_path, "one", "sleep 60", probe=probe("echo $$ >> $T/probes; sleep 60", timeout=0.3, start_period=0))
     )
@@ -216,25 +216,30 @@ def test_a_health_check_that_hangs_is_ended_and_counts_as_failed(tmp_path: Path,
     assert len(pids) >= 2 and start_time(pids[0]) is None
 
 
-def test_all_stop_together_the_dependent_ones_first(tmp_path: Path, supervise: Any) -> None:
+def test_all_services_stop_and_dependents_stop_first(tmp_path: Path, supervise: Any) -> None:
     waits = "trap 'echo NAME >> $T/order; kill $!; exit 0' TERM; touch $T/NAME; sleep 60 & wait"
     one = supervise(
         task(tmp_path, "first", waits.replace("NAME", "first")),
-        task(tmp_path, "second", waits.replace("NAME", "second"), after={"first": "service_started"}),
-        task(tmp_path, "deaf", "trap '' TERM; (trap '' TERM; sleep 61) & touch $T/deaf; wait; sleep 62", grace=0.5),
+        task(tmp_path, "second", waits.replace("NAME", "second"), depends_on={"first": "service_started"}),
+        task(
+            tmp_path,
+            "deaf",
+            "trap '' TERM; (trap '' TERM; sleep 61) & touch $T/deaf; wait; sleep 62",
+            stop_grace_period=0.5,
+        ),
     )
     until(tmp_path, lambda s: all((tmp_path / name).exists() for name in s))
     deaf = read_state(tmp_path / ".stackgen")["services"][2]
-    assert len(members(deaf["pid"], deaf["start"], "")) == 2, "a shell and the one it started"
+    assert len(session_processes(deaf["pid"], deaf["start"], "")) == 2, "a shell and its child"
     assert set(down_processes(tmp_path)) == {"first", "second", "deaf"}
     one.wait(10)
     assert (tmp_path / "order").read_text().split() == ["second", "first"]
-    assert members(deaf["pid"], deaf["start"], f"STACKGEN_READY_FILE={deaf['ready']}") == []
+    assert session_processes(deaf["pid"], deaf["start"], f"STACKGEN_READY_FILE={deaf['ready']}") == []
     assert [state.state for state in process_status(tmp_path)] == ["exited"] * 3
 
 
-def test_after_its_supervisor_was_killed_a_stack_can_be_stopped(tmp_path: Path, supervise: Any) -> None:
-    # the leader is gone as well: what it has left is found by its environment
+def test_stack_can_be_stopped_after_its_supervisor_was_killed(tmp_path: Path, supervise: Any) -> None:
+    # the session leader is gone too: its children are found by their environment
     one = supervise(task(tmp_path, "one", "sleep 60"), task(tmp_path, "two", "sleep 63 & touch $T/on; sleep 64"))
     services = until(tmp_path, lambda s: (tmp_path / "on").exists() and s["one"]["pid"])
     one.kill()
@@ -246,7 +251,7 @@ def test_after_its_supervisor_was_killed_a_stack_can_be_stopped(tmp_path: Path, 
     assert [s.state for s in process_status(tmp_path)] == ["exited", "exited"] and down_processes(tmp_path) == []
 
 
-def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None:
+def test_process_that_reuses_a_pid_is_not_signalled(tmp_path: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
     state = tmp_path / ".stackgen" / "state.json"
     state.parent.mkdir()
@@ -260,7 +265,7 @@ def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None
         stranger.wait()
 
 
-def test_logs_are_bounded_and_printed_in_order(
+def test_logs_are_rotated_and_printed_in_order(
     tmp_path: Path, supervise: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; [ $((i % 600)) != 0 ] || sleep 1.2; done"
@@ -279,7 +284,7 @@ def test_logs_are_bounded_and_printed_in_order(
         process_logs(tmp_path, ("nine",))
 
 
-def test_a_second_supervisor_of_one_folder_starts_nothing(tmp_path: Path, supervise: Any) -> None:
+def test_second_supervisor_in_a_folder_starts_nothing(tmp_path: Path, supervise: Any) -> None:
     supervise(task(tmp_path, "one", "sleep 60"))
     until(tmp_path, lambda s: s["one"]["pid"])
     second = supervise(task(tmp_path, "one", "touch $T/second"))
@@ -317,7 +322,7 @@ def start(stack_path: Path, timeout: float) -> Report:
     return start_processes(prepare_processes(stack_path, lambda line: None), lambda service, phase: None, timeout)
 
 
-def test_up_starts_checks_and_leaves_a_stack_that_down_stops(
+def test_up_starts_and_checks_a_stack_that_down_stops(
     stack: Callable[..., Path], capfd: pytest.CaptureFixture[str], free_port: int
 ) -> None:
     folder = stack()
@@ -327,16 +332,16 @@ def test_up_starts_checks_and_leaves_a_stack_that_down_stops(
     assert "no isolation" in err and "ready" in err and "answered" in err
     (state,) = process_status(folder)
     assert (state.state, state.health, state.ports) == ("running", "healthy", (f"127.0.0.1:{free_port}",))
-    with pytest.raises(StackgenError, match="runs already"):
+    with pytest.raises(StackgenError, match="t is already running"):
         start(folder, 60)
     assert down_processes(folder) == ["vllm-tiny"]
     assert process_status(folder)[0].state == "exited"
 
 
-def test_commands_know_by_themselves_that_processes_run(
+def test_commands_detect_that_the_stack_runs_as_processes(
     stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--runtime` is said once, to `up`."""
+    """`--runtime` is needed for `up` only."""
     folder = stack()
     assert cli.main(["up", str(folder), "--runtime", "process", "--progress", "none"]) == 0
     capsys.readouterr()
@@ -344,22 +349,22 @@ def test_commands_know_by_themselves_that_processes_run(
     assert "vllm-tiny  running  healthy" in capsys.readouterr().out
     assert cli.main(["logs", "--stack", str(folder), "--tail", "1"]) == 0
     assert capsys.readouterr().out.startswith("vllm-tiny | ")
-    # and a stack file that is broken by now must not keep anything running
+    # `down` must work even if the stack file has become invalid
     (folder / "stack.yaml").write_text("models: 3\n")
     assert cli.main(["down", str(folder)]) == 0
     assert capsys.readouterr().out == "stopped vllm-tiny\n"
 
 
-def test_up_can_print_its_report_for_programs(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_prints_its_report_as_json(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     stack_file = str(stack() / "stack.yaml")
     assert cli.main(["up", stack_file, "--runtime", "process", "--progress", "none", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
-def test_keys_stand_in_no_command_line_state_or_log(stack: Callable[..., Path]) -> None:
+def test_keys_are_in_no_command_line_state_or_log(stack: Callable[..., Path]) -> None:
     folder = stack()
     start(folder, 60)
-    key, state = key_of(folder), read_state(folder / ".stackgen")
+    key, state = read_api_key(folder), read_state(folder / ".stackgen")
     files = [path for path in (folder / ".stackgen").rglob("*") if path.is_file()]
     assert len(files) > 3
     assert not [path for path in files if key in path.read_text(errors="replace")]
@@ -367,22 +372,22 @@ def test_keys_stand_in_no_command_line_state_or_log(stack: Callable[..., Path]) 
     for pid in pids:
         assert key not in Path(f"/proc/{pid}/cmdline").read_text()
     seen = [Path(f"/proc/{pid}/environ").read_text() for pid in pids]
-    assert key not in seen[0] and key in seen[1], "the engine needs it, its supervisor doesn't show it"
+    assert key not in seen[0] and key in seen[1], "the engine needs the key, and its supervisor must not show it"
     assert "s3cret" not in "".join(seen) and "FROM_IMAGE=yes" in seen[1]
     assert stat.S_IMODE((folder / ".stackgen").stat().st_mode) == 0o700
 
 
-def test_a_start_that_fails_says_why_and_leaves_nothing(stack: Callable[..., Path]) -> None:
+def test_failed_start_reports_the_reason_and_leaves_nothing_running(stack: Callable[..., Path]) -> None:
     folder = stack(extra_env={"MODE": "broken"}, restart="on-failure:1")
     with pytest.raises(StartError) as caught:
         start(folder, 60)
-    assert "ended with code 1 after 2 tries" in caught.value.message
+    assert "exited with code 1 after 2 attempts" in caught.value.message
     assert caught.value.message.count("ValueError: the weights are not what the config says") == 1
     assert [state.state for state in process_status(folder)] == ["exited"]
     assert down_processes(folder) == []
 
 
-def test_up_names_the_cause_of_a_process_that_does_not_start(
+def test_up_diagnoses_a_process_that_does_not_start(
     stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stack(extra_env={"MODE": "flag"}, restart="no")
@@ -392,13 +397,15 @@ def test_up_names_the_cause_of_a_process_that_does_not_start(
     assert "stackgen diagnose" in said
 
 
-def test_a_start_that_takes_too_long_is_stopped(stack: Callable[..., Path], tmp_path: Path) -> None:
+def test_start_that_times_out_is_stopped(stack: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "engines" / "vllm" / "bin" / "vllm").write_text("#!/bin/sh\nsleep 60\n")
-    with pytest.raises(StartError, match=r"no answer in time: vllm-tiny runs, but .* starting\n(.*\n)*.*URLError"):
+    with pytest.raises(
+        StartError, match=r"start timed out: vllm-tiny is running, but .* reports starting\n(.*\n)*.*URLError"
+    ):
         start(stack(), 4)
 
 
-def test_an_engine_that_dies_after_up_is_started_again(stack: Callable[..., Path], free_port: int) -> None:
+def test_engine_that_dies_after_up_is_restarted(stack: Callable[..., Path], free_port: int) -> None:
     folder = stack()
     start(folder, 60)
     with socket.create_connection(("127.0.0.1", free_port)) as connection:
@@ -408,16 +415,14 @@ def test_an_engine_that_dies_after_up_is_started_again(stack: Callable[..., Path
     assert services["vllm-tiny"]["state"] == "running"
 
 
-def test_a_taken_port_is_refused_with_its_holder(stack: Callable[..., Path], free_port: int) -> None:
+def test_taken_port_is_reported_with_the_process_that_holds_it(stack: Callable[..., Path], free_port: int) -> None:
     with socket.create_server(("127.0.0.1", free_port)):
-        assert holder(free_port).endswith(f"(pid {os.getpid()})")
+        assert find_port_holder(free_port).endswith(f"(pid {os.getpid()})")
         with pytest.raises(MachineError, match=rf"port {free_port} is taken by .*\(pid {os.getpid()}\)"):
             start(stack(), 60)
 
 
-def test_a_missing_program_is_named_with_its_remedy(
-    stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_program_is_reported_with_a_fix(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKGEN_ENGINES", "/nowhere")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     with pytest.raises(MachineError, match="vllm-tiny needs the program vllm") as caught:
@@ -425,16 +430,16 @@ def test_a_missing_program_is_named_with_its_remedy(
     assert "scripts/engine-env vllm" in caught.value.hint
 
 
-def test_a_missing_module_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_module_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKGEN_ENGINES", "/nowhere")
     data = {"name": "t", "models": [{"model": str(tmp_path), "engine": "fastchat"}]}
     (tmp_path / "stack.yaml").write_text(yaml.safe_dump(data))
     (tmp_path / ".env").write_text("STACKGEN_API_KEY=k\n")
     with pytest.raises(MachineError, match="fastchat-controller needs the Python module fastchat"):
-        open_local(tmp_path, ".stackgen").prove_ready()
+        open_process_stack(tmp_path, ".stackgen").check_ready()
 
 
-def test_a_missing_key_is_told(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_is_reported(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
     folder = stack()
     (folder / ".env").write_text("STACKGEN_API_KEY=\n")
@@ -442,27 +447,31 @@ def test_a_missing_key_is_told(stack: Callable[..., Path], monkeypatch: pytest.M
         start(folder, 60)
 
 
-def test_a_stack_that_never_ran_is_absent(stack: Callable[..., Path]) -> None:
+def test_stack_that_never_ran_is_absent(stack: Callable[..., Path]) -> None:
     assert [state.state for state in process_status(stack())] == ["absent"]
     assert down_processes(stack()) == []
 
 
-def test_a_download_alone_gets_the_hubs_token(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_download_gets_the_hub_token(stack: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     folder = stack(model="org/name")
     (folder / ".env").write_text("STACKGEN_API_KEY=k\nHF_TOKEN_FILE=token\n")
-    download, engine = open_local(folder, ".stackgen").tasks()
-    assert download.once and download.tries == 0 and engine.after == {"download": "service_completed_successfully"}
+    download, engine = open_process_stack(folder, ".stackgen").tasks()
+    assert (
+        download.one_shot
+        and download.max_retries == 0
+        and engine.depends_on == {"download": "service_completed_successfully"}
+    )
     assert download.environment["HF_TOKEN_PATH"] == str(folder / "token") and download.environment["HF_TOKEN"] == "hf_x"
     assert "STACKGEN_API_KEY" not in download.environment and "HF_TOKEN" not in engine.environment
     assert download.argv[0] == "python3" and download.argv[1].endswith("images/common/download.py")
 
 
-def test_fastchats_programs_find_each_other(tmp_path: Path) -> None:
+def test_fastchat_processes_get_ports_and_each_others_urls(tmp_path: Path) -> None:
     models = [{"model": str(tmp_path), "engine": "fastchat", "replicas": 2, "cpuset": "0-1,3"}]
     (tmp_path / "stack.yaml").write_text(yaml.safe_dump({"name": "t", "port": 21002, "models": models}))
     (tmp_path / ".env").write_text("STACKGEN_API_KEY=k\n")
-    controller, one, two, api = open_local(tmp_path, ".stackgen").tasks()
+    controller, one, two, api = open_process_stack(tmp_path, ".stackgen").tasks()
     assert [task.ports for task in (controller, one, two, api)] == [
         [f"127.0.0.1:{port}"] for port in (21001, 21003, 21004, 21002)
     ]
