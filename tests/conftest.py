@@ -1,4 +1,4 @@
-"""What tests share: real images and models, built once, and the switch that turns skips into failures."""
+"""Shared by all tests: real images and models, built once, and the switch that turns skips into failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# `make test` and CI set it: there, whatever a test needs must be there, and a skip is a failure
+# `make test` and CI set it: everything that a test needs must exist there, so a skip is a failure
 STRICT = os.environ.get("STACKGEN_STRICT") == "1"
 
 
@@ -20,21 +20,23 @@ STRICT = os.environ.get("STACKGEN_STRICT") == "1"
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
+    # pytest reports an expected failure as skipped too
     if STRICT and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped, and skips count as failures here: {report.longrepr}"
+        report.longrepr = f"{item.nodeid}: skipped, but STACKGEN_STRICT=1 makes a skip a failure: {report.longrepr}"
 
 
-def _engine_answers() -> bool:
+def _is_docker_running() -> bool:
     if not shutil.which("docker"):
         return False
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def _built(script: str, *words: str) -> str:
-    if not _engine_answers():
-        pytest.skip("no Docker engine answers")
-    done = subprocess.run([str(ROOT / "scripts" / script), *words], capture_output=True, text=True)
+def _build(script: str, *args: str) -> str:
+    """Runs a script in scripts/ that builds an image or model if needed. Returns the tag or path that it prints."""
+    if not _is_docker_running():
+        pytest.skip("no Docker engine is running")
+    done = subprocess.run([str(ROOT / "scripts" / script), *args], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -42,72 +44,72 @@ def _built(script: str, *words: str) -> str:
 @pytest.fixture(scope="session")
 def vllm_image() -> str:
     """vLLM for the CPU, built here."""
-    return _built("build-image", "vllm-cpu")
+    return _build("build-image", "vllm-cpu")
 
 
 @pytest.fixture(scope="session")
 def fastchat_image() -> str:
-    """FastChat for the CPU, built here under the very tag that is rendered."""
-    return _built("build-image", "fastchat")
+    """FastChat for the CPU, built under the tag that stackgen renders."""
+    return _build("build-image", "fastchat")
 
 
 @pytest.fixture(scope="session")
 def llamacpp_image() -> str:
-    """llama.cpp for the CPU, built here under the very tag that is rendered."""
-    return _built("build-image", "llamacpp")
+    """llama.cpp for the CPU, built under the tag that stackgen renders."""
+    return _build("build-image", "llamacpp")
 
 
 @pytest.fixture(scope="session")
 def haproxy_image() -> str:
-    """The official image where it can be had, else HAProxy as Debian packages it."""
-    return _built("build-image", "haproxy")
+    """The official HAProxy image if it is available, else one built from Debian's package."""
+    return _build("build-image", "haproxy")
 
 
 @pytest.fixture(scope="session")
 def prometheus_image() -> str:
-    """The official image where it can be had, else Prometheus and promtool as Debian packages them."""
-    return _built("build-image", "prometheus")
+    """The official Prometheus image if it is available, else one built from Debian's package, with promtool."""
+    return _build("build-image", "prometheus")
 
 
 @pytest.fixture(scope="session")
 def nginx_image() -> str:
-    """nginx as Debian packages it."""
-    return _built("build-image", "nginx")
+    """nginx, built from Debian's package."""
+    return _build("build-image", "nginx")
 
 
 @pytest.fixture(scope="session")
 def grafana_image() -> str:
-    """The official image where it can be had, else "": nobody else packages it."""
-    found = _built("build-image", "grafana")
+    """The official Grafana image if it is available, else "", because Debian has no package."""
+    found = _build("build-image", "grafana")
     return "" if found == "none" else found
 
 
 @pytest.fixture(scope="session")
 def exporter_image() -> str:
-    """The stackgen of this checkout, under the very tag that is rendered."""
-    return _built("build-image", "exporter")
+    """The exporter with the stackgen of this checkout, under the tag that stackgen renders."""
+    return _build("build-image", "exporter")
 
 
 @pytest.fixture(scope="session")
 def tiny_model(vllm_image: str) -> Path:
-    """A random Llama of under 1 MB."""
-    return Path(_built("small-model", "tiny"))
+    """A Llama with random weights, smaller than 1 MB."""
+    return Path(_build("small-model", "tiny"))
 
 
 @pytest.fixture(scope="session")
 def broken_model(vllm_image: str) -> Path:
-    """A random Llama that vLLM loads, and dies of at the first request."""
-    return Path(_built("small-model", "tiny-broken"))
+    """A Llama with random weights that vLLM loads, but that crashes it at the first request."""
+    return Path(_build("small-model", "tiny-broken"))
 
 
 @pytest.fixture(scope="session")
 def smollm2(vllm_image: str) -> Path:
-    """SmolLM2-135M-Instruct: small, and knows the capital of France."""
-    return Path(_built("small-model", "smollm2"))
+    """SmolLM2-135M-Instruct: small, but it knows the capital of France."""
+    return Path(_build("small-model", "smollm2"))
 
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of this machine that nobody holds."""
+    """A port of this machine that is free."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

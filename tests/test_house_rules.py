@@ -1,4 +1,4 @@
-"""The house rules that a machine can see."""
+"""Rules of this repository that a test can check."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ def test_imports_run_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_heavy_library() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "stackgen", "--help"], capture_output=True, text=True, check=True
     )
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
-    assert "argparse" in imported  # else nothing was measured
+    assert "argparse" in imported  # else the output was not parsed
     assert not imported & {"openai", "docker", "rich", "pydantic", "pydantic_core", "jinja2", "yaml", "httpx2"}
 
 
 def test_every_public_name_has_a_docstring() -> None:
-    bare = []
+    undocumented = []
     for module in MODULES:
         tree = ast.parse(module.read_text())
         if not ast.get_docstring(tree):
-            bare.append(str(module))
+            undocumented.append(str(module))
         for node in tree.body:
             public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
             if public and not ast.get_docstring(node):  # type: ignore[arg-type]
-                bare.append(f"{module}:{node.lineno}")
-    assert not bare
+                undocumented.append(f"{module}:{node.lineno}")
+    assert not undocumented
 
 
 def test_every_field_of_the_stack_file_is_described() -> None:
-    bare = []
+    undocumented = []
 
     def walk(name: str, schema: dict[str, Any]) -> None:
         for field, inner in schema.get("properties", {}).items():
             if not inner.get("description"):
-                bare.append(f"{name}.{field}")
+                undocumented.append(f"{name}.{field}")
 
     schema = stack_schema()
     walk("stack", schema)
     for name, definition in schema["$defs"].items():
         walk(name, definition)
-    assert not bare
+    assert not undocumented
 
 
-def test_no_image_is_called_latest() -> None:
+def test_no_image_uses_the_tag_latest() -> None:
     texts = [
         path for folder in ("templates", "compose", "stackgen") for path in (ROOT / folder).rglob("*") if path.is_file()
     ]
@@ -83,9 +83,9 @@ def test_examples_have_no_top_level_version(file: Path) -> None:
     assert not re.search(r"^version:", file.read_text(), re.M)
 
 
-def test_the_examples_that_must_be_there_are_there() -> None:
+def test_the_promised_examples_exist() -> None:
     names = {file.parent.name for file in RENDERED}
-    wanted = (
+    promised = (
         "vllm-one-gpu vllm-tensor-parallel-4 vllm-two-models vllm-cpu fastchat-one-gpu fastchat-two-models fastchat-cpu"
     )
-    assert set(wanted.split()) <= names
+    assert set(promised.split()) <= names

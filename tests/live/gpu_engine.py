@@ -1,11 +1,11 @@
-"""A Docker engine of its own for tests, with GPUs on a machine that has none.
+"""A second Docker engine for tests, with stub GPUs on a machine that has none.
 
-`GpuEngine` starts a second `dockerd` in network, mount and PID namespaces of its own: its bridges, firewall rules
-and published ports are invisible to the host, and the end of its first process ends every other one. A stub in the
-place of NVIDIA's hook makes dockerd register its real `nvidia` driver (moby: daemon/nvidia_linux.go), so device
-requests take the road they take on a GPU machine, up to the point where the hook would open the driver.
+`GpuEngine` starts `dockerd` in its own network, mount and PID namespaces. Its bridges, firewall rules and published
+ports are invisible to the host, and when its first process exits, so do all others. A stub of NVIDIA's hook makes
+dockerd register its real `nvidia` driver (moby: daemon/nvidia_linux.go). Device requests are therefore handled as on a
+GPU machine, up to the point where the hook would open the driver.
 
-The images in it are stand-ins: this machine's Python and shell, and a `vllm` that answers HTTP and computes nothing.
+All images in it are fake: this machine's Python and shell, and a `vllm` that answers HTTP and computes nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["CDI_KIND", "STAND_IN", "GpuEngine", "gpu_uuid", "missing"]
+__all__ = ["CDI_KIND", "FAKE_IMAGE", "GpuEngine", "gpu_uuid", "reason_to_skip"]
 
-STAND_IN = "stackgen-test/stand-in:1"
+FAKE_IMAGE = "stackgen-test/fake:1"
 CDI_KIND = "example.com/gpu"
 START_TIMEOUT = 30  # seconds; measured: 0.3
 STOP_TIMEOUT = 20  # seconds; measured: 0.5
@@ -37,14 +37,14 @@ HOST_PROGRAMS = ("dockerd", "containerd", "docker", "unshare", "nsenter", "ip", 
 IMAGE_PROGRAMS = ("sh", "bash", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv",
                   "rm", "sed", "sleep", "stat", "tail", "touch", "tr", "wc")  # fmt: skip
 
-# The first process of the namespaces. Standard input is its life line: it closes when the test ends, or dies.
+# The first process of the namespaces. It stops everything when its standard input closes: the test has ended, or died.
 LAUNCH = r"""
 set -eu
 root=$1 cgroup=$2
 ip link set lo up
-# over the host's sockets, or dockerd would find a containerd there that serves another engine
+# hide the host's sockets, or dockerd would use the containerd of the host's engine
 for folder in /run/docker /run/containerd; do mkdir -p "$folder"; mount -t tmpfs stackgen "$folder"; done
-# a /dev of our own, so that AMD's device files can stand where Compose files name them (226 is the DRM major)
+# our own /dev, so that AMD's device files exist where Compose files name them (226 is the DRM major)
 mkdir "$root/dev"
 mount -t tmpfs -o mode=755 stackgen "$root/dev"
 cp -ax /dev/. "$root/dev/"
@@ -66,14 +66,14 @@ find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/nu
 rm -rf "$root"
 """
 
-# In NVIDIA's place. The real one reads the same two files and asks the driver; this one asks its list.
+# Instead of NVIDIA's hook. The real one reads the same two files and asks the driver; this one has a list of GPUs.
 HOOK = r"""#!{python} -IS
 import json, pathlib, sys
 state = json.load(sys.stdin)
 config = json.loads((pathlib.Path(state["bundle"]) / "config.json").read_text())
 env = dict(pair.partition("=")[::2] for pair in config["process"]["env"])
 visible = env.get("NVIDIA_VISIBLE_DEVICES", "")
-call = dict(container=state["id"], words=sys.argv[1:], visible=visible,
+call = dict(container=state["id"], args=sys.argv[1:], visible=visible,
             capabilities=env.get("NVIDIA_DRIVER_CAPABILITIES", ""))
 with open({calls!r}, "a") as file:
     file.write(json.dumps(call) + "\n")
@@ -82,17 +82,17 @@ for name in visible.split(","):
         sys.exit(f"Auto-detected mode as 'legacy'\nnvidia-container-cli: device error: {{name}}: unknown device")
 """
 
-# In the engine's place: lists its served names and answers everything. As `hf` it only succeeds.
+# Instead of vLLM: lists its served names and answers every request. As `hf` it only exits with 0.
 SERVER = r"""#!/usr/bin/python3
 import http.server, json, os, signal, sys
-words = sys.argv[1:]
+args = sys.argv[1:]
 if os.path.basename(sys.argv[0]) == "hf":
     sys.exit(0)
-port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
-names = [words[1]] if len(words) > 1 else []
-if "--served-model-name" in words:
-    rest = words[words.index("--served-model-name") + 1:]
-    names = rest[:next((at for at, word in enumerate(rest) if word.startswith("--")), None)]
+port = int(args[args.index("--port") + 1]) if "--port" in args else 8000
+names = [args[1]] if len(args) > 1 else []
+if "--served-model-name" in args:
+    rest = args[args.index("--served-model-name") + 1:]
+    names = rest[:next((at for at, arg in enumerate(rest) if arg.startswith("--")), None)]
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
@@ -105,7 +105,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
-    def log_message(self, *words):
+    def log_message(self, *args):
         pass
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 http.server.ThreadingHTTPServer(("", port), Answer).serve_forever()
@@ -117,8 +117,8 @@ def gpu_uuid(index: int) -> str:
     return f"GPU-aaaaaaaa-bbbb-cccc-dddd-{index:012d}"
 
 
-def missing() -> str:
-    """Why this machine can't run such an engine; empty where it can."""
+def reason_to_skip() -> str:
+    """Returns why this machine can't run such an engine, or "" if it can."""
     if os.geteuid() != 0:
         return "a second Docker engine needs root"
     absent = [name for name in HOST_PROGRAMS if not shutil.which(name)]
@@ -126,35 +126,35 @@ def missing() -> str:
 
 
 def _libraries(files: list[str]) -> set[str]:
-    """The shared libraries, loader included, that `files` are linked with."""
+    """Returns the shared libraries that `files` are linked with, including the loader."""
     text = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False, timeout=30).stdout
     return set(re.findall(r"(/\S+) \(0x", text))
 
 
 def _image() -> bytes:
-    """A root file system of this machine's own Python, shell and a few programs: 1 second, no download."""
+    """Returns a root file system (tar) with this machine's Python, shell and a few programs: 1 second, no download."""
     stdlib = Path(sysconfig.get_path("stdlib"))
-    # the real file: a virtual environment's link would look for its libraries beside the link
+    # the real file: through a virtual environment's link, Python would look for its libraries next to the link
     programs = {"usr/bin/python3": os.path.realpath(sys.executable)}
     programs |= {f"usr/bin/{name}": os.path.realpath(path) for name in IMAGE_PROGRAMS if (path := shutil.which(name))}
-    # the gateway's start script asks for bash, which the official HAProxy image brings
+    # the gateway's start script needs bash, which the official HAProxy image has
     programs |= {f"bin/{name}": programs[f"usr/bin/{name}"] for name in ("sh", "bash")}
     linked = [*programs.values(), *map(str, (stdlib / "lib-dynload").glob("*.so"))]
     texts = {
         "usr/local/bin/vllm": SERVER,
         "usr/local/bin/hf": SERVER,
-        # where stackgen's own FastChat image keeps its programs
+        # the paths in stackgen's own FastChat image
         "opt/stackgen/launch.py": SERVER,
         "opt/stackgen/health.py": "",
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-        # group_add by name is looked up here, in the image; ROCm's images have both
+        # `group_add` by name is looked up in the image; ROCm's images have both groups
         "etc/group": "root:x:0:\nvideo:x:44:\nrender:x:109:\n",
     }
-    left_out = {"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+    excluded = {"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 
     def keep(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
         parts = set(member.name.split("/"))
-        return None if parts & left_out or any(part.startswith("config-") for part in parts) else member
+        return None if parts & excluded or any(part.startswith("config-") for part in parts) else member
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
@@ -172,34 +172,32 @@ def _image() -> bytes:
 
 
 class GpuEngine:
-    """A second Docker engine with `gpus` stub GPUs (indices from 0, UUIDs of `gpu_uuid`); a context manager.
+    """A second Docker engine with `gpus` stub GPUs (indices from 0, UUIDs from `gpu_uuid`). A context manager.
 
-    `config` is what its daemon.json says besides.
-
-    On entry it is up and holds the image `STAND_IN`; on exit all its processes have ended and its folder is gone.
-    Raises RuntimeError with the tail of its log when it doesn't come up.
+    `config` is merged into its daemon.json. On entry the engine is running and has the image `FAKE_IMAGE`. On exit all
+    of its processes have ended and its folder is gone. Raises RuntimeError with the end of its log if it doesn't start.
     """
 
     def __init__(self, gpus: int = 8, config: Mapping[str, Any] | None = None) -> None:
         self.gpus = gpus
-        self._more = dict(config or {})
+        self._config = dict(config or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> GpuEngine:
-        # short: a socket's path has at most 107 bytes
+        # a short path, because the path of a socket has at most 107 bytes
         self.root = Path(tempfile.mkdtemp(prefix="sg-gpu-"))
         self.host = f"unix://{self.root}/docker.sock"
         self._calls = self.root / "hook.jsonl"
         self._write()
-        words = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--net", "--mount",
+        command = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child", "--net", "--mount",
                  "sh", "-c", LAUNCH, "launch", str(self.root), self.root.name]  # fmt: skip
         with (self.root / "launch.log").open("wb") as log:
-            self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         try:
             self._wait()
             server = self.docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
             self.platform = server.stdout.strip()
-            self.docker("import", "--change", 'ENTRYPOINT ["vllm", "serve"]', "-", STAND_IN, stdin=_image())
+            self.docker("import", "--change", 'ENTRYPOINT ["vllm", "serve"]', "-", FAKE_IMAGE, stdin=_image())
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -214,7 +212,7 @@ class GpuEngine:
             try:
                 process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                process.kill()  # with --kill-child this ends the whole PID namespace
+                process.kill()  # with --kill-child, this kills the whole PID namespace
                 process.wait(STOP_TIMEOUT)
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -231,8 +229,8 @@ class GpuEngine:
         config = {
             "data-root": f"{self.root}/data", "exec-root": f"{self.root}/exec", "pidfile": f"{self.root}/dockerd.pid",
             "hosts": [self.host], "exec-opts": ["native.cgroupdriver=cgroupfs"], "cgroup-parent": f"/{self.root.name}",
-            # the feature is on by itself since engine 28.3; older ones want it said
-            "features": {"cdi": True}, "cdi-spec-dirs": [f"{self.root}/cdi"], **self._more,
+            # on by default since engine 28.3; older ones need it set
+            "features": {"cdi": True}, "cdi-spec-dirs": [f"{self.root}/cdi"], **self._config,
         }  # fmt: skip
         (self.root / "daemon.json").write_text(json.dumps(config), encoding="utf-8")
 
@@ -242,14 +240,14 @@ class GpuEngine:
             if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
                 logs = [self.root / name for name in ("launch.log", "dockerd.log")]
                 tails = [log.read_text("utf-8", "replace")[-1500:] for log in logs if log.exists()]
-                raise RuntimeError("the second Docker engine did not come up:\n" + "\n".join(tails))
+                raise RuntimeError("the second Docker engine did not start:\n" + "\n".join(tails))
             time.sleep(0.1)
 
     def write_cdi(self, kind: str, devices: Mapping[str, Mapping[str, str]]) -> None:
-        """Write the CDI spec of `kind` (`vendor.com/class`): device name to the variables that it adds.
+        """Writes the CDI spec of `kind` (`vendor.com/class`). `devices`: device name to the variables that it adds.
 
-        Each device also brings a device file, `/dev/CLASS-NAME`. dockerd watches the folder, so this works while it
-        runs. Format: the CNCF's Container Device Interface specification, 0.6.
+        Each device also adds a device file, `/dev/CLASS-NAME`. dockerd watches the folder, so this works while it runs.
+        Format: the CNCF's Container Device Interface specification, 0.6.
         """
         _, _, short = kind.partition("/")
         spec = {
@@ -265,58 +263,59 @@ class GpuEngine:
         }  # fmt: skip
         folder = self.root / "cdi"
         folder.mkdir(exist_ok=True)
-        # JSON is YAML, and no library is needed for it
+        # JSON is valid YAML, and needs no library
         (folder / f"{kind.replace('/', '-')}.yaml").write_text(json.dumps(spec), encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
-        """The environment in which Docker's clients, stackgen among them, talk to this engine."""
+        """Returns the environment variables with which Docker's clients, including stackgen, use this engine."""
+        # the caller's own settings may select another engine or project
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "COMPOSE_"))}
         return kept | {"DOCKER_HOST": self.host}
 
     def docker(
         self,
-        *words: str,
+        *args: str,
         check: bool = True,
         stdin: bytes | None = None,
         timeout: float = 60,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `docker WORDS` against this engine; AssertionError with its stderr where `check` and it fails."""
+        """Runs `docker ARGS` on this engine. With `check`, raises AssertionError with its stderr if it fails."""
         settings = self.environment() | dict(env or {})
         done = subprocess.run(
-            ["docker", *words], input=stdin, capture_output=True, timeout=timeout, env=settings, check=False
+            ["docker", *args], input=stdin, capture_output=True, timeout=timeout, env=settings, check=False
         )
         out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-        assert not check or done.returncode == 0, f"docker {' '.join(words)}: {err}"
+        assert not check or done.returncode == 0, f"docker {' '.join(args)}: {err}"
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
-    def inside(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a program of the host in the engine's network, where the published ports are."""
+    def inside(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Runs a program of the host in the engine's network, where the published ports are."""
         assert self._process
         return subprocess.run(
-            ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *words],
+            ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *args],
             capture_output=True, text=True, timeout=timeout, env=self.environment(), check=False,
         )  # fmt: skip
 
     def hook_calls(self) -> list[dict[str, Any]]:
-        """What the hook was called with, oldest first: container, words, visible, capabilities."""
+        """Returns the hook's calls, oldest first: container, args, visible, capabilities."""
         lines = self._calls.read_text("utf-8").splitlines() if self._calls.exists() else []
         return [json.loads(line) for line in lines]
 
     def container_environment(self, container: str) -> dict[str, str]:
-        """The environment of the container's first process: `docker exec env` doesn't show what device requests add."""
+        """Returns the environment of a container's first process: `docker exec env` lacks what device requests add."""
         text = self.docker("exec", container, "cat", "/proc/1/environ").stdout
         return dict(pair.partition("=")[::2] for pair in text.split("\0") if pair)
 
     @contextlib.contextmanager
     def project(self, compose_file: Path, name: str) -> Iterator[Compose]:
-        """The Compose project of `compose_file` with stand-ins for its images; all its traces go at the end."""
+        """The Compose project of `compose_file` with fake images. Everything is removed at the end."""
         compose = Compose(self, compose_file, name)
         images = compose.images()
         for image, platform in images.items():
             if platform in ("", self.platform):
-                self.docker("tag", STAND_IN, image)
-            else:  # of a platform that can't run here: an empty one will do for `create`
+                self.docker("tag", FAKE_IMAGE, image)
+            else:  # for a platform that can't run here, an empty image is enough for `create`
                 self.docker("import", "--platform", platform, "-", image, stdin=bytes(10240))
         try:
             yield compose
@@ -326,15 +325,15 @@ class GpuEngine:
                 self.docker("rmi", *images, check=False)
 
     def host_configs(self, compose_file: Path, project: str) -> dict[str, dict[str, Any]]:
-        """Service name to the engine's `HostConfig`, from `docker compose create`: nothing is started or pulled.
+        """Returns the engine's `HostConfig` by service, from `docker compose create`: nothing is started or pulled.
 
-        It works on a copy of the file's folder, so that what Compose or the engine creates there stays out of it.
+        Works on a copy of the file's folder, which keeps files that Compose or the engine creates out of the original.
         """
         with tempfile.TemporaryDirectory(prefix="sg-gpu-") as copy:
             shutil.copytree(compose_file.parent, copy, dirs_exist_ok=True)
             with self.project(Path(copy) / compose_file.name, project) as compose:
                 for source in compose.missing_binds():
-                    # a folder of its author's machine: one in the copy takes its place
+                    # an absolute path of the author's machine: use a folder in the copy instead
                     here = source if source.is_relative_to(copy) else Path(f"{copy}{source}")
                     text = compose.file.read_text("utf-8").replace(f"source: {source}\n", f"source: {here}\n")
                     compose.file.write_text(text, encoding="utf-8")
@@ -344,13 +343,13 @@ class GpuEngine:
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item["HostConfig"] for item in containers}
 
     def device_requests(self, compose_file: Path, project: str) -> dict[str, list[dict[str, Any]]]:
-        """Service name to the `DeviceRequests` that the engine got for it; an empty list for none."""
+        """Returns the `DeviceRequests` that the engine received by service; an empty list for none."""
         configs = self.host_configs(compose_file, project)
         return {service: config["DeviceRequests"] or [] for service, config in configs.items()}
 
 
 class Compose:
-    """`docker compose` for one file and project on a `GpuEngine`. Variables that the file requires get a value."""
+    """`docker compose` for a file and project on a `GpuEngine`. Sets the variables that the file requires."""
 
     def __init__(self, engine: GpuEngine, file: Path, name: str) -> None:
         self.engine, self.file, self.name = engine, file, name
@@ -358,35 +357,35 @@ class Compose:
         # `${NAME:?why}` anywhere, and secrets that come from the environment
         required = re.findall(r"(?<!\$)\$\{(\w+):?\?", text)
         required += re.findall(r"^\s+environment: \"?(\w+)\"?\s*(?:#.*)?$", text, re.M)
-        self.env = dict.fromkeys(required, "sk-stand-in")
+        self.env = dict.fromkeys(required, "sk-fake")
 
-    def __call__(self, *words: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run `docker compose WORDS` with every profile on."""
+    def __call__(self, *args: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Runs `docker compose ARGS` with all profiles."""
         start = ("compose", "-f", str(self.file), "-p", self.name, "--profile", "*")
-        return self.engine.docker(*start, *words, check=check, timeout=timeout, env=self.env)
+        return self.engine.docker(*start, *args, check=check, timeout=timeout, env=self.env)
 
     def up(self, wait: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Start everything; with `wait` until it is healthy, which takes a health check's `start_interval`."""
+        """Starts all services. `wait`: until they are healthy, which takes a health check's `start_interval`."""
         until = ("--wait", "--wait-timeout", "60") if wait else ()
         return self("up", "-d", "--no-build", "--pull", "never", *until, check=check)
 
     def services(self) -> dict[str, dict[str, Any]]:
-        """The services as Compose understands them."""
+        """Returns the services as Compose parses them."""
         services: dict[str, dict[str, Any]] = json.loads(self("config", "--format", "json").stdout)["services"]
         return services
 
     def images(self) -> dict[str, str]:
-        """The images that the services name, and the platform that they ask for; "" for the engine's own."""
+        """Returns the platform by image of the services; "" means the engine's own platform."""
         wanted = {service["image"]: service.get("platform", "") for service in self.services().values()}
-        wanted.pop(STAND_IN, None)
+        wanted.pop(FAKE_IMAGE, None)
         return wanted
 
     def missing_binds(self) -> list[Path]:
-        """The host paths that the services want mounted and that are not there yet."""
+        """Returns the host paths that services mount and that don't exist yet."""
         mounts = [mount for service in self.services().values() for mount in service.get("volumes", ())]
         paths = {Path(mount["source"]) for mount in mounts if mount["type"] == "bind"}
         return sorted(path for path in paths if not path.exists())
 
     def container(self, service: str) -> str:
-        """The id of the service's container, started or not."""
+        """Returns the id of the service's container, started or not."""
         return self("ps", "-aq", service).stdout.strip()

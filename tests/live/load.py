@@ -1,7 +1,8 @@
-"""Bounded load on a gateway, by threads of this process: short requests one after another, half of them streamed.
+"""Bounded load on a gateway from threads of this process: short requests one after another, half of them streamed.
 
-A request counts as failed where no answer began and its status was not 200; one that broke off after its first byte
-is counted apart. Kept connections and new ones take turns by client, as a reload treats them differently.
+A request has failed if its status was not 200 and no stream had begun. A stream that breaks off after its first byte
+is counted separately, as interrupted. Half of the clients keep their connection, because a reload treats kept
+connections and new ones differently.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ __all__ = ["Load"]
 
 @dataclass
 class Load:
-    """`with Load(port, key, model) as load:`, then `load.requests`, `load.failures` and `load.cut`.
+    """`with Load(port, keys, model) as load:`, then read `load.requests`, `load.failures` and `load.interrupted`.
 
-    `keys` may be changed while it runs: each client takes its number's.
+    `keys` may be changed while it runs: client N uses key N modulo their number.
     """
 
     port: int
@@ -27,79 +28,81 @@ class Load:
     model: str = "tiny"
     clients: int = 4
     pause: float = 0.2
-    # the engines are those of tests/resolve/addons/upstream.py, which stream only what they are told to
-    made_up: bool = False
+    # with tests/resolve/addons/upstream.py, whose streams have to be requested in the body
+    fake_engines: bool = False
     requests: int = 0
-    cut: int = 0
+    interrupted: int = 0
     failures: list[str] = field(default_factory=list)
     servers: dict[str, int] = field(default_factory=dict)
     slowest: float = 0.0
 
     def __enter__(self) -> Load:
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self.clients)]
         for thread in self._threads:
             thread.start()
-        # something must be under way before anything is done to the stack
-        self.more(8)
+        # requests must be in flight before a test changes the stack
+        self.wait_for_requests(8)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
         for thread in self._threads:
             thread.join()
 
-    def more(self, count: int, limit: float = 120) -> None:
-        """Waits until that many requests more were answered."""
-        wanted, end = self.requests + count, time.monotonic() + limit
-        while self.requests < wanted:
+    def wait_for_requests(self, count: int, limit: float = 120) -> None:
+        """Waits until `count` more requests have ended. Fails after `limit` seconds."""
+        target, end = self.requests + count, time.monotonic() + limit
+        while self.requests < target:
             assert time.monotonic() < end, f"{self}"
             time.sleep(0.05)
 
-    def told(self, what: str) -> str:
+    def summary(self, what: str) -> str:
+        """Returns the counts as one line that begins with `what`."""
         return (
-            f"{what}: {self.requests} requests, {len(self.failures)} failed, {self.cut} cut while streaming, "
+            f"{what}: {self.requests} requests, {len(self.failures)} failed, {self.interrupted} streams interrupted, "
             f"slowest {self.slowest:.1f} s, {self.servers}"
         )
 
     def _client(self, number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        while not self._over.is_set():
+        while not self._stopped.is_set():
             started, stream = time.monotonic(), number // 2 % 2 == 0
             try:
-                began, problem, server = self._one(connection, self.keys[number % len(self.keys)], stream)
+                began, problem, server = self._send(connection, self.keys[number % len(self.keys)], stream)
             except (OSError, http.client.HTTPException) as error:
-                # a kept connection that was closed in the meantime counts too: not every client tries again
+                # a kept connection that the gateway closed counts as a failure: not every client retries
                 began, problem, server = False, f"{type(error).__name__}: {error}", ""
                 connection.close()
-            if number % 2:  # it connects anew by itself
+            if number % 2:  # http.client reconnects by itself
                 connection.close()
             with self._lock:
                 self.requests += 1
                 self.slowest = max(self.slowest, time.monotonic() - started)
                 self.servers[server] = self.servers.get(server, 0) + 1
                 if problem and began:
-                    self.cut += 1
+                    self.interrupted += 1
                 elif problem:
                     self.failures.append(f"client {number}: {problem}")
-            # an engine that starts needs the processor more
+            # leave the processor to engines that are starting
             time.sleep(self.pause)
         connection.close()
 
-    def _one(self, connection: http.client.HTTPConnection, key: str, stream: bool) -> tuple[bool, str, str]:
-        """Whether an answer began, what was wrong with it, and who gave it."""
+    def _send(self, connection: http.client.HTTPConnection, key: str, stream: bool) -> tuple[bool, str, str]:
+        """Sends a request. Returns whether a stream began, what was wrong with the answer or "", and the replica."""
         body: dict[str, object] = {
             "model": self.model,
             "prompt": "def main",
             "max_tokens": 8,
             "stream": stream,
+            # without it, tiny may end after any token
             "ignore_eos": True,
         }
-        if self.made_up and stream:
+        if self.fake_engines and stream:
             body["test"] = {"chunks": 4, "every": 0.02}
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
@@ -111,7 +114,7 @@ class Load:
             while part := answer.read1(65536):
                 began = stream and answer.status == 200
                 parts.append(part)
-            # ends the response, so that the connection can be used again
+            # read to the end, or the connection can't be reused
             parts.append(answer.read())
             answer.close()
         except (OSError, http.client.HTTPException) as error:
@@ -120,5 +123,5 @@ class Load:
         text = b"".join(parts).decode(errors="replace")
         if answer.status != 200:
             return False, f"{answer.status} {text[:200]}", server
-        whole = "[DONE]" in text or self.made_up if stream else text.endswith("}")
-        return began, "" if whole else f"not whole: {text[-200:]}", server
+        is_complete = "[DONE]" in text or self.fake_engines if stream else text.endswith("}")
+        return began, "" if is_complete else f"incomplete: {text[-200:]}", server

@@ -1,7 +1,7 @@
-"""A stand-in for a cloud that speaks Together AI's dialect, which can't be reached from here. Runs in a container.
+"""A fake cloud that speaks Together AI's dialect, because the tests can't reach the real one. Runs in a container.
 
-Says what reached it (GET /seen); answers as its public reference says (docs.together.ai/reference/chat-completions-1).
-Words: a port of plain HTTP, then PORT=FOLDER for each port of HTTPS, with cert.pem and key.pem in FOLDER.
+GET /seen returns the requests that it received. Answers follow docs.together.ai/reference/chat-completions-1.
+Arguments: the port for HTTP, then PORT=FOLDER for each HTTPS port, with cert.pem and key.pem in FOLDER.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["authorization"] != f"Bearer {KEY}":
             self.reply(401, {"id": "x", "error": {"message": "Invalid API key provided", "code": "invalid_api_key"}})
         elif "fail" in body:
-            self.reply(body["fail"], {"id": "x", "error": {"message": "made to fail", "code": None}})
+            self.reply(body["fail"], {"id": "x", "error": {"message": "failed on request", "code": None}})
         elif body.get("stream"):
             self.stream(body["model"])
         else:
@@ -53,10 +53,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for word in ("from", " ", "afar", "!"):
-            delta = {"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}
+        for token in ("from", " ", "afar", "!"):
+            delta = {"index": 0, "delta": {"role": "assistant", "content": token}, "finish_reason": None}
             self.event(json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model,
                                    "choices": [delta]}))  # fmt: skip
+            # long enough for a test to see whether the stream was buffered
             time.sleep(0.3)
         self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
-        # what a cloud's own front sends, and no client of this machine may take for the gateway's
+        # headers of the cloud's own front end, which a client must not take for the gateway's
         for name, text in {
             "set-cookie": "cf=1",
             "alt-svc": 'h3=":443"',
@@ -82,19 +83,19 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """Silence."""
+        """Logs nothing."""
 
 
-def note(connection: ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+def record_sni(connection: ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
     connection.sni = name  # type: ignore[attr-defined]
 
 
-for word in sys.argv[2:]:
-    port, folder = word.split("=")
+for argument in sys.argv[2:]:
+    port, folder = argument.split("=")
     server = ThreadingHTTPServer(("0.0.0.0", int(port)), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{folder}/cert.pem", f"{folder}/key.pem")
-    context.sni_callback = note
+    context.sni_callback = record_sni
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()

@@ -1,4 +1,4 @@
-"""A stack under test: rendered by stackgen, run by plain `docker compose`, asked by stackgen; always torn down."""
+"""A stack under test: rendered by stackgen, run by plain `docker compose`, queried by stackgen, always torn down."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 import yaml
 
-from stackgen.stack.envfile import key_of
+from stackgen.stack.envfile import create_env, read_api_key
 
 __all__ = ["QUESTION", "LiveStack"]
 
 
-# "What is …" is a near tie for this model: which token wins differs between engines by rounding
+# "What is …" is a near tie for SmolLM2: rounding decides which token wins, and differs between engines
 QUESTION = "Name the capital of France."
 
 
 @dataclass
 class LiveStack:
-    """The stack of `data` (what stands in stack.yaml) in `folder`."""
+    """A stack in `folder`. `data` is the content of its stack.yaml; `stopped` means that `up` must start it again."""
 
     folder: Path
     data: dict[str, Any]
@@ -31,10 +31,8 @@ class LiveStack:
     def __enter__(self) -> LiveStack:
         (self.folder / "stack.yaml").write_text(yaml.safe_dump(self.data))
         self.stackgen("render", str(self.folder))
-        self.stackgen("down", str(self.folder))  # a run that was killed may have left one behind
+        self.stackgen("down", str(self.folder))  # a killed test run may have left it running
         (self.folder / ".env").unlink(missing_ok=True)
-        from stackgen.stack.envfile import create_env
-
         create_env(self.folder)
         return self
 
@@ -43,19 +41,20 @@ class LiveStack:
 
     @property
     def key(self) -> str:
-        return key_of(self.folder)
+        return read_api_key(self.folder)
 
-    def stackgen(self, *words: str, code: int = 0) -> str:
-        """Standard output of a stackgen command that must end with `code`."""
-        done = self.stackgen_raw(*words)
-        assert done.returncode == code, f"stackgen {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    def stackgen(self, *args: str, code: int = 0) -> str:
+        """Runs a stackgen command, which must exit with `code`, and returns its standard output."""
+        done = self.run_stackgen(*args)
+        assert done.returncode == code, f"stackgen {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def stackgen_raw(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "stackgen", *words], capture_output=True, text=True, timeout=900)
+    def run_stackgen(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Runs a stackgen command and returns its result, whatever the exit code."""
+        return subprocess.run([sys.executable, "-m", "stackgen", *args], capture_output=True, text=True, timeout=900)
 
-    def compose(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Plain Compose, as a user without stackgen calls it."""
+    def compose(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Runs plain Compose, as a user without stackgen does."""
         command = [
             "docker",
             "compose",
@@ -64,29 +63,34 @@ class LiveStack:
             "--env-file",
             str(self.folder / ".env"),
         ]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=900)
+        return subprocess.run([*command, *args], capture_output=True, text=True, timeout=900)
 
-    def up(self, *words: str) -> None:
-        done = self.compose("up", "--detach", "--wait", *words)
+    def up(self, *args: str) -> None:
+        """Starts the stack with plain Compose and waits until it is healthy."""
+        done = self.compose("up", "--detach", "--wait", *args)
+        # Compose only names the unhealthy container: the reason is in its log
         assert done.returncode == 0, done.stderr[-3000:] + self.logs()[-6000:]
         self.stopped = False
 
     def logs(self) -> str:
         return self.compose("logs", "--no-color").stdout
 
-    def ask(self, question: str = QUESTION, *words: str) -> str:
-        return self.stackgen("ask", question, "--stack", str(self.folder), "--max-tokens", "24", *words)
+    def ask(self, question: str = QUESTION, *args: str) -> str:
+        """Returns the answer of `stackgen ask`, at most 24 tokens."""
+        return self.stackgen("ask", question, "--stack", str(self.folder), "--max-tokens", "24", *args)
 
     def check(self) -> dict[str, Any]:
+        """Returns the report of `stackgen check --json`, which must pass."""
         report: dict[str, Any] = json.loads(self.stackgen("check", str(self.folder), "--json"))
         return report
 
     def inspect(self, service: str) -> dict[str, Any]:
+        """Returns `docker inspect` of the service's container."""
         container = self.compose("ps", "--all", "--quiet", service).stdout.split()[0]
         found: list[dict[str, Any]] = json.loads(
             subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True).stdout
         )
         return found[0]
 
-    def execute(self, service: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.compose("exec", "-T", service, *words)
+    def execute(self, service: str, *args: str) -> subprocess.CompletedProcess[str]:
+        return self.compose("exec", "-T", service, *args)

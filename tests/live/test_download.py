@@ -1,6 +1,6 @@
-"""The download service in a real container, hardened as it is rendered, and an offline engine on what it fetched.
+"""The download service in a real container, hardened as rendered, and an offline engine that serves the download.
 
-The Hub is tests/hub/standin.py in a container of its own: the service and its `hf` client are the real ones.
+The Hub is a fake one, tests/hub/standin.py in its own container. The service and its `hf` client are real.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ REACH = "import socket; socket.create_connection(('127.0.0.1', 8000))"
 
 
 class Stack:
-    """A Compose project in a folder of its own."""
+    """A Compose project in its own folder. Calling it runs `docker compose` and returns exit code and output."""
 
     def __init__(self, folder: Path, services: dict[str, Any], **rest: Any) -> None:
         self.file = folder / "compose.yaml"
         self.name = f"sgtest-{folder.name}"
         self.file.write_text(json.dumps({"name": self.name, "services": services, **rest}))
 
-    def __call__(self, *words: str, timeout: float = 300) -> tuple[int, str]:
-        command = ["docker", "compose", "-f", str(self.file), *words]
+    def __call__(self, *args: str, timeout: float = 300) -> tuple[int, str]:
+        command = ["docker", "compose", "-f", str(self.file), *args]
         done = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
         )
         return done.returncode, done.stdout
 
-    def asked(self) -> list[dict[str, Any]]:
-        """What the Hub has been asked so far."""
-        look = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/_requests').read().decode())"
-        code, output = self("exec", "-T", "hub", "python3", "-c", look)
+    def hub_requests(self) -> list[dict[str, Any]]:
+        """Returns the requests that the Hub has received so far."""
+        script = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/_requests').read().decode())"
+        code, output = self("exec", "-T", "hub", "python3", "-c", script)
         assert code == 0, output
         requests: list[dict[str, Any]] = json.loads(output)
         return requests
@@ -61,7 +61,7 @@ class Stack:
 def stack(vllm_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("download")
     served = shutil.copytree(tiny_model, folder / "served")
-    (served / "original").mkdir()  # a copy that is left out: an offline engine has to load without it
+    (served / "original").mkdir()  # not downloaded, so an offline engine has to load without it
     (served / "original/consolidated.00.pth").write_bytes(bytes(1000))
     secret = folder / "hf_token"
     secret.write_text(TOKEN)
@@ -105,25 +105,25 @@ def stack(vllm_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def fetched(stack: Stack, tiny_model: Path) -> str:
+def downloaded(stack: Stack, tiny_model: Path) -> str:
     """Output of the first download."""
     code, output = stack("up", "--no-deps", "--exit-code-from", "download", "download")
     assert code == 0, output
     return output
 
 
-def test_the_service_downloads(stack: Stack, fetched: str, tiny_model: Path) -> None:
+def test_the_download_service_fetches_the_model(stack: Stack, downloaded: str, tiny_model: Path) -> None:
     weights = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
-    assert f"stackgen: download {REPO} " in fetched
-    assert sum(request["sent"] for request in stack.asked() if request["where"] == "cdn") >= weights
+    assert f"stackgen: download {REPO} " in downloaded
+    assert sum(request["sent"] for request in stack.hub_requests() if request["where"] == "cdn") >= weights
 
 
-def test_the_second_up_asks_nothing(stack: Stack, fetched: str) -> None:
-    before = len(stack.asked())
+def test_the_second_up_sends_no_requests(stack: Stack, downloaded: str) -> None:
+    before = len(stack.hub_requests())
     code, output = stack("up", "--no-deps", "--exit-code-from", "download", "download")
     assert code == 0, output
     assert f"stackgen: {REPO} is already there" in output
-    assert len(stack.asked()) == before
+    assert len(stack.hub_requests()) == before
 
 
 def test_a_token_reaches_the_hub_and_nothing_else(stack: Stack) -> None:
@@ -144,8 +144,10 @@ def test_a_token_reaches_the_hub_and_nothing_else(stack: Stack) -> None:
         ([], 14, "Read-only file system: "),
     ],
 )
-def test_a_folder_that_cannot_take_it(stack: Stack, vllm_image: str, mount: list[str], code: int, cause: str) -> None:
-    settings = [word for name, value in CACHE.items() for word in ("--env", f"{name}={value}")]
+def test_a_folder_that_cannot_be_written_is_reported(
+    stack: Stack, vllm_image: str, mount: list[str], code: int, cause: str
+) -> None:
+    settings = [argument for name, value in CACHE.items() for argument in ("--env", f"{name}={value}")]
     done = subprocess.run(
         ["docker", "run", "--rm", "--network", f"{stack.name}_outside", "--user", "0:0", "--read-only",
          "--tmpfs", "/tmp", *mount, *settings,
@@ -158,7 +160,7 @@ def test_a_folder_that_cannot_take_it(stack: Stack, vllm_image: str, mount: list
     assert "Traceback" not in done.stderr
 
 
-def test_an_offline_engine_serves_it(stack: Stack, fetched: str) -> None:
+def test_an_offline_engine_serves_the_download(stack: Stack, downloaded: str) -> None:
     code, output = stack("up", "--detach", "--no-deps", "engine")
     assert code == 0, output
     deadline = time.monotonic() + 240

@@ -1,4 +1,4 @@
-"""A model's fallback: a stand-in for the provider, since none can be reached from here; HAProxy and vLLM are real."""
+"""A model's fallback. The provider is a fake, because the tests can't reach a real one. HAProxy and vLLM are real."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stackgen.stack.envfile import create_env
-from tests.live.gateway import MadeUp
+from tests.live.gateway import FakeEngineStack
 from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.front]
@@ -26,38 +26,39 @@ pytestmark = [pytest.mark.docker, pytest.mark.front]
 SCRIPT = Path(__file__).with_name("provider.py")
 PROVIDER_KEY = 'tgp_v1_0123 %[env(PATH)]"\\x'
 MODEL = 'meta-llama/Llama-3.1"%b\\8B'
-# the names of the stand-in in the stack's network
+# the provider's host names in the stack's network
 ALIASES = ("provider", "cloud.test", "other.test")
 
 
 @dataclass
 class Provider:
-    """The stand-in's container."""
+    """The container of the fake provider."""
 
     name: str
 
-    def seen(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
+        """Returns the requests that it has received."""
         ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9000/seen').read().decode())"
         done = docker("exec", self.name, "python3", "-c", ask)
         found: list[dict[str, Any]] = json.loads(done)
         return found
 
 
-def docker(*words: str) -> str:
-    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=120)
+def docker(*args: str) -> str:
+    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def provider(stack: str, image: str, *words: str, mounts: tuple[str, ...] = ()) -> Provider:
-    """The stand-in in the network of `stack`, under all its names."""
+def start_provider(stack: str, image: str, *args: str, mounts: tuple[str, ...] = ()) -> Provider:
+    """Starts the fake provider in the network of `stack`, under all of its host names."""
     name = f"{stack}-provider"
     subprocess.run(["docker", "rm", "--force", name], capture_output=True)
     docker("run", "--detach", "--init", "--user", "0:0", "--name", name, "--network", f"{stack}_default",
-           *(word for alias in ALIASES for word in ("--network-alias", alias)),
+           *(argument for alias in ALIASES for argument in ("--network-alias", alias)),
            "--env", f"PROVIDER_KEY={PROVIDER_KEY}", "--volume", f"{SCRIPT}:/provider.py:ro",
-           *(word for mount in mounts for word in ("--volume", mount)),
-           "--entrypoint", "python3", image, "/provider.py", "9000", *words)  # fmt: skip
+           *(argument for mount in mounts for argument in ("--volume", mount)),
+           "--entrypoint", "python3", image, "/provider.py", "9000", *args)  # fmt: skip
     return Provider(name)
 
 
@@ -67,15 +68,15 @@ def write_env(folder: Path) -> None:
         file.write(f"PROVIDER_KEY='{PROVIDER_KEY}'\nOTHER_KEY=wrong-key\n")
 
 
-def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, what
         time.sleep(0.3)
 
 
-def certificates(folder: Path) -> None:
-    """An authority of our own, a certificate of it for cloud.test, and one that signs itself for the same name."""
+def create_certificates(folder: Path) -> None:
+    """Creates an authority, a certificate by it for cloud.test, and a self-signed one for the same name."""
     for name in ("known", "unknown"):
         (folder / name).mkdir()
     run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -93,9 +94,9 @@ def certificates(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trusting_image(haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The gateway's image, whose system trusts the authority of a test; and the folder of certificates."""
+    """The gateway's image with the test's authority as a trusted one, and the folder of certificates."""
     folder, tag = tmp_path_factory.mktemp("tls"), "sgtest-fallback-haproxy:ca"
-    certificates(folder)
+    create_certificates(folder)
     (folder / "Dockerfile").write_text(
         f"FROM {haproxy_image}\nCOPY ca.crt /usr/local/share/ca-certificates/test.crt\nRUN update-ca-certificates\n"
     )
@@ -105,10 +106,10 @@ def trusting_image(haproxy_image: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def fallen(
+def fallback_gateway(
     fastchat_image: str, trusting_image: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[MadeUp, Provider]]:
-    """The rendered gateway before engines that are all down, and the stand-in."""
+) -> Iterator[tuple[FakeEngineStack, Provider]]:
+    """The rendered gateway with all engines down, and the fake provider."""
     image, certificates_at = trusting_image
 
     def model(name: str, **fallback: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def fallen(
                 "fallback": {"model": MODEL, "api_key_env": "PROVIDER_KEY", **fallback}}  # fmt: skip
 
     data = {
-        "name": "fb-madeup", "port": 18940, "gateway": {"image": image, "allow": ["/tokenize"], "max_body": "4m"},
+        "name": "fb-fake", "port": 18940, "gateway": {"image": image, "allow": ["/tokenize"], "max_body": "4m"},
         "models": [
             model("plain", base_url="http://provider:9000/some%20path/v1/"),
             model("secure", base_url="https://cloud.test:9443/v1"),
@@ -131,36 +132,36 @@ def fallen(
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("fallback")
     write_env(folder)
-    with MadeUp(folder, data, fastchat_image) as running:
+    with FakeEngineStack(folder, data, fastchat_image) as running:
         mounts = (f"{certificates_at}:/tls:ro",)
-        cloud = provider("fb-madeup", fastchat_image, "9443=/tls/known", "9444=/tls/unknown", mounts=mounts)
-        assert running.chat("plain").by == "vllm-plain"
+        cloud = start_provider("fb-fake", fastchat_image, "9443=/tls/known", "9444=/tls/unknown", mounts=mounts)
+        assert running.chat("plain").replica == "vllm-plain"
         for engine in running.engines:
-            assert not any("tgp_" in json.dumps(one["headers"]) for one in running.seen(engine))
+            assert not any("tgp_" in json.dumps(one["headers"]) for one in running.received(engine))
         running.compose("kill", *running.engines)
         try:
-            eventually(lambda: running.chat("plain").status == 200, 60, "the fallback does not answer")
-            eventually(lambda: running.chat("secure").status == 200, 60, running.chat("secure").text)
+            wait_until(lambda: running.chat("plain").status == 200, 60, "the fallback did not answer within a minute")
+            wait_until(lambda: running.chat("secure").status == 200, 60, running.chat("secure").text)
             yield running, cloud
         finally:
             subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)
 
 
-def test_a_stand_in_gets_its_own_model_key_path_and_host(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, cloud = fallen
+def test_the_provider_gets_its_own_model_key_path_and_host(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, cloud = fallback_gateway
     body = {"messages": [{"role": "user", "content": '"model": "plain"'}], "x": {"model": "plain"}, "model": "plain"}
-    answer = gateway.ask("POST", "/v1/chat/completions", body, headers={"Cookie": "a=b", "X-Own": "1"})
+    answer = gateway.request("POST", "/v1/chat/completions", body, headers={"Cookie": "a=b", "X-Own": "1"})
     assert (answer.status, answer.json["model"]) == (200, MODEL)
     assert answer.headers["x-stackgen-served-by"] == f"fallback/provider:{MODEL}"
     assert not {"set-cookie", "alt-svc", "strict-transport-security"} & set(answer.headers)
-    got = cloud.seen()[-1]
+    got = cloud.received()[-1]
     assert got["body"] == body | {"model": MODEL}
     assert got["path"] == "/some%20path/v1/chat/completions"
     assert got["headers"]["authorization"] == f"Bearer {PROVIDER_KEY}"
     assert got["headers"]["host"] == "provider:9000"
-    # nothing of the client goes along: no address, no cookie, no id
+    # nothing about the client is passed on: no address, cookie or id
     assert set(got["headers"]) <= {"accept-encoding", "authorization", "content-length", "content-type", "host"}
-    texts = json.dumps(cloud.seen())
+    texts = json.dumps(cloud.received())
     assert gateway.key not in texts and gateway.engine_key not in texts
 
 
@@ -178,10 +179,10 @@ def test_a_stand_in_gets_its_own_model_key_path_and_host(fallen: tuple[MadeUp, P
     ),
     st.integers(0, 5), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_only_the_model_changes_in_what_a_stand_in_gets(
-    fallen: tuple[MadeUp, Provider], other: dict[str, Any], place: int, ascii_only: bool, loose: bool
+def test_only_the_model_changes_in_the_body_for_the_provider(
+    fallback_gateway: tuple[FakeEngineStack, Provider], other: dict[str, Any], place: int, ascii_only: bool, loose: bool
 ) -> None:
-    gateway, cloud = fallen
+    gateway, cloud = fallback_gateway
     for known in ("model", "stream", "fail"):
         other.pop(known, None)
     items = list(other.items())
@@ -189,13 +190,13 @@ def test_only_the_model_changes_in_what_a_stand_in_gets(
     text = json.dumps(
         body, ensure_ascii=ascii_only, indent=1 if loose else None, separators=None if loose else (",", ":")
     )
-    answer = gateway.ask(
+    answer = gateway.request(
         "POST", "/v1/chat/completions", text.encode("utf-8", "surrogatepass" if ascii_only else "ignore")
     )
     if "�" in text:
         return
     assert answer.status == 200, answer.text
-    got = cloud.seen()[-1]
+    got = cloud.received()[-1]
     assert got["model"] == MODEL
     if got["body"] is not None:
         assert json.dumps(got["body"]) == json.dumps(json.loads(json.dumps(body | {"model": MODEL})))
@@ -212,12 +213,14 @@ def test_only_the_model_changes_in_what_a_stand_in_gets(
         "{" + '"model":"plain",' * 20 + '"model":"plain"}',
     ],
 )
-def test_what_may_be_read_in_two_ways_goes_to_no_stand_in(fallen: tuple[MadeUp, Provider], text: str) -> None:
-    gateway, cloud = fallen
-    before = len(cloud.seen())
-    answer = gateway.ask("POST", "/v1/chat/completions", text.encode())
+def test_ambiguous_bodies_are_not_sent_to_the_provider(
+    fallback_gateway: tuple[FakeEngineStack, Provider], text: str
+) -> None:
+    gateway, cloud = fallback_gateway
+    before = len(cloud.received())
+    answer = gateway.request("POST", "/v1/chat/completions", text.encode())
     assert (answer.status, answer.json["error"]["code"]) == (400, "model_missing")
-    assert len(cloud.seen()) == before
+    assert len(cloud.received()) == before
     assert (
         not answer.headers["x-stackgen-served-by"].startswith("fallback/")
         if "x-stackgen-served-by" in answer.headers
@@ -225,54 +228,58 @@ def test_what_may_be_read_in_two_ways_goes_to_no_stand_in(fallen: tuple[MadeUp, 
     )
 
 
-def test_a_model_named_twice_reaches_the_stand_in_as_one(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, cloud = fallen
+def test_duplicate_model_fields_reach_the_provider_as_one(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, cloud = fallback_gateway
     text = '{"model":"plain","mod\\u0065l":"dearer/Model","model":"another"}'
-    assert gateway.ask("POST", "/v1/chat/completions", text.encode()).status == 200
-    assert cloud.seen()[-1]["body"] == {"model": MODEL}
+    assert gateway.request("POST", "/v1/chat/completions", text.encode()).status == 200
+    assert cloud.received()[-1]["body"] == {"model": MODEL}
 
 
 @pytest.mark.parametrize("pattern", ["a", "\\n", "[],", '"",'])
-def test_large_bodies_reach_a_stand_in_whole(fallen: tuple[MadeUp, Provider], pattern: str) -> None:
-    gateway, cloud = fallen
+def test_large_bodies_reach_the_provider_complete(
+    fallback_gateway: tuple[FakeEngineStack, Provider], pattern: str
+) -> None:
+    gateway, cloud = fallback_gateway
     size = 4 * 2**20 - 100
     filling = pattern * (size // len(pattern))
     inner = f"[{filling}0]" if pattern[-1] == "," else f'"{filling}"'
     text = f'{{"filling":{inner},"model":"plain"}}'.encode()
-    answer = gateway.ask("POST", "/v1/chat/completions", text)
+    answer = gateway.request("POST", "/v1/chat/completions", text)
     assert answer.status == 200, answer.text[:300]
-    got = cloud.seen()[-1]
+    got = cloud.received()[-1]
     assert (got["model"], got["bytes"]) == (MODEL, len(text) - len('"plain"') + len(json.dumps(MODEL)))
-    # chunked, as clients send what they don't know the size of
+    # chunked, as clients do when they don't know the size
     connection = gateway.connect()
     parts = iter([text[at : at + 65536] for at in range(0, len(text), 65536)])
     connection.request(
         "POST", "/v1/chat/completions", parts, {"Authorization": f"Bearer {gateway.key}"}, encode_chunked=True
     )
     assert connection.getresponse().status == 200
-    assert cloud.seen()[-1]["bytes"] == got["bytes"]
+    assert cloud.received()[-1]["bytes"] == got["bytes"]
     connection.close()
 
 
-def test_the_model_of_a_large_body_is_changed_wherever_a_piece_ends(fallen: tuple[MadeUp, Provider]) -> None:
-    """What goes by the process for large bodies comes in pieces of a buffer: a name may stand across two of them."""
-    gateway, cloud = fallen
+def test_the_model_of_a_large_body_is_replaced_across_buffer_boundaries(
+    fallback_gateway: tuple[FakeEngineStack, Provider],
+) -> None:
+    """The process for large bodies works buffer by buffer, and a model name may span two of them."""
+    gateway, cloud = fallback_gateway
     for before in (*range(64_000, 66_000, 13), *range(16_000, 16_500, 51), *range(129_000, 132_000, 101)):
         text = json.dumps({"a": "x" * before, "model": "plain-alias", "b": "y" * (200_000 - before), "model2": "plain"})
-        answer = gateway.ask("POST", "/v1/chat/completions", text.encode())
+        answer = gateway.request("POST", "/v1/chat/completions", text.encode())
         assert answer.status == 200, (before, answer.text[:300])
         wanted = text.replace('"plain-alias"', json.dumps(MODEL)).encode()
-        got = cloud.seen()[-1]
+        got = cloud.received()[-1]
         assert (got["bytes"], got["sha256"]) == (len(wanted), hashlib.sha256(wanted).hexdigest()), before
-    # twice, in two pieces
+    # the model twice, in two buffers
     text = f'{{"model":"plain","a":"{"x" * 65_000}","model":"plain","b":"{"y" * 65_000}"}}'
-    assert gateway.ask("POST", "/v1/chat/completions", text.encode()).status == 200
+    assert gateway.request("POST", "/v1/chat/completions", text.encode()).status == 200
     wanted = text.replace('"plain"', json.dumps(MODEL)).encode()
-    assert cloud.seen()[-1]["sha256"] == hashlib.sha256(wanted).hexdigest()
+    assert cloud.received()[-1]["sha256"] == hashlib.sha256(wanted).hexdigest()
 
 
-def test_a_stand_in_streams_word_by_word(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, _ = fallen
+def test_the_provider_streams_token_by_token(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, _ = fallback_gateway
     connection = gateway.connect()
     connection.request("POST", "/v1/chat/completions", json.dumps({"model": "plain", "messages": [], "stream": True}),
                        {"Authorization": f"Bearer {gateway.key}"})  # fmt: skip
@@ -287,11 +294,11 @@ def test_a_stand_in_streams_word_by_word(fallen: tuple[MadeUp, Provider]) -> Non
     connection.close()
 
 
-def test_a_stand_in_over_tls_is_asked_by_its_name(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, cloud = fallen
+def test_the_provider_over_tls_gets_its_host_name_as_sni(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, cloud = fallback_gateway
     answer = gateway.chat("secure")
     assert (answer.status, answer.headers["x-stackgen-served-by"]) == (200, f"fallback/cloud.test:{MODEL}")
-    got = cloud.seen()[-1]
+    got = cloud.received()[-1]
     assert (got["sni"], got["headers"]["host"], got["path"]) == (
         "cloud.test",
         "cloud.test:9443",
@@ -300,45 +307,49 @@ def test_a_stand_in_over_tls_is_asked_by_its_name(fallen: tuple[MadeUp, Provider
 
 
 @pytest.mark.parametrize("name", ["foreign", "unknown"])
-def test_a_stand_in_with_a_wrong_certificate_gets_nothing(fallen: tuple[MadeUp, Provider], name: str) -> None:
-    gateway, cloud = fallen
-    before = len(cloud.seen())
+def test_a_provider_with_a_wrong_certificate_gets_no_request(
+    fallback_gateway: tuple[FakeEngineStack, Provider], name: str
+) -> None:
+    gateway, cloud = fallback_gateway
+    before = len(cloud.received())
     answer = gateway.chat(name)
     assert (answer.status, answer.json["error"]["code"]) == (503, "unavailable")
-    assert "can not be reached" in answer.json["error"]["message"]
-    assert len(cloud.seen()) == before
+    assert "cannot be reached" in answer.json["error"]["message"]
+    assert len(cloud.received()) == before
 
 
-def test_errors_of_a_stand_in_are_passed_on(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, _ = fallen
+def test_errors_of_the_provider_are_passed_on(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, _ = fallback_gateway
     for status in (400, 404, 429, 500, 503):
-        answer = gateway.ask("POST", "/v1/chat/completions", {"model": "plain", "fail": status})
-        assert (answer.status, answer.json["error"]["message"]) == (status, "made to fail")
+        answer = gateway.request("POST", "/v1/chat/completions", {"model": "plain", "fail": status})
+        assert (answer.status, answer.json["error"]["message"]) == (status, "failed on request")
         assert answer.headers["x-stackgen-served-by"].startswith("fallback/")
     assert gateway.chat("refused").status == 401
     assert gateway.chat("closed").status == 503
-    # without an address there is no fallback: the model is not there, and not listed
+    # a host name that does not resolve means no fallback: the model is unavailable, and not listed
     assert gateway.chat("nowhere").json["error"]["code"] == "model_unavailable"
 
 
-def test_only_what_a_stand_in_serves_goes_to_it(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, cloud = fallen
-    before = len(cloud.seen())
+def test_only_requests_that_the_provider_can_serve_are_sent_to_it(
+    fallback_gateway: tuple[FakeEngineStack, Provider],
+) -> None:
+    gateway, cloud = fallback_gateway
+    before = len(cloud.received())
     assert gateway.chat("none").status == 503
-    # an adapter is another model, and /tokenize is vLLM's own
+    # an adapter is another model, and /tokenize exists only in vLLM
     assert gateway.chat("plain-lora").status == 503
-    assert gateway.ask("POST", "/tokenize", {"model": "plain", "prompt": "x"}).status == 503
+    assert gateway.request("POST", "/tokenize", {"model": "plain", "prompt": "x"}).status == 503
     assert gateway.chat("plain", key="wrong").status == 401
     assert gateway.chat("plain", key=None).status == 401
-    assert len(cloud.seen()) == before
-    listed = {model["id"] for model in gateway.ask("GET", "/v1/models").json["data"]}
+    assert len(cloud.received()) == before
+    listed = {model["id"] for model in gateway.request("GET", "/v1/models").json["data"]}
     assert {"plain", "plain-alias", "secure"} <= listed
     assert not {"none", "plain-lora", "nowhere"} & listed
-    assert gateway.ask("GET", "/health", key=None).status == 200
+    assert gateway.request("GET", "/health", key=None).status == 200
 
 
-def test_the_log_says_who_answered(fallen: tuple[MadeUp, Provider]) -> None:
-    gateway, _ = fallen
+def test_the_log_names_the_server_that_answered(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
+    gateway, _ = fallback_gateway
     assert gateway.chat("plain").status == 200
     text = gateway.compose("logs", "--no-log-prefix", "gateway").stdout
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
@@ -348,13 +359,13 @@ def test_the_log_says_who_answered(fallen: tuple[MadeUp, Provider]) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(
+def real_stack(
     vllm_image: str, haproxy_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveStack]:
-    away = {"base_url": "http://provider:9000/v1", "model": MODEL, "api_key_env": "PROVIDER_KEY"}
+    fallback = {"base_url": "http://provider:9000/v1", "model": MODEL, "api_key_env": "PROVIDER_KEY"}
     model = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny"], "image": vllm_image,
              "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
-             "fallback": away}  # fmt: skip
+             "fallback": fallback}  # fmt: skip
     data = {"name": "fb-real", "port": 18950, "gateway": {"image": haproxy_image}, "models": [model]}
     with LiveStack(tmp_path_factory.mktemp("fb-real"), data) as started:
         (started.folder / ".env").unlink()
@@ -373,29 +384,37 @@ def ask(stack: LiveStack, **more: Any) -> tuple[int, str, str]:
     return response.status, text, response.headers.get("x-stackgen-served-by", "")
 
 
-def test_a_stand_in_answers_while_a_real_engine_is_down_and_only_then(real: LiveStack, fastchat_image: str) -> None:
-    # healthy for Docker is not yet up for the gateway, which looks by itself
-    eventually(lambda: ask(real)[2] == "vllm-tiny/vllm-tiny", 60, "the engine never joined")
-    cloud = provider("fb-real", fastchat_image)
+def test_the_provider_answers_only_while_a_real_engine_is_down(real_stack: LiveStack, fastchat_image: str) -> None:
+    # the gateway has its own health checks, so it may use the engine later than Docker reports it healthy
+    wait_until(
+        lambda: ask(real_stack)[2] == "vllm-tiny/vllm-tiny", 60, "the gateway did not use the engine within a minute"
+    )
+    cloud = start_provider("fb-real", fastchat_image)
     try:
-        assert ask(real)[2] == "vllm-tiny/vllm-tiny"
-        assert cloud.seen() == []
-        real.compose("kill", "vllm-tiny")
-        eventually(lambda: ask(real)[2].startswith("fallback/"), 60, "the fallback does not answer")
-        status, text, by = ask(real)
+        assert ask(real_stack)[2] == "vllm-tiny/vllm-tiny"
+        assert cloud.received() == []
+        real_stack.compose("kill", "vllm-tiny")
+        wait_until(
+            lambda: ask(real_stack)[2].startswith("fallback/"), 60, "the fallback did not answer within a minute"
+        )
+        status, text, by = ask(real_stack)
         assert (status, json.loads(text)["model"], by) == (200, MODEL, f"fallback/provider:{MODEL}")
-        status, text, by = ask(real, stream=True)
+        status, text, by = ask(real_stack, stream=True)
         assert status == 200 and text.count("data: ") == 5 and by.startswith("fallback/")
-        engine_key = json.loads(real.compose("config", "--format", "json").stdout)["services"]["vllm-tiny"][
+        environment = json.loads(real_stack.compose("config", "--format", "json").stdout)["services"]["vllm-tiny"][
             "environment"
         ]
-        assert engine_key["VLLM_API_KEY"] not in json.dumps(cloud.seen())
-        assert real.key not in json.dumps(cloud.seen())
-        assert "PROVIDER_KEY" not in engine_key and "tgp_" not in json.dumps(engine_key)
-        real.up()
-        eventually(lambda: ask(real)[2] == "vllm-tiny/vllm-tiny", 60, "the engine is not used again")
-        count = len(cloud.seen())
-        assert [ask(real)[2] for _ in range(5)] == ["vllm-tiny/vllm-tiny"] * 5
-        assert len(cloud.seen()) == count
+        assert environment["VLLM_API_KEY"] not in json.dumps(cloud.received())
+        assert real_stack.key not in json.dumps(cloud.received())
+        assert "PROVIDER_KEY" not in environment and "tgp_" not in json.dumps(environment)
+        real_stack.up()
+        wait_until(
+            lambda: ask(real_stack)[2] == "vllm-tiny/vllm-tiny",
+            60,
+            "the gateway did not use the engine again within a minute",
+        )
+        count = len(cloud.received())
+        assert [ask(real_stack)[2] for _ in range(5)] == ["vllm-tiny/vllm-tiny"] * 5
+        assert len(cloud.received()) == count
     finally:
         subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)

@@ -1,4 +1,4 @@
-"""The FastChat trio on the CPU, live, with two models and two replicas behind one API server."""
+"""FastChat on the CPU: two models, one of them in two replicas, behind one API server."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def chat(model: str = "smollm2", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4} | fields
 
 
-def test_it_answers_under_all_names(stack: LiveStack) -> None:
+def test_the_models_answer_under_all_served_names(stack: LiveStack) -> None:
     assert "Paris" in stack.ask()
     assert "Paris" in stack.ask(QUESTION, "--model", "smol")
-    assert stack.ask("hi", "--model", "tiny")  # random weights: any text will do
+    assert stack.ask("hi", "--model", "tiny")  # random weights, so any text is right
 
 
 def test_the_check_passes_for_every_model(stack: LiveStack) -> None:
@@ -57,8 +57,8 @@ def test_the_check_passes_for_every_model(stack: LiveStack) -> None:
     assert checked == {"smollm2", "smol", "tiny"}
 
 
-def test_the_prompt_is_the_tokenizers_own(stack: LiveStack) -> None:
-    """FastChat's fallback makes 964 tokens of "hi"."""
+def test_the_prompt_uses_the_tokenizers_chat_template(stack: LiveStack) -> None:
+    """FastChat's default template turns "hi" into 964 tokens."""
     status, body = post(stack, chat(), stack.key)
     assert status == 200
     assert json.loads(body)["usage"]["prompt_tokens"] < 50
@@ -73,7 +73,7 @@ def test_no_path_answers_without_the_key(stack: LiveStack) -> None:
 
 
 def test_null_parameters_do_not_wedge_the_worker(stack: LiveStack) -> None:
-    """Each would leak one of five slots in FastChat itself."""
+    """In plain FastChat, each of them permanently takes one of five concurrent requests."""
     for _ in range(7):
         assert post(stack, chat(temperature=None, top_p=None), stack.key)[0] == 200
     assert "Paris" in stack.ask()
@@ -106,7 +106,7 @@ def test_the_api_server_started_after_the_workers(stack: LiveStack) -> None:
     assert all(stack.inspect(worker)["State"]["StartedAt"] < api for worker in WORKERS)
 
 
-def test_the_key_shows_nowhere(stack: LiveStack) -> None:
+def test_the_key_is_not_in_logs_process_list_or_inspect(stack: LiveStack) -> None:
     assert stack.key not in stack.logs()
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert stack.key not in listing
@@ -114,13 +114,13 @@ def test_the_key_shows_nowhere(stack: LiveStack) -> None:
         assert stack.key not in json.dumps(stack.inspect(service)), service
 
 
-def test_a_killed_worker_comes_back_and_registers_again(stack: LiveStack) -> None:
-    """Last in this file, as it takes a worker down."""
-    killing = (
+def test_a_killed_worker_restarts_and_registers_again(stack: LiveStack) -> None:
+    """Last in this file, because it kills a worker."""
+    kill_worker = (
         "for p in /proc/[0-9]*; do grep -aq 'launch.py.worker' $p/cmdline && grep -q python $p/comm"
         " && kill -9 ${p#/proc/}; done; true"
     )
-    stack.execute(WORKERS[0], "sh", "-c", killing)
+    stack.execute(WORKERS[0], "sh", "-c", kill_worker)
     end = time.monotonic() + 90
     while True:
         status, body = post(stack, chat(), stack.key)

@@ -1,4 +1,4 @@
-"""The gallery of faults before real engines: what a proxy does to a real vLLM's and a real FastChat's answers."""
+"""The fault gallery with real engines: a proxy alters the answers of a real vLLM and a real FastChat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.rows import ROWS, Row
 from tests.live.stacks import LiveStack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
-# a machine of two cores that runs other things as well
+# generous, for a machine with two cores that runs other things as well
 TIMEOUT, SLACK = 4.0, 30.0
 
 
@@ -32,33 +32,33 @@ def fastchat(fastchat_stack: LiveStack) -> Engine:
 
 
 def rows(name: str) -> list[Row]:
-    """What a real engine has a part in; memory is measured once, and is the check's own.
+    """Returns the rows that depend on a real engine. Memory rows don't: they measure the check itself, once.
 
-    Of the rest the connection and the list of models are the same for both engines.
+    Connection and model list behave the same for both engines, so only one of them is tested with these.
     """
-    suits = [row for row in ROWS if row.suits(dialects()[name], name == "vllm", True) and not row.heavy]
-    return suits if name == "vllm" else [row for row in suits if row.to in ("chat", "stream")]
+    selected = [row for row in ROWS if row.fits(dialects()[name], name == "vllm", True) and not row.heavy]
+    return selected if name == "vllm" else [row for row in selected if row.to in ("chat", "stream")]
 
 
-# FastChat's whole answers may differ from its streamed ones: it streams in groups and holds half a character back
+# FastChat's plain answers may differ from its streams: it streams in groups and holds incomplete characters back
 @pytest.mark.parametrize(
     ("name", "row"),
     [
         pytest.param(name, row, id=f"{name}-{row.name}",
                      marks=pytest.mark.xfail(reason=row.pending, strict=True) if row.pending else ())
-        for name in ("vllm", "fastchat") for row in rows(name) if not row.patient
+        for name in ("vllm", "fastchat") for row in rows(name) if not row.is_slow
     ],
 )  # fmt: skip
-def test_a_fault(
+def test_fault_is_reported(
     name: str, row: Row, request: pytest.FixtureRequest, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prove(row, request.getfixturevalue(name), certs, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["vllm", "fastchat"])
-def test_faults_that_take_a_whole_time_out(
+def test_faults_that_take_a_full_timeout_are_reported(
     name: str, request: pytest.FixtureRequest, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient = [row for row in rows(name) if row.patient]
-    assert len(patient) > 10
-    assert prove_together(patient, request.getfixturevalue(name), certs, monkeypatch) == []
+    slow = [row for row in rows(name) if row.is_slow]
+    assert len(slow) > 10
+    assert prove_together(slow, request.getfixturevalue(name), certs, monkeypatch) == []

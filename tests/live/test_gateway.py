@@ -1,4 +1,4 @@
-"""Two real vLLM replicas and a real FastChat model behind one URL."""
+"""The gateway with two real vLLM replicas and a real FastChat model behind one URL."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def metric(stack: LiveStack, service: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
-def test_every_layer_of_every_model_passes(stack: LiveStack) -> None:
-    done = stack.stackgen_raw("check", str(stack.folder), "--deep", "--json")
+def test_the_deep_check_passes_for_every_model(stack: LiveStack) -> None:
+    done = stack.run_stackgen("check", str(stack.folder), "--deep", "--json")
     report = json.loads(done.stdout)
     wrong = [
         (e["name"], c["name"], c["message"]) for e in report["endpoints"] for c in e["results"] if c["status"] == "fail"
@@ -67,18 +67,18 @@ def test_every_layer_of_every_model_passes(stack: LiveStack) -> None:
     assert done.returncode == 0
     assert [endpoint["name"] for endpoint in report["endpoints"]] == ["vllm-tiny", "fastchat-smol"]
     seen = {e["name"]: {c["name"]: c for c in e["results"]} for e in report["endpoints"]}
-    # not only the gateway: each replica proves by itself that it generates
+    # the check reaches each replica directly, not only through the gateway
     assert {"vllm-tiny", "vllm-tiny-2"} <= {
         key.removesuffix("_seconds") for key in seen["vllm-tiny"]["topology"]["figures"]
     }
-    # nothing is left open, so nothing is warned of
+    # the gateway closes the engines' open paths, so there is no warning
     assert seen["vllm-tiny"]["auth"]["status"] == seen["fastchat-smol"]["auth"]["status"] == "pass"
 
 
-def test_one_url_serves_all_names(stack: LiveStack) -> None:
+def test_one_url_serves_all_models(stack: LiveStack) -> None:
     assert {model.id for model in client(stack).models.list()} == {"tiny", "Tiny/Alias", "smol"}
     assert "Paris" in stack.ask("Name the capital of France.", "--model", "smol")
-    with ThreadPoolExecutor(12) as pool:  # at once: who is idle is drawn by lot
+    with ThreadPoolExecutor(12) as pool:  # simultaneously: an idle replica is chosen at random
         served = set(pool.map(lambda name: post(stack, {
             "model": name, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2 if name == "smol" else 100,
             })[2], ["tiny", "Tiny/Alias", "smol"] * 4))  # fmt: skip
@@ -97,15 +97,15 @@ def test_the_open_paths_of_real_engines_are_refused(stack: LiveStack) -> None:
             connection.request(method, path, body, {"Authorization": f"Bearer {stack.key}"})
             assert connection.getresponse().status == 404, path
             connection.close()
-    # the engines' ports are nowhere on this machine
+    # the engines publish no port
     for service in ("vllm-tiny", "vllm-tiny-2", "fastchat-api", "fastchat-controller", "fastchat-smol"):
         assert not any(stack.inspect(service)["NetworkSettings"]["Ports"].values())
 
 
 @pytest.mark.parametrize(("model", "tokens"), [("tiny", 900), ("smol", 24)])
 def test_a_stream_arrives_token_by_token(stack: LiveStack, model: str, tokens: int) -> None:
-    api = client(stack)  # made before the clock starts: that takes longer than tiny's first token
-    # tiny ends when it likes, often after a few tokens: too short a time to tell anything by
+    api = client(stack)  # created before the clock starts, because that takes longer than tiny's first token
+    # tiny often ends after a few tokens, which is too fast to measure
     more = {"ignore_eos": True} if model == "tiny" else None
     started, times = time.monotonic(), []
     with api.chat.completions.create(
@@ -119,11 +119,11 @@ def test_a_stream_arrives_token_by_token(stack: LiveStack, model: str, tokens: i
             times.append(time.monotonic() - started)
     print(f"{model}: {len(times)} chunks, the first after {times[0]:.2f} s, the last after {times[-1]:.2f} s")
     assert len(times) > (tokens if model == "tiny" else 3)
-    # held back, all would come at the end
+    # buffered chunks would all arrive at the end
     assert times[0] < times[-1] / 2
 
 
-def test_a_client_that_leaves_stops_the_generation(stack: LiveStack) -> None:
+def test_a_disconnect_stops_the_generation(stack: LiveStack) -> None:
     names = ("vllm-tiny", "vllm-tiny-2")
     before = sum(metric(stack, name, "vllm:generation_tokens_total") for name in names)
     stream = client(stack).completions.create(model="tiny", prompt="a", max_tokens=900, n=4, stream=True,
@@ -133,20 +133,22 @@ def test_a_client_that_leaves_stops_the_generation(stack: LiveStack) -> None:
     end = time.monotonic() + 30
     while any(metric(stack, name, "vllm:num_requests_running") for name in names) and time.monotonic() < end:
         time.sleep(0.2)
-    made = sum(metric(stack, name, "vllm:generation_tokens_total") for name in names) - before
-    print(f"left after the first token: {made:.0f} of 3600 tokens were generated")
-    assert 0 < made < 1800
+    generated = sum(metric(stack, name, "vllm:generation_tokens_total") for name in names) - before
+    print(f"client disconnected after the first token: {generated:.0f} of 3600 tokens were generated")
+    assert 0 < generated < 1800
 
 
-def test_a_megabyte_of_prompt_reaches_the_engine_with_the_model_last(stack: LiveStack) -> None:
-    long = "word " * 200_000
-    status, body, by = post(stack, {"messages": [{"role": "user", "content": long}], "max_tokens": 4, "model": "tiny"})
-    # the engine itself says that this is too much for 1,024 tokens
+def test_a_megabyte_of_prompt_in_front_of_the_model_reaches_the_engine(stack: LiveStack) -> None:
+    prompt = "word " * 200_000
+    status, body, by = post(
+        stack, {"messages": [{"role": "user", "content": prompt}], "max_tokens": 4, "model": "tiny"}
+    )
+    # the error is the engine's own: the prompt is too long for 1,024 tokens
     assert (status, by.startswith("vllm-tiny/")) == (400, True)
     assert "1024" in body["error"]["message"]
 
 
-def test_the_log_tells_who_asked_what_and_no_key(stack: LiveStack) -> None:
+def test_the_log_has_key_name_and_server_but_no_key_and_no_prompt(stack: LiveStack) -> None:
     post(stack, {"model": "smol", "messages": [{"role": "user", "content": "a secret thought"}], "max_tokens": 1})
     log = stack.compose("logs", "--no-log-prefix", "gateway").stdout
     assert '"key": "default"' in log and '"server": "fastchat-api"' in log

@@ -1,4 +1,4 @@
-"""The way of a GPU from the Compose file to the container, on a real engine with stub GPUs (see `gpu_engine`)."""
+"""GPUs from the Compose file to the container, on a real Docker engine with stub GPUs (see `gpu_engine`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.examples import complete_copy
 from stackgen.cli.main import main
 from stackgen.runtimes.observation.topology import ComposeObserver
 from stackgen.stack.folder import open_stack
-from tests.live.gpu_engine import CDI_KIND, STAND_IN, GpuEngine, gpu_uuid, missing
+from tests.live.gpu_engine import CDI_KIND, FAKE_IMAGE, GpuEngine, gpu_uuid, reason_to_skip
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
 
@@ -23,24 +24,24 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml")
 SERVER = "vllm-m"
 
 
-def rendered(stack: str, folder: Path) -> Path:
-    """The Compose file of a `stack.yaml`, as `stackgen render` writes it, with all that it needs in `folder`."""
+def render_stack(stack: str, folder: Path) -> Path:
+    """Renders the text of a stack.yaml into `folder`, with everything it needs. Returns the Compose file."""
     (folder / "weights").mkdir(exist_ok=True)
     (folder / "stack.yaml").write_text(stack, encoding="utf-8")
     assert main(["render", str(folder), "--no-validate"]) == 0
     return folder / "compose.yaml"
 
 
-def stack(gpus: object, driver: str = "nvidia") -> str:
-    """A `stack.yaml` with one model, served as `m` on `gpus`."""
-    return more_models({"m": gpus}, driver)
+def stack_with_model(gpus: object, driver: str = "nvidia") -> str:
+    """Returns a stack.yaml with one model, served as `m` on `gpus`."""
+    return stack_with_models({"m": gpus}, driver)
 
 
-def more_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
-    """A `stack.yaml` with one model for each name."""
+def stack_with_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
+    """Returns a stack.yaml with one model for each name."""
     models = [
         {"engine": "vllm", "model": "./weights", "served_names": [name], "gpus": wanted}
-        # the file has to say how many GPUs `all` are
+        # with `all`, the stack file must set the number of GPUs
         | ({"tensor_parallel_size": 1} if wanted == "all" else {})
         for name, wanted in gpus.items()
     ]
@@ -49,7 +50,7 @@ def more_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[GpuEngine]:
-    if reason := missing():
+    if reason := reason_to_skip():
         pytest.skip(reason)
     with GpuEngine() as started:
         yield started
@@ -75,17 +76,17 @@ def project() -> str:
 def test_container_sees_the_gpus_of_the_stack(
     engine: GpuEngine, project: str, tmp_path: Path, gpus: object, visible: str
 ) -> None:
-    with engine.project(rendered(stack(gpus), tmp_path), project) as compose:
+    with engine.project(render_stack(stack_with_model(gpus), tmp_path), project) as compose:
         compose.up()
         container = compose.container(SERVER)
         assert engine.container_environment(container)["NVIDIA_VISIBLE_DEVICES"] == visible
         calls = [call for call in engine.hook_calls() if call["container"] == container]
-    # the hook that a real machine has was asked for these very GPUs, once
-    assert [(call["words"], call["visible"]) for call in calls] == [(["prestart"], visible)]
+    # the hook, which on a real machine is NVIDIA's, was called once, with these GPUs
+    assert [(call["args"], call["visible"]) for call in calls] == [(["prestart"], visible)]
 
 
 def test_each_model_has_its_own_gpus(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    file = rendered(more_models({"a": [0], "b": [1, 2], "c": 0}), tmp_path)
+    file = render_stack(stack_with_models({"a": [0], "b": [1, 2], "c": 0}), tmp_path)
     with engine.project(file, project) as compose:
         compose.up()
         seen = {name: engine.container_environment(compose.container(f"vllm-{name}")) for name in "abc"}
@@ -94,8 +95,8 @@ def test_each_model_has_its_own_gpus(engine: GpuEngine, project: str, tmp_path: 
     assert [seen[name].get("NVIDIA_VISIBLE_DEVICES") for name in "abc"] == ["0", "1,2", None]
 
 
-def test_the_check_sees_what_is_reserved(engine: GpuEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = rendered(more_models({"a": [0, 2], "b": 0}), tmp_path)
+def test_the_check_sees_the_reserved_gpus(engine: GpuEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = render_stack(stack_with_models({"a": [0, 2], "b": 0}), tmp_path)
     monkeypatch.setenv("DOCKER_HOST", engine.host)
     found = open_stack(str(tmp_path))
     with engine.project(file, found.plan.name) as compose:
@@ -104,23 +105,23 @@ def test_the_check_sees_what_is_reserved(engine: GpuEngine, tmp_path: Path, monk
             one.name: one
             for endpoint in found.plan.endpoints
             for one in ComposeObserver(found.plan, endpoint).services()
-            if one.name != "gateway"  # the stand-in holds no HAProxy
+            if one.name != "gateway"  # the fake image has no HAProxy
         }
     assert {name: (one.state, one.gpus_planned, one.gpus_reserved) for name, one in views.items()} == {
         "vllm-a": ("running", ("0", "2"), ("0", "2")),
         "vllm-b": ("running", (), ()),
     }
-    # the stand-in has no nvidia-smi: unknown, and not none
+    # the fake image has no nvidia-smi, so they are unknown, which is not the same as none
     assert views["vllm-a"].gpus_seen is None
 
 
 @pytest.mark.parametrize(
     ("gpus", "unknown"), [([8], "8"), ([0, 11], "11"), (9, "8"), ([gpu_uuid(99)], gpu_uuid(99))], ids=str
 )
-def test_a_gpu_that_is_not_there_fails_the_start(
+def test_a_gpu_that_does_not_exist_fails_the_start(
     engine: GpuEngine, project: str, tmp_path: Path, gpus: object, unknown: str
 ) -> None:
-    with engine.project(rendered(stack(gpus), tmp_path), project) as compose:
+    with engine.project(render_stack(stack_with_model(gpus), tmp_path), project) as compose:
         done = compose.up(check=False)
         running = compose("ps", "-q", "--status", "running").stdout
     assert done.returncode != 0
@@ -128,8 +129,10 @@ def test_a_gpu_that_is_not_there_fails_the_start(
     assert running == ""
 
 
-def test_the_file_works_unchanged_network_port_and_health(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    with engine.project(rendered(stack([0, 1]), tmp_path), project) as compose:
+def test_the_rendered_file_works_unchanged_with_network_port_and_health_check(
+    engine: GpuEngine, project: str, tmp_path: Path
+) -> None:
+    with engine.project(render_stack(stack_with_model([0, 1]), tmp_path), project) as compose:
         compose.up(wait=True)
         url = "http://127.0.0.1:8000/v1/models"
         ask = f"import urllib.request as r; print(r.urlopen('{url}', timeout=9).read().decode())"
@@ -140,7 +143,7 @@ def test_the_file_works_unchanged_network_port_and_health(engine: GpuEngine, pro
 
 
 def test_amd_container_has_the_device_files_and_groups(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    file = rendered(stack([0], "amd"), tmp_path)
+    file = render_stack(stack_with_model([0], "amd"), tmp_path)
     config = engine.host_configs(file, project)[SERVER]
     assert [device["PathOnHost"] for device in config["Devices"]] == ["/dev/kfd", "/dev/dri"]
     assert not config["DeviceRequests"]
@@ -151,14 +154,14 @@ def test_amd_container_has_the_device_files_and_groups(engine: GpuEngine, projec
         probe = "import os; os.stat('/dev/kfd'); os.open('/dev/dri/renderD128', os.O_RDWR)"
         opened = engine.docker("exec", container, "python3", "-c", probe, check=False).stderr
         assert "NVIDIA_VISIBLE_DEVICES" not in engine.container_environment(container)
-    # not `render`: an image need not know that group, and root owns the files anyway
+    # only `video`: an image may lack the group `render`, and root owns the device files anyway
     assert "44" in groups
-    # allowed by the cgroup and without a driver behind it; a device that wasn't granted says "Operation not permitted"
+    # allowed by the cgroup, but without a driver; a device that wasn't granted gives "Operation not permitted"
     assert opened == "" or "No such device" in opened, opened
 
 
 def test_cdi_device_edits_reach_the_container(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    file = rendered(stack([f"{CDI_KIND}=1"], "cdi"), tmp_path)
+    file = render_stack(stack_with_model([f"{CDI_KIND}=1"], "cdi"), tmp_path)
     with engine.project(file, project) as compose:
         compose.up()
         container = compose.container(SERVER)
@@ -168,7 +171,7 @@ def test_cdi_device_edits_reach_the_container(engine: GpuEngine, project: str, t
 
 
 def test_unknown_cdi_device_fails_the_start(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    file = rendered(stack([f"{CDI_KIND}=77"], "cdi"), tmp_path)
+    file = render_stack(stack_with_model([f"{CDI_KIND}=77"], "cdi"), tmp_path)
     with engine.project(file, project) as compose:
         done = compose.up(check=False)
     assert done.returncode != 0
@@ -181,16 +184,17 @@ def test_unknown_cdi_device_fails_the_start(engine: GpuEngine, project: str, tmp
      ([f"{CDI_KIND}=0"], "cdi", 0, [f"{CDI_KIND}=0"])],
     ids=str,
 )  # fmt: skip
-def test_device_request_says_what_the_stack_says(
+def test_device_request_matches_the_stack(
     engine: GpuEngine, project: str, tmp_path: Path, gpus: object, driver: str, count: int, ids: list[str] | None
 ) -> None:
-    (request,) = engine.device_requests(rendered(stack(gpus, driver), tmp_path), project)[SERVER]
+    (request,) = engine.device_requests(render_stack(stack_with_model(gpus, driver), tmp_path), project)[SERVER]
     assert (request["Driver"], request["Count"], request["DeviceIDs"]) == (driver, count, ids)
     assert request["Capabilities"] == [["gpu"]]
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.parent.name)
-def test_the_engine_accepts_every_example(engine: GpuEngine, project: str, file: Path) -> None:
+def test_the_engine_accepts_every_example(engine: GpuEngine, project: str, file: Path, tmp_path: Path) -> None:
+    file = complete_copy(file.parent, tmp_path / "example") / "compose.yaml"
     services = yaml.safe_load(file.read_text("utf-8"))["services"]
     reserved = {
         name: service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
@@ -207,18 +211,18 @@ def test_the_engine_accepts_every_example(engine: GpuEngine, project: str, file:
 
 
 def test_the_engine_leaves_nothing_behind() -> None:
-    if reason := missing():
+    if reason := reason_to_skip():
         pytest.skip(reason)
 
     def bridge() -> bytes:
-        # dockerd with `--bridge=none` in the host's namespace would delete it
+        # a dockerd with `--bridge=none` in the host's network namespace would delete it
         return subprocess.run(["ip", "-brief", "address", "show", "docker0"], capture_output=True, check=False).stdout
 
     before = bridge()
     with GpuEngine(gpus=1) as engine:
         root = engine.root
-        # still running when the engine goes
-        engine.docker("run", "-d", "--gpus", "all", STAND_IN, "m")
+        # a container that is still running when the engine stops
+        engine.docker("run", "-d", "--gpus", "all", FAKE_IMAGE, "m")
     assert bridge() == before
     assert not root.exists()
     assert list(Path("/sys/fs/cgroup").glob(f"**/{root.name}")) == []
@@ -229,5 +233,5 @@ def test_the_engine_leaves_nothing_behind() -> None:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # ended meanwhile
+    except OSError:  # the process has exited
         return b""

@@ -1,4 +1,4 @@
-"""`stackgen keys` on a running gateway: keys come and go, and nobody notices; and a certificate that signs itself."""
+"""`stackgen keys` on a running gateway: no request is lost when keys change. And its TLS certificates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from stackgen.runtimes.compose.certificate import ensure_certificate
-from stackgen.runtimes.compose.gateway import reload_changed
+from stackgen.runtimes.compose.gateway import reload_if_changed, running_gateway
 from stackgen.stack.envfile import read_env
 from stackgen.stack.folder import open_stack
-from tests.live.gateway import MadeUp
+from tests.live.gateway import FakeEngineStack
 from tests.live.load import Load
 
 pytestmark = [pytest.mark.docker, pytest.mark.front]
@@ -25,38 +25,40 @@ pytestmark = [pytest.mark.docker, pytest.mark.front]
 PORT, TLS_PORT = 18820, 18821
 
 
-def stackgen(stack: MadeUp, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stackgen", "--debug", *words]
+def stackgen(stack: FakeEngineStack, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stackgen", "--debug", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
-def keys(stack: MadeUp, *words: str) -> str:
-    """Standard output of `stackgen keys`, which must not show a key anywhere else."""
-    done = stackgen(stack, "keys", *words, "--stack", str(stack.folder))
+def keys(stack: FakeEngineStack, *args: str) -> str:
+    """Returns the standard output of `stackgen keys`, which must not print a key anywhere else."""
+    done = stackgen(stack, "keys", *args, "--stack", str(stack.folder))
     assert "sk-" not in done.stderr
     return done.stdout.strip()
 
 
-def written(stack: MadeUp) -> None:
+def write_stack_file(stack: FakeEngineStack) -> None:
     (stack.folder / "stack.yaml").write_text(yaml.safe_dump(stack.data))
 
 
 @pytest.fixture(scope="module")
-def stack(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeUp]:
+def stack(
+    fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FakeEngineStack]:
     model = {"model": "./a", "engine": "vllm", "replicas": 2, "served_names": ["alpha"]}
     gateway = {"image": haproxy_image, "keys": [{"name": "team"}]}
     data = {"name": "roll-keys", "port": PORT, "gateway": gateway, "models": [model]}
-    with MadeUp(tmp_path_factory.mktemp("keys"), data, fastchat_image) as running:
-        written(running)
+    with FakeEngineStack(tmp_path_factory.mktemp("keys"), data, fastchat_image) as running:
+        write_stack_file(running)
         yield running
 
 
-def test_a_key_from_its_first_day_to_its_last(stack: MadeUp) -> None:
+def test_a_key_is_created_rotated_and_removed(stack: FakeEngineStack) -> None:
     first = keys(stack, "new", "team")
     assert stack.chat("alpha", first).status == 200
-    assert stack.chat("alpha").status == 200  # that of .env goes on to count
+    assert stack.chat("alpha").status == 200  # the key in .env stays valid
     second = keys(stack, "rotate", "team")
     assert first != second
     assert [stack.chat("alpha", key).status for key in (first, second)] == [200, 200]
@@ -69,7 +71,7 @@ def test_a_key_from_its_first_day_to_its_last(stack: MadeUp) -> None:
     assert first not in log and second not in log
 
 
-def test_the_key_of_env_is_rotated_in_env(stack: MadeUp) -> None:
+def test_the_default_key_is_rotated_in_the_env_file(stack: FakeEngineStack) -> None:
     old = stack.key
     new = keys(stack, "rotate", "default")
     assert read_env(stack.folder)["STACKGEN_API_KEY"] == new != old
@@ -79,41 +81,39 @@ def test_the_key_of_env_is_rotated_in_env(stack: MadeUp) -> None:
     assert [stack.chat("alpha", key).status for key in (old, new)] == [401, 200]
 
 
-def test_reloads_of_keys_lose_no_request(stack: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
-    with Load(PORT, [stack.key], "alpha", clients=8, pause=0.01, made_up=True) as under:
+def test_key_reloads_lose_no_request(stack: FakeEngineStack, capsys: pytest.CaptureFixture[str]) -> None:
+    with Load(PORT, [stack.key], "alpha", clients=8, pause=0.01, fake_engines=True) as traffic:
         for _ in range(4):
             name = "brief"
             keys(stack, "new", name)
-            under.keys = [stack.key, keys(stack, "rotate", name)]
-            under.more(40)
-            under.keys = [stack.key]
-            under.more(20)
+            traffic.keys = [stack.key, keys(stack, "rotate", name)]
+            traffic.wait_for_requests(40)
+            traffic.keys = [stack.key]
+            traffic.wait_for_requests(20)
             keys(stack, "remove", name)
     with capsys.disabled():
-        print(f"\n  {under.told('12 reloads of keys')}")
-    assert (under.failures, under.cut) == ([], 0)
+        print(f"\n  {traffic.summary('12 reloads of keys')}")
+    assert (traffic.failures, traffic.interrupted) == ([], 0)
 
 
-def test_a_drained_replica_stays_drained_over_a_reload(stack: MadeUp) -> None:
-    from stackgen.runtimes.compose.gateway import running_gateway
-
+def test_a_drained_replica_stays_drained_after_a_reload(stack: FakeEngineStack) -> None:
     gateway = running_gateway("roll-keys")
     assert gateway
     assert gateway.drain("vllm-alpha-2", 10) == 0
     keys(stack, "new", "third")
-    assert {stack.chat("alpha").by for _ in range(6)} == {"vllm-alpha"}
-    assert gateway.alone("vllm-alpha")
-    gateway.open("vllm-alpha-2")
-    assert {stack.chat("alpha").by for _ in range(6)} == {"vllm-alpha", "vllm-alpha-2"}
-    assert not gateway.alone("vllm-alpha")
+    assert {stack.chat("alpha").replica for _ in range(6)} == {"vllm-alpha"}
+    assert gateway.is_last_up("vllm-alpha")
+    gateway.enable("vllm-alpha-2")
+    assert {stack.chat("alpha").replica for _ in range(6)} == {"vllm-alpha", "vllm-alpha-2"}
+    assert not gateway.is_last_up("vllm-alpha")
 
 
-class Encrypted(MadeUp):
-    """With a generated certificate, which is trusted."""
+class TlsStack(FakeEngineStack):
+    """With a generated certificate, which the client trusts."""
 
     def render(self) -> None:
         super().render()
-        written(self)
+        write_stack_file(self)
         stack = open_stack(str(self.folder))
         ensure_certificate(stack.spec, stack.plan, self.folder)
 
@@ -122,59 +122,59 @@ class Encrypted(MadeUp):
         return http.client.HTTPSConnection("127.0.0.1", self.data["port"], timeout=60, context=context)
 
 
-class Own(Encrypted):
-    """With a certificate of one's own, which is whatever `renew` made last."""
+class OwnCertificateStack(TlsStack):
+    """With the user's own certificate: the last one that `renew` created."""
 
     def render(self) -> None:
         self.renew()
         super().render()
 
     def renew(self) -> None:
-        """A new certificate and key, written in place."""
-        for name, text in self.made().items():
+        """Writes a new certificate and key into the existing files."""
+        for name, text in self.create_certificate().items():
             (self.folder / name).write_text(text)
 
-    def made(self) -> dict[str, str]:
-        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+    def create_certificate(self) -> dict[str, str]:
+        args = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
                  "/CN=localhost", "-keyout", "new.key", "-out", "new.crt"]  # fmt: skip
-        subprocess.run(["openssl", *words], cwd=self.folder, capture_output=True, check=True)
+        subprocess.run(["openssl", *args], cwd=self.folder, capture_output=True, check=True)
         return {f"own.{one}": (self.folder / f"new.{one}").read_text() for one in ("crt", "key")}
 
     def connect(self) -> http.client.HTTPConnection:
         context = ssl._create_unverified_context()
         return http.client.HTTPSConnection("127.0.0.1", self.data["port"], timeout=60, context=context)
 
-    def shown(self) -> bool:
-        """Whether the gateway shows the certificate that is on disk."""
-        seen = ssl.get_server_certificate(("127.0.0.1", self.data["port"]), timeout=20)
-        return ssl.PEM_cert_to_DER_cert(seen) == ssl.PEM_cert_to_DER_cert((self.folder / "own.crt").read_text())
+    def serves_certificate_on_disk(self) -> bool:
+        """Returns whether the gateway presents the certificate on disk."""
+        served = ssl.get_server_certificate(("127.0.0.1", self.data["port"]), timeout=20)
+        return ssl.PEM_cert_to_DER_cert(served) == ssl.PEM_cert_to_DER_cert((self.folder / "own.crt").read_text())
 
 
-def test_ones_own_certificate_is_renewed(fastchat_image: str, haproxy_image: str, tmp_path: Path) -> None:
+def test_a_renewed_own_certificate_is_loaded(fastchat_image: str, haproxy_image: str, tmp_path: Path) -> None:
     model = {"model": "./a", "engine": "vllm", "served_names": ["alpha"]}
     gateway = {"image": haproxy_image, "tls": {"certificate": "./own.crt", "key": "./own.key"}}
     data = {"name": "roll-own", "port": TLS_PORT + 2, "gateway": gateway, "models": [model]}
-    with Own(tmp_path, data, fastchat_image) as stack:
-        assert stack.shown()
+    with OwnCertificateStack(tmp_path, data, fastchat_image) as stack:
+        assert stack.serves_certificate_on_disk()
         container = stack.compose("ps", "--quiet", "gateway").stdout
         stack.renew()
-        assert reload_changed(stack.plan, tmp_path) and stack.shown()
-        # other files of the same names, which the container does not see
-        for name, text in stack.made().items():
-            (tmp_path / "beside").write_text(text)
-            (tmp_path / "beside").replace(tmp_path / name)
-        assert not stack.shown()
-        assert reload_changed(stack.plan, tmp_path) and stack.shown()
+        assert reload_if_changed(stack.plan, tmp_path) and stack.serves_certificate_on_disk()
+        # replaced files of the same names, which the container doesn't see
+        for name, text in stack.create_certificate().items():
+            (tmp_path / "new").write_text(text)
+            (tmp_path / "new").replace(tmp_path / name)
+        assert not stack.serves_certificate_on_disk()
+        assert reload_if_changed(stack.plan, tmp_path) and stack.serves_certificate_on_disk()
         assert stack.compose("ps", "--quiet", "gateway").stdout == container
 
 
-def test_a_generated_certificate(
+def test_a_generated_certificate_serves_https_and_redirects_http(
     fastchat_image: str, haproxy_image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = {"model": "./a", "engine": "vllm", "served_names": ["alpha"]}
     gateway = {"image": haproxy_image, "tls": {"redirect_port": TLS_PORT + 1}}
     data = {"name": "roll-tls", "port": TLS_PORT, "gateway": gateway, "models": [model]}
-    with Encrypted(tmp_path, data, fastchat_image) as stack:
+    with TlsStack(tmp_path, data, fastchat_image) as stack:
         assert stack.chat("alpha").status == 200
         plain = http.client.HTTPConnection("127.0.0.1", TLS_PORT + 1, timeout=20)
         plain.request("POST", "/v1/chat/completions?x=1", "{}")
@@ -193,15 +193,15 @@ def test_a_generated_certificate(
         plain.endheaders()
         assert plain.getresponse().status == 400
         plain.close()
-        # what stands beside the engines speaks plainly to it, inside the network alone
+        # services in the stack's network use plain HTTP on a port that isn't published
         inner = "import urllib.request as u; print(u.urlopen('http://gateway:8001/health').status)"
         assert stack.run("vllm-alpha", "python3", "-c", inner).strip() == "200"
-        # the stack's own commands trust it, and nobody else does
+        # only the stack's own commands trust it
         report = json.loads(stackgen(stack, "check", str(tmp_path), "--json", "--select", "tls,models").stdout)
         assert {one["status"] for one in report["endpoints"][0]["results"]} == {"pass"}
         url = ("--base-url", f"https://127.0.0.1:{TLS_PORT}/v1")
         assert "certificate" in stackgen(stack, "check", *url, "--quick", code=1).stdout
-        # the worker that reads the key anew has no rights but to read it
+        # a reload starts a new worker, which can read the key but has no other rights
         first = keys(stack, "new", "team")
         assert stack.chat("alpha", first).status == 200
         user = stack.run("gateway", "bash", "-c", "stat -c %U /proc/[0-9]*/ | sort | uniq")

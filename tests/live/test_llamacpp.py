@@ -1,4 +1,4 @@
-"""The third engine, live: llama.cpp's server with the small model's GGUF."""
+"""llama.cpp's server with the GGUF file of SmolLM2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def stack(llamacpp_stack: LiveStack) -> LiveStack:
     return llamacpp_stack
 
 
-def test_it_answers(stack: LiveStack) -> None:
+def test_the_model_answers(stack: LiveStack) -> None:
     assert "Paris" in stack.ask()
 
 
@@ -28,7 +28,7 @@ def test_the_check_passes(stack: LiveStack) -> None:
     assert {result["name"]: result["status"] for result in endpoint["results"]}["stream"] == "pass"
 
 
-def test_the_context_is_the_one_asked_for(stack: LiveStack) -> None:
+def test_the_context_length_is_max_model_len(stack: LiveStack) -> None:
     """`2K` is 2,048 tokens, as vLLM reads it."""
     request = urllib.request.Request("http://127.0.0.1:18140/props", headers={"Authorization": f"Bearer {stack.key}"})
     with urllib.request.urlopen(request, timeout=10) as response:
@@ -40,8 +40,8 @@ def test_the_key_is_not_in_the_process_list(stack: LiveStack) -> None:
     assert stack.key not in stack.logs()
 
 
-def test_the_check_fails_for_a_name_that_is_not_served(stack: LiveStack) -> None:
-    """llama.cpp itself answers to any name."""
-    done = stack.stackgen_raw("check", str(stack.folder), "--model", "SmolLM2")
+def test_the_check_fails_for_a_model_that_is_not_served(stack: LiveStack) -> None:
+    """llama.cpp itself accepts any model name."""
+    done = stack.run_stackgen("check", str(stack.folder), "--model", "SmolLM2")
     assert done.returncode == 1, done.stdout
     assert "smollm2" in done.stdout

@@ -1,4 +1,4 @@
-"""A rolling update of FastChat's workers under load: the gap is told before, and no more than it says is lost."""
+"""A rolling update of FastChat workers under load: downtime is announced first, and no more than that is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.live.load import Load
 from tests.live.stacks import LiveStack
-from tests.live.test_rolling import change, created, update
+from tests.live.test_rolling import container_id, edit_model, update
 
 pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(600)]
 
@@ -29,22 +29,22 @@ def stack(
         yield started
 
 
-def test_workers_are_made_anew_one_by_one(stack: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
-    before = [created(stack, name) for name in (*WORKERS, "fastchat-api", "gateway")]
-    change(stack, extra_args=["--limit-worker-concurrency", "4"])
-    # FastChat can't drain a worker: that is told, and wants a yes
+def test_workers_are_recreated_one_by_one(stack: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [container_id(stack, name) for name in (*WORKERS, "fastchat-api", "gateway")]
+    edit_model(stack, extra_args=["--limit-worker-concurrency", "4"])
+    # FastChat can't drain a worker, so the update asks for confirmation
     refused = update(stack, code=2)
     assert refused.stderr.count("FastChat can't drain a worker") == 2 and "nothing was changed" in refused.stderr
-    assert [created(stack, name) for name in WORKERS] == before[:2]
-    with Load(PORT, [stack.key]) as under:
+    assert [container_id(stack, name) for name in WORKERS] == before[:2]
+    with Load(PORT, [stack.key]) as traffic:
         update(stack, "--yes")
-        at_most = len(under.failures)
-        under.more(40)
+        at_most = len(traffic.failures)
+        traffic.wait_for_requests(40)
     with capsys.disabled():
-        print(f"\n  {under.told('rolling update of FastChat workers')}, of whom none afterwards")
-    # what a worker was at work on when it was stopped, and nothing besides: each client has one request at a time
-    assert at_most <= under.clients * len(WORKERS) and under.cut <= under.clients * len(WORKERS)
-    assert len(under.failures) == at_most, under.failures
-    assert under.requests > 10 * at_most
-    after = [created(stack, name) for name in (*WORKERS, "fastchat-api", "gateway")]
+        print(f"\n  {traffic.summary('rolling update of FastChat workers')}, none of them after the update")
+    # only requests in flight on a stopped worker are lost, and each client has one request at a time
+    assert at_most <= traffic.clients * len(WORKERS) and traffic.interrupted <= traffic.clients * len(WORKERS)
+    assert len(traffic.failures) == at_most, traffic.failures
+    assert traffic.requests > 10 * at_most
+    after = [container_id(stack, name) for name in (*WORKERS, "fastchat-api", "gateway")]
     assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True, True]

@@ -1,4 +1,4 @@
-"""vllm-router before two real vLLM replicas, behind the real HAProxy."""
+"""vllm-router in front of two real vLLM replicas, behind the real HAProxy."""
 
 from __future__ import annotations
 
@@ -37,71 +37,76 @@ def stack(
     assert built.returncode == 0, built.stderr
     with LiveStack(tmp_path_factory.mktemp("fb-router"), data) as started:
         started.up()
-        routed(started)
-        # it starts with the first replica that is ready, and its own checks find the second
-        eventually(lambda: spread(started), 60, "the router never used both replicas")
+        wait_for_router(started)
+        # the router starts with the first ready replica and finds the second by its own checks
+        wait_until(lambda: uses_both_replicas(started), 60, "the router never used both replicas")
         yield started
 
 
-def routed(stack: LiveStack) -> None:
-    """Returns when the router is in use: it is left out for a moment after each 500."""
-    eventually(lambda: ask(stack, "hi")[2] == "router-tiny/router-tiny", 60, "the router is not used")
+def wait_for_router(stack: LiveStack) -> None:
+    """Waits until the gateway uses the router, which it skips for a moment after each 500."""
+    wait_until(lambda: ask(stack, "hi")[2] == "router-tiny/router-tiny", 60, "the router is not used")
 
 
-def spread(stack: LiveStack) -> bool:
-    """Whether six talks at once all went through the router, and to both replicas."""
-    before = prompts(stack)
+def uses_both_replicas(stack: LiveStack) -> bool:
+    """Returns whether six simultaneous conversations all went through the router, and to both replicas."""
+    before = count_prompt_tokens(stack)
     with ThreadPoolExecutor(6) as pool:
-        talks = [f"talk {number} {time.monotonic()} " * 20 for number in range(6)]
-        by = {answer[2] for answer in pool.map(lambda text: ask(stack, text, max_tokens=40, ignore_eos=True), talks)}
-    return by == {"router-tiny/router-tiny"} and min((prompts(stack) - before)[one] for one in REPLICAS) > 100
+        conversations = [f"talk {number} {time.monotonic()} " * 20 for number in range(6)]
+        by = {
+            answer[2]
+            for answer in pool.map(lambda text: ask(stack, text, max_tokens=40, ignore_eos=True), conversations)
+        }
+    return (
+        by == {"router-tiny/router-tiny"} and min((count_prompt_tokens(stack) - before)[one] for one in REPLICAS) > 100
+    )
 
 
 def ask(
-    stack: LiveStack, text: str, path: str = "/v1/chat/completions", key: str = "", **more: Any
+    stack: LiveStack, prompt: str, path: str = "/v1/chat/completions", key: str = "", **more: Any
 ) -> tuple[int, str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=120)
-    body = {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 4, **more}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **more}
     body = {name: value for name, value in body.items() if value is not None}
     connection.request("POST", path, json.dumps(body), headers(key or stack.key))
     response = connection.getresponse()
-    said = response.read().decode()
+    text = response.read().decode()
     connection.close()
-    return response.status, said, response.headers.get("x-stackgen-served-by", "")
+    return response.status, text, response.headers.get("x-stackgen-served-by", "")
 
 
 def headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
 
-def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, what
         time.sleep(0.3)
 
 
-def figure(stack: LiveStack, service: str, name: str) -> float:
+def read_metric(stack: LiveStack, service: str, name: str) -> float:
     text = stack.execute(service, "python3", "-c", METRICS).stdout
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"vllm:{name}"))
 
 
-def prompts(stack: LiveStack) -> Counter[str]:
-    """Tokens of prompts that each replica has seen: vLLM's own count, which its health check moves by one or two."""
-    return Counter({service: int(figure(stack, service, "prefix_cache_queries_total")) for service in REPLICAS})
+def count_prompt_tokens(stack: LiveStack) -> Counter[str]:
+    """Returns the prompt tokens of each replica, by vLLM's own metric. A health check adds one or two."""
+    return Counter({service: int(read_metric(stack, service, "prefix_cache_queries_total")) for service in REPLICAS})
 
 
 @contextmanager
-def load(stack: LiveStack) -> Iterator[list[tuple[int, str, str]]]:
-    """Four clients that ask all the time; their answers."""
+def run_load(stack: LiveStack) -> Iterator[list[tuple[int, str, str]]]:
+    """Runs four clients that send requests without a pause. Yields the list of their answers."""
     answers: list[tuple[int, str, str]] = []
-    over = threading.Event()
+    stopped = threading.Event()
 
     def client(number: int) -> None:
         count = 0
-        while not over.is_set():
+        while not stopped.is_set():
             count += 1
-            # two of them by the gateway's process for large bodies, with a field that nothing is generated from
+            # half of them are large, for the gateway's second process; `user` doesn't change the prompt
             long = {"user": "x" * 100_000} if number % 2 else {}
             answers.append(ask(stack, f"client {number} " * 20 + str(count), max_tokens=20, **long))
 
@@ -112,53 +117,57 @@ def load(stack: LiveStack) -> Iterator[list[tuple[int, str, str]]]:
     try:
         yield answers
     finally:
-        over.set()
+        stopped.set()
         for one in clients:
             one.join()
 
 
-def test_conversations_spread_and_each_stays_where_its_beginning_is(stack: LiveStack) -> None:
-    # long, as the cache keeps whole blocks of 128 tokens on the CPU
+def test_conversations_spread_and_each_stays_with_its_cached_prefix(stack: LiveStack) -> None:
+    # long, because on the CPU vLLM caches prefixes in blocks of 128 tokens
     openings = [f"conversation {number} " * 160 for number in range(6)]
-    with ThreadPoolExecutor(6) as pool:  # at once: alone, every first turn finds both replicas idle
+    with ThreadPoolExecutor(6) as pool:  # simultaneously, or each first turn would find both replicas idle
         first = list(pool.map(lambda text: ask(stack, text, max_tokens=600, ignore_eos=True), openings))
     assert [(status, by) for status, _, by in first] == [(200, "router-tiny/router-tiny")] * 6
-    homes, asked, found = [], 0.0, 0.0
+    homes, queries, hits = [], 0.0, 0.0
     for opening in openings:
-        before, hits = prompts(stack), {one: figure(stack, one, "prefix_cache_hits_total") for one in REPLICAS}
+        before, hits_before = (
+            count_prompt_tokens(stack),
+            {one: read_metric(stack, one, "prefix_cache_hits_total") for one in REPLICAS},
+        )
         for turn in range(1, 4):
             assert ask(stack, opening + "and then? " * turn)[0] == 200
-        grown = prompts(stack) - before
+        grown = count_prompt_tokens(stack) - before
         home = max(grown, key=lambda service: grown[service])
-        assert sum(grown.values()) - grown[home] < 20, grown  # no turn went anywhere else
-        asked, found = asked + grown[home], found + figure(stack, home, "prefix_cache_hits_total") - hits[home]
+        assert sum(grown.values()) - grown[home] < 20, grown  # no turn went to another replica
+        queries += grown[home]
+        hits += read_metric(stack, home, "prefix_cache_hits_total") - hits_before[home]
         homes.append(home)
     assert set(homes) == set(REPLICAS), homes
-    # vllm-router was seen to send the turn after an opening to the other replica, once in twelve conversations
-    assert found > 0.7 * asked, (found, asked)
+    # vllm-router sent the second turn to the other replica once in twelve conversations
+    assert hits > 0.7 * queries, (hits, queries)
 
 
-def test_other_paths_keep_their_key_by_going_to_a_replica(stack: LiveStack) -> None:
+def test_other_paths_bypass_the_router_and_keep_their_key(stack: LiveStack) -> None:
     status, _, by = ask(stack, "x", "/v1/responses", messages=None, input="hi", max_output_tokens=4)
     assert status == 200 and by.startswith("vllm-tiny/")
     assert ask(stack, "x", "/v1/completions", messages=None, prompt="hi")[::2] == (200, "router-tiny/router-tiny")
 
 
-def test_an_unknown_model_is_no_replicas_business(stack: LiveStack) -> None:
-    """The router alone sends it to some replica."""
+def test_the_gateway_rejects_an_unknown_model(stack: LiveStack) -> None:
+    """The router by itself would send it to any replica."""
     status, text, _ = ask(stack, "hi", model="unknown")
     assert (status, json.loads(text)["error"]["code"]) == (404, "model_not_found")
     assert ask(stack, "hi", key="wrong")[0] == 401
 
 
-def test_nobody_but_gateway_and_replicas_reaches_the_router(stack: LiveStack, fastchat_image: str) -> None:
-    look = "import urllib.request as u; print(u.urlopen('http://{}/list_workers', timeout=5).status)"
+def test_only_gateway_and_replicas_reach_the_router(stack: LiveStack, fastchat_image: str) -> None:
+    script = "import urllib.request as u; print(u.urlopen('http://{}/list_workers', timeout=5).status)"
     address = stack.inspect("router-tiny")["NetworkSettings"]["Networks"]
     assert set(address) == {"fb-router_routing"}
     for host in ("router-tiny:30000", f"{address['fb-router_routing']['IPAddress']}:30000"):
         done = subprocess.run(
             ["docker", "run", "--rm", "--network", "fb-router_default", "--entrypoint", "python3", fastchat_image, "-c",
-             look.format(host)], capture_output=True, text=True, timeout=60,
+             script.format(host)], capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode != 0, done.stdout
     state = stack.inspect("router-tiny")
@@ -167,7 +176,7 @@ def test_nobody_but_gateway_and_replicas_reaches_the_router(stack: LiveStack, fa
     assert key["VLLM_API_KEY"] not in json.dumps(state)
 
 
-def test_answers_stream_and_a_client_that_leaves_stops_them(stack: LiveStack) -> None:
+def test_answers_stream_and_a_disconnect_stops_the_generation(stack: LiveStack) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1900, "stream": True,
             "ignore_eos": True}  # fmt: skip
@@ -175,27 +184,29 @@ def test_answers_stream_and_a_client_that_leaves_stops_them(stack: LiveStack) ->
     response = connection.getresponse()
     for _ in range(3):
         assert response.readline()
-    running = sum(figure(stack, service, "num_requests_running") for service in REPLICAS)
+    running = sum(read_metric(stack, service, "num_requests_running") for service in REPLICAS)
     response.close()
     connection.close()
-    eventually(
-        lambda: sum(figure(stack, one, "num_requests_running") for one in REPLICAS) == 0, 10, f"{running} run on"
+    wait_until(
+        lambda: sum(read_metric(stack, one, "num_requests_running") for one in REPLICAS) == 0,
+        10,
+        f"{running} requests are still running",
     )
 
 
-def test_killing_the_router_costs_nothing(stack: LiveStack) -> None:
-    with load(stack) as answers:
+def test_killing_the_router_fails_no_request(stack: LiveStack) -> None:
+    with run_load(stack) as answers:
         stack.compose("kill", "router-tiny")
         time.sleep(6)
     print(Counter((status, by) for status, _, by in answers))
     assert {status for status, _, _ in answers} == {200}, [one for one in answers if one[0] != 200][:3]
     assert {by for _, _, by in answers[-5:]} <= {"router-tiny/vllm-tiny", "router-tiny/vllm-tiny-2"}
     stack.up()
-    routed(stack)
+    wait_for_router(stack)
 
 
-def test_killing_a_replica_costs_nothing(stack: LiveStack) -> None:
-    with load(stack) as answers:
+def test_killing_a_replica_fails_no_request(stack: LiveStack) -> None:
+    with run_load(stack) as answers:
         stack.compose("kill", "vllm-tiny-2")
         time.sleep(12)
     print(Counter((status, by) for status, _, by in answers))

@@ -1,4 +1,4 @@
-"""The SDKs that people use, as shipped, against our real stacks; docs/providers.md says what is found here."""
+"""The SDKs of OpenAI and Together AI against real stacks. docs/reference/providers.md describes the differences."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def base_url(stack: LiveStack) -> str:
 
 @pytest.fixture
 def together_sdk(stack: LiveStack) -> Iterator[Any]:
-    """Its base URL has no /v1: since 3.x each of its paths begins with that."""
+    """Together's base URL has no /v1, because since 3.x all of its paths begin with it."""
     root = base_url(stack).removesuffix("/v1")
     with closing(together.Together(api_key=stack.key, base_url=root, max_retries=0, timeout=60)) as client:
         yield client
@@ -60,16 +60,16 @@ def test_both_sdks_chat_and_stream(sdk: str, request: pytest.FixtureRequest, eng
     chunks = list(client.chat.completions.create(**options, stream=True))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(pieces) == done.choices[0].message.content
-    assert sum(map(bool, pieces)) > 1, "all in one piece is no stream"
+    assert sum(map(bool, pieces)) > 1, "one piece is no stream"
 
 
 @pytest.mark.parametrize("sdk", ["together_sdk", "openai_sdk"])
-def test_both_sdks_tell_a_wrong_name(sdk: str, request: pytest.FixtureRequest, engine: str) -> None:
+def test_both_sdks_report_an_unknown_model(sdk: str, request: pytest.FixtureRequest, engine: str) -> None:
     library = together if sdk == "together_sdk" else openai
     client = request.getfixturevalue(sdk)
     options: dict[str, Any] = {"model": "no-such-model", "messages": MESSAGES, "max_tokens": 2}
     if engine == "llamacpp":
-        # serves one model, and answers with it whatever it is asked for
+        # llama.cpp serves one model and ignores the requested name
         assert client.chat.completions.create(**options).model != "no-such-model"
         return
     kind = {"vllm": library.NotFoundError, "fastchat": library.BadRequestError}[engine]
@@ -77,31 +77,31 @@ def test_both_sdks_tell_a_wrong_name(sdk: str, request: pytest.FixtureRequest, e
         client.chat.completions.create(**options)
 
 
-def test_openais_list_of_models_works_and_togethers_does_not(
+def test_listing_models_works_with_openais_sdk_and_not_with_togethers(
     engine: str, together_sdk: Any, openai_sdk: openai.OpenAI, stack: LiveStack
 ) -> None:
     with Client(stack=stack.folder) as client:
         names = client.models()
     listed = [model.id for model in openai_sdk.models.list()]
     assert set(listed) <= set(names) and {"smollm2", "smol"} <= set(names)
-    # llama.cpp lists one name as the id, and the other beside it
+    # llama.cpp lists one name as the id and the other as an alias
     assert len(listed) == len(names) - (engine == "llamacpp")
-    # since 3.x these are the cloud's own /v2 paths: projects and a catalogue, which no engine has
+    # since 3.x these use the cloud's /v2 paths for projects and its catalogue, which no engine has
     with pytest.raises(ValueError, match="project_id"):
         together_sdk.models.list()
     with pytest.raises(together.NotFoundError):
         together_sdk.models.list_supported()
     raw = together_sdk.get("/v1/models", cast_to=object)
-    assert {card["id"] for card in raw["data"]} == set(listed)
+    assert {model["id"] for model in raw["data"]} == set(listed)
 
 
-def test_togethers_sdk_wants_the_base_url_without_v1(stack: LiveStack) -> None:
+def test_togethers_sdk_needs_a_base_url_without_v1(stack: LiveStack) -> None:
     with closing(together.Together(api_key=stack.key, base_url=base_url(stack), max_retries=0)) as client:
         with pytest.raises(together.NotFoundError):
             client.chat.completions.create(model="smollm2", messages=MESSAGES, max_tokens=2)
 
 
-def test_usage_of_a_stream_comes_from_all_but_fastchat(engine: str, openai_sdk: openai.OpenAI) -> None:
+def test_streams_report_usage_except_with_fastchat(engine: str, openai_sdk: openai.OpenAI) -> None:
     chunks = openai_sdk.chat.completions.create(
         model="smollm2", messages=MESSAGES, max_tokens=4, stream=True, stream_options={"include_usage": True}
     )
@@ -109,7 +109,7 @@ def test_usage_of_a_stream_comes_from_all_but_fastchat(engine: str, openai_sdk: 
     assert [usage.completion_tokens for usage in usages] == ([] if engine == "fastchat" else [4])
 
 
-def test_our_client_asks_every_engine_and_resolves_names(stack: LiveStack) -> None:
+def test_our_client_queries_every_engine_and_resolves_names(stack: LiveStack) -> None:
     with Client(stack=stack.folder) as client:
         answer = client.query(QUESTION, "SmolLM2", max_tokens=24)
         assert "Paris" in answer.text and "'smollm2'" in answer.note and answer.usage

@@ -1,4 +1,4 @@
-"""vLLM on the CPU, live: rendered, brought up by plain Compose, checked, asked, killed, revived, torn down."""
+"""vLLM on the CPU: rendered, started by plain Compose, checked, queried, killed, restarted and torn down."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def stack(vllm_stack: LiveStack) -> LiveStack:
     return vllm_stack
 
 
-def test_it_answers_under_both_names(stack: LiveStack) -> None:
+def test_the_model_answers_under_both_served_names(stack: LiveStack) -> None:
     assert "Paris" in stack.ask()
     assert "Paris" in stack.ask(QUESTION, "--model", "smol")
 
 
-def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:
+def test_the_check_passes_and_lists_the_paths_open_without_a_key(stack: LiveStack) -> None:
     report = stack.check()
     results = {(result["name"], result["model"]): result for result in report["endpoints"][0]["results"]}
     assert report["ok"]
@@ -35,8 +35,8 @@ def test_the_check_passes_and_says_what_stays_open(stack: LiveStack) -> None:
     assert results["stream", "smollm2"]["status"] == "pass"
 
 
-def test_a_wrong_name_gets_a_suggestion(stack: LiveStack) -> None:
-    done = stack.stackgen_raw("ask", "hi", "--stack", str(stack.folder), "--model", "smollm3")
+def test_an_unknown_model_name_gets_a_suggestion(stack: LiveStack) -> None:
+    done = stack.run_stackgen("ask", "hi", "--stack", str(stack.folder), "--model", "smollm3")
     assert done.returncode != 0
     assert "smollm2" in done.stderr and "Traceback" not in done.stderr
 
@@ -54,16 +54,16 @@ def test_the_container_is_hardened(stack: LiveStack) -> None:
     assert stack.execute(SERVICE, "touch", "/stackgen/x").returncode != 0
 
 
-def test_the_key_stands_only_where_it_is_needed(stack: LiveStack) -> None:
-    """Not in rendered files, not in the log, not in the process list; `.env` is for its owner alone."""
+def test_the_key_is_only_where_it_is_needed(stack: LiveStack) -> None:
+    """Not in rendered files, the log or the process list; only its owner can read .env."""
     for path in stack.folder.rglob("*"):
         if path.is_file() and path.name != ".env":
             assert stack.key not in path.read_text(), path
     assert stat.S_IMODE(os.stat(stack.folder / ".env").st_mode) == 0o600
     assert stack.key not in stack.logs()
-    words = stack.inspect(SERVICE)
-    assert stack.key not in " ".join([*words["Config"]["Cmd"], *words["Config"]["Entrypoint"]])
-    done = stack.stackgen_raw("--debug", "check", str(stack.folder), "--json")
+    config = stack.inspect(SERVICE)["Config"]
+    assert stack.key not in " ".join([*config["Cmd"], *config["Entrypoint"]])
+    done = stack.run_stackgen("--debug", "check", str(stack.folder), "--json")
     assert stack.key not in done.stdout + done.stderr
 
 
@@ -74,25 +74,25 @@ def test_a_second_up_recreates_nothing(stack: LiveStack) -> None:
     assert (before["Id"], before["State"]["StartedAt"]) == (after["Id"], after["State"]["StartedAt"])
 
 
-def test_status_tells_health_and_port(stack: LiveStack) -> None:
+def test_status_shows_health_and_port(stack: LiveStack) -> None:
     assert stack.stackgen("status", str(stack.folder)).split() == [SERVICE, "running", "healthy", "127.0.0.1:18101"]
 
 
-def test_an_engine_that_dies_with_code_0_comes_back(stack: LiveStack) -> None:
-    """Last in this file: it costs a second load. Docker's own policies would leave it down."""
-    # the brackets keep the shell from finding, and killing, itself
-    killing = "for p in /proc/[0-9]*; do grep -q 'Engine[C]o' $p/comm $p/cmdline && kill -9 ${p#/proc/}; done; true"
-    told = "the service was healthy and ended with code 0"
-    before = stack.logs().count(told)  # other tests may have killed it too
-    stack.execute(SERVICE, "sh", "-c", killing)
+def test_an_engine_that_exits_with_code_0_is_restarted(stack: LiveStack) -> None:
+    """Docker's restart policy would leave it down. Late in this file, because it costs a second load."""
+    # the brackets keep the shell from matching, and killing, itself
+    kill_engine = "for p in /proc/[0-9]*; do grep -q 'Engine[C]o' $p/comm $p/cmdline && kill -9 ${p#/proc/}; done; true"
+    message = "the service was healthy and ended with code 0"
+    before = stack.logs().count(message)  # other tests may have killed it before
+    stack.execute(SERVICE, "sh", "-c", kill_engine)
     end = time.monotonic() + 30
-    while stack.logs().count(told) == before:
+    while stack.logs().count(message) == before:
         assert time.monotonic() < end, stack.logs()[-3000:]
         time.sleep(0.5)
-    done = stack.stackgen_raw("check", str(stack.folder), "--wait", "150")
+    done = stack.run_stackgen("check", str(stack.folder), "--wait", "150")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert stack.logs().count(told) == before + 1
-    assert stack.inspect(SERVICE)["RestartCount"] == 0  # the container itself never went down
+    assert stack.logs().count(message) == before + 1
+    assert stack.inspect(SERVICE)["RestartCount"] == 0  # the container itself kept running
 
 
 def test_down_keeps_the_volumes(stack: LiveStack) -> None:

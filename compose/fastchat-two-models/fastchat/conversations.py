@@ -1,12 +1,12 @@
-"""Conversation templates from the tokenizer's own chat template, and context lengths as the model means them.
+"""Builds FastChat's conversation template from the tokenizer's chat template, and fixes context lengths.
 
-FastChat 0.2.36 picks a template by the model's path alone. It knows none for Llama 3, Gemma or Phi-3, and any
-path it doesn't know gets `one_shot`: a prompt of 964 tokens around "hi", in a format the model never saw.
+FastChat 0.2.36 chooses a template by the model's path alone. It has none for Llama 3, Gemma or Phi-3. An unknown
+path gets `one_shot`: a prompt of 964 tokens around "hi", in a format that the model was never trained on.
 
-The worker builds the Conversation; the API server, which has no tokenizer, receives its fields as JSON and prints
-the prompt. What FastChat's Conversation has no field for travels in two places that it leaves alone:
-`system_message` is PLAIN + what a prompt without a system message begins with, until a request sets one, and
-`roles` has a third item, what comes before the answer to be generated (some models start it with `<think>`).
+The worker builds the Conversation. The API server has no tokenizer: it receives the fields as JSON and formats the
+prompt. Two things have no field in FastChat's Conversation, so they travel in fields that FastChat passes through:
+- `system_message` is PLAIN + the start of a prompt without a system message, until a request sets one;
+- `roles` has a third item: the text before the answer to generate (some models start it with `<think>`).
 """
 
 import sys
@@ -17,7 +17,7 @@ SYSTEM, FIRST, ANSWER, SECOND = "\x01system\x01", "\x01first\x01", "\x01answer\x
 
 
 def patch_conversations(base_model_worker, model_worker):
-    """Makes workers use the tokenizer's template where FastChat has none of its own, and honest context lengths."""
+    """Makes workers use the tokenizer's chat template where FastChat has none, and the model's real context length."""
     original = base_model_worker.BaseModelWorker.make_conv_template
 
     def make(self, conv_template=None, model_path=None):
@@ -32,28 +32,30 @@ def patch_conversations(base_model_worker, model_worker):
                     f"stackgen: no conversation template {conv_template!r}; `{NAME}` takes the tokenizer's; "
                     f"known: {known}"
                 )
-        found = None if conv_template else original(self, None, model_path)
-        if found is not None and found.name not in ("one_shot", "zero_shot"):
-            return found
+        builtin = None if conv_template else original(self, None, model_path)
+        # these two are FastChat's generic templates, for models that it doesn't know
+        if builtin is not None and builtin.name not in ("one_shot", "zero_shot"):
+            return builtin
         try:
-            made = from_tokenizer(model_path, _revision())
+            converted = from_tokenizer(model_path, _revision())
             why = "the tokenizer has no chat template"
-        except Exception as error:  # one that needs tools, or that fits no pattern: a worse prompt beats no worker
-            made, why = None, f"the tokenizer's chat template can't be used ({type(error).__name__}: {error})"
-        if made is None:
+        except Exception as error:  # e.g. a template that needs tools: a worse prompt is better than no worker
+            converted, why = None, f"the tokenizer's chat template can't be used ({type(error).__name__}: {error})"
+        if converted is None:
             print(f"stackgen: {why}: FastChat's one_shot is used; set conv_template to choose another", file=sys.stderr)
-        return made or found or original(self, None, model_path)
+        return converted or builtin or original(self, None, model_path)
 
     base_model_worker.BaseModelWorker.make_conv_template = make
     model_worker.get_context_length = context_length
 
 
 def _revision():
+    # FastChat passes the model's path to make_conv_template, but not its revision
     return sys.argv[sys.argv.index("--revision") + 1] if "--revision" in sys.argv else "main"
 
 
 def from_tokenizer(model_path, revision):
-    """A Conversation that prints what the tokenizer's chat template prints, or None where it has none."""
+    """Returns a Conversation equivalent to the tokenizer's chat template, or None if the tokenizer has none."""
     from fastchat.conversation import Conversation, SeparatorStyle
     from transformers import AutoTokenizer
 
@@ -61,24 +63,24 @@ def from_tokenizer(model_path, revision):
     if not tokenizer.chat_template:
         return None
 
-    def show(*messages, ask=True):
+    def format_prompt(*messages, ask=True):
         pairs = [{"role": role, "content": text} for role, text in messages]
         return tokenizer.apply_chat_template(pairs, tokenize=False, add_generation_prompt=ask)
 
     turns = (("user", FIRST), ("assistant", ANSWER), ("user", SECOND))
-    opening, to_generate = show(turns[0]).split(FIRST)
-    to_answer, between = show(*turns).split(FIRST)[1].split(SECOND)[0].split(ANSWER)
-    # a finished answer's end tells where, in what stands between two turns, the answer ends and the user begins
-    end = show(*turns[:2], ask=False).split(ANSWER)[1]
+    opening, to_generate = format_prompt(turns[0]).split(FIRST)
+    to_answer, between = format_prompt(*turns).split(FIRST)[1].split(SECOND)[0].split(ANSWER)
+    # the text after a final answer shows where, between two turns, the answer ends and the user's turn begins
+    end = format_prompt(*turns[:2], ask=False).split(ANSWER)[1]
     closing = commonprefix([end, between])
     user = between[len(closing) :]
-    if not opening.endswith(user):  # some end the last answer differently: then what both ways to the user share
+    if not opening.endswith(user):  # some templates end the last answer differently: use the common suffix
         user = commonprefix([opening[::-1], between[::-1]])[::-1]
         closing = between[: len(between) - len(user)]
     plain = opening[: len(opening) - len(user)]
-    system = _system(show, user)
+    system = _system_template(format_prompt, user)
     bos = tokenizer.bos_token
-    # FastChat's tokenizer call puts the first token there itself
+    # FastChat's tokenizer call adds the BOS token itself
     if bos and tokenizer("x").input_ids[:1] == [tokenizer.bos_token_id]:
         plain, system = plain.removeprefix(bos), system.removeprefix(bos)
     return Conversation(
@@ -89,25 +91,25 @@ def from_tokenizer(model_path, revision):
         sep_style=SeparatorStyle.NO_COLON_TWO,
         sep="",
         sep2=closing,
-        # a part of an end could stand in any answer
+        # only a whole end marker: a part of one could occur in any answer
         stop_str=sorted({text for text in (closing.strip() if closing == end else "", tokenizer.eos_token) if text}),
         stop_token_ids=_stop_ids(tokenizer, closing, model_path, revision),
     )
 
 
-def _system(show, user):
-    """The system block with its slot, or "" where the template has none of its own (Gemma refuses the role)."""
+def _system_template(format_prompt, user):
+    """The system block with its placeholder, or "" if the template has none (Gemma's rejects the role)."""
     try:
-        before, after = show(("system", SYSTEM), ("user", FIRST)).split(FIRST)[0].split(SYSTEM)
+        before, after = format_prompt(("system", SYSTEM), ("user", FIRST)).split(FIRST)[0].split(SYSTEM)
     except Exception:
         return ""
     if not after.endswith(user):
         return ""
-    return _escaped(before) + "{system_message}" + _escaped(after[: len(after) - len(user)])
+    return _escape_braces(before) + "{system_message}" + _escape_braces(after[: len(after) - len(user)])
 
 
 def _stop_ids(tokenizer, closing, model_path, revision):
-    """Tokens that end an answer. FastChat's texts lack special tokens, so stop strings never match those."""
+    """Ids of tokens that end an answer. FastChat decodes without special tokens, so stop strings can't match those."""
     from transformers import GenerationConfig
 
     try:
@@ -119,12 +121,13 @@ def _stop_ids(tokenizer, closing, model_path, revision):
     return sorted(found - {None})
 
 
-def _escaped(text):
+def _escape_braces(text):
+    # FastChat fills in the system message with str.format
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def patch_prompt():
-    """Makes the API server print prompts as the chat template would; Conversations of other names stay as they are."""
+    """Makes the API server format prompts as the chat template does. Other Conversations are left unchanged."""
     from fastchat.conversation import Conversation
 
     original = Conversation.get_prompt
@@ -133,7 +136,7 @@ def patch_prompt():
         if self.name != NAME:
             return original(self)
         if not self.system_template and not self.system_message.startswith(PLAIN):
-            # no system role: its text goes before the first message, as model cards advise
+            # no system role: model cards advise to put the text before the first message
             role, text = self.messages[0]
             self.messages[0] = [role, f"{self.system_message}\n\n{text}"]
             self.system_message = PLAIN
@@ -141,6 +144,7 @@ def patch_prompt():
             self.system_template, self.system_message = "{system_message}", self.system_message[len(PLAIN) :]
         text = original(self)
         if self.messages[-1][1] is None:
+            # FastChat has added roles[1], which precedes answers in the history, not the one to generate
             text = text[: len(text) - len(self.roles[1])] + self.roles[2]
         return text
 
@@ -148,7 +152,7 @@ def patch_prompt():
 
 
 def context_length(config):
-    """The context in tokens. FastChat multiplies by the scaling factor also where the length holds it already."""
+    """Context length in tokens. FastChat applies the scaling factor even if the length already includes it."""
     longest = getattr(config, "max_position_embeddings", None)
     scaling = getattr(config, "rope_scaling", None) or {}
     kind = scaling.get("rope_type") or scaling.get("type")

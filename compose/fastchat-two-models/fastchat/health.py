@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Health checks of FastChat's three programs, run inside their containers; exit 0 only for what really works.
+"""Health checks for FastChat's three programs. They run inside the containers and exit 0 only if the program works.
 
     health.py controller http://127.0.0.1:21001
-    health.py worker http://worker:21002 http://controller:21001     registered, and generates a token
-    health.py api http://127.0.0.1:8000 MODEL…                       lists the models, with the key
+    health.py worker http://worker:21002 http://controller:21001     is registered and generates one token
+    health.py api http://127.0.0.1:8000 MODEL…                       lists the models (sends the API key)
 
-Measured on FastChat 0.2.36: a worker whose slots have leaked stays registered and keeps its heartbeat, so only a
-probe that generates sees it; an API server without workers answers 200 with an empty list.
+Measured with FastChat 0.2.36: a worker whose semaphore has leaked stays registered and keeps sending heartbeats, so
+only a probe that generates detects it. An API server without workers answers 200 with an empty list.
 """
 
 import json
@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 READY = Path(os.environ.get("STACKGEN_READY_FILE", "/tmp/stackgen.ready"))
+# requests inside the stack must not go through a proxy that the user set for downloads
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -32,6 +33,7 @@ def controller(base):
 
 
 def worker(own, controller_address):
+    # the controller answers every heartbeat; `exist` is false if the worker isn't registered
     beat = {"worker_name": own, "queue_length": 0}
     if not json.loads(call(f"{controller_address}/receive_heart_beat", beat)).get("exist"):
         sys.exit(f"the controller does not know {own}")
@@ -44,7 +46,7 @@ def worker(own, controller_address):
 def api(base, *names):
     file = os.environ.get("STACKGEN_API_KEY_FILE")
     text = os.environ.get("STACKGEN_API_KEY") or (Path(file).read_text() if file else "")
-    # the first key will do where there are several
+    # any of several keys works
     key = text.split(",")[0].strip()
     listed = {model["id"] for model in json.loads(call(f"{base}/v1/models", key=key))["data"]}
     missing = sorted(set(names) - listed)
@@ -58,4 +60,5 @@ except urllib.error.HTTPError as error:
     sys.exit(f"{error.url} answered {error.code}")
 except (OSError, ValueError, LookupError, TypeError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
+# tells supervise.sh that the service was healthy
 READY.touch()

@@ -1,11 +1,11 @@
--- What HAProxy's own JSON reader does not find: names that are written with escapes (org\/name), and a `model` after
--- values that are nested deeply. It is asked only where that one found nothing, and used by the fallback's filter.
--- Functions as in HAProxy 3.2's Lua documentation: core.register_action, txn.f, txn:set_var.
+-- Finds model names that HAProxy's json_query misses: names with escapes (org\/name), and a `model` after deeply nested
+-- values. Used only when json_query finds nothing, and by the fallback filter.
+-- API: HAProxy 3.2's Lua documentation (core.register_action, txn.f, txn:set_var).
 
 local MOST = 8
 local UNESCAPED = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 
--- The place of the closing quote of the string that opens at `from`
+-- Position of the closing quote of the string that opens at `from`
 local function string_end(text, from)
     local at = from + 1
     while true do
@@ -16,7 +16,7 @@ local function string_end(text, from)
     end
 end
 
--- The inside of a string without its escapes: "mod\u0065l" is "model" for every parser
+-- Resolves the escapes of a string: every parser reads "mod\u0065l" as "model"
 local function plain(inside)
     return (inside:gsub("\\(.)(%x?%x?%x?%x?)", function(sign, code)
         if sign ~= "u" or #code < 4 then return (UNESCAPED[sign] or sign) .. code end
@@ -24,8 +24,8 @@ local function plain(inside)
     end))
 end
 
--- Where the values of the key "model" stand in the object `text`: all of them, as parsers differ in which one counts.
--- Only those of the outermost object; nil for what is no object, where a value is no string, and for more than MOST.
+-- Positions of all values of "model" in the outermost object of `text`, as parsers disagree on which one counts.
+-- nil if `text` is not an object, if a value is not a string, or if there are more than MOST.
 local function places(text)
     local found, depth, key = {}, 0, nil
     local at = text:find("%S")
@@ -62,10 +62,10 @@ local function places(text)
     return found
 end
 
--- for the other files, which are loaded after this one
+-- used by fallback.lua, which is loaded after this file
 stackgen = { places = places }
 
--- The last one counts, as it does for the engines' parsers
+-- Takes the last `model`, as the engines' parsers do
 core.register_action("find-model", { "http-req" }, function(txn)
     local text = txn.f:req_body() or ""
     local found = places(text)

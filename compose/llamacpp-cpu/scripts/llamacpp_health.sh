@@ -1,6 +1,7 @@
 #!/bin/sh
-# Health check of a llama.cpp service, run inside its container: exits 0 when the server really generates a token.
-# Upstream's image has curl, ours has python3; each is asked for what it can.   llamacpp_health.sh http://127.0.0.1:8080
+# Health check of a llama.cpp service, run inside its container: exits 0 if the server generates a token.
+# Uses what the image has: upstream's has curl, stackgen's has python3.
+# Usage: llamacpp_health.sh http://127.0.0.1:8080
 set -eu
 body='{"prompt": "1", "n_predict": 1, "max_tokens": 1, "temperature": 0}'
 if command -v curl >/dev/null; then
@@ -18,4 +19,5 @@ except OSError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 PYTHON
 fi
+# tells supervise.sh that the service was healthy
 : > "${STACKGEN_READY_FILE:-/tmp/stackgen.ready}"

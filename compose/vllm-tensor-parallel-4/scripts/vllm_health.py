@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Health check of a vLLM service, run inside its container: exits 0 when the engine really generates.
+"""Health check of a vLLM service, run inside its container: exits 0 if the engine generates.
 
-`/health` alone is no proof of inference, so one token is generated (or one text embedded, where the model only
-does that). An engine that is too busy to answer in time counts as healthy while its token counters rise.
-Measured on vLLM 0.32.0. Usage: vllm_health.py http://127.0.0.1:8000
+`/health` doesn't prove that inference works, so the check generates one token, or one embedding if the model can only
+embed. An engine that is too busy to answer in time counts as healthy as long as its token counters rise.
+Verified on vLLM 0.32.0. Usage: vllm_health.py http://127.0.0.1:8000
 """
 
 import json
@@ -17,38 +17,39 @@ from pathlib import Path
 BASE = sys.argv[1]
 READY = Path(os.environ.get("STACKGEN_READY_FILE", "/tmp/stackgen.ready"))
 COUNTERS = ("vllm:generation_tokens_total", "vllm:prompt_tokens_total")
-# loopback must not go through a proxy that the user set for downloads
+# requests to loopback must not go through a proxy that the user set for downloads
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def call(path, body=None, timeout=5.0):
-    """The response's body; OSError (HTTPError among them) when it isn't 200."""
+    """Returns the response body. Raises OSError (for instance HTTPError) if the status isn't 200."""
     headers = {"Authorization": f"Bearer {os.environ.get('VLLM_API_KEY', '')}", "Content-Type": "application/json"}
     data = json.dumps(body).encode() if body else None
     with OPENER.open(urllib.request.Request(BASE + path, data, headers), timeout=timeout) as response:
         return response.read().decode()
 
 
-def generates(model):
-    """One real answer: a token, else an embedding for a model that has no completions."""
+def generate(model):
+    """Requests one token, or one embedding if the model has no completions."""
     try:
         call("/v1/completions", {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}, timeout=30)
     except urllib.error.HTTPError as error:
+        # the answers of a model whose task isn't generation
         if error.code not in (400, 404, 405, 501):
             raise
         call("/v1/embeddings", {"model": model, "input": "1"}, timeout=20)
 
 
-def tokens():
-    """Sum of the token counters: it rises while a busy engine works."""
+def count_tokens():
+    """Sum of the token counters, which rises as long as a busy engine works."""
     lines = call("/metrics").splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(COUNTERS))
 
 
-def busy():
-    before = tokens()
+def is_generating():
+    before = count_tokens()
     time.sleep(2)
-    return tokens() > before
+    return count_tokens() > before
 
 
 def main():
@@ -56,14 +57,16 @@ def main():
         call("/health")
         model = json.loads(call("/v1/models"))["data"][0]["id"]
         try:
-            generates(model)
+            generate(model)
         except TimeoutError:
-            if not busy():
+            # a restart would throw away the requests that a busy engine works on
+            if not is_generating():
                 raise
     except urllib.error.HTTPError as error:
         sys.exit(f"{error.url} answered {error.code}: {error.read(300).decode(errors='replace')}")
     except (OSError, ValueError, LookupError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    # tells supervise.sh that the service was healthy
     READY.touch()
 
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Starts HAProxy, twice: for all requests, and for bodies that need large buffers. The key of .env is handed on as its
-# SHA-256 only; it counts until `stackgen keys` writes keys.map.
+# Starts two HAProxy processes: one for all requests, one for bodies that need large buffers.
+# The key from .env is passed on only as its SHA-256. It is valid until `stackgen keys` writes keys.map.
 set -eu
 STACKGEN_KEY_HASH=$(printf %s "$STACKGEN_API_KEY" | sha256sum | cut -d ' ' -f 1 | tr a-f A-F)
 export STACKGEN_KEY_HASH
@@ -15,7 +15,7 @@ trap 'kill -USR2 $main $large || true' USR2
 trap 'ending=1; kill -USR1 $main $large || true' USR1
 trap 'ending=1; kill -TERM $main $large || true' TERM INT
 status=0
-# a signal ends a wait too
+# `wait` also returns on a signal, so check that both processes are still running
 while kill -0 $main 2>/dev/null && kill -0 $large 2>/dev/null; do
   wait -n $main $large && status=0 || status=$?
 done
@@ -24,6 +24,6 @@ if [ -z "$ending" ]; then
   kill -TERM $main $large 2>/dev/null || true
   [ "$status" != 0 ] || status=1
 fi
-# what they have begun, they end
+# on a graceful stop, wait until both have finished their requests
 while kill -0 $main 2>/dev/null || kill -0 $large 2>/dev/null; do wait $main $large || true; done
 [ -n "$ending" ] || exit $status

@@ -1,0 +1,89 @@
+"""Renders the examples in compose/. With --check, fails if one is stale, incomplete, or has a link or an unknown file.
+
+scripts/examples [--check] [options of `stackgen render`]
+docs/decisions/examples.md has the reasons for the layout.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from stackgen.cli.main import main as stackgen
+from stackgen.images.wheel import WHEEL_NAME
+from stackgen.render.write import LOCK, compare, write_files
+from stackgen.stack.folder import open_stack
+
+__all__ = ["EXAMPLES", "complete_copy", "find_problems", "find_template_copies"]
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
+# These need `stackgen render` anyway (it adds the exporter's wheel), so git doesn't hold their copies of templates
+RENDERED_ON_DEMAND = ("gateway-monitored",)
+# Not rendered files: the user's own, the checksums, and the wheel, which changes with each line of code
+NOT_RENDERED = ("stack.yaml", ".env", LOCK, f"exporter/{WHEEL_NAME}")
+
+
+def find_template_copies(folder: Path) -> set[str]:
+    """Returns the rendered files that are a template byte by byte, as paths relative to the example's `folder`."""
+    return {asset.path for asset in open_stack(str(folder)).plan.assets}
+
+
+def find_problems(folder: Path) -> list[str]:
+    """Returns one line for each file of an example that is stale, missing, a link, or not known to stackgen."""
+    files = open_stack(str(folder)).files()
+    optional = find_template_copies(folder) if folder.name in RENDERED_ON_DEMAND else set()
+    problems = []
+    for change in compare(files, folder):
+        # a broken link is new here too, as it can't be read
+        missing_on_purpose = change.kind == "new" and change.path in optional
+        if change.kind != "same" and not missing_on_purpose:
+            what = "is missing" if change.kind == "new" else "is out of date"
+            problems.append(f"{folder.name}/{change.path} {what}. Run scripts/examples")
+    known = {*NOT_RENDERED, *(file.path for file in files)}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            problems.append(f"{folder.name}/{name} is a link, which breaks when a folder is copied. Use a file")
+        elif path.is_file() and name not in known:
+            problems.append(f"{folder.name}/{name} is not rendered by stackgen. Remove it")
+    return problems
+
+
+def complete_copy(folder: Path, target: Path) -> Path:
+    """Copies an example to `target`, adds the copies of templates that git doesn't hold, and returns `target`."""
+    shutil.copytree(folder, target, symlinks=True)
+    copies = find_template_copies(folder)
+    missing = [
+        change
+        for change in compare(open_stack(str(target)).files(), target)
+        if change.kind == "new" and change.path in copies
+    ]
+    write_files(missing, target)
+    return target
+
+
+def main(args: Sequence[str]) -> int:
+    """Renders all examples, or checks them. Returns 1 if one is not as it should be, else 0."""
+    failed = 0
+    for folder in EXAMPLES:
+        if "--check" not in args:
+            failed |= stackgen(["render", str(folder), *args])
+            continue
+        problems = find_problems(folder)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        with tempfile.TemporaryDirectory() as scratch:
+            # a copy, because `render --check` calls a missing file out of date, and a check must not write
+            complete = (
+                folder if folder.name not in RENDERED_ON_DEMAND else complete_copy(folder, Path(scratch, folder.name))
+            )
+            failed |= max(bool(problems), stackgen(["render", str(complete), *args]))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
