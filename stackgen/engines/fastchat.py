@@ -76,8 +76,8 @@ class FastChat:
         stream_usage=False,
         unknown_model=(400, 40301),
         error_path=("message",),
-        silent_hint="the worker may be wedged: in plain FastChat 0.2.36, each request with a null parameter"
-        " occupies one of its slots forever; restart the worker",
+        silent_hint="the worker may be stuck: in plain FastChat 0.2.36, each request with a null parameter lowers the"
+        " worker's concurrency limit by one for good; restart the worker",
         claims=("completions", "embeddings"),
         lacks=("tokenize",),
         ignores=("tools", "json-schema", "logprobs", "seed"),

@@ -199,7 +199,7 @@ def test_a_wedged_plain_fastchat_is_found_only_by_a_completion(plain_fastchat: C
     assert after["models"]["status"] == "pass"
     assert (after["chat"]["status"], after["stream"]["status"]) == ("fail", "skip")
     assert "was silent for 5 s" in after["chat"]["message"]
-    assert "slot" in after["chat"]["hint"]
+    assert "concurrency limit" in after["chat"]["hint"]
 
 
 def stackgen(*args: str) -> dict[str, Any]:
