@@ -104,9 +104,9 @@ class LlamaCpp:
     def mistakes(self, context: Context) -> list[Mistake]:
         """Finds Hub repositories without a file name, and GPUs without an image."""
         found = []
-        for replica in context.replicas:
-            # once per model, not once per replica
-            if not replica.index and not is_local(replica.spec.model) and not replica.spec.file:
+        # once per model, not once per replica
+        for replica in (one for one in context.replicas if one.index == 0):
+            if not is_local(replica.spec.model) and not replica.spec.file:
                 found.append(
                     Mistake(f"{replica.path}.file", "is missing", hint="name a GGUF file of the Hub repository")
                 )

@@ -112,8 +112,10 @@ def test_image_depends_on_the_hardware() -> None:
     assert "server-cuda" in gpu.image
     assert gpu.pull
     assert gpu.build is None
-    with pytest.raises(SpecError, match="AMD"):
-        plan({"gpus": 1}, gpu_driver="amd")
+    with pytest.raises(SpecError, match="AMD") as caught:
+        plan({"gpus": 2, "replicas": 2}, gpu_driver="amd")
+    # once per model, not once per replica
+    assert len(caught.value.mistakes) == 1
     assert service({"gpu_driver": "amd"}, gpus=1, image="me/rocm:1").image == "me/rocm:1"
 
 
