@@ -1,4 +1,4 @@
-"""Fixtures: fakes that are stopped after the test, dialects as the engines declare them, a certificate."""
+"""Fixtures: fake servers that stop after the test, dialects like those of the engines, a certificate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from stackgen.plan import Deviation, Dialect
 
 from .fake import KEY, Fake, serve
 
-# written out, and not taken from stackgen.engines: check must work from a dialect's data alone
+# written out instead of imported from stackgen.engines: the check must work from the data of a dialect alone
 VLLM = Dialect(
-    "vllm", alive_path="/health", open_paths=("/invocations", "/tokenize", "/version"), unknown_model=(404, 404)
+    "vllm", liveness_path="/health", open_paths=("/invocations", "/tokenize", "/version"), unknown_model=(404, 404)
 )
 FASTCHAT = Dialect(
     "fastchat",
@@ -59,11 +59,11 @@ def fastchat(start: Callable[..., Fake]) -> Fake:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 with its key, in one file."""
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
     if not shutil.which("openssl"):
         pytest.skip("the openssl program is missing (it makes the certificate of the TLS tests)")
     folder = tmp_path_factory.mktemp("tls")
-    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+    arguments = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
     out = [
         "-addext",
         "subjectAltName=IP:127.0.0.1",
@@ -72,7 +72,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-out",
         str(folder / "cert.pem"),
     ]
-    subprocess.run([*words.split(), *out], check=True, capture_output=True)
+    subprocess.run([*arguments.split(), *out], check=True, capture_output=True)
     both = folder / "both.pem"
     both.write_text((folder / "key.pem").read_text() + (folder / "cert.pem").read_text())
     return both
@@ -83,8 +83,8 @@ def target(fake: Fake, dialect: Dialect | None = VLLM, *, models: tuple[str, ...
     return Target("fake", fake.url, key, models, dialect, exposed)
 
 
-def look(one: Target, wait: float = 0.0, **options: Any) -> EndpointReport:
-    """The report on one target, with short time-outs."""
+def run_check(one: Target, wait: float = 0.0, **options: Any) -> EndpointReport:
+    """The report on one target, with short timeouts."""
     report = check([one], Options(**{"timeout": 5.0, **options}), wait=wait, dialects=DIALECTS)
     return report.endpoints[0]
 

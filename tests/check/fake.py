@@ -1,7 +1,7 @@
-"""A fake upstream server, for faults that a real server can't be made to show on demand.
+"""A fake upstream server, for faults that a real server can't produce on demand.
 
-It replays recorded responses of real servers (`recordings/`), guarded by a key as vLLM and FastChat guard theirs;
-a test replaces single routes by what must be found out. What works is proved on real servers by the live tests.
+It replays recorded responses of real servers (`recordings/`) and requires a key like vLLM and FastChat do. A test
+replaces single routes with a fault. The live tests use real servers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A request as received."""
 
     method: str
     path: str
@@ -57,7 +57,7 @@ Route = Answer | Callable[[Request], Answer]
 
 
 def recorded(engine: str, name: str) -> Answer:
-    """A recorded response; streams come in one piece for each event."""
+    """A recorded response; a stream has one piece for each event."""
     head, _, body = (RECORDINGS / engine / f"{name}.txt").read_bytes().replace(b"\r\n", b"\n").partition(b"\n\n")
     status, *lines = head.decode().split("\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -75,7 +75,7 @@ def json_answer(data: Any, status: int = 200) -> Answer:
 
 
 def events(*data: Any, done: bool = True, **how: Any) -> Answer:
-    """A stream of events: texts as they are, everything else as JSON."""
+    """A stream of events: strings as they are, everything else as JSON."""
     texts = [one if isinstance(one, str) else json.dumps(one) for one in data] + (["[DONE]"] if done else [])
     return Answer(200, b"", "text/event-stream", tuple(f"data: {text}\n\n".encode() for text in texts), **how)
 
@@ -161,11 +161,11 @@ class Fake:
         return f"{self.scheme}://127.0.0.1:{self.port}/v1"
 
     def stream(self, *answers: Answer) -> None:
-        """Replaces the streamed completion by these in turn, the last for all that follow; leaves the whole one."""
+        """Replaces the streamed completion with these in turn and repeats the last; the whole one is unchanged."""
         self._replace(*answers, streamed=True)
 
     def chat(self, answer: Answer) -> None:
-        """Replaces the whole completion, and leaves the streamed one."""
+        """Replaces the whole completion; the streamed one is unchanged."""
         self._replace(answer, streamed=False)
 
     def _replace(self, *answers: Answer, streamed: bool) -> None:
@@ -223,17 +223,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # a thousand checks at once must not be refused by the fake itself
+    # the fake itself must not refuse a thousand concurrent checks
     request_queue_size = 512
     fake: Fake
 
     def handle_error(self, *_: object) -> None:
-        """A client that gave up, or a handshake that failed, is what some tests are about."""
+        """Some tests are about clients that give up and handshakes that fail."""
 
 
 @contextlib.contextmanager
 def serve(engine: str = "vllm", key: str | None = KEY, certificate: Path | None = None) -> Iterator[Fake]:
-    """A fake of `engine` on a free port of the loopback interface; over TLS where a certificate is given."""
+    """A fake of `engine` on a free port of the loopback interface; over TLS if a certificate is given."""
     if engine == "vllm":
         fake = Fake(vllm_routes(), key, recorded("vllm-0.32.0", "chat_nokey"))
     else:
@@ -258,7 +258,7 @@ def serve(engine: str = "vllm", key: str | None = KEY, certificate: Path | None 
 
 @contextlib.contextmanager
 def raw_server(behave: Callable[[socket.socket], None], port: int = 0) -> Iterator[int]:
-    """A port, a free one unless it is named, where each connection is handed to `behave` and then closed."""
+    """A port (a free one unless given) that passes each connection to `behave` and then closes it."""
     listener = socket.create_server(("127.0.0.1", port))
     stop = threading.Event()
 
@@ -284,7 +284,7 @@ def raw_server(behave: Callable[[socket.socket], None], port: int = 0) -> Iterat
 
 
 def reset(connection: socket.socket) -> None:
-    """Reads the request and answers with RST, as Docker's proxy does for a container that doesn't listen."""
+    """Reads the request and answers with RST, like Docker's proxy for a container that is not listening."""
     connection.recv(65536)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

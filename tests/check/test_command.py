@@ -1,4 +1,4 @@
-"""`stackgen check` as people and CI call it: whole processes against fakes."""
+"""`stackgen check` as users and CI run it: whole processes against fakes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ Run = subprocess.CompletedProcess[str]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "STACKGEN_API_KEY"}
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "stackgen", *words]
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "stackgen", *arguments]
 
 
-def check(*words: str, fake: Fake | None = None) -> Run:
+def check(*arguments: str, fake: Fake | None = None) -> Run:
     where = ["--base-url", fake.url, "--api-key", KEY] if fake else []
-    return subprocess.run(command("check", *where, *words), capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    return subprocess.run(
+        command("check", *where, *arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=60
+    )
 
 
 def test_the_list_of_checks_needs_no_endpoint() -> None:
@@ -45,24 +47,24 @@ def test_the_list_of_checks_needs_no_endpoint() -> None:
     assert listed["chat"]["per_model"] is True
 
 
-def test_the_report_is_as_the_printed_schema_says(vllm: Fake) -> None:
+def test_the_json_report_matches_the_printed_schema(vllm: Fake) -> None:
     schema = json.loads(check("--schema").stdout)
     done = check("--json", fake=vllm)
     assert done.returncode == 0, done.stdout + done.stderr
     jsonschema.validate(json.loads(done.stdout), schema)
 
 
-def test_an_unhealthy_endpoint_is_1_and_a_wrong_word_2(vllm: Fake) -> None:
+def test_an_unhealthy_endpoint_exits_with_1_and_a_wrong_argument_with_2(vllm: Fake) -> None:
     vllm.chat(Answer(500, b"oops", "text/plain"))
     assert check(fake=vllm).returncode == 1
-    for words in (("--select", "chta"), ("--timeout", "0"), ("--load", "-1"), ("--base-url", "nowhere")):
-        done = check(*words, fake=vllm)
-        assert done.returncode == 2, words
+    for arguments in (("--select", "chta"), ("--timeout", "0"), ("--load", "-1"), ("--base-url", "nowhere")):
+        done = check(*arguments, fake=vllm)
+        assert done.returncode == 2, arguments
         assert "hint" in done.stderr or "above 0" in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_files_for_ci_and_for_people(vllm: Fake, tmp_path: Path) -> None:
+def test_junit_and_html_files_are_written(vllm: Fake, tmp_path: Path) -> None:
     page, cases = tmp_path / "new" / "report.html", tmp_path / "report.xml"
     done = check("--html", str(page), "--junit", str(cases), fake=vllm)
     assert done.returncode == 0, done.stderr
@@ -72,17 +74,20 @@ def test_files_for_ci_and_for_people(vllm: Fake, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--junit", "--html"])
-def test_a_place_for_no_file_is_told_before_anything_is_sent(vllm: Fake, tmp_path: Path, option: str) -> None:
+def test_an_unwritable_file_is_reported_before_any_request(vllm: Fake, tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("")
-    for where, told in ((tmp_path, "is a folder"), (tmp_path / "file" / "report", "no folder in which")):
-        done = check(option, str(where), fake=vllm)
-        # this machine's trouble
+    for path, expected in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "report", "is not a folder that you may write to"),
+    ):
+        done = check(option, str(path), fake=vllm)
+        # exit code 3: this machine is not ready
         assert done.returncode == 3
-        assert f"{where} " in done.stderr and told in done.stderr and option in done.stderr
+        assert f"{path} " in done.stderr and expected in done.stderr and option in done.stderr
     assert not vllm.seen
 
 
-def test_what_is_no_plain_file_stays_what_it_is(vllm: Fake, tmp_path: Path) -> None:
+def test_pipes_and_links_stay_pipes_and_links(vllm: Fake, tmp_path: Path) -> None:
     pipe, link, real = tmp_path / "pipe", tmp_path / "link", tmp_path / "elsewhere" / "report.html"
     os.mkfifo(pipe)
     real.parent.mkdir()
@@ -100,7 +105,7 @@ def test_what_is_no_plain_file_stays_what_it_is(vllm: Fake, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("to_file", [False, True])
 def test_a_file_may_be_standard_output(vllm: Fake, tmp_path: Path, to_file: bool) -> None:
-    """`-`, or the very file that the shell sends it to; the report for people goes to stderr then."""
+    """`-`, or the file that the shell redirects stdout to; the text report then goes to stderr."""
     out = tmp_path / "out"
     where = str(out) if to_file else "-"
     with out.open("w") as stdout:
@@ -114,17 +119,17 @@ def test_a_file_may_be_standard_output(vllm: Fake, tmp_path: Path, to_file: bool
 
 
 @pytest.mark.parametrize("more", [("--json",), ("--watch", "1"), ("--html", "-")])
-def test_two_things_do_not_mix_on_standard_output(vllm: Fake, more: tuple[str, ...]) -> None:
+def test_only_one_output_may_use_standard_output(vllm: Fake, more: tuple[str, ...]) -> None:
     done = check("--junit", "-", *more, fake=vllm)
-    assert done.returncode == 2 and "would mix on standard output" in done.stderr
+    assert done.returncode == 2 and "can't share standard output" in done.stderr
     assert not vllm.seen
 
 
-def test_a_file_that_fails_at_the_end_does_not_take_the_report_with_it(vllm: Fake, tmp_path: Path) -> None:
+def test_a_failed_file_does_not_lose_the_report(vllm: Fake, tmp_path: Path) -> None:
     folder, page = tmp_path / "new", tmp_path / "page.html"
 
     def gone(_: Request) -> Answer:
-        # while the check runs, somebody puts a file where the folder was to be
+        # during the check, a file appears where the folder should be created
         folder.write_text("")
         return Answer(200, b"")
 
@@ -136,16 +141,18 @@ def test_a_file_that_fails_at_the_end_does_not_take_the_report_with_it(vllm: Fak
 
 
 def test_debug_shows_requests_and_no_key(vllm: Fake) -> None:
-    words = command("--debug", "check", "--base-url", vllm.url, "--api-key", KEY)
-    done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    arguments = command("--debug", "check", "--base-url", vllm.url, "--api-key", KEY)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
     assert "chat: POST" in done.stderr
     assert "> {" in done.stderr
     assert KEY not in done.stderr + done.stdout
 
 
-def test_a_watch_tells_changes_only(vllm: Fake) -> None:
-    words = command("check", "--base-url", vllm.url, "--api-key", KEY, "--quick", "--watch", "0.5")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as watch:
+def test_watch_prints_changes_only(vllm: Fake) -> None:
+    arguments = command("check", "--base-url", vllm.url, "--api-key", KEY, "--quick", "--watch", "0.5")
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as watch:
         assert watch.stdout is not None
         assert "✓ pass" in watch.stdout.readline()
         vllm.chat(Answer(500, b'{"error":{"message":"EngineDeadError"}}'))
@@ -153,19 +160,19 @@ def test_a_watch_tells_changes_only(vllm: Fake) -> None:
         assert "chat [tiny]: pass → fail" in changed or "chat [tiny]: warn → fail" in changed
         assert "EngineDeadError" in changed
         watch.send_signal(signal.SIGINT)
-        # what it saw last is the answer
+        # the exit code is that of the last round
         try:
             assert watch.wait(timeout=10) == 1
         finally:
             watch.kill()
 
 
-def test_rounds_end_a_watch(vllm: Fake) -> None:
+def test_rounds_end_the_watch(vllm: Fake) -> None:
     done = check("--quick", "--watch", "0.5", "--rounds", "2", "--json", fake=vllm)
     assert [json.loads(line)["ok"] for line in done.stdout.splitlines()] == [True, True]
 
 
-def test_a_watch_of_two_urls_of_one_host_tells_nothing_twice(vllm: Fake) -> None:
+def test_watch_prints_two_urls_of_one_host_separately(vllm: Fake) -> None:
     vllm.routes |= {route.replace(" /v1/", " /other/v1/"): answer for route, answer in vllm.routes.items()}
     vllm.routes["POST /other/v1/chat/completions"] = Answer(500, b"{}")
     done = check("--base-url", f"{vllm.url.removesuffix('/v1')}/other/v1", "--select", "chat", "--watch", "0.1",
@@ -176,14 +183,14 @@ def test_a_watch_of_two_urls_of_one_host_tells_nothing_twice(vllm: Fake) -> None
     assert f"127.0.0.1:{vllm.port}-2" in lines[1]
 
 
-def test_a_watch_does_not_tell_a_figure_again_that_breaks_its_limit_again(vllm: Fake) -> None:
-    # each round is slower than the one before by more than the figure's last digit, on any machine
+def test_watch_does_not_repeat_a_failed_limit_with_new_figures(vllm: Fake) -> None:
+    # on any machine, each round is slower than the one before by more than the last digit of the figure
     rounds = [slow(events(*GOOD_STREAM), pause) for pause in (0.02, 0.1, 0.3)]
     vllm.stream(*rounds)
     done = check("--select", "stream", "--max-ttft", "0.001", "--watch", "0.1", "--rounds", "3", "--json", fake=vllm)
     found = [json.loads(line)["endpoints"][0]["results"] for line in done.stdout.splitlines()]
     messages = {one["message"] for results in found for one in results if one["status"] == "fail"}
-    # else the words below were the same each time, and nothing is shown
+    # otherwise the messages would be equal anyway, and the test would prove nothing
     assert len(messages) == 3
     vllm.stream(*rounds)
     done = check("--select", "stream", "--max-ttft", "0.001", "--watch", "0.1", "--rounds", "3", fake=vllm)
@@ -191,13 +198,13 @@ def test_a_watch_does_not_tell_a_figure_again_that_breaks_its_limit_again(vllm: 
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("words", [("--watch", "inf"), ("--watch", "nan"), ("--watch", "-1"), ("--wait", "inf"),
+@pytest.mark.parametrize("arguments", [("--watch", "inf"), ("--watch", "nan"), ("--watch", "-1"), ("--wait", "inf"),
                                    ("--watch", "1", "--rounds", "0"), ("--watch", "1", "--rounds", "-1"),
                                    ("--timeout", "inf"), ("--timeout", "1e9")])  # fmt: skip
-def test_times_and_rounds_that_make_no_sense(vllm: Fake, words: tuple[str, ...]) -> None:
-    done = check(*words, fake=vllm)
+def test_invalid_times_and_rounds_are_an_input_error(vllm: Fake, arguments: tuple[str, ...]) -> None:
+    done = check(*arguments, fake=vllm)
     assert done.returncode == 2, done.stderr
-    assert words[-2].strip("-") in done.stderr and "must" in done.stderr and "Traceback" not in done.stderr
+    assert arguments[-2].strip("-") in done.stderr and "must" in done.stderr and "Traceback" not in done.stderr
     assert not vllm.seen
 
 
@@ -212,29 +219,31 @@ SILENT = [
 ]
 
 
-@pytest.mark.parametrize("words", SILENT, ids=lambda words: " ".join(words))
-def test_ctrl_c_ends_every_command_that_waits_for_a_silent_server(words: tuple[str, ...]) -> None:
-    asked, told = threading.Event(), threading.Event()
+@pytest.mark.parametrize("arguments", SILENT, ids=lambda arguments: " ".join(arguments))
+def test_ctrl_c_ends_every_command_that_waits_for_a_silent_server(arguments: tuple[str, ...]) -> None:
+    requested, finished = threading.Event(), threading.Event()
 
     def silent(connection: socket.socket) -> None:
-        # `connect` says nothing and is gone
+        # `connect` sends nothing and disconnects
         if connection.recv(65536):
-            asked.set()
-            told.wait(30)
+            requested.set()
+            finished.wait(30)
 
     with raw_server(silent) as port:
         url = f"http://127.0.0.1:{port}"
-        line = command(words[0], "--base-url", url, "--timeout", "60", *(word.format(url=url) for word in words[1:]))
+        line = command(
+            arguments[0], "--base-url", url, "--timeout", "60", *(word.format(url=url) for word in arguments[1:])
+        )
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as one:
             try:
-                assert asked.wait(30)
+                assert requested.wait(30)
                 one.send_signal(signal.SIGINT)
-                # well below the time-out, however slow the machine is
+                # well below the timeout, even on a slow machine
                 out, err = one.communicate(timeout=20)
             finally:
                 one.kill()
-                told.set()
-        # nothing was seen, so nothing is well
+                finished.set()
+        # no result, so no verdict
         assert (one.returncode, out) == (130, "")
         assert err.endswith("stackgen: stopped\n") and "Traceback" not in err
 
@@ -256,15 +265,15 @@ def test_endpoints_of_a_file_are_checked_together(start: Callable[..., Fake], tm
     assert "✓ pass  e3" in done.stdout
 
 
-def test_a_docker_engine_that_is_away_is_told(vllm: Fake, tmp_path: Path) -> None:
-    """The stack is known, so what stands behind the endpoint should be looked at, and can't be."""
+def test_a_docker_engine_that_does_not_answer_is_reported(vllm: Fake, tmp_path: Path) -> None:
+    """The stack is known, so its services should be observed, but can't be."""
     data = {
         "name": "it",
         "models": [{"model": "org/tiny", "served_names": ["tiny"], "engine": "vllm", "port": vllm.port}],
     }
     (tmp_path / "stack.yaml").write_text(json.dumps(data))
-    words = command("check", str(tmp_path), "--api-key", KEY, "--json")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60,
+    arguments = command("check", str(tmp_path), "--api-key", KEY, "--json")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60,
                           env=ENVIRONMENT | {"DOCKER_HOST": f"unix://{tmp_path}/nope"})  # fmt: skip
     assert done.stdout, done.stderr
     (endpoint,) = json.loads(done.stdout)["endpoints"]
@@ -277,13 +286,13 @@ def test_a_docker_engine_that_is_away_is_told(vllm: Fake, tmp_path: Path) -> Non
 
 
 def after_ctrl_c(code: str) -> tuple[int, str]:
-    """How a program ended, and what it said, that got Ctrl-C in its sleep after it had printed `asked`."""
+    """Exit code and stderr of a program that gets Ctrl-C while it sleeps, after it has printed `asked`."""
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as one:
         try:
             assert one.stdout and one.stdout.readline() == "asked\n"
-            # not between the two: there, Python itself sees the signal
+            # only once it sleeps: before that, Python itself handles the signal
             asleep = 0
             while asleep < 5:
                 state = Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -296,16 +305,16 @@ def after_ctrl_c(code: str) -> tuple[int, str]:
     return one.returncode, err
 
 
-def test_ctrl_c_ends_a_command_even_where_python_loses_it() -> None:
-    """An exception in a finalizer is only printed: so is the one of Ctrl-C."""
+def test_ctrl_c_ends_a_command_even_if_python_loses_the_exception() -> None:
+    """Python only prints an exception in a finalizer, also that of Ctrl-C."""
     code = (
         "import sys, time\n"
-        "from stackgen.cli.commands.output import ends_on_interrupt\n"
+        "from stackgen.cli.commands.output import exit_on_interrupt\n"
         "class Last:\n"
         "    def __del__(self):\n"
         "        print('asked', flush=True)\n"
         "        time.sleep(60)\n"
-        "with ends_on_interrupt():\n"
+        "with exit_on_interrupt():\n"
         "    last = Last()\n"
         "    del last\n"
         "    time.sleep(60)\n"
@@ -315,7 +324,7 @@ def test_ctrl_c_ends_a_command_even_where_python_loses_it() -> None:
     assert ended == 130
 
 
-def test_ctrl_c_ends_a_command_that_it_does_not_wake() -> None:
+def test_ctrl_c_ends_a_command_whose_system_call_it_does_not_interrupt() -> None:
     """A signal that comes just before the system call that waits does not end that wait.
 
     That moment can't be had at will, so the signal is kept from the thread that waits: another one takes it, Python
@@ -323,10 +332,10 @@ def test_ctrl_c_ends_a_command_that_it_does_not_wake() -> None:
     """
     code = (
         "import signal, socket\n"
-        "from stackgen.cli.commands.output import ends_on_interrupt\n"
+        "from stackgen.cli.commands.output import exit_on_interrupt\n"
         "one, other = socket.socketpair()\n"
         "one.settimeout(60)\n"
-        "with ends_on_interrupt():\n"
+        "with exit_on_interrupt():\n"
         "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "    print('asked', flush=True)\n"
         "    one.recv(1)\n"

@@ -1,4 +1,4 @@
-"""The ways to get no response are told apart, each with its own hint; and proxies stay out of loopback."""
+"""Each way to get no response has its own message and hint; loopback uses no proxy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stackgen.check.report import Result
 from stackgen.check.target import Target
 from stackgen.check.transport.faults import classify
 
-from .conftest import VLLM, look, result, target
+from .conftest import VLLM, result, run_check, target
 from .fake import KEY, Answer, Fake, events, free_port, raw_server, reset
 
 LAYERS = ("resolve", "connect", "tls", "http")
 
 
 def connect(url: str, timeout: float = 5.0) -> Result:
-    """The first of the lower layers that failed, else the last, after seeing that all else was skipped for it."""
-    report = look(Target("it", url, KEY, ("tiny",), VLLM), timeout=timeout)
+    """The first failed network layer, else `http`. Asserts that all later checks were skipped because of it."""
+    report = run_check(Target("it", url, KEY, ("tiny",), VLLM), timeout=timeout)
     assert tuple(one.name for one in report.results[:4]) == LAYERS
     failed = [one for one in report.results[:4] if one.status == "fail"]
     if not failed:
@@ -55,14 +55,14 @@ def test_a_reset_connection_is_what_a_loading_container_looks_like() -> None:
     assert "--wait" in found.hint
 
 
-def test_a_closed_connection_and_one_that_speaks_something_else() -> None:
+def test_a_closed_connection_and_another_protocol_are_distinguished() -> None:
     def ssh(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
     for behave, what in (
         (lambda connection: connection.recv(65536), "accepted the connection and dropped it"),
-        (ssh, "answers with something that is no HTTP"),
+        (ssh, "does not speak HTTP"),
     ):
         with raw_server(behave) as port:
             found = connect(f"http://127.0.0.1:{port}")
@@ -70,8 +70,8 @@ def test_a_closed_connection_and_one_that_speaks_something_else() -> None:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_server_that_greets_speaks_no_http(closes: bool) -> None:
-    """Servers of mail and of SSH talk first; some close after a line that they don't know, some wait for more."""
+def test_a_server_with_a_banner_does_not_speak_http(closes: bool) -> None:
+    """Mail and SSH servers send first. After an unknown line, some close the connection and some wait for more."""
 
     def mail(connection: socket.socket) -> None:
         connection.sendall(b"220 mail.example.org ESMTP\r\n")
@@ -83,23 +83,23 @@ def test_a_server_that_greets_speaks_no_http(closes: bool) -> None:
     with raw_server(mail) as port:
         found = connect(f"http://127.0.0.1:{port}", timeout=0.5)
     assert (found.name, found.status) == ("http", "fail")
-    assert found.message == f"127.0.0.1:{port} answers with something that is no HTTP: '220 mail.example.org ESMTP'"
+    assert found.message == f"127.0.0.1:{port} does not speak HTTP: it sent '220 mail.example.org ESMTP'"
 
 
-def test_silence_ends_at_the_time_out() -> None:
+def test_silence_ends_at_the_timeout() -> None:
     with raw_server(lambda _: time.sleep(1.0)) as port:
         started = time.monotonic()
         found = connect(f"http://127.0.0.1:{port}", timeout=0.3)
         took = time.monotonic() - started
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} took the request and was silent for 0.3 s")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} accepted the request but was silent for 0.3 s")
     assert "--timeout" in found.hint
-    # one silence, no retry
+    # one timeout, no retry
     assert took < 0.9
 
 
-def test_a_body_that_drips_ends_at_the_time_out_too(vllm: Fake) -> None:
+def test_a_dripping_body_ends_at_the_timeout(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = Answer(pieces=(b" ",) * 40, pause=0.05)
-    found = result(look(target(vllm), timeout=0.4), "models")
+    found = result(run_check(target(vllm), timeout=0.4), "models")
     assert (found.status, found.message) == ("fail", "the body was not complete after 0.4 s")
 
 
@@ -118,7 +118,7 @@ def test_a_name_that_does_not_resolve() -> None:
         (httpx2.UnsupportedProtocol("x"), "other"),
     ],
 )
-def test_faults_that_no_local_server_can_show(error: Exception, kind: str) -> None:
+def test_faults_that_no_local_server_can_produce_are_classified(error: Exception, kind: str) -> None:
     found = classify(error, Target.from_url(f"http://127.0.0.1:{free_port()}", None), 1.0)
     assert found.kind == kind
     assert found.hint
@@ -132,13 +132,13 @@ def test_no_route_to_the_host() -> None:
 
 def test_https_on_a_plain_port(vllm: Fake) -> None:
     found = connect(f"https://127.0.0.1:{vllm.port}/v1")
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} speaks plain HTTP, and the URL says https")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} speaks plain HTTP, but the URL says https")
     assert found.hint == f"use http://127.0.0.1:{vllm.port}/v1"
-    # the probe that found out carried no key
+    # the probe of the port sent no key
     assert all(request.authorization is None for request in vllm.seen)
 
 
-def test_https_on_a_port_that_speaks_neither() -> None:
+def test_https_on_a_port_with_another_protocol() -> None:
     with raw_server(lambda connection: connection.sendall(b"220 smtp ready\r\n")) as port:
         found = connect(f"https://127.0.0.1:{port}/v1")
     assert (found.status, found.message) == ("fail", f"the TLS handshake with 127.0.0.1:{port} failed")
@@ -147,7 +147,7 @@ def test_https_on_a_port_that_speaks_neither() -> None:
 def test_http_on_a_tls_port(start: Callable[..., Fake], certificate: Path) -> None:
     fake = start("vllm", KEY, certificate)
     found = connect(f"http://127.0.0.1:{fake.port}/v1")
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{fake.port} speaks TLS, and the URL says http")
+    assert (found.status, found.message) == ("fail", f"127.0.0.1:{fake.port} speaks TLS, but the URL says http")
     assert found.hint == f"use https://127.0.0.1:{fake.port}/v1"
 
 
@@ -165,11 +165,11 @@ def test_http_on_a_tls_port_that_answers_with_a_400_page(certificate: Path) -> N
 
     with raw_server(nginx) as port:
         found = connect(f"http://127.0.0.1:{port}/v1")
-    assert (found.status, found.message) == ("fail", "the port speaks TLS, and the URL says http")
+    assert (found.status, found.message) == ("fail", "the port speaks TLS, but the URL says http")
     assert found.hint == f"use https://127.0.0.1:{port}/v1"
 
 
-def test_a_400_page_of_a_plain_port_is_not_taken_for_tls(vllm: Fake) -> None:
+def test_a_400_page_on_a_plain_port_is_not_mistaken_for_tls(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = Answer(400, b"<h1>Bad Request</h1>", "text/html")
     vllm.key = None
     assert connect(vllm.url).status == "pass"
@@ -186,7 +186,7 @@ def test_a_local_ca_is_taken_from_the_environment(
     start: Callable[..., Fake], certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.parent / "cert.pem"))
-    report = look(target(start("vllm", KEY, certificate)))
+    report = run_check(target(start("vllm", KEY, certificate)))
     assert report.ok, report
     assert result(report, "chat").status == "pass"
 
@@ -199,31 +199,37 @@ def test_a_redirect_is_shown_and_not_followed(vllm: Fake) -> None:
     assert "https://elsewhere.example/v1/models" in found.hint
 
 
-def test_no_proxy_stands_between_this_machine_and_itself(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_used_for_loopback(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     assert connect(vllm.url).status == "pass"
-    # the same variables are followed for another machine: the dead proxy is what refuses
+    # for another machine the same variables apply: the dead proxy refuses the connection
     assert connect("http://10.255.255.1:9/v1").status == "fail"
 
 
-def test_a_stream_that_breaks_before_its_first_event_is_a_fault_of_its_own(vllm: Fake) -> None:
+def test_a_stream_that_breaks_before_its_first_event_is_reported(vllm: Fake) -> None:
     vllm.stream(Answer(content_type="text/event-stream", pieces=(), cut=True))
-    found = result(look(target(vllm)), "stream")
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} broke off in the middle of its answer")
+    found = result(run_check(target(vllm)), "stream")
+    assert (found.status, found.message) == (
+        "fail",
+        f"127.0.0.1:{vllm.port} closed the connection in the middle of its response",
+    )
 
 
-def test_a_stream_that_stalls_is_cut_at_the_time_out(vllm: Fake) -> None:
+def test_a_stalled_stream_ends_at_the_timeout(vllm: Fake) -> None:
     vllm.stream(events("{}", pause=1.0))
-    found = result(look(target(vllm), timeout=0.3), "stream")
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{vllm.port} took the request and was silent for 0.3 s")
+    found = result(run_check(target(vllm), timeout=0.3), "stream")
+    assert (found.status, found.message) == (
+        "fail",
+        f"127.0.0.1:{vllm.port} accepted the request but was silent for 0.3 s",
+    )
 
 
 @pytest.mark.parametrize("percent", ["%25", "%"])
-def test_an_address_with_its_interface_is_an_address(percent: str) -> None:
-    """Only link-local addresses have one, and no test may rely on a machine's own: that nobody answers has to do."""
-    report = look(Target.from_url(f"http://[fe80::1{percent}lo]:{free_port()}", KEY, ("tiny",)))
+def test_an_ipv6_address_with_a_zone_is_an_address(percent: str) -> None:
+    """Only link-local addresses have a zone. No test may rely on a real one, so a failed connection must do."""
+    report = run_check(Target.from_url(f"http://[fe80::1{percent}lo]:{free_port()}", KEY, ("tiny",)))
     assert result(report, "resolve").status == "pass"
     assert result(report, "connect").status == "fail"

@@ -1,4 +1,4 @@
-"""The documented structure, on recorded bodies and on bodies broken in one place."""
+"""The documented structure, on recorded bodies and on bodies with one error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stackgen.check.transport.openai_schema import Chunk, Completion, ModelList, Usage, parse, sum_problem
+from stackgen.check.transport.openai_schema import Chunk, Completion, ModelList, Usage, parse, usage_problem
 from stackgen.check.transport.session import Reply, error_message
 
 from .fake import completion, model_list, recorded
@@ -24,7 +24,7 @@ def test_recorded_completions_have_the_documented_structure(engine: str, name: s
     assert problems == ()
     assert parsed is not None
     assert parsed.choices[0].message.content
-    assert sum_problem(parsed.usage) == ""
+    assert usage_problem(parsed.usage) == ""
 
 
 @pytest.mark.parametrize(("engine", "name"), [("vllm-0.32.0", "get_v1_models_key"), ("fastchat-0.2.36", "models")])
@@ -39,7 +39,7 @@ MISSING = object()
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "field"),
     [
         (("id",), MISSING, "id"), (("id",), "", "id"), (("id",), 7, "id"),
         (("object",), "text_completion", "object"), (("object",), MISSING, "object"),
@@ -61,7 +61,7 @@ MISSING = object()
         (("usage", "total_tokens"), -1, "usage.total_tokens"),
     ],
 )  # fmt: skip
-def test_each_documented_field_is_required_and_typed(path: tuple[Any, ...], value: Any, told: str) -> None:
+def test_each_documented_field_is_required_and_typed(path: tuple[Any, ...], value: Any, field: str) -> None:
     data: Any = copy.deepcopy(completion())
     place = data
     for part in path[:-1]:
@@ -72,10 +72,10 @@ def test_each_documented_field_is_required_and_typed(path: tuple[Any, ...], valu
         place[path[-1]] = value
     parsed, problems = parse(Completion, data)
     assert parsed is None
-    assert [problem.split(":")[0] for problem in problems] == [told]
+    assert [problem.split(":")[0] for problem in problems] == [field]
 
 
-def test_unknown_fields_are_allowed_and_a_text_completion_is_no_chat() -> None:
+def test_unknown_fields_are_allowed_but_not_another_object() -> None:
     assert parse(Completion, completion(shiny=1))[1] == ()
     parsed, problems = parse(Completion, json.loads(recorded("vllm-0.32.0", "comp_ok").body))
     assert parsed is None
@@ -83,7 +83,7 @@ def test_unknown_fields_are_allowed_and_a_text_completion_is_no_chat() -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], "text", 3, {}])
-def test_anything_else_is_no_completion(body: object) -> None:
+def test_other_json_is_not_a_completion(body: object) -> None:
     parsed, problems = parse(Completion, body)
     assert parsed is None
     assert problems
@@ -96,8 +96,8 @@ def test_problems_do_not_repeat_what_the_server_sent() -> None:
 
 
 def test_the_usage_must_add_up() -> None:
-    assert sum_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11)) == ""
-    assert sum_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=12)) == "usage: 9 + 2 is not 12"
+    assert usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11)) == ""
+    assert usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=12)) == "usage: 9 + 2 is not 12"
 
 
 def test_a_model_list_needs_its_envelope() -> None:
@@ -115,6 +115,6 @@ def test_a_model_list_needs_its_envelope() -> None:
         ("fastchat-0.2.36", "models-nokey", ""),
     ],
 )
-def test_recorded_errors_are_read(engine: str, name: str, message: str) -> None:
+def test_messages_of_recorded_errors_are_found(engine: str, name: str, message: str) -> None:
     answer = recorded(engine, name)
     assert error_message(Reply(answer.status, answer.content_type, answer.body)) == message

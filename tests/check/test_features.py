@@ -1,4 +1,4 @@
-"""Features besides chat: what works, what is missing, what is ignored and what is broken are told apart."""
+"""Features beyond chat: working, missing, ignored and broken ones get different verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stackgen.check.checks.features import FEATURES
 from stackgen.check.checks.table import CHECKS
 from stackgen.check.report import Result
 
-from .conftest import FASTCHAT, VLLM, look, result, target
+from .conftest import FASTCHAT, VLLM, result, run_check, target
 from .fake import Answer, Fake, Request, completion, json_answer, model_list, recorded
 
 NAMES = ("completions", "embeddings", "tokenize", "tools", "json-schema", "logprobs", "seed")
@@ -39,7 +39,7 @@ def probabilities(*counts: int, **changes: Any) -> dict[str, Any]:
 
 
 def infinite(answer: Answer) -> Answer:
-    """Every 0.25 of a body as a number that is JSON and no float."""
+    """Replaces 0.25 in a body with a number that is valid JSON but not a finite float."""
     return replace(answer, body=answer.body.replace(b"0.25", b"1e999"))
 
 
@@ -53,7 +53,7 @@ def embedded(*vectors: dict[str, Any]) -> Answer:
 
 
 def good_chat(request: Request) -> Answer:
-    """A server that has every feature of chat."""
+    """A server with every chat feature."""
     body = request.json()
     if body.get("tools"):
         return said(None, "tool_calls", tool_calls=[call()])
@@ -65,7 +65,7 @@ def good_chat(request: Request) -> Answer:
 
 
 def good_tokens(request: Request) -> Answer:
-    """A tokenizer whose tokens are the bytes."""
+    """A tokenizer whose tokens are bytes."""
     body = request.json()
     if request.path == "/detokenize":
         return json_answer({"prompt": bytes(body["tokens"]).decode()})
@@ -89,7 +89,7 @@ ROUTES = {"completions": "/v1/completions", "embeddings": "/v1/embeddings", "tok
 
 
 def spoil(fake: Fake, name: str, answer: Answer | Callable[[Request], Answer]) -> None:
-    """Gives `answer` to the requests of one feature, and leaves all others."""
+    """Answers the requests of one feature with `answer`; all others are unchanged."""
     if name in ROUTES:
         fake.routes[f"POST {ROUTES[name]}"] = answer
         return
@@ -104,29 +104,29 @@ def spoil(fake: Fake, name: str, answer: Answer | Callable[[Request], Answer]) -
 
 
 def ask(fake: Fake, name: str, dialect: Any = TOKENIZER) -> Result:
-    return result(look(target(fake, dialect), select=(name,)), name)
+    return result(run_check(target(fake, dialect), select=(name,)), name)
 
 
 @pytest.mark.parametrize("dialect", [TOKENIZER, CLAIMS], ids=["unknown", "claimed"])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_works_passes(good: Fake, name: str, dialect: Any) -> None:
+def test_a_working_feature_passes(good: Fake, name: str, dialect: Any) -> None:
     found = ask(good, name, dialect)
     assert (found.status, found.notes) == ("pass", ()), found.message
 
 
-def test_the_table_has_them_in_order_and_deep_only(good: Fake) -> None:
+def test_features_run_in_order_and_in_deep_only(good: Fake) -> None:
     assert tuple(one.name for one in FEATURES) == NAMES
     assert [one.name for one in CHECKS if one in FEATURES] == list(NAMES)
     for profile, there in (("quick", False), ("default", False), ("deep", True)):
-        report = look(target(good, TOKENIZER), profile=profile)
+        report = run_check(target(good, TOKENIZER), profile=profile)
         assert {name in [one.name for one in report.results] for name in NAMES} == {there}
 
 
-def test_the_first_model_stands_for_all(good: Fake) -> None:
+def test_features_are_checked_with_the_first_model(good: Fake) -> None:
     good.routes["GET /v1/models"] = json_answer(model_list("tiny", "other"))
-    # each answers under the name it was asked for, or `chat` fails and nothing is run
+    # each answers under the requested name, otherwise `chat` fails and nothing else runs
     good.routes["POST /v1/chat/completions"] = lambda request: json_answer(completion(model=request.json()["model"]))
-    found = result(look(target(good, TOKENIZER, models=("tiny", "other")), select=("completions",)), "completions")
+    found = result(run_check(target(good, TOKENIZER, models=("tiny", "other")), select=("completions",)), "completions")
     assert (found.status, found.model) == ("pass", "tiny")
 
 
@@ -134,14 +134,14 @@ def test_the_first_model_stands_for_all(good: Fake) -> None:
 @pytest.mark.parametrize(
     "answer", [SAID_NO, Answer(404), Answer(405), Answer(501), Answer(403)], ids=lambda a: a.status
 )
-def test_what_is_not_there_is_skipped_unless_it_is_claimed(good: Fake, name: str, answer: Answer) -> None:
+def test_a_missing_feature_is_skipped_unless_it_is_claimed(good: Fake, name: str, answer: Answer) -> None:
     spoil(good, name, answer)
     found = ask(good, name)
     assert (found.status, found.message[:12]) == ("skip", "not offered:")
     if answer is SAID_NO:
         assert "requires --tool-call-parser" in found.message
     claimed = ask(good, name, CLAIMS)
-    # the tokenizer's path is outside /v1, and a gateway that hides it does right
+    # the tokenizer's path is outside of /v1, and a gateway is right to hide it
     hidden = name == "tokenize" and answer.status in (403, 404, 405)
     assert claimed.status == ("skip" if hidden else "fail")
 
@@ -151,7 +151,7 @@ def test_what_is_not_there_is_skipped_unless_it_is_claimed(good: Fake, name: str
     ("answer", "status"),
     [(BROKEN, "fail"), (Answer(503), "fail"), (ODD, "warn"), (Answer(400), "warn"), (Answer(429), "warn")],
 )
-def test_a_crash_fails_and_an_unclear_refusal_warns(good: Fake, name: str, answer: Answer, status: str) -> None:
+def test_a_crash_fails_and_an_unclear_error_warns(good: Fake, name: str, answer: Answer, status: str) -> None:
     spoil(good, name, answer)
     assert ask(good, name).status == status
 
@@ -172,14 +172,14 @@ def test_an_ignored_feature_warns_and_a_claimed_one_fails(good: Fake, name: str)
 
 
 @pytest.mark.parametrize("name", ["tools", "json-schema", "seed"])
-def test_what_a_dialect_ignores_and_does_passes_with_a_note(good: Fake, name: str) -> None:
+def test_a_supported_feature_that_the_dialect_ignores_gets_a_note(good: Fake, name: str) -> None:
     found = ask(good, name, replace(TOKENIZER, ignores=FASTCHAT.ignores))
-    assert (found.status, found.notes) == ("pass", (f"vllm was known to ignore {name}, and does it here",))
+    assert (found.status, found.notes) == ("pass", (f"vllm is known to ignore {name}, but supports it here",))
 
 
-def test_what_a_dialect_lacks_is_not_asked(good: Fake) -> None:
+def test_a_feature_that_the_dialect_lacks_is_not_requested(good: Fake) -> None:
     found = ask(good, "embeddings", replace(TOKENIZER, lacks=("embeddings",)))
-    assert (found.status, found.message) == ("skip", "vllm has none")
+    assert (found.status, found.message) == ("skip", "not supported by vllm")
     assert "/v1/embeddings" not in [request.path for request in good.seen]
 
 
@@ -204,24 +204,34 @@ WRONG: list[tuple[str, Answer, str, str]] = [
     ("embeddings", embedded(vector(0.5, 1), vector(0, 0, index=1)), "fail", "zeros"),
     ("embeddings", embedded(vector(0.5, 1), vector(0.5, 1, index=1)), "fail", "the same vector"),
     ("embeddings", embedded(vector(), vector(index=1)), "fail", "data[0].embedding: list should have"),
-    ("embeddings", embedded(vector(float("nan")), vector(1, index=1)), "fail", "no valid JSON"),
+    ("embeddings", embedded(vector(float("nan")), vector(1, index=1)), "fail", "not valid JSON"),
     ("embeddings", infinite(embedded(vector(0.25), vector(1, index=1))), "fail", "finite number"),
     ("tokenize", json_answer({"tokens": []}), "fail", "tokens: list should have at least 1 item"),
     ("tokenize", json_answer({"tokens": ["Is"]}), "fail", "tokens[0]: input should be a valid integer"),
     ("tokenize", json_answer({"tokens": [1, 2], "count": 3}), "fail", "count is 3 for 2 tokens"),
-    ("tokenize", json_answer({"tokens": [72, 105]}), "warn", "back they are another text"),
-    ("tools", said(None, "tool_calls", tool_calls=[call("rm")]), "fail", "no tool of the request"),
+    ("tokenize", json_answer({"tokens": [72, 105]}), "warn", "turn back into a different text"),
+    ("tools", said(None, "tool_calls", tool_calls=[call("rm")]), "fail", "not a tool of the request"),
     ("tools", said(None, "tool_calls", tool_calls=[call(arguments={"city": "Paris"})]), "fail", "valid string"),
-    ("tools", said(None, "tool_calls", tool_calls=[call(arguments='{"city": ')]), "fail", "not the JSON text"),
-    ("tools", said(None, "tool_calls", tool_calls=[call(arguments='"Paris"')]), "fail", "not the JSON text"),
-    ("tools", said(None, "length", tool_calls=[call(arguments='{"city": ')]), "warn", "was cut after 128"),
+    (
+        "tools",
+        said(None, "tool_calls", tool_calls=[call(arguments='{"city": ')]),
+        "fail",
+        "not a JSON object in a string",
+    ),
+    (
+        "tools",
+        said(None, "tool_calls", tool_calls=[call(arguments='"Paris"')]),
+        "fail",
+        "not a JSON object in a string",
+    ),
+    ("tools", said(None, "length", tool_calls=[call(arguments='{"city": ')]), "warn", "was cut off after 128"),
     ("tools", said(None, "tool_calls", tool_calls=[call(type="tool")]), "fail", "tool_calls[0].type"),
-    ("tools", said(None, "length", reasoning="Let me think"), "warn", "no call came within 128 tokens"),
-    ("json-schema", said('{"capital": "Paris"}'), "warn", "breaks the schema: european: field required"),
-    ("json-schema", said('{"capital": "Oslo", "european": true}'), "warn", "breaks the schema: capital"),
-    ("json-schema", said('{"capital": "Rome", "european": true, "x": 1}'), "warn", "breaks the schema: x"),
-    ("json-schema", said('{"capital": ', "length"), "warn", "cut after 128 tokens"),
-    ("json-schema", said(None, "length"), "warn", "cut after 128 tokens"),
+    ("tools", said(None, "length", reasoning="Let me think"), "warn", "no tool call within 128 tokens"),
+    ("json-schema", said('{"capital": "Paris"}'), "warn", "violates the schema: european: field required"),
+    ("json-schema", said('{"capital": "Oslo", "european": true}'), "warn", "violates the schema: capital"),
+    ("json-schema", said('{"capital": "Rome", "european": true, "x": 1}'), "warn", "violates the schema: x"),
+    ("json-schema", said('{"capital": ', "length"), "warn", "cut off after 128 tokens"),
+    ("json-schema", said(None, "length"), "warn", "cut off after 128 tokens"),
     ("json-schema", said("Paris, the city of", "length"), "warn", "vllm ignores json-schema"),
     ("json-schema", json_answer({"choices": []}), "fail", "choices: list should have"),
     ("logprobs", said("Paris.", logprobs=probabilities()), "fail", "logprobs.content: list should have"),
@@ -233,39 +243,39 @@ WRONG: list[tuple[str, Answer, str, str]] = [
         "fail",
         "token: input should be a valid string",
     ),
-    ("logprobs", said("Paris.", logprobs=probabilities(2, 0)), "warn", "0 or 2 top_logprobs a token, and 2"),
+    ("logprobs", said("Paris.", logprobs=probabilities(2, 0)), "warn", "0 or 2 top_logprobs per token, but 2"),
 ]
 
 
-@pytest.mark.parametrize(("name", "answer", "status", "told"), WRONG)
-def test_wrong_answers_are_told(good: Fake, name: str, answer: Answer, status: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "answer", "status", "expected"), WRONG)
+def test_wrong_answers_are_reported(good: Fake, name: str, answer: Answer, status: str, expected: str) -> None:
     spoil(good, name, answer)
     found = ask(good, name)
-    assert (found.status, told in found.message) == (status, True), found.message
+    assert (found.status, expected in found.message) == (status, True), found.message
 
 
 @pytest.mark.parametrize("name", ["json-schema", "logprobs"])
-def test_a_claimed_feature_that_is_done_wrong_fails(good: Fake, name: str) -> None:
+def test_a_claimed_feature_with_a_wrong_answer_fails(good: Fake, name: str) -> None:
     bad = {"json-schema": said('{"capital": "Oslo"}'), "logprobs": said("x", logprobs=probabilities())}
     spoil(good, name, bad[name])
     assert ask(good, name, CLAIMS).status == "fail"
 
 
-def test_a_tool_that_only_a_named_choice_calls_passes(good: Fake) -> None:
+def test_a_tool_that_is_called_only_by_name_passes(good: Fake) -> None:
     spoil(good, "tools", lambda request: SAID_NO if request.json()["tool_choice"] == "required" else good_chat(request))
     assert ask(good, "tools").status == "pass"
 
 
-def test_a_skipped_tool_says_how_vllm_gets_it(good: Fake) -> None:
+def test_skipped_tools_show_how_to_enable_them_in_vllm(good: Fake) -> None:
     spoil(good, "tools", SAID_NO)
-    assert "`tool_call_parser` in the stack file turns it on" in ask(good, "tools").message
+    assert "to enable it, set `tool_call_parser` in the stack file" in ask(good, "tools").message
 
 
-def test_no_known_tokenizer_is_skipped_and_no_way_back_is_a_note(good: Fake) -> None:
+def test_an_unknown_tokenizer_is_skipped_and_a_missing_detokenizer_is_a_note(good: Fake) -> None:
     assert ask(good, "tokenize", VLLM).status == "skip"
     del good.routes["POST /detokenize"]
     found = ask(good, "tokenize")
-    assert (found.status, found.notes) == ("pass", ("there is no way back from tokens to text",))
+    assert (found.status, found.notes) == ("pass", ("the server can't turn tokens back into text",))
     good.routes["POST /detokenize"] = BROKEN
     assert ask(good, "tokenize").status == "fail"
 
@@ -276,19 +286,19 @@ def in_turn(*texts: str) -> Callable[[Request], Answer]:
 
 
 @pytest.mark.parametrize(
-    ("texts", "status", "told"),
+    ("texts", "status", "expected"),
     [
-        ("aaab", "pass", "one seed gives one text, another one another"),
-        ("abaa", "warn", "one seed gave two texts in three requests"),
-        ("abcd", "warn", "vllm ignores seed: one seed gave three texts"),
-        ("aaaa", "pass", "the same text at temperature 0 and with one seed"),
+        ("aaab", "pass", "the same seed gives the same text, another seed another text"),
+        ("abaa", "warn", "the same seed gave two different texts in three requests"),
+        ("abcd", "warn", "vllm ignores seed: the same seed gave three different texts"),
+        ("aaaa", "pass", "the same text at temperature 0 and with the same seed"),
     ],
 )
-def test_seeds(good: Fake, texts: str, status: str, told: str) -> None:
+def test_seeds(good: Fake, texts: str, status: str, expected: str) -> None:
     spoil(good, "seed", in_turn(*texts))
     found = ask(good, "seed")
-    assert (found.status, told in found.message) == (status, True), found.message
-    # where no seed makes a difference, little is proved
+    assert (found.status, expected in found.message) == (status, True), found.message
+    # if no seed makes a difference, little is proved
     assert bool(found.notes) == (texts == "aaaa")
 
 
@@ -299,7 +309,7 @@ def test_claimed_seeds(good: Fake, texts: str, status: str) -> None:
 
 
 @pytest.mark.parametrize(("texts", "status"), [("abaa", "warn"), ("aaaa", "warn"), ("aaab", "pass")])
-def test_where_seeds_are_known_to_be_ignored_chance_proves_nothing(good: Fake, texts: str, status: str) -> None:
+def test_equal_texts_prove_nothing_if_the_dialect_ignores_seeds(good: Fake, texts: str, status: str) -> None:
     spoil(good, "seed", in_turn(*texts))
     assert ask(good, "seed", replace(VLLM, ignores=("seed",))).status == status
 
@@ -314,4 +324,4 @@ def test_two_texts_at_temperature_0_warn(good: Fake) -> None:
 
     good.routes["POST /v1/chat/completions"] = route
     found = ask(good, "seed", CLAIMS)
-    assert (found.status, found.message) == ("warn", "at temperature 0 the same request gave two texts")
+    assert (found.status, found.message) == ("warn", "at temperature 0, the same request gave two different texts")

@@ -1,4 +1,4 @@
-"""Importing the package must cost next to nothing: the CLI imports it at start."""
+"""Importing the package must be cheap, because the CLI imports it at start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def loaded(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_package_its_targets_and_reports_load_nothing_heavy() -> None:
+def test_package_targets_and_reports_import_nothing_heavy() -> None:
     modules = "stackgen.check, stackgen.check.target, stackgen.check.report, stackgen.check.report.text"
     assert loaded(f"import {modules}") == set()
 
 
-def test_a_check_loads_no_sdk() -> None:
+def test_a_check_imports_no_sdk() -> None:
     assert loaded("import stackgen.check as c; c.check([])") == {"pydantic"}

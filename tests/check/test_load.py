@@ -1,4 +1,4 @@
-"""Requests at once: all answered, none mixed up, by whatever marks a server gives back."""
+"""Concurrent requests: all answered, none mixed up, by whatever markers a server returns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from stackgen.check.report import Result
 from stackgen.plan import Dialect
 
 from . import fake as fakes
-from .conftest import FASTCHAT, VLLM, look, result, target
+from .conftest import FASTCHAT, VLLM, result, run_check, target
 from .fake import Answer, Fake, Request, completion, json_answer, model_list
 
-BOTH = ("the request's id in the response's", "the number of prompt tokens")
+BOTH = ("the request ID in the response ID", "the number of prompt tokens")
 
 
 class Server:
-    """Answers as an engine that has every mark; `marks` are those it gives back, `faults` replace answers by number.
+    """A server with every marker. `marks` are those that it returns; `faults` replace answers by request number.
 
-    The calibration asks 0 and the longest: the numbers between are sent under load only.
+    The calibration sends number 0 and the longest: the numbers in between are sent under load only.
     """
 
     def __init__(self, fake: Fake) -> None:
@@ -46,7 +46,7 @@ class Server:
         echo = request.path == "/v1/completions"
         prompt = body["prompt"] if echo else body["messages"][0]["content"]
         found = re.search(r"nothing else: (\w+)$", prompt)
-        # what `chat` asks before it
+        # the request of `chat`, which runs before
         if not found:
             return json_answer(completion())
         number = prompt.count(" one") // STEP
@@ -66,7 +66,7 @@ class Server:
                 self.now -= 1
 
     def answer(self, nonce: str, prompt: str, echo: bool) -> Answer:
-        # words, and more tokens for some nonces than for others
+        # one token per word, and more tokens for some nonces than for others
         count = len(prompt.split()) + sum(nonce.encode()) % self.noise if "length" in self.marks else 7
         body: dict[str, Any] = completion(
             id=f"chatcmpl-{nonce}" if "id" in self.marks else "chatcmpl-1",
@@ -83,7 +83,7 @@ class Server:
         return json_answer(body | {"choices": [choice]})
 
     def as_other(self, other: int) -> Callable[[dict[str, Any]], Answer]:
-        """The answer that belongs to request `other`, which has to come at the same time."""
+        """The answer to request `other`, which must be in flight at the same time."""
 
         def fault(asked: dict[str, Any]) -> Answer:
             assert self.seen[other].wait(5)
@@ -102,7 +102,7 @@ def server(vllm: Fake) -> Server:
 @pytest.fixture
 def ask(vllm: Fake) -> Callable[..., Result]:
     def run(dialect: Dialect = VLLM, **options: Any) -> Result:
-        return result(look(target(vllm, dialect), select=("load",), **options), "load")
+        return result(run_check(target(vllm, dialect), select=("load",), **options), "load")
 
     return run
 
@@ -110,8 +110,8 @@ def ask(vllm: Fake) -> Callable[..., Result]:
 Ask = Callable[..., Result]
 
 
-def test_all_answered_passes_with_figures(server: Server, ask: Ask) -> None:
-    # request 2 is answered when 3 and 4 have come: they do come at once
+def test_answered_requests_pass_with_figures(server: Server, ask: Ask) -> None:
+    # request 2 is answered only after 3 and 4 have arrived, so they must be concurrent
     def together(asked: dict[str, Any]) -> Answer:
         assert server.seen[2].wait(5)
         assert server.seen[3].wait(5)
@@ -119,7 +119,7 @@ def test_all_answered_passes_with_figures(server: Server, ask: Ask) -> None:
 
     server.faults[1] = together
     found = ask()
-    assert (found.status, found.message[:10]) == ("pass", "4 at once ")
+    assert (found.status, found.message[:25]) == ("pass", "4 concurrent requests in ")
     assert set(found.figures) == {
         "requests", "answered", "seconds", "p50_seconds", "p99_seconds", "tokens_per_second",
     }  # fmt: skip
@@ -129,42 +129,48 @@ def test_all_answered_passes_with_figures(server: Server, ask: Ask) -> None:
     assert len(found.samples["latency_seconds"]) == 4
 
 
-def test_as_many_as_asked_for_run_at_once(server: Server, ask: Ask) -> None:
+def test_the_requested_number_of_requests_is_in_flight(server: Server, ask: Ask) -> None:
     waiting = threading.Barrier(LENGTHS - 2, timeout=5)
 
-    def gather(asked: dict[str, Any]) -> Answer:
+    def wait_for_all(asked: dict[str, Any]) -> Answer:
         waiting.wait()
         return server.answer(**asked)
 
-    server.faults = dict.fromkeys(range(1, LENGTHS - 1), gather)
+    server.faults = dict.fromkeys(range(1, LENGTHS - 1), wait_for_all)
     assert ask(load=LENGTHS - 1).figures["answered"] == LENGTHS - 1
     assert server.most >= LENGTHS - 2
 
 
-def test_it_runs_in_deep_only_and_last_but_topology() -> None:
+def test_load_runs_in_deep_only_and_before_topology() -> None:
     names = [one.name for one in CHECKS]
     one = CHECKS[names.index("load")]
     assert (one.depth, one.per_model, one.exhaustive, names[-3:]) == (2, True, False, ["errors", "load", "topology"])
 
 
 @pytest.mark.parametrize(
-    ("marks", "told", "path"),
+    ("marks", "expected", "path"),
     [
-        ({"echo", "length"}, "told apart by: the prompt echoed, the number of prompt tokens", "/v1/completions"),
-        ({"repeat"}, "told apart by: a word repeated by the model", "/v1/chat/completions"),
-        ({"length"}, "told apart by: the number of prompt tokens", "/v1/chat/completions"),
+        (
+            {"echo", "length"},
+            "answers identified by: the echoed prompt, the number of prompt tokens",
+            "/v1/completions",
+        ),
+        ({"repeat"}, "answers identified by: a word repeated by the model", "/v1/chat/completions"),
+        ({"length"}, "answers identified by: the number of prompt tokens", "/v1/chat/completions"),
     ],
     ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else "",
 )
-def test_the_marks_that_come_back_are_used(server: Server, ask: Ask, marks: set[str], told: str, path: str) -> None:
+def test_the_markers_that_come_back_are_used(
+    server: Server, ask: Ask, marks: set[str], expected: str, path: str
+) -> None:
     server.marks = marks
     found = ask()
-    assert (found.status, found.evidence) == ("pass", told)
+    assert (found.status, found.evidence) == ("pass", expected)
     assert server.paths[-4:] == [path] * 4
 
 
 @pytest.mark.parametrize("marks", ["echo", "repeat", "length", "echo repeat length"])
-def test_a_mix_up_fails_by_each_mark(server: Server, ask: Ask, marks: str) -> None:
+def test_each_marker_detects_a_mix_up(server: Server, ask: Ask, marks: str) -> None:
     server.marks = set(marks.split())
     server.faults[1] = server.as_other(3)
     found = ask()
@@ -172,71 +178,74 @@ def test_a_mix_up_fails_by_each_mark(server: Server, ask: Ask, marks: str) -> No
     if marks == "length":
         assert found.message.startswith("answers are mixed up: request 2 got an answer to a prompt of ")
     else:
-        assert found.message == "answers are mixed up: request 2 got the answer of request 4"
+        assert found.message == "answers are mixed up: request 2 got the answer to request 4"
 
 
-def test_answers_of_nobody_fail_where_marks_are_demanded(server: Server, ask: Ask) -> None:
+def test_an_answer_without_a_marker_fails(server: Server, ask: Ask) -> None:
     server.marks = {"echo"}
     server.faults[1] = lambda asked: server.answer("stranger", "another prompt", asked["echo"])
-    assert ask().message == "answers are mixed up: request 2 got an answer without its mark"
+    assert ask().message == "answers are mixed up: request 2 got an answer without its marker"
 
 
-def test_a_model_that_repeats_the_word_by_itself_echoes_nothing(server: Server, ask: Ask) -> None:
-    """Then the next answer need not hold it, and nothing is mixed up."""
+def test_a_repeated_word_is_not_mistaken_for_an_echo(server: Server, ask: Ask) -> None:
+    """The next answer may lack the word, and that is no mix-up."""
     server.marks = {"says", "length"}
     server.faults[1] = lambda asked: server.answer("stranger", asked["prompt"], asked["echo"])
     assert ask().status == "pass"
 
 
-def test_a_word_that_is_not_repeated_is_a_note(server: Server, ask: Ask) -> None:
+def test_a_word_that_is_not_repeated_gets_a_note(server: Server, ask: Ask) -> None:
     server.marks = {"repeat"}
     server.faults[1] = lambda asked: server.answer("stranger", asked["prompt"], asked["echo"])
     found = ask()
     assert (found.status, found.notes) == ("pass", ("1 of 4 answers do not repeat their word",))
 
 
-def test_without_any_mark_it_warns(server: Server, ask: Ask) -> None:
+def test_without_markers_it_warns(server: Server, ask: Ask) -> None:
     server.marks = set()
     found = ask()
-    assert (found.status, found.message.endswith("but mix-ups can't be told")) == ("warn", True)
+    assert (found.status, found.message.endswith("but mix-ups can't be detected")) == ("warn", True)
     assert found.figures["answered"] == 4
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_full_server_warns_as_long_as_some_are_answered(server: Server, ask: Ask, status: int) -> None:
+def test_a_full_server_warns_if_some_requests_are_answered(server: Server, ask: Ask, status: int) -> None:
     full = json_answer({"error": {"message": "queue full"}}, status)
     server.faults = {1: lambda _: full, 3: lambda _: full}
     found = ask()
-    assert (found.status, "refuses beyond 2 of 4 requests at once" in found.message) == ("warn", True)
+    assert (found.status, "answers 2 of 4 concurrent requests and refuses the others" in found.message) == (
+        "warn",
+        True,
+    )
     assert (found.figures["answered"], len(found.samples["latency_seconds"])) == (2, 2)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (Answer(500, b"boom", "text/plain"), "HTTP 500 (text/plain) boom"),
-        (Answer(200, b"{}"), "a body that is not as documented: id: field required"),
+        (Answer(200, b"{}"), "the body is not as documented: id: field required"),
         (Answer(404), "HTTP 404"),
     ],
     ids=str,
 )
-def test_other_failures_under_load_fail(server: Server, ask: Ask, answer: Answer, told: str) -> None:
+def test_other_failures_under_load_fail(server: Server, ask: Ask, answer: Answer, expected: str) -> None:
     server.faults[1] = lambda _: answer
     found = ask()
     assert found.status == "fail"
-    assert found.message.startswith(f"1 of 4 requests at once not answered: {told}")
+    assert found.message.startswith(f"1 of 4 concurrent requests were not answered: {expected}")
     assert "request 2: " in found.evidence
 
 
-@pytest.mark.parametrize(("dialect", "hint"), [(VLLM, "allow more by --timeout"), (FASTCHAT, "restart the worker")])
-def test_a_silence_fails_and_names_the_wedge_of_fastchat(server: Server, ask: Ask, dialect: Dialect, hint: str) -> None:
+@pytest.mark.parametrize(("dialect", "hint"), [(VLLM, "raise --timeout"), (FASTCHAT, "restart the worker")])
+def test_a_timeout_fails_and_names_fastchats_hang(server: Server, ask: Ask, dialect: Dialect, hint: str) -> None:
     server.faults[3] = lambda asked: replace(server.answer(**asked), pause=1.5)
     found = ask(dialect, timeout=0.5)
     assert (found.status, hint in found.hint) == ("fail", True)
-    assert found.message.startswith("1 of 4 requests at once not answered: ")
+    assert found.message.startswith("1 of 4 concurrent requests were not answered: ")
 
 
-def test_a_single_request_that_fails_is_told_as_such(server: Server, ask: Ask) -> None:
+def test_a_failed_single_request_is_reported_as_such(server: Server, ask: Ask) -> None:
     server.faults[0] = lambda _: Answer(500)
     found = ask()
     assert (found.status, found.message[:37]) == ("fail", "a single request gets no answer: HTTP")
@@ -244,19 +253,19 @@ def test_a_single_request_that_fails_is_told_as_such(server: Server, ask: Ask) -
     assert ask().status == "warn"
 
 
-def test_what_nonces_differ_by_is_no_mix_up(server: Server, ask: Ask) -> None:
+def test_different_token_counts_of_nonces_are_no_mix_up(server: Server, ask: Ask) -> None:
     server.marks = {"length"}
     server.noise = 6
     for _ in range(5):
         found = ask(load=30)
-        assert (found.status, found.evidence) == ("pass", "told apart by: the number of prompt tokens")
+        assert (found.status, found.evidence) == ("pass", "answers identified by: the number of prompt tokens")
 
 
 def test_usage_is_optional(server: Server, ask: Ask) -> None:
     server.marks = {"id"}
     server.count = False
     found = ask()
-    assert (found.status, found.evidence) == ("pass", "told apart by: the request's id in the response's")
+    assert (found.status, found.evidence) == ("pass", "answers identified by: the request ID in the response ID")
     assert "tokens_per_second" not in found.figures
 
 
@@ -265,26 +274,26 @@ def test_more_requests_than_lengths_still_pass(server: Server, ask: Ask) -> None
     assert (found.status, found.figures["answered"]) == ("pass", 20)
 
 
-def test_the_first_model_is_asked(server: Server, vllm: Fake) -> None:
+def test_load_uses_the_first_model(server: Server, vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer(model_list("tiny", "other"))
-    found = result(look(target(vllm, models=("tiny",)), select=("load",)), "load")
+    found = result(run_check(target(vllm, models=("tiny",)), select=("load",)), "load")
     assert (found.model, found.status) == ("tiny", "pass")
 
 
-# --- the mark that stands in a header
+# --- the marker in a header
 
 
-def test_the_id_of_the_request_is_a_mark(server: Server, ask: Ask) -> None:
+def test_the_request_id_is_a_marker(server: Server, ask: Ask) -> None:
     found = ask()
-    assert found.evidence == "told apart by: " + ", ".join((BOTH[0], "a word repeated by the model", BOTH[1]))
-    # nothing but chats are sent then
+    assert found.evidence == "answers identified by: " + ", ".join((BOTH[0], "a word repeated by the model", BOTH[1]))
+    # then only chat requests are sent
     assert set(server.paths) == {"/v1/chat/completions"}
 
 
 def test_a_wrong_id_fails(server: Server, ask: Ask) -> None:
     server.marks = {"id"}
     server.faults[1] = server.as_other(3)
-    assert ask().message == "answers are mixed up: request 2 got the answer of request 4"
+    assert ask().message == "answers are mixed up: request 2 got the answer to request 4"
 
 
 def test_the_nonce_goes_out_as_x_request_id(server: Server, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,17 +309,17 @@ def test_the_nonce_goes_out_as_x_request_id(server: Server, ask: Ask, monkeypatc
     assert set(server.nonces.values()) <= set(sent)
 
 
-def test_a_cache_that_gives_the_word_of_an_earlier_request_is_a_mix_up(server: Server, ask: Ask) -> None:
-    """The calibration's words are known too: before the load it asked 0 and the longest."""
+def test_a_cached_answer_to_an_earlier_request_is_a_mix_up(server: Server, ask: Ask) -> None:
+    """The words of the calibration count too: it sent number 0 and the longest before the load."""
     server.marks = {"repeat"}
-    words: dict[int, str] = {}
+    cache: dict[int, str] = {}
 
     def cached(asked: dict[str, Any]) -> Answer:
-        words.setdefault(0, server.first)
-        return server.answer(words[0], asked["prompt"], asked["echo"])
+        cache.setdefault(0, server.first)
+        return server.answer(cache[0], asked["prompt"], asked["echo"])
 
     server.faults = {1: cached, 2: cached}
     found = ask()
     assert (found.status, found.message) == (
-        "fail", "answers are mixed up: request 2 got the answer of an earlier request",
+        "fail", "answers are mixed up: request 2 got the answer to an earlier request",
     )  # fmt: skip

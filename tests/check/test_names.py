@@ -15,26 +15,26 @@ KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
         ("TINY", "tiny", "upper and lower case differ"),
         ("meta-llama/llama-3.2-1b-instruct", KNOWN[0], "upper and lower case differ"),
         ("meta-llama/Llama-3-2-1B-Instruct", KNOWN[0], "'-', '.' and '_' differ"),
-        ("Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or differs"),
-        ("unsloth/Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or differs"),
-        ("qwen3_8b", KNOWN[1], "the organization is missing or differs"),
-        ("/models/Qwen3-8B/", KNOWN[1], "the organization is missing or differs"),
-        ("meta-llama/Llama-3.1-8B-Instruct", KNOWN[0], "the names are alike"),
-        ("tinny", "tiny", "the names are alike"),
+        ("Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or different"),
+        ("unsloth/Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or different"),
+        ("qwen3_8b", KNOWN[1], "the organization is missing or different"),
+        ("/models/Qwen3-8B/", KNOWN[1], "the organization is missing or different"),
+        ("meta-llama/Llama-3.1-8B-Instruct", KNOWN[0], "the names are similar"),
+        ("tinny", "tiny", "the names are similar"),
     ],
 )
-def test_the_usual_mistakes_are_recognized(wanted: str, name: str, reason: str) -> None:
+def test_the_usual_mistakes_get_a_suggestion(wanted: str, name: str, reason: str) -> None:
     assert nearest(wanted, KNOWN) == (name, reason)
     assert did_you_mean(wanted, KNOWN) == f"did you mean {name!r}? ({reason})"
 
 
-def test_a_shared_organization_alone_makes_no_likeness() -> None:
+def test_a_shared_organization_alone_is_no_similarity() -> None:
     assert nearest("Qwen/totally-other", ("Qwen/abc", "Qwen/xyz")) is None
 
 
-def test_without_a_near_name_all_are_listed() -> None:
+def test_without_a_similar_name_all_are_listed() -> None:
     assert did_you_mean("gpt", KNOWN) == f"the server has: {', '.join(KNOWN)}"
-    assert did_you_mean("gpt", ()) == "the server lists no model at all"
+    assert did_you_mean("gpt", ()) == "the server lists no models"
     assert did_you_mean("gpt", [f"m{i}" for i in range(11)]).endswith("m7 and 3 more")
 
 
@@ -43,34 +43,34 @@ def test_without_a_near_name_all_are_listed() -> None:
     [
         ("tiny", KNOWN, "tiny"),
         ("TINY", KNOWN, "tiny"),
-        # exact wins over all rules
+        # an exact match wins over all rules
         ("a", ("A", "a"), "a"),
         ("qwen3_8b", KNOWN, "Qwen/Qwen3-8B"),
         ("unsloth/Llama-3.2-1B-Instruct", KNOWN, "meta-llama/Llama-3.2-1B-Instruct"),
-        # the strictest rule that finds any decides
+        # the strictest rule with a match decides
         ("org/A-b", ("org/a-b", "org/a_b"), "org/a-b"),
-        # two that fit are a doubt, and a doubt is no answer
+        # two matches are ambiguous
         ("A", ("a", "ä", "a "), "a"),
         ("ORG/A", ("org/a", "Org/a"), "ORG/A"),
         ("x", ("one/x", "two/x"), "x"),
         ("one/x.y", ("one/x-y", "one/x_y"), "one/x.y"),
-        # likeness is only for hints
+        # similarity is only for hints
         ("tinny", KNOWN, "tinny"),
         ("meta-llama/Llama-3.1-8B-Instruct", KNOWN, "meta-llama/Llama-3.1-8B-Instruct"),
         ("tiny", (), "tiny"),
     ],
 )
-def test_only_a_name_without_doubt_is_resolved(wanted: str, known: tuple[str, ...], name: str) -> None:
+def test_only_an_unambiguous_name_is_resolved(wanted: str, known: tuple[str, ...], name: str) -> None:
     found, reason = resolve(wanted, known)
     assert found == name
     assert bool(reason) is (found != wanted)
 
 
-def test_a_name_that_is_listed_twice_is_no_doubt() -> None:
+def test_a_name_that_is_listed_twice_is_unambiguous() -> None:
     assert resolve("SMOL", ("smol", "smol", "smollm2")) == ("smol", "upper and lower case differ")
 
 
-def test_what_was_asked_for_is_never_the_nearest() -> None:
+def test_the_requested_name_is_never_suggested() -> None:
     assert nearest("tiny", ["tiny"]) is None
     assert nearest("tiny", ["tiny", "Tiny"]) == ("Tiny", "upper and lower case differ")
-    assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith("'tiny' is listed under this very name")
+    assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith("'tiny' is listed under exactly this name")

@@ -1,4 +1,4 @@
-"""Whatever bytes or JSON a server sends, the check's parsers raise nothing but their own faults, and stay small."""
+"""Whatever bytes or JSON a server sends, the parsers of the check raise only their own errors and stay small."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from stackgen.check.checks.features.schemas import (
 from stackgen.check.checks.model_names import did_you_mean, nearest
 from stackgen.check.checks.table import CHECKS, list_models, models
 from stackgen.check.checks.verdict import Check, Context
-from stackgen.check.checks.wrong_requests import context_length, told_length
-from stackgen.check.dialects import BUILTIN, FINISH_REASONS, OPENAI, dialect_of_models
-from stackgen.check.huggingface import ask_hub
+from stackgen.check.checks.wrong_requests import context_length, length_from_error
+from stackgen.check.dialects import BUILTIN, FINISH_REASONS, OPENAI, dialect_from_models
+from stackgen.check.huggingface import look_up_model
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report, Result
 from stackgen.check.report.text import as_text
-from stackgen.check.target import Target, normal_url
+from stackgen.check.target import Target, normalize_url
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.openai_schema import BareChunk, Chunk, Completion, ModelCard, ModelList, Usage, parse
 from stackgen.check.transport.redact import Redactor
 from stackgen.check.transport.session import Reply, Session, error_message
-from stackgen.check.transport.stream import MAX_EVENTS, Transcript, Utf8, collect
+from stackgen.check.transport.stream import MAX_EVENTS, StrictUtf8, Transcript, collect_events
 from stackgen.client import ask
-from stackgen.client.sdk import listing, model_for
+from stackgen.client.sdk import fetch_models, pick_model
 from stackgen.errors import StackgenError
 from stackgen.providers.endpoints import dialects
 
@@ -54,7 +54,7 @@ settings.register_profile("parsers", max_examples=150, deadline=None, suppress_h
 SOME = settings(settings.get_profile("parsers"))
 FEW = settings(SOME, max_examples=60)
 
-# half characters and NUL included: JSON can hold both
+# including half characters and NUL, as JSON can contain both
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
 NUMBERS = st.integers() | st.integers(min_value=10**300, max_value=10**301) | st.floats()
 LEAVES = st.none() | st.booleans() | NUMBERS | TEXT
@@ -63,7 +63,7 @@ JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dicti
 
 
 def shaped(*names: str) -> st.SearchStrategy[Any]:
-    """JSON objects with the names that parsers look for, so that they get beyond the first field."""
+    """JSON objects with the field names that parsers expect, so that they get beyond the first field."""
     return st.recursive(
         LEAVES | st.sampled_from(["stop", "assistant", "chat.completion.chunk", "list", "model"]),
         lambda inner: st.dictionaries(st.sampled_from(names), inner, max_size=5) | st.lists(inner, max_size=3),
@@ -93,7 +93,7 @@ def reply(body: bytes, status: int = 200) -> Reply:
 
 @SOME
 @given(BODIES, st.sampled_from([Completion, Chunk, BareChunk, ModelList, ModelCard, Usage]))
-def test_the_contract_takes_or_refuses_any_json(data: Any, model: Any) -> None:
+def test_the_schema_accepts_or_rejects_any_json(data: Any, model: Any) -> None:
     parsed, problems = parse(model, data)
     assert (parsed is None) is bool(problems)
     assert all(problem and len(problem) < 500 for problem in problems)
@@ -107,27 +107,27 @@ def test_a_long_list_of_wrong_entries_gives_few_problems(wrong: Any) -> None:
 
 
 def read(body: bytes, kind: str = "text/event-stream") -> Transcript:
-    """What `collect` makes of a response with this body, in pieces as a network would cut it."""
+    """The transcript of a response with this body, split into pieces as by a network."""
     pieces = [body[place : place + 7] for place in range(0, len(body), 7)]
     response = httpx2.Response(200, headers={"content-type": kind}, content=iter(pieces),
                                request=httpx2.Request("POST", "http://127.0.0.1/"))  # fmt: skip
     into, now = Transcript(), time.monotonic()
-    events: Any = Utf8(response, "127.0.0.1:1")
-    # bytes that are no UTF-8; what came before them stays
+    events: Any = StrictUtf8(response, "127.0.0.1:1")
+    # for invalid UTF-8; what came before it stays
     with contextlib.suppress(Fault):
-        collect(httpx2.EventSource(events), into, list, now, now + 5)
+        collect_events(httpx2.EventSource(events), into, list, now, now + 5)
     return into
 
 
 def judge(into: Transcript) -> None:
-    """Everything that is made of a transcript works, and nothing in it is nonsense."""
+    """Every method of a transcript works, and no value is nonsense."""
     assert all(isinstance(problem, str) for problem in into.problems(FINISH_REASONS))
     assert into.events <= MAX_EVENTS
-    assert len(into.malformed) <= 20
-    assert into.deltas == len(into.gaps()) + (1 if into.arrivals else 0)
-    assert all(value >= 0 for value in (*into.gaps(), *into.figures().values()))
+    assert len(into.stream_problems) <= 20
+    assert into.deltas == len(into.inter_token_latencies()) + (1 if into.arrivals else 0)
+    assert all(value >= 0 for value in (*into.inter_token_latencies(), *into.figures().values()))
     json.dumps(into.figures(), allow_nan=False)
-    into.speed(), into.gathering()
+    into.format_speed(), into.describe_buffering()
 
 
 LINES = st.sampled_from([b"data: ", b"data:", b"event: error\n", b": x\n", b"id: 1\n", b"[DONE]", b"\n", b"\n\n",
@@ -153,25 +153,25 @@ def test_any_json_can_be_read_as_events(data: list[bytes]) -> None:
 @example(b"\xff\xfe{\x00}\x00")
 @example(b"1" * 5000)
 @example(b'{"error": {"error": {"error": {"error": 1}}}}')
-def test_any_body_is_json_or_not_and_may_hold_an_error(body: bytes) -> None:
+def test_any_body_can_be_parsed_for_json_and_errors(body: bytes) -> None:
     one = reply(body)
     one.json()
     assert isinstance(error_message(one), str)
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_words_that_only_python_reads_are_no_json(word: str) -> None:
+def test_constants_that_only_python_accepts_are_not_json(word: str) -> None:
     assert reply(b'{"id": %s}' % word.encode()).json() is None
 
 
-def test_no_depth_of_nesting_breaks_a_parser() -> None:
-    """Python reads some depths that it can't print any more: one after the other is tried."""
+def test_deep_nesting_breaks_no_parser() -> None:
+    """Python can parse some depths that it can no longer print, so many depths are tried."""
     for depth in (*range(100, 1100, 3), 3000, 100_000):
         for shape in (b'{"error": %s}', b'{"data": [{"id": "m", "owned_by": %s}]}', b'{"choices": %s}'):
             body = shape % (b"[" * depth + b"]" * depth)
             data = reply(body).json()
             error_message(reply(body))
-            dialect_of_models(data)
+            dialect_from_models(data)
             parse(Completion, data)
             parse(ModelList, data)
             judge(read(b"data: " + body + b"\n\n"))
@@ -179,8 +179,8 @@ def test_no_depth_of_nesting_breaks_a_parser() -> None:
 
 @SOME
 @given(BODIES)
-def test_any_json_shows_a_dialect_or_none(data: Any) -> None:
-    assert dialect_of_models(data) in (None, "vllm", "fastchat", "llamacpp", "together")
+def test_any_json_gives_a_dialect_or_none(data: Any) -> None:
+    assert dialect_from_models(data) in (None, "vllm", "fastchat", "llamacpp", "together")
 
 
 @FEW
@@ -194,7 +194,7 @@ def test_any_list_of_models_gets_a_verdict(body: bytes, status: int, wanted: tup
         assert context.listed is None or all(isinstance(name, str) for name in context.listed)
         verdict = models(context, "")
     assert verdict.status in ("pass", "warn", "fail")
-    # nothing is served that could be asked
+    # without a listed model the check must fail
     assert context.listed or verdict.status == "fail"
     assert len(verdict.message) < 2000
 
@@ -206,7 +206,7 @@ def answering() -> Iterator[Fake]:
 
 
 def asked(fake: Fake, models: tuple[str, ...] = ("tiny",), stream: bool = False) -> None:
-    """One question: an answer of the documented types, or an error of ours that holds no other."""
+    """One question gives an answer of the documented types, or an error of ours without another one inside."""
     answer, problem = None, None
     try:
         answer = ask(Target("it", fake.url, TARGET.api_key, models), "hi", stream=stream, timeout=5)
@@ -242,13 +242,13 @@ def test_any_stream_is_an_answer_or_an_error(answering: Fake, parts: list[bytes]
 @FEW
 @given(body=st.binary(max_size=100) | BODIES.map(dumped), wanted=st.sampled_from([None, "tiny", "TINY"]))
 @example(body=b'{"data": [{"id": {}}, {"id": []}, {"id": "tiny"}]}', wanted=None)
-def test_any_list_of_models_names_one_or_none(body: bytes, wanted: str | None) -> None:
+def test_any_model_list_gives_a_name_or_an_error(body: bytes, wanted: str | None) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "get", lambda *_: reply(body))
-        listed = listing(TARGET, 1.0)
+        listed = fetch_models(TARGET, 1.0)
         assert listed is None or all(isinstance(name, str) for name in (*listed.names, *listed.chat))
         with contextlib.suppress(StackgenError):
-            name, note = model_for(TARGET, wanted, listed)
+            name, note = pick_model(TARGET, wanted, listed)
             assert isinstance(name, str) and isinstance(note, str)
 
 
@@ -258,7 +258,7 @@ def test_no_key_gets_past_the_redactor(key: str, head: str, tail: str, form: str
     redact = Redactor(key)
     shown = {"plain": key, "json": json.dumps(key), "url": quote(key, safe=""), "path": quote(key), "repr": repr(key),
              "folded": "\x00".join(key)}[form]  # fmt: skip
-    # a key in the words around it is no leak of ours
+    # a key that is part of the surrounding text is no leak
     if key in redact("") or key in "[key]":
         return
     for text in (redact(head + shown + tail), redact.excerpt(head + shown + tail),
@@ -271,7 +271,7 @@ def test_no_key_gets_past_the_redactor(key: str, head: str, tail: str, form: str
 
 @SOME
 @given(KEYS, st.integers(min_value=0, max_value=60))
-def test_no_half_of_a_key_is_left_by_cutting(key: str, before: int) -> None:
+def test_cutting_leaves_no_part_of_a_key(key: str, before: int) -> None:
     cut = Redactor(key).excerpt("x" * before + key, 40)
     kept = cut.rstrip("…").lstrip("x")
     assert kept in ("", "[key]") or "[key]".startswith(kept) or set(key) <= set("x")
@@ -279,7 +279,7 @@ def test_no_half_of_a_key_is_left_by_cutting(key: str, before: int) -> None:
 
 @SOME
 @given(TEXT, st.lists(TEXT, max_size=8))
-def test_any_name_has_a_nearest_or_none(wanted: str, known: list[str]) -> None:
+def test_any_name_has_a_nearest_name_or_none(wanted: str, known: list[str]) -> None:
     near = nearest(wanted, known)
     assert near is None or (near[0] in known and near[1])
     assert isinstance(did_you_mean(wanted, known), str)
@@ -307,20 +307,20 @@ URLS = st.text(max_size=40) | st.from_regex(
 @example("http://127.0.0.1:8000/v1//")
 @example("http://a#")
 @example("http://a?")
-def test_any_url_is_made_normal_or_refused(url: str) -> None:
+def test_any_url_is_normalized_or_rejected(url: str) -> None:
     try:
-        normal = normal_url(url)
+        normal = normalize_url(url)
     except StackgenError as error:
         str(error)
         return
-    assert normal_url(normal) == normal
+    assert normalize_url(normal) == normal
     target = Target("it", normal)
     assert target.host
     assert 0 < target.port < 65536
     assert target.root
     assert not normal.endswith("/")
     assert target.loopback in (True, False)
-    # the client may still refuse it, by the exception that is made a fault
+    # the client may still reject it, with the exception that becomes a Fault
     with contextlib.suppress(httpx2.InvalidURL):
         httpx2.URL(f"{normal}/models")
 
@@ -341,7 +341,7 @@ def test_any_report_can_be_printed(endpoints: tuple[EndpointReport, ...], color:
 
 
 class Replies:
-    """Gives the replies one after the other, and from the first on again, to every request of a session."""
+    """Answers the requests of a session with `replies` in turn."""
 
     def __init__(self, replies: list[Reply]) -> None:
         self.replies, self.place, self.lock = replies, 0, threading.Lock()
@@ -384,7 +384,7 @@ def test_any_replies_get_a_verdict_from_every_check(
 @SOME
 @given(OFFERED, st.sampled_from([CityAnswer, Embeddings, LogprobCompletion, PlainCompletion, TextCompletion, Tokens,
                                  ToolCompletion]))  # fmt: skip
-def test_bodies_of_features_are_taken_or_refused(data: Any, model: Any) -> None:
+def test_bodies_of_features_are_accepted_or_rejected(data: Any, model: Any) -> None:
     parsed, problems = parse(model, data)
     assert (parsed is None) is bool(problems)
 
@@ -394,7 +394,7 @@ def test_bodies_of_features_are_taken_or_refused(data: Any, model: Any) -> None:
 @example([{"id": "wanted", "aliases": True}], "wanted")
 @example([{"id": {}, "aliases": ["wanted"], "max_model_len": 10**400}], "wanted")
 @example([{"id": "wanted", "max_model_len": True}], "wanted")
-def test_any_card_tells_a_context_length_or_none(cards: list[Any], name: str) -> None:
+def test_any_model_entry_gives_a_context_length_or_none(cards: list[Any], name: str) -> None:
     with pytest.MonkeyPatch.context() as patch, Session(TARGET, 1.0) as session:
         patch.setattr(Session, "get", lambda *_, **__: reply(dumped({"data": cards})))
         context = Context(session, Options(timeout=1.0), OPENAI)
@@ -407,25 +407,25 @@ def test_any_card_tells_a_context_length_or_none(cards: list[Any], name: str) ->
 @given(st.binary(max_size=100) | TEXT.map(lambda text: text.encode("utf-8", "replace")))
 @example(b"maximum context length is " + b"9" * 5000)
 @example(b"max_model_len=" + b"1" * 5000)
-def test_any_error_tells_a_length_or_none(body: bytes) -> None:
-    length = told_length(reply(body, 400))
+def test_any_error_gives_a_context_length_or_none(body: bytes) -> None:
+    length = length_from_error(reply(body, 400))
     assert length is None or length < 10**12
 
 
 @SOME
 @given(st.binary(max_size=80) | OFFERED.map(dumped), st.sampled_from(["vllm", "fastchat", "openai"]),
        st.sampled_from([200, 400, 404]))  # fmt: skip
-def test_any_error_is_that_of_an_unknown_model_or_not(body: bytes, dialect: str, status: int) -> None:
+def test_any_error_can_be_tested_for_an_unknown_model(body: bytes, dialect: str, status: int) -> None:
     assert is_unknown_model({**BUILTIN, **dialects()}[dialect], reply(body, status)) in (True, False)
 
 
 @FEW
 @given(st.binary(max_size=80) | OFFERED.map(dumped), st.sampled_from([200, 302, 401, 404, 429, 500]))
-def test_any_answer_of_a_hub_is_one(body: bytes, status: int) -> None:
+def test_any_hub_response_gives_a_state(body: bytes, status: int) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status, content=body)
 
     with pytest.MonkeyPatch.context() as patch:
         client = httpx2.Client
-        patch.setattr(httpx2, "Client", lambda **words: client(**words, transport=httpx2.MockTransport(answer)))
-        assert ask_hub("org/name").state
+        patch.setattr(httpx2, "Client", lambda **kwargs: client(**kwargs, transport=httpx2.MockTransport(answer)))
+        assert look_up_model("org/name").state

@@ -1,4 +1,4 @@
-"""A planted key appears in nothing that leaves the package, whatever the server does with it."""
+"""A planted key appears in no output of the package, whatever the server does with it."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from stackgen.check.report.text import as_text
 from stackgen.check.target import Target
 from stackgen.check.transport.redact import Redactor
 from stackgen.cli import main as cli
-from stackgen.cli.commands.ask import Live
+from stackgen.cli.commands.ask import StreamRedactor
 from stackgen.client import ask
 from stackgen.errors import StackgenError
 
 from .conftest import DIALECTS, VLLM
 from .fake import GOOD_STREAM, Answer, Fake, chunk, completion, events, json_answer, model_list, serve
 
-# a prefix that no report has by itself, then anything that a header can carry
+# a prefix that no report contains otherwise, then anything that a header can carry
 KEYS = st.text(string.ascii_letters + string.digits + string.punctuation, min_size=8, max_size=40).map("sk-Zq7".__add__)
 
 
 def echoes(key: str, padding: int) -> dict[str, Answer]:
-    """Answers of a server that repeats the key wherever it can; the padding moves it over every excerpt's end."""
+    """Responses of a server that repeats the key everywhere; the padding moves it across the end of every excerpt."""
     pad = "x" * padding
     return {
         "error": json_answer({"error": {"message": f"{pad}bad key {key}", "type": key}}, 500),
@@ -58,11 +58,11 @@ def echoes(key: str, padding: int) -> dict[str, Answer]:
 def outputs(fake: Fake, key: str, models: tuple[str, ...], repeat: str) -> Iterator[str]:
     """Everything that a caller of the package can see about one target."""
     one = Target("it", fake.url, key, models, VLLM)
-    told: list[str] = []
+    progress: list[str] = []
     report = check(
-        [one], Options(timeout=5), on_progress=lambda *words: told.append(" ".join(words)), dialects=DIALECTS
+        [one], Options(timeout=5), on_progress=lambda *update: progress.append(" ".join(update)), dialects=DIALECTS
     )
-    yield from told
+    yield from progress
     yield repr(one)
     yield repr(report)
     yield json.dumps(report.to_json(), ensure_ascii=False)
@@ -76,23 +76,23 @@ def outputs(fake: Fake, key: str, models: tuple[str, ...], repeat: str) -> Itera
         if error is not None:
             yield "".join(traceback.format_exception(error))
             yield repr(error) + getattr(error, "hint", "")
-            # the SDK's exceptions hold the request's headers: none may hang on ours
+            # the SDK's exceptions contain the headers of the request, so ours must not refer to them
             assert error.__cause__ is None, repeat
             assert error.__context__ is None, repeat
     yield from asked(fake, key, "tiny")
 
 
 def asked(fake: Fake, key: str, model: str) -> Iterator[str]:
-    """What `stackgen ask` prints, of answers and of errors."""
-    words = ["ask", "hi", "--base-url", fake.url, f"--api-key={key}", f"--model={model}", "--timeout", "5"]
+    """What `stackgen ask` prints, for answers and for errors."""
+    arguments = ["ask", "hi", "--base-url", fake.url, f"--api-key={key}", f"--model={model}", "--timeout", "5"]
     for more in ([], ["--stream"], ["--json"], ["--json", "--stream"], ["--base-url", f"{fake.url}/"]):
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            cli.main([*words, *more])
+            cli.main([*arguments, *more])
         yield out.getvalue() + err.getvalue()
 
 
 def plant(fake: Fake, answer: Answer) -> None:
-    """Puts the answer on the routes that get the key; a redirect is looked at by the one request without it."""
+    """Puts the answer on the routes that receive the key; a redirect also on the response without a key."""
     fake.routes |= {"GET /v1/models": answer, "POST /v1/chat/completions": answer, "GET /health": answer}
     if answer.status == 307:
         fake.refusal = answer
@@ -115,7 +115,7 @@ def test_a_planted_key_appears_nowhere(key: str, padding: int, data: st.DataObje
             fake.refusal = answers[kind]
         models = data.draw(st.sampled_from([(), ("tiny",), ("gone",)]))
         found = list(outputs(fake, key, models, kind))
-    # the server did get the key: the test looks at a run in which it could leak
+    # the server did receive the key, so it could leak
     assert any(request.authorization == f"Bearer {key}" for request in fake.seen)
     assert len(found) > 5
     for text in found:
@@ -125,28 +125,28 @@ def test_a_planted_key_appears_nowhere(key: str, padding: int, data: st.DataObje
 
 @pytest.mark.parametrize("kind", sorted(echoes("k", 0)))
 @pytest.mark.parametrize("padding", [0, 50, 110, 280, 292])
-def test_each_way_to_repeat_the_key_is_caught(kind: str, padding: int) -> None:
+def test_each_way_to_repeat_the_key_is_redacted(kind: str, padding: int) -> None:
     key = "sk-Zq7\"'<&>\\%planted"
     with serve("vllm", key) as fake:
         answer = echoes(key, padding)[kind]
         plant(fake, answer)
-        # without an expected model the first listed one is asked and named in the results
+        # without an expected model, the first listed one is checked and named in the results
         found = "\n".join(outputs(fake, key, () if kind == "models" else ("tiny",), kind))
     assert all(form not in found for form in forms(key)), found
-    # half a key at the end of an excerpt would be a leak as well
+    # half a key at the end of an excerpt would be a leak too
     assert "zq7" not in found.lower()
 
 
 def test_without_the_redactor_the_same_servers_would_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     key = "sk-Zq7-planted"
-    monkeypatch.setattr(Redactor, "__init__", lambda self, _: setattr(self, "_forms", ()))
+    monkeypatch.setattr(Redactor, "__init__", lambda self, _: setattr(self, "_encodings", ()))
     leaking = set()
     for kind, answer in echoes(key, 0).items():
         with serve("vllm", key) as fake:
             plant(fake, answer)
             if key in "\n".join(outputs(fake, key, ("tiny",), kind)):
                 leaking.add(kind)
-    # the key that was split by control characters is whole again in each of its outputs
+    # removing the control characters joins the split key again, so it leaks everywhere
     assert leaking == set(echoes(key, 0))
 
 
@@ -167,7 +167,7 @@ def said(message: dict[str, str | None], model: str) -> Answer:
     return json_answer(completion(model=model, choices=[choice]))
 
 
-# answers of a server that holds the key in what a person sees of a success
+# responses with the key in what a user sees of a successful answer
 SUCCESSES = {
     "whole": said({"content": f"it is\t{PLANTED}\x1b[2J\n"}, model=f"\x1b]0;{PLANTED}\x07"),
     "no text": said({"content": None, "reasoning": PLANTED}, model=PLANTED),
@@ -179,7 +179,7 @@ SUCCESSES = {
 
 
 @pytest.mark.parametrize("kind", SUCCESSES)
-def test_an_answer_holds_neither_the_key_nor_words_for_the_terminal(kind: str) -> None:
+def test_an_answer_contains_neither_key_nor_terminal_controls(kind: str) -> None:
     with serve("vllm", PLANTED) as fake:
         fake.routes["POST /v1/chat/completions"] = SUCCESSES[kind]
         found = list(asked(fake, PLANTED, "tiny"))
@@ -189,7 +189,7 @@ def test_an_answer_holds_neither_the_key_nor_words_for_the_terminal(kind: str) -
         assert sum("it is\t[key]" in text or "it is\\t[key]" in text for text in found) >= 2
 
 
-def test_a_model_that_is_called_as_the_key_is_not_named() -> None:
+def test_a_model_name_equal_to_the_key_is_not_shown() -> None:
     with serve("vllm", PLANTED) as fake:
         fake.routes["GET /v1/models"] = json_answer(model_list(PLANTED, "other"))
         found = "".join(asked(fake, PLANTED, f"{PLANTED}s"))
@@ -200,24 +200,22 @@ def test_a_model_that_is_called_as_the_key_is_not_named() -> None:
 @given(
     key=KEYS, before=st.text(max_size=40), after=st.text(max_size=40), cuts=st.lists(st.integers(0, 130), max_size=8)
 )
-def test_a_key_that_comes_in_pieces_is_shown_in_none_of_them(
-    key: str, before: str, after: str, cuts: list[int]
-) -> None:
-    text, live = f"{before}{key}{after}", Live(key)
+def test_a_key_split_over_chunks_is_never_shown(key: str, before: str, after: str, cuts: list[int]) -> None:
+    text, redactor = f"{before}{key}{after}", StreamRedactor(key)
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    shown = [live.piece(text[start:end]) for start, end in itertools.pairwise(places)]
-    assert key not in "".join([*shown, live.rest()])
-    assert not live.rest()
+    shown = [redactor.feed(text[start:end]) for start, end in itertools.pairwise(places)]
+    assert key not in "".join([*shown, redactor.flush()])
+    assert not redactor.flush()
 
 
-def test_only_what_may_begin_a_key_waits() -> None:
-    live = Live("sk-Zq7-planted")
-    shown = [live.piece(text) for text in ("Paris", " is", " a", " des", "k-", "sk-Zq", "x")]
+def test_only_a_possible_start_of_the_key_is_held_back() -> None:
+    redactor = StreamRedactor("sk-Zq7-planted")
+    shown = [redactor.feed(text) for text in ("Paris", " is", " a", " des", "k-", "sk-Zq", "x")]
     assert shown == ["Pari", "s i", "s a", " de", "", "sk-", "sk-Zqx"]
-    assert Live(None).piece("anything\x1b[2J") == "anything[2J"
+    assert StreamRedactor(None).feed("anything\x1b[2J") == "anything[2J"
 
 
-def test_a_redactor_without_a_key_only_cleans() -> None:
+def test_a_redactor_without_a_key_only_removes_controls() -> None:
     assert Redactor(None)("a\x1b[31mb\nc") == "a[31mb\nc"
     assert Redactor("sk-1").excerpt(b"a  sk-1\n\xff b") == "a [key] \ufffd b"
     assert repr(Redactor("sk-1")) == "Redactor([key])"

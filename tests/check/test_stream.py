@@ -1,4 +1,4 @@
-"""Streams: recorded ones are accepted, broken ones are told apart."""
+"""Streams: recorded ones pass, and each kind of broken one gets its own message."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import httpx2
 import pytest
 
 from stackgen.check.checks.verdict import Context
-from stackgen.check.dialects import OPENAI, finish_reasons
+from stackgen.check.dialects import OPENAI, allowed_finish_reasons
 from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.check.transport.session import Session
-from stackgen.check.transport.stream import Transcript, Utf8, collect, percentile
+from stackgen.check.transport.stream import StrictUtf8, Transcript, collect_events, percentile
 from stackgen.plan import Dialect
 
 from .conftest import FASTCHAT, VLLM
 from .fake import GOOD_STREAM, USAGE_CHUNK, Answer, chunk, events, recorded
 
-PLAIN = finish_reasons(VLLM)
+PLAIN = allowed_finish_reasons(VLLM)
 
 
 def transcript(answer: Answer, dialect: Dialect = VLLM) -> Transcript:
@@ -32,14 +32,14 @@ def transcript(answer: Answer, dialect: Dialect = VLLM) -> Transcript:
         request=httpx2.Request("POST", "http://h/v1"),
     )
     into, now = Transcript(), time.monotonic()
-    collect(httpx2.EventSource(response), into, allowed(dialect), now, now + 60)
+    collect_events(httpx2.EventSource(response), into, allowed(dialect), now, now + 60)
     return into
 
 
 def allowed(dialect: Dialect) -> Callable[[list[str]], list[str]]:
-    """What a check of this dialect lets pass."""
+    """Drops the known deviations of a dialect, as a check does."""
     url = Target("it", "http://h/v1")
-    return lambda found: Context(Session(url, 1.0), Options(), dialect).allow("stream", found, [])
+    return lambda found: Context(Session(url, 1.0), Options(), dialect).drop_deviations("stream", found, [])
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,20 @@ def allowed(dialect: Dialect) -> Callable[[list[str]], list[str]]:
         ("fastchat-0.2.36", "stream-max1", FASTCHAT, 1, False),
     ],
 )
-def test_recorded_streams_end_properly(engine: str, name: str, dialect: Dialect, deltas: int, usage: bool) -> None:
+def test_recorded_streams_are_complete(engine: str, name: str, dialect: Dialect, deltas: int, usage: bool) -> None:
     found = transcript(recorded(engine, name), dialect)
     assert found.problems(PLAIN) == []
-    assert (found.deltas, found.usage is not None, found.finishes, found.model) == (deltas, usage, ["length"], "tiny")
+    assert (found.deltas, found.usage is not None, found.finish_reasons, found.model) == (
+        deltas,
+        usage,
+        ["length"],
+        "tiny",
+    )
     assert found.text
     assert found.arrivals
 
 
-def test_bare_chunks_are_a_deviation_of_fastchat_alone() -> None:
+def test_chunks_without_object_are_a_deviation_of_fastchat_only() -> None:
     found = transcript(recorded("fastchat-0.2.36", "stream"), OPENAI).problems(PLAIN)
     assert "event 1: object: field required" in found
 
@@ -72,44 +77,44 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
     ("answer", "problem"),
     [
         (events(ROLE, TEXT, END, done=False), "the stream was cut: it ends without [DONE]"),
-        (events(ROLE, TEXT, END, END), "2 finish_reason instead of one (stop, stop)"),
-        (events(ROLE, TEXT), "no finish_reason instead of one"),
+        (events(ROLE, TEXT, END, END), "2 finish reasons instead of one (stop, stop)"),
+        (events(ROLE, TEXT), "no finish_reason"),
         (events(chunk("a"), END), "the first chunk has no role"),
-        (events(chunk("", role="user"), TEXT, END), "event 1: the role is 'user' and not 'assistant'"),
+        (events(chunk("", role="user"), TEXT, END), "event 1: the role is 'user', not 'assistant'"),
         (events(ROLE, TEXT, {**TEXT, "id": "chatcmpl-2"}, END),
-         "the id changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer?"),
+         "the id changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer are mixed in"),
         (events(ROLE, TEXT, {**TEXT, "choices": [{**TEXT["choices"][0], "index": 1}]}, END),
-         "event 3: a part of choice 1, and one choice was asked for"),
+         "event 3: part of choice 1, but only one choice was requested"),
         (events(ROLE, TEXT, END, TEXT), "event 4: text after the finish_reason"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 0,
                                                           "total_tokens": 9}}),
-         "usage counts no completion token, and text came"),
+         "usage counts no completion tokens, but there is text"),
         (events(ROLE, chunk(finish="stop")), "no chunk has content"),
         (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
         (events(ROLE, TEXT, chunk(finish="tool_calls")), "finish_reason 'tool_calls' does not fit a plain answer"),
         (events(ROLE, TEXT, END, "[DONE]"), "1 event(s) after [DONE]"),
-        (events(ROLE, TEXT, END, "{broken"), "event 4 is no JSON"),
+        (events(ROLE, TEXT, END, "{broken"), "event 4 is not JSON"),
         (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 2,
                                                           "total_tokens": 9}}), "usage: 9 + 2 is not 9"),
         (events(ROLE, TEXT, {"error": {"message": "the engine died", "code": 500}}, END),
-         "an error event under status 200: the engine died"),
-        (events(ROLE, TEXT, {"error": "boom"}, END), "an error event under status 200: boom"),
+         "an error event despite status 200: the engine died"),
+        (events(ROLE, TEXT, {"error": "boom"}, END), "an error event despite status 200: boom"),
         (events(ROLE, TEXT, {"text": "NETWORK ERROR", "error_code": 50004}, END),
-         "an error event under status 200: NETWORK ERROR"),
+         "an error event despite status 200: NETWORK ERROR"),
     ],
 )  # fmt: skip
-def test_each_fault_of_a_stream_is_the_only_problem_told(answer: Answer, problem: str) -> None:
+def test_each_fault_of_a_stream_is_the_only_reported_problem(answer: Answer, problem: str) -> None:
     assert transcript(answer).problems(PLAIN) == [problem]
 
 
-def test_an_error_named_by_the_event_field_is_one() -> None:
+def test_an_event_named_error_is_an_error() -> None:
     data = json.dumps({"detail": "died"})
     broken = Answer(pieces=(f"event: error\ndata: {data}\n\n".encode(), *(events(*GOOD_STREAM).pieces or ())))
     assert transcript(broken).error == "{'detail': 'died'}"
 
 
-def test_an_event_that_was_cut_in_the_middle_does_not_count() -> None:
+def test_an_event_cut_in_the_middle_does_not_count() -> None:
     pieces = events(*GOOD_STREAM).pieces or ()
     found = transcript(Answer(pieces=(*pieces[:-1], b"data: [DO")))
     assert found.problems(PLAIN) == ["the stream was cut: it ends without [DONE]"]
@@ -124,37 +129,37 @@ def test_reasoning_counts_as_content(field: str) -> None:
     assert (found.reasoning, found.text, found.deltas) == (True, "", 1)
 
 
-def test_speed_is_told_in_tokens_where_usage_came_and_in_chunks_else() -> None:
+def test_speed_is_in_tokens_with_usage_and_in_chunks_without() -> None:
     found = transcript(events(*GOOD_STREAM))
     found.arrivals = [0.25, 0.75]
-    assert found.speed() == "TTFT 0.250 s, 2.0 tokens/s"
+    assert found.format_speed() == "TTFT 0.250 s, 2.0 tokens/s"
     found.usage = None
-    assert found.speed() == "TTFT 0.250 s, 2.0 chunks/s"
+    assert found.format_speed() == "TTFT 0.250 s, 2.0 chunks/s"
     found.arrivals = [0.25, 0.25]
-    assert found.speed() == "TTFT 0.250 s"
-    assert Transcript().speed() == ""
+    assert found.format_speed() == "TTFT 0.250 s"
+    assert Transcript().format_speed() == ""
 
 
-def test_a_stream_without_end_is_left_at_the_deadline() -> None:
+def test_an_endless_stream_ends_at_the_deadline() -> None:
     def endless() -> Any:
         while True:
             yield httpx2.ServerSentEvent(data=json.dumps(TEXT))
 
     into, now = Transcript(), time.monotonic()
-    collect(endless(), into, list, now, now + 0.05)
-    assert any("too slow: no end after" in problem for problem in into.problems(PLAIN))
+    collect_events(endless(), into, list, now, now + 0.05)
+    assert any("too slow: it did not end after" in problem for problem in into.problems(PLAIN))
 
 
-def test_chunks_of_one_read_came_together_however_long_it_takes_to_understand_them() -> None:
-    """A crowded machine is no proxy, and its pauses are no latency."""
+def test_arrival_times_are_those_of_the_read_and_not_of_the_parser() -> None:
+    """A busy machine is no proxy, and its pauses are no latency."""
     pieces = [b"".join(events(*[chunk(f"w{number} ") for number in range(4)], done=False).pieces or ())] * 2
     response = httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter(pieces),
                                request=httpx2.Request("POST", "http://h/v1"))  # fmt: skip
     into, now = Transcript(), time.monotonic()
-    read: Any = Utf8(response, "h:1")
-    collect(httpx2.EventSource(read), into, list, now, now + 60, lambda: time.sleep(0.003), lambda: read.arrived)
-    assert [gap > 0.003 for gap in into.gaps()] == [False, False, False, True, False, False, False]
-    assert sum(gap == 0 for gap in into.gaps()) == 6
+    read: Any = StrictUtf8(response, "h:1")
+    collect_events(httpx2.EventSource(read), into, list, now, now + 60, lambda: time.sleep(0.003), lambda: read.arrived)
+    assert [gap > 0.003 for gap in into.inter_token_latencies()] == [False, False, False, True, False, False, False]
+    assert sum(gap == 0 for gap in into.inter_token_latencies()) == 6
 
 
 def arrived(*times: float) -> Transcript:
@@ -174,29 +179,35 @@ def test_figures_of_a_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("times", "gathered"),
+    ("times", "buffering"),
     [
-        # 100 ms a group of eight: held back
-        ([0.1 * group + 0.0001 * one for group in range(1, 5) for one in range(8)], "32 chunks came in 4 reads"),
-        # all at the end of a long silence
-        ([1.0 + 0.0001 * one for one in range(20)], "20 chunks came in 1 read"),
-        # one by one, also where some were late
+        # a group of eight every 100 ms: buffered
+        (
+            [0.1 * group + 0.0001 * one for group in range(1, 5) for one in range(8)],
+            "buffered: 32 chunks arrived in 4 reads",
+        ),
+        # all at the end, after a long silence
+        ([1.0 + 0.0001 * one for one in range(20)], "buffered: 20 chunks arrived in 1 read"),
+        # one by one, also if some were late
         ([0.02 * one for one in range(1, 33)], ""),
         ([0.02 * (one + 1) if one % 4 == 2 else 0.02 * one for one in range(1, 33)], ""),
-        # pairs from end to end
-        ([0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)], "32 chunks came in 17 reads"),
-        # a tiny model that makes a thousand a second
+        # pairs from start to end
+        (
+            [0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)],
+            "buffered: 32 chunks arrived in 17 reads",
+        ),
+        # a tiny model with a thousand tokens a second
         ([0.02 + 0.0005 * one for one in range(32)], ""),
-        # few, but kept for a second
-        ([1.0] * 7, "7 chunks came in 1 read"),
-        # too few to tell, or for too short a time
+        # few chunks, but held back for a second
+        ([1.0] * 7, "buffered: 7 chunks arrived in 1 read"),
+        # too few chunks, or held back for too short a time
         ([1.0] * 3, ""),
         ([0.1] * 7, ""),
         ([0.5, 0.5, 1.0, 1.0], ""),
     ],
 )
-def test_tokens_that_were_held_back_are_told(times: list[float], gathered: str) -> None:
-    assert arrived(*times).gathering() == gathered
+def test_buffered_tokens_are_detected(times: list[float], buffering: str) -> None:
+    assert arrived(*times).describe_buffering() == buffering
 
 
 def test_percentiles_are_values_that_occurred() -> None:

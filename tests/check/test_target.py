@@ -1,11 +1,11 @@
-"""Base URLs, keys, and what counts as this machine."""
+"""Base URLs, keys, and what counts as loopback."""
 
 from __future__ import annotations
 
 import pytest
 
-from stackgen.check.dialects import TOGETHER, dialect_of_models
-from stackgen.check.target import Target, normal_url
+from stackgen.check.dialects import TOGETHER, dialect_from_models
+from stackgen.check.target import Target, normalize_url
 from stackgen.errors import StackgenError
 from stackgen.plan import Endpoint
 
@@ -25,13 +25,13 @@ from .fake import model_list
         ("http://[fe80::1%25eth0]:8000", "http://[fe80::1%eth0]:8000/v1"),
         ("http://[fe80::1%eth0]:8000/a%25b", "http://[fe80::1%eth0]:8000/a%25b"),
         ("https://gateway.example/llm/v1/", "https://gateway.example/llm/v1"),
-        # an own path is taken as it is, as the OpenAI SDK does
+        # any other path is kept as it is, like the OpenAI SDK does
         ("https://gateway.example/openai", "https://gateway.example/openai"),
     ],
 )
 def test_a_base_url_is_normalized(given: str, normal: str) -> None:
-    assert normal_url(given) == normal
-    assert normal_url(normal) == normal
+    assert normalize_url(given) == normal
+    assert normalize_url(normal) == normal
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_base_url_is_normalized(given: str, normal: str) -> None:
         ("http://", "has no usable host", "http://127.0.0.1:8000/v1"),
         ("http://a b/v1", "has no usable host", "http://127.0.0.1:8000/v1"),
         ("http://h:0/v1", "has no usable host", "http://127.0.0.1:8000/v1"),
-        ("http://h:99999/v1", "is not a URL", "http://127.0.0.1:8000/v1"),
-        ("http://[::1/v1", "is not a URL", "http://127.0.0.1:8000/v1"),
+        ("http://h:99999/v1", "is not a valid URL", "http://127.0.0.1:8000/v1"),
+        ("http://[::1/v1", "is not a valid URL", "http://127.0.0.1:8000/v1"),
         ("https://me:hunter2@gpu1/v1", "credentials", "--api-key"),
         ("https://hunter2@gpu1/v1", "credentials", "--api-key"),
         ("https://gpu1/v1?key=hunter2", "credentials", "--api-key"),
@@ -71,13 +71,13 @@ def test_a_wrong_base_url_is_an_input_error_with_a_hint(given: str, says: str, h
         ("notlocalhost", False), ("[2001:db8::1]", False),
     ],
 )  # fmt: skip
-def test_loopback_is_told_from_the_host(host: str, loopback: bool) -> None:
+def test_loopback_is_detected_from_the_host(host: str, loopback: bool) -> None:
     target = Target.from_url(f"http://{host}:8000", None)
     assert target.loopback is loopback
     assert target.exposed is not loopback
 
 
-def test_an_endpoint_bound_to_all_addresses_can_be_called_exposed() -> None:
+def test_an_endpoint_bound_to_all_addresses_can_be_marked_as_exposed() -> None:
     endpoint = Endpoint("api", "api", "http://127.0.0.1:8000/v1", ("tiny",), VLLM)
     assert not Target.from_endpoint(endpoint, "key-1").exposed
     target = Target.from_endpoint(endpoint, "key-1", exposed=True)
@@ -97,26 +97,26 @@ def test_the_repr_hides_the_key() -> None:
 
 
 @pytest.mark.parametrize("key", ["sk-plan ted", "sk-plan\nted", "sk-plänted", "sk-plan\x00ted"])
-def test_a_key_that_no_header_can_carry_is_refused_unseen(key: str) -> None:
+def test_an_invalid_key_is_rejected_without_being_shown(key: str) -> None:
     with pytest.raises(StackgenError, match="API key") as caught:
         Target.from_url("http://h:1", key)
     assert key[:7] not in repr(caught.value) + caught.value.hint
 
 
 @pytest.mark.parametrize(("key", "kept"), [(" sk-1\n", "sk-1"), ("", None), (" \n", None), (None, None)])
-def test_the_line_end_of_a_key_file_is_no_part_of_the_key(key: str | None, kept: str | None) -> None:
+def test_white_space_around_a_key_is_removed(key: str | None, kept: str | None) -> None:
     assert Target.from_url("http://h:1", key).api_key == kept
 
 
 @pytest.mark.parametrize(("url", "port"), [("https://h", 443), ("http://h", 80), ("http://h:8080", 8080)])
-def test_the_port_is_known_where_the_url_leaves_it_out(url: str, port: int) -> None:
+def test_the_port_defaults_to_that_of_the_scheme(url: str, port: int) -> None:
     assert Target.from_url(url, None).port == port
 
 
-def test_an_unknown_dialect_is_an_input_error_that_lists_the_known() -> None:
+def test_an_unknown_dialect_error_lists_the_known_ones() -> None:
     with pytest.raises(StackgenError) as caught:
         Target.from_url("http://h", None, dialect_name="vlm", dialects={"vllm": VLLM})
-    assert caught.value.hint == "known are: openai, together, vllm"
+    assert caught.value.hint == "known dialects: openai, together, vllm"
     assert Target.from_url("http://h", None, dialect_name="together").dialect is TOGETHER
 
 
@@ -129,7 +129,7 @@ def test_an_unknown_dialect_is_an_input_error_that_lists_the_known() -> None:
         (model_list("a", owner="openai"), None),
         ([{"id": "a"}], "together"),
         ({"object": "list", "data": []}, None),
-        # a gateway over two engines
+        # a gateway in front of two engines
         ({"data": [*model_list("a")["data"], *model_list("b", owner="fastchat")["data"]]}, None),
         ({"data": [1, None, {"owned_by": ["vllm"]}]}, None),
         ({"data": 3}, None),
@@ -137,5 +137,5 @@ def test_an_unknown_dialect_is_an_input_error_that_lists_the_known() -> None:
         (None, None),
     ],
 )
-def test_the_dialect_is_recognized_from_the_list_of_models(body: object, name: str | None) -> None:
-    assert dialect_of_models(body) == name
+def test_the_dialect_is_detected_from_the_model_list(body: object, name: str | None) -> None:
+    assert dialect_from_models(body) == name

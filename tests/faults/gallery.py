@@ -1,4 +1,4 @@
-"""Runs a row of the gallery: the proxy before an engine, the check, and what must hold for every report."""
+"""Runs one row of the gallery: the proxy in front of an engine, the check, and what every report must satisfy."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from stackgen.plan import Dialect
 from tests.faults.proxy import serve
 from tests.faults.rows import Row
 
-__all__ = ["Engine", "certificates", "play", "prove"]
+__all__ = ["Engine", "certificates", "prove", "run_row"]
 
-# the rows are about these; what else a server offers is not asked
+# the checks that the rows are about; features are left out
 CORE = ("alive", "models", "chat", "stream", "auth")
 MAX_REPORT = 40_000
-# the check's own, besides the few MiB that the proxy sends; most rows stay far below
+# what the check may use in addition to the few MiB that the proxy sends; most rows stay far below
 MAX_MEMORY = 80 * 1024 * 1024
-# an open path or a missing key is a warning of every row
+# an open path is a warning in every row
 ALWAYS = frozenset({"auth"})
-GATHERED = re.compile(r"\d+ (chunks|tokens) came in \d+ (reads?|events?)")
+BUFFERED = re.compile(r"\d+ (chunks|tokens) arrived in \d+ (reads?|events?)")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What stands behind the proxy; `slack` is what a healthy check takes at most (s).
+    """The engine behind the proxy; `slack` is the longest time that a healthy check takes (s).
 
-    `fast`: it makes all tokens in a few milliseconds after a slow start, which looks like a proxy that gathers them.
+    `fast`: it generates all tokens within a few milliseconds after a slow start, which looks like a buffering proxy.
     """
 
     port: int
@@ -61,7 +61,7 @@ class Engine:
 
 
 def certificates(folder: Path) -> dict[str, Path]:
-    """Certificates with their keys, each trusted when it is named as the only one to trust."""
+    """Certificates with their keys; each is trusted if it is the only CA."""
     if not shutil.which("openssl"):
         pytest.skip("the openssl program is missing (it makes the certificates)")
     kinds = {
@@ -80,9 +80,9 @@ def certificates(folder: Path) -> dict[str, Path]:
     made = {}
     for kind, (name, start, end) in kinds.items():
         key, request, both = (folder / f"{kind}.{ending}" for ending in ("key", "csr", "pem"))
-        words = f"req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={kind}"
+        arguments = f"req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={kind}"
         run = partial(subprocess.run, check=True, capture_output=True, text=True, env={"SAN": name, "PATH": "/usr/bin"})
-        run(["openssl", *words.split(), "-keyout", str(key), "-out", str(request)])
+        run(["openssl", *arguments.split(), "-keyout", str(key), "-out", str(request)])
         signed = run(["openssl", "ca", "-batch", "-selfsign", "-notext", "-config", str(folder / "ca.cnf"), "-keyfile",
                       str(key), "-in", str(request), "-startdate", start, "-enddate", end])  # fmt: skip
         both.write_text(key.read_text() + signed.stdout)
@@ -90,15 +90,15 @@ def certificates(folder: Path) -> dict[str, Path]:
     return made
 
 
-def play(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Report, float]:
-    """The report on the engine behind the row's fault, and how long it took."""
+def run_row(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Report, float]:
+    """The report on the engine behind the row's fault, and how long the check took (s)."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     with contextlib.ExitStack() as stack:
-        target = Target("row", _place(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
+        target = Target("row", _start_row(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
                         engine.dialect)  # fmt: skip
-        # a body of megabytes takes its time, and while memory is traced several times that
+        # a body of megabytes takes longer, and several times as long while memory is traced
         timeout = engine.timeout * (10 if row.heavy else 1)
         options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
         started = time.monotonic()
@@ -106,10 +106,10 @@ def play(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.M
         return report, time.monotonic() - started
 
 
-def _place(
+def _start_row(
     row: Row, engine: Engine, certs: dict[str, Path], stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """Starts what the row needs, and gives the base URL to check."""
+    """Starts what the row needs, and returns the base URL to check."""
     if row.needs == "closed":
         with socket.create_server(("127.0.0.1", 0)) as listener:
             return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -144,7 +144,7 @@ def _unknown(*_: Any, **__: Any) -> list[Any]:
 
 
 def _both_families(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
-    """`localhost` as most machines have it."""
+    """`localhost` as most machines resolve it."""
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
     if host == "localhost":
         found.insert(0, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)))
@@ -161,7 +161,7 @@ def _has_ipv6() -> bool:
 
 @contextlib.contextmanager
 def full_port() -> Iterator[int]:
-    """A port whose queue of connections is full, so that it takes no more: what a firewall that drops looks like."""
+    """A port with a full accept queue: it looks like a firewall that drops packets."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -175,8 +175,8 @@ def full_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def measured(work: Callable[[], tuple[Report, float]]) -> tuple[Report, float, int]:
-    """What `work` gives, and by how many bytes it let the memory grow at most."""
+def trace_memory(work: Callable[[], tuple[Report, float]]) -> tuple[Report, float, int]:
+    """The result of `work`, and the peak growth of memory in bytes."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -188,29 +188,29 @@ def measured(work: Callable[[], tuple[Report, float]]) -> tuple[Report, float, i
 
 
 def prove(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row's own verdict, and what holds for all: in time, small, JSON, without the key."""
+    """Asserts the row's verdict and what holds for all reports: in time, small, valid JSON, without the key."""
     known = {check.name for check in CHECKS}
-    # a renamed check must not let its rows pass unseen
+    # after a rename of a check, its rows must not pass unnoticed
     assert set(row.select) <= known, f"there is no check {set(row.select) - known}"
     grown = 0
     if row.heavy:
-        report, took, grown = measured(lambda: play(row, engine, certs, monkeypatch))
+        report, took, grown = trace_memory(lambda: run_row(row, engine, certs, monkeypatch))
     else:
-        report, took = play(row, engine, certs, monkeypatch)
+        report, took = run_row(row, engine, certs, monkeypatch)
     (endpoint,) = report.endpoints
-    told = "\n" + as_text(report, verbose=True)
-    _verdict(row, engine, endpoint, told)
-    # tracing makes the work several times as slow
-    assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{told}"
+    text = "\n" + as_text(report, verbose=True)
+    _assert_verdict(row, engine, endpoint, text)
+    # tracing makes the check several times slower
+    assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{text}"
     assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
-    _sound(report, told, engine.key)
+    _assert_sound(report, text, engine.key)
 
 
 def prove_together(
     rows: Iterable[Row], engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """Proves patient rows at the same time; the names and failures of those that don't hold."""
-    patient = [row for row in rows if row.patient]
+    """Runs slow rows concurrently; returns the names and failures of those that don't hold."""
+    slow = [row for row in rows if row.is_slow]
 
     def one(row: Row) -> str:
         try:
@@ -220,49 +220,49 @@ def prove_together(
         return ""
 
     with ThreadPoolExecutor(8) as pool:
-        return [told for told in pool.map(one, patient) if told]
+        return [failure for failure in pool.map(one, slow) if failure]
 
 
-def _verdict(row: Row, engine: Engine, endpoint: EndpointReport, told: str) -> None:
+def _assert_verdict(row: Row, engine: Engine, endpoint: EndpointReport, text: str) -> None:
     status = {one.name: one for one in reversed(endpoint.results)}
     failing = [name for name in status if any(one.status == "fail" and one.name == name for one in endpoint.results)]
     failing.sort(key=[one.name for one in endpoint.results].index)
     warning = [one.name for one in endpoint.results if one.status == "warn" and one.name not in ALWAYS
-               and not (engine.fast and GATHERED.search(one.message) and row.warns != "stream")]  # fmt: skip
-    assert endpoint.ok is not bool(row.fails), told
+               and not (engine.fast and BUFFERED.search(one.message) and row.warns != "stream")]  # fmt: skip
+    assert endpoint.ok is not bool(row.fails), text
     if row.fails:
-        # the first that fails is the one that people read
-        assert failing[0] in row.fails.split("|"), told
-        assert set(failing[1:]) <= set(row.also), told
+        # the first failure is the one that users read
+        assert failing[0] in row.fails.split("|"), text
+        assert set(failing[1:]) <= set(row.also), text
         found = next(one for one in endpoint.results if one.name == failing[0] and one.status == "fail")
-        assert found.hint, told
-        assert re.search(row.says, found.message), told
-        # what a check needs has failed: the others say so
+        assert found.hint, text
+        assert re.search(row.says, found.message), text
+        # the checks that need it are skipped
         if failing[0] in ("resolve", "connect", "tls", "http"):
             place = endpoint.results.index(found)
-            assert {one.status for one in endpoint.results[place + 1 :]} <= {"skip"}, told
+            assert {one.status for one in endpoint.results[place + 1 :]} <= {"skip"}, text
         return
-    assert warning == ([row.warns] if row.warns else []), told
-    words = [word for one in endpoint.results if not row.warns or one.name == row.warns
-             for word in (one.message, *one.notes)]  # fmt: skip
-    assert not row.says or any(re.search(row.says, word) for word in words), told
-    # healthy means that completions were had
-    assert {"chat", "stream"} <= {one.name for one in endpoint.results if one.status in ("pass", "warn")}, told
-    assert endpoint.answer is not None or row.warns == "chat", told
+    assert warning == ([row.warns] if row.warns else []), text
+    messages = [message for one in endpoint.results if not row.warns or one.name == row.warns
+             for message in (one.message, *one.notes)]  # fmt: skip
+    assert not row.says or any(re.search(row.says, message) for message in messages), text
+    # healthy requires completions
+    assert {"chat", "stream"} <= {one.name for one in endpoint.results if one.status in ("pass", "warn")}, text
+    assert endpoint.answer is not None or row.warns == "chat", text
 
 
-def _sound(report: Report, told: str, key: str) -> None:
-    """What every report must be, whatever a server sends."""
+def _assert_sound(report: Report, printed: str, key: str) -> None:
+    """What every report must satisfy, whatever a server sends."""
     plain = report.to_json()
     text = json.dumps(plain, allow_nan=False)
     jsonschema.validate(json.loads(text), JSON_SCHEMA)
     assert len(text) < MAX_REPORT, len(text)
-    # a terminal or file takes it
-    told.encode()
-    for word in (text, told, repr(report)):
+    # every terminal and file can encode it
+    printed.encode()
+    for word in (text, printed, repr(report)):
         assert key not in word
         assert "Traceback" not in word
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", told)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", printed)
     for one in report.endpoints[0].results:
         assert len(one.message) < 2000, one.message[:200]
         assert all(value >= 0 for value in one.figures.values()), one.figures

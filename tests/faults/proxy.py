@@ -1,8 +1,8 @@
-"""A proxy that stands in front of an engine, real or recorded, and does one fault to one kind of request.
+"""A proxy in front of a real or recorded engine that injects one fault into one kind of request.
 
-A fault is a script: a function that gets a `Turn` (the request, and the upstream's answer when asked for) and gives
-what shall happen, one after the other: bytes are sent as they are, numbers are seconds of silence, `RESET` drops the
-connection by RST. When the script ends, the connection is closed. Other requests are handed through byte for byte.
+A fault is a script: a function that receives a `FaultContext` (the request, and on demand the response of the upstream)
+and yields steps. Bytes are sent as they are, numbers are seconds of silence, `RESET` drops the connection with an RST.
+When the script ends, the connection is closed. All other requests are relayed byte for byte.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESET", "Proxy", "Request", "Response", "Script", "Turn", "serve"]
+__all__ = ["RESET", "FaultContext", "Proxy", "Request", "Response", "Script", "serve"]
 
-# how long a silence may last at most, so that no thread outlives its test by much
-LONGEST = 60.0
+# the longest silence, so that no thread outlives its test by much
+MAX_SECONDS = 60.0
 
 
 class _Reset:
@@ -37,7 +37,7 @@ Step = bytes | float | _Reset
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came; `raw` is all of it. A fault of connections sees an empty one."""
+    """A request as received; `raw` is all of it. Faults of connections get an empty one."""
 
     method: str = ""
     path: str = ""
@@ -53,7 +53,7 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """`chat`, `stream`, `models` or the path."""
+        """`chat`, `stream`, `models`, or else the path."""
         if self.path.endswith("/v1/chat/completions"):
             return "stream" if self.json().get("stream") else "chat"
         return "models" if self.path.endswith("/v1/models") else self.path
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A whole response, its transfer encoding taken off."""
+    """A whole response, without its transfer encoding."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -83,14 +83,14 @@ class Response:
         return [event + b"\n\n" for event in self.body.replace(b"\r\n", b"\n").strip().split(b"\n\n")]
 
     def head(self, *more: tuple[str, str], version: str = "1.1") -> bytes:
-        """Status line and headers; what tells the body's length is the caller's."""
+        """Status line and headers; the caller adds the headers that give the length of the body."""
         kept = [(name, value) for name, value in self.headers if name.lower() not in ("content-length", "connection")]
         lines = [f"HTTP/{version} {self.status} {http.client.responses.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in (*kept, *more)]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def whole(self) -> bytes:
-        """All of it, with a length."""
+        """The whole response, with a Content-Length."""
         return self.head(("Content-Length", str(len(self.body)))) + self.body
 
     def chunked_head(self) -> bytes:
@@ -98,13 +98,13 @@ class Response:
 
 
 def chunked(*parts: bytes, last: bool = True) -> bytes:
-    """`parts` as chunks of HTTP/1.1; without `last` the end is missing."""
+    """`parts` as HTTP/1.1 chunks; without `last`, the final chunk is missing."""
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts if part) + (b"0\r\n\r\n" if last else b"")
 
 
 @dataclass
-class Turn:
-    """One request that the fault is done to."""
+class FaultContext:
+    """One request that gets the fault."""
 
     request: Request
     proxy: Proxy
@@ -114,8 +114,8 @@ class Turn:
         return self.proxy.timeout
 
     def upstream(self) -> Response:
-        """What the engine itself answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=LONGEST)
+        """The response of the engine itself."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=MAX_SECONDS)
         try:
             kept = {name: value for name, value in self.request.headers.items() if name not in ("host", "connection")}
             connection.request(self.request.method, self.request.path, self.request.body or None, kept)
@@ -126,15 +126,16 @@ class Turn:
             connection.close()
 
 
-Script = Callable[[Turn], Iterable[Step]]
+Script = Callable[[FaultContext], Iterable[Step]]
 
 
 @dataclass
 class Proxy:
-    """A running proxy. `timeout` is the check's, for faults that stay within it; `waiting` for those of two requests.
+    """A running proxy.
 
-    `to` is the kind of request that the fault is done to, `answers` (every whole one), `all`, or `connection` where
-    nothing is to be read before.
+    `to` is the kind of request that gets the fault, `answers` (every completion that is not streamed), `all`, or
+    `connection` for a fault before anything is read. `timeout` is that of the check, for faults that stay within it.
+    `waiting` is for faults that involve two requests.
     """
 
     upstream: int
@@ -149,28 +150,28 @@ class Proxy:
     lock: threading.Lock = field(default_factory=threading.Lock)
     waiting: list[Any] = field(default_factory=list)
 
-    def strikes(self, request: Request) -> bool:
-        """Whether the fault is done to this request; one without the right key is the engine's to refuse."""
+    def applies_to(self, request: Request) -> bool:
+        """Whether this request gets the fault; the engine itself refuses requests without the right key."""
         if self.to == "all":
             return True
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             return False
-        # `load` asks the path on which it can tell answers apart
+        # `load` uses the path on which it can identify answers
         return request.kind in (("chat", "/v1/completions") if self.to == "answers" else (self.to,))
 
     def handle(self, client: socket.socket) -> None:
         if self.tls:
-            client.settimeout(LONGEST)
+            client.settimeout(MAX_SECONDS)
             client = self.tls.wrap_socket(client, server_side=True)
         with client:
-            client.settimeout(LONGEST)
-            # a fault of the connection comes before anything is read
+            client.settimeout(MAX_SECONDS)
+            # faults of connections happen before anything is read
             request = Request() if self.to == "connection" else read_request(client)
             if request is None:
                 return
             self.seen.append(request)
-            if self.to == "connection" or self.strikes(request):
-                self.play(client, self.script(Turn(request, self)))
+            if self.to == "connection" or self.applies_to(request):
+                self.play(client, self.script(FaultContext(request, self)))
             else:
                 self.relay(client, request)
 
@@ -181,35 +182,35 @@ class Proxy:
                 return
             if isinstance(step, bytes):
                 client.sendall(step)
-            elif self.gone(client, step):
+            elif self.is_gone_after(client, step):
                 return
 
-    def gone(self, client: socket.socket, seconds: float) -> bool:
-        """Is silent for `seconds`; true where the client has gone meanwhile or the test has ended."""
-        end = min(seconds, LONGEST)
-        while end > 0 and not self.stopped.wait(min(end, 0.05)):
-            end -= 0.05
+    def is_gone_after(self, client: socket.socket, seconds: float) -> bool:
+        """Stays silent for `seconds`; true if the client disconnected or the test ended meanwhile."""
+        left = min(seconds, MAX_SECONDS)
+        while left > 0 and not self.stopped.wait(min(left, 0.05)):
+            left -= 0.05
             if not self.tls and select.select([client], [], [], 0)[0] and not client.recv(1, socket.MSG_PEEK):
                 return True
         return self.stopped.is_set()
 
     def relay(self, client: socket.socket, request: Request) -> None:
         head, _, body = request.raw.partition(b"\r\n\r\n")
-        # the engine closes after its answer, so its end needs no parsing
+        # with Connection: close, the end of the response needs no parsing
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-        with socket.create_connection(("127.0.0.1", self.upstream), LONGEST) as engine:
+        with socket.create_connection(("127.0.0.1", self.upstream), MAX_SECONDS) as engine:
             engine.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
             while part := engine.recv(65536):
                 client.sendall(part)
 
 
 def read_request(client: socket.socket) -> Request | None:
-    """One request; None where the client sends none (a probe of the port, a handshake)."""
+    """Reads one request; None if the client sends none (a port probe, a TLS handshake)."""
     raw = b""
     while b"\r\n\r\n" not in raw:
         part = client.recv(65536)
         raw += part
-        # a TLS handshake is no request, and HTTP servers say so at once
+        # a TLS handshake is no request, and HTTP servers close the connection at once
         if not part or raw[:1] == b"\x16" or len(raw) > 1_000_000:
             return None
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -244,10 +245,10 @@ def serve(
     if certificate:
         proxy.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         proxy.tls.load_cert_chain(certificate)
-    turns: list[threading.Thread] = []
+    threads: list[threading.Thread] = []
 
     def one(client: socket.socket) -> None:
-        # a client that gave up is what most faults are about
+        # clients that give up are the point of most faults
         with client, contextlib.suppress(OSError, http.client.HTTPException):
             proxy.handle(client)
 
@@ -257,8 +258,8 @@ def serve(
             if proxy.stopped.is_set():
                 client.close()
                 return
-            turns.append(threading.Thread(target=one, args=(client,), daemon=True))
-            turns[-1].start()
+            threads.append(threading.Thread(target=one, args=(client,), daemon=True))
+            threads[-1].start()
 
     thread = threading.Thread(target=accept)
     thread.start()
@@ -270,5 +271,5 @@ def serve(
             pass
         thread.join()
         listener.close()
-        for turn in turns:
-            turn.join(5)
+        for handler in threads:
+            handler.join(5)
