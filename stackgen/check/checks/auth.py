@@ -29,7 +29,7 @@ KEY_HINT = "use the key from the running server's .env; a changed key takes effe
 UNGUARDED_HINT = "start it with a key (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
 
 AS_BASIC = "the key as Basic auth"
-BASIC_HINT = "harmless: clients send Bearer keys, and nobody gets in without the key"
+BASIC_HINT = "clients send Bearer keys, and nobody gets in this way without the key"
 
 
 def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from stackgen.errors import MachineError, StackgenError
+from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.plan import EnvRef, Plan
 
-__all__ = ["compose_command", "has_compose", "run", "validate"]
+__all__ = ["compose_command", "compose_error", "has_compose", "run", "validate"]
 
 
 # an installation does not change while a command runs, and each call costs a process
@@ -59,3 +59,38 @@ def validate(plan: Plan, text: str, folder: Path) -> None:
     # a new stack has no folder yet
     base = folder if folder.is_dir() else Path.cwd()
     run(["docker", "compose", "-f", "-", "--project-directory", str(base), "config", "--quiet"], input=text, env=env)
+
+
+def compose_error(output: str) -> StackgenError:
+    """Returns the error for a failed `docker compose` call, from all that it printed; `error.output` holds that."""
+    # the last lines name the failure, after one line of progress for each service
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    error = _classify_error("\n".join(f"  | {line}" for line in lines[-6:]), output.lower())
+    error.output = output
+    return error
+
+
+def _classify_error(last_lines: str, text: str) -> StackgenError:
+    if "port is already allocated" in text or "address already in use" in text:
+        return StartError(
+            f"a port is already in use\n{last_lines}",
+            "stop the program that listens on it (`ss -ltnp` names it), or set another `port:`",
+        )
+    if "could not select device driver" in text:
+        return MachineError(
+            f"Docker can't give containers access to GPUs\n{last_lines}",
+            "install the NVIDIA container toolkit, or set gpu_driver: cdi",
+        )
+    if "required variable" in text or "is missing a value" in text:
+        return StackgenError(f"a key is missing in .env\n{last_lines}", "`stackgen init` writes a .env with a new key")
+    if "cannot connect to the docker daemon" in text:
+        return MachineError("the Docker engine does not answer", "start it, or join the docker group")
+    if any(part in text for part in ("pull access denied", "manifest unknown", "no such host", "failed to resolve")):
+        return MachineError(
+            f"an image can't be pulled\n{last_lines}",
+            "check its name and that this machine can reach the registry, or set `image:`",
+        )
+    return StartError(
+        f"docker compose could not start the stack\n{last_lines}",
+        "run `stackgen status` and `stackgen logs` for details",
+    )

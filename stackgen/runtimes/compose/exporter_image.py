@@ -14,9 +14,9 @@ from stackgen.images.wheel import WHEEL_NAME, build_wheel, package_digest
 from stackgen.plan import Plan, Service
 from stackgen.render.write import write_atomically
 from stackgen.resolve.addons.monitoring_targets import EXPORTER
-from stackgen.runtimes.compose.command import compose_command, run
+from stackgen.runtimes.compose.command import compose_command, compose_error, run
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.runtimes.compose.lifecycle import compose_error, connect
+from stackgen.runtimes.compose.lifecycle import connect
 
 __all__ = ["LABEL", "build_exporter", "write_wheel"]
 

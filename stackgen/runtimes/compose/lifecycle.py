@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from stackgen import engines
-from stackgen.errors import MachineError, StackgenError, StartError
+from stackgen.errors import MachineError, StartError
 from stackgen.plan import Plan, Service
-from stackgen.runtimes.compose.command import compose_command, run
+from stackgen.runtimes.compose.command import compose_command, compose_error, run
 from stackgen.runtimes.compose.docker_sdk import sdk
 from stackgen.stack.envfile import read_env
 
-__all__ = ["ServiceState", "compose_error", "connect", "down", "logs", "status", "up", "wait_until_healthy"]
+__all__ = ["ServiceState", "connect", "down", "logs", "status", "up", "wait_until_healthy"]
 
 # printed by templates/images/common/download.py
 DOWNLOAD_PROGRESS = re.compile(r"stackgen: download (\S+) (\d+)/(\d+) bytes")
@@ -58,15 +58,14 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
     client = connect()
     timeout = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
     deadline = time.monotonic() + timeout
-    # a container that died in an earlier start must not fail this one
-    finished = {state.service: state.finished for state in status(plan, client)}
+    before = {state.service: state for state in status(plan, client)}
     for is_last in (False, False, True):
         with tempfile.TemporaryFile("w+") as output:
             args = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
             # in its own process group: Ctrl-C must reach us first, so that Compose is ended in order
             process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
             try:
-                recovered = wait_until_healthy(plan, client, process, progress, deadline, finished)
+                recovered = wait_until_healthy(plan, client, process, progress, deadline, before)
             except BaseException:
                 process.terminate()
                 process.wait(timeout=30)
@@ -80,11 +79,11 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
 
 def wait_until_healthy(
     plan: Plan, client: Any, process: subprocess.Popen[str], progress: Progress, deadline: float,
-    finished: Mapping[str, str],
+    before: Mapping[str, ServiceState],
 ) -> bool:  # fmt: skip
     """Reports phases until all services of `plan` are healthy (or complete) and `process`, `compose up`, has exited.
 
-    `deadline` is a time.monotonic() value; `finished` holds each service's `ServiceState.finished` before this start.
+    `deadline` is a time.monotonic() value; `before` holds the services' states before this start, as far as known.
     Returns whether Compose may be called again: True if it gave up on a service that then came up. Raises StartError.
     """
     phases: dict[str, str] = {}
@@ -94,13 +93,16 @@ def wait_until_healthy(
         # asked before the states: what Compose did last must be in them
         has_exited = process.poll() is not None
         states = {state.service: state for state in status(plan, client)}
+        failed = [service for service in plan.services if _has_failed(service, states[service.name])]
+        # an exit in an earlier start, or of a container that Compose is replacing, must not fail this start
+        stale = [s for s in failed if _is_stale(states[s.name], before.get(s.name), is_replacing=not has_exited)]
         for service in plan.services:
-            phase = _phase(service, states[service.name], client, plan, images)
+            phase = "waiting" if service in stale else _phase(service, states[service.name], client, plan, images)
             if phases.get(service.name) != phase:
                 phases[service.name] = phase
                 progress(service.name, phase)
-        for service in plan.services:
-            if _has_failed(service, states[service.name]) and states[service.name].finished != finished[service.name]:
+        for service in failed:
+            if service not in stale:
                 raise StartError(*_describe_failure(service, states[service.name], client, plan))
         # also after a failed `up`: the second call then only confirms what runs
         if has_exited and all(_is_up(s, states[s.name]) for s in plan.services):
@@ -132,6 +134,13 @@ def _is_up(service: Service, state: ServiceState) -> bool:
 def _has_failed(service: Service, state: ServiceState) -> bool:
     # only a download may exit: an engine that exits with 0 has failed too
     return (state.state == "exited" and (state.exit_code != 0 or service.role != "download")) or state.state == "dead"
+
+
+def _is_stale(state: ServiceState, before: ServiceState | None, is_replacing: bool) -> bool:
+    if before is None:
+        return False
+    was_running = before.state in ("running", "restarting", "paused")
+    return state.finished == before.finished or (was_running and is_replacing)
 
 
 def _phase(service: Service, state: ServiceState, client: Any, plan: Plan, images: set[str]) -> str:
@@ -186,41 +195,6 @@ def _describe_failure(service: Service, state: ServiceState, client: Any, plan: 
         what = f"exited with code {state.exit_code}{attempts}"
     text = "\n".join(f"  | {line[:400]}" for line in shown)
     return f"{service.name} {what}\n{text}", f"run `stackgen logs {service.name}` for the full log"
-
-
-def compose_error(output: str) -> StackgenError:
-    """Returns the error for a failed `docker compose` call, from all that it printed; `error.output` holds that."""
-    # the last lines name the failure, after one line of progress for each service
-    lines = [line for line in output.strip().splitlines() if line.strip()]
-    error = _classify_error("\n".join(f"  | {line}" for line in lines[-6:]), output.lower())
-    error.output = output
-    return error
-
-
-def _classify_error(last_lines: str, text: str) -> StackgenError:
-    if "port is already allocated" in text or "address already in use" in text:
-        return StartError(
-            f"a port is already in use\n{last_lines}",
-            "stop the program that listens on it (`ss -ltnp` names it), or set another `port:`",
-        )
-    if "could not select device driver" in text:
-        return MachineError(
-            f"Docker can't give containers access to GPUs\n{last_lines}",
-            "install the NVIDIA container toolkit, or set gpu_driver: cdi",
-        )
-    if "required variable" in text or "is missing a value" in text:
-        return StackgenError(f"a key is missing in .env\n{last_lines}", "`stackgen init` writes a .env with a new key")
-    if "cannot connect to the docker daemon" in text:
-        return MachineError("the Docker engine does not answer", "start it, or join the docker group")
-    if any(part in text for part in ("pull access denied", "manifest unknown", "no such host", "failed to resolve")):
-        return MachineError(
-            f"an image can't be pulled\n{last_lines}",
-            "check its name and that this machine can reach the registry, or set `image:`",
-        )
-    return StartError(
-        f"docker compose could not start the stack\n{last_lines}",
-        "run `stackgen status` and `stackgen logs` for details",
-    )
 
 
 def status(plan: Plan, client: Any = None) -> list[ServiceState]:

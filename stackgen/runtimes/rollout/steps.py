@@ -13,10 +13,10 @@ from typing import Any
 from stackgen.errors import StartError
 from stackgen.plan import Plan
 from stackgen.resolve.addons.gateway import SERVICE
-from stackgen.runtimes.compose.command import compose_command
+from stackgen.runtimes.compose.command import compose_command, compose_error
 from stackgen.runtimes.compose.docker_sdk import sdk
 from stackgen.runtimes.compose.gateway import Gateway, execute, reload_if_changed, running_gateway
-from stackgen.runtimes.compose.lifecycle import compose_error, connect, wait_until_healthy
+from stackgen.runtimes.compose.lifecycle import connect, wait_until_healthy
 from stackgen.runtimes.rollout.downtime import skip_repeats
 from stackgen.runtimes.rollout.drift import Container, find_containers
 
@@ -88,8 +88,8 @@ class Steps:
             try:
                 # until `up` returns, the old container's end would look like a failed start
                 process.wait()
-                finished, deadline = dict.fromkeys(names, ""), time.monotonic() + self._start_timeout(part)
-                wait_until_healthy(part, connect(), process, self.progress, deadline, finished)
+                deadline = time.monotonic() + self._start_timeout(part)
+                wait_until_healthy(part, connect(), process, self.progress, deadline, before={})
             except BaseException:
                 process.terminate()
                 process.wait(timeout=30)
