@@ -1,4 +1,4 @@
-"""Renders the examples in compose/. With --check, fails if one is stale, incomplete, or has a link or an unknown file.
+"""Renders the examples in compose/. With --check, fails if an example is stale or incomplete, or has an unknown file.
 
 scripts/examples [--check] [options of `stackgen render`]
 docs/decisions/examples.md has the reasons for the layout.
@@ -21,9 +21,9 @@ __all__ = ["EXAMPLES", "complete_copy", "find_problems", "find_template_copies"]
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
-# These need `stackgen render` anyway (it adds the exporter's wheel), so git doesn't hold their copies of templates
+# These examples need `stackgen render` anyway (it adds the exporter's wheel), so git has no copies of their templates
 RENDERED_ON_DEMAND = ("gateway-monitored",)
-# Not rendered files: the user's own, the checksums, and the wheel, which changes with each line of code
+# Files that are not rendered: the user's own files, the checksums, and the wheel, which changes with each line of code
 NOT_RENDERED = ("stack.yaml", ".env", LOCK, f"exporter/{WHEEL_NAME}")
 
 
@@ -38,7 +38,7 @@ def find_problems(folder: Path) -> list[str]:
     optional = find_template_copies(folder) if folder.name in RENDERED_ON_DEMAND else set()
     problems = []
     for change in compare(files, folder):
-        # a broken link is new here too, as it can't be read
+        # a broken link is `new` here too, because it can't be read
         missing_on_purpose = change.kind == "new" and change.path in optional
         if change.kind != "same" and not missing_on_purpose:
             what = "is missing" if change.kind == "new" else "is out of date"
@@ -54,8 +54,10 @@ def find_problems(folder: Path) -> list[str]:
 
 
 def complete_copy(folder: Path, target: Path) -> Path:
-    """Copies an example to `target`, adds the copies of templates that git doesn't hold, and returns `target`."""
+    """Copies an example to `target`, adds the copies of templates that git doesn't have, and returns `target`."""
     shutil.copytree(folder, target, symlinks=True)
+    if folder.name not in RENDERED_ON_DEMAND:
+        return target
     copies = find_template_copies(folder)
     missing = [
         change
@@ -67,7 +69,7 @@ def complete_copy(folder: Path, target: Path) -> Path:
 
 
 def main(args: Sequence[str]) -> int:
-    """Renders all examples, or checks them. Returns 1 if one is not as it should be, else 0."""
+    """Renders all examples, or checks them. Returns 1 if an example has a problem, else 0."""
     failed = 0
     for folder in EXAMPLES:
         if "--check" not in args:

@@ -30,17 +30,17 @@ NAME = re.compile(r"(?<![\w.-])--?[A-Za-z][\w-]*")
 
 
 def read_help(text: str) -> list[dict[str, object]]:
-    """One entry per flag: its names, whether it takes a value, its choices, and its replacement if it was removed."""
+    """One entry per flag: its names, whether it needs a value, its choices, and its replacement if it was removed."""
     found: list[dict[str, object]] = []
     seen: set[str] = set()
     lines = [re.sub(r"^.*? \| (?:stdout|stderr) \| ", "", line) for line in text.splitlines()]
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        # argparse indents options by two spaces, llama.cpp by none; prose is indented further
+        # argparse indents options by two spaces, llama.cpp does not indent options; prose is indented further
         match = re.match(r"(?: {2})?(-{1,2}[A-Za-z].*)", line)
         if not match or line.startswith("-----"):
             continue
         left, _, right = re.sub(r",\s+", ", ", match[1]).partition("  ")
-        # quoted names in brackets aren't a closed list: vLLM's plugins may add to them
+        # quoted names in brackets aren't a complete list: vLLM's plugins may add names
         braces = re.search(r"\{([^}]+)\}|\[([\w|-]+\|[\w|-]+)\]", left)
         names = NAME.findall(re.sub(r"[\[{<'].*?[\]}>']", "", left))
         names = [name for name in dict.fromkeys(names) if name not in seen]

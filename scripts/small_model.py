@@ -60,7 +60,7 @@ def smollm2(out: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         gguf = download_gguf(Path(name))
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # the weights are dequantized now; remove the marks that make vLLM and Transformers 4 treat them as quantized
+        # the weights are dequantized: remove the fields that make vLLM and Transformers 4 treat them as quantized
         for holder, field in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
             if hasattr(holder, field):
                 delattr(holder, field)
@@ -84,7 +84,7 @@ def tiny(out: Path, head_dim: int) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # the standard library as training text: always available, without licence questions
+    # the training text is the standard library, which is always available and raises no licence questions
     library = Path(sysconfig.get_path("stdlib"))
     corpus = [(library / name).read_text() for name in ("argparse.py", "ast.py", "inspect.py", "typing.py")]
     trainer = trainers.BpeTrainer(

@@ -1,12 +1,12 @@
 """The errors of stackgen. Every one has a message, a hint and an exit code.
 
     StackgenError            exit 2
-    ├── SpecError            exit 2   stack.yaml or the flags are wrong; holds all errors found
-    ├── DriftError           exit 2   would overwrite a rendered file that was edited by hand
+    ├── SpecError            exit 2   stack.yaml or the flags are wrong; contains all errors found
+    ├── DriftError           exit 2   a rendered file that was edited by hand would be overwritten
     ├── MachineError         exit 3   Docker, Compose or another program is missing or does not respond
     └── StartError           exit 1   the stack was started but does not respond
 
-Exit codes of every command: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
+Exit codes of every command: 0 success, 1 failure (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["DriftError", "MachineError", "Mistake", "SpecError", "StackgenError"
 
 
 class StackgenError(Exception):
-    """Base of all errors that users see. `message` is what went wrong, `hint` is what to do about it."""
+    """Base of all errors that users see. `message` is what went wrong. `hint` is what the user can do."""
 
     exit_code = 2
     # output of a program before it failed, for `stackgen diagnose`
@@ -32,7 +32,7 @@ class StackgenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """An error in a stack file: its `path` such as `models[1].gpus`, what is wrong, what to do, and the line from 1."""
+    """An error in a stack file: its `path` such as `models[1].gpus`, what is wrong, what to do, and its line."""
 
     path: str
     message: str
@@ -46,7 +46,7 @@ class Mistake:
 
 
 class SpecError(StackgenError):
-    """The stack file or the flags are wrong. `mistakes` holds all errors that were found, not only the first."""
+    """The stack file or the flags are wrong. `mistakes` contains all errors that were found, not only the first."""
 
     def __init__(self, source: str, mistakes: Sequence[Mistake]) -> None:
         self.source = source

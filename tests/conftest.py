@@ -48,6 +48,12 @@ def vllm_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def standin_image() -> str:
+    """An engine that answers like vLLM 0.32.0 and starts in 0.3 s; `tests/live/test_standin.py` compares the two."""
+    return _build("build-image", "vllm-standin")
+
+
+@pytest.fixture(scope="session")
 def fastchat_image() -> str:
     """FastChat for the CPU, built under the tag that stackgen renders."""
     return _build("build-image", "fastchat")

@@ -1,6 +1,6 @@
-"""Checks endpoints from outside, over HTTP: reachable, authenticated, right model, documented bodies, complete streams.
+"""Checks endpoints over HTTP, as a client does: connection, authentication, models, bodies and streams.
 
-Importing this package is cheap: the first call of `check` imports the HTTP client and pydantic.
+Importing this package is fast: only the first call of `check` imports the HTTP client and pydantic.
 """
 
 from __future__ import annotations

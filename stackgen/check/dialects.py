@@ -1,6 +1,6 @@
-"""Dialects of servers that no engine of ours runs, and the detection of a dialect from responses.
+"""Dialects of servers that stackgen does not run, and the detection of a dialect from responses.
 
-Each engine declares its dialect in its own module. `check()` receives those and adds the two of this module.
+Each engine declares its dialect in its own module. `check()` receives these dialects and adds the two of this module.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = [
 OPENAI = Dialect(
     name="openai",
     unknown_model=(404, "model_not_found"),
-    # an unknown server may be one of our engines behind a proxy, or protect only /v1 as they do
+    # an unknown server may be one of our engines behind a proxy, or may protect only /v1 as these engines do
     open_paths=("/invocations", "/api/v1/chat/completions", "/completions", "/chat/completions"),
 )
 # https://docs.together.ai/reference/models-1: GET /models answers with a bare array
 TOGETHER = Dialect(
     name="together",
     unknown_model=(404, "model_not_available"),
-    # in a cloud, features differ from model to model
+    # in a cloud, the features depend on the model
     depends=("completions", "embeddings", "tools", "json-schema", "logprobs", "seed"),
     lacks=("tokenize",),
 )
@@ -45,7 +45,7 @@ EXTRA_FINISH_REASONS: Mapping[str, frozenset[str]] = {"together": frozenset({"eo
 OWNERS: Mapping[str, str] = {"vllm": "vllm", "fastchat": "fastchat", "llamacpp": "llamacpp"}
 
 
-# answers that call a tool or were filtered have these; the question of the check causes neither
+# answers that call a tool or were filtered have these finish reasons; the question of the check causes neither
 SPECIAL_FINISH_REASONS = frozenset({"tool_calls", "function_call", "content_filter"})
 
 
@@ -55,7 +55,7 @@ def allowed_finish_reasons(dialect: Dialect) -> frozenset[str]:
 
 
 def finish_problem(reason: str, allowed: frozenset[str]) -> str:
-    """What is wrong with a finish reason that is not `allowed`; empty if it is."""
+    """Returns what is wrong with a finish reason; empty if the reason is `allowed`."""
     if reason in allowed:
         return ""
     known = reason in FINISH_REASONS
@@ -63,7 +63,7 @@ def finish_problem(reason: str, allowed: frozenset[str]) -> str:
 
 
 def dialect_from_models(body: Any) -> str | None:
-    """The name of the dialect that the parsed body of GET /v1/models shows; None if it shows none."""
+    """Returns the name of the dialect that the parsed body of GET /v1/models shows; None if it shows no dialect."""
     if isinstance(body, list):
         return TOGETHER.name
     data = body.get("data") if isinstance(body, dict) else None

@@ -1,7 +1,7 @@
-"""What the Hugging Face Hub says about a model: whether it exists, whether this token may download it, and its size.
+"""Looks up a model on the Hugging Face Hub: whether the model exists, its size, and whether this token may download it.
 
-The requests are those of `huggingface_hub`, without that library: the model's info with file sizes, then config.json,
-because the file list of a gated model is public and its files are not.
+The requests are the same as those of `huggingface_hub`, without that library. The first one gets the model's info with
+file sizes. The second one gets config.json: the file list of a gated model is public, but its files are not.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ OTHER_FORMATS = (".bin", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".ot", ".ggu
 class HubLookup:
     """The Hub's answer about a model.
 
-    - `state`: `ok`, or the reason why the model can't be downloaded. `unreachable`: no answer at all; `unexpected`: an
-      answer that is not a Hub's. `detail` has the error text.
-    - `download_bytes`: the size of what would be downloaded. `commit`: the commit that the revision points to.
+    - `state`: `ok`, or the reason why the model can't be downloaded. `unreachable`: there was no answer; `unexpected`:
+      the answer was not from a Hub. `detail` has the error text.
+    - `download_bytes`: the size of the download. `commit`: the commit that the revision points to.
     - `files`: the names of all files. `config`: the content of config.json.
     """
 
@@ -41,7 +41,7 @@ def look_up_model(
 ) -> HubLookup:
     """Asks the Hub about `model` in one or two requests of at most `timeout` seconds each; never raises.
 
-    `file` is the only file that would be downloaded, if given.
+    If `file` is given, only this file counts as the download.
     """
     # a heavy import that most commands don't need
     import httpx2
@@ -64,7 +64,7 @@ def look_up_model(
                 config = config_response.json()
                 return replace(lookup, config=config if isinstance(config, dict) else None)
             if lookup.gated and lookup.files:
-                # any file shows whether the licence was accepted; a redirect to the CDN already means yes
+                # any file shows whether the licence was accepted; a redirect to the CDN means that it was
                 probe = client.head(f"{files_url}/{quote(lookup.files[0])}")
                 return lookup if probe.status_code < 400 else _classify_refusal(probe, bool(token))
             return lookup
@@ -99,7 +99,7 @@ def _parse_model_info(info: Any, file: str) -> HubLookup:
     total = 0
     for row in rows:
         name, size = row["rfilename"], row.get("size")
-        # as in templates/images/common/download.py, which fetches no second copy of the weights
+        # as templates/images/common/download.py, which downloads the weights in only one format
         skipped = name != file if file else has_safetensors and (name.endswith(OTHER_FORMATS) or "original/" in name)
         if isinstance(size, int) and not skipped:
             total += size

@@ -10,7 +10,7 @@ from stackgen.errors import StackgenError
 __all__ = ["PROFILES", "Options", "Profile"]
 
 Profile = Literal["quick", "default", "deep"]
-# a day: a server that is silent for longer is not worth waiting for, and timers reject infinity
+# a day: waiting longer for a silent server makes no sense, and timers reject infinity
 MAX_TIMEOUT = 86_400.0
 PROFILES: tuple[str, ...] = get_args(Profile)
 
@@ -22,10 +22,11 @@ class Options:
     - `timeout`: the longest silence of a server (s). It bounds connecting (at most 10 s), the wait for a response, the
       whole body, the time between two tokens of a stream, and all paths that `auth` tries together. A stream that keeps
       sending may last ten times as long.
-    - `max_models`: at most so many models of an endpoint are checked, with `max_tokens` tokens each (`quick`: one).
-    - `select`, `skip`: names of checks; `select` also runs the checks that those need.
+    - `max_models`: the check covers at most this many models of an endpoint. `max_tokens`: the token limit of each
+      answer (`quick` uses one token).
+    - `select`, `skip`: names of checks; `select` also runs the checks that the selected checks need.
     - `load`: the number of concurrent requests that the check `load` sends.
-    - `max_ttft` (s), `min_tokens_per_second`: limits for the figures of `stream`; outside of them the check fails.
+    - `max_ttft` (s), `min_tokens_per_second`: limits for the figures of `stream`, which fails outside of these limits.
     - `workers`: the number of endpoints that are checked concurrently.
 
     Raises StackgenError for numbers out of range. `checks.table.select_checks` validates the names of checks.
@@ -54,7 +55,7 @@ class Options:
         if self.timeout > MAX_TIMEOUT:
             raise StackgenError(
                 f"timeout must be at most {MAX_TIMEOUT:.0f} seconds, got {self.timeout:g}",
-                hint="it is how long the check waits for a silent server",
+                hint="the timeout is how long the check waits for a silent server",
             )
 
     @property

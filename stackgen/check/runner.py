@@ -28,11 +28,11 @@ Progress = Callable[[str, str, str], None]
 MAX_TEXT = 1000
 # seconds between attempts while a server is not ready: short at first, because small models load fast
 FIRST_PAUSE, PAUSE_GROWTH, MAX_PAUSE = 0.25, 1.6, 5.0
-# checks that need an observer: left out if only the URL is known
+# checks that need an observer; they are left out if only the URL is known
 OBSERVER_CHECKS = frozenset({"containers", "topology"})
-# these run below the API or next to it, so they need no dialect, and no request to detect one
+# these checks don't use the API, so they need no dialect and no request that detects the dialect
 CHECKS_WITHOUT_DIALECT = frozenset({"resolve", "connect", "tls", "http", *OBSERVER_CHECKS})
-# a fault in one of these is the fault of the server, not of its configuration or key
+# a fault in one of these checks is the fault of the server, not of its configuration or key
 SERVER_FAULT_CHECKS = frozenset({"connect", "http", "chat"})
 # waiting does not bring a service out of these states
 FINAL_STATES = frozenset({"exited", "dead"})
@@ -59,7 +59,7 @@ def run(
 
     def check_one(target: Target) -> EndpointReport:
         selected = checks
-        # a target with its own limit needs `stream` too, which measures it
+        # a target with its own speed limit also needs `stream`, which measures the speed
         if (target.max_ttft or target.min_tokens_per_second) and "stream" not in options.skip:
             limits = replace(options, max_ttft=target.max_ttft, min_tokens_per_second=target.min_tokens_per_second)
             selected = select_checks(limits)
@@ -72,12 +72,12 @@ def run(
     known = {**BUILTIN, **dialects}
     endpoints: tuple[EndpointReport, ...] = ()
     if targets:
-        # threads, not asyncio: checks stay plain functions, and a silent server only costs a sleeping thread
+        # threads, not asyncio: checks stay plain functions, and a silent server blocks only one thread
         pool = ThreadPoolExecutor(min(len(targets), options.workers), "stackgen-check")
         try:
             endpoints = tuple(future.result() for future in [pool.submit(check_one, target) for target in targets])
         finally:
-            # after Ctrl-C, running checks end at their timeout and queued ones never start; nobody waits for either
+            # after Ctrl-C, running checks end at their timeout and queued checks never start; nobody waits for them
             pool.shutdown(wait=False, cancel_futures=True)
     return Report(endpoints, started, options.profile, round(time.monotonic() - started_at, 4))
 
@@ -101,7 +101,7 @@ def check_target(
         for check in checks:
             if target.observer is None and check.name in OBSERVER_CHECKS and check.name not in options.select:
                 continue
-            # even if `http` is skipped: without its dialect, a good server would look broken
+            # also if `http` is skipped: without its dialect, a good server would look broken
             if check.name not in CHECKS_WITHOUT_DIALECT and not has_tried_models:
                 has_tried_models = True
                 lower = [one for one in results if one.name in CHECKS_WITHOUT_DIALECT]
@@ -125,10 +125,10 @@ def check_target(
 
 
 def detect_dialect(context: Context, dialects: Mapping[str, Dialect]) -> Dialect:
-    """The dialect that the model list or `/version` shows; `openai` if nothing shows one."""
+    """Returns the dialect that the model list or `/version` shows; `openai` if neither shows a dialect."""
     name = dialect_from_models(context.listing.json()) if context.listing else None
     if name is None:
-        # vLLM answers it without a key, when the model list needs one; llama.cpp and FastChat have no such path
+        # vLLM answers /version without a key, also if its model list needs one; llama.cpp and FastChat lack this path
         reply = context.session.get(f"{context.session.target.root}/version")
         body = reply.json()
         name = "vllm" if reply.status == 200 and isinstance(body, dict) and set(body) == {"version"} else None
@@ -141,7 +141,7 @@ def _list_models_and_dialect(context: Context, dialects: Mapping[str, Dialect]) 
         if context.session.target.dialect is None:
             context.dialect = detect_dialect(context, dialects)
     except Fault as fault:
-        # `models` reports it, without waiting for another timeout
+        # `models` reports this fault, without waiting for another timeout
         context.listing_fault = context.listing_fault or fault
 
 
@@ -154,19 +154,19 @@ def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iter
         return
     models, left = _models_to_check(context)
     if not models:
-        yield _make_result(check, skip("no served model to check"), None, "", context)
+        yield _make_result(check, skip("there is no served model to check"), None, "", context)
     for model in models if check.exhaustive else models[:1]:
         if model in context.timed_out_models:
             yield _make_result(check, skip("needs `chat`, which timed out"), None, model, context)
             continue
         yield _run_timed(check, context, model)
     if left and check.exhaustive:
-        message = f"{len(left)} more model(s) not checked: the limit is {context.options.max_models}"
+        message = f"{len(left)} more model(s) were not checked: the limit is {context.options.max_models} models"
         yield _make_result(check, skip(message), None, "", context)
 
 
 def _skip_reason(check: Check, context: Context, before: Sequence[Result]) -> str:
-    """Why a check can't run; empty if it can."""
+    """Returns why a check can't run; empty if the check can run."""
     if context.front_is_down:
         return "needs `containers`"
     unmet = [
@@ -177,22 +177,23 @@ def _skip_reason(check: Check, context: Context, before: Sequence[Result]) -> st
     ]
     if unmet:
         return f"needs `{unmet[0]}`"
-    # `models` has reported the key; each model would only repeat it
+    # `models` has already reported the refused key; each model would only repeat that
     if check.per_model and context.listing is not None and context.listing.status in (401, 403):
         return "the key is refused"
     if check.name in context.dialect.lacks:
-        return f"not supported by {context.dialect.name}"
+        return f"{context.dialect.name} does not support {check.name}"
     return ""
 
 
 def _models_to_check(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The models to check, and those beyond the limit.
+    """Returns the models to check, and the models beyond the limit.
 
-    These are the expected models that are served. If none are expected, it is the first one that can chat.
+    The models to check are the expected models that are served. If no model is expected, the first model that can chat
+    is checked.
     """
     wanted, listed = context.session.target.models, context.listed
     names = wanted or (context.chat_models or listed or ())[:1]
-    # `models` has already failed for a name that is not listed
+    # `models` has already reported a name that is not listed
     if listed is not None:
         names = tuple(name for name in names if name in listed)
     limit = context.options.max_models
@@ -214,27 +215,27 @@ def _run_timed(check: Check, context: Context, model: str) -> Result:
         # the endpoint itself may still be healthy
         verdict = skip(str(error))
     except OSError as error:
-        # from an observer, for example when the Docker engine has stopped meanwhile
+        # an observer raises it, for example if the Docker engine has stopped
         message = f"can't inspect the services: {error.strerror or error}"
         verdict = fail(message, hint="check that the Docker engine is still running")
     except Exception as error:
-        # a bug of ours must not hide the other checks; only its type is shown, as the text may contain server data
+        # a bug in one check must not hide the other checks; its text may contain server data, so only its type is shown
         verdict = fail(f"the check itself failed: {type(error).__name__}", hint="please report this bug")
     seconds = None if verdict.status == "skip" else time.monotonic() - started
     return _make_result(check, verdict, seconds, model, context)
 
 
 def _make_result(check: Check, verdict: Verdict, seconds: float | None, model: str, context: Context) -> Result:
-    """The only place that creates results, so that no text of a check gets past the redactor."""
+    """Creates a result. No other function does this, so the redactor sees every text of a check."""
     redact = context.session.redact
     exchanges = tuple(context.session.exchanges)
     context.session.exchanges.clear()
-    # a deviation that shows in every request is reported only once
+    # a deviation that appears in every request is reported only once
     notes = tuple(note[:MAX_TEXT] for note in map(redact, verdict.notes) if note not in context.reported_notes)
     context.reported_notes.update(notes)
 
     def clean(text: str) -> str:
-        # names and messages come from a server; the key is removed before anything is cut
+        # names and messages come from a server, so the key is removed before the text is cut
         text = redact(text)
         return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
@@ -254,13 +255,13 @@ def _make_result(check: Check, verdict: Verdict, seconds: float | None, model: s
 
 
 def _wait_until_ready(target: Target, options: Options, wait: float, progress: Progress) -> None:
-    """Waits until the target is alive and lists its models, `wait` (s) is over, or waiting can't help."""
+    """Waits up to `wait` seconds until the target is alive and lists its models. Stops early if waiting can't help."""
     deadline, pause = time.monotonic() + wait, FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:
         if exited := _exited_service(target):
             progress(target.name, "containers", f"not waiting: {exited}")
             return
-        # a new session each time, so that the timeout of the last attempt fits the rest of `wait`
+        # a new session for each attempt, so that the timeout of the last attempt fits into `wait`
         with Session(target, min(options.timeout, max(left, 0.1))) as session:
             context = Context(session, options, target.dialect or OPENAI)
             results: list[Result] = []
@@ -268,7 +269,7 @@ def _wait_until_ready(target: Target, options: Options, wait: float, progress: P
                 results.append(_run_timed(check, context, ""))
                 if results[-1].status == "fail":
                     break
-            # waiting does not make a wrong key right
+            # waiting does not fix a wrong key
             refused = context.listing is not None and context.listing.status in (401, 403)
         last = results[-1]
         if refused or last.status != "fail":
@@ -279,7 +280,7 @@ def _wait_until_ready(target: Target, options: Options, wait: float, progress: P
 
 
 def _exited_service(target: Target) -> str:
-    """A service of the target that has stopped for good, with its exit code; empty while waiting makes sense."""
+    """Returns a service that has stopped for good, with its exit code; empty while waiting makes sense."""
     try:
         services = target.observer.services() if target.observer else ()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a check runs against: an endpoint of a stack, or any OpenAI-compatible base URL."""
+"""The target of a check: an endpoint of a stack, or any OpenAI-compatible base URL."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Target:
     """One endpoint to check.
 
     - `base_url` ends in `/v1` (or the server's own path) without a slash.
-    - `models`: the served model names that must be listed; empty: any.
-    - `dialect`: None to detect it from responses.
+    - `models`: the model names that the server must list; empty if any list is fine.
+    - `dialect`: None if the dialect must be detected from responses.
     - `exposed`: other machines can reach the endpoint, so an open path is a failure and not a warning. The constructors
-      set it to the opposite of `loopback`; a server bound to 0.0.0.0 is exposed whatever its URL.
+      set `exposed` to the opposite of `loopback`. A server bound to 0.0.0.0 is exposed whatever its URL.
     - `observer`: observes the services behind the endpoint, if the stack is known.
-    - `max_ttft` (s), `min_tokens_per_second`: override those of the options.
+    - `max_ttft` (s), `min_tokens_per_second`: override the limits of the options.
     - `ca_file`: the only certificate to trust, for a stack with its own CA.
     - `key_names`: the environment variables that may contain the key.
 
@@ -50,7 +50,7 @@ class Target:
         if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
             raise StackgenError(
                 f"{self.name}: the API key is empty, or contains spaces, line breaks or non-ASCII characters",
-                hint="an HTTP header can't carry them. Check the variable or file that the key comes from",
+                hint="an HTTP header can't contain such a key. Check the variable or file that the key comes from",
             )
 
     @classmethod
@@ -88,7 +88,7 @@ class Target:
         """What to do if the server requires a key and none was given."""
         if self.key_names:
             return f"set {' or '.join(self.key_names)} in the environment or .env, or pass --api-key"
-        return "pass --api-key, or set the variable in the environment or .env: `stackgen providers` lists its name"
+        return "pass --api-key, or set the key's variable in the environment or .env: see `stackgen providers`"
 
     @property
     def root(self) -> str:
@@ -97,12 +97,12 @@ class Target:
 
     @property
     def host(self) -> str:
-        """Host name or address, IPv6 without brackets."""
+        """The host name or address; an IPv6 address has no brackets."""
         return urlsplit(self.base_url).hostname or ""
 
     @property
     def port(self) -> int:
-        """TCP port; the default of the scheme if the URL has none."""
+        """The TCP port; the default port of the scheme if the URL has no port."""
         parts = urlsplit(self.base_url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -116,7 +116,7 @@ def normalize_url(url: str) -> str:
     """`url` without trailing slashes, and with `/v1` if it has no path at all.
 
     Raises StackgenError if the scheme or host is missing, or if the URL contains credentials, a query or a fragment.
-    A password there would end up in reports, so that message does not repeat the URL.
+    Credentials in the URL would appear in reports, so that message does not repeat the URL.
     """
     # pasted URLs come with spaces and line breaks
     text = url.strip()
@@ -136,9 +136,9 @@ def normalize_url(url: str) -> str:
         raise StackgenError(f"the base URL {text!r} has no http:// or https://", hint=f"did you mean http://{example}?")
     if not host or re.search(r"\s", text) or port == 0:
         raise StackgenError(f"the base URL {text!r} has no usable host", hint="use the form http://127.0.0.1:8000/v1")
-    # any other path is kept as it is, like the OpenAI SDK does
+    # any other path stays as it is, as in the OpenAI SDK
     path = parts.path.rstrip("/") or "/v1"
-    # RFC 6874: URLs write the `%` before an IPv6 zone as %25, but sockets and HTTP clients expect the bare one
+    # RFC 6874: URLs write the `%` before an IPv6 zone as %25, but sockets and HTTP clients expect a bare `%`
     netloc = parts.netloc.replace("%25", "%", 1) if parts.netloc.startswith("[") else parts.netloc
     return f"{parts.scheme}://{netloc}{path}"
 

@@ -1,7 +1,7 @@
-"""The services behind an endpoint, as data from the runtime that started them; two checks judge it.
+"""The services behind an endpoint, as data from the runtime that started them. Two checks judge this data.
 
-`containers` runs first, so that a paused or dead server is named at once and not after a timeout. `topology` runs last:
-every worker and replica has to show on its own that it generates.
+`containers` runs first, so that a paused or dead server is reported at once and not after a timeout. `topology` runs
+last: every worker and replica must show that it generates text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ServiceView:
     - `digest`: the id of the image in use; `image_changed`: the tag now points to another image.
     - `gpus_planned`, `gpus_reserved`: GPU ids or `count=N`; `gpus_seen`: how many the service sees, None if unknown.
     - `missing_networks`: networks of the plan that the service is not connected to.
-    - `published`: host addresses that lead to it. `log`: its last log lines, if it is down.
+    - `published`: host addresses that forward to the service. `log`: its last log lines, if the service is down.
     """
 
     name: str
@@ -50,9 +50,11 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The result of a service's health probe, run inside it: whether it generates and, for a worker, is registered.
+    """The result of a health probe that ran inside a service.
 
-    `seconds` is how long the probe took; `output` is what it printed, empty after a timeout.
+    A service is ok if it generates text and, for a worker, is registered.
+
+    `seconds` is how long the probe took; `output` is what the probe printed, empty after a timeout.
     """
 
     service: str
@@ -62,7 +64,7 @@ class ProbeResult:
 
 
 class Observer(Protocol):
-    """Observes the services of one endpoint. Runtimes implement it; every method may raise OSError."""
+    """Observes the services of one endpoint. Runtimes implement this protocol; every method may raise OSError."""
 
     def services(self) -> tuple[ServiceView, ...]:
         """The state of every service that the endpoint depends on. Takes milliseconds."""

@@ -1,6 +1,6 @@
 """The entry point of the command line: parses the arguments, runs one command, and returns its exit code.
 
-Exit codes: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
+Exit codes: 0 success, 1 failure (drift, unhealthy), 2 wrong input, 3 this machine is not ready.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Prints tracebacks only with --debug."""
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:
-        # only the completion script of a shell sets the variable
+        # only the completion script of a shell sets this variable
         import argcomplete
 
         argcomplete.autocomplete(parser)
@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.command:
         parser.print_help()
         return 2
-    # not at the top: `--help` and `--version` don't need it
+    # not imported at the top, because `--help` and `--version` don't need it
     from stackgen.errors import StackgenError
 
     if args.command in ("render", "init", "schema"):
-        gc.disable()  # faster: a short run leaves little garbage (docs/decisions/startup-cost.md)
+        gc.disable()  # a short run is faster without garbage collection (docs/decisions/startup-cost.md)
     # pydantic would search the metadata of every installed package for plugins
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "", args.json)
         return 3
     except Exception as error:
-        # a bug: its message may contain a key, so only the type is printed
+        # a bug: only the type of the exception is printed, because its message may contain a key
         if args.debug:
             raise
-        hint = "`stackgen --debug …` prints the traceback. Please report it"
+        hint = "`stackgen --debug …` prints the traceback. Please report the bug"
         _print_error(f"a bug in stackgen: {type(error).__name__}", hint, args.json)
         return 3
     except KeyboardInterrupt:

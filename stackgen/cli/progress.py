@@ -15,7 +15,7 @@ __all__ = ["show_progress"]
 @contextmanager
 def show_progress(mode: str, plan: Plan) -> Iterator[Callable[[str, str], None]]:
     """Yields `progress(service, phase)`, which shows the phase of a service. `mode`: auto, plain or none."""
-    # a log file or a pipe gets lines only where somebody asks for them
+    # a log file or a pipe gets progress lines only with the mode `plain`
     if mode == "auto" and not sys.stderr.isatty():
         mode = "none"
     start = time.monotonic()
@@ -53,7 +53,7 @@ def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]
             grid.add_row(mark, name, phase, f"[dim]{time.monotonic() - since:.0f} s[/]")
         return grid
 
-    # built at each refresh, so that the seconds count between two phases
+    # built at each refresh, so that the seconds also count between two phases
     with Live(get_renderable=build_table, console=Console(stderr=True), refresh_per_second=4):
 
         def update_phase(service: str, phase: str) -> None:

@@ -5,8 +5,8 @@
         for text in client.stream("Tell me more"):
             print(text, end="")
 
-stackgen adds timeouts, key lookup, model names and error messages; everything else is the OpenAI SDK's client, which
-`.openai` exposes.
+stackgen adds timeouts, key lookup, model names and error messages. Everything else is the OpenAI SDK's client, which is
+available as `.openai`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class AsyncClient(BaseClient):
             problem = malformed_response()
         if caught:
             problem = await self._translate_error(caught, call)
-        # no frame of the traceback may hold the SDK's exception, which contains the key
+        # no frame of the traceback may contain the SDK's exception, which contains the key
         del caught
         if problem:
             raise problem
@@ -115,5 +115,5 @@ class AsyncClient(BaseClient):
         raise problem
 
     async def _translate_error(self, error: BaseException, call: Call) -> StackgenError:
-        # in a thread: it may send a blocking request to /models, to suggest the closest name
+        # in a thread: translate_error may send a blocking request to /models, to suggest the closest name
         return await asyncio.to_thread(translate_error, error, self.target, call.model, self.timeout)

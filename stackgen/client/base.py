@@ -1,4 +1,4 @@
-"""What both clients share: which endpoint they use, and how a model name is resolved."""
+"""The base class of both clients, which finds the endpoint and resolves model names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stackgen.providers.named import target_from_provider
 
 __all__ = ["DEFAULT_TIMEOUT", "BaseClient"]
 
-# seconds for each read, not for the answer as a whole: a long answer may take minutes
+# seconds for each read, not for the whole answer, which may take minutes
 DEFAULT_TIMEOUT = 60.0
 S = TypeVar("S", bound="BaseClient")
 
@@ -48,7 +48,7 @@ class BaseClient:
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = 0,
     ) -> S:
-        """A client for a target that you already have, such as one of `providers.endpoints.find_targets`."""
+        """Returns a client for a target that you already have, for example from `providers.endpoints.find_targets`."""
         # not through __init__, which would look for a stack in the current folder
         client = cls.__new__(cls)
         client._configure(target, model, timeout, max_retries)
@@ -70,7 +70,7 @@ class BaseClient:
     def _resolve_model(self, model: str | None) -> tuple[str, str]:
         """The served model name to request, and a note if it differs from `model`."""
         wanted = model or self._model
-        # cached: resolving a name may cost a request to /models
+        # cached: resolving a name may need a request to /models
         if wanted not in self._resolved:
             self._resolved[wanted] = resolve_model(self.target, wanted, self.timeout)
         return self._resolved[wanted]
@@ -84,14 +84,14 @@ class BaseClient:
         max_tokens: int | None,
         extra: dict[str, Any],
     ) -> Call:
-        # validated before the server is asked for its models: invalid fields are invalid for every model
+        # validated before the request to /models, because invalid fields are invalid for every model
         options = request_fields({"temperature": temperature, "max_tokens": max_tokens, **extra})
         name, note = self._resolve_model(model)
         return Call(self.target, model=name, note=note, prompt=prompt, system=system, options=options)
 
     def _list_models(self) -> list[str]:
         listed = fetch_models(self.target, self.timeout)
-        # called for its error: a server without models is not a usable endpoint
+        # called only because it raises an error if the server lists no models
         pick_model(self.target, None, listed)
         return list(listed.names) if listed else []
 
@@ -99,15 +99,15 @@ class BaseClient:
 def _find_target(
     provider: str | None, stack: str | Path | None, base_url: str | None, api_key: str | None, model: str | None
 ) -> Target:
-    # with both, the provider determines the key and the dialect
+    # if both are given, the provider determines the key and the dialect
     if base_url and provider:
         if provider not in providers():
             raise StackgenError(
-                f"unknown provider {provider!r}", f"with base_url, use one of: {', '.join(providers())}"
+                f"unknown provider {provider!r}", f"with base_url, provider must be one of: {', '.join(providers())}"
             )
         return target_from_provider(providers()[provider], (Path(),), base_url=base_url, key=api_key)
     path = str(stack) if stack else "."
-    # no `model`: it would be forced on an endpoint that was named, whereas here it only selects one
+    # without `model`: find_targets would set it as the model of a named endpoint, but here it only selects an endpoint
     args = Namespace(
         provider=[provider] if provider else [],
         stack=path,
@@ -116,6 +116,6 @@ def _find_target(
         model=None,
     )
     targets = find_targets(args)
-    # as `stackgen ask` does: the endpoint that serves the model, else the first
+    # as in `stackgen ask`: the endpoint that serves the model, else the first endpoint
     serving = [target for target in targets if model in target.models]
     return (serving or targets)[0]

@@ -1,7 +1,7 @@
-"""One chat completion: the request body, and the answer read from what the server sent.
+"""One chat completion: the request body, and the answer from the server's response.
 
-The SDK doesn't validate responses: a malformed body shows up as None, or as a value of another type, where it is used.
-This module is the only one that reads them, so whatever fails in here is the server's fault.
+The SDK doesn't validate responses: a malformed body appears as None, or as a value of another type, in the code that
+uses it. Only this module reads responses, so any failure in this module is the server's fault.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Answer:
     - `seconds`: duration of the whole request.
     - `usage`: `prompt_tokens`, `completion_tokens` and `total_tokens`; None if the server sent none.
     - `provider`: name of the endpoint.
-    - `ttft`: seconds until the first text of a stream; None without one.
-    - `note`: why another model name was requested than the given one, and what came instead of text.
+    - `ttft`: seconds until the first text of a stream; None if the answer was not streamed.
+    - `note`: why the requested model name differs from the given name, and what the answer has instead of text.
     """
 
     text: str
@@ -55,17 +55,17 @@ class Answer:
 def request_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """`fields` without those that are None. Raises StackgenError for fields that can't be sent."""
     if "stream" in fields:
-        raise StackgenError("`stream` is not accepted here", "call the method `stream` to stream an answer")
+        raise StackgenError("the field `stream` is not accepted here", "call the method `stream` to stream an answer")
     if "messages" in fields:
         raise StackgenError(
-            "`messages` is not accepted here: it is built from the prompt and `system`",
-            "send messages of your own with `client.openai.chat.completions.create`",
+            "the field `messages` is not accepted here: stackgen builds it from the prompt and `system`",
+            "send your own messages with `client.openai.chat.completions.create`",
         )
     for name, value in fields.items():
         # JSON can't represent NaN and infinity
         if isinstance(value, float) and not math.isfinite(value):
             raise StackgenError(f"{name.replace('_', '-')} must be a finite number, got {value}")
-    # None is dropped, not sent as null: each null leaks a permit of a FastChat worker's semaphore for good
+    # None is not sent as null: each null permanently takes one permit of a FastChat worker's semaphore
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -104,7 +104,7 @@ class Call:
     def read_completion(self, raw: Any) -> Answer:
         """The answer in a raw response of the SDK.
 
-        Raises StartError for a malformed response, and for one with neither text nor anything in its place.
+        Raises StartError for a malformed response, and for an answer that has neither text nor another content.
         """
         problem: StackgenError
         try:
@@ -113,7 +113,7 @@ class Call:
             problem = error
         except Exception:
             problem = malformed_response()
-        # outside the except block: the SDK's exceptions may hold the request, and with it the key
+        # outside the except block: the SDK's exceptions may contain the request with the key
         raise problem
 
     def add_chunk(self, chunk: Any) -> str:
@@ -123,7 +123,7 @@ class Call:
         """
         self._raise_embedded_error(chunk)
         self._chunks += 1
-        # the chunk with the usage has no choices, and chunks before it have no usage
+        # the chunk with the usage has no choices, and earlier chunks have no usage
         self._response_model = self._response_model or _text(chunk.model)
         self._usage = _usage(chunk.usage) or self._usage
         if not chunk.choices:
@@ -143,7 +143,7 @@ class Call:
 
         Raises StartError if no chunk came, and if the stream ended before the model had finished.
         """
-        # the SDK reads a body that is no event stream as a stream without events
+        # for a body that is no event stream, the SDK returns a stream without events
         if not self._chunks:
             if content_type.startswith("text/event-stream"):
                 found = "is empty"
@@ -164,14 +164,14 @@ class Call:
         self._raise_embedded_error(completion)
         message = completion.choices[0].message
         text, self._non_text = _text(message.content), _non_text(message)
-        # an empty string is a model that ended its turn at once; null with nothing in its place is a broken response
+        # an empty string means that the model stopped at once; null without other content is a malformed response
         if message.content is None and not self._non_text:
             raise StartError("the server's answer has no text: its content is null", LOGS_HINT)
         note = "" if text else self._note_without_text()
         return self._answer(text, model=_text(completion.model), usage=_usage(completion.usage), note=note)
 
     def _note_without_text(self) -> str:
-        # each kind once, because a stream repeats it in every chunk
+        # each kind once, because a stream repeats the kind in every chunk
         kinds = " and ".join(dict.fromkeys(self._non_text))
         if not kinds:
             return "the model returned an empty answer"

@@ -1,6 +1,6 @@
-"""One question through the OpenAI SDK, sent as a user's own program would send it, with errors that say what to do.
+"""Sends one question through the OpenAI SDK, as a user's own program does; errors contain a hint.
 
-The module is not called `ask`, because importing it would then hide the function `stackgen.client.ask`.
+This module is not called `ask`, because an import of the module would then hide the function `stackgen.client.ask`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ def ask(
     timeout: float = 60.0,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """The answer of `model` (default: the target's first, else the first that the server lists) to one question.
+    """Returns the answer of `model` to one question.
+
+    The default `model` is the target's first model, else the first model that the server lists.
 
     `timeout` is in seconds, for each read. With `stream`, `on_text` is called with each piece of text as it arrives.
     Raises StartError (exit code 1) if the server is unreachable or fails, StackgenError (2) if the key, the model name
     or a value is wrong. Neither contains the key.
     """
     validate_seconds("timeout", timeout)
-    # validated before the server is asked for its models: invalid fields are invalid for every model
+    # validated before the request to /models, because invalid fields are invalid for every model
     options = request_fields({"temperature": temperature, "max_tokens": max_tokens})
     name, note = resolve_model(target, model, timeout)
     with sync_sdk(target, timeout) as client:
@@ -56,10 +58,10 @@ def ask(
 
 
 def resolve_model(target: Target, model: str | None, timeout: float) -> tuple[str, str]:
-    """The served model name to request from `target`, and a note if it differs from `model`.
+    """Returns the served model name to request from `target`, and a note if this name differs from `model`.
 
-    Without `model` it is the target's first, else the first that the server lists. If the server's list can't be read,
-    `model` is returned unchanged. Raises StackgenError as `fetch_models` and `pick_model` do.
+    The default is the target's first model, else the first model that the server lists. If the server's list can't be
+    read, `model` is returned unchanged. Raises StackgenError as `fetch_models` and `pick_model` do.
     """
     # no lookup: these names come from the stack file or the user
     if model is None and target.models:
@@ -69,7 +71,7 @@ def resolve_model(target: Target, model: str | None, timeout: float) -> tuple[st
         listed = fetch_models(target, timeout)
     except StackgenError as error:
         problem = error
-    # without the list a given name may still work; only a missing one can't be filled in
+    # without the list, a given name may still work, but there is no default
     if problem and model is None:
         raise problem
     return pick_model(target, model, listed)
@@ -90,7 +92,7 @@ def stream_text(client: openai.OpenAI, call: Call, target: Target, timeout: floa
 
     raw = _send(client, call.stream_request, call, target, timeout)
     problem: StackgenError | None = None
-    # the caller's code runs outside of this block, so whatever fails in here is the server's fault
+    # the caller's code runs outside of this block, so any failure in the block is the server's fault
     try:
         with raw.parse() as chunks:
             for chunk in chunks:
@@ -103,7 +105,7 @@ def stream_text(client: openai.OpenAI, call: Call, target: Target, timeout: floa
         problem = translate_error(error, target, call.model, timeout)
     except Exception:
         problem = malformed_response()
-    # outside the except block: the SDK's exceptions hold the request, and with it the key
+    # outside the except block: the SDK's exceptions contain the request with the key
     if problem:
         raise problem
 

@@ -39,8 +39,8 @@ class ModelList:
     """The model names that a server lists.
 
     - `names`: in the server's order.
-    - `chat`: those that can chat, if the server states the kind of its models; else all.
-    - `complete`: False for a cloud that also serves names it doesn't list, such as a user's fine-tuned models.
+    - `chat`: the models that can chat, if the server lists the type of its models; else all models.
+    - `complete`: False for a cloud that also serves models that it doesn't list, such as a user's fine-tuned models.
     """
 
     names: tuple[str, ...]
@@ -87,14 +87,14 @@ def fetch_models(target: Target, timeout: float) -> ModelList | None:
             reply = list_models(context)
     except Fault as fault:
         problem = StartError(fault.message, fault.hint)
-    # outside the except block: a Fault is chained to the HTTP client's exception, which holds the key
+    # outside the except block: a Fault is chained to the HTTP client's exception, which contains the key
     if problem:
         raise problem
     if reply.status in (401, 403):
         raise key_error(target)
     if context.listed is None:
         return None
-    # llama.cpp lists a name again among its aliases
+    # llama.cpp lists the same name as an id and as an alias
     names = tuple(dict.fromkeys(context.listed))
     body = reply.json()
     entries = body if isinstance(body, list) else body.get("data")
@@ -103,16 +103,16 @@ def fetch_models(target: Target, timeout: float) -> ModelList | None:
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("id"), str)
     }
-    # Together lists image and speech models too, with their kind in `type`
+    # Together also lists image and speech models, with their kind in `type`
     chat = tuple(name for name in names if kinds.get(name) in (None, "model", "chat"))
     bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
     return ModelList(names, chat, complete=not bare)
 
 
 def pick_model(target: Target, wanted: str | None, listed: ModelList | None) -> tuple[str, str]:
-    """The served model name to request, and a note if it differs from `wanted`; `listed` is None if unknown.
+    """Returns the served model name to request, and a note if it differs from `wanted`. `listed`: None if unknown.
 
-    Raises StackgenError for a name that is not served, with the closest one that is; StartError if nothing is served.
+    Raises StackgenError, with the closest served name, for a name that is not served; StartError if there is no model.
     """
     if wanted is None:
         if not listed or not listed.names:
@@ -129,9 +129,9 @@ def pick_model(target: Target, wanted: str | None, listed: ModelList | None) -> 
 
 
 def translate_error(error: BaseException, target: Target, model: str, timeout: float) -> StackgenError:
-    """The stackgen error for one of the SDK's, or for a request that the SDK can't build. It doesn't contain the key.
+    """Returns the stackgen error, without the key, for an error of the SDK or a request that the SDK can't build.
 
-    Raise it outside the except block: the SDK's exceptions hold the request, and with it the key.
+    Raise the stackgen error outside the except block: the SDK's exceptions contain the request with the key.
     """
     import openai
 
@@ -156,14 +156,14 @@ def key_error(target: Target) -> StackgenError:
         return StackgenError(f"{target.name} requires an API key, but none was given", target.no_key_hint)
     return StackgenError(
         f"{target.name} rejected the API key",
-        "compare it with the .env of the running server; a changed key takes effect after a restart",
+        "compare the key with the .env of the running server; a changed key takes effect only when the server restarts",
     )
 
 
 def _http(target: Target, timeout: float) -> dict[str, Any]:
     import httpx2
 
-    # the SDK's defaults, 600 s and three attempts, would hide what is wrong
+    # the SDK's defaults (600 s, three attempts) would hide the failure
     return {
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
         # as in the check's client: a proxy can't reach this machine's loopback interface
@@ -175,7 +175,7 @@ def _http(target: Target, timeout: float) -> dict[str, Any]:
 
 def _replace_headers(request: httpx2.Request, key: str | None) -> None:
     """Removes the headers that the SDK adds from OPENAI_* variables, and sets the target's own key."""
-    # the variables are meant for OpenAI's servers; the SDK reads this one as `Name: value` lines
+    # these variables are for OpenAI's servers; OPENAI_CUSTOM_HEADERS has `Name: value` lines
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
     added = {line.partition(":")[0].strip().lower() for line in lines}
     for header in ("openai-organization", "openai-project", "authorization", *(added - REQUIRED_HEADERS)):
@@ -197,7 +197,7 @@ def _status_problem(target: Target, model: str, error: openai.APIStatusError, ti
     reply = Reply(response.status_code, content_type(response), response.content)
     if reply.status == 401 or (reply.status == 403 and target.api_key is None):
         return key_error(target)
-    # FastChat and unknown servers report a wrong name with other error codes, so look it up in the list
+    # FastChat and unknown servers report a wrong model name with other error codes, so look the name up in the list
     names: tuple[str, ...] = ()
     if reply.status in (400, 404):
         try:

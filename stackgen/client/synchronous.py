@@ -23,18 +23,18 @@ class Client(BaseClient):
 
     - `provider`: anything that `--provider` accepts.
     - `stack`: a stack file, an endpoints file, or the folder of either. The default is the current folder.
-    - `base_url`, `api_key`: any server; together with `provider`, a server of that kind.
-    - `model`: the default for calls that name none; also selects the endpoint that serves it.
+    - `base_url`, `api_key`: the URL and key of any server. With `provider`, the server is of that kind.
+    - `model`: the default for calls without a model. It also selects the endpoint that serves this model.
     - `timeout`: seconds for each read; connecting takes at most 10 s.
-    - `max_retries`: 0 by default, because a retried request may be paid for twice and a retry hides the failure. With
-      more, the SDK waits as the server's Retry-After says.
+    - `max_retries`: 0 by default, because you may pay for a retried request twice, and a retry hides the failure.
+      Between retries, the SDK waits for the time in the server's Retry-After.
 
     Raises StackgenError for unknown names, invalid files and invalid values. No request is sent before the first call.
     """
 
     @cached_property
     def openai(self) -> openai.OpenAI:
-        """The OpenAI SDK's client for this endpoint, for everything that `Client` lacks. It raises the SDK's errors."""
+        """The OpenAI SDK's client for this endpoint, with features that `Client` lacks. It raises the SDK's errors."""
         # created on first use: importing the SDK takes half a second
         return sync_sdk(self.target, self.timeout, self.max_retries)
 
@@ -72,7 +72,7 @@ class Client(BaseClient):
         after its last text.
         """
         call = self._build_call(prompt, model, system, temperature, max_tokens, extra)
-        # `yield from` passes close() on, which ends the request
+        # `yield from` also passes on close(), which ends the request
         yield from stream_text(self.openai, call, self.target, self.timeout)
 
     def models(self) -> list[str]:

@@ -1,6 +1,6 @@
-"""Why a stack failed: one cause, its evidence, one fix.
+"""Finds out why a stack failed: one cause, its evidence, one fix.
 
-Pure: it starts no program and sends no request. `stackgen.runtimes.observation.evidence` collects what it reads.
+This package starts no program and sends no request. `stackgen.runtimes.observation.evidence` collects the evidence.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def build_bundle(
     """The bundle as a gzipped tarball.
 
     `files` maps the path of a rendered file to its text, `versions` a program to its version. Every text is redacted.
-    Of `.env` only the names are kept.
+    From `.env`, only the names of variables are kept.
     """
     redact = SecretRedactor((*evidence.secrets, *find_stack_secrets(evidence.spec, evidence.plan)))
     # redacted value by value: redacting the printed JSON could break its syntax
@@ -40,7 +40,8 @@ def build_bundle(
         "versions.json": dict(versions),
     }
     texts = {
-        "README.txt": "Written by `stackgen diagnose --bundle`. Secrets are removed; review it before you send it.\n",
+        "README.txt": "`stackgen diagnose --bundle` wrote these files and removed secrets. Review the files before you "
+        "send them.\n",
         "findings.txt": "\n\n".join(format_finding(one, first=not index) for index, one in enumerate(findings)) + "\n",
     }
     for service in evidence.services:
@@ -62,7 +63,7 @@ def build_bundle(
     with tarfile.open(fileobj=memory, mode="w:gz") as tar:
         for name, text in redacted.items():
             content = text.encode("utf-8", "replace")
-            # a plain TarInfo: one made from a file would carry the owner and times of this machine
+            # a plain TarInfo: a TarInfo from a file would contain the owner and times of this machine
             entry = tarfile.TarInfo(f"{FOLDER}/{redact(name)}")
             # readable by its owner only, as redaction may miss something private
             entry.size, entry.mode = len(content), 0o600

@@ -1,4 +1,4 @@
-"""What is known about a stack that failed, as plain data. `stackgen.runtimes.observation.evidence` collects it."""
+"""The evidence about a failed stack, as plain data. `stackgen.runtimes.observation.evidence` collects it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stackgen.spec import ModelSpec, StackSpec
 
 __all__ = ["HEAD_LINES", "LOG_LINES", "Evidence", "ServiceEvidence", "detect_engine"]
 
-# the last lines of a log to read: enough for vLLM's own usage text and a few attempts
+# how many of the last lines of a log are read: enough for vLLM's usage text and a few attempts
 LOG_LINES = 2000
-# the first lines of a longer log: only they show how a server that has run for days was started
+# how many of the first lines of a longer log are read: they show how a server was started days ago
 HEAD_LINES = 500
 # text that only one engine prints
 ENGINE_MARKERS = (
@@ -36,8 +36,8 @@ ENGINE_MARKERS = (
 class ServiceEvidence:
     """One service: the state of its container (or local process), and its log.
 
-    `state` is Docker's State.Status (running, exited, restarting, created, paused, dead), or `absent` without a
-    container, or "" if only a log is known. `health` is Docker's health status, or `unsupervised` for a local process
+    `state` is Docker's State.Status (running, exited, restarting, created, paused, dead). It is `absent` without a
+    container, and "" if only a log is known. `health` is Docker's health status, or `unsupervised` for a local process
     whose supervisor was killed. `error` is Docker's `State.Error`. `health_log` is the output of the last health
     checks. `log` has at most `HEAD_LINES` plus `LOG_LINES` lines (see `log_lines.keep_head_and_tail`). `metrics` is
     the text of vLLM's /metrics.
@@ -60,7 +60,7 @@ class ServiceEvidence:
 
     @property
     def is_working(self) -> bool:
-        """It runs and passes its health check, if it has one. A finished download works too."""
+        """Whether the service runs and passes its health check, if any. A download that finished also counts."""
         if self.role == "download" and self.state == "exited":
             return self.exit_code == 0
         # without a health check, `running` is all that Docker knows
@@ -68,13 +68,13 @@ class ServiceEvidence:
 
     @property
     def is_loading(self) -> bool:
-        """It still runs its first start and is not ready yet."""
+        """Whether the service is still in its first start and not ready yet."""
         return self.state == "running" and self.health == "starting" and self.restarts == 0
 
     @property
     def has_failed(self) -> bool:
-        """Docker reports that it failed; False if only a log is known."""
-        # nobody is served in any of these states, even if Docker may restart it
+        """Whether Docker reports that the service failed; False if only a log is known."""
+        # in these states the service answers no request, even if Docker may restart it
         ended = self.state in ("exited", "dead", "restarting", "paused") and not self.is_working
         return ended or self.health == "unhealthy" or bool(self.error)
 
@@ -101,14 +101,14 @@ class Evidence:
         return next((one for one in self.plan.services if one.name == service), None) if self.plan else None
 
     def gpu_devices(self, service: str) -> tuple[GpuDevice, ...]:
-        """The GPUs that the plan gives to the service; all GPUs of the machine if the plan names none."""
+        """The GPUs that the plan gives to the service; all GPUs of the machine if the plan lists no ids."""
         planned = self.planned_service(service)
         # CDI writes a GPU as nvidia.com/gpu=0
         ids = [id.rpartition("=")[2] for id in planned.gpus.ids] if planned and planned.gpus else []
         return self.gpus.select_devices([] if "all" in ids else ids) if self.gpus else ()
 
     def may_use_nvidia(self, service: str) -> bool:
-        """Whether the plan gives NVIDIA GPUs to the service; True without a plan, because it is unknown."""
+        """Whether the plan gives NVIDIA GPUs to the service; True without a plan, because then it is unknown."""
         planned = self.planned_service(service)
         return planned is None or bool(planned.gpus and planned.gpus.driver != "amd")
 
@@ -130,7 +130,7 @@ class Evidence:
 
 
 def detect_engine(text: str) -> str:
-    """The engine that wrote the log `text`; "" if no marker of any engine is in it."""
+    """The engine that wrote the log `text`; "" if `text` contains no marker of an engine."""
     counted = [(sum(text.count(marker) for marker in markers), name) for name, markers in ENGINE_MARKERS]
     count, name = max(counted)
     return name if count else ""

@@ -23,7 +23,7 @@ def find_rule(id: str) -> Rule:
             return one
     if wanted == UNKNOWN:
         raise StackgenError(
-            f"{UNKNOWN} is not a rule: it means that no rule matched", "`stackgen explain` lists all rules"
+            f"{UNKNOWN} is not a rule: {UNKNOWN} means that no rule matched", "`stackgen explain` lists all rules"
         )
     close = get_close_matches(wanted, [one.id for one in RULES], n=1, cutoff=0.7)
     hint = f"did you mean {close[0]}?" if close else "`stackgen explain` without an id lists all rules"
@@ -64,18 +64,22 @@ def format_markdown(rule: Rule) -> str:
         parts.append(f"```yaml\n{_format_change(rule)}\n```\n")
     parts.append(f"{rule.explain}\n")
     if rule.patterns:
-        parts.append("Reported when a line matches:\n")
+        parts.append("stackgen reports this cause when a line matches one of these regular expressions:\n")
         parts.append("```text\n" + "\n".join(pattern.pattern for pattern in rule.patterns) + "\n```\n")
     if rule.find:
         # the first line of the finder's docstring is part of the page
-        about = (rule.find.__doc__ or "").strip().splitlines()
-        parts.append(f"Detected from the whole evidence{': ' + about[0] if about else '.'}\n")
+        condition = (rule.find.__doc__ or "").strip().splitlines()
+        also = "also " if rule.patterns else ""
+        parts.append(
+            f"stackgen {also}detects this cause from logs, metrics, and the states of containers and GPUs."
+            f"{' Condition: ' + condition[0] if condition else ''}\n"
+        )
     parts.append(f"Source: {rule.source}.\n")
     return "\n".join(parts)
 
 
 def format_finding(finding: Finding, first: bool = True) -> str:
-    """A finding in the layout of a rustc error; shorter if it is not the `first`."""
+    """A finding in the layout of a rustc error. All findings except the `first` are shorter."""
     label = "error" if first else "also"
     lines = [f"{label}[{finding.id}]: {finding.title}"]
     where = f"{finding.service}: " if finding.service else ""
@@ -101,7 +105,9 @@ def format_edit(finding: Finding) -> str:
     name = str(edit.path[-1])
     head = f"{edit.path[0]}[{edit.path[1]}]:"
     if edit.remove:
-        return f"{head}\n  {name}:    # {f'without {edit.value}' if edit.value else f'remove it, was {edit.was}'}"
+        return (
+            f"{head}\n  {name}:    # {f'without {edit.value}' if edit.value else f'remove this field, was {edit.was}'}"
+        )
     was = f"    # was {edit.was}" if edit.was else ""
     return f"{head}\n  {name}: {edit.value}{was}"
 
@@ -112,7 +118,7 @@ def _format_change(rule: Rule) -> str:
     value = show_placeholders(change.value)
     inner = f"{change.field}: {value}"
     if change.remove:
-        inner = f"{change.field}:  # {f'without {value}' if value else 'remove it'}"
+        inner = f"{change.field}:  # {f'without {value}' if value else 'remove this field'}"
     return f"models:\n  - # the model that failed\n    {inner}"
 
 

@@ -1,6 +1,6 @@
-"""The state of the machine's GPUs as evidence: their memory, which processes hold it, and hardware errors.
+"""The state of the machine's GPUs as evidence: their memory, the processes that use it, and hardware errors.
 
-`stackgen.runtimes.observation.gpu_tools` collects it. None means unknown, which no rule may take for "good".
+`stackgen.runtimes.observation.gpu_tools` collects it. None means unknown, and no rule may treat unknown as good.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class GpuDeviceProcess:
-    """A process that holds memory of a GPU. `memory` is in bytes, None if the driver does not report it."""
+    """A process that uses GPU memory. `memory` is in bytes, or None if the driver does not report it."""
 
     pid: int
     name: str
@@ -47,7 +47,7 @@ class GpuDevice:
 class GpuState:
     """What is known about the GPUs of a machine.
 
-    `unknown` is the reason why nothing is known; `error` is what nvidia-smi printed instead of an answer. `devices` is
+    `unknown` is the reason why the GPUs are unknown; `error` is the error that nvidia-smi printed. `devices` is
     empty if nvidia-smi reported that there are none. `xids` are the driver's errors in the kernel log, the newest
     last; None if this user has no permission to read that log.
     """
@@ -97,7 +97,7 @@ def format_gpus(state: GpuState) -> tuple[str, ...]:
 
 
 def format_device(device: GpuDevice) -> tuple[str, ...]:
-    """One GPU with its memory, and a line for each process that holds it."""
+    """A line for the GPU and its memory, and a line for each process that uses this memory."""
     line = (
         f"GPU {device.index} ({device.name}, capability {device.compute or 'unknown'}): {_gib(device.memory_used)} "
         f"used of {_gib(device.memory_total)}, {_gib(device.memory_free)} free"
@@ -106,11 +106,11 @@ def format_device(device: GpuDevice) -> tuple[str, ...]:
         line += f", {device.ecc_errors} uncorrected memory errors"
     if device.mig:
         line += ", partitioned with MIG"
-    return (line, *(f"  held by {_format_process(one)}" for one in _largest_processes(device)))
+    return (line, *(f"  used by {_format_process(one)}" for one in _largest_processes(device)))
 
 
 def format_holders(devices: Sequence[GpuDevice]) -> str:
-    """The processes that hold the most memory of `devices`, the largest first; "" if none is visible."""
+    """The processes that use the most memory of `devices`, the largest first; "" if no process is visible."""
     many = len(devices) > 1
     # a process of unknown size comes last
     found = [(one.memory or 0, f"{_format_process(one)}{f' on GPU {device.index}' if many else ''}")

@@ -1,4 +1,4 @@
-"""Log lines: without the prefixes that engines and Compose write, and from the last successful start on."""
+"""Reads log lines: strips the prefixes of engines and Compose, and skips lines before the last successful start."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = [
     "split_services", "strip_prefix",
 ]  # fmt: skip
 
-# replaces the middle of a long log; saved logs contain it, so the text must not change
+# replaces the middle of a long log; saved logs contain this text, so it must not change
 OMITTED = "[stackgen: lines left out here]"
 
-# of a longer line the first and the last half of this are kept
+# a longer line keeps half of these characters at its start and half at its end
 MAX_LINE_CHARS = 8192
 
 COMPOSE_PREFIX = re.compile(r"^(?P<service>[a-z0-9][a-z0-9_.-]*?)(?:-\d+)?(?:\s+\| | (?=exited with code \d+))")
@@ -44,7 +44,7 @@ RAISED = re.compile(
     r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit)\b.*|\S*: error: .*|error(?:: | while handling ).*|"
     r"Value error, .*|stackgen: .*)$"
 )
-# errors that follow from another one: they end every failed start and never name the reason
+# errors that follow from another error: every failed start ends with them, and they never show the reason
 CONSEQUENCES = re.compile(
     r"See root cause above|See stack trace for root cause|and was never healthy|EngineDeadError|"
     r"validation errors? for|exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
@@ -60,7 +60,7 @@ CRASHED = re.compile(
     r"^(?:\S+: line \d+:\s+\d+\s+)?(?:Segmentation fault|Illegal instruction|Bus error)\b|^!+ Segfault encountered|"
     r"^Fatal Python error: |^terminate called (?:after|without)"
 )
-# an engine that prints one of these did not get ready
+# an engine that prints one of these lines did not become ready
 FAILED = re.compile(
     r"^Traceback \(most recent|: error: |See root cause above|Error response from daemon|^dependency failed to start|"
     r"exiting due to model loading error|^error: invalid argument: |^error while handling argument "
@@ -92,14 +92,14 @@ def process_name(line: str) -> str:
 
 
 def decode_log(data: bytes) -> str:
-    """Decodes a log file of any origin; PowerShell redirects to UTF-16."""
+    """Decodes a log file in UTF-8, or in UTF-16 as PowerShell writes it."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
 
 
 def shorten_long_lines(text: str) -> str:
-    """`text` without the middle of lines longer than `MAX_LINE_CHARS`. No word is cut, if the line has word breaks."""
+    """`text` without the middle of lines longer than `MAX_LINE_CHARS`. Words stay whole if the line has word breaks."""
     lines = text.splitlines()
     if max(map(len, lines), default=0) <= MAX_LINE_CHARS:
         return text
@@ -124,10 +124,10 @@ def excerpt(line: str, highlight: str, width: int) -> str:
         return line
     highlight = " ".join(highlight.split())
     place = line.find(highlight) if highlight else 0
-    # two more characters for the ` …` at the end
+    # the ` …` at the end needs two more characters
     if place + len(highlight) + 2 <= width:
         return textwrap.shorten(line, width, placeholder=" …")
-    # some context before it, and all of it if there is room
+    # with some context before the highlight, and with all of the highlight if it fits
     start = max(0, place - max(0, width - len(highlight)) // 2)
     shown = line[start : start + width]
     return f"… {shown.partition(' ')[2] if ' ' in line[start:place] else shown}" + (
@@ -150,9 +150,9 @@ def join_head_and_tail(head: Sequence[str], tail: Sequence[str]) -> str:
 
 
 def lines_since_ready(text: str) -> list[str]:
-    """The lines since the service was last ready: earlier failures have been overcome.
+    """The lines since the service was last ready, because earlier failures no longer matter.
 
-    If the middle of the log is omitted, only what follows: the service may have been ready in between.
+    If the middle of the log is omitted, only the lines after it: the service may have been ready in the middle.
     """
     lines = text.splitlines()
     for index in range(len(lines) - 1, -1, -1):
@@ -179,7 +179,7 @@ def has_crashed(text: str) -> bool:
 
 
 def has_failed(text: str) -> bool:
-    """Whether the log is that of a failed start."""
+    """Whether the log shows a failed start."""
     lines = [strip_prefix(line) for line in lines_since_ready(text) if not is_below_error(line)]
     last = next((line for line in reversed(lines) if line.strip()), "")
     return has_crashed(text) or bool(ENDS_WITH_EXCEPTION.match(last)) or any(FAILED.search(line) for line in lines)
@@ -232,7 +232,7 @@ def split_services(text: str) -> dict[str, str]:
 def find_key_lines(text: str, limit: int = 6) -> tuple[str, ...]:
     """The lines that most likely show the reason: exceptions that no other error caused, in the order of the log.
 
-    Without any, the last lines of the log that are not a consequence of another error.
+    Without such exceptions, the last lines of the log that are not a consequence of another error.
     """
     # llama.cpp marks an error only in its prefix, so the level is read before the prefix is stripped
     all_lines = [(strip_prefix(line), _letter(line) == "E") for line in lines_since_ready(text)]

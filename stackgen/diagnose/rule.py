@@ -1,4 +1,4 @@
-"""What a rule is and what it finds. Rules are data, so pages, tables and tests are generated from the same source."""
+"""The types of rules and findings. Rules are data, so pages, tables and tests are generated from the same source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackgen.spec import ModelSpec
 
 __all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Input", "Rule", "compile_patterns"]
 
-# the id of a failure that no rule explains; never the id of a rule
+# the id of a failure that no rule explains; no rule has this id
 UNKNOWN = "SG-0000"
 Input = Literal["log", "compose", "docker", "health", "check"]
 
@@ -40,7 +40,7 @@ class Change:
     With `remove`, `value` is the flag to remove from the list `field`; `with_value` also removes the argument after
     it. With `remove` and no value, the whole field is removed. `compute` returns the value from the model in stack.yaml
     (None for a log alone) and the rule's values; it returns None for no change. `--fix` applies only `safe` changes:
-    they don't change what is served to whom, and they don't open anything.
+    they don't change which models are served to which clients, and they grant no access.
     """
 
     field: str
@@ -80,10 +80,11 @@ class Rule:
     """A known cause.
 
     `title`, `cause` and `fix` are templates over the named groups of `patterns`, or over the hit's values (see
-    `rule_engine.fill_template`). Each pattern is tried on each line of `inputs`; `find` is for causes that no single
-    line shows. A pattern of `unless` that matches anywhere in the same text rules the cause out. A `fallback` counts
-    only if no other rule applies to the service. `shows_gpus` adds the state of the service's GPUs to the evidence.
-    `source` names the version and the place that the text comes from.
+    `rule_engine.fill_template`). Each pattern is tried on each line of `inputs`. `find` is for causes that no single
+    line shows; the first line of its docstring is the condition on the rule's page. A rule does not apply if a pattern
+    of `unless` matches anywhere in the same text. A `fallback` counts only if no other rule applies to the service.
+    `shows_gpus` adds the state of the service's GPUs to the evidence.
+    `source` is the version and the place that the text comes from.
     """
 
     id: str

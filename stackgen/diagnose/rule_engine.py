@@ -31,16 +31,16 @@ WIDTH = 400
 
 
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
-    """All causes that were found, THE cause first. `SG-0000` stands for a failure that no rule explains.
+    """All causes that were found, the most likely first. `SG-0000` means that no rule explains the failure.
 
-    Empty if nothing is wrong.
+    The result is empty if nothing is wrong.
     """
     redact = SecretRedactor(evidence.secrets)
     found: list[tuple[Finding, frozenset[str]]] = []
     for rule in RULES:
         seen: set[str] = set()
         for hit in chain(rule.find(evidence) if rule.find else (), _find_hits(rule, evidence)):
-            # every attempt logs the same again; one finding per rule and service is enough
+            # every attempt logs the same lines again, so one finding per rule and service is enough
             if hit.service not in seen:
                 seen.add(hit.service)
                 found.append((_make_finding(rule, hit, evidence, redact), frozenset(hit.lines)))
@@ -65,7 +65,7 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def find_undecided_services(evidence: Evidence) -> tuple[str, ...]:
-    """The services that show neither that they work nor that they failed."""
+    """The services whose evidence does not show whether they work or failed."""
     logs = [one for one in evidence.services if not one.state]
     # a gateway or a web page among the engines logs no line that means ready
     engines = [one for one in logs if detect_engine(one.log)]
@@ -110,7 +110,7 @@ def _read_inputs(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, Sequence
 
 
 def _reads_errors_only(service: ServiceEvidence) -> bool:
-    """Whether it works or is loading. Then only errors count: a request's text in the log may contain anything."""
+    """Whether the service works or loads. Then only errors count, because a logged request may contain any text."""
     if has_crashed(service.log):
         return False
     return service.is_working or service.is_loading or (not service.state and has_served(service.log))
@@ -148,7 +148,7 @@ def _format_evidence(rule: Rule, hit: Hit, evidence: Evidence, redact: SecretRed
 
 
 def _template_values(hit: Hit, evidence: Evidence) -> dict[str, str]:
-    """The values for the templates: what the lines contain, and what the stack says about the service."""
+    """The values for the templates, from the lines and from the stack."""
     values = {"service": hit.service or "the stack", "index": "0", "model": "the model", "repo": "the model"}
     if evidence.gpus and evidence.gpus.driver:
         values["driver"] = evidence.gpus.driver
@@ -181,7 +181,7 @@ def _make_edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evide
         return None
     was = getattr(model, change.field, None)
     path: tuple[str | int, ...] = ("models", index, change.field)
-    # without stack.yaml the change is shown, but it can't be applied
+    # without stack.yaml, the change is shown but can't be applied
     safe = change.safe and model is not None
     if change.remove and value:
         # an entry can be removed only if it is written in stack.yaml
@@ -200,13 +200,13 @@ def _find_entries(flag: str, arguments: Sequence[str], with_value: bool) -> tupl
             if equals or not with_value:
                 return (argument,)
             following = tuple(arguments[index + 1 : index + 2])
-            # another flag follows: the value is missing, so nobody knows what else belongs to this flag
+            # another flag follows, so the value of this flag is missing and its arguments are unclear
             return (argument, *following) if following and not following[0].startswith("--") else ()
     return ()
 
 
 def _find_unknown(evidence: Evidence, redact: SecretRedactor) -> Iterator[Finding]:
-    """Failures that match no rule, with their key lines and without a guess."""
+    """Failures that match no rule, with their key lines and no guess about the cause."""
     for service in evidence.services:
         if not service.is_working and (service.has_failed or _log_shows_failure(service)):
             lines = find_key_lines(service.log)
@@ -223,9 +223,9 @@ def _make_unknown(service: str, lines: tuple[str, ...], redact: SecretRedactor) 
         id=UNKNOWN,
         title="unknown failure",
         service=service,
-        cause="no rule matches; these log lines are the most likely to show the cause",
+        cause="no rule matches; these log lines most likely show the cause",
         evidence=tuple(excerpt(redact(line), "", WIDTH) for line in lines),
-        fix="`stackgen diagnose --bundle FILE` writes a report without secrets that you can attach to a bug report",
+        fix="run `stackgen diagnose --bundle FILE` to write a report without secrets for a bug report",
         fallback=True,
     )
 
@@ -246,7 +246,7 @@ def _format_state(service: ServiceEvidence, has_log: bool) -> tuple[str, ...]:
 
 
 def _signal_name(code: int) -> str:
-    """The signal behind an exit code. Shells report death by a signal as 128 plus its number."""
+    """The signal in an exit code. If a signal ends a process, shells report 128 plus the number of the signal."""
     try:
         return f" = 128 + {Signals(code - 128).name}" if code > 128 else ""
     except ValueError:

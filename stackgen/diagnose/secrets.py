@@ -1,4 +1,4 @@
-"""Redacts secrets in everything that leaves this machine: the stack's own keys, and all text that looks like one."""
+"""Redacts secrets in all output that leaves this machine: the stack's keys, and all text that looks like a key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET_NAME = re.compile(
     r"(?:.*[_.-])?(?:pass|pwd|auth|authorization|authentication|salt|cookies?)|.*[_.-]key)\Z",
     re.IGNORECASE,
 )
-# terms of models and programs that end in the same words
+# names of models and programs that end in the same words but are not secret
 HARMLESS_NAME = re.compile(
     r"(?:(?-i:PWD|OLDPWD)|secrets|.*(?:tokens|secret_names?)|(?:.*[_.-])?(?:pad|eos|bos|unk|sep|cls|mask|image|img|video|audio|"
     r"special|stop|start|end|first|last|next|new|per|max|min|num|each|think|boi|eoi|sot|eot|added|extra|prompt)[_-]token|"
@@ -40,7 +40,7 @@ STRONG_NAME = re.compile(r"(?:password|passwd|passphrase|secret|pwd|[_.-]pass)\Z
 NAME_ENDING = (
     r"(?:pass(?:word|wd|phrase)?s?|pwd|secrets?|tokens?|keys?|credentials?|auth(?:orization|entication)?|salt|cookies?)"
 )
-# a reference to a secret is not the secret, and shows where the value comes from
+# a reference to a secret is not secret, and shows where the value comes from
 HARMLESS_VALUE = re.compile(
     r"(?:none|null|true|false|yes|no|on|off|~|\*+|\.\.\.|\[(?:secret|key)\].*|"
     r"\$\$?\{\w+(?::?\?[^}]*)?\}|<[\w|/ -]+>|"
@@ -117,7 +117,7 @@ def find_secrets(environment: Iterable[tuple[str, object]], command: Sequence[st
 
 
 def find_stack_secrets(spec: StackSpec | None, plan: Plan | None = None) -> tuple[str, ...]:
-    """The secrets that somebody wrote into stack.yaml instead of `.env`."""
+    """The secrets in stack.yaml that should be in `.env`."""
     models = [find_secrets(one.extra_env.items(), one.extra_args) for one in (spec.models if spec else ())]
     services = [find_secrets(one.environment, one.command) for one in (plan.services if plan else ())]
     return tuple(dict.fromkeys(value for found in (*models, *services) for value in found))
@@ -158,7 +158,7 @@ class SecretRedactor:
 
 
 def _escaped_forms(secret: str) -> tuple[str, ...]:
-    """As JSON inside JSON, single-quoted YAML and Compose write it; Redactor handles JSON, URLs, HTML and reprs."""
+    """`secret` as in JSON inside JSON, single-quoted YAML and Compose. Redactor handles JSON, URLs, HTML and reprs."""
     doubled = json.dumps(json.dumps(secret)[1:-1])[1:-1]
     return tuple(dict.fromkeys((secret, doubled, secret.replace("'", "''"), secret.replace("$", "$$"))))
 

@@ -1,4 +1,4 @@
-"""Edits the text of stack.yaml in place: comments, order and quoting of all other lines stay as they are."""
+"""Edits the text of stack.yaml in place. Comments, order and quoting of all other lines do not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["apply_edit"]
 def apply_edit(text: str, edit: Edit) -> str:
     """Returns `text` with `edit` applied. Raises StackgenError if the place can't be edited safely.
 
-    The result is parsed again, and must differ from the old content in exactly that value.
+    The result is parsed again, and must differ from the old content only in the edited value.
     """
     model = _find_mapping(text, edit.path[:-1])
     name = str(edit.path[-1])
@@ -106,7 +106,7 @@ def _remove_item(text: str, node: yaml.SequenceNode, index: int) -> str:
         if index + 1 < len(node.value):
             end = node.value[index + 1].start_mark.index
         else:
-            # the last item takes the comma before it along
+            # with the last item, the comma before it is removed too
             start = node.value[index - 1].end_mark.index
         return text[:start] + text[end:]
     start = text.rfind("\n", 0, one.start_mark.index) + 1

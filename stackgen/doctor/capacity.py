@@ -22,20 +22,20 @@ def weight_bytes(inputs: DoctorInputs, model: str) -> tuple[int | None, str]:
     None and "" if none of the three gives a size.
     """
     if (facts := inputs.models.get(model)) and facts.weight_bytes:
-        return facts.weight_bytes, "from its files"
+        return facts.weight_bytes, "from the model's files"
     lookup = inputs.hub.get(model)
     if lookup and lookup.download_bytes:
         return lookup.download_bytes, "from the Hub's file list"
-    # 8B, 0.5b, 8x7B, 135M: only between separators, as other letters and digits of a name are no size
+    # matches 8B, 0.5b, 8x7B and 135M, only between separators: other letters and digits of a name are not a size
     match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])", model)
     if not match:
         return None, ""
     count = float(match[2]) * int(match[1] or 1) * (1e9 if match[3] in "bB" else 1e6)
-    return int(count * 2), "guessed from its name, at 16 bits per weight"
+    return int(count * 2), "guessed from the model's name, at 16 bits per weight"
 
 
 def check_disk_space(inputs: DoctorInputs) -> Results:
-    """Free disk space for everything that is still to be pulled, built and downloaded."""
+    """The disks have free space for everything that must still be pulled, built or downloaded."""
     host, docker = inputs.host, inputs.host.docker_disk
     if docker is None:
         yield unknown("the free space on Docker's disk is unknown")
@@ -43,7 +43,7 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
         yield fail(
             "Docker's disk is full",
             evidence=f"{format_bytes(docker.free)} free at {docker.path}",
-            fix="`docker system df` shows what uses it; `docker image prune` frees some",
+            fix="`docker system df` shows what uses the disk; `docker image prune` frees some space",
         )
         return
     elif inputs.stack is None:
@@ -66,7 +66,7 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
         weight, source = weight_bytes(inputs, model)
         if storage is None or weight is None:
             yield unknown(
-                f"whether the disk has space for {model} is unknown",
+                f"can't tell whether the disk has space for {model}",
                 evidence="" if weight is None else f"{format_bytes(weight)} {source}",
             )
             continue
@@ -79,25 +79,26 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
         certain_total = sum(need for _, need, certain in parts if certain)
         listed = ", ".join(f"{format_bytes(need)} {name}" for name, need, _ in parts)
         evidence = f"{format_bytes(disk.free)} free at {disk.path}; {listed}"
-        fix = "free some space (docker system df), or set storage.path to a folder on a larger disk"
+        fix = "free some space (see `docker system df`), or set storage.path to a folder on a larger disk"
         if certain_total > disk.free:
             missing = format_bytes(certain_total - disk.free)
             yield fail(f"the disk is too small by {missing}", evidence=evidence, fix=fix, place="storage")
         # estimates never fail the stack
         elif total > disk.free:
             about = format_bytes(total)
-            yield warn(f"the disk may be too small: about {about} needed", evidence=evidence, fix=fix, place="storage")
+            message = f"the disk may be too small: about {about} are needed"
+            yield warn(message, evidence=evidence, fix=fix, place="storage")
         else:
             yield ok("the disk has enough space", evidence=evidence)
     if docker and not needs:
         yield ok(
-            "the disk has enough space: there is nothing large left to download",
+            "the disk has enough space: no large download is left",
             evidence=f"{format_bytes(docker.free)} free at {docker.path}",
         )
 
 
 def check_host_memory(inputs: DoctorInputs) -> Results:
-    """Host memory for everything that runs on the CPU: weights, and vLLM's KV cache."""
+    """The host has memory for everything that runs on the CPU: weights, and vLLM's KV cache."""
     host, needed, parts, guessed = inputs.host, 0.0, [], False
     for _, model in inputs.model_specs():
         if model.gpus:
@@ -118,7 +119,7 @@ def check_host_memory(inputs: DoctorInputs) -> Results:
     # a running copy of the same stack already uses this memory, so only the total is a hard limit
     if needed > host.memory_total and not guessed:
         yield fail(
-            f"the models on the CPU need about {about} of memory",
+            f"the models on the CPU need about {about} of memory, more than this machine has",
             evidence=evidence,
             fix="lower cpu_kv_cache_gib or replicas, or use a smaller model",
             place="models",
@@ -131,4 +132,4 @@ def check_host_memory(inputs: DoctorInputs) -> Results:
             place="models",
         )
     else:
-        yield ok("there is enough memory" if parts else "the memory is known", evidence=evidence)
+        yield ok("there is enough memory" if parts else "the size of the memory is known", evidence=evidence)

@@ -1,4 +1,4 @@
-"""Collects doctor's inputs from a stack on disk: models, `.env`, drift. Reads files only; starts and asks nothing."""
+"""Collects doctor's inputs from a stack on disk: models, `.env`, drift. Starts no program, sends no request."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_hub_token(env: EnvFacts | None) -> str:
     """The Hub token that the download would use; "" without one."""
     name = env.values.get("HF_TOKEN_FILE", "") if env else ""
     try:
-        # as Compose resolves it: a relative path starts at the project folder, not here
+        # as in Compose, a relative path is relative to the project folder, not to the current folder
         return (Path(env.path).parent / name).read_text("utf-8").strip() if env and name else ""
     # a wrong path is reported by SG-P074; ValueError: a null byte in the name
     except (OSError, UnicodeDecodeError, ValueError):
@@ -65,7 +65,7 @@ def collect_inputs(
     hub: Mapping[str, HubLookup | None] | None = None,
     offline: bool = False,
 ) -> DoctorInputs:
-    """The inputs for a stack on a machine, with everything that is on its disk."""
+    """The inputs for a stack on a machine, with all facts from the machine's disk."""
     if stack is None:
         return DoctorInputs(host, mistakes=mistakes, source=source)
     base, hub = stack.folder, hub or {}
@@ -78,9 +78,9 @@ def collect_inputs(
             file = getattr(model, "file", None)
             models[model.model] = read_model_facts(path / file if file and path.is_dir() else path)
             continue
-        # unreadable storage must not be taken for empty storage
+        # unreadable storage must not count as empty storage
         cached[model.model] = None if host.storage_root is None else False
-        # files on disk say more than the Hub, whose answer has config.json only
+        # files on disk contain more facts than the Hub's answer, which is config.json only
         if host.storage_root and (snapshot := _find_snapshot(Path(host.storage_root), model.model, model.revision)):
             cached[model.model] = True
             models[model.model] = read_model_facts(snapshot)
@@ -104,7 +104,7 @@ def collect_inputs(
 
 
 def _read_compose_file(path: Path, rendered: str) -> str:
-    """The text of the file on disk, which its owner may have edited; `rendered` if there is none."""
+    """The text of compose.yaml on disk, which its owner may have edited; `rendered` without such a file."""
     try:
         # a wrong byte must not hide the features in the rest of the file
         return path.read_text("utf-8", "replace")
@@ -155,7 +155,7 @@ def _find_missing_files(stack: Stack, base: Path) -> Iterator[tuple[str, str]]:
     for index, model in enumerate(stack.spec.models):
         named = [("chat_template", getattr(model, "chat_template", None))]
         adapters = getattr(model, "lora_adapters", ())
-        # adapters from the Hub are downloaded, so they need not be here
+        # adapters from the Hub are downloaded, so they need not exist on this machine yet
         named += [(f"lora_adapters[{n}].path", one.path) for n, one in enumerate(adapters) if is_local(one.path)]
         for field, path in named:
             if path and not _resolve_path(base, path).exists():

@@ -21,7 +21,7 @@ LENGTH_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions",
     "max_sequence_length", "max_seq_length", "seq_len",
 )  # fmt: skip
-# RoPE types for which the config's length is the scaled one already
+# RoPE types for which the length in config.json is already the scaled length
 PRESCALED_ROPE = ("su", "longrope", "llama3", "yarn", "telechat3-yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
@@ -34,7 +34,7 @@ class ContextLimit:
 
 
 def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = None) -> ContextLimit | None:
-    """The limit from the model's files, with the user's `--hf-overrides`; None if no file names a length."""
+    """The limit from the model's files and the user's `--hf-overrides`; None if no file contains a length."""
     whole = {**(facts.config or {}), **(overrides or {})}
     # multimodal models nest the text model's config
     config = next((part for name in ("text_config", "llm_config") if isinstance(part := whole.get(name), dict)), whole)
@@ -43,7 +43,7 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
         return None
     key = "model_max_length" if "model_max_length" in lengths else min(lengths, key=lambda name: lengths[name])
     tokens, source = lengths[key], f"config.json: {key} {lengths[key]}"
-    # vLLM reads the tokenizer's length only for embedding models with absolute positions, which alone have this key
+    # vLLM reads the tokenizer's length only for embedding models with absolute positions; only they have this key
     if config.get("position_embedding_type") == "absolute" and (facts.tokenizer_length or tokens) < tokens:
         tokens = facts.tokenizer_length or 0
         source = f"tokenizer_config.json: model_max_length {facts.tokenizer_length}"
@@ -53,8 +53,8 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
         if kind not in PRESCALED_ROPE:
             factor = _positive_number(rope.get("factor")) or factor
         elif _positive_number(rope.get("factor")):
-            source += f"; it already includes the {kind} factor"
-    # vLLM excepts Gemma 3: its length is the scaled one although its RoPE is linear
+            source += f"; this length already includes the {kind} factor"
+    # as in vLLM: the length of Gemma 3 is the scaled length, although its RoPE is linear
     if factor != 1 and "gemma3" not in str(config.get("model_type", "")):
         tokens, source = int(tokens * factor), f"{source}, times {factor:g} ({kind} RoPE)"
     if facts.encoder_length:
@@ -75,12 +75,12 @@ def _rope_configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if not isinstance(found, dict):
         return
     nested = [part for part in found.values() if isinstance(part, dict)]
-    # all values are mappings: one for each type of layer, e.g. full_attention and sliding_attention
+    # if all values are mappings, there is one for each type of layer, e.g. full_attention and sliding_attention
     yield from nested if nested and len(nested) == len([part for part in found.values() if part]) else [found]
 
 
 def parse_hf_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """The JSON object of the last `--hf-overrides` in `extra_args`; {} if there is none or it is no object."""
+    """The JSON object of the last `--hf-overrides` in `extra_args`; {} without the flag or an object."""
     values = [argument.partition("=")[2] or following
               for argument, following in zip(arguments, (*arguments[1:], ""), strict=False)
               if argument.partition("=")[0].replace("_", "-") == "--hf-overrides"]  # fmt: skip
@@ -102,7 +102,7 @@ def check_context_length(inputs: DoctorInputs) -> Results:
         wanted, field = parse_token_count(text), f"{place}.max_model_len"
         limit, why = None, "config.json is not available"
         if facts and facts.config is not None:
-            limit, why = max_context_length(facts, parse_hf_overrides(model.extra_args)), "config.json gives no length"
+            limit, why = max_context_length(facts, parse_hf_overrides(model.extra_args)), "config.json has no length"
         if limit is None:
             yield unknown("the model's maximum context length is unknown", evidence=why, place=field)
         elif wanted <= limit.tokens:
@@ -111,7 +111,8 @@ def check_context_length(inputs: DoctorInputs) -> Results:
         # vLLM itself accepts 1 and true, in any case
         elif str(model.extra_env.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "")).strip().lower() in ("1", "true"):
             yield warn(f"max_model_len is {wanted}, but the model's limit is {limit.tokens}",
-                       evidence=f"{limit.source}; VLLM_ALLOW_LONG_MAX_MODEL_LEN allows it, but answers get worse",
+                       evidence=f"{limit.source}; VLLM_ALLOW_LONG_MAX_MODEL_LEN allows a longer context, but "
+                       "answers get worse",
                        fix=f"max_model_len: {limit.tokens}", place=field)  # fmt: skip
         else:
             yield fail(f"max_model_len is {wanted}, but the model's limit is {limit.tokens}", evidence=limit.source,

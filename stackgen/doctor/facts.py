@@ -1,6 +1,6 @@
 """Facts about a machine, as typed data. None means unknown, and no check treats unknown as ok.
 
-`stackgen.runtimes.observation.machine` collects these facts; tests write them for machines that are not at hand.
+`stackgen.runtimes.observation.machine` collects these facts; tests write facts for machines that are not available.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class Disk:
 class Host:
     """A machine. Each fact may be None: unknown.
 
-    - `engine_state`: why the Docker engine can't be used; `engine` (its version) is None then.
-    - `gpu_tool`: whether nvidia-smi answered. `gpus` is empty if it answered that there are none.
-    - `toolkit`: whether a program of the NVIDIA Container Toolkit is on the PATH.
+    - `engine_state`: why the Docker engine can't be used. In this case `engine`, the engine's version, is None.
+    - `gpu_tool`: whether nvidia-smi answered. `gpus` is empty if nvidia-smi reported no GPU.
+    - `toolkit`: whether a program of the NVIDIA Container Toolkit was found on the PATH.
     - `cdi`: the kinds of devices that the CDI files define, e.g. `nvidia.com/gpu`.
-    - `storage_root`: the folder with the stack's weights, if this user can read it; "" if it doesn't exist yet.
+    - `storage_root`: the folder with the stack's weights, if this user can read that folder; "" if it does not exist.
     - `memory_total`, `memory_available`, `shm`: bytes.
     """
 
@@ -118,7 +118,7 @@ class Host:
 
 def parse_version(text: str | None) -> tuple[int, ...] | None:
     """The first version number in `text` (`v2.40.3-3`, `github.com/docker/buildx 0.29.1+ds1 …`); None without one."""
-    # not after a word character or dot: `cgroup2` and the tail of a longer number are no versions
+    # not after a word character or dot: `cgroup2` and the end of a longer number are not versions
     match = re.search(r"(?<![\w.])v?(\d{1,9}(?:\.\d{1,9}){0,3})", text or "", re.ASCII)
     return tuple(int(part) for part in match[1].split(".")) if match else None
 

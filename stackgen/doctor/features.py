@@ -44,14 +44,14 @@ FEATURES = (
     Feature("models", _key_pattern("models", ""), compose=(2, 38)),
     Feature("pre_start", _key_pattern("pre_start"), compose=(5, 3)),
 )
-# every stack has health checks, so every machine needs this one, even when doctor runs without a stack
+# every stack has health checks, so every machine needs this feature, even when doctor runs without a stack
 ALWAYS_USED = FEATURES[:1]
-# the oldest Compose with which stackgen's own calls are tested
+# the oldest version of Compose that stackgen is tested with
 TESTED_COMPOSE = (2, 24)
 
 
 def _find_used_features(inputs: DoctorInputs) -> Iterator[tuple[Feature, str]]:
-    """The features that compose.yaml on disk uses (or would use, if it isn't rendered yet), and where."""
+    """The features that compose.yaml uses on disk (or would use, if not rendered yet), and where it uses them."""
     if inputs.stack is None:
         yield from ((feature, "every rendered file") for feature in ALWAYS_USED)
     for feature in FEATURES:
@@ -83,7 +83,7 @@ def check_engine_version(inputs: DoctorInputs) -> Results:
     if not is_version_at_least(host.engine, 23):
         yield fail(
             "Docker Engine is too old",
-            evidence=f"version {host.engine}, 25 or newer needed",
+            evidence=f"version {host.engine}; 25 or newer is needed",
             fix="update Docker Engine",
         )
     elif len(missing) > len(dropped):
@@ -103,7 +103,7 @@ def check_engine_version(inputs: DoctorInputs) -> Results:
             fix="update Docker Engine",
         )
     else:
-        yield ok("Docker Engine supports what the stack uses", evidence=host.engine or "")
+        yield ok("Docker Engine supports all features that the stack uses", evidence=host.engine or "")
 
 
 def check_compose_version(inputs: DoctorInputs) -> Results:
@@ -132,11 +132,11 @@ def check_compose_version(inputs: DoctorInputs) -> Results:
     elif not is_version_at_least(host.compose, *TESTED_COMPOSE):
         yield warn(
             "stackgen is not tested with this version of Compose",
-            evidence=f"{host.compose}, {_format_version(TESTED_COMPOSE)} or newer needed",
+            evidence=f"{host.compose}; {_format_version(TESTED_COMPOSE)} or newer is needed",
             fix="update docker-compose-plugin",
         )
     else:
-        yield ok("Compose supports what the stack uses", evidence=host.compose or "")
+        yield ok("Compose supports all features that the stack uses", evidence=host.compose or "")
 
 
 def _describe_missing(version: str, missing: list[tuple[Feature, str]], side: str) -> str:

@@ -1,4 +1,4 @@
-"""stack.yaml, the rendered files, the images, and the pins of images and models."""
+"""Checks of stack.yaml, the rendered files, the images, and the pinned versions of images and models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
     """The files on disk are those that stack.yaml renders to."""
     if inputs.stack is None:
         return
-    # the lock file changes with every other file, so it would only repeat them
+    # the lock file changes with every other file, so listing it adds nothing
     changes = [change for change in inputs.changes if change.kind != "same" and change.path != LOCK]
     # `up` never overwrites an edited file, but does re-render an outdated one
     edited = [change.path for change in changes if change.edited]
@@ -35,14 +35,15 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
     folder = rendered_folder(inputs)
     if edited:
         yield warn(
-            "rendered files were edited by hand: `up` starts them as they are",
+            "rendered files were edited by hand: `up` uses the edited files",
             evidence=", ".join(edited),
-            fix=f"`stackgen render {folder} --diff` shows them; move them to stack.yaml, or discard them with --force",
+            fix=f"`stackgen render {folder} --diff` shows the edits; move the edits to stack.yaml, "
+            "or discard them with --force",
         )
-    # a new stack has nothing on disk yet: a list of all its files would say no more
+    # a new stack has no rendered files yet, so a list of all its files adds nothing
     if outdated and not (folder / "compose.yaml").exists():
         yield warn(
-            "nothing is rendered yet: `up` will render it",
+            "the files are not rendered yet: `up` will render them",
             evidence=f"{len(outdated)} files",
             fix=f"stackgen render {folder}",
         )
@@ -63,7 +64,7 @@ def check_image_pins(inputs: DoctorInputs) -> Results:
         if ":" not in PurePosixPath(image).name or image.endswith((":latest", ":nightly")):
             place = next((f"{place}.image" for place, model in inputs.model_specs() if model.image == image), "")
             yield warn(
-                f"image {image} is not pinned to a version: it can change at any pull",
+                f"image {image} is not pinned to a version: the image can change at any pull",
                 fix="use a version tag or a digest (image@sha256:…)",
                 place=place,
             )
@@ -77,19 +78,19 @@ def check_images_present(inputs: DoctorInputs) -> Results:
     built = {service.image for service in inputs.services() if service.build}
     for image in dict.fromkeys(service.image for service in inputs.services()):
         if present is None:
-            yield unknown(f"whether image {image} is present is unknown")
+            yield unknown(f"can't tell whether image {image} is present")
         elif image in present:
             yield ok(f"image {image} is present")
         # stackgen's own images are in no registry
         elif image in built:
             yield ok(
                 f"image {image} is built at the first start",
-                evidence="its build files are rendered next to compose.yaml",
+                evidence="the build files of the image are next to compose.yaml",
             )
         else:
             yield unknown(
-                f"image {image} is not present: only the start will show whether it can be pulled",
-                fix=f"docker pull {image} downloads it now",
+                f"image {image} is not present: only a start shows whether this image can be pulled",
+                fix=f"docker pull {image} downloads the image now",
             )
 
 
@@ -99,13 +100,13 @@ def check_model_revisions(inputs: DoctorInputs) -> Results:
         if is_local(model.model):
             continue
         lookup = inputs.hub.get(model.model)
-        # what the branch points to now, ready to paste
-        commit = lookup.commit if lookup and lookup.commit else "the commit that the model's page on the Hub shows"
+        # the commit that the branch points to now, ready to paste
+        commit = lookup.commit if lookup and lookup.commit else "COMMIT (the model's page on the Hub shows it)"
         if not model.revision:
             yield warn(
-                f"{model.model} has no revision: two machines may serve different weights",
+                f"{model.model} is not pinned to a revision: two machines may serve different weights",
                 fix=f"revision: {commit}",
                 place=f"{place}.revision",
             )
         else:
-            yield ok(f"{model.model} has a revision", evidence=model.revision, place=place)
+            yield ok(f"{model.model} is pinned to a revision", evidence=model.revision, place=place)

@@ -55,7 +55,7 @@ Results = Iterator[Result]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check of doctor. `machine`: a failure means that the machine is not ready (exit code 3, not 1)."""
+    """One check of doctor. If `machine` is set, a failure means that the machine is not ready: exit code 3, not 1."""
 
     id: str
     name: str
@@ -68,7 +68,7 @@ class Check:
 class EnvFacts:
     """A stack's `.env`: whether it exists, its mode, and its variables as Compose would read them.
 
-    `missing_files` are variables that name a file which can't be read.
+    `missing_files` are variables whose value is the path of a file that can't be read.
     """
 
     path: str
@@ -83,10 +83,10 @@ class EnvFacts:
 class DoctorInputs:
     """All facts that doctor's checks read. Without a stack, only the machine is checked.
 
-    - `models`, `hub`: keyed by the model as stack.yaml names it. A model whose files can't be read (it is in a
-      volume or on the Hub) is not in `models`. None in `hub` means that the Hub was not asked.
-    - `cached`: whether a model of the Hub is in the storage; None if the storage can't be read.
-    - `missing`: files that stack.yaml names and that don't exist, as (path in stack.yaml, file).
+    - `models`, `hub`: keyed by `model:` in stack.yaml. `models` lacks a model whose files can't be read, because they
+      are in a volume or on the Hub. None in `hub` means that the Hub was not queried.
+    - `cached`: whether a model from the Hub is in the storage; None if the storage can't be read.
+    - `missing`: files in stack.yaml that don't exist, as (path in stack.yaml, file).
     - `compose_file`: the text of compose.yaml as it would be started.
     """
 

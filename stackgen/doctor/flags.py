@@ -1,4 +1,4 @@
-"""`extra_args`: flags that the pinned engine version knows, with values that it accepts (see `stackgen.flags`)."""
+"""Checks `extra_args`: does the pinned engine version know the flags and accept their values? See `stackgen.flags`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def check_extra_args(inputs: DoctorInputs) -> Results:
         if not model.extra_args:
             continue
         known, path = load_flags(model.engine), f"{place}.extra_args"
-        # another image may hold another version of the engine
+        # another image may contain another version of the engine
         if known is None or model.image:
             yield unknown(
-                f"whether {model.engine} knows the flags in extra_args is unknown",
+                f"can't tell whether {model.engine} knows the flags in extra_args",
                 evidence=f"custom image: {model.image}" if model.image else "",
                 place=path,
             )
@@ -90,7 +90,7 @@ def check_flags(engine: str, arguments: tuple[str, ...], known: Flags, path: str
             )
         elif name:
             yield warn(
-                f"{flag} overrides stackgen's own flag: ports, GPUs and names were planned without it",
+                f"{flag} overrides stackgen's own flag: stackgen planned ports, GPUs and names without {flag}",
                 evidence=f"extra_args come after all other flags of {engine}",
                 fix=f"set {FIELD_OF_FLAG[engine][name]} instead",
                 place=place,
@@ -100,7 +100,7 @@ def check_flags(engine: str, arguments: tuple[str, ...], known: Flags, path: str
 
 
 def _find_entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
-    """The entry of a flag. Underscores, short forms and abbreviations: as each program accepts them (tested)."""
+    """The entry of a flag. Accepts the same underscores, short forms and abbreviations as each program (tested)."""
     if engine in ("vllm", "llamacpp"):
         flag = flag if flag.startswith("--") is False else "--" + flag[2:].replace("_", "-")
     if engine == "vllm":
@@ -124,7 +124,7 @@ def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> R
     instead = REMOVED_FLAGS[engine].get(plain)
     if instead:
         since = f" in {engine} {REMOVED_IN[plain]}" if engine == "vllm" and plain in REMOVED_IN else ""
-        evidence = f"{engine} {known.version} does not know it"
+        evidence = f"{engine} {known.version} does not know {flag}"
         return fail(f"{flag} was removed{since}", evidence=evidence, fix=instead, place=place)
     # the flag is right except for its underscores, which only vLLM and llama.cpp accept
     if engine == "fastchat" and plain in known.by_name:
@@ -134,7 +134,7 @@ def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> R
     return fail(
         f"{flag} is unknown",
         evidence=f"{engine} {known.version} exits with `{error}`",
-        fix=suggest_flag(engine, flag) or "leave it out",
+        fix=suggest_flag(engine, flag) or f"remove {flag}",
         place=place,
     )
 
@@ -148,6 +148,6 @@ def _check_choice(engine: str, entry: dict[str, Any], value: str, known: Flags, 
         f"{entry['names'][0]} does not accept {value!r}",
         evidence=f"{engine} {known.version} exits with `invalid choice`",
         # some flags have dozens of choices
-        fix=f"did you mean {close[0]}?" if close else f"one of {', '.join(choices[:12])}",
+        fix=f"did you mean {close[0]}?" if close else f"use one of {', '.join(choices[:12])}",
         place=place,
     )

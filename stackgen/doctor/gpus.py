@@ -1,4 +1,4 @@
-"""GPUs: present, available to containers, healthy and new enough.
+"""Checks that the GPUs are present, available to containers, healthy and new enough.
 
 CUDA 13 needs driver 580 or newer and CUDA 12 needs 525 or newer (NVIDIA, "CUDA Compatibility", minor version
 compatibility, table 1, read in November 2026). CUDA 13 supports no GPU below compute capability 7.5 (its release
@@ -39,7 +39,7 @@ def _select_gpus(gpus: tuple[Gpu, ...] | None, request: GpuRequest) -> tuple[Gpu
     if names:
         found = [gpu for name in names for gpu in gpus if name == str(gpu.index) or _matches_uuid(gpu, name)]
         return tuple(found)
-    # a count names no GPUs: the first ones stand for those that the engine will choose
+    # a count does not say which GPUs: the first GPUs are checked instead of those that the engine will choose
     return gpus[: request.count]
 
 
@@ -56,34 +56,34 @@ def _used_gpus(inputs: DoctorInputs) -> tuple[Gpu, ...]:
 
 
 def check_gpus_present(inputs: DoctorInputs) -> Results:
-    """There are GPUs if the stack requests any."""
+    """The machine has GPUs if the stack requests any."""
     host, requests = inputs.host, list(inputs.gpu_requests())
     if inputs.stack is not None and not requests:
         return
     if any(request.driver == "amd" for _, _, request in requests):
         # /dev/kfd is the interface of the amdgpu driver that ROCm opens
         if host.amd is False:
-            yield fail("there is no AMD GPU, or its driver is not loaded", evidence="/dev/kfd is missing",
+            yield fail("this machine has no AMD GPU, or the AMD driver is not loaded", evidence="/dev/kfd is missing",
                        fix="install the amdgpu driver with ROCm, or use gpus: none", place="gpu_driver")  # fmt: skip
         elif host.amd:
             yield ok("the AMD driver is loaded", evidence="/dev/kfd")
         else:
-            yield unknown("whether there are AMD GPUs is unknown")
+            yield unknown("can't tell whether this machine has AMD GPUs")
         return
     if host.gpus:
         count = len(host.gpus)
-        yield ok(f"there {'is 1 GPU' if count == 1 else f'are {count} GPUs'}",
+        yield ok(f"this machine has {count} GPU{'s' if count > 1 else ''}",
                  evidence=", ".join(f"{gpu.index}: {gpu.name}" for gpu in host.gpus))  # fmt: skip
     # without a stack, a machine without GPUs is fine
     elif host.gpus is not None and requests:
-        yield fail("this machine has no NVIDIA GPU", evidence="nvidia-smi lists none",
+        yield fail("this machine has no NVIDIA GPU", evidence="nvidia-smi lists no GPU",
                    fix="use gpus: none for the CPU, or gpu_driver: amd", place=requests[0][0] + ".gpus")  # fmt: skip
     # after an update without a restart, the loaded kernel module and the library have different versions
     elif host.gpu_tool and host.gpus is None:
         yield fail("the NVIDIA driver does not answer", evidence=host.gpu_error,
                    fix="restart the machine if the driver was updated; `nvidia-smi` must list the GPUs")  # fmt: skip
     elif requests or host.gpus is None:
-        yield unknown("whether there are GPUs is unknown", evidence=host.gpu_error or "there is no nvidia-smi",
+        yield unknown("can't tell whether this machine has GPUs", evidence=host.gpu_error or "nvidia-smi was not found",
                       fix="install the NVIDIA driver, or use gpus: none" if requests else "")  # fmt: skip
 
 
@@ -93,9 +93,9 @@ def check_driver(inputs: DoctorInputs) -> Results:
         name, cuda, driver = image.rpartition("/")[2], _required_driver(image), inputs.host.driver
         if driver is None or cuda is None:
             why = "the driver's version is unknown" if driver is None else "the image's CUDA version is unknown"
-            yield unknown(f"whether the driver is new enough for {name} is unknown", evidence=why)
+            yield unknown(f"can't tell whether the driver is new enough for {name}", evidence=why)
             continue
-        evidence = f"{driver}; {cuda[0]} needs {cuda[1]} or newer"
+        evidence = f"driver {driver}; {cuda[0]} needs {cuda[1]} or newer"
         if is_version_at_least(driver, cuda[1]):
             yield ok(f"the driver is new enough for {name}", evidence=evidence)
         else:
@@ -107,23 +107,23 @@ def check_driver(inputs: DoctorInputs) -> Results:
 
 
 def _required_driver(image: str) -> tuple[str, int] | None:
-    """The CUDA version of an image and the oldest driver that it needs; None if the name doesn't say."""
+    """The CUDA version of an image and the oldest driver that it needs; None if the image's name does not show it."""
     if "cu12" in image or "cuda12" in image or "cuda-12" in image:
         return "CUDA 12", 525
     if image.startswith(("vllm/vllm-openai:v0.32", "vllm/vllm-openai:latest")) or "cu13" in image or "cuda13" in image:
         return "CUDA 13", 580
-    # it installs torch 2.13 from PyPI
+    # stackgen's FastChat image installs torch 2.13 from PyPI
     return ("CUDA 13", 580) if image.startswith("stackgen/fastchat") else None
 
 
 def check_toolkit(inputs: DoctorInputs) -> Results:
-    """Docker can give GPUs to containers: by NVIDIA's toolkit or by CDI files."""
+    """Docker can give GPUs to containers, with NVIDIA's toolkit or with CDI files."""
     host, requests = inputs.host, [request for _, _, request in inputs.gpu_requests()]
     drivers = {request.driver for request in requests}
     if "cdi" in drivers:
         kinds = sorted({id.partition("=")[0] for request in requests for id in request.ids})
         if host.cdi is None:
-            yield unknown("whether CDI devices are configured is unknown")
+            yield unknown("can't tell whether CDI devices are configured")
         elif missing := [kind for kind in kinds if kind not in host.cdi]:
             yield fail(f"no CDI file defines {', '.join(missing)}",
                        evidence=f"/etc/cdi and /var/run/cdi define {', '.join(host.cdi) or 'nothing'}",
@@ -136,34 +136,34 @@ def check_toolkit(inputs: DoctorInputs) -> Results:
         if "nvidia" in (host.runtimes or ()) or host.toolkit:
             yield ok("the NVIDIA Container Toolkit is installed")
         elif host.runtimes is None or host.toolkit is None:
-            yield unknown("whether the NVIDIA Container Toolkit is installed is unknown")
+            yield unknown("can't tell whether the NVIDIA Container Toolkit is installed")
         else:
             runtimes = ", ".join(host.runtimes)
             yield fail("Docker can't give GPUs to containers: the NVIDIA Container Toolkit is missing",
-                       evidence=f"the engine's runtimes: {runtimes}; no nvidia-container-runtime-hook on the PATH",
-                       fix="install nvidia-container-toolkit, run sudo nvidia-ctk runtime configure, restart Docker",
+                       evidence=f"the engine's runtimes: {runtimes}; nvidia-container-runtime-hook was not found",
+                       fix="install nvidia-container-toolkit, run `sudo nvidia-ctk runtime configure`, restart Docker",
                        )  # fmt: skip
 
 
 def check_gpu_ids(inputs: DoctorInputs) -> Results:
-    """Indices, UUIDs and counts in `gpus` name GPUs that exist."""
+    """The indices, UUIDs and counts in `gpus` match GPUs that exist."""
     for place, _model, request, gpus in requested_gpus(inputs):
         field, names = f"{place}.gpus", [id.removeprefix(CDI) for id in request.ids]
         if gpus is None:
-            yield unknown("whether the requested GPUs exist is unknown", evidence=", ".join(request.ids), place=field)
+            yield unknown("can't tell whether the requested GPUs exist", evidence=", ".join(request.ids), place=field)
             continue
         present = inputs.host.gpus or ()
         # the query lists neither MIG instances nor the devices (KIND=NAME) of other vendors
         unlisted = [name for name in names if name.startswith("MIG-") or "=" in name]
         missing = [name for name in names if name != "all" and name not in unlisted
                    and not any(name == str(gpu.index) or _matches_uuid(gpu, name) for gpu in present)]  # fmt: skip
-        evidence = f"this machine has {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present) or 'none'}"
+        evidence = f"this machine has {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present) or 'no GPU'}"
         if missing:
             yield fail(f"GPU {', '.join(missing)} does not exist", evidence=evidence,
                        fix="use GPUs that `nvidia-smi -L` lists", place=field)  # fmt: skip
         elif unlisted:
-            yield unknown(f"whether {', '.join(unlisted)} exists is unknown",
-                          evidence="doctor does not check MIG instances and devices of other vendors",
+            yield unknown(f"can't tell whether {', '.join(unlisted)} exists",
+                          evidence="doctor does not check MIG instances or devices of other vendors",
                           fix="`nvidia-smi -L` lists MIG instances", place=field)  # fmt: skip
         elif request.count > len(present):
             yield fail(f"{request.count} GPUs are requested, but this machine has {len(present)}", evidence=evidence,
@@ -209,12 +209,12 @@ def check_persistence(inputs: DoctorInputs) -> Results:
 
 
 def check_mixed_gpus(inputs: DoctorInputs) -> Results:
-    """All GPUs of a replica are the same model: the smallest one limits all."""
+    """All GPUs of a replica are the same model, because the smallest GPU limits all."""
     for place, _model, _request, gpus in requested_gpus(inputs):
         kinds = {gpu.name: gpu.memory_total for gpu in gpus or ()}
         if len(kinds) > 1:
             sizes = (f"{name} {format_bytes(total)}" if total else name for name, total in kinds.items())
-            yield warn("a replica uses different GPU models: the smallest and slowest limits all",
+            yield warn("a replica uses different GPU models: the smallest and slowest GPU limits all",
                        evidence=", ".join(sizes), fix="give each GPU model its own entry in models",
                        place=f"{place}.gpus")  # fmt: skip
         elif gpus and len(gpus) > 1:
@@ -233,7 +233,7 @@ def check_compute_capability(inputs: DoctorInputs) -> Results:
                 yield unknown(f"the compute capability of GPU {gpu.index} is unknown", evidence=gpu.name, place=place)
             elif gpu.compute < (7, 5):
                 yield fail(f"{gpu.name} is too old for vLLM's CUDA 13 image",
-                           evidence=f"{evidence}, 7.5 or newer needed", fix="use a newer GPU, or engine: llamacpp",
+                           evidence=f"{evidence}; 7.5 or higher is needed", fix="use a newer GPU, or engine: llamacpp",
                            place=f"{place}.gpus")  # fmt: skip
             else:
                 yield ok(f"{gpu.name} is new enough for vLLM", evidence=evidence, place=place)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub: reachable, allowed and existing, or already in the storage."""
+"""Checks that models from the Hugging Face Hub exist and can be downloaded, or are already in the storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_cached", "check_hub_reachable", "check_hub_token", "check_repo
 def _looked_up(inputs: DoctorInputs) -> Iterator[tuple[str, Any, HubLookup]]:
     for place, model in inputs.model_specs():
         lookup = inputs.hub.get(model.model)
-        # None: not asked, because doctor is offline
+        # None: doctor is offline and sent no request
         if lookup is not None and not is_local(model.model):
             yield place, model, lookup
 
@@ -26,10 +26,10 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
         return
     lookups = [lookup for lookup in inputs.hub.values() if lookup is not None]
     if not lookups:
-        yield unknown("the Hub was not asked", evidence="--offline" if inputs.offline else "storage.offline")
+        yield unknown("the Hub was not queried", evidence="--offline" if inputs.offline else "storage.offline")
     elif problem := next((one for one in lookups if one.state in ("unreachable", "unexpected")), None):
         yield unknown(
-            "this machine can't reach the Hub, so its models could not be checked",
+            "this machine can't reach the Hub, so the models on the Hub could not be checked",
             evidence=problem.detail,
             fix="check the network, HTTPS_PROXY and storage.hub_endpoint; or set storage.offline: true if every model "
             "is in the storage",
@@ -54,20 +54,20 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
             yield fail(
                 "the Hub rejects the token",
                 evidence=lookup.detail,
-                fix="create a new token with `hf auth login`; HF_TOKEN_FILE in .env names its file",
+                fix="create a new token with `hf auth login`; set HF_TOKEN_FILE in .env to the path of its file",
                 place=field,
             )
-        # a login would not help here: the account lacks the licence, not the token
+        # a new login would not help: the token exists, but its account has not accepted the licence
         elif lookup.state == "gated" and has_token:
             yield fail(
-                f"{model.model} is gated, and the token's account has not accepted its licence",
+                f"{model.model} is gated, and the token's account has not accepted the licence",
                 evidence=lookup.detail,
-                fix=f"accept it at {page}",
+                fix=f"accept the licence at {page}",
                 place=field,
             )
         elif lookup.state == "gated":
             yield fail(
-                f"{model.model} is gated: it needs a token",
+                f"{model.model} is gated and needs a token",
                 evidence=lookup.detail,
                 fix=f"accept the licence at {page}, run `hf auth login`, and add "
                 "HF_TOKEN_FILE=/absolute/path/of/the/token to .env",
@@ -79,7 +79,7 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
 
 
 def check_repository(inputs: DoctorInputs) -> Results:
-    """Repository, revision and file exist on the Hub."""
+    """The repository, revision and file exist on the Hub."""
     for place, model, lookup in _looked_up(inputs):
         name = getattr(model, "file", None)
         if lookup.state == "missing":
@@ -93,7 +93,7 @@ def check_repository(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} has no revision {model.revision}",
                 evidence=lookup.detail,
-                fix="use a branch, tag or commit that its page lists",
+                fix="use a branch, tag or commit that the model's page lists",
                 place=f"{place}.revision",
             )
         elif lookup.state == "ok" and name and name not in lookup.files:
@@ -101,8 +101,8 @@ def check_repository(inputs: DoctorInputs) -> Results:
             near = [one for one in lookup.files if one.endswith(".gguf")][:5]
             yield fail(
                 f"{model.model} has no file {name}",
-                evidence=f"it has {', '.join(near) or 'no GGUF file'}",
-                fix="set file: to one of these",
+                evidence=f"the repository has {', '.join(near) or 'no GGUF file'}",
+                fix="set file: to a GGUF file of the repository",
                 place=f"{place}.file",
             )
         # llama.cpp reads the GGUF's own metadata; the other engines can't start without config.json
@@ -110,12 +110,12 @@ def check_repository(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} has no config.json, so {model.engine} can't serve it",
                 evidence=f"{len(lookup.files)} files, e.g. {', '.join(lookup.files[:3])}",
-                fix="use a repository with safetensors, or engine: llamacpp for a GGUF",
+                fix="use a repository with safetensors, or engine: llamacpp for a GGUF file",
                 place=f"{place}.model",
             )
         elif lookup.state == "ok":
             size = f", {format_bytes(lookup.download_bytes)}" if lookup.download_bytes else ""
-            yield ok(f"{model.model} exists", evidence=f"commit {lookup.commit[:12]}{size}", place=place)
+            yield ok(f"{model.model} exists on the Hub", evidence=f"commit {lookup.commit[:12]}{size}", place=place)
 
 
 def check_cached(inputs: DoctorInputs) -> Results:
@@ -131,7 +131,7 @@ def check_cached(inputs: DoctorInputs) -> Results:
         # None: a volume that only root can read
         if is_cached is None:
             yield unknown(
-                f"whether {model.model} is in the storage is unknown: this user can't read it",
+                f"can't tell whether {model.model} is in the storage: this user can't read the storage",
                 evidence="storage.offline: true",
                 place=f"{place}.model",
             )
@@ -141,6 +141,6 @@ def check_cached(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} is not in the storage, and storage.offline forbids downloading it",
                 evidence=storage.path or f"volume {storage.volume}",
-                fix="start once with storage.offline: false, or copy the model there",
+                fix="start once with storage.offline: false, or copy the model into the storage",
                 place="storage.offline",
             )

@@ -17,9 +17,12 @@ __all__ = [
 
 # Host.engine_state -> (message, fix)
 ENGINE_PROBLEMS = {
-    "missing": ("the Docker engine is not running", "start it: sudo systemctl start docker"),
-    "denied": ("this user may not use the Docker engine", "sudo usermod -aG docker $USER, then log in again"),
-    "silent": ("the Docker engine does not answer", "restart it: sudo systemctl restart docker"),
+    "missing": ("the Docker engine is not running", "start the engine: sudo systemctl start docker"),
+    "denied": (
+        "this user has no permission to use the Docker engine",
+        "run sudo usermod -aG docker $USER, then log in again",
+    ),
+    "silent": ("the Docker engine does not answer", "restart the engine: sudo systemctl restart docker"),
 }
 
 
@@ -30,7 +33,7 @@ def check_docker(inputs: DoctorInputs) -> Results:
     if host.docker_cli is False:
         yield fail(
             "the `docker` command is missing",
-            evidence="there is no `docker` on the PATH",
+            evidence="`docker` was not found on the PATH",
             fix="install Docker Engine: https://docs.docker.com/engine/install/",
         )
     if host.engine_state in ENGINE_PROBLEMS:
@@ -39,7 +42,7 @@ def check_docker(inputs: DoctorInputs) -> Results:
     elif host.engine_state == "ok":
         yield ok("the Docker engine answers", evidence=f"version {host.engine or 'unknown'}")
     else:
-        yield unknown("whether the Docker engine runs is unknown", evidence=host.engine_error)
+        yield unknown("can't tell whether the Docker engine runs", evidence=host.engine_error)
 
 
 def check_buildx(inputs: DoctorInputs) -> Results:
@@ -65,12 +68,12 @@ def check_buildx(inputs: DoctorInputs) -> Results:
     elif (is_recent := is_version_at_least(host.buildx, 0, 17)) is None:
         yield unknown("buildx's version is unknown", evidence=host.buildx or "")
     elif is_recent:
-        yield ok("buildx is recent enough", evidence=f"{host.buildx}, 0.17 or newer needed")
+        yield ok("buildx is recent enough", evidence=f"{host.buildx}; 0.17 or newer is needed")
     else:
         # a warning: older versions of Compose still build with it
         yield warn(
             "newer versions of Compose refuse to build with this buildx",
-            evidence=f"{host.buildx}, 0.17 or newer needed",
+            evidence=f"{host.buildx}; 0.17 or newer is needed",
             fix="update docker-buildx-plugin",
         )
 
@@ -78,11 +81,11 @@ def check_buildx(inputs: DoctorInputs) -> Results:
 def check_cgroup_version(inputs: DoctorInputs) -> Results:
     """The machine uses cgroup v2."""
     if inputs.host.cgroup == 1:
-        yield warn("this machine uses cgroup v1, which Docker is dropping",
+        yield warn("this machine uses cgroup v1, and Docker is ending its support for v1",
                    evidence="docker info", fix="boot with cgroup v2")  # fmt: skip
     elif inputs.host.cgroup:
         yield ok("this machine uses cgroup v2")
-    # without an engine, SG-P001 says it all
+    # without an engine, SG-P001 reports the problem
     elif inputs.host.engine_state == "ok":
         yield unknown("the cgroup version is unknown")
 
@@ -106,8 +109,8 @@ def check_shared_memory(inputs: DoctorInputs) -> Results:
         if available is not None and available < 256 * 2**20:
             yield fail(
                 f"{service.name}: /dev/shm is too small for vLLM",
-                evidence=f"{format_bytes(available)}, at least 256 MiB needed",
-                fix="remove shm_size and ipc: stackgen then sets what the engine needs",
+                evidence=f"{format_bytes(available)}; at least 256 MiB are needed",
+                fix="remove shm_size and ipc; stackgen then sets the size that the engine needs",
                 place=_place_of(inputs, "shm_size"),
             )
         else:
@@ -115,7 +118,7 @@ def check_shared_memory(inputs: DoctorInputs) -> Results:
 
 
 def check_cpu(inputs: DoctorInputs) -> Results:
-    """Architecture and instruction sets, if a model runs on the CPU."""
+    """The CPU has the needed architecture and instruction sets, if a model runs on the CPU."""
     host = inputs.host
     for place, model in inputs.model_specs():
         # an image of the user's own may be built for any CPU
@@ -132,7 +135,7 @@ def check_cpu(inputs: DoctorInputs) -> Results:
                 place="cpu_arch",
             )
         elif host.cpu_arch != "x86_64":
-            yield ok(f"the CPU is {host.cpu_arch}, like the image", place=place)
+            yield ok(f"the CPU and the image are {host.cpu_arch}", place=place)
         elif host.cpu_flags is None:
             yield unknown("the CPU's instruction sets are unknown", place=place)
         elif "avx2" not in host.cpu_flags:
@@ -146,7 +149,7 @@ def check_cpu(inputs: DoctorInputs) -> Results:
             yield warn(
                 "the CPU has AVX2 but no AVX-512: vLLM runs slowly",
                 evidence="/proc/cpuinfo: no avx512f",
-                fix="for more speed, use a CPU with AVX-512 or AMX, or engine: llamacpp",
+                fix="for more speed, use a CPU with AVX-512 or AMX, or use engine: llamacpp",
                 place=place,
             )
         else:
@@ -155,7 +158,7 @@ def check_cpu(inputs: DoctorInputs) -> Results:
 
 
 def check_cpuset(inputs: DoctorInputs) -> Results:
-    """`cpuset` names cores that this machine has."""
+    """The cores in `cpuset` exist on this machine."""
     for place, model in inputs.model_specs():
         numbers = [int(number) for number in re.findall(r"\d+", model.cpuset or "")]
         if not numbers:
@@ -166,13 +169,13 @@ def check_cpuset(inputs: DoctorInputs) -> Results:
         # the highest number of a list of ranges decides for all
         elif max(numbers) >= count:
             yield fail(
-                f"cpuset names core {max(numbers)}, but this machine has {count} cores",
-                evidence=f"cores are 0-{count - 1}",
+                f"cpuset contains core {max(numbers)}, but this machine has {count} cores",
+                evidence=f"this machine has cores 0-{count - 1}",
                 fix=f"cpuset: 0-{count - 1}",
                 place=field,
             )
         else:
-            yield ok("the cores of cpuset exist", evidence=f"{model.cpuset} of {count}", place=field)
+            yield ok("the cores in cpuset exist", evidence=f"{model.cpuset} of {count} cores", place=field)
 
 
 def _place_of(inputs: DoctorInputs, field: str) -> str:

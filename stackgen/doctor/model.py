@@ -1,6 +1,6 @@
-"""The model: its files on disk, and whether its dtype and size suit the GPUs.
+"""Checks the model's files on disk, and whether its dtype and size suit the GPUs.
 
-As in vLLM 0.32.0: bfloat16 needs compute capability 8.0 (`CudaPlatform.supported_dtypes`), else vLLM falls back.
+As in vLLM 0.32.0, bfloat16 needs compute capability 8.0 (`CudaPlatform.supported_dtypes`); else vLLM falls back.
 """
 
 from __future__ import annotations
@@ -29,45 +29,45 @@ def _local_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]
 
 
 def check_model_config(inputs: DoctorInputs) -> Results:
-    """The model's folder exists, and its config.json names the architecture."""
+    """The model's folder exists, and its config.json contains the architecture."""
     for place, model, facts in _local_models(inputs):
         field = f"{place}.model"
         if not facts.exists:
             yield fail(
                 f"{model.model} does not exist",
                 evidence=facts.path,
-                fix="correct the path (relative paths start at stack.yaml), or use a Hub id",
+                fix="correct the path (paths are relative to stack.yaml), or use a Hub id",
                 place=field,
             )
-        # a GGUF has its config inside, so no config.json is needed
+        # a GGUF file contains its config, so no config.json is needed
         elif model.engine == "llamacpp" and not (model.file or facts.is_file):
             yield fail(
                 "llama.cpp loads one GGUF file, but this is a folder",
                 evidence=facts.path,
-                fix="name the file: file: NAME.gguf",
+                fix="set file: NAME.gguf",
                 place=f"{place}.file",
             )
         elif model.engine == "llamacpp":
-            yield ok("the GGUF file is named", evidence=facts.path, place=place)
+            yield ok("stack.yaml sets the GGUF file", evidence=facts.path, place=place)
         elif facts.is_file:
             yield fail(
                 f"{model.model} is a file, but {model.engine} needs a folder",
                 evidence=facts.path,
-                fix="name the folder that has config.json, or use engine: llamacpp for a GGUF",
+                fix="set model: to the folder that contains config.json, or use engine: llamacpp for a GGUF file",
                 place=field,
             )
         elif facts.config is None:
             yield fail(
                 f"config.json {facts.config_error}",
                 evidence=facts.path,
-                fix="download the file again, from the repository of the weights",
+                fix="download config.json again, from the repository of the weights",
                 place=field,
             )
         elif not facts.config.get("architectures") and not facts.config.get("model_type"):
             yield fail(
-                "config.json names no architecture",
-                evidence="it has neither `architectures` nor `model_type`",
-                fix="download the file again: this one is not a model's config.json",
+                "config.json contains no architecture",
+                evidence="config.json has neither `architectures` nor `model_type`",
+                fix="download config.json again: the current file is not a model's config.json",
                 place=field,
             )
         else:
@@ -78,7 +78,7 @@ def check_model_config(inputs: DoctorInputs) -> Results:
 
 def _model_folders(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
     for place, model, facts in _local_models(inputs):
-        # a GGUF has its tokenizer and chat template inside
+        # a GGUF file contains its tokenizer and chat template
         if facts.exists and not facts.is_file and model.engine != "llamacpp":
             yield place, model, facts
 
@@ -98,17 +98,17 @@ def check_tokenizer(inputs: DoctorInputs) -> Results:
 
 
 def check_chat_template(inputs: DoctorInputs) -> Results:
-    """There is a chat template: without one, vLLM answers /v1/chat/completions with 400."""
+    """The model has a chat template. Without a template, vLLM answers /v1/chat/completions with 400."""
     for place, model, facts in _model_folders(inputs):
         # FastChat has its own conversation templates
         if model.engine != "vllm":
             continue
         if facts.chat_template or model.chat_template:
-            yield ok("there is a chat template", place=place)
+            yield ok("the model has a chat template", place=place)
         else:
             yield warn(
-                "there is no chat template: chat completions will fail, plain completions work",
-                evidence="neither chat_template.jinja nor `chat_template` in tokenizer_config.json",
+                "the model has no chat template: chat completions will fail, but plain completions work",
+                evidence="chat_template.jinja does not exist, and tokenizer_config.json has no `chat_template`",
                 fix="set chat_template to a Jinja file, or use the model's Instruct variant",
                 place=f"{place}.chat_template",
             )
@@ -125,7 +125,7 @@ def check_weights(inputs: DoctorInputs) -> Results:
             yield fail(
                 "the weights are incomplete",
                 evidence="; ".join(facts.problems[:3]) + more,
-                fix="download these files again: hf download REPOSITORY --local-dir FOLDER",
+                fix="download the incomplete files again: hf download REPOSITORY --local-dir FOLDER",
                 place=f"{place}.model",
             )
         else:
@@ -178,10 +178,10 @@ def check_dtype(inputs: DoctorInputs) -> Results:
         if old is None and all(gpu.compute for gpu in gpus):
             yield ok(f"the GPUs support {dtype or 'every dtype'}", place=field)
         elif old is None:
-            yield unknown("which dtypes the GPUs support is unknown", place=field)
+            yield unknown("can't tell which dtypes the GPUs support", place=field)
         # vLLM refuses an explicit bfloat16 and replaces an implicit one
         elif model.dtype in ("bfloat16", "bfloat"):
-            evidence = f"compute capability {old.compute[0]}.{old.compute[1]}, 8.0 or newer needed"  # type: ignore[index]
+            evidence = f"compute capability {old.compute[0]}.{old.compute[1]}; 8.0 or higher is needed"  # type: ignore[index]
             if model.engine == "vllm":
                 yield fail(f"{old.name} does not support bfloat16",
                            evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
@@ -192,7 +192,7 @@ def check_dtype(inputs: DoctorInputs) -> Results:
             yield warn(
                 f"{old.name} does not support bfloat16, the model's dtype: vLLM falls back to float16",
                 evidence="config.json: dtype",
-                fix="dtype: float16 makes this explicit",
+                fix="set dtype: float16 to make this explicit",
                 place=field,
             )
         elif not dtype:
@@ -202,11 +202,11 @@ def check_dtype(inputs: DoctorInputs) -> Results:
 
 
 def check_named_files(inputs: DoctorInputs) -> Results:
-    """Chat templates, adapters and the storage folder that stack.yaml names exist."""
+    """The chat templates, adapters and storage folder in stack.yaml exist."""
     for place, path in inputs.missing:
-        yield fail(f"{path} does not exist", fix="correct the path (relative paths start at stack.yaml)", place=place)
+        yield fail(f"{path} does not exist", fix="correct the path (paths are relative to stack.yaml)", place=place)
     if inputs.stack and not inputs.missing:
-        yield ok("all files that stack.yaml names exist")
+        yield ok("all files in stack.yaml exist")
 
 
 def check_weights_fit(inputs: DoctorInputs) -> Results:
@@ -219,17 +219,17 @@ def check_weights_fit(inputs: DoctorInputs) -> Results:
         # tensor parallelism splits evenly, so the smallest GPU decides
         smallest = min((gpu.memory_total for gpu in gpus if gpu.memory_total), default=None)
         if weight is None or smallest is None:
-            yield unknown(f"whether {model.model} fits into the GPUs' memory is unknown",
-                          evidence="its size is unknown", place=place)  # fmt: skip
+            yield unknown(f"can't tell whether {model.model} fits into the GPUs' memory",
+                          evidence="the size of the weights is unknown", place=place)  # fmt: skip
             continue
         tensor, pipeline = parallel_sizes(inputs, model, request) if model.engine == "vllm" else (len(gpus), 1)
         share = (model.gpu_memory_utilization or VLLM_UTILIZATION) if model.engine == "vllm" else 1
         need, usable = weight / (tensor * pipeline), smallest * share
         if getattr(model, "load_8bit", False):
             need, source = need / 2, f"{source}, halved by load_8bit"
-        evidence = f"{format_bytes(weight)} of weights ({source}) over {tensor * pipeline} GPUs: "
+        evidence = f"{format_bytes(weight)} of weights ({source}) across {tensor * pipeline} GPUs: "
         evidence += f"{format_bytes(need)} on each; {format_bytes(usable)} usable"
-        fix, field = "use more gpus, a quantized variant of the model, or a smaller one", f"{place}.gpus"
+        fix, field = "use more gpus, a quantized variant of the model, or a smaller model", f"{place}.gpus"
         # a guessed size is never certain enough to fail
         if need > usable and "guessed" not in source:
             yield fail("the weights don't fit into the GPUs' memory", evidence=evidence, fix=fix, place=field)

@@ -1,6 +1,6 @@
 """Facts about a model's folder or GGUF file: its config, its tokenizer, and whether every shard is complete.
 
-Only headers are read, so a folder of hundreds of GB takes milliseconds. Nothing raises, whatever the files contain.
+Only headers are read, so a folder of hundreds of GB takes milliseconds. No function raises, whatever the files contain.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_HEADER = 100_000_000
 class ModelFacts:
     """A model on this machine.
 
-    - `config`: config.json; None if it can't be read, and `config_error` says why.
+    - `config`: config.json; None if the file can't be read. `config_error` is the reason.
     - `problems`: weight files that are missing, truncated or empty.
     - `unreadable`: files that only their owner may read, as (name, owner's uid, mode).
     - `tokenizer_length`, `encoder_length`: tokens; from tokenizer_config.json and the Sentence Transformers config.
@@ -62,7 +62,7 @@ class ModelFacts:
         return None
 
     def dtype(self) -> str:
-        """The dtype of the weights as config.json names it; "" if it names none."""
+        """The dtype of the weights as config.json names it; "" if there is none."""
         config = self.config or {}
         parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
         # Transformers 5 writes dtype, older versions torch_dtype
@@ -143,14 +143,14 @@ def _read_json_object(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _expected_weight_files(folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
-    """The weight files that the folder should have (by its index, if any), and the problems of the index."""
+    """The weight files that should be in the folder (from its index, if any), and the problems of the index."""
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index in names:
             try:
                 shards = parse_shard_index((folder / index).read_bytes())
             except OSError as error:
                 return [], [f"{index}: {error.strerror}"]
-            return (shards, []) if shards else ([], [f"{index}: names no shard"])
+            return (shards, []) if shards else ([], [f"{index}: lists no shard"])
     # the first format that is present; training_args.bin of a Transformers Trainer has no weights
     for suffix in (".safetensors", ".gguf", ".bin", ".pt", ".pth"):
         found = [name for name in names if name.endswith(suffix) and not name.startswith(("training_args", "."))]
@@ -180,7 +180,7 @@ def find_safetensors_problem(path: Path) -> str:
                 return f"truncated: {size} bytes are too few for a header"
             # a clone without Git LFS has a text file instead, which begins with "version https://git-lfs…"
             if first == b"version ":
-                return "a Git LFS pointer, not the weights: `git lfs pull` downloads them"
+                return "a Git LFS pointer, not the weights: `git lfs pull` downloads the weights"
             # safetensors: the length of the header as a little-endian u64, then the header as JSON
             length = struct.unpack("<Q", first)[0]
             if length > MAX_HEADER:

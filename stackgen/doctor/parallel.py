@@ -1,4 +1,4 @@
-"""Splitting a model over GPUs: attention heads, KV heads and layers must divide.
+"""Checks that attention heads, KV heads and layers can be split across the GPUs.
 
 The rules are those of vLLM 0.32.0 (`ModelConfig.verify_with_parallel_config`).
 """
@@ -25,7 +25,7 @@ def parallel_sizes(inputs: DoctorInputs, model: Any, request: GpuRequest | None)
     pipeline = getattr(model, "pipeline_parallel_size", 1)
     count = 1
     if request:
-        # CDI has no count: all GPUs are a device of their own
+        # CDI has no count: the device `all` contains every GPU
         takes_all = request.count == -1 or request.ids[-1:] == ("nvidia.com/gpu=all",)
         count = len(inputs.host.gpus or ()) if takes_all else len(request.ids) or request.count
     return getattr(model, "tensor_parallel_size", None) or max(1, count // pipeline), pipeline
@@ -49,7 +49,11 @@ def _size_field(place: str, model: Any) -> str:
 
 
 def _why_unknown(facts: ModelFacts | None) -> str:
-    return "config.json does not say" if facts and facts.config is not None else "config.json is not available"
+    return (
+        "config.json does not contain this number"
+        if facts and facts.config is not None
+        else "config.json is not available"
+    )
 
 
 def check_attention_heads(inputs: DoctorInputs) -> Results:
@@ -61,25 +65,28 @@ def check_attention_heads(inputs: DoctorInputs) -> Results:
         field = _size_field(place, model)
         if count is None:
             yield unknown(
-                f"whether the attention heads can be split over {tensor} GPUs is unknown",
+                f"can't tell whether the attention heads can be split across {tensor} GPUs",
                 evidence=_why_unknown(facts),
                 place=field,
             )
         elif count % tensor:
             allowed = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if count % size == 0 and size < tensor]
             yield fail(
-                f"{count} attention heads can't be split over {tensor} GPUs",
+                f"{count} attention heads can't be split across {tensor} GPUs",
                 evidence="config.json: num_attention_heads",
                 # the largest size that works
-                fix=f"tensor_parallel_size: {allowed[-1]}, with as many gpus",
+                fix=f"set tensor_parallel_size: {allowed[-1]}, with {allowed[-1]} GPUs",
                 place=field,
             )
         else:
-            yield ok(f"{count} attention heads can be split over {tensor} GPUs", place=place)
+            yield ok(f"{count} attention heads can be split across {tensor} GPUs", place=place)
 
 
 def check_kv_heads(inputs: DoctorInputs) -> Results:
-    """The number of KV heads is a multiple of the tensor parallel size, or divides it (vLLM copies them then)."""
+    """The number of KV heads is a multiple of the tensor parallel size, or divides that size.
+
+    In the second case, vLLM copies the heads.
+    """
     for place, model, tensor, _pipeline, facts in _vllm_models(inputs):
         if tensor == 1:
             continue
@@ -87,20 +94,21 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
         count = facts.number(*KV_HEADS) or facts.number(*HEADS) if facts else None
         if count is None:
             yield unknown(
-                f"whether the KV heads can be split over {tensor} GPUs is unknown",
+                f"can't tell whether the KV heads can be split across {tensor} GPUs",
                 evidence=_why_unknown(facts),
                 place=place,
             )
         elif count % tensor and tensor % count:
             allowed = [one for one in range(1, tensor) if count % one == 0 or one % count == 0]
             yield fail(
-                f"{count} KV heads can't be split over {tensor} GPUs",
-                evidence="config.json: num_key_value_heads; one of the two numbers must be a multiple of the other",
+                f"{count} KV heads can't be split across {tensor} GPUs",
+                evidence="config.json: num_key_value_heads; the number of KV heads must be a multiple of the number of "
+                "GPUs, or the number of GPUs a multiple of the number of KV heads",
                 fix=f"tensor_parallel_size: {allowed[-1]}",
                 place=_size_field(place, model),
             )
         else:
-            yield ok(f"{count} KV heads can be split over {tensor} GPUs", place=place)
+            yield ok(f"{count} KV heads can be split across {tensor} GPUs", place=place)
 
 
 def check_layers(inputs: DoctorInputs) -> Results:
@@ -112,12 +120,13 @@ def check_layers(inputs: DoctorInputs) -> Results:
         field = f"{place}.pipeline_parallel_size"
         if count is None:
             evidence = _why_unknown(facts)
-            yield unknown(f"whether the model has {pipeline} layers is unknown", evidence=evidence, place=field)
+            message = f"can't tell whether the model has at least {pipeline} layers"
+            yield unknown(message, evidence=evidence, place=field)
         elif pipeline > count:
             yield fail(
                 f"{count} layers can't be split into {pipeline} pipeline stages",
                 evidence="config.json: num_hidden_layers",
-                fix=f"pipeline_parallel_size: {count} at most",
+                fix=f"set pipeline_parallel_size to {count} at most",
                 place=field,
             )
         else:

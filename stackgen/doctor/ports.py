@@ -1,4 +1,4 @@
-"""Ports and addresses: free, on this machine, and reachable by whom."""
+"""Checks of ports and addresses: ports are free, `bind` belongs to this machine, and who can reach the ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANY_ADDRESS = ("0.0.0.0", "::")
 
 
 def check_ports_free(inputs: DoctorInputs) -> Results:
-    """Every published port is free, or held by this stack itself."""
+    """Every published port is free, or used by this stack itself."""
     listeners = inputs.host.listeners
     for service in inputs.services():
         for port in service.ports:
@@ -23,15 +23,15 @@ def check_ports_free(inputs: DoctorInputs) -> Results:
             if others:
                 yield fail(
                     f"port {port.host} is taken",
-                    evidence=f"held by {', '.join(others)}",
-                    fix=f"stop it, or set another port, e.g. port: {_next_free_port(inputs.host, port.host)}",
+                    evidence=f"used by {', '.join(others)}",
+                    fix=f"stop the program, or set another port, e.g. port: {_next_free_port(inputs.host, port.host)}",
                     place=_port_field(inputs, port.host),
                 )
             elif holders:
-                yield ok(f"port {port.host} is held by this stack itself", evidence="the stack is already running")
+                yield ok(f"port {port.host} is used by this stack itself", evidence="the stack is already running")
             elif listeners is None:
                 yield unknown(
-                    f"whether port {port.host} is free is unknown",
+                    f"can't tell whether port {port.host} is free",
                     evidence="the list of listening ports can't be read",
                 )
             else:
@@ -45,23 +45,23 @@ def check_bind_address(inputs: DoctorInputs) -> Results:
     bind, own = inputs.stack.spec.bind.strip("[]"), inputs.host.addresses
     # loopback and wildcard addresses exist on every machine
     if bind in ANY_ADDRESS or bind.startswith("127.") or bind == "::1":
-        yield ok(f"{bind} can be bound")
+        yield ok(f"ports can be bound to {bind}")
     # only IPv4 addresses are collected
     elif own is None or ":" in bind:
-        yield unknown(f"whether {bind} is an address of this machine is unknown", place="bind")
+        yield unknown(f"can't tell whether {bind} is an address of this machine", place="bind")
     elif bind in own:
         yield ok(f"{bind} is an address of this machine")
     else:
         yield fail(
             f"{bind} is not an address of this machine",
-            evidence=f"its addresses are {', '.join(own)}",
-            fix="set bind to one of them, or to 0.0.0.0",
+            evidence=f"the addresses of this machine are {', '.join(own)}",
+            fix="set bind to an address of this machine, or to 0.0.0.0",
             place="bind",
         )
 
 
 def check_exposure(inputs: DoctorInputs) -> Results:
-    """Who can reach the ports, and what answers without a key."""
+    """Reports who can reach the ports, and which paths answer without a key."""
     for endpoint in inputs.stack.plan.endpoints if inputs.stack else ():
         if not endpoint.exposed:
             yield ok(f"only this machine can reach {endpoint.name}", evidence=endpoint.base_url)
@@ -72,17 +72,17 @@ def check_exposure(inputs: DoctorInputs) -> Results:
                 yield warn(
                     "the gateway uses plain HTTP: others on the network can read keys and prompts",
                     evidence=endpoint.base_url,
-                    fix="gateway: {tls: generate}, or use your own certificate",
+                    fix="set gateway: {tls: generate}, or use your own certificate",
                     place="gateway",
                 )
-            # all endpoints share `bind`, so the first exposed one speaks for the rest
+            # all endpoints share `bind`, so the first exposed endpoint is enough
             break
         else:
             paths = ", ".join(endpoint.dialect.open_paths[:3])
             yield warn(
-                f"every machine that reaches this one can reach {endpoint.name}",
-                evidence=f"these answer without a key: {paths}, …" if paths else "only the health path needs no key",
-                fix="bind: 127.0.0.1, or put a proxy in front with TLS and a list of allowed paths",
+                f"every machine that can reach this machine can also reach {endpoint.name}",
+                evidence=f"paths that need no key: {paths}, …" if paths else "only the health path needs no key",
+                fix="set bind: 127.0.0.1, or put a proxy with TLS and a list of allowed paths in front",
                 place="bind",
             )
             break
@@ -93,9 +93,9 @@ def _project_name(inputs: DoctorInputs) -> str:
 
 
 def _find_port_holders(host: Host, address: str, port: int) -> Iterator[tuple[str, str]]:
-    """Who holds the port, as (text, Compose project)."""
+    """The programs and containers that use the port, as (text, Compose project)."""
     found = False
-    # containers first: the system shows only their proxy
+    # containers first: the list of sockets shows only Docker's proxy
     for container in host.containers or ():
         if any(p == port and _addresses_conflict(address, a.strip("[]")) for a, p in container.ports):
             found = True
@@ -103,7 +103,7 @@ def _find_port_holders(host: Host, address: str, port: int) -> Iterator[tuple[st
             yield f"container {container.name}{project}", container.project
     for one in () if found else host.listeners or ():
         if one.port == port and _addresses_conflict(address, one.address):
-            yield one.process or "a process of another user (`sudo ss -ltnp` shows it)", ""
+            yield one.process or "a process of another user (`sudo ss -ltnp` shows the process)", ""
             return
 
 

@@ -1,4 +1,4 @@
-"""Quantization: vLLM knows the method, the weights have it, and the GPUs support it.
+"""Checks that vLLM knows the quantization, the weights use it, and the GPUs support it.
 
 Methods and compute capabilities are those of vLLM 0.32.0 (`QuantizationMethods`, `get_min_capability` of each).
 """
@@ -34,7 +34,7 @@ PREQUANTIZED = ("awq", "gptq", "awq_marlin", "gptq_marlin", "auto_awq", "auto_gp
 
 
 def check_quantization(inputs: DoctorInputs) -> Results:
-    """The quantization is that of the model, and the GPUs support it."""
+    """The model uses the requested quantization, and the GPUs support it."""
     gpus_of = {place: gpus for place, _, _, gpus in requested_gpus(inputs)}
     for place, model in inputs.model_specs():
         facts = inputs.models.get(model.model)
@@ -58,12 +58,12 @@ def check_quantization(inputs: DoctorInputs) -> Results:
                 fix=f"remove quantization, or use a variant of the model whose name ends in -{method.upper()}",
                 place=field,
             )
-        # these three are containers for several methods, so another name is no contradiction
+        # each of these three formats includes several methods, so another name is not an error
         elif own and _family(own) != _family(method) and not {own, method} & {"compressed-tensors", "modelopt", "inc"}:
             yield fail(
                 f"quantization is {method}, but the model is quantized as {own}",
                 evidence="config.json: quantization_config",
-                fix=f"quantization: {own}, or remove it",
+                fix=f"set quantization: {own}, or remove quantization",
                 place=field,
             )
         else:
@@ -80,19 +80,19 @@ def _check_capability(method: str, gpus: tuple[Gpu, ...], field: str) -> Iterato
     for gpu in gpus if minimum else ():
         evidence = f"compute capability {gpu.compute[0]}.{gpu.compute[1]}" if gpu.compute else ""
         if gpu.compute is None or minimum is None:
-            yield unknown(f"whether {gpu.name} supports {method} is unknown", place=field)
+            yield unknown(f"can't tell whether {gpu.name} supports {method}", place=field)
         elif gpu.compute < minimum:
             yield fail(
                 f"{gpu.name} does not support {method}",
-                evidence=f"{evidence}, {minimum[0]}.{minimum[1]} or newer needed",
-                fix="use a model that is not quantized, or is quantized with another method",
+                evidence=f"{evidence}; {minimum[0]}.{minimum[1]} or higher is needed",
+                fix="use a model that is not quantized, or a model that is quantized with another method",
                 place=field,
             )
         elif native and gpu.compute < native:
             yield warn(
                 f"{gpu.name} has no {method} arithmetic: the weights stay small, but vLLM computes in 16 bits (Marlin)",
-                evidence=f"{evidence}, {native[0]}.{native[1]} or newer needed",
-                fix="it works; a newer GPU, awq or gptq is faster",
+                evidence=f"{evidence}; {native[0]}.{native[1]} or higher is needed",
+                fix="no change is needed, but a newer GPU, awq or gptq is faster",
                 place=field,
             )
         else:

@@ -1,4 +1,7 @@
-"""Keys: present, not a placeholder, hard to guess, and readable by their owner only. No finding contains a value."""
+"""Checks that keys exist, are no placeholders, are hard to guess, and only their owner can read them.
+
+No finding contains the value of a key.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,14 @@ def check_env_present(inputs: DoctorInputs) -> Results:
         yield fail(".env can't be read", evidence=f"{env.path}: {env.error}", fix=f"chown $USER {env.path}")
     elif env.exists:
         yield ok(".env exists", evidence=env.path)
-    # Compose reads the shell's environment too, so no file is needed then
+    # Compose also reads the shell's environment, so .env is not needed if the key is set there
     elif env.values.get(API_KEY):
         yield ok("the key comes from the environment", evidence=API_KEY)
     else:
         yield warn(
-            "there is no .env: `docker compose up` on its own will refuse to start",
+            ".env does not exist: `docker compose up` on its own will refuse to start",
             evidence=env.path,
-            fix="`stackgen up` creates one with a new key; or copy .env.example",
+            fix="run `stackgen up`, which creates .env with a new key, or copy .env.example",
         )
 
 
@@ -78,15 +81,15 @@ def check_env_complete(inputs: DoctorInputs) -> Results:
             yield warn(
                 f"{ref.name} is not set yet",
                 evidence=env.path,
-                fix="`stackgen up` adds one; `docker compose up` refuses to start without it",
+                fix="`stackgen up` adds the variable; `docker compose up` refuses to start without the variable",
             )
         elif not value:
-            yield fail(f"{ref.name} is empty", evidence=env.path, fix=f"set it in .env: {_new_value(ref.name)}")
+            yield fail(f"{ref.name} is empty", evidence=env.path, fix=f"set {ref.name} in .env: {_new_value(ref.name)}")
         elif is_placeholder(value):
             yield fail(
                 f"{ref.name} is still a placeholder",
                 evidence=env.path,
-                fix=f"set your own value: {_new_value(ref.name)}",
+                fix=f"set your own value in .env: {_new_value(ref.name)}",
             )
         else:
             yield ok(f"{ref.name} is set")
@@ -100,11 +103,11 @@ def _new_value(name: str) -> str:
 def check_key_strength(inputs: DoctorInputs) -> Results:
     """The API key is hard to guess."""
     value = inputs.env.values.get(API_KEY, "") if inputs.env else ""
-    # both are reported by SG-P072
+    # SG-P072 reports missing keys and placeholders
     if not value or is_placeholder(value):
         return
     exposed = any(endpoint.exposed for endpoint in inputs.stack.plan.endpoints) if inputs.stack else False
-    fix = f"create a new one: {_new_value(API_KEY)}"
+    fix = f"create a new key: {_new_value(API_KEY)}"
     # clients send it in the Authorization header, which carries visible ASCII only
     if re.search(r"[^\x21-\x7e]", value):
         yield fail(
@@ -117,7 +120,7 @@ def check_key_strength(inputs: DoctorInputs) -> Results:
         report = fail if exposed else warn
         yield report(
             "the API key is easy to guess" + (", and other machines can reach the port" if exposed else ""),
-            evidence=f"{len(value)} characters, at most {bits:.0f} bits; at least 64 needed",
+            evidence=f"{len(value)} characters, at most {bits:.0f} bits; at least 64 bits are needed",
             fix=fix,
         )
     else:
@@ -125,7 +128,7 @@ def check_key_strength(inputs: DoctorInputs) -> Results:
 
 
 def _entropy_bits(value: str) -> float:
-    """An upper bound of what there is to guess: the Shannon entropy of the characters, which repetition can't raise."""
+    """An upper bound of the bits to guess: the Shannon entropy of the characters, which repetition can't raise."""
     # the prefix is the same in every key
     value = value.removeprefix("sk-")
     counts = Counter(value)
@@ -134,22 +137,22 @@ def _entropy_bits(value: str) -> float:
 
 
 def check_token_file(inputs: DoctorInputs) -> Results:
-    """HF_TOKEN_FILE names a file that exists."""
+    """The file in HF_TOKEN_FILE exists and is readable."""
     env = inputs.env
     if env is None or not env.values.get("HF_TOKEN_FILE"):
         return
-    # the value is a token here, so it must not become evidence
+    # here the value is a token, so the evidence must not contain it
     if env.values["HF_TOKEN_FILE"].startswith("hf_"):
         yield fail(
-            "HF_TOKEN_FILE contains a token, but must name the file that contains it",
+            "HF_TOKEN_FILE contains a token, but must contain the path of the token's file",
             evidence=env.path,
             fix="`hf auth login` writes the token to ~/.cache/huggingface/token; put the absolute path into .env",
         )
     elif "HF_TOKEN_FILE" in env.missing_files:
         yield fail(
-            "HF_TOKEN_FILE names no readable file",
+            "HF_TOKEN_FILE is not the path of a readable file",
             evidence=env.values["HF_TOKEN_FILE"],
-            fix="use an absolute path (no ~), e.g. /home/you/.cache/huggingface/token; `hf auth login` creates it",
+            fix="use an absolute path (no ~), e.g. /home/you/.cache/huggingface/token, which `hf auth login` creates",
         )
     else:
         yield ok("the token's file exists", evidence=env.values["HF_TOKEN_FILE"])

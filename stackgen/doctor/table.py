@@ -1,4 +1,4 @@
-"""All checks, in the order in which a person would look: first the machine, then the stack."""
+"""All checks, in the order in which a person would check: first the machine, then the stack."""
 
 from __future__ import annotations
 
@@ -30,44 +30,46 @@ CHECKS: tuple[Check, ...] = (
           "use its socket",
           run=machine.check_docker, machine=True),
     Check("SG-P002", name="engine-version", description="Docker Engine supports every feature that compose.yaml uses "
-          "(`start_interval`, CDI: 25)",
+          "(`start_interval` and CDI need version 25)",
           run=features.check_engine_version, machine=True),
     Check("SG-P003", name="compose", description="the Compose plugin supports every feature that compose.yaml uses "
-          "(`start_interval`: 2.20.2) and is 2.24 or newer",
+          "(`start_interval` needs 2.20.2) and is 2.24 or newer",
           run=features.check_compose_version, machine=True),
     Check("SG-P004", name="buildx", description="buildx is 0.17 or newer, if an image is built on this machine",
           run=machine.check_buildx, machine=True),
     Check("SG-P005", name="cgroup", description="the machine uses cgroup v2",
           run=machine.check_cgroup_version, machine=True),
-    Check("SG-P006", name="disk", description="disk space for images and weights that are still to be fetched "
-          "(online: sizes from the Hub's file list)",
+    Check("SG-P006", name="disk", description="the disk has space for images and weights that are not downloaded "
+          "yet (online: sizes from the Hub's file list)",
           run=capacity.check_disk_space, machine=True),
-    Check("SG-P007", name="memory", description="host memory for models on the CPU: weights and KV cache",
+    Check("SG-P007", name="memory", description="the host has memory for the weights and KV cache of models on the "
+          "CPU",
           run=capacity.check_host_memory, machine=True),
     Check("SG-P008", name="shm", description="/dev/shm of vLLM's containers is at least 256 MiB",
           run=machine.check_shared_memory),
-    Check("SG-P009", name="cpu", description="CPU architecture and instruction sets for the CPU images (AVX2 needed, "
-          "AVX-512 recommended)",
+    Check("SG-P009", name="cpu", description="the CPU has the architecture and instruction sets that the CPU images "
+          "need (AVX2 is required, AVX-512 is recommended)",
           run=machine.check_cpu, machine=True),
-    Check("SG-P010", name="cores", description="`cpuset` names cores that exist",
+    Check("SG-P010", name="cores", description="the cores in `cpuset` exist",
           run=machine.check_cpuset),
-    Check("SG-P020", name="port", description="published ports are free; if not, who holds them",
+    Check("SG-P020", name="port", description="the published ports are free; if not, which process uses them",
           run=ports.check_ports_free),
     Check("SG-P021", name="bind", description="`bind` is an address of this machine",
           run=ports.check_bind_address),
-    Check("SG-P022", name="exposure", description="who can reach the ports, and what answers without a key",
+    Check("SG-P022", name="exposure", description="which machines can reach the ports, and which paths answer without "
+          "a key",
           run=ports.check_exposure),
     Check("SG-P030", name="gpu", description="there are GPUs, and their driver answers",
           run=gpus.check_gpus_present, machine=True),
-    Check("SG-P031", name="driver", description="the driver is new enough for the image's CUDA (CUDA 13: 580)",
+    Check("SG-P031", name="driver", description="the driver is new enough for the image's CUDA (CUDA 13 needs 580)",
           run=gpus.check_driver, machine=True),
     Check("SG-P032", name="toolkit", description="Docker can give GPUs to containers: NVIDIA Container Toolkit, or "
           "CDI files",
           run=gpus.check_toolkit, machine=True),
     Check("SG-P033", name="gpu-ids", description="the indices, UUIDs and counts in `gpus` exist",
           run=gpus.check_gpu_ids),
-    Check("SG-P034", name="gpu-memory", description="free memory of each GPU (vLLM: utilization × total; others: the "
-          "weights and 1 GiB); if too little, who uses it",
+    Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory (vLLM: utilization × total; other "
+          "engines: the weights and 1 GiB); if not, which process uses the memory",
           run=gpu_memory.check_gpu_memory, machine=True),
     Check("SG-P035", name="mig", description="GPUs in MIG mode are requested by the UUIDs of their MIG instances",
           run=gpus.check_mig),
@@ -87,25 +89,26 @@ CHECKS: tuple[Check, ...] = (
           run=parallel.check_kv_heads),
     Check("SG-P042", name="pipeline-parallel", description="the model has at least as many layers as pipeline stages",
           run=parallel.check_layers),
-    Check("SG-P050", name="model", description="the model's folder and its config.json",
+    Check("SG-P050", name="model", description="the model's folder and its config.json exist",
           run=model.check_model_config),
-    Check("SG-P051", name="tokenizer", description="the tokenizer's files",
+    Check("SG-P051", name="tokenizer", description="the model's folder contains a tokenizer",
           run=model.check_tokenizer),
-    Check("SG-P052", name="chat-template", description="a chat template",
+    Check("SG-P052", name="chat-template", description="the model has a chat template",
           run=model.check_chat_template),
-    Check("SG-P053", name="weights", description="every shard in the index exists and is complete, by its header",
+    Check("SG-P053", name="weights", description="every shard in the index exists, and is as long as its header "
+          "requires",
           run=model.check_weights),
     Check("SG-P054", name="readable", description="the container's user can read the model",
           run=model.check_readable),
-    Check("SG-P055", name="context", description="`max_model_len` against the model's files, with vLLM's own "
-          "arithmetic",
+    Check("SG-P055", name="context", description="the model supports `max_model_len`, calculated from its files as "
+          "vLLM does",
           run=context_length.check_context_length),
-    Check("SG-P056", name="dtype", description="the GPUs support the dtype (bfloat16: compute capability 8.0)",
+    Check("SG-P056", name="dtype", description="the GPUs support the dtype (bfloat16 needs compute capability 8.0)",
           run=model.check_dtype),
-    Check("SG-P057", name="quantization", description="vLLM knows the quantization, the model has it, and the GPUs "
+    Check("SG-P057", name="quantization", description="vLLM knows the quantization, the model uses it, and the GPUs "
           "support it",
           run=quantization.check_quantization),
-    Check("SG-P058", name="named-files", description="the chat templates and adapters that stack.yaml names",
+    Check("SG-P058", name="named-files", description="the chat templates and adapters in stack.yaml exist",
           run=model.check_named_files),
     Check("SG-P059", name="fit", description="the weights alone fit into the GPUs' memory",
           run=model.check_weights_fit),
@@ -113,7 +116,7 @@ CHECKS: tuple[Check, ...] = (
           run=huggingface.check_hub_reachable),
     Check("SG-P061", name="token", description="the Hub token is valid, and the licence is accepted",
           run=huggingface.check_hub_token),
-    Check("SG-P062", name="repository", description="repository, revision and file exist on the Hub",
+    Check("SG-P062", name="repository", description="the repository, revision and file exist on the Hub",
           run=huggingface.check_repository),
     Check("SG-P063", name="cached", description="with `storage.offline`, the models are in the storage",
           run=huggingface.check_cached),
@@ -127,7 +130,7 @@ CHECKS: tuple[Check, ...] = (
           run=secrets.check_env_complete),
     Check("SG-P073", name="key", description="the API key is hard to guess",
           run=secrets.check_key_strength),
-    Check("SG-P074", name="token-file", description="HF_TOKEN_FILE names a readable file",
+    Check("SG-P074", name="token-file", description="the file in HF_TOKEN_FILE is readable",
           run=secrets.check_token_file),
     Check("SG-P080", name="stack", description="stack.yaml has no errors",
           run=files.check_stack_file),
@@ -141,13 +144,13 @@ CHECKS: tuple[Check, ...] = (
           "their values",
           run=flags.check_extra_args),
 )  # fmt: skip
-# worst first: the order of the statuses in every output
+# the order of the statuses in every output, worst first
 ORDER = {"fail": 0, "warn": 1, "unknown": 2, "ok": 3}
 _MACHINE = frozenset(check.id for check in CHECKS if check.machine)
 
 
 def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
-    """All findings, worst first; findings of one status in the order of the table."""
+    """All findings, worst first. Findings with the same status have the order of the table."""
     found = [
         Finding(
             check.id,

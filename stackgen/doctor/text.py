@@ -14,8 +14,11 @@ __all__ = ["as_json", "as_text"]
 # symbol and ANSI color of each status, in the order in which they are printed
 SYMBOLS = {"fail": ("✗", "31"), "warn": ("!", "33"), "unknown": ("?", "36"), "ok": ("✓", "32")}
 TITLES = {
-    "fail": "failures (the start can't work)", "warn": "warnings", "unknown": "unknown on this machine", "ok": "passed",
-}  # fmt: skip
+    "fail": "failures (the stack can't start)",
+    "warn": "warnings",
+    "unknown": "unknown on this machine",
+    "ok": "passed",
+}
 VERDICTS = {0: "no failures", 1: "the stack can't start", 3: "the machine is not ready"}
 
 

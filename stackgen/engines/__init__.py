@@ -1,6 +1,6 @@
 """The engines, one module each. `names()` lists them; `get()` imports one on demand.
 
-To add an engine, add a module here that defines `ENGINE` (see `docs/how-to/add-an-engine.md`); nothing else changes.
+To add an engine, add a module here that defines `ENGINE` (see `docs/how-to/add-an-engine.md`). No other code changes.
 """
 
 from __future__ import annotations

@@ -95,10 +95,10 @@ class Engine(Protocol):
         """Finds combinations of fields that can't work although each field is valid."""
 
     def download_image(self, context: Context) -> tuple[str, Build | None]:
-        """Image with `python3` and the `hf` command for the download service, and how to build it (None: pull)."""
+        """The download service's image, which needs `python3` and `hf`, and how to build that image (None: pull)."""
 
     def download_arguments(self, model: Any) -> tuple[str, ...]:
-        """Arguments of `download.py` for all that the model needs from the Hub; empty for a local model."""
+        """Arguments of `download.py` for everything that the model needs from the Hub; empty for a local model."""
 
 
 def format_flags(pairs: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def format_flags(pairs: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
             arguments += [flag, *map(str, value)]
         elif value is True:
             arguments.append(flag)
-        elif str(value).startswith("-"):  # argparse would parse it as the next flag
+        elif str(value).startswith("-"):  # argparse would parse the value as a flag
             arguments.append(f"{flag}={value}")
         else:
             arguments += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
@@ -122,22 +122,22 @@ def served_names(model: ModelSpec) -> tuple[str, ...]:
     """Model names that clients may use; the server reports the first one."""
     if model.served_names:
         return model.served_names
-    # a local model is named after its folder, as clients don't know the host's paths
+    # a local model is named after its folder, because clients don't know the host's paths
     return (model.model.rstrip("/").rpartition("/")[2] if is_local(model.model) else model.model,)
 
 
 def model_source(model: ModelSpec, site: Site) -> str:
-    """What the engine loads: a Hub id, which it finds in the shared cache, or the mounted folder."""
+    """What the engine loads: a Hub id, which is in the shared cache, or the mounted folder."""
     return site.local_path(model.model) if is_local(model.model) else model.model
 
 
 def estimate_start_period(model: ModelSpec) -> int:
     """Seconds that a start may take: `start_timeout`, else 3 minutes plus 20 s per GB of 16-bit weights.
 
-    The size is read from the model's name (`70B`, `8x7B`), because rendering makes no requests to the Hub; without a
-    size it is 10 minutes. 20 s per GB is the speed of a cold network disk.
+    The size is read from the model's name (`70B`, `8x7B`), because rendering makes no requests to the Hub. If the name
+    contains no size, a start may take 10 minutes. 20 s per GB is the speed of a cold network disk.
     """
-    # a long period costs nothing: the first passing check ends it
+    # a long period does no harm, because the first passing check ends the period
     if model.start_timeout:
         return model.start_timeout
     match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?=$|[-_./])", model.model)
@@ -154,7 +154,7 @@ def health_check(command: Sequence[str], period: int, timeout: int = 20) -> Heal
 
 
 def supervisor_entrypoint(site: Site) -> tuple[str, ...]:
-    """The entrypoint that distinguishes a start that can't work from an engine that died (see `supervise.sh`)."""
+    """The entrypoint, which distinguishes a failed start from an engine that died later (see `supervise.sh`)."""
     # sh, because every engine's image has it
     return ("/bin/sh", site.script("supervise.sh"))
 
@@ -166,15 +166,15 @@ def engine_mounts(
 
     `hub` mounts the model storage for a local model too, if its adapters come from the Hub.
     """
-    mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]  # mounted, so that upstream's images stay unchanged
+    mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]  # scripts are mounted, so that upstream's images stay unchanged
     if is_local(model.model):
         mounts.append(Bind(site.host_path(model.model), site.local_path(model.model)))
     if hub or not is_local(model.model):
-        # read-only: engines have no reason to change weights, and can't start a download by a typo
+        # read-only: engines never change weights, and a typo can't start a download
         mounts.append(storage_mount(stack, site, read_only=True))
     if cache:
         mounts.append(cache)
-    # exec, because compilers write libraries there and load them; Docker's default is noexec
+    # exec, because compilers write libraries to /tmp and load them; Docker's default is noexec
     mounts.append(Tmpfs("/tmp", "exec,mode=1777"))
     return tuple(mounts)
 
@@ -195,7 +195,7 @@ def hub_environment(site: Site) -> tuple[tuple[str, str], ...]:
 def model_download_arguments(model: ModelSpec, patterns: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Arguments of `download.py` that download one model; empty for a local model.
 
-    `patterns` select files; without patterns all are downloaded, except copies of the weights in other formats.
+    `patterns` select files. Without patterns, all files except copies of the weights in other formats are downloaded.
     """
     if is_local(model.model):
         return ()

@@ -37,7 +37,7 @@ __all__ = ["ENGINE", "FastChatModel"]
 VERSION = VERSIONS["fastchat"]
 CONTROLLER, API, NETWORK = "fastchat-controller", "fastchat-api", "fastchat"
 CONTROLLER_PORT, WORKER_PORT, API_PORT = 21001, 21002, 8000
-# With the defaults, 45 and 90 s, requests to a killed worker fail with 500 for up to 3 minutes; with these for 26 s
+# Requests to a killed worker fail with 500 for 26 s. With FastChat's defaults (45 and 90 s): for up to 3 minutes
 HEARTBEAT, EXPIRATION = "5", "15"
 
 
@@ -47,19 +47,20 @@ class FastChatModel(ModelSpec):
     engine: Literal["fastchat"] = Field(description="The engine")
     conv_template: Text | None = Field(
         None,
-        description="Conversation template; default: FastChat's for the path, else the tokenizer's chat template",
+        description="Conversation template. Default: the template that FastChat selects by the model's path, else the "
+        "tokenizer's chat template",
     )
     worker_concurrency: int = Field(
         5, ge=1, description="Maximum number of requests that a worker runs at the same time"
     )
     dispatch_method: Literal["shortest_queue", "lottery"] = Field(
-        "shortest_queue", description="How the controller chooses a worker; must be the same for the whole stack"
+        "shortest_queue", description="How the controller chooses a worker. Must be the same for all FastChat models"
     )
     load_8bit: bool = Field(False, description="Compress the weights to 8 bits while loading")
     cpu_offloading: bool = Field(
         False, description="With load_8bit: keep weights that don't fit the GPU in host memory"
     )
-    max_gpu_memory: Text | None = Field(None, description="Memory for weights per GPU, e.g. 13GiB")
+    max_gpu_memory: Text | None = Field(None, description="Memory for weights on each GPU, for example 13GiB")
 
 
 class FastChat:
@@ -76,26 +77,28 @@ class FastChat:
         stream_usage=False,
         unknown_model=(400, 40301),
         error_path=("message",),
-        silent_hint="the worker may be stuck: in plain FastChat 0.2.36, each request with a null parameter lowers the"
-        " worker's concurrency limit by one for good; restart the worker",
+        silent_hint="the worker may be stuck: in unpatched FastChat 0.2.36, each request with a null parameter"
+        " permanently lowers the worker's concurrency limit by one. Restart the worker",
         claims=("completions", "embeddings"),
         lacks=("tokenize",),
         ignores=("tools", "json-schema", "logprobs", "seed"),
         deviations=(
-            Deviation("stream", r"(object|created): field required", "sends object and created in the last chunk only"),
+            Deviation(
+                "stream", r"(object|created): field required", "sends `object` and `created` in the last chunk only"
+            ),
             Deviation(
                 "chat",
                 r"completion_tokens is \d+ at a length limit of \d+",
                 "counts one completion token too few at the length limit",
             ),
-            Deviation("errors", r"messages as a string: accepted with 200", "takes a plain text as messages"),
-            Deviation("errors", r"max_tokens too large: accepted with 200", "cuts max_tokens down to the context"),
-            Deviation("errors", r"list-style content: HTTP 500 .*", "fails at list-style content with a 500"),
-            Deviation("errors", r"unsupported role: HTTP 500 .*", "fails at roles it doesn't know with a 500"),
+            Deviation("errors", r"messages as a string: accepted with 200", "accepts a string as messages"),
+            Deviation("errors", r"max_tokens too large: accepted with 200", "reduces max_tokens to the context length"),
+            Deviation("errors", r"list-style content: HTTP 500 .*", "answers list-style content with a 500"),
+            Deviation("errors", r"unsupported role: HTTP 500 .*", "answers unknown roles with a 500"),
             Deviation(
                 "errors",
                 r"(malformed JSON|temperature as a string): the error exposes server internals: .*",
-                "names its own source file in validation errors",
+                "shows the path of its own source file in validation errors",
             ),
         ),
     )
@@ -111,7 +114,7 @@ class FastChat:
         workers = tuple(self._worker(replica, context) for replica in context.replicas)
         # one API server answers for all replicas, so they share one host port
         port = context.replicas[0].host_port
-        # each worker has one copy, so replicas repeat their names
+        # each replica has the same names, so duplicates are removed
         names = tuple(dict.fromkeys(name for r in context.replicas for name in served_names(r.spec)))
         api = self._api(context, names, workers, port)
         url = context.site.public_url(context.stack.bind, port)
@@ -175,7 +178,7 @@ class FastChat:
         return model_download_arguments(model)
 
     def _image(self, context: Context) -> tuple[str, Build | None]:
-        # all services run one image, so the first one that the stack file names is used for all
+        # all services run the same image: the first image in the stack file
         chosen = next((replica.spec.image for replica in context.replicas if replica.spec.image), None)
         if chosen:
             return chosen, None
@@ -191,12 +194,12 @@ class FastChat:
     def _controller(self, context: Context) -> Service:
         site, stack = context.site, context.stack
         address, port = site.listen(CONTROLLER, CONTROLLER_PORT)
-        # `mistakes` has made sure that all models agree
+        # `mistakes` has checked that all models have the same value
         method = context.replicas[0].spec.dispatch_method
         image, build = self._image(context)
         return Service(
             name=CONTROLLER, role="controller", engine=self.name,
-            comment="FastChat's controller: tracks the workers; no authentication, so on the internal network only",
+            comment="FastChat's controller tracks the workers. It has no authentication: internal network only",
             image=image, build=build,
             entrypoint=supervisor_entrypoint(site),
             command=(*self._launch_command(context, "controller"),
@@ -232,7 +235,7 @@ class FastChat:
             command=(*self._launch_command(context, "worker"), *format_flags((
                 ("--host", address),
                 ("--port", port),
-                # the default, localhost, would be the controller's own container
+                # with the default, localhost, the controller would connect to its own container
                 ("--worker-address", own),
                 ("--controller-address", controller),
                 ("--model-path", model_source(model, site)),
@@ -274,7 +277,7 @@ class FastChat:
             command=(*self._launch_command(context, "api"), *format_flags((
                 ("--host", address), ("--port", port),
                 ("--controller-address", site.url(CONTROLLER, CONTROLLER_PORT)),
-                # launch.py waits for them; without workers, FastChat lists no models, with status 200
+                # launch.py waits for the workers; without workers, FastChat answers 200 with an empty list of models
                 ("--expect-models", ",".join(names)),
             ))),
             environment=(("LOGDIR", ""), ("STACKGEN_API_KEY", API_KEY)),

@@ -42,7 +42,7 @@ class LlamaCppModel(ModelSpec):
     engine: Literal["llamacpp"] = Field(description="The engine")
     file: Text | None = Field(None, description="GGUF file in the Hub repository (required for a Hub id)")
     max_model_len: TokenCount | None = Field(
-        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's own"
+        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's own context length"
     )
     max_num_seqs: int | None = Field(
         None, ge=1, description="Number of requests that run at the same time (llama.cpp: slots)"
@@ -67,17 +67,17 @@ class LlamaCpp:
         tokenize=("/tokenize", "content"),
         deviations=(
             Deviation(
-                "errors", pattern=r"unknown model: accepted with 200", note="answers under whatever model name is asked"
+                "errors", pattern=r"unknown model: accepted with 200", note="answers requests for any model name"
             ),
             Deviation(
                 "errors",
                 pattern=r"max_tokens too large: accepted with 200",
-                note="generates up to the context, whatever is asked",
+                note="accepts any max_tokens, and generates up to the context length",
             ),
             Deviation(
                 "errors",
                 pattern=r"unsupported role: accepted with 200",
-                note="leaves unknown roles to the chat template",
+                note="passes unknown roles to the chat template",
             ),
         ),
     )
@@ -104,21 +104,27 @@ class LlamaCpp:
     def mistakes(self, context: Context) -> list[Mistake]:
         """Finds Hub repositories without a file name, and GPUs without an image."""
         found = []
-        # once per model, not once per replica
+        # report each error once per model, not once per replica
         for replica in (one for one in context.replicas if one.index == 0):
             if not is_local(replica.spec.model) and not replica.spec.file:
                 found.append(
-                    Mistake(f"{replica.path}.file", "is missing", hint="name a GGUF file of the Hub repository")
+                    Mistake(
+                        f"{replica.path}.file", "is missing", hint="set `file` to a GGUF file of the Hub repository"
+                    )
                 )
             if replica.gpus and replica.gpus.driver == "amd" and not replica.spec.image:
                 found.append(
-                    Mistake(f"{replica.path}.image", "is required for AMD GPUs", hint="name a ROCm or Vulkan image")
+                    Mistake(
+                        f"{replica.path}.image",
+                        "is required for AMD GPUs",
+                        hint="set `image` to a ROCm or Vulkan image",
+                    )
                 )
         return found
 
     def download_image(self, context: Context) -> tuple[str, Build | None]:
-        """Our own image, because upstream's doesn't have `hf`."""
-        # also with GPUs: downloading needs no CUDA
+        """Stackgen's own image, because upstream's image doesn't have `hf`."""
+        # the CPU image also with GPUs, because downloading needs no CUDA
         return image_tag("llamacpp", BUILD, "cpu"), Build("./llamacpp")
 
     def download_arguments(self, model: Any) -> tuple[str, ...]:
@@ -186,10 +192,10 @@ class LlamaCpp:
         return service, endpoint
 
     def _file(self, model: Any, context: Context) -> str:
-        """Path of the GGUF file: a mounted file, or below the link that `download.py` creates."""
+        """Path of the GGUF file: a mounted file, or a file below the link that `download.py` creates."""
         if is_local(model.model):
             return context.site.local_path(model.model) + (f"/{model.file}" if model.file else "")
-        # snapshots are named by a commit that is unknown here; quoted, because a branch may contain a slash
+        # a snapshot's name is its commit, which is unknown here; quoted, because a branch may contain a slash
         return (
             f"{context.site.models_dir()}/by-name/{model.model}/{quote(model.revision or 'main', safe='')}/{model.file}"
         )

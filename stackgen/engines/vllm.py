@@ -37,9 +37,9 @@ IMAGES = {"nvidia": f"vllm/vllm-openai:v{VERSION}", "amd": f"vllm/vllm-openai-ro
 CPU_IMAGE = f"vllm/vllm-openai-cpu:v{VERSION}-{{arch}}"
 # The CUDA image supports this user (upstream's docs: "Run as a non-root user"); the CPU and ROCm images don't.
 CUDA_USER = "2000:0"
-# Most paths in the last two lines change the server's state; some exist only in its developer mode. Paths under /v2 and
-# /inference need the key as /v1 does, unless a proxy in front skips that. Which paths a server has depends on the task
-# of its model; /openapi.json of a running server lists them.
+# Most paths in the last two lines change the server's state; some exist only in the developer mode. Paths under /v2 and
+# /inference need the key, as paths under /v1 do, unless a proxy in front removes that requirement. Which paths a server
+# has depends on the task of its model: /openapi.json of a running server lists them.
 OPEN_PATHS = (
     "/invocations", "/generative_scoring", "/tokenize", "/detokenize", "/score", "/rerank", "/classify", "/pooling",
     "/metrics", "/version", "/load", "/ping", "/kv_event_sources", "/docs", "/openapi.json", "/scale_elastic_ep",
@@ -60,29 +60,31 @@ class VllmModel(ModelSpec):
 
     engine: Literal["vllm"] = Field(description="The engine")
     tensor_parallel_size: int | None = Field(
-        None, ge=1, le=64, description="GPUs that each layer is split over; default: all GPUs of the replica"
+        None, ge=1, le=64, description="Number of GPUs to split each layer across. Default: all GPUs of the replica"
     )
     pipeline_parallel_size: int = Field(
-        1, ge=1, le=64, description="Pipeline stages: groups of layers, each on its own GPUs"
+        1, ge=1, le=64, description="Number of pipeline stages: groups of layers, each on its own GPUs"
     )
     max_model_len: TokenCount | None = Field(
         None,
         description="Context length in tokens: 8192, 32k, or `auto` for the longest that fits; not a batch size",
     )
     quantization: Text | None = Field(
-        None, description="Quantization method, e.g. awq, gptq, fp8; default: from the model's config"
+        None, description="Quantization method, for example awq, gptq or fp8. Default: from the model's config"
     )
-    kv_cache_dtype: Text | None = Field(None, description="Data type of the KV cache, e.g. fp8; default: the model's")
+    kv_cache_dtype: Text | None = Field(
+        None, description="Data type of the KV cache, for example fp8. Default: the model's data type"
+    )
     max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
-    enforce_eager: bool = Field(False, description="Disable CUDA graphs: less memory, slower decoding")
+    enforce_eager: bool = Field(False, description="Disable CUDA graphs: saves memory, but slows decoding down")
     chat_template: Text | None = Field(None, description="Local Jinja file that replaces the model's chat template")
     tool_call_parser: Text | None = Field(None, description="Parser for tool calls; also enables automatic tool choice")
     reasoning_parser: Text | None = Field(None, description="Parser that separates reasoning from the answer")
     lora_adapters: tuple[LoraAdapter, ...] = Field((), description="LoRA adapters, served next to the model")
     cache_aware: bool = Field(
         False,
-        description="Send requests with the same prefix to the same replica, which has it in its prefix cache "
-        "(vllm-router); needs at least two replicas and the gateway",
+        description="Use vllm-router to send requests with the same prefix to the same replica, which has the "
+        "prefix in its cache. Needs at least two replicas and the gateway",
     )
     cpu_kv_cache_gib: int = Field(4, ge=1, description="CPU only: memory for the KV cache in GiB")
 
@@ -103,7 +105,7 @@ class Vllm:
         tokenize=("/tokenize", "prompt"),
         deviations=(
             Deviation("errors", pattern=r"unsupported role: accepted with 200",
-                      note="leaves unknown roles to the chat template"),
+                      note="passes unknown roles to the chat template"),
         ),
     )  # fmt: skip
     single_endpoint = False
@@ -153,7 +155,7 @@ class Vllm:
             size = (model.tensor_parallel_size or 1) * model.pipeline_parallel_size
             if count is None and not model.tensor_parallel_size:
                 found.append(
-                    Mistake(replica.path, "`gpus: all` needs tensor_parallel_size, as the number of GPUs is unknown",
+                    Mistake(replica.path, "`gpus: all` needs tensor_parallel_size: the number of GPUs is unknown",
                             hint="set gpus to a number or a list, or set tensor_parallel_size")
                 )  # fmt: skip
             elif count is not None and count and size > count:
@@ -162,7 +164,7 @@ class Vllm:
                             f"has {count} GPU{'s' if count > 1 else ''}", hint="increase gpus, or decrease the sizes")
                 )  # fmt: skip
             elif count and not model.tensor_parallel_size and count % model.pipeline_parallel_size:
-                # without it, tensor parallelism gets count // pipeline GPUs, and the rest would idle
+                # tensor parallelism would get count // pipeline GPUs, and the remaining GPUs would idle
                 found.append(
                     Mistake(replica.path, f"{count} GPUs can't be split into {model.pipeline_parallel_size} "
                             "pipeline stages of equal size", hint="set tensor_parallel_size")
@@ -201,11 +203,11 @@ class Vllm:
             gpus=replica.gpus,
             mounts=tuple(mounts),
             ports=(Port(stack.bind, replica.host_port, port),),
-            # the probe waits up to 30 s for a token, then 2 s for the counters of a busy engine
+            # the health check waits up to 30 s for a token, then 2 s for the counters of a busy engine
             health=health_check(("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"),
                                 estimate_start_period(model), timeout=60),
             restart=stack.restart,
-            # an image of the user's may not have the user that upstream's has
+            # an image from the stack file may not have the user that upstream's image has
             user=model.user or (CUDA_USER if cuda and not model.image else ""),
             read_only=model.read_only,
             # NCCL and the engine's worker processes communicate through /dev/shm; Docker's 64 MB are too small to start
@@ -255,7 +257,7 @@ class Vllm:
                 ("--enable-lora", bool(loras)),
                 ("--lora-modules", loras),
                 ("--trust-remote-code", model.trust_remote_code),
-                # vllm-router tokenizes prompts through it; without it, all requests go to one replica
+                # vllm-router tokenizes prompts through this interface; without it, all requests would go to one replica
                 ("--enable-scale-out", model.cache_aware),
             )),
             *model.extra_args,
@@ -277,9 +279,9 @@ class Vllm:
         if not replica.gpus:
             values |= {"VLLM_CPU_KVCACHE_SPACE": str(model.cpu_kv_cache_gib)}
         elif replica.gpus.driver != "amd":
-            values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # kernels compiled for this GPU
+            values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # for kernels compiled for this GPU
         values |= dict(site.gpu_environment(replica.gpus))
-        # the user's variables win
+        # the user's variables take precedence
         return tuple((values | model.extra_env).items())
 
 

@@ -1,9 +1,9 @@
 """Checks endpoints at an interval and serves the results: Prometheus metrics on `/metrics`, a status page on `/`.
 
-serve(targets, options)     runs until it is stopped
-Exporter(targets, options)  the same as an object, for programs and tests
-render_metrics(report)      one report as Prometheus metrics, without a server
-report_status(report)       one report as `/api/status` sends it, without a server
+serve(targets, options)     runs an exporter until it is stopped
+Exporter(targets, options)  an exporter as an object, for programs and tests
+render_metrics(report)      returns one report as Prometheus metrics, without a server
+report_status(report)       returns one report in the format of `/api/status`, without a server
 """
 
 from __future__ import annotations

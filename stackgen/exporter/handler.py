@@ -27,7 +27,7 @@ HTML, JSON = "text/html; charset=utf-8", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What is served. With `loopback_only`, requests whose Host header is not a loopback name are rejected."""
+    """The data of the HTTP server. `loopback_only` rejects requests whose Host header is not a loopback name."""
 
     state: State
     checker: Checker
@@ -38,7 +38,7 @@ class Site:
 
     def status_and_etag(self) -> tuple[dict[str, Any], str]:
         """The body of `/api/status` and its ETag."""
-        # version first: a report recorded in between makes the tag too old, which costs a request, but never too new
+        # version first: a report that is recorded now makes the tag too old, which only causes a request, never too new
         version, stall_reason = self.state.version, self.checker.stall_reason()
         data = build_status(
             self.state.snapshot(), interval=self.interval, profile=self.profile, stall_reason=stall_reason
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._is_allowed_host():
             # DNS rebinding: scripts of a web page whose name resolves to 127.0.0.1 could read everything
-            self._send_error(421, "this host name is not served here; use localhost or 127.0.0.1")
+            self._send_error(421, "this exporter does not serve this host name; use localhost or 127.0.0.1")
             return
         # urlsplit raises ValueError for a path such as `//[`
         try:
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path.startswith("/endpoint/"):
             self._send_endpoint(unquote(path.removeprefix("/endpoint/"), errors="replace"))
         else:
-            self._send_error(404, "no such path; try /, /metrics, /api/status or /-/healthy")
+            self._send_error(404, "there is no such path; try /, /metrics, /api/status or /-/healthy")
 
     do_HEAD = do_GET
 
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         elif one.report is None or one.checked is None:
             self._send_error(503, "the first check of this endpoint has not finished yet", ("Retry-After", "3"))
         else:
-            # `checked` is the end of the round, while a report states its start
+            # `checked` is the end of the round, but a report contains the start
             started = datetime.fromtimestamp(one.checked - one.report.seconds, timezone.utc)
             report = Report(
                 (one.report,),
@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
-            # for metrics, JSON and errors; the pages send policies of their own
+            # for metrics, JSON and errors; the pages send their own policies
             "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
         }
         for name, value in {**defaults, **dict(headers)}.items():
@@ -204,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(code, JSON, json.dumps({"error": "the request is not valid HTTP"}) + "\n", ("Connection", "close"))
 
     def version_string(self) -> str:
-        """The Server header, without versions: they would only help an attacker."""
+        """The Server header, without versions, because versions would only help an attacker."""
         return "stackgen"
 
     def log_message(self, *_: object) -> None:

@@ -1,6 +1,6 @@
 """The latest reports as Prometheus metrics; docs/reference/exporter-metrics.md lists them.
 
-Every scrape is built from the latest reports alone, so a model that is gone leaves no stale series.
+Every scrape contains only the latest reports, so a removed model leaves no stale series.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LABEL_LENGTH = 200
 # metric, check, figure, extra labels, help; the check is part of the key, because two checks may share a figure's name
 # gauges with a quantile label, not summaries: each value comes from one stream and can't be aggregated
 FIGURES: tuple[tuple[str, str, str, dict[str, str], str], ...] = (
-    ("stackgen_ttft_seconds", "stream", "ttft_seconds", {}, "TTFT of the latest stream"),
+    ("stackgen_ttft_seconds", "stream", "ttft_seconds", {}, "Time to first token (TTFT) of the latest stream"),
     (
         "stackgen_inter_token_seconds",
         "stream",
@@ -63,7 +63,7 @@ class _LatestReports(Collector):
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        # one snapshot for all metrics, so a round that ends meanwhile can't split the scrape
+        # one snapshot for all metrics, so that all metrics of a scrape are from the same rounds
         endpoints = tuple(self._snapshot())
         reports = [one.report for one in endpoints if one.report is not None]
         yield InfoMetricFamily("stackgen_build", "Version of stackgen", {"version": __version__})
@@ -92,11 +92,14 @@ def _build_registry(snapshot: Callable[[], Iterable[EndpointState]]) -> Collecto
 
 
 def _endpoint_metrics(endpoints: Iterable[EndpointState]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("stackgen_endpoint_up", "1: no check failed in the latest round; 0: at least one did",
+    about = "1: no check failed in the latest round; 0: at least one check failed"
+    up = GaugeMetricFamily("stackgen_endpoint_up", about,
                            labels=["endpoint", "base_url", "dialect"])  # fmt: skip
-    last = GaugeMetricFamily("stackgen_last_check_timestamp_seconds", "When the latest round ended",
+    last = GaugeMetricFamily("stackgen_last_check_timestamp_seconds", "Unix time when the latest round ended",
                              labels=["endpoint"])  # fmt: skip
-    runs = CounterMetricFamily("stackgen_check_runs", "Rounds since the exporter started", labels=["endpoint"])
+    runs = CounterMetricFamily(
+        "stackgen_check_runs", "Number of rounds since the exporter started", labels=["endpoint"]
+    )
     took = GaugeMetricFamily("stackgen_check_round_duration_seconds", "Duration of the latest round",
                              labels=["endpoint"])  # fmt: skip
     for one in endpoints:
@@ -112,11 +115,13 @@ def _endpoint_metrics(endpoints: Iterable[EndpointState]) -> Iterator[Metric]:
 
 def _check_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
     labels = ["endpoint", "check", "model"]
-    # a warning is no label of the status: a changing label starts a new series, and an alert's `for:` starts over
+    # the warning is no label of the status: a changed label starts a new series, and an alert's `for:` restarts
     status = GaugeMetricFamily(
-        "stackgen_check_status", "1: passed, with or without a warning; 0: failed", labels=labels
+        "stackgen_check_status", "1: the check passed, with or without a warning; 0: the check failed", labels=labels
     )
-    warning = GaugeMetricFamily("stackgen_check_warning", "1: passed with a warning; 0: no warning", labels=labels)
+    warning = GaugeMetricFamily(
+        "stackgen_check_warning", "1: the check passed with a warning; 0: the check had no warning", labels=labels
+    )
     took = GaugeMetricFamily("stackgen_check_duration_seconds", "Duration of the check", labels=labels)
     for report in reports:
         for (name, model), result in _worst_results(report).items():
@@ -139,7 +144,7 @@ def _figure_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
         for result in report.results:
             for name, check, figure, extra, _ in FIGURES:
                 values = [report.name, _truncate_label(result.model), *extra.values()]
-                # the first of two results with the same labels: Prometheus rejects a scrape with a duplicate series
+                # only the first result with these labels: Prometheus rejects a scrape with a duplicate series
                 if result.name == check and figure in result.figures and (name, *values) not in seen:
                     seen.add((name, *values))
                     families[name].add_metric(values, result.figures[figure])
@@ -151,7 +156,7 @@ def _figure_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
 
 
 def _worst_results(report: EndpointReport) -> dict[tuple[str, str], Result]:
-    """The results by check and model without skipped ones; of two with the same labels, the worse one."""
+    """Returns the results by check and model, without skipped checks. If labels are equal, the worse result wins."""
     rank = ("fail", "warn", "pass")
     worst: dict[tuple[str, str], Result] = {}
     for result in report.results:
@@ -164,5 +169,5 @@ def _worst_results(report: EndpointReport) -> dict[tuple[str, str], Result]:
 
 
 def _truncate_label(text: str) -> str:
-    # only model names need it: servers choose them
+    # only model names need this, because servers choose them
     return text if len(text) <= MAX_LABEL_LENGTH else text[: MAX_LABEL_LENGTH - 1] + "…"

@@ -18,12 +18,12 @@ from stackgen.providers.probe import run_check
 
 __all__ = ["Checker", "monitoring_options"]
 
-# one token gives no rate and may be no whole character; the first chunk has no text, and engines may hold some back
-# what is left must still reveal a buffering proxy; more tokens would only burden the servers
+# One token gives no rate and may be less than a character. The first chunk has no text, and engines may hold back
+# chunks. The remaining chunks must still reveal a buffering proxy. More tokens would only add load to the servers.
 STREAM_TOKENS = 2 * MIN_CHUNKS
 # seconds between two rounds of an endpoint whose rounds take longer than the interval
 MIN_PAUSE = 1.0
-# timeouts in a row that one round may hit, beyond the interval, before its endpoint counts as overdue
+# an endpoint is overdue if its round takes longer than the interval plus this many timeouts
 OVERDUE_TIMEOUTS = 10
 
 
@@ -66,7 +66,7 @@ class Checker:
             self._threads.append(thread)
 
     def stop(self, wait: float = 0.0) -> bool:
-        """Starts no more rounds and waits up to `wait` seconds for running ones. True if none is left."""
+        """Starts no more rounds and waits up to `wait` seconds for running rounds. True if no round is left."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -81,10 +81,10 @@ class Checker:
             return "a checker thread has stopped"
         limit = self._interval + OVERDUE_TIMEOUTS * self._options.timeout
         now = time.monotonic()
-        # `_due` is read without the lock: a value that is one round old only delays the verdict
+        # `_due` is read without the lock: a value of the previous round only delays the verdict
         overdue = [target.name for target, due in zip(self._targets, self._due, strict=True) if now - due > limit]
         more = f" and {len(overdue) - 1} more" if len(overdue) > 1 else ""
-        return f"{overdue[0]}{more} overdue by more than {limit:.0f} s" if overdue else ""
+        return f"checks are overdue by more than {limit:.0f} s: {overdue[0]}{more}" if overdue else ""
 
     def _work(self) -> None:
         while True:
@@ -112,6 +112,6 @@ class Checker:
                 status="fail",
                 seconds=None,
                 message=f"the check itself crashed: {type(error).__name__}",
-                hint="this is a bug in stackgen: `stackgen check --debug` shows more",
+                hint="this is a bug in stackgen: `stackgen check --debug` shows details",
             )
             return EndpointReport(target.name, base_url=target.base_url, dialect="", results=(result,))

@@ -23,7 +23,7 @@ from stackgen.providers.endpoints import with_unique_names
 
 __all__ = ["DEFAULT_LISTEN", "Exporter", "serve"]
 
-# the port is not in any list of well-known exporters
+# no list of well-known exporters contains this port
 DEFAULT_LISTEN = "127.0.0.1:9464"
 # seconds that a shutdown waits for running checks; Docker kills a container after ten
 SHUTDOWN_TIMEOUT = 3.0
@@ -49,7 +49,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
-        """Closes connections that clients keep open; they would be served for as long as the process lives."""
+        """Closes connections that clients keep open, because the process would serve these until it ends."""
         for request in tuple(self._connections):
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
@@ -63,7 +63,7 @@ class Exporter:
 
     - `options`: how to check; the default is `monitoring_options()`.
     - `listen`: `host:port`; port 0 picks a free one.
-    - `allow_remote`: allows an address that other machines can reach, and requests for any host name.
+    - `allow_remote`: allows an address that other machines can reach, and allows requests for any host name.
     - `profile`: name of the profile on the status page.
 
     Raises StackgenError for an address that other machines can reach without `allow_remote`, and for invalid options;
@@ -81,7 +81,9 @@ class Exporter:
         profile: str = "",
     ) -> None:
         if not targets:
-            raise StackgenError("there is no endpoint to monitor", "pass a stack that has one, or --base-url")
+            raise StackgenError(
+                "there is no endpoint to monitor", "pass a stack that has an endpoint, or pass --base-url"
+            )
         named = with_unique_names(targets)
         if options is None:
             observed = any(target.observer is not None for target in named)
@@ -127,7 +129,7 @@ class Exporter:
         self._thread.start()
 
     def stop(self) -> bool:
-        """Stops checking and serving. False if a check still waits for a server; its thread ends with the process."""
+        """Stops checking and serving. False if a check still waits for a server; this thread ends with the process."""
         finished = self.checker.stop(SHUTDOWN_TIMEOUT)
         # shutdown() would block forever if serve_forever was never started
         if self._thread.is_alive():
@@ -185,16 +187,18 @@ def _resolve_address(listen: str) -> tuple[socket.AddressFamily, tuple[str, int]
         host, port = None, None
     if not host or port is None:
         raise StackgenError(
-            f"listen address {listen!r} is not host:port", f"for example {DEFAULT_LISTEN} or [::1]:9464"
+            f"listen address {listen!r} is not host:port", f"use host:port, for example {DEFAULT_LISTEN} or [::1]:9464"
         )
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
-        raise StackgenError(f"can't resolve the listen address {host!r}", f"for example {DEFAULT_LISTEN}") from None
+        raise StackgenError(
+            f"can't resolve the listen address {host!r}", f"use host:port, for example {DEFAULT_LISTEN}"
+        ) from None
     family, _, _, _, address = found[0]
     resolved = str(address[0])
-    # judged by the resolved address, because a host name may be loopback too
-    # without the zone that an IPv6 address may end in, such as %eth0
+    # the resolved address decides, because a host name may be loopback too
+    # partition() removes the zone of an IPv6 address, such as %eth0
     return family, (resolved, port), ipaddress.ip_address(resolved.partition("%")[0]).is_loopback
 
 
@@ -205,5 +209,5 @@ def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str, s
         server: _Server = bound(address, Handler)
     except OSError as error:
         raise MachineError(f"can't listen on {listen}: {error.strerror or error}",
-                           "another program may be using the port; choose another with --listen") from None  # fmt: skip
+                           "another program may be using the port; set another with --listen") from None  # fmt: skip
     return server

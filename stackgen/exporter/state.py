@@ -1,4 +1,4 @@
-"""The latest report of every endpoint, shared by the threads that check and those that serve HTTP."""
+"""The latest report of every endpoint, shared by the threads that run checks and the threads that serve HTTP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Round:
 class EndpointState:
     """The latest state of an endpoint.
 
-    `checked` is the end of the latest round in seconds since the epoch. `report` and `checked` are None before it.
+    `checked` is the end of the latest round in seconds since the epoch. `report` and `checked` are None before the
+    first round.
     """
 
     name: str
@@ -48,7 +49,7 @@ class State:
         self._endpoints = {target.name: EndpointState(target.name, target.base_url) for target in targets}
         # bounded, because an exporter runs indefinitely
         self._history: dict[str, deque[Round]] = {target.name: deque(maxlen=HISTORY) for target in targets}
-        # the start time keeps a restarted exporter's versions apart from those of the previous process
+        # the start time makes the versions differ from the versions of a previous process
         self._version, self._started = 0, f"{time.time_ns():x}"
 
     def record(self, report: EndpointReport, checked: float | None = None) -> None:
@@ -92,5 +93,5 @@ class State:
 def summarize_round(report: EndpointReport) -> Round:
     """The part of a report that the history keeps."""
     ttfts = [result.figures["ttft_seconds"] for result in report.results if "ttft_seconds" in result.figures]
-    # the slowest model, so that one slow model among many is visible
+    # the slowest model counts, so that one slow model among many is visible
     return Round(report.ok, max(ttfts, default=None))

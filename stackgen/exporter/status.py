@@ -1,4 +1,4 @@
-"""The status page and `/api/status`. Both are made from one dictionary, so they can't disagree."""
+"""The status page and `/api/status`. Both use the same dictionary, so their data can't differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SCHEMA", "build_status", "render_page", "report_status"]
 
 # incremented when a field is renamed, removed or changes its meaning, but not for new fields
 SCHEMA = 1
-# seconds between polls: short enough to watch a restart, and most responses are an empty 304
+# seconds between polls: short enough to watch a restart, and cheap because most responses are an empty 304
 POLL_SECONDS = 3.0
 # seconds between reloads without JavaScript; longer, because a reload loses the reader's scroll position
 RELOAD_SECONDS = 20
@@ -36,7 +36,7 @@ def build_status(
         "trouble": stall_reason,
         "interval_seconds": interval,
         "profile": profile,
-        # an endpoint that is down outweighs others that were not checked yet
+        # one endpoint that is down makes the state `down`, even if others were not checked yet
         "state": "down" if count["down"] else "pending" if count["pending"] or not rows else "up",
         "verdict": _verdict(count, len(rows)),
         **count,
@@ -45,7 +45,7 @@ def build_status(
 
 
 def report_status(report: Report, *, interval: float, profile: str) -> dict[str, Any]:
-    """The body that `/api/status` would have after this report as the only round; no server is needed."""
+    """Returns the body of `/api/status` as if this report was the only round; no server is needed."""
     now = time.time()
     endpoints = tuple(
         EndpointState(one.name, one.base_url, report=one, checked=now, runs=1, history=(summarize_round(one),))
@@ -59,7 +59,7 @@ def render_page(data: dict[str, Any], *, version: str, nonce: str) -> str:
 
     `version` is the ETag of `data`; `nonce` allows the page's own script and style in its Content-Security-Policy.
     """
-    # sorted only here, when the page is opened: updates don't move rows while somebody reads
+    # sorted only when the page is opened: updates don't move rows while somebody reads
     order = {"down": 0, "pending": 1, "up": 2}
     rows = sorted(data["endpoints"], key=lambda row: (order[row["state"]], not row["warnings"]))
     template = jinja_environment().get_template("report/status.html.j2")
@@ -119,7 +119,7 @@ def _first_problem(report: EndpointReport | None) -> dict[str, str] | None:
 
 
 def _slowest_rate(results: tuple[Result, ...]) -> float | None:
-    # only `stream`: under the same name, `load` reports the rate of all its requests together
+    # only `stream`: the figure of `load` with the same name is the rate of all its requests together
     streams = [result.figures for result in results if result.name == "stream"]
     return min((one["tokens_per_second"] for one in streams if "tokens_per_second" in one), default=None)
 

@@ -1,7 +1,7 @@
-"""The engines' flags, by version. doctor checks `extra_args` with them before a start, and diagnose after one.
+"""The engines' flags, by version. doctor uses them before a start to check `extra_args`, and diagnose after a failure.
 
-The JSON files come from each program's own help (`scripts/generate_flags.py`). Removed flags and their replacements
-are listed here; each refusal was tried on the real program.
+The JSON files come from each program's own help (`scripts/generate_flags.py`). This module lists removed flags and
+their replacements. The real programs were tested to reject each removed flag.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ __all__ = [
     "suggest_flag",
 ]  # fmt: skip
 
-# engine -> flag that it no longer has (or never had as a flag) -> what to do instead
+# engine -> flag that the engine no longer has, or never had -> what to do instead
 REMOVED_FLAGS: dict[str, dict[str, str]] = {
     "vllm": {
-        "--disable-log-requests": "remove it: requests are logged only with --enable-log-requests",
-        "--enable-reasoning": "remove it: reasoning_parser alone enables it",
+        "--disable-log-requests": "remove the flag: vLLM logs requests only with --enable-log-requests",
+        "--enable-reasoning": "remove the flag: reasoning_parser alone enables reasoning",
         "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
         "--guided-decoding-backend": "use --structured-outputs-config.backend",
-        "--swap-space": "remove it: preempted requests are recomputed",
+        "--swap-space": "remove the flag: preempted requests are recomputed",
         "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
         "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
         "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
-        "--device": "remove it: the image decides (gpus: none selects the CPU image)",
+        "--device": "remove the flag: the image decides the device (gpus: none selects the CPU image)",
         "--worker-use-ray": "use --distributed-executor-backend ray",
-        "--engine-use-ray": "remove it: the engine always has its own process",
+        "--engine-use-ray": "remove the flag: the engine always has its own process",
         "--num-lookahead-slots": "use --speculative-config",
         "--speculative-model": "use --speculative-config",
         "--num-speculative-tokens": "use --speculative-config",
-        "--use-v2-block-manager": "remove it: there is no other block manager",
-        "--enable-lora-bias": "remove it",
+        "--use-v2-block-manager": "remove the flag: vLLM has no other block manager",
+        "--enable-lora-bias": "remove the flag",
         "--override-pooler-config": "use --pooler-config",
-        "--preemption-mode": "remove it: preempted requests are recomputed",
-        "--disable-frontend-multiprocessing": "remove it",
+        "--preemption-mode": "remove the flag: preempted requests are recomputed",
+        "--disable-frontend-multiprocessing": "remove the flag",
     },
     "fastchat": {
-        "--api-keys": "remove it: the key comes from .env, and a flag would show in the process list",
+        "--api-keys": "remove the flag: the key comes from .env, and a flag would appear in the process list",
     },
     "llamacpp": {},
 }
@@ -56,7 +56,7 @@ REMOVED_IN = {
     "--override-pooler-config": "0.12.0", "--preemption-mode": "0.11.0",
     "--disable-frontend-multiprocessing": "0.19.0",
 }  # fmt: skip
-# removed flags that took no value, so they can be removed without looking at the next argument
+# removed flags without a value: they can be removed without looking at the next argument
 REMOVED_SWITCHES = frozenset(
     {
         "--disable-log-requests", "--enable-reasoning", "--worker-use-ray", "--engine-use-ray",
@@ -92,8 +92,8 @@ def normalize_flag(flag: str) -> str:
 
 
 def is_removal(remedy: str) -> bool:
-    """Whether a remedy of `REMOVED_FLAGS` only removes the flag, and needs no other flag in its place."""
-    return remedy.partition(":")[0] == "remove it"
+    """Whether a remedy of `REMOVED_FLAGS` only removes the flag, without another flag in its place."""
+    return remedy.partition(":")[0] == "remove the flag"
 
 
 def suggest_flag(engine: str, flag: str) -> str:
@@ -101,10 +101,10 @@ def suggest_flag(engine: str, flag: str) -> str:
     plain = normalize_flag(flag)
     known = load_flags(engine)
     if known and plain in known.by_name:
-        same = f"{engine} {known.version} has it, but this image has another version"
+        same = f"{engine} {known.version} has {plain}, but this image contains another version"
         return same if plain == flag else f"did you mean {plain}?"
     other = next((e for e in REMOVED_FLAGS if e != engine and (t := load_flags(e)) and plain in t.by_name), "")
     own = [name for name in known.by_name if name.startswith("--")] if known else []
     # a flag of another engine counts as a typo only if it is very similar to one of this engine
     close = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
-    return f"did you mean {close[0]}?" if close else f"it is a flag of {other}" if other else ""
+    return f"did you mean {close[0]}?" if close else f"{plain} is a flag of {other}" if other else ""

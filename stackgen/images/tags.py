@@ -35,11 +35,11 @@ def context_assets(folder: str) -> tuple[Asset, ...]:
 @cache
 def image_tag(folder: str, version: str, variant: str) -> str:
     """`stackgen/FOLDER:VERSION-VARIANT-HASH`. The hash covers names and contents of the build context's files."""
-    # a hash, so that equal contexts share an image and a changed file leads to a new build
+    # a hash, so that equal build contexts share an image and a changed file leads to a new build
     digest = hashlib.sha256()
     for asset in context_assets(folder):
         name = asset.path.rpartition("/")[2]
-        # separators: a file's name and content must not run into each other
+        # separators, so that a file's name and its content can't be confused
         digest.update(name.encode() + b"\0" + (templates_dir() / asset.template).read_bytes() + b"\0")
     return f"stackgen/{folder}:{version}-{variant}-{digest.hexdigest()[:8]}"
 
@@ -49,7 +49,7 @@ def unpinned_warnings(*images: str | None) -> list[str]:
     return [
         f"image {image} is not pinned to a version"
         for image in images
-        # only the last part of the name: a registry may have a port
+        # only the last part of the name counts, because a registry may have a port
         if image and (":" not in PurePosixPath(image).name or image.endswith(":latest"))
     ]
 

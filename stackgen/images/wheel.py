@@ -1,7 +1,7 @@
 """Builds a wheel of this stackgen from its installed files, for the exporter's image.
 
-No package index is involved: it doesn't have a checkout's code, and if stackgen doesn't own its name there, anybody can
-take it. Equal files give equal bytes, whether they are in a checkout or were installed from a wheel.
+The wheel does not come from a package index: an index doesn't have a checkout's code, and if stackgen doesn't own its
+name there, anybody can take that name. Equal files give equal bytes, in a checkout and in an installation from a wheel.
 Format: packaging.python.org, "Binary distribution format" 1.0 and "Entry points specification".
 """
 
@@ -30,7 +30,7 @@ METADATA = {
     "WHEEL": "Wheel-Version: 1.0\nGenerator: stackgen\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "entry_points.txt": "[console_scripts]\nstackgen = stackgen.cli.main:main\n",
 }
-# fixed, so that the bytes are reproducible; the earliest date that a zip file supports
+# a fixed time, so that the bytes are reproducible; this is the earliest date that a zip file supports
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -52,7 +52,7 @@ def build_wheel() -> bytes:
 @cache
 def package_digest() -> str:
     """Hash of the files in the wheel, as 16 hexadecimal digits."""
-    # of the files, not of the wheel, whose bytes depend on the version of zlib
+    # hashes the files and not the wheel, because the wheel's bytes depend on the version of zlib
     total = hashlib.sha256()
     for path, data in _files().items():
         total.update(f"{path}\0{len(data)}\0".encode() + data)

@@ -1,4 +1,4 @@
-"""Clouds with an OpenAI-compatible API: base URL, host names, and the variables that hold their keys."""
+"""Clouds with an OpenAI-compatible API: base URL, host names, and the variables that contain their keys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["CLOUDS", "Cloud"]
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """One cloud, by the name used in stack files and with `--provider`.
+    """One cloud. `name` is its name in stack files and in `--provider`.
 
-    - `key_names`: environment variables that may hold the key; the first one that is set wins.
+    - `key_names`: environment variables that may contain the key; the first variable that is set wins.
     - `hosts`: host names of the cloud; their subdomains belong to it too.
     - `url_variable`: environment variable that overrides `url`.
     - `source`: where these facts come from.
@@ -27,9 +27,9 @@ class Cloud:
     source: str
 
     def owns(self, host: str) -> bool:
-        """Whether `host` is one of the cloud's hosts or a subdomain of one."""
+        """Whether `host` is one of the cloud's hosts or a subdomain of such a host."""
         host = host.rstrip(".").lower()
-        # match whole labels: the key must not go to `together.example.org` or `nottogether.ai`
+        # match whole labels: the key must not be sent to `together.example.org` or `nottogether.ai`
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
 
 

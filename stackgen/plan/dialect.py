@@ -1,4 +1,4 @@
-"""How a server's API differs from the OpenAI API: declared by each engine, used by the check."""
+"""The differences between a server's API and the OpenAI API. Each engine declares them, and the check uses them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Dialect:
     - `unknown_model`: (HTTP status, error code) for an unknown model name.
     - `error_path`: keys that lead to the error message in the body of an error.
     - `claims`, `lacks`, `ignores`: names of checks, for features that the server supports, doesn't support, or accepts
-      without effect. `depends`: features that depend on the model or on the server's flags. Others are simply tried.
+      without effect. `depends`: features that depend on the model or on the server's flags. The check tries all other
+      features.
     - `tokenize`: (path under the root, name of the text field), if the server has such a path.
-    - `silent_hint`: likely reason if the server lists its models but doesn't answer.
+    - `silent_hint`: hint with the likely reason, if the server lists its models but doesn't answer.
     """
 
     name: str

@@ -24,9 +24,9 @@ Condition = Literal["service_started", "service_healthy", "service_completed_suc
 class EnvRef:
     """A value that is read from `.env` when the stack starts, so that no rendered file contains it.
 
-    `required` is the message that Compose prints if the variable is missing; if it is empty, `default` is used instead.
-    `alternative` names a second variable, used if the first one of a required value is empty. Compose can't require
-    either of two, so the service itself must refuse to start without both.
+    `required` is the message that Compose prints if the variable is missing. If `required` is empty, `default` is used.
+    `alternative` is the name of a second variable, used if the first variable of a required value is empty. Compose
+    can't require one of two variables, so the service itself must refuse to start without both.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Delays the start of a service until `service` has reached `condition`."""
+    """Delays the start of a service until the service `service` has reached `condition`."""
 
     service: str
     condition: Condition
@@ -166,13 +166,13 @@ class Service:
 class Endpoint:
     """An OpenAI-compatible URL that the stack offers to its users.
 
-    - `base_url` ends in `/v1`; `api_key` names the variable in `.env` that holds the key.
-    - `service` is the service that answers; `workers` are services behind it.
+    - `base_url` ends in `/v1`; `api_key` is the name of the variable in `.env` that contains the key.
+    - `service` is the service that answers; `workers` are the services behind this service.
     - `models`: served model names that must be listed.
-    - `exposed`: whether other machines can reach it.
-    - `groups`: the served names of each model behind it; empty if all names belong to one model.
-    - `max_concurrent_requests`: per replica; 0 if unknown.
-    - `replicas`: services that a gateway balances the requests over.
+    - `exposed`: whether other machines can reach the endpoint.
+    - `groups`: the served names of each model behind the endpoint; empty if all names belong to one model.
+    - `max_concurrent_requests`: the limit of each replica; 0 if unknown.
+    - `replicas`: services across which a gateway balances the requests.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network of the stack. An `internal` one has no way out and no published ports."""
+    """A network of the stack. An `internal` network has no outgoing connections and no published ports."""
 
     name: str
     internal: bool = False
@@ -234,7 +234,7 @@ class Plan:
     assets: tuple[Asset, ...] = ()
     documents: tuple[Document, ...] = ()
     env_file: str = ".env"
-    # two plans that run the same are equal, whatever they warn about
+    # two plans that run the same services are equal, even if their warnings differ
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def service(self, name: str) -> Service:
@@ -265,7 +265,7 @@ class Site(Protocol):
         """The base URL, ending in `/v1`, of a port published on this machine."""
 
     def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
-        """Address and port that `service` must bind. `host_port` is 0 unless it is reachable from the host."""
+        """Address and port that `service` must bind. `host_port` is 0 if the port is not reachable from the host."""
 
     def models_dir(self) -> str:
         """The shared model storage, as a path that services see."""

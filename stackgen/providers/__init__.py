@@ -1,1 +1,1 @@
-"""Which servers a command talks to: providers, clouds, named endpoints, and a stack's own endpoints."""
+"""The servers that a command uses: providers, clouds, named endpoints, and a stack's own endpoints."""

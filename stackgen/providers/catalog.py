@@ -1,6 +1,6 @@
-"""The matrix of providers: base URLs, where their keys are looked up, and what they support.
+"""The table of providers: base URLs, the places of their keys, and the features that they support.
 
-A provider is a kind of server with a name that `--provider` accepts: every engine is one, the clouds are the rest.
+A provider is a kind of server with a name that `--provider` accepts. Every engine and every cloud is a provider.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Key", "Provider", "find_key", "find_provider", "key_names_for", "pro
 class Provider:
     """One kind of server.
 
-    - `key_names`: environment variables that may hold the key; the first one that is set wins.
+    - `key_names`: environment variables that may contain the key; the first variable that is set wins.
     - `hosts`: host names of the provider; their subdomains belong to it too.
     - `url_variable`: environment variable that overrides `url`; empty if there is none.
     - `source`: where these facts come from.
@@ -46,7 +46,7 @@ class Provider:
     def base_url(self) -> str:
         """The base URL in use: `url_variable` from the environment if set, else `url`.
 
-        Raises StackgenError if the variable holds no valid base URL.
+        Raises StackgenError if the variable contains no valid base URL.
         """
         override = os.environ.get(self.url_variable)
         if not override:
@@ -64,7 +64,7 @@ class Provider:
 
     def dialect_at(self, base_url: str) -> Dialect | None:
         """The dialect of this provider's server at `base_url`; None if it must be detected from responses."""
-        # behind a merely OpenAI-compatible URL there may be any server
+        # any server may be behind an OpenAI-compatible URL
         return None if self.dialect is OPENAI and not self._owns(base_url) else self.dialect
 
     def _owns(self, base_url: str) -> bool:
@@ -86,7 +86,7 @@ class Provider:
         support |= dict.fromkeys(self.dialect.lacks, "no")
         support |= dict.fromkeys(self.dialect.ignores, "ignored")
         support |= dict.fromkeys(self.dialect.depends, "depends")
-        # every stream asks for usage, so every dialect states whether that works
+        # every stream requests usage, so every dialect declares whether it reports usage
         return support | {"stream-usage": "yes" if self.dialect.stream_usage else "no"}
 
 
@@ -103,7 +103,7 @@ class Key:
 
 
 # VLLM_API_KEY and LLAMA_API_KEY are the variables that the servers themselves read
-# what an engine's dialect doesn't state: title, base URL, variables tried after STACKGEN_API_KEY, source
+# facts that an engine's dialect lacks: title, base URL, variables tried after STACKGEN_API_KEY, source
 ENGINE_FACTS: Mapping[str, tuple[str, str, tuple[str, ...], str]] = {
     "vllm": ("vLLM", "http://127.0.0.1:8000/v1", ("VLLM_API_KEY",), "recorded from vLLM 0.32"),
     "fastchat": ("FastChat", "http://127.0.0.1:8000/v1", (), "recorded from FastChat 0.2.36"),
@@ -146,16 +146,16 @@ def providers() -> dict[str, Provider]:
 
 def find_provider(base_url: str) -> Provider | None:
     """The cloud that `base_url` belongs to, by its host or its URL variable; None for any other server."""
-    # whole labels only: a key must not go to `together.example.org`
+    # whole labels only: a key must not be sent to `together.example.org`
     return next((cloud for cloud in CLOUDS if cloud._owns(base_url) or cloud._is_moved_to(base_url)), None)
 
 
 def key_names_for(base_url: str) -> tuple[str, ...]:
-    """Names of the variables that may hold a key for `base_url` when no provider was named; empty if none may."""
+    """Returns the variables that may contain a key for `base_url` without a provider; empty if there are none."""
     provider = find_provider(base_url)
     if provider:
         return provider.key_names
-    # a stack's key goes to this machine only; for any other host the user names the key
+    # a stack's key is sent only to this machine; for any other host the user specifies the key
     return (API_KEY,) if is_loopback(base_url) else ()
 
 
@@ -172,7 +172,7 @@ def find_key(names: Iterable[str], folders: Iterable[Path] = (), given: str | No
         # variables often end in a newline
         if value := os.environ.get(name, "").strip():
             return Key(value, name=name, place="environment")
-    # two folders may be the same one, such as `.` and the stack's
+    # two folders may be the same folder, such as `.` and the stack's folder
     for folder in dict.fromkeys(folders):
         values = read_env(folder)
         for name in names:

@@ -1,4 +1,4 @@
-"""Which endpoints a command addresses: those of a stack, of `endpoints.yaml`, of `--provider` or of `--base-url`."""
+"""The endpoints that a command uses: from a stack, `endpoints.yaml`, `--provider` or `--base-url`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def find_targets(args: Namespace) -> list[Target]:
-    """The endpoints that a command line names: `--base-url` and `--provider`, else those of the stack or file.
+    """Returns the endpoints of a command line: `--base-url` and `--provider`, else the endpoints of the stack or file.
 
     Raises StackgenError for an unknown name, SpecError for an invalid file.
     """
@@ -40,7 +40,7 @@ def find_targets(args: Namespace) -> list[Target]:
 
 
 def resolve_targets(args: Namespace) -> list[ResolvedTarget]:
-    """As `find_targets`, each endpoint with the stack that it belongs to.
+    """Returns the same endpoints as `find_targets`, each with the stack that it belongs to.
 
     Reads `base_url`, `provider`, `stack`, `api_key` and `model` of `args`; any of them may be missing.
     """
@@ -50,11 +50,11 @@ def resolve_targets(args: Namespace) -> list[ResolvedTarget]:
     if not urls and not names:
         everything = open_endpoint_source(path).resolve_all()
         if not everything:
-            raise StackgenError(f"{path} defines no endpoints", "add one under `endpoints:`")
+            raise StackgenError(f"{path} defines no endpoints", "add an endpoint under `endpoints:`")
         return _serving(_with_key(everything, key), model)
     chosen = [ResolvedTarget(_target_from_url(url, key)) for url in urls]
     if names:
-        # with names given, the default folder may be empty; a path that was passed must exist
+        # if names are given, the default folder may be empty; a path that was passed must exist
         chosen += _with_key(find_by_name(names, open_endpoint_source(path, optional=path == ".")), key)
     return [replace(one, target=_with_model(one.target, model)) for one in chosen]
 
@@ -69,7 +69,7 @@ def _provider_names(args: Namespace) -> list[str]:
 
 
 def _target_from_url(url: str, key: str | None) -> Target:
-    # first, because it validates and normalizes the URL
+    # from_url comes first, because it validates and normalizes the URL
     target = Target.from_url(url, None)
     provider = find_provider(target.base_url)
     names = key_names_for(target.base_url)
@@ -80,12 +80,12 @@ def _target_from_url(url: str, key: str | None) -> Target:
 
 
 def _with_key(targets: list[ResolvedTarget], key: str | None) -> list[ResolvedTarget]:
-    # --api-key applies to every endpoint, also to those with a key of their own
+    # --api-key applies to every endpoint, also to endpoints that have their own key
     return [replace(one, target=replace(one.target, api_key=key)) for one in targets] if key else targets
 
 
 def _with_model(target: Target, model: str | None) -> Target:
-    # an endpoint that was named is asked for the model even if it doesn't list it
+    # a request to a named endpoint uses this model even if the endpoint doesn't list it
     return target if model is None else replace(target, models=(model,))
 
 

@@ -28,16 +28,16 @@ __all__ = [
 
 FILE_NAME = "endpoints.yaml"
 NO_SOURCE_HINT = (
-    "run `stackgen init` to create a stack.yaml, name an endpoint with --provider or --base-url, or write an "
+    "run `stackgen init` to create a stack.yaml, specify an endpoint with --provider or --base-url, or write an "
     "endpoints.yaml"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSource:
-    """The endpoints that a folder or file defines: those of a stack, named entries, both or none.
+    """The endpoints that a folder or file defines: endpoints of a stack, named entries, both or none.
 
-    Relative paths and `.env` are looked up in `folder`.
+    Relative paths are relative to `folder`, which also contains `.env`.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class EndpointSource:
 def open_endpoint_source(path: str = ".", *, optional: bool = False) -> EndpointSource:
     """Opens a stack file, an endpoints file, or the folder of either.
 
-    A folder means its stack.yaml, else its endpoints.yaml. With `optional`, a folder without both is an empty source.
-    Raises SpecError for an invalid file, StackgenError if there is none.
+    For a folder, this opens its stack.yaml, else its endpoints.yaml. With `optional`, a folder without both files is an
+    empty source. Raises SpecError for an invalid file, StackgenError if there is no file.
     """
     where = Path(path)
     if where.suffix in (".yaml", ".yml"):
@@ -72,7 +72,7 @@ def find_by_name(names: Iterable[str], source: EndpointSource) -> list[ResolvedT
     """The endpoints called `names`, without duplicates.
 
     Each name is looked up as a named entry, then as an endpoint, service or engine of the stack, then as a provider.
-    Raises StackgenError for an unknown name, with the closest known one.
+    Raises StackgenError, with the closest known name, for an unknown name.
     """
     entries = _named_entries(source)
     own = targets_from_stack(source.stack) if source.stack else []
@@ -107,21 +107,21 @@ def target_from_provider(
 
 
 def targets_from_entry(entry: EndpointSpec, folder: Path) -> list[ResolvedTarget]:
-    """The endpoint of an entry, or all endpoints of the stack that it names; `folder` holds the entry's file."""
+    """Returns the endpoint of an entry, or all endpoints of the entry's stack; `folder` contains the entry's file."""
     if entry.stack:
-        # the stack's own endpoints only: two files that name each other would recurse forever
+        # only the stack's own endpoints: two files that refer to each other would recurse forever
         found = targets_from_stack(_open_stack(folder / Path(entry.stack).expanduser()))
-        # the suffix is only needed to tell several endpoints apart
+        # the suffix is needed only to distinguish several endpoints
         names = [entry.name] if len(found) == 1 else [f"{entry.name}/{one.target.name}" for one in found]
         return [_with_limits(replace(one, target=replace(one.target, name=name)), entry)
                 for one, name in zip(found, names, strict=True)]  # fmt: skip
     provider = providers().get(entry.provider or "")
     url = entry.base_url or (provider.base_url if provider else "")
     target = Target.from_url(url, None, entry.models)
-    # a variable named in the entry is the only one tried: another could hold a key of another account
+    # if the entry specifies a variable, no other is tried: another variable may contain a key of another account
     fallback_names = provider.key_names if provider else key_names_for(target.base_url)
     key_names = (entry.api_key_env,) if entry.api_key_env else fallback_names
-    # the .env of the current folder comes before the one next to the file
+    # the .env of the current folder comes before the .env next to the file
     key = find_key(key_names, (Path(), folder))
     kind = provider or find_provider(target.base_url)
     dialect = _find_dialect(entry.dialect) if entry.dialect else kind.dialect_at(target.base_url) if kind else None
@@ -140,11 +140,11 @@ def _find_dialect(name: str) -> Dialect:
 
 def _named_entries(source: EndpointSource) -> dict[str, tuple[EndpointSpec, Path]]:
     entries = {entry.name: (entry, source.folder) for entry in source.entries}
-    # names from an endpoints.yaml next to the stack file, or in the current folder, count as well
+    # names in an endpoints.yaml next to the stack file, or in the current folder, are valid too
     for folder in (source.folder, Path()):
         if (folder / FILE_NAME).exists():
             for entry in load_endpoints(folder / FILE_NAME).endpoints:
-                # entries of the stack file win, then those of the file next to it
+                # entries of the stack file win, then entries of the file next to the stack file
                 entries.setdefault(entry.name, (entry, folder))
     return entries
 
@@ -158,7 +158,7 @@ def _names(resolved: ResolvedTarget) -> tuple[str, ...]:
 def _is_endpoints_file(path: Path) -> bool:
     if path.name == FILE_NAME:
         return True
-    # with any other name only the content tells; opening an unreadable file as a stack reports its error
+    # a file with another name is recognized by its content; opening an unreadable file as a stack reports the error
     try:
         data = read_mapping(read_text(path), str(path))
     except SpecError:

@@ -34,7 +34,7 @@ def check_plan(plan: Plan, folder: Path, progress: Callable[[str, str], None], w
     for endpoint in plan.endpoints:
         progress(endpoint.service, "requesting a completion")
     report = run_check(targets_from_plan(plan, folder), Options(timeout=60.0), wait)
-    # one report covers the whole stack, so every service shows its verdict
+    # one report covers the whole stack, so every service shows the verdict of this report
     for endpoint in plan.endpoints:
         progress(endpoint.service, "answered" if report.ok else "failed the check")
     return report

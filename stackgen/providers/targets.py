@@ -23,7 +23,7 @@ GENERATED = ("gateway", "tls", "site.crt")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedTarget:
-    """A target, with the stack and the plan's endpoint behind it; both are None for servers that no stack runs."""
+    """A target, its stack, and its endpoint in the plan; stack and endpoint are None for servers that no stack runs."""
 
     target: Target
     stack: Stack | None = None
@@ -40,7 +40,7 @@ def targets_from_plan(plan: Plan, folder: Path) -> list[Target]:
     env = read_env(folder)
     return [
         replace(
-            # a server bound to 0.0.0.0 is exposed although its URL names 127.0.0.1; only the plan knows
+            # a server bound to 0.0.0.0 is exposed although its URL contains 127.0.0.1; only the plan has this fact
             Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed),
             ca_file=_generated_certificate(plan, endpoint, folder),
         )
@@ -52,12 +52,12 @@ def _generated_certificate(plan: Plan, endpoint: Endpoint, folder: Path) -> str 
     """The path of the self-signed certificate that stackgen generated for this endpoint, if there is one."""
     mounts = plan.service(endpoint.service).mounts
     paths = [folder / one.source for one in mounts if isinstance(one, Bind) and one.target == "/tls/site.crt"]
-    # a certificate of the user's own is verified against the system's CAs instead
+    # the user's own certificate is verified against the system's CAs instead
     return next((str(path) for path in paths if path.parts[-3:] == GENERATED and path.exists()), None)
 
 
 def targets_from_stack(stack: Stack) -> list[ResolvedTarget]:
-    """The endpoints that the stack itself serves, in plan order; not those under its `endpoints:`."""
+    """Returns the endpoints that the stack itself serves, in plan order, without entries under its `endpoints:`."""
     targets = targets_from_plan(stack.plan, stack.folder)
     # strict: targets_from_plan returns one target per endpoint
     return [

@@ -25,7 +25,7 @@ HEADER = (
 )
 
 
-# the function that quotes each expression of a template, by language
+# by language: the function that quotes each expression of a template
 FINALIZE: dict[str, Callable[[Any], str]] = {
     "compose": compose.format_scalar,
     "yaml": yaml.format_scalar,
@@ -68,7 +68,7 @@ def _environment(language: str = "compose") -> Environment:
         keep_trailing_newline=False,
         # templates don't change while stackgen runs
         auto_reload=False,
-        # compiling templates takes a quarter of a render; Jinja itself checks the hash of the source
+        # compiling templates takes a quarter of the time of a render; Jinja compares the hash of the source itself
         bytecode_cache=FileSystemBytecodeCache(folder) if (folder := cache_dir("templates")) else None,
     )
     environment.filters |= {

@@ -1,4 +1,4 @@
-"""Writes rendered files: all or nothing, with a diff, and never over manual edits.
+"""Writes rendered files atomically, shows a diff, and never overwrites manual edits.
 
 `stackgen.lock` has the checksum of each file as it was rendered, in the format of `sha256sum -c`. A file with another
 checksum was edited manually.
@@ -55,7 +55,7 @@ def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
             edited = path != LOCK and lock.get(path) != _digest(old)
             changes.append(Change(path, "changed", old, text, edited))
     for path, digest in lock.items():
-        # never remove files outside the folder, which a lock file could name with `..` or through a link
+        # never remove files outside the folder: a lock file could contain `..` or a path through a link
         is_inside = (folder / path).parent.resolve().is_relative_to(folder.resolve())
         old = _read(folder / path) if is_inside else None
         if path not in rendered and old is not None:
@@ -64,7 +64,7 @@ def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
 
 
 def diff(changes: Sequence[Change]) -> Iterator[str]:
-    """Yields a unified diff, line by line, without line ends. The lock file is omitted."""
+    """Yields a unified diff, line by line, without line ends. Omits the lock file."""
     for change in changes:
         if change.kind == "same" or change.path == LOCK:
             continue
@@ -78,13 +78,13 @@ def write_files(changes: Sequence[Change], folder: Path, force: bool = False) ->
     edited = [change.path for change in changes if change.edited]
     if edited and not force:
         raise DriftError(
-            f"edited by hand since it was rendered: {', '.join(str(folder / path) for path in edited)}",
-            "see the changes with --diff; overwrite them with --force, or move them into stack.yaml",
+            f"these files were edited by hand: {', '.join(str(folder / path) for path in edited)}",
+            "--diff shows the changes; overwrite them with --force, or move them into stack.yaml",
         )
     for change in changes:
         if change.kind == "removed":
             (folder / change.path).unlink()
-    # the lock file last: if we are stopped earlier, each file is still either the old or the new one
+    # the lock file is written last: if stackgen is stopped earlier, each file is either old or new
     for change in sorted(changes, key=lambda change: change.path == LOCK):
         if change.kind in ("new", "changed"):
             write_atomically(folder / change.path, change.new)
@@ -93,24 +93,24 @@ def write_files(changes: Sequence[Change], folder: Path, force: bool = False) ->
 def write_atomically(path: Path, text: str | bytes, mode: int = 0o644) -> None:
     """Writes `text` (str: as UTF-8) to `path`, with the permissions `mode`; readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # in the same folder, because a rename is atomic only within one file system
+    # the temporary file is in the same folder, because a rename is atomic only within one file system
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         os.fchmod(handle, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(text.encode("utf-8") if isinstance(text, str) else text)
             file.flush()
-            # data before the rename, or a crash could leave an empty file
+            # the data is flushed before the rename: otherwise a crash could leave an empty file
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # also Ctrl-C
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def _read(path: Path) -> str | None:
     try:
-        # a user's edit may contain anything; read_text() would also change line ends
+        # a user's edit may contain any bytes; read_text() would also change line ends
         return path.read_bytes().decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None

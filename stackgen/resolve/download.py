@@ -16,8 +16,8 @@ HF_TOKEN = EnvRef("HF_TOKEN_FILE", default="/dev/null")  # public models need no
 
 
 def download_arguments(contexts: Sequence[tuple[Engine, Context]]) -> tuple[str, ...]:
-    """Arguments of `download.py` for all models from the Hub, each once; empty if all models are local."""
-    # replica 0 stands for all, as they load the same files
+    """Arguments of `download.py` for all models from the Hub, without duplicates; empty if all models are local."""
+    # replica 0 is enough, because all replicas load the same files
     requests = [
         engine.download_arguments(one.spec) for engine, context in contexts for one in context.replicas if not one.index
     ]
@@ -58,7 +58,7 @@ def _download(engine: Engine, context: Context, arguments: tuple[str, ...]) -> S
         name=DOWNLOAD,
         role="download",
         engine=engine.name,
-        comment="Downloads the weights, then exits; skips models that are already in the storage",
+        comment="Downloads the weights, then exits. Skips models that are already in the storage",
         image=image,
         build=build,
         pull=build is None,

@@ -30,7 +30,7 @@ def _replica_names(model: ModelSpec, taken: set[str]) -> list[str]:
     name = re.sub(r"[^a-z0-9]+", "-", served_names(model)[0].rpartition("/")[2].lower()).strip("-")[:40]
     base = slug = f"{model.engine}-{name or 'model'}".rstrip("-")  # type: ignore[attr-defined]
     number = 2
-    # replica 1 has no number, so adding a second one renames, and so restarts, no container
+    # replica 1 has no number: adding a second replica must not rename, and so restart, the first container
     while not taken.isdisjoint(names := [slug if n == 0 else f"{slug}-{n + 1}" for n in range(model.replicas)]):
         slug, number = f"{base}-{number}", number + 1
     return names
@@ -39,7 +39,7 @@ def _replica_names(model: ModelSpec, taken: set[str]) -> list[str]:
 def _find_ambiguous_names(stack: StackSpec) -> list[Mistake]:
     """Finds served names that two models of one engine share. Replicas of one model may share names."""
     mistakes = []
-    # per engine; a gateway, which routes across engines, has a check of its own
+    # per engine only: the gateway routes across engines, and has its own check
     seen: dict[tuple[str, str], int] = {}
     for index, model in enumerate(stack.models):
         for name in served_names(model):

@@ -29,12 +29,12 @@ Contexts = Sequence[tuple[Engine, Context]]
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
     """Returns the plan of `stack` at `site`. Raises SpecError with all errors of the stack, not only the first one."""
-    # a gateway makes replicas addable at any time, so GPUs get explicit indices from the start
+    # with a gateway, replicas can be added at any time, so GPUs get explicit indices from the start
     gpus, overlaps = place(stack, explicit=gateway.is_enabled(stack, site))
     names, ambiguities = name_services(stack)
     ports, conflicts = assign_ports(stack, site)
     contexts = _contexts(stack, site, gpus, names, ports)
-    # errors of all stages together: one run shows all of them
+    # the errors of all stages are raised together, so that one run shows them all
     if mistakes := [*overlaps, *ambiguities, *conflicts, *_find_mistakes(stack, site, contexts)]:
         raise SpecError(source, mistakes)
     parts = [engine.plan(context) for engine, context in contexts]
@@ -71,7 +71,7 @@ def _contexts(
 
 
 def _gpu_count(request: GpuRequest | None) -> int | None:
-    """Number of GPUs of a replica; None for `all`, whose number is known only at the start."""
+    """Number of GPUs of a replica. None for `all`: the number is known only when the engine starts."""
     if request is None:
         return 0
     # the second form is CDI's name for all GPUs
@@ -117,7 +117,7 @@ def _warnings(stack: StackSpec, site: Site) -> list[str]:
     if stack.exposed and not gateway.is_enabled(stack, site):
         warnings.append(
             f"ports are open on {stack.bind}, but the engines require the key for /v1 only; other paths answer without "
-            "one. Set gateway: true, or put your own proxy with an allow-list of paths in front"
+            "a key. Set gateway: true, or put your own proxy with an allow-list of paths in front of the engines"
         )
     for model in stack.models:
         if not is_local(model.model) and not model.revision:

@@ -1,9 +1,9 @@
 """Decides which replica gets which GPUs.
 
 Compose doesn't reserve GPUs exclusively: two services with `count: 1` both get GPU 0, and `deploy.replicas: 2` puts
-both replicas on the same GPUs. So each replica is a service of its own. If more than one service needs GPUs, counts
-become explicit indices that no model claims: first for the first replica of each model in the order of the file, then
-for the second ones, and so on. That way an added replica moves no running one.
+both replicas on the same GPUs. So each replica is a service of its own. If more than one service needs GPUs, stackgen
+replaces counts by indices that no model sets explicitly. The first replica of each model gets its GPUs first, in the
+order of the file, then the second replica of each model, and so on. So an added replica moves no running replica.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def place(stack: StackSpec, explicit: bool = False) -> tuple[dict[tuple[int, int
     mistakes: list[Mistake] = []
     claims = [claim for index, model in enumerate(stack.models) for claim in _claims(index, model, mistakes)]
     with_gpus = [claim for claim in claims if claim.ids or claim.count]
-    # a count is safe only for a lone service, which gets the first GPUs
+    # a count is safe only if a single service needs GPUs: that service gets the first GPUs
     if len(with_gpus) > 1 or explicit:
         claims = _spread(claims, mistakes)
     mistakes += _find_overlaps([claim for claim in claims if claim.ids or claim.count], stack)
@@ -54,7 +54,7 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
             mistakes.append(
                 Mistake(path, f"`all` can't be divided among {replicas} replicas", hint="list the GPU indices")
             )
-        # a single claim, so that this error causes no others
+        # a single claim, so that this error causes no other errors
         return [Claim(index, 0, count=-1)]
     if isinstance(gpus, int):
         return [Claim(index, replica, count=gpus) for replica in range(replicas)]
@@ -75,7 +75,7 @@ def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
     """Replaces counts by the lowest indices that no model claims explicitly."""
     taken = {id for claim in claims for id in claim.ids}
     free = (str(index) for index in count() if str(index) not in taken)
-    # UUIDs: their index is unknown, so a count could get the same GPU
+    # the index of a UUID is unknown, so a count could get the same GPU
     uuids = sorted(id for id in taken if not id.isdigit())
     if uuids and any(claim.count > 0 for claim in claims):
         first = next(claim for claim in claims if claim.count > 0)
@@ -84,7 +84,7 @@ def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
                     hint="list indices or UUIDs for all models")
         )  # fmt: skip
     assigned = {}
-    # all first replicas before all second ones: adding a replica must not move GPUs of running services
+    # all first replicas before all second replicas: adding a replica must not move GPUs of running services
     for claim in sorted(claims, key=lambda claim: (claim.replica, claim.model)):
         ids = tuple(next(free) for _ in range(claim.count)) if claim.count > 0 else claim.ids
         assigned[claim.model, claim.replica] = Claim(claim.model, claim.replica, ids, min(claim.count, 0))
@@ -97,7 +97,9 @@ def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
     for claim in claims:
         if claim.count == -1 and len(claims) > 1:
             mistakes.append(
-                Mistake(f"models[{claim.model}].gpus", "`all` leaves no GPU for other models", hint="list the indices")
+                Mistake(
+                    f"models[{claim.model}].gpus", "`all` leaves no GPU for other models", hint="list the GPU indices"
+                )
             )
         for id in claim.ids:
             users.setdefault(id, []).append(claim)
@@ -113,13 +115,17 @@ def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
                 Mistake(
                     path,
                     f"GPU {id} is used by {who}",
-                    hint="give each its own GPUs, or set share_gpus: true on all of them",
+                    hint="give each model its own GPUs, or set share_gpus: true on all of them",
                 )
             )
-        # each engine's default share assumes a GPU of its own
+        # by default, each engine assumes that it has the GPU for itself
         elif None in shares:
             mistakes.append(
-                Mistake(path, f"{who} share GPU {id}, so each needs gpu_memory_utilization", hint="e.g. 0.45 and 0.45")
+                Mistake(
+                    path,
+                    f"{who} share GPU {id}, so each needs gpu_memory_utilization",
+                    hint="for example 0.45 and 0.45",
+                )
             )
         # rounded, because binary floats don't represent 0.45 exactly
         elif (total := round(sum(share or 0 for share in shares), 4)) > 0.95:

@@ -18,7 +18,7 @@ HIGHEST = 65535
 def assign_ports(stack: StackSpec, site: Site) -> tuple[dict[tuple[int, int], int], list[Mistake]]:
     """Returns host ports by (model, replica) and errors for ports that are used twice or too high.
 
-    Behind a gateway all are 0. Replicas of an engine with a single endpoint share one port.
+    Behind a gateway, all ports are 0. Replicas of an engine with a single endpoint share one port.
     """
     all_members = [member for members in _endpoints(stack) for member in members]
     if gateway.is_enabled(stack, site):
@@ -31,10 +31,12 @@ def assign_ports(stack: StackSpec, site: Site) -> tuple[dict[tuple[int, int], in
     taken: set[int] = set()
     for members in _endpoints(stack):
         requested = _requested_port(stack, members)
-        # ports that other models ask for are skipped, whatever the order of the file; past HIGHEST: reported below
+        # skips ports that other models set, before or after in the file; a port above HIGHEST is reported below
         port = requested or next(port for port in range(stack.port, 2**17) if port not in taken | reserved)
         if port in taken:
-            mistakes.append(Mistake("models", f"port {port} is used by two endpoints", hint="give each its own port"))
+            mistakes.append(
+                Mistake("models", f"port {port} is used by two endpoints", hint="give each model its own port")
+            )
         if port > HIGHEST:
             mistakes.append(Mistake("port", "no free port is left below 65536", hint="choose a lower port"))
         taken.add(port)

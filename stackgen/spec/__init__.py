@@ -30,7 +30,7 @@ __all__ = [
 
 
 class StackSpec(Strict):
-    """A stack. `models` holds instances of the engines' subclasses of `ModelSpec`."""
+    """A stack. `models` contains instances of the engines' subclasses of `ModelSpec`."""
 
     name: str = Field(
         pattern=NAME, description="Name of the stack: the Compose project and the prefix of its containers"
@@ -51,7 +51,7 @@ class StackSpec(Strict):
         "x86_64", description="CPU architecture of the images for models without a GPU"
     )
     storage: StorageSpec = Field(StorageSpec(), description="Where the weights are stored")
-    # not unless-stopped, which restarts a start that can't work (a wrong flag, too little memory) for ever
+    # not unless-stopped, which repeats a start that can't succeed (wrong flag, too little memory) forever
     restart: str = Field(
         "on-failure:3",
         pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]*)?)$",
@@ -65,10 +65,10 @@ class StackSpec(Strict):
     gateway: Gateway = Field(
         None,
         description="One URL for all models, with API keys and an allow-list of paths: `true`, `false`, or settings. "
-        "Default: on with several models or replicas, or if `bind` is not a loopback address",
+        "Default: `true` with several models or replicas, or if `bind` is not a loopback address",
     )
     monitoring: Monitoring = Field(
-        None, description="Prometheus and Grafana: `true`, `false`, or settings. Default: off"
+        None, description="Prometheus and Grafana: `true`, `false`, or settings. Default: `false`"
     )
     ui: Ui = Field(None, description="Web chat UI that uses the gateway: open-webui. Default: none")
 

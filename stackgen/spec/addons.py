@@ -20,7 +20,7 @@ BODY_SIZE = r"^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])m$"
 
 
 class KeySpec(Strict):
-    """An API key of a client, declared by name. `gateway/keys.map` holds the key's SHA-256, no file holds the key."""
+    """An API key of a client, declared by name. `gateway/keys.map` contains only the key's SHA-256, not the key."""
 
     name: str = Field(
         pattern=KEY_LABEL, description="Name in logs and metrics. `stackgen keys new NAME` creates the key"
@@ -68,10 +68,10 @@ def _check_body_size(value: Any) -> Any:
 class GatewaySpec(Strict):
     """HAProxy in front of the engines: one URL, API keys, an allow-list of paths, load balancing and failover."""
 
-    enabled: bool = Field(True, description="`false` turns the gateway off and keeps its settings in the file")
+    enabled: bool = Field(True, description="`false` disables the gateway and keeps its settings in the file")
     keys: tuple[KeySpec, ...] = Field(
         (),
-        description="API keys of clients, next to the key in .env. List the key in .env as `default` to set its limits",
+        description="API keys of clients, in addition to the key in .env. List that key as `default` to set its limits",
     )
     tls: Annotated[TlsSpec | None, BeforeValidator(_expand_tls)] = Field(
         None,
@@ -79,11 +79,13 @@ class GatewaySpec(Strict):
         json_schema_extra=short_form({"enum": ["generate", True, False]}),
     )
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(
-        (), description="Paths to allow in addition to the OpenAI API, for example /tokenize. They require the key too"
+        (),
+        description="Paths to allow in addition to the OpenAI API, for example /tokenize. The paths also require a key",
     )
     max_body: Annotated[str, BeforeValidator(_check_body_size)] = Field(
         "2m",
-        description="Largest request body in MiB, at most 255m. Memory and latency of large requests grow with it",
+        description="Largest request body in MiB, at most 255m. With a higher limit, large requests use more memory "
+        "and have a higher latency",
         json_schema_extra={"pattern": BODY_SIZE},
     )
     timeout: int = Field(
@@ -103,7 +105,7 @@ class GatewaySpec(Strict):
 class MonitoringSpec(Strict):
     """Prometheus and Grafana, published on 127.0.0.1 only."""
 
-    enabled: bool = Field(True, description="`false` turns monitoring off and keeps its settings in the file")
+    enabled: bool = Field(True, description="`false` disables monitoring and keeps its settings in the file")
     grafana_port: int = Field(3000, ge=1, le=65535, description="Port of Grafana on 127.0.0.1")
     prometheus_port: int = Field(9090, ge=1, le=65535, description="Port of Prometheus on 127.0.0.1")
     retention: str = Field(
@@ -121,7 +123,7 @@ class MonitoringSpec(Strict):
         None, description="Image to use instead of the pinned Grafana. Include a version tag"
     )
     exporter_image: Text | None = Field(
-        None, description="Image with stackgen in it, instead of the one built on this machine"
+        None, description="Image that contains stackgen, instead of the image built on this machine"
     )
     dcgm_image: Text | None = Field(
         None, description="Image to use instead of the pinned DCGM exporter. Include a version tag"
@@ -133,11 +135,11 @@ class UiSpec(Strict):
 
     kind: Literal["open-webui"] = Field("open-webui", description="Which chat UI")
     port: int = Field(3080, ge=1, le=65535, description="Port of the chat UI on 127.0.0.1")
-    image: Text | None = Field(None, description="Image to use instead of the pinned one. Include a version tag")
+    image: Text | None = Field(None, description="Image to use instead of the pinned Open WebUI. Include a version tag")
 
 
 def _expand_switch(value: Any) -> Any:
-    """Expands `true` to all defaults and `false` to off."""
+    """Expands `true` and `false` to `enabled: true` and `enabled: false`."""
     return {"enabled": value} if isinstance(value, bool) else value
 
 

@@ -46,9 +46,9 @@ class FallbackSpec(Strict):
 
     model: Text = Field(description="Model id at the provider")
     provider: Provider | None = Field(None, description="Provider name. `stackgen providers` lists them")
-    base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's")
+    base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's base URL")
     api_key_env: KeyName | None = Field(
-        None, description="Name of the variable in .env with the API key. Default: the provider's"
+        None, description="Name of the variable in .env that contains the API key. Default: the provider's variable"
     )
 
     @model_validator(mode="after")
@@ -89,8 +89,8 @@ class ModelSpec(Strict):
     )
     gpus: Gpus = Field(
         0,
-        description="GPUs of each replica: a count, `all`, or `none` to use the CPU. Or a list of indices, UUIDs or "
-        "CDI names for all replicas, divided evenly among them",
+        description="GPUs of each replica: a count, `all`, or `none` to use the CPU. A list of indices, UUIDs or CDI "
+        "names is divided evenly among all replicas",
     )
     share_gpus: bool = Field(
         False,
@@ -106,11 +106,11 @@ class ModelSpec(Strict):
     trust_remote_code: bool = Field(
         False, description="Run Python code from the model's repository. Enable it only for repositories that you trust"
     )
-    port: int | None = Field(None, ge=1, le=65535, description="Port on this machine. Default: the next free one")
-    extra_args: tuple[str, ...] = Field((), description="Flags passed to the engine unchanged, after all others")
+    port: int | None = Field(None, ge=1, le=65535, description="Port on this machine. Default: the next free port")
+    extra_args: tuple[str, ...] = Field((), description="Flags passed to the engine unchanged, after all other flags")
     extra_env: dict[EnvName, EnvValue] = Field({}, description="Environment variables of the engine")
     image: Text | None = Field(
-        None, description="Image to use instead of the engine's pinned one. Include a version tag"
+        None, description="Image to use instead of the engine's pinned image. Include a version tag"
     )
     user: Text | None = Field(
         None, description="uid:gid that the engine runs as. Default: the user that its image is built for"
@@ -132,20 +132,20 @@ class ModelSpec(Strict):
     fallback: Fallback = Field(
         None,
         description="Server to use while no replica is up: together:<model id>, or `provider`, `base_url` and `model`. "
-        "Its responses have the header x-stackgen-served-by. Needs the gateway",
+        "The fallback's responses have the header x-stackgen-served-by. A fallback needs the gateway",
     )
 
 
 class StorageSpec(Strict):
     """Where the weights are stored: one volume or folder for all models, mounted into every engine."""
 
-    # one store for all stacks, so that two stacks with the same model download it once
+    # all stacks share one volume, so that two stacks with the same model download it once
     volume: str = Field(
         "stackgen-models", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$", description="Docker volume, shared by all stacks"
     )
     path: Text | None = Field(None, description="Folder on this machine, instead of the volume")
     offline: bool = Field(
-        False, description="Never contact the Hugging Face Hub: all weights are in the volume or folder already"
+        False, description="Never contact the Hugging Face Hub. All weights must already be in the volume or folder"
     )
     hub_endpoint: Text | None = Field(
         None, pattern=r"^https?://", description="URL of a mirror of the Hugging Face Hub"
@@ -169,21 +169,24 @@ class EndpointSpec(Strict):
         description="Provider name (`stackgen providers` lists them). It sets the base URL, the dialect and the "
         "variable with the key",
     )
-    base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's")
+    base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's base URL")
     api_key_env: KeyName | None = Field(
-        None, description="Name of the variable (environment or .env) with the API key. Default: the provider's"
+        None,
+        description="Name of the variable (environment or .env) that contains the API key. Default: the provider's "
+        "variable",
     )
     models: tuple[Text, ...] = Field(
         (), description="Served model names that the endpoint must list. `ask` uses the first one by default"
     )
     dialect: Provider | None = Field(
         None,
-        description="Known deviations of the server from the OpenAI API. Default: the provider's, or detected from the "
-        "server's responses",
+        description="Known deviations of the server from the OpenAI API. Default: the provider's dialect, or detected "
+        "from the server's responses",
     )
     stack: Text | None = Field(
         None,
-        description="Another stack.yaml or its folder, instead of a URL: all its endpoints, with the key from its .env",
+        description="Another stack.yaml or its folder, instead of a URL. Adds all endpoints of that stack, with the "
+        "key from its .env",
     )
     max_ttft: float | None = Field(
         None, gt=0, description="The check fails if the time to first token (TTFT) exceeds this many seconds"
@@ -196,7 +199,7 @@ class EndpointSpec(Strict):
         if self.stack and own:
             raise PydanticCustomError(
                 "address",
-                "has both `stack` and {fields}. Remove one of the two: the other stack sets them",
+                "has both `stack` and {fields}. Remove one of the two: with `stack`, the other stack sets {fields}",
                 {"fields": ", ".join(own)},
             )
         if not (self.stack or self.provider or self.base_url):

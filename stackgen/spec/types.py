@@ -15,9 +15,9 @@ __all__ = [
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
-# capitals only: keys of many providers are letters and digits, and would otherwise pass as a variable name
+# capitals only: otherwise the keys of many providers, which are letters and digits, would be valid names
 KEY_NAME = r"^[A-Z][A-Z0-9_]{1,63}$"
-# both the key of the validation context and the type of the validation error
+# used as the key of the validation context and as the type of the validation error
 PROVIDERS = "providers"
 # no credentials, query or fragment: reports print the URL
 BASE_URL = r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
@@ -86,7 +86,7 @@ def _check_key_name(value: Any) -> Any:
 
 
 def _check_provider(value: Any, info: ValidationInfo) -> Any:
-    # the caller passes the known names: engines are providers too, and this module must not import engines
+    # the caller passes the known names, because engines are providers too and this module must not import engines
     known = (info.context or {}).get(PROVIDERS)
     if isinstance(value, str) and known and value not in known:
         raise PydanticCustomError(PROVIDERS, "is not known", {PROVIDERS: known})

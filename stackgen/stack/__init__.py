@@ -1,1 +1,1 @@
-"""A stack on disk: stack.yaml and its schema, .env, client keys, and the folder that holds them."""
+"""A stack on disk: stack.yaml and its schema, .env, client keys, and the folder that contains them."""

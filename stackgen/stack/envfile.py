@@ -1,4 +1,4 @@
-"""The `.env` of a stack, which holds its keys: written with mode 0600, read by the check, never printed."""
+"""The `.env` of a stack with its keys: written with mode 0600, read by `stackgen check`, never printed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def generate_key() -> str:
 
 
 def create_env(folder: Path) -> bool:
-    """Writes `folder/.env` from `.env.example` with new keys. Returns False if the file exists; it is not changed."""
+    """Writes `folder/.env` from `.env.example` with new keys. Returns False, and changes nothing, if .env exists."""
     path = folder / ".env"
     if path.exists():
         return False
     text = re.sub(
         rf"(?m)^({'|'.join(GENERATED_SECRETS)})=$", lambda match: f"{match[1]}={generate_key()}", read_env_example()
     )
-    # the mode is set when the file is created: nobody else can open it even for a moment
+    # the mode is set when the file is created, so nobody else can open the file even for a moment
     write_atomically(path, text, mode=0o600)
     return True
 
@@ -40,7 +40,7 @@ def create_env(folder: Path) -> bool:
 def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
     """Generates the secrets among `names` that `folder/.env` lacks. Returns the names that were added."""
     path, known = folder / ".env", read_env(folder)
-    # not the API key: clients use it, so a new one would lock them out
+    # not the API key: clients use it, so a new key would lock them out
     missing = [name for name in GENERATED_SECRETS if name in set(names) and name != API_KEY and not known.get(name)]
     if missing:
         text = _read_utf8(path) if path.exists() else ""
@@ -63,7 +63,7 @@ def read_env(folder: Path) -> dict[str, str]:
             match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
             if match:
                 values[match[1]] = _unquote(match[2])
-    # the API key also counts without a line in .env: containers can get it from the environment alone
+    # also look up an API key that .env does not contain: containers can get it from the environment alone
     return values | {name: value for name, value in os.environ.items() if name in values or name == API_KEY}
 
 
@@ -82,8 +82,10 @@ def _read_utf8(path: Path) -> str:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-    # outside of the except block: UnicodeDecodeError holds the file's bytes, and so the keys
-    raise StackgenError(f"{path} line {line} is not UTF-8", "save the file as UTF-8: Compose can't read it either")
+    # outside of the except block, because UnicodeDecodeError contains the file's bytes, including the keys
+    raise StackgenError(
+        f"{path} line {line} is not UTF-8", "save the file as UTF-8, because Compose can't read it either"
+    )
 
 
 def _unquote(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Opens a stack: finds its file, validates it, resolves its plan, and knows the folder of its rendered files."""
+"""Opens a stack: finds its file, validates it, resolves its plan, and finds the folder of its rendered files."""
 
 from __future__ import annotations
 
@@ -114,22 +114,26 @@ def _parse_gpus(text: str) -> Any:
 
 
 def _apply_assignment(data: dict[str, Any], entry: dict[str, Any], assignment: str) -> None:
-    """Applies `--set FIELD=VALUE` to a field of the stack if one has this name (`storage.path`), else of the model."""
+    """Applies `--set FIELD=VALUE` to the stack if it has a field of this name (`storage.path`), else to the model."""
     name, equals, value = assignment.partition("=")
     if not equals or not name:
-        mistake = Mistake("--set", f"{assignment!r} is not FIELD=VALUE", hint="for example --set dtype=bfloat16")
+        mistake = Mistake(
+            "--set", f"{assignment!r} does not have the form FIELD=VALUE", hint="for example --set dtype=bfloat16"
+        )
         raise SpecError("command line", [mistake])
     try:
         parsed = read_value(value)
-    # what is not YAML is text: `--set revision=[` needs no quotes
+    # a value that is not valid YAML is text: `--set revision=[` needs no quotes
     except YAML_ERRORS:
         parsed = value
-    # `--set max-num-seqs=8`: users know the field as a flag
+    # `--set max-num-seqs=8` works too, because users know the field as a flag
     *parents, last = name.replace("-", "_").split(".")
     place = data if (parents or [last])[0] in StackSpec.model_fields else entry
     for parent in parents:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
-            mistake = Mistake("--set", f"{assignment!r} sets a field of `{parent}`, which is a value and has no fields")
+            mistake = Mistake(
+                "--set", f"{assignment!r} sets a field of `{parent}`, which is a single value without fields"
+            )
             raise SpecError("command line", [mistake])
     place[last] = parsed

@@ -1,8 +1,8 @@
 """Clients' keys at the gateway: SHA-256 and name of each key in `gateway/keys.map`, where HAProxy looks them up.
 
-A key is printed once and stored nowhere, except the key in `.env` (`default`), which the stack's own commands use. The
-map is state, as `.env` is: it is not rendered and not in the lock file. Its lines are `SHA256 name`. The line
-`managed 1` tells the gateway that only the keys in the map are valid, and no longer the hash of .env's key.
+A key is printed once and stored nowhere. The exception is the key in `.env` (`default`), which the stack's own commands
+use. The map is state, as `.env` is: it is not rendered and not in the lock file. Each line is `SHA256 name`. With the
+line `managed 1`, the gateway accepts only the keys in the map, and no longer the hash of .env's key.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KeyInfo:
         limits = self.limits
         return {
             "name": self.name,
-            # eight characters are enough to tell keys apart
+            # eight characters are enough to distinguish keys
             "keys": [one[:8] for one in self.hashes],
             "from_env": self.from_env,
             "declared": self.declared,
@@ -74,7 +74,7 @@ class KeyInfo:
         elif not self.declared:
             parts.append("not in gateway.keys: no limits, no metrics")
         if self.name == DEFAULT and self.hashes and not self.from_env:
-            parts.append("none of them is the key in .env: run `stackgen keys rotate default`")
+            parts.append("none of these keys is the key in .env: run `stackgen keys rotate default`")
         return f"{self.name:32}  " + "  ".join(parts)
 
 
@@ -87,7 +87,7 @@ def digest(key: str) -> str:
 
 
 def load_keys(folder: Path) -> list[KeyInfo]:
-    """Returns all names that have a key, in the order of the map; without a map, `default` with the key of .env."""
+    """Returns all names that have a key, in the order of the map. Without a map: `default`, with the key in .env."""
     try:
         env = digest(read_api_key(folder))
     # the map is valid without a key in .env
@@ -102,11 +102,12 @@ def load_keys(folder: Path) -> list[KeyInfo]:
 
 
 def create_key(folder: Path, name: str) -> str:
-    """Creates and returns the first key for `name`. Raises StackgenError if it has one, or is not a valid name."""
+    """Creates and returns the first key for `name`. Raises StackgenError if `name` has a key or is invalid."""
     with _edit_entries(folder) as entries:
         if any(owner == name for _, owner in entries):
             raise StackgenError(
-                f"{name} already has a key", f"`stackgen keys rotate {name}` adds another, and the old one stays valid"
+                f"{name} already has a key",
+                f"`stackgen keys rotate {name}` adds another key, and the old key stays valid",
             )
         if not NAME.fullmatch(name):
             raise StackgenError(
@@ -119,10 +120,10 @@ def create_key(folder: Path, name: str) -> str:
 
 
 def rotate_key(folder: Path, name: str) -> str:
-    """Adds and returns another key for `name`; the old ones stay valid. For `default`, .env gets the new key.
+    """Adds and returns another key for `name`; the old keys stay valid. For `default`, .env gets the new key.
 
     Raises StackgenError for an unknown name, and for `default` if the environment overrides .env. Raises OSError if
-    .env can't be read or written. Nothing has changed then.
+    .env can't be read or written. After an error, nothing has changed.
     """
     # the environment overrides .env, so nothing would use the new key
     if name == DEFAULT and os.environ.get(API_KEY):
@@ -133,11 +134,11 @@ def rotate_key(folder: Path, name: str) -> str:
     with _edit_entries(folder) as entries:
         _require_name(entries, name)
         entries.append((digest(key), name))
-    # after the map: the key in .env must be valid at every moment
+    # .env is written after the map, because the key in .env must be valid at every moment
     if name == DEFAULT:
         try:
             write_atomically(folder / ".env", env, mode=0o600)
-        # also on Ctrl-C: nobody has seen the new key
+        # also on Ctrl-C, because nobody has seen the new key
         except BaseException:
             with _edit_entries(folder) as entries:
                 entries.remove((digest(key), name))
@@ -146,14 +147,14 @@ def rotate_key(folder: Path, name: str) -> str:
 
 
 def remove_key(folder: Path, name: str, older: bool = False) -> int:
-    """Removes all keys of `name`, or with `older` all but the newest. Returns how many: 0 if it had only one.
+    """Removes all keys for `name`, or with `older` all but the newest. Returns the number of removed keys.
 
     Raises StackgenError for an unknown name, and for `default` without `older`.
     """
     if name == DEFAULT and not older:
         raise StackgenError(
-            "default is the key in .env, which the stack's own commands use",
-            "`stackgen keys rotate default` replaces it, then `stackgen keys remove default --older`",
+            "`default` can't be removed: it is the key in .env, which the stack's own commands use",
+            "run `stackgen keys rotate default`, then `stackgen keys remove default --older`",
         )
     with _edit_entries(folder) as entries:
         _require_name(entries, name)
@@ -181,7 +182,9 @@ def _require_name(entries: list[tuple[str, str]], name: str) -> None:
         close = get_close_matches(name, names, 1)
         raise StackgenError(
             f"{name} has no key",
-            f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}; `stackgen keys new` creates one",
+            f"did you mean {close[0]}?"
+            if close
+            else f"names with a key: {', '.join(names)}; `stackgen keys new` creates a key",
         )
 
 
@@ -206,7 +209,7 @@ def _edit_entries(folder: Path) -> Iterator[list[tuple[str, str]]]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         entries = _read_entries(folder)
-        # from now on only the map is valid, so it must contain the key in use
+        # from now on only the keys in the map are valid, so the map must contain the key in use
         if entries is None:
             entries = [(digest(read_api_key(folder)), DEFAULT)]
         before = list(entries)
@@ -220,11 +223,11 @@ def _edit_entries(folder: Path) -> Iterator[list[tuple[str, str]]]:
 
 
 def _env_with_key(folder: Path, key: str) -> str:
-    """The text of .env with `key` in place of the old one; with a new line, if it has none or does not exist."""
+    """Returns the text of .env with `key` in place of the old key, or in a new line if .env contains no key."""
     path = folder / ".env"
     text = path.read_text("utf-8") if path.exists() else ""
     pattern = rf"(?m)^([ \t]*(?:export[ \t]+)?{API_KEY}[ \t]*=).*$"
-    # all of them, because the last one counts if there are several
+    # replaces all lines, because the last line counts if there are several
     changed, count = re.subn(pattern, lambda match: match[1] + key, text)
     if count:
         return changed

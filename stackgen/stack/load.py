@@ -52,7 +52,7 @@ def _parse(text: str, source: str, make: Callable[[dict[str, Any], str], T]) -> 
     try:
         return make(read_mapping(text, source), source)
     except SpecError as error:
-        # only a file with errors is worth a second pass for line numbers
+        # line numbers need a second pass, which only a file with errors is worth
         lines = find_lines(text)
         mistakes = [one if one.line else replace(one, line=_find_line(one.path, lines)) for one in error.mistakes]
         raise SpecError(source, sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
@@ -80,7 +80,7 @@ def build_spec(data: dict[str, Any], source: str) -> StackSpec:
         rest["models"] = models or entries
     elif entries is not None:
         mistakes.append(Mistake("models", "must be a list. Start each model with `- model:`"))
-        # a placeholder, or StackSpec would report the same field again
+        # a placeholder, so that StackSpec does not report the same field again
         rest["models"] = [None]
     try:
         stack = StackSpec.model_validate(rest, context=_validation_context())
@@ -103,30 +103,30 @@ def _build_endpoints(data: dict[str, Any], source: str) -> EndpointsSpec:
 
 
 def _build_model(entry: Any, path: str, mistakes: list[Mistake]) -> ModelSpec:
-    """Validates a model with its engine's class. If that is unknown, adds to `mistakes` and raises LookupError."""
+    """Validates a model with its engine's class. For an unknown engine, adds an error and raises LookupError."""
     if not isinstance(entry, dict):
         mistakes.append(Mistake(path, "must be a mapping with `model:` and `engine:`"))
         raise LookupError
     known = ", ".join(engines.names())
     name = entry.get("engine")
     if name is None:
-        mistakes.append(Mistake(f"{path}.engine", "is missing", hint=f"one of {known}"))
+        mistakes.append(Mistake(f"{path}.engine", "is missing", hint=f"choose one of {known}"))
         raise LookupError
     if not isinstance(name, str) or name not in engines.names():
-        hint = suggest(str(name), engines.names()) or f"one of {known}"
+        hint = suggest(str(name), engines.names()) or f"choose one of {known}"
         mistakes.append(Mistake(f"{path}.engine", f"unknown engine {name!r}", hint=hint))
         raise LookupError
     return engines.get(name).Model.model_validate(entry, context=_validation_context())
 
 
 def _validation_context() -> dict[str, tuple[str, ...]]:
-    # stackgen.spec must not import engines, and each engine and each cloud is a provider and a dialect
+    # passed as context: each engine and cloud is a provider and a dialect, and stackgen.spec must not import engines
     return {PROVIDERS: (*engines.names(), *CLOUDS)}
 
 
 def _find_duplicate_endpoints(data: dict[str, Any]) -> Iterator[Mistake]:
     entries = data.get("endpoints")
-    # the data is not validated yet: an entry may be anything
+    # the data is not validated yet, so an entry may have any type
     names = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     for index, name in enumerate(names):
         if isinstance(name, str) and name in names[:index]:
@@ -137,7 +137,9 @@ def _find_unprintable(path: str, value: Any) -> Iterator[Mistake]:
     if isinstance(value, str):
         # arguments and environment variables can't contain a NUL, and lone surrogates can't be encoded
         if "\0" in value or any("\ud800" <= ch <= "\udfff" for ch in value):
-            yield Mistake(path, "contains a NUL or a broken character, which can't be passed to a program. Remove it")
+            yield Mistake(
+                path, "contains a NUL or a broken character, which can't be passed to a program. Remove the character"
+            )
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from _find_unprintable(f"{path}.{key}".lstrip("."), inner)

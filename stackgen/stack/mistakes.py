@@ -16,7 +16,7 @@ __all__ = ["describe_validation_error", "suggest"]
 
 
 def describe_validation_error(error: ValidationError, prefix: str, model: type[BaseModel]) -> Iterator[Mistake]:
-    """Yields each error of `error` once. `prefix` goes before its path, `model` is the class that was validated."""
+    """Yields each error of `error` once. `prefix` is put before its path. `model` is the class that was validated."""
     seen = set()
     for item in error.errors(include_url=False):
         # pydantic adds `[key]` for an invalid key of a mapping, which no path in the file contains
@@ -29,8 +29,8 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
         elif kind == "extra_forbidden":
             message, hint = "unknown field", _hint_unknown_field(str(location[-1]), model, location)
         elif kind == "string_type" and not isinstance(value, (dict, list)):
-            # no guess: YAML reads `010` as 8 and `no` as False, and only the user knows the text that was meant
-            message = f"must be text, but YAML reads it as {value!r}. Put it in quotes"
+            # no suggestion: YAML reads `010` as 8 and `no` as False, and only the user knows which text was meant
+            message = f"must be text, but YAML reads the value as {value!r}. Put the value in quotes"
         elif kind == "string_pattern_mismatch":
             message = f"{value!r} does not match the pattern {item['ctx']['pattern']}"
             hint = _field_description(model, location)
@@ -40,7 +40,7 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
         elif kind == PROVIDERS:
             known = item["ctx"][PROVIDERS]
             message = f"unknown {location[-1]} {value!r}"
-            hint = suggest(value, known) or f"one of {', '.join(known)}"
+            hint = suggest(value, known) or f"choose one of {', '.join(known)}"
         elif kind in ("tuple_type", "dict_type", "model_type"):
             message = "must be a list" if kind == "tuple_type" else "must be a mapping"
             hint = _field_description(model, location)
@@ -64,9 +64,9 @@ def _hint_unknown_field(name: str, model: type[BaseModel], location: list[Any]) 
         return suggestion
     others = [other for other in engines.names() if name in engines.get(other).Model.model_fields]
     if issubclass(owner, StackSpec):
-        return f"it belongs to a model: models[0].{name}" if others else ""
+        return f"the field belongs to a model: models[0].{name}" if others else ""
     if name in StackSpec.model_fields:
-        return "it belongs to the stack: move it one level up"
+        return "the field belongs to the stack: move it one level up"
     return f"only {' and '.join(others)} models have this field" if others else ""
 
 
@@ -74,7 +74,7 @@ def _find_owner(model: type[BaseModel], location: list[Any]) -> type[BaseModel]:
     """Returns the model class that has the last part of `location` as its field."""
     for part in location[:-1]:
         field = model.model_fields.get(part) if isinstance(part, str) else None
-        # `X | None` and `tuple[X, ...]` hold the class in their arguments
+        # `X | None` and `tuple[X, ...]` contain the class in their arguments
         inner = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
         model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return model

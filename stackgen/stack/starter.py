@@ -23,13 +23,13 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
     """Writes the files to `folder` and returns their paths. An existing .env is not changed.
 
     `file` is a GGUF file of the Hub repository, for llama.cpp. Raises StackgenError if stack.yaml exists, and SpecError
-    if the engine, model or GPUs are wrong. Nothing is written then.
+    if the engine, model or GPUs are wrong. After an error, nothing is written.
     """
     path = folder / "stack.yaml"
     if path.exists():
         raise StackgenError(f"{path} already exists", "edit it, or choose another folder")
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
-    # only validates: raises before anything is written
+    # only validates, so that an error is raised before anything is written
     build_from_flags(model, {"engine": engine, "gpus": gpus, "name": name, "file": file}, [])
     values = {
         "name": _yaml_scalar(name),
@@ -38,7 +38,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
         "gpus": _yaml_gpus(gpus),
         "modeline": MODELINE,
     }
-    # a text with placeholders: a YAML library would drop the comments
+    # a text with placeholders, because a YAML library would drop the comments
     template = (templates_dir() / "stack.yaml.txt").read_text("utf-8")
     text = re.sub(r"@(\w+)@", lambda match: values[match[1]], template)
     write_atomically(path, text)
@@ -48,7 +48,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
 
 
 def _yaml_scalar(text: str) -> str:
-    # quoted if YAML would read something else: a folder may have the name 2024, and a path may contain a `#`
+    # quoted if YAML would not read the same text: a folder may have the name 2024, and a path may contain a `#`
     return text if re.fullmatch(r"[A-Za-z./][A-Za-z0-9_./-]*", text) and yaml.safe_load(text) == text else quote(text)
 
 

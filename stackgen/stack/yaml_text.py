@@ -13,7 +13,7 @@ __all__ = ["YAML_ERRORS", "find_lines", "read_mapping", "read_value"]
 
 # libyaml if PyYAML was built with it, for a fast start (docs/decisions/startup-cost.md)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# PyYAML's constructors let any exception through: `!!bool x` is a KeyError, `? [a]` a TypeError
+# PyYAML's constructors can raise any exception: `!!bool x` is a KeyError, `? [a]` a TypeError
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 MAX_DEPTH = 30
 MAX_NODES = 300_000
@@ -34,9 +34,9 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
         raise SpecError(source, [Mistake("", f"invalid YAML: {problem}", line=line)]) from None
     except YAML_ERRORS as error:
         raise SpecError(source, [Mistake("", f"invalid YAML: {error}")]) from None
-    # PyYAML accepts duplicate keys silently, so a second `gpus:` would win without a word
+    # PyYAML accepts duplicate keys, so a second `gpus:` would silently replace the first
     if duplicates:
-        hint = "YAML keeps only the last value, so remove one"
+        hint = "remove one of the two, because YAML keeps only the last value"
         raise SpecError(source, [Mistake("", f"the key {k!r} is set twice", hint=hint, line=n) for k, n in duplicates])
     if not isinstance(data, dict):
         raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`, or with `endpoints:`")])
@@ -77,7 +77,7 @@ def find_lines(text: str) -> dict[str, int]:
 def _compose(text: str) -> Any:
     """Returns the root node of `text`. Raises ValueError if nesting or aliases (loops, bombs) create too many nodes."""
     root = yaml.compose(text, Loader=Loader)
-    # checked before loading: aliases share one object, so a walk over the loaded data of a loop would not end
+    # checked before loading: aliases share one object, so a walk over loaded data with a loop would not end
     queue, count = [(root, 0)] if root else [], 0
     while queue:
         node, depth = queue.pop()
@@ -95,7 +95,7 @@ def _find_duplicate_keys(node: Any) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            # a key may be a list or mapping (`? [a]`), whose node value can't be hashed
+            # a key may be a list or mapping (`? [a]`), and the value of such a node can't be hashed
             name = key.value if isinstance(key.value, str) else id(key)
             if name in seen:
                 yield str(key.value), key.start_mark.line + 1

@@ -1,1 +1,1 @@
-"""The targets: one file each. A target knows where services stand, and how its files are quoted and called."""
+"""The targets, one module each: addresses and paths of services, and the names and quoting of the target's files."""

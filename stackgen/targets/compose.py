@@ -19,7 +19,7 @@ __all__ = ["COMPOSE_FILE", "TEMPLATE", "ComposeSite", "format_comment", "format_
 COMPOSE_FILE = "compose.yaml"
 TEMPLATE = "compose/compose.yaml.j2"
 
-# Plain in every YAML parser: starts with a letter, slash, dot-slash or two dashes; no blank, no colon at the end
+# Text that no YAML parser needs quoted: starts with a letter, slash, dot-slash or two dashes; no blank, no final colon
 _PLAIN = re.compile(r"(?:--)?(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./@+=-]*(?::[A-Za-z0-9_./@+=-]+)*")
 _RESERVED_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"])
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -29,7 +29,7 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 class ComposeSite:
     """Containers that reach each other by name; scripts, models and caches are mounted at fixed paths.
 
-    Relative paths in the stack file start at `stack_dir`. Rendered files are written to `out_dir`.
+    Relative paths in the stack file are relative to `stack_dir`. Rendered files are written to `out_dir`.
     """
 
     stack_dir: Path = Path()
@@ -53,7 +53,7 @@ class ComposeSite:
         return f"http://{reachable}:{port}/v1"
 
     def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
-        # other containers and the published port reach a service from outside its loopback
+        # not loopback: other containers and the published port connect from outside the container
         return "0.0.0.0", port
 
     def models_dir(self) -> str:
@@ -72,7 +72,7 @@ class ComposeSite:
         return "/srv/" + path.replace("../", "up/")
 
     def host_path(self, path: str) -> str:
-        expanded = Path(os.path.expanduser(path))  # before Path(), which would turn `./~x` into a home folder
+        expanded = Path(os.path.expanduser(path))  # checked before Path(), which would turn `./~x` into a home folder
         if expanded.is_absolute():
             return str(expanded)
         if self.stack_dir == self.out_dir:
@@ -103,7 +103,7 @@ def format_comment(text: str) -> RawYaml:
 
 
 def format_scalar(value: Any) -> str:
-    """Formats `value` as a YAML scalar that Compose reads back unchanged. `$` is doubled against interpolation.
+    """Formats `value` as a YAML scalar that Compose reads back unchanged. `$` is doubled to prevent interpolation.
 
     Used as Jinja's `finalize`, so that no template can forget it. Raises TypeError if `value` isn't a scalar.
     """
@@ -118,7 +118,7 @@ def format_scalar(value: Any) -> str:
         if not value.required:
             return quote(f"${{{value.name}:-{value.default}}}")
         if value.alternative:
-            # no `:?` here: Compose evaluates the inner variable even if it isn't used, so it would require both
+            # no `:?` here: Compose evaluates the inner variable even if it isn't used, so `:?` would require both
             return quote(f"${{{value.name}:-${{{value.alternative}:-}}}}")
         return quote(f"${{{value.name}:?{reason}}}")
     if not isinstance(value, str):

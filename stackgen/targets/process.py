@@ -12,12 +12,12 @@ from stackgen.resources import templates_dir
 __all__ = ["LOOPBACK", "ProcessSite", "hub_dir"]
 
 LOOPBACK = "127.0.0.1"
-# template folders of scripts, which containers find in one mounted folder
+# the folders of scripts in templates/; containers have all scripts in one mounted folder
 SCRIPTS = ("images/common", "engines")
 
 
 def hub_dir() -> Path:
-    """The user's Hugging Face folder; its `hub/` is the cache.
+    """The user's Hugging Face folder, which contains the cache `hub/`.
 
     Source: huggingface_hub, constants.py: HF_HOME, else `huggingface` in XDG_CACHE_HOME, else in `~/.cache`.
     """
@@ -28,7 +28,7 @@ def hub_dir() -> Path:
 
 @dataclass(slots=True)
 class ProcessSite:
-    """Processes on this machine. Relative paths in the stack file start at `stack_dir`.
+    """Processes on this machine. Relative paths in the stack file are relative to `stack_dir`.
 
     - `state_dir`: private folder for files that the services write.
     - `storage`: folder for weights; None for the user's Hugging Face cache.

@@ -15,5 +15,5 @@ def format_scalar(value: Any) -> str:
     if isinstance(value, EnvRef):
         raise TypeError(f"only Compose can resolve this reference: {value!r}")
     printed = compose.format_scalar(value)
-    # Compose's scalars differ only in the doubled `$`, and text with `$` is always quoted
+    # the scalars for Compose differ only in the doubled `$`, and text with `$` is always quoted
     return compose.quote(value) if isinstance(value, str) and "$" in value else printed

@@ -1,6 +1,6 @@
 -- Rewrites a request that goes to a model's fallback. It replaces the model name in the JSON body by the value of the
 -- variable txn.fallback_model (JSON), and keeps only headers that the provider needs: no cookies, no client address.
--- HAProxy's configuration language can't change a body. model.lua finds where the name is.
+-- This is a Lua filter because HAProxy's configuration language can't change a body. model.lua finds the name.
 -- API: HAProxy 3.2's Lua documentation (core.register_action, core.register_filter, HTTPMessage).
 
 local KEPT = {
@@ -8,7 +8,8 @@ local KEPT = {
     ["content-type"] = true, ["host"] = true, ["transfer-encoding"] = true, ["user-agent"] = true,
 }
 
--- Stores the positions of the name in a variable. If it stores none, the request must not be forwarded.
+-- Stores the positions of the model name in the variable txn.places. Without that variable, the request must not be
+-- forwarded.
 core.register_action("fallback-model", { "http-req" }, function(txn)
     local found = stackgen.places(txn.f:req_body() or "")
     if not found then return end
@@ -44,9 +45,9 @@ function Fallback:http_headers(txn, message)
     if length then message:set_header("content-length", tostring(math.tointeger(length[0]) + self.added)) end
 end
 
--- Small bodies arrive whole, because the gateway waited for them to find the model; large ones arrive in pieces.
--- In each piece, names are replaced from last to first, so that no replacement moves another. A name that the end of a
--- piece cuts waits for the next piece.
+-- Small bodies arrive whole, because the gateway waited for them to find the model. Large bodies arrive in pieces. In each
+-- piece, names are replaced from last to first, so that no replacement moves another name. If a piece ends within a name,
+-- that name waits for the next piece.
 function Fallback:http_payload(_, message)
     if message.channel:is_resp() or not self.places then return end
     local from, length = self.passed, message:input()
@@ -68,7 +69,7 @@ function Fallback:http_payload(_, message)
         grown = grown + #self.model - (last - first + 1)
     end
     self.now, self.passed = {}, from + whole
-    -- without a return value HAProxy forwards as many bytes as came in, and calls this again with the added ones
+    -- without a return value, HAProxy would forward as many bytes as came in, and call this function with the other bytes
     return whole + grown
 end
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Healthy if both HAProxy processes answer, whether or not models are up. Uses bash, because the image has no curl.
+# The gateway is healthy if both HAProxy processes answer, even if no model is up. Uses bash, as the image has no curl.
 set -eu
 for port in 8405 8407; do
   exec 3<>/dev/tcp/127.0.0.1/$port

@@ -1,11 +1,11 @@
 #!/bin/bash
 # Starts two HAProxy processes: one for all requests, one for bodies that need large buffers.
-# The key from .env is passed on only as its SHA-256. It is valid until `stackgen keys` writes keys.map.
+# HAProxy gets only the SHA-256 of the key from .env. The key is valid until `stackgen keys` writes keys.map.
 set -eu
 STACKGEN_KEY_HASH=$(printf %s "$STACKGEN_API_KEY" | sha256sum | cut -d ' ' -f 1 | tr a-f A-F)
 export STACKGEN_KEY_HASH
 for name in ${STACKGEN_REQUIRED:-}; do
-  [ -n "$(printenv "$name")" ] || { echo "Error: $name is missing in .env: the stack names a fallback" >&2; exit 1; }
+  [ -n "$(printenv "$name")" ] || { echo "Error: $name is missing in .env: a fallback of the stack needs it" >&2; exit 1; }
 done
 unset STACKGEN_API_KEY
 haproxy -W -db -f /gateway/large.cfg & large=$!

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from stackgen import __version__
+from stackgen.cli import commands
 from stackgen.cli import main as cli
 from stackgen.cli.commands import schema as schema_command
 from stackgen.errors import MachineError, StackgenError, StartError
@@ -206,7 +208,7 @@ def test_help_mentions_every_flag(command: str, capsys: pytest.CaptureFixture[st
             assert flag in shown
         if not isinstance(action, argparse._HelpAction):
             assert action.help, f"{command}: {action.dest} has no help"
-    assert "exit codes: 0 yes" in " ".join(shown.split())
+    assert "exit codes: 0 success" in " ".join(shown.split())
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,9 +216,16 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     shown = capsys.readouterr().out
     assert all(re.search(rf"^ +{command}\b", shown, re.MULTILINE) for command in COMMANDS)
-    for command in COMMANDS:
-        module = import_module(f"stackgen.cli.commands.{command}")
-        assert callable(getattr(module, command))
+
+
+def test_every_command_has_a_module_and_every_command_module_a_command() -> None:
+    found = set()
+    for path in Path(commands.__file__).parent.glob("[a-z]*.py"):
+        function = getattr(import_module(f"stackgen.cli.commands.{path.stem}"), path.stem, None)
+        # helpers of several commands take more than the parsed arguments
+        if function and list(signature(function).parameters) == ["args"]:
+            found.add(path.stem)
+    assert found == set(COMMANDS)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("rule", RULES, ids=lambda one: one.id)
 def test_every_rule_has_a_page(rule: Rule) -> None:
     for text in (format_page(rule), format_markdown(rule)):
-        prose = re.split("Matches: |Reported when a line matches", text)[0]
+        prose = re.split("Matches: |stackgen reports this cause when a line matches", text)[0]
         assert rule.id in text and not re.search(r"\{[a-z_]+\}|\[\[", prose), prose
 
 

@@ -68,7 +68,7 @@ def test_an_unneeded_flag_is_removed_with_its_value(args: str, rejected: str, le
         ("--rope-scaling, '{\"a\": 1}'", '--rope-scaling {"a": 1}', "use --hf-overrides"),
         ("--worker-use-ray", "--worker-use-ray", "--distributed-executor-backend ray"),
         # the value is missing, so the next argument may be anything
-        ("--swap-space, --seed, '7'", "--swap-space", "remove it: preempted requests are recomputed"),
+        ("--swap-space, --seed, '7'", "--swap-space", "remove the flag: preempted requests are recomputed"),
     ],
 )
 def test_a_flag_that_needs_a_replacement_is_not_removed(args: str, rejected: str, fix: str) -> None:
@@ -79,14 +79,14 @@ def test_a_flag_that_needs_a_replacement_is_not_removed(args: str, rejected: str
 @pytest.mark.parametrize(
     ("engine", "flag", "fix"),
     [
-        ("vllm", "--model-names", "it is a flag of fastchat"),
-        ("vllm", "--num-gpus", "it is a flag of fastchat"),
-        ("vllm", "--load-8bit", "it is a flag of fastchat"),
-        ("vllm", "--limit-worker-concurrency", "it is a flag of fastchat"),
-        ("vllm", "--ctx-size", "it is a flag of llamacpp"),
+        ("vllm", "--model-names", "--model-names is a flag of fastchat"),
+        ("vllm", "--num-gpus", "--num-gpus is a flag of fastchat"),
+        ("vllm", "--load-8bit", "--load-8bit is a flag of fastchat"),
+        ("vllm", "--limit-worker-concurrency", "--limit-worker-concurrency is a flag of fastchat"),
+        ("vllm", "--ctx-size", "--ctx-size is a flag of llamacpp"),
         ("vllm", "--tensor-paralel-size", "did you mean --tensor-parallel-size?"),
         ("vllm", "--async-schedulng", "did you mean --async-scheduling?"),
-        ("fastchat", "--max-model-len", "it is a flag of vllm"),
+        ("fastchat", "--max-model-len", "--max-model-len is a flag of vllm"),
         ("fastchat", "--limit_worker_concurrency", "did you mean --limit-worker-concurrency?"),
         ("fastchat", "--conv-templat", "did you mean --conv-template?"),
         ("fastchat", "--api-keys", "the key comes from .env"),

@@ -89,13 +89,13 @@ def test_the_output_of_nvidia_smi_is_parsed(programs: Programs) -> None:
     assert idle.processes == () and idle.ecc_errors == 0
     shown = "\n".join(format_gpus(state))
     assert "GPU 0 (NVIDIA H100 80GB HBM3, capability 9.0): 76.0 GiB used of 79.6 GiB, 3.1 GiB free" in shown
-    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in shown and "driver 570.86.10" in shown
+    assert "used by VLLM::EngineCore (pid 4242, 76.0 GiB)" in shown and "driver 570.86.10" in shown
 
 
 def test_without_nvidia_smi_the_state_is_unknown(programs: Programs) -> None:
     state = read_gpu_state()
-    assert state.devices is None and "nvidia-smi is not on the PATH" in state.unknown and state.xids is None
-    assert format_gpus(state)[0].startswith("GPUs: unknown: nvidia-smi is not on the PATH")
+    assert state.devices is None and "nvidia-smi was not found on the PATH" in state.unknown and state.xids is None
+    assert format_gpus(state)[0].startswith("GPUs: unknown: nvidia-smi was not found on the PATH")
 
 
 def test_nvidia_smi_reports_no_gpus(programs: Programs) -> None:
@@ -201,7 +201,7 @@ def test_text_json_and_bundle_contain_the_gpu_state(
     tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs(nvidia_smi=nvidia_smi_script())
-    assert "held by VLLM::EngineCore (pid 4242, 76.0 GiB)" in diagnose_stack(tmp_path, capsys)
+    assert "used by VLLM::EngineCore (pid 4242, 76.0 GiB)" in diagnose_stack(tmp_path, capsys)
     card = json.loads(diagnose_stack(tmp_path, capsys, "--json"))["gpus"]["cards"][0]
     assert card["processes"] == [{"pid": 4242, "name": "VLLM::EngineCore", "memory": 77834 * 2**20}]
     diagnose_stack(tmp_path, capsys, "--bundle", str(tmp_path / "b.tar.gz"))
@@ -214,9 +214,9 @@ def test_text_json_and_bundle_contain_the_gpu_state(
 def test_text_and_json_show_unknown_without_nvidia_smi(
     tmp_path: Path, programs: Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "GPUs: unknown: nvidia-smi is not on the PATH" in diagnose_stack(tmp_path, capsys)
+    assert "GPUs: unknown: nvidia-smi was not found on the PATH" in diagnose_stack(tmp_path, capsys)
     gpus = json.loads(diagnose_stack(tmp_path, capsys, "--json"))["gpus"]
-    assert gpus["cards"] is None and "nvidia-smi is not on the PATH" in gpus["unknown"]
+    assert gpus["cards"] is None and "nvidia-smi was not found on the PATH" in gpus["unknown"]
 
 
 def test_a_log_alone_does_not_include_this_machines_gpus(programs: Programs) -> None:

@@ -424,7 +424,10 @@ def test_llamacpp_prefixes_are_stripped() -> None:
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("SG-A001-flag", "did you mean --ctx-size?"), ("SG-A001-vllmflag", "remove it: llama.cpp takes what it needs")],
+    [
+        ("SG-A001-flag", "did you mean --ctx-size?"),
+        ("SG-A001-vllmflag", "remove the flag: llama.cpp takes only the memory it needs"),
+    ],
 )
 def test_unknown_flags_of_llamacpp_get_a_suggestion(name: str, fix: str) -> None:
     assert fix in diagnose(next(one for one in BROKEN if one.name == name).evidence)[0].fix

@@ -138,7 +138,7 @@ TEXTS = (
     # GPUs in the engines
     Text("SG-G002", "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update "
          "your GPU driver by downloading and installing a new version", source="torch 2.x, torch/csrc/cuda/Module.cpp",
-         log="fastchat", expected="built for an older CUDA"),
+         log="fastchat", expected="an image for an older CUDA version"),
     Text("SG-G002", "RuntimeError: CUDA error: CUDA driver version is insufficient for CUDA runtime version",
          source="CUDA error 35", log="vllm"),
     Text("SG-G003", "OSError: libnvidia-ml.so.1: cannot open shared object file: No such file or directory",
@@ -157,7 +157,7 @@ TEXTS = (
          log="vllm"),
     Text("SG-G015", "  Value error, World size (4) is larger than the number of available GPUs (2) in this node. If "
          "this is intentional and you are using:", source="vLLM 0.32.0, config/parallel.py", log="vllm",
-         expected="4 GPUs, and 2"),
+         expected="4 GPUs, but only 2"),
     Text("SG-G011", "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)",
          source="vLLM 0.32.0, pynccl_wrapper.py", log="vllm"),
     Text("SG-G011", "torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/"
@@ -194,7 +194,7 @@ TEXTS = (
     Text("SG-V015", "ValueError: Cannot use chat template functions because tokenizer.chat_template is not set and no "
          "template argument was passed!", source="transformers 5.24, tokenization_utils_base.py", log="vllm"),
     Text("SG-V020", "ValueError: LoRA rank 64 is greater than max_lora_rank 16.",
-         source="vLLM 0.32.0, lora/peft_helper.py", log="vllm", expected="64 is above 16"),
+         source="vLLM 0.32.0, lora/peft_helper.py", log="vllm", expected="64 is above the limit 16"),
     # FastChat
     Text("SG-F001", "pydantic.env_settings.SettingsError: error parsing env var \"api_keys\"", source="pydantic 1.10",
          log="fastchat"),

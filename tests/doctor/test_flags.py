@@ -70,8 +70,8 @@ def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
     [
         ("vllm", ["--enable-prefix-cachin"], "", ""),  # argparse accepts this prefix
         ("vllm", ["--enable-prefx-caching"], "fail", "did you mean --enable-prefix-caching?"),
-        ("vllm", ["--disable-log-requests"], "fail", "remove it"),
-        ("vllm", ["--disable_log_requests"], "fail", "remove it"),
+        ("vllm", ["--disable-log-requests"], "fail", "remove the flag"),
+        ("vllm", ["--disable_log_requests"], "fail", "remove the flag"),
         ("vllm", ["--enable-reasoning"], "fail", "reasoning_parser"),
         ("vllm", ["--model", "x"], "warn", "set model"),
         ("vllm", ["--tensor-parallel-size", "2"], "warn", "tensor_parallel_size"),

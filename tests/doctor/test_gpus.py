@@ -98,10 +98,12 @@ def test_config_without_kv_heads_has_one_per_attention_head(tmp_path: Path) -> N
     config = {name: value for name, value in CONFIG.items() if name != "num_key_value_heads"}
     found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=config))
     finding = [(one.status, one.message) for one in found if one.id == "SG-P041"]
-    assert finding == [("ok", "32 KV heads can be split over 8 GPUs")] and not problem_ids(found)
+    assert finding == [("ok", "32 KV heads can be split across 8 GPUs")] and not problem_ids(found)
     nothing = {name: value for name, value in config.items() if name != "num_attention_heads"}
     found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=nothing))
-    assert {one.evidence for one in found if one.id in ("SG-P040", "SG-P041")} == {"config.json does not say"}
+    assert {one.evidence for one in found if one.id in ("SG-P040", "SG-P041")} == {
+        "config.json does not contain this number"
+    }
 
 
 def test_too_little_memory_names_the_process_and_a_utilization_that_fits(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_weights_of_other_engines_are_compared_with_the_free_memory(engine: str,
         found = findings(machine, path)
         (finding,) = [one for one in found if one.id == "SG-P034"]
         assert finding.status == status, finding
-        assert "10.0 GiB of weights (from its files), and about 1.0 GiB" in finding.evidence
+        assert "10.0 GiB of weights (from the model's files), and about 1.0 GiB" in finding.evidence
         assert status == "ok" or "train.py (pid 4242" in finding.evidence
     # the weights fit, and the rest is an estimate
     (finding,) = [o for o in findings(changed(ONE_24, memory_free=10 * GIB + GIB // 2), path) if o.id == "SG-P034"]

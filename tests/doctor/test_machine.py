@@ -94,7 +94,7 @@ def test_each_fault_of_a_machine_is_found_by_its_own_check(
     machine = next(check.machine for check in CHECKS if check.id == id)
     assert exit_code(found) == (0 if status == "warn" else 3 if machine else 1)
     if id == "SG-P020":
-        assert "held by" in finding.evidence and "8001" in finding.fix
+        assert "used by" in finding.evidence and "8001" in finding.fix
 
 
 def test_ports_held_by_the_stack_itself_are_ok(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_hand_edits_and_missing_renderings_are_told_apart(tmp_path: Path) -> Non
     compose.write_text(compose.read_text() + "# mine\n")
     assert "by hand" in single_problem(findings(CPU, path), "SG-P081", "warn").message
     compose.unlink()
-    assert "nothing is rendered" in single_problem(findings(CPU, path), "SG-P081", "warn").message
+    assert "not rendered yet" in single_problem(findings(CPU, path), "SG-P081", "warn").message
 
 
 def test_errors_in_the_stack_file_are_reported_next_to_those_of_the_machine(tmp_path: Path) -> None:

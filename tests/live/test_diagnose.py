@@ -123,10 +123,10 @@ def start_and_diagnose(stack: LiveStack, service: str, override: dict[str, Any] 
 
 # each starts once and exits while it reads its arguments or files: about 9 s of vLLM's own and 5 s of ours
 VLLM: list[tuple[str, dict[str, Any], Callable[[Path], None], str]] = [
-    ("SG-V004", {"extra_args": ["--no-such-flag"]}, no_change, "does not know --no-such-flag"),
+    ("SG-V004", {"extra_args": ["--no-such-flag"]}, no_change, "the engine has no flag --no-such-flag"),
     ("SG-V005", {"extra_args": ["--dtype", "int4"]}, no_change, "--dtype: invalid choice: 'int4'"),
-    ("SG-V002", {"tensor_parallel_size": 3}, no_change, "4 attention heads can't be divided over 3 GPUs"),
-    ("SG-V009", {"quantization": "awq"}, no_change, "quantization: awq is set"),
+    ("SG-V002", {"tensor_parallel_size": 3}, no_change, "4 attention heads can't be divided evenly across 3 GPUs"),
+    ("SG-V009", {"quantization": "awq"}, no_change, "stack.yaml sets quantization: awq"),
     ("SG-L004", {}, break_config_json, "config.json can't be parsed as JSON"),
     ("SG-L006", {}, remove_tokenizer, "tokenizer.json or tokenizer.model is missing"),
 ]
@@ -151,7 +151,9 @@ def test_a_model_path_that_is_not_in_the_container_is_diagnosed(
         found = start_and_diagnose(
             stack, "vllm-tiny", {"command": ["vllm", "serve", "/models/not-there", "--port", "8000"]}
         )
-        assert found["id"] == "SG-L007" and found["cause"].startswith("/models/not-there does not exist there")
+        assert found["id"] == "SG-L007" and found["cause"].startswith(
+            "/models/not-there does not exist in the container"
+        )
 
 
 def test_an_offline_start_without_the_model_in_storage_is_diagnosed(vllm_image: str, tmp_path: Path) -> None:
@@ -179,11 +181,11 @@ def test_a_port_in_use_is_reported_by_up(vllm_image: str, tiny_model: Path, tmp_
 FASTCHAT: list[tuple[str, str, dict[str, Any] | None, Callable[[Path], None], str]] = [
     ("SG-F004", "fastchat-tiny", None, no_change, "no controller at fastchat-controller:21001"),
     ("SG-F001", "fastchat-api", {"environment": {"API_KEYS": "some-key"}}, no_change, "API_KEYS"),
-    ("SG-L001", "fastchat-tiny", None, truncate_weights, "a safetensors file ends early"),
+    ("SG-L001", "fastchat-tiny", None, truncate_weights, "a safetensors file is incomplete"),
     ("SG-L007", "fastchat-tiny", {"command": [
         "python3", "/opt/stackgen/launch.py", "worker", "--model-path", "/models/not-there", "--model-names", "tiny",
         "--device", "cpu",
-    ]}, no_change, "/models/not-there does not exist there"),
+    ]}, no_change, "/models/not-there does not exist in the container"),
 ]  # fmt: skip
 
 

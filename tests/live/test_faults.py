@@ -30,7 +30,7 @@ def test_an_unknown_flag_fails_the_start_and_is_named(vllm_image: str, tiny_mode
     with tiny_vllm_stack(tmp_path, "flag", vllm_image, tiny_model, extra_args=["--no-such-flag"]) as stack:
         done = stack.run_stackgen("up", str(tmp_path))
         assert done.returncode == 1
-        assert "unrecognized arguments: --no-such-flag" in done.stderr and "after 2 tries" in done.stderr
+        assert "unrecognized arguments: --no-such-flag" in done.stderr and "after 2 attempts" in done.stderr
         assert "Traceback" not in done.stderr
         state = stack.inspect("vllm-tiny")
         assert (state["State"]["Status"], state["State"]["ExitCode"], state["RestartCount"]) == ("exited", 2, 1)

@@ -106,7 +106,7 @@ def test_a_manual_edit_is_not_overwritten(folder: Path, capsys: pytest.CaptureFi
     before = snapshot(folder)
     assert render(folder) == 2
     shown = capsys.readouterr().err
-    assert f"edited by hand since it was rendered: {path}" in shown
+    assert f"these files were edited by hand: {path}" in shown
     assert "--force" in shown
     assert snapshot(folder) == before  # nor was anything else written
     assert render(folder, "--force") == 0

@@ -152,7 +152,7 @@ def test_all_errors_of_the_stack_are_reported_at_once() -> None:
         "GPU 0 is used by",
         "is already served by",
         "pipeline_parallel_size is",
-        "name a GGUF file",
+        "set `file` to a GGUF file",
         "dispatch_method differs",
     ):
         assert part in text

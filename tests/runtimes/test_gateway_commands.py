@@ -43,15 +43,15 @@ def test_new_key_is_printed_once(folder: Path, capsys: pytest.CaptureFixture[str
 def test_undeclared_name_warns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keys(folder, "new", "guest", "--json") == 0
     output = capsys.readouterr()
-    assert "guest is not in gateway.keys" in output.err
+    assert "gateway.keys of stack.yaml does not list guest" in output.err
     data = json.loads(output.out)
     assert (data["name"], data["reloaded"], data["key"][:3]) == ("guest", False, "sk-")
     assert keys(folder, "rotate", "guest") == 0
     assert "remove guest --older" in capsys.readouterr().err
     assert keys(folder, "remove", "guest", "--older") == 0
-    assert capsys.readouterr().out == "removed 1 key of guest\n"
+    assert capsys.readouterr().out == "removed 1 key for guest\n"
     assert keys(folder, "remove", "guest", "--older") == 0
-    assert capsys.readouterr().out == "removed 0 keys of guest\n"
+    assert capsys.readouterr().out == "removed 0 keys for guest\n"
 
 
 def test_rotating_the_default_key_names_the_services_that_use_it(
@@ -60,7 +60,9 @@ def test_rotating_the_default_key_names_the_services_that_use_it(
     (folder / "stack.yaml").write_text(STACK + "monitoring: true\nui: open-webui\n")
     assert keys(folder, "rotate", "default") == 0
     output = capsys.readouterr().err
-    assert "use the old key until `stackgen update`" in output and "exporter" in output and "webui" in output
+    assert (
+        "run `stackgen update` before you remove the old key" in output and "exporter" in output and "webui" in output
+    )
     assert "gateway," not in output and "vllm-m" not in output
     assert keys(folder, "remove", "default", "--older") == 0
     assert "401" in capsys.readouterr().err
@@ -79,7 +81,7 @@ def test_list_as_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("new",), "name a key: `stackgen keys new NAME`"),
+        (("new",), "the name of the key is missing: `stackgen keys new NAME`"),
         (("rotate", "team"), "team has no key"),
         (("remove", "default"), "own commands use"),
         (("new", "default"), "already has a key"),

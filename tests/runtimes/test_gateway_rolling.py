@@ -58,7 +58,7 @@ class Stack:
         before, files = self.world.running(), self.files()
         with pytest.raises(StartError) as caught:
             self.update(*models, gateway=gateway, **fields)
-        assert "rolled back: what ran before runs again" in caught.value.message
+        assert "rolled back: the previous services run again" in caught.value.message
         assert self.world.running() == before
         assert self.files() == files
         gateway_container = self.world.containers.get("gateway")
@@ -111,7 +111,7 @@ def test_rollback_uses_the_applied_files_after_a_render(stack: Stack) -> None:
     write_files(compare(open_stack(str(stack.world.folder)).files(), stack.world.folder), stack.world.folder)
     stack.world.is_broken = lambda name, definition: definition["image"] == NEW
     before = stack.world.running()
-    with pytest.raises(StartError, match="rolled back: what ran before"):
+    with pytest.raises(StartError, match="rolled back: the previous services run again"):
         stack.update()
     assert (stack.world.running(), stack.files()) == (before, files)
 
@@ -150,7 +150,7 @@ def test_added_gateway_takes_over_the_port_of_an_engine(stack: Stack) -> None:
     stack.world.is_broken = lambda name, definition: False
     assert stack.update(VLLM).started == ["gateway"]
     assert "no gateway in front of it" in stack.downtime[0] and "took 41 s" in stack.downtime[0]
-    assert "the gateway is new" in stack.downtime[-1]
+    assert "a gateway is added" in stack.downtime[-1]
 
 
 def test_router_starts_after_the_gateway_and_replicas_joined_its_network(stack: Stack) -> None:
@@ -213,7 +213,7 @@ def test_model_on_the_only_gpu_is_stopped_before_its_successor_starts(stack: Sta
         "drain vllm-m", "stop vllm-m", "up vllm-q", "reload", "remove vllm-q", "restart stopped vllm-m"
     )
     (line,) = stack.downtime
-    assert "vllm-m stops before vllm-q starts, which takes over its GPU" in line and "last start took 41 s" in line
+    assert "vllm-m stops before vllm-q starts on its GPU" in line and "last start took 41 s" in line
     stack.world.is_broken = lambda name, definition: False
     done = stack.update(other)
     assert (done.started, done.removed) == (["vllm-q"], ["vllm-m"])
@@ -252,7 +252,7 @@ def test_swapped_gpus_report_downtime(stack: Stack) -> None:
     # also between two replicas of one model, as none would be left
     stack.run(two_replicas(gpus=[0, 1]))
     stack.update(two_replicas(gpus=[1, 0]))
-    assert "it is down meanwhile" in stack.downtime[0]
+    assert "is down meanwhile" in stack.downtime[0]
 
 
 def test_shifted_gpus_need_no_stop(stack: Stack) -> None:
@@ -324,5 +324,5 @@ def test_update_prints_the_warnings_of_the_plan(stack: Stack, capsys: pytest.Cap
     stack.write(two_replicas(), gateway=False)
     assert main(["update", str(stack.world.folder)]) == 2
     output = capsys.readouterr().err
-    assert "warning: gateway: false leaves these paths open without a key" in output
+    assert "warning: with gateway: false, these paths answer without a key" in output
     assert "--yes continues despite the downtime" in output

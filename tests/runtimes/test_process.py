@@ -280,7 +280,7 @@ def test_logs_are_rotated_and_printed_in_order(
     assert numbers == sorted(numbers) and numbers[-1] == 3000
     process_logs(tmp_path, (), tail="2")
     assert capsys.readouterr().out.splitlines() == ["one | line 2999", "one | line 3000"]
-    with pytest.raises(StackgenError, match="no service nine"):
+    with pytest.raises(StackgenError, match="not started: nine"):
         process_logs(tmp_path, ("nine",))
 
 
@@ -357,7 +357,7 @@ def test_commands_detect_that_the_stack_runs_as_processes(
 
 def test_up_prints_its_report_as_json(stack: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     stack_file = str(stack() / "stack.yaml")
-    assert cli.main(["up", stack_file, "--runtime", "process", "--progress", "none", "--json"]) == 0
+    assert cli.main(["up", stack_file, "--runtime", "process", "--timeout", "60", "--progress", "none", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
@@ -418,7 +418,7 @@ def test_engine_that_dies_after_up_is_restarted(stack: Callable[..., Path], free
 def test_taken_port_is_reported_with_the_process_that_holds_it(stack: Callable[..., Path], free_port: int) -> None:
     with socket.create_server(("127.0.0.1", free_port)):
         assert find_port_holder(free_port).endswith(f"(pid {os.getpid()})")
-        with pytest.raises(MachineError, match=rf"port {free_port} is taken by .*\(pid {os.getpid()}\)"):
+        with pytest.raises(MachineError, match=rf"port {free_port} is already in use by .*\(pid {os.getpid()}\)"):
             start(stack(), 60)
 
 

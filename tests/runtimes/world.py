@@ -25,8 +25,7 @@ import yaml
 from stackgen.runtimes.compose import gateway
 from stackgen.runtimes.compose import lifecycle as compose
 from stackgen.runtimes.compose.command import compose_command
-from stackgen.runtimes.observation import evidence
-from stackgen.runtimes.rollout import drift, steps
+from stackgen.runtimes.rollout import drift, rolling, steps
 
 __all__ = ["World"]
 
@@ -207,7 +206,7 @@ class World:
             monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=self._compose))
         monkeypatch.setattr(drift, "_config_hashes", lambda folder, text, env=None: self._hashes(text))
-        monkeypatch.setattr(evidence, "explain_failure", lambda *args: None)
+        monkeypatch.setattr(rolling, "explain_failure", lambda *args: None)
 
     def up(self) -> None:
         """Starts what is rendered, on a clean machine."""

@@ -81,8 +81,8 @@ def test_message_has_source_count_line_path_and_fix() -> None:
         ("    dtype: bfloat1", "models[0].dtype", "did you mean bfloat16?"),
         # right name, wrong level
         ("    worker_concurrency: 2", "models[0].worker_concurrency", "only fastchat models have this field"),
-        ("    bind: 0.0.0.0", "models[0].bind", "it belongs to the stack: move it one level up"),
-        ("replicas: 2", "replicas", "it belongs to a model: models[0].replicas"),
+        ("    bind: 0.0.0.0", "models[0].bind", "the field belongs to the stack: move it one level up"),
+        ("replicas: 2", "replicas", "the field belongs to a model: models[0].replicas"),
         ("loging: {}", "loging", "did you mean logging?"),
         ("storage: {pth: /x}", "storage.pth", "did you mean path?"),
         ("logging: {max_sise: 1m}", "logging.max_sise", "did you mean max_size?"),
@@ -96,7 +96,7 @@ def test_unknown_fields_get_a_suggestion(line: str, path: str, hint: str) -> Non
 def test_unknown_engines_get_the_closest_or_all_as_hint() -> None:
     errors = load_errors("name: a\nmodels: [{model: a/b, engine: fastchap}, {model: a/b, engine: tgi}, {model: a/b}]\n")
     assert errors["models[0].engine"].hint == "did you mean fastchat?"
-    assert errors["models[1].engine"].hint == "one of fastchat, llamacpp, vllm"
+    assert errors["models[1].engine"].hint == "choose one of fastchat, llamacpp, vllm"
     assert errors["models[2].engine"].message == "is missing"
 
 
@@ -202,7 +202,7 @@ def test_models_must_be_mappings_and_at_least_one() -> None:
 def test_other_yaml_types_in_text_fields_are_reported_and_not_converted(field: str, value: str, shown: str) -> None:
     message = load_errors(f"{GOOD}    {field}: {value}\n")[f"models[0].{field}"].message
     assert message.startswith(f"must be text, but YAML reads it as {shown}")
-    assert message.endswith(". Put it in quotes")
+    assert message.endswith(". Put the value in quotes")
 
 
 def test_other_yaml_types_in_lists_of_text_are_reported() -> None:

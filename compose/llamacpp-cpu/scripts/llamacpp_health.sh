@@ -1,6 +1,6 @@
 #!/bin/sh
 # Health check of a llama.cpp service, run inside its container: exits 0 if the server generates a token.
-# Uses what the image has: upstream's has curl, stackgen's has python3.
+# Uses curl in upstream's image, and python3 in stackgen's image.
 # Usage: llamacpp_health.sh http://127.0.0.1:8080
 set -eu
 body='{"prompt": "1", "n_predict": 1, "max_tokens": 1, "temperature": 0}'
@@ -19,5 +19,5 @@ except OSError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 PYTHON
 fi
-# tells supervise.sh that the service was healthy
+# supervise.sh reads from this file that the service was healthy
 : > "${STACKGEN_READY_FILE:-/tmp/stackgen.ready}"

@@ -34,14 +34,14 @@ def generate(model):
     try:
         call("/v1/completions", {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}, timeout=30)
     except urllib.error.HTTPError as error:
-        # the answers of a model whose task isn't generation
+        # the statuses of a model that does not generate text
         if error.code not in (400, 404, 405, 501):
             raise
         call("/v1/embeddings", {"model": model, "input": "1"}, timeout=20)
 
 
 def count_tokens():
-    """Sum of the token counters, which rises as long as a busy engine works."""
+    """Sum of the token counters, which rises as long as the engine generates tokens."""
     lines = call("/metrics").splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(COUNTERS))
 
@@ -59,14 +59,14 @@ def main():
         try:
             generate(model)
         except TimeoutError:
-            # a restart would throw away the requests that a busy engine works on
+            # a restart would lose the requests in flight on a busy engine
             if not is_generating():
                 raise
     except urllib.error.HTTPError as error:
         sys.exit(f"{error.url} answered {error.code}: {error.read(300).decode(errors='replace')}")
     except (OSError, ValueError, LookupError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    # tells supervise.sh that the service was healthy
+    # supervise.sh reads from this file that the service was healthy
     READY.touch()
 
 

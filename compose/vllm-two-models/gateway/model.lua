@@ -1,5 +1,5 @@
 -- Finds model names that HAProxy's json_query misses: names with escapes (org\/name), and a `model` after deeply nested
--- values. Used only when json_query finds nothing, and by the fallback filter.
+-- values. HAProxy uses this code only if json_query finds nothing, and in the fallback filter.
 -- API: HAProxy 3.2's Lua documentation (core.register_action, txn.f, txn:set_var).
 
 local MOST = 8
@@ -24,8 +24,8 @@ local function plain(inside)
     end))
 end
 
--- Positions of all values of "model" in the outermost object of `text`, as parsers disagree on which one counts.
--- nil if `text` is not an object, if a value is not a string, or if there are more than MOST.
+-- Positions of all values of "model" in the outermost object of `text`, because parsers disagree on which value counts.
+-- nil if `text` is not an object, if a value is not a string, or if there are more than MOST values.
 local function places(text)
     local found, depth, key = {}, 0, nil
     local at = text:find("%S")
@@ -62,10 +62,10 @@ local function places(text)
     return found
 end
 
--- used by fallback.lua, which is loaded after this file
+-- fallback.lua, which is loaded after this file, uses this table
 stackgen = { places = places }
 
--- Takes the last `model`, as the engines' parsers do
+-- Uses the last `model`, as the engines' parsers do
 core.register_action("find-model", { "http-req" }, function(txn)
     local text = txn.f:req_body() or ""
     local found = places(text)

@@ -18,24 +18,24 @@ __all__ = ["auth"]
 
 
 def _tiny_chat(model: str) -> dict[str, Any]:
-    """A chat request for one token."""
+    """Returns the body of a chat request that generates one token."""
     return {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
 
 # a closed port, or one that a firewall drops, must not delay the check
 PORT_SECONDS = 1.0
 PRIVATE_HINT = "FastChat's controller and workers have no authentication: do not publish their ports"
-KEY_HINT = "use the key from the running server's .env; a changed key takes effect only after a restart"
-UNGUARDED_HINT = "start it with a key (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
+KEY_HINT = "use the key from the running server's .env; a changed key takes effect only when the server restarts"
+UNGUARDED_HINT = "start the server with a key (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
 
 AS_BASIC = "the key as Basic auth"
-BASIC_HINT = "clients send Bearer keys, and nobody gets in this way without the key"
+BASIC_HINT = "this is no authentication bypass: Basic auth requires the key too. Clients send the key as Bearer"
 
 
 def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:
-    """Each kind of wrong credential: its name, the phrase for a request with it, and the header's value.
+    """Each kind of wrong credential: its name, a phrase for messages, and the value of the Authorization header.
 
-    One kind is the key itself as Basic auth. It is sent to its own server only.
+    One kind is the key itself as Basic auth. The check sends the key only to the server that the key belongs to.
     """
     return (
         ("no key", "without a key", None),
@@ -46,7 +46,7 @@ def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:
     )
 
 
-# Paths that only read or compute, each with a body that costs at most one token. All other paths are sent a GET.
+# Paths that only read or compute. Each body generates at most one token. The check sends GET to all other paths.
 BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/invocations": _tiny_chat,
     "/api/v1/chat/completions": _tiny_chat,
@@ -56,7 +56,7 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/chat/completions": _tiny_chat,
     "/tokenize": lambda model: {"model": model, "prompt": "hi", "content": "hi"},
     "/detokenize": lambda model: {"model": model, "tokens": [1]},
-    # recorded from vLLM 0.32.0: it answers with a score for each item
+    # recorded from vLLM 0.32.0, which answers with a score for each item
     "/generative_scoring": lambda model: {"model": model, "query": "hi", "items": ["hi"], "label_token_ids": [1, 2]},
     "/score": lambda model: {"model": model, "text_1": "hi", "text_2": "hi"},
     "/rerank": lambda model: {"model": model, "query": "hi", "documents": ["hi"]},
@@ -64,14 +64,14 @@ BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/pooling": lambda model: {"model": model, "input": "hi"},
     "/apply-template": lambda _: {"messages": [{"role": "user", "content": "hi"}]},
 }
-# open paths that generate bypass the key; the other open paths of a dialect only reveal facts about the server
+# open paths that generate text bypass the key; the other open paths of a dialect only reveal facts about the server
 GENERATING = frozenset({
     "/invocations", "/generative_scoring", "/api/v1/chat/completions", "/completion", "/completions",
     "/chat/completions",
 })  # fmt: skip
 
 # Path segments that change a server's state (vLLM and FastChat routes, all POST). The check must not pause or unload
-# anything, so it sends GET: FastAPI returns 405 if the path exists and no authentication stopped the request, else 404.
+# anything, so it sends GET. FastAPI returns 405 if the path exists and no authentication stopped the request, else 404.
 STATE_CHANGING = frozenset({
     "abort_requests", "collective_rpc", "init_weights_update_group", "load_lora_adapter", "pause",
     "receive_heart_beat", "refresh_all_workers", "register_worker", "reset_mm_cache", "reset_prefix_cache", "resume",
@@ -89,41 +89,49 @@ def auth(context: Context, _model: str) -> Verdict:
     """Wrong credentials are refused, the right key is accepted, and the open paths of the dialect are closed."""
     target = context.session.target
     if private := _open_private_ports(context):
-        return fail(f"answers without authentication: {', '.join(private)}", hint=PRIVATE_HINT)
+        return fail(f"these addresses answer without authentication: {', '.join(private)}", hint=PRIVATE_HINT)
     if target.api_key is None:
         return _check_without_key(context)
     accepted, odd, basic = _try_wrong_credentials(context, target.api_key)
-    # on loopback too: a key is set, so somebody relies on it
+    # a failure on loopback too: somebody set a key and relies on it
     if accepted:
         return fail(f"the server accepts {', '.join(accepted)}", hint=UNGUARDED_HINT, evidence="; ".join(odd))
-    # `models` has already sent the key
+    # the check `models` has already sent the key
     reply = context.listing or context.session.get(f"{target.base_url}/models")
     if reply.status in (401, 403):
         return fail("the server refuses the key", hint=KEY_HINT, evidence=context.excerpt(reply))
     # 404 or 500 without a key is no refusal: the request may not have reached the authentication at all
     if any(not note.endswith(("401", "403")) for note in odd):
-        return fail("a wrong key is not refused properly", hint="see the server's log", evidence="; ".join(odd))
+        return fail(
+            "the server refuses a request without the right key with neither 401 nor 403",
+            hint="see the server's log",
+            evidence="; ".join(odd),
+        )
     opened, inconclusive = _find_open_paths(context)
     evidence = "; ".join([*odd, *inconclusive.notes])
     if opened:
         bypass = any(path in GENERATING for path in opened)
-        message = f"answers without the key: {', '.join(opened)}" + (" (authentication bypass)" if bypass else "")
-        hint = "put a proxy with an allow-list in front that lets only /v1 through"
+        message = f"the server answers without the key: {', '.join(opened)}" + (
+            " (authentication bypass)" if bypass else ""
+        )
+        hint = "put a proxy in front of the server that forwards only /v1"
         if target.exposed:
             return fail(message, hint=hint, evidence=evidence)
         # on loopback, users of this machine are the only ones who can reach it
-        hint = f"acceptable while only this machine can reach it. Before others can, {hint}"
+        hint = f"acceptable while only this machine can reach the server. Before other machines can reach it, {hint}"
         return warn(message, hint=hint, evidence=evidence)
     if inconclusive.has_errors:
-        message = "refused on /v1, but some paths could not be checked"
+        message = "/v1 refuses wrong keys, but some other paths could not be checked"
         return warn(message, hint="see the server's log", evidence=evidence)
     if odd:
         statuses = " or ".join(map(str, context.dialect.auth_statuses))
-        message = f"refused, but not with {statuses}"
-        return warn(message, hint="clients may not recognize it as a key problem", evidence=evidence)
+        message = f"the server refuses wrong keys, but not with status {statuses}"
+        return warn(message, hint="clients may not recognize this status as a key problem", evidence=evidence)
     if basic:
         return warn(f"the server also accepts {AS_BASIC}", hint=BASIC_HINT, evidence=evidence)
-    return succeed("no key, a wrong key, Basic auth and an empty key are refused", evidence=evidence)
+    return succeed(
+        "requests without a key, with a wrong key, with Basic auth and with an empty key are refused", evidence=evidence
+    )
 
 
 def _check_without_key(context: Context) -> Verdict:
@@ -132,7 +140,7 @@ def _check_without_key(context: Context) -> Verdict:
     if listing.status in (401, 403):
         message = "the server requires a key, but none was given"
         return fail(message, hint=target.no_key_hint, evidence=context.excerpt(listing))
-    # `chat` may have already shown that it works without a key
+    # the check `chat` may have already shown that chat works without a key
     if not context.chat_answers:
         reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), None)
         if reply.status in (401, 403):
@@ -143,40 +151,40 @@ def _check_without_key(context: Context) -> Verdict:
             statuses = f"/models returns {listing.status}, chat returns {reply.status}"
             message = f"can't tell whether the server has a key: {statuses}"
             return warn(message, hint="check the base URL", evidence=context.excerpt(reply))
-    message = "the server has no key: anyone who can reach it can use it"
+    message = "the server has no key: anyone who can reach the server can use it"
     if target.exposed:
-        return fail(message, hint="set a key before other machines can reach it")
-    return warn(message, hint="acceptable while only this machine can reach it")
+        return fail(message, hint="set a key before other machines can reach the server")
+    return warn(message, hint="acceptable while only this machine can reach the server")
 
 
 def _try_wrong_credentials(context: Context, key: str) -> tuple[list[str], list[str], bool]:
-    """The accepted wrong credentials, those refused with an unexpected status, and whether Basic auth works too."""
+    """Returns the accepted credentials, notes about unexpected statuses, and whether the key works as Basic auth."""
     accepted, odd, basic = [], [], False
-    # a quick check may run every few seconds, so it tries the two basic forms only
+    # a quick check may run every few seconds, so it tries only the first two kinds
     chat = _tiny_chat(context.any_model)
     credentials = _wrong_credentials(key) if context.options.depth else _wrong_credentials(key)[:2]
     for name, phrase, header in credentials:
-        # some gateways protect the list and not the completions, or the other way round
+        # some gateways protect only the model list, and some only the completions
         replies = (
             context.session.get(f"{context.url}/models", header),
             context.session.post(f"{context.url}/chat/completions", chat, header),
         )
-        # a redirect is neither an answer nor a refusal: it ends up in `odd`
+        # a redirect is neither an answer nor a refusal, so `odd` reports it
         through = [reply.status < 300 for reply in replies]
         if name == AS_BASIC and any(through):
             basic = True
         elif all(through):
-            accepted.append(name)
+            accepted.append(f"requests {phrase}")
         elif any(through):
-            accepted.append(f"{'a model list' if through[0] else 'a chat'} {phrase}")
-        for what, reply in zip((name, f"a chat {phrase}"), replies, strict=True):
+            accepted.append(f"{'model list' if through[0] else 'chat'} requests {phrase}")
+        for what, reply in zip(("model list", "chat"), replies, strict=True):
             if reply.status >= 300 and reply.status not in context.dialect.auth_statuses:
-                odd.append(f"{what} returns {reply.status}")
+                odd.append(f"a {what} request {phrase} returns {reply.status}")
     return accepted, odd, basic
 
 
 class _Inconclusive:
-    """Open paths without a clear result: a note for each; `has_errors` if a requested path failed to answer."""
+    """Open paths without a clear result, one note each. `has_errors`: a path was requested and failed to answer."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -187,13 +195,13 @@ def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
     """The open paths that answer without a key, in the dialect's order. All of them together take one timeout."""
     inconclusive, paths = _Inconclusive(), list[str]()
     target = context.session.target
-    # a cloud is sent only requests of its documented API
+    # the check sends a cloud only requests of its documented API
     cloud = any(cloud.owns(target.host) for cloud in CLOUDS.values())
     for path in context.dialect.open_paths if not cloud else ():
         if not context.options.depth and path not in GENERATING:
             continue
         if path in GENERATING and context.timed_out_models:
-            inconclusive.notes.append(f"{path} not tried: the model does not answer")
+            inconclusive.notes.append(f"{path} was not tried: the model does not answer")
             continue
         paths.append(path)
     if not paths:
@@ -203,7 +211,7 @@ def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
     def request(path: str) -> Reply | Fault:
         body, left = BODIES.get(path), deadline - time.monotonic()
         if left <= 0:
-            return Fault("timeout", "not tried: the other paths used up the time", hint="")
+            return Fault("timeout", "not tried, because the other paths used up the timeout", hint="")
         try:
             if body is None or _changes_state(path):
                 return context.session.get(target.root + path, None, left)
@@ -211,10 +219,10 @@ def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
         except Fault as fault:
             return fault
 
-    # paths that bypass the key come first, in case the time runs out
+    # the paths that would bypass the key come first, in case the time runs out
     order = sorted(paths, key=lambda path: path not in GENERATING)
     with ThreadPoolExecutor(min(MAX_CONCURRENCY, len(order)), "stackgen-paths") as pool:
-        # a server that returns 405 for any path proves nothing with it
+        # if a server returns 405 even for an unknown path, a 405 proves nothing
         no_path_reply = pool.submit(request, NO_PATH) if any(map(_is_detected_by_405, order)) else None
         replies = dict(zip(order, pool.map(request, order), strict=True))
         missing = no_path_reply.result() if no_path_reply else None

@@ -20,23 +20,23 @@ __all__ = ["chat", "is_unknown_model", "stream"]
 
 LOGS_HINT = "see the server's log: `docker compose logs`"
 CONTRACT_HINT = "OpenAI clients may fail on this: https://platform.openai.com/docs/api-reference/chat/object"
-REASONING_HINT = "all tokens of the check went into reasoning: start the server with less reasoning to see an answer"
-SLOW_HINT = "check queue and load of the server: /metrics, `nvidia-smi`. The first requests may still be warming it up"
+REASONING_HINT = "the model used all tokens for reasoning: start the server with less reasoning to see an answer"
+SLOW_HINT = "check the server's queue and load: /metrics, `nvidia-smi`. The server may still be warming up"
 BUFFERING_HINT = (
-    "a proxy buffers the stream (nginx: gzip off and proxy_buffering off; HAProxy: option http-no-delay), or the server"
-    " sends tokens in groups"
+    "a proxy buffers the stream, or the server sends tokens in groups. To turn buffering off, set `gzip off` and"
+    " `proxy_buffering off` in nginx, or `option http-no-delay` in HAProxy"
 )
-TOO_LONG_HINT = "the server ignores max_tokens: answers may become very long"
-# how many inter-token latencies of a stream a report keeps
+TOO_LONG_HINT = "the server ignores max_tokens, so answers may become very long"
+# a report keeps at most this many inter-token latencies of a stream
 MAX_SAMPLES = 256
-# a stream that keeps sending may last this many timeouts, each of which bounds a single silence
+# a stream that keeps sending may last this many timeouts; one timeout bounds a single silence
 STREAM_FACTOR = 10
-# OpenAI answers `gpt-x` as its snapshot `gpt-x-2025-01-31` or `gpt-x-0613`
+# OpenAI answers requests for `gpt-x` as its snapshot `gpt-x-2025-01-31` or `gpt-x-0613`
 SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{4})")
 
 
 def chat(context: Context, model: str) -> Verdict:
-    """All documented fields are there, the usage adds up, the requested model answers, and the answer has text."""
+    """The answer has all documented fields and text, its usage adds up, and it comes from the requested model."""
     reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model))
     if reply.status != 200:
         return _fail_refused(context, reply, model)
@@ -48,7 +48,8 @@ def chat(context: Context, model: str) -> Verdict:
             kind = (reply.content_type or "no content type") if reply.body.strip() else "an empty body"
             problems = (f"{kind} instead of JSON",)
         elif error := excerpt(error_message(reply), 160):
-            return fail(f"an error despite status 200: {error}", hint=LOGS_HINT, evidence=context.excerpt(reply))
+            message = f"the response is an error despite status 200: {error}"
+            return fail(message, hint=LOGS_HINT, evidence=context.excerpt(reply))
         evidence = f"{'; '.join(problems[:5])}; {context.excerpt(reply)}"
         return fail(f"the body is not as documented: {problems[0]}", hint=CONTRACT_HINT, evidence=evidence)
     wrong = context.drop_deviations("chat", _content_problems(context, completion), notes)
@@ -63,30 +64,31 @@ def chat(context: Context, model: str) -> Verdict:
         # the known deviation of a dialect is one token; a larger difference stays a note
         notes += context.drop_deviations("chat", short, notes) if counted == context.max_tokens - 1 else short
     if reply.content_type.lower() != "application/json":
-        notes.append(f"the content type is {excerpt(reply.content_type, 60) or 'missing'}")
+        notes.append(f"the content type of the response is {excerpt(reply.content_type, 60) or 'missing'}")
     figures = {"prompt_tokens": float(usage.prompt_tokens), "completion_tokens": float(counted)} if usage else {}
     text = first.message.content or ""
     if counted > context.max_tokens:
         message = f"{counted} tokens were generated, but at most {context.max_tokens} were requested"
         return warn(message, hint=TOO_LONG_HINT, evidence=context.excerpt(reply), figures=figures)
     if not text and context.max_tokens > 1:
-        return warn("only reasoning, no content", hint=REASONING_HINT, evidence=context.excerpt(reply), figures=figures)
+        message = "the answer has only reasoning and no content"
+        return warn(message, hint=REASONING_HINT, evidence=context.excerpt(reply), figures=figures)
     # the answer of the first model is shown for the endpoint
-    if context.answer is None:
-        context.answer = excerpt(text, 1000)
+    context.answer = excerpt(text, 1000) if context.answer is None else context.answer
     context.chat_answers[model] = (text, counted)
-    shown = repr(excerpt(text, 60)) if text.strip() else "with white space"
+    shown = f"the model answers {repr(excerpt(text, 60)) if text.strip() else 'with white space'}"
     if usage is None:
-        return warn(f"answers {shown}, but reports no usage", hint="clients can't count tokens", notes=tuple(notes))
-    return succeed(f"answers {shown} ({counted} tokens, {first.finish_reason})", notes=tuple(notes), figures=figures)
+        return warn(f"{shown}, but the server reports no usage", hint="clients can't count tokens", notes=tuple(notes))
+    message = f"{shown} ({counted} tokens, finish_reason {first.finish_reason})"
+    return succeed(message, notes=tuple(notes), figures=figures)
 
 
 def _content_problems(context: Context, completion: Completion) -> list[str]:
-    """Problems beyond single fields: sums, finish reasons, no text. `n` is not set, so one choice is expected."""
+    """Returns problems beyond single fields. One choice is expected, because the request does not set `n`."""
     first, usage = completion.choices[0], completion.usage
     wrong = [problem] if usage and (problem := usage_problem(usage)) else []
     if len(completion.choices) > 1:
-        wrong.append(f"{len(completion.choices)} choices, but one was requested")
+        wrong.append(f"the answer has {len(completion.choices)} choices, but one was requested")
     if first.index:
         wrong.append(f"the only choice has index {first.index}")
     if problem := finish_problem(first.finish_reason, allowed_finish_reasons(context.dialect)):
@@ -96,12 +98,12 @@ def _content_problems(context: Context, completion: Completion) -> list[str]:
     counted = usage.completion_tokens if usage else 0
     if not content and context.max_tokens > 1:
         wrong.append("the answer has no content")
-    # a single token may be half a letter or a mark of reasoning, which shows only in the usage
+    # a single token may be half a letter or a mark of reasoning; then only the usage shows that a token was generated
     elif not content and not counted:
-        wrong.append("nothing was generated: no content, and no completion tokens in the usage")
+        wrong.append("the model generated nothing: the answer has no content, and usage counts no completion tokens")
     elif usage and not counted:
         at_limit = first.finish_reason == "length" and context.max_tokens == 1
-        wrong.append(_short_count(0, 1) if at_limit else "usage counts no completion tokens, but there is text")
+        wrong.append(_short_count(0, 1) if at_limit else "usage counts no completion tokens, but the answer has text")
     return wrong
 
 
@@ -109,7 +111,7 @@ def _short_count(counted: int, limit: int) -> str:
     return f"completion_tokens is {counted} at a length limit of {limit}"
 
 
-# how many more streams are read before the check reports buffering
+# the check reads this many more streams before it reports buffering
 BUFFERING_RETRIES = 2
 # an answer that is long enough to show whether its tokens arrive one by one
 LONG_ANSWER: dict[str, object] = {
@@ -123,7 +125,7 @@ def stream(context: Context, model: str) -> Verdict:
     transcript, cut, notes, other = _read_stream(context, model)
     one_token = 0.0
     if other is None and not cut and transcript.describe_buffering():
-        # a proxy buffers every stream; a machine that was busy for a moment does not
+        # a proxy buffers every stream; a busy machine delays only some streams
         one_token = _time_one_token(context, model)
         for _ in range(BUFFERING_RETRIES):
             retry = _read_stream(context, model)
@@ -137,7 +139,7 @@ def stream(context: Context, model: str) -> Verdict:
 
 
 def _check_longer_answer(context: Context, model: str, verdict: Verdict) -> Verdict:
-    """`verdict`, unless all answers that are long enough to show it arrive buffered too."""
+    """Returns `verdict`, unless longer answers, which show buffering clearly, arrive buffered in every retry."""
     one_token = _time_one_token(context, model)
     for _ in range(BUFFERING_RETRIES):
         transcript, cut, _, other = _read_stream(context, model, LONG_ANSWER)
@@ -148,7 +150,7 @@ def _check_longer_answer(context: Context, model: str, verdict: Verdict) -> Verd
 
 
 def _time_one_token(context: Context, model: str) -> float:
-    """How long an answer of one token takes (s); 0.0 for unknown, as a missing answer is for `chat` to report."""
+    """Returns how long an answer of one token takes (s), or 0.0 without an answer: `chat` reports a missing answer."""
     started = time.monotonic()
     try:
         reply = context.session.post(f"{context.url}/chat/completions", context.chat_body(model) | {"max_tokens": 1})
@@ -160,7 +162,7 @@ def _time_one_token(context: Context, model: str) -> float:
 def _read_stream(
     context: Context, model: str, changes: Mapping[str, object] | None = None
 ) -> tuple[Transcript, str, list[str], Verdict | None]:
-    """One stream, how it was cut, and notes; or the verdict on a response that is not a stream."""
+    """Returns one stream, how it was cut, and notes; or the verdict on a response that is not a stream."""
     # heavy: only a check that runs needs it
     from httpx2 import EventSource
 
@@ -174,20 +176,20 @@ def _read_stream(
     try:
         with context.session.stream(url, body) as (response, shown, extend):
             if response.status_code != 200 or content_type(response).lower() != "text/event-stream":
-                # `read_reply` has a limit of its own, which must come first
+                # `read_reply` has its own time limit, which must pass before this deadline
                 extend(2 * timeout)
                 reply = read_reply(response, timeout)
                 shown.append(reply.body.decode("utf-8", "replace"))
                 return transcript, "", notes, _judge_whole_reply(context, reply, model)
             try:
-                # it has every attribute of a response that EventSource uses
+                # StrictUtf8 has every attribute of a response that EventSource uses
                 events: Any = StrictUtf8(response, f"{context.session.target.host}:{context.session.target.port}")
                 collect_events(EventSource(events), transcript, drop_deviations, started, deadline,
                                progress=lambda: extend(timeout), arrived=lambda: events.arrived)  # fmt: skip
             finally:
                 shown += [transcript.first_events, transcript.last_event]
     except Fault as fault:
-        # before the first event, the request failed; after it, the stream was cut
+        # a fault before the first event means a failed request; a later fault means a cut stream
         if not transcript.events:
             raise
         cut = f" ({fault.message})"
@@ -199,14 +201,14 @@ def _judge_stream(
 ) -> Verdict:
     excerpt = context.session.redact.excerpt
     if not transcript.events:
-        hint = f"FastChat does this with pydantic 2 (it needs pydantic<2); otherwise {LOGS_HINT}"
-        return fail("the stream is empty: status 200, but no events", hint=hint)
-    # problems come before usage and speed, which mean nothing for a broken stream
+        hint = f"FastChat sends empty streams with pydantic 2: install pydantic<2. For other servers, {LOGS_HINT}"
+        return fail("the stream is empty: the server sent status 200, but no events", hint=hint)
+    # problems come first: usage and speed mean nothing for a broken stream
     problems = transcript.problems(allowed_finish_reasons(context.dialect))
     wrong = context.drop_deviations("stream", problems, notes)
     wrong += _model_problems(context, transcript.model, model, notes)
     if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        more = f" (and {len(wrong) - 1} more problem{'s' if len(wrong) > 2 else ''})" if len(wrong) > 1 else ""
         evidence = excerpt(f"{'; '.join(wrong)}; last event: {transcript.last_event}", 600)
         return fail(f"{excerpt(wrong[0])}{more}{cut}", hint=LOGS_HINT, evidence=evidence)
     speed, no_usage = transcript.format_speed(), transcript.usage is None
@@ -224,37 +226,36 @@ def _judge_stream(
     if buffering := transcript.describe_buffering(one_token):
         return warn(buffering, hint=BUFFERING_HINT, evidence=speed, **measured)
     if extra := transcript.describe_extra_chunks():
-        hint = "a proxy or the server repeats events, or splits tokens"
-        return warn(extra, hint=hint, evidence=speed, **measured)
+        return warn(extra, hint="a proxy or the server repeats events, or splits tokens", evidence=speed, **measured)
     if context.dialect.stream_usage and no_usage:
-        message = "the stream is complete, but reports no usage although it was requested"
+        message = "the stream is complete, but reports no usage, although usage was requested"
         return warn(message, hint="clients can't count the tokens of streams", evidence=speed, **measured)
-    return succeed(f"{transcript.deltas} deltas, {transcript.finish_reasons[0]}, [DONE]; {speed}", **measured)
+    ends = f"finish_reason {transcript.finish_reasons[0]}, [DONE]"
+    return succeed(f"the stream is complete: {transcript.deltas} deltas, {ends}; {speed}", **measured)
 
 
 def _too_slow(context: Context, transcript: Transcript, one_token: float) -> str:
-    """Which limit of the user the stream breaks, else empty; an unknown speed breaks none."""
+    """Describes the user's limit that the stream breaks; empty if it breaks none. An unknown speed breaks no limit."""
     target, options, figures = context.session.target, context.options, transcript.figures()
     max_ttft = target.max_ttft or options.max_ttft
     if max_ttft and figures.get("ttft_seconds", 0.0) > max_ttft:
         return f"the first token took {figures['ttft_seconds']:.3f} s, above the limit of {max_ttft:g} s"
     min_rate = target.min_tokens_per_second or options.min_tokens_per_second
-    # a server without usage in streams is measured in chunks, of one token or a few
+    # without usage in the stream, the rate counts chunks; a chunk contains one or a few tokens
     rate = transcript.effective_rate(one_token) if min_rate else None
     if min_rate and rate is not None and rate < min_rate:
-        return f"{rate:.1f} tokens/s, below the limit of {min_rate:g} tokens/s"
+        return f"the stream ran at {rate:.1f} tokens/s, below the limit of {min_rate:g} tokens/s"
     return ""
 
 
 def _judge_whole_reply(context: Context, reply: Reply, model: str) -> Verdict:
     if reply.status != 200:
         return _fail_refused(context, reply, model)
-    # FastChat with pydantic 2 sends 200 and nothing, with or without a content type
+    # FastChat with pydantic 2 sends status 200 and an empty body, with or without a content type
     if not reply.body:
         return _judge_stream(context, model, Transcript(), "", [])
-    message = f"the response is {reply.content_type or 'without a content type'}, not text/event-stream"
-    hint = "the server or a proxy in front ignores `stream`"
-    return fail(message, hint=hint, evidence=context.excerpt(reply))
+    message = f"the content type of the response is {reply.content_type or 'missing'}, not text/event-stream"
+    return fail(message, hint="the server or its proxy ignores the field `stream`", evidence=context.excerpt(reply))
 
 
 def _fail_refused(context: Context, reply: Reply, model: str) -> Verdict:
@@ -265,12 +266,13 @@ def _fail_refused(context: Context, reply: Reply, model: str) -> Verdict:
     if reply.status in (401, 403):
         return fail(message, hint="the server refuses the key", evidence=evidence)
     if location := context.redirect_target(reply):
-        return fail(f"{message}: it redirects to {location}", hint="use the URL it redirects to", evidence=evidence)
+        message += f": the server redirects to {location}"
+        return fail(message, hint="use the URL that the server redirects to", evidence=evidence)
     if reply.status == 429:
         wait = f"retry after {reply.retry_after} (Retry-After)" if reply.retry_after else "send fewer requests"
-        return fail(message, hint=f"a rate limit or a full queue: {wait}", evidence=evidence)
+        return fail(message, hint=f"a rate limit was reached, or the queue is full: {wait}", evidence=evidence)
     if reply.status in (502, 503, 504):
-        hint = f"a proxy answers, but the server behind it is down, overloaded or still loading; {LOGS_HINT}"
+        hint = f"a proxy answers, but the server behind the proxy is down, overloaded or still loading; {LOGS_HINT}"
         return fail(message, hint=hint, evidence=evidence)
     return fail(message, hint=LOGS_HINT, evidence=evidence)
 
@@ -278,23 +280,21 @@ def _fail_refused(context: Context, reply: Reply, model: str) -> Verdict:
 def is_unknown_model(dialect: Dialect, reply: Reply) -> bool:
     """Whether an error is the dialect's response to a model name that it doesn't serve."""
     status, code = dialect.unknown_model
-    if reply.status != status:
-        return False
     # vLLM and OpenAI wrap the code in `error`, FastChat has it at the top level
     body = reply.json()
     inner = body.get("error", body) if isinstance(body, dict) else None
-    return code is None or (isinstance(inner, dict) and inner.get("code") == code)
+    return reply.status == status and (code is None or (isinstance(inner, dict) and inner.get("code") == code))
 
 
 def _model_problems(context: Context, answered: str, requested: str, notes: list[str]) -> list[str]:
     if answered == requested or not answered:
         return []
     if context.dialect.name == OPENAI.name and SNAPSHOT.fullmatch(answered.removeprefix(requested)):
-        notes.append(f"answered by {answered}")
+        notes.append(f"the model that answered is {answered}")
         return []
-    # a server answers under its first name, which it lists first; a gateway may list other models before that
+    # a server reports its first name and lists that name first; a gateway may list other models before it
     leading = {*(context.listed or ())[:1], *context.session.target.models[:1]}
     if context.dialect.reports_first_name and answered in leading:
-        notes.append(f"{requested} is an alias of {answered}: {context.dialect.name} answers under that name")
+        notes.append(f"{requested} is an alias: {context.dialect.name} reports the name {answered} in its answers")
         return []
-    return [f"requested {requested!r}, but {answered!r} answered"]
+    return [f"the model {requested!r} was requested, but {answered!r} answered"]

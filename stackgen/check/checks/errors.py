@@ -19,9 +19,12 @@ from stackgen.check.transport.session import error_message
 
 __all__ = ["errors"]
 
-CLEAR_HINT = "clients can't tell their own errors from server errors: this should be a 4xx with a message"
+CLEAR_HINT = (
+    "clients can't tell their own errors from server errors: the server should refuse an invalid request with a 4xx and"
+    " a message"
+)
 DEAD_HINT = (
-    "any user can stop the server with such a request: see `docker compose logs`; an engine that died needs a restart"
+    "any user can stop the server with such a request. See `docker compose logs`, and restart the engine if it died"
 )
 MAX_SHOWN = 3
 
@@ -30,7 +33,7 @@ def errors(context: Context, _model: str) -> Verdict:
     """Each invalid request gets a clear 4xx, none gets a 5xx, and a valid request is answered after them."""
     model, notes = context.any_model, list[str]()
     problems: list[Problem] = []
-    # `tokenize` runs before and may know the length already (vLLM reports it there)
+    # the check `tokenize` runs earlier and may already know the context length, which vLLM reports there
     length = context.context_length or context_length(context, model)
     queue, tried = list(probes(model)), list[str]()
     while queue:
@@ -45,29 +48,29 @@ def errors(context: Context, _model: str) -> Verdict:
             problems += find_problems(context, probe, reply)
             may_be_dead = reply.status >= 500
             length = length or length_from_error(reply)
-        # checked at once: if the engine dies a moment later, the next probe would get the blame
+        # checked at once: otherwise the next probe would get the blame for a dead engine
         if may_be_dead and (dead := _health_problem(context, model)):
             evidence = "; ".join(one.text for one in problems[-MAX_SHOWN:])
             message = f"the server stopped answering after {probe.name!r}: {dead}"
             return fail(message, hint=DEAD_HINT, evidence=evidence)
-        # last, because an earlier error may have revealed the context length
+        # the long prompt comes last, because an earlier error may reveal the context length
         if not queue and LONG_PROMPT not in tried:
             queue += _long_prompt_probes(model, length, notes)
     context.context_length = length
     if dead := _health_problem(context, model):
         evidence = "; ".join(one.text for one in problems[-MAX_SHOWN:])
-        message = f"the server stopped answering after the invalid requests, the last one was {tried[-1]!r}: {dead}"
+        message = f"the server stopped answering after the invalid requests (last request: {tried[-1]!r}): {dead}"
         return fail(message, hint=DEAD_HINT, evidence=evidence)
     return _verdict(context, problems, tried, notes)
 
 
 def _verdict(context: Context, problems: list[Problem], tried: list[str], notes: list[str]) -> Verdict:
-    # one by one: the severity of those that are no known deviation decides between fail and warn
+    # one by one, because only problems that are no known deviation decide between fail and warn
     left = [one for one in problems if context.drop_deviations("errors", [one.text], notes)]
     severe = [one for one in left if one.severe]
     figures = {"requests": float(len(tried))}
     if not left:
-        message = f"{len(tried)} invalid requests sent; the server still answers"
+        message = f"the server still answers after {len(tried)} invalid requests"
         return succeed(message, notes=tuple(notes), figures=figures)
     worst = sorted(left, key=lambda one: not one.severe)
     more = f" and {len(left) - MAX_SHOWN} more" if len(left) > MAX_SHOWN else ""
@@ -82,13 +85,15 @@ def _long_prompt_probes(model: str, length: int | None, notes: list[str]) -> lis
         notes.append("a prompt longer than the context was not tried: the context length is unknown")
         return []
     if length > MAX_CONTEXT:
-        notes.append(f"a prompt longer than the context of {length} tokens was not tried: it would be too large")
+        notes.append(
+            f"a prompt longer than the context of {length} tokens was not tried: that prompt would be too large"
+        )
         return []
     return [long_prompt(model, length)]
 
 
 def _health_problem(context: Context, model: str) -> str:
-    """Why a valid request gets no answer; empty if it gets one."""
+    """Returns why a valid request gets no answer; empty if the server answers."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
     try:
         reply = context.session.post(f"{context.url}/chat/completions", body)

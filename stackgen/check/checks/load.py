@@ -18,26 +18,26 @@ from stackgen.check.transport.stream import percentile
 __all__ = ["load"]
 
 MAX_TOKENS = 16
-# Each prompt is so many words longer than the one before; two nonces differ by less than half as many tokens. Lengths
-# repeat after a few, so that the prompts of a large load still fit a small context.
+# Each prompt is STEP words longer than the previous prompt. Two nonces differ by less than STEP / 2 tokens. The lengths
+# repeat after LENGTHS prompts, so that the prompts of a large load still fit a small context.
 STEP, LENGTHS = 16, 12
-# the start of every prompt, by which an echo is recognized
+# the start of every prompt; an echo is recognized by it
 OPENING = "Do not read this:"
 # alternating consonants and vowels: a few tokens that a small model can repeat
 CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
 LOGS_HINT = "see the server's log: `docker compose logs`"
 WEDGE_HINT = (
-    "a FastChat worker hangs like this, while /v1/models still answers, once leaked requests use up its concurrency"
-    " limit (`temperature: null` leaks one each): restart the worker"
+    "restart the FastChat worker. A worker hangs, while /v1/models still answers, when leaked requests use up its"
+    " concurrency limit. Each request with `temperature: null` lowers that limit by one"
 )
 SLOW_HINT = f"the engine may hang or be slower than the timeout: raise --timeout; {LOGS_HINT}"
-MIXED_HINT = "a proxy, a cache or the engine sends answers to the wrong client: take it out of service"
+MIXED_HINT = "take the endpoint out of service: a proxy, a cache or the engine sends answers to the wrong client"
 LIMIT_HINT = "the server's queue or rate limit is smaller than this load"
 
 
 @dataclass(slots=True)
 class Markers:
-    """What in an answer identifies its request, as found out with one request at a time."""
+    """What in an answer identifies its request. `_calibrate` finds this out with one request at a time."""
 
     # the id of the response contains the X-Request-Id of the request (vLLM)
     id: bool = False
@@ -96,24 +96,25 @@ def load(context: Context, model: str) -> Verdict:
     done = [answer for answer in answers if not answer.problem]
     figures, samples = _measure(done, count, seconds)
     used = markers.describe()
-    evidence = f"answers identified by: {used}" if used else "nothing in an answer identifies its request"
-    # a small model may repeat its word once and not always: that is no mix-up, but it proves less
+    evidence = f"answers are identified by: {used}" if used else "nothing in an answer identifies its request"
+    # a small model may not always repeat its word: that is no mix-up, but the check then proves less
     not_repeated = sum(answer.nonce not in answer.text for answer in done) if markers.repeat else 0
-    notes = (f"{not_repeated} of {len(done)} answers do not repeat their word",) if not_repeated else ()
+    notes = (f"{not_repeated} of {len(done)} answers do not repeat the word from their prompt",) if not_repeated else ()
     measured: dict[str, Any] = {"figures": figures, "samples": samples, "notes": notes}
     if mix_ups := _find_mix_ups(answers, nonces, markers):
         evidence = "; ".join((*mix_ups[:3], evidence))
         return fail(f"answers are mixed up: {mix_ups[0]}", hint=MIXED_HINT, evidence=evidence, **measured)
-    # a server that refuses what is beyond its limits works as designed
+    # a server that refuses requests beyond its limits works as designed
     refused = [answer for answer in answers if answer.status in (429, 503)]
     broken = [answer for answer in answers if answer.problem and answer not in refused]
     if broken or not done:
         return _fail_unanswered(context, broken or refused, count, evidence, measured)
     if refused:
-        message = f"answers {len(done)} of {count} concurrent requests and refuses the others: {refused[0].problem}"
+        message = f"the server answers {len(done)} of {count} concurrent requests and refuses the others"
+        message += f": {refused[0].problem}"
         return warn(message, hint=LIMIT_HINT, evidence=evidence, **measured)
-    message = f"{count} concurrent requests in {seconds:.2f} s"
-    message += f", p50 {figures['p50_seconds']:.2f} s, p99 {figures['p99_seconds']:.2f} s"
+    latencies = f"p50 {figures['p50_seconds']:.2f} s, p99 {figures['p99_seconds']:.2f} s"
+    message = f"{count} concurrent requests were answered in {seconds:.2f} s (latency {latencies})"
     if not used:
         message += ", but mix-ups can't be detected"
         hint = "nothing in an answer shows which request it belongs to"
@@ -124,7 +125,7 @@ def load(context: Context, model: str) -> Verdict:
 def _fail_unanswered(
     context: Context, broken: Sequence[Answer], count: int, evidence: str, measured: dict[str, Any]
 ) -> Verdict:
-    # a timeout is named first: it has a hint of its own
+    # a timeout is reported first, because it has its own hint
     timed_out = [answer for answer in broken if answer.timeout]
     first = (timed_out or broken)[0]
     requests = [f"request {one.number + 1}: {one.problem}" for one in broken[:3]]
@@ -139,14 +140,17 @@ def _hint(context: Context, answer: Answer) -> str:
 
 
 def _calibrate(context: Context, model: str, nonces: Sequence[str]) -> tuple[Answer, Markers]:
-    """The markers that come back without other load; the first answer shows whether requests work at all."""
+    """Returns the first answer and the markers that come back without other load.
+
+    The first answer shows whether requests work at all.
+    """
     markers = Markers()
     first = _send_request(context, model, 0, nonces[0], False)
     if first.problem:
         return first, markers
     markers.id, markers.repeat = nonces[0] in first.id, nonces[0] in first.text
     shortest = first
-    # the echo needs another path, so it is used only without the id
+    # the echo needs another path, so it is used only if the id is no marker
     if not markers.id:
         echoed = _send_request(context, model, 0, nonces[1], True)
         # a model may repeat the word by chance; an echo starts like the prompt
@@ -156,7 +160,7 @@ def _calibrate(context: Context, model: str, nonces: Sequence[str]) -> tuple[Ans
     longest = _send_request(context, model, LENGTHS - 1, nonces[2], markers.echo)
     if shortest.prompt_tokens is not None and longest.prompt_tokens is not None:
         step = (longest.prompt_tokens - shortest.prompt_tokens) / (LENGTHS - 1)
-        # less than half a token a word is not a count of this prompt
+        # a server that counts less than half a token a word does not count this prompt
         if step >= STEP / 2:
             markers.base, markers.step = shortest.prompt_tokens, step
     return first, markers
@@ -206,11 +210,11 @@ def _find_mix_ups(answers: Sequence[Answer], nonces: Sequence[str], markers: Mar
             other = f"request {others[0]}" if others[0] <= len(answers) else "an earlier request"
             mix_ups.append(f"request {mine} got the answer to {other}")
         elif (markers.id and answer.nonce not in answer.id) or (markers.echo and answer.nonce not in answer.text):
-            mix_ups.append(f"request {mine} got an answer without its marker")
+            mix_ups.append(f"request {mine} got an answer without the marker of this request")
         elif markers.step and answer.prompt_tokens is not None:
             steps = round((answer.prompt_tokens - markers.base) / markers.step)
             if steps != answer.number % LENGTHS:
-                mix_ups.append(f"request {mine} got an answer to a prompt of {answer.prompt_tokens} tokens")
+                mix_ups.append(f"request {mine} got the answer to another prompt, of {answer.prompt_tokens} tokens")
     return mix_ups
 
 

@@ -1,7 +1,7 @@
 """The layers below the API: name resolution, the TCP connection, TLS, and an HTTP response.
 
-Each layer is a check of its own, so that a report names the one that is broken. If the environment sets a proxy for the
-target, the proxy does the first three, and they are skipped.
+Each layer has its own check, so that a report shows which layer is broken. If the environment sets a proxy for the
+target, the proxy handles the first three layers, and their checks are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def resolve(context: Context, _model: str) -> Verdict:
     """The host name resolves to at least one address."""
     target = context.session.target
     if proxy := _proxy_host(target):
-        return skip(f"the proxy {proxy} resolves the name (set in the environment)")
+        return skip(f"the proxy {proxy}, which is set in the environment, resolves the host name")
     try:
         addresses = _resolve_host(target.host, target.port, _connect_timeout(context))
     except OSError as error:
@@ -46,7 +46,7 @@ def connect(context: Context, _model: str) -> Verdict:
     """The port accepts a TCP connection at one of the addresses."""
     target, notes = context.session.target, list[str]()
     if proxy := _proxy_host(target):
-        return skip(f"the proxy {proxy} connects (set in the environment)")
+        return skip(f"the proxy {proxy}, which is set in the environment, opens the connection")
     error: OSError | None = None
     for family, kind, protocol, _, address in context.addresses:
         try:
@@ -55,18 +55,18 @@ def connect(context: Context, _model: str) -> Verdict:
             error = error or caught
             notes.append(f"{address[0]} does not accept connections: {caught.strerror or 'no answer in time'}")
             continue
-        # the notes of failed addresses stay: many clients try only the first address
+        # the notes about failed addresses stay in the report: many clients try only the first address
         return succeed(f"{address[0]} port {target.port} accepts connections", notes=tuple(notes))
     raise classify(error or OSError("no address"), target, context.options.timeout) from None
 
 
 def tls(context: Context, _model: str) -> Verdict:
-    """The certificate is trusted, matches the host and lasts; no key crosses the internet unencrypted."""
+    """The certificate is trusted, matches the host and does not expire soon; the internet sees no unencrypted key."""
     target = context.session.target
     if target.base_url.startswith("http:"):
         return _check_plain_http(context)
     if proxy := _proxy_host(target):
-        return skip(f"the proxy {proxy} is in between: only the requests show whether TLS works")
+        return skip(f"the proxy {proxy} forwards the connection, so only requests show whether TLS works")
     try:
         certificate, version = _handshake(context)
     except TimeoutError:
@@ -74,7 +74,7 @@ def tls(context: Context, _model: str) -> Verdict:
         raise Fault(
             "tls-timeout",
             f"{where} was silent for {_connect_timeout(context):g} s during the TLS handshake",
-            hint="check the port, and the log of the TLS proxy",
+            hint="check the port and the log of the TLS proxy",
         ) from None
     except OSError as error:
         raise classify(error, target, context.options.timeout) from None
@@ -84,20 +84,20 @@ def tls(context: Context, _model: str) -> Verdict:
     if days < EXPIRY_DAYS:
         return warn(
             f"the certificate expires in {days:.0f} days",
-            hint="renew it: clients reject it from that day on",
+            hint="renew the certificate: clients reject it after that day",
             evidence=f"notAfter {certificate['notAfter']}",
             figures=figures,
         )
-    return succeed(f"{version}, the certificate is valid for {days:.0f} days", figures=figures)
+    return succeed(f"the server speaks {version}, and its certificate is valid for {days:.0f} days", figures=figures)
 
 
 def http(context: Context, _model: str) -> Verdict:
-    """The base URL answers HTTP. Sent without a key, so that a wrong port never sees it."""
+    """The base URL answers HTTP. The request has no key, so that a program on a wrong port never sees the key."""
     target = context.session.target
     reply = context.session.get(f"{target.base_url}/models", None)
     if 300 <= reply.status < 400:
         location = context.session.redact.excerpt(reply.location)
-        hint = f"use the URL it redirects to: {location}"
+        hint = f"use the URL that the server redirects to: {location}"
         return fail("the server redirects", hint=hint, evidence=context.excerpt(reply))
     # nginx answers plain HTTP on a TLS port with a 400 page; others drop the connection, which is a Fault
     if reply.status == 400 and target.base_url.startswith("http:") and is_tls_port(target.host, target.port):
@@ -110,19 +110,19 @@ def _check_plain_http(context: Context) -> Verdict:
     target = context.session.target
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in context.addresses]
     public = [str(address) for address in addresses if address.is_global]
-    # plain HTTP in a private network is a choice; on the internet, anyone in between can read the key
+    # plain HTTP is a choice in a private network; on the internet, anyone on the way can read the key
     if public and target.api_key:
         return warn(
-            f"the API key travels unencrypted to the public address {public[0]}",
-            hint="use https: put a TLS proxy in front",
-            evidence="plain HTTP",
+            f"the API key is sent unencrypted to the public address {public[0]}",
+            hint="use https: put a TLS proxy in front of the server",
+            evidence="the URL uses plain HTTP",
         )
-    return skip("plain HTTP, as the URL says")
+    return skip("the URL uses plain HTTP, so there is no TLS to check")
 
 
 def _handshake(context: Context) -> tuple[dict[str, Any], str]:
     target, first = context.session.target, context.addresses[0]
-    # like a client: the first address that accepts the connection
+    # as clients do, use the first address that accepts the connection
     for family, kind, protocol, _, address in context.addresses:
         try:
             plain = _open_socket(family, kind, protocol, address, _connect_timeout(context))
@@ -141,7 +141,7 @@ def _open_socket(family: int, kind: int, protocol: int, address: Any, timeout: f
     try:
         opened.settimeout(timeout)
         opened.connect(address)
-    # also after Ctrl-C, because nothing else would close the socket
+    # also close the socket after Ctrl-C, because nothing else would close it
     except BaseException:
         opened.close()
         raise
@@ -149,7 +149,7 @@ def _open_socket(family: int, kind: int, protocol: int, address: Any, timeout: f
 
 
 def _resolve_host(host: str, port: int, timeout: float) -> list[Any]:
-    """`getaddrinfo` with a timeout (s), in a thread, because it has none of its own. Raises OSError."""
+    """Runs `getaddrinfo` in a thread with a timeout (s), because `getaddrinfo` has no timeout. Raises OSError."""
     addresses: list[Any] = []
     errors: list[OSError] = []
 
@@ -184,5 +184,5 @@ def _proxy_host(target: Target) -> str:
         return ""
     proxies = getproxies()
     proxy = proxies.get(urlsplit(target.base_url).scheme) or proxies.get("all") or ""
-    # HTTP_PROXY may lack a scheme, and without the slashes urlsplit finds no host
+    # HTTP_PROXY may have no scheme, and urlsplit finds no host without the slashes
     return urlsplit(proxy if "//" in proxy else f"//{proxy}").hostname or ""

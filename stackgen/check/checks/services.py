@@ -1,4 +1,4 @@
-"""The two checks of the services behind an endpoint; `topology.py` defines the data that a runtime gives them."""
+"""The two checks of the services behind an endpoint. `topology.py` defines the data that these checks read."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from stackgen.check.topology import ProbeResult, ServiceView
 
 __all__ = ["containers", "describe_state", "topology"]
 
-UNKNOWN = "only the URL is known, not the stack behind it"
-# Docker's names of states, as a sentence about the service
+UNKNOWN = "only the URL of this endpoint is known, not the stack behind the URL"
+# Docker's states as the predicate of a sentence about the service
 STATES = {
     "absent": "does not exist",
     "created": "is created but not started",
     "exited": "has exited",
 }
 HINTS = {
-    "absent": "start it with `stackgen up`",
-    "created": "it is waiting for another service, or failed to start: see `stackgen status` and `stackgen logs`",
-    "paused": "resume it with `docker unpause`",
-    "restarting": "it keeps crashing: `stackgen logs {name}` shows why",
-    "exited": "`stackgen logs {name}` shows why; start it again with `stackgen up`",
+    "absent": "start the service with `stackgen up`",
+    "created": "the service waits for another service, or failed to start: see `stackgen status` and `stackgen logs`",
+    "paused": "resume the service with `docker unpause`",
+    "restarting": "the service keeps crashing: `stackgen logs {name}` shows why",
+    "exited": "`stackgen logs {name}` shows why the service exited; start it again with `stackgen up`",
     "dead": "run `stackgen down`, then `stackgen up`",
 }
 
 
 def containers(context: Context, _model: str) -> Verdict:
-    """Every service that the endpoint depends on is running. Other checks are skipped if the front service is not."""
+    """Every service that the endpoint depends on is running. If the front service is down, other checks are skipped."""
     observer = context.session.target.observer
     if observer is None:
         return skip(UNKNOWN)
@@ -33,8 +33,11 @@ def containers(context: Context, _model: str) -> Verdict:
     down = [service for service in services if service.state != "running"]
     if not down:
         restarted = [f"{one.name} has restarted {one.restarts} times" for one in services if one.restarts]
-        return succeed(f"{len(services)} running: {', '.join(one.name for one in services)}", notes=tuple(restarted))
-    # the front service first: without it nothing answers; without a worker, other models may still do
+        are = "service is" if len(services) == 1 else "services are"
+        return succeed(
+            f"{len(services)} {are} running: {', '.join(one.name for one in services)}", notes=tuple(restarted)
+        )
+    # the front service first: nothing answers without it, while other models may still answer without one worker
     down.sort(key=lambda one: not one.front)
     first = down[0]
     more = f"; {', '.join(describe_state(one) for one in down[1:])}" if down[1:] else ""
@@ -44,7 +47,7 @@ def containers(context: Context, _model: str) -> Verdict:
 
 
 def topology(context: Context, _model: str) -> Verdict:
-    """Every worker and replica generates, is registered under its own name, and has the planned GPUs and image."""
+    """Every worker and replica generates text, is registered under its own name, and has the planned GPUs and image."""
     observer = context.session.target.observer
     if observer is None:
         return skip(UNKNOWN)
@@ -65,9 +68,9 @@ def topology(context: Context, _model: str) -> Verdict:
     probes = _blame_controller(services, probes)
     for one in probes:
         if not one.ok:
-            reason = one.output.splitlines()[-1] if one.output else "no answer in time"
-            failures.append((f"{one.service} does not generate: {reason}", f"see `stackgen logs {one.service}`"))
-    # the front runs and nothing behind it is to blame: its own engine has died or is restarting
+            reason = one.output.splitlines()[-1] if one.output else "the probe got no answer in time"
+            failures.append((f"{one.service} does not generate text: {reason}", f"see `stackgen logs {one.service}`"))
+    # the front service runs and no service behind it failed: its own engine has died or is restarting
     if not failures and context.completion_failure and (front := next((one for one in services if one.front), None)):
         message = f"{front.name} is running but returns no completion: {context.completion_failure}"
         failures.append((message, f"see `stackgen logs {front.name}`"))
@@ -80,33 +83,33 @@ def topology(context: Context, _model: str) -> Verdict:
     if warnings:
         return warn(
             warnings[0],
-            hint="run `stackgen up` to bring the stack in line with its file",
+            hint="run `stackgen up` to apply the stack file to the running stack",
             evidence=evidence,
             notes=tuple(warnings[1:]),
             figures=figures,
         )
-    count = f"{len(services)} service{'s' * (len(services) > 1)}"
+    count = "1 service runs" if len(services) == 1 else f"{len(services)} services run"
     probed = f", {len(probes)} service probes passed" if probes else ""
     return succeed(f"{count} as planned{probed}", evidence=evidence, figures=figures)
 
 
 def _blame_controller(services: tuple[ServiceView, ...], probes: tuple[ProbeResult, ...]) -> tuple[ProbeResult, ...]:
-    """The probes; if the controller knows none of its workers, one failure of the controller replaces theirs."""
+    """Returns the probes. If the controller knows no worker, its failure replaces the failures of all workers."""
     workers = {one.name for one in services if one.role == "worker"}
     unregistered = {one.service for one in probes if not one.ok and "controller does not know" in one.output}
     controller = next((one.name for one in services if one.role == "controller"), None)
     if controller is None or not workers or unregistered != workers:
         return probes
     # a controller keeps its workers in memory only, so a restart loses them all
-    output = "it knows none of its workers; it has probably restarted"
+    output = "the controller knows none of its workers; it has probably restarted"
     others = [one for one in probes if one.service not in {*workers, controller}]
     seconds = max(one.seconds for one in probes if one.service in workers)
     return (*others, ProbeResult(service=controller, ok=False, seconds=seconds, output=output))
 
 
 def describe_state(service: ServiceView) -> str:
-    """The state of a service as a sentence: `vllm-tiny has exited (exit code 1)`."""
-    # named first, because exit code 137 alone does not say who killed it
+    """Returns the state of a service as a sentence: `vllm-tiny has exited (exit code 1)`."""
+    # reported first, because exit code 137 alone does not show who killed the service
     if service.oom_killed:
         return f"{service.name} was killed: out of memory (OOM)"
     code = f" (exit code {service.exit_code})" if service.exit_code is not None else ""
@@ -121,29 +124,29 @@ def _find_failures(service: ServiceView) -> list[tuple[str, str]]:
         failures.append((describe_state(service), HINTS.get(service.state, logs).format(name=service.name)))
     for network in service.missing_networks:
         message = f"{service.name} is not connected to the network {network}"
-        failures.append((message, "reconnect it with `stackgen up`"))
+        failures.append((message, "reconnect the service with `stackgen up`"))
     # FastChat's controller and workers accept commands from anyone who can reach them
     if service.role in ("controller", "worker") and service.published:
         message = f"{service.name} has no authentication but is reachable at {', '.join(service.published)}"
-        failures.append((message, "remove its `ports:` from compose.yaml"))
+        failures.append((message, "remove the `ports:` of this service from compose.yaml"))
     planned = _gpu_count(service.gpus_planned)
     if service.gpus_seen is not None and service.gpus_planned and service.gpus_seen < planned:
         message = f"{service.name} sees {service.gpus_seen} of {planned} GPUs"
-        failures.append((message, "check the driver; a daemon reload takes the GPUs away from running containers"))
+        failures.append((message, "check the driver. A daemon reload takes the GPUs away from running containers"))
     return failures
 
 
 def _find_warnings(service: ServiceView) -> list[str]:
-    """Differences from the plan that keep no client from working."""
+    """Returns differences from the plan that don't affect clients."""
     warnings = []
     if service.image_changed:
-        warnings.append(f"{service.name} runs an older image: {service.image} now points to another one")
+        warnings.append(f"{service.name} runs an older image: {service.image} now points to another image")
     if service.state == "running" and service.gpus_reserved != service.gpus_planned:
         reserved, planned = _format_gpus(service.gpus_reserved), _format_gpus(service.gpus_planned)
-        warnings.append(f"{service.name} has GPUs {reserved}, but the plan has {planned}")
+        warnings.append(f"{service.name} has other GPUs than planned (reserved: {reserved}; planned: {planned})")
     if service.restarts:
         warnings.append(f"{service.name} has restarted {service.restarts} times")
-    # the OOM killer may hit a child process, and then the container goes on
+    # the OOM killer may kill only a child process; then the container keeps running
     if service.oom_killed and service.state == "running":
         warnings.append(f"a process in {service.name} was killed: out of memory (OOM)")
     return warnings

@@ -24,7 +24,7 @@ from stackgen.errors import StackgenError
 
 __all__ = ["CHECKS", "READY", "alive", "list_models", "models", "select_checks"]
 
-KEY_HINT = "use the key from the running server's .env; a changed key takes effect only after a restart"
+KEY_HINT = "use the key from the running server's .env; a changed key takes effect only when the server restarts"
 LOGS_HINT = "see the server's log: `docker compose logs`"
 
 
@@ -32,20 +32,22 @@ def alive(context: Context, _model: str) -> Verdict:
     """The server's own liveness path answers 200."""
     path = context.dialect.liveness_path
     if path is None:
-        return skip(f"{context.dialect.name} has no liveness path; `models` and `chat` show whether it is alive")
+        return skip(
+            f"{context.dialect.name} has no liveness path; `models` and `chat` show whether the server is alive"
+        )
     reply = context.session.get(context.session.target.root + path)
     if reply.status == 200:
         return succeed(f"{path} answers 200")
-    # behind a gateway that lets only /v1 through, the server can still be healthy
+    # behind a gateway that forwards only /v1, the server can still be healthy
     if reply.status in (401, 403, 404, 405):
-        hint = "a gateway in front may hide it"
+        hint = "a gateway in front of the server may hide this path"
         return warn(f"{path} is not offered here", hint=hint, evidence=context.excerpt(reply))
     hint = f"the engine has died or is still loading; {LOGS_HINT}"
     return fail(f"{path} answers {reply.status}", hint=hint, evidence=context.excerpt(reply))
 
 
 def models(context: Context, _model: str) -> Verdict:
-    """At least one model is listed, and all expected ones are, under exactly their served names."""
+    """The server lists at least one model, and it lists all expected models under exactly their served names."""
     reply = list_models(context)
     names = context.listed
     if names is None:
@@ -53,28 +55,30 @@ def models(context: Context, _model: str) -> Verdict:
     # FastChat answers 200 with an empty list while no worker is registered
     wanted = context.session.target.models
     if not names:
-        hint = f"no worker is registered, or it has just died; {LOGS_HINT}"
+        hint = f"no worker is registered, or the worker has just died; {LOGS_HINT}"
         return fail("the server lists no models", hint=hint, evidence=context.excerpt(reply))
     missing = [name for name in wanted if name not in names]
     if missing:
         hint = f"{missing[0]}: {did_you_mean(missing[0], names)}"
         evidence = f"listed: {context.session.redact.excerpt(', '.join(names))}"
-        return fail(f"not served: {', '.join(missing)}", hint=hint, evidence=evidence)
+        return fail(f"the server does not list {', '.join(missing)}", hint=hint, evidence=evidence)
     shown = wanted or names[:8]
-    message = f"{', '.join(shown)} listed" + (f", {len(names)} in total" if len(names) > len(shown) else "")
-    # clients need the ids only, so a problem elsewhere in the list is just a warning
+    message = f"the server lists {', '.join(shown)}"
+    message += f" ({len(names)} models in total)" if len(names) > len(shown) else ""
+    # clients need only the ids, so a problem in another field is just a warning
     problems = _list_problems(context, reply)
     if problems:
         evidence = context.session.redact.excerpt("; ".join(problems))
-        hint = "clients that parse the list strictly may fail on it"
+        hint = "clients that parse the model list strictly may fail on this"
         return warn(f"{message}, but {problems[0]}", hint=hint, evidence=evidence)
     return succeed(message)
 
 
 def list_models(context: Context) -> Reply:
-    """GET /models with the key. Fills `listing`, and `listed` and `chat_models` if the body is a list.
+    """Sends GET /models with the key. Sets `listing`, and `listed` and `chat_models` if the body is a list.
 
-    Raises Fault. A fault of an earlier call is raised again, because another request would cost another timeout.
+    Raises Fault. If an earlier call failed, its Fault is raised again, because another request could take another
+    timeout.
     """
     if context.listing_fault:
         raise context.listing_fault
@@ -88,7 +92,7 @@ def list_models(context: Context) -> Reply:
         for card in cards:
             names = card_names(card) if isinstance(card, dict) else ()
             listed += names
-            # Together lists image and speech models too; `type` is the difference
+            # Together also lists image and speech models; `type` shows the kind of a model
             chats += names if names and card.get("type") in (None, "model", "chat") else ()
         context.listed, context.chat_models = tuple(listed), tuple(chats)
     return reply
@@ -102,14 +106,14 @@ def _fail_no_list(context: Context, reply: Reply) -> Verdict:
             message = "the server requires a key, but none was given"
             return fail(message, hint=target.no_key_hint, evidence=evidence)
         return fail("the server refuses the key", hint=KEY_HINT, evidence=evidence)
-    # `http` has seen no redirect without a key, so this one is for clients with the key
+    # `http` saw no redirect without a key, so the server redirects only requests with the key
     if location := context.redirect_target(reply):
         message = f"the server redirects requests with the key to {location}"
-        return fail(message, hint="use the URL it redirects to", evidence=evidence)
+        return fail(message, hint="use the URL that the server redirects to", evidence=evidence)
     if reply.status == 404:
         hint = "check the base URL: it usually ends in /v1"
         return fail("/models is not found", hint=hint, evidence=evidence)
-    # llama.cpp reports here that it is still loading the model
+    # llama.cpp reports a model that is still loading in this error
     error = context.session.redact.excerpt(error_message(reply), 120)
     message = f"expected a list of models, got {reply.summary}" + (f": {error}" if error else "")
     return fail(message, hint=LOGS_HINT, evidence=evidence)
@@ -118,24 +122,35 @@ def _fail_no_list(context: Context, reply: Reply) -> Verdict:
 def _list_problems(context: Context, reply: Reply) -> tuple[str, ...]:
     body = reply.json()
     if isinstance(body, list):
-        # Together documents a bare array; models.list() of the SDK fails on it
-        return () if context.dialect.name == TOGETHER.name else ("the list is a bare array, not {object, data}",)
+        # Together documents a bare array, on which models.list() of the SDK fails
+        return (
+            ()
+            if context.dialect.name == TOGETHER.name
+            else ("the list is a bare array, not an object with `object` and `data`",)
+        )
     parsed, problems = parse(ModelList, body)
     return () if parsed else problems
 
 
-# In the order they run. `auth` comes after the completions because it generates too: an engine that dies of its first
-# request must die in `chat`, whose message says why.
+# The checks in the order they run. `auth` comes after the completions because `auth` generates text too. An engine that
+# dies of its first request must die in `chat`, because the message of `chat` contains the reason.
 CHECKS: tuple[Check, ...] = (
     Check("containers", run=containers, about="the stack's containers are running", needs=()),
     Check("resolve", run=resolve, about="the host name resolves", needs=()),
     Check("connect", run=connect, about="the port accepts TCP connections", needs=("resolve",)),
-    Check("tls", run=tls, about="the certificate is trusted, matches the host and lasts", needs=("connect",)),
+    Check(
+        "tls",
+        run=tls,
+        about="the certificate is trusted, matches the host and does not expire soon",
+        needs=("connect",),
+    ),
     Check("http", run=http, about="the base URL answers HTTP", needs=("resolve", "connect", "tls")),
     Check("alive", run=alive, about="the server's liveness path answers 200"),
-    Check("models", run=models, about="the expected models are listed, under exactly their names"),
-    Check("chat", run=chat, about="a completion as documented, from the requested model", per_model=True),
-    Check("stream", run=stream, about="a streamed completion: complete, in order, on time", per_model=True, depth=1),
+    Check("models", run=models, about="the server lists the expected models under exactly their names"),
+    Check("chat", run=chat, about="the requested model returns a completion as documented", per_model=True),
+    Check(
+        "stream", run=stream, about="a streamed completion is complete, in order and on time", per_model=True, depth=1
+    ),
     Check("auth", run=auth, about="wrong keys are refused, and no path bypasses the key"),
     *FEATURES,
     Check(
@@ -148,25 +163,25 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "load",
         run=load,
-        about="concurrent requests are all answered, each with its own answer",
+        about="all concurrent requests are answered, each with its own answer",
         needs=("chat",),
         per_model=True,
         exhaustive=False,
         depth=2,
     ),
-    Check("topology", run=topology, about="workers and replicas generate, and run what was planned", needs=(), depth=1),
+    Check("topology", run=topology, about="workers and replicas generate text and run as planned", needs=(), depth=1),
 )
-# the checks that `wait` repeats; `alive` is one of them because an engine that just died may still list its models
+# the checks that `wait` repeats, with `alive`, because an engine that just died may still list its models
 READY: tuple[Check, ...] = tuple(
     check for check in CHECKS if check.name in ("resolve", "connect", "tls", "http", "alive", "models")
 )
 
 
 def select_checks(options: Options) -> tuple[Check, ...]:
-    """The checks of a profile, or the selected checks and those they need, without the skipped ones; in table order.
+    """Returns the checks of a profile, or the selected checks and the checks that these need, in table order.
 
-    A speed limit adds `stream`, which measures it. Raises StackgenError for an unknown name (with the nearest one), if
-    all selected checks are skipped, and if a speed limit could not be measured.
+    Skipped checks are left out. A speed limit adds `stream`, which measures the speed. Raises StackgenError for an
+    unknown name, if all selected checks are skipped, and if `stream` is skipped although there is a speed limit.
     """
     known = {check.name: check for check in CHECKS}
     for name in (*options.select, *options.skip):
@@ -178,7 +193,7 @@ def select_checks(options: Options) -> tuple[Check, ...]:
     if limited and "stream" in options.skip:
         raise StackgenError(
             "--max-ttft and --min-tokens-per-second need the check `stream`, which is skipped",
-            hint="don't skip `stream`, or drop the limits",
+            hint="don't skip `stream`, or remove the limits",
         )
     if set(options.select or known) <= set(options.skip):
         raise StackgenError("all selected checks are skipped", hint="`stackgen check --list` lists all checks")

@@ -20,7 +20,7 @@ QUESTION = "What is the capital of France?"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of a check. The runner adds name and time and removes the key. Fields as in `report.Result`."""
+    """The outcome of a check, with the fields of `report.Result`. The runner adds name and time and removes the key."""
 
     status: Status
     message: str
@@ -33,16 +33,16 @@ class Verdict:
 
 @dataclass(slots=True)
 class Context:
-    """One target while it is checked, and what a check finds out for later checks.
+    """One target during its check, and the findings that later checks use.
 
-    - `listed`: the listed model names, None until the server has listed them. `chat_models`: those that can chat, if
-      the server reports the type (Together lists image models first). `listing`: the response itself.
+    - `listed`: the listed model names; None until the server has listed them. `listing`: the response itself.
+      `chat_models`: the models that can chat, if the server reports the type (Together lists image models first).
     - `addresses`: the results of getaddrinfo for the host name.
     - `answer`: the text of the first completion. `chat_answers`: by model, the answer to `chat_body` and its tokens.
-    - `context_length`: in tokens, None while unknown.
-    - `front_is_down`: nothing can answer, so the other checks would only wait.
-    - `timed_out_models`: models that `chat` got no answer from in time.
-    - `reported_notes`: notes that are already in a result.
+    - `context_length`: the context length in tokens; None while unknown.
+    - `front_is_down`: whether the front service is down. Then no request is answered, so the other checks are skipped.
+    - `timed_out_models`: models that did not answer `chat` in time.
+    - `reported_notes`: notes that an earlier result already contains.
     - `listing_fault`: why the model list could not be read. `completion_failure`: why there was no completion, if the
       server itself is to blame.
     """
@@ -70,19 +70,19 @@ class Context:
 
     @property
     def any_model(self) -> str:
-        """A model name for requests that need one: an expected and listed one, else any listed one."""
+        """A model name for requests that need one: an expected model that is listed, else any listed model."""
         wanted, listed = self.session.target.models, self.listed
         known = (name for name in wanted if listed is None or name in listed)
-        # even without a listed name, a request shows whether the server requires a key
+        # if no model is listed, a request still shows whether the server requires a key
         return next(known, next(iter((*self.chat_models[:1], *(listed or ())[:1], *wanted)), "unknown"))
 
     @property
     def max_tokens(self) -> int:
-        """The token limit for an answer: one token in a quick check."""
+        """The token limit of an answer; a quick check allows one token."""
         return self.options.max_tokens if self.options.depth else 1
 
     def excerpt(self, reply: Reply) -> str:
-        """Status, target of a redirect, and the start of the body, without the key."""
+        """Returns the status, the target of a redirect, and the start of the body, without the key."""
         location = f" to {self.redirect_target(reply)}" if self.redirect_target(reply) else ""
         return f"{reply.summary}{location} {self.session.redact.excerpt(reply.body)}".rstrip()
 
@@ -111,16 +111,16 @@ class Context:
         body: dict[str, object] = {
             "model": model,
             "messages": [{"role": "user", "content": QUESTION}],
-            # not max_completion_tokens: FastChat ignores that and answers up to its own limit
+            # not max_completion_tokens: FastChat ignores that field and answers up to its own limit
             "max_tokens": self.max_tokens,
             "temperature": 0,
         }
         if stream:
             body["stream"] = True
-            # the one token of a quick check shows no speed
+            # the single token of a quick check shows no speed
             if self.session.target.min_tokens_per_second or self.options.min_tokens_per_second:
                 body["max_tokens"] = self.options.max_tokens
-            # a server that does not know it may reject the whole request
+            # a server that does not know `stream_options` may reject the whole request
             if self.dialect.stream_usage:
                 body["stream_options"] = {"include_usage": True}
         return body
@@ -132,8 +132,8 @@ class Check:
 
     - `run`: called with the context and the model name (empty unless `per_model`); may raise Fault.
     - `about`: one line for users.
-    - `needs`: checks that must not have failed, as far as they ran.
-    - `per_model`: run for each model; if not `exhaustive`, for the first one only.
+    - `needs`: this check is skipped if one of these checks failed.
+    - `per_model`: the check runs for each model; if not `exhaustive`, only for the first model.
     - `depth`: 0 runs in every profile, 1 in `default` and `deep`, 2 in `deep` only.
     """
 
@@ -152,7 +152,7 @@ def succeed(message: str, *, evidence: str = "", **more: Any) -> Verdict:
 
 
 def warn(message: str, *, hint: str, evidence: str = "", **more: Any) -> Verdict:
-    """A warning: it works, but the operator should know."""
+    """A warning: the server works, but the operator should know about the problem."""
     return Verdict("warn", message, hint=hint, evidence=evidence, **more)
 
 

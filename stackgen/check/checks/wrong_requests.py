@@ -1,4 +1,4 @@
-"""Invalid requests, the response that each should get, and the problems of a response."""
+"""Invalid requests, the response that each request should get, and the problems of a response."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = [
 
 # the name of the probe that is sent last
 LONG_PROMPT = "prompt too long"
-# larger than any context, but within 32 bits: a larger number would be another error
+# larger than any context, but within 32 bits: more than 32 bits would cause another error
 TOO_MANY_TOKENS = 100_000_000
 # a server takes seconds to count a longer prompt, and a proxy may refuse it for its size in bytes
 MAX_CONTEXT = 200_000
-# A path on the server, or a Python traceback: /usr/…, /home/…, C:\…. Model folders have names that are also parts of
-# URLs (/models/NAME), so below them only files and the folders of a cache count.
+# A path on the server (/usr/…, /home/…, C:\…) or a Python traceback. The names of model folders also appear in URLs
+# (/models/NAME), so in these folders only files and cache folders count.
 LEAK = re.compile(
     r"site-packages|dist-packages|Traceback \(most recent call last\)|(?<![\w/.:])/(usr|home|opt|root|srv|app|etc|var"
     r"|tmp|workspace|mnt|stackgen)/[\w.+-]+/|(?<![\w/.:])/(models?|data|stackgen|cache|weights|checkpoints?)/([\w.+-]+/)*"
@@ -48,7 +48,7 @@ PROMPT_COUNTER_PATH = "/api/v1/token_check"
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An invalid request. `body` is JSON, or raw bytes. `must_refuse` is False if an answer is fine too."""
+    """An invalid request. `body` is JSON, or raw bytes. `must_refuse` is False if the server may answer the request."""
 
     name: str
     body: Mapping[str, Any] | bytes
@@ -68,10 +68,10 @@ class Problem:
 
 
 def probes(model: str) -> tuple[Probe, ...]:
-    """All probes except the prompt that is too long, for which the context length must be known first.
+    """Returns all probes except the long prompt, which needs the context length first.
 
-    None of them sends null: each `"temperature": null` takes one request off a FastChat worker's concurrency limit for
-    good. Those that a lenient server may answer end after one token, or at the first of four common letters.
+    No probe sends null: each `"temperature": null` permanently lowers a FastChat worker's concurrency limit by one. If
+    a lenient server answers a probe, the answer ends after one token, or at the first of four common characters.
     """
 
     def chat(**changes: Any) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def probes(model: str) -> tuple[Probe, ...]:
 
 
 def long_prompt(model: str, length: int) -> Probe:
-    """A prompt a quarter longer than a context of `length` tokens: separate letters are one token each."""
+    """A prompt that is 25% longer than a context of `length` tokens: each separate letter is one token."""
     text = "a b c d " * (length * 5 // 16 + 16)
     messages = [{"role": "user", "content": text}]
     return Probe(LONG_PROMPT, {"model": model, "messages": messages, "max_tokens": 1, "temperature": 0})
 
 
 def context_length(context: Context, model: str) -> int | None:
-    """The context length of `model` in tokens, from the model list, else from FastChat's token_check; None if unknown.
+    """Returns the context length of `model` in tokens, from the model list or FastChat's token_check; None if unknown.
 
     The field is `max_model_len` in vLLM, `context_length` in Together, and `meta.n_ctx` in llama.cpp, where
     `meta.n_ctx_train` is the length that the model was trained with.
@@ -115,14 +115,14 @@ def context_length(context: Context, model: str) -> int | None:
         meta = card.get("meta")
         inner = meta if isinstance(meta, dict) else {}
         named = (card.get("max_model_len"), card.get("context_length"), inner.get("n_ctx"), inner.get("n_ctx_train"))
-        # the first field wins: n_ctx is the limit of the server, n_ctx_train only that of the model
+        # the first field wins: n_ctx is the limit of the server, n_ctx_train is only the limit of the model
         if lengths := [length for length in map(_valid_length, named) if length]:
             return lengths[0]
     return _length_from_token_check(context, model)
 
 
 def _length_from_token_check(context: Context, model: str) -> int | None:
-    """The context length from FastChat's token_check, as its model list does not have it."""
+    """Returns the context length from FastChat's token_check, because FastChat's model list does not contain it."""
     if PROMPT_COUNTER_PATH not in context.dialect.open_paths:
         return None
     body = {"prompts": [{"model": model, "prompt": "hi", "max_tokens": 1}]}
@@ -148,7 +148,7 @@ def length_from_error(reply: Reply) -> int | None:
 
 
 def find_problems(context: Context, probe: Probe, reply: Reply) -> list[Problem]:
-    """The problems of a response: it should be a 4xx with a message where the dialect puts it."""
+    """Returns the problems of a response, which should be a 4xx with a message in the dialect's field."""
     problems, evidence = list[tuple[str, bool]](), f"{probe.name}: {context.excerpt(reply)}"
     crash = reply.status >= 500
     if crash:
@@ -165,7 +165,7 @@ def find_problems(context: Context, probe: Probe, reply: Reply) -> list[Problem]
         problems.append((f"HTTP {reply.status} with {reply.content_type or 'nothing'} instead of JSON", False))
     elif not _error_message(context, reply):
         problems.append((f"HTTP {reply.status} without a message at {'.'.join(context.dialect.error_path)}", False))
-    # a model may be served under its path, and then its name is no secret
+    # a model may be served under its path; then that path is no secret
     named = str(probe.body.get("model", "")) if isinstance(probe.body, Mapping) else ""
     if leak := LEAK.search(_unescaped_text(reply).replace(named, "") if "/" in named else _unescaped_text(reply)):
         problems.append((f"the error exposes server internals: {leak[0]}", crash))

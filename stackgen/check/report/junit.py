@@ -14,7 +14,7 @@ INVALID_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 
 def as_junit(report: Report) -> str:
-    """The report as an XML document. A check with a warning passes, with the warning in `system-out`.
+    """Returns the report as an XML document. A check with a warning passes, and `system-out` contains the warning.
 
     Format: the Ant schema as read by Jenkins, GitLab and GitHub's reporters (testsuites, testsuite, testcase with
     failure or skipped). Times are in seconds.
@@ -43,7 +43,7 @@ def _suite(endpoint: EndpointReport, started: str) -> ElementTree.Element:
 
 def _case(result: Result, endpoint: str) -> ElementTree.Element:
     name = f"{result.name} [{result.model}]" if result.model else result.name
-    # CI systems split a class name at its dots into packages, and an endpoint's name may be an IP address and port
+    # CI systems split a class name at its dots into packages, and an endpoint's name may contain dots (an IP address)
     attributes = {"classname": _text(f"stackgen.{endpoint.replace('.', '_')}"), "name": _text(name)}
     case = ElementTree.Element("testcase", attributes | {"time": f"{result.seconds or 0:.3f}"})
     if result.status == "fail":
@@ -51,7 +51,7 @@ def _case(result: Result, endpoint: str) -> ElementTree.Element:
         failure.text = _text("\n".join(line for line in (result.hint, result.evidence) if line))
     elif result.status == "skip":
         ElementTree.SubElement(case, "skipped", {"message": _text(result.message)})
-    # a warning goes here because JUnit has no status for it
+    # a warning is written to system-out, because JUnit has no status for warnings
     output = [f"warning: {result.message}", f"hint: {result.hint}"] if result.status == "warn" else []
     output += [result.evidence] if result.status == "warn" and result.evidence else []
     output += [f"note: {one}" for one in result.notes] + [f"{key}: {value:g}" for key, value in result.figures.items()]
@@ -71,5 +71,5 @@ def _counts(results: list[Result] | tuple[Result, ...]) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    # servers can send any character, and one invalid one would make the whole file unreadable
+    # servers can send any character, and one invalid character would make the whole file unreadable
     return INVALID_XML.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""The results of a check as plain data, with a JSON form and its JSON Schema."""
+"""The results of a check as plain data, as JSON, and the JSON Schema of that JSON."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Exchange:
 class Result:
     """The result of one check.
 
-    - `seconds`: its duration; None if it didn't run.
-    - `message`, `hint`: what was found, and what to do about it.
+    - `seconds`: the duration of the check; None if the check didn't run.
+    - `message`: what the check found. `hint`: what to do about the finding.
     - `evidence`: what the server sent, redacted and shortened.
     - `model`: the served model name, for checks that run once per model; else empty.
     - `notes`: known deviations of the dialect and other facts that are no failure.
@@ -62,7 +62,7 @@ class Result:
 class EndpointReport:
     """All results of one endpoint.
 
-    - `answer`: text of the first completion; None without one.
+    - `answer`: text of the first completion; None if there was no completion.
     - `seconds`: duration of all its checks, not counting the wait for readiness.
     """
 
@@ -114,7 +114,7 @@ class Report:
 
 def _result_to_json(result: Result) -> dict[str, Any]:
     data = asdict(result)
-    # requests and responses would make the JSON ten times as long; --debug and --html show them
+    # with requests and responses, the JSON would be ten times as long; --debug and --html show them
     del data["exchanges"]
     return data
 
@@ -134,9 +134,9 @@ _RESULT = _object(
     {
         "name": {"type": "string", "description": "Name of the check"},
         "status": {"enum": ["pass", "warn", "fail", "skip"], "description": "Only `fail` makes `ok` false"},
-        "seconds": {"type": ["number", "null"], "description": "Duration; null if it didn't run"},
-        "message": {"type": "string", "description": "What was found"},
-        "hint": {"type": "string", "description": "What to do about it; may be empty"},
+        "seconds": {"type": ["number", "null"], "description": "Duration of the check; null if the check didn't run"},
+        "message": {"type": "string", "description": "What the check found"},
+        "hint": {"type": "string", "description": "What to do about the finding; may be empty"},
         "evidence": {"type": "string", "description": "Redacted excerpt of a response, or numbers; may be empty"},
         "model": {"type": "string", "description": "Served model name, for checks that run once per model; else empty"},
         "notes": {
@@ -147,12 +147,12 @@ _RESULT = _object(
         "figures": {
             "type": "object",
             "additionalProperties": {"type": "number"},
-            "description": "Measurements by name; times in seconds",
+            "description": "Measurements by name; times are in seconds",
         },
         "samples": {
             "type": "object",
             "additionalProperties": {"type": "array", "items": {"type": "number"}},
-            "description": "Series of measurements by name, in the order they were taken; in seconds",
+            "description": "Series of measurements by name, in the order they were taken; times are in seconds",
         },
     }
 )
@@ -162,11 +162,14 @@ _ENDPOINT = _object(
         "base_url": _TEXT,
         "dialect": {
             "type": "string",
-            "description": "The dialect whose known deviations were allowed; `openai` has none",
+            "description": "The dialect whose known deviations were allowed; `openai` has no deviations",
         },
         "ok": {"type": "boolean"},
         "results": {"type": "array", "items": _RESULT},
-        "answer": {"type": ["string", "null"], "description": "Text of the first completion; null without one"},
+        "answer": {
+            "type": ["string", "null"],
+            "description": "Text of the first completion; null if there was no completion",
+        },
         "seconds": {"type": "number", "description": "Duration of all checks of the endpoint"},
     }
 )
@@ -178,7 +181,7 @@ JSON_SCHEMA: dict[str, Any] = {
             "schema": {"const": SCHEMA, "description": "Version of this format"},
             "ok": {"type": "boolean", "description": "True if checks ran on every endpoint and none failed"},
             "started": {"type": "string", "description": "Start time, ISO 8601, UTC"},
-            "profile": {"enum": ["quick", "default", "deep"], "description": "Which checks ran"},
+            "profile": {"enum": ["quick", "default", "deep"], "description": "The profile, which selects the checks"},
             "seconds": {"type": "number", "description": "Total duration"},
             "endpoints": {"type": "array", "items": _ENDPOINT},
         }

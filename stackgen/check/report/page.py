@@ -1,6 +1,6 @@
-"""A report as one self-contained HTML page, without scripts and network access, so it can be attached to a ticket.
+"""A report as one self-contained HTML page, without scripts and network access, so you can attach it to a ticket.
 
-Jinja's autoescape is on for everything that servers sent, and the page's Content-Security-Policy forbids scripts too.
+Jinja escapes all text that servers sent, and the page's Content-Security-Policy also forbids scripts.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["SYMBOLS", "as_html", "content_security_policy", "format_utc", "jinja_environment", "load_css"]
 
-# decoration next to the status text; no emoji, because some systems draw those in colours of their own
+# decoration next to the status text; no emoji, because some systems draw emoji in their own colours
 SYMBOLS: dict[Status, str] = {"fail": "✕", "warn": "!", "pass": "✓", "skip": "–"}
-# if hundreds fail, only the first ones are expanded; the others show their failure in the summary line
+# at most this many failing endpoints are expanded; the others show their failure in the summary line
 MAX_OPEN = 12
 # with more endpoints, the requests of passed checks would make the page too large for a ticket
 MAX_ENDPOINTS_WITH_REQUESTS = 40
-# longer bodies don't become more readable by indentation
+# indentation doesn't make longer bodies more readable
 MAX_INDENTED_LENGTH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """The measurements of one model, formatted; empty where there is none."""
+    """The formatted measurements of one model; a missing measurement is empty."""
 
     model: str
     ttft: str
@@ -76,11 +76,11 @@ class EndpointView:
 
 
 def as_html(report: Report, *, home: str | None = None) -> str:
-    """The report as an HTML page: failing endpoints first and expanded, the others collapsed.
+    """Returns the report as an HTML page: failing endpoints come first and are expanded, the others are collapsed.
 
-    `home` is the URL of a page to link back to; only a report that is served has one.
+    `home` is the URL of a page to link back to; only the exporter's reports have such a page.
     """
-    # failing, then with warnings, then the rest; the sort is stable, so each group keeps the stack's order
+    # failing endpoints, then endpoints with warnings, then the rest; a stable sort keeps the stack's order in a group
     ordered = sorted(report.endpoints, key=lambda one: (one.ok, not _has_warning(one)))
     few, alone = len(ordered) <= MAX_ENDPOINTS_WITH_REQUESTS, len(ordered) == 1
     # a single healthy endpoint is expanded too: a page with one collapsed line would show nothing
@@ -167,7 +167,7 @@ def _counts(results: Sequence[Result]) -> tuple[tuple[Status, int], ...]:
 def _view(index: int, endpoint: EndpointReport, *, is_open: bool, few: bool) -> EndpointView:
     results = endpoint.results
     problems = [result for status in ("fail", "warn") for result in results if result.status == status]
-    # requests of failed checks and warnings are always kept: they are the evidence
+    # requests of failed checks and of warnings are always kept as evidence
     with_requests = tuple(
         result for result in results if result.exchanges and (few or result.status in ("fail", "warn"))
     )
@@ -205,12 +205,12 @@ def _latency_charts(results: Sequence[Result]) -> list[LineChart]:
                 for name, key in (("p50", "inter_token_p50_seconds"), ("p99", "inter_token_p99_seconds"))
                 if key in figures
             ]
-            charts.append(line_chart(f"Inter-token latency{suffix}", latencies, levels, "after token"))
+            charts.append(line_chart(f"Inter-token latency{suffix}", latencies, levels, "token number"))
         if latencies := result.samples.get("latency_seconds"):
             levels = [
                 (name, figures[key]) for name, key in (("p50", "p50_seconds"), ("p99", "p99_seconds")) if key in figures
             ]
-            charts.append(line_chart(f"Latency under load{suffix}", latencies, levels, "request"))
+            charts.append(line_chart(f"Latency under load{suffix}", latencies, levels, "request number"))
     return charts
 
 
@@ -218,7 +218,7 @@ def _speed(result: Result) -> Speed:
     def figure(key: str) -> str:
         return format_duration(result.figures[key]) if key in result.figures else ""
 
-    # a server that counts no tokens still has a rate in chunks
+    # if the server counts no tokens, the rate is in chunks
     rate = next(
         (
             f"{result.figures[f'{unit}_per_second']:.1f} {unit}/s"
@@ -237,7 +237,7 @@ def _speed(result: Result) -> Speed:
 
 
 def _notes(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
-    """Each note once, with the names of the checks that made it: an engine deviates in the same way for every model."""
+    """Returns each note once, with the names of its checks: an engine deviates in the same way for every model."""
     checks: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:

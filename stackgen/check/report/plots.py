@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 __all__ = ["Bar", "BarChart", "LineChart", "Rule", "Tick", "bar_chart", "format_duration", "line_chart"]
 
-# the width of a phone's screen without margins: text has its full size there, and is larger on wider screens
+# the width of a phone's screen without margins: text has its full size on a phone, and is larger on wider screens
 WIDTH, HEIGHT = 328.0, 168.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 14.0, 18.0, 34.0
-# more points than pixels can't be seen; the slowest of each group is kept, because slow ones matter
+# more points than pixels can't be seen; each group keeps its slowest point, because slow tokens matter
 MAX_POINTS = 240
 LABEL_GAP = 12.0
 ROW_HEIGHT, BAR_LEFT = 30.0, 2.0
-# longer names would leave the chart; the chart's description has the full name
+# longer names don't fit into the chart; the chart's description has the full name
 MAX_NAME_LENGTH = 44
 
 

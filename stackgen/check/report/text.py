@@ -1,4 +1,4 @@
-"""A report as plain text: failing endpoints first, with hints; of many endpoints only those that need attention."""
+"""A report as plain text: failing endpoints come first, with hints. Many healthy endpoints are only counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_text", "change_lines", "exchange_lines", "summary_line"]
 
 # what needs attention comes first
 STATUS_ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
-# always printed with the status in words: not everybody can tell colours and symbols apart
+# signs are always printed with the status as a word: not everybody can distinguish colours and symbols
 SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "-"}
 # SGR: red, yellow, green, faint
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
@@ -20,17 +20,17 @@ COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": 
 MEASUREMENT = re.compile(
     r"(?<![\w.-])\d+\.\d+(?![\w.])|(?<![\w.-])\d+(?= (?:ms|s|chunks?|reads?|events?|deltas|tokens?|characters)\b)"
 )
-# up to this many endpoints, healthy ones get a table each; up to this many healthy ones, a line each; else a count
+# up to 3 endpoints: each healthy one gets a table; up to 30 healthy endpoints: each gets a line; more are only counted
 MAX_HEALTHY_TABLES, MAX_HEALTHY_LINES = 3, 30
-# up to this many failing endpoints get a table each; more get a line each
+# up to this many failing endpoints get one table each; if more fail, each gets one line
 MAX_FAILING_TABLES = 20
 
 
 def as_text(report: Report, *, color: bool = False, verbose: bool = False) -> str:
     """The report as text, without a trailing newline.
 
-    `verbose` prints a table for every endpoint, and the evidence of passed checks too. `color` adds SGR sequences; the
-    caller knows whether the output is a terminal.
+    `verbose` prints a table for every endpoint, and also the evidence of passed checks. `color` adds SGR sequences, so
+    set it only if the output is a terminal.
     """
     if not report.endpoints:
         return "nothing to check: the stack has no endpoints"
@@ -67,8 +67,8 @@ def summary_line(endpoint: EndpointReport, color: bool = False, *, hint: bool = 
 
 
 def change_lines(before: EndpointReport | None, now: EndpointReport, *, color: bool = False) -> list[str]:
-    """What changed since the last round of the same endpoint, one line per check; empty if nothing did."""
-    # the first round has nothing to compare with
+    """Returns what changed since the last round of the same endpoint, one line per check; empty if nothing changed."""
+    # the first round has no previous round to compare with
     if before is None:
         return [summary_line(now, color)]
     old = {(one.name, one.model): one for one in before.results}
@@ -119,9 +119,9 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
         yield from _result(result, width, color, verbose)
     if skipped:
         sign = _paint("skip", f"{SIGNS['skip']} skip", color)
-        yield f"  {sign}  {', '.join(skipped)}: not run, because a check above failed"
+        yield f"  {sign}  {', '.join(skipped)}: not run, because an earlier check failed"
     if not any(one.status != "skip" for one in endpoint.results):
-        yield "  nothing was checked, so nothing is verified"
+        yield "  no check ran, so nothing is verified"
     if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
 

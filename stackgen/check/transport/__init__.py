@@ -1,1 +1,1 @@
-"""How a request travels: the HTTP session, streams and their transcript, faults, deadlines, redaction."""
+"""Requests to a server: the HTTP session, streams and their transcript, faults, deadlines, redaction."""

@@ -1,4 +1,4 @@
-"""A deadline for a whole request: the timeouts of the HTTP client bound each silence only."""
+"""A deadline for a whole request, because the timeouts of the HTTP client bound only each silence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A context manager that drops the connection of a request after `seconds`; `expired` says whether it did.
+    """A context manager that drops the connection of a request after `seconds`. Then `expired` is True.
 
-    Without it, a server that sends a byte now and then (in headers, in comments of a stream or in an event without
-    an end) would hold the check forever.
+    Without a deadline, a server that sends single bytes (in headers, in comments of a stream or in an event without an
+    end) would block the check forever.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -40,7 +40,7 @@ class Deadline:
         """A trace hook of httpcore: keeps the socket of the connection, or the TLS socket over it."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
-            # the deadline may pass while the client still connects, when there was no socket to drop yet
+            # the deadline may pass while the client still connects; until then there was no socket to drop
             if self.expired:
                 self._drop()
 
@@ -53,7 +53,7 @@ class Deadline:
 
     def _drop(self) -> None:
         self.expired = True
-        # the plain method, not that of the TLS socket: TLS has nothing left to say, and its own is not thread-safe
+        # the method of the plain socket: TLS has nothing left to send, and the TLS socket's method is not thread-safe
         with suppress(OSError):
             if self._socket is not None:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
 """Why a request got no HTTP response: one kind, one message and one hint for each cause.
 
-The HTTP client reports most causes as the same ConnectError, so the exceptions below it (`__cause__`) are read.
+The HTTP client reports most causes as the same ConnectError, so `classify` reads the inner exceptions (`__cause__`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["Fault", "classify", "is_http_port", "is_tls_port"]
 
 # the port has just accepted a connection, so it answers fast or not at all
 PROBE_SECONDS = 3.0
-# servers that send a banner do it as soon as the connection is open
+# servers that send a banner send it as soon as the connection is open
 BANNER_SECONDS = 0.3
 
 
 class Fault(Exception):
-    """No response, or one that can't be read. `kind` is one word for tests and programs."""
+    """There was no response, or it can't be read. `kind` is one word for tests and programs."""
 
     def __init__(self, kind: str, message: str, hint: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class Fault(Exception):
 
 
 def classify(error: BaseException, target: Target, timeout: float) -> Fault:
-    """The fault behind an exception of httpx2 (or of openai, which wraps those). `timeout` (s) is for the message.
+    """Returns the fault behind an exception of httpx2 or openai. The message contains `timeout` (s).
 
     May connect to the target once more, without a key, to see which protocol the port speaks.
     """
@@ -62,7 +62,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
             hint="check with `docker compose ps` that the service is up and that this is its published port. A server"
             " that is still loading its model refuses connections too: wait with --wait SECONDS",
         )
-    # a subclass of SSLError, so it comes first
+    # SSLCertVerificationError is a subclass of SSLError, so it is tested first
     if caused_by(ssl.SSLCertVerificationError):
         reason = next(c.verify_message for c in causes if isinstance(c, ssl.SSLCertVerificationError))
         hint = "set SSL_CERT_FILE to the file of the CA, and use the host name that is in the certificate"
@@ -74,16 +74,16 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault(
             "connect-timeout",
             f"{where} does not accept the connection in time",
-            hint="a firewall may drop the packets, or the host is down or the wrong one",
+            hint="a firewall may drop the packets, the host may be down, or the URL may have the wrong host",
         )
     if caused_by(httpx2.SSEError):
         return Fault(
             "event",
             f"{where} sent an event larger than 1 MiB, which clients reject",
-            hint="an event normally holds one token or a few: check that this is a stream of a completion",
+            hint="an event normally contains one or a few tokens: check that this URL streams completions",
         )
     if caused_by(httpx2.TimeoutException):
-        # servers of some other protocols send a banner, then wait for more than one line
+        # servers of some other protocols send a banner, then wait for more input than one line
         if target.base_url.startswith("http:") and (banner := read_banner(target.host, target.port)):
             return _not_http(where, banner)
         return Fault(
@@ -96,12 +96,12 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
             "unreachable", f"there is no route to {where}", hint="check the address and the network of this machine"
         )
     details = " ".join(str(cause) for cause in causes if isinstance(cause, httpx2.RemoteProtocolError))
-    # h11 and httpcore have one class for all three; "disconnected without sending a response" is the drop
+    # h11 and httpcore raise one class for all three causes; "without sending" means a dropped connection
     if "incomplete" in details or "complete message body" in details:
         return Fault(
             "cut",
             f"{where} closed the connection in the middle of its response",
-            hint="the server died, or a proxy gave up on it: see `docker compose logs`",
+            hint="the server died, or a proxy ended the connection: see `docker compose logs`",
         )
     if details and "without sending" not in details and not is_tls_port(target.host, target.port):
         return _not_http(where, read_banner(target.host, target.port))
@@ -111,7 +111,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault(
             "encoding",
             f"the body from {where} is not encoded as its Content-Encoding says",
-            hint="check the proxies in between",
+            hint="check the proxies between this machine and the server",
         )
     return Fault("other", f"no response from {where}: {type(causes[-1]).__name__}", hint="see `docker compose logs`")
 
@@ -119,7 +119,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
 def is_tls_port(host: str, port: int) -> bool:
     """Whether `host:port` completes a TLS handshake, whatever its certificate; nothing else is sent."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # nothing is sent and nothing believed: only whether the port answers a handshake counts
+    # only whether the port answers a handshake counts, so no certificate is verified
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with (
@@ -136,7 +136,7 @@ def is_http_port(host: str, port: int) -> bool:
     with suppress(OSError), socket.create_connection((host, port), PROBE_SECONDS) as plain:
         plain.settimeout(PROBE_SECONDS)
         plain.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii", "ignore"))
-        # any status will do, also 400 or 404
+        # any status shows HTTP, also 400 or 404
         return plain.recv(5) == b"HTTP/"
     return False
 
@@ -160,11 +160,11 @@ def _not_http(where: str, banner: str) -> Fault:
 
 def _tls_failed(target: Target) -> Fault:
     where = f"{target.host}:{target.port}"
-    # https on a plain port is the usual reason, and its fix is the exact URL
+    # https on a plain HTTP port is the usual reason, and the hint shows the correct URL
     if is_http_port(target.host, target.port):
         url = target.base_url.replace("https:", "http:", 1)
         return Fault("plain", f"{where} speaks plain HTTP, but the URL says https", hint=f"use {url}")
-    return Fault("tls", f"the TLS handshake with {where} failed", hint="check the port, and the log of the TLS proxy")
+    return Fault("tls", f"the TLS handshake with {where} failed", hint="check the port and the log of the TLS proxy")
 
 
 def _connection_dropped(target: Target, where: str) -> Fault:
@@ -177,8 +177,8 @@ def _connection_dropped(target: Target, where: str) -> Fault:
     return Fault(
         "reset",
         f"{where} accepted the connection and dropped it",
-        hint="Docker's port proxy does this while the program in the container is not listening yet (wait with --wait"
-        " SECONDS). A dying server does it too: see `docker compose ps` and `docker compose logs`",
+        hint="Docker's port proxy drops connections while the program in the container is not listening yet: wait with"
+        " --wait SECONDS. A dying server drops connections too: see `docker compose ps` and `docker compose logs`",
     )
 
 

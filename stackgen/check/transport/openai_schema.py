@@ -1,4 +1,4 @@
-"""The documented structure of OpenAI API bodies: documented fields are required and typed, others allowed.
+"""The documented structure of OpenAI API bodies. Documented fields are required and typed; other fields are allowed.
 
 Sources: https://platform.openai.com/docs/api-reference/chat/object, …/chat/streaming and …/models/object. Servers
 add fields (vLLM 0.32 adds a dozen, as recorded), so an extra field is fine; a wrong type is not.
@@ -23,9 +23,9 @@ __all__ = [
     "usage_problem",
 ]
 
-# `lt`: JSON has integers of any size, and a number that no float can hold is no count
+# `lt`: JSON allows integers of any size, but a number beyond 2**53 is no plausible count
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-# an empty value in a required field is as bad as a missing one
+# an empty value in a required field is as bad as a missing value
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -55,7 +55,7 @@ class Choice(Body):
 
     index: Count
     message: Message
-    # which values are documented depends on the dialect, so `chat` checks the value
+    # the documented values depend on the dialect, so the check `chat` tests the value
     finish_reason: Name
 
 
@@ -67,21 +67,21 @@ class Completion(Body):
     # seconds since 1970
     created: Annotated[int, Field(gt=0)]
     model: Name
-    # fail fast: a body can hold a million wrong entries
+    # fail fast: a body can contain a million wrong entries
     choices: Annotated[list[Choice], Field(min_length=1), FailFast()]
     # optional in the API reference
     usage: Usage | None = None
 
 
 class Delta(Body):
-    """What a chunk adds."""
+    """The text or role that a chunk adds to the answer."""
 
     role: str | None = None
     content: str | None = None
 
 
 class ChunkChoice(Body):
-    """The part of a chunk that belongs to one answer; the last one has the finish reason."""
+    """The part of a chunk that belongs to one answer. The last chunk of an answer has the finish reason."""
 
     index: Count
     delta: Delta
@@ -98,7 +98,7 @@ class BareChunk(Body):
 
 
 class Chunk(BareChunk):
-    """Data of one event of a streamed completion; `choices` is empty in the one that carries `usage`."""
+    """Data of one event of a streamed completion. `choices` is empty in the event that contains `usage`."""
 
     # redeclared without defaults, which makes them required
     id: Name
@@ -127,9 +127,9 @@ T = TypeVar("T", bound=Body)
 
 
 def parse(model: type[T], data: Any) -> tuple[T | None, tuple[str, ...]]:
-    """`data` as `model`, and its problems, such as `choices[0].message.role: input should be 'assistant'`.
+    """Returns `data` as `model`, and its problems, such as `choices[0].message.role: input should be 'assistant'`.
 
-    The offending values are left out: they come from the server, and evidence shows them redacted.
+    Problems don't contain the wrong values: these come from the server, and the redacted evidence shows them.
     """
     try:
         return model.model_validate(data), ()
@@ -139,10 +139,12 @@ def parse(model: type[T], data: Any) -> tuple[T | None, tuple[str, ...]]:
 
 
 def usage_problem(usage: Usage) -> str:
-    """What is wrong with the total; empty if it is the sum."""
+    """Returns what is wrong with the total; empty if the total is the sum."""
     if usage.prompt_tokens + usage.completion_tokens == usage.total_tokens:
         return ""
-    return f"usage: {usage.prompt_tokens} + {usage.completion_tokens} is not {usage.total_tokens}"
+    return (
+        f"usage: {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens is not {usage.total_tokens}"
+    )
 
 
 def card_names(card: dict[str, Any]) -> tuple[str, ...]:

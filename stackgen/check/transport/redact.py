@@ -1,4 +1,4 @@
-"""Makes text from a server fit for a report: without keys, without control characters, bounded."""
+"""Prepares text from a server for a report: removes keys and control characters, and limits the length."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from urllib.parse import quote
 __all__ = ["Redactor", "basic_credentials"]
 
 PLACEHOLDER = "[key]"
-# C0 and C1 controls, with which a server could steer the terminal, and the marks that reverse text
+# C0 and C1 controls, which can control the terminal, and the marks that reverse text
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# JSON can contain half a character (`"\\ud800"`), which no output can be encoded with
+# JSON can contain half a character (`"\\ud800"`), which no output encoding accepts
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Redactor:
-    """Replaces `key` with `[key]`, also as it looks inside JSON, URLs, HTML, Python reprs and Basic auth."""
+    """Replaces `key` with `[key]`, also the encoded key in JSON, URLs, HTML, Python reprs and Basic auth."""
 
     def __init__(self, key: str | None) -> None:
         self._encodings: tuple[str, ...] = ()
         if key:
-            # the check sends the key as Basic auth too, which a server may repeat
+            # the check also sends the key as Basic auth, and a server may repeat that form
             forms = {form for one in (key, basic_credentials(key)) for form in _encodings(one)}
             # longest first: a shorter form may be a part of a longer one
             self._encodings = tuple(sorted(forms, key=len, reverse=True))
@@ -40,11 +40,11 @@ class Redactor:
         return text
 
     def excerpt(self, text: str | bytes, limit: int = 300) -> str:
-        """One line of at most `limit` characters; the key is replaced before cutting, so no half of it stays."""
+        """Returns one line of at most `limit` characters. The key is replaced before the cut, so no half key stays."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         line = " ".join(self(text).split())
-        # joining lines can complete a key that was folded over two of them
+        # joining lines can complete a key that was split across two lines
         line = self(line)
         return line if len(line) <= limit else line[: limit - 1] + "…"
 

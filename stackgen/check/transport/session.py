@@ -1,7 +1,7 @@
 """Requests to one target: explicit timeouts, no retries, no redirects, bounded bodies.
 
-Each request opens its own connection: a check sees what a new client sees, and a keep-alive connection that the
-server has closed can't be mistaken for a fault. `docs/decisions/http-client.md` explains why httpx2.
+Each request opens its own connection. So a check sees the same as a new client, and a keep-alive connection that the
+server has closed can't look like a fault. `docs/decisions/http-client.md` explains why httpx2.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_BODY = 4 * 1024 * 1024
 CONNECT_SECONDS = 10.0
 # characters of a request and of a response that a report shows
 MAX_EXCERPT = 1500
-# stands for "the target's key" where None means "no key"; no header can hold a NUL
+# means "the target's key", while None means "no key"; no header can contain a NUL
 TARGET_KEY = "\0own key"
 
 
@@ -57,7 +57,7 @@ class Reply:
     retry_after: str = ""
 
     def json(self) -> Any:
-        """The parsed body; None if it is not JSON. No API sends a bare `null`, so the two need not be told apart."""
+        """The parsed body; None if it is not JSON. No API sends a bare `null`, so None is unambiguous."""
         try:
             return json.loads(self.body, parse_constant=reject_constant)
         except (ValueError, RecursionError):
@@ -73,7 +73,7 @@ class Reply:
 class Session:
     """A client for one target. `timeout` (s) bounds connecting (at most 10 s), each silence, and a whole body.
 
-    A request with `max_seconds` is dropped after that time, answered or not.
+    A request with `max_seconds` is dropped after that time, even if its response has started.
 
     `exchanges` are all requests so far, without the key, in the order they ended. Several threads may send requests.
     """
@@ -95,7 +95,7 @@ class Session:
         self._client.close()
 
     def get(self, url: str, authorization: str | None = TARGET_KEY, max_seconds: float | None = None) -> Reply:
-        """GET. `authorization` replaces the header with the target's key; None sends no such header. Raises Fault."""
+        """Sends GET. `authorization` replaces the target's key; None sends no Authorization header. Raises Fault."""
         return self._request("GET", url, authorization, None, {}, max_seconds)
 
     def post(
@@ -106,16 +106,16 @@ class Session:
         headers: Mapping[str, str] | None = None,
         max_seconds: float | None = None,
     ) -> Reply:
-        """POST of `data` as JSON, or as it is if it is bytes; see `get`."""
+        """Sends a POST with `data` as JSON, or with `data` unchanged if it is bytes; see `get`."""
         return self._request("POST", url, authorization, data, headers or {}, max_seconds)
 
     @contextmanager
     def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str], Callable[[float], None]]]:
         """POST whose response the caller reads inside the block; errors while reading are raised as Fault.
 
-        Yields the response, a list for what reports show as the response, and a function that extends the deadline.
-        The request ends one timeout after the headers, or the seconds last passed to that function: bytes alone
-        (comments, half events) don't keep a stream alive.
+        Yields the response, a list for the texts that reports show as the response, and a function that extends the
+        deadline. The request ends one timeout after the headers, or after the seconds last passed to that function.
+        Bytes alone (comments, half events) don't extend the deadline.
         """
         headers = {**self._headers(TARGET_KEY), "Content-Type": "application/json"}
         started, status, shown = time.monotonic(), None, list[str]()
@@ -165,7 +165,7 @@ class Session:
     ) -> None:
         text = "" if sent is None else sent if isinstance(sent, bytes) else json.dumps(sent, ensure_ascii=False)
         now, excerpt = time.monotonic(), self.redact.excerpt
-        # a stream passes two parts, its beginning and its end, which share the space
+        # a stream passes two parts, its first and last events, which share the space
         shown = " ".join(excerpt(part, MAX_EXCERPT // len(received)) for part in received)
         self.exchanges.append(
             Exchange(
@@ -182,7 +182,7 @@ class Session:
     def _headers(self, authorization: str | None) -> dict[str, str]:
         if authorization == TARGET_KEY:
             authorization = f"Bearer {self.target.api_key}" if self.target.api_key else None
-        # no header at all without a key: an empty one would count as a wrong key
+        # no header at all without a key: an empty header would count as a wrong key
         return {} if authorization is None else {"Authorization": authorization}
 
     @contextmanager
@@ -190,7 +190,7 @@ class Session:
         self, seconds: float, message: str = "the response was not complete after {:g} s"
     ) -> Iterator[tuple[dict[str, Any], Deadline]]:
         """Ends a request after `seconds` and raises Fault for all errors; yields the request's extensions."""
-        # heavy: only a check that runs needs it
+        # heavy import: only a running check needs it
         import httpx2
 
         fault: Fault | None = None
@@ -209,7 +209,7 @@ class Session:
 
 def http_client(target: Target, timeout: float) -> httpx2.Client:
     """A client that follows no redirects. The proxies of the environment apply to other machines only."""
-    # heavy: only a check that runs needs it
+    # heavy import: only a running check needs it
     import httpx2
 
     return httpx2.Client(
@@ -234,10 +234,10 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def _tls_context(_file: str | None, _folder: str | None) -> ssl.SSLContext:
-    # heavy: only a check that runs needs it
+    # heavy import: only a running check needs it
     import httpx2
 
-    # cached: reading a bundle takes 20 ms, and a thousand endpoints share it. httpx2 reads the variables itself
+    # cached: reading the CA bundle takes 20 ms, and a thousand endpoints share it. httpx2 reads the variables itself
     context: ssl.SSLContext = httpx2.create_ssl_context()
     return context
 
@@ -270,13 +270,13 @@ def reject_constant(word: str) -> None:
 
 
 def content_type(response: httpx2.Response) -> str:
-    """The media type without parameters. Case stays as sent: a lower-cased key in it would pass the redactor."""
+    """Returns the media type without parameters, in its original case: the redactor would miss a lower-cased key."""
     kind: str = response.headers.get("content-type", "").partition(";")[0].strip()
     return kind if len(kind) <= 100 else "an overlong content type"
 
 
 def error_message(reply: Reply) -> str:
-    """The message of an error body, in any of the recorded forms; empty if there is none.
+    """Returns the message of an error body in any of the recorded forms; empty if there is no message.
 
     vLLM: `{"error": {"message"}}`, without a key `{"error": "Unauthorized"}`; FastChat: `{"object": "error",
     "message", "code"}`, without a key `{"detail": {"error": …}}`; FastAPI: `{"detail": "Not Found"}`.

@@ -1,7 +1,7 @@
 """Reads a streamed completion: turns its events into a transcript.
 
 Format: https://platform.openai.com/docs/api-reference/chat/streaming. A stream with status 200 may end with an `error`
-event and `[DONE]` (vLLM does so once it has started to answer), so events are parsed, not only counted.
+event and `[DONE]` (vLLM reports later errors this way), so events are parsed, not only counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_EVENTS, MAX_SIZE = 10_000, 8 * 1024 * 1024
 
 
 class StrictUtf8:
-    """A response for `EventSource` that accepts only valid UTF-8: the OpenAI SDK raises an exception for other bytes.
+    """A response for `EventSource` that accepts only valid UTF-8, because the OpenAI SDK fails on other bytes.
 
     `arrived` is when the latest part was read, in seconds on the monotonic clock.
     """
@@ -46,7 +46,7 @@ class StrictUtf8:
                 yield decoder.decode(part)
         except UnicodeDecodeError:
             message = f"the stream from {self._where} is not UTF-8"
-            raise Fault("encoding", message, hint="check the proxies in between") from None
+            raise Fault("encoding", message, hint="check the proxies between this machine and the server") from None
 
 
 def collect_events(
@@ -61,17 +61,17 @@ def collect_events(
     """Adds `events` to a transcript until they end or `deadline` passes; times are on the monotonic clock.
 
     - `drop_deviations` takes the problems of a chunk and returns those that are not known deviations of the dialect.
-    - `progress` is called for each event that carries something; an empty delta does not count.
-    - `arrived` returns when the latest event was read. It may be parsed later, on a busy machine.
+    - `progress` is called for each event with content; an empty delta does not count.
+    - `arrived` returns when the latest event was read. A busy machine may parse the event later.
 
-    A broken connection raises from `events`; what came before stays in the transcript, which then lacks `[DONE]`.
+    A broken connection raises from `events`. Earlier events stay in the transcript, which then lacks `[DONE]`.
     """
     size, count = 0, into.progress_count
     for event in events:
         now = time.monotonic()
         size += len(event.data)
         into.events += 1
-        # kept whole, for the evidence: only the redactor may cut, or half a key could stay
+        # kept complete, for the evidence: only the redactor may cut text, or half a key could stay
         into.last_event = event.data
         if len(into.first_events) < 4000:
             into.first_events += f"{event.data}\n"
@@ -85,7 +85,7 @@ def collect_events(
             count = into.progress_count
             progress()
         so_far = f"did not end after {now - started:.0f} s and {into.events} events"
-        # inserted first: the other problems may already fill the list that a report shows
+        # inserted first, because other problems may already fill the list that a report shows
         if into.events >= MAX_EVENTS or size > MAX_SIZE:
             into.stream_problems.insert(0, f"the stream {so_far}")
             return
@@ -103,14 +103,14 @@ def _add_chunk(
     except (ValueError, RecursionError):
         into.add_problem(f"event {into.events} is not JSON")
         return
-    # the first error is the cause, later ones are its consequences
+    # the first error is the cause, later errors are its consequences
     error = _error_text(event.event, data)
     if error:
         into.error = into.error or error
         return
     chunk: BareChunk | None
     chunk, problems = parse(Chunk, data)
-    # nearly every chunk is as documented, so the deviations are looked up for the others only
+    # deviations are looked up only for chunks that are not as documented, because nearly all chunks are
     if chunk is None:
         for problem in drop_deviations([f"event {into.events}: {problem}" for problem in problems]):
             into.add_problem(problem)
@@ -131,7 +131,9 @@ def _add_chunk(
 
 def _add_choice(choice: ChunkChoice, into: Transcript, now: float) -> None:
     if choice.index:
-        into.add_problem(f"event {into.events}: part of choice {choice.index}, but only one choice was requested")
+        into.add_problem(
+            f"event {into.events}: the event is for choice {choice.index}, but only one choice was requested"
+        )
         return
     role = choice.delta.role
     if into.starts_with_role is None:
@@ -143,9 +145,9 @@ def _add_choice(choice: ChunkChoice, into: Transcript, now: float) -> None:
     reasoning = bool(extra.get("reasoning") or extra.get("reasoning_content"))
     into.reasoning = into.reasoning or reasoning
     if choice.delta.content or reasoning:
-        # text next to a second finish reason is reported as that second reason
+        # text in the chunk of a second finish reason is reported as a second finish reason
         if into.finish_reasons and choice.finish_reason is None:
-            into.add_problem(f"event {into.events}: text after the finish_reason")
+            into.add_problem(f"event {into.events}: there is text after the finish_reason")
         into.text += choice.delta.content or ""
         into.arrivals.append(now)
     # one chunk may have both content and a finish reason (the last one of vLLM does)

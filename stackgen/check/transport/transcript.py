@@ -13,22 +13,22 @@ __all__ = ["Transcript", "percentile"]
 
 # a field that is wrong in one chunk is usually wrong in all of them
 MAX_PROBLEMS = 5
-# Chunks within a millisecond came in one read. Tokens that take 5 ms each to generate can't: something buffers them.
+# Chunks within a millisecond came in one read. Tokens that take 5 ms each can't arrive in one read unless buffered.
 SAME_READ_SECONDS, MIN_TOKEN_SECONDS = 0.001, 0.005
-# a busy machine reads some chunks late, and then two together; pairs from start to end are no coincidence
+# a busy machine sometimes reads two chunks together; if this happens for the whole stream, the stream is buffered
 MIN_CHUNKS, MIN_CHUNKS_PER_READ = 8, 1.75
-# fewer chunks prove buffering only if all came in one read, after they were held back for a while (s)
+# fewer chunks prove buffering only if all came in one read, at least MIN_HELD_SECONDS after the request
 MIN_CHUNKS_ONE_READ, MIN_HELD_SECONDS = 4, 0.25
-# some servers send two or three tokens in a chunk, and speculative decoding makes that a few more
+# some servers send two or three tokens in a chunk, and speculative decoding sends a few more
 MAX_TOKENS_PER_CHUNK = 5
 
 
 @dataclass(slots=True)
 class Transcript:
-    """What a stream contained. Times are seconds since the request was sent; None means that nothing of it came.
+    """The content of a stream. Times are seconds since the request was sent; None means that no such part arrived.
 
-    `arrivals` are the times of the chunks with text. `stream_problems` are those of single events; `problems` adds
-    those of the whole stream. `first_events` and `last_event` are raw data, for evidence.
+    `arrivals` are the times of the chunks with text. `stream_problems` are problems of single events; `problems` adds
+    the problems of the whole stream. `first_events` and `last_event` are raw data, for evidence.
     """
 
     events: int = 0
@@ -64,11 +64,11 @@ class Transcript:
             self.stream_problems.append(problem)
 
     def problems(self, allowed_finish: frozenset[str]) -> list[str]:
-        """What a client would fail on, the worst first; empty for a complete stream."""
+        """Returns the problems that a client would fail on, the worst first; empty for a complete stream."""
         found = []
         # the error first, because it usually explains the other problems
         if self.error:
-            found.append(f"an error event despite status 200: {self.error}")
+            found.append(f"the stream has an error event despite status 200: {self.error}")
         found += self.stream_problems[:MAX_PROBLEMS]
         # None means that no chunk had a choice, which is reported as missing content
         if self.starts_with_role is False:
@@ -81,11 +81,11 @@ class Transcript:
         if not self.done:
             found.append("the stream was cut: it ends without [DONE]")
         if self.after_done:
-            found.append(f"{self.after_done} event(s) after [DONE]")
+            found.append(f"the stream has {self.after_done} event(s) after [DONE]")
         if self.usage and usage_problem(self.usage):
             found.append(usage_problem(self.usage))
         if self.usage and self.deltas and not self.usage.completion_tokens:
-            found.append("usage counts no completion tokens, but there is text")
+            found.append("usage counts no completion tokens, but the answer has text")
         return found
 
     def inter_token_latencies(self) -> tuple[float, ...]:
@@ -93,9 +93,9 @@ class Transcript:
         return tuple(round(after - before, 6) for before, after in zip(self.arrivals, self.arrivals[1:], strict=False))
 
     def figures(self) -> dict[str, float]:
-        """TTFT and inter-token latency (seconds), and speed (tokens a second); unknown figures are left out.
+        """Returns TTFT and inter-token latency (s), and speed (tokens/s); unknown figures are left out.
 
-        Tokens are counted by the usage. Without usage, chunks are counted instead, as `chunks_per_second`.
+        The token count is that of the usage. Without usage, chunks are counted instead, as `chunks_per_second`.
         """
         if not self.arrivals:
             return {}
@@ -104,7 +104,7 @@ class Transcript:
             found["inter_token_p50_seconds"] = round(percentile(latencies, 50), 5)
             found["inter_token_p99_seconds"] = round(percentile(latencies, 99), 5)
         count, unit = (self.usage.completion_tokens, "tokens") if self.usage else (self.deltas, "chunks")
-        # the first token's time belongs to TTFT; chunks that came all at once show no speed
+        # the time of the first token is the TTFT; chunks that all arrived at once show no speed
         if count > 1 and self.arrivals[-1] - self.arrivals[0] > 0.005:
             found[f"{unit}_per_second"] = round((count - 1) / (self.arrivals[-1] - self.arrivals[0]), 1)
         return found
@@ -121,7 +121,7 @@ class Transcript:
     def effective_rate(self, one_token: float = 0.0) -> float | None:
         """Tokens a second (chunks if there is no usage), to compare with a limit; None for fewer than two tokens.
 
-        A buffered stream was generated before it arrived, so its time is the whole time since the request. For
+        A buffered stream was generated before it arrived, so its rate uses the whole time since the request. For
         `one_token` see `describe_buffering`.
         """
         count = self.usage.completion_tokens if self.usage else self.deltas
@@ -138,9 +138,9 @@ class Transcript:
         return few and one_read and self.arrivals[-1] / self.deltas >= MIN_TOKEN_SECONDS
 
     def describe_buffering(self, one_token: float = 0.0) -> str:
-        """How tokens generated one by one arrived together; empty if they also arrived one by one.
+        """Describes how the stream was buffered; empty if its tokens arrived one by one.
 
-        `one_token` is how long an answer of one token took (s): the rest of a stream's time went into its tokens.
+        `one_token` is how long an answer of one token took (s). The rest of a stream's time was spent on its tokens.
         """
         if not self.arrivals:
             return ""
@@ -150,27 +150,28 @@ class Transcript:
             together = reads * MIN_CHUNKS_PER_READ <= self.deltas
         else:
             together = reads == 1 and self.deltas >= MIN_CHUNKS_ONE_READ and held >= MIN_HELD_SECONDS
-        # the tokens of a tiny model come so fast that the kernel itself joins them
+        # the tokens of a tiny model arrive so fast that the kernel itself joins them
         if together and held / self.deltas >= MIN_TOKEN_SECONDS:
-            return f"buffered: {self.deltas} chunks arrived in {reads} read{'s' if reads > 1 else ''}"
+            return f"the stream is buffered: {self.deltas} chunks arrived in {reads} read{'s' if reads > 1 else ''}"
         tokens = self._tokens_of_text()
         if tokens >= max(MIN_CHUNKS, MAX_TOKENS_PER_CHUNK * self.deltas) and held / tokens >= MIN_TOKEN_SECONDS:
-            return f"buffered: {tokens} tokens arrived in {self.deltas} event{'s' if self.deltas > 1 else ''}"
+            events = f"{self.deltas} event{'s' if self.deltas > 1 else ''}"
+            return f"the stream is buffered: {tokens} tokens arrived in {events}"
         return ""
 
     def describe_text_loss(self, text: str, tokens: int) -> str:
-        """How the stream lost or repeated one piece of `text`, the whole answer of `tokens` tokens; else empty.
+        """Describes how the stream lost or repeated one piece of `text`; empty if it did neither.
 
-        Two answers may also differ by rounding; then they differ in more than one piece.
+        `text` is the whole answer, of `tokens` tokens. Answers that differ by rounding differ in more than one piece.
         """
         streamed = self.text
         count = abs(len(text) - len(streamed))
         if not streamed.strip() or not text or not count:
             return ""
-        # checked before the usage: an answer that differs by rounding hardly ends in the same text
+        # checked before the usage, because an answer that differs by rounding rarely ends with the same text
         if text.endswith(streamed):
             return f"the stream lacks the first {count} characters of the answer"
-        # with fewer or more tokens it was another answer, not a damaged one
+        # an answer with another number of tokens is another answer, not a damaged one
         if not self.usage or self.usage.completion_tokens != tokens:
             return ""
         longer, shorter = (text, streamed) if len(text) > len(streamed) else (streamed, text)
@@ -188,7 +189,7 @@ class Transcript:
         return f"the stream repeats {count} characters of the answer" if repeated else ""
 
     def describe_extra_chunks(self) -> str:
-        """Reports more chunks with text than tokens, of which each comes in one chunk; else empty."""
+        """Describes a stream with more text chunks than tokens; else empty. A token should arrive in one chunk."""
         tokens = self.usage.completion_tokens if self.usage else self.deltas
         if self.deltas <= tokens:
             return ""
@@ -197,7 +198,7 @@ class Transcript:
     def _tokens_of_text(self) -> int:
         """How many tokens the usage counts for the text; 0 if the count may include reasoning that was not sent."""
         tokens = self.usage.completion_tokens if self.usage else 0
-        # a token is at least one letter, and some servers count hidden reasoning without naming it
+        # a token has at least one letter, and some servers count hidden reasoning tokens without reporting them
         return tokens if tokens <= len(self.text) and not self.reasoning else 0
 
 
@@ -208,4 +209,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def _wrong_finish_count(reasons: list[str]) -> str:
-    return f"{len(reasons)} finish reasons instead of one ({', '.join(reasons)})" if reasons else "no finish_reason"
+    if not reasons:
+        return "the stream has no finish_reason"
+    return f"the stream has {len(reasons)} finish reasons instead of one ({', '.join(reasons)})"

@@ -20,7 +20,7 @@ from stackgen.providers.endpoints import find_targets, with_unique_names
 
 __all__ = ["ask"]
 
-# narrower columns are harder to read than answers below each other
+# narrower columns would be harder to read than answers one below the other
 MIN_COLUMN_WIDTH = 38
 MAX_CONCURRENCY = 32
 
@@ -46,7 +46,7 @@ class StreamRedactor(Redactor):
 
     def _partial_key_length(self, text: str) -> int:
         """Returns how many characters at the end of `text` may be the start of a key, in any of its encodings."""
-        # one less than the key: Redactor has replaced a complete key already
+        # at most one character less than the key: Redactor has already replaced a complete key
         longest = max((len(form) for form in self._encodings), default=1) - 1
         sizes = range(min(longest, len(text)), 0, -1)
         return next((size for size in sizes if any(form.startswith(text[-size:]) for form in self._encodings)), 0)
@@ -58,14 +58,14 @@ def ask(args: Namespace) -> int:
     validate_seconds("timeout", args.timeout)
     request_fields({"temperature": args.temperature})
     targets = with_unique_names(find_targets(args))
-    # several answers only if the user named several endpoints: otherwise the first endpoint of the stack
+    # without --base-url and --provider, only the first endpoint of the stack answers
     if not args.base_url and not args.provider:
         targets = targets[:1]
     try:
         with exit_on_interrupt():
             return _ask_all(args, targets, question) if len(targets) > 1 else _ask_one(args, targets[0], question)
     except KeyboardInterrupt:
-        # exits at once: the threads of silent servers would keep the process alive until their timeout
+        # exit at once: threads that wait for a silent server would keep the process alive until their timeout
         exit_interrupted()
 
 
@@ -73,7 +73,7 @@ def _ask_one(args: Namespace, target: Target, question: str) -> int:
     answer = _ask(args, target, question, live=args.stream and not args.json)
     if answer.note:
         note(f"note: {_redact(answer.note, target)}")
-    # a stream is printed already
+    # a streamed answer is printed already
     print_data(args, _to_json(answer, target), [] if args.stream else [_redact(answer.text, target)])
     if args.stream:
         note(_format_stats(answer, target))
@@ -100,14 +100,14 @@ def _ask(args: Namespace, target: Target, question: str, live: bool = False) -> 
                             max_tokens=args.max_tokens, timeout=args.timeout, stream=args.stream,
                             on_text=print_chunk if live else None)  # fmt: skip
     finally:
-        # also after a broken stream: the error must start on a new line
+        # also after a broken stream, so that the error starts on a new line
         if has_output:
             print(redactor.flush(), flush=True)
 
 
 def _ask_all(args: Namespace, targets: Sequence[Target], question: str) -> int:
     def ask_one(target: Target) -> Answer | StackgenError:
-        # an error of one endpoint is printed in its place, so the other answers are not lost
+        # an endpoint's error is printed instead of its answer, so the other answers are not lost
         try:
             return _ask(args, target, question)
         except StackgenError as error:
@@ -115,15 +115,17 @@ def _ask_all(args: Namespace, targets: Sequence[Target], question: str) -> int:
         except Exception as error:
             if args.debug:
                 raise
-            # a bug: its message may contain a key, so only the type is printed
+            # a bug: only the type of the exception is printed, because its message may contain a key
             kind = type(error).__name__
-        return StartError(f"a bug in stackgen: {kind}", "`stackgen --debug …` prints the traceback. Please report it")
+        return StartError(
+            f"a bug in stackgen: {kind}", "`stackgen --debug …` prints the traceback. Please report the bug"
+        )
 
     pool = ThreadPoolExecutor(max_workers=min(len(targets), MAX_CONCURRENCY))
     try:
         answers = list(pool.map(ask_one, targets))
     finally:
-        # no waiting for silent servers after Ctrl-C
+        # after Ctrl-C, don't wait for silent servers
         pool.shutdown(wait=False, cancel_futures=True)
     failed = any(isinstance(answer, Exception) for answer in answers)
     if args.json:
@@ -169,7 +171,7 @@ def _format_answer(answer: Answer | StackgenError) -> str:
 
 
 def _redact(text: str, target: Target) -> str:
-    """Removes the key, and the control characters with which a server could steer the terminal."""
+    """Removes the key, and control characters that a server could use to control the terminal."""
     return Redactor(target.api_key)(text)
 
 

@@ -33,7 +33,7 @@ from stackgen.runtimes.observation.topology import with_observer
 
 __all__ = ["build_options", "check", "find_observed_targets"]
 
-# even with `--watch 0`, so that a watch is not a load test
+# the shortest time between two rounds, even with `--watch 0`: a watch is not a load test
 MIN_WATCH_INTERVAL = 0.5
 
 
@@ -50,12 +50,12 @@ def check(args: Namespace) -> int:
     if args.watch is not None:
         return _watch(args, targets, options)
     try:
-        # progress only on a terminal: it would fill the logs of CI
+        # progress is printed on a terminal only, because it would fill the logs of CI
         with exit_on_interrupt():
             report = run_check(targets, options, args.wait, _print_progress if sys.stderr.isatty() else None)
     except KeyboardInterrupt:
         exit_interrupted()
-    # printed first: the report must not be lost if a file can't be written
+    # the report is printed first, so that it is not lost if a file can't be written
     to_stderr = any(is_stdout(path) for path in _output_files(args).values())
     code = print_report(args, report, args.verbose, to_stderr=to_stderr)
     _write_output_files(args, report)
@@ -63,7 +63,7 @@ def check(args: Namespace) -> int:
 
 
 def find_observed_targets(args: Namespace) -> list[Target]:
-    """Returns the endpoints that `args` select. Those of a known stack observe its services as well."""
+    """Returns the endpoints that `args` select. Endpoints of a known stack also observe the stack's services."""
     # reports identify endpoints by name, and two URLs with the same host and port have the same name
     return with_unique_names(
         [
@@ -76,9 +76,9 @@ def find_observed_targets(args: Namespace) -> list[Target]:
 
 
 def build_options(args: Namespace) -> Options:
-    """Returns the options of the check. Raises StackgenError for invalid ones, before any request is sent."""
+    """Returns the options of the check. Raises StackgenError for invalid options, before any request is sent."""
     validate_seconds("timeout", args.timeout)
-    # getattr: the exporter has no performance limits
+    # getattr, because the exporter has no options for performance limits
     options = Options(
         profile=args.profile, timeout=args.timeout, select=args.select, skip=args.skip, load=args.load,
         workers=args.workers, max_ttft=getattr(args, "max_ttft", None),
@@ -96,7 +96,7 @@ def _watch(args: Namespace, targets: list[Target], options: Options) -> int:
         while True:
             started = time.monotonic()
             with exit_on_interrupt():
-                # only the first round waits: later ones must report an endpoint that went down
+                # only the first round waits: later rounds must report an endpoint that went down
                 report = run_check(targets, options, 0.0 if rounds else args.wait)
             code, rounds = report.exit_code, rounds + 1
             if args.json:
@@ -126,7 +126,7 @@ def _validate_arguments(args: Namespace) -> None:
     files = _output_files(args)
     for option, path in files.items():
         require_writable(path, option)
-    # two documents in one stream are valid in neither format
+    # two documents in one stream would not be a valid document
     users = [option for option, path in files.items() if is_stdout(path)]
     users += ["--json"] * args.json + ["--watch"] * (args.watch is not None)
     if len(users) > 1 and any(is_stdout(path) for path in files.values()):
@@ -144,7 +144,7 @@ def _write_output_files(args: Namespace, report: Report) -> None:
         try:
             write_text(path, as_junit(report) if option == "--junit" else as_html(report))
         except MachineError as error:
-            # the other file is still written
+            # write the other file first, then raise
             problem = problem or error
     if args.debug:
         for line in exchange_lines(report):
@@ -154,7 +154,7 @@ def _write_output_files(args: Namespace, report: Report) -> None:
 
 
 def _list_checks(args: Namespace) -> int:
-    """Prints every check with the smallest profile that runs it, and what it checks."""
+    """Prints every check: its name, the smallest profile that includes it, and what it checks."""
     rows = [{"name": one.name, "profile": PROFILES[one.depth], "about": one.about, "needs": list(one.needs),
              "per_model": one.per_model} for one in CHECKS]  # fmt: skip
     width = max(len(one.name) for one in CHECKS)
@@ -163,6 +163,6 @@ def _list_checks(args: Namespace) -> int:
 
 
 def _print_progress(name: str, layer: str, message: str) -> None:
-    # only waiting takes long, and the report contains everything else
+    # print only that stackgen waits: waiting takes long, and the report contains everything else
     if message.startswith(("waiting", "not waiting")):
         note(f"{name}  {layer}: {message}")

@@ -9,7 +9,7 @@ __all__ = ["completion"]
 
 def completion(args: Namespace) -> int:
     """Runs `stackgen completion`: prints a script for the shell to source."""
-    # no other command needs it
+    # no other command needs argcomplete
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["stackgen"], shell=args.shell))

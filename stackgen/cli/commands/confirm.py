@@ -10,7 +10,7 @@ __all__ = ["confirm"]
 
 
 def confirm(question: str, yes: bool, without_terminal: str) -> bool:
-    """Returns whether the user agrees: by `yes` (the option --yes), or by an answer at the terminal.
+    """Returns whether the user agrees, either with `yes` (the option --yes) or with an answer at the terminal.
 
     If there is no terminal, prints `without_terminal` and returns False.
     """
@@ -19,7 +19,7 @@ def confirm(question: str, yes: bool, without_terminal: str) -> bool:
     if not sys.stdin.isatty():
         note(without_terminal)
         return False
-    # not input(), which writes the question to stdout, where --json goes
+    # not input(), which would write the question to stdout, next to the output of --json
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

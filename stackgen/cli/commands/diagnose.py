@@ -45,7 +45,7 @@ def diagnose(args: Namespace) -> int:
     if undecided:
         no_finding = f"unknown: no cause was found, but nothing shows that {', '.join(undecided)} was ever ready"
     gpus = evidence.gpus
-    # no line about GPUs for a log alone: it may come from another machine
+    # a log alone may come from another machine, so print nothing about this machine's GPUs
     gpu_lines = ["", *format_gpus(gpus)] if gpus else []
     print_data(args, {"ok": not findings and not undecided, "findings": [one.to_json() for one in findings],
                        "gpus": gpus.to_json() if gpus else None},
@@ -56,7 +56,7 @@ def diagnose(args: Namespace) -> int:
 
 
 def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
-    """The evidence, the rendered files for a bundle, and the path of stack.yaml if the arguments name a stack."""
+    """Returns the evidence, the rendered files for a bundle, and the path of stack.yaml if `args` select a stack."""
     if args.logs:
         try:
             pasted = decode_log(sys.stdin.buffer.read() if args.logs == "-" else Path(args.logs).read_bytes())
@@ -73,7 +73,7 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
         found = evidence.collect_from_processes(path, stack.spec)
     else:
         found = evidence.collect_from_stack(stack.plan, stack.folder, stack.spec)
-    # while a service fails, its failed checks add nothing
+    # if a service has failed, its failed checks contain no further information
     if found.plan and found.services and all(one.is_working for one in found.services):
         found = replace(found, checks=_run_checks(found.plan, stack.folder))
     names = ("stack.yaml", "compose.yaml", ".env", "stackgen.lock")
@@ -82,10 +82,10 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
 
 
 def _run_checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
-    """The failed checks of a stack whose services all work, and warnings that a rule explains: what clients see."""
+    """Returns what clients see if all services work: the failed checks, and warnings that a rule explains."""
     try:
         report = run_check(targets_from_plan(plan, folder), Options(timeout=20.0, skip=("topology",)))
-    # without a key, for example: the other evidence may still show the cause
+    # for example, the key is missing; the other evidence may still show the cause
     except StackgenError as error:
         note(f"skipped `stackgen check`: {error.message}")
         return ()
@@ -104,7 +104,7 @@ def _read_text(path: Path) -> str | None:
 def _write_bundle(target: str, evidence: Evidence, findings: tuple[Finding, ...], files: dict[str, str]) -> None:
     data = build_bundle(evidence, findings, files, collect_versions())
     path = Path(target)
-    # private before the first byte is written: logs may hold more than redaction finds
+    # private before the first byte is written: logs may contain secrets that redaction does not find
     path.touch(mode=0o600)
     path.write_bytes(data)
-    note(f"wrote {target}: secrets are removed, but review it before you send it")
+    note(f"wrote {target}: secrets are removed, but review the file before you send it")

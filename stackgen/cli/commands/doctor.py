@@ -18,11 +18,11 @@ __all__ = ["doctor"]
 
 
 def doctor(args: Namespace) -> int:
-    """Runs all checks and prints the findings; exit code 0 (no failure), 1 (the stack) or 3 (the machine)."""
+    """Runs all checks and prints the findings. Returns 0 (no failure), 1 (the stack fails) or 3 (the machine fails)."""
     stack, mistakes, source = try_open_stack(args.stack)
     offline = args.offline or bool(stack and stack.spec.storage.offline)
     models = hub_models(stack)
-    # one thread for the machine, the others for the Hub: a slow one must not delay the rest
+    # one thread for the machine and the others for the Hub: a slow request must not delay other requests
     with ThreadPoolExecutor(9) as pool:
         host = pool.submit(collect_host_facts, stack)
         endpoint = (stack.spec.storage.hub_endpoint if stack else None) or os.environ.get("HF_ENDPOINT") or HUB

@@ -13,14 +13,14 @@ __all__ = ["explain"]
 
 
 def explain(args: Namespace) -> int:
-    """`stackgen explain ID`: prints the page of a rule, or lists all rules without an id. Returns the exit code."""
+    """`stackgen explain ID`: prints the page of a rule. Without an id, lists all rules. Returns the exit code."""
     if not args.id:
         rows = sorted((one.id, show_placeholders(one.title)) for one in RULES)
         rules = [{"id": id, "title": title} for id, title in rows]
         print_data(args, {"rules": rules}, [f"{id}  {title}" for id, title in rows])
         return 0
 
-    # doctor's checks have their own ids (SG-P) and no page beyond one line
+    # the ids of doctor's checks start with SG-P; their page is a single line
     wanted = args.id.upper()
     for check in CHECKS:
         if check.id in (wanted, f"SG-{wanted}"):

@@ -20,11 +20,11 @@ __all__ = ["exporter"]
 def exporter(args: Namespace) -> int:
     """Serves until SIGTERM or Ctrl-C. With `--once`, checks once, prints the metrics and returns the check's exit code.
 
-    `--json` prints one line: with `--once` the state as in `/api/status`, otherwise the URL that is served.
+    `--json` prints one line: with `--once` the state as in `/api/status`, otherwise the URL of the status page.
     """
     validate_seconds("timeout", args.timeout)
     targets = find_observed_targets(args)
-    # containers can be watched as well, which needs no request to the engine
+    # if the containers can be observed too, an observation needs no request to the engine
     has_observer = any(target.observer for target in targets)
     quick = monitoring_options(args.timeout, observed=has_observer)
     options = quick if args.profile == "quick" else Options(profile=args.profile, timeout=args.timeout)
@@ -51,6 +51,6 @@ def exporter(args: Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not serve(targets, options, listen=args.listen, interval=args.interval, allow_remote=args.allow_remote,
                  profile=args.profile, on_ready=ready):  # fmt: skip
-        # sys.exit would wait for a check that hangs on a silent server, up to its timeout
+        # not sys.exit, which would wait for a check of a silent server until the check's timeout
         exit_now(0)
     return 0

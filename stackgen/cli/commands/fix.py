@@ -17,13 +17,13 @@ __all__ = ["fix"]
 
 
 def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
-    """Shows the change for the first finding, asks, and writes it. Changes that are not safe are not applied."""
+    """Shows the change for the first finding, asks for confirmation, and applies it. Never applies an unsafe change."""
     edit = findings[0].edit if findings else None
     if edit is None or path is None:
         note("nothing to fix" if not findings else "stackgen knows no change to stack.yaml that fixes this cause")
         return
     if not edit.safe:
-        note("this change affects more than the start; edit stack.yaml by hand")
+        note("this change affects more than the start, so --fix does not apply it; edit stack.yaml by hand")
         return
     before = read_text(path)
     after = apply_edit(before, edit)
@@ -35,4 +35,4 @@ def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> No
         note("stack.yaml is unchanged")
         return
     write_atomically(path, after, path.stat().st_mode & 0o777)
-    note(f"changed {path}; run `stackgen up` to try it")
+    note(f"changed {path}; run `stackgen up` to try the change")

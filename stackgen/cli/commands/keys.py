@@ -23,7 +23,10 @@ def keys(args: Namespace) -> int:
     if args.action == "list":
         return _list(args, stack)
     if not args.name:
-        raise StackgenError(f"name a key: `stackgen keys {args.action} NAME`", "`stackgen keys list` shows the names")
+        raise StackgenError(
+            f"the name of the key is missing: `stackgen keys {args.action} NAME`",
+            "`stackgen keys list` shows the names",
+        )
     return _remove(args, stack) if args.action == "remove" else _create(args, stack)
 
 
@@ -37,44 +40,46 @@ def _create(args: Namespace, stack: Stack) -> int:
     key = (create_key if args.action == "new" else rotate_key)(stack.folder, args.name)
     declared = {DEFAULT, *(one.name for one in (stack.spec.gateway.keys if stack.spec.gateway else ()))}
     if args.name not in declared:
-        note(f"warning: {args.name} is not in gateway.keys of stack.yaml: its key works, without limits and metrics")
+        note(
+            f"warning: gateway.keys of stack.yaml does not list {args.name}: the key works, without limits and metrics"
+        )
     if args.action == "rotate":
-        where = "; .env holds the new one" if args.name == DEFAULT else ""
+        where = "; .env contains the new key" if args.name == DEFAULT else ""
         note(f"the old key stays valid until `stackgen keys remove {args.name} --older`{where}")
     # a container keeps the environment it was started with
     if args.action == "rotate" and args.name == DEFAULT and (users := _default_key_users(stack)):
-        note(f"these services use the old key until `stackgen update`; run it before you remove that key: {users}")
+        note(f"run `stackgen update` before you remove the old key: these services still use the old key: {users}")
     reloaded = _reload(stack)
-    # only its hash was saved, so nobody can print the key again
+    # only the key's hash was saved, so the key can't be printed again
     print_data(args, {"name": args.name, "key": key, "reloaded": reloaded}, [key])
     return 0
 
 
 def _remove(args: Namespace, stack: Stack) -> int:
     count = remove_key(stack.folder, args.name, args.older)
-    line = f"removed {count} key{'' if count == 1 else 's'} of {args.name}"
+    line = f"removed {count} key{'' if count == 1 else 's'} for {args.name}"
     reloaded = _reload(stack) if count else False
     if count and args.name == DEFAULT and (users := _default_key_users(stack)):
-        note(f"these services get a 401 until `stackgen update`, if they were started with a removed key: {users}")
+        note(f"services with a removed key get a 401 until `stackgen update`; these may have one: {users}")
     print_data(args, {"name": args.name, "removed": count, "reloaded": reloaded}, [line])
     return 0
 
 
 def _default_key_users(stack: Stack) -> str:
-    """The services that use the key of .env as their own key at the gateway, comma-separated."""
-    # the gateway holds the key too, but takes keys.map once that exists
+    """Returns the services that use the key in .env as their own key at the gateway, separated by commas."""
+    # the gateway also has this key, but uses keys.map once that file exists
     others = [one for one in stack.plan.services if one.name != SERVICE]
     return ", ".join(one.name for one in others if API_KEY in dict(one.environment).values())
 
 
 def _reload(stack: Stack) -> bool:
-    """Whether a running gateway has loaded the keys."""
+    """Reloads a running gateway. Returns whether the gateway has loaded the keys."""
     # the keys are saved already, so a rejected reload is reported instead of raised
-    # restart=False: a renewed certificate must not cost downtime here
+    # restart=False: a renewed certificate must not cause downtime here
     try:
         reloaded = reload_if_changed(stack.plan, stack.folder, restart=False)
     except StackgenError as error:
-        note(f"saved, but the gateway did not load the keys: {error.message}")
+        note(f"the keys are saved, but the gateway did not load them: {error.message}")
         return False
     note(
         "the running gateway has loaded the keys, without a restart"

@@ -1,4 +1,4 @@
-"""Output of all commands: data to stdout, everything else to stderr, files of `--junit` and `--html`, and exits."""
+"""Output of all commands: data on stdout, everything else on stderr, the files of `--junit` and `--html`, and exits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "require_writable", "write_text",
 ]  # fmt: skip
 
-# seconds after Ctrl-C before a read-only command is ended even without its KeyboardInterrupt
+# seconds from Ctrl-C until a read-only command is ended even if Python raised no KeyboardInterrupt
 INTERRUPT_GRACE = 2.0
 
 
@@ -61,7 +61,7 @@ def is_stdout(path: str) -> bool:
 
 def require_writable(path: str, option: str) -> None:
     """Raises MachineError if no file can be written to `path`, which is the value of `option`."""
-    # tried before the check runs, because its result would be lost
+    # tested before the check runs, because the result of the check would be lost
     if is_stdout(path):
         return
     target = Path(os.path.realpath(path))
@@ -86,7 +86,7 @@ def write_text(path: str, text: str) -> None:
     if is_stdout(path):
         print(text, end="", flush=True)
         return
-    # not realpath first: the target of /dev/fd/3 has no name
+    # not realpath() first, because the target of /dev/fd/3 has no name
     is_regular = not os.path.exists(path) or os.path.isfile(path)
     try:
         if is_regular and not path.startswith(("/dev/fd/", "/dev/std", "/proc/")):
@@ -95,7 +95,7 @@ def write_text(path: str, text: str) -> None:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8", newline="") as file:
                 file.write(text)
     except OSError as error:
-        # also a pipe without a reader: nobody got the report
+        # a pipe without a reader is an error too, because nobody received the report
         problem = MachineError(f"{path} can't be written: {error.strerror or error}", "choose another path")
     else:
         return
@@ -110,16 +110,16 @@ def exit_interrupted() -> NoReturn:
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Within the block, Ctrl-C ends the process even if its KeyboardInterrupt is lost or delayed.
+    """Within the block, Ctrl-C ends the process even if the KeyboardInterrupt is lost or delayed.
 
-    Python loses the exception in finalizers. It is delayed if the signal arrives between the interpreter's last check
-    for signals and a blocking system call: nothing interrupts that call, and the exception comes after the server's
-    timeout. So a thread gets the signal too, and ends the process if it still runs `INTERRUPT_GRACE` seconds later.
+    Python loses the exception in finalizers. The exception is delayed if the signal arrives between the interpreter's
+    last check for signals and a blocking system call: nothing interrupts that call, and the exception comes after the
+    server's timeout. So a thread also gets the signal, and ends a process that runs `INTERRUPT_GRACE` seconds later.
 
     Source: docs.python.org/3/library/signal.html, "Note on Signal Handlers and Exceptions" and `set_wakeup_fd`.
-    The second case occurred with Python 3.11 in 1 of 200 rounds on a busy machine.
+    The exception was delayed in 1 of 200 rounds with Python 3.11 on a busy machine.
     """
-    # set_wakeup_fd works in the main thread only, and a handler of somebody else must stay
+    # set_wakeup_fd works in the main thread only, and a signal handler that other code has set must stay
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_default or threading.current_thread() is not threading.main_thread():
         yield
@@ -133,13 +133,13 @@ def exit_on_interrupt() -> Iterator[None]:
             if signal.SIGINT in signals:
                 receiver.settimeout(INTERRUPT_GRACE)
                 with suppress(TimeoutError):
-                    # an empty read: the block has ended in time and closed the sender
+                    # an empty read means that the block ended in time and closed the sender
                     while receiver.recv(64):
                         pass
                     return
                 exit_interrupted()
 
-    # not started in a signal handler, where a lock of `threading` may be held
+    # not started in a signal handler, which can run while a lock of `threading` is held
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -153,7 +153,7 @@ def exit_on_interrupt() -> Iterator[None]:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process at once. Python would wait for threads that silent servers block until their timeout."""
+    """Ends the process at once. Python would wait for threads, which a silent server can block until the timeout."""
     for stream in (sys.stdout, sys.stderr):
         # the reader of a pipe may be gone
         with suppress(OSError, ValueError):

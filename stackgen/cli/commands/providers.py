@@ -14,7 +14,7 @@ from stackgen.providers.endpoints import EndpointSource, open_endpoint_source
 
 __all__ = ["providers"]
 
-# `?`: the provider's dialect says nothing about the feature, and only `stackgen check` can find out
+# `?`: the provider's dialect does not describe the feature, and only `stackgen check` can find out
 SUPPORT_LABELS = {"depends": "depends", "yes": "yes", "no": "no", "ignored": "ignored", "": "?"}
 
 
@@ -49,8 +49,8 @@ def _provider_rows(source: EndpointSource) -> list[dict[str, Any]]:
 
 
 def _find_base_url(provider: Provider) -> tuple[str | None, str | None]:
-    """Returns the base URL and None, or None and what is wrong with the variable that sets it."""
-    # a wrong variable of one provider must not hide the others
+    """Returns (base URL, None), or (None, error) if the variable that sets the base URL is invalid."""
+    # an invalid variable of one provider must not hide the other providers
     try:
         return provider.base_url, None
     except StackgenError as error:
@@ -64,7 +64,7 @@ def _endpoint_rows(source: EndpointSource) -> list[dict[str, Any]]:
             "base_url": one.target.base_url,
             "models": list(one.target.models),
             "dialect": one.target.dialect.name if one.target.dialect else None,
-            # not find_key: stacks and named endpoints look for keys in places of their own
+            # not find_key(), because stacks and named endpoints look for their keys in other places
             "has_key": one.target.api_key is not None,
             "stack": one.stack.spec.name if one.stack else None,
         }
@@ -76,7 +76,7 @@ def _format_tables(rows: list[dict[str, Any]], endpoints: list[dict[str, Any]]) 
     table: list[tuple[str, ...]] = [("provider", "", "base URL", "key found")]
     for row in rows:
         found = row["key_found"]
-        # without --api-key, which is an option and not a variable
+        # skip --api-key, which is an option and not a variable
         key = f"{found['name']} ({found['place']})" if found else f"none of {', '.join(row['keys'][1:])}"
         table.append((row["name"], row["title"], row["base_url"] or row["problem"], key))
     features = sorted({feature for row in rows for feature in row["supports"]})

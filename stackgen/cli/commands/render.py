@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 def render(args: Namespace) -> int:
     """Runs `stackgen render`. With --check, returns 1 if files are out of date."""
-    # without --engine it can't be a model, so a missing stack.yaml is the error to report
+    # without --engine, the argument can't be a model, so a missing stack.yaml is the error to report
     if find_stack_file(args.stack) or not args.engine:
         stack = open_stack(args.stack, args.output)
     else:

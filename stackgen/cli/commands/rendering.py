@@ -19,12 +19,13 @@ __all__ = ["find_changes", "prepare_files", "write_changes", "write_unrendered"]
 def find_changes(stack: Stack, validate: bool) -> list[Change]:
     """Returns what rendering would change on disk.
 
-    With `validate`, Compose parses the new file first, if it is installed. Raises StackgenError if Compose rejects it.
+    With `validate`, Compose parses the new file first, if Compose is installed. Raises StackgenError if Compose rejects
+    the file.
     """
     files = stack.files()
     if validate and has_compose():
         validate_with_compose(stack.plan, files[0].text, stack.folder)
-    # a stack made from flags gets the stack.yaml that describes it
+    # a stack built from flags also gets a stack.yaml
     if stack.generated_file:
         files = (*files, RenderedFile("stack.yaml", stack.generated_file))
     return compare(files, stack.folder)
@@ -39,14 +40,14 @@ def write_changes(stack: Stack, changes: list[Change], force: bool) -> None:
 
 
 def write_unrendered(stack: Stack) -> None:
-    """Writes the files that are no rendered text: the exporter's wheel, and a generated certificate."""
+    """Writes the files that are not rendered from templates: the exporter's wheel, and a generated certificate."""
     write_wheel(stack.plan, stack.folder)
     if certificate := ensure_certificate(stack.spec, stack.plan, stack.folder):
         note(f"created a self-signed certificate: {certificate}")
 
 
 def prepare_files(stack: Stack) -> None:
-    """Writes what a start needs: rendered files and keys. A file that was edited by hand is used as it is."""
+    """Writes what a start needs: rendered files and keys. A file that was edited by hand is used unchanged."""
     # `compose up` parses the file anyway
     changes = find_changes(stack, validate=False)
     edited = [change.path for change in changes if change.edited]
@@ -57,10 +58,10 @@ def prepare_files(stack: Stack) -> None:
     if any(change.kind == "changed" for change in stale):
         note(f"rendered again: {', '.join(change.path for change in stale)}")
     if edited:
-        note(f"edited by hand, used unchanged: {', '.join(edited)}")
+        note(f"used unchanged, because they were edited by hand: {', '.join(edited)}")
     if create_env(stack.folder):
         note(f"wrote {stack.folder / '.env'} with a new key")
-    # a stack.yaml that grew a gateway or monitoring needs more keys than .env has
+    # a gateway or monitoring that was added to stack.yaml needs keys that .env does not have yet
     values = (value for service in stack.plan.services for _, value in service.environment)
     if added := complete_env(stack.folder, (value.name for value in values if isinstance(value, EnvRef))):
         note(f"added to {stack.folder / '.env'}: {', '.join(added)}")

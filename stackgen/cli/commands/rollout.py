@@ -15,8 +15,8 @@ __all__ = ["confirm_and_run"]
 
 
 def confirm_and_run(args: Namespace, stack: Stack, rollout: Rollout) -> int:
-    """Runs `rollout` and returns the exit code. Downtime needs the user's consent, or --yes; without it: 2."""
-    # before the question, because they may change the answer
+    """Runs `rollout` and returns the exit code: 2 if there is downtime and neither the user nor --yes agrees."""
+    # warnings are printed before the question, because they may change the answer
     for warning in stack.plan.warnings:
         note(f"warning: {warning}")
     for line in rollout.summary():

@@ -14,7 +14,7 @@ __all__ = ["find_runtime", "stack_folder"]
 
 
 def stack_folder(stack: str) -> Path:
-    """Returns the folder of the rendered stack that the argument `stack` names. Raises StackgenError without one."""
+    """Returns the folder of the rendered stack for the argument `stack`. Raises StackgenError if there is none."""
     folder = (find_stack_file(stack) or Path(stack) / "stack.yaml").parent
     if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
         raise StackgenError(f"{folder} contains no rendered stack", "`stackgen render` writes one")
@@ -25,7 +25,7 @@ def find_runtime(args: Namespace, folder: Path) -> str:
     """Returns --runtime if given, else `process` if the stack runs or last ran as processes, else `compose`."""
     if args.runtime:
         return str(args.runtime)
-    # without a state file nothing ran as processes here, and Docker need not be asked
+    # without a state file, nothing ran as processes here, so there is no need to query Docker
     if not (folder / ".stackgen" / "state.json").exists():
         return "compose"
 

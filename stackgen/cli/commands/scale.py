@@ -1,4 +1,4 @@
-"""`stackgen scale`: change a model's number of replicas. Exit code 1: a replica failed, and all was rolled back."""
+"""`stackgen scale`: change a model's number of replicas. Exit code 1: a replica failed and all was rolled back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scale(args: Namespace) -> int:
     counts, where = parse_replica_counts(args.replicas)
     stack, stack_yaml, diff = scale_stack(where, counts)
     rollout = plan_rollout(stack, stack_yaml)
-    # shown only when the rollout is possible
+    # the diff is shown only if the rollout is possible
     for line in diff:
         note(line)
     return confirm_and_run(args, stack, rollout)

@@ -26,7 +26,7 @@ def status(args: Namespace) -> int:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(5)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     print_data(args, {"services": [asdict(state) for state in states]}, lines)
-    # "" is a service without a health check; a download is done when it has exited
+    # health "" means that the service has no health check; a download is complete once it has exited
     healthy = (("running", "healthy"), ("running", ""))
     return (
         0 if all((s.state, s.health) in healthy or (s.role == "download" and s.exit_code == 0) for s in states) else 1

@@ -36,14 +36,14 @@ def up(args: Namespace) -> int:
         with show_progress(args.progress, stack.plan) as progress:
             build_exporter(stack.plan, stack.folder, progress)
             compose.up(stack.plan, stack.folder, progress, args.timeout)
-            # Compose does not notice changed files that are mounted
+            # Compose does not notice changes in mounted files
             if reload_if_changed(stack.plan, stack.folder):
                 progress("gateway", "new configuration loaded")
             report = check_plan(stack.plan, stack.folder, progress, args.timeout or 120)
     except (StartError, MachineError) as error:
         _explain(args, stack, error)
         raise
-    # a rollback needs files that are known to work
+    # a rollback needs files that are known to work, so save these
     if report.ok:
         save_applied_files(stack.folder)
     return print_report(args, report)
@@ -64,15 +64,15 @@ def _up_processes(args: Namespace, stack: Stack) -> int:
 
 
 def _explain(args: Namespace, stack: Stack, error: StackgenError) -> None:
-    """Prints why a start failed, if a rule knows the cause; with --fix, offers the change. Shortens `error`."""
+    """Prints why a start failed, if a rule knows the cause. With --fix, offers the change. Shortens `error`."""
     processes = Path(args.stack) if args.runtime == "process" else None
     finding = explain_failure(stack.plan, stack.folder, error.output, processes)
-    # a fallback rule says less than the log
+    # a fallback rule contains less information than the log
     if finding and not finding.fallback:
         note(format_finding(finding))
         if args.fix:
             fix(args, (finding,), Path(args.stack) if Path(args.stack).is_file() else stack.folder / "stack.yaml")
-        # the cause is printed above; lines of the log would bury it
+        # the cause is printed above; lines of the log would hide it
         error.message = error.message.splitlines()[0]
-        change = "; --fix makes the change" if finding.edit and finding.edit.safe and not args.fix else ""
+        change = "; --fix applies the change" if finding.edit and finding.edit.safe and not args.fix else ""
         error.hint = f"`stackgen diagnose` shows what else was found{change}"

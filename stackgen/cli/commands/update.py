@@ -1,4 +1,4 @@
-"""`stackgen update`: apply changes one replica at a time. Exit code 1: a replica failed, and all was rolled back."""
+"""`stackgen update`: apply changes one replica at a time. Exit code 1: a replica failed and all was rolled back."""
 
 from __future__ import annotations
 

@@ -10,13 +10,15 @@ __all__ = ["add_ask"]
 def add_ask(subcommands: Subcommands) -> None:
     """Adds `stackgen ask`."""
     ask = subcommands.add("ask", "send a question to one or several endpoints", stack=False)
-    # not the stack: the first argument is the question
+    # not the stack, because the first argument is the question
     ask.add_argument("question", help="the question; - reads it from standard input")
     ask.add_argument(
         "--stack", default=".", help="stack.yaml, endpoints.yaml, or its folder (default: the current folder)"
     )
     add_endpoint_arguments(ask)
     ask.add_argument("--stream", action="store_true", help="print tokens as they arrive, then the timings")
-    ask.add_argument("--system", default="You are a helpful assistant", help="system message; empty for none")
+    ask.add_argument(
+        "--system", default="You are a helpful assistant", help="system message; an empty text sends no system message"
+    )
     ask.add_argument("--max-tokens", type=int, default=100, help="maximum length of the answer (default: 100)")
     ask.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0)")

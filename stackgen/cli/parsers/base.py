@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["EXIT_CODES", "Subcommands", "add_endpoint_arguments", "split_names"]
 
-EXIT_CODES = "exit codes: 0 yes, 1 no (drift, unhealthy), 2 wrong input, 3 this machine is not ready"
+EXIT_CODES = "exit codes: 0 success, 1 failure (drift, unhealthy), 2 wrong input, 3 this machine is not ready"
 
 
 class Subcommands:
@@ -19,7 +19,7 @@ class Subcommands:
 
     def add(self, name: str, help: str, *, stack: bool = True) -> argparse.ArgumentParser:
         """Adds the command `name` and returns its parser. With `stack`, its first argument is an optional stack."""
-        # one text for the list of commands and for the command's own page
+        # the same text in the list of commands and in the help of the command
         command: argparse.ArgumentParser = self._subparsers.add_parser(
             name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=EXIT_CODES
         )
@@ -33,10 +33,10 @@ class Subcommands:
 
 def add_endpoint_arguments(command: argparse.ArgumentParser) -> None:
     """Adds the options that select endpoints, and `--timeout`."""
-    group = command.add_argument_group("endpoints to use instead of all of the stack")
-    # append and not nargs="+", which would take a following stack as another URL
+    group = command.add_argument_group("endpoints (default: all endpoints of the stack)")
+    # append and not nargs="+", which would parse a stack after the URL as another URL
     group.add_argument(
-        "--base-url", action="append", metavar="URL", help="for example http://127.0.0.1:8000/v1; repeatable"
+        "--base-url", action="append", metavar="URL", help="base URL, for example http://127.0.0.1:8000/v1; repeatable"
     )
     group.add_argument(
         "--provider",
@@ -51,18 +51,18 @@ def add_endpoint_arguments(command: argparse.ArgumentParser) -> None:
         help="API key (default: from the environment or .env; `stackgen providers` shows the variables)",
     )
     group.add_argument("--model", help="served model name; the endpoint must serve it")
-    # on the silence and not on the whole answer: a long stream is healthy as long as tokens arrive
+    # limits the silence and not the whole answer: a long stream is healthy as long as tokens arrive
     command.add_argument(
         "--timeout",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="how long to wait for a complete response, and for each token of a stream; a stream may take ten times"
-        " as long in all (default: 60)",
+        help="how long to wait for a complete response, or for each token of a stream (default: 60). A whole stream may"
+        " take ten times as long",
     )
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The names in `text`, separated by commas or spaces."""
-    # spaces as well as commas: `--skip "chat stream"` and `--skip chat,stream`
+    """Splits `text` into names at commas and spaces."""
+    # both `--skip "chat stream"` and `--skip chat,stream` are allowed
     return tuple(name for name in text.replace(",", " ").split() if name)

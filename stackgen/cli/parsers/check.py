@@ -19,10 +19,10 @@ def add_check(subcommands: Subcommands) -> None:
     limits = check.add_argument_group("performance limits")
     # no defaults: which speed is too slow depends on the model and the GPU
     limits.add_argument(
-        "--max-ttft", type=float, metavar="SECONDS", help="fail if the time to first token (TTFT) is higher"
+        "--max-ttft", type=float, metavar="SECONDS", help="fail if the time to first token (TTFT) exceeds SECONDS"
     )
     limits.add_argument(
-        "--min-tokens-per-second", type=float, metavar="N", help="fail if a stream has fewer tokens per second"
+        "--min-tokens-per-second", type=float, metavar="N", help="fail if a stream has fewer than N tokens per second"
     )
     timing = check.add_argument_group("timing")
     timing.add_argument(
@@ -35,9 +35,13 @@ def add_check(subcommands: Subcommands) -> None:
     timing.add_argument("--rounds", type=int, metavar="N", help="with --watch: stop after N rounds")
     output = check.add_argument_group("output")
     output.add_argument("-v", "--verbose", action="store_true", help="also print the evidence of passed checks")
-    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML for CI; - is standard output")
-    output.add_argument("--html", metavar="FILE", help="also write a self-contained HTML page; - is standard output")
-    output.add_argument("--schema", action="store_true", help="print the JSON Schema of --json, and run no checks")
+    output.add_argument("--junit", metavar="FILE", help="also write JUnit XML for CI to FILE (- is standard output)")
+    output.add_argument(
+        "--html", metavar="FILE", help="also write a self-contained HTML page to FILE (- is standard output)"
+    )
+    output.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of the --json output, and run no checks"
+    )
 
 
 def _add_profile_arguments(command: argparse.ArgumentParser) -> None:
@@ -47,21 +51,21 @@ def _add_profile_arguments(command: argparse.ArgumentParser) -> None:
     profile = depth.add_mutually_exclusive_group()
     profile.add_argument(
         "--quick", dest="profile", action="store_const", const="quick", default="default",
-        help="liveness, API key, models and one token, for a probe every few seconds",
+        help="check liveness, API key, models and one token: for a probe every few seconds",
     )  # fmt: skip
     profile.add_argument(
         "--deep", dest="profile", action="store_const", const="deep",
-        help="everything: also features, invalid requests and concurrency",
+        help="run all checks, including features, invalid requests and concurrency",
     )  # fmt: skip
     depth.add_argument(
         "--select", type=split_names, default=(), metavar="NAMES",
         help="run only these checks and the ones they need, for example chat,stream",
     )  # fmt: skip
     depth.add_argument("--skip", type=split_names, default=(), metavar="NAMES", help="skip these checks")
-    depth.add_argument("--list", action="store_true", help="list all checks and their profiles, and run none")
+    depth.add_argument("--list", action="store_true", help="list all checks and their profiles, and run no checks")
     depth.add_argument(
-        "--load", type=int, default=4, metavar="N", help="concurrent requests of the `load` check (default: 4)"
+        "--load", type=int, default=4, metavar="N", help="concurrent requests in the `load` check (default: 4)"
     )
     depth.add_argument(
-        "--workers", type=int, default=32, metavar="N", help="endpoints to check concurrently (default: 32)"
+        "--workers", type=int, default=32, metavar="N", help="number of endpoints to check concurrently (default: 32)"
     )

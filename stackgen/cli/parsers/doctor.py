@@ -9,11 +9,11 @@ __all__ = ["add_doctor"]
 
 def add_doctor(subcommands: Subcommands) -> None:
     """Adds `stackgen doctor`."""
-    doctor = subcommands.add("doctor", "find what would keep a stack from starting, before you start it", stack=False)
-    # no default ".": without a stack.yaml the machine alone is checked, which is not an error
+    doctor = subcommands.add("doctor", "find problems that would keep a stack from starting", stack=False)
+    # no default ".": without a stack.yaml, only the machine is checked, which is not an error
     doctor.add_argument(
         "stack", nargs="?",
         help="stack.yaml or its folder (default: the current folder; if it has no stack, only the machine is checked)",
     )  # fmt: skip
     doctor.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")
-    doctor.add_argument("-v", "--verbose", action="store_true", help="also print what is fine")
+    doctor.add_argument("-v", "--verbose", action="store_true", help="also print the checks that passed")

@@ -16,7 +16,7 @@ def add_exporter(subcommands: Subcommands) -> None:
     # loopback by default: the page has no authentication and shows responses of the models
     exporter.add_argument(
         "--listen", default="127.0.0.1:9464", metavar="HOST:PORT",
-        help="address of metrics and page (default: 127.0.0.1:9464)",
+        help="address of the metrics and the status page (default: 127.0.0.1:9464)",
     )  # fmt: skip
     exporter.add_argument(
         "--interval", type=float, default=30.0, metavar="SECONDS",
@@ -28,7 +28,7 @@ def add_exporter(subcommands: Subcommands) -> None:
     )  # fmt: skip
     exporter.add_argument(
         "--skip", type=split_names, default=(), metavar="NAMES",
-        help="skip these checks, for example auth, because gateways count its wrong keys",
+        help="skip these checks, for example auth, which sends wrong keys that a gateway counts",
     )  # fmt: skip
     exporter.add_argument(
         "--allow-remote", action="store_true",
@@ -36,5 +36,5 @@ def add_exporter(subcommands: Subcommands) -> None:
     )  # fmt: skip
     exporter.add_argument(
         "--once", action="store_true",
-        help="check once, print the metrics (with --json: the state), and exit with 0 or 1",
+        help="check once, print the metrics (with --json: the status), and exit with 0 or 1",
     )  # fmt: skip

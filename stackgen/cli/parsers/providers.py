@@ -10,9 +10,9 @@ __all__ = ["add_providers"]
 def add_providers(subcommands: Subcommands) -> None:
     """Adds `stackgen providers`."""
     providers = subcommands.add(
-        "providers", "list providers: base URL, API key and where it was found, supported features", stack=False
+        "providers", "list providers: base URL, where the API key was found, supported features", stack=False
     )
-    # unlike other commands', this stack may be missing: the providers are known without one
+    # unlike in other commands, the stack may be missing: the providers are known without a stack
     providers.add_argument(
         "stack", nargs="?", default=".",
         help="stack.yaml or endpoints.yaml whose endpoints and .env to include (default: the current folder)",

@@ -1,4 +1,4 @@
-"""The rules, from specific to general: the first that applies is the cause."""
+"""The rules, from specific to general. The first rule that applies is the cause."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stackgen.diagnose.rules import (
 __all__ = ["RULES", "get_rule", "has_check_rule"]
 
 RULES: tuple[Rule, ...] = (
-    # what Compose rejects comes before what services log: if Compose fails, nothing has run
+    # rules for Compose come before rules for logs: if Compose fails, no service has run
     *docker.COMPOSE_RULES,
     *memory.RULES,
     *host_memory.RULES,
@@ -39,7 +39,7 @@ RULES: tuple[Rule, ...] = (
     *connection.RULES,
     *docker.RULES,
     *slow.RULES,
-    # these describe a state, which every more specific cause explains
+    # these describe a state; if a more specific cause exists, it explains the state
     *llamacpp.LAST_RULES,
     *connection.LAST_RULES,
 )

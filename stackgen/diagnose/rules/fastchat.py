@@ -1,4 +1,4 @@
-"""FastChat: controller, workers, API server. Texts of FastChat 0.2.36 and of stackgen's launcher."""
+"""Rules for FastChat's controller, workers and API server. Texts of FastChat 0.2.36 and stackgen's launcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STUCK_SECONDS = 90
 
 
 def _find_missing_template(evidence: Evidence) -> Iterator[Hit]:
-    """A name that is not in FastChat's own table of templates."""
+    """FastChat raises a KeyError for a name that is not in its table of conversation templates."""
     for service in evidence.services:
         lines = [strip_prefix(line) for line in lines_since_ready(service.log)]
         for index, line in enumerate(lines):
@@ -43,7 +43,7 @@ def _failed_workers(evidence: Evidence) -> Iterator[ServiceEvidence]:
 
 
 def _find_localhost_worker(evidence: Evidence) -> Iterator[Hit]:
-    """A worker that registered an address that only the worker itself can reach."""
+    """A worker registered a localhost address, but its controller is not on localhost."""
     for service in evidence.services:
         for line in map(strip_prefix, service.log.splitlines()):
             match = WORKER_ARGUMENTS.search(line) if service.engine in ("fastchat", "") else None
@@ -55,6 +55,7 @@ def _find_localhost_worker(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_unregistered_worker(evidence: Evidence) -> Iterator[Hit]:
+    """The health check reports that the controller does not know the worker, or a check finds no model."""
     for service in _failed_workers(evidence):
         match = UNKNOWN_WORKER.search(service.health_log)
         if match:
@@ -65,10 +66,10 @@ def _find_unregistered_worker(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_lost_controller(evidence: Evidence) -> Iterator[Hit]:
-    """The last heartbeat failed. Once one arrives, the worker logs the next."""
+    """The last heartbeat of the worker failed."""
     for service in evidence.services:
         for line in reversed(service.log.splitlines()):
-            # the controller came back
+            # a heartbeat arrived after the failure: the controller came back
             if "Send heart beat." in line or "Register to controller" in line:
                 break
             match = FAILED_HEARTBEAT.search(line)
@@ -78,7 +79,7 @@ def _find_lost_controller(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_stuck_worker(evidence: Evidence) -> Iterator[Hit]:
-    """The worker is at its concurrency limit, and its call count has not changed for long: it serves nobody."""
+    """The worker is at its concurrency limit, and its call count has not changed for at least 90 s."""
     for service in evidence.services:
         times: list[datetime] = []
         last = None
@@ -96,12 +97,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F001",
         title="the variable API_KEYS is set",
-        cause="FastChat's API server reads API_KEYS: plain text crashes it, and a JSON list is ignored and leaves it "
-        "open",
-        fix="remove API_KEYS from the environment: stackgen passes the key in STACKGEN_API_KEY",
-        source="FastChat 0.2.36, serve/openai_api_server.py (pydantic settings); stackgen's launch.py; reproduced",
-        explain="FastChat's settings object takes the variable for the list that --api-keys fills. stackgen's "
-        "launcher refuses to start if the variable is set.",
+        cause="FastChat's API server reads API_KEYS: plain text crashes the server, and a JSON list is ignored, so "
+        "the server accepts requests without a key",
+        fix="remove API_KEYS from the environment, because stackgen passes the key in STACKGEN_API_KEY",
+        source="FastChat 0.2.36, serve/openai_api_server.py (pydantic settings); stackgen's launch.py; failure "
+        "reproduced",
+        explain="FastChat reads the variable API_KEYS into the same list as the flag --api-keys. stackgen's launcher "
+        "refuses to start if API_KEYS is set.",
         patterns=compile_patterns(
             r"the variable API_KEYS is set",
             # `env var` is pydantic 1, `value for field` is pydantic-settings 2
@@ -112,22 +114,23 @@ RULES: tuple[Rule, ...] = (
         "SG-F002",
         title="the conversation template does not exist",
         cause="FastChat has no conversation template {name}",
-        fix="remove conv_template: stackgen's launcher builds one from the tokenizer's chat template",
-        source="stackgen's launch.py; FastChat 0.2.36, conversation.py, get_conv_template; reproduced",
-        explain="FastChat chooses templates by the model's path. 0.2.36 has none for Llama 3, Gemma or Phi-3: plain "
-        'FastChat falls back to `one_shot`, where "hi" becomes 964 tokens. stackgen\'s launcher registers a template '
-        "built from the tokenizer's own.",
+        fix="remove conv_template; stackgen's launcher then builds a template from the tokenizer's chat template",
+        source="stackgen's launch.py; FastChat 0.2.36, conversation.py, get_conv_template; failure reproduced",
+        explain="FastChat chooses conversation templates by the model's path. FastChat 0.2.36 has no template for "
+        'Llama 3, Gemma or Phi-3. For these models, plain FastChat falls back to `one_shot`, where "hi" becomes 964 '
+        "tokens. stackgen's launcher registers a template that it builds from the tokenizer's chat template.",
         patterns=compile_patterns(r"no conversation template '(?P<name>[^']+)'"),
         find=_find_missing_template,
     ),
     Rule(
         "SG-F003",
         title="the worker registered as localhost",
-        cause="the worker registered with the controller as {url}, which is the controller's own container",
-        fix="remove --worker-address from extra_args: stackgen sets http://SERVICE:21002",
-        source="FastChat 0.2.36, serve/base_model_worker.py; reproduced",
-        explain="localhost is FastChat's default. Heartbeats arrive, so the controller lists the worker, but every "
-        "request to it fails.",
+        cause="the worker registered as {url}, but inside the controller's container this address is the controller "
+        "itself",
+        fix="remove --worker-address from extra_args, because stackgen sets http://SERVICE:21002",
+        source="FastChat 0.2.36, serve/base_model_worker.py; failure reproduced",
+        explain="localhost is FastChat's default worker address. The worker's heartbeats arrive, so the controller "
+        "lists the worker, but every request to the worker fails.",
         find=_find_localhost_worker,
     ),
     Rule(
@@ -136,9 +139,10 @@ RULES: tuple[Rule, ...] = (
         cause="the worker found no controller at {host}:{port} and exited",
         fix="start the whole stack (`stackgen up`), and read the controller's log; the worker must be on the network "
         "`fastchat`",
-        source="FastChat 0.2.36, serve/base_model_worker.py, register_to_controller; reproduced",
-        explain="A worker registers once at startup, and exits with code 1 if nobody answers. stackgen starts it "
-        "after the controller is healthy. `docker compose up WORKER --no-deps` does not.",
+        source="FastChat 0.2.36, serve/base_model_worker.py, register_to_controller; failure reproduced",
+        explain="A worker registers once at startup, and exits with code 1 if the controller does not answer. "
+        "stackgen starts the worker after the controller is healthy, but `docker compose up WORKER --no-deps` does "
+        "not wait for the controller.",
         patterns=compile_patterns(
             r"ConnectionError: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\).*"
             r"/register_worker"
@@ -147,11 +151,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F005",
         title="the worker lost its controller",
-        cause="heartbeats to {host}:{port} fail: the controller is gone",
-        fix="`stackgen status` shows why; `stackgen up` starts it again, and workers register again within 5 s",
-        source="FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; reproduced",
-        explain="The controller keeps the list of workers in memory. After a restart the list is empty until each "
-        "worker's next heartbeat (45 s by default, 5 s in stackgen).",
+        cause="the worker's heartbeats to {host}:{port} fail, because the controller is gone",
+        fix="run `stackgen status` to see why the controller is gone, and `stackgen up` to start it again; workers "
+        "register again within 5 s",
+        source="FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; failure reproduced",
+        explain="The controller keeps the list of workers in memory. After a restart of the controller, the list is "
+        "empty until each worker's next heartbeat (every 45 s by default, every 5 s in stackgen).",
         find=_find_lost_controller,
     ),
     Rule(
@@ -159,10 +164,11 @@ RULES: tuple[Rule, ...] = (
         title="the worker is stuck",
         cause="the worker has reached its concurrency limit and no request finishes ({calls} calls so far)",
         fix="run `docker compose restart {service}`; clients must not send null parameters to plain FastChat",
-        source="FastChat 0.2.36, serve/model_worker.py: a failing request keeps its semaphore; reproduced",
-        explain='Five requests with `"temperature": null` permanently use up all five permits of plain FastChat\'s '
-        "semaphore. `/v1/models` and heartbeats stay green; only a probe that generates detects it. stackgen's "
-        "launcher and health check account for it.",
+        source="FastChat 0.2.36, serve/model_worker.py: a failing request does not release the semaphore; failure "
+        "reproduced",
+        explain='In plain FastChat, five requests with `"temperature": null` permanently use up the worker\'s limit '
+        "of five concurrent requests. `/v1/models` and heartbeats still work, so only a probe that generates text "
+        "detects this failure. stackgen's launcher and health check handle this failure.",
         find=_find_stuck_worker,
     ),
     Rule(
@@ -170,19 +176,19 @@ RULES: tuple[Rule, ...] = (
         title="the worker is not registered",
         cause="the controller does not know {url}",
         fix="remove --no-register and addresses from extra_args, and read the worker's log",
-        source="FastChat 0.2.36, controller /receive_heart_beat; stackgen's health.py; reproduced",
-        explain="`/v1/models` answers 200 with an empty list if no worker is registered. A worker that dies without "
-        "deregistering stays listed for 90 s (15 s in stackgen).",
+        source="FastChat 0.2.36, controller /receive_heart_beat; stackgen's health.py; failure reproduced",
+        explain="If no worker is registered, `/v1/models` answers 200 with an empty list. A worker that dies without "
+        "deregistering stays in the controller's list for 90 s (15 s in stackgen).",
         find=_find_unregistered_worker,
     ),
     Rule(
         "SG-F008",
         title="pydantic 2 breaks streaming",
-        cause="FastChat 0.2.36 streams empty bodies with pydantic 2",
+        cause="with pydantic 2, FastChat 0.2.36 sends streams with empty bodies",
         fix="install `pydantic<2` next to FastChat, or let stackgen build its own image (remove `image:`)",
-        source="FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); reproduced",
-        explain="Everything else looks fine: streams answer 200 with nothing in them. pydantic 2 raises inside the "
-        "stream.",
+        source="FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); failure reproduced",
+        explain="Streams answer 200 with an empty body, because pydantic 2 raises an exception inside the stream. "
+        "Everything else works as usual.",
         patterns=compile_patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
         inputs=("log",),
     ),

@@ -1,4 +1,4 @@
-"""Host memory and /dev/shm. Texts of vLLM 0.32.0 and NCCL; `source` names the files."""
+"""Rules for host memory and /dev/shm. The texts are those of vLLM 0.32.0 and NCCL; `source` names the files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _larger_shm(model: ModelSpec | None, values: Mapping[str, str]) -> str | Non
 
 
 def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
-    """8 GiB if there is less; None with `ipc: host`."""
+    """8 GiB if shm_size is smaller; None otherwise, and with `ipc: host`."""
     # with 8 GiB or more, the size is hardly the cause
     if model and (model.ipc == "host" or _parse_size(model.shm_size or "") >= 8 * GIB):
         return None
@@ -38,7 +38,7 @@ def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
 
 
 def _find_killed(evidence: Evidence) -> Iterator[Hit]:
-    """Docker reports that the kernel killed it, or its exit code shows it."""
+    """Docker reports that the kernel killed the service, or the log shows exit code 137."""
     for service in evidence.services:
         lines = map(strip_prefix, lines_since_ready(service.log))
         ended = [line for line in lines if re.search(r"(?:ended|exited) with code 137", line)]
@@ -55,10 +55,11 @@ RULES: tuple[Rule, ...] = (
         title="/dev/shm is too small",
         cause="{needed} of shared memory are needed, but only {free} are free in /dev/shm",
         fix="give the container more shared memory",
-        source="vLLM 0.32.0, distributed/device_communicators/shm_broadcast.py; reproduced",
-        explain="The engine's processes communicate through /dev/shm, and so does NCCL between GPUs. Docker gives 64 "
-        "MB, which is too little for vLLM. stackgen sets shm_size itself unless stack.yaml says otherwise. `ipc: "
-        "host` shares the host's /dev/shm, which `mount -o remount,size=16g /dev/shm` enlarges.",
+        source="vLLM 0.32.0, distributed/device_communicators/shm_broadcast.py; failure reproduced",
+        explain="The engine's processes communicate through /dev/shm, and NCCL also uses /dev/shm between GPUs. "
+        "Docker's default size of 64 MB is too small for vLLM. stackgen sets shm_size unless stack.yaml says "
+        "otherwise. With `ipc: host`, the container shares the host's /dev/shm. To enlarge the host's /dev/shm, run "
+        "`mount -o remount,size=16g /dev/shm`.",
         patterns=compile_patterns(
             r"Insufficient space in /dev/shm.*?: (?P<needed>\d+ \wiB) required, (?P<free>\d+ \wiB) free"
         ),
@@ -67,11 +68,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M010",
         title="/dev/shm is too small for NCCL",
-        cause="a bus error, or NCCL can't extend its file in /dev/shm: shared memory is full",
+        cause="/dev/shm is full: a process got a bus error, or NCCL can't extend its file in /dev/shm",
         fix="give the container more shared memory",
         source="NCCL, misc/shmutils.cc; public reports such as vllm-project/vllm issue 11054",
-        explain="NCCL passes data between GPUs through /dev/shm if they have no direct connection. 4 GB per GPU is "
-        "plenty.",
+        explain="If GPUs have no direct connection, NCCL passes data between them through /dev/shm. 4 GB of shared "
+        "memory per GPU are more than enough.",
         patterns=compile_patterns(
             r"Error while creating shared memory segment (?P<file>/dev/shm/nccl-\S+)",
             r"Call to posix_fallocate failed ?: No space left on device",
@@ -81,13 +82,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-M011",
-        title="the machine's memory is too small for the CPU's KV cache",
-        cause="{wanted} GiB of KV cache are requested, but {free} of {total} GiB are free[[ on NUMA node {node}]]",
-        fix="request less",
-        source="vLLM 0.32.0, v1/worker/cpu_worker.py; reproduced",
-        explain="On the CPU, cpu_kv_cache_gib (VLLM_CPU_KVCACHE_SPACE) is taken from the machine's memory at startup, "
-        "in addition to the weights. Without it vLLM takes half of all memory, so two servers do not fit. Whole GiB "
-        "only.",
+        title="the machine's memory is too small for the KV cache on the CPU",
+        cause="{wanted} GiB of KV cache are requested, but only {free} of {total} GiB of memory are free[[ on NUMA "
+        "node {node}]]",
+        fix="lower cpu_kv_cache_gib",
+        source="vLLM 0.32.0, v1/worker/cpu_worker.py; failure reproduced",
+        explain="On the CPU, vLLM takes cpu_kv_cache_gib (VLLM_CPU_KVCACHE_SPACE) from the machine's memory at "
+        "startup, in addition to the weights. Without cpu_kv_cache_gib, vLLM takes half of all memory, so two servers "
+        "do not fit. cpu_kv_cache_gib must be a whole number of GiB.",
         patterns=compile_patterns(
             r"Available memory on node (?P<node>\d+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?less than "
             r"requested memory for kv \((?P<wanted>[\d.]+) GiB\)",
@@ -99,14 +101,16 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-M012",
-        title="killed: the host's memory, or the container's limit, is exhausted",
+        title="the kernel killed the service: the host's memory, or the container's limit, is exhausted",
         cause="the kernel killed {service} (exit code 137): its memory limit, or the machine's memory, is exhausted",
-        fix="free memory or raise the limit; on the CPU lower cpu_kv_cache_gib; load a smaller or quantized model",
-        source="Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; reproduced; runc 1.1 and later, "
+        fix="free memory or raise the memory limit; on the CPU, lower cpu_kv_cache_gib; or load a smaller or "
+        "quantized model",
+        source="Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; failure reproduced; runc 1.1 and later, "
         "libcontainer/process_linux.go",
-        explain="No log line reports it: a killed program can't write one. It is the host's memory, not the GPU's. "
-        "Loading a model needs about the size of one shard in addition to its weights; on the CPU, all of its weights "
-        "and its KV cache. `docker stats` shows the usage, `dmesg` names the killed process.",
+        explain="No log line reports this failure, because a killed program can't write to its log. The host's memory "
+        "is exhausted, not the GPU's memory. To load a model, the host needs memory for about one shard in addition "
+        "to the model's weights. On the CPU, the host needs memory for all weights and the KV cache. `docker stats` "
+        "shows the memory usage. `dmesg` shows the name of the killed process.",
         patterns=compile_patterns(r"container init was OOM-killed"),
         find=_find_killed,
         inputs=("compose", "docker"),

@@ -1,7 +1,7 @@
-"""llama.cpp's server: GGUF files, flags, memory, templates.
+"""Rules for llama.cpp's server: GGUF files, flags, memory, templates.
 
-Ids start with SG-A, because SG-L are the model files of all engines. Texts of llama-server, build 11434, all reproduced
-in containers unless said otherwise. An unknown model name is not a failure here: llama-server answers to any name.
+Ids start with SG-A, because SG-L are the model files of all engines. The texts are those of llama-server, build 11434.
+Unless `source` says otherwise, they were reproduced in containers. llama-server answers to any model name.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ ALLOCATION = re.compile(r"failed to allocate (?P<device>\w+) buffer of size (?P<
 IGNORED_FLAG = re.compile(r"no usable GPU found, (?P<flag>--[\w-]+) option will be ignored")
 # vLLM flag -> what to use in llama.cpp instead
 VLLM_FLAGS = {
-    "--max-model-len": "use the field max_model_len: it becomes --ctx-size",
-    "--max-num-seqs": "use the field max_num_seqs: it becomes --parallel",
-    "--served-model-name": "use the field served_names: it becomes --alias",
-    "--gpu-memory-utilization": "remove it: llama.cpp takes what it needs; gpu_layers limits what goes to the GPU",
+    "--max-model-len": "use the field max_model_len, which becomes --ctx-size",
+    "--max-num-seqs": "use the field max_num_seqs, which becomes --parallel",
+    "--served-model-name": "use the field served_names, which becomes --alias",
+    "--gpu-memory-utilization": "remove the flag: llama.cpp takes only the memory it needs (see gpu_layers)",
     "--tensor-parallel-size": "use --split-mode and --tensor-split",
-    "--enforce-eager": "remove it: there are no CUDA graphs to turn off",
-    "--quantization": "remove it: the GGUF file is already quantized",
-    "--dtype": "remove it: the GGUF file defines its types",
+    "--enforce-eager": "remove the flag: there are no CUDA graphs to turn off",
+    "--quantization": "remove the flag: the GGUF file is already quantized",
+    "--dtype": "remove the flag: the GGUF file defines the data types",
     "--kv-cache-dtype": "use --cache-type-k and --cache-type-v",
 }
-DOWNLOAD_AGAIN = "download or copy it again; `stackgen down --volumes` deletes all weights of the stack"
+DOWNLOAD_AGAIN = "download or copy the file again; `stackgen down --volumes` deletes all weights of the stack"
 
 
 def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
-    """An argument in extra_args that llama-server's parser does not know."""
+    """llama-server rejects an argument in extra_args."""
     for service in evidence.services:
         match = next((found for line in recent_lines(service.log) if (found := UNKNOWN_FLAG.match(line))), None)
         if match:
             flag = match["flag"]
-            similar = suggest_flag("llamacpp", flag) or "remove it, or see `llama-server --help`"
+            similar = suggest_flag("llamacpp", flag) or "remove the flag, or see `llama-server --help`"
             remedy = VLLM_FLAGS.get(normalize_flag(flag), similar)
             # the only removable flag of vLLM that takes no value
             is_switch = normalize_flag(flag) == "--enforce-eager"
@@ -51,19 +51,19 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_large_context(evidence: Evidence) -> Iterator[Hit]:
-    """The KV cache of the whole context, which llama.cpp allocates at startup, does not fit."""
+    """llama.cpp can't allocate the KV cache of the whole context at startup."""
     for service in evidence.services:
         lines = recent_lines(service.log)
         failure = next((line for line in lines if "failed to allocate buffer for kv cache" in line), None)
         if failure:
-            # the size is on a line of its own
+            # the size is on another line
             size = next((found for line in lines if (found := ALLOCATION.search(line))), None)
             values = {"size": f"{int(size['bytes']) / 2**30:.1f} GiB", "device": size["device"]} if size else {}
             yield Hit(service.service, (failure.strip(), *([size[0]] if size else [])), values)
 
 
 def _find_missing_gpu(evidence: Evidence) -> Iterator[Hit]:
-    """Layers are configured for a GPU, but llama-server found none. It reports this only at startup."""
+    """llama-server logs at startup that it ignores a flag for GPU layers, because it found no GPU."""
     for service in evidence.services:
         # the whole log, because the line comes before the server is ready
         match = IGNORED_FLAG.search(service.log) if service.engine in ("llamacpp", "") else None
@@ -77,9 +77,9 @@ RULES: tuple[Rule, ...] = (
         "SG-A001",
         title="llama.cpp does not know a flag",
         cause="llama-server has no flag {flag}",
-        fix="{remedy} (in extra_args)",
-        source=f"{SERVER}, common/arg.cpp; reproduced",
-        explain="vLLM's flags have other names here: "
+        fix="change extra_args: {remedy}",
+        source=f"{SERVER}, common/arg.cpp; failure reproduced",
+        explain="vLLM's flags have other names in llama.cpp: "
         + "; ".join(f"`{flag}`: {to}" for flag, to in VLLM_FLAGS.items())
         + ".",
         find=_find_unknown_flag,
@@ -88,10 +88,11 @@ RULES: tuple[Rule, ...] = (
         "SG-A002",
         title="llama.cpp can't open the chat template file",
         cause="{path} does not exist in the container, or is not readable",
-        fix="use the path as it is mounted: in the model's own folder, with `model: ./folder` and `file: NAME.gguf`",
-        source=f"{SERVER}, common/arg.cpp; reproduced",
+        fix="put the template into the model's folder, set `model: ./folder` and `file: NAME.gguf`, and use the "
+        "template's path inside the container",
+        source=f"{SERVER}, common/arg.cpp; failure reproduced",
         explain="A path in extra_args is a path inside the container. stackgen mounts the model's folder at /srv/host "
-        "followed by its path on the host.",
+        "followed by the folder's path on the host.",
         patterns=compile_patterns(
             r'handling argument "--chat-template-file": error: failed to open file \'(?P<path>[^\']+)\''
         ),
@@ -99,10 +100,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A003",
         title="a llama.cpp flag has an invalid value",
-        cause="{flag}: {problem}",
-        fix="correct it in extra_args; the log shows the flag's own help",
-        source=f"{SERVER}, common/arg.cpp; reproduced",
-        explain="`stoi` is C++'s way of saying that a number was expected. Write plain numbers: 8192, not 8k.",
+        cause="llama-server rejects {flag}: {problem}",
+        fix="correct {flag} in extra_args; the log shows the help of this flag",
+        source=f"{SERVER}, common/arg.cpp; failure reproduced",
+        explain="`stoi` in the message means that llama-server expected a number. Write plain numbers: 8192, not 8k.",
         patterns=compile_patterns(r'error while handling argument "(?P<flag>[^"]+)": (?:error: )?(?P<problem>.+)'),
     ),
     Rule(
@@ -111,10 +112,10 @@ RULES: tuple[Rule, ...] = (
         cause="llama.cpp finds no file {path} in its container",
         fix="correct `model:` and `file:` (names are case-sensitive); a path in extra_args (--lora, --mmproj, "
         "--model-draft) is a path inside the container",
-        source=f"{SERVER}, ggml/src/gguf.cpp and src/llama-adapter.cpp; reproduced",
-        explain="With `model: ./folder`, the field `file:` names the GGUF file in it; without `file:`, `model:` is "
-        "the file itself. Large models come in parts (-00001-of-00003.gguf): name the first, and keep the others next "
-        "to it.",
+        source=f"{SERVER}, ggml/src/gguf.cpp and src/llama-adapter.cpp; failure reproduced",
+        explain="With `model: ./folder`, set `file:` to the name of the GGUF file in that folder. Without `file:`, "
+        "set `model:` to the GGUF file itself. Large models come in parts (-00001-of-00003.gguf). Specify the first "
+        "part, and keep the other parts in the same folder.",
         patterns=compile_patterns(
             r"failed to open GGUF file '(?P<path>[^']+)' \(No such file or directory\)",
             r"llama_adapter_lora_init: failed to open '(?P<path>[^']+)': No such file",
@@ -124,29 +125,31 @@ RULES: tuple[Rule, ...] = (
         "SG-A005",
         title="the file is not a GGUF file",
         cause="the file does not start with 'GGUF'[[, but with '{magic}']]",
-        fix=f"{DOWNLOAD_AGAIN}; a model in safetensors needs engine: vllm or a GGUF version of it",
-        source=f"{SERVER}, ggml/src/gguf.cpp; reproduced with a Git LFS pointer and with safetensors",
-        explain="'vers' is the start of `version https://git-lfs`: the repository was cloned without `git lfs pull`. "
-        "'<!DO' or '<htm' is a web page that was saved in place of the file.",
+        fix=f"{DOWNLOAD_AGAIN}; for a model in safetensors format, use engine: vllm or a GGUF version of the model",
+        source=f"{SERVER}, ggml/src/gguf.cpp; failure reproduced with a Git LFS pointer and with safetensors",
+        explain="A file that starts with 'vers' (`version https://git-lfs`) is a Git LFS pointer: the repository was "
+        "cloned without `git lfs pull`. A file that starts with '<!DO' or '<htm' is a web page that was saved in "
+        "place of the model file.",
         # bytes that are not text are printed as `?`, and are not worth showing
         patterns=compile_patterns(r"invalid magic characters: '(?:(?P<magic>[^?']+)|[^']*)', expected 'GGUF'"),
     ),
     Rule(
         "SG-A006",
-        title="the GGUF file is empty, or a folder",
-        cause="llama.cpp can't read the first bytes of its model",
-        fix=f"if it is a folder, add `file: NAME.gguf`; otherwise {DOWNLOAD_AGAIN}",
-        source=f"{SERVER}, ggml/src/gguf.cpp; reproduced with both",
-        explain="A download that was interrupted at its start leaves an empty file. So does a full disk.",
+        title="the GGUF file is empty, or is a folder",
+        cause="llama.cpp can't read the first bytes of the model file",
+        fix=f"if the path is a folder, add `file: NAME.gguf`; otherwise {DOWNLOAD_AGAIN}",
+        source=f"{SERVER}, ggml/src/gguf.cpp; failure reproduced with an empty file and with a folder",
+        explain="A download that was interrupted at its start leaves an empty file. A full disk can also leave an "
+        "empty file.",
         patterns=compile_patterns(r"gguf_init_from_reader: failed to read magic"),
     ),
     Rule(
         "SG-A007",
         title="the GGUF file needs a newer llama.cpp",
-        cause="the file has format version {found}, and this build reads up to {known}",
-        fix="use an `image:` with a newer build, or another file",
-        source=f"{SERVER}, ggml/src/gguf.cpp; reproduced with a patched file",
-        explain="A file that is damaged or has swapped bytes can also state an absurd version.",
+        cause="the GGUF file has format version {found}, but this build of llama.cpp reads versions up to {known}",
+        fix="set `image:` to a newer build of llama.cpp, or use another GGUF file",
+        source=f"{SERVER}, ggml/src/gguf.cpp; failure reproduced with a patched file",
+        explain="A file that is damaged or has swapped bytes can also contain a meaningless version number.",
         patterns=compile_patterns(
             r"this GGUF file is version (?P<found>\d+) but this software only supports up to version (?P<known>\d+)"
         ),
@@ -154,11 +157,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A008",
         title="the GGUF file is truncated",
-        cause="the file ends early[[, within {tensor}]]: a download or a copy was interrupted",
+        cause="the GGUF file ends too early[[, within tensor {tensor}]]: a download or a copy was interrupted",
         fix=DOWNLOAD_AGAIN,
-        source=f"{SERVER}, ggml/src/gguf.cpp and src/llama-model-loader.cpp; reproduced",
-        explain="The header of a GGUF file states where each tensor is. Compare the file's size with the one on the "
-        "Hub.",
+        source=f"{SERVER}, ggml/src/gguf.cpp and src/llama-model-loader.cpp; failure reproduced",
+        explain="The header of a GGUF file contains the position of each tensor. Compare the size of the local file "
+        "with its size on the Hub.",
         patterns=compile_patterns(
             r"tensor '(?P<tensor>[^']+)' data is not within the file bounds",
             r"gguf_init_from_\w+: failed to read (?:key-value pairs|tensor info|tensor data|header)",
@@ -167,35 +170,34 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A009",
         title="llama.cpp does not know the model's architecture",
-        cause="the file has architecture '{architecture}', which this build can't run",
-        fix="use an `image:` with a newer build of llama.cpp, or another model",
-        source=f"{SERVER}, src/llama-model.cpp; reproduced with a patched file",
-        explain="A new architecture needs a build that is newer than it. Files of other programs (image models, "
+        cause="the GGUF file has architecture '{architecture}', which this build of llama.cpp can't run",
+        fix="set `image:` to a newer build of llama.cpp, or use another model",
+        source=f"{SERVER}, src/llama-model.cpp; failure reproduced with a patched file",
+        explain="A new architecture needs a newer build of llama.cpp. GGUF files for other programs (image models, "
         "adapters) have architectures that no language model has.",
         patterns=compile_patterns(r"unknown model architecture: '(?P<architecture>[^']*)'"),
     ),
     Rule(
         "SG-A010",
         title="the context's KV cache does not fit in memory",
-        cause="the KV cache of the whole context is allocated at startup, and it does not fit[[: {size} on {device}]]",
-        fix="lower max_model_len (llama.cpp holds max_model_len × max_num_seqs tokens), or use a smaller cache: "
-        "extra_args: [--cache-type-k, q8_0, --cache-type-v, q8_0]",
-        source=f"{SERVER}, src/llama-context.cpp, ggml/src/ggml.c; reproduced on the CPU",
-        explain="Without max_model_len, llama.cpp takes the context length that the model was made for, or less if "
-        "memory is short. A context beyond the model's own (n_ctx_train) gives garbage, however much memory there is.",
+        cause="llama.cpp allocates the KV cache of the whole context at startup, and this KV cache does not fit in "
+        "memory[[: {size} on {device}]]",
+        fix="lower max_model_len, or use smaller cache types: extra_args: [--cache-type-k, q8_0, --cache-type-v, q8_0]",
+        source=f"{SERVER}, src/llama-context.cpp, ggml/src/ggml.c; failure reproduced on the CPU",
+        explain="The KV cache has space for max_model_len × max_num_seqs tokens. Without max_model_len, llama.cpp "
+        "uses the model's own context length (n_ctx_train), or less if memory is short. A context longer than "
+        "n_ctx_train gives garbage, however much memory there is.",
         find=_find_large_context,
         shows_gpus=True,
     ),
     Rule(
         "SG-A011",
         title="the model does not fit on the GPU",
-        cause="{wanted} MiB do not fit on device {device}[[; its memory is held by {holders}]]",
-        fix="put fewer layers on the GPU (gpu_layers: 20), use a smaller quantization (Q4 instead of Q8), or free the "
-        "GPU",
-        source="ggml/src/ggml-cuda/ggml-cuda.cu, ggml_backend_cuda_buffer_type_alloc_buffer, as public reports "
-        "print it",
-        explain="Layers that stay on the CPU are slower, but the model runs. All layers on the GPU need about the "
-        "file's own size, plus the KV cache.",
+        cause="{wanted} MiB do not fit on GPU {device}[[; processes on the GPU: {holders}]]",
+        fix="lower gpu_layers (for example to 20), use a smaller quantization (Q4 instead of Q8), or free GPU memory",
+        source="ggml/src/ggml-cuda/ggml-cuda.cu, ggml_backend_cuda_buffer_type_alloc_buffer, quoted in public reports",
+        explain="Layers that stay on the CPU are slower, but the model runs. All layers on the GPU need about as much "
+        "memory as the size of the GGUF file, plus the KV cache.",
         patterns=compile_patterns(
             r"allocating (?P<wanted>[\d.]+) MiB on device (?P<device>\d+): cudaMalloc failed: out of memory"
         ),
@@ -205,20 +207,20 @@ RULES: tuple[Rule, ...] = (
         "SG-A012",
         title="the chat template can't be parsed",
         cause="llama.cpp can't parse the chat template: {problem}",
-        fix="correct the Jinja file: every {% for %} and {% if %} needs its end; or remove it, because the GGUF file "
-        "has its own",
-        source=f"{SERVER}, common/chat.cpp; reproduced",
-        explain="llama.cpp has its own Jinja implementation, which supports less than Python's. `--no-jinja` accepts "
-        "only the built-in templates.",
+        fix="correct the Jinja file (every {% for %} and {% if %} needs an end tag), or remove the Jinja file, "
+        "because the GGUF file contains a chat template",
+        source=f"{SERVER}, common/chat.cpp; failure reproduced",
+        explain="llama.cpp has its own Jinja implementation, which supports less than Python's Jinja. With "
+        "`--no-jinja`, llama.cpp accepts only its built-in templates.",
         patterns=compile_patterns(r"common_chat_templates_init: error: (?P<problem>.+)"),
     ),
     Rule(
         "SG-A013",
         title="llama.cpp has no chat template of that name",
-        cause="there is no built-in template '{name}'",
-        fix="remove --chat-template: the GGUF file contains its model's own; `llama-server --help` lists the names",
-        source=f"{SERVER}, common/arg.cpp; reproduced",
-        explain="A whole template as text works only with --jinja, which is the default now.",
+        cause="llama.cpp has no built-in chat template '{name}'",
+        fix="remove --chat-template, as the GGUF file has its own template; see the names in `llama-server --help`",
+        source=f"{SERVER}, common/arg.cpp; failure reproduced",
+        explain="--chat-template accepts the text of a whole template only with --jinja, which is the default now.",
         patterns=compile_patterns(r"error: the supplied chat template is not supported: (?P<name>[\w.-]+)$"),
     ),
     Rule(
@@ -226,44 +228,44 @@ RULES: tuple[Rule, ...] = (
         title="a quantized KV cache needs flash attention",
         cause="--cache-type-v is quantized, but flash attention is off",
         fix="remove either `--flash-attn off` or --cache-type-v from extra_args",
-        source=f"{SERVER}, src/llama-context.cpp; reproduced",
-        explain="Keys can be quantized without flash attention, values can't.",
+        source=f"{SERVER}, src/llama-context.cpp; failure reproduced",
+        explain="Without flash attention, the keys of the KV cache can be quantized, but the values can't.",
         patterns=compile_patterns(r"quantized V cache requires flash_attn"),
     ),
     Rule(
         "SG-A015",
         title="the LoRA adapter can't be used",
         cause="the adapter can't be loaded: {problem}",
-        fix="use a GGUF file that was converted from an adapter (convert_lora_to_gguf.py), of this exact model",
-        source=f"{SERVER}, src/llama-adapter.cpp; reproduced with a whole model in its place",
-        explain="Adapters on the Hub are safetensors: they must be converted first.",
+        fix="use an adapter of this exact model that was converted to GGUF (convert_lora_to_gguf.py)",
+        source=f"{SERVER}, src/llama-adapter.cpp; failure reproduced with a whole model instead of an adapter",
+        explain="Adapters on the Hub are in safetensors format and must be converted to GGUF first.",
         patterns=compile_patterns(r"failed to apply lora adapter: (?P<problem>.+)"),
     ),
     Rule(
         "SG-A016",
         title="the file for --mmproj is not a projector",
         cause="{path} contains no projector for images or audio",
-        fix="use the mmproj file of this model's repository (its name starts with mmproj-), not the model itself",
-        source=f"{SERVER}, tools/mtmd/clip.cpp; reproduced",
-        explain="Vision models come in two files: the model and the projector.",
+        fix="use the mmproj file from the model's repository (its name starts with mmproj-), not the model file",
+        source=f"{SERVER}, tools/mtmd/clip.cpp; failure reproduced",
+        explain="Vision models consist of two files: the model and the projector.",
         patterns=compile_patterns(r"Failed to load CLIP model from (?P<path>\S+)"),
     ),
     Rule(
         "SG-A017",
         title="this llama.cpp has no TLS support",
         cause="--ssl-key-file and --ssl-cert-file are set, but the server was built without SSL",
-        fix="remove them, and put a gateway with the certificate in front of it",
-        source=f"{SERVER}, tools/server; reproduced",
+        fix="remove --ssl-key-file and --ssl-cert-file, and put a gateway with the certificate in front of the server",
+        source=f"{SERVER}, tools/server; failure reproduced",
         explain="Send keys over plain HTTP only on this machine or on a private network.",
         patterns=compile_patterns(r"the server is built without SSL support"),
     ),
     Rule(
         "SG-A018",
         title="the server was not started for this kind of request",
-        cause="llama-server does not do {what} unless a flag enables it at startup",
-        fix='extra_args: ["{flag}"], best in a model entry of its own',
-        source=f"{SERVER}, tools/server, HTTP 501; reproduced",
-        explain="With --embeddings or --reranking the server does only that: chat needs another model entry.",
+        cause="llama-server was started without the flag that enables {what}",
+        fix='set extra_args: ["{flag}"], preferably in a separate model entry',
+        source=f"{SERVER}, tools/server, HTTP 501; failure reproduced",
+        explain="With --embeddings or --reranking, the server does only that. For chat, add another model entry.",
         patterns=compile_patterns(
             r"This server does not support (?P<what>embeddings|reranking)\. Start it with `(?P<flag>--\w+)`"
         ),
@@ -272,10 +274,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A019",
         title="tools or images are not enabled",
-        cause="the client sends {what}, but the server was started without what it needs for that",
-        fix="tools: remove --no-jinja from extra_args; images: extra_args: [--mmproj, /path/of/mmproj.gguf]",
-        source=f"{SERVER}, tools/server, HTTP 500; reproduced",
-        explain="Tool calls are parsed by the chat template's own rules, which only Jinja runs.",
+        cause="the client sends {what}, but the server was started without support for {what}",
+        fix="for tools, remove --no-jinja from extra_args; for images, set extra_args: [--mmproj, /path/mmproj.gguf]",
+        source=f"{SERVER}, tools/server, HTTP 500; failure reproduced",
+        explain="llama-server parses tool calls by the rules in the chat template, and these rules need Jinja.",
         patterns=compile_patterns(
             r"(?P<what>tools) param requires --jinja flag", r"(?P<what>image|audio) input is not supported - hint"
         ),
@@ -286,11 +288,11 @@ RULES: tuple[Rule, ...] = (
 LAST_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A020",
-        title="layers stay on the CPU: llama.cpp sees no GPU",
-        cause="{flag} is set but ignored: the program was built without GPU support, or sees no GPU",
-        fix="with a GPU: give the model GPUs (gpus: 1), which selects the CUDA image; without one: remove gpu_layers",
-        source=f"{SERVER}, common/arg.cpp; reproduced",
-        explain="The warning appears only in the first lines of the log, and the server runs, but slowly.",
+        title="layers stay on the CPU because llama.cpp finds no GPU",
+        cause="{flag} is set but ignored: llama.cpp was built without GPU support, or finds no GPU",
+        fix="with a GPU, set gpus: 1, which selects the CUDA image; without a GPU, remove gpu_layers",
+        source=f"{SERVER}, common/arg.cpp; failure reproduced",
+        explain="The warning appears only in the first lines of the log. The server runs, but slowly.",
         find=_find_missing_gpu,
         shows_gpus=True,
     ),

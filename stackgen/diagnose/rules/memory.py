@@ -15,8 +15,8 @@ __all__ = ["RULES"]
 OUT_OF_MEMORY = r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP) (?:error: )?out of memory)"
 SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 BUDGET = (
-    "At startup vLLM takes `gpu_memory_utilization` (0.92) of the whole GPU, weights and KV cache together, whatever "
-    "the model needs. What is left after weights, activation peak and CUDA graphs is the KV cache."
+    "At startup, vLLM takes the share `gpu_memory_utilization` (default: 0.92) of the whole GPU memory, whatever the "
+    "model needs. The KV cache gets the part of this share that weights, activation peak and CUDA graphs do not use."
 )
 
 
@@ -24,6 +24,7 @@ def _out_of_memory_finder(phases: tuple[str, ...], excluded: tuple[str, ...] = (
     """A finder of CUDA out of memory in a traceback through a function in `phases` and none in `excluded`."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
+        """The traceback of a CUDA or HIP out-of-memory error contains a function that belongs to this cause."""
         for service in evidence.services:
             # lines below error may quote a request that contains the same text
             original = [line for line in lines_since_ready(service.log) if not is_below_error(line)]
@@ -31,7 +32,7 @@ def _out_of_memory_finder(phases: tuple[str, ...], excluded: tuple[str, ...] = (
             at = [index for index, line in enumerate(lines) if re.search(OUT_OF_MEMORY, line)]
             if not at:
                 continue
-            # only the first error counts: later ones are passed on by other processes
+            # only the first error counts: other processes repeat it later
             process = process_name(original[at[0]])
             # with tensor parallel, the tracebacks of several workers are interleaved
             own = [line for whole, line in zip(original[: at[0]], lines, strict=False)
@@ -69,16 +70,17 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V012",
         title="the KV cache is too small for the context",
-        cause="one request of {length} tokens needs {needed} GiB of KV cache, but only {free} GiB are left for it[[; "
-        "{limit} tokens would fit]]",
-        fix="lower max_model_len to what fits, or set it to `auto`; for more cache: gpu_memory_utilization, "
-        "kv_cache_dtype: fp8, or cpu_kv_cache_gib on the CPU",
-        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; reproduced on the CPU",
+        cause="one request of {length} tokens needs {needed} GiB of KV cache, but only {free} GiB are left for the KV "
+        "cache[[; {limit} tokens would fit]]",
+        fix="lower max_model_len to a length that fits, or set max_model_len: auto; for more KV cache, raise "
+        "gpu_memory_utilization, set kv_cache_dtype: fp8, or raise cpu_kv_cache_gib on the CPU",
+        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; failure reproduced on the CPU",
         explain="vLLM starts only if one request of the full context fits in its KV cache. max_model_len is the "
-        "longest context (prompt and answer), not a batch size: lowering it costs nothing but long requests. Older "
-        "advice takes it for the batch size; that is max_num_seqs and max_num_batched_tokens, and lowering those does "
-        "not help here.\n\n`max_model_len: auto` takes the longest context that fits. An fp8 cache doubles it on GPUs "
-        "that support fp8.",
+        "longest context (prompt and answer) of one request, not a batch size. A lower max_model_len only excludes "
+        "long requests. Older advice confuses max_model_len with the batch size. max_num_seqs and "
+        "max_num_batched_tokens set the batch size, and lowering them does not help here.\n\nWith `max_model_len: "
+        "auto`, vLLM takes the longest context that fits. An fp8 KV cache doubles the longest context on GPUs that "
+        "support fp8.",
         patterns=compile_patterns(
             r"To serve at least one request with the models?'s max seq len \((?P<length>\d+)\), \((?P<needed>[\d.]+) "
             r"GiB KV cache is needed.*?KV cache memory \((?P<free>[\d.]+) GiB\)"
@@ -91,14 +93,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M001",
         title="no memory is left for the KV cache",
-        cause="the weights and the peak of a forward pass fill vLLM's share of memory: not one block of KV cache fits",
-        fix="raise gpu_memory_utilization, quantize the model, or split it: more `gpus` with tensor_parallel_size",
-        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit; reproduced on the "
-        "CPU, and with 0.26.0 on an H100",
+        cause="the weights and the peak of a forward pass fill vLLM's share of memory, so not one block of KV cache "
+        "fits",
+        fix="raise gpu_memory_utilization, quantize the model, or split the model across more `gpus` with "
+        "tensor_parallel_size",
+        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit; failure "
+        "reproduced on the CPU, and with 0.26.0 on an H100",
         explain=BUDGET
-        + " Raising the share helps only if the GPU is free; otherwise use a smaller or quantized model, or more "
-        "GPUs. Lowering max_num_seqs lowers the activation peak. enforce_eager: true saves the memory of CUDA "
-        "graphs and makes decoding slower; it does not turn on continuous batching, which is always on.",
+        + " Raising gpu_memory_utilization helps only if the GPU is free; otherwise use a smaller or quantized model, "
+        "or more GPUs. Lowering max_num_seqs lowers the activation peak. enforce_eager: true saves the memory of CUDA "
+        "graphs but makes decoding slower. enforce_eager does not turn on continuous batching, which is always on.",
         patterns=compile_patterns(
             r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory"
         ),
@@ -107,17 +111,18 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-M002",
-        title="another process holds the GPU's memory",
-        cause="{free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU)[[; now "
-        "held by {holders}]]",
-        fix="end the process that holds it[[: {holders}]] (`nvidia-smi` lists processes), choose another GPU with "
-        "`gpus: [1]`, or lower gpu_memory_utilization; two models on one GPU need share_gpus: true and shares that "
-        "sum to less than 1",
-        source="vLLM 0.32.0, v1/worker/utils.py, request_memory; reproduced with 0.26.0 on an H100",
+        title="another process uses the GPU's memory",
+        cause="only {free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU)[[; "
+        "processes on the GPU: {holders}]]",
+        fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` lists processes), choose another "
+        "GPU with `gpus: [1]`, or lower gpu_memory_utilization; for two models on one GPU, set share_gpus: true and "
+        "gpu_memory_utilization values that sum to less than 1",
+        source="vLLM 0.32.0, v1/worker/utils.py, request_memory; failure reproduced with 0.26.0 on an H100",
         explain=BUDGET
-        + " Two services on one GPU each want 0.92 of it: the second can't start. Docker's GPU reservations are not "
-        "exclusive: two services with `count: 1` both get GPU 0. stackgen places models on separate GPUs unless "
-        "both set share_gpus: true and a gpu_memory_utilization each. A killed run may leave a process behind.",
+        + " If two services on one GPU each want 0.92 of its memory, the second service can't start. Docker's GPU "
+        "reservations are not exclusive: two services with `count: 1` both get GPU 0. stackgen places models on "
+        "separate GPUs unless both models set share_gpus: true and gpu_memory_utilization. A run that was killed may "
+        "leave a process on the GPU.",
         patterns=compile_patterns(
             r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
             r"(?:desired GPU memory utilization|the engine's budget.*?) \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
@@ -129,13 +134,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M003",
         title="GPU memory changed during the start",
-        cause="another process freed GPU memory while vLLM measured its own: {before} GiB were free before, {after} "
-        "GiB after",
-        fix="start again; start models that share a GPU one after the other",
+        cause="another process freed GPU memory while vLLM measured its own memory: {before} GiB were free before the "
+        "measurement, and {after} GiB after it",
+        fix="start the service again; start models that share a GPU one after the other",
         source="vLLM 0.32.0, v1/worker/gpu_worker.py, determine_available_memory",
-        explain="vLLM measures its activation peak by the GPU's free memory before and after. A second process that "
-        "ends meanwhile invalidates the measurement. Start services that share a GPU one after the other, or give "
-        "each its own GPU.",
+        explain="To measure its activation peak, vLLM compares the GPU's free memory before and after a test run. If "
+        "another process ends during this measurement, the result is invalid. Start services that share a GPU one "
+        "after the other, or give each service its own GPU.",
         patterns=compile_patterns(
             r"Error in memory profiling\. Initial free memory (?P<before>[\d.]+) GiB, current free memory "
             r"(?P<after>[\d.]+) GiB"
@@ -146,12 +151,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M004",
         title="the sampler's warm-up does not fit on the GPU",
-        cause="a sampler run with {seqs} requests at once does not fit in what is left of the GPU's memory",
-        fix="lower max_num_seqs, or gpu_memory_utilization",
+        cause="sampling {seqs} requests at once does not fit in the free memory of the GPU",
+        fix="lower max_num_seqs, or lower gpu_memory_utilization",
         source="vLLM 0.32.0, v1/worker/gpu_model_runner.py, _dummy_sampler_run",
-        explain="At startup vLLM tries the worst case: max_num_seqs requests (256, on large GPUs 1024) sampled at "
-        "once, each with a row as wide as the vocabulary. Half of it is enough for most users. max_num_seqs is the "
-        "batch size; max_model_len is not.",
+        explain="At startup, vLLM tries the worst case: it samples max_num_seqs requests at once (256 by default, "
+        "1024 on large GPUs). Each request needs a row as wide as the vocabulary. Half of the default is enough for "
+        "most users. max_num_seqs is the batch size, and max_model_len is not.",
         patterns=compile_patterns(
             r"out of memory occurred when warming up (?:sampler|pooler) with (?P<seqs>\d+) dummy requests"
         ),
@@ -162,14 +167,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M005",
         title="the weights do not fit on the GPU",
-        cause="loading the weights needs more memory than the GPU has free[[: {wanted} at once, on a GPU of "
-        "{total}]][[; now held by {holders}]]",
-        fix="quantize (an AWQ, GPTQ or FP8 version of the model), or split it: more `gpus` with tensor_parallel_size; "
-        "if the GPU is shared, free it first",
+        cause="loading the weights needs more memory than is free on the GPU[[: one allocation of {wanted}, on a GPU "
+        "with {total}]][[; processes on the GPU: {holders}]]",
+        fix="use an AWQ, GPTQ or FP8 version of the model, or split the model across more `gpus` with "
+        "tensor_parallel_size; if other processes use the GPU, free it first",
         source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model; "
-        "reproduced with 0.26.0 on an H100",
-        explain="A model takes 2 bytes per parameter in bfloat16: 7 B are 14 GB, 70 B are 140 GB, divided by "
-        "tensor_parallel_size. Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
+        "failure reproduced with 0.26.0 on an H100",
+        explain="In bfloat16, a model takes 2 bytes per parameter: 14 GB for 7 B parameters, and 140 GB for 70 B "
+        "parameters. With tensor parallelism, each GPU holds this size divided by tensor_parallel_size. Neither "
+        "max_model_len nor gpu_memory_utilization changes the size of the weights.",
         find=_out_of_memory_finder(
             ("load_model", "load_weights", "from_pretrained", "create_weights"), ("capture_model",)
         ),
@@ -178,15 +184,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-M006",
-        title="capturing CUDA graphs does not fit on the GPU",
-        cause="capturing CUDA graphs needs more memory than the GPU has free[[: {wanted} at once, on a GPU of "
-        "{total}]]",
-        fix="lower gpu_memory_utilization by 0.05, or max_num_seqs; enforce_eager: true uses no CUDA graphs, but "
-        "decoding is slower",
+        title="the CUDA graphs do not fit on the GPU",
+        cause="capturing CUDA graphs needs more memory than is free on the GPU[[: one allocation of {wanted}, on a "
+        "GPU with {total}]]",
+        fix="lower gpu_memory_utilization by 0.05, or lower max_num_seqs; with enforce_eager: true, vLLM uses no CUDA "
+        "graphs, but decoding is slower",
         source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_model_runner.py capture_model",
-        explain="vLLM records the forward pass as CUDA graphs for many batch sizes, after the KV cache took its "
-        "share. --enforce-eager turns them off: less memory, slower decoding. It has nothing to do with continuous "
-        "batching, which is always on, whatever older advice says.",
+        explain="After the KV cache has taken its memory, vLLM records the forward pass as CUDA graphs for many batch "
+        "sizes. --enforce-eager turns CUDA graphs off, which saves memory and makes decoding slower. Continuous "
+        "batching does not depend on --enforce-eager: it is always on, whatever older advice says.",
         find=_out_of_memory_finder(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
         change=Change("gpu_memory_utilization", "0.87", safe=False, compute=_smaller_share),
@@ -195,13 +201,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M007",
         title="the activation peak does not fit on the GPU",
-        cause="a forward pass at full batch needs more memory than the GPU has free[[: {wanted} at once, on a GPU of "
-        "{total}]]",
-        fix='lower max_num_seqs, or gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, "2048"]` lowers '
-        "the peak of prompts",
+        cause="a forward pass at full batch needs more memory than is free on the GPU[[: one allocation of {wanted}, "
+        "on a GPU with {total}]]",
+        fix='lower max_num_seqs, or lower gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, "2048"]` '
+        "lowers the memory peak of prompts",
         source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py",
-        explain="The peak comes from the tokens computed at once (max_num_batched_tokens) and from sampling "
-        "(max_num_seqs × vocabulary). max_model_len does not change it: it is the context, not the batch.",
+        explain="The activation peak comes from the tokens computed at once (max_num_batched_tokens) and from "
+        "sampling (max_num_seqs × vocabulary). max_model_len does not change the activation peak, because "
+        "max_model_len is the context, not the batch.",
         find=_out_of_memory_finder(("profile_run", "_dummy_run", "determine_available_memory", "execute_model")),
         engines=("vllm",),
         shows_gpus=True,
@@ -209,14 +216,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M008",
         title="the GPU's memory is exhausted",
-        cause="an allocation did not fit on the GPU[[: {wanted} at once, on a GPU of {total}]][[; now held by "
+        cause="an allocation did not fit on the GPU[[: {wanted}, on a GPU with {total}]][[; processes on the GPU: "
         "{holders}]]",
-        fix="see which processes use it (`nvidia-smi`); lower max_num_seqs or gpu_memory_utilization, or quantize the "
-        "model",
+        fix="see which processes use the GPU (`nvidia-smi`); lower max_num_seqs or gpu_memory_utilization, or "
+        "quantize the model",
         source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp",
         explain=BUDGET
-        + " If the traceback names no phase: weights that do not fit fail while loading, a KV cache that is too "
-        "small reports numbers, and another process on the GPU shows in `nvidia-smi`.",
+        + " If the traceback does not show the phase, look for other signs. Weights that do not fit fail while "
+        "loading. A KV cache that is too small is reported with numbers. Another process on the GPU appears in "
+        "`nvidia-smi`.",
         patterns=compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}", OUT_OF_MEMORY),
         fallback=True,
         shows_gpus=True,

@@ -1,4 +1,4 @@
-"""Model not found: the name that clients request, compared with the names that are served."""
+"""Rules for unknown model names: they compare the name that clients request with the names that are served."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVED = re.compile(r'POST /v1/(?:chat/)?completions HTTP/1\.[01]" 200')
 
 
 def _find_requests(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """Service, log line, requested name, and the names that are served there."""
+    """Yields service, log line, requested name, and the names that this service serves."""
     names = tuple(name for end in (evidence.plan.endpoints if evidence.plan else ()) for name in end.models)
     texts = [("", f"{check}: {message}") for check, message in evidence.checks]
     # a working server is skipped: it logs every wrong name that any client tries
@@ -39,7 +39,7 @@ def _find_requests(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[st
 
 
 def _lines_since_served(log: str) -> list[str]:
-    """The lines since the last successful completion: a client that got one knows the name."""
+    """The lines since the last successful completion. A client that got a completion knows the name."""
     lines = [strip_prefix(line) for line in lines_since_ready(log)]
     served = [index for index, line in enumerate(lines) if SERVED.search(line)]
     return lines[served[-1] + 1 :] if served else lines
@@ -62,6 +62,7 @@ def _finder_of(difference: str) -> Finder:
     """A finder of requests whose name differs in this way."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
+        """A client requests a model name that the server does not serve."""
         for service, line, name, served in _find_requests(evidence):
             if _classify(name, served) == difference:
                 yield Hit(service, (line,), {"name": name, "served": ", ".join(served) or "the names in /v1/models"})
@@ -69,15 +70,15 @@ def _finder_of(difference: str) -> Finder:
     return find
 
 
-SOURCE = "vLLM 0.32.0 and FastChat 0.2.36, recorded answers to a wrong name"
+SOURCE = "recorded answers of vLLM 0.32.0 and FastChat 0.2.36 to a wrong model name"
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N001",
         title="the model name differs in case",
         cause="clients request {name}, but the server serves {served}",
-        fix="request {served}, or add the name to served_names",
+        fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,
-        explain="Names are case-sensitive. `GET /v1/models` lists them.",
+        explain="Model names are case-sensitive. `GET /v1/models` lists the served names.",
         find=_finder_of("case"),
     ),
     Rule(
@@ -86,8 +87,8 @@ RULES: tuple[Rule, ...] = (
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}",
         source=SOURCE,
-        explain="A model's name is what served_names says, whatever folder it was loaded from. Without served_names "
-        "it is the `model:` of stack.yaml exactly as written.",
+        explain="served_names sets the name of a model, whatever folder the model was loaded from. Without "
+        "served_names, the name is the value of `model:` in stack.yaml, exactly as written.",
         find=_finder_of("path"),
     ),
     Rule(
@@ -96,25 +97,25 @@ RULES: tuple[Rule, ...] = (
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,
-        explain="Without served_names the whole id is the name: organization/name.",
+        explain="Without served_names, the name of a model is its whole id: organization/name.",
         find=_finder_of("organization"),
     ),
     Rule(
         "SG-N004",
         title="the model is served under an alias",
-        cause="clients request {name}, but it is served as {served}",
+        cause="clients request {name}, but the model is served as {served}",
         fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,
-        explain="served_names replaces the id. If clients should use the id, list it in served_names as well.",
+        explain="served_names replaces the model's id. If clients should also use the id, add the id to served_names.",
         find=_finder_of("alias"),
     ),
     Rule(
         "SG-N005",
-        title="no such model is served",
+        title="the requested model is not served",
         cause="clients request {name}, but the server serves {served}",
-        fix="request one of these, or add a name to served_names",
+        fix="request one of the served names, or add a name to served_names",
         source=SOURCE,
-        explain="`GET /v1/models` lists the names. One vLLM server serves one model (and its LoRA adapters). "
+        explain="`GET /v1/models` lists the served names. One vLLM server serves one model (and its LoRA adapters). "
         "FastChat's API server lists the models of the workers that are registered at the moment.",
         find=_finder_of("other"),
     ),

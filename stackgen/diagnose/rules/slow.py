@@ -1,6 +1,6 @@
-"""Slow responses, from measurements: vLLM's own /metrics, the start log, and the numbers of the check.
+"""Rules for slow responses, from measurements: vLLM's own /metrics, the start log, and the check's numbers.
 
-Names of metrics as vLLM 0.32.0 serves them. A rule applies only if numbers show it: a healthy server has no finding.
+The metrics have the names of vLLM 0.32.0. A rule applies only if numbers prove it: a healthy server has no finding.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def _measured_services(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, di
 
 
 def _find_queue(evidence: Evidence) -> Iterator[Hit]:
+    """At least one request waits, or the mean queue time is above 1 s."""
     for service, values in _measured_services(evidence):
         waiting, queue = values.get("num_requests_waiting", 0), _mean(values, "request_queue_time_seconds")
         if waiting >= 1 or queue > 1:
@@ -54,9 +55,10 @@ def _find_queue(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_preemptions(evidence: Evidence) -> Iterator[Hit]:
+    """There was at least one preemption for every 100 finished requests."""
     for service, values in _measured_services(evidence):
         count, done = values.get("num_preemptions_total", 0), values.get("request_success_total", 0)
-        # nobody notices less than one in a hundred requests
+        # fewer preemptions than one in a hundred requests are not noticeable
         if count >= 1 and count * 100 >= done:
             usage = 100 * values.get("kv_cache_usage_perc", 0)
             yield Hit(service.service,
@@ -65,7 +67,7 @@ def _find_preemptions(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_uneven_load(evidence: Evidence) -> Iterator[Hit]:
-    """One replica has a queue while another is idle."""
+    """One replica has waiting requests, and another replica of the model is idle."""
     by_model: dict[str, list[tuple[ServiceEvidence, float, float]]] = {}
     for service, values in _measured_services(evidence):
         model = evidence.find_model(service.service)
@@ -80,10 +82,11 @@ def _find_uneven_load(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_long_prompts(evidence: Evidence) -> Iterator[Hit]:
+    """Prompts have more than 2000 tokens on average, and prefill takes over 2 s and longer than decoding."""
     for service, values in _measured_services(evidence):
         prompt, prefill = _mean(values, "request_prompt_tokens"), _mean(values, "request_prefill_time_seconds")
         decode = _mean(values, "request_decode_time_seconds")
-        # long prompts with longer answers are no problem of the prompts
+        # if decoding takes longer than prefill, the answers are slow, not the prompts
         if prefill > 2 and prefill > decode and prompt > 2000:
             line = f"mean prompt {prompt:.0f} tokens, prefill {prefill:.2f} s, decode {decode:.2f} s"
             yield Hit(service.service, (line,), {"prompt": f"{prompt:.0f}", "prefill": f"{prefill:.2f}"})
@@ -93,6 +96,7 @@ def _slow_tokens_finder(log_pattern: str, with_gpu: bool) -> Finder:
     """A finder of slow tokens with `log_pattern` in the start log, in services with (or without) planned GPUs."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
+        """The start log shows the cause, and the mean inter-token latency is above 50 ms."""
         for service, values in _measured_services(evidence):
             planned = evidence.planned_service(service.service)
             latency = _mean(values, "inter_token_latency_seconds")
@@ -107,7 +111,7 @@ def _slow_tokens_finder(log_pattern: str, with_gpu: bool) -> Finder:
 
 
 def _find_cold_cache(evidence: Evidence) -> Iterator[Hit]:
-    """Slow first requests after a start with a long compilation."""
+    """Compilation took over 60 s, and the mean time to first token of fewer than 20 requests is above 5 s."""
     for service, values in _measured_services(evidence):
         match = re.search(r"torch\.compile (?:takes|took) (?P<seconds>[\d.]+) s", service.log)
         ttft = _mean(values, "time_to_first_token_seconds")
@@ -121,34 +125,36 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S001",
         title="one replica is saturated while another is idle",
-        cause="{service} has a queue and {idle} is idle",
-        fix="spread the requests: put stackgen's gateway in front of the replicas, or use the other port",
+        cause="{service} has waiting requests, but {idle} is idle",
+        fix="distribute the requests: put stackgen's gateway in front of the replicas, or use the port of {idle}",
         source=f"{SOURCE}: num_requests_waiting, num_requests_running by service",
-        explain="Each replica has its own port, so a client that knows one of them loads only that one. A gateway "
-        "that pins a client to a replica does the same.",
+        explain="Each replica has its own port, so a client that knows only one port loads only one replica. A "
+        "gateway that pins a client to a replica has the same effect.",
         find=_find_uneven_load,
     ),
     Rule(
         "SG-S002",
         title="requests are preempted: the KV cache is too small for the load",
         cause="{count} preemptions in {done} requests: each preempted request is recomputed from its start",
-        fix="add KV cache (gpu_memory_utilization, kv_cache_dtype: fp8, more GPUs), or lower the concurrency: "
-        "max_num_seqs",
-        source=f"{SOURCE}: num_preemptions_total, kv_cache_usage_perc, request_success_total; reproduced",
-        explain="When the cache is full, vLLM discards a running request's blocks and computes them again later. "
-        "Lowering max_model_len does not help: it is not a batch size, and a request takes only the blocks that it "
-        "uses.",
+        fix="increase the KV cache (gpu_memory_utilization, kv_cache_dtype: fp8, more GPUs), or lower the concurrency "
+        "(max_num_seqs)",
+        source=f"{SOURCE}: num_preemptions_total, kv_cache_usage_perc, request_success_total; failure reproduced",
+        explain="When the KV cache is full, vLLM discards the blocks of a running request and computes them again "
+        "later. Lowering max_model_len does not help: max_model_len is not a batch size, and a request takes only the "
+        "blocks that it uses.",
         find=_find_preemptions,
     ),
     # before SG-S003: long prompts also cause a queue
     Rule(
         "SG-S006",
-        title="prompts are long",
-        cause="the mean prompt has {prompt} tokens, and its prefill takes {prefill} s",
-        fix="keep the start of prompts identical (prefix caching reuses it), shorten them, or use more GPUs",
+        title="long prompts delay the first token",
+        cause="the mean prompt has {prompt} tokens, and the mean prefill takes {prefill} s",
+        fix="keep the start of prompts identical so that prefix caching can reuse it, shorten the prompts, or use "
+        "more GPUs",
         source=f"{SOURCE}: request_prompt_tokens, request_prefill_time_seconds, request_decode_time_seconds; "
-        "reproduced",
-        explain="The time to first token grows with the prompt. prefix_cache_hits_total shows how much was reused.",
+        "failure reproduced",
+        explain="The time to first token grows with the length of the prompt. The metric prefix_cache_hits_total "
+        "shows how many prompt tokens were reused.",
         find=_find_long_prompts,
     ),
     Rule(
@@ -156,15 +162,16 @@ RULES: tuple[Rule, ...] = (
         title="requests wait in the queue",
         cause="{waiting} requests wait while {running} are running; finished requests waited {queue} s on average",
         fix="raise max_num_seqs if the KV cache allows it, or add replicas",
-        source=f"{SOURCE}: num_requests_waiting, request_queue_time_seconds; reproduced",
-        explain="Continuous batching is always on. --enforce-eager does not enable it, as older advice says, and "
-        "slows decoding down. max_num_seqs sets how many requests run at once; max_model_len is the context.",
+        source=f"{SOURCE}: num_requests_waiting, request_queue_time_seconds; failure reproduced",
+        explain="Continuous batching is always on. Older advice that --enforce-eager enables continuous batching is "
+        "wrong: --enforce-eager slows decoding down. max_num_seqs sets how many requests run at once. max_model_len "
+        "sets the longest context.",
         find=_find_queue,
     ),
     Rule(
         "SG-S004",
         title="the model runs on the CPU although GPUs are planned",
-        cause="vLLM started with the CPU as its device: {ms} ms per token",
+        cause="vLLM started with the CPU as its device, and a token takes {ms} ms",
         fix="use the CUDA image (remove `image:`), and see `stackgen explain SG-G003`",
         source=f"vLLM 0.32.0, start log `device_config=cpu`; {SOURCE}: inter_token_latency_seconds",
         explain="On a machine with GPUs, the CPU build of vLLM runs without any warning.",
@@ -173,46 +180,49 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S005",
         title="CUDA graphs are turned off",
-        cause="enforce_eager is on, and a token takes {ms} ms",
-        fix="remove it: CUDA graphs make decoding faster, most of all with few requests in flight",
+        cause="enforce_eager is set, and a token takes {ms} ms",
+        fix="remove enforce_eager: CUDA graphs make decoding faster, most of all with few requests in flight",
         source=f"vLLM 0.32.0, config/vllm.py `Enforce eager set`; {SOURCE}: inter_token_latency_seconds",
-        explain="Older advice says that --enforce-eager enables continuous batching. That is wrong: continuous "
-        "batching is always on, and eager mode turns CUDA graphs and torch.compile OFF (less memory, slower decoding).",
+        explain="Older advice that --enforce-eager enables continuous batching is wrong: continuous batching is "
+        "always on. Eager mode turns CUDA graphs and torch.compile off, which saves memory and makes decoding slower.",
         find=_slow_tokens_finder(r"Enforce eager set|'enforce_eager': True", True),
         change=Change("enforce_eager", "false"),
     ),
     Rule(
         "SG-S007",
-        title="the compile cache was cold",
-        cause="this start compiled for {seconds} s, and the first requests wait for it",
-        fix="keep the cache's volume (`stackgen down` without --volumes); the next start reuses it",
+        title="the compile cache was empty",
+        cause="vLLM compiled for {seconds} s at this start, and the first requests wait for the compilation",
+        fix="keep the volume of the compile cache (`stackgen down` without --volumes), because the next start reuses "
+        "it",
         source="vLLM 0.32.0, compilation/backends.py and monitor.py, `torch.compile takes … s in total`",
-        explain="vLLM keeps compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. A new version, model "
-        "or flag compiles again.",
+        explain="vLLM keeps compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. After a change of "
+        "the version, the model or a flag, vLLM compiles again.",
         find=_find_cold_cache,
     ),
     Rule(
         "SG-S008",
         title="a proxy buffers the stream",
-        cause="chunks were generated separately but arrive together",
-        fix="turn off compression of streams (nginx `gzip off`) and buffering (nginx `proxy_buffering off`, HAProxy "
-        "`option http-no-delay`)",
-        source="stackgen check, `stream`; reproduced with nginx 1.30.6 and `gzip on` in front of vLLM 0.32.0",
-        explain="Tokens leave the engine one by one. A proxy that buffers delivers them in batches: the time to first "
-        "token becomes that of the whole answer. nginx 1.30.6 does so with `gzip on` for text/event-stream. With its "
-        "default `proxy_buffering on` alone it passed vLLM's stream on at once; older versions are said not to.",
+        cause="the engine sends chunks one by one, but the chunks arrive together",
+        fix="in the proxy, turn off compression of streams (nginx `gzip off`) and buffering (nginx `proxy_buffering "
+        "off`, HAProxy `option http-no-delay`)",
+        source="stackgen check, `stream`; failure reproduced with nginx 1.30.6 and `gzip on` in front of vLLM 0.32.0",
+        explain="The engine sends tokens one by one. A proxy that buffers delivers the tokens in batches, so the "
+        "first token may arrive as late as the whole answer. nginx 1.30.6 buffers with `gzip on` for "
+        "text/event-stream. With only its default `proxy_buffering on`, nginx 1.30.6 passed vLLM's stream on at once. "
+        "Older versions of nginx are reported to buffer with this default.",
         patterns=compile_patterns(r"^stream: .*\b(?:chunks|tokens) (?:came|arrived) in \d+ (?:read|event)"),
         inputs=("check",),
     ),
     Rule(
         "SG-S009",
         title="the model runs on the CPU",
-        cause="a token takes {ms} ms on the CPU, and no GPU is planned",
-        fix="set gpus: 1 on a machine with a GPU; otherwise use a smaller or quantized model: engine: llamacpp is "
-        "made for CPUs",
+        cause="a token takes {ms} ms on the CPU, and no GPU is planned for the model",
+        fix="on a machine with a GPU, set gpus: 1; otherwise use a smaller or quantized model, for example with "
+        "engine: llamacpp, which is designed for CPUs",
         source=f"vLLM 0.32.0, start log `device_config=cpu`; {SOURCE}: inter_token_latency_seconds",
-        explain="On a CPU the speed is the memory bandwidth divided by the size of the weights. Replicas on one CPU "
-        "need a `cpuset` each, or they pin the same core.",
+        explain="On a CPU, the number of tokens per second is the memory bandwidth divided by the size of the "
+        "weights. If several replicas run on one CPU, each replica needs its own `cpuset`, or all replicas pin the "
+        "same core.",
         find=_slow_tokens_finder(r"device_config=cpu", False),
     ),
 )

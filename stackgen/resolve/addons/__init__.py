@@ -1,1 +1,1 @@
-"""Optional services next to the engines: gateway, monitoring, chat page. Each module extends a plan."""
+"""Optional services next to the engines: gateway, monitoring, chat page. Each module adds services to a plan."""

@@ -13,13 +13,13 @@ from stackgen.spec import GatewaySpec, ModelSpec
 
 __all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_name", "documents", "find_backend", "make_backend"]
 
-# Max concurrent requests per replica if the stack file doesn't set it: vLLM batches 256 by default and queues the rest
+# Max concurrent requests per replica if the stack file sets no limit. vLLM batches 256 by default and queues the rest
 DEFAULT_CONCURRENCY = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
-# Bytes for large buffers if all connections use one; most hold none, as HAProxy allocates them on demand
+# Bytes for large buffers if every connection uses one. Most connections use none: HAProxy allocates buffers on demand
 BUFFER_MEMORY = 8 * 2**30
-# Clients, and clients with a large body: each needs two open files, and a container may have only 20,000
+# Max connections: all, and those with large bodies. Each needs two open files, and a container may have only 20,000
 MAX_CONNECTIONS, MAX_LARGE_CONNECTIONS = 6144, 2048
-# Bytes: a request that fits one small buffer, and its body alone; the rest of the buffer is for the headers
+# Bytes: a small buffer, which must fit the whole request, and the largest body in it; the rest is for the headers
 BUFFER_SIZE, SMALL_BODY_LIMIT = 65536, 49152
 
 
@@ -54,7 +54,7 @@ class Backend:
 
     @property
     def total_concurrent_requests(self) -> int:
-        """Max concurrent requests of all replicas together."""
+        """Sum of the max concurrent requests of all replicas."""
         return self.max_concurrent_requests * len(self.servers)
 
 
@@ -98,7 +98,7 @@ class Gateway:
 
     buffer_size: int = BUFFER_SIZE
     small_body: int = SMALL_BODY_LIMIT
-    # HAProxy's tune.memory.hot-size: buffers that each thread keeps for its next requests
+    # HAProxy's tune.memory.hot-size: memory for buffers that each thread keeps for its next requests
     hot_size: int = 128 * BUFFER_SIZE
     connections: int = MAX_CONNECTIONS
 
@@ -111,7 +111,7 @@ class Gateway:
     @property
     def large_buffer_size(self) -> int:
         """Bytes of a buffer for large bodies."""
-        # the body is routed by its content, so it must fit one buffer together with its headers
+        # a body is routed by its content, so body and headers must fit into one buffer
         return self.max_body + 65536
 
     @property
@@ -123,14 +123,14 @@ class Gateway:
     @property
     def large_connections(self) -> int:
         """Maximum number of connections with large bodies."""
-        # at least all running and queued requests, and more as long as their buffers fit BUFFER_MEMORY
+        # at least all running and queued requests, and more if the buffers fit into BUFFER_MEMORY
         running_and_queued = sum(backend.total_concurrent_requests + self.max_queue for backend in self.backends)
         return min(MAX_LARGE_CONNECTIONS, max(BUFFER_MEMORY // self.large_buffer_size, running_and_queued, 256))
 
     @property
     def total_timeout(self) -> int:
-        """Seconds after which no response can come any more."""
-        # three attempts, each of which waits in the queue and then for the first byte
+        """Seconds after which a request can no longer get a response."""
+        # three attempts; each attempt waits in the queue, then for the first byte
         return 3 * (self.timeout + self.queue_timeout)
 
     @property
@@ -158,7 +158,7 @@ def make_backend(name: str, endpoint: Endpoint, engine: str, names: tuple[str, .
             name, engine=engine, names=names, servers=(server,), probe_path=endpoint.dialect.liveness_path,
             probe_body="", max_concurrent_requests=concurrency, probe_interval=2, probe_timeout=5, fall=3,
         )  # fmt: skip
-    # a hanging worker is still listed, so the probe must generate; one slot is kept free for it under load
+    # FastChat also lists a hanging worker, so the probe must generate; the limit minus one leaves room for the probe
     body = {"model": names[0], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
     # the body is inside single quotes in HAProxy's configuration
     probe_body = json.dumps(body).replace("'", "\\u0027")

@@ -1,7 +1,7 @@
 """Fallbacks: a cloud or another OpenAI-compatible server answers for a model if all its replicas are down.
 
-Off unless the stack file configures one. The gateway then rewrites the request's model, key and path
-(templates/gateway/fallback.lua), and reports who answered in the header `x-stackgen-served-by` and in its log.
+Disabled unless the stack file configures a fallback. The gateway then rewrites the request's model, key and path
+(templates/gateway/fallback.lua). It reports which server answered in the header `x-stackgen-served-by` and in its log.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
     """Returns the fallback of each model that has one."""
     found = []
     for model in stack.models:
-        # without the names of adapters, which the provider doesn't know
+        # only the model's own names, because the provider doesn't know the adapters
         names, spec = served_names(model), model.fallback
         if not spec:
             continue
@@ -77,10 +77,10 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
                 authority=url.authority,
                 tls_server_name=url.host if url.tls else "",
                 path=_escape_log_format(url.path),
-                # fallback.lua inserts it into the JSON body
+                # fallback.lua inserts this value into the JSON body
                 model=_escape_log_format(json.dumps(spec.model)),
                 served_by=_escape_log_format(f"fallback/{provider}:{spec.model}"),
-                # read at the start of HAProxy, so that no character of a key can change the configuration
+                # HAProxy reads the variable at its start, so that no character of a key can change the configuration
                 authorization=f"Bearer %[env({_key_variables(spec)[0]})]",
             )
         )
@@ -90,12 +90,12 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
 def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
     """Environment of the gateway: the variables with the providers' keys, and `STACKGEN_REQUIRED`."""
     specs = [(_key_variables(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
-    message = "put the key of {} into .env: the stack names it as a fallback"
+    message = "put the key of {} into .env: a fallback of the stack needs it"
     found = {
         names[0]: EnvRef(names[0], message.format(provider), alternative="".join(names[1:2]))
         for names, provider in specs
     }
-    # Compose can't require one of two variables, so start.sh checks these
+    # Compose can't require one of two variables, so start.sh checks these variables
     either = tuple(name for name, value in found.items() if value.alternative)
     return (*found.items(), *((("STACKGEN_REQUIRED", " ".join(either)),) if either else ()))
 
@@ -113,7 +113,7 @@ def warnings(stack: StackSpec) -> list[str]:
     for model in stack.models:
         if model.fallback:
             url = _parse_url(_url(model.fallback))
-            # without TLS, everybody on the way can read prompts and key
+            # without TLS, everybody on the network path can read prompts and key
             plain = "" if url.tls else ", unencrypted and with the key"
             found.append(
                 f"{served_names(model)[0]} has a fallback: if no replica is up, its requests, including all prompts, "
@@ -132,17 +132,19 @@ def _find_mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:
     # only clouds have a known URL
     if not spec.base_url and not cloud:
         text = f"is required, because {spec.provider} has no known URL"
-        return [*found, ("base_url", text, "e.g. http://10.0.0.5:8000/v1")]
+        return [*found, ("base_url", text, "for example http://10.0.0.5:8000/v1")]
     if problem := _check_url(_url(spec)):
         found.append(("base_url", *problem))
     names = _key_variables(spec)
     # a provider must not be able to use this stack
     if names and names[0].startswith("STACKGEN_"):
         found.append(("api_key_env", "is a key of this stack, which must not be sent to a provider",
-                      "name another variable"))  # fmt: skip
+                      "set another variable"))  # fmt: skip
     elif not names:
-        text = f"is required, because the key of {spec.provider} is sent to no other host" if cloud else "is required"
-        found.append(("api_key_env", text, "name the variable in .env that holds the key for this host"))
+        text = f"is required, because the key of {spec.provider} is not sent to other hosts" if cloud else "is required"
+        found.append(
+            ("api_key_env", text, "set `api_key_env` to the variable in .env that contains the key for this host")
+        )
     return found
 
 
@@ -168,7 +170,7 @@ def _url(spec: FallbackSpec) -> str:
 
 
 def _key_variables(spec: FallbackSpec) -> tuple[str, ...]:
-    """Names of variables that may hold the key; the first one that is set is used."""
+    """Names of variables that may contain the key; the first variable that is set is used."""
     cloud = CLOUDS.get(spec.provider or "")
     if spec.api_key_env:
         return (spec.api_key_env,)

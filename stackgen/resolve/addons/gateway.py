@@ -45,7 +45,7 @@ FILES = (
 )  # fmt: skip
 # the name of the key from .env
 DEFAULT_KEY = "default"
-ENGINE_KEY = EnvRef("STACKGEN_ENGINE_KEY", "the key between gateway and engines: `stackgen up` writes one into .env")
+ENGINE_KEY = EnvRef("STACKGEN_ENGINE_KEY", "the gateway's key for the engines: `stackgen up` writes it into .env")
 # the allow-list: engines have more paths, and answer many of them without a key
 POST_PATHS = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank", "/v1/score",
@@ -53,7 +53,7 @@ POST_PATHS = (
 
 
 def is_enabled(stack: StackSpec, site: Site) -> bool:
-    """Whether the stack has a gateway: as set in the stack file, else with several replicas or an open address."""
+    """Whether the stack has a gateway: as the stack file sets, else if it has several replicas or an open address."""
     if not site.uses_containers:
         return False
     if stack.gateway is not None:
@@ -72,7 +72,7 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
         ] + (router.mistakes(stack, False) if site.uses_containers else [])
     found = []
     owners: dict[str, int] = {}
-    port_hint = "remove it, because the gateway's port is the only one, or set gateway: false"
+    port_hint = "remove it, because only the gateway publishes a port, or set gateway: false"
     for index, model in enumerate(stack.models):
         path = f"models[{index}]"
         if model.port:
@@ -90,11 +90,11 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
                     Mistake(f"{path}.served_names", f"{name!r} is not ASCII, so the gateway can't route by it",
                             hint="choose an ASCII name, because clients encode other characters in different ways")
                 )  # fmt: skip
-        # one slot per model is kept for the probe, which would leave none for requests
+        # the gateway reserves one concurrent request per model for its health check, which would leave none for clients
         if model.engine == "fastchat" and model.worker_concurrency * model.replicas < 2:
             found.append(
-                Mistake(f"{path}.worker_concurrency", "leaves no slot for the gateway's health check during a request",
-                        hint="set it to 2 or more, or add replicas: FastChat's health check is a request")
+                Mistake(f"{path}.worker_concurrency", "leaves no room for the gateway's health check during a request",
+                        hint="set it to 2 or more, or add replicas: the health check of FastChat is a request")
             )  # fmt: skip
     names = [key.name for key in _spec(stack).keys]
     found += [
@@ -174,7 +174,7 @@ def _move_behind_gateway(service: Service) -> Service:
 
 def _endpoint(plan: Plan, backend: Backend, url: str) -> Endpoint:
     first = next(one for one in plan.endpoints if one.service == backend.servers[0].name)
-    # the gateway answers these itself, whatever the engine is
+    # the gateway answers these paths itself for every engine
     dialect = replace(
         first.dialect,
         liveness_path="/health",
@@ -211,12 +211,12 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Ne
         health=HealthCheck(("/bin/bash", site.script("gateway_health.sh")), interval=10, timeout=5, start_period=20,
                            start_interval=1),
         restart="unless-stopped",
-        # root reads a private key of mode 0600; without KILL, the master can't stop workers that still know old keys
+        # root reads a private key of mode 0600; without KILL, the master can't stop workers that still accept old keys
         user="0:0" if spec.tls else USER,
         cap_add=("DAC_READ_SEARCH", "KILL", "SETGID", "SETUID") if spec.tls else (),
         # HAProxy's signal for a graceful stop
         stop_signal="SIGUSR1",
-        # while it finishes running requests, it accepts no new ones
+        # while the gateway finishes running requests, it accepts no new requests
         stop_grace_period=30,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
     )  # fmt: skip
@@ -233,4 +233,4 @@ def _warnings(stack: StackSpec, site: Site, plan: Plan) -> list[str]:
     if stack.gateway is None or stack.gateway.enabled:
         return []
     paths = ", ".join(dict.fromkeys(path for endpoint in plan.endpoints for path in endpoint.dialect.open_paths))
-    return [f"gateway: false leaves these paths open without a key: {paths}"] if paths else []
+    return [f"with gateway: false, these paths answer without a key: {paths}"] if paths else []

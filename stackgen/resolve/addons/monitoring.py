@@ -94,7 +94,7 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
 
 
 def find_port_conflicts(stack: StackSpec, mine: dict[str, int], others: dict[str, int]) -> list[Mistake]:
-    """Finds ports of `mine` that the stack, a model, `others` or another one of `mine` also uses.
+    """Finds ports of `mine` that the stack, a model, `others` or another entry of `mine` also uses.
 
     `mine` and `others` map paths in the stack file to ports.
     """
@@ -108,7 +108,7 @@ def find_port_conflicts(stack: StackSpec, mine: dict[str, int], others: dict[str
     known = {port: path for path, port in (*others.items(), *taken.items())}
     for path, port in mine.items():
         if port in known:
-            found.append(Mistake(path, f"{port} is also used by {known[port]}", hint="choose another port"))
+            found.append(Mistake(path, f"port {port} is also used by `{known[port]}`", hint="choose another port"))
         known[port] = path
     return found
 
@@ -126,7 +126,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     gpus = _all_gpus(plan)
     if gpus:
         services.append(_dcgm(spec, gpus))
-    # defaults are pinned, images from the stack file may not be
+    # the default images are pinned to a version; images from the stack file may not be
     images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
     documents = (
         Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", targets.scrape_jobs(plan, site)),
@@ -204,7 +204,7 @@ def _exporter(spec: MonitoringSpec, probes: tuple[targets.Probe, ...]) -> Servic
         environment=(
             (API_KEY.name, API_KEY),
             ("HOME", "/tmp"),
-            # a changed value recreates the container, which reads endpoints.yaml only at its start
+            # a changed value recreates the container, because the exporter reads endpoints.yaml only at its start
             ("STACKGEN_ENDPOINTS", hashlib.sha256(repr(probes).encode()).hexdigest()[:12]),
         ),
         mounts=(Bind("./monitoring", FOLDER), Tmpfs("/tmp", "mode=1777")),

@@ -25,7 +25,7 @@ __all__ = ["Alert", "Group", "alert_groups"]
 class Alert:
     """One alert: fires if `expr` holds for `for_seconds`. `summary` may use Prometheus templates.
 
-    `severity` is critical, warning or info; `action` tells the operator what to do.
+    `severity` is critical, warning or info; `action` is what the operator should do.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _vllm(target: float) -> tuple[Alert, ...]:
     waiting = "sum by (model) (avg_over_time(vllm:num_requests_waiting[5m]))"
     growing = "sum by (model) (deriv(vllm:num_requests_waiting[10m]))"
     return (
-        # only replicas that were up: a start takes as long as the weights need
+        # only replicas that were up: a start may take long, because it loads the weights
         Alert(
             "ReplicaDown",
             expr='up{job="vllm"} == 0 and max_over_time(up{job="vllm"}[1h]) == 1',
@@ -78,7 +78,7 @@ def _vllm(target: float) -> tuple[Alert, ...]:
             summary="{{ $labels.replica }} of {{ $labels.model }} has not been up for 30 minutes",
             action="run stackgen diagnose",
         ),
-        # both: a long queue that shrinks is recovering
+        # both conditions, because a long queue that shrinks is recovering
         Alert(
             "QueueGrowing",
             expr=f"{waiting} > 8 and {growing} > 0",
@@ -116,27 +116,27 @@ def _vllm(target: float) -> tuple[Alert, ...]:
 
 
 def _gateway() -> tuple[Alert, ...]:
-    # fallbacks may not resolve until they are needed; `large`, the second process, is counted with the model
+    # not fallbacks, whose hosts may not resolve before they are needed; requests to `large` count for the model already
     up = 'state="UP",proxy!~"fallback-.*|large"'
     errors, requests = "stackgen_gateway_key_errors_total", "stackgen_gateway_key_requests_total"
     failed = 'increase(haproxy_backend_http_responses_total{proxy!="large",code="5xx"}[10m])'
     rejected = 'increase(haproxy_frontend_http_responses_total{proxy="api",code="4xx"}[10m])'
     return (
-        # HAProxy reports a replica without an address as in maintenance; drained ones are back within 10 minutes
+        # HAProxy reports a replica without an address as in maintenance; drained replicas are back within 10 minutes
         Alert(
             "GatewayReplicaDown",
             expr=f"haproxy_server_status{{{up}}} == 0",
             for_seconds=600,
             severity="warning",
             summary="{{ $labels.server }} of {{ $labels.proxy }} gets no requests",
-            action="run stackgen diagnose; if the replica is still starting, this resolves itself",
+            action="run stackgen diagnose; if the replica is still starting, the alert resolves itself",
         ),
         Alert(
             "GatewayModelDown",
             expr=f"sum by (proxy) (haproxy_server_status{{{up}}}) == 0",
             for_seconds=60,
             severity="critical",
-            summary="{{ $labels.proxy }}: no replica is up, requests fail with 503",
+            summary="{{ $labels.proxy }}: no replica is up, so requests fail with 503",
             action="run stackgen diagnose",
         ),
         Alert(
@@ -155,7 +155,7 @@ def _gateway() -> tuple[Alert, ...]:
             summary="{{ $labels.proxy }}: {{ $value | humanize }} requests failed in 10 minutes",
             action="docker compose logs gateway shows which replicas failed",
         ),
-        # both: a busy key may have many errors that are few of its requests
+        # both conditions: a busy key may have many errors that are a small share of its requests
         Alert(
             "KeyRefusedOften",
             expr=f"increase({errors}[10m]) > 50 and increase({errors}[10m]) > 0.5 * increase({requests}[10m])",
@@ -176,9 +176,9 @@ def _gateway() -> tuple[Alert, ...]:
 
 
 def _gpus(planned: int) -> Iterator[Alert]:
-    # count() of nothing has no value; the second term makes it 0 as long as the exporter answers
+    # count() of nothing has no value; the second term replaces it by 0 as long as the exporter answers
     seen = '(count(DCGM_FI_DEV_GPU_TEMP) or 0 * sum(up{job="dcgm"} == 1))'
-    # with `all`, the number is unknown: compare with the most of the last day
+    # with `all`, the number is unknown: compare with the maximum of the last day
     expected = str(planned) if planned else f"max_over_time({seen}[1d:5m])"
     yield Alert(
         "GpuLost",
@@ -207,7 +207,7 @@ def _probes(target: float) -> tuple[Alert, ...]:
             for_seconds=180,
             severity="critical",
             summary="{{ $labels.endpoint }} fails its checks",
-            action="run stackgen check: it shows which check fails, and how to fix it",
+            action="run stackgen check: it shows which check fails, and how to fix the problem",
         ),
         Alert(
             "ProbeOld",
@@ -215,9 +215,9 @@ def _probes(target: float) -> tuple[Alert, ...]:
             for_seconds=0,
             severity="warning",
             summary="{{ $labels.endpoint }} was last checked {{ $value | humanizeDuration }} ago",
-            action="docker compose restart exporter",
+            action="run docker compose restart exporter",
         ),
-        # the minimum: one slow probe in 5 minutes is no incident
+        # the minimum, because one slow probe in 5 minutes is no incident
         Alert(
             "ProbeFirstTokenSlow",
             expr=f"min_over_time(stackgen_ttft_seconds[5m]) > {target:g}",
@@ -246,6 +246,6 @@ def _monitoring() -> tuple[Alert, ...]:
             for_seconds=120,
             severity="warning",
             summary="Prometheus rejected its changed configuration and still uses the old one",
-            action="docker compose logs prometheus names the line",
+            action="docker compose logs prometheus shows the line",
         ),
     )

@@ -73,7 +73,7 @@ def has_gateway(plan: Plan) -> bool:
 
 
 def gateway_url(stack: StackSpec, site: Site) -> str:
-    """The gateway's base URL inside the network; plain HTTP even if clients must use TLS."""
+    """The gateway's base URL inside the network: plain HTTP, even if clients must use TLS."""
     # the certificate is valid for the names that clients use, not for the service's name
     tls = stack.gateway is not None and stack.gateway.tls is not None
     return site.url(GATEWAY, GATEWAY_PLAIN_PORT if tls else GATEWAY_PORT) + "/v1"
@@ -81,7 +81,7 @@ def gateway_url(stack: StackSpec, site: Site) -> str:
 
 def services_with_metrics(plan: Plan) -> tuple[Service, ...]:
     """The services with their own Prometheus metrics: replicas of vLLM."""
-    # FastChat exports none, and llama-server only with --metrics, which stackgen doesn't set
+    # FastChat exports no metrics, and llama-server exports them only with --metrics, which stackgen doesn't set
     return tuple(service for service in plan.services if service.engine == "vllm" and service.role == "engine")
 
 
@@ -126,7 +126,7 @@ def probes(stack: StackSpec, site: Site, plan: Plan) -> tuple[Probe, ...]:
         behind_gateway = endpoint.service == GATEWAY
         service = plan.service(endpoint.service)
         url = gateway_url(stack, site) if behind_gateway else site.url(service.name, _port(service)) + "/v1"
-        # the engine's dialect, also behind the gateway, which changes neither names nor usage nor features
+        # the engine's dialect also behind the gateway, because the gateway changes neither names nor usage nor features
         found.append(Probe(endpoint.name, url, API_KEY.name, endpoint.models, endpoint.dialect.name))
     return tuple(found)
 

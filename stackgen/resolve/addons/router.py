@@ -1,9 +1,9 @@
-"""`cache_aware: true`: vllm-router between gateway and replicas, which sends equal prefixes to the same replica.
+"""`cache_aware: true`: vllm-router between gateway and replicas sends equal prefixes to the same replica.
 
-Flags: vllm-router 0.1.17 (`vllm-router --help`). Behaviour measured on it: it forwards a client's key for chat and
-completions only, its /health fails if one replica fails (/readiness: if all fail), and anybody who can reach it can add
-replicas. So it runs on its own network with the replicas and the gateway, gets only these two paths, and knows no key.
-If it is down, the gateway sends requests to the replicas directly.
+Flags: vllm-router 0.1.17 (`vllm-router --help`). Measured on that version: the router forwards a client's key for chat
+and completions only. Its /health fails if one replica fails; its /readiness fails if all replicas fail. Anybody who can
+reach the router can add replicas. So the router is on its own network with the replicas and the gateway, gets requests
+for these two paths only, and knows no key. If the router is down, the gateway sends requests to the replicas directly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 FOLDER, PORT, NETWORK = "vllm-router", 30000, "routing"
 # the image's own user
 USER = "1000:1000"
-# vLLM 0.32 closes idle connections after 5 s (vllm/envs.py), before the router does; requests then fail with 500
+# vLLM 0.32 closes idle connections after 5 s (vllm/envs.py), before the router does, so that requests fail with 500
 KEEP_ALIVE = ("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "120")
 HEALTH = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{PORT}/liveness', timeout=4)"
 
@@ -101,26 +101,26 @@ def _is_cache_aware(model: Any) -> bool:
 def _service(stack: StackSpec, backend: Backend, router: Server) -> Service:
     return Service(
         name=router.name, role="router",
-        comment=f"Sends requests for {backend.names[0]} with equal prefixes to the same replica; no authentication, so "
-        "on an internal network only",
+        comment=f"Sends requests for {backend.names[0]} with equal prefixes to the same replica. It has no "
+        "authentication, so it is on an internal network only",
         image=cpu_image_tag(FOLDER), build=Build(f"./{FOLDER}"), pull=False,
         command=(
-            # the default is loopback, where its Prometheus port stays
+            # the default is loopback, where the router's Prometheus port stays
             *format_flags((("--host", "0.0.0.0"), ("--port", PORT))),
             "--worker-urls", *(f"http://{server.name}:{server.port}" for server in backend.servers),
             *format_flags((
                 ("--policy", "cache_aware"),
-                # it waits for the first replica, and by default exits after 10 minutes; the gateway bypasses it
+                # by default, the router exits if no replica is up in 10 minutes; the gateway bypasses a waiting router
                 ("--worker-startup-timeout-secs", 86400),
                 ("--worker-startup-check-interval", 2),
                 ("--health-check-interval-secs", 2),
                 ("--health-check-timeout-secs", 5),
                 ("--health-failure-threshold", 2),
                 ("--health-success-threshold", 1),
-                # it retries on the same replica, then excludes it for 60 s even if healthy; the gateway does it better
+                # the gateway retries better: the router would then exclude a replica for 60 s, even if it is healthy
                 ("--disable-retries", True),
                 ("--disable-circuit-breaker", True),
-                # for a whole response; the gateway has its own timeout for silence
+                # limits a whole response; the gateway has its own timeout for silence
                 ("--request-timeout-secs", 86400),
                 ("--log-level", "warning"),
             )),

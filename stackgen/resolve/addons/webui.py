@@ -22,12 +22,12 @@ SERVICE = "open-webui"
 IMAGE = "ghcr.io/open-webui/open-webui:v0.11.2"
 PORT = 8080
 DATA = "/app/backend/data"
-SECRET_KEY = EnvRef("WEBUI_SECRET_KEY", "what signs the chat page's sessions: `stackgen up` writes one into .env")
+SECRET_KEY = EnvRef("WEBUI_SECRET_KEY", "the key that signs the chat sessions: `stackgen up` writes it into .env")
 SETTINGS = (
     ("WEBUI_AUTH", "True"),
     ("ENABLE_OLLAMA_API", "False"),
     ("ENABLE_OPENAI_API", "True"),
-    # otherwise the settings of the first start are kept forever, whatever the stack file says later
+    # otherwise Open WebUI keeps the settings of its first start, even if the stack file changes
     ("ENABLE_PERSISTENT_CONFIG", "False"),
     ("ENABLE_SIGNUP", "True"),
     ("DEFAULT_USER_ROLE", "pending"),
@@ -54,7 +54,7 @@ def ports(stack: StackSpec, site: Site) -> dict[str, int]:
 
 
 def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
-    """Finds port conflicts, and stacks with several endpoints, as the page supports only one."""
+    """Finds port conflicts, and stacks with several endpoints, because the page supports only one endpoint."""
     found = monitoring.find_port_conflicts(stack, ports(stack, site), monitoring.ports(stack, site))
     several = sum(model.replicas for model in stack.models) > 1
     # FastChat serves all its models with one API server
@@ -84,7 +84,7 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
         image=spec.image or IMAGE,
         command=(),
         environment=(
-            # with more than one endpoint there is a gateway, so the first one is enough
+            # a stack with several endpoints has a gateway, so the first endpoint is enough
             ("OPENAI_API_BASE_URL", probes(stack, site, plan)[0].base_url),
             ("OPENAI_API_KEY", API_KEY),
             ("WEBUI_SECRET_KEY", SECRET_KEY),

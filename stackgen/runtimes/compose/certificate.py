@@ -22,7 +22,7 @@ from stackgen.spec import StackSpec
 __all__ = ["ensure_certificate"]
 
 VALID_DAYS = 825
-# nothing renews it by itself: only the next `up`, `update` or `scale` does
+# only the next `up`, `update` or `scale` renews a certificate
 RENEW_BEFORE_SECONDS = 30 * 86400
 MOUNT_TARGET = "/tls/site.crt"
 OPENSSL_CONFIG = """\
@@ -43,7 +43,7 @@ authorityKeyIdentifier = keyid
 
 
 def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None:
-    """Creates or renews the stack's self-signed certificate, if the stack asks for one.
+    """Creates or renews the stack's self-signed certificate, if the stack needs one.
 
     A certificate is kept if it is valid for 30 more days, lists exactly the names in `tls.names` and matches its key.
     Returns the path of a new certificate, or None if nothing was created. Raises MachineError if `openssl` is missing.
@@ -63,7 +63,7 @@ def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None
         new_certificate, new_key, config = Path(new, "crt"), Path(new, "key"), Path(new, "request")
         # a CN is limited to 64 characters; clients read only subjectAltName
         config.write_text(OPENSSL_CONFIG.format(name=tls.names[0][:64], names=",".join(map(_san_entry, tls.names))))
-        # -nodes: nobody is there to type a passphrase when the gateway starts
+        # -nodes, because nobody can type a passphrase when the gateway starts
         _run_openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
                      str(VALID_DAYS), "-config", str(config), "-keyout", str(new_key),
                      "-out", str(new_certificate))  # fmt: skip
@@ -73,7 +73,7 @@ def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None
 
 
 def _write_in_place(new: Path, path: Path, mode: int) -> None:
-    # a container mounts the inode: it would never see another file that takes over the name
+    # a container mounts the inode, so it would never see a new file with the same name
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     # O_CREAT sets the mode of a new file only, and the umask narrows it
     os.fchmod(handle, mode)
@@ -90,7 +90,7 @@ def _is_usable(certificate: Path, key: Path, names: Sequence[str]) -> bool:
         )
         public_key = _run_openssl("pkey", "-in", str(key), "-pubout")
     except StackgenError as error:
-        # a missing openssl says nothing about the certificate
+        # without openssl, the state of the certificate is unknown
         if isinstance(error, MachineError):
             raise
         return False

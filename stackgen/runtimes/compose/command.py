@@ -14,7 +14,7 @@ from stackgen.plan import EnvRef, Plan
 __all__ = ["compose_command", "compose_error", "has_compose", "run", "validate"]
 
 
-# an installation does not change while a command runs, and each call costs a process
+# cached, because each call starts a process and an installation does not change while a command runs
 @cache
 def has_compose() -> bool:
     """Whether `docker compose` is installed. Needs no running Docker engine."""
@@ -43,11 +43,11 @@ def run(args: Sequence[str], *, input: str | None = None, env: Mapping[str, str]
     if done.returncode == 0:
         return done.stdout
     message = done.stderr.strip() or done.stdout.strip()
-    # without the plugin, docker takes `compose -f` for a flag of its own
+    # without the plugin, docker parses `compose -f` as a flag of its own
     if "is not a docker command" in message or "unknown shorthand flag: 'f'" in message:
         raise MachineError("docker compose is missing", "install the docker compose plugin, version 2.24 or newer")
     if "Cannot connect to the Docker daemon" in message:
-        raise MachineError("the Docker engine does not answer", "start it, or join the docker group")
+        raise MachineError("the Docker engine does not answer", "start the engine, or join the docker group")
     raise StackgenError(f"docker compose: {message}")
 
 
@@ -62,8 +62,8 @@ def validate(plan: Plan, text: str, folder: Path) -> None:
 
 
 def compose_error(output: str) -> StackgenError:
-    """Returns the error for a failed `docker compose` call, from all that it printed; `error.output` holds that."""
-    # the last lines name the failure, after one line of progress for each service
+    """Returns the error for a failed `docker compose` call. `output` is all that the call printed, also in the error."""
+    # the last lines describe the failure; before them, there is one line of progress for each service
     lines = [line for line in output.strip().splitlines() if line.strip()]
     error = _classify_error("\n".join(f"  | {line}" for line in lines[-6:]), output.lower())
     error.output = output
@@ -74,7 +74,7 @@ def _classify_error(last_lines: str, text: str) -> StackgenError:
     if "port is already allocated" in text or "address already in use" in text:
         return StartError(
             f"a port is already in use\n{last_lines}",
-            "stop the program that listens on it (`ss -ltnp` names it), or set another `port:`",
+            "stop the program that listens on the port (`ss -ltnp` shows it), or set another `port:`",
         )
     if "could not select device driver" in text:
         return MachineError(
@@ -84,11 +84,11 @@ def _classify_error(last_lines: str, text: str) -> StackgenError:
     if "required variable" in text or "is missing a value" in text:
         return StackgenError(f"a key is missing in .env\n{last_lines}", "`stackgen init` writes a .env with a new key")
     if "cannot connect to the docker daemon" in text:
-        return MachineError("the Docker engine does not answer", "start it, or join the docker group")
+        return MachineError("the Docker engine does not answer", "start the engine, or join the docker group")
     if any(part in text for part in ("pull access denied", "manifest unknown", "no such host", "failed to resolve")):
         return MachineError(
             f"an image can't be pulled\n{last_lines}",
-            "check its name and that this machine can reach the registry, or set `image:`",
+            "check the image's name and that this machine can reach the registry, or set `image:`",
         )
     return StartError(
         f"docker compose could not start the stack\n{last_lines}",

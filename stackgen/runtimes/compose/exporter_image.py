@@ -1,7 +1,8 @@
 """Build the exporter's image, unless one exists that contains exactly this stackgen.
 
-The tag stands for version and recipe. In a checkout the code changes while the version stays, so `up` and `update`
-compare a label on the image with the digest of the wheel, and rebuild if they differ.
+The image's tag contains stackgen's version and a hash of the build context. In a checkout, the code can change while
+the version stays the same. So `up` and `update` compare a label on the image with the digest of the wheel, and rebuild
+the image if they differ.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stackgen.runtimes.compose.lifecycle import connect
 
 __all__ = ["LABEL", "build_exporter", "write_wheel"]
 
-# as in templates/images/exporter/Dockerfile
+# the same names as in templates/images/exporter/Dockerfile
 LABEL, BUILD_ARG = "stackgen.package", "STACKGEN_PACKAGE"
 
 
@@ -36,7 +37,7 @@ def write_wheel(plan: Plan, folder: Path) -> Path | None:
     data = build_wheel()
     if path.exists() and path.read_bytes() == data:
         return None
-    # the name holds the version, so the wheel of another version would stay in the build context
+    # the file name contains the version, so the wheel of another version would stay in the build context
     for old in path.parent.glob("stackgen-*.whl"):
         old.unlink()
     write_atomically(path, data)
@@ -53,12 +54,12 @@ def build_exporter(plan: Plan, folder: Path, progress: Callable[[str, str], None
         return False
     write_wheel(plan, folder)
     progress(EXPORTER, "building the image")
-    # the Dockerfile writes it into the label that is compared next time
+    # the Dockerfile writes the digest into the label that the next call compares
     build_arg = f"{BUILD_ARG}={package_digest()}"
     try:
         run([*compose_command(folder), "--progress", "plain", "build", "--build-arg", build_arg, EXPORTER])
     except StackgenError as error:
-        # only Compose's own output needs a diagnosis: the other errors say what to install
+        # only Compose's own output needs a diagnosis: the hints of other errors contain what to install
         if error.message.startswith("docker compose:"):
             raise compose_error(error.message) from None
         raise
@@ -66,7 +67,7 @@ def build_exporter(plan: Plan, folder: Path, progress: Callable[[str, str], None
 
 
 def _exporter_service(plan: Plan) -> Service | None:
-    # an image named in `exporter_image` is the user's: there is nothing to build
+    # an image set with `exporter_image` belongs to the user: there is nothing to build
     return next((service for service in plan.services if service.name == EXPORTER and service.build), None)
 
 

@@ -29,15 +29,15 @@ __all__ = [
 
 # the path of `server-state-file` in haproxy.cfg
 SERVER_STATE_FILE = "/tmp/servers.state"
-# the directory of your own certificate or of the generated one
+# the directory of the certificate in the container
 TLS_DIR = "/tls/"
-# bash opens the connection, as in templates/gateway/health.sh: the image has no curl
+# bash opens the connection, as in templates/gateway/health.sh, because the image has no curl
 RUNTIME_API = "exec 3<>/dev/tcp/127.0.0.1/8406 && printf '%s\\n' \"$1\" >&3 && cat <&3"
 # the start script computes the real hash; a configuration check only needs the variable to exist
 CHECK_CONFIG = (
     "sh", "-c", "export STACKGEN_KEY_HASH=0; cd /gateway; haproxy -c -f haproxy.cfg && haproxy -c -f large.cfg",
 )  # fmt: skip
-# two masters, and the worker of the second process (large bodies): a reload replaces none of them
+# the number of processes that a reload does not replace: two masters, and the worker for large bodies
 OTHER_PROCESSES = 3
 RELOAD_TIMEOUT = 30.0
 LOGS_HINT = f"run `stackgen logs {SERVICE}` for details"
@@ -81,13 +81,13 @@ def running_gateway(name: str) -> Gateway | None:
 def reload_if_changed(plan: Plan, folder: Path, restart: bool = True) -> bool:
     """Reloads the running gateway if files in `folder` are newer than its configuration. Returns whether it did.
 
-    If a certificate file was replaced instead of overwritten, the container still sees the old file: the gateway is
-    restarted then, unless `restart` is false. Raises StartError if the gateway rejects the configuration.
+    If a certificate file was replaced instead of overwritten, the container still sees the old file. The gateway is then
+    restarted, unless `restart` is false. Raises StartError if the gateway rejects the configuration.
     """
     gateway = running_gateway(plan.name) if has_gateway(plan) else None
     if gateway is None:
         return False
-    # first, because a reload would load the old certificate again
+    # checked first, because a reload would load the old certificate again
     if restart and gateway.has_stale_mounts(_certificates(plan, folder)):
         gateway.restart()
     elif gateway.has_stale_config(folder, tuple(_certificates(plan, folder).values())):
@@ -110,14 +110,14 @@ def _certificates(plan: Plan, folder: Path) -> dict[str, Path]:
 
 
 class Gateway:
-    """The gateway's container. Every method raises StartError if HAProxy does not do what was asked."""
+    """The gateway's container. Every method raises StartError if HAProxy does not carry out a command."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
 
     def servers(self, name: str = "") -> list[Server]:
         """Returns all replicas in all backends, or only the replica `name` in each backend that has it."""
-        # CSV, with a `#` in front of the header
+        # the output is CSV with a `#` in front of the header
         rows = csv.DictReader(io.StringIO(self._send("show stat").removeprefix("# ")))
         return [
             Server(row["pxname"], row["svname"], row["status"], int(row["scur"] or 0) + int(row["qcur"] or 0))
@@ -129,7 +129,7 @@ class Gateway:
         """Whether a file in `folder`/gateway, or one of `extra_files`, is newer than the running worker."""
         started = float(self._info("Start_time_sec"))
         files = [path for path in (folder / "gateway").rglob("*") if path.is_file()]
-        # a copy may keep an old mtime; nobody can set the ctime
+        # a copied file may keep an old mtime, but nobody can set the ctime
         return any(path.stat().st_mtime >= started for path in files) or any(
             path.stat().st_ctime >= started for path in extra_files if path.is_file()
         )
@@ -137,8 +137,8 @@ class Gateway:
     def has_stale_mounts(self, files: Mapping[str, Path]) -> bool:
         """Whether the container sees other contents than `files` (path on this machine by path in the container).
 
-        Docker mounts the inode: if another file takes over the name, only a restart makes it visible. Files that this
-        user can't read are ignored.
+        Docker mounts the inode: a new file with the same name becomes visible only after a restart. Files that this user
+        can't read are ignored.
         """
         for target, path in files.items():
             try:
@@ -155,30 +155,30 @@ class Gateway:
         # 10 s is Docker's default
         grace = int(self._container.attrs["Config"].get("StopTimeout") or 10)
         self._container.restart(timeout=grace)
-        self._wait_or_raise(self._is_responding, RELOAD_TIMEOUT, "the gateway did not come back")
+        self._wait_or_raise(self._is_responding, RELOAD_TIMEOUT, "the gateway did not answer after its restart")
 
     def reload(self) -> None:
-        """Loads new configuration and maps without losing a request; drained or down replicas stay so.
+        """Loads new configuration and maps without losing a request. Keeps replicas drained or down.
 
-        If HAProxy rejects the configuration, it is not loaded and the old one stays active.
+        If HAProxy rejects the configuration, the old configuration stays active.
         """
         code, output = execute(self._container, CHECK_CONFIG)
         if code:
             lines = [line for line in output.splitlines() if "ALERT" in line or "error" in line.lower()][:6]
             raise StartError(
-                "the gateway rejected its new configuration and keeps the old one\n"
+                "the gateway rejected its new configuration and keeps the old configuration\n"
                 + "\n".join(f"  | {line[:300]}" for line in lines or output.splitlines()[-3:]),
-                "fix gateway/, or run `stackgen render --force`; with these files the gateway can't start again",
+                "fix the files in gateway/, or run `stackgen render --force`; with these files, the gateway can't start again",
             )
         worker_pid = self._info("Pid")
-        # a new worker has no address until the DNS answers: without this file it would refuse requests until then
+        # a new worker has no addresses until DNS answers; without this file, the worker would refuse requests until then
         execute(self._container, ("bash", "-c", f"{RUNTIME_API} >{SERVER_STATE_FILE}", "-", "show servers state"))
-        # not `docker kill`: that marks the container as stopped by the user, and Docker would not restart it on a crash
+        # not `docker kill`, which marks the container as stopped by the user: Docker would not restart it after a crash
         execute(self._container, ("bash", "-c", "kill -USR2 1"))
         self._wait_or_raise(
             lambda: self._has_new_worker(worker_pid), RELOAD_TIMEOUT, "the gateway did not load its new configuration"
         )
-        # a later reload by hand must not read these states when they are old
+        # a later reload by hand must not read outdated states
         execute(self._container, ("rm", "-f", SERVER_STATE_FILE))
 
     def wait_for_old_workers(self, timeout: float, on_progress: Callable[[str], None] = lambda _: None) -> bool:
@@ -188,9 +188,9 @@ class Gateway:
         )
 
     def drain(self, name: str, timeout: float, on_progress: Callable[[str], None] = lambda _: None) -> int:
-        """Sends no new requests to the replica `name`, and waits up to `timeout` seconds for those in flight.
+        """Sends no new requests to the replica `name`, and waits up to `timeout` seconds for its requests in flight.
 
-        Returns how many are still in flight.
+        Returns the number of requests that are still in flight.
         """
         self._set_state(name, "drain")
         deadline = time.monotonic() + timeout
@@ -199,7 +199,7 @@ class Gateway:
             timeout,
             lambda: on_progress(f"draining: {self._in_flight(name)} requests in flight"),
         )
-        # a worker of an earlier configuration does not learn of the drain, so it must be gone as well
+        # a worker of an earlier configuration does not know about the drain, so that worker must have exited too
         self.wait_for_old_workers(max(0.0, deadline - time.monotonic()), on_progress)
         return 0 if drained else self._in_flight(name)
 
@@ -211,7 +211,7 @@ class Gateway:
     def enable_all(self) -> None:
         """Sends requests again to every drained replica. Does not wait."""
         for server in self.servers():
-            # a server in MAINT was taken out by somebody else
+            # a server in MAINT was disabled by somebody else
             if server.status.startswith("DRAIN"):
                 self._set_state(server.name, "ready")
 
@@ -223,7 +223,7 @@ class Gateway:
         )  # fmt: skip
 
     def is_last_up(self, name: str) -> bool:
-        """Whether some model has no other replica that is up."""
+        """Whether, without the replica `name`, no replica of one of its models is up."""
         servers = self.servers()
         return any(
             not any(
@@ -244,9 +244,9 @@ class Gateway:
 
     def _has_new_worker(self, old_pid: str) -> bool:
         try:
-            # while both workers listen, either may answer
+            # while the old and the new worker listen, either may answer
             return all(self._info("Pid") != old_pid for _ in range(3))
-        # between two workers nobody answers
+        # between the old and the new worker, nobody answers
         except StartError:
             return False
 
@@ -271,7 +271,7 @@ class Gateway:
 
     def _count_workers(self) -> int:
         """The workers of the first process, which serves the clients."""
-        # masters and workers all have the same name, so the known others are subtracted
+        # masters and workers all have the same name, so the number of other processes is subtracted
         _, output = execute(self._container, ("bash", "-c", "cat /proc/[0-9]*/comm 2>/dev/null"))
         return output.split().count("haproxy") - OTHER_PROCESSES
 

@@ -52,8 +52,8 @@ class ServiceState:
 def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = None) -> None:
     """Starts the stack, and returns when every service is healthy. The endpoints are checked by the caller.
 
-    Calls `progress(service, phase)` on every change of phase. `timeout` is in seconds; by default it follows the
-    longest start period. Raises StartError with the reason from the log as soon as a container has failed for good.
+    Calls `progress(service, phase)` on every change of phase. `timeout` is in seconds; by default it depends on the
+    longest start period. Raises StartError with the reason from the log as soon as a container has failed permanently.
     """
     client = connect()
     timeout = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
@@ -62,7 +62,7 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
     for is_last in (False, False, True):
         with tempfile.TemporaryFile("w+") as output:
             args = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
-            # in its own process group: Ctrl-C must reach us first, so that Compose is ended in order
+            # in its own process group: Ctrl-C must reach stackgen first, which then ends Compose
             process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
             try:
                 recovered = wait_until_healthy(plan, client, process, progress, deadline, before)
@@ -83,14 +83,14 @@ def wait_until_healthy(
 ) -> bool:  # fmt: skip
     """Reports phases until all services of `plan` are healthy (or complete) and `process`, `compose up`, has exited.
 
-    `deadline` is a time.monotonic() value; `before` holds the services' states before this start, as far as known.
-    Returns whether Compose may be called again: True if it gave up on a service that then came up. Raises StartError.
+    `deadline` is a time.monotonic() value. `before` contains the known states of services before this start. Returns True
+    if Compose may be called again, because Compose gave up on a service that then came up. Raises StartError.
     """
     phases: dict[str, str] = {}
     failed_once = False
     images = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
     while True:
-        # asked before the states: what Compose did last must be in them
+        # polled before the states are read, so that they include Compose's last action
         has_exited = process.poll() is not None
         states = {state.service: state for state in status(plan, client)}
         failed = [service for service in plan.services if _has_failed(service, states[service.name])]
@@ -104,11 +104,11 @@ def wait_until_healthy(
         for service in failed:
             if service not in stale:
                 raise StartError(*_describe_failure(service, states[service.name], client, plan))
-        # also after a failed `up`: the second call then only confirms what runs
+        # also after a failed `up`: then a second call only confirms the running services
         if has_exited and all(_is_up(s, states[s.name]) for s in plan.services):
             return True
         if has_exited and process.returncode:
-            # Compose exits when a service that others wait for exits once; Docker still restarts that service
+            # Compose exits as soon as a service that others wait for exits, but Docker still restarts that service
             is_retrying = any(
                 s.state == "restarting" or (s.restarts and s.health == "starting") for s in states.values()
             )
@@ -120,7 +120,7 @@ def wait_until_healthy(
             message, _ = _describe_failure(slow, states[slow.name], client, plan)
             raise StartError(
                 f"start timed out: {message}",
-                f"raise models[].start_timeout, or look for the cause in `stackgen logs {slow.name}`",
+                f"increase models[].start_timeout, or look for the cause in `stackgen logs {slow.name}`",
             )
         time.sleep(0.5)
 
@@ -169,10 +169,10 @@ def _phase(service: Service, state: ServiceState, client: Any, plan: Plan, image
     phase = "loading"
     for line in lines:
         for pattern, name in engines.get(service.engine).phases:
-            # the last match wins: an engine that restarted logs its phases again
+            # the last match counts, because an engine that restarted logs its phases again
             if re.search(pattern, line):
                 phase = name
-    # the engine says it is ready before the health check has generated its first token
+    # the engine reports that it is ready before the health check has generated its first token
     return "warming up" if phase == "ready" else phase
 
 
@@ -188,7 +188,7 @@ def _describe_failure(service: Service, state: ServiceState, client: Any, plan: 
     shown = list(dict.fromkeys(line for line in lines if ERROR_LINE.search(line)))[-8:] or lines[-8:]
     attempts = f" after {state.restarts + 1} attempts" if state.restarts else ""
     if state.oom_killed:
-        what = "was killed: out of memory, on the host or by the container's memory limit"
+        what = "was killed: memory ran out on the host, or reached the container's memory limit"
     elif state.state == "running":
         what = f"is running, but its health check reports {state.health}"
     else:
@@ -268,6 +268,6 @@ def connect() -> Any:
         client = sdk().from_env(timeout=30)
         client.ping()
     except (sdk().errors.DockerException, OSError) as error:
-        hint = "start it (`sudo systemctl start docker`), or join the docker group; `--runtime process` needs no engine"
+        hint = "start the engine (`sudo systemctl start docker`), or join the docker group; `--runtime process` needs no engine"
         raise MachineError(f"the Docker engine does not answer: {error}", hint) from None
     return client

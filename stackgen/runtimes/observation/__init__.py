@@ -1,1 +1,1 @@
-"""Observe machines and running stacks: facts for doctor, evidence for diagnose, observers for the check."""
+"""Observes machines and running stacks: collects facts for doctor, evidence for diagnose, and states for the check."""

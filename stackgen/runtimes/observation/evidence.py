@@ -43,7 +43,7 @@ __all__ = [
 
 # run by a Python inside the container, where the port is reachable without being published
 METRICS = "import sys,urllib.request as u;sys.stdout.write(u.urlopen(sys.argv[1],timeout=5).read().decode())"
-# a log is cut to this size: its first HEAD_BYTES and its end
+# the maximum size of a log: of a longer log, the first HEAD_BYTES and the end are kept
 LOG_BYTES = 4_000_000
 HEAD_BYTES = 1_000_000
 
@@ -51,7 +51,7 @@ HEAD_BYTES = 1_000_000
 def explain_failure(
     plan: Plan, folder: Path, compose_output: str = "", processes: Path | None = None
 ) -> Finding | None:
-    """The most likely cause of a failed start, for `up`; None if no rule matches. Quick, and never raises.
+    """The most likely cause of a failed start, for `up`; None if no rule matches. Takes little time and never raises.
 
     `processes` is the path of the stack file if the stack was started as local processes.
     """
@@ -60,7 +60,7 @@ def explain_failure(
         if processes:
             evidence = collect_from_processes(processes, spec)
         else:
-            # no metrics and a short timeout: the user waits for the error message
+            # without metrics and with a short timeout, because the user waits for the error message
             evidence = collect_from_stack(plan, folder, spec, compose_output, metrics=False, timeout=5)
         return next(iter(diagnose(evidence)), None)
     # a failing diagnosis must not hide the error of the start
@@ -97,7 +97,7 @@ def collect_from_stack(
 
 
 def collect_from_processes(stack_path: Path, spec: StackSpec | None = None) -> Evidence:
-    """The evidence about a stack as local processes. Raises StackgenError if stack.yaml has errors."""
+    """The evidence about a stack that runs as local processes. Raises StackgenError if stack.yaml has errors."""
     stack = open_process_stack(stack_path, STATE_DIR)
     states = {one.service: one for one in process_status(stack.folder)}
     with ThreadPoolExecutor(8) as pool:
@@ -112,7 +112,7 @@ def collect_from_processes(stack_path: Path, spec: StackSpec | None = None) -> E
 
 
 def last_ran_as_processes(plan: Plan, folder: Path) -> bool:
-    """Whether the stack last ran with `up --runtime process`: its processes run, or no container is newer."""
+    """Whether the stack last ran with `up --runtime process`: its processes run, or its containers are all older."""
     state = folder / STATE_DIR / "state.json"
     if not state.exists():
         return False
@@ -120,25 +120,25 @@ def last_ran_as_processes(plan: Plan, folder: Path) -> bool:
         return True
     try:
         newest = max((one["Created"] for one in _list_containers(connect(), plan)), default=0)
-    # without an engine there can be no newer container
+    # without an engine, no container can be newer
     except (StackgenError, sdk().errors.DockerException, OSError):
         return True
     return state.stat().st_mtime >= newest
 
 
 def collect_from_container(name: str) -> Evidence:
-    """The evidence about any container. Raises StackgenError if there is none of that name."""
+    """The evidence about any container. Raises StackgenError if no container has this name."""
     client = connect()
     try:
         found = client.api.inspect_container(name)
     except sdk().errors.NotFound:
-        raise StackgenError(f"there is no container {name}", "`docker ps --all` lists all containers") from None
+        raise StackgenError(f"container {name} does not exist", "`docker ps --all` lists all containers") from None
     except sdk().errors.DockerException as error:
         raise MachineError(f"the Docker engine does not answer: {error}", "`docker info` shows more") from None
     pairs = (entry.partition("=") for entry in found["Config"].get("Env") or ())
     secrets = find_secrets([(name, value) for name, _, value in pairs], found["Config"].get("Cmd") or ())
     log = _read_container_log(client, found["Id"])
-    # the name in stack.yaml, if Compose started it
+    # the name of the service in stack.yaml, if Compose started the container
     service = (found["Config"].get("Labels") or {}).get("com.docker.compose.service") or name
     evidence = _parse_container(found, service, detect_engine(log), "engine", log)
     return Evidence((evidence,), secrets=secrets, gpus=_local_gpu_state())
@@ -160,10 +160,10 @@ def collect_from_log(text: str) -> Evidence:
 
 
 def _spec(plan: Plan, folder: Path) -> StackSpec | None:
-    """The stack.yaml next to the rendered files, if the plan is from it; else None."""
+    """The stack.yaml next to the rendered files, if the plan was made from it; else None."""
     try:
         spec = load_stack(folder / "stack.yaml")
-    # rendered elsewhere, or invalid by now: the cause is reported without a change to stack.yaml
+    # stack.yaml is elsewhere or has become invalid: the cause is reported without a change to stack.yaml
     except StackgenError:
         return None
     return spec if spec.name == plan.name else None
@@ -172,7 +172,7 @@ def _spec(plan: Plan, folder: Path) -> StackSpec | None:
 def _container_evidence(client: Any, service: Service, container: str | None, metrics: bool) -> ServiceEvidence:
     try:
         found = client.api.inspect_container(container) if container else None
-    # Compose replaced it between the two calls
+    # Compose replaced the container between the two calls
     except sdk().errors.NotFound:
         found = None
     if found is None:
@@ -194,7 +194,7 @@ def _parse_container(found: Mapping[str, Any], name: str, engine: str, role: str
     status = state["Status"]
     return ServiceEvidence(
         service=name, role=role, engine=engine, state=status,
-        # Docker calls a container unhealthy that was stopped before it was healthy: the exit code says more
+        # Docker reports a container as unhealthy if it stopped before it was healthy: the exit code is more useful
         health=health.get("Status", "") if status == "running" else "",
         exit_code=state["ExitCode"] if status in ("exited", "dead") else None,
         oom_killed=bool(state["OOMKilled"]), restarts=found["RestartCount"], error=state.get("Error", ""),
@@ -204,14 +204,14 @@ def _parse_container(found: Mapping[str, Any], name: str, engine: str, role: str
 
 
 def _list_containers(client: Any, plan: Plan) -> list[Any]:
-    # by its label: the containers of a project, also those that have stopped
+    # the label finds all containers of a project, also those that have stopped
     label = f"com.docker.compose.project={plan.name}"
     found: list[Any] = client.api.containers(all=True, filters={"label": label})
     return found
 
 
 def _read_container_log(client: Any, container: str) -> str:
-    """The last lines of a log, and its first ones if it is longer: only they show the arguments of the start."""
+    """The last lines of a log and, if it is longer, its first lines, which show the arguments of the start."""
     tail = client.api.logs(container, tail=LOG_LINES).decode(errors="replace")[-LOG_BYTES:].splitlines()
     if len(tail) < LOG_LINES:
         return shorten_long_lines("\n".join(tail))
@@ -222,7 +222,7 @@ def _read_container_log(client: Any, container: str) -> str:
             assert process.stdout
             lines = [line.decode(errors="replace").rstrip("\r\n") for line in islice(process.stdout, HEAD_LINES)]
             process.terminate()
-    # no `docker` command, only the engine: the last lines must do
+    # there is no `docker` command, only the engine: the last lines must be enough
     except OSError:
         lines = []
     return shorten_long_lines(join_head_and_tail(lines, tail))
@@ -253,14 +253,14 @@ def _read_log_files(paths: Sequence[Path]) -> str:
 
 
 def _local_gpu_state() -> GpuState:
-    # nvidia-smi runs here, and the containers elsewhere
+    # nvidia-smi runs on this machine, and the containers run on another machine
     if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
-        return GpuState(unknown="DOCKER_HOST names another machine, whose GPUs can't be queried from here")
+        return GpuState(unknown="DOCKER_HOST is another machine, whose GPUs can't be queried from here")
     return read_gpu_state()
 
 
 def _read_metrics(python: Sequence[str], port: int) -> str:
-    """The text of /metrics, requested by a Python next to the server; "" if there is no answer."""
+    """The text of /metrics, requested by a Python process next to the server; "" if there is no answer."""
     command = [*python, "-c", METRICS, f"http://127.0.0.1:{port}/metrics"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=15)
@@ -270,14 +270,14 @@ def _read_metrics(python: Sequence[str], port: int) -> str:
 
 
 def _env_secrets(folder: Path) -> tuple[str, ...]:
-    """The values in the stack's environment, which no output may show, and the tokens in files that it names."""
+    """Values that no output may show: those in the stack's environment, and the tokens in files that it refers to."""
     try:
         values = read_env(folder)
     except (OSError, UnicodeDecodeError):
         return ()
     found = [value for value in values.values() if value]
     for name, value in values.items():
-        # HF_TOKEN_FILE and the like: the token itself is in the file
+        # for variables such as HF_TOKEN_FILE, the token is in the file
         if name.endswith("_FILE") and Path(value).is_file():
             found.append(Path(value).read_text("utf-8", "replace").strip())
     return tuple(found)

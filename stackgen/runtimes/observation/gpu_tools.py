@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 def _parse_csv(text: str) -> list[list[str]]:
-    """The rows of a CSV without a header; [] if it is not CSV."""
+    """The rows of a CSV text without a header; [] if the text is not CSV."""
     try:
         # Python 3.10 raises on a null byte
         return [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text.replace("\0", ""))) if row]
@@ -55,7 +55,7 @@ def parse_gpus(text: str, processes: dict[str, tuple[GpuProcess, ...]] | None = 
     """
     found, driver = [], ""
     for row in _parse_csv(text):
-        # a row may be shorter: errors and older drivers
+        # a row may be shorter after an error or with an older driver
         cells = [*row, *[""] * len(QUERY)]
         # re.ASCII: \d and int() also accept digits of other scripts
         if len(row) < 3 or not re.fullmatch(r"\d{1,4}", cells[0], re.ASCII) or not cells[1].startswith("GPU-"):
@@ -102,7 +102,7 @@ def _parse_number(text: str) -> int | None:
 
 
 def _parse_mib(text: str) -> int | None:
-    """A number of MiB in bytes."""
+    """A number of MiB, converted to bytes."""
     count = _parse_number(text.removesuffix(" MiB"))
     return None if count is None else count * MIB
 
@@ -122,7 +122,7 @@ def run_tool(command: Sequence[str]) -> tuple[int, str] | None:
 
 
 def read_nvidia_facts(run: Runner) -> dict[str, object]:
-    """What nvidia-smi reports, as fields of `Host`. `run` returns exit code and output, or None for a missing tool."""
+    """The facts from nvidia-smi, as fields of `Host`. `run` returns exit code and output, or None without the tool."""
     return _parse_answer(run, _query_gpus(run))
 
 
@@ -132,7 +132,7 @@ def read_gpu_state(run: Runner = run_tool) -> GpuState:
     facts = _parse_answer(run, answer)
     if answer is None:
         return GpuState(unknown=_text(facts["gpu_error"]))
-    # memory.used, the last column, is not in `Gpu`: doctor needs the free memory only
+    # memory.used, the last column, is not in `Gpu`, because doctor needs only the free memory
     used = {row[1]: _parse_mib(row[len(QUERY) - 1]) for row in _parse_csv(answer[1]) if len(row) >= len(QUERY)}
     gpus: tuple[Gpu, ...] | None = facts.get("gpus")  # type: ignore[assignment]
     return GpuState(
@@ -154,7 +154,7 @@ def parse_xids(answer: tuple[int, str] | None) -> tuple[str, ...] | None:
 
 
 def _query_gpus(run: Runner) -> tuple[int, str] | None:
-    """The answer to `QUERY`. A field that the driver is too old for is replaced by `name`."""
+    """The answer to `QUERY`. If the driver is too old for a field, the query asks for `name` instead."""
     fields = list(QUERY)
     for _ in fields:
         answer = run(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
@@ -170,7 +170,7 @@ def _query_gpus(run: Runner) -> tuple[int, str] | None:
 
 def _parse_answer(run: Runner, answer: tuple[int, str] | None) -> dict[str, object]:
     if answer is None:
-        return {"gpu_tool": False, "gpu_error": "nvidia-smi is not on the PATH, or does not answer"}
+        return {"gpu_tool": False, "gpu_error": "nvidia-smi was not found on the PATH, or does not answer"}
     code, text = answer
     if code:
         # 6 is nvidia-smi's exit code for "no devices were found"
@@ -203,7 +203,7 @@ def _text(value: object) -> str:
 
 
 def has_nvidia_toolkit() -> bool:
-    """Whether a program of the NVIDIA Container Toolkit is on the PATH: Docker Engine needs one to pass on GPUs."""
+    """Whether a program of the NVIDIA Container Toolkit was found: Docker Engine needs it for GPUs in containers."""
     return any(shutil.which(name) for name in ("nvidia-container-runtime-hook", "nvidia-ctk", "nvidia-container-cli"))
 
 

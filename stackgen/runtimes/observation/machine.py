@@ -1,4 +1,4 @@
-"""Collects facts about this machine. The probes run in parallel; one that fails leaves its facts unknown (None)."""
+"""Collects facts about this machine. The probes run in parallel. If a probe fails, its facts are unknown (None)."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def collect_host_facts(stack: Stack | None = None) -> Host:
         _buildx_facts,
         lambda: read_nvidia_facts(run_tool),
     ]
-    # with a remote engine, this machine's ports, memory and GPUs say nothing about where the containers run
+    # with a remote engine, the containers don't use this machine's ports, memory and GPUs
     if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
         probes = probes[:3]
     else:
         probes += [_memory_facts, _cpu_facts, _listener_facts, _address_facts, _path_facts]
         probes.append(lambda: _storage_facts(path))
     found: dict[str, Any] = {}
-    # one thread for each: the slowest probe decides how long doctor takes
+    # one thread for each probe, so that doctor takes only as long as the slowest probe
     with ThreadPoolExecutor(len(probes)) as pool:
         for done in [pool.submit(_run_probe, probe) for probe in probes]:
             found |= done.result()
@@ -72,7 +72,7 @@ def _docker_facts(volume: str) -> dict[str, Any]:
         client = sdk().from_env(timeout=TOOL_TIMEOUT)
         info = client.info()
     except (sdk().errors.DockerException, OSError) as error:
-        # the SDK wraps the socket's error, so that only its text tells them apart
+        # the SDK wraps the socket's error, so only the text shows which error it was
         text = str(error)
         state = "denied" if "Permission" in text else "missing" if re.search("No such file|refused", text) else "silent"
         return found | {"engine_state": state, "engine_error": text[:200]}
@@ -98,7 +98,7 @@ def _docker_facts(volume: str) -> dict[str, Any]:
 
 def _check_socket(host: str) -> None:
     """Raises OSError if the engine's socket refuses a connection."""
-    # before the SDK: after a refusal, it would leak its half-open socket
+    # called before the SDK, which would leak its half-open socket after a refusal
     if host.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TOOL_TIMEOUT)
@@ -114,7 +114,7 @@ def _parse_container(about: dict[str, Any]) -> Container:
 
 
 def _volume_folder(client: Any, name: str) -> str | None:
-    """The volume's folder if this user can read it; "" if there is no such volume yet; else None."""
+    """The volume's folder if this user can read it; "" if the volume does not exist yet; None otherwise."""
     try:
         path = client.api.inspect_volume(name).get("Mountpoint") or ""
     except sdk().errors.NotFound:
@@ -170,13 +170,13 @@ def parse_meminfo(text: str) -> tuple[int | None, int | None]:
 def _cpu_facts() -> dict[str, Any]:
     # the names in stack.yaml's cpu_arch
     arch = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    # the cores of the machine, not of this process: Docker can assign them all
+    # the cores of the machine, not of this process, because Docker can assign all of them
     flags = parse_cpu_flags(Path("/proc/cpuinfo").read_text())
     return {"cpu_arch": arch, "cpu_count": os.cpu_count(), "cpu_flags": flags}
 
 
 def parse_cpu_flags(text: str) -> frozenset[str] | None:
-    """The instruction sets in /proc/cpuinfo; None if it names none."""
+    """The instruction sets in /proc/cpuinfo; None if there are none."""
     match = re.search(r"(?m)^(?:flags|Features)\s*:\s*(.*)$", text)
     return frozenset(match[1].split()) if match else None
 
@@ -226,13 +226,13 @@ def _find_socket_holders(inodes: set[str]) -> dict[str, str]:
             if held:
                 name = (folder / "comm").read_text().strip()
                 found |= dict.fromkeys(held, f"{name} (pid {folder.name})")
-        except OSError:  # it has exited, or belongs to another user
+        except OSError:  # the process has exited, or belongs to another user
             continue
     return found
 
 
 def _socket_inode(path: Path) -> str:
-    """The inode of the socket behind a file descriptor; "" if it is no socket or was closed."""
+    """The inode of a file descriptor's socket; "" if the descriptor is not a socket or was closed."""
     try:
         link = os.readlink(path)
     except OSError:

@@ -1,6 +1,6 @@
-"""Observers for the check: the states of the services behind an endpoint, and the results of their health probes.
+"""Observers for the check. They report the states of the services behind an endpoint, and their health probes.
 
-A probe is the service's health check, run once more inside its container. From there it reaches workers by name, on
+A probe runs the service's health check once more inside its container. There, the probe can reach workers by name, on
 networks that this machine can't reach.
 """
 
@@ -29,7 +29,7 @@ NO_ENGINE = "the Docker engine does not answer: "
 
 
 def with_observer(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) -> Target:
-    """`target` with an observer: of the stack's local processes if they run, else of its containers.
+    """`target` with an observer of the stack's local processes if they run, else of its containers.
 
     If Docker Engine does not answer, the observer raises `Unobservable`, and the checks of services are skipped.
     """
@@ -87,7 +87,7 @@ class ProcessObserver:
         )  # fmt: skip
 
     def run_probes(self, timeout: float) -> tuple[ProbeResult, ...]:
-        """No results: the states already have those of the supervisor's health checks."""
+        """Returns no results, because the states already include the supervisor's health checks."""
         return ()
 
 
@@ -108,7 +108,7 @@ class ComposeObserver:
         results: dict[str, ProbeResult] = {}
         probed = [
             (service, found["Id"])
-            # without the front service, which the other checks query
+            # the front service is left out, because the other checks query it
             for service, found in self._inspect_containers()[1:]
             if found and found["State"]["Status"] == "running" and service.health
         ]
@@ -116,7 +116,7 @@ class ComposeObserver:
         def run(service: Service, container: str) -> None:
             results[service.name] = self._run_probe(service, container)
 
-        # daemon threads: a hanging exec can't be cancelled, and must not keep the program from exiting
+        # daemon threads, because a hanging exec can't be cancelled and must not keep the program from exiting
         threads = [threading.Thread(target=run, args=arguments, daemon=True) for arguments in probed]
         for thread in threads:
             thread.start()
@@ -181,7 +181,7 @@ class ComposeObserver:
             return used, False
         digests = tagged.get("RepoDigests") or ()
         same = tagged["Id"] == used
-        # a registry digest can be compared between machines, the id of a built image can't
+        # a registry digest can be compared between machines, but the id of a built image can't
         return (digests[0].partition("@")[2] if digests and same else used), not same
 
     def _count_gpus(self, container: str) -> int | None:
@@ -189,7 +189,7 @@ class ComposeObserver:
         code, text = self._execute(container, ("nvidia-smi", "-L"))
         if code == 0:
             return sum(line.startswith("GPU ") for line in text.splitlines())
-        # "Failed to initialize NVML": the tool is there, the GPUs are not
+        # "Failed to initialize NVML" means that the tool exists, but the GPUs are gone
         return 0 if "NVML" in text else None
 
     def _run_probe(self, service: Service, container: str) -> ProbeResult:
@@ -214,7 +214,7 @@ class ComposeObserver:
 
     def _log(self, container: str) -> str:
         text: str = self._api().logs(container, tail=LOG_LINES).decode(errors="replace")
-        # one line, as the evidence of a check result
+        # joined to one line for the evidence of a check result
         return " | ".join(line.strip()[:200] for line in text.splitlines() if line.strip())
 
 

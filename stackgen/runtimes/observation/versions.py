@@ -11,7 +11,7 @@ __all__ = ["collect_versions"]
 
 
 def collect_versions() -> dict[str, str]:
-    """The versions of stackgen, Docker Engine and Compose, for a report; without those that don't answer."""
+    """The versions of stackgen, Docker Engine and Compose, for a report. Programs that don't answer are left out."""
     found = {"stackgen": __version__}
     for name, command in (("docker", ("docker", "version", "--format", "{{json .}}")),
                         ("compose", ("docker", "compose", "version", "--short"))):  # fmt: skip

@@ -1,7 +1,7 @@
 """Start, stop and inspect stacks as local processes, for machines where Docker Engine can't run.
 
 Each stack has one detached supervisor (`stackgen.runtimes.process.supervisor`), which outlives the command that started
-it. Its state and logs are in `.stackgen/` next to the stack file; they contain no keys.
+it. The supervisor's state and logs are in `.stackgen/` next to the stack file, and contain no keys.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Progress = Callable[[str, str], None]
 
 
 def prepare_processes(stack_path: Path, note: Callable[[str], None]) -> ProcessStack:
-    """The stack as local processes, ready to start: not running, with a key, and with all its programs.
+    """Returns the stack as local processes that can start: none runs yet, the key exists, and so do all programs.
 
     `note` is called with each line for the user. Raises StackgenError if the stack is already running, MachineError if
     a program is missing or a port is taken.
@@ -52,7 +52,7 @@ def prepare_processes(stack_path: Path, note: Callable[[str], None]) -> ProcessS
     if create_env(stack.folder):
         note(f"wrote {stack.folder / '.env'} with a new key")
     stack.check_ready()
-    # every time: how little isolation there is must not be forgotten
+    # printed at every start, because users must not forget how little isolation there is
     for line in describe_differences(stack):
         note(line)
     return stack
@@ -61,8 +61,8 @@ def prepare_processes(stack_path: Path, note: Callable[[str], None]) -> ProcessS
 def start_processes(stack: ProcessStack, progress: Progress, timeout: float | None) -> Report:
     """Starts the stack, waits until it is healthy, checks it, and returns the report of the check.
 
-    `timeout` limits the start, in seconds; by default it follows the longest start period. Raises StartError if a
-    service does not start; nothing keeps running then.
+    `timeout` limits the start, in seconds; by default it depends on the longest start period. Raises StartError if a
+    service does not start. After an error, nothing keeps running.
     """
     with _start_supervisor(stack) as supervisor:
         _wait_until_healthy(stack, supervisor, progress, timeout)
@@ -72,13 +72,13 @@ def start_processes(stack: ProcessStack, progress: Progress, timeout: float | No
 def down_processes(folder: Path) -> list[str]:
     """Stops the stack's processes and returns the names of the services that ran. Does nothing if none runs.
 
-    If the supervisor was killed, its orphans are found by PID and start time, so that no process is signalled that
-    has only inherited an old PID.
+    If the supervisor was killed, its orphans are found by PID and start time, so that a process
+    which got an old PID by chance is not signalled.
     """
     state = read_state(folder / STATE_DIR)
     running = [entry["service"] for entry in state["services"] if service_processes(entry)]
     supervisor = state["supervisor"]
-    # of the last start, as stack.yaml may have changed since
+    # the plan of the last start, because stack.yaml may have changed since
     grace = max((entry["grace"] for entry in state["services"]), default=0.0)
     if is_alive(supervisor):
         os.kill(supervisor["pid"], signal.SIGTERM)
@@ -105,7 +105,7 @@ def process_status(folder: Path) -> list[ServiceState]:
     states = []
     for entry in state["services"]:
         status, health = entry["state"], entry["health"]
-        # the file is as old as the supervisor's death, so /proc decides
+        # the file is outdated since the supervisor died, so /proc decides
         if not supervised:
             status, health = ("running", "unsupervised") if service_processes(entry) else ("exited", "")
         code = entry["exit_code"] if status == "exited" else None
@@ -120,10 +120,10 @@ def _start_supervisor(stack: ProcessStack) -> Iterator[subprocess.Popen[str]]:
     """Starts the detached supervisor. Any exception in the block, including Ctrl-C, stops the whole stack."""
     folder = stack.state_dir
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    # private: the services write their logs and caches here
+    # private, because the services write their logs and caches here
     folder.chmod(0o700)
     (folder / ".gitignore").write_text("*\n")
-    # the supervisor must import this stackgen, whatever folder it was started from
+    # the supervisor must import this stackgen, whatever its current folder is
     environment = inherited_environment() | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     command = [sys.executable, "-m", "stackgen.runtimes.process.supervisor", str(folder)]
     with (folder / "logs" / "supervisor.log").open("w") as log:
@@ -133,18 +133,18 @@ def _start_supervisor(stack: ProcessStack) -> Iterator[subprocess.Popen[str]]:
         )  # fmt: skip
     assert supervisor.stdin
     with suppress(BrokenPipeError), supervisor.stdin as pipe:
-        # the tasks contain keys, which a pipe shows neither in the process list nor in a file
+        # sent through a pipe, because the tasks contain keys, which must not appear in the process list or in a file
         pipe.write(json.dumps([asdict(task) for task in stack.tasks()]))
     try:
         yield supervisor
     except BaseException:
-        # a supervisor that exits with EXIT_BUSY started nothing: what runs belongs to another one
+        # a supervisor that exits with EXIT_BUSY started nothing: the running services belong to another supervisor
         if supervisor.poll() != EXIT_BUSY:
             supervisor.terminate()
             wait_until(lambda: supervisor.poll() is not None, 10)
             down_processes(stack.folder)
         raise
-    supervisor.returncode = 0  # it will outlive this process, and Popen would warn about that
+    supervisor.returncode = 0  # the supervisor will outlive this process, and Popen would warn about that
 
 
 def _wait_until_healthy(
@@ -159,7 +159,7 @@ def _wait_until_healthy(
             if supervisor.returncode == EXIT_BUSY:
                 raise StackgenError("another `stackgen up` is starting this stack", "wait until it is done")
             raise StartError("the supervisor exited", "".join(read_tail(log_file(stack.folder, "supervisor"), 1)))
-        # until the new supervisor writes its first state, the file is the previous run's
+        # until the new supervisor writes its first state, the file is that of the previous run
         has_state = read_state(stack.state_dir)["supervisor"]["pid"] == supervisor.pid
         states = {state.service: state for state in process_status(stack.folder)} if has_state else {}
         for service in plan.services:
@@ -174,10 +174,10 @@ def _wait_until_healthy(
             if phases[service.name].startswith("failed"):
                 raise StartError(*_describe_failure(service, states[service.name], stack.folder))
         if timeout is None and any(phases[s.name].startswith("download") for s in plan.services):
-            deadline = time.monotonic() + limit  # no limit for downloads: the start is timed from their end
+            deadline = time.monotonic() + limit  # downloads have no limit: the time limit counts from their end
         if time.monotonic() > deadline:
             message, _ = _describe_failure(left[0], states.get(left[0].name), stack.folder)
-            raise StartError(f"start timed out: {message}", "raise models[].start_timeout or --timeout")
+            raise StartError(f"start timed out: {message}", "increase models[].start_timeout or --timeout")
         time.sleep(0.3)
 
 
@@ -197,14 +197,14 @@ def _phase(service: Service, state: ServiceState | None, folder: Path) -> str:
         sizes = [f"{int(part) / 1e6:.1f} MB" for part in matches[-1].groups()[1:]] if matches else []
         return f"downloading {matches[-1][1]}: {' of '.join(sizes)}" if matches else "downloading"
     hits = [name for line in lines for pattern, name in engines.get(service.engine).phases if re.search(pattern, line)]
-    # the engine says it is ready before the health check has generated its first token
+    # the engine reports that it is ready before the health check has generated its first token
     return "loading" if not hits else "warming up" if hits[-1] == "ready" else hits[-1]
 
 
 def _describe_failure(service: Service, state: ServiceState | None, folder: Path) -> tuple[str, str]:
     """A message, with the lines of the log that show the reason, and a hint."""
     lines = [line.rstrip() for line in read_tail(log_file(folder, service.name), 200) if line.strip()]
-    # only the last attempt: each one logs the same errors again
+    # only the last attempt, because each attempt logs the same errors again
     starts = [number for number, line in enumerate(lines) if RESTART_MARKER in line and number < len(lines) - 1]
     lines = lines[starts[-1] + 1 :] if starts else lines
     shown = [line for line in lines if ERROR_LINE.search(line)][-8:] or lines[-8:]
@@ -237,10 +237,10 @@ def _refuse_if_running(stack: ProcessStack) -> None:
 
 
 def _signal_services(state: dict[str, Any], number: int) -> bool:
-    """Sends signal `number` to all processes that are left, the last started first; False if there are none."""
+    """Sends signal `number` to all processes that are left, the last started first. Returns False if none is left."""
     left = [pid for entry in reversed(state["services"]) for pid in service_processes(entry)]
     for pid in left:
-        # it may exit at any moment
+        # the process may exit at any moment
         try:
             os.kill(pid, number)
         except ProcessLookupError:

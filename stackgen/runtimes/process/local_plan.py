@@ -31,9 +31,9 @@ INHERITED = re.compile(
     r"REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(CUDA|NVIDIA|NCCL|HIP|HSA|ROCR|OMP)_\w+",
     re.IGNORECASE,
 )
-# engine -> its Python module, for engines that start with `python3`; the others have a program of their own
+# engine -> its Python module, for engines that start with `python3`; other engines have a program of their own
 MODULES = {"fastchat": "fastchat"}
-# engine -> what `pip install` needs
+# engine -> the package to install with pip
 PACKAGES = {"vllm": "vllm", "fastchat": "fschat[model_worker]"}
 
 
@@ -73,7 +73,7 @@ class ProcessStack:
         health, log = service.health, service.logging or Logging("20m", 5)
         # the supervisor replaces supervise.sh, which a container has as its entrypoint
         entrypoint = () if service.entrypoint == supervisor_entrypoint(self.site) else service.entrypoint
-        # as in supervise.sh, the policy limits failed starts only: `no` is one start, `always` has no limit
+        # as in supervise.sh, the policy limits failed starts only: `no` allows one start, `always` has no limit
         limit = re.fullmatch(r"on-failure:(\d+)", service.restart)
         return Task(
             name=service.name,
@@ -99,7 +99,7 @@ class ProcessStack:
             "STACKGEN_READY_FILE": str(self.state_dir / "ready" / service.name),
         }
         if service.secrets and os.environ.get("HF_TOKEN"):
-            environment["HF_TOKEN"] = os.environ["HF_TOKEN"]  # only for the download, like its secret in a container
+            environment["HF_TOKEN"] = os.environ["HF_TOKEN"]  # for the download only, as in a container
         # in containers, secrets are mounted at these paths; a process gets the path of the file itself
         files = {f"/run/secrets/{name}": self._secret_path(ref, values) for name, ref in self.plan.secrets}
         for name, value in service.environment:
@@ -142,9 +142,9 @@ def describe_differences(stack: ProcessStack) -> Iterator[str]:
     internal = [network.name for network in stack.plan.networks if network.internal]
     keyless = [service.name for service in services if internal and service.networks and not service.ports]
     yield "local processes instead of containers. The differences:"
-    yield "  - no isolation: they run as your user, with your files and your network; no dropped capabilities, no"
-    yield "    read-only root, no memory limit; image, user, read_only, shm_size and ipc have no effect"
-    yield f"  - all ports are on {LOOPBACK}, whatever `bind` says; every user of this machine can reach them"
+    yield "  - no isolation: the processes run as your user, with your files and your network, without dropped"
+    yield "    capabilities, read-only root or memory limit; image, user, read_only, shm_size and ipc have no effect"
+    yield f"  - all ports are on {LOOPBACK}, and `bind` has no effect; every user of this machine can reach the ports"
     if keyless:
         yield f"  - no internal network: {', '.join(keyless)} need no key, and every local user can reach them"
     if any(service.gpus for service in services):
@@ -159,11 +159,11 @@ def _engines_dir() -> Path:
 
 
 def _engine_environment(engine: str) -> dict[str, str]:
-    """The inherited environment, with the engine's own virtual environment first on the PATH, if there is one.
+    """The inherited environment. If the engine has its own virtual environment, that is first on the PATH.
 
-    Its file `stackgen.env` has the variables that the engine's image sets with ENV, as NAME=VALUE lines.
+    The file `stackgen.env` in it has the variables that the engine's image sets with ENV, as NAME=VALUE lines.
     """
-    # one for each engine, because their pins contradict each other
+    # one environment for each engine, because engines need contradictory versions of packages
     environment, venv = inherited_environment(), _engines_dir() / engine
     if not (venv / "bin").is_dir():
         return environment
@@ -192,23 +192,23 @@ def _check_program(service: Service, engine: str, program: str, module: str) -> 
     environment = _engine_environment(engine)
     found = shutil.which(program, path=environment.get("PATH"))
     if found and module:
-        # by the program's own Python, from / so that a folder of that name in the current directory does not count
+        # run by the program's own Python, in / so that a folder with the module's name can't be imported
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
         found = found if subprocess.run([found, "-c", code], env=environment, cwd="/").returncode == 0 else None
     if found:
         return
     venv, script = _engines_dir() / engine, templates_dir().parent / "scripts" / "engine-env"
     if module == "huggingface_hub":
-        hint = f"pip install huggingface_hub, into {venv} or for the python3 on the PATH"
-    # the script is in a source checkout only, and installs the CPU build
+        hint = f"install huggingface_hub with pip, into {venv} or for the python3 on the PATH"
+    # the script exists in a source checkout only, and installs the CPU build
     elif engine in PACKAGES and script.is_file() and not service.gpus:
-        hint = f"`scripts/engine-env {engine}` creates an environment that has it"
+        hint = f"`scripts/engine-env {engine}` creates an environment with it"
     elif engine in PACKAGES:
         hint = f"python3 -m venv {venv} && {venv}/bin/pip install '{PACKAGES[engine]}'"
     else:
-        hint = f"install it, on the PATH or in {venv}/bin"
+        hint = f"install the program in a folder of the PATH or in {venv}/bin"
     missing = f"the Python module {module}" if module else f"the program {program}"
-    raise MachineError(f"{service.name} needs {missing}, which is neither in {venv} nor on the PATH", hint)
+    raise MachineError(f"{service.name} needs {missing}, which was found neither in {venv} nor on the PATH", hint)
 
 
 def _check_port_free(service: str, port: int) -> None:
@@ -219,8 +219,8 @@ def _check_port_free(service: str, port: int) -> None:
     except OSError as error:
         holder = find_port_holder(port)
         raise MachineError(
-            f"{service}: port {port} is taken" + (f" by {holder}" if holder else f": {error.strerror}"),
-            "stop it, or set another `port:`",
+            f"{service}: port {port} is already in use" + (f" by {holder}" if holder else f": {error.strerror}"),
+            "stop that program, or set another `port:`",
         ) from None
 
 

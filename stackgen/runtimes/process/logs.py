@@ -20,13 +20,13 @@ def process_logs(folder: Path, services: tuple[str, ...], follow: bool = False, 
     """
     known = [entry["service"] for entry in read_state(folder / STATE_DIR)["services"]]
     if unknown := sorted(set(services) - set(known)):
-        raise StackgenError(f"no service {', '.join(unknown)} was started", f"started: {', '.join(known) or 'none'}")
+        raise StackgenError(f"not started: {', '.join(unknown)}", f"started services: {', '.join(known) or 'none'}")
     wanted = [name for name in known if not services or name in services]
     width = max(map(len, wanted), default=0)
     offsets = {}
     for name in wanted:
         log = log_file(folder, name)
-        # before reading: with --follow, a line may be printed twice, but none is lost
+        # measured before reading: with --follow, a line may be printed twice, but none is lost
         offsets[name] = log.stat().st_size if log.exists() else 0
         texts = [part.read_text(errors="replace") for part in log_parts(log) if part.exists()]
         lines = "".join(texts).splitlines()

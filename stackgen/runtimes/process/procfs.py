@@ -39,7 +39,7 @@ def session_processes(pid: int, start: int, marker: str) -> list[int]:
     leader_alive = start_time(pid) == start
     for candidate in _all_pids():
         fields = _read_stat(candidate)
-        # field 6 of stat is the session; these fields start at field 3
+        # field 6 of stat is the session; the list of fields starts at field 3
         if fields and fields[0] not in ("Z", "X") and fields[3] == str(pid):
             # a process may end, or belong to another user
             with suppress(OSError):
@@ -89,13 +89,13 @@ def find_port_holder(port: int) -> str:
         with suppress(OSError):
             for line in Path(table).read_text().splitlines()[1:]:
                 cells = line.split()
-                if cells[3] == "0A" and int(cells[1].rpartition(":")[2], 16) == port:  # 0A: listening
+                if cells[3] == "0A" and int(cells[1].rpartition(":")[2], 16) == port:  # 0A is the state "listening"
                     sockets.add(f"socket:[{cells[9]}]")
     for pid in _all_pids():
         with suppress(OSError):
             if any(os.readlink(link) in sockets for link in Path(f"/proc/{pid}/fd").iterdir()):
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
-                # a process names itself: control characters must not reach the terminal
+                # a process sets its own name, and control characters in it must not reach the terminal
                 return f"{re.sub(r'[^ -~]', '?', name)} (pid {pid})"
     return ""
 

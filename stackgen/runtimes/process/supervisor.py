@@ -2,8 +2,9 @@
 
     python -m stackgen.runtimes.process.supervisor STATE_DIR      reads its tasks as JSON from standard input
 
-It does what Docker, Compose and `supervise.sh` do for containers. The tasks contain keys, so they come through a pipe
-and are never written to disk. Only the standard library is used: this process lives as long as the stack.
+The supervisor does what Docker, Compose and `supervise.sh` do for containers. The tasks contain keys, so they come
+through a pipe and are never written to disk. This module uses only the standard library, because it runs as long as the
+stack.
 STATE_DIR has state.json (always replaced as a whole), lock (held while this runs), logs/SERVICE.log, ready/SERVICE.
 """
 
@@ -57,7 +58,7 @@ class ServiceRunner:
         return self.state == "running" and (condition == "service_started" or self.health in ("healthy", ""))
 
     def tick(self, runners: dict[str, ServiceRunner]) -> None:
-        """Does whatever is due now, without blocking. `runners` are all services of the stack by name."""
+        """Carries out all actions that are due, without blocking. `runners` are all services of the stack by name."""
         now = time.monotonic()
         may_start = self.state == "waiting" and all(
             runners[name].satisfies(condition) for name, condition in self.task.depends_on.items()
@@ -78,11 +79,11 @@ class ServiceRunner:
             self.process = self._spawn(self.task.argv, self.log, "ab")
         except OSError as error:
             self._log(f"cannot start {self.task.argv[0]}: {error.strerror}")
-            # 127: "command not found" in a shell
+            # a shell uses 127 for "command not found"
             self._handle_exit(127, now)
             return
         self.start_ticks = start_time(self.process.pid) or 0
-        if self.task.cpus:  # right away, so that threads inherit it
+        if self.task.cpus:  # set at once, so that threads inherit it
             with suppress(OSError):
                 os.sched_setaffinity(self.process.pid, self.task.cpus)
 
@@ -96,16 +97,16 @@ class ServiceRunner:
             )  # fmt: skip
 
     def _handle_exit(self, code: int, now: float) -> None:
-        """Retries a start that was never healthy a few times; restarts a service that was healthy every time."""
+        """Retries a start that never became healthy a few times. Always restarts a service that was healthy."""
         self._kill_leftovers()
         uptime, self.health = now - self.started_at, ""
         if self.task.one_shot and code == 0:
             self.state, self.exit_code = "exited", 0
             return
-        code = code or 1  # vLLM exits with 0 when its engine dies; for a service, that is a failure too
+        code = code or 1  # vLLM exits with 0 when its engine dies, which is a failure of the service
         self.exit_code = code
         if self.was_healthy:
-            # back off up to once a minute while it keeps dying; an uptime of 5 minutes resets the pause
+            # double the pause after each exit, up to a minute; an uptime of 5 minutes resets the pause
             pause = self.backoff = 1.0 if uptime > 300 else self.backoff
             self.backoff = min(60.0, 2 * pause)
             why = "was healthy and"
@@ -122,7 +123,7 @@ class ServiceRunner:
 
     def _kill_leftovers(self) -> None:
         if self.process:
-            signal_group(self.process.pid, signal.SIGKILL)  # an engine's workers may outlive it and hold its memory
+            signal_group(self.process.pid, signal.SIGKILL)  # an engine's workers may outlive the engine
         if self.probe_process:
             signal_group(self.probe_process.pid, signal.SIGKILL)
             self.probe_process.wait()
@@ -132,7 +133,7 @@ class ServiceRunner:
         if self.probe_process is None:
             if now >= self.next_probe:
                 try:
-                    # overwritten each time: the log of the last probe is enough to explain a failure
+                    # overwritten by each probe, because the log of the last probe is enough to explain a failure
                     self.probe_process = self._spawn(probe.command, self.log.with_suffix(".health"), "wb")
                 except OSError:
                     self._handle_probe_result(probe, False, now)
@@ -163,7 +164,7 @@ class ServiceRunner:
             signal_group(self.process.pid, number)
 
     def reap(self) -> bool:
-        """Whether nothing of the service runs any more; records the exit code if it has just exited."""
+        """Whether no process of the service runs any more. Records the exit code if the service has just exited."""
         if self.process is not None and (code := self.process.poll()) is not None:
             self._kill_leftovers()
             self.exit_code = code if code >= 0 else 128 - code
@@ -177,7 +178,7 @@ class ServiceRunner:
         return self.task.stop_grace_period if self.was_healthy else min(self.task.stop_grace_period, 5.0)
 
     def rotate_log(self) -> None:
-        """Rotates a log that is too large. Lines between copy and truncation are lost, as with `copytruncate`."""
+        """Rotates a log that is too large. Lines between copy and truncation are lost (as with `copytruncate`)."""
         with suppress(FileNotFoundError):
             if self.log.stat().st_size <= self.task.log_bytes:
                 return
@@ -185,7 +186,7 @@ class ServiceRunner:
             for older, newer in zip(names[:1:-1], names[-2:0:-1], strict=True):
                 with suppress(FileNotFoundError):
                     newer.replace(older)
-            # copied, not renamed: the service keeps the file open and would write on into the renamed one
+            # copied, not renamed: the service keeps the file open and would continue to write to the renamed file
             if len(names) > 1:
                 shutil.copyfile(self.log, names[1])
             os.truncate(self.log, 0)
@@ -236,7 +237,7 @@ def run_services(tasks: Iterable[Task], folder: Path) -> None:
                 runner.tick(runners)
                 save()  # after each service: if this process is killed, `down` finds its children by this file
             ticks += 1
-            # once a second: a stat of each log
+            # once a second only, because it calls stat() for each log
             if ticks % 10 == 0:
                 for runner in runners.values():
                     runner.rotate_log()
@@ -253,7 +254,7 @@ def _stop_all(runners: dict[str, ServiceRunner]) -> None:
             if name in deadlines:
                 if time.monotonic() > deadlines[name]:
                     runners[name].send_signal(signal.SIGKILL)
-            # a service is stopped once everything that depends on it is gone
+            # a service is stopped after all services that depend on it have ended
             elif not any(name in runners[other].task.depends_on for other in left):
                 runners[name].send_signal(signal.SIGTERM)
                 deadlines[name] = time.monotonic() + runners[name].grace_period()
@@ -271,7 +272,7 @@ def main(arguments: list[str]) -> int:
             return EXIT_BUSY
         for name in ("logs", "ready", "home"):
             (folder / name).mkdir(exist_ok=True)
-        # state and logs of the previous run must not be mistaken for this one's
+        # state and logs of the previous run must not be mistaken for those of this run
         for old in (folder / "state.json", *(folder / "logs").iterdir()):
             if old.name != "supervisor.log":
                 old.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from stackgen.runtimes.rollout.gpu_handover import (
 
 __all__ = ["find_downtime", "find_routers", "last_start_seconds", "skip_repeats"]
 
-# no client's request goes through these
+# roles that serve no requests of clients
 ROLES_WITHOUT_REQUESTS = ("download", "monitoring", "ui")
 
 
@@ -37,7 +37,7 @@ def find_downtime(
 ) -> Iterator[str]:
     """Yields a sentence for each service whose requests fail while it is down, or that stops before its successor."""
     backends = [{server.name for server in backend.servers} for backend in _gateway_backends(plan)]
-    # while a router is down, the gateway sends requests to its replicas directly
+    # while a router is down, the gateway sends requests directly to the replicas
     routers = {*find_routers(plan)}
     has_gateway = SERVICE in running and running[SERVICE].running and SERVICE not in removed
     reported = set()
@@ -52,9 +52,9 @@ def find_downtime(
         last_start = _last_start(service.engine, running[name])
         if name == SERVICE:
             yield (
-                "the gateway itself is recreated: it accepts no new requests until those in flight have ended (at most "
-                f"{service.stop_grace_period} s; an idle keep-alive connection counts for up to 10 s), and for about "
-                "one more second"
+                "the gateway itself is recreated: it accepts no new requests until the requests in flight have ended "
+                f"(at most {service.stop_grace_period} s; an idle keep-alive connection counts for up to 10 s), and "
+                "for about one more second"
             )
         elif service.role == "worker" and _has_peer_worker(plan, service):
             yield f"{name}: FastChat can't drain a worker, so its requests in flight fail{last_start}"
@@ -65,13 +65,13 @@ def find_downtime(
     yield from _find_gpu_downtime(plan, changed, removed, running, added, reported)
     workers = {worker for endpoint in plan.endpoints for worker in endpoint.workers}
     for name in removed:
-        # without workers in the plan the API server goes as well, and that one the gateway can drain
+        # if the plan has no workers, the API server is removed too, and the gateway can drain the API server
         if workers and name.startswith("fastchat-"):
             yield f"{name}: FastChat can't drain a worker, so its requests in flight fail"
     if SERVICE in removed:
         yield "the gateway is removed, with its keys and its address: each model then answers on its own port"
     elif SERVICE in added and changed:
-        yield "the gateway is new: the models then answer at its address, and no longer on their own ports"
+        yield "a gateway is added: the models then answer at its address, and no longer on their own ports"
 
 
 def _find_gpu_downtime(
@@ -85,19 +85,19 @@ def _find_gpu_downtime(
     """Yields a sentence for each service that must stop first, because another one takes over its GPU."""
     in_use = gpus_in_use(running)
     for name in removals_blocking(plan, added, removed, in_use):
-        # the model keeps its first replica, so nothing is lost
+        # the model keeps its first replica, so there is no downtime
         first = first_replica_of(plan, name)
         if first and first in running and running[first].running:
             continue
         after = ", ".join(one for one in added if gpus_overlap(reserved_gpus(plan.service(one)), in_use[name]))
         last_start = _last_start(engine_of(name), running[name])
-        yield f"{name} stops before {after} starts, which takes over its GPU: neither answers until then{last_start}"
+        yield f"{name} stops before {after} starts on its GPU: neither answers until {after} is ready{last_start}"
     for name, stopped_first in order_updates(plan, changed, in_use):
         for other in stopped_first:
-            # one sentence for each service is enough
+            # report each service only once
             if other not in reported:
                 last_start = _last_start(engine_of(other), running[other])
-                yield f"{other} stops before {name} starts, which takes over its GPU: it is down meanwhile{last_start}"
+                yield f"{other} stops before {name} starts on its GPU: {other} is down meanwhile{last_start}"
 
 
 def _last_start(engine: str, container: Container) -> str:
@@ -106,7 +106,7 @@ def _last_start(engine: str, container: Container) -> str:
 
 
 def last_start_seconds(engine: str, container: Container) -> float | None:
-    """Returns the seconds from the container's start to the log line that says it is ready; None if there is none.
+    """Returns the seconds from the container's start to the log line that reports it as ready, or None.
 
     Docker keeps only the last five results of a health check, so the first one is gone (engine 28.5).
     """
@@ -116,7 +116,7 @@ def last_start_seconds(engine: str, container: Container) -> float | None:
         started = _parse_timestamp(api.inspect_container(container.id)["State"]["StartedAt"])
         # the log of a restarted container also holds its earlier starts
         log = api.logs(container.id, timestamps=True, since=started.timestamp()).decode(errors="replace")
-    # a duration is nice to know; its absence must not stop a rollout
+    # the duration is only information: a rollout continues without it
     except (sdk().errors.DockerException, ValueError):
         return None
     for line in log.splitlines():
@@ -127,7 +127,7 @@ def last_start_seconds(engine: str, container: Container) -> float | None:
 
 
 def skip_repeats(progress: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """Wraps `progress` so that a phase which a service is already in is not shown again."""
+    """Wraps `progress` so that repeated phases of a service are shown only once."""
     last: dict[str, str] = {}
 
     def on_change(service: str, phase: str) -> None:
@@ -150,7 +150,7 @@ def find_routers(plan: Plan, behind: Collection[str] | None = None) -> list[str]
 
 def _has_peer_worker(plan: Plan, worker: Service) -> bool:
     """Whether another FastChat worker serves the same model."""
-    # the gateway does not know workers: only their own command says what they serve
+    # the gateway does not know the workers: only a worker's command shows which model it serves
     names = [one.command[one.command.index("--model-names") + 1] for one in plan.services if one.role == "worker"]
     return names.count(worker.command[worker.command.index("--model-names") + 1]) > 1
 

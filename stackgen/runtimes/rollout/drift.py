@@ -32,7 +32,7 @@ __all__ = [
     "restore_files", "rollout_lock", "save_applied_files",
 ]  # fmt: skip
 
-# a `render` before the update overwrites the files that created what runs; a rollback finds them here
+# a `render` before the update overwrites the files that created the containers; a rollback finds these files here
 APPLIED_FILE = ".stackgen.applied.json"
 LABEL_PREFIX = "com.docker.compose."
 
@@ -44,7 +44,7 @@ Files = Mapping[str, str | None]
 class Container:
     """A service's container: Compose's hash of its definition, its image id, and the ids of its GPUs.
 
-    `completed`: it exited with 0. `environment` holds `NAME=value` entries.
+    `completed`: it exited with 0. `environment` contains `NAME=value` entries.
     """
 
     service: str
@@ -60,12 +60,12 @@ class Container:
 def find_containers(name: str) -> dict[str, Container]:
     """Returns the containers of the stack `name` by service. Raises MachineError if Docker does not answer."""
     api, found = connect().api, {}
-    # a one-off container (`docker compose run`) is nobody's replica
+    # a one-off container (`docker compose run`) is not a replica
     labels = [f"{LABEL_PREFIX}project={name}", f"{LABEL_PREFIX}oneoff=False"]
     for row in api.containers(all=True, filters={"label": labels}):
         try:
             data = api.inspect_container(row["Id"])
-        # it was removed between the two calls
+        # the container was removed between the two calls
         except sdk().errors.NotFound:
             continue
         service, state = row["Labels"].get(f"{LABEL_PREFIX}service", ""), data["State"]
@@ -83,7 +83,7 @@ def find_containers(name: str) -> dict[str, Container]:
 
 
 def gpus_in_use(running: Mapping[str, Container]) -> dict[str, frozenset[str]]:
-    """Returns the ids of the GPUs that running engines hold, by service."""
+    """Returns the ids of the GPUs that running engines use, by service."""
     return {name: container.gpus for name, container in running.items() if container.running and engine_of(name)}
 
 
@@ -108,14 +108,14 @@ def find_previous_files(
 ) -> Files | None:
     """Returns the files that created the containers `changed`: `before` (those on disk), or those last applied.
 
-    None if neither match, for example if the stack was rendered and started by hand.
+    None if neither matches, for example if the stack was rendered and started by hand.
     """
     applied = _load_applied_files(folder)
     for files in (before, applied):
         text = files.get(COMPOSE_FILE) or (_read_text(folder / COMPOSE_FILE) if files is before else None)
         if text is None:
             continue
-        # .env may hold a newer key than the containers
+        # .env may contain a newer key than the containers
         keys = [_env_key(running[SERVICE])] if SERVICE in running else []
         hashes = [_config_hashes(folder, text, key) for key in (*keys, {})]
         if all(any(one.get(name) == running[name].hash for one in hashes) for name in changed):
@@ -139,7 +139,7 @@ def restore_files(folder: Path, files: Files) -> None:
         if text is None:
             (folder / path).unlink(missing_ok=True)
         else:
-            # the user may have narrowed the mode of stack.yaml
+            # the user may have restricted the mode of stack.yaml
             mode = (folder / path).stat().st_mode & 0o777 if (folder / path).exists() else 0o644
             write_atomically(folder / path, text, mode)
 
@@ -192,7 +192,7 @@ def _image_ids(plan: Plan) -> dict[str, str]:
 
 
 def _load_applied_files(folder: Path) -> dict[str, str | None]:
-    # without these files only the rollback from them is lost, so a broken one is no error
+    # only a rollback needs these files, so a broken file is no error
     try:
         data = json.loads((folder / APPLIED_FILE).read_text("utf-8"))
     except (OSError, ValueError):

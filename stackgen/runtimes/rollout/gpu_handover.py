@@ -1,7 +1,7 @@
-"""Order a rollout by GPUs: a service can start only after the service that holds its GPU has stopped.
+"""Order a rollout by GPUs: a service can start only after the service that uses its GPU has stopped.
 
 GPUs are compared by the ids they were requested with; "all" overlaps with every id. Only services of engines count:
-DCGM's exporter also holds all GPUs, but blocks nobody.
+DCGM's exporter also uses all GPUs, but blocks no service.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def gpus_overlap(first: frozenset[str], second: frozenset[str]) -> bool:
 
 
 def removals_blocking(plan: Plan, starting: Iterable[str], removed: Iterable[str], in_use: GpusByService) -> list[str]:
-    """Returns those of `removed` that hold a GPU which one of `starting` needs: they must stop first."""
+    """Returns the services of `removed` that must stop first, because a service of `starting` needs their GPU."""
     wanted = frozenset(chain.from_iterable(reserved_gpus(plan.service(name)) for name in starting))
     return [name for name in removed if gpus_overlap(wanted, in_use.get(name, frozenset()))]
 
@@ -57,27 +57,27 @@ def order_updates(plan: Plan, names: Sequence[str], in_use: GpusByService) -> li
     remaining, current, steps = list(names), dict(in_use), []
 
     def blockers(name: str) -> list[str]:
-        # GPUs that the service keeps block nobody
+        # GPUs that the service already uses are not blocked
         new = reserved_gpus(plan.service(name)) - in_use.get(name, frozenset())
         return [other for other in remaining if other != name and gpus_overlap(new, current.get(other, frozenset()))]
 
     while remaining:
-        # without a free service the rest is a cycle: the first one breaks it
+        # if no service is free, the rest is a cycle: the first service breaks the cycle
         name = next((candidate for candidate in remaining if not blockers(candidate)), remaining[0])
         steps.append((name, blockers(name)))
-        # a stopped service holds no GPU for the steps that follow
+        # a stopped service uses no GPU in the steps that follow
         current |= dict.fromkeys(steps[-1][1], frozenset())
         remaining.remove(name)
     return steps
 
 
 def engine_of(name: str) -> str:
-    """Returns the engine of the service `name`, which no plan may contain any more; "" for other services."""
+    """Returns the engine of the service `name`, even if no plan contains that service; "" for other services."""
     return next((engine for engine in engines.names() if name.startswith(f"{engine}-")), "")
 
 
 def first_replica_of(plan: Plan, name: str) -> str:
-    """Returns the plan's first replica of the model that `name` was a further replica of; "" if there is none."""
+    """Returns the first replica in the plan of the model whose further replica was `name`, or ""."""
     # further replicas are named after the first, with -2, -3, …
     first = re.sub(r"-\d+$", "", name)
     return first if first != name and any(service.name == first for service in plan.services) else ""

@@ -1,7 +1,7 @@
 """Change a running stack one replica at a time behind its gateway, so that no request is lost.
 
-`plan_rollout` reports what would change and which downtime can't be avoided. `run_rollout` does it, and rolls
-everything back if a service does not become healthy.
+`plan_rollout` reports what would change and which downtime can't be avoided. `run_rollout` carries out the change, and
+rolls everything back if a service does not become healthy.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = ["Rollout", "RolloutResult", "plan_rollout", "run_rollout"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What a rollout will do: services to start, to recreate one by one and to remove, and files to write first.
+    """A rollout: services to start, services to recreate one by one, services to remove, and files to write first.
 
-    `downtime` holds a sentence for each service whose requests will fail. `previous_files` created the running
+    `downtime` contains a sentence for each service whose requests will fail. `previous_files` created the running
     containers; None if they are gone. `stack_yaml` is the new text of stack.yaml, "" if it stays as it is.
     """
 
@@ -61,7 +61,7 @@ class Rollout:
 
 
 def plan_rollout(stack: Stack, stack_yaml: str = "") -> Rollout:
-    """Returns what it takes to bring the running stack to `stack`. Writes nothing.
+    """Returns the rollout that changes the running stack to `stack`. Writes nothing.
 
     Raises StackgenError if the stack is not running, MachineError if Docker does not answer.
     """
@@ -70,7 +70,7 @@ def plan_rollout(stack: Stack, stack_yaml: str = "") -> Rollout:
     if not any(container.running for container in running.values()):
         raise StackgenError("the stack is not running", "`stackgen up` starts it with the current configuration")
     file_changes = compare(stack.files(), folder)
-    # a file that was edited by hand is used as it is
+    # a file that was edited by hand is used unchanged
     text = next(one.old if one.edited else one.new for one in file_changes if one.path == COMPOSE_FILE)
     added = [
         service.name for service in plan.services
@@ -107,7 +107,7 @@ def run_rollout(stack: Stack, rollout: Rollout, progress: Progress, timeout: flo
     Raises StartError with the cause if a service does not become healthy; everything is then rolled back.
     """
     with rollout_lock(stack.folder):
-        # first, because it can fail while nothing has been written
+        # first, because a failure is harmless while nothing has been written
         ensure_certificate(stack.spec, stack.plan, stack.folder)
         runner = _RolloutRunner(stack.plan, stack.folder, progress, timeout, find_containers(stack.plan.name))
         if rollout.stack_yaml:
@@ -120,7 +120,7 @@ def run_rollout(stack: Stack, rollout: Rollout, progress: Progress, timeout: flo
         except StartError as error:
             raise _roll_back(runner, rollout, error) from None
         except KeyboardInterrupt:
-            # the gateway may be gone at this moment
+            # the gateway may not be running at this moment
             with suppress(StackgenError):
                 if runner.gateway:
                     runner.gateway.enable_all()
@@ -130,7 +130,7 @@ def run_rollout(stack: Stack, rollout: Rollout, progress: Progress, timeout: flo
 
 
 class _RolloutRunner(Steps):
-    """Takes the steps of a rollout in order, or back."""
+    """Carries out the steps of a rollout in order, or rolls them back."""
 
     def run(self, rollout: Rollout) -> None:
         """Carries out `rollout`."""
@@ -144,14 +144,14 @@ class _RolloutRunner(Steps):
         added = [name for name in rollout.added if name not in (*downloads, *last)]
         changed = [name for name in rollout.changed if name not in (*downloads, SERVICE)]
         removed = [name for name in rollout.removed if name != SERVICE]
-        # engines load what the downloads fetch
+        # downloads come first, because engines load the downloaded files
         if downloads:
             self.start(downloads)
         self._drain_routers(changed, removed)
         in_use = gpus_in_use(self.running)
         for name in removals_blocking(self.plan, (*added, *changed), removed, in_use):
             self.drain_and_stop(name)
-        # an update frees the GPUs that a new service gets
+        # updates come first if they free GPUs that a new service gets
         if any(
             gpus_overlap(reserved_gpus(self.plan.service(new)), in_use.get(old, frozenset()))
             for new in added
@@ -165,9 +165,9 @@ class _RolloutRunner(Steps):
         for name in removed:
             if name not in self.stopped:
                 self.drain(name)
-        # the gateway comes before the updates, so that the new replicas take their share while others are drained
+        # the gateway comes before the updates, so that the new replicas get requests while others are drained
         if SERVICE in rollout.changed:
-            # the old gateway may neither reach new services nor accept the new configuration
+            # the old gateway may be unable to reach new services or to load the new configuration
             self.start([SERVICE])
             self.result.updated.append(SERVICE)
             self.reload()
@@ -176,7 +176,7 @@ class _RolloutRunner(Steps):
             self.reload()
         for name in added:
             if self.gateway and self.gateway.servers(name):
-                self.progress(name, "waiting for the gateway to find it")
+                self.progress(name, "waiting until the gateway finds the replica")
                 self.gateway.wait_until_up(name)
         # an engine takes over the gateway's port
         if SERVICE in rollout.removed:
@@ -188,7 +188,7 @@ class _RolloutRunner(Steps):
             if self.gateway and self.gateway.servers(name):
                 self.progress(name, "enabling in the gateway")
                 self.gateway.enable(name)
-        # last: until here everything can be rolled back
+        # removals come last, because until here everything can be rolled back
         self.remove(rollout.removed)
         self.reload()
         if self.gateway:
@@ -209,7 +209,7 @@ class _RolloutRunner(Steps):
         existing = find_containers(self.plan.name)
         self.remove([name for name in rollout.added if name in existing and name not in self.running])
         for name in again:
-            # these GPUs belong to another service again, which can't start before they are free
+            # another service gets its GPUs back, and can't start before they are free
             if reserved_gpus(self.plan.service(name)) - self.running[name].gpus:
                 self.drain(name)
                 self.stop(name)
@@ -230,14 +230,14 @@ class _RolloutRunner(Steps):
             self.update([name])
 
     def _drain_routers(self, changed: Sequence[str], removed: Sequence[str]) -> None:
-        # a router can't drain a replica; while the router is drained, the gateway sends to the replicas directly
+        # a router can't drain a replica; while the router is drained, the gateway sends requests directly to replicas
         for name in find_routers(self.plan, {*changed, *removed}):
             self.drain(name)
 
 
 def _roll_back(runner: _RolloutRunner, rollout: Rollout, error: StartError) -> StartError:
     """Rolls back, and returns the error that reports the cause and how the rollback ended."""
-    # before the failed container, and with it the log, is gone
+    # explained first, because the rollback removes the failed container and its log
     finding = explain_failure(runner.plan, runner.folder, error.output)
     cause = format_finding(finding) + "\n" if finding and not finding.fallback else ""
     cause += error.message.splitlines()[0] if cause else error.message
@@ -254,5 +254,5 @@ def _roll_back(runner: _RolloutRunner, rollout: Rollout, error: StartError) -> S
         return StartError(
             f"{cause}\nthe rollback failed as well: {second.message}", "run `stackgen diagnose` for the cause"
         )
-    stack_yaml = "stack.yaml is unchanged" if rollout.stack_yaml else "stack.yaml still asks for the change"
-    return StartError(f"{cause}\nrolled back: what ran before runs again, and {stack_yaml}", error.hint)
+    stack_yaml = "stack.yaml is unchanged" if rollout.stack_yaml else "stack.yaml still contains the change"
+    return StartError(f"{cause}\nrolled back: the previous services run again, and {stack_yaml}", error.hint)

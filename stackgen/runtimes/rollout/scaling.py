@@ -31,17 +31,17 @@ def parse_replica_counts(args: Sequence[str]) -> tuple[dict[str, int], str]:
     counts: dict[str, int] = {}
     stacks = []
     for arg in args:
-        # from the right: a model's name may contain =
+        # split from the right, because a model's name may contain =
         model, equals, number = arg.rpartition("=")
         if equals and number.isdecimal():
             counts[model] = int(number)
         # the path of a stack may contain = as well
         elif equals and not Path(arg).exists():
-            raise StackgenError(f"{arg!r} is not MODEL=N", "N is the number of replicas, 1 or more")
+            raise StackgenError(f"{arg!r} does not have the form MODEL=N", "N is the number of replicas, 1 or more")
         else:
             stacks.append(arg)
     if not counts or len(stacks) > 1:
-        raise StackgenError("name a model and its number of replicas", "stackgen scale MODEL=N [STACK]")
+        raise StackgenError("expected one or more MODEL=N, and at most one stack", "stackgen scale MODEL=N [STACK]")
     return counts, stacks[0] if stacks else "."
 
 
@@ -54,23 +54,23 @@ def scale_stack(where: str, counts: Mapping[str, int]) -> ScaledStack:
     current = open_stack(where)
     if not has_gateway(current.plan) or running_gateway(current.plan.name) is None:
         raise StackgenError(
-            "the stack has no running gateway, which one endpoint for several replicas needs",
+            "the stack has no running gateway, and several replicas need a gateway as their endpoint",
             "set `gateway: true` and run `stackgen up`, which restarts the models once, with downtime; then scale",
         )
     path = find_stack_file(where) or Path(where) / "stack.yaml"
     before = text = read_text(path)
     for name, count in counts.items():
         index = _find_model(current.spec, name)
-        # an edit without effect would still add a line for the default
+        # an edit without effect would still add a line with the default
         if count != current.spec.models[index].replicas:
             text = apply_edit(text, Edit(("models", index, "replicas"), str(count)))
     spec = parse_stack(text, str(path))
     stack = Stack(spec, resolve(spec, ComposeSite(path.parent, current.folder), str(path)), current.folder, path.name)
-    # the default depends on the number of replicas: the last one would take keys and address with it
+    # the default of `gateway` depends on the number of replicas: with one replica, its keys and address would be lost
     if not has_gateway(stack.plan):
         raise StackgenError(
-            "with one replica the stack would lose its gateway: stack.yaml does not set `gateway`",
-            "set `gateway: true`, which keeps it and changes nothing now",
+            "with one replica, the stack would lose its gateway, because stack.yaml does not set `gateway`",
+            "set `gateway: true`, which keeps the gateway and changes nothing now",
         )
     lines = unified_diff(before.splitlines(), text.splitlines(), str(path), str(path), lineterm="")
     return stack, "" if text == before else text, list(lines)

@@ -32,7 +32,7 @@ REFRESH_WORKERS = (
 # the names are the JSON of `stackgen scale --json` and `stackgen update --json`
 @dataclass(slots=True)
 class RolloutResult:
-    """What a rollout has done so far: service names in the order in which they were finished."""
+    """What a rollout has done so far: names of services, in the order in which their steps ended."""
 
     started: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Steps:
         """Recreates services one by one: drains, starts, verifies and enables each before the next."""
         for name in names:
             drained = self.drain(name)
-            # only `stop` makes FastChat's controller forget a worker at once
+            # only `stop` makes FastChat's controller remove a worker at once
             if self.plan.service(name).role == "worker":
                 self.stop(name)
             self.start([name])
@@ -83,10 +83,10 @@ class Steps:
         part = replace(self.plan, services=tuple(one for one in self.plan.services if one.name in names))
         args = [*compose_command(self.folder), "--progress", "plain", "up", "--detach", "--no-deps", *names]
         with tempfile.TemporaryFile("w+") as output:
-            # in its own process group: Ctrl-C must reach us first, so that Compose is ended in order
+            # in its own process group: Ctrl-C must reach stackgen first, which then ends Compose
             process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
             try:
-                # until `up` returns, the old container's end would look like a failed start
+                # until `up` returns, the exit of the old container would look like a failed start
                 process.wait()
                 deadline = time.monotonic() + self._start_timeout(part)
                 wait_until_healthy(part, connect(), process, self.progress, deadline, before={})
@@ -110,12 +110,12 @@ class Steps:
         self.result.reloaded |= reload_if_changed(self.plan, self.folder)
 
     def drain(self, name: str) -> bool:
-        """Drains a replica and waits for its requests in flight; False if the gateway does not know it."""
+        """Drains a replica and waits for its requests in flight. Returns False if the gateway has no such replica."""
         if not self.gateway or not self.gateway.servers(name):
             return False
         if self.gateway.is_last_up(name):
-            self.progress(name, "the only replica that is up: no answers meanwhile")
-        # a request may take as long as the gateway lets it
+            self.progress(name, "is the only replica that is up: its model does not answer meanwhile")
+        # a request may take as long as the gateway's timeout
         configs = [one.data for one in self.plan.documents if one.path == "gateway/haproxy.cfg"]
         timeout = max((config.timeout for config in configs), default=600)
         self.progress(name, "draining")
@@ -125,7 +125,7 @@ class Steps:
 
     def drain_and_stop(self, name: str) -> None:
         """Stops a running service but keeps its container, so that `restart_stopped` can bring it back."""
-        # HAProxy ends its own requests before it stops
+        # HAProxy finishes its own requests before it stops
         if name == SERVICE:
             self.gateway = None
         else:
@@ -140,7 +140,7 @@ class Steps:
         self.failing = name
         client, deadline = connect(), time.monotonic() + self._start_timeout(self.plan)
         try:
-            # the very same container: Compose could decide to recreate it
+            # not through Compose, which could decide to recreate the container
             client.containers.get(self.running[name].id).start()
             while (state := client.api.inspect_container(self.running[name].id)["State"])["Status"] == "running":
                 # a container without a health check counts as healthy
@@ -173,7 +173,7 @@ class Steps:
             container.stop(timeout=int(container.attrs["Config"].get("StopTimeout") or 10))
             if remove:
                 container.remove(v=True)
-        # it is gone already
+        # the container is gone already
         except (KeyError, sdk().errors.NotFound):
             return
         controller = next((one.name for one in self.plan.services if one.role == "controller"), None)
@@ -182,12 +182,12 @@ class Steps:
             execute(client.containers.get(running.id), ("python3", "-c", REFRESH_WORKERS))
 
     def _wait_for_old_workers(self, name: str) -> None:
-        # a worker of an earlier configuration does not learn that a replica is drained
+        # a worker of an earlier configuration does not know that a replica is drained
         if self.gateway:
             self.gateway.wait_for_old_workers(600, lambda phase: self.progress(name, phase))
 
     def _verify_generation(self, name: str) -> None:
-        # the health check, which generates a token, must pass once more while no client's request is in the way
+        # the health check, which generates a token, must pass once more while the replica gets no client requests
         check = self.plan.service(name).health
         self.progress(name, "requesting a token")
         container = connect().containers.get(find_containers(self.plan.name)[name].id)
@@ -195,7 +195,7 @@ class Steps:
         if code:
             self.failing = name
             raise StartError(
-                f"{name} is healthy but does not generate: {output.strip()[-300:]}",
+                f"{name} is healthy, but does not generate a token: {output.strip()[-300:]}",
                 f"run `stackgen logs {name}` for details",
             )
 

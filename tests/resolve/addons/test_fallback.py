@@ -153,7 +153,7 @@ def test_any_openai_compatible_server_can_be_a_fallback(url: str, server: str, h
         ({"provider": "vllm", "model": "x"}, "base_url", "vllm has no known URL"),
         ({"base_url": "http://box.lan/v1", "model": "x"}, "api_key_env", "is required"),
         ({"provider": "together", "base_url": "https://together.ai.evil.net/v1", "model": "x"}, "api_key_env",
-         "is sent to no other host"),
+         "is not sent to other hosts"),
         ({"provider": "together", "model": "x", "api_key_env": "STACKGEN_API_KEY"}, "api_key_env", "key of this stack"),
         ({"provider": "together", "model": "x", "api_key_env": "STACKGEN_ENGINE_KEY"}, "api_key_env", "key of this"),
         ({"base_url": "http://localhost:8000/v1", "model": "x", "api_key_env": "K1"}, "base_url", "own container"),

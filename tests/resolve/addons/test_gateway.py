@@ -207,7 +207,7 @@ def test_tls_certificate_and_redirect_are_rendered() -> None:
         (
             [FC | {"worker_concurrency": 1}, {}],
             {},
-            r"models\[0\].worker_concurrency: leaves no slot for the gateway",
+            r"models\[0\].worker_concurrency: leaves no room for the gateway",
         ),
         ([{}], {"gateway": {"allow": ["tokenize"]}}, r"gateway.allow\[0\]"),
         ([{"fallback": "together:a/b"}], {}, r"models\[0\].fallback: needs the gateway"),

@@ -201,18 +201,18 @@ def test_exporter_image_is_built_or_taken_from_the_stack_file() -> None:
     [
         (
             {"monitoring": {"grafana_port": 9090}},
-            "monitoring.prometheus_port: 9090 is also used by monitoring.grafana_port",
+            "monitoring.prometheus_port: port 9090 is also used by `monitoring.grafana_port`",
         ),
-        ({"monitoring": {"grafana_port": 8000}}, "monitoring.grafana_port: 8000 is also used by port"),
-        ({"port": 9090}, "monitoring.prometheus_port: 9090 is also used by port"),
-        ({"gateway": {"tls": {"redirect_port": 3000}}}, "3000 is also used by gateway.tls.redirect_port"),
+        ({"monitoring": {"grafana_port": 8000}}, "monitoring.grafana_port: port 8000 is also used by `port`"),
+        ({"port": 9090}, "monitoring.prometheus_port: port 9090 is also used by `port`"),
+        ({"gateway": {"tls": {"redirect_port": 3000}}}, "port 3000 is also used by `gateway.tls.redirect_port`"),
     ],
 )
 def test_conflicting_monitoring_ports_are_rejected(fields: dict[str, Any], path: str) -> None:
     with pytest.raises(SpecError) as caught:
         plan({}, **fields)
     assert path in str(caught.value)
-    with pytest.raises(SpecError, match=r"3000 is also used by models\[0\].port"):
+    with pytest.raises(SpecError, match=r"port 3000 is also used by `models\[0\].port`"):
         plan({"port": 3000})
 
 

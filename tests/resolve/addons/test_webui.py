@@ -57,9 +57,9 @@ def test_chat_page_is_on_loopback_with_accounts_and_a_key_from_env() -> None:
 
 
 def test_chat_page_port_must_be_free() -> None:
-    with pytest.raises(SpecError, match=r"ui\.port: 3000 is also used by monitoring\.grafana_port"):
+    with pytest.raises(SpecError, match=r"ui\.port: port 3000 is also used by `monitoring\.grafana_port`"):
         plan({}, ui={"port": 3000}, monitoring=True)
-    with pytest.raises(SpecError, match=r"ui\.port: 8000 is also used by port"):
+    with pytest.raises(SpecError, match=r"ui\.port: port 8000 is also used by `port`"):
         plan({}, ui={"port": 8000})
     assert "open-webui" in {service.name for service in plan({}, ui={"port": 3000}).services}
 

@@ -18,7 +18,7 @@ from stackgen.check.transport.session import Reply
 
 __all__ = ["json_schema", "logprobs", "seed", "tools"]
 
-# a call or an object takes 20 to 40 tokens, and a reasoning model needs some before that
+# a tool call or an object takes 20 to 40 tokens, and a reasoning model generates other tokens before that
 MAX_TOKENS, MAX_TOKENS_SHORT = 128, 24
 TOP_LOGPROBS = 2
 CUT_HINT = "a reasoning model may use up its tokens before it answers, and a small model may never stop"
@@ -32,7 +32,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-# only a few values, so that no model can go on forever inside a string; `CityAnswer` has the same types
+# only a few values, so that no model can generate an endless string; `CityAnswer` has the same types
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string", "enum": ["Berlin", "Paris", "Rome"]}, "european": {"type": "boolean"}},
@@ -48,7 +48,7 @@ def tools(context: Context, model: str) -> Verdict:
     """A model that must call a function does so, with arguments that are JSON in a string."""
     # `required`, not `auto`: with `auto` a plain answer would prove nothing
     named = {"type": "function", "function": {"name": FUNCTION}}
-    # a server that ignores tools writes up to the limit, and a slow one would time out
+    # a server that ignores tools generates up to the limit, and a slow server would time out
     limit = MAX_TOKENS_SHORT if "tools" in context.dialect.ignores else MAX_TOKENS
     reply = _ask_chat(context, model, WEATHER_QUESTION, limit, tools=[TOOL], tool_choice="required")
     if 400 <= reply.status < 500:
@@ -57,29 +57,31 @@ def tools(context: Context, model: str) -> Verdict:
         reply = by_name if by_name.status == 200 else reply
     if verdict := judge_refusal(context, "tools", reply):
         if verdict.status == "skip" and context.dialect.name == "vllm":
-            return Verdict("skip", f"{verdict.message}; to enable it, set `tool_call_parser` in the stack file")
+            return Verdict("skip", f"{verdict.message}; to enable tools, set `tool_call_parser` in the stack file")
         return verdict
     choice, problems = _first_choice(reply)
     if choice is None:
         return fail_body(context, problems, reply)
     if not (choice.message.model_extra or {}).get("tool_calls"):
         if choice.finish_reason == "length" and not choice.message.content:
-            return warn(f"no tool call within {limit} tokens", hint=CUT_HINT, evidence=context.excerpt(reply))
-        return judge_ignored(context, "tools", "a plain answer, although a tool call was required", reply)
+            return warn(
+                f"the answer has no tool call within {limit} tokens", hint=CUT_HINT, evidence=context.excerpt(reply)
+            )
+        return judge_ignored(context, "tools", "the answer is plain text, although a tool call was required", reply)
     parsed, problems = parse(ToolCompletion, reply.json())
     if parsed is None:
         return fail_body(context, problems, reply)
     function = parsed.choices[0].message.tool_calls[0].function
     if function.name != FUNCTION:
-        return fail_body(context, (f"the call is for {function.name!r}, which is not a tool of the request",), reply)
+        return fail_body(context, (f"the tool call is for {function.name!r}, but the request has no such tool",), reply)
     if not isinstance(_parse_json(function.arguments), dict):
         if choice.finish_reason == "length":
             return warn(
                 f"the tool call was cut off after {limit} tokens", hint=CUT_HINT, evidence=context.excerpt(reply)
             )
-        return fail_body(context, ("the arguments of the call are not a JSON object in a string",), reply)
+        return fail_body(context, ("the arguments of the tool call are not a JSON object in a string",), reply)
     arguments = context.session.redact.excerpt(function.arguments, 60)
-    return succeed_feature(context, "tools", f"calls {FUNCTION} with {arguments}")
+    return succeed_feature(context, "tools", f"the model calls {FUNCTION} with {arguments}")
 
 
 def json_schema(context: Context, model: str) -> Verdict:
@@ -104,7 +106,7 @@ def json_schema(context: Context, model: str) -> Verdict:
             else f"the answer violates the schema: {problems[0]}"
         )
         return judge_ignored(context, "json-schema", what, reply)
-    return succeed_feature(context, "json-schema", f"answers {context.session.redact.excerpt(content, 60)}")
+    return succeed_feature(context, "json-schema", f"the model answers {context.session.redact.excerpt(content, 60)}")
 
 
 def logprobs(context: Context, model: str) -> Verdict:
@@ -123,9 +125,13 @@ def logprobs(context: Context, model: str) -> Verdict:
     tokens = parsed.choices[0].logprobs.content
     counts = sorted({len(token.top_logprobs) for token in tokens})
     if counts != [TOP_LOGPROBS]:
-        message = f"{' or '.join(map(str, counts))} top_logprobs per token, but {TOP_LOGPROBS} were requested"
-        return warn(message, hint="clients may rely on the number", evidence=context.excerpt(reply))
-    return succeed_feature(context, "logprobs", f"{len(tokens)} tokens with {TOP_LOGPROBS} top_logprobs each")
+        message = (
+            f"the answer has {' or '.join(map(str, counts))} top_logprobs per token, but {TOP_LOGPROBS} were requested"
+        )
+        return warn(message, hint="clients may rely on the requested number", evidence=context.excerpt(reply))
+    return succeed_feature(
+        context, "logprobs", f"the answer has {len(tokens)} tokens with {TOP_LOGPROBS} top_logprobs each"
+    )
 
 
 def seed(context: Context, model: str) -> Verdict:
@@ -162,9 +168,11 @@ def seed(context: Context, model: str) -> Verdict:
     if notes:
         return warn(notes[0], hint=REPEAT_HINT, evidence=excerpt(repr(greedy)))
     if len(set(texts)) == 1:
-        note = "another seed gave the same text too: the model or the server leaves no choice"
-        return succeed_feature(context, "seed", "the same text at temperature 0 and with the same seed", note)
-    message = "the same seed gives the same text, another seed another text; temperature 0 gives the same text"
+        note = "another seed gave the same text too: the model or the server always picks the same tokens"
+        return succeed_feature(context, "seed", "the text is the same at temperature 0 and with the same seed", note)
+    message = (
+        "the same seed gives the same text, and another seed gives another text; temperature 0 gives the same text"
+    )
     return succeed_feature(context, "seed", message)
 
 
@@ -183,7 +191,7 @@ def _first_choice(reply: Reply) -> tuple[PlainChoice | None, tuple[str, ...]]:
 
 def _full_text(choice: PlainChoice) -> str:
     extra = choice.message.model_extra or {}
-    # a reasoning model may have sent nothing but reasoning yet
+    # a reasoning model may have sent only reasoning so far
     return f"{extra.get('reasoning') or extra.get('reasoning_content') or ''}{choice.message.content or ''}"
 
 

@@ -12,7 +12,7 @@ __all__ = ["LOGS_HINT", "fail_body", "judge_ignored", "judge_refusal", "succeed_
 
 LOGS_HINT = "see the server's log: `docker compose logs`"
 DOCS_HINT = "OpenAI clients may fail on this: https://platform.openai.com/docs/api-reference"
-# Texts of errors that are due to the server or how it was started, not to the request. Recorded: vLLM "requires
+# Texts of errors that are due to the server or its flags, not to the request. Recorded: vLLM "requires
 # --tool-call-parser to be set", llama.cpp "does not support embeddings. Start it with"; OpenAI "You are not allowed to
 # generate embeddings from this model"
 UNSUPPORTED = re.compile(
@@ -25,34 +25,41 @@ UNSUPPORTED = re.compile(
 def judge_refusal(context: Context, name: str, reply: Reply) -> Verdict | None:
     """The verdict on a response that is not 200; None for a 200.
 
-    A feature that the dialect claims must work. For any other, 404, 405, 501 and a 4xx with a matching text mean that
-    it is not offered, which is fine. Other 5xx are always failures.
+    A feature that the dialect claims must work. For any other feature, 404, 405, 501 and a 4xx with a matching text
+    mean that the server does not offer the feature, which is fine. Other 5xx are always failures.
     """
     if reply.status == 200:
         return None
     error, evidence = context.session.redact.excerpt(error_message(reply), 160), context.excerpt(reply)
     message = reply.summary + (f": {error}" if error else "")
     if reply.status == 429:
-        return warn(f"a rate limit or a full queue: {message}", hint="send fewer requests", evidence=evidence)
+        return warn(
+            f"a rate limit was reached, or the queue is full: {message}", hint="send fewer requests", evidence=evidence
+        )
     if name in context.dialect.claims:
-        message = f"{context.dialect.name} supports {name}, but here it returns {message}"
+        message = f"{context.dialect.name} supports {name}, but this server returns {message}"
         return fail(message, hint=LOGS_HINT, evidence=evidence)
     # before the other 5xx: 501 is the documented way to say "not implemented"
     if reply.status in (404, 405, 501):
-        return skip(f"not offered: {message}")
+        return skip(f"the server does not offer {name}: {message}")
     if reply.status >= 500:
         return fail(message, hint=LOGS_HINT, evidence=evidence)
     if reply.status in (401, 403) or (reply.status < 500 and error and UNSUPPORTED.search(error)):
-        return skip(f"not offered: {message}")
-    # neither done nor clearly declined: a client can't tell what is wrong
+        return skip(f"the server does not offer {name}: {message}")
+    # the server neither answers nor names the reason, so a client can't tell what is wrong
     return warn(f"a valid request is refused: {message}", hint=DOCS_HINT, evidence=evidence)
 
 
 def judge_ignored(context: Context, name: str, what: str, reply: Reply, **more: Any) -> Verdict:
-    """The verdict on a 200 without the requested feature. Only a warning unless the dialect claims the feature."""
+    """The verdict on a 200 without the requested feature: a failure if the dialect claims it, else a warning."""
     evidence = context.excerpt(reply)
     if name in context.dialect.claims:
-        return fail(f"{name} is supported but ignored: {what}", hint=LOGS_HINT, evidence=evidence, **more)
+        return fail(
+            f"{context.dialect.name} supports {name}, but this server ignores it: {what}",
+            hint=LOGS_HINT,
+            evidence=evidence,
+            **more,
+        )
     # a warning: the status does not show clients that the feature was ignored
     hint = "clients get a normal answer, as if they had not used the feature"
     return warn(f"{context.dialect.name} ignores {name}: {what}", hint=hint, evidence=evidence, **more)
@@ -69,7 +76,7 @@ def fail_body(context: Context, problems: tuple[str, ...], reply: Reply) -> Verd
     """The verdict on a 200 whose body is not as documented."""
     if reply.json() is None:
         kind = reply.content_type or "an empty body"
-        # Python's own `NaN` ends up here too
+        # bodies with Python's `NaN` are rejected here too
         problems = ("it is not valid JSON" if "json" in kind.lower() else f"{kind} instead of JSON",)
     evidence = f"{'; '.join(problems[:5])}; {context.excerpt(reply)}"
     return fail(f"the body is not as documented: {problems[0]}", hint=DOCS_HINT, evidence=evidence)

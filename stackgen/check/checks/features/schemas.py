@@ -1,7 +1,7 @@
 """Bodies of features beyond chat, as strict as in `stackgen.check.transport.openai_schema`.
 
 Sources: https://platform.openai.com/docs/api-reference/completions/object, …/embeddings/object, …/chat/object
-(`tool_calls`, `logprobs`); /tokenize has no OpenAI counterpart: recorded from vLLM 0.32 and llama.cpp.
+(`tool_calls`, `logprobs`). /tokenize is not in the OpenAI API: its body was recorded from vLLM 0.32 and llama.cpp.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Embedding(Body):
 
 
 class EmbeddingUsage(Body):
-    """Token counts without completion tokens, because an embedding generates nothing."""
+    """Token counts of an embedding, which has no completion tokens."""
 
     prompt_tokens: Count
     total_tokens: Count
@@ -108,7 +108,7 @@ class ToolCall(Body):
 
 
 class ToolMessage(Body):
-    """An answer that calls tools; content may be null or missing then."""
+    """An answer that calls tools. In such an answer, content may be null or missing."""
 
     role: Literal["assistant"]
     tool_calls: Annotated[list[ToolCall], Field(min_length=1)]

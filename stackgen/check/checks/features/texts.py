@@ -1,4 +1,4 @@
-"""Features with paths of their own: text completions, embeddings, the tokenizer."""
+"""Features that have their own paths: text completions, embeddings, the tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["completions", "embeddings", "tokenize"]
 
 PROMPT = "The capital of France is"
 MAX_TOKENS = 8
-# accents and punctuation, which a tokenizer that cuts between bytes would damage
+# accents and punctuation: a tokenizer that cuts between bytes would damage them
 SAMPLE = "Is Paris the capital of France? Très bien, 42 times!"
 NO_DETOKENIZE = "the server can't turn tokens back into text"
 
@@ -29,7 +29,7 @@ def completions(context: Context, model: str) -> Verdict:
     notes: list[str] = []
     first, usage = parsed.choices[0], parsed.usage
     wrong = [problem] if usage and (problem := usage_problem(usage)) else []
-    # a model may stop at once, but one that was stopped by the limit must have written something
+    # a model may stop at once, but a model that reached the limit must have written something
     if not first.text and first.finish_reason == "length":
         wrong.append("the answer has no text")
     if left := context.drop_deviations("completions", wrong, notes):
@@ -38,11 +38,11 @@ def completions(context: Context, model: str) -> Verdict:
         notes.append("text completions report no usage")
     elif usage.completion_tokens > MAX_TOKENS:
         message = f"{usage.completion_tokens} tokens were generated, but at most {MAX_TOKENS} were requested"
-        hint = "the server ignores max_tokens: answers may become very long"
+        hint = "the server ignores max_tokens, so answers may become very long"
         return warn(message, hint=hint, evidence=context.excerpt(reply))
     text = repr(context.session.redact.excerpt(first.text, 60))
     figures = {"completion_tokens": float(usage.completion_tokens)} if usage else {}
-    return succeed_feature(context, "completions", f"continues the text with {text}", *notes, figures=figures)
+    return succeed_feature(context, "completions", f"the model continues the text with {text}", *notes, figures=figures)
 
 
 def embeddings(context: Context, model: str) -> Verdict:
@@ -58,9 +58,10 @@ def embeddings(context: Context, model: str) -> Verdict:
     sizes = sorted({len(one.embedding) for one in parsed.data})
     wrong = []
     if [one.index for one in parsed.data] != [0, 1]:
-        wrong.append(f"{len(parsed.data)} vectors with the indices {[one.index for one in parsed.data]} for two texts")
+        indices = [one.index for one in parsed.data]
+        wrong.append(f"the server returned {len(indices)} vectors with the indices {indices} for two texts")
     if len(sizes) > 1:
-        wrong.append(f"vectors of different lengths: {', '.join(map(str, sizes))}")
+        wrong.append(f"the vectors have different lengths: {', '.join(map(str, sizes))}")
     if any(not any(one.embedding) for one in parsed.data):
         wrong.append("a vector has only zeros")
     # a server with broken batching returns the vector of the first text for all
@@ -69,7 +70,11 @@ def embeddings(context: Context, model: str) -> Verdict:
     if left := context.drop_deviations("embeddings", wrong, notes):
         return fail_body(context, tuple(left), reply)
     return succeed_feature(
-        context, "embeddings", f"vectors with {sizes[0]} dimensions", *notes, figures={"length": float(sizes[0])}
+        context,
+        "embeddings",
+        f"the server returns vectors with {sizes[0]} dimensions",
+        *notes,
+        figures={"length": float(sizes[0])},
     )
 
 
@@ -80,21 +85,23 @@ def tokenize(context: Context, model: str) -> Verdict:
     path, field = context.dialect.tokenize
     root = context.session.target.root
     reply = context.session.post(root + path, {"model": model, field: SAMPLE})
-    # the path is outside of /v1, and a gateway that lets only /v1 through is right to hide it
+    # the path is outside of /v1, and a gateway that forwards only /v1 hides it on purpose
     if reply.status in (401, 403, 404, 405) and "tokenize" in context.dialect.claims:
-        return skip(f"{path} returns {reply.summary}: a gateway in front may hide it")
+        return skip(f"{path} returns {reply.summary}: a gateway in front of the server may hide this path")
     if verdict := judge_refusal(context, "tokenize", reply):
         return verdict
     parsed, problems = parse(Tokens, reply.json())
     if parsed is None:
         return fail_body(context, problems, reply)
     if parsed.count is not None and parsed.count != len(parsed.tokens):
-        return fail_body(context, (f"count is {parsed.count} for {len(parsed.tokens)} tokens",), reply)
+        return fail_body(
+            context, (f"`count` is {parsed.count}, but the answer has {len(parsed.tokens)} tokens",), reply
+        )
     if context.context_length is None:
         context.context_length = parsed.max_model_len
     figures = {"tokens": float(len(parsed.tokens))}
-    message = f"{len(SAMPLE)} characters are {len(parsed.tokens)} tokens"
-    # vLLM and llama.cpp name the reverse path alike
+    message = f"the tokenizer turns {len(SAMPLE)} characters into {len(parsed.tokens)} tokens"
+    # vLLM and llama.cpp use the same name for the reverse path
     back = context.session.post(
         root + path.replace("tokenize", "detokenize"), {"model": model, "tokens": parsed.tokens}
     )
@@ -104,12 +111,12 @@ def tokenize(context: Context, model: str) -> Verdict:
     if text is None:
         message += f", but detokenizing returns {back.summary}"
         return fail(message, hint=LOGS_HINT, evidence=context.excerpt(back), figures=figures)
-    # the tokens that mark start and end may come back as text around it
+    # the start and end tokens may come back as text before and after the sample
     if SAMPLE not in text:
-        message += ", which turn back into a different text"
+        message += " and back into a different text"
         hint = "a tokenizer may change spaces or letters"
         return warn(message, hint=hint, evidence=context.excerpt(back), figures=figures)
-    return succeed_feature(context, "tokenize", f"{message}, which turn back into the same text", figures=figures)
+    return succeed_feature(context, "tokenize", f"{message} and back into the same text", figures=figures)
 
 
 def _decoded_text(reply: Reply, field: str) -> str | None:
