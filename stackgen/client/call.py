@@ -149,7 +149,7 @@ class Call:
                 found = "is empty"
             else:
                 kind = f"is {content_type}" if content_type else "has no content type"
-                found = f"{kind}; expected an event stream"
+                found = f"{kind}, but stackgen expected an event stream"
             # redacted, because the content type is text from the server
             raise StartError(Redactor(self._target.api_key).excerpt(f"the server's response {found}"), LOGS_HINT)
         if not self._finish_reason:

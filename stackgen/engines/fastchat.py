@@ -77,7 +77,7 @@ class FastChat:
         stream_usage=False,
         unknown_model=(400, 40301),
         error_path=("message",),
-        silent_hint="the worker may be stuck: in unpatched FastChat 0.2.36, each request with a null parameter"
+        silent_hint="the worker may be stuck: in plain FastChat 0.2.36, each request with a null parameter"
         " permanently lowers the worker's concurrency limit by one. Restart the worker",
         claims=("completions", "embeddings"),
         lacks=("tokenize",),

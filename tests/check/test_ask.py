@@ -225,9 +225,10 @@ CUT = "the stream was cut off: it ended without a finish_reason, so the answer m
     [
         (Answer(200, b"", "text/event-stream"), "the server's response is empty"),
         (events(done=True), "the server's response is empty"),
-        (Answer(200, b"<h1>login</h1>", "text/html"), "the server's response is text/html; expected an event stream"),
-        (json_answer(completion()), "the server's response is application/json; expected an event stream"),
-        (Answer(200, b"", ""), "the server's response has no content type; expected an event stream"),
+        (Answer(200, b"<h1>login</h1>", "text/html"),
+         "the server's response is text/html, but stackgen expected an event stream"),
+        (json_answer(completion()), "the server's response is application/json, but stackgen expected an event stream"),
+        (Answer(200, b"", ""), "the server's response has no content type, but stackgen expected an event stream"),
         (events(*GOOD_STREAM[:2], done=False), CUT),
         (events(*GOOD_STREAM[:2]), CUT),
         (events(GOOD_STREAM[3]), CUT),

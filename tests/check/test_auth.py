@@ -19,12 +19,13 @@ from .conftest import FASTCHAT, VLLM, result, run_check, target
 from .fake import KEY, Answer, Fake, Request, json_answer, model_list, recorded
 
 GUARDED = ("models", "chat", "stream", "auth")
+REFUSED = "requests without a key, with a wrong key, with Basic auth and with an empty key are refused"
 CLOSED = replace(VLLM, open_paths=())
 
 
 def test_a_server_that_requires_the_key_passes(vllm: Fake) -> None:
     found = result(run_check(target(vllm, CLOSED, exposed=True)), "auth")
-    assert (found.status, found.message) == ("pass", "no key, a wrong key, Basic auth and an empty key are refused")
+    assert (found.status, found.message) == ("pass", REFUSED)
     sent = [request.authorization for request in vllm.seen]
     assert {None, "Bearer", f"Bearer {KEY}"} <= set(sent)
     assert any(header and header.startswith("Basic ") for header in sent)
@@ -35,23 +36,26 @@ def test_an_open_server_with_a_key_configured_fails_even_on_loopback(vllm: Fake)
     report = run_check(target(vllm, CLOSED))
     found = result(report, "auth")
     assert found.status == "fail"
-    assert found.message == "the server accepts no key, a wrong key, wrong Basic auth, an empty key"
+    assert found.message == (
+        "the server accepts requests without a key, requests with a wrong key, requests with wrong Basic auth, "
+        "requests with an empty key"
+    )
     assert not report.ok
 
 
 @pytest.mark.parametrize(
     ("accepts", "expected"),
     [
-        (lambda request: request.authorization == "Bearer", "an empty key"),
-        (lambda request: (request.authorization or "").startswith("Basic"), "wrong Basic auth"),
-        (lambda request: (request.authorization or "").startswith("Bearer "), "a wrong key"),
-        (lambda request: request.method == "POST" and not request.authorization, "a chat without a key"),
+        (lambda request: request.authorization == "Bearer", "requests with an empty key"),
+        (lambda request: (request.authorization or "").startswith("Basic"), "requests with wrong Basic auth"),
+        (lambda request: (request.authorization or "").startswith("Bearer "), "requests with a wrong key"),
+        (lambda request: request.method == "POST" and not request.authorization, "chat requests without a key"),
         # any header opens it
         (
             lambda request: request.method == "POST" and request.authorization,
-            "a chat with a wrong key, a chat with wrong Basic auth, a chat with an empty key",
+            "chat requests with a wrong key, chat requests with wrong Basic auth, chat requests with an empty key",
         ),
-        (lambda request: request.method == "GET" and not request.authorization, "a model list without a key"),
+        (lambda request: request.method == "GET" and not request.authorization, "model list requests without a key"),
     ],
 )
 def test_each_accepted_wrong_credential_is_named(vllm: Fake, accepts: object, expected: str) -> None:
@@ -74,7 +78,7 @@ def test_refusals_must_have_the_dialects_status(vllm: Fake, status: int, expecte
     vllm.refusal = Answer(status, b"{}")
     found = result(run_check(target(vllm, CLOSED)), "auth")
     assert found.status == expected
-    assert ("no key returns" in found.evidence) is (expected != "pass")
+    assert ("a chat request without a key returns" in found.evidence) is (expected != "pass")
 
 
 def test_a_dialect_may_refuse_with_another_status(vllm: Fake) -> None:
@@ -87,7 +91,9 @@ def test_open_paths_fail_only_if_the_endpoint_is_exposed(vllm: Fake, exposed: bo
     report = run_check(target(vllm, exposed=exposed))
     found = result(report, "auth")
     assert found.status == status
-    assert found.message == "answers without the key: /invocations, /tokenize, /version (authentication bypass)"
+    assert (
+        found.message == "the server answers without the key: /invocations, /tokenize, /version (authentication bypass)"
+    )
     assert report.ok is not exposed
 
 
@@ -109,7 +115,10 @@ def test_a_path_that_returns_500_or_nothing_is_inconclusive(vllm: Fake) -> None:
     vllm.routes["POST /tokenize"] = Answer(pieces=(), cut=True)
     del vllm.routes["GET /version"]
     found = result(run_check(target(vllm)), "auth")
-    assert (found.status, found.message) == ("warn", "refused on /v1, but some paths could not be checked")
+    assert (found.status, found.message) == (
+        "warn",
+        "/v1 refuses wrong keys, but some other paths could not be checked",
+    )
     assert "/invocations returns 500" in found.evidence
     assert "/tokenize: " in found.evidence
 
@@ -119,7 +128,7 @@ def test_fastchats_open_api_is_an_authentication_bypass(fastchat: Fake) -> None:
     assert found.status == "fail"
     assert (
         found.message
-        == "answers without the key: /api/v1/chat/completions, /api/v1/token_check (authentication bypass)"
+        == "the server answers without the key: /api/v1/chat/completions, /api/v1/token_check (authentication bypass)"
     )
     bodies = [request.json() for request in fastchat.seen if request.path == "/api/v1/chat/completions"]
     assert [(body["model"], body["max_tokens"]) for body in bodies] == [("tiny", 1)]
@@ -132,7 +141,7 @@ def test_state_changing_paths_are_only_sent_a_get(vllm: Fake) -> None:
     # for FastAPI, 405 to a GET shows that the path exists and has no authentication
     assert {request.path for request in seen} == set(changing)
     assert {(request.method, request.body, request.authorization) for request in seen} == {("GET", b"", None)}
-    assert result(report, "auth").message == "answers without the key: /version"
+    assert result(report, "auth").message == "the server answers without the key: /version"
     assert not STATE_CHANGING & {part for path in BODIES for part in path.split("/")}
 
 
@@ -145,8 +154,10 @@ def test_a_state_changing_path_is_open_if_it_returns_405(vllm: Fake, open_too: b
         vllm.routes[f"GET {NO_PATH}"] = Answer(405)
     dialect = replace(VLLM, open_paths=("/pause", "/resume", "/sleep"))
     found = result(run_check(target(vllm, dialect, exposed=True)), "auth")
-    refused = ("pass", "no key, a wrong key, Basic auth and an empty key are refused")
-    assert (found.status, found.message) == (refused if open_too else ("fail", "answers without the key: /pause"))
+    refused = ("pass", REFUSED)
+    assert (found.status, found.message) == (
+        refused if open_too else ("fail", "the server answers without the key: /pause")
+    )
 
 
 def test_every_open_path_of_vllm_is_tried(vllm: Fake) -> None:
@@ -156,7 +167,8 @@ def test_every_open_path_of_vllm_is_tried(vllm: Fake) -> None:
     vllm.routes["GET /inference/v1/generate"] = Answer(401, b'{"error":"Unauthorized"}')
     found = result(run_check(target(vllm, engines.get("vllm").dialect, exposed=True)), "auth")
     assert found.message == (
-        "answers without the key: /invocations, /tokenize, /detokenize, /score, /version, /ping (authentication bypass)"
+        "the server answers without the key: /invocations, /tokenize, /detokenize, /score, /version, /ping "
+        "(authentication bypass)"
     )
     asked = {request.path for request in vllm.seen}
     assert {"/rerank", "/classify", "/pooling", "/abort_requests", "/pause", "/resume", "/sleep", "/collective_rpc",
@@ -168,7 +180,7 @@ def test_all_open_paths_together_take_one_timeout(vllm: Fake) -> None:
     vllm.routes |= {f"GET {path}": Answer(pieces=(b" ",) * 40, pause=0.2) for path in paths}
     report = run_check(target(vllm, replace(VLLM, open_paths=(*paths, "/invocations"))), timeout=1.0)
     found = result(report, "auth")
-    assert found.message == "answers without the key: /invocations (authentication bypass)"
+    assert found.message == "the server answers without the key: /invocations (authentication bypass)"
     assert all(f"{path}: " in found.evidence for path in paths)
     # one by one, twenty paths that hang would take twenty timeouts
     assert found.seconds is not None and found.seconds < 5
@@ -181,7 +193,7 @@ def test_an_authentication_bypass_is_found_on_unknown_servers(vllm: Fake, path: 
     vllm.routes[f"POST {path}"] = recorded("vllm-0.32.0", "chat_ok")
     report = run_check(target(vllm, None, exposed=True))
     assert report.dialect == "openai"
-    assert result(report, "auth").message == f"answers without the key: {path} (authentication bypass)"
+    assert result(report, "auth").message == f"the server answers without the key: {path} (authentication bypass)"
     # a web page that is shown for every path is no bypass
     vllm.routes[f"POST {path}"] = Answer(200, b"<html>hello</html>", "text/html")
     assert result(run_check(target(vllm, None, exposed=True)), "auth").status == "pass"

@@ -84,23 +84,26 @@ def test_vllm_is_detected_by_its_version_path(vllm: Fake) -> None:
     assert run_check(target(vllm, None)).dialect == "openai"
 
 
+BARE_ARRAY = "the server lists tiny, but the list is a bare array, not an object with `object` and `data`"
+
+
 def test_a_bare_array_is_valid_for_together_only(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer([{"id": "tiny", "object": "model"}])
     report = run_check(target(vllm, None))
     assert (report.dialect, result(report, "models").status, report.ok) == ("together", "pass", True)
     found = result(run_check(target(vllm, VLLM)), "models")
-    assert (found.status, found.message) == ("warn", "tiny listed, but the list is a bare array, not {object, data}")
+    assert (found.status, found.message) == ("warn", BARE_ARRAY)
 
 
 def test_a_wrong_model_name_gets_a_suggestion(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer(model_list("meta-llama/Llama-3.2-1B-Instruct"))
     report = run_check(target(vllm, models=("meta-llama/llama-3-2-1b-instruct",)))
     found = result(report, "models")
-    assert (found.status, found.message) == ("fail", "not served: meta-llama/llama-3-2-1b-instruct")
+    assert (found.status, found.message) == ("fail", "the server does not list meta-llama/llama-3-2-1b-instruct")
     assert "did you mean 'meta-llama/Llama-3.2-1B-Instruct'?" in found.hint
     assert found.evidence == "listed: meta-llama/Llama-3.2-1B-Instruct"
     assert [(one.name, one.status, one.message) for one in report.results if one.name in ("chat", "stream")] == [
-        ("chat", "skip", "no served model to check"), ("stream", "skip", "no served model to check"),
+        ("chat", "skip", "there is no served model to check"), ("stream", "skip", "there is no served model to check"),
     ]  # fmt: skip
 
 
@@ -132,13 +135,13 @@ def test_a_server_without_models_fails(vllm: Fake, answer: Answer, message: str)
 def test_an_undocumented_model_list_is_a_warning(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer({"data": [{"id": "tiny"}, {"id": 3}, 4]})
     found = result(run_check(target(vllm)), "models")
-    assert (found.status, found.message) == ("warn", "tiny listed, but object: field required")
+    assert (found.status, found.message) == ("warn", "the server lists tiny, but object: field required")
 
 
 def test_without_expected_models_the_first_listed_one_is_checked(vllm: Fake) -> None:
     vllm.routes["GET /v1/models"] = json_answer(model_list("tiny", "other"))
     report = run_check(target(vllm, models=()))
-    assert result(report, "models").message == "tiny, other listed"
+    assert result(report, "models").message == "the server lists tiny, other"
     assert result(report, "chat").model == "tiny"
 
 
@@ -159,9 +162,9 @@ def test_expected_models_are_checked_up_to_the_limit(vllm: Fake) -> None:
     ]  # fmt: skip
     assert (
         next(one for one in report.results if one.status == "skip" and one.name == "chat").message
-        == "1 more model(s) not checked: the limit is 2"
+        == "1 more model(s) were not checked: the limit is 2 models"
     )
-    assert result(report, "models").message == "a, b, c listed, 4 in total"
+    assert result(report, "models").message == "the server lists a, b, c (4 models in total)"
 
 
 @pytest.mark.parametrize(
@@ -199,17 +202,17 @@ def _with_choices(*changes: dict[str, Any]) -> Answer:
         (Answer(200, b"", ""), "the body is not as documented: an empty body instead of JSON"),
         (json_answer(completion(object="text_completion")),
          "the body is not as documented: object: input should be 'chat.completion'"),
-        (_with_usage(9, 2, 12), "usage: 9 + 2 is not 12"),
+        (_with_usage(9, 2, 12), "usage: 9 prompt + 2 completion tokens is not 12"),
         (_with_choice(""), "the answer has no content"),
         (_with_choice(None), "the answer has no content"),
         (_with_choice(finish="eos"), "finish_reason 'eos' is not documented"),
         (_with_choice(finish="tool_calls"), "finish_reason 'tool_calls' does not fit a plain answer"),
         (_with_choice(finish="function_call"), "finish_reason 'function_call' does not fit a plain answer"),
         (_with_choice(finish="content_filter"), "finish_reason 'content_filter' does not fit a plain answer"),
-        (_with_usage(9, 0, 9), "usage counts no completion tokens, but there is text"),
+        (_with_usage(9, 0, 9), "usage counts no completion tokens, but the answer has text"),
         (_with_choices({"index": 5}), "the only choice has index 5"),
-        (_with_choices({}, {"index": 1}, {"index": 2}), "3 choices, but one was requested"),
-        (json_answer(completion(model="other")), "requested 'tiny', but 'other' answered"),
+        (_with_choices({}, {"index": 1}, {"index": 2}), "the answer has 3 choices, but one was requested"),
+        (json_answer(completion(model="other")), "the model 'tiny' was requested, but 'other' answered"),
         (recorded("fastchat-0.2.36", "wrong-model"),
          "HTTP 400 (application/json) instead of a completion: Only tiny allowed now, your model nope"),
     ],
@@ -230,20 +233,23 @@ def test_a_listed_model_that_the_server_denies_gets_a_hint(vllm: Fake) -> None:
     found = result(run_check(target(vllm)), "chat")
     assert found.status == "fail"
     # the hint does not suggest the name that was requested
-    assert found.hint.startswith("'tiny' is listed under exactly this name")
+    assert found.hint.startswith("the server lists exactly 'tiny': it may not be a chat model")
 
 
 def test_white_space_counts_as_content(vllm: Fake) -> None:
     vllm.chat(_with_choice("\n\n"))
     found = result(run_check(target(vllm)), "chat")
-    assert (found.status, found.message) == ("pass", "answers with white space (12 tokens, stop)")
+    assert (found.status, found.message) == (
+        "pass",
+        "the model answers with white space (12 tokens, finish_reason stop)",
+    )
 
 
 def test_a_dated_snapshot_answers_for_its_alias(vllm: Fake) -> None:
     for name in ("tiny-2025-01-31", "tiny-0613"):
         vllm.chat(json_answer(completion(model=name)))
         found = result(run_check(target(vllm, OPENAI)), "chat")
-        assert (found.status, found.notes[0]) == ("pass", f"answered by {name}")
+        assert (found.status, found.notes[0]) == ("pass", f"the model that answered is {name}")
         # no other server uses snapshots
         assert result(run_check(target(vllm)), "chat").status == "fail"
 
@@ -252,7 +258,7 @@ def test_a_dated_snapshot_answers_for_its_alias(vllm: Fake) -> None:
 def test_another_model_name_in_the_answer_fails(vllm: Fake, name: str) -> None:
     vllm.chat(json_answer(completion(model=name)))
     found = result(run_check(target(vllm, OPENAI)), "chat")
-    expected = ("pass", "answers") if name == "tiny-2025" else ("fail", "requested 'tiny'")
+    expected = ("pass", "the model answers") if name == "tiny-2025" else ("fail", "the model 'tiny' was requested")
     assert (found.status, found.message.startswith(expected[1])) == (expected[0], True)
 
 
@@ -261,7 +267,7 @@ def test_an_alias_may_be_answered_under_the_first_name(vllm: Fake) -> None:
     leading = replace(VLLM, reports_first_name=True)
     vllm.chat(json_answer(completion(model="first")))
     found = result(run_check(target(vllm, leading)), "chat")
-    assert (found.status, found.notes[0]) == ("pass", "tiny is an alias of first: vllm answers under that name")
+    assert (found.status, found.notes[0]) == ("pass", "tiny is an alias: vllm reports the name first in its answers")
     assert result(run_check(target(vllm, VLLM)), "chat").status == "fail"
     vllm.chat(json_answer(completion(model="third")))
     assert result(run_check(target(vllm, leading)), "chat").status == "fail"
@@ -280,7 +286,7 @@ def test_behind_a_gateway_the_first_name_need_not_be_listed_first(vllm: Fake) ->
 def test_an_answer_with_only_reasoning_is_a_warning(vllm: Fake) -> None:
     vllm.chat(_with_choice(None, "length", reasoning="hm"))
     found = result(run_check(target(vllm)), "chat")
-    assert (found.status, found.message) == ("warn", "only reasoning, no content")
+    assert (found.status, found.message) == ("warn", "the answer has only reasoning and no content")
 
 
 def test_together_may_end_with_eos(vllm: Fake) -> None:
@@ -291,16 +297,17 @@ def test_together_may_end_with_eos(vllm: Fake) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (Answer(200, b"", "text/event-stream"), "the stream is empty: status 200, but no events"),
-        (Answer(200, b"", "", ()), "the stream is empty: status 200, but no events"),
-        (events(done=False), "the stream is empty: status 200, but no events"),
-        (json_answer(completion()), "the response is application/json, not text/event-stream"),
+        (Answer(200, b"", "text/event-stream"), "the stream is empty: the server sent status 200, but no events"),
+        (Answer(200, b"", "", ()), "the stream is empty: the server sent status 200, but no events"),
+        (events(done=False), "the stream is empty: the server sent status 200, but no events"),
+        (json_answer(completion()), "the content type of the response is application/json, not text/event-stream"),
         (Answer(500, b"<html>oops</html>", "text/html"), "HTTP 500 (text/html) instead of a completion"),
         (events(*GOOD_STREAM[:2], {"error": {"message": "EngineDeadError"}}),
-         "an error event despite status 200: EngineDeadError and 1 more"),
+         "the stream has an error event despite status 200: EngineDeadError (and 1 more problem)"),
         (events(*GOOD_STREAM, done=False), "the stream was cut: it ends without [DONE]"),
-        (events(*GOOD_STREAM[:3], chunk(finish="stop")), "2 finish reasons instead of one (stop, stop)"),
-        (events(*[{**one, "model": "other"} for one in GOOD_STREAM]), "requested 'tiny', but 'other' answered"),
+        (events(*GOOD_STREAM[:3], chunk(finish="stop")), "the stream has 2 finish reasons instead of one (stop, stop)"),
+        (events(*[{**one, "model": "other"} for one in GOOD_STREAM]),
+         "the model 'tiny' was requested, but 'other' answered"),
     ],
 )  # fmt: skip
 def test_an_incomplete_stream_fails(vllm: Fake, answer: Answer, message: str) -> None:
@@ -322,7 +329,7 @@ def test_a_cut_stream_keeps_its_events_as_evidence(vllm: Fake) -> None:
     vllm.stream(events(*GOOD_STREAM[:2], done=False, cut=True))
     found = result(run_check(target(vllm)), "stream")
     assert found.status == "fail"
-    assert found.message.startswith("no finish_reason and 1 more (127.0.0.1")
+    assert found.message.startswith("the stream has no finish_reason (and 1 more problem) (127.0.0.1")
     assert "cut: it ends without [DONE]" in found.evidence
     assert "last event" in found.evidence
 
@@ -332,7 +339,7 @@ def test_missing_usage_in_a_stream_is_a_warning(vllm: Fake) -> None:
     found = result(run_check(target(vllm)), "stream")
     assert (found.status, found.message) == (
         "warn",
-        "the stream is complete, but reports no usage although it was requested",
+        "the stream is complete, but reports no usage, although usage was requested",
     )
 
 
@@ -518,7 +525,7 @@ def test_tokens_buffered_by_a_proxy_are_a_warning(vllm: Fake) -> None:
     every = events(chunk("", role="assistant"), *text, chunk(finish="stop"), USAGE_CHUNK).pieces or ()
     vllm.stream(Answer(200, b"", "text/event-stream", (b"".join(every[:9]), b"".join(every[9:])), pause=0.2))
     found = result(run_check(target(vllm)), "stream")
-    assert (found.status, found.message) == ("warn", "buffered: 16 chunks arrived in 2 reads")
+    assert (found.status, found.message) == ("warn", "the stream is buffered: 16 chunks arrived in 2 reads")
     assert "proxy_buffering off" in found.hint
 
 
@@ -539,7 +546,7 @@ def test_a_short_buffered_answer_makes_the_check_request_longer_ones(vllm: Fake)
     """A proxy with gzip: with few words it looks like a fast server, so a longer answer decides."""
     vllm.stream(in_one_piece(word_stream(6), 0.03), in_one_piece(word_stream(40), 0.8))
     found = result(run_check(target(vllm)), "stream")
-    assert (found.status, found.message) == ("warn", "buffered: 40 chunks arrived in 1 read")
+    assert (found.status, found.message) == ("warn", "the stream is buffered: 40 chunks arrived in 1 read")
     assert "gzip off" in found.hint and found.figures["ttft_seconds"] > 0.7
     asked = [request.json() for request in vllm.seen if request.route == "POST /v1/chat/completions"]
     assert [one["max_tokens"] for one in asked if one.get("stream")] == [32, 64, 64]
@@ -548,7 +555,7 @@ def test_a_short_buffered_answer_makes_the_check_request_longer_ones(vllm: Fake)
 def test_longer_unbuffered_answers_clear_the_short_one(vllm: Fake) -> None:
     vllm.stream(in_one_piece(word_stream(6), 0.03), slow(word_stream(40), 0.01))
     found = result(run_check(target(vllm)), "stream")
-    assert (found.status, found.message.partition(",")[0]) == ("pass", "6 deltas")
+    assert (found.status, found.message.partition(",")[0]) == ("pass", "the stream is complete: 6 deltas")
 
 
 def test_a_stream_without_its_first_words_is_a_warning(vllm: Fake) -> None:
@@ -618,7 +625,7 @@ def test_a_completion_without_usage_is_a_warning(vllm: Fake) -> None:
         vllm.chat(json_answer(body))
         found = result(run_check(target(vllm)), "chat")
         assert found.status == "warn"
-        assert found.message.endswith(", but reports no usage")
+        assert found.message.endswith(", but the server reports no usage")
 
 
 def test_a_bug_in_one_check_does_not_hide_the_others(vllm: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -724,7 +731,7 @@ def test_more_chunks_than_tokens_are_a_warning(vllm: Fake) -> None:
 def test_one_event_with_all_tokens_counts_as_buffered(vllm: Fake) -> None:
     vllm.stream(slow(_sentence("".join(SENTENCE)), 0.3))
     found = result(run_check(target(vllm)), "stream")
-    assert (found.status, found.message) == ("warn", "buffered: 10 tokens arrived in 1 event")
+    assert (found.status, found.message) == ("warn", "the stream is buffered: 10 tokens arrived in 1 event")
     # hidden reasoning is counted but never sent
     vllm.stream(slow(_sentence("".join(SENTENCE), usage=200), 0.3))
     assert result(run_check(target(vllm)), "stream").status == "pass"
@@ -736,7 +743,7 @@ def test_a_buffered_stream_is_reported_even_if_chat_fails(vllm: Fake) -> None:
     for broken in (Answer(200, b"", pieces=(b"{",), cut=True), json_answer({"error": "no"}, 500)):
         vllm.chat(broken)
         found = result(run_check(target(vllm), select=("chat", "stream")), "stream")
-        assert (found.status, found.message) == ("warn", "buffered: 10 tokens arrived in 1 event")
+        assert (found.status, found.message) == ("warn", "the stream is buffered: 10 tokens arrived in 1 event")
 
 
 def test_a_speed_limit_adds_the_stream_check(vllm: Fake) -> None:
@@ -791,7 +798,7 @@ def test_a_redirect_for_authenticated_requests_is_reported(vllm: Fake, check_nam
     found = result(run_check(target(vllm)), check_name)
     assert found.status == "fail"
     assert "https://elsewhere.example/[key]" in found.message
-    assert found.hint == "use the URL it redirects to"
+    assert found.hint == "use the URL that the server redirects to"
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e12])

@@ -97,7 +97,10 @@ def test_problems_do_not_repeat_what_the_server_sent() -> None:
 
 def test_the_usage_must_add_up() -> None:
     assert usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11)) == ""
-    assert usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=12)) == "usage: 9 + 2 is not 12"
+    assert (
+        usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=12))
+        == "usage: 9 prompt + 2 completion tokens is not 12"
+    )
 
 
 def test_a_model_list_needs_its_envelope() -> None:

@@ -137,7 +137,7 @@ def test_features_are_checked_with_the_first_model(good: Fake) -> None:
 def test_a_missing_feature_is_skipped_unless_it_is_claimed(good: Fake, name: str, answer: Answer) -> None:
     spoil(good, name, answer)
     found = ask(good, name)
-    assert (found.status, found.message[:12]) == ("skip", "not offered:")
+    assert (found.status, found.message.partition(":")[0]) == ("skip", f"the server does not offer {name}")
     if answer is SAID_NO:
         assert "requires --tool-call-parser" in found.message
     claimed = ask(good, name, CLAIMS)
@@ -179,7 +179,7 @@ def test_a_supported_feature_that_the_dialect_ignores_gets_a_note(good: Fake, na
 
 def test_a_feature_that_the_dialect_lacks_is_not_requested(good: Fake) -> None:
     found = ask(good, "embeddings", replace(TOKENIZER, lacks=("embeddings",)))
-    assert (found.status, found.message) == ("skip", "not supported by vllm")
+    assert (found.status, found.message) == ("skip", "vllm does not support embeddings")
     assert "/v1/embeddings" not in [request.path for request in good.seen]
 
 
@@ -194,7 +194,7 @@ WRONG: list[tuple[str, Answer, str, str]] = [
     ("completions", json_answer(completion()), "fail", "object: input should be 'text_completion'"),
     ("completions", comp(usage=None), "pass", "continues the text"),
     ("completions", comp(choices=[]), "fail", "choices: list should have at least 1 item"),
-    ("completions", comp(usage=COUNTED | {"total_tokens": 11}), "fail", "2 + 8 is not 11"),
+    ("completions", comp(usage=COUNTED | {"total_tokens": 11}), "fail", "2 prompt + 8 completion tokens is not 11"),
     ("completions", comp(choices=[{"index": 0, "text": "", "finish_reason": "length"}]), "fail", "has no text"),
     ("completions", comp(choices=[{"index": 0, "text": "", "finish_reason": "stop"}]), "pass", "continues"),
     ("completions", comp(usage={"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 11}), "warn", "9 tokens"),
@@ -208,9 +208,14 @@ WRONG: list[tuple[str, Answer, str, str]] = [
     ("embeddings", infinite(embedded(vector(0.25), vector(1, index=1))), "fail", "finite number"),
     ("tokenize", json_answer({"tokens": []}), "fail", "tokens: list should have at least 1 item"),
     ("tokenize", json_answer({"tokens": ["Is"]}), "fail", "tokens[0]: input should be a valid integer"),
-    ("tokenize", json_answer({"tokens": [1, 2], "count": 3}), "fail", "count is 3 for 2 tokens"),
-    ("tokenize", json_answer({"tokens": [72, 105]}), "warn", "turn back into a different text"),
-    ("tools", said(None, "tool_calls", tool_calls=[call("rm")]), "fail", "not a tool of the request"),
+    ("tokenize", json_answer({"tokens": [1, 2], "count": 3}), "fail", "`count` is 3, but the answer has 2 tokens"),
+    ("tokenize", json_answer({"tokens": [72, 105]}), "warn", "and back into a different text"),
+    (
+        "tools",
+        said(None, "tool_calls", tool_calls=[call("rm")]),
+        "fail",
+        "the tool call is for 'rm', but the request has no such tool",
+    ),
     ("tools", said(None, "tool_calls", tool_calls=[call(arguments={"city": "Paris"})]), "fail", "valid string"),
     (
         "tools",
@@ -268,7 +273,7 @@ def test_a_tool_that_is_called_only_by_name_passes(good: Fake) -> None:
 
 def test_skipped_tools_show_how_to_enable_them_in_vllm(good: Fake) -> None:
     spoil(good, "tools", SAID_NO)
-    assert "to enable it, set `tool_call_parser` in the stack file" in ask(good, "tools").message
+    assert "to enable tools, set `tool_call_parser` in the stack file" in ask(good, "tools").message
 
 
 def test_an_unknown_tokenizer_is_skipped_and_a_missing_detokenizer_is_a_note(good: Fake) -> None:
@@ -288,10 +293,10 @@ def in_turn(*texts: str) -> Callable[[Request], Answer]:
 @pytest.mark.parametrize(
     ("texts", "status", "expected"),
     [
-        ("aaab", "pass", "the same seed gives the same text, another seed another text"),
+        ("aaab", "pass", "the same seed gives the same text, and another seed gives another text"),
         ("abaa", "warn", "the same seed gave two different texts in three requests"),
         ("abcd", "warn", "vllm ignores seed: the same seed gave three different texts"),
-        ("aaaa", "pass", "the same text at temperature 0 and with the same seed"),
+        ("aaaa", "pass", "the text is the same at temperature 0 and with the same seed"),
     ],
 )
 def test_seeds(good: Fake, texts: str, status: str, expected: str) -> None:

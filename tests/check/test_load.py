@@ -119,7 +119,7 @@ def test_answered_requests_pass_with_figures(server: Server, ask: Ask) -> None:
 
     server.faults[1] = together
     found = ask()
-    assert (found.status, found.message[:25]) == ("pass", "4 concurrent requests in ")
+    assert (found.status, found.message[:39]) == ("pass", "4 concurrent requests were answered in ")
     assert set(found.figures) == {
         "requests", "answered", "seconds", "p50_seconds", "p99_seconds", "tokens_per_second",
     }  # fmt: skip
@@ -152,11 +152,11 @@ def test_load_runs_in_deep_only_and_before_topology() -> None:
     [
         (
             {"echo", "length"},
-            "answers identified by: the echoed prompt, the number of prompt tokens",
+            "answers are identified by: the echoed prompt, the number of prompt tokens",
             "/v1/completions",
         ),
-        ({"repeat"}, "answers identified by: a word repeated by the model", "/v1/chat/completions"),
-        ({"length"}, "answers identified by: the number of prompt tokens", "/v1/chat/completions"),
+        ({"repeat"}, "answers are identified by: a word repeated by the model", "/v1/chat/completions"),
+        ({"length"}, "answers are identified by: the number of prompt tokens", "/v1/chat/completions"),
     ],
     ids=lambda value: "-".join(sorted(value)) if isinstance(value, set) else "",
 )
@@ -176,7 +176,7 @@ def test_each_marker_detects_a_mix_up(server: Server, ask: Ask, marks: str) -> N
     found = ask()
     assert found.status == "fail"
     if marks == "length":
-        assert found.message.startswith("answers are mixed up: request 2 got an answer to a prompt of ")
+        assert found.message.startswith("answers are mixed up: request 2 got the answer to another prompt, of ")
     else:
         assert found.message == "answers are mixed up: request 2 got the answer to request 4"
 
@@ -184,7 +184,7 @@ def test_each_marker_detects_a_mix_up(server: Server, ask: Ask, marks: str) -> N
 def test_an_answer_without_a_marker_fails(server: Server, ask: Ask) -> None:
     server.marks = {"echo"}
     server.faults[1] = lambda asked: server.answer("stranger", "another prompt", asked["echo"])
-    assert ask().message == "answers are mixed up: request 2 got an answer without its marker"
+    assert ask().message == "answers are mixed up: request 2 got an answer without the marker of this request"
 
 
 def test_a_repeated_word_is_not_mistaken_for_an_echo(server: Server, ask: Ask) -> None:
@@ -198,7 +198,7 @@ def test_a_word_that_is_not_repeated_gets_a_note(server: Server, ask: Ask) -> No
     server.marks = {"repeat"}
     server.faults[1] = lambda asked: server.answer("stranger", asked["prompt"], asked["echo"])
     found = ask()
-    assert (found.status, found.notes) == ("pass", ("1 of 4 answers do not repeat their word",))
+    assert (found.status, found.notes) == ("pass", ("1 of 4 answers do not repeat the word from their prompt",))
 
 
 def test_without_markers_it_warns(server: Server, ask: Ask) -> None:
@@ -237,7 +237,7 @@ def test_other_failures_under_load_fail(server: Server, ask: Ask, answer: Answer
     assert "request 2: " in found.evidence
 
 
-@pytest.mark.parametrize(("dialect", "hint"), [(VLLM, "raise --timeout"), (FASTCHAT, "restart the worker")])
+@pytest.mark.parametrize(("dialect", "hint"), [(VLLM, "raise --timeout"), (FASTCHAT, "restart the FastChat worker")])
 def test_a_timeout_fails_and_names_fastchats_hang(server: Server, ask: Ask, dialect: Dialect, hint: str) -> None:
     server.faults[3] = lambda asked: replace(server.answer(**asked), pause=1.5)
     found = ask(dialect, timeout=0.5)
@@ -258,14 +258,14 @@ def test_different_token_counts_of_nonces_are_no_mix_up(server: Server, ask: Ask
     server.noise = 6
     for _ in range(5):
         found = ask(load=30)
-        assert (found.status, found.evidence) == ("pass", "answers identified by: the number of prompt tokens")
+        assert (found.status, found.evidence) == ("pass", "answers are identified by: the number of prompt tokens")
 
 
 def test_usage_is_optional(server: Server, ask: Ask) -> None:
     server.marks = {"id"}
     server.count = False
     found = ask()
-    assert (found.status, found.evidence) == ("pass", "answers identified by: the request ID in the response ID")
+    assert (found.status, found.evidence) == ("pass", "answers are identified by: the request ID in the response ID")
     assert "tokens_per_second" not in found.figures
 
 
@@ -285,7 +285,9 @@ def test_load_uses_the_first_model(server: Server, vllm: Fake) -> None:
 
 def test_the_request_id_is_a_marker(server: Server, ask: Ask) -> None:
     found = ask()
-    assert found.evidence == "answers identified by: " + ", ".join((BOTH[0], "a word repeated by the model", BOTH[1]))
+    assert found.evidence == "answers are identified by: " + ", ".join(
+        (BOTH[0], "a word repeated by the model", BOTH[1])
+    )
     # then only chat requests are sent
     assert set(server.paths) == {"/v1/chat/completions"}
 

@@ -33,7 +33,7 @@ def test_a_shared_organization_alone_is_no_similarity() -> None:
 
 
 def test_without_a_similar_name_all_are_listed() -> None:
-    assert did_you_mean("gpt", KNOWN) == f"the server has: {', '.join(KNOWN)}"
+    assert did_you_mean("gpt", KNOWN) == f"the server lists: {', '.join(KNOWN)}"
     assert did_you_mean("gpt", ()) == "the server lists no models"
     assert did_you_mean("gpt", [f"m{i}" for i in range(11)]).endswith("m7 and 3 more")
 
@@ -73,4 +73,6 @@ def test_a_name_that_is_listed_twice_is_unambiguous() -> None:
 def test_the_requested_name_is_never_suggested() -> None:
     assert nearest("tiny", ["tiny"]) is None
     assert nearest("tiny", ["tiny", "Tiny"]) == ("Tiny", "upper and lower case differ")
-    assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith("'tiny' is listed under exactly this name")
+    assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith(
+        "the server lists exactly 'tiny': it may not be a chat model"
+    )

@@ -43,9 +43,12 @@ def seen(fake: Fake, *views: ServiceView, probes: tuple[ProbeResult, ...] = (), 
 def test_a_stack_as_planned_passes(fastchat: Fake) -> None:
     report = seen(fastchat, API, CONTROLLER, WORKER, probes=(ProbeResult("fastchat-tiny", True, 0.2, ""),))
     assert report.results[0].name == "containers"
-    assert result(report, "containers").message == "3 running: fastchat-api, fastchat-controller, fastchat-tiny"
+    assert (
+        result(report, "containers").message
+        == "3 services are running: fastchat-api, fastchat-controller, fastchat-tiny"
+    )
     found = result(report, "topology")
-    assert (found.status, found.message) == ("pass", "3 services as planned, 1 service probes passed")
+    assert (found.status, found.message) == ("pass", "3 services run as planned, and 1 service probe passed")
     assert "fastchat-api: running, healthy, abcdef123456" in found.evidence
     assert found.figures == {"fastchat-tiny_seconds": 0.2}
 
@@ -57,7 +60,7 @@ def test_a_stack_as_planned_passes(fastchat: Fake) -> None:
         ("exited", 1, "fastchat-api has exited (exit code 1)", "stackgen logs fastchat-api"),
         ("restarting", None, "fastchat-api is restarting", "stackgen logs fastchat-api"),
         ("absent", None, "fastchat-api does not exist", "stackgen up"),
-        ("created", None, "fastchat-api is created but not started", "waiting for another service"),
+        ("created", None, "fastchat-api is created but not started", "waits for another service"),
         ("dead", 137, "fastchat-api is dead (exit code 137)", "stackgen down"),
     ],
 )
@@ -94,10 +97,10 @@ def test_a_worker_that_is_down_does_not_stop_the_other_checks(fastchat: Fake) ->
         ({"gpus_planned": ("count=-1",), "gpus_reserved": ("count=-1",), "gpus_seen": 0}, "fail",
          "fastchat-tiny sees 0 of 1 GPUs"),
         ({"gpus_planned": ("1",), "gpus_reserved": ("0",), "gpus_seen": 1}, "warn",
-         "fastchat-tiny has GPUs 0, but the plan has 1"),
-        ({"gpus_planned": ("0",), "gpus_reserved": ("0",), "gpus_seen": None}, "pass", "2 services as planned"),
+         "fastchat-tiny has other GPUs than planned (reserved: 0; planned: 1)"),
+        ({"gpus_planned": ("0",), "gpus_reserved": ("0",), "gpus_seen": None}, "pass", "2 services run as planned"),
         ({"image": "x:1", "image_changed": True}, "warn",
-         "fastchat-tiny runs an older image: x:1 now points to another one"),
+         "fastchat-tiny runs an older image: x:1 now points to another image"),
         ({"restarts": 3}, "warn", "fastchat-tiny has restarted 3 times"),
         ({"oom_killed": True}, "warn", "a process in fastchat-tiny was killed: out of memory (OOM)"),
     ],
@@ -127,7 +130,9 @@ def test_a_worker_that_does_not_generate_is_named_with_its_output(fastchat: Fake
         "fastchat-tiny", False, 5.0, "Traceback\nthe controller does not know http://fastchat-tiny:21002"
     )
     found = result(seen(fastchat, API, WORKER, probes=(mute,)), "topology")
-    assert found.message == "fastchat-tiny does not generate: the controller does not know http://fastchat-tiny:21002"
+    assert (
+        found.message == "fastchat-tiny does not generate text: the controller does not know http://fastchat-tiny:21002"
+    )
     silent = ProbeResult("fastchat-tiny", False, 5.0, "")
     assert "no answer in time" in result(seen(fastchat, API, WORKER, probes=(silent,)), "topology").message
 
@@ -196,7 +201,9 @@ def test_a_controller_that_lost_all_workers_is_blamed_instead_of_them(fastchat: 
                for one in (WORKER, other)]  # fmt: skip
     well = ProbeResult("fastchat-controller", True, 0.1, "")
     found = result(seen(fastchat, API, CONTROLLER, WORKER, other, probes=(well, *strange)), "topology")
-    assert found.message.startswith("fastchat-controller does not generate: it knows none of its workers")
+    assert found.message.startswith(
+        "fastchat-controller does not generate text: the controller knows none of its workers"
+    )
     assert "fastchat-tiny" not in found.message
     # if only one of two is unknown, that one is to blame
     one = result(seen(fastchat, API, CONTROLLER, WORKER, other, probes=(well, strange[0])), "topology")

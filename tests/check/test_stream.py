@@ -77,31 +77,32 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
     ("answer", "problem"),
     [
         (events(ROLE, TEXT, END, done=False), "the stream was cut: it ends without [DONE]"),
-        (events(ROLE, TEXT, END, END), "2 finish reasons instead of one (stop, stop)"),
-        (events(ROLE, TEXT), "no finish_reason"),
+        (events(ROLE, TEXT, END, END), "the stream has 2 finish reasons instead of one (stop, stop)"),
+        (events(ROLE, TEXT), "the stream has no finish_reason"),
         (events(chunk("a"), END), "the first chunk has no role"),
         (events(chunk("", role="user"), TEXT, END), "event 1: the role is 'user', not 'assistant'"),
         (events(ROLE, TEXT, {**TEXT, "id": "chatcmpl-2"}, END),
          "the id changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer are mixed in"),
         (events(ROLE, TEXT, {**TEXT, "choices": [{**TEXT["choices"][0], "index": 1}]}, END),
-         "event 3: part of choice 1, but only one choice was requested"),
-        (events(ROLE, TEXT, END, TEXT), "event 4: text after the finish_reason"),
+         "event 3: the event is for choice 1, but only one choice was requested"),
+        (events(ROLE, TEXT, END, TEXT), "event 4: there is text after the finish_reason"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 0,
                                                           "total_tokens": 9}}),
-         "usage counts no completion tokens, but there is text"),
+         "usage counts no completion tokens, but the answer has text"),
         (events(ROLE, chunk(finish="stop")), "no chunk has content"),
         (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
         (events(ROLE, TEXT, chunk(finish="tool_calls")), "finish_reason 'tool_calls' does not fit a plain answer"),
-        (events(ROLE, TEXT, END, "[DONE]"), "1 event(s) after [DONE]"),
+        (events(ROLE, TEXT, END, "[DONE]"), "the stream has 1 event(s) after [DONE]"),
         (events(ROLE, TEXT, END, "{broken"), "event 4 is not JSON"),
         (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 2,
-                                                          "total_tokens": 9}}), "usage: 9 + 2 is not 9"),
+                                                          "total_tokens": 9}}),
+         "usage: 9 prompt + 2 completion tokens is not 9"),
         (events(ROLE, TEXT, {"error": {"message": "the engine died", "code": 500}}, END),
-         "an error event despite status 200: the engine died"),
-        (events(ROLE, TEXT, {"error": "boom"}, END), "an error event despite status 200: boom"),
+         "the stream has an error event despite status 200: the engine died"),
+        (events(ROLE, TEXT, {"error": "boom"}, END), "the stream has an error event despite status 200: boom"),
         (events(ROLE, TEXT, {"text": "NETWORK ERROR", "error_code": 50004}, END),
-         "an error event despite status 200: NETWORK ERROR"),
+         "the stream has an error event despite status 200: NETWORK ERROR"),
     ],
 )  # fmt: skip
 def test_each_fault_of_a_stream_is_the_only_reported_problem(answer: Answer, problem: str) -> None:
@@ -184,22 +185,22 @@ def test_figures_of_a_stream() -> None:
         # a group of eight every 100 ms: buffered
         (
             [0.1 * group + 0.0001 * one for group in range(1, 5) for one in range(8)],
-            "buffered: 32 chunks arrived in 4 reads",
+            "the stream is buffered: 32 chunks arrived in 4 reads",
         ),
         # all at the end, after a long silence
-        ([1.0 + 0.0001 * one for one in range(20)], "buffered: 20 chunks arrived in 1 read"),
+        ([1.0 + 0.0001 * one for one in range(20)], "the stream is buffered: 20 chunks arrived in 1 read"),
         # one by one, also if some were late
         ([0.02 * one for one in range(1, 33)], ""),
         ([0.02 * (one + 1) if one % 4 == 2 else 0.02 * one for one in range(1, 33)], ""),
         # pairs from start to end
         (
             [0.02 * one if one % 2 else 0.02 * (one + 1) for one in range(1, 33)],
-            "buffered: 32 chunks arrived in 17 reads",
+            "the stream is buffered: 32 chunks arrived in 17 reads",
         ),
         # a tiny model with a thousand tokens a second
         ([0.02 + 0.0005 * one for one in range(32)], ""),
         # few chunks, but held back for a second
-        ([1.0] * 7, "buffered: 7 chunks arrived in 1 read"),
+        ([1.0] * 7, "the stream is buffered: 7 chunks arrived in 1 read"),
         # too few chunks, or held back for too short a time
         ([1.0] * 3, ""),
         ([0.1] * 7, ""),

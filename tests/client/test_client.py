@@ -173,7 +173,7 @@ def test_a_malformed_body_is_a_server_error(either: EitherClient, vllm: Fake, bo
         ({"foo": 1}, r"invalid request: .*unexpected keyword argument 'foo'"),
         ({"stop": {1}}, r"invalid request: .*not JSON serializable"),
         ({"stream": True}, r"`stream` is not accepted here"),
-        ({"messages": []}, r"`messages` is not accepted here: it is built from the prompt"),
+        ({"messages": []}, r"the field `messages` is not accepted here: stackgen builds it from the prompt"),
         ({"top_p": float("nan")}, r"top-p must be a finite number"),
         ({"temperature": float("inf")}, r"temperature must be a finite number"),
     ],

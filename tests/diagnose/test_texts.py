@@ -349,6 +349,7 @@ CHECKS = (
     ("SG-C011", "models", "the server requires a key, but none was given"),
     # the wording of older versions
     ("SG-C011", "models", "the server wants a key, and none is given"),
+    ("SG-S008", "stream", "the stream is buffered: 22 chunks arrived in 1 read"),
     ("SG-S008", "stream", "buffered: 22 chunks arrived in 1 read"),
     ("SG-V017", "chat", "This model's maximum context length is 2048 tokens. However, your prompt contains 3000 input "
      "tokens, which exceeds this limit even without any output tokens."),

@@ -240,7 +240,7 @@ def test_healthy_rows_can_be_hidden(visit: Visit, exporter: Exporter) -> None:
 
 def test_the_status_page_is_readable_by_screen_readers(visit: Visit, exporter: Exporter) -> None:
     page = visit(exporter.url, width=360).page
-    table = page.get_by_role("table", name="Monitored endpoints, as of their latest round")
+    table = page.get_by_role("table", name="Monitored endpoints and the results of their latest round")
     assert table.get_by_role("row").count() == 3
     assert table.get_by_role("rowheader").first.inner_text().startswith("gpu box")
     assert table.get_by_role("img").first.get_attribute("aria-label").startswith("last ")

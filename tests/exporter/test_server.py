@@ -228,8 +228,8 @@ def test_health_fails_when_a_round_is_overdue_or_a_thread_has_stopped(
     monkeypatch.setattr(rounds, "run_check", lambda *_: release.wait(30))
     monkeypatch.setattr(rounds, "OVERDUE_TIMEOUTS", 0.0)
     response = wait_until(lambda: one if (one := get(exporter, "/-/healthy")).status == 503 else None)
-    assert json.loads(response.body) == {"healthy": False, "trouble": "fake overdue by more than 0 s"}
-    assert "Checks are behind schedule, so this page may be out of date: fake overdue" in get(exporter, "/").text
+    assert json.loads(response.body) == {"healthy": False, "trouble": "checks are overdue by more than 0 s: fake"}
+    assert "Checks are behind schedule, so this page may be out of date: checks are overdue" in get(exporter, "/").text
     assert json.loads(get(exporter, "/api/status").body)["in_time"] is False
     release.set()
     exporter.checker.stop(5.0)
@@ -352,7 +352,7 @@ def test_a_buffering_proxy_is_detected(export: Callable[..., Exporter], fake: Fa
     wait_until(lambda: all_checked(exporter))
     (one,) = json.loads(get(exporter, "/api/status").body)["endpoints"]
     assert one["problem"] and one["problem"]["check"] == "stream", one["problem"]
-    assert one["problem"]["message"] == "buffered: 15 chunks arrived in 1 read"
+    assert one["problem"]["message"] == "the stream is buffered: 15 chunks arrived in 1 read"
 
 
 def test_targets_are_checked_unchanged(fake: Fake) -> None:

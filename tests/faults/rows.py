@@ -773,7 +773,8 @@ STREAMS = (
     Row("stream without text", "stream", streamed(each(lambda data, _: data | {"choices": [
         choice | {"delta": {key: value for key, value in choice["delta"].items() if key == "role"}}
         for choice in data["choices"]]})), fails="stream", says="no chunk has content"),
-    Row("stream is buffered", "stream", buffered, warns="stream", says=r"^the stream is buffered: \d+ chunks arrived in \d reads?"),
+    Row("stream is buffered", "stream", buffered, warns="stream",
+        says=r"^the stream is buffered: \d+ chunks arrived in \d reads?"),
     *(Row(f"stream gives {status}", "stream", error(status, "told by the server"), fails="stream",
           says=rf"^HTTP {status} \(application/json\) instead of a completion: told by the server$")
       for status in (400, 401, 404, 429, 500, 503)),
@@ -787,7 +788,7 @@ OWN = (
     Row("stream loses its first text", "stream", streamed(lost_start), warns="stream",
         says=r"the stream lacks the first \d+ characters", needs="same"),
     Row("stream without the requested usage", "stream", streamed(each(no_usage)), warns="stream",
-        says="reports no usage although usage was requested", needs="usage"),
+        says="reports no usage, although usage was requested", needs="usage"),
 )  # fmt: skip
 
 ALIVE = (

@@ -63,10 +63,10 @@ def uses_both_replicas(stack: LiveStack) -> bool:
 
 
 def ask(
-    stack: LiveStack, prompt: str, path: str = "/v1/chat/completions", key: str = "", **more: Any
+    stack: LiveStack, question: str, path: str = "/v1/chat/completions", key: str = "", **more: Any
 ) -> tuple[int, str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=120)
-    body = {"model": "tiny", "messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **more}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": question}], "max_tokens": 4, **more}
     body = {name: value for name, value in body.items() if value is not None}
     connection.request("POST", path, json.dumps(body), headers(key or stack.key))
     response = connection.getresponse()

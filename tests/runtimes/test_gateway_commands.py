@@ -61,7 +61,7 @@ def test_rotating_the_default_key_names_the_services_that_use_it(
     assert keys(folder, "rotate", "default") == 0
     output = capsys.readouterr().err
     assert (
-        "run `stackgen update` before you remove the old key" in output and "exporter" in output and "webui" in output
+        "Run `stackgen update` before you remove the old key" in output and "exporter" in output and "webui" in output
     )
     assert "gateway," not in output and "vllm-m" not in output
     assert keys(folder, "remove", "default", "--older") == 0

@@ -201,7 +201,7 @@ def test_models_must_be_mappings_and_at_least_one() -> None:
 @pytest.mark.parametrize("field", ["revision", "image", "quantization", "chat_template"])
 def test_other_yaml_types_in_text_fields_are_reported_and_not_converted(field: str, value: str, shown: str) -> None:
     message = load_errors(f"{GOOD}    {field}: {value}\n")[f"models[0].{field}"].message
-    assert message.startswith(f"must be text, but YAML reads it as {shown}")
+    assert message.startswith(f"must be text, but YAML reads the value as {shown}")
     assert message.endswith(". Put the value in quotes")
 
 

@@ -211,7 +211,7 @@ def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
     def request(path: str) -> Reply | Fault:
         body, left = BODIES.get(path), deadline - time.monotonic()
         if left <= 0:
-            return Fault("timeout", "not tried, because the other paths used up the timeout", hint="")
+            return Fault("timeout", "not tried within the timeout", hint="")
         try:
             if body is None or _changes_state(path):
                 return context.session.get(target.root + path, None, left)

@@ -47,9 +47,7 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     names = tuple(known)
     # the server lists the name and still refuses it: no other spelling will help
     if wanted in names:
-        return (
-            f"the server lists {wanted!r}, so the model may not be a chat model, or no instance of the model is running"
-        )
+        return f"the server lists exactly {wanted!r}: it may not be a chat model, or no instance of it is running"
     near = nearest(wanted, names)
     if near:
         return f"did you mean {near[0]!r}? ({near[1]})"

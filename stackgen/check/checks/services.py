@@ -89,7 +89,7 @@ def topology(context: Context, _model: str) -> Verdict:
             figures=figures,
         )
     count = "1 service runs" if len(services) == 1 else f"{len(services)} services run"
-    probed = f", {len(probes)} service probes passed" if probes else ""
+    probed = f", and {len(probes)} service probe{'s' * (len(probes) != 1)} passed" if probes else ""
     return succeed(f"{count} as planned{probed}", evidence=evidence, figures=figures)
 
 

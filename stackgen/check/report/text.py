@@ -121,7 +121,7 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
         sign = _paint("skip", f"{SIGNS['skip']} skip", color)
         yield f"  {sign}  {', '.join(skipped)}: not run, because an earlier check failed"
     if not any(one.status != "skip" for one in endpoint.results):
-        yield "  no check ran, so nothing is verified"
+        yield "  nothing was checked, so nothing is verified"
     if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
 

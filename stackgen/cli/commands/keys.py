@@ -48,7 +48,7 @@ def _create(args: Namespace, stack: Stack) -> int:
         note(f"the old key stays valid until `stackgen keys remove {args.name} --older`{where}")
     # a container keeps the environment it was started with
     if args.action == "rotate" and args.name == DEFAULT and (users := _default_key_users(stack)):
-        note(f"run `stackgen update` before you remove the old key: these services still use the old key: {users}")
+        note(f"these services still use the old key: {users}. Run `stackgen update` before you remove the old key")
     reloaded = _reload(stack)
     # only the key's hash was saved, so the key can't be printed again
     print_data(args, {"name": args.name, "key": key, "reloaded": reloaded}, [key])
@@ -60,7 +60,7 @@ def _remove(args: Namespace, stack: Stack) -> int:
     line = f"removed {count} key{'' if count == 1 else 's'} for {args.name}"
     reloaded = _reload(stack) if count else False
     if count and args.name == DEFAULT and (users := _default_key_users(stack)):
-        note(f"services with a removed key get a 401 until `stackgen update`; these may have one: {users}")
+        note(f"services with a removed key get a 401 until `stackgen update`. Services that may have one: {users}")
     print_data(args, {"name": args.name, "removed": count, "reloaded": reloaded}, [line])
     return 0
 

@@ -93,8 +93,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M001",
         title="no memory is left for the KV cache",
-        cause="the weights and the peak of a forward pass fill vLLM's share of memory, so not one block of KV cache "
-        "fits",
+        cause="the weights and the peak memory of a forward pass use all of vLLM's share of GPU memory, so there is no "
+        "room for even one block of the KV cache",
         fix="raise gpu_memory_utilization, quantize the model, or split the model across more `gpus` with "
         "tensor_parallel_size",
         source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit; failure "

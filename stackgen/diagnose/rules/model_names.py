@@ -74,7 +74,7 @@ SOURCE = "recorded answers of vLLM 0.32.0 and FastChat 0.2.36 to a wrong model n
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N001",
-        title="the model name differs in case",
+        title="the model name differs only in upper and lower case",
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,

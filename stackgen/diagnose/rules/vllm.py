@@ -125,8 +125,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V006",
         title="vLLM does not know the model's architecture",
         cause="config.json has the architecture {architecture}, which this version of vLLM can't run",
-        fix="set `image:` to a newer vLLM, or use another model; engine: fastchat runs the architectures that "
-        "Transformers supports",
+        fix="set `image:` to a newer vLLM, use another model, or try `engine: fastchat`, which runs the architectures "
+        "that Transformers supports",
         source="vLLM 0.32.0, model_executor/models/registry.py; failure reproduced",
         explain="A new architecture needs a newer vLLM. docs.vllm.ai lists the supported architectures.",
         patterns=compile_patterns(r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now"),
