@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A fake engine that answers in microseconds, so that a benchmark measures the gateway in front of it.
 
-With `stream` it sends `max_tokens` server-sent events at intervals of `user` seconds; otherwise one small response.
-These fields are used because vllm-router rewrites bodies and forwards only fields that it knows.
+With `stream` it sends `max_tokens` server-sent events at intervals of `temperature` seconds; otherwise one small
+response. These fields are used because vllm-router and smg rewrite bodies, and forward only fields that they know.
 """
 
 import asyncio
@@ -30,10 +30,11 @@ async def serve(reader, writer):
                              % (len(body), body))  # fmt: skip
                 continue
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-            for _ in range(body_fields["max_tokens"]):
+            # smg or sglang-router renames the field
+            for _ in range(body_fields.get("max_tokens") or body_fields["max_completion_tokens"]):
                 writer.write(CHUNK)
                 await writer.drain()
-                await asyncio.sleep(float(body_fields["user"]))
+                await asyncio.sleep(body_fields["temperature"])
             writer.write(DONE)
     except (OSError, asyncio.IncompleteReadError):
         pass

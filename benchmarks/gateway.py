@@ -3,6 +3,7 @@
 
 gateway.py            in front of two fake upstreams that answer in microseconds (needs a Docker engine)
 gateway.py --real     in front of one and two real vLLM replicas on the CPU: tokens per second, requests per replica
+gateway.py --client python    with a client in Python, which hides differences, instead of load.c (needs `cc`)
 gateway.py --json     results as JSON
 
 All traffic stays on this machine. Trust the ratios, not the absolute values: client, gateway and upstreams share the
@@ -10,16 +11,17 @@ cores.
 """
 
 import argparse
-import asyncio
-import itertools
 import json
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from gateway_client import KEY, CompiledClient, PythonClient, request
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,9 +31,7 @@ from stackgen.stack.load import build_spec  # noqa: E402 - the checkout's own pa
 from stackgen.targets.compose import ComposeSite  # noqa: E402
 
 NETWORK = "sgbench"
-# seconds without a byte after which a run is aborted
-READ_TIMEOUT = 60
-KEY, ENGINE_KEY = "sk-bench", "sk-engine"
+ENGINE_KEY = "sk-engine"
 NGINX = """daemon off; worker_processes auto; pid /tmp/nginx.pid; error_log stderr; events { worker_connections 4096; }
 http { access_log off; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f;
 uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; client_max_body_size 4m; tcp_nodelay on;
@@ -101,78 +101,19 @@ HELLO = {"model": "bench", "messages": [{"role": "user", "content": "hi"}]}
 LONG = {"messages": [{"role": "user", "content": "x" * 200_000}], "model": "bench"}
 
 
-def request(body, key=KEY):
-    raw = json.dumps(body).encode()
-    return (f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n").encode() + raw  # fmt: skip
-
-
-async def time_request(reader, writer, sent):
-    """Seconds of one request on an open connection."""
-    started = time.perf_counter()
-    writer.write(sent)
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    if b" 200 " not in head.split(b"\r\n")[0]:
-        sys.exit(head.decode() + (await reader.read(2000)).decode())
-    at = head.index(b"content-length:")
-    await reader.readexactly(int(head[at + 15 : head.index(b"\r", at)]))
-    return time.perf_counter() - started
-
-
-async def latencies(address, count, body):
-    reader, writer = await asyncio.open_connection(address, 8000)
-    sent = request(body)
-    times = [await time_request(reader, writer, sent) for _ in range(count)]
-    writer.close()
-    # the first tenth warms up
-    return times[count // 10 :]
-
-
-async def stream(address, body, key=KEY):
-    """(seconds to the first token, total seconds, tokens, reads that contained tokens) of one stream."""
-    reader, writer = await asyncio.open_connection(address, 8000)
-    started = time.perf_counter()
-    writer.write(request(HELLO | body | {"stream": True}, key))
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), READ_TIMEOUT)
-    if b"text/event-stream" not in head.lower():
-        sys.exit(f"no stream: {head.decode()}{(await reader.read(2000)).decode()}")
-    first, tokens, reads, tail = 0.0, 0, 0, b""
-    while b"[DONE]" not in tail:
-        data = await asyncio.wait_for(reader.read(65536), READ_TIMEOUT)
-        if not data:
-            sys.exit(f"a stream ended early: {tail!r}")
-        found = data.count(b'"content"') or data.count(b'"text"')
-        tokens, reads = tokens + found, reads + bool(found)
-        if found and not first:
-            first = time.perf_counter() - started
-        tail = (tail + data)[-400:]
-    writer.close()
-    return first, time.perf_counter() - started, tokens, reads
-
-
-async def streams(addresses, number, body, key=KEY):
-    """Runs `number` concurrent streams, round robin over the addresses. Returns their results and the total seconds."""
-    started = time.perf_counter()
-    targets = itertools.islice(itertools.cycle(addresses), number)
-    done = await asyncio.gather(*(stream(address, body, key) for address in targets))
-    return done, time.perf_counter() - started
-
-
-async def wait_until_ready(address, sent=b""):
+def wait_until_ready(address, sent=b""):
     """Waits until `address` answers a completion."""
     for _ in range(240):
         if dead := docker("ps", "--all", "--quiet", "--filter", f"network={NETWORK}", "--filter", "status=exited"):
             sys.exit(f"a container has ended:\n{docker('logs', '--tail', '20', dead.split()[0])}")
         try:
-            reader, writer = await asyncio.open_connection(address, 8000)
-            writer.write(sent or request(HELLO | {"max_tokens": 1}))
-            line = await asyncio.wait_for(reader.readline(), 60)
-            writer.close()
-            if b" 200 " in line:
-                return
-        except (OSError, TimeoutError):
+            with socket.create_connection((address, 8000), timeout=60) as connection:
+                connection.sendall(sent or request(HELLO | {"max_tokens": 1}))
+                if b" 200 " in connection.recv(4096).split(b"\r\n")[0]:
+                    return
+        except OSError:
             pass
-        await asyncio.sleep(0.5)
+        time.sleep(0.5)
     sys.exit(f"{address} never answered")
 
 
@@ -180,7 +121,7 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def fast(bench, rounds):
+def fast(bench, client, rounds):
     python = image("fastchat")
     script = f"{ROOT}/benchmarks/fast_upstream.py:/upstream.py:ro"
     upstream = [bench.run(name, "--volume", script, "--env", f"NAME={name}", "--entrypoint", "python3", python,
@@ -198,7 +139,7 @@ async def fast(bench, rounds):
             "router", image("vllm-router"), "--worker-urls", "http://vllm-bench:8000", "http://vllm-bench-2:8000",
             "--host", "0.0.0.0", "--port", "8000", "--policy", "round_robin")]  # fmt: skip
     for address in {address for addresses in setups.values() for address in addresses}:
-        await wait_until_ready(address)
+        wait_until_ready(address)
     seconds = {name: [] for name in setups}
     ttft = {name: [] for name in setups}
     rates = {name: [] for name in setups}
@@ -207,14 +148,14 @@ async def fast(bench, rounds):
     for _ in range(rounds):
         for name, addresses in setups.items():
             for address in addresses:
-                seconds[name] += await latencies(address, 1000 // len(addresses), HELLO)
-                large[name] += await latencies(address, 100 // len(addresses), LONG)
+                seconds[name] += client.latencies(address, 1000 // len(addresses), HELLO)
+                large[name] += client.latencies(address, 100 // len(addresses), LONG)
         for name, addresses in setups.items():
-            done, _ = await streams(addresses, 32, {"max_tokens": 40, "user": "0.02"})
+            done, _ = client.streams(addresses, 32, HELLO | {"max_tokens": 40, "temperature": 0.02})
             ttft[name] += [one[0] for one in done]
             reads[name] += [one[3] / one[2] for one in done]
         for name, addresses in setups.items():
-            done, took = await streams(addresses, 8, {"max_tokens": 1500, "user": "0"})
+            done, took = client.streams(addresses, 8, HELLO | {"max_tokens": client.tokens, "temperature": 0})
             rates[name].append(sum(one[2] for one in done) / took)
     found = {}
     for name in setups:
@@ -235,7 +176,7 @@ async def fast(bench, rounds):
     return found
 
 
-async def real(bench, rounds):
+def real(bench, client, rounds):
     subprocess.run([ROOT / "scripts" / "small-model", "tiny"], check=True, capture_output=True)
     vllm, model = image("vllm-cpu"), ROOT / ".cache" / "models" / "tiny"
     settings = (f"VLLM_API_KEY={ENGINE_KEY}", "VLLM_CPU_KVCACHE_SPACE=1", "TORCHDYNAMO_DISABLE=1", "HF_HUB_OFFLINE=1")
@@ -252,16 +193,16 @@ async def real(bench, rounds):
     body = {"messages": [{"role": "user", "content": "Tell me of Rome."}], "max_tokens": 128, "ignore_eos": True}
     ask = request(body | {"model": "bench", "max_tokens": 1}, ENGINE_KEY)
     for address in addresses:
-        await wait_until_ready(address, ask)
+        wait_until_ready(address, ask)
     setups = {"direct, one replica": (addresses[0], ENGINE_KEY), "gateway, one replica": (bench.gateway(1, "one"), KEY),
             "gateway, two replicas": (bench.gateway(2, "two"), KEY)}  # fmt: skip
     for address, key in setups.values():
-        await wait_until_ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
-        await streams([address], 8, body, key)
+        wait_until_ready(address, request(body | {"model": "bench", "max_tokens": 1}, key))
+        client.streams([address], 8, HELLO | body, key)
     rates = {name: [] for name in setups}
     for _ in range(rounds):
         for name, (address, key) in setups.items():
-            done, took = await streams([address], 16, body, key)
+            done, took = client.streams([address], 16, HELLO | body, key)
             rates[name].append(sum(one[2] for one in done) / took)
     log = docker("logs", "sgbench-two")
     served = [json.loads(line)["server"] for line in log.splitlines() if line.startswith("{")]
@@ -276,11 +217,13 @@ async def real(bench, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true", help="real vLLM replicas on the CPU")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--client", choices=["compiled", "python"], default="compiled", help="default: compiled")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     args = parser.parse_args()
     with Bench() as bench:
-        found = asyncio.run((real if args.real else fast)(bench, args.rounds))
+        client = PythonClient() if args.client == "python" else CompiledClient(bench.folder)
+        found = (real if args.real else fast)(bench, client, args.rounds)
     if args.json:
         print(json.dumps(found, indent=2))
         return

@@ -61,7 +61,7 @@ def main():
             f"{name:34} {1000 * value:7.1f} ms   {value / bare:5.1f} x python   {value / compose:5.2f} x compose config"
         )
 
-    print("\nmodels   render --stdout   per model")
+    print("\nmodels   render --stdout   per model   for Kubernetes")
     with tempfile.TemporaryDirectory() as folder:
         growth = {}
         for count in (1, 10, 100, 1000):
@@ -70,11 +70,15 @@ def main():
             models = "".join(f"  - {{model: org/m{number}, engine: vllm}}\n" for number in range(count))
             stack.write_text(f"name: many\nmodels:\n{models}")
             growth[count] = [*stackgen, "render", str(stack), "--stdout"]
+            growth[count, "kubernetes"] = [*growth[count], "--target", "kubernetes"]
         grown = compare(growth, runs)
     before = None
     for count, spent in grown.items():
+        if isinstance(count, tuple):
+            continue
         more = f"{1000 * (spent - grown[before]) / (count - before):8.2f} ms" if before else ""
-        print(f"{count:6} {1000 * spent:14.0f} ms   {more}")
+        ratio = grown[count, "kubernetes"] / spent
+        print(f"{count:6} {1000 * spent:14.0f} ms   {more:11}   {ratio:5.2f} x")
         before = count
 
 

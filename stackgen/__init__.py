@@ -4,15 +4,15 @@ The types are in `__init__.pyi`. An import here, even under TYPE_CHECKING, would
 version depend on the clients.
 """
 
-from importlib import import_module as _import_module
-
 __all__ = ["Answer", "AsyncClient", "Client", "__version__"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
     # every command imports this package, so the clients' libraries are loaded only on first use
     if name in __all__:
-        return getattr(_import_module("stackgen.client"), name)
+        from importlib import import_module
+
+        return getattr(import_module("stackgen.client"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

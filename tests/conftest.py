@@ -6,14 +6,27 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.parts import *  # noqa: F403  (hooks: groups, parts and the table at the end)
 
 ROOT = Path(__file__).parents[1]
 # `make test` and CI set it: everything that a test needs must exist there, so a skip is a failure
 STRICT = os.environ.get("STACKGEN_STRICT") == "1"
+
+# a control plane takes 10 minutes to compile: `make test-cluster` starts one, and `make test` leaves these tests alone
+collect_ignore = [] if os.environ.get("STACKGEN_TEST_KUBECONFIG") else ["cluster"]
+# stackgen records the folders of stacks there, and the user's own list must not contain the stacks of tests
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="stackgen-test-state-")
+
+# how long an example takes depends on the other load of the machine: pytest's own time limit finds what hangs
+settings.register_profile("stackgen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("stackgen")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -66,6 +79,18 @@ def llamacpp_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def old_llamacpp_image() -> str:
+    """An older build of llama.cpp's server for the CPU, built here."""
+    return _build("build-image", "llamacpp", "11401")
+
+
+@pytest.fixture(scope="session")
+def download_image() -> str:
+    """The image that only downloads, built under the tag that stackgen renders."""
+    return _build("build-image", "download")
+
+
+@pytest.fixture(scope="session")
 def haproxy_image() -> str:
     """The official HAProxy image if it is available, else one built from Debian's package."""
     return _build("build-image", "haproxy")
@@ -75,6 +100,12 @@ def haproxy_image() -> str:
 def prometheus_image() -> str:
     """The official Prometheus image if it is available, else one built from Debian's package, with promtool."""
     return _build("build-image", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def router_image() -> str:
+    """vllm-router, built under the tag that stackgen renders."""
+    return _build("build-image", "vllm-router")
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +131,6 @@ def exporter_image() -> str:
 def tiny_model(vllm_image: str) -> Path:
     """A Llama with random weights, smaller than 1 MB."""
     return Path(_build("small-model", "tiny"))
-
-
-@pytest.fixture(scope="session")
-def broken_model(vllm_image: str) -> Path:
-    """A Llama with random weights that vLLM loads, but that crashes it at the first request."""
-    return Path(_build("small-model", "tiny-broken"))
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,8 @@ class Shell:
         tools = folder / ".tools"
         tools.mkdir()
         self._write(tools / "stackgen", f'exec {shlex.quote(sys.executable)} -m stackgen "$@"')
+        # with the `openai` package, as a reader has it
+        self._write(tools / "python", f'exec {shlex.quote(sys.executable)} "$@"')
         (folder / "scripts").mkdir()
         for name in ("engine", "build-image", "small-model"):
             self._write(folder / "scripts" / name, f'exec {shlex.quote(str(ROOT / "scripts" / name))} "$@"')
@@ -223,8 +225,10 @@ def docker_outputs(
     """Outputs of the whole tutorial, and of the README on the tutorial's running stack: one engine, started once."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-    # a reader's own tutorial may run on this machine: another port and project
-    shell = Shell(tmp_path_factory.mktemp("docker"), {"8000": port, "name: hello": f"name: {PROJECT}"})
+    # A reader's own tutorial may run on this machine: another port and project. The failing start is tried twice, not
+    # four times: tests/live/test_attempts.py proves the default.
+    replace = {"8000": port, "name: hello": f"name: {PROJECT}\nrestart: on-failure:1"}
+    shell = Shell(tmp_path_factory.mktemp("docker"), replace)
     (shell.folder / "tests").symlink_to(ROOT / "tests")
     outputs: dict[Block, list[str]] = {}
     try:
@@ -245,6 +249,8 @@ def docker_outputs(
 
 
 @pytest.mark.docker
+@pytest.mark.engine
+@pytest.mark.xdist_group("engines")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", DOCKER, ids=str)
 def test_commands_on_a_running_stack_print_what_the_page_shows(

@@ -13,7 +13,7 @@ import pytest
 
 from stackgen.cli.parsers import build_parser
 from stackgen.diagnose.rules import RULES
-from stackgen.doctor.table import CHECKS
+from stackgen.doctor.table import CHECKS, CLUSTER_CHECKS
 from stackgen.stack.load import parse_stack
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def test_whole_stack_files_are_valid(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_ids_are_known(page: Path) -> None:
-    known = {rule.id for rule in RULES} | {check.id for check in CHECKS} | {"SG-0000"}
+    known = {rule.id for rule in RULES} | {check.id for check in (*CHECKS, *CLUSTER_CHECKS)} | {"SG-0000"}
     assert not set(re.findall(r"SG-[A-Z0-9]\d{3}\b", page.read_text())) - known
 
 
@@ -149,6 +149,7 @@ def test_architecture_page_shows_the_enforced_layers() -> None:
 
 
 def test_every_library_has_a_reason() -> None:
-    libraries = {re.split(r"[<>=]", line)[0] for line in read_project()["project"]["dependencies"]}
+    project = read_project()["project"]
+    listed = project["dependencies"] + project["optional-dependencies"]["dev"]
     rows = re.findall(r"^\| ([\w-]+) \| ", (DOCS / "decisions" / "dependencies.md").read_text(), re.M)
-    assert libraries == set(rows) - {"library"}
+    assert {re.split(r"[<>=]", line)[0] for line in listed} == set(rows) - {"library"}

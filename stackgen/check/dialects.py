@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stackgen.plan import Dialect
+from stackgen.plan import CHAT_PATHS, Dialect
 
 __all__ = [
     "BUILTIN",
@@ -23,8 +23,7 @@ __all__ = [
 OPENAI = Dialect(
     name="openai",
     unknown_model=(404, "model_not_found"),
-    # an unknown server may be one of our engines behind a proxy, or may protect only /v1 as these engines do
-    open_paths=("/invocations", "/api/v1/chat/completions", "/completions", "/chat/completions"),
+    open_paths=CHAT_PATHS,
 )
 # https://docs.together.ai/reference/models-1: GET /models answers with a bare array
 TOGETHER = Dialect(
@@ -41,8 +40,9 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "f
 # https://docs.together.ai/reference/chat-completions-1 has `eos` besides `stop`
 EXTRA_FINISH_REASONS: Mapping[str, frozenset[str]] = {"together": frozenset({"eos"})}
 
-# `owned_by` in GET /v1/models: recorded from vLLM 0.32 and FastChat 0.2.36; llama.cpp: tools/server/server.cpp
-OWNERS: Mapping[str, str] = {"vllm": "vllm", "fastchat": "fastchat", "llamacpp": "llamacpp"}
+# `owned_by` in GET /v1/models: recorded from vLLM 0.32 and FastChat 0.2.36; llama.cpp: tools/server/server.cpp;
+# SGLang: entrypoints/openai/protocol.py
+OWNERS: Mapping[str, str] = {"vllm": "vllm", "fastchat": "fastchat", "llamacpp": "llamacpp", "sglang": "sglang"}
 
 
 # answers that call a tool or were filtered have these finish reasons; the question of the check causes neither

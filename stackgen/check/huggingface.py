@@ -24,7 +24,9 @@ class HubLookup:
     - `state`: `ok`, or the reason why the model can't be downloaded. `unreachable`: there was no answer; `unexpected`:
       the answer was not from a Hub. `detail` has the error text.
     - `download_bytes`: the size of the download. `commit`: the commit that the revision points to.
-    - `files`: the names of all files. `config`: the content of config.json.
+    - `licence`: as the model's page names it, such as `apache-2.0`; "" if it names none.
+    - `files`: the names of all files. `config`: the content of config.json, or of a LoRA adapter's
+      adapter_config.json.
     """
 
     state: Literal["ok", "unreachable", "token", "gated", "missing", "revision", "rate_limited", "unexpected"]
@@ -34,6 +36,7 @@ class HubLookup:
     commit: str = ""
     files: tuple[str, ...] = ()
     config: dict[str, Any] | None = field(default=None, hash=False)
+    licence: str = ""
 
 
 def look_up_model(
@@ -57,8 +60,10 @@ def look_up_model(
                 return _classify_refusal(response, bool(token))
             lookup = _parse_model_info(response.json(), file)
             files_url = f"{base}/{quote(model)}/resolve/{revision}"
-            if "config.json" in lookup.files:
-                config_response = client.get(f"{files_url}/config.json", follow_redirects=True)
+            # the second one belongs to a LoRA adapter
+            name = next((one for one in ("config.json", "adapter_config.json") if one in lookup.files), "")
+            if name:
+                config_response = client.get(f"{files_url}/{name}", follow_redirects=True)
                 if config_response.status_code != 200:
                     return _classify_refusal(config_response, bool(token))
                 config = config_response.json()
@@ -106,5 +111,11 @@ def _parse_model_info(info: Any, file: str) -> HubLookup:
     commit = info.get("sha")
     return HubLookup(
         "ok", gated=bool(info.get("gated")), download_bytes=total or None,
-        commit=commit if isinstance(commit, str) else "", files=names,
+        commit=commit if isinstance(commit, str) else "", files=names, licence=_find_licence(info.get("tags")),
     )  # fmt: skip
+
+
+def _find_licence(tags: Any) -> str:
+    # the tag repeats `license` of the model card (huggingface.co/docs/hub/repositories-licenses)
+    found = (one.partition(":")[2] for one in tags or () if isinstance(one, str) and one.startswith("license:"))
+    return next(found, "")[:60]

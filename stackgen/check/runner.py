@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from stackgen.check.dialects import BUILTIN, OPENAI, dialect_from_models
 from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Report, Result
 from stackgen.check.target import Target
+from stackgen.check.time_limit import NOT_CHECKED, run_within
 from stackgen.check.topology import Unobservable
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.session import Session
@@ -94,7 +96,7 @@ def check_target(
     if wait > 0:
         _wait_until_ready(target, options, wait, progress)
     started = time.monotonic()
-    with Session(target, options.timeout) as session:
+    with Session(target, options.timeout, started + (options.time_limit or math.inf)) as session:
         context = Context(session, options, target.dialect or OPENAI)
         results: list[Result] = []
         has_tried_models = False
@@ -114,14 +116,13 @@ def check_target(
                 progress(target.name, check.name, f"{result.status}: {result.message}")
                 results.append(result)
         answer = session.redact(context.answer) if context.answer is not None else None
-        return EndpointReport(
-            name=target.name,
-            base_url=target.base_url,
-            dialect=context.dialect.name,
-            results=tuple(results),
-            answer=answer,
-            seconds=round(time.monotonic() - started, 4),
-        )
+        # names and details come from a server
+        apis = [
+            replace(one, model=session.redact(one.model), detail=session.redact(one.detail)[:MAX_TEXT])
+            for one in context.apis
+        ]
+        return EndpointReport(target.name, target.base_url, context.dialect.name, tuple(results), answer,
+                              seconds=round(time.monotonic() - started, 4), apis=tuple(apis))  # fmt: skip
 
 
 def detect_dialect(context: Context, dialects: Mapping[str, Dialect]) -> Dialect:
@@ -157,7 +158,12 @@ def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iter
         yield _make_result(check, skip("there is no served model to check"), None, "", context)
     for model in models if check.exhaustive else models[:1]:
         if model in context.timed_out_models:
-            yield _make_result(check, skip("needs `chat`, which timed out"), None, model, context)
+            yield _make_result(check, skip("needs `chat`, but `chat` timed out"), None, model, context)
+            continue
+        if context.options.is_light and model in context.unloaded:
+            # a request would load the model and might evict the model in use
+            message = f"not checked: the model is {context.unloaded[model]}, and this check loads no model"
+            yield _make_result(check, skip(message), None, model, context)
             continue
         yield _run_timed(check, context, model)
     if left and check.exhaustive:
@@ -174,6 +180,7 @@ def _skip_reason(check: Check, context: Context, before: Sequence[Result]) -> st
         for result in before
         if result.name in check.needs
         and (result.status == "fail" or (result.status == "skip" and result.message.startswith("needs `")))
+        and not result.message.startswith(NOT_CHECKED)
     ]
     if unmet:
         return f"needs `{unmet[0]}`"
@@ -192,7 +199,9 @@ def _models_to_check(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]
     is checked.
     """
     wanted, listed = context.session.target.models, context.listed
-    names = wanted or (context.chat_models or listed or ())[:1]
+    # a model that is loaded already, so that the check evicts no other model
+    free = sorted(context.chat_models or listed or (), key=lambda name: name in context.unloaded)
+    names = wanted or tuple(free[:1])
     # `models` has already reported a name that is not listed
     if listed is not None:
         names = tuple(name for name in names if name in listed)
@@ -203,7 +212,7 @@ def _models_to_check(context: Context) -> tuple[tuple[str, ...], tuple[str, ...]
 def _run_timed(check: Check, context: Context, model: str) -> Result:
     started = time.monotonic()
     try:
-        verdict = check.run(context, model)
+        verdict = run_within(check, context, model)
     except Fault as fault:
         verdict = fail(fault.message, hint=fault.hint)
         if check.name in SERVER_FAULT_CHECKS:
@@ -221,13 +230,14 @@ def _run_timed(check: Check, context: Context, model: str) -> Result:
     except Exception as error:
         # a bug in one check must not hide the other checks; its text may contain server data, so only its type is shown
         verdict = fail(f"the check itself failed: {type(error).__name__}", hint="please report this bug")
+    context.outcomes[check.name, model] = verdict
     seconds = None if verdict.status == "skip" else time.monotonic() - started
     return _make_result(check, verdict, seconds, model, context)
 
 
 def _make_result(check: Check, verdict: Verdict, seconds: float | None, model: str, context: Context) -> Result:
     """Creates a result. No other function does this, so the redactor sees every text of a check."""
-    redact = context.session.redact
+    redact, context.has_failed = context.session.redact, context.has_failed or verdict.status == "fail"
     exchanges = tuple(context.session.exchanges)
     context.session.exchanges.clear()
     # a deviation that appears in every request is reported only once

@@ -29,8 +29,9 @@ class Target:
     - `max_ttft` (s), `min_tokens_per_second`: override the limits of the options.
     - `ca_file`: the only certificate to trust, for a stack with its own CA.
     - `key_names`: the environment variables that may contain the key.
+    - `secrets`: other values that no report may contain, because the server may know and repeat them.
 
-    The repr hides the key. Raises StackgenError for a key that no HTTP header can carry.
+    The repr hides the key and the secrets. Raises StackgenError for a key that no HTTP header can carry.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     min_tokens_per_second: float | None = None
     ca_file: str | None = None
     key_names: tuple[str, ...] = field(default=(), compare=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # the HTTP client would reject such a key too, but with the key in its message
@@ -88,7 +90,10 @@ class Target:
         """What to do if the server requires a key and none was given."""
         if self.key_names:
             return f"set {' or '.join(self.key_names)} in the environment or .env, or pass --api-key"
-        return "pass --api-key, or set the key's variable in the environment or .env: see `stackgen providers`"
+        return (
+            "pass --api-key, or set the key's variable in the environment or .env. `stackgen providers` lists the"
+            " variables"
+        )
 
     @property
     def root(self) -> str:

@@ -26,7 +26,9 @@ class ServiceView:
     - `digest`: the id of the image in use; `image_changed`: the tag now points to another image.
     - `gpus_planned`, `gpus_reserved`: GPU ids or `count=N`; `gpus_seen`: how many the service sees, None if unknown.
     - `missing_networks`: networks of the plan that the service is not connected to.
-    - `published`: host addresses that forward to the service. `log`: its last log lines, if the service is down.
+    - `published`: host addresses that forward to the service; `unreachable_ports`: those that accept no connection,
+      although the container is healthy. `log`: its last log lines, if the service is down.
+    - `drained`: since when and by what it is drained, if the gateway sends no requests to it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class ServiceView:
     missing_networks: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
     log: str = ""
+    unreachable_ports: tuple[str, ...] = ()
+    drained: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Show the phases of a start on stderr: live on a terminal, one line per change with `plain`, otherwise nothing."""
+"""Show the phases of a start, or the bytes of a transfer, on stderr: live on a terminal, as lines, or not at all.
+
+A phase may contain a line of an engine's log. Therefore, the secrets of the stack are replaced here as well.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from stackgen.cli.scrub import scrub
 from stackgen.plan import Plan
 
-__all__ = ["show_progress"]
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+__all__ = ["show_bytes", "show_progress"]
+
+# seconds between two lines of `plain`
+LINE_INTERVAL = 5.0
 
 
 @contextmanager
@@ -25,8 +36,9 @@ def show_progress(mode: str, plan: Plan) -> Iterator[Callable[[str, str], None]]
         width = max(len(service.name) for service in plan.services)
 
         def print_line(service: str, phase: str) -> None:
+            line = f"[{time.monotonic() - start:5.0f} s] {service:{width}}  {phase}"
             # stdout is for data
-            print(f"[{time.monotonic() - start:5.0f} s] {service:{width}}  {phase}", file=sys.stderr, flush=True)
+            print(scrub(line), file=sys.stderr, flush=True)
 
         yield print_line
     else:
@@ -40,6 +52,7 @@ def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
     phases = {service.name: ("waiting", start) for service in plan.services}
 
@@ -50,7 +63,8 @@ def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]
                 phase, "[yellow]…[/]"
             )
             mark = "[red]✘[/]" if phase.startswith(("failed", "start failed")) else mark
-            grid.add_row(mark, name, phase, f"[dim]{time.monotonic() - since:.0f} s[/]")
+            # Text: rich would take brackets for markup, also those of `[key]`
+            grid.add_row(mark, Text(scrub(name)), Text(scrub(phase)), f"[dim]{time.monotonic() - since:.0f} s[/]")
         return grid
 
     # built at each refresh, so that the seconds also count between two phases
@@ -60,3 +74,61 @@ def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]
             phases[service] = (phase, time.monotonic())
 
         yield update_phase
+
+
+@contextmanager
+def show_bytes(mode: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `progress(what, done, total)` for transfers, in bytes. `total` is 0 as long as it is unknown.
+
+    `mode` is auto, plain or none. Totals below 1000 are counts of steps, such as images that are built.
+    """
+    if mode == "auto" and not sys.stderr.isatty():
+        mode = "none"
+    if mode == "none":
+        yield lambda what, done, total: None
+    elif mode == "plain":
+        yield _byte_lines()
+    else:
+        with _byte_bars() as progress:
+            yield progress
+
+
+def _byte_lines() -> Callable[[str, int, int], None]:
+    start, shown, ended = time.monotonic(), dict[str, float](), set[str]()
+
+    def print_line(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        # a total that is only an estimate is reached more than once
+        is_end = done == total and what not in ended
+        if is_end:
+            ended.add(what)
+        # one line every few seconds, and the first and the last one of each transfer
+        if what in shown and not is_end and now - shown[what] < LINE_INTERVAL:
+            return
+        shown[what] = now
+        unit = " bytes" if total >= 1000 else ""
+        amount = f"  {done:,}/{total:,}{unit}" if total else ""
+        print(scrub(f"[{now - start:5.0f} s] {what}{amount}"), file=sys.stderr, flush=True)
+
+    return print_line
+
+
+@contextmanager
+def _byte_bars() -> Iterator[Callable[[str, int, int], None]]:
+    # only a terminal needs rich, and its import is slow
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[amount]}"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            amount = f"{decimal(done)} / {decimal(total)}" if total >= 1000 else f"{done}/{total}" if total else ""
+            if what not in tasks:
+                tasks[what] = bars.add_task(scrub(what), total=total or None, amount=amount)
+            bars.update(tasks[what], completed=done, total=total or None, amount=amount)
+
+        yield update

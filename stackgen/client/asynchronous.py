@@ -71,6 +71,7 @@ class AsyncClient(BaseClient):
         except openai.APIError as error:
             caught = error
         except Exception:
+            # the SDK doesn't validate chunks, so a malformed chunk can raise any exception
             problem = malformed_response()
         if caught:
             problem = await self._translate_error(caught, call)

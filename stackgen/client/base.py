@@ -103,7 +103,8 @@ def _find_target(
     if base_url and provider:
         if provider not in providers():
             raise StackgenError(
-                f"unknown provider {provider!r}", f"with base_url, provider must be one of: {', '.join(providers())}"
+                f"unknown provider {provider!r}",
+                f"if you pass base_url, provider must be one of: {', '.join(providers())}",
             )
         return target_from_provider(providers()[provider], (Path(),), base_url=base_url, key=api_key)
     path = str(stack) if stack else "."

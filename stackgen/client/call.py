@@ -13,21 +13,13 @@ from typing import Any
 
 from stackgen.check.dialects import OPENAI
 from stackgen.check.target import Target
+from stackgen.check.transport.answer import Content
 from stackgen.check.transport.redact import Redactor
 from stackgen.errors import StackgenError, StartError
 
 __all__ = ["LOGS_HINT", "Answer", "Call", "malformed_response", "request_fields"]
 
 LOGS_HINT = "check the server's log: `docker compose logs`"
-# what a message may contain instead of text (vLLM: `reasoning`; older releases and others: `reasoning_content`)
-NON_TEXT_FIELDS = {
-    "reasoning": "reasoning",
-    "reasoning_content": "reasoning",
-    "tool_calls": "tool calls",
-    "function_call": "a function call",
-    "refusal": "a refusal",
-    "audio": "audio",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +47,25 @@ class Answer:
 def request_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """`fields` without those that are None. Raises StackgenError for fields that can't be sent."""
     if "stream" in fields:
-        raise StackgenError("the field `stream` is not accepted here", "call the method `stream` to stream an answer")
+        raise StackgenError("you can't pass the field `stream`", "to stream an answer, call the method `stream`")
     if "messages" in fields:
         raise StackgenError(
-            "the field `messages` is not accepted here: stackgen builds it from the prompt and `system`",
-            "send your own messages with `client.openai.chat.completions.create`",
+            "you can't pass the field `messages`: stackgen builds `messages` from the prompt and `system`",
+            "to send your own messages, call `client.openai.chat.completions.create`",
         )
     for name, value in fields.items():
         # JSON can't represent NaN and infinity
         if isinstance(value, float) and not math.isfinite(value):
             raise StackgenError(f"{name.replace('_', '-')} must be a finite number, got {value}")
-    # None is not sent as null: each null permanently takes one permit of a FastChat worker's semaphore
+    # None is not sent as null: not every server reads null as absent
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def malformed_response() -> StartError:
     """The error for a response that is not a chat completion."""
-    return StartError("the server's response is not a valid chat completion", "`stackgen check` shows what is wrong")
+    return StartError(
+        "the server's response is not a valid chat completion", "`stackgen check` shows what is wrong with the response"
+    )
 
 
 class Call:
@@ -85,12 +79,11 @@ class Call:
         self.request = {"model": model, "messages": [*preamble, {"role": "user", "content": prompt}], **options}
         self.model = model
         self._target, self._note = target, note
-        self._parts: list[str] = []
+        self._content = Content()
         self._usage: dict[str, int] | None = None
         self._response_model = ""
         self._finish_reason = ""
         self._chunks = 0
-        self._non_text: list[str] = []
         self._started = time.monotonic()
         self._first_text: float | None = None
 
@@ -126,16 +119,15 @@ class Call:
         # the chunk with the usage has no choices, and earlier chunks have no usage
         self._response_model = self._response_model or _text(chunk.model)
         self._usage = _usage(chunk.usage) or self._usage
+        self._content.add_usage(chunk.usage)
         if not chunk.choices:
             return ""
         choice = chunk.choices[0]
         self._finish_reason = self._finish_reason or _text(choice.finish_reason)
-        self._non_text += _non_text(choice.delta)
-        text = _text(choice.delta.content)
+        text = self._content.add(choice.delta, delta=True)
         # TTFT counts from the first text: the first chunk often has only the role
         if text:
             self._first_text = self._first_text or time.monotonic()
-            self._parts.append(text)
         return text
 
     def finish_stream(self, content_type: str = "text/event-stream") -> Answer:
@@ -146,36 +138,42 @@ class Call:
         # for a body that is no event stream, the SDK returns a stream without events
         if not self._chunks:
             if content_type.startswith("text/event-stream"):
-                found = "is empty"
+                message = "the server's response is empty"
             else:
                 kind = f"is {content_type}" if content_type else "has no content type"
-                found = f"{kind}, but stackgen expected an event stream"
+                message = f"the server's response {kind}, but stackgen expected an event stream"
             # redacted, because the content type is text from the server
-            raise StartError(Redactor(self._target.api_key).excerpt(f"the server's response {found}"), LOGS_HINT)
+            raise StartError(Redactor(self._target.api_key).excerpt(message), LOGS_HINT)
         if not self._finish_reason:
             raise StartError(
-                "the stream was cut off: it ended without a finish_reason, so the answer may be incomplete", LOGS_HINT
+                "the stream was cut off: no chunk has a finish_reason, so the answer may be incomplete", LOGS_HINT
             )
-        text = "".join(self._parts)
-        note = "" if text else self._note_without_text()
-        return self._answer(text, model=self._response_model, usage=self._usage, note=note)
+        note = self._judge(is_null=False)
+        return self._answer(self._content.text, model=self._response_model, usage=self._usage, note=note)
 
     def _read_completion(self, completion: Any) -> Answer:
         self._raise_embedded_error(completion)
-        message = completion.choices[0].message
-        text, self._non_text = _text(message.content), _non_text(message)
-        # an empty string means that the model stopped at once; null without other content is a malformed response
-        if message.content is None and not self._non_text:
-            raise StartError("the server's answer has no text: its content is null", LOGS_HINT)
-        note = "" if text else self._note_without_text()
-        return self._answer(text, model=_text(completion.model), usage=_usage(completion.usage), note=note)
+        choice = completion.choices[0]
+        text = self._content.add(choice.message)
+        self._usage, self._finish_reason = _usage(completion.usage), _text(choice.finish_reason)
+        self._content.add_usage(completion.usage)
+        note = self._judge(is_null=choice.message.content is None)
+        return self._answer(text, model=_text(completion.model), usage=self._usage, note=note)
 
-    def _note_without_text(self) -> str:
-        # each kind once, because a stream repeats the kind in every chunk
-        kinds = " and ".join(dict.fromkeys(self._non_text))
-        if not kinds:
-            return "the model returned an empty answer"
-        return f"the answer has no text, only {kinds}" + ("; raise --max-tokens" if kinds == "reasoning" else "")
+    def _judge(self, is_null: bool) -> str:
+        """A note on an answer without text; "" with text. Raises StartError for an answer that fails the check too."""
+        limit = self.request.get("max_tokens") or self.request.get("max_completion_tokens")
+        outcome = self._content.judge(self._finish_reason, (self._usage or {}).get("completion_tokens", 0), limit)
+        if outcome.kind == "text":
+            return ""
+        if outcome.kind == "other":
+            kinds = " and ".join(self._content.others)
+            more = "; raise --max-tokens" if self._content.only_reasoning else ""
+            return f"the answer has no text, only {kinds}{more}"
+        if outcome.status == "fail":
+            why = ", because the field `content` is null" if is_null else ""
+            raise StartError(f"the server's answer has no text{why}", LOGS_HINT)
+        return "the model returned an empty answer"
 
     def _raise_embedded_error(self, body: Any) -> None:
         """Raises StartError for an error body that was sent under status 200.
@@ -216,8 +214,3 @@ def _usage(usage: Any) -> dict[str, int] | None:
         return None
     # int() raises for null and for infinity
     return {name: int(getattr(usage, name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-
-
-def _non_text(message: Any) -> list[str]:
-    """Labels of what a message or delta contains besides its text."""
-    return [label for name, label in NON_TEXT_FIELDS.items() if getattr(message, name, None)]

@@ -104,6 +104,7 @@ def stream_text(client: openai.OpenAI, call: Call, target: Target, timeout: floa
     except openai.APIError as error:
         problem = translate_error(error, target, call.model, timeout)
     except Exception:
+        # the SDK doesn't validate chunks, so a malformed chunk can raise any exception
         problem = malformed_response()
     # outside the except block: the SDK's exceptions contain the request with the key
     if problem:

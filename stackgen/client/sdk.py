@@ -17,9 +17,11 @@ from stackgen.check.dialects import OPENAI, TOGETHER
 from stackgen.check.limits import validate_seconds
 from stackgen.check.options import Options
 from stackgen.check.target import Target
+from stackgen.check.transport.answer import refuses_few_tokens
 from stackgen.check.transport.faults import Fault, classify
+from stackgen.check.transport.http_client import CONNECT_SECONDS, tls_context
 from stackgen.check.transport.redact import Redactor
-from stackgen.check.transport.session import CONNECT_SECONDS, Reply, Session, content_type, error_message, tls_context
+from stackgen.check.transport.session import Reply, Session, content_type, error_message
 from stackgen.client.call import LOGS_HINT
 from stackgen.errors import StackgenError, StartError
 
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-__all__ = ["ModelList", "async_sdk", "fetch_models", "pick_model", "sync_sdk", "translate_error"]
+__all__ = ["KEY_REJECTED", "ModelList", "async_sdk", "fetch_models", "pick_model", "sync_sdk", "translate_error"]
 
 # headers that every request needs: OPENAI_CUSTOM_HEADERS must not remove them
 REQUIRED_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection"}
+# what the server did, in the message of `key_error`
+KEY_REJECTED = "rejected the API key"
 FIELDS_HINT = "use the argument names of the OpenAI SDK's `chat.completions.create`; pass other fields in `extra_body`"
 
 
@@ -39,7 +43,8 @@ class ModelList:
     """The model names that a server lists.
 
     - `names`: in the server's order.
-    - `chat`: the models that can chat, if the server lists the type of its models; else all models.
+    - `chat`: the models that can chat, if the server lists the type of its models; else all models. Models that are
+      loaded already come first.
     - `complete`: False for a cloud that also serves models that it doesn't list, such as a user's fine-tuned models.
     """
 
@@ -54,6 +59,7 @@ def sync_sdk(target: Target, timeout: float, retries: int = 0) -> openai.OpenAI:
     import openai
 
     http = httpx2.Client(**_http(target, timeout))
+    # the SDK needs some key; `_replace_headers` removes the placeholder from each request
     http.event_hooks = {"request": [lambda request: _replace_headers(request, target.api_key)]}
     return openai.OpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
                          max_retries=retries, timeout=http.timeout)  # fmt: skip
@@ -105,6 +111,8 @@ def fetch_models(target: Target, timeout: float) -> ModelList | None:
     }
     # Together also lists image and speech models, with their kind in `type`
     chat = tuple(name for name in names if kinds.get(name) in (None, "model", "chat"))
+    # a loaded model first: the default must not evict the model in use
+    chat = tuple(sorted(chat, key=lambda name: name in context.unloaded))
     bare = isinstance(body, list) or (target.dialect or OPENAI).name == TOGETHER.name
     return ModelList(names, chat, complete=not bare)
 
@@ -116,7 +124,9 @@ def pick_model(target: Target, wanted: str | None, listed: ModelList | None) -> 
     """
     if wanted is None:
         if not listed or not listed.names:
-            raise StartError(f"{target.name} lists no models", "pass --model, or check `docker compose logs`")
+            raise StartError(
+                f"{target.name} lists no models", "pass --model, or look for the cause in `docker compose logs`"
+            )
         return next(iter(listed.chat), listed.names[0]), ""
     if listed is None:
         return wanted, ""
@@ -155,8 +165,8 @@ def key_error(target: Target) -> StackgenError:
     if target.api_key is None:
         return StackgenError(f"{target.name} requires an API key, but none was given", target.no_key_hint)
     return StackgenError(
-        f"{target.name} rejected the API key",
-        "compare the key with the .env of the running server; a changed key takes effect only when the server restarts",
+        f"{target.name} {KEY_REJECTED}",
+        "compare your key with the key in the server's .env; a changed key takes effect only when the server restarts",
     )
 
 
@@ -169,6 +179,7 @@ def _http(target: Target, timeout: float) -> dict[str, Any]:
         # as in the check's client: a proxy can't reach this machine's loopback interface
         "trust_env": not target.loopback,
         "verify": tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
+        # the key must go only to the given URL
         "follow_redirects": False,
     }
 
@@ -215,21 +226,27 @@ def _status_problem(target: Target, model: str, error: openai.APIStatusError, ti
         return StartError(message, _wait_hint(response.headers))
     if reply.status >= 500:
         return StartError(message, LOGS_HINT)
+    if refuses_few_tokens(reply.status, error_message(reply)):
+        return StackgenError(message, BUDGET_HINT)
     return StackgenError(message, HINTS.get(reply.status, REJECTED_HINT))
 
 
 def _wait_hint(headers: Any) -> str:
     # the second header is Together's; both count seconds
     wait = headers.get("retry-after") or headers.get("x-ratelimit-reset") or ""
-    return f"too many requests; retry in {wait[:40]} s" if wait else "too many requests; retry later, or send fewer"
+    # cut, because a server can send a header of any length
+    return "too many requests; " + (f"retry in {wait[:40]} s" if wait else "retry later, or send fewer requests")
 
 
+BUDGET_HINT = "raise --max-tokens: the model needs more tokens, because it reasons before it answers"
 REJECTED_HINT = (
-    "the server rejected a value in the request; the prompt plus --max-tokens may exceed the model's context length"
+    "the server rejected a value in the request. "
+    "Possibly the tokens of the prompt plus --max-tokens exceed the model's context length"
 )
 HINTS = {
     402: "the account has no credit left",
     # Together sends 403 for a prompt that is too long
-    403: "the key has no access to this model, or the prompt plus --max-tokens exceeds the model's context length",
-    404: "check the base URL; it usually ends in /v1",
+    403: "the key has no access to this model, "
+    "or the tokens of the prompt plus --max-tokens exceed the model's context length",
+    404: "check the base URL, which usually ends in /v1",
 }

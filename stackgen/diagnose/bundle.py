@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,15 +12,12 @@ from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.explain import format_finding
 from stackgen.diagnose.gpus import format_gpus
 from stackgen.diagnose.rule import Finding
-from stackgen.diagnose.secrets import SecretRedactor, find_stack_secrets
+from stackgen.stack.redactor import SecretRedactor
+from stackgen.stack.secrets import VARIABLE, find_stack_secrets
 
 __all__ = ["build_bundle"]
 
 FOLDER = "stackgen-report"
-# a quoted value may continue on the next lines, as PEM keys do
-VARIABLE = re.compile(
-    r"(?m)^[ \t]*(?:export[ \t]+)?(?P<name>[\w.-]+)[ \t]*=[ \t]*(?P<value>\"(?:\\.|[^\"\\])*\"|'[^']*'|[^\n]*)"
-)
 
 
 def build_bundle(
@@ -40,8 +36,8 @@ def build_bundle(
         "versions.json": dict(versions),
     }
     texts = {
-        "README.txt": "`stackgen diagnose --bundle` wrote these files and removed secrets. Review the files before you "
-        "send them.\n",
+        "README.txt": "`stackgen diagnose --bundle` wrote these files and removed secrets from them. Review the files "
+        "before you send them.\n",
         "findings.txt": "\n\n".join(format_finding(one, first=not index) for index, one in enumerate(findings)) + "\n",
     }
     for service in evidence.services:
@@ -80,6 +76,7 @@ def _evidence_json(evidence: Evidence) -> dict[str, object]:
         "services": services,
         "checks": [list(pair) for pair in evidence.checks],
         "gpus": evidence.gpus.to_json() if evidence.gpus else None,
+        "machine": asdict(evidence.machine) if evidence.machine else None,
         "spec": evidence.spec.model_dump(mode="json") if evidence.spec else None,
     }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from stackgen.diagnose.gpus import GpuDevice, GpuState
+from stackgen.diagnose.machine import Machine, find_capability, is_jetson_text, is_virtual_text, is_wsl_text
 from stackgen.plan import Plan, Service
 from stackgen.spec import ModelSpec, StackSpec
 
@@ -16,6 +18,10 @@ LOG_LINES = 2000
 HEAD_LINES = 500
 # text that only one engine prints
 ENGINE_MARKERS = (
+    (
+        "sglang",
+        ("sglang serve: error:", "/sglang/", "sglang.", "SGLANG_", "server_args={", "Load weight begin"),
+    ),
     ("vllm", ("(EngineCore", "(APIServer", "vllm: error:", "/vllm/", "vllm.", "VLLM_")),
     ("fastchat", ("| model_worker |", "| controller |", "| openai_api_server |", "fastchat/", "fastchat.")),
     (
@@ -31,6 +37,13 @@ ENGINE_MARKERS = (
     ),
 )
 
+# words that only AMD's libraries print, and words that only NVIDIA's print; torch for AMD also prints `cuda`
+AMD_WORDS = re.compile(
+    r"\bHIP (?:error|out of memory|GPUs)|\bhip[A-Z]\w+|ROCm\d|ROCm(?: "
+    r"devices|-capable)|rocBLAS|\bRCCL|\bgfx\d{3,4}|/dev/kfd"
+)
+NVIDIA_WORDS = re.compile(r"nvidia|NVIDIA|CUDA (?:error|out of memory)|libcuda|NVML")
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceEvidence:
@@ -39,7 +52,7 @@ class ServiceEvidence:
     `state` is Docker's State.Status (running, exited, restarting, created, paused, dead). It is `absent` without a
     container, and "" if only a log is known. `health` is Docker's health status, or `unsupervised` for a local process
     whose supervisor was killed. `error` is Docker's `State.Error`. `health_log` is the output of the last health
-    checks. `log` has at most `HEAD_LINES` plus `LOG_LINES` lines (see `log_lines.keep_head_and_tail`). `metrics` is
+    checks. `log` has at most `HEAD_LINES` plus `LOG_LINES` lines (see `log_text.keep_head_and_tail`). `metrics` is
     the text of vLLM's /metrics.
     """
 
@@ -84,8 +97,8 @@ class Evidence:
     """Everything that is known about a failure.
 
     `compose_output` is what `docker compose up` printed, `checks` are (check, message) pairs of failed checks,
-    `secrets` are values that no output may show. `gpus` is the state of this machine's GPUs, or None for a log alone,
-    which may come from another machine.
+    `secrets` are values that no output may show. `gpus` and `machine` describe this machine; they are None for a log
+    alone, which may come from another machine.
     """
 
     services: tuple[ServiceEvidence, ...] = ()
@@ -95,6 +108,7 @@ class Evidence:
     checks: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     gpus: GpuState | None = None
+    machine: Machine | None = None
 
     def planned_service(self, service: str) -> Service | None:
         """The service in the plan; None without a plan, or if the plan has no such service."""
@@ -111,6 +125,41 @@ class Evidence:
         """Whether the plan gives NVIDIA GPUs to the service; True without a plan, because then it is unknown."""
         planned = self.planned_service(service)
         return planned is None or bool(planned.gpus and planned.gpus.driver != "amd")
+
+    def gpu_maker(self, service: str) -> str:
+        """`nvidia` or `amd`, by stack.yaml or else by the words of the service's log; "" if neither shows it."""
+        planned = self.planned_service(service)
+        if planned and planned.gpus:
+            return "amd" if planned.gpus.driver == "amd" else "nvidia"
+        # `gpu_driver` has a default, so only `amd` was chosen by a person
+        if self.spec and self.spec.gpu_driver == "amd":
+            return "amd"
+        text = next((one.log for one in self.services if one.service == service), self.compose_output)
+        if NVIDIA_WORDS.search(text):
+            return "nvidia"
+        return "amd" if AMD_WORDS.search(text) else ""
+
+    def read_log(self, service: str) -> str:
+        """The log and the error of the service; for "", what Compose printed."""
+        return next((f"{one.log}\n{one.error}" for one in self.services if one.service == service), self.compose_output)
+
+    def is_wsl(self, service: str) -> bool:
+        """Whether this machine, or the words of the service's log, show WSL; False if that is unknown."""
+        return bool(self.machine and self.machine.wsl) or is_wsl_text(self.read_log(service))
+
+    def is_virtual(self, service: str) -> bool:
+        """Whether this machine, or the words of the service's log, show a virtual machine; False if unknown."""
+        return bool(self.machine and self.machine.virtual) or is_virtual_text(self.read_log(service))
+
+    def is_jetson(self, service: str) -> bool:
+        """Whether this machine, the words of a log, or stack.yaml name a Jetson; False if that is unknown."""
+        named = is_jetson_text(self.read_log(service)) or bool(self.spec and is_jetson_text(repr(self.spec)))
+        return named or bool(self.machine and self.machine.jetson)
+
+    def gpu_capability(self, service: str) -> float | None:
+        """The lowest compute capability of the service's GPUs, or what its log names; None if that is unknown."""
+        known = [float(one.compute) for one in self.gpu_devices(service) if one.compute]
+        return min(known) if known else find_capability(self.read_log(service))
 
     def find_model(self, service: str) -> tuple[int, ModelSpec] | None:
         """The index in stack.yaml and the spec of the model that the service serves; None if that is unknown."""

@@ -25,6 +25,7 @@ def find_rule(id: str) -> Rule:
         raise StackgenError(
             f"{UNKNOWN} is not a rule: {UNKNOWN} means that no rule matched", "`stackgen explain` lists all rules"
         )
+    # a high cutoff: all ids start with SG-, so even unrelated ids are similar
     close = get_close_matches(wanted, [one.id for one in RULES], n=1, cutoff=0.7)
     hint = f"did you mean {close[0]}?" if close else "`stackgen explain` without an id lists all rules"
     raise StackgenError(f"there is no rule {id}", hint)
@@ -32,7 +33,7 @@ def find_rule(id: str) -> Rule:
 
 def show_placeholders(template: str) -> str:
     """A template with its placeholders in capitals: `{max_len}` becomes `MAX-LEN`."""
-    template = template.replace("[[", "").replace("]]", "")
+    template = re.sub(r"\[\[(?:[?!][\w.-]+\|)?", "", template).replace("]]", "")
     return re.sub(r"\{([a-z_]+)\}", lambda match: match[1].upper().replace("_", "-"), template)
 
 
@@ -43,13 +44,15 @@ def format_page(rule: Rule) -> str:
         "",
         _wrap(f"Cause: {show_placeholders(rule.cause)}."),
         "",
-        _wrap(f"Fix: {show_placeholders(rule.fix)}."),
+        _wrap(f"Fix: {show_placeholders(rule.page_fix or rule.fix)}."),
     ]
     if rule.change:
         parts += ["", *(f"    {line}" for line in _format_change(rule).splitlines())]
-    # a blank line in `explain` separates paragraphs, and `fill` would join them
-    parts += ["", *("\n\n".join(_wrap(part) for part in rule.explain.split("\n\n"))).splitlines(), ""]
-    parts += [*(f"Matches: {pattern.pattern}" for pattern in rule.patterns), f"Source: {rule.source}"]
+    # `fill` would join the paragraphs and the list items of `explain`
+    parts += ["", *("\n".join(_wrap(line) for line in rule.explain.split("\n"))).splitlines(), ""]
+    if rule.variants:
+        parts += [*(_wrap(f"- {line}") for line in _format_variants(rule)), ""]
+    parts += [*(f"Matches: {pattern.pattern}" for pattern in rule.all_patterns), f"Source: {rule.source}"]
     return "\n".join(parts)
 
 
@@ -58,39 +61,41 @@ def format_markdown(rule: Rule) -> str:
     parts = [
         f"# {rule.id}: {show_placeholders(rule.title)}\n",
         f"**Cause:** {show_placeholders(rule.cause)}.\n",
-        f"**Fix:** {show_placeholders(rule.fix)}.\n",
+        f"**Fix:** {show_placeholders(rule.page_fix or rule.fix)}.\n",
     ]
     if rule.change:
         parts.append(f"```yaml\n{_format_change(rule)}\n```\n")
     parts.append(f"{rule.explain}\n")
-    if rule.patterns:
+    if rule.variants:
+        parts.append("Some messages have a cause or a fix of their own:\n")
+        parts.append("\n".join(f"- {line}" for line in _format_variants(rule)) + "\n")
+    if rule.all_patterns:
         parts.append("stackgen reports this cause when a line matches one of these regular expressions:\n")
-        parts.append("```text\n" + "\n".join(pattern.pattern for pattern in rule.patterns) + "\n```\n")
+        parts.append("```text\n" + "\n".join(pattern.pattern for pattern in rule.all_patterns) + "\n```\n")
     if rule.find:
         # the first line of the finder's docstring is part of the page
         condition = (rule.find.__doc__ or "").strip().splitlines()
-        also = "also " if rule.patterns else ""
+        also = "also " if rule.all_patterns else ""
         parts.append(
             f"stackgen {also}detects this cause from logs, metrics, and the states of containers and GPUs."
             f"{' Condition: ' + condition[0] if condition else ''}\n"
         )
-    parts.append(f"Source: {rule.source}.\n")
+    parts.append(f"Source: {rule.source}\n")
     return "\n".join(parts)
 
 
 def format_finding(finding: Finding, first: bool = True) -> str:
-    """A finding in the layout of a rustc error. All findings except the `first` are shorter."""
+    """A finding in the layout of a rustc error. All findings except the `first` show one line, no change."""
     label = "error" if first else "also"
     lines = [f"{label}[{finding.id}]: {finding.title}"]
     where = f"{finding.service}: " if finding.service else ""
     shown = finding.evidence if first else finding.evidence[:1]
     lines += [f"  {where}{line}" for line in shown]
     lines.append(_block("cause", finding.cause))
+    lines.append(_block("fix", finding.fix))
     # only the first finding is THE cause; the others stay short
-    if first:
-        lines.append(_block("fix", finding.fix))
-        if finding.edit:
-            lines += ["       in stack.yaml:", *(f"       {line}" for line in format_edit(finding).splitlines())]
+    if first and finding.edit:
+        lines += ["       in stack.yaml:", *(f"       {line}" for line in format_edit(finding).splitlines())]
     # SG-0000 has no page
     if finding.id != UNKNOWN:
         lines.append(f"  more: stackgen explain {finding.id}")
@@ -105,11 +110,20 @@ def format_edit(finding: Finding) -> str:
     name = str(edit.path[-1])
     head = f"{edit.path[0]}[{edit.path[1]}]:"
     if edit.remove:
-        return (
-            f"{head}\n  {name}:    # {f'without {edit.value}' if edit.value else f'remove this field, was {edit.was}'}"
-        )
+        note = f"without {edit.value}" if edit.value else f"remove this field (the value was {edit.was})"
+        return f"{head}\n  {name}:    # {note}"
     was = f"    # was {edit.was}" if edit.was else ""
     return f"{head}\n  {name}: {edit.value}{was}"
+
+
+def _format_variants(rule: Rule) -> list[str]:
+    """One text for each variant: the condition, the cause and the fix."""
+    found = []
+    for one in rule.variants:
+        condition = f"If {one.condition}: " if one.condition else ""
+        cause = show_placeholders(one.cause or rule.cause)
+        found.append(f"{condition}{cause}. Fix: {show_placeholders(one.fix or rule.fix)}.")
+    return found
 
 
 def _format_change(rule: Rule) -> str:

@@ -84,11 +84,13 @@ class GpuState:
 
 def format_gpus(state: GpuState) -> tuple[str, ...]:
     """The state as lines of text, one or more for each GPU."""
+    # unknown comes first: without nvidia-smi, no devices does not mean that there are none
     if state.unknown:
         return (f"GPUs: unknown: {state.unknown}",)
+    # the newest Xids are the last ones
     xids = tuple(f"  {line}" for line in (state.xids or ())[-3:])
     if state.error:
-        return (f"GPUs: unknown: nvidia-smi reports: {state.error}", *xids)
+        return (f"GPUs: unknown, because nvidia-smi reports: {state.error}", *xids)
     if not state.devices:
         # an Xid in the kernel log can show that a GPU was lost
         return ("GPUs: none", *xids)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from stackgen.diagnose.evidence import Evidence
 from stackgen.spec import ModelSpec
 
-__all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Input", "Rule", "compile_patterns"]
+__all__ = ["UNKNOWN", "Change", "Edit", "Finder", "Finding", "Hit", "Input", "Rule", "Variant",
+           "compile_patterns"]  # fmt: skip
 
 # the id of a failure that no rule explains; no rule has this id
 UNKNOWN = "SG-0000"
@@ -22,8 +23,8 @@ class Hit:
     """Where a rule applies.
 
     `service` is "" for the whole stack. `lines` are the evidence, `values` fill the rule's templates. `highlight` is
-    the part of a line that must stay visible if the line is too long to show. `change` replaces the rule's change for
-    this hit only.
+    the part of a line that must stay visible if the line is too long to show. `change` replaces the rule's
+    change, and `variant` its title, cause and fix, for this hit only.
     """
 
     service: str
@@ -31,6 +32,26 @@ class Hit:
     values: Mapping[str, str] = field(default_factory=dict)
     highlight: str = ""
     change: Change | None = None
+    variant: Variant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Patterns of a rule whose message has another cause or fix than the rule's other messages.
+
+    `title`, `cause` and `fix` are templates like the rule's; "" keeps the rule's. `applies` asks the evidence about the
+    service ("" for the whole stack), and `condition` is the same question in words, for the rule's page. A variant with
+    a `consequence_of` uses it in place of the rule's. With `no_change`, the change of the rule does not apply.
+    """
+
+    patterns: tuple[re.Pattern[str], ...]
+    cause: str = ""
+    fix: str = ""
+    title: str = ""
+    applies: Callable[[Evidence, str], bool] | None = None
+    condition: str = ""
+    consequence_of: tuple[str, ...] | None = None
+    no_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +101,18 @@ class Rule:
     """A known cause.
 
     `title`, `cause` and `fix` are templates over the named groups of `patterns`, or over the hit's values (see
-    `rule_engine.fill_template`). Each pattern is tried on each line of `inputs`. `find` is for causes that no single
+    `templates.fill_template`). Each pattern is tried on each line of `inputs`. `find` is for causes that no single
     line shows; the first line of its docstring is the condition on the rule's page. A rule does not apply if a pattern
-    of `unless` matches anywhere in the same text. A `fallback` counts only if no other rule applies to the service.
-    `shows_gpus` adds the state of the service's GPUs to the evidence.
-    `source` is the version and the place that the text comes from.
+    of `unless` matches anywhere in the same text. `variants` are tried before `patterns`: a cause and a fix belong to a
+    message, so messages that differ in one of them are variants. A `fallback` counts only if no other rule applies
+    to the service. `consequence_of` lists the rules whose causes also produce this rule's lines; with `*`, any earlier
+    error of the same log does. A consequence is never reported next to its cause. `drivers` are the values of
+    `Evidence.gpu_maker` to which the rule applies ("" for an unknown one, all if empty). A `refusal` is a request that
+    a running server refused.
+    `page_fix` is the fix on the rule's page, if a log decides what `fix` says.
+    `shows_gpus` adds the state of the service's GPUs to the evidence. `names_settings` adds to the fix the settings of
+    the stack that the lines and their traceback touch, for a message that does not name the feature.
+    `source` says in sentences which version and file the text comes from, and whether the failure was reproduced.
     """
 
     id: str
@@ -100,7 +128,18 @@ class Rule:
     change: Change | None = None
     fallback: bool = False
     shows_gpus: bool = False
+    names_settings: bool = False
     unless: tuple[re.Pattern[str], ...] = ()
+    consequence_of: tuple[str, ...] = ()
+    drivers: tuple[str, ...] = ()
+    refusal: bool = False
+    variants: tuple[Variant, ...] = ()
+    page_fix: str = ""
+
+    @property
+    def all_patterns(self) -> tuple[re.Pattern[str], ...]:
+        """The patterns of all variants, and those of the rule itself, without duplicates."""
+        return tuple(dict.fromkeys([*(one for each in self.variants for one in each.patterns), *self.patterns]))
 
 
 @dataclass(frozen=True, slots=True)

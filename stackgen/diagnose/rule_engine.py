@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
-from signal import Signals
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence, detect_engine
 from stackgen.diagnose.gpus import format_device, format_gpus, format_holders
 from stackgen.diagnose.log_lines import (
-    excerpt,
+    find_failed_request,
     find_key_lines,
+    has_certain_error,
     has_crashed,
-    has_failed,
     has_served,
     is_below_error,
     recent_lines,
     strip_prefix,
 )
-from stackgen.diagnose.rule import UNKNOWN, Change, Edit, Finding, Hit, Rule
+from stackgen.diagnose.log_text import excerpt
+from stackgen.diagnose.multiline import join_messages
+from stackgen.diagnose.rule import Change, Edit, Finding, Hit, Rule
 from stackgen.diagnose.rules import RULES
-from stackgen.diagnose.secrets import SecretRedactor
+from stackgen.diagnose.settings import find_touched_settings, read_frames
+from stackgen.diagnose.templates import fill_template
+from stackgen.diagnose.unknown import WIDTH, explain_lines, find_unknown
+from stackgen.diagnose.verdict import Candidate, drop_consequences
 from stackgen.flags import normalize_flag
+from stackgen.stack.redactor import SecretRedactor
 
-__all__ = ["diagnose", "find_undecided_services"]
+__all__ = ["diagnose", "find_logged_errors", "find_survived_requests", "find_undecided_services"]
 
-# characters of an evidence line that are shown
-WIDTH = 400
+# vLLM logs at level ERROR that it answered a request with the client's mistake
+ANSWERED = re.compile(r"\bcode=4\d\d\b")
 
 
 def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
@@ -35,15 +41,23 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
 
     The result is empty if nothing is wrong.
     """
+    evidence = _join_messages(evidence)
     redact = SecretRedactor(evidence.secrets)
-    found: list[tuple[Finding, frozenset[str]]] = []
+    matched: list[Candidate] = []
+    # in a pasted log, a server and its client often report one failure
+    is_pasted = not any(one.state for one in evidence.services)
     for rule in RULES:
         seen: set[str] = set()
+        values: list[Mapping[str, str]] = []
         for hit in chain(rule.find(evidence) if rule.find else (), _find_hits(rule, evidence)):
             # every attempt logs the same lines again, so one finding per rule and service is enough
-            if hit.service not in seen:
+            is_repeated = hit.service in seen or (is_pasted and hit.values and hit.values in values)
+            if not is_repeated and _fits_driver(rule, hit, evidence):
                 seen.add(hit.service)
-                found.append((_make_finding(rule, hit, evidence, redact), frozenset(hit.lines)))
+                values.append(hit.values)
+                matched.append(Candidate(rule, hit))
+    causes, unexplained = drop_consequences(matched, evidence)
+    found = [(_make_finding(one.rule, one.hit, evidence, redact), frozenset(one.hit.lines)) for one in causes]
     kept: list[Finding] = []
     explained_lines: set[str] = set()
     for one, lines in found:
@@ -51,17 +65,29 @@ def diagnose(evidence: Evidence) -> tuple[Finding, ...]:
         if not one.fallback and not (lines and lines <= explained_lines):
             kept.append(one)
             explained_lines |= lines
-    explained = {one.service for one in kept}
+    # pods that wait for the same reason have the same line, which is shown once
+    explained = {one.service for one, _ in found if not one.fallback}
     broken = {one.service for one in evidence.services if one.has_failed}
     fallbacks = (one for one, _ in found if one.fallback)
     # a cause of the whole stack ("") also explains what its services show
-    rest = [one for one in (*fallbacks, *_find_unknown(evidence, redact)) if "" not in explained]
+    rest = [one for one in (*fallbacks, *find_unknown(evidence, redact, unexplained)) if "" not in explained]
     for one in rest:
         # next to a known cause, only services that Docker reports as failed are worth a finding
         if one.service not in explained and (not kept or one.service in broken):
             kept.append(one)
             explained.add(one.service)
     return tuple(kept)
+
+
+def _join_messages(evidence: Evidence) -> Evidence:
+    """`evidence` with each message in one line, because rules read line by line."""
+    services = tuple(replace(one, log=join_messages(one.log), error=join_messages(one.error))
+                     for one in evidence.services)  # fmt: skip
+    return replace(evidence, services=services, compose_output=join_messages(evidence.compose_output))
+
+
+def _fits_driver(rule: Rule, hit: Hit, evidence: Evidence) -> bool:
+    return not rule.drivers or evidence.gpu_maker(hit.service) in rule.drivers
 
 
 def find_undecided_services(evidence: Evidence) -> tuple[str, ...]:
@@ -74,25 +100,67 @@ def find_undecided_services(evidence: Evidence) -> tuple[str, ...]:
     return tuple(one.service for one in (*(unready if engines or len(unready) == len(logs) else ()), *waiting))
 
 
+def find_logged_errors(evidence: Evidence) -> tuple[str, ...]:
+    """One error line of each pasted log that shows errors but no failure, with its service and without secrets."""
+    redact = SecretRedactor(evidence.secrets)
+    lines = ((one.service, _find_logged_error(one.log)) for one in evidence.services if not one.state)
+    return tuple(f"{service}: {excerpt(redact(shown), '', WIDTH)}" for service, shown in lines if shown)
+
+
+def _find_logged_error(log: str) -> str:
+    """The line that stands for the errors of `log`: also one that only its level, or a traceback, marks as an error."""
+    if has_certain_error(log):
+        return next(reversed(find_key_lines(log, 1)), "")
+    # the newest line comes first
+    logged = [line.strip() for line in recent_lines(log, errors=True) if line.strip() and not ANSWERED.search(line)]
+    cut = [line.strip() for line in recent_lines(log) if line.startswith("Traceback (most recent call last)")]
+    return next(reversed([line for line in logged if not line.startswith(("Traceback", "File "))] or logged or cut), "")
+
+
+def find_survived_requests(evidence: Evidence) -> tuple[str, ...]:
+    """What each server that works could not answer (status 500 and above), with the error and what to do next."""
+    redact = SecretRedactor(evidence.secrets)
+    found = []
+    for service in evidence.services:
+        request = find_failed_request(service.log)
+        if request and (service.is_working or not service.state):
+            lines = find_key_lines(service.log, 2) if has_certain_error(service.log) else ()
+            error = f": {excerpt(redact(lines[-1]), '', WIDTH)}" if lines else ""
+            found.append(f"{service.service}: the server runs, but a request failed ({request}){error}\n"
+                         f"  next: {redact(explain_lines(evidence, service.service, lines))}")  # fmt: skip
+    return tuple(found)
+
+
 def _find_hits(rule: Rule, evidence: Evidence) -> Iterator[Hit]:
     for service, lines in _read_inputs(rule, evidence):
         # one search over the whole text is much faster than one per line, and mostly finds nothing
         whole = "\n".join(lines)
-        if not any(pattern.search(whole) for pattern in rule.patterns):
+        cases = [(pattern, one) for one in rule.variants if not one.applies or one.applies(evidence, service)
+                 for pattern in one.patterns]  # fmt: skip
+        tried = [*cases, *((pattern, None) for pattern in rule.patterns)]
+        if not any(pattern.search(whole) for pattern, _ in tried):
             continue
         if any(pattern.search(whole) for pattern in rule.unless):
             continue
         for line in lines:
-            match = next((found for pattern in rule.patterns if (found := pattern.search(line))), None)
-            if match:
+            matched = next(((found, one) for pattern, one in tried if (found := pattern.search(line))), None)
+            if matched:
+                match, variant = matched
                 values = {name: value for name, value in match.groupdict().items() if value is not None}
-                yield Hit(service, (line.strip(),), values, match[0])
+                yield Hit(service, (line.strip(), *_last_error(lines, line)), values, match[0], variant=variant)
                 break
+
+
+def _last_error(lines: Sequence[str], hit: str) -> tuple[str, ...]:
+    """What torch logs after `Last error:`, which is NCCL's reason for the error in `hit`; `lines` are newest first."""
+    places = [index for index, line in enumerate(lines) if line.strip() == "Last error:"] if "NCCL error" in hit else []
+    return (lines[places[0] - 1].strip(),) if places and places[0] else ()
 
 
 def _read_inputs(rule: Rule, evidence: Evidence) -> Iterator[tuple[str, Sequence[str]]]:
     """The texts that the rule reads, each with its service; the newest lines come first."""
     for service in evidence.services:
+        # a pasted log may not show its engine, so it is read by the rules of all engines
         if rule.engines and service.engine and service.engine not in rule.engines:
             continue
         # a finished download logs the attempts that failed before
@@ -118,17 +186,30 @@ def _reads_errors_only(service: ServiceEvidence) -> bool:
 
 def _make_finding(rule: Rule, hit: Hit, evidence: Evidence, redact: SecretRedactor) -> Finding:
     values = _template_values(hit, evidence)
-    change = hit.change or rule.change
+    own = hit.variant
+    change = hit.change or (None if own and own.no_change else rule.change)
+    model = (evidence.find_model(hit.service) or (0, None))[1]
     return Finding(
         id=rule.id,
-        title=fill_template(rule.title, values),
+        title=fill_template((own and own.title) or rule.title, values, model),
         service=hit.service,
-        cause=redact(fill_template(rule.cause, values)),
+        cause=redact(fill_template((own and own.cause) or rule.cause, values, model)),
         evidence=_format_evidence(rule, hit, evidence, redact),
-        fix=redact(fill_template(rule.fix, values)),
+        fix=redact(fill_template((own and own.fix) or rule.fix, values, model) + _name_settings(rule, hit, evidence)),
         edit=_make_edit(change, hit, values, evidence) if change else None,
         fallback=rule.fallback,
     )
+
+
+def _name_settings(rule: Rule, hit: Hit, evidence: Evidence) -> str:
+    service = next((one for one in evidence.services if one.service == hit.service), None)
+    if not rule.names_settings or not service:
+        return ""
+    model = (evidence.find_model(hit.service) or (0, None))[1]
+    text = "\n".join((*hit.lines, read_frames(service.log, hit.lines)))
+    touched = find_touched_settings(text, service.log, service.engine, model)
+    # without stack.yaml and the engine's arguments, these would be guesses
+    return f"; the lines touch {', '.join(touched[:3])}: start once without, as a test" if touched and model else ""
 
 
 def _format_evidence(rule: Rule, hit: Hit, evidence: Evidence, redact: SecretRedactor) -> tuple[str, ...]:
@@ -160,23 +241,11 @@ def _template_values(hit: Hit, evidence: Evidence) -> dict[str, str]:
     return values | dict(hit.values)
 
 
-def fill_template(template: str, values: Mapping[str, str]) -> str:
-    """`template` with each `{name}` replaced by its value.
-
-    `[[…]]` is left out if a value in it is unknown. An unknown value elsewhere becomes `?`.
-    """
-
-    def optional(match: re.Match[str]) -> str:
-        return match[1] if all(name in values for name in re.findall(r"\{([a-z_]+)\}", match[1])) else ""
-
-    template = re.sub(r"\[\[(.*?)\]\]", optional, template)
-    return re.sub(r"\{([a-z_]+)\}", lambda match: values.get(match[1], "?"), template)
-
-
 def _make_edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evidence) -> Edit | None:
     chosen = evidence.find_model(hit.service)
     index, model = chosen or (0, None)
     value = change.compute(model, values) if change.compute else fill_template(change.value, values)
+    # `?` is what fill_template writes for an unknown value
     if value is None or "?" in value:
         return None
     was = getattr(model, change.field, None)
@@ -187,6 +256,7 @@ def _make_edit(change: Change, hit: Hit, values: dict[str, str], evidence: Evide
         # an entry can be removed only if it is written in stack.yaml
         entries = _find_entries(value, was or (), change.with_value)
         return Edit(path, " ".join(entries), str(was), safe, True, entries) if entries else None
+    # `true` in YAML is True in Python
     if str(was).lower() == value.lower() or (change.remove and was is None):
         return None
     return Edit(path, value, "" if was in (None, ()) else str(was), safe, change.remove)
@@ -203,51 +273,3 @@ def _find_entries(flag: str, arguments: Sequence[str], with_value: bool) -> tupl
             # another flag follows, so the value of this flag is missing and its arguments are unclear
             return (argument, *following) if following and not following[0].startswith("--") else ()
     return ()
-
-
-def _find_unknown(evidence: Evidence, redact: SecretRedactor) -> Iterator[Finding]:
-    """Failures that match no rule, with their key lines and no guess about the cause."""
-    for service in evidence.services:
-        if not service.is_working and (service.has_failed or _log_shows_failure(service)):
-            lines = find_key_lines(service.log)
-            yield _make_unknown(service.service, (*lines, *_format_state(service, bool(lines))), redact)
-    if evidence.compose_output.strip() and not any(one.has_failed or one.log for one in evidence.services):
-        lines = tuple(line for line in evidence.compose_output.splitlines() if line.strip())
-        yield _make_unknown("", lines[-4:], redact)
-    if evidence.checks and all(one.is_working for one in evidence.services):
-        yield _make_unknown("", tuple(f"{check}: {message}" for check, message in evidence.checks), redact)
-
-
-def _make_unknown(service: str, lines: tuple[str, ...], redact: SecretRedactor) -> Finding:
-    return Finding(
-        id=UNKNOWN,
-        title="unknown failure",
-        service=service,
-        cause="no rule matches; these log lines most likely show the cause",
-        evidence=tuple(excerpt(redact(line), "", WIDTH) for line in lines),
-        fix="run `stackgen diagnose --bundle FILE` to write a report without secrets for a bug report",
-        fallback=True,
-    )
-
-
-def _log_shows_failure(service: ServiceEvidence) -> bool:
-    if service.state:
-        return service.state == "running" and has_crashed(service.log)
-    # a server that is ready, or has served, may log the traceback of a bad request
-    return has_crashed(service.log) if has_served(service.log) else has_failed(service.log)
-
-
-def _format_state(service: ServiceEvidence, has_log: bool) -> tuple[str, ...]:
-    if not service.state:
-        return ()
-    code = f", exit code {service.exit_code}{_signal_name(service.exit_code)}" if service.exit_code is not None else ""
-    health = f", {service.health}" if service.health else ""
-    return (f"{service.service} is {service.state}{code}{health}{'' if has_log else ', and its log shows no reason'}",)
-
-
-def _signal_name(code: int) -> str:
-    """The signal in an exit code. If a signal ends a process, shells report 128 plus the number of the signal."""
-    try:
-        return f" = 128 + {Signals(code - 128).name}" if code > 128 else ""
-    except ValueError:
-        return ""

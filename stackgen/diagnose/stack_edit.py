@@ -31,7 +31,7 @@ def apply_edit(text: str, edit: Edit) -> str:
         changed = _add_field(text, model, name, edit.value)
     if changed is None or not _is_expected(text, changed, edit):
         where = f"{edit.path[0]}[{edit.path[1]}].{name}"
-        raise StackgenError(f"stack.yaml can't be edited safely at {where}", "edit it by hand")
+        raise StackgenError(f"stack.yaml can't be edited safely at {where}", "edit stack.yaml by hand")
     return changed
 
 
@@ -46,7 +46,7 @@ def _find_mapping(text: str, path: tuple[str | int, ...]) -> yaml.MappingNode:
         else:
             node = None
     if not isinstance(node, yaml.MappingNode):
-        raise StackgenError("stack.yaml does not have the structure that the change expects", "edit it by hand")
+        raise StackgenError("stack.yaml does not have the structure that the change expects", "edit stack.yaml by hand")
     return node
 
 

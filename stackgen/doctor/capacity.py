@@ -7,13 +7,19 @@ import re
 from stackgen.doctor.facts import GIB, Disk
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
 from stackgen.spec import is_local
+from stackgen.spec.types import guess_parameters
 
 __all__ = ["check_disk_space", "check_host_memory", "weight_bytes"]
 
 # GiB, unpacked. stackgen's own images are measured; the others are rounded up from their registries' compressed sizes
-OWN_IMAGES = {"stackgen/vllm-cpu": 2.6, "stackgen/fastchat": 1.4, "stackgen/llamacpp": 0.3}
+OWN_IMAGES = {"stackgen/vllm-cpu": 2.6, "stackgen/fastchat": 1.4, "stackgen/llamacpp": 0.3, "stackgen/download": 0.3}
 OTHER_IMAGES = {"vllm/vllm-openai": 30.0, "vllm/vllm-openai-rocm": 40.0, "vllm/vllm-openai-cpu": 6.0,
                 "ghcr.io/ggml-org/llama.cpp": 5.0}  # fmt: skip
+# bits per weight that names of quantized models announce: `…-FP8`, `…-AWQ`, `…-GPTQ-Int4`, `…-quantized.w4a16`
+QUANTIZED = (
+    (re.compile(r"(?i)(?<![a-z0-9])(w4a\d+|(nv|mx)?fp4|int4|4-?bit|awq|gptq(?!.*(int8|8-?bit)))(?![a-z0-9])"), 4),
+    (re.compile(r"(?i)(?<![a-z0-9])(w8a\d+|fp8|int8|8-?bit)(?![a-z0-9])"), 8),
+)
 
 
 def weight_bytes(inputs: DoctorInputs, model: str) -> tuple[int | None, str]:
@@ -26,12 +32,11 @@ def weight_bytes(inputs: DoctorInputs, model: str) -> tuple[int | None, str]:
     lookup = inputs.hub.get(model)
     if lookup and lookup.download_bytes:
         return lookup.download_bytes, "from the Hub's file list"
-    # matches 8B, 0.5b, 8x7B and 135M, only between separators: other letters and digits of a name are not a size
-    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])", model)
-    if not match:
+    count = guess_parameters(model)
+    if not count:
         return None, ""
-    count = float(match[2]) * int(match[1] or 1) * (1e9 if match[3] in "bB" else 1e6)
-    return int(count * 2), "guessed from the model's name, at 16 bits per weight"
+    bits = next((bits for pattern, bits in QUANTIZED if pattern.search(model)), 16)
+    return int(count * bits / 8), f"guessed from the model's name, at {bits} bits per weight"
 
 
 def check_disk_space(inputs: DoctorInputs) -> Results:
@@ -40,31 +45,38 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
     if docker is None:
         yield unknown("the free space on Docker's disk is unknown")
     elif docker.free < GIB:
+        # then return: the sizes of images and models add nothing to this failure
         yield fail(
             "Docker's disk is full",
             evidence=f"{format_bytes(docker.free)} free at {docker.path}",
-            fix="`docker system df` shows what uses the disk; `docker image prune` frees some space",
+            fix="`docker system df` shows what uses the disk, and `docker image prune` frees some space",
         )
         return
     elif inputs.stack is None:
         yield ok("Docker's disk has free space", evidence=f"{format_bytes(docker.free)} free at {docker.path}")
         return
+    unsized = []
     # (what, bytes, whether the size is certain) by file system: images and weights may share one
     needs: dict[int, list[tuple[str, float, bool]]] = {}
     disks: dict[int, Disk] = {}
+    # replicas share one image
     for image in dict.fromkeys(service.image for service in inputs.services()):
         if docker and host.images is not None and image not in host.images:
             name = image.partition("@")[0].rpartition(":")[0] or image
             need, certain = OWN_IMAGES.get(name, OTHER_IMAGES.get(name, 0)) * GIB, name in OWN_IMAGES
             disks[docker.device] = docker
-            needs.setdefault(docker.device, []).append((f"image {name}", need, certain))
+            # also without a size: then the other sizes are all that is known about this disk
+            needs.setdefault(docker.device, []).extend([(f"image {name}", need, certain)] if need else [])
+            unsized += [] if need else [name]
     # a named volume is on Docker's disk
     storage = host.storage_disk if inputs.stack and inputs.stack.spec.storage.path else docker
+    # entries with the same model share one download
     for model in dict.fromkeys(model.model for _, model in inputs.model_specs()):
         if is_local(model) or inputs.cached.get(model) or (inputs.stack and inputs.stack.spec.storage.offline):
             continue
         weight, source = weight_bytes(inputs, model)
         if storage is None or weight is None:
+            unsized.append(model)
             yield unknown(
                 f"can't tell whether the disk has space for {model}",
                 evidence="" if weight is None else f"{format_bytes(weight)} {source}",
@@ -77,43 +89,63 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
     for device, parts in needs.items():
         disk, total = disks[device], sum(need for _, need, _ in parts)
         certain_total = sum(need for _, need, certain in parts if certain)
-        listed = ", ".join(f"{format_bytes(need)} {name}" for name, need, _ in parts)
-        evidence = f"{format_bytes(disk.free)} free at {disk.path}; {listed}"
+        listed = ", ".join(f"{format_bytes(need)} {name}" for name, need, _ in parts) or "images of unknown size"
+        evidence = f"{disk.path} has {format_bytes(disk.free)} of free space, and the stack needs {listed}"
         fix = "free some space (see `docker system df`), or set storage.path to a folder on a larger disk"
         if certain_total > disk.free:
             missing = format_bytes(certain_total - disk.free)
-            yield fail(f"the disk is too small by {missing}", evidence=evidence, fix=fix, place="storage")
+            yield fail(f"the disk lacks {missing} of free space", evidence=evidence, fix=fix, place="storage")
         # estimates never fail the stack
         elif total > disk.free:
             about = format_bytes(total)
             message = f"the disk may be too small: about {about} are needed"
             yield warn(message, evidence=evidence, fix=fix, place="storage")
         else:
-            yield ok("the disk has enough space", evidence=evidence)
-    if docker and not needs:
+            what = " for the downloads of known size" if unsized or host.images is None else ""
+            yield ok(f"the disk has enough space{what}", evidence=evidence)
+    if images := [name for name in unsized if name not in inputs.cached]:
+        yield unknown(f"can't tell whether the disk has space for the image {', '.join(images)}",
+                      evidence="the size of the image is unknown")  # fmt: skip
+    if inputs.stack and docker and host.images is None:
+        yield unknown("can't tell whether the disk has space for the images",
+                      evidence="the list of images on this machine is unknown")  # fmt: skip
+    elif docker and not needs and not unsized:
         yield ok(
-            "the disk has enough space: no large download is left",
+            "the disk has enough space: no large download is needed",
             evidence=f"{format_bytes(docker.free)} free at {docker.path}",
         )
 
 
 def check_host_memory(inputs: DoctorInputs) -> Results:
     """The host has memory for everything that runs on the CPU: weights, and vLLM's KV cache."""
-    host, needed, parts, guessed = inputs.host, 0.0, [], False
+    host, needed, parts, guessed, unsized = inputs.host, 0.0, [], False, list[str]()
     for _, model in inputs.model_specs():
         if model.gpus:
+            # per GPU; a list of GPUs is divided among all replicas, and the number of `all` is unknown here
+            offload = (getattr(model, "cpu_offload_gib", None) or 0) * GIB
+            count = len(model.gpus) if isinstance(model.gpus, (list, tuple)) else model.gpus
+            if offload and isinstance(count, int):
+                total = offload * count * (1 if isinstance(model.gpus, (list, tuple)) else model.replicas)
+                needed += total
+                parts.append(f"{model.model}: {format_bytes(total)} (cpu_offload_gib)")
             continue
         weight, source = weight_bytes(inputs, model.model)
         guessed |= weight is None or "guessed" in source
+        unsized += [model.model] if weight is None else []
         # torch and the engine's own processes: 1.4 GiB measured with a model of 1 MB
         each = (weight or 0) + (getattr(model, "cpu_kv_cache_gib", 0) + (1.4 if model.engine == "vllm" else 0.4)) * GIB
         needed += each * model.replicas
-        parts.append(f"{model.model}: {format_bytes(each)}" + (f" × {model.replicas}" if model.replicas > 1 else ""))
+        about = f" ({source or 'without the weights, whose size is unknown'})"
+        parts.append(
+            f"{model.model}: {format_bytes(each)}{about}" + (f" × {model.replicas}" if model.replicas > 1 else "")
+        )
     if host.memory_total is None:
         yield unknown("this machine's memory is unknown")
         return
+    # without the available memory, the total is still a limit
     available = host.memory_total if host.memory_available is None else host.memory_available
-    evidence = f"{format_bytes(host.memory_total)} in total, {format_bytes(available)} available"
+    free = "an unknown part is" if host.memory_available is None else f"{format_bytes(available)} are"
+    evidence = f"this machine has {format_bytes(host.memory_total)} of memory, {free} available"
     evidence += "".join(f"; {part}" for part in parts)
     about = format_bytes(needed)
     # a running copy of the same stack already uses this memory, so only the total is a hard limit
@@ -121,15 +153,19 @@ def check_host_memory(inputs: DoctorInputs) -> Results:
         yield fail(
             f"the models on the CPU need about {about} of memory, more than this machine has",
             evidence=evidence,
-            fix="lower cpu_kv_cache_gib or replicas, or use a smaller model",
+            fix="reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
             place="models",
         )
     elif needed > available:
         yield warn(
             f"the models on the CPU need about {about} of memory, more than is available now",
             evidence=evidence,
-            fix="stop other programs, lower cpu_kv_cache_gib or replicas, or use a smaller model",
+            fix="stop other programs, reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
             place="models",
         )
+    elif unsized:
+        yield unknown(f"can't tell whether there is enough memory for {', '.join(unsized)}", evidence=evidence)
+    elif parts and host.memory_available is None:
+        yield unknown("can't tell whether enough memory is available: only the total is known", evidence=evidence)
     else:
-        yield ok("there is enough memory" if parts else "the size of the memory is known", evidence=evidence)
+        yield ok("there is enough memory" if parts else "the size of this machine's memory is known", evidence=evidence)

@@ -5,22 +5,32 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from stackgen.doctor.adapter_facts import AdapterFacts, read_adapter_facts
+from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.facts import Host
 from stackgen.doctor.finding import DoctorInputs, EnvFacts
 from stackgen.doctor.model_facts import ModelFacts, read_model_facts
-from stackgen.errors import SpecError
+from stackgen.errors import SpecError, StackgenError
+from stackgen.render.read import read_regular, stack_file_in
 from stackgen.render.write import compare
 from stackgen.spec import is_local
-from stackgen.stack.envfile import read_env
+from stackgen.stack.envfile import env_file, read_env
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
+from stackgen.stack.keys import is_env_key_refused
+from stackgen.stack.project import compare_folders
+from stackgen.targets.compose import ComposeSite
 
 if TYPE_CHECKING:
     from stackgen.check.huggingface import HubLookup
 
-__all__ = ["collect_inputs", "hub_models", "read_env_facts", "read_hub_token", "try_open_stack"]
+__all__ = [
+    "collect_inputs", "collect_neighbour_inputs", "collect_start_inputs", "hub_models", "read_env_facts",
+    "read_hub_token", "try_open_stack",
+]  # fmt: skip
 
 
 def try_open_stack(path: str | None) -> tuple[Stack | None, tuple[Any, ...], str]:
@@ -28,7 +38,7 @@ def try_open_stack(path: str | None) -> tuple[Stack | None, tuple[Any, ...], str
 
     (None, (), "") if `path` is None and there is no stack.yaml here.
     """
-    if path is None and not Path("stack.yaml").exists():
+    if path is None and not stack_file_in(Path()).exists():
         return None, (), ""
     path = path or "."
     source = str(find_stack_file(path) or Path(path) / "stack.yaml")
@@ -39,11 +49,24 @@ def try_open_stack(path: str | None) -> tuple[Stack | None, tuple[Any, ...], str
         return None, error.mistakes, source
 
 
-def hub_models(stack: Stack | None) -> list[Any]:
-    """The models that would be downloaded from the Hub, each once."""
-    models = [model for model in stack.spec.models if not is_local(model.model)] if stack else []
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    """A repository to download: its id, its revision, and the only file to download, if there is one."""
+
+    model: str
+    revision: str | None = None
+    file: str = ""
+
+
+def hub_models(stack: Stack | None) -> list[HubRepository]:
+    """The models and LoRA adapters that would be downloaded from the Hub, each once."""
+    models = stack.spec.models if stack else ()
+    found = [HubRepository(one.model, one.revision, getattr(one, "file", None) or "") for one in models]
+    found += [HubRepository(lora.path, lora.revision) for one in models for lora in getattr(one, "lora_adapters", ())]
+    drafts = [spec for one in models if (spec := getattr(one, "speculative", None)) and spec.model]
+    found += [HubRepository(spec.model, spec.revision) for spec in drafts]
     # two entries may serve the same model with other flags: one request is enough
-    return list({model.model: model for model in models}.values())
+    return list({one.model: one for one in found if not is_local(one.model)}.values())
 
 
 def read_hub_token(env: EnvFacts | None) -> str:
@@ -51,7 +74,7 @@ def read_hub_token(env: EnvFacts | None) -> str:
     name = env.values.get("HF_TOKEN_FILE", "") if env else ""
     try:
         # as in Compose, a relative path is relative to the project folder, not to the current folder
-        return (Path(env.path).parent / name).read_text("utf-8").strip() if env and name else ""
+        return env_file(Path(env.path).parent, name).read_text("utf-8").strip() if env and name else ""
     # a wrong path is reported by SG-P074; ValueError: a null byte in the name
     except (OSError, UnicodeDecodeError, ValueError):
         return ""
@@ -64,6 +87,7 @@ def collect_inputs(
     source: str = "",
     hub: Mapping[str, HubLookup | None] | None = None,
     offline: bool = False,
+    cluster: ClusterFacts | None = None,
 ) -> DoctorInputs:
     """The inputs for a stack on a machine, with all facts from the machine's disk."""
     if stack is None:
@@ -76,7 +100,9 @@ def collect_inputs(
             # llama.cpp: the model is a folder with `file` in it, or the GGUF itself
             path = _resolve_path(base, model.model)
             file = getattr(model, "file", None)
-            models[model.model] = read_model_facts(path / file if file and path.is_dir() else path)
+            # what the container sees, because a link out of the mounted folder leads nowhere there
+            root = _resolve_path(base, ComposeSite(base, base).mount(model.model).source)
+            models[model.model] = read_model_facts(path / file if file and path.is_dir() else path, root)
             continue
         # unreadable storage must not count as empty storage
         cached[model.model] = None if host.storage_root is None else False
@@ -96,18 +122,44 @@ def collect_inputs(
         hub=hub,
         offline=offline,
         cached=cached,
+        adapters=dict(_read_adapters(stack, base, host, hub)),
+        vocabularies=_find_vocabularies(stack, host.storage_root),
         env=read_env_facts(base),
-        changes=tuple(compare(files, base)),
+        changes=tuple(compare(files, stack.output)),
+        others=compare_folders((folder for name, folder in host.projects or () if name == stack.plan.name), base),
         missing=tuple(_find_missing_files(stack, base)),
-        compose_file=_read_compose_file(base / files[0].path, files[0].text),
+        compose_file=_read_compose_file(stack.output / files[0].path, files[0].text),
+        cluster=cluster,
     )
+
+
+def collect_start_inputs(host: Host, stack: Stack) -> DoctorInputs:
+    """The inputs for the checks before a start. Reads no model file, because a network disk may be slow."""
+    cached: dict[str, bool | None] = {}
+    missing = [*_find_missing_files(stack, stack.folder)]
+    for index, model in enumerate(stack.spec.models):
+        if is_local(model.model):
+            if not _resolve_path(stack.folder, model.model).exists():
+                missing.append((f"models[{index}].model", model.model))
+        elif host.storage_root is not None:
+            root = Path(host.storage_root)
+            cached[model.model] = bool(host.storage_root and _find_snapshot(root, model.model, model.revision))
+    # Docker's proxy listens on the ports of this stack too, so sockets without containers prove nothing
+    host = replace(host, listeners=None) if host.containers is None else host
+    return DoctorInputs(host, stack, source=stack.source, cached=cached, missing=tuple(missing))
+
+
+def collect_neighbour_inputs(host: Host, stack: Stack) -> DoctorInputs:
+    """The inputs for a comparison with the other stacks of this machine, and nothing else."""
+    others = compare_folders((folder for name, folder in host.projects or () if name == stack.plan.name), stack.folder)
+    return DoctorInputs(host, stack, source=stack.source, others=others)
 
 
 def _read_compose_file(path: Path, rendered: str) -> str:
     """The text of compose.yaml on disk, which its owner may have edited; `rendered` without such a file."""
     try:
         # a wrong byte must not hide the features in the rest of the file
-        return path.read_text("utf-8", "replace")
+        return read_regular(path).decode("utf-8", "replace")
     except OSError:
         return rendered
 
@@ -120,16 +172,23 @@ def read_env_facts(folder: Path) -> EnvFacts:
         values = read_env(folder)
     except FileNotFoundError:
         # the environment alone may set every variable, as Compose reads it too
-        return EnvFacts(str(path), False, None, read_env(folder))
+        return EnvFacts(str(path), False, None, read_env(folder), key_refused=_is_key_refused(folder))
     except (OSError, UnicodeDecodeError) as error:
         return EnvFacts(str(path), True, mode, {}, getattr(error, "strerror", None) or "it is not UTF-8 text")
     lost = [name for name in ("HF_TOKEN_FILE",) if values.get(name) and not _is_readable_file(folder, values[name])]
-    return EnvFacts(str(path), True, mode, values, "", tuple(lost))
+    return EnvFacts(str(path), True, mode, values, "", tuple(lost), _is_key_refused(folder))
+
+
+def _is_key_refused(folder: Path) -> bool:
+    try:
+        return is_env_key_refused(folder)
+    # `stackgen keys` reports an unreadable map
+    except StackgenError:
+        return False
 
 
 def _is_readable_file(folder: Path, name: str) -> bool:
-    # Compose resolves relative paths against the project folder and doesn't expand `~`
-    path = folder / name
+    path = env_file(folder, name)
     return "\0" not in name and path.exists() and not path.is_dir() and os.access(path, os.R_OK)
 
 
@@ -151,15 +210,63 @@ def _find_snapshot(root: Path, model: str, revision: str | None) -> Path | None:
         return None
 
 
+def _find_vocabularies(stack: Stack, root: str | None) -> dict[str, bool | None]:
+    """Whether the model storage at `root` has the vocabularies that engines read from it; see `DoctorInputs`."""
+    found: dict[str, bool | None] = {}
+    for service in stack.plan.services:
+        folder = dict(service.environment).get("TIKTOKEN_ENCODINGS_BASE")
+        # a path outside the storage is in the image, or in a mount of the user
+        if isinstance(folder, str) and PurePosixPath("/models") in PurePosixPath(folder).parents:
+            path = PurePosixPath(folder) / "o200k_base.tiktoken"
+            # "" is a storage that does not exist
+            exists = bool(root) and (Path(root or "") / path.relative_to("/models")).is_file()
+            found[str(path)] = None if root is None else exists
+    return found
+
+
+def _read_adapters(
+    stack: Stack, base: Path, host: Host, hub: Mapping[str, HubLookup | None]
+) -> Iterator[tuple[str, AdapterFacts]]:
+    for lora in (lora for model in stack.spec.models for lora in getattr(model, "lora_adapters", ())):
+        snapshot = None
+        if is_local(lora.path):
+            snapshot = _resolve_path(base, lora.path)
+        elif host.storage_root:
+            snapshot = _find_snapshot(Path(host.storage_root), lora.path, lora.revision)
+        if snapshot:
+            yield lora.path, read_adapter_facts(snapshot)
+        elif (lookup := hub.get(lora.path)) and lookup.state == "ok":
+            yield lora.path, AdapterFacts(lookup.files, lookup.config)
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is at `path`. A key in a folder that only root can read, as certbot's, is not missing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def _find_missing_files(stack: Stack, base: Path) -> Iterator[tuple[str, str]]:
     for index, model in enumerate(stack.spec.models):
         named = [("chat_template", getattr(model, "chat_template", None))]
         adapters = getattr(model, "lora_adapters", ())
         # adapters from the Hub are downloaded, so they need not exist on this machine yet
         named += [(f"lora_adapters[{n}].path", one.path) for n, one in enumerate(adapters) if is_local(one.path)]
+        draft = getattr(getattr(model, "speculative", None), "model", None)
+        named += [("speculative.model", draft)] if draft and is_local(draft) else []
         for field, path in named:
             if path and not _resolve_path(base, path).exists():
                 yield f"models[{index}].{field}", path
+    tls = stack.spec.gateway.tls if stack.spec.gateway else None
+    certificates = [("ca_certificates", stack.spec.ca_certificates)]
+    certificates += [(f"gateway.tls.{name}", getattr(tls, name, None)) for name in ("certificate", "key")]
+    for field, path in certificates:
+        if path and _is_missing(_resolve_path(base, path)):
+            yield field, path
     storage = stack.spec.storage.path
     if storage and not _resolve_path(base, storage).is_dir():
         yield "storage.path", storage

@@ -41,6 +41,7 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
     lengths = {key: int(value) for key in LENGTH_KEYS if (value := _positive_number(config.get(key)))}
     if not lengths:
         return None
+    # as in vLLM, model_max_length takes precedence over all other keys
     key = "model_max_length" if "model_max_length" in lengths else min(lengths, key=lambda name: lengths[name])
     tokens, source = lengths[key], f"config.json: {key} {lengths[key]}"
     # vLLM reads the tokenizer's length only for embedding models with absolute positions; only they have this key
@@ -53,12 +54,14 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
         if kind not in PRESCALED_ROPE:
             factor = _positive_number(rope.get("factor")) or factor
         elif _positive_number(rope.get("factor")):
-            source += f"; this length already includes the {kind} factor"
+            source += f"; the length in config.json already includes the {kind} RoPE factor"
     # as in vLLM: the length of Gemma 3 is the scaled length, although its RoPE is linear
     if factor != 1 and "gemma3" not in str(config.get("model_type", "")):
-        tokens, source = int(tokens * factor), f"{source}, times {factor:g} ({kind} RoPE)"
+        tokens, source = int(tokens * factor), f"{source}, multiplied by the {kind} RoPE factor {factor:g}"
+    # as in vLLM, the length of a Sentence Transformers config replaces all other lengths
     if facts.encoder_length:
         tokens, source = facts.encoder_length, f"sentence_bert_config.json: max_seq_length {facts.encoder_length}"
+    # as in vLLM, a larger model_max_length in config.json raises the limit
     return ContextLimit(max(tokens, lengths.get("model_max_length", 0)), source)
 
 

@@ -55,11 +55,18 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container: its Compose project, and the ports that it publishes as (address, port)."""
+    """A running container: its Compose project, and the ports that it publishes as (address, port).
+
+    - `gpu_count` and `gpu_ids`: its GPU reservation: a number of GPUs (-1: all), and indices, UUIDs or CDI names.
+    - `gpu_share`: the fraction of each GPU's memory that vLLM takes in it; None if this is unknown.
+    """
 
     name: str
     project: str = ""
     ports: tuple[tuple[str, int], ...] = ()
+    gpu_count: int = 0
+    gpu_ids: tuple[str, ...] = ()
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,10 @@ class Host:
     - `gpu_tool`: whether nvidia-smi answered. `gpus` is empty if nvidia-smi reported no GPU.
     - `toolkit`: whether a program of the NVIDIA Container Toolkit was found on the PATH.
     - `cdi`: the kinds of devices that the CDI files define, e.g. `nvidia.com/gpu`.
+    - `projects`: name and folder of each Compose project that has a container, also a stopped one.
     - `storage_root`: the folder with the stack's weights, if this user can read that folder; "" if it does not exist.
+    - `proxies`: where an HTTP proxy is set: `HTTPS_PROXY`, `~/.docker/config.json`, `the Docker daemon`. No value is
+      kept, because a URL may contain a password.
     - `memory_total`, `memory_available`, `shm`: bytes.
     """
 
@@ -96,8 +106,11 @@ class Host:
     images: tuple[str, ...] | None = None
     runtimes: tuple[str, ...] | None = None
     containers: tuple[Container, ...] | None = None
+    projects: tuple[tuple[str, str], ...] | None = None
     storage_disk: Disk | None = None
     storage_root: str | None = None
+    proxies: tuple[str, ...] | None = None
+    daemon_proxy: bool | None = None
     memory_total: int | None = None
     memory_available: int | None = None
     shm: int | None = None
@@ -119,6 +132,7 @@ class Host:
 def parse_version(text: str | None) -> tuple[int, ...] | None:
     """The first version number in `text` (`v2.40.3-3`, `github.com/docker/buildx 0.29.1+ds1 …`); None without one."""
     # not after a word character or dot: `cgroup2` and the end of a longer number are not versions
+    # at most 9 digits, because int() refuses numbers with thousands of digits
     match = re.search(r"(?<![\w.])v?(\d{1,9}(?:\.\d{1,9}){0,3})", text or "", re.ASCII)
     return tuple(int(part) for part in match[1].split(".")) if match else None
 

@@ -40,6 +40,7 @@ FEATURES = (
     Feature("gpus", _key_pattern("gpus", "[ ]{4}"), compose=(2, 30)),
     Feature("configs.content", _key_pattern("content"), compose=(2, 23, 1)),
     Feature("depends_on.restart", _key_pattern("restart", "[ ]{8,}", r"[ ]+['\"]?(?:true|false)\b"), compose=(2, 17)),
+    Feature("depends_on.required", _key_pattern("required", "[ ]{8,}", r"[ ]+false\b"), compose=(2, 20, 2)),
     Feature("build.additional_contexts", _key_pattern("additional_contexts"), compose=(2, 17)),
     Feature("models", _key_pattern("models", ""), compose=(2, 38)),
     Feature("pre_start", _key_pattern("pre_start"), compose=(5, 3)),
@@ -79,11 +80,11 @@ def check_engine_version(inputs: DoctorInputs) -> Results:
     # Compose before 2.24 drops start_interval for such an engine instead of refusing it
     dropped = [one for one, _ in missing
                if one in ALWAYS_USED and is_version_at_least(host.compose, *TESTED_COMPOSE) is False]  # fmt: skip
-    evidence = _describe_missing(f"version {host.engine}", missing, "engine")
+    evidence = _describe_missing("Docker Engine", host.engine, missing, "engine")
     if not is_version_at_least(host.engine, 23):
         yield fail(
             "Docker Engine is too old",
-            evidence=f"version {host.engine}; 25 or newer is needed",
+            evidence=f"this machine has version {host.engine}, but version 25 or newer is needed",
             fix="update Docker Engine",
         )
     elif len(missing) > len(dropped):
@@ -98,7 +99,8 @@ def check_engine_version(inputs: DoctorInputs) -> Results:
         )
     elif dropped:
         yield warn(
-            "this Docker Engine ignores healthcheck.start_interval: services become healthy up to 30 s late",
+            "this Docker Engine ignores `healthcheck.start_interval`: it can take up to 30 s longer until a service "
+            "is healthy",
             evidence=evidence,
             fix="update Docker Engine",
         )
@@ -126,19 +128,20 @@ def check_compose_version(inputs: DoctorInputs) -> Results:
         newest = max(TESTED_COMPOSE, *(one.compose for one, _ in missing))
         yield fail(
             f"Compose is too old for {', '.join(one.name for one, _ in missing)}",
-            evidence=_describe_missing(host.compose or "", missing, "compose"),
+            evidence=_describe_missing("Compose", host.compose, missing, "compose"),
             fix=f"install docker-compose-plugin {_format_version(newest)} or newer",
         )
     elif not is_version_at_least(host.compose, *TESTED_COMPOSE):
         yield warn(
             "stackgen is not tested with this version of Compose",
-            evidence=f"{host.compose}; {_format_version(TESTED_COMPOSE)} or newer is needed",
+            evidence=f"this machine has Compose {host.compose}, but {_format_version(TESTED_COMPOSE)} or newer is "
+            "needed",
             fix="update docker-compose-plugin",
         )
     else:
         yield ok("Compose supports all features that the stack uses", evidence=host.compose or "")
 
 
-def _describe_missing(version: str, missing: list[tuple[Feature, str]], side: str) -> str:
-    needs = (f"{one.name} ({where}) needs {_format_version(getattr(one, side))}" for one, where in missing)
-    return f"{version}; " + ", ".join(needs)
+def _describe_missing(product: str, version: str | None, missing: list[tuple[Feature, str]], side: str) -> str:
+    needs = (f"{one.name} ({where}) needs {product} {_format_version(getattr(one, side))}" for one, where in missing)
+    return f"this machine has {product} {version}, but " + ", ".join(needs)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, rendered_folder, unknown, warn
+from stackgen.render.version import describe_version
 from stackgen.render.write import LOCK
 from stackgen.spec import is_local
 
 __all__ = [
-    "check_image_pins", "check_images_present", "check_model_revisions", "check_rendered_files", "check_stack_file",
+    "check_image_pins", "check_images_present", "check_model_revisions", "check_project_folder",
+    "check_rendered_files", "check_stack_file",
 ]  # fmt: skip
 
 
@@ -33,23 +35,26 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
     edited = [change.path for change in changes if change.edited]
     outdated = [change.path for change in changes if not change.edited]
     folder = rendered_folder(inputs)
+    lock = next((change.old for change in inputs.changes if change.path == LOCK), "")
+    if version := describe_version(lock):
+        yield warn(version, evidence=LOCK, fix=f"`stackgen render {folder} --diff` shows what this version changes")
     if edited:
         yield warn(
             "rendered files were edited by hand: `up` uses the edited files",
             evidence=", ".join(edited),
-            fix=f"`stackgen render {folder} --diff` shows the edits; move the edits to stack.yaml, "
-            "or discard them with --force",
+            fix=f"`stackgen render {folder} --diff` shows the edits. Move the edits to stack.yaml, or "
+            f"discard the edits with `stackgen render {folder} --force`",
         )
     # a new stack has no rendered files yet, so a list of all its files adds nothing
     if outdated and not (folder / "compose.yaml").exists():
         yield warn(
-            "the files are not rendered yet: `up` will render them",
+            "the files of the stack are not rendered yet: `up` will render the files",
             evidence=f"{len(outdated)} files",
             fix=f"stackgen render {folder}",
         )
     elif outdated:
         yield warn(
-            "rendered files don't match stack.yaml: `up` will render them again",
+            "some rendered files don't match stack.yaml: `up` will render these files again",
             evidence=", ".join(outdated),
             fix=f"stackgen render {folder}",
         )
@@ -57,10 +62,38 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
         yield ok("the rendered files match stack.yaml", evidence=str(folder))
 
 
+def check_project_folder(inputs: DoctorInputs) -> Results:
+    """The containers with the name of this stack belong to its folder."""
+    if inputs.stack is None:
+        return
+    name, folder = inputs.stack.plan.name, rendered_folder(inputs)
+    if inputs.others.present:
+        yield fail(
+            f"another folder has a stack with the name {name}: `up` would take over its containers",
+            evidence=", ".join(inputs.others.present),
+            fix="set another `name:`, or run the command in the other folder",
+            place="name",
+        )
+    elif inputs.host.projects is None:
+        yield unknown(f"can't tell whether another folder has a stack with the name {name}",
+                      evidence="the list of containers is unknown", place="name")  # fmt: skip
+    elif inputs.others.gone:
+        yield warn(
+            f"the containers of {name} were started in another folder, which has no stack any more",
+            evidence=", ".join(inputs.others.gone),
+            fix=f"if you moved the stack, `stackgen up {folder}` continues here. Otherwise, set another `name:`",
+            place="name",
+        )
+    else:
+        yield ok(f"no other folder has containers with the name {name}",
+                 evidence="compared with the containers on this machine")  # fmt: skip
+
+
 def check_image_pins(inputs: DoctorInputs) -> Results:
     """Every image is pinned to a version."""
     for image in dict.fromkeys(service.image for service in inputs.services()):
         # only the last path segment has the tag: a registry's port has a colon too
+        # a digest (image@sha256:…) contains a colon too, so it counts as pinned
         if ":" not in PurePosixPath(image).name or image.endswith((":latest", ":nightly")):
             place = next((f"{place}.image" for place, model in inputs.model_specs() if model.image == image), "")
             yield warn(
@@ -76,6 +109,7 @@ def check_images_present(inputs: DoctorInputs) -> Results:
     """Every image is present or is built on this machine."""
     present = inputs.host.images
     built = {service.image for service in inputs.services() if service.build}
+    # replicas share one image
     for image in dict.fromkeys(service.image for service in inputs.services()):
         if present is None:
             yield unknown(f"can't tell whether image {image} is present")
@@ -89,24 +123,30 @@ def check_images_present(inputs: DoctorInputs) -> Results:
             )
         else:
             yield unknown(
-                f"image {image} is not present: only a start shows whether this image can be pulled",
-                fix=f"docker pull {image} downloads the image now",
+                f"image {image} is not present: doctor can't tell before a start whether the image can be pulled",
+                fix=f"`docker pull {image}` downloads the image now",
             )
 
 
 def check_model_revisions(inputs: DoctorInputs) -> Results:
-    """Models from the Hub are pinned to a revision."""
-    for place, model in inputs.model_specs():
-        if is_local(model.model):
+    """Models and LoRA adapters from the Hub are pinned to a revision."""
+    named = [(place, model.model, model.revision) for place, model in inputs.model_specs()]
+    named += [
+        (f"{place}.lora_adapters[{index}]", lora.path, lora.revision)
+        for place, model in inputs.model_specs()
+        for index, lora in enumerate(getattr(model, "lora_adapters", ()))
+    ]
+    for place, name, revision in named:
+        if is_local(name):
             continue
-        lookup = inputs.hub.get(model.model)
+        lookup = inputs.hub.get(name)
         # the commit that the branch points to now, ready to paste
-        commit = lookup.commit if lookup and lookup.commit else "COMMIT (the model's page on the Hub shows it)"
-        if not model.revision:
+        commit = lookup.commit if lookup and lookup.commit else "COMMIT (copy it from the model's page on the Hub)"
+        if not revision:
             yield warn(
-                f"{model.model} is not pinned to a revision: two machines may serve different weights",
+                f"{name} is not pinned to a revision: two machines may serve different weights",
                 fix=f"revision: {commit}",
                 place=f"{place}.revision",
             )
         else:
-            yield ok(f"{model.model} is pinned to a revision", evidence=model.revision, place=place)
+            yield ok(f"{name} is pinned to a revision", evidence=revision, place=place)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.facts import Host
 from stackgen.errors import Mistake
 from stackgen.resolve.placement import place
+from stackgen.stack.project import OtherFolders
 
 if TYPE_CHECKING:
     from stackgen.check.huggingface import HubLookup
+    from stackgen.doctor.adapter_facts import AdapterFacts
     from stackgen.doctor.model_facts import ModelFacts
     from stackgen.plan import GpuRequest, Service
     from stackgen.render.write import Change
@@ -68,7 +71,8 @@ class Check:
 class EnvFacts:
     """A stack's `.env`: whether it exists, its mode, and its variables as Compose would read them.
 
-    `missing_files` are variables whose value is the path of a file that can't be read.
+    `missing_files` are variables whose value is the path of a file that can't be read. `key_refused`: the gateway's
+    list of keys does not contain the key.
     """
 
     path: str
@@ -77,6 +81,7 @@ class EnvFacts:
     values: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
     missing_files: tuple[str, ...] = ()
+    key_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +91,12 @@ class DoctorInputs:
     - `models`, `hub`: keyed by `model:` in stack.yaml. `models` lacks a model whose files can't be read, because they
       are in a volume or on the Hub. None in `hub` means that the Hub was not queried.
     - `cached`: whether a model from the Hub is in the storage; None if the storage can't be read.
+    - `adapters`: LoRA adapters, keyed by `path:` in stack.yaml; without those whose files can't be read.
+    - `vocabularies`: the same for the vocabulary of gpt-oss, keyed by its path in the container.
+    - `others`: other folders whose containers have the name of this stack.
     - `missing`: files in stack.yaml that don't exist, as (path in stack.yaml, file).
     - `compose_file`: the text of compose.yaml as it would be started.
+    - `cluster`: the cluster of a stack with `target: kubernetes`; `host` then has no facts.
     """
 
     host: Host
@@ -98,10 +107,14 @@ class DoctorInputs:
     hub: Mapping[str, HubLookup | None] = field(default_factory=dict)
     offline: bool = False
     cached: Mapping[str, bool | None] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)
+    vocabularies: Mapping[str, bool | None] = field(default_factory=dict)
     env: EnvFacts | None = None
     changes: tuple[Change, ...] = ()
+    others: OtherFolders = field(default_factory=OtherFolders)
     missing: tuple[tuple[str, str], ...] = ()
     compose_file: str = ""
+    cluster: ClusterFacts | None = None
 
     def model_specs(self) -> Iterator[tuple[str, Any]]:
         """The models of stack.yaml, each as (path in stack.yaml, spec)."""
@@ -117,6 +130,7 @@ class DoctorInputs:
         if self.stack:
             requests, _ = place(self.stack.spec)
             for (model, _replica), request in sorted(requests.items()):
+                # None: a replica on the CPU
                 if request:
                     yield f"models[{model}]", self.stack.spec.models[model], request
 

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from difflib import get_close_matches
-from typing import Any
 
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
-from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, Flags, load_flags, normalize_flag, suggest_flag
+from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, Flags, normalize_flag, suggest_flag
+from stackgen.flags.arguments import FIELD_OF_FLAG, PLAIN_FIELDS, Argument, find_plugin, parse_arguments, suggest_value
+from stackgen.flags.releases import flags_of
 
-__all__ = ["FIELD_OF_FLAG", "check_extra_args", "check_flags"]
-
-# engine -> flag -> the field of stack.yaml that sets it
-FIELD_OF_FLAG: dict[str, dict[str, str]] = {
-    "vllm": {
-        "--model": "model", "--revision": "revision", "--served-model-name": "served_names", "--port": "port",
-        "--tensor-parallel-size": "tensor_parallel_size", "--pipeline-parallel-size": "pipeline_parallel_size",
-        "--max-model-len": "max_model_len", "--dtype": "dtype", "--quantization": "quantization",
-        "--kv-cache-dtype": "kv_cache_dtype", "--gpu-memory-utilization": "gpu_memory_utilization",
-        "--max-num-seqs": "max_num_seqs", "--trust-remote-code": "trust_remote_code", "--host": "bind",
-        "--enforce-eager": "enforce_eager", "--chat-template": "chat_template", "--api-key": "STACKGEN_API_KEY in .env",
-        "--tool-call-parser": "tool_call_parser", "--reasoning-parser": "reasoning_parser",
-        "--lora-modules": "lora_adapters",
-    },
-    "fastchat": {
-        "--model-path": "model", "--model-names": "served_names", "--revision": "revision", "--num-gpus": "gpus",
-        "--gpus": "gpus", "--device": "gpus", "--conv-template": "conv_template", "--dtype": "dtype",
-        "--limit-worker-concurrency": "worker_concurrency", "--load-8bit": "load_8bit",
-        "--cpu-offloading": "cpu_offloading", "--max-gpu-memory": "max_gpu_memory",
-    },
-    "llamacpp": {
-        "--model": "model", "--alias": "served_names", "--port": "port", "--host": "bind",
-        "--ctx-size": "max_model_len", "--parallel": "max_num_seqs", "--gpu-layers": "gpu_layers",
-        "--api-key": "STACKGEN_API_KEY in .env",
-    },
-}  # fmt: skip
+__all__ = ["check_extra_args", "check_flags"]
 
 
 def check_extra_args(inputs: DoctorInputs) -> Results:
@@ -43,12 +17,14 @@ def check_extra_args(inputs: DoctorInputs) -> Results:
     for place, model in inputs.model_specs():
         if not model.extra_args:
             continue
-        known, path = load_flags(model.engine), f"{place}.extra_args"
+        known, path = flags_of(model), f"{place}.extra_args"
         # another image may contain another version of the engine
         if known is None or model.image:
             yield unknown(
                 f"can't tell whether {model.engine} knows the flags in extra_args",
-                evidence=f"custom image: {model.image}" if model.image else "",
+                evidence=f"custom image: {model.image}"
+                if model.image
+                else f"stackgen has no table of {model.engine} {model.engine_version}",
                 place=path,
             )
             continue
@@ -65,58 +41,28 @@ def check_flags(engine: str, arguments: tuple[str, ...], known: Flags, path: str
 
     `path` is their path in stack.yaml; each result names its argument as `PATH[INDEX]`.
     """
-    value_of: dict[str, Any] | None = None
-    for index, argument in enumerate(arguments):
-        place = f"{path}[{index}]"
-        # a value, also a negative number such as -1
-        if not re.match(r"--?[A-Za-z]", argument):
-            if value_of:
-                yield from _check_choice(engine, value_of, argument, known, place)
-            value_of = None
-            continue
-        flag, _, value = argument.partition("=")
-        entry = _find_entry(engine, flag, known)
-        value_of = entry if entry and entry.get("value") and not value else None
-        if entry is None:
+    for argument in parse_arguments(engine, arguments, known):
+        place, flag = f"{path}[{argument.index}]", argument.flag
+        if argument.entry is None:
             yield _explain_unknown_flag(engine, flag, known, place)
             continue
-        name = next((one for one in entry["names"] if one in FIELD_OF_FLAG[engine]), "")
-        if entry.get("removed"):
+        name = argument.find_name(FIELD_OF_FLAG[engine])
+        if argument.entry.get("removed"):
             yield fail(
                 f"{flag} was removed",
                 evidence=f"{engine} {known.version}",
-                fix=f"use {entry['removed']}",
+                fix=f"use {argument.entry['removed']}",
                 place=place,
             )
-        elif name:
+        elif name and FIELD_OF_FLAG[engine][name] not in PLAIN_FIELDS:
             yield warn(
-                f"{flag} overrides stackgen's own flag: stackgen planned ports, GPUs and names without {flag}",
-                evidence=f"extra_args come after all other flags of {engine}",
+                f"{flag} overrides the value that stackgen sets, but stackgen still uses its own value to plan ports, "
+                "GPUs and names",
+                evidence=f"the flags in extra_args come after all other flags of {engine}",
                 fix=f"set {FIELD_OF_FLAG[engine][name]} instead",
                 place=place,
             )
-        if value:
-            yield from _check_choice(engine, entry, value, known, place)
-
-
-def _find_entry(engine: str, flag: str, known: Flags) -> dict[str, Any] | None:
-    """The entry of a flag. Accepts the same underscores, short forms and abbreviations as each program (tested)."""
-    if engine in ("vllm", "llamacpp"):
-        flag = flag if flag.startswith("--") is False else "--" + flag[2:].replace("_", "-")
-    if engine == "vllm":
-        # --speculative-config.method and --compilation-config.sizes+ set one key of a JSON value
-        flag = flag.partition(".")[0].rstrip("+")
-        flag = "-O" if re.fullmatch(r"-O\d", flag) else flag
-    if flag in known.by_name:
-        return known.by_name[flag]
-    if flag == "-O" and engine == "vllm":
-        return {"names": ["-O"]}
-    # llama.cpp has a parser of its own, which accepts no abbreviations
-    if engine == "llamacpp" or not flag.startswith("--") or flag in REMOVED_FLAGS[engine]:
-        return None
-    # argparse accepts a prefix that only one flag has
-    found = [entry for name, entry in known.by_name.items() if name.startswith(flag)]
-    return found[0] if found and all(entry is found[0] for entry in found) else None
+        yield from _check_value(engine, argument, arguments, known, f"{path}[{argument.value_index}]")
 
 
 def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> Result:
@@ -127,8 +73,8 @@ def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> R
         evidence = f"{engine} {known.version} does not know {flag}"
         return fail(f"{flag} was removed{since}", evidence=evidence, fix=instead, place=place)
     # the flag is right except for its underscores, which only vLLM and llama.cpp accept
-    if engine == "fastchat" and plain in known.by_name:
-        evidence = "FastChat accepts dashes only"
+    if engine in ("fastchat", "sglang") and plain in known.by_name:
+        evidence = f"{'FastChat' if engine == 'fastchat' else 'SGLang'} accepts dashes only"
         return fail(f"{flag} is unknown", evidence=evidence, fix=f"did you mean {plain}?", place=place)
     error = "invalid argument" if engine == "llamacpp" else "unrecognized arguments"
     return fail(
@@ -139,15 +85,17 @@ def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> R
     )
 
 
-def _check_choice(engine: str, entry: dict[str, Any], value: str, known: Flags, place: str) -> Iterator[Result]:
-    choices = entry.get("choices")
-    if not choices or value in choices:
+def _check_value(
+    engine: str, argument: Argument, arguments: tuple[str, ...], known: Flags, place: str
+) -> Iterator[Result]:
+    entry, value = argument.entry or {}, argument.value
+    if value is None or any(find_plugin(name, arguments) for name in entry["names"]):
         return
-    close = get_close_matches(value, choices, n=1, cutoff=0.6)
-    yield fail(
-        f"{entry['names'][0]} does not accept {value!r}",
-        evidence=f"{engine} {known.version} exits with `invalid choice`",
-        # some flags have dozens of choices
-        fix=f"did you mean {close[0]}?" if close else f"use one of {', '.join(choices[:12])}",
-        place=place,
-    )
+    if fix := suggest_value(entry, value):
+        error = " exits with `invalid choice`" if entry.get("choices") else " does not know the value"
+        yield fail(
+            f"{entry['names'][0]} does not accept {value!r}",
+            evidence=f"{engine} {known.version}{error}",
+            fix=fix,
+            place=place,
+        )

@@ -1,80 +1,149 @@
-"""Checks that the GPUs have enough free memory for every model that the stack puts on them."""
+"""Checks that the GPUs have enough memory for every model that the stack puts on them. `stackgen.fit` computes it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from stackgen.doctor.capacity import weight_bytes
-from stackgen.doctor.facts import GIB, Gpu
+from stackgen.doctor.facts import Gpu
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
-from stackgen.doctor.gpus import VLLM_UTILIZATION, requested_gpus
+from stackgen.doctor.gpus import VLLM_UTILIZATION, report_unknown_gpus, requested_gpus
+from stackgen.errors import StackgenError
+from stackgen.fit import Estimate, Model, Settings, Weights, estimate, read_model
+from stackgen.fit.config import read_config
+from stackgen.fit.deployment import engine_version, read_settings
+from stackgen.fit.estimate import FITS, NOT
+from stackgen.fit.gpus import GIB, observed_gpu
+from stackgen.fit.others import CONTEXT
 
 __all__ = ["check_gpu_memory"]
 
-# an estimate for engines that take only the memory they need: CUDA context, KV cache of a short chat, activations
-RUNTIME_OVERHEAD = GIB
+# bytes that engines need besides weights and cache, if nothing more is known of the model: context and a short chat
+RUNTIME_OVERHEAD = int((CONTEXT[0] + 0.55) * GIB)
 
 
 def check_gpu_memory(inputs: DoctorInputs) -> Results:
-    """Each GPU has enough free memory. vLLM: utilization x total; others: the weights and `RUNTIME_OVERHEAD`."""
+    """Each GPU has enough free memory, and the model fits into the engine's share of it."""
     # bytes by GPU index: models that share a GPU add up
     planned: dict[int, float] = {}
+    yield from report_unknown_gpus(inputs, "whether the GPUs have enough free memory")
     if any(request.driver == "amd" for _, _, request in inputs.gpu_requests()):
         yield unknown("doctor does not check the free memory of AMD GPUs",
                       fix="`rocm-smi --showmeminfo vram` shows the free memory")  # fmt: skip
     for place, model, _request, gpus in requested_gpus(inputs):
+        found = _estimate(inputs, model, gpus or ())
         for gpu in gpus or ():
-            minimum, source = _required_memory(inputs, model, gpu, len(gpus or ()))
-            if gpu.memory_total is None or gpu.memory_free is None or minimum is None:
-                yield unknown(f"can't tell whether GPU {gpu.index} has enough free memory",
-                              evidence=source if minimum is None else "", place=place)  # fmt: skip
-                continue
-            others = planned.get(gpu.index, 0.0)
-            minimum += others
-            need = minimum if model.engine == "vllm" else minimum + RUNTIME_OVERHEAD
-            planned[gpu.index] = need
-            free, total = gpu.memory_free, gpu.memory_total
-            evidence = f"{format_bytes(free)} of {format_bytes(total)} free; {source}"
-            evidence += f", plus {format_bytes(others)} for other models" if others else ""
-            if free >= need:
-                yield ok(f"GPU {gpu.index} has enough free memory", evidence=evidence, place=place)
-                continue
-            holders = ", ".join(
-                f"{one.name} (pid {one.pid}{f', {format_bytes(one.memory)}' if one.memory else ''})"
-                for one in gpu.processes
-            )
-            evidence += f"; used by {holders}" if holders else "; nvidia-smi shows no process on this GPU"
-            # this stack itself may use the memory
-            if any(one.project == inputs.stack.plan.name for one in inputs.host.containers or () if inputs.stack):
-                yield unknown(f"this stack is already running and uses the memory of GPU {gpu.index}",
-                              evidence=evidence, place=place)  # fmt: skip
-                continue
-            fix, field = "stop the processes on this GPU, or use a smaller or quantized model", f"{place}.gpus"
-            if model.engine == "vllm":
-                # rounded down, less 2 % for the CUDA context
-                share = int((free / total - 0.02) * 100) / 100
-                fix = "stop the processes on this GPU"
-                fix += f", or set gpu_memory_utilization: {share:g}" if share >= 0.1 else ""
-                field = f"{place}.gpu_memory_utilization"
-            # only a known size can fail: guessed weights and the engine's overhead are estimates
-            report = warn if free >= minimum or "guessed" in source else fail
-            yield report(f"GPU {gpu.index} has too little free memory: {format_bytes(need)} are needed",
-                         evidence=evidence, fix=fix, place=field)  # fmt: skip
+            yield from _check_free(inputs, place, model, gpu, len(gpus or ()), planned, found)
+        if found and model.engine == "vllm":
+            yield from _judge(place, model, found)
 
 
-def _required_memory(inputs: DoctorInputs, model: Any, gpu: Gpu, count: int) -> tuple[float | None, str]:
-    """Bytes that a model needs on each of its `count` GPUs, without `RUNTIME_OVERHEAD`, and their source."""
+def _check_free(
+    inputs: DoctorInputs, place: str, model: Any, gpu: Gpu, count: int, planned: dict[int, float],
+    found: Estimate | None,
+) -> Results:  # fmt: skip
+    minimum, source, overhead = _required_memory(inputs, model, gpu, count, found)
+    if gpu.memory_total is None or gpu.memory_free is None or minimum is None:
+        yield unknown(f"can't tell whether GPU {gpu.index} has enough free memory",
+                      evidence=source if minimum is None else "", place=place)  # fmt: skip
+        return
+    others = planned.get(gpu.index, 0.0)
+    minimum += others
+    need = minimum + overhead
+    planned[gpu.index] = need
+    free, total = gpu.memory_free, gpu.memory_total
+    evidence = f"{format_bytes(free)} of the {format_bytes(total)} of GPU memory are free; {source}"
+    evidence += f", plus {format_bytes(others)} for other models on this GPU" if others else ""
+    if free >= need:
+        yield ok(f"GPU {gpu.index} has enough free memory", evidence=evidence, place=place)
+        return
+    holders = ", ".join(
+        f"{one.name} (pid {one.pid}{f', {format_bytes(one.memory)}' if one.memory else ''})" for one in gpu.processes
+    )
+    evidence += f"; used by {holders}" if holders else "; nvidia-smi shows no process on this GPU"
+    # this stack itself may use the memory
+    if any(one.project == inputs.stack.plan.name for one in inputs.host.containers or () if inputs.stack):
+        yield unknown(f"this stack is already running and uses the memory of GPU {gpu.index}",
+                      evidence=evidence, place=place)  # fmt: skip
+        return
+    fix, field = "stop the processes on this GPU, or use a smaller or quantized model", f"{place}.gpus"
+    if model.engine == "vllm":
+        # rounded down, less 2 % for the CUDA context
+        share = int((free / total - 0.02) * 100) / 100
+        fix = "stop the processes on this GPU"
+        fix += f", or set `gpu_memory_utilization: {share:g}`" if share >= 0.1 else ""
+        field = f"{place}.gpu_memory_utilization"
+    # only a known size can fail: guessed weights and the engine's overhead are estimates
+    report = warn if free >= minimum or "guessed" in source else fail
+    yield report(f"GPU {gpu.index} has too little free memory: {format_bytes(need)} are needed",
+                 evidence=evidence, fix=fix, place=field)  # fmt: skip
+
+
+def _judge(place: str, model: Any, found: Estimate) -> Results:
+    """The estimate of `stackgen fit` for a model of vLLM. A doubt is no reason to warn."""
+    if found.verdict == NOT:
+        yield fail(f"{model.model} does not fit into the GPU memory that vLLM takes", evidence=found.reason,
+                   fix="`stackgen fit` lists the changes that would make it fit", place=place)  # fmt: skip
+    elif found.verdict == FITS:
+        yield ok(f"{model.model} fits into the GPU memory that vLLM takes", evidence=found.reason, place=place)
+    else:
+        fix = "`stackgen fit` shows each part of the memory"
+        yield unknown(f"can't tell whether {model.model} fits into the GPU memory that vLLM takes",
+                      evidence=found.reason, fix=fix, place=place)  # fmt: skip
+
+
+def _estimate(inputs: DoctorInputs, model: Any, gpus: tuple[Gpu, ...]) -> Estimate | None:
+    """The estimate for GPUs like the smallest of `gpus`; None if the model or the GPUs are not known well enough."""
+    sizes = [gpu for gpu in gpus if gpu.memory_total]
+    facts = inputs.models.get(model.model)
+    if not sizes or facts is None:
+        return None
+    least = min(sizes, key=lambda gpu: gpu.memory_total or 0)
+    try:
+        known = _read_model(inputs, model.model)
+        settings = read_settings(model, len(gpus), _version(inputs, model))
+        return estimate(known, settings, observed_gpu(least.name, least.memory_total or 0, least.compute))
+    # other checks report what is wrong with the files or the sizes
+    except (StackgenError, OSError):
+        return None
+
+
+def _read_model(inputs: DoctorInputs, name: str) -> Model:
+    facts = inputs.models[name]
+    if facts.weight_files:
+        return read_model(Path(facts.path), name)
+    size, source = weight_bytes(inputs, name)
+    if not size or not facts.config or "guessed" in source:
+        raise StackgenError(f"the size of {name} is unknown")
+    return Model(read_config(facts.config), Weights(size, (), source), name)
+
+
+def _version(inputs: DoctorInputs, model: Any) -> tuple[int, ...]:
+    image = model.image or next((one.image for one in inputs.services() if one.engine == model.engine), "")
+    return engine_version(image) or Settings().version
+
+
+def _required_memory(
+    inputs: DoctorInputs, model: Any, gpu: Gpu, count: int, found: Estimate | None
+) -> tuple[float | None, str, int]:
+    """Bytes that a model certainly needs on each of its `count` GPUs, their source, and bytes that are an estimate."""
     if model.engine == "vllm":
         utilization = model.gpu_memory_utilization or VLLM_UTILIZATION
-        return utilization * (gpu.memory_total or 0), f"vLLM takes {utilization:g} of the GPU's memory"
+        # vLLM's share of the memory already includes CUDA and the KV cache
+        return utilization * (gpu.memory_total or 0), f"vLLM takes {utilization:g} of the GPU's memory", 0
     weight, source = weight_bytes(inputs, model.model)
     if weight is None:
-        return None, f"the size of {model.model} is unknown"
+        return None, f"the size of {model.model} is unknown", 0
     for field in ("gpu_layers", "cpu_offloading", "max_gpu_memory"):
         if getattr(model, field, None) not in (None, False):
-            return None, f"{field} decides how much of the weights goes to the GPU"
+            return None, f"{field} determines which part of the weights is loaded into GPU memory", 0
     if getattr(model, "load_8bit", False):
         weight, source = weight // 2, f"{source}, halved by load_8bit"
     spread = f" across {count} GPUs" if count > 1 else ""
-    overhead = f"about {format_bytes(RUNTIME_OVERHEAD)} for CUDA and the KV cache"
-    return weight / count, f"{format_bytes(weight)} of weights ({source}){spread}, and {overhead}"
+    overhead = RUNTIME_OVERHEAD
+    if found:
+        # what the estimate has besides the weights: context, buffers, and the cache of the requests
+        overhead = found.request + sum(term.bytes for term in found.terms if term.name != "weights")
+    about = f"about {format_bytes(overhead)} for CUDA and the KV cache"
+    return weight / count, f"{format_bytes(weight)} of weights ({source}){spread}, and {about}", overhead

@@ -11,6 +11,9 @@ from stackgen.spec import is_local
 
 __all__ = ["check_cached", "check_hub_reachable", "check_hub_token", "check_repository"]
 
+# openai-harmony 0.0.8, src/tiktoken_ext/public_encodings.rs
+OPENAI_VOCABULARY = "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken"
+
 
 def _looked_up(inputs: DoctorInputs) -> Iterator[tuple[str, Any, HubLookup]]:
     for place, model in inputs.model_specs():
@@ -27,12 +30,13 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
     lookups = [lookup for lookup in inputs.hub.values() if lookup is not None]
     if not lookups:
         yield unknown("the Hub was not queried", evidence="--offline" if inputs.offline else "storage.offline")
+    # one finding is enough, because the problem is the same for all models
     elif problem := next((one for one in lookups if one.state in ("unreachable", "unexpected")), None):
         yield unknown(
             "this machine can't reach the Hub, so the models on the Hub could not be checked",
             evidence=problem.detail,
-            fix="check the network, HTTPS_PROXY and storage.hub_endpoint; or set storage.offline: true if every model "
-            "is in the storage",
+            fix="check the network, HTTPS_PROXY and storage.hub_endpoint. If every model is in the storage, you "
+            "can set `storage.offline: true`",
         )
     # a warning: the download retries after a while
     elif limited := next((one for one in lookups if one.state == "rate_limited"), None):
@@ -42,7 +46,7 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
             fix="wait a few minutes, or set HF_TOKEN_FILE",
         )
     else:
-        yield ok("the Hub answers")
+        yield ok("the Hub answers", evidence=f"{len(lookups)} models were looked up")
 
 
 def check_hub_token(inputs: DoctorInputs) -> Results:
@@ -54,7 +58,8 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
             yield fail(
                 "the Hub rejects the token",
                 evidence=lookup.detail,
-                fix="create a new token with `hf auth login`; set HF_TOKEN_FILE in .env to the path of its file",
+                fix="create a new token with `hf auth login`, and set HF_TOKEN_FILE in .env to the path of the token's "
+                "file",
                 place=field,
             )
         # a new login would not help: the token exists, but its account has not accepted the licence
@@ -70,7 +75,7 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
                 f"{model.model} is gated and needs a token",
                 evidence=lookup.detail,
                 fix=f"accept the licence at {page}, run `hf auth login`, and add "
-                "HF_TOKEN_FILE=/absolute/path/of/the/token to .env",
+                "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env",
                 place=field,
             )
         elif lookup.state == "ok":
@@ -82,16 +87,18 @@ def check_repository(inputs: DoctorInputs) -> Results:
     """The repository, revision and file exist on the Hub."""
     for place, model, lookup in _looked_up(inputs):
         name = getattr(model, "file", None)
+        # without a token, the Hub answers 401 for private and for nonexistent repositories
         if lookup.state == "missing":
             yield fail(
                 f"{model.model} is not on the Hub, or is private",
                 evidence=lookup.detail,
-                fix="check organization, name and upper/lower case at https://huggingface.co/models",
+                fix="check the spelling of the organization and the name (also upper and lower case) at "
+                "https://huggingface.co/models",
                 place=f"{place}.model",
             )
         elif lookup.state == "revision":
             yield fail(
-                f"{model.model} has no revision {model.revision}",
+                f"the repository {model.model} has no revision {model.revision}",
                 evidence=lookup.detail,
                 fix="use a branch, tag or commit that the model's page lists",
                 place=f"{place}.revision",
@@ -100,17 +107,17 @@ def check_repository(inputs: DoctorInputs) -> Results:
             # a repository may have dozens of quantizations: five show what the names look like
             near = [one for one in lookup.files if one.endswith(".gguf")][:5]
             yield fail(
-                f"{model.model} has no file {name}",
+                f"the repository {model.model} has no file {name}",
                 evidence=f"the repository has {', '.join(near) or 'no GGUF file'}",
-                fix="set file: to a GGUF file of the repository",
+                fix="set `file` to the name of a GGUF file in the repository",
                 place=f"{place}.file",
             )
         # llama.cpp reads the GGUF's own metadata; the other engines can't start without config.json
         elif lookup.state == "ok" and model.engine != "llamacpp" and "config.json" not in lookup.files:
             yield fail(
                 f"{model.model} has no config.json, so {model.engine} can't serve it",
-                evidence=f"{len(lookup.files)} files, e.g. {', '.join(lookup.files[:3])}",
-                fix="use a repository with safetensors, or engine: llamacpp for a GGUF file",
+                evidence=f"the repository has {len(lookup.files)} files, e.g. {', '.join(lookup.files[:3])}",
+                fix="use a repository with safetensors, or set `engine: llamacpp` for a GGUF file",
                 place=f"{place}.model",
             )
         elif lookup.state == "ok":
@@ -119,7 +126,7 @@ def check_repository(inputs: DoctorInputs) -> Results:
 
 
 def check_cached(inputs: DoctorInputs) -> Results:
-    """With storage.offline, every model is already in the storage."""
+    """With storage.offline, every model and the vocabulary of gpt-oss are already in the storage."""
     # online, a missing model is downloaded at the start
     if inputs.stack is None or not inputs.stack.spec.storage.offline:
         return
@@ -139,8 +146,26 @@ def check_cached(inputs: DoctorInputs) -> Results:
             yield ok(f"{model.model} is in the storage", place=place)
         else:
             yield fail(
-                f"{model.model} is not in the storage, and storage.offline forbids downloading it",
+                f"{model.model} is not in the storage, and storage.offline forbids the download",
                 evidence=storage.path or f"volume {storage.volume}",
-                fix="start once with storage.offline: false, or copy the model into the storage",
+                fix="start the stack once with `storage.offline: false`, or copy the model into the storage",
+                place="storage.offline",
+            )
+    for path, exists in inputs.vocabularies.items():
+        place = storage.path or f"volume {storage.volume}"
+        if exists:
+            yield ok("the vocabulary of gpt-oss is in the storage", evidence=path)
+        elif exists is None:
+            yield unknown(
+                "can't tell whether the vocabulary of gpt-oss is in the storage: this user can't read the storage",
+                evidence="storage.offline: true",
+                place="storage.offline",
+            )
+        else:
+            yield fail(
+                "the vocabulary of gpt-oss is not in the storage, and storage.offline forbids the download",
+                evidence=f"the engine reads {path}, which is in {place}",
+                fix="start the stack once with `storage.offline: false`, which downloads the vocabulary, or copy "
+                f"{OPENAI_VOCABULARY} into the storage as {path.removeprefix('/models/')}",
                 place="storage.offline",
             )

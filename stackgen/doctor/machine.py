@@ -17,12 +17,12 @@ __all__ = [
 
 # Host.engine_state -> (message, fix)
 ENGINE_PROBLEMS = {
-    "missing": ("the Docker engine is not running", "start the engine: sudo systemctl start docker"),
+    "missing": ("the Docker engine is not running", "start the Docker engine: `sudo systemctl start docker`"),
     "denied": (
         "this user has no permission to use the Docker engine",
-        "run sudo usermod -aG docker $USER, then log in again",
+        "run `sudo usermod -aG docker $USER`, then log in again",
     ),
-    "silent": ("the Docker engine does not answer", "restart the engine: sudo systemctl restart docker"),
+    "silent": ("the Docker engine does not answer", "restart the Docker engine: `sudo systemctl restart docker`"),
 }
 
 
@@ -40,7 +40,10 @@ def check_docker(inputs: DoctorInputs) -> Results:
         message, fix = ENGINE_PROBLEMS[host.engine_state]
         yield fail(message, evidence=host.engine_error, fix=fix)
     elif host.engine_state == "ok":
-        yield ok("the Docker engine answers", evidence=f"version {host.engine or 'unknown'}")
+        found = {True: "`docker` is on the PATH", None: "whether `docker` is on the PATH is unknown"}
+        version = f"version {host.engine or 'unknown'}"
+        evidence = f"{version}; {found[host.docker_cli]}" if host.docker_cli in found else version
+        yield ok("the Docker engine answers", evidence=evidence)
     else:
         yield unknown("can't tell whether the Docker engine runs", evidence=host.engine_error)
 
@@ -56,7 +59,7 @@ def check_buildx(inputs: DoctorInputs) -> Results:
     ]
     if host.buildx_missing and to_build:
         yield fail(
-            "an image must be built here, but docker buildx is missing",
+            "an image must be built on this machine, but docker buildx is missing",
             evidence=", ".join(dict.fromkeys(to_build)),
             fix="install docker-buildx-plugin 0.17 or newer",
         )
@@ -68,12 +71,14 @@ def check_buildx(inputs: DoctorInputs) -> Results:
     elif (is_recent := is_version_at_least(host.buildx, 0, 17)) is None:
         yield unknown("buildx's version is unknown", evidence=host.buildx or "")
     elif is_recent:
-        yield ok("buildx is recent enough", evidence=f"{host.buildx}; 0.17 or newer is needed")
+        yield ok(
+            "buildx is recent enough", evidence=f"this machine has buildx {host.buildx}, and 0.17 or newer is needed"
+        )
     else:
         # a warning: older versions of Compose still build with it
         yield warn(
-            "newer versions of Compose refuse to build with this buildx",
-            evidence=f"{host.buildx}; 0.17 or newer is needed",
+            "newer versions of Compose refuse to build with this version of buildx",
+            evidence=f"this machine has buildx {host.buildx}, and 0.17 or newer is needed",
             fix="update docker-buildx-plugin",
         )
 
@@ -81,7 +86,7 @@ def check_buildx(inputs: DoctorInputs) -> Results:
 def check_cgroup_version(inputs: DoctorInputs) -> Results:
     """The machine uses cgroup v2."""
     if inputs.host.cgroup == 1:
-        yield warn("this machine uses cgroup v1, and Docker is ending its support for v1",
+        yield warn("this machine uses cgroup v1, and Docker is ending its support for cgroup v1",
                    evidence="docker info", fix="boot with cgroup v2")  # fmt: skip
     elif inputs.host.cgroup:
         yield ok("this machine uses cgroup v2")
@@ -96,25 +101,23 @@ def check_shared_memory(inputs: DoctorInputs) -> Results:
         # FastChat and llama.cpp run a model in one process
         if service.engine != "vllm" or service.role != "engine":
             continue
-        available = _parse_size(service.shm_size) if service.shm_size else None
+        # 64 MiB is Docker's default
+        own = _parse_size(service.shm_size) if service.shm_size else 64 * 2**20
         # the container shares the host's /dev/shm, and shm_size has no effect
-        if service.ipc == "host":
-            available = inputs.host.shm
-            if available is None:
-                yield unknown(f"{service.name}: the size of this machine's /dev/shm is unknown", evidence="ipc: host")
-                continue
-        if service.ipc and service.ipc != "host" and not service.shm_size:
-            available = 64 * 2**20  # Docker's default
+        available = inputs.host.shm if service.ipc == "host" else own
+        if available is None:
+            yield unknown(f"{service.name}: the size of this machine's /dev/shm is unknown", evidence="ipc: host")
+            continue
         # measured on 0.32.0: 64m fails with "Insufficient space in /dev/shm", 256m starts
-        if available is not None and available < 256 * 2**20:
+        if available < 256 * 2**20:
             yield fail(
                 f"{service.name}: /dev/shm is too small for vLLM",
-                evidence=f"{format_bytes(available)}; at least 256 MiB are needed",
-                fix="remove shm_size and ipc; stackgen then sets the size that the engine needs",
+                evidence=f"/dev/shm has {format_bytes(available)}, but vLLM needs at least 256 MiB",
+                fix="remove `shm_size` and `ipc`: stackgen then sets the size of /dev/shm that the engine needs",
                 place=_place_of(inputs, "shm_size"),
             )
         else:
-            yield ok(f"{service.name}: /dev/shm is large enough", evidence=format_bytes(available or 0))
+            yield ok(f"{service.name}: /dev/shm is large enough", evidence=format_bytes(available))
 
 
 def check_cpu(inputs: DoctorInputs) -> Results:
@@ -128,28 +131,30 @@ def check_cpu(inputs: DoctorInputs) -> Results:
         if host.cpu_arch is None:
             yield unknown("the CPU architecture is unknown", place=place)
             continue
+        # the CPU images of the other engines are built on this machine, so they always match
         if model.engine == "vllm" and host.cpu_arch != image_arch:
             yield fail(
                 f"the image is for {image_arch}, but this CPU is {host.cpu_arch}",
                 fix=f"set cpu_arch: {host.cpu_arch}",
                 place="cpu_arch",
             )
+        # AVX exists only on x86-64
         elif host.cpu_arch != "x86_64":
-            yield ok(f"the CPU and the image are {host.cpu_arch}", place=place)
+            yield ok(f"the CPU and the image have the same architecture, {host.cpu_arch}", place=place)
         elif host.cpu_flags is None:
             yield unknown("the CPU's instruction sets are unknown", place=place)
         elif "avx2" not in host.cpu_flags:
             yield fail(
-                "the CPU has no AVX2, which the engines' CPU builds need",
+                "the CPU has no AVX2, but the engines' CPU images need AVX2",
                 evidence="/proc/cpuinfo: no avx2",
-                fix="use another machine or a GPU; in a virtual machine, use CPU passthrough",
+                fix="use another machine or a GPU. In a virtual machine, enable CPU passthrough",
                 place=place,
             )
         elif model.engine == "vllm" and "avx512f" not in host.cpu_flags:
             yield warn(
                 "the CPU has AVX2 but no AVX-512: vLLM runs slowly",
                 evidence="/proc/cpuinfo: no avx512f",
-                fix="for more speed, use a CPU with AVX-512 or AMX, or use engine: llamacpp",
+                fix="for more speed, use a CPU with AVX-512 or AMX, or set `engine: llamacpp`",
                 place=place,
             )
         else:
@@ -169,8 +174,8 @@ def check_cpuset(inputs: DoctorInputs) -> Results:
         # the highest number of a list of ranges decides for all
         elif max(numbers) >= count:
             yield fail(
-                f"cpuset contains core {max(numbers)}, but this machine has {count} cores",
-                evidence=f"this machine has cores 0-{count - 1}",
+                f"`cpuset` contains core {max(numbers)}, but this machine has {count} cores",
+                evidence=f"the cores of this machine have the numbers 0-{count - 1}",
                 fix=f"cpuset: 0-{count - 1}",
                 place=field,
             )

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from stackgen.doctor.capacity import weight_bytes
+from stackgen.doctor.facts import GIB
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
-from stackgen.doctor.gpus import VLLM_UTILIZATION, requested_gpus
-from stackgen.doctor.model_facts import ModelFacts
-from stackgen.doctor.parallel import parallel_sizes
+from stackgen.doctor.gguf_template import check_gguf_template
+from stackgen.doctor.gpus import VLLM_UTILIZATION, report_unknown_gpus, requested_gpus
+from stackgen.doctor.model_facts import OUTSIDE, ModelFacts
+from stackgen.doctor.models_dir import check_models_dir
+from stackgen.doctor.parallel import SPLITTING, parallel_sizes
 from stackgen.spec import is_local
 
 __all__ = [
@@ -24,12 +27,23 @@ __all__ = [
 def _local_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
     for place, model in inputs.model_specs():
         facts = inputs.models.get(model.model)
-        if is_local(model.model) and facts:
+        if is_local(model.model) and facts and facts.listed:
             yield place, model, facts
+
+
+def _report_unread(inputs: DoctorInputs, question: str) -> Results:
+    """One result for each local model whose files doctor could not see."""
+    for place, model in inputs.model_specs():
+        facts = inputs.models.get(model.model)
+        if is_local(model.model) and (facts is None or not facts.listed):
+            evidence = facts.problems[0] if facts and facts.problems else "the model's files were not read"
+            fix = "run doctor as a user who can read the folder" if facts else ""
+            yield unknown(f"can't tell whether {question}", evidence=evidence, fix=fix, place=f"{place}.model")
 
 
 def check_model_config(inputs: DoctorInputs) -> Results:
     """The model's folder exists, and its config.json contains the architecture."""
+    yield from _report_unread(inputs, "config.json is valid")
     for place, model, facts in _local_models(inputs):
         field = f"{place}.model"
         if not facts.exists:
@@ -39,10 +53,12 @@ def check_model_config(inputs: DoctorInputs) -> Results:
                 fix="correct the path (paths are relative to stack.yaml), or use a Hub id",
                 place=field,
             )
+        elif getattr(model, "models_dir", None):
+            yield check_models_dir(model, facts, place)
         # a GGUF file contains its config, so no config.json is needed
         elif model.engine == "llamacpp" and not (model.file or facts.is_file):
             yield fail(
-                "llama.cpp loads one GGUF file, but this is a folder",
+                f"llama.cpp loads one GGUF file, but {model.model} is a folder",
                 evidence=facts.path,
                 fix="set file: NAME.gguf",
                 place=f"{place}.file",
@@ -53,9 +69,12 @@ def check_model_config(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} is a file, but {model.engine} needs a folder",
                 evidence=facts.path,
-                fix="set model: to the folder that contains config.json, or use engine: llamacpp for a GGUF file",
+                fix="set `model` to the folder that contains config.json, or set `engine: llamacpp` for a GGUF file",
                 place=field,
             )
+        elif facts.config_error.startswith("can't be read"):
+            yield unknown(f"config.json {facts.config_error}", evidence=facts.path,
+                          fix="run doctor as a user who can read the file", place=field)  # fmt: skip
         elif facts.config is None:
             yield fail(
                 f"config.json {facts.config_error}",
@@ -85,9 +104,10 @@ def _model_folders(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]
 
 def check_tokenizer(inputs: DoctorInputs) -> Results:
     """The tokenizer is next to the weights."""
+    yield from _report_unread(inputs, "the tokenizer is present")
     for place, _model, facts in _model_folders(inputs):
         if facts.tokenizer:
-            yield ok("the tokenizer is present", place=place)
+            yield ok("a tokenizer file is present", evidence="doctor does not read its content", place=place)
         else:
             yield fail(
                 "the tokenizer is missing",
@@ -99,6 +119,9 @@ def check_tokenizer(inputs: DoctorInputs) -> Results:
 
 def check_chat_template(inputs: DoctorInputs) -> Results:
     """The model has a chat template. Without a template, vLLM answers /v1/chat/completions with 400."""
+    yield from _report_unread(inputs, "the model has a chat template")
+    for place, model, facts in _local_models(inputs):
+        yield from check_gguf_template(model, facts, place) if model.engine == "llamacpp" else ()
     for place, model, facts in _model_folders(inputs):
         # FastChat has its own conversation templates
         if model.engine != "vllm":
@@ -116,30 +139,45 @@ def check_chat_template(inputs: DoctorInputs) -> Results:
 
 def check_weights(inputs: DoctorInputs) -> Results:
     """Every weight file exists and is complete."""
+    yield from _report_unread(inputs, "the weights are complete")
     for place, _model, facts in _local_models(inputs):
         if not facts.exists:
             continue
-        if facts.problems:
+        # a file that this user can't read may be complete
+        unread = [one for one in facts.problems if "can't be read" in one]
+        if facts.problems and len(unread) == len(facts.problems):
+            yield unknown("can't tell whether the weights are complete", evidence="; ".join(unread[:3]),
+                          fix="run doctor as a user who can read the files", place=f"{place}.model")  # fmt: skip
+        elif facts.problems:
             # an interrupted download may lack dozens of shards
-            more = f", and {len(facts.problems) - 3} more" if len(facts.problems) > 3 else ""
+            more = f", and {len(facts.problems) - 3} more problems" if len(facts.problems) > 3 else ""
             yield fail(
                 "the weights are incomplete",
                 evidence="; ".join(facts.problems[:3]) + more,
-                fix="download the incomplete files again: hf download REPOSITORY --local-dir FOLDER",
+                fix="replace each link by a copy of its file (`cp -rL FOLDER COPY` copies the whole folder)"
+                if all(OUTSIDE in one for one in facts.problems)
+                else "download the incomplete files again: `hf download REPOSITORY --local-dir FOLDER`",
                 place=f"{place}.model",
             )
         else:
             evidence = f"{facts.weight_files} files, {format_bytes(facts.weight_bytes)}"
-            yield ok("the weights are complete", evidence=evidence, place=place)
+            if facts.complete:
+                yield ok("the weights are complete", evidence=evidence, place=place)
+            else:
+                evidence += "; only the headers of safetensors files contain the length of the file"
+                yield ok("no weight file is missing or empty, and GGUF files start as such", evidence=evidence,
+                         place=place)  # fmt: skip
 
 
 def check_readable(inputs: DoctorInputs) -> Results:
     """The container's user may read the model's files."""
+    yield from _report_unread(inputs, "the container's user can read the model")
     for place, model, facts in _local_models(inputs):
         if not facts.exists:
             continue
         services = inputs.services()
-        mounting = next((s for s in services if any(word == _mount_target(s, facts.path) for word in s.command)), None)
+        mounting = next((s for s in services if _serves(s, facts.path)), None)
+        # if no service mounts the model, the first service of the engine shows which user would read the files
         engine = next((s for s in services if s.engine == model.engine and s.role in ("engine", "worker")), None)
         user = (mounting or engine).user if (mounting or engine) else ""  # type: ignore[union-attr]
         # all capabilities are dropped, so root in the container can't read more than others; only numeric users count,
@@ -152,26 +190,35 @@ def check_readable(inputs: DoctorInputs) -> Results:
             files = f"{len(closed)} file{'s' if len(closed) > 1 else ''}"
             yield fail(
                 f"the container's user can't read {files} of the model",
-                evidence=f"{name} belongs to uid {owner} with mode {mode:04o}; the container runs as {user or 'root'}",
+                evidence=f"{name} belongs to uid {owner} and has mode {mode:04o}; the container runs as "
+                f"{user or 'root'}",
                 fix=f"chmod -R a+rX {facts.path}",
                 place=f"{place}.model",
             )
         else:
-            yield ok("the container's user can read the model", place=place)
+            yield ok("the container's user can read the model", evidence="modes of the folder and its files",
+                     place=place)  # fmt: skip
 
 
-def _mount_target(service: Any, path: str) -> str:
-    return next((m.target for m in service.mounts if getattr(m, "source", "") == path), "")
+def _serves(service: Any, path: str) -> bool:
+    """Whether a word of the command is the path of the model in the container."""
+    for mount in service.mounts:
+        source = getattr(mount, "source", "")
+        # the mount may be the repository of a Hub snapshot
+        if source and (path == source or path.startswith(f"{source}/")):
+            return mount.target + path[len(source) :] in service.command
+    return False
 
 
 def check_dtype(inputs: DoctorInputs) -> Results:
     """The GPUs support the dtype that is requested."""
+    yield from report_unknown_gpus(inputs, "whether the GPUs support the dtype")
     for place, model, _request, gpus in requested_gpus(inputs):
         facts, field = inputs.models.get(model.model), f"{place}.dtype"
-        if model.engine not in ("vllm", "fastchat") or not gpus:
+        if model.engine == "llamacpp" or not gpus:
             continue
         # FastChat computes in float16 on a GPU, whatever the weights are (0.2.36, `load_model`)
-        default = (facts.dtype() if facts else "") if model.engine == "vllm" else "float16"
+        default = (facts.dtype() if facts else "") if model.engine in SPLITTING else "float16"
         dtype = model.dtype if model.dtype not in (None, "auto") else default
         # the oldest GPU of a replica decides for all
         old = next((gpu for gpu in gpus if gpu.compute and gpu.compute < (8, 0)), None)
@@ -181,18 +228,20 @@ def check_dtype(inputs: DoctorInputs) -> Results:
             yield unknown("can't tell which dtypes the GPUs support", place=field)
         # vLLM refuses an explicit bfloat16 and replaces an implicit one
         elif model.dtype in ("bfloat16", "bfloat"):
-            evidence = f"compute capability {old.compute[0]}.{old.compute[1]}; 8.0 or higher is needed"  # type: ignore[index]
-            if model.engine == "vllm":
+            has = f"{old.compute[0]}.{old.compute[1]}"  # type: ignore[index]
+            evidence = f"compute capability {has}, but bfloat16 needs 8.0 or higher"
+            if model.engine in SPLITTING:
                 yield fail(f"{old.name} does not support bfloat16",
                            evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
             else:
-                yield warn(f"{old.name} does not support bfloat16: PyTorch emulates it slowly",
+                yield warn(f"{old.name} does not support bfloat16: PyTorch emulates bfloat16 slowly",
                            evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
         elif dtype == "bfloat16":
             yield warn(
-                f"{old.name} does not support bfloat16, the model's dtype: vLLM falls back to float16",
+                f"{old.name} does not support bfloat16, the model's dtype: "
+                f"{'SGLang' if model.engine == 'sglang' else 'vLLM'} falls back to float16",
                 evidence="config.json: dtype",
-                fix="set dtype: float16 to make this explicit",
+                fix="set `dtype: float16` to choose float16 explicitly",
                 place=field,
             )
         elif not dtype:
@@ -202,15 +251,16 @@ def check_dtype(inputs: DoctorInputs) -> Results:
 
 
 def check_named_files(inputs: DoctorInputs) -> Results:
-    """The chat templates, adapters and storage folder in stack.yaml exist."""
+    """The chat templates, adapters, certificates and storage folder in stack.yaml exist."""
     for place, path in inputs.missing:
         yield fail(f"{path} does not exist", fix="correct the path (paths are relative to stack.yaml)", place=place)
     if inputs.stack and not inputs.missing:
-        yield ok("all files in stack.yaml exist")
+        yield ok("every file and folder with a path in stack.yaml exists")
 
 
 def check_weights_fit(inputs: DoctorInputs) -> Results:
     """The weights alone fit into the GPUs' memory."""
+    yield from report_unknown_gpus(inputs, "whether the weights fit into the GPUs' memory")
     for place, model, request, gpus in requested_gpus(inputs):
         # with these, some of the weights stay in host memory
         if not gpus or any(getattr(model, name, None) for name in ("cpu_offloading", "gpu_layers")):
@@ -220,16 +270,21 @@ def check_weights_fit(inputs: DoctorInputs) -> Results:
         smallest = min((gpu.memory_total for gpu in gpus if gpu.memory_total), default=None)
         if weight is None or smallest is None:
             yield unknown(f"can't tell whether {model.model} fits into the GPUs' memory",
-                          evidence="the size of the weights is unknown", place=place)  # fmt: skip
+                          evidence=f"the size of the {'weights' if weight is None else 'GPU memory'} is unknown",
+                          place=place)  # fmt: skip
             continue
-        tensor, pipeline = parallel_sizes(inputs, model, request) if model.engine == "vllm" else (len(gpus), 1)
+        # the other engines spread the weights over all GPUs of a replica
+        tensor, pipeline = parallel_sizes(inputs, model, request) if model.engine in SPLITTING else (len(gpus), 1)
         share = (model.gpu_memory_utilization or VLLM_UTILIZATION) if model.engine == "vllm" else 1
+        share = getattr(model, "mem_fraction_static", None) or share
         need, usable = weight / (tensor * pipeline), smallest * share
+        if offload := getattr(model, "cpu_offload_gib", None):
+            need, source = max(0, need - offload * GIB), f"{source}, {offload:g} GiB of it per GPU in host memory"
         if getattr(model, "load_8bit", False):
             need, source = need / 2, f"{source}, halved by load_8bit"
         evidence = f"{format_bytes(weight)} of weights ({source}) across {tensor * pipeline} GPUs: "
-        evidence += f"{format_bytes(need)} on each; {format_bytes(usable)} usable"
-        fix, field = "use more gpus, a quantized variant of the model, or a smaller model", f"{place}.gpus"
+        evidence += f"{format_bytes(need)} are needed on each GPU, and {format_bytes(usable)} are usable"
+        fix, field = "use more GPUs, a quantized variant of the model, or a smaller model", f"{place}.gpus"
         # a guessed size is never certain enough to fail
         if need > usable and "guessed" not in source:
             yield fail("the weights don't fit into the GPUs' memory", evidence=evidence, fix=fix, place=field)

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "ModelFacts", "find_gguf_problem", "find_safetensors_problem", "parse_shard_index", "read_model_facts",
+    "OUTSIDE", "ModelFacts", "find_gguf_problem", "find_safetensors_problem", "parse_shard_index", "read_model_facts",
 ]  # fmt: skip
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model", "tiktoken.model")
 # Sentence Transformers' config files that vLLM 0.32.0 looks for
 ENCODERS = r"sentence_(?:bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
+# the start of the problem of a file that exists, but not for the container
+OUTSIDE = "is a link out of the mounted folder"
 # bytes; the format's own limit for headers (safetensors, `MAX_HEADER_SIZE`)
 MAX_HEADER = 100_000_000
 
@@ -32,6 +34,8 @@ class ModelFacts:
 
     - `config`: config.json; None if the file can't be read. `config_error` is the reason.
     - `problems`: weight files that are missing, truncated or empty.
+    - `listed`: False if this user can't list the folder; then no other fact about its files is known.
+    - `complete`: whether the weights have all bytes that their headers require. Only safetensors files have lengths.
     - `unreadable`: files that only their owner may read, as (name, owner's uid, mode).
     - `tokenizer_length`, `encoder_length`: tokens; from tokenizer_config.json and the Sentence Transformers config.
     """
@@ -49,6 +53,8 @@ class ModelFacts:
     unreadable: tuple[tuple[str, int, int], ...] = ()
     tokenizer_length: int | None = None
     encoder_length: int | None = None
+    listed: bool = True
+    complete: bool = False
 
     def number(self, *names: str) -> int | None:
         """The first of `names` that the config has as a positive integer; also searches nested text configs."""
@@ -76,8 +82,11 @@ class ModelFacts:
         return method.lower() if isinstance(method, str) else ""
 
 
-def read_model_facts(path: Path) -> ModelFacts:
-    """The facts about the model folder or file at `path`."""
+def read_model_facts(path: Path, root: Path | None = None) -> ModelFacts:
+    """The facts about the model folder or file at `path`, of which a container sees only what is below `root`.
+
+    Default of `root`: everything. Docker follows a link at `root` itself.
+    """
     try:
         if path.is_file():
             problem = find_gguf_problem(path) if path.suffix == ".gguf" else ""
@@ -88,18 +97,24 @@ def read_model_facts(path: Path) -> ModelFacts:
         names = sorted(os.listdir(path))
     except FileNotFoundError:
         return ModelFacts(str(path), exists=False)
+    # the folder exists, but this user can't list it
     except OSError as error:
-        return ModelFacts(str(path), exists=True, problems=(f"{path}: {error.strerror}",))
+        return ModelFacts(str(path), exists=True, problems=(f"{path}: {error.strerror}",), listed=False)
     config, config_error = _read_json_object(path / "config.json")
     expected, problems = _expected_weight_files(path, names)
+    outside = [name for name in names if root and not _is_inside(path / name, root)]
+    problems += [f"{name}: {OUTSIDE} {root}" for name in outside]
     total = 0
     for name in expected:
         file = path / name
+        if name in outside:
+            continue
         try:
             total += file.stat().st_size
         except OSError:
             problems.append(f"{name}: is missing")
             continue
+        # the other formats have no sizes in a header, so only an empty file counts as a problem
         problem = find_safetensors_problem(file) if file.suffix == ".safetensors" else _find_empty_problem(file)
         if file.suffix == ".gguf":
             problem = find_gguf_problem(file)
@@ -115,11 +130,24 @@ def read_model_facts(path: Path) -> ModelFacts:
         str(path), exists=True, is_file=False, config=config, config_error=config_error,
         tokenizer=any(name in names for name in TOKENIZERS), chat_template=has_template, weight_bytes=total,
         weight_files=len(expected), problems=tuple(problems),
-        # "." is the folder itself, which needs the execute bit too
-        unreadable=tuple(_find_unreadable(path / name for name in (".", *names))),
+        # "." is the folder itself, which needs the execute bit too, as do the folders of a Hub repository
+        unreadable=tuple(_find_unreadable([*_list_parents(path, root), *(path / name for name in (".", *names))])),
         tokenizer_length=_read_length(tokenizer_config, "model_max_length"),
         encoder_length=_read_length(encoder, "max_seq_length"),
+        complete=bool(expected) and not problems and all(name.endswith(".safetensors") for name in expected),
     )  # fmt: skip
+
+
+def _is_inside(file: Path, root: Path) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root))
+
+
+def _list_parents(path: Path, root: Path | None) -> list[Path]:
+    """The folders between `root` and the model, and the folder of its blobs, if `root` is a repository of the Hub."""
+    real = Path(os.path.realpath(path))
+    if root is None or real == Path(os.path.realpath(root)) or not (root / "blobs").is_dir():
+        return []
+    return [root, root / "blobs", *(one for one in real.parents if one.is_relative_to(root) and one != root)]
 
 
 def _read_length(config: dict[str, Any] | None, name: str) -> int | None:
@@ -184,19 +212,23 @@ def find_safetensors_problem(path: Path) -> str:
             # safetensors: the length of the header as a little-endian u64, then the header as JSON
             length = struct.unpack("<Q", first)[0]
             if length > MAX_HEADER:
-                return "not a safetensors file: its header would be too long"
+                return "not a safetensors file: its header is longer than safetensors allows"
             if 8 + length > size:
-                return f"truncated inside its header: {size} of at least {8 + length} bytes"
+                return f"truncated inside its header: {size} bytes instead of at least {8 + length}"
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        # a file without tensors ends with its header
         expected = 8 + length + max(ends, default=0)
     except OSError as error:
         return f"can't be read: {error.strerror}"
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return "not a safetensors file: its header is not JSON that lists tensors"
+        return "not a safetensors file: its header is not JSON, or contains no valid list of tensors"
+    # offsets may be any JSON value, and bool is an int in Python
     if not isinstance(expected, int) or isinstance(expected, bool):
-        return "not a safetensors file: its header is not JSON that lists tensors"
-    return "" if size == expected else f"{'truncated' if size < expected else 'too long'}: {size} of {expected} bytes"
+        return "not a safetensors file: its header is not JSON, or contains no valid list of tensors"
+    if size == expected:
+        return ""
+    return f"{'truncated' if size < expected else 'too long'}: {size} bytes instead of {expected}"
 
 
 def find_gguf_problem(path: Path) -> str:
@@ -206,7 +238,7 @@ def find_gguf_problem(path: Path) -> str:
             magic = file.read(4)
     except OSError as error:
         return f"can't be read: {error.strerror}"
-    return "" if magic == b"GGUF" else "not a GGUF file: it doesn't start with GGUF"
+    return "" if magic == b"GGUF" else "not a GGUF file: its first four bytes are not `GGUF`"
 
 
 def _find_empty_problem(path: Path) -> str:
@@ -220,6 +252,7 @@ def _find_unreadable(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
         # follows links: a Hub snapshot is links to blobs
         try:
             about = path.stat()
+        # a broken link has no mode to test
         except OSError:
             continue
         needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(about.st_mode) else stat.S_IROTH

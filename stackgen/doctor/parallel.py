@@ -1,6 +1,7 @@
 """Checks that attention heads, KV heads and layers can be split across the GPUs.
 
-The rules are those of vLLM 0.32.0 (`ModelConfig.verify_with_parallel_config`).
+The rules are those of vLLM 0.32.0 (`ModelConfig.verify_with_parallel_config`). SGLang 0.5.23 splits heads in the same
+way (`distributed/utils.py`, `divide`; `get_num_kv_heads`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from typing import Any
 
 from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown
 from stackgen.doctor.model_facts import ModelFacts
+from stackgen.flags.parallel import count_model_groups, sglang_tensor_size
 from stackgen.plan import GpuRequest
 
-__all__ = ["check_attention_heads", "check_kv_heads", "check_layers", "parallel_sizes"]
+__all__ = ["SPLITTING", "check_attention_heads", "check_experts", "check_kv_heads", "check_layers",
+           "parallel_sizes"]  # fmt: skip
+
+# engines that split each layer across the GPUs of a replica
+SPLITTING = ("vllm", "sglang")
 
 
 # the names differ between architectures
@@ -21,23 +27,27 @@ KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_gro
 
 
 def parallel_sizes(inputs: DoctorInputs, model: Any, request: GpuRequest | None) -> tuple[int, int]:
-    """The tensor and pipeline parallel size of a vLLM model, as its flags will set them."""
-    pipeline = getattr(model, "pipeline_parallel_size", 1)
+    """The tensor and pipeline parallel size of a model in vLLM or SGLang, as its flags will set them."""
     count = 1
     if request:
         # CDI has no count: the device `all` contains every GPU
         takes_all = request.count == -1 or request.ids[-1:] == ("nvidia.com/gpu=all",)
         count = len(inputs.host.gpus or ()) if takes_all else len(request.ids) or request.count
-    return getattr(model, "tensor_parallel_size", None) or max(1, count // pipeline), pipeline
+    # data parallelism runs copies of the model on further GPUs
+    pipeline = model.pipeline_parallel_size
+    if model.engine == "sglang":
+        return sglang_tensor_size(model, count), pipeline
+    groups = count_model_groups(model) or 1
+    return model.tensor_parallel_size or max(1, count // (pipeline * groups)), pipeline
 
 
-def _vllm_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, int, int, ModelFacts | None]]:
-    """Each vLLM model with its path, tensor and pipeline parallel size, and facts."""
+def _split_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, int, int, ModelFacts | None]]:
+    """Each model that an engine splits, with its path, tensor and pipeline parallel size, and facts."""
     done = set()
     # the replicas of a model have requests of equal size, so any of them will do
     requests = {place: request for place, _, request in inputs.gpu_requests()}
     for place, model in inputs.model_specs():
-        if model.engine == "vllm" and place not in done:
+        if model.engine in SPLITTING and place not in done:
             done.add(place)
             sizes = parallel_sizes(inputs, model, requests.get(place))
             yield place, model, *sizes, inputs.models.get(model.model)
@@ -48,9 +58,9 @@ def _size_field(place: str, model: Any) -> str:
     return f"{place}.tensor_parallel_size" if model.tensor_parallel_size else f"{place}.gpus"
 
 
-def _why_unknown(facts: ModelFacts | None) -> str:
+def _why_unknown(facts: ModelFacts | None, what: str) -> str:
     return (
-        "config.json does not contain this number"
+        f"config.json does not contain the number of {what}"
         if facts and facts.config is not None
         else "config.json is not available"
     )
@@ -58,7 +68,7 @@ def _why_unknown(facts: ModelFacts | None) -> str:
 
 def check_attention_heads(inputs: DoctorInputs) -> Results:
     """The number of attention heads is a multiple of the tensor parallel size."""
-    for place, model, tensor, _pipeline, facts in _vllm_models(inputs):
+    for place, model, tensor, _pipeline, facts in _split_models(inputs):
         if tensor == 1:
             continue
         count = facts.number(*HEADS) if facts else None
@@ -66,16 +76,17 @@ def check_attention_heads(inputs: DoctorInputs) -> Results:
         if count is None:
             yield unknown(
                 f"can't tell whether the attention heads can be split across {tensor} GPUs",
-                evidence=_why_unknown(facts),
+                evidence=_why_unknown(facts, "attention heads"),
                 place=field,
             )
         elif count % tensor:
+            # 1 divides every number, so the list is never empty
             allowed = [size for size in (1, 2, 3, 4, 5, 6, 7, 8, 16) if count % size == 0 and size < tensor]
             yield fail(
                 f"{count} attention heads can't be split across {tensor} GPUs",
                 evidence="config.json: num_attention_heads",
                 # the largest size that works
-                fix=f"set tensor_parallel_size: {allowed[-1]}, with {allowed[-1]} GPUs",
+                fix=f"set tensor_parallel_size: {allowed[-1]}, and use {allowed[-1]} GPUs",
                 place=field,
             )
         else:
@@ -87,7 +98,7 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
 
     In the second case, vLLM copies the heads.
     """
-    for place, model, tensor, _pipeline, facts in _vllm_models(inputs):
+    for place, model, tensor, _pipeline, facts in _split_models(inputs):
         if tensor == 1:
             continue
         # a config without KV heads has one for each attention head (vLLM, `get_total_num_kv_heads`)
@@ -95,15 +106,16 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
         if count is None:
             yield unknown(
                 f"can't tell whether the KV heads can be split across {tensor} GPUs",
-                evidence=_why_unknown(facts),
+                evidence=_why_unknown(facts, "KV heads"),
                 place=place,
             )
         elif count % tensor and tensor % count:
+            # 1 divides every number, so the list is never empty
             allowed = [one for one in range(1, tensor) if count % one == 0 or one % count == 0]
             yield fail(
                 f"{count} KV heads can't be split across {tensor} GPUs",
-                evidence="config.json: num_key_value_heads; the number of KV heads must be a multiple of the number of "
-                "GPUs, or the number of GPUs a multiple of the number of KV heads",
+                evidence="the number of KV heads (num_key_value_heads in config.json) must be a multiple or a divisor "
+                "of the number of GPUs",
                 fix=f"tensor_parallel_size: {allowed[-1]}",
                 place=_size_field(place, model),
             )
@@ -113,21 +125,42 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
 
 def check_layers(inputs: DoctorInputs) -> Results:
     """The model has at least as many layers as pipeline stages."""
-    for place, _model, _tensor, pipeline, facts in _vllm_models(inputs):
+    for place, _model, _tensor, pipeline, facts in _split_models(inputs):
         if pipeline == 1:
             continue
         count = facts.number("num_hidden_layers", "n_layer") if facts else None
         field = f"{place}.pipeline_parallel_size"
         if count is None:
-            evidence = _why_unknown(facts)
+            evidence = _why_unknown(facts, "layers")
             message = f"can't tell whether the model has at least {pipeline} layers"
             yield unknown(message, evidence=evidence, place=field)
         elif pipeline > count:
             yield fail(
                 f"{count} layers can't be split into {pipeline} pipeline stages",
                 evidence="config.json: num_hidden_layers",
-                fix=f"set pipeline_parallel_size to {count} at most",
+                fix=f"set `pipeline_parallel_size` to at most {count}",
                 place=field,
             )
         else:
             yield ok(f"{count} layers can be split into {pipeline} pipeline stages", place=field)
+
+
+# the names that vLLM 0.32.0 looks for (`get_num_experts`, transformers_utils/model_arch_config_convertor.py)
+EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+
+
+def check_experts(inputs: DoctorInputs) -> Results:
+    """With `expert_parallel`, the model has experts: vLLM refuses to start otherwise."""
+    for place, model in inputs.model_specs():
+        if not getattr(model, "expert_parallel", False):
+            continue
+        facts, field = inputs.models.get(model.model), f"{place}.expert_parallel"
+        if facts is None or facts.config is None:
+            yield unknown("can't tell whether the model has experts", evidence=_why_unknown(facts, "experts"),
+                          place=field)  # fmt: skip
+        elif facts.number(*EXPERTS):
+            yield ok(f"the model has {facts.number(*EXPERTS)} experts", evidence="config.json", place=place)
+        else:
+            yield fail("expert_parallel needs a mixture-of-experts model, and this model has no experts",
+                       evidence=f"config.json has none of {', '.join(EXPERTS)}",
+                       fix="remove expert_parallel", place=field)  # fmt: skip

@@ -24,7 +24,8 @@ def check_ports_free(inputs: DoctorInputs) -> Results:
                 yield fail(
                     f"port {port.host} is taken",
                     evidence=f"used by {', '.join(others)}",
-                    fix=f"stop the program, or set another port, e.g. port: {_next_free_port(inputs.host, port.host)}",
+                    fix="stop the program that uses the port, or set another port, e.g. "
+                    f"`port: {_next_free_port(inputs.host, port.host)}`",
                     place=_port_field(inputs, port.host),
                 )
             elif holders:
@@ -35,19 +36,22 @@ def check_ports_free(inputs: DoctorInputs) -> Results:
                     evidence="the list of listening ports can't be read",
                 )
             else:
-                yield ok(f"port {port.host} is free")
+                # with containers known, also ports that Docker forwards without a listening process
+                looked = "listening sockets" if inputs.host.containers is None else "listening sockets and containers"
+                yield ok(f"port {port.host} is free", evidence=f"compared with this machine's {looked}")
 
 
 def check_bind_address(inputs: DoctorInputs) -> Results:
     """The address that ports bind to belongs to this machine."""
     if inputs.stack is None:
         return
-    bind, own = inputs.stack.spec.bind.strip("[]"), inputs.host.addresses
-    # loopback and wildcard addresses exist on every machine
+    bind = inputs.stack.spec.bind.strip("[]")
     if bind in ANY_ADDRESS or bind.startswith("127.") or bind == "::1":
-        yield ok(f"ports can be bound to {bind}")
+        yield ok(f"ports can be bound to {bind}", evidence="every machine has loopback and wildcard addresses")
+        return
+    own = inputs.host.addresses
     # only IPv4 addresses are collected
-    elif own is None or ":" in bind:
+    if own is None or ":" in bind:
         yield unknown(f"can't tell whether {bind} is an address of this machine", place="bind")
     elif bind in own:
         yield ok(f"{bind} is an address of this machine")
@@ -55,7 +59,7 @@ def check_bind_address(inputs: DoctorInputs) -> Results:
         yield fail(
             f"{bind} is not an address of this machine",
             evidence=f"the addresses of this machine are {', '.join(own)}",
-            fix="set bind to an address of this machine, or to 0.0.0.0",
+            fix="set `bind` to an address of this machine, or to 0.0.0.0",
             place="bind",
         )
 
@@ -67,22 +71,23 @@ def check_exposure(inputs: DoctorInputs) -> Results:
             yield ok(f"only this machine can reach {endpoint.name}", evidence=endpoint.base_url)
         elif inputs.stack and inputs.stack.plan.service(endpoint.service).role == "gateway":
             if endpoint.base_url.startswith("https:"):
-                yield ok("other machines reach the gateway over TLS, with a key", evidence=endpoint.base_url)
+                yield ok("other machines can reach the gateway over TLS, with a key", evidence=endpoint.base_url)
             else:
                 yield warn(
-                    "the gateway uses plain HTTP: others on the network can read keys and prompts",
+                    "the gateway uses plain HTTP: other machines on the network can read keys and prompts",
                     evidence=endpoint.base_url,
-                    fix="set gateway: {tls: generate}, or use your own certificate",
+                    fix="set `gateway: {tls: generate}`, or use your own certificate",
                     place="gateway",
                 )
             # all endpoints share `bind`, so the first exposed endpoint is enough
             break
         else:
-            paths = ", ".join(endpoint.dialect.open_paths[:3])
+            # an engine may have dozens of open paths: three show what is open
+            paths = ", ".join(endpoint.open_paths[:3])
             yield warn(
                 f"every machine that can reach this machine can also reach {endpoint.name}",
-                evidence=f"paths that need no key: {paths}, …" if paths else "only the health path needs no key",
-                fix="set bind: 127.0.0.1, or put a proxy with TLS and a list of allowed paths in front",
+                evidence=f"paths that need no key: {paths}, …" if paths else "only health paths answer without a key",
+                fix="set `bind: 127.0.0.1`, or put a proxy with TLS and a list of allowed paths in front of the port",
                 place="bind",
             )
             break
@@ -109,6 +114,7 @@ def _find_port_holders(host: Host, address: str, port: int) -> Iterator[tuple[st
 
 def _addresses_conflict(one: str, other: str) -> bool:
     """Whether two addresses can't be bound at the same port; `::` includes IPv4."""
+    # a socket for IPv4 and IPv6 may report an IPv4 address as ::ffff:127.0.0.1
     one, other = (text.removeprefix("::ffff:") for text in (one, other))
     # 0.0.0.0 does not include IPv6
     if (":" in one and other == "0.0.0.0") or (one == "0.0.0.0" and ":" in other and other != "::"):

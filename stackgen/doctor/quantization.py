@@ -1,26 +1,21 @@
 """Checks that vLLM knows the quantization, the weights use it, and the GPUs support it.
 
-Methods and compute capabilities are those of vLLM 0.32.0 (`QuantizationMethods`, `get_min_capability` of each).
+Compute capabilities are those of vLLM 0.32.0 (`get_min_capability` of each method). `render` checks the methods in
+stack.yaml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from stackgen.doctor.facts import Gpu
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
 from stackgen.doctor.gpus import requested_gpus
+from stackgen.flags.arguments import suggest_value
+from stackgen.flags.releases import flags_of
 
-__all__ = ["METHODS", "MIN_CAPABILITY", "check_quantization"]
+__all__ = ["MIN_CAPABILITY", "check_quantization"]
 
-# vLLM 0.32.0 no longer has `bitsandbytes` and `gguf`
-METHODS = (
-    "awq", "auto_awq", "fp8", "fbgemm_fp8", "fp_quant", "modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed",
-    "auto_gptq", "gptq", "gptq_marlin", "awq_marlin", "humming", "compressed-tensors", "experts_int8", "quark",
-    "moe_wna16", "torchao", "inc", "mxfp4", "gpt_oss_mxfp4", "deepseek_v4_fp8", "online", "fp8_per_tensor",
-    "fp8_per_block", "fp8_per_channel", "int8_per_channel_weight_only", "nvfp4_per_token", "mxfp8",
-)  # fmt: skip
 # method -> the lowest compute capability; below it, vLLM refuses to start
 MIN_CAPABILITY = {"awq": (7, 5), "awq_marlin": (7, 5), "auto_awq": (7, 5), "fp8": (7, 5), "fp8_per_tensor": (7, 5),
                   "modelopt": (8, 0), "modelopt_fp4": (7, 5), "modelopt_mxfp8": (8, 0), "mxfp4": (8, 0),
@@ -40,34 +35,46 @@ def check_quantization(inputs: DoctorInputs) -> Results:
         facts = inputs.models.get(model.model)
         own, field = facts.quantization() if facts else "", f"{place}.quantization"
         method = (getattr(model, "quantization", None) or own).lower()
-        if not method or model.engine != "vllm":
+        if model.engine != "vllm":
             continue
+        gpus = gpus_of.get(place, ())
+        if not method and gpus != () and (facts is None or facts.config is None):
+            yield unknown("can't tell whether the model is quantized", evidence="config.json is not available",
+                          place=field)  # fmt: skip
+        if not method:
+            continue
+        known = flags_of(model)
         # another image may know other methods
-        if method not in METHODS and not model.image:
-            close = get_close_matches(method, METHODS, n=1, cutoff=0.6)
+        hint = None if model.image or known is None else suggest_value(known.by_name["--quantization"], method)
+        if hint:
             yield fail(
-                f"vLLM does not know the quantization {method}",
-                evidence="set in stack.yaml" if model.quantization else "config.json: quantization_config",
-                fix=f"did you mean {close[0]}?" if close else "use a variant of the model in fp8, awq or gptq",
+                f"vLLM {known.version if known else ''} does not know the quantization method {method}",
+                evidence="config.json: quantization_config",
+                fix=hint
+                if hint.startswith("did")
+                else "use a variant of the model that is quantized with fp8, awq or gptq",
                 place=field,
             )
         elif facts and facts.config is not None and method in PREQUANTIZED and not own:
             yield fail(
-                f"quantization is {method}, but the model is not quantized",
+                f"`quantization` is {method}, but the model is not quantized",
                 evidence="config.json: no quantization_config",
-                fix=f"remove quantization, or use a variant of the model whose name ends in -{method.upper()}",
+                fix=f"remove `quantization`, or use a variant of the model whose name ends in -{method.upper()}",
                 place=field,
             )
         # each of these three formats includes several methods, so another name is not an error
         elif own and _family(own) != _family(method) and not {own, method} & {"compressed-tensors", "modelopt", "inc"}:
             yield fail(
-                f"quantization is {method}, but the model is quantized as {own}",
+                f"`quantization` is {method}, but the model is quantized as {own}",
                 evidence="config.json: quantization_config",
-                fix=f"set quantization: {own}, or remove quantization",
+                fix=f"set `quantization: {own}`, or remove `quantization`",
                 place=field,
             )
         else:
-            yield from _check_capability(method, gpus_of.get(place) or (), field)
+            if gpus is None:
+                yield unknown(f"can't tell whether the GPUs support {method}",
+                              evidence="this machine's GPUs are unknown", place=field)  # fmt: skip
+            yield from _check_capability(method, gpus or (), field)
 
 
 def _family(method: str) -> str:
@@ -84,15 +91,16 @@ def _check_capability(method: str, gpus: tuple[Gpu, ...], field: str) -> Iterato
         elif gpu.compute < minimum:
             yield fail(
                 f"{gpu.name} does not support {method}",
-                evidence=f"{evidence}; {minimum[0]}.{minimum[1]} or higher is needed",
+                evidence=f"{evidence}, but {method} needs {minimum[0]}.{minimum[1]} or higher",
                 fix="use a model that is not quantized, or a model that is quantized with another method",
                 place=field,
             )
         elif native and gpu.compute < native:
             yield warn(
-                f"{gpu.name} has no {method} arithmetic: the weights stay small, but vLLM computes in 16 bits (Marlin)",
-                evidence=f"{evidence}; {native[0]}.{native[1]} or higher is needed",
-                fix="no change is needed, but a newer GPU, awq or gptq is faster",
+                f"{gpu.name} has no {method} arithmetic: the weights stay compressed in memory, but vLLM computes with "
+                "16 bits (Marlin kernels)",
+                evidence=f"{evidence}, but {method} needs compute capability {native[0]}.{native[1]} or higher",
+                fix="no change is needed, but vLLM is faster on a newer GPU, or with a model in awq or gptq",
                 place=field,
             )
         else:

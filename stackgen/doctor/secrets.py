@@ -9,12 +9,14 @@ import math
 import re
 from collections import Counter
 
-from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, warn
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, rendered_folder, warn
 from stackgen.plan import EnvRef
-from stackgen.stack.envfile import API_KEY, GENERATED_SECRETS
+from stackgen.stack.envfile import API_KEY, GENERATED_SECRETS, HUB_TOKENS
+from stackgen.stack.keys import MAP
 
 __all__ = [
-    "check_env_complete", "check_env_mode", "check_env_present", "check_key_strength", "check_token_file",
+    "check_env_complete", "check_env_mode", "check_env_present", "check_key_accepted", "check_key_strength",
+    "check_token_file",
     "is_placeholder",
 ]  # fmt: skip
 
@@ -34,6 +36,7 @@ def is_placeholder(value: str) -> bool:
 
 def check_env_present(inputs: DoctorInputs) -> Results:
     """`.env` exists and is readable."""
+    # None: doctor runs without a stack, so there is no .env
     env = inputs.env
     if env is None:
         return
@@ -46,9 +49,9 @@ def check_env_present(inputs: DoctorInputs) -> Results:
         yield ok("the key comes from the environment", evidence=API_KEY)
     else:
         yield warn(
-            ".env does not exist: `docker compose up` on its own will refuse to start",
+            ".env does not exist: `docker compose up` will refuse to start without .env",
             evidence=env.path,
-            fix="run `stackgen up`, which creates .env with a new key, or copy .env.example",
+            fix=f"`stackgen render {rendered_folder(inputs)}` writes .env with a new key",
         )
 
 
@@ -81,15 +84,16 @@ def check_env_complete(inputs: DoctorInputs) -> Results:
             yield warn(
                 f"{ref.name} is not set yet",
                 evidence=env.path,
-                fix="`stackgen up` adds the variable; `docker compose up` refuses to start without the variable",
+                fix=f"`stackgen up` adds {ref.name} to .env, but `docker compose up` refuses to start without "
+                f"{ref.name}",
             )
         elif not value:
-            yield fail(f"{ref.name} is empty", evidence=env.path, fix=f"set {ref.name} in .env: {_new_value(ref.name)}")
+            yield fail(f"{ref.name} is empty", evidence=env.path, fix=_set_value(ref.name))
         elif is_placeholder(value):
             yield fail(
                 f"{ref.name} is still a placeholder",
                 evidence=env.path,
-                fix=f"set your own value in .env: {_new_value(ref.name)}",
+                fix=_set_value(ref.name, "your own value"),
             )
         else:
             yield ok(f"{ref.name} is set")
@@ -98,6 +102,13 @@ def check_env_complete(inputs: DoctorInputs) -> Results:
 def _new_value(name: str) -> str:
     """A command that prints a new line for `.env`; for other variables, just the name."""
     return f'printf "{name}=sk-%s\\n" "$(openssl rand -hex 32)"' if name == API_KEY else name
+
+
+def _set_value(name: str, value: str = "a value") -> str:
+    # only stackgen's own key can be generated
+    if name == API_KEY:
+        return f"add the output of this command to .env: {_new_value(name)}"
+    return f"give {name} {value} in .env"
 
 
 def check_key_strength(inputs: DoctorInputs) -> Results:
@@ -111,7 +122,7 @@ def check_key_strength(inputs: DoctorInputs) -> Results:
     # clients send it in the Authorization header, which carries visible ASCII only
     if re.search(r"[^\x21-\x7e]", value):
         yield fail(
-            "the API key has spaces or other characters that an HTTP header can't carry",
+            "the API key has spaces or other characters that an HTTP header can't contain",
             evidence=f"{len(value)} characters",
             fix=fix,
         )
@@ -120,11 +131,28 @@ def check_key_strength(inputs: DoctorInputs) -> Results:
         report = fail if exposed else warn
         yield report(
             "the API key is easy to guess" + (", and other machines can reach the port" if exposed else ""),
-            evidence=f"{len(value)} characters, at most {bits:.0f} bits; at least 64 bits are needed",
+            evidence=f"the key has {len(value)} characters and at most {bits:.0f} bits of entropy, but needs at least "
+            "64 bits",
             fix=fix,
         )
     else:
         yield ok("the API key is long enough", evidence=f"{len(value)} characters")
+
+
+def check_key_accepted(inputs: DoctorInputs) -> Results:
+    """The gateway accepts the key in `.env`."""
+    env = inputs.env
+    gateway = next((service.name for service in inputs.services() if service.role == "gateway"), None)
+    if env is None or gateway is None or not env.values.get(API_KEY):
+        return
+    if env.key_refused:
+        yield fail(
+            "the gateway refuses the key in .env: it is not one of the keys in gateway/keys.map",
+            evidence=f"{env.path}, and {rendered_folder(inputs) / MAP}",
+            fix="restore .env from a backup, or run `stackgen keys rotate default`, which writes a valid key into .env",
+        )
+    else:
+        yield ok("the gateway accepts the key in .env", evidence="compared with gateway/keys.map, if it exists")
 
 
 def _entropy_bits(value: str) -> float:
@@ -139,20 +167,27 @@ def _entropy_bits(value: str) -> float:
 def check_token_file(inputs: DoctorInputs) -> Results:
     """The file in HF_TOKEN_FILE exists and is readable."""
     env = inputs.env
-    if env is None or not env.values.get("HF_TOKEN_FILE"):
+    if env is None:
+        return
+    if not env.values.get("HF_TOKEN_FILE"):
+        if name := next((one for one in HUB_TOKENS if env.values.get(one)), None):
+            yield warn(f"{name} in .env is not read by the download", evidence=env.path,
+                       fix="put the token into a file (`hf auth login` writes ~/.cache/huggingface/token), and set "
+                       "HF_TOKEN_FILE=~/.cache/huggingface/token")  # fmt: skip
         return
     # here the value is a token, so the evidence must not contain it
     if env.values["HF_TOKEN_FILE"].startswith("hf_"):
         yield fail(
             "HF_TOKEN_FILE contains a token, but must contain the path of the token's file",
             evidence=env.path,
-            fix="`hf auth login` writes the token to ~/.cache/huggingface/token; put the absolute path into .env",
+            fix="put the absolute path of the token's file into .env. `hf auth login` writes the token to "
+            "~/.cache/huggingface/token",
         )
     elif "HF_TOKEN_FILE" in env.missing_files:
         yield fail(
             "HF_TOKEN_FILE is not the path of a readable file",
             evidence=env.values["HF_TOKEN_FILE"],
-            fix="use an absolute path (no ~), e.g. /home/you/.cache/huggingface/token, which `hf auth login` creates",
+            fix="correct the path. For example, `hf auth login` creates the file ~/.cache/huggingface/token",
         )
     else:
         yield ok("the token's file exists", evidence=env.values["HF_TOKEN_FILE"])

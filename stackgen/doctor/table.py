@@ -5,45 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from stackgen.doctor import (
+    adapters,
     capacity,
+    catalog,
     context_length,
     features,
     files,
     flags,
     gpu_memory,
+    gpu_reservations,
     gpus,
     huggingface,
     machine,
     model,
     parallel,
     ports,
+    proxy,
     quantization,
     secrets,
 )
+from stackgen.doctor.cluster_table import CLUSTER_ONLY
 from stackgen.doctor.finding import Check, DoctorInputs, Finding
 
-__all__ = ["CHECKS", "count_by_status", "exit_code", "run_checks"]
+__all__ = [
+    "CHECKS", "CLUSTER_CHECKS", "START_CHECKS", "count_by_status", "exit_code", "find_conflicts", "find_start_failures",
+    "list_unchecked", "run_checks",
+]  # fmt: skip
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("SG-P001", name="docker", description="the `docker` command exists, the engine answers, and this user may "
-          "use its socket",
+    Check("SG-P001", name="docker", description="the `docker` command exists, Docker Engine answers, and this user "
+          "has permission to use Docker's socket",
           run=machine.check_docker, machine=True),
     Check("SG-P002", name="engine-version", description="Docker Engine supports every feature that compose.yaml uses "
           "(`start_interval` and CDI need version 25)",
           run=features.check_engine_version, machine=True),
     Check("SG-P003", name="compose", description="the Compose plugin supports every feature that compose.yaml uses "
-          "(`start_interval` needs 2.20.2) and is 2.24 or newer",
+          "(`start_interval` needs version 2.20.2), and stackgen is tested with its version (2.24 or newer)",
           run=features.check_compose_version, machine=True),
     Check("SG-P004", name="buildx", description="buildx is 0.17 or newer, if an image is built on this machine",
           run=machine.check_buildx, machine=True),
     Check("SG-P005", name="cgroup", description="the machine uses cgroup v2",
           run=machine.check_cgroup_version, machine=True),
-    Check("SG-P006", name="disk", description="the disk has space for images and weights that are not downloaded "
-          "yet (online: sizes from the Hub's file list)",
+    Check("SG-P006", name="disk", description="the disk has space for the images and weights that are not "
+          "downloaded yet (if this machine can reach the Hub, doctor reads the size of the weights from the Hub)",
           run=capacity.check_disk_space, machine=True),
-    Check("SG-P007", name="memory", description="the host has memory for the weights and KV cache of models on the "
-          "CPU",
+    Check("SG-P007", name="memory", description="this machine has enough memory for the weights and KV cache of "
+          "models on the CPU",
           run=capacity.check_host_memory, machine=True),
     Check("SG-P008", name="shm", description="/dev/shm of vLLM's containers is at least 256 MiB",
           run=machine.check_shared_memory),
@@ -52,76 +60,109 @@ CHECKS: tuple[Check, ...] = (
           run=machine.check_cpu, machine=True),
     Check("SG-P010", name="cores", description="the cores in `cpuset` exist",
           run=machine.check_cpuset),
-    Check("SG-P020", name="port", description="the published ports are free; if not, which process uses them",
+    Check("SG-P020", name="port", description="the published ports are free (if a port is not free, doctor names the "
+          "process that uses the port)",
           run=ports.check_ports_free),
     Check("SG-P021", name="bind", description="`bind` is an address of this machine",
           run=ports.check_bind_address),
-    Check("SG-P022", name="exposure", description="which machines can reach the ports, and which paths answer without "
-          "a key",
+    Check("SG-P022", name="exposure", description="doctor reports which machines can reach the ports, and which paths "
+          "answer without a key",
           run=ports.check_exposure),
-    Check("SG-P030", name="gpu", description="there are GPUs, and their driver answers",
+    Check("SG-P030", name="gpu", description="this machine has GPUs, and the GPU driver answers",
           run=gpus.check_gpus_present, machine=True),
-    Check("SG-P031", name="driver", description="the driver is new enough for the image's CUDA (CUDA 13 needs 580)",
+    Check("SG-P031", name="driver", description="the driver is new enough for the CUDA version of the image (CUDA 13 "
+          "needs driver 580)",
           run=gpus.check_driver, machine=True),
-    Check("SG-P032", name="toolkit", description="Docker can give GPUs to containers: NVIDIA Container Toolkit, or "
-          "CDI files",
+    Check("SG-P032", name="toolkit", description="Docker can give GPUs to containers, with the NVIDIA Container "
+          "Toolkit or with CDI files",
           run=gpus.check_toolkit, machine=True),
-    Check("SG-P033", name="gpu-ids", description="the indices, UUIDs and counts in `gpus` exist",
+    Check("SG-P033", name="gpu-ids", description="this machine has the GPUs that `gpus` requests (by index, UUID or "
+          "count)",
           run=gpus.check_gpu_ids),
-    Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory (vLLM: utilization × total; other "
-          "engines: the weights and 1 GiB); if not, which process uses the memory",
+    Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory: vLLM needs "
+          "`gpu_memory_utilization` × total memory, and other engines need weights, buffers and cache (if the "
+          "memory is too small, doctor names the processes that use it); the model fits, as `stackgen fit` "
+          "estimates",
           run=gpu_memory.check_gpu_memory, machine=True),
     Check("SG-P035", name="mig", description="GPUs in MIG mode are requested by the UUIDs of their MIG instances",
           run=gpus.check_mig),
+    Check("SG-P043", name="gpu-root", description="containers with NVIDIA GPUs have a writable root file system, "
+          "which hooks of the NVIDIA Container Toolkit need",
+          run=gpus.check_root),
     Check("SG-P036", name="ecc", description="the GPUs have no uncorrected ECC memory errors",
           run=gpus.check_ecc, machine=True),
-    Check("SG-P037", name="persistence", description="persistence mode of the GPUs is on",
+    Check("SG-P037", name="persistence", description="persistence mode of the GPUs is enabled",
           run=gpus.check_persistence, machine=True),
-    Check("SG-P038", name="mixed-gpus", description="all GPUs of a replica are the same model",
+    Check("SG-P038", name="mixed-gpus", description="all GPUs of a replica are of the same type",
           run=gpus.check_mixed_gpus),
-    Check("SG-P039", name="gpu-age", description="the GPUs are new enough for the engine (compute capability 7.5)",
+    Check("SG-P039", name="gpu-age", description="the GPUs are new enough for the engine (at least compute "
+          "capability 7.5)",
           run=gpus.check_compute_capability, machine=True),
     Check("SG-P040", name="tensor-parallel", description="the number of attention heads is a multiple of the tensor "
           "parallel size",
           run=parallel.check_attention_heads),
-    Check("SG-P041", name="kv-heads", description="the number of KV heads is a multiple of the tensor parallel size, "
-          "or divides it",
+    Check("SG-P041", name="kv-heads", description="the number of KV heads is a multiple or a divisor of the tensor "
+          "parallel size",
           run=parallel.check_kv_heads),
     Check("SG-P042", name="pipeline-parallel", description="the model has at least as many layers as pipeline stages",
           run=parallel.check_layers),
+    Check("SG-P044", name="idle-gpus", description="with `gpus: all`, the parallel sizes of a vLLM model use all "
+          "GPUs of this machine",
+          run=gpu_reservations.check_all_gpus_used),
+    Check("SG-P046", name="experts", description="with `expert_parallel`, the model has experts",
+          run=parallel.check_experts),
+    Check("SG-P045", name="gpu-taken", description="no container of another stack has the same GPUs (Docker "
+          "gives a GPU to any number of containers)",
+          run=gpu_reservations.check_gpus_reserved, machine=True),
     Check("SG-P050", name="model", description="the model's folder and its config.json exist",
           run=model.check_model_config),
     Check("SG-P051", name="tokenizer", description="the model's folder contains a tokenizer",
           run=model.check_tokenizer),
     Check("SG-P052", name="chat-template", description="the model has a chat template",
           run=model.check_chat_template),
-    Check("SG-P053", name="weights", description="every shard in the index exists, and is as long as its header "
-          "requires",
+    Check("SG-P053", name="weights", description="the model's folder contains every weight file that the index "
+          "lists, and each file has the size that the file's header requires",
           run=model.check_weights),
     Check("SG-P054", name="readable", description="the container's user can read the model",
           run=model.check_readable),
-    Check("SG-P055", name="context", description="the model supports `max_model_len`, calculated from its files as "
-          "vLLM does",
+    Check("SG-P055", name="context", description="the model supports contexts of `max_model_len` tokens (doctor "
+          "calculates the model's longest context from its files, as vLLM does)",
           run=context_length.check_context_length),
     Check("SG-P056", name="dtype", description="the GPUs support the dtype (bfloat16 needs compute capability 8.0)",
           run=model.check_dtype),
-    Check("SG-P057", name="quantization", description="vLLM knows the quantization, the model uses it, and the GPUs "
-          "support it",
+    Check("SG-P057", name="quantization", description="vLLM knows the quantization method, the model is quantized with "
+          "this method, and the GPUs support this method",
           run=quantization.check_quantization),
-    Check("SG-P058", name="named-files", description="the chat templates and adapters in stack.yaml exist",
+    Check("SG-P058", name="named-files", description="every chat template, adapter, certificate and key with a path in "
+          "stack.yaml exists",
           run=model.check_named_files),
     Check("SG-P059", name="fit", description="the weights alone fit into the GPUs' memory",
           run=model.check_weights_fit),
-    Check("SG-P060", name="hub", description="the Hub answers, if anything must be downloaded",
+    Check("SG-P060", name="hub", description="if anything must be downloaded, the Hub answers",
           run=huggingface.check_hub_reachable),
     Check("SG-P061", name="token", description="the Hub token is valid, and the licence is accepted",
           run=huggingface.check_hub_token),
     Check("SG-P062", name="repository", description="the repository, revision and file exist on the Hub",
           run=huggingface.check_repository),
-    Check("SG-P063", name="cached", description="with `storage.offline`, the models are in the storage",
+    Check("SG-P063", name="cached", description="if `storage.offline` is set, the models and the "
+          "vocabulary of gpt-oss are in the storage",
           run=huggingface.check_cached),
     Check("SG-P064", name="revision", description="models from the Hub are pinned to a revision",
           run=files.check_model_revisions),
+    Check("SG-P065", name="proxy", description="if this machine uses an HTTP proxy, `proxy` is set in the stack",
+          run=proxy.check_proxy),
+    Check("SG-P066", name="adapters", description="LoRA adapters have their files, vLLM supports the adapters, and the "
+          "adapters were trained for the base model",
+          run=adapters.check_adapters),
+    Check("SG-P067", name="tool-parser", description="a vLLM model has a parser for tool calls, if the catalogue of "
+          "models knows it",
+          run=catalog.check_tool_parser),
+    Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
+          "names",
+          run=catalog.check_first_version),
+    Check("SG-P069", name="gated", description="a model that is known to be gated has a token, if the Hub was not "
+          "asked",
+          run=catalog.check_gated),
     Check("SG-P070", name="env", description="`.env` exists",
           run=secrets.check_env_present),
     Check("SG-P071", name="env-mode", description="only the owner can read `.env`",
@@ -130,8 +171,10 @@ CHECKS: tuple[Check, ...] = (
           run=secrets.check_env_complete),
     Check("SG-P073", name="key", description="the API key is hard to guess",
           run=secrets.check_key_strength),
-    Check("SG-P074", name="token-file", description="the file in HF_TOKEN_FILE is readable",
+    Check("SG-P074", name="token-file", description="HF_TOKEN_FILE contains the path of a readable file",
           run=secrets.check_token_file),
+    Check("SG-P075", name="key-accepted", description="the gateway accepts the key in `.env`",
+          run=secrets.check_key_accepted),
     Check("SG-P080", name="stack", description="stack.yaml has no errors",
           run=files.check_stack_file),
     Check("SG-P081", name="rendered", description="the rendered files match stack.yaml",
@@ -140,13 +183,40 @@ CHECKS: tuple[Check, ...] = (
           run=files.check_image_pins),
     Check("SG-P083", name="image", description="every image is present, or is built on this machine",
           run=files.check_images_present),
-    Check("SG-P090", name="extra-args", description="the pinned version knows the flags in `extra_args` and accepts "
-          "their values",
+    Check("SG-P084", name="project", description="the containers with the name of this stack belong to its folder",
+          run=files.check_project_folder),
+    Check("SG-P090", name="extra-args", description="the pinned version of the engine knows the flags in `extra_args`, "
+          "and accepts their values",
           run=flags.check_extra_args),
 )  # fmt: skip
+# of the other checks, these look at stack.yaml, .env, the Hub and the rendered files, and not at this machine
+CLUSTER_CHECKS = (*CLUSTER_ONLY, *(one for one in CHECKS if one.name in (
+    "tensor-parallel", "kv-heads", "pipeline-parallel", "experts", "context", "named-files", "hub", "token",
+    "repository", "revision", "adapters", "env", "env-mode", "env-complete", "key", "token-file", "key-accepted",
+    "stack", "rendered", "image-pinned", "extra-args",
+)))  # fmt: skip
 # the order of the statuses in every output, worst first
 ORDER = {"fail": 0, "warn": 1, "unknown": 2, "ok": 3}
-_MACHINE = frozenset(check.id for check in CHECKS if check.machine)
+_MACHINE = frozenset(check.id for check in (*CHECKS, *CLUSTER_ONLY) if check.machine)
+# what certainly ends a start, and is known within a second: `up` runs these before it pulls an image
+START_CHECKS = tuple(one for one in CHECKS if one.name in ("disk", "cores", "port", "gpu", "toolkit", "gpu-ids",
+                                                           "gpu-taken", "named-files"))  # fmt: skip
+
+# what the containers of other stacks show, for `render`, which starts nothing
+NEIGHBOUR_CHECKS = tuple(one for one in CHECKS if one.name in ("port", "gpu-taken", "project"))
+
+
+def find_conflicts(inputs: DoctorInputs) -> tuple[Finding, ...]:
+    """Ports, GPUs and the name of this stack that other stacks on this machine already have."""
+    return tuple(one for one in run_checks(inputs, NEIGHBOUR_CHECKS) if one.status in ("fail", "warn"))
+
+
+def find_start_failures(inputs: DoctorInputs) -> tuple[Finding, ...]:
+    """What certainly ends the start of a stack. A full disk counts only if something must still be downloaded."""
+    images = inputs.host.images or ()
+    complete = all(one.image in images for one in inputs.services()) and all(inputs.cached.values())
+    checks = [one for one in START_CHECKS if not (complete and one.name == "disk")]
+    return tuple(finding for finding in run_checks(inputs, checks) if finding.status == "fail")
 
 
 def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
@@ -168,6 +238,48 @@ def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[
     return tuple(sorted(found, key=lambda finding: ORDER[finding.status]))
 
 
+# what some checks look at; without it, they have no finding
+_LOCAL = "it looks only at models in a folder or file on this machine"
+_HUB = "it looks only at models on the Hub, if the Hub was asked and answered"
+_NVIDIA = "it looks only at NVIDIA GPUs that nvidia-smi lists"
+_SCOPES = {
+    **dict.fromkeys(("model", "tokenizer", "chat-template", "weights", "readable"), _LOCAL),
+    **dict.fromkeys(("hub", "token", "repository", "cached", "revision"), _HUB),
+    **dict.fromkeys(("gpu", "driver", "toolkit", "gpu-ids", "gpu-memory", "mig", "gpu-root", "ecc", "persistence",
+                     "mixed-gpus", "gpu-age", "dtype", "fit"), _NVIDIA),
+    **dict.fromkeys(("tool-parser", "first-version"), "it looks only at vLLM models that the catalogue has"),
+    "gated": "it looks only at models that are not downloaded, without a token, if the Hub was not asked",
+    "idle-gpus": "it looks only at vLLM models with `gpus: all`",
+    "adapters": "it looks only at `lora_adapters`",
+    "gpu-taken": "it looks only at models with NVIDIA GPUs",
+    **dict.fromkeys(("tensor-parallel", "kv-heads", "pipeline-parallel"),
+                    "it looks only at models of vLLM and SGLang that are split across several GPUs"),
+    "context": "it looks only at vLLM models with `max_model_len`",
+    "quantization": "it looks only at quantized models in vLLM",
+    "cached": "it looks only at models on the Hub and gpt-oss, if `storage.offline` is set",
+    "cpu": "it looks only at models on the CPU without an image of your own",
+    "cores": "it looks only at `cpuset`",
+    "extra-args": "it looks only at `extra_args`",
+    **dict.fromkeys(("env-mode", "env-complete", "key"), "it looks only at the variables of an .env that exists"),
+    "key-accepted": "it looks only at the key of a stack with a gateway",
+    "token-file": "it looks only at HF_TOKEN_FILE in .env",
+    "shm": "it looks only at vLLM's containers",
+    "cluster-gpus": "it looks only at pods that request GPUs by number",
+    "cluster-quota": "it looks only at a namespace that exists",
+}  # fmt: skip
+
+
+def list_unchecked(findings: Iterable[Finding], has_stack: bool, checks: Sequence[Check] = CHECKS) -> dict[str, str]:
+    """The checks without a finding, by id, and the reason. They are neither ok nor failed."""
+    found = {finding.id for finding in findings}
+    default = "nothing in the stack needs this check" if has_stack else "there is no stack to check"
+    return {
+        check.id: _SCOPES.get(check.name, default) if has_stack or check.machine else default
+        for check in checks
+        if check.id not in found
+    }
+
+
 def exit_code(findings: Iterable[Finding]) -> int:
     """0 without a failure, 3 if the machine is not ready, 1 if only the stack is wrong."""
     failed = {finding.id for finding in findings if finding.status == "fail"}
@@ -178,5 +290,6 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 def count_by_status(findings: Iterable[Finding]) -> dict[str, int]:
     """The number of findings of each status."""
+    # every status, also with 0 findings, because --json has all statuses
     found = list(findings)
     return {status: sum(finding.status == status for finding in found) for status in ORDER}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stackgen.doctor.finding import Finding
-from stackgen.doctor.table import count_by_status, exit_code
+from stackgen.doctor.finding import Check, Finding
+from stackgen.doctor.table import CHECKS, count_by_status, exit_code, list_unchecked
 
 __all__ = ["as_json", "as_text"]
 
@@ -16,35 +16,54 @@ SYMBOLS = {"fail": ("✗", "31"), "warn": ("!", "33"), "unknown": ("?", "36"), "
 TITLES = {
     "fail": "failures (the stack can't start)",
     "warn": "warnings",
-    "unknown": "unknown on this machine",
+    "unknown": "not checked, because facts are missing",
     "ok": "passed",
 }
 VERDICTS = {0: "no failures", 1: "the stack can't start", 3: "the machine is not ready"}
 
 
-def as_json(findings: Sequence[Finding], stack: str = "") -> dict[str, Any]:
+def as_json(findings: Sequence[Finding], stack: str = "", checks: Sequence[Check] = CHECKS) -> dict[str, Any]:
     """The object that `doctor --json` prints; the doctor page of the documentation describes it."""
     code = exit_code(findings)
+    unchecked = [{"id": id, "reason": reason} for id, reason in list_unchecked(findings, bool(stack), checks).items()]
     return {"ok": code == 0, "exit_code": code, "stack": stack or None, "counts": count_by_status(findings),
-            "findings": [asdict(finding) for finding in findings]}  # fmt: skip
+            "findings": [asdict(finding) for finding in findings], "not_checked": unchecked}  # fmt: skip
 
 
-def as_text(findings: Sequence[Finding], stack: str = "", color: bool = False, verbose: bool = False) -> str:
-    """Findings grouped by status, worst first, then one summary line. `ok` findings only with `verbose`."""
+def as_text(
+    findings: Sequence[Finding], stack: str = "", color: bool = False, verbose: bool = False,
+    checks: Sequence[Check] = CHECKS,
+) -> str:  # fmt: skip
+    """Findings grouped by status, worst first, then one summary line.
+
+    Only with `verbose`: `ok` findings, and the checks without a finding.
+    """
     lines: list[str] = []
     for status, (symbol, code) in SYMBOLS.items():
         group = [finding for finding in findings if finding.status == status]
         if not group or (status == "ok" and not verbose):
             continue
         lines.append(f"{TITLES[status]}:")
-        for one in group:
+        for one, following in zip(group, [*group[1:], None], strict=True):
             mark = f"\033[{code}m{symbol}\033[0m" if color else symbol
             place = f"{one.place}: " if one.place else ""
+            # 7: the length of `unknown`, the longest status
             lines.append(f"  {mark} {one.status:7} {one.id} {place}{one.message}")
+            # facts that are missing for several checks are named once, after the last of these checks
+            if status == "unknown" and following and (one.evidence, one.fix) == (following.evidence, following.fix):
+                continue
             # the same labels as in the report of `stackgen check`
             lines += [f"      {label}: {text}" for label, text in (("seen", one.evidence), ("fix", one.fix)) if text]
+    if verbose:
+        by_reason: dict[str, list[str]] = {}
+        for id, reason in list_unchecked(findings, bool(stack), checks).items():
+            by_reason.setdefault(reason, []).append(id)
+        lines += ["not checked, because there is nothing to look at:"] if by_reason else []
+        lines += [f"  - {' '.join(ids)}: {reason}" for reason, ids in by_reason.items()]
     total = count_by_status(findings)
     subject = stack or "this machine (no stack)"
     parts = [f"{total[status]} {status}" for status in SYMBOLS if total[status]]
-    lines.append(f"{subject}: {VERDICTS[exit_code(findings)]} ({', '.join(parts) or 'no check ran'})")
+    result = exit_code(findings)
+    verdict = "the cluster is not ready" if result == 3 and checks is not CHECKS else VERDICTS[result]
+    lines.append(f"{subject}: {verdict} ({', '.join(parts) or 'no check ran'})")
     return "\n".join(lines)

@@ -25,16 +25,25 @@ from stackgen.plan import (
     Volume,
 )
 from stackgen.spec import ModelSpec, StackSpec, is_local
+from stackgen.targets.snapshot import repository_id
+from stackgen.targets.weights import weigh_files
 
 __all__ = [
-    "API_KEY", "Context", "Engine", "Part", "Replica", "engine_mounts", "estimate_start_period", "format_flags",
-    "health_check", "hub_environment", "model_download_arguments", "model_source", "served_names",
-    "supervisor_entrypoint",
+    "API_KEY", "DRAIN_SECONDS", "STOP_GRACE_PERIOD", "Context", "Engine", "Part", "Replica", "engine_mounts",
+    "estimate_start_period", "format_flags", "has_read_only_root", "health_check", "hub_environment", "image_user",
+    "model_download_arguments", "model_source", "served_names", "supervisor_entrypoint",
 ]  # fmt: skip
 
 # required, so that no engine starts without a key
-API_KEY = EnvRef("STACKGEN_API_KEY", "put a key into .env: `stackgen init` writes one")
+API_KEY = EnvRef(
+    "STACKGEN_API_KEY", "put a key into .env: `stackgen render` writes one (for a new stack, `stackgen init`)"
+)
 SCRIPTS = "/stackgen"
+# Seconds that a stop waits for requests in flight, and seconds until Docker kills an engine. The difference is the time
+# for the engine's own shutdown, after the gateway has ended
+DRAIN_SECONDS, STOP_GRACE_PERIOD = 30, 40
+# the memory of an H100, in which the weights of a model without a size in its name fit
+GIGABYTES_PER_GPU = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class Replica:
     """One replica of a model: its service name and its GPUs. `index` counts from 0.
 
     `gpu_count` is None for `gpus: all`, whose number is known only at the start. `host_port` is 0 behind a gateway.
-    `path` is the model's path in the stack file (`models[0]`), for error messages.
+    `path` is the model's path in the stack file (`models[0]`), for error messages. In a cluster, one Replica stands for
+    all of them (`shared`), and `gpus` are those of one of its `nodes`; `gpu_count` counts all nodes.
     """
 
     spec: Any
@@ -52,6 +62,13 @@ class Replica:
     gpu_count: int | None = 0
     host_port: int = 0
     path: str = ""
+    nodes: int = 1
+    shared: bool = False
+
+    @property
+    def ordinal(self) -> str:
+        """The end of a comment that says which replica this is; "" for the only one, or for all of them."""
+        return f", replica {self.index + 1}" if self.spec.replicas > 1 and not self.shared else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +125,7 @@ def format_flags(pairs: Iterable[tuple[str, Any]]) -> tuple[str, ...]:
         if value is None or value is False or value == ():
             continue
         if isinstance(value, (tuple, list)):
+            # one flag with several values, as --served-model-name and --lora-modules expect
             arguments += [flag, *map(str, value)]
         elif value is True:
             arguments.append(flag)
@@ -122,8 +140,10 @@ def served_names(model: ModelSpec) -> tuple[str, ...]:
     """Model names that clients may use; the server reports the first one."""
     if model.served_names:
         return model.served_names
-    # a local model is named after its folder, because clients don't know the host's paths
-    return (model.model.rstrip("/").rpartition("/")[2] if is_local(model.model) else model.model,)
+    if not is_local(model.model):
+        return (model.model,)
+    # a local model is named after its folder, because clients don't know the host's paths; a snapshot's is a commit
+    return (repository_id(model.model) or model.model.rstrip("/").rpartition("/")[2],)
 
 
 def model_source(model: ModelSpec, site: Site) -> str:
@@ -131,26 +151,57 @@ def model_source(model: ModelSpec, site: Site) -> str:
     return site.local_path(model.model) if is_local(model.model) else model.model
 
 
-def estimate_start_period(model: ModelSpec) -> int:
-    """Seconds that a start may take: `start_timeout`, else 3 minutes plus 20 s per GB of 16-bit weights.
+def estimate_start_period(replica: Replica, site: Site) -> int:
+    """Seconds that a start may take: `start_timeout`, else 3 minutes plus 20 s per GB of weights, at least 10 minutes.
 
-    The size is read from the model's name (`70B`, `8x7B`), because rendering makes no requests to the Hub. If the name
-    contains no size, a start may take 10 minutes. 20 s per GB is the speed of a cold network disk.
+    20 s per GB is the speed of a cold network disk. Rendering makes no requests to the Hub, so the size is read from
+    the model's name (`70B`, `8x7B`) at 16 bits. A size in the name needs no minimum. Without such a size, the memory of
+    the GPUs limits the weights. The files of a local model can only raise the result, to 10, 20, 40, … minutes.
     """
     # a long period does no harm, because the first passing check ends the period
+    model: Any = replica.spec
     if model.start_timeout:
-        return model.start_timeout
+        return int(model.start_timeout)
+    # only between separators: other letters and digits of a name are not a size
     match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?=$|[-_./])", model.model)
-    if not match:
-        return 600
     # 16-bit weights: 2 bytes per parameter
-    gigabytes = 2 * float(match[2]) * int(match[1] or 1)
+    period = _loading_seconds(2 * float(match[2]) * int(match[1] or 1)) if match else 600
+    if is_local(model.model):
+        file = getattr(model, "file", None)
+        size = weigh_files(site.find_on_disk(model.model) + (f"/{file}" if file else ""))
+        # in steps, so that a new file in the folder does not change the service and restart a running engine
+        needed = _loading_seconds(size / 1e9)
+        steps = (600 * 2**step for step in range(10))
+        return max(period, next((step for step in steps if step >= needed), needed)) if size else period
+    # None: all GPUs, of which a large machine has 8
+    count = 8 if replica.gpu_count is None else replica.gpu_count
+    return period if match or count < 2 else max(period, _loading_seconds(GIGABYTES_PER_GPU * count))
+
+
+def _loading_seconds(gigabytes: float) -> int:
     return 180 + round(20 * gigabytes / 10) * 10
 
 
-def health_check(command: Sequence[str], period: int, timeout: int = 20) -> HealthCheck:
+def has_read_only_root(model: ModelSpec, gpus: GpuRequest | None) -> bool:
+    """Whether the container's root file system is read-only: `read_only`, else only without GPUs.
+
+    nvidia-cdi-hook exits with 1 on a read-only root (kserve/kserve pull 5711, 2026-06). The hook of NVIDIA Container
+    Toolkit 1.20.0 creates a folder in /etc/nvidia (NVIDIA/nvidia-container-toolkit issue 2026, 2026-08).
+    """
+    return model.read_only if model.read_only is not None else gpus is None
+
+
+def health_check(command: Sequence[str], period: int, timeout: int = 20, ready_path: str = "") -> HealthCheck:
     """A health check every 30 s, and every 5 s during the start. Failures count only after `period` seconds."""
-    return HealthCheck(command=tuple(command), start_period=period, timeout=timeout)
+    return HealthCheck(command=tuple(command), start_period=period, timeout=timeout, ready_path=ready_path)
+
+
+def image_user(image: str) -> str:
+    """The user for a service that runs `image`; "" for the user that the image itself sets.
+
+    stackgen's images of FastChat and llama.cpp have a user for engines, but start as root for the download service.
+    """
+    return "1000:1000" if image.startswith(("stackgen/fastchat:", "stackgen/llamacpp:")) else ""
 
 
 def supervisor_entrypoint(site: Site) -> tuple[str, ...]:
@@ -168,7 +219,7 @@ def engine_mounts(
     """
     mounts: list[Mount] = [Bind("./scripts", SCRIPTS)]  # scripts are mounted, so that upstream's images stay unchanged
     if is_local(model.model):
-        mounts.append(Bind(site.host_path(model.model), site.local_path(model.model)))
+        mounts.append(site.mount(model.model))
     if hub or not is_local(model.model):
         # read-only: engines never change weights, and a typo can't start a download
         mounts.append(storage_mount(stack, site, read_only=True))

@@ -11,17 +11,23 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stackgen.engines._fastchat_dialect import LAUNCHED, PLAIN
+from stackgen.engines._values import find_value_mistakes
+from stackgen.engines._watch import WATCH_ASSETS, watch_environment
 from stackgen.engines.base import (
     API_KEY,
     SCRIPTS,
+    STOP_GRACE_PERIOD,
     Context,
     Part,
     Replica,
     engine_mounts,
     estimate_start_period,
     format_flags,
+    has_read_only_root,
     health_check,
     hub_environment,
+    image_user,
     model_download_arguments,
     model_source,
     served_names,
@@ -29,7 +35,7 @@ from stackgen.engines.base import (
 )
 from stackgen.errors import Mistake
 from stackgen.images.tags import VERSIONS, context_assets, image_tag
-from stackgen.plan import Asset, Bind, Build, Dependency, Deviation, Dialect, Endpoint, Network, Port, Service, Tmpfs
+from stackgen.plan import Asset, Bind, Build, Dependency, Endpoint, Network, Port, Service, Tmpfs
 from stackgen.spec import ModelSpec, Text, is_local
 
 __all__ = ["ENGINE", "FastChatModel"]
@@ -47,18 +53,18 @@ class FastChatModel(ModelSpec):
     engine: Literal["fastchat"] = Field(description="The engine")
     conv_template: Text | None = Field(
         None,
-        description="Conversation template. Default: the template that FastChat selects by the model's path, else the "
-        "tokenizer's chat template",
+        description="Conversation template. By default, FastChat selects a template by the model's path. If no "
+        "template matches, FastChat uses the tokenizer's chat template",
     )
     worker_concurrency: int = Field(
         5, ge=1, description="Maximum number of requests that a worker runs at the same time"
     )
     dispatch_method: Literal["shortest_queue", "lottery"] = Field(
-        "shortest_queue", description="How the controller chooses a worker. Must be the same for all FastChat models"
+        "shortest_queue", description="How the controller chooses a worker. All FastChat models need the same value"
     )
     load_8bit: bool = Field(False, description="Compress the weights to 8 bits while loading")
     cpu_offloading: bool = Field(
-        False, description="With load_8bit: keep weights that don't fit the GPU in host memory"
+        False, description="If `load_8bit` is set, weights that don't fit into GPU memory stay in host memory"
     )
     max_gpu_memory: Text | None = Field(None, description="Memory for weights on each GPU, for example 13GiB")
 
@@ -68,40 +74,8 @@ class FastChat:
 
     name = "fastchat"
     Model = FastChatModel
-    dialect = Dialect(
-        name="fastchat",
-        liveness_path=None,
-        open_paths=("/api/v1/chat/completions", "/api/v1/token_check", "/docs", "/openapi.json"),
-        # controller and workers have no authentication
-        private_ports=((21001, "/list_models"), (21002, "/worker_get_status")),
-        stream_usage=False,
-        unknown_model=(400, 40301),
-        error_path=("message",),
-        silent_hint="the worker may be stuck: in plain FastChat 0.2.36, each request with a null parameter"
-        " permanently lowers the worker's concurrency limit by one. Restart the worker",
-        claims=("completions", "embeddings"),
-        lacks=("tokenize",),
-        ignores=("tools", "json-schema", "logprobs", "seed"),
-        deviations=(
-            Deviation(
-                "stream", r"(object|created): field required", "sends `object` and `created` in the last chunk only"
-            ),
-            Deviation(
-                "chat",
-                r"completion_tokens is \d+ at a length limit of \d+",
-                "counts one completion token too few at the length limit",
-            ),
-            Deviation("errors", r"messages as a string: accepted with 200", "accepts a string as messages"),
-            Deviation("errors", r"max_tokens too large: accepted with 200", "reduces max_tokens to the context length"),
-            Deviation("errors", r"list-style content: HTTP 500 .*", "answers list-style content with a 500"),
-            Deviation("errors", r"unsupported role: HTTP 500 .*", "answers unknown roles with a 500"),
-            Deviation(
-                "errors",
-                r"(malformed JSON|temperature as a string): the error exposes server internals: .*",
-                "shows the path of its own source file in validation errors",
-            ),
-        ),
-    )
+    # servers that others have started; the stack's own API server has the launcher's
+    dialect = PLAIN
     single_endpoint = True
     phases = (
         (r"Loading the model|Loading checkpoint shards", "loading weights"),
@@ -126,7 +100,7 @@ class FastChat:
             service=API,
             base_url=url,
             models=names,
-            dialect=self.dialect,
+            dialect=LAUNCHED,
             workers=tuple(w.name for w in workers),
             groups=groups,
             max_concurrent_requests=concurrency,
@@ -134,7 +108,8 @@ class FastChat:
         return Part(
             services=(self._controller(context), *workers, api),
             endpoints=(endpoint,),
-            assets=(Asset("images/common/supervise.sh", "scripts/supervise.sh"), *context_assets("fastchat")),
+            assets=(Asset("images/common/supervise.sh", "scripts/supervise.sh"), *context_assets("fastchat"),
+                    Asset("engines/fastchat_progress.py", "scripts/fastchat_progress.py"), *WATCH_ASSETS),
             networks=(Network(NETWORK, internal=True),),
             warnings=("FastChat always runs code from the model's repository (trust_remote_code is hard-coded): "
                       "serve only models that you trust",),
@@ -142,7 +117,7 @@ class FastChat:
 
     def mistakes(self, context: Context) -> list[Mistake]:
         """Finds what FastChat can't do: several dispatch methods or ports, AMD GPUs, commas in served names."""
-        found = []
+        found = find_value_mistakes(self.name, context)
         models = list({id(replica.spec): replica.spec for replica in context.replicas}.values())
         for field, shared in (("dispatch_method", "one controller"), ("port", "one API server")):
             values = {getattr(model, field) for model in models} - {None}
@@ -152,7 +127,7 @@ class FastChat:
                     Mistake(
                         "models",
                         f"FastChat models share {shared}, but {field} differs: {listed}",
-                        hint=f"set the same {field} for all of them",
+                        hint=f"set the same {field} for all FastChat models",
                     )
                 )
         for model in models:
@@ -199,7 +174,8 @@ class FastChat:
         image, build = self._image(context)
         return Service(
             name=CONTROLLER, role="controller", engine=self.name,
-            comment="FastChat's controller tracks the workers. It has no authentication: internal network only",
+            comment="The controller tracks FastChat's workers. It is only on the internal network, because it has no "
+            "authentication",
             image=image, build=build,
             entrypoint=supervisor_entrypoint(site),
             command=(*self._launch_command(context, "controller"),
@@ -212,23 +188,24 @@ class FastChat:
                 self._health_command(context, "controller", site.local_url(CONTROLLER, CONTROLLER_PORT)), period=60
             ),
             # as process 1, FastChat ignores SIGTERM
-            restart=stack.restart, init=True,
+            restart=stack.restart, init=True, user=image_user(image),
         )  # fmt: skip
 
     def _worker(self, replica: Replica, context: Context) -> Service:
         site, stack, model = context.site, context.stack, replica.spec
         address, port = site.listen(replica.service, WORKER_PORT)
         image, _ = self._image(context)
-        own, controller = site.url(replica.service, WORKER_PORT), site.url(CONTROLLER, CONTROLLER_PORT)
+        own, controller = site.own_url(replica.service, WORKER_PORT), site.url(CONTROLLER, CONTROLLER_PORT)
         hub = () if is_local(model.model) else hub_environment(site)
         environment = dict([
+            # the user's variables come last and take precedence
             *hub, ("FASTCHAT_WORKER_HEART_BEAT_INTERVAL", HEARTBEAT), ("HOME", site.home_dir()), ("LOGDIR", ""),
+            *watch_environment(model, site, self.name, f"http://127.0.0.1:{WORKER_PORT}").items(),
             *site.gpu_environment(replica.gpus), *model.extra_env.items(),
         ])  # fmt: skip
         return Service(
             name=replica.service, role="worker", engine=self.name,
-            comment=f"FastChat worker serving {model.model}"
-            + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
+            comment=f"FastChat worker serving {model.model}{replica.ordinal}",
             # the controller's service builds the image
             image=image, pull=bool(model.image),
             entrypoint=supervisor_entrypoint(site),
@@ -239,6 +216,7 @@ class FastChat:
                 ("--worker-address", own),
                 ("--controller-address", controller),
                 ("--model-path", model_source(model, site)),
+                # a local folder has no revisions
                 ("--revision", model.revision if not is_local(model.model) else None),
                 ("--model-names", ",".join(served_names(model))),
                 ("--conv-template", model.conv_template),
@@ -256,12 +234,17 @@ class FastChat:
             networks=(NETWORK,),
             # a worker exits if it can't register
             depends_on=(Dependency(CONTROLLER, "service_healthy"),),
+            # the health check waits up to 50 s for a token
             health=health_check(
-                self._health_command(context, "worker", own, controller), estimate_start_period(model), timeout=60
+                self._health_command(context, "worker", own, controller),
+                estimate_start_period(replica, site),
+                timeout=60,
             ),
             restart=stack.restart, init=True,
-            user=model.user or "", read_only=model.read_only, cpuset=model.cpuset or "",
-            shm_size=model.shm_size or "", ipc=model.ipc or "",
+            user=model.user or image_user(image), read_only=has_read_only_root(model, replica.gpus),
+            cpuset=model.cpuset or "", shm_size=model.shm_size or "", ipc=model.ipc or "",
+            # uvicorn finishes the requests in flight, without a limit
+            stop_grace_period=STOP_GRACE_PERIOD,
         )  # fmt: skip
 
     def _api(self, context: Context, names: tuple[str, ...], workers: tuple[Service, ...], host_port: int) -> Service:
@@ -277,16 +260,18 @@ class FastChat:
             command=(*self._launch_command(context, "api"), *format_flags((
                 ("--host", address), ("--port", port),
                 ("--controller-address", site.url(CONTROLLER, CONTROLLER_PORT)),
-                # launch.py waits for the workers; without workers, FastChat answers 200 with an empty list of models
+                # launch.py waits for a worker; without workers, FastChat answers 200 with an empty list of models
                 ("--expect-models", ",".join(names)),
             ))),
             environment=(("LOGDIR", ""), ("STACKGEN_API_KEY", API_KEY)),
             mounts=(Bind("./scripts", SCRIPTS), Tmpfs("/tmp", "mode=1777")),
             ports=(Port(stack.bind, host_port, port),),
+            # an internal network can't publish ports, so the API server is on the default network too
             networks=("default", NETWORK),
-            depends_on=tuple(Dependency(worker.name, "service_healthy") for worker in workers),
+            # a worker that can't start must not keep the other models from answering
+            depends_on=tuple(Dependency(worker.name, "service_healthy", required=False) for worker in workers),
             health=health_check(self._health_command(context, "api", site.local_url(API, API_PORT), *names), period=60),
-            restart=stack.restart, init=True,
+            restart=stack.restart, init=True, user=image_user(image), stop_grace_period=STOP_GRACE_PERIOD,
         )  # fmt: skip
 
 

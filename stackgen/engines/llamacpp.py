@@ -6,50 +6,42 @@ variant from upstream's CUDA image. All paths except `/health` and `/v1/health` 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field
-
+from stackgen.engines._llamacpp_model import LlamaCppModel
+from stackgen.engines._llamacpp_router import describe_replica, find_router_mistakes, router_dialect
+from stackgen.engines._llamacpp_template import warn_of_templates
+from stackgen.engines._values import find_value_mistakes
+from stackgen.engines._versions import find_version_mistakes, warn_of_versions
+from stackgen.engines._watch import watch_environment
 from stackgen.engines.base import (
     API_KEY,
+    DRAIN_SECONDS,
+    STOP_GRACE_PERIOD,
     Context,
     Part,
     Replica,
     engine_mounts,
     estimate_start_period,
     format_flags,
+    has_read_only_root,
     health_check,
+    image_user,
     model_download_arguments,
     served_names,
     supervisor_entrypoint,
 )
 from stackgen.errors import Mistake
-from stackgen.images.tags import VERSIONS, context_assets, image_tag
+from stackgen.flags.releases import image_of
+from stackgen.images.tags import VERSIONS, context_assets, download_image, image_tag
 from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service
-from stackgen.spec import ModelSpec, Text, TokenCount, is_local, parse_token_count
+from stackgen.spec import is_local, parse_token_count
 
 __all__ = ["ENGINE", "LlamaCppModel"]
 
 BUILD = VERSIONS["llamacpp"]
 PORT = 8080
-CUDA_IMAGE = f"ghcr.io/ggml-org/llama.cpp:server-cuda-b{BUILD}"
-
-
-class LlamaCppModel(ModelSpec):
-    """A GGUF model served by llama.cpp."""
-
-    engine: Literal["llamacpp"] = Field(description="The engine")
-    file: Text | None = Field(None, description="GGUF file in the Hub repository (required for a Hub id)")
-    max_model_len: TokenCount | None = Field(
-        None, description="Context length in tokens: 8192, 32k, or `auto` for the model's own context length"
-    )
-    max_num_seqs: int | None = Field(
-        None, ge=1, description="Number of requests that run at the same time (llama.cpp: slots)"
-    )
-    gpu_layers: int | None = Field(
-        None, ge=0, description="Number of layers on the GPU; default: all if there is a GPU"
-    )
 
 
 class LlamaCpp:
@@ -59,12 +51,26 @@ class LlamaCpp:
     Model = LlamaCppModel
     dialect = Dialect(
         name="llamacpp",
+        # tools/server/server.cpp
+        api_paths=(
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/responses/input_tokens",
+            "/v1/messages",
+            "/v1/messages/count_tokens",
+            "/v1/rerank",
+            "/v1/audio/transcriptions",
+        ),
         liveness_path="/health",
         unknown_model=(200, None),
         reports_first_name=True,
         claims=("completions", "tokenize", "json-schema", "logprobs", "seed"),
         depends=("embeddings", "tools"),
         tokenize=("/tokenize", "content"),
+        context_flags=("--ctx-size", "-c"),
+        slots_flags=("--parallel", "-np"),
         deviations=(
             Deviation(
                 "errors", pattern=r"unknown model: accepted with 200", note="answers requests for any model name"
@@ -97,19 +103,39 @@ class LlamaCpp:
             assets=(
                 Asset("images/common/supervise.sh", "scripts/supervise.sh"),
                 Asset("engines/llamacpp_health.sh", "scripts/llamacpp_health.sh"),
-                *context_assets("llamacpp"),
+                Asset("engines/llamacpp_drain.sh", "scripts/llamacpp_drain.sh"),
+                Asset("engines/llamacpp_watch.sh", "scripts/llamacpp_watch.sh"),
+                *(context_assets("llamacpp") if any(map(_is_own_image, context.replicas)) else ()),
+            ),
+            warnings=(
+                *warn_of_versions(self.name, context),
+                *(
+                    text
+                    for one in context.replicas
+                    if one.index == 0
+                    for text in warn_of_templates(one.spec, one.path, context.site.find_on_disk(one.spec.model))
+                ),
             ),
         )
 
     def mistakes(self, context: Context) -> list[Mistake]:
         """Finds Hub repositories without a file name, and GPUs without an image."""
-        found = []
+        found = [*find_value_mistakes(self.name, context), *find_version_mistakes(context)]
         # report each error once per model, not once per replica
         for replica in (one for one in context.replicas if one.index == 0):
-            if not is_local(replica.spec.model) and not replica.spec.file:
+            found += find_router_mistakes(replica, context.site)
+            if not (is_local(replica.spec.model) or replica.spec.file or replica.spec.models_dir):
                 found.append(
                     Mistake(
                         f"{replica.path}.file", "is missing", hint="set `file` to a GGUF file of the Hub repository"
+                    )
+                )
+            if replica.spec.dtype:
+                found.append(
+                    Mistake(
+                        f"{replica.path}.dtype",
+                        "has no effect: the GGUF file determines the data types",
+                        hint="remove dtype, or set `file` to a file with another quantization",
                     )
                 )
             if replica.gpus and replica.gpus.driver == "amd" and not replica.spec.image:
@@ -123,25 +149,27 @@ class LlamaCpp:
         return found
 
     def download_image(self, context: Context) -> tuple[str, Build | None]:
-        """Stackgen's own image, because upstream's image doesn't have `hf`."""
-        # the CPU image also with GPUs, because downloading needs no CUDA
-        return image_tag("llamacpp", BUILD, "cpu"), Build("./llamacpp")
+        """Stackgen's own image, if a replica uses it anyway; otherwise an image that only downloads."""
+        # upstream's images don't have `hf`, and a build of llama-server takes minutes
+        own = next(filter(_is_own_image, context.replicas), None)
+        return (_image(own), _build(own)) if own else download_image()
 
     def download_arguments(self, model: Any) -> tuple[str, ...]:
         """Arguments for the one GGUF file."""
+        # a repository may have dozens of quantizations, and the engine needs one
         return model_download_arguments(model, (model.file,))
 
     def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
         model, stack, site = replica.spec, context.stack, context.site
         address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
-        # stackgen's own image has no CUDA build
-        own = not model.image and not replica.gpus
+        own, router = _is_own_image(replica), ("router",) if model.models_dir else ()
+        image = _image(replica)
+        # on the CPU, llama-server would only warn that it ignores the flag
         layers = model.gpu_layers if model.gpu_layers is not None else ("all" if replica.gpus else None)
         command = (
             "llama-server",
             *format_flags((
-                ("--model", self._file(model, context)),
-                ("--alias", ",".join(served_names(model))),
+                *self._source(model, context),
                 ("--host", address),
                 ("--port", port),
                 ("--ctx-size", self._context(model)),
@@ -151,45 +179,67 @@ class LlamaCpp:
             )),
             *model.extra_args,
         )  # fmt: skip
+        # the key comes from the environment, because --api-key would show it in the process list
         environment: dict[str, str | EnvRef] = {"LLAMA_API_KEY": API_KEY, "HOME": site.home_dir()}
+        if site.uses_containers:
+            # llama-server aborts the requests in flight on SIGTERM, so supervise.sh runs this command before
+            script = site.script("llamacpp_drain.sh")
+            environment["STACKGEN_DRAIN"] = " ".join(
+                ["/bin/sh", script, f"http://127.0.0.1:{port}", str(DRAIN_SECONDS), *router]
+            )
+        # the process of a router does not compute, so a busy model would look like a hang
+        if not router:
+            environment |= watch_environment(model, site, self.name, f"http://127.0.0.1:{PORT}")
         service = Service(
             name=replica.service,
             role="engine",
             engine=self.name,
-            comment=f"llama.cpp serving {model.model}"
-            + (f", replica {replica.index + 1}" if model.replicas > 1 else ""),
-            image=model.image or (image_tag("llamacpp", BUILD, "cpu") if own else CUDA_IMAGE),
+            comment=describe_replica(replica),
+            image=image,
             # one service builds the image and the others use it
-            build=Build("./llamacpp") if own and replica is context.replicas[0] else None,
+            build=_build(replica) if own and replica is _first_with(image, context) else None,
+            # stackgen's own images are in no registry
             pull=not own,
             entrypoint=supervisor_entrypoint(site),
             command=command,
+            # the user's variables come last and take precedence
             environment=tuple((environment | dict(site.gpu_environment(replica.gpus)) | model.extra_env).items()),
             gpus=replica.gpus,
             mounts=engine_mounts(model, stack, site),
             ports=(Port(stack.bind, replica.host_port, port),),
+            # the health check waits up to 55 s for a token
             health=health_check(
-                ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}"),
-                estimate_start_period(model),
+                ("/bin/sh", site.script("llamacpp_health.sh"), f"http://127.0.0.1:{port}", *router),
+                estimate_start_period(replica, site),
                 timeout=60,
+                ready_path="/health",
             ),
             restart=stack.restart,
             init=True,
-            user=model.user or "",
-            read_only=model.read_only,
+            user=model.user or image_user(image),
+            read_only=has_read_only_root(model, replica.gpus),
             shm_size=model.shm_size or "",
             ipc=model.ipc or "",
             cpuset=model.cpuset or "",
+            stop_grace_period=STOP_GRACE_PERIOD,
         )
         endpoint = Endpoint(
             replica.service,
             service=replica.service,
             base_url=site.public_url(stack.bind, replica.host_port),
             models=served_names(model),
-            dialect=self.dialect,
-            max_concurrent_requests=model.max_num_seqs or 0,
+            dialect=router_dialect(self.dialect) if router else self.dialect,
+            max_concurrent_requests=(model.max_num_seqs or 0) * (model.models_max or 1),
         )
         return service, endpoint
+
+    def _source(self, model: Any, context: Context) -> tuple[tuple[str, Any], ...]:
+        """The flags that select the model, or the folder of a router."""
+        if model.models_dir:
+            # one model by default: llama-server's own default is 4, whose sum the memory may not hold
+            return (("--models-dir", context.site.local_path(model.models_dir)),
+                    ("--models-max", model.models_max or 1), ("--offline", True))  # fmt: skip
+        return (("--model", self._file(model, context)), ("--alias", ",".join(served_names(model))))
 
     def _file(self, model: Any, context: Context) -> str:
         """Path of the GGUF file: a mounted file, or a file below the link that `download.py` creates."""
@@ -206,6 +256,27 @@ class LlamaCpp:
             return None
         # llama-server divides --ctx-size among its slots
         return parse_token_count(model.max_model_len) * (model.max_num_seqs or 1)
+
+
+def _is_own_image(replica: Replica) -> bool:
+    # stackgen's own image has no CUDA build
+    return not replica.spec.image and not replica.gpus
+
+
+def _image(replica: Replica) -> str:
+    version = replica.spec.engine_version or BUILD
+    if replica.spec.image:
+        return str(replica.spec.image)
+    return image_of("llamacpp", version, "nvidia") if replica.gpus else image_tag("llamacpp", version, "cpu")
+
+
+def _build(replica: Replica) -> Build:
+    version = replica.spec.engine_version
+    return Build("./llamacpp", (("LLAMA_BUILD", version),) if version else ())
+
+
+def _first_with(image: str, context: Context) -> Replica:
+    return next(one for one in context.replicas if _image(one) == image)
 
 
 ENGINE = LlamaCpp()

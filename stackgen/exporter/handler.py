@@ -1,16 +1,20 @@
-"""Handles one HTTP request. Only GET and HEAD are allowed, and no response repeats what the client sent."""
+"""Responds to one HTTP request, as a WSGI application. Only GET and HEAD are allowed.
+
+No response repeats what the client sent.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
@@ -20,9 +24,20 @@ from stackgen.exporter.rounds import Checker
 from stackgen.exporter.state import State
 from stackgen.exporter.status import build_status, render_page
 
-__all__ = ["Handler", "Site"]
+__all__ = ["DEFAULT_HEADERS", "JSON", "Site", "make_app"]
 
 HTML, JSON = "text/html; charset=utf-8", "application/json"
+DEFAULT_HEADERS = {
+    # reports contain models' answers and server addresses
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # for metrics, JSON and errors; the pages send their own policies
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+# scrapers of one exporter ask for very few formats
+MAX_CACHED_SCRAPES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,165 +62,135 @@ class Site:
         return data, f'"{version}{"-late" if stall_reason else ""}"'
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection of a client."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response without the headers that every response has."""
 
-    protocol_version = "HTTP/1.1"
-    # the default, HTTP/0.9, would answer garbage without status line and headers
-    default_request_version = "HTTP/1.0"
-    # seconds a client may stay silent; each connection occupies a thread
-    timeout = 30
-    server: Any
+    status: int
+    content_type: str
+    body: str | bytes
+    headers: tuple[tuple[str, str], ...] = ()
 
-    def do_GET(self) -> None:
-        if not self._is_allowed_host():
-            # DNS rebinding: scripts of a web page whose name resolves to 127.0.0.1 could read everything
-            self._send_error(421, "this exporter does not serve this host name; use localhost or 127.0.0.1")
-            return
-        # urlsplit raises ValueError for a path such as `//[`
-        try:
-            path = urlsplit(self.path).path
-        except ValueError:
-            path = ""
-        routes: dict[str, Callable[[], None]] = {
-            "/": self._send_page,
-            "/metrics": self._send_metrics,
-            "/api/status": self._send_status,
-            "/-/healthy": self._send_health,
-        }
-        if path in routes:
-            routes[path]()
-        elif path.startswith("/endpoint/"):
-            self._send_endpoint(unquote(path.removeprefix("/endpoint/"), errors="replace"))
-        else:
-            self._send_error(404, "there is no such path; try /, /metrics, /api/status or /-/healthy")
 
-    do_HEAD = do_GET
+Environ = dict[str, Any]
+App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-    def __getattr__(self, name: str) -> Any:
-        # without a do_METHOD attribute the base class would respond with 501 and its own page
-        if name.startswith("do_"):
-            return self._reject_method
-        raise AttributeError(name)
 
-    def _reject_method(self) -> None:
-        # the request's body is not read, so the connection can't be reused
-        self.close_connection = True
-        self._send_error(405, "only GET and HEAD are allowed", ("Allow", "GET, HEAD"), ("Connection", "close"))
+def make_app(site: Site) -> App:
+    """The WSGI application that serves `site`."""
+    scrape = _cached_scrapes(site)
 
-    def _send_page(self) -> None:
-        data, tag = self._site.status_and_etag()
-        # a new nonce for each response: a known one would let injected markup run scripts
-        nonce = secrets.token_urlsafe(16)
-        csp = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        self._send(200, HTML, render_page(data, version=tag, nonce=nonce), ("Content-Security-Policy", csp))
+    def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        response = _respond(environ, site, scrape)
+        body = response.body.encode() if isinstance(response.body, str) else response.body
+        headers = {"Content-Type": response.content_type, **DEFAULT_HEADERS, **dict(response.headers)}
+        # in a 304, Content-Length would be the length of the full response (RFC 9110, 8.6), which is unknown here
+        if response.status != 304:
+            headers["Content-Length"] = str(len(body))
+        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", list(headers.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" or response.status == 304 else [body]
 
-    def _send_status(self) -> None:
-        data, tag = self._site.status_and_etag()
-        if self.headers.get("If-None-Match") == tag:
-            self._send(304, JSON, "", ("ETag", tag))
-        else:
-            self._send(200, JSON, json.dumps(data, allow_nan=False), ("ETag", tag))
+    return app
 
-    def _send_metrics(self) -> None:
-        # through the library's WSGI application, which negotiates the format and the compression
+
+def _respond(environ: Environ, site: Site, scrape: Callable[[str, str, str], Response]) -> Response:
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        return _error(environ, 405, "only GET and HEAD are allowed", ("Allow", "GET, HEAD"))
+    if site.loopback_only and not _is_loopback(environ.get("HTTP_HOST", "")):
+        # DNS rebinding: scripts of a web page whose name resolves to 127.0.0.1 could read everything
+        return _error(environ, 421, "the exporter does not accept this host name in a URL; use localhost or 127.0.0.1")
+    # WSGI passes the bytes of the path as Latin-1
+    path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+    if path == "/":
+        return _page(site)
+    if path == "/metrics":
+        # the version first: metrics that are newer than their version are only rendered once more
+        return scrape(site.state.version, environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
+    if path == "/api/status":
+        return _status(site, environ.get("HTTP_IF_NONE_MATCH", ""))
+    if path == "/-/healthy":
+        stall_reason = site.checker.stall_reason()
+        body = json.dumps({"healthy": not stall_reason, "trouble": stall_reason}) + "\n"
+        return Response(503 if stall_reason else 200, JSON, body)
+    if path.startswith("/endpoint/"):
+        return _endpoint(environ, site, path.removeprefix("/endpoint/"))
+    return _error(environ, 404, "the exporter does not serve this path; try /, /metrics, /api/status or /-/healthy")
+
+
+def _page(site: Site) -> Response:
+    data, tag = site.status_and_etag()
+    # a new nonce for each response: a known one would let injected markup run scripts
+    nonce = secrets.token_urlsafe(16)
+    csp = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return Response(200, HTML, render_page(data, version=tag, nonce=nonce), (("Content-Security-Policy", csp),))
+
+
+def _status(site: Site, known_tag: str) -> Response:
+    data, tag = site.status_and_etag()
+    if known_tag == tag:
+        return Response(304, JSON, "", (("ETag", tag),))
+    return Response(200, JSON, json.dumps(data, allow_nan=False), (("ETag", tag),))
+
+
+def _cached_scrapes(site: Site) -> Callable[[str, str, str], Response]:
+    """A function of (version of the state, Accept, Accept-Encoding) that renders the metrics once for equal arguments.
+
+    A burst of scrapes would otherwise render the same text hundreds of times.
+    """
+    # the library's WSGI application negotiates the format and the compression
+    library_app = make_wsgi_app(site.registry)
+
+    @lru_cache(maxsize=MAX_CACHED_SCRAPES)
+    def scrape(_version: str, accept: str, accept_encoding: str) -> Response:
         started: list[Any] = []
         environ = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": "/metrics",
             "QUERY_STRING": "",
-            "HTTP_ACCEPT": self.headers.get("Accept", ""),
-            "HTTP_ACCEPT_ENCODING": self.headers.get("Accept-Encoding", ""),
+            "HTTP_ACCEPT": accept,
+            "HTTP_ACCEPT_ENCODING": accept_encoding,
         }
-        body = b"".join(make_wsgi_app(self._site.registry)(environ, lambda *args: started.extend(args)))
+        body = b"".join(library_app(environ, lambda *args: started.extend(args)))
         headers = dict(started[1])
         content_type = headers.pop("Content-Type")
-        self._send(200, content_type, body, *headers.items(), ("Vary", "Accept, Accept-Encoding"))
+        return Response(200, content_type, body, (*headers.items(), ("Vary", "Accept, Accept-Encoding")))
 
-    def _send_health(self) -> None:
-        stall_reason = self._site.checker.stall_reason()
-        body = json.dumps({"healthy": not stall_reason, "trouble": stall_reason})
-        self._send(503 if stall_reason else 200, JSON, body + "\n")
+    return scrape
 
-    def _send_endpoint(self, name: str) -> None:
-        one = self._site.state.get(name)
-        if one is None:
-            self._send_error(404, "no monitored endpoint has this name")
-        elif one.report is None or one.checked is None:
-            self._send_error(503, "the first check of this endpoint has not finished yet", ("Retry-After", "3"))
-        else:
-            # `checked` is the end of the round, but a report contains the start
-            started = datetime.fromtimestamp(one.checked - one.report.seconds, timezone.utc)
-            report = Report(
-                (one.report,),
-                started=started.isoformat(timespec="seconds"),
-                profile=self._site.profile,
-                seconds=one.report.seconds,
-            )
-            csp = f"{content_security_policy()}; frame-ancestors 'none'"
-            self._send(200, HTML, as_html(report, home="../"), ("Content-Security-Policy", csp))
 
-    @property
-    def _site(self) -> Site:
-        site: Site = self.server.site
-        return site
+def _endpoint(environ: Environ, site: Site, name: str) -> Response:
+    one = site.state.get(name)
+    if one is None:
+        return _error(environ, 404, "the exporter monitors no endpoint with this name")
+    if one.report is None or one.checked is None:
+        return _error(environ, 503, "the first check of this endpoint has not finished yet", ("Retry-After", "3"))
+    # `checked` is the end of the round, but a report contains the start
+    started = datetime.fromtimestamp(one.checked - one.report.seconds, timezone.utc)
+    report = Report(
+        (one.report,), started=started.isoformat(timespec="seconds"), profile=site.profile, seconds=one.report.seconds
+    )
+    csp = f"{content_security_policy()}; frame-ancestors 'none'"
+    return Response(200, HTML, as_html(report, home="../"), (("Content-Security-Policy", csp),))
 
-    def _is_allowed_host(self) -> bool:
-        if not self._site.loopback_only:
-            return True
-        # without a Host header, as in HTTP/1.0, the name is empty and the request is refused
-        try:
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
 
-    def _send_error(self, code: int, message: str, *headers: tuple[str, str]) -> None:
-        """Sends an error: HTML to browsers, JSON to programs."""
-        if "text/html" in self.headers.get("Accept", ""):
-            csp = f"{content_security_policy()}; frame-ancestors 'none'"
-            body = jinja_environment().get_template("report/error.html.j2").render(
-                code=code, message=message, style=load_css(), policy=content_security_policy(), nonce=None, many=False
-            )  # fmt: skip
-            self._send(code, HTML, body, ("Content-Security-Policy", csp), *headers)
-        else:
-            self._send(code, JSON, json.dumps({"error": message}) + "\n", *headers)
+def _is_loopback(host_header: str) -> bool:
+    # without a Host header, as in HTTP/1.0, the name is empty and the request is refused
+    try:
+        host = urlsplit(f"//{host_header}").hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
-    def _send(self, code: int, content_type: str, body: str | bytes, *headers: tuple[str, str]) -> None:
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(code)
-        defaults = {
-            "Content-Type": content_type,
-            "Content-Length": str(len(data)),
-            # reports contain models' answers and server addresses
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            # for metrics, JSON and errors; the pages send their own policies
-            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-        }
-        for name, value in {**defaults, **dict(headers)}.items():
-            # in a 304, Content-Length would be the length of the full response (RFC 9110, 8.6), which is unknown here
-            if code != 304 or name != "Content-Length":
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD" and code != 304:
-            self.wfile.write(data)
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Replaces the base class's error page for malformed requests, which repeats the client's input."""
-        self.close_connection = True
-        # None until the request line is parsed, and `_send` reads it
-        self.command = self.command or "GET"
-        self._send(code, JSON, json.dumps({"error": "the request is not valid HTTP"}) + "\n", ("Connection", "close"))
-
-    def version_string(self) -> str:
-        """The Server header, without versions, because versions would only help an attacker."""
-        return "stackgen"
-
-    def log_message(self, *_: object) -> None:
-        """Logs nothing: Prometheus alone would add two lines a minute."""
+def _error(environ: Environ, code: int, message: str, *headers: tuple[str, str]) -> Response:
+    """An error: HTML for browsers, JSON for programs."""
+    if "text/html" not in environ.get("HTTP_ACCEPT", ""):
+        return Response(code, JSON, json.dumps({"error": message}) + "\n", headers)
+    csp = f"{content_security_policy()}; frame-ancestors 'none'"
+    body = jinja_environment().get_template("report/error.html.j2").render(
+        code=code, message=message, style=load_css(), policy=content_security_policy(), nonce=None, many=False
+    )  # fmt: skip
+    return Response(code, HTML, body, (("Content-Security-Policy", csp), *headers))

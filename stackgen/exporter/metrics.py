@@ -53,7 +53,7 @@ FIGURES: tuple[tuple[str, str, str, dict[str, str], str], ...] = (
         "load",
         "tokens_per_second",
         {},
-        "Tokens per second of all concurrent requests",
+        "Tokens per second of all concurrent requests together",
     ),
 )
 
@@ -70,6 +70,7 @@ class _LatestReports(Collector):
         yield from _endpoint_metrics(endpoints)
         yield from _check_metrics(reports)
         yield from _figure_metrics(reports)
+        yield _api_metric(reports)
 
 
 def build_registry(state: State) -> CollectorRegistry:
@@ -92,15 +93,15 @@ def _build_registry(snapshot: Callable[[], Iterable[EndpointState]]) -> Collecto
 
 
 def _endpoint_metrics(endpoints: Iterable[EndpointState]) -> Iterator[Metric]:
-    about = "1: no check failed in the latest round; 0: at least one check failed"
+    about = "1: no check failed in the latest round of checks; 0: at least one check failed"
     up = GaugeMetricFamily("stackgen_endpoint_up", about,
                            labels=["endpoint", "base_url", "dialect"])  # fmt: skip
-    last = GaugeMetricFamily("stackgen_last_check_timestamp_seconds", "Unix time when the latest round ended",
-                             labels=["endpoint"])  # fmt: skip
+    last = GaugeMetricFamily("stackgen_last_check_timestamp_seconds",
+                             "Unix time at the end of the latest round of checks", labels=["endpoint"])  # fmt: skip
     runs = CounterMetricFamily(
-        "stackgen_check_runs", "Number of rounds since the exporter started", labels=["endpoint"]
+        "stackgen_check_runs", "Number of rounds of checks since the exporter started", labels=["endpoint"]
     )
-    took = GaugeMetricFamily("stackgen_check_round_duration_seconds", "Duration of the latest round",
+    took = GaugeMetricFamily("stackgen_check_round_duration_seconds", "Duration of the latest round of checks",
                              labels=["endpoint"])  # fmt: skip
     for one in endpoints:
         runs.add_metric([one.name], one.runs)
@@ -128,6 +129,7 @@ def _check_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
             values = [report.name, name, model]
             status.add_metric(values, int(result.status != "fail"))
             warning.add_metric(values, int(result.status == "warn"))
+            # a check that crashed has no duration
             if result.seconds is not None:
                 took.add_metric(values, result.seconds)
     yield from (status, warning, took)
@@ -135,6 +137,7 @@ def _check_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
 
 def _figure_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
+    # one family per metric name, because the p50 and p99 of a figure are series of the same metric
     for name, _, _, extra, about in FIGURES:
         families.setdefault(name, GaugeMetricFamily(name, about, labels=["endpoint", "model", *extra]))
     days = GaugeMetricFamily("stackgen_certificate_days", "Days until the server's certificate expires",
@@ -153,6 +156,17 @@ def _figure_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
                 seen.add(("days",))
                 days.add_metric([report.name], result.figures["certificate_days"])
     yield from (*families.values(), days)
+
+
+def _api_metric(reports: Iterable[EndpointReport]) -> Metric:
+    about = "1: the API was seen to work; 0: it is refused, ignored, not served, or fails. No series: not checked"
+    works = GaugeMetricFamily("stackgen_api_works", about, labels=["endpoint", "model", "api"])
+    for report in reports:
+        # two long names may share a label, and Prometheus rejects a scrape with a duplicate series
+        cells = {(_truncate_label(one.model), one.api): one for one in report.apis if one.state != "not checked"}
+        for (model, api), one in cells.items():
+            works.add_metric([report.name, model, api], int(one.state == "works"))
+    return works
 
 
 def _worst_results(report: EndpointReport) -> dict[tuple[str, str], Result]:

@@ -6,6 +6,7 @@ import heapq
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stackgen.check.checks.table import CHECKS, select_checks
 from stackgen.check.limits import validate_seconds
@@ -13,6 +14,7 @@ from stackgen.check.options import Options
 from stackgen.check.report import EndpointReport, Result
 from stackgen.check.target import Target
 from stackgen.check.transport.transcript import MIN_CHUNKS
+from stackgen.exporter.apis import ApiRounds
 from stackgen.exporter.state import State
 from stackgen.providers.probe import run_check
 
@@ -33,7 +35,7 @@ def monitoring_options(timeout: float = 60.0, *, observed: bool = False) -> Opti
     `timeout` is in seconds. `observed` adds the `containers` check, for targets whose stack is known.
     """
     names = [check.name for check in CHECKS if check.depth == 0 and (observed or check.name != "containers")]
-    return Options(profile="default", timeout=timeout, max_tokens=STREAM_TOKENS, select=(*names, "stream"))
+    return Options(profile="default", timeout=timeout, max_tokens=STREAM_TOKENS, select=(*names, "stream"), light=True)
 
 
 class Checker:
@@ -47,6 +49,7 @@ class Checker:
         validate_seconds("interval", interval)
         select_checks(options)
         self._targets, self._options, self._interval, self._state = list(targets), options, interval, state
+        self._apis = ApiRounds(len(self._targets), options)
         self._changed = threading.Condition()
         self._stopped = False
         # (due time on the monotonic clock, index of the target); an endpoint leaves the heap while it is checked
@@ -84,7 +87,7 @@ class Checker:
         # `_due` is read without the lock: a value of the previous round only delays the verdict
         overdue = [target.name for target, due in zip(self._targets, self._due, strict=True) if now - due > limit]
         more = f" and {len(overdue) - 1} more" if len(overdue) > 1 else ""
-        return f"checks are overdue by more than {limit:.0f} s: {overdue[0]}{more}" if overdue else ""
+        return f"checks are overdue by more than {limit:.0f} s for endpoint {overdue[0]}{more}" if overdue else ""
 
     def _work(self) -> None:
         while True:
@@ -94,8 +97,11 @@ class Checker:
                 if self._stopped:
                     return
                 _, index = heapq.heappop(self._heap)
-            started = time.monotonic()
-            self._state.record(self._check(self._targets[index]))
+            started, target = time.monotonic(), self._targets[index]
+            report = self._check(target)
+            self._state.record(replace(report, apis=report.apis or self._apis.latest(index, report)))
+            # after the report is recorded, so that the probes don't delay it
+            self._apis.probe(index, target, report)
             with self._changed:
                 pause = min(self._interval, MIN_PAUSE)
                 self._due[index] = max(started + self._interval, time.monotonic() + pause)
@@ -112,6 +118,6 @@ class Checker:
                 status="fail",
                 seconds=None,
                 message=f"the check itself crashed: {type(error).__name__}",
-                hint="this is a bug in stackgen: `stackgen check --debug` shows details",
+                hint="this is a bug in stackgen: `stackgen check --debug` shows details of the crash",
             )
             return EndpointReport(target.name, base_url=target.base_url, dialect="", results=(result,))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from http.server import ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.errors import MachineError, StackgenError
-from stackgen.exporter.handler import Handler, Site
+from stackgen.exporter.handler import Site, make_app
+from stackgen.exporter.http import HttpServer, raise_file_limit
 from stackgen.exporter.metrics import build_registry
 from stackgen.exporter.rounds import Checker, monitoring_options
 from stackgen.exporter.state import State
@@ -27,35 +25,6 @@ __all__ = ["DEFAULT_LISTEN", "Exporter", "serve"]
 DEFAULT_LISTEN = "127.0.0.1:9464"
 # seconds that a shutdown waits for running checks; Docker kills a container after ten
 SHUTDOWN_TIMEOUT = 3.0
-
-
-class _Server(ThreadingHTTPServer):
-    # a client that keeps its connection open must not keep the process alive
-    daemon_threads = True
-    # browsers keep connections open, and a shutdown must not wait for them
-    block_on_close = False
-    site: Site
-
-    def __init__(self, *args: Any) -> None:
-        self._connections: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def close_connections(self) -> None:
-        """Closes connections that clients keep open, because the process would serve these until it ends."""
-        for request in tuple(self._connections):
-            with contextlib.suppress(OSError):
-                request.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, *_: Any) -> None:
-        """Prints nothing: a client that disconnects during a response is not an error."""
 
 
 class Exporter:
@@ -82,8 +51,9 @@ class Exporter:
     ) -> None:
         if not targets:
             raise StackgenError(
-                "there is no endpoint to monitor", "pass a stack that has an endpoint, or pass --base-url"
+                "the exporter has no endpoint to monitor", "pass a stack that has an endpoint, or pass --base-url"
             )
+        # the state and the metrics identify an endpoint by its name
         named = with_unique_names(targets)
         if options is None:
             observed = any(target.observer is not None for target in named)
@@ -92,7 +62,7 @@ class Exporter:
         # the exporter has neither passwords nor TLS
         if not loopback and not allow_remote:
             raise StackgenError(
-                f"{listen} is reachable from other machines, which would see models' answers and server addresses",
+                f"other machines can reach {listen}, and would see the models' answers and the servers' addresses",
                 "listen on 127.0.0.1, or pass --allow-remote if a firewall or proxy protects the port",
             )
         self.state = State(named)
@@ -106,37 +76,28 @@ class Exporter:
             # remote clients use host names that can't be known here
             loopback_only=loopback and not allow_remote,
         )
-        self._server = _bind(family, address, listen, site)
-        # 0.1 s is the poll interval, which bounds how long shutdown() takes
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="stackgen-http",
-                                        daemon=True)  # fmt: skip
+        self._server = HttpServer(make_app(site), _bind(family, address, listen))
 
     @property
     def port(self) -> int:
         """The TCP port that the server listens on."""
-        # from the socket, because the requested port may be 0
-        return int(self._server.server_address[1])
+        return self._server.port
 
     @property
     def url(self) -> str:
         """The URL of the status page."""
-        host = str(self._server.server_address[0])
+        host = self._server.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> None:
         """Starts checking and serving; returns at once."""
         self.checker.start()
-        self._thread.start()
+        self._server.start()
 
     def stop(self) -> bool:
         """Stops checking and serving. False if a check still waits for a server; this thread ends with the process."""
         finished = self.checker.stop(SHUTDOWN_TIMEOUT)
-        # shutdown() would block forever if serve_forever was never started
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.close_connections()
-        self._server.server_close()
+        self._server.stop()
         return finished
 
     def __enter__(self) -> Exporter:
@@ -164,6 +125,8 @@ def serve(
 
     `on_ready` is called with the URL of the status page. Returns False if a check still waits for a server at the end.
     """
+    # not in Exporter, because the limit belongs to the whole process
+    raise_file_limit()
     exporter = Exporter(targets, options, listen=listen, interval=interval, allow_remote=allow_remote, profile=profile)
     exporter.start()
     try:
@@ -187,7 +150,8 @@ def _resolve_address(listen: str) -> tuple[socket.AddressFamily, tuple[str, int]
         host, port = None, None
     if not host or port is None:
         raise StackgenError(
-            f"listen address {listen!r} is not host:port", f"use host:port, for example {DEFAULT_LISTEN} or [::1]:9464"
+            f"the listen address {listen!r} is not of the form host:port",
+            f"use host:port, for example {DEFAULT_LISTEN} or [::1]:9464",
         )
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -202,12 +166,15 @@ def _resolve_address(listen: str) -> tuple[socket.AddressFamily, tuple[str, int]
     return family, (resolved, port), ipaddress.ip_address(resolved.partition("%")[0]).is_loopback
 
 
-def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str, site: Site) -> _Server:
-    # socketserver reads the address family from the class, so each exporter gets a class of its own
-    bound = type("_Bound", (_Server,), {"address_family": family, "site": site})
+def _bind(family: socket.AddressFamily, address: tuple[str, int], listen: str) -> socket.socket:
+    """A bound socket. The port of the address may be 0; the socket's own address has the port that was chosen."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        server: _Server = bound(address, Handler)
+        # a restarted exporter would otherwise wait for the old connections
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
+        listener.close()
         raise MachineError(f"can't listen on {listen}: {error.strerror or error}",
-                           "another program may be using the port; set another with --listen") from None  # fmt: skip
-    return server
+                           "another program may use the port; choose another port with --listen") from None  # fmt: skip
+    return listener

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
 from stackgen import __version__
-from stackgen.check.report import EndpointReport, Report, Result
+from stackgen.check.report import STATES, EndpointReport, Report, Result, group_support
 from stackgen.check.report.page import jinja_environment, load_css
 from stackgen.check.report.plots import format_duration
 from stackgen.exporter.state import HISTORY, EndpointState, Round, summarize_round
@@ -93,8 +94,11 @@ def _row(one: EndpointState) -> dict[str, Any]:
         "seconds": report.seconds if report else None,
         "runs": one.runs,
         "problem": _first_problem(report),
+        # of the slowest model, as in the history, so that the value agrees with the latest bar of the chart
         "ttft_seconds": one.history[-1].ttft if one.history else None,
         "tokens_per_second": _slowest_rate(results),
+        "apis": [asdict(cell) for cell in report.apis] if report else [],
+        "apis_text": _describe_apis(report),
         "history": {
             "up": [int(round_.up) for round_ in one.history],
             "ttft_seconds": [round_.ttft for round_ in one.history],
@@ -118,6 +122,20 @@ def _first_problem(report: EndpointReport | None) -> dict[str, str] | None:
     return None
 
 
+def _describe_apis(report: EndpointReport | None) -> str:
+    """`Works: chat, messages. Refused: tools`: the APIs by state; one that works for some models only names these."""
+    states: dict[str, list[str]] = {}
+    for api, results in group_support(report.apis if report else ()):
+        by_state: dict[str, list[str]] = {}
+        for cell, models in results:
+            by_state.setdefault(cell.state, []).extend(models)
+        for state, names in by_state.items():
+            some = f" ({', '.join(names)})" if len(by_state) > 1 else ""
+            states.setdefault(state, []).append(f"{api.title}{some}")
+    order = [state for state in STATES if state in states]
+    return ". ".join(f"{state.capitalize()}: {', '.join(states[state])}" for state in order)
+
+
 def _slowest_rate(results: tuple[Result, ...]) -> float | None:
     # only `stream`: the figure of `load` with the same name is the rate of all its requests together
     streams = [result.figures for result in results if result.name == "stream"]
@@ -129,7 +147,7 @@ def _describe_history(history: tuple[Round, ...]) -> str:
     if not history:
         return "no rounds yet"
     down = sum(not round_.up for round_ in history)
-    text = f"last {len(history)} round{'s' if len(history) != 1 else ''}: {down or 'none'} down"
+    text = f"endpoint down in {down or 'none'} of the last {len(history)} round{'s' if len(history) != 1 else ''}"
     times = [round_.ttft for round_ in history if round_.ttft is not None]
     return text + (f"; TTFT {format_duration(min(times))} to {format_duration(max(times))}" if times else "")
 
@@ -138,7 +156,13 @@ def _verdict(count: dict[str, int], total: int) -> str:
     if not total:
         return "No endpoints configured"
     if count["down"]:
-        return f"{count['down']} of {total} endpoint{'s' if total != 1 else ''} down"
+        return f"{count['down']} of {total} endpoint{'s' if total != 1 else ''} {_be(count['down'])} down"
     if count["pending"]:
-        return f"{count['pending']} of {total} endpoint{'s' if total != 1 else ''} not checked yet"
+        return (
+            f"{count['pending']} of {total} endpoint{'s' if total != 1 else ''} {_be(count['pending'])} not checked yet"
+        )
     return f"All {total} endpoints are up" if total != 1 else "The endpoint is up"
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -7,17 +7,20 @@ their replacements. The real programs were tested to reject each removed flag.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "REMOVED_FLAGS", "REMOVED_IN", "REMOVED_SWITCHES", "Flags", "is_removal", "load_flags", "normalize_flag",
-    "suggest_flag",
+    "PINNED", "REMOVED_FLAGS", "REMOVED_IN", "REMOVED_SWITCHES", "Flags", "is_removal", "is_too_old", "known_versions",
+    "load_flags", "load_table", "normalize_flag", "suggest_flag",
 ]  # fmt: skip
 
+# engine -> the version that stackgen starts without `engine_version`
+PINNED = {"vllm": "0.32.0", "sglang": "0.5.23", "fastchat": "0.2.36", "llamacpp": "11434"}
 # engine -> flag that the engine no longer has, or never had -> what to do instead
 REMOVED_FLAGS: dict[str, dict[str, str]] = {
     "vllm": {
@@ -25,28 +28,31 @@ REMOVED_FLAGS: dict[str, dict[str, str]] = {
         "--enable-reasoning": "remove the flag: reasoning_parser alone enables reasoning",
         "--task": "use --runner (generate, pooling) and --convert (embed, classify)",
         "--guided-decoding-backend": "use --structured-outputs-config.backend",
-        "--swap-space": "remove the flag: preempted requests are recomputed",
+        "--swap-space": "remove the flag: vLLM recomputes preempted requests",
         "--max-seq-len-to-capture": "use --max-cudagraph-capture-size",
         "--cuda-graph-sizes": "use --cudagraph-capture-sizes",
         "--rope-scaling": "use --hf-overrides '{\"rope_parameters\": {…}}'",
         "--rope-theta": "use --hf-overrides '{\"rope_parameters\": {…}}'",
-        "--device": "remove the flag: the image decides the device (gpus: none selects the CPU image)",
+        "--device": "remove the flag: the image determines whether vLLM uses GPUs (`gpus: none` selects the CPU image)",
         "--worker-use-ray": "use --distributed-executor-backend ray",
-        "--engine-use-ray": "remove the flag: the engine always has its own process",
+        "--engine-use-ray": "remove the flag: vLLM always runs the engine in its own process",
         "--num-lookahead-slots": "use --speculative-config",
         "--speculative-model": "use --speculative-config",
         "--num-speculative-tokens": "use --speculative-config",
-        "--use-v2-block-manager": "remove the flag: vLLM has no other block manager",
+        "--use-v2-block-manager": "remove the flag: vLLM has only one block manager",
         "--enable-lora-bias": "remove the flag",
         "--override-pooler-config": "use --pooler-config",
-        "--preemption-mode": "remove the flag: preempted requests are recomputed",
+        "--preemption-mode": "remove the flag: vLLM recomputes preempted requests",
         "--disable-frontend-multiprocessing": "remove the flag",
     },
     "fastchat": {
-        "--api-keys": "remove the flag: the key comes from .env, and a flag would appear in the process list",
+        "--api-keys": "remove the flag: the key comes from .env, and the process list would show the value of the flag",
     },
+    "sglang": {},
     "llamacpp": {},
 }
+# a known flag that differs in more characters is another flag, not a typo
+MAX_TYPOS = 2
 # the first vLLM version without the flag, from the releases' own argument parsers (arg_utils.py, cli_args.py)
 REMOVED_IN = {
     "--disable-log-requests": "0.17.0", "--enable-reasoning": "0.10.0", "--task": "0.13.0",
@@ -76,14 +82,38 @@ class Flags:
     by_name: dict[str, dict[str, Any]]
 
 
+def known_versions(engine: str) -> tuple[str, ...]:
+    """The versions of an engine of which there is a table, the oldest first."""
+    names = (path.stem.partition("-")[2] for path in Path(__file__).parent.glob(f"{engine}-*.json"))
+    return tuple(sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)]))
+
+
 @cache
-def load_flags(engine: str) -> Flags | None:
-    """Loads the flags of the engine version that stackgen pins; None for an engine without a table."""
-    files = sorted(Path(__file__).parent.glob(f"{engine}-*.json"))
-    if not files:
+def load_table(engine: str, version: str) -> dict[str, Any]:
+    """What a version of an engine has, as `scripts/generate_flags.py` read it: flags, and for some paths and metrics.
+
+    Empty without a table.
+    """
+    # the version is from a stack file, and must not name another file
+    if version not in known_versions(engine):
+        return {}
+    table: dict[str, Any] = json.loads((Path(__file__).parent / f"{engine}-{version}.json").read_text("utf-8"))
+    return table
+
+
+@cache
+def load_flags(engine: str, version: str | None = None) -> Flags | None:
+    """Loads the flags of a version of an engine (None: the version that stackgen pins); None without a table."""
+    table = load_table(engine, version or PINNED.get(engine, ""))
+    if not table:
         return None
-    table = json.loads(files[-1].read_text("utf-8"))
     return Flags(table["version"], {name: entry for entry in table["flags"] for name in entry["names"]})
+
+
+def is_too_old(image: str, first: tuple[int, int]) -> bool:
+    """Whether the tag of `image` names a version before `first`; False if the tag names no version."""
+    match = re.search(r":v?(\d+)\.(\d+)(?:\.\d+)?[^/:]*$", image)
+    return match is not None and (int(match[1]), int(match[2])) < first
 
 
 def normalize_flag(flag: str) -> str:
@@ -101,10 +131,19 @@ def suggest_flag(engine: str, flag: str) -> str:
     plain = normalize_flag(flag)
     known = load_flags(engine)
     if known and plain in known.by_name:
-        same = f"{engine} {known.version} has {plain}, but this image contains another version"
+        # this version accepts the flag, so a program that rejects it must have another version
+        same = f"{engine} {known.version} has the flag {plain}, but this image contains another version of {engine}"
         return same if plain == flag else f"did you mean {plain}?"
     other = next((e for e in REMOVED_FLAGS if e != engine and (t := load_flags(e)) and plain in t.by_name), "")
+    # `plain` is a long flag, so short names can't be what the user meant
     own = [name for name in known.by_name if name.startswith("--")] if known else []
     # a flag of another engine counts as a typo only if it is very similar to one of this engine
-    close = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
+    similar = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
+    close = [one for one in similar if _count_differences(plain.lower(), one) <= MAX_TYPOS]
     return f"did you mean {close[0]}?" if close else f"{plain} is a flag of {other}" if other else ""
+
+
+def _count_differences(one: str, other: str) -> int:
+    """The characters to insert, delete or replace between two names, roughly; two swapped ones count as two."""
+    matching = sum(block.size for block in SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks())
+    return max(len(one), len(other)) - matching

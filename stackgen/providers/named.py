@@ -12,8 +12,9 @@ from stackgen.errors import SpecError, StackgenError
 from stackgen.plan import Dialect
 from stackgen.providers.catalog import Provider, find_key, find_provider, key_names_for, providers
 from stackgen.providers.targets import ResolvedTarget, dialects, targets_from_stack
+from stackgen.render.read import stack_file_in
 from stackgen.spec import EndpointSpec
-from stackgen.stack.folder import Stack, open_stack
+from stackgen.stack.folder import Stack, find_stack_file, open_stack
 from stackgen.stack.load import load_endpoints, read_text
 from stackgen.stack.yaml_text import read_mapping
 
@@ -59,8 +60,8 @@ def open_endpoint_source(path: str = ".", *, optional: bool = False) -> Endpoint
     where = Path(path)
     if where.suffix in (".yaml", ".yml"):
         return _open_endpoints_file(where) if _is_endpoints_file(where) else _open_stack_file(where)
-    if (where / "stack.yaml").exists():
-        return _open_stack_file(where / "stack.yaml")
+    if stack_file_in(where).exists():
+        return _open_stack_file(find_stack_file(path) or stack_file_in(where))
     if (where / FILE_NAME).exists():
         return _open_endpoints_file(where / FILE_NAME)
     if optional:

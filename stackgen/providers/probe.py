@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stackgen.check import check
@@ -23,18 +24,32 @@ def run_check(
     on_endpoint: Callable[[EndpointReport], None] | None = None,
 ) -> Report:
     """Checks all `targets` and returns one report; see `stackgen.check.check` for the arguments."""
+    # stackgen.check does not import the engines, so it gets their dialects as an argument
     return check(targets, options, wait=wait, on_progress=on_progress, on_endpoint=on_endpoint, dialects=dialects())
 
 
-def check_plan(plan: Plan, folder: Path, progress: Callable[[str, str], None], wait: float) -> Report:
+def check_plan(
+    plan: Plan, folder: Path, progress: Callable[[str, str], None], wait: float, base_url: str | None = None
+) -> Report:
     """Checks all endpoints of a started stack, waiting up to `wait` seconds for them to become ready.
 
-    `progress(service, phase)` is called before and after the check, for each endpoint.
+    `base_url` replaces the URL of the endpoints, for a stack that this machine reaches at another address.
+
+    `progress(service, phase)` is called before and after the check, for each endpoint. Those of other machines may be
+    missing: they are in the report only if they answer.
     """
-    for endpoint in plan.endpoints:
+    here = replace(plan, endpoints=tuple(one for one in plan.endpoints if not one.remote))
+    for endpoint in here.endpoints:
         progress(endpoint.service, "requesting a completion")
-    report = run_check(targets_from_plan(plan, folder), Options(timeout=60.0), wait)
+    targets = targets_from_plan(here, folder)
+    targets = [replace(one, base_url=base_url) for one in targets] if base_url else targets
+    report = run_check(targets, Options(timeout=60.0), wait)
     # one report covers the whole stack, so every service shows the verdict of this report
-    for endpoint in plan.endpoints:
+    for endpoint in here.endpoints:
         progress(endpoint.service, "answered" if report.ok else "failed the check")
+    elsewhere = replace(plan, endpoints=tuple(one for one in plan.endpoints if one.remote))
+    if elsewhere.endpoints:
+        more = run_check(targets_from_plan(elsewhere, folder), Options(timeout=60.0), 0)
+        found = tuple(one for one in more.endpoints if one.ok)
+        report = replace(report, endpoints=(*report.endpoints, *found), seconds=report.seconds + more.seconds)
     return report

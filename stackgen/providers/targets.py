@@ -11,6 +11,7 @@ from stackgen import engines
 from stackgen.check.target import Target
 from stackgen.plan import Bind, Dialect, Endpoint, Plan
 from stackgen.stack.envfile import read_env
+from stackgen.stack.secrets import collect_secrets
 
 if TYPE_CHECKING:
     from stackgen.stack.folder import Stack
@@ -37,12 +38,13 @@ def dialects() -> dict[str, Dialect]:
 
 def targets_from_plan(plan: Plan, folder: Path) -> list[Target]:
     """The plan's endpoints as targets, with their keys from `folder/.env`."""
-    env = read_env(folder)
+    env, secrets = read_env(folder), collect_secrets(folder)
     return [
         replace(
             # a server bound to 0.0.0.0 is exposed although its URL contains 127.0.0.1; only the plan has this fact
             Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed),
             ca_file=_generated_certificate(plan, endpoint, folder),
+            secrets=secrets,
         )
         for endpoint in plan.endpoints
     ]

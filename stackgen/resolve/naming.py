@@ -37,10 +37,11 @@ def _replica_names(model: ModelSpec, taken: set[str]) -> list[str]:
 
 
 def _find_ambiguous_names(stack: StackSpec) -> list[Mistake]:
-    """Finds served names that two models of one engine share. Replicas of one model may share names."""
+    """Finds names that two models or LoRA adapters of one engine share. Replicas of one model may share names."""
     mistakes = []
     # per engine only: the gateway routes across engines, and has its own check
     seen: dict[tuple[str, str], int] = {}
+    adapters: dict[str, str] = {}
     for index, model in enumerate(stack.models):
         for name in served_names(model):
             first = seen.setdefault((model.engine, name), index)
@@ -49,7 +50,21 @@ def _find_ambiguous_names(stack: StackSpec) -> list[Mistake]:
                     Mistake(
                         f"models[{index}].served_names",
                         f"{name!r} is already served by models[{first}]",
-                        hint="set other served_names, or use replicas for copies of one model",
+                        hint="set different `served_names`. To run several copies of one model, set `replicas`",
                     )
                 )
+    # after all models, whose names count first
+    for index, model in enumerate(stack.models):
+        for number, lora in enumerate(getattr(model, "lora_adapters", ())):
+            path = f"models[{index}].lora_adapters[{number}]"
+            owner = seen.get((model.engine, lora.name), adapters.get(lora.name))
+            if owner is not None:
+                mistakes.append(
+                    Mistake(
+                        f"{path}.name",
+                        f"{lora.name!r} is already served by {f'models[{owner}]' if isinstance(owner, int) else owner}",
+                        hint="choose another name: clients choose the adapter by its name",
+                    )
+                )
+            adapters.setdefault(lora.name, path)
     return mistakes

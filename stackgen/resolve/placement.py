@@ -8,7 +8,8 @@ order of the file, then the second replica of each model, and so on. So an added
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -16,9 +17,13 @@ from stackgen.errors import Mistake
 from stackgen.plan import GpuRequest
 from stackgen.spec import ModelSpec, StackSpec
 
-__all__ = ["Claim", "place"]
+__all__ = ["Claim", "find_start_order", "find_unplaced", "place", "sharing_warnings"]
 
 CDI = "nvidia.com/gpu="
+# the most GPUs of one machine that NVIDIA built (DGX-2); an HGX board has 8. The field's own limit is 64
+MAX_PER_REPLICA = 16
+# the NVIDIA runtime and the engines read these variables
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,66 @@ def place(stack: StackSpec, explicit: bool = False) -> tuple[dict[tuple[int, int
     return requests, mistakes
 
 
+def find_unplaced(stack: StackSpec, is_cluster: bool) -> list[Mistake]:
+    """Errors about `gpus: auto` without a recorded place: `stack/placement_file.py` has replaced all others."""
+    message, hint = "`auto` has no place yet", "`stackgen plan` chooses the GPUs, and records them in placement.yaml"
+    if is_cluster:
+        message, hint = (
+            "a cluster chooses the GPUs itself, and needs their number",
+            "set a count, for example `gpus: 1`",
+        )
+    return [Mistake(f"models[{index}].gpus", message, hint=hint) for index, model in enumerate(stack.models)
+            if model.gpus == "auto"]  # fmt: skip
+
+
+def find_start_order(
+    requests: Mapping[tuple[int, int], GpuRequest | None],
+) -> dict[tuple[int, int], set[tuple[int, int]]]:
+    """Returns the replicas that each replica waits for, both as (model, replica): the previous user of each GPU.
+
+    vLLM measures free memory while it starts. If another engine allocates memory on the same GPU meanwhile, the
+    measurement is wrong, and vLLM fails (vllm-project/vllm issue 10533).
+    """
+    waits: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    previous: dict[str, tuple[int, int]] = {}
+    # first replicas first, as in `_spread`: the order doesn't change if a replica is added
+    for key in sorted(requests, key=lambda key: (key[1], key[0])):
+        request = requests[key]
+        for id in request.ids if request else ():
+            if id in previous:
+                waits.setdefault(key, set()).add(previous[id])
+            previous[id] = key
+    return waits
+
+
+def sharing_warnings(stack: StackSpec, requests: Mapping[tuple[int, int], GpuRequest | None]) -> list[str]:
+    """Warnings about models with `share_gpus` that share no GPU: counts give each replica GPUs of its own."""
+    users: dict[str, set[int]] = {}
+    for (model, _), request in requests.items():
+        for id in request.ids if request else ():
+            users.setdefault(id, set()).add(model)
+    sharing = {model for models in users.values() if len(models) > 1 for model in models}
+    return [
+        f"models[{index}].share_gpus has no effect: no other model uses the GPUs of {model.model}. To put models on "
+        "the same GPU, give them the same indices, for example `gpus: [0]` for both"
+        for index, model in enumerate(stack.models)
+        if model.share_gpus and index not in sharing
+    ]
+
+
 def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim]:
     path, replicas, gpus = f"models[{index}].gpus", model.replicas, model.gpus
+    mistakes += _find_visible_devices(index, model)
+    if isinstance(gpus, int) and gpus > MAX_PER_REPLICA:
+        mistakes.append(
+            Mistake(
+                path,
+                f"{gpus} GPUs for each replica are more than one machine has, and with Compose, a stack runs on one "
+                "machine",
+                hint="set `gpus` to the number of GPUs on one machine. On a cluster, set `target: kubernetes`, which "
+                "splits a replica across several nodes",
+            )
+        )
     if gpus == "all":
         if replicas > 1:
             mistakes.append(
@@ -58,6 +121,9 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
         return [Claim(index, 0, count=-1)]
     if isinstance(gpus, int):
         return [Claim(index, replica, count=gpus) for replica in range(replicas)]
+    if gpus == "auto":
+        # reported by `find_unplaced`
+        return [Claim(index, replica) for replica in range(replicas)]
     gpus = tuple(id.removeprefix(CDI) for id in gpus)  # `0` and its CDI name are the same GPU
     each, rest = divmod(len(gpus), replicas)
     if rest:
@@ -65,10 +131,26 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
             Mistake(
                 path,
                 f"{len(gpus)} GPUs can't be divided evenly among {replicas} replicas",
-                hint=f"list {replicas}, {2 * replicas}, … GPUs",
+                hint=f"use {replicas}, {2 * replicas}, … GPUs",
             )
         )
     return [Claim(index, one, ids=gpus[one * each : (one + 1) * each]) for one in range(replicas)]
+
+
+def _find_visible_devices(index: int, model: ModelSpec) -> Iterator[Mistake]:
+    for name in VISIBLE:
+        value = model.extra_env.get(name)
+        # an empty value, and the runtime's `void`, show no GPU
+        if value in (None, "", "void", "none", "-1"):
+            continue
+        # the value of a variable in .env is unknown here
+        wanted = f"[{value}]" if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*", value) else "[0]"
+        yield Mistake(
+            f"models[{index}].extra_env.{name}",
+            "contradicts `gpus`, with which stackgen chooses the GPUs: a container sees only these GPUs, and numbers "
+            "them from 0",
+            hint=f"remove the variable, and set for example `gpus: {wanted}`",
+        )
 
 
 def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
@@ -80,8 +162,9 @@ def _spread(claims: Sequence[Claim], mistakes: list[Mistake]) -> list[Claim]:
     if uuids and any(claim.count > 0 for claim in claims):
         first = next(claim for claim in claims if claim.count > 0)
         mistakes.append(
-            Mistake(f"models[{first.model}].gpus", f"a count can't be combined with {uuids[0]}, whose index is unknown",
-                    hint="list indices or UUIDs for all models")
+            Mistake(f"models[{first.model}].gpus",
+                    f"a GPU count can't be combined with {uuids[0]}, whose index is unknown",
+                    hint="list the GPUs of all models as indices or UUIDs")
         )  # fmt: skip
     assigned = {}
     # all first replicas before all second replicas: adding a replica must not move GPUs of running services
@@ -115,7 +198,7 @@ def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
                 Mistake(
                     path,
                     f"GPU {id} is used by {who}",
-                    hint="give each model its own GPUs, or set share_gpus: true on all of them",
+                    hint="give each model its own GPUs, or set `share_gpus: true` on all these models",
                 )
             )
         # by default, each engine assumes that it has the GPU for itself
@@ -123,7 +206,7 @@ def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
             mistakes.append(
                 Mistake(
                     path,
-                    f"{who} share GPU {id}, so each needs gpu_memory_utilization",
+                    f"{who} share GPU {id}, so each of these models needs gpu_memory_utilization",
                     hint="for example 0.45 and 0.45",
                 )
             )
@@ -131,7 +214,8 @@ def _find_overlaps(claims: Sequence[Claim], stack: StackSpec) -> list[Mistake]:
         elif (total := round(sum(share or 0 for share in shares), 4)) > 0.95:
             mistakes.append(
                 Mistake(path, f"{who} share GPU {id}, but their gpu_memory_utilization adds up to {total:g}",
-                        hint="keep the sum at 0.95 or below, because each process needs memory outside its share")
+                        hint="keep the sum of gpu_memory_utilization at 0.95 or below, because each process also needs "
+                             "GPU memory beyond this fraction")
             )  # fmt: skip
     return mistakes
 

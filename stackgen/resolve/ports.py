@@ -24,6 +24,7 @@ def assign_ports(stack: StackSpec, site: Site) -> tuple[dict[tuple[int, int], in
     if gateway.is_enabled(stack, site):
         # engines publish no ports
         return dict.fromkeys(all_members, 0), []
+    # the ports of add-ons are fixed by default, so an engine must not take one of them
     addon_ports = (*monitoring.ports(stack, site).values(), *webui.ports(stack, site).values())
     reserved = {*(model.port for model in stack.models if model.port), *addon_ports}
     mistakes: list[Mistake] = []

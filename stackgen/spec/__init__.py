@@ -20,12 +20,27 @@ from stackgen.spec.base import (
     StorageSpec,
     Strict,
 )
-from stackgen.spec.types import NAME, PROVIDERS, EnvValue, Gpus, Text, TokenCount, is_local, parse_token_count
+from stackgen.spec.cluster import ClaimSpec, KubernetesModelSpec, KubernetesSpec, TolerationSpec
+from stackgen.spec.hosts import HostName, HostSpec
+from stackgen.spec.strict import allow_instead
+from stackgen.spec.types import (
+    NAME,
+    PROVIDERS,
+    Address,
+    EnvValue,
+    Gpus,
+    Text,
+    TokenCount,
+    is_exposed,
+    is_local,
+    parse_token_count,
+)
 
 __all__ = [
-    "PROVIDERS", "EndpointSpec", "EndpointsSpec", "EnvValue", "FallbackSpec", "GatewaySpec", "Gpus", "LoggingSpec",
-    "ModelSpec", "MonitoringSpec", "StackSpec", "StorageSpec", "Strict", "Text", "TokenCount", "UiSpec",
-    "is_local", "parse_token_count",
+    "PROVIDERS", "ClaimSpec", "EndpointSpec", "EndpointsSpec", "EnvValue", "FallbackSpec", "GatewaySpec", "Gpus",
+    "HostSpec", "KubernetesModelSpec", "KubernetesSpec", "LoggingSpec", "ModelSpec", "MonitoringSpec", "StackSpec",
+    "StorageSpec", "Strict", "Text", "TokenCount", "TolerationSpec", "UiSpec", "allow_instead", "is_local",
+    "parse_token_count",
 ]  # fmt: skip
 
 
@@ -33,16 +48,23 @@ class StackSpec(Strict):
     """A stack. `models` contains instances of the engines' subclasses of `ModelSpec`."""
 
     name: str = Field(
-        pattern=NAME, description="Name of the stack: the Compose project and the prefix of its containers"
+        pattern=NAME, description="Name of the stack and of its Compose project. Container names start with this name"
     )
     models: tuple[Any, ...] = Field(min_length=1, description="Models to serve. The fields depend on `engine`")
-    port: int = Field(
-        8000, ge=1, le=65535, description="First port on this machine. Further endpoints use the next ports"
+    target: Literal["compose", "kubernetes"] = Field(
+        "compose",
+        description="What is rendered: `compose` for Docker Compose on one machine, or `kubernetes` for manifests",
     )
-    bind: str = Field(
+    port: int = Field(
+        8000,
+        ge=1,
+        le=65535,
+        description="Port of the first endpoint on this machine. The other endpoints use the ports after it",
+    )
+    # loopback by default: without a gateway, engines answer many paths without a key
+    bind: Address = Field(
         "127.0.0.1",
-        pattern=r"^(\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]+\]?)$",
-        description="IP address to bind the ports to. 0.0.0.0 opens them to everyone who can reach this machine",
+        description="IP address to bind the ports to. 0.0.0.0 opens the ports to everyone who can reach this machine",
     )
     gpu_driver: Literal["nvidia", "cdi", "amd"] = Field(
         "nvidia", description="How containers get GPUs: the NVIDIA runtime, CDI device names, or AMD device files"
@@ -55,25 +77,72 @@ class StackSpec(Strict):
     restart: str = Field(
         "on-failure:3",
         pattern=r"^(no|always|unless-stopped|on-failure(:[1-9][0-9]*)?)$",
-        description="Docker restart policy. The default retries a failed start three times and then leaves the reason "
-        "in the log. An engine that dies after it was healthy is always restarted",
+        description="Docker restart policy. By default, a failed start is retried three times, and the service's log "
+        "contains the reason for the failure. An engine that was healthy before it died is always restarted",
     )
     logging: LoggingSpec = Field(LoggingSpec(), description="Log rotation")
+    proxy: Text | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="URL of the HTTP proxy for services that leave this machine: the download of weights, the chat UI, "
+        "and builds of images. If the proxy needs a password, put the whole URL into .env as STACKGEN_PROXY",
+    )
+    ca_certificates: Text | None = Field(
+        None,
+        description="PEM file on this machine with all trusted certificate authorities, for networks that intercept "
+        "TLS. The download of weights, the chat UI, image builds, and the gateway's connections to a "
+        "`fallback` use this file instead of the public authorities. All users must be able to read the file",
+    )
     endpoints: tuple[EndpointSpec, ...] = Field(
         (), description="Endpoints outside this stack that `stackgen check` and `stackgen ask` can also use"
     )
+    # None and not False: then the number of replicas and `bind` decide
     gateway: Gateway = Field(
         None,
-        description="One URL for all models, with API keys and an allow-list of paths: `true`, `false`, or settings. "
-        "Default: `true` with several models or replicas, or if `bind` is not a loopback address",
+        description="Gateway: one URL for all models, with API keys and an allow-list of paths. Write `true`, `false`, "
+        "or settings. Default: `true` with several models or replicas, or if `bind` is not a loopback address",
     )
     monitoring: Monitoring = Field(
-        None, description="Prometheus and Grafana: `true`, `false`, or settings. Default: `false`"
+        None, description="Prometheus and Grafana. Write `true`, `false`, or settings. Default: `false`"
     )
-    ui: Ui = Field(None, description="Web chat UI that uses the gateway: open-webui. Default: none")
+    ui: Ui = Field(
+        None, description="Web chat UI that sends its requests to the gateway. Write `open-webui`. Default: no chat UI"
+    )
+
+    hosts: dict[HostName, HostSpec] = Field(
+        {},
+        description="The machines of the stack, by name, if it runs on several without Kubernetes. `render` writes a "
+        "folder for each of them. The first one has the gateway and the chat UI. Default: one machine",
+    )
+    host: HostName | None = Field(
+        None,
+        description="The machine of `hosts` that a folder belongs to. `render` writes this field into the stack.yaml "
+        "of each folder",
+    )
+    kubernetes: KubernetesSpec | None = Field(None, description="Settings of the target `kubernetes`")
+
+    @property
+    def front(self) -> str:
+        """The host with the gateway for all models: the first one. "" without `hosts`."""
+        return next(iter(self.hosts), "")
+
+    @property
+    def is_behind_front(self) -> bool:
+        """Whether this part of a stack gets its requests from the gateway of another machine."""
+        return bool(self.hosts) and self.host != self.front
+
+    @property
+    def cluster(self) -> KubernetesSpec:
+        """The settings of the target Kubernetes, with their defaults."""
+        return self.kubernetes or KubernetesSpec()
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the stack's objects on Kubernetes."""
+        # a namespace has no underscores, and starts and ends with a letter or digit
+        return self.cluster.namespace or self.name.replace("_", "-").strip("-")
 
     @property
     def exposed(self) -> bool:
         """Whether other machines can reach the ports, that is, `bind` is not a loopback address."""
-        # 127.0.0.0/8 is loopback as a whole (RFC 1122, 3.2.1.3)
-        return not self.bind.startswith("127.") and self.bind not in ("::1", "[::1]")
+        return is_exposed(self.bind)

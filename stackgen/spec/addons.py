@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from stackgen.spec.base import Strict, short_form
-from stackgen.spec.types import Text
+from stackgen.spec.types import Address, Text, is_exposed
 
 __all__ = ["GatewaySpec", "KeySpec", "MonitoringSpec", "TlsSpec", "UiSpec"]
 
@@ -18,28 +19,89 @@ KEY_LABEL = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 # HAProxy 3.2 refuses buffers of 256 MB and more, and a body and its headers must fit in one buffer
 BODY_SIZE = r"^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])m$"
 
+# the Origin header of a browser: scheme and host (or IPv6 address) in lower case, and port
+ORIGIN = r"(https?://(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]))(:[0-9]{1,5})?"
+# labels of letters, digits, dashes and, in local networks, underscores; only the first may be a wildcard (RFC 6125)
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = rf"(\*\.)?{LABEL}(\.{LABEL})*\.?"
+DEFAULT_PORTS = {"http:": ":80", "https": ":443"}
+
+
+def _check_date(value: Any) -> Any:
+    # YAML reads an unquoted date as a date; a time of day would be ignored
+    if type(value) is not date and not (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+        raise PydanticCustomError("expires", "must be a date, for example 2027-01-31")
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise PydanticCustomError("expires", "is no date: the calendar has no such day") from None
+
 
 class KeySpec(Strict):
-    """An API key of a client, declared by name. `gateway/keys.map` contains only the key's SHA-256, not the key."""
+    """Names the API key of one client. `gateway/keys.map` contains only the key's SHA-256, not the key."""
 
     name: str = Field(
-        pattern=KEY_LABEL, description="Name in logs and metrics. `stackgen keys new NAME` creates the key"
+        pattern=KEY_LABEL, description="Name of the key in logs and metrics. `stackgen keys new NAME` creates the key"
     )
     requests_per_minute: int | None = Field(
-        None, ge=1, le=1_000_000, description="Requests allowed in 60 s. Further requests get a 429"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Requests admitted in any 60 s. Further requests get a 429, and don't count",
     )
     concurrent_requests: int | None = Field(
         None, ge=1, le=100_000, description="Requests allowed in flight at the same time. Further requests get a 429"
     )
+    models: tuple[Text, ...] | None = Field(
+        None, min_length=1, description="Served names that the key may use. Other models get a 403. Default: all models"
+    )
+    expires: Annotated[date, BeforeValidator(_check_date)] | None = Field(
+        None, description="Last day on which the key is valid, in UTC, for example 2027-01-31. Then the key gets a 401"
+    )
+    tokens_per_day: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000_000,
+        description="Tokens of prompts and answers per day, in UTC. When they are used up, requests get a 429 until "
+        "midnight",
+    )
+
+
+def _check_certificate_name(value: Any) -> Any:
+    # imported here, because few stacks have names of their own
+    import ipaddress
+
+    message = (
+        "must be a host name or an IP address, for example gpu1.example.org, *.example.org or 192.168.1.20, without "
+        "port and http://"
+    )
+    try:
+        # a certificate has no zone of an address, as in fe80::1%eth0
+        if isinstance(value, str) and "%" not in value:
+            ipaddress.ip_address(value)
+            return value
+    except ValueError:
+        # a number with dots that is no address is no host name either (RFC 1123, 2.1)
+        if re.fullmatch(HOST_NAME, value) and len(value) <= 253 and not re.fullmatch(r"[0-9.]+", value):
+            return value
+    raise PydanticCustomError("names", "{message}", {"message": message})
+
+
+CertificateName = Annotated[
+    str, BeforeValidator(_check_certificate_name), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9.:*_-]+$"})
+]
 
 
 class TlsSpec(Strict):
-    """HTTPS at the gateway, with your own certificate or a generated self-signed one."""
+    """Turns on HTTPS at the gateway, with your own certificate or a generated, self-signed certificate."""
 
     certificate: Text | None = Field(None, description="PEM file with the certificate and its chain")
     key: Text | None = Field(None, description="PEM file with the private key")
-    names: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.:*-]+$")], ...] = Field(
-        ("localhost", "127.0.0.1"), min_length=1, description="Host names and IP addresses in the generated certificate"
+    names: tuple[CertificateName, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Further host names and IP addresses for the generated certificate. It always has localhost, "
+        "127.0.0.1 and, if `bind` is not a loopback address, the host name and addresses of this machine",
     )
     redirect_port: int | None = Field(
         None, ge=1, le=65535, description="Port that redirects plain HTTP to HTTPS. Default: none"
@@ -60,18 +122,38 @@ def _expand_tls(value: Any) -> Any:
 
 def _check_body_size(value: Any) -> Any:
     # not a pattern of the field: its error message would show the regular expression instead of the reason
-    if isinstance(value, str) and not re.match(BODY_SIZE, value):
-        raise PydanticCustomError("max_body", "must be a size in MiB from 1m to 255m, the largest buffer of HAProxy")
+    if isinstance(value, str) and not re.fullmatch(BODY_SIZE, value):
+        raise PydanticCustomError(
+            "max_body", "must be a size from 1m to 255m (m: MiB), because the largest buffer of HAProxy is 255 MiB"
+        )
     return value
 
 
+def _check_origin(value: Any) -> Any:
+    if not isinstance(value, str) or value == "*":
+        return value
+    if not (found := re.fullmatch(ORIGIN, value.strip().lower())):
+        raise PydanticCustomError(
+            "cors", "must be an origin: http:// or https://, a host, and a port if it is not the default one. "
+            "For example https://app.example.com, or * for all origins"
+        )  # fmt: skip
+    # browsers send no default port
+    return found[1] + ("" if found[2] == DEFAULT_PORTS[found[1][:5]] else found[2] or "")
+
+
 class GatewaySpec(Strict):
-    """HAProxy in front of the engines: one URL, API keys, an allow-list of paths, load balancing and failover."""
+    """Puts HAProxy in front of the engines: one URL, API keys, an allow-list, load balancing and failover."""
 
     enabled: bool = Field(True, description="`false` disables the gateway and keeps its settings in the file")
     keys: tuple[KeySpec, ...] = Field(
         (),
-        description="API keys of clients, in addition to the key in .env. List that key as `default` to set its limits",
+        description="API keys of clients, in addition to the key in .env. To limit "
+        "the key in .env, list that key as `default`",
+    )
+    count_tokens: bool | None = Field(
+        None,
+        description="Count the tokens of each key, for `stackgen keys usage` and metrics. Default: `true` if a key has "
+        "`tokens_per_day`",
     )
     tls: Annotated[TlsSpec | None, BeforeValidator(_expand_tls)] = Field(
         None,
@@ -80,30 +162,54 @@ class GatewaySpec(Strict):
     )
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(
         (),
-        description="Paths to allow in addition to the OpenAI API, for example /tokenize. The paths also require a key",
+        description="Paths to allow in addition to the OpenAI API, for example /tokenize. These paths also require "
+        "a key",
+    )
+    cors: tuple[Annotated[str, BeforeValidator(_check_origin)], ...] = Field(
+        (),
+        description="Origins of web pages that may call the gateway from a browser, for example "
+        "https://app.example.com, or `*` for all origins. Requests still need a key. Default: none",
     )
     max_body: Annotated[str, BeforeValidator(_check_body_size)] = Field(
         "2m",
-        description="Largest request body in MiB, at most 255m. With a higher limit, large requests use more memory "
-        "and have a higher latency",
+        description="Largest request body, with the unit m for MiB: for example 2m, at most 255m. With a higher "
+        "limit, large requests use more memory and have a higher latency",
         json_schema_extra={"pattern": BODY_SIZE},
     )
     timeout: int = Field(
         600,
         ge=1,
         le=86400,
-        description="Seconds without a byte from the engine or the client before the gateway gives up. A stream that "
-        "continues is not limited",
+        description="The gateway ends a request after this many seconds without a byte from the engine or the client. "
+        "A stream that keeps sending is not limited",
+    )
+    routing: Literal["least-busy", "prefix"] = Field(
+        "least-busy",
+        description="How a replica is chosen. `least-busy`: the least busy of eight random replicas. `prefix`: the "
+        "same replica for requests with the same session id or the same beginning, which is in the prefix cache "
+        "of that replica. If that replica is busy or down, another replica gets the request",
+    )
+    prefix_bytes: int = Field(
+        1024,
+        ge=16,
+        le=16384,
+        description="Only with `routing: prefix`. Number of bytes of the first user message, or of the prompt, that "
+        "the gateway compares. The system prompt is compared as a whole",
     )
     max_queue: int = Field(
-        256, ge=0, le=100_000, description="Requests that may queue for a model (0: none). Further requests get a 429"
+        256,
+        ge=0,
+        le=100_000,
+        description="Maximum number of requests in the queue of a model (0: no queue). Further requests get a 429",
     )
-    queue_timeout: int = Field(60, ge=1, le=3600, description="Seconds that a request may queue for a replica")
+    queue_timeout: int = Field(
+        60, ge=1, le=3600, description="Maximum number of seconds that a request waits in the queue for a replica"
+    )
     image: Text | None = Field(None, description="Image to use instead of the pinned HAProxy. Include a version tag")
 
 
 class MonitoringSpec(Strict):
-    """Prometheus and Grafana, published on 127.0.0.1 only."""
+    """Adds Prometheus and Grafana, which are published on 127.0.0.1 only."""
 
     enabled: bool = Field(True, description="`false` disables monitoring and keeps its settings in the file")
     grafana_port: int = Field(3000, ge=1, le=65535, description="Port of Grafana on 127.0.0.1")
@@ -111,7 +217,20 @@ class MonitoringSpec(Strict):
     retention: str = Field(
         "15d",
         pattern=r"^[1-9][0-9]*[hdwy]$",
-        description="How long Prometheus keeps samples: a number and h, d, w or y",
+        description="How long Prometheus keeps samples: a number with the unit `h`, `d`, `w` or `y`",
+    )
+    scrape_interval: int = Field(
+        15,
+        ge=1,
+        le=60,
+        description="Seconds between two scrapes of an engine or the gateway, and between two evaluations of the alert "
+        "rules. Prometheus scrapes the exporter and itself half as often",
+    )
+    check_interval: int = Field(
+        30, ge=1, le=300, description="Seconds between two checks of an endpoint by the exporter"
+    )
+    reload_interval: int = Field(
+        30, ge=1, le=3600, description="Maximum number of seconds until Prometheus loads a changed configuration"
     )
     ttft_target: float = Field(
         2.0, gt=0, description="Alert if the time to first token (TTFT) exceeds this many seconds"
@@ -123,7 +242,9 @@ class MonitoringSpec(Strict):
         None, description="Image to use instead of the pinned Grafana. Include a version tag"
     )
     exporter_image: Text | None = Field(
-        None, description="Image that contains stackgen, instead of the image built on this machine"
+        None,
+        description="Image of the exporter. The image must contain stackgen. Default: an image that "
+        "is built on this machine",
     )
     dcgm_image: Text | None = Field(
         None, description="Image to use instead of the pinned DCGM exporter. Include a version tag"
@@ -131,11 +252,32 @@ class MonitoringSpec(Strict):
 
 
 class UiSpec(Strict):
-    """A web chat UI that talks to the gateway."""
+    """Adds a web chat UI that sends requests to the gateway."""
 
     kind: Literal["open-webui"] = Field("open-webui", description="Which chat UI")
-    port: int = Field(3080, ge=1, le=65535, description="Port of the chat UI on 127.0.0.1")
+    port: int = Field(3080, ge=1, le=65535, description="Port of the chat UI on this machine")
+    bind: Address = Field(
+        "127.0.0.1",
+        description="IP address to bind the port to. With an address that other machines can reach, the gateway serves "
+        "the chat UI, with the gateway's TLS",
+    )
+    sign_up: bool = Field(
+        False,
+        description="Whether everybody who reaches the chat UI can create an account, which an administrator must "
+        "approve. By default, only administrators create accounts",
+    )
+    admin_email: str = Field(
+        "admin@localhost",
+        pattern=r"^[^@\s]+@[^@\s]+$",
+        description="Name of the administrator, whose account is created at the first start. The password is "
+        "WEBUI_ADMIN_PASSWORD in .env",
+    )
     image: Text | None = Field(None, description="Image to use instead of the pinned Open WebUI. Include a version tag")
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines can reach the page, that is, `bind` is not a loopback address."""
+        return is_exposed(self.bind)
 
 
 def _expand_switch(value: Any) -> Any:

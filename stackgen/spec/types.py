@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, StringConstraints, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, PlainValidator, StringConstraints, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from stackgen.plan import EnvRef
+
 __all__ = [
-    "NAME", "PROVIDERS", "BaseUrl", "ByteSize", "EnvName", "EnvValue", "Gpus", "KeyName", "ModelSource", "Provider",
-    "Text", "TokenCount", "is_local", "parse_token_count",
+    "NAME", "PROVIDERS", "Address", "BaseUrl", "ByteSize", "EngineValue", "EnvName", "EnvValue", "Gpus", "KeyName",
+    "ModelSource", "Provider", "RepositoryFile", "Text", "TokenCount", "guess_parameters", "is_exposed", "is_local",
+    "parse_token_count",
 ]  # fmt: skip
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -22,12 +25,26 @@ PROVIDERS = "providers"
 # no credentials, query or fragment: reports print the URL
 BASE_URL = r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
 GPU_ID = re.compile(r"0|[1-9]\d{0,2}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+", re.ASCII)
+ADDRESS = r"^(\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]+\]?)$"
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+
+
+def is_exposed(address: str) -> bool:
+    """Returns whether other machines can reach a port that is bound to `address`: it is not a loopback address."""
+    # 127.0.0.0/8 is loopback as a whole (RFC 1122, 3.2.1.3)
+    return not address.startswith("127.") and address not in ("::1", "[::1]")
 
 
 def is_local(model: str) -> bool:
     """Returns whether `model` is a local folder or file (starts with `/`, `./`, `../` or `~`), not a Hub id."""
     return model.startswith(("/", "./", "../", "~")) or model in (".", "..")
+
+
+def guess_parameters(model: str) -> float | None:
+    """Returns the number of parameters in a model's name (`8B`, `0.5b`, `8x7B`, `135M`), or None if it has none."""
+    # only between separators: other letters and digits of a name are not a size
+    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])", model)
+    return float(match[2]) * int(match[1] or 1) * (1e9 if match[3] in "bB" else 1e6) if match else None
 
 
 def parse_token_count(text: str) -> int:
@@ -40,12 +57,20 @@ def parse_token_count(text: str) -> int:
 
 
 def _check_gpus(value: Any) -> Any:
-    """Accepts a count, `all`, `none`, or a list of indices, UUIDs or CDI names."""
+    """Accepts a count, `all`, `auto`, `none`, or a list of indices, UUIDs or CDI names."""
     # a validator instead of a union: pydantic would report one error for each member of the union
     if value is None or value == "none":
         return 0
+    # as every other number: Compose 2.40 also reads `count: "1"` as a count
+    if isinstance(value, str) and re.fullmatch(r"0|[1-9]\d?", value, re.ASCII):
+        value = int(value)
+    # people write 0 for the GPU with index 0 as well as for no GPU, and the two differ too much to guess
+    if type(value) is int and value == 0:
+        raise PydanticCustomError(
+            "gpus", "0 is ambiguous. Write `none` for no GPU, or the list [0] for the GPU with index 0"
+        )
     # type() and not isinstance(): YAML's `yes` is a bool, which is an int in Python
-    if value == "all" or (type(value) is int and 0 <= value <= 64):
+    if (isinstance(value, str) and value in ("all", "auto")) or (type(value) is int and 0 <= value <= 64):
         return value
     if isinstance(value, (list, tuple)) and value:
         ids = [str(one) if type(one) is int else one for one in value]
@@ -53,15 +78,53 @@ def _check_gpus(value: Any) -> Any:
             if len(set(ids)) == len(ids):
                 return tuple(ids)
             raise PydanticCustomError("gpus", "lists a GPU twice. List each GPU once")
-    raise PydanticCustomError("gpus", "must be a count (2), `all`, `none`, or a list of indices or UUIDs ([0, 1])")
+    message = "must be a count (2), `all`, `none`, `auto`, or a list of indices or UUIDs ([0, 1])"
+    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(,\s*\d{1,3})*", value, re.ASCII):
+        message += f", not text. Write [{', '.join(re.findall(r'[0-9]+', value))}]"
+    raise PydanticCustomError("gpus", "{message}", {"message": message})
+
+
+def _check_address(value: Any) -> Any:
+    # imported here, because most stacks use the default
+    import ipaddress
+
+    # a pattern is not enough: 999.1.1.1, 1.2.3 and ::::: look like addresses
+    text = value[1:-1] if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]" else value
+    try:
+        if not isinstance(text, str) or "%" in text or ("[" in value and ":" not in text):
+            raise ValueError
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise PydanticCustomError(
+            "address",
+            "must be an IP address, for example 127.0.0.1 (this machine only), 0.0.0.0 (all interfaces) or ::1",
+        ) from None
+    return value
 
 
 def _check_model(value: Any) -> Any:
     if not isinstance(value, str) or not value:
         raise PydanticCustomError("model", "must be a Hugging Face id (organization/name) or a local path (./folder)")
     if not is_local(value) and not HUB_ID.fullmatch(value):
+        from stackgen.spec.sources import explain_source
+
+        if explanation := explain_source(value):
+            raise PydanticCustomError("model", "{explanation}", {"explanation": explanation})
         raise PydanticCustomError(
             "model", "is not a Hugging Face id (organization/name). Start a local path with /, ./ or ~"
+        )
+    return value
+
+
+def _check_file(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise PydanticCustomError("file", "must be the name of a file, for example model-Q4_K_M.gguf")
+    # the path becomes part of a path in the container, from which `..` would lead out of the model
+    if value.startswith(("/", "~")) or ".." in value.split("/") or "\\" in value or value.endswith("/"):
+        raise PydanticCustomError(
+            "file",
+            "must be the path of a file inside the repository or folder of the model, for example Q4_K_M/model.gguf. "
+            "For a file elsewhere on this machine, set `model` to its path",
         )
     return value
 
@@ -75,12 +138,23 @@ def _check_env_value(value: Any) -> Any:
     return value
 
 
+def _check_engine_value(value: Any) -> Any:
+    """Text, or an EnvRef for `{from_env: NAME}`: a secret that no rendered file contains."""
+    if not isinstance(value, dict):
+        return _check_env_value(value)
+    name = value.get("from_env")
+    if set(value) != {"from_env"} or not isinstance(name, str) or not re.match(ENV_NAME, name):
+        raise PydanticCustomError("env", "must be text or {from_env: NAME}, with the name of a variable in .env")
+    return EnvRef(name, f"set {name} in .env: stack.yaml reads it with from_env")
+
+
 def _check_key_name(value: Any) -> Any:
     # users paste the key itself here, so no message may repeat the value
     if not isinstance(value, str) or not re.fullmatch(KEY_NAME, value):
         raise PydanticCustomError(
             "key_name",
-            "must be the name of a variable in capital letters (TOGETHER_API_KEY). Put the key itself into .env",
+            "must be the name of a variable in capital letters, for example TOGETHER_API_KEY. Put the key itself into "
+            ".env",
         )
     return value
 
@@ -111,14 +185,16 @@ def _check_token_count(value: Any) -> Any:
     return text
 
 
+Address = Annotated[str, BeforeValidator(_check_address), WithJsonSchema({"type": "string", "pattern": ADDRESS})]
 Gpus = Annotated[
-    int | Literal["all"] | tuple[str, ...],
+    int | Literal["all", "auto"] | tuple[str, ...],
     BeforeValidator(_check_gpus),
     WithJsonSchema(
         {
             "oneOf": [
-                {"type": "integer", "minimum": 0, "maximum": 64},
-                {"enum": ["all", "none"]},
+                {"type": "integer", "minimum": 1, "maximum": 64},
+                {"type": "string", "pattern": r"^([1-9]|[1-5][0-9]|6[0-4])$"},
+                {"enum": ["all", "none", "auto"]},
                 {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": ["integer", "string"]}},
             ]
         }
@@ -130,10 +206,28 @@ TokenCount = Annotated[
     WithJsonSchema({"oneOf": [{"type": "integer", "minimum": -1}, {"type": "string"}]}),
 ]
 EnvValue = Annotated[str, BeforeValidator(_check_env_value), WithJsonSchema({"type": ["string", "integer"]})]
+EngineValue = Annotated[
+    str | EnvRef,
+    PlainValidator(_check_engine_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "integer"]},
+                {
+                    "type": "object",
+                    "properties": {"from_env": {"type": "string", "pattern": ENV_NAME}},
+                    "required": ["from_env"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 Text = Annotated[str, StringConstraints(min_length=1)]
 EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
 Provider = Annotated[str, BeforeValidator(_check_provider), StringConstraints(min_length=1)]
 KeyName = Annotated[str, BeforeValidator(_check_key_name), WithJsonSchema({"type": "string", "pattern": KEY_NAME})]
 BaseUrl = Annotated[str, BeforeValidator(_check_base_url), WithJsonSchema({"type": "string", "pattern": BASE_URL})]
 ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
+RepositoryFile = Annotated[str, BeforeValidator(_check_file)]
 ModelSource = Annotated[str, BeforeValidator(_check_model)]

@@ -9,14 +9,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stackgen.errors import StackgenError
-from stackgen.render.write import write_atomically
+from stackgen.render.read import read_regular
+from stackgen.render.write import remove_leftovers, write_atomically
 from stackgen.resources import read_env_example
 
-__all__ = ["API_KEY", "GENERATED_SECRETS", "complete_env", "create_env", "generate_key", "read_api_key", "read_env"]
+__all__ = [
+    "API_KEY", "GENERATED_SECRETS", "HUB_TOKENS", "complete_env", "create_env", "decode_env", "env_file", "env_path",
+    "generate_key", "read_api_key", "read_env", "warn_hub_token",
+]  # fmt: skip
 
 API_KEY = "STACKGEN_API_KEY"
 # generated if missing: only the stack itself, or its first user, needs to know these values
-GENERATED_SECRETS = (API_KEY, "STACKGEN_ENGINE_KEY", "GRAFANA_PASSWORD", "WEBUI_SECRET_KEY")
+GENERATED_SECRETS = (API_KEY, "STACKGEN_ENGINE_KEY", "GRAFANA_PASSWORD", "WEBUI_SECRET_KEY", "WEBUI_ADMIN_PASSWORD")
+# the names under which people know the token of the Hugging Face Hub
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+# what a start, or a key for a client, leaves in the folder
+TRACES = (".stackgen.applied.json", "gateway/keys.map")
 
 
 def generate_key() -> str:
@@ -26,57 +34,91 @@ def generate_key() -> str:
 
 def create_env(folder: Path) -> bool:
     """Writes `folder/.env` from `.env.example` with new keys. Returns False, and changes nothing, if .env exists."""
-    path = folder / ".env"
-    if path.exists():
+    if (folder / ".env").exists():
         return False
     text = re.sub(
         rf"(?m)^({'|'.join(GENERATED_SECRETS)})=$", lambda match: f"{match[1]}={generate_key()}", read_env_example()
     )
     # the mode is set when the file is created, so nobody else can open the file even for a moment
-    write_atomically(path, text, mode=0o600)
+    write_atomically(env_path(folder), text, mode=0o600)
     return True
 
 
+def env_path(folder: Path) -> Path:
+    """Returns the file to write for `folder/.env`: the target of a symbolic link, so that the link stays a link."""
+    path = Path(os.path.realpath(folder / ".env"))
+    # a killed command may have left keys next to the target, where no other command looks
+    remove_leftovers(path.parent)
+    return path
+
+
 def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
-    """Generates the secrets among `names` that `folder/.env` lacks. Returns the names that were added."""
-    path, known = folder / ".env", read_env(folder)
-    # not the API key: clients use it, so a new key would lock them out
-    missing = [name for name in GENERATED_SECRETS if name in set(names) and name != API_KEY and not known.get(name)]
+    """Generates the secrets among `names` that `folder/.env` lacks. Returns the names that were added.
+
+    The API key is added only to a stack that has never run.
+    """
+    known, wanted = read_env(folder), set(names)
+    # clients of a stack that has run may still use its lost key, and a new key would lock them out
+    if any((folder / name).exists() for name in TRACES):
+        wanted.discard(API_KEY)
+    missing = [name for name in GENERATED_SECRETS if name in wanted and not known.get(name)]
     if missing:
-        text = _read_utf8(path) if path.exists() else ""
+        text = _read_text(folder)
         text = re.sub(rf"(?m)^({'|'.join(missing)})=[ \t]*\n", "", text)
         lines = "".join(f"{name}={generate_key()}\n" for name in missing)
-        write_atomically(path, text + ("\n" if text and not text.endswith("\n") else "") + lines, mode=0o600)
+        text += "\n" if text and not text.endswith("\n") else ""
+        write_atomically(env_path(folder), text + lines, mode=0o600)
     return missing
 
 
 def read_env(folder: Path) -> dict[str, str]:
     """Returns the variables of `folder/.env`. The process's environment overrides them, as in Compose.
 
-    Raises StackgenError if the file is not UTF-8.
+    Raises StackgenError if the file can't be read or is not UTF-8.
     """
     values: dict[str, str] = {}
-    path = folder / ".env"
-    if path.is_file():
-        # not splitlines(): a value may contain a form feed or a Unicode line separator
-        for line in _read_utf8(path).split("\n"):
-            match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
-            if match:
-                values[match[1]] = _unquote(match[2])
+    # not splitlines(): a value may contain a form feed or a Unicode line separator
+    for line in _read_text(folder).split("\n"):
+        match = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*", line)
+        if match:
+            values[match[1]] = _unquote(match[2])
     # also look up an API key that .env does not contain: containers can get it from the environment alone
     return values | {name: value for name, value in os.environ.items() if name in values or name == API_KEY}
+
+
+def env_file(folder: Path, value: str) -> Path:
+    """Returns the path of the file that a variable such as HF_TOKEN_FILE names, in the stack of `folder`.
+
+    As in Compose, `~` is the user's home, and other paths are relative to the stack's folder (measured with v2.40).
+    """
+    return folder / os.path.expanduser(value)
+
+
+def warn_hub_token(folder: Path) -> str:
+    """Returns a warning if `folder/.env` has the Hub token in a variable that no container reads; otherwise ""."""
+    values = read_env(folder)
+    name = next((one for one in HUB_TOKENS if values.get(one)), None)
+    if name is None or values.get("HF_TOKEN_FILE"):
+        return ""
+    return (
+        f"{folder / '.env'} sets {name}, which the download does not read: put the token into a file (`hf auth login` "
+        "writes ~/.cache/huggingface/token), and write HF_TOKEN_FILE=PATH instead"
+    )
 
 
 def read_api_key(folder: Path, name: str = API_KEY) -> str:
     """Returns the API key of the stack in `folder`. Raises StackgenError if it has none."""
     key = read_env(folder).get(name, "")
     if not key:
-        raise StackgenError(f"{folder / '.env'} does not set {name}", "`stackgen init` writes a .env with a new key")
+        hint = f"`stackgen render {folder}` writes a .env with a new key (for a new stack: `stackgen init`)"
+        if (folder / ".env").exists():
+            hint = f"restore the line {name}=… in the file. If nobody has a key yet, move the file away: {hint}"
+        raise StackgenError(f"{folder / '.env'} does not set {name}", hint)
     return key
 
 
-def _read_utf8(path: Path) -> str:
-    data = path.read_bytes()
+def decode_env(data: bytes, path: Path) -> str:
+    """Returns the text of `data`, the bytes of the .env at `path`. Raises StackgenError if they are not UTF-8."""
     try:
         # Windows editors write a byte order mark, which Compose skips too
         return data.decode("utf-8").removeprefix("\ufeff")
@@ -84,7 +126,21 @@ def _read_utf8(path: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
     # outside of the except block, because UnicodeDecodeError contains the file's bytes, including the keys
     raise StackgenError(
-        f"{path} line {line} is not UTF-8", "save the file as UTF-8, because Compose can't read it either"
+        f"{path} line {line} is not UTF-8", "save the file as UTF-8: neither stackgen nor Compose reads other encodings"
+    )
+
+
+def _read_text(folder: Path) -> str:
+    path = folder / ".env"
+    try:
+        return decode_env(read_regular(path), path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        reason = error.strerror
+    raise StackgenError(
+        f"{path} can't be read: {reason}",
+        "stackgen and Compose read keys from a file with this name. Make it a file that you can read, or move it away",
     )
 
 

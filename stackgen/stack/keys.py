@@ -11,71 +11,33 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from stackgen.errors import StackgenError
+from stackgen.render.read import read_regular
 from stackgen.render.write import write_atomically
 from stackgen.spec.addons import KeySpec
-from stackgen.stack.envfile import API_KEY, generate_key, read_api_key
+from stackgen.stack.envfile import API_KEY, decode_env, env_path, generate_key, read_api_key
+from stackgen.stack.key_info import DEFAULT, KeyInfo
 
-__all__ = ["DEFAULT", "MAP", "KeyInfo", "create_key", "digest", "list_keys", "load_keys", "remove_key", "rotate_key"]
+__all__ = [
+    "DEFAULT", "MAP", "KeyInfo", "create_key", "create_keys", "digest", "forget_keys", "is_env_key_refused",
+    "list_keys", "load_keys", "read_map", "remove_key", "rotate_key",
+]  # fmt: skip
 
 MAP = "gateway/keys.map"
-DEFAULT = "default"
 # read by haproxy.cfg
 MANAGED_LINE = "managed 1"
 HEADER = "# SHA-256 and name of each key, written by `stackgen keys`; with `managed 1` only these keys are valid"
+# names that an error message lists
+MAX_NAMES = 10
 # the name becomes a label in metrics and a field in the gateway's log
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 ENTRY = re.compile(r"([0-9A-F]{64}) (\S+)")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """A name and the hashes of its keys, oldest first.
-
-    `from_env`: the key in .env is one of them. `declared`: the name is in gateway.keys, or `default`.
-    """
-
-    name: str
-    hashes: tuple[str, ...] = ()
-    from_env: bool = False
-    declared: bool = False
-    limits: KeySpec | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain data for `--json`."""
-        limits = self.limits
-        return {
-            "name": self.name,
-            # eight characters are enough to distinguish keys
-            "keys": [one[:8] for one in self.hashes],
-            "from_env": self.from_env,
-            "declared": self.declared,
-            "requests_per_minute": limits and limits.requests_per_minute,
-            "concurrent_requests": limits and limits.concurrent_requests,
-        }
-
-    def to_line(self) -> str:
-        """Returns one line of text: the number of keys, the start of each hash, limits, and anything unusual."""
-        parts = [f"{len(self.hashes)} key{'' if len(self.hashes) == 1 else 's'}"]
-        parts += [one[:8] for one in self.hashes]
-        limits = (("requests_per_minute", "requests per minute"), ("concurrent_requests", "concurrent requests"))
-        for limit, unit in limits:
-            if value := self.limits and getattr(self.limits, limit):
-                parts.append(f"{value} {unit}")
-        if not self.hashes:
-            parts.append(f"`stackgen keys new {self.name}` creates a key")
-        elif not self.declared:
-            parts.append("not in gateway.keys: no limits, no metrics")
-        if self.name == DEFAULT and self.hashes and not self.from_env:
-            parts.append("none of these keys is the key in .env: run `stackgen keys rotate default`")
-        return f"{self.name:32}  " + "  ".join(parts)
 
 
 def digest(key: str) -> str:
@@ -96,27 +58,39 @@ def load_keys(folder: Path) -> list[KeyInfo]:
     entries = _read_entries(folder)
     if entries is None:
         entries = [(env, DEFAULT)] if env else []
-    names = dict.fromkeys(name for _, name in entries)
-    hashes = {name: tuple(one for one, owner in entries if owner == name) for name in names}
-    return [KeyInfo(name, hashes[name], from_env=env in hashes[name]) for name in names]
+    hashes: dict[str, list[str]] = {}
+    for one, name in entries:
+        hashes.setdefault(name, []).append(one)
+    return [KeyInfo(name, tuple(own), from_env=env in own) for name, own in hashes.items()]
 
 
 def create_key(folder: Path, name: str) -> str:
     """Creates and returns the first key for `name`. Raises StackgenError if `name` has a key or is invalid."""
+    return create_keys(folder, [name])[name]
+
+
+def create_keys(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Creates the first key for each of `names`, and returns the keys by name.
+
+    Raises StackgenError, and creates no key, if one of the names has a key or is invalid.
+    """
     with _edit_entries(folder) as entries:
-        if any(owner == name for _, owner in entries):
+        owners = {owner for _, owner in entries}
+        if taken := [name for name in names if name in owners]:
             raise StackgenError(
-                f"{name} already has a key",
-                f"`stackgen keys rotate {name}` adds another key, and the old key stays valid",
+                f"{_first_names(taken)} already {'has a key' if len(taken) == 1 else 'have keys'}",
+                f"`stackgen keys rotate {taken[0]}` adds another key, and the old key stays valid"
+                if len(names) == 1
+                else "no key was created. To create only the missing keys, add --missing",
             )
-        if not NAME.fullmatch(name):
+        if wrong := [name for name in names if not NAME.fullmatch(name)]:
             raise StackgenError(
-                f"{name!r} is not a valid name for a key",
+                f"{wrong[0]!r} is not a valid name for a key",
                 "use at most 32 lower-case letters, digits, - and _; start with a letter or digit",
             )
-        key = generate_key()
-        entries.append((digest(key), name))
-    return key
+        keys = {name: generate_key() for name in names}
+        entries += [(digest(key), name) for name, key in keys.items()]
+    return keys
 
 
 def rotate_key(folder: Path, name: str) -> str:
@@ -137,7 +111,7 @@ def rotate_key(folder: Path, name: str) -> str:
     # .env is written after the map, because the key in .env must be valid at every moment
     if name == DEFAULT:
         try:
-            write_atomically(folder / ".env", env, mode=0o600)
+            write_atomically(env_path(folder), env, mode=0o600)
         # also on Ctrl-C, because nobody has seen the new key
         except BaseException:
             with _edit_entries(folder) as entries:
@@ -161,8 +135,16 @@ def remove_key(folder: Path, name: str, older: bool = False) -> int:
         removed = [entry for entry in entries if entry[1] == name]
         # new keys are appended, so the newest is last
         removed = removed[:-1] if older else removed
-        entries[:] = [entry for entry in entries if entry not in removed]
+        gone = set(removed)
+        entries[:] = [entry for entry in entries if entry not in gone]
     return len(removed)
+
+
+def forget_keys(folder: Path, keys: Mapping[str, str]) -> None:
+    """Takes back keys by name that have just been created, and that nobody has seen."""
+    gone = {(digest(key), name) for name, key in keys.items()}
+    with _edit_entries(folder) as entries:
+        entries[:] = [entry for entry in entries if entry not in gone]
 
 
 def list_keys(folder: Path, declared: Sequence[KeySpec]) -> list[KeyInfo]:
@@ -170,10 +152,35 @@ def list_keys(folder: Path, declared: Sequence[KeySpec]) -> list[KeyInfo]:
     known = {one.name: one for one in load_keys(folder)}
     limits = {one.name: one for one in declared}
     # `default` needs no entry in gateway.keys
-    return [
-        replace(known.get(name, KeyInfo(name)), declared=name == DEFAULT or name in limits, limits=limits.get(name))
-        for name in dict.fromkeys((*known, *limits))
-    ]
+    found = []
+    for name in dict.fromkeys((*known, *limits)):
+        one = known.get(name) or KeyInfo(name)
+        is_declared = name == DEFAULT or name in limits
+        found.append(replace(one, declared=True, limits=limits.get(name)) if is_declared else one)
+    return found
+
+
+def is_env_key_refused(folder: Path) -> bool:
+    """Whether the gateway accepts only the keys in the map, and the key in .env is not one of them.
+
+    Raises StackgenError if the map can't be read.
+    """
+    entries = _read_entries(folder)
+    try:
+        return entries is not None and digest(read_api_key(folder)) not in {one for one, _ in entries}
+    # a missing key is another error
+    except StackgenError:
+        return False
+
+
+def read_map(folder: Path) -> dict[str, str]:
+    """Returns the entries of the map as HAProxy reads them: the first word of each line, and the rest.
+
+    Source: HAProxy 3.2's configuration manual, 7.3.1 "map".
+    """
+    lines = (line.strip() for line in _read_lines(folder))
+    entries = (line.split(None, 1) for line in lines if line and not line.startswith("#"))
+    return {entry[0]: entry[1] if len(entry) > 1 else "" for entry in entries}
 
 
 def _require_name(entries: list[tuple[str, str]], name: str) -> None:
@@ -184,19 +191,37 @@ def _require_name(entries: list[tuple[str, str]], name: str) -> None:
             f"{name} has no key",
             f"did you mean {close[0]}?"
             if close
-            else f"names with a key: {', '.join(names)}; `stackgen keys new` creates a key",
+            else f"only these names have a key: {_first_names(names)}. `stackgen keys new` creates a key",
         )
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more (`stackgen keys list`)" if more > 0 else "")
 
 
 def _read_entries(folder: Path) -> list[tuple[str, str]] | None:
     """The entries (hash, name) of the map; None if there is no map, or the gateway does not use it yet."""
-    try:
-        lines = (folder / MAP).read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return None
+    lines = _read_lines(folder)
     if MANAGED_LINE not in lines:
         return None
     return [(match[1], match[2]) for match in map(ENTRY.fullmatch, lines) if match]
+
+
+def _read_lines(folder: Path) -> list[str]:
+    """The lines of the map, none if it does not exist. Raises StackgenError if it can't be read."""
+    path = folder / MAP
+    try:
+        return read_regular(path).decode("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    raise StackgenError(
+        f"{path} can't be read: {reason}",
+        f"restore the file from a backup. If there is none, move it away and create each client's key again: without "
+        f"{MAP}, only the key in .env is valid",
+    )
 
 
 @contextmanager
@@ -225,7 +250,7 @@ def _edit_entries(folder: Path) -> Iterator[list[tuple[str, str]]]:
 def _env_with_key(folder: Path, key: str) -> str:
     """Returns the text of .env with `key` in place of the old key, or in a new line if .env contains no key."""
     path = folder / ".env"
-    text = path.read_text("utf-8") if path.exists() else ""
+    text = decode_env(read_regular(path), path) if path.exists() else ""
     pattern = rf"(?m)^([ \t]*(?:export[ \t]+)?{API_KEY}[ \t]*=).*$"
     # replaces all lines, because the last line counts if there are several
     changed, count = re.subn(pattern, lambda match: match[1] + key, text)

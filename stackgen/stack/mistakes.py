@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -12,13 +14,80 @@ from stackgen import engines
 from stackgen.errors import Mistake
 from stackgen.spec import PROVIDERS, ModelSpec, StackSpec
 
-__all__ = ["describe_validation_error", "suggest"]
+__all__ = ["clip", "describe_validation_error", "find_variables", "shorten", "suggest", "unescape_variables"]
+
+# a message fits a few lines of a terminal, whatever the file contains
+MAX_VALUE, MAX_TEXT = 60, 400
+# hints list names, but repeat nothing of the file
+MAX_HINT = 2000
+# `${NAME}`, `${NAME:-default}` and so on anywhere; `$NAME` only as a whole value or the start of a path
+VARIABLE = re.compile(r"(?<!\$)\$\{[A-Za-z_]\w*(?::?[-?+][^}]*)?\}|^\$[A-Za-z_]\w*(?=/|$)")
+# the text `${NAME}` itself, written as in a Compose file
+ESCAPED = re.compile(r"\$(?=\$\{[A-Za-z_]\w*(?::?[-?+][^}]*)?\})")
+
+
+def shorten(value: Any) -> str:
+    """Returns `repr(value)` in one line of at most MAX_VALUE characters, for a message."""
+    # a slice first: the repr of a long value would cost as much as the value
+    text = repr(value[: MAX_VALUE + 1] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"
+
+
+def clip(mistake: Mistake) -> Mistake:
+    """Returns `mistake` with its path and message in one line each, and of limited length."""
+    texts = (_one_line(mistake.path, MAX_TEXT // 2), _one_line(mistake.message), _one_line(mistake.hint, MAX_HINT))
+    return replace(mistake, path=texts[0], message=texts[1], hint=texts[2])
+
+
+def find_variables(path: str, value: Any) -> Iterator[Mistake]:
+    """Yields an error for each text in `value` that refers to an environment variable, as a Compose file can."""
+    if isinstance(value, str):
+        if found := VARIABLE.search(value):
+            hint = "write the value itself. Keys and tokens go into .env"
+            # `${PORT:-8000}`
+            if found[0] == value and (default := re.search(r":?-([^}]+)\}$", value)):
+                hint = f"write the value itself: {shorten(default[1])[1:-1]}"
+            # only a value as a whole can come from .env
+            if ".extra_env." in path and found[0] == value and (name := re.match(r"\$\{?(\w+)", value)):
+                hint = (
+                    f"write the value itself, or `{{from_env: {name[1]}}}`, which reads the variable from .env. To "
+                    f"pass the text, write $${{{name[1]}}}"
+                )
+            yield Mistake(
+                path, f"contains the variable {shorten(found[0])[1:-1]}, and stack files have no variables",
+                hint=hint,
+            )  # fmt: skip
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from find_variables(f"{path}.{key}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from find_variables(f"{path}[{index}]", inner)
+
+
+def unescape_variables(value: Any) -> Any:
+    """Returns `value` with `${NAME}` in place of `$${NAME}` in its texts, as Compose reads it."""
+    if isinstance(value, str):
+        return ESCAPED.sub("", value)
+    if isinstance(value, dict):
+        return {key: unescape_variables(inner) for key, inner in value.items()}
+    return [unescape_variables(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _one_line(text: str, limit: int = MAX_TEXT) -> str:
+    # control characters could also move the cursor of a terminal
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "\N{REPLACEMENT CHARACTER}", text[: limit + 1])
+    return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def describe_validation_error(error: ValidationError, prefix: str, model: type[BaseModel]) -> Iterator[Mistake]:
     """Yields each error of `error` once. `prefix` is put before its path. `model` is the class that was validated."""
     seen = set()
-    for item in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for item in found:
+        # pydantic counts only the valid entries of a list, so an invalid entry would be reported twice
+        if item["type"] == "too_short" and any(one["loc"][:-1] == item["loc"] for one in found):
+            continue
         # pydantic adds `[key]` for an invalid key of a mapping, which no path in the file contains
         location = [part for part in item["loc"] if part != "[key]"]
         path = (prefix + _format_path(location)).rstrip(".")
@@ -30,16 +99,16 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
             message, hint = "unknown field", _hint_unknown_field(str(location[-1]), model, location)
         elif kind == "string_type" and not isinstance(value, (dict, list)):
             # no suggestion: YAML reads `010` as 8 and `no` as False, and only the user knows which text was meant
-            message = f"must be text, but YAML reads the value as {value!r}. Put the value in quotes"
+            message = f"must be text, but YAML reads the value as {shorten(value)}. Put the value in quotes"
         elif kind == "string_pattern_mismatch":
-            message = f"{value!r} does not match the pattern {item['ctx']['pattern']}"
-            hint = _field_description(model, location)
+            message = f"{shorten(value)} does not match the pattern {item['ctx']['pattern']}"
+            hint = _suggest_name(str(value), item["ctx"]["pattern"]) or _field_description(model, location)
         elif kind == "literal_error":
-            message = f"must be {item['ctx']['expected']}, not {value!r}"
+            message = f"must be {item['ctx']['expected']}, not {shorten(value)}"
             hint = suggest(str(value), _expected_values(item["ctx"]))
         elif kind == PROVIDERS:
             known = item["ctx"][PROVIDERS]
-            message = f"unknown {location[-1]} {value!r}"
+            message = f"unknown {location[-1]} {shorten(value)}"
             hint = suggest(value, known) or f"choose one of {', '.join(known)}"
         elif kind in ("tuple_type", "dict_type", "model_type"):
             message = "must be a list" if kind == "tuple_type" else "must be a mapping"
@@ -50,14 +119,37 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
             yield Mistake(path, message, hint=hint)
 
 
+def _suggest_name(value: str, pattern: str) -> str:
+    """Returns a hint with a name like `value` that matches `pattern`: in lower case, with dashes."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", value[:MAX_VALUE].lower()).strip("-_")
+    return f"for example {name}" if re.search(pattern, name) else ""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Returns a hint with the name in `known` that `name` is closest to; "" if none is close."""
-    close = get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    # the comparison takes quadratic time, and no known name is that long
+    close = get_close_matches(name[:100].lower(), list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
+
+
+# fields that users look for in the wrong place, or under another program's name
+ELSEWHERE = {
+    "hf_token": "the token goes into a file: set HF_TOKEN_FILE in .env to its path",
+    "hf_token_file": "the path goes into .env: HF_TOKEN_FILE=/path/of/the/token",
+    "api_key": "keys go into .env: STACKGEN_API_KEY; `stackgen keys new` creates more",
+    "api_keys": "keys go into .env: STACKGEN_API_KEY; `stackgen keys new` creates more",
+    "keys": "the field belongs to the gateway: gateway: {keys: …}",
+    "tls": "the field belongs to the gateway: gateway: {tls: …}",
+    "cors": "the field belongs to the gateway: gateway: {cors: …}",
+    "lora": "the field is lora_adapters",
+    "loras": "the field is lora_adapters",
+}
 
 
 def _hint_unknown_field(name: str, model: type[BaseModel], location: list[Any]) -> str:
     owner = _find_owner(model, location)
+    if name in ELSEWHERE and name not in owner.model_fields and issubclass(owner, (ModelSpec, StackSpec)):
+        return ELSEWHERE[name]
     # users copy flags such as --max-model-len from a command line
     suggestion = suggest(name.replace("-", "_"), list(owner.model_fields))
     if suggestion or not issubclass(owner, (ModelSpec, StackSpec)):

@@ -1,18 +1,23 @@
-"""Writes the files of `stackgen init`: a commented stack.yaml, its JSON Schema, and a .env with new keys."""
+"""Writes the files of `stackgen init`: a commented stack.yaml, its JSON Schema, a .env with new keys, .gitignore."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from stackgen.catalog import find_parser
+from stackgen.catalog.flags import PARSER_FLAGS
 from stackgen.errors import StackgenError
+from stackgen.render.read import stack_file_in
 from stackgen.render.write import write_atomically
 from stackgen.resources import templates_dir
 from stackgen.stack.envfile import create_env
 from stackgen.stack.folder import build_from_flags
+from stackgen.stack.gitignore import complete_gitignore
 from stackgen.stack.schema import MODELINE, stack_schema
 from stackgen.targets.compose import quote
 
@@ -25,17 +30,19 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
     `file` is a GGUF file of the Hub repository, for llama.cpp. Raises StackgenError if stack.yaml exists, and SpecError
     if the engine, model or GPUs are wrong. After an error, nothing is written.
     """
-    path = folder / "stack.yaml"
+    path = stack_file_in(folder)
     if path.exists():
-        raise StackgenError(f"{path} already exists", "edit it, or choose another folder")
+        hint = f"`stackgen render {folder}` writes what the stack lacks: .env with keys, and the rendered files"
+        raise StackgenError(f"{path} already exists", f"edit the file, or choose another folder. {hint}")
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
     # only validates, so that an error is raised before anything is written
-    build_from_flags(model, {"engine": engine, "gpus": gpus, "name": name, "file": file}, [])
+    spec = build_from_flags(model, {"engine": engine, "gpus": gpus, "name": name, "file": file}, []).spec
     values = {
         "name": _yaml_scalar(name),
         "model": _yaml_scalar(model),
         "engine": engine + (f"\n    file: {_yaml_scalar(file)}" if file else ""),
         "gpus": _yaml_gpus(gpus),
+        "parsers": "".join(_parser_lines(engine, model)),
         "modeline": MODELINE,
     }
     # a text with placeholders, because a YAML library would drop the comments
@@ -44,7 +51,17 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
     write_atomically(path, text)
     schema = folder / "stack.schema.json"
     write_atomically(schema, json.dumps(stack_schema(), indent=2) + "\n")
-    return [path, schema, *([folder / ".env"] if create_env(folder) else [])]
+    env = [folder / ".env"] if create_env(folder) else []
+    return [path, schema, *env, *([folder / ".gitignore"] if complete_gitignore(folder, spec) else [])]
+
+
+def _parser_lines(engine: str, model: str) -> Iterator[str]:
+    """The parsers that the catalogue names for the model; the names are vLLM's."""
+    if engine != "vllm":
+        return
+    for field in PARSER_FLAGS:
+        if fact := find_parser(field, model):
+            yield f"    {field}: {_yaml_scalar(fact.value)}   # {fact.origin} names it ({fact.date})\n"
 
 
 def _yaml_scalar(text: str) -> str:

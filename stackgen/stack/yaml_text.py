@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from stackgen.errors import Mistake, SpecError
+from stackgen.stack.mistakes import shorten
+from stackgen.stack.yaml_errors import describe_yaml_error
 
-__all__ = ["YAML_ERRORS", "find_lines", "read_mapping", "read_value"]
+__all__ = ["YAML_ERRORS", "compose_node", "find_lines", "read_mapping", "read_value"]
 
 # libyaml if PyYAML was built with it, for a fast start (docs/decisions/startup-cost.md)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -21,23 +23,22 @@ MAX_NODES = 300_000
 
 def read_mapping(text: str, source: str) -> dict[str, Any]:
     """Returns the YAML mapping in `text`. Raises SpecError for invalid YAML, a duplicate key or another type."""
+    node = None
     try:
-        node = _compose(text)
+        node = compose_node(text)
         duplicates = list(_find_duplicate_keys(node)) if node else []
         data = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        # since libyaml 0.2.6 (PyYAML 6.0.4) the parser itself stops at deep nesting, before `_compose` can
-        problem = problem.replace("exceeded maximum nesting depth", "nested too deeply")
-        line = mark.line + 1 if mark else None
-        raise SpecError(source, [Mistake("", f"invalid YAML: {problem}", line=line)]) from None
+        raise SpecError(source, [describe_yaml_error(error, text)]) from None
     except YAML_ERRORS as error:
-        raise SpecError(source, [Mistake("", f"invalid YAML: {error}")]) from None
+        dates = list(_find_impossible_dates(node, "")) if node else []
+        raise SpecError(source, dates or [Mistake("", f"invalid YAML: {error}")]) from None
     # PyYAML accepts duplicate keys, so a second `gpus:` would silently replace the first
     if duplicates:
-        hint = "remove one of the two, because YAML keeps only the last value"
-        raise SpecError(source, [Mistake("", f"the key {k!r} is set twice", hint=hint, line=n) for k, n in duplicates])
+        hint = "remove one of the two keys, because YAML keeps only the last value"
+        raise SpecError(
+            source, [Mistake("", f"the key {shorten(k)} is set twice", hint=hint, line=n) for k, n in duplicates]
+        )
     if not isinstance(data, dict):
         raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`, or with `endpoints:`")])
     return data
@@ -45,7 +46,7 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
 
 def read_value(text: str) -> Any:
     """Returns the YAML value in `text`. Raises one of YAML_ERRORS."""
-    _compose(text)
+    compose_node(text)
     return yaml.load(text, Loader=Loader)
 
 
@@ -56,7 +57,12 @@ def find_lines(text: str) -> dict[str, int]:
     def walk(node: Any, path: str) -> None:
         lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
+            # merged mappings first: their fields are fields of this one, unless it sets them itself
+            for key, value in sorted(node.value, key=lambda pair: pair[0].value != "<<"):
+                if key.value == "<<":
+                    for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        walk(one, path)
+                    continue
                 inner = f"{path}.{key.value}".lstrip(".")
                 # the key's line, not the value's: a nested mapping starts a line below its key
                 lines[inner] = key.start_mark.line + 1
@@ -66,7 +72,7 @@ def find_lines(text: str) -> dict[str, int]:
                 walk(item, f"{path}[{index}]")
 
     try:
-        node = _compose(text)
+        node = compose_node(text)
     except YAML_ERRORS:
         return lines
     if node:
@@ -74,7 +80,7 @@ def find_lines(text: str) -> dict[str, int]:
     return lines
 
 
-def _compose(text: str) -> Any:
+def compose_node(text: str) -> Any:
     """Returns the root node of `text`. Raises ValueError if nesting or aliases (loops, bombs) create too many nodes."""
     root = yaml.compose(text, Loader=Loader)
     # checked before loading: aliases share one object, so a walk over loaded data with a loop would not end
@@ -83,7 +89,7 @@ def _compose(text: str) -> Any:
         node, depth = queue.pop()
         count += 1
         if depth > MAX_DEPTH or count > MAX_NODES:
-            raise ValueError("nested too deeply, or its aliases expand without limit")
+            raise ValueError("the file is nested too deeply, has too many values, or its aliases expand without limit")
         if isinstance(node, yaml.CollectionNode):
             for item in node.value:
                 queue += [(inner, depth + 1) for inner in (item if isinstance(item, tuple) else (item,))]
@@ -104,3 +110,22 @@ def _find_duplicate_keys(node: Any) -> Iterator[tuple[str, int]]:
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _find_duplicate_keys(item)
+
+
+def _find_impossible_dates(node: Any, path: str) -> Iterator[Mistake]:
+    """Yields a mistake for each value that YAML reads as a date, but that is no day of the calendar (2027-02-30)."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            try:
+                yaml.SafeLoader("").construct_object(node)
+            except YAML_ERRORS:
+                hint = "correct the date. If the value is text, put it in quotes"
+                message = "invalid YAML: the value is read as a date, but the calendar has no such day"
+                yield Mistake(path, message, hint=hint, line=node.start_mark.line + 1)
+        return
+    for index, item in enumerate(node.value):
+        if isinstance(item, tuple):
+            inner = path if item[0].value == "<<" else f"{path}.{item[0].value}".lstrip(".")
+            yield from _find_impossible_dates(item[1], inner)
+        else:
+            yield from _find_impossible_dates(item, f"{path}[{index}]")

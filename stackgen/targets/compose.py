@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackgen.plan import EnvRef, GpuRequest
+from stackgen.plan import Bind, EnvRef, GpuRequest, GroupNode
+from stackgen.targets.snapshot import find_repository, follow_link
 
-__all__ = ["COMPOSE_FILE", "TEMPLATE", "ComposeSite", "format_comment", "format_scalar", "quote"]
+__all__ = ["COMPOSE_FILE", "TEMPLATE", "ComposeSite", "RawYaml", "format_comment", "format_scalar", "quote"]
 
 COMPOSE_FILE = "compose.yaml"
 TEMPLATE = "compose/compose.yaml.j2"
@@ -39,8 +40,23 @@ class ComposeSite:
     def uses_containers(self) -> bool:
         return True
 
+    @property
+    def is_cluster(self) -> bool:
+        return False
+
+    @property
+    def nameserver(self) -> str:
+        # Docker's own, in each container: docs.docker.com, "Networking overview", "DNS services"
+        return "127.0.0.11:53"
+
     def url(self, service: str, port: int) -> str:
         return f"http://{service}:{port}"
+
+    def own_url(self, service: str, port: int) -> str:
+        return self.url(service, port)
+
+    def group_node(self) -> GroupNode:
+        raise NotImplementedError("a stack of containers runs on one machine")
 
     def local_url(self, service: str, port: int) -> str:
         return f"http://127.0.0.1:{port}"
@@ -66,6 +82,9 @@ class ComposeSite:
         return "/tmp"
 
     def local_path(self, path: str) -> str:
+        return self._container_path(follow_link(self.stack_dir, path))
+
+    def _container_path(self, path: str) -> str:
         path = os.path.normpath(path)
         if path.startswith(("/", "~")):  # a prefix, so that it can't collide with a relative path
             return "/srv/host/" + path.lstrip("/")
@@ -78,6 +97,15 @@ class ComposeSite:
         if self.stack_dir == self.out_dir:
             return f"./{expanded}" if not str(expanded).startswith("..") else str(expanded)
         return str((self.stack_dir / expanded).resolve())
+
+    def find_on_disk(self, path: str) -> str:
+        return str(self.stack_dir / os.path.expanduser(path))
+
+    def mount(self, path: str) -> Bind:
+        path = follow_link(self.stack_dir, path)
+        # the files of a Hub snapshot are links into another folder of the repository
+        whole = find_repository(path) or path
+        return Bind(self.host_path(whole), self._container_path(whole))
 
     def script(self, name: str) -> str:
         return f"/stackgen/{name}"
@@ -109,11 +137,13 @@ def format_scalar(value: Any) -> str:
     """
     if isinstance(value, RawYaml):
         return str(value)
+    # before int, because a bool is also an int in Python
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, EnvRef):
+        # a `}` would end the reference to the variable
         reason = value.required.replace("$", "$$").replace("}", ")")
         if not value.required:
             return quote(f"${{{value.name}:-{value.default}}}")

@@ -22,10 +22,10 @@ def quote(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise TypeError(f"neither text nor a number: {value!r}")
+        raise TypeError(f"HAProxy values must be text or numbers, not {value!r}")
     # a line break ends a statement, and no quoting prevents that
     if any(ch in value for ch in "\n\r\0"):
-        raise ValueError(f"contains a line break: {value!r}")
+        raise ValueError(f"HAProxy values must not contain line breaks: {value!r}")
     if _PLAIN.fullmatch(value):
         return value
     # single quotes can't contain one: close them, add an escaped quote, open them again

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stackgen.plan import GpuRequest
+from stackgen.plan import Bind, GpuRequest, GroupNode
 from stackgen.resources import templates_dir
 
 __all__ = ["LOOPBACK", "ProcessSite", "hub_dir"]
@@ -47,8 +47,22 @@ class ProcessSite:
     def uses_containers(self) -> bool:
         return False
 
+    @property
+    def is_cluster(self) -> bool:
+        return False
+
+    @property
+    def nameserver(self) -> str:
+        return ""
+
     def url(self, service: str, port: int) -> str:
         return f"http://{LOOPBACK}:{self._port(service, port)}"
+
+    def own_url(self, service: str, port: int) -> str:
+        return self.url(service, port)
+
+    def group_node(self) -> GroupNode:
+        raise NotImplementedError("local processes run on one machine")
 
     def local_url(self, service: str, port: int) -> str:
         return self.url(service, port)
@@ -78,11 +92,18 @@ class ProcessSite:
     def host_path(self, path: str) -> str:
         return os.path.normpath(self.stack_dir.absolute() / os.path.expanduser(path))
 
+    def find_on_disk(self, path: str) -> str:
+        return self.host_path(path)
+
+    def mount(self, path: str) -> Bind:
+        # a process needs no mount, and follows links by itself
+        return Bind(self.host_path(path), self.local_path(path))
+
     def script(self, name: str) -> str:
         for folder in SCRIPTS:
             if (path := templates_dir() / folder / name).is_file():
                 return str(path)
-        raise FileNotFoundError(f"{templates_dir()}: no script {name} in {' or '.join(SCRIPTS)}")
+        raise FileNotFoundError(f"{templates_dir()} contains no script {name} in {' or '.join(SCRIPTS)}")
 
     def image_file(self, image: str, name: str) -> str:
         return str(templates_dir() / "images" / image / name)

@@ -11,11 +11,8 @@ local KEPT = {
 -- Stores the positions of the model name in the variable txn.places. Without that variable, the request must not be
 -- forwarded.
 core.register_action("fallback-model", { "http-req" }, function(txn)
-    local found = stackgen.places(txn.f:req_body() or "")
-    if not found then return end
-    local words = {}
-    for number, place in ipairs(found) do words[number] = place[1] .. "-" .. place[2] end
-    txn:set_var("txn.places", table.concat(words, ","))
+    local number, first, last = stackgen.find(txn.f:req_body() or "")
+    if number == 1 and first then txn:set_var("txn.places", first .. "-" .. last) end
 end)
 
 local Fallback = {}

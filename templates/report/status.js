@@ -72,6 +72,7 @@
     setText(field(row, "dialect"), one.dialect);
     setText(field(row, "problem"), text);
     setText(field(row, "hint"), failed ? problem.hint : "");
+    setText(field(row, "apis"), one.apis_text);
     setText(field(row, "ttft"), formatDuration(one.ttft_seconds));
     setText(field(row, "rate"), one.tokens_per_second === null ? "" : one.tokens_per_second.toFixed(1));
     setText(field(row, "checked"), one.checked ? one.checked.slice(11, 19) : "");

@@ -25,7 +25,7 @@ VLLM = Dialect(
 )
 FASTCHAT = Dialect(
     "fastchat",
-    open_paths=("/api/v1/chat/completions", "/api/v1/token_check"),
+    open_paths=("/api/v1/chat/completions",),
     stream_usage=False,
     unknown_model=(400, 40301),
     error_path=("message",),
@@ -33,7 +33,9 @@ FASTCHAT = Dialect(
     deviations=(
         Deviation("stream", r"(object|created): field required", "sends object and created in the last chunk only"),
         Deviation(
-            "chat", r"completion_tokens is \d+ at a length limit of \d+", "counts one token too few at the limit"
+            "chat",
+            r"completion_tokens is \d+, but the answer reached its limit of \d+ tokens",
+            "counts one token too few at the limit",
         ),
     ),
 )

@@ -133,8 +133,8 @@ def fastchat_routes() -> dict[str, Route]:
     return {
         "GET /v1/models": take("models"),
         "POST /v1/chat/completions": lambda request: _chat(request, take("chat"), take("stream"), take("wrong-model")),
-        "POST /api/v1/chat/completions": take("api-v1-chat-NOKEY"),
-        "POST /api/v1/token_check": take("api-v1-token-check-NOKEY"),
+        "POST /api/v1/chat/completions": take("api-v1-chat"),
+        "POST /api/v1/token_check": take("api-v1-token-check"),
     }
 
 

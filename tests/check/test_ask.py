@@ -151,10 +151,10 @@ def test_a_stream_measures_ttft(vllm: Fake) -> None:
     ("status", "headers", "kind", "hint"),
     [
         (429, (("Retry-After", "3"),), StartError, "too many requests; retry in 3 s"),
-        (429, (), StartError, "too many requests; retry later, or send fewer"),
+        (429, (), StartError, "too many requests; retry later, or send fewer requests"),
         (402, (), StackgenError, "the account has no credit left"),
-        (403, (), StackgenError, "the key has no access to this model, or the prompt plus --max-tokens exceeds the"
-         " model's context length"),
+        (403, (), StackgenError, "the key has no access to this model, or the tokens of the prompt plus --max-tokens"
+         " exceed the model's context length"),
     ],
 )  # fmt: skip
 def test_refusals_by_clouds_have_hints(
@@ -217,7 +217,7 @@ def test_server_errors_are_reported(vllm: Fake, answer: Answer, kind: type[Stack
     assert error.message == message
 
 
-CUT = "the stream was cut off: it ended without a finish_reason, so the answer may be incomplete"
+CUT = "the stream was cut off: no chunk has a finish_reason, so the answer may be incomplete"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,8 @@ def answer_with(**message: object) -> Answer:
 
 def test_an_answer_without_text_has_a_note_about_its_content(vllm: Fake) -> None:
     vllm.chat(answer_with())
-    assert fails(StartError, target(vllm)).message == "the server's answer has no text: its content is null"
+    error = fails(StartError, target(vllm))
+    assert error.message == "the server's answer has no text, because the field `content` is null"
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     for fields, note in (
         ({"reasoning": "hm"}, "the answer has no text, only reasoning; raise --max-tokens"),

@@ -19,7 +19,10 @@ from .conftest import FASTCHAT, VLLM, result, run_check, target
 from .fake import KEY, Answer, Fake, Request, json_answer, model_list, recorded
 
 GUARDED = ("models", "chat", "stream", "auth")
-REFUSED = "requests without a key, with a wrong key, with Basic auth and with an empty key are refused"
+REFUSED = (
+    "requests without a key, with a wrong key, with wrong Basic auth, with the key as Basic auth and with an empty key "
+    "are refused"
+)
 CLOSED = replace(VLLM, open_paths=())
 
 
@@ -29,6 +32,13 @@ def test_a_server_that_requires_the_key_passes(vllm: Fake) -> None:
     sent = [request.authorization for request in vllm.seen]
     assert {None, "Bearer", f"Bearer {KEY}"} <= set(sent)
     assert any(header and header.startswith("Basic ") for header in sent)
+
+
+def test_a_quick_check_names_only_the_credentials_that_it_sent(vllm: Fake) -> None:
+    found = result(run_check(target(vllm, CLOSED), profile="quick"), "auth")
+    assert (found.status, found.message) == ("pass", "requests without a key and with a wrong key are refused")
+    sent = {request.authorization for request in vllm.seen}
+    assert sent == {None, f"Bearer {KEY}", "Bearer stackgen-check-wrong-key"}
 
 
 def test_an_open_server_with_a_key_configured_fails_even_on_loopback(vllm: Fake) -> None:
@@ -123,13 +133,10 @@ def test_a_path_that_returns_500_or_nothing_is_inconclusive(vllm: Fake) -> None:
     assert "/tokenize: " in found.evidence
 
 
-def test_fastchats_open_api_is_an_authentication_bypass(fastchat: Fake) -> None:
+def test_a_second_path_for_chats_is_an_authentication_bypass(fastchat: Fake) -> None:
     found = result(run_check(target(fastchat, FASTCHAT, exposed=True)), "auth")
     assert found.status == "fail"
-    assert (
-        found.message
-        == "the server answers without the key: /api/v1/chat/completions, /api/v1/token_check (authentication bypass)"
-    )
+    assert found.message == "the server answers without the key: /api/v1/chat/completions (authentication bypass)"
     bodies = [request.json() for request in fastchat.seen if request.path == "/api/v1/chat/completions"]
     assert [(body["model"], body["max_tokens"]) for body in bodies] == [("tiny", 1)]
 
@@ -255,9 +262,9 @@ def test_a_server_without_a_key(vllm: Fake, exposed: bool, status: str) -> None:
     ("listing", "chat", "status", "message"),
     [
         (recorded("vllm-0.32.0", "get_v1_models_key"), Answer(401, b"{}"), "fail",
-         "the model list is open, but chat requires a key and none was given"),
+         "the model list is open, but chat requires a key and no key was given"),
         (Answer(404, b"{}"), Answer(401, b"{}"), "fail",
-         "/models returns 404, but chat requires a key and none was given"),
+         "/models returns 404, but chat requires a key and no key was given"),
         (Answer(404, b"{}"), Answer(404, b"{}"), "warn",
          "can't tell whether the server has a key: /models returns 404, chat returns 404"),
     ],

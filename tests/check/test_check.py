@@ -84,7 +84,7 @@ def test_vllm_is_detected_by_its_version_path(vllm: Fake) -> None:
     assert run_check(target(vllm, None)).dialect == "openai"
 
 
-BARE_ARRAY = "the server lists tiny, but the list is a bare array, not an object with `object` and `data`"
+BARE_ARRAY = "the server lists tiny, but the model list is a JSON array, not an object with `object` and `data`"
 
 
 def test_a_bare_array_is_valid_for_together_only(vllm: Fake) -> None:
@@ -198,19 +198,20 @@ def _with_choices(*changes: dict[str, Any]) -> Answer:
     [
         (Answer(500, b"<html><h1>Internal Server Error</h1></html>", "text/html"),
          "HTTP 500 (text/html) instead of a completion"),
-        (Answer(200, b"<html>login</html>", "text/html"), "the body is not as documented: text/html instead of JSON"),
-        (Answer(200, b"", ""), "the body is not as documented: an empty body instead of JSON"),
+        (Answer(200, b"<html>login</html>", "text/html"),
+         "the response body is not as documented: text/html instead of JSON"),
+        (Answer(200, b"", ""), "the response body is not as documented: an empty body instead of JSON"),
         (json_answer(completion(object="text_completion")),
-         "the body is not as documented: object: input should be 'chat.completion'"),
-        (_with_usage(9, 2, 12), "usage: 9 prompt + 2 completion tokens is not 12"),
+         "the response body is not as documented: object: input should be 'chat.completion'"),
+        (_with_usage(9, 2, 12), "usage: 9 prompt tokens + 2 completion tokens is not the total 12"),
         (_with_choice(""), "the answer has no content"),
         (_with_choice(None), "the answer has no content"),
         (_with_choice(finish="eos"), "finish_reason 'eos' is not documented"),
         (_with_choice(finish="tool_calls"), "finish_reason 'tool_calls' does not fit a plain answer"),
         (_with_choice(finish="function_call"), "finish_reason 'function_call' does not fit a plain answer"),
         (_with_choice(finish="content_filter"), "finish_reason 'content_filter' does not fit a plain answer"),
-        (_with_usage(9, 0, 9), "usage counts no completion tokens, but the answer has text"),
-        (_with_choices({"index": 5}), "the only choice has index 5"),
+        (_with_usage(9, 0, 9), "`usage` counts no completion tokens, but the answer has text"),
+        (_with_choices({"index": 5}), "the only choice has the index 5 instead of 0"),
         (_with_choices({}, {"index": 1}, {"index": 2}), "the answer has 3 choices, but one was requested"),
         (json_answer(completion(model="other")), "the model 'tiny' was requested, but 'other' answered"),
         (recorded("fastchat-0.2.36", "wrong-model"),
@@ -233,7 +234,7 @@ def test_a_listed_model_that_the_server_denies_gets_a_hint(vllm: Fake) -> None:
     found = result(run_check(target(vllm)), "chat")
     assert found.status == "fail"
     # the hint does not suggest the name that was requested
-    assert found.hint.startswith("the server lists exactly 'tiny': it may not be a chat model")
+    assert found.hint.startswith("the server lists 'tiny', but possibly the model does not support chat")
 
 
 def test_white_space_counts_as_content(vllm: Fake) -> None:
@@ -353,12 +354,12 @@ def test_stream_usage_is_requested_only_if_the_dialect_supports_it(vllm: Fake, f
 
 
 def test_speed_is_measured_on_a_slow_stream(vllm: Fake) -> None:
-    vllm.stream(slow(events(*GOOD_STREAM), 0.05))
+    vllm.stream(slow(events(*GOOD_STREAM), 0.5))
     figures = result(run_check(target(vllm)), "stream").figures
-    # the second piece is the first one with content; one more token follows 0.05 s later
-    assert 0.1 <= figures["ttft_seconds"] < 2
-    assert 1 < figures["tokens_per_second"] <= 20.5
-    assert 0.048 <= figures["inter_token_p50_seconds"] < 1
+    # the second piece is the first one with content; one more token follows 0.5 s later
+    assert 1 <= figures["ttft_seconds"] < 3
+    assert 0.5 < figures["tokens_per_second"] <= 2.05
+    assert 0.48 <= figures["inter_token_p50_seconds"] < 2
 
 
 def test_an_engine_that_dies_of_its_first_request_fails_in_chat(vllm: Fake) -> None:
@@ -408,21 +409,25 @@ def test_progress_is_reported_for_each_check(vllm: Fake) -> None:
 
 
 def test_waiting_ends_when_the_models_are_listed(vllm: Fake) -> None:
-    ready_at = time.monotonic() + 0.8
+    listed: list[float] = []
+    loads = 0.8
 
     def loading(_: Request) -> Answer:
-        return json_answer(model_list(*(["tiny"] if time.monotonic() > ready_at else [])))
+        listed.append(time.monotonic())
+        # from the first request on, which may come late on a busy machine
+        ready = listed[-1] > listed[0] + loads and len(listed) >= 4
+        return json_answer(model_list(*(["tiny"] if ready else [])))
 
     vllm.routes["GET /v1/models"] = loading
     updates: list[str] = []
     report = check([target(vllm)], wait=20, on_progress=lambda *update: updates.append(update[2]), dialects=DIALECTS)
     assert report.ok
     assert "waiting: the server lists no models" in updates
-    assert time.monotonic() < ready_at + 8
+    assert time.monotonic() < listed[0] + loads + 8
     # a few more attempts, with growing pauses
     assert 4 <= sum(request.path == "/v1/models" for request in vllm.seen) < 22
     # without waiting the same server is unhealthy
-    ready_at = time.monotonic() + 60
+    loads = 60
     assert not check([target(vllm)], dialects=DIALECTS).ok
 
 
@@ -507,7 +512,7 @@ def test_a_selected_check_also_runs_the_checks_it_needs(vllm: Fake) -> None:
 
 
 def test_limits_turn_figures_into_failures(vllm: Fake) -> None:
-    vllm.stream(slow(events(*GOOD_STREAM), 0.05))
+    vllm.stream(slow(events(*GOOD_STREAM), 0.5))
     for limits, text in (
         ({"max_ttft": 0.01}, "the first token took"),
         ({"min_tokens_per_second": 1000.0}, "tokens/s, below the limit of 1000 tokens/s"),
@@ -583,7 +588,7 @@ def test_a_model_that_does_not_answer_costs_one_timeout(vllm: Fake) -> None:
     report = run_check(target(vllm), timeout=0.4, skip=("auth",))
     assert time.monotonic() - started < 1.5
     assert "was silent for 0.4 s" in result(report, "chat").message
-    assert result(report, "stream").message == "needs `chat`, which timed out"
+    assert result(report, "stream").message == "needs `chat`, but `chat` timed out"
 
 
 def test_requests_and_responses_are_kept_but_not_in_the_json(vllm: Fake) -> None:
@@ -612,7 +617,7 @@ def test_a_huge_body_is_not_read_to_its_end(vllm: Fake) -> None:
     found = result(run_check(target(vllm), timeout=1.5), "chat")
     assert (found.status, found.message) == (
         "fail",
-        "the body is not as documented: application/json instead of JSON",
+        "the response body is not as documented: application/json instead of JSON",
     )
     assert len(json.dumps(found.evidence)) < 800
 
@@ -688,7 +693,10 @@ def test_a_quick_check_accepts_fastchats_count_of_zero_tokens(fastchat: Fake) ->
 
 def test_an_answer_far_below_its_token_limit_gets_a_note(vllm: Fake) -> None:
     found = result(run_check(target(vllm)), "chat")
-    assert (found.status, found.notes) == ("pass", ("completion_tokens is 12 at a length limit of 32",))
+    assert (found.status, found.notes) == (
+        "pass",
+        ("completion_tokens is 12, but the answer reached its limit of 32 tokens",),
+    )
 
 
 SENTENCE = ("The", " capital", " of", " France", " is", " the", " city", " of", " Paris", ".")
@@ -752,10 +760,11 @@ def test_a_speed_limit_adds_the_stream_check(vllm: Fake) -> None:
     assert "the first token took" in result(report, "stream").message
     assert result(run_check(replace(target(vllm), max_ttft=0.000001), profile="quick"), "stream").status == "fail"
     assert result(run_check(target(vllm), select=("chat",), max_ttft=0.000001), "stream").status == "fail"
-    # more than the one token of a quick check, which would show no speed
+    # more than the one token of a quick check, which would show no speed; a longer one follows if it looks buffered
+    vllm.seen.clear()
     run_check(target(vllm), profile="quick", min_tokens_per_second=0.001)
-    assert [body["max_tokens"] for body in (request.json() for request in vllm.seen if request.method == "POST")
-            if body.get("stream")][-1] == 32  # fmt: skip
+    sent = (request.json() for request in vllm.seen if request.method == "POST")
+    assert next(body["max_tokens"] for body in sent if body.get("stream")) == 32
 
 
 def test_the_speed_of_a_buffered_stream_counts_from_the_request(vllm: Fake) -> None:
@@ -819,7 +828,8 @@ def test_keep_alive_comments_do_not_extend_the_timeout(vllm: Fake) -> None:
 
 
 def test_a_slow_stream_passes_if_each_token_is_in_time(vllm: Fake) -> None:
-    vllm.stream(slow(_sentence(*SENTENCE), 0.3))
-    found = result(run_check(target(vllm), timeout=0.5), "stream")
+    # the whole stream takes longer than the timeout
+    vllm.stream(slow(_sentence(*SENTENCE), 0.6))
+    found = result(run_check(target(vllm), timeout=1.2), "stream")
     assert found.status == "pass"
-    assert found.figures["tokens_per_second"] < 5
+    assert found.figures["tokens_per_second"] < 2.5

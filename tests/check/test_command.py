@@ -78,7 +78,7 @@ def test_an_unwritable_file_is_reported_before_any_request(vllm: Fake, tmp_path:
     (tmp_path / "file").write_text("")
     for path, expected in (
         (tmp_path, "is a folder"),
-        (tmp_path / "file" / "report", "is not a folder that you may write to"),
+        (tmp_path / "file" / "report", "is not a writable folder"),
     ):
         done = check(option, str(path), fake=vllm)
         # exit code 3: this machine is not ready

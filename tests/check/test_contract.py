@@ -17,7 +17,7 @@ from .fake import completion, model_list, recorded
 @pytest.mark.parametrize(
     ("engine", "name"),
     [("vllm-0.32.0", "chat_ok"), ("vllm-0.32.0", "invocations_nokey"), ("fastchat-0.2.36", "chat"),
-     ("fastchat-0.2.36", "api-v1-chat-NOKEY")],
+     ("fastchat-0.2.36", "api-v1-chat")],
 )  # fmt: skip
 def test_recorded_completions_have_the_documented_structure(engine: str, name: str) -> None:
     parsed, problems = parse(Completion, json.loads(recorded(engine, name).body))
@@ -99,7 +99,7 @@ def test_the_usage_must_add_up() -> None:
     assert usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=11)) == ""
     assert (
         usage_problem(Usage(prompt_tokens=9, completion_tokens=2, total_tokens=12))
-        == "usage: 9 prompt + 2 completion tokens is not 12"
+        == "usage: 9 prompt tokens + 2 completion tokens is not the total 12"
     )
 
 

@@ -116,10 +116,10 @@ def test_errors_runs_in_deep_only() -> None:
         (Answer(502, b"<html>bad", "text/html"), "fail", "HTTP 502 (text/html)"),
         (Answer(400, b"<html>bad", "text/html"), "warn", "HTTP 400 with text/html instead of JSON"),
         (Answer(400, b"", ""), "warn", "HTTP 400 with nothing instead of JSON"),
-        (json_answer({"detail": "no"}, 422), "warn", "HTTP 422 without a message at error.message"),
-        (json_answer({"error": {"message": " "}}, 400), "warn", "HTTP 400 without a message at error.message"),
-        (json_answer({"error": "no"}, 400), "warn", "HTTP 400 without a message at error.message"),
-        (json_answer({"error": {"message": 5}}, 400), "warn", "HTTP 400 without a message at error.message"),
+        (json_answer({"detail": "no"}, 422), "warn", "HTTP 422 without a message in error.message"),
+        (json_answer({"error": {"message": " "}}, 400), "warn", "HTTP 400 without a message in error.message"),
+        (json_answer({"error": "no"}, 400), "warn", "HTTP 400 without a message in error.message"),
+        (json_answer({"error": {"message": 5}}, 400), "warn", "HTTP 400 without a message in error.message"),
         (refusal("Rate limit", 429), "warn", "HTTP 429, so the result is unknown"),
         (Answer(302, headers=(("Location", "/login"),)), "warn", "HTTP 302"),
         (
@@ -205,7 +205,8 @@ def test_the_probe_that_kills_the_server_is_named(server: Server) -> None:
     found = ask(server)
     assert found.status == "fail"
     assert found.message == (
-        "the server stopped answering after 'negative max_tokens': HTTP 500 (application/json): EngineDeadError"
+        "the server stopped answering after the invalid request 'negative max_tokens': "
+        "HTTP 500 (application/json): EngineDeadError"
     )
     # no more probes after that
     assert server.asked[-1] == "negative max_tokens"
@@ -248,7 +249,7 @@ def test_without_a_known_context_the_long_prompt_is_not_sent(server: Server) -> 
     server.fake.routes["GET /v1/models"] = json_answer(model_list("tiny"))
     found = ask(server)
     assert (found.status, found.message) == ("pass", "the server still answers after 8 invalid requests")
-    assert found.notes == ("a prompt longer than the context was not tried: the context length is unknown",)
+    assert found.notes == ("a prompt longer than the context was not sent, because the context length is unknown",)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,8 @@ def test_a_huge_context_is_not_filled(server: Server) -> None:
     found = ask(server)
     assert "prompt too long" not in server.asked
     assert found.notes == (
-        "a prompt longer than the context of 1000000 tokens was not tried: that prompt would be too large",
+        "a prompt longer than the context was not sent: the context has 1000000 tokens, and the check sends such a "
+        "prompt only if the context has at most 200000 tokens",
     )
 
 
@@ -301,7 +303,7 @@ def test_a_huge_context_is_not_filled(server: Server) -> None:
 def test_no_probe_damages_the_server(server: Server) -> None:
     ask(server)
     sent = [request.body.decode() for request in server.fake.seen]
-    # `temperature: null` takes one request off a FastChat worker's concurrency limit for good
+    # null is valid for most fields of OpenAI's API, so it tests no refusal
     assert not [body for body in sent if "null" in body]
     # an answer of a lenient server must be short
     for body in sent:

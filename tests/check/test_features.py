@@ -11,10 +11,11 @@ import pytest
 
 from stackgen.check.checks.features import FEATURES
 from stackgen.check.checks.table import CHECKS
+from stackgen.check.dialects import OPENAI
 from stackgen.check.report import Result
 
 from .conftest import FASTCHAT, VLLM, result, run_check, target
-from .fake import Answer, Fake, Request, completion, json_answer, model_list, recorded
+from .fake import Answer, Fake, Request, chunk, completion, events, json_answer, model_list, recorded
 
 NAMES = ("completions", "embeddings", "tokenize", "tools", "json-schema", "logprobs", "seed")
 TOKENIZER = replace(VLLM, tokenize=("/tokenize", "prompt"))
@@ -52,9 +53,25 @@ def embedded(*vectors: dict[str, Any]) -> Answer:
     return json_answer({"object": "list", "data": list(vectors), "model": "tiny", "usage": usage})
 
 
+def streamed_call(*arguments: str, finish: str = "tool_calls", done: bool = True) -> Answer:
+    """A streamed call as vLLM sends it: the name first, then the arguments in pieces."""
+    first = {"index": 0, "id": "call-1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+    deltas = [{"tool_calls": [first]}]
+    for piece in arguments or ('{"city": ', '"Paris"}'):
+        deltas.append({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
+    chunks = [chunk("", role="assistant"), *(with_delta(delta) for delta in deltas), chunk(finish=finish)]
+    return events(*chunks, done=done)
+
+
+def with_delta(delta: dict[str, Any]) -> dict[str, Any]:
+    return chunk() | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
 def good_chat(request: Request) -> Answer:
     """A server with every chat feature."""
     body = request.json()
+    if body.get("tools") and body.get("stream"):
+        return streamed_call()
     if body.get("tools"):
         return said(None, "tool_calls", tool_calls=[call()])
     if body.get("response_format"):
@@ -137,7 +154,9 @@ def test_features_are_checked_with_the_first_model(good: Fake) -> None:
 def test_a_missing_feature_is_skipped_unless_it_is_claimed(good: Fake, name: str, answer: Answer) -> None:
     spoil(good, name, answer)
     found = ask(good, name)
-    assert (found.status, found.message.partition(":")[0]) == ("skip", f"the server does not offer {name}")
+    # tools without a parser can be enabled, so that is a warning
+    status = "warn" if (name, answer) == ("tools", SAID_NO) else "skip"
+    assert (found.status, found.message.partition(":")[0]) == (status, f"the server does not offer {name}")
     if answer is SAID_NO:
         assert "requires --tool-call-parser" in found.message
     claimed = ask(good, name, CLAIMS)
@@ -174,7 +193,7 @@ def test_an_ignored_feature_warns_and_a_claimed_one_fails(good: Fake, name: str)
 @pytest.mark.parametrize("name", ["tools", "json-schema", "seed"])
 def test_a_supported_feature_that_the_dialect_ignores_gets_a_note(good: Fake, name: str) -> None:
     found = ask(good, name, replace(TOKENIZER, ignores=FASTCHAT.ignores))
-    assert (found.status, found.notes) == ("pass", (f"vllm is known to ignore {name}, but supports it here",))
+    assert (found.status, found.notes) == ("pass", (f"vllm normally ignores {name}, but this server supports {name}",))
 
 
 def test_a_feature_that_the_dialect_lacks_is_not_requested(good: Fake) -> None:
@@ -194,7 +213,12 @@ WRONG: list[tuple[str, Answer, str, str]] = [
     ("completions", json_answer(completion()), "fail", "object: input should be 'text_completion'"),
     ("completions", comp(usage=None), "pass", "continues the text"),
     ("completions", comp(choices=[]), "fail", "choices: list should have at least 1 item"),
-    ("completions", comp(usage=COUNTED | {"total_tokens": 11}), "fail", "2 prompt + 8 completion tokens is not 11"),
+    (
+        "completions",
+        comp(usage=COUNTED | {"total_tokens": 11}),
+        "fail",
+        "2 prompt tokens + 8 completion tokens is not the total 11",
+    ),
     ("completions", comp(choices=[{"index": 0, "text": "", "finish_reason": "length"}]), "fail", "has no text"),
     ("completions", comp(choices=[{"index": 0, "text": "", "finish_reason": "stop"}]), "pass", "continues"),
     ("completions", comp(usage={"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 11}), "warn", "9 tokens"),
@@ -221,13 +245,13 @@ WRONG: list[tuple[str, Answer, str, str]] = [
         "tools",
         said(None, "tool_calls", tool_calls=[call(arguments='{"city": ')]),
         "fail",
-        "not a JSON object in a string",
+        "not a string with a JSON object",
     ),
     (
         "tools",
         said(None, "tool_calls", tool_calls=[call(arguments='"Paris"')]),
         "fail",
-        "not a JSON object in a string",
+        "not a string with a JSON object",
     ),
     ("tools", said(None, "length", tool_calls=[call(arguments='{"city": ')]), "warn", "was cut off after 128"),
     ("tools", said(None, "tool_calls", tool_calls=[call(type="tool")]), "fail", "tool_calls[0].type"),
@@ -271,9 +295,89 @@ def test_a_tool_that_is_called_only_by_name_passes(good: Fake) -> None:
     assert ask(good, "tools").status == "pass"
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_required_call_must_end_with_the_finish_reason_of_a_call(good: Fake, reason: str) -> None:
+    spoil(good, "tools", said(None, reason, tool_calls=[call()]))
+    found = ask(good, "tools")
+    assert (found.status, f"finish_reason is '{reason}' instead of 'tool_calls'" in found.message) == ("warn", True)
+    assert "agents that branch on finish_reason never run the tool" in found.hint
+
+
+def test_a_call_of_a_named_function_may_end_with_stop(good: Fake) -> None:
+    """OpenAI itself answers so (vLLM pull 25054)."""
+
+    def by_name(request: Request) -> Answer:
+        if request.json()["tool_choice"] == "required":
+            return SAID_NO
+        stopped = said(None, "stop", tool_calls=[call()])
+        return streamed_call(finish="stop") if request.json().get("stream") else stopped
+
+    spoil(good, "tools", by_name)
+    assert ask(good, "tools").status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("stream", "problem"),
+    [
+        (streamed_call(finish="stop"), "finish_reason is 'stop' instead of 'tool_calls'"),
+        (streamed_call('{"city": '), "don't add up to a name and a JSON object"),
+        (streamed_call('"Paris"'), "don't add up to a name and a JSON object"),
+        (streamed_call(done=False), "the call is cut"),
+        (events(chunk("It is sunny.", role="assistant"), chunk(finish="stop")), "there is no tool call"),
+        (events(chunk("", role="assistant"), {"error": {"message": "parser died"}}), "an error event: parser died"),
+        (said(None, "tool_calls", tool_calls=[call()]), "not text/event-stream"),
+        (BROKEN, "HTTP 500"),
+    ],
+)
+def test_a_call_that_is_right_as_a_whole_may_be_wrong_in_a_stream(good: Fake, stream: Answer, problem: str) -> None:
+    spoil(good, "tools", lambda request: stream if request.json().get("stream") else good_chat(request))
+    found = ask(good, "tools")
+    assert (found.status, problem in found.message) == ("warn", True), found.message
+
+
 def test_skipped_tools_show_how_to_enable_them_in_vllm(good: Fake) -> None:
     spoil(good, "tools", SAID_NO)
     assert "to enable tools, set `tool_call_parser` in the stack file" in ask(good, "tools").message
+    assert "the page Tool Calling on docs.vllm.ai" in ask(good, "tools").hint
+
+
+@pytest.mark.parametrize(
+    ("root", "parser"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", "hermes"),
+        ("/models/meta-llama--Llama-3.1-8B-Instruct", "llama3_json"),
+        ("/stackgen/cache/openai/gpt-oss-20b", "openai"),
+        # behind a gateway, the list has no root, and the served name is all there is
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize("dialect", [TOKENIZER, OPENAI], ids=["vllm", "behind a gateway"])
+def test_a_chat_model_without_a_tool_parser_warns_and_names_the_parser(
+    good: Fake, root: str | None, parser: str, dialect: Any
+) -> None:
+    cards = model_list("tiny")
+    cards["data"][0]["root"] = root
+    good.routes["GET /v1/models"] = json_answer(cards)
+    spoil(good, "tools", SAID_NO)
+    found = ask(good, "tools", dialect)
+    assert found.status == "warn" and "requires --tool-call-parser" in found.message
+    assert found.message.endswith(f"in the stack file to `{parser}`" if parser else "in the stack file")
+    assert (f"names `{parser}`" in found.hint) is bool(parser)
+
+
+def test_the_parser_of_an_adapter_is_that_of_its_base_model(good: Fake) -> None:
+    cards = model_list("base", "tiny")
+    cards["data"][0]["root"] = "ibm-granite/granite-3.1-8b-instruct"
+    cards["data"][1] |= {"root": "/adapters/sql", "parent": "base"}
+    good.routes["GET /v1/models"] = json_answer(cards)
+    spoil(good, "tools", SAID_NO)
+    assert "to `granite`" in ask(good, "tools").message
+
+
+def test_a_model_without_chat_gets_no_warning_about_tools(good: Fake) -> None:
+    good.routes["POST /v1/chat/completions"] = SAID_NO
+    found = ask(good, "tools")
+    assert (found.status, found.message) == ("skip", "needs `chat`")
 
 
 def test_an_unknown_tokenizer_is_skipped_and_a_missing_detokenizer_is_a_note(good: Fake) -> None:
@@ -293,10 +397,14 @@ def in_turn(*texts: str) -> Callable[[Request], Answer]:
 @pytest.mark.parametrize(
     ("texts", "status", "expected"),
     [
-        ("aaab", "pass", "the same seed gives the same text, and another seed gives another text"),
+        ("aaab", "pass", "requests with the same seed get the same text, another seed gives another text"),
         ("abaa", "warn", "the same seed gave two different texts in three requests"),
         ("abcd", "warn", "vllm ignores seed: the same seed gave three different texts"),
-        ("aaaa", "pass", "the text is the same at temperature 0 and with the same seed"),
+        (
+            "aaaa",
+            "pass",
+            "requests with the same seed get the same text, and requests at temperature 0 get the same text",
+        ),
     ],
 )
 def test_seeds(good: Fake, texts: str, status: str, expected: str) -> None:

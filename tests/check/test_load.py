@@ -176,7 +176,7 @@ def test_each_marker_detects_a_mix_up(server: Server, ask: Ask, marks: str) -> N
     found = ask()
     assert found.status == "fail"
     if marks == "length":
-        assert found.message.startswith("answers are mixed up: request 2 got the answer to another prompt, of ")
+        assert found.message.startswith("answers are mixed up: request 2 got the answer to another prompt, which has ")
     else:
         assert found.message == "answers are mixed up: request 2 got the answer to request 4"
 
@@ -204,7 +204,7 @@ def test_a_word_that_is_not_repeated_gets_a_note(server: Server, ask: Ask) -> No
 def test_without_markers_it_warns(server: Server, ask: Ask) -> None:
     server.marks = set()
     found = ask()
-    assert (found.status, found.message.endswith("but mix-ups can't be detected")) == ("warn", True)
+    assert (found.status, found.message.endswith("but mixed-up answers can't be detected")) == ("warn", True)
     assert found.figures["answered"] == 4
 
 
@@ -224,7 +224,7 @@ def test_a_full_server_warns_if_some_requests_are_answered(server: Server, ask: 
     ("answer", "expected"),
     [
         (Answer(500, b"boom", "text/plain"), "HTTP 500 (text/plain) boom"),
-        (Answer(200, b"{}"), "the body is not as documented: id: field required"),
+        (Answer(200, b"{}"), "the response body is not as documented: id: field required"),
         (Answer(404), "HTTP 404"),
     ],
     ids=str,

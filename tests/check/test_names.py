@@ -15,10 +15,10 @@ KNOWN = ("meta-llama/Llama-3.2-1B-Instruct", "Qwen/Qwen3-8B", "tiny")
         ("TINY", "tiny", "upper and lower case differ"),
         ("meta-llama/llama-3.2-1b-instruct", KNOWN[0], "upper and lower case differ"),
         ("meta-llama/Llama-3-2-1B-Instruct", KNOWN[0], "'-', '.' and '_' differ"),
-        ("Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or different"),
-        ("unsloth/Llama-3.2-1B-Instruct", KNOWN[0], "the organization is missing or different"),
-        ("qwen3_8b", KNOWN[1], "the organization is missing or different"),
-        ("/models/Qwen3-8B/", KNOWN[1], "the organization is missing or different"),
+        ("Llama-3.2-1B-Instruct", KNOWN[0], "the organization in the name is missing or different"),
+        ("unsloth/Llama-3.2-1B-Instruct", KNOWN[0], "the organization in the name is missing or different"),
+        ("qwen3_8b", KNOWN[1], "the organization in the name is missing or different"),
+        ("/models/Qwen3-8B/", KNOWN[1], "the organization in the name is missing or different"),
         ("meta-llama/Llama-3.1-8B-Instruct", KNOWN[0], "the names are similar"),
         ("tinny", "tiny", "the names are similar"),
     ],
@@ -74,5 +74,5 @@ def test_the_requested_name_is_never_suggested() -> None:
     assert nearest("tiny", ["tiny"]) is None
     assert nearest("tiny", ["tiny", "Tiny"]) == ("Tiny", "upper and lower case differ")
     assert did_you_mean("tiny", ["tiny", "Tiny"]).startswith(
-        "the server lists exactly 'tiny': it may not be a chat model"
+        "the server lists 'tiny', but possibly the model does not support chat"
     )

@@ -93,15 +93,18 @@ def test_a_worker_that_is_down_does_not_stop_the_other_checks(fastchat: Fake) ->
         ({"published": ("0.0.0.0:21002",)}, "fail",
          "fastchat-tiny has no authentication but is reachable at 0.0.0.0:21002"),
         ({"gpus_planned": ("0", "1"), "gpus_reserved": ("0", "1"), "gpus_seen": 1}, "fail",
-         "fastchat-tiny sees 1 of 2 GPUs"),
+         "fastchat-tiny sees 1 of 2 planned GPUs"),
         ({"gpus_planned": ("count=-1",), "gpus_reserved": ("count=-1",), "gpus_seen": 0}, "fail",
-         "fastchat-tiny sees 0 of 1 GPUs"),
+         "fastchat-tiny sees 0 of 1 planned GPUs"),
         ({"gpus_planned": ("1",), "gpus_reserved": ("0",), "gpus_seen": 1}, "warn",
          "fastchat-tiny has other GPUs than planned (reserved: 0; planned: 1)"),
         ({"gpus_planned": ("0",), "gpus_reserved": ("0",), "gpus_seen": None}, "pass", "2 services run as planned"),
         ({"image": "x:1", "image_changed": True}, "warn",
          "fastchat-tiny runs an older image: x:1 now points to another image"),
         ({"restarts": 3}, "warn", "fastchat-tiny has restarted 3 times"),
+        ({"drained": "drained since 2026-11-28 17:05:21 by stackgen update (process 4711)"}, "warn",
+         "fastchat-tiny gets no requests from the gateway: drained since 2026-11-28 17:05:21 by stackgen update "
+         "(process 4711)"),
         ({"oom_killed": True}, "warn", "a process in fastchat-tiny was killed: out of memory (OOM)"),
     ],
 )  # fmt: skip
@@ -117,7 +120,7 @@ def test_a_probe_counts_more_than_dockers_last_health_check(fastchat: Fake) -> N
     found = result(seen(fastchat, API, tired, probes=(ProbeResult("fastchat-tiny", True, 0.1, ""),)), "topology")
     assert (found.status, found.message) == (
         "warn",
-        "Docker still reports fastchat-tiny as unhealthy, although it answers",
+        "Docker still reports fastchat-tiny as unhealthy, although fastchat-tiny answers",
     )
     found = result(seen(fastchat, replace(API, health="unhealthy"), WORKER), "topology")
     assert found.status == "warn"
@@ -208,3 +211,11 @@ def test_a_controller_that_lost_all_workers_is_blamed_instead_of_them(fastchat: 
     # if only one of two is unknown, that one is to blame
     one = result(seen(fastchat, API, CONTROLLER, WORKER, other, probes=(well, strange[0])), "topology")
     assert one.message.startswith("fastchat-tiny does not generate")
+
+
+def test_a_published_port_that_accepts_no_connection_is_named(fastchat: Fake) -> None:
+    report = seen(fastchat, replace(API, unreachable_ports=("127.0.0.1:8000",)), WORKER)
+    found = result(report, "containers")
+    assert found.status == "fail" and not report.ok
+    assert found.message == "fastchat-api is healthy, but its published port 127.0.0.1:8000 accepts no connections"
+    assert "docker compose restart fastchat-api" in found.hint

@@ -82,13 +82,13 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
         (events(chunk("a"), END), "the first chunk has no role"),
         (events(chunk("", role="user"), TEXT, END), "event 1: the role is 'user', not 'assistant'"),
         (events(ROLE, TEXT, {**TEXT, "id": "chatcmpl-2"}, END),
-         "the id changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer are mixed in"),
+         "the id in the stream changes from 'chatcmpl-1' to 'chatcmpl-2': chunks of another answer are mixed in"),
         (events(ROLE, TEXT, {**TEXT, "choices": [{**TEXT["choices"][0], "index": 1}]}, END),
          "event 3: the event is for choice 1, but only one choice was requested"),
         (events(ROLE, TEXT, END, TEXT), "event 4: there is text after the finish_reason"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 0,
                                                           "total_tokens": 9}}),
-         "usage counts no completion tokens, but the answer has text"),
+         "`usage` counts no completion tokens, but the answer has text"),
         (events(ROLE, chunk(finish="stop")), "no chunk has content"),
         (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
         (events(ROLE, TEXT, chunk(finish="tool_calls")), "finish_reason 'tool_calls' does not fit a plain answer"),
@@ -97,7 +97,7 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
         (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 2,
                                                           "total_tokens": 9}}),
-         "usage: 9 prompt + 2 completion tokens is not 9"),
+         "usage: 9 prompt tokens + 2 completion tokens is not the total 9"),
         (events(ROLE, TEXT, {"error": {"message": "the engine died", "code": 500}}, END),
          "the stream has an error event despite status 200: the engine died"),
         (events(ROLE, TEXT, {"error": "boom"}, END), "the stream has an error event despite status 200: boom"),
@@ -148,7 +148,10 @@ def test_an_endless_stream_ends_at_the_deadline() -> None:
 
     into, now = Transcript(), time.monotonic()
     collect_events(endless(), into, list, now, now + 0.05)
-    assert any("too slow: it did not end after" in problem for problem in into.problems(PLAIN))
+    assert any(
+        "the stream is too slow (" in problem and " events/s): it did not end after" in problem
+        for problem in into.problems(PLAIN)
+    )
 
 
 def test_arrival_times_are_those_of_the_read_and_not_of_the_parser() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from stackgen.cli import main as cli
 from stackgen.cli.commands import ask as command
+from stackgen.errors import MachineError
+from stackgen.runtimes.compose import lifecycle, project
 from tests.check.fake import KEY, Answer, Fake, chunk, completion, events, json_answer, serve
 
 TEXT = "ier time4 usier time4 usize for), true"
@@ -216,3 +218,81 @@ def test_a_missing_key_is_reported_with_its_variable(
 def test_base_url_may_be_repeated(ask: Any, fakes: tuple[Fake, Fake]) -> None:
     out, _ = ask("hi", "--base-url", fakes[0].url, "--base-url", fakes[1].url, "--json")
     assert [each["provider"] for each in json.loads(out)["answers"]] == [f"127.0.0.1:{fake.port}" for fake in fakes]
+
+
+class Engine:
+    """A Docker client that lists these containers, as (name, project, published port)."""
+
+    def __init__(self, *rows: tuple[str, str, int]) -> None:
+        self.api, self.rows = self, rows
+
+    def containers(self) -> list[dict[str, Any]]:
+        return [
+            {"Names": [f"/{name}"], "Labels": {"com.docker.compose.project": project} if project else None,
+             "Ports": [{"IP": "127.0.0.1", "PublicPort": port}]}
+            for name, project, port in self.rows
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("web-1", "web", 0)], "the container web-1 of the stack web answers at port"),
+        ([("web", "", 0)], "the container web answers at port"),
+        # the stack runs, or another program has the port
+        ([("mine-gateway-1", "mine", 0)], "rejected the API key"),
+        ([("web-1", "web", 1)], "rejected the API key"),
+        (None, "rejected the API key"),
+    ],
+)
+def test_another_stack_at_the_port_is_named(
+    rows: list[tuple[str, str, int]] | None, expected: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with serve("vllm", key="of-another-stack") as fake:
+        port = int(fake.url.split(":")[2].split("/")[0])
+
+        def connect(**_: Any) -> Engine:
+            if rows is None:
+                raise MachineError("the Docker engine does not answer")
+            return Engine(*((name, project, number or port) for name, project, number in rows))
+
+        monkeypatch.setattr(lifecycle, "connect", connect)
+        monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
+        models = "models: [{model: org/m, engine: vllm, served_names: [tiny]}]"
+        (tmp_path / "stack.yaml").write_text(f"{{name: mine, port: {port}, gateway: false, {models}}}")
+        (tmp_path / ".env").write_text(f"STACKGEN_API_KEY={KEY}\n")
+        assert cli.main(["ask", "hi", "--stack", str(tmp_path)]) in (1, 2)
+    shown = capsys.readouterr().err
+    assert expected in shown
+    if "answers at" in expected:
+        assert "the stack mine is not running" in shown and "set another `port:`" in shown
+
+
+def test_a_stack_of_the_same_name_in_another_folder_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both folders may have the same key and port, so the answer would be that of the other stack."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    with serve("vllm") as fake:
+        for folder in (there, here):
+            folder.mkdir()
+            port = int(fake.url.split(":")[2].split("/")[0])
+            models = "models: [{model: org/m, engine: vllm, served_names: [tiny]}]"
+            (folder / "stack.yaml").write_text(f"{{name: mine, port: {port}, gateway: false, {models}}}")
+            (folder / ".env").write_text(f"STACKGEN_API_KEY={KEY}\n")
+
+        class Containers:
+            def __init__(self) -> None:
+                self.api = self
+
+            def containers(self, **_: Any) -> list[dict[str, Any]]:
+                return [{"Labels": {"com.docker.compose.project.working_dir": str(there)}}]
+
+        monkeypatch.setattr(project, "connect", lambda *_: Containers())
+        monkeypatch.delenv("STACKGEN_API_KEY", raising=False)
+        assert cli.main(["ask", "hi", "--stack", str(here)]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and not fake.seen
+        assert f"its containers belong to {there}, not to {here}" in shown.err and "run the command in" in shown.err
+        assert cli.main(["ask", "hi", "--stack", str(there)]) == 0

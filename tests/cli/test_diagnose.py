@@ -123,7 +123,8 @@ def test_fix_does_not_edit_without_confirmation(
     path = stack(tmp_path, monkeypatch, KV)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     _, _, err = run(capsys, "diagnose", str(path), "--fix")
-    assert "not applied: --yes applies the change without asking" in err and path.read_text() == STACK
+    assert "the change was not applied. To apply the change without asking, add --yes" in err
+    assert path.read_text() == STACK
 
 
 def test_fix_does_not_apply_an_unsafe_change(
@@ -131,7 +132,7 @@ def test_fix_does_not_apply_an_unsafe_change(
 ) -> None:
     path = stack(tmp_path, monkeypatch, "Please pass the argument `trust_remote_code=True` to allow custom code")
     _, _, err = run(capsys, "diagnose", str(path), "--fix", "--yes")
-    assert "edit stack.yaml by hand" in err and path.read_text() == STACK
+    assert "--fix does not apply the change. Edit stack.yaml by hand" in err and path.read_text() == STACK
 
 
 def test_fix_removes_a_removed_flag(
@@ -208,3 +209,44 @@ def test_up_shows_the_change_with_the_old_value(tmp_path: Path, monkeypatch: pyt
     found = evidence.explain_failure(open_stack(str(path)).plan, tmp_path, "dependency failed to start")
     assert found is not None and found.edit is not None
     assert (found.id, found.edit.was) == ("SG-V012", "8192")
+
+
+def test_a_log_with_survived_errors_is_not_free_of_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "vllm.log"
+    served = '(APIServer pid=1) INFO:     10.0.0.1:4 - "POST /v1/chat/completions HTTP/1.1" 200 OK\n'
+    log.write_text(f"INFO:     Application startup complete.\nValueError: out of plums\n{served}", "utf-8")
+    code, out, _ = run(capsys, "diagnose", "--logs", str(log))
+    assert (code, "out of plums" in out, "no problems found" in out) == (1, True, False)
+    # an error that only its level shows, and a traceback that was cut
+    for line in ("(APIServer pid=1) ERROR 10-09 09:39:54 [x.py:1] out of plums", "Traceback (most recent call last):"):
+        log.write_text(f"INFO:     Application startup complete.\n{line}\n{served}", "utf-8")
+        code, out, _ = run(capsys, "diagnose", "--logs", str(log))
+        assert (code, line[-12:] in out, "no problems found" in out) == (1, True, False)
+    log.write_text(f"INFO:     Application startup complete.\n{served}", "utf-8")
+    assert "no problems found" in run(capsys, "diagnose", "--logs", str(log))[1]
+
+
+def test_a_failed_request_is_named_in_text_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "vllm.log"
+    answer = '(APIServer pid=1) INFO:     10.0.0.1:4 - "POST /v1/chat/completions HTTP/1.1" {}\n'
+    failed = answer.format("500 Internal Server Error")
+    log.write_text(
+        f"INFO:     Application startup complete.\n{failed}ValueError: out of plums\n{answer.format('200 OK')}"
+    )
+    code, out, _ = run(capsys, "diagnose", "--logs", str(log))
+    assert code == 1 and "no failure was found" not in out and "no problems found" not in out
+    assert "the server runs, but a request failed" in out and "out of plums" in out and "next:" in out
+    data = json.loads(run(capsys, "diagnose", "--logs", str(log), "--json")[1])
+    assert data["findings"] == [] and "out of plums" in data["failed_requests"][0]
+
+
+def test_every_finding_has_its_fix_in_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "compose.log"
+    errors = {
+        "a-1": "RuntimeError: CUDA-capable device(s) is/are busy or unavailable",
+        "b-1": "OSError: [Errno 28] No space left on device",
+    }
+    lines = (f"{name}  | {error}\n{name} exited with code 1\n" for name, error in errors.items())
+    log.write_text("".join(lines), "utf-8")
+    _, out, _ = run(capsys, "diagnose", "--logs", str(log))
+    assert out.count("error[") + out.count("also[") == out.count("  fix: ") == 2

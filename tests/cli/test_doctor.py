@@ -15,6 +15,7 @@ import pytest
 from stackgen.cli.commands.doctor import doctor
 from stackgen.cli.parsers.base import Subcommands
 from stackgen.cli.parsers.doctor import add_doctor
+from stackgen.doctor.cluster_table import CLUSTER_ONLY
 from stackgen.doctor.finding import Finding
 from stackgen.doctor.table import CHECKS
 from stackgen.doctor.text import as_json, as_text
@@ -25,12 +26,21 @@ TEXT = {"type": "string"}
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["ok", "exit_code", "stack", "counts", "findings"],
+    "required": ["ok", "exit_code", "stack", "counts", "findings", "not_checked"],
     "properties": {
         "ok": {"type": "boolean"},
         "exit_code": {"enum": [0, 1, 3]},
         "stack": {"type": ["string", "null"]},
         "counts": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
+        "not_checked": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["id", "reason"],
+                "properties": {"id": {"type": "string", "pattern": "^SG-P[0-9]{3}$"}, "reason": TEXT},
+            },
+        },
         "findings": {
             "type": "array",
             "items": {
@@ -60,6 +70,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     report = json.loads(capsys.readouterr().out)
     jsonschema.validate(report, SCHEMA)
     assert report["exit_code"] == code and report["ok"] == (code == 0)
+    # every check is either in the findings or in the list of checks that did not run
+    unchecked = [one["id"] for one in report["not_checked"]]
+    assert sorted({*unchecked, *(one["id"] for one in report["findings"])}) == sorted(check.id for check in CHECKS)
+    assert not set(unchecked) & {one["id"] for one in report["findings"]}
     return code, report
 
 
@@ -160,7 +174,20 @@ def test_text_lists_the_worst_first_and_ends_with_a_summary(capsys: pytest.Captu
     assert "SG-P080" in capsys.readouterr().out
 
 
+def test_text_names_a_missing_fact_once_and_verbose_text_lists_what_was_not_checked() -> None:
+    why = "this machine's GPUs are unknown"
+    found = tuple(Finding(f"SG-P0{number}", "x", "unknown", f"can't tell {number}", why) for number in (34, 35, 36))
+    text = as_text(found, "stack.yaml")
+    assert text.count(why) == 1 and all(one.message in text for one in found)
+    assert "SG-P090" not in text
+    verbose = as_text(found, "stack.yaml", verbose=True)
+    section = verbose.partition("not checked, because there is nothing to look at:")[2]
+    listed = {word for word in section.replace(":", " ").split() if word.startswith("SG-P")}
+    assert listed == {check.id for check in CHECKS} - {one.id for one in found}
+
+
 def test_documentation_lists_every_check() -> None:
     page = (ROOT / "docs" / "reference" / "doctor.md").read_text("utf-8")
-    rows = [f"| {check.id} | {check.name} | {check.description} | {3 if check.machine else 1} |" for check in CHECKS]
+    checks = (*CHECKS, *CLUSTER_ONLY)
+    rows = [f"| {check.id} | {check.name} | {check.description} | {3 if check.machine else 1} |" for check in checks]
     assert [line for line in page.splitlines() if line.startswith("| SG-P")] == rows

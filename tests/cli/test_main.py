@@ -67,6 +67,7 @@ def test_check_of_rendered_files_exits_with_1_until_they_are_written(folder: Pat
         ["render", "nowhere.yaml"],
         ["render", "org/name", "--engine", "tgi"],
         ["render", "org/name", "--engine", "vllm", "--gpus", "some"],
+        ["render", "org/name", "--engine", "vllm", "--gpus", "0"],
         ["render", "org/name", "--engine", "vllm", "--gpus", "²"],  # isdigit() is true, but int() rejects it
         ["render", "org/name", "--engine", "vllm", "--set", "novalue"],
         ["render", "org/name", "--engine", "vllm", "--set", "no_such_field=1"],
@@ -224,7 +225,8 @@ def test_every_command_has_a_module_and_every_command_module_a_command() -> None
         function = getattr(import_module(f"stackgen.cli.commands.{path.stem}"), path.stem, None)
         # helpers of several commands take more than the parsed arguments
         if function and list(signature(function).parameters) == ["args"]:
-            found.add(path.stem)
+            # `import` is a word of Python
+            found.add(path.stem.rstrip("_"))
     assert found == set(COMMANDS)
 
 
@@ -372,7 +374,7 @@ def test_the_stack_file_written_from_flags_loads_unchanged(tmp_path: Path, text:
     ("value", "gpus"),
     [
         ("2", 2),
-        ("0", 0),
+        ("0,", ("0",)),
         ("0,1", ("0", "1")),
         ("device=0", ("0",)),
         ("device=0,2", ("0", "2")),
@@ -423,17 +425,64 @@ def test_set_changes_fields_of_the_stack(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--port", "9000"], "--port is"),
+        (["--gpus", "garbage"], "--gpus is"),
+        (["--engine", "vllm", "--served-name", "a"], "--engine and --served-name are"),
+        (["--set", "dtype=half", "--max-model-len", "8k"], "--set and --max-model-len are"),
+    ],
+)
+def test_flags_of_a_model_are_refused_for_a_stack(
+    folder: Path, flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stack in (folder, folder / "stack.yaml"):
+        assert cli.main(["render", str(stack), "--no-validate", *flags]) == 2
+        shown = capsys.readouterr().err
+        assert f"{stack} is a stack, and {named} only for `render MODEL`" in shown
+        assert f"set the fields in {folder / 'stack.yaml'}" in shown
+    assert [path.name for path in folder.iterdir()] == ["stack.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "size"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", [], "8"),
+        ("org/Mixtral-8x7B", ["--gpus", "none"], "56"),
+        ("org/Phi-3.8b", [], "3.8"),
+        ("org/Llama-3.1-8B", ["--gpus", "1"], ""),
+        ("org/Llama-3.1-8B", ["--gpus", "device=0"], ""),
+        ("org/Llama-3.2-1B", [], ""),
+        ("org/SmolLM2-135M", [], ""),
+        ("org/Name-5Bx", [], ""),
+    ],
+)
+def test_a_large_model_on_the_cpu_is_a_warning(
+    model: str, flags: list[str], size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["render", model, "--engine", "vllm", "--revision", "a", "--stdout", *flags]) == 0
+    assert cli.main(["render", model, "--engine", "vllm", "--revision", "a", "--diff", "--no-validate", *flags]) == 0
+    shown = capsys.readouterr().err
+    assert (f"warning: {model} has about {size} billion parameters and runs on the CPU" in shown) == bool(size)
+    assert ("set `gpus: 1` (a count) or `gpus: [0]` (indices)" in shown) == bool(size)
+
+
+@pytest.mark.parametrize(
     ("model", "name"),
     [
         ("org/Llama-3.2_1B", "llama-3-2-1b"),
         ("./My Models/x/", "x"),
-        ("/", "stack"),
         ("./..", "stack"),
         ("org/" + "a" * 90, "a" * 60),
     ],
 )
-def test_the_default_name_comes_from_the_model(model: str, name: str, tmp_path: Path) -> None:
-    assert build_from_flags(model, {"engine": "vllm"}, [], str(tmp_path)).spec.name == name
+def test_the_default_name_comes_from_the_model(
+    model: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a folder inside the model's would be refused
+    (tmp_path / "models" / "current").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "models" / "current")
+    assert build_from_flags(model, {"engine": "vllm"}, [], str(tmp_path / "stack")).spec.name == name
 
 
 def test_a_relative_model_folder_is_resolved_for_the_rendered_folder(
@@ -477,3 +526,35 @@ def test_every_id_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("command", ["check", "exporter"])
 def test_names_of_checks_are_separated_by_commas_or_spaces(command: str) -> None:
     assert cli.build_parser().parse_args([command, "--skip", "auth, load tools"]).skip == ("auth", "load", "tools")
+
+
+def optional_value_options() -> list[tuple[str, str, Any]]:
+    """Every option of every command whose value may be left out: the command, the option and its default value."""
+    return [
+        (command, action.option_strings[-1], action.const)
+        for command, parser in subcommands().items()
+        for action in parser._actions
+        if action.option_strings and action.nargs == "?"
+    ]
+
+
+@pytest.mark.parametrize(("command", "option", "const"), optional_value_options())
+def test_an_option_with_an_optional_value_does_not_take_the_stack_as_its_value(
+    command: str, option: str, const: Any
+) -> None:
+    name = option.strip("-").replace("-", "_")
+    for given, value, stack in (
+        ([option, "llama"], const, "llama"),
+        ([option[:-1], "./llama/stack.yaml"], const, "./llama/stack.yaml"),
+        (["llama", option], const, "llama"),
+        ([option, "3", "llama"], 3, "llama"),
+        (["llama", option, "3"], 3, "llama"),
+        ([option, "--json"], const, "."),
+        ([option, "--", "llama"], const, "llama"),
+    ):
+        args = cli.build_parser().parse_args([command, *given])
+        assert (getattr(args, name), args.stack) == (value, stack), given
+
+
+def test_at_least_one_option_has_an_optional_value() -> None:
+    assert ("check", "--watch", 10.0) in optional_value_options()

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
-from stackgen.diagnose.log_lines import OMITTED
+from stackgen.diagnose.log_text import OMITTED
 from stackgen.runtimes.observation.evidence import collect_from_container
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]

@@ -66,6 +66,17 @@ def test_a_real_failure_is_formatted() -> None:
     assert "max_model_len: 2097024" in text and "Engine core" not in text
 
 
+@pytest.mark.parametrize("one", RULES, ids=lambda one: one.id)
+def test_the_page_of_a_rule_says_what_to_do_without_a_log(one: Rule) -> None:
+    """Where only a log decides about the fix, the page has a text of its own instead of a name in capitals."""
+    page = format_markdown(one)
+    for fix in re.findall(r"Fix:(?:\*\*)? (.*)", page):
+        words = re.sub(r"\b[A-Z][A-Z-]*[A-Z]\b", "", fix)
+        assert re.search(r"[a-z]{2,}", words), fix
+        # a sentence that was still to be filled in
+        assert not re.search(r"\b(REMEDY|PLACES)\b", fix), fix
+
+
 def test_the_generated_pages_are_up_to_date() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / "generate_docs.py"), "--check"],
                           capture_output=True, text=True, timeout=120)  # fmt: skip

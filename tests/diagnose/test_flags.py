@@ -68,7 +68,7 @@ def test_an_unneeded_flag_is_removed_with_its_value(args: str, rejected: str, le
         ("--rope-scaling, '{\"a\": 1}'", '--rope-scaling {"a": 1}', "use --hf-overrides"),
         ("--worker-use-ray", "--worker-use-ray", "--distributed-executor-backend ray"),
         # the value is missing, so the next argument may be anything
-        ("--swap-space, --seed, '7'", "--swap-space", "remove the flag: preempted requests are recomputed"),
+        ("--swap-space, --seed, '7'", "--swap-space", "remove the flag: vLLM recomputes preempted requests"),
     ],
 )
 def test_a_flag_that_needs_a_replacement_is_not_removed(args: str, rejected: str, fix: str) -> None:

@@ -176,7 +176,7 @@ def test_faulty_gpu_memory_is_reported_only_without_another_cause(programs: Prog
     on_one = replace(broken, services=(replace(broken.services[0], service="vllm-two"),))
     assert diagnose(on_one)[0].id == "SG-G014" and "GPU 1 has counted 3" in diagnose(on_one)[0].cause
     # the other GPU works; and a known cause hides this one
-    assert diagnose(broken)[0].id == "SG-0000"
+    assert diagnose(broken)[0].id == "SG-G034"
     known = replace(on_one.services[0], log="ValueError: No available memory for the cache blocks")
     assert [one.id for one in diagnose(replace(on_one, services=(known,)))] == ["SG-M001"]
 

@@ -10,15 +10,13 @@ import pytest
 
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES
-from stackgen.diagnose.log_lines import (
+from stackgen.diagnose.log_lines import find_key_lines, lines_since_ready, strip_prefix
+from stackgen.diagnose.log_text import (
     OMITTED,
     excerpt,
-    find_key_lines,
     join_head_and_tail,
     keep_head_and_tail,
-    lines_since_ready,
     split_services,
-    strip_prefix,
 )
 from stackgen.diagnose.rule import UNKNOWN
 from stackgen.diagnose.rules import RULES, get_rule
@@ -26,6 +24,7 @@ from stackgen.diagnose.rules.slow import parse_metrics
 from stackgen.runtimes.observation.evidence import collect_from_log
 from stackgen.stack.load import parse_stack
 from tests.diagnose.fixtures import LOGS, Fixture, load_fixtures
+from tests.diagnose.reports import load_reports
 
 ALL = load_fixtures()
 BROKEN = [one for one in ALL if one.rule]
@@ -53,7 +52,7 @@ def test_healthy_logs_have_no_finding(fixture: Fixture) -> None:
 
 @pytest.mark.parametrize(
     "fixture",
-    [one for one in BROKEN if one.head.get("kind", "log") == "log" and get_rule(one.rule).patterns],
+    [one for one in BROKEN if one.head.get("kind", "log") == "log" and get_rule(one.rule).all_patterns],
     ids=lambda one: one.name,
 )
 def test_the_log_alone_is_enough_for_rules_with_patterns(fixture: Fixture) -> None:
@@ -79,7 +78,7 @@ def test_ids_are_unique_and_well_formed() -> None:
     ids = [one.id for one in RULES]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"SG-[A-Z]\d{3}", id) for id in ids)
-    assert all(one.patterns or one.find for one in RULES)
+    assert all(one.all_patterns or one.find for one in RULES)
     assert all(one.source and one.explain and one.fix for one in RULES)
 
 
@@ -91,11 +90,16 @@ def test_every_placeholder_is_a_group_of_every_pattern(one: object) -> None:
     assert isinstance(one, Rule)
     if one.find:
         return
-    always = set.intersection(*(set(pattern.groupindex) for pattern in one.patterns)) | {
-        "service", "model", "repo", "index",
-    }  # fmt: skip
-    sure = re.sub(r"\[\[.*?\]\]", "", f"{one.title} {one.cause} {one.fix}")
-    assert set(re.findall(r"\{([a-z_]+)\}", sure)) <= always
+    cases = [(each.patterns, each.title or one.title, each.cause or one.cause, each.fix or one.fix)
+             for each in one.variants]  # fmt: skip
+    for patterns, *texts in (*cases, (one.patterns, one.title, one.cause, one.fix)):
+        if not patterns:
+            continue
+        always = set.intersection(*(set(pattern.groupindex) for pattern in patterns)) | {
+            "service", "model", "repo", "index",
+        }  # fmt: skip
+        sure = re.sub(r"\[\[.*?\]\]", "", " ".join(texts))
+        assert set(re.findall(r"\{([a-z_]+)\}", sure)) <= always
 
 
 def test_causes_contain_the_numbers_of_the_log() -> None:
@@ -189,10 +193,40 @@ def test_container_states_are_diagnosed(service: ServiceEvidence, id: str) -> No
     assert first_id(Evidence((service,))) == id
 
 
+@pytest.mark.parametrize(
+    ("service", "shown"),
+    [
+        (ServiceEvidence("a", state="exited", exit_code=137, oom_killed=True), "killed a (exit code 137): "),
+        # the kernel killed a child process, and the main process reported an error
+        (ServiceEvidence("a", state="exited", exit_code=1, oom_killed=True), "killed a (exit code 1): "),
+        (ServiceEvidence("a", state="restarting", oom_killed=True, log="supervise: it ended with code 1"),
+         "killed a (exit code 1): "),
+        (ServiceEvidence("a", state="restarting", log="supervise: it ended with code 137"),
+         "killed a (exit code 137): "),
+        (ServiceEvidence("a", state="restarting", oom_killed=True), "killed a: "),
+    ],
+)  # fmt: skip
+def test_the_cause_of_an_oom_kill_contains_the_real_exit_code(service: ServiceEvidence, shown: str) -> None:
+    found = diagnose(Evidence((service,)))[0]
+    assert found.id == "SG-M012"
+    assert shown in found.cause
+    # no other code is mentioned
+    assert set(re.findall(r"code (\d+)", " ".join((found.cause, *found.evidence)))) == set(
+        re.findall(r"code (\d+)", shown)
+    )
+
+
 def test_a_refused_connection_to_a_working_stack_is_the_wrong_address() -> None:
     works = ServiceEvidence("vllm-two", engine="vllm", state="running", health="healthy")
     found = diagnose(with_plan(works, checks=(("connect", "nothing listens on 127.0.0.1:9000"),)))
     assert found[0].id == "SG-C006" and "http://127.0.0.1:8000/v1" in found[0].fix
+
+
+@pytest.mark.parametrize(("engine", "is_fastchat"), [("vllm", False), ("llamacpp", False), ("fastchat", True)])
+def test_an_empty_list_of_models_is_a_missing_worker_only_in_fastchat(engine: str, is_fastchat: bool) -> None:
+    services = (ServiceEvidence("gateway", "gateway", state="running"), ServiceEvidence(f"{engine}-m", engine=engine))
+    found = diagnose(Evidence(services, checks=(("models", "the server lists no models"),)))
+    assert any(one.id == "SG-F007" for one in found) == is_fastchat
 
 
 @pytest.mark.parametrize(
@@ -365,8 +399,8 @@ def test_every_rule_has_a_test() -> None:
     tests = Path(__file__).parents[1]
     files = [*tests.glob("diagnose/*.py"), tests / "runtimes" / "test_evidence.py"]
     here = "".join(file.read_text("utf-8") for file in files)
-    missing = [one.id for one in RULES if one.id not in here and one.id not in {log.rule for log in ALL}]
-    assert missing == []
+    in_logs = {log.rule for log in ALL} | {report.rule for report in load_reports()}
+    assert [one.id for one in RULES if one.id not in here and one.id not in in_logs] == []
 
 
 def test_errors_before_the_last_ready_line_are_ignored() -> None:

@@ -15,6 +15,9 @@ from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
 from stackgen.diagnose.log_lines import strip_prefix
 from stackgen.diagnose.rules import RULES
 from tests.diagnose.fixtures import load_fixtures
+from tests.diagnose.program_texts import EXAMPLES as PROGRAM_TEXTS
+from tests.diagnose.reports import load_reports
+from tests.diagnose.texts import EXAMPLES, REFUSALS
 
 DAEMON = "Error response from daemon: "
 NETWORK = (
@@ -195,6 +198,11 @@ TEXTS = (
          "template argument was passed!", source="transformers 5.24, tokenization_utils_base.py", log="vllm"),
     Text("SG-V020", "ValueError: LoRA rank 64 is greater than max_lora_rank 16.",
          source="vLLM 0.32.0, lora/peft_helper.py", log="vllm", expected="64 is above the limit 16"),
+    Text("SG-V020", "ValueError: /srv/sql doesn't contain tensors", source="vLLM 0.32.0, lora/lora_model.py",
+         log="vllm", expected="/srv/sql has neither adapter_model.safetensors"),
+    Text("SG-V020", "ValueError: While loading /srv/sql, expected target modules in {'qkv_proj'} but received "
+         "['model.layers.0.mlp.fc1']. Please verify that the loaded LoRA module is correct",
+         source="vLLM 0.32.0, lora/lora_model.py", log="vllm", expected="/srv/sql changes layers"),
     # FastChat
     Text("SG-F001", "pydantic.env_settings.SettingsError: error parsing env var \"api_keys\"", source="pydantic 1.10",
          log="fastchat"),
@@ -287,6 +295,7 @@ TEXTS = (
          expected="http://SERVICE:8000/v1"),
     Text("SG-D013", "stackgen: cannot start vllm: No such file or directory", source="stackgen's supervisor",
          log="vllm", expected="vllm"),
+    *(Text(rule, text, source, log) for rule, text, source, log in (*EXAMPLES, *PROGRAM_TEXTS)),
 )  # fmt: skip
 
 
@@ -321,7 +330,8 @@ def test_another_key_error_is_not_a_missing_conversation_template() -> None:
         assert diagnose(Evidence((service,)))[0].id == "SG-0000"
 
 
-def test_every_pattern_of_every_rule_matches_an_example() -> None:
+def collect_examples() -> dict[str, list[str]]:
+    """The lines of all examples, by rule."""
     texts: dict[str, list[str]] = {one.id: [] for one in RULES}
     for text in TEXTS:
         texts[text.rule] += [strip_prefix(line) for line in text.text.splitlines()]
@@ -331,12 +341,22 @@ def test_every_pattern_of_every_rule_matches_an_example() -> None:
             lines += [strip_prefix(line) for line in f"{one.log}\n{one.error}\n{one.health_log}".splitlines()]
         lines += log.evidence.compose_output.splitlines()
         lines += [f"{check}: {message}" for check, message in log.evidence.checks]
+    for id, line in REFUSALS:
+        texts[id].append(strip_prefix(line))
+    for report in load_reports():
+        # an unknown failure is no rule's example
+        texts.setdefault(report.rule, []).extend([strip_prefix(line) for line in report.text.splitlines()])
     for id, check, message in CHECKS:
         texts[id].append(f"{check}: {message}")
+    return texts
+
+
+def test_every_pattern_of_every_rule_matches_an_example() -> None:
+    texts = collect_examples()
     unmet = [
         f"{one.id} {pattern.pattern}"
         for one in RULES
-        for pattern in one.patterns
+        for pattern in one.all_patterns
         if not any(pattern.search(line) for line in texts[one.id])
     ]
     assert unmet == []
@@ -360,3 +380,10 @@ CHECKS = (
 def test_messages_of_the_check_are_diagnosed(id: str, check: str, message: str) -> None:
     works = ServiceEvidence("a", engine="vllm", state="running", health="healthy")
     assert diagnose(Evidence((works,), checks=((check, message),)))[0].id == id
+
+
+@pytest.mark.parametrize(("id", "line"), REFUSALS)
+def test_a_refused_request_in_a_log_is_diagnosed(id: str, line: str) -> None:
+    log = f'{line}\nINFO:     10.0.0.1:4 - "POST /v1/chat/completions HTTP/1.1" 400 Bad Request\n'
+    running = ServiceEvidence("a", state="running", health="healthy", log=log)
+    assert diagnose(Evidence((running,)))[0].id == id

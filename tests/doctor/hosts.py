@@ -32,11 +32,11 @@ def make_host(gpus: tuple[Gpu, ...] | None = (), **fields: Any) -> Host:
     disk = Disk("/var/lib/docker", 2000 * GIB, 1)
     made = Host(
         docker_cli=True, engine_state="ok", engine="28.5.2", compose="2.40.3", buildx="v0.29.1", cgroup=2,
-        docker_disk=disk, images=IMAGES, runtimes=("runc", "nvidia") if gpus else ("runc",), containers=(),
+        docker_disk=disk, images=IMAGES, runtimes=("runc", "nvidia") if gpus else ("runc",), containers=(), projects=(),
         storage_root="", memory_total=256 * GIB, memory_available=200 * GIB, shm=128 * GIB, cpu_arch="x86_64",
         cpu_flags=FLAGS, cpu_count=16, addresses=("127.0.0.1", "192.168.1.5"), listeners=(), gpu_tool=bool(gpus),
         driver="580.95.05" if gpus else None, cuda="13.0" if gpus else None, gpus=gpus, toolkit=bool(gpus), cdi=(),
-        amd=False,
+        amd=False, proxies=(), daemon_proxy=False,
     )  # fmt: skip
     return replace(made, **fields)
 
@@ -51,7 +51,7 @@ NO_GPU = make_host(None, gpu_tool=False, gpu_error="there is no nvidia-smi")
 AMD = make_host(None, gpu_tool=False, amd=True)
 NO_DOCKER = make_host(
     (), docker_cli=False, engine_state="missing", engine=None, compose=None, compose_missing=True, buildx=None,
-    buildx_missing=True, cgroup=None, docker_disk=None, images=None, runtimes=None, containers=None,
+    buildx_missing=True, cgroup=None, docker_disk=None, images=None, runtimes=None, containers=None, projects=None,
 )  # fmt: skip
 NOTHING_KNOWN = Host()
 

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.generate_flags import PROGRAMS, read_help
-from stackgen.doctor.flags import FIELD_OF_FLAG, check_flags
+from scripts.generate_flags import PARSERS, PROGRAMS, READER, VALUES, read_help
+from stackgen import flags
+from stackgen.doctor.flags import check_flags
+from stackgen.engines import sglang
 from stackgen.flags import REMOVED_FLAGS, REMOVED_IN, REMOVED_SWITCHES, load_flags
+from stackgen.flags.arguments import FIELD_OF_FLAG
 from stackgen.images.tags import VERSIONS, cpu_image_tag
 from tests.doctor.hosts import NO_GPU, findings, single_problem, write_stack
+
+# what `vllm serve --help=all` runs, then the parser with each argument of this program as a flag
+HELP_AND_PARSE = """
+import contextlib, io, sys
+flags, sys.argv = sys.argv[1:], ["vllm", "serve", "--help=all"]
+from vllm.entrypoints.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser, accepted = make_arg_parser(FlexibleArgumentParser()), []
+assert parser.parse_args(["m", "--seed", "1"]).seed == 1
+for flag in flags:
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+        parser.parse_args(["m", flag, "1"])
+        accepted.append(flag)
+print("= accepted:" + " ".join(accepted))
+sys.argv = ["read_engine.py", "vllm"]
+""" + READER.read_text("utf-8")
+# engine -> the image and the program whose help lists the flags
+HELPS = {**PROGRAMS, "vllm": ("vllm-cpu", ["vllm", "serve", "--help=all"])}
+PINNED = {engine: VERSIONS[folder] for engine, (folder, _) in HELPS.items()} | {"sglang": sglang.VERSION}
+
+
+def real_engine(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that runs the program of a real engine."""
+    return pytest.mark.docker(pytest.mark.engine(pytest.mark.xdist_group("engines")(test)))
 
 
 def check(engine: str, *arguments: str) -> list[tuple[str, str, str]]:
@@ -23,10 +57,14 @@ def check(engine: str, *arguments: str) -> list[tuple[str, str, str]]:
     return [(one.status, one.message, one.fix) for one in check_flags(engine, arguments, known, "x")]
 
 
-@pytest.mark.parametrize("engine", PROGRAMS)
+def test_every_engine_has_a_flag_table() -> None:
+    assert set(PINNED) == {*PROGRAMS, *PARSERS}
+
+
+@pytest.mark.parametrize("engine", PINNED)
 def test_flag_tables_are_for_the_pinned_versions(engine: str) -> None:
     known = load_flags(engine)
-    assert known and known.version == VERSIONS[PROGRAMS[engine][0]]
+    assert known and known.version == PINNED[engine]
     assert len(known.by_name) > 30
     assert not set(REMOVED_FLAGS[engine]) & set(known.by_name)
     assert set(REMOVED_FLAGS["vllm"]) >= REMOVED_SWITCHES
@@ -35,17 +73,58 @@ def test_flag_tables_are_for_the_pinned_versions(engine: str) -> None:
         assert set(re.findall(r"--[a-z][a-z-]+", advice)) <= set(known.by_name), advice
 
 
-@pytest.mark.docker
-@pytest.mark.parametrize("engine", PROGRAMS)
+def run_program(engine: str, *more: str, program: tuple[str, ...] = ()) -> str:
+    """Runs a real engine's program, which prints its help, and returns its output."""
+    folder, arguments = HELPS[engine]
+    entrypoint, *rest = program or arguments
+    command = ["docker", "run", "--rm", "--entrypoint", entrypoint, "-e", "HOME=/tmp", "-e", "LOGDIR="]
+    command += ["-e", "COLUMNS=400", cpu_image_tag(folder), *rest, *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout + done.stderr
+
+
+def find_values(output: str) -> str:
+    """The line that the programs in VALUES print, which warnings on standard error follow."""
+    return next(line for line in reversed(output.splitlines()) if line.startswith('{"'))
+
+
+@pytest.fixture(scope="module")
+def vllm_output(vllm_image: str) -> tuple[str, str, str]:
+    """VLLM's help, the removed flags that its parser accepts, and values as JSON: one process, which loads for 8 s."""
+    output = run_program("vllm", *REMOVED_FLAGS["vllm"], program=("python3", "-c", HELP_AND_PARSE))
+    shown, _, accepted = output.partition("= accepted:")
+    return shown, accepted.splitlines()[0], find_values(accepted)
+
+
+@real_engine
+@pytest.mark.parametrize("engine", HELPS)
 def test_flag_tables_equal_the_help_of_the_programs(engine: str, request: pytest.FixtureRequest) -> None:
-    request.getfixturevalue(f"{engine}_image")
-    folder, arguments = PROGRAMS[engine]
-    command = ["docker", "run", "--rm", "--entrypoint", arguments[0], "-e", "HOME=/tmp", "-e", "LOGDIR="]
-    command += ["-e", "COLUMNS=400", cpu_image_tag(folder)]
-    done = subprocess.run([*command, *arguments[1:]], capture_output=True, text=True, check=True)
-    names = {name for flag in read_help(done.stdout + done.stderr) for name in flag["names"]}  # type: ignore[attr-defined]
+    if engine == "vllm":
+        shown = request.getfixturevalue("vllm_output")[0]
+    else:
+        request.getfixturevalue(f"{engine}_image")
+        shown = run_program(engine)
+    names = {name for flag in read_help(shown) for name in flag["names"]}  # type: ignore[attr-defined]
     known = load_flags(engine)
     assert known and names == set(known.by_name)
+
+
+@real_engine
+@pytest.mark.parametrize("engine", VALUES)
+def test_values_equal_the_registries_of_the_programs(engine: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(f"{engine}_image")
+    shown = find_values(run_program(engine, program=("python3", "-c", VALUES[engine])))
+    known = load_flags(engine)
+    assert known
+    assert {flag: known.by_name[flag]["values"] for flag in json.loads(shown)} == json.loads(shown)
+
+
+@real_engine
+def test_the_table_of_vllm_is_what_its_program_has(vllm_output: tuple[str, str, str]) -> None:
+    table = json.loads((Path(flags.__file__).parent / f"vllm-{VERSIONS['vllm-cpu']}.json").read_text("utf-8"))
+    found = json.loads(vllm_output[2])
+    assert found == {name: value for name, value in table.items() if name in found}
 
 
 @pytest.mark.parametrize(
@@ -53,12 +132,15 @@ def test_flag_tables_equal_the_help_of_the_programs(engine: str, request: pytest
     [
         ("vllm", ["--max-num-batched-tokens", "8192", "--enable-prefix-caching"]),
         ("vllm", ["--no-enable-prefix-caching", "--max_num_batched_tokens=8192", "-O3"]),
-        ("vllm", ["--speculative-config.method", "ngram", "--compilation-config.cudagraph_capture_sizes+", "8"]),
+        ("vllm", ["--compilation-config.mode", "3", "--compilation-config.cudagraph_capture_sizes+", "8"]),
         ("vllm", ["--max-num-batched", "8192"]),
         ("vllm", ["--kv-cache-memory-bytes", "-1"]),
         ("fastchat", ["--stream-interval", "2", "--seed=-1"]),
         ("llamacpp", ["--flash-attn", "on", "-tb", "4", "--cache_type_k", "q8_0"]),
         ("llamacpp", ["-n", "-1"]),
+        ("vllm", ["--load-format", "Safetensors", "--attention-backend=flash_attn"]),
+        # the path of a plugin is no parser, and a plugin may register any parser
+        ("vllm", ["--tool-parser-plugin", "/mine.py", "--reasoning-parser-plugin=/mine.py"]),
     ],
 )
 def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
@@ -78,6 +160,8 @@ def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
         ("vllm", ["-tp", "2"], "warn", "tensor_parallel_size"),
         ("vllm", ["--runner", "generat"], "fail", "did you mean generate?"),
         ("vllm", ["--runner=nothing"], "fail", "one of auto"),
+        ("vllm", ["--load-format", "safetensor"], "fail", "did you mean safetensors?"),
+        ("vllm", ["--attention-backend", "FLASH_INFER"], "fail", "did you mean FLASHINFER?"),
         ("vllm", ["--flash-attn"], "fail", "llamacpp"),
         ("fastchat", ["--limit_worker_concurrency", "3"], "fail", "--limit-worker-concurrency"),
         ("fastchat", ["--api-keys", "sk-secret"], "fail", "process list"),
@@ -85,6 +169,7 @@ def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
         ("llamacpp", ["--draft-max", "4"], "fail", "--spec-draft-n-max"),
         ("llamacpp", ["--ctx-siz", "4"], "fail", "did you mean --ctx-size?"),
         ("llamacpp", ["--ctx-size", "4"], "warn", "max_model_len"),
+        ("llamacpp", ["-ctk", "q8"], "fail", "did you mean q8_0?"),
     ],
 )
 def test_invalid_flags_are_reported_with_a_fix(engine: str, arguments: list[str], status: str, fix: str) -> None:
@@ -117,17 +202,6 @@ def test_extra_args_of_a_stack_are_checked_unless_it_has_its_own_image(tmp_path:
     assert [one.status for one in findings(NO_GPU, path) if one.id == "SG-P090"] == ["unknown"]
 
 
-@pytest.mark.docker
-def test_real_vllm_rejects_removed_flags(vllm_image: str) -> None:
-    program = (
-        "import sys\nfrom vllm.utils.argparse_utils import FlexibleArgumentParser\n"
-        "from vllm.entrypoints.launchers.cli_args import make_arg_parser\n"
-        "parser = make_arg_parser(FlexibleArgumentParser())\n"
-        "for flag in sys.argv[1:]:\n"
-        "    try:\n        parser.parse_args(['m', flag, '1'])\n        print('taken', flag)\n"
-        "    except SystemExit:\n        pass\n"
-    )
-    arguments = ["docker", "run", "--rm", "-e", "HOME=/tmp", "--entrypoint", "python3", vllm_image, "-c", program]
-    done = subprocess.run([*arguments, *REMOVED_FLAGS["vllm"]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-500:]
-    assert "taken" not in done.stdout
+@real_engine
+def test_real_vllm_rejects_removed_flags(vllm_output: tuple[str, str, str]) -> None:
+    assert vllm_output[1] == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,11 @@ def test_public_model_is_found_with_download_size_commit_and_config(hub: Hub, tm
 def test_relative_token_file_is_read_from_the_stacks_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN_FILE", raising=False)
     (tmp_path / "token").write_text("hf_x\n")
-    (tmp_path / ".env").write_text("HF_TOKEN_FILE=token\n")
-    assert read_hub_token(read_env_facts(tmp_path)) == "hf_x"
+    for value in ("token", "~/token"):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".env").write_text(f"HF_TOKEN_FILE={value}\n")
+        facts = read_env_facts(tmp_path)
+        assert read_hub_token(facts) == "hf_x" and not facts.missing_files
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_size_from_the_hub_is_compared_with_disk_and_gpus(tmp_path: Path) -> Non
     single_problem(findings(EIGHT_80, path, {"org/m": answer}), "SG-P059", "fail")
     small = replace(EIGHT_80, docker_disk=Disk("/var/lib/docker", 50 * GIB, 1))
     found = findings(small, write_stack(tmp_path, gpus=[0, 1], model="org/m", revision="v9"), {"org/m": answer})
-    assert "too small by 50.0 GiB" in single_problem(found, "SG-P006", "fail").message
+    assert "lacks 50.0 GiB of free space" in single_problem(found, "SG-P006", "fail").message
 
 
 def test_config_from_the_hub_is_checked_against_the_gpus(tmp_path: Path) -> None:
@@ -114,3 +118,28 @@ def test_missing_revision_is_reported_with_the_commit_to_pin(tmp_path: Path) -> 
     path = write_stack(tmp_path, gpus="none", model="org/m")
     answer = HubLookup("ok", "", False, GIB, "abcdef", ("config.json",))
     assert single_problem(findings(NO_GPU, path, {"org/m": answer}), "SG-P064", "warn").fix == "revision: abcdef"
+
+
+@pytest.mark.parametrize("stored", [None, False, True])
+def test_an_offline_gpt_oss_needs_its_vocabulary_in_the_storage(tmp_path: Path, stored: bool | None) -> None:
+    path = write_stack(tmp_path, model="org/gpt-oss-20b", stack_storage={"path": "./store", "offline": True})
+    store = tmp_path / "store"
+    snapshot = store / "hub/models--org--gpt-oss-20b/snapshots/main"
+    write_model(snapshot)
+    (store / "tiktoken").mkdir()
+    if stored:
+        (store / "tiktoken/o200k_base.tiktoken").write_text("YQ== 0\n")
+    host = replace(EIGHT_80, storage_root=None if stored is None else str(store))
+    about = [one for one in findings(host, path) if one.id == "SG-P063" and "vocabulary" in one.message]
+    (finding,) = about
+    assert finding.status == {None: "unknown", False: "fail", True: "ok"}[stored]
+    if stored is False:
+        assert "into the storage as tiktoken/o200k_base.tiktoken" in finding.fix
+
+
+def test_other_models_and_folders_of_the_users_own_need_no_vocabulary(tmp_path: Path) -> None:
+    own = {"model": "org/gpt-oss-20b", "extra_env": {"TIKTOKEN_ENCODINGS_BASE": "/opt/encodings"}}
+    models: list[dict[str, Any]] = [{"model": "org/m"}, own]
+    for number, fields in enumerate(models):
+        path = write_stack(tmp_path / str(number), stack_storage={"offline": True}, **fields)
+        assert not [one for one in findings(EIGHT_80, path) if "vocabulary" in one.message]

@@ -178,7 +178,9 @@ def test_unsupported_compose_feature_is_reported_with_its_line(
     lines = compose.read_text().count("\n")
     compose.write_text(compose.read_text() + text)
     (found,) = [one for one in findings(replace(CPU, compose=old), path) if one.id == "SG-P003"]
-    assert found.status == "fail" and name in found.message and f"needs {new.removesuffix('.0')}" in found.evidence
+    assert (
+        found.status == "fail" and name in found.message and f"needs Compose {new.removesuffix('.0')}" in found.evidence
+    )
     assert all(
         int(number) > lines for number in re.findall(rf"{re.escape(name)} \(compose.yaml line (\d+)", found.evidence)
     )
@@ -190,8 +192,8 @@ def test_only_features_in_use_need_a_version(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none")
     compose = tmp_path / "compose.yaml"
     finding = single_problem(findings(replace(CPU, compose="2.19.1"), path), "SG-P003", "fail")
-    line = 1 + compose.read_text().splitlines().index("      start_interval: 5s")
-    assert f"healthcheck.start_interval (compose.yaml line {line}) needs 2.20.2" in finding.evidence
+    line = 1 + compose.read_text().splitlines().index("      start_interval: 2s")
+    assert f"healthcheck.start_interval (compose.yaml line {line}) needs Compose 2.20.2" in finding.evidence
     # Compose below 2.24 drops what the engine lacks; newer versions refuse
     old = findings(replace(CPU, engine="24.0.7", compose="2.21.0"), path)
     assert problem_ids(old, "warn") == {"SG-P002", "SG-P003"} and not problem_ids(old, "fail")
@@ -205,7 +207,7 @@ def test_missing_and_unpinned_images_are_reported(tmp_path: Path) -> None:
     found = findings(CPU, path)
     assert single_problem(found, "SG-P082", "warn").place == "models[0].image"
     finding = next(one for one in found if one.id == "SG-P083")
-    assert finding.status == "unknown" and finding.fix.startswith("docker pull registry.local/vllm:latest ")
+    assert finding.status == "unknown" and finding.fix.startswith("`docker pull registry.local/vllm:latest` ")
     here = replace(CPU, images=("registry.local/vllm:latest",))
     assert "registry.local/vllm:latest is present" in next(o for o in findings(here, path) if o.id == "SG-P083").message
     built = findings(CPU, write_stack(tmp_path / "own", gpus="none", engine="fastchat"))
@@ -231,6 +233,10 @@ def test_missing_env_open_mode_and_wrong_token_file_are_reported(tmp_path: Path)
     env.write_text(text + "HF_TOKEN_FILE=hf_secretsecretsecret\n")
     found = findings(CPU, path)
     single_problem(found, "SG-P074", "fail")
+    assert "hf_secret" not in repr(found)
+    env.write_text(text + "HF_TOKEN=hf_secretsecretsecret\n")
+    found = findings(CPU, path)
+    assert "HF_TOKEN in .env is not read" in single_problem(found, "SG-P074", "warn").message
     assert "hf_secret" not in repr(found)
     env.unlink()
     single_problem(findings(CPU, path), "SG-P070", "warn")

@@ -50,7 +50,9 @@ def test_each_fault_of_a_real_small_model_is_found(tiny: Path, tmp_path: Path) -
     whole, text = shard.read_bytes(), config.read_text()
 
     shard.write_bytes(whole[:-1000])
-    assert f"{len(whole) - 1000} of {len(whole)} bytes" in single_problem(look(tiny), "SG-P053", "fail").evidence
+    assert (
+        f"{len(whole) - 1000} bytes instead of {len(whole)}" in single_problem(look(tiny), "SG-P053", "fail").evidence
+    )
     shard.write_bytes(whole[:100])
     assert "inside its header" in single_problem(look(tiny), "SG-P053", "fail").evidence
     shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
@@ -85,7 +87,7 @@ def test_file_that_the_containers_user_cannot_read_fails(tmp_path: Path) -> None
     shard = tmp_path / "model" / "model.safetensors"
     shard.chmod(0o600)
     found = single_problem(findings(ONE_24, path), "SG-P054", "fail")
-    assert "uid 0 with mode 0600; the container runs as 2000:0" in found.evidence or os.getuid()
+    assert "uid 0 and has mode 0600; the container runs as 2000:0" in found.evidence or os.getuid()
     # the CPU image runs as root, who owns the file
     if not os.getuid():
         assert not problem_ids(findings(NO_GPU, write_stack(tmp_path, gpus="none", model="./model")))

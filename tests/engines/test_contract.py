@@ -19,7 +19,9 @@ from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
 
 # required fields besides `model` and `engine`; a new engine adds at most one line here
-NEEDS: dict[str, dict[str, Any]] = {"llamacpp": {"file": "x.gguf"}}
+NEEDS: dict[str, dict[str, Any]] = {"llamacpp": {"file": "x.gguf"}, "sglang": {"image": "me/sglang-cpu:0.5.23"}}
+# engines that serve a model under one name
+ONE_NAME = {"sglang"}
 SITES = {"compose": lambda: ComposeSite(), "process": lambda: ProcessSite(Path("/stack"), Path("/state"))}
 
 pytestmark = [
@@ -52,11 +54,12 @@ def test_names_and_dialect_agree(engine: str, site: str) -> None:
 
 
 def test_endpoints_have_service_url_and_names(engine: str, site: str) -> None:
-    made = plan(engine, site, {"served_names": ["a", "b"]})
+    names = ("a",) if engine in ONE_NAME else ("a", "b")
+    made = plan(engine, site, {"served_names": names})
     assert made.endpoints
     for endpoint in made.endpoints:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", endpoint.base_url)
-        assert endpoint.models == ("a", "b")
+        assert endpoint.models == names
         assert made.service(endpoint.service).ports
         assert endpoint.api_key == "STACKGEN_API_KEY"
         assert set(endpoint.workers) <= {service.name for service in made.services}
@@ -99,10 +102,11 @@ def test_environment_names_are_valid_and_keys_are_references(engine: str, site: 
 
 
 def test_served_names_are_in_the_command(engine: str, site: str) -> None:
-    made = plan(engine, site, {"served_names": ["first", "second"]})
-    for service in serving(made):
+    names = ["first"] if engine in ONE_NAME else ["first", "second"]
+    for service in serving(plan(engine, site, {"served_names": names})):
         parts = [part for argument in service.command for part in argument.split(",")]
-        assert parts.index("first") < parts.index("second")
+        places = [parts.index(name) for name in names]
+        assert places == sorted(places)
     # without served names, the id is the name
     for service in serving(plan(engine, site)):
         assert any("org/m0" in word.split(",") for word in service.command)
@@ -139,7 +143,7 @@ def test_each_replica_is_a_service_with_its_own_gpus(engine: str, site: str) -> 
 
 def test_extra_args_come_last(engine: str, site: str) -> None:
     """The last of two equal flags wins, so extra_args override stackgen's flags."""
-    extra = ("--first", "a b", "--port=1", "")
+    extra = ("--first", "a b", "--seed=1", "")
     for service in serving(plan(engine, site, {"extra_args": extra, "gpus": 1})):
         assert service.command[-len(extra) :] == extra
 
@@ -165,16 +169,26 @@ def test_per_model_overrides_reach_the_service(engine: str, site: str) -> None:
 
 def test_services_are_hardened_by_default(engine: str, site: str) -> None:
     for service in plan(engine, site, {"gpus": 1}, {}).services:
-        assert service.read_only
+        # hooks of the NVIDIA Container Toolkit write to the root file system
+        assert service.read_only == (not service.gpus)
         assert not service.image.endswith(":latest")
         assert ":" in service.image
-        assert service.cap_add in ((), ("DAC_READ_SEARCH",))
+        # download.py starts as root, and becomes the user who owns the store
+        becomes_owner = service.role == "download" and site == "compose"
+        assert service.cap_add == (("CHOWN", "SETGID", "SETUID") if becomes_owner else ())
         for port in service.ports:
             assert port.address == "127.0.0.1"
         assert not any("trust" in word for word in service.command)
 
 
-def test_start_period_depends_on_start_timeout_or_model_size(engine: str, site: str) -> None:
+def test_read_only_overrides_the_default_with_and_without_gpus(engine: str, site: str) -> None:
+    for wanted in (True, False):
+        for gpus in ("none", 1):
+            services = serving(plan(engine, site, {"gpus": gpus, "read_only": wanted}))
+            assert [service.read_only for service in services] == [wanted]
+
+
+def test_start_period_depends_on_start_timeout_or_model_size(engine: str, site: str, tmp_path: Path) -> None:
     def period(**model: Any) -> int:
         health = serving(plan(engine, site, model))[0].health
         assert health
@@ -183,7 +197,25 @@ def test_start_period_depends_on_start_timeout_or_model_size(engine: str, site: 
     assert period(start_timeout=77) == 77
     assert period(model="org/x-70B") > period(model="org/x-7B") > period(model="org/x-1B")
     assert period(model="org/x-8x7B") > period(model="org/x-7B")
-    assert period(model="org/no-size") == 600
+    assert period(model="org/no-size") == period(model="org/no-size", gpus=1) == 600
+    # the weights fit into the GPUs: 640 GB at 20 s per GB
+    assert period(model="org/no-size", gpus=8) == 12980
+    assert period(model="org/x-7B", gpus=8) == period(model="org/x-7B")
+    # the files of a local model, which are sparse here
+    for name, size in (("large", 300), ("x-1B", 300), ("small", 1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in (1, 2):
+            with (folder / f"part-{number}.gguf").open("wb") as file:
+                file.truncate(size * 10**9)
+        if engine == "llamacpp":
+            half = {"file": "part-1.gguf"}
+            assert period(model=str(folder), **half) == (600 if name == "small" else 9600)
+            alone = period(model=str(folder / "part-2.gguf"), file=None)
+            assert alone == (600 if name == "small" else 9600)
+        else:
+            assert period(model=str(folder)) == (600 if name == "small" else 19200)
+    assert period(model=str(tmp_path / "absent")) == 600
 
 
 def test_assets_exist_and_scripts_are_at_the_paths_of_the_site(engine: str, site: str) -> None:

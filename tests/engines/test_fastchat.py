@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stackgen import engines
 from stackgen.errors import SpecError
 from stackgen.plan import Build, Dependency, EnvRef, Plan, Service
 from stackgen.resolve.pipeline import resolve
@@ -104,7 +105,7 @@ def test_only_the_api_server_has_the_key() -> None:
         assert "--api-keys" not in arguments  # visible in the process list
         keys = [name for name, value in one.environment if isinstance(value, EnvRef) and "KEY" in value.name]
         assert keys == (["STACKGEN_API_KEY"] if one.role == "api" else [])
-        # plain text in API_KEYS crashes FastChat, a list leaves it without authentication
+        # FastChat can't use the variable (SG-F001)
         assert "API_KEYS" not in dict(one.environment)
 
 
@@ -112,7 +113,7 @@ def test_api_server_waits_for_all_workers_and_names() -> None:
     made = plan({"served_names": ["a", "b"], "replicas": 2}, {"served_names": ["c"]})
     api = made.service("fastchat-api")
     assert api.depends_on == tuple(
-        Dependency(name, "service_healthy") for name in ("fastchat-a", "fastchat-a-2", "fastchat-c")
+        Dependency(name, "service_healthy", required=False) for name in ("fastchat-a", "fastchat-a-2", "fastchat-c")
     )
     assert after(api.command, "--expect-models") == "a,b,c"
     assert api.health
@@ -150,7 +151,7 @@ def test_amd_gpus_are_rejected() -> None:
 
 
 def test_fastchat_services_share_one_image_per_variant() -> None:
-    for gpus, variant in ((0, "cpu"), (1, "cuda")):
+    for gpus, variant in (("none", "cpu"), (1, "cuda")):
         made = plan({"gpus": gpus}, {})
         assert len({one.image for one in made.services}) == 1
         assert f"-{variant}-" in made.services[0].image
@@ -170,3 +171,14 @@ def test_processes_that_ignore_sigterm_get_an_init() -> None:
 
 def test_remote_code_is_warned_about() -> None:
     assert any("trust_remote_code" in warning for warning in plan().warnings)
+
+
+@pytest.mark.parametrize("gateway", [False, True])
+def test_the_launcher_has_a_better_api_than_plain_fastchat(gateway: bool) -> None:
+    (endpoint,) = plan({}, gateway=gateway).endpoints
+    plain, own = engines.get("fastchat").dialect, endpoint.dialect
+    # servers that somebody else has started are judged as plain FastChat
+    assert (plain.stream_usage, plain.liveness_path) == (False, None) and "tools" in plain.ignores
+    assert (own.name, own.stream_usage, own.liveness_path, own.ignores) == ("fastchat", True, "/health", ())
+    assert {one.check for one in own.deviations} == {"errors"}
+    assert set(own.deviations) < set(plain.deviations)

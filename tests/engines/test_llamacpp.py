@@ -120,10 +120,30 @@ def test_image_depends_on_the_hardware() -> None:
 
 
 @pytest.mark.parametrize(
+    ("models", "folder"),
+    [
+        (({"gpus": 1},), "download"),
+        (({"image": "me/rocm:1"},), "download"),
+        # the server's own image is built anyway
+        (({},), "llamacpp"),
+        (({"gpus": 1}, {}), "llamacpp"),
+        (({"gpus": 1, "model": "./x.gguf"},), ""),
+    ],
+)
+def test_nothing_is_compiled_only_to_download(models: tuple[dict[str, Any], ...], folder: str) -> None:
+    made = plan(*models)
+    downloads = [one for one in made.services if one.role == "download"]
+    assert [one.image.partition(":")[0] for one in downloads] == ([f"stackgen/{folder}"] if folder else [])
+    contexts = {asset.path.partition("/")[0] for asset in made.assets if asset.path.endswith("/Dockerfile")}
+    assert contexts == ({folder} if folder else set())
+    if folder == "download":
+        assert downloads[0].build and downloads[0].build.context == "./download" and not downloads[0].pull
+
+
+@pytest.mark.parametrize(
     "models",
     [
         ({},),
-        ({"gpus": 1},),
         ({"gpus": 1}, {}),
         ({"model": "./x.gguf"}, {"model": "./y.gguf"}),
         ({"image": "me/x:1"}, {}),

@@ -104,6 +104,8 @@ def test_command_with_all_settings() -> None:
         "--lora-modules",
         "l=/srv/lora",
         "--trust-remote-code",
+        "--shutdown-timeout",
+        "30",
     )
 
 
@@ -126,7 +128,25 @@ def test_a_minimal_model_has_no_unneeded_flags() -> None:
         "8000",
         "--served-model-name",
         "org/m0",
+        # by default, vLLM aborts the requests in flight when it stops
+        "--shutdown-timeout",
+        "30",
     )
+
+
+@pytest.mark.parametrize(
+    ("image", "has_flag"),
+    [
+        ("vllm/vllm-openai:v0.32.0", True),
+        ("vllm/vllm-openai:v0.18.0", True),
+        ("vllm/vllm-openai:v0.17.1", False),
+        ("registry:5000/vllm:0.9", False),
+        ("rocm/vllm:latest", True),
+        ("vllm@sha256:0123", True),
+    ],
+)
+def test_only_versions_that_can_drain_get_the_flag(image: str, has_flag: bool) -> None:
+    assert ("--shutdown-timeout" in service(image=image).command) == has_flag
 
 
 @pytest.mark.parametrize(
@@ -137,7 +157,23 @@ def test_a_minimal_model_has_no_unneeded_flags() -> None:
         ({"gpus": 4}, "4"),
         ({"gpus": [2, 3]}, "2"),
         ({"gpus": 4, "pipeline_parallel_size": 2}, "2"),
-        ({"gpus": 4, "tensor_parallel_size": 2}, "2"),
+        ({"gpus": 4, "tensor_parallel_size": 4}, "4"),
+        # 4 copies of the weights, each on 2 GPUs
+        ({"gpus": 8, "data_parallel_size": 4}, "2"),
+        ({"gpus": 8, "data_parallel_size": 8}, None),
+        # one of 4 ranks, whose other ranks are in other containers
+        ({"gpus": 8, "data_parallel_size": 4, "extra_args": ["--data-parallel-rank", "0"]}, "8"),
+        ({"gpus": 8, "data_parallel_size": 4, "extra_args": ["--data-parallel-size-local=2"]}, "4"),
+        # with Ray, ranks may be on other machines: 4 ranks of 2 GPUs with 4 GPUs here
+        (
+            {
+                "gpus": 4,
+                "tensor_parallel_size": 2,
+                "data_parallel_size": 4,
+                "extra_args": ["--data-parallel-backend", "ray"],
+            },
+            "2",
+        ),
         ({"gpus": "all", "tensor_parallel_size": 8}, "8"),
         ({"gpus": 8, "replicas": 2}, "8"),
     ],
@@ -149,16 +185,40 @@ def test_tensor_parallel_size_defaults_to_all_gpus_of_the_replica(model: dict[st
 @pytest.mark.parametrize(
     ("model", "part"),
     [
-        ({"gpus": 2, "tensor_parallel_size": 4}, "pipeline_parallel_size is 4, but each replica has 2 GPUs"),
+        (
+            {"gpus": 2, "tensor_parallel_size": 4},
+            "models[0].gpus: tensor_parallel_size is 4, but each replica has 2 GPUs (set `gpus: 4`",
+        ),
         ({"gpus": 1, "pipeline_parallel_size": 2}, "pipeline_parallel_size is 2, but each replica has 1 GPU"),
         ({"gpus": "all"}, "`gpus: all` needs tensor_parallel_size"),
         ({"gpus": 3, "pipeline_parallel_size": 2}, "can't be split into 2 pipeline stages"),
+        ({"gpus": 8, "tensor_parallel_size": 1}, "8 GPUs: 7 GPUs would idle (set `gpus: 1`"),
+        ({"gpus": [0, 1, 2, 3], "tensor_parallel_size": 1, "replicas": 2}, "2 GPUs: 1 GPU would idle"),
+        ({"gpus": 8, "data_parallel_size": 3}, "8 GPUs can't be split into 3 groups"),
+        (
+            {"gpus": 8, "tensor_parallel_size": 8, "data_parallel_size": 8},
+            "tensor_parallel_size x data_parallel_size is 64, but each replica has 8 GPUs",
+        ),
+        (
+            {"tensor_parallel_size": 2},
+            "tensor_parallel_size is 2, but `gpus` is not set, so the model would run on the CPU (set `gpus: 2`",
+        ),
+        ({"pipeline_parallel_size": 4}, "pipeline_parallel_size is 4, but `gpus` is not set"),
+        ({"data_parallel_size": 2}, "models[0].data_parallel_size: "),
     ],
 )
 def test_parallel_sizes_that_do_not_match_the_gpus_are_rejected(model: dict[str, Any], part: str) -> None:
     with pytest.raises(SpecError) as caught:
-        plan(model | {"replicas": 2 if model["gpus"] != "all" else 1})
+        plan({"replicas": 2 if model.get("gpus") != "all" else 1} | model)
     assert [part in str(mistake) for mistake in caught.value.mistakes] == [True]  # once, not once per replica
+
+
+def test_sizes_that_count_cpus_or_several_machines_are_accepted() -> None:
+    # on the CPU, the sizes count NUMA nodes
+    assert after(service(gpus="none", tensor_parallel_size=2).command, "--tensor-parallel-size") == "2"
+    for size in (4, 16):
+        nodes = service(gpus=8, tensor_parallel_size=size, extra_args=["--nnodes", "2", "--node-rank", "0"])
+        assert after(nodes.command, "--tensor-parallel-size") == str(size)
 
 
 def test_a_negative_length_is_not_parsed_as_a_flag() -> None:
@@ -200,7 +260,7 @@ def test_environment_has_key_cache_and_offline_mode() -> None:
 
 def test_shared_memory_grows_with_gpus() -> None:
     """Docker's 64 MB are too small to start; NCCL needs more with more GPUs."""
-    sizes = [service(gpus=gpus).shm_size for gpus in (0, 1, 2, 4)]
+    sizes = [service(gpus=gpus).shm_size for gpus in ("none", 1, 2, 4)]
     assert sizes == ["1g", "1g", "4g", "12g"]
 
 

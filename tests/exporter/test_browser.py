@@ -181,7 +181,7 @@ def test_changes_appear_without_a_reload_and_keep_focus_and_scroll_position(
     row.get_by_text("down", exact=True).wait_for(timeout=15_000)
     wait_until(lambda: page.title() == "(2 down) stackgen")
     assert "the engine died" in row.inner_text()
-    assert page.get_by_text("2 of 2 endpoints down").is_visible()
+    assert page.get_by_text("2 of 2 endpoints are down").is_visible()
     # screen readers announce the live region
     live = page.get_by_role("status")
     assert live.get_attribute("aria-live") == "polite"
@@ -213,7 +213,7 @@ def test_the_status_page_fits_any_screen(visit: Visit, export: Callable[..., Exp
     # regression: next to columns of numbers the name was squeezed
     assert page.locator("#rows th").last.evaluate("one => one.offsetWidth") >= 160
     break_chat(fake)
-    page.get_by_text("2 of 2 endpoints down").wait_for(timeout=15_000)
+    page.get_by_text("2 of 2 endpoints are down").wait_for(timeout=15_000)
     assert page.evaluate(OVERFLOW) == 0
     assert page.evaluate(SQUEEZED) == 0
 
@@ -243,7 +243,7 @@ def test_the_status_page_is_readable_by_screen_readers(visit: Visit, exporter: E
     table = page.get_by_role("table", name="Monitored endpoints and the results of their latest round")
     assert table.get_by_role("row").count() == 3
     assert table.get_by_role("rowheader").first.inner_text().startswith("gpu box")
-    assert table.get_by_role("img").first.get_attribute("aria-label").startswith("last ")
+    assert table.get_by_role("img").first.get_attribute("aria-label").startswith("endpoint down in none of the last ")
     snapshot = page.locator("body").aria_snapshot()
     for text in ("All 2 endpoints are up", 'checkbox "Hide endpoints that are up"', 'columnheader "TTFT"'):
         assert text in snapshot, snapshot

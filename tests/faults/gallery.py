@@ -1,4 +1,4 @@
-"""Runs one row of the gallery: the proxy in front of an engine, the check, and what every report must satisfy."""
+"""Runs the rows of the gallery: the proxy in front of an engine, the check, and what every report must satisfy."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import contextlib
 import gc
 import json
 import re
-import shutil
-import socket
-import subprocess
-import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import jsonschema
 import pytest
+from jsonschema.validators import validator_for
 
 from stackgen.check import check
 from stackgen.check.checks.table import CHECKS
@@ -29,10 +25,11 @@ from stackgen.check.report import JSON_SCHEMA, EndpointReport, Report
 from stackgen.check.report.text import as_text
 from stackgen.check.target import Target
 from stackgen.plan import Dialect
-from tests.faults.proxy import serve
-from tests.faults.rows import Row
+from tests.faults.network import SILENT_NAME, UNKNOWN_NAME, closed_port, full_port, has_ipv6
+from tests.faults.proxy import Upstream, serve
+from tests.faults.rows import UNCHANGED, Row
 
-__all__ = ["Engine", "certificates", "prove", "run_row"]
+__all__ = ["Engine", "Gallery", "parameter", "selected_rows"]
 
 # the checks that the rows are about; features are left out
 CORE = ("alive", "models", "chat", "stream", "auth")
@@ -41,14 +38,20 @@ MAX_REPORT = 40_000
 MAX_MEMORY = 80 * 1024 * 1024
 # an open path is a warning in every row
 ALWAYS = frozenset({"auth"})
+# `jsonschema.validate` would check the schema itself for each row
+VALIDATOR = validator_for(JSON_SCHEMA)(JSON_SCHEMA)
 BUFFERED = re.compile(r"\d+ (chunks|tokens) arrived in \d+ (reads?|events?)")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The engine behind the proxy; `slack` is the longest time that a healthy check takes (s).
+    """The engine behind the proxy.
 
-    `fast`: it generates all tokens within a few milliseconds after a slow start, which looks like a buffering proxy.
+    - `timeout` (s): the time-out of rows that wait for it. `patience` (s): the time-out of the other rows, so that a
+      busy machine changes no verdict.
+    - `slack`: the longest time that a healthy check takes (s).
+    - `fast`: the engine generates all tokens within a few milliseconds after a slow start, which looks like a buffering
+      proxy.
     """
 
     port: int
@@ -56,123 +59,119 @@ class Engine:
     model: str
     dialect: Dialect
     timeout: float = 1.0
+    patience: float = 10.0
     slack: float = 3.0
     fast: bool = False
 
 
-def certificates(folder: Path) -> dict[str, Path]:
-    """Certificates with their keys; each is trusted if it is the only CA."""
-    if not shutil.which("openssl"):
-        pytest.skip("the openssl program is missing (it makes the certificates)")
-    kinds = {
-        "good": ("IP:127.0.0.1", "20200101000000Z", "20991231000000Z"),
-        "selfsigned": ("IP:127.0.0.1", "20200101000000Z", "20991231000000Z"),
-        "expired": ("IP:127.0.0.1", "20200101000000Z", "20200201000000Z"),
-        "wronghost": ("DNS:elsewhere.example", "20200101000000Z", "20991231000000Z"),
-        "soon": ("IP:127.0.0.1", "20200101000000Z", time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 5e5))),
-    }
-    (folder / "index").touch()
-    (folder / "ca.cnf").write_text(
-        f"[ca]\ndefault_ca=own\n[own]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=yes\n"
-        "default_md=sha256\npolicy=any\nunique_subject=no\nx509_extensions=ext\n[any]\ncommonName=supplied\n"
-        "[ext]\nbasicConstraints=CA:TRUE\nsubjectAltName=$ENV::SAN\n"
-    )
-    made = {}
-    for kind, (name, start, end) in kinds.items():
-        key, request, both = (folder / f"{kind}.{ending}" for ending in ("key", "csr", "pem"))
-        arguments = f"req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={kind}"
-        run = partial(subprocess.run, check=True, capture_output=True, text=True, env={"SAN": name, "PATH": "/usr/bin"})
-        run(["openssl", *arguments.split(), "-keyout", str(key), "-out", str(request)])
-        signed = run(["openssl", "ca", "-batch", "-selfsign", "-notext", "-config", str(folder / "ca.cnf"), "-keyfile",
-                      str(key), "-in", str(request), "-startdate", start, "-enddate", end])  # fmt: skip
-        both.write_text(key.read_text() + signed.stdout)
-        made[kind] = both
-    return made
+@dataclass(frozen=True)
+class Place:
+    """Where rows run: the engine, the upstream of all proxies in front of it, and certificates for proxies with TLS."""
+
+    engine: Engine
+    upstream: Upstream
+    certs: Mapping[str, Path]
 
 
-def run_row(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Report, float]:
+class Gallery:
+    """Runs `rows` in front of `engine`: at once, `workers` at a time, and beside them the rows that mostly wait.
+
+    A context manager inside `surroundings`. `prove` waits for one row and raises its failure. `running` has the rows of
+    all galleries of this process.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        certs: Mapping[str, Path],
+        rows: Sequence[Row],
+        workers: int,
+        running: list[Future[None]],
+    ) -> None:
+        self._place = Place(engine, Upstream(engine.port), certs)
+        self._running = running
+        # the longest first
+        slow = sorted((row for row in rows if row.is_slow), key=lambda row: -row.waits)
+        fast = [row for row in rows if not row.is_slow and not row.alone]
+        self._pools = (ThreadPoolExecutor(8), ThreadPoolExecutor(workers))
+        self._proven: dict[str, Future[None]] = {}
+        # answers of the engine itself, so that no row with a short time-out waits for them
+        for row in UNCHANGED:
+            prove(row, self._place)
+        for pool, some in zip(self._pools, (slow, fast), strict=True):
+            self._proven |= {row.name: pool.submit(prove, row, self._place) for row in some}
+        running += self._proven.values()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
+
+    def prove(self, row: Row) -> None:
+        if row.alone:
+            wait(self._running)
+            prove(row, self._place)
+        else:
+            self._proven[row.name].result()
+
+
+def parameter(row: Row, name: str) -> Any:
+    """A case of `pytest.mark.parametrize` with the name of an engine and a row."""
+    marks = pytest.mark.xfail(reason=row.pending, strict=True) if row.pending else ()
+    return pytest.param(name, row, id=f"{name}-{row.name}", marks=marks)
+
+
+def selected_rows(request: pytest.FixtureRequest) -> list[tuple[str, Row]]:
+    """The names and rows of the cases of a module that this run selects."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    cases = [item.callspec.params for item in items if hasattr(item, "callspec")]
+    return [(str(case["name"]), row) for case in cases if isinstance(row := case.get("row"), Row)]
+
+
+def run_row(row: Row, place: Place) -> tuple[Report, float]:
     """The report on the engine behind the row's fault, and how long the check took (s)."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+    engine = place.engine
+    # a body of megabytes takes longer, and several times as long while memory is traced
+    timeout = engine.timeout * 10 if row.heavy else engine.timeout if row.waits else engine.patience
+    options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
     with contextlib.ExitStack() as stack:
-        target = Target("row", _start_row(row, engine, certs, stack, monkeypatch), engine.key, (engine.model,),
-                        engine.dialect)  # fmt: skip
-        # a body of megabytes takes longer, and several times as long while memory is traced
-        timeout = engine.timeout * (10 if row.heavy else 1)
-        options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
+        url = _start_row(row, place, stack)
+        target = Target("row", url, engine.key, (engine.model,), _dialect(row, engine))
         started = time.monotonic()
         report = check([target], options)
         return report, time.monotonic() - started
 
 
-def _start_row(
-    row: Row, engine: Engine, certs: dict[str, Path], stack: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> str:
+def _dialect(row: Row, engine: Engine) -> Dialect:
+    """The dialect without most open paths, unless the row's fault can reach them: requests without the key get none."""
+    if row.to in ("all", "none"):
+        return engine.dialect
+    return replace(engine.dialect, open_paths=engine.dialect.open_paths[:2])
+
+
+def _start_row(row: Row, place: Place, stack: contextlib.ExitStack) -> str:
     """Starts what the row needs, and returns the base URL to check."""
-    if row.needs == "closed":
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    if row.needs == "full":
-        return f"http://127.0.0.1:{stack.enter_context(full_port())}/v1"
-    if row.needs == "no-name":
-        monkeypatch.setattr(socket, "getaddrinfo", _unknown)
-        return "http://engine.invalid:8000/v1"
-    if row.needs == "silent-names":
-        ended = threading.Event()
-        stack.callback(ended.set)
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(30) and [])
-        return "http://engine.example:8000/v1"
+    engine, certs = place.engine, place.certs
+    if row.needs in ("closed", "full"):
+        port = stack.enter_context(closed_port() if row.needs == "closed" else full_port())
+        return f"http://127.0.0.1:{port}/v1"
+    if row.needs in ("no-name", "silent-names"):
+        return f"http://{UNKNOWN_NAME if row.needs == 'no-name' else SILENT_NAME}:8000/v1"
     words = row.needs.split()
     tls = certs[words[1]] if words[:1] == ["tls"] and words[1] != "http" else certs["good"] if "tls" in words else None
     host = "::1" if row.needs == "ipv6" else "127.0.0.1"
-    if host == "::1" and not _has_ipv6():
+    if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    proxy = stack.enter_context(serve(engine.port, row.to, row.script, engine.key, timeout=engine.timeout, host=host,
+    proxy = stack.enter_context(serve(place.upstream, row.to, row.script, engine.key, timeout=engine.timeout, host=host,
                                       certificate=tls))  # fmt: skip
-    if tls and row.needs != "tls selfsigned":
-        monkeypatch.setenv("SSL_CERT_FILE", str(tls))
     if row.needs == "localhost":
-        monkeypatch.setattr(socket, "getaddrinfo", _both_families)
         host = "localhost"
     scheme = "https" if row.needs == "https" or (tls and row.needs != "tls http") else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{proxy.port}/v1"
-
-
-def _unknown(*_: Any, **__: Any) -> list[Any]:
-    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def _both_families(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
-    """`localhost` as most machines resolve it."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
-    if host == "localhost":
-        found.insert(0, (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)))
-    return found
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def full_port() -> Iterator[int]:
-    """A port with a full accept queue: it looks like a firewall that drops packets."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            one = stack.enter_context(socket.socket())
-            one.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                one.connect(listener.getsockname())
-        time.sleep(0.05)
-        yield listener.getsockname()[1]
 
 
 def trace_memory(work: Callable[[], tuple[Report, float]]) -> tuple[Report, float, int]:
@@ -187,40 +186,23 @@ def trace_memory(work: Callable[[], tuple[Report, float]]) -> tuple[Report, floa
         tracemalloc.stop()
 
 
-def prove(row: Row, engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def prove(row: Row, place: Place) -> None:
     """Asserts the row's verdict and what holds for all reports: in time, small, valid JSON, without the key."""
     known = {check.name for check in CHECKS}
     # after a rename of a check, its rows must not pass unnoticed
     assert set(row.select) <= known, f"there is no check {set(row.select) - known}"
     grown = 0
     if row.heavy:
-        report, took, grown = trace_memory(lambda: run_row(row, engine, certs, monkeypatch))
+        report, took, grown = trace_memory(lambda: run_row(row, place))
     else:
-        report, took = run_row(row, engine, certs, monkeypatch)
-    (endpoint,) = report.endpoints
+        report, took = run_row(row, place)
+    engine, (endpoint,) = place.engine, report.endpoints
     text = "\n" + as_text(report, verbose=True)
     _assert_verdict(row, engine, endpoint, text)
     # tracing makes the check several times slower
     assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{text}"
     assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
     _assert_sound(report, text, engine.key)
-
-
-def prove_together(
-    rows: Iterable[Row], engine: Engine, certs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
-    """Runs slow rows concurrently; returns the names and failures of those that don't hold."""
-    slow = [row for row in rows if row.is_slow]
-
-    def one(row: Row) -> str:
-        try:
-            prove(row, engine, certs, monkeypatch)
-        except AssertionError as error:
-            return f"{row.name}: {error}"
-        return ""
-
-    with ThreadPoolExecutor(8) as pool:
-        return [failure for failure in pool.map(one, slow) if failure]
 
 
 def _assert_verdict(row: Row, engine: Engine, endpoint: EndpointReport, text: str) -> None:
@@ -255,7 +237,7 @@ def _assert_sound(report: Report, printed: str, key: str) -> None:
     """What every report must satisfy, whatever a server sends."""
     plain = report.to_json()
     text = json.dumps(plain, allow_nan=False)
-    jsonschema.validate(json.loads(text), JSON_SCHEMA)
+    VALIDATOR.validate(json.loads(text))
     assert len(text) < MAX_REPORT, len(text)
     # every terminal and file can encode it
     printed.encode()

@@ -16,14 +16,14 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESET", "FaultContext", "Proxy", "Request", "Response", "Script", "serve"]
+__all__ = ["RESET", "FaultContext", "Proxy", "Request", "Response", "Script", "Upstream", "serve"]
 
-# the longest silence, so that no thread outlives its test by much
-MAX_SECONDS = 60.0
+MAX_SECONDS = 60.0  # the longest silence, so that no thread outlives its test by much
 
 
 class _Reset:
@@ -102,6 +102,39 @@ def chunked(*parts: bytes, last: bool = True) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts if part) + (b"0\r\n\r\n" if last else b"")
 
 
+class Upstream:
+    """The engine behind proxies, a port of 127.0.0.1. It gets the same request only once, so that it stays fast."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._lock = threading.Lock()
+        self._answers: dict[tuple[str, ...], Future[Response]] = {}
+
+    def ask(self, request: Request) -> Response:
+        """The engine's response to `request`."""
+        same = (request.method, request.path, request.headers.get("authorization", ""), request.body.decode("latin-1"))
+        with self._lock:
+            is_first = same not in self._answers
+            answer = self._answers.setdefault(same, Future())
+        if is_first:
+            try:
+                answer.set_result(self._send(request))
+            except BaseException as error:
+                answer.set_exception(error)
+        return answer.result()
+
+    def _send(self, request: Request) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=MAX_SECONDS)
+        try:
+            kept = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
+            connection.request(request.method, request.path, request.body or None, kept)
+            answer = connection.getresponse()
+            headers = tuple((n, v) for n, v in answer.getheaders() if n.lower() != "transfer-encoding")
+            return Response(answer.status, headers, answer.read())
+        finally:
+            connection.close()
+
+
 @dataclass
 class FaultContext:
     """One request that gets the fault."""
@@ -115,15 +148,7 @@ class FaultContext:
 
     def upstream(self) -> Response:
         """The response of the engine itself."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=MAX_SECONDS)
-        try:
-            kept = {name: value for name, value in self.request.headers.items() if name not in ("host", "connection")}
-            connection.request(self.request.method, self.request.path, self.request.body or None, kept)
-            answer = connection.getresponse()
-            headers = tuple((n, v) for n, v in answer.getheaders() if n.lower() != "transfer-encoding")
-            return Response(answer.status, headers, answer.read())
-        finally:
-            connection.close()
+        return self.proxy.upstream.ask(self.request)
 
 
 Script = Callable[[FaultContext], Iterable[Step]]
@@ -138,7 +163,7 @@ class Proxy:
     `waiting` is for faults that involve two requests.
     """
 
-    upstream: int
+    upstream: Upstream
     to: str
     script: Script
     key: str | None
@@ -198,7 +223,7 @@ class Proxy:
         head, _, body = request.raw.partition(b"\r\n\r\n")
         # with Connection: close, the end of the response needs no parsing
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
-        with socket.create_connection(("127.0.0.1", self.upstream), MAX_SECONDS) as engine:
+        with socket.create_connection(("127.0.0.1", self.upstream.port), MAX_SECONDS) as engine:
             engine.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body)
             while part := engine.recv(65536):
                 client.sendall(part)
@@ -229,7 +254,7 @@ def read_request(client: socket.socket) -> Request | None:
 
 @contextlib.contextmanager
 def serve(
-    upstream: int,
+    upstream: Upstream,
     to: str,
     script: Script,
     key: str | None,
@@ -238,7 +263,7 @@ def serve(
     host: str = "127.0.0.1",
     certificate: Path | None = None,
 ) -> Iterator[Proxy]:
-    """A proxy on a free port of `host` in front of `upstream`, a port of 127.0.0.1; over TLS with a certificate."""
+    """A proxy on a free port of `host` in front of `upstream`; over TLS with a certificate."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family, backlog=64)
     proxy = Proxy(upstream, to, script, key, timeout, listener.getsockname()[1])

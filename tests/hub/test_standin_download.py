@@ -220,15 +220,15 @@ def test_repository_without_usable_weights_fails(run: Run, hub: Hub, tmp_path: P
             "",
             10,
             "it needs a token and none was given (HTTP 401)",
-            "accept its licence at {page}, then set HF_TOKEN_FILE",
+            "accept the model's licence at {page}, then set HF_TOKEN_FILE",
         ),
         (
             STRANGER,
             10,
             "the token's account has no access (HTTP 403)",
-            "accept its licence at {page} with that account",
+            "accept the model's licence at {page} with that account",
         ),
-        ("hf_expired", 10, "the hub refuses the token (HTTP 401)", "create a new one at"),
+        ("hf_expired", 10, "the hub refuses the token (HTTP 401)", "create a new token at"),
         (GOOD + "\n", 0, "", ""),
     ],
 )
@@ -273,8 +273,9 @@ def test_two_processes_download_only_once(run: Run, hub: Hub) -> None:
         first.communicate(timeout=60)
     assert (first.returncode, second[0]) == (0, 0)
     assert second[1].splitlines() == [
-        f"stackgen: another process is downloading {REPO}: waiting for it", f"stackgen: {REPO} is already there",
-    ]  # fmt: skip
+        f"stackgen: another process is downloading {REPO}: waiting until that download ends",
+        f"stackgen: {REPO} is already there",
+    ]
     assert hub.sent() == 3_000_000 + 2_000
 
 

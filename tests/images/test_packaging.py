@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["render", "org/Model", "--engine", "fastchat", "--gpus", "0", "--stdout", "--no-validate"]
+WORDS = ["render", "org/Model", "--engine", "fastchat", "--gpus", "none", "--stdout", "--no-validate"]
 
 
 @pytest.mark.timeout(300)

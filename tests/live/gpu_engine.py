@@ -5,37 +5,37 @@ ports are invisible to the host, and when its first process exits, so do all oth
 dockerd register its real `nvidia` driver (moby: daemon/nvidia_linux.go). Device requests are therefore handled as on a
 GPU machine, up to the point where the hook would open the driver.
 
-All images in it are fake: this machine's Python and shell, and a `vllm` that answers HTTP and computes nothing.
+All images in it are fake (see `gpu_image`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import http.client
 import json
 import os
-import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-import sysconfig
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlencode
+
+from tests.live.gpu_compose import Compose
+from tests.live.gpu_image import FAKE_IMAGE, fake_image
 
 __all__ = ["CDI_KIND", "FAKE_IMAGE", "GpuEngine", "gpu_uuid", "reason_to_skip"]
 
-FAKE_IMAGE = "stackgen-test/fake:1"
 CDI_KIND = "example.com/gpu"
 START_TIMEOUT = 30  # seconds; measured: 0.3
 STOP_TIMEOUT = 20  # seconds; measured: 0.5
 HOST_PROGRAMS = ("dockerd", "containerd", "docker", "unshare", "nsenter", "ip", "mount", "mountpoint", "mknod", "ldd")
-IMAGE_PROGRAMS = ("sh", "bash", "cat", "cp", "cut", "date", "env", "grep", "head", "id", "ls", "mkdir", "mktemp", "mv",
-                  "rm", "sed", "sleep", "stat", "tail", "touch", "tr", "wc")  # fmt: skip
 
 # The first process of the namespaces. It stops everything when its standard input closes: the test has ended, or died.
 LAUNCH = r"""
@@ -82,35 +82,6 @@ for name in visible.split(","):
         sys.exit(f"Auto-detected mode as 'legacy'\nnvidia-container-cli: device error: {{name}}: unknown device")
 """
 
-# Instead of vLLM: lists its served names and answers every request. As `hf` it only exits with 0.
-SERVER = r"""#!/usr/bin/python3
-import http.server, json, os, signal, sys
-args = sys.argv[1:]
-if os.path.basename(sys.argv[0]) == "hf":
-    sys.exit(0)
-port = int(args[args.index("--port") + 1]) if "--port" in args else 8000
-names = [args[1]] if len(args) > 1 else []
-if "--served-model-name" in args:
-    rest = args[args.index("--served-model-name") + 1:]
-    names = rest[:next((at for at, arg in enumerate(rest) if arg.startswith("--")), None)]
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
-        self.answer(b"" if self.path in ("/health", "/metrics") else json.dumps(body).encode())
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.answer(json.dumps({"choices": [{"text": "1", "finish_reason": "length"}]}).encode())
-    def answer(self, text):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-    def log_message(self, *args):
-        pass
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-http.server.ThreadingHTTPServer(("", port), Answer).serve_forever()
-"""
-
 
 def gpu_uuid(index: int) -> str:
     """The UUID of GPU `index`, in the form of `nvidia-smi -L`."""
@@ -125,50 +96,17 @@ def reason_to_skip() -> str:
     return f"not installed: {', '.join(absent)}" if absent else ""
 
 
-def _libraries(files: list[str]) -> set[str]:
-    """Returns the shared libraries that `files` are linked with, including the loader."""
-    text = subprocess.run(["ldd", *files], capture_output=True, text=True, check=False, timeout=30).stdout
-    return set(re.findall(r"(/\S+) \(0x", text))
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the engine's socket."""
 
+    def __init__(self, path: str) -> None:
+        super().__init__("docker", timeout=60)
+        self._path = path
 
-def _image() -> bytes:
-    """Returns a root file system (tar) with this machine's Python, shell and a few programs: 1 second, no download."""
-    stdlib = Path(sysconfig.get_path("stdlib"))
-    # the real file: through a virtual environment's link, Python would look for its libraries next to the link
-    programs = {"usr/bin/python3": os.path.realpath(sys.executable)}
-    programs |= {f"usr/bin/{name}": os.path.realpath(path) for name in IMAGE_PROGRAMS if (path := shutil.which(name))}
-    # the gateway's start script needs bash, which the official HAProxy image has
-    programs |= {f"bin/{name}": programs[f"usr/bin/{name}"] for name in ("sh", "bash")}
-    linked = [*programs.values(), *map(str, (stdlib / "lib-dynload").glob("*.so"))]
-    texts = {
-        "usr/local/bin/vllm": SERVER,
-        "usr/local/bin/hf": SERVER,
-        # the paths in stackgen's own FastChat image
-        "opt/stackgen/launch.py": SERVER,
-        "opt/stackgen/health.py": "",
-        "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-        # `group_add` by name is looked up in the image; ROCm's images have both groups
-        "etc/group": "root:x:0:\nvideo:x:44:\nrender:x:109:\n",
-    }
-    excluded = {"test", "idlelib", "tkinter", "ensurepip", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-
-    def keep(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        parts = set(member.name.split("/"))
-        return None if parts & excluded or any(part.startswith("config-") for part in parts) else member
-
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", dereference=True) as tar:
-        for target, source in {**programs, **{path.lstrip("/"): path for path in sorted(_libraries(linked))}}.items():
-            tar.add(source, target)
-        tar.add(stdlib, f"usr/lib/{stdlib.name}", filter=keep)
-        for target, text in texts.items():
-            member = tarfile.TarInfo(target)
-            member.size, member.mode = len(text.encode()), 0o755
-            tar.addfile(member, io.BytesIO(text.encode()))
-        folder = tarfile.TarInfo("tmp")
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(folder)
-    return buffer.getvalue()
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class GpuEngine:
@@ -197,7 +135,7 @@ class GpuEngine:
             self._wait()
             server = self.docker("version", "--format", "{{.Server.Os}}/{{.Server.Arch}}")
             self.platform = server.stdout.strip()
-            self.docker("import", "--change", 'ENTRYPOINT ["vllm", "serve"]', "-", FAKE_IMAGE, stdin=_image())
+            self.docker("import", "--change", 'ENTRYPOINT ["vllm", "serve"]', "-", FAKE_IMAGE, stdin=fake_image())
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -289,13 +227,49 @@ class GpuEngine:
         assert not check or done.returncode == 0, f"docker {' '.join(args)}: {err}"
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)
 
+    def api(self, method: str, path: str, check: bool = True, **query: Any) -> Any:
+        """Calls the engine's API, which takes milliseconds, and returns the parsed response; None if it has no body."""
+        text = urlencode({key: json.dumps(value) if isinstance(value, dict) else value for key, value in query.items()})
+        end = time.monotonic() + 20
+        while True:
+            connection = _Connection(f"{self.root}/docker.sock")
+            try:
+                connection.request(method, f"{path}?{text}")
+                answer = connection.getresponse()
+                body = answer.read()
+            finally:
+                connection.close()
+            # a volume is in use until the engine has finished removing its container
+            if not (method == "DELETE" and answer.status == 409 and time.monotonic() < end):
+                break
+            time.sleep(0.2)
+        assert not check or answer.status < 400, f"{method} {path}: {answer.status} {body.decode()}"
+        return json.loads(body) if body else None
+
+    @property
+    def network(self) -> str:
+        """The file of the engine's network namespace."""
+        assert self._process
+        return f"/proc/{self._process.pid}/ns/net"
+
     def inside(self, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Runs a program of the host in the engine's network, where the published ports are."""
-        assert self._process
         return subprocess.run(
-            ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *args],
+            ["nsenter", f"--net={self.network}", *args],
             capture_output=True, text=True, timeout=timeout, env=self.environment(), check=False,
         )  # fmt: skip
+
+    def shut_down(self) -> None:
+        """Stops dockerd with SIGTERM, as a machine that shuts down does, and waits until it has ended."""
+        daemon = next(
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+            if path.read_bytes().split(b"\0")[:3] == [b"dockerd", b"--config-file", f"{self.root}/daemon.json".encode()]
+        )  # fmt: skip
+        end = time.monotonic() + START_TIMEOUT
+        os.kill(daemon, signal.SIGTERM)
+        while Path(f"/proc/{daemon}/exe").exists():
+            assert time.monotonic() < end, f"dockerd still runs {START_TIMEOUT} s after SIGTERM"
+            time.sleep(0.1)
 
     def hook_calls(self) -> list[dict[str, Any]]:
         """Returns the hook's calls, oldest first: container, args, visible, capabilities."""
@@ -304,25 +278,34 @@ class GpuEngine:
 
     def container_environment(self, container: str) -> dict[str, str]:
         """Returns the environment of a container's first process: `docker exec env` lacks what device requests add."""
-        text = self.docker("exec", container, "cat", "/proc/1/environ").stdout
-        return dict(pair.partition("=")[::2] for pair in text.split("\0") if pair)
+        assert self._process
+        pid = self.api("GET", f"/containers/{container}/json")["State"]["Pid"]
+        # the mount namespace has the /proc of the PID namespace
+        enter = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", "cat", f"/proc/{pid}/environ"]
+        end = time.monotonic() + 20
+        while True:
+            text = subprocess.run(enter, capture_output=True, text=True, check=True, timeout=60).stdout
+            found = dict(pair.partition("=")[::2] for pair in text.split("\0") if pair)
+            # for a moment after the start, it is still runc or its shim with an environment of its own
+            if "HOSTNAME" in found and not any(name.startswith("_LIBCONTAINER") for name in found):
+                return found
+            assert time.monotonic() < end, found
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def project(self, compose_file: Path, name: str) -> Iterator[Compose]:
-        """The Compose project of `compose_file` with fake images. Everything is removed at the end."""
+        """The Compose project of `compose_file` with fake images. The project is removed at the end."""
         compose = Compose(self, compose_file, name)
-        images = compose.images()
-        for image, platform in images.items():
+        for image, platform in compose.images().items():
             if platform in ("", self.platform):
-                self.docker("tag", FAKE_IMAGE, image)
+                repository, _, tag = image.rpartition(":")
+                self.api("POST", f"/images/{FAKE_IMAGE}/tag", repo=repository, tag=tag)
             else:  # for a platform that can't run here, an empty image is enough for `create`
                 self.docker("import", "--platform", platform, "-", image, stdin=bytes(10240))
         try:
             yield compose
         finally:
-            compose("down", "--volumes", "--remove-orphans", "--timeout", "0", check=False)
-            if images:
-                self.docker("rmi", *images, check=False)
+            compose.remove()
 
     def host_configs(self, compose_file: Path, project: str) -> dict[str, dict[str, Any]]:
         """Returns the engine's `HostConfig` by service, from `docker compose create`: nothing is started or pulled.
@@ -339,53 +322,10 @@ class GpuEngine:
                     compose.file.write_text(text, encoding="utf-8")
                     here.mkdir(parents=True, exist_ok=True)
                 compose("create", "--no-build", "--pull", "never")
-                containers = json.loads(self.docker("inspect", *compose("ps", "-aq").stdout.split()).stdout)
+                containers = [self.api("GET", f"/containers/{one}/json") for one in compose.containers()]
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item["HostConfig"] for item in containers}
 
     def device_requests(self, compose_file: Path, project: str) -> dict[str, list[dict[str, Any]]]:
         """Returns the `DeviceRequests` that the engine received by service; an empty list for none."""
         configs = self.host_configs(compose_file, project)
         return {service: config["DeviceRequests"] or [] for service, config in configs.items()}
-
-
-class Compose:
-    """`docker compose` for a file and project on a `GpuEngine`. Sets the variables that the file requires."""
-
-    def __init__(self, engine: GpuEngine, file: Path, name: str) -> None:
-        self.engine, self.file, self.name = engine, file, name
-        text = file.read_text("utf-8")
-        # `${NAME:?why}` anywhere, and secrets that come from the environment
-        required = re.findall(r"(?<!\$)\$\{(\w+):?\?", text)
-        required += re.findall(r"^\s+environment: \"?(\w+)\"?\s*(?:#.*)?$", text, re.M)
-        self.env = dict.fromkeys(required, "sk-fake")
-
-    def __call__(self, *args: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Runs `docker compose ARGS` with all profiles."""
-        start = ("compose", "-f", str(self.file), "-p", self.name, "--profile", "*")
-        return self.engine.docker(*start, *args, check=check, timeout=timeout, env=self.env)
-
-    def up(self, wait: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Starts all services. `wait`: until they are healthy, which takes a health check's `start_interval`."""
-        until = ("--wait", "--wait-timeout", "60") if wait else ()
-        return self("up", "-d", "--no-build", "--pull", "never", *until, check=check)
-
-    def services(self) -> dict[str, dict[str, Any]]:
-        """Returns the services as Compose parses them."""
-        services: dict[str, dict[str, Any]] = json.loads(self("config", "--format", "json").stdout)["services"]
-        return services
-
-    def images(self) -> dict[str, str]:
-        """Returns the platform by image of the services; "" means the engine's own platform."""
-        wanted = {service["image"]: service.get("platform", "") for service in self.services().values()}
-        wanted.pop(FAKE_IMAGE, None)
-        return wanted
-
-    def missing_binds(self) -> list[Path]:
-        """Returns the host paths that services mount and that don't exist yet."""
-        mounts = [mount for service in self.services().values() for mount in service.get("volumes", ())]
-        paths = {Path(mount["source"]) for mount in mounts if mount["type"] == "bind"}
-        return sorted(path for path in paths if not path.exists())
-
-    def container(self, service: str) -> str:
-        """Returns the id of the service's container, started or not."""
-        return self("ps", "-aq", service).stdout.strip()

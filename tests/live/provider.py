@@ -1,6 +1,7 @@
 """A fake cloud that speaks Together AI's dialect, because the tests can't reach the real one. Runs in a container.
 
-GET /seen returns the requests that it received. Answers follow docs.together.ai/reference/chat-completions-1.
+GET /seen returns the requests that it received, and /seen/last the last one.
+Answers follow docs.together.ai/reference/chat-completions-1.
 Arguments: the port for HTTP, then PORT=FOLDER for each HTTPS port, with cert.pem and key.pem in FOLDER.
 """
 
@@ -22,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.reply(200, seen)
+        self.reply(200, seen[-1] if self.path == "/seen/last" else seen)
 
     def do_POST(self) -> None:
         if "content-length" in self.headers:

@@ -25,7 +25,7 @@ def rolling_data(image: str, haproxy_image: str, model: Path) -> dict[str, Any]:
     """The stack file: two replicas of a tiny model behind the gateway."""
     entry = {
         "model": str(model), "engine": "vllm", "served_names": ["tiny"], "image": image, "replicas": 2,
-        "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
+        "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "float32", "enforce_eager": True,
         # two replicas would both bind to the first core
         "extra_env": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
     }  # fmt: skip
@@ -36,10 +36,11 @@ def load(stack: LiveStack) -> Load:
     return Load(PORT, [stack.key])
 
 
-def edit_model(stack: LiveStack, **fields: Any) -> None:
+def edit_model(stack: LiveStack, entry: int = 0, **fields: Any) -> None:
+    """Changes fields of a model in stack.yaml, by the model's position there."""
     path = stack.folder / "stack.yaml"
     data = yaml.safe_load(path.read_text())
-    data["models"][0] |= fields
+    data["models"][entry] |= fields
     path.write_text("# a comment\n" + yaml.safe_dump(data, sort_keys=False))
 
 

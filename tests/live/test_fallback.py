@@ -1,14 +1,15 @@
-"""A model's fallback. The provider is a fake, because the tests can't reach a real one. HAProxy and vLLM are real."""
+"""A model's fallback in the real HAProxy. The engines and the provider are fakes.
+
+tests/live/test_front_updates.py has a real engine with a fallback.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,79 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stackgen.stack.envfile import create_env
-from tests.live.gateway import FakeEngineStack
-from tests.live.stacks import LiveStack
+from tests.live.containers import docker, wait_until
+from tests.live.fallback import MODEL, PROVIDER_KEY, Provider, create_certificates, start_provider, write_env
+from tests.live.gateway import FakeEngineStack, find_log_line
 
-pytestmark = [pytest.mark.docker, pytest.mark.front]
-
-SCRIPT = Path(__file__).with_name("provider.py")
-PROVIDER_KEY = 'tgp_v1_0123 %[env(PATH)]"\\x'
-MODEL = 'meta-llama/Llama-3.1"%b\\8B'
-# the provider's host names in the stack's network
-ALIASES = ("provider", "cloud.test", "other.test")
-
-
-@dataclass
-class Provider:
-    """The container of the fake provider."""
-
-    name: str
-
-    def received(self) -> list[dict[str, Any]]:
-        """Returns the requests that it has received."""
-        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9000/seen').read().decode())"
-        done = docker("exec", self.name, "python3", "-c", ask)
-        found: list[dict[str, Any]] = json.loads(done)
-        return found
-
-
-def docker(*args: str) -> str:
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def start_provider(stack: str, image: str, *args: str, mounts: tuple[str, ...] = ()) -> Provider:
-    """Starts the fake provider in the network of `stack`, under all of its host names."""
-    name = f"{stack}-provider"
-    subprocess.run(["docker", "rm", "--force", name], capture_output=True)
-    docker("run", "--detach", "--init", "--user", "0:0", "--name", name, "--network", f"{stack}_default",
-           *(argument for alias in ALIASES for argument in ("--network-alias", alias)),
-           "--env", f"PROVIDER_KEY={PROVIDER_KEY}", "--volume", f"{SCRIPT}:/provider.py:ro",
-           *(argument for mount in mounts for argument in ("--volume", mount)),
-           "--entrypoint", "python3", image, "/provider.py", "9000", *args)  # fmt: skip
-    return Provider(name)
-
-
-def write_env(folder: Path) -> None:
-    create_env(folder)
-    with (folder / ".env").open("a") as file:
-        file.write(f"PROVIDER_KEY='{PROVIDER_KEY}'\nOTHER_KEY=wrong-key\n")
-
-
-def wait_until(check: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, what
-        time.sleep(0.3)
-
-
-def create_certificates(folder: Path) -> None:
-    """Creates an authority, a certificate by it for cloud.test, and a self-signed one for the same name."""
-    for name in ("known", "unknown"):
-        (folder / name).mkdir()
-    run = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    for command in (
-        [*run, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca of a test"],
-        [*run, "-keyout", "known/key.pem", "-out", "known/cert.pem", "-subj", "/CN=cloud.test", "-CA", "ca.crt",
-         "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:cloud.test", "-addext", "basicConstraints=CA:FALSE"],
-        [*run, "-keyout", "unknown/key.pem", "-out", "unknown/cert.pem", "-subj", "/CN=cloud.test",
-         "-addext", "subjectAltName=DNS:cloud.test"],
-    ):  # fmt: skip
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    for key in folder.glob("*/key.pem"):
-        key.chmod(0o644)
+pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +77,7 @@ def fallback_gateway(
             wait_until(lambda: running.chat("secure").status == 200, 60, running.chat("secure").text)
             yield running, cloud
         finally:
-            subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)
+            cloud.remove()
 
 
 def test_the_provider_gets_its_own_model_key_path_and_host(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
@@ -154,7 +87,7 @@ def test_the_provider_gets_its_own_model_key_path_and_host(fallback_gateway: tup
     assert (answer.status, answer.json["model"]) == (200, MODEL)
     assert answer.headers["x-stackgen-served-by"] == f"fallback/provider:{MODEL}"
     assert not {"set-cookie", "alt-svc", "strict-transport-security"} & set(answer.headers)
-    got = cloud.received()[-1]
+    got = cloud.last()
     assert got["body"] == body | {"model": MODEL}
     assert got["path"] == "/some%20path/v1/chat/completions"
     assert got["headers"]["authorization"] == f"Bearer {PROVIDER_KEY}"
@@ -196,43 +129,38 @@ def test_only_the_model_changes_in_the_body_for_the_provider(
     if "�" in text:
         return
     assert answer.status == 200, answer.text
-    got = cloud.received()[-1]
+    got = cloud.last()
     assert got["model"] == MODEL
     if got["body"] is not None:
         assert json.dumps(got["body"]) == json.dumps(json.loads(json.dumps(body | {"model": MODEL})))
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "code"),
     [
-        '{"model":"plain","mod\\u0065l":7}',
-        '{"model":"plain","\\u006dodel":null}',
-        '{"model":"plain"}{"model":"plain"}',
-        '{"model":"plain"',
-        '{"model":"plain", "a" "b"}',
-        "{" + '"model":"plain",' * 20 + '"model":"plain"}',
+        ('{"model":"plain","mod\\u0065l":7}', "model_duplicate"),
+        ('{"model":"plain","\\u006dodel":null}', "model_duplicate"),
+        ('{"model":"plain","mod\\u0065l":"dearer/Model","model":"another"}', "model_duplicate"),
+        (f'{{"model":"plain","a":"{"x" * 65_000}","model":"plain","b":"{"y" * 65_000}"}}', "model_duplicate"),
+        ("{" + '"model":"plain",' * 20 + '"model":"plain"}', "model_duplicate"),
+        ('{"model":"plain"}{"model":"plain"}', "model_missing"),
+        ('{"model":"plain"', "model_missing"),
+        ('{"model":"plain", "a" "b"}', "model_missing"),
     ],
 )
 def test_ambiguous_bodies_are_not_sent_to_the_provider(
-    fallback_gateway: tuple[FakeEngineStack, Provider], text: str
+    fallback_gateway: tuple[FakeEngineStack, Provider], text: str, code: str
 ) -> None:
     gateway, cloud = fallback_gateway
     before = len(cloud.received())
     answer = gateway.request("POST", "/v1/chat/completions", text.encode())
-    assert (answer.status, answer.json["error"]["code"]) == (400, "model_missing")
+    assert (answer.status, answer.json["error"]["code"]) == (400, code)
     assert len(cloud.received()) == before
     assert (
         not answer.headers["x-stackgen-served-by"].startswith("fallback/")
         if "x-stackgen-served-by" in answer.headers
         else True
     )
-
-
-def test_duplicate_model_fields_reach_the_provider_as_one(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
-    gateway, cloud = fallback_gateway
-    text = '{"model":"plain","mod\\u0065l":"dearer/Model","model":"another"}'
-    assert gateway.request("POST", "/v1/chat/completions", text.encode()).status == 200
-    assert cloud.received()[-1]["body"] == {"model": MODEL}
 
 
 @pytest.mark.parametrize("pattern", ["a", "\\n", "[],", '"",'])
@@ -246,7 +174,7 @@ def test_large_bodies_reach_the_provider_complete(
     text = f'{{"filling":{inner},"model":"plain"}}'.encode()
     answer = gateway.request("POST", "/v1/chat/completions", text)
     assert answer.status == 200, answer.text[:300]
-    got = cloud.received()[-1]
+    got = cloud.last()
     assert (got["model"], got["bytes"]) == (MODEL, len(text) - len('"plain"') + len(json.dumps(MODEL)))
     # chunked, as clients do when they don't know the size
     connection = gateway.connect()
@@ -255,7 +183,7 @@ def test_large_bodies_reach_the_provider_complete(
         "POST", "/v1/chat/completions", parts, {"Authorization": f"Bearer {gateway.key}"}, encode_chunked=True
     )
     assert connection.getresponse().status == 200
-    assert cloud.received()[-1]["bytes"] == got["bytes"]
+    assert cloud.last()["bytes"] == got["bytes"]
     connection.close()
 
 
@@ -269,13 +197,8 @@ def test_the_model_of_a_large_body_is_replaced_across_buffer_boundaries(
         answer = gateway.request("POST", "/v1/chat/completions", text.encode())
         assert answer.status == 200, (before, answer.text[:300])
         wanted = text.replace('"plain-alias"', json.dumps(MODEL)).encode()
-        got = cloud.received()[-1]
+        got = cloud.last()
         assert (got["bytes"], got["sha256"]) == (len(wanted), hashlib.sha256(wanted).hexdigest()), before
-    # the model twice, in two buffers
-    text = f'{{"model":"plain","a":"{"x" * 65_000}","model":"plain","b":"{"y" * 65_000}"}}'
-    assert gateway.request("POST", "/v1/chat/completions", text.encode()).status == 200
-    wanted = text.replace('"plain"', json.dumps(MODEL)).encode()
-    assert cloud.received()[-1]["sha256"] == hashlib.sha256(wanted).hexdigest()
 
 
 def test_the_provider_streams_token_by_token(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
@@ -298,7 +221,7 @@ def test_the_provider_over_tls_gets_its_host_name_as_sni(fallback_gateway: tuple
     gateway, cloud = fallback_gateway
     answer = gateway.chat("secure")
     assert (answer.status, answer.headers["x-stackgen-served-by"]) == (200, f"fallback/cloud.test:{MODEL}")
-    got = cloud.received()[-1]
+    got = cloud.last()
     assert (got["sni"], got["headers"]["host"], got["path"]) == (
         "cloud.test",
         "cloud.test:9443",
@@ -350,71 +273,9 @@ def test_only_requests_that_the_provider_can_serve_are_sent_to_it(
 
 def test_the_log_names_the_server_that_answered(fallback_gateway: tuple[FakeEngineStack, Provider]) -> None:
     gateway, _ = fallback_gateway
-    assert gateway.chat("plain").status == 200
-    text = gateway.compose("logs", "--no-log-prefix", "gateway").stdout
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-    last = [line for line in lines if line["model"] == "plain" and line["status"] == 200][-1]
+    answer = gateway.chat("plain")
+    assert answer.status == 200
+    last = find_log_line(gateway, answer)
+    text = gateway.logs()
     assert (last["upstream"], last["server"]) == ("fallback-vllm-plain", "provider")
     assert PROVIDER_KEY not in text and "tgp_" not in text
-
-
-@pytest.fixture(scope="module")
-def real_stack(
-    vllm_image: str, haproxy_image: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveStack]:
-    fallback = {"base_url": "http://provider:9000/v1", "model": MODEL, "api_key_env": "PROVIDER_KEY"}
-    model = {"model": str(tiny_model), "engine": "vllm", "served_names": ["tiny"], "image": vllm_image,
-             "max_model_len": 1024, "cpu_kv_cache_gib": 1, "dtype": "bfloat16", "enforce_eager": True,
-             "fallback": fallback}  # fmt: skip
-    data = {"name": "fb-real", "port": 18950, "gateway": {"image": haproxy_image}, "models": [model]}
-    with LiveStack(tmp_path_factory.mktemp("fb-real"), data) as started:
-        (started.folder / ".env").unlink()
-        write_env(started.folder)
-        started.up()
-        yield started
-
-
-def ask(stack: LiveStack, **more: Any) -> tuple[int, str, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", 18950, timeout=60)
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, **more}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {stack.key}"})
-    response = connection.getresponse()
-    text = response.read().decode()
-    connection.close()
-    return response.status, text, response.headers.get("x-stackgen-served-by", "")
-
-
-def test_the_provider_answers_only_while_a_real_engine_is_down(real_stack: LiveStack, fastchat_image: str) -> None:
-    # the gateway has its own health checks, so it may use the engine later than Docker reports it healthy
-    wait_until(
-        lambda: ask(real_stack)[2] == "vllm-tiny/vllm-tiny", 60, "the gateway did not use the engine within a minute"
-    )
-    cloud = start_provider("fb-real", fastchat_image)
-    try:
-        assert ask(real_stack)[2] == "vllm-tiny/vllm-tiny"
-        assert cloud.received() == []
-        real_stack.compose("kill", "vllm-tiny")
-        wait_until(
-            lambda: ask(real_stack)[2].startswith("fallback/"), 60, "the fallback did not answer within a minute"
-        )
-        status, text, by = ask(real_stack)
-        assert (status, json.loads(text)["model"], by) == (200, MODEL, f"fallback/provider:{MODEL}")
-        status, text, by = ask(real_stack, stream=True)
-        assert status == 200 and text.count("data: ") == 5 and by.startswith("fallback/")
-        environment = json.loads(real_stack.compose("config", "--format", "json").stdout)["services"]["vllm-tiny"][
-            "environment"
-        ]
-        assert environment["VLLM_API_KEY"] not in json.dumps(cloud.received())
-        assert real_stack.key not in json.dumps(cloud.received())
-        assert "PROVIDER_KEY" not in environment and "tgp_" not in json.dumps(environment)
-        real_stack.up()
-        wait_until(
-            lambda: ask(real_stack)[2] == "vllm-tiny/vllm-tiny",
-            60,
-            "the gateway did not use the engine again within a minute",
-        )
-        count = len(cloud.received())
-        assert [ask(real_stack)[2] for _ in range(5)] == ["vllm-tiny/vllm-tiny"] * 5
-        assert len(cloud.received()) == count
-    finally:
-        subprocess.run(["docker", "rm", "--force", cloud.name], capture_output=True)

@@ -1,33 +1,26 @@
-"""Starts that must fail: they end after a bounded number of tries, and Docker and `up` both show the reason."""
+"""Starts that must fail: they end after a bounded number of tries, and Docker and `up` both show the reason.
+
+The engine is the stand-in, because what is tested is the supervisor, the restart policy and `up`.
+`tests/live/test_diagnose.py` starts real engines that fail.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
-import time
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.live.stacks import LiveStack
+from tests.live.small_stacks import first_finding, standin_stack
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
-
-def tiny_vllm_stack(
-    folder: Path, name: str, image: str, model: Path, restart: str = "on-failure:1", **fields: Any
-) -> LiveStack:
-    entry = {
-        "model": str(model), "engine": "vllm", "image": image, "served_names": ["tiny"], "max_model_len": 512,
-        "cpu_kv_cache_gib": 1, "enforce_eager": True,
-    }  # fmt: skip
-    return LiveStack(folder, {"name": f"sgtest-{name}", "port": 18120, "restart": restart, "models": [entry | fields]})
+PORT = 18120
 
 
-def test_an_unknown_flag_fails_the_start_and_is_named(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
-    with tiny_vllm_stack(tmp_path, "flag", vllm_image, tiny_model, extra_args=["--no-such-flag"]) as stack:
+def test_an_unknown_flag_fails_the_start_and_is_named(standin_image: str, tmp_path: Path) -> None:
+    with standin_stack(tmp_path, "flag", standin_image, port=PORT, extra_args=["--no-such-flag"]) as stack:
         done = stack.run_stackgen("up", str(tmp_path))
         assert done.returncode == 1
         assert "unrecognized arguments: --no-such-flag" in done.stderr and "after 2 attempts" in done.stderr
@@ -39,50 +32,35 @@ def test_an_unknown_flag_fails_the_start_and_is_named(vllm_image: str, tiny_mode
         assert "never healthy: see the reason above" in stack.logs()
 
 
-def test_a_model_that_crashes_at_the_first_request_never_becomes_healthy(
-    vllm_image: str, broken_model: Path, tmp_path: Path
-) -> None:
-    """With head_dim 16 it loads, reports that it is ready, and crashes when it generates: `/health` alone passes."""
-    with tiny_vllm_stack(tmp_path, "broken", vllm_image, broken_model, restart="no") as stack:
-        done = stack.run_stackgen("up", str(tmp_path))
+def test_a_start_that_takes_too_long_is_named(standin_image: str, tmp_path: Path) -> None:
+    slow = {"STANDIN_START_SECONDS": "60"}
+    with standin_stack(tmp_path, "slow", standin_image, port=PORT, extra_env=slow) as stack:
+        done = stack.run_stackgen("up", str(tmp_path), "--timeout", "6")
         assert done.returncode == 1, done.stdout
-        assert "vllm-tiny exited with code" in done.stderr
-        assert "Application startup complete" in stack.logs()
+        assert "start timed out: vllm-tiny is running, but its health check reports starting" in done.stderr
 
 
-def test_a_port_in_use_is_named(vllm_image: str, tiny_model: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 18120)), tiny_vllm_stack(tmp_path, "port", vllm_image, tiny_model) as stack:
+def test_a_port_in_use_is_named(standin_image: str, tmp_path: Path) -> None:
+    """Without doctor's checks, only Compose reports it, while it starts the stack. No container keeps the reason."""
+    with socket.create_server(("127.0.0.1", PORT)), standin_stack(tmp_path, "port", standin_image, port=PORT) as stack:
         done = stack.run_stackgen("up", str(tmp_path))
+        assert done.returncode == 1 and f"SG-P020 port: port {PORT} is taken" in done.stderr
+        assert "Nothing was downloaded or started" in done.stderr
+        assert stack.compose("ps", "--all", "--quiet").stdout == ""
+        done = stack.run_stackgen("up", str(tmp_path), "--skip-doctor")
         assert done.returncode == 1
-        assert "a port is already in use" in done.stderr and "18120" in done.stderr
+        assert "a port is already in use" in done.stderr and "error[SG-D001]" in done.stderr
+        assert str(PORT) in done.stderr
 
 
-def test_compose_without_a_key_names_the_command_that_creates_one(
-    vllm_image: str, tiny_model: Path, tmp_path: Path
-) -> None:
-    with tiny_vllm_stack(tmp_path, "nokey", vllm_image, tiny_model) as stack:
+def test_compose_without_a_key_names_the_command_that_creates_one(standin_image: str, tmp_path: Path) -> None:
+    with standin_stack(tmp_path, "nokey", standin_image, port=PORT) as stack:
         (tmp_path / ".env").write_text("")
         done = stack.compose("up", "--detach")
         assert done.returncode != 0 and "stackgen init" in done.stderr
         (tmp_path / ".env").write_text("STACKGEN_API_KEY=x\n")
 
 
-def test_a_worker_that_cannot_start_is_named_with_its_reason(
-    fastchat_image: str, tiny_model: Path, tmp_path: Path
-) -> None:
-    """The API server waits for the worker, so Compose itself only reports that a dependency failed."""
-    model = {
-        "model": str(tiny_model),
-        "engine": "fastchat",
-        "served_names": ["tiny"],
-        "conv_template": "no-such-template",
-    }
-    data = {"name": "sgtest-worker", "port": 18125, "restart": "no", "models": [model]}
-    with LiveStack(tmp_path, data) as stack:
-        for _ in range(2):  # a second start must not report the first one's dead containers as its own
-            started = time.time()
-            done = stack.run_stackgen("up", str(tmp_path))
-            assert done.returncode == 1, done.stdout
-            assert "fastchat-tiny exited with code" in done.stderr and "no-such-template" in done.stderr
-            finished = stack.inspect("fastchat-tiny")["State"]["FinishedAt"][:19]
-            assert datetime.fromisoformat(finished + "+00:00").timestamp() >= started - 1
+def test_a_stack_that_was_never_started_is_diagnosed(standin_image: str, tmp_path: Path) -> None:
+    with standin_stack(tmp_path, "diagnone", standin_image, port=PORT) as stack:
+        assert first_finding(stack)["id"] == "SG-C007"

@@ -1,39 +1,35 @@
-"""The rendered gateway in the real HAProxy, in front of fake engines that record the requests they receive."""
+"""The rendered gateway in the real HAProxy routes requests by model, whatever is in names and bodies.
+
+The engines are fakes that record the requests they receive; so are those of the other test_gateway_* modules.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import re
 import socket
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stackgen import engines
-from stackgen.stack.envfile import create_env
-from tests.live.gateway import Answer, FakeEngineStack
+from stackgen.resolve.addons import webui
+from tests.live.bodies import TWO_MODELS, json_objects
+from tests.live.gateway import (
+    HOSTILE,
+    FakeEngineStack,
+    both_sizes,
+    find_log_line,
+    gateway_data,
+    parse_error,
+)  # fmt: skip
 from tests.resolve.addons.test_gateway import names
 
-pytestmark = [pytest.mark.docker, pytest.mark.front]
+pytestmark = pytest.mark.docker
 
-# text with a special meaning in a map, a log format, JSON, a shell or HAProxy's quoting
-HOSTILE = [
-    "it's", 'say "hi"', "a b", "$HOME", "${STACKGEN_ENGINE_KEY}", "%[env(PATH)]", "%b", "a,b;c", "{}", "{{x}}", "#x",
-    "a\\b", "a\\", "\\n", "org/Model-1.5:latest", "a%20b", "`ls`", "x--y", "'; deny; '", "x" * 300, "<b>", "&amp;", "*",
-]  # fmt: skip
-
-
-# a body that fits HAProxy's buffer, and one that the gateway's second process handles
-both_sizes = pytest.mark.parametrize("pad", [0, 100_000], ids=["small", "large"])
 # printable ASCII without a space: what a header value may contain
 header_values = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 
@@ -42,16 +38,7 @@ header_values = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_
 def gateway(
     fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FakeEngineStack]:
-    keys = [{"name": "alice", "requests_per_minute": 5}, {"name": "bob", "concurrent_requests": 1}, {"name": "carol"}]
-    data = {
-        "name": "sgtest-gateway", "port": 18161,
-        "gateway": {"image": haproxy_image, "keys": keys, "max_body": "2m", "max_queue": 2, "allow": ["/tokenize"]},
-        "models": [
-            {"model": "./a", "engine": "vllm", "replicas": 2, "served_names": ["alpha", "first", *HOSTILE[:12]]},
-            {"model": "./b", "engine": "vllm", "served_names": ["beta", *HOSTILE[12:]], "max_num_seqs": 2},
-            {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]},
-        ],
-    }  # fmt: skip
+    data = gateway_data("sgtest-gateway", 18161, haproxy_image)
     with FakeEngineStack(tmp_path_factory.mktemp("gateway"), data, fastchat_image) as running:
         yield running
 
@@ -124,6 +111,31 @@ DEEP = "[" * 40 + "]" * 40
 def test_the_model_is_found_in_any_json_encoding(gateway: FakeEngineStack, body: str) -> None:
     answer = gateway.request("POST", "/v1/chat/completions", body.encode())
     assert (answer.status, answer.json["model"], answer.replica) == (200, "org/Model-1.5:latest", "vllm-beta")
+
+
+@pytest.mark.parametrize("pad", ["", " " * 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("body", TWO_MODELS)
+def test_a_body_with_two_models_is_refused(gateway: FakeEngineStack, body: str, pad: str) -> None:
+    json.loads(body)
+    answer = gateway.request("POST", "/v1/chat/completions", (body + pad).encode())
+    assert (answer.status, parse_error(answer)["code"]) == (400, "model_duplicate")
+
+
+def test_gateway_and_engine_read_the_same_model(gateway: FakeEngineStack) -> None:
+    """Engines use Python's json. The gateway routes by the model that they read, or it refuses the request."""
+    owners = {name: one.replicas for one in gateway.plan.endpoints for name in one.models}
+
+    @given(json_objects(), st.booleans())
+    @settings(deadline=None, max_examples=200, database=None)
+    def read_the_same(body: str, large: bool) -> None:
+        answer = gateway.request("POST", "/v1/chat/completions", (body + " " * 100_000 * large).encode())
+        models = [value for key, value in json.loads(body, object_pairs_hook=list) if key == "model"]
+        if len(models) == 1 and isinstance(models[0], str) and models[0] in owners:
+            assert answer.status == 200 and answer.json["model"] == models[0] and answer.replica in owners[models[0]]
+        else:
+            assert answer.status in (400, 404), (body, answer)
+
+    read_the_same()
 
 
 @pytest.mark.parametrize("head", [100, 14_000])
@@ -220,20 +232,6 @@ def test_expect_100_continue_is_answered(gateway: FakeEngineStack, pad: int) -> 
     assert answer.startswith(b"HTTP/1.1 200 ") and f'"bytes": {len(body)}'.encode() in answer
 
 
-def find_log_line(gateway: FakeEngineStack, answer: Answer) -> dict[str, Any]:
-    """Returns the only log line of a request. It appears shortly after the answer."""
-    end = time.monotonic() + 10
-    while True:
-        log = gateway.compose("logs", "--no-color", "gateway").stdout
-        matching = [line for line in log.splitlines() if answer.headers["x-request-id"] in line]
-        if matching or time.monotonic() > end:
-            break
-        time.sleep(0.2)
-    (line,) = matching
-    found: dict[str, Any] = json.loads(line.partition("| ")[2])
-    return found
-
-
 def test_the_model_is_found_at_any_position(gateway: FakeEngineStack) -> None:
     megabyte = "x" * 1_000_000
     body = json.dumps({"messages": [{"role": "user", "content": megabyte}], "stream": False, "model": "beta"})
@@ -253,14 +251,6 @@ def test_the_model_is_found_at_any_position(gateway: FakeEngineStack) -> None:
     assert json.loads(reply.read())["model"] == "beta"
     reply.close()
     chunked.close()
-
-
-def parse_error(answer: Any) -> dict[str, Any]:
-    """Returns the error, which must have OpenAI's format."""
-    assert answer.headers["content-type"].startswith("application/json")
-    found: dict[str, Any] = answer.json["error"]
-    assert set(found) >= {"message", "type", "param", "code"}
-    return found
 
 
 def test_an_unknown_model_gets_404_with_the_list_of_models(gateway: FakeEngineStack) -> None:
@@ -305,54 +295,6 @@ def test_a_body_that_is_too_large_gets_413(gateway: FakeEngineStack) -> None:
     assert b" 413 " in received
 
 
-INVALID_AUTHORIZATION = [
-    None,
-    "",
-    "Bearer",
-    "Bearer ",
-    "Bearer wrong",
-    "Basic {basic}",
-    "bearer",
-    "{key}",
-    "Bearer {key}x",
-    "Bearer  ",
-]
-
-
-@pytest.mark.parametrize("header", INVALID_AUTHORIZATION)
-def test_without_a_valid_key_the_gateway_reveals_nothing(gateway: FakeEngineStack, header: str | None) -> None:
-    sent = {} if header is None else {"Authorization": header.format(key=gateway.key, basic="eDp5")}
-    for method, path in (
-        ("GET", "/v1/models"),
-        ("POST", "/v1/chat/completions"),
-        ("GET", "/invocations"),
-        ("GET", "/"),
-    ):
-        answer = gateway.request(method, path, b'{"model": "beta"}' if method == "POST" else None, None, sent)
-        assert (answer.status, parse_error(answer)["code"]) == (401, "invalid_api_key")
-        assert answer.headers["www-authenticate"] == "Bearer"
-        assert "beta" not in answer.text
-
-
-def test_paths_that_engines_leave_open_are_closed(gateway: FakeEngineStack) -> None:
-    """The paths that an engine serves without a key get 401 without a key, and 404 or 405 with a valid one."""
-    known = {path for name in engines.names() for path in engines.get(name).dialect.open_paths}
-    more = ("/detokenize", "/score", "/rerank", "/classify", "/pooling", "/pause", "/resume", "/update_weights",
-            "/abort_requests", "/ping", "/sleep", "/collective_rpc", "/server_info", "/v1", "/v1/", "/metrics", "/keys",
-            "/v1/load_lora_adapter", "/alive", "//v1/models", "/v1/../metrics", "/v1/models/../../metrics",
-            "/V1/models", "/v1/chat/completions/", "/v1/chat/completions/../../../invocations", "/%2e%2e/metrics",
-            "/v1/chat%2fcompletions")  # fmt: skip
-    before = [len(gateway.received(name)) for name in gateway.engines]
-    for path in sorted((known | set(more)) - {"/tokenize"}):
-        for method in ("GET", "POST"):
-            body = b'{"model": "beta"}' if method == "POST" else None
-            assert gateway.request(method, path, body, None).status == 401, path
-            assert gateway.request(method, path, body).status in (404, 405), path
-    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
-        assert gateway.request(method, "/v1/chat/completions", b'{"model": "beta"}').status in (404, 405)
-    assert [len(gateway.received(name)) for name in gateway.engines] == before
-
-
 def test_a_model_can_be_requested_by_name(gateway: FakeEngineStack) -> None:
     assert gateway.request("GET", "/v1/models/alpha").json["id"] == "alpha"
     assert gateway.request("GET", "/v1/models/org%2FModel-1.5:latest").json["id"] == "org/Model-1.5:latest"
@@ -360,333 +302,22 @@ def test_a_model_can_be_requested_by_name(gateway: FakeEngineStack) -> None:
     assert parse_error(gateway.request("GET", "/v1/models/none"))["code"] == "model_not_found"
 
 
-def test_engines_get_only_the_engine_key_and_clients_never_see_it(gateway: FakeEngineStack) -> None:
-    answer = gateway.chat("beta")
-    headers = gateway.received("vllm-beta")[-1]["headers"]
-    assert headers["authorization"] == f"Bearer {gateway.engine_key}"
-    assert gateway.key not in json.dumps(headers)
-    assert gateway.engine_key not in answer.text + json.dumps(answer.headers)
-    assert answer.headers["x-request-id"] == headers["x-request-id"]
-    log = gateway.compose("logs", "--no-color", "gateway").stdout
-    assert gateway.key not in log and gateway.engine_key not in log
-    line = json.loads(next(line for line in reversed(log.splitlines()) if '"beta"' in line).partition("| ")[2])
-    assert (line["key"], line["model"], line["server"], int(line["status"])) == ("default", "beta", "vllm-beta", 200)
-
-
-def test_keys_have_names_and_limits_and_change_under_load(gateway: FakeEngineStack) -> None:
-    failed: list[int] = []
-    sent = 0
-    stop = threading.Event()
-
-    def load() -> None:
-        nonlocal sent
-        while not stop.is_set():
-            status = gateway.chat("alpha", sleep=0.05).status
-            sent += 1
-            if status != 200:
-                failed.append(status)
-
-    default = gateway.key
-    with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(load) for _ in range(4)]
-        gateway.write_keys(default=default, alice="sk-alice", bob="sk-bob")
-        assert gateway.chat("beta", "sk-bob").status == 200
-        assert gateway.chat("beta", "sk-carol").status == 401
-        gateway.write_keys(default=default, alice="sk-alice", bob="sk-bob-2", carol="sk-carol")
-        assert gateway.chat("beta", "sk-bob").status == 401
-        assert gateway.chat("beta", "sk-bob-2").status == gateway.chat("beta", "sk-carol").status == 200
-        stop.set()
-        for one in running:
-            one.result()
-    print(f"two reloads of keys under load: {sent} requests, {len(failed)} failed")
-    assert sent > 20
-    assert failed == []
-    statuses = Counter(gateway.chat("beta", "sk-alice").status for _ in range(8))
-    assert statuses == {200: 5, 429: 3}
-    refused = gateway.chat("beta", "sk-alice")
-    assert parse_error(refused)["code"] == "rate_limit_exceeded"
-    assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert gateway.chat("beta", "sk-carol").status == 200  # a limit applies to one key only
-    with ThreadPoolExecutor(3) as pool:
-        several = Counter(
-            one.status for one in pool.map(lambda _: gateway.chat("alpha", "sk-bob-2", sleep=1), range(3))
-        )
-    assert several == {200: 1, 429: 2}
-    ask = "import urllib.request as u; print(u.urlopen('http://gateway:8405/keys').read().decode())"
-    metrics = gateway.run("vllm-beta", "python3", "-c", ask)
-    assert re.search(r'stackgen_gateway_key_requests_total\{key="alice"\} 9\b', metrics)
-    assert re.search(r'stackgen_gateway_key_errors_total\{key="alice"\} 4\b', metrics)
-    assert re.search(r'stackgen_gateway_key_concurrent_requests\{key="bob"\} 0\b', metrics)
-    (gateway.folder / "gateway" / "keys.map").unlink()
-    gateway.reload()
-    assert gateway.chat("beta").status == 200
-
-
-def test_special_characters_in_a_key_do_not_break_the_map(gateway: FakeEngineStack) -> None:
-    unusual = ["it's", 'a"b', "$HOME", "${STACKGEN_ENGINE_KEY}", "%[env(PATH)]", "%b", "a,b;c", "{}", "#x", "a\\b",
-               "\\n", "managed", "default", "a:b@c", "x" * 2000, "-m", "=", "A" * 64, "`ls`", "';deny;'"]  # fmt: skip
-    gateway.write_keys(default=gateway.key, **{f"odd{number}": key for number, key in enumerate(unusual)})
-    try:
-        assert {key: gateway.chat("alpha", key).status for key in unusual} == dict.fromkeys(unusual, 200)
-        log = gateway.compose("logs", "--no-log-prefix", "gateway").stdout
-        assert {json.loads(line)["key"] for line in log.splitlines() if line.startswith("{")} >= {
-            f"odd{number}" for number in range(len(unusual))
-        }
-        # neither a hash nor the map's own entries are keys
-        for key in ("1", "managed 1", "default 1", "odd1"):
-            assert gateway.chat("alpha", key).status == 401
-    finally:
-        (gateway.folder / "gateway" / "keys.map").unlink()
-        gateway.reload()
-
-
-def test_models_change_under_load(gateway: FakeEngineStack) -> None:
-    statuses: Counter[int] = Counter()
-    stop = threading.Event()
-
-    def load() -> None:
-        while not stop.is_set():
-            statuses[gateway.chat("alpha", sleep=0.05).status] += 1
-
-    before = gateway.data["models"][1]
-    with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(load) for _ in range(4)]
-        assert gateway.chat("brand-new").status == 404
-        gateway.data["models"][1] = before | {"served_names": ["beta", "brand-new"]}
-        gateway.render()
-        gateway.reload()
-        assert gateway.chat("brand-new").replica == "vllm-beta"
-        gateway.data["models"][1] = before
-        gateway.render()
-        gateway.reload()
-        assert gateway.chat("brand-new").status == 404
-        stop.set()
-        for one in running:
-            one.result()
-    print(f"two reloads of models under load: {sum(statuses.values())} requests, {statuses}")
-    assert set(statuses) == {200} and statuses[200] > 20
-
-
-@both_sizes
-def test_a_full_queue_gets_429_and_not_a_timeout(gateway: FakeEngineStack, pad: int) -> None:
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: gateway.chat("beta", pad=pad, sleep=1.5), range(12)))
-    statuses = Counter(answer.status for answer in answers)
-    assert set(statuses) == {200, 429}
-    assert statuses[200] >= 4  # two in flight, and at least two queued
-    refused = next(answer for answer in answers if answer.status == 429)
-    assert parse_error(refused)["code"] == "queue_full"
-    assert "retry-after" in refused.headers
-
-
-@both_sizes
-def test_streams_are_not_buffered(gateway: FakeEngineStack, pad: int) -> None:
-    connection = gateway.connect()
-    body = json.dumps({"pad": "x" * pad, "model": "alpha", "test": {"chunks": 20, "every": 0.05}})
-    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {gateway.key}"})
-    response = connection.getresponse()
-    times = []
-    while line := response.readline():
-        if line.startswith(b"data:"):
-            times.append(time.monotonic())
-    response.close()
-    connection.close()
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert len(times) == 20
-    assert sum(gap > 0.02 for gap in gaps) >= 17  # a buffered stream would arrive at once
-
-
-@both_sizes
-def test_a_client_disconnect_reaches_the_engine(gateway: FakeEngineStack, pad: int) -> None:
-    connection = gateway.connect()
-    body = json.dumps({"pad": "x" * pad, "model": "beta", "test": {"chunks": 400, "every": 0.05}})
-    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {gateway.key}"})
-    response = connection.getresponse()
-    response.readline()
-    response.close()
-    connection.close()
-    end = time.monotonic() + 10
-    while gateway.received("vllm-beta")[-1]["ended"] != "client gone" and time.monotonic() < end:
-        time.sleep(0.2)
-    assert gateway.received("vllm-beta")[-1]["ended"] == "client gone"
-
-
-@both_sizes
-def test_a_killed_replica_fails_no_request(gateway: FakeEngineStack, pad: int) -> None:
-    failed, by = [], Counter[str]()
-    stop = threading.Event()
-
-    def load() -> None:
-        while not stop.is_set():
-            answer = gateway.chat("alpha", pad=pad, sleep=0.2)
-            by[answer.replica] += 1
-            if answer.status != 200:
-                failed.append((answer.status, answer.text))
-
-    with ThreadPoolExecutor(6) as pool:
-        running = [pool.submit(load) for _ in range(6)]
-        time.sleep(1.5)
-        gateway.compose("kill", "vllm-alpha-2")
-        time.sleep(4)
-        before = by["vllm-alpha-2"]
-        time.sleep(1)
-        assert by["vllm-alpha-2"] == before
-        up = gateway.compose("up", "--detach", "vllm-alpha-2")
-        end = time.monotonic() + 30
-        while by["vllm-alpha-2"] == before and time.monotonic() < end:
-            time.sleep(0.2)
-        stop.set()
-        for one in running:
-            one.result()
-    print(
-        f"a replica killed and restarted, {pad} bytes a body: "
-        f"{sum(by.values())} requests, {len(failed)} failed, {dict(by)}"
-    )
-    assert up.returncode == 0, up.stderr
-    assert failed == []
-    show_state = 'exec 3<>/dev/tcp/127.0.0.1/8406; echo "show servers state; show resolvers docker" >&3; cat <&3'
-    assert by["vllm-alpha-2"] > before, gateway.run("gateway", "bash", "-c", show_state)
-
-
-@both_sizes
-def test_a_request_is_retried_when_its_replica_dies_before_the_first_byte(gateway: FakeEngineStack, pad: int) -> None:
-    for _ in range(40):  # either replica may get it, and only vllm-alpha dies of it
-        answer = gateway.chat("alpha", pad=pad, die="vllm-alpha")
-        assert (answer.status, answer.replica) == (200, "vllm-alpha-2")
-        if "vllm-alpha" not in gateway.running_services():
-            break
-    else:
-        raise AssertionError("no request went to vllm-alpha")
-    gateway.compose("up", "--detach", "vllm-alpha")
-    end = time.monotonic() + 60
-    while gateway.chat("alpha").replica != "vllm-alpha":
-        assert time.monotonic() < end, "vllm-alpha gets no requests again"
-
-
-def count_failures(gateway: FakeEngineStack) -> int:
-    """Returns the gateway's count of failed requests with the default key."""
-    ask = "import urllib.request as u; print(u.urlopen('http://gateway:8405/keys').read().decode())"
-    text = gateway.run("vllm-alpha", "python3", "-c", ask)
-    return int(re.findall(r'stackgen_gateway_key_failures_total\{key="default"\} (\d+)', text)[0])
-
-
-@both_sizes
-def test_a_request_that_kills_each_replica_is_not_retried_forever(gateway: FakeEngineStack, pad: int) -> None:
-    """It must not kill a whole fleet."""
-    failed = count_failures(gateway)
-    answer = gateway.chat("beta", pad=pad, die=True)
-    assert (answer.status, parse_error(answer)["code"]) in ((502, "bad_gateway"), (503, "unavailable"))
-    assert not [name for name in answer.headers if name.startswith("x-stackgen")]
-    line = find_log_line(gateway, answer)
-    assert (line["key"], line["model"], int(line["status"])) == ("default", "beta", answer.status)
-    assert count_failures(gateway) == failed + 1
-    # wait until Docker notices that the engine has exited: `up` does not start what it believes to be running
-    end = time.monotonic() + 30
-    while "vllm-beta" in gateway.running_services():
-        assert time.monotonic() < end, "vllm-beta did not exit"
-    up = gateway.compose("up", "--detach", "vllm-beta")
-    assert up.returncode == 0, up.stderr
-    wait_for_status(gateway, "beta")
-
-
-def wait_for_status(gateway: FakeEngineStack, model: str, status: int = 200, seconds: float = 60) -> float:
-    """Waits until completions get `status`, and returns the seconds that it took."""
-    started = time.monotonic()
-    while gateway.chat(model).status != status:
-        assert time.monotonic() - started < seconds, f"{model} did not answer with {status} within {seconds} s"
-        time.sleep(0.2)
-    return time.monotonic() - started
-
-
-def test_a_model_without_a_healthy_replica_gets_503_and_is_not_listed(gateway: FakeEngineStack) -> None:
-    gateway.run("vllm-beta", "touch", "/tmp/down")
-    assert wait_for_status(gateway, "beta", 503) < 15
-    answer = gateway.chat("beta")
-    assert parse_error(answer)["code"] == "model_unavailable"
-    assert answer.headers["retry-after"] == "5"
-    listed = {model["id"] for model in gateway.request("GET", "/v1/models").json["data"]}
-    assert "beta" not in listed and "alpha" in listed
-    assert gateway.request("GET", "/health", None, None).status == 200
-    gateway.run("vllm-beta", "rm", "/tmp/down")
-    wait_for_status(gateway, "beta")
-
-
-@pytest.mark.parametrize("which", ["haproxy.cfg", "large.cfg"])
-def test_the_container_restarts_when_either_process_dies(gateway: FakeEngineStack, which: str) -> None:
-    kill = (
-        "for p in /proc/[0-9]*; do read -r name <$p/comm; [ $name = haproxy ] && grep -qs $1 $p/cmdline"
-        " && kill -9 ${p#/proc/}; done; true"
-    )
-    gateway.reload()  # the container must restart after a reload too
-    before = gateway.inspect("gateway")["RestartCount"]
-    gateway.compose("exec", "-T", "gateway", "bash", "-c", kill, "-", f"gateway.{which}")
-    wait = time.monotonic() + 60
-    while gateway.inspect("gateway")["RestartCount"] == before or gateway.serving_replica("beta") != "vllm-beta":
-        assert time.monotonic() < wait, "the gateway did not restart"
-        time.sleep(0.2)
-    assert gateway.chat("beta", pad=100_000).status == 200
-    assert "one of the gateway's two processes has ended" in gateway.compose("logs", "gateway").stdout
-
-
-def test_a_wedged_fastchat_model_is_found_although_it_is_listed(gateway: FakeEngineStack) -> None:
-    gateway.run("fastchat-api", "touch", "/tmp/wedged")
-    took = wait_for_status(gateway, "chatty", 503, 90)
-    print(f"the wedged model was found after {took:.0f} s")
-    gateway.run("fastchat-api", "rm", "/tmp/wedged")
-    wait_for_status(gateway, "chatty")
-
-
-@pytest.fixture(scope="module")
-def strict(
-    fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[FakeEngineStack]:
-    """A short timeout, no queue, and an engine key with characters that are special in HAProxy."""
-    folder = tmp_path_factory.mktemp("strict")
-    create_env(folder)
-    text = (folder / ".env").read_text()
-    (folder / ".env").write_text(re.sub("(?m)^STACKGEN_ENGINE_KEY=.*$", "STACKGEN_ENGINE_KEY=50%b-%[path]-%%", text))
-    data = {
-        "name": "sgtest-strict", "port": 18163,
-        "gateway": {"image": haproxy_image, "timeout": 8, "max_queue": 0},
-        "models": [{"model": "./a", "engine": "vllm", "served_names": ["alpha"], "max_num_seqs": 2},
-                   {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]}],
-    }  # fmt: skip
-    with FakeEngineStack(folder, data, fastchat_image) as running:
-        yield running
-
-
-def test_a_silent_engine_gets_504(strict: FakeEngineStack) -> None:
-    answer = strict.chat("alpha", sleep=14)
-    assert (answer.status, parse_error(answer)["code"]) == (504, "timeout")
-
-
-def test_a_stream_outlives_the_timeout_and_a_reload(strict: FakeEngineStack) -> None:
-    connection = strict.connect()
-    body = json.dumps({"model": "alpha", "test": {"chunks": 150, "every": 0.1}})
-    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {strict.key}"})
-    response = connection.getresponse()
-    assert response.readline().startswith(b"data:")
-    strict.reload()
-    rest = response.read()
-    connection.close()
-    assert 1 + rest.count(b"data:") == 150
-
-
-def test_without_a_queue_requests_beyond_the_concurrency_get_429(strict: FakeEngineStack) -> None:
-    before = len(strict.received("vllm-alpha"))
-    with ThreadPoolExecutor(2) as pool:
-        working = [pool.submit(strict.chat, "alpha", sleep=7) for _ in range(2)]
-        end = time.monotonic() + 5
-        while len(strict.received("vllm-alpha")) < before + 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        refused = strict.chat("alpha")
-        assert (refused.status, parse_error(refused)["code"]) == (429, "queue_full")
-        assert [one.result().status for one in working] == [200, 200]
-    assert strict.chat("alpha").status == 200
-
-
-def test_special_characters_in_the_engine_key_are_kept(strict: FakeEngineStack) -> None:
-    assert strict.chat("alpha").status == strict.chat("chatty").status == 200
-    assert strict.engine_key == "50%b-%[path]-%%"
-    for service in ("vllm-alpha", "fastchat-api"):
-        assert strict.received(service)[-1]["headers"]["authorization"] == f"Bearer {strict.engine_key}"
+def test_the_gateway_answers_the_recorded_requests_of_the_chat_page(gateway: FakeEngineStack) -> None:
+    (recording,) = (Path(__file__).parent / "recordings").glob("open-webui-*.json")
+    recorded = json.loads(recording.read_text())["requests"]
+    assert recording.stem.removeprefix("open-webui-") in webui.IMAGE
+    seen = set()
+    for one in recorded:
+        headers = {name: value for name, value in one["headers"].items() if name != "authorization"}
+        # the connection of the test doesn't decompress
+        answer = gateway.request(one["method"], one["path"], one["body"], headers=headers | {"accept-encoding": ""})
+        assert answer.status == 200, (one, answer.text)
+        # the page needs a list of models with ids, streams, and whole answers
+        if one["body"] is None:
+            assert "alpha" in [model["id"] for model in answer.json["data"]]
+        else:
+            assert answer.json["model"] == "alpha" and answer.replica in ("vllm-alpha", "vllm-alpha-2")
+        seen.add((one["path"], bool(one["body"] and one["body"]["stream"])))
+        refused = gateway.request(one["method"], one["path"], one["body"], None, headers)
+        assert refused.status == 401
+    assert seen == {("/v1/models", False), ("/v1/chat/completions", True), ("/v1/chat/completions", False)}

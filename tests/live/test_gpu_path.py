@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,20 @@ import yaml
 
 from scripts.examples import complete_copy
 from stackgen.cli.main import main
+from stackgen.doctor.collect import collect_inputs
+from stackgen.doctor.table import run_checks
+from stackgen.runtimes.observation.machine import collect_host_facts
 from stackgen.runtimes.observation.topology import ComposeObserver
 from stackgen.stack.folder import open_stack
+from tests.live.gpu_compose import Compose
 from tests.live.gpu_engine import CDI_KIND, FAKE_IMAGE, GpuEngine, gpu_uuid, reason_to_skip
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
 SERVER = "vllm-m"
+# stacks that other stacks run beside; all others use port 8000, one after another
+HEALTHY_PORT, THREE_PORT = 8900, 8901
 
 
 def render_stack(stack: str, folder: Path) -> Path:
@@ -37,23 +44,41 @@ def stack_with_model(gpus: object, driver: str = "nvidia") -> str:
     return stack_with_models({"m": gpus}, driver)
 
 
-def stack_with_models(gpus: dict[str, object], driver: str = "nvidia") -> str:
-    """Returns a stack.yaml with one model for each name."""
+def stack_with_models(gpus: dict[str, object], driver: str = "nvidia", **more: object) -> str:
+    """Returns a stack.yaml with one model for each name. `more`: fields of the stack."""
     models = [
         {"engine": "vllm", "model": "./weights", "served_names": [name], "gpus": wanted}
         # with `all`, the stack file must set the number of GPUs
         | ({"tensor_parallel_size": 1} if wanted == "all" else {})
         for name, wanted in gpus.items()
     ]
-    return json.dumps({"name": "gpu-path", "gpu_driver": driver, "models": models})
+    return json.dumps({"name": "gpu-path", "gpu_driver": driver, "models": models, **more})
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[GpuEngine]:
+def _engine() -> Iterator[GpuEngine]:
     if reason := reason_to_skip():
         pytest.skip(reason)
     with GpuEngine() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def healthy(_engine: GpuEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Compose]]:
+    """A stack that becomes healthy while other tests run: the health check begins after 5 seconds."""
+    file = render_stack(stack_with_models({"m": [0, 1]}, port=HEALTHY_PORT), tmp_path_factory.mktemp("healthy"))
+
+    def start(compose: Compose) -> Compose:
+        compose.up(wait=True)
+        return compose
+
+    with _engine.project(file, "gpu-healthy") as compose, ThreadPoolExecutor(1) as pool:
+        yield pool.submit(start, compose)
+
+
+@pytest.fixture
+def engine(_engine: GpuEngine, healthy: Future[Compose]) -> GpuEngine:
+    return _engine
 
 
 @pytest.fixture
@@ -85,31 +110,52 @@ def test_container_sees_the_gpus_of_the_stack(
     assert [(call["args"], call["visible"]) for call in calls] == [(["prestart"], visible)]
 
 
-def test_each_model_has_its_own_gpus(engine: GpuEngine, project: str, tmp_path: Path) -> None:
-    file = render_stack(stack_with_models({"a": [0], "b": [1, 2], "c": 0}), tmp_path)
-    with engine.project(file, project) as compose:
+@pytest.fixture(scope="module")
+def three_models(_engine: GpuEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """A running stack of models `a` and `b` on two GPUs each and `c` on none, under the name in its file."""
+    models = {"a": [0, 3], "b": [1, 2], "c": "none"}
+    file = render_stack(stack_with_models(models, port=THREE_PORT), tmp_path_factory.mktemp("three"))
+    with _engine.project(file, open_stack(str(file.parent)).plan.name) as compose:
         compose.up()
-        seen = {name: engine.container_environment(compose.container(f"vllm-{name}")) for name in "abc"}
-        calls = {call["container"] for call in engine.hook_calls()}
-        assert compose.container("vllm-c") not in calls
-    assert [seen[name].get("NVIDIA_VISIBLE_DEVICES") for name in "abc"] == ["0", "1,2", None]
+        yield compose
 
 
-def test_the_check_sees_the_reserved_gpus(engine: GpuEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = render_stack(stack_with_models({"a": [0, 2], "b": 0}), tmp_path)
+def test_each_model_has_its_own_gpus(engine: GpuEngine, three_models: Compose) -> None:
+    seen = {name: engine.container_environment(three_models.container(f"vllm-{name}")) for name in "abc"}
+    calls = {call["container"] for call in engine.hook_calls()}
+    assert three_models.container("vllm-c") not in calls
+    assert [seen[name].get("NVIDIA_VISIBLE_DEVICES") for name in "abc"] == ["0,3", "1,2", None]
+
+
+def test_doctor_finds_gpus_that_another_stack_has(
+    engine: GpuEngine, three_models: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.host)
-    found = open_stack(str(tmp_path))
-    with engine.project(file, found.plan.name) as compose:
-        compose.up()
-        views = {
-            one.name: one
-            for endpoint in found.plan.endpoints
-            for one in ComposeObserver(found.plan, endpoint).services()
-            if one.name != "gateway"  # the fake image has no HAProxy
-        }
+    found = {}
+    for wanted in (1, [4], [2]):
+        render_stack(stack_with_models({"m": wanted}, name="another"), tmp_path)
+        stack = open_stack(str(tmp_path))
+        results = run_checks(collect_inputs(collect_host_facts(stack), stack))
+        found[str(wanted)] = next((one.status, one.evidence) for one in results if one.id == "SG-P045")
+    assert found["1"][0] == found["[2]"][0] == "fail" and found["[4]"][0] == "ok"
+    assert three_models.name in found["1"][1] and "vllm-a" in found["1"][1] and "vllm-b" in found["[2]"][1]
+
+
+def test_the_check_sees_the_reserved_gpus(
+    engine: GpuEngine, three_models: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    found = open_stack(str(three_models.file.parent))
+    views = {
+        one.name: one
+        for endpoint in found.plan.endpoints
+        for one in ComposeObserver(found.plan, endpoint).services()
+        if one.name != "gateway"  # the fake image has no HAProxy
+    }
     assert {name: (one.state, one.gpus_planned, one.gpus_reserved) for name, one in views.items()} == {
-        "vllm-a": ("running", ("0", "2"), ("0", "2")),
-        "vllm-b": ("running", (), ()),
+        "vllm-a": ("running", ("0", "3"), ("0", "3")),
+        "vllm-b": ("running", ("1", "2"), ("1", "2")),
+        "vllm-c": ("running", (), ()),
     }
     # the fake image has no nvidia-smi, so they are unknown, which is not the same as none
     assert views["vllm-a"].gpus_seen is None
@@ -123,23 +169,10 @@ def test_a_gpu_that_does_not_exist_fails_the_start(
 ) -> None:
     with engine.project(render_stack(stack_with_model(gpus), tmp_path), project) as compose:
         done = compose.up(check=False)
-        running = compose("ps", "-q", "--status", "running").stdout
+        running = compose.containers(state="running")
     assert done.returncode != 0
     assert f"nvidia-container-cli: device error: {unknown}: unknown device" in done.stderr
-    assert running == ""
-
-
-def test_the_rendered_file_works_unchanged_with_network_port_and_health_check(
-    engine: GpuEngine, project: str, tmp_path: Path
-) -> None:
-    with engine.project(render_stack(stack_with_model([0, 1]), tmp_path), project) as compose:
-        compose.up(wait=True)
-        url = "http://127.0.0.1:8000/v1/models"
-        ask = f"import urllib.request as r; print(r.urlopen('{url}', timeout=9).read().decode())"
-        published = engine.inside(sys.executable, "-c", ask)
-        by_name = engine.docker("exec", compose.container(SERVER), "python3", "-c", ask.replace("127.0.0.1", SERVER))
-    assert published.returncode == 0, published.stderr
-    assert json.loads(published.stdout)["data"][0]["id"] == json.loads(by_name.stdout)["data"][0]["id"] == "m"
+    assert running == []
 
 
 def test_amd_container_has_the_device_files_and_groups(engine: GpuEngine, project: str, tmp_path: Path) -> None:
@@ -208,6 +241,17 @@ def test_the_engine_accepts_every_example(engine: GpuEngine, project: str, file:
             (one["driver"], -1 if one.get("count") == "all" else one.get("count", 0), one.get("device_ids"))
             for one in wanted
         ]
+
+
+def test_the_rendered_file_works_unchanged_with_network_port_and_health_check(
+    engine: GpuEngine, healthy: Future[Compose]
+) -> None:
+    compose = healthy.result()
+    ask = "import urllib.request as r; print(r.urlopen('http://{}/v1/models', timeout=9).read().decode())"
+    published = engine.inside(sys.executable, "-c", ask.format(f"127.0.0.1:{HEALTHY_PORT}"))
+    by_name = engine.docker("exec", compose.container(SERVER), "python3", "-c", ask.format(f"{SERVER}:8000"))
+    assert published.returncode == 0, published.stderr
+    assert json.loads(published.stdout)["data"][0]["id"] == json.loads(by_name.stdout)["data"][0]["id"] == "m"
 
 
 def test_the_engine_leaves_nothing_behind() -> None:

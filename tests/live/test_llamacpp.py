@@ -9,7 +9,7 @@ import pytest
 
 from tests.live.stacks import LiveStack
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker, pytest.mark.engine, pytest.mark.xdist_group("engines"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from tests.live.rolling import (
 )
 from tests.live.stacks import LiveStack
 
-pytestmark = [pytest.mark.docker, pytest.mark.front, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,11 @@ def test_scaling_down_and_up_loses_no_request(running: LiveStack, capsys: pytest
         traffic.wait_for_requests(20)
     assert_no_failures(capsys, traffic, "scale 2 → 1")
     _assert_downtime_needs_confirmation(running)
+    # the only replica: without it, the model is gone
+    _kill_while_draining(running)
+    assert f"{FIRST} was left drained since" in running.run_stackgen("status", str(running.folder)).stderr
+    running.stackgen("status", str(running.folder))
+    update(running)
     assert (running.folder / "stack.yaml").read_text().startswith("# a comment\n")
     with load(running) as traffic:
         running.stackgen("scale", "tiny=2", str(running.folder), "--timeout", "900")
@@ -74,9 +82,35 @@ def _assert_downtime_needs_confirmation(running: LiveStack) -> None:
     done = running.run_stackgen("update", str(running.folder))
     assert done.returncode == 2
     assert "no other replica" in done.stderr
-    assert "its last start took" in done.stderr
+    assert f"the last start of {FIRST} took" in done.stderr
     assert container_id(running, FIRST) == first
     edit_model(running, max_num_seqs=None)
+
+
+def test_up_enables_a_replica_that_a_killed_update_left_drained(running: LiveStack) -> None:
+    _kill_while_draining(running)
+    done = running.run_stackgen("up", str(running.folder), "--timeout", "900")
+    assert done.returncode == 0, done.stderr
+    assert f"{FIRST} was left drained since" in done.stderr
+    running.stackgen("status", str(running.folder))
+
+
+def _kill_while_draining(running: LiveStack) -> None:
+    """Kills an update that waits for a request in flight."""
+    original = (running.folder / "stack.yaml").read_text()
+    edit_model(running, max_num_seqs=4)
+    body = {"model": "tiny", "prompt": "Hi", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+    command = [sys.executable, "-m", "stackgen", "update", str(running.folder), "--yes", "--progress", "plain"]
+    streams = [http.client.HTTPConnection("127.0.0.1", PORT, timeout=60) for _ in range(6)]
+    for stream in streams:
+        stream.request("POST", "/v1/completions", json.dumps(body), {"Authorization": f"Bearer {running.key}"})
+        assert stream.getresponse().status == 200
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr and any(f"{FIRST}" in line and "in flight" in line for line in process.stderr)
+        process.kill()
+    for stream in streams:
+        stream.close()
+    (running.folder / "stack.yaml").write_text(original)
 
 
 def test_a_failed_update_is_rolled_back(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +132,7 @@ def test_a_failed_update_is_rolled_back(running: LiveStack, capsys: pytest.Captu
     assert "--no-such-flag" in (running.folder / "stack.yaml").read_text()
     assert running.inspect(FIRST)["State"]["Health"]["Status"] == "healthy"
     (running.folder / "stack.yaml").write_text(original)
-    assert "everything runs as rendered" in update(running).stdout
+    assert "the running services match the rendered files" in update(running).stdout
 
 
 def test_a_new_replica_that_does_not_start_in_time_is_removed(
@@ -106,7 +140,7 @@ def test_a_new_replica_that_does_not_start_in_time_is_removed(
 ) -> None:
     before = {name: (running.folder / name).read_text() for name in ("stack.yaml", "compose.yaml", "stackgen.lock")}
     with load(running) as traffic:
-        done = running.run_stackgen("scale", "tiny=3", str(running.folder), "--timeout", "3")
+        done = running.run_stackgen("scale", "tiny=3", str(running.folder), "--timeout", "1")
         traffic.wait_for_requests(20)
     assert_no_failures(capsys, traffic, "scale to a third replica that does not come up in time")
     assert done.returncode == 1, done.stderr
@@ -125,7 +159,7 @@ def test_a_removal_is_rolled_back_when_the_update_fails(running: LiveStack, caps
     after = running.inspect(SECOND)
     assert (after["Id"], after["State"]["StartedAt"]) == (second["Id"], second["State"]["StartedAt"])
     (running.folder / "stack.yaml").write_text(original)
-    assert "everything runs as rendered" in update(running).stdout
+    assert "the running services match the rendered files" in update(running).stdout
     with load(running) as traffic:
         traffic.wait_for_requests(20)
     assert_no_failures(capsys, traffic, "after a rollback of a removal")
@@ -144,7 +178,7 @@ def test_a_gateway_that_cannot_start_is_rolled_back(running: LiveStack, capsys: 
     with load(running) as traffic:
         traffic.wait_for_requests(20)
     assert_no_failures(capsys, traffic, "after a rollback of the gateway")
-    assert "everything runs as rendered" in update(running).stdout
+    assert "the running services match the rendered files" in update(running).stdout
 
 
 def test_a_router_is_added_and_removed(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +200,18 @@ def test_a_router_is_added_and_removed(running: LiveStack, capsys: pytest.Captur
     with load(running) as traffic:
         traffic.wait_for_requests(20)
     assert_no_failures(capsys, traffic, "remove the router")
+
+
+def test_up_replaces_changed_replicas_without_losing_a_request(
+    running: LiveStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = container_id(running, FIRST)
+    edit_model(running, max_num_seqs=7)
+    with load(running) as traffic:
+        running.stackgen("up", str(running.folder), "--timeout", "900")
+        traffic.wait_for_requests(20)
+    assert_no_failures(capsys, traffic, "up after an edit")
+    assert container_id(running, FIRST) != first
 
 
 def test_up_reloads_a_gateway_whose_files_changed(running: LiveStack, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
 from stackgen import Client
+from stackgen.cli import main as cli
 from stackgen.stack.folder import open_stack
 from tests.live.stacks import QUESTION, LiveStack
 
 together = pytest.importorskip("together")
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.engine, pytest.mark.xdist_group("engines"), pytest.mark.timeout(600)]
 MESSAGES = [{"role": "user", "content": QUESTION}]
 ENGINES = ("vllm", "fastchat", "llamacpp")
 
@@ -101,12 +107,12 @@ def test_togethers_sdk_needs_a_base_url_without_v1(stack: LiveStack) -> None:
             client.chat.completions.create(model="smollm2", messages=MESSAGES, max_tokens=2)
 
 
-def test_streams_report_usage_except_with_fastchat(engine: str, openai_sdk: openai.OpenAI) -> None:
+def test_streams_report_usage_if_requested(openai_sdk: openai.OpenAI) -> None:
     chunks = openai_sdk.chat.completions.create(
         model="smollm2", messages=MESSAGES, max_tokens=4, stream=True, stream_options={"include_usage": True}
     )
     usages = [chunk.usage for chunk in chunks if chunk.usage]
-    assert [usage.completion_tokens for usage in usages] == ([] if engine == "fastchat" else [4])
+    assert [usage.completion_tokens for usage in usages] == [4]
 
 
 def test_our_client_queries_every_engine_and_resolves_names(stack: LiveStack) -> None:
@@ -114,3 +120,34 @@ def test_our_client_queries_every_engine_and_resolves_names(stack: LiveStack) ->
         answer = client.query(QUESTION, "SmolLM2", max_tokens=24)
         assert "Paris" in answer.text and "'smollm2'" in answer.note and answer.usage
         assert "Paris" in "".join(client.stream(QUESTION, "smol", max_tokens=24))
+
+
+@pytest.mark.parametrize("client", ["openai-sdk", "together-sdk"])
+def test_the_settings_of_connect_work_as_they_are_printed(
+    client: str, stack: LiveStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # FastChat's stack serves several models
+    assert cli.main(["connect", client, str(stack.folder), "--model", "smollm2", "--json", "--try"]) == 0
+    shown = capsys.readouterr().out
+    settings = json.loads(shown)
+    assert settings["works"] and stack.key not in shown
+    for file in settings["files"]:
+        (tmp_path / file["path"]).write_text(file["text"])
+    exports = [f'export {name}="{value}"' for name, value in settings["environment"].items()]
+    script = "\n".join([settings["key"]["command"], *exports, settings["command"]])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "Error" not in done.stdout
+
+
+def test_try_shows_what_the_engine_answers_to_a_client_that_does_not_work(
+    fastchat_stack: LiveStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["connect", "claude-code", str(fastchat_stack.folder), "--model", "smollm2", "--json", "--try"]
+    assert cli.main(arguments) == 1
+    data = json.loads(capsys.readouterr().out)
+    assert not data["works"] and data["problems"][0]["field"] == "models[0].engine"
+    assert data["attempts"][-1]["status"] == 404

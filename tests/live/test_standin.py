@@ -1,6 +1,7 @@
 """The stand-in of tests/standin answers like a real vLLM 0.32.0: status, headers, fields and types of every answer.
 
-What is proven here lets tests of the gateway and of rollouts run on the stand-in.
+What is proven here lets tests of the gateway and of rollouts run on the stand-in. `test_diagnose.py` compares how both
+refuse an unknown flag.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pytest
 
 from tests.live.stacks import LiveStack
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker, pytest.mark.engine, pytest.mark.xdist_group("engines"), pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "standin" / "vllm.py"
@@ -106,6 +107,8 @@ def answer_shape(status: int, headers: dict[str, str], text: str) -> dict[str, A
     kind = headers.get("content-type", "")
     bodies = [line[6:] for line in text.splitlines() if line.startswith("data: ")] if "event-stream" in kind else [text]
     parsed = [shape(json.loads(body)) if body.startswith("{") else body for body in bodies]
+    # on a busy machine, vLLM sends several tokens in one chunk
+    parsed = [body for body, before in zip(parsed, [None, *parsed], strict=False) if body != before]
     return {"status": status, "type": kind, "server": headers["server"], "allow": headers.get("allow"),
             "framing": "transfer-encoding" in headers, "bodies": parsed}  # fmt: skip
 
@@ -123,16 +126,3 @@ def test_standin_counts_tokens_under_the_metric_names_of_vllm(vllm_stack: LiveSt
     samples = {line.split("{")[0]: float(line.split()[-1]) for line in own.splitlines() if not line.startswith("#")}
     assert samples["vllm:generation_tokens_total"] >= 3
     assert samples.keys() <= {line.split("{")[0] for line in real.splitlines() if not line.startswith("#")}
-
-
-def test_standin_refuses_an_unknown_flag_like_vllm(vllm_image: str) -> None:
-    arguments = ["serve", "/m", "--no-such-flag"]
-    real = subprocess.run(
-        ["docker", "run", "--rm", "--entrypoint", "vllm", vllm_image, *arguments], capture_output=True, text=True
-    )
-    own = subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True,
-                         env={**os.environ, "STANDIN_FLAGS": str(FLAGS)})  # fmt: skip
-    assert own.returncode == real.returncode == 2
-    for line in (own.stderr.splitlines()[-1], real.stderr.splitlines()[-1]):
-        assert line.startswith("vllm: error: unrecognized arguments: ")
-        assert line.endswith("--no-such-flag")

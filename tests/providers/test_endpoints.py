@@ -98,7 +98,7 @@ def test_a_named_endpoint_overrides_engines_and_providers(bare: Path, folder: st
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("tohether", "did you mean together?"), ("VLLM", "did you mean vllm?"), ("vllm-aa", "did you mean vllm-a?"),
-     ("zzz", "known names: vllm-a, vllm, vllm-b, together, fastchat, llamacpp, openai")],
+     ("zzz", "known names: vllm-a, vllm, vllm-b, together, fastchat, llamacpp, sglang, openai")],
 )  # fmt: skip
 def test_an_unknown_name_raises_with_a_suggestion(bare: Path, folder: str, name: str, hint: str) -> None:
     with pytest.raises(StackgenError) as caught:

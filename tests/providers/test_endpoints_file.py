@@ -64,7 +64,8 @@ def test_all_errors_are_reported_at_once_with_line_and_fix() -> None:
     assert errors["endpoints[2]"][:2] == (8, "needs one of `provider`, `base_url` and `stack`")
     assert errors["endpoints[3]"][:2] == (
         9,
-        "has both `stack` and base_url. Remove one of the two: with `stack`, the other stack sets base_url",
+        "has both `stack` and base_url. Remove `stack`, or remove base_url: if `stack` is set, the other stack "
+        "determines base_url",
     )
     assert errors["endpoints[4].name"][0] == errors["endpoints[4].max_ttft"][0] == 10
 

@@ -66,6 +66,7 @@ def test_default_urls_and_key_variables() -> None:
         "vllm": "http://127.0.0.1:8000/v1",
         "fastchat": "http://127.0.0.1:8000/v1",
         "llamacpp": "http://127.0.0.1:8080/v1",
+        "sglang": "http://127.0.0.1:30000/v1",
         "openai": "https://api.openai.com/v1",
     }
     assert providers()["together"].key_names == ("TOGETHER_API_KEY", "TOGETHERAI_API_KEY")
@@ -94,6 +95,12 @@ def test_together_base_url_is_read_from_its_variable(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TOGETHER_BASE_URL", "nowhere")
     with pytest.raises(StackgenError, match=r"^TOGETHER_BASE_URL: the base URL 'nowhere' has no http:// or https://"):
         _ = providers()["together"].base_url
+
+
+def test_an_empty_url_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    # unlike in the SDK: findings/openai-empty-base-url.sh
+    monkeypatch.setenv("OPENAI_BASE_URL", "")
+    assert providers()["openai"].base_url == "https://api.openai.com/v1"
 
 
 @pytest.mark.parametrize("variable", ["TOGETHER_BASE_URL", "OPENAI_BASE_URL"])

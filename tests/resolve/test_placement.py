@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackgen.plan import GpuRequest
+from stackgen.resolve.pipeline import resolve
 from stackgen.resolve.placement import place
 from stackgen.spec import StackSpec
 from stackgen.stack.load import build_spec
+from stackgen.targets.compose import ComposeSite
 
 
 def stack(*models: dict[str, Any], **fields: Any) -> StackSpec:
@@ -39,13 +41,13 @@ def test_a_single_count_stays_a_count() -> None:
 
 
 def test_models_without_gpus_get_no_request() -> None:
-    requests, mistakes = place(stack({"gpus": 0}, {"gpus": "none"}, {}))
+    requests, mistakes = place(stack({"gpus": None}, {"gpus": "none"}, {}))
     assert set(requests.values()) == {None}
     assert not mistakes
 
 
 def test_several_counts_become_indices_in_file_order() -> None:
-    assert ids({"gpus": 2}, {"gpus": 1}, {"gpus": 0}, {"gpus": 2}) == [("0", "1"), ("2",), (), ("3", "4")]
+    assert ids({"gpus": 2}, {"gpus": 1}, {"gpus": "none"}, {"gpus": 2}) == [("0", "1"), ("2",), (), ("3", "4")]
 
 
 def test_explicit_placement_turns_a_single_count_into_indices() -> None:
@@ -79,12 +81,30 @@ def test_an_uneven_gpu_list_is_rejected() -> None:
     path, message, hint = mistake({"gpus": [0, 1, 2], "replicas": 2})
     assert path == "models[0].gpus"
     assert "3 GPUs can't be divided evenly among 2 replicas" in message
-    assert hint == "list 2, 4, … GPUs"
+    assert hint == "use 2, 4, … GPUs"
 
 
 def test_many_replicas_get_enough_indices() -> None:
-    given_ = ids({"gpus": 64, "replicas": 64})
-    assert given_[-1][-1] == "4095"
+    given_ = ids({"gpus": 16, "replicas": 64})
+    assert given_[-1][-1] == "1023"
+
+
+def test_more_gpus_than_a_machine_has_are_rejected() -> None:
+    path, message, hint = mistake({"gpus": 24})
+    assert path == "models[0].gpus" and message.startswith("24 GPUs for each replica are more than one machine has")
+    assert "set `gpus` to the number of GPUs on one machine" in hint and "`target: kubernetes`" in hint
+    # 16 replicas with two GPUs each may be on a machine that only its owner knows
+    assert len(ids({"gpus": 2, "replicas": 16})) == 16
+
+
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+@pytest.mark.parametrize("gpus", [2, [2, 3], "none"])
+def test_variables_that_choose_gpus_are_rejected_with_the_field(name: str, gpus: Any) -> None:
+    path, message, hint = mistake({"gpus": gpus, "extra_env": {name: "2,3"}})
+    assert path == f"models[0].extra_env.{name}" and "contradicts `gpus`" in message
+    assert hint == "remove the variable, and set for example `gpus: [2,3]`"
+    # these values hide all GPUs, which a model on the CPU may want
+    assert ids({"gpus": gpus, "extra_env": {name: ""}})
 
 
 def test_an_overlap_names_both_models() -> None:
@@ -103,11 +123,32 @@ SHARE = {"gpus": [0], "share_gpus": True, "gpu_memory_utilization": 0.45}
 def test_sharing_needs_consent_and_memory_of_all_models() -> None:
     assert ids(SHARE, SHARE) == [("0",), ("0",)]
     assert "is used by" in mistake(SHARE, SHARE | {"share_gpus": False})[1]
-    assert "each needs gpu_memory_utilization" in mistake(SHARE, SHARE | {"gpu_memory_utilization": None})[1]
+    assert (
+        "each of these models needs gpu_memory_utilization"
+        in mistake(SHARE, SHARE | {"gpu_memory_utilization": None})[1]
+    )
     assert "adds up to 0.96" in mistake(SHARE, SHARE | {"gpu_memory_utilization": 0.51})[1]
     # at the limit, with a sum that binary floats can't represent exactly
     assert ids(SHARE, SHARE | {"gpu_memory_utilization": 0.5}) == [("0",), ("0",)]
     assert "models[0] and models[1] and models[2]" in mistake(SHARE, SHARE, SHARE)[1]
+
+
+@pytest.mark.parametrize(
+    ("models", "silent"),
+    [
+        (({"gpus": 1}, {"gpus": 1}), [0, 1]),
+        (({"gpus": [0]}, {"gpus": [0]}), []),
+        (({"gpus": [0]}, {"gpus": [0]}, {"gpus": [1]}), [2]),
+        (({"gpus": "none"}, {"gpus": 1, "share_gpus": False}), [0]),
+    ],
+)
+def test_models_that_share_no_gpu_in_spite_of_share_gpus_get_a_warning(
+    models: tuple[dict[str, Any], ...], silent: list[int]
+) -> None:
+    made = resolve(stack(*(SHARE | model for model in models)), ComposeSite(), "test")
+    found = [one for one in made.warnings if "share_gpus" in one]
+    assert [one.partition(".")[0] for one in found] == [f"models[{index}]" for index in silent]
+    assert all("`gpus: [0]` for both" in one for one in found)
 
 
 def test_shared_memory_is_summed_per_gpu() -> None:
@@ -143,7 +184,7 @@ def test_requests_use_the_gpu_driver_of_the_stack(driver: str) -> None:
 
 
 gpus = (
-    st.integers(0, 5)
+    st.integers(1, 5)
     | st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True)
     | st.sampled_from(["all", "none", ["GPU-a"], ["GPU-b", 1]])
 )
@@ -194,7 +235,7 @@ counted = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), min_size=1, 
 def test_adding_a_replica_moves_no_earlier_round(models: list[tuple[int, int]], data: Any) -> None:
     """Only replicas of the same or a later round may move, that is, those of models with more replicas."""
     which = data.draw(st.integers(0, len(models) - 1))
-    entries = [{"gpus": gpus, "replicas": replicas} for gpus, replicas in models]
+    entries = [{"gpus": gpus or "none", "replicas": replicas} for gpus, replicas in models]
     before, _ = place(stack(*entries), explicit=True)
     entries[which]["replicas"] += 1
     after, _ = place(stack(*entries), explicit=True)

@@ -151,7 +151,7 @@ def test_all_errors_of_the_stack_are_reported_at_once() -> None:
     for part in (
         "GPU 0 is used by",
         "is already served by",
-        "pipeline_parallel_size is",
+        "tensor_parallel_size is",
         "set `file` to a GGUF file",
         "dispatch_method differs",
     ):
@@ -216,6 +216,40 @@ def test_engines_mount_storage_read_only_and_download_writes_it() -> None:
     assert ("HF_ENDPOINT", "https://hub.example") in download.environment
 
 
+@pytest.mark.parametrize(
+    ("model", "storage", "expected"),
+    [
+        # upstream's image and stackgen's own start as root
+        ({}, {}, ("", ("--owner", "2000:0"), ("CHOWN", "SETGID", "SETUID"))),
+        (FC, {}, ("", ("--owner", "2000:0"), ("CHOWN", "SETGID", "SETUID"))),
+        # an image from the stack file may start as another user
+        ({"image": "me/x:1"}, {}, ("0:0", ("--owner", "2000:0"), ("CHOWN", "SETGID", "SETUID"))),
+        # a folder of the host keeps its owner
+        ({}, {"path": "/srv/weights"}, ("", ("--owner", "keep"), ("SETGID", "SETUID"))),
+        ({}, {"path": "/srv/weights", "user": "7:8"}, ("7:8", (), ())),
+        ({}, {"user": "0:0"}, ("0:0", (), ("DAC_READ_SEARCH",))),
+    ],
+)
+def test_download_runs_as_the_owner_of_the_store(
+    model: dict[str, Any], storage: dict[str, Any], expected: tuple[str, tuple[str, ...], tuple[str, ...]]
+) -> None:
+    download = plan(model, storage=storage).service("download")
+    assert (download.user, download.entrypoint[2:], download.cap_add) == expected
+    assert not any("TOKEN" in name for name, _ in download.environment)
+
+
+@pytest.mark.parametrize(
+    ("model", "opens"),
+    [({}, True), (FC, False), ({"engine": "llamacpp", "file": "x.gguf"}, False)],
+    ids=["vllm", "fastchat", "llamacpp"],
+)
+def test_only_engines_with_open_paths_are_reported_to_have_them(model: dict[str, Any], opens: bool) -> None:
+    for bind in ("127.0.0.1", "0.0.0.0"):
+        text = " ".join(plan({"revision": "abc"} | model, bind=bind, gateway=False).warnings)
+        assert ("answer without a key" in text) == opens
+        assert ("ports are open on" in text) == (bind == "0.0.0.0")
+
+
 def test_only_the_download_service_gets_the_token_file() -> None:
     made = plan({}, FC)
     assert [service.name for service in made.services if service.secrets] == ["download"]
@@ -230,7 +264,7 @@ def test_fastchat_services_start_in_order() -> None:
     assert controller.depends_on == ()
     for worker in workers:
         assert Dependency("fastchat-controller", "service_healthy") in worker.depends_on
-    assert api.depends_on == tuple(Dependency(worker.name, "service_healthy") for worker in workers)
+    assert api.depends_on == tuple(Dependency(worker.name, "service_healthy", required=False) for worker in workers)
     order = names(made)
     assert order.index("fastchat-controller") < min(order.index(w.name) for w in workers) < order.index("fastchat-api")
 

@@ -140,7 +140,11 @@ def test_head_and_tail_of_a_long_log_are_collected(stack: Callable[..., Path]) -
     (logs / "vllm-tiny.log.1").write_text("Enforce eager set\n" + "".join(f"line {n}\n" for n in range(4000)))
     (one,) = evidence.collect_from_processes(folder / "stack.yaml").services
     lines = one.log.splitlines()
-    assert lines[0] == "Enforce eager set" and lines[500] == "[stackgen: lines left out here]" and len(lines) == 2501
+    assert (
+        lines[0] == "Enforce eager set"
+        and lines[500] == "[stackgen: some lines are omitted here]"
+        and len(lines) == 2501
+    )
     assert "Application startup complete" in one.log
 
 
@@ -154,7 +158,7 @@ def test_secrets_in_the_stack_file_are_removed_from_every_output(
     stack: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stack(
-        restart="on-failure:1", extra_env={"DB_PASS": "hunter2hunter2"}, extra_args=["--api-key", "abcdefgh"]
+        restart="on-failure:1", extra_env={"DB_PASS": "hunter2hunter2"}, extra_args=["--hf-token", "abcdefgh"]
     )
     assert {"hunter2hunter2", "abcdefgh"} <= set(evidence.collect_from_processes(folder / "stack.yaml").secrets)
     log_file = tmp_path / "odd.log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stackgen.cli.main import main
 from stackgen.errors import MachineError
 from stackgen.providers.endpoints import targets_from_plan
-from stackgen.runtimes.compose import certificate
-from stackgen.runtimes.compose.certificate import ensure_certificate
+from stackgen.runtimes.compose import addresses, certificate
+from stackgen.runtimes.compose.addresses import find_names
+from stackgen.runtimes.compose.certificate import certificate_names, ensure_certificate
 from stackgen.stack.folder import Stack, open_stack
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl")
@@ -57,11 +60,56 @@ def test_usable_certificate_is_kept(tmp_path: Path) -> None:
     assert created.read_bytes() == before
     # other names, written in place: the container mounts the inode, not the name
     assert ensure(stack(tmp_path, names=["Example.org", "*.example.org", "10.0.0.1", "::1"])) == created
-    assert "DNS:Example.org, DNS:*.example.org, IP Address:10.0.0.1, IP Address:0:0:0:0:0:0:0:1" in openssl_text(
-        created
+    assert (
+        "DNS:Example.org, DNS:*.example.org, IP Address:10.0.0.1, IP Address:0:0:0:0:0:0:0:1, DNS:localhost, "
+        "IP Address:127.0.0.1\n" in openssl_text(created)
     )
     assert created.stat().st_ino == inode
     assert ensure(stack(tmp_path, names=["example.org", "*.example.org", "10.0.0.1", "::1"])) is None
+    # a name that nobody needs any more is no reason to make all clients trust another certificate
+    assert ensure(stack(tmp_path, names=["example.org"])) is None
+
+
+def test_an_exposed_gateway_has_the_names_and_addresses_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpubox")
+    monkeypatch.setattr(addresses, "_ipv4_addresses", lambda: iter(["10.1.2.3", "192.0.2.7", "10.1.2.3"]))
+    text = "name: n\nbind: {}\ngateway: {{tls: {}}}\nmodels: [{{model: ./m, engine: vllm}}]\n"
+    (tmp_path / "stack.yaml").write_text(text.format("0.0.0.0", "{names: [GPU.example.org, 10.1.2.3]}"))
+    assert main(["render", str(tmp_path), "--no-validate"]) == 0
+    shown = capsys.readouterr().err
+    names = "GPU.example.org, 10.1.2.3, localhost, 127.0.0.1, gpubox, gpubox.local, 192.0.2.7"
+    assert f"created a self-signed certificate for {names}: " in shown
+    assert "curl --cacert site.crt" in shown and "SSL_CERT_FILE=site.crt" in shown
+    certificate = tmp_path / "gateway" / "tls" / "site.crt"
+    assert (
+        "DNS:GPU.example.org, IP Address:10.1.2.3, DNS:localhost, IP Address:127.0.0.1, DNS:gpubox, DNS:gpubox.local, "
+        "IP Address:192.0.2.7\n" in openssl_text(certificate)
+    )
+    # one address: no other one reaches the port
+    (tmp_path / "stack.yaml").write_text(text.format("10.1.2.4", "generate"))
+    one = open_stack(str(tmp_path))
+    assert certificate_names(one.spec) == ("localhost", "127.0.0.1", "gpubox", "gpubox.local", "10.1.2.4")
+    # this machine is not the one that clients connect to
+    monkeypatch.setenv("DOCKER_HOST", "ssh://gpu-box")
+    assert certificate_names(one.spec) == ("localhost", "127.0.0.1")
+
+
+def test_addresses_of_the_machine_are_those_of_its_own_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("no network")
+        own = probe.getsockname()[0]
+    assert own in find_names("0.0.0.0")
+    # as in a container network: no other machine reaches these addresses
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "docker0"), (3, "br-0123456789ab")])
+    assert not {one for one in find_names("0.0.0.0") if one.startswith(("127.", "172.17."))} - {own}
+    for loopback in ("127.0.0.1", "127.9.9.9", "::1", "[::1]"):
+        assert find_names(loopback) == ()
 
 
 @pytest.mark.parametrize("harm", ["lost key", "other key", "cut"])

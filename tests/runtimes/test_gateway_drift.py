@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from stackgen.errors import StackgenError
 from stackgen.render.write import LOCK, compare, write_files
 from stackgen.runtimes.rollout import drift
 from stackgen.runtimes.rollout.drift import (
@@ -17,7 +16,6 @@ from stackgen.runtimes.rollout.drift import (
     find_changed_services,
     find_previous_files,
     restore_files,
-    rollout_lock,
     save_applied_files,
 )
 from stackgen.stack.envfile import API_KEY, complete_env, create_env, read_api_key
@@ -114,10 +112,3 @@ def test_restoring_removes_new_files_and_keeps_modes(folder: Path) -> None:
     restore_files(folder, {"new": None, "stack.yaml": "name: n\n", LOCK: "x"})
     assert not (folder / "new").exists()
     assert (folder / "stack.yaml").stat().st_mode & 0o777 == 0o640
-
-
-def test_second_rollout_at_the_same_time_is_rejected(folder: Path) -> None:
-    with rollout_lock(folder), pytest.raises(StackgenError, match="another"), rollout_lock(folder):
-        pass
-    with rollout_lock(folder):
-        pass

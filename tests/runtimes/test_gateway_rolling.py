@@ -132,7 +132,7 @@ def test_removing_the_gateway_frees_its_port_first(stack: Stack) -> None:
     assert stack.world.running().keys() == {"vllm-m", "vllm-m-2"}
     assert done.removed == ["gateway"]
     assert stack.world.happened_in_order("stop gateway", "up vllm-m", "up vllm-m-2", "remove gateway")
-    assert len([line for line in stack.downtime if "no gateway in front of it" in line]) == 2
+    assert len([line for line in stack.downtime if "is not behind a gateway" in line]) == 2
     assert "the gateway is removed" in stack.downtime[-1]
 
 
@@ -149,7 +149,7 @@ def test_added_gateway_takes_over_the_port_of_an_engine(stack: Stack) -> None:
     stack.fail_update(VLLM, gateway={"image": NEW})
     stack.world.is_broken = lambda name, definition: False
     assert stack.update(VLLM).started == ["gateway"]
-    assert "no gateway in front of it" in stack.downtime[0] and "took 41 s" in stack.downtime[0]
+    assert "is not behind a gateway" in stack.downtime[0] and "took 41 s" in stack.downtime[0]
     assert "a gateway is added" in stack.downtime[-1]
 
 
@@ -213,7 +213,7 @@ def test_model_on_the_only_gpu_is_stopped_before_its_successor_starts(stack: Sta
         "drain vllm-m", "stop vllm-m", "up vllm-q", "reload", "remove vllm-q", "restart stopped vllm-m"
     )
     (line,) = stack.downtime
-    assert "vllm-m stops before vllm-q starts on its GPU" in line and "last start took 41 s" in line
+    assert "vllm-m stops before vllm-q starts on the same GPU" in line and "the last start of vllm-m took 41 s" in line
     stack.world.is_broken = lambda name, definition: False
     done = stack.update(other)
     assert (done.started, done.removed) == (["vllm-q"], ["vllm-m"])
@@ -324,5 +324,5 @@ def test_update_prints_the_warnings_of_the_plan(stack: Stack, capsys: pytest.Cap
     stack.write(two_replicas(), gateway=False)
     assert main(["update", str(stack.world.folder)]) == 2
     output = capsys.readouterr().err
-    assert "warning: with gateway: false, these paths answer without a key" in output
-    assert "--yes continues despite the downtime" in output
+    assert "warning: with `gateway: false`, these paths answer without a key" in output
+    assert "To continue despite the downtime, add --yes" in output

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -479,3 +480,59 @@ def test_fastchat_processes_get_ports_and_each_others_urls(tmp_path: Path) -> No
     assert api.probe and "http://127.0.0.1:21002" in api.probe.command
     assert api.argv[:2] == ["python3", api.argv[1]] and two.cpus == [0, 1, 3]
     assert len({task.environment["STACKGEN_READY_FILE"] for task in (controller, one, two, api)}) == 4
+
+
+@pytest.fixture
+def fastchat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[Callable[..., Path]]:
+    """`fastchat(*names)` writes a FastChat stack with a model for each name; a model named `broken` can't start.
+
+    The programs are tests/standin/fastchat, whose worker exits with 3 for `broken`: a real worker needs minutes. The
+    health checks are the real ones.
+    """
+    venv, standin = tmp_path / "engines" / "fastchat", ROOT / "tests/standin/fastchat/launch.py"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "modules" / "fastchat").mkdir(parents=True)
+    (venv / "modules" / "fastchat" / "__init__.py").touch()
+    (venv / "stackgen.env").write_text(f"PYTHONPATH={venv / 'modules'}\n")
+    program = venv / "bin" / "python3"
+    program.write_text(
+        f'#!/bin/sh\ncase "$1" in */launch.py) shift; set -- {standin} "$@";; esac\nexec {sys.executable} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("STACKGEN_ENGINES", str(tmp_path / "engines"))
+    folder = tmp_path / "stack"
+    folder.mkdir()
+
+    def write(*names: str) -> Path:
+        models = []
+        for name in names:
+            (folder / name).mkdir()
+            models.append({"model": f"./{name}", "engine": "fastchat", "served_names": [name], "start_timeout": 30})
+        data = {"name": "t", "port": free_port, "restart": "on-failure:1", "gateway": False, "models": models}
+        (folder / "stack.yaml").write_text(yaml.safe_dump(data))
+        return folder
+
+    yield write
+    down_processes(folder)
+
+
+def test_a_worker_that_can_not_start_leaves_the_other_models_available(
+    fastchat: Callable[..., Path], capsys: pytest.CaptureFixture[str], free_port: int
+) -> None:
+    folder = fastchat("good", "broken")
+    assert cli.main(["up", str(folder), "--runtime", "process", "--progress", "none"]) == 1
+    assert "fastchat-broken exited with code 3 after 2 attempts" in capsys.readouterr().err
+    states = {one.service: (one.state, one.health) for one in process_status(folder)}
+    assert states.pop("fastchat-broken") == ("exited", "")
+    assert set(states.values()) == {("running", "healthy")} and len(states) == 3
+    request = urllib.request.Request(f"http://127.0.0.1:{free_port}/v1/chat/completions", b'{"model": "good"}')
+    with urllib.request.urlopen(request, timeout=5) as response:
+        assert response.status == 200
+    assert len(down_processes(folder)) == 3
+
+
+def test_if_no_model_is_left_nothing_keeps_running(fastchat: Callable[..., Path]) -> None:
+    folder = fastchat("broken")
+    with pytest.raises(StartError, match="fastchat-broken exited with code 3"):
+        start(folder, 60)
+    assert down_processes(folder) == []

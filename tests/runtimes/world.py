@@ -22,7 +22,9 @@ import docker.errors
 import pytest
 import yaml
 
-from stackgen.runtimes.compose import gateway
+from stackgen.cli.commands import preflight
+from stackgen.doctor.facts import Host
+from stackgen.runtimes.compose import gateway, haproxy_api, haproxy_worker, volumes
 from stackgen.runtimes.compose import lifecycle as compose
 from stackgen.runtimes.compose.command import compose_command
 from stackgen.runtimes.rollout import drift, rolling, steps
@@ -51,8 +53,14 @@ class Container:
     files: dict[str, IO[bytes]] = field(default_factory=dict)
     servers: list[tuple[str, str]] = field(default_factory=list)
     drained: set[str] = field(default_factory=set)
+    keys: dict[str, str] = field(default_factory=dict)
+    metrics: str = ""
     started: float = 0.0
     pid: int = 0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {f"{PREFIX}project.working_dir": str(self.world.folder)}
 
     @property
     def networks(self) -> set[str]:
@@ -62,6 +70,11 @@ class Container:
     def gpus(self) -> set[str]:
         devices = self.definition.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         return {id for one in devices for id in one.get("device_ids", ())}
+
+    @property
+    def shares_gpus(self) -> bool:
+        # without a limit, an engine takes the whole memory of its GPUs
+        return "--gpu-memory-utilization" in self.definition.get("command", ())
 
     @property
     def ports(self) -> set[str]:
@@ -97,7 +110,8 @@ class Container:
 
     def boot(self) -> None:
         """Starts the process: it runs, or exits because something is missing."""
-        gpu_in_use = any(self.gpus & one.gpus for one in self.others() if one.state == "running")
+        taken = (one for one in self.others() if one.state == "running" and not (self.shares_gpus and one.shares_gpus))
+        gpu_in_use = any(self.gpus & one.gpus for one in taken)
         is_engine = self.service.startswith(ENGINES)
         fails = (is_engine and gpu_in_use) or self.world.is_broken(self.service, self.definition)
         self.state = "exited" if fails else "running"
@@ -121,6 +135,9 @@ class Container:
                 backend = match[1]
             elif match := re.match(r" +server (\S+)", line):
                 self.servers.append((backend, match[1]))
+        path = self.world.folder / "gateway" / "keys.map"
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.keys = dict(line.split() for line in lines if not line.startswith("#"))
         self.started, self.pid = time.time(), self.pid + 1
 
     def is_valid(self, text: str) -> bool:
@@ -137,8 +154,10 @@ class Container:
         elif args == ["bash", "-c", "kill -USR2 1"]:
             self.world.record("reload")
             self.load()
+        elif args[:2] == ["bash", "-c"] and "8405" in args[2]:
+            output = self.metrics
         elif args[:2] == ["bash", "-c"]:
-            output = self.runtime_api(args[-1])
+            output = self.runtime_api(args[-1]) if "8406" in args[2] else ""
         elif args[:2] == ["sh", "-c"] and "haproxy -c" in args[2]:
             code = 0 if self.is_valid((self.world.folder / "gateway" / "haproxy.cfg").read_text()) else 1
             output = "[ALERT] unable to stat SSL certificate" if code else ""
@@ -150,15 +169,29 @@ class Container:
 
     def runtime_api(self, command: str) -> str:
         if command == "show info":
-            return f"Pid: {self.pid}\nStart_time_sec: {self.started}\n"
+            return f"Name: HAProxy\nPid: {self.pid}\nStart_time_sec: {self.started}\n"
         if match := re.match(r"set server (\S+)/(\S+) state (\w+)", command):
             self.world.record(f"{match[3]} {match[2]}", once=True)
             (self.drained.add if match[3] == "drain" else self.drained.discard)(match[2])
             return "\n"
+        if command.startswith("show map"):
+            return "\n".join(f"0x1 {key} {value}" for key, value in self.keys.items()) + "\n"
+        if changes := re.findall(r"(add|del) map \S+ (\w+) ?([^;]*)", command):
+            for change, key, value in changes:
+                self.world.record(f"{change} key", once=True)
+                if change == "add":
+                    self.keys[key] = value
+                else:
+                    del self.keys[key]
+            return "\n"
+        if command == "show servers state":
+            # version and header come first; 8 is a drain by the administrator, also of a server that is down
+            states = [f"1 {backend} 1 {name} - 2 {8 * (name in self.drained)}" for backend, name in self.servers]
+            return "\n".join(["1", "# be_id …", *states]) + "\n"
         rows = ["# pxname,svname,scur,qcur,status"]
         for backend, name in self.servers:
             up = any(one.service == name and self.reaches(one) for one in self.others())
-            rows.append(f"{backend},{name},0,0,{'DRAIN' if name in self.drained else 'UP' if up else 'DOWN'}")
+            rows.append(f"{backend},{name},0,0,{('DRAIN' if name in self.drained else 'UP') if up else 'DOWN'}")
         return "\n".join(rows) + "\n"
 
     def stop(self, timeout: int) -> None:
@@ -202,11 +235,13 @@ class World:
         client = SimpleNamespace(ping=lambda: True, api=api, containers=containers)
         clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self._now)
         monkeypatch.setattr("docker.from_env", lambda **options: client)
-        for module in (gateway, compose, steps):
+        for module in (gateway, haproxy_api, haproxy_worker, compose, steps):
             monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(steps, "subprocess", SimpleNamespace(Popen=self._compose))
         monkeypatch.setattr(drift, "_config_hashes", lambda folder, text, env=None: self._hashes(text))
         monkeypatch.setattr(rolling, "explain_failure", lambda *args: None)
+        monkeypatch.setattr(preflight, "collect_host_facts", lambda *args: Host())
+        monkeypatch.setattr(volumes, "_docker", lambda *args, **options: "")
 
     def up(self) -> None:
         """Starts what is rendered, on a clean machine."""

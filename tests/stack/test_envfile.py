@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stackgen.cli import main as cli
 from stackgen.errors import StackgenError
+from stackgen.render.write import TEMPORARY
 from stackgen.resources import read_env_example
 from stackgen.stack.envfile import (
     API_KEY,
@@ -21,6 +24,7 @@ from stackgen.stack.envfile import (
     read_api_key,
     read_env,
 )
+from stackgen.stack.keys import rotate_key
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,63 @@ def test_the_environment_overrides_env(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_api_key(tmp_path) == "from-environment"
     assert read_env(tmp_path) == {API_KEY: "from-environment", "OTHER": "file"}
     assert read_env(tmp_path / "nowhere") == {API_KEY: "from-environment"}
+
+
+def write_env(folder: Path, way: str) -> None:
+    """Each way to write .env, from a file that lacks what this way adds."""
+    if way == "complete":
+        (folder / ".env").write_text(f"{API_KEY}=mine\n")
+        assert complete_env(folder, GENERATED_SECRETS)
+    elif way == "rotate":
+        (folder / ".env").write_text(f"{API_KEY}=mine\n")
+        rotate_key(folder, "default")
+    else:
+        assert create_env(folder)
+
+
+@pytest.mark.parametrize("way", ["create", "complete", "rotate"])
+def test_a_linked_env_stays_a_link(tmp_path: Path, way: str) -> None:
+    """Keys are often kept in one place, with a link from each folder."""
+    folder, vault = tmp_path / "stack", tmp_path / "vault"
+    folder.mkdir()
+    vault.mkdir()
+    leftover = vault / f".keys.a1b2{TEMPORARY}"
+    leftover.write_text("sk-secret")
+    (folder / "link").symlink_to(vault / "keys")
+    (folder / ".env").symlink_to("link")
+    write_env(folder, way)
+    assert (folder / ".env").is_symlink() and (folder / "link").is_symlink()
+    assert API_KEY in (vault / "keys").read_text() and (vault / "keys").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in vault.iterdir()] == ["keys"]
+
+
+@pytest.mark.parametrize("gateway", [True, False])
+def test_render_leaves_the_keys_that_plain_compose_needs(
+    tmp_path: Path, gateway: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in GENERATED_SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "stack.yaml").write_text(
+        f"name: demo\ngateway: {str(gateway).lower()}\nmodels: [{{model: org/name, engine: vllm, revision: abc}}]\n"
+    )
+    render = ["render", str(tmp_path), "--no-validate"]
+    assert cli.main([*render, "--check"]) == 1 and not (tmp_path / ".env").exists()
+    assert cli.main(render) == 0
+    shown = capsys.readouterr()
+    assert f"wrote {tmp_path / '.env'} with new keys" in shown.err
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    required = set(re.findall(r"\$\{(\w+):\?", (tmp_path / "compose.yaml").read_text()))
+    values = read_env(tmp_path)
+    assert required and all(values[name] for name in required)
+    assert not any(values[name] in shown.out + shown.err for name in required)
+    # told once, never overwritten, and completed if a key is missing
+    text = (tmp_path / ".env").read_text()
+    assert cli.main(render) == 0
+    assert ".env" not in capsys.readouterr().err and (tmp_path / ".env").read_text() == text
+    (tmp_path / ".env").write_text(f"{API_KEY}=mine\n")
+    assert cli.main(render) == 0
+    assert (f"added to {tmp_path / '.env'}: STACKGEN_ENGINE_KEY" in capsys.readouterr().err) == gateway
+    assert read_env(tmp_path)[API_KEY] == "mine"
 
 
 LINES = [

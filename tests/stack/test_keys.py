@@ -151,7 +151,7 @@ def test_list_shows_hash_prefixes_limits_and_warnings(folder: Path) -> None:
     assert key not in str([one.to_json() for one in (default, guest, team)])
     # .env was edited by hand since
     (folder / ".env").write_text(f"{API_KEY}=sk-mine\n")
-    assert "none of these keys is the key in .env" in list_keys(folder, [])[0].to_line()
+    assert "the key in .env is not one of these keys" in list_keys(folder, [])[0].to_line()
 
 
 def test_concurrent_changes_lose_nothing(folder: Path) -> None:

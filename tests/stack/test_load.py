@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,7 +99,7 @@ def test_unknown_fields_get_a_suggestion(line: str, path: str, hint: str) -> Non
 def test_unknown_engines_get_the_closest_or_all_as_hint() -> None:
     errors = load_errors("name: a\nmodels: [{model: a/b, engine: fastchap}, {model: a/b, engine: tgi}, {model: a/b}]\n")
     assert errors["models[0].engine"].hint == "did you mean fastchat?"
-    assert errors["models[1].engine"].hint == "choose one of fastchat, llamacpp, vllm"
+    assert errors["models[1].engine"].hint == "choose one of fastchat, llamacpp, sglang, vllm"
     assert errors["models[2].engine"].message == "is missing"
 
 
@@ -109,6 +112,130 @@ def test_fields_of_other_engines_are_rejected(engine: str) -> None:
         with pytest.raises(SpecError) as caught:
             model(engine=engine, **{field: "x"})
         assert any(mistake.path == f"models[0].{field}" for mistake in caught.value.mistakes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "path", "hint"),
+    [
+        ("engin: vllm", "engin", "did you mean engine?"),
+        ("Engine: vllm", "Engine", "did you mean engine?"),
+        ("engine: vlm", "engine", "did you mean vllm?"),
+        ("engine: tgi", "engine", "choose one of fastchat, llamacpp, sglang, vllm"),
+        ("engine: [vllm]", "engine", "did you mean vllm?"),
+        ("replicas: 1", "engine", "choose one of fastchat, llamacpp, sglang, vllm"),
+    ],
+)
+def test_a_wrong_engine_hides_no_other_error_of_its_model(engine: str, path: str, hint: str) -> None:
+    errors = load_errors(f"name: a\nmodels:\n  - model: a b\n    {engine}\n    gpuss: 1\n    dtype: fp7\n    port: 0\n")
+    assert errors[f"models[0].{path}"].hint == hint
+    assert set(errors) == {f"models[0].{one}" for one in (path, "model", "gpuss", "dtype", "port")}
+
+
+def test_fields_of_an_engine_are_no_error_if_the_engine_is_missing() -> None:
+    text = "name: a\nmodels: [{model: a/b, tensor_parallel_size: 2, worker_concurrency: 3, nothing: 1}]\n"
+    assert set(load_errors(text)) == {"models[0].engine", "models[0].nothing"}
+
+
+COMPOSE = "services:\n  vllm:\n    image: vllm/vllm-openai:v0.11.0\n    ports: ['8000:8000']\n"
+
+
+@pytest.mark.parametrize("text", [COMPOSE, "name: x\n" + COMPOSE, COMPOSE + "models: {llm: {model: ai/x}}\n"])
+def test_a_compose_file_is_recognized(text: str) -> None:
+    errors = load_errors(text)
+    assert set(errors) == {"services"}
+    assert errors["services"].message == "this is a Docker Compose file, not a stack file"
+    assert "docker compose -f" in errors["services"].hint and "stackgen import" in errors["services"].hint
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "name"),
+    [
+        ("    revision: ${REV}", "models[0].revision", "${REV}"),
+        ("    extra_env: {HF_TOKEN: '${HF_TOKEN}'}", "models[0].extra_env.HF_TOKEN", "${HF_TOKEN}"),
+        ("    extra_args: ['--seed=${SEED:-1}']", "models[0].extra_args[0]", "${SEED:-1}"),
+        ("    replicas: ${N}", "models[0].replicas", "${N}"),
+        ("port: ${PORT:?no port}", "port", "${PORT:?no port}"),
+        ("storage: {path: $HOME/models}", "storage.path", "$HOME"),
+        ("endpoints: [{name: a, base_url: '${URL}'}]", "endpoints[0].base_url", "${URL}"),
+    ],
+)
+def test_variables_are_named_as_the_error(line: str, path: str, name: str) -> None:
+    errors = load_errors(f"{GOOD}{line}\nprot: 1\n")
+    assert errors[path].message == f"contains the variable {name}, and stack files have no variables"
+    assert set(errors) == {path, "prot"}
+
+
+@pytest.mark.parametrize("text", ["a$b", "$", "$$", "pa$$word", "$5", "{{x}}", "${", "$(ls)", "$${5}"])
+def test_other_dollars_are_text(text: str) -> None:
+    assert parse_stack(f"{GOOD}    extra_env: {{A: '{text}'}}\n").models[0].extra_env == {"A": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("$${X}", "${X}"), ("a$${X:-1}b$${Y}", "a${X:-1}b${Y}"), ("$$${X}", "$${X}"), ("$${", "$${"), ("$$X", "$$X")],
+)
+def test_two_dollars_write_the_text_of_a_variable(text: str, value: str) -> None:
+    spec = parse_stack(f"{GOOD}    extra_env: {{A: '{text}'}}\n    extra_args: ['--x={text}']\n")
+    assert (spec.models[0].extra_env, spec.models[0].extra_args) == ({"A": value}, (f"--x={value}",))
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"name: {LONG}",
+        f"{LONG}: 1",
+        f"{GOOD}    {LONG}: 1",
+        f"{GOOD}    dtype: {LONG}",
+        f"{GOOD}    revision: [{LONG}]",
+        f"{GOOD}    extra_env: {{{LONG}: 1.5}}",
+        f"{GOOD}    extra_env: {{A: '${{{LONG}}}'}}",
+        f"name: a\nmodels: [{{model: a/b, engine: {LONG}}}]",
+        f"name: a\nmodels: [{{model: a/b, engine: [{LONG}, {LONG}]}}]",
+        f"{GOOD}    fallback: {LONG}",
+        f"{GOOD}    fallback: {{provider: {LONG}, model: x}}",
+        f"{GOOD}restart: {LONG}",
+        f"{GOOD}{LONG}: 1\n{LONG}: 2\n",
+        f"name: *{LONG}",
+        f"name: !{LONG} x",
+        f"{GOOD}endpoints: [{{name: {LONG}, provider: openai}}, {{name: {LONG}, provider: openai}}]",
+        'name: "a\\nb\\nc\\e[2J"',
+        '{"name": "a\\nb\\e[31m", "models": [{"mo\\ndel": 1}]}',
+    ],
+    ids=range(18),
+)
+def test_messages_repeat_at_most_a_line_of_the_file(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_stack(text + "\n")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + len(caught.value.mistakes)
+    assert all(len(line.partition(" (")[0]) < 700 and line.isprintable() for line in lines), lines
+
+
+def test_a_huge_file_is_refused_before_it_is_parsed(tmp_path: Any) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text("name: a\nmodels: [" + "a, " * 3_000_000 + "]\n")
+    started = time.process_time()
+    with pytest.raises(SpecError, match="it is larger than 512 KiB"):
+        load_stack(path)
+    assert time.process_time() - started < 0.2
+
+
+def test_what_is_no_file_is_an_error_and_does_not_hang(tmp_path: Any) -> None:
+    path = tmp_path / "stack.yaml"
+    os.mkfifo(path)
+    with pytest.raises(SpecError, match="it is a pipe or a device, not a file"):
+        load_stack(path)
+    with pytest.raises(SpecError, match="it is a pipe or a device, not a file"):
+        load_stack(Path("/dev/zero"))
+
+
+def test_more_than_a_thousand_errors_are_counted() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_stack("name: a\nmodels: [" + "3, " * 1500 + "]\n")
+    assert len(caught.value.mistakes) == 1001 and caught.value.mistakes[-1].message == "and 500 more errors"
 
 
 def test_duplicate_keys_are_reported_with_their_line() -> None:
@@ -239,10 +366,10 @@ def test_surrogates_are_rejected(path: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (0, 0),
         ("none", 0),
         (None, 0),
         (4, 4),
+        ("4", 4),
         ("all", "all"),
         ([0, 1], ("0", "1")),
         (["0", 3], ("0", "3")),
@@ -255,10 +382,20 @@ def test_gpus_are_parsed_in_every_form(value: Any, expected: Any) -> None:
     assert model(gpus=value).gpus == expected
 
 
-@pytest.mark.parametrize("value", [-1, 65, 1.5, True, "2", "0,1", "some", [], [-1], [1.0], [True], [[0]], {}, ["gpu0"]])
+@pytest.mark.parametrize(
+    "value", [-1, 65, 1.5, True, "65", "02", "-1", "0,1", "some", [], [-1], [1.0], [True], [[0]], {}, ["gpu0"]]
+)
 def test_invalid_gpus_are_rejected(value: Any) -> None:
     with pytest.raises(SpecError, match=r"models\[0\]\.gpus: must be a count \(2\), `all`, `none`"):
         model(gpus=value)
+
+
+def test_gpus_0_is_refused_with_both_meanings() -> None:
+    """`gpus: 0` is no GPU in a count, but `--gpus 0` is the first GPU in `docker run` and CUDA_VISIBLE_DEVICES."""
+    with pytest.raises(SpecError, match=r"0 is ambiguous\. Write `none` for no GPU, or the list \[0\] for the GPU"):
+        model(gpus=0)
+    with pytest.raises(SpecError, match=r"0 is ambiguous"):
+        model(gpus="0")
 
 
 def test_a_gpu_listed_twice_is_rejected() -> None:
@@ -315,6 +452,52 @@ def test_invalid_values_are_reported_at_their_field(field: str, value: Any) -> N
     with pytest.raises(SpecError) as caught:
         build_spec({"name": "demo", "models": [{"model": "a/b", "engine": "vllm"}], field: value}, "test")
     assert [mistake.path.partition(".")[0] for mistake in caught.value.mistakes] == [field]
+
+
+NUMBERS = [
+    ("port: {}", "port"),
+    ("logging: {{max_file: {}}}", "logging.max_file"),
+    ("gateway: {{timeout: {}}}", "gateway.timeout"),
+    ("gateway: {{keys: [{{name: a, requests_per_minute: {}}}]}}", "gateway.keys[0].requests_per_minute"),
+    ("monitoring: {{ttft_target: {}}}", "monitoring.ttft_target"),
+    ("ui: {{kind: open-webui, port: {}}}", "ui.port"),
+    ("    replicas: {}", "models[0].replicas"),
+    ("    gpu_memory_utilization: {}", "models[0].gpu_memory_utilization"),
+    ("    tensor_parallel_size: {}", "models[0].tensor_parallel_size"),
+]
+
+
+@pytest.mark.parametrize("value", ["yes", "on", "true", "no", "off", ".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize(("line", "path"), NUMBERS, ids=[path for _, path in NUMBERS])
+def test_switches_and_infinite_values_are_no_numbers(line: str, path: str, value: str) -> None:
+    """`port: yes` would otherwise publish port 1."""
+    assert set(load_errors(f"{GOOD}{line.format(value)}\n")) == {path}
+
+
+def test_every_number_in_every_field_refuses_a_switch() -> None:
+    """Also in fields that are added later: each class of the stack file inherits the check."""
+    classes = [StackSpec, *(engines.get(name).Model for name in engines.names())]
+    fields = [(kind, field) for kind in classes for field, info in kind.model_fields.items()
+              if info.annotation in (int, float, int | None, float | None)]  # fmt: skip
+    assert len(fields) >= 20
+    for kind, field in fields:
+        with pytest.raises(ValueError, match=r"must be a number, but YAML reads the value as true"):
+            kind.model_validate({field: True})
+
+
+@pytest.mark.parametrize(
+    "value", ["0.0.0.0", "127.0.0.1", "10.1.2.3", "::", "::1", "[::1]", "fd00::5", "::ffff:10.0.0.1"]
+)
+def test_addresses_can_be_bound(value: str) -> None:
+    assert parse_stack(f"{GOOD}bind: '{value}'\n").bind == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["999.1.1.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", ":::::", "[127.0.0.1]", "[::1", "fe80::1%eth0", "::1/128", "", "*"],
+)
+def test_what_only_looks_like_an_address_is_refused(value: str) -> None:
+    assert load_errors(f"{GOOD}bind: '{value}'\n")["bind"].message.startswith("must be an IP address, for example")
 
 
 def test_specs_are_frozen() -> None:

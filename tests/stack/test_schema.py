@@ -13,7 +13,7 @@ import yaml
 from stackgen import engines
 from stackgen.cli import main as cli
 from stackgen.errors import SpecError
-from stackgen.stack.load import build_spec
+from stackgen.stack.load import build_spec, parse_stack
 from stackgen.stack.schema import MODELINE, stack_schema
 from tests.conftest import ROOT
 
@@ -40,7 +40,9 @@ GOOD = [
     stack(model={"gpus": [0, "GPU-8a1b"]}),
     stack(model={"gpus": "all", "tensor_parallel_size": 2}),
     stack(model={"max_model_len": "32k", "extra_env": {"A": 1, "B": "x"}}),
+    stack(model={"gpus": "2"}),
     stack(model={"max_model_len": 8192}),
+    stack(port="8080", gateway={"timeout": "30"}, model={"replicas": "2", "gpu_memory_utilization": "0.9"}),
     stack(port=9000, bind="0.0.0.0", storage={"path": "/x", "offline": True}, logging={"max_file": 2}),
 ]
 BAD = [
@@ -52,11 +54,15 @@ BAD = [
     stack(name="Demo"),
     stack(port=0),
     stack(port="x"),
+    stack(port="80 80"),
+    stack(monitoring={"ttft_target": "fast"}),
+    stack(y_common={"engine": "vllm"}),
     stack(restart="often"),
     stack(storage={"pth": "/x"}),
     stack(model={"engine": "tgi"}),
     stack(model={"gpuss": 1}),
     stack(model={"gpus": 65}),
+    stack(model={"gpus": "0"}),
     stack(model={"gpus": []}),
     stack(model={"gpus": [0, 0]}),
     stack(model={"worker_concurrency": 2}),
@@ -79,6 +85,25 @@ def test_schema_and_loader_reject_invalid_stacks(data: dict[str, Any]) -> None:
     assert list(VALIDATOR.iter_errors(data))
     with pytest.raises(SpecError):
         build_spec(data, "test")
+
+
+def test_schema_and_loader_accept_fields_for_anchors_at_the_top_level() -> None:
+    text = (
+        "name: demo\nx-common: &common\n  engine: vllm\n  gpus: 1\n"
+        "models:\n  - <<: *common\n    model: org/a\n  - <<: *common\n    model: org/b\n    gpus: 2\n"
+    )
+    spec = parse_stack(text)
+    assert [(one.model, one.engine, one.gpus) for one in spec.models] == [("org/a", "vllm", 1), ("org/b", "vllm", 2)]
+    assert not list(VALIDATOR.iter_errors(yaml.safe_load(text)))
+
+
+def test_an_error_in_an_anchor_has_the_line_of_the_anchor() -> None:
+    text = (
+        "name: demo\nx-common: &common\n  engine: vllm\n  replicas: none\nmodels:\n  - <<: *common\n    model: org/a\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        parse_stack(text)
+    assert [(one.path, one.line) for one in caught.value.mistakes] == [("models[0].replicas", 4)]
 
 
 def test_every_field_has_a_description() -> None:

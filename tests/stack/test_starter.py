@@ -9,6 +9,7 @@ import yaml
 
 from stackgen.cli import main as cli
 from stackgen.errors import SpecError
+from stackgen.runtimes.observation import gpu_tools
 from stackgen.stack.envfile import read_api_key
 from stackgen.stack.folder import open_stack
 from stackgen.stack.load import load_stack
@@ -22,9 +23,9 @@ def init(folder: Path, *args: str) -> int:
 def test_init_writes_a_valid_stack_a_schema_and_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "my stack"
     assert init(folder) == 0
-    assert sorted(path.name for path in folder.iterdir()) == [".env", "stack.schema.json", "stack.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == [".env", ".gitignore", "stack.schema.json", "stack.yaml"]
     shown = capsys.readouterr()
-    assert all(str(folder / name) in shown.out for name in ("stack.yaml", "stack.schema.json", ".env"))
+    assert all(str(folder / name) in shown.out for name in ("stack.yaml", "stack.schema.json", ".env", ".gitignore"))
     assert "stackgen up" in shown.err
     stack = load_stack(folder / "stack.yaml")
     assert (stack.name, stack.port, stack.bind) == ("my-stack", 8000, "127.0.0.1")
@@ -34,6 +35,24 @@ def test_init_writes_a_valid_stack_a_schema_and_a_key(tmp_path: Path, capsys: py
     key = read_api_key(folder)
     assert key not in shown.out + shown.err
     assert not any(key in path.read_text("utf-8") for path in folder.iterdir() if path.name != ".env")
+
+
+ROWS = "0, GPU-0a, NVIDIA H100, 81559, 80000, 9.0\n1, GPU-1b, NVIDIA H100, 81559, 80000, 9.0\n"
+
+
+def test_all_gpus_become_the_number_that_vllm_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_tools, "run_tool", lambda command: (0, ROWS if "--query-gpu" in str(command) else ""))
+    assert init(tmp_path / "a", "--gpus", "all") == 0
+    assert load_stack(tmp_path / "a" / "stack.yaml").models[0].gpus == 2
+    assert "this machine has 2 GPUs" in capsys.readouterr().err
+    # the other engines use all GPUs without their number
+    assert init(tmp_path / "b", "--gpus", "all", "--engine", "fastchat") == 0
+    assert load_stack(tmp_path / "b" / "stack.yaml").models[0].gpus == "all"
+    monkeypatch.setattr(gpu_tools, "run_tool", lambda command: None)
+    assert init(tmp_path / "c", "--gpus", "all") == 2
+    assert "--gpus 2" in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
 def test_commented_lines_are_valid_fields(tmp_path: Path) -> None:
@@ -61,7 +80,7 @@ def test_commented_lines_are_valid_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "gpus"),
     [
-        ("0", 0),
+        ("device=0", ("0",)),
         ("2", 2),
         ("none", 0),
         ("0,1", ("0", "1")),
@@ -131,7 +150,8 @@ def test_an_existing_env_is_not_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["--engine", "tgi"], ["--model", "a b"], ["--gpus", "some"], ["--gpus", "0,0"], ["--gpus", ""]]
+    "args",
+    [["--engine", "tgi"], ["--model", "a b"], ["--gpus", "some"], ["--gpus", "0,0"], ["--gpus", "0"], ["--gpus", ""]],
 )
 def test_invalid_arguments_write_nothing(tmp_path: Path, args: list[str]) -> None:
     folder = tmp_path / "new"

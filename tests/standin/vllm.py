@@ -8,12 +8,14 @@ completions (whole and streamed), tokenize, health, version and metrics with the
 is made up. `tests/live/test_standin.py` compares it with a real vLLM 0.32.0, field by field.
 
 Environment, for faults that tests need: STANDIN_START_SECONDS (time until the port opens), STANDIN_TOKEN_SECONDS (time
-per token). SIGTERM ends it with exit code 0 after the requests in flight, as uvicorn does.
+per token). SIGTERM ends it with exit code 0. It finishes the requests in flight only with --shutdown-timeout. Without
+the flag, vLLM 0.32.0 aborts them, and ends their streams with an error and `[DONE]`.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -60,6 +62,8 @@ class Engine:
         self.lock = threading.Lock()
         self.prompt_tokens = self.generation_tokens = self.running = self.requests = 0
         self.token_seconds = float(os.environ.get("STANDIN_TOKEN_SECONDS", "0.005"))
+        self.is_draining = int((values.get("--shutdown-timeout") or ["0"])[0]) > 0
+        self.is_aborting = False
 
     def count(self, prompt, generated):
         with self.lock:
@@ -173,6 +177,9 @@ class Handler(BaseHTTPRequestHandler):
             with_usage = (body.get("stream_options") or {}).get("include_usage")
             for number, word in enumerate(words, 1):
                 time.sleep(self.engine.token_seconds)
+                if self.engine.is_aborting:
+                    self.event({"error": {"message": "EngineCore encountered an issue.", "code": 500}})
+                    break
                 is_last = number == len(words)
                 event = {**head, "choices": [self.chunk_choice(chat, word, is_last)]}
                 # the fingerprint is in the last event, and that is the usage where it was asked for
@@ -213,6 +220,18 @@ class Handler(BaseHTTPRequestHandler):
         return {"id": name, "object": "model", "created": created, "owned_by": "vllm", "root": self.engine.model,
                 "parent": None, "max_model_len": self.engine.max_model_len, "permission": [permission]}  # fmt: skip
 
+    def handle_one_request(self):
+        with self.server.lock:
+            self.server.idle.add(self.connection)
+            self.close_connection = self.server.stopping
+        if not self.close_connection:
+            super().handle_one_request()
+
+    def parse_request(self):
+        with self.server.lock:
+            self.server.idle.discard(self.connection)
+        return super().parse_request()
+
     def is_authorized(self):
         if not self.engine.key or self.headers["authorization"] == f"Bearer {self.engine.key}":
             return True
@@ -252,6 +271,22 @@ class Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
 
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.lock, self.idle, self.stopping = threading.Lock(), set(), False
+
+    def stop(self):
+        """Accepts nothing more and closes idle kept connections, as uvicorn does: a router keeps some open for long."""
+        with self.lock:
+            self.stopping = True
+            for connection in self.idle:
+                try:
+                    connection.shutdown(socket.SHUT_RD)
+                except OSError:
+                    # the client has closed it
+                    pass
+        self.shutdown()
+
 
 def main():
     command, *arguments = sys.argv[1:]
@@ -267,7 +302,12 @@ def main():
     Handler.timeout = 5
     host, port = (values.get("--host") or ["0.0.0.0"])[0], int((values.get("--port") or ["8000"])[0])
     server = Server((host, port), Handler)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+
+    def stop(*_):
+        Handler.engine.is_aborting = not Handler.engine.is_draining
+        threading.Thread(target=server.stop).start()
+
+    signal.signal(signal.SIGTERM, stop)
     print("INFO:     Application startup complete.", flush=True)
     server.serve_forever(poll_interval=0.05)
     server.server_close()

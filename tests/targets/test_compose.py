@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ from stackgen.cli import main as cli
 from stackgen.errors import MachineError, StackgenError
 from stackgen.runtimes.compose import command as docker_cli
 from stackgen.stack.envfile import GENERATED_SECRETS
-from stackgen.stack.folder import open_stack
+from stackgen.stack.folder import Stack, open_stack
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.compose
 EXAMPLES = sorted(path.parent for path in ROOT.glob("compose/*/stack.yaml"))
-BAD_IMAGE = "name: demo\nmodels: [{model: org/name, engine: vllm, revision: abc, gpus: 0}]\nbind: 999.999.999.999\n"
+GOOD = "name: demo\nmodels: [{model: org/name, engine: vllm, revision: abc, gpus: none}]\n"
 
 
 def config(folder: Path, *arguments: str, key: str = "the-key") -> subprocess.CompletedProcess[str]:
@@ -59,9 +60,18 @@ def test_render_validates_with_compose(folder: Path, tmp_path: Path) -> None:
     assert cli.main(["render", str(complete_copy(folder, tmp_path / "copy")), "--check"]) == 0
 
 
-def test_files_that_compose_rejects_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An address that looks valid but isn't: only Compose detects it."""
-    (tmp_path / "stack.yaml").write_text(BAD_IMAGE)
+def render_wrong_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes stackgen render an address that only Compose rejects; stack.yaml has no such field."""
+    real = Stack.files
+    wrong = lambda one: replace(one, text=one.text.replace("127.0.0.1:", "999.999.999.999:"))  # noqa: E731
+    monkeypatch.setattr(Stack, "files", lambda self: tuple(wrong(one) for one in real(self)))
+
+
+def test_files_that_compose_rejects_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    render_wrong_address(monkeypatch)
+    (tmp_path / "stack.yaml").write_text(GOOD)
     assert cli.main(["render", str(tmp_path)]) == 2
     shown = capsys.readouterr()
     assert "docker compose: " in shown.err
@@ -74,11 +84,11 @@ def test_files_that_compose_rejects_are_not_written(tmp_path: Path, capsys: pyte
     assert (tmp_path / "compose.yaml").exists()
 
 
-def test_a_rejected_stack_does_not_replace_a_working_one(tmp_path: Path) -> None:
-    (tmp_path / "stack.yaml").write_text(BAD_IMAGE.replace("bind: 999.999.999.999\n", ""))
+def test_a_rejected_stack_does_not_replace_a_working_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stack.yaml").write_text(GOOD)
     assert cli.main(["render", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "stack.yaml"}
-    (tmp_path / "stack.yaml").write_text(BAD_IMAGE)
+    render_wrong_address(monkeypatch)
     assert cli.main(["render", str(tmp_path)]) == 2
     assert {path: path.read_bytes() for path in before} == before
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,11 @@ def path(one: str) -> str:
     return f"./d{one}/end"
 
 
+def file(one: str) -> str:
+    """The path of a file that contains `one`, without what could lead out of the model."""
+    return f"d{re.sub(r'[/~]|[.][.]', '', one).replace(chr(92), '')}.gguf"
+
+
 def three_models(one: str, two: str, number: int) -> list[dict[str, Any]]:
     """A model of each engine with a hostile string in every free text field."""
     shared = {
@@ -298,7 +304,7 @@ def three_models(one: str, two: str, number: int) -> list[dict[str, Any]]:
         "replicas": 1 + number % 2,
     }
     names = [f"{number}.{one}", f"{number}-{two}"]  # each once in the stack
-    lora = {"name": "l" + "".join(one.split()).replace("=", "") + "x", "path": path(two) + "/lora"}
+    lora = {"name": f"l{number}" + "".join(one.split()).replace("=", "") + "x", "path": path(two) + "/lora"}
     return [
         shared
         | {
@@ -318,7 +324,7 @@ def three_models(one: str, two: str, number: int) -> list[dict[str, Any]]:
             "model": f"org/m{number}",
             "revision": one,
             "served_names": [f"{number}:{two}"],
-            "lora_adapters": [lora | {"path": "h" + two}],
+            "lora_adapters": [{"name": f"{lora['name']}2", "path": f"org/a{number}", "revision": one}],
             "gpus": [f"GPU-{number}a", f"GPU-{number}b"],
         },
         shared
@@ -330,8 +336,9 @@ def three_models(one: str, two: str, number: int) -> list[dict[str, Any]]:
             "served_names": [f"{number}.{one}".replace(",", ";")],
         },
         shared | {"engine": "fastchat", "model": f"org/f{number}", "revision": two, "replicas": 1},
-        shared | {"engine": "llamacpp", "model": f"org/l{number}", "revision": one, "file": two, "served_names": names},
-        shared | {"engine": "llamacpp", "model": path(two), "file": one, "served_names": [f"{number}:{one}"]},
+        shared
+        | {"engine": "llamacpp", "model": f"org/l{number}", "revision": one, "file": file(two), "served_names": names},
+        shared | {"engine": "llamacpp", "model": path(two), "file": file(one), "served_names": [f"{number}:{one}"]},
     ]
 
 

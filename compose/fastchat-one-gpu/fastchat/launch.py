@@ -11,11 +11,11 @@ process list and FastChat prints them to its log.
 """
 
 import contextlib
-import hmac
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -46,18 +46,25 @@ def controller():
 
 def worker():
     import uvicorn
+    from api_answers import count_last_token
     from conversations import patch_conversations
     from fastchat.serve import base_model_worker, model_worker
+    from token_ids import IdsRefused, accept_ids, to_prompt
 
     patch_conversations(base_model_worker, model_worker)
     original = model_worker.ModelWorker.generate_stream_gate
 
     def generate(self, params):
-        # null raises outside FastChat's handlers and leaks a semaphore: after five, requests hang, heartbeats go on
+        # for OpenAI, null means the default, but FastChat does not read it so
         params = {name: value for name, value in params.items() if value is not None}
         try:
-            yield from original(self, params)
-        # any exception that escapes here leaks the semaphore as well, so it becomes an error answer
+            if "prompt" in params:
+                params["prompt"] = to_prompt(params["prompt"], self.tokenizer, self.model)
+            for chunk in original(self, params):
+                yield count_last_token(chunk)
+        except IdsRefused as error:
+            yield json.dumps({"text": str(error), "error_code": 40001}).encode() + b"\0"
+        # FastChat's worker does not recover from an exception that escapes here, so it becomes an error answer
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             yield json.dumps({"text": text, "error_code": 50001}).encode() + b"\0"
@@ -65,20 +72,39 @@ def worker():
     model_worker.ModelWorker.generate_stream_gate = generate
     args, base_model_worker.worker = model_worker.create_model_worker()
     model_worker.worker = base_model_worker.worker
-    signal.signal(signal.SIGTERM, lambda *_: deregister(base_model_worker.worker))
-    uvicorn.run(model_worker.app, host=args.host, port=args.port, log_level="info")
+    with contextlib.suppress(TypeError):  # a tokenizer that can't be extended: `to_prompt` refuses token ids
+        accept_ids(model_worker.worker.tokenizer)
+    # 128 + SIGTERM, the exit code of a process that the signal stops; uvicorn raises it again after its shutdown
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig, frame):
+            def leave():
+                deregister(base_model_worker.worker)
+                uvicorn.Server.handle_exit(self, sig, frame)
+
+            # in a thread: the worker answers requests until the controller has stopped sending them
+            threading.Thread(target=leave).start()
+
+    server = Server(uvicorn.Config(model_worker.app, host=args.host, port=args.port, log_level="info"))
+    server.run()
+    # uvicorn's exit code for a failed start, such as a port in use
+    sys.exit(0 if server.started else 3)
 
 
 def deregister(worker):
-    """Removes the stopped worker from the controller's list. Runs on SIGTERM, after uvicorn has shut down."""
+    """Removes the worker from the controller's list, before it stops accepting requests."""
+
+    def stopping():
+        raise RuntimeError("the worker is stopping")
+
     # a late heartbeat would register the worker again
     worker.send_heart_beat = lambda: None
-    # the controller has no call to remove one worker, but a refresh drops all that don't answer
+    # the controller has no call to remove one worker, but a refresh drops all whose status request fails
+    worker.get_status = stopping
     request = urllib.request.Request(f"{worker.controller_addr}/refresh_all_workers", method="POST")
     with contextlib.suppress(OSError):  # best effort: otherwise it gets requests until its heartbeat expires
         urllib.request.urlopen(request, timeout=5).close()
-    # 128 + SIGTERM, the exit code of a process that the signal stops
-    sys.exit(143)
 
 
 def read_keys():
@@ -98,47 +124,34 @@ def read_keys():
 
 def api():
     if os.environ.get("API_KEYS"):
-        fail("the variable API_KEYS is set: FastChat crashes on it, or ignores it and stays open; use STACKGEN_API_KEY")
+        fail("the variable API_KEYS is set: FastChat can't use it; use STACKGEN_API_KEY")
     keys = read_keys()
     expected = [name for name in pop_flag("--expect-models", "").split(",") if name]
 
     import uvicorn
+    from api_answers import record_usage
+    from api_server import Adapter, Guard
     from conversations import patch_prompt
     from fastchat.serve import openai_api_server as module
 
+    async def list_models():
+        return await module.fetch_remote(f"{module.app_settings.controller_address}/list_models", None, "models")
+
     patch_prompt()
+    record_usage(module)
+    # before FastChat adds its own middleware, which then is outside of ours
+    module.app.add_middleware(Adapter, list_models=list_models, expected=expected)
     args = module.create_openai_api_server()
     module.app_settings.api_keys = keys
     wait_for_models(args.controller_address, expected)
     uvicorn.run(Guard(module.app, keys), host=args.host, port=args.port, log_level="info")
 
 
-class Guard:
-    """ASGI middleware that requires the key on every path. FastChat leaves /api/v1/… open, completions included."""
-
-    def __init__(self, app, keys):
-        self.app = app
-        self.keys = [f"Bearer {key}".encode() for key in keys]
-
-    async def __call__(self, scope, receive, send):
-        # browsers send CORS preflights (OPTIONS) without a key
-        if scope["type"] == "http" and scope["method"] != "OPTIONS" and not self._allowed(scope):
-            error = {"message": "send the key as `Authorization: Bearer …`", "type": "invalid_request_error"}
-            body = {"detail": {"error": error | {"param": None, "code": "invalid_api_key"}}}
-            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": json.dumps(body).encode()})
-            return
-        await self.app(scope, receive, send)
-
-    def _allowed(self, scope):
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        # constant time, so that response times reveal nothing about the key
-        return any(hmac.compare_digest(given, key) for key in self.keys)
-
-
 def wait_for_models(address, expected, limit=600):
-    """Waits until the controller lists all expected models. After `limit` seconds it prints a warning and returns."""
+    """Waits until the controller lists one of the expected models, and prints which are missing.
+
+    After `limit` seconds it returns without a model. Other workers register later, or have failed.
+    """
     deadline = time.monotonic() + limit
     while expected:
         try:
@@ -147,11 +160,10 @@ def wait_for_models(address, expected, limit=600):
             ) as got:
                 missing = sorted(set(expected) - set(json.load(got)["models"]))
         except (OSError, ValueError, KeyError) as error:
-            missing = [f"the controller ({error})"]
-        if not missing:
-            return
-        if time.monotonic() > deadline:
-            print(f"stackgen: starting without {', '.join(missing)}: missing after {limit} s", file=sys.stderr)
+            missing = [f"the controller ({error})", *expected]
+        if len(missing) < len(set(expected)) or time.monotonic() > deadline:
+            if missing:
+                print(f"stackgen: starting without {', '.join(missing)}", file=sys.stderr)
             return
         print(f"stackgen: waiting for {', '.join(missing)}", file=sys.stderr)
         time.sleep(2)

@@ -11,8 +11,32 @@ unset STACKGEN_API_KEY
 haproxy -W -db -f /gateway/large.cfg & large=$!
 haproxy -W -db -f /gateway/haproxy.cfg & main=$!
 ending=
+
+# Prints the answer of the main process's runtime API to the command $1
+api() {
+  exec 3<>/dev/tcp/127.0.0.1/8406 || return
+  printf '%s\n' "$1" >&3
+  cat <&3
+  exec 3>&-
+}
+
+# Accepts no more connections, finishes the requests, and only then stops the ports between the two processes. With a
+# SIGUSR1 at once, a large body that is still arriving could not return from the second process.
+stop_gracefully() {
+  for frontend in accepting redirect page api; do
+    # `disable` refuses connections, which `shutdown` alone would leave waiting; `shutdown` closes idle ones
+    api "disable frontend $frontend; shutdown frontend $frontend" >/dev/null 2>&1 || true
+  done
+  while api 'show stat' 2>/dev/null | grep -Eq '^api,FRONTEND,([^,]*,){2}[1-9]'; do sleep 0.2; done
+  # Nothing is in flight, and SIGUSR1 would wait 10 s for the idle connections between the processes. After a reload, an
+  # old worker may still have streams.
+  workers=()
+  read -r -a workers <"/proc/$main/task/$main/children" || true
+  if [ "${#workers[@]}" = 1 ]; then kill -TERM $main $large || true; else kill -USR1 $main $large || true; fi
+}
+
 trap 'kill -USR2 $main $large || true' USR2
-trap 'ending=1; kill -USR1 $main $large || true' USR1
+trap 'ending=1; stop_gracefully &' USR1
 trap 'ending=1; kill -TERM $main $large || true' TERM INT
 status=0
 # `wait` also returns on a signal, so check that both processes are still running

@@ -8,3 +8,25 @@ for port in 8405 8407; do
   [ "$status" = 200 ]
   exec 3>&-
 done
+
+# Sends one command to the runtime API
+api() {
+  exec 3<>/dev/tcp/127.0.0.1/8406
+  printf '%s\n' "$1" >&3
+  cat <&3
+  exec 3>&-
+}
+
+# A stackgen command that drains a replica renews its lease. If the command was killed, enable the replica again.
+for lease in /tmp/drained/*; do
+  [ -f "$lease" ] || continue
+  read -r expires <"$lease" || continue
+  [ "$(date +%s)" -ge "$expires" ] || continue
+  name=${lease##*/}
+  api 'show servers state' | while read -r _ backend _ server _; do
+    [ "$server" != "$name" ] || api "set server $backend/$name state ready"
+  done
+  rm -f "$lease"
+  # the output of a health check is not in the log, but that of process 1 is
+  echo "Enabled $name again: the command that drained it has ended without enabling it" >/proc/1/fd/1 || true
+done

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stackgen.check.checks.verdict import Context, Verdict, fail, succeed, warn
+from stackgen.check.transport.answer import refuses_few_tokens
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.redact import basic_credentials
-from stackgen.check.transport.session import Reply
+from stackgen.check.transport.session import Reply, error_message
 from stackgen.plan.clouds import CLOUDS
 
 __all__ = ["auth"]
@@ -29,7 +30,10 @@ KEY_HINT = "use the key from the running server's .env; a changed key takes effe
 UNGUARDED_HINT = "start the server with a key (vLLM: VLLM_API_KEY; FastChat: --api-keys)"
 
 AS_BASIC = "the key as Basic auth"
-BASIC_HINT = "this is no authentication bypass: Basic auth requires the key too. Clients send the key as Bearer"
+BASIC_HINT = (
+    "this is not an authentication bypass, because the server also requires the key for Basic auth. OpenAI clients"
+    " send the key in the header `Authorization: Bearer KEY`"
+)
 
 
 def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:
@@ -50,7 +54,6 @@ def _wrong_credentials(key: str) -> tuple[tuple[str, str, str | None], ...]:
 BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
     "/invocations": _tiny_chat,
     "/api/v1/chat/completions": _tiny_chat,
-    "/api/v1/token_check": lambda model: {"prompts": [{"model": model, "prompt": "hi", "max_tokens": 1}]},
     "/completion": lambda _: {"prompt": "hi", "n_predict": 1},
     "/completions": lambda model: {"model": model, "prompt": "hi", "max_tokens": 1},
     "/chat/completions": _tiny_chat,
@@ -86,7 +89,7 @@ MAX_CONCURRENCY = 8
 
 
 def auth(context: Context, _model: str) -> Verdict:
-    """Wrong credentials are refused, the right key is accepted, and the open paths of the dialect are closed."""
+    """Wrong credentials are refused, the right key is accepted, and no path of the dialect answers without the key."""
     target = context.session.target
     if private := _open_private_ports(context):
         return fail(f"these addresses answer without authentication: {', '.join(private)}", hint=PRIVATE_HINT)
@@ -103,7 +106,7 @@ def auth(context: Context, _model: str) -> Verdict:
     # 404 or 500 without a key is no refusal: the request may not have reached the authentication at all
     if any(not note.endswith(("401", "403")) for note in odd):
         return fail(
-            "the server refuses a request without the right key with neither 401 nor 403",
+            "a request without the right key got a status other than 401 or 403",
             hint="see the server's log",
             evidence="; ".join(odd),
         )
@@ -118,7 +121,8 @@ def auth(context: Context, _model: str) -> Verdict:
         if target.exposed:
             return fail(message, hint=hint, evidence=evidence)
         # on loopback, users of this machine are the only ones who can reach it
-        hint = f"acceptable while only this machine can reach the server. Before other machines can reach it, {hint}"
+        acceptable = "paths without a key are acceptable as long as only this machine can reach the server"
+        hint = f"{acceptable}. Before other machines can reach the server, {hint}"
         return warn(message, hint=hint, evidence=evidence)
     if inconclusive.has_errors:
         message = "/v1 refuses wrong keys, but some other paths could not be checked"
@@ -126,12 +130,12 @@ def auth(context: Context, _model: str) -> Verdict:
     if odd:
         statuses = " or ".join(map(str, context.dialect.auth_statuses))
         message = f"the server refuses wrong keys, but not with status {statuses}"
-        return warn(message, hint="clients may not recognize this status as a key problem", evidence=evidence)
+        hint = f"some clients recognize a wrong key only if the status is {statuses}"
+        return warn(message, hint=hint, evidence=evidence)
     if basic:
         return warn(f"the server also accepts {AS_BASIC}", hint=BASIC_HINT, evidence=evidence)
-    return succeed(
-        "requests without a key, with a wrong key, with Basic auth and with an empty key are refused", evidence=evidence
-    )
+    *phrases, last = (phrase for _, phrase, _ in _credentials_to_try(context, target.api_key))
+    return succeed(f"requests {', '.join(phrases)} and {last} are refused", evidence=evidence)
 
 
 def _check_without_key(context: Context) -> Verdict:
@@ -141,44 +145,52 @@ def _check_without_key(context: Context) -> Verdict:
         message = "the server requires a key, but none was given"
         return fail(message, hint=target.no_key_hint, evidence=context.excerpt(listing))
     # the check `chat` may have already shown that chat works without a key
+    if not context.chat_answers and context.any_model == "unknown" and context.unloaded and listing.status == 200:
+        message = "the model list is open; chat was not requested, because that would load a model"
+        return warn(message, hint="run `stackgen check` without --quick to see whether chat needs a key")
     if not context.chat_answers:
         reply = context.session.post(f"{context.url}/chat/completions", _tiny_chat(context.any_model), None)
         if reply.status in (401, 403):
             models = "the model list is open" if listing.status == 200 else f"/models returns {listing.status}"
-            message = f"{models}, but chat requires a key and none was given"
+            message = f"{models}, but chat requires a key and no key was given"
             return fail(message, hint=target.no_key_hint, evidence=context.excerpt(reply))
-        if reply.status != 200:
+        if reply.status != 200 and not refuses_few_tokens(reply.status, error_message(reply)):
             statuses = f"/models returns {listing.status}, chat returns {reply.status}"
             message = f"can't tell whether the server has a key: {statuses}"
             return warn(message, hint="check the base URL", evidence=context.excerpt(reply))
     message = "the server has no key: anyone who can reach the server can use it"
     if target.exposed:
         return fail(message, hint="set a key before other machines can reach the server")
-    return warn(message, hint="acceptable while only this machine can reach the server")
+    hint = "a server without a key is acceptable as long as only this machine can reach the server"
+    return warn(message, hint=hint)
+
+
+def _credentials_to_try(context: Context, key: str) -> tuple[tuple[str, str, str | None], ...]:
+    # a quick check may run every few seconds, so it tries only the first two kinds
+    return _wrong_credentials(key) if context.options.depth else _wrong_credentials(key)[:2]
 
 
 def _try_wrong_credentials(context: Context, key: str) -> tuple[list[str], list[str], bool]:
     """Returns the accepted credentials, notes about unexpected statuses, and whether the key works as Basic auth."""
     accepted, odd, basic = [], [], False
-    # a quick check may run every few seconds, so it tries only the first two kinds
     chat = _tiny_chat(context.any_model)
-    credentials = _wrong_credentials(key) if context.options.depth else _wrong_credentials(key)[:2]
-    for name, phrase, header in credentials:
+    for name, phrase, header in _credentials_to_try(context, key):
         # some gateways protect only the model list, and some only the completions
         replies = (
             context.session.get(f"{context.url}/models", header),
             context.session.post(f"{context.url}/chat/completions", chat, header),
         )
         # a redirect is neither an answer nor a refusal, so `odd` reports it
-        through = [reply.status < 300 for reply in replies]
+        # a model refuses a short answer only after the request has passed the authentication
+        through = [reply.status < 300 or refuses_few_tokens(reply.status, error_message(reply)) for reply in replies]
         if name == AS_BASIC and any(through):
             basic = True
         elif all(through):
             accepted.append(f"requests {phrase}")
         elif any(through):
             accepted.append(f"{'model list' if through[0] else 'chat'} requests {phrase}")
-        for what, reply in zip(("model list", "chat"), replies, strict=True):
-            if reply.status >= 300 and reply.status not in context.dialect.auth_statuses:
+        for what, reply, passed in zip(("model list", "chat"), replies, through, strict=True):
+            if not passed and reply.status not in context.dialect.auth_statuses:
                 odd.append(f"a {what} request {phrase} returns {reply.status}")
     return accepted, odd, basic
 
@@ -201,17 +213,17 @@ def _find_open_paths(context: Context) -> tuple[list[str], _Inconclusive]:
         if not context.options.depth and path not in GENERATING:
             continue
         if path in GENERATING and context.timed_out_models:
-            inconclusive.notes.append(f"{path} was not tried: the model does not answer")
+            inconclusive.notes.append(f"{path} was not requested, because the model does not answer")
             continue
         paths.append(path)
     if not paths:
         return [], inconclusive
-    model, deadline = context.any_model, time.monotonic() + context.options.timeout
+    model, deadline = context.any_model, time.monotonic() + context.session.timeout
 
     def request(path: str) -> Reply | Fault:
         body, left = BODIES.get(path), deadline - time.monotonic()
         if left <= 0:
-            return Fault("timeout", "not tried within the timeout", hint="")
+            return Fault("timeout", "no time was left for a request", hint="")
         try:
             if body is None or _changes_state(path):
                 return context.session.get(target.root + path, None, left)

@@ -24,7 +24,8 @@ CLEAR_HINT = (
     " a message"
 )
 DEAD_HINT = (
-    "any user can stop the server with such a request. See `docker compose logs`, and restart the engine if it died"
+    "any user can stop the server with the same invalid request. See `docker compose logs`, and restart the server if"
+    " the server died"
 )
 MAX_SHOWN = 3
 
@@ -51,7 +52,7 @@ def errors(context: Context, _model: str) -> Verdict:
         # checked at once: otherwise the next probe would get the blame for a dead engine
         if may_be_dead and (dead := _health_problem(context, model)):
             evidence = "; ".join(one.text for one in problems[-MAX_SHOWN:])
-            message = f"the server stopped answering after {probe.name!r}: {dead}"
+            message = f"the server stopped answering after the invalid request {probe.name!r}: {dead}"
             return fail(message, hint=DEAD_HINT, evidence=evidence)
         # the long prompt comes last, because an earlier error may reveal the context length
         if not queue and LONG_PROMPT not in tried:
@@ -72,6 +73,7 @@ def _verdict(context: Context, problems: list[Problem], tried: list[str], notes:
     if not left:
         message = f"the server still answers after {len(tried)} invalid requests"
         return succeed(message, notes=tuple(notes), figures=figures)
+    # severe problems first, because the message has room for a few only
     worst = sorted(left, key=lambda one: not one.severe)
     more = f" and {len(left) - MAX_SHOWN} more" if len(left) > MAX_SHOWN else ""
     message = "; ".join(one.text for one in worst[:MAX_SHOWN]) + more
@@ -82,11 +84,12 @@ def _verdict(context: Context, problems: list[Problem], tried: list[str], notes:
 
 def _long_prompt_probes(model: str, length: int | None, notes: list[str]) -> list[Probe]:
     if length is None:
-        notes.append("a prompt longer than the context was not tried: the context length is unknown")
+        notes.append("a prompt longer than the context was not sent, because the context length is unknown")
         return []
     if length > MAX_CONTEXT:
         notes.append(
-            f"a prompt longer than the context of {length} tokens was not tried: that prompt would be too large"
+            f"a prompt longer than the context was not sent: the context has {length} tokens, and the check sends such"
+            f" a prompt only if the context has at most {MAX_CONTEXT} tokens"
         )
         return []
     return [long_prompt(model, length)]
@@ -96,7 +99,7 @@ def _health_problem(context: Context, model: str) -> str:
     """Returns why a valid request gets no answer; empty if the server answers."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
     try:
-        reply = context.session.post(f"{context.url}/chat/completions", body)
+        reply = context.post_chat(model, body)
     except Fault as fault:
         return fault.message
     # a rate limit shows that the server is alive

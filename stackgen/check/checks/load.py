@@ -27,12 +27,12 @@ OPENING = "Do not read this:"
 CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
 LOGS_HINT = "see the server's log: `docker compose logs`"
 WEDGE_HINT = (
-    "restart the FastChat worker. A worker hangs, while /v1/models still answers, when leaked requests use up its"
-    " concurrency limit. Each request with `temperature: null` lowers that limit by one"
+    "restart the FastChat worker. In plain FastChat, a request that fails inside the worker can permanently lower the"
+    " worker's concurrency limit. At a limit of zero the worker hangs, although /v1/models still answers"
 )
 SLOW_HINT = f"the engine may hang or be slower than the timeout: raise --timeout; {LOGS_HINT}"
 MIXED_HINT = "take the endpoint out of service: a proxy, a cache or the engine sends answers to the wrong client"
-LIMIT_HINT = "the server's queue or rate limit is smaller than this load"
+LIMIT_HINT = "this load exceeds the server's rate limit or the size of its queue"
 
 
 @dataclass(slots=True)
@@ -116,8 +116,8 @@ def load(context: Context, model: str) -> Verdict:
     latencies = f"p50 {figures['p50_seconds']:.2f} s, p99 {figures['p99_seconds']:.2f} s"
     message = f"{count} concurrent requests were answered in {seconds:.2f} s (latency {latencies})"
     if not used:
-        message += ", but mix-ups can't be detected"
-        hint = "nothing in an answer shows which request it belongs to"
+        message += ", but mixed-up answers can't be detected"
+        hint = "nothing in an answer shows to which request the answer belongs"
         return warn(message, hint=hint, evidence=evidence, **measured)
     return succeed(message, evidence=evidence, **measured)
 
@@ -174,8 +174,11 @@ def _send_request(context: Context, model: str, number: int, nonce: str, echo: b
     body |= {"prompt": prompt, "echo": True} if echo else {"messages": [{"role": "user", "content": prompt}]}
     answer, started = Answer(number, nonce), time.monotonic()
     try:
-        path = "completions" if echo else "chat/completions"
-        reply = context.session.post(f"{context.url}/{path}", body, headers={"X-Request-Id": nonce})
+        headers = {"X-Request-Id": nonce}
+        if echo:
+            reply = context.session.post(f"{context.url}/completions", body, headers=headers)
+        else:
+            reply = context.post_chat(model, body, headers=headers)
     except Fault as fault:
         answer.problem, answer.timeout = fault.message, fault.kind == "timeout"
         return answer
@@ -186,7 +189,7 @@ def _send_request(context: Context, model: str, number: int, nonce: str, echo: b
     parsed: TextCompletion | Completion | None
     parsed, problems = parse(TextCompletion, reply.json()) if echo else parse(Completion, reply.json())
     if parsed is None:
-        answer.problem = f"the body is not as documented: {problems[0]}; {context.excerpt(reply)}"
+        answer.problem = f"the response body is not as documented: {problems[0]}; {context.excerpt(reply)}"
         return answer
     choice, usage = parsed.choices[0], parsed.usage
     answer.id, answer.text = (
@@ -214,7 +217,9 @@ def _find_mix_ups(answers: Sequence[Answer], nonces: Sequence[str], markers: Mar
         elif markers.step and answer.prompt_tokens is not None:
             steps = round((answer.prompt_tokens - markers.base) / markers.step)
             if steps != answer.number % LENGTHS:
-                mix_ups.append(f"request {mine} got the answer to another prompt, of {answer.prompt_tokens} tokens")
+                mix_ups.append(
+                    f"request {mine} got the answer to another prompt, which has {answer.prompt_tokens} tokens"
+                )
     return mix_ups
 
 

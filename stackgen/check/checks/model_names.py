@@ -47,7 +47,10 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     names = tuple(known)
     # the server lists the name and still refuses it: no other spelling will help
     if wanted in names:
-        return f"the server lists exactly {wanted!r}: it may not be a chat model, or no instance of it is running"
+        return (
+            f"the server lists {wanted!r}, but possibly the model does not support chat, or no instance of the model"
+            " is running"
+        )
     near = nearest(wanted, names)
     if near:
         return f"did you mean {near[0]!r}? ({near[1]})"
@@ -70,5 +73,5 @@ def _last_part(name: str) -> str:
 RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("upper and lower case differ", str.casefold),
     ("'-', '.' and '_' differ", _normalized),
-    ("the organization is missing or different", lambda name: _normalized(_last_part(name))),
+    ("the organization in the name is missing or different", lambda name: _normalized(_last_part(name))),
 )

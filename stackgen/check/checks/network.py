@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 from stackgen.check.checks.verdict import Context, Verdict, fail, skip, succeed, warn
 from stackgen.check.target import Target
 from stackgen.check.transport.faults import Fault, classify, is_tls_port
-from stackgen.check.transport.session import CONNECT_SECONDS, tls_context
+from stackgen.check.transport.http_client import CONNECT_SECONDS, tls_context
 
 __all__ = ["connect", "http", "resolve", "tls"]
 
@@ -66,14 +66,15 @@ def tls(context: Context, _model: str) -> Verdict:
     if target.base_url.startswith("http:"):
         return _check_plain_http(context)
     if proxy := _proxy_host(target):
-        return skip(f"the proxy {proxy} forwards the connection, so only requests show whether TLS works")
+        return skip(f"the proxy {proxy} opens the connection, so this check can't test TLS; the other checks test it")
+    timeout = _connect_timeout(context)
     try:
         certificate, version = _handshake(context)
     except TimeoutError:
         where = f"{target.host}:{target.port}"
         raise Fault(
             "tls-timeout",
-            f"{where} was silent for {_connect_timeout(context):g} s during the TLS handshake",
+            f"{where} was silent for {timeout:g} s during the TLS handshake",
             hint="check the port and the log of the TLS proxy",
         ) from None
     except OSError as error:
@@ -84,7 +85,7 @@ def tls(context: Context, _model: str) -> Verdict:
     if days < EXPIRY_DAYS:
         return warn(
             f"the certificate expires in {days:.0f} days",
-            hint="renew the certificate: clients reject it after that day",
+            hint="renew the certificate: clients reject an expired certificate",
             evidence=f"notAfter {certificate['notAfter']}",
             figures=figures,
         )
@@ -175,7 +176,7 @@ def _resolve_host(host: str, port: int, timeout: float) -> list[Any]:
 
 def _connect_timeout(context: Context) -> float:
     # a slow model may need a long timeout, but a TCP connection never does
-    return min(context.options.timeout, CONNECT_SECONDS)
+    return min(context.session.timeout, CONNECT_SECONDS)
 
 
 def _proxy_host(target: Target) -> str:

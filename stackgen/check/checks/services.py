@@ -22,6 +22,10 @@ HINTS = {
     "exited": "`stackgen logs {name}` shows why the service exited; start it again with `stackgen up`",
     "dead": "run `stackgen down`, then `stackgen up`",
 }
+PORT_HINT = (
+    "the process that forwards the port (docker-proxy) has probably ended. Docker starts it again with the container:"
+    " `docker compose restart {name}`, which also ends requests that reach {name} on another way"
+)
 
 
 def containers(context: Context, _model: str) -> Verdict:
@@ -31,6 +35,12 @@ def containers(context: Context, _model: str) -> Verdict:
         return skip(UNKNOWN)
     services = observer.services()
     down = [service for service in services if service.state != "running"]
+    if not down and (silent := [one for one in services if one.unreachable_ports]):
+        message = "; ".join(
+            f"{one.name} is healthy, but its published port {', '.join(one.unreachable_ports)} accepts no connections"
+            for one in silent
+        )
+        return fail(message, hint=PORT_HINT.format(name=silent[0].name))
     if not down:
         restarted = [f"{one.name} has restarted {one.restarts} times" for one in services if one.restarts]
         are = "service is" if len(services) == 1 else "services are"
@@ -54,7 +64,7 @@ def topology(context: Context, _model: str) -> Verdict:
     services = observer.services()
     failures: list[tuple[str, str]] = []
     warnings: list[str] = []
-    probes = observer.run_probes(context.options.timeout)
+    probes = observer.run_probes(context.session.timeout)
     working = {one.service for one in probes if one.ok}
     for service in services:
         failures += _find_failures(service)
@@ -62,7 +72,7 @@ def topology(context: Context, _model: str) -> Verdict:
         if service.health == "unhealthy":
             # Docker runs health checks every 30 s, so its state may be older than the probe's result
             if service.name in working or (service.front and context.answer is not None):
-                warnings.append(f"Docker still reports {service.name} as unhealthy, although it answers")
+                warnings.append(f"Docker still reports {service.name} as unhealthy, although {service.name} answers")
             else:
                 failures.append((f"{service.name} is unhealthy", f"see `stackgen logs {service.name}`"))
     probes = _blame_controller(services, probes)
@@ -101,7 +111,7 @@ def _blame_controller(services: tuple[ServiceView, ...], probes: tuple[ProbeResu
     if controller is None or not workers or unregistered != workers:
         return probes
     # a controller keeps its workers in memory only, so a restart loses them all
-    output = "the controller knows none of its workers; it has probably restarted"
+    output = "the controller knows none of its workers, probably because the controller has restarted"
     others = [one for one in probes if one.service not in {*workers, controller}]
     seconds = max(one.seconds for one in probes if one.service in workers)
     return (*others, ProbeResult(service=controller, ok=False, seconds=seconds, output=output))
@@ -131,8 +141,12 @@ def _find_failures(service: ServiceView) -> list[tuple[str, str]]:
         failures.append((message, "remove the `ports:` of this service from compose.yaml"))
     planned = _gpu_count(service.gpus_planned)
     if service.gpus_seen is not None and service.gpus_planned and service.gpus_seen < planned:
-        message = f"{service.name} sees {service.gpus_seen} of {planned} GPUs"
-        failures.append((message, "check the driver. A daemon reload takes the GPUs away from running containers"))
+        message = f"{service.name} sees {service.gpus_seen} of {planned} planned GPUs"
+        hint = (
+            "check the GPU driver. Another possible cause: `systemctl daemon-reload` takes the GPUs away from running"
+            " containers"
+        )
+        failures.append((message, hint))
     return failures
 
 
@@ -144,6 +158,8 @@ def _find_warnings(service: ServiceView) -> list[str]:
     if service.state == "running" and service.gpus_reserved != service.gpus_planned:
         reserved, planned = _format_gpus(service.gpus_reserved), _format_gpus(service.gpus_planned)
         warnings.append(f"{service.name} has other GPUs than planned (reserved: {reserved}; planned: {planned})")
+    if service.drained:
+        warnings.append(f"{service.name} gets no requests from the gateway: {service.drained}")
     if service.restarts:
         warnings.append(f"{service.name} has restarted {service.restarts} times")
     # the OOM killer may kill only a child process; then the container keeps running

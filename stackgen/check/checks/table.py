@@ -6,9 +6,12 @@ A new check is a function and a row in `CHECKS`.
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
+from stackgen.check.checks.apis import apis
 from stackgen.check.checks.auth import auth
-from stackgen.check.checks.chat import chat, stream
+from stackgen.check.checks.chat import chat
+from stackgen.check.checks.chat_stream import stream
 from stackgen.check.checks.errors import errors
 from stackgen.check.checks.features import FEATURES
 from stackgen.check.checks.load import load
@@ -18,7 +21,7 @@ from stackgen.check.checks.services import containers, topology
 from stackgen.check.checks.verdict import Check, Context, Verdict, fail, skip, succeed, warn
 from stackgen.check.dialects import TOGETHER
 from stackgen.check.options import Options
-from stackgen.check.transport.openai_schema import ModelList, card_names, parse
+from stackgen.check.transport.openai_schema import ModelList, card_names, load_state, parse
 from stackgen.check.transport.session import Reply, error_message
 from stackgen.errors import StackgenError
 
@@ -33,7 +36,7 @@ def alive(context: Context, _model: str) -> Verdict:
     path = context.dialect.liveness_path
     if path is None:
         return skip(
-            f"{context.dialect.name} has no liveness path; `models` and `chat` show whether the server is alive"
+            f"{context.dialect.name} has no liveness path; the checks `models` and `chat` show if the server is alive"
         )
     reply = context.session.get(context.session.target.root + path)
     if reply.status == 200:
@@ -52,10 +55,10 @@ def models(context: Context, _model: str) -> Verdict:
     names = context.listed
     if names is None:
         return _fail_no_list(context, reply)
-    # FastChat answers 200 with an empty list while no worker is registered
+    # FastChat without a registered worker, and a gateway without a replica, answer 200 with an empty list
     wanted = context.session.target.models
     if not names:
-        hint = f"no worker is registered, or the worker has just died; {LOGS_HINT}"
+        hint = f"no replica or worker is up: it is loading, has failed, or is drained; {LOGS_HINT}"
         return fail("the server lists no models", hint=hint, evidence=context.excerpt(reply))
     missing = [name for name in wanted if name not in names]
     if missing:
@@ -69,7 +72,7 @@ def models(context: Context, _model: str) -> Verdict:
     problems = _list_problems(context, reply)
     if problems:
         evidence = context.session.redact.excerpt("; ".join(problems))
-        hint = "clients that parse the model list strictly may fail on this"
+        hint = "clients that parse the model list strictly may fail"
         return warn(f"{message}, but {problems[0]}", hint=hint, evidence=evidence)
     return succeed(message)
 
@@ -86,16 +89,33 @@ def list_models(context: Context) -> Reply:
     body = reply.json()
     # Together sends a bare array
     cards = body.get("data") if isinstance(body, dict) else body
-    context.listing, context.listed, context.chat_models = reply, None, ()
+    context.listing, context.listed, context.chat_models, context.unloaded = reply, None, (), {}
     if reply.status == 200 and isinstance(cards, list):
         listed, chats = list[str](), list[str]()
         for card in cards:
             names = card_names(card) if isinstance(card, dict) else ()
             listed += names
+            if names and (state := load_state(card)):
+                context.unloaded.update(dict.fromkeys(names, state))
             # Together also lists image and speech models; `type` shows the kind of a model
             chats += names if names and card.get("type") in (None, "model", "chat") else ()
         context.listed, context.chat_models = tuple(listed), tuple(chats)
+        context.unloaded.update(_ask_llama_swap(context, cards, listed))
     return reply
+
+
+def _ask_llama_swap(context: Context, cards: list[Any], listed: list[str]) -> dict[str, str]:
+    """The models that llama-swap would load first. Its `/running` lists the loaded models."""
+    # an older llama-swap lists models without their state (mostlygeek/llama-swap, proxy/proxymanager.go)
+    owners = {str(card.get("owned_by")) for card in cards if isinstance(card, dict)}
+    if owners != {"llama-swap"} or context.unloaded:
+        return {}
+    body = context.session.get(f"{context.session.target.root}/running").json()
+    running = body.get("running") if isinstance(body, dict) else None
+    if not isinstance(running, list):
+        return {}
+    ready = {str(one.get("model")) for one in running if isinstance(one, dict) and one.get("state") == "ready"}
+    return {name: "unloaded" for name in listed if name not in ready}
 
 
 def _fail_no_list(context: Context, reply: Reply) -> Verdict:
@@ -108,7 +128,7 @@ def _fail_no_list(context: Context, reply: Reply) -> Verdict:
         return fail("the server refuses the key", hint=KEY_HINT, evidence=evidence)
     # `http` saw no redirect without a key, so the server redirects only requests with the key
     if location := context.redirect_target(reply):
-        message = f"the server redirects requests with the key to {location}"
+        message = f"if a request contains the key, the server redirects the request to {location}"
         return fail(message, hint="use the URL that the server redirects to", evidence=evidence)
     if reply.status == 404:
         hint = "check the base URL: it usually ends in /v1"
@@ -126,7 +146,7 @@ def _list_problems(context: Context, reply: Reply) -> tuple[str, ...]:
         return (
             ()
             if context.dialect.name == TOGETHER.name
-            else ("the list is a bare array, not an object with `object` and `data`",)
+            else ("the model list is a JSON array, not an object with `object` and `data`",)
         )
     parsed, problems = parse(ModelList, body)
     return () if parsed else problems
@@ -146,13 +166,14 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("http", run=http, about="the base URL answers HTTP", needs=("resolve", "connect", "tls")),
     Check("alive", run=alive, about="the server's liveness path answers 200"),
-    Check("models", run=models, about="the server lists the expected models under exactly their names"),
+    Check("models", run=models, about="the server lists the expected models with exactly the expected names"),
     Check("chat", run=chat, about="the requested model returns a completion as documented", per_model=True),
     Check(
         "stream", run=stream, about="a streamed completion is complete, in order and on time", per_model=True, depth=1
     ),
     Check("auth", run=auth, about="wrong keys are refused, and no path bypasses the key"),
     *FEATURES,
+    Check("apis", run=apis, about="what works with each model: APIs and forms of requests", per_model=True, depth=2),
     Check(
         "errors",
         run=errors,
@@ -193,7 +214,7 @@ def select_checks(options: Options) -> tuple[Check, ...]:
     if limited and "stream" in options.skip:
         raise StackgenError(
             "--max-ttft and --min-tokens-per-second need the check `stream`, which is skipped",
-            hint="don't skip `stream`, or remove the limits",
+            hint="remove the limits, or don't skip `stream`",
         )
     if set(options.select or known) <= set(options.skip):
         raise StackgenError("all selected checks are skipped", hint="`stackgen check --list` lists all checks")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stackgen.check.checks.adapt import Shape, learn
 from stackgen.check.options import Options
-from stackgen.check.report import Status
+from stackgen.check.report import ApiState, ApiSupport, Status
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.session import Reply, Session
 from stackgen.plan import Dialect
@@ -20,7 +21,10 @@ QUESTION = "What is the capital of France?"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of a check, with the fields of `report.Result`. The runner adds name and time and removes the key."""
+    """The outcome of a check, with the fields of `report.Result`. The runner adds name and time and removes the key.
+
+    `support`: what a client gets from the API or feature that was checked; None if the status is enough to tell.
+    """
 
     status: Status
     message: str
@@ -29,6 +33,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    support: ApiState | None = None
 
 
 @dataclass(slots=True)
@@ -43,8 +48,12 @@ class Context:
     - `front_is_down`: whether the front service is down. Then no request is answered, so the other checks are skipped.
     - `timed_out_models`: models that did not answer `chat` in time.
     - `reported_notes`: notes that an earlier result already contains.
+    - `has_failed`: whether a check has failed so far.
     - `listing_fault`: why the model list could not be read. `completion_failure`: why there was no completion, if the
       server itself is to blame.
+    - `shapes`: by model, the form of requests that the model accepts.
+    - `unloaded`: the listed models that a request would load first, with their states.
+    - `outcomes`: the verdicts so far, by check and model. `apis`: what works, as the check `apis` found it.
     """
 
     session: Session
@@ -60,8 +69,13 @@ class Context:
     front_is_down: bool = False
     timed_out_models: set[str] = field(default_factory=set)
     reported_notes: set[str] = field(default_factory=set)
+    has_failed: bool = False
     listing_fault: Fault | None = None
     completion_failure: str = ""
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    unloaded: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Verdict] = field(default_factory=dict)
+    apis: list[ApiSupport] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -72,14 +86,38 @@ class Context:
     def any_model(self) -> str:
         """A model name for requests that need one: an expected model that is listed, else any listed model."""
         wanted, listed = self.session.target.models, self.listed
-        known = (name for name in wanted if listed is None or name in listed)
+        known = [name for name in wanted if listed is None or name in listed]
         # if no model is listed, a request still shows whether the server requires a key
-        return next(known, next(iter((*self.chat_models[:1], *(listed or ())[:1], *wanted)), "unknown"))
+        names = (*known, *self.chat_models, *(listed or ()), *wanted)
+        loaded = [name for name in names if name not in self.unloaded]
+        return next(iter(loaded if self.options.is_light else (*loaded, *names)), "unknown")
 
     @property
     def max_tokens(self) -> int:
         """The token limit of an answer; a quick check allows one token."""
         return self.options.max_tokens if self.options.depth else 1
+
+    def shape(self, model: str) -> Shape:
+        """The form of requests that `model` accepts, as far as it is known."""
+        return self.shapes.get(model, Shape())
+
+    def token_limit(self, model: str) -> int:
+        """The token limit of answers of `model` to `chat_body`."""
+        return max(self.max_tokens, self.shape(model).min_tokens)
+
+    def learn(self, model: str, reply: Reply) -> bool:
+        """Whether `reply` refuses only the form of a request. Later requests to `model` then have another form."""
+        if shape := learn(self.shape(model), reply):
+            self.shapes[model] = shape
+        return shape is not None
+
+    def post_chat(self, model: str, body: Mapping[str, Any], **options: Any) -> Reply:
+        """Sends a chat request in the form that `model` accepts, and repeats it if the model refuses its form."""
+        while True:
+            url = f"{self.url}/chat/completions"
+            reply = self.session.post(url, self.shape(model).apply(body), **options)
+            if not self.learn(model, reply):
+                return reply
 
     def excerpt(self, reply: Reply) -> str:
         """Returns the status, the target of a redirect, and the start of the body, without the key."""
@@ -106,9 +144,9 @@ class Context:
                 notes.append(note)
         return left
 
-    def chat_body(self, model: str, *, stream: bool = False) -> dict[str, object]:
+    def chat_body(self, model: str, *, stream: bool = False) -> dict[str, Any]:
         """The chat request of the checks: one short question, with temperature 0 for a reproducible answer."""
-        body: dict[str, object] = {
+        body: dict[str, Any] = {
             "model": model,
             "messages": [{"role": "user", "content": QUESTION}],
             # not max_completion_tokens: FastChat ignores that field and answers up to its own limit

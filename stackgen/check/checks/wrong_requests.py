@@ -70,8 +70,8 @@ class Problem:
 def probes(model: str) -> tuple[Probe, ...]:
     """Returns all probes except the long prompt, which needs the context length first.
 
-    No probe sends null: each `"temperature": null` permanently lowers a FastChat worker's concurrency limit by one. If
-    a lenient server answers a probe, the answer ends after one token, or at the first of four common characters.
+    No probe sends null, which is valid for most fields of OpenAI's API. If a lenient server answers a probe, the answer
+    ends after one token, or at the first of four common characters.
     """
 
     def chat(**changes: Any) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def context_length(context: Context, model: str) -> int | None:
 
 def _length_from_token_check(context: Context, model: str) -> int | None:
     """Returns the context length from FastChat's token_check, because FastChat's model list does not contain it."""
-    if PROMPT_COUNTER_PATH not in context.dialect.open_paths:
+    if context.dialect.name != "fastchat":
         return None
     body = {"prompts": [{"model": model, "prompt": "hi", "max_tokens": 1}]}
     try:
@@ -164,7 +164,7 @@ def find_problems(context: Context, probe: Probe, reply: Reply) -> list[Problem]
     elif reply.json() is None:
         problems.append((f"HTTP {reply.status} with {reply.content_type or 'nothing'} instead of JSON", False))
     elif not _error_message(context, reply):
-        problems.append((f"HTTP {reply.status} without a message at {'.'.join(context.dialect.error_path)}", False))
+        problems.append((f"HTTP {reply.status} without a message in {'.'.join(context.dialect.error_path)}", False))
     # a model may be served under its path; then that path is no secret
     named = str(probe.body.get("model", "")) if isinstance(probe.body, Mapping) else ""
     if leak := LEAK.search(_unescaped_text(reply).replace(named, "") if "/" in named else _unescaped_text(reply)):

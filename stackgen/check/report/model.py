@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from stackgen.check.report.apis import APIS, STATES, ApiSupport
+
 __all__ = ["JSON_SCHEMA", "SCHEMA", "EndpointReport", "Exchange", "Report", "Result", "Status"]
 
 Status = Literal["pass", "warn", "fail", "skip"]
@@ -64,6 +66,7 @@ class EndpointReport:
 
     - `answer`: text of the first completion; None if there was no completion.
     - `seconds`: duration of all its checks, not counting the wait for readiness.
+    - `apis`: what works with the endpoint, by model and API; empty if the check `apis` didn't run.
     """
 
     name: str
@@ -72,6 +75,7 @@ class EndpointReport:
     results: tuple[Result, ...]
     answer: str | None = None
     seconds: float = 0.0
+    apis: tuple[ApiSupport, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -138,11 +142,11 @@ _RESULT = _object(
         "message": {"type": "string", "description": "What the check found"},
         "hint": {"type": "string", "description": "What to do about the finding; may be empty"},
         "evidence": {"type": "string", "description": "Redacted excerpt of a response, or numbers; may be empty"},
-        "model": {"type": "string", "description": "Served model name, for checks that run once per model; else empty"},
+        "model": {"type": "string", "description": "Served model name; empty for checks of the whole endpoint"},
         "notes": {
             "type": "array",
             "items": _TEXT,
-            "description": "Known deviations of the dialect and other facts that are no failure",
+            "description": "Known deviations of the dialect, and other facts that do not make the check fail",
         },
         "figures": {
             "type": "object",
@@ -154,6 +158,14 @@ _RESULT = _object(
             "additionalProperties": {"type": "array", "items": {"type": "number"}},
             "description": "Series of measurements by name, in the order they were taken; times are in seconds",
         },
+    }
+)
+_API = _object(
+    {
+        "model": {"type": "string", "description": "Served model name"},
+        "api": {"enum": [api.name for api in APIS], "description": "The API, or the form of requests"},
+        "state": {"enum": list(STATES), "description": "`works` only if the answer was right"},
+        "detail": {"type": "string", "description": "The reason for the state; may be empty if the API works"},
     }
 )
 _ENDPOINT = _object(
@@ -171,6 +183,11 @@ _ENDPOINT = _object(
             "description": "Text of the first completion; null if there was no completion",
         },
         "seconds": {"type": "number", "description": "Duration of all checks of the endpoint"},
+        "apis": {
+            "type": "array",
+            "items": _API,
+            "description": "What works with this endpoint, per model; empty if the check `apis` didn't run",
+        },
     }
 )
 JSON_SCHEMA: dict[str, Any] = {

@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from stackgen.check.report import EndpointReport, Report, Result, Status
+from stackgen.check.report import APIS, Api, ApiSupport, EndpointReport, Report, Result, Status
+from stackgen.check.report.apis import API_STATUS
 from stackgen.check.report.plots import BarChart, LineChart, bar_chart, format_duration, line_chart
 from stackgen.resources import templates_dir
 
@@ -47,6 +48,14 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiTable:
+    """What works: the models as columns, and a row per API with a cell per model (None: no result)."""
+
+    models: tuple[str, ...]
+    rows: tuple[tuple[Api, tuple[ApiSupport | None, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointView:
     """An endpoint as the template prints it.
 
@@ -64,6 +73,7 @@ class EndpointView:
     speeds: tuple[Speed, ...]
     ttft: BarChart | None
     latencies: tuple[LineChart, ...]
+    apis: ApiTable | None
     notes: tuple[tuple[str, str], ...]
     with_requests: tuple[Result, ...]
     requests: int
@@ -137,7 +147,7 @@ def jinja_environment() -> Environment:
         auto_reload=False,
     )
     environment.filters |= {"duration": format_duration, "pretty": _indent_json, "utc": format_utc}
-    environment.globals |= {"SYMBOLS": SYMBOLS}
+    environment.globals |= {"SYMBOLS": SYMBOLS, "API_STATUS": API_STATUS}
     return environment
 
 
@@ -181,11 +191,19 @@ def _view(index: int, endpoint: EndpointReport, *, is_open: bool, few: bool) -> 
         speeds=tuple(_speed(result) for result in streams),
         ttft=_ttft_chart(streams),
         latencies=tuple(_latency_charts(results)),
+        apis=_api_table(endpoint.apis),
         notes=_notes(results),
         with_requests=with_requests,
         requests=sum(len(result.exchanges) for result in with_requests),
         requests_omitted=not few,
     )
+
+
+def _api_table(cells: Sequence[ApiSupport]) -> ApiTable | None:
+    models = tuple(dict.fromkeys(cell.model for cell in cells))
+    by_place = {(cell.api, cell.model): cell for cell in cells}
+    rows = tuple((api, tuple(by_place.get((api.name, model)) for model in models)) for api in APIS)
+    return ApiTable(models, tuple(row for row in rows if any(row[1]))) if cells else None
 
 
 def _ttft_chart(streams: Sequence[Result]) -> BarChart | None:

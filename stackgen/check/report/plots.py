@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Bar", "BarChart", "LineChart", "Rule", "Tick", "bar_chart", "format_duration", "line_chart"]
+__all__ = [
+    "BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "WIDTH", "Bar", "BarChart", "LineChart", "Rule", "Tick", "bar_chart",
+    "duration_axis", "format_duration", "line_chart", "round_ticks",
+]  # fmt: skip
 
 # the width of a phone's screen without margins: text has its full size on a phone, and is larger on wider screens
 WIDTH, HEIGHT = 328.0, 168.0
@@ -108,7 +111,7 @@ def format_duration(seconds: float) -> str:
 def line_chart(title: str, samples: Sequence[float], levels: Sequence[tuple[str, float]], x_label: str) -> LineChart:
     """A chart of `samples` (at least one, in seconds) with horizontal lines at `levels` (name, seconds)."""
     # the 0.0 is needed: max() of a single number raises TypeError
-    scale, unit, ticks = _axis(max(*samples, *(value for _, value in levels), 0.0))
+    scale, unit, ticks = duration_axis(max(*samples, *(value for _, value in levels), 0.0))
     top = ticks[-1]
     height = HEIGHT - TOP - BOTTOM
 
@@ -146,7 +149,7 @@ def line_chart(title: str, samples: Sequence[float], levels: Sequence[tuple[str,
 
 def bar_chart(title: str, values: Sequence[tuple[str, float]]) -> BarChart:
     """A chart of `values` (at least one, name and seconds)."""
-    scale, unit, ticks = _axis(max(value for _, value in values))
+    scale, unit, ticks = duration_axis(max(value for _, value in values))
     # the value's label needs room to the right of the longest bar
     max_width = WIDTH - BAR_LEFT - 64.0
     drawn = tuple(
@@ -172,16 +175,21 @@ def bar_chart(title: str, values: Sequence[tuple[str, float]]) -> BarChart:
     )
 
 
-def _axis(largest: float) -> tuple[float, str, tuple[float, ...]]:
+def duration_axis(largest: float) -> tuple[float, str, tuple[float, ...]]:
     """Units per second, the unit's name, and round tick values from 0 to at least `largest` (seconds)."""
     scale, unit = (1000.0, "ms") if largest < 1 else (1.0, "s")
-    # a measurement of 0 s still needs an axis
-    value = max(largest * scale, 0.001)
+    return scale, unit, round_ticks(largest * scale)
+
+
+def round_ticks(largest: float) -> tuple[float, ...]:
+    """Round numbers for an axis, from 0 to at least `largest`."""
+    # a measurement of 0 still needs an axis
+    value = max(largest, 0.001)
     raw = value / 4
     # 0.9999 and 1e-9 absorb floating-point errors, which would add an empty interval
     power: float = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.9999)
-    return scale, unit, tuple(round(step * index, 6) for index in range(math.ceil(value / step - 1e-9) + 1))
+    return tuple(round(step * index, 6) for index in range(math.ceil(value / step - 1e-9) + 1))
 
 
 def _rules(levels: Sequence[tuple[str, float, float]]) -> tuple[Rule, ...]:

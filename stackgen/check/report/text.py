@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from stackgen.check.report import EndpointReport, Report, Result, Status
+from stackgen.check.report import ApiSupport, EndpointReport, Report, Result, Status, group_support
+from stackgen.check.report.apis import API_STATUS
 
 __all__ = ["as_text", "change_lines", "exchange_lines", "summary_line"]
 
@@ -16,6 +17,11 @@ STATUS_ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
 SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "-"}
 # SGR: red, yellow, green, faint
 COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
+# starts of messages of skipped checks
+SHARED_REASONS = {
+    "needs `": "not run, because an earlier check failed",
+    "not checked: ": "not checked, because the time limit was over",
+}
 # numbers that vary from round to round: decimals, and whole numbers with one of these units
 MEASUREMENT = re.compile(
     r"(?<![\w.-])\d+\.\d+(?![\w.])|(?<![\w.-])\d+(?= (?:ms|s|chunks?|reads?|events?|deltas|tokens?|characters)\b)"
@@ -112,18 +118,38 @@ def _endpoint(endpoint: EndpointReport, color: bool, verbose: bool) -> Iterator[
     title = f"{_paint(verdict, verdict.upper(), color)}  {endpoint.name}  {endpoint.base_url}  ({endpoint.dialect})"
     yield f"{title}  {endpoint.seconds:.1f} s"
     width = max((len(_name(result)) for result in endpoint.results), default=0)
-    # checks that were skipped because an earlier one failed share one line: the failure is printed above
-    kept = [one for one in endpoint.results if not (one.status == "skip" and one.message.startswith("needs `"))]
-    skipped = list(dict.fromkeys(one.name for one in endpoint.results if one not in kept))
+    # checks that were skipped for one of these reasons share one line: the failure is printed above
+    shared = {
+        reason: [one for one in endpoint.results if one.status == "skip" and one.message.startswith(start)]
+        for start, reason in SHARED_REASONS.items()
+    }
+    kept = [one for one in endpoint.results if not any(one in results for results in shared.values())]
     for result in sorted(kept, key=lambda one: STATUS_ORDER.index(one.status)):
         yield from _result(result, width, color, verbose)
-    if skipped:
-        sign = _paint("skip", f"{SIGNS['skip']} skip", color)
-        yield f"  {sign}  {', '.join(skipped)}: not run, because an earlier check failed"
+    sign = _paint("skip", f"{SIGNS['skip']} skip", color)
+    for reason, results in shared.items():
+        if results:
+            yield f"  {sign}  {', '.join(dict.fromkeys(one.name for one in results))}: {reason}"
     if not any(one.status != "skip" for one in endpoint.results):
         yield "  nothing was checked, so nothing is verified"
     if endpoint.answer:
         yield f"  answer: {' '.join(endpoint.answer.split())}"
+    yield from _api_table(endpoint.apis, color)
+
+
+def _api_table(cells: Sequence[ApiSupport], color: bool) -> Iterator[str]:
+    """One line per API and result. The models are named only where they differ."""
+    if not cells:
+        return
+    yield "  what works with this endpoint:"
+    groups = list(group_support(cells))
+    width = max(len(api.title) for api, _ in groups)
+    for api, results in groups:
+        for cell, models in results:
+            status = API_STATUS[cell.state]
+            state = _paint(status, f"{SIGNS[status]} {cell.state}".ljust(13), color)
+            some = f"[{', '.join(models)}]  " if len(results) > 1 else ""
+            yield f"    {api.title:<{width}}  {state}  {some}{cell.detail}".rstrip()
 
 
 def _result(result: Result, width: int, color: bool, verbose: bool) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -15,13 +16,14 @@ class Deadline:
     """A context manager that drops the connection of a request after `seconds`. Then `expired` is True.
 
     Without a deadline, a server that sends single bytes (in headers, in comments of a stream or in an event without an
-    end) would block the check forever.
+    end) would block the check forever. No extension goes beyond `ends_at` (on the monotonic clock).
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, ends_at: float = math.inf) -> None:
         self.expired = False
         self.seconds = seconds
-        self._expires_at = time.monotonic() + seconds
+        self._ends_at = ends_at
+        self._expires_at = min(time.monotonic() + seconds, ends_at)
         self._socket: socket.socket | None = None
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="stackgen-deadline")
@@ -34,7 +36,12 @@ class Deadline:
 
     def extend(self, seconds: float) -> None:
         """Moves the deadline to `seconds` from now."""
-        self.seconds, self._expires_at = seconds, time.monotonic() + seconds
+        self.seconds, self._expires_at = seconds, min(time.monotonic() + seconds, self._ends_at)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the deadline is `ends_at`, which no extension moves."""
+        return self._expires_at == self._ends_at
 
     def trace_socket(self, event: str, info: dict[str, Any]) -> None:
         """A trace hook of httpcore: keeps the socket of the connection, or the TLS socket over it."""

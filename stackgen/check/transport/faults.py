@@ -53,19 +53,22 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
         return Fault(
             "dns",
             f"the name {target.host!r} can't be resolved",
-            hint="check the spelling. Service names resolve only inside their stack: from this machine, use 127.0.0.1",
+            hint="check the spelling of the host name. Service names resolve only inside their stack:"
+            " from this machine, use 127.0.0.1",
         )
     if caused_by(ConnectionRefusedError):
         return Fault(
             "refused",
             f"nothing listens on {where}",
-            hint="check with `docker compose ps` that the service is up and that this is its published port. A server"
-            " that is still loading its model refuses connections too: wait with --wait SECONDS",
+            hint="check with `docker compose ps` that the service is up and publishes this port. A server"
+            " that is still loading its model refuses connections: wait with `--wait SECONDS`",
         )
     # SSLCertVerificationError is a subclass of SSLError, so it is tested first
     if caused_by(ssl.SSLCertVerificationError):
         reason = next(c.verify_message for c in causes if isinstance(c, ssl.SSLCertVerificationError))
-        hint = "set SSL_CERT_FILE to the file of the CA, and use the host name that is in the certificate"
+        hint = (
+            "set SSL_CERT_FILE to the CA's certificate file, and use the host name that is in the server's certificate"
+        )
         return Fault("certificate", f"the TLS certificate of {where} is not trusted: {reason}", hint=hint)
     if caused_by(ssl.SSLError):
         return _tls_failed(target)
@@ -110,7 +113,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
     if caused_by(httpx2.DecodingError):
         return Fault(
             "encoding",
-            f"the body from {where} is not encoded as its Content-Encoding says",
+            f"the response body from {where} does not match its header `Content-Encoding`",
             hint="check the proxies between this machine and the server",
         )
     return Fault("other", f"no response from {where}: {type(causes[-1]).__name__}", hint="see `docker compose logs`")
@@ -178,7 +181,8 @@ def _connection_dropped(target: Target, where: str) -> Fault:
         "reset",
         f"{where} accepted the connection and dropped it",
         hint="Docker's port proxy drops connections while the program in the container is not listening yet: wait with"
-        " --wait SECONDS. A dying server drops connections too: see `docker compose ps` and `docker compose logs`",
+        " `--wait SECONDS`. Another possible cause is a dying server: see `docker compose ps` and"
+        " `docker compose logs`",
     )
 
 

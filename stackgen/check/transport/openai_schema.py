@@ -19,6 +19,7 @@ __all__ = [
     "ModelList",
     "Usage",
     "card_names",
+    "load_state",
     "parse",
     "usage_problem",
 ]
@@ -123,6 +124,9 @@ class ModelList(Body):
     data: Annotated[list[ModelCard], FailFast()]
 
 
+# a request to a sleeping model loads its weights again
+UNLOADED = ("unloaded", "loading", "sleeping", "downloading", "downloaded")
+
 T = TypeVar("T", bound=Body)
 
 
@@ -143,7 +147,8 @@ def usage_problem(usage: Usage) -> str:
     if usage.prompt_tokens + usage.completion_tokens == usage.total_tokens:
         return ""
     return (
-        f"usage: {usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens is not {usage.total_tokens}"
+        f"usage: {usage.prompt_tokens} prompt tokens + {usage.completion_tokens} completion tokens is not the total"
+        f" {usage.total_tokens}"
     )
 
 
@@ -155,6 +160,16 @@ def card_names(card: dict[str, Any]) -> tuple[str, ...]:
     model_id, aliases = card.get("id"), card.get("aliases")
     names = (model_id, *aliases) if isinstance(aliases, list) else (model_id,)
     return tuple([name for name in names if isinstance(name, str)])
+
+
+def load_state(card: dict[str, Any]) -> str:
+    """The state of a model that a request would load first; empty if it is loaded, or the server reports no state.
+
+    llama.cpp's router (`server_model_status` in tools/server/server-models.h) lists `status: {"value": "unloaded"}`.
+    """
+    status = card.get("status")
+    value = status.get("value") if isinstance(status, dict) else status
+    return value if value in UNLOADED else ""
 
 
 def _path(location: tuple[int | str, ...]) -> str:

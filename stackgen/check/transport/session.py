@@ -7,13 +7,11 @@ server has closed can't look like a fault. `docs/decisions/http-client.md` expla
 from __future__ import annotations
 
 import json
-import os
-import ssl
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from stackgen.check.report import Exchange
 from stackgen.check.target import Target
 from stackgen.check.transport.deadline import Deadline
 from stackgen.check.transport.faults import Fault, classify
+from stackgen.check.transport.http_client import client_timeout, http_client
 from stackgen.check.transport.redact import Redactor
 
 if TYPE_CHECKING:
@@ -31,15 +30,15 @@ __all__ = [
     "Session",
     "content_type",
     "error_message",
-    "http_client",
     "read_reply",
     "reject_constant",
-    "tls_context",
 ]
 
 # the model list of a cloud is under 1 MiB; a completion of the check is a few KB
 MAX_BODY = 4 * 1024 * 1024
-CONNECT_SECONDS = 10.0
+# seconds between the end of a check's time and the end of the connections that still send something
+END_GRACE = 0.05
+LIMIT_MESSAGE = "the response was not complete when the time limit of the check ended"
 # characters of a request and of a response that a report shows
 MAX_EXCERPT = 1500
 # means "the target's key", while None means "no key"; no header can contain a NUL
@@ -73,18 +72,27 @@ class Reply:
 class Session:
     """A client for one target. `timeout` (s) bounds connecting (at most 10 s), each silence, and a whole body.
 
-    A request with `max_seconds` is dropped after that time, even if its response has started.
+    A request with `max_seconds` is dropped after that time, even if its response has started. At `ends_at` (on the
+    monotonic clock), every request is dropped.
 
     `exchanges` are all requests so far, without the key, in the order they ended. Several threads may send requests.
     """
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, ends_at: float = math.inf) -> None:
         self.target = target
-        self.timeout = timeout
-        self.redact = Redactor(target.api_key)
+        self.ends_at = ends_at
+        self._timeout = timeout
+        self.redact = Redactor((target.api_key or "", *target.secrets))
         self.exchanges: list[Exchange] = []
         self._started = time.monotonic()
         self._client = http_client(target, timeout)
+
+    @property
+    def timeout(self) -> float:
+        """How long a request may wait now (s): until `ends_at` at most."""
+        # rounded, because messages contain it; above zero, because zero would mean no waiting at all
+        left = max(0.01, round(self.ends_at - time.monotonic(), 2)) if self.ends_at < math.inf else math.inf
+        return min(self._timeout, left)
 
     def __enter__(self) -> Session:
         return self
@@ -94,9 +102,14 @@ class Session:
     ) -> None:
         self._client.close()
 
-    def get(self, url: str, authorization: str | None = TARGET_KEY, max_seconds: float | None = None) -> Reply:
-        """Sends GET. `authorization` replaces the target's key; None sends no Authorization header. Raises Fault."""
-        return self._request("GET", url, authorization, None, {}, max_seconds)
+    def get(
+        self, url: str, authorization: str | None = TARGET_KEY, max_seconds: float | None = None, *, method: str = "GET"
+    ) -> Reply:
+        """Sends GET (or HEAD). `authorization` replaces the target's key; None sends no Authorization header.
+
+        Raises Fault.
+        """
+        return self._request(method, url, authorization, None, {}, max_seconds)
 
     def post(
         self,
@@ -110,22 +123,29 @@ class Session:
         return self._request("POST", url, authorization, data, headers or {}, max_seconds)
 
     @contextmanager
-    def stream(self, url: str, data: Any) -> Iterator[tuple[httpx2.Response, list[str], Callable[[float], None]]]:
+    def stream(
+        self, url: str, data: Any, headers: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[httpx2.Response, list[str], Callable[[float], None]]]:
         """POST whose response the caller reads inside the block; errors while reading are raised as Fault.
 
         Yields the response, a list for the texts that reports show as the response, and a function that extends the
         deadline. The request ends one timeout after the headers, or after the seconds last passed to that function.
         Bytes alone (comments, half events) don't extend the deadline.
         """
-        headers = {**self._headers(TARGET_KEY), "Content-Type": "application/json"}
+        sent = {**self._headers(TARGET_KEY), "Content-Type": "application/json", **(headers or {})}
         started, status, shown = time.monotonic(), None, list[str]()
         try:
             # twice the timeout: once for the headers, once for the first token
             with (
                 self._translate_errors(2 * self.timeout, "no token arrived for {:g} s") as (extensions, deadline),
                 self._client.stream(
-                    "POST", url, content=_encode_json(data), headers=headers, extensions=extensions
-                ) as response,
+                    "POST",
+                    url,
+                    content=_encode_json(data),
+                    headers=sent,
+                    extensions=extensions,
+                    timeout=client_timeout(self.timeout),
+                ) as response,  # fmt: skip
             ):
                 status = response.status_code
                 deadline.extend(self.timeout)
@@ -152,7 +172,14 @@ class Session:
             seconds = 2 * self.timeout if max_seconds is None else max(max_seconds, 0.001)
             with (
                 self._translate_errors(seconds) as (extensions, _),
-                self._client.stream(method, url, content=content, headers=headers, extensions=extensions) as response,
+                self._client.stream(
+                    method,
+                    url,
+                    content=content,
+                    headers=headers,
+                    extensions=extensions,
+                    timeout=client_timeout(self.timeout),
+                ) as response,  # fmt: skip
             ):
                 reply = read_reply(response, self.timeout)
             return reply
@@ -194,52 +221,19 @@ class Session:
         import httpx2
 
         fault: Fault | None = None
-        deadline = Deadline(seconds)
+        # a silent server is reported as silent: the client's own timeout passes first
+        timeout, deadline = self.timeout, Deadline(seconds, self.ends_at + END_GRACE)
         try:
             with deadline:
                 yield {"trace": deadline.trace_socket}, deadline
         except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError, TimeoutError) as error:
-            fault = classify(error, self.target, self.timeout)
+            fault = classify(error, self.target, timeout)
         if deadline.expired:
+            message = LIMIT_MESSAGE if deadline.is_final else message
             fault = Fault("timeout", message.format(deadline.seconds), hint="raise --timeout")
         # outside the except block: the client's exception contains the request, and with it the key
         if fault:
             raise fault
-
-
-def http_client(target: Target, timeout: float) -> httpx2.Client:
-    """A client that follows no redirects. The proxies of the environment apply to other machines only."""
-    # heavy import: only a running check needs it
-    import httpx2
-
-    return httpx2.Client(
-        timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-        # many machines set HTTP_PROXY without NO_PROXY, and no proxy reaches the loopback of this machine
-        trust_env=not target.loopback,
-        # plain HTTP needs no trust store, which takes 20 ms to load
-        verify=tls_context(target.ca_file) if target.base_url.startswith("https:") else False,
-        # each request opens its own connection, as a new client does
-        limits=httpx2.Limits(max_keepalive_connections=0),
-        headers={"User-Agent": "stackgen-check"},
-        follow_redirects=False,
-    )
-
-
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """A context that trusts `ca_file` alone if given, else SSL_CERT_FILE and SSL_CERT_DIR, else the system's CAs."""
-    if ca_file:
-        return ssl.create_default_context(cafile=ca_file)
-    return _tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-
-
-@lru_cache(maxsize=4)
-def _tls_context(_file: str | None, _folder: str | None) -> ssl.SSLContext:
-    # heavy import: only a running check needs it
-    import httpx2
-
-    # cached: reading the CA bundle takes 20 ms, and a thousand endpoints share it. httpx2 reads the variables itself
-    context: ssl.SSLContext = httpx2.create_ssl_context()
-    return context
 
 
 def _encode_json(data: Any) -> bytes:

@@ -91,7 +91,7 @@ def collect_events(
             return
         if now > deadline:
             rate = into.events / (now - started)
-            into.stream_problems.insert(0, f"the stream is too slow: it {so_far} ({rate:.1f} events/s)")
+            into.stream_problems.insert(0, f"the stream is too slow ({rate:.1f} events/s): it {so_far}")
             return
 
 
@@ -118,13 +118,16 @@ def _add_chunk(
     if chunk is None:
         return
     if into.model and chunk.model not in ("", into.model):
-        into.add_problem(f"the model changes from {into.model!r} to {chunk.model!r}")
+        into.add_problem(f"the model name in the stream changes from {into.model!r} to {chunk.model!r}")
     # a mixed-up stream; some servers send no id at all
     if into.id and chunk.id not in ("", into.id):
-        into.add_problem(f"the id changes from {into.id!r} to {chunk.id!r}: chunks of another answer are mixed in")
+        into.add_problem(
+            f"the id in the stream changes from {into.id!r} to {chunk.id!r}: chunks of another answer are mixed in"
+        )
     # the first value is the reference, because later chunks may lack it
     into.model, into.id = into.model or chunk.model, into.id or chunk.id
     into.usage = chunk.usage or into.usage
+    into.content.add_usage(chunk.usage)
     for choice in chunk.choices:
         _add_choice(choice, into, now)
 
@@ -140,16 +143,15 @@ def _add_choice(choice: ChunkChoice, into: Transcript, now: float) -> None:
         into.starts_with_role = role is not None
     if role not in (None, "", "assistant"):
         into.add_problem(f"event {into.events}: the role is {role!r}, not 'assistant'")
-    # vLLM sends `reasoning`; its older versions and other servers send `reasoning_content`
     extra = choice.delta.model_extra or {}
-    reasoning = bool(extra.get("reasoning") or extra.get("reasoning_content"))
-    into.reasoning = into.reasoning or reasoning
-    if choice.delta.content or reasoning:
+    has_text = bool(into.content.add(choice.delta, delta=True))
+    # vLLM sends `reasoning`; its older versions and other servers send `reasoning_content`
+    if has_text or extra.get("reasoning") or extra.get("reasoning_content"):
         # text in the chunk of a second finish reason is reported as a second finish reason
         if into.finish_reasons and choice.finish_reason is None:
             into.add_problem(f"event {into.events}: there is text after the finish_reason")
-        into.text += choice.delta.content or ""
         into.arrivals.append(now)
+    into.add_calls(extra.get("tool_calls"))
     # one chunk may have both content and a finish reason (the last one of vLLM does)
     if choice.finish_reason is not None:
         into.finish_reasons.append(choice.finish_reason)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from stackgen.check.dialects import finish_problem
+from stackgen.check.transport.answer import Content, Outcome
 from stackgen.check.transport.openai_schema import Usage, usage_problem
 
 __all__ = ["Transcript", "percentile"]
@@ -27,13 +29,14 @@ MAX_TOKENS_PER_CHUNK = 5
 class Transcript:
     """The content of a stream. Times are seconds since the request was sent; None means that no such part arrived.
 
+    `calls` are the streamed tool calls by index: `name` and `arguments`, put together from all chunks.
     `arrivals` are the times of the chunks with text. `stream_problems` are problems of single events; `problems` adds
     the problems of the whole stream. `first_events` and `last_event` are raw data, for evidence.
     """
 
     events: int = 0
-    text: str = ""
-    reasoning: bool = False
+    content: Content = field(default_factory=Content)
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
     arrivals: list[float] = field(default_factory=list)
     starts_with_role: bool | None = None
     finish_reasons: list[str] = field(default_factory=list)
@@ -46,6 +49,16 @@ class Transcript:
     stream_problems: list[str] = field(default_factory=list)
     first_events: str = ""
     last_event: str = ""
+
+    @property
+    def text(self) -> str:
+        """The text of all chunks."""
+        return self.content.text
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether a chunk has reasoning."""
+        return "reasoning" in self.content.others
 
     @property
     def deltas(self) -> int:
@@ -63,8 +76,34 @@ class Transcript:
         if problem not in self.stream_problems and len(self.stream_problems) < 2 * MAX_PROBLEMS:
             self.stream_problems.append(problem)
 
-    def problems(self, allowed_finish: frozenset[str]) -> list[str]:
-        """Returns the problems that a client would fail on, the worst first; empty for a complete stream."""
+    def add_calls(self, deltas: Any) -> None:
+        """Adds the `tool_calls` of a chunk: the first part of a call has its name, later parts its arguments."""
+        for one in deltas if isinstance(deltas, list) else ():
+            function = one.get("function") if isinstance(one, dict) else None
+            if not isinstance(function, dict) or not isinstance(index := one.get("index", 0), int):
+                continue
+            call = self.calls.setdefault(index, {"name": "", "arguments": ""})
+            for name in call:
+                call[name] += part if isinstance(part := function.get(name), str) else ""
+
+    def judge(self, limit: int | None) -> Outcome:
+        """The verdict on the content of the stream; `limit` is the requested token limit."""
+        counted = self.usage.completion_tokens if self.usage else 0
+        return self.content.judge(self.finish_reasons[0] if self.finish_reasons else "", counted, limit)
+
+    def describe_content(self, limit: int | None) -> str:
+        """Describes a stream without text, if that is only worth a warning; else empty."""
+        outcome = self.judge(limit)
+        if outcome.status != "warn":
+            return ""
+        kinds = " and ".join(self.content.others)
+        return f"the stream has only {kinds} and no content" if kinds else "the stream has no text"
+
+    def problems(self, allowed_finish: frozenset[str], limit: int | None = None) -> list[str]:
+        """Returns the problems that a client would fail on, the worst first; empty for a complete stream.
+
+        `limit` is the requested token limit: a single token may have no text.
+        """
         found = []
         # the error first, because it usually explains the other problems
         if self.error:
@@ -73,7 +112,7 @@ class Transcript:
         # None means that no chunk had a choice, which is reported as missing content
         if self.starts_with_role is False:
             found.append("the first chunk has no role")
-        if not self.deltas and not self.error:
+        if self.judge(limit).status == "fail" and not self.error:
             found.append("no chunk has content")
         if len(self.finish_reasons) != 1:
             found.append(_wrong_finish_count(self.finish_reasons))
@@ -85,7 +124,7 @@ class Transcript:
         if self.usage and usage_problem(self.usage):
             found.append(usage_problem(self.usage))
         if self.usage and self.deltas and not self.usage.completion_tokens:
-            found.append("usage counts no completion tokens, but the answer has text")
+            found.append("`usage` counts no completion tokens, but the answer has text")
         return found
 
     def inter_token_latencies(self) -> tuple[float, ...]:

@@ -12,11 +12,15 @@ from typing import Any
 from stackgen.check.limits import validate_seconds
 from stackgen.check.target import Target
 from stackgen.check.transport.redact import Redactor
+from stackgen.cli.commands.cluster_access import reach
 from stackgen.cli.commands.output import exit_interrupted, exit_on_interrupt, note, print_data
+from stackgen.cli.commands.ownership import check_ownership
+from stackgen.cli.commands.port_holder import explain_rejection
 from stackgen.client import ask as ask_endpoint
 from stackgen.client.call import Answer, request_fields
+from stackgen.client.sdk import KEY_REJECTED
 from stackgen.errors import StackgenError, StartError
-from stackgen.providers.endpoints import find_targets, with_unique_names
+from stackgen.providers.endpoints import ResolvedTarget, resolve_targets, with_unique_names
 
 __all__ = ["ask"]
 
@@ -34,22 +38,18 @@ class StreamRedactor(Redactor):
 
     def feed(self, chunk: str) -> str:
         """Adds a chunk and returns the text that is safe to print."""
-        text = self(self._pending + chunk)
-        safe = len(text) - self._partial_key_length(text)
+        text = self._pending + chunk
+        decided = len(text) - self.undecided_length(text)
+        tail = text[decided:]
+        text = self(text[:decided]) + tail
+        safe = len(text) - max(self.unfinished_length(text), len(tail))
         self._pending = text[safe:]
         return text[:safe]
 
     def flush(self) -> str:
         """Returns the text that was held back, at the end of the stream."""
         text, self._pending = self._pending, ""
-        return text
-
-    def _partial_key_length(self, text: str) -> int:
-        """Returns how many characters at the end of `text` may be the start of a key, in any of its encodings."""
-        # at most one character less than the key: Redactor has already replaced a complete key
-        longest = max((len(form) for form in self._encodings), default=1) - 1
-        sizes = range(min(longest, len(text)), 0, -1)
-        return next((size for size in sizes if any(form.startswith(text[-size:]) for form in self._encodings)), 0)
+        return self(text)
 
 
 def ask(args: Namespace) -> int:
@@ -57,16 +57,38 @@ def ask(args: Namespace) -> int:
     question = _read_question(args.question)
     validate_seconds("timeout", args.timeout)
     request_fields({"temperature": args.temperature})
-    targets = with_unique_names(find_targets(args))
+    resolved = resolve_targets(args)
+    targets = with_unique_names([one.target for one in resolved])
     # without --base-url and --provider, only the first endpoint of the stack answers
     if not args.base_url and not args.provider:
         targets = targets[:1]
+    resolved = resolved[: len(targets)]
+    _require_own_stacks(resolved)
+    with reach(args, resolved) as reached:
+        return _ask_targets(args, with_unique_names([one.target for one in reached]), reached, question)
+
+
+def _ask_targets(args: Namespace, targets: list[Target], resolved: list[ResolvedTarget], question: str) -> int:
     try:
         with exit_on_interrupt():
             return _ask_all(args, targets, question) if len(targets) > 1 else _ask_one(args, targets[0], question)
+    except StackgenError as error:
+        problem = explain_rejection(resolved[0], error) if error.message.endswith(KEY_REJECTED) else error
     except KeyboardInterrupt:
         # exit at once: threads that wait for a silent server would keep the process alive until their timeout
         exit_interrupted()
+    # outside of the except block: the cause is an exception of the client, which --debug would print first
+    raise problem
+
+
+def _require_own_stacks(resolved: Sequence[ResolvedTarget]) -> None:
+    """Raises StackgenError if a stack's containers belong to another folder, whose stack would answer instead."""
+    for stack in {
+        one.stack.folder: one.stack for one in resolved if one.stack and not one.stack.site.is_cluster
+    }.values():
+        # a stack that runs as processes has no containers
+        if not (stack.folder / ".stackgen" / "state.json").exists():
+            check_ownership(stack.plan.name, stack.folder, changes=False, timeout=5.0)
 
 
 def _ask_one(args: Namespace, target: Target, question: str) -> int:

@@ -15,6 +15,7 @@ from stackgen.check.report.junit import as_junit
 from stackgen.check.report.page import as_html
 from stackgen.check.report.text import change_lines, exchange_lines
 from stackgen.check.target import Target
+from stackgen.cli.commands.cluster_access import reach
 from stackgen.cli.commands.output import (
     exit_interrupted,
     exit_now,
@@ -26,13 +27,16 @@ from stackgen.cli.commands.output import (
     require_writable,
     write_text,
 )
+from stackgen.cli.scrub import scrub, scrub_json
 from stackgen.errors import MachineError, StackgenError
-from stackgen.providers.endpoints import resolve_targets, with_unique_names
+from stackgen.providers.endpoints import ResolvedTarget, resolve_targets, with_unique_names
 from stackgen.providers.probe import run_check
 from stackgen.runtimes.observation.topology import with_observer
 
 __all__ = ["build_options", "check", "find_observed_targets"]
 
+# seconds; the help of --request-timeout contains it
+REQUEST_TIMEOUT = 60.0
 # the shortest time between two rounds, even with `--watch 0`: a watch is not a load test
 MIN_WATCH_INTERVAL = 0.5
 
@@ -46,7 +50,16 @@ def check(args: Namespace) -> int:
         return 0
 
     _validate_arguments(args)
-    targets, options = find_observed_targets(args), build_options(args)
+    with reach(args, resolve_targets(args)) as resolved:
+        return _check(args, _observe(resolved), build_options(args))
+
+
+def find_observed_targets(args: Namespace) -> list[Target]:
+    """Returns the endpoints that `args` select. Endpoints of a known stack also observe the stack's services."""
+    return _observe(resolve_targets(args))
+
+
+def _check(args: Namespace, targets: list[Target], options: Options) -> int:
     if args.watch is not None:
         return _watch(args, targets, options)
     try:
@@ -62,27 +75,27 @@ def check(args: Namespace) -> int:
     return code
 
 
-def find_observed_targets(args: Namespace) -> list[Target]:
-    """Returns the endpoints that `args` select. Endpoints of a known stack also observe the stack's services."""
+def _observe(resolved: list[ResolvedTarget]) -> list[Target]:
     # reports identify endpoints by name, and two URLs with the same host and port have the same name
     return with_unique_names(
         [
             with_observer(one.target, one.stack.plan, one.endpoint, one.stack.folder)
-            if one.stack and one.endpoint
+            if one.stack and one.endpoint and not one.stack.site.is_cluster
             else one.target
-            for one in resolve_targets(args)
+            for one in resolved
         ]
     )
 
 
 def build_options(args: Namespace) -> Options:
     """Returns the options of the check. Raises StackgenError for invalid options, before any request is sent."""
-    validate_seconds("timeout", args.timeout)
-    # getattr, because the exporter has no options for performance limits
+    for name, value in (("timeout", args.timeout), ("request-timeout", args.request_timeout)):
+        if value is not None:
+            validate_seconds(name, value)
     options = Options(
-        profile=args.profile, timeout=args.timeout, select=args.select, skip=args.skip, load=args.load,
-        workers=args.workers, max_ttft=getattr(args, "max_ttft", None),
-        min_tokens_per_second=getattr(args, "min_tokens_per_second", None),
+        profile=args.profile, timeout=args.request_timeout or args.timeout or REQUEST_TIMEOUT, select=args.select,
+        skip=args.skip, load=args.load, max_ttft=args.max_ttft, min_tokens_per_second=args.min_tokens_per_second,
+        workers=args.workers, time_limit=args.timeout, max_tokens=args.max_tokens,
     )  # fmt: skip
     select_checks(options)
     return options
@@ -100,10 +113,10 @@ def _watch(args: Namespace, targets: list[Target], options: Options) -> int:
                 report = run_check(targets, options, 0.0 if rounds else args.wait)
             code, rounds = report.exit_code, rounds + 1
             if args.json:
-                print(json.dumps(report.to_json()), flush=True)
+                print(json.dumps(scrub_json(report.to_json())), flush=True)
             for endpoint in report.endpoints if not args.json else ():
                 for line in change_lines(before.get(endpoint.name), endpoint, color=sys.stdout.isatty()):
-                    print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
+                    print(scrub(f"{time.strftime('%H:%M:%S')}  {line}"), flush=True)
                 before[endpoint.name] = endpoint
             _write_output_files(args, report)
             if rounds == args.rounds:
@@ -130,7 +143,7 @@ def _validate_arguments(args: Namespace) -> None:
     users = [option for option, path in files.items() if is_stdout(path)]
     users += ["--json"] * args.json + ["--watch"] * (args.watch is not None)
     if len(users) > 1 and any(is_stdout(path) for path in files.values()):
-        raise StackgenError(f"{' and '.join(users)} can't share standard output", "write one of them to a file")
+        raise StackgenError(f"{' and '.join(users)} can't share standard output", "write one of the outputs to a file")
 
 
 def _output_files(args: Namespace) -> dict[str, str]:

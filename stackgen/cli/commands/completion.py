@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from stackgen.cli.commands.output import print_data
+
 __all__ = ["completion"]
 
 
@@ -12,5 +14,6 @@ def completion(args: Namespace) -> int:
     # no other command needs argcomplete
     from argcomplete.shell_integration import shellcode
 
-    print(shellcode(["stackgen"], shell=args.shell))
+    script = shellcode(["stackgen"], shell=args.shell)
+    print_data(args, {"shell": args.shell, "script": script}, [script])
     return 0

@@ -16,6 +16,7 @@ def confirm(question: str, yes: bool, without_terminal: str) -> bool:
     """
     if yes:
         return True
+    # in a script, nobody answers, and readline() could wait forever
     if not sys.stdin.isatty():
         note(without_terminal)
         return False

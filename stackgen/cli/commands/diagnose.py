@@ -1,6 +1,7 @@
 """`stackgen diagnose`: why a stack failed.
 
-Exit codes: 0 no problems found, 1 a cause was found, or the evidence does not show whether the stack works.
+Exit codes: 0 no problems found; 1 a cause was found, a pasted log shows errors, or the evidence does not show whether
+the stack works.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ from pathlib import Path
 from stackgen.check.options import Options
 from stackgen.cli.commands.fix import fix
 from stackgen.cli.commands.output import note, print_data
+from stackgen.cli.scrub import known_secrets
 from stackgen.diagnose import Evidence, Finding
 from stackgen.diagnose import diagnose as find_causes
 from stackgen.diagnose.bundle import build_bundle
 from stackgen.diagnose.explain import format_finding
 from stackgen.diagnose.gpus import format_gpus
-from stackgen.diagnose.log_lines import decode_log
-from stackgen.diagnose.rule_engine import find_undecided_services
+from stackgen.diagnose.hints import describe_undecided
+from stackgen.diagnose.log_text import decode_log
+from stackgen.diagnose.rule_engine import find_logged_errors, find_survived_requests, find_undecided_services
 from stackgen.diagnose.rules import has_check_rule
-from stackgen.diagnose.secrets import SecretRedactor
 from stackgen.errors import StackgenError
 from stackgen.plan import Plan
 from stackgen.providers.endpoints import targets_from_plan
 from stackgen.providers.probe import run_check
+from stackgen.render.read import read_regular
 from stackgen.runtimes.observation import evidence
 from stackgen.runtimes.observation.versions import collect_versions
 from stackgen.stack.folder import find_stack_file, open_stack
+from stackgen.stack.load import load_stack
+from stackgen.stack.redactor import SecretRedactor
+from stackgen.stack.secrets import find_stack_secrets
+from stackgen.targets.kubernetes import FOLDER
 
 __all__ = ["diagnose"]
 
@@ -36,38 +43,59 @@ __all__ = ["diagnose"]
 def diagnose(args: Namespace) -> int:
     """`stackgen diagnose`: prints the cause first, then other findings. Returns the exit code."""
     evidence, files, path = _collect_evidence(args)
+    # a log or a container may belong to the stack of this folder; before the diagnosis, which shortens long lines
+    evidence = replace(evidence, secrets=(*evidence.secrets, *known_secrets()))
     findings = find_causes(evidence)
     if args.bundle:
         _write_bundle(args.bundle, evidence, findings, files)
     lines = [format_finding(one, first=not index) for index, one in enumerate(findings)]
     no_finding = "no problems found" + ("" if evidence.services else ": there are no services to diagnose")
     undecided = () if findings else find_undecided_services(evidence)
+    hints = describe_undecided(evidence, undecided) if undecided else ()
+    logged = () if findings else find_logged_errors(evidence)
+    if logged:
+        no_finding = f"no failure was found, but the log shows errors that the service survived, such as: {logged[-1]}"
+    survived = () if findings else find_survived_requests(evidence)
+    if survived:
+        no_finding = "\n".join(survived)
     if undecided:
-        no_finding = f"unknown: no cause was found, but nothing shows that {', '.join(undecided)} was ever ready"
+        no_finding = "\n".join((
+            f"unknown: no cause was found, and it is unknown whether {', '.join(undecided)} ever became ready", *hints,
+        ))  # fmt: skip
+    is_ok = not (findings or undecided or logged)
     gpus = evidence.gpus
     # a log alone may come from another machine, so print nothing about this machine's GPUs
     gpu_lines = ["", *format_gpus(gpus)] if gpus else []
-    print_data(args, {"ok": not findings and not undecided, "findings": [one.to_json() for one in findings],
+    print_data(args, {"ok": is_ok, "findings": [one.to_json() for one in findings],
+                       "failed_requests": list(survived), "hints": list(hints),
                        "gpus": gpus.to_json() if gpus else None},
                ["\n\n".join(lines) or no_finding, *map(SecretRedactor(evidence.secrets), gpu_lines)])  # fmt: skip
     if args.fix:
         fix(args, findings, path)
-    return 1 if findings or undecided else 0
+    return 0 if is_ok else 1
 
 
 def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
     """Returns the evidence, the rendered files for a bundle, and the path of stack.yaml if `args` select a stack."""
     if args.logs:
         try:
+            # bytes, because a log that PowerShell wrote is in UTF-16
             pasted = decode_log(sys.stdin.buffer.read() if args.logs == "-" else Path(args.logs).read_bytes())
         except OSError as error:
-            raise StackgenError(f"{args.logs} can't be read: {error.strerror}") from None
-        return evidence.collect_from_log(pasted), {}, None
+            raise StackgenError(
+                f"{args.logs} can't be read: {error.strerror}", "name an existing file, or `-` for standard input"
+            ) from None
+        return _add_spec(evidence.collect_from_log(pasted), args.stack), {}, None
     if args.container:
         return evidence.collect_from_container(args.container), {}, None
 
     stack = open_stack(args.stack)
     path = find_stack_file(args.stack) or Path(args.stack) / "stack.yaml"
+    if stack.site.is_cluster:
+        from stackgen.cli.commands.cluster import collect_evidence
+
+        names = (path.name, ".env", f"{FOLDER}/stackgen.lock")
+        return collect_evidence(args, stack), _read_files(stack.folder, names), path
     runtime = args.runtime or ("process" if evidence.last_ran_as_processes(stack.plan, stack.folder) else "compose")
     if runtime == "process":
         found = evidence.collect_from_processes(path, stack.spec)
@@ -76,9 +104,24 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
     # if a service has failed, its failed checks contain no further information
     if found.plan and found.services and all(one.is_working for one in found.services):
         found = replace(found, checks=_run_checks(found.plan, stack.folder))
-    names = ("stack.yaml", "compose.yaml", ".env", "stackgen.lock")
-    files = {name: text for name in names if (text := _read_text(stack.folder / name)) is not None}
-    return found, files, path
+    # of .env, build_bundle keeps only the names of the variables
+    return found, _read_files(stack.folder, (path.name, "compose.yaml", ".env", "stackgen.lock")), path
+
+
+def _read_files(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    return {name: text for name in names if (text := _read_text(folder / name)) is not None}
+
+
+def _add_spec(found: Evidence, where: str) -> Evidence:
+    """`found` with the stack.yaml that the user named; a log may come from any stack, so no other one counts."""
+    if where == ".":
+        return found
+    try:
+        spec = load_stack(find_stack_file(where) or Path(where))
+    except StackgenError as error:
+        note(f"{where} can't be used, so the diagnosis is made from the log alone: {error.message}")
+        return found
+    return replace(found, spec=spec, secrets=(*found.secrets, *find_stack_secrets(spec, None)))
 
 
 def _run_checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
@@ -96,7 +139,7 @@ def _run_checks(plan: Plan, folder: Path) -> tuple[tuple[str, str], ...]:
 
 def _read_text(path: Path) -> str | None:
     try:
-        return path.read_text("utf-8", "replace")
+        return read_regular(path).decode("utf-8", "replace")
     except OSError:
         return None
 

@@ -15,6 +15,7 @@ __all__ = ["explain"]
 def explain(args: Namespace) -> int:
     """`stackgen explain ID`: prints the page of a rule. Without an id, lists all rules. Returns the exit code."""
     if not args.id:
+        # sorted, because RULES is in the order in which the rules are applied
         rows = sorted((one.id, show_placeholders(one.title)) for one in RULES)
         rules = [{"id": id, "title": title} for id, title in rows]
         print_data(args, {"rules": rules}, [f"{id}  {title}" for id, title in rows])
@@ -23,6 +24,7 @@ def explain(args: Namespace) -> int:
     # the ids of doctor's checks start with SG-P; their page is a single line
     wanted = args.id.upper()
     for check in CHECKS:
+        # as for rules, the prefix SG- may be missing
         if check.id in (wanted, f"SG-{wanted}"):
             text = f"{check.id}: {check.name}\n\n`stackgen doctor` checks this before a start: {check.description}."
             print_data(args, {"id": check.id, "title": check.name, "explain": check.description}, [text])

@@ -11,6 +11,7 @@ from stackgen.check.limits import validate_seconds
 from stackgen.check.options import Options
 from stackgen.cli.commands.check import find_observed_targets
 from stackgen.cli.commands.output import exit_interrupted, exit_now, exit_on_interrupt, note, print_data
+from stackgen.cli.scrub import scrub
 from stackgen.exporter import monitoring_options, render_metrics, report_status, serve
 from stackgen.providers.probe import run_check
 
@@ -38,11 +39,12 @@ def exporter(args: Namespace) -> int:
         if args.json:
             print_data(args, report_status(report, interval=args.interval, profile=args.profile), [])
         else:
-            print(render_metrics(report), end="")
+            print(scrub(render_metrics(report)), end="")
         return report.exit_code
 
     def ready(url: str) -> None:
         if args.json:
+            # flush: a program that reads the URL from a pipe would wait until the server ends
             print(json.dumps({"url": url}), flush=True)
         else:
             note(f"status page and metrics: {url}")

@@ -7,32 +7,50 @@ from difflib import unified_diff
 from pathlib import Path
 
 from stackgen.cli.commands.confirm import confirm
+from stackgen.cli.commands.locking import lock_folder
 from stackgen.cli.commands.output import note
+from stackgen.cli.scrub import scrub_diff
 from stackgen.diagnose import Finding
+from stackgen.diagnose.rule import Edit
 from stackgen.diagnose.stack_edit import apply_edit
-from stackgen.render.write import write_atomically
+from stackgen.stack.edit import write_stack_file
 from stackgen.stack.load import parse_stack, read_text
 
 __all__ = ["fix"]
 
 
 def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> None:
-    """Shows the change for the first finding, asks for confirmation, and applies it. Never applies an unsafe change."""
+    """Shows the change for the first finding, asks for confirmation, and applies it. Never applies an unsafe change.
+
+    Raises StackBusyError if another command is changing the stack, StackChangedError if stack.yaml is edited meanwhile.
+    """
+    # the first finding is the cause, and other findings may be its consequences
     edit = findings[0].edit if findings else None
     if edit is None or path is None:
         note("nothing to fix" if not findings else "stackgen knows no change to stack.yaml that fixes this cause")
         return
     if not edit.safe:
-        note("this change affects more than the start, so --fix does not apply it; edit stack.yaml by hand")
+        note(
+            "the change affects more than the start of the stack, so --fix does not apply the change. Edit stack.yaml "
+            "by hand"
+        )
         return
+    with lock_folder(args, path.parent):
+        _show_and_apply(args, edit, path)
+
+
+def _show_and_apply(args: Namespace, edit: Edit, path: Path) -> None:
     before = read_text(path)
     after = apply_edit(before, edit)
     # raises if the change would make the file invalid
     parse_stack(after, str(path))
-    for line in unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm=""):
+    lines = unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm="")
+    for line in scrub_diff(lines, [before, after]):
+        # stderr, because stdout is for data
         note(line)
-    if not confirm("apply this change?", args.yes, "not applied: --yes applies the change without asking"):
+    refusal = "the change was not applied. To apply the change without asking, add --yes"
+    if not confirm("apply this change?", args.yes, refusal):
         note("stack.yaml is unchanged")
         return
-    write_atomically(path, after, path.stat().st_mode & 0o777)
+    write_stack_file(path, before, after)
     note(f"changed {path}; run `stackgen up` to try the change")

@@ -16,24 +16,35 @@ from typing import Any, NoReturn
 
 from stackgen.check.report import Report
 from stackgen.check.report.text import as_text
+from stackgen.cli.scrub import scrub, scrub_json
+from stackgen.cli.signals import STOP_SIGNALS, exit_code, stop
 from stackgen.errors import MachineError
 from stackgen.render.write import write_atomically
 
 __all__ = [
-    "exit_interrupted", "exit_now", "exit_on_interrupt", "is_stdout", "note", "print_data", "print_report",
-    "require_writable", "write_text",
+    "exit_interrupted", "exit_now", "exit_on_interrupt", "is_stdout", "note", "print_data", "print_line",
+    "print_report", "require_writable", "write_text",
 ]  # fmt: skip
 
 # seconds from Ctrl-C until a read-only command is ended even if Python raised no KeyboardInterrupt
 INTERRUPT_GRACE = 2.0
 
 
-def print_data(args: Namespace, data: Any, lines: list[str]) -> None:
-    """Prints `data` as JSON with `--json`, otherwise `lines`."""
+def print_data(args: Namespace, data: Any, lines: list[str], *, has_new_key: bool = False) -> None:
+    """Prints `data` as JSON with `--json`, otherwise `lines`, without the stack's secrets.
+
+    `has_new_key`: prints everything, for the command that prints a new key once.
+    """
     if args.json:
-        print(json.dumps(data, indent=2))
+        print(json.dumps(data if has_new_key else scrub_json(data), indent=2))
     elif lines:
-        print("\n".join(lines))
+        text = "\n".join(lines)
+        print(text if has_new_key else scrub(text))
+
+
+def print_line(line: str) -> None:
+    """Prints one line of a result that arrives in pieces at once, without the stack's secrets."""
+    print(scrub(line), flush=True)
 
 
 def print_report(args: Namespace, report: Report, verbose: bool = False, *, to_stderr: bool = False) -> int:
@@ -42,10 +53,10 @@ def print_report(args: Namespace, report: Report, verbose: bool = False, *, to_s
     `to_stderr`: prints the text to stderr, because stdout is used for a file.
     """
     if args.json:
-        print(json.dumps(report.to_json(), indent=2))
+        print(json.dumps(scrub_json(report.to_json()), indent=2))
     else:
         out = sys.stderr if to_stderr else sys.stdout
-        print(as_text(report, color=out.isatty(), verbose=verbose), file=out)
+        print(scrub(as_text(report, color=out.isatty(), verbose=verbose)), file=out)
     return report.exit_code
 
 
@@ -66,7 +77,7 @@ def require_writable(path: str, option: str) -> None:
         return
     target = Path(os.path.realpath(path))
     if target.is_dir():
-        raise MachineError(f"{path} is a folder", f"{option} writes a file: add a file name")
+        raise MachineError(f"{path} is a folder", f"{option} needs the path of a file, such as {path}/report")
     # pipes and terminals are written to in place, so their folder does not matter
     if os.path.exists(path) and not target.is_file():
         if not os.access(path, os.W_OK):
@@ -74,15 +85,16 @@ def require_writable(path: str, option: str) -> None:
         return
     folder = next(one for one in target.parents if one.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise MachineError(f"{path} can't be written: {folder} is not a folder that you may write to",
+        raise MachineError(f"{path} can't be written: {folder} is not a writable folder",
                            f"choose another path for {option}")  # fmt: skip
 
 
 def write_text(path: str, text: str) -> None:
     """Writes a regular file atomically, and a pipe or terminal in place. `-` is standard output.
 
-    A symbolic link stays a link. Raises MachineError if the text can't be written.
+    A symbolic link stays a link. The stack's secrets are replaced. Raises MachineError if the text can't be written.
     """
+    text = scrub(text)
     if is_stdout(path):
         print(text, end="", flush=True)
         return
@@ -102,15 +114,15 @@ def write_text(path: str, text: str) -> None:
     raise problem
 
 
-def exit_interrupted() -> NoReturn:
-    """Ends a read-only command after Ctrl-C: at once, with the exit code 130 of SIGINT."""
+def exit_interrupted(code: int | None = None) -> NoReturn:
+    """Ends a read-only command after Ctrl-C (130) or the signal that is being handled: at once, with its exit code."""
     note("stackgen: stopped")
-    exit_now(130)
+    exit_now(exit_code() if code is None else code)
 
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Within the block, Ctrl-C ends the process even if the KeyboardInterrupt is lost or delayed.
+    """Within the block, Ctrl-C (or SIGTERM) ends the process even if the KeyboardInterrupt is lost or delayed.
 
     Python loses the exception in finalizers. The exception is delayed if the signal arrives between the interpreter's
     last check for signals and a blocking system call: nothing interrupts that call, and the exception comes after the
@@ -120,7 +132,7 @@ def exit_on_interrupt() -> Iterator[None]:
     The exception was delayed in 1 of 200 rounds with Python 3.11 on a busy machine.
     """
     # set_wakeup_fd works in the main thread only, and a signal handler that other code has set must stay
-    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    is_default = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, stop)
     if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,14 +142,14 @@ def exit_on_interrupt() -> Iterator[None]:
 
     def watch() -> None:
         while signals := receiver.recv(64):
-            if signal.SIGINT in signals:
+            if stops := [number for number in STOP_SIGNALS if number in signals]:
                 receiver.settimeout(INTERRUPT_GRACE)
                 with suppress(TimeoutError):
                     # an empty read means that the block ended in time and closed the sender
                     while receiver.recv(64):
                         pass
                     return
-                exit_interrupted()
+                exit_interrupted(128 + stops[0])
 
     # not started in a signal handler, which can run while a lock of `threading` is held
     thread = threading.Thread(target=watch, daemon=True)
@@ -162,5 +174,5 @@ def exit_now(code: int) -> NoReturn:
 
 
 def note(line: str) -> None:
-    """Prints a line to stderr, for the person at the terminal."""
-    print(line, file=sys.stderr)
+    """Prints a line to stderr, for the person at the terminal, without the stack's secrets."""
+    print(scrub(line), file=sys.stderr)

@@ -30,6 +30,7 @@ def providers(args: Namespace) -> int:
 def _provider_rows(source: EndpointSource) -> list[dict[str, Any]]:
     rows = []
     for provider in load_providers().values():
+        # the order that the last line of the output describes
         key = find_key(provider.key_names, (Path(), source.folder))
         url, problem = _find_base_url(provider)
         rows.append(
@@ -92,7 +93,8 @@ def _format_tables(rows: list[dict[str, Any]], endpoints: list[dict[str, Any]]) 
     return [
         *lines,
         "",
-        "Keys are searched in this order: --api-key, the environment, .env in the current folder, .env of the stack.",
+        "stackgen looks for an API key in this order: --api-key, the environment, .env in the current folder, .env of "
+        "the stack.",
     ]
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from stackgen.cli.commands.output import note
+from stackgen.cli.scrub import scrub_diff
+from stackgen.errors import StackgenError
 from stackgen.plan import EnvRef
+from stackgen.render.read import STACK_FILES
 from stackgen.render.templating import RenderedFile
-from stackgen.render.write import Change, compare, diff, write_files
-from stackgen.runtimes.compose.certificate import ensure_certificate
+from stackgen.render.write import Change, compare, diff, write_atomically, write_files
+from stackgen.runtimes.compose.certificate import certificate_names, ensure_certificate
 from stackgen.runtimes.compose.command import has_compose
 from stackgen.runtimes.compose.command import validate as validate_with_compose
 from stackgen.runtimes.compose.exporter_image import write_wheel
-from stackgen.stack.envfile import complete_env, create_env
+from stackgen.runtimes.compose.gateway import has_gateway
+from stackgen.stack.copies import is_copy, is_unedited
+from stackgen.stack.envfile import complete_env, create_env, warn_hub_token
 from stackgen.stack.folder import Stack
+from stackgen.stack.gitignore import complete_gitignore
+from stackgen.stack.keys import MAP, is_env_key_refused
+from stackgen.stack.registry import remember_stack
 
-__all__ = ["find_changes", "prepare_files", "write_changes", "write_unrendered"]
+__all__ = ["find_changes", "prepare_files", "write_changes", "write_keys", "write_unrendered"]
 
 
 def find_changes(stack: Stack, validate: bool) -> list[Change]:
@@ -23,27 +34,75 @@ def find_changes(stack: Stack, validate: bool) -> list[Change]:
     the file.
     """
     files = stack.files()
+    if stack.site.is_cluster:
+        if validate:
+            # only stacks in a cluster pay for this import
+            from stackgen.kubernetes.validate import validate_manifests
+
+            validate_manifests(files, stack.spec.cluster)
+        return compare(files, stack.output)
     if validate and has_compose():
         validate_with_compose(stack.plan, files[0].text, stack.folder)
-    # a stack built from flags also gets a stack.yaml
+    # a stack built from flags, or rendered into another folder, also gets a stack.yaml
     if stack.generated_file:
-        files = (*files, RenderedFile("stack.yaml", stack.generated_file))
-    return compare(files, stack.folder)
+        files = (*files, RenderedFile(STACK_FILES[0], stack.generated_file))
+    changes = compare(files, stack.folder)
+    # the lock file does not list stack.yaml, which belongs to the user once it is edited
+    return [replace(one, edited=not is_unedited(one.old)) if one.path in STACK_FILES and one.edited else one
+            for one in changes]  # fmt: skip
 
 
 def write_changes(stack: Stack, changes: list[Change], force: bool) -> None:
-    """Writes `changes` and prints a diff of each file that changes. Raises DriftError unless `force` is set."""
-    for line in diff([change for change in changes if change.kind == "changed"]):
+    """Writes `changes` and prints a diff of each file that changes.
+
+    Raises DriftError if a manual edit would be lost and `force` is false, and StackgenError for a stack.yaml that is
+    not the stack's own, whatever `force` is.
+    """
+    _refuse_other_stack(stack, changes)
+    changed = [change for change in changes if change.kind == "changed"]
+    for line in scrub_diff(diff(changed), [text for change in changed for text in (change.old, change.new)]):
         note(line)
-    write_files(changes, stack.folder, force)
+    write_files(changes, stack.output, force)
+    remember_stack(stack.folder)
+    _write_stack_file(stack)
     write_unrendered(stack)
+    # plain `docker compose up` must work as well, without `stackgen up`
+    write_keys(stack)
+
+
+def _write_stack_file(stack: Stack) -> None:
+    """Writes the stack.yaml of manifests that are made from flags: it is next to their folder, not in it."""
+    path = stack.folder / STACK_FILES[0]
+    if stack.site.is_cluster and stack.generated_file:
+        [change] = [one for one in compare([RenderedFile(path.name, stack.generated_file)], stack.folder)
+                    if one.path == path.name]  # fmt: skip
+        _refuse_other_stack(stack, [replace(change, edited=change.kind == "changed" and not is_unedited(change.old))])
+        if change.kind != "same":
+            write_atomically(path, change.new)
+
+
+def _refuse_other_stack(stack: Stack, changes: list[Change]) -> None:
+    for change in changes:
+        if change.path in STACK_FILES and change.edited and not is_copy(change.old):
+            name = re.search(r"(?m)^name:[ \t]*(['\"]?)([a-z0-9][a-z0-9_-]*)\1[ \t]*(?:#.*)?$", change.old)
+            raise StackgenError(
+                f"{stack.folder} contains another stack" + (f" (`{name[2]}`)" if name else ""),
+                "choose another folder for --output",
+            )
 
 
 def write_unrendered(stack: Stack) -> None:
     """Writes the files that are not rendered from templates: the exporter's wheel, and a generated certificate."""
+    if stack.site.is_cluster:
+        return
     write_wheel(stack.plan, stack.folder)
     if certificate := ensure_certificate(stack.spec, stack.plan, stack.folder):
-        note(f"created a self-signed certificate: {certificate}")
+        note(f"created a self-signed certificate for {', '.join(certificate_names(stack.spec))}: {certificate}")
+        note(
+            f"  clients trust it with a copy of this file: `curl --cacert {certificate.name}`, SSL_CERT_FILE="
+            f"{certificate.name} (Python), NODE_EXTRA_CA_CERTS={certificate.name} (Node.js). `stackgen connect` prints "
+            "the setting of each program"
+        )
 
 
 def prepare_files(stack: Stack) -> None:
@@ -53,15 +112,49 @@ def prepare_files(stack: Stack) -> None:
     edited = [change.path for change in changes if change.edited]
     # a hand edit is overwritten only by `render --force`
     stale = [change for change in changes if change.kind != "same" and not change.edited]
-    write_files(stale, stack.folder)
+    write_files(stale, stack.output)
+    remember_stack(stack.folder)
     write_unrendered(stack)
     if any(change.kind == "changed" for change in stale):
         note(f"rendered again: {', '.join(change.path for change in stale)}")
     if edited:
-        note(f"used unchanged, because they were edited by hand: {', '.join(edited)}")
+        note(f"these files were edited by hand and are used unchanged: {', '.join(edited)}")
+    write_keys(stack)
+
+
+def write_keys(stack: Stack) -> None:
+    """Writes the .env that the Compose file needs, or adds what it lacks. A key that is there is never changed."""
+    path = stack.folder / ".env"
     if create_env(stack.folder):
-        note(f"wrote {stack.folder / '.env'} with a new key")
+        note(f"wrote {path} with new keys. Keep the file private, and out of version control")
     # a gateway or monitoring that was added to stack.yaml needs keys that .env does not have yet
     values = (value for service in stack.plan.services for _, value in service.environment)
     if added := complete_env(stack.folder, (value.name for value in values if isinstance(value, EnvRef))):
-        note(f"added to {stack.folder / '.env'}: {', '.join(added)}")
+        note(f"added to {path}: {', '.join(added)}")
+    if stack.site.is_cluster:
+        from stackgen.stack.cluster_secrets import write_secrets
+
+        if changed := write_secrets(stack):
+            note(f"wrote {', '.join(map(str, changed))}: kustomize makes Secrets of these files. Keep them private")
+    # without a download, nothing needs the token
+    if stack.plan.secrets and (warning := warn_hub_token(stack.folder)):
+        note(f"warning: {warning}")
+    if has_gateway(stack.plan) and is_env_key_refused(stack.folder):
+        note(
+            f"warning: the gateway refuses the key in {path}: it is not in {stack.folder / MAP}, which lists the valid "
+            "keys. Restore .env from a backup, or run `stackgen keys rotate default`, which writes a valid key into "
+            ".env. The keys of clients stay valid"
+        )
+    _write_gitignore(stack)
+
+
+def _write_gitignore(stack: Stack) -> None:
+    path = stack.folder / ".gitignore"
+    try:
+        added = complete_gitignore(stack.folder, stack.spec)
+    # the stack works without it
+    except OSError as error:
+        note(f"warning: {path} can't be completed ({error.strerror}): keep .env and TLS keys out of version control")
+    else:
+        if added:
+            note(f"added to {path}: {' '.join(added)}")

@@ -8,15 +8,32 @@ from pathlib import Path
 from stackgen.errors import StackgenError
 from stackgen.runtimes.observation.evidence import last_ran_as_processes
 from stackgen.runtimes.process.lifecycle import process_status
-from stackgen.stack.folder import find_stack_file, open_stack
+from stackgen.stack.folder import Stack, find_stack_file, open_stack
+from stackgen.targets.kubernetes import FOLDER
 
-__all__ = ["find_runtime", "stack_folder"]
+__all__ = ["find_cluster_stack", "find_runtime", "stack_folder"]
+
+
+def find_cluster_stack(stack: str) -> Stack | None:
+    """Returns the stack in the file or folder `stack` if it is for a cluster, and otherwise None. Raises SpecError."""
+    folder = (find_stack_file(stack) or Path(stack) / "stack.yaml").parent
+    # for containers, a command such as `down` must work with any stack.yaml
+    if not (folder / FOLDER / "kustomization.yaml").exists():
+        return None
+    opened = open_stack(stack)
+    return opened if opened.site.is_cluster else None
 
 
 def stack_folder(stack: str) -> Path:
     """Returns the folder of the rendered stack for the argument `stack`. Raises StackgenError if there is none."""
     folder = (find_stack_file(stack) or Path(stack) / "stack.yaml").parent
     if not (folder / "compose.yaml").exists() and not (folder / ".stackgen").exists():
+        if (folder / FOLDER / "kustomization.yaml").exists():
+            # the target was chosen with the option --target only
+            raise StackgenError(
+                f"{folder} contains manifests, and its stack.yaml has the target compose",
+                "write `target: kubernetes` into stack.yaml, or run `stackgen render` for containers",
+            )
         raise StackgenError(f"{folder} contains no rendered stack", "`stackgen render` writes one")
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.rollout import confirm_and_run
 from stackgen.runtimes.rollout.rolling import plan_rollout
 from stackgen.stack.folder import open_stack
@@ -13,5 +14,6 @@ __all__ = ["update"]
 
 def update(args: Namespace) -> int:
     """Runs `stackgen update`: recreates what changed, one replica at a time, and rolls back if one fails."""
-    stack = open_stack(args.stack)
-    return confirm_and_run(args, stack, plan_rollout(stack))
+    with lock_stack(args, args.stack):
+        stack = open_stack(args.stack).for_one_machine()
+        return confirm_and_run(args, stack, plan_rollout(stack))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stackgen.cli.parsers.base import Subcommands
+from stackgen.cli.parsers.base import Subcommands, add_context_argument, add_lock_argument
+from stackgen.cli.parsers.completers import complete_with, ids
 
 __all__ = ["add_diagnose_commands"]
 
@@ -12,16 +13,28 @@ def add_diagnose_commands(subcommands: Subcommands) -> None:
     diagnose = subcommands.add("diagnose", "find out why a stack failed: the cause, its evidence, and a fix")
     # one source at a time: a log in a file may come from another machine
     source = diagnose.add_mutually_exclusive_group()
-    source.add_argument("--logs", metavar="FILE", help="read the log in FILE, not the stack (- is standard input)")
-    source.add_argument("--container", metavar="NAME", help="read a single container of any origin, not the stack")
+    source.add_argument(
+        "--logs",
+        metavar="FILE",
+        help="diagnose the log in FILE instead of the stack (`-`: standard input); a stack.yaml that you name with it "
+        "helps to choose the fix",
+    )
+    source.add_argument(
+        "--container", metavar="NAME",
+        help="diagnose one container instead of the stack, even a container that stackgen did not start",
+    )  # fmt: skip
     source.add_argument(
         "--runtime", choices=("compose", "process"),
-        help="read containers, or the local processes of `up --runtime process` (default: what was started last)",
+        help="`compose`: diagnose the stack's containers. `process`: diagnose the local processes that `up --runtime "
+        "process` started (default: the runtime that was started last)",
     )  # fmt: skip
-    diagnose.add_argument("--bundle", metavar="FILE", help="write a .tar.gz without secrets for a bug report")
+    diagnose.add_argument("--bundle", metavar="FILE", help="write a .tar.gz file for a bug report; secrets are removed")
     diagnose.add_argument(
-        "--fix", action="store_true", help="show a safe change to stack.yaml, ask, and apply the change"
-    )
-    diagnose.add_argument("--yes", action="store_true", help="with --fix: apply the change without asking")
+        "--fix", action="store_true",
+        help="show a safe change to stack.yaml, ask for confirmation, and apply the change",
+    )  # fmt: skip
+    diagnose.add_argument("--yes", action="store_true", help="only with `--fix`: apply the change without asking")
+    add_context_argument(diagnose)
+    add_lock_argument(diagnose)
     explain = subcommands.add("explain", "explain the id of a diagnosis, such as SG-V012", stack=False)
-    explain.add_argument("id", nargs="?", help="the id; without an id, list all ids")
+    complete_with(explain.add_argument("id", nargs="?", help="the id to explain (default: list all ids)"), ids)

@@ -24,11 +24,13 @@ def add_exporter(subcommands: Subcommands) -> None:
     )  # fmt: skip
     exporter.add_argument(
         "--profile", choices=("quick", "default", "deep"), default="quick",
-        help="checks to run; here, quick also streams a few tokens to measure latency (default: quick)",
+        help="profile of the checks to run (default: quick); in the exporter, the profile `quick` also streams "
+        "a few tokens to measure latency",
     )  # fmt: skip
     exporter.add_argument(
         "--skip", type=split_names, default=(), metavar="NAMES",
-        help="skip these checks, for example auth, which sends wrong keys that a gateway counts",
+        help="skip these checks, for example `auth`: the `auth` check sends wrong keys, and a gateway counts such "
+        "requests as rejected",
     )  # fmt: skip
     exporter.add_argument(
         "--allow-remote", action="store_true",
@@ -36,5 +38,5 @@ def add_exporter(subcommands: Subcommands) -> None:
     )  # fmt: skip
     exporter.add_argument(
         "--once", action="store_true",
-        help="check once, print the metrics (with --json: the status), and exit with 0 or 1",
+        help="check once, print the metrics (with `--json`, print the status instead), and exit with 0 or 1",
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import find_key_lines, has_crashed
-from stackgen.diagnose.rule import Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["LAST_RULES", "RULES"]
 
@@ -18,6 +18,8 @@ FOREIGN_SERVER = re.compile(
 )
 # addresses that every container has: if llama.cpp can't bind one of these, the port is taken
 ANY_CONTAINER = r"(?:0\.0\.0\.0|127\.|localhost|::)"
+# clients print the same errno, if a connection to another server fails
+BINDING = r"^(?!.*(?:new connection|ConnectionError|Max retries|[Cc]onnect(?:ion)? (?:call |to )|connect\(\))).*?"
 
 
 def _refused_check(evidence: Evidence) -> str:
@@ -34,6 +36,7 @@ def _find_not_started(evidence: Evidence) -> Iterator[Hit]:
     """No service of the stack has a container."""
     # output of Compose means that a start was tried and failed
     if evidence.services and not evidence.compose_output and all(one.state == "absent" for one in evidence.services):
+        # all lines say `absent`, so a few are enough
         yield Hit("", tuple(_format_state(one) for one in evidence.services[:4]))
 
 
@@ -62,6 +65,7 @@ def _find_unsupervised(evidence: Evidence) -> Iterator[Hit]:
 def _find_wrong_address(evidence: Evidence) -> Iterator[Hit]:
     """All services work, but a check can't connect to the requested address."""
     refused = _refused_check(evidence)
+    # a service that does not work is itself the reason for a refused connection
     if refused and evidence.services and all(one.is_working for one in evidence.services):
         endpoints = evidence.plan.endpoints if evidence.plan else ()
         urls = ", ".join(end.base_url for end in endpoints) if evidence.plan else "the address in compose.yaml"
@@ -90,28 +94,44 @@ RULES: tuple[Rule, ...] = (
         "SG-C001",
         title="the server can't listen on its configured address",
         cause="the server is configured to listen on an address that its container does not have",
-        fix="remove --host from extra_args; stackgen sets 0.0.0.0 inside the container, and `bind:` in stack.yaml "
-        "sets the host's address",
-        source="errno 99, EADDRNOTAVAIL; vLLM 0.32.0, FastChat 0.2.36, llama-server b11434; failure reproduced with "
-        "all three",
-        explain="Inside a container, the server must listen on 0.0.0.0, or Docker can't reach the server. With "
-        "127.0.0.1, the server starts, but connections from outside the container are refused or reset. `bind:` in "
-        "stack.yaml decides which machines can reach the server.",
+        fix="[[?extra_args.--host|remove --host from extra_args, because stackgen sets the address inside the "
+        "container; ]]"
+        "to choose the address for clients, set `bind:` in stack.yaml",
+        source="The messages for errno 99 (EADDRNOTAVAIL) come from vLLM 0.32.0, FastChat 0.2.36 and llama-server "
+        "b11434. The failure was reproduced with all three engines. The message of ZMQ is quoted in vllm-project/vllm "
+        "issue 31884 (2026-01) and was not reproduced.",
+        explain="Inside a container, the server must listen on 0.0.0.0, or Docker can't reach the server. A server "
+        "that listens on 127.0.0.1 starts, but connections from outside its container are refused or reset. `bind:` "
+        "in stack.yaml decides which machines can reach the server.",
         patterns=compile_patterns(
-            r"\[Errno 99\]",
-            r"[Cc]annot assign requested address",
+            rf"{BINDING}\[[Ee]rrno 99\]",
+            rf"{BINDING}[Cc]annot assign requested address",
             # llama.cpp prints the same message for a port that is taken: see SG-C002
             rf"couldn't bind HTTP server socket, hostname: (?!{ANY_CONTAINER})",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(r"ZMQError: Cannot assign requested address \(addr='tcp://(?P<address>[^']+)'"),
+                title="vLLM's processes can't listen on their own address",
+                cause="the processes of vLLM connect to each other through {address}, which is not an address of this "
+                "container",
+                fix="[[?extra_env.VLLM_HOST_IP|correct VLLM_HOST_IP in extra_env, or remove it; ]]with "
+                "`--data-parallel-address` or several machines, give an address of this container, or use the host's "
+                "network",
+            ),
         ),
     ),
     Rule(
         "SG-C002",
         title="the port is already in use inside the container",
         cause="another process in the container uses the server's port",
-        fix="remove --port from extra_args; with network_mode host, choose another port",
-        source="errno 98, EADDRINUSE; vLLM 0.32.0, llama-server b11434; failure reproduced with both",
-        explain="vLLM reserves its port early but starts to listen late. On the host's network, two servers with the "
-        "same port conflict.",
+        fix="[[?extra_args.--port|remove `--port` from extra_args; ]]if the container uses the host's network "
+        "(network mode "
+        "`host`), choose another port; `ss -ltnp` shows which process uses the port",
+        source="The messages for errno 98 (EADDRINUSE) come from vLLM 0.32.0 and llama-server b11434. The failure was "
+        "reproduced with both engines.",
+        explain="vLLM reserves its port early in its start, but listens on the port only after the engine is loaded. "
+        "On the host's network, two servers can't use the same port.",
         patterns=compile_patterns(
             r"\[Errno 98\]",
             r"error while attempting to bind on address.*in use",
@@ -122,43 +142,61 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C003",
         title="a client inside a container uses the wrong address",
-        cause="inside a container, 127.0.0.1 is the container itself, and service names resolve only in the stack's "
-        "network",
+        cause="{name} is the container of the client itself, where no server listens",
         fix="from a container of the stack, use http://SERVICE:8000/v1; from the host, use 127.0.0.1 with the "
         "published port",
-        source="stackgen check, `resolve`; getaddrinfo; aiohttp 3.13, client_exceptions.py, ClientConnectorError",
+        source="The messages come from `stackgen check` (check `resolve`), from getaddrinfo, and from aiohttp 3.13 "
+        "(client_exceptions.py, ClientConnectorError).",
         explain="A client in a container of another stack can reach the host as host.docker.internal. The container "
-        'of the client needs `extra_hosts: ["host.docker.internal:host-gateway"]`, and `bind:` must allow the '
-        "connection.",
+        'of the client needs "host.docker.internal:host-gateway" in `extra_hosts`, and `bind:` of the server\'s '
+        "stack must allow the connection.",
         patterns=compile_patterns(
-            # anchored to the check's own lines, because this rule reads logs as well
-            r"^resolve: .*the name '(?P<name>[^']+)' can't be resolved",
-            r"^resolve: .*Could not resolve host: (?P<name>\S+)",
             r"Cannot connect to host (?P<name>localhost|127\.0\.0\.1):\d+ ",
         ),
         inputs=("check", "log"),
+        variants=(
+            Variant(
+                # anchored to the check's own lines, because this rule reads logs as well
+                compile_patterns(
+                    r"^resolve: .*the name '(?P<name>[^']+)' can't be resolved",
+                    r"^resolve: .*Could not resolve host: (?P<name>\S+)",
+                ),
+                cause="the name {name} can't be resolved: names of services exist only in the stack's network",
+            ),
+        ),
     ),
     Rule(
         "SG-C011",
-        title="the server uses a different key than .env",
-        cause="the key in .env differs from the key that the server was started with",
-        fix="run `stackgen up` to restart the server with the key from .env; clients must send the same key",
-        source="stackgen check, `models` and `auth`; failure reproduced",
-        explain="A server reads its key when its container starts. If .env was rewritten after the start, .env "
-        "contains a different key. The server accepts the key only as `Authorization: Bearer KEY`.",
+        title="the server's key differs from the key in .env",
+        cause="the client's key differs from the key that the server was started with",
+        fix="run `stackgen up`, which restarts the server with the key from .env; clients must send the key from .env",
+        source="The messages come from `stackgen check` (checks `models` and `auth`). The failure was reproduced.",
+        explain="A server reads its key when its container starts. If .env is rewritten later, the server still "
+        "expects the old key. The server accepts the key only as a bearer token in the header Authorization.",
         patterns=compile_patterns(
             r"the server refuses the key",
-            r"the server (?:requires a key, but none was given|wants a key, and none is given)",
         ),
         inputs=("check",),
+        variants=(
+            Variant(
+                # the second wording is that of older versions, whose reports can be pasted
+                compile_patterns(r"the server (?:requires a key, but none was given|wants a key, and none is given)"),
+                title="the client sent no key",
+                cause="the server requires a key, but the client sent none",
+                fix="send the key from .env in the header Authorization; stackgen's commands read it from the "
+                ".env next "
+                "to compose.yaml",
+            ),
+        ),
     ),
     Rule(
         "SG-C004",
         title="another program answers on the port",
         cause="the program that answers[[ at {where}]] is not this stack's server",
         fix="stop the program that uses the port (`ss -ltnp` lists it), or set another `port:`",
-        source="stackgen check, `http`, `connect` and `models`; failure reproduced with Python's http.server",
-        explain="A server that was started by hand, or another stack, uses the port.",
+        source="The messages come from `stackgen check` (checks `http`, `connect` and `models`). The failure was "
+        "reproduced with Python's http.server.",
+        explain="The program that answers may be a server that was started by hand, or another stack.",
         find=_find_foreign_server,
     ),
     Rule(
@@ -166,7 +204,7 @@ RULES: tuple[Rule, ...] = (
         title="the container is paused",
         cause="{service} is paused, so connections hang",
         fix="run `docker compose unpause`",
-        source="Docker: State.Status",
+        source="Docker reports `paused` in State.Status.",
         explain="`docker pause` freezes all processes of a container.",
         find=_find_paused,
     ),
@@ -174,11 +212,11 @@ RULES: tuple[Rule, ...] = (
         "SG-C006",
         title="the client uses a different address or port than the server",
         cause="every service works, but no program listens at the requested address",
-        fix="use {urls}; to change the address, set `bind:` or `port:` in stack.yaml and run `stackgen up`",
-        source="stackgen check, `connect`",
-        explain="A stack listens on 127.0.0.1 unless `bind:` says otherwise, so connections from other machines are "
-        "refused. If a stack has several endpoints, their ports count up from `port:`. `stackgen status` shows the "
-        "ports.",
+        fix="connect to {urls}; to change the address, set `bind:` or `port:` in stack.yaml and run `stackgen up`",
+        source="The messages come from `stackgen check` (check `connect`).",
+        explain="Unless `bind:` sets another address, a stack listens on 127.0.0.1, so connections from other "
+        "machines are refused. If a stack has several endpoints, the first endpoint gets the port `port:`, and "
+        "the other endpoints get the ports after it. `stackgen status` shows the ports.",
         find=_find_wrong_address,
     ),
 )
@@ -191,10 +229,11 @@ LAST_RULES: tuple[Rule, ...] = (
         cause="{service} is running, but its supervisor was killed, so nothing restarts the service or checks its "
         "health",
         fix="run `stackgen down --runtime process`, then `stackgen up --runtime process`",
-        source="stackgen's supervisor: state.json contains the id of a process that no longer exists; failure "
-        "reproduced",
-        explain="One supervisor per stack starts, probes and restarts the local processes. If the supervisor is "
-        "killed with SIGKILL, or by the kernel's out-of-memory killer, the local processes keep running.",
+        source="The file state.json of stackgen's supervisor contains the id of a process that no longer exists. The "
+        "failure was reproduced.",
+        explain="Each stack of local processes has one supervisor, which starts, probes and restarts the processes. "
+        "If the supervisor is killed with SIGKILL, or by the kernel's out-of-memory killer, the local processes keep "
+        "running.",
         find=_find_unsupervised,
         fallback=True,
     ),
@@ -203,31 +242,33 @@ LAST_RULES: tuple[Rule, ...] = (
         title="the stack is not started",
         cause="this stack has no containers",
         fix="run `stackgen up`",
-        source="Docker: no container with the project's label",
+        source="Docker lists no container with the project's label (`docker ps`).",
         explain="`Connection refused` means that no program listens on the port. `stackgen up` starts the stack, "
-        "waits until the stack is ready and requests a completion.",
+        "waits until the stack is ready, and then requests a completion as a test.",
         find=_find_not_started,
     ),
     Rule(
         "SG-C008",
         title="the server is still loading",
         cause="{service} is running but not ready yet, so its port refuses connections",
-        fix="wait until the server is ready: `stackgen up` and `stackgen check --wait 600` do so; for a slow start, "
-        "raise start_timeout",
-        source="Docker: health `starting`; vLLM 0.32.0 listens only after the engine is loaded",
-        explain="Large models take minutes to load, and the first start also compiles. Until the server listens, its "
-        "port refuses connections, or Docker's proxy resets them.",
+        fix="wait until the server is ready (run `stackgen up` or `stackgen check --wait 600`); if the start "
+        "takes longer than start_timeout, raise start_timeout",
+        source="Docker reports the health `starting`. vLLM 0.32.0 listens only after the engine is loaded.",
+        explain="Large models take minutes to load. At the first start, the engine also compiles the model. Until the "
+        "server listens, connections to its port are refused, or Docker's proxy resets the connections.",
         find=_find_loading,
         fallback=True,
     ),
     Rule(
         "SG-C009",
-        title="the server was stopped",
-        cause="{service} ended with exit code {code}: it was stopped by a user, or it ended by itself",
+        title="a user stopped the server, or the server ended by itself",
+        cause="{service} ended with exit code {code}: a user stopped the service, or the service ended by itself",
         fix="run `stackgen up` to start {service} again",
-        source="Docker: exit code 143 = 128 + SIGTERM; vLLM exits with 0 when its engine dies",
-        explain="When a vLLM engine dies while it is running, the process exits with code 0. `restart: on-failure` "
-        "does not restart a process that exits with code 0, but stackgen's supervise.sh does.",
+        source="Docker reports the exit code. Exit code 143 is 128 + SIGTERM. vLLM exits with code 0 when its engine "
+        "dies.",
+        explain="If vLLM's engine dies after a successful start, the process exits with code 0. The restart policy "
+        "`on-failure` does not restart a process that exits with code 0. stackgen's supervise.sh restarts such a "
+        "process.",
         find=_find_stopped,
         fallback=True,
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import count_restarts, find_key_lines, has_been_ready, key_lines_before_restart
-from stackgen.diagnose.rule import Hit, Input, Rule, compile_patterns
+from stackgen.diagnose.rule import Hit, Input, Rule, Variant, compile_patterns
 
 __all__ = ["COMPOSE_RULES", "RULES"]
 
@@ -31,12 +31,14 @@ def _find_wrong_probe(evidence: Evidence) -> Iterator[Hit]:
 def _find_restart_loop(evidence: Evidence) -> Iterator[Hit]:
     """Docker, or supervise.sh inside the container, restarted the service at least twice."""
     for service in evidence.services:
+        # Docker does not count restarts by supervise.sh, and reports such a container as healthy
         inside = count_restarts(service.log)
         if inside >= 2:
             state = f", {service.state} now" if service.state else ""
-            lines = (f"{service.service}: was healthy and ended {inside} times{state}",
+            lines = (f"{service.service}: ended {inside} times after it was healthy{state}",
                      *key_lines_before_restart(service.log))  # fmt: skip
             yield Hit(service.service, lines, {"restarts": str(service.restarts + inside)})
+        # Docker's count never goes down again, so a service that works now has overcome its restarts
         elif service.restarts >= 2 and not service.is_working:
             lines = (f"{service.service}: {service.restarts} restarts, {service.state}",
                      *find_key_lines(service.log, 4))  # fmt: skip
@@ -51,10 +53,11 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         cause="another program, or another stack, uses port {port} of this machine",
         fix="stop the program that uses the port (`ss -ltnp` and `docker ps` show it), or set another `port:` in "
         "stack.yaml",
-        source="Docker engine 28 and docker-proxy; failure reproduced",
+        source="The messages come from Docker engine 28 and docker-proxy. The failure was reproduced.",
         explain="Docker publishes a port of the host for each endpoint. If another stack uses the port, `stackgen "
-        "status` of that stack shows the port.",
+        "status` in the folder of that stack shows the port.",
         patterns=compile_patterns(
+            # texts of the port allocator, then of docker-proxy and Docker Desktop, then of the port mapper
             rf"Bind for {HOST}:(?P<port>\d+) failed: port is already allocated",
             rf"listen \S+ {HOST}:(?P<port>\d+): bind: address already in use",
             rf"failed to bind host port (?:for )?{HOST}:(?P<port>\d+)\S*: address already in use",
@@ -66,10 +69,11 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         title="the address in `bind:` does not belong to this machine",
         cause="no network interface of this machine has the address {address}",
         fix="set `bind:` to an address that `ip -br address` shows, or to 0.0.0.0 for all addresses",
-        source="Docker engine 28 and 29, libnetwork/portmapper; errno 99, EADDRNOTAVAIL",
-        explain="A router or a cloud may map a public address to this machine. No network interface has this public "
-        "address, so set `bind:` to the internal address. An address that comes from DHCP or a VPN may be gone after "
-        "a restart.",
+        source="The messages for errno 99 (EADDRNOTAVAIL) come from Docker engine 28 and 29 "
+        "(daemon/libnetwork/portallocator/osallocator_linux.go). OpenSIPS/opensips-softswitch-ce issue 4 quotes one.",
+        explain="If a router or a cloud maps a public address to this machine, no network interface of the machine "
+        "has the public address. In this case, set `bind:` to the machine's internal address. An address that "
+        "comes from DHCP or a VPN may no longer exist after a restart.",
         patterns=compile_patterns(
             rf"failed to bind host port (?:for )?(?P<address>{HOST}):\d+\S*: cannot assign requested address",
             rf"listen \S+ (?P<address>{HOST}):\d+: bind: cannot assign requested address",
@@ -82,37 +86,14 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         cause="the Docker engine has no permission to open port {port} of this machine",
         fix="set `port:` to 1024 or higher, or allow rootless Docker to open lower ports: `sudo sysctl "
         "net.ipv4.ip_unprivileged_port_start=80`",
-        source="Docker engine 28 and 29, libnetwork/portmapper; rootlesskit, port/builtin; errno 13, EACCES",
-        explain="Only root can open ports below 1024, so a rootless Docker engine can't open them.",
+        source="The messages for errno 13 (EACCES) come from Docker engine 28 and 29 "
+        "(daemon/libnetwork/portallocator/osallocator_linux.go) and from rootlesskit (pkg/port/builtin/builtin.go).",
+        explain="Only root can open ports below 1024, so a rootless Docker engine can't open these ports.",
         patterns=compile_patterns(
             rf"failed to bind host port (?:for )?{HOST}:(?P<port>\d+)\S*: permission denied",
             rf"listen \S+ {HOST}:(?P<port>\d+): bind: permission denied",
+            # the port driver of rootless Docker prints this line
             r"cannot expose privileged port (?P<port>\d+)",
-        ),
-        inputs=BOTH,
-    ),
-    Rule(
-        "SG-D002",
-        title="an image can't be pulled",
-        cause="the registry does not provide the image[[: {image}]]",
-        fix="check the image name and this machine's connection to the registry, log in (`docker login`), or set "
-        "`image:` to another image",
-        source="Docker engine 28, distribution; failure reproduced",
-        explain="`denied` and `not found` both mean that the image does not exist or that you have no access to the "
-        "image. `no such host` means that DNS failed. `x509` means that Docker does not trust the certificate of a "
-        "proxy. Docker Hub limits pulls without an account.",
-        patterns=compile_patterns(
-            r"pull access denied for (?P<image>[^,\s]+)",
-            r"manifest for (?P<image>\S+) not found",
-            r"failed to resolve reference \"(?P<image>[^\"]+)\"",
-            r"manifest unknown",
-            r"(?:Get|Head) \"https://(?P<image>[^/\"]+)/[^\"]*\": .*(?:no such host|i/o timeout|connection refused|"
-            r"Client\.Timeout exceeded|context deadline exceeded|TLS handshake timeout|x509: |network is unreachable|"
-            r"server misbehaving|unauthorized: )",
-            # only at the start of a line or after an error, because hints of other programs quote the phrase
-            r"^(?:.{0,300}(?:[Ee]rror|ERROR|failed).{0,300})?toomanyrequests: .*",
-            r"(?:[Ee]rror|ERROR).{0,300}: unauthorized: authentication required",
-            r"No such image: (?P<image>\S+)",
         ),
         inputs=BOTH,
     ),
@@ -120,26 +101,42 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "SG-D003",
         title="the image is for another CPU architecture",
         cause="the image[[ {image}]] contains programs for another CPU architecture",
-        fix="choose an image for this machine's CPU: set cpu_arch: arm64 or cpu_arch: x86_64 in stack.yaml, or set "
-        "another `image:`",
-        source="Linux ENOEXEC, reproduced with a file that is not a program; Docker engine 28",
+        fix="choose an image for this machine's CPU: set cpu_arch to arm64 or x86_64 in stack.yaml, or set another "
+        "`image:`",
+        source="The messages come from Linux (ENOEXEC, execve(2)) and Docker engine 29.7 (daemon/containerd/image.go "
+        "and image_pull.go). ENOEXEC was reproduced with a file that is not a program.",
         explain="`uname -m` prints the architecture of the machine. `docker image inspect IMAGE --format "
         "{{.Architecture}}` prints the architecture of the image.",
         patterns=compile_patterns(
             r"image with reference (?P<image>\S+) was found but (?:its platform|does not (?:match|provide))",
-            r"no matching manifest for \S+ in the manifest list",
             r"exec \S+: exec format error",
             r"exec format error",
         ),
         inputs=("compose", "docker", "log"),
+        variants=(
+            Variant(
+                compile_patterns(r"exec (?P<program>\S+\.(?:sh|bash|py)): exec format error"),
+                title="a script can't be started",
+                cause="the kernel can't run the script {program}: its first line is not `#!` with the path of an "
+                "interpreter, or the interpreter is for another CPU architecture",
+                fix="look at the first line of the script (`head -c 60`), which must be for example `#!/bin/sh`; if it "
+                "is right, set `image:` to an image for this machine's CPU",
+            ),
+            Variant(
+                compile_patterns(r"no matching manifest for (?P<platform>\S+) in the manifest list"),
+                cause="the registry has this image, but not for this machine's CPU ({platform})",
+                fix="choose an image or a tag for this CPU in `image:`; cpu_arch in stack.yaml must be the CPU of this "
+                "machine",
+            ),
+        ),
     ),
     Rule(
         "SG-D004",
         title="a key is missing in .env",
-        cause="compose.yaml needs {name}, but neither .env nor the environment sets it",
-        fix="run `stackgen init`, which writes .env with a new key; if you run `docker compose -f`, pass --env-file "
-        "as well",
-        source="Compose 2.40, interpolation; failure reproduced",
+        cause="compose.yaml needs the variable {name}, but neither .env nor the environment sets this variable",
+        fix="run `stackgen render`, which writes .env with a new key; if you run `docker compose -f` yourself, pass "
+        "the path of .env with `--env-file`",
+        source="The message comes from Compose 2.40 (interpolation). The failure was reproduced.",
         explain="No rendered file contains a key, because Compose takes the keys from .env. Compose reads .env only "
         "from the project's folder.",
         patterns=compile_patterns(r"required variable (?P<name>\w+) is missing a value"),
@@ -148,53 +145,89 @@ COMPOSE_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D005",
         title="the Docker engine does not answer",
-        cause="the `docker` command can't connect to a Docker engine",
-        fix="start the engine (`sudo systemctl start docker`), or add your user to the group docker (`sudo usermod "
-        "-aG docker $USER`, then log in again)",
-        source="Docker CLI 28 and 29",
-        explain="`permission denied` on docker.sock means that your user is not in the group docker.",
+        cause="the `docker` command can't connect to a Docker engine: it does not run, or listens elsewhere",
+        fix="run `docker context ls`, which shows where the command looks for the engine, and `systemctl status "
+        "docker`; "
+        "if the engine does not run, start it (`sudo systemctl start docker`)",
+        source="The messages come from the Docker CLI 28 and 29 (moby, client/errors.go and client/request.go) and "
+        "Podman 5 (cmd/podman/root.go and pkg/bindings/connection.go).",
+        explain="`permission denied` for the file `docker.sock` means that your user is not in the group `docker`.",
         patterns=compile_patterns(
             r"(?i)cannot connect to the docker daemon",
             r"failed to connect to the docker API",
-            r"permission denied while trying to connect to the [Dd]ocker",
         ),
         inputs=BOTH,
+        variants=(
+            Variant(
+                compile_patterns(r"Cannot connect to Podman\.|unable to connect to Podman socket"),
+                title="Podman does not answer",
+                cause="the command can't connect to Podman: its service or its virtual machine does not run",
+                fix="on Linux, run `systemctl --user status podman.socket`, and start it (`systemctl --user start "
+                "podman.socket`); on macOS and Windows, run `podman machine list` and `podman machine start`",
+            ),
+            Variant(
+                compile_patterns(r"permission denied while trying to connect to the [Dd]ocker"),
+                cause="your user may not use the Docker engine",
+                fix="add your user to the group `docker` (`sudo usermod -aG docker $USER`, then log in again); members "
+                "of this group have the rights of root",
+            ),
+        ),
     ),
     Rule(
         "SG-D006",
         title="a mounted path does not exist",
         cause="{path} does not exist on this machine",
         fix="create {path}, or correct the path in stack.yaml (`model:`, storage.path, chat_template)",
-        source="Docker engine 28, daemon/volume; failure reproduced",
-        explain="By default, Docker creates a missing folder that is empty and owned by root. stackgen's mounts turn "
-        "this default off.",
+        source="The messages come from Docker engine 28 (daemon/volume). The failure was reproduced.",
+        explain="By default, Docker creates a missing path as an empty folder that belongs to root. stackgen's mounts "
+        "turn this default off, so that Docker reports a missing path as an error.",
         patterns=compile_patterns(
             r"bind source path does not exist: (?P<path>\S+)",
             r"failed to mount local volume: mount (?P<path>[^:]+):.*: no such file or directory",
-            r"error mounting \"(?P<path>[^\"]+)\" to rootfs.*(?:not a directory|no such file)",
+            r"error mounting \"(?P<path>[^\"]+)\" to rootfs.*no such file",
         ),
+        # the missing path of a CDI file
+        consequence_of=("SG-G026",),
         inputs=BOTH,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"error mounting \"(?P<path>[^\"]+)\" to rootfs(?!.*[Aa]re you trying to mount a directory).*not a "
+                    r"directory"
+                ),
+                title="a mounted path is a file where a folder is expected, or the reverse",
+                cause="{path} can't be mounted: one of host and image has a file there, and the other a folder",
+                fix="compare the path on the host (`ls -ld`) with the path in the container, and correct the path in "
+                "stack.yaml or in the Compose file",
+            ),
+        ),
     ),
     Rule(
         "SG-D007",
         title="the image does not contain the program to start",
         cause="the image does not contain {program}",
-        fix="set `image:` to an image of this engine; if compose.yaml was edited, run `stackgen render` again",
-        source="runc 1.1 to 1.3; failure reproduced",
-        explain="The exit code is 127. The command in compose.yaml starts a program that this image does not contain. "
-        "`image:` may be set to an image of another engine.",
+        fix="set `image:` to an image that contains {program}; if compose.yaml was edited, run `stackgen render` again",
+        source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
+        "failure was reproduced, but not with crun.",
+        explain="The container ends with code 127. The command in compose.yaml starts a program that this image does "
+        "not contain. Maybe `image:` is set to an image of another engine.",
         patterns=compile_patterns(
-            r"exec: \"(?P<program>[^\"]+)\": (?:stat \S+: no such file or directory|executable file not found)"
+            # the hooks of the container toolkit run on the host: SG-G001
+            r"executable file `(?P<program>[^`]+)` not found",
+            r"exec: \"(?P<program>(?!nvidia-c|-)[^\"]+)\": (?:stat \S+: no such file or directory|executable file not "
+            r"found)",
+            # a shell starts the program, so runc reports nothing; only supervise.sh, because other scripts go on
+            r"supervise\.sh: (?:line )?\d+: (?P<program>[^:\s]+): (?:command )?not found",
         ),
-        inputs=BOTH,
+        inputs=("log", *BOTH),
     ),
     Rule(
         "SG-D008",
         title="the machine does not have the requested CPU cores",
-        cause="CPU cores {asked} were requested, but this machine has cores {there}",
-        fix="correct cpuset in stack.yaml",
-        source="Docker engine 28, daemon/daemon_unix.go; failure reproduced",
-        explain="The numbers of cores start at 0, so four cores are 0-3.",
+        cause="the CPU cores {asked} were requested, but this machine has only the cores {there}",
+        fix="correct `cpuset` in stack.yaml",
+        source="The message comes from Docker engine 28 (daemon/daemon_unix.go). The failure was reproduced.",
+        explain="The first core has the number 0, so a machine with four cores has the cores 0-3.",
         patterns=compile_patterns(
             r"Requested CPUs are not available - requested (?P<asked>\S+), available: (?P<there>[\d,-]+)"
         ),
@@ -204,30 +237,15 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "SG-D009",
         title="Docker has no free network addresses",
         cause="all of Docker's address pools are in use",
-        fix="run `docker network prune`, which removes unused networks",
-        source="Docker engine 28.5, libnetwork/ipamutils; failure reproduced",
-        explain="Each stack has its own network, and Docker has addresses for about 30 networks.",
+        fix="list the networks (`docker network ls`), and stop stacks that nobody uses (`stackgen down` or "
+        "`docker compose "
+        "down` in their folder), which removes their networks",
+        source="The messages come from Docker engine 28.5 (libnetwork/ipamutils). The failure was reproduced.",
+        explain="Each stack has its own network, and Docker's address pools are large enough for about 30 networks.",
         patterns=compile_patterns(
             r"all predefined address pools have been fully subnetted|could not find an available.*address pool"
         ),
         inputs=BOTH,
-    ),
-    Rule(
-        "SG-D010",
-        title="Compose rejects compose.yaml",
-        cause="Compose rejects compose.yaml: {problem}",
-        fix="run `stackgen render` to write compose.yaml again, and use Compose 2.24 or newer",
-        source="Compose 2.24 to 5; failure reproduced",
-        explain="stackgen validates compose.yaml with Compose before it writes the file. If Compose rejects "
-        "compose.yaml later, the file was edited or this machine has another version of Compose.",
-        patterns=compile_patterns(
-            # anchored, because other programs also log `validating data: …`
-            r"^validating .{1,300}?\.ya?ml: (?P<problem>.*)",
-            r"yaml: (?P<problem>line \d+.*)",
-            r"^(?P<problem>.+): invalid compose project",
-            r"(?P<problem>invalid interpolation format for \S*\w)",
-        ),
-        inputs=("compose",),
     ),
 )
 
@@ -236,37 +254,40 @@ RULES: tuple[Rule, ...] = (
         "SG-D013",
         title="a local process can't be started",
         cause="{program} can't be started: {problem}",
-        fix="install {program}, or add {program} to the engine's environment; `scripts/engine-env` creates this "
-        "environment",
-        source="stackgen's supervisor, exit code 127; failure reproduced",
-        explain="With --runtime process, the engines run as programs of this machine. stackgen looks for these "
-        "programs in ~/.cache/stackgen/engines/ENGINE first.",
+        fix="install {program}, or add {program} to the engine's virtual environment, which `scripts/engine-env` "
+        "creates",
+        source="The message comes from stackgen's supervisor, which exits with code 127. The failure was reproduced.",
+        explain="With `--runtime process`, the engines run as processes of this machine, without containers. stackgen "
+        "looks for the programs in `~/.cache/stackgen/engines/ENGINE` first, and then on the PATH.",
         patterns=compile_patterns(r"^stackgen: cannot start (?P<program>.+): (?P<problem>[^:]+)$"),
     ),
     Rule(
         "SG-D011",
         title="the health check probes the wrong port",
-        cause="{service} is ready, but its health check is refused because it probes a different port than the server "
-        "listens on",
-        fix="remove --port from extra_args, then run `stackgen render`; stackgen sets the same port for the server "
-        "and its health check",
-        source="vLLM 0.32.0 and FastChat 0.2.36 log that they are ready; failure reproduced",
-        explain="Docker marks the container unhealthy although the server answers requests. Services that depend on "
-        "this container never start.",
+        cause="{service} is ready, but its health check connects to a port on which the server does not listen",
+        fix="[[?extra_args.--port|remove --port from extra_args, then ]]run `stackgen render`; stackgen sets "
+        "the same port "
+        "for the server and its health check",
+        source="The log lines that show a ready server come from vLLM 0.32.0 and FastChat 0.2.36. The failure was "
+        "reproduced.",
+        explain="Docker marks the container as unhealthy, although the server answers requests. Services that depend "
+        "on this container never start.",
         find=_find_wrong_probe,
     ),
     Rule(
         "SG-D012",
         title="the service keeps restarting",
         cause="{service} was restarted {restarts} times and ended again",
-        fix='read the log lines before the last restart; to keep the stopped container, set restart: "no" in '
-        "stack.yaml",
-        source="Docker: RestartCount; stackgen's supervise.sh, `the service was healthy and ended`",
-        explain="With `unless-stopped` and `always`, Docker repeats forever a start that can't succeed. stackgen's "
-        "default, on-failure:3, limits the number of restarts. If a service dies after it was healthy, supervise.sh "
-        "restarts the service inside its container. Docker's restart count does not include these restarts, so the "
-        "container may look healthy at this moment.",
+        fix='read the log lines before the last restart; to keep the stopped container, set `restart` to "no" '
+        "in stack.yaml",
+        source="The number of restarts comes from Docker's RestartCount, and from the lines `the service was healthy "
+        "and ended` of stackgen's supervise.sh.",
+        explain="With the restart policy `unless-stopped` or `always`, Docker repeats the start forever, even if the "
+        "start can't succeed. stackgen's default policy `on-failure:3` limits the number of restarts. If a service "
+        "dies after it was healthy, supervise.sh restarts the service inside its container. Docker does not count the "
+        "restarts by supervise.sh, so Docker may report such a container as healthy.",
         find=_find_restart_loop,
+        # a cause that the log shows also explains the restarts
         fallback=True,
     ),
 )

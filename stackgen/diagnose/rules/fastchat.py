@@ -39,6 +39,7 @@ def _find_missing_template(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _failed_workers(evidence: Evidence) -> Iterator[ServiceEvidence]:
+    # "" is a pasted log whose engine is unknown
     yield from (one for one in evidence.services if one.engine in ("fastchat", "") and not one.is_working)
 
 
@@ -60,8 +61,13 @@ def _find_unregistered_worker(evidence: Evidence) -> Iterator[Hit]:
         match = UNKNOWN_WORKER.search(service.health_log)
         if match:
             yield Hit(service.service, (match[0],), {"url": match["url"]})
+    # in a stack of another engine, a gateway without a replica lists no models either
+    engines = {service.engine for service in evidence.services} - {""}
+    if engines and "fastchat" not in engines:
+        return
     for check, message in evidence.checks:
         if re.search(r"No model is registered|no worker|models: .*(?:empty|no models?)", f"{check}: {message}"):
+            # the check sees only the list of models, not which worker is missing
             yield Hit("", (f"{check}: {message}",), {"url": "any worker"})
 
 
@@ -79,7 +85,7 @@ def _find_lost_controller(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_stuck_worker(evidence: Evidence) -> Iterator[Hit]:
-    """The worker is at its concurrency limit, and its call count has not changed for at least 90 s."""
+    """The worker has reached its concurrency limit, and its number of calls has not changed for at least 90 s."""
     for service in evidence.services:
         times: list[datetime] = []
         last = None
@@ -95,15 +101,31 @@ def _find_stuck_worker(evidence: Evidence) -> Iterator[Hit]:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "SG-F010",
+        title="Gradio can't open its own page",
+        cause="Gradio, the library of the web page, requests its own page on localhost at startup, and the request "
+        "failed; most often, the page itself fails because the installed versions of Gradio and pydantic are not "
+        "compatible",
+        fix="look above for the first traceback, which shows why the page fails (`argument of type 'bool' is not "
+        "iterable`: pydantic 2.11 or later with Gradio 4); build the image with compatible versions (pydantic before "
+        "2.11 for Gradio 4); only if HTTP_PROXY is set in this container, add localhost and 127.0.0.1 to NO_PROXY; "
+        "don't follow the message's advice to share the page: it opens a public tunnel to this server",
+        source="The message comes from Gradio 4 (blocks.py, launch), and is quoted for FastChat in "
+        "Sage-Bionetworks/sage-monorepo pull request 3297 (2025-07). Plachtaa/seed-vc issue 154 and gradio-app/gradio "
+        "issue 10662 confirm the versions. The failure was not reproduced.",
+        explain="FastChat's own web servers use Gradio, and their packages are not pinned. stackgen's chat page is "
+        "another program.",
+        patterns=compile_patterns(r"When localhost is not accessible, a shareable link must be created"),
+    ),
+    Rule(
         "SG-F001",
         title="the variable API_KEYS is set",
-        cause="FastChat's API server reads API_KEYS: plain text crashes the server, and a JSON list is ignored, so "
-        "the server accepts requests without a key",
+        cause="FastChat's API server can't use the variable API_KEYS: it does not start, or does not check keys",
         fix="remove API_KEYS from the environment, because stackgen passes the key in STACKGEN_API_KEY",
-        source="FastChat 0.2.36, serve/openai_api_server.py (pydantic settings); stackgen's launch.py; failure "
-        "reproduced",
-        explain="FastChat reads the variable API_KEYS into the same list as the flag --api-keys. stackgen's launcher "
-        "refuses to start if API_KEYS is set.",
+        source="The messages come from FastChat 0.2.36 (serve/openai_api_server.py, pydantic settings) and from "
+        "stackgen's launch.py. The failure was reproduced.",
+        explain="FastChat has one setting for the variable API_KEYS and the flag `--api-keys`, and only the flag "
+        "works. stackgen's launcher refuses to start if API_KEYS is set.",
         patterns=compile_patterns(
             r"the variable API_KEYS is set",
             # `env var` is pydantic 1, `value for field` is pydantic-settings 2
@@ -115,20 +137,25 @@ RULES: tuple[Rule, ...] = (
         title="the conversation template does not exist",
         cause="FastChat has no conversation template {name}",
         fix="remove conv_template; stackgen's launcher then builds a template from the tokenizer's chat template",
-        source="stackgen's launch.py; FastChat 0.2.36, conversation.py, get_conv_template; failure reproduced",
-        explain="FastChat chooses conversation templates by the model's path. FastChat 0.2.36 has no template for "
-        'Llama 3, Gemma or Phi-3. For these models, plain FastChat falls back to `one_shot`, where "hi" becomes 964 '
-        "tokens. stackgen's launcher registers a template that it builds from the tokenizer's chat template.",
+        source="The messages come from stackgen's launch.py and from FastChat 0.2.36 (conversation.py, "
+        "get_conv_template). The failure was reproduced.",
+        explain="FastChat chooses a conversation template by the model's path. FastChat 0.2.36 has no template for "
+        "Llama 3, Gemma or Phi-3. For these models, plain FastChat uses the template `one_shot`, which turns the "
+        "prompt \"hi\" into 964 tokens. stackgen's launcher builds a template from the tokenizer's chat template and "
+        "registers this template.",
+        # stackgen's launcher prints this line; `find` is for plain FastChat, which raises a KeyError
         patterns=compile_patterns(r"no conversation template '(?P<name>[^']+)'"),
         find=_find_missing_template,
     ),
     Rule(
         "SG-F003",
-        title="the worker registered as localhost",
+        title="the worker registered with a localhost address",
         cause="the worker registered as {url}, but inside the controller's container this address is the controller "
         "itself",
-        fix="remove --worker-address from extra_args, because stackgen sets http://SERVICE:21002",
-        source="FastChat 0.2.36, serve/base_model_worker.py; failure reproduced",
+        fix="[[?extra_args.--worker-address|remove --worker-address from extra_args; ]]stackgen sets "
+        "--worker-address to http://SERVICE:21002",
+        source="The arguments in the log come from FastChat 0.2.36 (serve/base_model_worker.py). The failure was "
+        "reproduced.",
         explain="localhost is FastChat's default worker address. The worker's heartbeats arrive, so the controller "
         "lists the worker, but every request to the worker fails.",
         find=_find_localhost_worker,
@@ -137,12 +164,13 @@ RULES: tuple[Rule, ...] = (
         "SG-F004",
         title="the worker can't reach its controller",
         cause="the worker found no controller at {host}:{port} and exited",
-        fix="start the whole stack (`stackgen up`), and read the controller's log; the worker must be on the network "
-        "`fastchat`",
-        source="FastChat 0.2.36, serve/base_model_worker.py, register_to_controller; failure reproduced",
+        fix="start the whole stack (`stackgen up`), and read the controller's log; the worker's container must be in "
+        "the network `fastchat`",
+        source="The message comes from FastChat 0.2.36 (serve/base_model_worker.py, register_to_controller). The "
+        "failure was reproduced.",
         explain="A worker registers once at startup, and exits with code 1 if the controller does not answer. "
-        "stackgen starts the worker after the controller is healthy, but `docker compose up WORKER --no-deps` does "
-        "not wait for the controller.",
+        "stackgen starts the worker after the controller is healthy. `docker compose up WORKER --no-deps` does not "
+        "wait for the controller.",
         patterns=compile_patterns(
             r"ConnectionError: HTTPConnectionPool\(host='(?P<host>[^']+)', port=(?P<port>\d+)\).*"
             r"/register_worker"
@@ -152,43 +180,51 @@ RULES: tuple[Rule, ...] = (
         "SG-F005",
         title="the worker lost its controller",
         cause="the worker's heartbeats to {host}:{port} fail, because the controller is gone",
-        fix="run `stackgen status` to see why the controller is gone, and `stackgen up` to start it again; workers "
-        "register again within 5 s",
-        source="FastChat 0.2.36, serve/base_model_worker.py, send_heart_beat; failure reproduced",
+        fix="run `stackgen status` to see why the controller is gone, and `stackgen up` to start the controller "
+        "again; workers register again within 5 s",
+        source="The message comes from FastChat 0.2.36 (serve/base_model_worker.py, send_heart_beat). The failure was "
+        "reproduced.",
         explain="The controller keeps the list of workers in memory. After a restart of the controller, the list is "
-        "empty until each worker's next heartbeat (every 45 s by default, every 5 s in stackgen).",
+        "empty until the workers send their next heartbeat. A worker sends a heartbeat every 45 s by default, and "
+        "every 5 s in stackgen.",
         find=_find_lost_controller,
     ),
     Rule(
         "SG-F006",
         title="the worker is stuck",
-        cause="the worker has reached its concurrency limit and no request finishes ({calls} calls so far)",
-        fix="run `docker compose restart {service}`; clients must not send null parameters to plain FastChat",
-        source="FastChat 0.2.36, serve/model_worker.py: a failing request does not release the semaphore; failure "
-        "reproduced",
-        explain='In plain FastChat, five requests with `"temperature": null` permanently use up the worker\'s limit '
-        "of five concurrent requests. `/v1/models` and heartbeats still work, so only a probe that generates text "
-        "detects this failure. stackgen's launcher and health check handle this failure.",
+        cause="the worker has reached its limit of concurrent requests, and no request finishes ({calls} calls so far)",
+        fix="run `docker compose restart {service}`; stackgen's launcher prevents this failure, so serve the model "
+        "from a stack that stackgen rendered",
+        source="The heartbeat lines come from FastChat 0.2.36 (serve/model_worker.py). The failure was reproduced.",
+        explain="In plain FastChat, the worker can count a request that failed as running forever. When all places of "
+        "its concurrency limit are lost, every request hangs. `/v1/models` and heartbeats still work, so only a probe "
+        "that generates text detects this failure. stackgen's launcher prevents this failure, and stackgen's health "
+        "check detects it.",
         find=_find_stuck_worker,
     ),
     Rule(
         "SG-F007",
         title="the worker is not registered",
         cause="the controller does not know {url}",
-        fix="remove --no-register and addresses from extra_args, and read the worker's log",
-        source="FastChat 0.2.36, controller /receive_heart_beat; stackgen's health.py; failure reproduced",
+        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]flags "
+        "in extra_args "
+        "that set an address hide the worker from its controller",
+        source="The messages come from FastChat 0.2.36 (controller, /receive_heart_beat) and from stackgen's "
+        "health.py. The failure was reproduced.",
         explain="If no worker is registered, `/v1/models` answers 200 with an empty list. A worker that dies without "
-        "deregistering stays in the controller's list for 90 s (15 s in stackgen).",
+        "deregistering stays in the controller's list for 90 s in plain FastChat, and for 15 s in stackgen.",
         find=_find_unregistered_worker,
     ),
     Rule(
         "SG-F008",
         title="pydantic 2 breaks streaming",
         cause="with pydantic 2, FastChat 0.2.36 sends streams with empty bodies",
-        fix="install `pydantic<2` next to FastChat, or let stackgen build its own image (remove `image:`)",
-        source="FastChat 0.2.36, serve/openai_api_server.py uses .json(ensure_ascii=False); failure reproduced",
-        explain="Streams answer 200 with an empty body, because pydantic 2 raises an exception inside the stream. "
-        "Everything else works as usual.",
+        fix="install `pydantic<2` in FastChat's environment[[?image|, or let stackgen build its own image "
+        "(remove `image:`)]]",
+        source="FastChat 0.2.36 (serve/openai_api_server.py) calls `.json(ensure_ascii=False)`, which pydantic 2 "
+        "does not support. The failure was reproduced.",
+        explain="Streaming requests get status 200 and an empty body, because pydantic 2 raises an exception inside "
+        "the stream. All other requests work as usual.",
         patterns=compile_patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
         inputs=("log",),
     ),

@@ -1,18 +1,16 @@
 """Rules for missing, truncated and unreadable model files.
 
-The texts are those of vLLM 0.32.0 and of Transformers 4 and 5. All failures were reproduced.
+The texts are those of vLLM 0.32.0 and of Transformers 4 and 5. The failures were reproduced unless
+`source` says otherwise.
 """
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, compile_patterns
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
-DOWNLOAD_AGAIN = (
-    "download the model again (`hf cache verify` lists bad files; `stackgen down --volumes` deletes all weights of the "
-    "stack)"
-)
+DOWNLOAD_AGAIN = "find the damaged or missing files (`hf cache verify`), and download only these files again"
 # SG-H009 reports files that a cache can't create; these patterns match files that can't be read
 READING = r"^(?!.*(?:/\.cache/(?!.*/snapshots/.*\.\w)|\.locks?\b|mkdir|when downloading|cannot download)).*?"
 
@@ -22,10 +20,10 @@ RULES: tuple[Rule, ...] = (
         title="a weight file is truncated",
         cause="a safetensors file is incomplete: a download or a copy was interrupted",
         fix=f"{DOWNLOAD_AGAIN}; if the model is a local folder, copy the folder again",
-        source="safetensors 0.5 and later; failure reproduced with both engines",
+        source="The messages come from safetensors 0.5 and later. The failure was reproduced with vLLM and FastChat.",
         explain="The header of a safetensors file contains the length of the file. A text file of about 130 bytes "
-        "that starts with `version https://git-lfs` is a Git LFS pointer: the repository was cloned without `git lfs "
-        "pull`.",
+        "that starts with `version https://git-lfs` is a Git LFS pointer. Git leaves a pointer in place of the file "
+        "if the repository is cloned without `git lfs pull`.",
         patterns=compile_patterns(
             r"SafetensorError: (?P<problem>Error while deserializing header.*|.*incomplete metadata.*|"
             r".*(?:InvalidHeader|HeaderTooLarge|MetadataIncompleteBuffer).*)"
@@ -36,10 +34,11 @@ RULES: tuple[Rule, ...] = (
         title="a shard of the weights is missing",
         cause="model.safetensors.index.json lists {file}, but this file does not exist",
         fix=f"{DOWNLOAD_AGAIN}; if the model is a local folder, add the missing file",
-        source="vLLM 0.32.0, model_loader/weight_utils.py; transformers 4.57, modeling_utils.py; failure reproduced "
-        "with both",
-        explain="Large models are split into shards, and the index lists all shards.",
+        source="The messages come from vLLM 0.32.0 (model_loader/weight_utils.py) and transformers 4.57 "
+        "(modeling_utils.py). The failure was reproduced with vLLM and FastChat.",
+        explain="Large models are split into shards, and model.safetensors.index.json lists all shards.",
         patterns=compile_patterns(
+            # vLLM's text, then that of Transformers, which FastChat uses
             r"Weight files referenced in index but missing: \{?'?(?P<file>[^'}]+)",
             r"FileNotFoundError: No such file or directory: \"?(?P<file>\S+\.(?:safetensors|bin))",
         ),
@@ -48,11 +47,14 @@ RULES: tuple[Rule, ...] = (
         "SG-L003",
         title="the model has no weights",
         cause="the folder of {model} contains no weight file that the engine can load",
-        fix=f"use the folder that contains *.safetensors, or {DOWNLOAD_AGAIN}; a GGUF file needs engine: llamacpp",
-        source="vLLM 0.32.0, model_loader/default_loader.py; transformers 4.57; failure reproduced with both engines",
-        explain="The engines load *.safetensors (and *.bin). In a cache folder of the Hugging Face Hub, the weight "
-        "files are in snapshots/COMMIT.",
+        fix=f"set `model:` to the folder that contains `*.safetensors`, or {DOWNLOAD_AGAIN}; for a GGUF file, use the "
+        "engine llamacpp",
+        source="The messages come from vLLM 0.32.0 (model_loader/default_loader.py) and transformers 4.57. The "
+        "failure was reproduced with vLLM and FastChat.",
+        explain="vLLM and FastChat load files of the form `*.safetensors` (and `*.bin`). In a cache folder of the "
+        "Hugging Face Hub, the weight files are in `snapshots/COMMIT`.",
         patterns=compile_patterns(
+            # vLLM's text, then that of Transformers, which FastChat uses
             r"Cannot find any model weights with `(?P<path>[^`]+)`",
             r"Error no file named pytorch_model\.bin, model\.safetensors.* found in directory (?P<path>\S+)",
         ),
@@ -61,8 +63,10 @@ RULES: tuple[Rule, ...] = (
         "SG-L004",
         title="config.json is not valid JSON",
         cause="{path} can't be parsed as JSON",
-        fix="download config.json again from the Hub; possible reasons are a trailing comma or an incomplete copy",
-        source="transformers 4.57 and 5.x, configuration_utils.py; failure reproduced with both engines",
+        fix="download config.json again from the Hub; the file may contain a trailing comma, or may be an incomplete "
+        "copy",
+        source="The message comes from transformers 4.57 and 5.x (configuration_utils.py). The failure was reproduced "
+        "with vLLM and FastChat.",
         explain="`python3 -m json.tool config.json` shows the position of the error.",
         patterns=compile_patterns(r"config file at '(?P<path>[^']+)' is not a valid JSON file"),
     ),
@@ -72,8 +76,8 @@ RULES: tuple[Rule, ...] = (
         cause="{path} contains no config.json",
         fix="set `model:` to the folder that contains config.json, not to a parent folder; a Hub id has the form "
         "organization/name",
-        source="vLLM 0.32.0, transformers_utils/config.py; failure reproduced",
-        explain="In a Git folder, or in a folder of the Hub's cache, the model's files are one level deeper.",
+        source="The messages come from vLLM 0.32.0 (transformers_utils/config.py). The failure was reproduced.",
+        explain="In a Git folder, or in a folder of the Hub's cache, the model's files are in a subfolder.",
         patterns=compile_patterns(
             r"Invalid repository ID or local directory specified: '(?P<path>[^']+)'",
             # the lookbehind starts a match only where a path starts: without it a long line takes quadratic time
@@ -84,27 +88,39 @@ RULES: tuple[Rule, ...] = (
         "SG-L006",
         title="the tokenizer is missing",
         cause="{model} has no tokenizer that can be loaded: tokenizer.json or tokenizer.model is missing",
-        fix="copy the tokenizer files from the model's repository or its base model into the folder of the weights",
-        source="transformers 4.57 and 5.x, tokenization_utils_tokenizers.py; failure reproduced with both engines",
+        fix="copy the tokenizer files into the folder of the weights, either from the repository of the model or from "
+        "the repository of its base model",
+        source="The messages come from transformers 4.57 and 5.x (tokenization_utils_tokenizers.py). The failure was "
+        "reproduced with vLLM and FastChat.",
         explain="Fine-tuned and merged models are often saved without a tokenizer. The tokenizer of the base model "
-        "works if the vocabulary was not extended.",
+        "works if the fine-tuned model has the same vocabulary.",
         patterns=compile_patterns(
             r"Couldn't instantiate the backend tokenizer",
             r"Either model_file or model_proto must be specified",
             r"Can't load tokenizer for '(?P<path>[^']+)'",
-            r"Unable to load vocabulary from file",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(r"Unable to load vocabulary from file"),
+                title="the tokenizer can't be read",
+                cause="a vocabulary file of {model}'s tokenizer can't be read: it is incomplete, damaged or not "
+                "readable",
+                fix="look at the tokenizer files in the model's folder (`ls -l`), and compare their sizes with "
+                "those on "
+                "the Hub",
+            ),
         ),
     ),
     Rule(
         "SG-L007",
         title="the model's path does not exist in the container",
-        cause="{path} does not exist in the container, so the engine treats it as a Hub repository id, which is not "
-        "valid",
-        fix="set `model:` to the path on the host (`model: ./folder`), because stackgen mounts this path; a path in "
-        "extra_args is a path inside the container",
-        source="huggingface_hub 0.36 and 2.4, utils/_validators.py; failure reproduced with both engines",
-        explain="Engines treat everything that is not a folder as a Hub id. The real cause is a missing mount or a "
-        "typo.",
+        cause="{path} does not exist in the container, and is not a valid Hub id either",
+        fix="set `model:` to the path on the host (for example ./folder), because stackgen mounts this path; a path "
+        "in extra_args must be a path inside the container",
+        source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_validators.py). The failure was "
+        "reproduced with vLLM and FastChat.",
+        explain="If the path in `model:` is not a folder, the engine treats the path as a Hub id. The real cause of "
+        "this failure is a missing mount or a typo.",
         patterns=compile_patterns(
             r"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '(?P<path>[^']+)'",
             r"Repo id must use alphanumeric chars.*: '(?P<path>[^']+)'",
@@ -115,14 +131,47 @@ RULES: tuple[Rule, ...] = (
         title="the engine has no permission to read the model's files",
         cause="the container's user has no permission to read {path}",
         fix="run `chmod -R a+rX FOLDER` on the host, or set `user:` to the owner of the files",
-        source="Python, errno 13; safetensors reports `No such file` for a file that it has no permission to open; "
-        "failure reproduced",
-        explain="stackgen's containers run without Linux capabilities. So even root inside the container can't read "
-        "files that belong to another user and have mode 0600. Files that Transformers saves have mode 0600.",
+        source="The messages come from Python (errno 13) and safetensors. safetensors reports `No such file` for a "
+        "file that it has no permission to open. The failure was reproduced.",
+        explain="stackgen's containers run without Linux capabilities, so even root inside the container can't read a "
+        "file that belongs to another user and has mode 0600. Files that Transformers saves have mode 0600.",
         patterns=compile_patterns(
             rf"{READING}Permission ?[Dd]enied.*?"
             r"(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
+            # llama.cpp prints the path before the error
             r"(?<![^\s'\"(])(?P<path>/\S+\.(?:safetensors|gguf))\b.{0,300}Permission denied",
+        ),
+    ),
+    Rule(
+        "SG-L009",
+        title="the disk or network file system of the model fails",
+        cause="reading a file failed with `{problem}`: a disk, or the connection to a network file system, is faulty",
+        fix="look for errors of the disk or of the network file system in the kernel log (`sudo dmesg`)",
+        source="The messages are errno 5 (EIO) and 116 (ESTALE) of Linux, as Python and Rust print them. They are "
+        "quoted in JustVugg/colibri issue 191 (2026-08), vllm-project/vllm-ascend issue 6815 (2026-02) and "
+        "modelscope/ms-swift issue 6695. The failure was not reproduced.",
+        explain="Neither the engine nor its settings cause these errors. A file on a server that replaced or moved "
+        "it has "
+        "a stale handle until it is opened again.",
+        patterns=compile_patterns(
+            r"\[Errno 5\] (?P<problem>Input/output error: '[^']+')", r"(?P<problem>Input/output error) \(os error 5\)"
+        ),
+        variants=(
+            Variant(
+                # reading prints no path, and neither does writing to a terminal that is gone
+                compile_patterns(r"\[Errno 5\] (?P<problem>Input/output error)$"),
+                cause="reading or writing failed with `{problem}`: a disk, or the connection to a network file system, "
+                "is faulty, or the terminal of the process was closed",
+            ),
+            Variant(
+                compile_patterns(
+                    r"\[Errno 116\] (?P<problem>Stale file handle)", r"(?P<problem>Stale file handle) \(os error 116\)"
+                ),
+                cause="reading a file failed with `{problem}`: on the server of a network file system, the file was "
+                "replaced or moved",
+                fix="check that the folder can be read on the host (`ls -l`); if it can't, mount it again, and then "
+                "recreate the container",
+            ),
         ),
     ),
 )

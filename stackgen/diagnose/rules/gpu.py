@@ -5,38 +5,52 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Change, Rule, compile_patterns
+from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
+
+UNHANDLED = compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )unhandled cuda error", r"ncclUnhandledCudaError")
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G006",
         title="the requested GPU does not exist",
         cause="this machine does not have the GPU that stack.yaml requests[[: {device}]]",
-        fix="set `gpus` to ids that `nvidia-smi -L` prints, for example gpus: [0]",
-        source="nvidia-container-cli and CDI texts in NVIDIA/nvidia-container-toolkit issues 29 and 434, not "
-        "reproduced; CUDA error 101 of torch 2.11.0 and the NVML error in vLLM 0.26.0, reproduced on an H100",
+        fix="set `gpus` to ids that `nvidia-smi -L` prints, for example to [0]",
+        source="The messages of nvidia-container-cli and CDI are quoted in issues 29 and 434 of "
+        "NVIDIA/nvidia-container-toolkit, and were not reproduced. CUDA error 101 (torch 2.11.0) and the NVML error "
+        "(vLLM 0.26.0) were reproduced on an H100.",
         explain="GPU indices start at 0, in the order of `nvidia-smi -L`. The UUID of a GPU stays the same when the "
         "GPU moves to another PCIe slot.",
         patterns=compile_patterns(
+            # the container toolkit and CDI fail before the container runs, so no log has these two lines
             r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
-            r"unresolvable CDI devices (?P<device>[^\s,:]+)",
-            r"CUDA error: invalid device ordinal",
-            # CUDA_VISIBLE_DEVICES contains no existing GPU: vLLM queries NVML while it inspects the model's class
-            r"NVMLError_InvalidArgument",
+            r"unresolvable CDI devices (?!runtime\.nvidia\.com/\w+=(?:all|0)\b)(?P<device>[^\s,:]+)",
         ),
         inputs=("log", "compose", "docker"),
         shows_gpus=True,
+        variants=(
+            Variant(
+                # CUDA_VISIBLE_DEVICES contains no existing GPU: vLLM queries NVML while it inspects the model's class
+                compile_patterns(r"CUDA error: invalid device ordinal", r"NVMLError_InvalidArgument"),
+                title="the engine asks for a GPU that the container does not have",
+                cause="the engine asks for a GPU number that the container does not have: CUDA_VISIBLE_DEVICES names "
+                "another GPU, or the model is split across more GPUs than the container has",
+                fix="[[?extra_env.CUDA_VISIBLE_DEVICES|remove CUDA_VISIBLE_DEVICES from extra_env, or correct it; ]]"
+                "compare `gpus` with tensor_parallel_size, and with what `nvidia-smi -L` prints",
+            ),
+        ),
     ),
     Rule(
         "SG-G015",
         title="the model needs more GPUs than the container has",
         cause="the model is split across {wanted} GPUs, but only {count} are available",
-        fix="give the model {wanted} GPUs (`gpus: {wanted}`), or lower tensor_parallel_size and pipeline_parallel_size",
-        source="vLLM 0.32.0, config/parallel.py, __post_init__; failure reproduced with 0.26.0 on an H100",
-        explain="The model needs tensor_parallel_size times pipeline_parallel_size GPUs. CUDA_VISIBLE_DEVICES in "
-        "extra_env can hide GPUs of the container.",
+        fix="give the model {wanted} GPUs (set `gpus` to {wanted}), or lower tensor_parallel_size and "
+        "pipeline_parallel_size",
+        source="The message comes from vLLM 0.32.0 (config/parallel.py, __post_init__). The failure was reproduced "
+        "with vLLM 0.26.0 on an H100.",
+        explain="The model needs tensor_parallel_size × pipeline_parallel_size GPUs. CUDA_VISIBLE_DEVICES in "
+        "extra_env can hide some GPUs of the container from the engine.",
         patterns=compile_patterns(
             r"World size \((?P<wanted>\d+)\) is larger than the number of available GPUs \((?P<count>\d+)\)"
         ),
@@ -46,40 +60,46 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G007",
         title="no GPU is visible in the container",
-        cause="the program was built for CUDA but finds no GPU",
-        fix="give the model GPUs (gpus: 1), and remove CUDA_VISIBLE_DEVICES from extra_env",
-        source="torch 2.x, torch/cuda/__init__.py, and vLLM 0.26.0, v1/worker/gpu_worker.py init_device, reproduced "
-        "on an H100; CUDA error 100",
-        explain="The container has the driver's library but no GPU. Either no GPU is reserved, or "
-        "CUDA_VISIBLE_DEVICES contains no existing GPU, or the GPU fell off the bus (`dmesg | grep -i xid`).",
+        cause="the engine was built for CUDA, but finds no GPU",
+        fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]][[?extra_env.CUDA_VISIBLE_DEVICES|remove "
+        "CUDA_VISIBLE_DEVICES from extra_env; ]]if `nvidia-smi -L` on the host does not list the GPU either, "
+        "look for Xid "
+        "errors in the kernel log (`sudo dmesg | grep -i xid`)",
+        source="The messages come from torch 2.x (torch/cuda/__init__.py) and vLLM 0.26.0 (v1/worker/gpu_worker.py, "
+        "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100.",
+        explain="The container has the driver's library but no GPU. There are three possible reasons: no GPU is "
+        "reserved, CUDA_VISIBLE_DEVICES contains no existing GPU, or the GPU fell off the bus (`dmesg | grep -i xid`).",
         patterns=compile_patterns(
             r"No CUDA GPUs are available",
-            r"CUDA error: no CUDA-capable device is detected",
+            r"CUDA error: no CUDA-capable device is detected|failed to initialize CUDA: no CUDA-capable device",
             # what vLLM prints if CUDA_VISIBLE_DEVICES hides the GPU
             r"local rank \d+ is out of bounds for 0 devices",
         ),
+        consequence_of=("SG-G029", "*"),
         shows_gpus=True,
     ),
     Rule(
         "SG-G008",
         title="the image is built without CUDA",
         cause="the model is set to run on a GPU, but torch in this image is built for the CPU",
-        fix="set `gpus:` and run `stackgen render`, so that the CUDA image is built, or remove `--device cuda` from "
-        "extra_args",
-        source="torch 2.x, torch/cuda/__init__.py, _lazy_init; failure reproduced",
-        explain="FastChat's image has a CPU variant and a CUDA variant. stackgen chooses the variant by `gpus:` of "
-        "the models.",
+        fix="[[!gpus|to use a GPU, set `gpus:` and run `stackgen render`, so that the CUDA image is built; ]]"
+        "[[?extra_args.--device|to use the CPU instead, remove `--device cuda` from extra_args; ]]"
+        "[[?image|to use a GPU with your own image, set `image:` to an image with CUDA; ]]"
+        "`docker compose images` shows which variant of the image was built",
+        source="The message comes from torch 2.x (torch/cuda/__init__.py, _lazy_init). The failure was reproduced.",
+        explain="FastChat's image has a CPU variant and a CUDA variant. The field `gpus` of the models decides which "
+        "variant stackgen chooses.",
         patterns=compile_patterns(r"Torch not compiled with CUDA enabled"),
     ),
     Rule(
         "SG-G009",
         title="the GPU does not support bfloat16",
         cause="the model uses bfloat16, but the GPU does not support bfloat16[[: {card} has compute capability "
-        "{capability}, and 8.0 is needed]]",
+        "{capability}, but bfloat16 needs 8.0]]",
         fix="set dtype: float16",
-        source="vLLM 0.32.0, platforms/cuda.py, check_if_supports_dtype",
-        explain="GPUs before Ampere (T4, V100, RTX 20) have float16 but no bfloat16. float16 has a smaller range than "
-        "bfloat16. A few models (Gemma) give wrong output in float16 and need float32.",
+        source="The message comes from vLLM 0.32.0 (platforms/cuda.py, check_if_supports_dtype).",
+        explain="GPUs before Ampere (T4, V100, RTX 20) support float16 but not bfloat16. float16 has a smaller range "
+        "than bfloat16. A few models (Gemma) give wrong output in float16 and need float32.",
         patterns=compile_patterns(
             r"Bfloat16 is only supported on GPUs with compute capability of at least 8\.0\. Your (?P<card>.+?) GPU "
             r".*?(?P<capability>\d\.\d)\.",
@@ -94,10 +114,10 @@ RULES: tuple[Rule, ...] = (
         title="the GPU is too old for the quantization",
         cause="the quantization {method} needs compute capability {minimum}, but the GPU has {capability}",
         fix="use a version of the model with another quantization (AWQ or GPTQ run on compute capability 7.5 and "
-        "higher), or a newer GPU",
-        source="vLLM 0.32.0, config/vllm.py, _get_quantization_config",
-        explain="vLLM prints the compute capability times ten: 89 means 8.9 (Ada), 90 is Hopper, 80 is A100, 75 is "
-        "T4, and 70 is V100.",
+        "higher), or use a newer GPU",
+        source="The message comes from vLLM 0.32.0 (config/vllm.py, _get_quantization_config).",
+        explain="vLLM prints the compute capability multiplied by ten, so 89 means 8.9 (Ada), 90 means 9.0 (Hopper), "
+        "80 means 8.0 (A100), 75 means 7.5 (T4), and 70 means 7.0 (V100).",
         patterns=compile_patterns(
             r"The quantization method (?P<method>\S+) is not supported for the current GPU\. Minimum capability: "
             r"(?P<minimum>\d+)\. Current capability: (?P<capability>\d+)"
@@ -109,18 +129,73 @@ RULES: tuple[Rule, ...] = (
         "SG-G011",
         title="NCCL can't connect the GPUs",
         cause="NCCL failed, so the GPUs of one model can't communicate",
-        fix="add shared memory (shm_size: 8g, or ipc: host); if the GPUs have no direct connection, set `extra_env: "
-        '{NCCL_P2P_DISABLE: "1"}`; for more log output, set NCCL_DEBUG: INFO in extra_env',
-        source="torch 2.x, torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp; vLLM 0.32.0, pynccl_wrapper.py",
-        explain="Tensor parallelism needs NCCL between the GPUs of a replica. NCCL fails if /dev/shm is too small, or "
-        "if an IOMMU or a virtual machine blocks peer-to-peer access. NCCL also fails if it selects the wrong network "
-        "interface (NCCL_SOCKET_IFNAME sets the interface).",
+        fix="read the reason after `Last error:`, or set NCCL_DEBUG to INFO in extra_env, so that NCCL logs the "
+        "reason; if the reason is shared memory, set `shm_size` to 8g, or `ipc` to `host`; if the reason is a socket, "
+        "set NCCL_SOCKET_IFNAME in extra_env to the network interface; if the reason is peer-to-peer access, set "
+        'NCCL_P2P_DISABLE to "1" in extra_env',
+        source="The messages come from NCCL 2.30 (src/init.cc, ncclGetErrorString), torch 2.x "
+        "(torch/csrc/distributed/c10d/NCCLUtils.cpp and ProcessGroupNCCL.cpp) and vLLM 0.32.0 (pynccl_wrapper.py).",
+        explain="With tensor parallelism, the GPUs of a replica communicate through NCCL. NCCL fails if /dev/shm is "
+        "too small, or if an IOMMU or a virtual machine blocks peer-to-peer access. NCCL also fails if it selects the "
+        "wrong network interface (NCCL_SOCKET_IFNAME sets the interface).",
         patterns=compile_patterns(
-            r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled (?:cuda|system) error|internal error|invalid usage|"
-            r"remote process exited)",
-            r"ncclUnhandledCudaError|ncclSystemError|ncclInternalError|ncclInvalidUsage|ncclRemoteError",
-            r"Watchdog caught collective operation timeout",
+            r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled system error|internal error)",
+            r"ncclSystemError|ncclInternalError",
+        ),
+        # NCCL reports its failure after each of these
+        consequence_of=(
+            "SG-M005",
+            "SG-M006",
+            "SG-M007",
+            "SG-M009",
+            "SG-M010",
+            "SG-M015",
+            "SG-G002",
+            "SG-G004",
+            "SG-G012",
+            "SG-G014",
+            "SG-G019",
+            "SG-G030",
+            "SG-G042",
         ),
         shows_gpus=True,
+        variants=(
+            Variant(
+                UNHANDLED,
+                cause="a call of HIP inside RCCL failed; the message does not contain the reason",
+                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env, and ]]read the NCCL WARN lines of "
+                "the log, "
+                "which name the call; tensor_parallel_size 1 shows whether one GPU works, and `sudo dmesg | grep -i "
+                "amdgpu` "
+                "whether the driver reports an error",
+                applies=lambda evidence, service: evidence.gpu_maker(service) == "amd",
+                condition="the GPUs are AMD's",
+            ),
+            Variant(
+                UNHANDLED,
+                cause="a CUDA call inside NCCL failed; NCCL's own message does not contain the reason",
+                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env, for the next start; ]]look in "
+                "the whole log for NCCL WARN lines, which name the CUDA error; `nvidia-smi` shows whether another "
+                "process uses the memory of these GPUs",
+            ),
+            Variant(
+                compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )invalid usage", r"ncclInvalidUsage"),
+                cause="NCCL was used in a way that it does not support, most often two processes on one GPU",
+                fix="give each process its own GPU: compare `gpus` with tensor_parallel_size; for the reason, set "
+                "NCCL_DEBUG to WARN in extra_env",
+            ),
+            Variant(
+                compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )remote process exited", r"ncclRemoteError"),
+                cause="another process of the same model ended or lost its connection, so NCCL failed",
+                fix="read the log of the other processes: the one that ended first has the cause",
+            ),
+            Variant(
+                compile_patterns(r"Watchdog caught collective operation timeout"),
+                cause="an operation across the GPUs did not finish in time: one of the processes hangs, has ended, or "
+                "is much slower than the others",
+                fix="read the log of every process for an earlier error; if there is none, a transfer between GPUs may "
+                "hang: set NCCL_DEBUG to INFO in extra_env, and try NCCL_P2P_DISABLE=1",
+            ),
+        ),
     ),
 )

@@ -5,14 +5,38 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from stackgen.diagnose.error_lines import find_error_lines
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.rule import Change, Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
 
 GIB = 2**30
+# without OOMKilled, only the signal is known
+KILLED = Variant(
+    (),
+    title="a service was killed, most often because memory is exhausted",
+    cause="SIGKILL killed {service}[[ (exit code {code})]]: most often the kernel does this, because the memory limit "
+    "of "
+    "the service, or the machine's memory, is exhausted; `docker stop` and Ctrl-C do it too, if a service does not end "
+    "in time",
+    fix="if nobody stopped the service, look for `killed process` in the kernel log (`sudo dmesg`); if the kernel did "
+    "it, "
+    "make memory free on the machine, raise the memory limit of the service, load a smaller or quantized model, or (on "
+    "the CPU) lower cpu_kv_cache_gib",
+    condition="Docker does not report OOMKilled",
+)
+KERNEL_KILL = re.compile(
+    r"killed by the OOM killer|Failed with result 'oom-kill'|[Oo]ut of memory: Killed process \d+|invoked oom-killer|"
+    r"\boom-kill:constraint=|oom_reaper: reaped process"
+)
+KILLED_NAME = re.compile(r"Killed process \d+ \((?P<program>[^)]+)\)")
+# the kernel shows at most 15 characters of the name of a thread
+ENGINE_PROGRAM = re.compile(r"(?i)python|vllm|llama|server|worker|engine|\bray|uvicorn|fschat|pt_main")
+SAVED_STATE = re.compile(r"saving prompt with length \d+, total state size = (?P<size>[\d.]+) MiB")
+EXIT_CODE = re.compile(r"(?:ended|exited) with code (\d+)")
 
 
 def _parse_size(text: str) -> int:
@@ -38,16 +62,65 @@ def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
 
 
 def _find_killed(evidence: Evidence) -> Iterator[Hit]:
-    """Docker reports that the kernel killed the service, or the log shows exit code 137."""
+    """Docker reports that the kernel killed the service, or the log shows exit code 137 or the kernel's own words."""
+    yield from _find_kernel_messages(evidence)
     for service in evidence.services:
         lines = map(strip_prefix, lines_since_ready(service.log))
-        ended = [line for line in lines if re.search(r"(?:ended|exited) with code 137", line)]
+        exits = [(match[1], line) for line in lines if (match := EXIT_CODE.search(line))]
+        ended = [line for code, line in exits if code == "137"]
         # OOMKilled is also true if a child process died in a container that runs well
         if (service.oom_killed and not service.is_working) or (ended and not service.is_working):
-            code = service.exit_code if service.exit_code is not None else 137
-            yield Hit(service.service, (f"exit code {code}, OOMKilled {service.oom_killed}", *ended[-1:]),
-                      {"code": str(code)})  # fmt: skip
+            # Docker reports no exit code of a container that it restarts, but the log contains one
+            code = str(service.exit_code) if service.exit_code is not None else exits[-1][0] if exits else ""
+            known = f"exit code {code}, " if code else ""
+            yield Hit(service.service, (f"{known}OOMKilled {service.oom_killed}", *ended[-1:]),
+                      {"code": code} if code else {}, variant=None if service.oom_killed else KILLED)  # fmt: skip
 
+
+def _find_kernel_messages(evidence: Evidence) -> Iterator[Hit]:
+    """The log contains what the kernel or systemd logs when the OOM killer ends a process."""
+    for service in evidence.services:
+        # an engine can't print such a line about itself, so a service with a state has another log
+        lines = [] if service.state else [strip_prefix(one).strip() for one in lines_since_ready(service.log)]
+        hits = [index for index, line in enumerate(lines) if KERNEL_KILL.search(line)]
+        # a kernel log also has the kills of other programs, and an engine's own error says more
+        if not hits or any(one.certain for one in find_error_lines(lines[: hits[0]])):
+            continue
+        shown = [lines[index] for index in hits][:3]
+        # what llama-server did last
+        saved = [line for line in lines[: hits[0]] if line][-3:]
+        state = next((line for line in saved if SAVED_STATE.search(line)), "")
+        found = SAVED_STATE.search(state)
+        values = {"size": found["size"]} if found else {}
+        named = next((match["program"] for line in shown if (match := KILLED_NAME.search(line))), "")
+        values |= {"program": named} if named else {}
+        # the victim is another program, which shows only that the machine had no memory left
+        if named and not ENGINE_PROGRAM.search(named):
+            continue
+        yield Hit(service.service, (*([state] if state else []), *shown), values,
+                  variant=LARGE_STATE if found else KILLED_BY_KERNEL)  # fmt: skip
+
+
+KILLED_BY_KERNEL = Variant(
+    (),
+    cause="the log contains the message of the kernel's OOM killer: the machine's memory, or the memory limit of the "
+    "service, was exhausted, and a process was killed[[: {program}]]",
+    fix="see whether the killed process is the engine, and how much memory is free while it starts (`free -g`); then "
+    "make memory free on the machine, raise the memory limit of the service, or load a smaller or quantized model",
+    condition="the log contains a message of the kernel or of systemd",
+)
+LARGE_STATE = Variant(
+    (),
+    title="llama-server's prompt cache does not fit in the host's memory",
+    cause="the kernel's OOM killer ended the server while it saved the state of a prompt ({size} MiB) in its prompt "
+    "cache, which is in the host's memory and not on the GPU",
+    fix='turn this cache off (set extra_args to [--cache-ram, "0"][[?extra_args.--cache-ram|, in place of the present '
+    "value: some versions check the limit only after they have stored a state]]), or make the state smaller: a shorter "
+    "max_model_len, or a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); more memory for the host or "
+    "the service also helps; "
+    "fewer gpu_layers would need more of the host's memory",
+    condition="llama-server saved a prompt just before",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -55,11 +128,12 @@ RULES: tuple[Rule, ...] = (
         title="/dev/shm is too small",
         cause="{needed} of shared memory are needed, but only {free} are free in /dev/shm",
         fix="give the container more shared memory",
-        source="vLLM 0.32.0, distributed/device_communicators/shm_broadcast.py; failure reproduced",
+        source="The message comes from vLLM 0.32.0 (distributed/device_communicators/shm_broadcast.py). The failure "
+        "was reproduced.",
         explain="The engine's processes communicate through /dev/shm, and NCCL also uses /dev/shm between GPUs. "
-        "Docker's default size of 64 MB is too small for vLLM. stackgen sets shm_size unless stack.yaml says "
-        "otherwise. With `ipc: host`, the container shares the host's /dev/shm. To enlarge the host's /dev/shm, run "
-        "`mount -o remount,size=16g /dev/shm`.",
+        "Docker's default size of 64 MB is too small for vLLM. stackgen sets shm_size to a larger value unless you "
+        "set shm_size in stack.yaml. If `ipc` is `host`, the container shares the host's /dev/shm. To enlarge the "
+        "host's /dev/shm, run `mount -o remount,size=16g /dev/shm`.",
         patterns=compile_patterns(
             r"Insufficient space in /dev/shm.*?: (?P<needed>\d+ \wiB) required, (?P<free>\d+ \wiB) free"
         ),
@@ -70,11 +144,14 @@ RULES: tuple[Rule, ...] = (
         title="/dev/shm is too small for NCCL",
         cause="/dev/shm is full: a process got a bus error, or NCCL can't extend its file in /dev/shm",
         fix="give the container more shared memory",
-        source="NCCL, misc/shmutils.cc; public reports such as vllm-project/vllm issue 11054",
-        explain="If GPUs have no direct connection, NCCL passes data between them through /dev/shm. 4 GB of shared "
-        "memory per GPU are more than enough.",
+        source="The messages come from NCCL (misc/shmutils.cc; src/os/linux.cc in 2.30), and are quoted in "
+        "vllm-project/vllm issue 11054.",
+        explain="If GPUs have no direct connection, NCCL passes data between the GPUs through /dev/shm. 4 GB of "
+        "shared memory per GPU are more than enough.",
         patterns=compile_patterns(
-            r"Error while creating shared memory segment (?P<file>/dev/shm/nccl-\S+)",
+            # older versions print no errno; another errno than 28 has another cause
+            r"(?:Error while creating shared memory segment|failed to extend) (?P<file>/dev/shm/nccl-\S+)"
+            r"(?!.{0,80}error: (?!No space left))",
             r"Call to posix_fallocate failed ?: No space left on device",
             r"[Bb]us error.*shared memory|insufficient shared memory \(shm\)",
         ),
@@ -86,32 +163,49 @@ RULES: tuple[Rule, ...] = (
         cause="{wanted} GiB of KV cache are requested, but only {free} of {total} GiB of memory are free[[ on NUMA "
         "node {node}]]",
         fix="lower cpu_kv_cache_gib",
-        source="vLLM 0.32.0, v1/worker/cpu_worker.py; failure reproduced",
+        source="The messages come from vLLM 0.32.0 (v1/worker/cpu_worker.py). The failure was reproduced.",
         explain="On the CPU, vLLM takes cpu_kv_cache_gib (VLLM_CPU_KVCACHE_SPACE) from the machine's memory at "
         "startup, in addition to the weights. Without cpu_kv_cache_gib, vLLM takes half of all memory, so two servers "
-        "do not fit. cpu_kv_cache_gib must be a whole number of GiB.",
+        "do not fit on one machine. cpu_kv_cache_gib must be a whole number of GiB.",
         patterns=compile_patterns(
             r"Available memory on node (?P<node>\d+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?less than "
             r"requested memory for kv \((?P<wanted>[\d.]+) GiB\)",
-            r"(?<![\d.])(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
-            r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),
+        # the smallest value that the field accepts
         change=Change("cpu_kv_cache_gib", "1"),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"(?<![\d.])(?P<free>[\d.]+)/(?P<total>[\d.]+) GiB.*less than desired CPU memory utilization "
+                    r"\((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)"
+                ),
+                cause="on the CPU, vLLM takes {share} of the machine's memory ({wanted} GiB), but only {free} of "
+                "{total} GiB are free",
+                fix="set cpu_kv_cache_gib to the memory that the KV cache may take, or lower gpu_memory_utilization, "
+                "which sets this share",
+            ),
+        ),
     ),
     Rule(
         "SG-M012",
-        title="the kernel killed the service: the host's memory, or the container's limit, is exhausted",
-        cause="the kernel killed {service} (exit code 137): its memory limit, or the machine's memory, is exhausted",
-        fix="free memory or raise the memory limit; on the CPU, lower cpu_kv_cache_gib; or load a smaller or "
-        "quantized model",
-        source="Docker: State.OOMKilled, exit code 137 = 128 + SIGKILL; failure reproduced; runc 1.1 and later, "
-        "libcontainer/process_linux.go",
-        explain="No log line reports this failure, because a killed program can't write to its log. The host's memory "
-        "is exhausted, not the GPU's memory. To load a model, the host needs memory for about one shard in addition "
-        "to the model's weights. On the CPU, the host needs memory for all weights and the KV cache. `docker stats` "
-        "shows the memory usage. `dmesg` shows the name of the killed process.",
+        title="the kernel killed the service: the host's memory, or the container's memory limit, is exhausted",
+        # the exit code is 1 if the kernel killed a child process and the main process then exited
+        cause="the kernel killed {service}[[ (exit code {code})]]: the memory limit of the service, or the machine's "
+        "memory, is exhausted",
+        fix="make memory free on the machine, raise the memory limit of the service, load a smaller or quantized "
+        "model, or (on the CPU) lower cpu_kv_cache_gib",
+        source="Docker reports State.OOMKilled, and exit code 137, which is 128 + SIGKILL. The failure was "
+        "reproduced. The message `container init was OOM-killed` comes from runc 1.1 and later "
+        "(libcontainer/process_linux.go). The messages of the kernel (mm/oom_kill.c) and of systemd are quoted in "
+        "ggml-org/llama.cpp issues 20509 (2026-04) and 22629 (2026-05), which also describe the prompt cache.",
+        explain="The program's own log does not report this failure, because a killed program can't write to it. The "
+        "exhausted "
+        "memory is the host's memory, not the GPU's memory. To load a model, the host needs memory for about one "
+        "shard in addition to the model's weights. On the CPU, the host needs memory for all weights and the KV "
+        "cache. `docker stats` shows the memory usage. `dmesg` shows the name of the killed process.",
         patterns=compile_patterns(r"container init was OOM-killed"),
+        variants=(KILLED, KILLED_BY_KERNEL, LARGE_STATE),
         find=_find_killed,
         inputs=("compose", "docker"),
     ),

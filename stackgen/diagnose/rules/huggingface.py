@@ -5,13 +5,18 @@ The texts are those of stackgen's download.py and of huggingface_hub 0.36 and 2.
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
 DOWNLOAD = r"cannot download (?P<repo>\S+): "
 DOWNLOAD_SCRIPT = "templates/images/common/download.py"
-HUB = "huggingface_hub 0.36 and 2.4, utils/_http.py"
+HUB = "huggingface_hub 0.36 and 2.4 (utils/_http.py)"
 TOKEN = "accept the licence on the model's page, then set `HF_TOKEN_FILE=/path/to/token` in .env"  # noqa: S105
 
 # shared with SG-H001, which must not apply if one of these matches
@@ -24,16 +29,44 @@ FORBIDDEN = compile_patterns(
     r"Your request to access model (?P<repo>\S+) is awaiting",
 )
 
+# errno 28 of things that are no disk: shared memory, and tables of the kernel
+NOT_THE_DISK = r"^(?!.*(?:/dev/shm|</?torch_|shared memory|inotify|/sys/fs/cgroup|semaphore))"
+
+DENIED = "[Errno 13]"
+DENIED_CACHE = re.compile(r"\[Errno 13\] Permission denied: '(?P<path>/[^']*/\.cache/[^'/]+)'")
+
+
+def _find_shared_folder(evidence: Evidence) -> Iterator[Hit]:
+    """Several caches could not be written, and all are in one folder."""
+    for service in evidence.services:
+        lines = [strip_prefix(line).strip() for line in lines_since_ready(service.log)] if DENIED in service.log else []
+        denied = {found["path"]: line for line in lines if (found := DENIED_CACHE.search(line))}
+        parents = {path.rpartition("/")[0] for path in denied}
+        if len(denied) > 1 and len(parents) == 1 and not service.is_working:
+            yield Hit(service.service, tuple(denied.values())[:4], {"path": ", ".join(denied), "folder": parents.pop()},
+                      variant=SHARED_FOLDER)  # fmt: skip
+
+
+SHARED_FOLDER = Variant(
+    (),
+    cause="the container's user can't create folders in {folder} ({path}); such a folder often belongs to root because "
+    "Docker created it for a volume that is mounted below it",
+    fix="give the container's user access to {folder} (in an image of your own while it is built, or with a volume for "
+    "the whole folder that belongs to this user), or point the caches at a folder that this user can write: "
+    "VLLM_CACHE_ROOT, FLASHINFER_WORKSPACE_BASE or XDG_CACHE_HOME",
+    condition="the folders that can't be created have the same parent",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H001",
         title="the model is gated, and no token was given",
-        cause="{repo} needs a token, and its licence must be accepted first",
+        cause="{repo} needs a token of an account that has accepted the model's licence",
         fix=TOKEN,
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}",
+        source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
         explain="To use a gated model (Llama, Gemma, …), you must accept a licence on the model's page. Save the "
-        "token of the account that accepted the licence in a file, and set HF_TOKEN_FILE to that file. The token then "
-        "appears in no process list and in no container's environment.",
+        "token of the account that accepted the licence in a file, and set HF_TOKEN_FILE to the path of that file. "
+        "The token then appears in no process list and in no container's environment.",
         patterns=compile_patterns(
             DOWNLOAD + r"it needs a token and none was given",
             r"GatedRepoError: 401.*",
@@ -50,17 +83,18 @@ RULES: tuple[Rule, ...] = (
         title="the token's account has no access to the model",
         cause="{repo} is gated, and the token's account has not been granted access",
         fix="accept the licence on the model's page with the token's account; some owners take days to grant access",
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}; transformers 4.57 and 5.24, utils/hub.py",
+        source=f"The messages come from {DOWNLOAD_SCRIPT}, {HUB}, and transformers 4.57 and 5.24 (utils/hub.py).",
         explain="The Hub answers HTTP 403. A fine-grained token also needs the permission to read public gated "
-        "repositories. Without any token, `hf` of huggingface_hub 2.4 prints the same message.",
+        "repositories. If no token is set at all, the command `hf` of huggingface_hub 2.4 prints the same message as "
+        "for a token without access.",
         patterns=FORBIDDEN,
     ),
     Rule(
         "SG-H003",
         title="the Hub rejects the token",
         cause="the token is wrong, has expired or was revoked",
-        fix="create a new token on the Hub's settings page, and write it to the file that HF_TOKEN_FILE is set to",
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}",
+        fix="create a new token on the Hub's settings page, and write the token to the file that HF_TOKEN_FILE names",
+        source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
         explain="The Hub answers HTTP 401 to a request with a token. A trailing newline or quotes in the token file "
         "do no harm, but an incomplete token is rejected.",
         patterns=compile_patterns(
@@ -72,9 +106,9 @@ RULES: tuple[Rule, ...] = (
         title="the model does not have this revision",
         cause="{repo} has no such revision[[: {revision}]]",
         fix="look up the model's branches on the Hub, and correct or remove `revision`",
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}",
-        explain="A commit is the safest revision, because branches move. Many GPTQ repositories have a branch for "
-        "each variant.",
+        source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
+        explain="A commit is the safest revision, because a branch can move to another commit. Many GPTQ repositories "
+        "have a branch for each variant.",
         patterns=compile_patterns(
             DOWNLOAD + r"it has no revision '(?P<revision>[^']+)'",
             r"RevisionNotFoundError",
@@ -87,26 +121,33 @@ RULES: tuple[Rule, ...] = (
         cause="the Hub has no model {repo}, or the model is private",
         fix="check spelling, case and organization of the id (organization/name); for a private model, set "
         "HF_TOKEN_FILE",
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}",
-        explain="Without access, the Hub answers 401 for both unknown and private repositories. In stack.yaml, the "
-        "path of a local folder starts with / or ./.",
+        source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
+        explain="The Hub answers 401 if a repository does not exist, and also if you have no access to a private "
+        "repository. For a local folder, set `model:` in stack.yaml to a path that starts with `/` or `./`.",
         patterns=compile_patterns(
             DOWNLOAD + r"\S+ has no such model",
             r"RepositoryNotFoundError: 40[14].*",
             r"(?<!\S)(?P<repo>\S+) is not a local folder and is not a valid model identifier",
-            DOWNLOAD + r"none of its files matches",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(DOWNLOAD + r"none of its files matches (?P<pattern>[^;]+)"),
+                title="the repository does not contain the requested file",
+                cause="{repo} is on the Hub, but none of its files matches {pattern}",
+                fix="look at the repository's list of files, and correct `file:` (names are case-sensitive)",
+            ),
         ),
     ),
     Rule(
         "SG-H006",
         title="the stack is offline, and the model is not in the storage",
-        cause="downloads are not allowed (offline), and {model} is missing from the storage or incomplete",
-        fix="set storage.offline: false for one start, or download the model into the storage on a machine with "
+        cause="downloads are not allowed (offline), and {model} is missing or incomplete in the storage",
+        fix="set storage.offline to false for one start, or download the model into the storage on a machine with "
         "network access",
-        source="huggingface_hub 0.36 and 2.4, _snapshot_download.py, file_download.py; failure reproduced with both "
-        "engines",
-        explain="HF_HUB_OFFLINE=1 forbids every request to the Hub. The storage keeps models by id and revision. If "
-        "stack.yaml sets another revision than the downloaded one, the model counts as missing.",
+        source="The messages come from huggingface_hub 0.36 and 2.4 (_snapshot_download.py, file_download.py). The "
+        "failure was reproduced with vLLM and FastChat.",
+        explain="HF_HUB_OFFLINE=1 forbids every request to the Hub. The storage identifies models by id and revision. "
+        "If stack.yaml sets another revision than the downloaded revision, the model counts as missing.",
         patterns=compile_patterns(
             r"outgoing traffic has been disabled", r"OfflineModeIsEnabled|Cannot reach .* offline mode is enabled"
         ),
@@ -114,14 +155,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H007",
         title="the Hub's rate limit is reached",
-        cause="the Hub answered 429: too many requests from this address",
-        fix="wait a few minutes, and use a token (HF_TOKEN_FILE): accounts have a higher limit",
-        source=f"{DOWNLOAD_SCRIPT}; {HUB}",
-        explain="Machines behind the same public address share the rate limit. A mirror avoids the limit: set "
-        "storage.hub_endpoint.",
+        cause="the Hub answered HTTP 429: too many requests from this address",
+        fix="wait a few minutes, and use a token (HF_TOKEN_FILE), because accounts have a higher limit; if the files "
+        "are in the storage already, set storage.offline to true (or start llama-server with the file's path or "
+        "--offline), so that no start asks the Hub",
+        source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
+        explain="Machines behind the same public address share the rate limit. To avoid the limit, set "
+        "storage.hub_endpoint to a mirror.",
         patterns=compile_patterns(
             DOWNLOAD + r"the hub answers HTTP 429",
-            r"429 (?:Client Error|Too Many Requests)",
+            r"429 (?:Client Error|Too Many Requests)|(?:GET failed \(|HEAD failed, status: )429\b",
             r"HTTP Error 429|You have been rate[- ]limited|rate limit.*hugging",
         ),
     ),
@@ -130,45 +173,101 @@ RULES: tuple[Rule, ...] = (
         title="the disk is full",
         cause="the disk[[ of {where}]] has no space left",
         fix="free some space (see `docker system df`), or set storage.path to a folder on a larger disk",
-        source=f"errno 28, ENOSPC; {DOWNLOAD_SCRIPT}; huggingface_hub 2.4; failure reproduced",
+        source=f"The messages for errno 28 (ENOSPC) come from {DOWNLOAD_SCRIPT} and huggingface_hub 2.4. The failure "
+        "was reproduced.",
         explain="Weights take 2 bytes per parameter, and compile caches take some GB. `docker system prune` removes "
         "old images but keeps volumes with weights.",
         patterns=compile_patterns(
+            # stackgen's own text comes first, because it contains the folder
             DOWNLOAD + r".*(?:disk of (?P<where>\S+) is full|bytes are missing and)",
-            r"(?i)\[errno 28\]|no space left on device|not enough free disk space",
+            r"(?i)not enough free disk space",
+            rf"(?i){NOT_THE_DISK}.*?(?:\[errno 28\]|no space left on device)",
         ),
+        # memory that looks like a disk
+        consequence_of=("SG-M010", "SG-M015", "SG-M016"),
+        # the layers of an image can also fill the disk, before any container runs
         inputs=("log", "compose", "docker"),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"(?i)(?:failed to (?:extract|register|commit|write) \w*|snapshotter|/overlay2?/|overlayfs)"
+                    r".{0,1500}?no space left on device"
+                ),
+                title="the disk on which Docker keeps images is full",
+                cause="Docker has no space left to unpack the image's layers; in Docker Desktop this is a virtual "
+                "disk, which "
+                "can be full while the machine's disk is not",
+                fix="run `docker system df`, which shows what uses the space; then enlarge the disk (Docker Desktop: "
+                "Settings, Resources; otherwise the disk with the folder that `docker info` prints as Docker Root "
+                "Dir), or remove images there that you don't need",
+            ),
+            Variant(
+                # the message names no file
+                compile_patterns(r"^(?:\w+: )?\[Errno 28\] No space left on device$"),
+                title="a file system is full",
+                cause="a file system has no space left, and the message does not say which one: the disk, or /dev/shm "
+                "or /tmp, which are in memory",
+                fix="run `df -h` on the host, and `df -h /dev/shm /tmp` in the container; then free space on the disk "
+                "(see `docker system df`), or set shm_size",
+            ),
+            Variant(
+                compile_patterns(r"(?i)disk quota exceeded"),
+                title="a disk quota is used up",
+                cause="the quota of the user or folder on this disk is used up, although the disk may have space",
+                fix="ask for a larger quota (`quota -s` shows it), or set storage.path to a folder without a quota",
+            ),
+        ),
     ),
     Rule(
         "SG-H009",
         title="a cache is not writable",
-        cause="{path} can't be written: {problem}",
-        fix="use stackgen's own cache folders (remove the cache variable from extra_env), or give the container's "
-        "user access to the folder (`user:`, storage.user)",
-        source=f"errno 13 and 30; {DOWNLOAD_SCRIPT}; transformers 4.57 and 5.24, utils/hub.py, cached_files; "
-        "failure reproduced",
+        cause="{path} can't be written: {problem}[[; the home folder of the container's user is {home}, which only "
+        "root "
+        "can write]]",
+        fix="[[set HOME in extra_env to a folder that this user can write, because it is {home} now; or ]]use "
+        "stackgen's own cache folders (from extra_env, remove the variable that sets the cache folder), or "
+        "give the container's user access to the folder (`user:`, storage.user)",
+        source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
+        "(utils/hub.py, cached_files). The failure was reproduced.",
         explain="Containers are read-only except for /tmp and the cache volumes. A volume that another user created "
-        "keeps its owner. Remove this volume (`docker volume rm`), and the caches are rebuilt.",
+        "keeps its owner. If you remove such a volume (`docker volume rm`), its caches are rebuilt.",
         patterns=compile_patterns(
             DOWNLOAD + r"(?P<problem>Permission denied|Read-only file system): (?P<path>\S+?);",
-            r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): '(?P<path>[^']+)'",
+            r"\[Errno 13\] (?P<problem>Permission denied): '(?P<path>(?P<home>/)\.[^']+)'",
+            # SG-H014 explains folders of the image, and SG-L008 files of a model that can't be read
+            r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): "
+            r"'(?P<path>(?!/[^']*/(?:site|dist)-packages/)(?![^']*(?:\.safetensors|\.gguf|/config\.json)')[^']+)'",
             r"(?P<problem>PermissionError) at (?P<path>\S+) when downloading",
         ),
+        consequence_of=("SG-H014",),
+        find=_find_shared_folder,
     ),
     Rule(
         "SG-H010",
         title="the Hub can't be reached",
         cause="there is no connection to the Hub[[ at {where}]]",
-        fix="check the machine's network, DNS and proxy; if all weights are in the storage, set storage.offline: true",
-        source=f"transformers 4.57 and 5.x, utils/hub.py; huggingface_hub 0.36 and 2.4, file_download.py; "
-        f"{DOWNLOAD_SCRIPT}; failure reproduced",
-        explain="If `model:` is a Hub id, the engine contacts the Hub even for a cached model, unless the engine runs "
-        "offline. stackgen's download service downloads the model once, and the engines then run offline.",
+        fix="check the machine's network, DNS and proxy; if all weights are in the storage, set storage.offline to "
+        "true",
+        source="The messages come from transformers 4.57 and 5.x (utils/hub.py), huggingface_hub 0.36 and 2.4 "
+        f"(file_download.py), and {DOWNLOAD_SCRIPT}. The failure was reproduced.",
+        explain="If `model:` is a Hub id, an engine that does not run offline contacts the Hub even for a cached "
+        "model. stackgen's download service downloads the model once, and the engines then run offline.",
         patterns=compile_patterns(
-            DOWNLOAD + r"(?:no connection to (?P<where>\S+)|the hub answers HTTP 5\d\d)",
+            DOWNLOAD + r"no connection to (?P<where>\S+)",
             r"We couldn't connect to '(?P<where>[^']+)' to load",
             r"An error happened while trying to locate the files? on the Hub,? and we cannot find",
         ),
+        # printed for every failed request, also for one that the Hub refused
+        consequence_of=("SG-H007", "SG-H011", "SG-H012", "SG-H018"),
         fallback=True,
+        variants=(
+            Variant(
+                compile_patterns(DOWNLOAD + r"the hub answers HTTP (?P<status>5\d\d)"),
+                title="the Hub has a failure",
+                cause="the Hub, or a proxy in front of it, answered HTTP {status}",
+                fix="wait, and see status.huggingface.co; if all weights are in the storage, set "
+                "storage.offline to true",
+            ),
+        ),
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import is_below_error, lines_since_ready, process_name, strip_prefix
-from stackgen.diagnose.rule import Change, Finder, Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Change, Finder, Hit, Rule, Variant, compile_patterns
 from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
@@ -15,8 +15,9 @@ __all__ = ["RULES"]
 OUT_OF_MEMORY = r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP) (?:error: )?out of memory)"
 SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 BUDGET = (
-    "At startup, vLLM takes the share `gpu_memory_utilization` (default: 0.92) of the whole GPU memory, whatever the "
-    "model needs. The KV cache gets the part of this share that weights, activation peak and CUDA graphs do not use."
+    "At startup, vLLM takes a share of the whole GPU memory, even if the model needs less. `gpu_memory_utilization` "
+    "sets this share (0.92 by default). The KV cache gets the part of vLLM's share that the weights, the activation "
+    "peak and the CUDA graphs do not use."
 )
 
 
@@ -61,6 +62,17 @@ def _free_share(_: ModelSpec | None, values: Mapping[str, str]) -> str | None:
     return f"{share / 100:.3g}" if share >= 30 else None
 
 
+def _shares_gpu(evidence: Evidence, service: str) -> bool:
+    """Whether stack.yaml gives the GPUs of the service's model to another model as well."""
+    if evidence.spec is None or (chosen := evidence.find_model(service)) is None:
+        return False
+    others = [one for index, one in enumerate(evidence.spec.models) if index != chosen[0]]
+    own = chosen[1]
+    ids = set(own.gpus) if isinstance(own.gpus, tuple) else set()
+    named = any(isinstance(one.gpus, tuple) and ids & set(one.gpus) for one in others)
+    return named or (own.share_gpus and any(one.share_gpus for one in others))
+
+
 def _half_requests(_: ModelSpec | None, values: Mapping[str, str]) -> str | None:
     """Half of the max concurrent requests; None if it is 1 already."""
     return str(int(values["seqs"]) // 2) if int(values["seqs"]) > 1 else None
@@ -71,60 +83,82 @@ RULES: tuple[Rule, ...] = (
         "SG-V012",
         title="the KV cache is too small for the context",
         cause="one request of {length} tokens needs {needed} GiB of KV cache, but only {free} GiB are left for the KV "
-        "cache[[; {limit} tokens would fit]]",
-        fix="lower max_model_len to a length that fits, or set max_model_len: auto; for more KV cache, raise "
-        "gpu_memory_utilization, set kv_cache_dtype: fp8, or raise cpu_kv_cache_gib on the CPU",
-        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory; failure reproduced on the CPU",
+        "cache[[; at most {limit} tokens fit]]",
+        fix="lower max_model_len to a length that fits, or set max_model_len to auto; for more KV cache, raise "
+        "gpu_memory_utilization, set kv_cache_dtype to fp8, or raise cpu_kv_cache_gib on the CPU",
+        source="The message comes from vLLM 0.32.0 (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory). The "
+        "failure was reproduced on the CPU.",
         explain="vLLM starts only if one request of the full context fits in its KV cache. max_model_len is the "
         "longest context (prompt and answer) of one request, not a batch size. A lower max_model_len only excludes "
         "long requests. Older advice confuses max_model_len with the batch size. max_num_seqs and "
-        "max_num_batched_tokens set the batch size, and lowering them does not help here.\n\nWith `max_model_len: "
-        "auto`, vLLM takes the longest context that fits. An fp8 KV cache doubles the longest context on GPUs that "
-        "support fp8.",
+        "max_num_batched_tokens set the batch size, but lowering the batch size does not fix this failure.\n\nIf "
+        "max_model_len is auto, vLLM takes the longest context that fits. An fp8 KV cache doubles the longest context "
+        "on GPUs that support fp8.",
         patterns=compile_patterns(
-            r"To serve at least one request with the models?'s max seq len \((?P<length>\d+)\), \((?P<needed>[\d.]+) "
+            r"To serve at least one request with the models?'s max seq len \((?P<length>\d+)\),? \(?(?P<needed>[\d.]+) "
             r"GiB KV cache is needed.*?KV cache memory \((?P<free>[\d.]+) GiB\)"
             r"(?:.*?estimated maximum model length is (?P<limit>\d+))?",
         ),
         engines=("vllm",),
+        # without an estimate in the message, {limit} is unknown and there is no change
         change=Change("max_model_len", "{limit}"),
         shows_gpus=True,
     ),
     Rule(
         "SG-M001",
         title="no memory is left for the KV cache",
-        cause="the weights and the peak memory of a forward pass use all of vLLM's share of GPU memory, so there is no "
-        "room for even one block of the KV cache",
-        fix="raise gpu_memory_utilization, quantize the model, or split the model across more `gpus` with "
+        cause="vLLM's share of the GPU's memory is used up before the KV cache gets a block: by the weights, "
+        "the peak memory "
+        "of a forward pass, and whatever else uses the GPU",
+        fix="raise gpu_memory_utilization; if it is high already, check with `nvidia-smi` whether other "
+        "processes use the GPU; if none does, use a quantized model, or split the model across more `gpus` with "
         "tensor_parallel_size",
-        source="vLLM 0.32.0, v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and auto-fit; failure "
-        "reproduced on the CPU, and with 0.26.0 on an H100",
+        source="The messages come from vLLM 0.32.0 (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and "
+        "auto-fit). The failure was reproduced on the CPU, and with vLLM 0.26.0 on an H100.",
         explain=BUDGET
-        + " Raising gpu_memory_utilization helps only if the GPU is free; otherwise use a smaller or quantized model, "
-        "or more GPUs. Lowering max_num_seqs lowers the activation peak. enforce_eager: true saves the memory of CUDA "
-        "graphs but makes decoding slower. enforce_eager does not turn on continuous batching, which is always on.",
+        + " Raising gpu_memory_utilization helps only if no other process uses the GPU. Otherwise, use a smaller or "
+        "quantized model, or more GPUs. Lowering max_num_seqs lowers the activation peak. enforce_eager saves the "
+        "memory of CUDA graphs but makes decoding slower. Continuous batching is always on and does not need "
+        "enforce_eager.",
         patterns=compile_patterns(
             r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory"
         ),
         engines=("vllm",),
         shows_gpus=True,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory"
+                ),
+                cause="this model shares its GPU with another model. Either the other model allocated GPU memory "
+                "while this model was measuring, and vLLM counted that memory for this model (vllm-project/vllm issue "
+                "55827), or the share of this model is too small",
+                fix="start this service again when the other model is healthy: `stackgen up` starts such models one "
+                "after the other; if the failure comes back, raise gpu_memory_utilization of this model, or give the "
+                "models their own GPUs",
+                applies=_shares_gpu,
+                condition="the model shares its GPU with another model of stack.yaml",
+            ),
+        ),
     ),
     Rule(
         "SG-M002",
         title="another process uses the GPU's memory",
-        cause="only {free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU)[[; "
-        "processes on the GPU: {holders}]]",
-        fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` lists processes), choose another "
-        "GPU with `gpus: [1]`, or lower gpu_memory_utilization; for two models on one GPU, set share_gpus: true and "
-        "gpu_memory_utilization values that sum to less than 1",
-        source="vLLM 0.32.0, v1/worker/utils.py, request_memory; failure reproduced with 0.26.0 on an H100",
+        cause="only {free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU's "
+        "memory)[[; processes on the GPU: {holders}]]",
+        fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` or `rocm-smi` lists processes), "
+        "choose another GPU in `gpus`, or lower gpu_memory_utilization; for two models on one GPU, set share_gpus to "
+        "true, and set gpu_memory_utilization to values that sum to less than 1",
+        source="The message comes from vLLM 0.32.0 (v1/worker/utils.py, request_memory). The failure was reproduced "
+        "with vLLM 0.26.0 on an H100.",
         explain=BUDGET
-        + " If two services on one GPU each want 0.92 of its memory, the second service can't start. Docker's GPU "
-        "reservations are not exclusive: two services with `count: 1` both get GPU 0. stackgen places models on "
-        "separate GPUs unless both models set share_gpus: true and gpu_memory_utilization. A run that was killed may "
-        "leave a process on the GPU.",
+        + " If two services on one GPU each need 0.92 of the GPU's memory, the second service can't start. Docker's "
+        "GPU reservations are not exclusive: two services that each reserve one GPU by count both get GPU 0. "
+        "stackgen places models on separate GPUs unless both models set share_gpus to true and "
+        "gpu_memory_utilization. If an engine was killed, one of its processes may still use the GPU.",
         patterns=compile_patterns(
-            r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is less than "
+            r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>(?!1[12]\d\.)[\d.]+) GiB\) on "
+            r"startup is less than "
             r"(?:desired GPU memory utilization|the engine's budget.*?) \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),
@@ -133,11 +167,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-M003",
-        title="GPU memory changed during the start",
+        title="the free GPU memory changed during the start",
         cause="another process freed GPU memory while vLLM measured its own memory: {before} GiB were free before the "
-        "measurement, and {after} GiB after it",
+        "measurement, and {after} GiB after the measurement",
         fix="start the service again; start models that share a GPU one after the other",
-        source="vLLM 0.32.0, v1/worker/gpu_worker.py, determine_available_memory",
+        source="The message comes from vLLM 0.32.0 (v1/worker/gpu_worker.py, determine_available_memory).",
         explain="To measure its activation peak, vLLM compares the GPU's free memory before and after a test run. If "
         "another process ends during this measurement, the result is invalid. Start services that share a GPU one "
         "after the other, or give each service its own GPU.",
@@ -151,12 +185,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M004",
         title="the sampler's warm-up does not fit on the GPU",
-        cause="sampling {seqs} requests at once does not fit in the free memory of the GPU",
+        cause="the GPU does not have enough free memory to sample {seqs} requests at once",
         fix="lower max_num_seqs, or lower gpu_memory_utilization",
-        source="vLLM 0.32.0, v1/worker/gpu_model_runner.py, _dummy_sampler_run",
-        explain="At startup, vLLM tries the worst case: it samples max_num_seqs requests at once (256 by default, "
-        "1024 on large GPUs). Each request needs a row as wide as the vocabulary. Half of the default is enough for "
-        "most users. max_num_seqs is the batch size, and max_model_len is not.",
+        source="The message comes from vLLM 0.32.0 (v1/worker/gpu_model_runner.py, _dummy_sampler_run).",
+        explain="At startup, vLLM tries the worst case, in which it samples max_num_seqs requests at once (256 by "
+        "default, 1024 on large GPUs). For each request, sampling needs one number for every token of the vocabulary. "
+        "Half of the default max_num_seqs is enough for most users. max_num_seqs is the batch size. max_model_len is "
+        "not the batch size.",
         patterns=compile_patterns(
             r"out of memory occurred when warming up (?:sampler|pooler) with (?P<seqs>\d+) dummy requests"
         ),
@@ -167,15 +202,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M005",
         title="the weights do not fit on the GPU",
-        cause="loading the weights needs more memory than is free on the GPU[[: one allocation of {wanted}, on a GPU "
-        "with {total}]][[; processes on the GPU: {holders}]]",
+        cause="loading the weights needs more memory than is free on the GPU[[: an allocation of {wanted} failed on a "
+        "GPU with {total}]][[; processes on the GPU: {holders}]]",
         fix="use an AWQ, GPTQ or FP8 version of the model, or split the model across more `gpus` with "
-        "tensor_parallel_size; if other processes use the GPU, free it first",
-        source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py load_model; "
-        "failure reproduced with 0.26.0 on an H100",
-        explain="In bfloat16, a model takes 2 bytes per parameter: 14 GB for 7 B parameters, and 140 GB for 70 B "
-        "parameters. With tensor parallelism, each GPU holds this size divided by tensor_parallel_size. Neither "
-        "max_model_len nor gpu_memory_utilization changes the size of the weights.",
+        "tensor_parallel_size; if other processes use the GPU, end these processes first",
+        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
+        "come from vLLM 0.32.0 (gpu_worker.py, load_model). The failure was reproduced with vLLM 0.26.0 on an H100.",
+        explain="In bfloat16, a model takes 2 bytes per parameter, which is 14 GB for 7 B parameters and 140 GB for "
+        "70 B parameters. With tensor parallelism, each GPU needs the size of the weights divided by "
+        "tensor_parallel_size. Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
         find=_out_of_memory_finder(
             ("load_model", "load_weights", "from_pretrained", "create_weights"), ("capture_model",)
         ),
@@ -185,14 +220,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M006",
         title="the CUDA graphs do not fit on the GPU",
-        cause="capturing CUDA graphs needs more memory than is free on the GPU[[: one allocation of {wanted}, on a "
-        "GPU with {total}]]",
-        fix="lower gpu_memory_utilization by 0.05, or lower max_num_seqs; with enforce_eager: true, vLLM uses no CUDA "
+        cause="capturing CUDA graphs needs more memory than is free on the GPU[[: an allocation of {wanted} failed on "
+        "a GPU with {total}]]",
+        fix="lower gpu_memory_utilization by 0.05, or lower max_num_seqs; if enforce_eager is true, vLLM uses no CUDA "
         "graphs, but decoding is slower",
-        source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_model_runner.py capture_model",
-        explain="After the KV cache has taken its memory, vLLM records the forward pass as CUDA graphs for many batch "
-        "sizes. --enforce-eager turns CUDA graphs off, which saves memory and makes decoding slower. Continuous "
-        "batching does not depend on --enforce-eager: it is always on, whatever older advice says.",
+        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
+        "come from vLLM 0.32.0 (gpu_model_runner.py, capture_model).",
+        explain="After vLLM has reserved the memory of the KV cache, vLLM records the forward pass as CUDA graphs for "
+        "many batch sizes. --enforce-eager turns CUDA graphs off, which saves memory and makes decoding slower. "
+        "Continuous batching does not depend on --enforce-eager. Continuous batching is always on, whatever older "
+        "advice says.",
         find=_out_of_memory_finder(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
         change=Change("gpu_memory_utilization", "0.87", safe=False, compute=_smaller_share),
@@ -201,14 +238,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M007",
         title="the activation peak does not fit on the GPU",
-        cause="a forward pass at full batch needs more memory than is free on the GPU[[: one allocation of {wanted}, "
-        "on a GPU with {total}]]",
-        fix='lower max_num_seqs, or lower gpu_memory_utilization; `extra_args: [--max-num-batched-tokens, "2048"]` '
-        "lowers the memory peak of prompts",
-        source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp; frames of vLLM 0.32.0, gpu_worker.py",
-        explain="The activation peak comes from the tokens computed at once (max_num_batched_tokens) and from "
-        "sampling (max_num_seqs × vocabulary). max_model_len does not change the activation peak, because "
-        "max_model_len is the context, not the batch.",
+        cause="a forward pass with a full batch needs more memory than is free on the GPU[[: an allocation of "
+        "{wanted} failed on a GPU with {total}]]",
+        fix="lower max_num_seqs, or lower gpu_memory_utilization; to lower the peak memory for prompts, set "
+        'extra_args to [--max-num-batched-tokens, "2048"]',
+        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
+        "come from vLLM 0.32.0 (gpu_worker.py).",
+        explain="The activation peak depends on the number of tokens that are computed at once "
+        "(max_num_batched_tokens), and on the memory for sampling (max_num_seqs × vocabulary). max_model_len does not "
+        "change the activation peak, because max_model_len is the longest context, not the batch size.",
         find=_out_of_memory_finder(("profile_run", "_dummy_run", "determine_available_memory", "execute_model")),
         engines=("vllm",),
         shows_gpus=True,
@@ -216,17 +254,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M008",
         title="the GPU's memory is exhausted",
-        cause="an allocation did not fit on the GPU[[: {wanted}, on a GPU with {total}]][[; processes on the GPU: "
+        cause="an allocation[[ of {wanted}]] did not fit on the GPU[[, which has {total}]][[; processes on the GPU: "
         "{holders}]]",
-        fix="see which processes use the GPU (`nvidia-smi`); lower max_num_seqs or gpu_memory_utilization, or "
+        fix="see which processes use the GPU (`nvidia-smi` or `rocm-smi`); lower max_num_seqs or "
+        "gpu_memory_utilization, or "
         "quantize the model",
-        source="torch 2.x, c10/cuda/CUDACachingAllocator.cpp",
+        source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp).",
         explain=BUDGET
-        + " If the traceback does not show the phase, look for other signs. Weights that do not fit fail while "
-        "loading. A KV cache that is too small is reported with numbers. Another process on the GPU appears in "
-        "`nvidia-smi`.",
+        + " If the traceback does not show in which phase the memory was exhausted, look for other signs. If the "
+        "weights do not fit, vLLM fails while it loads the model. If the KV cache is too small, the message contains "
+        "the needed and the free memory. If another process uses the GPU, `nvidia-smi` lists this process.",
+        # a fallback, because SG-M005 to SG-M007 also know the phase
         patterns=compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}", OUT_OF_MEMORY),
         fallback=True,
+        consequence_of=("SG-M013", "SG-M018"),
         shows_gpus=True,
     ),
 )

@@ -12,6 +12,7 @@ from stackgen.diagnose.rule import Finder, Hit, Rule
 __all__ = ["RULES"]
 
 NOT_FOUND = (
+    # vLLM's text, then FastChat's
     re.compile(r"The model [`'](?P<name>[^`']+)[`'] does not exist(?:\. Valid aliases: (?P<served>[^\"]+?)\.)?"),
     re.compile(r"Only (?P<served>.+?) allowed now, your model (?P<name>[^\"]+?)(?:\"|$)"),
 )
@@ -34,6 +35,7 @@ def _find_requests(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[st
             match = pattern.search(line)
             # `stackgen check` requests such a name on purpose
             if match and not match["name"].startswith("stackgen-"):
+                # without a plan, only the message may contain the served names
                 served = match.groupdict().get("served") or ""
                 yield service, line.strip(), match["name"], names or tuple(re.findall(r"[\w./:@-]+", served))
 
@@ -70,11 +72,11 @@ def _finder_of(difference: str) -> Finder:
     return find
 
 
-SOURCE = "recorded answers of vLLM 0.32.0 and FastChat 0.2.36 to a wrong model name"
+SOURCE = "The messages are recorded answers of vLLM 0.32.0 and FastChat 0.2.36 to a wrong model name."
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N001",
-        title="the model name differs only in upper and lower case",
+        title="the requested model name differs from the served name only in upper and lower case",
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,
@@ -83,17 +85,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-N002",
-        title="a path was given instead of the model name",
+        title="clients request a path instead of the model name",
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}",
         source=SOURCE,
         explain="served_names sets the name of a model, whatever folder the model was loaded from. Without "
-        "served_names, the name is the value of `model:` in stack.yaml, exactly as written.",
+        "served_names, the name is exactly the value of `model:` in stack.yaml.",
         find=_finder_of("path"),
     ),
     Rule(
         "SG-N003",
-        title="the organization is missing from the model name",
+        title="the organization is missing from the requested model name",
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}, or add `{name}` to served_names",
         source=SOURCE,
@@ -116,7 +118,7 @@ RULES: tuple[Rule, ...] = (
         fix="request one of the served names, or add a name to served_names",
         source=SOURCE,
         explain="`GET /v1/models` lists the served names. One vLLM server serves one model (and its LoRA adapters). "
-        "FastChat's API server lists the models of the workers that are registered at the moment.",
+        "FastChat's API server lists the models of the workers that are currently registered.",
         find=_finder_of("other"),
     ),
 )

@@ -5,30 +5,88 @@ The texts are those of vLLM 0.32.0.
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
+from stackgen.flags import load_flags
 
 __all__ = ["RULES"]
+
+SLOT, TOO_LONG = "n_ctx_slot", "the request exceeds the available context size"
+SLOT_SIZES = re.compile(r"n_ctx_slot = (?P<limit>\d+).{0,80}?(?:n_prompt_tokens|task\.n_tokens) = (?P<prompt>\d+)")
+KNOWN = load_flags("vllm")
+NEWER_PARSER = "if the model's page names this parser, set `image:` to a newer version of vLLM, or leave the parser out"
+ASKED_PARSER = re.compile(r"invalid tool call parser: (\S+) \(chose from")
+
+
+def _is_known_parser(evidence: Evidence, service: str) -> bool:
+    """Whether the vLLM version that stackgen knows has the parser that the image rejects."""
+    choices = KNOWN.by_name["--tool-call-parser"].get("values", ()) if KNOWN else ()
+    log = next((one.log for one in evidence.services if one.service == service), "")
+    return any(found[1] in choices for found in ASKED_PARSER.finditer(log))
+
+
+def _find_slot_context(evidence: Evidence) -> Iterator[Hit]:
+    """llama-server refused a prompt, and earlier lines name the context of the slot and the length of the prompt."""
+    for service in evidence.services:
+        lines = [strip_prefix(line).strip() for line in service.log.splitlines()] if SLOT in service.log else []
+        places = [index for index, line in enumerate(lines) if TOO_LONG in line]
+        before = lines[: places[0]] if places else []
+        slot = next((one for line in reversed(before) if (one := SLOT_SIZES.search(line))), None)
+        if slot and int(slot["prompt"]) >= int(slot["limit"]):
+            model = (evidence.find_model(service.service) or (0, None))[1]
+            wanted = getattr(model, "max_model_len", None)
+            is_less = isinstance(wanted, int) and wanted > int(slot["limit"])
+            values = {"limit": slot["limit"], "prompt": slot["prompt"], **({"wanted": str(wanted)} if is_less else {})}
+            yield Hit(service.service, (slot.string, lines[places[0]]), values, variant=OF_A_SLOT)
+
+
+OF_A_SLOT = Variant(
+    (),
+    cause="the prompt of a request has {prompt} tokens, and a slot of the server has a context of {limit}[[, although "
+    "stack.yaml sets max_model_len to {wanted}]]; the server itself works",
+    fix="[[find out why {wanted} did not reach the server: its command (`docker inspect`) shows the arguments, and "
+    "llama-server divides --ctx-size by --parallel; otherwise ]]raise max_model_len to more than {prompt}, or shorten "
+    "the prompt; max_tokens does not matter here",
+    condition="llama-server's log names the context of the slot",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V011",
-        title="the tool call parser does not exist",
-        cause="vLLM has no tool call parser {parser}",
-        fix="set tool_call_parser to one of {known}",
-        source="vLLM 0.32.0, tool_parsers; failure reproduced",
-        explain="The right parser depends on the model's family, for example hermes for Qwen 2.5, llama3_json, or "
-        "mistral. See Tool Calling on docs.vllm.ai.",
+        title="this version of vLLM has no such tool call parser",
+        cause="vLLM has no tool call parser {parser} in the version of this image: the name is wrong, or the image is "
+        "older than the parser",
+        fix=f"{NEWER_PARSER}; otherwise set tool_call_parser to one of these: {{known}}",
+        source="The message comes from vLLM 0.32.0 (tool_parsers). The failure was reproduced.",
+        explain="The right parser depends on the model's family. Examples of parsers are `hermes` (for Qwen 2.5), "
+        "`llama3_json` and `mistral`. See the page Tool Calling on docs.vllm.ai.",
         patterns=compile_patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
         engines=("vllm",),
+        variants=(
+            Variant(
+                compile_patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
+                title="the image is older than the tool call parser",
+                cause="vLLM has no tool call parser {parser} in the version of this image, but newer versions have it",
+                fix="set `image:` to a newer version of vLLM, or remove tool_call_parser, which turns tool calls off; "
+                "don't choose another parser of the image instead: the other parsers read other formats",
+                applies=_is_known_parser,
+                condition=f"vLLM {KNOWN.version if KNOWN else ''} has the parser",
+            ),
+        ),
     ),
     Rule(
         "SG-V013",
-        title="the reasoning parser does not exist",
-        cause="vLLM has no reasoning parser {parser}",
-        fix="set reasoning_parser to one of {known}",
-        source="vLLM 0.32.0, reasoning; failure reproduced",
-        explain="vLLM no longer has the flag --enable-reasoning: reasoning_parser alone enables reasoning. Many model "
-        "families have their own reasoning parser.",
+        title="this version of vLLM has no such reasoning parser",
+        cause="vLLM has no reasoning parser {parser} in the version of this image: the name is wrong, or the image is "
+        "older than the parser",
+        fix=f"{NEWER_PARSER}; otherwise set reasoning_parser to one of these: {{known}}",
+        source="The message comes from vLLM 0.32.0 (reasoning). The failure was reproduced.",
+        explain="vLLM no longer has the flag --enable-reasoning, because reasoning_parser alone enables reasoning. "
+        "Many model families have their own reasoning parser.",
         patterns=compile_patterns(
             r"Reasoning parser '(?P<parser>[^']+)' not found\. Available parsers: (?P<known>[^\"]+)"
         ),
@@ -39,7 +97,8 @@ RULES: tuple[Rule, ...] = (
         title="the chat template file does not exist",
         cause="the chat template[[ {path}]] does not exist in the container",
         fix="set chat_template to a file on this machine; stackgen mounts the file into the container",
-        source="vLLM 0.32.0, renderers/chat_utils.py, validate_chat_template; failure reproduced",
+        source="The messages come from vLLM 0.32.0 (renderers/chat_utils.py, validate_chat_template). The failure was "
+        "reproduced.",
         explain="A path in extra_args is a path inside the container. stackgen mounts the file that you set in "
         "chat_template.",
         patterns=compile_patterns(
@@ -52,10 +111,11 @@ RULES: tuple[Rule, ...] = (
         title="the model has no chat template",
         cause="/v1/chat/completions needs a chat template, but the tokenizer of this base model has none",
         fix="use the instruction-tuned version of the model, or set chat_template to a Jinja file",
-        source="transformers 4.44 and later, tokenization_utils_base.py; failure reproduced",
-        explain="Base models continue text and know no chat roles, but /v1/completions works. Newer repositories keep "
-        "the chat template in chat_template.jinja next to tokenizer_config.json. Maybe chat_template.jinja was not "
-        "downloaded.",
+        source="The messages come from transformers 4.44 and later (tokenization_utils_base.py). The failure was "
+        "reproduced.",
+        explain="Base models continue text and know no chat roles. /v1/completions works without a chat template. "
+        "Newer repositories keep the chat template in chat_template.jinja next to tokenizer_config.json. Maybe "
+        "chat_template.jinja was not downloaded.",
         patterns=compile_patterns(
             r"default chat template is no longer allowed, so you must provide a chat template",
             r"tokenizer\.chat_template is not set",
@@ -68,45 +128,97 @@ RULES: tuple[Rule, ...] = (
         title="tool calls are not enabled",
         cause="the client sends tools, but the server was started without a tool call parser",
         fix="set tool_call_parser to the parser of the model's family; this field also enables automatic tool choice",
-        source="vLLM 0.32.0, renderers/online_renderer.py; failure reproduced",
+        source="The messages come from vLLM 0.32.0 (renderers/online_renderer.py). The failure was reproduced.",
         explain="For tool calls, vLLM needs --enable-auto-tool-choice and --tool-call-parser. If tool_call_parser is "
-        "set, stackgen writes both flags.",
+        "set, stackgen passes both flags to vLLM.",
         patterns=compile_patterns(
             # the check quotes the answer as JSON, in which the quotes are escaped
             r'auto\\?"? tool choice requires --enable-auto-tool-choice',
             r"tool_choice=.{1,80} requires --tool-call-parser to be set",
         ),
         inputs=("log", "check"),
+        refusal=True,
         engines=("vllm",),
     ),
     Rule(
         "SG-V017",
-        title="the prompt is longer than the context",
-        cause="the server accepts {limit} tokens for prompt and answer together, but the request needs more",
+        title="a request needs more tokens than the context has",
+        cause="a request needs more tokens for prompt and answer together than the server accepts[[ ({limit})]]; the "
+        "server "
+        "itself works",
         fix="shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
-        source="vLLM 0.32.0, renderers/params.py; FastChat 0.2.36, openai_api_server.py (code 40303); "
-        "llama-server b11434",
-        explain="max_model_len limits prompt and answer together. max_model_len is not a batch size.",
+        source="The messages come from vLLM 0.32.0 (renderers/params.py), FastChat 0.2.36 (openai_api_server.py, code "
+        "40303) and llama-server b11434.",
+        explain="max_model_len limits the length of prompt and answer together. max_model_len is not a batch size.",
         patterns=compile_patterns(
             r"maximum context length is (?P<limit>\d+) tokens",
             r"max_tokens=\d+ cannot be greater than max_model_len=(?P<limit>\d+)",
-            r"request \(\d+ tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
+            r"the request exceeds the available context size",
         ),
-        inputs=("check",),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"maximum context length is (?P<limit>\d+) tokens.{0,40}you requested (?P<wanted>\d+) output "
+                    r"tokens "
+                    r"and your prompt contains(?: at least)? (?P<prompt>\d+)"
+                ),
+                cause="a request asks for {wanted} output tokens (max_tokens) and has {prompt} tokens in its prompt, "
+                "together more than the {limit} of the context; the server itself works",
+                fix="lower max_tokens (max_completion_tokens) in the client's settings, or leave it out, so that vLLM "
+                "uses what the prompt leaves free; a shorter prompt or a larger max_model_len also helps",
+            ),
+            Variant(
+                compile_patterns(
+                    r"prompt \(length (?P<prompt>\d+)\) is longer than the maximum model length of (?P<limit>\d+)",
+                    r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
+                ),
+                cause="the prompt of a request alone has {prompt} tokens, and the context of the server {limit}; the "
+                "server itself works",
+                fix="shorten the prompt, for example send fewer earlier messages; or raise max_model_len to more than "
+                "{prompt}, as far as the model and the KV cache allow; max_tokens does not matter here",
+            ),
+        ),
+        inputs=("log", "check"),
+        refusal=True,
+        find=_find_slot_context,
     ),
     Rule(
         "SG-V020",
         title="a LoRA adapter can't be loaded",
-        cause="the adapter[[ {adapter}]] can't be loaded[[ from {path}]][[: its rank {rank} is above the limit "
-        "{limit}]]",
-        fix="set `path` in lora_adapters to a folder with adapter_config.json, or to a Hugging Face id",
-        source="vLLM 0.32.0, lora; entrypoints/openai/models",
-        explain="The adapter must have been trained for this exact base model. The adapter's rank must be at most "
-        "--max-lora-rank (16).",
+        cause="the adapter {adapter} can't be loaded from {path}",
+        fix="set `path` in lora_adapters to a folder with adapter_config.json and adapter_model.safetensors, or to a "
+        "Hugging Face id",
+        source="The messages come from vLLM 0.32.0 (lora/worker_manager.py, lora/peft_helper.py and "
+        "lora/lora_model.py).",
+        explain="The adapter must have been trained for this exact base model: `base_model_name_or_path` in "
+        "adapter_config.json names the model. The adapter's rank must not be above --max-lora-rank (16 by default). "
+        "stackgen reads the rank of local adapters. `stackgen doctor` checks the files of adapters (SG-P066).",
         patterns=compile_patterns(
             r"Loading lora (?P<adapter>\S+) failed: No adapter found for (?P<path>\S+)",
-            r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)",
         ),
         engines=("vllm",),
+        variants=(
+            Variant(
+                compile_patterns(r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)"),
+                title="a LoRA adapter has a higher rank than vLLM accepts",
+                cause="the adapter's rank {rank} is above the limit {limit}",
+                fix="[[?extra_args.--max-lora-rank|remove --max-lora-rank from extra_args, then ]]set max_lora_rank "
+                "to at least {rank}: the values are 1, 8, 16, 32, 64, 128, 256, 320 and 512",
+            ),
+            Variant(
+                compile_patterns(r"ValueError: (?P<path>\S+) doesn't contain tensors"),
+                title="a LoRA adapter has no weights",
+                cause="{path} has neither adapter_model.safetensors nor adapter_model.bin",
+                fix="set `path` in lora_adapters to the folder that PEFT's save_pretrained wrote. If the weights are "
+                "merged into the model, serve the folder as a model",
+            ),
+            Variant(
+                compile_patterns(r"While loading (?P<path>\S+), expected target modules in .* but received"),
+                title="a LoRA adapter was trained for another model",
+                cause="the adapter in {path} changes layers that this model does not have",
+                fix="serve the model that `base_model_name_or_path` in the adapter's adapter_config.json names, or "
+                "remove the adapter from lora_adapters",
+            ),
+        ),
     ),
 )

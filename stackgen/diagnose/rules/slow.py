@@ -16,7 +16,7 @@ __all__ = ["RULES", "parse_metrics"]
 SAMPLE = re.compile(r"^(?P<name>vllm:\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)$", re.M)
 # inter-token latency in seconds that a reader notices, and that no current GPU needs for a model that fits on it
 SLOW_TOKEN = 0.05
-SOURCE = "vLLM 0.32.0, /metrics"
+SOURCE = "/metrics of vLLM 0.32.0"
 
 
 def parse_metrics(text: str) -> dict[str, float]:
@@ -67,7 +67,7 @@ def _find_preemptions(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_uneven_load(evidence: Evidence) -> Iterator[Hit]:
-    """One replica has waiting requests, and another replica of the model is idle."""
+    """One replica has waiting requests, and another replica of the same model is idle."""
     by_model: dict[str, list[tuple[ServiceEvidence, float, float]]] = {}
     for service, values in _measured_services(evidence):
         model = evidence.find_model(service.service)
@@ -77,12 +77,13 @@ def _find_uneven_load(evidence: Evidence) -> Iterator[Hit]:
         busy = max(group, key=lambda one: one[1])
         idle = [one for one in group if one[1] == 0 and one[2] <= 1]
         if busy[1] >= 1 and idle:
-            line = f"{busy[0].service}: {busy[1]:g} waiting; {idle[0][0].service}: {idle[0][2]:g} running, none waiting"
+            line = (f"{busy[0].service}: {busy[1]:g} requests waiting; "
+                    f"{idle[0][0].service}: {idle[0][2]:g} requests running, 0 requests waiting")  # fmt: skip
             yield Hit(busy[0].service, (line,), {"idle": idle[0][0].service})
 
 
 def _find_long_prompts(evidence: Evidence) -> Iterator[Hit]:
-    """Prompts have more than 2000 tokens on average, and prefill takes over 2 s and longer than decoding."""
+    """The mean prompt has more than 2000 tokens, and prefill takes on average over 2 s and longer than decoding."""
     for service, values in _measured_services(evidence):
         prompt, prefill = _mean(values, "request_prompt_tokens"), _mean(values, "request_prefill_time_seconds")
         decode = _mean(values, "request_decode_time_seconds")
@@ -93,7 +94,7 @@ def _find_long_prompts(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _slow_tokens_finder(log_pattern: str, with_gpu: bool) -> Finder:
-    """A finder of slow tokens with `log_pattern` in the start log, in services with (or without) planned GPUs."""
+    """A finder of slow tokens with `log_pattern` in the start log, in services that reserve GPUs (or no GPUs)."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         """The start log shows the cause, and the mean inter-token latency is above 50 ms."""
@@ -111,7 +112,7 @@ def _slow_tokens_finder(log_pattern: str, with_gpu: bool) -> Finder:
 
 
 def _find_cold_cache(evidence: Evidence) -> Iterator[Hit]:
-    """Compilation took over 60 s, and the mean time to first token of fewer than 20 requests is above 5 s."""
+    """Compilation took over 60 s, fewer than 20 requests finished, and their mean time to first token is above 5 s."""
     for service, values in _measured_services(evidence):
         match = re.search(r"torch\.compile (?:takes|took) (?P<seconds>[\d.]+) s", service.log)
         ttft = _mean(values, "time_to_first_token_seconds")
@@ -123,25 +124,27 @@ def _find_cold_cache(evidence: Evidence) -> Iterator[Hit]:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        # before SG-S003: uneven load also causes a queue
         "SG-S001",
-        title="one replica is saturated while another is idle",
+        title="one replica is saturated while another replica is idle",
         cause="{service} has waiting requests, but {idle} is idle",
         fix="distribute the requests: put stackgen's gateway in front of the replicas, or use the port of {idle}",
-        source=f"{SOURCE}: num_requests_waiting, num_requests_running by service",
-        explain="Each replica has its own port, so a client that knows only one port loads only one replica. A "
-        "gateway that pins a client to a replica has the same effect.",
+        source=f"The numbers come from {SOURCE} (num_requests_waiting and num_requests_running of each service).",
+        explain="Each replica has its own port, so a client that knows only one port sends all its requests to one "
+        "replica. A gateway that always sends a client to the same replica has the same effect.",
         find=_find_uneven_load,
     ),
     Rule(
         "SG-S002",
         title="requests are preempted: the KV cache is too small for the load",
-        cause="{count} preemptions in {done} requests: each preempted request is recomputed from its start",
-        fix="increase the KV cache (gpu_memory_utilization, kv_cache_dtype: fp8, more GPUs), or lower the concurrency "
-        "(max_num_seqs)",
-        source=f"{SOURCE}: num_preemptions_total, kv_cache_usage_perc, request_success_total; failure reproduced",
-        explain="When the KV cache is full, vLLM discards the blocks of a running request and computes them again "
-        "later. Lowering max_model_len does not help: max_model_len is not a batch size, and a request takes only the "
-        "blocks that it uses.",
+        cause="{count} preemptions in {done} requests: vLLM computes each preempted request again from its start",
+        fix="increase the KV cache (raise gpu_memory_utilization, set kv_cache_dtype to fp8, or use more GPUs), or "
+        "lower the concurrency (max_num_seqs)",
+        source=f"The numbers come from {SOURCE} (num_preemptions_total, kv_cache_usage_perc, request_success_total). "
+        "The failure was reproduced.",
+        explain="When the KV cache is full, vLLM discards the blocks of a running request and computes these blocks "
+        "again later. Lowering max_model_len does not help: max_model_len is not a batch size, and a request takes "
+        "only the blocks that it uses.",
         find=_find_preemptions,
     ),
     # before SG-S003: long prompts also cause a queue
@@ -149,10 +152,10 @@ RULES: tuple[Rule, ...] = (
         "SG-S006",
         title="long prompts delay the first token",
         cause="the mean prompt has {prompt} tokens, and the mean prefill takes {prefill} s",
-        fix="keep the start of prompts identical so that prefix caching can reuse it, shorten the prompts, or use "
-        "more GPUs",
-        source=f"{SOURCE}: request_prompt_tokens, request_prefill_time_seconds, request_decode_time_seconds; "
-        "failure reproduced",
+        fix="shorten the prompts, use more GPUs, or give the prompts the same beginning, which prefix caching can "
+        "reuse",
+        source=f"The numbers come from {SOURCE} (request_prompt_tokens, request_prefill_time_seconds, "
+        "request_decode_time_seconds). The failure was reproduced.",
         explain="The time to first token grows with the length of the prompt. The metric prefix_cache_hits_total "
         "shows how many prompt tokens were reused.",
         find=_find_long_prompts,
@@ -160,29 +163,34 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S003",
         title="requests wait in the queue",
-        cause="{waiting} requests wait while {running} are running; finished requests waited {queue} s on average",
-        fix="raise max_num_seqs if the KV cache allows it, or add replicas",
-        source=f"{SOURCE}: num_requests_waiting, request_queue_time_seconds; failure reproduced",
+        cause="{waiting} requests wait while {running} requests are running; finished requests waited {queue} s on "
+        "average",
+        fix="raise max_num_seqs if the KV cache is large enough, or add replicas",
+        source=f"The numbers come from {SOURCE} (num_requests_waiting, request_queue_time_seconds). The failure was "
+        "reproduced.",
         explain="Continuous batching is always on. Older advice that --enforce-eager enables continuous batching is "
         "wrong: --enforce-eager slows decoding down. max_num_seqs sets how many requests run at once. max_model_len "
-        "sets the longest context.",
+        "sets the longest context of a request.",
         find=_find_queue,
     ),
     Rule(
         "SG-S004",
-        title="the model runs on the CPU although GPUs are planned",
-        cause="vLLM started with the CPU as its device, and a token takes {ms} ms",
+        title="the model runs on the CPU although the stack reserves GPUs for it",
+        cause="vLLM runs on the CPU, and a token takes {ms} ms on average",
         fix="use the CUDA image (remove `image:`), and see `stackgen explain SG-G003`",
-        source=f"vLLM 0.32.0, start log `device_config=cpu`; {SOURCE}: inter_token_latency_seconds",
+        source=f"The line `device_config=cpu` is in the start log of vLLM 0.32.0. The latency comes from {SOURCE} "
+        "(inter_token_latency_seconds).",
         explain="On a machine with GPUs, the CPU build of vLLM runs without any warning.",
         find=_slow_tokens_finder(r"device_config=cpu", True),
     ),
     Rule(
         "SG-S005",
         title="CUDA graphs are turned off",
-        cause="enforce_eager is set, and a token takes {ms} ms",
-        fix="remove enforce_eager: CUDA graphs make decoding faster, most of all with few requests in flight",
-        source=f"vLLM 0.32.0, config/vllm.py `Enforce eager set`; {SOURCE}: inter_token_latency_seconds",
+        cause="enforce_eager is set, and a token takes {ms} ms on average",
+        fix="remove `enforce_eager`, because this field turns CUDA graphs off; CUDA graphs make decoding faster, "
+        "especially with few requests in flight",
+        source="The line `Enforce eager set` comes from vLLM 0.32.0 (config/vllm.py). The latency comes from "
+        f"{SOURCE} (inter_token_latency_seconds).",
         explain="Older advice that --enforce-eager enables continuous batching is wrong: continuous batching is "
         "always on. Eager mode turns CUDA graphs and torch.compile off, which saves memory and makes decoding slower.",
         find=_slow_tokens_finder(r"Enforce eager set|'enforce_eager': True", True),
@@ -192,37 +200,40 @@ RULES: tuple[Rule, ...] = (
         "SG-S007",
         title="the compile cache was empty",
         cause="vLLM compiled for {seconds} s at this start, and the first requests wait for the compilation",
-        fix="keep the volume of the compile cache (`stackgen down` without --volumes), because the next start reuses "
-        "it",
-        source="vLLM 0.32.0, compilation/backends.py and monitor.py, `torch.compile takes … s in total`",
-        explain="vLLM keeps compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. After a change of "
+        fix="keep the volume of the compile cache (`stackgen down` without --volumes), so that the next start reuses "
+        "the cache",
+        source="The line `torch.compile takes … s in total` comes from vLLM 0.32.0 (compilation/backends.py and "
+        "monitor.py).",
+        explain="vLLM stores compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. After a change of "
         "the version, the model or a flag, vLLM compiles again.",
         find=_find_cold_cache,
     ),
     Rule(
         "SG-S008",
         title="a proxy buffers the stream",
-        cause="the engine sends chunks one by one, but the chunks arrive together",
+        cause="the engine sends chunks one by one, but the chunks arrive at the client together",
         fix="in the proxy, turn off compression of streams (nginx `gzip off`) and buffering (nginx `proxy_buffering "
         "off`, HAProxy `option http-no-delay`)",
-        source="stackgen check, `stream`; failure reproduced with nginx 1.30.6 and `gzip on` in front of vLLM 0.32.0",
-        explain="The engine sends tokens one by one. A proxy that buffers delivers the tokens in batches, so the "
-        "first token may arrive as late as the whole answer. nginx 1.30.6 buffers with `gzip on` for "
-        "text/event-stream. With only its default `proxy_buffering on`, nginx 1.30.6 passed vLLM's stream on at once. "
-        "Older versions of nginx are reported to buffer with this default.",
+        source="The message comes from `stackgen check` (check `stream`). The failure was reproduced with nginx "
+        "1.30.6 and `gzip on` in front of vLLM 0.32.0.",
+        explain="The engine sends tokens one by one. A buffering proxy delivers the tokens in batches, so the first "
+        "token can arrive as late as the whole answer. With `gzip on` for text/event-stream, nginx 1.30.6 "
+        "buffers streams. With only its default `proxy_buffering on`, nginx 1.30.6 forwarded vLLM's stream "
+        "without delay. Older versions of nginx are reported to buffer streams with `proxy_buffering on`.",
         patterns=compile_patterns(r"^stream: .*\b(?:chunks|tokens) (?:came|arrived) in \d+ (?:read|event)"),
         inputs=("check",),
     ),
     Rule(
         "SG-S009",
         title="the model runs on the CPU",
-        cause="a token takes {ms} ms on the CPU, and no GPU is planned for the model",
-        fix="on a machine with a GPU, set gpus: 1; otherwise use a smaller or quantized model, for example with "
-        "engine: llamacpp, which is designed for CPUs",
-        source=f"vLLM 0.32.0, start log `device_config=cpu`; {SOURCE}: inter_token_latency_seconds",
+        cause="a token takes {ms} ms on average on the CPU, and no GPU is reserved for the model",
+        fix="on a machine with a GPU, set `gpus` to 1; otherwise use a smaller or quantized model, for example with "
+        "the engine llamacpp, which is designed for CPUs",
+        source=f"The line `device_config=cpu` is in the start log of vLLM 0.32.0. The latency comes from {SOURCE} "
+        "(inter_token_latency_seconds).",
         explain="On a CPU, the number of tokens per second is the memory bandwidth divided by the size of the "
-        "weights. If several replicas run on one CPU, each replica needs its own `cpuset`, or all replicas pin the "
-        "same core.",
+        "weights. If several replicas run on one CPU, give each replica its own `cpuset`. Without `cpuset`, all "
+        "replicas pin their threads to the same core.",
         find=_slow_tokens_finder(r"device_config=cpu", False),
     ),
 )

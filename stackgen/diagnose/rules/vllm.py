@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.rule import Change, Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 from stackgen.flags import REMOVED_FLAGS, REMOVED_SWITCHES, is_removal, normalize_flag, suggest_flag
 
 __all__ = ["RULES"]
@@ -36,6 +36,7 @@ def _find_removed_flag(evidence: Evidence) -> Iterator[Hit]:
         remedy = REMOVED_FLAGS["vllm"].get(plain) if service.engine in ("vllm", "") else None
         if remedy:
             is_switch = plain in REMOVED_SWITCHES
+            # a person must confirm the change if it also removes the value of the flag
             change = Change("extra_args", flag, safe=is_switch, remove=True, with_value=not is_switch)
             # a flag that needs another one in its place can't just be removed
             yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy},
@@ -45,24 +46,40 @@ def _find_removed_flag(evidence: Evidence) -> Iterator[Hit]:
 def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
     """The engine rejects a flag that it does not have."""
     for service, flag, line in _unrecognized_flags(evidence):
+        # a pasted log may not show its engine
         engine = service.engine or "vllm"
         removed = REMOVED_FLAGS[engine].get(normalize_flag(flag))
         # removed flags of vLLM are reported as SG-V003
-        if engine != "vllm" or not removed:
-            remedy = removed or suggest_flag(engine, flag) or "remove the flag, or see the engine's own --help"
+        if not flag.startswith("-"):
+            yield Hit(service.service, (line,), {"flag": flag}, variant=NO_FLAG)
+        elif engine != "vllm" or not removed:
+            similar = suggest_flag(engine, flag)
+            otherwise = "remove the flag, or see the engine's own --help"
+            remedy = removed or (f"{similar} Otherwise, {otherwise}" if similar.endswith("?") else similar or otherwise)
             yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy})
 
+
+NO_FLAG = Variant(
+    (),
+    title="an argument is left over",
+    cause="the engine does not know what to do with `{flag}`, which belongs to no flag",
+    fix="write the flag in front of the value, or remove the value; a value with spaces must be one list item in "
+    "extra_args (in a shell, in quotes)",
+    condition="the argument does not start with a dash",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V001",
         title="max_model_len is longer than the model's context",
-        cause="max_model_len is {length}, but the model was made for contexts of {limit} tokens",
-        fix="lower max_model_len to the model's limit, or remove it from stack.yaml",
-        source="vLLM 0.32.0, config/model.py, _get_and_verify_max_len; failure reproduced",
+        cause="max_model_len is {length}, but the model's own limit is {limit} tokens",
+        fix="lower max_model_len to the model's limit, or remove max_model_len from stack.yaml",
+        source="The message comes from vLLM 0.32.0 (config/model.py, _get_and_verify_max_len). The failure was "
+        "reproduced.",
         explain="max_model_len is the longest context of one request. max_model_len is not the batch size, whatever "
-        "older advice says. Some models support a longer context with rope scaling: `extra_args: [--hf-overrides, "
-        "…]`. VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 turns the check off, but the output beyond the limit is garbage.",
+        "older advice says. Some models support a longer context with rope scaling. To set rope scaling, pass "
+        "--hf-overrides in extra_args. VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 turns off vLLM's check of the length, but the "
+        "output beyond the model's limit is garbage.",
         patterns=compile_patterns(
             r"User-specified max_model_len \((?P<length>\d+)\) is greater than the derived max_model_len "
             # not the warning of the same text, which vLLM logs if the user has allowed it
@@ -77,10 +94,11 @@ RULES: tuple[Rule, ...] = (
         cause="{heads} attention heads can't be divided evenly across {size} GPUs",
         fix="choose a tensor_parallel_size that divides {heads}; use the remaining GPUs for replicas or "
         "pipeline_parallel_size",
-        source="vLLM 0.32.0, config/model.py, verify_with_parallel_config; failure reproduced",
+        source="The message comes from vLLM 0.32.0 (config/model.py, verify_with_parallel_config). The failure was "
+        "reproduced.",
         explain="Each GPU takes the same number of heads, so tensor_parallel_size must divide num_attention_heads in "
         "config.json. In practice, tensor_parallel_size must divide the vocabulary size as well. The sizes 2, 4 and 8 "
-        "nearly always work. With three GPUs, use two GPUs and one replica less, or set pipeline_parallel_size: 3.",
+        "nearly always work. With three GPUs, use only two GPUs for the model, or set pipeline_parallel_size to 3.",
         patterns=compile_patterns(
             r"Total number of attention heads \((?P<heads>\d+)\) must be divisible by tensor parallel size "
             r"\((?P<size>\d+)\)"
@@ -92,10 +110,11 @@ RULES: tuple[Rule, ...] = (
         title="a flag was removed from vLLM",
         cause="this version of vLLM no longer has {flag}",
         fix="{remedy}",
-        source="vLLM 0.32.0, `vllm serve --help`; failure reproduced with --disable-log-requests",
-        explain="Removed flags and what to do instead: "
-        + "; ".join(f"`{flag}`: {remedy}" for flag, remedy in REMOVED_FLAGS["vllm"].items())
-        + ".",
+        page_fix="remove the flag from extra_args, or replace it with the flag in the following list",
+        source="The flags come from vLLM 0.32.0 (`vllm serve --help`). The failure was reproduced with "
+        "--disable-log-requests.",
+        explain="Removed flags and what to do instead:\n\n"
+        + "\n".join(f"- `{flag}`: {remedy}" for flag, remedy in REMOVED_FLAGS["vllm"].items()),
         find=_find_removed_flag,
         engines=("vllm",),
     ),
@@ -104,17 +123,22 @@ RULES: tuple[Rule, ...] = (
         title="the engine does not know a flag",
         cause="the engine has no flag {flag}",
         fix="change extra_args: {remedy}",
-        source="argparse of Python 3.10 to 3.13 in vLLM 0.32.0 and FastChat 0.2.36; failure reproduced",
+        page_fix="correct the flag in extra_args, or remove it. `stackgen diagnose` suggests the flag with the most "
+        "similar name in the pinned version of the engine",
+        source="The message comes from argparse of Python 3.10 to 3.13 in vLLM 0.32.0 and FastChat 0.2.36. The "
+        "failure was reproduced.",
         explain="argparse stops the start with exit code 2 at the first unknown argument. stackgen passes extra_args "
-        "to the engine unchanged. Write flags with dashes, because FastChat accepts no underscores.",
+        "to the engine unchanged. Write flags with dashes, because FastChat accepts no underscores in flags.",
         find=_find_unknown_flag,
+        consequence_of=("SG-D028",),
+        variants=(NO_FLAG,),
     ),
     Rule(
         "SG-V005",
         title="a flag has an invalid value",
         cause="the engine rejects {flag}: {problem}",
         fix="correct {flag} in stack.yaml",
-        source="argparse of Python 3.10 to 3.13 in vLLM 0.32.0; failure reproduced",
+        source="The message comes from argparse of Python 3.10 to 3.13 in vLLM 0.32.0. The failure was reproduced.",
         explain="The message contains the flag, and often the values that the flag accepts.",
         patterns=compile_patterns(
             # argparse prints all names of a flag, separated by slashes
@@ -125,32 +149,58 @@ RULES: tuple[Rule, ...] = (
         "SG-V006",
         title="vLLM does not know the model's architecture",
         cause="config.json has the architecture {architecture}, which this version of vLLM can't run",
-        fix="set `image:` to a newer vLLM, use another model, or try `engine: fastchat`, which runs the architectures "
-        "that Transformers supports",
-        source="vLLM 0.32.0, model_executor/models/registry.py; failure reproduced",
-        explain="A new architecture needs a newer vLLM. docs.vllm.ai lists the supported architectures.",
-        patterns=compile_patterns(r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now"),
+        fix="set `image:` to an image with a newer vLLM, use another model, or try the engine fastchat, which runs "
+        "the architectures that Transformers supports",
+        source="The message comes from vLLM 0.32.0 (model_executor/models/registry.py). The failure was reproduced.",
+        explain="A new architecture needs a newer version of vLLM. docs.vllm.ai lists the supported architectures.",
+        patterns=compile_patterns(
+            r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now",
+        ),
         engines=("vllm",),
+        variants=(
+            Variant(
+                # Transformers' reader of GGUF files, which vLLM uses for their configuration
+                compile_patterns(r"GGUF model with architecture (?P<architecture>\S+) is not supported"),
+                title="vLLM can't read a GGUF file of this architecture",
+                cause="vLLM reads the configuration of a GGUF file with Transformers, which does not support the "
+                "architecture {architecture}",
+                fix="serve the GGUF file with the engine llamacpp, or set `model:` to the repository with safetensors "
+                "files for vLLM",
+            ),
+            Variant(
+                # of older versions; the warning of the same text ends with `falling back to Transformers`
+                compile_patterns(
+                    r"(?<!\w)(?P<architecture>\w{1,100}) has no vLLM implementation and the Transformers "
+                    r"implementation "
+                    r"is not compatible"
+                ),
+                cause="vLLM has no implementation of {architecture}, and can't use the one of Transformers",
+                fix="set `image:` to an image with a newer vLLM, or use another model",
+            ),
+        ),
     ),
     Rule(
         "SG-V007",
         title="Transformers does not know the model's type",
-        cause="config.json has model_type {type}, which the version of Transformers in the image does not know",
-        fix="set `image:` to a newer version of the engine, and check `model_type` in config.json",
-        source="transformers 4.x and 5.x, models/auto/configuration_auto.py; failure reproduced with both engines",
+        cause="config.json has the model_type {type}, which the version of Transformers in the image does not know",
+        fix="set `image:` to an image with a newer version of the engine, and check `model_type` in config.json",
+        source="The message comes from transformers 4.x and 5.x (models/auto/configuration_auto.py). The failure was "
+        "reproduced with vLLM and FastChat.",
         explain="The model is newer than the version of Transformers in the image. FastChat works only with "
         "Transformers 4.",
         patterns=compile_patterns(
-            r"has model type `(?P<type>[^`]+)` but Transformers does not recognize this architecture"
+            # no `engines`: FastChat also loads models with Transformers
+            r"has model type [`'\"]?(?P<type>[^`'\" ]+)[`'\"]?,? but Transformers does not recognize this architecture"
         ),
     ),
     Rule(
         "SG-V008",
-        title="the model comes with its own code",
+        title="the model needs Python code from its repository",
         cause="the model can't be loaded without running Python code from its repository",
-        fix="if you trust the repository and have pinned its revision, set trust_remote_code: true",
-        source="transformers 5.x, dynamic_module_utils.py, resolve_trust_remote_code; vLLM 0.32.0, config/model.py",
-        explain="trust_remote_code runs the repository's code with all of the container's permissions. Pin `revision` "
+        fix="if you trust the repository and have pinned its revision, set trust_remote_code to true",
+        source="The messages come from transformers 5.x (dynamic_module_utils.py, resolve_trust_remote_code) and vLLM "
+        "0.32.0 (config/model.py).",
+        explain="trust_remote_code runs the repository's code with all of the container's permissions. Set `revision` "
         "to a commit whose code you have read. stackgen never sets trust_remote_code for you.",
         patterns=compile_patterns(
             r"(?:requires|contains custom code).{0,80}(?:execute|must be executed).*",
@@ -162,36 +212,40 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V009",
         title="the model is not quantized with the method in stack.yaml",
-        cause="stack.yaml sets quantization: {method}, but the model is not quantized with {method}",
-        fix="remove quantization (vLLM reads the method from the model), or use a repository with {method} weights",
-        source="vLLM 0.32.0, model_executor/model_loader/weight_utils.py, get_quant_config; failure reproduced",
-        explain="AWQ, GPTQ and others need weights that were quantized beforehand. With quantization: fp8 or "
-        "bitsandbytes, vLLM quantizes the weights while loading them.",
+        cause="stack.yaml sets quantization to {method}, but the model is not quantized with {method}",
+        fix="remove `quantization` from stack.yaml, because vLLM reads the method from the model, or use a repository "
+        "with {method} weights",
+        source="The message comes from vLLM 0.32.0 (model_executor/model_loader/weight_utils.py, get_quant_config). "
+        "The failure was reproduced.",
+        explain="AWQ, GPTQ and other methods need weights that were quantized beforehand. If `quantization` is `fp8` "
+        "or `bitsandbytes`, vLLM quantizes the weights while loading them.",
         patterns=compile_patterns(r"Cannot find the config file for (?P<method>\w+)"),
         engines=("vllm",),
         change=Change("quantization", safe=False, remove=True),
     ),
     Rule(
         "SG-V010",
-        title="the quantization differs from the model's",
-        cause="stack.yaml sets quantization: {given}, but the model's config.json has {found}",
-        fix="remove quantization, because vLLM reads the method from the model",
-        source="vLLM 0.32.0, config/model.py, _verify_quantization; failure reproduced",
+        title="`quantization` in stack.yaml differs from the model's quantization",
+        cause="stack.yaml sets quantization to {given}, but the model's config.json has the method {found}",
+        fix="remove `quantization` from stack.yaml, because the engine reads the method from the model",
+        source="The message comes from vLLM 0.32.0 (config/model.py, _verify_quantization). The failure was "
+        "reproduced.",
         explain="A model is quantized with one method, and its config.json contains the name of this method.",
         patterns=compile_patterns(
             r"Quantization method specified in the model config \((?P<found>\w+)\) does not match the "
             r"quantization method specified in the `quantization` argument \((?P<given>\w+)\)"
         ),
-        engines=("vllm",),
+        # SGLang has the same check with the same text (0.5.23, configs/model_config.py)
+        engines=("vllm", "sglang"),
         change=Change("quantization", safe=False, remove=True),
     ),
     Rule(
         "SG-V018",
         title="the machine has too few NUMA nodes for tensor parallelism on the CPU",
         cause="each rank of the model needs its own NUMA node, but the machine has only the nodes {nodes}",
-        fix="on the CPU, remove tensor_parallel_size, or bind threads by hand: extra_env: {VLLM_CPU_OMP_THREADS_BIND: "
-        '"0|1"}',
-        source="vLLM 0.32.0, utils/ompmultiprocessing.py; failure reproduced",
+        fix='on the CPU, remove tensor_parallel_size, or bind threads by hand (set VLLM_CPU_OMP_THREADS_BIND to "0|1" '
+        "in extra_env)",
+        source="The message comes from vLLM 0.32.0 (utils/ompmultiprocessing.py). The failure was reproduced.",
         explain="On the CPU, vLLM binds each rank to a NUMA node. Most machines have one NUMA node.",
         patterns=compile_patterns(r"Not enough allowed NUMA nodes to bind threads.*?nodes are (?P<nodes>\[[^\]]*\])"),
         engines=("vllm",),
@@ -200,11 +254,11 @@ RULES: tuple[Rule, ...] = (
         "SG-V019",
         title="the image has no C++ compiler",
         cause="torch.compile needs a C++ compiler, but the image has none",
-        fix="turn off compilation with enforce_eager: true",
-        source="torch 2.13, torch/_inductor/cpp_builder.py; failure reproduced",
+        fix="set enforce_eager to true, which turns off compilation",
+        source="The message comes from torch 2.13 (torch/_inductor/cpp_builder.py). The failure was reproduced.",
         explain="On the CPU, torch.compile generates C++ code. vLLM's own CPU image contains g++. An image without a "
-        "C++ compiler needs enforce_eager: true, which turns off compilation and CUDA graphs. enforce_eager does not "
-        "turn on continuous batching, which is always on.",
+        "C++ compiler needs enforce_eager, which turns off compilation and CUDA graphs. Continuous batching is always "
+        "on and does not need enforce_eager.",
         patterns=compile_patterns(r"InvalidCxxCompiler|No working C\+\+ compiler found"),
         engines=("vllm",),
         change=Change("enforce_eager", "true"),
@@ -212,11 +266,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V021",
         title="vLLM's CPU build has no kernel for the model's attention",
-        cause="no attention kernel in vLLM's CPU build supports heads of size {size}",
-        fix="use a GPU, or engine: llamacpp",
-        source="vLLM 0.32.0, csrc/cpu, cpu_attn; failure reproduced with head_dim 16",
-        explain="The server starts, reports that it is ready, and dies at the first request.",
-        patterns=compile_patterns(r"Unsupported CPU attention configuration: head_dim=(?P<size>\d+)"),
+        cause="the attention of this model needs a kernel that vLLM's CPU build does not have",
+        fix="run the model on a GPU, or use the engine llamacpp",
+        source="The message comes from vLLM 0.32.0 (csrc/cpu, cpu_attn). The failure was reproduced.",
+        explain="The server starts, reports that it is ready, and dies at the first request. The health check of the "
+        "stack sends this request, so the service never becomes healthy.",
+        patterns=compile_patterns(r"Unsupported CPU attention configuration"),
         engines=("vllm",),
     ),
 )

@@ -3,59 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stackgen.engines.base import served_names
 from stackgen.plan import Document, Endpoint
+from stackgen.resolve.addons.gateway_errors import error_bodies
+from stackgen.resolve.addons.gateway_keys import NO_RULES, KeyRules, key_maps
+from stackgen.resolve.addons.servers import Backend, Server, hex_name
 from stackgen.spec import GatewaySpec, ModelSpec
 
 __all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_name", "documents", "find_backend", "make_backend"]
 
-# Max concurrent requests per replica if the stack file sets no limit. vLLM batches 256 by default and queues the rest
-DEFAULT_CONCURRENCY = {"vllm": 256, "fastchat": 5, "llamacpp": 4}
+# Max concurrent requests per replica if the stack file sets no limit. vLLM batches 256 by default and queues the rest;
+# SGLang takes what its KV cache holds, and queues the rest
+DEFAULT_CONCURRENCY = {"vllm": 256, "sglang": 256, "fastchat": 5, "llamacpp": 4}
 # Bytes for large buffers if every connection uses one. Most connections use none: HAProxy allocates buffers on demand
 BUFFER_MEMORY = 8 * 2**30
 # Max connections: all, and those with large bodies. Each needs two open files, and a container may have only 20,000
 MAX_CONNECTIONS, MAX_LARGE_CONNECTIONS = 6144, 2048
+MAX_PAGE_CONNECTIONS = 1024
+# Concurrent requests for which one thread of HAProxy is enough, and the most threads of a process (see Gateway.threads)
+REQUESTS_PER_THREAD, MAX_THREADS = 512, 4
 # Bytes: a small buffer, which must fit the whole request, and the largest body in it; the rest is for the headers
 BUFFER_SIZE, SMALL_BODY_LIMIT = 65536, 49152
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A replica: its service name, and its port inside the network."""
-
-    name: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """One model: its served names, its replicas, and how their health is probed.
-
-    `probe_path` is requested every `probe_interval` seconds, with a timeout of `probe_timeout` seconds. `probe_body`
-    is the body of a request for one token, "" for a GET. `max_concurrent_requests` is per replica; HAProxy queues the
-    rest. `router` is in front of the replicas for requests that benefit from a prefix cache.
-    """
-
-    name: str
-    engine: str
-    names: tuple[str, ...]
-    servers: tuple[Server, ...]
-    probe_path: str
-    probe_body: str
-    max_concurrent_requests: int
-    probe_interval: int
-    probe_timeout: int
-    fall: int
-    router: Server | None = None
-
-    @property
-    def total_concurrent_requests(self) -> int:
-        """Sum of the max concurrent requests of all replicas."""
-        return self.max_concurrent_requests * len(self.servers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +36,8 @@ class Fallback:
     """The provider that answers for a model, under its served `names`, if no replica of `backend` is up.
 
     `name` is the name of its own HAProxy backend. `authority` is the Host header. `tls_server_name` is the name that
-    the certificate must match, "" without TLS. The other fields are HAProxy log formats: `path` is put before the
+    the certificate must match, "" without TLS. `ca_file` is the file with the certificate authorities to trust, "" for
+    those of the image. The other fields are HAProxy log formats: `path` is put before the
     request's own path, `model` is the provider's model id as JSON, `served_by` is the value of the response header
     `x-stackgen-served-by`, and `authorization` is the request header for the provider.
     """
@@ -75,6 +49,7 @@ class Fallback:
     address: str
     authority: str
     tls_server_name: str
+    ca_file: str
     path: str
     model: str
     served_by: str
@@ -95,12 +70,75 @@ class Gateway:
     max_queue: int
     queue_timeout: int
     fallbacks: tuple[Fallback, ...] = ()
+    # origins of web pages that may call the gateway from a browser
+    cors: tuple[str, ...] = ()
+    rules: KeyRules = NO_RULES
+
+    # bytes of a prompt that choose the replica; 0: the load alone chooses
+    prefix_bytes: int = 0
+
+    # whether another gateway asks /health for one model
+    tells_models: bool = False
+
+    # the chat page that other machines reach through the gateway
+    page: Server | None = None
+
+    # HOST:PORT of the DNS server that knows the replicas; "" for those in /etc/resolv.conf
+    nameserver: str = "127.0.0.11:53"
 
     buffer_size: int = BUFFER_SIZE
     small_body: int = SMALL_BODY_LIMIT
     # HAProxy's tune.memory.hot-size: memory for buffers that each thread keeps for its next requests
     hot_size: int = 128 * BUFFER_SIZE
     connections: int = MAX_CONNECTIONS
+
+    @property
+    def page_connections(self) -> int:
+        """Most connections to the chat page: a browser keeps a WebSocket and up to six others (RFC 9112, 9.4)."""
+        return MAX_PAGE_CONNECTIONS if self.page else 0
+
+    @property
+    def threads(self) -> int:
+        """Most threads of the first process. HAProxy uses fewer on a machine with fewer cores.
+
+        Without a limit, HAProxy 3.2 starts a thread for each core, up to 1024 (Configuration Manual, `nbthread`).
+        """
+        requests = sum(backend.total_concurrent_requests for backend in self.backends)
+        # a thread does half as much with TLS
+        return min(MAX_THREADS, math.ceil(requests * (2 if self.tls else 1) / REQUESTS_PER_THREAD))
+
+    @property
+    def prefix_backends(self) -> tuple[str, ...]:
+        """Names of the backends in which the beginning of a prompt chooses among replicas."""
+        return tuple(one.name for one in self.backends if self.prefix_bytes and one.replicas > 1)
+
+    @property
+    def large_threads(self) -> int:
+        """Most threads of the second process: a thread that searches a large body does nothing else meanwhile."""
+        return min(MAX_THREADS, 2 * self.threads)
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """All services that can be drained: replicas and routers."""
+        routers = (backend.router for backend in self.backends)
+        servers = [*(one for backend in self.backends for one in backend.servers), *filter(None, routers)]
+        # a service may be in several backends
+        return tuple(dict.fromkeys(name for one in servers for name in one.entries))
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Bodies of the gateway's errors by name, as HAProxy log formats."""
+        return error_bodies(self.max_body)
+
+    @property
+    def form_paths(self) -> tuple[str, ...]:
+        """Paths whose body is multipart/form-data with the fields `model` and `file`."""
+        return tuple(path for path in self.post_paths if path.startswith("/v1/audio/"))
+
+    @property
+    def any_origin(self) -> bool:
+        """Whether web pages of all origins may call the gateway."""
+        return "*" in self.cors
 
     @property
     def retried_statuses(self) -> tuple[int, ...]:
@@ -136,6 +174,7 @@ class Gateway:
     @property
     def connections_per_address(self) -> int:
         """Maximum number of connections from one client address."""
+        # one client must not use up all connections
         return self.connections * 3 // 4
 
 
@@ -153,7 +192,8 @@ def backend_name(engine: str, served: str, taken: set[str]) -> str:
 def make_backend(name: str, endpoint: Endpoint, engine: str, names: tuple[str, ...], server: Server) -> Backend:
     """Makes the backend `name` for the model that `endpoint` serves under `names`, with one replica."""
     concurrency = endpoint.max_concurrent_requests or DEFAULT_CONCURRENCY.get(engine, 64)
-    if endpoint.dialect.liveness_path:
+    # a server with workers is alive even if the model's worker is not
+    if endpoint.dialect.liveness_path and not endpoint.workers:
         return Backend(
             name, engine=engine, names=names, servers=(server,), probe_path=endpoint.dialect.liveness_path,
             probe_body="", max_concurrent_requests=concurrency, probe_interval=2, probe_timeout=5, fall=3,
@@ -178,16 +218,15 @@ def find_backend(model: ModelSpec, backends: Sequence[Backend]) -> Backend:
 
 def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
     """The configuration, and the maps in which it looks up names, keys and limits."""
-    models = [(_hex(name), backend.name) for backend in data.backends for name in backend.names]
-    objects = [(_hex(name), _object(name)) for backend in data.backends for name in backend.names]
+    models = [(hex_name(name), backend.name) for backend in data.backends for name in backend.names]
+    objects = [(hex_name(name), _object(name)) for backend in data.backends for name in backend.names]
     owned = [(one.name, one.names) for one in data.backends] + [(one.name, one.names) for one in data.fallbacks]
     lists = [(name, ",".join(map(_object, names))) for name, names in owned]
-    fallbacks = [(_hex(name), one.name) for one in data.fallbacks for name in one.names]
+    fallbacks = [(hex_name(name), one.name) for one in data.fallbacks for name in one.names]
     maps = {
         "models": ("served model name (hex) -> backend", models),
         "objects": ("served model name (hex) or backend -> its entries in GET /v1/models", [*objects, *lists]),
-        "rates": ("key name -> requests per minute", _limits(spec, "requests_per_minute")),
-        "concurrency": ("key name -> max concurrent requests", _limits(spec, "concurrent_requests")),
+        **key_maps(spec, owned, _object),
     }  # fmt: skip
     if fallbacks:
         maps["fallbacks"] = ("served model name (hex) -> backend of its fallback", fallbacks)
@@ -201,14 +240,5 @@ def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
     )  # fmt: skip
 
 
-def _hex(name: str) -> str:
-    # hex, so that no name can break the format of the map
-    return name.encode().hex().upper()
-
-
 def _object(name: str) -> str:
     return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "stackgen"}, separators=(",", ":"))
-
-
-def _limits(spec: GatewaySpec, field: str) -> list[tuple[str, str]]:
-    return [(key.name, str(getattr(key, field))) for key in spec.keys if getattr(key, field)]

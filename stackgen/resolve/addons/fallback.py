@@ -57,8 +57,8 @@ def mistakes(stack: StackSpec) -> list[Mistake]:
     return found
 
 
-def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, ...]:
-    """Returns the fallback of each model that has one."""
+def fallbacks(stack: StackSpec, backends: Sequence[Backend], ca_file: str = "") -> tuple[Fallback, ...]:
+    """Returns the fallback of each model that has one. `ca_file` replaces the certificate authorities of the image."""
     found = []
     for model in stack.models:
         # only the model's own names, because the provider doesn't know the adapters
@@ -76,6 +76,7 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
                 address=f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}",
                 authority=url.authority,
                 tls_server_name=url.host if url.tls else "",
+                ca_file=ca_file,
                 path=_escape_log_format(url.path),
                 # fallback.lua inserts this value into the JSON body
                 model=_escape_log_format(json.dumps(spec.model)),
@@ -90,7 +91,7 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend]) -> tuple[Fallback, 
 def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
     """Environment of the gateway: the variables with the providers' keys, and `STACKGEN_REQUIRED`."""
     specs = [(_key_variables(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
-    message = "put the key of {} into .env: a fallback of the stack needs it"
+    message = "put the key of {} into .env: a fallback of the stack needs this key"
     found = {
         names[0]: EnvRef(names[0], message.format(provider), alternative="".join(names[1:2]))
         for names, provider in specs
@@ -112,12 +113,18 @@ def warnings(stack: StackSpec) -> list[str]:
     found = []
     for model in stack.models:
         if model.fallback:
-            url = _parse_url(_url(model.fallback))
+            name, url = served_names(model)[0], _parse_url(_url(model.fallback))
             # without TLS, everybody on the network path can read prompts and key
             plain = "" if url.tls else ", unencrypted and with the key"
+            if stack.proxy:
+                found.append(
+                    f"HAProxy can't use an HTTP proxy, so the gateway connects to the fallback of {name} directly: "
+                    f"allow connections from this machine to {url.host}:{url.port}, or set fallback.base_url to a "
+                    "server in your network that forwards the requests"
+                )
             found.append(
-                f"{served_names(model)[0]} has a fallback: if no replica is up, its requests, including all prompts, "
-                f"leave this machine for {model.fallback.model} at {url.authority}{plain}"
+                f"{name} has a fallback: if no replica is up, the requests for {name}, including all prompts, "
+                f"leave this machine and are sent to {model.fallback.model} at {url.authority}{plain}"
             )
     return found
 
@@ -138,7 +145,7 @@ def _find_mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:
     names = _key_variables(spec)
     # a provider must not be able to use this stack
     if names and names[0].startswith("STACKGEN_"):
-        found.append(("api_key_env", "is a key of this stack, which must not be sent to a provider",
+        found.append(("api_key_env", "is a key of this stack, and stackgen sends no key of this stack to a provider",
                       "set another variable"))  # fmt: skip
     elif not names:
         text = f"is required, because the key of {spec.provider} is not sent to other hosts" if cloud else "is required"
@@ -158,9 +165,15 @@ def _check_url(base_url: str) -> tuple[str, str] | None:
         return "is not a URL that the gateway can connect to", "write https://HOST[:PORT]/v1 in ASCII"
     # localhost inside the gateway's container isn't this machine
     if url.host in LOCALHOST or (url.address and (url.address.is_loopback or url.address.is_unspecified)):
-        return "points to the gateway's own container", "use this machine's address on its network"
+        return (
+            "points to the gateway's own container",
+            "use this machine's IP address or host name in the local network",
+        )
     if url.tls and url.address:
-        return "needs a host name, because the certificate is checked against it", "write https://HOST[:PORT]/v1"
+        return (
+            "needs a host name, because the gateway compares the host name with the certificate",
+            "write https://HOST[:PORT]/v1",
+        )
     return None
 
 

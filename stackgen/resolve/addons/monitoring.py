@@ -47,7 +47,7 @@ PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
 GRAFANA, GRAFANA_PORT = "grafana", 3000
 FOLDER = "/etc/stackgen"
 LOOPBACK = "127.0.0.1"  # Prometheus has no authentication
-GRAFANA_PASSWORD = EnvRef("GRAFANA_PASSWORD", "Grafana's password: `stackgen up` writes one into .env")
+GRAFANA_PASSWORD = EnvRef("GRAFANA_PASSWORD", "Grafana's password: `stackgen up` writes a new password into .env")
 PROVISIONING = "/etc/grafana/provisioning"
 # no sign-up, and no requests to other hosts
 GRAFANA_SETTINGS = (
@@ -118,31 +118,50 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     spec = stack.monitoring
     if spec is None or not is_enabled(stack, site):
         requested = spec is not None and spec.enabled
-        warnings = ("monitoring needs containers: local processes run without it",) if requested else ()
+        warnings = ("monitoring needs containers: local processes run without monitoring",) if requested else ()
         return replace(plan, warnings=(*plan.warnings, *warnings))
     log = Logging(stack.logging.max_size, stack.logging.max_file)
+    plan = _with_watch_metrics(plan)
     probes = targets.probes(stack, site, plan)
-    services = [_prometheus(spec), _grafana(spec), _exporter(spec, probes)]
+    # a cluster has its own Prometheus and Grafana
+    services = (
+        [_exporter(spec, probes)] if site.is_cluster else [_prometheus(spec), _grafana(spec), _exporter(spec, probes)]
+    )
     gpus = _all_gpus(plan)
-    if gpus:
+    if gpus and not site.is_cluster:
         services.append(_dcgm(spec, gpus))
     # the default images are pinned to a version; images from the stack file may not be
     images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
+    jobs = targets.scrape_jobs(plan, site, spec.scrape_interval)
+    scraping = targets.Scraping(spec.scrape_interval, spec.reload_interval, jobs)
     documents = (
-        Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", targets.scrape_jobs(plan, site)),
+        Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", scraping),
+        # Grafana's shortest range for rates
+        Document("monitoring/datasource.yaml.j2", "monitoring/datasources/stackgen.yaml", "yaml", spec.scrape_interval),
         Document("monitoring/rules.yml.j2", "monitoring/rules.yml", "yaml", alert_groups(plan, spec)),
         Document("monitoring/endpoints.yaml.j2", "monitoring/endpoints.yaml", "yaml", probes),
     )
+    own = ((PROMETHEUS, f"{stack.name}-prometheus"), (GRAFANA, f"{stack.name}-grafana"))
     assets = [*_grafana_files(plan), *(() if spec.exporter_image else context_assets("exporter"))]
     return replace(
         plan,
         services=(*plan.services, *(replace(service, logging=log) for service in services)),
         # metrics and accounts belong to one stack, unlike the shared model storage
-        volumes=(*plan.volumes, (PROMETHEUS, f"{stack.name}-prometheus"), (GRAFANA, f"{stack.name}-grafana")),
+        volumes=(*plan.volumes, *(() if site.is_cluster else own)),
         assets=(*plan.assets, *assets),
         documents=(*plan.documents, *documents),
         warnings=(*plan.warnings, *unpinned_warnings(*images)),
     )
+
+
+def _with_watch_metrics(plan: Plan) -> Plan:
+    """The plan in which each watch for hangs that can serve metrics does so."""
+    port = ("STACKGEN_WATCH_PORT", str(targets.WATCH_PORT))
+    watched = {service.name for service in targets.watched_services(plan)}
+    services = tuple(
+        replace(one, environment=(*one.environment, port)) if one.name in watched else one for one in plan.services
+    )
+    return replace(plan, services=services)
 
 
 def _spec(stack: StackSpec) -> MonitoringSpec:
@@ -158,8 +177,8 @@ def _prometheus(spec: MonitoringSpec) -> Service:
         command=(
             f"--config.file={FOLDER}/prometheus.yml", "--storage.tsdb.path=/prometheus",
             f"--storage.tsdb.retention.time={spec.retention}",
-            # a changed stack is scraped within 30 s, without a restart
-            "--enable-feature=auto-reload-config", "--config.auto-reload-interval=30s",
+            # a changed stack is scraped without a restart
+            "--enable-feature=auto-reload-config", f"--config.auto-reload-interval={spec.reload_interval}s",
         ),
         mounts=(Bind("./monitoring", FOLDER), Volume(PROMETHEUS, "/prometheus")),
         ports=(Port(LOOPBACK, spec.prometheus_port, PROMETHEUS_PORT),),
@@ -174,7 +193,7 @@ def _prometheus(spec: MonitoringSpec) -> Service:
 def _grafana(spec: MonitoringSpec) -> Service:
     return Service(
         name=GRAFANA, role="monitoring",
-        comment="Dashboards; log in as admin, the password is in .env",
+        comment="Shows dashboards. Log in as `admin`, with the password in .env",
         image=spec.grafana_image or GRAFANA_IMAGE,
         command=(),
         environment=(("GF_SECURITY_ADMIN_PASSWORD", GRAFANA_PASSWORD), *GRAFANA_SETTINGS),
@@ -194,13 +213,14 @@ def _grafana(spec: MonitoringSpec) -> Service:
 def _exporter(spec: MonitoringSpec, probes: tuple[targets.Probe, ...]) -> Service:
     return Service(
         name=targets.EXPORTER, role="monitoring",
-        comment="Requests a few tokens from every model every 30 s, and exports the results to Prometheus",
+        comment=f"Requests a few tokens from every model every {spec.check_interval} s, and exports the results to "
+        "Prometheus",
         image=spec.exporter_image or cpu_image_tag("exporter"),
         build=None if spec.exporter_image else Build("./exporter", (("STACKGEN_VERSION", VERSIONS["exporter"]),)),
         entrypoint=("stackgen", "exporter"),
         # the auth checks send wrong keys, which the gateway would count as rejected requests
         command=(f"{FOLDER}/endpoints.yaml", "--listen", f"0.0.0.0:{targets.EXPORTER_PORT}", "--allow-remote",
-                 "--skip", "auth"),
+                 "--skip", "auth", "--interval", str(spec.check_interval)),
         environment=(
             (API_KEY.name, API_KEY),
             ("HOME", "/tmp"),
@@ -208,6 +228,7 @@ def _exporter(spec: MonitoringSpec, probes: tuple[targets.Probe, ...]) -> Servic
             ("STACKGEN_ENDPOINTS", hashlib.sha256(repr(probes).encode()).hexdigest()[:12]),
         ),
         mounts=(Bind("./monitoring", FOLDER), Tmpfs("/tmp", "mode=1777")),
+        internal_port=targets.EXPORTER_PORT,
         health=HealthCheck(("python3", "-c", EXPORTER_HEALTH.format(port=targets.EXPORTER_PORT)),
                            timeout=10, start_period=60),
         restart="unless-stopped",
@@ -221,13 +242,14 @@ def _all_gpus(plan: Plan) -> GpuRequest | None:
         return None
     ids = tuple(dict.fromkeys(id for one in requests for id in one.ids))
     count = -1 if any(one.count == -1 for one in requests) else sum(one.count for one in requests)
+    # Compose accepts either ids or a count, not both
     return GpuRequest(requests[0].driver, count=0 if ids else count, ids=ids)
 
 
 def _dcgm(spec: MonitoringSpec, gpus: GpuRequest) -> Service:
     return Service(
         name=targets.DCGM, role="monitoring",
-        comment="Exports metrics of the stack's GPUs; shares the GPUs with the engines, but runs no work on them",
+        comment="Exports metrics of the stack's GPUs. Shares the GPUs with the engines, but runs no work on the GPUs",
         image=spec.dcgm_image or DCGM_IMAGE,
         command=(),
         gpus=gpus,
@@ -236,17 +258,20 @@ def _dcgm(spec: MonitoringSpec, gpus: GpuRequest) -> Service:
         restart="unless-stopped",
         # root and CAP_SYS_ADMIN are needed only for profiling metrics, which no dashboard here shows
         user="1000:1000",
+        # as for engines with GPUs: hooks of the NVIDIA Container Toolkit write to the root file system
+        read_only=False,
     )  # fmt: skip
 
 
 def _grafana_files(plan: Plan) -> tuple[Asset, ...]:
     # a dashboard without its metrics would be empty
-    names = ["overview", "models"] if targets.services_with_metrics(plan) else ["overview"]
+    names = ["overview"]
+    names += ["models"] if targets.services_with_metrics(plan, "vllm") else []
+    names += ["sglang"] if targets.services_with_metrics(plan, "sglang") else []
     names += ["gateway"] if targets.has_gateway(plan) else []
     names += ["probes"]
     names += ["gpus"] if targets.nvidia_services(plan) else []
     return (
-        Asset("monitoring/datasource.yaml", "monitoring/datasources/stackgen.yaml"),
         Asset("monitoring/dashboards.yaml", "monitoring/dashboards/stackgen.yaml"),
         *(Asset(f"monitoring/dashboards/{name}.json", f"monitoring/dashboards/{name}.json") for name in names),
     )

@@ -1,53 +1,35 @@
 """The alert rules. All metric names were recorded from real exporters.
 
-Sources: vLLM 0.32.0 and HAProxy 3.2.26 (recordings), `stackgen/exporter/metrics.py`, and `etc/default-counters.csv` of
-DCGM exporter 4.5.3-4.8.2. A test compares every name with them.
+Sources: vLLM 0.32.0, HAProxy 3.2.26 and the watch for hangs (recordings), `stackgen/exporter/metrics.py`,
+`observability/metrics_collector.py` of SGLang 0.5.23, and `etc/default-counters.csv` of DCGM exporter 4.5.3-4.8.2. A
+test compares every name with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from stackgen.plan import Plan
+from stackgen.resolve.addons.monitoring_alert import Alert, Group, sglang_alerts
 from stackgen.resolve.addons.monitoring_targets import (
     count_planned_gpus,
     has_gateway,
     nvidia_services,
     services_with_metrics,
+    watched_services,
 )
 from stackgen.spec import MonitoringSpec
 
 __all__ = ["Alert", "Group", "alert_groups"]
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One alert: fires if `expr` holds for `for_seconds`. `summary` may use Prometheus templates.
-
-    `severity` is critical, warning or info; `action` is what the operator should do.
-    """
-
-    name: str
-    expr: str
-    for_seconds: int
-    severity: str
-    summary: str
-    action: str
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Alerts that Prometheus evaluates together."""
-
-    name: str
-    alerts: tuple[Alert, ...]
-
-
 def alert_groups(plan: Plan, spec: MonitoringSpec) -> tuple[Group, ...]:
     """Returns the alerts whose metrics exist in this stack. Times and `ttft_target` are in seconds."""
     found = {
-        "vllm": _vllm(spec.ttft_target) if services_with_metrics(plan) else (),
+        "replicas": _replicas() if services_with_metrics(plan) else (),
+        "vllm": _vllm(spec.ttft_target) if services_with_metrics(plan, "vllm") else (),
+        "sglang": sglang_alerts(spec.ttft_target) if services_with_metrics(plan, "sglang") else (),
+        "hangs": _hangs() if watched_services(plan) else (),
         "gateway": _gateway() if has_gateway(plan) else (),
         "gpus": _gpus(count_planned_gpus(plan)) if nvidia_services(plan) else (),
         "probes": _probes(spec.ttft_target),
@@ -56,28 +38,34 @@ def alert_groups(plan: Plan, spec: MonitoringSpec) -> tuple[Group, ...]:
     return tuple(Group(name, tuple(alerts)) for name, alerts in found.items() if alerts)
 
 
+def _replicas() -> tuple[Alert, ...]:
+    return (
+        # only replicas that were up: a start may take long, because it loads the weights
+        Alert(
+            "ReplicaDown",
+            expr='up{job=~"vllm|sglang"} == 0 and max_over_time(up{job=~"vllm|sglang"}[1h]) == 1',
+            for_seconds=120,
+            severity="critical",
+            summary="{{ $labels.replica }} of {{ $labels.model }} is down",
+            action="run `stackgen diagnose`; meanwhile the gateway sends requests to the other replicas",
+        ),
+        # also replicas that were never up: half an hour, because a start may take long
+        Alert(
+            "ReplicaNotUp",
+            expr='up{job=~"vllm|sglang"} == 0',
+            for_seconds=1800,
+            severity="critical",
+            summary="{{ $labels.replica }} of {{ $labels.model }} has not been up for 30 minutes",
+            action="run `stackgen diagnose`",
+        ),
+    )
+
+
 def _vllm(target: float) -> tuple[Alert, ...]:
     ttft = "sum by (model, replica, le) (rate(vllm:time_to_first_token_seconds_bucket[5m]))"
     waiting = "sum by (model) (avg_over_time(vllm:num_requests_waiting[5m]))"
     growing = "sum by (model) (deriv(vllm:num_requests_waiting[10m]))"
     return (
-        # only replicas that were up: a start may take long, because it loads the weights
-        Alert(
-            "ReplicaDown",
-            expr='up{job="vllm"} == 0 and max_over_time(up{job="vllm"}[1h]) == 1',
-            for_seconds=120,
-            severity="critical",
-            summary="{{ $labels.replica }} of {{ $labels.model }} is down",
-            action="run stackgen diagnose; meanwhile the gateway sends requests to the other replicas",
-        ),
-        Alert(
-            "ReplicaNotUp",
-            expr='up{job="vllm"} == 0',
-            for_seconds=1800,
-            severity="critical",
-            summary="{{ $labels.replica }} of {{ $labels.model }} has not been up for 30 minutes",
-            action="run stackgen diagnose",
-        ),
         # both conditions, because a long queue that shrinks is recovering
         Alert(
             "QueueGrowing",
@@ -85,7 +73,7 @@ def _vllm(target: float) -> tuple[Alert, ...]:
             for_seconds=300,
             severity="warning",
             summary="{{ $labels.model }}: {{ $value | humanize }} requests are waiting, and the queue is growing",
-            action="add a replica (stackgen scale), or lower the concurrency limits of the keys",
+            action="add a replica (`stackgen scale`), or lower the concurrency limits of the keys",
         ),
         Alert(
             "KvCacheFull",
@@ -115,10 +103,23 @@ def _vllm(target: float) -> tuple[Alert, ...]:
     )
 
 
+def _hangs() -> Iterator[Alert]:
+    # the counter has series for all reasons from the start, so that the first hang is an increase
+    yield Alert(
+        "ReplicaHung",
+        expr="increase(stackgen_replica_hangs_total[1h]) > 0",
+        for_seconds=0,
+        severity="warning",
+        summary="{{ $labels.replica }} of {{ $labels.model }} hung ({{ $labels.reason }}) and was restarted",
+        action="run `stackgen diagnose`: it shows the reason; the third hang within an hour ends the container",
+    )
+
+
 def _gateway() -> tuple[Alert, ...]:
     # not fallbacks, whose hosts may not resolve before they are needed; requests to `large` count for the model already
     up = 'state="UP",proxy!~"fallback-.*|large"'
     errors, requests = "stackgen_gateway_key_errors_total", "stackgen_gateway_key_requests_total"
+    drained, lease = "stackgen_gateway_drained", "stackgen_gateway_drain_lease_timestamp_seconds"
     failed = 'increase(haproxy_backend_http_responses_total{proxy!="large",code="5xx"}[10m])'
     rejected = 'increase(haproxy_frontend_http_responses_total{proxy="api",code="4xx"}[10m])'
     return (
@@ -129,7 +130,7 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=600,
             severity="warning",
             summary="{{ $labels.server }} of {{ $labels.proxy }} gets no requests",
-            action="run stackgen diagnose; if the replica is still starting, the alert resolves itself",
+            action="run `stackgen diagnose`; if the replica is still starting, the alert resolves itself",
         ),
         Alert(
             "GatewayModelDown",
@@ -137,7 +138,18 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=60,
             severity="critical",
             summary="{{ $labels.proxy }}: no replica is up, so requests fail with 503",
-            action="run stackgen diagnose",
+            action="run `stackgen diagnose`",
+        ),
+        # while a command drains a replica, it renews the lease; the gateway ends the drain itself after the lease
+        Alert(
+            "GatewayReplicaLeftDrained",
+            expr=f"{drained}_since_timestamp_seconds > 0 and {lease} < time()",
+            for_seconds=120,
+            severity="warning",
+            summary="{{ $labels.replica }} has been drained since {{ $value | humanizeTimestamp }}, and no stackgen "
+            "command holds the drain",
+            action="`stackgen status` shows which command drained it; if it was drained by hand, `stackgen update` "
+            "enables it again",
         ),
         Alert(
             "GatewayQueueGrowing",
@@ -145,7 +157,7 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=120,
             severity="warning",
             summary="{{ $labels.proxy }}: {{ $value | humanize }} requests are queued at the gateway",
-            action="add a replica (stackgen scale), or lower the concurrency limits of the keys",
+            action="add a replica (`stackgen scale`), or lower the concurrency limits of the keys",
         ),
         Alert(
             "GatewayFailures",
@@ -153,7 +165,7 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=0,
             severity="warning",
             summary="{{ $labels.proxy }}: {{ $value | humanize }} requests failed in 10 minutes",
-            action="docker compose logs gateway shows which replicas failed",
+            action="`docker compose logs gateway` shows which replicas failed",
         ),
         # both conditions: a busy key may have many errors that are a small share of its requests
         Alert(
@@ -162,7 +174,7 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=0,
             severity="warning",
             summary="most requests with the key {{ $labels.key }} are rejected: {{ $value | humanize }} in 10 minutes",
-            action="docker compose logs gateway shows whether the key reached a limit or sends invalid requests",
+            action="`docker compose logs gateway` shows whether the key reached a limit or sends invalid requests",
         ),
         Alert(
             "RequestsRefused",
@@ -170,7 +182,7 @@ def _gateway() -> tuple[Alert, ...]:
             for_seconds=0,
             severity="info",
             summary="{{ $value | humanize }} requests were rejected in 10 minutes, including those without a valid key",
-            action="docker compose logs gateway shows the clients' addresses",
+            action="`docker compose logs gateway` shows the addresses of the clients",
         ),
     )
 
@@ -186,7 +198,7 @@ def _gpus(planned: int) -> Iterator[Alert]:
         for_seconds=120,
         severity="critical",
         summary="only {{ $value }}" + (f" of {planned}" if planned else "") + " GPUs are left",
-        action="check nvidia-smi and dmesg (Xid); the machine may need a restart",
+        action="check `nvidia-smi` and `dmesg` (Xid); the machine may need a restart",
     )
     # changes(): the metric keeps the last code, which must not fire forever
     yield Alert(
@@ -195,7 +207,7 @@ def _gpus(planned: int) -> Iterator[Alert]:
         for_seconds=0,
         severity="warning",
         summary="GPU {{ $labels.gpu }} reported Xid error {{ $value }}",
-        action="look the code up in NVIDIA's list of Xid errors",
+        action="look up the number of the Xid error in NVIDIA's list of Xid errors",
     )
 
 
@@ -207,7 +219,7 @@ def _probes(target: float) -> tuple[Alert, ...]:
             for_seconds=180,
             severity="critical",
             summary="{{ $labels.endpoint }} fails its checks",
-            action="run stackgen check: it shows which check fails, and how to fix the problem",
+            action="run `stackgen check`: its report shows the failed check and suggests a fix",
         ),
         Alert(
             "ProbeOld",
@@ -215,7 +227,7 @@ def _probes(target: float) -> tuple[Alert, ...]:
             for_seconds=0,
             severity="warning",
             summary="{{ $labels.endpoint }} was last checked {{ $value | humanizeDuration }} ago",
-            action="run docker compose restart exporter",
+            action="run `docker compose restart exporter`",
         ),
         # the minimum, because one slow probe in 5 minutes is no incident
         Alert(
@@ -231,14 +243,14 @@ def _probes(target: float) -> tuple[Alert, ...]:
 
 def _monitoring() -> tuple[Alert, ...]:
     return (
-        # replicas of vLLM have alerts of their own
+        # replicas with metrics, and the watch in the same container, have alerts of their own
         Alert(
             "MonitoringTargetMissing",
-            expr='up{job!="vllm"} == 0',
+            expr='up{job!~"vllm|sglang|watch"} == 0',
             for_seconds=300,
             severity="warning",
             summary="Prometheus can't scrape {{ $labels.instance }} ({{ $labels.job }})",
-            action="check docker compose ps and the log of that service",
+            action="check the state (`docker compose ps`) and the log of that service",
         ),
         Alert(
             "MonitoringConfigWrong",
@@ -246,6 +258,6 @@ def _monitoring() -> tuple[Alert, ...]:
             for_seconds=120,
             severity="warning",
             summary="Prometheus rejected its changed configuration and still uses the old one",
-            action="docker compose logs prometheus shows the line",
+            action="`docker compose logs prometheus` shows the invalid line",
         ),
     )

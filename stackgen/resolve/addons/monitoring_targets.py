@@ -20,8 +20,10 @@ __all__ = [
     "EXPORTER",
     "EXPORTER_PORT",
     "GATEWAY_ADMIN_PORT",
+    "WATCH_PORT",
     "Job",
     "Probe",
+    "Scraping",
     "Target",
     "count_planned_gpus",
     "gateway_url",
@@ -30,11 +32,16 @@ __all__ = [
     "probes",
     "scrape_jobs",
     "services_with_metrics",
+    "watched_services",
 ]  # fmt: skip
 
 EXPORTER, EXPORTER_PORT = "exporter", 9464
+# not published; no engine uses it
+WATCH_PORT = 9465
 DCGM, DCGM_PORT = "dcgm-exporter", 9400
 GATEWAY_PORT, GATEWAY_PLAIN_PORT, GATEWAY_ADMIN_PORT = 8000, 8001, 8405
+# engines whose own web server has /metrics, which need no key; the name is also the name of the scrape job
+METRIC_ENGINES = ("vllm", "sglang")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,15 @@ class Job:
     path: str
     interval: int
     targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scraping:
+    """All data of Prometheus's configuration. `interval` and `reload_interval` are in seconds."""
+
+    interval: int
+    reload_interval: int
+    jobs: tuple[Job, ...]
 
 
 # its repr is hashed into the exporter's environment: a renamed field would recreate every exporter
@@ -79,10 +95,17 @@ def gateway_url(stack: StackSpec, site: Site) -> str:
     return site.url(GATEWAY, GATEWAY_PLAIN_PORT if tls else GATEWAY_PORT) + "/v1"
 
 
-def services_with_metrics(plan: Plan) -> tuple[Service, ...]:
-    """The services with their own Prometheus metrics: replicas of vLLM."""
+def services_with_metrics(plan: Plan, engine: str = "") -> tuple[Service, ...]:
+    """The services with their own Prometheus metrics: replicas of vLLM and SGLang, or of `engine` only."""
     # FastChat exports no metrics, and llama-server exports them only with --metrics, which stackgen doesn't set
-    return tuple(service for service in plan.services if service.engine == "vllm" and service.role == "engine")
+    wanted = (engine,) if engine else METRIC_ENGINES
+    return tuple(service for service in plan.services if service.engine in wanted and service.role == "engine")
+
+
+def watched_services(plan: Plan) -> tuple[Service, ...]:
+    """The services whose watch for hangs has metrics: replicas of vLLM and SGLang, unless `restart_hung` is false."""
+    # the networks of FastChat's workers don't reach Prometheus, and the watch of llama.cpp is a shell script
+    return tuple(one for one in services_with_metrics(plan) if "STACKGEN_WATCH" in dict(one.environment))
 
 
 def nvidia_services(plan: Plan) -> tuple[Service, ...]:
@@ -100,22 +123,27 @@ def count_planned_gpus(plan: Plan) -> int:
     return len({id for one in requests for id in one.ids}) + sum(one.count for one in requests)
 
 
-def scrape_jobs(plan: Plan, site: Site) -> tuple[Job, ...]:
-    """All scrape jobs of Prometheus."""
+def scrape_jobs(plan: Plan, site: Site, interval: int) -> tuple[Job, ...]:
+    """All scrape jobs of Prometheus. Engines and the gateway are scraped every `interval` seconds."""
     models = dict(_models(plan))
-    replicas = tuple(
-        Target(_address(site, one.name, _port(one)), (("model", models.get(one.name, "")), ("replica", one.name)))
-        for one in services_with_metrics(plan)
-    )
     admin = (Target(_address(site, GATEWAY, GATEWAY_ADMIN_PORT)),)
-    found = [Job("prometheus", "/metrics", 30, (Target("localhost:9090"),))]
-    if replicas:
-        found.append(Job("vllm", "/metrics", 15, replicas))
+    found = [Job("prometheus", "/metrics", 2 * interval, (Target("localhost:9090"),))]
+    for engine in METRIC_ENGINES:
+        replicas = tuple(
+            Target(_address(site, one.name, _port(one)), (("model", models.get(one.name, "")), ("replica", one.name)))
+            for one in services_with_metrics(plan, engine)
+        )
+        found += [Job(engine, "/metrics", interval, replicas)] if replicas else []
+    if watched := watched_services(plan):
+        found.append(Job("watch", "/metrics", interval, tuple(
+            Target(_address(site, one.name, WATCH_PORT), (("model", models.get(one.name, "")), ("replica", one.name)))
+            for one in watched
+        )))  # fmt: skip
     if has_gateway(plan):
-        found += [Job("gateway", "/metrics", 15, admin), Job("gateway-keys", "/keys", 15, admin)]
-    found.append(Job("stackgen", "/metrics", 30, (Target(_address(site, EXPORTER, EXPORTER_PORT)),)))
+        found += [Job("gateway", "/metrics", interval, admin), Job("gateway-keys", "/keys", interval, admin)]
+    found.append(Job("stackgen", "/metrics", 2 * interval, (Target(_address(site, EXPORTER, EXPORTER_PORT)),)))
     if nvidia_services(plan):
-        found.append(Job("dcgm", "/metrics", 15, (Target(_address(site, DCGM, DCGM_PORT)),)))
+        found.append(Job("dcgm", "/metrics", interval, (Target(_address(site, DCGM, DCGM_PORT)),)))
     return tuple(found)
 
 

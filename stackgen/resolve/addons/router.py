@@ -51,7 +51,7 @@ def mistakes(stack: StackSpec, gateway: bool) -> list[Mistake]:
             continue
         path = f"models[{index}].cache_aware"
         if model.replicas < 2:
-            found.append(Mistake(path, "needs at least two replicas", hint="set replicas, or remove cache_aware"))
+            found.append(Mistake(path, "needs at least two replicas", hint="set `replicas`, or remove `cache_aware`"))
         if not gateway:
             found.append(Mistake(path, "needs the gateway", hint="set gateway: true"))
     return found
@@ -101,8 +101,8 @@ def _is_cache_aware(model: Any) -> bool:
 def _service(stack: StackSpec, backend: Backend, router: Server) -> Service:
     return Service(
         name=router.name, role="router",
-        comment=f"Sends requests for {backend.names[0]} with equal prefixes to the same replica. It has no "
-        "authentication, so it is on an internal network only",
+        comment=f"Sends requests with equal prefixes to the same replica of {backend.names[0]}. This router has no "
+        "authentication, so it is only on an internal network",
         image=cpu_image_tag(FOLDER), build=Build(f"./{FOLDER}"), pull=False,
         command=(
             # the default is loopback, where the router's Prometheus port stays

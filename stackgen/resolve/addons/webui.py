@@ -1,12 +1,15 @@
-"""The chat page: Open WebUI, connected to the stack, on loopback, with accounts.
+"""The chat page: Open WebUI, connected to the stack, with accounts. Other machines reach it through the gateway.
 
-Variables and defaults: docs.openwebui.com, "Environment Variable Configuration", 0.11.0. The first account becomes the
-administrator; later accounts wait for its approval (`DEFAULT_USER_ROLE` is `pending`).
+Variables and defaults: docs.openwebui.com, "Environment Variable Configuration", 0.11.0. Verified on Open WebUI 0.12.4.
+At its first start, the page creates the administrator from WEBUI_ADMIN_EMAIL and WEBUI_ADMIN_PASSWORD (main.py and
+`create_admin_user` in utils/auth.py). Without these, anybody could become the administrator: `signup` in
+routers/auths.py does not apply ENABLE_SIGNUP to the first account.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from stackgen.engines.base import API_KEY
 from stackgen.errors import Mistake
@@ -15,21 +18,25 @@ from stackgen.plan import EnvRef, HealthCheck, Logging, Plan, Port, Service, Sit
 from stackgen.resolve.addons import gateway, monitoring
 from stackgen.resolve.addons.monitoring_targets import has_gateway, probes
 from stackgen.spec import StackSpec, UiSpec
+from stackgen.spec.types import parse_token_count
 
 __all__ = ["SECRET_KEY", "SERVICE", "extend", "is_enabled", "mistakes", "ports"]
 
-SERVICE = "open-webui"
-IMAGE = "ghcr.io/open-webui/open-webui:v0.11.2"
-PORT = 8080
+SERVICE = gateway.PAGE
+IMAGE = "ghcr.io/open-webui/open-webui:v0.12.4"
+PORT = gateway.PAGE_PORT
 DATA = "/app/backend/data"
 SECRET_KEY = EnvRef("WEBUI_SECRET_KEY", "the key that signs the chat sessions: `stackgen up` writes it into .env")
+ADMIN_PASSWORD = EnvRef(
+    "WEBUI_ADMIN_PASSWORD", "the password of the chat UI's administrator: `stackgen up` writes it into .env"
+)
 SETTINGS = (
     ("WEBUI_AUTH", "True"),
     ("ENABLE_OLLAMA_API", "False"),
     ("ENABLE_OPENAI_API", "True"),
     # otherwise Open WebUI keeps the settings of its first start, even if the stack file changes
     ("ENABLE_PERSISTENT_CONFIG", "False"),
-    ("ENABLE_SIGNUP", "True"),
+    # with `sign_up`, an account waits for the approval of an administrator
     ("DEFAULT_USER_ROLE", "pending"),
     ("ENABLE_COMMUNITY_SHARING", "False"),
     ("ENABLE_VERSION_UPDATE_CHECK", "False"),
@@ -37,6 +44,10 @@ SETTINGS = (
     ("DO_NOT_TRACK", "true"),
     ("SCARF_NO_ANALYTICS", "true"),
 )
+# Open WebUI 0.12.4 sends 36 tools with each chat: 25 kB, 6,900 tokens with the tokenizer of SmolLM2. It sends none if a
+# model's function calling is `legacy` (open_webui/utils/middleware.py, `use_builtin_tools`).
+NO_TOOLS = ("DEFAULT_MODEL_PARAMS", '{"function_calling": "legacy"}')
+MIN_CONTEXT_FOR_TOOLS, PARSER_FLAG = 16_384, "--tool-call-parser"
 HEALTH = (
     "import json, urllib.request as u; "
     f"assert json.load(u.urlopen('http://127.0.0.1:{PORT}/health', timeout=5))['status']"
@@ -60,24 +71,42 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
     # FastChat serves all its models with one API server
     only_fastchat = {model.engine for model in stack.models} == {"fastchat"}
     if is_enabled(stack, site) and several and not only_fastchat and not gateway.is_enabled(stack, site):
-        found.append(Mistake("ui", "needs the gateway for more than one model or replica", hint="set gateway: true"))
+        found.append(
+            Mistake("ui", "needs the gateway if the stack has more than one model or replica", hint="set gateway: true")
+        )
+    if is_enabled(stack, site) and gateway.serves_page(stack) and not gateway.is_enabled(stack, site):
+        found.append(
+            Mistake(
+                "ui.bind", "needs the gateway, which serves the chat UI to other machines", hint="set gateway: true"
+            )
+        )
     return found
 
 
 def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     """Returns the plan with the chat page, connected to the gateway or to the only engine."""
     if stack.ui is None or not is_enabled(stack, site):
-        warnings = ("the chat page needs containers: local processes run without it",) if stack.ui else ()
+        warnings = ("the chat UI needs containers: local processes run without the chat UI",) if stack.ui else ()
         return replace(plan, warnings=(*plan.warnings, *warnings))
     return replace(
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image)),
+        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image), *_exposure_warnings(stack)),
+    )
+
+
+def _exposure_warnings(stack: StackSpec) -> tuple[str, ...]:
+    if stack.ui is None or not gateway.serves_page(stack) or (stack.gateway and stack.gateway.tls):
+        return ()
+    return (
+        f"the chat UI is open on {stack.ui.bind} without TLS: everyone on the path can read passwords and chats. Set "
+        "`gateway: {tls: generate}`",
     )
 
 
 def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
+    has_tls = gateway.serves_page(stack) and bool(stack.gateway and stack.gateway.tls)
     return Service(
         name=SERVICE, role="ui",
         comment="Chat page" + (", which uses the gateway" if has_gateway(plan) else ""),
@@ -88,13 +117,33 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
             ("OPENAI_API_BASE_URL", probes(stack, site, plan)[0].base_url),
             ("OPENAI_API_KEY", API_KEY),
             ("WEBUI_SECRET_KEY", SECRET_KEY),
+            ("WEBUI_ADMIN_EMAIL", spec.admin_email),
+            ("WEBUI_ADMIN_PASSWORD", ADMIN_PASSWORD),
+            ("ENABLE_SIGNUP", str(spec.sign_up)),
             *SETTINGS,
+            # browsers then send the session's cookie over HTTPS only
+            *((("WEBUI_SESSION_COOKIE_SECURE", "true"),) if has_tls else ()),
+            *(() if all(map(_accepts_tools, stack.models)) else (NO_TOOLS,)),
         ),
         mounts=(Volume(SERVICE, DATA), Tmpfs("/tmp", "mode=1777")),
-        ports=(Port("127.0.0.1", spec.port, PORT),),
-        health=HealthCheck(("python3", "-c", HEALTH), timeout=10, start_period=300),
+        # the gateway publishes the port if other machines can reach it
+        ports=() if gateway.serves_page(stack) else (Port(spec.bind, spec.port, PORT),),
+        # without internet access, its first start took 290 s: it tries to download a model five times
+        health=HealthCheck(("python3", "-c", HEALTH), timeout=10, start_period=600),
         restart="unless-stopped",
         # Open WebUI writes files next to its program at the start
         read_only=False,
         logging=Logging(stack.logging.max_size, stack.logging.max_file),
     )  # fmt: skip
+
+
+def _accepts_tools(model: Any) -> bool:
+    """Whether a chat with the tools of Open WebUI gets an answer: vLLM without a parser answers 400 to each."""
+    if model.engine == "fastchat":
+        return False
+    length = getattr(model, "max_model_len", None)
+    # `auto` and `-1` are the length that fits, or that the model was trained with
+    if length and length[0].isdigit() and parse_token_count(length) < MIN_CONTEXT_FOR_TOOLS:
+        return False
+    has_flag = any(argument.partition("=")[0] == PARSER_FLAG for argument in model.extra_args)
+    return model.engine != "vllm" or bool(model.tool_call_parser) or has_flag

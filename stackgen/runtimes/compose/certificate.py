@@ -10,16 +10,18 @@ import ipaddress
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Bind, Plan
+from stackgen.render.write import temporary_folder
 from stackgen.resolve.addons.gateway import SERVICE
+from stackgen.runtimes.compose.addresses import find_names
 from stackgen.spec import StackSpec
+from stackgen.stack.project import is_remote_engine
 
-__all__ = ["ensure_certificate"]
+__all__ = ["certificate_names", "ensure_certificate"]
 
 VALID_DAYS = 825
 # only the next `up`, `update` or `scale` renews a certificate
@@ -45,8 +47,9 @@ authorityKeyIdentifier = keyid
 def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None:
     """Creates or renews the stack's self-signed certificate, if the stack needs one.
 
-    A certificate is kept if it is valid for 30 more days, lists exactly the names in `tls.names` and matches its key.
-    Returns the path of a new certificate, or None if nothing was created. Raises MachineError if `openssl` is missing.
+    A certificate is kept if it is valid for 30 more days, has all names and addresses that clients can use, and matches
+    its key. Returns the path of a new certificate, or None if nothing was created. Raises MachineError if `openssl` is
+    missing.
     """
     tls = spec.gateway.tls if spec.gateway else None
     gateway = next((service for service in plan.services if service.name == SERVICE), None)
@@ -56,13 +59,14 @@ def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None
     source = next(mount.source for mount in gateway.mounts if isinstance(mount, Bind) and mount.target == MOUNT_TARGET)
     certificate = folder / source
     key = certificate.with_suffix(".key")
-    if _is_usable(certificate, key, tls.names):
+    names = certificate_names(spec)
+    if _is_usable(certificate, key, names):
         return None
     certificate.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=certificate.parent, prefix=".new.") as new:
+    with temporary_folder(certificate.parent) as new:
         new_certificate, new_key, config = Path(new, "crt"), Path(new, "key"), Path(new, "request")
         # a CN is limited to 64 characters; clients read only subjectAltName
-        config.write_text(OPENSSL_CONFIG.format(name=tls.names[0][:64], names=",".join(map(_san_entry, tls.names))))
+        config.write_text(OPENSSL_CONFIG.format(name=names[0][:64], names=",".join(map(_san_entry, names))))
         # -nodes, because nobody can type a passphrase when the gateway starts
         _run_openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
                      str(VALID_DAYS), "-config", str(config), "-keyout", str(new_key),
@@ -70,6 +74,19 @@ def ensure_certificate(spec: StackSpec, plan: Plan, folder: Path) -> Path | None
         _write_in_place(new_key, key, 0o600)
         _write_in_place(new_certificate, certificate, 0o644)
     return certificate
+
+
+def certificate_names(spec: StackSpec) -> tuple[str, ...]:
+    """Returns the names and addresses of the stack's generated certificate, those of `tls.names` first."""
+    own = (spec.gateway.tls.names if spec.gateway and spec.gateway.tls else None) or ()
+    # with an engine on another machine, this machine is a client
+    binds = (spec.bind, *([spec.ui.bind] if spec.ui else []))
+    machine = () if is_remote_engine() else [name for bind in binds for name in find_names(bind)]
+    found = dict[object, str]()
+    for name in (*own, "localhost", "127.0.0.1", *machine):
+        # clients compare names without their case
+        found.setdefault(_normalize(name), name)
+    return tuple(found.values())
 
 
 def _write_in_place(new: Path, path: Path, mode: int) -> None:
@@ -95,7 +112,8 @@ def _is_usable(certificate: Path, key: Path, names: Sequence[str]) -> bool:
             raise
         return False
     present = re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)
-    return {_normalize(name) for name in present} == {_normalize(name) for name in names} and public_key.strip() in text
+    # an address that the machine has no longer does no harm, but every client must trust a new certificate again
+    return {_normalize(name) for name in present} >= {_normalize(name) for name in names} and public_key.strip() in text
 
 
 def _san_entry(name: str) -> str:

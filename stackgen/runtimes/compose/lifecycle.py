@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 from stackgen import engines
 from stackgen.errors import MachineError, StartError
 from stackgen.plan import Plan, Service
-from stackgen.runtimes.compose.command import compose_command, compose_error, run
+from stackgen.plan.startup import start_seconds, starts_without
+from stackgen.runtimes.compose.child import create_containers, end_compose, start_compose
+from stackgen.runtimes.compose.command import compose_error
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.stack.envfile import read_env
+from stackgen.runtimes.compose.published_ports import find_unreachable_ports
 
-__all__ = ["ServiceState", "connect", "down", "logs", "status", "up", "wait_until_healthy"]
+__all__ = ["ServiceState", "connect", "status", "up", "wait_until_healthy"]
 
 # printed by templates/images/common/download.py
 DOWNLOAD_PROGRESS = re.compile(r"stackgen: download (\S+) (\d+)/(\d+) bytes")
@@ -35,6 +36,7 @@ class ServiceState:
 
     `state` is Docker's (running, exited, …) or `absent`; `health` is "" without a health check. `restarts` counts
     restarts by Docker, `exit_code` is None while the service runs, `finished` is the time of its last exit.
+    `unreachable_ports` are those of the `ports` that accept no connection, although the container is healthy.
     """
 
     service: str
@@ -47,28 +49,47 @@ class ServiceState:
     ports: tuple[str, ...] = ()
     image: str = ""
     finished: str = ""
+    unreachable_ports: tuple[str, ...] = ()
 
 
-def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = None) -> None:
+def up(
+    plan: Plan, folder: Path, progress: Progress, timeout: float | None = None, recreate: Sequence[str] | None = None
+) -> None:
     """Starts the stack, and returns when every service is healthy. The endpoints are checked by the caller.
 
     Calls `progress(service, phase)` on every change of phase. `timeout` is in seconds; by default it depends on the
-    longest start period. Raises StartError with the reason from the log as soon as a container has failed permanently.
+    longest start period. `recreate` are the services whose containers may be replaced, by default all.
+
+    Raises StartError with the reason from the log as soon as a container has failed permanently.
     """
     client = connect()
-    timeout = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
-    deadline = time.monotonic() + timeout
-    before = {state.service: state for state in status(plan, client)}
+    deadline = time.monotonic() + (timeout or 120 + start_seconds(plan.services))
+    states = status(plan, client)
+    is_new = all(state.state == "absent" for state in states)
+    # replaced first, and started afterwards: the exit of a container that is being replaced is no failed start
+    if not is_new and (recreate is None or recreate):
+        args = ["--remove-orphans"] if recreate is None else ["--no-deps", *recreate]
+
+        images = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
+        missing = {one.name: one for one in plan.services if one.image not in images}
+
+        def report() -> None:
+            for state in status(plan, client) if missing else ():
+                # without an image, Compose is still pulling or building it
+                if state.state == "absent" and (service := missing.pop(state.service, None)):
+                    progress(service.name, _phase(service, state, client, plan, images))
+
+        create_containers(plan, folder, client, args, deadline, report, lambda: _has_started(plan, client))
+        states = status(plan, client)
+    before = {state.service: state for state in states}
+    args = ["--detach", "--remove-orphans", *([] if is_new else ["--no-recreate"])]
     for is_last in (False, False, True):
         with tempfile.TemporaryFile("w+") as output:
-            args = [*compose_command(folder), "--progress", "plain", "up", "--detach", "--remove-orphans"]
-            # in its own process group: Ctrl-C must reach stackgen first, which then ends Compose
-            process = subprocess.Popen(args, stdout=output, stderr=output, text=True, start_new_session=True)
+            process = start_compose(folder, output, *args)
             try:
                 recovered = wait_until_healthy(plan, client, process, progress, deadline, before)
             except BaseException:
-                process.terminate()
-                process.wait(timeout=30)
+                end_compose(process, plan, lambda: _has_started(plan, client))
                 raise
             output.seek(0)
             if process.returncode and (is_last or not recovered):
@@ -77,14 +98,26 @@ def up(plan: Plan, folder: Path, progress: Progress, timeout: float | None = Non
             return
 
 
+def _has_started(plan: Plan, client: Any) -> bool:
+    """Whether every container runs, has run, or waits for another service: then Compose only waits as well."""
+    states = {state.service: state for state in status(plan, client)}
+    ready = {service.name for service in plan.services if _is_up(service, states[service.name])}
+    failed = {service.name for service in plan.services if _has_failed(service, states[service.name])}
+    return all(
+        states[service.name].state not in ("absent", "created")
+        or any(one.service not in ready and (one.required or one.service not in failed) for one in service.depends_on)
+        for service in plan.services
+    )
+
+
 def wait_until_healthy(
     plan: Plan, client: Any, process: subprocess.Popen[str], progress: Progress, deadline: float,
     before: Mapping[str, ServiceState],
 ) -> bool:  # fmt: skip
     """Reports phases until all services of `plan` are healthy (or complete) and `process`, `compose up`, has exited.
 
-    `deadline` is a time.monotonic() value. `before` contains the known states of services before this start. Returns True
-    if Compose may be called again, because Compose gave up on a service that then came up. Raises StartError.
+    `deadline` is a time.monotonic() value. `before` contains the known states of services before this start. Returns
+    True if Compose may be called again, because Compose gave up on a service that then came up. Raises StartError.
     """
     phases: dict[str, str] = {}
     failed_once = False
@@ -101,9 +134,12 @@ def wait_until_healthy(
             if phases.get(service.name) != phase:
                 phases[service.name] = phase
                 progress(service.name, phase)
-        for service in failed:
-            if service not in stale:
-                raise StartError(*_describe_failure(service, states[service.name], client, plan))
+        broken = [service for service in failed if service not in stale]
+        left = [s for s in plan.services if s not in failed and not _is_up(s, states[s.name])]
+        # Compose still starts the services that don't need a broken one
+        goes_on = starts_without(left, broken) and not process.returncode and time.monotonic() < deadline
+        if broken and not goes_on:
+            raise StartError(*_describe_failure(broken[0], states[broken[0].name], client, plan))
         # also after a failed `up`: then a second call only confirms the running services
         if has_exited and all(_is_up(s, states[s.name]) for s in plan.services):
             return True
@@ -188,26 +224,31 @@ def _describe_failure(service: Service, state: ServiceState, client: Any, plan: 
     shown = list(dict.fromkeys(line for line in lines if ERROR_LINE.search(line)))[-8:] or lines[-8:]
     attempts = f" after {state.restarts + 1} attempts" if state.restarts else ""
     if state.oom_killed:
-        what = "was killed: memory ran out on the host, or reached the container's memory limit"
+        what = "was killed, because the host ran out of memory or the container reached its memory limit"
     elif state.state == "running":
         what = f"is running, but its health check reports {state.health}"
     else:
         what = f"exited with code {state.exit_code}{attempts}"
-    text = "\n".join(f"  | {line[:400]}" for line in shown)
-    return f"{service.name} {what}\n{text}", f"run `stackgen logs {service.name}` for the full log"
+    # a service that failed before its first line has no log
+    text = "".join(f"\n  | {line[:400]}" for line in shown)
+    return f"{service.name} {what}{text}", f"run `stackgen logs {service.name}` for the full log"
 
 
-def status(plan: Plan, client: Any = None) -> list[ServiceState]:
-    """Returns the state of every service of the plan, in its order. Raises MachineError if Docker does not answer."""
+def status(plan: Plan, client: Any = None, *, with_ports: bool = False) -> list[ServiceState]:
+    """Returns the state of every service of the plan, in its order. Raises MachineError if Docker does not answer.
+
+    `with_ports` also tries to connect to the published ports.
+    """
     containers: dict[str, Any] = {}
-    label = f"com.docker.compose.project={plan.name}"
+    # a one-off container (`docker compose run`) is not the service's container
+    labels = [f"com.docker.compose.project={plan.name}", "com.docker.compose.oneoff=False"]
     client = client or connect()
-    for container in client.api.containers(all=True, filters={"label": label}):
+    for container in client.api.containers(all=True, filters={"label": labels}):
         containers[container["Labels"].get("com.docker.compose.service", "")] = container["Id"]
-    return [_inspect_service(service, client, containers.get(service.name)) for service in plan.services]
+    return [_inspect_service(one, client, containers.get(one.name), with_ports) for one in plan.services]
 
 
-def _inspect_service(service: Service, client: Any, container: str | None) -> ServiceState:
+def _inspect_service(service: Service, client: Any, container: str | None, with_ports: bool) -> ServiceState:
     try:
         data = client.api.inspect_container(container) if container else None
     # Compose replaced the container between the two calls
@@ -228,32 +269,8 @@ def _inspect_service(service: Service, client: Any, container: str | None) -> Se
         ports=tuple(f"{b['HostIp']}:{b['HostPort']}" for bindings in ports.values() for b in bindings or ()),
         image=service.image,
         finished=state["FinishedAt"],
+        unreachable_ports=find_unreachable_ports(data) if with_ports else (),
     )
-
-
-def down(folder: Path, volumes: bool = False) -> None:
-    """Stops and removes containers and networks; volumes, with the downloaded weights, only if `volumes` is set."""
-    # orphans are services of an earlier stack.yaml, under the same project name
-    args = [*compose_command(folder), "down", "--remove-orphans", *(["--volumes"] if volumes else [])]
-    run(args, env=_compose_env(folder))
-
-
-def logs(folder: Path, services: tuple[str, ...], follow: bool, tail: str) -> int:
-    """Runs `docker compose logs` in this terminal and returns its exit code. Raises MachineError without Docker."""
-    args = [*compose_command(folder), "logs", "--tail", tail, *(["--follow"] if follow else []), *services]
-    try:
-        return subprocess.run(args, env=_compose_env(folder)).returncode
-    except OSError:
-        raise MachineError("docker is not installed", "install Docker Engine with the compose plugin") from None
-
-
-def _compose_env(folder: Path) -> dict[str, str]:
-    # Compose refuses to read a file whose ${KEY:?} is missing, but stopping a stack needs no key
-    try:
-        names = re.findall(r"\$\{([A-Za-z_]\w*):\?", (folder / "compose.yaml").read_text("utf-8"))
-    except OSError:
-        names = []
-    return dict.fromkeys(names, "-") | read_env(folder) | dict(os.environ)
 
 
 def _read_log(client: Any, plan: Plan, service: str, tail: int) -> str:
@@ -262,12 +279,18 @@ def _read_log(client: Any, plan: Plan, service: str, tail: int) -> str:
     return client.api.logs(containers[0]["Id"], tail=tail).decode(errors="replace") if containers else ""
 
 
-def connect() -> Any:
-    """Returns a client of the Docker SDK. Raises MachineError if the Docker engine does not answer."""
+def connect(timeout: float = 30.0) -> Any:
+    """Returns a client of the Docker SDK. Raises MachineError if the Docker engine does not answer.
+
+    `timeout` limits each request to the engine, in seconds.
+    """
     try:
-        client = sdk().from_env(timeout=30)
+        client = sdk().from_env(timeout=timeout)
         client.ping()
     except (sdk().errors.DockerException, OSError) as error:
-        hint = "start the engine (`sudo systemctl start docker`), or join the docker group; `--runtime process` needs no engine"
+        hint = (
+            "start the Docker engine (`sudo systemctl start docker`), or add your user to the group `docker`;"
+            " `--runtime process` needs no Docker engine"
+        )
         raise MachineError(f"the Docker engine does not answer: {error}", hint) from None
     return client

@@ -15,26 +15,27 @@ from typing import Any
 from stackgen.diagnose import Evidence, Finding, ServiceEvidence, diagnose
 from stackgen.diagnose.evidence import HEAD_LINES, LOG_LINES, detect_engine
 from stackgen.diagnose.gpus import GpuState
-from stackgen.diagnose.log_lines import (
+from stackgen.diagnose.log_text import (
     OMITTED,
     join_head_and_tail,
     keep_head_and_tail,
     shorten_long_lines,
     split_services,
 )
-from stackgen.diagnose.secrets import find_secrets, find_stack_secrets
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Plan, Service
+from stackgen.render.read import stack_file_in
 from stackgen.runtimes.compose.docker_sdk import sdk
 from stackgen.runtimes.compose.lifecycle import ServiceState, connect
 from stackgen.runtimes.observation.gpu_tools import read_gpu_state
+from stackgen.runtimes.observation.host_kind import read_machine
 from stackgen.runtimes.process.lifecycle import process_status
 from stackgen.runtimes.process.local_plan import open_process_stack
 from stackgen.runtimes.process.logs import log_parts
 from stackgen.runtimes.process.procfs import STATE_DIR
 from stackgen.spec import StackSpec
-from stackgen.stack.envfile import read_env
 from stackgen.stack.load import load_stack
+from stackgen.stack.secrets import collect_secrets, find_secrets, find_stack_secrets
 
 __all__ = [
     "collect_from_container", "collect_from_log", "collect_from_processes", "collect_from_stack", "explain_failure",
@@ -92,8 +93,8 @@ def collect_from_stack(
             )
     except (sdk().errors.DockerException, OSError) as error:
         raise MachineError(f"the Docker engine does not answer: {error}", "`docker info` shows more") from None
-    secrets = (*_env_secrets(folder), *find_stack_secrets(spec, plan))
-    return Evidence(services, compose_output, spec, plan, checks, secrets, gpus.result())
+    secrets = (*collect_secrets(folder), *find_stack_secrets(spec, plan))
+    return _with_machine(Evidence(services, compose_output, spec, plan, checks, secrets, gpus.result()))
 
 
 def collect_from_processes(stack_path: Path, spec: StackSpec | None = None) -> Evidence:
@@ -107,8 +108,8 @@ def collect_from_processes(stack_path: Path, spec: StackSpec | None = None) -> E
                 lambda one: _process_evidence(one, states.get(one.name), stack.state_dir / "logs"), stack.plan.services
             )
         )
-    secrets = (*_env_secrets(stack.folder), *find_stack_secrets(spec, stack.plan))
-    return Evidence(services, spec=spec, plan=stack.plan, secrets=secrets, gpus=gpus.result())
+    secrets = (*collect_secrets(stack.folder), *find_stack_secrets(spec, stack.plan))
+    return _with_machine(Evidence(services, spec=spec, plan=stack.plan, secrets=secrets, gpus=gpus.result()))
 
 
 def last_ran_as_processes(plan: Plan, folder: Path) -> bool:
@@ -141,7 +142,7 @@ def collect_from_container(name: str) -> Evidence:
     # the name of the service in stack.yaml, if Compose started the container
     service = (found["Config"].get("Labels") or {}).get("com.docker.compose.service") or name
     evidence = _parse_container(found, service, detect_engine(log), "engine", log)
-    return Evidence((evidence,), secrets=secrets, gpus=_local_gpu_state())
+    return _with_machine(Evidence((evidence,), secrets=secrets, gpus=_local_gpu_state()))
 
 
 def collect_from_log(text: str) -> Evidence:
@@ -150,19 +151,20 @@ def collect_from_log(text: str) -> Evidence:
     if len(text) > LOG_BYTES:
         text = f"{text[:HEAD_BYTES]}\n{OMITTED}\n{text[HEAD_BYTES - LOG_BYTES :]}"
     parts = split_services(text)
+    # without any service prefix, it may be the output of `docker compose up`
+    own = parts.pop("", "") if len(parts) > 1 else text if set(parts) == {""} else ""
     services = tuple(
         ServiceEvidence(name or "log", engine=detect_engine(part) or detect_engine(text),
                         log=keep_head_and_tail(part, HEAD_LINES, LOG_LINES))
         for name, part in parts.items()
     )  # fmt: skip
-    # without service prefixes, it may be the output of `docker compose up`
-    return Evidence(services, compose_output=text if set(parts) == {""} else "")
+    return Evidence(services, compose_output=own)
 
 
 def _spec(plan: Plan, folder: Path) -> StackSpec | None:
     """The stack.yaml next to the rendered files, if the plan was made from it; else None."""
     try:
-        spec = load_stack(folder / "stack.yaml")
+        spec = load_stack(stack_file_in(folder))
     # stack.yaml is elsewhere or has become invalid: the cause is reported without a change to stack.yaml
     except StackgenError:
         return None
@@ -254,8 +256,10 @@ def _read_log_files(paths: Sequence[Path]) -> str:
 
 def _local_gpu_state() -> GpuState:
     # nvidia-smi runs on this machine, and the containers run on another machine
-    if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
-        return GpuState(unknown="DOCKER_HOST is another machine, whose GPUs can't be queried from here")
+    if _is_remote():
+        return GpuState(
+            unknown="DOCKER_HOST points to another machine, and stackgen can query only the GPUs of this machine"
+        )
     return read_gpu_state()
 
 
@@ -269,15 +273,9 @@ def _read_metrics(python: Sequence[str], port: int) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _env_secrets(folder: Path) -> tuple[str, ...]:
-    """Values that no output may show: those in the stack's environment, and the tokens in files that it refers to."""
-    try:
-        values = read_env(folder)
-    except (OSError, UnicodeDecodeError):
-        return ()
-    found = [value for value in values.values() if value]
-    for name, value in values.items():
-        # for variables such as HF_TOKEN_FILE, the token is in the file
-        if name.endswith("_FILE") and Path(value).is_file():
-            found.append(Path(value).read_text("utf-8", "replace").strip())
-    return tuple(found)
+def _with_machine(evidence: Evidence) -> Evidence:
+    return evidence if _is_remote() else replace(evidence, machine=read_machine())
+
+
+def _is_remote() -> bool:
+    return os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http"))

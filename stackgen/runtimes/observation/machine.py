@@ -9,14 +9,16 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stackgen.doctor.facts import Container, Disk, Host, Listener
+from stackgen.doctor.facts import Disk, Host, Listener
 from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.project import PROJECT_LABEL
+from stackgen.runtimes.observation.containers import list_projects, read_containers
 from stackgen.runtimes.observation.gpu_tools import (
     TOOL_TIMEOUT,
     has_nvidia_toolkit,
@@ -24,36 +26,66 @@ from stackgen.runtimes.observation.gpu_tools import (
     read_nvidia_facts,
     run_tool,
 )
+from stackgen.runtimes.observation.proxies import has_daemon_proxy, read_proxy_facts
+from stackgen.stack.project import is_remote_engine
 
 if TYPE_CHECKING:
     from stackgen.stack.folder import Stack
 
 __all__ = [
-    "collect_host_facts", "parse_cpu_flags", "parse_local_addresses", "parse_meminfo", "parse_tcp_listeners",
+    "collect_host_facts", "collect_neighbour_facts", "parse_cpu_flags", "parse_local_addresses", "parse_meminfo",
+    "parse_tcp_listeners",
 ]  # fmt: skip
 
 
-def collect_host_facts(stack: Stack | None = None) -> Host:
-    """The facts about this machine that can be collected within about three seconds."""
+def collect_host_facts(stack: Stack | None = None, limit: float | None = None) -> Host:
+    """The facts about this machine that can be collected within `limit` seconds, by default about three.
+
+    A fact of a probe that has not ended by then is None: unknown.
+    """
     storage = stack.spec.storage if stack else None
     path = str(stack.folder / os.path.expanduser(storage.path)) if stack and storage and storage.path else ""
+    uses_gpus = bool(stack) and any(service.gpus for service in stack.plan.services)  # type: ignore[union-attr]
     probes: list[Callable[[], dict[str, Any]]] = [
-        lambda: _docker_facts(storage.volume if storage and not path else ""),
+        lambda: _docker_facts(storage.volume if storage and not path else "", uses_gpus),
         _compose_facts,
         _buildx_facts,
+        read_proxy_facts,
         lambda: read_nvidia_facts(run_tool),
     ]
     # with a remote engine, the containers don't use this machine's ports, memory and GPUs
-    if os.environ.get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http")):
-        probes = probes[:3]
+    if is_remote_engine():
+        probes = probes[:4]
     else:
         probes += [_memory_facts, _cpu_facts, _listener_facts, _address_facts, _path_facts]
         probes.append(lambda: _storage_facts(path))
+    return _run_probes(probes, limit)
+
+
+def collect_neighbour_facts(stack: Stack, limit: float) -> Host:
+    """The running containers on this machine, their ports and GPUs, and the projects that have a container.
+
+    For a command that starts nothing: a fact that takes longer than `limit` seconds is None, and so are all others.
+    """
+    uses_gpus = any(service.gpus for service in stack.plan.services)
+    probes: list[Callable[[], dict[str, Any]]] = [lambda: _container_facts(uses_gpus)]
+    # the indices of UUIDs
+    if uses_gpus and not is_remote_engine():
+        probes.append(lambda: read_nvidia_facts(run_tool))
+    return _run_probes(probes, limit)
+
+
+def _run_probes(probes: list[Callable[[], dict[str, Any]]], limit: float | None) -> Host:
     found: dict[str, Any] = {}
     # one thread for each probe, so that doctor takes only as long as the slowest probe
-    with ThreadPoolExecutor(len(probes)) as pool:
-        for done in [pool.submit(_run_probe, probe) for probe in probes]:
-            found |= done.result()
+    pool = ThreadPoolExecutor(len(probes))
+    try:
+        done, _ = wait([pool.submit(_run_probe, probe) for probe in probes], timeout=limit)
+        for one in done:
+            found |= one.result()
+    finally:
+        # a probe that is still running ends by the time limit of its tool
+        pool.shutdown(wait=limit is None)
     return Host(**found)
 
 
@@ -65,7 +97,7 @@ def _run_probe(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {}
 
 
-def _docker_facts(volume: str) -> dict[str, Any]:
+def _docker_facts(volume: str, uses_gpus: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"docker_cli": shutil.which("docker") is not None}
     try:
         _check_socket(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
@@ -82,10 +114,12 @@ def _docker_facts(volume: str) -> dict[str, Any]:
             "engine_state": "ok",
             "engine": info.get("ServerVersion"),
             "cgroup": int(info["CgroupVersion"]) if str(info.get("CgroupVersion", "")).isdecimal() else None,
+            "daemon_proxy": has_daemon_proxy(info),
             "runtimes": tuple(sorted(info.get("Runtimes") or ())),
             # the low-level API: client.images.list() would inspect every image with a request of its own
             "images": tuple(tag for image in client.api.images() for tag in image.get("RepoTags") or ()),
-            "containers": tuple(_parse_container(one) for one in client.api.containers()),
+            "containers": tuple(read_containers(client, uses_gpus)),
+            "projects": list_projects(client.api.containers(all=True, filters={"label": [PROJECT_LABEL]})),
         }
         # with Docker Desktop or a remote engine, this folder is not on this machine
         if os.path.isdir(root):
@@ -96,6 +130,16 @@ def _docker_facts(volume: str) -> dict[str, Any]:
     return found
 
 
+def _container_facts(uses_gpus: bool) -> dict[str, Any]:
+    # without an engine, the SDK is not worth its import
+    _check_socket(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    with closing(sdk().from_env(timeout=TOOL_TIMEOUT)) as client:
+        return {
+            "containers": tuple(read_containers(client, uses_gpus)),
+            "projects": list_projects(client.api.containers(all=True, filters={"label": [PROJECT_LABEL]})),
+        }
+
+
 def _check_socket(host: str) -> None:
     """Raises OSError if the engine's socket refuses a connection."""
     # called before the SDK, which would leak its half-open socket after a refusal
@@ -103,14 +147,6 @@ def _check_socket(host: str) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TOOL_TIMEOUT)
             connection.connect(host.removeprefix("unix://"))
-
-
-def _parse_container(about: dict[str, Any]) -> Container:
-    ports = tuple(
-        dict.fromkeys((p.get("IP") or "0.0.0.0", p["PublicPort"]) for p in about["Ports"] if "PublicPort" in p)
-    )
-    project = (about.get("Labels") or {}).get("com.docker.compose.project", "")
-    return Container((about["Names"] or ["/?"])[0].lstrip("/"), project, ports)
 
 
 def _volume_folder(client: Any, name: str) -> str | None:

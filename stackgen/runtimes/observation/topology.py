@@ -16,8 +16,11 @@ from stackgen.check.target import Target
 from stackgen.check.topology import ProbeResult, ServiceView, Unobservable
 from stackgen.errors import StackgenError
 from stackgen.plan import Endpoint, GpuRequest, Plan, Service
+from stackgen.resolve.addons.gateway import SERVICE as GATEWAY
 from stackgen.runtimes.compose import lifecycle as compose
 from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.gateway import running_gateway
+from stackgen.runtimes.compose.published_ports import find_unreachable_ports
 from stackgen.runtimes.process.lifecycle import process_status
 from stackgen.runtimes.process.procfs import STATE_DIR
 
@@ -101,7 +104,9 @@ class ComposeObserver:
 
     def services(self) -> tuple[ServiceView, ...]:
         """See `Observer`; raises OSError if Docker Engine does not answer."""
-        return tuple(self._to_view(service, found) for service, found in self._inspect_containers())
+        views = (self._to_view(service, found) for service, found in self._inspect_containers())
+        drained = self._drained()
+        return tuple(replace(one, drained=drained[one.name]) if one.name in drained else one for one in views)
 
     def run_probes(self, timeout: float) -> tuple[ProbeResult, ...]:
         """See `Observer`. All probes run in parallel, because each may wait for a busy model."""
@@ -124,6 +129,17 @@ class ComposeObserver:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return tuple(results.get(one.name, ProbeResult(one.name, False, timeout, "")) for one, _ in probed)
+
+    def _drained(self) -> dict[str, str]:
+        """Since when and by what the gateway in front of the endpoint has drained replicas, by their names."""
+        if self._services[0].name != GATEWAY:
+            return {}
+        try:
+            gateway = running_gateway(self._plan.name)
+            return {drain.replica: drain.describe() for drain in gateway.drained()} if gateway else {}
+        # a gateway that does not answer fails other checks
+        except StackgenError:
+            return {}
 
     def _inspect_containers(self) -> list[tuple[Service, Any]]:
         """Each service with the output of `docker inspect` for its container, or None if there is none."""
@@ -170,6 +186,7 @@ class ComposeObserver:
             missing_networks=tuple(name for name in service.networks or ("default",) if name not in connected),
             published=tuple(f"{b['HostIp']}:{b['HostPort']}" for bindings in ports.values() for b in bindings or ()),
             log="" if running else self._log(found["Id"]),
+            unreachable_ports=find_unreachable_ports(found),
         )  # fmt: skip
 
     def _read_image(self, service: Service, used: str) -> tuple[str, bool]:

@@ -23,7 +23,9 @@ from stackgen import engines
 from stackgen.check.report import Report
 from stackgen.errors import StackgenError, StartError
 from stackgen.plan import Service
+from stackgen.plan.startup import lost_services, start_seconds, starts_without
 from stackgen.providers.probe import check_plan
+from stackgen.render.read import stack_file_in
 from stackgen.runtimes.compose.lifecycle import DOWNLOAD_PROGRESS, ERROR_LINE, ServiceState
 from stackgen.runtimes.process.local_plan import (
     ProcessStack,
@@ -62,10 +64,14 @@ def start_processes(stack: ProcessStack, progress: Progress, timeout: float | No
     """Starts the stack, waits until it is healthy, checks it, and returns the report of the check.
 
     `timeout` limits the start, in seconds; by default it depends on the longest start period. Raises StartError if a
-    service does not start. After an error, nothing keeps running.
+    service does not start. As with containers, the services that don't need it keep running. If no endpoint is left,
+    and after any other error, nothing keeps running.
     """
     with _start_supervisor(stack) as supervisor:
-        _wait_until_healthy(stack, supervisor, progress, timeout)
+        error = _wait_until_healthy(stack, supervisor, progress, timeout)
+    # outside of the block, which would stop the services that work
+    if error:
+        raise error
     return check_plan(stack.plan, stack.folder, progress, timeout or 120)
 
 
@@ -98,8 +104,8 @@ def process_status(folder: Path) -> list[ServiceState]:
     If the supervisor was killed, the `health` of services that still run is `unsupervised`.
     """
     state = read_state(folder / STATE_DIR)
-    if not state["services"] and (folder / "stack.yaml").exists():
-        plan = open_process_stack(folder / "stack.yaml", STATE_DIR).plan
+    if not state["services"] and stack_file_in(folder).exists():
+        plan = open_process_stack(stack_file_in(folder), STATE_DIR).plan
         return [ServiceState(service.name, service.role, "absent") for service in plan.services]
     supervised = is_alive(state["supervisor"])
     states = []
@@ -149,10 +155,13 @@ def _start_supervisor(stack: ProcessStack) -> Iterator[subprocess.Popen[str]]:
 
 def _wait_until_healthy(
     stack: ProcessStack, supervisor: subprocess.Popen[str], progress: Progress, timeout: float | None
-) -> None:
-    """Reports phases until all services are healthy or complete. Raises StartError if one fails or time runs out."""
+) -> StartError | None:
+    """Reports phases until all services are healthy or complete. Raises StartError if one fails or time runs out.
+
+    Returns the error of a failed service if endpoints that don't need it are left.
+    """
     plan, phases = stack.plan, dict[str, str]()
-    limit = timeout or 120 + max((s.health.start_period for s in plan.services if s.health), default=0)
+    limit = timeout or 120 + start_seconds(plan.services)
     deadline = time.monotonic() + limit
     while True:
         if supervisor.poll() is not None:
@@ -169,10 +178,20 @@ def _wait_until_healthy(
                 progress(service.name, phase)
         left = [service for service in plan.services if phases[service.name] not in ("ready", "complete")]
         if not left:
-            return
-        for service in left:
-            if phases[service.name].startswith("failed"):
-                raise StartError(*_describe_failure(service, states[service.name], stack.folder))
+            return None
+        failed = [service for service in left if phases[service.name].startswith("failed")]
+        # an API server that waits for several workers starts as soon as the broken one stays down
+        waiting = [service for service in left if service not in failed]
+        if failed and not (starts_without(waiting, failed) and time.monotonic() < deadline):
+            message, hint = _describe_failure(failed[0], states[failed[0].name], stack.folder)
+            lost = lost_services(plan.services, {service.name for service in failed})
+            if all(service.name in lost for service in plan.services if service.ports):
+                raise StartError(message, hint)
+            rest = ", ".join(service.name for service in plan.services if service.name not in lost)
+            return StartError(
+                message,
+                f"{hint}. {rest} keep running; `stackgen down --runtime process` stops them before the next `up`",
+            )
         if timeout is None and any(phases[s.name].startswith("download") for s in plan.services):
             deadline = time.monotonic() + limit  # downloads have no limit: the time limit counts from their end
         if time.monotonic() > deadline:
@@ -216,23 +235,26 @@ def _describe_failure(service: Service, state: ServiceState | None, folder: Path
     else:
         attempts = f" after {state.restarts + 1} attempts" if state.restarts else ""
         # 137 is SIGKILL, which the kernel's out-of-memory killer sends too
-        killed = ": it was killed, possibly because the machine ran out of memory" if state.exit_code == 137 else ""
+        killed = (
+            ": the process was killed, possibly because the machine ran out of memory" if state.exit_code == 137 else ""
+        )
         what = f"exited with code {state.exit_code}{attempts}{killed}"
-    log_lines = "\n".join(f"  | {line[:400]}" for line in shown)
+    # a service that failed before its first line has no log
+    log_lines = "".join(f"\n  | {line[:400]}" for line in shown)
     hint = f"run `stackgen logs --runtime process {service.name}` for the full log"
-    return f"{service.name} {what}\n{log_lines}", hint
+    return f"{service.name} {what}{log_lines}", hint
 
 
 def _refuse_if_running(stack: ProcessStack) -> None:
     state = read_state(stack.state_dir)
     if is_alive(state["supervisor"]):
-        hint = "use `stackgen status` and `stackgen down`, both with --runtime process"
+        hint = "use `stackgen status --runtime process` or `stackgen down --runtime process`"
         raise StackgenError(f"{stack.plan.name} is already running", hint)
     # orphans still hold ports and GPU memory
     if orphans := [entry["service"] for entry in state["services"] if service_processes(entry)]:
         raise StackgenError(
             f"these services still run although their supervisor was killed: {', '.join(orphans)}",
-            "stop them with `stackgen down --runtime process`",
+            "stop these services with `stackgen down --runtime process`",
         )
 
 

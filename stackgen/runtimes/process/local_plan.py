@@ -13,8 +13,8 @@ from pathlib import Path
 
 from stackgen.engines.base import supervisor_entrypoint
 from stackgen.errors import MachineError, StackgenError
-from stackgen.plan import EnvRef, Logging, Plan, Service
-from stackgen.resolve.pipeline import resolve
+from stackgen.plan import EnvRef, HealthCheck, Logging, Plan, Service
+from stackgen.resolve.hosts import resolve
 from stackgen.resources import templates_dir
 from stackgen.runtimes.process.procfs import find_port_holder
 from stackgen.runtimes.process.task import Probe, Task
@@ -32,9 +32,9 @@ INHERITED = re.compile(
     re.IGNORECASE,
 )
 # engine -> its Python module, for engines that start with `python3`; other engines have a program of their own
-MODULES = {"fastchat": "fastchat"}
+MODULES = {"fastchat": "fastchat", "sglang": "sglang"}
 # engine -> the package to install with pip
-PACKAGES = {"vllm": "vllm", "fastchat": "fschat[model_worker]"}
+PACKAGES = {"vllm": "vllm", "fastchat": "fschat[model_worker]", "sglang": "sglang"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ProcessStack:
     def check_ready(self) -> None:
         """Raises MachineError if a program is missing or a port is taken, StackgenError if a key is missing."""
         if not Path("/proc/self/stat").exists():
-            raise MachineError("--runtime process works on Linux only: it needs /proc", "use containers")
+            raise MachineError("`--runtime process` works only on Linux, because it needs /proc", "use containers")
         self.tasks()
         # replicas need the same program, and each check may start a Python
         checked = set()
@@ -81,7 +81,8 @@ class ProcessStack:
             argv=[*entrypoint, *service.command],
             environment=self._environment(service, values),
             depends_on={dependency.service: dependency.condition for dependency in service.depends_on},
-            probe=Probe(**{**asdict(health), "command": list(health.command)}) if health else None,
+            optional=[dependency.service for dependency in service.depends_on if not dependency.required],
+            probe=_probe(health) if health else None,
             one_shot=service.role == "download",
             max_retries=int(limit[1]) if limit else 0 if service.restart == "no" else -1,
             stop_grace_period=service.stop_grace_period,
@@ -141,10 +142,11 @@ def describe_differences(stack: ProcessStack) -> Iterator[str]:
     # on an internal network, a container needs no key; here the same port is open to local users
     internal = [network.name for network in stack.plan.networks if network.internal]
     keyless = [service.name for service in services if internal and service.networks and not service.ports]
-    yield "local processes instead of containers. The differences:"
-    yield "  - no isolation: the processes run as your user, with your files and your network, without dropped"
-    yield "    capabilities, read-only root or memory limit; image, user, read_only, shm_size and ipc have no effect"
-    yield f"  - all ports are on {LOOPBACK}, and `bind` has no effect; every user of this machine can reach the ports"
+    yield "this stack runs as local processes instead of containers. The differences:"
+    yield "  - no isolation: the processes run as your user, with your files and your network. Capabilities are not"
+    yield "    dropped, the root file system is not read-only, and memory has no limit. `image`, `user`, `read_only`,"
+    yield "    `shm_size` and `ipc` have no effect"
+    yield f"  - all ports are on {LOOPBACK}, and `bind` has no effect; every local user can reach the ports"
     if keyless:
         yield f"  - no internal network: {', '.join(keyless)} need no key, and every local user can reach them"
     if any(service.gpus for service in services):
@@ -177,7 +179,7 @@ def _engine_environment(engine: str) -> dict[str, str]:
 def _resolve_env_ref(ref: EnvRef, values: dict[str, str]) -> str:
     value = values.get(ref.name) or os.environ.get(ref.name) or ref.default
     if not value and ref.required:
-        raise StackgenError(f"{ref.name} is missing: {ref.required}", "`stackgen init` creates .env with a new key")
+        raise StackgenError(f"{ref.name} is missing: {ref.required}", "`stackgen render` writes a .env with a new key")
     return value
 
 
@@ -199,10 +201,10 @@ def _check_program(service: Service, engine: str, program: str, module: str) -> 
         return
     venv, script = _engines_dir() / engine, templates_dir().parent / "scripts" / "engine-env"
     if module == "huggingface_hub":
-        hint = f"install huggingface_hub with pip, into {venv} or for the python3 on the PATH"
+        hint = f"install huggingface_hub with pip, either in {venv} or for the `python3` on the PATH"
     # the script exists in a source checkout only, and installs the CPU build
     elif engine in PACKAGES and script.is_file() and not service.gpus:
-        hint = f"`scripts/engine-env {engine}` creates an environment with it"
+        hint = f"`scripts/engine-env {engine}` creates an environment for {engine}"
     elif engine in PACKAGES:
         hint = f"python3 -m venv {venv} && {venv}/bin/pip install '{PACKAGES[engine]}'"
     else:
@@ -220,7 +222,7 @@ def _check_port_free(service: str, port: int) -> None:
         holder = find_port_holder(port)
         raise MachineError(
             f"{service}: port {port} is already in use" + (f" by {holder}" if holder else f": {error.strerror}"),
-            "stop that program, or set another `port:`",
+            "stop the program that uses the port, or set another `port:`",
         ) from None
 
 
@@ -228,3 +230,9 @@ def _parse_cpuset(text: str) -> list[int]:
     """The core numbers of a Compose `cpuset`: `0-2,5` is [0, 1, 2, 5]."""
     ranges = [part.partition("-") for part in text.split(",") if part]
     return [number for first, _, last in ranges for number in range(int(first), int(last or first) + 1)]
+
+
+def _probe(health: HealthCheck) -> Probe:
+    # only a cluster asks for the path
+    fields = {name: value for name, value in asdict(health).items() if name != "ready_path"}
+    return Probe(**{**fields, "command": list(health.command)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from stackgen.errors import StackgenError
@@ -13,16 +14,21 @@ from stackgen.runtimes.process.procfs import STATE_DIR, read_state
 __all__ = ["log_file", "log_parts", "process_logs", "read_tail"]
 
 
-def process_logs(folder: Path, services: tuple[str, ...], follow: bool = False, tail: str = "all") -> int:
+def process_logs(
+    folder: Path, services: tuple[str, ...], follow: bool = False, tail: str = "all",
+    on_line: Callable[[str, str], None] | None = None,
+) -> int:  # fmt: skip
     """Prints the logs, each line with its service's name in front. `tail` is a number of lines or `all`.
 
-    Raises StackgenError for a service that was not started.
+    With `on_line`, passes it the service and the text of each line, instead of printing the line. Raises StackgenError
+    for a service that was not started.
     """
     known = [entry["service"] for entry in read_state(folder / STATE_DIR)["services"]]
     if unknown := sorted(set(services) - set(known)):
         raise StackgenError(f"not started: {', '.join(unknown)}", f"started services: {', '.join(known) or 'none'}")
     wanted = [name for name in known if not services or name in services]
     width = max(map(len, wanted), default=0)
+    show = on_line or (lambda name, line: print(f"{name:{width}} | {line}"))
     offsets = {}
     for name in wanted:
         log = log_file(folder, name)
@@ -31,18 +37,18 @@ def process_logs(folder: Path, services: tuple[str, ...], follow: bool = False, 
         texts = [part.read_text(errors="replace") for part in log_parts(log) if part.exists()]
         lines = "".join(texts).splitlines()
         for line in lines if tail == "all" else lines[max(0, len(lines) - int(tail)) :]:
-            print(f"{name:{width}} | {line}")
+            show(name, line)
     while follow:
         # the output may be a pipe, which Python buffers
         sys.stdout.flush()
         time.sleep(0.3)
         for name in wanted:
-            offsets[name] = _print_new_lines(name, width, log_file(folder, name), offsets[name])
+            offsets[name] = _show_new_lines(name, log_file(folder, name), offsets[name], show)
     return 0
 
 
-def _print_new_lines(name: str, width: int, log: Path, offset: int) -> int:
-    """Prints the complete lines after `offset` (bytes) and returns the offset after them."""
+def _show_new_lines(name: str, log: Path, offset: int, show: Callable[[str, str], None]) -> int:
+    """Passes the complete lines after `offset` (bytes) to `show`, and returns the offset after them."""
     if not log.exists():
         return 0
     with log.open("rb") as file:
@@ -52,7 +58,7 @@ def _print_new_lines(name: str, width: int, log: Path, offset: int) -> int:
         # the service may be in the middle of a line
         complete = text.rpartition(b"\n")[0] + b"\n" if b"\n" in text else b""
         for line in complete.decode(errors="replace").splitlines():
-            print(f"{name:{width}} | {line}")
+            show(name, line)
         return file.tell() - len(text) + len(complete)
 
 

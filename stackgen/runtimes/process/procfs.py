@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stackgen.errors import StackgenError
+from stackgen.render.read import read_state_file
+
 __all__ = [
     "STATE_DIR", "find_port_holder", "is_alive", "read_state", "service_processes", "session_processes",
     "signal_group", "start_time", "wait_until",
@@ -55,12 +58,45 @@ def signal_group(pid: int, number: int) -> None:
 
 
 def read_state(state_dir: Path) -> dict[str, Any]:
-    """The supervisor's last state.json; no services and no supervisor if there is none."""
-    try:
-        state: dict[str, Any] = json.loads((state_dir / "state.json").read_text())
-    except (FileNotFoundError, ValueError):
+    """The supervisor's last state.json; no services and no supervisor if there is none.
+
+    Raises StackgenError if the file is damaged: then nobody knows which processes run, so "none" would be a guess.
+    """
+    path = state_dir / "state.json"
+    recovery = (
+        f"if `ps -ef` shows `stackgen.runtimes.process.supervisor {state_dir.resolve()}`, stop that process with "
+        "`kill`: it stops the engines. Then move the file away. For a stack in containers, add --runtime compose"
+    )
+    text = read_state_file(path, recovery)
+    if text is None:
         return {"supervisor": {"pid": 0, "start": None}, "services": []}
-    return state
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError):
+        state = None
+    if not _is_state(state):
+        raise StackgenError(f"{path} is damaged, so stackgen can't tell which processes run", recovery)
+    found: dict[str, Any] = state
+    return found
+
+
+def _is_state(state: Any) -> bool:
+    """Whether `state` has every field that is read later, with its type (see `ServiceRunner.snapshot`)."""
+    if not isinstance(state, dict) or not isinstance(state.get("services"), list):
+        return False
+    for entry in (state.get("supervisor"), *state["services"]):
+        if not isinstance(entry, dict):
+            return False
+        if not all(isinstance(entry.get(key, 0), int | None) for key in ("pid", "start")):
+            return False
+    texts, rest = ("service", "role", "state", "health", "ready"), ("exit_code", "pid", "start")
+    return {"pid", "start"} <= state["supervisor"].keys() and all(
+        all(isinstance(entry.get(key), str) for key in texts)
+        and all(isinstance(entry.get(key), int | float) for key in ("restarts", "grace"))
+        and isinstance(entry.get("ports"), list)
+        and all(key in entry for key in rest)
+        for entry in state["services"]
+    )
 
 
 def is_alive(process: dict[str, Any]) -> bool:

@@ -61,7 +61,9 @@ class ServiceRunner:
         """Carries out all actions that are due, without blocking. `runners` are all services of the stack by name."""
         now = time.monotonic()
         may_start = self.state == "waiting" and all(
-            runners[name].satisfies(condition) for name, condition in self.task.depends_on.items()
+            # `exited`: the service stays down, because a service that is tried again is `restarting`
+            runners[name].satisfies(condition) or (name in self.task.optional and runners[name].state == "exited")
+            for name, condition in self.task.depends_on.items()
         )
         if may_start or (self.state == "restarting" and now >= self.restart_at):
             self._start(now)

@@ -26,6 +26,7 @@ class Task:
 
     - `environment`: the whole environment of the process; hidden in `repr`, because it contains keys.
     - `depends_on`: service name -> the condition to wait for, with Compose's names.
+    - `optional`: the services in `depends_on` without which the service also starts, once they stay down.
     - `one_shot`: the service is done when it exits with 0, like a download.
     - `max_retries`: how often a failed start is repeated; -1 means without limit.
     - `stop_grace_period`: seconds between SIGTERM and SIGKILL.
@@ -37,6 +38,7 @@ class Task:
     argv: list[str]
     environment: dict[str, str] = field(repr=False)
     depends_on: dict[str, str] = field(default_factory=dict)
+    optional: list[str] = field(default_factory=list)
     probe: Probe | None = None
     one_shot: bool = False
     max_retries: int = 3

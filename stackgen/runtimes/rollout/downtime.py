@@ -52,26 +52,27 @@ def find_downtime(
         last_start = _last_start(service.engine, running[name])
         if name == SERVICE:
             yield (
-                "the gateway itself is recreated: it accepts no new requests until the requests in flight have ended "
-                f"(at most {service.stop_grace_period} s; an idle keep-alive connection counts for up to 10 s), and "
-                "for about one more second"
+                "the gateway itself is recreated: it first finishes the requests in flight, then restarts within about "
+                "one second, and accepts no new requests during this time. The gateway waits at most "
+                f"{service.stop_grace_period} s for the requests in flight, and at most 10 s for an idle keep-alive "
+                "connection"
             )
         elif service.role == "worker" and _has_peer_worker(plan, service):
-            yield f"{name}: FastChat can't drain a worker, so its requests in flight fail{last_start}"
+            yield f"FastChat can't drain a worker, so the requests in flight on {name} fail{last_start}"
         elif not has_gateway:
-            yield f"{name} is recreated with no gateway in front of it: its models do not answer meanwhile{last_start}"
+            yield f"{name} is not behind a gateway: its models do not answer while {name} is recreated{last_start}"
         else:
-            yield f"{name} has no other replica: its models do not answer while it restarts{last_start}"
+            yield f"{name} has no other replica: its models do not answer while {name} restarts{last_start}"
     yield from _find_gpu_downtime(plan, changed, removed, running, added, reported)
     workers = {worker for endpoint in plan.endpoints for worker in endpoint.workers}
     for name in removed:
         # if the plan has no workers, the API server is removed too, and the gateway can drain the API server
         if workers and name.startswith("fastchat-"):
-            yield f"{name}: FastChat can't drain a worker, so its requests in flight fail"
+            yield f"FastChat can't drain a worker, so the requests in flight on {name} fail"
     if SERVICE in removed:
-        yield "the gateway is removed, with its keys and its address: each model then answers on its own port"
+        yield "the gateway is removed, and its keys and its address no longer work: each model answers on its own port"
     elif SERVICE in added and changed:
-        yield "a gateway is added: the models then answer at its address, and no longer on their own ports"
+        yield "a gateway is added: the models answer at the gateway's address, and no longer on their own ports"
 
 
 def _find_gpu_downtime(
@@ -91,18 +92,18 @@ def _find_gpu_downtime(
             continue
         after = ", ".join(one for one in added if gpus_overlap(reserved_gpus(plan.service(one)), in_use[name]))
         last_start = _last_start(engine_of(name), running[name])
-        yield f"{name} stops before {after} starts on its GPU: neither answers until {after} is ready{last_start}"
+        yield f"{name} stops before {after} starts on the same GPU: both are down until {after} is ready{last_start}"
     for name, stopped_first in order_updates(plan, changed, in_use):
         for other in stopped_first:
             # report each service only once
             if other not in reported:
                 last_start = _last_start(engine_of(other), running[other])
-                yield f"{other} stops before {name} starts on its GPU: {other} is down meanwhile{last_start}"
+                yield f"{other} stops before {name} starts on the same GPU: {other} is down meanwhile{last_start}"
 
 
 def _last_start(engine: str, container: Container) -> str:
     seconds = last_start_seconds(engine, container)
-    return f"; its last start took {seconds:.0f} s" if seconds is not None else ""
+    return f"; the last start of {container.service} took {seconds:.0f} s" if seconds is not None else ""
 
 
 def last_start_seconds(engine: str, container: Container) -> float | None:

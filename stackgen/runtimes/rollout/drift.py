@@ -7,20 +7,18 @@ Compose stores a hash of each service's definition on its container, and recreat
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackgen.errors import StackgenError
 from stackgen.plan import Plan
+from stackgen.render.read import read_regular
 from stackgen.render.write import LOCK, write_atomically
 from stackgen.resolve.addons.gateway import SERVICE
-from stackgen.runtimes.compose.command import run
+from stackgen.runtimes.compose.command import override_arguments, run
 from stackgen.runtimes.compose.docker_sdk import sdk
 from stackgen.runtimes.compose.lifecycle import connect
 from stackgen.runtimes.rollout.gpu_handover import engine_of, gpu_ids
@@ -29,7 +27,7 @@ from stackgen.targets.compose import COMPOSE_FILE
 
 __all__ = [
     "Container", "Files", "find_changed_services", "find_containers", "find_previous_files", "gpus_in_use",
-    "restore_files", "rollout_lock", "save_applied_files",
+    "restore_files", "save_applied_files",
 ]  # fmt: skip
 
 # a `render` before the update overwrites the files that created the containers; a rollback finds these files here
@@ -127,7 +125,7 @@ def save_applied_files(folder: Path) -> None:
     """Saves the rendered files once they are known to work, so that a later update can roll back to them."""
     lines = (_read_text(folder / LOCK) or "").splitlines()
     # the lock file lists every rendered file
-    paths = [LOCK, *(line.partition("  ")[2] for line in lines)]
+    paths = [LOCK, *(line.partition("  ")[2] for line in lines if not line.startswith("#"))]
     files = {path: text for path in paths if (text := _read_text(folder / path)) is not None}
     if files:
         write_atomically(folder / APPLIED_FILE, json.dumps(files), mode=0o600)
@@ -142,23 +140,6 @@ def restore_files(folder: Path, files: Files) -> None:
             # the user may have restricted the mode of stack.yaml
             mode = (folder / path).stat().st_mode & 0o777 if (folder / path).exists() else 0o644
             write_atomically(folder / path, text, mode)
-
-
-@contextmanager
-def rollout_lock(folder: Path) -> Iterator[None]:
-    """Holds the stack's lock. Raises StackgenError if another update or scale holds it."""
-    # two rollouts at once would undo each other's work
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StackgenError(
-                "another `stackgen update` or `stackgen scale` is changing this stack", "wait until it has finished"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _container_gpus(data: dict[str, Any]) -> frozenset[str]:
@@ -179,7 +160,8 @@ def _env_key(gateway: Container) -> dict[str, str]:
 
 def _config_hashes(folder: Path, text: str, env: Mapping[str, str] | None = None) -> dict[str, str]:
     """Compose's hash of each service in `text`; `env` overrides the environment, which overrides .env."""
-    args = ["docker", "compose", "-f", "-", "--project-directory", str(folder), "config", "--hash", "*"]
+    start = ["docker", "compose", "-f", "-", *override_arguments(folder), "--project-directory", str(folder)]
+    args = [*start, "config", "--hash", "*"]
     output = run(args, input=text, env={**os.environ, **(env or {})})
     return dict(line.split() for line in output.splitlines() if len(line.split()) == 2)
 
@@ -194,14 +176,14 @@ def _image_ids(plan: Plan) -> dict[str, str]:
 def _load_applied_files(folder: Path) -> dict[str, str | None]:
     # only a rollback needs these files, so a broken file is no error
     try:
-        data = json.loads((folder / APPLIED_FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(read_regular(folder / APPLIED_FILE))
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _read_text(path: Path) -> str | None:
     try:
-        return path.read_text("utf-8")
+        return read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return None

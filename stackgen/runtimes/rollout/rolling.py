@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from stackgen.diagnose.explain import format_finding
 from stackgen.errors import StackgenError, StartError
-from stackgen.render.write import Change, compare, write_atomically, write_files
+from stackgen.plan.startup import start_waves
+from stackgen.render.write import Change, compare, write_files
 from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.runtimes.compose.certificate import ensure_certificate
 from stackgen.runtimes.compose.exporter_image import build_exporter
 from stackgen.runtimes.compose.gateway import has_stale_certificate, running_gateway
+from stackgen.runtimes.compose.project import require_own_project
 from stackgen.runtimes.observation.evidence import explain_failure
 from stackgen.runtimes.rollout.downtime import find_downtime, find_routers
 from stackgen.runtimes.rollout.drift import (
@@ -26,12 +28,13 @@ from stackgen.runtimes.rollout.drift import (
     find_previous_files,
     gpus_in_use,
     restore_files,
-    rollout_lock,
     save_applied_files,
 )
 from stackgen.runtimes.rollout.gpu_handover import gpus_overlap, order_updates, removals_blocking, reserved_gpus
 from stackgen.runtimes.rollout.steps import Progress, RolloutResult, Steps
+from stackgen.stack.edit import require_unchanged, write_stack_file
 from stackgen.stack.folder import Stack
+from stackgen.stack.lock import stack_lock
 from stackgen.targets.compose import COMPOSE_FILE
 
 __all__ = ["Rollout", "RolloutResult", "plan_rollout", "run_rollout"]
@@ -63,12 +66,13 @@ class Rollout:
 def plan_rollout(stack: Stack, stack_yaml: str = "") -> Rollout:
     """Returns the rollout that changes the running stack to `stack`. Writes nothing.
 
-    Raises StackgenError if the stack is not running, MachineError if Docker does not answer.
+    Raises StackgenError if the stack is not running or belongs to another folder, MachineError without Docker.
     """
     plan, folder = stack.plan, stack.folder
+    require_own_project(plan.name, folder)
     running = find_containers(plan.name)
     if not any(container.running for container in running.values()):
-        raise StackgenError("the stack is not running", "`stackgen up` starts it with the current configuration")
+        raise StackgenError("the stack is not running", "`stackgen up` starts the stack with the current configuration")
     file_changes = compare(stack.files(), folder)
     # a file that was edited by hand is used unchanged
     text = next(one.old if one.edited else one.new for one in file_changes if one.path == COMPOSE_FILE)
@@ -89,7 +93,7 @@ def plan_rollout(stack: Stack, stack_yaml: str = "") -> Rollout:
     previous_files = find_previous_files(folder, before, changed, running)
     # a rolled back `scale` restores stack.yaml as well
     if stack_yaml and previous_files is not None:
-        previous_files = {**previous_files, stack.source: (folder / stack.source).read_text("utf-8")}
+        previous_files = {**previous_files, stack.source: stack.text}
     return Rollout(
         added=tuple(added),
         changed=tuple(changed),
@@ -106,24 +110,27 @@ def run_rollout(stack: Stack, rollout: Rollout, progress: Progress, timeout: flo
 
     Raises StartError with the cause if a service does not become healthy; everything is then rolled back.
     """
-    with rollout_lock(stack.folder):
+    with stack_lock(stack.folder):
+        # the plan, and the user's answer to it, are about this stack.yaml
+        require_unchanged(stack.folder / stack.source, stack.text)
         # first, because a failure is harmless while nothing has been written
         ensure_certificate(stack.spec, stack.plan, stack.folder)
         runner = _RolloutRunner(stack.plan, stack.folder, progress, timeout, find_containers(stack.plan.name))
         if rollout.stack_yaml:
-            path = stack.folder / stack.source
-            write_atomically(path, rollout.stack_yaml, path.stat().st_mode & 0o777)
+            write_stack_file(stack.folder / stack.source, stack.text, rollout.stack_yaml)
         write_files(rollout.file_changes, stack.folder)
         build_exporter(stack.plan, stack.folder, progress)
         try:
-            runner.run(rollout)
-        except StartError as error:
-            raise _roll_back(runner, rollout, error) from None
-        except KeyboardInterrupt:
+            try:
+                runner.run(rollout)
+            except StartError as error:
+                raise _roll_back(stack, runner, rollout, error) from None
+        # also after Ctrl-C, SIGTERM or SIGHUP, and during a rollback: no replica stays drained
+        except BaseException:
             # the gateway may not be running at this moment
             with suppress(StackgenError):
-                if runner.gateway:
-                    runner.gateway.enable_all()
+                if gateway := running_gateway(stack.plan.name):
+                    gateway.enable_all()
             raise
         save_applied_files(stack.folder)
         return runner.result
@@ -135,8 +142,8 @@ class _RolloutRunner(Steps):
     def run(self, rollout: Rollout) -> None:
         """Carries out `rollout`."""
         # a rollout that was killed may have left a replica drained
-        if self.gateway:
-            self.gateway.enable_all()
+        for drain in self.gateway.enable_all() if self.gateway else ():
+            self.progress(drain.replica, f"was left {drain.describe()}: enabled again in the gateway")
         role = {service.name: service.role for service in self.plan.services}
         downloads = [name for name in (*rollout.added, *rollout.changed) if role[name] == "download"]
         # a router needs a replica that may have to be recreated first; a new gateway needs the port of an engine
@@ -159,9 +166,10 @@ class _RolloutRunner(Steps):
         ):
             self._update_in_order(changed)
             changed = []
-        if added:
-            self.start(added)
-            self.result.started += added
+        # in waves, because `--no-deps` also ignores that engines which share a GPU start one after another
+        for wave in start_waves(self.plan.services, added):
+            self.start(wave)
+            self.result.started += wave
         for name in removed:
             if name not in self.stopped:
                 self.drain(name)
@@ -235,7 +243,7 @@ class _RolloutRunner(Steps):
             self.drain(name)
 
 
-def _roll_back(runner: _RolloutRunner, rollout: Rollout, error: StartError) -> StartError:
+def _roll_back(stack: Stack, runner: _RolloutRunner, rollout: Rollout, error: StartError) -> StartError:
     """Rolls back, and returns the error that reports the cause and how the rollback ended."""
     # explained first, because the rollback removes the failed container and its log
     finding = explain_failure(runner.plan, runner.folder, error.output)
@@ -243,16 +251,29 @@ def _roll_back(runner: _RolloutRunner, rollout: Rollout, error: StartError) -> S
     cause += error.message.splitlines()[0] if cause else error.message
     if rollout.previous_files is None:
         return StartError(
-            f"{cause}\nnot rolled back: the files that created the running services are gone",
-            f"the other replicas keep running; fix stack.yaml, then `stackgen update` continues with {runner.failing}",
+            f"{cause}\nnot rolled back: the files from which the running services were created no longer exist",
+            "the other replicas keep running. Fix stack.yaml, and run `stackgen update`, which continues with"
+            f" {runner.failing}",
         )
     runner.progress(runner.failing or SERVICE, "failed: rolling back")
-    restore_files(runner.folder, rollout.previous_files)
+    stack_yaml = _restore_files(stack, rollout, rollout.previous_files)
     try:
         runner.roll_back(rollout)
     except StartError as second:
         return StartError(
             f"{cause}\nthe rollback failed as well: {second.message}", "run `stackgen diagnose` for the cause"
         )
-    stack_yaml = "stack.yaml is unchanged" if rollout.stack_yaml else "stack.yaml still contains the change"
     return StartError(f"{cause}\nrolled back: the previous services run again, and {stack_yaml}", error.hint)
+
+
+def _restore_files(stack: Stack, rollout: Rollout, files: Files) -> str:
+    """Restores `files`, but not over an edit of stack.yaml. Returns what stack.yaml contains now."""
+    if not rollout.stack_yaml:
+        restore_files(stack.folder, files)
+        return "stack.yaml still contains the change"
+    restore_files(stack.folder, {path: text for path, text in files.items() if path != stack.source})
+    try:
+        write_stack_file(stack.folder / stack.source, rollout.stack_yaml, stack.text)
+    except StackgenError:
+        return "stack.yaml, which was edited meanwhile, still contains the new number of replicas"
+    return "stack.yaml is unchanged"

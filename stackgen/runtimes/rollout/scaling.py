@@ -10,11 +10,13 @@ from stackgen.diagnose.rule import Edit
 from stackgen.diagnose.stack_edit import apply_edit
 from stackgen.engines.base import served_names
 from stackgen.errors import StackgenError
-from stackgen.resolve.pipeline import resolve
+from stackgen.resolve.hosts import resolve
 from stackgen.runtimes.compose.gateway import has_gateway, running_gateway
+from stackgen.runtimes.compose.project import require_own_project
 from stackgen.spec import StackSpec
+from stackgen.stack.edit import require_original
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
-from stackgen.stack.load import parse_stack, read_text
+from stackgen.stack.load import apply_placement, parse_stack
 from stackgen.targets.compose import ComposeSite
 
 __all__ = ["ScaledStack", "parse_replica_counts", "scale_stack"]
@@ -48,24 +50,28 @@ def parse_replica_counts(args: Sequence[str]) -> tuple[dict[str, int], str]:
 def scale_stack(where: str, counts: Mapping[str, int]) -> ScaledStack:
     """Returns the stack at `where` with the replicas `counts` by model, stack.yaml's new text, and its diff.
 
-    Writes nothing. Raises StackgenError for an unknown model and for a stack without a running gateway, SpecError if
-    the new number of replicas is invalid.
+    Writes nothing. Raises StackgenError for an unknown model, for a stack without a running gateway and for one of
+    another folder, SpecError if the new number of replicas is invalid.
     """
-    current = open_stack(where)
+    current = open_stack(where).for_one_machine()
+    require_original(current.spec)
+    require_own_project(current.plan.name, current.folder)
     if not has_gateway(current.plan) or running_gateway(current.plan.name) is None:
         raise StackgenError(
             "the stack has no running gateway, and several replicas need a gateway as their endpoint",
-            "set `gateway: true` and run `stackgen up`, which restarts the models once, with downtime; then scale",
+            "set `gateway: true` and run `stackgen up`, which restarts the models once, with downtime. After that, run"
+            " `stackgen scale` again",
         )
     path = find_stack_file(where) or Path(where) / "stack.yaml"
-    before = text = read_text(path)
+    before = text = current.text
     for name, count in counts.items():
         index = _find_model(current.spec, name)
         # an edit without effect would still add a line with the default
         if count != current.spec.models[index].replicas:
             text = apply_edit(text, Edit(("models", index, "replicas"), str(count)))
-    spec = parse_stack(text, str(path))
-    stack = Stack(spec, resolve(spec, ComposeSite(path.parent, current.folder), str(path)), current.folder, path.name)
+    spec = apply_placement(parse_stack(text, str(path)), path, text)
+    plan = resolve(spec, ComposeSite(path.parent, current.folder), str(path))
+    stack = Stack(spec, plan, current.folder, path.name, text=before)
     # the default of `gateway` depends on the number of replicas: with one replica, its keys and address would be lost
     if not has_gateway(stack.plan):
         raise StackgenError(
@@ -91,5 +97,6 @@ def _find_model(spec: StackSpec, name: str) -> int:
         hint = f"did you mean {close[0]}?" if close else f"the stack has: {names}"
         raise StackgenError(f"the stack has no model {name!r}", hint)
     if len(known[name]) > 1:
-        raise StackgenError(f"several models have the name {name!r}", "use a served name that only one of them has")
+        hint = "use a served name that only one of these models has"
+        raise StackgenError(f"several models have the name {name!r}", hint)
     return known[name].pop()

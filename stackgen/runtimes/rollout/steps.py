@@ -12,10 +12,12 @@ from typing import Any
 
 from stackgen.errors import StartError
 from stackgen.plan import Plan
+from stackgen.plan.startup import start_seconds
 from stackgen.resolve.addons.gateway import SERVICE
 from stackgen.runtimes.compose.command import compose_command, compose_error
 from stackgen.runtimes.compose.docker_sdk import sdk
-from stackgen.runtimes.compose.gateway import Gateway, execute, reload_if_changed, running_gateway
+from stackgen.runtimes.compose.gateway import Gateway, reload_if_changed, running_gateway
+from stackgen.runtimes.compose.haproxy_api import execute
 from stackgen.runtimes.compose.lifecycle import connect, wait_until_healthy
 from stackgen.runtimes.rollout.downtime import skip_repeats
 from stackgen.runtimes.rollout.drift import Container, find_containers
@@ -23,6 +25,8 @@ from stackgen.runtimes.rollout.drift import Container, find_containers
 __all__ = ["Progress", "RolloutResult", "Steps"]
 
 Progress = Callable[[str, str], None]
+# what Compose needs to replace a container, in addition to the time that the old one needs to stop
+COMPOSE_SECONDS = 20
 # makes FastChat's controller check its workers now, instead of after 15 s without their heartbeats
 REFRESH_WORKERS = (
     "import urllib.request as u;u.urlopen(u.Request('http://127.0.0.1:21001/refresh_all_workers',b''),timeout=30)"
@@ -91,8 +95,7 @@ class Steps:
                 deadline = time.monotonic() + self._start_timeout(part)
                 wait_until_healthy(part, connect(), process, self.progress, deadline, before={})
             except BaseException:
-                process.terminate()
-                process.wait(timeout=30)
+                self._finish_compose(process, part)
                 raise
             output.seek(0)
             if process.returncode:
@@ -114,13 +117,13 @@ class Steps:
         if not self.gateway or not self.gateway.servers(name):
             return False
         if self.gateway.is_last_up(name):
-            self.progress(name, "is the only replica that is up: its model does not answer meanwhile")
+            self.progress(name, "is the only replica that is up: its model does not answer until a replica is ready")
         # a request may take as long as the gateway's timeout
         configs = [one.data for one in self.plan.documents if one.path == "gateway/haproxy.cfg"]
         timeout = max((config.timeout for config in configs), default=600)
         self.progress(name, "draining")
         if left := self.gateway.drain(name, timeout, lambda phase: self.progress(name, phase)):
-            self.progress(name, f"{left} requests are cut off after {timeout} s")
+            self.progress(name, f"{left} requests have not ended within {timeout} s, and are cut off now")
         return True
 
     def drain_and_stop(self, name: str) -> None:
@@ -199,7 +202,19 @@ class Steps:
                 f"run `stackgen logs {name}` for details",
             )
 
+    def _finish_compose(self, process: subprocess.Popen[str], part: Plan) -> None:
+        """Lets an interrupted Compose finish replacing its containers, but not a long download of an image."""
+        if process.poll() is not None:
+            return
+        # ended in between, Compose leaves a container that has replaced a running one and was never started
+        self.progress(self.failing, "interrupted: waiting until Compose has finished this step")
+        try:
+            process.wait(timeout=COMPOSE_SECONDS + max(one.stop_grace_period or 0 for one in part.services))
+        # a second Ctrl-C does not wait
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.terminate()
+            process.wait(timeout=30)
+
     def _start_timeout(self, part: Plan) -> float:
         """Seconds that a start of the services of `part` may take."""
-        periods = (one.health.start_period for one in part.services if one.health)
-        return self.timeout or 120 + max(periods, default=0)
+        return self.timeout or 120 + start_seconds(part.services)

@@ -1,14 +1,13 @@
 """Downloads models from a Hugging Face Hub into the cache that all engines share, then exits.
 
-    download.py [--attempts 5] --model REPO [--revision REV] [--file PATTERN]... [--model ...]...
+    download.py [--attempts 5] --model REPO [--revision R] [--file G]... [--model ...]... [--owner ID] [--vocabulary X]
 
-Reads HF_HUB_CACHE (or HF_HOME), HF_ENDPOINT, and the token in the file HF_TOKEN_PATH unless that is empty.
-A complete model has a marker file, <cache>/../.stackgen/<repo>@<revision>+….json. As long as all files listed in it
-exist, no network request is made. To follow a branch that has moved, delete the marker.
-Progress is printed as `stackgen: download REPO 123/456 bytes`. A failure prints
-`stackgen: cannot download REPO: CAUSE; REMEDY` and exits with 10 (no access: token or licence), 11 (no such repository,
-revision or file), 12 (network), 13 (disk full), 14 (no permission on the cache or the token file), 2 (wrong arguments),
-1 (anything else), or 143 when stopped by SIGTERM.
+Reads HF_HUB_CACHE (or HF_HOME), HF_ENDPOINT, and the token in the file HF_TOKEN_PATH (default: the secret hf_token).
+For --owner and --vocabulary, see store_owner.py and vocabulary.py. A complete model has a marker file,
+<cache>/../.stackgen/<repo>@<revision>+….json. While all files listed in it exist, no request is sent: delete the marker
+to follow a branch that has moved. Progress: `stackgen: download REPO 123/456 bytes`. A failure prints `stackgen: cannot
+download REPO: CAUSE; REMEDY` and exits with 10 (no access), 11 (no such repository, revision or file), 12 (network), 13
+(disk full), 14 (no permission on cache or token), 2 (wrong arguments), 1 (other), or 143 when stopped by SIGTERM.
 Works with huggingface_hub 0.36.2 and 2.4.0. Source: `hf download`, file_download.py, _snapshot_download.py of both.
 """
 
@@ -36,6 +35,7 @@ WEIGHTS, PICKLES = ("*.safetensors", "*.bin", "*.pt"), ("*.bin", "*.pt", "*.ckpt
 # Formats that neither vLLM nor FastChat loads. Pickles are skipped only when safetensors are in the same folder.
 COPIES = ("original/*", "onnx/*", "openvino/*", "*.pth", "*.onnx", "*.onnx_data", "*.gguf", "*.h5", "*.msgpack",
           "*.tflite", "*.ot", "*.mlmodel", "*.mlpackage/*")  # fmt: skip
+SECRET = "/run/secrets/hf_token"
 SPACE = "free some space, or set storage.path to a folder on a larger disk"
 
 
@@ -88,7 +88,7 @@ def explain(error: Exception, model: Model) -> Failure:
     if isinstance(error, Failure):
         return error
     if isinstance(error, ImportError):
-        return Failure(OTHER, str(error), "run it in an image that has huggingface_hub installed")
+        return Failure(OTHER, str(error), "run download.py in an image that has huggingface_hub installed")
     from huggingface_hub import constants, errors, get_token
 
     hub, response = constants.ENDPOINT, getattr(error, "response", None)
@@ -102,20 +102,20 @@ def explain(error: Exception, model: Model) -> Failure:
     number, library = system.errno, type(error).__module__.partition(".")[0]
     for applies, code, cause, remedy in (
         (isinstance(error, errors.RevisionNotFoundError),
-         MISSING, f"it has no revision {model.revision!r} {http}", f"see its branches at {page}/tree/main"),
+         MISSING, f"it has no revision {model.revision!r} {http}", f"see the branches at {page}/tree/main"),
         (isinstance(error, errors.RepositoryNotFoundError) and not gated,
          MISSING, f"{hub} has no such model, or it is private {http}",
-         "check its name, and HF_TOKEN_FILE if it is private"),
+         "check the model's name, and HF_TOKEN_FILE if the model is private"),
         (status == 401 and not get_token(),
          ACCESS, f"it needs a token and none was given {http}",
-         f"accept its licence at {page}, then set HF_TOKEN_FILE"),
-        (status == 401, ACCESS, f"the hub refuses the token {http}", f"create a new one at {hub}/settings/tokens"),
+         f"accept the model's licence at {page}, then set HF_TOKEN_FILE"),
+        (status == 401, ACCESS, f"the hub refuses the token {http}", f"create a new token at {hub}/settings/tokens"),
         (status == 403, ACCESS, f"the token's account has no access {http}",
-         f"accept its licence at {page} with that account"),
+         f"accept the model's licence at {page} with that account"),
         (status, NETWORK, f"the hub answers HTTP {status}", "try again later"),
         (number == errno.ENOSPC, DISK, f"the disk of {CACHE} is full", SPACE),
         (number in (errno.EACCES, errno.EPERM, errno.EROFS),
-         PERMISSION, f"{system.strerror}: {system.filename}", f"give uid {os.getuid()} access to it"),
+         PERMISSION, f"{system.strerror}: {system.filename}", f"give uid {os.getuid()} access to this path"),
         (library in ("httpx2", "httpx", "requests", "urllib3"),
          NETWORK, f"no connection to {hub}: {system.strerror or error or 'timed out'}", "check network, DNS and proxy"),
     ):  # fmt: skip
@@ -123,7 +123,7 @@ def explain(error: Exception, model: Model) -> Failure:
             after = response.headers.get("Retry-After", "") if response is not None else ""
             transient = code == NETWORK and (not status or status in (408, 429) or status >= 500)
             return Failure(code, cause, remedy, transient, min(int(after), 300) if after.isdigit() else 0)
-    return Failure(OTHER, f"{type(error).__name__}: {error}", f"try by hand: hf download {model.repo}")
+    return Failure(OTHER, f"{type(error).__name__}: {error}", f"run this command by hand: hf download {model.repo}")
 
 
 def downloaded_bytes(model: Model, blobs: dict[str, int]) -> int:
@@ -181,7 +181,7 @@ def fetch(model: Model) -> None:
     copies = {n for n in found if match(n, COPIES) or (match(n, PICKLES) and os.path.dirname(n) in safetensors_dirs)}
     names = [n for n in found if (match(n, model.patterns) if model.patterns else n not in copies)]
     if not any(model.patterns or match(name, WEIGHTS) for name in names):
-        raise Failure(MISSING, f"none of its files matches {model.patterns or WEIGHTS}", "check its list of files")
+        raise Failure(MISSING, f"none of its files matches {model.patterns or WEIGHTS}", "check the list of its files")
     files = {name: found[name].size or 0 for name in names}
     # A gated model's file list is public: only requesting a file shows whether its licence was accepted.
     get_hf_file_metadata(hf_hub_url(model.repo, max(names, key=files.__getitem__), revision=commit), timeout=30)
@@ -218,7 +218,7 @@ def ensure_downloaded(model: Model) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"another process is downloading {model.repo}: waiting for it")
+                say(f"another process is downloading {model.repo}: waiting until that download ends")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # the process that held the lock may have downloaded it
             if not model.ready():
@@ -253,7 +253,9 @@ def download(model: Model, attempts: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    models, attempts = list[Model](), 5
+    models, settings = list[Model](), {"--attempts": "5", "--owner": "", "--vocabulary": ""}
+    if os.path.exists(SECRET):
+        os.environ.setdefault("HF_TOKEN_PATH", SECRET)
     os.umask(0o022)  # engines run as other users and must be able to read the files
     for number in (signal.SIGTERM, signal.SIGINT):  # process 1 ignores signals without a handler
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -265,13 +267,28 @@ def main(arguments: list[str]) -> int:
                 models[-1].revision = value
             elif option == "--file":
                 models[-1].patterns.append(value)
-            elif option == "--attempts":
-                attempts = int(value)
+            elif option in settings:
+                settings[option] = value
             else:
                 raise ValueError(option)
+        attempts = int(settings["--attempts"])
     except (IndexError, ValueError):
         print(__doc__, file=sys.stderr)
         return USAGE
+    if (owner := settings["--owner"]) and os.geteuid() == 0:
+        import store_owner
+
+        try:
+            store_owner.become_owner(CACHE.parent, owner)
+        except OSError as error:
+            failure = f"cannot become the owner of {CACHE.parent}: {error.strerror}"
+            print(f"stackgen: {failure}; set storage.user in stack.yaml to its uid:gid", file=sys.stderr)
+            return PERMISSION
+    if name := settings["--vocabulary"]:
+        import vocabulary
+
+        if code := vocabulary.ensure_downloaded(CACHE.parent / "tiktoken", name, attempts):
+            return code
     for model in models:
         try:
             download(model, attempts)

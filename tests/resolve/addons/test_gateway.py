@@ -43,6 +43,13 @@ def lines(text: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
 
+def test_no_backend_leaves_out_a_replica_that_refused_a_request() -> None:
+    # leastconn of HAProxy 3.2 does: findings/haproxy-leastconn-skips-server.sh
+    config = files(plan({"replicas": 3}, FC, gateway=True))["gateway/haproxy.cfg"]
+    settings = [line.strip() for line in config.splitlines() if line.strip().startswith("balance ")]
+    assert len(settings) >= 2 and set(settings) == {"balance random(8)"}
+
+
 @pytest.mark.parametrize(
     ("models", "fields", "there"),
     [
@@ -70,8 +77,10 @@ def test_gateway_is_added_for_replicas_or_an_open_address(
 
 def test_disabling_the_gateway_warns_about_open_paths() -> None:
     (warning,) = [text for text in plan({}, FC, gateway=False).warnings if "gateway: false" in text]
-    for path in ("/invocations", "/metrics", "/api/v1/chat/completions"):
+    for path in ("/invocations", "/version"):
         assert path in warning
+    # stackgen's image of FastChat requires the key on every path
+    assert "/api/v1/chat/completions" not in warning
 
 
 def test_local_processes_warn_if_a_gateway_was_requested(tmp_path: Path) -> None:
@@ -201,13 +210,13 @@ def test_tls_certificate_and_redirect_are_rendered() -> None:
         ([{}], {"gateway": {"keys": [{"name": "A b"}]}}, r"gateway.keys\[0\].name"),
         ([{}], {"gateway": {"tls": {"certificate": "./c"}}}, "needs both `certificate` and `key`"),
         ([{}], {"gateway": {"tls": {"redirect_port": 8000}}}, "gateway's own port"),
-        ([{}], {"gateway": {"max_body": "1g"}}, "gateway.max_body: must be a size in MiB from 1m to 255m"),
-        ([{}], {"gateway": {"max_body": "256m"}}, "gateway.max_body: must be a size in MiB from 1m to 255m"),
+        ([{}], {"gateway": {"max_body": "1g"}}, r"gateway.max_body: must be a size from 1m to 255m \(m: MiB\)"),
+        ([{}], {"gateway": {"max_body": "256m"}}, r"gateway.max_body: must be a size from 1m to 255m \(m: MiB\)"),
         ([{}], {"gateway": {"tls": {"names": []}}}, "gateway.tls.names"),
         (
             [FC | {"worker_concurrency": 1}, {}],
             {},
-            r"models\[0\].worker_concurrency: leaves no room for the gateway",
+            r"models\[0\].worker_concurrency: is too low: the gateway's health check can't run",
         ),
         ([{}], {"gateway": {"allow": ["tokenize"]}}, r"gateway.allow\[0\]"),
         ([{"fallback": "together:a/b"}], {}, r"models\[0\].fallback: needs the gateway"),

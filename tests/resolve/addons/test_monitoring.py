@@ -61,7 +61,7 @@ def test_local_processes_warn_that_monitoring_is_not_used(tmp_path: Path) -> Non
     data = {"name": "demo", "models": [{"model": "./m", "engine": "vllm"}], "monitoring": True}
     made = resolve(build_spec(data, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
     assert [service.name for service in made.services] == ["vllm-m"]
-    assert "monitoring needs containers: local processes run without it" in made.warnings
+    assert "monitoring needs containers: local processes run without monitoring" in made.warnings
     quiet = resolve(build_spec(data | {"monitoring": None}, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
     assert not [one for one in quiet.warnings if "monitoring" in one]
 
@@ -79,8 +79,35 @@ def test_each_replica_is_scraped_with_model_and_replica_labels() -> None:
     assert scraped(made)["stackgen"] == ["exporter:9464"]
 
 
+def test_the_watch_for_hangs_is_scraped_where_it_has_metrics() -> None:
+    made = plan({"replicas": 2}, {"restart_hung": False, "served_names": ["off"]}, FC)
+    jobs = {job["job_name"]: job for job in parsed(made, "prometheus.yml")["scrape_configs"]}
+    assert jobs["watch"]["static_configs"] == [
+        {"targets": ["vllm-m0:9465"], "labels": {"model": "org/m0", "replica": "vllm-m0"}},
+        {"targets": ["vllm-m0-2:9465"], "labels": {"model": "org/m0", "replica": "vllm-m0-2"}},
+    ]
+    ports = {one.name: dict(one.environment).get("STACKGEN_WATCH_PORT") for one in made.services}
+    assert {name for name, port in ports.items() if port} == {"vllm-m0", "vllm-m0-2"}
+    # without monitoring, nothing would read them
+    assert not any("STACKGEN_WATCH_PORT" in dict(one.environment) for one in plan({}, monitoring=False).services)
+
+
+def test_intervals_are_settable() -> None:
+    intervals = {"scrape_interval": 5, "check_interval": 10, "reload_interval": 20}
+    made = plan({}, gateway=True, monitoring=intervals)
+    config = parsed(made, "prometheus.yml")
+    assert config["global"] == {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    assert {job["job_name"]: job["scrape_interval"] for job in config["scrape_configs"]} == {
+        "prometheus": "10s", "vllm": "5s", "watch": "5s", "gateway": "5s", "gateway-keys": "5s", "stackgen": "10s",
+    }  # fmt: skip
+    assert parsed(made, "datasources/stackgen.yaml")["datasources"][0]["jsonData"]["timeInterval"] == "5s"
+    assert "--config.auto-reload-interval=20s" in made.service("prometheus").command
+    assert made.service("exporter").command[-2:] == ("--interval", "10")
+
+
 def test_absent_services_are_not_scraped() -> None:
-    assert set(scraped(plan({}))) == {"prometheus", "vllm", "stackgen"}
+    assert set(scraped(plan({}))) == {"prometheus", "vllm", "watch", "stackgen"}
+    assert set(scraped(plan({"restart_hung": False}))) == {"prometheus", "vllm", "stackgen"}
     assert set(scraped(plan(FC))) == {"prometheus", "stackgen"}
     assert {group["name"] for group in parsed(plan(FC), "rules.yml")["groups"]} == {"probes", "monitoring"}
     assert "monitoring/dashboards/gateway.json" not in files(plan({}))
@@ -130,7 +157,9 @@ def test_every_monitoring_service_is_hardened_and_has_a_health_check() -> None:
     assert {service.name for service in mine} == ADDED | {"dcgm-exporter"}
     for service in mine:
         assert service.logging == Logging("5m", 2)
-        assert service.restart == "unless-stopped" and service.health and service.read_only
+        assert service.restart == "unless-stopped" and service.health
+        # hooks of the NVIDIA Container Toolkit write to the root file system
+        assert service.read_only == (not service.gpus)
         assert not service.cap_add and not service.networks and not service.engine
         printed = data["services"][service.name]
         assert printed["cap_drop"] == ["ALL"]
@@ -279,4 +308,4 @@ def test_documentation_lists_every_alert() -> None:
 
 def test_dashboard_uids_are_unique() -> None:
     uids = [json.loads(path.read_text("utf-8"))["uid"] for path in DASHBOARDS]
-    assert len(set(uids)) == len(uids) == 5
+    assert len(set(uids)) == len(uids) == 6

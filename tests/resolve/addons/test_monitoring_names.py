@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from stackgen import flags
 from stackgen.check.report import Report, Result
+from stackgen.engines.sglang import VERSION
 from stackgen.exporter import render_metrics
 from stackgen.plan import Plan
 from stackgen.render.templating import render
@@ -55,8 +57,11 @@ def everything(**fields: Any) -> Plan:
     models = [
         {"model": "org/a", "engine": "vllm", "gpus": 1, "replicas": 2},
         {"model": "org/b", "engine": "fastchat", "gpus": 2},
+        {"model": "org/c", "engine": "sglang", "gpus": 1},
     ]
-    data = {"name": "demo", "models": models, "monitoring": True} | fields
+    # a token budget adds metrics
+    gateway = {"keys": [{"name": "team", "tokens_per_day": 1000}]}
+    data = {"name": "demo", "models": models, "monitoring": True, "gateway": gateway} | fields
     return resolve(build_spec(data, "test"), ComposeSite(), "test")
 
 
@@ -84,6 +89,9 @@ def known() -> dict[str, set[str]]:
     report = render_metrics(Report((REPORT, other), "2026-11-23T00:00:00+00:00"))
     texts = [path.read_text("utf-8") for path in sorted(RECORDINGS.glob("*-metrics.txt"))]
     found = dict.fromkeys(DCGM, DCGM_LABELS) | PROMETHEUS
+    # from SGLang's source, because it runs on no CPU of the tests: a histogram has three series
+    sglang = json.loads((Path(flags.__file__).parent / f"sglang-{VERSION}.json").read_text("utf-8"))["metrics"]
+    found |= {name + suffix: {"le"} for name in sglang for suffix in ("", "_bucket", "_sum", "_count")}
     for text in (*texts, keys, report):
         for name, labels in labels_by_name(text).items():
             found[name] = found.get(name, set()) | labels

@@ -21,9 +21,13 @@ pytestmark = pytest.mark.docker
 
 REPLICA = 'job="vllm",instance="a:8000",model="m",replica="vllm-m"'
 FIRST = f"vllm:time_to_first_token_seconds_bucket{{{REPLICA},le="
+SGLANG_FIRST = FIRST.replace("vllm:", "sglang:")
 KEYS = 'job="gateway-keys",instance="gateway:8405",key="ci"'
 REQUESTS, ERRORS = f"stackgen_gateway_key_requests_total{{{KEYS}}}", f"stackgen_gateway_key_errors_total{{{KEYS}}}"
 API = 'haproxy_frontend_http_responses_total{proxy="api",code="4xx"}'
+DRAINED = 'job="gateway-keys",instance="gateway:8405",replica="vllm-m-2"'
+SINCE = f"stackgen_gateway_drained_since_timestamp_seconds{{{DRAINED}}}"
+LEASE = f"stackgen_gateway_drain_lease_timestamp_seconds{{{DRAINED}}}"
 SERVER = "haproxy_server_status{proxy=\"m\",server="  # fmt: skip
 PROVIDER = "haproxy_server_status{proxy=\"fallback-m\",server="  # fmt: skip
 PROBE = 'endpoint="m",base_url="http://gateway:8000/v1",dialect="vllm"'
@@ -33,6 +37,7 @@ def dcgm(name: str, gpu: int) -> str:
     return f'DCGM_FI_DEV_{name}{{job="dcgm",gpu="{gpu}"}}'
 
 
+HANGS = 'stackgen_replica_hangs_total{job="watch",instance="a:9465",model="m",replica="vllm-m",reason="asleep"}'
 # alert: (series that make it fire, minute at which it fires, similar series that must not); one value per minute, in
 # promtool's notation
 CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
@@ -52,10 +57,29 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
         # only one in thirty is slow
         {f'{FIRST}"1.0"}}': "0+58x40", f'{FIRST}"5.0"}}': "0+60x40", f'{FIRST}"+Inf"}}': "0+60x40"},
     ),
+    "SglangQueueGrowing": ({f"sglang:num_queue_reqs{{{REPLICA}}}": "0+2x40"}, 20,
+                           {f"sglang:num_queue_reqs{{{REPLICA}}}": "90-2x40"}),
+    "SglangKvCacheFull": ({f"sglang:token_usage{{{REPLICA}}}": "0.99x30"}, 12,
+                          {f"sglang:token_usage{{{REPLICA}}}": "0.9x30"}),
+    "SglangRetractions": ({f"sglang:num_retracted_requests_total{{{REPLICA}}}": "0+2x30"}, 11,
+                          {f"sglang:num_retracted_requests_total{{{REPLICA}}}": "0x10 5x20"}),
+    "SglangFirstTokenSlow": (
+        {f'{SGLANG_FIRST}"1.0"}}': "0x40", f'{SGLANG_FIRST}"5.0"}}': "0+60x40", f'{SGLANG_FIRST}"+Inf"}}': "0+60x40"},
+        12,
+        {f'{SGLANG_FIRST}"1.0"}}': "0+58x40", f'{SGLANG_FIRST}"5.0"}}': "0+60x40",
+         f'{SGLANG_FIRST}"+Inf"}}': "0+60x40"},
+    ),
+    "ReplicaHung": ({HANGS: "0x10 1x20"}, 12, {HANGS: "2x30"}),
     "GatewayReplicaDown": (
         {f'{SERVER}"a",state="UP"}}': "1x5 0x30"}, 17,
         # drained and back five minutes later; and a fallback that is not needed
         {f'{SERVER}"a",state="UP"}}': "1x5 0x5 1x30", f'{PROVIDER}"x",state="UP"}}': "0x41"},
+    ),
+    # the time in promtool's tests begins with 0, so minute 1 is the timestamp 60
+    "GatewayReplicaLeftDrained": (
+        {SINCE: "0x1 60x30", LEASE: "0x1 120x30"}, 5,
+        # renewed each minute by the command that drains it; and not drained, with the lease of an earlier drain
+        {SINCE: "0x1 60x30", LEASE: "60+60x30", SINCE.replace("-2", ""): "0x31", LEASE.replace("-2", ""): "60x31"},
     ),
     "GatewayModelDown": (
         {f'{SERVER}"a",state="UP"}}': "0x20", f'{SERVER}"b",state="UP"}}': "1x5 0x20"}, 8,
@@ -70,8 +94,8 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
     "RequestsRefused": ({API: "0+60x30"}, 11, {API: "0+6x30"}),
     "GpuLost": (
         {dcgm("GPU_TEMP", 0): "40x30", dcgm("GPU_TEMP", 1): "40x30", dcgm("GPU_TEMP", 2): "40x30",
-         dcgm("GPU_TEMP", 3): "40x5 stale"}, 12,
-        {dcgm("GPU_TEMP", gpu): "40x30" for gpu in range(4)},
+         dcgm("GPU_TEMP", 3): "40x30", dcgm("GPU_TEMP", 4): "40x5 stale"}, 12,
+        {dcgm("GPU_TEMP", gpu): "40x30" for gpu in range(5)},
     ),
     "GpuError": ({dcgm("XID_ERRORS", 0): "0x5 79x20"}, 8, {dcgm("XID_ERRORS", 0): "79x30"}),
     "ProbeFailing": ({f"stackgen_endpoint_up{{{PROBE}}}": "1x3 0x20"}, 8,
@@ -142,7 +166,9 @@ def test_promtool_accepts_the_rendered_files(prometheus_image: str, folder: Path
     assert f"SUCCESS: {len(CASES)} rules found" in output
     write(everything(models=[{"model": "org/b", "engine": "fastchat"}]), tmp_path)
     promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
-    write(everything(models=[{"model": "o/b", "engine": "vllm", "served_names": ['"}\\ $x {{ .y }} é']}]), tmp_path)
+    # the gateway would refuse this name
+    models = [{"model": "o/b", "engine": "vllm", "served_names": ['"}\\ $x {{ .y }} é']}]
+    write(everything(models=models, gateway=False), tmp_path)
     promtool(prometheus_image, tmp_path, "check", "config", "/etc/stackgen/prometheus.yml")
 
 
@@ -167,7 +193,7 @@ def test_each_alert_fires_only_for_its_condition(prometheus_image: str, folder: 
          "vllm-m of m is down"),
         ("FirstTokenSlow", "severity: warning, model: m, replica: vllm-m",
          "vllm-m of m: the 95th percentile of the time to first token is 4.8s; the target is 2 s"),
-        ("GpuLost", "severity: critical", "only 3 of 4 GPUs are left"),
+        ("GpuLost", "severity: critical", "only 4 of 5 GPUs are left"),
         ("KvCacheFull", "severity: warning, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
          "vllm-m: the KV cache is 99% full"),
     ],

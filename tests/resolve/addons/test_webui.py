@@ -12,9 +12,11 @@ from stackgen.errors import SpecError
 from stackgen.plan import EnvRef, Plan, Volume
 from stackgen.render.templating import render
 from stackgen.resolve.pipeline import resolve
+from stackgen.runtimes.compose.certificate import ensure_certificate
 from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.process import ProcessSite
+from tests.resolve.addons.test_gateway import check, files
 
 
 def plan(*models: dict[str, Any], **fields: Any) -> Plan:
@@ -56,6 +58,60 @@ def test_chat_page_is_on_loopback_with_accounts_and_a_key_from_env() -> None:
     assert data["cap_drop"] == ["ALL"] and ":v" in data["image"]
 
 
+def test_only_administrators_create_accounts_unless_the_stack_file_allows_sign_up() -> None:
+    environment = dict(plan({}).service("open-webui").environment)
+    password = environment["WEBUI_ADMIN_PASSWORD"]
+    assert isinstance(password, EnvRef) and password.name == "WEBUI_ADMIN_PASSWORD" and password.required
+    assert (environment["ENABLE_SIGNUP"], environment["WEBUI_ADMIN_EMAIL"]) == ("False", "admin@localhost")
+    environment = dict(
+        plan({}, ui={"sign_up": True, "admin_email": "ops@lab.example"}).service("open-webui").environment
+    )
+    assert (environment["ENABLE_SIGNUP"], environment["WEBUI_ADMIN_EMAIL"]) == ("True", "ops@lab.example")
+    # also then, an account waits for approval
+    assert environment["DEFAULT_USER_ROLE"] == "pending"
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_the_gateway_serves_the_page_to_other_machines(tls: bool) -> None:
+    made = plan({}, ui={"bind": "10.0.0.5", "port": 443}, **({"gateway": {"tls": "generate"}} if tls else {}))
+    page, front = made.service("open-webui"), made.service("gateway")
+    assert page.ports == ()
+    assert [(port.address, port.host, port.container) for port in front.ports] == [
+        ("127.0.0.1", 8000, 8000), ("10.0.0.5", 443, 8010),
+    ]  # fmt: skip
+    text = next(file.text for file in render(made) if file.path == "gateway/haproxy.cfg")
+    block = text[text.index("\nfrontend page\n") :]
+    assert ("bind :8010 ssl crt /tls/site.crt" in block) == tls
+    assert "server open-webui open-webui:8080" in block
+    assert (dict(page.environment).get("WEBUI_SESSION_COOKIE_SECURE") == "true") == tls
+    assert any("the chat UI is open on 10.0.0.5 without TLS" in one for one in made.warnings) == (not tls)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("tls", [True, False])
+def test_haproxy_accepts_the_page(tls: bool, tmp_path: Path, haproxy_image: str) -> None:
+    fields: dict[str, Any] = {"gateway": {"tls": "generate"}} if tls else {}
+    data = {"name": "demo", "models": [{"model": "org/m", "engine": "vllm"}], "ui": {"bind": "0.0.0.0"}} | fields
+    spec = build_spec(data, "test")
+    made = resolve(spec, ComposeSite(tmp_path, tmp_path), "test")
+    certificate = ensure_certificate(spec, made, tmp_path)
+    mounts = [f"-v={certificate}:/tls/site.crt:ro", f"-v={certificate.with_suffix('.key')}:/tls/site.crt.key:ro"] if (
+        certificate
+    ) else []  # fmt: skip
+    assert check(files(made), tmp_path, haproxy_image, "--user=0:0", *mounts) == ""
+
+
+def test_a_page_on_loopback_is_not_part_of_the_gateway() -> None:
+    made = plan({}, gateway=True, ui={"bind": "127.0.0.2"})
+    assert [port.address for port in made.service("open-webui").ports] == ["127.0.0.2"]
+    assert "8010" not in "".join(file.text for file in render(made))
+
+
+def test_a_page_for_other_machines_needs_the_gateway() -> None:
+    with pytest.raises(SpecError, match=r"ui\.bind: needs the gateway"):
+        plan({}, gateway=False, ui={"bind": "0.0.0.0"})
+
+
 def test_chat_page_port_must_be_free() -> None:
     with pytest.raises(SpecError, match=r"ui\.port: port 3000 is also used by `monitoring\.grafana_port`"):
         plan({}, ui={"port": 3000}, monitoring=True)
@@ -68,7 +124,7 @@ def test_local_processes_warn_that_the_chat_page_is_not_used(tmp_path: Path) -> 
     data = {"name": "demo", "models": [{"model": "./m", "engine": "vllm"}], "ui": "open-webui"}
     made = resolve(build_spec(data, "test"), ProcessSite(tmp_path, tmp_path / "state"), "test")
     assert [service.name for service in made.services] == ["vllm-m"]
-    assert "the chat page needs containers: local processes run without it" in made.warnings
+    assert "the chat UI needs containers: local processes run without the chat UI" in made.warnings
 
 
 def test_chat_page_is_off_by_default() -> None:
@@ -77,3 +133,28 @@ def test_chat_page_is_off_by_default() -> None:
 
 def test_custom_chat_page_image_without_version_warns() -> None:
     assert "image me/chat is not pinned to a version" in plan({}, ui={"image": "me/chat"}).warnings
+
+
+@pytest.mark.parametrize(
+    ("models", "sends_tools"),
+    [
+        ([{"tool_call_parser": "hermes"}], True),
+        ([{"extra_args": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]}], True),
+        ([{"tool_call_parser": "hermes", "max_model_len": "32K"}], True),
+        ([{"tool_call_parser": "hermes", "max_model_len": "auto"}], True),
+        ([{"engine": "llamacpp", "file": "m.gguf"}], True),
+        # vLLM without a parser answers each chat with 400, and FastChat knows no tools
+        ([{}], False),
+        ([{"engine": "fastchat"}], False),
+        ([{"tool_call_parser": "hermes"}, {}], False),
+        # the tools alone would fill such a context
+        ([{"tool_call_parser": "hermes", "max_model_len": "8K"}], False),
+        ([{"engine": "llamacpp", "file": "m.gguf", "max_model_len": 4096}], False),
+    ],
+)
+def test_chat_page_sends_no_tools_that_a_model_would_refuse(models: list[dict[str, Any]], sends_tools: bool) -> None:
+    environment = dict(plan(*models).service("open-webui").environment)
+    expected = None if sends_tools else '{"function_calling": "legacy"}'
+    assert environment.get("DEFAULT_MODEL_PARAMS") == expected
+    text = render(plan(*models))[0].text
+    assert yaml.safe_load(text)["services"]["open-webui"]["environment"].get("DEFAULT_MODEL_PARAMS") == expected

@@ -5,6 +5,8 @@ Used only for cases that a real engine can't be made to show; tests/live uses re
 
 import json
 import os
+import re
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +20,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/seen":
             self.reply(200, seen)
+        elif self.path == "/v1/models":
+            # the fields of vLLM 0.32, or of llama.cpp's server 11434
+            context = {"meta": {"n_ctx": 2048, "n_ctx_train": 8192}} if "llama" in NAME else {"max_model_len": 4096}
+            self.reply(200, {"data": [{"id": "x", "created": 1795824000, "root": "/a"} | context]})
         elif self.path == "/health":
             self.reply(503 if os.path.exists("/tmp/down") else 200, {})
         else:
@@ -27,7 +33,8 @@ class Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers["content-length"] or 0)) if "content-length" in self.headers else b""
         while "transfer-encoding" in self.headers and (size := int(self.rfile.readline(), 16)):
             raw += self.rfile.read(size + 2)[:size]
-        body = json.loads(raw)
+        form = re.search(rb'name="model"\r\n\r\n(.*?)\r\n', raw)
+        body = {"model": form[1].decode()} if form else json.loads(raw)
         behaviour = body.get("test", {})
         note: dict[str, object] = {"path": self.path, "model": body.get("model"), "bytes": len(raw),
                                    "headers": dict(self.headers.items()), "ended": "answered"}  # fmt: skip
@@ -38,17 +45,21 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(behaviour.get("sleep", 0))
         if behaviour.get("die") in (True, NAME):
             os._exit(1)
+        if behaviour.get("hang_up"):
+            self.close_connection = True
+            return
         if not behaviour.get("chunks"):
             answer = {"by": NAME, "model": body.get("model"), "bytes": len(raw)}
-            self.reply(behaviour.get("status", 200), answer, behaviour.get("headers", {}))
+            self.reply(behaviour.get("status", 200), behaviour.get("raw", answer), behaviour.get("headers", {}))
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         try:
-            for number in range(behaviour["chunks"]):
-                event = f"data: {json.dumps({'n': number, 'by': NAME})}\n\n".encode()
+            events: list[object] = [{"n": number, "by": NAME} for number in range(behaviour["chunks"])]
+            for one in [*events, *([{"usage": behaviour["usage"]}] if "usage" in behaviour else [])]:
+                event = f"data: {json.dumps(one)}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
                 self.wfile.flush()
                 time.sleep(behaviour.get("every", 0.05))
@@ -57,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             note["ended"] = "client gone"
 
     def reply(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
-        text = json.dumps(value).encode()
+        text = (value if isinstance(value, str) else json.dumps(value)).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(text)))
@@ -71,4 +82,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 ThreadingHTTPServer.request_queue_size = 256
+# llama.cpp's port
+threading.Thread(target=ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever).start()
 ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()

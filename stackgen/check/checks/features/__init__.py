@@ -24,8 +24,12 @@ FEATURES: tuple[Check, ...] = (
     _feature_check("completions", run=completions, about="the model completes a plain text"),
     _feature_check("embeddings", run=embeddings, about="the server returns embedding vectors"),
     _feature_check("tokenize", run=tokenize, about="the server's tokenizer turns text into tokens and back"),
-    _feature_check("tools", run=tools, about="the model returns a required function call, well formed"),
+    _feature_check(
+        "tools",
+        run=tools,
+        about="if a function call is required, the model returns a well-formed call, whole and in a stream",
+    ),
     _feature_check("json-schema", run=json_schema, about="an answer follows a JSON schema"),
-    _feature_check("logprobs", run=logprobs, about="each token of an answer has its log probability"),
-    _feature_check("seed", run=seed, about="the same seed, or temperature 0, gives the same text"),
+    _feature_check("logprobs", run=logprobs, about="each token of an answer has a log probability"),
+    _feature_check("seed", run=seed, about="requests with the same seed or at temperature 0 get the same text"),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from stackgen.check.checks.features.calls import CALL_REASONS, FINISH_HINT, judge_streamed_call
 from stackgen.check.checks.features.outcome import fail_body, judge_ignored, judge_refusal, succeed_feature
 from stackgen.check.checks.features.schemas import (
     CityAnswer,
@@ -12,6 +14,7 @@ from stackgen.check.checks.features.schemas import (
     PlainCompletion,
     ToolCompletion,
 )
+from stackgen.check.checks.features.tool_parser import lacks_parser, warn_no_parser
 from stackgen.check.checks.verdict import QUESTION, Context, Verdict, fail, warn
 from stackgen.check.transport.openai_schema import parse
 from stackgen.check.transport.session import Reply
@@ -50,15 +53,16 @@ def tools(context: Context, model: str) -> Verdict:
     named = {"type": "function", "function": {"name": FUNCTION}}
     # a server that ignores tools generates up to the limit, and a slow server would time out
     limit = MAX_TOKENS_SHORT if "tools" in context.dialect.ignores else MAX_TOKENS
-    reply = _ask_chat(context, model, WEATHER_QUESTION, limit, tools=[TOOL], tool_choice="required")
+    request: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
+    reply, is_named = _ask_chat(context, model, WEATHER_QUESTION, limit, **request), False
     if 400 <= reply.status < 500:
         # some servers support only a named function
-        by_name = _ask_chat(context, model, WEATHER_QUESTION, limit, tools=[TOOL], tool_choice=named)
-        reply = by_name if by_name.status == 200 else reply
+        by_name = _ask_chat(context, model, WEATHER_QUESTION, limit, **request | {"tool_choice": named})
+        if by_name.status == 200:
+            reply, is_named, request["tool_choice"] = by_name, True, named
+    request |= {"messages": [{"role": "user", "content": WEATHER_QUESTION}], "max_tokens": limit}
     if verdict := judge_refusal(context, "tools", reply):
-        if verdict.status == "skip" and context.dialect.name == "vllm":
-            return Verdict("skip", f"{verdict.message}; to enable tools, set `tool_call_parser` in the stack file")
-        return verdict
+        return warn_no_parser(context, model, verdict) if lacks_parser(verdict) else verdict
     choice, problems = _first_choice(reply)
     if choice is None:
         return fail_body(context, problems, reply)
@@ -79,9 +83,15 @@ def tools(context: Context, model: str) -> Verdict:
             return warn(
                 f"the tool call was cut off after {limit} tokens", hint=CUT_HINT, evidence=context.excerpt(reply)
             )
-        return fail_body(context, ("the arguments of the tool call are not a JSON object in a string",), reply)
+        return fail_body(context, ("the arguments of the tool call are not a string with a JSON object",), reply)
     arguments = context.session.redact.excerpt(function.arguments, 60)
-    return succeed_feature(context, "tools", f"the model calls {FUNCTION} with {arguments}")
+    message = f"the model calls {FUNCTION} with {arguments}"
+    # OpenAI itself ends a call of a *named* function with `stop` (vLLM pull 25054 has the table)
+    wrong = None if is_named or parsed.choices[0].finish_reason in CALL_REASONS else parsed.choices[0].finish_reason
+    if wrong:
+        problem = f"but finish_reason is {wrong!r} instead of 'tool_calls'"
+        return warn(f"{message}, {problem}", hint=FINISH_HINT, evidence=context.excerpt(reply), support="fails")
+    return judge_streamed_call(context, model, request, message)
 
 
 def json_schema(context: Context, model: str) -> Verdict:
@@ -128,7 +138,11 @@ def logprobs(context: Context, model: str) -> Verdict:
         message = (
             f"the answer has {' or '.join(map(str, counts))} top_logprobs per token, but {TOP_LOGPROBS} were requested"
         )
-        return warn(message, hint="clients may rely on the requested number", evidence=context.excerpt(reply))
+        return warn(
+            message,
+            hint="some clients rely on exactly the number of top_logprobs that they requested",
+            evidence=context.excerpt(reply),
+        )
     return succeed_feature(
         context, "logprobs", f"the answer has {len(tokens)} tokens with {TOP_LOGPROBS} top_logprobs each"
     )
@@ -164,21 +178,24 @@ def seed(context: Context, model: str) -> Verdict:
         return warn(message, hint=REPEAT_HINT, evidence=excerpt(repr(texts[:3])), notes=notes)
     # a dialect that ignores seeds may still repeat a text by chance
     if same == 2 or (len(set(texts)) == 1 and "seed" in context.dialect.ignores):
-        return judge_ignored(context, "seed", "the texts are equal only by chance", reply, notes=notes)
+        message = "requests with the same seed got the same text only by chance"
+        return judge_ignored(context, "seed", message, reply, notes=notes)
     if notes:
         return warn(notes[0], hint=REPEAT_HINT, evidence=excerpt(repr(greedy)))
     if len(set(texts)) == 1:
-        note = "another seed gave the same text too: the model or the server always picks the same tokens"
-        return succeed_feature(context, "seed", "the text is the same at temperature 0 and with the same seed", note)
+        note = "another seed gave the same text as the first seed: the model or the server always picks the same tokens"
+        message = "requests with the same seed get the same text, and requests at temperature 0 get the same text"
+        return succeed_feature(context, "seed", message, note)
     message = (
-        "the same seed gives the same text, and another seed gives another text; temperature 0 gives the same text"
+        "requests with the same seed get the same text, another seed gives another text, and requests at temperature 0"
+        " get the same text"
     )
     return succeed_feature(context, "seed", message)
 
 
 def _ask_chat(context: Context, model: str, question: str, max_tokens: int, **more: object) -> Reply:
     body = context.chat_body(model) | {"messages": [{"role": "user", "content": question}], "max_tokens": max_tokens}
-    return context.session.post(f"{context.url}/chat/completions", body | more)
+    return context.post_chat(model, body | more)
 
 
 def _first_choice(reply: Reply) -> tuple[PlainChoice | None, tuple[str, ...]]:

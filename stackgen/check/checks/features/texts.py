@@ -39,7 +39,7 @@ def completions(context: Context, model: str) -> Verdict:
     elif usage.completion_tokens > MAX_TOKENS:
         message = f"{usage.completion_tokens} tokens were generated, but at most {MAX_TOKENS} were requested"
         hint = "the server ignores max_tokens, so answers may become very long"
-        return warn(message, hint=hint, evidence=context.excerpt(reply))
+        return warn(message, hint=hint, evidence=context.excerpt(reply), support="fails")
     text = repr(context.session.redact.excerpt(first.text, 60))
     figures = {"completion_tokens": float(usage.completion_tokens)} if usage else {}
     return succeed_feature(context, "completions", f"the model continues the text with {text}", *notes, figures=figures)
@@ -114,7 +114,7 @@ def tokenize(context: Context, model: str) -> Verdict:
     # the start and end tokens may come back as text before and after the sample
     if SAMPLE not in text:
         message += " and back into a different text"
-        hint = "a tokenizer may change spaces or letters"
+        hint = "some tokenizers change spaces or letters"
         return warn(message, hint=hint, evidence=context.excerpt(back), figures=figures)
     return succeed_feature(context, "tokenize", f"{message} and back into the same text", figures=figures)
 

@@ -1,0 +1,18 @@
+"""The catalogue of models: facts from vLLM's recipes and documentation. Pure: reads files, and sends no request."""
+
+from stackgen.catalog.entry import Entry, Snapshot, Variant
+from stackgen.catalog.lookup import (
+    Access,
+    Fact,
+    Match,
+    find_access,
+    find_model,
+    find_parser,
+    find_tool_parser,
+)
+from stackgen.catalog.store import Catalog, load_catalog, load_packaged
+
+__all__ = [
+    "Access", "Catalog", "Entry", "Fact", "Match", "Snapshot", "Variant", "find_access", "find_model", "find_parser",
+    "find_tool_parser", "load_catalog", "load_packaged",
+]  # fmt: skip

@@ -1,0 +1,174 @@
+"""`stackgen fit`: estimates the GPU memory of a stack or a model, and compares the estimate with running engines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stackgen.cli.commands.fit_models import find_model, make_hub
+from stackgen.cli.commands.fit_observe import observe
+from stackgen.cli.commands.output import print_data
+from stackgen.engines.base import served_names
+from stackgen.errors import StackgenError
+from stackgen.fit import Gpu, Model, Settings, estimate, find_gpu
+from stackgen.fit.changes import find_changes
+from stackgen.fit.deployment import engine_version, read_settings
+from stackgen.fit.estimate import FITS, Estimate
+from stackgen.fit.gpus import observed_gpu, parse_memory
+from stackgen.fit.text import as_json, as_lines, gpu_json, gpu_lines
+from stackgen.plan import Service
+from stackgen.render.read import stack_file_in
+from stackgen.resolve.placement import place
+from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
+from stackgen.spec import parse_token_count
+from stackgen.stack.folder import Stack, find_stack_file, open_stack
+
+__all__ = ["Deployment", "fit"]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model and how it runs: `name` for people, `service`: the first replica's service, "" without a stack.
+
+    `index`: its place in `models` of stack.yaml.
+    """
+
+    name: str
+    model: Model
+    settings: Settings
+    gpu: Gpu
+    gpus: int
+    service: str = ""
+    index: int = 0
+
+    def estimate(self) -> Estimate:
+        return estimate(self.model, self.settings, self.gpu)
+
+
+def fit(args: Namespace) -> int:
+    """Prints one verdict for each model. Returns 0 if all of them fit, else 1."""
+    if args.list_gpus:
+        print_data(args, gpu_json(), gpu_lines())
+        return 0
+    stack = _open(args)
+    if args.observe or args.pin:
+        if stack is None:
+            raise StackgenError("--observe needs a stack, whose engines are running", "name the stack's folder")
+        return observe(args, stack, list(_of_stack(args, stack)))
+    found = list(_of_stack(args, stack)) if stack else [_of_model(args)]
+    results = [(one, estimated, find_changes(estimated, one.model)) for one in found for estimated in (one.estimate(),)]
+    lines = [line for one, estimated, changes in results
+             for line in as_lines(one.name, estimated, changes, one.gpus, sys.stdout.isatty())]  # fmt: skip
+    data = [as_json(one.name, estimated, changes, one.gpus) for one, estimated, changes in results]
+    fits = all(estimated.verdict == FITS for _, estimated, _ in results)
+    print_data(args, {"fits": fits, "models": data}, lines)
+    return 0 if fits else 1
+
+
+def _open(args: Namespace) -> Stack | None:
+    """The stack that the argument names; None if it names a model."""
+    path = Path(args.stack)
+    if find_stack_file(args.stack) or path.suffix in (".yaml", ".yml") or stack_file_in(path).exists():
+        return open_stack(args.stack)
+    if args.stack == ".":
+        raise StackgenError("there is no stack.yaml here", "name a stack or a model, for example `stackgen fit "
+                            "Qwen/Qwen3-8B --gpu RTX-4090`")  # fmt: skip
+    return None
+
+
+def _of_stack(args: Namespace, stack: Stack) -> Iterator[Deployment]:
+    hub, machine = make_hub(stack.spec, stack.folder, args.offline), None
+    requests, _ = place(stack.spec)
+    services = [one for one in stack.plan.services if one.role in ("engine", "worker")]
+    for index, spec in enumerate(stack.spec.models):
+        request = requests.get((index, 0))
+        count = args.gpus or (0 if request is None else len(request.ids) or request.count)
+        if count and machine is None:
+            machine = _gpu(args)
+        if count < 0:
+            # `gpus: all`
+            count = machine[1] if machine else 1
+        own = _services(stack, services, served_names(spec))
+        image = own[0].image if own else ""
+        settings = read_settings(spec, count, engine_version(image) if spec.engine == "vllm" else ())
+        model = find_model(spec.model, stack.folder, hub, spec.revision, getattr(spec, "file", None) or "")
+        gpu = machine[0] if machine and count else _host()
+        name = served_names(spec)[0]
+        yield Deployment(name, model, _with_version(settings), gpu, max(1, count), own[0].name if own else "", index)
+
+
+def _services(stack: Stack, services: list[Service], names: tuple[str, ...]) -> list[Service]:
+    """The services of the model that is served as `names`, the first replica first."""
+    endpoints = {one.service for one in stack.plan.endpoints if names[0] in one.models}
+    if found := [one for one in services if one.name in endpoints]:
+        return found
+    # FastChat's workers have one endpoint, and their model's names as an argument
+    return [one for one in services if any(names[0] in word.split(",") for word in one.command)]
+
+
+def _with_version(settings: Settings) -> Settings:
+    # an image without a version in its tag: the pinned version is the best guess, and no more than that
+    if settings.engine == "vllm" and not settings.version:
+        doubt = "the image's tag names no version, and memory depends on the version"
+        return replace(settings, version=Settings().version, doubts=(*settings.doubts, doubt))
+    return settings
+
+
+def _host() -> Gpu:
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Gpu("this machine's CPU", pages, source="/proc")
+
+
+def _of_model(args: Namespace) -> Deployment:
+    gpu, _ = _gpu(args)
+    is_gguf = bool(args.file) or args.stack.lower().endswith(".gguf")
+    version = engine_version(f":{args.engine_version}") if args.engine_version else Settings().version
+    if not version:
+        raise StackgenError(f"--engine-version: {args.engine_version!r} is not a version", "for example 0.32.0")
+    if args.gpus is not None and not 1 <= args.gpus <= 64:
+        raise StackgenError(f"--gpus: {args.gpus} is not a number of GPUs", "use 1 to 64")
+    if args.gpu_memory_utilization is not None and not 0 < args.gpu_memory_utilization <= 1:
+        raise StackgenError("--gpu-memory-utilization must be above 0 and at most 1", "vLLM's default is 0.92")
+    settings = Settings(
+        engine=args.engine or ("llamacpp" if is_gguf else "vllm"), version=version, tensor_parallel=args.gpus or 1,
+        utilization=args.gpu_memory_utilization, max_model_len=_tokens(args.max_model_len),
+        max_num_seqs=args.max_num_seqs, kv_cache_dtype=args.kv_cache_dtype or "auto",
+        quantization=args.quantization or "",
+    )  # fmt: skip
+    model = find_model(args.stack, Path(), make_hub(None, Path(), args.offline), args.revision, args.file or "")
+    return Deployment(args.stack, model, settings, gpu, args.gpus or 1)
+
+
+def _tokens(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        tokens = -1 if text in ("auto", "-1") else parse_token_count(text)
+    except (ValueError, IndexError):
+        tokens = 0
+    if not tokens:
+        raise StackgenError(f"--max-model-len: {text!r} is not a number of tokens", "for example 8192, 32k or auto")
+    return tokens
+
+
+def _gpu(args: Namespace) -> tuple[Gpu, int]:
+    """The GPU, and how many of them there are: named, or those of this machine."""
+    if args.gpu and args.gpu_memory:
+        raise StackgenError("--gpu and --gpu-memory exclude each other", "keep one of them")
+    if args.gpu:
+        return find_gpu(args.gpu), 1
+    if args.gpu_memory:
+        return Gpu("the GPU", parse_memory(args.gpu_memory)), 1
+    gpus: Any = read_nvidia_facts(run_tool).get("gpus") or ()
+    known = [one for one in gpus if one.memory_total]
+    if not known:
+        raise StackgenError("this machine has no GPU that nvidia-smi lists",
+                            "name one: `--gpu H100` (`--list-gpus` lists all), or `--gpu-memory 24GiB`")  # fmt: skip
+    # the smallest GPU limits all
+    least = min(known, key=lambda one: one.memory_total)
+    return observed_gpu(least.name, least.memory_total, least.compute), len(known)

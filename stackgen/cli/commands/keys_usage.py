@@ -1,0 +1,56 @@
+"""`stackgen keys usage`: requests and tokens of each key, as the running gateway has counted them."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from stackgen.cli.commands.output import note, print_data
+from stackgen.errors import StackgenError
+from stackgen.runtimes.compose.key_usage import KeyUsage, read_usage
+from stackgen.stack.folder import Stack
+from stackgen.stack.keys import KeyInfo, list_keys
+
+__all__ = ["usage"]
+
+TITLES = ("key", "requests", "rejected", "failed", "prompt tokens", "answer tokens", "today", "per day", "valid until")
+
+
+def usage(args: Namespace, stack: Stack) -> int:
+    """Prints the report. Raises StackgenError if the gateway does not run."""
+    found = read_usage(stack.plan)
+    if found is None:
+        raise StackgenError("the gateway is not running, so it has no counts", f"run `stackgen up {args.stack}`")
+    infos = list_keys(stack.folder, stack.spec.gateway.keys if stack.spec.gateway else ())
+    counted = any(one.tokens_today is not None for one in found.values())
+    rows = [_row(info, found.get(info.name, KeyUsage())) for info in infos]
+    print_data(args, {"counts_tokens": counted, "keys": [_to_json(info, found) for info in infos]}, _table(rows))
+    if not counted:
+        note("tokens are not counted: set count_tokens to true under gateway, or tokens_per_day for a key")
+    note("requests: since the last reload of the gateway. Tokens: since its start. A day begins at midnight UTC")
+    return 0
+
+
+def _row(info: KeyInfo, counts: KeyUsage) -> tuple[str, ...]:
+    numbers = (counts.requests, counts.errors, counts.failures, counts.prompt_tokens, counts.completion_tokens,
+               counts.tokens_today, info.limits and info.limits.tokens_per_day)  # fmt: skip
+    last = info.limits.expires if info.limits else None
+    end = f"{last} (expired)" if info.is_expired else str(last or "-")
+    return info.name, *("-" if number is None else f"{number:,}" for number in numbers), end
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(TITLES, *rows, strict=True)]
+    # names and days on the left, numbers on the right
+    return [
+        "  ".join(
+            cell.ljust(width) if column in (0, len(TITLES) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (TITLES, *rows)
+    ]
+
+
+def _to_json(info: KeyInfo, found: dict[str, KeyUsage]) -> dict[str, object]:
+    rules = info.to_json()
+    kept = {name: rules[name] for name in ("name", "declared", "tokens_per_day", "expires")}
+    return kept | found.get(info.name, KeyUsage()).to_json()

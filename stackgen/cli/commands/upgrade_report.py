@@ -1,0 +1,167 @@
+"""What another version of an engine means for one model: as data for `upgrade --json`, and as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stackgen.cli.commands.fit_models import Hub, find_model
+from stackgen.doctor.finding import format_bytes
+from stackgen.errors import StackgenError
+from stackgen.fit.gguf import read_gguf_header
+from stackgen.flags import known_versions
+from stackgen.flags.changes import EngineChanges, compare_versions
+from stackgen.flags.parallel import read_flags
+from stackgen.flags.releases import cuda_of_image, min_driver
+from stackgen.plan import Service
+from stackgen.runtimes.compose.image_archive import inspect_image
+
+__all__ = ["make_report", "report_lines"]
+
+
+def make_report(
+    place: str, model: Any, versions: tuple[str, str], services: tuple[Service | None, Service | None], hub: Hub,
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """What going from the first to the second of `versions` means for a model.
+
+    `services` are those of the model before and after; None if the stack can't be planned.
+    """
+    old, new = versions
+    changes = compare_versions(model.engine, old, new)
+    report: dict[str, Any] = {
+        "path": place, "engine": model.engine, "from": old, "to": new, "known": changes is not None, "breaks": [],
+        "defaults": [], "open_paths": [], "metrics_removed": [], "log_removed": [],
+        "driver": _driver(*services), "image": _image(services[1]), "weights": None,
+    }  # fmt: skip
+    if changes is None:
+        report["known_versions"] = list(known_versions(model.engine))
+        return report
+    given = read_flags(model.engine, model.extra_args, old)
+    gone, report["weights"] = _weights(model, changes, new, hub, folder)
+    report["breaks"] = [*_find_broken(changes, given, model), *gone]
+    report["defaults"] = [f"{flag}: {_show(was)} becomes {_show(now)}" for flag, was, now in changes.defaults
+                          if flag not in given]  # fmt: skip
+    report["open_paths"] = list(changes.open_paths)
+    report["metrics_removed"] = list(changes.metrics_removed)
+    report["log_removed"] = list(changes.log_removed)
+    return report
+
+
+def _show(default: Any) -> str:
+    return "the program's choice" if default is None else str(default)
+
+
+def _find_broken(changes: EngineChanges, given: dict[str, str | None], model: Any) -> Iterator[str]:
+    """Flags and values of this model that the new version refuses."""
+    renamed = dict(changes.renamed)
+    for flag in given:
+        if flag in changes.removed:
+            yield f"extra_args: {flag} is gone"
+        elif flag in renamed:
+            yield f"extra_args: {flag} is now {renamed[flag]}"
+    for flag, gone, _ in changes.values:
+        field = flag[2:].replace("-", "_")
+        value = given.get(flag) or getattr(model, field, None)
+        if value in gone:
+            yield f"{field}: the value {value} is gone"
+
+
+def _driver(before: Service | None, after: Service | None) -> dict[str, Any] | None:
+    """CUDA in the old and the new image, and the oldest NVIDIA driver; None without NVIDIA GPUs."""
+    if after is None or not after.gpus or after.gpus.driver == "amd":
+        return None
+    cuda = cuda_of_image(after.image)
+    return {"cuda": cuda, "cuda_before": cuda_of_image(before.image) if before else None,
+            "oldest": min_driver(cuda) if cuda else None}  # fmt: skip
+
+
+def _image(service: Service | None) -> dict[str, Any] | None:
+    """The new image, whether stackgen builds it, and its size in bytes; None if it is not on this machine."""
+    if service is None:
+        return None
+    try:
+        found = inspect_image(service.image)
+    # without Docker, nothing is known
+    except StackgenError:
+        found = None
+    return {"name": service.image, "built": not service.pull, "bytes": found.size if found else None}
+
+
+def _weights(model: Any, changes: EngineChanges, new: str, hub: Hub, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """What the new version does not load of this model, and what was looked at."""
+    gone = [*changes.architectures_removed, *changes.types_removed]
+    about: dict[str, Any] = {"architecture": None, "formats": [], "gone": gone}
+    try:
+        architecture, formats = _read_format(model, hub, folder)
+    except StackgenError:
+        return [], about
+    about |= {"architecture": architecture, "formats": formats}
+    broken = []
+    if architecture in changes.architectures_removed:
+        broken.append(f"model: {model.engine} {new} has no architecture {architecture}")
+    methods = [one for flag, was, _ in changes.values if flag == "--quantization" for one in was]
+    lost = {*changes.types_removed, *methods}
+    broken += [f"model: {model.engine} {new} does not load the format {one}" for one in formats if one in lost]
+    return broken, about
+
+
+def _read_format(model: Any, hub: Hub, folder: Path) -> tuple[str, list[str]]:
+    """The architecture, and the types of the tensors or the quantization. Raises StackgenError."""
+    file = getattr(model, "file", None) or ""
+    found = find_model(model.model, folder, hub, model.revision, file)
+    path = Path(found.name)
+    if model.engine == "llamacpp" and path.is_file():
+        return found.architecture.name, sorted(one.lower() for one in read_gguf_header(path).types)
+    return found.architecture.name, [found.architecture.quantization] if found.architecture.quantization else []
+
+
+def report_lines(report: dict[str, Any]) -> Iterator[str]:
+    """The report of one model as text."""
+    yield f"{report['path']}: {report['engine']} {report['from']} -> {report['to']}"
+    if not report["known"]:
+        known = ", ".join(report["known_versions"])
+        yield f"  unknown: stackgen has no table of one of the versions (known: {known}), so it can't say what changes,"
+        yield "  and checks no flags of that version"
+    else:
+        yield from _change_lines(report)
+    yield from _driver_lines(report["driver"])
+    if image := report["image"]:
+        size = format_bytes(image["bytes"]) if image["bytes"] else "not on this machine"
+        how = ", and is built here" if image["built"] else ", and its size is unknown"
+        yield f"  image: {image['name']} {'has ' + size if image['bytes'] else 'is ' + size + how}"
+    else:
+        yield "  image: unknown, because the stack can't be planned with this version"
+    yield "  not compared: the behaviour of the program. Run `stackgen doctor` before `stackgen update`"
+
+
+def _change_lines(report: dict[str, Any]) -> Iterator[str]:
+    yield from (f"  breaks: {line}" for line in report["breaks"])
+    if not report["breaks"]:
+        yield "  flags: every flag and value of this model exists in the new version"
+    yield from (f"  new default: {line}" for line in report["defaults"])
+    yield from (
+        f"  new path without a key: {path} (not reachable through the gateway)" for path in report["open_paths"]
+    )
+    yield from (f"  metric gone: {name}" for name in report["metrics_removed"])
+    yield from (f"  log text gone: {name!r}, so `up` shows less progress" for name in report["log_removed"])
+    weights = report["weights"]
+    if weights["architecture"]:
+        formats = f" and {', '.join(weights['formats'])}" if weights["formats"] else ""
+        yield f"  weights: {weights['architecture']}{formats}, compared with what the new version loads"
+    else:
+        gone = ", ".join(weights["gone"]) or "nothing"
+        yield "  weights: not compared, because the model could not be read on this machine"
+        yield f"  gone in the new version: {gone}"
+
+
+def _driver_lines(driver: dict[str, Any] | None) -> Iterator[str]:
+    if driver is None:
+        return
+    if driver["oldest"] is None:
+        yield "  driver: unknown, because stackgen does not know the CUDA version of the new image"
+        return
+    was = driver["cuda_before"]
+    before = "as before" if was == driver["cuda"] else f"before: {'CUDA ' + was if was else 'unknown'}"
+    yield f"  driver: CUDA {driver['cuda']} ({before}) needs NVIDIA driver {driver['oldest']} or newer"

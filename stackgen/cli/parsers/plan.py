@@ -1,0 +1,23 @@
+"""The arguments of `stackgen plan`."""
+
+from __future__ import annotations
+
+from stackgen.cli.parsers.base import Subcommands, add_lock_argument
+
+__all__ = ["add_plan"]
+
+
+def add_plan(subcommands: Subcommands) -> None:
+    """Adds `stackgen plan`."""
+    plan = subcommands.add("plan", "choose GPUs for the models with `gpus: auto`, by their estimated memory")
+    plan.add_argument(
+        "--machine", metavar="FILE",
+        help="YAML file that lists the GPUs of another machine (default: the GPUs of this machine)",
+    )  # fmt: skip
+    plan.add_argument("--svg", metavar="FILE", help="write a picture of the chosen GPUs to FILE (`-`: standard output)")
+    plan.add_argument("--dry-run", action="store_true", help="show the chosen GPUs, and don't record them")
+    plan.add_argument(
+        "--repack", action="store_true", help="ignore recorded choices, so that running models may move to other GPUs"
+    )
+    plan.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")
+    add_lock_argument(plan)

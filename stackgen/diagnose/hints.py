@@ -1,0 +1,44 @@
+"""What a log without a known failure shows: the lines that come closest to an error, and what to look at next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stackgen.diagnose.error_lines import select_key_lines
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.log_text import excerpt
+from stackgen.diagnose.unknown import WIDTH
+from stackgen.stack.redactor import SecretRedactor
+
+__all__ = ["describe_undecided"]
+
+# lines of one log that are shown
+LINES = 4
+CLOSEST = "no line of this log is clearly an error; these lines come closest, and may have nothing to do with it:"
+NO_WORDS = "no line of this log reports an error; it ends with:"
+NEXT = (
+    "next: add what Docker knows (`docker inspect`: exit code, OOMKilled) and the log from its first line; if the "
+    "process is still running and its log stands still, compare two outputs of `docker stats` and `nvidia-smi` a "
+    "minute apart, which show whether it downloads, loads or computes; if a download stands still without an error, "
+    "the transfer protocol Xet may be the reason: HF_HUB_DISABLE_XET=1 is a test; keep the files that have arrived"
+)
+
+
+def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[str, ...]:
+    """Lines of text about the logs of the services `undecided`, which show neither a failure nor a server that works.
+
+    Services with a state are left out, because Docker knows more about them.
+    """
+    redact = SecretRedactor(evidence.secrets)
+    found: list[str] = []
+    for service in evidence.services:
+        if service.state or service.service not in undecided:
+            continue
+        lines = lines_since_ready(service.log)
+        closest = select_key_lines(lines, LINES)
+        ends = tuple(text for line in lines if (text := strip_prefix(line).strip()))[-1:]
+        if shown := closest or ends:
+            head = CLOSEST if closest else NO_WORDS
+            found += [f"{service.service}: {head}", *(f"  | {excerpt(redact(one), '', WIDTH)}" for one in shown)]
+    return (*found, NEXT) if found else ()

@@ -1,0 +1,154 @@
+"""What to do next if no rule explains a failure: what the shown lines are about, and commands that show more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stackgen.diagnose.messages import find_advice
+
+__all__ = ["describe_next_steps"]
+
+REACH = "`curl -v` with the address of the line, from the same container, shows whether it is reachable"
+# an address with which a process reaches only its own machine; another process there did not listen
+LOOPBACK = re.compile(r"\b127\.\d+\.\d+\.\d+\b|\[?::1\]|\blocalhost\b")
+# where the program's own words point, and what shows more; at most two places are named. A single word decides nothing
+PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (place, re.compile(pattern), look)
+    for place, pattern, look in (
+        ("the GPU's driver ({maker})",
+         r"(?i)(?-i:\b(?:hip|cuda)[A-Z]\w+)|"
+         r"\bNVML\b|\bnvidia-smi\b|\bxid\b|device lost|\b(?:cuda|hip|nvidia|amdgpu|gpu) driver|libcuda\.so|"
+         r"/dev/(?:kfd|nvidia)|fallen off the bus|cuda unknown error", "{gpu}"),
+        ("the container runtime or the Docker daemon",
+         r"(?i)\b(?:error response from daemon|oci runtime|runc|crun|containerd|shim task|podman|cdi devices?|iptables|"
+         r"nftables)\b",
+         "`docker info` and `sudo journalctl -u docker --since -10min` (Podman: `podman info`) show the daemon's side"),
+        ("the network or a server outside of the stack",
+         r"(?i)\bconnection (?:refused|reset|timed out|aborted|error)|max retries exceeded|name resolution|"
+         r"proxy ?error|(?:by|from|to|through|via) (?:the |a )?proxy\b|tunnel connection failed|"
+         r"certificate verify|\bupstream\b|(?:status(?: code)?|HTTP) 50[234]\b|no route to host",
+         REACH),
+        ("files, folders or their permissions",
+         r"(?i)no such file|permission denied|read-only file system|(?:is|not) a directory|no space left|"
+         r"stale file handle|i/o error|input/output error|\block file\b",
+         "`ls -ln` on the path of the line and `df -h` show owner, size and free space"),
+        ("the model's files or their format",
+         r"\b[\w-]+\.(?:safetensors|gguf)\b|\b(?:config|tokenizer(?:_config)?)\.json\b|SafetensorError|invalid magic|"
+         r"(?:missing|wrong shape|wrong type) .{0,20}tensor|tensor '[^']+'",
+         "compare `model`, `revision` and `file` with the model's page, which names the engine versions that can run "
+         "it"),
+        ("memory", r"(?i)out of memory|cannot allocate|(?:unable|failed) to allocate|bad_alloc|MemoryError|oom.kill",
+         "`free -g`, `{memory}` and `docker stats --no-stream` show who uses it"),
+        ("Python packages in the image",
+         r"\b(?:ImportError|ModuleNotFoundError)\b|undefined symbol|unexpected keyword",
+         "the frames above the line in the full log name both packages; an official image has packages that match"),
+    )
+)  # fmt: skip
+# only of a server that has served
+REQUEST = (
+    "a client's request",
+    re.compile(r"(?i)\b(?:request|prompt|messages|chat template|tool_calls?)\b"),
+    "repeat the request with `curl` and less in it, to find the part that fails",
+)
+# errno 24, 28, 62 and 116 of Linux, which libraries quote inside of their own messages
+ERRNO = re.compile(r"\((?:os error|errno:?) (?P<rust>\d+)\)|\[Errno (?P<python>\d+)\]|\berrno[ =:]+(?P<c>\d+)", re.I)
+SYSTEM_ERRORS = {
+    24: (r"too many open files", "the process has reached its limit of open files (`ulimit -n` in the container); "
+         "raise it (`ulimits: nofile` in a Compose file, `default-ulimits` in daemon.json), or let fewer transfers run "
+         "at once"),
+    28: (r"no space left on device", "the file system of the path is full, or its inodes or a quota are used up: `df "
+         "-h` and `df -i` on the path show which; /dev/shm and tmpfs are file systems of their own"),
+    62: (r"timer expired", "the kernel ended an operation after a time limit, mostly of the storage or the network "
+         "below the path: look at the file system (`df -hT`) and the kernel log (`sudo dmesg`), and try again"),
+    116: (r"stale file handle", "the file's server (mostly NFS) no longer knows the file: it was replaced or the "
+          "export changed; mount the share again, and look whether the file exists there"),
+}  # fmt: skip
+XET = re.compile(r"CAS service|\bxet")
+COMMANDS = {
+    "nvidia": ("NVIDIA", "`nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'` show the driver's side", "nvidia-smi"),
+    "amd": ("AMD", "`rocm-smi`, `rocminfo` and `sudo dmesg | grep -i amdgpu` show the driver's side", "rocm-smi"),
+    "": ("of any maker", "`sudo dmesg | grep -iE 'nvrm|xid|amdgpu'` shows the driver's side", "nvidia-smi or rocm-smi"),
+}
+SIGNAL = re.compile(
+    r"exit(?:ed with)? code (?:13[2-689])|Segmentation fault|Segfault encountered|Illegal instruction|core dumped|"
+    r"terminate called|\bSIG(?:ILL|ABRT|BUS|FPE|SEGV)\b"
+)
+# an exception that checks the program's own state
+INTERNAL = re.compile(
+    r"^(?:\w+\.)*(?:AssertionError|KeyError|IndexError|NotImplementedError|TypeError|UnboundLocalError|NameError|"
+    r"ZeroDivisionError)"
+    r"(?:$|: )|GGML_ASSERT|^assert ", re.M
+)  # fmt: skip
+COMMON = (
+    "search the issues of the engine's project for the shown message, with the version that the log starts with; if "
+    "the message is new there, report it: `stackgen diagnose --bundle FILE` writes what is needed, without secrets"
+)
+SILENT = "the log names no reason: `docker inspect` shows the exit code and OOMKilled, and `docker logs` the whole log"
+
+
+def describe_next_steps(
+    lines: Sequence[str],
+    maker: str,
+    engine: str,
+    settings: Sequence[str] = (),
+    *,
+    advice: str = "",
+    certain: bool = True,
+    served: bool = False,
+) -> str:
+    """The next steps for a failure that shows `lines`, without prefixes.
+
+    `maker` is `Evidence.gpu_maker`, `settings` are those of `settings.find_touched_settings`, `advice` is text of the
+    log that may advise something. Without `certain`, no line is an error, so no place is named. `served` says whether
+    the server has answered a request.
+    """
+    text = "\n".join(lines)
+    name, gpu, memory = COMMANDS[maker]
+    places = (*PLACES, *([REQUEST] if served else []))
+    found = [
+        (place, look)
+        for place, pattern, look in places
+        if certain and any(pattern.search(line) for line in lines if look != REACH or not LOOPBACK.search(line))
+    ][:2]
+    said = next(filter(None, map(find_advice, (*lines, *advice.splitlines()))), "")
+    steps = [f"the message itself advises: {said}"] if said else []
+    steps += explain_system_errors(text)
+    if found and not explain_system_errors(text):
+        named = " and ".join(place for place, _ in found)
+        steps.append(f"places to look at first, by the words of the lines: {named}: "
+                     f"{'; '.join(look for _, look in found)}")  # fmt: skip
+    elif not lines:
+        steps.append(SILENT)
+    if settings:
+        steps.append(
+            f"the lines name or touch these settings: {', '.join(settings[:4])}; compare their values with the "
+            "model's page and the engine's `--help`, and start once without them, as a test"
+        )
+    if engine and lines and not steps and not INTERNAL.search(text) and not SIGNAL.search(text):
+        steps.append(
+            "the model's page often names the version and the flags that it needs; a start with another version of the "
+            "image is a test"
+        )
+    if INTERNAL.search(text):
+        steps.append(
+            "an exception without an explanation in the engine's own code can be a bug of this version with this model "
+            "or setting: look in the notes of newer versions; a start with another version of the image is a test"
+        )
+    if SIGNAL.search(text):
+        steps.append(
+            "native code crashed: the lines around it and `sudo dmesg` at that time name the library; a start with "
+            "another version of the image is a test"
+        )
+    steps.append(COMMON)
+    return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory)
+
+
+def explain_system_errors(text: str) -> list[str]:
+    """What the errors of the operating system that `text` quotes mean, with what to do; most are Linux's errno."""
+    numbers = {int(next(filter(None, found.groups()))) for found in ERRNO.finditer(text)}
+    steps = [meaning for number, (words, meaning) in SYSTEM_ERRORS.items()
+             if number in numbers or re.search(words, text, re.I)]  # fmt: skip
+    if steps and XET.search(text):
+        steps.append("as a test, HF_HUB_DISABLE_XET=1 downloads with plain HTTP in place of Xet")
+    return steps

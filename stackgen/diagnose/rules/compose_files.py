@@ -1,0 +1,152 @@
+"""Rules for Compose files: rejected ones, mounts, names and networks. `source` names where the messages come from."""
+
+from __future__ import annotations
+
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-D010",
+        title="Compose rejects the configuration",
+        cause="Compose rejects the configuration: {problem}",
+        fix="correct the part that the message names, in the file that contains this part; to check again, run `docker "
+        "compose config` with the same `-f` and `--env-file`; if stackgen wrote compose.yaml, `stackgen render --diff` "
+        "shows manual edits, and `stackgen render --force` overwrites them",
+        source="The messages come from Compose 2.24 to 5. The failure was reproduced.",
+        explain="stackgen validates compose.yaml with Compose before it writes the file. If Compose rejects "
+        "compose.yaml later, either the file was edited, or this machine has another version of Compose.",
+        patterns=compile_patterns(
+            # anchored, because other programs also log `validating data: …`
+            r"^validating .{1,300}?\.ya?ml: (?P<problem>.*)",
+            r"yaml: (?P<problem>line \d+.*)",
+            r"^(?P<problem>.+): invalid compose project",
+        ),
+        inputs=("compose",),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"^(?:validating .{1,300}?: )?(?P<problem>\S{1,200} [Aa]dditional propert(?:y|ies) "
+                    r"'?(?P<key>[\w.-]+)'? "
+                    r"(?:is |are )?not allowed)"
+                ),
+                cause="this version of Compose does not know {key} in this place: {problem}",
+                fix="compare `docker compose version` with the version that the Compose file reference names for "
+                "{key} (`gpus` of a service needs 2.30), and update Compose; if you can't update Compose, use the "
+                "older form (GPUs: deploy.resources.reservations.devices); if the reference does not have {key} in "
+                "this place, correct the name",
+            ),
+            Variant(
+                compile_patterns(
+                    r"^(?P<problem>service .+ has neither an image nor a build context specified): invalid compose "
+                    r"project",
+                    r"^(?P<problem>.+ (?:depends on|refers to) undefined .+): invalid compose project",
+                ),
+                fix="look for the missing part: if the stack consists of several Compose files or an override, all of "
+                "them must be given with `-f` or COMPOSE_FILE; otherwise correct the name in the file",
+            ),
+            Variant(
+                compile_patterns(r"(?P<problem>invalid interpolation format for \S*\w)"),
+                fix="in the value that the message names, write `$$` for a plain `$`, and variables as `${NAME}`",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-D016",
+        title="a mounted file is a folder",
+        cause="{path} is a folder in the container, but a program needs a file: the file does not exist on the host, "
+        "so "
+        "the container engine created an empty folder with its name",
+        fix="correct the path of the file on the host; then remove the empty folder that was created in its place, and "
+        "recreate the container",
+        source="The messages come from Python 3 (errno 21) and Docker engine 29.7 (daemon/errors.go), which adds the "
+        "question to an error of runc. noonghunna/qwen36-27b-single-3090 issue 2 (2026-04) quotes one. The failure was "
+        "not reproduced.",
+        explain="Docker creates the missing source of a bind mount in short form (`./file:/file`) as a folder. "
+        "stackgen's own mounts report a missing source as an error instead.",
+        patterns=compile_patterns(
+            r"error mounting \"(?P<path>[^\"]+)\" to rootfs.{0,2000}[Aa]re you trying to mount a directory onto a file",
+            # a file has an extension that starts with a letter; folders of models are named `Llama-3.2`
+            r"can't find '__main__' module in '(?P<path>[^']+\.[A-Za-z]\w*)'",
+            r"(?:IsADirectoryError: )?\[Errno 21\] Is a directory: '(?P<path>[^']+\.[A-Za-z]\w*)'",
+        ),
+        inputs=("log", "compose", "docker"),
+    ),
+    Rule(
+        "SG-D017",
+        title="a path of a mount is empty",
+        cause="the mount `{mount}` has an empty part: a variable in it has no value",
+        fix="set the variable in .env, or give it a default in the Compose file (`${VARIABLE:-./folder}`)",
+        source="The message comes from compose-go 2.13 (format/volume.go), and is quoted in av/harbor commit "
+        "d9948ebb (2026-04). The failure was not reproduced.",
+        explain="Compose replaces a variable without a value by nothing. The host's path in `${FOLDER}:/data` is then "
+        "empty.",
+        patterns=compile_patterns(r"invalid spec: (?P<mount>\S*): empty section between colons"),
+        inputs=("log", "compose"),
+    ),
+    Rule(
+        "SG-D018",
+        title="another container has the same name",
+        cause="a container with the name {name} exists already, for example of another project",
+        fix="list it with `docker ps -a --filter name={name}`; if nobody needs it, remove it, or change "
+        "`container_name:`",
+        source="The messages come from Docker engine 29.7 (daemon/errors.go) and Podman 5 (containers/storage, "
+        "containers.go). The failure was not reproduced.",
+        explain="Names of containers are unique on a machine. stackgen sets no `container_name:`, so that its "
+        "containers get the project's name.",
+        patterns=compile_patterns(r"[Tt]he container name \"/?(?P<name>[^\"]+)\" is already in use by "),
+        inputs=("log", "compose", "docker"),
+    ),
+    Rule(
+        "SG-D019",
+        title="an external network or volume does not exist",
+        cause="the {kind} {name} is declared as external, but does not exist",
+        fix="create it (`docker {kind} create {name}`), or start the stack that creates it first",
+        source="The messages come from Compose 5.5 (pkg/compose/create.go). The failure was not reproduced.",
+        explain="Compose creates its own networks and volumes, but not those with `external: true`.",
+        patterns=compile_patterns(
+            r"(?P<kind>network) (?P<name>[\w.-]+) declared as external, but could not be found",
+            r"external (?P<kind>volume) \"(?P<name>[^\"]+)\" not found",
+        ),
+        inputs=("log", "compose"),
+    ),
+    Rule(
+        "SG-D031",
+        title="a service waits for a service without a health check",
+        cause="another service waits until {container} is healthy, but neither its image nor the Compose file has a "
+        "health check for it",
+        fix="add a `healthcheck` to this service in the Compose file, or let the other service wait with `condition: "
+        "service_started`; look into an override file as well, and for `healthcheck: {disable: true}`",
+        source="The message comes from Compose 5 (pkg/compose/convergence.go), and is quoted in "
+        "raffomania/ties issue 290 "
+        "(2026-04). The failure was not reproduced.",
+        explain="Compose can wait for a health check only if there is one. The health check of an image "
+        "disappears when a "
+        "new version of the image no longer has it.",
+        patterns=compile_patterns(r"container (?P<container>\S+) has no healthcheck configured"),
+        inputs=("log", "compose"),
+    ),
+    Rule(
+        "SG-D020",
+        title="Podman does not know from which registry to pull",
+        cause="the image name {image} names no registry, and Podman is not configured to try one",
+        fix="write the registry in `image:` (for example docker.io/{image})",
+        source="The messages come from Podman 5 (containers/image, pkg/shortnames/shortnames.go), and are quoted in "
+        "podman-container-tools/podman issue 24989 (2025-01) and containers/podman-compose issue 331. The failure was "
+        "not reproduced.",
+        explain="Docker adds docker.io to names without a registry. Podman asks, or uses "
+        "unqualified-search-registries in "
+        "/etc/containers/registries.conf.",
+        patterns=compile_patterns(r"short-name \"(?P<image>[^\"]+)\" did not resolve to an alias"),
+        inputs=("log", "compose", "docker"),
+        variants=(
+            Variant(
+                compile_patterns(r"short-name resolution enforced but cannot prompt without a TTY"),
+                cause="an image name contains no registry, several registries are configured, and without a terminal "
+                "Podman can't ask which one to use",
+                fix="write the registry in `image:` (for example docker.io/NAME)",
+            ),
+        ),
+    ),
+)

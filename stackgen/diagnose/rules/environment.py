@@ -1,0 +1,205 @@
+"""Rules for what a container gets from outside: its user, the CPU's instructions, the command line, system libraries.
+
+None of these failures was reproduced, unless `source` says so. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.error_lines import find_root_lines
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import is_below_error, lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Input, Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+EVERYWHERE: tuple[Input, ...] = ("log", "compose", "docker")
+OLD_LIBRARY = re.compile(
+    r"(?P<library>(?<![^\s(\"])[^\s:(\"]{0,200}?lib(?:stdc\+\+|gcc_s|c|m|pthread)\.so[\d.]*): version "
+    r"[`'\"](?P<version>(?:GLIBCXX|GLIBC|CXXABI|GCC)_[\d.]+)' not found(?: \(required by (?P<file>[^)\s]+)\))?"
+)
+LEFT_OVER = re.compile(r"error: (?:unrecognized arguments|invalid argument): (?P<words>.+)")
+# how a command starts that repeats the ENTRYPOINT of an engine's image
+PROGRAM = re.compile(
+    r"(?P<program>(?:\S*/)?(?:vllm(?: serve)?|serve|python3?(?:\.\d+)?|llama-server|server|bash|sh)(?![\w.-])|"
+    r"(?:\S*/)?python3? -m \S+|-m (?:vllm|fastchat)[\w.]*)(?: |$)"
+)
+
+
+def _find_repeated_program(evidence: Evidence) -> Iterator[Hit]:
+    """A program rejects the name of a program among its arguments."""
+    for service in evidence.services:
+        for line in reversed(lines_since_ready(service.log)):
+            text = strip_prefix(line).strip()
+            left = LEFT_OVER.search(text)
+            if left and (found := PROGRAM.match(left["words"])):
+                yield Hit(service.service, (text,), {"program": found["program"]}, highlight=left[0])
+                break
+
+
+def _find_old_library(evidence: Evidence) -> Iterator[Hit]:
+    """The dynamic linker reports that a system library lacks a version that a compiled file needs."""
+    for service in evidence.services:
+        lines = [] if service.is_working else lines_since_ready(service.log)
+        for line in (one for one in lines if "not found" in one):
+            if not (found := OLD_LIBRARY.search(strip_prefix(line))):
+                continue
+            # a warning is the cause only if the engine misses what could not be loaded
+            later = [root.text for root in find_root_lines(lines) if "_OpNamespace" in root.text]
+            if later or not is_below_error(line):
+                values = {name: value for name, value in found.groupdict().items() if value}
+                yield Hit(service.service, (strip_prefix(line).strip(), *later[:1]), values)
+                break
+
+
+INSTRUCTIONS = compile_patterns(
+    r"FATAL: (?P<library>\w+) library was compiled with (?P<feature>[\w.]+) but CPU does not support it",
+    r"Fatal (?P<library>glibc) error: CPU does not support (?P<feature>x86-64-v\d)",
+    r"(?P<library>NumPy) was built with baseline optimizations:? \(?(?P<feature>[\w ]+?)\)? but your machine "
+    r"doesn't support",
+)
+NO_INSTRUCTION = (
+    "run `lscpu` in this machine and look for the feature; in a virtual machine, also on its host: if only the host "
+    "has it, let the virtual machine see the host's CPU (Proxmox: CPU type `host`; libvirt: `host-passthrough`); if "
+    "the CPU itself lacks it, set `image:` to a version that is built for older CPUs; the message is not about the "
+    "GPU"
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-D026",
+        title="the container's user has no name",
+        cause="the container runs as user id {uid}, which has no entry in the image's /etc/passwd, and a library asks "
+        "for the name of this user",
+        fix="set USER and LOGNAME in extra_env to any name, and HOME to a folder that this user can write (for "
+        "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; TORCHINDUCTOR_CACHE_DIR alone is not "
+        "enough for the versions of torch that ask before they read it",
+        source="The message comes from Python's getpass.py and pwd, and is quoted in vllm-project/vllm issue 44548 "
+        "(2026-06) and pytorch/pytorch issue 140765. Pull requests 46734 of vllm-project/vllm and 974 of "
+        "h2oai/h2o-llmstudio describe the variables. The failure was not reproduced.",
+        explain="OpenShift, `--user` and `user:` run containers under ids of their own. Python looks at LOGNAME and "
+        "USER first, and asks the file only without them. The model is not involved, whichever module the traceback "
+        "names.",
+        patterns=compile_patterns(
+            r"getpwuid\(\): uid not found: (?P<uid>\d+)", r"cannot find name for user ID (?P<uid>\d+)"
+        ),
+        inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                # Python 3.13 and later
+                compile_patterns(r"OSError: No username set in the environment"),
+                cause="the container's user has no entry in the image's /etc/passwd, and a library asks for the name "
+                "of this user",
+            ),
+            Variant(
+                compile_patterns(r"Could not determine home directory"),
+                title="the container's user has no home folder",
+                cause="a library asks for the home folder of the container's user, which has no entry in the image's "
+                "/etc/passwd",
+            ),
+            Variant(
+                compile_patterns(r"unable to find user (?P<uid>[^:\s]+): no matching entries in passwd file"),
+                title="the image does not know the user",
+                cause="the container should run as user {uid}, whose name the image's /etc/passwd does not contain",
+                fix="set `user:` to the number of the user in place of its name, or to a name that the image has "
+                "(`docker run --rm --entrypoint cat IMAGE /etc/passwd` lists them)",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-D027",
+        title="the CPU lacks instructions that a program of the image needs",
+        cause="{library} was compiled for CPUs with {feature}, which this machine does not offer to programs; in "
+        "virtual machines, most often their CPU model hides it",
+        fix=NO_INSTRUCTION,
+        source="The messages come from UCX (src/ucs/arch/x86_64/cpu.c), glibc (sysdeps/x86/cpu-features.c), NumPy 2 "
+        "(npy_cpu_features.c) and llamafile, and are quoted in vllm-project/vllm issue 52885 (2026-08) and "
+        "mozilla-ai/llamafile issue 488. The failure was not reproduced.",
+        explain="A program that loads such a library ends at once, with an error message or with exit code 132 or 139. "
+        "vLLM loads UCX when it imports NIXL, also if no setting uses NIXL. Virtual machines show a CPU model that "
+        "their host chooses, for example x86-64-v2-AES, which has no AVX.",
+        patterns=INSTRUCTIONS,
+        inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                INSTRUCTIONS,
+                cause="{library} was compiled for CPUs with {feature}, which this machine does not offer to programs; "
+                "it is a virtual machine, so most likely its CPU model hides what the host's CPU has",
+                applies=lambda evidence, service: evidence.is_virtual(service),
+                condition="the machine is virtual, or the log names a hypervisor",
+            ),
+            Variant(
+                compile_patterns(r"the cpu feature (?P<feature>\w+) was required at build time but isn't available"),
+                cause="the program was compiled for CPUs with {feature}, which this machine does not offer to "
+                "programs; in virtual machines, most often their CPU model hides it",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-D028",
+        title="the command names the program that the image starts by itself",
+        cause="the image's ENTRYPOINT already starts the engine, and the command repeats it: the engine got "
+        "`{program}` as an argument",
+        fix="in the Compose file or on the command line of `docker run`, start the command with the first argument of "
+        "the engine (for vllm/vllm-openai: the model), or set `entrypoint` as well; `docker image inspect IMAGE "
+        "--format '{{.Config.Entrypoint}}'` prints what the image starts; in stack.yaml, remove such words from "
+        "extra_args",
+        source="The message comes from Python's argparse.py, and is quoted in vllm-project/vllm issues 37133 (2026-03) "
+        "and 27389 (2025-10). opea-project/GenAIComps issue 336 quotes it for `bash`. The ENTRYPOINT of "
+        "vllm/vllm-openai "
+        "is `vllm serve`, and was `python3 -m vllm.entrypoints.openai.api_server` in older versions "
+        "(docker/Dockerfile). The failure was not reproduced.",
+        explain="Docker appends the command to the ENTRYPOINT. The words that are left over are no flags, so no flag "
+        "is unknown and none was removed.",
+        find=_find_repeated_program,
+        inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                compile_patterns(r"exec: \\?\"(?P<program>--?[a-z][\w-]*)\\?\": executable file not found"),
+                title="the command starts with a flag, and the image starts no program",
+                cause="the image has no ENTRYPOINT, or the Compose file removes it, so Docker takes the first argument "
+                "{program} for the program",
+                fix="start the command with the program (for example `vllm serve`), or remove `entrypoint` from the "
+                "Compose file; `docker image inspect IMAGE --format '{{.Config.Entrypoint}}'` prints what the image "
+                "starts",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-D029",
+        title="a package was built for a newer system than the image's",
+        cause="a compiled file[[ ({file})]] needs {version}, which {library} in this image does not have. The file was "
+        "built for a newer Linux distribution",
+        fix="if the package was installed into the image afterwards, use its build for this distribution, or the "
+        "version that came with the image; otherwise set `image:` to a version whose parts were built together"
+        '[[?extra_env.VLLM_ROCM_USE_AITER|; if the file belongs to AITER, set VLLM_ROCM_USE_AITER to "0": vLLM then '
+        "starts without AITER, but is slower]]; don't copy the library from another system, because such a copy breaks "
+        "other programs",
+        source="The message comes from the dynamic linker of glibc (elf/dl-version.c), and is quoted in ROCm/aiter "
+        "issues 2752 and 2870 (2026-04), llm-d/llm-d-kv-cache issue 445 (2026-03) and mudler/LocalAI issue 11370 "
+        "(2026-08). The failure was not reproduced.",
+        explain="`cat /etc/os-release` in the container names the distribution. Some packages only log the failed "
+        "import, and a later ImportError follows from it.",
+        find=_find_old_library,
+    ),
+    Rule(
+        "SG-A029",
+        title="this build of llama.cpp can't download over HTTPS",
+        cause="the program was built without a library for HTTPS, so it can't download the model; network, proxy and "
+        "certificates are not involved",
+        fix="download the file another way (stackgen's download service, or `hf download`), and set `model:` to its "
+        "path; or set `image:` to a build with HTTPS, such as the official image",
+        source="The messages come from llama.cpp (common/http.h and common/download.cpp; with CURL in older versions), "
+        "and are quoted in lemonade-sdk/llamacpp-rocm issue 62 (2026-02) and ggml-org/llama.cpp issue 24421 (2026-06). "
+        "The failure was not reproduced.",
+        explain="llama-server downloads by itself with -hf, --hf-repo or --model-url. Such builds ask the Hub even if "
+        "the file is in the cache. stackgen's own stacks download in a service of their own.",
+        patterns=compile_patterns(
+            r"HTTPS is not supported\. Please rebuild",
+            r"built without (?:CURL|SSL|OpenSSL|TLS)\b.{0,20}cannot download",
+        ),
+        engines=("llamacpp",),
+    ),
+)

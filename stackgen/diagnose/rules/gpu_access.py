@@ -1,0 +1,276 @@
+"""Rules for containers that can't reach a working GPU: CDI files, Podman, SELinux, rootless engines, NVSwitch, AMD.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Input, Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+EVERYWHERE: tuple[Input, ...] = ("log", "compose", "docker")
+GENERATE = "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`"
+# /var/run/cdi has precedence over /etc/cdi (container-device-interface, pkg/cdi/spec-dirs.go)
+REGENERATE = (
+    "if /var/run/cdi contains nvidia.yaml, run `sudo systemctl restart nvidia-cdi-refresh`, which writes this file "
+    f"again; otherwise run {GENERATE}"
+)
+UNRESOLVABLE = compile_patterns(r"setting up CDI devices: unresolvable CDI devices (?P<device>[^\s,:]+)")
+# what `nvidia-ctk` was told, and what it and `podman` report, in the same text
+WRITTEN_TO_RUN = re.compile(r"cdi generate .{0,200}--output[= ]/(?:var/)?run/|(?:wrote|Generated) .{0,100}/run/cdi/")
+LISTED = re.compile(r"^(?:\S+ +\| )?nvidia\.com/gpu=\S+\s*$", re.M)
+KFD = r"[Uu]nable to open /dev/kfd(?: read-write)?: "
+HANG = re.compile(r"No available shared memory broadcast block found in (?P<seconds>\d+) seconds")
+# each line stands for a minute of waiting; compilation may take two
+HANG_LINES = 3
+
+
+def _find_hang(evidence: Evidence) -> Iterator[Hit]:
+    """The processes of vLLM waited for each other for at least three minutes, and no process logged an error."""
+    for service in evidence.services:
+        lines = lines_since_ready(service.log)
+        waits = [line for line in lines if HANG.search(line)]
+        later = lines[max((i for i, line in enumerate(lines) if HANG.search(line)), default=0) + 1 :]
+        # a later line shows that the work went on, or why it ended
+        if len(waits) >= HANG_LINES and not any(line.strip() for line in later):
+            yield Hit(service.service, (strip_prefix(waits[-1]).strip(),), {"count": str(len(waits))})
+
+
+def _was_written_to_run(evidence: Evidence, service: str) -> bool:
+    return bool(WRITTEN_TO_RUN.search(evidence.read_log(service)))
+
+
+def _is_listed(evidence: Evidence, service: str) -> bool:
+    text = evidence.read_log(service)
+    return "cdi list" in text and bool(LISTED.search(text))
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G044",
+        title="the NVIDIA hook refuses `--gpus` in this mode of the toolkit",
+        cause="the NVIDIA Container Toolkit runs in a mode[[, `{mode}`,]] in which its hook, which `docker run "
+        "--gpus` and GPU reservations of Compose use, refuses to work",
+        fix="ask for GPUs in the way of this mode: set gpu_driver to cdi in stack.yaml (`--device nvidia.com/gpu=all` "
+        "with `docker run`), or use `--runtime=nvidia` with NVIDIA_VISIBLE_DEVICES; if nobody chose the mode on "
+        "purpose, `sudo nvidia-ctk config --in-place --set nvidia-container-runtime.mode=auto` lets the toolkit choose",
+        source="The message comes from the NVIDIA container toolkit (cmd/nvidia-container-runtime-hook/hook_config.go, "
+        "assertModeIsLegacy), and is quoted in dstackai/dstack issue 2306 (2025-02). The failure was not reproduced.",
+        explain="The mode is in /etc/nvidia-container-runtime/config.toml. The toolkit is installed and the driver is "
+        "not the reason: the hook stops before it looks at the GPUs.",
+        patterns=compile_patterns(
+            r"(?:Using requested mode |Auto-detected mode as )'(?P<mode>\w+)'.{0,60}?invoking the NVIDIA Container "
+            r"Runtime Hook directly",
+            r"invoking the NVIDIA Container Runtime Hook directly .{0,80}is not supported",
+        ),
+        inputs=("log", "compose", "docker"),
+        variants=(
+            Variant(
+                compile_patterns(r"Auto-detected mode as '(?P<mode>csv)'.{0,60}?invoking the NVIDIA Container Runtime"),
+                title="on a Jetson, `--gpus` does not work",
+                cause="the NVIDIA Container Toolkit has detected a Jetson (mode `{mode}`), where its hook refuses "
+                "`docker run --gpus` and GPU reservations of Compose",
+                fix="use `--runtime=nvidia` (in a Compose file `runtime: nvidia`) with NVIDIA_VISIBLE_DEVICES=all, "
+                "without `--gpus` and without a reservation of GPUs; newer toolkits also offer CDI on Jetson "
+                "(gpu_driver: cdi), after `sudo nvidia-ctk cdi generate`",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G026",
+        title="the CDI file does not match the installed driver",
+        cause="a CDI file lists {path}, which this machine does not have: the CDI file was generated for another "
+        "version of the driver",
+        fix=REGENERATE,
+        source="The messages come from crun 1.29 (src/libcrun/linux.c), runc 1.5 (libcontainer/rootfs_linux.go) and "
+        "container-device-interface (pkg/cdi/container-edits_unix.go). containers/ramalama issue 899 (2025-02) and "
+        "NVIDIA/nvidia-container-toolkit issue 885 quote them. The failure was not reproduced.",
+        explain="A CDI file lists the driver's files with their version. After an update of the driver, the list is "
+        "outdated until the CDI file is generated again. Newer toolkits do this with the service nvidia-cdi-refresh.",
+        patterns=compile_patterns(
+            r"cannot stat `(?P<path>\S*(?:nvidia|cuda|libEGL|libGL|vulkan)\S*)`: No such file",
+            r"error mounting \"(?P<path>/\S*(?:nvidia|cuda)\S*\.so\.[\d.]+)\" to rootfs.*no such file",
+        ),
+        inputs=EVERYWHERE,
+        drivers=("nvidia", ""),
+        shows_gpus=True,
+        variants=(
+            Variant(
+                compile_patterns(r"failed to stat CDI host device \"(?P<path>[^\"]+)\""),
+                title="the CDI file does not match the machine's GPUs",
+                cause="a CDI file lists the device {path}, which this machine does not have: since the CDI file was "
+                "generated, a GPU was added or removed, the devices got other numbers, or the driver is not loaded",
+                fix=f"check that `nvidia-smi` works on the host; then, {REGENERATE}",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G027",
+        title="Podman does not know the CDI device",
+        cause="Podman finds no CDI device {device}: either no CDI file was generated, or the CDI file has a newer "
+        "version than this Podman can read",
+        fix="run `nvidia-ctk cdi list`; if the list contains the device, update Podman, or generate the CDI file with "
+        f"an older toolkit; otherwise run {GENERATE}",
+        source="The message comes from Podman 5 (pkg/specgen/generate/config_linux.go), and is quoted in "
+        "NVIDIA/nvidia-container-toolkit issue "
+        "1940 (2026-07): Podman 4.9 can't read CDI 0.7, which toolkit 1.19.1 writes. The failure was not reproduced.",
+        explain="Podman ignores CDI files that it can't read, without a message. `podman --version` shows the version.",
+        patterns=UNRESOLVABLE,
+        inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                UNRESOLVABLE,
+                cause="Podman finds no CDI device {device}, although a CDI file was written below /run: some versions "
+                "of Podman (5.5) search only /etc/cdi",
+                fix="write the file to the folder that every version searches (`sudo nvidia-ctk cdi generate "
+                "--output=/etc/cdi/nvidia.yaml`), or name the folder of the file: `--cdi-spec-dir=/run/cdi` of `podman "
+                "run`, or `cdi_spec_dirs` in containers.conf; if this changes nothing, Podman may be too old for the "
+                "version of the file",
+                applies=_was_written_to_run,
+                condition="the text shows that the file was written below /run",
+            ),
+            Variant(
+                UNRESOLVABLE,
+                cause="Podman finds no CDI device {device}, although the toolkit lists it, so a CDI file exists: the "
+                "CDI file has a newer version than this Podman can read, or is in a folder that this Podman does not "
+                "search",
+                fix="update Podman, or generate the CDI file with an older toolkit, which writes an older version; if "
+                "the file is not in /etc/cdi, write it there, or name its folder with `--cdi-spec-dir`",
+                applies=_is_listed,
+                condition="the text shows the device in the output of `nvidia-ctk cdi list`",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G028",
+        title="the container engine takes the CDI name for a file",
+        cause="the container engine looked for a device file with the name {device}, which is the name of a CDI device",
+        fix="update Docker Compose to 2.30 or newer, which passes CDI names on as CDI devices",
+        source="The message is quoted in podman-container-tools/podman issue 28309 (2026-03). The failure was not "
+        "reproduced.",
+        explain="Older versions of Compose send entries of `devices:` to the container engine as paths. Podman then "
+        f"looks the path up on the disk. The CDI file itself is generated with {GENERATE}.",
+        patterns=compile_patterns(r"stat (?P<device>[\w.-]+/\w+=\S+?): no such file or directory"),
+        inputs=EVERYWHERE,
+    ),
+    Rule(
+        "SG-G029",
+        title="the container has no permission to use the GPU",
+        cause="the driver answers `Insufficient Permissions`: SELinux, or the permissions of /dev/nvidia*, keep the "
+        "container from the GPU's device files",
+        fix="set gpu_driver to cdi; if SELinux is active, `sudo ausearch -m avc -ts recent` shows what it denied, "
+        "and the device files need the type container_file_t",
+        source="The message comes from NVML, and is quoted in mudler/LocalAI issue 7412 (2025-12) and "
+        "redhat-et/triton-dev-containers issue 61 (2025-03). The failure was not reproduced.",
+        explain="The driver works, and the image may be right: later messages about a missing GPU are consequences. "
+        "`ls -lZ /dev/nvidia*` shows owner, mode and SELinux type of the device files.",
+        patterns=compile_patterns(
+            r"Failed to initialize NVML: Insufficient Permissions", r"NVMLError_NoPermission|nvml error: insufficient"
+        ),
+        inputs=EVERYWHERE,
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-G030",
+        title="NVIDIA's fabric manager is not running",
+        cause="CUDA error 802 (system not yet initialized): on a machine with NVSwitch, the fabric manager does not "
+        "run, or has another version than the driver",
+        fix="on the host, read `systemctl status nvidia-fabricmanager` and `nvidia-smi -q | grep -A2 Fabric`; if the "
+        "fabric manager is missing, install the package nvidia-fabricmanager with exactly the version of the driver, "
+        "run `sudo systemctl enable --now nvidia-fabricmanager`, and start the stack again",
+        source="The message is the text of CUDA error 802 in libcudart 12.9, quoted in MiniMax-AI/MiniMax-M2.5 issue 9 "
+        "(2026-03), ollama/ollama issue 12136 and NVIDIA/TensorRT-LLM issue 398. gpustack/gpustack issue 4154 "
+        "(2026-01) and hiyouga/LlamaFactory "
+        "issue 8968 name the fix. The failure was not reproduced.",
+        explain="HGX and DGX machines connect their GPUs through NVSwitch, which the fabric manager configures. "
+        "`nvidia-smi` works without it. No setting of the stack helps.",
+        patterns=compile_patterns(
+            r"(?:Error 802|CUDA error|failed to initialize CUDA): system not yet initialized",
+            # the second text is the one of NVIDIA's own images
+            r"cudaErrorSystemNotReady|System not yet initialized \(error 802\)",
+        ),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-G031",
+        title="a rootless container engine can't set up the GPU",
+        cause="the NVIDIA container toolkit has no permission to change cgroups, because the container engine runs "
+        "rootless or inside another container",
+        fix="use CDI (set gpu_driver to cdi), or set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml; "
+        "or update the toolkit",
+        source="The messages are quoted in NVIDIA/nvidia-container-toolkit issue 139, in which a maintainer writes "
+        "that "
+        "newer toolkits do not change eBPF programs, and in NVIDIA/libnvidia-container issue 154. The failure was not "
+        "reproduced.",
+        explain="In legacy mode, the toolkit adds the GPU to the device rules of the container's cgroup, which needs "
+        "root. With CDI, the container engine does this itself.",
+        patterns=compile_patterns(
+            r"nvidia-container-cli: mount error: .*bpf_prog_query\(BPF_CGROUP_DEVICE\) failed: operation not permitted",
+            r"nvidia-container-cli: mount error: .*/sys/fs/cgroup/\S*: permission denied",
+        ),
+        inputs=EVERYWHERE,
+    ),
+    Rule(
+        "SG-G032",
+        title="the container has no access to the AMD GPU",
+        cause="the ROCm runtime can't open /dev/kfd ({problem}), although the container has it: the kernel's driver "
+        "amdgpu does not offer this GPU for computing",
+        fix="run `rocminfo` on the host: if it fails as well, look for errors of amdgpu and kfd in the kernel log "
+        "(`sudo dmesg | grep -iE 'kfd|amdgpu'`); some GPUs are not supported",
+        source="The message comes from rocminfo, and is quoted in ROCm/rocminfo issue 41 and in issues 1798, 2232, "
+        "4043 "
+        "and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in hydrian/stable-diffusion-webui-"
+        "rocm issue 17 and ROCm/container-toolkit issue 86 (2026-01). The failure was not reproduced.",
+        explain="/dev/kfd belongs to the group `render` on most distributions. A group in the container can have the "
+        "same name and another number. A rootless container engine maps numbers, so that the host's group is lost.",
+        patterns=compile_patterns(rf"{KFD}(?P<problem>[^\n.]+)"),
+        inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                compile_patterns(rf"{KFD}(?P<problem>Permission denied|Operation not permitted)"),
+                cause="the container's user may not open /dev/kfd: {problem}",
+                fix="set gpu_driver to amd; if it is set, add the groups that own /dev/kfd and /dev/dri/renderD* on "
+                "the host to `group_add` (as numbers, from `ls -ln /dev/kfd /dev/dri`)",
+            ),
+            Variant(
+                compile_patterns(rf"{KFD}(?P<problem>No such file or directory)"),
+                cause="the container has no /dev/kfd",
+                fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]]set gpu_driver to amd; if it is set, check that "
+                "/dev/kfd exists on the host",
+            ),
+            Variant(
+                compile_patterns(
+                    r"error gathering device information while adding custom device "
+                    r"\"(?P<path>/dev/(?:kfd|dri)[^\"]*)\""
+                ),
+                title="the host has no AMD GPU for computing",
+                cause="{path} does not exist on the machine on which Docker runs: the driver amdgpu is not loaded, or "
+                "Docker Desktop runs containers in a virtual machine without the GPU",
+                fix="run `ls -l {path}` and `lsmod | grep amdgpu` on the host; with Docker Desktop, use the Docker "
+                "engine of the host (`docker context ls`); on a machine without an AMD GPU, set `gpus` to none",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G033",
+        title="the processes of the engine wait for each other",
+        cause="vLLM's processes have waited for each other {count} times for a minute: either a first transfer between "
+        "GPUs hangs (peer-to-peer access that an IOMMU or ACS blocks), or slow work such as compilation goes on",
+        fix="if GPU utilization stays at 100 % without progress and several GPUs are used, set NCCL_P2P_DISABLE to "
+        '"1" in extra_env and --disable-custom-all-reduce in extra_args; if that helps, turn off IOMMU or ACS on the '
+        "host for faster transfers; if one CPU core is busy, wait for the compilation",
+        source="The message comes from vLLM (distributed/device_communicators/shm_broadcast.py), and is quoted in "
+        "vllm-project/vllm issue 33041 (2026-01). The failure was not reproduced.",
+        explain="The message is about waiting, not about the size of /dev/shm, so shm_size does not help.",
+        find=_find_hang,
+        engines=("vllm",),
+        fallback=True,
+        shows_gpus=True,
+    ),
+)

@@ -1,0 +1,275 @@
+"""Rules for images that do not fit the GPU: missing kernels, old compilers, mixed libraries, other limits.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+NEWER_IMAGE = "set `image:` to a newer image that supports this GPU"
+# libraries of CUDA and ROCm that belong to the image; libcuda and libnvidia-ml belong to the driver
+TOOLKIT_LIBRARY = (
+    r"lib(?:cudart|cublas\w*|cudnn\w*|cusparse\w*|cufft|curand|cusolver\w*|nvrtc\w*|nvJitLink|nccl|cupti|"
+    r"amdhip64|hipblas\w*|rocblas|rccl|MIOpen|c10\w*|torch\w*)\.so[.\d]*"
+)
+
+NO_BACKEND = compile_patterns(r"(?P<problem>No valid attention backend found.{0,300})")
+# the reasons against each backend, and those of them that no setting changes (vLLM, v1/attention/backend.py)
+REASONS = re.compile(r"\b(?P<backend>[A-Z][A-Z0-9_]{3,40}): \[(?P<reasons>[^\]]*)\]")
+HARD = re.compile(
+    r"sparse not supported|compute capability not supported|not supported on this device|only supported on|"
+    r"MLA not supported|head_size not supported|sinks? not supported|not available|not compiled"
+)
+
+
+def _excludes_every_backend(evidence: Evidence, service: str) -> bool:
+    """Whether the message lists backends, and each of them for a reason that no setting changes."""
+    log = next((one.log for one in evidence.services if one.service == service), "")
+    found = [one for line in log.splitlines() if NO_BACKEND[0].search(line) for one in REASONS.finditer(line)]
+    return bool(found) and all(HARD.search(one["reasons"]) for one in found)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G018",
+        title="the image's compiler does not know this GPU",
+        cause="a compiler in the image (Triton's ptxas, or nvcc) is older than the GPU[[, which has the architecture "
+        "{arch}]]",
+        fix=f"{NEWER_IMAGE}; if the image contains a newer CUDA toolkit, set TRITON_PTXAS_PATH to "
+        "/usr/local/cuda/bin/ptxas in extra_env, so that Triton uses the ptxas of this toolkit",
+        source="The messages of ptxas are quoted in NixOS/nixpkgs issue 406675 (2025-07), gpustack/gpustack issue 4372 "
+        "(2026-01) and triton-lang/triton issue 8539, and those of nvcc in flashinfer-ai/flashinfer issue 1657 "
+        "(2025-09). NVIDIA's announcement of CUDA 13.0 (2025-08) lists the dropped architectures: 5.x, 6.x, 7.0 and "
+        "7.2. "
+        "The failure was not reproduced.",
+        explain="Triton and torch.compile compile kernels at startup, with the compiler of the image. sm_120 (RTX 50) "
+        "needs CUDA 12.8, sm_121 (GB10, DGX Spark) a later version, and sm_110 (Thor) CUDA 13.",
+        patterns=compile_patterns(
+            r"PTX \.version \S+ does not support \.target (?P<arch>sm_\w+)",
+            r"Value '(?P<arch>sm_\w+)' is not defined for option 'gpu-name'",
+        ),
+        drivers=("nvidia", ""),
+        shows_gpus=True,
+        variants=(
+            Variant(
+                # CUDA 13 compiles for compute capability 7.5 and higher, CUDA 12 for 5.0 and higher
+                compile_patterns(
+                    r"[Uu]nsupported gpu architecture '(?P<arch>compute_(?:[3-6]\d|7[02]))'",
+                    r"Value '(?P<arch>sm_(?:[3-6]\d|7[02]))' is not defined for option 'gpu-name'",
+                ),
+                title="the image's compiler no longer knows this GPU",
+                cause="a compiler in the image (nvcc or ptxas) does not support the architecture {arch}: CUDA 13 has "
+                "dropped GPUs before compute capability 7.5 (Maxwell, Pascal, Volta), and CUDA 12 those of Kepler "
+                "(3.x)",
+                fix="set `image:` to an image for CUDA 12 (for vLLM, a tag that ends with -cu129), or to an older "
+                "release that supports this GPU",
+            ),
+            Variant(
+                compile_patterns(r"[Uu]nsupported gpu architecture '(?P<arch>\w+)'"),
+                cause="the nvcc of the image is older than the GPU, which has the architecture {arch}",
+                fix=NEWER_IMAGE,
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G019",
+        title="the image has no kernels for this AMD GPU",
+        cause="the image's ROCm libraries were not built for this GPU[[, which is {arch}]]",
+        fix="set `image:` to an image whose ROCm supports this GPU (`rocminfo` prints its architecture, for example "
+        "gfx1151)",
+        source="The messages come from HIP (clr, hipamd/src/hip_error.cpp) and rocBLAS, and are quoted in "
+        "gpustack/gpustack issue 3786 (2025-12), "
+        "vllm-project/vllm issue 28460 (2025-11) and ROCm/ROCm issue 2061. The failure was not reproduced.",
+        explain="HIP programs contain machine code for a list of GPU architectures. "
+        "rocBLAS also needs a file of kernels for each architecture. `Illegal seek` does not mean that a disk is "
+        "broken. HSA_OVERRIDE_GFX_VERSION makes ROCm treat the GPU as a similar architecture, but results can be "
+        "wrong.",
+        patterns=compile_patterns(
+            r"(?:HIP|ROCm) error: (?:invalid device function|no kernel image is available|device kernel image is "
+            r"invalid)",
+            r"rocBLAS error: Cannot read \S+Tensile\S+.*GPU arch ?: ?(?P<arch>gfx\w+)",
+            r"hipErrorNoBinaryForGpu",
+        ),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-G020",
+        title="a kernel needs more on-chip memory than the GPU has",
+        cause="a Triton kernel needs {wanted} bytes of the GPU's on-chip shared memory, but the GPU has {limit}",
+        fix="choose another attention backend (`--attention-backend` in extra_args), or a newer image",
+        source="The message comes from Triton 3 (runtime/errors.py, OutOfResources), and is quoted in "
+        "kyuz0/amd-r9700-vllm-toolboxes issue 17 (2026-08). The failure was not reproduced.",
+        explain="This shared memory is a part of each compute unit of the GPU (LDS on AMD). It is neither the "
+        "container's /dev/shm nor the GPU's memory, so shm_size and gpu_memory_utilization have no effect.",
+        patterns=compile_patterns(
+            r"out of resource: shared memory, Required: (?P<wanted>\d+), Hardware limit: (?P<limit>\d+)"
+        ),
+    ),
+    Rule(
+        "SG-G021",
+        title="no kernel of the image can run this model on this GPU",
+        cause="none of the engine's kernels supports the combination of GPU and model: {problem}",
+        fix="use a version of the model with another quantization or data type, use another GPU, or try a newer image",
+        source="The messages come from FlashInfer 0.6.18 (utils.py), vLLM 0.32.0 (platforms/cuda.py and rocm.py), "
+        "flash-attention 2 (csrc/flash_attn/flash_api.cpp) and Triton 3. noonghunna/club-3090 pull request 784 "
+        "(2026-07) quotes the first one, and vllm-project/vllm issues 45317 (2026-06), 54059 (2026-08) and 31480 that "
+        "of "
+        "sparse attention. The failure was not reproduced.",
+        explain="FP8 needs compute capability 8.9, and NVFP4 needs 10.0. On older GPUs, some layers have no kernel "
+        "for these formats. The reasons in the message show which setting excludes which backend.",
+        patterns=compile_patterns(
+            r"(?P<problem>No suitable auto backends found for \w+)",
+            r"(?P<problem>type fp8e4nv not supported in this architecture)",
+        ),
+        shows_gpus=True,
+        variants=(
+            Variant(
+                NO_BACKEND,
+                title="no attention backend of the image fits this model and this GPU",
+                cause="every attention backend that the message names lacks something of the model or of the GPU "
+                "itself, such as sparse attention or the compute capability: {problem}",
+                fix="no setting is the only reason against a backend, so `--attention-backend` or another KV cache "
+                "type is unlikely to help; use a GPU that the reasons name, a model with another kind of attention "
+                "(use_sparse=True: DeepSeek V3.2 and GLM 5 have sparse attention), or another image whose notes name "
+                "this model and this GPU",
+                applies=_excludes_every_backend,
+                condition="each backend has a reason that no setting changes",
+            ),
+            Variant(
+                compile_patterns(
+                    r"(?P<problem>Selected backend \S+ is not valid for this configuration.{0,100}kv_cache_dtype not "
+                    r"supported.{0,100})"
+                ),
+                title="the attention backend does not support the type of the KV cache",
+                cause="the attention backend, which a setting or vLLM itself chose for this model, does not support "
+                "the type of the KV cache: {problem}",
+                fix="[[?kv_cache_dtype|remove kv_cache_dtype, or set it to another type]][[!kv_cache_dtype|look for "
+                "`--kv-cache-dtype` in extra_args and remove it; without it, the model's config.json asks for the "
+                "type]][[?extra_args.--attention-backend|, or remove --attention-backend from extra_args]]; if "
+                "the log says that vLLM forces this backend for the model, the KV cache type is the only choice",
+            ),
+            Variant(
+                compile_patterns(r"(?P<problem>Selected backend \S+ is not valid for this configuration.{0,200})"),
+                cause="the chosen attention backend can't run this model on this GPU: {problem}",
+                fix="if a setting chooses it (`--attention-backend` in extra_args, or VLLM_ATTENTION_BACKEND in "
+                "extra_env), remove the setting; if vLLM itself chose it, another version of the image may choose "
+                "another one",
+            ),
+            Variant(
+                NO_BACKEND,
+                fix="read the reasons in the message: for each backend, the reasons name the setting that it does not "
+                "support (KV cache type, block size, head size); remove such a setting, or try a newer image",
+            ),
+            Variant(
+                compile_patterns(r"(?P<problem>FlashAttention only supports \w+ GPUs or newer)"),
+                fix="choose another attention backend (`--attention-backend` in extra_args), or use a newer GPU",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G022",
+        title="the image mixes libraries of different versions",
+        cause="the image does not contain the library {library}, for which its packages were built",
+        fix="use an official image of the engine, or build the image with wheels for one CUDA or ROCm version",
+        source="The messages come from glibc (dlopen) and FlashInfer 0.6.18 (jit/env.py), and are quoted in "
+        "vllm-project/vllm issues 31018 (2025-12), 36099 (2026-03) and 52300 (2026-08). The failure was not "
+        "reproduced.",
+        explain="libcudart.so.12 belongs to CUDA 12, and libcudart.so.13 belongs to CUDA 13. These libraries are part "
+        "of the image and not of the driver, so a change of the host's driver does not help.",
+        patterns=compile_patterns(
+            # `dlerror:` is TensorFlow's own search for libraries, not a failure of the engine
+            rf"(?<!dlerror: )\b(?P<library>{TOOLKIT_LIBRARY}): cannot open shared object file",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(r"ImportError: (?P<library>\S+\.so\S*): undefined symbol"),
+                cause="{library} was built for another version of a library than the image contains (often torch)",
+            ),
+            Variant(
+                compile_patterns(
+                    r"flashinfer[\w-]* version \((?P<one>\S+)\) does not match .{0,40}\((?P<other>[^)]+)\)"
+                ),
+                cause="two packages of FlashInfer in the image have different versions: {one} and {other}",
+                fix="use an official image of the engine, or install both packages in the same version",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G023",
+        title="the image has no CUDA compiler",
+        cause="a library (FlashInfer) compiles a kernel at startup, but the image contains no nvcc",
+        fix="use an image that contains compiled FlashInfer kernels (vllm/vllm-openai), or set "
+        'VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env',
+        source="The message comes from FlashInfer 0.6.18 (jit/cpp_ext.py), and is quoted in vllm-project/vllm issue "
+        "49497 "
+        "(2026-07). The failure was not reproduced.",
+        explain="FlashInfer compiles kernels for which the image has no compiled version, for example on new GPUs.",
+        patterns=compile_patterns(
+            r"Could not find nvcc and default cuda_home", r"nvcc: (?:command )?not found|No such file.*: '\S*nvcc'"
+        ),
+    ),
+    Rule(
+        "SG-G024",
+        title="the ROCm runtime stopped the program",
+        cause="the ROCm runtime ended the program: {problem}. Most often, the image's ROCm does not support this GPU "
+        "well; "
+        "otherwise a kernel or the GPU is faulty",
+        fix="try an image with a newer ROCm that supports this GPU; if the error stays, look for errors of amdgpu in "
+        "the kernel log (`dmesg`)",
+        source="The messages come from ROCm's ROCR runtime (core/runtime/runtime.cpp), and are quoted in "
+        "ROCm/legacy-rocm-build issue 6182 (2026-06). The failure was not reproduced.",
+        explain="`Memory in use` is the runtime's reason for its error. It does not mean that the GPU's memory is "
+        "full, "
+        "or that another program uses the GPU.",
+        patterns=compile_patterns(
+            r"(?P<problem>Memory critical error by agent.*?Reason: [^.]+)",
+            r"(?P<problem>Memory access fault by GPU.*?Reason: [^.]+)",
+        ),
+        shows_gpus=True,
+        names_settings=True,
+        variants=(
+            Variant(
+                compile_patterns(r"Memory access fault by GPU.*?Reason: (?P<problem>[DS]RAM ECC failure)"),
+                title="the GPU's memory is faulty",
+                cause="the ROCm runtime ended the program because the memory of a GPU had an error: {problem}",
+                fix="see which GPU has errors (`rocm-smi --showrasinfo`, and `sudo dmesg | grep -i amdgpu`), and set "
+                "`gpus` to another one; if the errors come back after the next reboot, return the GPU to its vendor",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G025",
+        title="the engine recognizes no AMD GPU",
+        cause="the engine recognizes no AMD GPU in the container: the image is not built for ROCm, or the container "
+        "has "
+        "no access to /dev/kfd and /dev/dri",
+        fix="use an image for ROCm ([[?image|remove `image:`, so that stackgen chooses one; ]]for AMD, set "
+        "gpu_driver to "
+        "amd), and check that /dev/kfd and /dev/dri exist on the host",
+        source="The message of vLLM (config/device.py) is quoted in vllm-project/vllm issue 39378 (2026-04) on an AMD "
+        "GPU, and the one of torch for ROCm in vllm-project/vllm issue 34573. `no ROCm-capable device` is HIP error "
+        "100 (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
+        explain="The message is the same for all kinds of GPUs. An image for CUDA recognizes no AMD GPU, and an image "
+        "for ROCm recognizes no NVIDIA GPU.",
+        patterns=compile_patterns(r"Failed to infer device type|Found no NVIDIA driver on your system"),
+        drivers=("amd",),
+        shows_gpus=True,
+        variants=(
+            Variant(
+                # only a program that was built for ROCm prints these
+                compile_patterns(r"No HIP GPUs are available", r"no ROCm-capable device is detected"),
+                cause="the ROCm runtime finds no GPU in the container: /dev/kfd or /dev/dri is missing there, or the "
+                "container's user may not open them",
+                fix="run `ls -ln /dev/kfd /dev/dri` on the host: if they are missing, the driver amdgpu is not "
+                "loaded; if "
+                "they exist, [[!gpus|set `gpus`, and ]]add the numbers of their groups to `group_add` of the service",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,197 @@
+"""Rules for kernels that do not exist for this GPU, for a GPU that was lost, and for what NCCL logs about its failure.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.messages import find_advice, find_messages, find_settings
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+ARCH = (
+    r"(?:\bgfx\d\w{1,5}|\bsm_?\d{2,3}[af]?\b|\bSM ?\d{2,3}[af]?\b|"
+    r"(?:[Cc]ompute )?capabilit(?:y|ies):? (?:of )?(?:>=? ?)?\d[\d.]*)"
+)
+NVIDIA_ARCH = re.compile(r"(?i)\bsm_?\d\d|compute capabilit")
+NO_KERNEL = (
+    re.compile(
+        r"(?:requires|needs|only supports?|is only supported on|only runs on) "
+        rf"(?:a GPU with |GPUs? |arch(?:itecture)? )?{ARCH}"
+    ),
+    re.compile(
+        r"(?:not (?:supported|implemented|available|compiled|built)|[Uu]nsupported|[Nn]o (?:compatible |matching "
+        r"|valid )?(?:kernel|code|cubin)\w*)\b"
+        rf".{{0,80}}?{ARCH}"
+    ),
+    re.compile(rf"{ARCH}\b.{{0,60}}? (?:is not (?:supported|compatible)|unsupported|not in the list)"),
+    # DeepGEMM's layout of scale factors, which has a case for each architecture
+    re.compile(r"deep_?gemm\S*: ?\d*\)?:? ?Unknown (?:SF transformation|recipe|architecture)", re.I),
+    re.compile(r"Unsupported (?:GPU )?arch(?:itecture)?\b(?! .{0,20}(?:model|gguf))", re.I),
+)
+# words of a message, of its frames or of the log before it: the library, and the variable that turns it off in vLLM
+LIBRARIES = (
+    ("DeepGEMM", re.compile(r"deep_?gemm", re.I), 'VLLM_USE_DEEP_GEMM to "0"', "nvidia"),
+    ("AITER's MLA", re.compile(r"mla_gluon|aiter\S*mla", re.I), 'VLLM_ROCM_USE_AITER_MLA to "0"', "amd"),
+    ("AITER", re.compile(r"aiter", re.I), 'VLLM_ROCM_USE_AITER to "0"', "amd"),
+    ("FlashInfer's sampler", re.compile(r"flashinfer\S*sampl", re.I), 'VLLM_USE_FLASHINFER_SAMPLER to "0"', "nvidia"),
+)  # fmt: skip
+OTHER_IMAGE = (
+    "set `image:` to an image whose notes name this GPU, or choose another attention backend or quantization of the "
+    "model, which does not use this kernel"
+)
+AT_LEAST = re.compile(
+    r"(?i)at least|>=|\bmin\b|required capab|SM ?\d+\+|or (?:higher|above|newer|later|greater|better)|minimum|"
+    r"\+ ?(?:GPU|is required)"
+)
+OTHER_BUILD = "set `image:` to an image that was built for this GPU (its notes list the architectures)"
+NCCL_CALL = re.compile(r"NCCL WARN (?:Cuda|CUDA|HIP|Hip) failure (?:\d+ )?'(?P<reason>[^']{3,120})'")
+
+
+# the name of an exception, and the prefix of HIP's own log: level, file, line and time
+LEADING = re.compile(r"^(?:[\w.]+(?:Error|Exception): |:\d:[\w.]+ *:\d+ *: *\d+ us: *)")
+
+
+def _find_missing_kernel(evidence: Evidence) -> Iterator[Hit]:
+    """An error that ended the start says that a kernel needs another GPU architecture than this machine's."""
+    for message in find_messages(evidence, hints=True):
+        found = next((match for one in NO_KERNEL if (match := one.search(message.text))), None)
+        if not found:
+            continue
+        maker = evidence.gpu_maker(message.service.service)
+        if not maker:
+            maker = "amd" if "gfx" in message.text else "nvidia" if NVIDIA_ARCH.search(message.text) else ""
+        # the frames above the error, because few messages name their library
+        near = "\n".join(message.before[-12:])
+        library = next((one for text in (message.text, near) for one in LIBRARIES
+                        if one[1].search(text) and maker in (one[3], "")), None)  # fmt: skip
+        values = {"problem": LEADING.sub("", message.text)}
+        values["remedy"] = OTHER_IMAGE
+        if message.service.engine == "llamacpp":
+            values["remedy"] = f"{OTHER_BUILD}{', or the image for Vulkan' if maker == 'amd' else ''}"
+        if library:
+            values["library"] = library[0]
+            values["remedy"] = f"set {library[2]} in extra_env, so that vLLM chooses another kernel; or {OTHER_IMAGE}"
+        if advice := find_advice(message.text):
+            values["advice"] = advice
+        variant = None
+        if AT_LEAST.search(message.text):
+            model = (evidence.find_model(message.service.service) or (0, None))[1]
+            settings = find_settings(message.text, message.service.engine, model)
+            values.update({"settings": ", ".join(settings)} if settings else {})
+            variant = OLD_GPU
+        yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
+
+
+def _find_nccl_call(evidence: Evidence) -> Iterator[Hit]:
+    """NCCL logs with NCCL_DEBUG which call of CUDA or HIP failed."""
+    for service in evidence.services:
+        if found := NCCL_CALL.search(service.log) if not service.is_working else None:
+            variant = next((one for pattern, one in CALL_KINDS if pattern.search(found["reason"])), None)
+            yield Hit(service.service, (found[0],), {"reason": found["reason"]}, variant=variant)
+
+
+OLD_GPU = Variant(
+    (),
+    title="the GPU is too old for a feature",
+    cause="the engine chose a kernel that needs a newer GPU than this one: {problem}",
+    fix="[[follow the message: {advice}; otherwise ]]turn the feature off[[ ({settings})]], or use another data type "
+    "or quantization of the model that this GPU supports; if the model ran on this GPU with another version of the "
+    "image, go back to that version: versions choose other backends, and a backend can need a newer GPU than another "
+    "one",
+    condition="the message names the least architecture or compute capability",
+)
+VIRTUAL = Variant(
+    (),
+    cause="NCCL logged the reason: a call that it makes when it starts got `operation not supported`, so this GPU, "
+    "driver or virtual machine does not offer a feature that NCCL uses; virtual GPUs without unified memory are a "
+    "known case",
+    fix="in a virtual machine, ask for unified memory of the virtual GPUs (VMware: pciPassthruN.cfg.enable_uvm) or for "
+    "GPUs that are passed through; without it, one GPU per model works (tensor_parallel_size 1); the NCCL INFO lines "
+    "after the warning show the call",
+    condition="the call is `operation not supported`",
+)
+
+CRASHED = Variant(
+    (),
+    title="a kernel crashed while the GPUs of a model communicated",
+    cause="NCCL reports that a GPU kernel crashed ({reason}). CUDA reports such an error late, so the crash can be in "
+    "NCCL's own kernel, or in a kernel that ran before. The line is no sign of a problem with the driver, the network "
+    "or /dev/shm",
+    fix="set `image:` to a version with another NCCL (with NCCL_DEBUG=INFO, the log names NCCL's version); NCCL "
+    "2.26.2, which is part of PyTorch 2.7, crashes like this on GeForce and RTX PRO GPUs of the Blackwell generation "
+    "without NVLink; NCCL 2.31 does not; tensor_parallel_size 1 shows whether one GPU works; Xid errors in the log of "
+    "the Linux kernel (`sudo dmesg | grep -i xid`) would point at a GPU",
+    condition="the error is that of a crashed kernel",
+)
+NO_MEMORY = Variant(
+    (),
+    title="NCCL finds no free memory",
+    cause="NCCL could not allocate memory for the communication of the GPUs: {reason}",
+    fix="see which processes use the GPUs (`nvidia-smi`), and lower gpu_memory_utilization; if much GPU memory is "
+    "free, NCCL may not be able to map the host's memory: as a test, set "
+    'NCCL_CUMEM_HOST_ENABLE to "0" in extra_env',
+    condition="the error is a failed allocation",
+)
+# the texts of CUDA's errors 2, 700 to 719 and 801
+CALL_KINDS = (
+    (re.compile("operation not supported"), VIRTUAL),
+    (re.compile("illegal memory access|misaligned address|launch failure|device-side assert|illegal instruction|"
+                "invalid program counter|hardware stack error"), CRASHED),
+    (re.compile("out of memory"), NO_MEMORY),
+)  # fmt: skip
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G040",
+        title="a kernel of the image does not support this GPU",
+        cause="the engine chose a kernel[[ of {library}]] that this version does not have for this GPU: {problem}",
+        fix="[[follow the message: {advice}; otherwise ]]{remedy}",
+        page_fix="if the message gives advice, follow it. Otherwise, choose another kernel: turn the library off with "
+        "its variable in extra_env (`stackgen diagnose` names the variable), or set `image` to a build of the engine "
+        "for this GPU",
+        source="vllm-project/vllm issues 47436 (2026-07, DeepGEMM) and 51964 (2026-08, AITER) quote such messages. The "
+        "variables are those of vLLM 0.27 (envs.py).",
+        explain="One library in the image lacks the kernel. The driver, the GPU's memory and the model's files are "
+        "fine, and most engines have another kernel for the same work.",
+        find=_find_missing_kernel,
+        shows_gpus=True,
+        fallback=True,
+    ),
+    Rule(
+        "SG-G041",
+        title="the driver reset the GPU, or lost it",
+        cause="the GPU stopped answering while it worked ({problem}): the kernel's driver resets a GPU whose work "
+        "takes longer than its time limit, and also one with a fault",
+        fix="read the kernel log of that moment (`sudo dmesg | grep -iE 'amdgpu|nvidia|xid|reset|timeout'`); if it "
+        "shows a timeout, make each step shorter with smaller batches (llama.cpp: `--batch-size` and `--ubatch-size`), "
+        "or raise the driver's time limit (amdgpu: the kernel parameter `amdgpu.lockup_timeout`); another backend of "
+        "the image, or another kernel or driver version, is worth a test",
+        source="The messages are those of Vulkan (VK_ERROR_DEVICE_LOST) and Mesa's radv, quoted in ggml-org/llama.cpp "
+        "issue 25664 (2026-07). The failure was not reproduced.",
+        explain="The model's files are fine, and the memory was not full: a full memory has its own error.",
+        patterns=compile_patterns(
+            r"(?P<problem>ErrorDeviceLost|VK_ERROR_DEVICE_LOST|vk::DeviceLostError)",
+            r"(?P<problem>The CS has been cancelled because the context is lost)",
+        ),
+    ),
+    Rule(
+        "SG-G042",
+        title="NCCL names the call that failed",
+        cause="NCCL logged that a call of CUDA or HIP failed: {reason}",
+        fix="look up this error first; the NCCL INFO lines after the warning show the call; tensor_parallel_size 1 "
+        "shows whether one GPU works, and `nvidia-smi` or `rocm-smi` whether the driver does",
+        source="The message comes from NCCL 2.27 (include/checks.h), and is quoted in NVIDIA/nccl issues 2101 "
+        "(2026-04) and 2418 (2026-09), vllm-project/vllm issue 19890 (2025-06) and pytorch/pytorch issues 152780 and "
+        "152302 (2025-05). The failure was not reproduced.",
+        explain="The exception that follows (`unhandled cuda error`) is the same for every failed call. NCCL logs the "
+        "call at level WARN.",
+        find=_find_nccl_call,
+        variants=(VIRTUAL, CRASHED, NO_MEMORY),
+    ),
+)

@@ -1,0 +1,232 @@
+"""Rules for a driver that does not fit the image, and for containers in which the GPU or its driver can't be used.
+
+Most of these failures were not reproduced, because no GPU was available. `source` is the origin of each text.
+"""
+
+from __future__ import annotations
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+# restarting Docker ends containers, so a test comes first
+CHECK_TOOLKIT = (
+    "run `docker run --rm --gpus all ubuntu nvidia-smi` on the host: if it fails as well, the NVIDIA container toolkit "
+    "is missing or not configured (`sudo nvidia-ctk runtime configure --runtime=docker`, which takes effect "
+    "when Docker "
+    "restarts)"
+)
+COMPARE_VERSIONS = (
+    "compare the loaded kernel module (`cat /proc/driver/nvidia/version`) with the installed driver (`modinfo -F "
+    "version nvidia`)"
+)
+INSTALLED_NOT_LOADED = "the NVIDIA driver was updated, but the kernel module of the old version is still loaded"
+# causes that also leave an engine without a GPU
+WITHOUT_GPU = ("SG-G002", "SG-G005", "SG-G012", "SG-G013", "SG-G022", "SG-G029", "SG-G030", "SG-G032")
+
+TURING = 7.5
+NEEDS_CUDA = compile_patterns(r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]*\d)")
+TOO_OLD = compile_patterns(
+    r"CUDA driver version is insufficient for CUDA runtime version",
+    r"the provided PTX was compiled with an unsupported toolchain",
+)
+
+
+def _is_jetson(evidence: Evidence, service: str) -> bool:
+    """Whether the machine, the words of the logs or stack.yaml name a Jetson."""
+    # most logs don't have the message, and the words take long to search
+    services = ("", *(one.service for one in evidence.services))
+    has_message = any("unsatisfied condition" in evidence.read_log(one) for one in services)
+    return has_message and any(evidence.is_jetson(one) for one in services)
+
+
+def _is_before_turing(evidence: Evidence, service: str) -> bool:
+    """Whether the GPU is known to be older than compute capability 7.5, which driver 580 supports as the last one."""
+    capability = evidence.gpu_capability(service)
+    return capability is not None and capability < TURING
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G002",
+        title="the NVIDIA driver is too old for the image",
+        cause="the image was built for a newer CUDA version than the NVIDIA driver of this machine[[ ({driver})]] "
+        "supports",
+        fix="update the driver (CUDA 13 needs driver 580 or newer; for GPUs before Turing, such as GTX 10, Titan V and "
+        "V100, the 580 series is the last one), or set `image:` to an image for an older CUDA version, at most the one "
+        "that `nvidia-smi` prints",
+        source="CUDA errors 803 and 804 are quoted in gpustack/gpustack issue 4678 and vllm-project/vllm issue 5283. "
+        "The message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
+        "(internal/requirements/constraints/binary.go), and the others from libcudart 12.9 (errors 35 and 222). "
+        "NVIDIA's list of legacy "
+        "GPUs ends Maxwell, Pascal and Volta with driver 580, and canonical/inference-snaps issue 255 (2026-03) has "
+        "such a GPU.",
+        explain="Every image is built for one CUDA version, and each CUDA version needs a minimum driver version. "
+        "vllm/vllm-openai:v0.32.0-cu129 is an image of vLLM for CUDA 12.9.",
+        patterns=TOO_OLD,
+        variants=(
+            Variant(
+                NEEDS_CUDA,
+                cause="the image needs {need}, and the JetPack of this Jetson has only an older CUDA version",
+                fix="set `image:` to an image that was built for this JetPack (for example of the Jetson AI Lab), or "
+                "update "
+                "JetPack if a newer one supports the board; on a Jetson the driver is a part of JetPack, so don't "
+                "install "
+                "a desktop or data center driver",
+                applies=_is_jetson,
+                condition="the machine is a Jetson",
+            ),
+            Variant(
+                (*NEEDS_CUDA, *TOO_OLD),
+                cause="the image was built for a newer CUDA version than the NVIDIA driver of this machine[[ "
+                "({driver})]] supports[[: the image needs {need}]]; this GPU is of a generation before Turing",
+                fix="set `image:` to an image for an older CUDA version, at most the one that `nvidia-smi` prints; or "
+                "update the driver within the 580 series, which is the last one for this GPU: newer series do not "
+                "support it. CUDA 13 compiles nothing for such GPUs, so the image should be one for CUDA 12",
+                applies=_is_before_turing,
+                condition="the GPU's compute capability is below 7.5",
+            ),
+            Variant(
+                NEEDS_CUDA,
+                cause="the image needs {need}, and the NVIDIA driver of this machine[[ ({driver})]] supports only an "
+                "older CUDA version",
+            ),
+            Variant(
+                compile_patterns(r"unsatisfied condition: (?P<need>(?:brand|driver|arch) ?[=<>!]+ ?[\w.]+)"),
+                cause="the image accepts only some combinations of GPU and driver (its NVIDIA_REQUIRE_CUDA), and this "
+                "machine has none of them; the last condition was {need}. Such lists add older drivers of data center "
+                "GPUs, so most often the driver[[ ({driver})]] is older than the CUDA version of the image needs",
+            ),
+            Variant(
+                # torch prints CUDA 12.9 as 12090
+                compile_patterns(
+                    r"The NVIDIA driver on your system is too old \(found version (?P<major>\d\d)0(?P<minor>\d)0\)"
+                ),
+                cause="the image was built for a newer CUDA version than {major}.{minor}, the newest that the NVIDIA "
+                "driver of this machine[[ ({driver})]] supports",
+            ),
+            Variant(
+                compile_patterns(
+                    r"Error 803: system has unsupported display driver",
+                    r"failed to initialize CUDA: system has unsupported display driver",
+                ),
+                title="the NVIDIA driver's library and kernel module differ",
+                cause="CUDA error 803: the driver library that the engine loads and the loaded kernel module have "
+                "different versions: the driver was updated without a reboot, or the image loads its own library "
+                "(cuda-compat)",
+                fix=f"{COMPARE_VERSIONS}; if they differ, reboot when you can; otherwise remove the folder of "
+                "cuda-compat from LD_LIBRARY_PATH",
+            ),
+            Variant(
+                compile_patterns(
+                    r"Error 804: forward compatibility was attempted",
+                    r"failed to initialize CUDA: forward compatibility was attempted",
+                ),
+                cause="CUDA error 804: the image is for a newer CUDA version than the driver, and its cuda-compat "
+                "libraries, which bridge this gap, do not support this GPU",
+                fix="update the driver (CUDA 13 needs driver 580 or newer), or set `image:` to an image for an older "
+                "CUDA version; if the driver is new enough, remove the folder of cuda-compat from LD_LIBRARY_PATH",
+            ),
+        ),
+        inputs=("log", "compose", "docker"),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-G003",
+        title="the engine finds no GPU driver in the container",
+        cause="the driver's library is missing in the container: the NVIDIA container toolkit mounts it only into "
+        "containers that reserve a GPU",
+        fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]{CHECK_TOOLKIT}; on a machine without a GPU, set "
+        "`gpus` to none",
+        source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
+        "quote the message for libcuda.so.1. The messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 "
+        "(torch/cuda/__init__.py) were reproduced on an H100.",
+        explain="libcuda is part of the host's driver, and no image contains libcuda. The NVIDIA container toolkit "
+        "mounts libcuda into containers that reserve a GPU. A model on the CPU needs the CPU image, which stackgen "
+        "selects if `gpus` is set to none. `Failed to infer device type` is the same for all kinds of GPUs.",
+        patterns=compile_patterns(
+            # `dlerror:` is TensorFlow's own search for a driver, not a failure of the engine
+            r"(?<!dlerror: )libcuda\.so(?:\.1)?: cannot open shared object file",
+            r"libnvidia-ml\.so\.1: cannot open shared object file",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(r"Failed to infer device type"),
+                title="the engine recognizes no GPU",
+                cause="vLLM recognizes no GPU: the container got no GPU or no driver, or the image is built for "
+                "another "
+                "kind of GPU",
+                fix="with an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]"
+                f"{CHECK_TOOLKIT}; with an AMD GPU, set gpu_driver to amd and use an image for ROCm; on a machine "
+                "without a GPU, set `gpus` to none",
+                # vLLM prints this after any error of the driver
+                consequence_of=(*WITHOUT_GPU, "*"),
+            ),
+            Variant(
+                compile_patterns(r"Found no NVIDIA driver on your system"),
+                cause="torch finds no NVIDIA driver in the container: the container got no GPU, or the machine has no "
+                "NVIDIA driver",
+                consequence_of=WITHOUT_GPU,
+            ),
+        ),
+        inputs=("log", "compose", "docker"),
+        drivers=("nvidia", ""),
+        # an image whose libraries can't be loaded finds no driver either
+        consequence_of=("SG-G022",),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-G005",
+        title="the container may not use its GPU",
+        cause="NVML fails inside the container: the GPU's device files are there, but the container's cgroup denies "
+        "access to them",
+        fix="if the container worked before, `systemctl daemon-reload` took its GPU away: recreate the container "
+        "(`stackgen down`, then `stackgen up`); if it never worked, look for `no-cgroups = true` in "
+        "/etc/nvidia-container-runtime/config.toml, which only a rootless engine needs; CDI (set gpu_driver to cdi) "
+        "prevents both",
+        source="The messages are quoted in issues 251, 580 and 1227 of NVIDIA/nvidia-container-toolkit. CUDA error 999 "
+        "is quoted in ggml-org/llama.cpp issue 7218. The failures were not reproduced.",
+        explain="If Docker uses the systemd cgroup driver, `systemctl daemon-reload` applies systemd's own device "
+        "rules again. systemd's rules do not include the rules that the NVIDIA hook wrote, so running containers lose "
+        'their GPUs. With "native.cgroupdriver=cgroupfs" in `exec-opts` of /etc/docker/daemon.json, or with CDI, '
+        "running containers keep their GPUs.",
+        patterns=compile_patterns(r"Failed to initialize NVML: Unknown Error", r"NVMLError_Unknown"),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Failed to initialize NVML: Driver/library version mismatch", r"NVMLError_LibRmVersionMismatch"
+                ),
+                title="the NVIDIA driver's library and kernel module differ",
+                cause=INSTALLED_NOT_LOADED,
+                fix=f"{COMPARE_VERSIONS}; if they differ, reboot the machine when you can",
+            ),
+            Variant(
+                compile_patterns(r"NVMLError_DriverNotLoaded"),
+                title="the NVIDIA driver is not loaded",
+                cause="the kernel module of the NVIDIA driver is not loaded on this machine",
+                fix="run `nvidia-smi` and `lsmod | grep nvidia` on the host; `sudo modprobe nvidia` loads the "
+                "module or "
+                "prints why it can't",
+            ),
+            Variant(
+                compile_patterns(r"Failed to initialize NVML: GPU access blocked"),
+                title="Windows blocks access to the GPU",
+                cause="WSL has no access to the GPU of Windows",
+                fix="run `nvidia-smi` in WSL and in Windows; if it fails only in WSL, update the driver in Windows and "
+                "WSL (`wsl --update`)",
+            ),
+            Variant(
+                compile_patterns(r"CUDA error: unknown error|failed to initialize CUDA: unknown error"),
+                title="CUDA can't be initialized",
+                cause="CUDA error 999: CUDA can't be initialized, although the driver answers; often the kernel module "
+                "nvidia_uvm is not loaded on the host, for example after an update or after sleep",
+                fix="on the host, check `lsmod | grep nvidia_uvm`; if it prints nothing, run `sudo modprobe "
+                "nvidia_uvm`; "
+                "otherwise look for messages of the driver in the kernel log (`sudo dmesg | grep -i nvrm`)",
+            ),
+        ),
+        inputs=("log", "health", "docker", "compose"),
+        shows_gpus=True,
+    ),
+)

@@ -1,0 +1,217 @@
+"""Rules for the network between a download and the Hub: proxies, certificates, Xet storage, folders of the image.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+WITHOUT_XET = 'outside of stackgen\'s own download, HF_HUB_DISABLE_XET="1" uses plain HTTP instead of Xet'
+
+# requests, and httpx of newer versions
+REFUSED = (
+    r"(?P<status>403|407|451|50[0-4]) (?:Client|Server) Error\b.{0,80}for url: https?://",
+    r"(?:Client|Server) error '(?P<status>403|407|451|50[0-4]) [^']{1,60}' for url 'https?://",
+)
+# the Hub, or the paths of a mirror; both libraries print the same for any other server, such as images in requests
+HUB = (r"(?P<where>(?:[\w-]+\.)*(?:huggingface\.co|hf\.co))\b",
+       r"(?P<where>[^/\s]+)/(?:api/(?:models|whoami)|\S{1,200}/resolve/)")  # fmt: skip
+NOT_FOUND = compile_patterns(r"error: GET failed \((?P<status>404)\)")
+MIRROR = re.compile(r"HF_ENDPOINT|MODEL_ENDPOINT|GET /api/models/\S+ HTTP/1\.[01]\" 404")
+
+
+def _uses_mirror(evidence: Evidence, service: str) -> bool:
+    """Whether stack.yaml or a log shows that another server answers in place of the Hub."""
+    model = (evidence.find_model(service) or (0, None))[1]
+    is_set = model is not None and "HF_ENDPOINT" in model.extra_env
+    return is_set or any(MIRROR.search(one.log) for one in evidence.services)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-H011",
+        title="the Hub's Xet storage rejected the download's own token",
+        cause="hf-xet sent a short-lived token of its own to the Xet storage, and the storage rejected it (HTTP 401): "
+        "this is a bug of old versions of hf-xet, not a problem with your token",
+        fix=f"use an image with hf-xet 1.1.7 or newer; {WITHOUT_XET}",
+        source="The message comes from hf-xet, and is quoted in huggingface/xet-core issue 404 (2025-07), which was "
+        "fixed in hf-xet 1.1.7. The failure was not reproduced.",
+        explain="The Hub accepted your token before, or needed none: it listed the files. The files that are already "
+        "downloaded are fine.",
+        patterns=compile_patterns(r"40[13] \w+\)?.{0,40}domain: https://[\w.-]*xethub\.hf\.co"),
+    ),
+    Rule(
+        "SG-H012",
+        title="the certificate of the download server is not trusted",
+        cause="the server's certificate comes from an authority that the container does not trust: usually a proxy "
+        "that intercepts TLS on this network",
+        fix="set ca_certificates in stack.yaml to a PEM file with your network's authority; hf-xet needs a version "
+        "that "
+        f"reads the system's authorities, and {WITHOUT_XET}",
+        source="The messages come from rustls (hf-xet) and OpenSSL (Python's ssl), and are quoted in "
+        "huggingface/xet-core issues 389 and 399 (2025-06). The failure was not reproduced.",
+        explain="Files that are already downloaded are fine. Do not turn the verification of certificates off: then "
+        "anybody on the network can replace the model.",
+        patterns=compile_patterns(
+            r"InvalidCertificate\(UnknownIssuer\)|invalid peer certificate: UnknownIssuer",
+            r"CERTIFICATE_VERIFY_FAILED",
+            r"unable to get local issuer certificate|self[- ]signed certificate",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"certificate verify failed: (?P<problem>certificate (?:has expired|is not yet valid))",
+                    r"invalid peer certificate: (?P<problem>certificate (?:expired|not valid yet))|"
+                    r"InvalidCertificate\((?P<reason>Expired|NotValidYet)",
+                ),
+                title="the certificate of the server is not valid now",
+                cause="the server's certificate is outside of its period of validity[[: {problem}]]: the clock of this "
+                "machine is wrong, or the server (or a proxy in front of it) has an old certificate",
+                fix="check the clock (`timedatectl`); if it is right, look at the certificate (`openssl s_client "
+                "-connect HOST:443`), and tell the operator of the server or proxy",
+            ),
+            Variant(
+                compile_patterns(
+                    r"certificate verify failed: (?P<problem>Hostname mismatch, certificate is not valid for '[^']+')",
+                    r"InvalidCertificate\((?P<reason>NotValidForName)",
+                ),
+                title="another server answers in place of the download server",
+                cause="the certificate belongs to another server[[: {problem}]]: a proxy, a login page of the network, "
+                "or DNS leads to another server",
+                fix="see which address the name has (`getent hosts HOST`) and which certificate is sent (`openssl "
+                "s_client -connect HOST:443`); behind a proxy, set `proxy:` in stack.yaml",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-H013",
+        title="the network blocks a server of the Hub",
+        cause="the connection to a server of the Hub failed[[ ({problem})]]: a firewall, a proxy or DNS blocks it",
+        fix="allow HTTPS to huggingface.co and *.hf.co (with cas-server.xethub.hf.co and transfer.xethub.hf.co); "
+        "behind "
+        f"a proxy, set `proxy:` in stack.yaml; {WITHOUT_XET}",
+        source="The messages come from reqwest (hf-xet) and requests, and are quoted in huggingface/xet-core issue 407 "
+        "(2025-07). The failure was not reproduced.",
+        explain="The Hub's pages and the files of a model come from different servers, so that the list of files can "
+        "work while the download fails.",
+        patterns=compile_patterns(
+            r"Reqwest.{0,200}Error\(Connect, .{0,200}(?P<problem>tcp connect error|dns error|timed out)",
+            r"(?P<problem>Failed to resolve|NameResolutionError|Temporary failure in name resolution).{0,80}"
+            r"(?:huggingface\.co|hf\.co)",
+            r"(?:huggingface\.co|hf\.co).{0,300}(?P<problem>Connection refused|Network is unreachable|ConnectTimeout|"
+            r"Read timed out|Temporary failure in name resolution)",
+        ),
+        # the Hub's own answer, or an untrusted certificate, shows that the network works
+        consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005", "SG-H007", "SG-H011", "SG-H012"),
+        variants=(
+            Variant(
+                compile_patterns(r"ProxyError\('?(?P<problem>[^',)]+)"),
+                cause="the proxy for connections to the Hub can't be used: {problem}",
+                fix="check `proxy:` in stack.yaml and HTTPS_PROXY in extra_env: address, port, and whether the "
+                "container "
+                "can reach the proxy (127.0.0.1 is the container itself)",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-H014",
+        title="a library writes into the image's own folders",
+        cause="a library writes into {path}, a folder of the image's Python packages, which the container's user can't "
+        "write ({problem})",
+        fix="set `user:` to the user for which the image was made (root for most images), or use an image in which "
+        "this "
+        "folder is writable; caches and the model's folder are not the problem",
+        source="The message comes from FlashInfer (jit/cubin_loader.py) with the package flashinfer_cubin, in a public "
+        "report on vLLM (2026-08, tests/diagnose/reports). The failure was not reproduced.",
+        explain="FLASHINFER_CUBIN_DIR has no effect if the package flashinfer_cubin is installed. A read-only root "
+        "file "
+        "system (`read_only: true`) has the same effect.",
+        patterns=compile_patterns(
+            r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): "
+            r"'(?P<path>/[^']*/(?:site|dist)-packages/[^']+)'"
+        ),
+    ),
+    Rule(
+        "SG-H015",
+        title="the Hub refuses llama.cpp's request",
+        cause="the Hub answered HTTP {status} when llama.cpp asked for the list of the repository's files. Either the "
+        "repository does not exist, or it is private or gated, and the token is missing or has no access",
+        fix="check the spelling of the repository; for a private or gated one, accept its licence on the model's "
+        "page and give the token (HF_TOKEN_FILE in .env)",
+        source="The message comes from llama.cpp (common/download.cpp), and is quoted with status 429 in "
+        "ggml-org/llama.cpp issue 21677 (2026-04). The failure was not reproduced.",
+        explain="The Hub answers 401 if a repository does not exist, and also if you have no access to it.",
+        patterns=compile_patterns(r"error: GET failed \((?P<status>401|403)\)"),
+        variants=(
+            Variant(
+                NOT_FOUND,
+                title="a mirror of the Hub does not have the repository",
+                cause="the mirror that HF_ENDPOINT names answered HTTP 404: the mirror does not have this repository, "
+                "or does not know llama.cpp's request for the list of files",
+                fix="request the address from the log with `curl -I`, and the same path on huggingface.co; then fetch "
+                "the file another way (with the command `hf download`, or without HF_ENDPOINT), and set `model:` to "
+                "the folder of the file",
+                applies=_uses_mirror,
+                condition="HF_ENDPOINT is set, or another service of the log answers the Hub's requests",
+            ),
+            Variant(
+                NOT_FOUND,
+                title="the Hub does not have the repository or revision",
+                cause="the server answered HTTP 404 when llama.cpp asked for the list of the repository's files: the "
+                "server has no repository of this name; a mirror (HF_ENDPOINT) that does not know this request also "
+                "answers 404",
+                fix="check the spelling of `model:` (organization/name); if HF_ENDPOINT is set, check whether the "
+                "mirror has the repository",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-H016",
+        title="a download was cut off",
+        cause="the connection ended before the whole file had arrived: {problem}",
+        fix="start the service again: the download continues with the missing part; if it is cut off again, look for a "
+        "proxy or firewall that limits the size or time of downloads",
+        source="The messages come from huggingface_hub 2.4 (file_download.py) and Python (http/client.py, "
+        "IncompleteRead, also in urllib3's response.py). The failure was not reproduced.",
+        explain="The files that have arrived completely are fine, and are not downloaded again.",
+        patterns=compile_patterns(
+            r"(?P<problem>Consistency check failed: file should be of size \d+ but has size \d+)",
+            r"(?P<problem>IncompleteRead\(\d+ bytes read, \d+ more expected\))",
+        ),
+        consequence_of=("SG-H008",),
+    ),
+    Rule(
+        "SG-H017",
+        title="a fast download is enabled, but its package is missing",
+        cause="HF_HUB_ENABLE_HF_TRANSFER is set, but the image does not contain the package hf_transfer",
+        fix="remove HF_HUB_ENABLE_HF_TRANSFER from the environment",
+        source="The message comes from huggingface_hub before 1.0 (file_download.py), and is quoted in "
+        "vllm-project/vllm-omni pull request 1264 (2026-02). The failure was not reproduced.",
+        explain="Some base images set the variable. hf-xet has replaced hf_transfer, and newer versions of "
+        "huggingface_hub ignore the variable.",
+        patterns=compile_patterns(r"'hf_transfer' package is not available"),
+    ),
+    Rule(
+        "SG-H018",
+        title="the Hub, or a proxy in front of it, refuses a request",
+        cause="{where} answered HTTP {status}: the token has no access, a proxy or firewall answered in "
+        "place of the "
+        "Hub, or "
+        "the Hub has a failure of its own",
+        fix="open the address in the message with the same token (`curl -H`); with 403, check the token's "
+        "permissions and "
+        "ask who runs the proxy; with 500 to 504, wait and see status.huggingface.co",
+        source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
+        "(_models.py, raise_for_status). The failure was not reproduced.",
+        explain="Transformers then advises to check the internet connection. That line follows from every failed "
+        "request.",
+        patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
+        consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
+    ),
+)

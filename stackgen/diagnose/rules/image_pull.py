@@ -1,0 +1,88 @@
+"""Rules for images that can't be pulled. The texts are those of Docker engine 28 and of registries."""
+
+from __future__ import annotations
+
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+# what a container engine asked, and did not get an answer to; these messages name no image, only the registry
+ASKED = r"(?:Get|Head) \"https://(?P<registry>[^/\"]+)/[^\"]*\": .*"
+RESOLVING = r"failed to resolve reference \"(?P<image>[^\"]+)\".*"
+NETWORK = (
+    r"(?:no such host|i/o timeout|connection refused|Client\.Timeout exceeded|context deadline exceeded|TLS handshake "
+    r"timeout|network is unreachable|server misbehaving)"
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-D002",
+        title="an image can't be pulled",
+        cause="the registry does not have the image[[ {image}]]: the name or the tag is wrong, or the tag was deleted "
+        "or the image moved to another name",
+        fix="look the image up on the page of its project, and correct the name or the tag (`image:` in stack.yaml); "
+        "nightly tags are deleted after some weeks, so prefer the tag of a release",
+        source="The messages come from Docker engine 28 (distribution). The failure was reproduced.",
+        explain="`docker manifest inspect IMAGE` asks the registry for an image without pulling it.",
+        patterns=compile_patterns(
+            r"manifest for (?P<image>\S+) not found",
+            RESOLVING + r": not found",
+            r"manifest unknown",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(r"No such image: (?P<image>\S+)"),
+                cause="this machine does not have the image {image}, and Docker did not pull it",
+                fix="run `docker pull {image}`, which shows why it can't be pulled, or correct `image:` in stack.yaml",
+                # a pull that failed for another reason leaves no image
+                consequence_of=("SG-H008", "*"),
+            ),
+            Variant(
+                # only at the start of a line or after an error, because hints of other programs quote the phrase
+                compile_patterns(
+                    r"^(?:.{0,300}(?:[Ee]rror|ERROR|failed).{0,300})?toomanyrequests: .*",
+                    RESOLVING + r"429 Too Many Requests",
+                ),
+                cause="the registry's limit of pulls from this address is reached",
+                fix="wait (the limit of Docker Hub counts the last hours), or log in (`docker login`), because "
+                "accounts "
+                "have a higher limit",
+            ),
+            Variant(
+                compile_patterns(ASKED + r"x509: (?P<problem>.*)", RESOLVING + r"x509: (?P<problem>.*)"),
+                cause="Docker does not trust the certificate of the registry[[ {registry}]]: {problem}; most often, a "
+                "proxy on this network intercepts TLS, or the clock of this machine is wrong",
+                fix="add the certificate of your network's authority to the trusted certificates of this "
+                "machine, or as "
+                "/etc/docker/certs.d/REGISTRY/ca.crt",
+            ),
+            Variant(
+                compile_patterns(ASKED + NETWORK, RESOLVING + NETWORK),
+                cause="this machine can't connect to the registry[[ {registry}]][[, which has {image}]]",
+                fix="check the machine's network, DNS and proxy, for example with `curl -I https://REGISTRY/v2/`; "
+                "Docker has its own setting for a proxy (`docker info` prints it)",
+            ),
+            Variant(
+                compile_patterns(
+                    ASKED + r"unauthorized: ",
+                    r"(?:[Ee]rror|ERROR).{0,300}: unauthorized: authentication required",
+                    RESOLVING + r"(?:401 Unauthorized|403 Forbidden|unauthorized|denied)",
+                ),
+                cause="the registry[[ {registry}]] requires a login[[ for {image}]]",
+                fix="log in with an account that may read the image (`docker login REGISTRY`)",
+            ),
+            Variant(
+                compile_patterns(r"pull access denied for (?P<image>[^,\s]+)"),
+                cause="the registry denies access to {image}: there is no such image, or it is private and you are not "
+                "logged in",
+                fix="check the spelling of `image:`; for a private image, log in (`docker login`)",
+            ),
+            Variant(
+                compile_patterns(r"failed to resolve reference \"(?P<image>[^\"]+)\"(?!.*: not found)"),
+                cause="Docker could not ask the registry for {image}",
+                fix="read the end of the message, which names the reason; `docker pull {image}` repeats the request",
+            ),
+        ),
+        inputs=("compose", "docker"),
+    ),
+)

@@ -1,0 +1,136 @@
+"""Rules for memory that is not the memory of one discrete NVIDIA GPU: AMD, unified memory, shared memory, tmpfs.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+# GiB of machines whose CPU and GPU share the memory (GB10, Jetson Thor); no discrete GPU has 110 to 129
+UNIFIED_TOTAL = r"1[12]\d\.\d+"
+NO_SPACE = r"(?:No space left on device|\[Errno 28\])"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-M013",
+        title="the memory of the AMD GPU is exhausted",
+        cause="an allocation[[ of {wanted}]] did not fit on the AMD GPU[[, which may use {total}; {own} of this belong "
+        "to the engine itself]]",
+        fix="use a smaller or quantized model, lower gpu_memory_utilization or max_num_seqs, or use more GPUs; on an "
+        "APU (Strix Halo), raise the share of the machine's memory that the GPU may use (kernel parameter "
+        "ttm.pages_limit)",
+        source="The message comes from torch for ROCm, and is quoted in kyuz0/amd-strix-halo-vllm-toolboxes issue 11 "
+        "(2026-01) and noamsto/nix-amd-ai issue 42 (2026-08). The failure was not reproduced.",
+        explain="The GPU of an APU has little memory of its own, and may use half of the machine's memory by default. "
+        "If most of the memory belongs to the engine itself, no other process is the cause. `rocm-smi "
+        "--showmeminfo vram gtt` shows the memory.",
+        patterns=compile_patterns(
+            r"HIP out of memory\. Tried to allocate (?P<wanted>[\d.]+ [KMG]iB)\..*?total capacity of "
+            r"(?P<total>[\d.]+ [KMG]iB).*?Of the allocated memory (?P<own>[\d.]+ [KMG]iB) is allocated by PyTorch",
+            r"HIP (?:error: )?out of memory",
+            r"hipErrorOutOfMemory",
+        ),
+        fallback=True,
+        shows_gpus=True,
+        variants=(
+            Variant(
+                compile_patterns(r"HSA_STATUS_ERROR_OUT_OF_RESOURCES"),
+                title="the ROCm runtime lacks a resource of the GPU",
+                cause="the ROCm runtime could not allocate a resource: most often GPU memory, sometimes threads or "
+                "events of the operating system",
+                fix="see how much memory is free (`rocm-smi --showmeminfo vram gtt`) and which processes use the GPU "
+                "(`rocm-smi --showpids`); lower gpu_memory_utilization or max_num_seqs",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-M014",
+        title="too little unified memory is free",
+        cause="only {free} of {total} GiB of the memory that CPU and GPU share are free, but vLLM needs {wanted} GiB: "
+        "either the page cache of the operating system counts as used, or another process uses the memory",
+        fix="on the host, run `free -g`; if `buff/cache` is large, run `sync && echo 3 | sudo tee "
+        "/proc/sys/vm/drop_caches` and start again; otherwise end the process that uses the memory, or lower "
+        "gpu_memory_utilization (0.8 or less leaves memory for the operating system)",
+        source="The message comes from vLLM (v1/worker/utils.py, request_memory), and is quoted for a GB10 in "
+        "vllm-project/vllm issue 48140 (2026-07). NVIDIA/xr-ai pull request 440 describes the page cache. The failure "
+        "was not reproduced.",
+        explain="On GB10, Jetson and similar machines, CUDA reports memory that the page cache holds as used. The "
+        "files "
+        "that the last start has read are in this cache, so that no process owns the memory.",
+        patterns=compile_patterns(
+            rf"Free memory on device \S+ \((?P<free>[\d.]+)/(?P<total>{UNIFIED_TOTAL}) GiB\) on startup is less than "
+            rf".*?"
+            r"\([\d.]+, (?P<wanted>[\d.]+) GiB\)"
+        ),
+        engines=("vllm",),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-M015",
+        title="the container's shared memory is full",
+        cause="/dev/shm of the container is full, so processes can't share data; the disk is not the problem",
+        fix="give the container more shared memory",
+        source="The message comes from torch (MapAllocator), and is quoted in logicalclocks/hopsworks issue 1557 "
+        "(2025-11) and theroyallab/tabbyAPI issue 387 (2025-10). The failure was not reproduced.",
+        explain="`</torch_…>` in the message is the name of an object in /dev/shm. Docker's default size of /dev/shm "
+        "is "
+        "64 MB. With `ipc: host`, the container uses the host's /dev/shm.",
+        patterns=compile_patterns(
+            rf"unable to (?:write to|open|mmap|resize) (?:shared memory object|file) <?/torch_.*{NO_SPACE}",
+            # not the files of NCCL, which SG-M010 explains
+            rf"{NO_SPACE}.{{0,200}}/dev/shm/(?!nccl)|/dev/shm/(?!nccl)[^\s'\"]*.{{0,200}}{NO_SPACE}",
+        ),
+        change=Change("shm_size", "8g"),
+    ),
+    Rule(
+        "SG-M016",
+        title="a temporary folder in memory is full",
+        cause="{path} can't grow: /tmp and /run of stackgen's containers are in memory (tmpfs) with a limited size; "
+        "without tmpfs, the disk is full",
+        fix="set TMPDIR in extra_env to a folder on a volume; `df -h` in the container shows which file system is full",
+        source="The message is errno 28 (ENOSPC) of Linux, as Python's OSError prints it. The failure was not "
+        "reproduced.",
+        explain="A tmpfs has the size that its mount sets, whatever space the disk has.",
+        patterns=compile_patterns(rf"{NO_SPACE}[^/\n]{{0,40}}'(?P<path>/(?:tmp|run)/[^']+)'"),
+    ),
+    Rule(
+        "SG-M017",
+        title="the host has no memory for an allocation",
+        cause="the operating system refused to allocate memory (errno 12): the memory of the machine, or a limit of "
+        "the "
+        "container or process, is exhausted",
+        fix="make memory free on the machine (`free -g`), or raise the memory limit of the service; with much free "
+        "memory, check vm.overcommit_memory and the limits of the process (`ulimit -v`)",
+        source="The message is errno 12 (ENOMEM) of Linux, as Python, torch (MapAllocator.cpp, alloc_cpu.cpp) and Rust "
+        "print it. It is quoted in vllm-project/vllm issues 2391 and 759 (2025-06) and safetensors/safetensors issue "
+        "528. The failure was not reproduced.",
+        explain="The message is about the host's memory, not about the GPU's memory.",
+        patterns=compile_patterns(
+            # rocminfo prints the same errno for /dev/kfd: SG-G032
+            r"\[Errno 12\] Cannot allocate memory|Cannot allocate memory \((?:os error )?12\)",
+            r"can't allocate memory: you tried to allocate \d+ bytes\. Error code 12 \(Cannot allocate memory\)",
+        ),
+    ),
+    Rule(
+        "SG-M018",
+        title="the Jetson's memory driver refused an allocation",
+        cause="NvMap, the driver that gives memory to the GPU of a Jetson, refused an allocation (error {code}). CPU "
+        "and GPU share the memory. NvMap can refuse an allocation although enough memory is free in total: the free "
+        "memory can be in small pieces, or the page cache can occupy it",
+        fix="compare `cat /etc/nv_tegra_release` with the release notes of JetPack: reports say that with L4T 36.4.7, "
+        "some models no longer load that loaded with earlier versions; after a boot, start the model before other "
+        "programs; empty the page cache before the start (`sync && echo 3 | sudo tee /proc/sys/vm/drop_caches`); a "
+        "smaller model, a shorter max_model_len, or fewer gpu_layers need smaller buffers",
+        source="The messages come from NVIDIA's NvMap on Jetson Linux, and are quoted in ggml-org/llama.cpp pull "
+        "request "
+        "23732 (2026-05) and 0xShug0/audio.cpp issue 12 (2026-08). The failure was not reproduced.",
+        explain="`cudaMalloc failed: out of memory` follows from it. The model's files are not involved, and swap does "
+        "not help the GPU.",
+        patterns=compile_patterns(
+            r"NvMapMem(?:AllocInternalTagged|HandleAlloc): .{0,40}?error (?P<code>[1-9]\d*)",
+        ),
+    ),
+)

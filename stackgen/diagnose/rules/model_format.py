@@ -1,0 +1,186 @@
+"""Rules for model files that are newer than the image, or made for another program, quantization or number of GPUs.
+
+Such files are whole: to download them again does not help. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+NOT_REPRODUCED = "The failure was not reproduced."
+NEWER_BUILD = "set `image:` to a newer build of llama.cpp, or to the build that the file's page names; or use a file"
+WEIGHT = (
+    r"(?:weight|bias|weight_scale(?:_inv|_2)?|input_scale|[kvq]_scale|scales?|qweight|qzeros|g_idx|w\d+_\w+|absmax)"
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-V022",
+        title="the model has weights that vLLM does not expect",
+        cause="the model's files contain the weight {weight}, which this version of vLLM does not expect: the model's "
+        "format or quantization is newer than the image, or made for another program",
+        fix="set `image:` to an image with a newer vLLM (the model's page names the version), or use another "
+        "quantization of the model",
+        source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "
+        "quoted in vllm-project/vllm issues 44081 (2026-06), 38303 (2026-03) and 40358 (2026-04), and in "
+        f"ModelCloud/GPTQModel issue 1788 (2025-09). {NOT_REPRODUCED}",
+        explain="vLLM looks each weight of the files up in the model's class. A quantized model has additional "
+        "weights, such as scales. The files are whole, so a new download has the same weights.",
+        patterns=compile_patterns(
+            r"There is no module or parameter named '(?P<weight>[^']+)' in \w+",
+            rf"KeyError: '(?P<weight>(?:[\w-]+\.)+{WEIGHT})'",
+        ),
+    ),
+    Rule(
+        "SG-V023",
+        title="the tokenizer needs another version of Transformers",
+        cause="the model's tokenizer uses the class {tokenizer}, which the image's Transformers does not have: the "
+        "tokenizer was saved with another version (TokenizersBackend is of Transformers 5), or is custom code",
+        fix="set `image:` to an image with a newer Transformers; for a fine-tuned model, the tokenizer files of its "
+        "base model also work",
+        source="The messages come from transformers 4.x and 5.24 (models/auto/tokenization_auto.py). "
+        f"gpustack/gpustack issue 5096 (2026-04) quotes the first one. {NOT_REPRODUCED}",
+        explain="vLLM then advises --trust-remote-code for every missing class. That helps only if the repository "
+        "contains Python code for the tokenizer.",
+        patterns=compile_patterns(
+            r"Tokenizer class (?P<tokenizer>\w+) does not exist or is not currently imported",
+            r"Tokenizer class '(?P<tokenizer>\w+)' specified in the tokenizer config was not found",
+        ),
+    ),
+    Rule(
+        "SG-V024",
+        title="this version of vLLM can't run the model's quantization",
+        cause="vLLM does not support the model's quantization: {problem}",
+        fix="use another quantization of the model, or an image with a version of vLLM that supports this quantization",
+        source="The messages come from vLLM 0.32.0 (quantization/compressed_tensors, quantization/__init__.py, "
+        "config/model.py and transformers_utils/configs/mistral.py), and are quoted in "
+        f"vllm-project/vllm issue 34028 (2026-02) and sgl-project/sglang issue 19406. {NOT_REPRODUCED}",
+        explain="The names of quantization methods change between versions: new ones are added, and old ones are "
+        "removed (bitsandbytes).",
+        patterns=compile_patterns(
+            r"(?P<problem>No compressed-tensors compatible scheme was found.*)",
+            r"(?P<problem>Unknown quantization method: ?[^.]{0,80})",
+            r"(?P<problem>Invalid quantization method: ?[^.]{0,80})",
+            r"(?P<problem>Found unknown quantization(?:='[^']*' in config)?)",
+        ),
+    ),
+    Rule(
+        "SG-V025",
+        title="the quantized weights can't be split across this number of GPUs",
+        cause="tensor parallelism would cut through a block of quantized weights[[: each GPU's part of the layer has "
+        "size {part}, which is not a multiple of {block}]]",
+        fix="lower tensor_parallel_size (often 1 or 2 works), use pipeline_parallel_size, for a mixture-of-experts "
+        "model set `--enable-expert-parallel` in extra_args, or use another quantization",
+        source="The messages come from vLLM 0.32.0 (quantization/utils/fp8_utils.py and auto_awq.py) and older "
+        "versions "
+        "(quantization/fp8.py). They are quoted in "
+        f"vllm-project/vllm issues 21695 (2025-07) and 54178 (2026-08). {NOT_REPRODUCED}",
+        explain="Quantized weights are stored in blocks, for example of 128 values. The size of a layer, divided by "
+        "tensor_parallel_size, must be a multiple of the block size. Neither the file nor the image is broken.",
+        patterns=compile_patterns(
+            r"(?:size of .{0,80}weight|Weight \w+) = (?P<part>\d+) is not divisible by weight quantization block_\w = "
+            r"(?P<block>\d+)",
+            r"size is not aligned with the quantized weight shape",
+        ),
+    ),
+    Rule(
+        "SG-A021",
+        title="llama.cpp can't read this version of the GGUF file",
+        cause="this build of llama.cpp can't read this file: {problem}. The file was made for a newer build, or for "
+        "another program",
+        fix=f"{NEWER_BUILD} that was made for this build; a new download does not help",
+        source="The messages come from llama.cpp (ggml/src/gguf.cpp, src/llama-model-loader.cpp, src/llama-vocab.cpp). "
+        "They are quoted in ggml-org/llama.cpp issues 23033 and 25833 (2026-07), and containers/ramalama issue 2500 "
+        f"(2026-03). {NOT_REPRODUCED}",
+        explain="llama.cpp compares the file's header with its own tables before it reads any weights. The line "
+        "`failed to read tensor data`, which follows, does not mean that bytes are missing. A truncated file has the "
+        "message `data is not within the file bounds`.",
+        patterns=compile_patterns(
+            r"(?P<problem>missing tensor '[^']+')",
+            r"(?P<problem>tensor '[^']+' has offset \d+, expected \d+)",
+            r"(?P<problem>tensor '[^']+' has invalid ggml type \d+)",
+            r"(?P<problem>tensor '[^']+' has wrong shape)",
+            r"(?P<problem>wrong number of tensors; expected \d+, got \d+)",
+            r"(?P<problem>unknown pre-tokenizer type: '[^']*')",
+            r"(?P<problem>key not found in model: \S+)",
+        ),
+    ),
+    Rule(
+        "SG-A022",
+        title="the multimodal file is newer than llama.cpp",
+        cause="the mmproj file has the projector type {projector}, which this build of llama.cpp does not know",
+        fix="set `image:` to a newer build of llama.cpp[[?extra_args.--mmproj|, or remove --mmproj from "
+        "extra_args to serve "
+        "text only]]",
+        source="The message comes from llama.cpp (tools/mtmd/clip.cpp), and is quoted in docker/model-runner issue 959 "
+        f"(2026-06). {NOT_REPRODUCED}",
+        explain="The file is whole, and may belong to the model: only the build is too old.",
+        patterns=compile_patterns(r"unknown projector type: (?P<projector>[\w.-]+)"),
+    ),
+    Rule(
+        "SG-A023",
+        title="the multimodal file belongs to another model",
+        cause="the mmproj file was made for a model with embeddings of size {other}, but the model has size {own}",
+        fix="use the mmproj file from the repository of this model, for the same model size (for example 4B)",
+        source="The message comes from llama.cpp (tools/mtmd/mtmd.cpp), and is quoted in ggml-org/llama.cpp issue "
+        "20899 "
+        f"(2026-03). {NOT_REPRODUCED}",
+        explain="A projector turns images into embeddings of exactly one model. The 2B and the 4B version of a model "
+        "need different projectors.",
+        patterns=compile_patterns(
+            r"mismatch between text model \(n_embd = (?P<own>\d+)\) and mmproj \(n_embd = (?P<other>\d+)\)"
+        ),
+    ),
+    Rule(
+        "SG-V033",
+        title="the model's configuration does not fit the image",
+        cause="the engine reads {field} from {config}, which does not have it: the versions of the engine, of "
+        "Transformers "
+        "and of the model do not fit, or a flag for the model's format is missing",
+        fix="use an official image of the engine without other packages in it, in the version and with the flags that "
+        "the "
+        "model's page "
+        "names; "
+        "if the image is official, use a newer one",
+        source="The messages come from Python and transformers 5 (tokenization_utils_base.py). QwenLM/Qwen3-VL issue "
+        "2058 (2026-03) and PaddlePaddle/PaddleOCR issue 17587 (2026-01) quote them for all_special_tokens_extended. "
+        "The failure was not reproduced.",
+        explain="Transformers 5 renamed or removed attributes that older versions of vLLM read. A model that is "
+        "newer than "
+        "the image has the same effect. The model's files are not damaged.",
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"AttributeError: '?(?P<config>\w+)'?(?: object)? has no attribute '?(?P<field>all_special_tokens_"
+                    r"extended)"
+                ),
+                title="Transformers is too new for this version of vLLM",
+                cause="vLLM reads {field} from {config}, which Transformers 5 has removed: the installed Transformers "
+                "is newer than this vLLM expects",
+                fix="use an official image of vLLM without other packages in it, or a newer version of vLLM, which was "
+                "built for Transformers 5; in an installation of your own, an older Transformers also helps "
+                "(`transformers<5`)",
+            ),
+            Variant(
+                compile_patterns(
+                    r"AttributeError: '?(?P<config>Mistral\w*Tokenizer\w*)'?(?: object)? has no attribute "
+                    r"'?(?P<field>\w+)"
+                ),
+                cause="the engine reads {field} from {config}, the wrapper of Transformers around Mistral's "
+                "tokenizer, which does "
+                "not have it: a model in Mistral's own format was started without the flags for this format, or the "
+                "versions "
+                "of the engine and of Transformers do not fit",
+                fix="with vLLM, set extra_args to [--tokenizer-mode, mistral, --config-format, mistral, "
+                "--load-format, mistral], "
+                "as Mistral's model pages do; for a model in Transformers' format, use a newer image",
+            ),
+        ),
+        patterns=compile_patterns(
+            r"AttributeError: '(?P<config>\w*(?:Config|Tokenizer\w*))' object has no attribute '(?P<field>\w+)'",
+            r"AttributeError: (?P<config>\w*Tokenizer\w*) has no attribute (?P<field>\w+)",
+        ),
+    ),
+)

@@ -1,0 +1,96 @@
+"""Rules for native libraries that are missing or do not fit: parts of llama.cpp in its image, and of the host's driver.
+
+None of these failures was reproduced. `source` names the programs and the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
+
+__all__ = ["RULES"]
+
+# llama.cpp's own libraries, which only its image can bring
+OWN = r"lib(?:ggml|llama|mtmd)[\w-]*\.so[.\d]*"
+# libraries of the driver without which no program in the container finds a GPU; the toolkit warns of others as well
+NOT_LOCATED = re.compile(
+    r"(?:Could not|[Ff]ailed to) locate (?P<library>lib(?:dxcore|cuda|nvidia-ml)\.so[.\d*]*): pattern \S+ not found"
+)
+FOUND = re.compile(r"=> (?P<folder>/\S+)/(?P<library>lib[\w-]+\.so)")
+
+
+def _find_not_located(evidence: Evidence) -> Iterator[Hit]:
+    """The NVIDIA Container Toolkit did not find a library that the GPU needs while it wrote the CDI file."""
+    # nvidia-ctk is mostly run by hand, so its output is in a pasted text
+    texts = [(one.service, one.log) for one in evidence.services if not one.is_working]
+    for service, text in (*texts, ("", evidence.compose_output)):
+        lines = [strip_prefix(line).strip().strip('"') for line in text.splitlines()] if "locate lib" in text else []
+        hits = [(line, found) for line in lines if (found := NOT_LOCATED.search(line))]
+        if hits:
+            line, found = hits[-1]
+            name = found["library"].partition(".so")[0]
+            places = [
+                (one, at["folder"]) for one in lines if (at := FOUND.search(one)) and at["library"].startswith(name)
+            ]
+            values = {"library": found["library"], **({"folder": places[-1][1]} if places else {})}
+            failed = [one for one in lines if one.startswith("Failed to initialize NVML")][-1:]
+            yield Hit(service, (line, *(one for one, _ in places[-1:]), *failed), values, highlight=found[0])
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-A031",
+        title="a library of llama.cpp in the image is missing or broken",
+        cause="llama.cpp can't load its own library {library}: the image is built incompletely, or mixes files of two "
+        "builds",
+        fix="set `image:` to another tag of the image, the one before or a newer one: the host, its driver and the "
+        "device files are not involved",
+        source="The messages come from glibc (elf/dl-load.c, elf/dl-lookup.c), and are quoted in ggml-org/llama.cpp "
+        "issues 17190 (2025-11), 23522 (2026-05) and 23943 (2026-06). The failure was not reproduced.",
+        explain="Builds of images are sometimes wrong for one tag and right in the next. A backend that can't be "
+        "loaded leaves the server on the CPU; a missing library of the server itself ends it with exit code 127.",
+        patterns=compile_patterns(
+            rf"(?P<library>{OWN}): (?:error: )?(?:symbol lookup error: )?(?:\S+ )?undefined symbol: \w+",
+            rf"symbol lookup error: \S*?(?P<library>{OWN}|llama-\w+): undefined symbol: (?:ggml|llama|mtmd|common)_\w+",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(rf"(?P<library>{OWN}): cannot open shared object file"),
+                cause="llama.cpp does not find its own library {library}: the image lacks the file, or its loader does "
+                "not search the folder of the file",
+                fix="set `image:` to another tag of the image, the one before or a newer one; until then, if the file "
+                "is next to llama-server (mostly in /app), LD_LIBRARY_PATH=/app in the container lets the loader find "
+                "it; the host and its driver are not involved",
+            ),
+            Variant(
+                compile_patterns(
+                    r"\b(?P<library>lib(?:vulkan|gomp|curl|ssl|crypto|stdc\+\+)\.so[.\d]*): cannot open "
+                    r"shared object file"
+                ),
+                title="a system library is missing in the image",
+                cause="a program in the image needs the library {library}, which the image does not contain",
+                fix="use an official image of the engine, or another tag of it; in an image of your own, install the "
+                "package with {library} while it is built",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-G046",
+        title="the toolkit did not find a library of the driver",
+        cause="while the NVIDIA Container Toolkit wrote the CDI file, it did not find {library}[[, which the host has "
+        "in {folder}]]: containers with this file lack the library, and find no GPU",
+        fix="update the NVIDIA Container Toolkit and generate the file again, or name the folder: `sudo nvidia-ctk cdi "
+        "generate --library-search-path[[={folder}]] --output=/etc/cdi/nvidia.yaml`; on WSL, don't install a driver "
+        "for Linux: the driver of Windows provides the libraries in /usr/lib/wsl/lib",
+        source="The messages come from the NVIDIA Container Toolkit (nvidia-ctk cdi generate), and are quoted in "
+        "NVIDIA/nvidia-container-toolkit issues 735 (2024-10), 82 (2023-07) and 1739 (2026-03). The failure was not "
+        "reproduced.",
+        explain="The toolkit also warns of libraries that most machines lack, such as libnvdxgdmal.so.1 and "
+        "libnvidia-sandboxutils.so.1. Those warnings are harmless.",
+        find=_find_not_located,
+    ),
+)

@@ -1,0 +1,140 @@
+"""Rules for packages that do not match: Python packages in an image, and compiled extensions and their libraries.
+
+None of these failures was reproduced. `source` names the reports that quote the messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from stackgen.diagnose.error_lines import find_root_lines
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.messages import find_messages
+from stackgen.diagnose.rule import Hit, Rule, Variant
+from stackgen.diagnose.tracebacks import has_request_frame
+
+__all__ = ["RULES"]
+
+MISMATCH = re.compile(
+    r"^(?:ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module "
+    r")?'(?P<package>\w+)[\w.]*'|"
+    r"AttributeError: (?:partially initialized )?module '(?P<package2>\w+)[\w.]*' has no attribute '(?P<name2>\w+)'|"
+    r"AttributeError: (?:type object )?'(?P<owner>\w+)' object has no attribute '(?P<name3>\w+)'|"
+    r"AttributeError: type object '(?P<owner2>\w+)' has no attribute '(?P<name5>\w+)'|"
+    r"TypeError: (?P<owner3>[\w.]+)\(\) got an unexpected keyword argument '(?P<name4>\w+)'|"
+    # transformers and its tokenizers check the arguments themselves
+    r"(?:Value|Type)Error: .{0,40}?\b[Kk](?:wargs|eyword arguments?) \[?'(?P<name6>\w+)'.{0,80}? (?:are|is) not "
+    r"supported by [`'](?P<owner4>\w+)\.(?P<method>\w+)[`'])"
+)
+FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
+                   r'File "\S*?/(?P<checkout>vllm|fastchat|transformers|FastChat)/')  # fmt: skip
+# objects whose package the message does not name
+OWNERS = {"AsyncLLM": "vllm", "LLMEngine": "vllm", "AsyncLLMEngine": "vllm", "EngineArgs": "vllm",
+          "PreTrainedModel": "transformers", "AutoConfig": "transformers"}  # fmt: skip
+FAILED_IMPORT = re.compile(r"(?<![\w.-])(?P<file>[\w.-]{1,200}?\.so[\w.]*): undefined symbol: (?P<symbol>\w+)")
+MODEL_CLASS = re.compile(r"For(?:CausalLM|ConditionalGeneration)|Model\b|Model\.|^(?:forward|load_weights)")
+OFFICIAL = re.compile(r"(?:docker\.io/)?(?:vllm/vllm-|rocm/vllm|ghcr\.io/ggml-org/)")
+MATCHING_IMAGE = (
+    "set `image:` to a version in which both were built and tested together (the engine's official image, without "
+    "other packages); don't install packages into a running container; if the image is official, another version of "
+    "it, newer or older, is the test: look for this message in the notes and issues of its version"
+)
+
+
+def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
+    """A start ended because one Python package calls something that another package does not have."""
+    for message in find_messages(evidence):
+        if not (found := MISMATCH.search(message.text)):
+            continue
+        groups = {key.rstrip("23456"): value for key, value in found.groupdict().items() if value}
+        frames = [(one["package"] or one["checkout"]).lower() for line in message.before if (one := FRAME.search(line))]
+        caller = frames[-1] if frames else ""
+        owner = groups.get("owner", "")
+        callee = groups.get("package") or OWNERS.get(owner.partition(".")[0], "")
+        # the function that refuses the argument raises this error itself
+        if "method" in groups and frames:
+            callee, caller = frames[-1], next((one for one in reversed(frames) if one != frames[-1]), "")
+        if not caller or (callee and callee.lower() == caller):
+            continue
+        # an object of an unknown package, such as None or a model class, is more often a bug of the caller
+        if not callee and ("object has no attribute" in message.text or MODEL_CLASS.search(owner)):
+            continue
+        image = getattr((evidence.find_model(message.service.service) or (0, None))[1], "image", None) or ""
+        values = {
+            "caller": caller,
+            "name": groups["name"],
+            "owner": callee or f"the object {owner}",
+            "place": "your own image" if image and not OFFICIAL.match(image) else "the image",
+        }
+        variant = FAILS_REQUESTS if has_request_frame(message.before) else None
+        if (caller, callee) == ("fastchat", "vllm"):
+            variant = replace(variant or OLD_WORKER, fix=OLD_WORKER.fix)
+        yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
+
+
+def _find_broken_extension(evidence: Evidence) -> Iterator[Hit]:
+    """A compiled extension can't be loaded because a library that it was built with has another version."""
+    for service in evidence.services:
+        lines = [] if service.is_working else lines_since_ready(service.log)
+        # the pattern is slow on long words, and few logs have the phrase
+        for line in (one for one in lines if "undefined symbol" in one):
+            if found := FAILED_IMPORT.search(strip_prefix(line)):
+                symbol = found["symbol"]
+                library = "PyTorch" if re.search(r"c10|torch|at\d|_ZN2at", symbol) else "a library"
+                # what the missing functions lead to: torch.ops._C has no operators
+                later = [
+                    root.text for root in find_root_lines(lines) if "_OpNamespace" in root.text or symbol in root.text
+                ]
+                values = {"file": found["file"], "library": library}
+                yield Hit(
+                    service.service, (strip_prefix(line).strip(), *dict.fromkeys(later)), values, highlight=found[0]
+                )
+                break
+
+
+FAILS_REQUESTS = Variant(
+    (),
+    cause="while it answers a request, {caller} uses `{name}`, which {owner} does not have in the version in {place}: "
+    "one package is newer than the other one expects; the server itself can pass `{name}`, also if the client "
+    "does not send it",
+    condition="the traceback is that of a request",
+)
+OLD_WORKER = Variant(
+    (),
+    fix="serve the model with `engine: vllm` instead of FastChat's vllm_worker, which was written for an older vLLM; "
+    f"or use an image with the vLLM version that this FastChat was tested with; otherwise {MATCHING_IMAGE}",
+    condition="FastChat's vllm_worker calls vLLM",
+)
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G043",
+        title="a compiled part of the image does not fit its libraries",
+        cause="{file} was built with another version of {library} than the one in the image, so it could not be "
+        "loaded; later errors about missing operators or attributes follow from it",
+        fix="set `image:` to another version of the image whose parts were built together (an official one, without "
+        "other packages installed into it); flags and other drivers do not change this file, and installing packages "
+        "into a "
+        "running container changes more versions",
+        source="The message comes from the dynamic linker, and is quoted in lemonade-sdk/vllm-rocm issue 11 (2026-05). "
+        "The failure was not reproduced.",
+        explain="vLLM logs the failed import as a warning and goes on. The engine then ends at the first operator that "
+        "the missing file should contain.",
+        find=_find_broken_extension,
+    ),
+    Rule(
+        "SG-V040",
+        title="two Python packages in the image do not match",
+        cause="{caller} uses `{name}`, which {owner} does not have in the version in {place}: one package is newer "
+        "than the other one expects",
+        fix=MATCHING_IMAGE,
+        source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) quotes one.",
+        explain="The model's files and the GPU are not involved: the program ended while one package called another.",
+        find=_find_mismatch,
+        fallback=True,
+        variants=(FAILS_REQUESTS, OLD_WORKER),
+    ),
+)

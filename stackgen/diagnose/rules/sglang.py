@@ -1,0 +1,157 @@
+"""What SGLang rejects, and how it ends when it gets no memory or no answer of its scheduler.
+
+The texts are those of the source of SGLang 0.5.23 (`python/sglang/srt`). `source` says which failures were reproduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
+from stackgen.spec import ModelSpec
+
+__all__ = ["RULES"]
+
+ENGINES = ("sglang",)
+NOT_REPRODUCED = "The failure was not reproduced, because it needs a GPU."
+BUDGET = (
+    "mem_fraction_static is the share of a GPU's memory for weights and KV cache. CUDA graphs, activations and NCCL "
+    "need the rest. So a failure that names the KV cache needs a higher share, and an out-of-memory error later, for "
+    "example while CUDA graphs are captured, needs a lower one."
+)
+
+
+def _smaller_fraction(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
+    """mem_fraction_static minus 0.05; None without the field, whose default depends on the GPU, and below 0.3."""
+    was = getattr(model, "mem_fraction_static", None)
+    return f"{was - 0.05:.3g}" if was and was >= 0.3 else None
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-X001",
+        title="no memory is left for SGLang's KV cache",
+        cause="the weights use up the share of the GPU's memory that mem_fraction_static gives to weights and KV cache",
+        fix="raise mem_fraction_static, use more `gpus`, or a quantized variant of the model",
+        source="The message comes from SGLang 0.5.23 (model_executor/pool_configurator.py, "
+        f"mem_cache/kv_cache_configurator.py). {NOT_REPRODUCED}",
+        explain=BUDGET,
+        patterns=compile_patterns(r"Not enough memory\. Please try to increase --mem-fraction-static"),
+        engines=ENGINES,
+        shows_gpus=True,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Loaded weights leave no GPU memory for the KV cache under "
+                    r"--mem-fraction-static=(?P<was>[\d.]+)\. "
+                    r"Raise --mem-fraction-static above (?P<least>[\d.]+)"
+                ),
+                cause="the weights alone need a mem_fraction_static of {least}, and it is {was}",
+                fix="set mem_fraction_static above {least}; with 0.9 or more, use more `gpus`, or a quantized variant "
+                "of the model",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-X002",
+        title="SGLang can't capture CUDA graphs",
+        cause="the capture of CUDA graphs failed: {problem}",
+        fix="if memory is short, lower mem_fraction_static or max_num_seqs; otherwise set enforce_eager to true",
+        source="The message comes from SGLang 0.5.23 (model_executor/runner/decode_cuda_graph_runner.py). "
+        f"{NOT_REPRODUCED}",
+        explain=f"{BUDGET} Without CUDA graphs (enforce_eager), decoding is slower.",
+        patterns=compile_patterns(r"Capture cuda graph failed: (?P<problem>.+)"),
+        engines=ENGINES,
+        change=Change("mem_fraction_static", compute=_smaller_fraction),
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-X003",
+        title="max_model_len is longer than the model's context",
+        cause="max_model_len is {length}, but SGLang reads a context of {limit} tokens from the model's config.json",
+        fix="lower max_model_len to {limit}, or remove max_model_len from stack.yaml",
+        source="The message comes from SGLang 0.5.23 (configs/model_config.py, _derive_context_length).",
+        explain="A longer context needs a model that was trained for it, or RoPE scaling in its config.json (set "
+        "--json-model-override-args in extra_args). SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 turns off the check, "
+        "but the output beyond the model's limit is garbage.",
+        patterns=compile_patterns(
+            r"User-specified context_length \((?P<length>\d+)\) is greater than the derived context_length "
+            # not the warning of the same text, which SGLang logs if the user has allowed it
+            r"\((?P<limit>\d+)\)(?=.*To allow overriding this maximum)"
+        ),
+        engines=ENGINES,
+        change=Change("max_model_len", "{limit}"),
+    ),
+    Rule(
+        "SG-X004",
+        title="SGLang does not know the model's architecture",
+        cause="config.json has the architecture {architecture}, which this version of SGLang can't run",
+        fix="set `image:` to a newer version of SGLang, or use `engine: vllm` if vLLM supports the architecture",
+        source="The message comes from SGLang 0.5.23 (models/registry.py).",
+        explain="docs.sglang.io lists the supported models. For many others, SGLang falls back to Transformers.",
+        patterns=compile_patterns(r"Model architectures \['?(?P<architecture>[^\]']+)'?\] are not supported for now"),
+        engines=ENGINES,
+    ),
+    Rule(
+        "SG-X005",
+        title="SGLang's scheduler does not answer",
+        cause="the process that runs the model has not answered for {seconds} seconds",
+        fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
+        "stacks that SGLang logs",
+        source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py).",
+        explain="SGLang's health check asks the scheduler for one token. After watchdog_timeout (300 s, set with "
+        "--watchdog-timeout) in one forward pass, SGLang ends itself, and supervise.sh starts it again. A very long "
+        "prompt on a slow GPU can take as long: then raise --watchdog-timeout in extra_args.",
+        patterns=compile_patterns(
+            r"couldn't get a response from detokenizer for last (?P<seconds>\d+) seconds",
+            r"watchdog timeout \(self\.watchdog_timeout=(?P<seconds>\d+)",
+        ),
+        engines=ENGINES,
+        consequence_of=("*",),
+    ),
+    Rule(
+        "SG-X006",
+        title="SGLang finds no GPU",
+        cause="no accelerator is visible in the container",
+        fix="set `gpus`; if it is set, run `stackgen doctor`, which checks the driver and the container toolkit",
+        source="The message comes from SGLang 0.5.23 (utils/common.py, get_device).",
+        explain="Without `gpus`, stackgen starts SGLang for the CPU, which needs an image with SGLang's CPU build.",
+        patterns=compile_patterns(r"No accelerator \(CUDA, XPU, .{0,60}\) or platform plugin is available"),
+        engines=ENGINES,
+    ),
+    Rule(
+        "SG-X007",
+        title="SGLang has no kernels for the CPU in this image",
+        cause="the image lacks the package {package}, with SGLang's kernels for the CPU",
+        fix="build an image with docker/xeon.Dockerfile of SGLang and set `image:` to it, or use `engine: llamacpp` or "
+        "`engine: vllm`, which run on any x86-64 CPU",
+        source="SGLang 0.5.23 imports its kernels at the start. The failure was reproduced.",
+        explain="SGLang's CPU engine needs the CPU build of its kernels, and is fast only with Intel AMX.",
+        patterns=compile_patterns(r"ModuleNotFoundError: No module named '(?P<package>sgl_kernel)'"),
+        engines=ENGINES,
+    ),
+    Rule(
+        "SG-X008",
+        title="SGLang refuses this GPU",
+        cause="SGLang needs a GPU with compute capability 7.5 or higher",
+        fix="use a newer GPU, or `engine: llamacpp`",
+        source="The message comes from SGLang 0.5.23 (load_model_utils.py).",
+        explain="Compute capability 7.5 is the Turing generation (T4, RTX 20).",
+        patterns=compile_patterns(r"SGLang only supports sm75 and above"),
+        engines=ENGINES,
+    ),
+    Rule(
+        "SG-X009",
+        title="the prompt is longer than the context",
+        cause="a prompt has {tokens} tokens, but the context has only {limit} tokens",
+        fix="shorten the prompt; if the model and the memory allow it, raise max_model_len",
+        source="The message comes from SGLang 0.5.23 (managers/tokenizer_manager.py).",
+        explain="The context holds the prompt and the answer of one request. The server keeps running.",
+        patterns=compile_patterns(
+            r"The input \((?P<tokens>\d+) tokens\) is longer than the model's context length \((?P<limit>\d+) tokens\)"
+        ),
+        engines=ENGINES,
+        refusal=True,
+        inputs=("log", "check"),
+    ),
+)

@@ -1,0 +1,86 @@
+"""Checks models against the catalogue: the parser for tool calls, the first version of vLLM, and gated models.
+
+The catalogue is data of others, with a date. So these checks warn, and never say that a stack can't start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from stackgen.catalog import find_access, find_model, find_parser
+from stackgen.catalog.flags import why_not
+from stackgen.doctor.finding import DoctorInputs, Results, ok, warn
+from stackgen.flags import PINNED, load_flags
+from stackgen.flags.arguments import parse_arguments
+from stackgen.spec import is_local
+
+__all__ = ["check_first_version", "check_gated", "check_tool_parser"]
+
+
+def _vllm_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, str]]:
+    """Each model of vLLM with its version; a version that the image's tag does not name is ""."""
+    for place, model in inputs.model_specs():
+        if model.engine == "vllm":
+            tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
+            version = (tag[1] if tag else "") if model.image else model.engine_version or PINNED["vllm"]
+            yield place, model, version
+
+
+def check_tool_parser(inputs: DoctorInputs) -> Results:
+    """A model whose parser for tool calls the catalogue knows has one."""
+    for place, model, version in _vllm_models(inputs):
+        names = (model.model, *(model.served_names or ()))
+        fact = find_parser("tool_call_parser", *names, version=version or PINNED["vllm"])
+        if fact is None:
+            continue
+        evidence, path = f"{fact.origin}, {fact.date}", f"{place}.tool_call_parser"
+        if model.tool_call_parser or _has_flag(model):
+            known = model.tool_call_parser or "a parser in extra_args"
+            yield ok("tool calls have a parser", evidence=f"{known}; {evidence} names {fact.value}", place=path)
+        else:
+            yield warn(
+                f"{model.model} has no parser for tool calls, so vLLM refuses requests with `tools`",
+                evidence=evidence, fix=f"set `tool_call_parser: {fact.value}` if clients send tools, as agents do",
+                place=path,
+            )  # fmt: skip
+
+
+def _has_flag(model: Any) -> bool:
+    known = load_flags("vllm")
+    return known is not None and any(
+        one.find_name(frozenset({"--tool-call-parser"})) for one in parse_arguments("vllm", model.extra_args, known)
+    )
+
+
+def check_first_version(inputs: DoctorInputs) -> Results:
+    """The version of vLLM is not older than the version that the model's recipe names."""
+    for place, model, version in _vllm_models(inputs):
+        match = find_model(model.model)
+        if match is None or not version:
+            continue
+        evidence = f"vLLM's recipe for {match.entry.model}, {match.entry.updated}"
+        if reason := why_not(match.entry, match.variant, version):
+            field = "image" if model.image else "engine_version"
+            fix = "" if match.entry.omni else f"choose a newer vLLM with `{field}`"
+            yield warn(f"{model.model}: {reason}", evidence=evidence, fix=fix, place=f"{place}.model")
+        else:
+            yield ok(f"the recipe of {model.model} allows vLLM {version}", evidence=evidence, place=f"{place}.model")
+
+
+def check_gated(inputs: DoctorInputs) -> Results:
+    """A gated model has a token, if the Hub was not asked and the model is not downloaded yet."""
+    has_token = bool(inputs.env and inputs.env.values.get("HF_TOKEN_FILE"))
+    for place, model in inputs.model_specs():
+        lookup = inputs.hub.get(model.model)
+        asked = lookup is not None and lookup.state not in ("unreachable", "unexpected", "rate_limited")
+        if is_local(model.model) or asked or inputs.cached.get(model.model) or has_token:
+            continue
+        access = find_access(model.model)
+        if access.gated:
+            yield warn(
+                f"{model.model} is gated, and .env names no token", evidence=f"{access.source}, read {access.date}",
+                fix=f"accept the licence at https://huggingface.co/{model.model}, run `hf auth login`, and add "
+                "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env", place=f"{place}.model",
+            )  # fmt: skip

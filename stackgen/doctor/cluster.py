@@ -1,0 +1,291 @@
+"""Checks of a cluster: its version and kinds, GPUs, storage, Pod Security, and quotas.
+
+Sources: Kubernetes 1.37, API reference: policy/v1 since 1.21, autoscaling/v2 since 1.23,
+resource.k8s.io/v1 since 1.34; "Resource Quotas" (names of resources), "Pod Security Standards" (labels), "Storage
+Classes" (the annotation of the default class). Access modes of drivers: kubernetes-csi.github.io/docs/drivers, and the
+README of rancher/local-path-provisioner 0.0.37.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from stackgen.doctor.cluster_facts import ClusterFacts, Node, Quota
+from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
+from stackgen.kubernetes.rules import find_mistakes
+from stackgen.kubernetes.rules.resources import parse_quantity
+
+__all__ = ["check_gpus", "check_kinds", "check_quota", "check_security", "check_storage", "check_version"]
+
+# the versions of the server in which these groups appeared, and the programs that bring the others
+SERVER = {"policy/v1": "1.21", "autoscaling/v2": "1.23", "resource.k8s.io/v1": "1.34"}
+OPERATORS = {
+    "leaderworkerset.x-k8s.io": "the controller of LeaderWorkerSet (lws.sigs.k8s.io) starts models on several nodes",
+    "monitoring.coreos.com": "the operator of Prometheus reads PodMonitors and rules; or set `monitoring: false`",
+    "keda.sh": "KEDA scales models; or set `kubernetes.autoscaling: {by: hpa}`",
+}
+# drivers of disks, which one node mounts at a time
+ONE_NODE = (
+    "ebs.csi.aws.com", "disk.csi.azure.com", "diskplugin.csi.alibabacloud.com", "rancher.io/local-path",
+)  # fmt: skip
+OLDEST = (1, 25)
+GPUS = ("nvidia.com/gpu", "amd.com/gpu")
+LEVEL = "pod-security.kubernetes.io/enforce"
+RIGHT = "ask the cluster's administrator for the right to read this, or look yourself: `{}`"
+ON_DEMAND = "if the cluster starts nodes on demand, it may start one for the pod"
+
+
+def _facts(inputs: DoctorInputs) -> ClusterFacts:
+    return inputs.cluster or ClusterFacts("", "")
+
+
+def _unread(facts: ClusterFacts, name: str, what: str, command: str) -> Result:
+    return unknown(f"{what}: not checked", evidence=facts.refused.get(name, ""), fix=RIGHT.format(command))
+
+
+def check_version(inputs: DoctorInputs) -> Results:
+    """The server is one that the manifests are written for."""
+    facts = _facts(inputs)
+    if facts.version is None:
+        yield _unread(facts, "version", "the version of the server", "kubectl version")
+        return
+    seen = f"Kubernetes {facts.version[0]}.{facts.version[1]} (context {facts.context})"
+    if facts.version < OLDEST:
+        yield warn(
+            f"the server is older than {OLDEST[0]}.{OLDEST[1]}, and stackgen's manifests were not tested with it",
+            evidence=seen, fix="use a newer cluster; older servers ignore the level of Pod Security",
+        )  # fmt: skip
+    else:
+        yield ok("the server is new enough", evidence=seen)
+
+
+def check_kinds(inputs: DoctorInputs) -> Results:
+    """The server knows the version of every rendered object."""
+    facts = _facts(inputs)
+    if facts.versions is None:
+        yield _unread(facts, "versions", "the kinds that the server knows", "kubectl api-versions")
+        return
+    wanted: dict[str, list[str]] = {}
+    for one in facts.wanted:
+        wanted.setdefault(one["apiVersion"], []).append(one["kind"])
+    missing = {version: kinds for version, kinds in wanted.items() if version not in facts.versions}
+    for version, kinds in missing.items():
+        group = version.rpartition("/")[0]
+        fix = f"install what brings it: {OPERATORS[group]}" if group in OPERATORS else "use a newer cluster"
+        if version in SERVER:
+            fix = f"use Kubernetes {SERVER[version]} or newer"
+        yield fail(f"the server does not know {' and '.join(dict.fromkeys(kinds))} ({version})", fix=fix)
+    if not missing:
+        yield ok("the server knows the kinds of all manifests", evidence=", ".join(sorted(wanted)))
+
+
+def _pods(facts: ClusterFacts) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    """Name, number and pod of each workload; the pods of a LeaderWorkerSet are alike for the scheduler."""
+    for one in facts.wanted:
+        spec = one.get("spec", {})
+        name = one["metadata"]["name"]
+        if one["kind"] in ("Deployment", "Job"):
+            yield name, spec.get("replicas", 1), spec["template"]["spec"]
+        elif one["kind"] == "LeaderWorkerSet":
+            group = spec["leaderWorkerTemplate"]
+            leader = group.get("leaderTemplate")
+            if leader:
+                yield name, spec.get("replicas", 1), leader["spec"]
+            workers = group.get("size", 1) - bool(leader)
+            yield name, spec.get("replicas", 1) * workers, group["workerTemplate"]["spec"]
+
+
+def _requests(pod: Mapping[str, Any], which: str = "requests") -> dict[str, Decimal]:
+    total: dict[str, Decimal] = defaultdict(Decimal)
+    for container in pod["containers"]:
+        for name, value in container.get("resources", {}).get(which, {}).items():
+            total[name] += parse_quantity(value) or Decimal()
+    return total
+
+
+def _fits(node: Node, pod: Mapping[str, Any]) -> bool:
+    if not node.is_usable or any(node.labels.get(key) != value for key, value in pod.get("nodeSelector", {}).items()):
+        return False
+    return all(
+        effect == "PreferNoSchedule" or any(_tolerates(one, key, value, effect) for one in pod.get("tolerations", ()))
+        for key, value, effect in node.taints
+    )
+
+
+def _tolerates(one: Mapping[str, str], key: str, value: str, effect: str) -> bool:
+    is_same = one.get("operator") == "Exists" or one.get("value", "") == value
+    return one.get("key", key) == key and is_same and one.get("effect", effect) == effect
+
+
+def check_gpus(inputs: DoctorInputs) -> Results:
+    """Nodes offer the GPUs that the pods request, through a device plugin."""
+    facts = _facts(inputs)
+    wanted = [
+        (name, resource, int(number), pod) for name, count, pod in _pods(facts) for resource in GPUS
+        if (number := _requests(pod).get(resource)) for _ in range(count)
+    ]  # fmt: skip
+    if not wanted:
+        return
+    if facts.nodes is None:
+        yield _unread(facts, "nodes", "the GPUs of the nodes", "kubectl describe nodes")
+        return
+    has_uses = all(node.used is not None for node in facts.nodes)
+    for resource in dict.fromkeys(one[1] for one in wanted):
+        own = [one for one in wanted if one[1] == resource]
+        sizes = {node.name: int(parse_quantity(node.allocatable.get(resource, "0")) or 0) for node in facts.nodes}
+        seen = ", ".join(f"{name}: {size}" for name, size in sizes.items() if size) or "no node offers it"
+        if not any(sizes.values()):
+            yield fail(
+                f"no node offers {resource}", evidence=f"{len(sizes)} nodes without it",
+                fix=f"install the device plugin of the vendor, and look at `kubectl describe nodes`; {ON_DEMAND}",
+            )  # fmt: skip
+            continue
+        # the largest pods first, each on the first node with room for it
+        free = {node.name: sizes[node.name] - (node.used or {}).get(resource, 0) for node in facts.nodes}
+        unplaced: Counter[str] = Counter()
+        for name, _, amount, pod in sorted(own, key=lambda one: -one[2]):
+            fitting = [node for node in facts.nodes if _fits(node, pod)]
+            if not any(sizes[node.name] >= amount for node in fitting):
+                yield fail(
+                    f"no node that {name} may use has {amount} × {resource}", evidence=seen,
+                    fix="compare `kubernetes.gpus_per_node`, `node_selector` and `tolerations` with `kubectl describe "
+                    f"nodes`; {ON_DEMAND}",
+                )  # fmt: skip
+                continue
+            place = next((node.name for node in fitting if free[node.name] >= amount), None)
+            if place is None:
+                unplaced[name] += 1
+            else:
+                free[place] -= amount
+        for name, count in unplaced.items():
+            yield warn(
+                f"{count} {'pod' if count == 1 else 'pods'} of {name} will wait for free GPUs ({resource})",
+                evidence=seen, fix=f"free GPUs, add a node, or lower `replicas`; {ON_DEMAND}",
+            )  # fmt: skip
+        if not unplaced and all(any(sizes[node.name] >= one[2] for node in facts.nodes if _fits(node, one[3]))
+                                for one in own):  # fmt: skip
+            if has_uses:
+                yield ok(f"nodes have {resource} for all pods", evidence=seen)
+            else:
+                yield unknown(f"nodes have {resource} for all pods, if no other pod uses them", evidence=seen,
+                              fix=RIGHT.format("kubectl get pods --all-namespaces"))  # fmt: skip
+
+
+def check_storage(inputs: DoctorInputs) -> Results:
+    """The claims get volumes that several nodes can mount."""
+    facts = _facts(inputs)
+    for claim in (one for one in facts.wanted if one["kind"] == "PersistentVolumeClaim"):
+        name, spec = claim["metadata"]["name"], claim["spec"]
+        if facts.claims and (phase := facts.claims.get(name)):
+            text = f"the claim {name} exists and is {phase}"
+            yield ok(text) if phase == "Bound" else warn(text, fix=f"`kubectl describe pvc {name}` shows why")
+            continue
+        if facts.classes is None:
+            yield _unread(facts, "classes", f"the storage class of the claim {name}", "kubectl get storageclass")
+            continue
+        chosen = spec.get("storageClassName")
+        found = next((one for one in facts.classes if (one.name == chosen if chosen else one.is_default)), None)
+        seen = f"classes: {', '.join(one.name for one in facts.classes) or 'none'}"
+        fix = "set `kubernetes.weights.storage_class` and `kubernetes.cache.storage_class`"
+        if found is None:
+            what = f"no storage class {chosen}" if chosen else "no default storage class"
+            yield fail(f"the cluster has {what} for the claim {name}", evidence=seen, fix=fix)
+        elif "ReadWriteMany" not in spec.get("accessModes", ()):
+            yield ok(f"the class {found.name} exists for the claim {name}", evidence=found.provisioner)
+        elif found.provisioner in ONE_NODE:
+            yield warn(
+                f"the driver of the class {found.name} makes volumes for one node, and the claim {name} is for several",
+                evidence=found.provisioner, fix=f"{fix} to a class of shared files, such as NFS or CephFS",
+            )  # fmt: skip
+        else:
+            yield unknown(
+                f"the class {found.name} exists for the claim {name}; whether its volumes can be mounted by several "
+                "nodes can't be read from a cluster",
+                evidence=found.provisioner, fix="look into the documentation of the driver (ReadWriteMany)",
+            )  # fmt: skip
+
+
+def check_security(inputs: DoctorInputs) -> Results:
+    """The Pod Security level of the namespace allows the pods."""
+    facts = _facts(inputs)
+    creates = any(one["kind"] == "Namespace" for one in facts.wanted)
+    if facts.exists is False:
+        if creates:
+            yield ok(f"the manifests create the namespace {facts.namespace}", evidence="with the level `restricted`")
+        else:
+            fix = f"`kubectl create namespace {facts.namespace}`, or remove `create_namespace: false`"
+            yield fail(f"the namespace {facts.namespace} does not exist", fix=fix)
+        return
+    if facts.labels is None:
+        yield _unread(facts, "namespace", "the Pod Security level", f"kubectl get namespace {facts.namespace}")
+        return
+    level = facts.labels.get(LEVEL, "")
+    if level != "restricted":
+        yield ok("the Pod Security level of the namespace allows the pods", evidence=level or "no level is set")
+        return
+    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": facts.namespace, "labels": {LEVEL: level}}}
+    others = [dict(one) for one in facts.wanted if one["kind"] != "Namespace"]
+    before = {str(one) for one in find_mistakes(others)}
+    found = [str(one) for one in find_mistakes([space, *others]) if str(one) not in before]
+    for one in found:
+        yield fail(f"the level `restricted` of the namespace forbids a pod: {one}",
+                   fix="remove the setting from stack.yaml, or use a namespace with another level")  # fmt: skip
+    if not found:
+        yield ok("all pods satisfy the Pod Security level of the namespace", evidence=level)
+
+
+def check_quota(inputs: DoctorInputs) -> Results:
+    """The quotas of the namespace have room for the pods and claims."""
+    facts = _facts(inputs)
+    if facts.exists is False:
+        return
+    if facts.quotas is None:
+        yield _unread(facts, "quotas", "the quotas of the namespace", "kubectl describe quota")
+        return
+    if facts.quotas and facts.is_running:
+        # a running stack counts as used, and a rolling update replaces its pods one by one
+        yield unknown("the quotas of the namespace: not checked, because the stack is already running",
+                      fix="`kubectl describe quota` shows what is left")  # fmt: skip
+        return
+    total = _wanted_total(facts)
+    for quota in facts.quotas:
+        yield from _compare(quota, total)
+    if not facts.quotas:
+        yield ok("the namespace has no quota")
+
+
+def _wanted_total(facts: ClusterFacts) -> dict[str, Decimal]:
+    total: dict[str, Decimal] = defaultdict(Decimal)
+    for _, count, pod in _pods(facts):
+        total["pods"] += count
+        for prefix, which in (("requests.", "requests"), ("limits.", "limits")):
+            for name, value in _requests(pod, which).items():
+                total[prefix + name] += value * count
+    for one in facts.wanted:
+        if one["kind"] == "PersistentVolumeClaim" and one["metadata"]["name"] not in (facts.claims or ()):
+            total["persistentvolumeclaims"] += 1
+            total["requests.storage"] += parse_quantity(one["spec"]["resources"]["requests"]["storage"]) or Decimal()
+    # the short names mean the requests
+    for name in ("cpu", "memory"):
+        total[name] = total[f"requests.{name}"]
+    return total
+
+
+def _compare(quota: Quota, total: Mapping[str, Decimal]) -> Results:
+    known = [name for name in quota.hard if name in total]
+    exceeded = False
+    for name in known:
+        hard, used = (parse_quantity(values.get(name, "0")) or Decimal() for values in (quota.hard, quota.used))
+        if used + total[name] > hard:
+            exceeded = True
+            yield fail(
+                f"the quota {quota.name} has no room for {name} of the stack",
+                evidence=f"{quota.used.get(name, 0)} of {quota.hard[name]} used, and the stack requests "
+                f"{total[name]:f}",
+                fix="request less, free what others use, or ask the cluster's administrator for a larger quota",
+            )  # fmt: skip
+    if known and not exceeded:
+        yield ok(f"the quota {quota.name} has room for the stack", evidence=", ".join(known))

@@ -1,0 +1,123 @@
+"""Checks that no container of another stack has the GPUs of this stack, and that `gpus: all` leaves no GPU idle.
+
+Docker gives a GPU to any number of containers: two stacks with `gpus: 1` both get GPU 0. vLLM 0.32.0 refuses to start
+if less than `gpu_memory_utilization` of a GPU's memory is free (`request_memory` in `vllm/v1/worker/utils.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from stackgen.doctor.facts import Container, Gpu
+from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
+from stackgen.doctor.gpus import CDI, VLLM_UTILIZATION
+from stackgen.doctor.parallel import parallel_sizes
+from stackgen.flags.parallel import count_model_groups
+from stackgen.plan import GpuRequest
+
+__all__ = ["check_all_gpus_used", "check_gpus_reserved"]
+
+
+def check_gpus_reserved(inputs: DoctorInputs) -> Results:
+    """No running container of another project has the GPUs of this stack."""
+    requests = [one for one in inputs.gpu_requests() if one[2].driver != "amd"]
+    containers, gpus = inputs.host.containers, inputs.host.gpus or ()
+    if not requests:
+        return
+    if containers is None:
+        yield unknown("can't tell whether containers of other stacks have the same GPUs",
+                      evidence="the list of containers is unknown")  # fmt: skip
+        return
+    name = inputs.stack.plan.name if inputs.stack else ""
+    others = [one for one in containers if one.project != name and (one.gpu_count or one.gpu_ids)]
+    taken = {id for one in others for id in _name_gpus(one.gpu_count, one.gpu_ids, gpus)}
+    for place, model, request in requests:
+        wanted = _name_gpus(request.count, request.ids, gpus)
+        sharing = [one for one in others if _overlap(wanted, _name_gpus(one.gpu_count, one.gpu_ids, gpus))]
+        if not sharing and not gpus and _has_uuids(wanted | taken) and others:
+            yield unknown("can't tell whether containers of other stacks have the same GPUs",
+                          evidence="the indices of the UUIDs are unknown", place=f"{place}.gpus")  # fmt: skip
+            continue
+        if not sharing:
+            yield ok("no container of another stack has the same GPUs",
+                     evidence="compared with the GPU reservations of the running containers", place=place)  # fmt: skip
+            continue
+        # also not those of this stack's other models
+        rest = {id for other, _, its in requests if other != place for id in _name_gpus(its.count, its.ids, gpus)}
+        free = [str(gpu.index) for gpu in gpus if not _overlap({str(gpu.index)}, taken | rest)]
+        yield _report_sharing(place, model, request, sharing, free)
+
+
+def _report_sharing(place: str, model: Any, request: GpuRequest, sharing: list[Container], free: list[str]) -> Any:
+    """The result for a model whose GPUs the containers in `sharing` have too. `free` are indices of other GPUs."""
+    own = model.gpu_memory_utilization or VLLM_UTILIZATION if model.engine == "vllm" else None
+    full = [one for one in sharing if one.gpu_share and own and one.gpu_share + own > 1]
+    count = len(request.ids) or max(request.count, 1)
+    fix = "set `gpus` to GPUs that no other container has"
+    if len(free) >= count * model.replicas:
+        fix = f"set `gpus: [{', '.join(free[: count * model.replicas])}]`, which no other container has"
+    evidence = ", ".join(
+        f"container {one.name}" + (f" of the stack {one.project}" if one.project else "") for one in sharing
+    )
+    if full and own:
+        shares = " and ".join(f"{one.gpu_share:g}" for one in full)
+        return fail(
+            "a container of another stack has the same GPU, and the two vLLM engines need more than its memory",
+            evidence=f"{evidence}: gpu_memory_utilization is {shares} there, and {own:g} here",
+            fix=f"{fix}, or set `gpu_memory_utilization` of all engines on the GPU so that the sum is at most 0.95",
+            place=f"{place}.gpus",
+        )
+    return warn("containers of other stacks have the same GPUs", evidence=evidence,
+                fix=f"{fix}. If the engines share the GPU's memory on purpose, no change is needed",
+                place=f"{place}.gpus")  # fmt: skip
+
+
+def _name_gpus(count: int, ids: Iterable[str], gpus: tuple[Gpu, ...]) -> set[str]:
+    """The GPUs of a reservation: indices where they are known, else UUIDs; `all` for all GPUs of the machine."""
+    return set(_iterate_names(count, ids, gpus))
+
+
+def _iterate_names(count: int, ids: Iterable[str], gpus: tuple[Gpu, ...]) -> Iterator[str]:
+    if count < 0:
+        yield "all"
+    # the NVIDIA runtime takes the first GPUs for a count
+    yield from map(str, range(count))
+    for id in ids:
+        name = id.removeprefix(CDI)
+        match = next((gpu for gpu in gpus if len(name) > 8 and gpu.uuid.startswith(name)), None)
+        yield str(match.index) if match else name
+
+
+def _has_uuids(names: set[str]) -> bool:
+    return any(not name.isdigit() and name != "all" for name in names)
+
+
+def _overlap(one: set[str], other: set[str]) -> bool:
+    return bool(one & other) or (bool(one) and "all" in other) or ("all" in one and bool(other))
+
+
+def check_all_gpus_used(inputs: DoctorInputs) -> Results:
+    """With `gpus: all`, vLLM's parallel sizes use all GPUs of this machine."""
+    for place, model, request in inputs.gpu_requests():
+        # other counts are compared when the stack is rendered
+        if model.engine != "vllm" or not (request.count == -1 or request.ids[-1:] == (f"{CDI}all",)):
+            continue
+        groups, gpus = count_model_groups(model), inputs.host.gpus
+        if gpus is None or groups is None:
+            yield unknown("can't tell whether the model uses all GPUs", place=f"{place}.tensor_parallel_size",
+                          evidence="this machine's GPUs are unknown" if gpus is None else "")  # fmt: skip
+            continue
+        tensor, pipeline = parallel_sizes(inputs, model, request)
+        size = tensor * pipeline * groups
+        evidence = f"this machine has {len(gpus)} GPUs, and the parallel sizes need {size}"
+        if size < len(gpus):
+            yield warn(f"{len(gpus) - size} GPUs would idle", evidence=evidence,
+                       fix=f"set `gpus: {size}`, or a larger tensor_parallel_size",
+                       place=f"{place}.tensor_parallel_size")  # fmt: skip
+        elif size > len(gpus):
+            yield fail("the parallel sizes need more GPUs than this machine has", evidence=evidence,
+                       fix=f"set tensor_parallel_size to at most {max(1, len(gpus) // (pipeline * groups))}",
+                       place=f"{place}.tensor_parallel_size")  # fmt: skip
+        else:
+            yield ok("the model uses all GPUs of this machine", evidence=evidence, place=place)

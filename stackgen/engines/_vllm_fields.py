@@ -1,0 +1,82 @@
+"""Fields of vLLM whose values depend on each other: batches, memory, caches, experts and sleep.
+
+Sources: vLLM 0.32.0, `vllm/config/scheduler.py` (`verify_max_model_len`), `config/cache.py`, `config/offload.py`,
+`config/model.py` (`limit_mm_per_prompt`, `enable_sleep_mode`), `v1/worker/gpu_worker.py` (`kv_cache_memory_bytes`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from stackgen.engines.base import Replica
+from stackgen.errors import Mistake
+
+__all__ = ["find_field_mistakes", "find_field_warnings", "parse_size", "prefix_caching_flag", "vllm_field_flags"]
+
+UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
+DEVELOPER_MODE = "VLLM_SERVER_DEV_MODE"
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes of a size such as `8g` or `512mb`, in binary units; None for None."""
+    return int(text.rstrip("bkmg")) * UNITS[text.rstrip("b")[-1]] if text else None
+
+
+def prefix_caching_flag(model: Any) -> str:
+    """The switch for prefix caching; "" for vLLM's default, which depends on the model."""
+    return {None: "", True: "--enable-prefix-caching", False: "--no-enable-prefix-caching"}[model.prefix_caching]
+
+
+def vllm_field_flags(model: Any) -> tuple[tuple[str, Any], ...]:
+    """Flags and values of the fields in this module, for `format_flags`."""
+    limits = json.dumps(model.limit_mm_per_prompt) if model.limit_mm_per_prompt else None
+    return (
+        ("--data-parallel-size", model.data_parallel_size if model.data_parallel_size > 1 else None),
+        ("--enable-expert-parallel", model.expert_parallel),
+        ("--max-num-batched-tokens", model.max_num_batched_tokens),
+        (prefix_caching_flag(model), bool(prefix_caching_flag(model))),
+        ("--kv-cache-memory-bytes", parse_size(model.kv_cache_memory)),
+        ("--cpu-offload-gb", model.cpu_offload_gib or None),
+        ("--load-format", model.load_format),
+        ("--limit-mm-per-prompt", limits),
+        ("--enable-sleep-mode", model.sleep_mode),
+    )
+
+
+def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
+    """Combinations of fields that vLLM refuses at its start, or that have no effect."""
+    model, path = replica.spec, replica.path
+    batch, sequences = model.max_num_batched_tokens, model.max_num_seqs
+    if batch and sequences and batch < sequences:
+        yield Mistake(f"{path}.max_num_batched_tokens", f"is {batch}, less than max_num_seqs ({sequences})",
+                      hint=f"set at least {sequences}: each running request needs a token in a step")  # fmt: skip
+    if model.prefix_caching is False and model.cache_aware:
+        yield Mistake(f"{path}.prefix_caching", "is false, but cache_aware needs the cache that it turns off",
+                      hint="remove prefix_caching, or remove cache_aware")  # fmt: skip
+    if replica.gpus:
+        return
+    # vLLM moves weights from a GPU to the host, and its sleep mode frees GPU memory
+    for field, instead in (("cpu_offload_gib", "remove it: the weights are in the host's memory"),
+                           ("sleep_mode", "remove it: vLLM supports it on GPUs only"),
+                           ("kv_cache_memory", "set cpu_kv_cache_gib")):  # fmt: skip
+        if getattr(model, field):
+            yield Mistake(f"{path}.{field}", "has no effect on the CPU", hint=instead)
+
+
+def find_field_warnings(model: Any, path: str) -> Iterator[str]:
+    """What works, but not as many people expect."""
+    if model.sleep_mode and DEVELOPER_MODE not in model.extra_env:
+        yield (
+            f"{path}.sleep_mode reserves what sleeping needs, but vLLM has /sleep and /wake_up only with "
+            f"{DEVELOPER_MODE}=1. That also opens paths without a key that change the engine (/collective_rpc), so "
+            "stackgen does not set it: set it in extra_env only for a replica that nothing but the gateway can reach"
+        )
+    if model.load_format == "dummy":
+        yield f"{path}.load_format is dummy: the weights are random, and the answers have no meaning"
+    if model.kv_cache_memory and model.gpu_memory_utilization and not model.share_gpus:
+        yield (
+            f"{path}.kv_cache_memory sets the size of the KV cache, so gpu_memory_utilization only decides how much "
+            "memory must be free at the start"
+        )

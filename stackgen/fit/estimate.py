@@ -1,0 +1,274 @@
+"""The estimate: all terms of one replica on one GPU, the room for the KV cache, and the verdict.
+
+Sources of the parts: `stackgen.fit.weights`, `stackgen.fit.terms` and `stackgen.fit.cache`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stackgen.errors import StackgenError
+from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
+from stackgen.fit.cache import CachePlan, plan_cache
+from stackgen.fit.gpus import GIB, Gpu
+from stackgen.fit.others import fastchat_plan, fastchat_terms, llamacpp_plan, llamacpp_terms
+from stackgen.fit.settings import Settings
+from stackgen.fit.terms import Term, activation, cpu_processes, cuda_graphs, non_torch
+from stackgen.fit.weights import Weights, stage_sizes, weigh
+
+__all__ = ["CLOSE", "FITS", "NOT", "Change", "Estimate", "Model", "estimate", "format_gib"]
+
+FITS, NOT, CLOSE = "fits", "doesn't fit", "too close to call"
+# GiB that vLLM needs free outside its share of the memory: the CUDA context, and what the driver reserves
+CONTEXT = 0.5
+CPU_RESERVE = 1.0
+# weights that only a total size is known for: tensors that every GPU copies, and padding
+UNKNOWN_WEIGHTS = 0.03
+# the first version without the old engine
+FIRST_VERSION = (0, 8, 3)
+KNOWN_WEIGHTS = 0.012
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is known of a model before it runs."""
+
+    architecture: Architecture
+    weights: Weights
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that makes a model fit: in words, and as a field of stack.yaml with its value."""
+
+    text: str
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The memory of one replica on each of its GPUs. All sizes are bytes; triples are (low, middle, high).
+
+    - `budget`: what the engine takes. `cache`: the room for the KV cache. `needed`: the terms and the cache of one
+      request of `length` tokens.
+    - `tokens`: size of the cache in tokens, as vLLM prints it. `longest`: the longest context that fits for certain.
+    - `concurrency`: requests of `length` tokens at the same time.
+    - `token_bytes`: bytes of cache for each further token.
+    """
+
+    verdict: str
+    reason: str
+    gpu: Gpu
+    settings: Settings
+    terms: tuple[Term, ...]
+    budget: int
+    cache: tuple[int, int, int]
+    needed: tuple[int, int, int]
+    request: int
+    length: int
+    tokens: int
+    longest: int
+    concurrency: float
+    token_bytes: float
+    plan: CachePlan
+    vocabulary: int
+    changes: tuple[Change, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def smallest_utilization(self) -> float | None:
+        """The smallest `gpu_memory_utilization` with which the model certainly starts; None if there is none."""
+        share = -(-self.needed[2] * 100 // self.gpu.memory) / 100
+        return share if share <= 1 - CONTEXT * GIB / self.gpu.memory else None
+
+
+def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
+    """Estimates one replica of `model` on GPUs like `gpu`. Raises StackgenError if the settings can't work at all."""
+    known, settings = model.architecture, settings.resolve(gpu)
+    length = known.length if settings.max_model_len in (None, -1) else settings.max_model_len or 0
+    if not length:
+        raise StackgenError(f"{model.name or 'the model'}: config.json has no context length", "set max_model_len")
+    if settings.engine != "vllm":
+        return _estimate_other(model, settings, gpu, length)
+    if known.quantization == "gguf":
+        raise StackgenError(f"{model.name} is a GGUF file, which vLLM does not serve", "set `engine: llamacpp`")
+    _require_known(settings)
+    _require_divisible(known, settings)
+    graphs, outside = cuda_graphs(known, settings)
+    terms = [
+        _weights(model, settings), activation(known, settings), graphs, non_torch(settings), *_loras(known, settings),
+    ]  # fmt: skip
+    if settings.is_cpu:
+        terms = [terms[0], cpu_processes(known, settings)]
+    plan = plan_cache(
+        known, tensor_parallel=settings.tensor_parallel, dtype=settings.dtype, cache_dtype=settings.kv_cache_dtype,
+        block_size=settings.block_size, is_cpu=settings.is_cpu, in_flight=_in_flight(settings),
+        prefix_caching=settings.prefix_caching, layers=_stage_layers(known, settings.pipeline_parallel),
+    )  # fmt: skip
+    # on the CPU, vLLM takes the size of the cache that it is given, and no share of the memory
+    budget = int(settings.share * gpu.memory) if not settings.is_cpu else gpu.memory
+    found = _build(known, settings, gpu, length, terms, plan, budget)
+    if settings.kv_cache_bytes:
+        found = replace(found, cache=(settings.kv_cache_bytes,) * 3)
+    verdict, reason = _judge_fixed(found) or _judge(found, outside)
+    return replace(found, terms=(*found.terms, *((outside,) if outside.bytes else ())), verdict=verdict, reason=reason)
+
+
+def _estimate_other(model: Model, settings: Settings, gpu: Gpu, length: int) -> Estimate:
+    """llama.cpp and FastChat take what they need, and leave the rest of the memory alone."""
+    known = model.architecture
+    if settings.engine == "llamacpp":
+        if known.quantization != "gguf":
+            raise StackgenError(f"{model.name} is not a GGUF file, and llama.cpp serves nothing else",
+                                "name a GGUF file, or set `engine: vllm`")  # fmt: skip
+        terms, plan = llamacpp_terms(model.weights, known, settings, length), llamacpp_plan(known, settings)
+    else:
+        terms, plan = fastchat_terms(model.weights, known, settings, length), fastchat_plan(known, settings)
+        if known.quantization == "gguf":
+            raise StackgenError(f"{model.name} is a GGUF file, which FastChat does not serve", "set `engine: llamacpp`")
+    # the driver keeps about 1 % for itself
+    found = _build(known, settings, gpu, length, terms, plan, int(0.99 * gpu.memory))
+    verdict, reason = _judge(found, None)
+    return replace(found, verdict=verdict, reason=reason)
+
+
+def _build(
+    known: Architecture, settings: Settings, gpu: Gpu, length: int, terms: list[Term], plan: CachePlan, budget: int
+) -> Estimate:
+    # a derived size of the memory may be 1 % off
+    doubt = int(0.01 * budget) if gpu.source.startswith("derived") else 0
+    low, middle, high = (sum(size) for size in zip(*((t.low, t.bytes, t.high) for t in terms), strict=True))
+    cache = (budget - high - doubt, budget - middle, budget - low + doubt)
+    # FastChat computes each request in a thread of its own, and llama.cpp reserves all slots at once
+    request = plan.request_bytes(length)
+    if settings.engine == "fastchat" or (settings.engine == "llamacpp" and settings.max_model_len):
+        # without --ctx-size, llama.cpp's slots share one context
+        request = request * (settings.max_num_seqs or 1)
+    room = max(0, cache[1])
+    return Estimate(
+        verdict="", reason="", gpu=gpu, settings=settings, terms=tuple(terms), budget=budget, cache=cache,
+        needed=(low + request, middle + request, high + request), request=request, length=length,
+        tokens=plan.tokens(room, length), longest=plan.longest(max(0, cache[0]), known.length or length),
+        concurrency=plan.concurrency(room, length), token_bytes=plan.token_bytes, plan=plan,
+        vocabulary=known.vocabulary, doubts=(*known.doubts, *settings.doubts, *_version_doubts(settings, gpu)),
+    )  # fmt: skip
+
+
+def _version_doubts(settings: Settings, gpu: Gpu) -> list[str]:
+    doubts = []
+    if settings.engine == "vllm" and settings.version < FIRST_VERSION:
+        doubts.append("vLLM before 0.8.3 has another engine, whose memory is not known to stackgen")
+    if gpu.unified:
+        doubts.append("this GPU shares its memory with the CPU and other programs, which need memory too")
+    if not gpu.compute.replace(".", "").isdigit() and gpu.compute:
+        doubts.append("the constants are measured on NVIDIA GPUs, not on AMD's")
+    return doubts
+
+
+def _weights(model: Model, settings: Settings) -> Term:
+    size = weigh(model.weights, model.architecture, tensor_parallel=settings.tensor_parallel,
+                 pipeline_parallel=settings.pipeline_parallel, dtype=settings.dtype,
+                 quantization=settings.quantization)  # fmt: skip
+    doubt = KNOWN_WEIGHTS if model.weights.tensors else UNKNOWN_WEIGHTS
+    # kernels of quantized and vision models repack or pad some weights
+    doubt += 0.02 * bool(model.architecture.quantization or settings.quantization)
+    rest = int(0.6 * GIB) if model.architecture.vision[0] else int(0.05 * GIB)
+    return Term("weights", size, int(size * (1 - doubt)), int(size * (1 + doubt)) + rest, model.weights.source)
+
+
+def _loras(known: Architecture, settings: Settings) -> list[Term]:
+    if not settings.loras:
+        return []
+    # buffers for each adapter: A and B of every projection; vllm/lora/layers of 0.32.0
+    sides = 4 * known.hidden + 3 * known.feed_forward + 6 * known.hidden
+    size = settings.loras * known.depth * sides * settings.lora_rank * DTYPE_BYTES[known.dtype]
+    size //= settings.tensor_parallel
+    return [Term("LoRA adapters", size, size // 2, size * 2, f"{settings.loras} of rank {settings.lora_rank}")]
+
+
+def _in_flight(settings: Settings) -> int:
+    """Tokens of the batches that are computed at the same time; vLLM 0.32.0, `VllmConfig.max_in_flight_tokens`."""
+    # asynchronous scheduling is the default on GPUs, and has one batch more
+    batches = settings.pipeline_parallel + (0 if settings.is_cpu else 1)
+    return batches * (settings.max_num_batched_tokens or 0)
+
+
+def _stage_layers(known: Architecture, stages: int) -> tuple[CacheLayer, ...] | None:
+    if stages == 1:
+        return None
+    # of the largest stage
+    return known.layers[: round(len(known.layers) * max(stage_sizes(known.depth, stages)) / known.depth)]
+
+
+def _require_known(settings: Settings) -> None:
+    for field, value in (("kv_cache_dtype", settings.kv_cache_dtype), ("dtype", settings.dtype)):
+        if value not in ("", "auto") and value not in DTYPE_BYTES:
+            raise StackgenError(f"{field}: the size of {value!r} is not known to stackgen",
+                                f"known: auto, {', '.join(DTYPE_BYTES)}. For others, measure: "
+                                "`stackgen fit --observe`")  # fmt: skip
+
+
+def _require_divisible(known: Architecture, settings: Settings) -> None:
+    parallel = settings.tensor_parallel
+    if known.heads % parallel:
+        raise StackgenError(
+            f"{known.heads} attention heads can't be divided by a tensor parallel size of {parallel}",
+            f"use one of {', '.join(str(n) for n in range(1, 17) if known.heads % n == 0)}",
+        )
+    if settings.pipeline_parallel > known.depth:
+        raise StackgenError(f"{known.depth} layers can't be divided into {settings.pipeline_parallel} stages",
+                            "use fewer pipeline stages")  # fmt: skip
+
+
+def _judge_fixed(found: Estimate) -> tuple[str, str] | None:
+    """The verdict if a cache of a given size leaves too little memory; None if it does not."""
+    cache = found.settings.kv_cache_bytes
+    # what other programs need: on the CPU, the system itself
+    free = found.gpu.memory - (CPU_RESERVE if found.settings.is_cpu else CONTEXT) * GIB
+    low, high = (sum(sizes) + cache for sizes in zip(*((term.low, term.high) for term in found.terms), strict=True))
+    if not cache or high <= free:
+        return None
+    verdict = NOT if low > free else CLOSE
+    return verdict, (f"the weights, buffers and a KV cache of {format_gib(cache)} need {format_gib(low)} to "
+                     f"{format_gib(high)}, and {format_gib(max(0, free))} are available")  # fmt: skip
+
+
+def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
+    """The verdict, and the number that decides it."""
+    settings, gpu = found.settings, found.gpu
+    wanted = found.plan.block_bytes * 2 if settings.max_model_len == -1 else found.request
+    what = "one block" if settings.max_model_len == -1 else f"one request of {found.length} tokens"
+    if settings.engine != "vllm" and (settings.max_num_seqs or 1) > 1:
+        what = f"{settings.max_num_seqs} requests with {found.length} tokens"
+    low, middle, high = found.cache
+    if high < wanted:
+        return NOT, (f"{format_gib(middle)} of room for the KV cache, but {what} need{'s' * ('one' in what)} "
+                     f"{format_gib(wanted)}: {format_gib(wanted - middle)} are missing")  # fmt: skip
+    if low < wanted:
+        return CLOSE, (f"{what} need{'s' * ('one' in what)} {format_gib(wanted)} of KV cache, and between "
+                       f"{format_gib(low)} and {format_gib(high)} of room are expected")  # fmt: skip
+    if outside and not settings.is_cpu:
+        # capturing graphs and warming the sampler up happens outside the budget, in what is left of the GPU
+        free = gpu.memory - found.budget - CONTEXT * GIB
+        # a real start died here: gpt-oss-20b on one H100 at 0.95, vLLM 0.19 (llm-d-planner, 2026-04)
+        warm_up = 8 * (settings.max_num_seqs or 0) * found.vocabulary + GIB // 2
+        after = outside.high + warm_up if outside.bytes else 0
+        if free < after:
+            return CLOSE, (f"{format_gib(max(0, free))} of the GPU's memory are left outside the engine's share, and "
+                           f"CUDA graphs and the first sampling may take {format_gib(after)}; vLLM before 0.21 does "
+                           "not count them")  # fmt: skip
+        if free < 0:
+            return CLOSE, "the engine's share and the CUDA context are more than the GPU's memory"
+    if doubt := next(iter(found.doubts), ""):
+        return CLOSE, f"{format_gib(middle)} of room for the KV cache are expected, but {doubt}"
+    return (
+        FITS,
+        f"{format_gib(middle)} of room for the KV cache, and {what} need{'s' * ('one' in what)} {format_gib(wanted)}",
+    )
+
+
+def format_gib(size: float) -> str:
+    """Bytes as `12.34 GiB`."""
+    return f"{size / GIB:.2f} GiB"

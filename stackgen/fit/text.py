@@ -1,0 +1,76 @@
+"""An estimate as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from stackgen.fit.estimate import FITS, Change, Estimate, format_gib
+from stackgen.fit.gpus import GIB, known_gpus
+
+__all__ = ["as_json", "as_lines", "gpu_json", "gpu_lines"]
+
+SYMBOLS = {FITS: ("✓", "32"), "doesn't fit": ("✗", "31")}
+
+
+def as_json(name: str, found: Estimate, changes: Sequence[Change], gpus: int) -> dict[str, Any]:
+    """The object of one model in `stackgen fit --json`. Sizes are bytes, lengths tokens."""
+    settings = found.settings
+    return {
+        "model": name, "engine": settings.engine, "engine_version": ".".join(map(str, settings.version)),
+        "verdict": found.verdict, "reason": found.reason,
+        "gpu": {"name": found.gpu.name, "memory": found.gpu.memory, "unified": found.gpu.unified, "count": gpus},
+        "budget": found.budget, "terms": [asdict(term) for term in found.terms],
+        "kv_cache": dict(zip(("low", "expected", "high"), found.cache, strict=True)),
+        "needed": dict(zip(("low", "expected", "high"), found.needed, strict=True)),
+        "context": found.length, "request_bytes": found.request, "token_bytes": found.token_bytes,
+        "kv_tokens": found.tokens, "longest_context": found.longest, "concurrency": round(found.concurrency, 2),
+        "smallest_utilization": found.smallest_utilization, "changes": [asdict(change) for change in changes],
+        "doubts": list(found.doubts),
+    }  # fmt: skip
+
+
+def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, color: bool = False) -> list[str]:
+    """The verdict, the number that decides it, the terms, and what would help."""
+    symbol, code = SYMBOLS.get(found.verdict, ("?", "33"))
+    mark = f"\033[{code}m{symbol}\033[0m" if color else symbol
+    where = f"{gpus} x {found.gpu.name}" if gpus > 1 else found.gpu.name
+    settings = found.settings
+    lines = [f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)} each)" if gpus > 1 else
+             f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)})",
+             f"  {found.reason}"]  # fmt: skip
+    share = f", {settings.share:g} of the memory" if settings.engine == "vllm" else ""
+    version = ".".join(map(str, settings.version)) if settings.engine == "vllm" else ""
+    lines.append(f"  on each GPU, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
+    for term in found.terms:
+        lines.append(f"    {term.name:30} {term.bytes / GIB:8.2f}   {_span(term.low, term.high):>15}   {term.source}")
+    low, middle, high = found.cache
+    lines.append(f"    {'room for the KV cache':30} {middle / GIB:8.2f}   {_span(low, high):>15}   "
+                 f"{found.token_bytes / 1024:.1f} KiB for each token")  # fmt: skip
+    lines.append(f"    {'needed for ' + str(found.length) + ' tokens':30} {found.request / GIB:8.2f}")
+    if found.longest:
+        lines.append(f"  KV cache: about {found.tokens:,} tokens, {found.concurrency:.1f} requests of {found.length} "
+                     f"tokens at the same time. Longest context that fits for certain: {found.longest}")  # fmt: skip
+    lines += [f"  uncertain: {doubt}" for doubt in found.doubts]
+    for number, change in enumerate(changes):
+        setting = f" (`{change.field}: {change.value}`)" if change.field and change.value else ""
+        lines.append(f"  {'to make it fit:' if not number else '            or:'} {change.text}{setting}")
+    return lines
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low / GIB:.2f} to {high / GIB:.2f}"
+
+
+def gpu_lines() -> list[str]:
+    """The table of `--list-gpus`."""
+    gpus = {gpu.name: gpu for gpu in known_gpus().values()}.values()
+    rows = [f"{'GPU':18} {'GiB':>7} {'GB/s':>6} {'compute':>8}  memory"]
+    return rows + [f"{gpu.name:18} {gpu.memory / GIB:7.2f} {gpu.bandwidth:6.0f} {gpu.compute:>8}  "
+                   f"{'shared with the CPU' if gpu.unified else 'its own'}" for gpu in gpus]  # fmt: skip
+
+
+def gpu_json() -> list[dict[str, Any]]:
+    """The GPUs of `--list-gpus --json`."""
+    return [asdict(gpu) for gpu in {gpu.name: gpu for gpu in known_gpus().values()}.values()]

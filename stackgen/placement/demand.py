@@ -1,0 +1,124 @@
+"""How many GPUs of which kind one replica of a model needs, by the estimate of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stackgen.errors import Mistake, StackgenError
+from stackgen.fit import Gpu, Model, estimate
+from stackgen.fit.deployment import engine_version, read_settings
+from stackgen.fit.estimate import FITS, format_gib
+from stackgen.fit.settings import Settings
+from stackgen.flags.parallel import count_groups
+
+__all__ = ["MARGIN", "Demand", "Option", "find_demand", "find_mistakes"]
+
+# of each shared GPU, this share stays free: the CUDA context of each process is outside of its share
+MARGIN = 0.05
+# engines split layers evenly, so powers of two
+COUNTS = (1, 2, 4, 8)
+# the engines whose memory `stackgen.fit` estimates
+ENGINES = ("vllm", "llamacpp", "fastchat")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """`count` GPUs of the kind `gpu`, each with `needed` bytes reserved. `text`: what decides, for people."""
+
+    gpu: Gpu
+    count: int
+    needed: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What each replica of one model needs.
+
+    - `index`: of the model in stack.yaml. `share`: of each GPU; 1.0: whole GPUs.
+    - `options`: what fits, by ascending count. `refused`: why others don't, by kind and count.
+    """
+
+    index: int
+    name: str
+    model: str
+    replicas: int
+    share: float = 1.0
+    options: tuple[Option, ...] = ()
+    refused: dict[tuple[Gpu, int], str] = field(default_factory=dict)
+
+    def counts(self) -> list[int]:
+        """The numbers of GPUs with which the model fits on some kind, ascending."""
+        return sorted({one.count for one in self.options})
+
+
+def find_demand(
+    index: int, name: str, spec: Any, model: Model, kinds: Sequence[Gpu], also: frozenset[int] = frozenset()
+) -> Demand:
+    """The demand of `models[index]` with `gpus: auto` on GPUs of `kinds`; `also`: numbers of GPUs that are recorded."""
+    share = float(spec.gpu_memory_utilization) if spec.share_gpus else 1.0
+    options: list[Option] = []
+    refused: dict[tuple[Gpu, int], str] = {}
+    for count in _counts(spec):
+        # if it fits on each kind with fewer, more GPUs find no further room
+        if count not in also and {one.gpu for one in options} >= set(kinds):
+            continue
+        for gpu in kinds:
+            found = _try(spec, model, gpu, count, share)
+            if isinstance(found, Option):
+                options.append(found)
+            else:
+                refused[gpu, count] = found
+    options.sort(key=lambda one: (one.count, one.gpu.memory, one.gpu.name))
+    return Demand(index, name, spec.model, spec.replicas, share, tuple(options), refused)
+
+
+def _try(spec: Any, model: Model, gpu: Gpu, count: int, share: float) -> Option | str:
+    """The option, or why it is none."""
+    try:
+        found = estimate(model, _settings(spec, count), gpu)
+    except StackgenError as error:
+        return error.message
+    reserved = found.needed[2]
+    if found.verdict != FITS:
+        return f"{found.verdict}: {found.reason}"
+    # llama.cpp and FastChat keep to no share, so their need is compared with it
+    if share < 1 and reserved > share * gpu.memory:
+        room = format_gib(share * gpu.memory)
+        return f"needs up to {format_gib(reserved)}, and its share of {share:g} is {room}"
+    return Option(gpu, count, reserved, f"needs up to {format_gib(reserved)} of {format_gib(gpu.memory)}")
+
+
+def find_mistakes(index: int, spec: Any) -> list[Mistake]:
+    """Why `models[index]` can't have `gpus: auto`."""
+    path = f"models[{index}]"
+    if spec.engine not in ENGINES:
+        return [Mistake(f"{path}.gpus", f"`auto` needs an estimate of the memory, and there is none for {spec.engine}",
+                        hint="list the GPUs, for example `gpus: [0]`")]  # fmt: skip
+    if spec.share_gpus and spec.gpu_memory_utilization is None:
+        return [Mistake(f"{path}.share_gpus", "a model that shares a GPU needs gpu_memory_utilization",
+                        hint="for example 0.45; `stackgen fit MODEL` shows what it needs")]  # fmt: skip
+    if spec.engine == "vllm" and count_groups(spec.extra_args) is None:
+        return [Mistake(f"{path}.gpus", "`auto` chooses GPUs of one machine, and extra_args split the model across "
+                        "several", hint="list the GPUs, for example `gpus: [0, 1]`")]  # fmt: skip
+    return []
+
+
+def _counts(spec: Any) -> list[int]:
+    groups = (count_groups(spec.extra_args) if spec.engine == "vllm" else 1) or 1
+    each = groups * getattr(spec, "pipeline_parallel_size", 1)
+    given = getattr(spec, "tensor_parallel_size", None)
+    return [each * given] if given else [each * count for count in COUNTS]
+
+
+def _settings(spec: Any, count: int) -> Settings:
+    named = engine_version(spec.image or "") or engine_version(f":{getattr(spec, 'engine_version', None) or ''}")
+    if spec.engine != "vllm":
+        return read_settings(spec, count, ())
+    settings = read_settings(spec, count, named or Settings().version)
+    if spec.image and not named:
+        doubt = "the image's tag names no version, and memory depends on the version"
+        return replace(settings, doubts=(*settings.doubts, doubt))
+    return settings

@@ -1,0 +1,147 @@
+"""Chooses the number of GPUs of each model, packs all replicas, and says why there and why not elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stackgen.fit import Gpu
+from stackgen.placement.demand import MARGIN, Demand
+from stackgen.placement.machine import WHOLE, Device
+from stackgen.placement.pack import Item, Key, pack
+
+__all__ = ["Place", "Plan", "plan_places"]
+
+# each attempt gives one model without room more and smaller GPUs
+ATTEMPTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The GPUs of one replica, and why: `is_kept` if they were recorded before. () if there is no room."""
+
+    demand: Demand
+    replica: int
+    devices: tuple[Device, ...]
+    why: str
+    others: tuple[str, ...]
+    is_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All places. `moving_helps`: there is room for all if recorded places are given up."""
+
+    devices: tuple[Device, ...]
+    places: tuple[Place, ...]
+    blocked: Mapping[str, str]
+    moving_helps: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return all(one.devices for one in self.places)
+
+
+def plan_places(
+    demands: Sequence[Demand],
+    devices: Sequence[Device],
+    kept: Mapping[Key, tuple[Device, ...]] | None = None,
+    blocked: Mapping[str, str] | None = None,
+) -> Plan:
+    """Places all replicas of `demands`. `blocked`: who has a GPU already, by UUID. The result is deterministic."""
+    closed, kept = blocked or {}, kept or {}
+    places = _search(demands, devices, kept, closed)
+    missing = any(len(places.get((one.index, number), ())) == 0 for one in demands for number in range(one.replicas))
+    helps = False
+    if missing and kept:
+        again = _search(demands, devices, {}, closed)
+        helps = all(again.get((one.index, number)) for one in demands for number in range(one.replicas))
+    found = [_explain(one, number, places, devices, kept, closed) for one in demands for number in range(one.replicas)]
+    return Plan(tuple(devices), tuple(found), closed, helps)
+
+
+def _search(
+    demands: Sequence[Demand],
+    devices: Sequence[Device],
+    kept: Mapping[Key, tuple[Device, ...]],
+    blocked: Iterable[str],
+) -> dict[Key, tuple[Device, ...]]:
+    # replicas of a model have the same number of GPUs: `gpus` is divided evenly among them
+    counts = {one.index: _first_count(one, kept) for one in demands}
+    best: dict[Key, tuple[Device, ...]] = {}
+    for _ in range(ATTEMPTS):
+        items = [_item(one, number, counts[one.index]) for one in demands if counts[one.index]
+                 for number in range(one.replicas)]  # fmt: skip
+        found = pack(items, devices, kept, blocked)
+        if len(found.places) > len(best):
+            best = dict(found.places)
+        failed = {item.key[0] for item in found.left}
+        larger = [(one.index, min(count for count in one.counts() if count > counts[one.index])) for one in demands
+                  if one.index in failed and any(count > counts[one.index] for count in one.counts())]  # fmt: skip
+        if not larger:
+            break
+        counts[larger[0][0]] = larger[0][1]
+    return best
+
+
+def _first_count(demand: Demand, kept: Mapping[Key, tuple[Device, ...]]) -> int:
+    recorded = len(kept.get((demand.index, 0), ()))
+    possible = demand.counts()
+    return recorded if recorded in possible else next(iter(possible), 0)
+
+
+def _item(demand: Demand, replica: int, count: int) -> Item:
+    kinds = frozenset(one.gpu for one in demand.options if one.count == count)
+    return Item((demand.index, replica), count, demand.share, kinds)
+
+
+def _explain(
+    demand: Demand,
+    replica: int,
+    places: Mapping[Key, tuple[Device, ...]],
+    devices: Sequence[Device],
+    kept: Mapping[Key, tuple[Device, ...]],
+    blocked: Mapping[str, str],
+) -> Place:
+    key = (demand.index, replica)
+    chosen = places.get(key, ())
+    count = len(chosen)
+    used = {one.uuid for each in places.values() for one in each} | set(blocked)
+    kinds = sorted({one.gpu for one in devices}, key=lambda gpu: (gpu.memory, gpu.name))
+    others = tuple(f"{gpu.name}: {_why_not(demand, gpu, chosen, devices, used)}" for gpu in kinds
+                   if not chosen or gpu != chosen[0].gpu)  # fmt: skip
+    if not chosen:
+        return Place(demand, replica, (), "no room", others)
+    [option] = [one for one in demand.options if one.gpu == chosen[0].gpu and one.count == count]
+    why = [option.text + (" on each GPU" if count > 1 else "")]
+    if count > 1:
+        why.append("no NVLink: over PCIe" if chosen[0].island == WHOLE else f"in the island {chosen[0].island}")
+    if demand.share < 1:
+        why.append(f"takes {demand.share:.0%} of it, {MARGIN:.0%} of a shared GPU stay free")
+    is_kept = kept.get(key) == chosen
+    if is_kept:
+        why.append("recorded before")
+    return Place(demand, replica, chosen, "; ".join(why), others, is_kept)
+
+
+def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequence[Device], used: Iterable[str]) -> str:
+    fitting = [one.count for one in demand.options if one.gpu == gpu]
+    if not fitting:
+        # with the most GPUs that the machine has, because more would be the next idea
+        refused = {count: text for (kind, count), text in demand.refused.items() if kind == gpu}
+        total = sum(one.gpu == gpu for one in devices)
+        count = max((one for one in refused if one <= total), default=min(refused))
+        return f"with {count} GPU{'s' * (count > 1)}: {refused[count]}"
+    taken = set(used)
+    free: dict[str, int] = {}
+    for one in devices:
+        if one.gpu == gpu and one.uuid not in taken:
+            free[one.island] = free.get(one.island, 0) + 1
+    most, least = max(free.values(), default=0), min(fitting)
+    if most < least:
+        return f"{least} needed in one island, {most} free"
+    if not chosen:
+        return f"{least} needed for each replica, and other replicas come first"
+    if least > len(chosen):
+        return f"needs {least} GPUs instead of {len(chosen)}"
+    return "fits too, and stays free for larger models" if gpu.memory > chosen[0].gpu.memory else "fits too"

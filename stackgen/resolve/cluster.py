@@ -1,0 +1,178 @@
+"""What differs in a cluster: one service for all replicas of a model, GPUs by number, and fields of Docker that remain.
+
+A pod under Pod Security "restricted" sees no file of a node, and no container of a cluster can ask for a GPU by its
+index (Kubernetes 1.37, "Pod Security Standards" and "Schedule GPUs").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from stackgen.errors import Mistake
+from stackgen.plan import GpuRequest, Service
+from stackgen.resolve.extras import split_local_path
+from stackgen.spec import ModelSpec, StackSpec, is_local
+from stackgen.spec.types import guess_parameters
+
+__all__ = ["count_nodes", "find_cluster_mistakes", "find_cluster_warnings", "find_image_warnings", "gpus_of_node",
+           "one_replica", "with_replicas"]  # fmt: skip
+
+# fields of a model that only Docker has, and what to do in a cluster
+DOCKER_ONLY = {
+    "cpuset": "set `kubernetes.cpu`, the number of cores",
+    "ipc": "set `shm_size`: pods share no memory with the node",
+    "networks": "pods of one cluster reach each other without it",
+    "port": "all models answer at the gateway's port",
+}
+GIGABYTE = {"Mi": 2**20 / 1e9, "Gi": 2**30 / 1e9, "Ti": 2**40 / 1e9, "M": 1e-3, "G": 1.0, "T": 1e3}
+# gigabytes that a model without a size in its name may need
+UNKNOWN_SIZE = 16
+
+
+def one_replica(stack: StackSpec) -> StackSpec:
+    """`stack` with one replica of each model, which stands for all of them."""
+    models = tuple(one.model_copy(update={"replicas": 1}) for one in stack.models)
+    return stack.model_copy(update={"models": models})
+
+
+def count_nodes(model: ModelSpec, stack: StackSpec) -> int:
+    """Number of nodes for one replica: 1, unless it has more GPUs than a node."""
+    gpus, each = _count_gpus(model), stack.cluster.gpus_per_node
+    return max(1, -(-gpus // each))
+
+
+def gpus_of_node(model: ModelSpec, stack: StackSpec) -> GpuRequest | None:
+    """The GPUs of `model` on each of its nodes."""
+    gpus = _count_gpus(model)
+    driver = "amd" if stack.gpu_driver == "amd" else "nvidia"
+    return GpuRequest(driver, count=gpus // count_nodes(model, stack)) if gpus else None  # type: ignore[arg-type]
+
+
+def with_replicas(service: Service, models: Mapping[str, ModelSpec]) -> Service:
+    """`service` with the number of its replicas; `models` are the models by the name of their service."""
+    model = models.get(service.name)
+    if model is None:
+        return service
+    most = model.kubernetes.max_replicas or 0 if model.kubernetes else 0
+    return replace(service, replicas=model.replicas, max_replicas=most)
+
+
+def find_cluster_mistakes(stack: StackSpec) -> list[Mistake]:
+    """Finds what a cluster can't do: files of this machine, indices of GPUs, and fields of Docker."""
+    found = [mistake for index, model in enumerate(stack.models) for mistake in _find_in_model(index, model, stack)]
+    if stack.gateway is not None and not stack.gateway.enabled:
+        hint = "remove `gateway: false`: without it, every pod of the cluster can use the engines without a key"
+        found.append(Mistake("gateway", "is needed on Kubernetes", hint=hint))
+    tls = stack.gateway.tls if stack.gateway else None
+    if tls and not tls.certificate and not stack.cluster.tls_secret:
+        hint = "set `kubernetes.tls_secret` to a secret of cert-manager, or set `certificate` and `key`"
+        found.append(Mistake("gateway.tls", "can't generate a certificate for Kubernetes", hint=hint))
+    if tls and tls.redirect_port:
+        hint = "remove it: an ingress or a gateway of the cluster redirects"
+        found.append(Mistake("gateway.tls.redirect_port", "has no effect on Kubernetes", hint=hint))
+    if stack.cluster.tls_secret and not tls:
+        hint = "set `gateway: {tls: generate}`, which turns HTTPS on"
+        found.append(Mistake("kubernetes.tls_secret", "has no effect without `gateway.tls`", hint=hint))
+    if stack.storage.path:
+        hint = "remove it, and set `kubernetes.weights`"
+        found.append(Mistake("storage.path", "is a folder of this machine, which pods don't see", hint=hint))
+    if stack.ui is not None:
+        hint = "remove `ui`: its image needs root. Point any chat page at the gateway's URL"
+        found.append(Mistake("ui", "is not available on Kubernetes", hint=hint))
+    scaling = stack.cluster.autoscaling
+    if scaling and scaling.by == "keda" and not scaling.prometheus:
+        hint = "for example http://prometheus-operated.monitoring.svc:9090"
+        found.append(Mistake("kubernetes.autoscaling.prometheus", "is missing: KEDA asks Prometheus", hint=hint))
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", stack.namespace):
+        hint = "set `kubernetes.namespace`"
+        found.append(Mistake("name", f"{stack.namespace!r} can't be the name of a namespace", hint=hint))
+    return found
+
+
+def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake]:
+    path, gpus, each = f"models[{index}]", model.gpus, stack.cluster.gpus_per_node
+    settings = model.kubernetes
+    if gpus == "all":
+        yield Mistake(f"{path}.gpus", "`all` has no meaning in a cluster", hint="set the number of GPUs")
+    elif (nodes := count_nodes(model, stack)) > 1:
+        if model.engine != "vllm":
+            yield Mistake(f"{path}.gpus", f"{gpus} GPUs are more than the {each} of one node, and {model.engine} runs "
+                          "on one node", hint="use `engine: vllm`, or set kubernetes.gpus_per_node")  # fmt: skip
+        elif _count_gpus(model) % nodes:
+            yield Mistake(f"{path}.gpus", f"{gpus} GPUs can't be divided evenly among {nodes} nodes with up to {each} "
+                          "GPUs", hint=f"use a multiple of {nodes}, or set kubernetes.gpus_per_node")  # fmt: skip
+    if model.share_gpus:
+        yield Mistake(f"{path}.share_gpus", "is not available on Kubernetes", hint="give each model its own GPUs")
+    for field, hint in DOCKER_ONLY.items():
+        if getattr(model, field):
+            yield Mistake(f"{path}.{field}", "has no effect on Kubernetes", hint=f"remove it: {hint}")
+    if getattr(model, "cache_aware", False):
+        hint = "set `gateway: {routing: prefix}`, which has the same effect without vllm-router"
+        yield Mistake(f"{path}.cache_aware", "is not available on Kubernetes", hint=hint)
+    hint = "use a Hub id: the Job `download` puts its files on the claim for weights"
+    if is_local(model.model):
+        yield Mistake(f"{path}.model", "is a path of this machine, which pods don't see", hint=hint)
+    for number, lora in enumerate(getattr(model, "lora_adapters", ())):
+        if is_local(lora.path):
+            yield Mistake(f"{path}.lora_adapters[{number}].path", "is a path of this machine, which pods don't see",
+                          hint=hint)  # fmt: skip
+    for number, group in enumerate(model.group_add):
+        if not group.isdecimal():
+            yield Mistake(f"{path}.group_add[{number}]", f"{group!r} is a name, and pods need its number",
+                          hint="`getent group NAME` in the image shows the number")  # fmt: skip
+    if model.user and not re.fullmatch(r"[1-9]\d*(:\d+)?", model.user):
+        yield Mistake(f"{path}.user", "must be the number of a user other than root, and of a group",
+                      hint="for example 2000:0")  # fmt: skip
+    for number, word in enumerate(model.extra_args):
+        if split_local_path(word)[1]:
+            yield Mistake(f"{path}.extra_args[{number}]", "is a path of this machine, which pods don't see",
+                          hint="use a path on the claim for weights, below /models")  # fmt: skip
+    if settings and settings.max_replicas and settings.max_replicas < model.replicas:
+        yield Mistake(f"{path}.kubernetes.max_replicas", f"is lower than the {model.replicas} replicas",
+                      hint="`replicas` is the minimum, and `max_replicas` the maximum")  # fmt: skip
+    if settings and settings.max_replicas and not stack.cluster.autoscaling:
+        yield Mistake(f"{path}.kubernetes.max_replicas", "has no effect without kubernetes.autoscaling",
+                      hint="set `kubernetes: {autoscaling: {by: keda, prometheus: URL}}`")  # fmt: skip
+    if settings and settings.gpu_memory and stack.cluster.gpus_by != "dra":
+        yield Mistake(f"{path}.kubernetes.gpu_memory", "needs resource claims", hint="set `kubernetes.gpus_by: dra`")
+    if stack.cluster.gpus_by == "dra" and stack.gpu_driver == "amd" and model.gpus:
+        yield Mistake("kubernetes.gpus_by", "`dra` is for NVIDIA GPUs", hint="remove it")
+
+
+def find_cluster_warnings(stack: StackSpec) -> list[str]:
+    """Warns of a claim that is smaller than the weights seem to be, and of replicas that one node must share."""
+    found, weights = [], stack.cluster.weights
+    names = dict.fromkeys((model.model, getattr(model, "file", None)) for model in stack.models)
+    # 16 bits for each parameter; a GGUF file usually has 4 to 8
+    need = sum(2 * (guess_parameters(name) or UNKNOWN_SIZE * 5e8) / 1e9 for name, _ in names)
+    if not weights.claim and need > (size := _gigabytes(weights.size)):
+        found.append(f"the weights need about {need:.0f} GB, and kubernetes.weights.size is {size:.0f} GB")
+    if weights.access_mode == "ReadWriteOnce" and sum(one.replicas for one in stack.models) > 1:
+        found.append("kubernetes.weights is ReadWriteOnce, so all replicas must run on one node")
+    return found
+
+
+def find_image_warnings(services: Sequence[Service], stack: StackSpec) -> list[str]:
+    """Warns of images that stackgen builds, and that no node can pull, because they are in no registry."""
+    if stack.cluster.registry:
+        return []
+    built = dict.fromkeys(one.image for one in services if one.build or not one.pull)
+    return [
+        f"no registry has {image}, which stackgen builds: build it, push it, and set kubernetes.registry"
+        for image in built
+    ]
+
+
+def _gigabytes(quantity: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * GIGABYTE.get(unit, 1e-9)
+
+
+def _count_gpus(model: ModelSpec) -> int:
+    # a list belongs to all replicas, a count to each of them
+    if isinstance(model.gpus, tuple):
+        return len(model.gpus) // model.replicas
+    return model.gpus if isinstance(model.gpus, int) else 0

@@ -1,0 +1,212 @@
+"""What a store of weights contains: its models with their sizes. And the removal of one model.
+
+A store is a Docker volume or a folder, and contains the cache of huggingface_hub 2.4.0 (`hub/models--ORG--NAME`), and
+the links and marker files of `templates/images/common/download.py`. This user may not be allowed to read the volume's
+folder. Then a container without a network reads it, from an image that is on this machine already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stackgen.errors import MachineError, StackgenError
+from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.lifecycle import connect
+
+__all__ = ["Store", "StoredModel", "find_helper_image", "folder_size", "read_store", "remove_models", "volume_sizes"]
+
+# images of engines and downloads have a shell and coreutils (`du`, `rm`); the stack's own images come first
+HELPERS = re.compile(r"(^|/)(stackgen/(download|llamacpp|vllm-cpu|fastchat|vllm-standin)|vllm/vllm-openai[\w-]*):")
+# seconds; a store on a network disk may have a million files
+TIMEOUT = 120
+# tab-separated: bytes, and the path below the store. -k, because busybox has no -b
+LIST = (
+    'cd /store && for one in hub/models--* * .stackgen; do [ -e "$one" ] && du -sk -- "$one"; done; '
+    'for one in .stackgen/*.json; do [ -e "$one" ] && printf "marker\\t%s\\n" "$one"; done; true'
+)
+# an older repository of the Hub has no organization; no part may be `..` or contain what a shell expands
+REPOSITORY = re.compile(r"models--(?P<id>[A-Za-z0-9][\w.-]*?(--[A-Za-z0-9][\w.-]*)?)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A repository of the Hub in a store, and its size on disk in bytes.
+
+    `downloaded`: stackgen has downloaded it, which its marker file shows. Other programs may need the other models.
+    """
+
+    repository: str
+    size: int
+    downloaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store: a volume, or a folder. `size` is bytes; `models` is None, with the reason, if it can't be read."""
+
+    name: str
+    is_volume: bool
+    size: int | None = None
+    models: tuple[StoredModel, ...] | None = None
+    reason: str = ""
+
+
+def folder_size(path: Path) -> int:
+    """Bytes on disk below `path`. A file with several hard links counts once, and symbolic links don't count."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            # a file may disappear during the walk
+            with suppress(OSError):
+                found = os.lstat(os.path.join(folder, name))
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    # not st_size: a file of an interrupted download may be sparse
+                    total += found.st_blocks * 512
+    return total
+
+
+def volume_sizes() -> dict[str, int]:
+    """Bytes of each Docker volume. Raises MachineError if Docker does not answer within `TIMEOUT`."""
+    client = connect(TIMEOUT)
+    try:
+        # `type=volume` exists since API 1.42 (Docker 23): the sizes of images take much longer
+        found = client.api._result(client.api._get(client.api._url("/system/df"), params={"type": "volume"}), json=True)
+    except (sdk().errors.DockerException, OSError) as error:
+        raise MachineError(f"Docker can't tell the sizes of its volumes: {error}", "try again later") from None
+    rows: Iterable[dict[str, Any]] = found.get("Volumes") or ()
+    sizes = {row["Name"]: (row.get("UsageData") or {}).get("Size", -1) for row in rows}
+    # -1: the volume's driver can't tell
+    return {name: size for name, size in sizes.items() if size >= 0}
+
+
+def read_store(name: str, *, is_volume: bool, size: int | None = None) -> Store:
+    """The models in the volume or folder `name`. `size` is the volume's size if the caller knows it."""
+    path = _find_folder(name, is_volume)
+    if path and os.access(path, os.R_OK | os.X_OK):
+        markers = [one.name for one in (path / ".stackgen").glob("*.json")]
+        models = tuple(
+            StoredModel(repository, folder_size(folder), _has_marker(repository, markers))
+            for folder in sorted((path / "hub").glob("models--*"))
+            if (repository := _repository(folder.name))
+        )
+        return Store(name, is_volume, folder_size(path), models)
+    if not is_volume:
+        missing = "it does not exist" if path and not path.exists() else "this user has no permission to read it"
+        return Store(name, is_volume, reason=missing)
+    if not (image := find_helper_image()):
+        reason = "this user can't read Docker's folder, and no image of an engine is on this machine to read it with"
+        return Store(name, is_volume, size, reason=reason)
+    try:
+        return _parse_listing(name, _run_helper(image, name, LIST, read_only=True), size)
+    except StackgenError as error:
+        return Store(name, is_volume, size, reason=error.message)
+
+
+def _parse_listing(name: str, text: str, size: int | None) -> Store:
+    """A store from the lines of `LIST`: KiB and path, separated by a tab."""
+    sizes, markers = dict[str, int](), list[str]()
+    for line in text.splitlines():
+        count, _, path = line.partition("\t")
+        if count.isdecimal():
+            sizes[path] = int(count) * 1024
+        elif count == "marker":
+            markers.append(path.rpartition("/")[2])
+    models = (
+        StoredModel(repository, sizes[path], _has_marker(repository, markers))
+        for path in sorted(sizes)
+        if path.startswith("hub/") and (repository := _repository(path[4:]))
+    )
+    total = sum(one for path, one in sizes.items() if "/" not in path)
+    return Store(name, True, total or size, tuple(models))
+
+
+def remove_models(store: Store, repositories: Sequence[str]) -> None:
+    """Removes the repositories from the store, with their links and marker files. The caller knows that none is used.
+
+    Raises StackgenError if files can't be removed.
+    """
+    names = [name.replace("/", "--") for name in repositories]
+    # the same files as `Model` in download.py; the names contain no character that a shell would expand
+    paths = [path for safe, name in zip(names, repositories, strict=True)
+             for path in (f"hub/models--{safe}", f"hub/.locks/models--{safe}", f"by-name/{name}")]  # fmt: skip
+    folder = _find_folder(store.name, store.is_volume)
+    if folder and os.access(folder, os.W_OK | os.X_OK):
+        for path in paths:
+            _remove_tree(folder / path)
+        for safe in names:
+            for marker in (folder / ".stackgen").glob(f"{safe}@*.json"):
+                marker.unlink(missing_ok=True)
+        return
+    image = find_helper_image() if store.is_volume else ""
+    if not image:
+        raise MachineError(f"this user can't remove files from {store.name}", "run the command as root")
+    markers = [f".stackgen/{safe}@*.json" for safe in names]
+    _run_helper(image, store.name, "cd /store && rm -rf -- " + " ".join([*paths, *markers]), read_only=False)
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise StackgenError(f"{error.filename or path} can't be removed: {error.strerror or error}",
+                            "run the command as root, or as the owner of the files") from None  # fmt: skip
+
+
+def find_helper_image() -> str:
+    """An image on this machine that has a shell and coreutils; "" if there is none."""
+    tags = [tag for image in connect().api.images() for tag in image.get("RepoTags") or ()]
+    found = [tag for tag in tags if HELPERS.search(tag)]
+    # the small ones of stackgen start faster
+    return min(found, key=lambda tag: (not tag.startswith("stackgen/"), tag), default="")
+
+
+def _run_helper(image: str, volume: str, script: str, *, read_only: bool) -> str:
+    """The output of a shell script in a container that sees only the volume, at /store."""
+    mount = f"{volume}:/store{':ro' if read_only else ''}"
+    command = ["docker", "run", "--rm", "--pull=never", "--network=none", "--read-only", "--cap-drop=ALL",
+               "--cap-add=DAC_OVERRIDE", "--security-opt=no-new-privileges", "--user=0:0", "--volume", mount,
+               "--entrypoint=/bin/sh", image, "-c", script]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        raise MachineError(f"{volume} can't be read: a container did not answer within {TIMEOUT} s",
+                           "run the command as root, who needs no container") from None  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise StackgenError(f"a container with the image {image} can't use {volume}: {reason}", "run it as root")
+    return done.stdout
+
+
+def _find_folder(name: str, is_volume: bool) -> Path | None:
+    """The folder of a store on this machine, which may not be readable; None for a volume without one."""
+    if not is_volume:
+        return Path(name)
+    try:
+        point = connect().api.inspect_volume(name).get("Mountpoint") or ""
+    except sdk().errors.NotFound:
+        return None
+    # a volume's own folder is always there, so an unreadable parent looks like a missing folder
+    return Path(point) if point and os.path.isdir(point) else None
+
+
+def _has_marker(repository: str, markers: Sequence[str]) -> bool:
+    # `Model.marker` in download.py
+    return any(one.startswith(f"{repository.replace('/', '--')}@") for one in markers)
+
+
+def _repository(folder: str) -> str:
+    match = REPOSITORY.fullmatch(folder)
+    return match["id"].replace("--", "/", 1) if match else ""

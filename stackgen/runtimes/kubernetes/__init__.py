@@ -1,0 +1,1 @@
+"""Stacks in a Kubernetes cluster: kubectl applies, observes and deletes what `stackgen render` wrote."""

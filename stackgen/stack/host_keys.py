@@ -1,0 +1,44 @@
+"""The key between the machines of a stack: the first one's gateway sends it, and the others' gateways check it.
+
+It is STACKGEN_ENGINE_KEY in the .env of the first machine, and STACKGEN_API_KEY in that of each other one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from stackgen.errors import StackgenError
+from stackgen.plan import Plan
+from stackgen.render.write import write_atomically
+from stackgen.stack.envfile import API_KEY, complete_env, create_env, env_path, read_env
+
+__all__ = ["ENGINE_KEY", "share_key"]
+
+ENGINE_KEY = "STACKGEN_ENGINE_KEY"
+
+
+def share_key(front: Path, folder: Path, plan: Plan) -> None:
+    """Writes the .env of the machine in `folder` with the key of the first one, which is in `front`.
+
+    Raises StackgenError if a .env is there with another key: nobody knows which of the two is in use.
+    """
+    if folder == front:
+        return
+    create_env(front)
+    complete_env(front, [ENGINE_KEY])
+    key = read_env(front)[ENGINE_KEY]
+    if create_env(folder):
+        path = env_path(folder)
+        text = re.sub(rf"(?m)^{API_KEY}=.*$", lambda _: f"{API_KEY}={key}", path.read_text(encoding="utf-8"))
+        write_atomically(path, text, mode=0o600)
+        return
+    # the process's environment overrides the file only where a stack runs
+    known = {**read_env(folder), **({} if API_KEY not in os.environ else {API_KEY: key})}
+    if known.get(API_KEY) != key:
+        raise StackgenError(
+            f"{folder / '.env'} and {front / '.env'} have different keys, so the first machine's gateway would get no "
+            "answer",
+            f"set {API_KEY} in {folder / '.env'} to the value of {ENGINE_KEY} in {front / '.env'}",
+        )

@@ -1,0 +1,177 @@
+"""`stackgen fit` as users run it: stacks, models, the Hub, bad arguments."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.fit_starts import MODELS
+from stackgen.cli.main import main
+from stackgen.runtimes.process.logs import log_file
+from tests.fit.test_models import write_model
+from tests.fit.test_verdict import LOG
+from tests.hub.standin import Hub
+
+TENSORS: dict[str, tuple[str, list[int]]] = {"model.embed_tokens.weight": ("BF16", [1024, 128])}
+
+
+class Run:
+    """Runs the command in this process, which is faster than a process of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> str:
+        for name, value in {"HOME": "/nonexistent", "PATH": "/nonexistent", **(env or {})}.items():
+            self._monkeypatch.setenv(name, value)
+        found = main(["fit", *arguments])
+        printed = self._capsys.readouterr()
+        assert found == code, printed.out + printed.err
+        # JSON goes to stdout, and errors and notes to stderr
+        return printed.out if "--json" in arguments else printed.out + printed.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    return Run(capsys, monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "tiny", MODELS["gqa-untied"], TENSORS)
+
+
+def test_a_folder_fits_and_each_term_is_printed(run: Run, model: Path) -> None:
+    text = run(str(model), "--gpu", "RTX-4090")
+    assert "fits on RTX-4090 (23.53 GiB)" in text
+    for term in ("weights", "activations", "CUDA graphs", "CUDA and NCCL", "room for the KV cache"):
+        assert term in text
+
+
+def test_json_has_the_verdict_the_terms_and_the_changes(run: Run, model: Path) -> None:
+    data = json.loads(run(str(model), "--gpu-memory", "24GiB", "--json"))
+    assert data["fits"] is True
+    (found,) = data["models"]
+    assert found["verdict"] == "fits"
+    assert found["token_bytes"] == 768
+    assert {term["name"] for term in found["terms"]} >= {"weights", "activations"}
+
+
+def test_what_does_not_fit_exits_with_1_and_says_what_would_help(run: Run, tmp_path: Path) -> None:
+    large = {**MODELS["gqa-untied"], "hidden_size": 8192, "num_attention_heads": 64, "head_dim": 128,
+             "num_key_value_heads": 8, "num_hidden_layers": 80, "vocab_size": 128256}  # fmt: skip
+    tensors = {f"model.layers.{layer}.mlp.up_proj.weight": ("BF16", [8192, 65536]) for layer in range(80)}
+    text = run(str(write_model(tmp_path / "large", large, tensors)), "--gpu", "H100", "--max-num-seqs", "64", code=1)
+    assert "doesn't fit on H100" in text
+    assert "are missing" in text
+    assert "to make it fit:" in text
+
+
+def test_a_stack_is_estimated_model_by_model(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "stack.yaml").write_text("""name: two
+models:
+  - {model: ./tiny, engine: vllm, gpus: 1, served_names: [a], max_model_len: 1024}
+  - {model: ./tiny, engine: vllm, gpus: none, served_names: [b], extra_args: [--kv-transfer-config, "{}"]}
+""")
+    data = json.loads(run(str(tmp_path), "--gpu", "H100", "--json", code=1))
+    first, second = data["models"]
+    assert (first["model"], first["verdict"], first["context"]) == ("a", "fits", 1024)
+    assert (second["verdict"], second["gpu"]["name"]) == ("too close to call", "this machine's CPU")
+    assert "kv-transfer-config" in second["reason"]
+
+
+def test_a_model_on_the_hub_is_read_from_its_headers_only(run: Run, model: Path, tmp_path: Path) -> None:
+    with closing(Hub({"org/tiny": model})) as hub:
+        data = json.loads(run("org/tiny", "--gpu", "L4", "--json", env={"HF_ENDPOINT": hub.url}))
+    local = json.loads(run(str(model), "--gpu", "L4", "--json"))
+    assert data["models"][0]["verdict"] == "fits"
+    assert data["models"][0]["terms"][0]["bytes"] == local["models"][0]["terms"][0]["bytes"]
+    assert "on the Hub" in data["models"][0]["terms"][0]["source"]
+
+
+def test_a_hub_that_does_not_answer_is_an_error_with_remedies(run: Run) -> None:
+    text = run("org/tiny", "--gpu", "L4", code=3, env={"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "does not answer" in text
+    assert "name a local folder" in text
+
+
+def test_offline_asks_nobody(run: Run, model: Path) -> None:
+    assert "may not be asked" in run("org/tiny", "--gpu", "L4", "--offline", code=2)
+
+
+def test_a_model_in_the_cache_of_this_user_needs_no_hub(run: Run, model: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "cache" / "models--org--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(model, repository / "snapshots" / "abc")
+    run("org/tiny", "--gpu", "L4", "--offline", env={"HF_HUB_CACHE": str(tmp_path / "cache")})
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["--gpu", "RTX-4099"], "similar: RTX-4090"),
+    (["--gpu-memory", "much"], "is not the memory of a GPU"),
+    (["--gpu", "L4", "--gpu-memory", "24"], "exclude each other"),
+    (["--gpu", "L4", "--max-model-len", "long"], "is not a number of tokens"),
+    (["--gpu", "L4", "--engine-version", "new"], "is not a version"),
+    (["--gpu", "L4", "--gpus", "0"], "is not a number of GPUs"),
+    (["--gpu", "L4", "--gpus", "3"], "can't be divided"),
+    (["--gpu", "L4", "--gpu-memory-utilization", "1.5"], "at most 1"),
+    (["--gpu", "L4", "--kv-cache-dtype", "fp99"], "kv_cache_dtype"),
+    (["--gpu", "L4", "--engine", "llamacpp"], "not a GGUF file"),
+    ([], "this machine has no GPU"),
+    (["--observe"], "--observe needs a stack"),
+])  # fmt: skip
+def test_wrong_arguments_are_errors_with_a_remedy(run: Run, model: Path, arguments: list[str], expected: str) -> None:
+    text = run(str(model), *arguments, code=2)
+    assert expected in text
+    assert "hint:" in text
+
+
+def test_the_table_of_gpus_is_printed_also_as_json(run: Run) -> None:
+    assert "RTX-4090" in run("--list-gpus")
+    data: list[dict[str, Any]] = json.loads(run("--list-gpus", "--json"))
+    assert any(gpu["unified"] for gpu in data)
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ('    extra_args: [--max-num-seqs, "64", --kv-cache-memory-bytes, "1"]',
+     '["--max-num-seqs", "64", "--kv-cache-memory-bytes=60141234567"]'),
+    ("", '["--kv-cache-memory-bytes=60141234567"]'),
+], ids=["after other arguments", "alone"])  # fmt: skip
+def test_the_measured_cache_of_a_gpu_is_pinned_in_stack_yaml(
+    run: Run, model: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    """The log is one that a real vLLM wrote on an H100, because this machine has no GPU."""
+    (tmp_path / "stack.yaml").write_text(f"""name: one
+models:
+  # comments stay
+  - model: ./tiny
+    engine: vllm
+    gpus: 1
+    served_names: [a]
+{before}
+""")
+    logs = tmp_path / ".stackgen"
+    logs.mkdir()
+    # the fields that the supervisor writes
+    texts = {"service": "vllm-a", "role": "engine", "state": "exited", "health": "", "ready": ""}
+    entry = {**texts, "exit_code": 0, "pid": 0, "start": None, "restarts": 0, "grace": 30, "ports": []}
+    state = {"supervisor": {"pid": 0, "start": None}, "services": [entry]}
+    (logs / "state.json").write_text(json.dumps(state))
+    log = log_file(tmp_path, "vllm-a")
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(LOG)
+    arguments = (str(tmp_path), "--gpu", "H100", "--observe", "--runtime", "process")
+    text = run(*arguments, "--pin", code=1)
+    assert "tokens in that room" in text
+    changed = (tmp_path / "stack.yaml").read_text()
+    assert after in changed
+    assert "# comments stay" in changed
+    # a start that compiled code is no measure
+    log.write_text(LOG + "Cache the graph of compile range (1, 8192) for later use\n")
+    assert "compiled code" in run(*arguments, "--pin", code=2)

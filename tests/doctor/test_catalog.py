@@ -1,0 +1,54 @@
+"""What doctor knows about a model from the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stackgen.check.huggingface import HubLookup
+from stackgen.doctor.finding import Finding
+from tests.doctor.hosts import EIGHT_80, findings, write_stack
+
+MODEL, GATED = "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def one(found: tuple[Finding, ...], id: str) -> list[Finding]:
+    return [finding for finding in found if finding.id == id]
+
+
+def test_a_missing_tool_parser_is_suggested_by_name(tmp_path: Path) -> None:
+    (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=MODEL), offline=True), "SG-P067")
+    assert found.status == "warn" and "tool_call_parser: hermes" in found.fix and "recipe" in found.evidence
+    for fields in ({"tool_call_parser": "hermes"}, {"extra_args": ["--tool-call-parser=qwen3_xml"]}):
+        path = write_stack(tmp_path, model=MODEL, **fields)
+        assert [finding.status for finding in one(findings(EIGHT_80, path, offline=True), "SG-P067")] == ["ok"]
+
+
+def test_an_older_vllm_than_the_recipe_needs_is_a_warning(tmp_path: Path) -> None:
+    name = "deepseek-ai/DeepSeek-V4-Flash"
+    (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=name), offline=True), "SG-P068")
+    assert found.status == "ok"
+    path = write_stack(tmp_path, model=name, image="vllm/vllm-openai:v0.11.0")
+    (found,) = one(findings(EIGHT_80, path, offline=True), "SG-P068")
+    assert found.status == "warn" and "and this is 0.11.0" in found.message and "`image`" in found.fix
+    # the tag names no version
+    path = write_stack(tmp_path, model=name, image="registry.example.com/vllm:mine")
+    assert not one(findings(EIGHT_80, path, offline=True), "SG-P068")
+
+
+@pytest.mark.parametrize(
+    ("model", "hub", "status"),
+    [
+        (GATED, None, ["warn"]),
+        (GATED, HubLookup("unreachable"), ["warn"]),
+        # the Hub's own answer is in SG-P061
+        (GATED, HubLookup("ok", gated=True), []),
+        (MODEL, None, []),
+    ],
+)
+def test_a_gated_model_is_named_before_the_download(
+    model: str, hub: HubLookup | None, status: list[str], tmp_path: Path
+) -> None:
+    found = one(findings(EIGHT_80, write_stack(tmp_path, model=model), {model: hub}), "SG-P069")
+    assert [finding.status for finding in found] == status

@@ -1,0 +1,45 @@
+"""The sizes that doctor adds up for the disk: only known ones, and quantized weights by their name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stackgen.doctor.capacity import weight_bytes
+from stackgen.doctor.collect import collect_inputs
+from stackgen.doctor.facts import GIB, Disk
+from tests.doctor.hosts import EIGHT_80, findings, write_stack
+
+
+@pytest.mark.parametrize(
+    ("model", "bits"),
+    [
+        ("org/Llama-3.1-8B-Instruct", 16),
+        ("org/Llama-3.1-8B-Instruct-FP8", 8),
+        ("org/Llama-3.1-8B-Instruct-FP8-dynamic", 8),
+        ("org/Llama-3.1-8B-quantized.w8a8", 8),
+        ("org/Llama-3.1-8B-quantized.w4a16", 4),
+        ("org/Llama-3.1-8B-AWQ", 4),
+        ("org/Llama-3.1-8B-GPTQ-Int4", 4),
+        ("org/Llama-3.1-8B-GPTQ-Int8", 8),
+        ("org/Llama-3.1-8B-NVFP4", 4),
+        ("org/Llama-3.1-8B-bnb-4bit", 4),
+        ("org/Hawq-8B", 16),
+    ],
+)
+def test_a_quantized_model_is_sized_by_its_name(model: str, bits: int) -> None:
+    size, source = weight_bytes(collect_inputs(EIGHT_80), model)
+    assert size == 8e9 * bits / 8
+    assert source == f"guessed from the model's name, at {bits} bits per weight"
+
+
+def test_an_image_of_unknown_size_is_not_listed_as_0_mib(tmp_path: Path) -> None:
+    host = replace(EIGHT_80, docker_disk=Disk("/var/lib/docker", 500 * GIB, 1), images=())
+    path = write_stack(tmp_path, gpus=[0, 1], model="org/Llama-3.1-8B", replicas=2)
+    found = [one for one in findings(host, path) if one.id == "SG-P006"]
+    shown = " ".join(f"{one.message} {one.evidence}" for one in found)
+    assert "image vllm/vllm-openai" in shown
+    assert "can't tell whether the disk has space for the image haproxy" in shown
+    assert "0 MiB" not in shown

@@ -1,0 +1,1 @@
+vllm serve /workspace/Qwen3-235B-A22B-FP8 --served-model-name=qwen3-235b --kv-cache-dtype fp8 --allow-credentials --trust-remote-code --gpu-memory-utilization=0.9 --port=30000 --host=0.0.0.0 --max-model-len=65536 --max-num-seqs=64 --tensor-parallel-size=4 --enable-expert-parallel --enable-reasoning --reasoning-parser deepseek_r1 --enable-auto-tool-choice --tool-call-parser hermes

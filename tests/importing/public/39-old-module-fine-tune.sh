@@ -1,0 +1,15 @@
+CUDA_VISIBLE_DEVICES=1,2,3,4 /srv/vllm-venv/bin/python -m vllm.entrypoints.openai.api_server \
+  --model /srv/models/Qwen/qwen3-30b-a3b-dpo-merged \
+  --served-model-name House \
+  --tensor-parallel-size 4 \
+  --dtype float16 \
+  --max-model-len 4096 \
+  --gpu-memory-utilization 0.88 \
+  --max-num-seqs 64 \
+  --swap-space 12 \
+  --distributed-executor-backend mp \
+  --trust-remote-code \
+  --download-dir /srv/models \
+  --disable-custom-all-reduce \
+  --host 0.0.0.0 \
+  --port 8008

@@ -1,0 +1,99 @@
+"""Rules for keys in the rendered gateway: allowed models, last days, token budgets."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen.errors import SpecError
+from tests.resolve.addons.test_gateway import check, files, lines, plan
+
+ALPHA = {"served_names": ["alpha", "first"], "lora_adapters": [{"name": "sql", "path": "org/lora"}]}
+BETA = {"served_names": ["beta"]}
+
+
+def rendered(*keys: dict[str, Any], **gateway: Any) -> dict[str, str]:
+    named = [{"name": f"k{number}"} | key for number, key in enumerate(keys)]
+    return files(plan(ALPHA, BETA, gateway={"keys": named} | gateway))
+
+
+def test_without_rules_for_keys_a_request_costs_nothing_more() -> None:
+    plain = rendered({}, {"requests_per_minute": 3})
+    for word in ("count-tokens", "usage.lua", "grants.map", "expiries.map", "budgets.map", "x-stackgen-bytes"):
+        assert word not in plain["gateway/haproxy.cfg"] + plain["gateway/large.cfg"], word
+    assert not {f"gateway/{name}" for name in ("usage.lua", "count.lua", "grants.map", "budgets.map")} & {*plain}
+    assert "tokens" not in plain["gateway/keys.prom"]
+
+
+def test_allowed_models_are_names_and_not_backends() -> None:
+    text = rendered({"models": ["alpha", "sql"]}, {})["gateway/grants.map"]
+    grants = lines(text)
+    assert {key for key in grants if grants[key] == "1"} == {
+        f"k0:{name.encode().hex().upper()}" for name in ("alpha", "sql")
+    }
+    # the alias `first` of the same model is neither allowed nor listed
+    assert '"sql"' in grants["k0:vllm-alpha"] and '"first"' not in text
+    assert "k0:vllm-beta" not in grants and "k1" not in text
+
+
+def test_the_last_day_ends_at_midnight_utc() -> None:
+    found = lines(rendered({"expires": "2028-02-29"})["gateway/expiries.map"])
+    assert found == {"k0": str(int(datetime(2028, 3, 1, tzinfo=timezone.utc).timestamp()))}
+
+
+def test_the_last_day_of_the_calendar_is_a_valid_last_day() -> None:
+    found = lines(rendered({"expires": "9999-12-31"})["gateway/expiries.map"])
+    assert found == {"k0": str(int(datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()) + 24 * 60 * 60)}
+
+
+def test_a_key_whose_last_day_is_over_is_a_warning() -> None:
+    today = datetime.now(timezone.utc).date().isoformat()
+    keys = [{"name": "old", "expires": "2020-02-29"}, {"name": "last", "expires": today}, {"name": "always"}]
+    found = [text for text in plan(ALPHA, BETA, gateway={"keys": keys}).warnings if "last day" in text]
+    assert len(found) == 1 and "the key old was 2020-02-29" in found[0]
+
+
+def test_a_budget_counts_the_tokens_of_all_keys() -> None:
+    made = rendered({"tokens_per_day": 1000}, {})
+    assert lines(made["gateway/budgets.map"]) == {"k0": "1000"}
+    assert made["gateway/haproxy.cfg"].count("    filter lua.count-tokens\n") == 2
+    metrics = made["gateway/keys.prom"]
+    assert metrics.count('stackgen_gateway_key_tokens_today{key="k1"}') == 1
+    assert 'stackgen_gateway_key_token_budget{key="k0"}' in metrics
+
+
+def test_tokens_are_counted_without_a_budget_if_requested() -> None:
+    made = rendered({}, count_tokens=True)
+    assert "lua.count-tokens" in made["gateway/haproxy.cfg"] and "gateway/budgets.map" not in made
+    assert "token_budget" not in made["gateway/keys.prom"] and "tokens_today" in made["gateway/keys.prom"]
+
+
+@pytest.mark.parametrize(
+    ("key", "gateway", "message"),
+    [
+        ({"models": ["alhpa"]}, {}, r"gateway.keys\[0\].models: no model is served as 'alhpa' \(did you mean alpha"),
+        ({"models": []}, {}, "gateway.keys"),
+        ({"expires": "tomorrow"}, {}, "must be a date, for example 2027-01-31"),
+        ({"expires": "2027-02-30"}, {}, "expires"),
+        ({"expires": 20270131}, {}, "must be a date"),
+        ({"tokens_per_day": 0}, {}, "tokens_per_day"),
+        ({"tokens_per_day": 5}, {"count_tokens": False}, "gateway.count_tokens: is false, but a key has"),
+    ],
+)
+def test_mistakes_are_reported_with_their_place(key: dict[str, Any], gateway: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        rendered(key, **gateway)
+
+
+@pytest.mark.docker
+def test_haproxy_accepts_all_rules_together(tmp_path: Path, haproxy_image: str) -> None:
+    fallback = BETA | {"fallback": {"base_url": "http://10.0.0.5/v1", "model": "m", "api_key_env": "KEY"}}
+    keys = [{"name": "a", "models": ["alpha", "beta"], "expires": "2028-02-29", "tokens_per_day": 5}, {"name": "b"}]
+    made = plan(ALPHA | {"replicas": 2}, fallback, gateway={"keys": keys, "tls": "generate"})
+    config = files(made)
+    # the certificate is created later
+    config["gateway/haproxy.cfg"] = config["gateway/haproxy.cfg"].replace("ssl crt /tls/site.crt alpn h2,http/1.1", "")
+    assert check(config, tmp_path, haproxy_image, "-e", "KEY=k") == ""
