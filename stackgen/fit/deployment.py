@@ -6,14 +6,14 @@ Flags: `vllm serve --help` of 0.32.0 and `llama-server --help` of b11434, in sta
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from stackgen.fit.settings import Settings
 from stackgen.flags import load_flags
 from stackgen.flags.arguments import parse_arguments
-from stackgen.flags.parallel import count_groups
+from stackgen.flags.parallel import count_model_groups
 from stackgen.flags.releases import flags_of
 
 __all__ = ["engine_version", "read_settings", "replica_parallel"]
@@ -36,6 +36,11 @@ DOUBTS = {
     "--model-draft": "the memory of a draft model is not estimated",
     "--mmproj": "the memory of the image encoder of --mmproj is not estimated",
 }
+# the same for fields of stack.yaml: they are no flags in extra_args, and their flag names the reason
+DOUBT_FIELDS = {
+    "speculative": "--speculative-config", "cpu_offload_gib": "--cpu-offload-gb",
+    "expert_parallel": "--enable-expert-parallel", "sleep_mode": "--enable-sleep-mode",
+}  # fmt: skip
 LORA_DEFAULT = 16
 
 
@@ -78,19 +83,33 @@ def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 
         dtype=_dtype(spec.dtype), quantization=_quantization(spec), is_cpu=gpu_count == 0,
         kv_cache_dtype=getattr(spec, "kv_cache_dtype", None) or "auto",
         enforce_eager=bool(getattr(spec, "enforce_eager", False)),
-        kv_cache_bytes=getattr(spec, "cpu_kv_cache_gib", 0) * 2**30 if gpu_count == 0 else 0,
+        max_num_batched_tokens=getattr(spec, "max_num_batched_tokens", None),
+        prefix_caching=getattr(spec, "prefix_caching", None) is not False,
+        kv_cache_bytes=getattr(spec, "cpu_kv_cache_gib", 0) * 2**30 if gpu_count == 0 else _cache_bytes(spec),
         loras=1 if getattr(spec, "lora_adapters", ()) else 0,
-        lora_rank=getattr(spec, "max_lora_rank", None) or LORA_DEFAULT,
+        lora_rank=getattr(spec, "max_lora_rank", None) or LORA_DEFAULT, doubts=tuple(_field_doubts(spec)),
     )  # fmt: skip
     return _apply_arguments(found, spec)
 
 
 def replica_parallel(spec: Any, gpu_count: int) -> int:
     """The number of GPUs that each layer is split across, as the engine's file chooses it."""
-    groups = count_groups(spec.extra_args, spec.engine_version) if spec.engine == "vllm" else 1
+    groups = count_model_groups(spec) if spec.engine == "vllm" else 1
     pipeline = getattr(spec, "pipeline_parallel_size", 1)
     given = getattr(spec, "tensor_parallel_size", None)
     return int(given or max(1, gpu_count // (pipeline * (groups or 1))))
+
+
+def _cache_bytes(spec: Any) -> int:
+    # as Compose reads sizes: powers of 1024
+    text = (getattr(spec, "kv_cache_memory", None) or "0k").removesuffix("b")
+    return int(text[:-1]) * {"k": 2**10, "m": 2**20, "g": 2**30}[text[-1]]
+
+
+def _field_doubts(spec: Any) -> Iterator[str]:
+    yield from (DOUBTS[flag] for field, flag in DOUBT_FIELDS.items() if getattr(spec, field, None))
+    if spec.engine == "vllm" and spec.data_parallel_size > 1:
+        yield DOUBTS["--data-parallel-size"]
 
 
 def _dtype(name: str | None) -> str:

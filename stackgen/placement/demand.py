@@ -11,7 +11,7 @@ from stackgen.fit import Gpu, Model, estimate
 from stackgen.fit.deployment import engine_version, read_settings
 from stackgen.fit.estimate import FITS, format_gib
 from stackgen.fit.settings import Settings
-from stackgen.flags.parallel import count_groups
+from stackgen.flags.parallel import count_model_groups
 
 __all__ = ["MARGIN", "Demand", "Option", "find_demand", "find_mistakes"]
 
@@ -100,14 +100,14 @@ def find_mistakes(index: int, spec: Any) -> list[Mistake]:
     if spec.share_gpus and spec.gpu_memory_utilization is None:
         return [Mistake(f"{path}.share_gpus", "a model that shares a GPU needs gpu_memory_utilization",
                         hint="for example 0.45; `stackgen fit MODEL` shows what it needs")]  # fmt: skip
-    if spec.engine == "vllm" and count_groups(spec.extra_args) is None:
+    if spec.engine == "vllm" and count_model_groups(spec) is None:
         return [Mistake(f"{path}.gpus", "`auto` chooses GPUs of one machine, and extra_args split the model across "
                         "several", hint="list the GPUs, for example `gpus: [0, 1]`")]  # fmt: skip
     return []
 
 
 def _counts(spec: Any) -> list[int]:
-    groups = (count_groups(spec.extra_args) if spec.engine == "vllm" else 1) or 1
+    groups = (count_model_groups(spec) if spec.engine == "vllm" else 1) or 1
     each = groups * getattr(spec, "pipeline_parallel_size", 1)
     given = getattr(spec, "tensor_parallel_size", None)
     return [each * given] if given else [each * count for count in COUNTS]

@@ -175,3 +175,19 @@ models:
     # a start that compiled code is no measure
     log.write_text(LOG + "Cache the graph of compile range (1, 8192) for later use\n")
     assert "compiled code" in run(*arguments, "--pin", code=2)
+
+
+@pytest.mark.parametrize(("field", "verdict", "reason"), [
+    ("speculative: {method: ngram, num_speculative_tokens: 3}", "too close to call", "speculative"),
+    ("cpu_offload_gib: 2", "too close to call", "cpu-offload-gb"),
+    ("kv_cache_memory: 40g", "doesn't fit", "a KV cache of 40.00 GiB"),
+    ("kv_cache_memory: 4g", "fits", ""),
+])  # fmt: skip
+def test_fields_count_like_their_flags(
+    run: Run, model: Path, tmp_path: Path, field: str, verdict: str, reason: str
+) -> None:
+    (tmp_path / "stack.yaml").write_text(
+        f"name: one\nmodels: [{{model: ./tiny, engine: vllm, gpus: 1, max_model_len: 1024, {field}}}]\n"
+    )
+    (found,) = json.loads(run(str(tmp_path), "--gpu", "RTX-4090", "--json", code=verdict != "fits"))["models"]
+    assert found["verdict"] == verdict and reason in found["reason"]
