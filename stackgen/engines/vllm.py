@@ -88,6 +88,9 @@ class Vllm:
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "loading weights"),
         (r"Loading weights took", "warming up"),
+        # compilation/monitor.py, backends.py and decorators.py, and v1/worker/cpu_model_runner.py, of 0.32.0
+        (r"Starting torch\.compile|Dynamo bytecode transform time|Warming up model for the compilation", "compiling"),
+        (r"torch\.compile took|Directly load AOT compilation|profiling/warmup run took|Warming up done", "warming up"),
         (r"(GPU|CPU) KV cache size|Capturing CUDA graphs", "warming up"),
         (r"Application startup complete", "ready"),
     )

@@ -13,6 +13,7 @@ from stackgen.cli.commands.cluster_access import connect_to, forwarded_url
 from stackgen.cli.commands.confirm import confirm
 from stackgen.cli.commands.output import note, print_data, print_line, print_report
 from stackgen.cli.commands.rendering import prepare_files
+from stackgen.cli.commands.start_times import report_start
 from stackgen.cli.commands.status_watch import follow_stack
 from stackgen.cli.progress import show_progress
 from stackgen.cli.scrub import scrub_json
@@ -30,6 +31,7 @@ from stackgen.runtimes.observation.cluster_follow import ClusterFollower
 from stackgen.stack.edit import require_unchanged
 from stackgen.stack.folder import Stack, cluster_error, find_stack_file, open_stack
 from stackgen.stack.secrets import collect_secrets, find_stack_secrets
+from stackgen.stack.start_times import StartClock
 
 __all__ = ["collect_evidence", "down_cluster", "logs_cluster", "status_cluster", "up_cluster"]
 
@@ -54,11 +56,13 @@ def up_cluster(args: Namespace, stack: Stack) -> int:
     # the user may have thought about the answer for a long time
     require_unchanged(find_stack_file(args.stack) or stack.folder / stack.source, stack.text)
     prepare_files(stack)
+    clock = StartClock()
     apply(cluster, stack.output)
     # before the wait, because new engines may need the GPUs of removed models
     _delete_workloads(cluster, stack, former)
     try:
-        with show_progress(args.progress, stack.plan) as progress:
+        with show_progress(args.progress, stack.plan) as show:
+            progress = clock.watch(show)
             wait_until_ready(cluster, stack.plan, progress, args.timeout)
             with _address(cluster, stack, url) as address:
                 # the check needs a limit even if the start has none
@@ -67,7 +71,7 @@ def up_cluster(args: Namespace, stack: Stack) -> int:
         _explain(args, stack)
         raise
     _delete_file_maps(cluster, stack)
-    return print_report(args, report)
+    return print_report(args, report, more=report_start(args, clock, stack.folder))
 
 
 @contextmanager

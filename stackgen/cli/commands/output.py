@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,13 +47,16 @@ def print_line(line: str) -> None:
     print(scrub(line), flush=True)
 
 
-def print_report(args: Namespace, report: Report, verbose: bool = False, *, to_stderr: bool = False) -> int:
+def print_report(
+    args: Namespace, report: Report, verbose: bool = False, *, to_stderr: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
     """Prints a report as text or JSON, and returns its exit code.
 
-    `to_stderr`: prints the text to stderr, because stdout is used for a file.
+    `to_stderr`: prints the text to stderr, because stdout is used for a file. `more`: further fields of the JSON.
     """
     if args.json:
-        print(json.dumps(scrub_json(report.to_json()), indent=2))
+        print(json.dumps(scrub_json({**report.to_json(), **(more or {})}), indent=2))
     else:
         out = sys.stderr if to_stderr else sys.stdout
         print(scrub(as_text(report, color=out.isatty(), verbose=verbose)), file=out)

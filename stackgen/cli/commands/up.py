@@ -14,6 +14,7 @@ from stackgen.cli.commands.ownership import check_ownership
 from stackgen.cli.commands.preflight import require_startable
 from stackgen.cli.commands.rendering import prepare_files, write_keys
 from stackgen.cli.commands.rollout import confirm_downtime
+from stackgen.cli.commands.start_times import report_start
 from stackgen.cli.progress import show_progress
 from stackgen.diagnose.explain import format_finding
 from stackgen.errors import MachineError, StackgenError, StartError
@@ -30,6 +31,7 @@ from stackgen.runtimes.rollout.rolling import run_rollout
 from stackgen.runtimes.rollout.running import plan_start
 from stackgen.stack.edit import require_unchanged
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
+from stackgen.stack.start_times import StartClock
 
 __all__ = ["up"]
 
@@ -74,9 +76,11 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
         # not explained below, because its error contains the cause, and the failed container is gone
         with show_progress(args.progress, stack.plan) as progress:
             run_rollout(stack, start.rollout, progress, args.timeout)
+    clock = StartClock()
     try:
         report_drains(stack.plan, stack.folder)
-        with show_progress(args.progress, stack.plan) as progress:
+        with show_progress(args.progress, stack.plan) as show:
+            progress = clock.watch(show)
             build_exporter(stack.plan, stack.folder, progress)
             compose.up(stack.plan, stack.folder, progress, args.timeout, start.recreate)
             # Compose does not notice changes in mounted files
@@ -93,7 +97,8 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
     # a rollback needs files that are known to work, so save these
     if report.ok or (missing and not report.endpoints):
         save_applied_files(stack.folder)
-    code = print_report(args, report)
+    times = report_start(args, clock, stack.folder)
+    code = print_report(args, report, more=times)
     # all services of this machine are healthy, and all of its models are elsewhere
     return 0 if missing and not report.endpoints else code
 
@@ -107,12 +112,13 @@ def _find_missing(stack: Stack, report: Report) -> list[tuple[str, str]]:
 def _up_processes(args: Namespace, stack: Stack) -> int:
     try:
         local = prepare_processes(Path(args.stack), note)
+        clock = StartClock()
         with show_progress(args.progress, local.plan) as progress:
-            report = start_processes(local, progress, args.timeout)
+            report = start_processes(local, clock.watch(progress), args.timeout)
     except StartError as error:
         _explain(args, stack, error)
         raise
-    code = print_report(args, report)
+    code = print_report(args, report, more=report_start(args, clock, local.folder))
     if not report.ok:
         note("the processes are still running: use `stackgen logs` and `stackgen down`, both with --runtime process")
     return code
