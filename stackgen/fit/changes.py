@@ -12,7 +12,7 @@ from stackgen.fit.gpus import Gpu, known_gpus
 from stackgen.fit.settings import Settings
 from stackgen.fit.weights import Weights
 
-__all__ = ["find_changes"]
+__all__ = ["SHORTEST", "Option", "find_changes", "find_options", "four_bit_variant", "has_fp8"]
 
 # a shorter context answers hardly any chat
 SHORTEST = 2048
@@ -28,8 +28,7 @@ def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
         return ()
     if found.verdict == CLOSE and found.doubts:
         return (Change("start it once, and measure: `stackgen fit --observe`", "", ""),)
-    options = _vllm_options(found, model) if found.settings.engine == "vllm" else _other_options(found, model)
-    changes = [change for change, other, settings in options if _fits(other, settings, found.gpu)]
+    changes = [change for change, _, _ in find_options(found, model)]
     if gpu := _smallest_gpu(found, model):
         changes.append(Change(f"use a GPU with more memory: {gpu.name} ({format_gib(gpu.memory)}) is the smallest "
                               "in the table that fits", "", gpu.name))  # fmt: skip
@@ -37,6 +36,14 @@ def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
 
 
 Option = tuple[Change, Model, Settings]
+
+
+def find_options(found: Estimate, model: Model) -> list[Option]:
+    """The changes of the model's settings or weights with which it fits on the same GPU, the mildest first."""
+    if found.doubts:
+        return []
+    options = _vllm_options(found, model) if found.settings.engine == "vllm" else _other_options(found, model)
+    return [one for one in options if _fits(one[1], one[2], found.gpu)]
 
 
 def _fits(model: Model, settings: Settings, gpu: Gpu) -> bool:
@@ -67,7 +74,7 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
             if _fits(model, less, found.gpu):
                 yield Change(f"at most {fewer} requests at the same time", "max_num_seqs", str(fewer)), model, less
                 break
-    if _has_fp8(found.gpu) and settings.kv_cache_dtype == "auto" and not known.is_hybrid:
+    if has_fp8(found.gpu) and settings.kv_cache_dtype == "auto" and not known.is_hybrid:
         half = replace(settings, kv_cache_dtype="fp8")
         yield (
             Change("half of the memory for the KV cache, at a small loss of quality", "kv_cache_dtype", "fp8"),
@@ -94,23 +101,25 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
 
 def _quantized(found: Estimate, model: Model) -> Iterator[Option]:
     settings = found.settings
-    if _has_fp8(found.gpu):
+    if has_fp8(found.gpu):
         eight = replace(settings, quantization="fp8")
         yield (
             Change("compress the weights to 8 bits while loading, or use a checkpoint in FP8", "quantization", "fp8"),
             model,
             eight,
         )
+    change, small = four_bit_variant(model)
+    yield change, small, settings
+
+
+def four_bit_variant(model: Model) -> tuple[Change, Model]:
+    """The change to a variant of `model` with 4-bit weights, and that variant. `model` has 16-bit weights."""
     # 4 bits for each weight, and scales: 4.5 bits; embeddings stay in 16
     known, element = model.architecture, DTYPE_BYTES[model.architecture.dtype]
     ends = known.vocabulary * known.hidden * element * (1 if known.tied else 2)
     four = int(max(0, model.weights.total - ends) * 4.5 / (8 * element) + ends)
     small = Model(replace(known, quantization="awq"), Weights(four, (), "4 bits for each weight"), model.name)
-    yield (
-        Change(f"use a variant with 4-bit weights (AWQ or GPTQ): about {format_gib(four)}", "model", ""),
-        small,
-        settings,
-    )
+    return Change(f"use a variant with 4-bit weights (AWQ or GPTQ): about {format_gib(four)}", "model", ""), small
 
 
 def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
@@ -139,7 +148,8 @@ def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
                     model,
                     less,
                 )
-    length = found.length
+    # FastChat takes the context length from the model
+    length = found.length if settings.engine != "fastchat" else 0
     while (length := length // 2) >= SHORTEST:
         shorter = replace(settings, max_model_len=length)
         if _fits(model, shorter, found.gpu):
@@ -147,7 +157,8 @@ def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
             break
 
 
-def _has_fp8(gpu: Gpu) -> bool:
+def has_fp8(gpu: Gpu) -> bool:
+    """Whether the GPU computes in FP8."""
     parts = gpu.compute.split(".")
     return len(parts) == 2 and all(one.isdigit() for one in parts) and (int(parts[0]), int(parts[1])) >= FP8_COMPUTE
 

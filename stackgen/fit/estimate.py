@@ -243,6 +243,10 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
     if settings.engine != "vllm" and (settings.max_num_seqs or 1) > 1:
         what = f"{settings.max_num_seqs} requests with {found.length} tokens"
     low, middle, high = found.cache
+    if high < wanted and middle < 0:
+        return NOT, (f"the weights and buffers need {format_gib(found.budget - middle)}, and the engine may take "
+                     f"{format_gib(found.budget)}: with {format_gib(wanted)} of KV cache for {what}, "
+                     f"{format_gib(wanted - middle)} are missing")  # fmt: skip
     if high < wanted:
         return NOT, (f"{format_gib(middle)} of room for the KV cache, but {what} need{'s' * ('one' in what)} "
                      f"{format_gib(wanted)}: {format_gib(wanted - middle)} are missing")  # fmt: skip

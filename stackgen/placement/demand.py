@@ -13,7 +13,7 @@ from stackgen.fit.estimate import FITS, format_gib
 from stackgen.fit.settings import Settings
 from stackgen.flags.parallel import count_model_groups
 
-__all__ = ["MARGIN", "Demand", "Option", "find_demand", "find_mistakes"]
+__all__ = ["MARGIN", "Demand", "Option", "find_counts", "find_demand", "find_mistakes", "settings_of"]
 
 # of each shared GPU, this share stays free: the CUDA context of each process is outside of its share
 MARGIN = 0.05
@@ -61,7 +61,7 @@ def find_demand(
     share = float(spec.gpu_memory_utilization) if spec.share_gpus else 1.0
     options: list[Option] = []
     refused: dict[tuple[Gpu, int], str] = {}
-    for count in _counts(spec):
+    for count in find_counts(spec):
         # if it fits on each kind with fewer, more GPUs find no further room
         if count not in also and {one.gpu for one in options} >= set(kinds):
             continue
@@ -78,7 +78,7 @@ def find_demand(
 def _try(spec: Any, model: Model, gpu: Gpu, count: int, share: float) -> Option | str:
     """The option, or why it is none."""
     try:
-        found = estimate(model, _settings(spec, count), gpu)
+        found = estimate(model, settings_of(spec, count), gpu)
     except StackgenError as error:
         return error.message
     reserved = found.needed[2]
@@ -106,14 +106,16 @@ def find_mistakes(index: int, spec: Any) -> list[Mistake]:
     return []
 
 
-def _counts(spec: Any) -> list[int]:
+def find_counts(spec: Any) -> list[int]:
+    """The numbers of GPUs that one replica may have."""
     groups = (count_model_groups(spec) if spec.engine == "vllm" else 1) or 1
     each = groups * getattr(spec, "pipeline_parallel_size", 1)
     given = getattr(spec, "tensor_parallel_size", None)
     return [each * given] if given else [each * count for count in COUNTS]
 
 
-def _settings(spec: Any, count: int) -> Settings:
+def settings_of(spec: Any, count: int) -> Settings:
+    """The settings of a replica on `count` GPUs."""
     named = engine_version(spec.image or "") or engine_version(f":{getattr(spec, 'engine_version', None) or ''}")
     if spec.engine != "vllm":
         return read_settings(spec, count, ())

@@ -112,6 +112,10 @@ def _explain(
                    if not chosen or gpu != chosen[0].gpu)  # fmt: skip
     if not chosen:
         return Place(demand, replica, (), "no room", others)
+    fewer = {count: text for (gpu, count), text in demand.refused.items() if gpu == chosen[0].gpu}
+    if fewer and max(fewer) < count:
+        most = max(fewer)
+        others = (f"{most} GPU{'s' * (most > 1)} of {chosen[0].gpu.name} instead of {count}: {fewer[most]}", *others)
     [option] = [one for one in demand.options if one.gpu == chosen[0].gpu and one.count == count]
     why = [option.text + (" on each GPU" if count > 1 else "")]
     if count > 1:
@@ -139,7 +143,12 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
             free[one.island] = free.get(one.island, 0) + 1
     most, least = max(free.values(), default=0), min(fitting)
     if most < least:
-        return f"{least} needed in one island, {most} free"
+        if least == 1:
+            return "all of them are taken"
+        # the reason is why fewer are not enough
+        fewer = "".join(f"; with {count}: {text}" for (kind, count), text in sorted(
+            demand.refused.items(), key=lambda one: one[0][1]) if kind == gpu and count < least)  # fmt: skip
+        return f"{least} needed in one island, {most} free{fewer}"
     if not chosen:
         return f"{least} needed for each replica, and other replicas come first"
     if least > len(chosen):

@@ -11,15 +11,18 @@ from typing import Any
 from stackgen.cli.commands.fit_models import find_model, make_hub
 from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_data, require_writable, write_text
+from stackgen.cli.commands.plan_text import offer_lines, offers_json
 from stackgen.cli.commands.table import format_table, size_text
 from stackgen.engines.base import served_names
 from stackgen.errors import MachineError, Mistake, SpecError, StackgenError
 from stackgen.fit.gpus import observed_gpu
 from stackgen.placement import (
+    Candidate,
     Demand,
     Device,
+    Offer,
     Plan,
-    find_demand,
+    find_offers,
     join_islands,
     parse_machine,
     parse_topology,
@@ -56,7 +59,7 @@ def plan(args: Namespace) -> int:
         if mistakes := list(_find_mistakes(spec)):
             raise locate(SpecError(str(path), mistakes), text, str(path))
         devices = _read_file(Path(args.machine)) if args.machine else _read_this_machine()
-        found = _choose(args, spec, path.parent, devices)
+        found, offers = _choose(args, spec, path.parent, devices)
         wanted = format_placement(_record(spec, found))
         writes = found.is_complete and not args.dry_run
         if writes:
@@ -66,8 +69,9 @@ def plan(args: Namespace) -> int:
     file = str(path.parent / FILE) if writes else None
     # the picture on stdout and nothing else
     if args.svg != "-":
-        print_data(args, {"complete": found.is_complete, "file": file, **_to_json(found)}, list(_to_lines(found)))
-    _note_result(args, found, file)
+        data = {"complete": found.is_complete, "file": file, **_to_json(found), "offers": offers_json(offers)}
+        print_data(args, data, [*_to_lines(found), *offer_lines(offers)])
+    _note_result(args, found, bool(offers), file)
     return 0 if found.is_complete else 1
 
 
@@ -91,17 +95,28 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
             yield Mistake(f"models[{index}].gpus", what, hint="set `auto` here too, or list the GPUs")
 
 
-def _choose(args: Namespace, spec: StackSpec, folder: Path, devices: Sequence[Device]) -> Plan:
-    hub, kinds = make_hub(spec, folder, args.offline), list(dict.fromkeys(one.gpu for one in devices))
-    recorded = {} if args.repack else read_placement(folder)
-    demands: list[Demand] = []
+def find_candidates(spec: StackSpec, folder: Path, offline: bool, recorded: Mapping[str, Recorded]) -> list[Candidate]:
+    """The models of `spec` with `gpus: auto`. Raises StackgenError if one of them can't be read."""
+    hub, found = make_hub(spec, folder, offline), []
     for index, model in enumerate(spec.models):
         if model.gpus == "auto":
             known = find_model(model.model, folder, hub, model.revision, getattr(model, "file", None) or "")
             name = served_names(model)[0]
             counts = frozenset(len(gpus) for gpus in recorded[name].replicas) if name in recorded else frozenset()
-            demands.append(find_demand(index, name, model, known, kinds, counts))
-    return plan_places(demands, devices, _kept(demands, devices, recorded), _blocked(spec, devices))
+            found.append(Candidate(index, name, model, known, counts))
+    return found
+
+
+def _choose(
+    args: Namespace, spec: StackSpec, folder: Path, devices: Sequence[Device]
+) -> tuple[Plan, tuple[Offer, ...]]:
+    kinds = list(dict.fromkeys(one.gpu for one in devices))
+    recorded = {} if args.repack else read_placement(folder)
+    candidates = find_candidates(spec, folder, args.offline, recorded)
+    demands = [one.demand(kinds) for one in candidates]
+    kept = _kept(demands, devices, recorded)
+    found = plan_places(demands, devices, kept, _blocked(spec, devices))
+    return found, find_offers(candidates, found, kept)
 
 
 def _kept(
@@ -189,7 +204,7 @@ def _to_lines(found: Plan) -> Iterator[str]:
         yield f"free: GPU {', '.join(free)}"
 
 
-def _note_result(args: Namespace, found: Plan, file: str | None) -> None:
+def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | None) -> None:
     if file:
         note(f"recorded in {file}. `stackgen render {args.stack}` uses it")
     elif found.is_complete:
@@ -199,6 +214,6 @@ def _note_result(args: Namespace, found: Plan, file: str | None) -> None:
         note(f"no room for {count} of {len(found.places)} replicas, so nothing was recorded")
         if found.moving_helps:
             note("there is room for all of them if others move: `stackgen plan --repack`")
-        else:
-            note("what helps: a shorter `max_model_len`, `kv_cache_dtype: fp8`, a quantized variant, fewer replicas or "
-                 "more GPUs. `stackgen fit MODEL --gpu NAME` shows what one model needs")  # fmt: skip
+        elif not has_offers:
+            note("no change of a field and no shared GPU makes room for all. What helps: fewer replicas, smaller "
+                 "models, or more GPUs. `stackgen fit MODEL --gpu NAME` shows what one model needs")  # fmt: skip

@@ -1,0 +1,198 @@
+"""Models that share a GPU: whether all of them fit together, and with which shares of its memory they would.
+
+vLLM takes its share of the memory and no more (`stackgen.fit.estimate`); llama.cpp and FastChat take what they need.
+Each process has a CUDA context outside of its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from stackgen.errors import StackgenError
+from stackgen.fit.changes import SHORTEST, four_bit_variant, has_fp8
+from stackgen.fit.estimate import CLOSE, CONTEXT, FITS, NOT, Change, Estimate, Model, estimate, format_gib
+from stackgen.fit.gpus import GIB, Gpu
+from stackgen.fit.settings import Settings
+
+__all__ = ["HIGHEST_SUM", "Shared", "Shares", "find_shares", "judge_together"]
+
+# the most that gpu_memory_utilization of all models on a GPU may add up to: `stackgen.resolve.placement` refuses more
+HIGHEST_SUM = 0.95
+LENGTHS = tuple(sorted({factor * 2**power for power in range(10, 17) for factor in (2, 3)}, reverse=True))
+# a share beyond the smallest, in case that CUDA graphs outside of it decide
+STEPS = 5
+
+
+Varied = list[tuple[Model, Settings, tuple[Change, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The verdict on all models of one GPU. `taken`: bytes of all of them, (low, middle, high)."""
+
+    verdict: str
+    reason: str
+    taken: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Settings with which models fit together. `rank`: the smaller, the milder. `changes`: those of each model."""
+
+    rank: tuple[int, int]
+    changes: tuple[tuple[Change, ...], ...]
+    models: tuple[Model, ...]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a model has other weights than before."""
+        return any(change.field in ("quantization", "model") for each in self.changes for change in each)
+
+
+def judge_together(estimates: Sequence[Estimate]) -> Shared:
+    """Judges models that share a GPU. Each of them has its own verdict besides."""
+    memory, contexts = estimates[0].gpu.memory, int(len(estimates) * CONTEXT * GIB)
+    low, middle, high = (sum(sizes) + contexts for sizes in zip(*map(_taken, estimates), strict=True))
+    what = f"together, they take {format_gib(low)} to {format_gib(high)}, with {format_gib(contexts)} for CUDA contexts"
+    room = f"the GPU has {format_gib(memory)}"
+    if low > memory:
+        return Shared(NOT, f"{what}, and {room}: {format_gib(low - memory)} are missing", (low, middle, high))
+    verdict = FITS if high <= memory else CLOSE
+    return Shared(verdict, f"{what}, and {room}", (low, middle, high))
+
+
+def _taken(found: Estimate) -> tuple[int, int, int]:
+    """What an engine takes: its share, and what it allocates outside of it."""
+    settings = found.settings
+    if settings.engine != "vllm":
+        return found.needed
+    outside = [term for term in found.terms if "outside" in term.name]
+    extra = tuple(sum(getattr(term, name) for term in outside) for name in ("low", "bytes", "high"))
+    if settings.kv_cache_bytes:
+        low, middle, high = (sum(getattr(term, name) for term in found.terms) for name in ("low", "bytes", "high"))
+        cache = settings.kv_cache_bytes
+        return low + cache, middle + cache, high + cache
+    return found.budget + extra[0], found.budget + extra[1], found.budget + extra[2]
+
+
+def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> list[Shares]:
+    """The settings with which the models of `group` fit on one GPU together, the mildest first; [] if nothing helps.
+
+    First as they are, then with a smaller cache, and with quantized weights. Each at the longest context that fits;
+    none that is no longer than a milder one.
+    """
+    found: list[Shares] = []
+    best = 0
+    for number, vary in enumerate((_same, _half_cache, _half_weights, _four_bits)):
+        if (varied := vary(group, gpu)) and (lengths := _find_lengths(varied, gpu)) and sum(lengths) > best:
+            best = sum(lengths)
+            own = [_length(model, settings) for model, settings, _ in varied]
+            shares = _divide(_smallest_shares(varied, lengths, gpu)) or []
+            changes = tuple(
+                (Change("", "gpu_memory_utilization", f"{share:g}"), *more,
+                 *((Change("", "max_model_len", str(now)),) if now < before else ()))
+                for (_, _, more), share, before, now in zip(varied, shares, own, lengths, strict=True)
+            )  # fmt: skip
+            shortened = -(-max(own) // max(1, min(lengths)))
+            found.append(Shares((number, shortened), changes, tuple(model for model, _, _ in varied)))
+            if lengths == own:
+                break
+    return found
+
+
+def _find_lengths(varied: Varied, gpu: Gpu) -> list[int]:
+    """The context length of each model with which all fit; [] if there is none."""
+    own = [_length(model, settings) for model, settings, _ in varied]
+    for limit in (max(own), *LENGTHS):
+        # FastChat takes the context length from the model
+        lengths = [min(each, limit) if settings.engine != "fastchat" else each
+                   for each, (_, settings, _) in zip(own, varied, strict=True)]  # fmt: skip
+        if limit < SHORTEST or not _divide(_smallest_shares(varied, lengths, gpu)):
+            continue
+        # a small model may have room for more than the large one
+        for index in sorted(range(len(varied)), key=lambda index: varied[index][0].weights.total):
+            for longer in sorted({own[index], *LENGTHS}, reverse=True):
+                if own[index] >= longer > lengths[index]:
+                    tried = [longer if other == index else each for other, each in enumerate(lengths)]
+                    if _divide(_smallest_shares(varied, tried, gpu)):
+                        lengths = tried
+                        break
+        return lengths
+    return []
+
+
+def _smallest_shares(varied: Varied, lengths: Sequence[int], gpu: Gpu) -> list[float | None]:
+    own = [_length(model, settings) for model, settings, _ in varied]
+    return [_smallest_share(model, settings if now == before else replace(settings, max_model_len=now), gpu)
+            for (model, settings, _), before, now in zip(varied, own, lengths, strict=True)]  # fmt: skip
+
+
+def _length(model: Model, settings: Settings) -> int:
+    return (settings.max_model_len if settings.max_model_len not in (None, -1) else 0) or model.architecture.length
+
+
+def _same(group: Sequence[tuple[Model, Settings]], _gpu: Gpu) -> Varied | None:
+    return [(model, settings, ()) for model, settings in group]
+
+
+def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> Varied | None:
+    def can(model: Model, settings: Settings) -> bool:
+        return settings.engine == "vllm" and settings.kv_cache_dtype == "auto" and not model.architecture.is_hybrid
+
+    change = Change("", "kv_cache_dtype", "fp8")
+    if not has_fp8(gpu) or not any(can(*one) for one in group):
+        return None
+    return [(model, replace(settings, kv_cache_dtype="fp8"), (change,)) if can(model, settings) else
+            (model, settings, ()) for model, settings in group]  # fmt: skip
+
+
+def _half_weights(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> Varied | None:
+    if not has_fp8(gpu):
+        return None
+    return _vary_largest(group, lambda model, settings: (
+        model, replace(settings, quantization="fp8"), (Change("", "quantization", "fp8"),)))  # fmt: skip
+
+
+def _four_bits(group: Sequence[tuple[Model, Settings]], _gpu: Gpu) -> Varied | None:
+    def vary(model: Model, settings: Settings) -> tuple[Model, Settings, tuple[Change, ...]]:
+        change, small = four_bit_variant(model)
+        return small, settings, (change,)
+
+    return _vary_largest(group, vary)
+
+
+def _vary_largest(
+    group: Sequence[tuple[Model, Settings]],
+    vary: Callable[[Model, Settings], tuple[Model, Settings, tuple[Change, ...]]],
+) -> Varied | None:
+    # the largest model has the most to gain, and the others keep their quality
+    largest = max(range(len(group)), key=lambda index: group[index][0].weights.total)
+    model, settings = group[largest]
+    if settings.engine != "vllm" or settings.quantization or model.architecture.quantization:
+        return None
+    return [vary(*one) if index == largest else (*one, ()) for index, one in enumerate(group)]
+
+
+def _smallest_share(model: Model, settings: Settings, gpu: Gpu) -> float | None:
+    """The smallest share of the GPU's memory with which the model fits for certain, in whole percents."""
+    try:
+        found = estimate(model, settings, gpu)
+        percent = -(-found.needed[2] * 100 // gpu.memory)
+        if settings.engine != "vllm":
+            return percent / 100 if not found.doubts else None
+        for each in range(percent, min(percent + STEPS, int(HIGHEST_SUM * 100) + 1)):
+            if estimate(model, replace(settings, utilization=each / 100), gpu).verdict == FITS:
+                return each / 100
+    except StackgenError:
+        return None
+    return None
+
+
+def _divide(shares: Sequence[float | None]) -> list[float] | None:
+    """`shares`, enlarged in proportion until they use all that may be given away; None if they are more than that."""
+    known = [round(share * 100) for share in shares if share]
+    most = round(HIGHEST_SUM * 100)
+    if len(known) < len(shares) or sum(known) > most:
+        return None
+    return [share * most // sum(known) / 100 for share in known]

@@ -1,0 +1,133 @@
+"""What `stackgen plan` offers if there is no room for all: each offer is written into stack.yaml and planned again.
+
+The models have the configs of public models and files of their size, without data.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.fit_rows import DATA, read_rows
+from stackgen.cli.main import main
+
+GIB = 2**30
+BIG, MIDDLE, OTHER, SMALL = (
+    "Qwen/Qwen2.5-72B-Instruct", "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3-0.6B",
+)  # fmt: skip
+
+
+def write_public_model(folder: Path, name: str) -> Path:
+    """A folder with the config of the public model, and one file of the size of its weights; it takes no disk space."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(json.loads((DATA / "models.json").read_text())[name]))
+    gib = max(row.number("checkpoint_gib") or 0 for row in read_rows() if row.fields["model"] == name)
+    rows = int(gib * GIB) // 2048
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [rows, 1024], "data_offsets": [0, rows * 2048]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + rows * 2048)
+    return folder
+
+
+class Planner:
+    """Plans a stack of public models in a folder."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys = folder, capsys
+
+    def write(self, gpus: str, *models: str, **fields: Any) -> dict[str, Any]:
+        kind, count = gpus.split(" x ")
+        rows = [{"uuid": f"GPU-{number}", "name": kind, "island": "x"} for number in range(int(count))]
+        (self.folder / "machine.yaml").write_text(yaml.safe_dump({"gpus": rows}))
+        entries = []
+        for name in models:
+            place = self.folder / name.rpartition("/")[2]
+            if not place.exists():
+                write_public_model(place, name)
+            entries.append({"model": f"./{place.name}", "engine": "vllm", "gpus": "auto", **fields})
+        return {"name": "s", "gateway": True, "models": entries}
+
+    def plan(self, stack: dict[str, Any], *arguments: str) -> tuple[int, str]:
+        (self.folder / "stack.yaml").write_text(yaml.safe_dump(stack))
+        code = main(["plan", str(self.folder), "--machine", str(self.folder / "machine.yaml"), "--offline", *arguments])
+        return code, self._capsys.readouterr().out
+
+    def offers(self, stack: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        code, text = self.plan(stack, "--json")
+        assert code == 1
+        return [offer["settings"] for offer in json.loads(text)["offers"]]
+
+
+@pytest.fixture
+def planner(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Planner:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    return Planner(tmp_path, capsys)
+
+
+def apply(stack: dict[str, Any], settings: list[dict[str, Any]]) -> dict[str, Any]:
+    changed: dict[str, Any] = json.loads(json.dumps(stack))
+    for one in settings:
+        changed["models"][one["model"]][one["field"]] = yaml.safe_load(one["value"])
+    return changed
+
+
+def fields(offer: list[dict[str, Any]]) -> set[tuple[int, str]]:
+    return {(one["model"], one["field"]) for one in offer}
+
+
+CASES = {
+    "two small models on two RTX 4090": ("RTX-4090 x 2", (MIDDLE, OTHER), {}),
+    "a large model next to a small one on four A100": ("A100-80GB x 4", (BIG, SMALL), {}),
+    "a large model next to a small one on two H100": ("H100 x 2", (BIG, SMALL), {}),
+    "two models on one RTX 4090": ("RTX-4090 x 1", (MIDDLE, SMALL), {"max_model_len": 16384}),
+    "three models on one H100": ("H100 x 1", (MIDDLE, OTHER, SMALL), {"max_model_len": 16384}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_offered_setting_makes_room_for_all(planner: Planner, case: str) -> None:
+    gpus, models, more = CASES[case]
+    stack = planner.write(gpus, *models, **more)
+    offers = planner.offers(stack)
+    assert offers
+    for offer in offers:
+        # another variant of a model is described, and can't be written down
+        if all(one["value"] for one in offer):
+            code, text = planner.plan(apply(stack, offer), "--dry-run")
+            assert code == 0, text
+
+
+def test_two_small_models_get_one_gpu_each_with_shorter_contexts(planner: Planner) -> None:
+    (offer, *_) = planner.offers(planner.write("RTX-4090 x 2", MIDDLE, OTHER))
+    assert fields(offer) == {(0, "max_model_len"), (1, "max_model_len")}
+    _, text = planner.plan(planner.write("RTX-4090 x 2", MIDDLE, OTHER))
+    assert "1 GPU of RTX-4090 instead of 2: too close to call" in text
+    assert "then: Qwen3-8B on GPU 0; Llama-3.1-8B-Instruct on GPU 1" in text
+
+
+def test_a_large_model_shares_its_gpus_at_full_context(planner: Planner) -> None:
+    variant, shared = planner.offers(planner.write("A100-80GB x 4", BIG, SMALL))
+    assert [one["text"] for one in variant] == ["use a variant with 4-bit weights (AWQ or GPTQ): about 41.42 GiB"]
+    assert fields(shared) == {(index, field) for index in (0, 1) for field in ("share_gpus", "gpu_memory_utilization")}
+    shares = [float(one["value"]) for one in shared if one["field"] == "gpu_memory_utilization"]
+    assert 0.9 < sum(shares) <= 0.95
+
+
+def test_an_offered_context_is_the_longest_that_fits(planner: Planner) -> None:
+    stack = planner.write("RTX-4090 x 2", MIDDLE, OTHER)
+    (offer, *_) = planner.offers(stack)
+    longer = [{**one, "value": str(int(one["value"]) + 1024)} for one in offer]
+    assert planner.plan(apply(stack, longer))[0] == 1
+
+
+def test_without_any_change_that_helps_the_note_says_so(planner: Planner, capsys: pytest.CaptureFixture[str]) -> None:
+    (planner.folder / "stack.yaml").write_text(yaml.safe_dump(planner.write("L4 x 1", BIG)))
+    assert main(["plan", str(planner.folder), "--machine", str(planner.folder / "machine.yaml"), "--offline"]) == 1
+    printed = capsys.readouterr()
+    assert "to make room" not in printed.out and "no change of a field and no shared GPU makes room" in printed.err
