@@ -26,7 +26,7 @@ def catalogue_page(note):
         f"checkpoints that vLLM {version} serves, each with a stack.yaml that renders": len(able),
         "models that need vllm-omni, for which stackgen has no engine": sum(one.omni for one in entries),
         "models with a parser for tool calls in their recipe": sum(bool(one.tool_call_parser) for one in entries),
-        f"… that vLLM {version} has, with those of the documentation":
+        f"models with a parser for tool calls that vLLM {version} has, in their recipe or in vLLM's documentation":
             sum(find_parser("tool_call_parser", one.model) is not None for one in entries),
         f"models with a parser for reasoning that vLLM {version} has":
             sum(find_parser("reasoning_parser", one.model) is not None for one in entries),
@@ -43,15 +43,15 @@ def catalogue_page(note):
         note, "# The catalogue of models\n",
         "`stackgen models` reads a catalogue of facts from the recipes of vLLM "
         f"([{snapshot.source}](https://github.com/{snapshot.source}), {snapshot.licence}) at commit "
-        f"`{snapshot.commit}`. The newest recipe is of {snapshot.updated}. The texts of the recipes are not in it. "
-        "[Choose a model](../how-to/choose-a-model.md) shows how to use it.\n",
-        "Nobody has run all of these recipes: people add them, and `verified` is what they say. So stackgen checks "
-        f"each flag and each parser against the real vLLM {version}, leaves out what it does not have, and never takes "
-        "a flag that loads code, opens a file or a port, or names another model.\n",
+        f"`{snapshot.commit}`. The newest recipe is of {snapshot.updated}. The catalogue does not contain the texts of "
+        "the recipes. [Choose a model](../how-to/choose-a-model.md) shows how to use the catalogue.\n",
+        "Nobody has run all of these recipes. Their authors state which hardware is `verified`. So stackgen checks each "
+        f"flag and each parser against the real vLLM {version}, and leaves out those that this version does not have. "
+        "It never takes over a flag that loads code, opens a file or a port, or names another model.\n",
         "## Coverage\n", "| what | count |", "|---|---|",
         *(f"| {what} | {count} |" for what, count in rows.items()), "",
-        "The recipes name no licence, and only a few say that a model is gated. What is known of both comes from the "
-        "models' own repositories. `stackgen models show MODEL --hub` asks the Hugging Face Hub.\n",
+        "The recipes name no licence, and only a few say that a model is gated. Licences and gates in the catalogue come "
+        "from the models' own repositories. `stackgen models show MODEL --hub` reads them from the Hugging Face Hub.\n",
         "## Flags that are left out\n", "| flag | reason | checkpoints |", "|---|---|---|",
         *(f"| `{flag}` | {reason} | {count} |" for (flag, reason), count in sorted(left.items())), "",
         *_memory(able), *_hardware(snapshot), *_licences(),
@@ -67,10 +67,10 @@ def _memory(able):
             small.append((variant.model, variant.vram_gb, weights / GB))
     yield "## Memory\n"
     yield (
-        "A recipe's figure is the size of the weights and 20 %, rounded, and the context is not in it. "
-        "[`stackgen fit`](../how-to/fit-a-model.md) estimates all parts of the memory. The table compares both for "
-        "the models whose config.json and size of the weights are in the data of "
-        f"[its accuracy](fit-accuracy.md): one request of {LENGTH:,} tokens, on as few H200 as can be.\n"
+        "A recipe's figure is the size of the weights plus 20 %, rounded. It does not include the context. "
+        "[`stackgen fit`](../how-to/fit-a-model.md) estimates all parts of the memory. The table compares both figures "
+        f"for one request of {LENGTH:,} tokens, on the smallest possible number of H200 GPUs. It contains the models "
+        "whose config.json and size of the weights are in the data of the page on [accuracy](fit-accuracy.md).\n"
     )
     yield "| model | recipe | `fit` | difference |"
     yield "|---|---|---|---|"
@@ -79,8 +79,8 @@ def _memory(able):
     yield ""
     if small:
         yield (
-            f"{len(small)} figures are below the size of the weights, as the number of parameters and the precision "
-            "in the recipe give it. One of the two is wrong, and `models search --fits` uses the larger one:\n"
+            f"{len(small)} figures are smaller than the size of the weights, computed from the number of parameters and "
+            "the precision in the recipe. One of the two is wrong. `models search --fits` uses the larger one:\n"
         )
         yield "| checkpoint | recipe | weights |"
         yield "|---|---|---|"

@@ -96,10 +96,10 @@ def stack_file():
         NOTE, "# The stack file\n",
         "`stackgen schema` prints the format of `stack.yaml` as JSON Schema. "
         "`stackgen init` writes a `stack.yaml` with comments. The name `stack.yml` works, too.\n",
-        "As in a Compose file, fields at the top level that start with `x-` are yours, for YAML anchors, and a number "
-        "may be in quotes. Write spaces, and no tabs: PyYAML 6.0.4 without libyaml refuses a tab between or behind "
-        "values (`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from "
-        "`.env` (`from_env` in `extra_env`), and `$${NAME}` is the text `${NAME}`.\n",
+        "As in a Compose file, you can use top-level fields that start with `x-` for YAML anchors, and numbers may be in "
+        "quotes. Use spaces, not tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
+        "(`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from "
+        "`.env` (`from_env` in `extra_env`). For the text `${NAME}`, write `$${NAME}`.\n",
         "## The stack\n", table(schema, definitions), "",
         "## Fields of every model\n",
         "Every model also needs the field `engine`: " + ", ".join(f"`{name}`" for name in titles) + ".\n",
@@ -134,30 +134,31 @@ def bundle_page():
         "## The folder\n",
         "| file | content |", "|---|---|",
         "| `manifest.json` | what the bundle contains. Its SHA-256 is the digest of the bundle |",
-        "| `blobs/sha256/HEX` | one blob: a layer, a configuration or a manifest of an image, a file of the weights, a "
-        "file of the stack, a package |",
+        "| `blobs/sha256/HEX` | one blob: a layer, a configuration or a manifest of an image, or a file of the weights, "
+        "or a file of the stack, or a package |",
         "| `part-001/blobs/sha256/HEX` | the same with `--part-size`. A blob that does not fit into one part is cut "
         "into `HEX.001` in one part and `HEX.002` in the next one |",
         "| `index.json`, `oci-layout` | make the folder an [OCI image layout]"
-        "(https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md), for example for skopeo. Not with "
-        "`--part-size` or `--base`: there, `bundle load --layout DIR` writes a layout |",
+        "(https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md), for example for skopeo. A bundle "
+        "with `--part-size` or `--base` is no such layout, but `bundle load --layout DIR` writes one |",
         "| `SHA256SUMS` | checksums of all files, for `sha256sum -c` |",
-        "| `sbom.cdx.json` | all components, as CycloneDX 1.6: images with the packages of Debian, Alpine and Python "
-        "in them, models with each file, and Python packages. Packages of RPM, and programs without a package, are not "
-        "listed |",
+        "| `sbom.cdx.json` | all components, as CycloneDX 1.6: images with their Debian, Alpine and Python packages, "
+        "models with each file, and Python packages. The list does not contain RPM packages, or programs without a "
+        "package |",
         "| `LICENSES.txt` | the licences that the components state |",
-        "| `install.py`, `README.txt` | install stackgen without network; the steps on the other machine |",
-        "| `.create.json` | only while a bundle is not complete: what `create` has done |",
+        "| `install.py`, `README.txt` | the script that installs stackgen without a network, and the steps on the other "
+        "machine |",
+        "| `.create.json` | the progress of `create`; exists only until the bundle is complete |",
         "",
         "## Exit codes\n",
         "| code | `verify` and `load` | `diff` |", "|---|---|---|",
-        "| 0 | the bundle is intact; it was loaded | both bundles have the same content |",
-        "| 1 | a file or part is missing or damaged, or the digest is not the one of `--expect` | the bundles differ |",
-        "| 2 | the folder is no bundle, an earlier bundle is needed, another version of stackgen, edited files | the "
-        "folder is no bundle |",
+        "| 0 | the bundle is intact, and `load` has loaded it | both bundles have the same content |",
+        "| 1 | a file or part is missing or damaged, or the digest differs from `--expect` | the bundles differ |",
+        "| 2 | the folder is no bundle, or an earlier bundle or another version of stackgen is needed, or files were "
+        "edited | the folder is no bundle |",
         "| 3 | the Docker engine does not answer or has another platform, or a disk is full | |",
         "",
-        "If `load` fails, nothing of the bundle stays on the machine.\n",
+        "If `load` fails, it leaves nothing of the bundle on the machine.\n",
         "## Fields of manifest.json\n", table(schema, definitions), "",
     ]  # fmt: skip
     for name, definition in definitions.items():
@@ -232,7 +233,7 @@ def parsers():
         "```\n",
         "`stackgen check STACK --deep` tests with a real request whether the model calls tools.\n",
         "## Tool calls, by model family\n",
-        "For a model that is in no table of this page, see the model's page on the Hugging Face Hub: many name the "
+        "If a model is in no table of this page, see its page on the Hugging Face Hub. Many of these pages give the "
         "value of `--tool-call-parser`.\n",
         "| the model's name contains | `tool_call_parser` | source |", "|---|---|---|",
         *(f"| {one.get('shown') or readable(one['pattern'])} | `{one['parser']}` | "
@@ -240,8 +241,8 @@ def parsers():
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(sources, 1)), "",
         "## Models with a recipe\n",
-        "The recipes of vLLM name these parsers. [The catalogue of models](models.md) has their origin. For these "
-        "models, the recipe comes before the family.\n",
+        "vLLM's recipes name these parsers. [The catalogue of models](models.md) describes the recipes. If a model has a "
+        "recipe, stackgen uses the recipe and not the model's family.\n",
         "| model | `tool_call_parser` | `reasoning_parser` |", "|---|---|---|",
         *(f"| {one.model} | {parser_cell('tool_call_parser', one)} | {parser_cell('reasoning_parser', one)} |"
           for one in load_packaged().models if one.tool_call_parser or one.reasoning_parser), "",
@@ -319,8 +320,8 @@ def exam_table():
         f"|{'---|' * len(header)}",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        "Each exam was taken with fresh public reports, before the faults that it found were fixed. So only the newest",
-        "row says what to expect of a new report.",
+        "In each exam, stackgen diagnosed fresh public reports, before the faults that the exam found were fixed. So only",
+        "the newest row shows what to expect for a new report.",
     ]
 
 
@@ -368,28 +369,31 @@ def imports():
         "| outcome | meaning |", "|---|---|",
         "| `carried` | the value is in the field of `stack.yaml` that `field` names |",
         "| `translated` | the value is in the field in another form; `reason` says why |",
-        "| `built-in` | no field is needed: every stack does the same, or the word had a meaning only in the source |",
-        "| `secret` | a key or token: it goes into `.env` or a file, and is never printed |",
-        "| `dropped` | not carried over; `reason` says why. `stack.yaml` has a comment for each |", "",
+        "| `built-in` | no field is needed, because every stack does the same, or because the setting has no meaning "
+        "outside the source |",
+        "| `secret` | a key or token: the import writes it into `.env` or a file, and never prints it |",
+        "| `dropped` | not carried over; `reason` says why. `stack.yaml` contains a comment about it |", "",
         "`result` is `whole` if nothing is dropped and `stackgen render` accepts the stack, `notes` if something is "
         "dropped, and `none` if no model could be imported.\n",
         "## How much is carried over\n",
         f"Measured on {len(sources)} public Compose files, commands, scripts, units and values files of 2025 and "
-        "2026. The folders `public` and `unseen` in `tests/importing/` have them with other names, hosts and paths, "
-        "and their origins. The tests compare each word of a source with the outcomes: no word is lost without a "
-        "reason.\n",
+        "2026. The folders `public` and `unseen` in `tests/importing/` contain these sources with their origins, but "
+        "with other names, hosts and paths. The tests compare each word of a source with the outcomes, so that no word "
+        "is lost without a reason.\n",
         "| | sources | whole | with notes | not at all | silent losses |", "|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows), "",
         "The last row is the fairest measure, because the importer had not been changed for these sources. "
-        "The tests count losses. The first and the last row were measured before these tests existed. Most "
-        "notes are services that serve no model, API keys that are too short, and limits of memory and "
+        "The tests count silent losses, but the first and the last row were measured before these tests existed. Most "
+        "notes are about services that serve no model, API keys that are too short, and limits of memory and "
         "processes.\n",
         "## Options of containers\n",
-        "Options that are no field, by their name in `docker run` or Compose:\n",
+        "These options of `docker run` or Compose have no field in `stack.yaml`:\n",
         "| option | outcome | why |", "|---|---|---|",
         *(f"| `{name}` | {outcome} | {why} |" for table, outcome in ((BUILT_IN, "built-in"), (DROPPED, "dropped"))
           for name, why in sorted(table.items())), "",
-        "## Variables\n", "Other variables go into `extra_env`, and secrets among them into `.env`.\n",
+        "## Variables\n",
+        "The variables in this table need no field. The import writes all other variables into `extra_env`, and secrets "
+        "into `.env`.\n",
         "| variable | why no field is needed |", "|---|---|",
         *(f"| `{name}` | {why} |" for name, why in sorted(VARIABLES.items())), "",
     ]  # fmt: skip
@@ -419,8 +423,9 @@ def engine_versions():
     parts = [
         NOTE,
         "# Versions of the engines\n",
-        "`scripts/generate_flags.py` reads these lists from the real programs. A test compares this page with them, so",
-        "a new version is reviewed here. `stackgen upgrade` shows what a version means for one stack.\n",
+        "`scripts/generate_flags.py` reads these lists from the real programs. A test fails if this page does not match the",
+        "lists, so this page shows every change in a new version. `stackgen upgrade` shows what a version means for one",
+        "stack.\n",
     ]
 
     def listed(title, names):
