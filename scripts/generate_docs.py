@@ -96,8 +96,8 @@ def stack_file():
         NOTE, "# The stack file\n",
         "`stackgen schema` prints the format of `stack.yaml` as JSON Schema. "
         "`stackgen init` writes a `stack.yaml` with comments. The name `stack.yml` works, too.\n",
-        "As in a Compose file, you can use top-level fields that start with `x-` for YAML anchors, and numbers may be in "
-        "quotes. Use spaces, not tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
+        "As in a Compose file, you can use top-level fields that start with `x-` for YAML anchors, and numbers may be "
+        "in quotes. Use spaces, not tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
         "(`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from "
         "`.env` (`from_env` in `extra_env`). For the text `${NAME}`, write `$${NAME}`.\n",
         "## The stack\n", table(schema, definitions), "",
@@ -134,8 +134,8 @@ def bundle_page():
         "## The folder\n",
         "| file | content |", "|---|---|",
         "| `manifest.json` | what the bundle contains. Its SHA-256 is the digest of the bundle |",
-        "| `blobs/sha256/HEX` | one blob: a layer, a configuration or a manifest of an image, or a file of the weights, "
-        "or a file of the stack, or a package |",
+        "| `blobs/sha256/HEX` | one blob: a layer, a configuration or a manifest of an image, a file of the weights, "
+        "a file of the stack, or a package |",
         "| `part-001/blobs/sha256/HEX` | the same with `--part-size`. A blob that does not fit into one part is cut "
         "into `HEX.001` in one part and `HEX.002` in the next one |",
         "| `index.json`, `oci-layout` | make the folder an [OCI image layout]"
@@ -146,8 +146,8 @@ def bundle_page():
         "models with each file, and Python packages. The list does not contain RPM packages, or programs without a "
         "package |",
         "| `LICENSES.txt` | the licences that the components state |",
-        "| `install.py`, `README.txt` | the script that installs stackgen without a network, and the steps on the other "
-        "machine |",
+        "| `install.py`, `README.txt` | the script that installs stackgen without a network, and the steps on the "
+        "other machine |",
         "| `.create.json` | the progress of `create`; exists only until the bundle is complete |",
         "",
         "## Exit codes\n",
@@ -241,8 +241,8 @@ def parsers():
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(sources, 1)), "",
         "## Models with a recipe\n",
-        "vLLM's recipes name these parsers. [The catalogue of models](models.md) describes the recipes. If a model has a "
-        "recipe, stackgen uses the recipe and not the model's family.\n",
+        "vLLM's recipes name these parsers. [The catalogue of models](models.md) describes the recipes. If a model has "
+        "a recipe, stackgen uses the recipe and not the model's family.\n",
         "| model | `tool_call_parser` | `reasoning_parser` |", "|---|---|---|",
         *(f"| {one.model} | {parser_cell('tool_call_parser', one)} | {parser_cell('reasoning_parser', one)} |"
           for one in load_packaged().models if one.tool_call_parser or one.reasoning_parser), "",
@@ -320,8 +320,8 @@ def exam_table():
         f"|{'---|' * len(header)}",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        "In each exam, stackgen diagnosed fresh public reports, before the faults that the exam found were fixed. So only",
-        "the newest row shows what to expect for a new report.",
+        "In each exam, stackgen diagnosed fresh public reports, before the faults that the exam found were fixed. So",
+        "only the newest row shows what to expect for a new report.",
     ]
 
 
@@ -392,8 +392,8 @@ def imports():
         *(f"| `{name}` | {outcome} | {why} |" for table, outcome in ((BUILT_IN, "built-in"), (DROPPED, "dropped"))
           for name, why in sorted(table.items())), "",
         "## Variables\n",
-        "The variables in this table need no field. The import writes all other variables into `extra_env`, and secrets "
-        "into `.env`.\n",
+        "The variables in this table need no field. The import writes all other variables into `extra_env`, and "
+        "secrets into `.env`.\n",
         "| variable | why no field is needed |", "|---|---|",
         *(f"| `{name}` | {why} |" for name, why in sorted(VARIABLES.items())), "",
     ]  # fmt: skip
@@ -423,9 +423,9 @@ def engine_versions():
     parts = [
         NOTE,
         "# Versions of the engines\n",
-        "`scripts/generate_flags.py` reads these lists from the real programs. A test fails if this page does not match the",
-        "lists, so this page shows every change in a new version. `stackgen upgrade` shows what a version means for one",
-        "stack.\n",
+        "`scripts/generate_flags.py` reads these lists from the real programs. A test fails if this page does not match",
+        "the lists, so the page shows every change in a new version. `stackgen upgrade` shows what a version means for",
+        "one stack.\n",
     ]
 
     def listed(title, names):
