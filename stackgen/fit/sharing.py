@@ -54,7 +54,8 @@ def judge_together(estimates: Sequence[Estimate]) -> Shared:
     """Judges models that share a GPU. Each of them has its own verdict besides."""
     memory, contexts = estimates[0].gpu.memory, int(len(estimates) * CONTEXT * GIB)
     low, middle, high = (sum(sizes) + contexts for sizes in zip(*map(_taken, estimates), strict=True))
-    what = f"together, they take {format_gib(low)} to {format_gib(high)}, with {format_gib(contexts)} for CUDA contexts"
+    span = format_gib(low) if low == high else f"{format_gib(low)} to {format_gib(high)}"
+    what = f"they take {span}, with {format_gib(contexts)} for CUDA contexts"
     room = f"the GPU has {format_gib(memory)}"
     if low > memory:
         return Shared(NOT, f"{what}, and {room}: {format_gib(low - memory)} are missing", (low, middle, high))
@@ -84,15 +85,19 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> list[Share
     """
     found: list[Shares] = []
     best = 0
+    # a cache of a fixed size is outside of what the share decides
+    fixed = [(Change("without a fixed size of the KV cache", "kv_cache_memory", ""),) if settings.kv_cache_bytes else ()
+             for _, settings in group]  # fmt: skip
+    group = [(model, replace(settings, kv_cache_bytes=0)) for model, settings in group]
     for number, vary in enumerate((_same, _half_cache, _half_weights, _four_bits)):
         if (varied := vary(group, gpu)) and (lengths := _find_lengths(varied, gpu)) and sum(lengths) > best:
             best = sum(lengths)
             own = [_length(model, settings) for model, settings, _ in varied]
             shares = _divide(_smallest_shares(varied, lengths, gpu)) or []
             changes = tuple(
-                (Change("", "gpu_memory_utilization", f"{share:g}"), *more,
+                (Change("", "gpu_memory_utilization", f"{share:g}"), *more, *dropped,
                  *((Change("", "max_model_len", str(now)),) if now < before else ()))
-                for (_, _, more), share, before, now in zip(varied, shares, own, lengths, strict=True)
+                for (_, _, more), dropped, share, before, now in zip(varied, fixed, shares, own, lengths, strict=True)
             )  # fmt: skip
             shortened = -(-max(own) // max(1, min(lengths)))
             found.append(Shares((number, shortened), changes, tuple(model for model, _, _ in varied)))

@@ -9,7 +9,7 @@ from typing import Any
 from stackgen.fit.estimate import FITS, Change, Estimate, format_gib
 from stackgen.fit.gpus import GIB, known_gpus
 
-__all__ = ["as_json", "as_lines", "gpu_json", "gpu_lines"]
+__all__ = ["as_json", "as_lines", "gpu_json", "gpu_lines", "mark_of"]
 
 SYMBOLS = {FITS: ("✓", "32"), "doesn't fit": ("✗", "31")}
 
@@ -31,10 +31,15 @@ def as_json(name: str, found: Estimate, changes: Sequence[Change], gpus: int) ->
     }  # fmt: skip
 
 
+def mark_of(verdict: str, color: bool = False) -> str:
+    """The symbol in front of a verdict."""
+    symbol, code = SYMBOLS.get(verdict, ("?", "33"))
+    return f"\033[{code}m{symbol}\033[0m" if color else symbol
+
+
 def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, color: bool = False) -> list[str]:
     """The verdict, the number that decides it, the terms, and what would help."""
-    symbol, code = SYMBOLS.get(found.verdict, ("?", "33"))
-    mark = f"\033[{code}m{symbol}\033[0m" if color else symbol
+    mark = mark_of(found.verdict, color)
     where = f"{gpus} x {found.gpu.name}" if gpus > 1 else found.gpu.name
     settings = found.settings
     lines = [f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)} each)" if gpus > 1 else

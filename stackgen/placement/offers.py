@@ -200,6 +200,7 @@ def _apply(one: Candidate, change: Change, model: Model) -> tuple[Setting, Candi
     if change.field == "extra_args":
         value = (*one.spec.extra_args, "--cache-type-k", change.value, "--cache-type-v", change.value)
         shown = f"[{', '.join(value)}]"
-    return Setting(one.index, one.name, change.field, shown), replace(
+    text = "" if change.value else change.text
+    return Setting(one.index, one.name, change.field, shown, text), replace(
         one, spec=one.spec.model_copy(update={change.field: value})
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,15 @@ def _refuse_two_files(folder: Path) -> None:
         )
 
 
-def open_stack(where: str, output: str | None = None, target: str | None = None, host: str = "") -> Stack:
+def open_stack(
+    where: str, output: str | None = None, target: str | None = None, host: str = "",
+    place: Callable[[StackSpec], StackSpec] | None = None,
+) -> Stack:  # fmt: skip
     """Returns the stack in the file or folder `where`. Raises SpecError.
 
     `output` is the folder of the rendered files. Default: the folder of the stack file. `target` is `compose` or
     `kubernetes`. Default: the stack file's. `host` is the one of `hosts` that the folder belongs to.
+    `place` replaces `gpus: auto` instead of placement.yaml.
     """
     path = find_stack_file(where) or Path(where) / "stack.yaml"
     folder = Path(output) if output else path.parent
@@ -150,11 +155,9 @@ def open_stack(where: str, output: str | None = None, target: str | None = None,
     site = make_site(spec, folder, target)
     if not site.is_cluster:
         if copy and any(model.gpus == "auto" for model in spec.models):
-            raise StackgenError(
-                "the GPUs of `gpus: auto` are recorded next to stack.yaml, so the rendered files belong there too",
-                "render without --output, or copy stack.yaml and run `stackgen plan` there",
-            )
-        spec = apply_placement(spec, path, text)
+            what = "the GPUs of `gpus: auto` are recorded next to stack.yaml, so the rendered files belong there too"
+            raise StackgenError(what, "render without --output, or copy stack.yaml and run `stackgen plan` there")
+        spec = place(spec) if place else apply_placement(spec, path, text)
     try:
         plan = resolve(spec, site, str(path))
     except SpecError as error:
@@ -275,10 +278,8 @@ def _apply_assignment(data: dict[str, Any], entry: dict[str, Any], assignment: s
     """Applies `--set FIELD=VALUE` to the stack if it has a field of this name (`storage.path`), else to the model."""
     name, equals, value = assignment.partition("=")
     if not equals or not name:
-        mistake = Mistake(
-            "--set", f"{assignment!r} does not have the form FIELD=VALUE", hint="for example --set dtype=bfloat16"
-        )
-        raise SpecError("command line", [mistake])
+        what = f"{assignment!r} does not have the form FIELD=VALUE"
+        raise SpecError("command line", [Mistake("--set", what, hint="for example --set dtype=bfloat16")])
     try:
         parsed = read_value(value)
     # a value that is not valid YAML is text: `--set revision=[` needs no quotes

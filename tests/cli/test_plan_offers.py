@@ -41,8 +41,8 @@ class Planner:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self._capsys = folder, capsys
 
-    def write(self, gpus: str, *models: str, **fields: Any) -> dict[str, Any]:
-        kind, count = gpus.split(" x ")
+    def write(self, machine: str, *models: str, **fields: Any) -> dict[str, Any]:
+        kind, count = machine.split(" x ")
         rows = [{"uuid": f"GPU-{number}", "name": kind, "island": "x"} for number in range(int(count))]
         (self.folder / "machine.yaml").write_text(yaml.safe_dump({"gpus": rows}))
         entries = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stackgen.cli.commands.fit_models import find_model, make_hub
 from stackgen.cli.commands.fit_observe import observe
+from stackgen.cli.commands.fit_placement import Placed, open_placed
+from stackgen.cli.commands.fit_shared import drop_shares, find_groups, group_json, group_lines
 from stackgen.cli.commands.output import print_data
 from stackgen.engines.base import served_names
 from stackgen.errors import StackgenError
@@ -26,7 +28,7 @@ from stackgen.render.read import stack_file_in
 from stackgen.resolve.placement import place
 from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
 from stackgen.spec import parse_token_count
-from stackgen.stack.folder import Stack, find_stack_file, open_stack
+from stackgen.stack.folder import Stack, find_stack_file
 
 __all__ = ["Deployment", "fit"]
 
@@ -35,7 +37,7 @@ __all__ = ["Deployment", "fit"]
 class Deployment:
     """A model and how it runs: `name` for people, `service`: the first replica's service, "" without a stack.
 
-    `index`: its place in `models` of stack.yaml.
+    `index`: its place in `models` of stack.yaml. `ids`: the GPUs of all replicas, which other models may share.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Deployment:
     gpus: int
     service: str = ""
     index: int = 0
+    ids: tuple[str, ...] = ()
 
     def estimate(self) -> Estimate:
         return estimate(self.model, self.settings, self.gpu)
@@ -55,51 +58,66 @@ def fit(args: Namespace) -> int:
     if args.list_gpus:
         print_data(args, gpu_json(), gpu_lines())
         return 0
-    stack = _open(args)
+    placed = _open(args)
     if args.observe or args.pin:
-        if stack is None:
+        if placed is None:
             raise StackgenError("--observe needs a stack, whose engines are running", "name the stack's folder")
-        return observe(args, stack, list(_of_stack(args, stack)))
-    found = list(_of_stack(args, stack)) if stack else [_of_model(args)]
+        return observe(args, placed.stack, list(_of_stack(args, placed)))
+    found = list(_of_stack(args, placed)) if placed else [_of_model(args)]
     results = [(one, estimated, find_changes(estimated, one.model)) for one in found for estimated in (one.estimate(),)]
+    groups = find_groups([(one.name, one.model, estimated, one.ids) for one, estimated, _ in results])
+    results = [(one, estimated, drop_shares(changes, one.name, groups)) for one, estimated, changes in results]
     lines = [line for one, estimated, changes in results
              for line in as_lines(one.name, estimated, changes, one.gpus, sys.stdout.isatty())]  # fmt: skip
-    data = [as_json(one.name, estimated, changes, one.gpus) for one, estimated, changes in results]
-    fits = all(estimated.verdict == FITS for _, estimated, _ in results)
-    print_data(args, {"fits": fits, "models": data}, lines)
-    return 0 if fits else 1
+    lines += [line for one in groups for line in group_lines(one, sys.stdout.isatty())]
+    data: dict[str, Any] = {
+        "models": [as_json(one.name, estimated, changes, one.gpus) for one, estimated, changes in results],
+        "shared": [group_json(one) for one in groups],
+    }
+    missing = placed.missing if placed else ()
+    if missing and placed:
+        lines += [f"✗ there is no room for {', '.join(missing)} next to the other models of the stack", *placed.offers]
+        data["without_room"] = list(missing)
+    fits = all(one.verdict == FITS for _, one, _ in results) and all(one.shared.verdict == FITS for one in groups)
+    print_data(args, {"fits": fits and not missing, **data}, lines)
+    return 0 if fits and not missing else 1
 
 
-def _open(args: Namespace) -> Stack | None:
+def _open(args: Namespace) -> Placed | None:
     """The stack that the argument names; None if it names a model."""
     path = Path(args.stack)
     if find_stack_file(args.stack) or path.suffix in (".yaml", ".yml") or stack_file_in(path).exists():
-        return open_stack(args.stack)
+        return open_placed(args, (lambda: _gpu(args)[0]) if args.gpu or args.gpu_memory else None)
     if args.stack == ".":
         raise StackgenError("there is no stack.yaml here", "name a stack or a model, for example `stackgen fit "
                             "Qwen/Qwen3-8B --gpu RTX-4090`")  # fmt: skip
     return None
 
 
-def _of_stack(args: Namespace, stack: Stack) -> Iterator[Deployment]:
-    hub, machine = make_hub(stack.spec, stack.folder, args.offline), None
+def _of_stack(args: Namespace, placed: Placed) -> Iterator[Deployment]:
+    stack = placed.stack
+    hub = make_hub(stack.spec, stack.folder, args.offline)
+    known: list[Any] | None = None
     requests, _ = place(stack.spec)
     services = [one for one in stack.plan.services if one.role in ("engine", "worker")]
     for index, spec in enumerate(stack.spec.models):
         request = requests.get((index, 0))
+        ids = tuple(id for (number, _), one in requests.items() if number == index and one for id in one.ids)
         count = args.gpus or (0 if request is None else len(request.ids) or request.count)
-        if count and machine is None:
-            machine = _gpu(args)
-        if count < 0:
+        chosen = [placed.kinds[id] for id in ids if id in placed.kinds]
+        gpu = min(chosen, key=lambda one: one.memory) if chosen else _host()
+        if count and not chosen:
+            known = _read_gpus() if known is None and not (args.gpu or args.gpu_memory) else known
+            gpu, number = _gpu(args, ids, known)
             # `gpus: all`
-            count = machine[1] if machine else 1
+            count = number if count < 0 else count
         own = _services(stack, services, served_names(spec))
         image = own[0].image if own else ""
         settings = read_settings(spec, count, engine_version(image) if spec.engine == "vllm" else ())
         model = find_model(spec.model, stack.folder, hub, spec.revision, getattr(spec, "file", None) or "")
-        gpu = machine[0] if machine and count else _host()
         name = served_names(spec)[0]
-        yield Deployment(name, model, _with_version(settings), gpu, max(1, count), own[0].name if own else "", index)
+        yield Deployment(name, model, _with_version(settings), gpu, max(1, count), own[0].name if own else "", index,
+                         ids if count else ())  # fmt: skip
 
 
 def _services(stack: Stack, services: list[Service], names: tuple[str, ...]) -> list[Service]:
@@ -156,19 +174,25 @@ def _tokens(text: str | None) -> int | None:
     return tokens
 
 
-def _gpu(args: Namespace) -> tuple[Gpu, int]:
-    """The GPU, and how many of them there are: named, or those of this machine."""
+def _gpu(args: Namespace, ids: Sequence[str] = (), known: Sequence[Any] | None = None) -> tuple[Gpu, int]:
+    """The GPU, and how many of them there are: named, or those of this machine. `ids`: those that the model lists."""
     if args.gpu and args.gpu_memory:
         raise StackgenError("--gpu and --gpu-memory exclude each other", "keep one of them")
     if args.gpu:
         return find_gpu(args.gpu), 1
     if args.gpu_memory:
         return Gpu("the GPU", parse_memory(args.gpu_memory)), 1
-    gpus: Any = read_nvidia_facts(run_tool).get("gpus") or ()
-    known = [one for one in gpus if one.memory_total]
+    known = _read_gpus() if known is None else known
     if not known:
         raise StackgenError("this machine has no GPU that nvidia-smi lists",
                             "name one: `--gpu H100` (`--list-gpus` lists all), or `--gpu-memory 24GiB`")  # fmt: skip
+    names = {id.rpartition("=")[2] for id in ids}
+    own = [one for one in known if str(one.index) in names or one.uuid in names]
     # the smallest GPU limits all
-    least = min(known, key=lambda one: one.memory_total)
+    least = min(own or known, key=lambda one: one.memory_total)
     return observed_gpu(least.name, least.memory_total, least.compute), len(known)
+
+
+def _read_gpus() -> list[Any]:
+    gpus: Any = read_nvidia_facts(run_tool).get("gpus") or ()
+    return [one for one in gpus if one.memory_total]

@@ -5,9 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from stackgen.cli.commands.table import format_table
 from stackgen.placement import Offer, Plan
 
-__all__ = ["offer_lines", "offers_json"]
+__all__ = ["offer_lines", "offers_json", "to_json", "to_lines"]
+
+
+def to_json(found: Plan) -> dict[str, Any]:
+    """The places and the GPUs with their models."""
+    users: dict[str, list[str]] = {uuid: [name] for uuid, name in found.blocked.items()}
+    for place in found.places:
+        for gpu in place.devices:
+            users.setdefault(gpu.uuid, []).append(f"{place.demand.name} {place.replica + 1}")
+    gpus = [{"index": one.index, "uuid": one.uuid, "name": one.gpu.name, "memory": one.gpu.memory,
+             "island": one.island, "models": users.get(one.uuid, [])} for one in found.devices]  # fmt: skip
+    models = [{"name": one.demand.name, "replica": one.replica + 1, "gpus": [gpu.uuid for gpu in one.devices],
+               "indices": [gpu.index for gpu in one.devices], "share": one.demand.share, "kept": one.is_kept,
+               "why": one.why, "not_elsewhere": list(one.others)} for one in found.places]  # fmt: skip
+    return {"models": models, "gpus": gpus}
+
+
+def to_lines(found: Plan) -> Iterator[str]:
+    """The places, why not elsewhere, and the GPUs that are free."""
+    rows = [(one.demand.name, str(one.replica + 1), ",".join(str(gpu.index) for gpu in one.devices) or "-",
+             one.devices[0].gpu.name if one.devices else "-", one.why) for one in found.places]  # fmt: skip
+    yield from format_table(("MODEL", "REPLICA", "GPUS", "KIND", "WHY THERE"), rows)
+    # the replicas of a model have the same reasons, unless one of them has no room
+    reasons = dict.fromkeys(
+        (one.demand.name if one.devices else f"{one.demand.name} {one.replica + 1}", text)
+        for one in found.places for text in one.others
+    )  # fmt: skip
+    if reasons:
+        yield ""
+        yield from format_table(("MODEL", "WHY NOT ELSEWHERE"), list(reasons))
+    used = {gpu.uuid for one in found.places for gpu in one.devices} | set(found.blocked)
+    if free := [f"{one.index} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
+        yield ""
+        yield f"free: GPU {', '.join(free)}"
 
 
 def offers_json(offers: Sequence[Offer]) -> list[dict[str, Any]]:

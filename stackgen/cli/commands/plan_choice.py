@@ -1,0 +1,99 @@
+"""Chooses GPUs for the models of a stack with `gpus: auto`, for `plan`, and for `fit` before a choice is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from stackgen.cli.commands.fit_models import find_model, make_hub
+from stackgen.engines.base import served_names
+from stackgen.errors import Mistake, SpecError, StackgenError
+from stackgen.placement import Candidate, Demand, Device, Offer, Plan, find_offers, plan_places
+from stackgen.placement.demand import find_mistakes
+from stackgen.spec import StackSpec
+from stackgen.stack.load import locate
+from stackgen.stack.placement_file import Recorded
+
+__all__ = ["choose", "find_candidates", "require_placeable", "to_recorded"]
+
+
+def require_placeable(spec: StackSpec, text: str, path: Path) -> None:
+    """Raises StackgenError if no GPUs can be chosen for `spec`, the stack in the file `path` with `text`."""
+    if mistakes := list(_find_mistakes(spec)):
+        raise locate(SpecError(str(path), mistakes), text, str(path))
+
+
+def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
+    if spec.target == "kubernetes":
+        raise StackgenError("a cluster chooses the GPUs of its pods itself", "set a count, for example `gpus: 1`")
+    automatic = [index for index, model in enumerate(spec.models) if model.gpus == "auto"]
+    if not automatic:
+        raise StackgenError("no model has `gpus: auto`, so there is nothing to choose", "set `gpus: auto` for a model")
+    if spec.gpu_driver == "amd":
+        yield Mistake("gpu_driver", "`gpus: auto` works with NVIDIA GPUs, because the estimate is measured on them",
+                      hint="list the GPUs of each model, for example `gpus: [0]`")  # fmt: skip
+    for index, model in enumerate(spec.models):
+        if model.gpus == "auto":
+            yield from find_mistakes(index, model)
+        elif model.gpus == "all" or (isinstance(model.gpus, int) and model.gpus):
+            what = (
+                f"{model.gpus} can't be combined with `auto` of other models, because only a list says which GPUs "
+                "are taken"
+            )
+            yield Mistake(f"models[{index}].gpus", what, hint="set `auto` here too, or list the GPUs")
+
+
+def find_candidates(spec: StackSpec, folder: Path, offline: bool, recorded: Mapping[str, Recorded]) -> list[Candidate]:
+    """The models of `spec` with `gpus: auto`. Raises StackgenError if one of them can't be read."""
+    hub, found = make_hub(spec, folder, offline), []
+    for index, model in enumerate(spec.models):
+        if model.gpus == "auto":
+            known = find_model(model.model, folder, hub, model.revision, getattr(model, "file", None) or "")
+            name = served_names(model)[0]
+            counts = frozenset(len(gpus) for gpus in recorded[name].replicas) if name in recorded else frozenset()
+            found.append(Candidate(index, name, model, known, counts))
+    return found
+
+
+def choose(
+    spec: StackSpec,
+    candidates: Sequence[Candidate],
+    devices: Sequence[Device],
+    recorded: Mapping[str, Recorded],
+) -> tuple[Plan, tuple[Offer, ...]]:
+    """The places of `candidates` on `devices`, and what would make room if there is none. Recorded places stay."""
+    kinds = list(dict.fromkeys(one.gpu for one in devices))
+    demands = [one.demand(kinds) for one in candidates]
+    kept = _kept(demands, devices, recorded)
+    found = plan_places(demands, devices, kept, _blocked(spec, devices))
+    return found, find_offers(candidates, found, kept)
+
+
+def to_recorded(spec: StackSpec, found: Plan) -> dict[str, Recorded]:
+    """The places of a complete plan, as placement.yaml has them."""
+    places: dict[str, list[tuple[tuple[str, int], ...]]] = {}
+    for one in found.places:
+        places.setdefault(one.demand.name, []).append(tuple((gpu.uuid, gpu.index) for gpu in one.devices))
+    models = {served_names(model)[0]: model.model for model in spec.models}
+    return {name: Recorded(models[name], tuple(replicas)) for name, replicas in places.items()}
+
+
+def _kept(
+    demands: Sequence[Demand], devices: Sequence[Device], recorded: Mapping[str, Recorded]
+) -> dict[tuple[int, int], tuple[Device, ...]]:
+    """The recorded places whose GPUs the machine still has."""
+    by_uuid = {one.uuid: one for one in devices}
+    found = {}
+    for one in demands:
+        place = recorded.get(one.name)
+        for number, gpus in enumerate(place.replicas if place and place.model == one.model else ()):
+            if number < one.replicas and all(uuid in by_uuid for uuid, _ in gpus):
+                found[one.index, number] = tuple(by_uuid[uuid] for uuid, _ in gpus)
+    return found
+
+
+def _blocked(spec: StackSpec, devices: Sequence[Device]) -> dict[str, str]:
+    """The GPUs that models of the stack list, by UUID."""
+    names = {id: one.uuid for one in devices for id in (str(one.index), one.uuid)}
+    return {names[id]: served_names(model)[0] for model in spec.models if isinstance(model.gpus, tuple)
+            for id in (each.rpartition("=")[2] for each in model.gpus) if id in names}  # fmt: skip
