@@ -20,6 +20,7 @@ from stackgen.engines._speculative import (
 )
 from stackgen.engines._values import find_value_mistakes
 from stackgen.engines._versions import find_version_mistakes, warn_of_versions
+from stackgen.engines._vllm_cache import CACHE_ASSETS, cache_environment
 from stackgen.engines._vllm_fields import find_field_mistakes, find_field_warnings, vllm_field_flags
 from stackgen.engines._vllm_model import VllmModel
 from stackgen.engines._watch import WATCH_ASSETS, watch_environment
@@ -102,7 +103,7 @@ class Vllm:
             services=services, endpoints=endpoints,
             assets=(Asset("images/common/supervise.sh", "scripts/supervise.sh"),
                     Asset("engines/vllm_health.py", "scripts/vllm_health.py"),
-                    Asset("engines/vllm_progress.py", "scripts/vllm_progress.py"), *WATCH_ASSETS,
+                    Asset("engines/vllm_progress.py", "scripts/vllm_progress.py"), *CACHE_ASSETS, *WATCH_ASSETS,
                     *(GROUP_ASSETS if any(one.nodes > 1 for one in context.replicas) else ())),
             volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
             warnings=(*warn_of_versions(self.name, context), *(
@@ -163,7 +164,7 @@ class Vllm:
             platform="linux/arm64" if not replica.gpus and stack.cpu_arch == "arm64" else "",
             entrypoint=supervisor_entrypoint(site),
             command=self._command(replica, context, address, port),
-            environment=self._environment(replica, context),
+            environment=self._environment(replica, context, self._command(replica, context, address, port)),
             gpus=replica.gpus, mounts=tuple(mounts), ports=(Port(stack.bind, replica.host_port, port),),
             # the health check waits up to 30 s for a token, then 2 s for the counters of a busy engine
             health=health_check(("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"),
@@ -227,7 +228,9 @@ class Vllm:
             *model.extra_args,
         )  # fmt: skip
 
-    def _environment(self, replica: Replica, context: Context) -> tuple[tuple[str, str | EnvRef], ...]:
+    def _environment(
+        self, replica: Replica, context: Context, command: tuple[str, ...]
+    ) -> tuple[tuple[str, str | EnvRef], ...]:
         model, site, cache = replica.spec, context.site, context.site.cache_dir()
         # the key comes from the environment, because --api-key would show it in the process list
         values: dict[str, str | EnvRef] = {"VLLM_API_KEY": API_KEY}
@@ -237,8 +240,7 @@ class Vllm:
         values |= {
             "HOME": site.home_dir(),
             "USER": "vllm",  # torch looks up the user's name, which a bare uid doesn't have
-            "VLLM_CACHE_ROOT": f"{cache}/vllm",
-            "TRITON_CACHE_DIR": f"{cache}/triton",
+            **cache_environment(model, site, self._image(replica, context), command),
             # by default, vLLM sends usage statistics
             "VLLM_NO_USAGE_STATS": "1",
         }

@@ -1,4 +1,4 @@
-"""What a stack keeps on disk: the store of its weights, and the repositories of the Hub that it needs in this store."""
+"""What a stack keeps on disk: its weights with their store and repositories of the Hub, and its compiled code."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ __all__ = ["StackUse", "find_use"]
 
 @dataclass(frozen=True, slots=True)
 class StackUse:
-    """A stack's store (`volume` or `path`, the other one is ""), and the repositories that it needs in the store."""
+    """A stack's store (`volume` or `path`, the other one is ""), and the repositories that it needs in the store.
+
+    `code`: the folders of compiled code that its services use, as names without a path.
+    """
 
     volume: str
     path: str
     repositories: frozenset[str]
+    code: frozenset[str] = frozenset()
 
 
 def find_use(stack: Stack) -> StackUse:
     """What the stack file needs, whether the stack is up or down."""
     storage = stack.spec.storage
     path = str((stack.folder / os.path.expanduser(storage.path)).resolve()) if storage.path else ""
-    return StackUse("" if path else storage.volume, path, frozenset(_repositories(stack)))
+    roots = (dict(one.environment).get("VLLM_CACHE_ROOT") for one in stack.plan.services)
+    code = frozenset(str(one).rstrip("/").rpartition("/")[2] for one in roots if one)
+    return StackUse("" if path else storage.volume, path, frozenset(_repositories(stack)), code)
 
 
 def _repositories(stack: Stack) -> Iterator[str]:

@@ -271,7 +271,47 @@ def test_compile_cache_is_a_volume_per_kind_of_image() -> None:
     assert ("vllm-cache", "stackgen-vllm-cache") in plan({"gpus": 1}).volumes
     for one in made.services[1:]:
         assert Volume("vllm-cpu-cache", "/home/vllm/.cache") in one.mounts
-        assert dict(one.environment)["VLLM_CACHE_ROOT"] == "/home/vllm/.cache/vllm"
+        assert str(dict(one.environment)["VLLM_CACHE_ROOT"]).startswith("/home/vllm/.cache/code/m")
+
+
+def cache(**model: Any) -> str:
+    return str(dict(service(**model).environment)["VLLM_CACHE_ROOT"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "org/other"}, {"revision": "abc"}, {"engine_version": "0.33.0"}, {"image": "acme/vllm:1"},
+        {"image": "acme/vllm@sha256:" + "a" * 64}, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+        {"gpus": [0, 1, 2, 3, 4, 5, 6, 7]}, {"dtype": "float16"}, {"kv_cache_dtype": "fp8"}, {"max_num_seqs": 8},
+        {"max_model_len": 4096}, {"enforce_eager": True}, {"extra_args": ["-O3"]},
+        {"extra_args": ["--compilation-config", '{"mode": 3}']}, {"extra_env": {"VLLM_USE_AOT_COMPILE": "0"}},
+        {"lora_adapters": [{"name": "l", "path": "org/lora"}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_may_change_compiled_code_gets_a_folder_of_its_own(change: dict[str, Any]) -> None:
+    assert cache(**{"gpus": [0, 1, 2, 3], **change}) != cache(gpus=[0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"served_names": ["a", "b"]}, {"gpus": [4, 5, 6, 7]}, {"gpu_memory_utilization": 0.5}, {"load_format": "auto"},
+        {"tool_call_parser": "hermes"}, {"reasoning_parser": "qwen3"}, {"chat_template": "./chat.jinja"},
+        {"extra_env": {"HF_ENDPOINT": "https://mirror"}}, {"extra_args": ["--seed", "-1"]}, {"replicas": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_changes_no_compiled_code_keeps_the_folder(change: dict[str, Any]) -> None:
+    assert cache(**{"gpus": [0, 1, 2, 3], **change}) == cache(gpus=[0, 1, 2, 3])
+
+
+def test_replicas_share_compiled_code_and_the_users_own_folder_wins() -> None:
+    engines = [one for one in plan({"gpus": [0, 1], "replicas": 2}).services if one.role == "engine"]
+    assert len({dict(one.environment)["VLLM_CACHE_ROOT"] for one in engines}) == 1 and len(engines) == 2
+    values = dict(service(extra_env={"VLLM_CACHE_ROOT": "/cache"}).environment)
+    assert values["VLLM_CACHE_ROOT"] == "/cache" and "STACKGEN_SETUP" not in values
 
 
 def test_chat_template_and_local_adapters_are_mounted_read_only() -> None:

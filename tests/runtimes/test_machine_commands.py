@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 
 from stackgen.cli.main import main
 from stackgen.errors import MachineError
-from stackgen.runtimes.compose import store
+from stackgen.runtimes.compose import store, volumes
 from stackgen.runtimes.observation import amd_tools, gpu_holders, inventory, storage_use
 from stackgen.runtimes.observation.gpu_holders import container_of, find_holders
 from stackgen.runtimes.observation.inventory import ServiceRow, summarize
@@ -158,7 +159,7 @@ def test_storage_lists_models_with_size_and_users(
     ("args", "code", "text", "removed"),
     [
         (["org/used", "--yes"], 2, "is in use: one (", ()),
-        (["org/old"], 2, "To remove the models without a question, add --yes", ()),
+        (["org/old"], 2, "To remove without a question, add --yes", ()),
         (["org/old", "--yes"], 0, "", ("org--old",)),
         # named by the user, although stackgen has not downloaded it
         (["gpt2/x", "--yes"], 2, "no store on this machine contains the model gpt2/x", ()),
@@ -195,7 +196,7 @@ def test_nothing_is_removed_while_a_stack_can_not_be_read(
     render(broken)
     (broken / "stack.yaml").write_text("models: [")
     assert main(["storage", "remove", "--unused", "--yes"]) == 1
-    assert "two can't be read, so no model is removed that it may use" in capsys.readouterr().err
+    assert "two can't be read, so nothing is removed that it may use" in capsys.readouterr().err
     assert main(["storage", "remove", "org/old", "--yes"]) == 2
     assert "two may use org/old" in capsys.readouterr().err
     assert (stored / "hub" / "models--org--old").exists()
@@ -206,6 +207,89 @@ def test_adapters_from_the_hub_are_used_too(stored: Path, tmp_path: Path, capsys
     render(write_stack(tmp_path / "one", model=adapters))
     assert main(["storage", "remove", "org/old", "--yes"]) == 2
     assert "in use" in capsys.readouterr().err
+
+
+CODE_VOLUME = "stackgen-vllm-cache"
+
+
+class CodeVolume:
+    """Docker with a volume of compiled code, whose folder this user can read, and with one container."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.folder, self.root = folder, ""
+        api = SimpleNamespace(inspect_volume=lambda name: {"Mountpoint": str(folder)})
+        monkeypatch.setattr(store, "connect", lambda *_: SimpleNamespace(api=api))
+        monkeypatch.setattr(storage_use, "volume_sizes", lambda: {CODE_VOLUME: 1})
+        monkeypatch.setattr(volumes, "_docker", self.docker)
+        monkeypatch.setattr(storage_use, "list_shared_volumes", volumes.list_shared_volumes)
+
+    def docker(self, *args: str, timeout: int = 0) -> str:
+        # in the format that `docker` prints for these templates
+        if args[:2] == ("volume", "ls"):
+            return f"{CODE_VOLUME}\ttrue\t\t\n"
+        if args[0] == "ps":
+            return ("4d2c\n" if "--quiet" in args else "c\tone\t/stacks/one\n") if self.root else ""
+        return f"one\t/c\tPATH=/bin\nVLLM_CACHE_ROOT={self.root}\n\t\n"
+
+    def add(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).mkdir(parents=True)
+            (self.folder / name / "model").write_bytes(b"x" * 100_000)
+
+    @property
+    def left(self) -> set[str]:
+        return {str(one.parent.relative_to(self.folder)) for one in self.folder.rglob("model")}
+
+
+@pytest.fixture
+def code_volume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CodeVolume:
+    return CodeVolume(monkeypatch, tmp_path / "volume")
+
+
+def compiled(folder: Path) -> str:
+    """The folder of compiled code that the rendered stack uses."""
+    services = yaml.safe_load((folder / "compose.yaml").read_text())["services"]
+    return str(services["vllm-used"]["environment"]["VLLM_CACHE_ROOT"]).removeprefix("/home/vllm/.cache/")
+
+
+def test_compiled_code_is_removed_when_no_stack_and_no_container_uses_it(
+    code_volume: CodeVolume, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_stack(tmp_path / "one")
+    render(folder)
+    used = compiled(folder)
+    # a kind of GPU is a folder below; the container still has the flags of before
+    code_volume.add(f"{used}/1a-2b", "code/before-1", "code/old-1", "vllm/torch_compile_cache", "triton", "flashinfer")
+    code_volume.root = "/home/vllm/.cache/code/before-1"
+    found = next(one for one in stores(capsys) if one["name"] == CODE_VOLUME)
+    assert {one["folder"]: list(one["stacks"].values()) for one in found["code"]} == {
+        used: ["one"], "code/before-1": ["one"], "code/old-1": [], "code/vllm": []
+    }  # fmt: skip
+    assert main(["storage", "remove", used, "--yes"]) == 2
+    assert "is in use: one" in capsys.readouterr().err
+    assert main(["storage", "remove", "--unused", "--yes"]) == 0
+    assert code_volume.left == {f"{used}/1a-2b", "code/before-1", "flashinfer"}
+    assert not (stored / "hub" / "models--org--old").exists()
+    # another flag, and the container was replaced
+    data = yaml.safe_load((folder / "stack.yaml").read_text())
+    data["models"][0]["max_model_len"] = 4096
+    (folder / "stack.yaml").write_text(yaml.safe_dump(data))
+    render(folder)
+    code_volume.root = f"/home/vllm/.cache/{compiled(folder)}"
+    assert main(["storage", "remove", used, "code/before-1", "--yes"]) == 0
+    assert code_volume.left == {"flashinfer"}
+
+
+def test_compiled_code_stays_while_a_stack_file_can_not_be_read(
+    code_volume: CodeVolume, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_stack(tmp_path / "one")
+    render(folder)
+    code_volume.add("code/old-1")
+    (folder / "stack.yaml").write_text("models: [")
+    assert main(["storage", "remove", "--unused", "--yes"]) == 1
+    assert main(["storage", "remove", "code/old-1", "--yes"]) == 2
+    assert code_volume.left == {"code/old-1"}
 
 
 # in the format of nvidia-smi with driver 580, written for this test: the columns of `gpu_tools.QUERY`

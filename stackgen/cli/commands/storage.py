@@ -38,8 +38,8 @@ def storage(args: Namespace) -> int:
     if not args.names:
         raise StackgenError(
             "the name of a volume or model is missing: `stackgen storage remove NAME`",
-            "`stackgen storage list` shows the names. `stackgen storage remove --unused` removes all models that no "
-            "stack uses",
+            "`stackgen storage list` shows the names. `stackgen storage remove --unused` removes all models and all "
+            "compiled code that no stack uses",
         )
     volumes = [_find_volume(name, report) for name in args.names if "/" not in name]
     models = [match for name in args.names if "/" in name for match in _find_model(name, report)]
@@ -58,14 +58,14 @@ def _list(args: Namespace, report: StorageReport) -> int:
             users = _names(one.stacks) or ("unknown" if store.doubts else free)
             rows.append((f"  {one.model.repository}", size_text(one.model.size), users))
         if store.store.reason:
-            notes.append(f"the models in {store.store.name} are unknown: {store.store.reason}")
-        # a volume of compile caches contains no models
+            notes.append(f"the content of {store.store.name} is unknown: {store.store.reason}")
+        # nothing in an empty volume can be in use
         for entry in store.doubts if store.models != () else ():
             why = entry.reason or "it is no stack of stackgen"
-            notes.append(f"{store.store.name}: {entry.name} may use any model in it: {why}")
+            notes.append(f"{store.store.name}: {entry.name} may use anything in it: {why}")
     lines = format_table(("STORE OR MODEL", "SIZE", "USED BY"), rows)
     if unused := sum(one.model.size for store in report.stores for one in store.unused):
-        notes.append(f"no known stack uses {size_text(unused)} of models: `stackgen storage remove --unused`")
+        notes.append(f"no known stack uses {size_text(unused)} of this: `stackgen storage remove --unused`")
     # the key `stacks` of a volume has been its containers' stacks since the first version
     volumes = [{"volume": one.volume.name, "stacks": one.volume.users} for one in report.stores if one.volume]
     data = {"volumes": volumes, "stores": [_to_json(one) for one in report.stores], "note": report.note}
@@ -79,11 +79,16 @@ def _to_json(store: StoreUse) -> dict[str, Any]:
     models = None if store.models is None else [
         {"model": one.model.repository, "bytes": one.model.size,
          "downloaded": one.model.downloaded, "stacks": {s.folder: s.name for s in one.stacks}}
-        for one in store.models
+        for one in store.models if not one.model.is_code
+    ]  # fmt: skip
+    code = [
+        {"folder": one.model.repository, "bytes": one.model.size, "stacks": {s.folder: s.name for s in one.stacks}}
+        for one in store.models or () if one.model.is_code
     ]  # fmt: skip
     return {
         "name": store.store.name, "kind": "volume" if store.store.is_volume else "folder", "bytes": store.store.size,
-        "models": models, "reason": store.store.reason, "stacks": {s.folder: s.name for s in store.stacks},
+        "models": models, "code": code, "reason": store.store.reason,
+        "stacks": {s.folder: s.name for s in store.stacks},
         "unknown_users": [one.name for one in store.doubts],
     }  # fmt: skip
 
@@ -113,18 +118,22 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
     found = [(store, one) for store in report.stores for one in store.models or () if one.model.repository == name]
     known = sorted({one.model.repository for store in report.stores for one in store.models or ()})
     if not found:
-        if unread := [store.store for store in report.stores if store.models is None]:
+        is_code = name.startswith("code/")
+        if unread := [one.store for one in report.stores if one.models is None and one.store.has_code == is_code]:
             raise StackgenError(f"can't tell whether {unread[0].name} contains {name}: {unread[0].reason}",
                                 "run the command as root")  # fmt: skip
         close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else f"the models are: {', '.join(known) or 'none'}"
-        raise StackgenError(f"no store on this machine contains the model {name}", hint)
+        raise StackgenError(f"no store on this machine contains {'' if is_code else 'the model '}{name}", hint)
     for store, one in found:
         if one.stacks:
             users = ", ".join(f"{entry.name} ({entry.folder})" for entry in one.stacks)
             raise StackgenError(
                 f"{name} in {store.store.name} is in use: {users}. Nothing was removed",
-                "remove the model from stack.yaml of these stacks, or delete their folders",
+                "`stackgen down`, and delete the folders of these stacks. Compiled code is also free after a change of "
+                "the model's flags, as soon as the stack runs with them"
+                if one.model.is_code
+                else "remove the model from stack.yaml of these stacks, or delete their folders",
             )
         if store.doubts:
             doubt = store.doubts[0]
@@ -139,18 +148,20 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
 def _remove_models(args: Namespace, found: Sequence[tuple[StoreUse, ModelUse]], report: StorageReport) -> int:
     doubts = {one.folder or one.name: one for store in report.stores for one in store.doubts if args.unused}
     for doubt in doubts.values():
-        note(f"{doubt.name} can't be read, so no model is removed that it may use: {doubt.reason or doubt.folder}")
+        note(f"{doubt.name} can't be read, so nothing is removed that it may use: {doubt.reason or doubt.folder}")
     if not found:
-        why = "stacks may use them" if doubts else "stackgen has downloaded none that no stack uses"
-        print_data(args, {"removed": []}, [f"no model was removed: {why}"])
+        why = "stacks may use it" if doubts else "stacks use all that stackgen has downloaded or compiled"
+        print_data(args, {"removed": []}, [f"nothing was removed: {why}"])
         return 1 if doubts else 0
     names = list(dict.fromkeys(one.model.repository for _, one in found))
     size = size_text(sum(one.model.size for _, one in found))
     for store, one in found:
         note(f"{one.model.repository}  {size_text(one.model.size)}  in {store.store.name}: no known stack uses it")
     note("stackgen does not know the stacks of other users that are down")
-    refusal = "nothing was removed. To remove the models without a question, add --yes"
-    if not confirm(f"delete {size} of weights?", args.yes, refusal):
+    refusal = "nothing was removed. To remove without a question, add --yes"
+    what = "compiled code" if all(one.model.is_code for _, one in found) else "weights"
+    mixed = what == "weights" and any(one.model.is_code for _, one in found)
+    if not confirm(f"delete {size} of {what}{' and compiled code' if mixed else ''}?", args.yes, refusal):
         print_data(args, {"removed": []}, [])
         return 2
     for store, one in found:

@@ -16,19 +16,22 @@ def add_machine_commands(subcommands: Subcommands) -> None:
         help="also search these folders for stacks, for example of other users",
     )  # fmt: skip
     storage = subcommands.add(
-        "storage", "list the disk space of models and caches, and remove models that no stack uses", stack=False
+        "storage", "list the disk space of models and caches, and remove what no stack uses", stack=False
     )
     # `storage remove --yes ORG/MODEL`
     storage.options_first = True
     storage.add_argument(
         "action", choices=("list", "remove"),
-        help="`list`: show the stores, their models, and the stacks that use them. `remove`: delete models, or a "
-        "whole volume. Models that a stack uses are never removed, even if the stack is down",
+        help="`list`: show the stores, their models and compiled code, and the stacks that use them. `remove`: delete "
+        "models, compiled code, or a whole volume. What a stack uses is never removed, even if the stack is down",
     )  # fmt: skip
     complete_with(storage.add_argument(
-        "names", nargs="*", metavar="NAME", help="models (organization/name) or volumes to remove"
+        "names", nargs="*", metavar="NAME",
+        help="models (organization/name), compiled code (code/name) or volumes to remove",
     ), stored)  # fmt: skip
-    storage.add_argument("--unused", action="store_true", help="remove all models that no known stack uses")
+    storage.add_argument(
+        "--unused", action="store_true", help="remove all models and compiled code that no known stack uses"
+    )
     storage.add_argument(
         "--stacks", action="append", metavar="FOLDER",
         help="also count the stacks in FOLDER as users, for example those of another user; repeatable",

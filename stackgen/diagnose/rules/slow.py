@@ -205,7 +205,7 @@ RULES: tuple[Rule, ...] = (
         source="The line `torch.compile takes … s in total` comes from vLLM 0.32.0 (compilation/backends.py and "
         "monitor.py).",
         explain="vLLM stores compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. After a change of "
-        "the version, the model or a flag, vLLM compiles again.",
+        "the image, the model, the GPU or a flag, vLLM compiles again.",
         find=_find_cold_cache,
     ),
     Rule(

@@ -1,4 +1,4 @@
-"""What a store of weights contains: its models with their sizes. And the removal of one model.
+"""What a store contains: models, or folders of compiled code, with their sizes. And the removal of one of them.
 
 A store is a Docker volume or a folder, and contains the cache of huggingface_hub 2.4.0 (`hub/models--ORG--NAME`), and
 the links and marker files of `templates/images/common/download.py`. This user may not be allowed to read the volume's
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,10 @@ from stackgen.errors import MachineError, StackgenError
 from stackgen.runtimes.compose.docker_sdk import sdk
 from stackgen.runtimes.compose.lifecycle import connect
 
-__all__ = ["Store", "StoredModel", "find_helper_image", "folder_size", "read_store", "remove_models", "volume_sizes"]
+__all__ = [
+    "CODE_VOLUME", "Store", "StoredModel", "find_helper_image", "folder_size", "read_store", "remove_models",
+    "volume_sizes",
+]  # fmt: skip
 
 # images of engines and downloads have a shell and coreutils (`du`, `rm`); the stack's own images come first
 HELPERS = re.compile(r"(^|/)(stackgen/(download|llamacpp|vllm-cpu|fastchat|vllm-standin)|vllm/vllm-openai[\w-]*):")
@@ -29,16 +32,21 @@ HELPERS = re.compile(r"(^|/)(stackgen/(download|llamacpp|vllm-cpu|fastchat|vllm-
 TIMEOUT = 120
 # tab-separated: bytes, and the path below the store. -k, because busybox has no -b
 LIST = (
-    'cd /store && for one in hub/models--* * .stackgen; do [ -e "$one" ] && du -sk -- "$one"; done; '
+    'cd /store && for one in hub/models--* code/* * .stackgen; do [ -e "$one" ] && du -sk -- "$one"; done; '
     'for one in .stackgen/*.json; do [ -e "$one" ] && printf "marker\\t%s\\n" "$one"; done; true'
 )
 # an older repository of the Hub has no organization; no part may be `..` or contain what a shell expands
+# the volumes of vLLM's compile caches (`_cache` in stackgen/engines/vllm.py)
+CODE_VOLUME = re.compile(r"stackgen-vllm-(cpu-|rocm-)?cache")
+# they have a folder for each model, image and set of flags; up to version 0.2.0, they had one folder for all models
+CODE = re.compile(r"code/[a-z0-9][a-z0-9.-]*", re.ASCII)
+EARLIER, EARLIER_PATHS = "code/vllm", ("vllm", "triton")
 REPOSITORY = re.compile(r"models--(?P<id>[A-Za-z0-9][\w.-]*?(--[A-Za-z0-9][\w.-]*)?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A repository of the Hub in a store, and its size on disk in bytes.
+    """A repository of the Hub in a store, or a folder of compiled code (`code/NAME`), and its size on disk in bytes.
 
     `downloaded`: stackgen has downloaded it, which its marker file shows. Other programs may need the other models.
     """
@@ -46,6 +54,7 @@ class StoredModel:
     repository: str
     size: int
     downloaded: bool = False
+    is_code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,11 @@ class Store:
     size: int | None = None
     models: tuple[StoredModel, ...] | None = None
     reason: str = ""
+
+    @property
+    def has_code(self) -> bool:
+        """Whether this is a volume of vLLM's compile caches, which has no models."""
+        return self.is_volume and bool(CODE_VOLUME.fullmatch(self.name))
 
 
 def folder_size(path: Path) -> int:
@@ -90,9 +104,13 @@ def volume_sizes() -> dict[str, int]:
 
 
 def read_store(name: str, *, is_volume: bool, size: int | None = None) -> Store:
-    """The models in the volume or folder `name`. `size` is the volume's size if the caller knows it."""
+    """The content of the volume or folder `name`. `size` is the volume's size if the caller knows it."""
     path = _find_folder(name, is_volume)
     if path and os.access(path, os.R_OK | os.X_OK):
+        if is_volume and CODE_VOLUME.fullmatch(name):
+            parts = [*EARLIER_PATHS, *(f"code/{one.name}" for one in (path / "code").glob("*"))]
+            sizes = {part: folder_size(path / part) for part in parts if (path / part).is_dir()}
+            return Store(name, True, folder_size(path), tuple(_find_code(sizes)))
         markers = [one.name for one in (path / ".stackgen").glob("*.json")]
         models = tuple(
             StoredModel(repository, folder_size(folder), _has_marker(repository, markers))
@@ -121,24 +139,40 @@ def _parse_listing(name: str, text: str, size: int | None) -> Store:
             sizes[path] = int(count) * 1024
         elif count == "marker":
             markers.append(path.rpartition("/")[2])
-    models = (
+    models = _find_code(sizes) if CODE_VOLUME.fullmatch(name) else (
         StoredModel(repository, sizes[path], _has_marker(repository, markers))
         for path in sorted(sizes)
         if path.startswith("hub/") and (repository := _repository(path[4:]))
-    )
+    )  # fmt: skip
     total = sum(one for path, one in sizes.items() if "/" not in path)
     return Store(name, True, total or size, tuple(models))
 
 
+def _find_code(sizes: Mapping[str, int]) -> Iterator[StoredModel]:
+    """The folders of compiled code. `sizes` are bytes by path below the volume."""
+    if earlier := sum(sizes.get(path, 0) for path in EARLIER_PATHS):
+        yield StoredModel(EARLIER, earlier, True, True)
+    for path in sorted(sizes):
+        if CODE.fullmatch(path) and path != EARLIER:
+            yield StoredModel(path, sizes[path], True, True)
+
+
+def _paths_of(name: str, store: Store) -> list[str]:
+    """What belongs to a model or folder of compiled code: the same paths as `Model` in download.py."""
+    if store.has_code:
+        return list(EARLIER_PATHS) if name == EARLIER else [name]
+    safe = name.replace("/", "--")
+    return [f"hub/models--{safe}", f"hub/.locks/models--{safe}", f"by-name/{name}"]
+
+
 def remove_models(store: Store, repositories: Sequence[str]) -> None:
-    """Removes the repositories from the store, with their links and marker files. The caller knows that none is used.
+    """Removes models from the store, with their links and marker files, or compiled code. No stack may use them.
 
     Raises StackgenError if files can't be removed.
     """
     names = [name.replace("/", "--") for name in repositories]
-    # the same files as `Model` in download.py; the names contain no character that a shell would expand
-    paths = [path for safe, name in zip(names, repositories, strict=True)
-             for path in (f"hub/models--{safe}", f"hub/.locks/models--{safe}", f"by-name/{name}")]  # fmt: skip
+    # the names contain no character that a shell would expand
+    paths = [path for name in repositories for path in _paths_of(name, store)]
     folder = _find_folder(store.name, store.is_volume)
     if folder and os.access(folder, os.W_OK | os.X_OK):
         for path in paths:

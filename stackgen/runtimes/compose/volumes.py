@@ -17,7 +17,7 @@ from stackgen.runtimes.compose.command import START_DOCKER
 from stackgen.stack.yaml_text import YAML_ERRORS, read_value
 
 __all__ = [
-    "SharedVolume", "create_shared_volumes", "create_volumes", "find_own_volumes", "find_shared_keys",
+    "SharedVolume", "create_shared_volumes", "create_volumes", "find_code_users", "find_own_volumes", "find_shared_keys",
     "list_shared_volumes", "remove_shared_volume",
 ]  # fmt: skip
 
@@ -106,6 +106,25 @@ def _find_users(volume: str) -> dict[str, str]:
     labels = (PROJECT, f"{PROJECT}.working_dir")
     rows = _list("ps", "--all", "--filter", f"volume={volume}", fields=("Names",), labels=labels)
     return {project or f"container {container}": folder for container, project, folder in rows}
+
+
+def find_code_users(volume: str) -> dict[str, set[str]]:
+    """The folders of compiled code that containers with the volume use, each with the stacks or containers.
+
+    A container keeps its folder until it is replaced, also after a change of its stack file.
+    """
+    containers = _docker("ps", "--all", "--quiet", "--filter", f"volume={volume}").split()
+    if not containers:
+        return {}
+    form = '{{index .Config.Labels "' + PROJECT + '"}}\t{{.Name}}\t{{range .Config.Env}}{{println .}}{{end}}\t'
+    found: dict[str, set[str]] = {}
+    for row in _docker("inspect", "--type", "container", "--format", form, *containers).split("\t\n"):
+        project, name, environment = [*row.split("\t", 2), "", ""][:3]
+        for line in environment.splitlines():
+            if line.startswith("VLLM_CACHE_ROOT="):
+                user = project if project and project != "<no value>" else f"container {name.lstrip('/')}"
+                found.setdefault(line.rstrip("/").rpartition("/")[2], set()).add(user)
+    return found
 
 
 def _list(*args: str, fields: Sequence[str], labels: Sequence[str]) -> list[list[str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stackgen.errors import MachineError
-from stackgen.runtimes.compose.store import Store, StoredModel, read_store, volume_sizes
-from stackgen.runtimes.compose.volumes import SharedVolume, list_shared_volumes
+from stackgen.runtimes.compose.store import CODE_VOLUME, Store, StoredModel, read_store, volume_sizes
+from stackgen.runtimes.compose.volumes import SharedVolume, find_code_users, list_shared_volumes
 from stackgen.runtimes.observation.inventory import Inventory, StackEntry, list_stacks
 
 __all__ = ["ModelUse", "StorageReport", "StoreUse", "read_disk", "read_storage"]
@@ -17,7 +17,7 @@ __all__ = ["ModelUse", "StorageReport", "StoreUse", "read_disk", "read_storage"]
 
 @dataclass(frozen=True, slots=True)
 class ModelUse:
-    """A model in a store, with the stacks that need it, also those that are down: name and folder."""
+    """A model or compiled code in a store, with the stacks that need it, also those that are down: name and folder."""
 
     model: StoredModel
     stacks: tuple[StackEntry, ...]
@@ -27,7 +27,7 @@ class ModelUse:
 class StoreUse:
     """A volume that stacks share, or a folder with weights.
 
-    - `models`: None for a volume that can't be read; empty for a volume of compile caches.
+    - `models`: None for a volume that can't be read. In a volume of compile caches: folders of compiled code.
     - `volume`: containers that use the volume, as Docker knows them; None for a folder.
     - `stacks`: all stacks whose stack file names the store.
     - `doubts`: stacks that may use the store, because their stack file can't be read.
@@ -41,7 +41,7 @@ class StoreUse:
 
     @property
     def unused(self) -> tuple[ModelUse, ...]:
-        """The downloads of stackgen that no stack needs; empty while a stack that may need them can't be read."""
+        """What stackgen put there and no stack needs; empty while a stack that may need it can't be read."""
         return () if self.doubts else tuple(
             one for one in self.models or () if one.model.downloaded and not one.stacks
         )  # fmt: skip
@@ -111,8 +111,8 @@ def _read(name: str, is_volume: bool, sizes: dict[str, int] | None) -> Store:
     if is_volume and sizes is None:
         return Store(name, True, reason="Docker does not answer")
     size = (sizes or {}).get(name)
-    # compile caches contain no models, so their size is all there is to know
-    if is_volume and (name not in (sizes or ()) or name.endswith("cache")):
+    # other caches contain no models, so their size is all there is to know
+    if is_volume and (name not in (sizes or ()) or (name.endswith("cache") and not CODE_VOLUME.fullmatch(name))):
         return Store(name, True, size, ())
     return read_store(name, is_volume=is_volume, size=size)
 
@@ -129,11 +129,24 @@ def _use(store: Store, volume: SharedVolume | None, inventory: Inventory) -> Sto
     # a container that belongs to no stack may use any file
     strangers = [name for name, folder in (volume.users if volume else {}).items() if not folder]
     doubts += [StackEntry(name, "", "", "unknown") for name in strangers]
+    holders_of = find_code_users(store.name) if any(one.is_code for one in store.models or ()) else {}
     models = None if store.models is None else tuple(
-        ModelUse(model, tuple(one for one in stacks if one.use and model.repository in one.use.repositories))
+        ModelUse(model, _code_users(model, inventory, holders_of) if model.is_code else tuple(
+            one for one in stacks if one.use and model.repository in one.use.repositories
+        ))
         for model in store.models
     )  # fmt: skip
     return StoreUse(store, models, volume, stacks, tuple(doubts))
+
+
+def _code_users(model: StoredModel, inventory: Inventory, holders: Mapping[str, set[str]]) -> tuple[StackEntry, ...]:
+    """The stacks whose stack file leads to this folder of compiled code, or whose containers have it."""
+    name = model.repository.rpartition("/")[2]
+    found = [one for one in inventory.stacks if one.use and name in one.use.code]
+    known = {one.name: one for one in inventory.stacks}
+    for user in sorted(holders.get(name, set()) - {one.name for one in found}):
+        found.append(known.get(user) or StackEntry(user, "", "", "unknown"))
+    return tuple(found)
 
 
 def _may_use(entry: StackEntry, holders: set[str], is_volume: bool) -> bool:

@@ -18,6 +18,13 @@ child= watch= stopping= hangs= pause=1
 # llama.cpp's own images keep llama-server in /app, which is not on their PATH
 PATH=$PATH:/app
 say() { echo "stackgen: $*" >&2; }
+# variables that depend on the image and the machine, as lines NAME=VALUE; without them, the service still starts
+if [ -n "${STACKGEN_SETUP:-}" ]; then
+  settings=$($STACKGEN_SETUP) || say "\"$STACKGEN_SETUP\" failed"
+  while IFS= read -r line; do [ -z "$line" ] || export "$line"; done <<EOF
+$settings
+EOF
+fi
 # whether port $2 of the gateway, at the address $1, accepts a connection
 accepts() { timeout 1 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null; }
 # If the gateway stops as well, the service must outlive it: the gateway still sends it queued requests. Port 8404 closes

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Prints the variables that give vLLM's compiled code a folder for this image and this kind of GPU.
+
+VLLM_CACHE_ROOT names a folder for the model, the reference of the image, and the flags. Only the container knows what
+is in the image and which GPU it got, so supervise.sh runs this script before the service. vLLM has a key of its own,
+which contains neither the image nor, before PyTorch 2.12, the GPU (docs.vllm.ai, "torch.compile integration").
+"""
+
+import csv
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = {"VLLM_CACHE_ROOT": "", "TORCHINDUCTOR_CACHE_DIR": "/inductor", "TRITON_CACHE_DIR": "/triton"}
+QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
+TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
+
+
+def image(paths, packages="/var/lib/dpkg/status"):
+    """A hash of what is installed: each RECORD of a Python package contains the checksums of its files."""
+    total = hashlib.sha256()
+    records = sorted({str(one) for path in paths for one in Path(path or ".").glob("*.dist-info/RECORD")})
+    for path in (*records, packages):
+        try:
+            total.update(path.encode() + b"\0" + Path(path).read_bytes())
+        except OSError:
+            continue
+    return total.hexdigest()[:8]
+
+
+def devices(topology=TOPOLOGY, cpu="/proc/cpuinfo"):
+    """The kinds of GPUs that this container sees, in a stable order; the processor and its features without a GPU."""
+    try:
+        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=60)
+        rows = [" ".join(part.strip() for part in row) for row in csv.reader(done.stdout.splitlines())]
+        if done.returncode == 0 and rows:
+            return sorted(set(rows))
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    found = set()
+    for path in topology.glob("*/properties"):
+        try:
+            values = dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if " " in line)
+        except OSError:
+            # a GPU that this container did not get
+            continue
+        # 0 is a CPU
+        if values.get("gfx_target_version", "0") != "0":
+            found.add("gfx " + values["gfx_target_version"])
+    if found:
+        return sorted(found)
+    # vLLM on the CPU compiles for the features of this processor
+    lines = Path(cpu).read_text(errors="replace").splitlines()
+    return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+
+
+def main():
+    root = os.environ["VLLM_CACHE_ROOT"]
+    kind = hashlib.sha256("\n".join(devices()).encode()).hexdigest()[:8]
+    root = f"{root}/{image(sys.path)}-{kind}"
+    for name, folder in NAMES.items():
+        print(f"{name}={root}{folder}")
+    print(f"stackgen: compiled code is kept in {root}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The folder of compiled code that a container chooses when it starts: the real scripts, with a fake nvidia-smi."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+SUPERVISE = TEMPLATES / "images" / "common" / "supervise.sh"
+SETUP = TEMPLATES / "engines" / "vllm_cache.py"
+NAMES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder of programs that is first in PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return folder
+
+
+def gpus(programs: Path, *names: str) -> None:
+    lines = "".join(f"echo '{name}, 9.0'\n" for name in names)
+    (programs / "nvidia-smi").write_text(f"#!/bin/sh\n{lines or 'exit 9'}\n")
+    (programs / "nvidia-smi").chmod(0o755)
+
+
+def install(packages: Path, checksum: str) -> None:
+    """A Python package whose files have this checksum."""
+    record = packages / "vllm-0.32.0.dist-info" / "RECORD"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(f"vllm/_C.abi3.so,sha256={checksum},5\n")
+
+
+def start(programs: Path, packages: Path, setup: str = f"{sys.executable} {SETUP}") -> tuple[list[str], str]:
+    """The three variables that the service sees, and what supervise.sh prints."""
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(packages), "STACKGEN_SETUP": setup,
+        "STACKGEN_READY_FILE": str(programs.parent / "ready"), "VLLM_CACHE_ROOT": "/cache dir/m-1",
+    }  # fmt: skip
+    # the service ends at once, as one that was never healthy
+    words = ["sh", str(SUPERVISE), "sh", "-c", "".join(f'echo "${name}"; ' for name in NAMES)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_each_image_and_each_kind_of_gpu_gets_a_folder(programs: Path, tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    install(packages, "one")
+    gpus(programs, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
+    (root, inductor, triton), _ = start(programs, packages)
+    assert root.startswith("/cache dir/m-1/") and (inductor, triton) == (f"{root}/inductor", f"{root}/triton")
+    # neither the number of GPUs nor a restart is another kind
+    gpus(programs, "NVIDIA H100 80GB HBM3")
+    assert start(programs, packages)[0][0] == root
+    seen = {root}
+    gpus(programs, "NVIDIA A100-SXM4-80GB")
+    seen.add(start(programs, packages)[0][0])
+    # a tag that was pulled again: the same version with other libraries
+    install(packages, "two")
+    seen.add(start(programs, packages)[0][0])
+    # a driver that fails: the processor decides
+    gpus(programs)
+    seen.add(start(programs, packages)[0][0])
+    assert len(seen) == 4
+
+
+def test_a_service_starts_with_the_folder_of_the_stack_file_if_the_script_fails(programs: Path, tmp_path: Path) -> None:
+    (root, inductor, triton), log = start(programs, tmp_path, "false")
+    assert (root, inductor, triton) == ("/cache dir/m-1", "", "")
+    assert '"false" failed' in log
