@@ -46,12 +46,12 @@ def catalogue_page(note):
         f"`{snapshot.commit}`. The newest recipe is of {snapshot.updated}. The catalogue does not contain the texts of "
         "the recipes. [Choose a model](../how-to/choose-a-model.md) shows how to use the catalogue.\n",
         "Nobody has run all of these recipes. Their authors state which hardware is `verified`. So stackgen checks "
-        f"each flag and each parser against the real vLLM {version}, and leaves out those that this version does not have. "
-        "It never takes over a flag that loads code, opens a file or a port, or names another model.\n",
+        f"each flag and each parser against the real vLLM {version}, and leaves out those that this version does not "
+        "have. It never takes over a flag that loads code, opens a file or a port, or names another model.\n",
         "## Coverage\n", "| what | count |", "|---|---|",
         *(f"| {what} | {count} |" for what, count in rows.items()), "",
         "The recipes name no licence, and only a few say that a model is gated. Licences and gates in the catalogue "
-        "come from the models' own repositories. `stackgen models show MODEL --hub` reads them from the Hugging Face Hub.\n",
+        "come from the models' own repositories. `stackgen models show MODEL --hub` reads them from the Hub.\n",
         "## Flags that are left out\n", "| flag | reason | checkpoints |", "|---|---|---|",
         *(f"| `{flag}` | {reason} | {count} |" for (flag, reason), count in sorted(left.items())), "",
         *_memory(able), *_hardware(snapshot), *_licences(),

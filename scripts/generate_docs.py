@@ -423,9 +423,9 @@ def engine_versions():
     parts = [
         NOTE,
         "# Versions of the engines\n",
-        "`scripts/generate_flags.py` reads these lists from the real programs. A test fails if this page does not match",
-        "the lists, so the page shows every change in a new version. `stackgen upgrade` shows what a version means for",
-        "one stack.\n",
+        "`scripts/generate_flags.py` reads these lists from the real programs. A test fails if this page does not",
+        "match the lists, so the page shows every change in a new version. `stackgen upgrade` shows what a",
+        "version means for one stack.\n",
     ]
 
     def listed(title, names):
