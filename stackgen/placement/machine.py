@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stackgen.errors import Mistake, SpecError, StackgenError
@@ -19,7 +19,7 @@ __all__ = ["ALONE", "WHOLE", "Device", "join_islands", "parse_machine", "parse_t
 
 # far above every machine, so that a wrong file is an error and no endless search
 MAX_GPUS = 1024
-FIELDS = ("uuid", "name", "memory", "island", "index")
+FIELDS = ("uuid", "name", "memory", "island", "index", "held")
 # the island of GPUs on a machine without NVLink: they reach each other over PCIe
 WHOLE = "pcie"
 UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,64}", re.ASCII)
@@ -31,12 +31,17 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU of the machine. `gpu`: its kind, for the estimate. `island`: GPUs with one name are joined by NVLink."""
+    """A GPU of the machine. `gpu`: its kind, for the estimate. `island`: GPUs with one name are joined by NVLink.
+
+    `held`: who uses it now, "" if nobody does. `wanted`: which stacks that are down list it.
+    """
 
     index: int
     uuid: str
     gpu: Gpu
     island: str
+    held: str = ""
+    wanted: str = ""
 
 
 def parse_topology(text: str) -> list[tuple[int, int]]:
@@ -89,8 +94,7 @@ def parse_machine(data: Mapping[str, Any], source: str) -> tuple[Device, ...]:
         raise SpecError(source, mistakes)
     # a GPU without an island stands alone if others have NVLink, as in `join_islands`
     linked = any(one.island for one in devices)
-    return tuple(Device(one.index, one.uuid, one.gpu, one.island or (f"{ALONE}-{one.index}" if linked else WHOLE))
-                 for one in devices)  # fmt: skip
+    return tuple(replace(one, island=one.island or (f"{ALONE}-{one.index}" if linked else WHOLE)) for one in devices)
 
 
 def _parse_device(row: Any, number: int) -> Device:
@@ -108,7 +112,10 @@ def _parse_device(row: Any, number: int) -> Device:
     island = row.get("island", "")
     if not isinstance(island, (str, int)) or isinstance(island, bool) or len(str(island)) > 64:
         raise StackgenError(f"island: {island!r} is not a name", "GPUs that NVLink connects have the same name")
-    return Device(index, uuid, _parse_gpu(name, memory), str(island))
+    held = row.get("held", "")
+    if not isinstance(held, str) or len(held) > 200 or "\n" in held:
+        raise StackgenError(f"held: {held!r} is not who uses the GPU", "for example `held: training of group B`")
+    return Device(index, uuid, _parse_gpu(name, memory), str(island), held)
 
 
 def _parse_gpu(name: str, memory: Any) -> Gpu:

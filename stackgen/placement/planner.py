@@ -30,7 +30,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All places. `moving_helps`: there is room for all if recorded places are given up."""
+    """All places. `moving_helps`: there is room for all if recorded places are given up.
+
+    `blocked`: the GPUs that were not available, by UUID, and who has each.
+    """
 
     devices: tuple[Device, ...]
     places: tuple[Place, ...]
@@ -125,6 +128,8 @@ def _explain(
     is_kept = kept.get(key) == chosen
     if is_kept:
         why.append("recorded before")
+    elif gone := [one for one in kept.get(key, ()) if one.uuid in blocked]:
+        why.append(f"moved, because GPU {gone[0].index}, recorded before, is used by {blocked[gone[0].uuid]}")
     return Place(demand, replica, chosen, "; ".join(why), others, is_kept)
 
 

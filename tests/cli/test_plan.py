@@ -179,7 +179,8 @@ def test_the_gpus_of_this_machine(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent))
     run.write(auto("a", "tensor_parallel_size: 2"))
-    assert "in the island nvlink-0" in run("plan")
+    # whatever containers this machine runs
+    assert "in the island nvlink-0" in run("plan", "--ignore-busy")
     assert run.ids() == {"vllm-a": ("GPU-0", "GPU-1")}
 
 

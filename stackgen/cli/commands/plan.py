@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_data, require_writable, write_text
 from stackgen.cli.commands.plan_choice import choose, find_candidates, require_placeable, to_recorded
-from stackgen.cli.commands.plan_machine import read_file, read_this_machine
+from stackgen.cli.commands.plan_machine import mark_held, read_file, read_this_machine
 from stackgen.cli.commands.plan_text import offer_lines, offers_json, to_json, to_lines
 from stackgen.errors import StackgenError
-from stackgen.placement import Plan
+from stackgen.placement import Device, Plan
 from stackgen.placement.picture import draw
 from stackgen.render.write import write_atomically
 from stackgen.stack.folder import find_stack_file
@@ -33,7 +34,7 @@ def plan(args: Namespace) -> int:
         text = read_text(path)
         spec = parse_stack(text, str(path))
         require_placeable(spec, text, path)
-        devices = read_file(Path(args.machine)) if args.machine else read_this_machine()
+        devices = _read_devices(args, spec.name)
         recorded = {} if args.repack else read_placement(path.parent)
         candidates = find_candidates(spec, path.parent, args.offline, recorded)
         found, offers = choose(spec, candidates, devices, recorded)
@@ -52,6 +53,13 @@ def plan(args: Namespace) -> int:
     return 0 if found.is_complete else 1
 
 
+def _read_devices(args: Namespace, name: str) -> tuple[Device, ...]:
+    devices = read_file(Path(args.machine)) if args.machine else read_this_machine()
+    if args.ignore_busy:
+        return tuple(replace(one, held="") for one in devices)
+    return devices if args.machine else mark_held(devices, name)
+
+
 def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | None) -> None:
     if file:
         note(f"recorded in {file}. `stackgen render {args.stack}` uses it")
@@ -60,6 +68,8 @@ def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | Non
     else:
         count = sum(not one.devices for one in found.places)
         note(f"no room for {count} of {len(found.places)} replicas, so nothing was recorded")
+        if any(one.held for one in found.devices):
+            note("GPUs that others use are not chosen. `--ignore-busy` chooses them too, if they are free at the start")
         if found.moving_helps:
             note("there is room for all of them if others move: `stackgen plan --repack`")
         elif not has_offers:

@@ -61,11 +61,19 @@ def choose(
     devices: Sequence[Device],
     recorded: Mapping[str, Recorded],
 ) -> tuple[Plan, tuple[Offer, ...]]:
-    """The places of `candidates` on `devices`, and what would make room if there is none. Recorded places stay."""
+    """The places of `candidates` on `devices`, and what would make room if there is none. Recorded places stay.
+
+    GPUs that others hold are never chosen, and those that a stack which is down lists only if nothing else has room.
+    """
     kinds = list(dict.fromkeys(one.gpu for one in devices))
     demands = [one.demand(kinds) for one in candidates]
     kept = _kept(demands, devices, recorded)
-    found = plan_places(demands, devices, kept, _blocked(spec, devices))
+    own = {one.uuid for place in kept.values() for one in place}
+    blocked = {one.uuid: one.held for one in devices if one.held} | _listed(spec, devices)
+    wanted = {one.uuid: one.wanted for one in devices if one.wanted and one.uuid not in own}
+    found = plan_places(demands, devices, kept, wanted | blocked)
+    if wanted and not found.is_complete:
+        found = plan_places(demands, devices, kept, blocked)
     return found, find_offers(candidates, found, kept)
 
 
@@ -92,7 +100,7 @@ def _kept(
     return found
 
 
-def _blocked(spec: StackSpec, devices: Sequence[Device]) -> dict[str, str]:
+def _listed(spec: StackSpec, devices: Sequence[Device]) -> dict[str, str]:
     """The GPUs that models of the stack list, by UUID."""
     names = {id: one.uuid for one in devices for id in (str(one.index), one.uuid)}
     return {names[id]: served_names(model)[0] for model in spec.models if isinstance(model.gpus, tuple)

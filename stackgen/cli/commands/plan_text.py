@@ -13,12 +13,14 @@ __all__ = ["offer_lines", "offers_json", "to_json", "to_lines"]
 
 def to_json(found: Plan) -> dict[str, Any]:
     """The places and the GPUs with their models."""
-    users: dict[str, list[str]] = {uuid: [name] for uuid, name in found.blocked.items()}
+    held = {one.uuid for one in found.devices if one.held or one.wanted}
+    users: dict[str, list[str]] = {uuid: [name] for uuid, name in found.blocked.items() if uuid not in held}
     for place in found.places:
         for gpu in place.devices:
             users.setdefault(gpu.uuid, []).append(f"{place.demand.name} {place.replica + 1}")
     gpus = [{"index": one.index, "uuid": one.uuid, "name": one.gpu.name, "memory": one.gpu.memory,
-             "island": one.island, "models": users.get(one.uuid, [])} for one in found.devices]  # fmt: skip
+             "island": one.island, "held": one.held, "models": users.get(one.uuid, [])}
+            for one in found.devices]  # fmt: skip
     models = [{"name": one.demand.name, "replica": one.replica + 1, "gpus": [gpu.uuid for gpu in one.devices],
                "indices": [gpu.index for gpu in one.devices], "share": one.demand.share, "kept": one.is_kept,
                "why": one.why, "not_elsewhere": list(one.others)} for one in found.places]  # fmt: skip
@@ -38,6 +40,17 @@ def to_lines(found: Plan) -> Iterator[str]:
     if reasons:
         yield ""
         yield from format_table(("MODEL", "WHY NOT ELSEWHERE"), list(reasons))
+    taken = [f"  GPU {one.index} ({one.gpu.name}): used by {one.held}" for one in found.devices if one.held]
+    taken += [f"  GPU {one.index} ({one.gpu.name}): listed by {one.wanted}" for one in found.devices
+              if one.wanted and not one.held and one.uuid in found.blocked]  # fmt: skip
+    if taken:
+        yield ""
+        yield "not available:"
+        yield from taken
+    chosen = {gpu.uuid for one in found.places for gpu in one.devices}
+    for one in found.devices:
+        if one.wanted and one.uuid in chosen:
+            yield f"GPU {one.index} is also listed by {one.wanted}: start only one of the two"
     used = {gpu.uuid for one in found.places for gpu in one.devices} | set(found.blocked)
     if free := [f"{one.index} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
         yield ""

@@ -19,5 +19,9 @@ def add_plan(subcommands: Subcommands) -> None:
     plan.add_argument(
         "--repack", action="store_true", help="ignore recorded choices, so that running models may move to other GPUs"
     )
+    plan.add_argument(
+        "--ignore-busy", action="store_true",
+        help="also choose GPUs that other stacks, containers or processes use now, if they will be free at the start",
+    )  # fmt: skip
     plan.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")
     add_lock_argument(plan)
