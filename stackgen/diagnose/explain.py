@@ -10,9 +10,13 @@ from stackgen.diagnose.rule import UNKNOWN, Finding, Rule
 from stackgen.diagnose.rules import RULES
 from stackgen.errors import StackgenError
 
-__all__ = ["find_rule", "format_edit", "format_finding", "format_markdown", "format_page", "show_placeholders"]
+__all__ = [
+    "find_rule", "format_edit", "format_finding", "format_markdown", "format_page", "show_placeholders", "split_steps",
+]  # fmt: skip
 
 WIDTH = 100
+# text in backticks or parentheses, and the end of a step
+STEP = re.compile(r"`[^`]*`|\([^()]*\)|(?P<end>; )")
 
 
 def find_rule(id: str) -> Rule:
@@ -37,6 +41,13 @@ def show_placeholders(template: str) -> str:
     return re.sub(r"\{([a-z_]+)\}", lambda match: match[1].upper().replace("_", "-"), template)
 
 
+def split_steps(fix: str) -> list[str]:
+    """The steps and alternatives of a fix, which `; ` separates outside of code and parentheses."""
+    ends = [found.span() for found in STEP.finditer(fix) if found["end"]]
+    starts = [0, *(end for _, end in ends)]
+    return [fix[start:end] for start, end in zip(starts, [*(start for start, _ in ends), len(fix)], strict=True)]
+
+
 def format_page(rule: Rule) -> str:
     """The page of `rule` as plain text."""
     parts = [
@@ -44,14 +55,17 @@ def format_page(rule: Rule) -> str:
         "",
         _wrap(f"Cause: {show_placeholders(rule.cause)}."),
         "",
-        _wrap(f"Fix: {show_placeholders(rule.page_fix or rule.fix)}."),
+        *_list_fix(show_placeholders(rule.page_fix or rule.fix)),
     ]
     if rule.change:
         parts += ["", *(f"    {line}" for line in _format_change(rule).splitlines())]
     # `fill` would join the paragraphs and the list items of `explain`
     parts += ["", *("\n".join(_wrap(line) for line in rule.explain.split("\n"))).splitlines(), ""]
     if rule.variants:
-        parts += [*(_wrap(f"- {line}") for line in _format_variants(rule)), ""]
+        for text, steps in _format_variants(rule):
+            parts += [_wrap(f"- {text}", indent="  "), *(["  Fix:"] if steps else [])]
+            parts += [_wrap(f"  - {step}", indent="    ") for step in steps]
+        parts.append("")
     parts += [*(f"Matches: {pattern.pattern}" for pattern in rule.all_patterns), f"Source: {rule.source}"]
     return "\n".join(parts)
 
@@ -61,14 +75,15 @@ def format_markdown(rule: Rule) -> str:
     parts = [
         f"# {rule.id}: {show_placeholders(rule.title)}\n",
         f"**Cause:** {show_placeholders(rule.cause)}.\n",
-        f"**Fix:** {show_placeholders(rule.page_fix or rule.fix)}.\n",
+        _list_fix_as_markdown(show_placeholders(rule.page_fix or rule.fix)),
     ]
     if rule.change:
         parts.append(f"```yaml\n{_format_change(rule)}\n```\n")
     parts.append(f"{rule.explain}\n")
     if rule.variants:
         parts.append("Some messages have a cause or a fix of their own:\n")
-        parts.append("\n".join(f"- {line}" for line in _format_variants(rule)) + "\n")
+        for text, steps in _format_variants(rule):
+            parts.append("\n".join([f"- {text}", *(["  Fix:"] if steps else []), *(f"  - {one}" for one in steps), ""]))
     if rule.all_patterns:
         parts.append("stackgen reports this cause when a line matches one of these regular expressions:\n")
         parts.append("```text\n" + "\n".join(pattern.pattern for pattern in rule.all_patterns) + "\n```\n")
@@ -92,7 +107,7 @@ def format_finding(finding: Finding, first: bool = True) -> str:
     shown = finding.evidence if first else finding.evidence[:1]
     lines += [f"  {where}{line}" for line in shown]
     lines.append(_block("cause", finding.cause))
-    lines.append(_block("fix", finding.fix))
+    lines.append(_block("fix", *split_steps(finding.fix)))
     # only the first finding is THE cause; the others stay short
     if first and finding.edit:
         lines += ["       in stack.yaml:", *(f"       {line}" for line in format_edit(finding).splitlines())]
@@ -116,13 +131,13 @@ def format_edit(finding: Finding) -> str:
     return f"{head}\n  {name}: {edit.value}{was}"
 
 
-def _format_variants(rule: Rule) -> list[str]:
-    """One text for each variant: the condition, the cause and the fix."""
+def _format_variants(rule: Rule) -> list[tuple[str, list[str]]]:
+    """The condition and the cause of each variant, and the steps of its own fix."""
     found = []
     for one in rule.variants:
         condition = f"If {one.condition}: " if one.condition else ""
         cause = show_placeholders(one.cause or rule.cause)
-        found.append(f"{condition}{cause}. Fix: {show_placeholders(one.fix or rule.fix)}.")
+        found.append((f"{condition}{cause}.", split_steps(show_placeholders(one.fix)) if one.fix else []))
     return found
 
 
@@ -136,12 +151,28 @@ def _format_change(rule: Rule) -> str:
     return f"models:\n  - # the model that failed\n    {inner}"
 
 
-def _block(label: str, text: str) -> str:
+def _list_fix(fix: str) -> list[str]:
+    steps = split_steps(fix)
+    if len(steps) == 1:
+        return [_wrap(f"Fix: {fix}.")]
+    return ["Fix:", *(_wrap(f"- {step}", indent="  ") for step in steps)]
+
+
+def _list_fix_as_markdown(fix: str) -> str:
+    steps = split_steps(fix)
+    return f"**Fix:** {fix}.\n" if len(steps) == 1 else "\n".join(["**Fix:**\n", *(f"- {step}" for step in steps), ""])
+
+
+def _block(label: str, *parts: str) -> str:
+    """The parts below each other, as a list if there are several."""
     head = f"  {label}: "
+    mark = "- " if len(parts) > 1 else ""
+    margin = " " * len(head)
+    return "\n".join(_wrap(mark + part, first=margin if index else head, indent=margin + " " * len(mark))
+                     for index, part in enumerate(parts))  # fmt: skip
+
+
+def _wrap(text: str, first: str = "", indent: str = "") -> str:
     # paths, flags and URLs must stay in one piece, or they can't be copied
-    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False,
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False,
                          break_on_hyphens=False)  # fmt: skip
-
-
-def _wrap(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

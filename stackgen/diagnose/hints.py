@@ -15,13 +15,14 @@ __all__ = ["describe_undecided"]
 
 # lines of one log that are shown
 LINES = 4
-CLOSEST = "no line of this log is clearly an error; these lines come closest, and may have nothing to do with it:"
-NO_WORDS = "no line of this log reports an error; it ends with:"
+CLOSEST = "no line of this log is clearly an error. These lines look most like one, but may be unrelated:"
+NO_WORDS = "no line of this log reports an error. Its last line:"
 NEXT = (
-    "next: add what Docker knows (`docker inspect`: exit code, OOMKilled) and the log from its first line; if the "
-    "process is still running and its log stands still, compare two outputs of `docker stats` and `nvidia-smi` a "
-    "minute apart, which show whether it downloads, loads or computes; if a download stands still without an error, "
-    "the transfer protocol Xet may be the reason: HF_HUB_DISABLE_XET=1 is a test; keep the files that have arrived"
+    "next: pass the log from its first line, and the output of `docker inspect` (exit code, OOMKilled); if the "
+    "process is running but its log does not grow, compare two outputs of `docker stats` and `nvidia-smi` a minute "
+    "apart, which show whether the process downloads, loads or computes; if a download makes no progress and logs no "
+    "error, set HF_HUB_DISABLE_XET=1 as a test, because the transfer protocol Xet may be the cause, and keep the "
+    "files that have arrived"
 )
 
 

@@ -35,18 +35,16 @@ def _kind(name: str, pattern: str, title: str, change: str, otherwise: str) -> K
 
 
 TRY_WITHOUT = (
-    "change or remove {settings} (with several, one at a time); if you need what it asks for, look in the "
-    "release notes "
-    "of newer versions for it, and set `image:` to such a version"
+    "change or remove {settings} (with several, one at a time); if you need this feature, search the release notes "
+    "of newer versions for it, and set `image:` to a version that supports it"
 )
 FILES_OR_DEFAULT = (
-    "no setting in stack.yaml asks for it, so the model's own files (config.json) or a default of this version do: use "
-    "the version of the image that the model's page names, or another variant of the model"
+    "no setting in stack.yaml asks for this, so the model's own files (config.json) or a default of this version ask "
+    "for it: use the version of the image that the model's page names, or another variant of the model"
 )
 NEWER = (
-    "set `image:` to the version that the model's page names, most often a newer one, or use another variant "
-    "of the model; "
-    "a new download does not help"
+    "set `image:` to the version that the model's page names, most often a newer one, or use another variant of the "
+    "model; don't download the same files again, because they are not damaged"
 )
 # the first kind that fits counts
 KINDS = (
@@ -54,19 +52,18 @@ KINDS = (
         "check",
         r"^(?:\w+: )?Check failed|GGML_ASSERT|internal error|(?:is|be) a bug|please "
         r"(?:file|report|open|raise) (?:a|an|this)",
-        "a check inside the engine's own code failed",
-        "start once without {settings} (with several, one at a time), as a test; such a check most often fails because "
-        "of a fault of this version: look in the notes of newer versions",
-        "look in the notes of newer versions for it: such a check most often fails because of a fault of "
-        "this version; a "
-        "start with another version of the image is a test",
+        "an internal check of the engine failed",
+        "as a test, start once without {settings} (with several, one at a time); read the release notes of newer "
+        "versions, because most often such a check fails because of a bug in this version",
+        "search the release notes of newer versions for this check, because most often such a check fails because of "
+        "a bug in this version; as a test, start with another version of the image",
     ),
     _kind(
         "newer",
         r"unknown (?:model )?(?:architecture|projector|quantization|ggml type)|not recognize this "
         r"(?:architecture|model)|"
         r"missing tensor|has wrong shape|no module or parameter named|Tokenizer class \S+ does not exist",
-        "the model's files are newer than this version of the program, or made for another one",
+        "the model's files are too new for this version of the program, or were made for another program",
         NEWER,
         NEWER,
     ),
@@ -75,17 +72,18 @@ KINDS = (
         r"^(?:ImportError|ModuleNotFoundError)|is not installed|not been installed|[Pp]lease install|pip install|"
         r"No module named|could not be imported|is required (?:to|for) .{0,60}(?:package|install)",
         "the image lacks a package that this model or setting needs",
-        "use an image that contains the package (the model's page or the engine's notes name one), or build an image "
-        "`FROM` this one with it and set `image:`; without {settings}, the engine may not need it",
-        "use an image that contains the package (the model's page or the engine's notes name one), or build an image "
-        "`FROM` this one with it and set `image:`",
+        "use an image that contains the package (see the model's page or the engine's release notes), or add the "
+        "package in an image of your own (`FROM` this image), and set `image:` to it; without {settings}, the engine "
+        "may not need the package",
+        "use an image that contains the package (see the model's page or the engine's release notes), or add the "
+        "package in an image of your own (`FROM` this image), and set `image:` to it",
     ),
     _kind(
         "memory",
         r"out of memory|OutOfMemory|not enough (?:gpu )?memory|insufficient memory|memory .{0,60}(?:exceed|too small)|"
         r"(?:exceed|larger than).{0,60}memory|No available memory|failed to allocate|offloaded to (?:the )?disk",
-        "the engine does not get the memory that its settings need",
-        "lower {settings}, or what else the message names",
+        "the engine's settings need more memory than is available",
+        "lower {settings}, or another setting that the message names",
         "lower max_model_len or max_num_seqs, or give the model more or larger GPUs",
     ),
     _kind(
@@ -95,9 +93,9 @@ KINDS = (
         r".{0,40}(?:\bgpus?\b|\bcuda\b|\brocm\b|hopper|blackwell|ampere|platforms?\b|"
         r"\bdevices?\b)|on (?:rocm|cuda|hip|xpu|cpu)\b",
         "this feature needs another kind of GPU or platform",
-        "change or remove {settings}: the feature is not for this GPU or platform",
-        "no setting in stack.yaml asks for the feature, so the model's files or a default of this version do: use a "
-        "variant of the model (quantization, data type) for this GPU, or another version of the image",
+        "change or remove {settings}, because the feature does not support this GPU or platform",
+        "no setting in stack.yaml asks for the feature, so the model's files or a default of this version ask for "
+        "it: use a variant of the model (quantization, data type) for this GPU, or another version of the image",
     ),
     _kind(
         "unsupported",
@@ -119,16 +117,15 @@ KINDS = (
         r"(?:cannot|could not|can't|unable to|failed to) (?:find|open|locate|load|read) .{0,60}"
         r"(?:\bfiles?\b|folder|director|\bpath|weights|checkpoint|\.json|\.gguf|safetensors|'/|magic|key-value)",
         "the engine does not find a file, or can't read it",
-        "compare {settings} with what is in the container: `ls -l` on the path of the message, in the container",
-        "compare `model`, `revision` and `file` with what the model's page lists and with what is in the "
-        "container (`ls "
-        "-l` on the path of the message)",
+        "compare {settings} with the files in the container: run `ls -l` there with the path from the message",
+        "compare `model`, `revision` and `file` with the model's page, and with the files in the container (run `ls "
+        "-l` there with the path from the message)",
     ),
     _kind(
         "size",
         r"divisib|divide|multiple of|\bshapes?\b|dimension|size mismatch|align|same (?:size|length|shape)",
-        "a size of the model does not fit the settings",
-        "change {settings} so that the sizes of the message fit",
+        "a size of the model does not match the settings",
+        "change {settings} so that the sizes in the message match",
         "no setting in stack.yaml decides these sizes, so they come from the model's files: use the version "
         "of the image "
         "that the model's page names, or another variant of the model",
@@ -142,19 +139,17 @@ KINDS = (
         "the engine refuses a value",
         "change {settings} so that the message no longer applies, or remove it",
         "no setting in stack.yaml has this value, so it comes from the model's files (config.json, tokenizer, "
-        "generation_config.json) or from a default: compare them with the model's page, and use the version "
-        "of the image "
-        "that it names",
+        "generation_config.json) or from a default: compare these files with the model's page, and use the version "
+        "of the image that the page names",
     ),
 )  # fmt: skip
 OTHER = _kind(
     "other",
     "",
-    "the engine ended with a message of its own",
-    "start once without {settings} (with several, one at a time), as a test",
-    "search the issues of the program's project for the message, with the version that the log starts with; "
-    "a start with "
-    "another version of the image is a test",
+    "the engine exited with an error message",
+    "as a test, start once without {settings} (with several, one at a time)",
+    "search the issues of the program's project for the message and for its version (at the start of the log); as a "
+    "test, start with another version of the image",
 )
 
 
@@ -162,12 +157,12 @@ OTHER = _kind(
 LIBRARY = _kind(
     "library",
     "",
-    "a library refuses what the engine or the model's files ask of it",
+    "a library does not accept what the engine or the model's files request",
     "",
-    "this message is of a library, not of the engine. Either the versions of the library and the engine do not fit "
-    "together: then use an image that contains versions released for each other (most often a newer one of the "
-    "engine), and do not upgrade one package alone. Or the model's files need another version, which the model's page "
-    "names",
+    "the message comes from a library, not from the engine. If the versions of the library and the engine are not "
+    "compatible, use an image with versions that were released for each other (most often, a newer image of the "
+    "engine), and do not upgrade one package alone. If the model's files need another version, use the version that "
+    "the model's page names",
 )
 
 
@@ -188,7 +183,7 @@ def describe_step(kind: Kind, concerned: Sequence[Concerned], tested: Sequence[s
     named = f" (the program tests {', '.join(tested[:SHOWN])})" if tested else ""
     if has_stack or not kind.otherwise.startswith(NOT_SET):
         return f"{kind.otherwise}{named}"
-    return f"look for the setting that asks for it in stack.yaml{named}; if there is none: {_unknown_origin(kind)}"
+    return f"look in stack.yaml for the setting that asks for this{named}; if there is none: {_unknown_origin(kind)}"
 
 
 def _unknown_origin(kind: Kind) -> str:

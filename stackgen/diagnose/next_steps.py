@@ -9,7 +9,7 @@ from stackgen.diagnose.messages import find_advice
 
 __all__ = ["describe_next_steps"]
 
-REACH = "`curl -v` with the address of the line, from the same container, shows whether it is reachable"
+REACH = "run `curl -v` in the same container with the address from the line, which shows whether it is reachable"
 # an address with which a process reaches only its own machine; another process there did not listen
 LOOPBACK = re.compile(r"\b127\.\d+\.\d+\.\d+\b|\[?::1\]|\blocalhost\b")
 # where the program's own words point, and what shows more; at most two places are named. A single word decides nothing
@@ -23,7 +23,8 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("the container runtime or the Docker daemon",
          r"(?i)\b(?:error response from daemon|oci runtime|runc|crun|containerd|shim task|podman|cdi devices?|iptables|"
          r"nftables)\b",
-         "`docker info` and `sudo journalctl -u docker --since -10min` (Podman: `podman info`) show the daemon's side"),
+         "run `docker info` and `sudo journalctl -u docker --since -10min` (Podman: `podman info`), which show the "
+         "daemon's state"),
         ("the network or a server outside of the stack",
          r"(?i)\bconnection (?:refused|reset|timed out|aborted|error)|max retries exceeded|name resolution|"
          r"proxy ?error|(?:by|from|to|through|via) (?:the |a )?proxy\b|tunnel connection failed|"
@@ -32,43 +33,59 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("files, folders or their permissions",
          r"(?i)no such file|permission denied|read-only file system|(?:is|not) a directory|no space left|"
          r"stale file handle|i/o error|input/output error|\block file\b",
-         "`ls -ln` on the path of the line and `df -h` show owner, size and free space"),
+         "run `ls -ln` with the path from the line, and `df -h`, which show owner, size and free space"),
         ("the model's files or their format",
          r"\b[\w-]+\.(?:safetensors|gguf)\b|\b(?:config|tokenizer(?:_config)?)\.json\b|SafetensorError|invalid magic|"
          r"(?:missing|wrong shape|wrong type) .{0,20}tensor|tensor '[^']+'",
          "compare `model`, `revision` and `file` with the model's page, which names the engine versions that can run "
          "it"),
         ("memory", r"(?i)out of memory|cannot allocate|(?:unable|failed) to allocate|bad_alloc|MemoryError|oom.kill",
-         "`free -g`, `{memory}` and `docker stats --no-stream` show who uses it"),
+         "run `free -g`, `{memory}` and `docker stats --no-stream`, which show what uses the memory"),
         ("Python packages in the image",
          r"\b(?:ImportError|ModuleNotFoundError)\b|undefined symbol|unexpected keyword",
-         "the frames above the line in the full log name both packages; an official image has packages that match"),
+         "look at the frames above the line in the full log, which name both packages; use an official image, whose "
+         "packages match"),
     )
 )  # fmt: skip
 # only of a server that has served
 REQUEST = (
     "a client's request",
     re.compile(r"(?i)\b(?:request|prompt|messages|chat template|tool_calls?)\b"),
-    "repeat the request with `curl` and less in it, to find the part that fails",
+    "repeat the request with `curl`, and remove parts of it until it works",
 )
 # errno 24, 28, 62 and 116 of Linux, which libraries quote inside of their own messages
 ERRNO = re.compile(r"\((?:os error|errno:?) (?P<rust>\d+)\)|\[Errno (?P<python>\d+)\]|\berrno[ =:]+(?P<c>\d+)", re.I)
 SYSTEM_ERRORS = {
-    24: (r"too many open files", "the process has reached its limit of open files (`ulimit -n` in the container); "
-         "raise it (`ulimits: nofile` in a Compose file, `default-ulimits` in daemon.json), or let fewer transfers run "
-         "at once"),
-    28: (r"no space left on device", "the file system of the path is full, or its inodes or a quota are used up: `df "
-         "-h` and `df -i` on the path show which; /dev/shm and tmpfs are file systems of their own"),
-    62: (r"timer expired", "the kernel ended an operation after a time limit, mostly of the storage or the network "
-         "below the path: look at the file system (`df -hT`) and the kernel log (`sudo dmesg`), and try again"),
-    116: (r"stale file handle", "the file's server (mostly NFS) no longer knows the file: it was replaced or the "
-          "export changed; mount the share again, and look whether the file exists there"),
+    24: (r"too many open files", "the process has reached its limit of open files (`ulimit -n` in the container): "
+                                 "raise the limit (`ulimits: nofile` in a Compose file, `default-ulimits` in "
+                                 "daemon.json), or run fewer transfers at the same time"),
+    28: (r"no space left on device", "the file system of the path is full, or its inodes or a quota are used up: run "
+                                     "`df -h` and `df -i` with the path, which show the reason; note that /dev/shm "
+                                     "and tmpfs are separate file systems"),
+    62: (r"timer expired", "the kernel ended an operation that took too long, most often because of the storage or "
+                           "the network below the path: check the file system (`df -hT`) and the kernel log (`sudo "
+                           "dmesg`), and try again"),
+    116: (r"stale file handle", "the file server (usually NFS) no longer has this file, because it was replaced or "
+                                "because the export changed: mount the share again, and check that the file exists "
+                                "there"),
 }  # fmt: skip
 XET = re.compile(r"CAS service|\bxet")
 COMMANDS = {
-    "nvidia": ("NVIDIA", "`nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'` show the driver's side", "nvidia-smi"),
-    "amd": ("AMD", "`rocm-smi`, `rocminfo` and `sudo dmesg | grep -i amdgpu` show the driver's side", "rocm-smi"),
-    "": ("of any maker", "`sudo dmesg | grep -iE 'nvrm|xid|amdgpu'` shows the driver's side", "nvidia-smi or rocm-smi"),
+    "nvidia": (
+        "NVIDIA",
+        "run `nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'`, which show the driver's state",
+        "nvidia-smi",
+    ),
+    "amd": (
+        "AMD",
+        "run `rocm-smi`, `rocminfo` and `sudo dmesg | grep -i amdgpu`, which show the driver's state",
+        "rocm-smi",
+    ),
+    "": (
+        "of any maker",
+        "run `sudo dmesg | grep -iE 'nvrm|xid|amdgpu'`, which shows the driver's state",
+        "nvidia-smi or rocm-smi",
+    ),
 }
 SIGNAL = re.compile(
     r"exit(?:ed with)? code (?:13[2-689])|Segmentation fault|Segfault encountered|Illegal instruction|core dumped|"
@@ -81,10 +98,14 @@ INTERNAL = re.compile(
     r"(?:$|: )|GGML_ASSERT|^assert ", re.M
 )  # fmt: skip
 COMMON = (
-    "search the issues of the engine's project for the shown message, with the version that the log starts with; if "
-    "the message is new there, report it: `stackgen diagnose --bundle FILE` writes what is needed, without secrets"
+    "search the issues of the engine's project for this message and for the engine's version (at the start of the "
+    "log); if nobody has reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a "
+    "report needs, without secrets"
 )
-SILENT = "the log names no reason: `docker inspect` shows the exit code and OOMKilled, and `docker logs` the whole log"
+SILENT = (
+    "the log names no reason: run `docker inspect`, which shows the exit code and OOMKilled, and read the whole "
+    "log (`docker logs`)"
+)
 
 
 def describe_next_steps(
@@ -112,33 +133,32 @@ def describe_next_steps(
         if certain and any(pattern.search(line) for line in lines if look != REACH or not LOOPBACK.search(line))
     ][:2]
     said = next(filter(None, map(find_advice, (*lines, *advice.splitlines()))), "")
-    steps = [f"the message itself advises: {said}"] if said else []
+    steps = [f"the message advises: {said}"] if said else []
     steps += explain_system_errors(text)
     if found and not explain_system_errors(text):
         named = " and ".join(place for place, _ in found)
-        steps.append(f"places to look at first, by the words of the lines: {named}: "
-                     f"{'; '.join(look for _, look in found)}")  # fmt: skip
+        steps.append(f"the lines point to {named}: {'; '.join((look for _, look in found))}")  # fmt: skip
     elif not lines:
         steps.append(SILENT)
     if settings:
         steps.append(
-            f"the lines name or touch these settings: {', '.join(settings[:4])}; compare their values with the "
-            "model's page and the engine's `--help`, and start once without them, as a test"
+            f"the lines concern these settings: {', '.join(settings[:4])}; compare their values with the model's "
+            "page and the engine's `--help`; as a test, start once without them"
         )
     if engine and lines and not steps and not INTERNAL.search(text) and not SIGNAL.search(text):
         steps.append(
-            "the model's page often names the version and the flags that it needs; a start with another version of the "
-            "image is a test"
+            "read the model's page, which often names the version and the flags that the model needs; as a test, "
+            "start with another version of the image"
         )
     if INTERNAL.search(text):
         steps.append(
-            "an exception without an explanation in the engine's own code can be a bug of this version with this model "
-            "or setting: look in the notes of newer versions; a start with another version of the image is a test"
+            "the exception comes from the engine's own code and has no explanation, so it may be a bug of this "
+            "version: read the release notes of newer versions; as a test, start with another version of the image"
         )
     if SIGNAL.search(text):
         steps.append(
-            "native code crashed: the lines around it and `sudo dmesg` at that time name the library; a start with "
-            "another version of the image is a test"
+            "native code crashed: the lines around the crash and `sudo dmesg` name the library; as a test, start "
+            "with another version of the image"
         )
     steps.append(COMMON)
     return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory)
@@ -150,5 +170,5 @@ def explain_system_errors(text: str) -> list[str]:
     steps = [meaning for number, (words, meaning) in SYSTEM_ERRORS.items()
              if number in numbers or re.search(words, text, re.I)]  # fmt: skip
     if steps and XET.search(text):
-        steps.append("as a test, HF_HUB_DISABLE_XET=1 downloads with plain HTTP in place of Xet")
+        steps.append("as a test, set HF_HUB_DISABLE_XET=1, which downloads with plain HTTP instead of Xet")
     return steps

@@ -209,7 +209,11 @@ def _name_settings(rule: Rule, hit: Hit, evidence: Evidence) -> str:
     text = "\n".join((*hit.lines, read_frames(service.log, hit.lines)))
     touched = find_touched_settings(text, service.log, service.engine, model)
     # without stack.yaml and the engine's arguments, these would be guesses
-    return f"; the lines touch {', '.join(touched[:3])}: start once without, as a test" if touched and model else ""
+    return (
+        f"; as a test, start once without the settings that these lines concern: {', '.join(touched[:3])}"
+        if touched and model
+        else ""
+    )
 
 
 def _format_evidence(rule: Rule, hit: Hit, evidence: Evidence, redact: SecretRedactor) -> tuple[str, ...]:

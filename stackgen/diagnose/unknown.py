@@ -31,26 +31,26 @@ __all__ = ["WIDTH", "explain_lines", "find_unknown"]
 # characters of an evidence line that are shown
 WIDTH = 400
 NO_RULE = "no rule matches this failure"
-FAILED_REQUEST = "the server runs, but its last request failed, and no rule matches"
+FAILED_REQUEST = "the server is running, but its last request failed, and no rule matches"
 SILENT = (
-    "the log does not contain the cause: every error in it follows from the end of another process, whose own error is "
-    "not in these lines; either lines are missing (an excerpt, or the log of another container), or that process ended "
-    "without a message, for example because it was killed when the machine's memory was full"
+    "the log does not contain the cause. Every error in it is a consequence: another process ended first, and its "
+    "error is not in these lines. Either lines are missing (from an excerpt, or from the log of another container), "
+    "or that process ended without a message, for example because the kernel killed it when memory was full"
 )
-OF_A_REQUEST = "the traceback is that of a request, so the server itself may still run"
+OF_A_REQUEST = "The traceback belongs to a request, so the server may still be running"
 CUT = (
-    "the log has a traceback without its exception, and every error line in it follows from that exception; the shown "
-    "frame is the last one"
+    "the log contains a traceback, but not the exception at its end. Every error line in the log is a consequence of "
+    "this exception. The last frame of the traceback is shown"
 )
 LOOK_BELOW = (
-    "read the line that follows this frame in the whole log of the service (`docker logs`), which is the exception; "
-    "with it, run `stackgen diagnose` again"
+    "look for this frame in the whole log of the service (`docker logs`): the line after it is the exception; run "
+    "`stackgen diagnose` again with this line"
 )
 LOOK_OUTSIDE = (
-    "in the whole log of this start (`docker logs`, of every container of the model), look for the first error; if "
-    "there is none, look outside: the exit code and OOMKilled of the container (`docker inspect`), the OOM killer and "
-    "Xids in the kernel log (`sudo dmesg | grep -iE 'killed process|xid'`), and free memory (`free -g`) during the "
-    "next start"
+    "look for the first error in the whole log of this start (`docker logs` of every container of the model); if "
+    "there is none, check the exit code and OOMKilled of the container (`docker inspect`); look for the OOM killer "
+    "and Xid errors in the kernel log (`sudo dmesg | grep -iE 'killed process|xid'`); watch the free memory (`free "
+    "-g`) during the next start"
 )
 
 
@@ -83,7 +83,7 @@ def find_unknown(evidence: Evidence, redact: SecretRedactor, unexplained: frozen
         yield make(named.service if named else "", (*before, *shown), _describe(NO_RULE, compose))
     if evidence.checks and all(one.is_working for one in evidence.services):
         lines = tuple(f"{check}: {message}" for check, message in evidence.checks)
-        yield make("", lines, f"{NO_RULE}; all services work, but these checks failed")
+        yield make("", lines, f"{NO_RULE}. All services are running, but these checks failed")
 
 
 def _is_failed_answer(status: int | None) -> bool:
@@ -125,8 +125,8 @@ def explain_lines(evidence: Evidence, service: str, lines: tuple[str, ...]) -> s
 def _describe(what: str, log: str) -> str:
     """`what`, and how far the shown lines are evidence: only errors are called likely causes."""
     if has_certain_error(log):
-        return f"{what}; these log lines most likely show the cause"
-    return f"{what}, and no line of the log is clearly an error; these lines come closest"
+        return f"{what}. These log lines most likely show the cause"
+    return f"{what}, and no line of the log is clearly an error. These lines look most like one"
 
 
 def _explain_failed_service(service: ServiceEvidence, make: Callable[..., Finding]) -> Finding:
@@ -140,7 +140,7 @@ def _explain_failed_service(service: ServiceEvidence, make: Callable[..., Findin
     # the log of a request that failed may be all that somebody has copied
     of_request = not service.state and not has_crashed(service.log) and has_request_frame(service.log.splitlines())
     cause = _describe(NO_RULE, service.log)
-    return make(service.service, shown, f"{cause}; {OF_A_REQUEST}" if of_request else cause)
+    return make(service.service, shown, f"{cause}. {OF_A_REQUEST}" if of_request else cause)
 
 
 def _log_shows_failure(service: ServiceEvidence) -> bool:

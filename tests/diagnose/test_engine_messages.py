@@ -91,7 +91,7 @@ def test_an_exception_without_a_known_message_is_explained_by_its_frame_and_the_
     text = log_of("ValueError: the frobnicator is out of plums", ("vllm/v1/spec_decode/plum.py", "load"))
     found = diagnose_log(text, extra_args=["--speculative-config", '{"method":"plum"}'])
     assert found.id == "SG-V046"
-    assert "vllm/v1/spec_decode/plum.py, load (by the log itself)" in found.cause
+    assert "vllm/v1/spec_decode/plum.py, load (according to the log)" in found.cause
     assert '--speculative-config {"method":"plum"}' in found.fix
     # without such a setting, nothing is known
     assert diagnose_log(text).id == "SG-0000"
@@ -100,7 +100,7 @@ def test_an_exception_without_a_known_message_is_explained_by_its_frame_and_the_
 def test_a_failed_check_of_llamacpp_names_the_flag_that_runs_its_file() -> None:
     line = "/app/ggml/src/ggml-backend-meta.cpp:535: GGML_ASSERT(ret.axis != GGML_BACKEND_SPLIT_AXIS_UNKNOWN) failed"
     found = diagnose_log(line, engine="llamacpp", file="one.gguf", extra_args=["--split-mode", "tensor"])
-    assert (found.id, found.title) == ("SG-V046", "a check inside the engine's own code failed")
+    assert (found.id, found.title) == ("SG-V046", "an internal check of the engine failed")
     assert "ggml/src/ggml-backend-meta.cpp" in found.cause and "--split-mode tensor" in found.fix
 
 

@@ -61,6 +61,19 @@ def test_a_finding_is_laid_out_like_a_rustc_error() -> None:
     assert format_finding(found, first=False).startswith("also[SG-V012]")
 
 
+def test_each_step_of_a_fix_has_its_own_line() -> None:
+    fix = "lower it (a; b), or run `x; y`; if that does not help, raise it"
+    found = Finding("SG-V012", "the KV cache is too small", "a", "too small", ("To serve …",), fix)
+    assert format_finding(found).splitlines()[3:] == [
+        "  fix: - lower it (a; b), or run `x; y`",
+        "       - if that does not help, raise it",
+        "  more: stackgen explain SG-V012",
+    ]
+    rule = find_rule("SG-M002")
+    for page in (format_page(rule), format_markdown(rule)):
+        assert "\n- if two models should share the GPU, " in page
+
+
 def test_a_real_failure_is_formatted() -> None:
     text = format_finding(diagnose(load_fixture(LOGS / "SG-V012-kvsmall.log").evidence)[0])
     assert "max_model_len: 2097024" in text and "Engine core" not in text

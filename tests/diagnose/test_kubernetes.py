@@ -38,7 +38,7 @@ MESSAGES = (
     ("SG-K011", 'CreateContainerConfigError: secret "engine-key" not found', "missing"),
     ("SG-K011", 'MountVolume.SetUp failed for volume "scripts" : configmap "scripts" not found', "missing"),
     ("SG-K012", "no pod exists for a", "no pod"),
-    ("SG-K013", "no nodes available to schedule pods", "no node at all"),
+    ("SG-K013", "no nodes available to schedule pods", "no node in the cluster"),
 )  # fmt: skip
 
 

@@ -39,10 +39,10 @@ def test_the_kind_of_the_machine_is_read_from_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "machine", "words"),
     [
-        (UVA, Machine(wsl=True), "where this engine runs"),
-        (f"Using 'pin_memory=False' as WSL is detected.\n{UVA}", None, "where this engine runs"),
-        (AVX, Machine(virtual=True), "it is a virtual machine"),
-        (f"QEMU Virtual CPU version 2.5+\n{AVX}", None, "it is a virtual machine"),
+        (UVA, Machine(wsl=True), "This engine runs on WSL2"),
+        (f"Using 'pin_memory=False' as WSL is detected.\n{UVA}", None, "This engine runs on WSL2"),
+        (AVX, Machine(virtual=True), "this virtual machine does not offer"),
+        (f"QEMU Virtual CPU version 2.5+\n{AVX}", None, "this virtual machine does not offer"),
         (NEEDS, Machine(jetson="R36 4.7"), "JetPack"),
     ],
 )
@@ -55,7 +55,7 @@ def test_rules_ask_for_the_kind_of_the_machine(log: str, machine: Machine | None
 def test_a_gpu_before_turing_is_not_sent_to_a_newer_driver_than_it_has() -> None:
     device = "  Device 0: NVIDIA GeForce GTX 1080 Ti, compute capability 6.1, VMM: yes\n"
     for found in (first(device + PTX), first(PTX, compute="6.1"), first(NEEDS, compute="7.0")):
-        assert found.id == "SG-G002" and "580 series, which is the last one for this GPU" in found.fix
+        assert found.id == "SG-G002" and "580 series, which is the last one that supports this GPU" in found.fix
         assert "or newer" not in found.fix
     assert "or newer" in first(PTX, compute="8.9").fix and "or newer" in first(PTX).fix
 

@@ -43,7 +43,7 @@ def find(error: str, stack: str = "", start: str = "") -> Finding:
         ("RuntimeError: plum_kernel requires sm_90a, got sm_80", "SG-G040", "requires sm_90a", "image"),
         ("ValueError: FP8 KV cache requires compute capability 8.9 or higher", "SG-G040", "8.9", "kv_cache_dtype"),
         ("ImportError: cannot import name 'Plum' from 'plums.tree' (/x/plums/tree.py)", "SG-V040",
-         "vllm uses `Plum`, which plums does not have", "tested together"),
+         "vllm uses `Plum`, which plums in the image does not have", "tested together"),
         ("TypeError: Tree.__init__() got an unexpected keyword argument 'plum'", "SG-V040", "Tree", "container"),
     ],
 )  # fmt: skip
@@ -285,8 +285,8 @@ def test_an_argument_that_the_server_adds_is_no_mistake_of_the_client() -> None:
     error = f"{CORE}ValueError: Kwargs ['plum'] are not supported by `PlumTokenizer.apply_chat_template`.\n"
     frames = "".join(map(frame.format, ("vllm/renderers/plum.py", "transformers/tokenization_plum.py")))
     found = diagnose(collect_from_log(frames + error))[0]
-    assert found.id == "SG-V040" and "vllm uses `plum`" in found.cause and "transformers" in found.cause
-    assert "also if the client does not send it" in found.cause
+    assert found.id == "SG-V040" and "it uses `plum`" in found.cause and "transformers" in found.cause
+    assert "even if the client does not send it" in found.cause
 
 
 @pytest.mark.parametrize(
@@ -297,4 +297,4 @@ def test_an_old_worker_of_fastchat_is_replaced_by_the_engine_vllm(caller: str, i
     log = f'Traceback (most recent call last):\n  File "/x/site-packages/{caller}", line 1, in <module>\n{error}'
     found = diagnose(collect_from_log(log))[0]
     assert found.id == "SG-V040" and found.fix.startswith("serve the model with `engine: vllm`") == is_worker
-    assert "set `image:` to a version in which both were built" in found.fix
+    assert "set `image:` to a version in which both packages were tested" in found.fix

@@ -243,7 +243,7 @@ def test_an_unknown_error_of_a_request_is_shown() -> None:
     answer = REFUSED.splitlines()[0] + "\n"
     for status in ("400 Bad Request", "500 Internal Server Error"):
         found = first(error + answer.replace("400 Bad Request", status))
-        assert found.id == UNKNOWN and PLUM in found.evidence and "the server runs" in found.cause
+        assert found.id == UNKNOWN and PLUM in found.evidence and "the server is running" in found.cause
     # a wrong key, and a request that was answered later, are no failures
     for status in ("401 Unauthorized", "200 OK"):
         assert diagnose(collect_from_log(error + answer.replace("400 Bad Request", status))) == ()

@@ -196,14 +196,14 @@ def test_container_states_are_diagnosed(service: ServiceEvidence, id: str) -> No
 @pytest.mark.parametrize(
     ("service", "shown"),
     [
-        (ServiceEvidence("a", state="exited", exit_code=137, oom_killed=True), "killed a (exit code 137): "),
+        (ServiceEvidence("a", state="exited", exit_code=137, oom_killed=True), "killed a (exit code 137)"),
         # the kernel killed a child process, and the main process reported an error
-        (ServiceEvidence("a", state="exited", exit_code=1, oom_killed=True), "killed a (exit code 1): "),
+        (ServiceEvidence("a", state="exited", exit_code=1, oom_killed=True), "killed a (exit code 1)"),
         (ServiceEvidence("a", state="restarting", oom_killed=True, log="supervise: it ended with code 1"),
-         "killed a (exit code 1): "),
+         "killed a (exit code 1)"),
         (ServiceEvidence("a", state="restarting", log="supervise: it ended with code 137"),
-         "killed a (exit code 137): "),
-        (ServiceEvidence("a", state="restarting", oom_killed=True), "killed a: "),
+         "SIGKILL ended a (exit code 137)"),
+        (ServiceEvidence("a", state="restarting", oom_killed=True), "killed a,"),
     ],
 )  # fmt: skip
 def test_the_cause_of_an_oom_kill_contains_the_real_exit_code(service: ServiceEvidence, shown: str) -> None:
@@ -460,7 +460,7 @@ def test_llamacpp_prefixes_are_stripped() -> None:
     ("name", "fix"),
     [
         ("SG-A001-flag", "did you mean --ctx-size?"),
-        ("SG-A001-vllmflag", "remove the flag: llama.cpp takes only the memory it needs"),
+        ("SG-A001-vllmflag", "remove the flag: llama.cpp uses only the memory that it needs"),
     ],
 )
 def test_unknown_flags_of_llamacpp_get_a_suggestion(name: str, fix: str) -> None:

@@ -137,7 +137,7 @@ NVML = "unresolvable CDI devices runtime.nvidia.com/gpu=all"
 
 def test_a_kind_that_the_toolkit_generates_is_no_missing_file() -> None:
     found = first(f"Error response from daemon: failed to inject CDI devices: {NVML}\n")
-    assert found.id == "SG-G016" and "generates" in found.cause and "/etc/cdi" not in found.fix
+    assert found.id == "SG-G016" and "No file is missing" in found.cause and "/etc/cdi" not in found.fix
     assert "nvidia-smi" in found.fix
     # the generation's own error is the cause
     found = first(f"Failed to initialize NVML: Driver/library version mismatch\nError response from daemon: {NVML}\n")

@@ -141,7 +141,7 @@ TEXTS = (
     # GPUs in the engines
     Text("SG-G002", "RuntimeError: The NVIDIA driver on your system is too old (found version 12080). Please update "
          "your GPU driver by downloading and installing a new version", source="torch 2.x, torch/csrc/cuda/Module.cpp",
-         log="fastchat", expected="an image for an older CUDA version"),
+         log="fastchat", expected="an image whose CUDA version is at most"),
     Text("SG-G002", "RuntimeError: CUDA error: CUDA driver version is insufficient for CUDA runtime version",
          source="CUDA error 35", log="vllm"),
     Text("SG-G003", "OSError: libnvidia-ml.so.1: cannot open shared object file: No such file or directory",

@@ -33,11 +33,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V041",
         title="the tool call parser can't read the model's tool calls",
-        cause="the server works, but its tool call parser failed to read an answer of the model: the parser is one of "
-        "another model family, or the model wrote a broken tool call",
-        fix="compare tool_call_parser with the parser that the model's page names; if they are the same, the model "
-        "wrote something else than its format: a newer image may read it, and a larger max_tokens avoids that tool "
-        "calls are cut; the client gets such an answer as text",
+        cause="the server works, but its tool call parser could not read a tool call of the model. Either the parser "
+        "is for another model family, or the tool call is broken",
+        fix="compare tool_call_parser with the parser on the model's page; if they are the same, the model did not "
+        "keep to its own format: try a newer image, and raise max_tokens in the client if tool calls are cut off; "
+        "until then, clients get such a tool call as plain text",
         source="The messages come from vLLM (entrypoints/openai/tool_parsers), and are quoted in vllm-project/vllm "
         "issue 26561 (2025-10) and QwenLM/Qwen3-Coder issue 537 (2025-10).",
         explain="Each model family writes tool calls in its own format: Hermes and Qwen 2.5 as JSON, Qwen3-Coder as "
@@ -57,11 +57,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V042",
         title="a request contains JSON that is cut or broken",
-        cause="the server refused a request because JSON in it can't be read: {problem}; most often these are the "
-        "arguments of an earlier tool call (tool_calls[].function.arguments), which the client sends back broken",
-        fix="fix the client: it must send back only arguments that are valid JSON ({} if it can't repair them); start "
-        "a new conversation as a workaround, and raise max_tokens in the client if answers are cut; the server and its "
-        "tool_call_parser are not the reason",
+        cause="the server refused a request because it can't parse the JSON in it: {problem}. Most often, the client "
+        "sent back the arguments of an earlier tool call (tool_calls[].function.arguments) incomplete",
+        fix="fix the client: it must send back arguments only if they are valid JSON, and {} otherwise; as a "
+        "workaround, start a new conversation; if answers are cut off, raise max_tokens in the client; leave the "
+        "server and tool_call_parser as they are, because they are not the cause",
         source="The texts come from Python (json/decoder.py) and llama.cpp (common/chat.cpp), and are quoted in "
         "vllm-project/vllm issues 43995 (2026-05) and 47761 (2026-07), and in NousResearch/hermes-agent issue 12643 "
         "(2026-04).",
@@ -74,11 +74,11 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"Failed to parse tool call arguments as JSON"),
-                cause="llama-server could not read the arguments of a tool call as JSON: either the client sends back "
-                "a broken call of an earlier turn, or the model's answer was cut in the middle of a call",
-                fix="raise max_tokens in the client, so that no call is cut, and let the client send back only "
-                "arguments that are valid JSON; start a new conversation as a workaround, because the broken call is "
-                "repeated with every request; the server itself works",
+                cause="llama-server can't parse the arguments of a tool call as JSON. Either the client sent back a "
+                "broken tool call of an earlier turn, or the model's answer was cut off in the middle of a tool call",
+                fix="raise max_tokens in the client, so that tool calls are not cut off; fix the client: it must "
+                "send back arguments only if they are valid JSON; as a workaround, start a new conversation, because "
+                "each request repeats the broken tool call; leave the server as it is, because it works",
             ),
         ),
     ),

@@ -89,22 +89,22 @@ def _find_remedy(evidence: Evidence) -> Iterator[Hit]:
 
 WITHOUT_SETTINGS = Variant(
     (),
-    title="the engine reports something that it does not support",
-    cause="the log ends with a message about something that is not supported; the message names no setting that "
-    "stackgen knows: {problem}",
-    fix="[[follow the message: {advice}; otherwise ]]compare the words of the message with the model's fields, "
-    "extra_args and extra_env: if one of them asks for this, start once without it, as a test; otherwise look for the "
-    "message in the release notes and issues of the engine's version",
+    title="the engine reports an unsupported feature",
+    cause="the log ends with a message about an unsupported feature. The message names no setting that stackgen "
+    "knows: {problem}",
+    fix="[[follow the message: {advice}; otherwise ]]compare the message with the model's fields in stack.yaml, "
+    "extra_args and extra_env; if one of them turns the feature on, start once without it as a test; otherwise "
+    "search the engine's release notes and issues for the message",
     condition="the message names no setting",
 )
 OF_A_REQUEST = Variant(
     (),
     title="the engine does not support what a request needs",
-    cause="code that answers requests reports something that is not supported: {problem}; the log does not show that "
-    "the server ended",
-    fix="[[follow the message: {advice}; otherwise ]]send the smallest request that works (one short message) and add "
-    "the other fields one by one; if the smallest request fails as well, the server itself adds what the message "
-    "names: compare the versions of the engine and of the library in the traceback with the model's page",
+    cause="the engine does not support something that a request needs: {problem}. The log does not show that the "
+    "server exited",
+    fix="[[follow the message: {advice}; otherwise ]]send a minimal request (one short message), and add the other "
+    "fields one by one until it fails; if the minimal request fails too, the cause is in the server: compare the "
+    "versions of the engine and of the library in the traceback with the model's page",
     condition="the traceback is that of a request",
 )
 
@@ -112,10 +112,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V038",
         title="this version of the engine can't combine two settings, or has not implemented one",
-        cause="the engine ended because of what it does not support: {problem}",
-        fix="[[follow the message: {advice}; otherwise ]]remove or change one of the two sides of the message[[, here "
-        "{settings}]]; if both are needed, look in the release notes of newer versions for this feature and set "
-        "`image:` to such a version",
+        cause="the engine exited because it does not support this: {problem}",
+        fix="[[follow the message: {advice}; otherwise ]]remove or change one of the settings that the message "
+        "names[[, here {settings}]]; if you need all of them, look in the release notes of newer versions for this "
+        "feature, and set `image:` to such a version",
         page_fix="if the message gives advice, follow it. Otherwise, remove or change one of the two settings in the "
         "message. If you need both, look in the release notes of newer versions, and set `image` to such a version",
         source="The words are those of vLLM and llama.cpp; vllm-project/vllm issue 42005 (2026-05) and "
@@ -129,10 +129,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V039",
         title="the engine's message names a setting to change",
-        cause="the engine ended because of this: {problem}",
+        cause="the engine exited with this message: {problem}",
         fix="follow the message: {remedy} ({places})",
-        page_fix="change the setting as the message advises. `stackgen diagnose` repeats the advice, and names the "
-        "field of stack.yaml for each setting in it",
+        page_fix="change the setting as the message advises. `stackgen diagnose` repeats the advice and names the "
+        "field of stack.yaml for each setting in the message",
         source="The words are those of vLLM, torch and llama.cpp.",
         explain="Only messages that name a setting of the engine are read this way, and none that advises to install, "
         "delete or download something.",

@@ -11,9 +11,9 @@ RULES: tuple[Rule, ...] = (
         "SG-D010",
         title="Compose rejects the configuration",
         cause="Compose rejects the configuration: {problem}",
-        fix="correct the part that the message names, in the file that contains this part; to check again, run `docker "
-        "compose config` with the same `-f` and `--env-file`; if stackgen wrote compose.yaml, `stackgen render --diff` "
-        "shows manual edits, and `stackgen render --force` overwrites them",
+        fix="correct the part that the message names, in the file that contains it; to check the file, run `docker "
+        "compose config` with the same `-f` and `--env-file`; if stackgen wrote compose.yaml, `stackgen render "
+        "--diff` shows manual edits, and `stackgen render --force` overwrites them",
         source="The messages come from Compose 2.24 to 5. The failure was reproduced.",
         explain="stackgen validates compose.yaml with Compose before it writes the file. If Compose rejects "
         "compose.yaml later, either the file was edited, or this machine has another version of Compose.",
@@ -31,11 +31,12 @@ RULES: tuple[Rule, ...] = (
                     r"'?(?P<key>[\w.-]+)'? "
                     r"(?:is |are )?not allowed)"
                 ),
-                cause="this version of Compose does not know {key} in this place: {problem}",
-                fix="compare `docker compose version` with the version that the Compose file reference names for "
-                "{key} (`gpus` of a service needs 2.30), and update Compose; if you can't update Compose, use the "
-                "older form (GPUs: deploy.resources.reservations.devices); if the reference does not have {key} in "
-                "this place, correct the name",
+                cause="this version of Compose does not support {key} in this place: {problem}",
+                fix="look up {key} in the Compose file reference, which names the version that it needs (`gpus` of a "
+                "service needs 2.30); compare that version with `docker compose version`, and update Compose if it "
+                "is older; if you can't update Compose, use the older form (for GPUs: "
+                "deploy.resources.reservations.devices); if the reference does not allow {key} in this place, "
+                "correct the name",
             ),
             Variant(
                 compile_patterns(
@@ -43,21 +44,21 @@ RULES: tuple[Rule, ...] = (
                     r"project",
                     r"^(?P<problem>.+ (?:depends on|refers to) undefined .+): invalid compose project",
                 ),
-                fix="look for the missing part: if the stack consists of several Compose files or an override, all of "
-                "them must be given with `-f` or COMPOSE_FILE; otherwise correct the name in the file",
+                fix="if the stack consists of several Compose files, pass all of them with `-f` or COMPOSE_FILE; "
+                "otherwise correct the name in the file",
             ),
             Variant(
                 compile_patterns(r"(?P<problem>invalid interpolation format for \S*\w)"),
-                fix="in the value that the message names, write `$$` for a plain `$`, and variables as `${NAME}`",
+                fix="in the value that the message names, write a literal dollar sign as `$$`, and a variable as "
+                "`${NAME}`",
             ),
         ),
     ),
     Rule(
         "SG-D016",
         title="a mounted file is a folder",
-        cause="{path} is a folder in the container, but a program needs a file: the file does not exist on the host, "
-        "so "
-        "the container engine created an empty folder with its name",
+        cause="{path} is a folder in the container, but the program needs a file. The file does not exist on the "
+        "host, so the container engine created an empty folder with its name",
         fix="correct the path of the file on the host; then remove the empty folder that was created in its place, and "
         "recreate the container",
         source="The messages come from Python 3 (errno 21) and Docker engine 29.7 (daemon/errors.go), which adds the "
@@ -76,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D017",
         title="a path of a mount is empty",
-        cause="the mount `{mount}` has an empty part: a variable in it has no value",
+        cause="the mount `{mount}` has an empty part, because a variable in it has no value",
         fix="set the variable in .env, or give it a default in the Compose file (`${VARIABLE:-./folder}`)",
         source="The message comes from compose-go 2.13 (format/volume.go), and is quoted in av/harbor commit "
         "d9948ebb (2026-04). The failure was not reproduced.",
@@ -114,10 +115,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D031",
         title="a service waits for a service without a health check",
-        cause="another service waits until {container} is healthy, but neither its image nor the Compose file has a "
-        "health check for it",
-        fix="add a `healthcheck` to this service in the Compose file, or let the other service wait with `condition: "
-        "service_started`; look into an override file as well, and for `healthcheck: {disable: true}`",
+        cause="another service waits until {container} is healthy, but {container} has no health check, neither in "
+        "its image nor in the Compose file",
+        fix="add a `healthcheck` for {container} to the Compose file, or set `condition: service_started` in the "
+        "service that waits; check override files too, for example for `healthcheck: {disable: true}`",
         source="The message comes from Compose 5 (pkg/compose/convergence.go), and is quoted in "
         "raffomania/ties issue 290 "
         "(2026-04). The failure was not reproduced.",
@@ -143,8 +144,8 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"short-name resolution enforced but cannot prompt without a TTY"),
-                cause="an image name contains no registry, several registries are configured, and without a terminal "
-                "Podman can't ask which one to use",
+                cause="the image name names no registry, and several registries are configured. Podman would have to "
+                "ask which one to use, but there is no terminal",
                 fix="write the registry in `image:` (for example docker.io/NAME)",
             ),
         ),

@@ -112,11 +112,11 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"ZMQError: Cannot assign requested address \(addr='tcp://(?P<address>[^']+)'"),
-                title="vLLM's processes can't listen on their own address",
-                cause="the processes of vLLM connect to each other through {address}, which is not an address of this "
-                "container",
+                title="the processes of vLLM can't listen on the configured address",
+                cause="the processes of vLLM connect to each other at {address}, but the container does not have "
+                "this address",
                 fix="[[?extra_env.VLLM_HOST_IP|correct VLLM_HOST_IP in extra_env, or remove it; ]]with "
-                "`--data-parallel-address` or several machines, give an address of this container, or use the host's "
+                "`--data-parallel-address` or several machines, use an address of this container, or use the host's "
                 "network",
             ),
         ),
@@ -126,8 +126,7 @@ RULES: tuple[Rule, ...] = (
         title="the port is already in use inside the container",
         cause="another process in the container uses the server's port",
         fix="[[?extra_args.--port|remove `--port` from extra_args; ]]if the container uses the host's network "
-        "(network mode "
-        "`host`), choose another port; `ss -ltnp` shows which process uses the port",
+        "(network mode `host`), choose another port; on the host, `ss -ltnp` shows which process uses the port",
         source="The messages for errno 98 (EADDRINUSE) come from vLLM 0.32.0 and llama-server b11434. The failure was "
         "reproduced with both engines.",
         explain="vLLM reserves its port early in its start, but listens on the port only after the engine is loaded. "
@@ -142,7 +141,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C003",
         title="a client inside a container uses the wrong address",
-        cause="{name} is the container of the client itself, where no server listens",
+        cause="{name} means the client's own container, where no server listens",
         fix="from a container of the stack, use http://SERVICE:8000/v1; from the host, use 127.0.0.1 with the "
         "published port",
         source="The messages come from `stackgen check` (check `resolve`), from getaddrinfo, and from aiohttp 3.13 "
@@ -161,7 +160,7 @@ RULES: tuple[Rule, ...] = (
                     r"^resolve: .*the name '(?P<name>[^']+)' can't be resolved",
                     r"^resolve: .*Could not resolve host: (?P<name>\S+)",
                 ),
-                cause="the name {name} can't be resolved: names of services exist only in the stack's network",
+                cause="the name {name} can't be resolved, because service names exist only in the stack's network",
             ),
         ),
     ),
@@ -169,7 +168,8 @@ RULES: tuple[Rule, ...] = (
         "SG-C011",
         title="the server's key differs from the key in .env",
         cause="the client's key differs from the key that the server was started with",
-        fix="run `stackgen up`, which restarts the server with the key from .env; clients must send the key from .env",
+        fix="run `stackgen up`, which restarts the server with the key from .env; then let clients send the key from "
+        ".env",
         source="The messages come from `stackgen check` (checks `models` and `auth`). The failure was reproduced.",
         explain="A server reads its key when its container starts. If .env is rewritten later, the server still "
         "expects the old key. The server accepts the key only as a bearer token in the header Authorization.",
@@ -202,7 +202,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C005",
         title="the container is paused",
-        cause="{service} is paused, so connections hang",
+        cause="{service} is paused, so connections to it hang",
         fix="run `docker compose unpause`",
         source="Docker reports `paused` in State.Status.",
         explain="`docker pause` freezes all processes of a container.",
@@ -211,7 +211,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C006",
         title="the client uses a different address or port than the server",
-        cause="every service works, but no program listens at the requested address",
+        cause="every service works, but no program listens at the address that the client requested",
         fix="connect to {urls}; to change the address, set `bind:` or `port:` in stack.yaml and run `stackgen up`",
         source="The messages come from `stackgen check` (check `connect`).",
         explain="Unless `bind:` sets another address, a stack listens on 127.0.0.1, so connections from other "
@@ -226,8 +226,8 @@ LAST_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C010",
         title="the local processes run without a supervisor",
-        cause="{service} is running, but its supervisor was killed, so nothing restarts the service or checks its "
-        "health",
+        cause="{service} is running, but its supervisor was killed. So nothing restarts the service, and nothing "
+        "checks its health",
         fix="run `stackgen down --runtime process`, then `stackgen up --runtime process`",
         source="The file state.json of stackgen's supervisor contains the id of a process that no longer exists. The "
         "failure was reproduced.",
@@ -251,8 +251,8 @@ LAST_RULES: tuple[Rule, ...] = (
         "SG-C008",
         title="the server is still loading",
         cause="{service} is running but not ready yet, so its port refuses connections",
-        fix="wait until the server is ready (run `stackgen up` or `stackgen check --wait 600`); if the start "
-        "takes longer than start_timeout, raise start_timeout",
+        fix="wait until the server is ready (run `stackgen up` or `stackgen check --wait 600`); if the start takes "
+        "longer than start_timeout, raise start_timeout",
         source="Docker reports the health `starting`. vLLM 0.32.0 listens only after the engine is loaded.",
         explain="Large models take minutes to load. At the first start, the engine also compiles the model. Until the "
         "server listens, connections to its port are refused, or Docker's proxy resets the connections.",
@@ -261,8 +261,8 @@ LAST_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-C009",
-        title="a user stopped the server, or the server ended by itself",
-        cause="{service} ended with exit code {code}: a user stopped the service, or the service ended by itself",
+        title="the server ended, or somebody stopped it",
+        cause="{service} ended with exit code {code}. Either somebody stopped the service, or it ended by itself",
         fix="run `stackgen up` to start {service} again",
         source="Docker reports the exit code. Exit code 143 is 128 + SIGTERM. vLLM exits with code 0 when its engine "
         "dies.",

@@ -13,8 +13,8 @@ from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 __all__ = ["RULES"]
 
 INTERFACE = (
-    "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME on every machine to the network interface that reaches the others "
-    "(`ip -br address` shows them), and VLLM_HOST_IP to its address"
+    "on every machine, set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface that reaches the other "
+    "machines (`ip -br address` lists interfaces), and VLLM_HOST_IP to the address of this interface"
 )
 
 FAILED = compile_patterns(r"Gloo connectFullMesh failed")
@@ -28,10 +28,10 @@ def _uses_loopback(evidence: Evidence, service: str) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C013",
-        title="the processes of a model do not reach each other (Gloo)",
-        cause="Gloo, which vLLM's processes use next to NCCL, could not connect all processes: it may have chosen a "
-        "network interface that the other machine can't reach",
-        fix=f"{INTERFACE}; if they are right, look whether the machines reach each other on all ports",
+        title="the processes of a model can't connect to each other (Gloo)",
+        cause="vLLM's processes use Gloo next to NCCL, and Gloo could not connect all processes. It may have chosen "
+        "a network interface that the other machine can't reach",
+        fix=f"{INTERFACE}; if these variables are right, check that the machines reach each other on all ports",
         source="The messages come from torch (csrc/distributed/c10d/ProcessGroupGloo.cpp), and are quoted in "
         "vllm-project/vllm issue 6329 (2024-07), sgl-project/sglang issue 3226 (2025-02) and aws-samples/aws-do-eks "
         "pull request 50 (2026-08).",
@@ -41,9 +41,10 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 FAILED,
-                cause="Gloo, which vLLM's processes use next to NCCL, uses the loopback address, with which a machine "
-                "only reaches itself: the machine's name does not resolve to an address of its network",
-                fix=f"{INTERFACE}; or let the name of each machine (`hostname`) resolve to this address (/etc/hosts)",
+                cause="vLLM's processes use Gloo next to NCCL, and Gloo uses the loopback address, which reaches "
+                "only the machine itself. The name of the machine does not resolve to an address of its network",
+                fix=f"{INTERFACE}; or make the name of each machine (`hostname`) resolve to this address, for "
+                "example in /etc/hosts",
                 applies=_uses_loopback,
                 condition="the log shows a loopback address, or that Gloo chose it",
             ),

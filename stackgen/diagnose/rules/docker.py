@@ -117,14 +117,14 @@ COMPOSE_RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"exec (?P<program>\S+\.(?:sh|bash|py)): exec format error"),
                 title="a script can't be started",
-                cause="the kernel can't run the script {program}: its first line is not `#!` with the path of an "
-                "interpreter, or the interpreter is for another CPU architecture",
-                fix="look at the first line of the script (`head -c 60`), which must be for example `#!/bin/sh`; if it "
-                "is right, set `image:` to an image for this machine's CPU",
+                cause="the kernel can't run the script {program}. Either its first line is not `#!` with the path of "
+                "an interpreter, or the interpreter is for another CPU architecture",
+                fix="look at the first line of the script (`head -c 60`): it must be `#!` with a path, for example "
+                "`#!/bin/sh`; if it is right, set `image:` to an image for this machine's CPU",
             ),
             Variant(
                 compile_patterns(r"no matching manifest for (?P<platform>\S+) in the manifest list"),
-                cause="the registry has this image, but not for this machine's CPU ({platform})",
+                cause="the registry has this image, but not for the CPU of this machine ({platform})",
                 fix="choose an image or a tag for this CPU in `image:`; cpu_arch in stack.yaml must be the CPU of this "
                 "machine",
             ),
@@ -145,10 +145,10 @@ COMPOSE_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D005",
         title="the Docker engine does not answer",
-        cause="the `docker` command can't connect to a Docker engine: it does not run, or listens elsewhere",
-        fix="run `docker context ls`, which shows where the command looks for the engine, and `systemctl status "
-        "docker`; "
-        "if the engine does not run, start it (`sudo systemctl start docker`)",
+        cause="the `docker` command can't connect to a Docker engine. Either the engine is not running, or it "
+        "listens at another address",
+        fix="run `docker context ls`, which shows the address that the command uses, and `systemctl status docker`; "
+        "if the engine is not running, start it (`sudo systemctl start docker`)",
         source="The messages come from the Docker CLI 28 and 29 (moby, client/errors.go and client/request.go) and "
         "Podman 5 (cmd/podman/root.go and pkg/bindings/connection.go).",
         explain="`permission denied` for the file `docker.sock` means that your user is not in the group `docker`.",
@@ -161,15 +161,16 @@ COMPOSE_RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"Cannot connect to Podman\.|unable to connect to Podman socket"),
                 title="Podman does not answer",
-                cause="the command can't connect to Podman: its service or its virtual machine does not run",
-                fix="on Linux, run `systemctl --user status podman.socket`, and start it (`systemctl --user start "
-                "podman.socket`); on macOS and Windows, run `podman machine list` and `podman machine start`",
+                cause="the command can't connect to Podman, because Podman's service or virtual machine is not running",
+                fix="on Linux, run `systemctl --user status podman.socket`; if it is not active, run `systemctl "
+                "--user start podman.socket`; on macOS and Windows, run `podman machine list`, then `podman machine "
+                "start`",
             ),
             Variant(
                 compile_patterns(r"permission denied while trying to connect to the [Dd]ocker"),
-                cause="your user may not use the Docker engine",
-                fix="add your user to the group `docker` (`sudo usermod -aG docker $USER`, then log in again); members "
-                "of this group have the rights of root",
+                cause="your user has no permission to use the Docker engine",
+                fix="add your user to the group `docker` (`sudo usermod -aG docker $USER`), and log in again; note "
+                "that members of this group have root rights on the machine",
             ),
         ),
     ),
@@ -196,7 +197,7 @@ COMPOSE_RULES: tuple[Rule, ...] = (
                     r"directory"
                 ),
                 title="a mounted path is a file where a folder is expected, or the reverse",
-                cause="{path} can't be mounted: one of host and image has a file there, and the other a folder",
+                cause="{path} can't be mounted: it is a file on the host and a folder in the image, or the reverse",
                 fix="compare the path on the host (`ls -ld`) with the path in the container, and correct the path in "
                 "stack.yaml or in the Compose file",
             ),
@@ -206,7 +207,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "SG-D007",
         title="the image does not contain the program to start",
         cause="the image does not contain {program}",
-        fix="set `image:` to an image that contains {program}; if compose.yaml was edited, run `stackgen render` again",
+        fix="set `image:` to an image that contains {program}; if somebody edited compose.yaml, run `stackgen "
+        "render` again",
         source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
         "failure was reproduced, but not with crun.",
         explain="The container ends with code 127. The command in compose.yaml starts a program that this image does "
@@ -237,9 +239,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "SG-D009",
         title="Docker has no free network addresses",
         cause="all of Docker's address pools are in use",
-        fix="list the networks (`docker network ls`), and stop stacks that nobody uses (`stackgen down` or "
-        "`docker compose "
-        "down` in their folder), which removes their networks",
+        fix="list the networks (`docker network ls`); stop stacks that nobody uses with `stackgen down` or `docker "
+        "compose down` in their folder, which also removes their networks",
         source="The messages come from Docker engine 28.5 (libnetwork/ipamutils). The failure was reproduced.",
         explain="Each stack has its own network, and Docker's address pools are large enough for about 30 networks.",
         patterns=compile_patterns(
@@ -254,8 +255,7 @@ RULES: tuple[Rule, ...] = (
         "SG-D013",
         title="a local process can't be started",
         cause="{program} can't be started: {problem}",
-        fix="install {program}, or add {program} to the engine's virtual environment, which `scripts/engine-env` "
-        "creates",
+        fix="install {program}, or add it to the engine's virtual environment, which `scripts/engine-env` creates",
         source="The message comes from stackgen's supervisor, which exits with code 127. The failure was reproduced.",
         explain="With `--runtime process`, the engines run as processes of this machine, without containers. stackgen "
         "looks for the programs in `~/.cache/stackgen/engines/ENGINE` first, and then on the PATH.",
@@ -278,8 +278,8 @@ RULES: tuple[Rule, ...] = (
         "SG-D012",
         title="the service keeps restarting",
         cause="{service} was restarted {restarts} times and ended again",
-        fix='read the log lines before the last restart; to keep the stopped container, set `restart` to "no" '
-        "in stack.yaml",
+        fix="read the log lines before the last restart; to keep a stopped container for inspection, set `restart` "
+        'to "no" in stack.yaml',
         source="The number of restarts comes from Docker's RestartCount, and from the lines `the service was healthy "
         "and ended` of stackgen's supervise.sh.",
         explain="With the restart policy `unless-stopped` or `always`, Docker repeats the start forever, even if the "

@@ -48,11 +48,13 @@ def _find_own_error(evidence: Evidence) -> Iterator[Hit]:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V043",
-        title="vLLM does not accept the id of a GPU in CUDA_VISIBLE_DEVICES",
-        cause="this version of vLLM reads CUDA_VISIBLE_DEVICES as numbers, but the variable contains the id {id}",
-        fix="let the container runtime choose the GPU or the MIG slice (NVIDIA_VISIBLE_DEVICES={id}, or `--gpus` with "
-        "device={id}), and leave CUDA_VISIBLE_DEVICES unset in the container[[?extra_env.CUDA_VISIBLE_DEVICES| (remove "
-        "it from extra_env)]]: inside, the device has the number 0; or try another version of vLLM",
+        title="vLLM does not accept a GPU id in CUDA_VISIBLE_DEVICES",
+        cause="this version of vLLM accepts only numbers in CUDA_VISIBLE_DEVICES, but the variable contains the id "
+        "{id}",
+        fix="let the container runtime choose the GPU or the MIG slice: set NVIDIA_VISIBLE_DEVICES={id}, or use "
+        "`--gpus` with device={id}; leave CUDA_VISIBLE_DEVICES unset in the "
+        "container[[?extra_env.CUDA_VISIBLE_DEVICES| (remove it from extra_env)]], where the device then has the "
+        "number 0; otherwise try another version of vLLM",
         source="The message comes from vLLM (platforms/interface.py, device_id_to_physical_device_id), and is quoted "
         "in vllm-project/vllm issues 13815 (2025-02), 20939 (2025-07) and 41848 (2026-05).",
         explain="CUDA itself accepts the ids of GPUs and of MIG slices. On some ways the same error is reported as "
@@ -62,11 +64,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V044",
         title="attention sinks need FlashAttention 3, which this GPU does not have",
-        cause="the model uses attention sinks, which vLLM's FlashAttention backend supports only with FlashAttention 3 "
-        "(GPUs of the generation Hopper) or newer; on this GPU it uses an older FlashAttention",
-        fix="use another attention backend, Triton: [--attention-backend, TRITON_ATTN] in extra_args, or in a version "
-        "without this flag (0.10) VLLM_ATTENTION_BACKEND=TRITON_ATTN_VLLM_V1 in extra_env; or try a newer image, which "
-        "may choose it by itself; installing FlashAttention 3 does not help on another GPU",
+        cause="the model uses attention sinks. vLLM's FlashAttention backend supports attention sinks only with "
+        "FlashAttention 3 or newer, which needs a GPU of the Hopper generation. On this GPU, vLLM uses an older "
+        "FlashAttention",
+        fix="use the Triton attention backend: set extra_args to [--attention-backend, TRITON_ATTN]; vLLM 0.10 does "
+        "not have this flag: set VLLM_ATTENTION_BACKEND=TRITON_ATTN_VLLM_V1 in extra_env there; or try a newer "
+        "image, which may choose a working backend by itself; don't install FlashAttention 3, because it does not "
+        "run on this GPU",
         source="The message comes from vLLM (v1/attention/backends/flash_attn.py), and is quoted in vllm-project/vllm "
         "issues 22279, 22325 and 22331 (2025-08).",
         explain="gpt-oss and MiMo-V2 are models with attention sinks. The line `might cause deadlock in distributed "
@@ -76,11 +80,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V045",
         title="the error is in the engine's own code",
-        cause="code of {package} uses `{name}`, which {owner} does not have at this place; this is most often a fault "
-        "of this version with this model, GPU or setting",
-        fix="set `image:` to another release of {package}, newer or older, as a test: look for the message in its "
-        "release notes and issues; memory settings and the driver do not change this error, whatever the functions in "
-        "the traceback are called",
+        cause="the code of {package} uses `{name}`, which {owner} does not have at this place. Most often, this "
+        "version has a bug with this model, GPU or setting",
+        fix="search the release notes and issues of {package} for this message; as a test, set `image:` to another "
+        "release of {package}, newer or older; don't change memory settings or the driver, because they do not "
+        "affect this error",
         source="The messages come from Python, and are quoted in vllm-project/vllm issues 18302 (2025-05), 25826 "
         "(2025-09) and 50064 (2026-07).",
         explain="The rule counts only if no other rule knows the message, and if the traceback is that of the engine. "

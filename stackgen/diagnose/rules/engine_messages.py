@@ -121,7 +121,7 @@ def _make_hit(evidence: Evidence, engine: str, found: Found) -> Hit | None:
         "program": PROGRAMS.get(package, package),
         "place": f"{place}{f', {function}' if function else ''}",
         "step": f"follow the message: {advice}; otherwise {step}" if advice else step,
-        "known": _describe_versions(known) if known else "by the log itself",
+        "known": _describe_versions(known) if known else "according to the log",
     }
     variant = OF_A_REQUEST if has_request_frame(found.message.before) else Variant((), title=kind.title)
     return Hit(found.message.service.service, (found.text,), values, highlight=problem[:200], variant=variant)
@@ -142,19 +142,19 @@ def _describe_versions(known: KnownMessage) -> str:
 
 OF_A_REQUEST = Variant(
     (),
-    title="the engine refuses what a request asks for",
-    cause="code that answers requests reports this: {problem}; the log does not show that the server ended ({program}, "
-    "{place})",
-    fix="send the smallest request that works (one short message) and add the other fields one by one; if the smallest "
-    "request fails as well: {step}",
+    title="the engine refuses a request",
+    cause="code that answers requests reports this: {problem}. The message comes from {program} ({place}). The log "
+    "does not show that the server exited",
+    fix="send a minimal request (one short message), and add the other fields one by one until it fails; if the "
+    "minimal request fails too: {step}",
     condition="the traceback is that of a request",
 )
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V046",
-        title="the engine ended with a message of its own",
-        cause="the engine ended with this message of {program}: {problem}. It comes from {place} ({known})",
+        title="the engine exited with an error message",
+        cause="the engine exited with this message of {program}: {problem}. The message comes from {place} ({known})",
         fix="{step}",
         page_fix="change the setting that the finding names. If it names none, the value comes from the model's files "
         "or from a default of the version",

@@ -39,11 +39,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V026",
         title="a flag needs a value in JSON",
-        cause="{flag} needs JSON, but vLLM got `{value}`, which is not JSON: on the way, quotes or braces were "
-        "lost, or "
-        "backslashes were added",
-        fix="in extra_args, write the whole JSON value, with its braces and double quotes, as one list item in single "
-        "quotes; in a shell, quote it the same way",
+        cause="{flag} needs JSON, but vLLM got `{value}`, which is not valid JSON. A shell or a YAML file removed "
+        "quotes or braces, or added backslashes",
+        fix="in extra_args, write the whole JSON value, with braces and double quotes, as one list item in single "
+        "quotes; in a shell, quote the value in the same way",
         source="The message comes from argparse with the type json.loads in vLLM (engine/arg_utils.py), and is quoted "
         "in wtdcode/vllm-backport issue 16 (2026-08). The failure was not reproduced.",
         explain="YAML reads an unquoted {…} as a map, and shells remove double quotes. The message does not mean that "
@@ -69,15 +68,15 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"operation failed due to a previous error during capture"),
-                cause="vLLM records CUDA graphs at startup, and an operation failed while it did",
-                fix="look for an earlier error of this start; without one, set enforce_eager to true, which turns CUDA "
-                "graphs off",
+                cause="vLLM records CUDA graphs at startup, and an operation failed during the recording",
+                fix="look for an earlier error of this start; if there is none, set enforce_eager to true, which "
+                "turns CUDA graphs off",
             ),
         ),
     ),
     Rule(
         "SG-V028",
-        title="more concurrent requests than the GPU has space for",
+        title="the GPU has too little memory for max_num_seqs requests",
         cause="max_num_seqs is {seqs}, but the GPU's memory holds the state of only {blocks} requests",
         fix="lower max_num_seqs to at most {blocks}, or raise gpu_memory_utilization",
         source="The message comes from vLLM (v1/worker/gpu_model_runner.py), and is quoted in vllm-project/recipes "
@@ -95,7 +94,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V029",
         title="a setting asks for activations that the weights do not support",
         cause="a setting asks for INT8 or FP8 activations, which NVFP4 weights do not support: {problem}",
-        fix="remove VLLM_MARLIN_INPUT_DTYPE, or other settings of the data type of activations, from extra_env",
+        fix="in extra_env, remove VLLM_MARLIN_INPUT_DTYPE and other settings for the data type of activations",
         source="The message comes from vLLM (quantization/utils/marlin_utils_fp4.py), and is quoted in "
         "noonghunna/club-3090 issue 609 (2026-07). The failure was not reproduced.",
         explain="Neither the image nor the model is broken: without the setting, the same weights work.",
@@ -104,11 +103,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V030",
         title="the vocabulary of gpt-oss can't be loaded",
-        cause="gpt-oss needs the vocabulary o200k_base, which its repository lacks. The file could not be loaded from "
-        "TIKTOKEN_ENCODINGS_BASE, or not be downloaded from a server of OpenAI",
+        cause="gpt-oss needs the vocabulary o200k_base, which is not in the model's repository. vLLM found it "
+        "neither in TIKTOKEN_ENCODINGS_BASE nor on OpenAI's server",
         fix="run `stackgen render` and `stackgen up`: the download service then puts the vocabulary into the model "
-        "storage. If storage.offline is set, copy o200k_base.tiktoken into the folder `tiktoken` of the storage. In a "
-        "container that stackgen did not render, set TIKTOKEN_ENCODINGS_BASE to a folder with this file",
+        "storage; if storage.offline is set, copy o200k_base.tiktoken into the folder `tiktoken` of the storage; in "
+        "a container that stackgen did not render, set TIKTOKEN_ENCODINGS_BASE to a folder with this file",
         source="The message comes from openai_harmony, and is quoted in vllm-project/vllm issue 22525 (2025-08) and "
         "openai/harmony issues 95 and 101 (2026). A missing and a damaged file were reproduced with openai-harmony "
         "0.0.8.",
@@ -121,10 +120,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F009",
         title="the controller did not accept the worker",
-        cause="the controller's address answered the worker's registration, but not with HTTP 200: often a proxy from "
-        "the environment (HTTP_PROXY) answered in place of the controller",
-        fix="set NO_PROXY in extra_env to the name of the controller's service, localhost and 127.0.0.1; read the "
-        "controller's log as well",
+        cause="the worker tried to register with the controller, but the answer was not HTTP 200. Often a proxy from "
+        "the environment (HTTP_PROXY) answered instead of the controller",
+        fix="set NO_PROXY in extra_env to the name of the controller's service, localhost and 127.0.0.1; if that "
+        "does not help, read the controller's log",
         source="The line comes from FastChat 0.2.36 (serve/base_model_worker.py, register_to_controller), and is "
         "quoted "
         "in lm-sys/FastChat issue 1282. The failure was not reproduced.",
@@ -157,8 +156,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A025",
         title="llama.cpp's working memory does not fit on the GPU",
-        cause="the weights fit, but the buffers for computing a batch do not fit in the memory that is left",
-        fix='lower max_model_len, lower the batch (set extra_args to [--ubatch-size, "256"]), or lower gpu_layers',
+        cause="the weights fit on the GPU, but the memory that is left is too small for the compute buffers of a batch",
+        fix='lower max_model_len or gpu_layers, or use a smaller batch (set extra_args to [--ubatch-size, "256"])',
         source="The message comes from build 11434 of llama-server (src/llama-context.cpp), and is quoted in "
         "ggml-org/llama.cpp pull request 16748 (2025-10). The failure was not reproduced.",
         explain="The size of these buffers depends on --ubatch-size and on the context. Images need more.",
@@ -169,13 +168,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A030",
         title="one buffer is larger than the GPU's driver allows",
-        cause="the Vulkan driver limits the size of one buffer, and llama.cpp needs a larger one[[ ({size} GiB)]]; "
-        "this "
-        "is no sign that the memory is full",
-        fix='make the largest buffer smaller: flash attention (set extra_args to [--flash-attn, "on"]), a smaller '
-        "batch "
-        '(--ubatch-size "256" or "128"), or a shorter max_model_len; a newer version of the image and of Mesa, or an '
-        "image for ROCm or CUDA, can have a higher limit",
+        cause="llama.cpp needs one buffer[[ of {size} GiB]] that is larger than the Vulkan driver allows. The memory "
+        "is not full",
+        fix='make the largest buffer smaller: turn on flash attention (set extra_args to [--flash-attn, "on"]), use '
+        'a smaller batch (--ubatch-size "256" or "128"), or lower max_model_len; or use an image with a higher '
+        "limit: one with newer llama.cpp and Mesa, or one for ROCm or CUDA",
         source="The message comes from llama.cpp (ggml/src/ggml-vulkan/ggml-vulkan.cpp, ggml_vk_create_buffer), and is "
         "quoted in ggml-org/llama.cpp issues 15009 (2025-08) and 12817 (2025-04). The failure was not reproduced.",
         explain="Many drivers allow 4 GiB for one buffer (maxMemoryAllocationSize, maxBufferSize in `vulkaninfo`), "

@@ -61,21 +61,21 @@ INSTRUCTIONS = compile_patterns(
     r"doesn't support",
 )
 NO_INSTRUCTION = (
-    "run `lscpu` in this machine and look for the feature; in a virtual machine, also on its host: if only the host "
-    "has it, let the virtual machine see the host's CPU (Proxmox: CPU type `host`; libvirt: `host-passthrough`); if "
-    "the CPU itself lacks it, set `image:` to a version that is built for older CPUs; the message is not about the "
-    "GPU"
+    "run `lscpu` in this machine, and look for the feature; in a virtual machine, run it on the host too; if only "
+    "the host has the feature, pass the host's CPU through to the virtual machine (Proxmox: CPU type `host`; "
+    "libvirt: `host-passthrough`); if the CPU itself lacks the feature, set `image:` to a version for older CPUs; "
+    "leave the GPU as it is, because the message is not about the GPU"
 )
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D026",
         title="the container's user has no name",
-        cause="the container runs as user id {uid}, which has no entry in the image's /etc/passwd, and a library asks "
-        "for the name of this user",
-        fix="set USER and LOGNAME in extra_env to any name, and HOME to a folder that this user can write (for "
-        "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; TORCHINDUCTOR_CACHE_DIR alone is not "
-        "enough for the versions of torch that ask before they read it",
+        cause="the container runs as user id {uid}, and the image's /etc/passwd has no entry for it. A library "
+        "failed because it needs the user's name",
+        fix="in extra_env, set USER and LOGNAME to any name, and HOME to a folder that this user can write (for "
+        "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; don't set only "
+        "TORCHINDUCTOR_CACHE_DIR, because some versions of torch need the name even then",
         source="The message comes from Python's getpass.py and pwd, and is quoted in vllm-project/vllm issue 44548 "
         "(2026-06) and pytorch/pytorch issue 140765. Pull requests 46734 of vllm-project/vllm and 974 of "
         "h2oai/h2o-llmstudio describe the variables. The failure was not reproduced.",
@@ -90,29 +90,29 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 # Python 3.13 and later
                 compile_patterns(r"OSError: No username set in the environment"),
-                cause="the container's user has no entry in the image's /etc/passwd, and a library asks for the name "
-                "of this user",
+                cause="the image's /etc/passwd has no entry for the container's user. A library failed because it "
+                "needs the user's name",
             ),
             Variant(
                 compile_patterns(r"Could not determine home directory"),
                 title="the container's user has no home folder",
-                cause="a library asks for the home folder of the container's user, which has no entry in the image's "
-                "/etc/passwd",
+                cause="the image's /etc/passwd has no entry for the container's user. A library failed because it "
+                "needs the user's home folder",
             ),
             Variant(
                 compile_patterns(r"unable to find user (?P<uid>[^:\s]+): no matching entries in passwd file"),
                 title="the image does not know the user",
-                cause="the container should run as user {uid}, whose name the image's /etc/passwd does not contain",
-                fix="set `user:` to the number of the user in place of its name, or to a name that the image has "
-                "(`docker run --rm --entrypoint cat IMAGE /etc/passwd` lists them)",
+                cause="the container should run as user {uid}, but the image's /etc/passwd does not contain this name",
+                fix="set `user:` to the number of the user, or to a name that the image has (`docker run --rm "
+                "--entrypoint cat IMAGE /etc/passwd` lists them)",
             ),
         ),
     ),
     Rule(
         "SG-D027",
         title="the CPU lacks instructions that a program of the image needs",
-        cause="{library} was compiled for CPUs with {feature}, which this machine does not offer to programs; in "
-        "virtual machines, most often their CPU model hides it",
+        cause="{library} was compiled for CPUs with {feature}, which this machine does not offer. In a virtual "
+        "machine, the CPU model of the virtual machine often hides the feature",
         fix=NO_INSTRUCTION,
         source="The messages come from UCX (src/ucs/arch/x86_64/cpu.c), glibc (sysdeps/x86/cpu-features.c), NumPy 2 "
         "(npy_cpu_features.c) and llamafile, and are quoted in vllm-project/vllm issue 52885 (2026-08) and "
@@ -125,27 +125,27 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 INSTRUCTIONS,
-                cause="{library} was compiled for CPUs with {feature}, which this machine does not offer to programs; "
-                "it is a virtual machine, so most likely its CPU model hides what the host's CPU has",
+                cause="{library} was compiled for CPUs with {feature}, which this virtual machine does not offer. "
+                "Most likely, the CPU model of the virtual machine hides a feature of the host's CPU",
                 applies=lambda evidence, service: evidence.is_virtual(service),
                 condition="the machine is virtual, or the log names a hypervisor",
             ),
             Variant(
                 compile_patterns(r"the cpu feature (?P<feature>\w+) was required at build time but isn't available"),
-                cause="the program was compiled for CPUs with {feature}, which this machine does not offer to "
-                "programs; in virtual machines, most often their CPU model hides it",
+                cause="the program was compiled for CPUs with {feature}, which this machine does not offer. In a "
+                "virtual machine, the CPU model of the virtual machine often hides the feature",
             ),
         ),
     ),
     Rule(
         "SG-D028",
-        title="the command names the program that the image starts by itself",
-        cause="the image's ENTRYPOINT already starts the engine, and the command repeats it: the engine got "
-        "`{program}` as an argument",
-        fix="in the Compose file or on the command line of `docker run`, start the command with the first argument of "
-        "the engine (for vllm/vllm-openai: the model), or set `entrypoint` as well; `docker image inspect IMAGE "
-        "--format '{{.Config.Entrypoint}}'` prints what the image starts; in stack.yaml, remove such words from "
-        "extra_args",
+        title="the command repeats the program that the image already starts",
+        cause="the image's ENTRYPOINT already starts the engine. The command starts with the same program, so the "
+        "engine got `{program}` as an argument",
+        fix="in the Compose file or on the command line of `docker run`, begin the command with the engine's first "
+        "argument (for vllm/vllm-openai: the model), or set `entrypoint` as well; in stack.yaml, remove the name of "
+        "the program from extra_args; `docker image inspect IMAGE --format '{{.Config.Entrypoint}}'` prints what the "
+        "image starts",
         source="The message comes from Python's argparse.py, and is quoted in vllm-project/vllm issues 37133 (2026-03) "
         "and 27389 (2025-10). opea-project/GenAIComps issue 336 quotes it for `bash`. The ENTRYPOINT of "
         "vllm/vllm-openai "
@@ -159,8 +159,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"exec: \\?\"(?P<program>--?[a-z][\w-]*)\\?\": executable file not found"),
                 title="the command starts with a flag, and the image starts no program",
-                cause="the image has no ENTRYPOINT, or the Compose file removes it, so Docker takes the first argument "
-                "{program} for the program",
+                cause="the image has no ENTRYPOINT, or the Compose file removes it. So Docker tries to run the first "
+                "argument {program} as a program",
                 fix="start the command with the program (for example `vllm serve`), or remove `entrypoint` from the "
                 "Compose file; `docker image inspect IMAGE --format '{{.Config.Entrypoint}}'` prints what the image "
                 "starts",
@@ -170,13 +170,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D029",
         title="a package was built for a newer system than the image's",
-        cause="a compiled file[[ ({file})]] needs {version}, which {library} in this image does not have. The file was "
-        "built for a newer Linux distribution",
-        fix="if the package was installed into the image afterwards, use its build for this distribution, or the "
-        "version that came with the image; otherwise set `image:` to a version whose parts were built together"
-        '[[?extra_env.VLLM_ROCM_USE_AITER|; if the file belongs to AITER, set VLLM_ROCM_USE_AITER to "0": vLLM then '
-        "starts without AITER, but is slower]]; don't copy the library from another system, because such a copy breaks "
-        "other programs",
+        cause="a compiled file[[ ({file})]] needs {version}, which {library} in this image does not have. The file "
+        "was built on a newer Linux distribution",
+        fix="if you installed the package into the image, use a build for the image's distribution, or the version "
+        "that came with the image; otherwise set `image:` to a version whose parts were built "
+        'together[[?extra_env.VLLM_ROCM_USE_AITER|; if the file belongs to AITER, set VLLM_ROCM_USE_AITER to "0": '
+        "vLLM then starts without AITER, but is slower]]; don't copy the library from another system, because this "
+        "breaks other programs in the image",
         source="The message comes from the dynamic linker of glibc (elf/dl-version.c), and is quoted in ROCm/aiter "
         "issues 2752 and 2870 (2026-04), llm-d/llm-d-kv-cache issue 445 (2026-03) and mudler/LocalAI issue 11370 "
         "(2026-08). The failure was not reproduced.",
@@ -187,8 +187,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A029",
         title="this build of llama.cpp can't download over HTTPS",
-        cause="the program was built without a library for HTTPS, so it can't download the model; network, proxy and "
-        "certificates are not involved",
+        cause="this build of llama.cpp contains no library for HTTPS, so it can't download the model. The network, "
+        "the proxy and the certificates are not the cause",
         fix="download the file another way (stackgen's download service, or `hf download`), and set `model:` to its "
         "path; or set `image:` to a build with HTTPS, such as the official image",
         source="The messages come from llama.cpp (common/http.h and common/download.cpp; with CURL in older versions), "

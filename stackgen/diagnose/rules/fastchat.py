@@ -103,13 +103,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F010",
         title="Gradio can't open its own page",
-        cause="Gradio, the library of the web page, requests its own page on localhost at startup, and the request "
-        "failed; most often, the page itself fails because the installed versions of Gradio and pydantic are not "
-        "compatible",
-        fix="look above for the first traceback, which shows why the page fails (`argument of type 'bool' is not "
-        "iterable`: pydantic 2.11 or later with Gradio 4); build the image with compatible versions (pydantic before "
-        "2.11 for Gradio 4); only if HTTP_PROXY is set in this container, add localhost and 127.0.0.1 to NO_PROXY; "
-        "don't follow the message's advice to share the page: it opens a public tunnel to this server",
+        cause="at startup, Gradio, the library of the web page, requests its own page on localhost. This request "
+        "failed, most often because the installed versions of Gradio and pydantic are not compatible",
+        fix="look for the first traceback above, which shows why the page fails; if it contains `argument of type "
+        "'bool' is not iterable`, pydantic is too new for Gradio 4: build the image with pydantic before 2.11; if "
+        "HTTP_PROXY is set in this container, add localhost and 127.0.0.1 to NO_PROXY; don't share the page as the "
+        "message advises, because this opens a public tunnel to this server",
         source="The message comes from Gradio 4 (blocks.py, launch), and is quoted for FastChat in "
         "Sage-Bionetworks/sage-monorepo pull request 3297 (2025-07). Plachtaa/seed-vc issue 154 and gradio-app/gradio "
         "issue 10662 confirm the versions. The failure was not reproduced.",
@@ -120,8 +119,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F001",
         title="the variable API_KEYS is set",
-        cause="FastChat's API server can't use the variable API_KEYS: it does not start, or does not check keys",
-        fix="remove API_KEYS from the environment, because stackgen passes the key in STACKGEN_API_KEY",
+        cause="FastChat's API server does not work with the variable API_KEYS: it does not start, or it does not "
+        "check keys",
+        fix="remove API_KEYS from the environment; stackgen passes the key in STACKGEN_API_KEY instead",
         source="The messages come from FastChat 0.2.36 (serve/openai_api_server.py, pydantic settings) and from "
         "stackgen's launch.py. The failure was reproduced.",
         explain="FastChat has one setting for the variable API_KEYS and the flag `--api-keys`, and only the flag "
@@ -150,10 +150,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F003",
         title="the worker registered with a localhost address",
-        cause="the worker registered as {url}, but inside the controller's container this address is the controller "
-        "itself",
-        fix="[[?extra_args.--worker-address|remove --worker-address from extra_args; ]]stackgen sets "
-        "--worker-address to http://SERVICE:21002",
+        cause="the worker registered as {url}, but in the controller's container this address leads to the "
+        "controller itself",
+        fix="[[?extra_args.--worker-address|remove --worker-address from extra_args; ]]run `stackgen render`, "
+        "because stackgen sets --worker-address to http://SERVICE:21002",
         source="The arguments in the log come from FastChat 0.2.36 (serve/base_model_worker.py). The failure was "
         "reproduced.",
         explain="localhost is FastChat's default worker address. The worker's heartbeats arrive, so the controller "
@@ -164,8 +164,8 @@ RULES: tuple[Rule, ...] = (
         "SG-F004",
         title="the worker can't reach its controller",
         cause="the worker found no controller at {host}:{port} and exited",
-        fix="start the whole stack (`stackgen up`), and read the controller's log; the worker's container must be in "
-        "the network `fastchat`",
+        fix="start the whole stack (`stackgen up`); if it is running, read the controller's log, and check that the "
+        "worker's container is in the network `fastchat`",
         source="The message comes from FastChat 0.2.36 (serve/base_model_worker.py, register_to_controller). The "
         "failure was reproduced.",
         explain="A worker registers once at startup, and exits with code 1 if the controller does not answer. "
@@ -192,9 +192,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F006",
         title="the worker is stuck",
-        cause="the worker has reached its limit of concurrent requests, and no request finishes ({calls} calls so far)",
-        fix="run `docker compose restart {service}`; stackgen's launcher prevents this failure, so serve the model "
-        "from a stack that stackgen rendered",
+        cause="the worker has reached its limit of concurrent requests, and no request finishes ({calls} calls since "
+        "its start)",
+        fix="run `docker compose restart {service}`; to prevent this failure, serve the model from a stack that "
+        "stackgen rendered, because stackgen's launcher prevents it",
         source="The heartbeat lines come from FastChat 0.2.36 (serve/model_worker.py). The failure was reproduced.",
         explain="In plain FastChat, the worker can count a request that failed as running forever. When all places of "
         "its concurrency limit are lost, every request hangs. `/v1/models` and heartbeats still work, so only a probe "
@@ -206,9 +207,8 @@ RULES: tuple[Rule, ...] = (
         "SG-F007",
         title="the worker is not registered",
         cause="the controller does not know {url}",
-        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]flags "
-        "in extra_args "
-        "that set an address hide the worker from its controller",
+        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]remove "
+        "flags that set an address from extra_args, because the controller can't find the worker with them",
         source="The messages come from FastChat 0.2.36 (controller, /receive_heart_beat) and from stackgen's "
         "health.py. The failure was reproduced.",
         explain="If no worker is registered, `/v1/models` answers 200 with an empty list. A worker that dies without "

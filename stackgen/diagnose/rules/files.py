@@ -63,8 +63,8 @@ RULES: tuple[Rule, ...] = (
         "SG-L004",
         title="config.json is not valid JSON",
         cause="{path} can't be parsed as JSON",
-        fix="download config.json again from the Hub; the file may contain a trailing comma, or may be an incomplete "
-        "copy",
+        fix="compare the size of config.json with its size on the Hub; if they differ, copy this file again; "
+        "otherwise look for a trailing comma in it",
         source="The message comes from transformers 4.57 and 5.x (configuration_utils.py). The failure was reproduced "
         "with vLLM and FastChat.",
         explain="`python3 -m json.tool config.json` shows the position of the error.",
@@ -103,8 +103,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"Unable to load vocabulary from file"),
                 title="the tokenizer can't be read",
-                cause="a vocabulary file of {model}'s tokenizer can't be read: it is incomplete, damaged or not "
-                "readable",
+                cause="a vocabulary file of {model}'s tokenizer can't be read, because it is incomplete or damaged, "
+                "or because its permissions are wrong",
                 fix="look at the tokenizer files in the model's folder (`ls -l`), and compare their sizes with "
                 "those on "
                 "the Hub",
@@ -114,9 +114,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-L007",
         title="the model's path does not exist in the container",
-        cause="{path} does not exist in the container, and is not a valid Hub id either",
-        fix="set `model:` to the path on the host (for example ./folder), because stackgen mounts this path; a path "
-        "in extra_args must be a path inside the container",
+        cause="{path} does not exist in the container, and it is not a valid Hub id either",
+        fix="set `model:` to a path on the host (for example ./folder), which stackgen mounts into the container; in "
+        "extra_args, write paths as they are in the container",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_validators.py). The failure was "
         "reproduced with vLLM and FastChat.",
         explain="If the path in `model:` is not a folder, the engine treats the path as a Hub id. The real cause of "
@@ -145,7 +145,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-L009",
         title="the disk or network file system of the model fails",
-        cause="reading a file failed with `{problem}`: a disk, or the connection to a network file system, is faulty",
+        cause="reading a file failed with `{problem}`. A disk, or the connection to a network file system, is faulty",
         fix="look for errors of the disk or of the network file system in the kernel log (`sudo dmesg`)",
         source="The messages are errno 5 (EIO) and 116 (ESTALE) of Linux, as Python and Rust print them. They are "
         "quoted in JustVugg/colibri issue 191 (2026-08), vllm-project/vllm-ascend issue 6815 (2026-02) and "
@@ -160,17 +160,17 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 # reading prints no path, and neither does writing to a terminal that is gone
                 compile_patterns(r"\[Errno 5\] (?P<problem>Input/output error)$"),
-                cause="reading or writing failed with `{problem}`: a disk, or the connection to a network file system, "
-                "is faulty, or the terminal of the process was closed",
+                cause="reading or writing failed with `{problem}`. Either a disk or the connection to a network file "
+                "system is faulty, or the terminal of the process was closed",
             ),
             Variant(
                 compile_patterns(
                     r"\[Errno 116\] (?P<problem>Stale file handle)", r"(?P<problem>Stale file handle) \(os error 116\)"
                 ),
-                cause="reading a file failed with `{problem}`: on the server of a network file system, the file was "
-                "replaced or moved",
-                fix="check that the folder can be read on the host (`ls -l`); if it can't, mount it again, and then "
-                "recreate the container",
+                cause="reading a file failed with `{problem}`. The file was replaced or moved on the server of a "
+                "network file system",
+                fix="run `ls -l` for the folder on the host; if that fails, mount the folder again; then recreate "
+                "the container",
             ),
         ),
     ),

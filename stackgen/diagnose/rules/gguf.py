@@ -13,7 +13,7 @@ __all__ = ["REPRODUCED", "RULES", "SERVER"]
 SERVER = "build 11434 of llama-server"
 REPRODUCED = "The failure was reproduced."
 DOWNLOAD_AGAIN = (
-    "compare the size of the file with its size on the Hub; if they differ, download or copy this file again"
+    "compare the size of the file with its size on the Hub; if the sizes differ, download or copy this file again"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -21,9 +21,10 @@ RULES: tuple[Rule, ...] = (
         "SG-A004",
         title="a GGUF file does not exist",
         cause="the file {path} does not exist in llama.cpp's container",
-        fix="correct `model:` and `file:` (names are case-sensitive); a path in extra_args (--lora, --mmproj, "
-        "--model-draft) is a path inside the container; if the file exists on the host, it may be a symbolic link to a "
-        "folder that is not mounted: set `model:` to the folder with the real file (`readlink -f` shows it)",
+        fix="correct `model:` and `file:` (names are case-sensitive); in extra_args (--lora, --mmproj, "
+        "--model-draft), write paths as they are in the container; if the file exists on the host, it may be a "
+        "symbolic link to a folder that is not mounted: `readlink -f` shows the real file, whose folder `model:` "
+        "must name",
         source=f"The messages come from {SERVER} (ggml/src/gguf.cpp and src/llama-adapter.cpp). {REPRODUCED}",
         explain="If `model` is a folder, set `file` to the name of the GGUF file in that folder. Without `file`, set "
         "`model` to the path of the GGUF file. Large models are split into several files (-00001-of-00003.gguf). "
@@ -71,7 +72,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A008",
         title="the GGUF file is truncated",
-        cause="the GGUF file ends too early[[, within tensor {tensor}]]: a download or a copy was interrupted",
+        cause="the GGUF file ends too early[[, within tensor {tensor}]], because a download or a copy was interrupted",
         fix=DOWNLOAD_AGAIN,
         source=f"The messages come from {SERVER} (ggml/src/gguf.cpp and src/llama-model-loader.cpp). {REPRODUCED}",
         explain="The header of a GGUF file contains the position of each tensor. Compare the size of the local file "
@@ -97,7 +98,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A026",
         title="the file is not the first part of a split model",
-        cause="llama.cpp must load the first part of a split GGUF model, but got another part: {problem}",
+        cause="llama.cpp must load a split GGUF model from its first part, but got another part: {problem}",
         fix="set `file:` to the part whose name ends with -00001-of-N.gguf, and keep all parts in one folder",
         source="The messages come from build 11434 of llama-server (src/llama-model-loader.cpp), and are quoted in "
         "lemonade-sdk/lemonade issue 499 (2025-10) and ggml-org/llama.cpp issue 9613. The failure was not reproduced.",
@@ -110,17 +111,17 @@ RULES: tuple[Rule, ...] = (
                     r"(?P<problem>invalid split count, given: \d+ splits, but expected \d+)",
                 ),
                 title="the parts of a split model do not belong together",
-                cause="the header of a split GGUF model does not fit the names of its files: {problem}. The parts were "
-                "renamed, come from different models, or were joined in another way than with llama-gguf-split",
-                fix="keep all parts in one folder with the names that they have on the Hub, and set `file:` to the "
-                "part that ends with -00001-of-N.gguf; `llama-gguf-split --merge` joins parts",
+                cause="the header of a split GGUF model does not match the names of its files: {problem}. The parts "
+                "were renamed, come from different models, or were not joined with llama-gguf-split",
+                fix="keep all parts in one folder, with the names that they have on the Hub; set `file:` to the part "
+                "that ends with -00001-of-N.gguf; to join parts, use `llama-gguf-split --merge`",
             ),
         ),
     ),
     Rule(
         "SG-A027",
-        title="the draft model does not fit the model",
-        cause="the draft model for speculative decoding has another vocabulary than the model",
+        title="the draft model does not match the model",
+        cause="the draft model for speculative decoding has a different vocabulary from the model",
         fix="use a draft model of the same family and version[[?extra_args.--model-draft|, or remove "
         "--model-draft from "
         "extra_args]]",

@@ -33,11 +33,12 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 # CUDA_VISIBLE_DEVICES contains no existing GPU: vLLM queries NVML while it inspects the model's class
                 compile_patterns(r"CUDA error: invalid device ordinal", r"NVMLError_InvalidArgument"),
-                title="the engine asks for a GPU that the container does not have",
-                cause="the engine asks for a GPU number that the container does not have: CUDA_VISIBLE_DEVICES names "
-                "another GPU, or the model is split across more GPUs than the container has",
-                fix="[[?extra_env.CUDA_VISIBLE_DEVICES|remove CUDA_VISIBLE_DEVICES from extra_env, or correct it; ]]"
-                "compare `gpus` with tensor_parallel_size, and with what `nvidia-smi -L` prints",
+                title="the engine asks for a GPU that is not in the container",
+                cause="the engine asks for a GPU number that does not exist in the container. Either "
+                "CUDA_VISIBLE_DEVICES names another GPU, or the model is split across more GPUs than the container "
+                "has",
+                fix="[[?extra_env.CUDA_VISIBLE_DEVICES|remove CUDA_VISIBLE_DEVICES from extra_env, or correct it; "
+                "]]compare `gpus` with tensor_parallel_size; `nvidia-smi -L` lists the GPUs of the machine",
             ),
         ),
     ),
@@ -60,11 +61,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G007",
         title="no GPU is visible in the container",
-        cause="the engine was built for CUDA, but finds no GPU",
+        cause="the engine was built for CUDA, but it finds no GPU",
         fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]][[?extra_env.CUDA_VISIBLE_DEVICES|remove "
-        "CUDA_VISIBLE_DEVICES from extra_env; ]]if `nvidia-smi -L` on the host does not list the GPU either, "
-        "look for Xid "
-        "errors in the kernel log (`sudo dmesg | grep -i xid`)",
+        "CUDA_VISIBLE_DEVICES from extra_env; ]]run `nvidia-smi -L` on the host: if it does not list the GPU either, "
+        "look for Xid errors in the kernel log (`sudo dmesg | grep -i xid`)",
         source="The messages come from torch 2.x (torch/cuda/__init__.py) and vLLM 0.26.0 (v1/worker/gpu_worker.py, "
         "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100.",
         explain="The container has the driver's library but no GPU. There are three possible reasons: no GPU is "
@@ -94,8 +94,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G009",
         title="the GPU does not support bfloat16",
-        cause="the model uses bfloat16, but the GPU does not support bfloat16[[: {card} has compute capability "
-        "{capability}, but bfloat16 needs 8.0]]",
+        cause="the model uses bfloat16, but the GPU does not support it[[: {card} has compute capability "
+        "{capability}, and bfloat16 needs 8.0]]",
         fix="set dtype: float16",
         source="The message comes from vLLM 0.32.0 (platforms/cuda.py, check_if_supports_dtype).",
         explain="GPUs before Ampere (T4, V100, RTX 20) support float16 but not bfloat16. float16 has a smaller range "
@@ -129,10 +129,10 @@ RULES: tuple[Rule, ...] = (
         "SG-G011",
         title="NCCL can't connect the GPUs",
         cause="NCCL failed, so the GPUs of one model can't communicate",
-        fix="read the reason after `Last error:`, or set NCCL_DEBUG to INFO in extra_env, so that NCCL logs the "
-        "reason; if the reason is shared memory, set `shm_size` to 8g, or `ipc` to `host`; if the reason is a socket, "
-        "set NCCL_SOCKET_IFNAME in extra_env to the network interface; if the reason is peer-to-peer access, set "
-        'NCCL_P2P_DISABLE to "1" in extra_env',
+        fix="read the reason after `Last error:`; if there is none, set NCCL_DEBUG to INFO in extra_env, so that "
+        "NCCL logs it; if the reason is shared memory, set `shm_size` to 8g, or `ipc` to `host`; if the reason is a "
+        "socket, set NCCL_SOCKET_IFNAME in extra_env to the network interface; if the reason is peer-to-peer access, "
+        'set NCCL_P2P_DISABLE to "1" in extra_env',
         source="The messages come from NCCL 2.30 (src/init.cc, ncclGetErrorString), torch 2.x "
         "(torch/csrc/distributed/c10d/NCCLUtils.cpp and ProcessGroupNCCL.cpp) and vLLM 0.32.0 (pynccl_wrapper.py).",
         explain="With tensor parallelism, the GPUs of a replica communicate through NCCL. NCCL fails if /dev/shm is "
@@ -162,39 +162,37 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 UNHANDLED,
-                cause="a call of HIP inside RCCL failed; the message does not contain the reason",
-                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env, and ]]read the NCCL WARN lines of "
-                "the log, "
-                "which name the call; tensor_parallel_size 1 shows whether one GPU works, and `sudo dmesg | grep -i "
-                "amdgpu` "
-                "whether the driver reports an error",
+                cause="a HIP call inside RCCL failed. The message does not contain the reason",
+                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env; ]]read the NCCL WARN lines of the "
+                "log, which name the failed call; set tensor_parallel_size to 1 to test whether one GPU works; run "
+                "`sudo dmesg | grep -i amdgpu` to see whether the driver reports an error",
                 applies=lambda evidence, service: evidence.gpu_maker(service) == "amd",
                 condition="the GPUs are AMD's",
             ),
             Variant(
                 UNHANDLED,
-                cause="a CUDA call inside NCCL failed; NCCL's own message does not contain the reason",
-                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env, for the next start; ]]look in "
-                "the whole log for NCCL WARN lines, which name the CUDA error; `nvidia-smi` shows whether another "
+                cause="a CUDA call inside NCCL failed. The message does not contain the reason",
+                fix="[[!extra_env.NCCL_DEBUG|set NCCL_DEBUG to INFO in extra_env, and start again; ]]read the NCCL "
+                "WARN lines in the whole log, which name the CUDA error; run `nvidia-smi` to see whether another "
                 "process uses the memory of these GPUs",
             ),
             Variant(
                 compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )invalid usage", r"ncclInvalidUsage"),
-                cause="NCCL was used in a way that it does not support, most often two processes on one GPU",
-                fix="give each process its own GPU: compare `gpus` with tensor_parallel_size; for the reason, set "
+                cause="NCCL does not support the way in which it was used. Most often, two processes use one GPU",
+                fix="give each process its own GPU: compare `gpus` with tensor_parallel_size; to log the reason, set "
                 "NCCL_DEBUG to WARN in extra_env",
             ),
             Variant(
                 compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )remote process exited", r"ncclRemoteError"),
-                cause="another process of the same model ended or lost its connection, so NCCL failed",
-                fix="read the log of the other processes: the one that ended first has the cause",
+                cause="another process of the same model exited or lost its connection, so NCCL failed",
+                fix="read the logs of the other processes: the process that ended first logged the cause",
             ),
             Variant(
                 compile_patterns(r"Watchdog caught collective operation timeout"),
-                cause="an operation across the GPUs did not finish in time: one of the processes hangs, has ended, or "
-                "is much slower than the others",
-                fix="read the log of every process for an earlier error; if there is none, a transfer between GPUs may "
-                "hang: set NCCL_DEBUG to INFO in extra_env, and try NCCL_P2P_DISABLE=1",
+                cause="an operation across the GPUs did not finish in time. One of the processes hangs, has exited, "
+                "or is much slower than the others",
+                fix="read the log of every process for an earlier error; if there is none, a transfer between GPUs "
+                'may hang: set NCCL_DEBUG to INFO and NCCL_P2P_DISABLE to "1" in extra_env, as a test',
             ),
         ),
     ),

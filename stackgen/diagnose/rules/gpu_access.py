@@ -18,8 +18,8 @@ EVERYWHERE: tuple[Input, ...] = ("log", "compose", "docker")
 GENERATE = "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`"
 # /var/run/cdi has precedence over /etc/cdi (container-device-interface, pkg/cdi/spec-dirs.go)
 REGENERATE = (
-    "if /var/run/cdi contains nvidia.yaml, run `sudo systemctl restart nvidia-cdi-refresh`, which writes this file "
-    f"again; otherwise run {GENERATE}"
+    "if /var/run/cdi contains nvidia.yaml, run `sudo systemctl restart nvidia-cdi-refresh`, which rewrites this "
+    f"file; otherwise run {GENERATE}"
 )
 UNRESOLVABLE = compile_patterns(r"setting up CDI devices: unresolvable CDI devices (?P<device>[^\s,:]+)")
 # what `nvidia-ctk` was told, and what it and `podman` report, in the same text
@@ -54,12 +54,13 @@ def _is_listed(evidence: Evidence, service: str) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G044",
-        title="the NVIDIA hook refuses `--gpus` in this mode of the toolkit",
-        cause="the NVIDIA Container Toolkit runs in a mode[[, `{mode}`,]] in which its hook, which `docker run "
-        "--gpus` and GPU reservations of Compose use, refuses to work",
-        fix="ask for GPUs in the way of this mode: set gpu_driver to cdi in stack.yaml (`--device nvidia.com/gpu=all` "
-        "with `docker run`), or use `--runtime=nvidia` with NVIDIA_VISIBLE_DEVICES; if nobody chose the mode on "
-        "purpose, `sudo nvidia-ctk config --in-place --set nvidia-container-runtime.mode=auto` lets the toolkit choose",
+        title="the NVIDIA hook does not support `--gpus` in the toolkit's mode",
+        cause="`docker run --gpus` and GPU reservations of Compose use a hook of the NVIDIA Container Toolkit. The "
+        "hook refuses to work in the toolkit's current mode[[, `{mode}`]]",
+        fix="request GPUs in the way that this mode supports: in stack.yaml, set gpu_driver to cdi; with `docker "
+        "run`, use `--device nvidia.com/gpu=all`, or `--runtime=nvidia` with NVIDIA_VISIBLE_DEVICES; if nobody chose "
+        "the mode on purpose, let the toolkit choose it: `sudo nvidia-ctk config --in-place --set "
+        "nvidia-container-runtime.mode=auto`",
         source="The message comes from the NVIDIA container toolkit (cmd/nvidia-container-runtime-hook/hook_config.go, "
         "assertModeIsLegacy), and is quoted in dstackai/dstack issue 2306 (2025-02). The failure was not reproduced.",
         explain="The mode is in /etc/nvidia-container-runtime/config.toml. The toolkit is installed and the driver is "
@@ -74,18 +75,18 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"Auto-detected mode as '(?P<mode>csv)'.{0,60}?invoking the NVIDIA Container Runtime"),
                 title="on a Jetson, `--gpus` does not work",
-                cause="the NVIDIA Container Toolkit has detected a Jetson (mode `{mode}`), where its hook refuses "
-                "`docker run --gpus` and GPU reservations of Compose",
-                fix="use `--runtime=nvidia` (in a Compose file `runtime: nvidia`) with NVIDIA_VISIBLE_DEVICES=all, "
-                "without `--gpus` and without a reservation of GPUs; newer toolkits also offer CDI on Jetson "
-                "(gpu_driver: cdi), after `sudo nvidia-ctk cdi generate`",
+                cause="the NVIDIA Container Toolkit has detected a Jetson (mode `{mode}`). On a Jetson, its hook "
+                "refuses `docker run --gpus` and GPU reservations of Compose",
+                fix="remove `--gpus` and GPU reservations; use `--runtime=nvidia` (in a Compose file `runtime: "
+                "nvidia`) with NVIDIA_VISIBLE_DEVICES=all; newer toolkits also support CDI on a Jetson: run `sudo "
+                "nvidia-ctk cdi generate`, and set gpu_driver to cdi",
             ),
         ),
     ),
     Rule(
         "SG-G026",
         title="the CDI file does not match the installed driver",
-        cause="a CDI file lists {path}, which this machine does not have: the CDI file was generated for another "
+        cause="a CDI file lists {path}, which this machine does not have. The CDI file was generated for another "
         "version of the driver",
         fix=REGENERATE,
         source="The messages come from crun 1.29 (src/libcrun/linux.c), runc 1.5 (libcontainer/rootfs_linux.go) and "
@@ -104,17 +105,17 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"failed to stat CDI host device \"(?P<path>[^\"]+)\""),
                 title="the CDI file does not match the machine's GPUs",
-                cause="a CDI file lists the device {path}, which this machine does not have: since the CDI file was "
-                "generated, a GPU was added or removed, the devices got other numbers, or the driver is not loaded",
-                fix=f"check that `nvidia-smi` works on the host; then, {REGENERATE}",
+                cause="a CDI file lists the device {path}, which this machine does not have. Either a GPU was added, "
+                "removed or renumbered after the CDI file was generated, or the driver is not loaded",
+                fix=f"check that `nvidia-smi` works on the host; {REGENERATE}",
             ),
         ),
     ),
     Rule(
         "SG-G027",
         title="Podman does not know the CDI device",
-        cause="Podman finds no CDI device {device}: either no CDI file was generated, or the CDI file has a newer "
-        "version than this Podman can read",
+        cause="Podman finds no CDI device {device}. Either no CDI file was generated, or its format version is too "
+        "new for this Podman",
         fix="run `nvidia-ctk cdi list`; if the list contains the device, update Podman, or generate the CDI file with "
         f"an older toolkit; otherwise run {GENERATE}",
         source="The message comes from Podman 5 (pkg/specgen/generate/config_linux.go), and is quoted in "
@@ -126,22 +127,22 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 UNRESOLVABLE,
-                cause="Podman finds no CDI device {device}, although a CDI file was written below /run: some versions "
-                "of Podman (5.5) search only /etc/cdi",
-                fix="write the file to the folder that every version searches (`sudo nvidia-ctk cdi generate "
-                "--output=/etc/cdi/nvidia.yaml`), or name the folder of the file: `--cdi-spec-dir=/run/cdi` of `podman "
-                "run`, or `cdi_spec_dirs` in containers.conf; if this changes nothing, Podman may be too old for the "
-                "version of the file",
+                cause="Podman finds no CDI device {device}, although a CDI file was written below /run. Some "
+                "versions of Podman (5.5) search only /etc/cdi",
+                fix="write the CDI file to the folder that every version searches: `sudo nvidia-ctk cdi generate "
+                "--output=/etc/cdi/nvidia.yaml`; or configure the folder of the file: `--cdi-spec-dir=/run/cdi` of "
+                "`podman run`, or `cdi_spec_dirs` in containers.conf; if this changes nothing, the format version of "
+                "the file may be too new for this Podman",
                 applies=_was_written_to_run,
                 condition="the text shows that the file was written below /run",
             ),
             Variant(
                 UNRESOLVABLE,
-                cause="Podman finds no CDI device {device}, although the toolkit lists it, so a CDI file exists: the "
-                "CDI file has a newer version than this Podman can read, or is in a folder that this Podman does not "
+                cause="Podman finds no CDI device {device}, although the toolkit lists it. Either the format version "
+                "of the CDI file is too new for this Podman, or the file is in a folder that this Podman does not "
                 "search",
-                fix="update Podman, or generate the CDI file with an older toolkit, which writes an older version; if "
-                "the file is not in /etc/cdi, write it there, or name its folder with `--cdi-spec-dir`",
+                fix="update Podman, or generate the CDI file with an older toolkit, which writes an older format "
+                "version; if the file is not in /etc/cdi, write it there, or pass its folder with `--cdi-spec-dir`",
                 applies=_is_listed,
                 condition="the text shows the device in the output of `nvidia-ctk cdi list`",
             ),
@@ -149,9 +150,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G028",
-        title="the container engine takes the CDI name for a file",
+        title="the container engine mistakes the CDI name for a file",
         cause="the container engine looked for a device file with the name {device}, which is the name of a CDI device",
-        fix="update Docker Compose to 2.30 or newer, which passes CDI names on as CDI devices",
+        fix="update Docker Compose to 2.30 or newer, which supports CDI names",
         source="The message is quoted in podman-container-tools/podman issue 28309 (2026-03). The failure was not "
         "reproduced.",
         explain="Older versions of Compose send entries of `devices:` to the container engine as paths. Podman then "
@@ -162,10 +163,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G029",
         title="the container has no permission to use the GPU",
-        cause="the driver answers `Insufficient Permissions`: SELinux, or the permissions of /dev/nvidia*, keep the "
-        "container from the GPU's device files",
-        fix="set gpu_driver to cdi; if SELinux is active, `sudo ausearch -m avc -ts recent` shows what it denied, "
-        "and the device files need the type container_file_t",
+        cause="the driver answers `Insufficient Permissions`. SELinux, or the permissions of /dev/nvidia*, deny the "
+        "container access to the GPU's device files",
+        fix="set gpu_driver to cdi; if SELinux is active, run `sudo ausearch -m avc -ts recent`, which shows what it "
+        "denied; with SELinux, the device files need the type container_file_t",
         source="The message comes from NVML, and is quoted in mudler/LocalAI issue 7412 (2025-12) and "
         "redhat-et/triton-dev-containers issue 61 (2025-03). The failure was not reproduced.",
         explain="The driver works, and the image may be right: later messages about a missing GPU are consequences. "
@@ -179,10 +180,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G030",
         title="NVIDIA's fabric manager is not running",
-        cause="CUDA error 802 (system not yet initialized): on a machine with NVSwitch, the fabric manager does not "
-        "run, or has another version than the driver",
-        fix="on the host, read `systemctl status nvidia-fabricmanager` and `nvidia-smi -q | grep -A2 Fabric`; if the "
-        "fabric manager is missing, install the package nvidia-fabricmanager with exactly the version of the driver, "
+        cause="CUDA error 802 (system not yet initialized). On a machine with NVSwitch, the fabric manager is not "
+        "running, or its version differs from the driver's",
+        fix="on the host, run `systemctl status nvidia-fabricmanager` and `nvidia-smi -q | grep -A2 Fabric`; if the "
+        "fabric manager is missing, install the package nvidia-fabricmanager in exactly the version of the driver; "
         "run `sudo systemctl enable --now nvidia-fabricmanager`, and start the stack again",
         source="The message is the text of CUDA error 802 in libcudart 12.9, quoted in MiniMax-AI/MiniMax-M2.5 issue 9 "
         "(2026-03), ollama/ollama issue 12136 and NVIDIA/TensorRT-LLM issue 398. gpustack/gpustack issue 4154 "
@@ -200,9 +201,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G031",
         title="a rootless container engine can't set up the GPU",
-        cause="the NVIDIA container toolkit has no permission to change cgroups, because the container engine runs "
-        "rootless or inside another container",
-        fix="use CDI (set gpu_driver to cdi), or set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml; "
+        cause="the NVIDIA container toolkit has no permission to change cgroups, because the container engine is "
+        "rootless or runs inside another container",
+        fix="use CDI (set gpu_driver to cdi), set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml, "
         "or update the toolkit",
         source="The messages are quoted in NVIDIA/nvidia-container-toolkit issue 139, in which a maintainer writes "
         "that "
@@ -219,10 +220,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G032",
         title="the container has no access to the AMD GPU",
-        cause="the ROCm runtime can't open /dev/kfd ({problem}), although the container has it: the kernel's driver "
-        "amdgpu does not offer this GPU for computing",
-        fix="run `rocminfo` on the host: if it fails as well, look for errors of amdgpu and kfd in the kernel log "
-        "(`sudo dmesg | grep -iE 'kfd|amdgpu'`); some GPUs are not supported",
+        cause="the ROCm runtime can't open /dev/kfd ({problem}), although the device file is in the container. The "
+        "kernel driver amdgpu does not offer this GPU for computing",
+        fix="run `rocminfo` on the host: if it fails too, look for errors of amdgpu and kfd in the kernel log (`sudo "
+        "dmesg | grep -iE 'kfd|amdgpu'`); note that ROCm does not support all GPUs",
         source="The message comes from rocminfo, and is quoted in ROCm/rocminfo issue 41 and in issues 1798, 2232, "
         "4043 "
         "and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in hydrian/stable-diffusion-webui-"
@@ -234,9 +235,9 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(rf"{KFD}(?P<problem>Permission denied|Operation not permitted)"),
-                cause="the container's user may not open /dev/kfd: {problem}",
-                fix="set gpu_driver to amd; if it is set, add the groups that own /dev/kfd and /dev/dri/renderD* on "
-                "the host to `group_add` (as numbers, from `ls -ln /dev/kfd /dev/dri`)",
+                cause="the container's user has no permission to open /dev/kfd: {problem}",
+                fix="set gpu_driver to amd; if it is set, list the group numbers of the device files on the host "
+                "(`ls -ln /dev/kfd /dev/dri`), and add those of /dev/kfd and /dev/dri/renderD* to `group_add`",
             ),
             Variant(
                 compile_patterns(rf"{KFD}(?P<problem>No such file or directory)"),
@@ -250,8 +251,8 @@ RULES: tuple[Rule, ...] = (
                     r"\"(?P<path>/dev/(?:kfd|dri)[^\"]*)\""
                 ),
                 title="the host has no AMD GPU for computing",
-                cause="{path} does not exist on the machine on which Docker runs: the driver amdgpu is not loaded, or "
-                "Docker Desktop runs containers in a virtual machine without the GPU",
+                cause="{path} does not exist on the machine on which Docker runs. Either the driver amdgpu is not "
+                "loaded, or Docker Desktop runs containers in a virtual machine without the GPU",
                 fix="run `ls -l {path}` and `lsmod | grep amdgpu` on the host; with Docker Desktop, use the Docker "
                 "engine of the host (`docker context ls`); on a machine without an AMD GPU, set `gpus` to none",
             ),
@@ -260,11 +261,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G033",
         title="the processes of the engine wait for each other",
-        cause="vLLM's processes have waited for each other {count} times for a minute: either a first transfer between "
-        "GPUs hangs (peer-to-peer access that an IOMMU or ACS blocks), or slow work such as compilation goes on",
-        fix="if GPU utilization stays at 100 % without progress and several GPUs are used, set NCCL_P2P_DISABLE to "
-        '"1" in extra_env and --disable-custom-all-reduce in extra_args; if that helps, turn off IOMMU or ACS on the '
-        "host for faster transfers; if one CPU core is busy, wait for the compilation",
+        cause="vLLM's processes have waited for each other {count} times for a minute. Either a transfer between "
+        "GPUs hangs, because an IOMMU or ACS blocks peer-to-peer access, or slow work such as compilation is still "
+        "running",
+        fix='if several GPUs stay at 100 % utilization without progress, set NCCL_P2P_DISABLE to "1" in extra_env '
+        "and --disable-custom-all-reduce in extra_args; if that helps, turn off the IOMMU or ACS on the host to get "
+        "faster transfers; if one CPU core is busy, wait for the compilation to finish",
         source="The message comes from vLLM (distributed/device_communicators/shm_broadcast.py), and is quoted in "
         "vllm-project/vllm issue 33041 (2026-01). The failure was not reproduced.",
         explain="The message is about waiting, not about the size of /dev/shm, so shm_size does not help.",

@@ -24,8 +24,8 @@ DEAD_DRIVER = re.compile(
     r"couldn't communicate with the NVIDIA driver|Driver/library version mismatch|Failed to initialize NVML"
 )
 CONFIGURE_TOOLKIT = (
-    "`sudo nvidia-ctk runtime configure --runtime=docker`, and restart Docker when its containers may stop (`sudo "
-    "systemctl restart docker`)"
+    "`sudo nvidia-ctk runtime configure --runtime=docker`; then restart Docker (`sudo systemctl restart docker`) at "
+    "a time when its containers may stop"
 )
 
 
@@ -69,9 +69,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G012",
         title="a GPU is lost",
-        cause="a GPU of this machine no longer answers: it fell off the bus",
-        fix="restart the machine; if the GPU is lost again, check its power, temperature and seating, and return it "
-        "to its vendor",
+        cause="a GPU of this machine no longer answers (it has fallen off the bus)",
+        fix="restart the machine; if the GPU is lost again, check its power supply, temperature and seating; if it "
+        "stays unreliable, return it to its vendor",
         source="The messages of nvidia-smi and of the kernel log are quoted in issues 387 and 507 of "
         "NVIDIA/open-gpu-kernel-modules and in issue 155 of NVIDIA/NVSentinel. The failure was not reproduced.",
         explain="When a GPU is lost, the kernel log shows Xid 79 (`sudo dmesg | grep -i xid`). No container can make "
@@ -83,8 +83,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G013",
         title="the host's NVIDIA driver does not answer",
         cause="the NVIDIA driver of this machine does not work: {said}",
-        fix="after a driver update, restart the machine when you can; after a kernel update, reinstall the driver's "
-        "kernel module (dkms)",
+        fix="after a driver update, restart the machine when you can; after a kernel update, rebuild the driver's "
+        "kernel module with dkms",
         source="The output of nvidia-smi is quoted in issues 251 and 580 of NVIDIA/nvidia-container-toolkit, and the "
         "messages of nvidia-container-cli in NVIDIA/k8s-device-plugin issue 1431. The failure was not reproduced.",
         explain="`Driver/library version mismatch` means that the driver was updated while the old driver was loaded: "
@@ -102,8 +102,8 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(
                     r"nvidia-container-cli: initialization error: (?P<said>nvml error: driver not loaded)"
                 ),
-                fix="run `nvidia-smi` and `lsmod | grep nvidia` on the host; `sudo modprobe nvidia` loads the kernel "
-                "module or prints why it can't (after a kernel update, dkms must build it)",
+                fix="run `nvidia-smi` and `lsmod | grep nvidia` on the host; run `sudo modprobe nvidia`, which loads "
+                "the kernel module or prints why it can't; after a kernel update, dkms must rebuild the module first",
             ),
             Variant(
                 compile_patterns(
@@ -111,8 +111,8 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="the host's NVIDIA driver is not installed",
                 cause="the container toolkit finds no library of the NVIDIA driver on this machine: {said}",
-                fix="run `nvidia-smi` on the host: if it fails, install the NVIDIA driver; if it works, Docker runs in "
-                "another system than the driver (a virtual machine, or snap)",
+                fix="run `nvidia-smi` on the host: if it fails, install the NVIDIA driver; if it works, Docker does "
+                "not run on the host's own system, but in a virtual machine or as a snap",
             ),
         ),
     ),
@@ -120,8 +120,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G014",
         title="the GPU's memory is faulty",
         cause="GPU {gpu_index} has counted {count} uncorrected memory errors since boot",
-        fix="restart the machine; if the errors come back, return the GPU to its vendor, and set `gpus` to another "
-        "GPU until the vendor has replaced the faulty GPU",
+        fix="restart the machine; if the errors come back, return the GPU to its vendor; until it is replaced, set "
+        "`gpus` to another GPU",
         source="The number of errors comes from `nvidia-smi --query-gpu=ecc.errors.uncorrected.volatile.total` (NVML, "
         "nvmlDeviceGetTotalEccErrors in pynvml.py). The meaning of the Xids comes from NVIDIA's catalogue of Xids. The "
         "failure was not reproduced.",
@@ -137,7 +137,7 @@ RULES: tuple[Rule, ...] = (
         "SG-G001",
         title="Docker can't give GPUs to containers",
         cause='Docker has no device driver "{driver}": the NVIDIA container toolkit is missing or not configured',
-        fix=f"install nvidia-container-toolkit, then run {CONFIGURE_TOOLKIT}; or use CDI (set gpu_driver to cdi); on "
+        fix=f"install nvidia-container-toolkit, and run {CONFIGURE_TOOLKIT}; or use CDI (set gpu_driver to cdi); on "
         "a machine without a GPU, set `gpus` to none",
         source="The messages come from Docker engine 28 (daemon/devices.go). The failure was reproduced.",
         explain="A GPU reservation needs the NVIDIA container toolkit on the host, and the toolkit must be registered "
@@ -155,7 +155,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r'could not select device driver [\\"]*(?P<driver>cdi)[\\"]*\s*with capabilities'),
                 title="CDI is not enabled in Docker",
-                cause='Docker has no device driver "{driver}": this Docker engine has CDI turned off, or is too old',
+                cause='Docker has no device driver "{driver}". CDI is turned off in this Docker engine, or the '
+                "engine is too old",
                 fix="use Docker 28.3 or newer, or set `cdi` to true in `features` of /etc/docker/daemon.json; "
                 "`docker info` lists CDI devices",
             ),
@@ -183,15 +184,16 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"(?<!HIP error: )(?<!ROCm error: )device kernel image is invalid"),
-                cause="CUDA error 200: the driver can't load a kernel of the image, which was compiled for another "
-                "kind of GPU, or for a newer CUDA version than the driver knows",
-                fix="compare the CUDA version of `image:` with the one that `nvidia-smi` prints; if the image's is "
-                "newer, update the driver or use an image for an older CUDA version; otherwise use a newer image",
+                cause="CUDA error 200: the driver can't load a kernel of the image. The kernel was compiled for "
+                "another kind of GPU, or for a CUDA version that is too new for the driver",
+                fix="compare the CUDA version of `image:` with the CUDA version that `nvidia-smi` prints; if the "
+                "image's version is newer, update the driver, or use an image for an older CUDA version; otherwise "
+                "use a newer image",
             ),
             Variant(
                 compile_patterns(r"has no device code compatible with (?:CUDA|HIP) arch (?P<arch>\d+)"),
-                cause="a kernel of llama.cpp has no code for this GPU (architecture {arch}): the image was not "
-                "compiled for the GPU, or this build chooses a kernel that the GPU does not support",
+                cause="a kernel of llama.cpp has no code for this GPU (architecture {arch}). Either the image was "
+                "not compiled for the GPU, or this build chose a kernel that the GPU does not support",
                 fix="set `image:` to another build of llama.cpp; if the message names flash_attn, set extra_args to "
                 '[--flash-attn, "off"]',
             ),
@@ -201,8 +203,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G016",
         title="Docker has no CDI specification for the GPUs",
-        cause="no CDI file defines {device}: the files that describe the GPUs were never generated, are not in a "
-        "folder that Docker reads, or have a newer version than Docker can read",
+        cause="no CDI file defines {device}. CDI files describe the GPUs. Either they were never generated, or they "
+        "are in a folder that Docker does not read, or their format version is too new for Docker",
         fix="run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; `nvidia-ctk cdi list` shows the known "
         "devices",
         source="The message comes from cncf-tags/container-device-interface (pkg/cdi/cache.go). Issues 146, 434 and "
@@ -220,11 +222,10 @@ RULES: tuple[Rule, ...] = (
                     r"unresolvable CDI devices (?P<device>runtime\.nvidia\.com/\w+=(?:all|0)\b)",
                 ),
                 title="the NVIDIA Container Toolkit could not describe the GPUs",
-                cause="the NVIDIA Container Toolkit generates {device} itself when a container starts, and this "
-                "failed; no file is missing: most often the driver or its library NVML does not work on this "
-                "machine",
-                fix="run `nvidia-smi` on the host: if it fails, the driver is the place to look; if it works, "
-                "`sudo nvidia-ctk --debug cdi generate` prints the error that this version of the toolkit hides",
+                cause="the NVIDIA Container Toolkit describes {device} itself when a container starts, and this "
+                "failed. No file is missing. Most often, the driver or its library NVML does not work on this machine",
+                fix="run `nvidia-smi` on the host: if it fails, fix the driver first; if it works, run `sudo "
+                "nvidia-ctk --debug cdi generate`, which prints the error that this version of the toolkit hides",
                 # their lines show why NVML does not work
                 consequence_of=("SG-G005", "SG-G029", "SG-G003"),
             ),
@@ -235,8 +236,8 @@ RULES: tuple[Rule, ...] = (
         title="a GPU hook needs a writable root file system",
         cause="a hook of the NVIDIA Container Toolkit could not write to the container's root file system, which is "
         "read-only[[: {what}]]",
-        fix="remove `read_only: true` from the model in stack.yaml; if stack.yaml does not contain it, run "
-        "`stackgen render`, because earlier versions made the root file system of GPU services read-only",
+        fix="remove `read_only: true` from the model in stack.yaml; if it is not there, run `stackgen render`, "
+        "because earlier versions made the root file system of GPU services read-only",
         source="The messages are quoted in pull request 5711 of kserve/kserve (2026-06) and in issue 2026 of "
         "NVIDIA/nvidia-container-toolkit (2026-08). The failure was not reproduced.",
         explain="The toolkit's hooks run before the engine starts. They create links and folders in the container, for "

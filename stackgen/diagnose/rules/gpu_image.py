@@ -39,10 +39,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G018",
         title="the image's compiler does not know this GPU",
-        cause="a compiler in the image (Triton's ptxas, or nvcc) is older than the GPU[[, which has the architecture "
-        "{arch}]]",
-        fix=f"{NEWER_IMAGE}; if the image contains a newer CUDA toolkit, set TRITON_PTXAS_PATH to "
-        "/usr/local/cuda/bin/ptxas in extra_env, so that Triton uses the ptxas of this toolkit",
+        cause="a compiler in the image (Triton's ptxas, or nvcc) is too old for the GPU[[, which has the "
+        "architecture {arch}]]",
+        fix=f"{NEWER_IMAGE}; if the image contains a newer CUDA toolkit, let Triton use the ptxas of this toolkit: "
+        "set TRITON_PTXAS_PATH to /usr/local/cuda/bin/ptxas in extra_env",
         source="The messages of ptxas are quoted in NixOS/nixpkgs issue 406675 (2025-07), gpustack/gpustack issue 4372 "
         "(2026-01) and triton-lang/triton issue 8539, and those of nvcc in flashinfer-ai/flashinfer issue 1657 "
         "(2025-09). NVIDIA's announcement of CUDA 13.0 (2025-08) lists the dropped architectures: 5.x, 6.x, 7.0 and "
@@ -64,15 +64,15 @@ RULES: tuple[Rule, ...] = (
                     r"Value '(?P<arch>sm_(?:[3-6]\d|7[02]))' is not defined for option 'gpu-name'",
                 ),
                 title="the image's compiler no longer knows this GPU",
-                cause="a compiler in the image (nvcc or ptxas) does not support the architecture {arch}: CUDA 13 has "
-                "dropped GPUs before compute capability 7.5 (Maxwell, Pascal, Volta), and CUDA 12 those of Kepler "
-                "(3.x)",
+                cause="a compiler in the image (nvcc or ptxas) does not support the architecture {arch}. CUDA 13 no "
+                "longer supports GPUs below compute capability 7.5 (Maxwell, Pascal, Volta), and CUDA 12 no longer "
+                "supports Kepler (3.x)",
                 fix="set `image:` to an image for CUDA 12 (for vLLM, a tag that ends with -cu129), or to an older "
                 "release that supports this GPU",
             ),
             Variant(
                 compile_patterns(r"[Uu]nsupported gpu architecture '(?P<arch>\w+)'"),
-                cause="the nvcc of the image is older than the GPU, which has the architecture {arch}",
+                cause="the nvcc of the image is too old for the GPU, which has the architecture {arch}",
                 fix=NEWER_IMAGE,
             ),
         ),
@@ -102,7 +102,7 @@ RULES: tuple[Rule, ...] = (
         "SG-G020",
         title="a kernel needs more on-chip memory than the GPU has",
         cause="a Triton kernel needs {wanted} bytes of the GPU's on-chip shared memory, but the GPU has {limit}",
-        fix="choose another attention backend (`--attention-backend` in extra_args), or a newer image",
+        fix="choose another attention backend (`--attention-backend` in extra_args), or use a newer image",
         source="The message comes from Triton 3 (runtime/errors.py, OutOfResources), and is quoted in "
         "kyuz0/amd-r9700-vllm-toolboxes issue 17 (2026-08). The failure was not reproduced.",
         explain="This shared memory is a part of each compute unit of the GPU (LDS on AMD). It is neither the "
@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G021",
         title="no kernel of the image can run this model on this GPU",
-        cause="none of the engine's kernels supports the combination of GPU and model: {problem}",
+        cause="none of the engine's kernels supports this model on this GPU: {problem}",
         fix="use a version of the model with another quantization or data type, use another GPU, or try a newer image",
         source="The messages come from FlashInfer 0.6.18 (utils.py), vLLM 0.32.0 (platforms/cuda.py and rocm.py), "
         "flash-attention 2 (csrc/flash_attn/flash_api.cpp) and Triton 3. noonghunna/club-3090 pull request 784 "
@@ -131,13 +131,13 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 NO_BACKEND,
-                title="no attention backend of the image fits this model and this GPU",
-                cause="every attention backend that the message names lacks something of the model or of the GPU "
-                "itself, such as sparse attention or the compute capability: {problem}",
-                fix="no setting is the only reason against a backend, so `--attention-backend` or another KV cache "
-                "type is unlikely to help; use a GPU that the reasons name, a model with another kind of attention "
-                "(use_sparse=True: DeepSeek V3.2 and GLM 5 have sparse attention), or another image whose notes name "
-                "this model and this GPU",
+                title="no attention backend of the image supports this model on this GPU",
+                cause="each attention backend in the message lacks support for something of the model or of the GPU, "
+                "such as sparse attention or the compute capability: {problem}",
+                fix="use a GPU that supports what the message names, or a model with another kind of attention "
+                "(use_sparse=True means sparse attention, as in DeepSeek V3.2 and GLM 5); or use another image whose "
+                "release notes name this model and this GPU; don't expect help from `--attention-backend` or another "
+                "KV cache type: no setting removes these reasons",
                 applies=_excludes_every_backend,
                 condition="each backend has a reason that no setting changes",
             ),
@@ -147,23 +147,23 @@ RULES: tuple[Rule, ...] = (
                     r"supported.{0,100})"
                 ),
                 title="the attention backend does not support the type of the KV cache",
-                cause="the attention backend, which a setting or vLLM itself chose for this model, does not support "
-                "the type of the KV cache: {problem}",
-                fix="[[?kv_cache_dtype|remove kv_cache_dtype, or set it to another type]][[!kv_cache_dtype|look for "
-                "`--kv-cache-dtype` in extra_args and remove it; without it, the model's config.json asks for the "
-                "type]][[?extra_args.--attention-backend|, or remove --attention-backend from extra_args]]; if "
-                "the log says that vLLM forces this backend for the model, the KV cache type is the only choice",
+                cause="a setting, or vLLM itself, chose an attention backend that does not support the type of the "
+                "KV cache: {problem}",
+                fix="[[?kv_cache_dtype|remove kv_cache_dtype, or set it to another type]][[!kv_cache_dtype|remove "
+                "`--kv-cache-dtype` from extra_args; if it is not there, the type comes from the model's "
+                "config.json]][[?extra_args.--attention-backend|, or remove --attention-backend from extra_args]]; "
+                "if the log says that vLLM forces this backend for the model, you can change only the KV cache type",
             ),
             Variant(
                 compile_patterns(r"(?P<problem>Selected backend \S+ is not valid for this configuration.{0,200})"),
                 cause="the chosen attention backend can't run this model on this GPU: {problem}",
-                fix="if a setting chooses it (`--attention-backend` in extra_args, or VLLM_ATTENTION_BACKEND in "
-                "extra_env), remove the setting; if vLLM itself chose it, another version of the image may choose "
-                "another one",
+                fix="if a setting chooses the backend (`--attention-backend` in extra_args, or "
+                "VLLM_ATTENTION_BACKEND in extra_env), remove the setting; if vLLM itself chose the backend, try "
+                "another version of the image",
             ),
             Variant(
                 NO_BACKEND,
-                fix="read the reasons in the message: for each backend, the reasons name the setting that it does not "
+                fix="read the reasons in the message: for each backend, they name the settings that it does not "
                 "support (KV cache type, block size, head size); remove such a setting, or try a newer image",
             ),
             Variant(
@@ -175,7 +175,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G022",
         title="the image mixes libraries of different versions",
-        cause="the image does not contain the library {library}, for which its packages were built",
+        cause="the packages in the image were built for the library {library}, which the image does not contain",
         fix="use an official image of the engine, or build the image with wheels for one CUDA or ROCm version",
         source="The messages come from glibc (dlopen) and FlashInfer 0.6.18 (jit/env.py), and are quoted in "
         "vllm-project/vllm issues 31018 (2025-12), 36099 (2026-03) and 52300 (2026-08). The failure was not "
@@ -189,14 +189,15 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"ImportError: (?P<library>\S+\.so\S*): undefined symbol"),
-                cause="{library} was built for another version of a library than the image contains (often torch)",
+                cause="{library} was built for another version of a library (often torch) than the version in the "
+                "image",
             ),
             Variant(
                 compile_patterns(
                     r"flashinfer[\w-]* version \((?P<one>\S+)\) does not match .{0,40}\((?P<other>[^)]+)\)"
                 ),
                 cause="two packages of FlashInfer in the image have different versions: {one} and {other}",
-                fix="use an official image of the engine, or install both packages in the same version",
+                fix="use an official image of the engine, or install the same version of both packages",
             ),
         ),
     ),
@@ -218,10 +219,9 @@ RULES: tuple[Rule, ...] = (
         "SG-G024",
         title="the ROCm runtime stopped the program",
         cause="the ROCm runtime ended the program: {problem}. Most often, the image's ROCm does not support this GPU "
-        "well; "
-        "otherwise a kernel or the GPU is faulty",
-        fix="try an image with a newer ROCm that supports this GPU; if the error stays, look for errors of amdgpu in "
-        "the kernel log (`dmesg`)",
+        "well. Otherwise, a kernel or the GPU is faulty",
+        fix="try an image with a newer ROCm that supports this GPU; if the error remains, look for errors of amdgpu "
+        "in the kernel log (`dmesg`)",
         source="The messages come from ROCm's ROCR runtime (core/runtime/runtime.cpp), and are quoted in "
         "ROCm/legacy-rocm-build issue 6182 (2026-06). The failure was not reproduced.",
         explain="`Memory in use` is the runtime's reason for its error. It does not mean that the GPU's memory is "
@@ -238,20 +238,18 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"Memory access fault by GPU.*?Reason: (?P<problem>[DS]RAM ECC failure)"),
                 title="the GPU's memory is faulty",
                 cause="the ROCm runtime ended the program because the memory of a GPU had an error: {problem}",
-                fix="see which GPU has errors (`rocm-smi --showrasinfo`, and `sudo dmesg | grep -i amdgpu`), and set "
+                fix="find the GPU with errors (`rocm-smi --showrasinfo`, and `sudo dmesg | grep -i amdgpu`), and set "
                 "`gpus` to another one; if the errors come back after the next reboot, return the GPU to its vendor",
             ),
         ),
     ),
     Rule(
         "SG-G025",
-        title="the engine recognizes no AMD GPU",
-        cause="the engine recognizes no AMD GPU in the container: the image is not built for ROCm, or the container "
-        "has "
-        "no access to /dev/kfd and /dev/dri",
-        fix="use an image for ROCm ([[?image|remove `image:`, so that stackgen chooses one; ]]for AMD, set "
-        "gpu_driver to "
-        "amd), and check that /dev/kfd and /dev/dri exist on the host",
+        title="the engine detects no AMD GPU",
+        cause="the engine detects no AMD GPU in the container. Either the image is not built for ROCm, or the "
+        "container has no access to /dev/kfd and /dev/dri",
+        fix="[[?image|remove `image:`, so that stackgen chooses an image for ROCm; ]]set gpu_driver to amd, and use "
+        "an image for ROCm; check that /dev/kfd and /dev/dri exist on the host",
         source="The message of vLLM (config/device.py) is quoted in vllm-project/vllm issue 39378 (2026-04) on an AMD "
         "GPU, and the one of torch for ROCm in vllm-project/vllm issue 34573. `no ROCm-capable device` is HIP error "
         "100 (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
@@ -264,11 +262,11 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 # only a program that was built for ROCm prints these
                 compile_patterns(r"No HIP GPUs are available", r"no ROCm-capable device is detected"),
-                cause="the ROCm runtime finds no GPU in the container: /dev/kfd or /dev/dri is missing there, or the "
-                "container's user may not open them",
-                fix="run `ls -ln /dev/kfd /dev/dri` on the host: if they are missing, the driver amdgpu is not "
-                "loaded; if "
-                "they exist, [[!gpus|set `gpus`, and ]]add the numbers of their groups to `group_add` of the service",
+                cause="the ROCm runtime finds no GPU in the container. Either /dev/kfd or /dev/dri is missing in the "
+                "container, or the container's user has no permission to open them",
+                fix="run `ls -ln /dev/kfd /dev/dri` on the host; if the device files are missing, load the driver "
+                "amdgpu; if they exist, [[!gpus|set `gpus`, and ]]add their group numbers to `group_add` of the "
+                "service",
             ),
         ),
     ),

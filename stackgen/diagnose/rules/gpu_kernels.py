@@ -42,14 +42,14 @@ LIBRARIES = (
     ("FlashInfer's sampler", re.compile(r"flashinfer\S*sampl", re.I), 'VLLM_USE_FLASHINFER_SAMPLER to "0"', "nvidia"),
 )  # fmt: skip
 OTHER_IMAGE = (
-    "set `image:` to an image whose notes name this GPU, or choose another attention backend or quantization of the "
-    "model, which does not use this kernel"
+    "set `image:` to an image whose release notes name this GPU, or avoid the kernel with another attention backend "
+    "or another quantization of the model"
 )
 AT_LEAST = re.compile(
     r"(?i)at least|>=|\bmin\b|required capab|SM ?\d+\+|or (?:higher|above|newer|later|greater|better)|minimum|"
     r"\+ ?(?:GPU|is required)"
 )
-OTHER_BUILD = "set `image:` to an image that was built for this GPU (its notes list the architectures)"
+OTHER_BUILD = "set `image:` to an image that was built for this GPU (its release notes list the architectures)"
 NCCL_CALL = re.compile(r"NCCL WARN (?:Cuda|CUDA|HIP|Hip) failure (?:\d+ )?'(?P<reason>[^']{3,120})'")
 
 
@@ -100,42 +100,39 @@ OLD_GPU = Variant(
     (),
     title="the GPU is too old for a feature",
     cause="the engine chose a kernel that needs a newer GPU than this one: {problem}",
-    fix="[[follow the message: {advice}; otherwise ]]turn the feature off[[ ({settings})]], or use another data type "
-    "or quantization of the model that this GPU supports; if the model ran on this GPU with another version of the "
-    "image, go back to that version: versions choose other backends, and a backend can need a newer GPU than another "
-    "one",
-    condition="the message names the least architecture or compute capability",
+    fix="[[follow the message: {advice}; otherwise ]]turn the feature off[[ ({settings})]], or use the model in "
+    "another data type or quantization that this GPU supports; if the model ran on this GPU with another version of "
+    "the image, use that version again, because each version may choose another backend",
+    condition="the message names a minimum architecture or compute capability",
 )
 VIRTUAL = Variant(
     (),
-    cause="NCCL logged the reason: a call that it makes when it starts got `operation not supported`, so this GPU, "
-    "driver or virtual machine does not offer a feature that NCCL uses; virtual GPUs without unified memory are a "
-    "known case",
-    fix="in a virtual machine, ask for unified memory of the virtual GPUs (VMware: pciPassthruN.cfg.enable_uvm) or for "
-    "GPUs that are passed through; without it, one GPU per model works (tensor_parallel_size 1); the NCCL INFO lines "
-    "after the warning show the call",
+    cause="a call that NCCL makes at startup failed with `operation not supported`. This GPU, driver or virtual "
+    "machine lacks a feature that NCCL uses. A known case is virtual GPUs without unified memory",
+    fix="in a virtual machine, request unified memory for the virtual GPUs (VMware: pciPassthruN.cfg.enable_uvm), or "
+    "GPUs in passthrough mode; until then, use one GPU per model (tensor_parallel_size 1); the NCCL INFO lines after "
+    "the warning show the call",
     condition="the call is `operation not supported`",
 )
 
 CRASHED = Variant(
     (),
     title="a kernel crashed while the GPUs of a model communicated",
-    cause="NCCL reports that a GPU kernel crashed ({reason}). CUDA reports such an error late, so the crash can be in "
-    "NCCL's own kernel, or in a kernel that ran before. The line is no sign of a problem with the driver, the network "
-    "or /dev/shm",
-    fix="set `image:` to a version with another NCCL (with NCCL_DEBUG=INFO, the log names NCCL's version); NCCL "
-    "2.26.2, which is part of PyTorch 2.7, crashes like this on GeForce and RTX PRO GPUs of the Blackwell generation "
-    "without NVLink; NCCL 2.31 does not; tensor_parallel_size 1 shows whether one GPU works; Xid errors in the log of "
-    "the Linux kernel (`sudo dmesg | grep -i xid`) would point at a GPU",
+    cause="NCCL reports that a GPU kernel crashed ({reason}). CUDA reports such a crash late, so either NCCL's own "
+    "kernel or an earlier kernel crashed. The line does not point to the driver, the network or /dev/shm",
+    fix="set `image:` to a version with another NCCL (with NCCL_DEBUG=INFO, the log contains NCCL's version); on "
+    "GeForce and RTX PRO GPUs of the Blackwell generation without NVLink, NCCL 2.26.2 (part of PyTorch 2.7) crashes "
+    "like this, but NCCL 2.31 does not; set tensor_parallel_size to 1 to test whether one GPU works; look for Xid "
+    "errors in the log of the Linux kernel (`sudo dmesg | grep -i xid`), which point to a faulty GPU",
     condition="the error is that of a crashed kernel",
 )
 NO_MEMORY = Variant(
     (),
     title="NCCL finds no free memory",
     cause="NCCL could not allocate memory for the communication of the GPUs: {reason}",
-    fix="see which processes use the GPUs (`nvidia-smi`), and lower gpu_memory_utilization; if much GPU memory is "
-    "free, NCCL may not be able to map the host's memory: as a test, set "
-    'NCCL_CUMEM_HOST_ENABLE to "0" in extra_env',
+    fix="run `nvidia-smi`, which shows the processes that use the GPUs, and lower gpu_memory_utilization; if much "
+    'GPU memory is free, NCCL may be unable to map the host\'s memory: as a test, set NCCL_CUMEM_HOST_ENABLE to "0" '
+    "in extra_env",
     condition="the error is a failed allocation",
 )
 # the texts of CUDA's errors 2, 700 to 719 and 801
@@ -150,11 +147,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G040",
         title="a kernel of the image does not support this GPU",
-        cause="the engine chose a kernel[[ of {library}]] that this version does not have for this GPU: {problem}",
+        cause="the engine chose a kernel[[ of {library}]], but this version of the kernel does not support this GPU: "
+        "{problem}",
         fix="[[follow the message: {advice}; otherwise ]]{remedy}",
-        page_fix="if the message gives advice, follow it. Otherwise, choose another kernel: turn the library off with "
-        "its variable in extra_env (`stackgen diagnose` names the variable), or set `image` to a build of the engine "
-        "for this GPU",
+        page_fix="if the message gives advice, follow it. Otherwise, choose another kernel. Turn the library off "
+        "with its variable in extra_env (`stackgen diagnose` names the variable), or set `image` to a build of the "
+        "engine for this GPU",
         source="vllm-project/vllm issues 47436 (2026-07, DeepGEMM) and 51964 (2026-08, AITER) quote such messages. The "
         "variables are those of vLLM 0.27 (envs.py).",
         explain="One library in the image lacks the kernel. The driver, the GPU's memory and the model's files are "
@@ -166,12 +164,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G041",
         title="the driver reset the GPU, or lost it",
-        cause="the GPU stopped answering while it worked ({problem}): the kernel's driver resets a GPU whose work "
-        "takes longer than its time limit, and also one with a fault",
+        cause="the GPU stopped answering while it worked ({problem}). The kernel driver resets a GPU if a "
+        "computation exceeds the time limit, or if the GPU is faulty",
         fix="read the kernel log of that moment (`sudo dmesg | grep -iE 'amdgpu|nvidia|xid|reset|timeout'`); if it "
-        "shows a timeout, make each step shorter with smaller batches (llama.cpp: `--batch-size` and `--ubatch-size`), "
-        "or raise the driver's time limit (amdgpu: the kernel parameter `amdgpu.lockup_timeout`); another backend of "
-        "the image, or another kernel or driver version, is worth a test",
+        "shows a timeout, shorten each step with smaller batches (llama.cpp: `--batch-size` and `--ubatch-size`), or "
+        "raise the driver's time limit (amdgpu: the kernel parameter `amdgpu.lockup_timeout`); as a test, try "
+        "another backend of the image, or another version of the kernel or driver",
         source="The messages are those of Vulkan (VK_ERROR_DEVICE_LOST) and Mesa's radv, quoted in ggml-org/llama.cpp "
         "issue 25664 (2026-07). The failure was not reproduced.",
         explain="The model's files are fine, and the memory was not full: a full memory has its own error.",
@@ -182,10 +180,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G042",
-        title="NCCL names the call that failed",
+        title="NCCL reports a failed call",
         cause="NCCL logged that a call of CUDA or HIP failed: {reason}",
-        fix="look up this error first; the NCCL INFO lines after the warning show the call; tensor_parallel_size 1 "
-        "shows whether one GPU works, and `nvidia-smi` or `rocm-smi` whether the driver does",
+        fix="search for this error first; the NCCL INFO lines after the warning show the call; set "
+        "tensor_parallel_size to 1 to test whether one GPU works; run `nvidia-smi` or `rocm-smi` to test the driver",
         source="The message comes from NCCL 2.27 (include/checks.h), and is quoted in NVIDIA/nccl issues 2101 "
         "(2026-04) and 2418 (2026-09), vllm-project/vllm issue 19890 (2025-06) and pytorch/pytorch issues 152780 and "
         "152302 (2025-05). The failure was not reproduced.",

@@ -15,18 +15,18 @@ NO_UVA = compile_patterns(
     r"\bUVA is not available", r"(?:offloading|runner) requires (?:UVA|uva) \(pin memory\) support"
 )
 PIN_MEMORY = (
-    'set VLLM_WSL2_ENABLE_PIN_MEMORY to "1" in extra_env (vLLM 0.24 and later; the kernel must be 4.19.121 or newer), '
-    'or VLLM_USE_V2_MODEL_RUNNER to "0", which chooses the model runner that works without pinned memory'
-    "[[?extra_args.--cpu-offload-gb|; or remove --cpu-offload-gb, which needs it]]"
+    'set VLLM_WSL2_ENABLE_PIN_MEMORY to "1" in extra_env, which needs vLLM 0.24 and Linux 4.19.121 or later; or set '
+    'VLLM_USE_V2_MODEL_RUNNER to "0", which chooses the model runner that works without pinned '
+    "memory[[?extra_args.--cpu-offload-gb|; or remove --cpu-offload-gb, which needs pinned memory]]"
 )
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G045",
-        title="pinned memory is switched off, and vLLM needs it",
-        cause="vLLM needs memory of the host that the GPU can read (pinned memory, UVA), and considers it as not "
-        "available; on WSL2, vLLM switches it off by default",
-        fix=f"on WSL2, {PIN_MEMORY}; on other systems, look in the log for the line about `pin_memory`",
+        title="vLLM needs pinned memory, which is turned off",
+        cause="vLLM needs pinned memory, which is memory of the host that the GPU can read (UVA). vLLM considers "
+        "pinned memory unavailable, which is its default on WSL2",
+        fix=f"on WSL2, {PIN_MEMORY}; on other systems, look for the line about `pin_memory` in the log",
         source="The messages come from vLLM 0.24 (v1/worker/gpu/buffer_utils.py and model_executor/offloader/uva.py), "
         "and are quoted in vllm-project/vllm issues 47387, 47292 and 54652 (2026-07 to 2026-09), whose answers "
         "confirm the variable. The failure was not reproduced.",
@@ -37,8 +37,8 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 NO_UVA,
-                cause="vLLM needs memory of the host that the GPU can read (pinned memory, UVA), and under WSL2, where "
-                "this engine runs, vLLM switches it off by default",
+                cause="vLLM needs pinned memory, which is memory of the host that the GPU can read (UVA). This "
+                "engine runs on WSL2, where vLLM turns pinned memory off by default",
                 fix=PIN_MEMORY,
                 applies=lambda evidence, service: evidence.is_wsl(service),
                 condition="the machine runs WSL, or the log names it",
@@ -48,11 +48,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G034",
         title="a kernel crashed on the GPU",
-        cause="a kernel crashed on the GPU ({problem}): either a kernel of this version of the engine has a bug with "
-        "this "
-        "model or GPU, or the GPU is faulty",
-        fix="look for errors of the GPU in the kernel log (`sudo dmesg | grep -iE 'xid|amdgpu'`); without them, try "
-        "another `--attention-backend` in extra_args, enforce_eager, or a newer image",
+        cause="a kernel crashed on the GPU ({problem}). Either this version of the engine has a bug with this model "
+        "or GPU, or the GPU is faulty",
+        fix="look for errors of the GPU in the kernel log (`sudo dmesg | grep -iE 'xid|amdgpu'`); if there are none, "
+        "try another `--attention-backend` in extra_args, enforce_eager, or a newer image",
         source="The messages are the texts of CUDA errors 214, 700, 702, 710 and 714 to 719 in libcudart 12.9, and of "
         "the same errors in HIP (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
         explain="The GPU reports such an error late, so the traceback often shows another function. Set "
@@ -69,26 +68,26 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"(?:CUDA|HIP) error: (?P<problem>device-side assert triggered)"),
-                title="a kernel stopped at a check of its own",
-                cause="a kernel on the GPU stopped at a check of its own ({problem}): most often an index is out of "
-                "range, for example a token that the model does not have; the GPU is not faulty",
-                fix="look above for the line `Assertion … failed`, which names the check; if the files of the "
-                "tokenizer come from another model, use the model's own; otherwise try a newer image",
+                title="an assertion in a GPU kernel failed",
+                cause="an assertion in a GPU kernel failed ({problem}). Most often, an index is out of range, for "
+                "example a token that the model does not have. The GPU is not faulty",
+                fix="look above for the line `Assertion … failed`, which names the assertion; if the tokenizer files "
+                "come from another model, use the model's own; otherwise try a newer image",
             ),
             Variant(
                 compile_patterns(r"(?:CUDA|HIP) error: (?P<problem>uncorrectable ECC error encountered)"),
                 title="the GPU's memory is faulty",
-                cause="the memory of a GPU had an error that it could not correct: {problem}",
-                fix="see which GPU has errors (`nvidia-smi -q -d ECC`, or `rocm-smi --showrasinfo`), and set `gpus` to "
-                "another one; if the errors come back after the next reboot, return the GPU to its vendor",
+                cause="the memory of a GPU had an uncorrectable error: {problem}",
+                fix="find the GPU with errors (`nvidia-smi -q -d ECC`, or `rocm-smi --showrasinfo`), and set `gpus` "
+                "to another one; if the errors come back after the next reboot, return the GPU to its vendor",
             ),
             Variant(
                 compile_patterns(r"(?:CUDA|HIP) error: (?P<problem>the launch timed out and was terminated)"),
                 title="a kernel ran longer than the GPU allows",
-                cause="the driver ended a kernel because it ran too long ({problem}): a GPU that also drives a display "
-                "has a limit of a few seconds",
-                fix="use a GPU without a display; if the GPU has none, look for errors of the GPU in the kernel log "
-                "(`sudo dmesg | grep -iE 'xid|amdgpu'`)",
+                cause="the driver ended a kernel because it ran too long ({problem}). On a GPU that drives a "
+                "display, a kernel may run only for a few seconds",
+                fix="use a GPU without a display; if no display is connected, look for errors of the GPU in the "
+                "kernel log (`sudo dmesg | grep -iE 'xid|amdgpu'`)",
             ),
         ),
         shows_gpus=True,
@@ -96,9 +95,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G035",
         title="the GPU is busy or unavailable",
-        cause="the driver lets no further program use the GPU: another process has it in exclusive mode, or the GPU "
-        "is in "
-        "a bad state",
+        cause="the driver does not let another program use the GPU. Either a process uses it in exclusive mode, or "
+        "the GPU is in a bad state",
         fix="run `nvidia-smi -q -d COMPUTE`; if the compute mode is exclusive, set `gpus` to another GPU, or ask for "
         "the mode `default` (`sudo nvidia-smi -c 0`); otherwise look for Xid errors in the kernel log",
         source="The message is the text of CUDA error 46 (cudaErrorDevicesUnavailable) in libcudart 12.9, and is "
@@ -113,9 +111,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G036",
         title="WSL exposes no GPU",
         cause="the NVIDIA container toolkit runs in WSL, but Windows exposes no NVIDIA GPU to WSL",
-        fix="install a current NVIDIA driver in Windows (none in WSL), run `wsl --update` and `wsl --shutdown`, and "
-        "check "
-        "`nvidia-smi` in WSL; without an NVIDIA GPU, set `gpus` to none",
+        fix="install a current NVIDIA driver in Windows, and none in WSL; run `wsl --update` and `wsl --shutdown`; "
+        "then check `nvidia-smi` in WSL; without an NVIDIA GPU, set `gpus` to none",
         source="The message comes from libnvidia-container, and is quoted in NVIDIA/nvidia-container-toolkit issue 155 "
         "and xencon/aixcl issue 142 (2025-11). The failure was not reproduced.",
         explain="In WSL, the driver of Windows is used. A driver for Linux inside WSL hides it.",
@@ -136,12 +133,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G038",
-        title="Docker knows no GPU",
-        cause="Docker did not find the NVIDIA container toolkit when it started, looked for GPUs in its CDI files "
-        "instead, and found none",
-        fix="install nvidia-container-toolkit, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`, and "
-        "check "
-        "`nvidia-ctk cdi list`; on a machine without a GPU, set `gpus` to none",
+        title="Docker finds no GPU",
+        cause="Docker did not find the NVIDIA container toolkit when it started. So it looked for GPUs in CDI files, "
+        "and found none",
+        fix="install nvidia-container-toolkit, and run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; "
+        "check that `nvidia-ctk cdi list` lists the GPUs; on a machine without a GPU, set `gpus` to none",
         source="The messages come from Docker engine 29.7 (daemon/devices.go and devices_amd_linux.go), and are quoted "
         "in ShaneIsrael/fireshare issue 689 (2026-08) and games-on-whales/wolf issue 386 (2026-04). The failure was "
         "not reproduced.",
@@ -154,24 +150,23 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"AMD CDI spec not found"),
-                title="Docker takes an NVIDIA GPU for an AMD GPU",
-                cause="Docker found CDI files for NVIDIA, but not the NVIDIA container toolkit, so it handed the "
-                "request to its code for AMD: the toolkit was installed after Docker had started, or is not on "
+                title="Docker mistakes an NVIDIA GPU for an AMD GPU",
+                cause="Docker found CDI files for NVIDIA GPUs, but not the NVIDIA container toolkit, so it treated "
+                "the GPU as an AMD GPU. Either the toolkit was installed after Docker started, or it is not on "
                 "Docker's PATH",
-                fix="use CDI (set gpu_driver to cdi), which needs no toolkit on Docker's PATH; or restart Docker when "
-                "its containers may stop, so that it finds nvidia-container-runtime-hook and nvidia-cdi-hook",
+                fix="use CDI (set gpu_driver to cdi), which works without the toolkit on Docker's PATH; or restart "
+                "Docker at a time when its containers may stop, so that it finds nvidia-container-runtime-hook and "
+                "nvidia-cdi-hook",
             ),
         ),
     ),
     Rule(
         "SG-G039",
         title="a worker did not answer in time",
-        cause="a worker process did not answer a call in time: either a kernel or a transfer between GPUs hangs, or "
-        "the "
-        "machine was too slow, for example because its memory was full",
-        fix="look for memory pressure (`free -g`, and the OOM killer and Xids in `dmesg`) at that time; on machines "
-        "whose "
-        "CPU and GPU share memory, lower gpu_memory_utilization; if the memory was free, see SG-G033",
+        cause="a worker process did not answer a call in time. Either a kernel or a transfer between GPUs hangs, or "
+        "the machine was too slow, for example because its memory was full",
+        fix="look for memory pressure at that time (`free -g`, and the OOM killer and Xid errors in `dmesg`); if CPU "
+        "and GPU share memory on this machine, lower gpu_memory_utilization; if memory was free, see SG-G033",
         source="The message comes from vLLM (v1/executor/multiproc_executor.py), and is quoted in "
         "eugr/spark-vllm-docker "
         "issue 321 (2026-07) with full unified memory. The failure was not reproduced.",

@@ -12,9 +12,8 @@ __all__ = ["RULES"]
 
 # restarting Docker ends containers, so a test comes first
 CHECK_TOOLKIT = (
-    "run `docker run --rm --gpus all ubuntu nvidia-smi` on the host: if it fails as well, the NVIDIA container toolkit "
-    "is missing or not configured (`sudo nvidia-ctk runtime configure --runtime=docker`, which takes effect "
-    "when Docker "
+    "run `docker run --rm --gpus all ubuntu nvidia-smi` on the host; if it fails too, install the NVIDIA container "
+    "toolkit and configure it (`sudo nvidia-ctk runtime configure --runtime=docker`, which takes effect when Docker "
     "restarts)"
 )
 COMPARE_VERSIONS = (
@@ -53,8 +52,8 @@ RULES: tuple[Rule, ...] = (
         title="the NVIDIA driver is too old for the image",
         cause="the image was built for a newer CUDA version than the NVIDIA driver of this machine[[ ({driver})]] "
         "supports",
-        fix="update the driver (CUDA 13 needs driver 580 or newer; for GPUs before Turing, such as GTX 10, Titan V and "
-        "V100, the 580 series is the last one), or set `image:` to an image for an older CUDA version, at most the one "
+        fix="update the driver: CUDA 13 needs driver 580 or newer, and the 580 series is the last one for GPUs "
+        "before Turing (GTX 10, Titan V, V100); or set `image:` to an image whose CUDA version is at most the one "
         "that `nvidia-smi` prints",
         source="CUDA errors 803 and 804 are quoted in gpustack/gpustack issue 4678 and vllm-project/vllm issue 5283. "
         "The message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
@@ -68,35 +67,33 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 NEEDS_CUDA,
-                cause="the image needs {need}, and the JetPack of this Jetson has only an older CUDA version",
+                cause="the image needs {need}, but the JetPack of this Jetson contains an older CUDA version",
                 fix="set `image:` to an image that was built for this JetPack (for example of the Jetson AI Lab), or "
-                "update "
-                "JetPack if a newer one supports the board; on a Jetson the driver is a part of JetPack, so don't "
-                "install "
-                "a desktop or data center driver",
+                "update JetPack if the board supports a newer one; don't install a desktop or data center driver, "
+                "because on a Jetson the driver is a part of JetPack",
                 applies=_is_jetson,
                 condition="the machine is a Jetson",
             ),
             Variant(
                 (*NEEDS_CUDA, *TOO_OLD),
                 cause="the image was built for a newer CUDA version than the NVIDIA driver of this machine[[ "
-                "({driver})]] supports[[: the image needs {need}]]; this GPU is of a generation before Turing",
-                fix="set `image:` to an image for an older CUDA version, at most the one that `nvidia-smi` prints; or "
-                "update the driver within the 580 series, which is the last one for this GPU: newer series do not "
-                "support it. CUDA 13 compiles nothing for such GPUs, so the image should be one for CUDA 12",
+                "({driver})]] supports[[: the image needs {need}]]. The GPU is older than the Turing generation",
+                fix="set `image:` to an image for CUDA 12 whose version is at most the one that `nvidia-smi` prints, "
+                "because CUDA 13 does not support this GPU; or update the driver within the 580 series, which is the "
+                "last one that supports this GPU",
                 applies=_is_before_turing,
                 condition="the GPU's compute capability is below 7.5",
             ),
             Variant(
                 NEEDS_CUDA,
-                cause="the image needs {need}, and the NVIDIA driver of this machine[[ ({driver})]] supports only an "
+                cause="the image needs {need}, but the NVIDIA driver of this machine[[ ({driver})]] supports only an "
                 "older CUDA version",
             ),
             Variant(
                 compile_patterns(r"unsatisfied condition: (?P<need>(?:brand|driver|arch) ?[=<>!]+ ?[\w.]+)"),
-                cause="the image accepts only some combinations of GPU and driver (its NVIDIA_REQUIRE_CUDA), and this "
-                "machine has none of them; the last condition was {need}. Such lists add older drivers of data center "
-                "GPUs, so most often the driver[[ ({driver})]] is older than the CUDA version of the image needs",
+                cause="the image accepts only certain combinations of GPU and driver (its NVIDIA_REQUIRE_CUDA), and "
+                "this machine has none of them. The last condition was {need}. Most often, the driver[[ ({driver})]] "
+                "is too old for the CUDA version of the image",
             ),
             Variant(
                 # torch prints CUDA 12.9 as 12090
@@ -113,8 +110,8 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="the NVIDIA driver's library and kernel module differ",
                 cause="CUDA error 803: the driver library that the engine loads and the loaded kernel module have "
-                "different versions: the driver was updated without a reboot, or the image loads its own library "
-                "(cuda-compat)",
+                "different versions. Either the driver was updated without a reboot, or the image loads its own "
+                "library (cuda-compat)",
                 fix=f"{COMPARE_VERSIONS}; if they differ, reboot when you can; otherwise remove the folder of "
                 "cuda-compat from LD_LIBRARY_PATH",
             ),
@@ -123,8 +120,8 @@ RULES: tuple[Rule, ...] = (
                     r"Error 804: forward compatibility was attempted",
                     r"failed to initialize CUDA: forward compatibility was attempted",
                 ),
-                cause="CUDA error 804: the image is for a newer CUDA version than the driver, and its cuda-compat "
-                "libraries, which bridge this gap, do not support this GPU",
+                cause="CUDA error 804: the image is for a newer CUDA version than the driver. The image's "
+                "cuda-compat libraries should bridge this gap, but they do not support this GPU",
                 fix="update the driver (CUDA 13 needs driver 580 or newer), or set `image:` to an image for an older "
                 "CUDA version; if the driver is new enough, remove the folder of cuda-compat from LD_LIBRARY_PATH",
             ),
@@ -135,8 +132,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G003",
         title="the engine finds no GPU driver in the container",
-        cause="the driver's library is missing in the container: the NVIDIA container toolkit mounts it only into "
-        "containers that reserve a GPU",
+        cause="the driver's library is missing in the container. The NVIDIA container toolkit mounts this library "
+        "only into containers that reserve a GPU",
         fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]{CHECK_TOOLKIT}; on a machine without a GPU, set "
         "`gpus` to none",
         source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
@@ -153,20 +150,19 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"Failed to infer device type"),
-                title="the engine recognizes no GPU",
-                cause="vLLM recognizes no GPU: the container got no GPU or no driver, or the image is built for "
-                "another "
-                "kind of GPU",
-                fix="with an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]"
-                f"{CHECK_TOOLKIT}; with an AMD GPU, set gpu_driver to amd and use an image for ROCm; on a machine "
-                "without a GPU, set `gpus` to none",
+                title="the engine detects no GPU",
+                cause="vLLM detects no GPU. Either the container got no GPU or no driver, or the image is built for "
+                "another kind of GPU",
+                fix=f"with an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]{CHECK_TOOLKIT}; "
+                "with an AMD GPU, set gpu_driver to amd, and use an image for ROCm; on a machine without a GPU, set "
+                "`gpus` to none",
                 # vLLM prints this after any error of the driver
                 consequence_of=(*WITHOUT_GPU, "*"),
             ),
             Variant(
                 compile_patterns(r"Found no NVIDIA driver on your system"),
-                cause="torch finds no NVIDIA driver in the container: the container got no GPU, or the machine has no "
-                "NVIDIA driver",
+                cause="torch finds no NVIDIA driver in the container. Either the container got no GPU, or the "
+                "machine has no NVIDIA driver",
                 consequence_of=WITHOUT_GPU,
             ),
         ),
@@ -178,13 +174,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G005",
-        title="the container may not use its GPU",
-        cause="NVML fails inside the container: the GPU's device files are there, but the container's cgroup denies "
+        title="the container has no permission to use its GPU",
+        cause="NVML fails inside the container. The GPU's device files are there, but the container's cgroup denies "
         "access to them",
         fix="if the container worked before, `systemctl daemon-reload` took its GPU away: recreate the container "
         "(`stackgen down`, then `stackgen up`); if it never worked, look for `no-cgroups = true` in "
-        "/etc/nvidia-container-runtime/config.toml, which only a rootless engine needs; CDI (set gpu_driver to cdi) "
-        "prevents both",
+        "/etc/nvidia-container-runtime/config.toml, and remove it unless the engine is rootless; to prevent both, "
+        "use CDI (set gpu_driver to cdi)",
         source="The messages are quoted in issues 251, 580 and 1227 of NVIDIA/nvidia-container-toolkit. CUDA error 999 "
         "is quoted in ggml-org/llama.cpp issue 7218. The failures were not reproduced.",
         explain="If Docker uses the systemd cgroup driver, `systemctl daemon-reload` applies systemd's own device "
@@ -205,9 +201,8 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"NVMLError_DriverNotLoaded"),
                 title="the NVIDIA driver is not loaded",
                 cause="the kernel module of the NVIDIA driver is not loaded on this machine",
-                fix="run `nvidia-smi` and `lsmod | grep nvidia` on the host; `sudo modprobe nvidia` loads the "
-                "module or "
-                "prints why it can't",
+                fix="run `nvidia-smi` and `lsmod | grep nvidia` on the host; run `sudo modprobe nvidia`, which loads "
+                "the module or prints why it can't",
             ),
             Variant(
                 compile_patterns(r"Failed to initialize NVML: GPU access blocked"),
@@ -219,8 +214,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"CUDA error: unknown error|failed to initialize CUDA: unknown error"),
                 title="CUDA can't be initialized",
-                cause="CUDA error 999: CUDA can't be initialized, although the driver answers; often the kernel module "
-                "nvidia_uvm is not loaded on the host, for example after an update or after sleep",
+                cause="CUDA error 999: CUDA can't be initialized, although the driver answers. Often the kernel "
+                "module nvidia_uvm is not loaded on the host, for example after an update or after sleep",
                 fix="on the host, check `lsmod | grep nvidia_uvm`; if it prints nothing, run `sudo modprobe "
                 "nvidia_uvm`; "
                 "otherwise look for messages of the driver in the kernel log (`sudo dmesg | grep -i nvrm`)",

@@ -61,10 +61,10 @@ def _hang_finder(reason: str) -> Finder:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S010",
-        title="a process of the engine was stopped, so the replica hung",
+        title="a process of the engine was stopped by SIGSTOP, so the replica hung",
         cause="{service} hung {times}: it made no progress for {seconds} s, because {reason}",
-        fix="find out what sends the signal SIGSTOP: a debugger, a profiler, or a tool that pauses processes. stackgen "
-        "restarts a replica that hangs, at most three times an hour",
+        fix="find the program that sent the signal SIGSTOP: a debugger, a profiler, or a tool that pauses processes; "
+        "you need not restart the replica: stackgen restarts a replica that hangs, at most three times an hour",
         source=SOURCE.format(how="SIGSTOP to the engine's process"),
         explain="The web server of an engine still answers /health while the process that computes is stopped. The "
         "lines `hang:` in the log show the state of each process.",
@@ -74,8 +74,9 @@ RULES: tuple[Rule, ...] = (
         "SG-S011",
         title="the engine hung: its processes waited for each other or for a device",
         cause="{service} hung {times}: it made no progress for {seconds} s, with {state}, and computed nothing",
-        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues, and try its newest "
-        "version. stackgen restarts a replica that hangs, at most three times an hour",
+        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues, and try its "
+        "newest version; you need not restart the replica: stackgen restarts a replica that hangs, at most three "
+        "times an hour",
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process waits forever.",
         explain="Known causes are deadlocks of the engine, a tensor-parallel rank that waits for another rank, and "
@@ -87,8 +88,9 @@ RULES: tuple[Rule, ...] = (
         "SG-S012",
         title="the engine computed without a result for too long",
         cause="{service} hung {times}: it made no progress for {seconds} s, with {state}, although it computed",
-        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues. If prompts take "
-        "this long on this machine, increase hang_timeout: stackgen waits 40 times as long for an engine that computes",
+        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues; if prompts take "
+        "this long on this machine, increase hang_timeout: stackgen waits 40 times as long for an engine that still "
+        "computes",
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process computes forever.",
         explain="A computation of minutes is normal for a long prompt on a CPU, and for a compiler. So stackgen waits "

@@ -17,15 +17,13 @@ GIB = 2**30
 # without OOMKilled, only the signal is known
 KILLED = Variant(
     (),
-    title="a service was killed, most often because memory is exhausted",
-    cause="SIGKILL killed {service}[[ (exit code {code})]]: most often the kernel does this, because the memory limit "
-    "of "
-    "the service, or the machine's memory, is exhausted; `docker stop` and Ctrl-C do it too, if a service does not end "
-    "in time",
-    fix="if nobody stopped the service, look for `killed process` in the kernel log (`sudo dmesg`); if the kernel did "
-    "it, "
-    "make memory free on the machine, raise the memory limit of the service, load a smaller or quantized model, or (on "
-    "the CPU) lower cpu_kv_cache_gib",
+    title="a service was killed, most often because memory was exhausted",
+    cause="SIGKILL ended {service}[[ (exit code {code})]]. Most often, the kernel sends this signal because the "
+    "memory limit of the service or the machine's memory is exhausted. `docker stop` and Ctrl-C also send it, if a "
+    "service does not stop in time",
+    fix="if nobody stopped the service, look for `killed process` in the kernel log (`sudo dmesg`); if the kernel "
+    "killed it, free memory on the machine, raise the memory limit of the service, or load a smaller or quantized "
+    "model; on the CPU, you can also lower cpu_kv_cache_gib",
     condition="Docker does not report OOMKilled",
 )
 KERNEL_KILL = re.compile(
@@ -103,22 +101,22 @@ def _find_kernel_messages(evidence: Evidence) -> Iterator[Hit]:
 
 KILLED_BY_KERNEL = Variant(
     (),
-    cause="the log contains the message of the kernel's OOM killer: the machine's memory, or the memory limit of the "
-    "service, was exhausted, and a process was killed[[: {program}]]",
-    fix="see whether the killed process is the engine, and how much memory is free while it starts (`free -g`); then "
-    "make memory free on the machine, raise the memory limit of the service, or load a smaller or quantized model",
+    cause="the log contains a message of the kernel's OOM killer. The machine's memory or the memory limit of the "
+    "service was exhausted, so the kernel killed a process[[: {program}]]",
+    fix="check whether the killed process is the engine, and how much memory is free while the engine starts (`free "
+    "-g`); then free memory on the machine, raise the memory limit of the service, or load a smaller or quantized "
+    "model",
     condition="the log contains a message of the kernel or of systemd",
 )
 LARGE_STATE = Variant(
     (),
     title="llama-server's prompt cache does not fit in the host's memory",
     cause="the kernel's OOM killer ended the server while it saved the state of a prompt ({size} MiB) in its prompt "
-    "cache, which is in the host's memory and not on the GPU",
-    fix='turn this cache off (set extra_args to [--cache-ram, "0"][[?extra_args.--cache-ram|, in place of the present '
-    "value: some versions check the limit only after they have stored a state]]), or make the state smaller: a shorter "
-    "max_model_len, or a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); more memory for the host or "
-    "the service also helps; "
-    "fewer gpu_layers would need more of the host's memory",
+    "cache. The prompt cache is in the host's memory, not on the GPU",
+    fix='turn the prompt cache off (set extra_args to [--cache-ram, "0"][[?extra_args.--cache-ram|, in place of the '
+    "present value: some versions check the limit only after they have stored a state]]); or make the state smaller "
+    "with a shorter max_model_len, or with a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); or "
+    "give the host or the service more memory; don't lower gpu_layers, because this needs more of the host's memory",
     condition="llama-server saved a prompt just before",
 )
 
@@ -142,7 +140,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M010",
         title="/dev/shm is too small for NCCL",
-        cause="/dev/shm is full: a process got a bus error, or NCCL can't extend its file in /dev/shm",
+        cause="/dev/shm is full, so a process got a bus error, or NCCL can't extend its file there",
         fix="give the container more shared memory",
         source="The messages come from NCCL (misc/shmutils.cc; src/os/linux.cc in 2.30), and are quoted in "
         "vllm-project/vllm issue 11054.",
@@ -182,19 +180,19 @@ RULES: tuple[Rule, ...] = (
                 ),
                 cause="on the CPU, vLLM takes {share} of the machine's memory ({wanted} GiB), but only {free} of "
                 "{total} GiB are free",
-                fix="set cpu_kv_cache_gib to the memory that the KV cache may take, or lower gpu_memory_utilization, "
-                "which sets this share",
+                fix="set cpu_kv_cache_gib to the memory that the KV cache may use, or lower gpu_memory_utilization, "
+                "which sets the share of the memory",
             ),
         ),
     ),
     Rule(
         "SG-M012",
-        title="the kernel killed the service: the host's memory, or the container's memory limit, is exhausted",
+        title="the kernel killed the service because memory was exhausted",
         # the exit code is 1 if the kernel killed a child process and the main process then exited
-        cause="the kernel killed {service}[[ (exit code {code})]]: the memory limit of the service, or the machine's "
-        "memory, is exhausted",
-        fix="make memory free on the machine, raise the memory limit of the service, load a smaller or quantized "
-        "model, or (on the CPU) lower cpu_kv_cache_gib",
+        cause="the kernel killed {service}[[ (exit code {code})]], because the memory limit of the service or the "
+        "machine's memory was exhausted",
+        fix="free memory on the machine, raise the memory limit of the service, or load a smaller or quantized "
+        "model; on the CPU, you can also lower cpu_kv_cache_gib",
         source="Docker reports State.OOMKilled, and exit code 137, which is 128 + SIGKILL. The failure was "
         "reproduced. The message `container init was OOM-killed` comes from runc 1.1 and later "
         "(libcontainer/process_linux.go). The messages of the kernel (mm/oom_kill.c) and of systemd are quoted in "

@@ -12,7 +12,7 @@ from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
-WITHOUT_XET = 'outside of stackgen\'s own download, HF_HUB_DISABLE_XET="1" uses plain HTTP instead of Xet'
+WITHOUT_XET = 'for downloads that stackgen does not start, HF_HUB_DISABLE_XET="1" uses plain HTTP instead of Xet'
 
 # requests, and httpx of newer versions
 REFUSED = (
@@ -36,9 +36,9 @@ def _uses_mirror(evidence: Evidence, service: str) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H011",
-        title="the Hub's Xet storage rejected the download's own token",
-        cause="hf-xet sent a short-lived token of its own to the Xet storage, and the storage rejected it (HTTP 401): "
-        "this is a bug of old versions of hf-xet, not a problem with your token",
+        title="the Hub's Xet storage rejected hf-xet's own token",
+        cause="hf-xet sent its own short-lived token to the Xet storage, which rejected it (HTTP 401). This is a bug "
+        "of old versions of hf-xet. Your own token is not the cause",
         fix=f"use an image with hf-xet 1.1.7 or newer; {WITHOUT_XET}",
         source="The message comes from hf-xet, and is quoted in huggingface/xet-core issue 404 (2025-07), which was "
         "fixed in hf-xet 1.1.7. The failure was not reproduced.",
@@ -49,11 +49,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H012",
         title="the certificate of the download server is not trusted",
-        cause="the server's certificate comes from an authority that the container does not trust: usually a proxy "
-        "that intercepts TLS on this network",
-        fix="set ca_certificates in stack.yaml to a PEM file with your network's authority; hf-xet needs a version "
-        "that "
-        f"reads the system's authorities, and {WITHOUT_XET}",
+        cause="the container does not trust the authority that issued the server's certificate. Usually, a proxy on "
+        "this network intercepts TLS",
+        fix="set ca_certificates in stack.yaml to a PEM file with your network's authority; use a version of hf-xet "
+        f"that reads the system's authorities; {WITHOUT_XET}",
         source="The messages come from rustls (hf-xet) and OpenSSL (Python's ssl), and are quoted in "
         "huggingface/xet-core issues 389 and 399 (2025-06). The failure was not reproduced.",
         explain="Files that are already downloaded are fine. Do not turn the verification of certificates off: then "
@@ -70,32 +69,32 @@ RULES: tuple[Rule, ...] = (
                     r"invalid peer certificate: (?P<problem>certificate (?:expired|not valid yet))|"
                     r"InvalidCertificate\((?P<reason>Expired|NotValidYet)",
                 ),
-                title="the certificate of the server is not valid now",
-                cause="the server's certificate is outside of its period of validity[[: {problem}]]: the clock of this "
+                title="the server's certificate is expired or not yet valid",
+                cause="the server's certificate is not valid at this time[[: {problem}]]. Either the clock of this "
                 "machine is wrong, or the server (or a proxy in front of it) has an old certificate",
                 fix="check the clock (`timedatectl`); if it is right, look at the certificate (`openssl s_client "
-                "-connect HOST:443`), and tell the operator of the server or proxy",
+                "-connect HOST:443`), and inform the operator of the server or proxy",
             ),
             Variant(
                 compile_patterns(
                     r"certificate verify failed: (?P<problem>Hostname mismatch, certificate is not valid for '[^']+')",
                     r"InvalidCertificate\((?P<reason>NotValidForName)",
                 ),
-                title="another server answers in place of the download server",
-                cause="the certificate belongs to another server[[: {problem}]]: a proxy, a login page of the network, "
-                "or DNS leads to another server",
-                fix="see which address the name has (`getent hosts HOST`) and which certificate is sent (`openssl "
-                "s_client -connect HOST:443`); behind a proxy, set `proxy:` in stack.yaml",
+                title="another server answers instead of the download server",
+                cause="the certificate belongs to another server[[: {problem}]]. A proxy, a login page of the "
+                "network, or DNS leads to this other server",
+                fix="check the address of the name (`getent hosts HOST`) and the certificate (`openssl s_client "
+                "-connect HOST:443`); behind a proxy, set `proxy:` in stack.yaml",
             ),
         ),
     ),
     Rule(
         "SG-H013",
         title="the network blocks a server of the Hub",
-        cause="the connection to a server of the Hub failed[[ ({problem})]]: a firewall, a proxy or DNS blocks it",
-        fix="allow HTTPS to huggingface.co and *.hf.co (with cas-server.xethub.hf.co and transfer.xethub.hf.co); "
-        "behind "
-        f"a proxy, set `proxy:` in stack.yaml; {WITHOUT_XET}",
+        cause="the connection to a server of the Hub failed[[ ({problem})]], because a firewall, a proxy or DNS "
+        "blocks it",
+        fix="allow HTTPS to huggingface.co and *.hf.co (including cas-server.xethub.hf.co and "
+        f"transfer.xethub.hf.co); behind a proxy, set `proxy:` in stack.yaml; {WITHOUT_XET}",
         source="The messages come from reqwest (hf-xet) and requests, and are quoted in huggingface/xet-core issue 407 "
         "(2025-07). The failure was not reproduced.",
         explain="The Hub's pages and the files of a model come from different servers, so that the list of files can "
@@ -112,21 +111,19 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"ProxyError\('?(?P<problem>[^',)]+)"),
-                cause="the proxy for connections to the Hub can't be used: {problem}",
-                fix="check `proxy:` in stack.yaml and HTTPS_PROXY in extra_env: address, port, and whether the "
-                "container "
-                "can reach the proxy (127.0.0.1 is the container itself)",
+                cause="the proxy for connections to the Hub does not work: {problem}",
+                fix="check the address and port in `proxy:` in stack.yaml and in HTTPS_PROXY in extra_env; check "
+                "that the container can reach the proxy (in a container, 127.0.0.1 is the container itself)",
             ),
         ),
     ),
     Rule(
         "SG-H014",
         title="a library writes into the image's own folders",
-        cause="a library writes into {path}, a folder of the image's Python packages, which the container's user can't "
-        "write ({problem})",
+        cause="a library writes to {path}, a folder of the image's Python packages. The container's user has no "
+        "permission to write there ({problem})",
         fix="set `user:` to the user for which the image was made (root for most images), or use an image in which "
-        "this "
-        "folder is writable; caches and the model's folder are not the problem",
+        "this folder is writable; leave caches and the model's folder as they are, because they are not the cause",
         source="The message comes from FlashInfer (jit/cubin_loader.py) with the package flashinfer_cubin, in a public "
         "report on vLLM (2026-08, tests/diagnose/reports). The failure was not reproduced.",
         explain="FLASHINFER_CUBIN_DIR has no effect if the package flashinfer_cubin is installed. A read-only root "
@@ -140,10 +137,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H015",
         title="the Hub refuses llama.cpp's request",
-        cause="the Hub answered HTTP {status} when llama.cpp asked for the list of the repository's files. Either the "
-        "repository does not exist, or it is private or gated, and the token is missing or has no access",
-        fix="check the spelling of the repository; for a private or gated one, accept its licence on the model's "
-        "page and give the token (HF_TOKEN_FILE in .env)",
+        cause="llama.cpp asked the Hub for the list of the repository's files, and the Hub answered HTTP {status}. "
+        "Either the repository does not exist, or it is private or gated and the token is missing or has no access",
+        fix="check the spelling of the repository; for a gated repository, accept its licence on the model's page; "
+        "for a private or gated one, set the token (HF_TOKEN_FILE in .env)",
         source="The message comes from llama.cpp (common/download.cpp), and is quoted with status 429 in "
         "ggml-org/llama.cpp issue 21677 (2026-04). The failure was not reproduced.",
         explain="The Hub answers 401 if a repository does not exist, and also if you have no access to it.",
@@ -152,20 +149,20 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 NOT_FOUND,
                 title="a mirror of the Hub does not have the repository",
-                cause="the mirror that HF_ENDPOINT names answered HTTP 404: the mirror does not have this repository, "
-                "or does not know llama.cpp's request for the list of files",
-                fix="request the address from the log with `curl -I`, and the same path on huggingface.co; then fetch "
-                "the file another way (with the command `hf download`, or without HF_ENDPOINT), and set `model:` to "
-                "the folder of the file",
+                cause="the mirror in HF_ENDPOINT answered HTTP 404. Either the mirror does not have this repository, "
+                "or it does not support llama.cpp's request for the list of files",
+                fix="request the address from the log with `curl -I`, and then the same path on huggingface.co; if "
+                "only the mirror fails, download the file with `hf download` or without HF_ENDPOINT, and set "
+                "`model:` to the folder of the file",
                 applies=_uses_mirror,
                 condition="HF_ENDPOINT is set, or another service of the log answers the Hub's requests",
             ),
             Variant(
                 NOT_FOUND,
                 title="the Hub does not have the repository or revision",
-                cause="the server answered HTTP 404 when llama.cpp asked for the list of the repository's files: the "
-                "server has no repository of this name; a mirror (HF_ENDPOINT) that does not know this request also "
-                "answers 404",
+                cause="llama.cpp asked the server for the list of the repository's files, and the server answered "
+                "HTTP 404. Either the server has no repository with this name, or it is a mirror (HF_ENDPOINT) that "
+                "does not support this request",
                 fix="check the spelling of `model:` (organization/name); if HF_ENDPOINT is set, check whether the "
                 "mirror has the repository",
             ),
@@ -175,8 +172,8 @@ RULES: tuple[Rule, ...] = (
         "SG-H016",
         title="a download was cut off",
         cause="the connection ended before the whole file had arrived: {problem}",
-        fix="start the service again: the download continues with the missing part; if it is cut off again, look for a "
-        "proxy or firewall that limits the size or time of downloads",
+        fix="start the service again, which continues the download where it stopped; if the download is cut off "
+        "again, look for a proxy or firewall that limits the size or duration of downloads",
         source="The messages come from huggingface_hub 2.4 (file_download.py) and Python (http/client.py, "
         "IncompleteRead, also in urllib3's response.py). The failure was not reproduced.",
         explain="The files that have arrived completely are fine, and are not downloaded again.",
@@ -188,7 +185,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-H017",
-        title="a fast download is enabled, but its package is missing",
+        title="fast downloads are enabled, but their package is missing",
         cause="HF_HUB_ENABLE_HF_TRANSFER is set, but the image does not contain the package hf_transfer",
         fix="remove HF_HUB_ENABLE_HF_TRANSFER from the environment",
         source="The message comes from huggingface_hub before 1.0 (file_download.py), and is quoted in "
@@ -200,13 +197,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H018",
         title="the Hub, or a proxy in front of it, refuses a request",
-        cause="{where} answered HTTP {status}: the token has no access, a proxy or firewall answered in "
-        "place of the "
-        "Hub, or "
-        "the Hub has a failure of its own",
-        fix="open the address in the message with the same token (`curl -H`); with 403, check the token's "
-        "permissions and "
-        "ask who runs the proxy; with 500 to 504, wait and see status.huggingface.co",
+        cause="{where} answered HTTP {status}. Either the token has no access, or a proxy or firewall answered "
+        "instead of the Hub, or the Hub itself has a failure",
+        fix="open the address in the message with the same token (`curl -H`); with HTTP 403, check the token's "
+        "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
         "(_models.py, raise_for_status). The failure was not reproduced.",
         explain="Transformers then advises to check the internet connection. That line follows from every failed "

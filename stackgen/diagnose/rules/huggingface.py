@@ -49,11 +49,11 @@ def _find_shared_folder(evidence: Evidence) -> Iterator[Hit]:
 
 SHARED_FOLDER = Variant(
     (),
-    cause="the container's user can't create folders in {folder} ({path}); such a folder often belongs to root because "
-    "Docker created it for a volume that is mounted below it",
-    fix="give the container's user access to {folder} (in an image of your own while it is built, or with a volume for "
-    "the whole folder that belongs to this user), or point the caches at a folder that this user can write: "
-    "VLLM_CACHE_ROOT, FLASHINFER_WORKSPACE_BASE or XDG_CACHE_HOME",
+    cause="the container's user can't create folders in {folder} ({path}). Often, such a folder belongs to root "
+    "because Docker created it for a volume that is mounted below it",
+    fix="give the container's user access to {folder}: in your own image when you build it, or with a volume that "
+    "belongs to this user; or set VLLM_CACHE_ROOT, FLASHINFER_WORKSPACE_BASE or XDG_CACHE_HOME to a folder that this "
+    "user can write",
     condition="the folders that can't be created have the same parent",
 )
 
@@ -82,7 +82,8 @@ RULES: tuple[Rule, ...] = (
         "SG-H002",
         title="the token's account has no access to the model",
         cause="{repo} is gated, and the token's account has not been granted access",
-        fix="accept the licence on the model's page with the token's account; some owners take days to grant access",
+        fix="log in to the Hub with the token's account, and accept the licence on the model's page; if access needs "
+        "an approval, wait: some owners take days",
         source=f"The messages come from {DOWNLOAD_SCRIPT}, {HUB}, and transformers 4.57 and 5.24 (utils/hub.py).",
         explain="The Hub answers HTTP 403. A fine-grained token also needs the permission to read public gated "
         "repositories. If no token is set at all, the command `hf` of huggingface_hub 2.4 prints the same message as "
@@ -140,8 +141,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-H006",
-        title="the stack is offline, and the model is not in the storage",
-        cause="downloads are not allowed (offline), and {model} is missing or incomplete in the storage",
+        title="the stack is offline, but the model is not in the storage",
+        cause="storage.offline forbids downloads, and {model} is missing or incomplete in the storage",
         fix="set storage.offline to false for one start, or download the model into the storage on a machine with "
         "network access",
         source="The messages come from huggingface_hub 0.36 and 2.4 (_snapshot_download.py, file_download.py). The "
@@ -157,8 +158,8 @@ RULES: tuple[Rule, ...] = (
         title="the Hub's rate limit is reached",
         cause="the Hub answered HTTP 429: too many requests from this address",
         fix="wait a few minutes, and use a token (HF_TOKEN_FILE), because accounts have a higher limit; if the files "
-        "are in the storage already, set storage.offline to true (or start llama-server with the file's path or "
-        "--offline), so that no start asks the Hub",
+        "are already in the storage, start without requests to the Hub: set storage.offline to true (llama-server "
+        "alone: use the file's path, or --offline)",
         source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
         explain="Machines behind the same public address share the rate limit. To avoid the limit, set "
         "storage.hub_endpoint to a mirror.",
@@ -194,26 +195,25 @@ RULES: tuple[Rule, ...] = (
                     r".{0,1500}?no space left on device"
                 ),
                 title="the disk on which Docker keeps images is full",
-                cause="Docker has no space left to unpack the image's layers; in Docker Desktop this is a virtual "
-                "disk, which "
-                "can be full while the machine's disk is not",
-                fix="run `docker system df`, which shows what uses the space; then enlarge the disk (Docker Desktop: "
-                "Settings, Resources; otherwise the disk with the folder that `docker info` prints as Docker Root "
-                "Dir), or remove images there that you don't need",
+                cause="Docker has no space left to unpack the image's layers. In Docker Desktop, this space is a "
+                "virtual disk, which can be full while the machine's disk is not",
+                fix="run `docker system df`, which shows what uses the space; enlarge the disk: in Docker Desktop "
+                "under Settings, Resources, and otherwise the disk with the folder that `docker info` prints as "
+                "Docker Root Dir; or remove images that you don't need",
             ),
             Variant(
                 # the message names no file
                 compile_patterns(r"^(?:\w+: )?\[Errno 28\] No space left on device$"),
                 title="a file system is full",
-                cause="a file system has no space left, and the message does not say which one: the disk, or /dev/shm "
-                "or /tmp, which are in memory",
-                fix="run `df -h` on the host, and `df -h /dev/shm /tmp` in the container; then free space on the disk "
-                "(see `docker system df`), or set shm_size",
+                cause="a file system has no space left, and the message does not name it. It may be the disk, or "
+                "/dev/shm or /tmp, which are in memory",
+                fix="run `df -h` on the host, and `df -h /dev/shm /tmp` in the container; if the disk is full, free "
+                "some space (see `docker system df`); if /dev/shm is full, set shm_size",
             ),
             Variant(
                 compile_patterns(r"(?i)disk quota exceeded"),
                 title="a disk quota is used up",
-                cause="the quota of the user or folder on this disk is used up, although the disk may have space",
+                cause="the disk quota of the user or folder is used up, although the disk may have space left",
                 fix="ask for a larger quota (`quota -s` shows it), or set storage.path to a folder without a quota",
             ),
         ),
@@ -221,12 +221,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H009",
         title="a cache is not writable",
-        cause="{path} can't be written: {problem}[[; the home folder of the container's user is {home}, which only "
-        "root "
-        "can write]]",
+        cause="{path} can't be written: {problem}[[. The home folder of the container's user is {home}, which only "
+        "root can write]]",
         fix="[[set HOME in extra_env to a folder that this user can write, because it is {home} now; or ]]use "
-        "stackgen's own cache folders (from extra_env, remove the variable that sets the cache folder), or "
-        "give the container's user access to the folder (`user:`, storage.user)",
+        "stackgen's own cache folders: remove the variable that sets the cache folder from extra_env; or give the "
+        "container's user access to the folder (`user:`, storage.user)",
         source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
         "(utils/hub.py, cached_files). The failure was reproduced.",
         explain="Containers are read-only except for /tmp and the cache volumes. A volume that another user created "
@@ -245,9 +244,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H010",
         title="the Hub can't be reached",
-        cause="there is no connection to the Hub[[ at {where}]]",
-        fix="check the machine's network, DNS and proxy; if all weights are in the storage, set storage.offline to "
-        "true",
+        cause="the Hub can't be reached[[ at {where}]]",
+        fix="check the machine's network, DNS and proxy; if all weights are already in the storage, set "
+        "storage.offline to true",
         source="The messages come from transformers 4.57 and 5.x (utils/hub.py), huggingface_hub 0.36 and 2.4 "
         f"(file_download.py), and {DOWNLOAD_SCRIPT}. The failure was reproduced.",
         explain="If `model:` is a Hub id, an engine that does not run offline contacts the Hub even for a cached "
@@ -265,7 +264,7 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(DOWNLOAD + r"the hub answers HTTP (?P<status>5\d\d)"),
                 title="the Hub has a failure",
                 cause="the Hub, or a proxy in front of it, answered HTTP {status}",
-                fix="wait, and see status.huggingface.co; if all weights are in the storage, set "
+                fix="wait, and see status.huggingface.co; if all weights are already in the storage, set "
                 "storage.offline to true",
             ),
         ),

@@ -18,10 +18,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D002",
         title="an image can't be pulled",
-        cause="the registry does not have the image[[ {image}]]: the name or the tag is wrong, or the tag was deleted "
-        "or the image moved to another name",
-        fix="look the image up on the page of its project, and correct the name or the tag (`image:` in stack.yaml); "
-        "nightly tags are deleted after some weeks, so prefer the tag of a release",
+        cause="the registry does not have the image[[ {image}]]. The name or the tag is wrong, the tag was deleted, "
+        "or the image was renamed",
+        fix="look up the image on the page of its project, and correct the name or the tag (`image:` in stack.yaml); "
+        "use the tag of a release, because nightly tags are deleted after some weeks",
         source="The messages come from Docker engine 28 (distribution). The failure was reproduced.",
         explain="`docker manifest inspect IMAGE` asks the registry for an image without pulling it.",
         patterns=compile_patterns(
@@ -33,7 +33,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"No such image: (?P<image>\S+)"),
                 cause="this machine does not have the image {image}, and Docker did not pull it",
-                fix="run `docker pull {image}`, which shows why it can't be pulled, or correct `image:` in stack.yaml",
+                fix="run `docker pull {image}`, which shows why Docker can't pull it; if the name is wrong, correct "
+                "`image:` in stack.yaml",
                 # a pull that failed for another reason leaves no image
                 consequence_of=("SG-H008", "*"),
             ),
@@ -43,17 +44,16 @@ RULES: tuple[Rule, ...] = (
                     r"^(?:.{0,300}(?:[Ee]rror|ERROR|failed).{0,300})?toomanyrequests: .*",
                     RESOLVING + r"429 Too Many Requests",
                 ),
-                cause="the registry's limit of pulls from this address is reached",
-                fix="wait (the limit of Docker Hub counts the last hours), or log in (`docker login`), because "
-                "accounts "
-                "have a higher limit",
+                cause="this address has reached the registry's pull limit",
+                fix="wait a few hours, because the limit counts recent pulls, or log in (`docker login`), because "
+                "accounts have a higher limit",
             ),
             Variant(
                 compile_patterns(ASKED + r"x509: (?P<problem>.*)", RESOLVING + r"x509: (?P<problem>.*)"),
-                cause="Docker does not trust the certificate of the registry[[ {registry}]]: {problem}; most often, a "
-                "proxy on this network intercepts TLS, or the clock of this machine is wrong",
-                fix="add the certificate of your network's authority to the trusted certificates of this "
-                "machine, or as "
+                cause="Docker does not trust the certificate of the registry[[ {registry}]]: {problem}. Most often, "
+                "a proxy on this network intercepts TLS, or the clock of this machine is wrong",
+                fix="check the clock of this machine (`timedatectl`); behind a proxy that intercepts TLS, add the "
+                "certificate of your network's authority to the trusted certificates of this machine, or as "
                 "/etc/docker/certs.d/REGISTRY/ca.crt",
             ),
             Variant(
@@ -69,18 +69,19 @@ RULES: tuple[Rule, ...] = (
                     RESOLVING + r"(?:401 Unauthorized|403 Forbidden|unauthorized|denied)",
                 ),
                 cause="the registry[[ {registry}]] requires a login[[ for {image}]]",
-                fix="log in with an account that may read the image (`docker login REGISTRY`)",
+                fix="log in with an account that has permission to read the image (`docker login REGISTRY`)",
             ),
             Variant(
                 compile_patterns(r"pull access denied for (?P<image>[^,\s]+)"),
-                cause="the registry denies access to {image}: there is no such image, or it is private and you are not "
-                "logged in",
+                cause="the registry denies access to {image}. Either the image does not exist, or it is private and "
+                "you are not logged in",
                 fix="check the spelling of `image:`; for a private image, log in (`docker login`)",
             ),
             Variant(
                 compile_patterns(r"failed to resolve reference \"(?P<image>[^\"]+)\"(?!.*: not found)"),
                 cause="Docker could not ask the registry for {image}",
-                fix="read the end of the message, which names the reason; `docker pull {image}` repeats the request",
+                fix="read the end of the message, which names the reason; to repeat the request, run `docker pull "
+                "{image}`",
             ),
         ),
         inputs=("compose", "docker"),

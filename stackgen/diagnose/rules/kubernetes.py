@@ -19,7 +19,7 @@ READ = "and was read in the source of Kubernetes 1.20; the failure was not repro
 # stackgen's own words, see `stackgen.runtimes.kubernetes.states`
 ABSENT = re.compile(r"^no pod exists for \S+$")
 # what shows the reason for any message of the scheduler
-NODES = "`kubectl describe nodes` shows what each node has and what is taken"
+NODES = "run `kubectl describe nodes`, which shows the resources of each node and their usage"
 
 
 def _finder(condition: str, *texts: str, after_start: bool = False) -> Finder:
@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
         "SG-K001",
         title="no node of the cluster has enough free GPUs",
         cause="no node has enough free GPUs of the kind `{resource}` for a pod of {service}, so the pod stays Pending",
-        fix="wait for a GPU, add a node, or request fewer GPUs (`gpus:` or `replicas:` in stack.yaml). " + NODES + "; "
+        fix="wait for a GPU, add a node, or request fewer GPUs (`gpus:` or `replicas:` in stack.yaml); " + NODES + "; "
         "if it shows no `{resource}` at all, the device plugin is missing. A model with more GPUs than a node has "
         "needs `kubernetes.gpus_per_node` with the right number",
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
@@ -73,11 +73,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-K002",
-        title="nodes have a taint that the pod does not tolerate",
-        cause="nodes have the taint `{taint}`, which a pod of {service} does not tolerate, and no other node fits",
+        title="the pod does not tolerate the taint of a node",
+        cause="a pod of {service} does not tolerate the taint `{taint}` of some nodes, and no other node fits",
         fix="if the stack may use these nodes, add the taint to `kubernetes.tolerations` in stack.yaml, for example "
-        "`tolerations: [{key: dedicated, value: llm}]`, and run `stackgen up` again; taints whose key begins with "
-        "`node.kubernetes.io/` mark nodes with a problem, and need a repair of the node and no toleration",
+        "`tolerations: [{key: dedicated, value: llm}]`, and run `stackgen up` again; if the taint begins with "
+        "`node.kubernetes.io/`, repair the node instead of adding a toleration",
         source=SCHEDULER + "plugin TaintToleration. Kubernetes 1.20 writes `had taint {…}, that the pod didn't "
         "tolerate`, newer versions write `had untolerated taint {…}`; " + REPRODUCED,
         explain="Administrators taint GPU nodes so that only pods that need GPUs run there.",
@@ -86,12 +86,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-K003",
-        title="a claim has no volume",
-        cause="a claim that a pod of {service} needs has no volume, so the pod stays Pending",
-        fix="`kubectl get pvc,storageclass` shows the claims and the storage classes; set "
-        "`kubernetes.weights.storage_class` (and `kubernetes.cache.storage_class`) in stack.yaml to a class "
-        "that offers ReadWriteMany. The "
-        "class of an existing claim can't change: `stackgen down --volumes` deletes the claims first, with all weights",
+        title="a PersistentVolumeClaim has no volume",
+        cause="a pod of {service} needs a PersistentVolumeClaim that has no volume, so the pod stays Pending",
+        fix="run `kubectl get pvc,storageclass`, which shows the claims and the storage classes; set "
+        "`kubernetes.weights.storage_class` (and `kubernetes.cache.storage_class`) in stack.yaml to a class that "
+        "offers ReadWriteMany; you can't change the class of an existing claim: to replace a claim, `stackgen down "
+        "--volumes` deletes all claims with all weights",
         source=SCHEDULER + "plugin VolumeBinding, and from pkg/controller/volume; " + REPRODUCED,
         explain="A claim without a storage class uses the default class of the cluster, if there is one. Most classes "
         "for disks offer only ReadWriteOnce, with which one node can mount the volume.",
@@ -103,11 +103,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K004",
         title="the quota of the namespace is used up",
-        cause="the quota of the namespace refuses a pod of {service}: {what}",
-        fix="`kubectl describe quota` shows the limits and what is used; request less (`kubernetes.cpu`, "
-        "`kubernetes.memory`, `gpus` or `replicas` of the model), delete what is no longer needed, or ask the "
-        "cluster's administrator "
-        "for a larger quota",
+        cause="a pod of {service} exceeds the quota of the namespace: {what}",
+        fix="run `kubectl describe quota`, which shows the limits and the usage; request less (`kubernetes.cpu`, "
+        "`kubernetes.memory`, `gpus` or `replicas` of the model), delete objects that nobody needs, or ask the "
+        "cluster's administrator for a larger quota",
         source="The message comes from the admission plugin ResourceQuota of Kubernetes; " + REPRODUCED,
         explain="Quotas count the requests of all pods in the namespace, also of those that are still Pending.",
         find=_finder("the API server refuses a pod because of a quota",
@@ -115,10 +114,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-K005",
-        title="no node has the labels that the pod selects",
-        cause="no node that fits otherwise has the labels of `node_selector` for a pod of {service}",
-        fix="compare `kubernetes.node_selector` in stack.yaml with `kubectl get nodes --show-labels`; the label "
-        "`nvidia.com/gpu.product` comes from GPU feature discovery, and is missing without it",
+        title="no node matches the node selector of the pod",
+        cause="no suitable node has the labels in `node_selector` for a pod of {service}",
+        fix="compare `kubernetes.node_selector` in stack.yaml with `kubectl get nodes --show-labels`; for the label "
+        "`nvidia.com/gpu.product`, install GPU feature discovery, which sets it",
         source=SCHEDULER + "plugin NodeAffinity; " + REPRODUCED,
         explain="Every label of the selector must be on the node, with exactly this value.",
         find=_finder("the scheduler reports nodes that don't match the pod's selector",
@@ -139,9 +138,8 @@ RULES: tuple[Rule, ...] = (
         "SG-K007",
         title="the namespace forbids the pod (Pod Security)",
         cause='the namespace has the Pod Security level "{level}", which forbids a pod of {service}',
-        fix="the line names the fields: remove the settings that cause these from stack.yaml (`user: root`, "
-        "mounts of folders), "
-        "or use a namespace with another level",
+        fix="remove the settings that need the forbidden fields from stack.yaml, for example `user: root` or mounts "
+        "of folders (the message names the fields); or use a namespace with another level",
         source="The message comes from Pod Security admission of Kubernetes 1.25 and newer "
         "(k8s.io/pod-security-admission), and was not reproduced.",
         explain="stackgen renders pods for the level `restricted`, the strictest one.",
@@ -152,10 +150,9 @@ RULES: tuple[Rule, ...] = (
         "SG-K008",
         title="a node can't pull an image",
         cause="a node can't pull the image of {service}",
-        fix="`kubectl describe pod` shows the registry's answer. `not found`: correct the image, or push the "
-        "images that stackgen "
-        "builds to `kubernetes.registry`. `unauthorized` or `denied`: set `kubernetes.image_pull_secrets`. A time-out: "
-        "the node can't reach the registry",
+        fix="run `kubectl describe pod`, which shows the registry's answer; for `not found`, correct the image, or "
+        "push the images that stackgen builds to `kubernetes.registry`; for `unauthorized` or `denied`, set "
+        "`kubernetes.image_pull_secrets`; for a time-out, check that the node can reach the registry",
         source="The reasons come from the kubelet of Kubernetes (pkg/kubelet/images), " + READ,
         explain="Nodes pull images themselves: an image that is only on your machine is unknown to them.",
         find=_finder("the kubelet reports that an image can't be pulled",
@@ -165,10 +162,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K009",
         title="a container needed more memory than its limit",
-        cause="the kernel ended a container of {service} (OOMKilled), because it used more memory than its "
-        "limit or than the node has",
-        fix="raise `kubernetes.memory` of the model in stack.yaml; this is the memory of the node, and not that "
-        "of the GPU",
+        cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than "
+        "its limit, or because the node ran out of memory",
+        fix="raise `kubernetes.memory` of the model in stack.yaml, which is the memory of the node, not of the GPU",
         source="The reason comes from the container runtime through the kubelet (PodStatus), " + READ,
         explain="Shared memory (`/dev/shm`) and the files of a memory-backed volume count as the container's memory.",
         find=_finder("the kubelet reports a container that ended with the reason OOMKilled", r"\bOOMKilled\b"),
@@ -176,10 +172,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K010",
         title="a probe of a pod fails",
-        cause="the {probe} probe of {service} fails after the first start, so the pod gets no requests or is restarted",
-        fix="read the pod's log with `kubectl logs`; if all pods of the stack fail "
-        "their probes, the network policies may apply to the kubelets: set `kubernetes.network_policies: "
-        "false`, and compare",
+        cause="the {probe} probe of {service} fails after the first start, so the pod gets no requests or is "
+        "restarted",
+        fix="read the pod's log with `kubectl logs`; if all pods of the stack fail their probes, the network "
+        "policies may block the kubelet: set `kubernetes.network_policies: false` as a test",
         source="The message comes from the kubelet of Kubernetes (pkg/kubelet/prober), " + READ,
         explain="During the first start, failed startup probes are normal: the model is still loading.",
         find=_finder("the kubelet reports a failed probe after the first start",
@@ -189,11 +185,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K011",
         title="a container can't be created",
-        cause="the kubelet can't create a container of {service}, because something that the pod names is "
-        "missing or can't be mounted",
-        fix="the line names what is missing; run `stackgen up` again, which applies all Secrets and ConfigMaps "
-        "of the stack. A "
-        "runtime class, or a Secret that you name in stack.yaml, must be in the cluster before",
+        cause="the kubelet can't create a container of {service}, because an object that the pod needs is missing or "
+        "can't be mounted",
+        fix="read the message, which names what is missing; run `stackgen up` again, which applies all Secrets and "
+        "ConfigMaps of the stack; if stack.yaml names a runtime class or a Secret, create it before you start the "
+        "stack",
         source="The reasons come from the kubelet of Kubernetes (pkg/kubelet/kuberuntime and volumemanager), " + READ,
         explain="The pod waits, and the kubelet tries again every few seconds.",
         find=_finder("the kubelet reports that a container can't be created, or a volume can't be mounted",
@@ -204,30 +200,30 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K012",
         title="the cluster has no pod for a service",
-        cause="the cluster has no pod and no Deployment or Job for {service}",
-        fix="start the stack with `stackgen up`; if it was started, look whether the context and the namespace "
-        "are those of the stack. "
-        "For a model on several nodes, the controller of LeaderWorkerSet must run",
+        cause="the cluster has no pod, Deployment or Job for {service}",
+        fix="start the stack with `stackgen up`; if you have started it, check that the context and the namespace "
+        "are those of the stack; for a model on several nodes, check that the controller of LeaderWorkerSet is "
+        "running",
         source="The line is stackgen's own, from the list of pods with the stack's labels; " + REPRODUCED,
         explain="stackgen finds pods by the label `app.kubernetes.io/part-of`, with the name of the stack.",
         find=_find_absent,
     ),
     Rule(
         "SG-K013",
-        title="the cluster has no node for pods",
-        cause="the scheduler knows no node at all, so the pods of {service} stay Pending",
-        fix="`kubectl get nodes` shows the nodes; if there are none, add nodes to the cluster, or choose the right "
-        "cluster with `--context`",
+        title="the cluster has no nodes",
+        cause="the scheduler finds no node in the cluster, so the pods of {service} stay Pending",
+        fix="run `kubectl get nodes`, which shows the nodes; if there are none, add nodes to the cluster, or choose "
+        "the right cluster with `--context`",
         source="The message comes from the scheduler of Kubernetes (pkg/scheduler/core); " + REPRODUCED,
         explain="Managed clusters may scale a group of nodes down to zero, and start the first one for a Pending pod.",
         find=_finder("the scheduler reports that there are no nodes", r"no nodes available to schedule pods"),
     ),
     Rule(
         "SG-K014",
-        title="a container of a pod ends again and again",
-        cause="a container of {service} ended, and ends again after each restart",
-        fix="read the log of the container that ended: `kubectl logs POD --previous`, with the name of the pod from "
-        "`kubectl get pods`",
+        title="a container of a pod restarts again and again",
+        cause="a container of {service} exits after each restart",
+        fix="read the log of the container that exited: `kubectl logs POD --previous` (`kubectl get pods` prints the "
+        "name of the pod)",
         source="The reasons come from the kubelet of Kubernetes (pkg/kubelet/kuberuntime), " + READ,
         explain="The kubelet waits longer before each restart, up to five minutes.",
         find=_finder("the kubelet reports a container that ended, and no other rule explains the end",

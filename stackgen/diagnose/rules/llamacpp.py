@@ -26,7 +26,7 @@ VLLM_FLAGS = {
     "--max-model-len": "use the field max_model_len, which stackgen passes as --ctx-size",
     "--max-num-seqs": "use the field max_num_seqs, which stackgen passes as --parallel",
     "--served-model-name": "use the field served_names, which stackgen passes as --alias",
-    "--gpu-memory-utilization": "remove the flag: llama.cpp takes only the memory it needs (see gpu_layers)",
+    "--gpu-memory-utilization": "remove the flag: llama.cpp uses only the memory that it needs (see gpu_layers)",
     "--tensor-parallel-size": "use --split-mode and --tensor-split",
     "--enforce-eager": "remove the flag: there are no CUDA graphs to turn off",
     "--quantization": "remove the flag: the GGUF file is already quantized",
@@ -38,12 +38,10 @@ VLLM_FLAGS = {
 LEFT_OVER = Variant(
     (),
     title="llama.cpp got a value without a flag",
-    cause="`{flag}` is a value that belongs to no flag: the flag before it takes no value, or an earlier flag has "
-    "lost its "
-    "value, so that it took the next flag as its value",
-    fix="compare the arguments with `docker inspect --format '{{json .Args}}' CONTAINER`: look for an empty or "
-    "missing value, "
-    "for example of a variable that is not set",
+    cause="`{flag}` is a value that belongs to no flag. Either the flag before it takes no value, or an earlier flag "
+    "lost its value and took the next flag as its value",
+    fix="run `docker inspect --format '{{json .Args}}' CONTAINER`, which shows the arguments; look for an empty or "
+    "missing value, for example of a variable that is not set",
     condition="the argument does not start with a dash",
 )
 
@@ -83,7 +81,7 @@ RULES: tuple[Rule, ...] = (
         title="llama.cpp does not know a flag",
         cause="llama-server has no flag {flag}",
         fix="change extra_args: {remedy}",
-        page_fix="correct the flag in extra_args, or remove it. For a flag of vLLM, see the following list; for all "
+        page_fix="correct the flag in extra_args, or remove it. For a flag of vLLM, see the following list. For all "
         "other flags, `stackgen diagnose` suggests the most similar flag of llama-server",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="vLLM's flags have other names in llama.cpp:\n\n"
@@ -94,8 +92,8 @@ RULES: tuple[Rule, ...] = (
         "SG-A002",
         title="llama.cpp can't open the chat template file",
         cause="{path} does not exist in the container, or is not readable",
-        fix="put the template into the model's folder, set `model` to this folder and `file` to the name of the GGUF "
-        "file, and set --chat-template-file in extra_args to the template's path inside the container",
+        fix="put the template into the model's folder; set `model` to this folder, and `file` to the name of the "
+        "GGUF file; set --chat-template-file in extra_args to the template's path inside the container",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="A path in extra_args is a path inside the container. stackgen mounts the model's folder below "
         "/srv/host: the host's folder /data/model is /srv/host/data/model in the container.",
@@ -106,10 +104,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A003",
         title="a llama.cpp flag has an invalid value",
-        cause="llama-server rejects {flag}: {problem}[[; {flag} has no value, so that the next flag {next} was read as "
-        "its value]]",
-        fix="correct {flag} in extra_args[[ and give it a value before {next}]]; the log shows the help text of this "
-        "flag",
+        cause="llama-server rejects {flag}: {problem}[[. {flag} has no value, so llama-server read the next flag "
+        "{next} as its value]]",
+        fix="correct {flag} in extra_args[[ and give it a value before {next}]]; for the correct values, see the "
+        "help text of this flag in the log",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="`stoi` in the message means that llama-server expected a number. Write plain numbers: 8192, not 8k. "
         "Since August 2025, --flash-attn needs one of the values on, off and auto.",
@@ -123,8 +121,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A010",
         title="the context's KV cache does not fit in memory",
-        cause="llama.cpp allocates the KV cache of the whole context at startup, and this KV cache does not fit in "
-        "memory[[: {size} on {device}]]",
+        cause="llama.cpp allocates the KV cache of the whole context at startup, but it does not fit in memory[[: "
+        "{size} on {device}]]",
         fix="lower max_model_len, or use smaller data types for the KV cache (set extra_args to [--cache-type-k, "
         "q8_0, --cache-type-v, q8_0])",
         source=f"The messages come from {SERVER} (src/llama-context.cpp and ggml/src/ggml.c). The failure was "
@@ -138,9 +136,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A011",
         title="the GPU's memory is too small for llama.cpp",
-        cause="an allocation[[ of {wanted} MiB]] does not fit in the memory of the GPU[[ {device}]][[; "
-        "processes on the GPU: "
-        "{holders}]]",
+        cause="an allocation[[ of {wanted} MiB]] does not fit in the memory of the GPU[[ {device}]][[. Processes on "
+        "the GPU: {holders}]]",
         fix="lower gpu_layers (for example to 20), use a smaller quantization (Q4 instead of Q8), or free GPU memory",
         source="The message comes from the file ggml/src/ggml-cuda/ggml-cuda.cu "
         "(ggml_backend_cuda_buffer_type_alloc_buffer). Public reports quote the message.",
@@ -162,8 +159,8 @@ RULES: tuple[Rule, ...] = (
         "SG-A012",
         title="the chat template can't be parsed",
         cause="llama.cpp can't parse the chat template: {problem}",
-        fix="correct the Jinja file (every `{% for %}` and `{% if %}` needs an end tag), or remove the Jinja file, "
-        "because the GGUF file already contains a chat template",
+        fix="correct the Jinja file (every `{% for %}` and `{% if %}` needs an end tag), or remove it, because the "
+        "GGUF file contains a chat template",
         source=f"The message comes from {SERVER} (common/chat.cpp). {REPRODUCED}",
         explain="llama.cpp has its own Jinja implementation, which supports fewer features than Python's Jinja. With "
         "`--no-jinja`, llama.cpp accepts only its built-in templates.",
@@ -257,10 +254,9 @@ LAST_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A020",
         title="layers stay on the CPU because llama.cpp finds no GPU",
-        cause="{flag} is set but ignored: llama.cpp was built without GPU support, or finds no GPU",
-        fix="with a GPU, [[!gpus|set `gpus` to 1, which selects the CUDA image; ]][[?image|check that `image:` "
-        "is built for "
-        "this GPU; ]]see earlier lines of the log for the reason; without a GPU, remove gpu_layers",
+        cause="{flag} has no effect, because llama.cpp was built without GPU support, or finds no GPU",
+        fix="with a GPU, [[!gpus|set `gpus` to 1, which selects the CUDA image; ]][[?image|check that `image:` is "
+        "built for this GPU; ]]read the earlier lines of the log for the reason; without a GPU, remove gpu_layers",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="llama-server logs the warning only when it starts, so the warning is in the first lines of the log. "
         "The server runs, but slowly.",

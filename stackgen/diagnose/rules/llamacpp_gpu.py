@@ -75,37 +75,38 @@ def find_large_weights(evidence: Evidence) -> Iterator[Hit]:
 
 NO_GPU_SEEN = Variant(
     (),
-    cause="{flag} is set but ignored: llama.cpp has loaded its {backend} backend, but the backend finds no GPU"
-    "[[: {reason}]]",
-    fix="the container does not see the GPU, or a library of the driver is missing in the image: compare the devices "
-    "of the container (/dev/dri for Vulkan and AMD, /dev/kfd for ROCm, `nvidia-smi` for CUDA) with the host's, and try "
-    "a newer version of the image; without a GPU, remove gpu_layers",
+    cause="{flag} has no effect, because llama.cpp's {backend} backend finds no GPU[[: {reason}]]. Either the "
+    "container has no access to the GPU, or the image lacks a library of the driver",
+    fix="compare the devices of the container (/dev/dri for Vulkan and AMD, /dev/kfd for ROCm, `nvidia-smi` for "
+    "CUDA) with those of the host; if the devices are there, try a newer version of the image; without a GPU, remove "
+    "gpu_layers",
     condition="llama.cpp has loaded a backend for GPUs",
 )
 OTHER_MAKER = Variant(
     (),
-    cause="{flag} is set but ignored: llama.cpp was built without GPU support, could not load its GPU backend, or "
+    cause="{flag} has no effect, because llama.cpp was built without GPU support, could not load its GPU backend, or "
     "finds no GPU",
-    fix="look for a line about a library libggml-*.so above, which would be the reason; check that the image is built "
-    "for this GPU (a Vulkan or ROCm image, as the log names it), compare the devices of the container (/dev/dri, for "
-    "ROCm also /dev/kfd) with the host's, and try another tag of the image; without a GPU, remove gpu_layers",
+    fix="look above for a line about a library libggml-*.so, which would be the cause; check that the image is built "
+    "for this GPU (the log names Vulkan or ROCm); compare the devices of the container (/dev/dri, and /dev/kfd for "
+    "ROCm) with those of the host; if all this is right, try another tag of the image; without a GPU, remove "
+    "gpu_layers",
     condition="the log names Vulkan, ROCm or a GPU of AMD",
 )
 EMPTY_BACKEND = Variant(
     (),
     title="llama.cpp's GPU backend finds no GPU",
-    cause="llama.cpp has loaded its {backend} backend, but the backend finds no device: either the container does not "
-    "see the GPU, or the image lacks a library that the GPU's driver needs",
-    fix="compare the devices of the container (/dev/dri for Vulkan and AMD, /dev/kfd for ROCm, `nvidia-smi` for CUDA), "
-    "and who may open them, with the host's; if they are there, the image is the reason: try another tag of it, newer "
-    "or older",
+    cause="llama.cpp has loaded its {backend} backend, but the backend finds no device. Either the container has no "
+    "access to the GPU, or the image lacks a library that the GPU's driver needs",
+    fix="compare the devices of the container (/dev/dri for Vulkan and AMD, /dev/kfd for ROCm, `nvidia-smi` for "
+    "CUDA) and their permissions with those of the host; if the devices are there, the image is the cause: try "
+    "another tag of it, newer or older",
     condition="no line names another reason or a device",
 )
 LARGER_THAN_FREE = Variant(
     (),
-    cause="one buffer of {wanted} MiB does not fit on GPU {device}, which has {free} MiB free[[; processes on the GPU: "
-    "{holders}]]",
-    fix="give the model more GPUs (`gpus`), lower gpu_layers, or use a smaller quantization; memory that other "
-    "processes use helps only if it makes up the difference",
+    cause="one buffer of {wanted} MiB does not fit on GPU {device}, which has {free} MiB free[[. Processes on the "
+    "GPU: {holders}]]",
+    fix="give the model more GPUs (`gpus`), lower gpu_layers, or use a smaller quantization; end other processes on "
+    "the GPU only if their memory makes up the difference",
     condition="the log has the size of the buffer and the free memory, and the buffer is larger",
 )

@@ -82,10 +82,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V012",
         title="the KV cache is too small for the context",
-        cause="one request of {length} tokens needs {needed} GiB of KV cache, but only {free} GiB are left for the KV "
-        "cache[[; at most {limit} tokens fit]]",
-        fix="lower max_model_len to a length that fits, or set max_model_len to auto; for more KV cache, raise "
-        "gpu_memory_utilization, set kv_cache_dtype to fp8, or raise cpu_kv_cache_gib on the CPU",
+        cause="one request of {length} tokens needs {needed} GiB of KV cache, but only {free} GiB are left for the "
+        "KV cache[[. At most {limit} tokens fit]]",
+        fix="lower max_model_len to a length that fits, or set max_model_len to auto; to enlarge the KV cache "
+        "instead, raise gpu_memory_utilization, or set kv_cache_dtype to fp8; on the CPU, raise cpu_kv_cache_gib",
         source="The message comes from vLLM 0.32.0 (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory). The "
         "failure was reproduced on the CPU.",
         explain="vLLM starts only if one request of the full context fits in its KV cache. max_model_len is the "
@@ -107,12 +107,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M001",
         title="no memory is left for the KV cache",
-        cause="vLLM's share of the GPU's memory is used up before the KV cache gets a block: by the weights, "
-        "the peak memory "
-        "of a forward pass, and whatever else uses the GPU",
-        fix="raise gpu_memory_utilization; if it is high already, check with `nvidia-smi` whether other "
-        "processes use the GPU; if none does, use a quantized model, or split the model across more `gpus` with "
-        "tensor_parallel_size",
+        cause="the weights, the peak memory of a forward pass, and whatever else uses the GPU take all of vLLM's "
+        "share of the GPU's memory. Nothing is left for the KV cache",
+        fix="raise gpu_memory_utilization; if it is already high, run `nvidia-smi`, which shows whether other "
+        "processes use the GPU; if no other process uses the GPU, use a quantized model, or split the model across "
+        "more `gpus` with tensor_parallel_size",
         source="The messages come from vLLM 0.32.0 (v1/core/kv_cache_utils.py, _check_enough_kv_cache_memory and "
         "auto-fit). The failure was reproduced on the CPU, and with vLLM 0.26.0 on an H100.",
         explain=BUDGET
@@ -130,12 +129,12 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(
                     r"No available memory for the cache blocks", r"Cannot auto-fit max_model_len: not enough GPU memory"
                 ),
-                cause="this model shares its GPU with another model. Either the other model allocated GPU memory "
-                "while this model was measuring, and vLLM counted that memory for this model (vllm-project/vllm issue "
-                "55827), or the share of this model is too small",
-                fix="start this service again when the other model is healthy: `stackgen up` starts such models one "
-                "after the other; if the failure comes back, raise gpu_memory_utilization of this model, or give the "
-                "models their own GPUs",
+                cause="this model shares its GPU with another model. Either its share of the memory is too small, or "
+                "vLLM measured its memory while the other model allocated memory, and counted that memory too "
+                "(vllm-project/vllm issue 55827)",
+                fix="start this service again when the other model is healthy (`stackgen up` starts models that "
+                "share a GPU one after the other); if the failure comes back, raise gpu_memory_utilization of this "
+                "model, or give each model its own GPU",
                 applies=_shares_gpu,
                 condition="the model shares its GPU with another model of stack.yaml",
             ),
@@ -145,10 +144,10 @@ RULES: tuple[Rule, ...] = (
         "SG-M002",
         title="another process uses the GPU's memory",
         cause="only {free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU's "
-        "memory)[[; processes on the GPU: {holders}]]",
+        "memory)[[. Processes on the GPU: {holders}]]",
         fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` or `rocm-smi` lists processes), "
-        "choose another GPU in `gpus`, or lower gpu_memory_utilization; for two models on one GPU, set share_gpus to "
-        "true, and set gpu_memory_utilization to values that sum to less than 1",
+        "choose another GPU in `gpus`, or lower gpu_memory_utilization; if two models should share the GPU, set "
+        "share_gpus to true on both, and set their gpu_memory_utilization to values whose sum is below 1",
         source="The message comes from vLLM 0.32.0 (v1/worker/utils.py, request_memory). The failure was reproduced "
         "with vLLM 0.26.0 on an H100.",
         explain=BUDGET
@@ -168,8 +167,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M003",
         title="the free GPU memory changed during the start",
-        cause="another process freed GPU memory while vLLM measured its own memory: {before} GiB were free before the "
-        "measurement, and {after} GiB after the measurement",
+        cause="another process freed GPU memory while vLLM measured its own memory: {before} GiB were free before "
+        "the measurement, and {after} GiB after it",
         fix="start the service again; start models that share a GPU one after the other",
         source="The message comes from vLLM 0.32.0 (v1/worker/gpu_worker.py, determine_available_memory).",
         explain="To measure its activation peak, vLLM compares the GPU's free memory before and after a test run. If "
@@ -202,10 +201,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M005",
         title="the weights do not fit on the GPU",
-        cause="loading the weights needs more memory than is free on the GPU[[: an allocation of {wanted} failed on a "
-        "GPU with {total}]][[; processes on the GPU: {holders}]]",
-        fix="use an AWQ, GPTQ or FP8 version of the model, or split the model across more `gpus` with "
-        "tensor_parallel_size; if other processes use the GPU, end these processes first",
+        cause="loading the weights needs more memory than is free on the GPU[[: an allocation of {wanted} failed on "
+        "a GPU with {total}]][[. Processes on the GPU: {holders}]]",
+        fix="if other processes use the GPU, end these processes first; otherwise use an AWQ, GPTQ or FP8 version of "
+        "the model, or split the model across more `gpus` with tensor_parallel_size",
         source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
         "come from vLLM 0.32.0 (gpu_worker.py, load_model). The failure was reproduced with vLLM 0.26.0 on an H100.",
         explain="In bfloat16, a model takes 2 bytes per parameter, which is 14 GB for 7 B parameters and 140 GB for "
@@ -222,8 +221,8 @@ RULES: tuple[Rule, ...] = (
         title="the CUDA graphs do not fit on the GPU",
         cause="capturing CUDA graphs needs more memory than is free on the GPU[[: an allocation of {wanted} failed on "
         "a GPU with {total}]]",
-        fix="lower gpu_memory_utilization by 0.05, or lower max_num_seqs; if enforce_eager is true, vLLM uses no CUDA "
-        "graphs, but decoding is slower",
+        fix="lower gpu_memory_utilization by 0.05, or lower max_num_seqs; or set enforce_eager to true, which turns "
+        "CUDA graphs off but makes decoding slower",
         source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
         "come from vLLM 0.32.0 (gpu_model_runner.py, capture_model).",
         explain="After vLLM has reserved the memory of the KV cache, vLLM records the forward pass as CUDA graphs for "
@@ -254,11 +253,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M008",
         title="the GPU's memory is exhausted",
-        cause="an allocation[[ of {wanted}]] did not fit on the GPU[[, which has {total}]][[; processes on the GPU: "
+        cause="an allocation[[ of {wanted}]] did not fit on the GPU[[, which has {total}]][[. Processes on the GPU: "
         "{holders}]]",
-        fix="see which processes use the GPU (`nvidia-smi` or `rocm-smi`); lower max_num_seqs or "
-        "gpu_memory_utilization, or "
-        "quantize the model",
+        fix="run `nvidia-smi` or `rocm-smi`, which shows the processes that use the GPU; lower max_num_seqs or "
+        "gpu_memory_utilization, or use a quantized model",
         source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp).",
         explain=BUDGET
         + " If the traceback does not show in which phase the memory was exhausted, look for other signs. If the "

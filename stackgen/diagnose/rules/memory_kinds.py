@@ -17,8 +17,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M013",
         title="the memory of the AMD GPU is exhausted",
-        cause="an allocation[[ of {wanted}]] did not fit on the AMD GPU[[, which may use {total}; {own} of this belong "
-        "to the engine itself]]",
+        cause="an allocation[[ of {wanted}]] did not fit on the AMD GPU[[, which may use {total}. The engine itself "
+        "uses {own} of them]]",
         fix="use a smaller or quantized model, lower gpu_memory_utilization or max_num_seqs, or use more GPUs; on an "
         "APU (Strix Halo), raise the share of the machine's memory that the GPU may use (kernel parameter "
         "ttm.pages_limit)",
@@ -39,20 +39,21 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"HSA_STATUS_ERROR_OUT_OF_RESOURCES"),
                 title="the ROCm runtime lacks a resource of the GPU",
-                cause="the ROCm runtime could not allocate a resource: most often GPU memory, sometimes threads or "
-                "events of the operating system",
-                fix="see how much memory is free (`rocm-smi --showmeminfo vram gtt`) and which processes use the GPU "
-                "(`rocm-smi --showpids`); lower gpu_memory_utilization or max_num_seqs",
+                cause="the ROCm runtime could not allocate a resource. Most often, GPU memory is exhausted, and "
+                "sometimes threads or events of the operating system",
+                fix="check how much memory is free (`rocm-smi --showmeminfo vram gtt`), and which processes use the "
+                "GPU (`rocm-smi --showpids`); lower gpu_memory_utilization or max_num_seqs",
             ),
         ),
     ),
     Rule(
         "SG-M014",
         title="too little unified memory is free",
-        cause="only {free} of {total} GiB of the memory that CPU and GPU share are free, but vLLM needs {wanted} GiB: "
-        "either the page cache of the operating system counts as used, or another process uses the memory",
-        fix="on the host, run `free -g`; if `buff/cache` is large, run `sync && echo 3 | sudo tee "
-        "/proc/sys/vm/drop_caches` and start again; otherwise end the process that uses the memory, or lower "
+        cause="CPU and GPU share the memory of this machine. Only {free} of {total} GiB are free, but vLLM needs "
+        "{wanted} GiB. Either the page cache of the operating system counts as used, or another process uses the "
+        "memory",
+        fix="run `free -g` on the host; if `buff/cache` is large, run `sync && echo 3 | sudo tee "
+        "/proc/sys/vm/drop_caches`, and start again; otherwise end the process that uses the memory, or lower "
         "gpu_memory_utilization (0.8 or less leaves memory for the operating system)",
         source="The message comes from vLLM (v1/worker/utils.py, request_memory), and is quoted for a GB10 in "
         "vllm-project/vllm issue 48140 (2026-07). NVIDIA/xr-ai pull request 440 describes the page cache. The failure "
@@ -71,7 +72,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M015",
         title="the container's shared memory is full",
-        cause="/dev/shm of the container is full, so processes can't share data; the disk is not the problem",
+        cause="/dev/shm of the container is full, so processes can't share data. The disk is not full",
         fix="give the container more shared memory",
         source="The message comes from torch (MapAllocator), and is quoted in logicalclocks/hopsworks issue 1557 "
         "(2025-11) and theroyallab/tabbyAPI issue 387 (2025-10). The failure was not reproduced.",
@@ -88,9 +89,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M016",
         title="a temporary folder in memory is full",
-        cause="{path} can't grow: /tmp and /run of stackgen's containers are in memory (tmpfs) with a limited size; "
-        "without tmpfs, the disk is full",
-        fix="set TMPDIR in extra_env to a folder on a volume; `df -h` in the container shows which file system is full",
+        cause="{path} can't grow. In stackgen's containers, /tmp and /run are in memory (tmpfs) and have a limited "
+        "size. In other containers, the disk is full",
+        fix="run `df -h` in the container, which shows the full file system; set TMPDIR in extra_env to a folder on "
+        "a volume",
         source="The message is errno 28 (ENOSPC) of Linux, as Python's OSError prints it. The failure was not "
         "reproduced.",
         explain="A tmpfs has the size that its mount sets, whatever space the disk has.",
@@ -99,11 +101,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M017",
         title="the host has no memory for an allocation",
-        cause="the operating system refused to allocate memory (errno 12): the memory of the machine, or a limit of "
-        "the "
-        "container or process, is exhausted",
-        fix="make memory free on the machine (`free -g`), or raise the memory limit of the service; with much free "
-        "memory, check vm.overcommit_memory and the limits of the process (`ulimit -v`)",
+        cause="the operating system refused to allocate memory (errno 12), because the machine's memory, or a limit "
+        "of the container or process, is exhausted",
+        fix="free memory on the machine (`free -g` shows it), or raise the memory limit of the service; if much "
+        "memory is free, check vm.overcommit_memory and the limits of the process (`ulimit -v`)",
         source="The message is errno 12 (ENOMEM) of Linux, as Python, torch (MapAllocator.cpp, alloc_cpu.cpp) and Rust "
         "print it. It is quoted in vllm-project/vllm issues 2391 and 759 (2025-06) and safetensors/safetensors issue "
         "528. The failure was not reproduced.",
@@ -117,13 +118,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M018",
         title="the Jetson's memory driver refused an allocation",
-        cause="NvMap, the driver that gives memory to the GPU of a Jetson, refused an allocation (error {code}). CPU "
-        "and GPU share the memory. NvMap can refuse an allocation although enough memory is free in total: the free "
-        "memory can be in small pieces, or the page cache can occupy it",
-        fix="compare `cat /etc/nv_tegra_release` with the release notes of JetPack: reports say that with L4T 36.4.7, "
-        "some models no longer load that loaded with earlier versions; after a boot, start the model before other "
-        "programs; empty the page cache before the start (`sync && echo 3 | sudo tee /proc/sys/vm/drop_caches`); a "
-        "smaller model, a shorter max_model_len, or fewer gpu_layers need smaller buffers",
+        cause="CPU and GPU share the memory of a Jetson. NvMap, the driver that allocates memory for the GPU, "
+        "refused an allocation (error {code}). It can refuse an allocation although enough memory is free in total, "
+        "because the free memory is fragmented or because the page cache occupies it",
+        fix="empty the page cache before the start (`sync && echo 3 | sudo tee /proc/sys/vm/drop_caches`); after a "
+        "boot, start the model before other programs; use a smaller model, a shorter max_model_len, or fewer "
+        "gpu_layers, so that the buffers are smaller; compare `cat /etc/nv_tegra_release` with the release notes of "
+        "JetPack: according to reports, some models no longer load with L4T 36.4.7",
         source="The messages come from NVIDIA's NvMap on Jetson Linux, and are quoted in ggml-org/llama.cpp pull "
         "request "
         "23732 (2026-05) and 0xShug0/audio.cpp issue 12 (2026-08). The failure was not reproduced.",

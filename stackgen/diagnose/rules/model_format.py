@@ -19,8 +19,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V022",
         title="the model has weights that vLLM does not expect",
-        cause="the model's files contain the weight {weight}, which this version of vLLM does not expect: the model's "
-        "format or quantization is newer than the image, or made for another program",
+        cause="the model's files contain the weight {weight}, which this version of vLLM does not expect. The "
+        "model's format or quantization is newer than the image, or was made for another program",
         fix="set `image:` to an image with a newer vLLM (the model's page names the version), or use another "
         "quantization of the model",
         source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "
@@ -36,10 +36,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V023",
         title="the tokenizer needs another version of Transformers",
-        cause="the model's tokenizer uses the class {tokenizer}, which the image's Transformers does not have: the "
-        "tokenizer was saved with another version (TokenizersBackend is of Transformers 5), or is custom code",
-        fix="set `image:` to an image with a newer Transformers; for a fine-tuned model, the tokenizer files of its "
-        "base model also work",
+        cause="the model's tokenizer uses the class {tokenizer}, which the image's Transformers does not have. "
+        "Either the tokenizer was saved with another version (TokenizersBackend belongs to Transformers 5), or it is "
+        "custom code",
+        fix="set `image:` to an image with a newer Transformers; for a fine-tuned model, use the tokenizer files of "
+        "its base model",
         source="The messages come from transformers 4.x and 5.24 (models/auto/tokenization_auto.py). "
         f"gpustack/gpustack issue 5096 (2026-04) quotes the first one. {NOT_REPRODUCED}",
         explain="vLLM then advises --trust-remote-code for every missing class. That helps only if the repository "
@@ -69,10 +70,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V025",
         title="the quantized weights can't be split across this number of GPUs",
-        cause="tensor parallelism would cut through a block of quantized weights[[: each GPU's part of the layer has "
-        "size {part}, which is not a multiple of {block}]]",
-        fix="lower tensor_parallel_size (often 1 or 2 works), use pipeline_parallel_size, for a mixture-of-experts "
-        "model set `--enable-expert-parallel` in extra_args, or use another quantization",
+        cause="tensor parallelism would cut through a block of quantized weights[[. The layer's slice on each GPU "
+        "has size {part}, which is not a multiple of {block}]]",
+        fix="lower tensor_parallel_size (often 1 or 2 works), use pipeline_parallel_size, or use another "
+        "quantization; for a mixture-of-experts model, you can also add `--enable-expert-parallel` to extra_args",
         source="The messages come from vLLM 0.32.0 (quantization/utils/fp8_utils.py and auto_awq.py) and older "
         "versions "
         "(quantization/fp8.py). They are quoted in "
@@ -88,9 +89,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A021",
         title="llama.cpp can't read this version of the GGUF file",
-        cause="this build of llama.cpp can't read this file: {problem}. The file was made for a newer build, or for "
+        cause="this build of llama.cpp can't read the file: {problem}. The file was made for a newer build, or for "
         "another program",
-        fix=f"{NEWER_BUILD} that was made for this build; a new download does not help",
+        fix=(
+            f"{NEWER_BUILD} that was made for this build; don't download the same file again, because it is not damaged"
+        ),
         source="The messages come from llama.cpp (ggml/src/gguf.cpp, src/llama-model-loader.cpp, src/llama-vocab.cpp). "
         "They are quoted in ggml-org/llama.cpp issues 23033 and 25833 (2026-07), and containers/ramalama issue 2500 "
         f"(2026-03). {NOT_REPRODUCED}",
@@ -122,7 +125,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A023",
         title="the multimodal file belongs to another model",
-        cause="the mmproj file was made for a model with embeddings of size {other}, but the model has size {own}",
+        cause="the mmproj file was made for a model with embedding size {other}, but this model has embedding size "
+        "{own}",
         fix="use the mmproj file from the repository of this model, for the same model size (for example 4B)",
         source="The message comes from llama.cpp (tools/mtmd/mtmd.cpp), and is quoted in ggml-org/llama.cpp issue "
         "20899 "
@@ -135,15 +139,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V033",
-        title="the model's configuration does not fit the image",
-        cause="the engine reads {field} from {config}, which does not have it: the versions of the engine, of "
-        "Transformers "
-        "and of the model do not fit, or a flag for the model's format is missing",
-        fix="use an official image of the engine without other packages in it, in the version and with the flags that "
-        "the "
-        "model's page "
-        "names; "
-        "if the image is official, use a newer one",
+        title="the model's configuration does not match the image",
+        cause="the engine reads {field} from {config}, which does not have it. Either the versions of the engine, of "
+        "Transformers and of the model are not compatible, or a flag for the model's format is missing",
+        fix="use an official image of the engine without other packages, in the version and with the flags that the "
+        "model's page names; if the image is official, use a newer one",
         source="The messages come from Python and transformers 5 (tokenization_utils_base.py). QwenLM/Qwen3-VL issue "
         "2058 (2026-03) and PaddlePaddle/PaddleOCR issue 17587 (2026-01) quote them for all_special_tokens_extended. "
         "The failure was not reproduced.",
@@ -157,10 +157,10 @@ RULES: tuple[Rule, ...] = (
                     r"extended)"
                 ),
                 title="Transformers is too new for this version of vLLM",
-                cause="vLLM reads {field} from {config}, which Transformers 5 has removed: the installed Transformers "
-                "is newer than this vLLM expects",
-                fix="use an official image of vLLM without other packages in it, or a newer version of vLLM, which was "
-                "built for Transformers 5; in an installation of your own, an older Transformers also helps "
+                cause="vLLM reads {field} from {config}, but Transformers 5 has removed this field. The installed "
+                "Transformers is too new for this version of vLLM",
+                fix="use an official image of vLLM without other packages, or a newer version of vLLM, which was "
+                "built for Transformers 5; in your own installation, you can also install an older Transformers "
                 "(`transformers<5`)",
             ),
             Variant(
@@ -169,13 +169,11 @@ RULES: tuple[Rule, ...] = (
                     r"'?(?P<field>\w+)"
                 ),
                 cause="the engine reads {field} from {config}, the wrapper of Transformers around Mistral's "
-                "tokenizer, which does "
-                "not have it: a model in Mistral's own format was started without the flags for this format, or the "
-                "versions "
-                "of the engine and of Transformers do not fit",
-                fix="with vLLM, set extra_args to [--tokenizer-mode, mistral, --config-format, mistral, "
-                "--load-format, mistral], "
-                "as Mistral's model pages do; for a model in Transformers' format, use a newer image",
+                "tokenizer, which does not have it. Either flags for Mistral's own model format are missing, or the "
+                "versions of the engine and of Transformers are not compatible",
+                fix="for a model in Mistral's own format with vLLM, set extra_args to [--tokenizer-mode, mistral, "
+                "--config-format, mistral, --load-format, mistral]; for a model in Transformers' format, use a newer "
+                "image",
             ),
         ),
         patterns=compile_patterns(

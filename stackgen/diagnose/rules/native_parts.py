@@ -45,10 +45,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A031",
         title="a library of llama.cpp in the image is missing or broken",
-        cause="llama.cpp can't load its own library {library}: the image is built incompletely, or mixes files of two "
-        "builds",
-        fix="set `image:` to another tag of the image, the one before or a newer one: the host, its driver and the "
-        "device files are not involved",
+        cause="llama.cpp can't load its own library {library}. The image was built incompletely, or contains files "
+        "of two builds",
+        fix="set `image:` to another tag of the image, older or newer; leave the host, its driver and the device "
+        "files as they are, because they are not the cause",
         source="The messages come from glibc (elf/dl-load.c, elf/dl-lookup.c), and are quoted in ggml-org/llama.cpp "
         "issues 17190 (2025-11), 23522 (2026-05) and 23943 (2026-06). The failure was not reproduced.",
         explain="Builds of images are sometimes wrong for one tag and right in the next. A backend that can't be "
@@ -60,11 +60,11 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(rf"(?P<library>{OWN}): cannot open shared object file"),
-                cause="llama.cpp does not find its own library {library}: the image lacks the file, or its loader does "
-                "not search the folder of the file",
-                fix="set `image:` to another tag of the image, the one before or a newer one; until then, if the file "
-                "is next to llama-server (mostly in /app), LD_LIBRARY_PATH=/app in the container lets the loader find "
-                "it; the host and its driver are not involved",
+                cause="llama.cpp can't find its own library {library}. Either the image lacks the file, or the "
+                "loader does not search the file's folder",
+                fix="set `image:` to another tag of the image, older or newer; until then, if the file is next to "
+                "llama-server (usually in /app), set LD_LIBRARY_PATH=/app in the container, so that the loader finds "
+                "it; leave the host and its driver as they are, because they are not the cause",
             ),
             Variant(
                 compile_patterns(
@@ -73,19 +73,19 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="a system library is missing in the image",
                 cause="a program in the image needs the library {library}, which the image does not contain",
-                fix="use an official image of the engine, or another tag of it; in an image of your own, install the "
-                "package with {library} while it is built",
+                fix="use an official image of the engine, or another tag of it; if you build the image yourself, "
+                "install the package with {library} in it",
             ),
         ),
     ),
     Rule(
         "SG-G046",
-        title="the toolkit did not find a library of the driver",
-        cause="while the NVIDIA Container Toolkit wrote the CDI file, it did not find {library}[[, which the host has "
-        "in {folder}]]: containers with this file lack the library, and find no GPU",
-        fix="update the NVIDIA Container Toolkit and generate the file again, or name the folder: `sudo nvidia-ctk cdi "
-        "generate --library-search-path[[={folder}]] --output=/etc/cdi/nvidia.yaml`; on WSL, don't install a driver "
-        "for Linux: the driver of Windows provides the libraries in /usr/lib/wsl/lib",
+        title="the NVIDIA Container Toolkit did not find a library of the driver",
+        cause="the NVIDIA Container Toolkit did not find {library} when it wrote the CDI file[[, although {folder} "
+        "on the host contains it]]. Containers that use this CDI file lack the library, and find no GPU",
+        fix="update the NVIDIA Container Toolkit, and generate the file again; or pass the folder of the library: "
+        "`sudo nvidia-ctk cdi generate --library-search-path[[={folder}]] --output=/etc/cdi/nvidia.yaml`; on WSL, "
+        "don't install a Linux driver: the Windows driver provides the libraries in /usr/lib/wsl/lib",
         source="The messages come from the NVIDIA Container Toolkit (nvidia-ctk cdi generate), and are quoted in "
         "NVIDIA/nvidia-container-toolkit issues 735 (2024-10), 82 (2023-07) and 1739 (2026-03). The failure was not "
         "reproduced.",

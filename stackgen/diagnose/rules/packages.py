@@ -38,9 +38,9 @@ FAILED_IMPORT = re.compile(r"(?<![\w.-])(?P<file>[\w.-]{1,200}?\.so[\w.]*): unde
 MODEL_CLASS = re.compile(r"For(?:CausalLM|ConditionalGeneration)|Model\b|Model\.|^(?:forward|load_weights)")
 OFFICIAL = re.compile(r"(?:docker\.io/)?(?:vllm/vllm-|rocm/vllm|ghcr\.io/ggml-org/)")
 MATCHING_IMAGE = (
-    "set `image:` to a version in which both were built and tested together (the engine's official image, without "
-    "other packages); don't install packages into a running container; if the image is official, another version of "
-    "it, newer or older, is the test: look for this message in the notes and issues of its version"
+    "set `image:` to a version in which both packages were tested together: the engine's official image, without "
+    "other packages; if the image is already official, try another version of it, newer or older, and search its "
+    "release notes and issues for this message; don't install packages into a running container"
 )
 
 
@@ -97,9 +97,8 @@ def _find_broken_extension(evidence: Evidence) -> Iterator[Hit]:
 
 FAILS_REQUESTS = Variant(
     (),
-    cause="while it answers a request, {caller} uses `{name}`, which {owner} does not have in the version in {place}: "
-    "one package is newer than the other one expects; the server itself can pass `{name}`, also if the client "
-    "does not send it",
+    cause="when {caller} answers a request, it uses `{name}`, which {owner} in {place} does not have. One of the two "
+    "packages is too new for the other. The server can use `{name}` even if the client does not send it",
     condition="the traceback is that of a request",
 )
 OLD_WORKER = Variant(
@@ -112,13 +111,12 @@ OLD_WORKER = Variant(
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G043",
-        title="a compiled part of the image does not fit its libraries",
-        cause="{file} was built with another version of {library} than the one in the image, so it could not be "
-        "loaded; later errors about missing operators or attributes follow from it",
-        fix="set `image:` to another version of the image whose parts were built together (an official one, without "
-        "other packages installed into it); flags and other drivers do not change this file, and installing packages "
-        "into a "
-        "running container changes more versions",
+        title="a compiled file of the image does not match its libraries",
+        cause="{file} was built for another version of {library} than the version in the image, so it could not be "
+        "loaded. Later errors about missing operators or attributes are consequences",
+        fix="set `image:` to a version whose parts were built together: an official one, without other packages "
+        "installed into it; don't change flags or drivers, because they do not affect this file; don't install "
+        "packages into a running container, because this changes more versions",
         source="The message comes from the dynamic linker, and is quoted in lemonade-sdk/vllm-rocm issue 11 (2026-05). "
         "The failure was not reproduced.",
         explain="vLLM logs the failed import as a warning and goes on. The engine then ends at the first operator that "
@@ -128,8 +126,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V040",
         title="two Python packages in the image do not match",
-        cause="{caller} uses `{name}`, which {owner} does not have in the version in {place}: one package is newer "
-        "than the other one expects",
+        cause="{caller} uses `{name}`, which {owner} in {place} does not have. One of the two packages is too new "
+        "for the other",
         fix=MATCHING_IMAGE,
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) quotes one.",
         explain="The model's files and the GPU are not involved: the program ended while one package called another.",

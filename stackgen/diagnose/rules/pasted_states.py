@@ -52,22 +52,25 @@ def _find_xet_stall(evidence: Evidence) -> Iterator[Hit]:
 
 LLAMA = Variant(
     (),
-    cause="Docker reports {name} as running but unhealthy: the command of the health check fails in the container. The "
-    "images of llama.cpp contain a health check that asks port 8080, also if the server listens on another port",
-    fix="`docker inspect --format '{{json .State.Health}}' {first}` shows what the check asks and its answer; if the "
-    "server listens on another port than 8080, set a `healthcheck:` with this port in the Compose file (`curl -f "
-    "http://localhost:PORT/health`), or let the server listen on 8080 and publish another port",
+    cause="Docker reports {name} as running but unhealthy, because the command of the health check fails in the "
+    "container. The images of llama.cpp contain a health check for port 8080, even if the server listens on another "
+    "port",
+    fix="run `docker inspect --format '{{json .State.Health}}' {first}`, which shows the command of the health check "
+    "and its output; if the server does not listen on port 8080, set a `healthcheck:` with the server's port in the "
+    "Compose file (`curl -f http://localhost:PORT/health`); or let the server listen on 8080, and publish another "
+    "port",
     condition="the container runs llama.cpp",
 )
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D030",
-        title="the health check of a container fails while the container runs",
-        cause="Docker reports {name} as running but unhealthy: the command of the health check fails in the container, "
-        "and the log does not show why",
-        fix="`docker inspect --format '{{json .State.Health}}' {first}` shows what the check asks and its answer; "
-        "compare its port and path with those of the server, and look whether the image contains the check's program",
+        title="a container runs, but its health check fails",
+        cause="Docker reports {name} as running but unhealthy, because the command of the health check fails in the "
+        "container. The log does not show why",
+        fix="run `docker inspect --format '{{json .State.Health}}' {first}`, which shows the command of the health "
+        "check and its output; compare its port and path with those of the server, and check that the image contains "
+        "the program that it runs",
         source="The line is that of `docker ps`; ggml-org/llama.cpp issues 10262 (2024-11) and 15943 (2025-09), "
         "nextcloud/all-in-one issue 8386 (2026-06) and RobotecAI/agentic-mobile-manipulator issue 15 (2026-01) show "
         "it.",
@@ -80,12 +83,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-H019",
-        title="a download with Xet does not go on",
-        cause="the download uses the transfer protocol Xet and the log shows no progress and no error after its start; "
-        "the addresses of Xet can be reached: their answers ({statuses}) to a request without a file are normal, and "
-        "say nothing about access or a token",
+        title="a download with Xet makes no progress",
+        cause="the download uses the transfer protocol Xet, and after its start the log shows neither progress nor "
+        "an error. The servers of Xet can be reached: their answers ({statuses}) to a request without a file are "
+        "normal, and do not mean that access or a token is missing",
         fix='as a test, set HF_HUB_DISABLE_XET to "1", which downloads with plain HTTP; keep the files that have '
-        "arrived, because they are not downloaded again; a newer hf_xet may also help",
+        "arrived, so that they are not downloaded again; a newer hf_xet may help too",
         source="The line comes from huggingface_hub (file_download.py); huggingface/xet-core issues 800 (2026-04), 850 "
         "(2026-05) and 898 (2026-07) show such downloads. The reason differs, and is not always known.",
         explain="Compare two outputs of `du -sh` on the cache a minute apart before you stop a download: large files "

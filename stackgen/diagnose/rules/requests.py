@@ -18,7 +18,7 @@ __all__ = ["RULES"]
 SLOT, TOO_LONG = "n_ctx_slot", "the request exceeds the available context size"
 SLOT_SIZES = re.compile(r"n_ctx_slot = (?P<limit>\d+).{0,80}?(?:n_prompt_tokens|task\.n_tokens) = (?P<prompt>\d+)")
 KNOWN = load_flags("vllm")
-NEWER_PARSER = "if the model's page names this parser, set `image:` to a newer version of vLLM, or leave the parser out"
+NEWER_PARSER = "if the model's page names this parser, set `image:` to a newer version of vLLM, or remove the parser"
 ASKED_PARSER = re.compile(r"invalid tool call parser: (\S+) \(chose from")
 
 
@@ -46,11 +46,11 @@ def _find_slot_context(evidence: Evidence) -> Iterator[Hit]:
 
 OF_A_SLOT = Variant(
     (),
-    cause="the prompt of a request has {prompt} tokens, and a slot of the server has a context of {limit}[[, although "
-    "stack.yaml sets max_model_len to {wanted}]]; the server itself works",
-    fix="[[find out why {wanted} did not reach the server: its command (`docker inspect`) shows the arguments, and "
-    "llama-server divides --ctx-size by --parallel; otherwise ]]raise max_model_len to more than {prompt}, or shorten "
-    "the prompt; max_tokens does not matter here",
+    cause="the prompt of a request has {prompt} tokens, but a slot of the server has a context of only {limit}[[, "
+    "although stack.yaml sets max_model_len to {wanted}]]. The server itself works",
+    fix="[[find out why {wanted} did not reach the server: `docker inspect` shows the arguments of its command, and "
+    "llama-server divides --ctx-size by --parallel; otherwise ]]raise max_model_len to more than {prompt}, or "
+    "shorten the prompt; don't change max_tokens, because the prompt alone is too long",
     condition="llama-server's log names the context of the slot",
 )
 
@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V011",
         title="this version of vLLM has no such tool call parser",
-        cause="vLLM has no tool call parser {parser} in the version of this image: the name is wrong, or the image is "
+        cause="the vLLM in this image has no tool call parser {parser}. Either the name is wrong, or the image is "
         "older than the parser",
         fix=f"{NEWER_PARSER}; otherwise set tool_call_parser to one of these: {{known}}",
         source="The message comes from vLLM 0.32.0 (tool_parsers). The failure was reproduced.",
@@ -70,9 +70,9 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"invalid tool call parser: (?P<parser>\S+) \(chose from \{ ?(?P<known>[^}]+)"),
                 title="the image is older than the tool call parser",
-                cause="vLLM has no tool call parser {parser} in the version of this image, but newer versions have it",
-                fix="set `image:` to a newer version of vLLM, or remove tool_call_parser, which turns tool calls off; "
-                "don't choose another parser of the image instead: the other parsers read other formats",
+                cause="the vLLM in this image has no tool call parser {parser}, but newer versions have it",
+                fix="set `image:` to a newer version of vLLM, or remove tool_call_parser, which turns tool calls "
+                "off; don't use another parser of this image: each parser reads only the format of its model family",
                 applies=_is_known_parser,
                 condition=f"vLLM {KNOWN.version if KNOWN else ''} has the parser",
             ),
@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V013",
         title="this version of vLLM has no such reasoning parser",
-        cause="vLLM has no reasoning parser {parser} in the version of this image: the name is wrong, or the image is "
+        cause="the vLLM in this image has no reasoning parser {parser}. Either the name is wrong, or the image is "
         "older than the parser",
         fix=f"{NEWER_PARSER}; otherwise set reasoning_parser to one of these: {{known}}",
         source="The message comes from vLLM 0.32.0 (reasoning). The failure was reproduced.",
@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V016",
         title="tool calls are not enabled",
         cause="the client sends tools, but the server was started without a tool call parser",
-        fix="set tool_call_parser to the parser of the model's family; this field also enables automatic tool choice",
+        fix="set tool_call_parser to the parser of the model's family, which also enables automatic tool choice",
         source="The messages come from vLLM 0.32.0 (renderers/online_renderer.py). The failure was reproduced.",
         explain="For tool calls, vLLM needs --enable-auto-tool-choice and --tool-call-parser. If tool_call_parser is "
         "set, stackgen passes both flags to vLLM.",
@@ -143,10 +143,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V017",
         title="a request needs more tokens than the context has",
-        cause="a request needs more tokens for prompt and answer together than the server accepts[[ ({limit})]]; the "
-        "server "
-        "itself works",
-        fix="shorten the prompt or lower max_tokens; or raise max_model_len as far as the model and the KV cache allow",
+        cause="the prompt and the answer of a request together need more tokens than the server accepts[[ "
+        "({limit})]]. The server itself works",
+        fix="shorten the prompt, lower max_tokens, or raise max_model_len as far as the model and the KV cache allow",
         source="The messages come from vLLM 0.32.0 (renderers/params.py), FastChat 0.2.36 (openai_api_server.py, code "
         "40303) and llama-server b11434.",
         explain="max_model_len limits the length of prompt and answer together. max_model_len is not a batch size.",
@@ -162,20 +161,21 @@ RULES: tuple[Rule, ...] = (
                     r"tokens "
                     r"and your prompt contains(?: at least)? (?P<prompt>\d+)"
                 ),
-                cause="a request asks for {wanted} output tokens (max_tokens) and has {prompt} tokens in its prompt, "
-                "together more than the {limit} of the context; the server itself works",
-                fix="lower max_tokens (max_completion_tokens) in the client's settings, or leave it out, so that vLLM "
-                "uses what the prompt leaves free; a shorter prompt or a larger max_model_len also helps",
+                cause="a request has a prompt of {prompt} tokens and asks for {wanted} output tokens (max_tokens). "
+                "Together, this is more than the context of {limit} tokens. The server itself works",
+                fix="lower max_tokens (max_completion_tokens) in the client, or remove it, so that vLLM uses the "
+                "tokens that the prompt leaves free; or shorten the prompt, or raise max_model_len",
             ),
             Variant(
                 compile_patterns(
                     r"prompt \(length (?P<prompt>\d+)\) is longer than the maximum model length of (?P<limit>\d+)",
                     r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
                 ),
-                cause="the prompt of a request alone has {prompt} tokens, and the context of the server {limit}; the "
-                "server itself works",
-                fix="shorten the prompt, for example send fewer earlier messages; or raise max_model_len to more than "
-                "{prompt}, as far as the model and the KV cache allow; max_tokens does not matter here",
+                cause="the prompt of a request alone has {prompt} tokens, but the context of the server has only "
+                "{limit}. The server itself works",
+                fix="shorten the prompt, for example send fewer earlier messages; or raise max_model_len to more "
+                "than {prompt}, as far as the model and the KV cache allow; don't change max_tokens, because the "
+                "prompt alone is too long",
             ),
         ),
         inputs=("log", "check"),
@@ -202,22 +202,22 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)"),
                 title="a LoRA adapter has a higher rank than vLLM accepts",
                 cause="the adapter's rank {rank} is above the limit {limit}",
-                fix="[[?extra_args.--max-lora-rank|remove --max-lora-rank from extra_args, then ]]set max_lora_rank "
-                "to at least {rank}: the values are 1, 8, 16, 32, 64, 128, 256, 320 and 512",
+                fix="[[?extra_args.--max-lora-rank|remove --max-lora-rank from extra_args; ]]set max_lora_rank to at "
+                "least {rank} (valid values: 1, 8, 16, 32, 64, 128, 256, 320 and 512)",
             ),
             Variant(
                 compile_patterns(r"ValueError: (?P<path>\S+) doesn't contain tensors"),
                 title="a LoRA adapter has no weights",
                 cause="{path} has neither adapter_model.safetensors nor adapter_model.bin",
-                fix="set `path` in lora_adapters to the folder that PEFT's save_pretrained wrote. If the weights are "
-                "merged into the model, serve the folder as a model",
+                fix="set `path` in lora_adapters to the folder that PEFT's save_pretrained wrote; if the adapter is "
+                "already merged into the model, serve the folder as a model",
             ),
             Variant(
                 compile_patterns(r"While loading (?P<path>\S+), expected target modules in .* but received"),
                 title="a LoRA adapter was trained for another model",
                 cause="the adapter in {path} changes layers that this model does not have",
-                fix="serve the model that `base_model_name_or_path` in the adapter's adapter_config.json names, or "
-                "remove the adapter from lora_adapters",
+                fix="serve the model that the adapter was trained for (`base_model_name_or_path` in its "
+                "adapter_config.json), or remove the adapter from lora_adapters",
             ),
         ),
     ),

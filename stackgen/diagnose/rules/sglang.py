@@ -31,7 +31,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-X001",
         title="no memory is left for SGLang's KV cache",
-        cause="the weights use up the share of the GPU's memory that mem_fraction_static gives to weights and KV cache",
+        cause="the weights use up the share of the GPU's memory that mem_fraction_static reserves for weights and KV "
+        "cache",
         fix="raise mem_fraction_static, use more `gpus`, or a quantized variant of the model",
         source="The message comes from SGLang 0.5.23 (model_executor/pool_configurator.py, "
         f"mem_cache/kv_cache_configurator.py). {NOT_REPRODUCED}",
@@ -46,9 +47,9 @@ RULES: tuple[Rule, ...] = (
                     r"--mem-fraction-static=(?P<was>[\d.]+)\. "
                     r"Raise --mem-fraction-static above (?P<least>[\d.]+)"
                 ),
-                cause="the weights alone need a mem_fraction_static of {least}, and it is {was}",
-                fix="set mem_fraction_static above {least}; with 0.9 or more, use more `gpus`, or a quantized variant "
-                "of the model",
+                cause="the weights alone need a mem_fraction_static of {least}, but it is {was}",
+                fix="set mem_fraction_static above {least}; if {least} is 0.9 or more, use more `gpus`, or a "
+                "quantized variant of the model",
             ),
         ),
     ),
@@ -97,7 +98,7 @@ RULES: tuple[Rule, ...] = (
         title="SGLang's scheduler does not answer",
         cause="the process that runs the model has not answered for {seconds} seconds",
         fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
-        "stacks that SGLang logs",
+        "Python stacks that SGLang logs",
         source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py).",
         explain="SGLang's health check asks the scheduler for one token. After watchdog_timeout (300 s, set with "
         "--watchdog-timeout) in one forward pass, SGLang ends itself, and supervise.sh starts it again. A very long "
@@ -122,9 +123,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-X007",
         title="SGLang has no kernels for the CPU in this image",
-        cause="the image lacks the package {package}, with SGLang's kernels for the CPU",
-        fix="build an image with docker/xeon.Dockerfile of SGLang and set `image:` to it, or use `engine: llamacpp` or "
-        "`engine: vllm`, which run on any x86-64 CPU",
+        cause="the image lacks the package {package}, which contains SGLang's kernels for the CPU",
+        fix="build an image with docker/xeon.Dockerfile of SGLang, and set `image:` to it; or use `engine: llamacpp` "
+        "or `engine: vllm`, which run on any x86-64 CPU",
         source="SGLang 0.5.23 imports its kernels at the start. The failure was reproduced.",
         explain="SGLang's CPU engine needs the CPU build of its kernels, and is fast only with Intel AMX.",
         patterns=compile_patterns(r"ModuleNotFoundError: No module named '(?P<package>sgl_kernel)'"),
@@ -132,7 +133,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-X008",
-        title="SGLang refuses this GPU",
+        title="SGLang does not support this GPU",
         cause="SGLang needs a GPU with compute capability 7.5 or higher",
         fix="use a newer GPU, or `engine: llamacpp`",
         source="The message comes from SGLang 0.5.23 (load_model_utils.py).",

@@ -35,10 +35,11 @@ LARGER = re.compile(
 
 GOT_WORDS = re.compile(r"(?:,| \(|:)? ?(?:but )?[Gg]ot\b.*")
 GOT = re.compile(r"[Gg]ot [^\d]{0,60}(?P<left>\d+)[^\d]{1,60}(?P<right>\d+)")
-SPLIT = "choose another tensor_parallel_size, so that the size is divided evenly: 1, 2, 4 and 8 fit most models"
+SPLIT = "choose another tensor_parallel_size that divides the size evenly (1, 2, 4 and 8 fit most models)"
 UNSPLIT = (
-    "if one of the two is a setting of the engine, change it; if both belong to the model, its config.json does not "
-    "fit this version: look in the notes of newer versions, and at the version that the model's page names"
+    "if one of the two sizes is a setting of the engine, change it; if both come from the model, its config.json "
+    "does not match this version of the engine: use the version that the model's page names, or search the release "
+    "notes of newer versions"
 )
 
 
@@ -60,7 +61,7 @@ def _find_indivisible(evidence: Evidence) -> Iterator[Hit]:
         advice = find_advice(message.text) or find_advice(f"Please {rest[:1].lower()}{rest[1:]}").removeprefix(
             "Please "
         )
-        own = f"; the message itself advises: {advice}" if advice else ""
+        own = f"; the message advises: {advice}" if advice else ""
         if left_numbers and right_numbers:
             remedy = _divide(evidence, message, int(left_numbers[-1]), int(right_numbers[0]), right)
         else:
@@ -78,21 +79,24 @@ def _divide(evidence: Evidence, message: Message, value: int, by: int, right: st
     if GROUP.search(right):
         name = "the GPUs of the expert-parallel group" if re.search(r"(?i)\bep\b|ep_size|expert", right) else right
         group = re.sub(r"\W*\d+\W*$", "", name).strip() or "the number of GPUs"
-        return (f"choose a number of GPUs for which {value} can be divided, of 1 to 8: {_sizes(value)} ({group}: now "
-                f"{by}), and use the remaining GPUs for other replicas")  # fmt: skip
+        return (f"choose a number of GPUs that divides {value} ({group}: now {by}); from 1 to 8, these numbers do: "
+                f"{_sizes(value)}; use the remaining GPUs for other replicas")  # fmt: skip
     size = parallel_size(message.service, (evidence.find_model(message.service.service) or (0, None))[1])
     if size > 1:
         whole = value * size
         return (
-            f"tensor_parallel_size is {size}, so if each GPU has a slice of {value}, the whole is {whole}: choose a "
-            f"tensor_parallel_size whose slices {by} divides, of 1 to 8: {_sizes(whole, by)}"
+            f"choose a tensor_parallel_size whose slices are multiples of {by}: the present size {size} makes slices "
+            f"of {value}, so the whole is {whole}; from 1 to 8, these sizes work: {_sizes(whole, by)}"
         )
-    slices = "a smaller tensor_parallel_size makes larger slices, and 1 splits nothing"
+    slices = "lower tensor_parallel_size, which makes the slices larger (1 splits nothing)"
     # a number without a name can be a number of GPUs
     if by <= 16 and not re.search(r"[A-Za-z]", right):
         fits = _sizes(value)
-        return f"if {by} is a number of GPUs, choose one that divides {value}, of 1 to 8: {fits}; otherwise {slices}"
-    return f"if the size is a slice, {slices}; {UNSPLIT}"
+        return (
+            f"if {by} is a number of GPUs, choose a number that divides {value} (from 1 to 8: {fits}); otherwise "
+            f"{slices}"
+        )
+    return f"if the size is the slice of one GPU, {slices}; {UNSPLIT}"
 
 
 def _find_tile(evidence: Evidence) -> Iterator[Hit]:
@@ -127,12 +131,13 @@ def _find_larger(evidence: Evidence) -> Iterator[Hit]:
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V035",
-        title="a size can't be divided as the settings require",
-        cause="`{left}` is not divisible by `{right}`: the layout over the GPUs, or a kernel's block size, does not "
-        "fit the model; the model's files are not damaged",
+        title="a size is not divisible as the settings require",
+        cause="`{left}` is not divisible by `{right}`. The model does not fit the number of GPUs, or the block size "
+        "of a kernel. The model's files are not damaged",
         fix="{remedy}",
-        page_fix="set the size that the message names, or tensor_parallel_size, to a value that divides the other size "
-        "without a remainder. `stackgen diagnose` calculates the values that do, if the message contains both numbers",
+        page_fix="set the size that the message names, or tensor_parallel_size, to a value that divides the other "
+        "size without a remainder. If the message contains both numbers, `stackgen diagnose` calculates the possible "
+        "values",
         source="The words are those of vLLM, torch and Transformers; vllm-project/vllm issue 52435 (2026-08) quotes "
         "one.",
         explain="Layers, attention heads and experts are divided evenly over the GPUs of a replica. The sizes 1, 2, 4 "
@@ -144,10 +149,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V036",
         title="a layer's slice does not fit the quantization kernel",
-        cause="vLLM's Marlin kernel has no block size for a layer of K={k} and N={n}[[, which is the slice of each of "
-        "{size} GPUs]]: one of them must be a multiple of 128, and the other of 64",
-        fix="choose another tensor_parallel_size (with 1, no layer is split), or pipeline_parallel_size in its place; "
-        "a newer image may pad such slices; a variant of the model with another quantization does not need this kernel",
+        cause="vLLM's Marlin kernel does not support a layer of K={k} and N={n}[[, which is the slice of each of "
+        "{size} GPUs]]. One of the two must be a multiple of 128, and the other a multiple of 64",
+        fix="choose another tensor_parallel_size (with 1, no layer is split), or use pipeline_parallel_size instead; "
+        "or try a newer image, which may pad such slices; or use the model in another quantization, which does not "
+        "need this kernel",
         source="The message comes from vLLM (csrc/quantization/marlin), and is quoted in vllm-project/vllm issue 28363 "
         "(2025-11). Pull request 45295 (2026-06) states the kernel's limits.",
         explain="vLLM uses Marlin for FP8 and 4-bit weights on GPUs that can't calculate in this format themselves. "
@@ -157,11 +163,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V037",
-        title="one setting is larger than another one allows",
+        title="one setting exceeds the limit of another",
         cause="{left} is {value}, but {right} is {limit}",
         fix="{fix}",
         page_fix="lower the first setting of the message, or raise the second one. `stackgen diagnose` names the "
-        "fields of stack.yaml, and which of the two can be changed",
+        "fields of stack.yaml, and tells you which of the two you can change",
         source="The words are those of vLLM; vllm-project/recipes issue 441 (2026-05) quotes one.",
         explain="The names in such a message are the engine's own names of its settings or of the model's limits.",
         find=_find_larger,

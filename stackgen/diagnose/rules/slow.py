@@ -128,7 +128,8 @@ RULES: tuple[Rule, ...] = (
         "SG-S001",
         title="one replica is saturated while another replica is idle",
         cause="{service} has waiting requests, but {idle} is idle",
-        fix="distribute the requests: put stackgen's gateway in front of the replicas, or use the port of {idle}",
+        fix="put stackgen's gateway in front of the replicas, which distributes the requests; or send requests to "
+        "the port of {idle}",
         source=f"The numbers come from {SOURCE} (num_requests_waiting and num_requests_running of each service).",
         explain="Each replica has its own port, so a client that knows only one port sends all its requests to one "
         "replica. A gateway that always sends a client to the same replica has the same effect.",
@@ -137,8 +138,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S002",
         title="requests are preempted: the KV cache is too small for the load",
-        cause="{count} preemptions in {done} requests: vLLM computes each preempted request again from its start",
-        fix="increase the KV cache (raise gpu_memory_utilization, set kv_cache_dtype to fp8, or use more GPUs), or "
+        cause="{count} preemptions in {done} requests. vLLM computes each preempted request again from its start",
+        fix="enlarge the KV cache (raise gpu_memory_utilization, set kv_cache_dtype to fp8, or use more GPUs), or "
         "lower the concurrency (max_num_seqs)",
         source=f"The numbers come from {SOURCE} (num_preemptions_total, kv_cache_usage_perc, request_success_total). "
         "The failure was reproduced.",
@@ -152,8 +153,8 @@ RULES: tuple[Rule, ...] = (
         "SG-S006",
         title="long prompts delay the first token",
         cause="the mean prompt has {prompt} tokens, and the mean prefill takes {prefill} s",
-        fix="shorten the prompts, use more GPUs, or give the prompts the same beginning, which prefix caching can "
-        "reuse",
+        fix="shorten the prompts, use more GPUs, or let all prompts begin with the same text, so that prefix caching "
+        "can reuse it",
         source=f"The numbers come from {SOURCE} (request_prompt_tokens, request_prefill_time_seconds, "
         "request_decode_time_seconds). The failure was reproduced.",
         explain="The time to first token grows with the length of the prompt. The metric prefix_cache_hits_total "
@@ -163,8 +164,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S003",
         title="requests wait in the queue",
-        cause="{waiting} requests wait while {running} requests are running; finished requests waited {queue} s on "
-        "average",
+        cause="{waiting} requests wait in the queue while {running} requests run. Finished requests waited {queue} s "
+        "on average",
         fix="raise max_num_seqs if the KV cache is large enough, or add replicas",
         source=f"The numbers come from {SOURCE} (num_requests_waiting, request_queue_time_seconds). The failure was "
         "reproduced.",
@@ -175,7 +176,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-S004",
-        title="the model runs on the CPU although the stack reserves GPUs for it",
+        title="the model runs on the CPU, although the stack reserves GPUs for it",
         cause="vLLM runs on the CPU, and a token takes {ms} ms on average",
         fix="use the CUDA image (remove `image:`), and see `stackgen explain SG-G003`",
         source=f"The line `device_config=cpu` is in the start log of vLLM 0.32.0. The latency comes from {SOURCE} "
@@ -187,8 +188,8 @@ RULES: tuple[Rule, ...] = (
         "SG-S005",
         title="CUDA graphs are turned off",
         cause="enforce_eager is set, and a token takes {ms} ms on average",
-        fix="remove `enforce_eager`, because this field turns CUDA graphs off; CUDA graphs make decoding faster, "
-        "especially with few requests in flight",
+        fix="remove `enforce_eager`, which turns CUDA graphs off; CUDA graphs make decoding faster, especially with "
+        "few requests in flight",
         source="The line `Enforce eager set` comes from vLLM 0.32.0 (config/vllm.py). The latency comes from "
         f"{SOURCE} (inter_token_latency_seconds).",
         explain="Older advice that --enforce-eager enables continuous batching is wrong: continuous batching is "
@@ -199,9 +200,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S007",
         title="the compile cache was empty",
-        cause="vLLM compiled for {seconds} s at this start, and the first requests wait for the compilation",
-        fix="keep the volume of the compile cache (`stackgen down` without --volumes), so that the next start reuses "
-        "the cache",
+        cause="vLLM compiled for {seconds} s at this start, and the first requests had to wait for it",
+        fix="keep the volume of the compile cache, so that the next start reuses it: run `stackgen down` without "
+        "--volumes",
         source="The line `torch.compile takes … s in total` comes from vLLM 0.32.0 (compilation/backends.py and "
         "monitor.py).",
         explain="vLLM stores compiled graphs in VLLM_CACHE_ROOT, which stackgen puts on a volume. After a change of "
@@ -211,7 +212,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S008",
         title="a proxy buffers the stream",
-        cause="the engine sends chunks one by one, but the chunks arrive at the client together",
+        cause="the engine sends chunks one by one, but the client gets them all at once",
         fix="in the proxy, turn off compression of streams (nginx `gzip off`) and buffering (nginx `proxy_buffering "
         "off`, HAProxy `option http-no-delay`)",
         source="The message comes from `stackgen check` (check `stream`). The failure was reproduced with nginx "

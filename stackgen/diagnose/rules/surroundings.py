@@ -113,11 +113,12 @@ def _find_signal(evidence: Evidence) -> Iterator[Hit]:
 ILLEGAL = Variant(
     (),
     title="the program ended at an illegal instruction",
-    cause="the program ended with exit code {code} ({signal}): most often it was compiled for a CPU with other "
-    "instructions, such as AVX-512 or AMX; Docker did not stop it, and the out-of-memory killer has another code (137)",
-    fix="set `image:` to an image that is compiled for this CPU or chooses at run time: another version, or the "
-    "official image; `lscpu` lists what the CPU has, and the log often lists what the program was compiled for; in a "
-    "virtual machine, pass the host's CPU through",
+    cause="the program ended with exit code {code} ({signal}). Most often, it was compiled for a CPU with other "
+    "instructions, such as AVX-512 or AMX. Docker did not stop it, and it was not the out-of-memory killer, whose "
+    "exit code is 137",
+    fix="set `image:` to an image for this CPU, or to one that detects the CPU at run time: another version, or the "
+    "official image; to compare, `lscpu` lists the CPU's features, and the log often lists those that the program "
+    "needs; in a virtual machine, pass the host's CPU through",
     condition="the exit code is 132",
 )
 
@@ -125,19 +126,19 @@ ILLEGAL = Variant(
 UNREACHABLE = Variant(
     (),
     title="a proxy can't reach the engine",
-    cause="the proxy in front of the engine got no connection: the engine does not listen at this address, or the "
+    cause="the proxy could not connect to the engine. Either the engine does not listen at this address, or the "
     "network between them drops packets",
-    fix="compare the address in the line with `docker compose ps` and the engine's port, and try `curl` from the "
-    "proxy's container",
+    fix="compare the address in the message with `docker compose ps` and the engine's port; test the connection with "
+    "`curl` in the proxy's container",
     condition="the proxy waited for the connection",
 )
 
 TOO_LARGE = Variant(
     (),
     title="a proxy refuses a large request",
-    cause="the proxy in front of the engine refuses requests of this size; the engine has not seen the request",
-    fix="raise the proxy's limit (nginx: client_max_body_size, 1m by default), or send less, for example smaller "
-    "images",
+    cause="the proxy in front of the engine refuses requests of this size, so the request did not reach the engine",
+    fix="raise the proxy's limit (nginx: client_max_body_size, 1m by default), or send smaller requests, for example "
+    "with smaller images",
     condition="the proxy reports a body that is too large",
 )
 
@@ -145,8 +146,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D021",
         title="a variable of the Compose file is not set",
-        cause="Compose replaced the unset variable {name} with nothing, so an argument lost its value, and a program "
-        "rejects what is left: {error}",
+        cause="the variable {name} is not set, so Compose replaced it with nothing, and an argument lost its value. "
+        "A program rejects the remaining arguments: {error}",
         fix="set {name} in the file `.env` next to the Compose file, or in the shell; `docker compose config` shows "
         "the arguments that the program gets",
         source="The warning comes from Compose (compose-go, template), and is quoted in StartupHakk/OpenMonoAgent.ai "
@@ -158,12 +159,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D022",
         title="Docker's own firewall chain is missing",
-        cause="the Docker daemon can't add its firewall rule, because its chain[[ {chain}]] does not exist: something "
-        "on this machine has replaced the firewall rules since the daemon started, or the version of Docker and the "
-        "machine's iptables are not compatible",
-        fix="first run `sudo iptables -S | grep DOCKER`, which shows whether the chain exists; firewalld, scripts "
-        "with iptables-restore, and an update of Docker are frequent reasons; the daemon creates its chains when it "
-        "starts, but a restart of the daemon stops all containers unless live-restore is on",
+        cause="the Docker daemon can't add its firewall rule, because its chain[[ {chain}]] does not exist. Either "
+        "something on this machine replaced the firewall rules after the daemon had started, or the version of "
+        "Docker and the machine's iptables are not compatible",
+        fix="run `sudo iptables -S | grep DOCKER`, which shows whether the chain exists; if it is missing, find out "
+        "what removed it (often firewalld, scripts with iptables-restore, or an update of Docker); to create the "
+        "chains again, restart the Docker daemon at a time when all containers may stop (with live-restore, they "
+        "keep running)",
         source="The message comes from iptables 1.8, through libnetwork, and is quoted in docker/cli issue 6691 "
         "(2025-12) and srl-labs/containerlab issue 2944 (2025-11). The failure was not reproduced.",
         explain="Nothing in the stack is wrong: no network can be created until the chain exists.",
@@ -177,9 +179,9 @@ RULES: tuple[Rule, ...] = (
         "SG-D023",
         title="the container runtime can't start the container",
         cause="the container runtime ({runtime}) failed before a program of the image ran: {problem}",
-        fix="read the last part of the message: it names the mount, device, user or program that the runtime could not "
-        "prepare; look at this part on the host and in the image; if it names a call of the kernel, compare with "
-        "another runtime or version (`docker info` and `podman info` show them)",
+        fix="read the last part of the message, which names the mount, device, user or program that the runtime "
+        "could not prepare; check this part on the host and in the image; if the message names a system call, try "
+        "another runtime or version (`docker info` and `podman info` show the present one)",
         source="The message comes from crun and runc, and is quoted in containers/crun issue 2104 (2026-06). The "
         "failure was not reproduced.",
         explain="The runtime prepares mounts, namespaces and devices. Its errors come from the host's kernel, file "
@@ -197,19 +199,19 @@ RULES: tuple[Rule, ...] = (
                     r"(?:^|[ /])(?P<runtime>crun|runc|runsc|youki): (?P<problem>.{3,200}: Function not implemented)"
                 ),
                 cause="this build of the container runtime {runtime}, or the kernel, does not support a system call "
-                "that is needed to start the container: {problem}",
-                fix="use the {runtime} of the distribution's packages or a newer one, or another runtime (Podman: "
-                "`--runtime runc`); `podman info` and `docker info` show which one runs",
+                "that starting the container needs: {problem}",
+                fix="use {runtime} from the distribution's packages or a newer version, or another runtime (Podman: "
+                "`--runtime runc`); `podman info` and `docker info` show which runtime is in use",
             ),
         ),
     ),
     Rule(
         "SG-D025",
-        title="a command does not fit the version of Docker or Compose",
+        title="this version of Docker or Compose does not support a command",
         cause="the installed version does not support what the command asks for: {problem}",
-        fix="compare `docker version` and `docker compose version` with the version that the command needs, and update "
-        "the older program; `docker --help` and `docker compose --help` list what this version knows; a missing "
-        "`compose` command means that the plugin docker-compose-plugin is not installed",
+        fix="compare `docker version` and `docker compose version` with the versions that the command needs, and "
+        "update the program that is older; `docker --help` and `docker compose --help` list what this version "
+        "supports; if the command `docker compose` is missing, install the plugin docker-compose-plugin",
         source="The messages come from docker/cli (cmd/docker/docker.go), pflag (flag.go) and moby "
         "(server/middleware/version.go). The order of the folders comes from docker/cli "
         "(cli-plugins/manager/manager_unix.go); docker/compose issue 13389 (2025-11) has an old plugin. The failure "
@@ -227,25 +229,25 @@ RULES: tuple[Rule, ...] = (
                     r"client version (?P<client>1\.\d+) is too old\. Minimum supported API version is "
                     r"(?P<minimum>[\d.]*\d)"
                 ),
-                title="a program that talks to Docker is older than the daemon accepts",
+                title="a client of Docker is too old for the daemon",
                 cause="a client uses version {client} of Docker's API, but this daemon needs at least {minimum}. "
                 "`docker version` shows only the version of the `docker` command. Compose, buildx and other clients "
                 "have their own versions",
-                fix="run `docker compose version` if a `docker compose` command failed, and update the program that is "
-                "old; an old copy in ~/.docker/cli-plugins or /usr/local/lib/docker/cli-plugins wins over the plugin "
-                "of the package, which is in /usr/libexec/docker/cli-plugins: list them with `ls -l`, and replace the "
-                "old one; for a client in a container (Portainer, Traefik, Watchtower …), use its newer image",
+                fix="if a `docker compose` command failed, run `docker compose version`, and update Compose; look "
+                "for old copies with `ls -l` in ~/.docker/cli-plugins and /usr/local/lib/docker/cli-plugins, and "
+                "replace them: they have priority over the plugin of the package in /usr/libexec/docker/cli-plugins; "
+                "for a client in a container (Portainer, Traefik, Watchtower …), use a newer image of it",
             ),
         ),
     ),
     Rule(
         "SG-L010",
         title="a download waits for a lock file",
-        cause="the download waits for the lock {path}: another download holds it, or one that was ended left it, which "
-        "happens on network file systems without flock",
-        fix="look whether another download of this model runs (`docker ps`, also on other machines with this storage), "
-        "and let it finish; only if none runs, remove this one lock file, and nothing else, and start the stack again; "
-        "with storage.path on a local disk, such locks do not remain",
+        cause="the download waits for the lock {path}. Either another download holds the lock, or an interrupted "
+        "download left it behind, which happens on network file systems without flock",
+        fix="check whether another download of this model is running (`docker ps`, also on other machines that use "
+        "this storage), and let it finish; only if none is running, remove this lock file and nothing else, and "
+        "start the stack again; to prevent this, set storage.path to a local disk",
         source="The messages come from huggingface_hub (utils/_fixes.py) and are quoted in huggingface/huggingface_hub "
         "issue 2543. The failure was not reproduced.",
         explain="Without flock, huggingface_hub uses a file as lock (SoftFileLock). The file stays if its process is "
@@ -255,11 +257,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C012",
         title="a proxy stopped waiting for the engine's answer",
-        cause="the proxy in front of the engine ended the request while {what} from the engine, because its time limit "
-        "passed without a byte; nginx waits 60 seconds by default, and an answer that is not streamed sends nothing "
-        "until it is complete",
-        fix="raise the proxy's limit for these paths (nginx: proxy_read_timeout and proxy_send_timeout, for example "
-        "600s), or let clients stream; the engine shows no failure, so don't restart it",
+        cause="the proxy in front of the engine ended the request while {what} from the engine, because no byte "
+        "arrived within its time limit (60 seconds by default in nginx). An answer that is not streamed sends "
+        "nothing until it is complete",
+        fix="raise the proxy's time limit for these paths (nginx: proxy_read_timeout and proxy_send_timeout, for "
+        "example 600s), or let clients stream; don't restart the engine, because it works",
         source="The message comes from nginx (ngx_http_upstream.c), and is quoted in oasm-platform/open-asm issue 451 "
         "(2026-06). The failure was not reproduced.",
         explain="stackgen's own gateway is HAProxy. This rule is about another proxy in front of it or of the engine. "
@@ -273,11 +275,11 @@ LAST_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D024",
         title="the program crashed",
-        cause="the program ended with exit code {code} ({signal}): it crashed in its own native code; Docker did not "
-        "stop it, and the out-of-memory killer has another code (137)",
+        cause="the program ended with exit code {code} ({signal}), so it crashed in native code. Docker did not stop "
+        "it, and it was not the out-of-memory killer, whose exit code is 137",
         fix="look at the last requests before the crash: if one kind of request repeats the crash, stop sending such "
-        "requests, and try a newer image; most such crashes are bugs of one version; the kernel log names the library "
-        "that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",
+        "requests; try a newer image, because most such crashes are bugs of one version; the kernel log names the "
+        "library that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",
         source="Shells and Docker report 128 plus the number of the signal. ggml-org/llama.cpp issue 27427 (2026-08) "
         "has one.",
         explain="A crash in native code leaves no traceback. The model's files are rarely the reason if the server has "

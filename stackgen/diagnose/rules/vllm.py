@@ -61,10 +61,10 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
 
 NO_FLAG = Variant(
     (),
-    title="an argument is left over",
-    cause="the engine does not know what to do with `{flag}`, which belongs to no flag",
-    fix="write the flag in front of the value, or remove the value; a value with spaces must be one list item in "
-    "extra_args (in a shell, in quotes)",
+    title="a value belongs to no flag",
+    cause="the engine got the argument `{flag}`, which belongs to no flag",
+    fix="write a flag in front of the value, or remove the value; a value with spaces must be one list item in "
+    "extra_args (in a shell, put it in quotes)",
     condition="the argument does not start with a dash",
 )
 
@@ -92,7 +92,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V002",
         title="the number of attention heads is not a multiple of tensor_parallel_size",
         cause="{heads} attention heads can't be divided evenly across {size} GPUs",
-        fix="choose a tensor_parallel_size that divides {heads}; use the remaining GPUs for replicas or "
+        fix="choose a tensor_parallel_size that divides {heads}; use the remaining GPUs for replicas, or for "
         "pipeline_parallel_size",
         source="The message comes from vLLM 0.32.0 (config/model.py, verify_with_parallel_config). The failure was "
         "reproduced.",
@@ -123,8 +123,8 @@ RULES: tuple[Rule, ...] = (
         title="the engine does not know a flag",
         cause="the engine has no flag {flag}",
         fix="change extra_args: {remedy}",
-        page_fix="correct the flag in extra_args, or remove it. `stackgen diagnose` suggests the flag with the most "
-        "similar name in the pinned version of the engine",
+        page_fix="correct the flag in extra_args, or remove it. `stackgen diagnose` suggests the most similar flag "
+        "of the engine's pinned version",
         source="The message comes from argparse of Python 3.10 to 3.13 in vLLM 0.32.0 and FastChat 0.2.36. The "
         "failure was reproduced.",
         explain="argparse stops the start with exit code 2 at the first unknown argument. stackgen passes extra_args "
@@ -149,7 +149,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V006",
         title="vLLM does not know the model's architecture",
         cause="config.json has the architecture {architecture}, which this version of vLLM can't run",
-        fix="set `image:` to an image with a newer vLLM, use another model, or try the engine fastchat, which runs "
+        fix="set `image:` to an image with a newer vLLM, use another model, or try `engine: fastchat`, which runs "
         "the architectures that Transformers supports",
         source="The message comes from vLLM 0.32.0 (model_executor/models/registry.py). The failure was reproduced.",
         explain="A new architecture needs a newer version of vLLM. docs.vllm.ai lists the supported architectures.",
@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
                     r"implementation "
                     r"is not compatible"
                 ),
-                cause="vLLM has no implementation of {architecture}, and can't use the one of Transformers",
+                cause="vLLM has no implementation of {architecture}, and can't use the implementation of Transformers",
                 fix="set `image:` to an image with a newer vLLM, or use another model",
             ),
         ),
@@ -183,7 +183,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V007",
         title="Transformers does not know the model's type",
         cause="config.json has the model_type {type}, which the version of Transformers in the image does not know",
-        fix="set `image:` to an image with a newer version of the engine, and check `model_type` in config.json",
+        fix="set `image:` to an image with a newer version of the engine; if that does not help, check `model_type` "
+        "in config.json",
         source="The message comes from transformers 4.x and 5.x (models/auto/configuration_auto.py). The failure was "
         "reproduced with vLLM and FastChat.",
         explain="The model is newer than the version of Transformers in the image. FastChat works only with "
@@ -213,8 +214,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V009",
         title="the model is not quantized with the method in stack.yaml",
         cause="stack.yaml sets quantization to {method}, but the model is not quantized with {method}",
-        fix="remove `quantization` from stack.yaml, because vLLM reads the method from the model, or use a repository "
-        "with {method} weights",
+        fix="remove `quantization` from stack.yaml, because vLLM reads the method from the model; or use a "
+        "repository with {method} weights",
         source="The message comes from vLLM 0.32.0 (model_executor/model_loader/weight_utils.py, get_quant_config). "
         "The failure was reproduced.",
         explain="AWQ, GPTQ and other methods need weights that were quantized beforehand. If `quantization` is `fp8` "
@@ -243,8 +244,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V018",
         title="the machine has too few NUMA nodes for tensor parallelism on the CPU",
         cause="each rank of the model needs its own NUMA node, but the machine has only the nodes {nodes}",
-        fix='on the CPU, remove tensor_parallel_size, or bind threads by hand (set VLLM_CPU_OMP_THREADS_BIND to "0|1" '
-        "in extra_env)",
+        fix="on the CPU, remove tensor_parallel_size, or set the CPU cores of each rank yourself: "
+        'VLLM_CPU_OMP_THREADS_BIND in extra_env (for example "0|1")',
         source="The message comes from vLLM 0.32.0 (utils/ompmultiprocessing.py). The failure was reproduced.",
         explain="On the CPU, vLLM binds each rank to a NUMA node. Most machines have one NUMA node.",
         patterns=compile_patterns(r"Not enough allowed NUMA nodes to bind threads.*?nodes are (?P<nodes>\[[^\]]*\])"),
@@ -265,7 +266,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V021",
-        title="vLLM's CPU build has no kernel for the model's attention",
+        title="vLLM on the CPU has no kernel for the model's attention",
         cause="the attention of this model needs a kernel that vLLM's CPU build does not have",
         fix="run the model on a GPU, or use the engine llamacpp",
         source="The message comes from vLLM 0.32.0 (csrc/cpu, cpu_attn). The failure was reproduced.",
