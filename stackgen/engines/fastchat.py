@@ -13,6 +13,7 @@ from pydantic import Field
 
 from stackgen.engines._fastchat_dialect import LAUNCHED, PLAIN
 from stackgen.engines._values import find_value_mistakes
+from stackgen.engines._versions import EngineVersion, find_version_mistakes, warn_of_versions
 from stackgen.engines._watch import WATCH_ASSETS, watch_environment
 from stackgen.engines.base import (
     API_KEY,
@@ -51,6 +52,7 @@ class FastChatModel(ModelSpec):
     """A model served by a FastChat worker."""
 
     engine: Literal["fastchat"] = Field(description="The engine")
+    engine_version: EngineVersion = None
     conv_template: Text | None = Field(
         None,
         description="Conversation template. By default, FastChat selects a template by the model's path. If no "
@@ -112,14 +114,15 @@ class FastChat:
                     Asset("engines/fastchat_progress.py", "scripts/fastchat_progress.py"), *WATCH_ASSETS),
             networks=(Network(NETWORK, internal=True),),
             warnings=("FastChat always runs code from the model's repository (trust_remote_code is hard-coded): "
-                      "serve only models that you trust",),
+                      "serve only models that you trust", *warn_of_versions(self.name, context)),
         )  # fmt: skip
 
     def mistakes(self, context: Context) -> list[Mistake]:
-        """Finds what FastChat can't do: several dispatch methods or ports, AMD GPUs, commas in served names."""
-        found = find_value_mistakes(self.name, context)
+        """Finds what FastChat can't do: several dispatch methods, ports or versions, AMD GPUs, commas in names."""
+        found = [*find_value_mistakes(self.name, context), *find_version_mistakes(context)]
         models = list({id(replica.spec): replica.spec for replica in context.replicas}.values())
-        for field, shared in (("dispatch_method", "one controller"), ("port", "one API server")):
+        shares = (("dispatch_method", "one controller"), ("port", "one API server"), ("engine_version", "one image"))
+        for field, shared in shares:
             values = {getattr(model, field) for model in models} - {None}
             if len(values) > 1:
                 listed = ", ".join(sorted(map(str, values)))
@@ -158,7 +161,10 @@ class FastChat:
         if chosen:
             return chosen, None
         variant = "cuda" if any(replica.gpus for replica in context.replicas) else "cpu"
-        return image_tag("fastchat", VERSION, variant), Build("./fastchat", (("VARIANT", variant),))
+        # `mistakes` has checked that all models have the same value
+        version = next((one.spec.engine_version for one in context.replicas if one.spec.engine_version), VERSION)
+        other = (("FASTCHAT_VERSION", version),) if version != VERSION else ()
+        return image_tag("fastchat", version, variant), Build("./fastchat", (("VARIANT", variant), *other))
 
     def _launch_command(self, context: Context, role: str) -> tuple[str, ...]:
         return ("python3", context.site.image_file("fastchat", "launch.py"), role)

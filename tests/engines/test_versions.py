@@ -81,6 +81,29 @@ def test_a_version_without_a_table_is_a_warning_that_names_the_known_ones() -> N
     assert not [one for one in plan(engine_version="0.33.0").warnings if "no table" in one]
 
 
+def test_fastchat_is_built_in_one_version_for_all_models() -> None:
+    models = [{"model": f"org/m{index}", "engine": "fastchat", "served_names": [f"m{index}"], "gpus": "none"}
+              for index in range(2)]  # fmt: skip
+
+    def make(*versions: str | None) -> Plan:
+        entries = [
+            model | ({"engine_version": one} if one else {}) for model, one in zip(models, versions, strict=True)
+        ]
+        return resolve(build_spec({"name": "demo", "models": entries, "gateway": False}, "test"), ComposeSite(), "t")
+
+    same, other = make(PINNED["fastchat"], None), make("0.2.35", None)
+    assert not [one for one in same.warnings if "no table" in one]
+    [warning] = [one for one in other.warnings if "no table" in one]
+    assert "models[0].engine_version" in warning and "It knows 0.2.36" in warning
+    [build] = [one.build for one in other.services if one.build]
+    assert dict(build.args)["FASTCHAT_VERSION"] == "0.2.35"
+    assert not [one.build for one in same.services if one.build and "FASTCHAT_VERSION" in dict(one.build.args)]
+    images = {one.image.rpartition("-")[0] for one in other.services if one.engine == "fastchat"}
+    assert images == {"stackgen/fastchat:0.2.35-cpu"}
+    with pytest.raises(SpecError, match=r"share one image, but engine_version differs: 0\.2\.35, 0\.2\.36"):
+        make("0.2.35", "0.2.36")
+
+
 @pytest.mark.parametrize("version", ["latest", "../vllm", "v0.33.0", "1"])
 def test_what_is_no_version_is_refused(version: str) -> None:
     with pytest.raises(SpecError, match="engine_version"):
