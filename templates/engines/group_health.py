@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Health check of a node that computes for another one and answers no requests, run inside its container.
+"""Health check of a further node of a replica, which answers no requests itself. Runs inside the node's container.
 
-Exits 0 if a connection to the first node at PORT is established: torch's store, where all ranks of a replica meet. The
-connection ends when the first node does, and this node can't compute without it. With `--wait`, waits until the first
-node accepts connections: its name resolves only after it has an address.
+Exits 0 if a connection to the first node at PORT is established. PORT is torch's store, where all ranks of a replica
+meet. The connection closes when the first node exits, and without the first node, this node can't compute. With
+`--wait`, waits until the first node accepts connections: its name resolves only after it has an address.
 Source: PyTorch 2.x, `torch/csrc/distributed/c10d/TCPStore.cpp` (each client keeps one connection); proc(5), net/tcp.
 Usage: group_health.py [--wait] LEADER PORT
 """

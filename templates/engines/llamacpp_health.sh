@@ -1,7 +1,7 @@
 #!/bin/sh
 # Health check of a llama.cpp service, run inside its container: exits 0 if the server generates a token.
 # A router (--models-dir) must answer, and each model that is loaded must generate a token. The request goes to the
-# model's own process, so that it neither loads a model nor counts as a use of this model.
+# model's own process, so that it loads no model, and the router does not count it as a use of the model.
 # Uses curl in upstream's image, and python3 in stackgen's image.
 # Usage: llamacpp_health.sh http://127.0.0.1:8080 [router]
 set -eu
@@ -36,5 +36,5 @@ if [ "${2:-}" = router ]; then
 else
   request "$1/v1/completions" "$body" >/dev/null
 fi
-# supervise.sh reads from this file that the service was healthy
+# from this file, supervise.sh knows that the service was healthy
 : > "${STACKGEN_READY_FILE:-/tmp/stackgen.ready}"

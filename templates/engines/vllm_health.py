@@ -93,7 +93,7 @@ def main(base):
         sys.exit(f"{error.url} answered {error.code}: {error.read(300).decode(errors='replace')}")
     except (OSError, ValueError, LookupError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    # supervise.sh reads from this file that the service was healthy
+    # from this file, supervise.sh knows that the service was healthy
     READY.touch()
 
 

@@ -1,12 +1,12 @@
--- Reads the number of tokens in responses, for usage.lua. Sets txn.usage: the key's name, tokens of the prompt, and tokens
--- of the answer, which the log passes on when the request has ended, also if the client has left.
--- A stream whose request did not ask for `usage` reports none: then each event counts as one token, and four bytes of the
--- request's body as one. API: HAProxy 3.2's Lua documentation (core.register_filter, HTTPMessage).
+-- Reads the number of tokens in responses. Sets txn.usage: the key's name, and the tokens of the prompt and of the answer.
+-- The log format passes it to usage.lua when the request has ended, even if the client has disconnected.
+-- If a request does not ask for `usage`, its stream contains none. Then each event counts as one token, and so do each
+-- four bytes of the request's body. API: HAProxy 3.2's Lua documentation (core.register_filter, HTTPMessage).
 
 -- more than the longest `"prompt_tokens":NUMBER`, which may be cut in two by the end of a chunk
 local OVERLAP = 64
 local BYTES_PER_TOKEN = 4
--- the beginning of an event with JSON, which `[DONE]` is not; after this number of events, the count is saved
+-- how an event with JSON begins (`data: [DONE]` is none), and the number of events after which the count is saved
 local EVENT, EVENTS = "data: {", 4
 -- fields of OpenAI's APIs and of Anthropic's; a quote inside a text is escaped, so no text contains these patterns
 local FIELDS = {
@@ -64,7 +64,7 @@ function Counter:http_payload(txn, message)
     local at = text:find(EVENT, math.max(1, fresh - #EVENT + 1), true)
     while at do
         self.events = self.events + 1
-        -- also for a client that leaves before the end
+        -- saved now and then, because the client may disconnect before the end
         if self.events % EVENTS == 1 then report(self, txn) end
         at = text:find(EVENT, at + #EVENT, true)
     end

@@ -1,8 +1,8 @@
 -- Sums the tokens of each key that count.lua has read, today (UTC) and in total, and applies the token budgets.
 -- This file is loaded into one Lua state for all threads (lua-load). After a reload, an old worker still finishes its
--- streams: each worker has a file of its own, and adds the sums in the files of the others. The file gets a line when a
--- request ends, because a worker may end right afterwards. The files are in the container's memory, so the sums begin
--- again when the container starts.
+-- streams. So each worker has its own file, and also adds the sums in the files of the other workers. A worker appends
+-- a line when a request ends, because it may exit right afterwards. The files are in the container's memory, so the sums
+-- restart at zero when the container starts.
 -- API: HAProxy 3.2's Lua documentation (core.register_task, core.register_action, core.get_info).
 
 local FOLDER, DAY = "/tmp/", 86400
@@ -67,7 +67,7 @@ local function read_others()
             -- its own sums are in memory
         elseif is_running(worker) then
             read(path, found)
-        -- only one worker can rename the file of a worker that has ended, and takes its sums over
+        -- only one worker can rename the file of a worker that has exited, and this worker takes over its sums
         elseif os.rename(path, path .. "." .. pid) then
             read(path .. "." .. pid, own)
             compact()
@@ -80,7 +80,7 @@ end
 
 core.register_task(function()
     pid = tostring(core.get_info().Pid)
-    -- of an earlier worker with the same number
+    -- sums of an earlier worker with the same process id
     read(FOLDER .. "usage." .. pid, own)
     local file = io.open(WORKERS, "a")
     if file then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Waits until the Job `download` has put the weights of this pod on the claim: it writes a marker for each model last.
+# Waits until the Job `download` has put the weights of this pod on the claim: the Job writes a model's marker last.
 # Usage: wait_for_weights.sh MARKER…
 for marker in "$@"; do
   seconds=0

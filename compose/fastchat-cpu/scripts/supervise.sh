@@ -5,15 +5,15 @@
 #   stays down, and the reason is at the end of its log.
 # - Healthy before: the service is restarted here. vLLM exits with 0 when its engine dies. After exit code 0,
 #   Docker restarts a container only with a policy that restarts forever.
-# - Healthy before, and hangs: the command $STACKGEN_WATCH finds this out and kills the service, which is restarted
-#   here, too. After the third hang in an hour, the container exits with an error.
+# - Healthy before, but hangs: the command $STACKGEN_WATCH detects the hang and kills the service. The service is then
+#   restarted here, too. After the third hang within an hour, the container exits with an error.
 #
 # The service's health check creates the file $ready when it passes for the first time.
 ready=${STACKGEN_READY_FILE:-/tmp/stackgen.ready}
 # the watch creates this file before it kills a service that hangs
 hang=${STACKGEN_HANG_FILE:-/tmp/stackgen.hang}
 child= watch= stopping= hangs= pause=1
-# a Python service that the watch ends with SIGABRT prints where its threads are
+# when the watch ends a Python service with SIGABRT, Python then prints the stacks of its threads
 [ -z "${STACKGEN_WATCH:-}" ] || export PYTHONFAULTHANDLER="${PYTHONFAULTHANDLER:-1}"
 # llama.cpp's own images keep llama-server in /app, which is not on their PATH
 PATH=$PATH:/app
@@ -40,7 +40,7 @@ wait_for_gateway() {
     sleep 0.2
   done
 }
-# counts the hangs of the last hour, with one that has just ended
+# counts the hangs of the last hour, including the one that has just ended
 count_hangs() {
   now=$(date +%s) number=1 recent=
   for time in $hangs; do
@@ -51,12 +51,12 @@ count_hangs() {
 stop() {
   [ -z "$stopping" ] || return 0
   stopping=1
-  # a service that finishes its last requests is no hang
+  # a service that finishes its last requests does not hang
   [ -z "$watch" ] || [ -e "$hang" ] || kill "$watch" 2>/dev/null
   [ -n "$child" ] || return 0
   if [ -e "$ready" ]; then
     [ -z "${STACKGEN_GATEWAY:-}" ] || wait_for_gateway
-    # a command that returns when nothing is in flight, for a service that would abort its requests
+    # this command returns when no request is in flight; only services that would abort their requests have it
     ${STACKGEN_DRAIN:-}
   else
     # vLLM ignores SIGTERM during its start, and nothing is in flight
@@ -91,7 +91,7 @@ while :; do
     say "the service ended with code $code after ${lived}s and was never healthy: see the reason above"
     exit "$code"
   fi
-  # a cluster restarts the container itself, and gives it the time of a start again
+  # a cluster restarts the container itself, with a new time limit for the start
   if [ "${STACKGEN_RESTART:-}" = exit ]; then
     [ ! -e "$hang" ] || say "the service hung: \"the service hangs\" above shows why"
     say "the service was healthy and ended with code $code after ${lived}s"

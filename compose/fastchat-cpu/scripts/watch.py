@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Watches an engine for hangs. supervise.sh starts it next to the engine: watch.py ENGINE BASE_URL SECONDS PID.
 
-Hung means all of: no counter of the engine has moved for SECONDS, a request for one token, sent after 0.6 x SECONDS,
-got no answer in 0.32 x SECONDS, and the processes below PID are stopped or asleep. An engine that computes (CPU, GPU,
-disk) without progress gets PATIENCE x SECONDS: a long prompt or a compiler is no hang. Then the evidence goes to the
-container's log and to a file, and the processes are killed: the gateway retries their requests, and supervise.sh
-restarts the engine.
-Nothing is watched before the first passing health check. docs/decisions/hangs.md has the reasons.
+An engine hangs if all of these are true:
+- No counter of the engine has moved for SECONDS.
+- A request for one token, sent after 0.6 x SECONDS, got no answer within 0.32 x SECONDS.
+- The processes below PID are stopped or asleep. If they compute (CPU, GPU, disk) without progress, the watch waits
+  PATIENCE x SECONDS, because a long prompt or a compiler is no hang.
+
+The watch then writes the evidence to the container's log and to a file, and kills the processes. The gateway retries
+their requests, and supervise.sh restarts the engine. The watch begins after the first health check that passes.
+docs/decisions/hangs.md gives the reasons.
 """
 
 import importlib
@@ -109,7 +112,7 @@ class Watch:
         self.engine, self.seconds, self.root = engine, seconds, root
         self.activity = Activity(seconds)
         self.counters, self.probe = None, None
-        # times: of the last progress or computation, and of the last move of a counter
+        # the time of the last progress or computation, and the time when a counter last moved
         self.since = self.moved_at = time.monotonic()
         self.last_tick = self.last_poll = self.last_awake = self.ready_at = 0.0
         # whether the engine's processes have run since the counters were read
@@ -120,7 +123,7 @@ class Watch:
         return self.engine.has_counters and time.monotonic() - self.moved_at >= PATIENCE * self.seconds
 
     def _counted(self, tree):
-        # a web server in front of the engine's processes is busy as long as clients try again
+        # a web server in front of the engine's processes is busy as long as clients retry
         below = [one for one in tree if one.pid != self.root and "APIServer" not in one.title]
         return tree if self.is_silent else below or tree
 
@@ -145,7 +148,7 @@ class Watch:
         now, tree = time.monotonic(), processes.find_tree(self.root)
         passed, self.last_tick = now - self.last_tick, now
         cores = self.activity.add(now, tree, self._counted(tree))
-        # after a pause of the container, what was before means nothing
+        # after a pause of the container, earlier samples mean nothing
         if passed > self.seconds / 2 or self._has_answered():
             self.since = self.moved_at = now
             self.probe = None
@@ -154,7 +157,7 @@ class Watch:
             self.last_awake, self.has_run = now, True
         if cores > COMPUTING_CORES and not self.is_out_of_patience:
             self.since, self.probe = now, None
-        # what computes now can't be asleep, and is read less often
+        # an engine that computes now can't be asleep, so its counters are read less often
         pause = self.seconds / 10 if cores < COMPUTING_CORES else self.seconds
         is_due = self.has_run and now - self.last_poll >= pause
         if now - self.since >= 0.6 * self.seconds or is_due:
@@ -194,7 +197,7 @@ def report(watch, kind, reason):
     for line in lines:
         say(line)
     try:
-        # supervise.sh reads from this file why the service ended
+        # from this file, supervise.sh knows why the service ended
         EVIDENCE.write_text("\n".join(lines) + "\n")
         watch_metrics.count(kind)
     finally:
@@ -216,7 +219,7 @@ def main():
     while True:
         try:
             reason = watch.tick()
-        # an engine that is ending, or a machine without memory: nothing is known, and the watch goes on
+        # the engine is exiting, or the machine has no memory: the state is unknown, and the watch continues
         except Exception as error:
             text = f"the watch for hangs: {type(error).__name__}: {error}"
             if text != told:

@@ -1,7 +1,7 @@
 """The progress of a FastChat worker, for watch.py: a request for one token.
 
-A worker of FastChat 0.2.36 has no counter that an HTTP request shows, so its progress is the answer to the request, and
-the time that its process computes. Its web server and its model share one process (fastchat/serve/model_worker.py).
+A worker of FastChat 0.2.36 serves no counters. So its progress is the answer to this request, and the CPU time of its
+process. Its web server and its model share one process (fastchat/serve/model_worker.py).
 """
 
 import json
@@ -37,7 +37,7 @@ class Engine:
         except (OSError, ValueError):
             self.slack = 1
             return None
-        # clients that read their stream slowly hold all places of the worker, which computes nothing then
+        # clients that read slowly can occupy all slots of the worker, which then computes nothing
         self.slack = 4
         return ()
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Waits until a llama.cpp service, in whose container it runs, generates nothing. llama-server can't finish its requests
-# on SIGTERM: it aborts them. Uses curl in upstream's image, and python3 in stackgen's image.
-# A router (--models-dir) has one process for each loaded model, with slots of its own.
+# Waits until the llama.cpp service in this container has no request in flight, because llama-server aborts its requests
+# on SIGTERM. Uses curl in upstream's image, and python3 in stackgen's image.
+# A router (--models-dir) has one process for each loaded model, each with its own slots.
 # Usage: llamacpp_drain.sh http://127.0.0.1:8080 SECONDS [router]
 set -u
 get() {  # URL SECONDS: prints the answer
@@ -20,7 +20,7 @@ slots() {  # URL SECONDS [router]
   models=$(get "$1/v1/models" "$2") || return 1
   # "status":{"value":"loaded","args":[…,"--port","50669",…
   for port in $(printf '%s' "$models" | grep -o '"value":"loaded","args":\[[^]]*\]' | grep -o '"--port","[0-9]*"' | tr -dc '0-9\n'); do
-    # a model may be unloaded meanwhile
+    # the router may have unloaded the model meanwhile
     get "${1%:*}:$port/slots" "$2" || true
   done
 }

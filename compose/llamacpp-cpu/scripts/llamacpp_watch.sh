@@ -2,7 +2,7 @@
 # Watches llama-server for hangs, with the rules of watch.py. supervise.sh starts it: upstream's image has no python3.
 # Usage: llamacpp_watch.sh http://127.0.0.1:8080 SECONDS PID
 #
-# GET /slots shows the tokens of each request (n_prompt_tokens_processed, n_decoded). A thread of its own answers it, also
+# GET /slots shows the tokens of each request (n_prompt_tokens_processed, n_decoded). A separate thread answers it, even
 # while llama-server computes (tools/server/server-queue.cpp of build 11434).
 set -u
 base=$1 seconds=$2 pid=$3 folder=${0%/*}
@@ -26,13 +26,13 @@ usage() {
 threads() { cat /proc/"$pid"/task/*/stat 2>/dev/null | sed 's/^[0-9]* (\(.*\)) \(.\) .*/\2 \1/' | sort | uniq -c; }
 is_gpu_busy() {
   [ -e /dev/nvidiactl ] || [ -e /dev/kfd ] || return 1
-  # a load that nothing shows counts as busy
+  # if no tool shows the load, the GPU counts as busy
   shown=$(timeout 5 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null ||
     cat /sys/class/drm/card*/device/gpu_busy_percent 2>/dev/null) || return 0
   [ -z "$shown" ] || [ -n "${shown//[0$'\n ']/}" ]
 }
 progress() { since=$(now) idle=$since stopped=$since; }
-# compares the process with the previous sample: `idle` and `stopped` are the times since when it has been so
+# compares the process with the previous sample; `idle` and `stopped` are the times since which it is so
 sample() {
   local time ran before=$cpu seen=$faults
   time=$(now)
@@ -56,7 +56,7 @@ hang: process $pid (llama-server): state $state, $((cpu / 100)) s of CPU time
 $(threads | sed 's/^/hang:   threads: /')
 $(grep -oE '"(id|is_processing|n_prompt_tokens_processed|n_decoded)":[a-z0-9]+' <<<"$before" | sed 's/^/hang: /')"
   while read -r line; do say "$line"; done <<<"$lines"
-  # supervise.sh reads from this file why the service ended
+  # from this file, supervise.sh knows why the service ended
   echo "$lines" >"$hang"
   kill -KILL "$pid"
   exit
@@ -67,7 +67,7 @@ before="" runs="" cpu=0 faults=0 last=$(now)
 usage
 progress
 while sleep "$((seconds / 10)).$((seconds % 10))"; do
-  # after a pause of the container, what was before means nothing
+  # after a pause of the container, earlier samples mean nothing
   if [ $(($(now) - last)) -gt $((seconds * 50)) ]; then progress; fi
   sample
   text=$(slots)

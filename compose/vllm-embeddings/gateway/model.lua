@@ -3,7 +3,7 @@
 -- API: HAProxy 3.2's Lua documentation (core.register_action, txn.f, txn:set_var).
 
 local UNESCAPED = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
--- bytes after which a body's copy is released at once; the collector alone lets copies accumulate
+-- copies of bodies with more bytes are released at once, because the garbage collector alone lets copies accumulate
 local LARGE = 2 ^ 20
 
 -- Position of the closing quote of the string that opens at `from`

@@ -20,8 +20,8 @@ api() {
   exec 3>&-
 }
 
-# Accepts no more connections, finishes the requests, and only then stops the ports between the two processes. With a
-# SIGUSR1 at once, a large body that is still arriving could not return from the second process.
+# Accepts no more connections, finishes the requests, and only then stops the ports between the two processes. If both
+# processes got SIGUSR1 at once, a large body that is still arriving could not return from the second process.
 stop_gracefully() {
   for frontend in accepting redirect page api; do
     # `disable` refuses connections, which `shutdown` alone would leave waiting; `shutdown` closes idle ones

@@ -1,9 +1,9 @@
 """The progress of a vLLM server, for watch.py: counters of the engine's process, and a request for one token.
 
-Each step of the engine's process sends its statistics to the web server, also a step that computes only a part of a
-prompt and yields no token: then, `vllm:kv_cache_usage_perc` rises, and the token counters don't. All metrics below
-change only when statistics arrive (vllm/v1/metrics/loggers.py, `PrometheusStatLogger.record`, and
-vllm/v1/core/sched/scheduler.py, `make_stats`, of 0.32.0).
+After each step, the engine's process sends statistics to the web server. If a step computes only a part of a prompt, it
+yields no token: `vllm:kv_cache_usage_perc` rises, but the token counters don't. All metrics below change only when
+statistics arrive (vllm/v1/metrics/loggers.py, `PrometheusStatLogger.record`, and vllm/v1/core/sched/scheduler.py,
+`make_stats`, of 0.32.0).
 """
 
 import vllm_health
@@ -21,8 +21,8 @@ AWAKE = 'sleep_state="awake"'
 class Engine:
     """A vLLM server at `base`."""
 
-    # times the timeout that an engine which is asleep gets: the web server reads the engine's tokens even if the client
-    # doesn't, so nothing but a hang puts it to sleep
+    # an engine that is asleep gets the timeout x slack. vLLM's web server reads the engine's tokens even if the client
+    # does not, so only a hang puts the engine to sleep
     slack = 1
     has_counters = True
 
@@ -37,7 +37,7 @@ class Engine:
             return None
         lines = text.splitlines()
         self.lines = tuple(line for line in lines if line.startswith(PREFIXES))
-        # a model in sleep mode answers nothing. Without counters (--disable-log-stats), nothing is known
+        # a model in sleep mode answers no requests; without counters (--disable-log-stats), its state is unknown
         sleeps = any(AWAKE in line and line.endswith(" 0.0") for line in lines)
         self.is_paused = sleeps or not self.lines
         return self.lines

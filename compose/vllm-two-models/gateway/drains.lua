@@ -1,5 +1,5 @@
--- Metrics of drained replicas. What HAProxy knows decides whether a replica is drained, so a drain that is over never
--- shows. Since when it is drained is in the lease, which survives a reload (stackgen/runtimes/compose/drains.py).
+-- Metrics of drained replicas. HAProxy's own state decides whether a replica is drained, so a drain that is over never
+-- appears. The lease contains the start of the drain, and survives a reload (stackgen/runtimes/compose/drains.py).
 -- API: HAProxy 3.2's Lua documentation (core.register_converters, Server.is_draining, core.now).
 
 local LEASES = "/tmp/drained/"

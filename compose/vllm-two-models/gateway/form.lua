@@ -4,7 +4,7 @@
 
 -- Starlette, which vLLM uses, refuses forms with more fields
 local PARTS = 1000
--- bytes after which a body's copy is released at once; the collector alone lets copies accumulate
+-- copies of bodies with more bytes are released at once, because the garbage collector alone lets copies accumulate
 local LARGE = 2 ^ 20
 
 -- The parameters of a header's value, for example `form-data; name="model"`, with names in lower case

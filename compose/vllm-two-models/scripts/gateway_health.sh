@@ -27,6 +27,6 @@ for lease in /tmp/drained/*; do
     [ "$server" != "$name" ] || api "set server $backend/$name state ready"
   done
   rm -f "$lease"
-  # the output of a health check is not in the log, but that of process 1 is
+  # Docker's log contains the output of process 1, but not the output of a health check
   echo "Enabled $name again: the command that drained it has ended without enabling it" >/proc/1/fd/1 || true
 done

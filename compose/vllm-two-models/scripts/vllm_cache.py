@@ -2,8 +2,8 @@
 """Prints the variables that give vLLM's compiled code a folder for this image and this kind of GPU.
 
 VLLM_CACHE_ROOT names a folder for the model, the reference of the image, and the flags. Only the container knows what
-is in the image and which GPU it got, so supervise.sh runs this script before the service. vLLM has a key of its own,
-which contains neither the image nor, before PyTorch 2.12, the GPU (docs.vllm.ai, "torch.compile integration").
+the image contains and which GPU it got, so supervise.sh runs this script before the service. vLLM's own key contains
+neither the image nor, before PyTorch 2.12, the GPU (docs.vllm.ai, "torch.compile integration").
 """
 
 import csv
