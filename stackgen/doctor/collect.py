@@ -21,6 +21,7 @@ from stackgen.spec import is_local
 from stackgen.stack.envfile import env_file, read_env
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
 from stackgen.stack.keys import is_env_key_refused
+from stackgen.stack.lost_keys import KeptKeys
 from stackgen.stack.project import compare_folders
 from stackgen.targets.compose import ComposeSite
 
@@ -88,6 +89,7 @@ def collect_inputs(
     hub: Mapping[str, HubLookup | None] | None = None,
     offline: bool = False,
     cluster: ClusterFacts | None = None,
+    kept: KeptKeys | None = None,
 ) -> DoctorInputs:
     """The inputs for a stack on a machine, with all facts from the machine's disk."""
     if stack is None:
@@ -124,7 +126,7 @@ def collect_inputs(
         cached=cached,
         adapters=dict(_read_adapters(stack, base, host, hub)),
         vocabularies=_find_vocabularies(stack, host.storage_root),
-        env=read_env_facts(base),
+        env=replace(read_env_facts(base), kept=kept or KeptKeys()),
         changes=tuple(compare(files, stack.output)),
         others=compare_folders((folder for name, folder in host.projects or () if name == stack.plan.name), base),
         missing=tuple(_find_missing_files(stack, base)),

@@ -11,6 +11,7 @@ from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.facts import Host
 from stackgen.errors import Mistake
 from stackgen.resolve.placement import place
+from stackgen.stack.lost_keys import KeptKeys
 from stackgen.stack.project import OtherFolders
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class EnvFacts:
     """A stack's `.env`: whether it exists, its mode, and its variables as Compose would read them.
 
     `missing_files` are variables whose value is the path of a file that can't be read. `key_refused`: the gateway's
-    list of keys does not contain the key.
+    list of keys does not contain the key. `kept` is what is known about the values that the file lacks.
     """
 
     path: str
@@ -82,6 +83,7 @@ class EnvFacts:
     error: str = ""
     missing_files: tuple[str, ...] = ()
     key_refused: bool = False
+    kept: KeptKeys = field(default_factory=KeptKeys)
 
 
 @dataclass(frozen=True, slots=True)

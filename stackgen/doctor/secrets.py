@@ -47,6 +47,9 @@ def check_env_present(inputs: DoctorInputs) -> Results:
     # Compose also reads the shell's environment, so .env is not needed if the key is set there
     elif env.values.get(API_KEY):
         yield ok("the key comes from the environment", evidence=API_KEY)
+    elif env.kept.values or env.kept.lost:
+        yield warn(".env is lost: `docker compose up` will refuse to start without .env", evidence=env.path,
+                   fix="SG-P072 shows how to get each value back")  # fmt: skip
     else:
         yield warn(
             ".env does not exist: `docker compose up` will refuse to start without .env",
@@ -74,10 +77,22 @@ def check_env_complete(inputs: DoctorInputs) -> Results:
     """Every variable that the stack requires has a value that is not a placeholder."""
     env = inputs.env
     # a missing or unreadable file is reported once, by SG-P070
-    if env is None or env.error or (not env.exists and not env.values.get(API_KEY)):
+    if env is None or env.error:
         return
+    for lost in env.kept.lost:
+        yield fail(f"{lost.name} is lost: {lost.reason}", evidence=f"{env.path} has no value", fix=lost.remedy)
+    if env.kept.values:
+        yield warn(
+            f"{', '.join(env.kept.values)} {'is' if len(env.kept.values) == 1 else 'are'} missing in .env",
+            evidence=f"{env.kept.source} still have the old values",
+            fix=f"`stackgen up {rendered_folder(inputs)}` and `stackgen render` restore them",
+        )
+    # without a file, the values that nobody has lost are written by the next command
+    if not env.exists and not env.values.get(API_KEY):
+        return
+    known = {*env.kept.values, *(one.name for one in env.kept.lost)}
     required = [v for s in inputs.services() for _, v in s.environment if isinstance(v, EnvRef) and v.required]
-    for ref in dict.fromkeys(required):
+    for ref in dict.fromkeys(ref for ref in required if ref.name not in known):
         value = env.values.get(ref.name, "") or env.values.get(ref.alternative, "")
         # stackgen generates these itself, e.g. the engines' key behind a gateway
         if not value and ref.name in GENERATED_SECRETS and ref.name != API_KEY:

@@ -16,7 +16,7 @@ from stackgen.stack.envfile import env_file, read_env
 from stackgen.stack.folder import Stack
 from stackgen.stack.keys import MAP
 
-__all__ = ["write_secrets"]
+__all__ = ["read_secrets", "write_secrets"]
 
 # in .env: the file with the token
 TOKEN_FILE = "HF_TOKEN_FILE"  # noqa: S105
@@ -55,6 +55,14 @@ def write_secrets(stack: Stack) -> list[Path]:
             path.unlink()
             changed.append(path)
     return changed
+
+
+def read_secrets(stack: Stack) -> dict[str, str]:
+    """The variables of `.env` that the files of the Secrets contain, as a former start has written them."""
+    needed, folder = secret_files(stack.plan, stack.spec.cluster), stack.output / SECRETS_FOLDER
+    text = _read(folder / "engine.env").decode("utf-8", "replace")
+    found = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
+    return found | {name: _read(folder / name).decode("utf-8", "replace") for name in needed.client}
 
 
 def _lines(plan: Plan, needed: SecretFiles, env: dict[str, str], folder: Path) -> list[str]:

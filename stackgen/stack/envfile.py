@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from stackgen.errors import StackgenError
@@ -14,8 +14,8 @@ from stackgen.render.write import remove_leftovers, write_atomically
 from stackgen.resources import read_env_example
 
 __all__ = [
-    "API_KEY", "GENERATED_SECRETS", "HUB_TOKENS", "complete_env", "create_env", "decode_env", "env_file", "env_path",
-    "generate_key", "read_api_key", "read_env", "warn_hub_token",
+    "API_KEY", "GENERATED_SECRETS", "HUB_TOKENS", "add_values", "complete_env", "create_env", "decode_env", "env_file",
+    "env_path", "generate_key", "has_run", "read_api_key", "read_env", "warn_hub_token",
 ]  # fmt: skip
 
 API_KEY = "STACKGEN_API_KEY"
@@ -32,13 +32,17 @@ def generate_key() -> str:
     return f"sk-{secrets.token_urlsafe(32)}"
 
 
-def create_env(folder: Path) -> bool:
-    """Writes `folder/.env` from `.env.example` with new keys. Returns False, and changes nothing, if .env exists."""
+def create_env(folder: Path, without: Collection[str] = ()) -> bool:
+    """Writes `folder/.env` from `.env.example` with new keys. Returns False, and changes nothing, if .env exists.
+
+    The keys `without` stay empty.
+    """
     if (folder / ".env").exists():
         return False
-    text = re.sub(
-        rf"(?m)^({'|'.join(GENERATED_SECRETS)})=$", lambda match: f"{match[1]}={generate_key()}", read_env_example()
-    )
+    names = "|".join(name for name in GENERATED_SECRETS if name not in without)
+    text = read_env_example()
+    if names:
+        text = re.sub(rf"(?m)^({names})=$", lambda match: f"{match[1]}={generate_key()}", text)
     # the mode is set when the file is created, so nobody else can open the file even for a moment
     write_atomically(env_path(folder), text, mode=0o600)
     return True
@@ -52,23 +56,36 @@ def env_path(folder: Path) -> Path:
     return path
 
 
-def complete_env(folder: Path, names: Iterable[str]) -> list[str]:
+def has_run(folder: Path) -> bool:
+    """Whether the stack in `folder` has been started, or a client has got a key: somebody may use its keys."""
+    return any((folder / name).exists() for name in TRACES)
+
+
+def complete_env(folder: Path, names: Iterable[str], without: Collection[str] = ()) -> list[str]:
     """Generates the secrets among `names` that `folder/.env` lacks. Returns the names that were added.
 
-    The API key is added only to a stack that has never run.
+    The secrets `without` are not generated, and the API key only for a stack that has never run.
     """
-    known, wanted = read_env(folder), set(names)
+    known, wanted = read_env(folder), set(names).difference(without)
     # clients of a stack that has run may still use its lost key, and a new key would lock them out
-    if any((folder / name).exists() for name in TRACES):
+    if has_run(folder):
         wanted.discard(API_KEY)
     missing = [name for name in GENERATED_SECRETS if name in wanted and not known.get(name)]
-    if missing:
-        text = _read_text(folder)
-        text = re.sub(rf"(?m)^({'|'.join(missing)})=[ \t]*\n", "", text)
-        lines = "".join(f"{name}={generate_key()}\n" for name in missing)
-        text += "\n" if text and not text.endswith("\n") else ""
-        write_atomically(env_path(folder), text + lines, mode=0o600)
+    add_values(folder, {name: generate_key() for name in missing})
     return missing
+
+
+def add_values(folder: Path, values: Mapping[str, str]) -> None:
+    """Writes `values` into `folder/.env`, each in place of its empty line, if there is one.
+
+    Raises StackgenError for a value that no line of the file can contain.
+    """
+    if not values:
+        return
+    text = re.sub(rf"(?m)^(?:{'|'.join(values)})=[ \t]*\n", "", _read_text(folder))
+    lines = "".join(f"{name}={_quote(value)}\n" for name, value in values.items())
+    text += "\n" if text and not text.endswith("\n") else ""
+    write_atomically(env_path(folder), text + lines, mode=0o600)
 
 
 def read_env(folder: Path) -> dict[str, str]:
@@ -142,6 +159,15 @@ def _read_text(folder: Path) -> str:
         f"{path} can't be read: {reason}",
         "stackgen and Compose read keys from a file with this name. Make it a file that you can read, or move it away",
     )
+
+
+def _quote(value: str) -> str:
+    if re.fullmatch(r"[\w./:@%+=,-]*", value, re.ASCII):
+        return value
+    # Compose takes everything between single quotes as it is
+    if "'" in value or "\n" in value:
+        raise StackgenError("a value contains a quote or a line break", "write the line into .env yourself")
+    return f"'{value}'"
 
 
 def _unquote(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from stackgen.errors import StackgenError
 from stackgen.plan import Plan
 from stackgen.render.write import write_atomically
-from stackgen.stack.envfile import API_KEY, complete_env, create_env, env_path, read_env
+from stackgen.stack.envfile import API_KEY, complete_env, create_env, env_path, has_run, read_env
 
 __all__ = ["ENGINE_KEY", "share_key"]
 
@@ -22,11 +22,17 @@ ENGINE_KEY = "STACKGEN_ENGINE_KEY"
 def share_key(front: Path, folder: Path, plan: Plan) -> None:
     """Writes the .env of the machine in `folder` with the key of the first one, which is in `front`.
 
-    Raises StackgenError if a .env is there with another key: nobody knows which of the two is in use.
+    Raises StackgenError if a .env is there with another key, because nobody knows which of the two is in use, and if
+    the first machine has lost its key.
     """
     if folder == front:
         return
     create_env(front)
+    if has_run(front) and not read_env(front).get(ENGINE_KEY):
+        raise StackgenError(
+            f"{front / '.env'} lacks {ENGINE_KEY}, and the gateways of the other machines accept only the old one",
+            f"write the value of {API_KEY} in the .env of another machine into {front / '.env'}, as {ENGINE_KEY}=…",
+        )
     complete_env(front, [ENGINE_KEY])
     key = read_env(front)[ENGINE_KEY]
     if create_env(folder):

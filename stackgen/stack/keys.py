@@ -26,7 +26,7 @@ from stackgen.stack.key_info import DEFAULT, KeyInfo
 
 __all__ = [
     "DEFAULT", "MAP", "KeyInfo", "create_key", "create_keys", "digest", "forget_keys", "is_env_key_refused",
-    "list_keys", "load_keys", "read_map", "remove_key", "rotate_key",
+    "is_key_accepted", "list_keys", "load_keys", "read_map", "remove_key", "rotate_key",
 ]  # fmt: skip
 
 MAP = "gateway/keys.map"
@@ -165,12 +165,21 @@ def is_env_key_refused(folder: Path) -> bool:
 
     Raises StackgenError if the map can't be read.
     """
-    entries = _read_entries(folder)
+    _read_entries(folder)
     try:
-        return entries is not None and digest(read_api_key(folder)) not in {one for one, _ in entries}
+        return not is_key_accepted(folder, read_api_key(folder))
     # a missing key is another error
     except StackgenError:
         return False
+
+
+def is_key_accepted(folder: Path, key: str) -> bool:
+    """Whether the gateway accepts `key`, as far as the map says: without a map, any key may be the one in use.
+
+    Raises StackgenError if the map can't be read.
+    """
+    entries = _read_entries(folder)
+    return entries is None or digest(key) in {one for one, _ in entries}
 
 
 def read_map(folder: Path) -> dict[str, str]:

@@ -229,10 +229,11 @@ class World:
             containers=lambda all=True, filters=None: [self._row(one) for one in self.containers.values()],
             inspect_container=lambda id: self._get(id).attrs,
             images=lambda: [],
+            volumes=lambda: {"Volumes": []},
             logs=lambda id, **options: b"2026-01-01T00:00:41Z Application startup complete.\n",
         )
         containers = SimpleNamespace(get=self._get, list=lambda filters: self._running_containers(filters["label"][-1]))
-        client = SimpleNamespace(ping=lambda: True, api=api, containers=containers)
+        client = SimpleNamespace(ping=lambda: True, api=api, containers=containers, close=lambda: None)
         clock = SimpleNamespace(sleep=self._sleep, monotonic=lambda: self._now)
         monkeypatch.setattr("docker.from_env", lambda **options: client)
         for module in (gateway, haproxy_api, haproxy_worker, compose, steps):

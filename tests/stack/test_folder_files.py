@@ -11,7 +11,7 @@ import pytest
 from stackgen.cli import main as cli
 from stackgen.doctor.collect import collect_inputs, try_open_stack
 from stackgen.doctor.table import run_checks
-from stackgen.stack.envfile import API_KEY, GENERATED_SECRETS, read_api_key, read_env
+from stackgen.stack.envfile import API_KEY, GENERATED_SECRETS, add_values, read_api_key, read_env
 from stackgen.stack.keys import create_key, rotate_key
 from stackgen.stack.project import OtherFolders, compare_folders
 from tests.doctor.hosts import make_host
@@ -130,7 +130,12 @@ def test_a_key_that_the_gateway_refuses_is_reported_until_it_is_rotated(
     create_key(folder, "alice")
     assert render(folder) == 0 and status() == "ok"
     capsys.readouterr()
+    key = read_env(folder)[API_KEY]
     (folder / ".env").unlink()
+    # the map has no key, only hashes, and a new key would be refused
+    assert render(folder) == 0
+    assert f"lacks {API_KEY}" in capsys.readouterr().err and not read_env(folder)[API_KEY]
+    add_values(folder, {API_KEY: key[::-1]})
     assert render(folder) == 0
     assert "the gateway refuses the key" in capsys.readouterr().err and status() == "fail"
     rotate_key(folder, "default")

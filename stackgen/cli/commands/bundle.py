@@ -14,9 +14,10 @@ from stackgen.bundle.load import load as load_bundle
 from stackgen.bundle.manifest import Manifest, manifest_digest, read_manifest
 from stackgen.bundle.verify import open_bases
 from stackgen.bundle.verify import verify as verify_bundle
+from stackgen.cli.commands.env_keys import write_keys
 from stackgen.cli.commands.locking import lock_folder, lock_loads, lock_stack
 from stackgen.cli.commands.output import note, print_data
-from stackgen.cli.commands.rendering import prepare_files, write_keys, write_unrendered
+from stackgen.cli.commands.rendering import prepare_files, write_unrendered
 from stackgen.cli.progress import show_bytes
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError

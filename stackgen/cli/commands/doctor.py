@@ -13,8 +13,11 @@ from stackgen.doctor.collect import collect_inputs, hub_models, read_env_facts, 
 from stackgen.doctor.facts import Host
 from stackgen.doctor.table import CHECKS, CLUSTER_CHECKS, exit_code, run_checks
 from stackgen.doctor.text import as_json, as_text
+from stackgen.errors import StackgenError
+from stackgen.runtimes.compose.kept_keys import find_kept_keys
 from stackgen.runtimes.observation.machine import collect_host_facts
 from stackgen.stack.folder import Stack
+from stackgen.stack.lost_keys import KeptKeys
 
 __all__ = ["doctor"]
 
@@ -35,6 +38,7 @@ def doctor(args: Namespace) -> int:
     # one thread for the machine and the others for the Hub: a slow request must not delay other requests
     with ThreadPoolExecutor(9) as pool:
         host = pool.submit(collect_host_facts if cluster is None else _no_facts, stack)
+        kept = pool.submit(_find_kept_keys, stack)
         # HF_ENDPOINT is the variable that the download reads too
         endpoint = (stack.spec.storage.hub_endpoint if stack else None) or os.environ.get("HF_ENDPOINT") or HUB
         token = read_hub_token(read_env_facts(stack.folder)) if stack else ""
@@ -47,12 +51,21 @@ def doctor(args: Namespace) -> int:
         }  # fmt: skip
         hub = {name: lookup.result() if lookup else None for name, lookup in lookups.items()}
         # args.offline, not `offline`: the finding names the setting that forbids requests to the Hub
-        inputs = collect_inputs(host.result(), stack, mistakes, source, hub, args.offline, cluster)
+        inputs = collect_inputs(host.result(), stack, mistakes, source, hub, args.offline, cluster,
+                                kept.result())  # fmt: skip
     findings = run_checks(inputs, checks)
     # no colors in a pipe or file
     text = "" if args.json else as_text(findings, source, sys.stdout.isatty(), args.verbose, checks)
     print_data(args, as_json(findings, source, checks), text.splitlines())
     return exit_code(findings)
+
+
+def _find_kept_keys(stack: Stack | None) -> KeptKeys | None:
+    try:
+        return find_kept_keys(stack) if stack else None
+    # another check reports an unreadable .env
+    except StackgenError:
+        return None
 
 
 def _no_facts(stack: Stack | None) -> Host:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from stackgen.cli.commands.env_keys import write_keys
 from stackgen.cli.commands.output import note
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
-from stackgen.plan import EnvRef
 from stackgen.render.read import STACK_FILES
 from stackgen.render.templating import RenderedFile
 from stackgen.render.write import Change, compare, diff, write_atomically, write_files
@@ -16,15 +16,11 @@ from stackgen.runtimes.compose.certificate import certificate_names, ensure_cert
 from stackgen.runtimes.compose.command import has_compose
 from stackgen.runtimes.compose.command import validate as validate_with_compose
 from stackgen.runtimes.compose.exporter_image import write_wheel
-from stackgen.runtimes.compose.gateway import has_gateway
 from stackgen.stack.copies import is_copy, is_unedited
-from stackgen.stack.envfile import complete_env, create_env, warn_hub_token
 from stackgen.stack.folder import Stack
-from stackgen.stack.gitignore import complete_gitignore
-from stackgen.stack.keys import MAP, is_env_key_refused
 from stackgen.stack.registry import remember_stack
 
-__all__ = ["find_changes", "prepare_files", "write_changes", "write_keys", "write_unrendered"]
+__all__ = ["find_changes", "prepare_files", "write_changes", "write_unrendered"]
 
 
 def find_changes(stack: Stack, validate: bool) -> list[Change]:
@@ -105,8 +101,11 @@ def write_unrendered(stack: Stack) -> None:
         )
 
 
-def prepare_files(stack: Stack) -> None:
-    """Writes what a start needs: rendered files and keys. A file that was edited by hand is used unchanged."""
+def prepare_files(stack: Stack, start: bool = False, new_keys: bool = False) -> None:
+    """Writes what a start needs: rendered files and keys. A file that was edited by hand is used unchanged.
+
+    `start` and `new_keys` are those of `write_keys`.
+    """
     # `compose up` parses the file anyway
     changes = find_changes(stack, validate=False)
     edited = [change.path for change in changes if change.edited]
@@ -119,42 +118,4 @@ def prepare_files(stack: Stack) -> None:
         note(f"rendered again: {', '.join(change.path for change in stale)}")
     if edited:
         note(f"these files were edited by hand and are used unchanged: {', '.join(edited)}")
-    write_keys(stack)
-
-
-def write_keys(stack: Stack) -> None:
-    """Writes the .env that the Compose file needs, or adds what it lacks. A key that is there is never changed."""
-    path = stack.folder / ".env"
-    if create_env(stack.folder):
-        note(f"wrote {path} with new keys. Keep the file private, and out of version control")
-    # a gateway or monitoring that was added to stack.yaml needs keys that .env does not have yet
-    values = (value for service in stack.plan.services for _, value in service.environment)
-    if added := complete_env(stack.folder, (value.name for value in values if isinstance(value, EnvRef))):
-        note(f"added to {path}: {', '.join(added)}")
-    if stack.site.is_cluster:
-        from stackgen.stack.cluster_secrets import write_secrets
-
-        if changed := write_secrets(stack):
-            note(f"wrote {', '.join(map(str, changed))}: kustomize makes Secrets of these files. Keep them private")
-    # without a download, nothing needs the token
-    if stack.plan.secrets and (warning := warn_hub_token(stack.folder)):
-        note(f"warning: {warning}")
-    if has_gateway(stack.plan) and is_env_key_refused(stack.folder):
-        note(
-            f"warning: the gateway refuses the key in {path}: it is not in {stack.folder / MAP}, which lists the valid "
-            "keys. Restore .env from a backup, or run `stackgen keys rotate default`, which writes a valid key into "
-            ".env. The keys of clients stay valid"
-        )
-    _write_gitignore(stack)
-
-
-def _write_gitignore(stack: Stack) -> None:
-    path = stack.folder / ".gitignore"
-    try:
-        added = complete_gitignore(stack.folder, stack.spec)
-    # the stack works without it
-    except OSError as error:
-        note(f"warning: {path} can't be completed ({error.strerror}): keep .env and TLS keys out of version control")
-    else:
-        if added:
-            note(f"added to {path}: {' '.join(added)}")
+    write_keys(stack, start, new_keys)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from stackgen.check.report import Report
 from stackgen.cli.commands.drains import report_drains
+from stackgen.cli.commands.env_keys import write_keys
 from stackgen.cli.commands.fix import fix
 from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_report
 from stackgen.cli.commands.ownership import check_ownership
 from stackgen.cli.commands.preflight import require_startable
-from stackgen.cli.commands.rendering import prepare_files, write_keys
+from stackgen.cli.commands.rendering import prepare_files
 from stackgen.cli.commands.rollout import confirm_downtime
 from stackgen.cli.commands.start_times import report_start
 from stackgen.cli.progress import show_progress
@@ -49,7 +50,7 @@ def up(args: Namespace) -> int:
 
             return up_cluster(args, stack)
         if args.runtime == "process":
-            prepare_files(stack)
+            prepare_files(stack, start=True, new_keys=args.new_keys)
             return _up_processes(args, stack)
         return _up_containers(args, stack)
 
@@ -61,7 +62,7 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
     if not args.skip_doctor:
         require_startable(stack)
     # Compose can't compare the running services with a file whose keys are missing
-    write_keys(stack)
+    write_keys(stack, start=True, new_keys=args.new_keys)
     start = plan_start(stack)
     lines = start.rollout.summary() if start.rollout else [f"downtime: {sentence}" for sentence in start.downtime]
     for line in lines:

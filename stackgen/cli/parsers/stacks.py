@@ -38,6 +38,10 @@ def add_stack_commands(subcommands: Subcommands) -> None:
         "--skip-doctor", action="store_true",
         help="skip the checks of disk, ports, GPUs and files before the start",
     )  # fmt: skip
+    up.add_argument(
+        "--new-keys", action="store_true",
+        help="write new values into .env for lost keys that are still in use: clients then need the new key",
+    )  # fmt: skip
     add_lock_argument(up)
     up.add_argument("--progress", choices=("auto", "plain", "none"), default="auto", help="how to show progress")
     down = subcommands.add("down", "stop a stack, but keep its volumes")
