@@ -1,4 +1,4 @@
-"""SHA-256 next to reading and writing: hashlib computes without Python's lock, so another core does it."""
+"""Computes SHA-256 while the caller reads and writes: hashlib releases Python's lock, so another core computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Loads a bundle: images into the Docker engine, weights into the store, the stack into a folder. All or nothing."""
+"""Loads a bundle: images into the Docker engine, weights into the store, the stack into a folder.
+
+If a step fails, everything that was loaded is removed again.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The first requests of other programs, sent to an endpoint as those programs send them: `stackgen connect --try`.
 
-A stream is read until its first text, and then dropped: whether the client gets an answer is known by then.
+A stream is read until its first text and then closed, because the first text shows that the client gets an answer.
 """
 
 from __future__ import annotations

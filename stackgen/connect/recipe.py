@@ -1,4 +1,4 @@
-"""The recipe of a client: what it needs from a server, its settings, and its first requests. One YAML file a client."""
+"""The recipe of a client: what it needs from a server, its settings, and its first requests. One YAML file each."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Whether the chat template inside a GGUF file lets llama.cpp call tools.
 
 Build 11434, `common/jinja/caps.cpp`: a template describes tools if it uses `tools`, and repeats calls if it uses
-`tool_calls`; `common/chat-auto-parser-generator.cpp` builds no parser and no grammar for tools without the latter.
-Measured on that build: without them, `tool_choice: required` gets a 200 with plain text.
+`tool_calls`. If a template does not use `tool_calls`, `common/chat-auto-parser-generator.cpp` builds no parser and no
+grammar for tools. Measured on that build: `tool_choice: required` then gets a 200 with plain text.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _first_problem(report: EndpointReport | None) -> dict[str, str] | None:
 
 
 def _describe_apis(report: EndpointReport | None) -> str:
-    """`Works: chat, messages. Refused: tools`: the APIs by state; one that works for some models only names these."""
+    """The APIs by state: `Works: chat. Refused: tools (m1)`. If the state differs by model, it names the models."""
     states: dict[str, list[str]] = {}
     for api, results in group_support(report.apis if report else ()):
         by_state: dict[str, list[str]] = {}

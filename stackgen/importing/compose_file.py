@@ -1,6 +1,7 @@
 """Reads a Compose file, in the style of version 1, 2 or 3, into containers. Format: the Compose specification.
 
-Compose itself may be missing on this machine, and `docker compose config` prints no lines and loses what it fills in.
+stackgen parses the file itself, because Compose may be missing on this machine. Also, `docker compose config` prints no
+line numbers, and replaces variables.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Reads the YAML file of `vllm serve --config`: its keys are flags without dashes (vLLM 0.32.0, "
-"`utils/argparse_utils.py`).
+"""Reads the YAML file of `vllm serve --config`: its keys are flags without dashes.
+
+Source: vLLM 0.32.0, `vllm/utils/argparse_utils.py`.
 """
 
 from __future__ import annotations

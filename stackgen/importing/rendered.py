@@ -1,4 +1,4 @@
-"""Reads services that stackgen itself has rendered: what it sets in every service is no setting of the user."""
+"""Reads services that stackgen itself has rendered: values that it sets everywhere are no settings of the user."""
 
 from __future__ import annotations
 

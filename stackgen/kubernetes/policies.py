@@ -1,4 +1,4 @@
-"""The NetworkPolicies of a stack: everything is refused that the stack does not need.
+"""The NetworkPolicies of a stack, which block all traffic that the stack does not need.
 
 Source: Kubernetes 1.37, "Network Policies": the connections of all policies for a pod add up, and a cluster's network
 may ignore them. Probes come from the pod's own node, which most networks always allow.

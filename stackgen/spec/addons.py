@@ -185,9 +185,9 @@ class GatewaySpec(Strict):
     )
     routing: Literal["least-busy", "prefix"] = Field(
         "least-busy",
-        description="How a replica is chosen. `least-busy`: the least busy of eight random replicas. `prefix`: the "
-        "same replica for requests with the same session id or the same beginning, which is in the prefix cache "
-        "of that replica. If that replica is busy or down, another replica gets the request",
+        description="How a replica is chosen. `least-busy`: the least busy of eight random replicas. `prefix`: "
+        "requests with the same session id or the same beginning go to the same replica, whose prefix cache contains "
+        "the beginning. If that replica is busy or down, another replica gets the request",
     )
     prefix_bytes: int = Field(
         1024,

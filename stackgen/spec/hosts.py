@@ -1,4 +1,4 @@
-"""The field `hosts`: the machines of a stack that runs on several of them, without Kubernetes."""
+"""The field `hosts`: the machines of a stack that runs on several machines without Kubernetes."""
 
 from __future__ import annotations
 

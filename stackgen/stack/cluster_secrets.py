@@ -1,6 +1,6 @@
-"""The folder of secrets next to the manifests: kustomize makes Secrets of its files. Written from `.env`, mode 0600.
+"""The folder of secrets next to the manifests, written from `.env` with mode 0600. Kustomize makes Secrets of it.
 
-Format of `.env` files for kustomize 5: `api/kv/kv.go`, one `NAME=VALUE` a line, and the value is taken as it is.
+Format of `.env` files for kustomize 5: `api/kv/kv.go`, one `NAME=VALUE` per line, and the value is used unchanged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The lock of a stack: only one stackgen command at a time changes a stack.
 
-The kernel holds the lock as long as the stack's folder is open, and frees it when the process ends, however it ends.
+The kernel holds the lock while the stack's folder is open, and frees it when the process ends, even after `kill -9`.
 The folder itself is locked, so that a lock needs no permission to write. `HOLDER` only describes who holds the lock: a
 file that a killed command left behind locks nothing.
 """

@@ -128,7 +128,7 @@ def _list(args: Namespace, stack: Stack) -> int:
 
 
 def _create(args: Namespace, stack: Stack, names: list[str]) -> int:
-    """Creates keys and prints them. Takes them back if they can't be printed, because only their hashes are saved."""
+    """Creates keys and prints them. Removes keys that can't be printed, because only their hashes are saved."""
     if sys.stdout is None or sys.stdout.closed:
         raise StackgenError("standard output is closed, but a key is printed only once", "nothing was changed")
     if args.write_to:

@@ -1,4 +1,4 @@
-"""What `up` verifies before it pulls an image: the checks of doctor whose failure certainly ends the start."""
+"""What `up` verifies before it pulls an image: the checks of doctor whose failure makes the start impossible."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ DOMAIN = "/"
 
 
 def parse_quantity(value: Any) -> Decimal | None:
-    """The number that a quantity means; None if it is none."""
+    """The value of a quantity as a number; None if `value` is no quantity."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     found = QUANTITY.fullmatch(str(value))

@@ -1,4 +1,4 @@
-"""Values that a lost `.env` had, as the containers of the stack still have them, also those that are stopped."""
+"""Values of a lost `.env`, read from the environment of the stack's containers, including stopped ones."""
 
 from __future__ import annotations
 

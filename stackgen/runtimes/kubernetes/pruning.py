@@ -1,7 +1,7 @@
-"""Finds and deletes what a former version of a stack has left in the cluster. Claims and namespaces always stay.
+"""Finds and deletes objects that an earlier version of a stack has left in the cluster. Keeps claims and namespaces.
 
-stackgen compares labels and names itself: `kubectl apply --prune` is alpha since Kubernetes 1.5, and its ApplySets
-need a variable and an object of their own (docs/decisions/kubernetes.md).
+stackgen compares labels and names itself: `kubectl apply --prune` has been alpha since Kubernetes 1.5, and ApplySets
+need an environment variable and a parent object (docs/decisions/kubernetes.md).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads the states of a stack's services from the objects of a cluster. Starts nothing, and asks nobody.
+"""Reads the states of a stack's services from the objects of a cluster. Starts no program and sends no request.
 
-Fields: Kubernetes 1.37, `core/v1` PodStatus and `apps/v1` DeploymentStatus. When a Deployment counts as rolled out is
-the rule of `kubectl rollout status` (`k8s.io/kubectl`, `pkg/polymorphichelpers/rollout_status.go`). Reasons of waiting
-containers: `pkg/kubelet/images/types.go` and `pkg/kubelet/kuberuntime/kuberuntime_container.go`.
+Fields: Kubernetes 1.37, `core/v1` PodStatus and `apps/v1` DeploymentStatus. A Deployment counts as
+rolled out by the rule of `kubectl rollout status` (`k8s.io/kubectl`, `pkg/polymorphichelpers/rollout_status.go`).
+Reasons of waiting containers: `pkg/kubelet/images/types.go` and `pkg/kubelet/kuberuntime/kuberuntime_container.go`.
 """
 
 from __future__ import annotations

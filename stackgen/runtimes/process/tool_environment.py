@@ -1,4 +1,4 @@
-"""Environments of Python programs that stackgen runs and does not depend on: one folder for each tool and version.
+"""Environments of Python programs that stackgen runs but does not depend on: one folder for each tool and version.
 
 The folder is made when the tool is needed for the first time, below `$XDG_CACHE_HOME/stackgen/tools`.
 """
@@ -24,7 +24,7 @@ CPU_TORCH = ("--index-url", "https://download.pytorch.org/whl/cpu", "--retries",
 
 
 def tool_folder(name: str, version: str) -> Path:
-    """The folder of a tool for this version of Python, which may not exist."""
+    """The folder of a tool for this version of Python; it may not exist yet."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     python = f"py{sys.version_info[0]}{sys.version_info[1]}"
     return Path(cache) / "stackgen" / "tools" / f"{name}-{version}-{python}"

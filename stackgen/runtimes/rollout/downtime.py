@@ -1,4 +1,4 @@
-"""Report before a rollout which requests it can't avoid failing, and how long each service's last start took."""
+"""Report before a rollout which requests will fail, and how long each service's last start took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `up` does with a stack that is running already: it interrupts nothing without saying so."""
+"""What `up` does with a stack that is already running: it asks before it interrupts a healthy service."""
 
 from __future__ import annotations
 
