@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 from stackgen.connect.recipe import KEY
 from stackgen.errors import StackgenError
-from stackgen.spec.addons import KeySpec
+from stackgen.spec import GatewaySpec
 from stackgen.stack.envfile import API_KEY, read_env
 from stackgen.stack.keys import DEFAULT, digest, list_keys
 
@@ -35,7 +34,7 @@ class ClientKey:
     problem: str = ""
 
 
-def find_key(folder: Path, name: str | None, declared: Sequence[KeySpec], *, gateway: bool, show: bool) -> ClientKey:
+def find_key(folder: Path, name: str | None, limits: GatewaySpec | None, *, gateway: bool, show: bool) -> ClientKey:
     """Returns the key called `name`, by default the key in `folder/.env`. With `show`, its line contains the key.
 
     Raises StackgenError for an unknown name, for a name without a gateway, and if an unknown key shall be shown.
@@ -44,7 +43,7 @@ def find_key(folder: Path, name: str | None, declared: Sequence[KeySpec], *, gat
         return _find_default(folder, show=show)
     if not gateway:
         raise StackgenError("the stack has no gateway, so it has no keys for clients", "set `gateway: true`")
-    known = list_keys(folder, declared)
+    known = list_keys(folder, limits)
     row = next((one for one in known if one.name == name), None)
     if row is None:
         close = get_close_matches(str(name), [one.name for one in known], n=1)

@@ -84,7 +84,8 @@ def _read_gateway(container: Container, stack: dict[str, Any], ledger: Ledger) -
     for name, field in (("rates.map", "requests_per_minute"), ("concurrency.map", "concurrent_requests")):
         for line in _read_lines(container.folder / "gateway" / name):
             key, _, value = line.partition(" ")
-            if value.strip().isdecimal():
+            # 0 exempts a key from a default
+            if value.strip().isdecimal() and int(value):
                 keys.setdefault(key, {"name": key})[field] = int(value)
                 ledger.add(f"gateway/{name}", line).carry("gateway")
     if keys:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from stackgen.spec.base import Strict, short_form
+from stackgen.spec.keys import KeyDefaults, KeySpec, apply_defaults
 from stackgen.spec.types import Address, Text, is_exposed
 
 __all__ = ["GatewaySpec", "KeySpec", "MonitoringSpec", "TlsSpec", "UiSpec"]
 
-# the name appears in log lines, metric labels and the columns of keys.map: no spaces, no quotes
-KEY_LABEL = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 # HAProxy 3.2 refuses buffers of 256 MB and more, and a body and its headers must fit in one buffer
 BODY_SIZE = r"^([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])m$"
 
@@ -25,46 +23,6 @@ ORIGIN = r"(https?://(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]))(:[0-9
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_NAME = rf"(\*\.)?{LABEL}(\.{LABEL})*\.?"
 DEFAULT_PORTS = {"http:": ":80", "https": ":443"}
-
-
-def _check_date(value: Any) -> Any:
-    # YAML reads an unquoted date as a date; a time of day would be ignored
-    if type(value) is not date and not (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
-        raise PydanticCustomError("expires", "must be a date, for example 2027-01-31")
-    try:
-        return date.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        raise PydanticCustomError("expires", "is no date: the calendar has no such day") from None
-
-
-class KeySpec(Strict):
-    """Names the API key of one client. `gateway/keys.map` contains only the key's SHA-256, not the key."""
-
-    name: str = Field(
-        pattern=KEY_LABEL, description="Name of the key in logs and metrics. `stackgen keys new NAME` creates the key"
-    )
-    requests_per_minute: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="Requests admitted in any 60 s. Further requests get a 429, and don't count",
-    )
-    concurrent_requests: int | None = Field(
-        None, ge=1, le=100_000, description="Requests allowed in flight at the same time. Further requests get a 429"
-    )
-    models: tuple[Text, ...] | None = Field(
-        None, min_length=1, description="Served names that the key may use. Other models get a 403. Default: all models"
-    )
-    expires: Annotated[date, BeforeValidator(_check_date)] | None = Field(
-        None, description="Last day on which the key is valid, in UTC, for example 2027-01-31. Then the key gets a 401"
-    )
-    tokens_per_day: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000_000_000,
-        description="Tokens of prompts and answers per day, in UTC. When they are used up, requests get a 429 until "
-        "midnight",
-    )
 
 
 def _check_certificate_name(value: Any) -> Any:
@@ -150,6 +108,11 @@ class GatewaySpec(Strict):
         description="API keys of clients, in addition to the key in .env. To limit "
         "the key in .env, list that key as `default`",
     )
+    key_defaults: KeyDefaults | None = Field(
+        None,
+        description="Limits of every key of a client that does not set its own, also of keys that are not listed. They "
+        "don't limit the key in .env. In `keys`, `null` lifts a limit",
+    )
     count_tokens: bool | None = Field(
         None,
         description="Count the tokens of each key, for `stackgen keys usage` and metrics. Default: `true` if a key has "
@@ -206,6 +169,11 @@ class GatewaySpec(Strict):
         60, ge=1, le=3600, description="Maximum number of seconds that a request waits in the queue for a replica"
     )
     image: Text | None = Field(None, description="Image to use instead of the pinned HAProxy. Include a version tag")
+
+    @property
+    def limited_keys(self) -> tuple[KeySpec, ...]:
+        """`keys` with the limits of `key_defaults`."""
+        return tuple(apply_defaults(key, self.key_defaults) for key in self.keys)
 
 
 class MonitoringSpec(Strict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from stackgen.spec.addons import KeySpec
+from stackgen.spec.keys import KeyDefaults, KeySpec
 
 __all__ = ["DEFAULT", "KeyInfo"]
 
@@ -18,14 +18,15 @@ DEFAULT = "default"
 class KeyInfo:
     """A name and the hashes of its keys, oldest first.
 
-    `from_env`: the key in .env is one of them. `declared`: the name is in gateway.keys, or `default`.
+    `from_env`: the key in .env is one of them. `declared`: the name is in gateway.keys, or `default`. `limits` of other
+    names are those of gateway.key_defaults.
     """
 
     name: str
     hashes: tuple[str, ...] = ()
     from_env: bool = False
     declared: bool = False
-    limits: KeySpec | None = None
+    limits: KeySpec | KeyDefaults | None = None
 
     @property
     def is_expired(self) -> bool:
@@ -45,7 +46,7 @@ class KeyInfo:
             "requests_per_minute": limits and limits.requests_per_minute,
             "concurrent_requests": limits and limits.concurrent_requests,
             "tokens_per_day": limits and limits.tokens_per_day,
-            "models": list(limits.models) if limits and limits.models else None,
+            "models": list(limits.models) if isinstance(limits, KeySpec) and limits.models else None,
             "expires": limits.expires.isoformat() if limits and limits.expires else None,
         }
 
@@ -57,7 +58,8 @@ class KeyInfo:
         if not self.hashes:
             parts.append(f"`stackgen keys new {self.name}` creates a key")
         elif not self.declared:
-            parts.append("not listed in gateway.keys, so this key has no limits and no metrics")
+            has = "the limits of gateway.key_defaults" if self.limits else "no limits"
+            parts.append(f"not listed in gateway.keys, so this key has {has} and no metrics")
         if self.name == DEFAULT and self.hashes and not self.from_env:
             parts.append("the key in .env is not one of these keys: run `stackgen keys rotate default`")
         return f"{self.name:32}  " + "  ".join(parts)
@@ -71,7 +73,7 @@ class KeyInfo:
             "tokens_per_day": "tokens per day",
         }  # fmt: skip
         rules = [f"{getattr(limits, field)} {unit}" for field, unit in units.items() if getattr(limits, field)]
-        if limits.models:
+        if isinstance(limits, KeySpec) and limits.models:
             rules.append(f"only {', '.join(limits.models)}")
         if limits.expires:
             rules.append(f"expired on {limits.expires}" if self.is_expired else f"valid until {limits.expires}")

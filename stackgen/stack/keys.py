@@ -20,7 +20,7 @@ from pathlib import Path
 from stackgen.errors import StackgenError
 from stackgen.render.read import read_regular
 from stackgen.render.write import write_atomically
-from stackgen.spec.addons import KeySpec
+from stackgen.spec import GatewaySpec
 from stackgen.stack.envfile import API_KEY, decode_env, env_path, generate_key, read_api_key
 from stackgen.stack.key_info import DEFAULT, KeyInfo
 
@@ -147,16 +147,19 @@ def forget_keys(folder: Path, keys: Mapping[str, str]) -> None:
         entries[:] = [entry for entry in entries if entry not in gone]
 
 
-def list_keys(folder: Path, declared: Sequence[KeySpec]) -> list[KeyInfo]:
+def list_keys(folder: Path, gateway: GatewaySpec | None) -> list[KeyInfo]:
     """Returns all names that have a key or are declared in stack.yaml, with their limits."""
+    gateway = gateway or GatewaySpec()
     known = {one.name: one for one in load_keys(folder)}
-    limits = {one.name: one for one in declared}
+    limits = {one.name: one for one in gateway.limited_keys}
     # `default` needs no entry in gateway.keys
     found = []
     for name in dict.fromkeys((*known, *limits)):
         one = known.get(name) or KeyInfo(name)
-        is_declared = name == DEFAULT or name in limits
-        found.append(replace(one, declared=True, limits=limits.get(name)) if is_declared else one)
+        if name == DEFAULT or name in limits:
+            found.append(replace(one, declared=True, limits=limits.get(name)))
+        else:
+            found.append(replace(one, limits=gateway.key_defaults))
     return found
 
 

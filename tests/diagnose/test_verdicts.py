@@ -99,7 +99,10 @@ def test_a_failed_request_is_not_called_the_end_of_the_server() -> None:
     assert "may still be running" in first(f"{frame}    pick(plums)\nValueError: out of plums\n").cause
     assert "may still be running" not in first(f"{FRAME}    pick(plums)\nValueError: out of plums\n").cause
     # the same file at the start, and a server that ended
-    assert "may still be running" not in first(f"{frame.replace('render_chat_request', '__init__')}ValueError: plums\n").cause
+    assert (
+        "may still be running"
+        not in first(f"{frame.replace('render_chat_request', '__init__')}ValueError: plums\n").cause
+    )
     assert "may still be running" not in first(f"{frame}    pick()\nValueError: plums\na-1 exited with code 1\n").cause
 
 

@@ -16,6 +16,7 @@ from tests.live.gateway import FakeEngineStack, both_sizes, find_log_line, parse
 pytestmark = pytest.mark.docker
 
 BUDGET = 50_000
+RATE = 3
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
@@ -27,15 +28,17 @@ def lab(fastchat_image: str, haproxy_image: str, tmp_path_factory: pytest.TempPa
         {"name": "ken", "tokens_per_day": BUDGET},
         {"name": "leslie", "tokens_per_day": BUDGET, "expires": "2999-12-31"},
     ]
+    # without the default below
+    keys = [one | {"requests_per_minute": None} for one in keys]
     data = {
         "name": "sgtest-lab", "port": 18176,
-        "gateway": {"image": haproxy_image, "keys": keys},
+        "gateway": {"image": haproxy_image, "keys": keys, "key_defaults": {"requests_per_minute": RATE}},
         "models": [{"model": "./a", "engine": "vllm", "served_names": ["alpha", "first"], "replicas": 2},
                    {"model": "./b", "engine": "vllm", "served_names": ["beta"]}],
     }  # fmt: skip
     with FakeEngineStack(tmp_path_factory.mktemp("lab"), data, fastchat_image) as running:
         (running.folder / "stack.yaml").write_text(yaml.safe_dump(data))
-        running.write_keys(default=running.key, **{one["name"]: f"sk-{one['name']}" for one in keys})
+        running.write_keys(default=running.key, guest="sk-guest", **{one["name"]: f"sk-{one['name']}" for one in keys})
         yield running
 
 
@@ -60,6 +63,13 @@ def wait_for_tokens(
     while (found := tokens(lab, name, capsys)) != expected:
         assert time.monotonic() < end, f"{found} instead of {expected}"
         time.sleep(0.2)
+
+
+def test_a_key_that_is_not_listed_has_the_default_limit(lab: FakeEngineStack) -> None:
+    assert [lab.chat("alpha", "sk-guest").status for _ in range(RATE + 1)] == [200] * RATE + [429]
+    # `null` lifts it, and the key in .env never has it
+    for key in ("sk-ken", lab.key):
+        assert {lab.chat("alpha", key).status for _ in range(RATE + 1)} == {200}
 
 
 @both_sizes

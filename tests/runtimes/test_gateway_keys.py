@@ -121,7 +121,7 @@ def test_time_grows_linearly_with_the_number_of_keys(tmp_path: Path) -> None:
         times = []
         for _ in range(3):
             start = time.process_time()
-            list_keys(folder, ())
+            list_keys(folder, None)
             create_key(folder, "new")
             remove_key(folder, "new")
             times.append(time.process_time() - start)

@@ -10,7 +10,8 @@ import pytest
 
 from stackgen.errors import StackgenError
 from stackgen.render.write import write_atomically
-from stackgen.spec.addons import KeySpec
+from stackgen.spec.addons import GatewaySpec
+from stackgen.spec.keys import KeyDefaults, KeySpec
 from stackgen.stack.envfile import API_KEY, create_env, read_api_key
 from stackgen.stack.keys import MAP, create_key, digest, list_keys, load_keys, remove_key, rotate_key
 
@@ -143,15 +144,19 @@ def test_without_env_no_key_is_created(tmp_path: Path, monkeypatch: pytest.Monke
 def test_list_shows_hash_prefixes_limits_and_warnings(folder: Path) -> None:
     key = create_key(folder, "guest")
     limits = KeySpec(name="team", requests_per_minute=60, concurrent_requests=None)
-    default, guest, team = list_keys(folder, [limits])
+    default, guest, team = list_keys(folder, GatewaySpec(keys=(limits,)))
     assert digest(key)[:8] in guest.to_line() and digest(key)[:9] not in guest.to_line()
     assert "no limits" in guest.to_line()
+    with_defaults = GatewaySpec(keys=(limits,), key_defaults=KeyDefaults(requests_per_minute=9, tokens_per_day=500))
+    _, guest, team = list_keys(folder, with_defaults)
+    assert "9 requests per minute" in guest.to_line() and "the limits of gateway.key_defaults" in guest.to_line()
+    assert "60 requests per minute  500 tokens per day" in team.to_line()
     assert "60 requests per minute" in team.to_line() and "keys new team" in team.to_line()
     assert default.to_json()["from_env"] is True
     assert key not in str([one.to_json() for one in (default, guest, team)])
     # .env was edited by hand since
     (folder / ".env").write_text(f"{API_KEY}=sk-mine\n")
-    assert "the key in .env is not one of these keys" in list_keys(folder, [])[0].to_line()
+    assert "the key in .env is not one of these keys" in list_keys(folder, None)[0].to_line()
 
 
 def test_concurrent_changes_lose_nothing(folder: Path) -> None:

@@ -90,8 +90,7 @@ def _find(args: Namespace) -> _Found:
     models = find_models(plan, stack.spec.models)
     lists_models = recipe.lists_models and not args.model
     model, name = (models[0], "") if lists_models else choose_model(models, args.model)
-    declared = stack.spec.gateway.keys if stack.spec.gateway else ()
-    key = find_key(stack.folder, args.key, declared, gateway=model.has_gateway, show=args.show_key)
+    key = find_key(stack.folder, args.key, stack.spec.gateway, gateway=model.has_gateway, show=args.show_key)
     target = _find_target(plan, stack.folder, model, key)
     output_tokens = fit_output(recipe, model.context_length)
     ca_file = str(Path(target.ca_file).absolute()) if target.ca_file else ""

@@ -118,7 +118,7 @@ def _names(args: Namespace, stack: Stack) -> list[str]:
 
 
 def _list(args: Namespace, stack: Stack) -> int:
-    rows = list_keys(stack.folder, _declared(stack))
+    rows = list_keys(stack.folder, stack.spec.gateway)
     # only what is printed: there may be 100,000 keys
     if args.json:
         print_data(args, {"keys": [row.to_json() for row in rows]}, [])
@@ -166,8 +166,13 @@ def _warn(args: Namespace, stack: Stack, names: list[str]) -> None:
     declared = {DEFAULT, *(one.name for one in _declared(stack))}
     if missing := [name for name in names if name not in declared]:
         some = ", ".join(missing[:MAX_NAMES]) + (" and others" if len(missing) > MAX_NAMES else "")
+        limits = (
+            "the limits of gateway.key_defaults"
+            if stack.spec.gateway and stack.spec.gateway.key_defaults
+            else "no limits"
+        )
         note(
-            f"warning: gateway.keys of stack.yaml does not list {some}: the key works, but has no limits and no metrics"
+            f"warning: gateway.keys of stack.yaml does not list {some}: the key works, but has {limits} and no metrics"
         )
     if args.action == "rotate":
         where = "; .env contains the new key" if names[0] == DEFAULT else ""

@@ -20,7 +20,7 @@ def usage(args: Namespace, stack: Stack) -> int:
     found = read_usage(stack.plan)
     if found is None:
         raise StackgenError("the gateway is not running, so it has no counts", f"run `stackgen up {args.stack}`")
-    infos = list_keys(stack.folder, stack.spec.gateway.keys if stack.spec.gateway else ())
+    infos = list_keys(stack.folder, stack.spec.gateway)
     counted = any(one.tokens_today is not None for one in found.values())
     rows = [_row(info, found.get(info.name, KeyUsage())) for info in infos]
     print_data(args, {"counts_tokens": counted, "keys": [_to_json(info, found) for info in infos]}, _table(rows))

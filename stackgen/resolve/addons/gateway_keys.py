@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from stackgen.errors import Mistake
 from stackgen.plan import Asset
 from stackgen.spec import GatewaySpec
+from stackgen.spec.keys import ENV_KEY, KeyDefaults, KeySpec
 
 __all__ = ["NO_RULES", "KeyRules", "assets", "key_maps", "key_mistakes", "key_rules", "key_warnings"]
 
@@ -29,12 +30,17 @@ class KeyRules:
 
     `restricted`: some key may use only some models. `expiring`: some key has a last day. `counted`: the tokens of
     every response are counted. `budgeted`: some key has a token budget.
+    The other fields are the limits of keys that the maps do not contain; 0 is no limit.
     """
 
     restricted: bool = False
     expiring: bool = False
     counted: bool = False
     budgeted: bool = False
+    rate: int = 0
+    concurrency: int = 0
+    expiry: int = 0
+    budget: int = 0
 
 
 NO_RULES = KeyRules()
@@ -42,12 +48,18 @@ NO_RULES = KeyRules()
 
 def key_rules(spec: GatewaySpec) -> KeyRules:
     """Returns the rules that the keys of `spec` need."""
-    budgeted = any(key.tokens_per_day for key in spec.keys)
+    others = spec.key_defaults or KeyDefaults()
+    limits: tuple[KeySpec | KeyDefaults, ...] = (*spec.limited_keys, others)
+    budgeted = any(one.tokens_per_day for one in limits)
     return KeyRules(
         restricted=any(key.models for key in spec.keys),
-        expiring=any(key.expires for key in spec.keys),
+        expiring=any(one.expires for one in limits),
         counted=budgeted or bool(spec.count_tokens),
         budgeted=budgeted,
+        rate=others.requests_per_minute or 0,
+        concurrency=others.concurrent_requests or 0,
+        expiry=_end(others.expires) if others.expires else 0,
+        budget=others.tokens_per_day or 0,
     )
 
 
@@ -80,12 +92,17 @@ def key_mistakes(spec: GatewaySpec, served: Sequence[str]) -> list[Mistake]:
 def key_warnings(spec: GatewaySpec) -> tuple[str, ...]:
     """Warns of keys whose last day is over, in UTC."""
     today = datetime.now(timezone.utc).date()
-    return tuple(
+    last = spec.key_defaults.expires if spec.key_defaults else None
+    defaults = (
+        f"the last day of gateway.key_defaults was {last}, so the gateway answers 401 to every key without its own "
+        "`expires`, except for the key in .env. Set a later day",
+    )
+    return (*(defaults if last and last < today else ()), *(
         f"the last day of the key {key.name} was {key.expires}, so the gateway answers 401 to it. Remove the key, or "
         "set a later day in `expires`"
         for key in spec.keys
         if key.expires and key.expires < today
-    )
+    ))  # fmt: skip
 
 
 def key_maps(spec: GatewaySpec, models: Sequence[tuple[str, tuple[str, ...]]], describe: Callable[[str], str]) -> Maps:
@@ -96,8 +113,7 @@ def key_maps(spec: GatewaySpec, models: Sequence[tuple[str, tuple[str, ...]]], d
         "concurrency": ("key name -> max concurrent requests", _values(spec, "concurrent_requests")),
     }
     if rules.expiring:
-        ends = [(key.name, str(_end(key.expires))) for key in spec.keys if key.expires]
-        maps["expiries"] = ("key name -> seconds since 1970 from which the key is not valid", ends)
+        maps["expiries"] = ("key name -> seconds since 1970 from which the key is not valid", _values(spec, "expires"))
     if rules.budgeted:
         maps["budgets"] = ("key name -> tokens per day", _values(spec, "tokens_per_day"))
     if rules.restricted:
@@ -120,7 +136,13 @@ def key_maps(spec: GatewaySpec, models: Sequence[tuple[str, tuple[str, ...]]], d
 
 
 def _values(spec: GatewaySpec, field: str) -> list[tuple[str, str]]:
-    return [(key.name, str(getattr(key, field))) for key in spec.keys if getattr(key, field)]
+    """The limit of each key that has one. With a default, 0 for each key that has none."""
+    keys = {key.name: getattr(key, field) for key in spec.limited_keys}
+    if spec.key_defaults and getattr(spec.key_defaults, field):
+        keys = {ENV_KEY: None} | keys
+    else:
+        keys = {name: value for name, value in keys.items() if value}
+    return [(name, str(_end(value) if isinstance(value, date) else value or 0)) for name, value in keys.items()]
 
 
 def _end(day: date) -> int:

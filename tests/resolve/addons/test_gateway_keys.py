@@ -65,6 +65,26 @@ def test_a_budget_counts_the_tokens_of_all_keys() -> None:
     assert 'stackgen_gateway_key_token_budget{key="k0"}' in metrics
 
 
+def test_default_limits_count_for_every_key_that_does_not_set_its_own() -> None:
+    defaults = {"tokens_per_day": 500, "requests_per_minute": 30, "concurrent_requests": 2, "expires": "2028-02-29"}
+    made = rendered({"tokens_per_day": 1000}, {"tokens_per_day": None}, {}, key_defaults=defaults)
+    # 0 is no limit: the stack's own commands use the key in .env
+    assert lines(made["gateway/budgets.map"]) == {"default": "0", "k0": "1000", "k1": "0", "k2": "500"}
+    assert lines(made["gateway/rates.map"]) == {"default": "0", "k0": "30", "k1": "30", "k2": "30"}
+    end = str(int(datetime(2028, 3, 1, tzinfo=timezone.utc).timestamp()))
+    assert lines(made["gateway/expiries.map"])["k0"] == end
+    # keys that are not listed are in no map
+    for name, value in (("budgets", "500"), ("rates", "30"), ("concurrency", "2"), ("expiries", end)):
+        assert f"map_str_int(/gateway/{name}.map,{value})" in made["gateway/haproxy.cfg"]
+
+
+def test_default_last_day_that_is_over_is_one_warning() -> None:
+    keys = [{"name": "a"}, {"name": "b", "expires": "2999-12-31"}]
+    gateway = {"keys": keys, "key_defaults": {"expires": "2020-02-29"}}
+    found = [text for text in plan(ALPHA, BETA, gateway=gateway).warnings if "last day" in text]
+    assert len(found) == 1 and "gateway.key_defaults was 2020-02-29" in found[0]
+
+
 def test_tokens_are_counted_without_a_budget_if_requested() -> None:
     made = rendered({}, count_tokens=True)
     assert "lua.count-tokens" in made["gateway/haproxy.cfg"] and "gateway/budgets.map" not in made
