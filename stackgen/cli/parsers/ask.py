@@ -16,7 +16,7 @@ def add_ask(subcommands: Subcommands) -> None:
         "where", nargs="?", metavar="STACK",
         help="stack.yaml, endpoints.yaml, or a folder with one of these files (default: the current folder)",
     )  # fmt: skip
-    ask.add_argument("--stack", default=".", help="the stack, as an option")
+    ask.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
     add_endpoint_arguments(ask)
     add_context_argument(ask)
     ask.add_argument("--stream", action="store_true", help="print tokens as they arrive, then the timings")

@@ -24,7 +24,7 @@ def add_bench(subcommands: Subcommands) -> None:
         help="stack.yaml or its folder (default: the current folder). With `compare`: two runs, each a stack (its "
         "newest run), the folder of a run or its result.json",
     )  # fmt: skip
-    bench.add_argument("--stack", default=".", help="the stack, as an option")
+    bench.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
     complete_with(bench.add_argument("--model", help="name of the model, if the stack serves several"), models)
     load = bench.add_argument_group("load").add_mutually_exclusive_group()
     load.add_argument(
@@ -33,12 +33,12 @@ def add_bench(subcommands: Subcommands) -> None:
     )  # fmt: skip
     load.add_argument(
         "--rates", type=_parse_rates, metavar="LIST",
-        help="requests per second, separated by commas. They arrive at random times (Poisson), also if earlier ones "
-        "are not answered yet",
+        help="requests per second, separated by commas. Requests arrive at random times (Poisson), even while "
+        "earlier requests wait for their answers",
     )  # fmt: skip
     requests = bench.add_argument_group("requests")
     requests.add_argument("--seconds", type=parse_seconds, default=30.0, help="time of each level (default: 30)")
-    requests.add_argument("--requests", type=_parse_count, metavar="COUNT", help="at most this many for each level")
+    requests.add_argument("--requests", type=_parse_count, metavar="COUNT", help="maximum requests of each level")
     requests.add_argument(
         "--prompt-tokens", type=_parse_count, default=256, metavar="COUNT", help="length of the prompts (default: 256)"
     )
@@ -54,7 +54,7 @@ def add_bench(subcommands: Subcommands) -> None:
         help="tokenizer for synthetic prompts: a folder, or an id on the Hub (default: the model's)",
     )  # fmt: skip
     limits = bench.add_argument_group(
-        "limits (SLA): the highest load that keeps them is reported; exit code 1 if no level keeps them"
+        "limits (SLA): reports the highest load that keeps the limits; exit code 1 if no level keeps them"
     )
     limits.add_argument(
         "--max-ttft", type=_parse_duration, metavar="TIME", help="p95 of the time to first token, for example 0.5s"

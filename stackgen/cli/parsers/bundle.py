@@ -36,7 +36,8 @@ def add_bundle(subcommands: Subcommands) -> None:
     )  # fmt: skip
     bundle.add_argument(
         "--base", action="append", default=[], metavar="BUNDLE",
-        help="an earlier bundle. `create` leaves out what it contains; `verify` and `load` read it there; repeatable",
+        help="an earlier bundle; repeatable. `create` leaves out its content; `verify` and `load` "
+        "read the content from it",
     )  # fmt: skip
     bundle.add_argument("--progress", choices=("auto", "plain", "none"), default="auto", help="how to show progress")
     create = bundle.add_argument_group("only for the action `create`")
@@ -50,7 +51,7 @@ def add_bundle(subcommands: Subcommands) -> None:
     )  # fmt: skip
     create.add_argument(
         "--python", action="append", default=[], metavar="VERSION", type=_parse_python,
-        help="version of Python on the other machine, for example 3.12; repeatable (default: the one that runs this)",
+        help="version of Python on the other machine, for example 3.12; repeatable (default: this Python's)",
     )  # fmt: skip
     create.add_argument("--no-wheels", action="store_true", help="leave out stackgen and the packages that it needs")
     check = bundle.add_argument_group("only for the actions `verify` and `load`")
@@ -61,7 +62,7 @@ def add_bundle(subcommands: Subcommands) -> None:
     load.add_argument("--storage", metavar="DIR", help="write the weights into this folder, and set storage.path to it")
     load.add_argument(
         "--only", choices=("images", "weights", "stack"), action="append", default=[],
-        help="load only this; repeatable (default: everything)",
+        help="load only this part of the bundle; repeatable (default: everything)",
     )  # fmt: skip
     load.add_argument(
         "--layout", metavar="DIR",

@@ -51,7 +51,7 @@ def add_models(subcommands: Subcommands) -> None:
     )
     search.add_argument("--all", action="store_true", help="also models for which stackgen has no engine")
     show = models.add_argument_group("only for the action `show`")
-    show.add_argument("--variant", metavar="NAME", help="checkpoint, for example fp8 (default: the one you named)")
+    show.add_argument("--variant", metavar="NAME", help="checkpoint, for example fp8 (default: the named one)")
     show.add_argument("--gpu", metavar="NAME", help="GPU to plan for (default: the GPUs of this machine, else H200)")
     show.add_argument("--engine-version", metavar="VERSION", help="version of vLLM (default: the pinned version)")
     show.add_argument(
@@ -60,6 +60,6 @@ def add_models(subcommands: Subcommands) -> None:
     )  # fmt: skip
     models.add_argument("--gpus", type=int, metavar="COUNT", help="number of GPUs, for --fits and --gpu")
     sync = models.add_argument_group("only for the action `sync`")
-    sync.add_argument("--sha256", metavar="HASH", help="refuse another file than the one with this SHA-256")
+    sync.add_argument("--sha256", metavar="HASH", help="fail unless the file has this SHA-256")
     sync.add_argument("--dry-run", action="store_true", help="show what would change, and store nothing")
     sync.add_argument("--remove", action="store_true", help="remove the synced catalogue, and use stackgen's own")

@@ -54,7 +54,7 @@ def add_stack_commands(subcommands: Subcommands) -> None:
         "claims, with the weights",
     )
     add_context_argument(down)
-    down.add_argument("--yes", action="store_true", help="delete volumes, or what is in the cluster, without asking")
+    down.add_argument("--yes", action="store_true", help="delete volumes, or objects in the cluster, without asking")
     add_lock_argument(down)
     status = subcommands.add("status", "show the state of every service")
     _add_runtime_argument(status)
@@ -70,7 +70,7 @@ def add_stack_commands(subcommands: Subcommands) -> None:
         "services", nargs="*", metavar="STACK|SERVICE",
         help="stack.yaml or its folder (default: the current folder), and services: show only these",
     ), services)  # fmt: skip
-    logs.add_argument("--stack", default=".", help="the stack, as an option")
+    logs.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")
     logs.add_argument(
         "-n", "--tail", default="all", type=_parse_tail, metavar="LINES", help="show only the last LINES lines"
