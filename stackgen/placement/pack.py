@@ -80,7 +80,7 @@ class _Machine:
         return tuple(min(groups, key=lambda one: one[:3])[3][: item.count]) if groups else None
 
     def _find_shared(self, item: Item) -> tuple[Device, ...] | None:
-        """GPUs that others share already: those with the least left."""
+        """Of the GPUs that other replicas already share, those with the least memory left."""
         groups: dict[tuple[str, Gpu], list[Device]] = defaultdict(list)
         for one in self.rest:
             if one.gpu in item.kinds and self._has_rest(one, item):

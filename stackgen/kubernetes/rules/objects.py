@@ -192,7 +192,7 @@ def find_job_restarts(manifests: Manifests) -> Iterator[Finding]:
 
 
 def find_replica_conflicts(manifests: Manifests) -> Iterator[Finding]:
-    """A number of replicas next to an autoscaler is set again by each `kubectl apply`."""
+    """If an object with an autoscaler sets `replicas`, each `kubectl apply` resets the autoscaler's number."""
     fixed = {(one.get("kind"), _name(one)) for one in manifests.objects if "replicas" in _spec(one)}
     fields = {"HorizontalPodAutoscaler": ("minReplicas", "maxReplicas"),
               "ScaledObject": ("minReplicaCount", "maxReplicaCount")}  # fmt: skip

@@ -238,7 +238,7 @@ class Gateway:
         )  # fmt: skip
 
     def is_last_up(self, name: str) -> bool:
-        """Whether, without the replica `name`, no replica of one of its models is up."""
+        """Whether `name` is the only replica of a model that is up."""
         servers = self.servers()
         return any(
             not any(

@@ -127,7 +127,7 @@ def list_layer_chains() -> set[tuple[str, ...]]:
 def save_archive(names: Sequence[str], platform: str = "") -> Iterator[Any]:
     """Yields the archive of images as a stream. `platform` is only for engines that store several.
 
-    The engine prepares the archive from now on, also while nobody reads. Raises StackgenError at the end of the block if
+    The engine begins to prepare the archive at once, before anybody reads. Raises StackgenError at the end of the block if
     the engine failed.
     """
     direct = None if platform else open_archive(names)

@@ -89,7 +89,7 @@ class VolumeFiles:
         return {line[66:]: line[:64] for line in lines}
 
     def links(self, paths: Sequence[str]) -> dict[str, str]:
-        """The targets of those of `paths` that are links."""
+        """The target of each link among `paths`."""
         rows = (line.partition("\t") for line in self._run(LINKS, paths, user="0:0").splitlines())
         return {path: target for target, _, path in rows}
 

@@ -31,7 +31,7 @@ class StartPlan:
 def plan_start(stack: Stack) -> StartPlan:
     """Returns how to start `stack`, which may be running. Writes nothing. Raises MachineError without Docker.
 
-    Services that are not healthy serve nobody, so they are replaced without further ado.
+    Services that are not healthy serve nobody, so they are replaced without a question.
     """
     containers = find_containers(stack.plan.name)
     if not any(container.running for container in containers.values()):
