@@ -38,7 +38,7 @@ from stackgen.runtimes.compose.image_archive import EngineFacts, LocalImage, rea
 from stackgen.stack.copies import sign
 from stackgen.stack.folder import Stack
 
-__all__ = ["CreateOptions", "Created", "create"]
+__all__ = ["CreateOptions", "Created", "create", "require_target"]
 
 SMALLEST_PART = 2**20
 
@@ -71,7 +71,7 @@ def create(stack: Stack, options: CreateOptions, prepare: Callable[[], None], pr
     Raises StackgenError for a wrong option, a secret in stack.yaml, or weights that are missing; MachineError if Docker
     does not answer; OSError if the disk is full. What is complete stays for the next run.
     """
-    _require_target(options)
+    require_target(options)
     tags = name_by_tag(stack.plan)
     with ThreadPoolExecutor(1) as pool:
         # the `docker` command takes as long as the rendering
@@ -120,7 +120,8 @@ def create(stack: Stack, options: CreateOptions, prepare: Callable[[], None], pr
     return _finish(options, manifest, writer, sbom)
 
 
-def _require_target(options: CreateOptions) -> None:
+def require_target(options: CreateOptions) -> None:
+    """Raises StackgenError if `options.target` is no folder for a new bundle, or the parts are too small."""
     target = options.target
     if 0 < options.part_size < SMALLEST_PART:
         raise StackgenError("the smallest --part-size is 1MiB", "for example --part-size 4GiB")

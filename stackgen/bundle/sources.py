@@ -20,7 +20,10 @@ from stackgen.runtimes.compose.volume_files import has_volume
 from stackgen.runtimes.compose.volumes import create_shared_volumes
 from stackgen.spec import StackSpec
 
-__all__ = ["Images", "ensure_images", "ensure_weights", "name_by_tag", "open_store", "same_platform"]
+__all__ = [
+    "Images", "ensure_images", "ensure_weights", "find_builder", "is_missing_vocabulary", "name_by_tag", "open_store",
+    "same_platform",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -93,9 +96,14 @@ def _is_exporter(service: Service) -> bool:
     return service.image.startswith("stackgen/exporter:")
 
 
+def find_builder(plan: Plan, service: Service) -> Service | None:
+    """The service that builds the image of `service`; None if the image is pulled."""
+    return next((one for one in plan.services if one.image == service.image and one.build), None)
+
+
 def _obtain(plan: Plan, folder: Path, service: Service, platform: str, before: LocalImage | None,
             prepare: Callable[[], None], images: Images) -> LocalImage:  # fmt: skip
-    builder = next((one for one in plan.services if one.image == service.image and one.build), None)
+    builder = find_builder(plan, service)
     if builder is None:
         pull_image(service.image, platform)
         if before:
@@ -150,11 +158,16 @@ def ensure_weights(
     return store, requests, vocabularies
 
 
+def is_missing_vocabulary(store: Store | None, name: str) -> bool:
+    """Whether the store does not have the vocabulary `name`."""
+    return store is None or not any(store.members(f"tiktoken/{name}.tiktoken"))
+
+
 def _find_missing(store: Store | None, requests: Sequence[Request], vocabularies: Sequence[str]) -> str:
     for request in requests:
         if store is None or find_marker(store, request) is None:
             return request.repo
     for name in vocabularies:
-        if store is None or not any(store.members(f"tiktoken/{name}.tiktoken")):
+        if is_missing_vocabulary(store, name):
             return f"the vocabulary {name}"
     return ""

@@ -9,7 +9,7 @@ from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, o
 from stackgen.spec import is_local
 from stackgen.spec.types import guess_parameters
 
-__all__ = ["check_disk_space", "check_host_memory", "weight_bytes"]
+__all__ = ["check_disk_space", "check_host_memory", "guess_image_bytes", "weight_bytes"]
 
 # GiB, unpacked. stackgen's own images are measured; the others are rounded up from their registries' compressed sizes
 OWN_IMAGES = {"stackgen/vllm-cpu": 2.6, "stackgen/fastchat": 1.4, "stackgen/llamacpp": 0.3, "stackgen/download": 0.3}
@@ -20,6 +20,16 @@ QUANTIZED = (
     (re.compile(r"(?i)(?<![a-z0-9])(w4a\d+|(nv|mx)?fp4|int4|4-?bit|awq|gptq(?!.*(int8|8-?bit)))(?![a-z0-9])"), 4),
     (re.compile(r"(?i)(?<![a-z0-9])(w8a\d+|fp8|int8|8-?bit)(?![a-z0-9])"), 8),
 )
+
+
+def guess_image_bytes(image: str) -> int | None:
+    """About how many bytes an image has that is not here, unpacked; None for an image that is not in the tables."""
+    size = OWN_IMAGES.get(_repository(image)) or OTHER_IMAGES.get(_repository(image))
+    return int(size * GIB) if size else None
+
+
+def _repository(image: str) -> str:
+    return image.partition("@")[0].rpartition(":")[0] or image
 
 
 def weight_bytes(inputs: DoctorInputs, model: str) -> tuple[int | None, str]:
@@ -62,8 +72,8 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
     # replicas share one image
     for image in dict.fromkeys(service.image for service in inputs.services()):
         if docker and host.images is not None and image not in host.images:
-            name = image.partition("@")[0].rpartition(":")[0] or image
-            need, certain = OWN_IMAGES.get(name, OTHER_IMAGES.get(name, 0)) * GIB, name in OWN_IMAGES
+            name = _repository(image)
+            need, certain = guess_image_bytes(image) or 0, name in OWN_IMAGES
             disks[docker.device] = docker
             # also without a size: then the other sizes are all that is known about this disk
             needs.setdefault(docker.device, []).extend([(f"image {name}", need, certain)] if need else [])

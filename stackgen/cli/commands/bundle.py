@@ -21,13 +21,13 @@ from stackgen.cli.commands.rendering import prepare_files, write_unrendered
 from stackgen.cli.progress import show_bytes
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
-from stackgen.stack.folder import open_stack
+from stackgen.stack.folder import Stack, open_stack
 
 __all__ = ["bundle"]
 
 # action -> options that only this action has
 OWN_OPTIONS = {
-    "create": ("part_size", "platform", "python", "no_wheels"),
+    "create": ("part_size", "platform", "python", "no_wheels", "dry_run"),
     "load": ("storage", "only", "layout"),
 }
 
@@ -66,11 +66,16 @@ def _require_options(args: Namespace) -> None:
 
 def _create(args: Namespace) -> int:
     where = args.paths[0] if args.paths else "."
+    if args.dry_run:
+        stack = open_stack(where).for_one_machine()
+        # most calls create a bundle
+        from stackgen.cli.commands.bundle_preview import show_preview
+
+        return show_preview(args, stack, _options(args, stack))
     with lock_stack(args, where):
         stack = open_stack(where).for_one_machine()
-        target = Path(args.target or f"{stack.plan.name}.bundle")
-        options = CreateOptions(target, args.part_size, tuple(map(Path, args.base)), args.platform or "",
-                                tuple(dict.fromkeys(args.python)), not args.no_wheels)  # fmt: skip
+        options = _options(args, stack)
+        target = options.target
         with show_bytes(args.progress) as progress:
             made = create_bundle(stack, options, lambda: prepare_files(stack), progress)
     manifest = made.manifest
@@ -87,6 +92,12 @@ def _create(args: Namespace) -> int:
     print_data(args, data, lines)
     note(f"next: copy {target} to the other machine, and follow {target}/README.txt there")
     return 0
+
+
+def _options(args: Namespace, stack: Stack) -> CreateOptions:
+    target = Path(args.target or f"{stack.plan.name}.bundle")
+    return CreateOptions(target, args.part_size, tuple(map(Path, args.base)), args.platform or "",
+                         tuple(dict.fromkeys(args.python)), not args.no_wheels)  # fmt: skip
 
 
 def _verify(args: Namespace) -> int:

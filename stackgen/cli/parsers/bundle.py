@@ -53,6 +53,11 @@ def add_bundle(subcommands: Subcommands) -> None:
         "--python", action="append", default=[], metavar="VERSION", type=_parse_python,
         help="version of Python on the other machine, for example 3.12; repeatable (default: this Python's)",
     )  # fmt: skip
+    create.add_argument(
+        "--dry-run", action="store_true",
+        help="write nothing: list images, weights, packages with their sizes, the number of parts, and what must be "
+        "pulled, built or downloaded first",
+    )  # fmt: skip
     create.add_argument("--no-wheels", action="store_true", help="leave out stackgen and the packages that it needs")
     check = bundle.add_argument_group("only for the actions `verify` and `load`")
     check.add_argument(
