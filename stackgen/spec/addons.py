@@ -254,6 +254,10 @@ def _expand_switch(value: Any) -> Any:
 
 
 def _expand_ui(value: Any) -> Any:
+    if value is True:
+        raise PydanticCustomError("ui", "must name the chat UI. Write `ui: open-webui`")
+    if value is False:
+        raise PydanticCustomError("ui", "must name the chat UI. Without one, leave `ui` out")
     return {"kind": value} if isinstance(value, str) else value
 
 

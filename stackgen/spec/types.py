@@ -24,7 +24,9 @@ KEY_NAME = r"^[A-Z][A-Z0-9_]{1,63}$"
 PROVIDERS = "providers"
 # no credentials, query or fragment: reports print the URL
 BASE_URL = r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
-GPU_ID = re.compile(r"0|[1-9]\d{0,2}|(GPU|MIG)-[0-9A-Za-z/-]+|[\w.-]+/[\w.-]+=[\w.:-]+", re.ASCII)
+# a UUID or a CDI name
+GPU_NAME = r"(GPU|MIG)-[0-9A-Za-z/-]+|[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+=[A-Za-z0-9_.:-]+"
+GPU_ID = re.compile(rf"0|[1-9]\d{{0,2}}|{GPU_NAME}", re.ASCII)
 ADDRESS = r"^(\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]+\]?)$"
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
@@ -72,6 +74,9 @@ def _check_gpus(value: Any) -> Any:
     # type() and not isinstance(): YAML's `yes` is a bool, which is an int in Python
     if (isinstance(value, str) and value in ("all", "auto")) or (type(value) is int and 0 <= value <= 64):
         return value
+    # one UUID or CDI name can be no other form
+    if isinstance(value, str) and GPU_ID.fullmatch(value) and not value.isdecimal():
+        return (value,)
     if isinstance(value, (list, tuple)) and value:
         ids = [str(one) if type(one) is int else one for one in value]
         if all(isinstance(one, str) and GPU_ID.fullmatch(one) for one in ids):
@@ -79,8 +84,10 @@ def _check_gpus(value: Any) -> Any:
                 return tuple(ids)
             raise PydanticCustomError("gpus", "lists a GPU twice. List each GPU once")
     message = "must be a count (2), `all`, `none`, `auto`, or a list of indices or UUIDs ([0, 1])"
-    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(,\s*\d{1,3})*", value, re.ASCII):
-        message += f", not text. Write [{', '.join(re.findall(r'[0-9]+', value))}]"
+    # as people write it for Docker: `0,1`, `device=0`, `GPU-5f1c,GPU-77aa`
+    names = re.split(r",\s*", value.removeprefix("device=")) if isinstance(value, str) else []
+    if names and all(re.fullmatch(rf"\d{{1,3}}|{GPU_ID.pattern}", one, re.ASCII) for one in names):
+        message += f", not text. Write [{', '.join(names)}]"
     raise PydanticCustomError("gpus", "{message}", {"message": message})
 
 
@@ -195,6 +202,7 @@ Gpus = Annotated[
                 {"type": "integer", "minimum": 1, "maximum": 64},
                 {"type": "string", "pattern": r"^([1-9]|[1-5][0-9]|6[0-4])$"},
                 {"enum": ["all", "none", "auto"]},
+                {"type": "string", "pattern": rf"^({GPU_NAME})$"},
                 {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": ["integer", "string"]}},
             ]
         }

@@ -375,6 +375,8 @@ def test_surrogates_are_rejected(path: str) -> None:
         (["0", 3], ("0", "3")),
         (["GPU-8a1b2c3d-1111-2222-3333-444455556666"], ("GPU-8a1b2c3d-1111-2222-3333-444455556666",)),
         (["MIG-GPU-8a1b/1/0"], ("MIG-GPU-8a1b/1/0",)),
+        ("GPU-8a1b2c3d-1111-2222-3333-444455556666", ("GPU-8a1b2c3d-1111-2222-3333-444455556666",)),
+        ("nvidia.com/gpu=0", ("nvidia.com/gpu=0",)),
         (["nvidia.com/gpu=0"], ("nvidia.com/gpu=0",)),
     ],
 )

@@ -167,8 +167,16 @@ def test_a_file_of_a_model_is_inside_of_the_model(file: str) -> None:
         ('"65"', "must be a count"),
         ('"0,1"', "Write [0, 1]"),
         ('"0, 1"', "Write [0, 1]"),
+        ("device=1", "Write [1]"),
+        ('"GPU-8a1b,GPU-9c2d"', "Write [GPU-8a1b, GPU-9c2d]"),
     ],
 )
 def test_gpus_as_text_are_explained(value: str, advice: str) -> None:
     (found,) = mistakes(f"name: a\nmodels: [{{model: x/y, engine: vllm, gpus: {value}}}]\n")
     assert found.path == "models[0].gpus" and advice in found.message
+
+
+@pytest.mark.parametrize(("value", "advice"), [("true", "Write `ui: open-webui`"), ("false", "leave `ui` out")])
+def test_a_switch_for_the_chat_ui_shows_the_form_that_works(value: str, advice: str) -> None:
+    (found,) = mistakes(f"name: a\nmodels: [{{model: x/y, engine: vllm}}]\nui: {value}\n")
+    assert found.path == "ui" and advice in found.message

@@ -38,6 +38,7 @@ def test_the_examples_match_the_schema(path: Path) -> None:
 
 GOOD = [
     stack(model={"gpus": [0, "GPU-8a1b"]}),
+    stack(model={"gpus": "GPU-8a1b"}),
     stack(model={"gpus": "all", "tensor_parallel_size": 2}),
     stack(model={"max_model_len": "32k", "extra_env": {"A": 1, "B": "x"}}),
     stack(model={"gpus": "2"}),
