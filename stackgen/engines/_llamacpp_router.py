@@ -20,7 +20,9 @@ from stackgen.errors import Mistake
 from stackgen.plan import Dialect, Site
 from stackgen.spec import is_local, parse_token_count
 
-__all__ = ["describe_replica", "find_router_mistakes", "list_gguf_models", "router_dialect"]
+__all__ = ["ROUTER_WATCH", "describe_replica", "find_router_mistakes", "list_gguf_models", "router_dialect"]
+
+ROUTER_WATCH = "llamacpp_router_watch.sh"
 
 # `is_mmproj_file` and `is_draft_file`: companions of a model
 COMPANION = re.compile(r".*mmproj|mtp-|dspark-|dflash-")
@@ -70,14 +72,10 @@ def find_router_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
         yield Mistake(f"{path}.models_dir", f"{model.models_dir!r} is not a local folder",
                       hint="a local path starts with `/`, `./` or `~`")  # fmt: skip
         return
-    for field in ("file", "revision", "fallback", "hang_timeout"):
+    for field in ("file", "revision", "fallback"):
         if field in model.model_fields_set and getattr(model, field) is not None:
-            why = (
-                "stackgen does not watch a server with several models for hangs"
-                if field == "hang_timeout"
-                else "it belongs to one model"
-            )
-            yield Mistake(f"{path}.{field}", f"has no effect with models_dir: {why}", hint=f"remove {field}")
+            yield Mistake(f"{path}.{field}", "has no effect with models_dir: it belongs to one model",
+                          hint=f"remove {field}")  # fmt: skip
     yield from _find_unknown_names(model, path, Path(site.find_on_disk(model.models_dir)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stackgen.engines._llamacpp_model import LlamaCppModel
-from stackgen.engines._llamacpp_router import describe_replica, find_router_mistakes, router_dialect
+from stackgen.engines._llamacpp_router import ROUTER_WATCH, describe_replica, find_router_mistakes, router_dialect
 from stackgen.engines._llamacpp_template import warn_of_templates
 from stackgen.engines._values import find_value_mistakes
 from stackgen.engines._versions import find_version_mistakes, warn_of_versions
@@ -105,6 +105,11 @@ class LlamaCpp:
                 Asset("engines/llamacpp_health.sh", "scripts/llamacpp_health.sh"),
                 Asset("engines/llamacpp_drain.sh", "scripts/llamacpp_drain.sh"),
                 Asset("engines/llamacpp_watch.sh", "scripts/llamacpp_watch.sh"),
+                *(
+                    (Asset(f"engines/{ROUTER_WATCH}", f"scripts/{ROUTER_WATCH}"),)
+                    if any(one.spec.models_dir for one in context.replicas)
+                    else ()
+                ),
                 *(context_assets("llamacpp") if any(map(_is_own_image, context.replicas)) else ()),
             ),
             warnings=(
@@ -187,9 +192,8 @@ class LlamaCpp:
             environment["STACKGEN_DRAIN"] = " ".join(
                 ["/bin/sh", script, f"http://127.0.0.1:{port}", str(DRAIN_SECONDS), *router]
             )
-        # the process of a router does not compute, so a busy model would look like a hang
-        if not router:
-            environment |= watch_environment(model, site, self.name, f"http://127.0.0.1:{PORT}")
+        watch = ROUTER_WATCH if router else "llamacpp_watch.sh"
+        environment |= watch_environment(model, site, self.name, f"http://127.0.0.1:{PORT}", watch)
         service = Service(
             name=replica.service,
             role="engine",

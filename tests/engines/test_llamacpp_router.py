@@ -49,7 +49,7 @@ def test_the_names_are_those_of_the_server(folder: Path) -> None:
 
 
 def test_a_router_serves_the_folder_with_one_model_in_memory(folder: Path) -> None:
-    made = plan(folder, max_model_len=1024, max_num_seqs=2)
+    made = plan(folder, max_model_len=1024, max_num_seqs=2, hang_timeout=30)
     service = next(one for one in made.services if one.role == "engine")
     command = " ".join(service.command)
     assert "--models-dir /srv/gguf --models-max 1 --offline" in command
@@ -59,9 +59,12 @@ def test_a_router_serves_the_folder_with_one_model_in_memory(folder: Path) -> No
     assert Bind("./gguf", "/srv/gguf", True) in service.mounts
     assert "2 x 1,024 tokens" in service.comment and "1 of 2 models" in service.comment
     assert service.health and service.health.command[-1] == "router"
-    # the watch looks at one process, and a model is another one
     environment = dict(service.environment)
-    assert "STACKGEN_WATCH" not in environment and str(environment["STACKGEN_DRAIN"]).endswith(" router")
+    assert str(environment["STACKGEN_DRAIN"]).endswith(" router")
+    # a model is a process of its own
+    assert environment["STACKGEN_WATCH"] == "bash /stackgen/llamacpp_router_watch.sh http://127.0.0.1:8080 30"
+    assert "scripts/llamacpp_router_watch.sh" in {one.path for one in made.assets}
+    assert not [one for one in plan(folder, models_dir=None, model="./gguf/a.gguf").assets if "router" in one.path]
     assert not any(one.role == "download" for one in made.services)
     (endpoint,) = made.endpoints
     assert endpoint.models == ("a-Q4_1", "big")
@@ -83,7 +86,6 @@ def test_requests_share_the_context_without_slots(folder: Path) -> None:
         ({"model": "org/m"}, "has both `model` and `models_dir`"),
         ({"models_dir": "org/gguf"}, "'org/gguf' is not a local folder"),
         ({"file": "a.gguf"}, "models[0].file: has no effect with models_dir"),
-        ({"hang_timeout": 30}, "stackgen does not watch a server with several models for hangs"),
         ({"models_dir": None, "model": "./gguf/a.gguf", "models_max": 2}, "has no effect without models_dir"),
         ({"models_dir": None}, "models[0].model: is missing"),
         ({"models_max": 0}, "models[0].models_max"),

@@ -37,7 +37,7 @@ def stack(llamacpp_image: str, smollm2: Path, tmp_path_factory: pytest.TempPathF
     shutil.copy(gguf, folder / "gguf" / "first.gguf")
     shutil.copy(gguf, folder / "gguf" / "second" / "x.gguf")
     model = {"engine": "llamacpp", "models_dir": "./gguf", "served_names": ["first", "second"], "max_model_len": 1024,
-             "max_num_seqs": 2, "extra_args": ["--threads", "1"]}  # fmt: skip
+             "max_num_seqs": 2, "hang_timeout": 10, "extra_args": ["--threads", "1"]}  # fmt: skip
     with LiveStack(folder, {"name": "sgtest-router", "port": PORT, "gateway": False, "models": [model]}) as made:
         assert llamacpp_image in (folder / "compose.yaml").read_text()
         made.up()
@@ -60,6 +60,12 @@ def ask(stack: LiveStack, model: str, **fields: Any) -> Any:
     return call(stack, "/v1/chat/completions", body)
 
 
+def process_of(stack: LiveStack, model: str) -> int:
+    top = subprocess.run(["docker", "top", stack.inspect("llamacpp-first")["Id"], "-o", "pid,args"],
+                         capture_output=True, text=True, check=True).stdout  # fmt: skip
+    return next(int(line.split()[0]) for line in top.splitlines() if f"--alias {model}" in line)
+
+
 def test_each_model_is_checked_under_its_name_and_one_is_in_memory(stack: LiveStack) -> None:
     (endpoint,) = stack.check()["endpoints"]
     chats = [one for one in endpoint["results"] if one["name"] == "chat"]
@@ -75,9 +81,7 @@ def test_the_health_check_asks_the_loaded_model_and_loads_none(stack: LiveStack)
     ask(stack, "second")
     assert stack.execute("llamacpp-first", *HEALTH).returncode == 0
     assert loaded(stack) == ["second"]
-    top = subprocess.run(["docker", "top", stack.inspect("llamacpp-first")["Id"], "-o", "pid,args"],
-                         capture_output=True, text=True, check=True).stdout  # fmt: skip
-    child = next(int(line.split()[0]) for line in top.splitlines() if "--alias second" in line)
+    child = process_of(stack, "second")
     os.kill(child, signal.SIGSTOP)
     try:
         # the router itself still answers
@@ -85,6 +89,20 @@ def test_the_health_check_asks_the_loaded_model_and_loads_none(stack: LiveStack)
         assert stack.execute("llamacpp-first", "timeout", "5", *HEALTH).returncode != 0
     finally:
         os.kill(child, signal.SIGCONT)
+
+
+def test_a_model_that_hangs_is_ended_and_loaded_again_without_a_restart(stack: LiveStack) -> None:
+    ask(stack, "second")
+    child = process_of(stack, "second")
+    started = stack.inspect("llamacpp-first")["State"]["StartedAt"]
+    # the watch of the model begins a few seconds after the load
+    time.sleep(3)
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: not loaded(stack), 60, "the model that hangs is still loaded")
+    log = stack.compose("logs", "llamacpp-first").stdout
+    assert "stackgen: the model second hangs: no progress" in log and "the service hangs" not in log
+    assert ask(stack, "second")["model"] == "second" and process_of(stack, "second") != child
+    assert stack.inspect("llamacpp-first")["State"]["StartedAt"] == started
 
 
 def test_a_stop_waits_for_the_requests_of_a_loaded_model(stack: LiveStack) -> None:

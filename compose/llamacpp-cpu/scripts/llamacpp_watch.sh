@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Watches llama-server for hangs, with the rules of watch.py. supervise.sh starts it: upstream's image has no python3.
+# In router mode, llamacpp_router_watch.sh starts one for the router and one for each model.
 # Usage: llamacpp_watch.sh http://127.0.0.1:8080 SECONDS PID
 #
 # GET /slots shows the tokens of each request (n_prompt_tokens_processed, n_decoded). A separate thread answers it, even
@@ -51,7 +52,7 @@ answers() {  # whether one token, or any other answer, arrives in time
 }
 end() {
   quiet=$((($(now) - since) / 100)) running=$(grep -o '"is_processing":true' <<<"$before" | wc -l)
-  lines="the service hangs: no progress for ${quiet}s, $running requests running, no answer to a request for one token, $1
+  lines="${STACKGEN_WATCHED:-the service} hangs: no progress for ${quiet}s, $running requests running, no answer to a request for one token, $1
 hang: process $pid (llama-server): state $state, $((cpu / 100)) s of CPU time
 $(threads | sed 's/^/hang:   threads: /')
 $(grep -oE '"(id|is_processing|n_prompt_tokens_processed|n_decoded)":[a-z0-9]+' <<<"$before" | sed 's/^/hang: /')"
