@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from stackgen.errors import StackgenError
 
-__all__ = ["GIB", "GPUS_FILE", "Gpu", "find_gpu", "known_gpus", "observed_gpu", "parse_memory"]
+__all__ = ["DRIVER_SHARE", "GIB", "GPUS_FILE", "Gpu", "find_gpu", "known_gpus", "observed_gpu", "parse_memory"]
 
 GIB = 2**30
 GPUS_FILE = "gpus.tsv"

@@ -39,6 +39,7 @@ class Demand:
 
     - `index`: of the model in stack.yaml. `share`: of each GPU; 1.0: whole GPUs.
     - `options`: what fits, by ascending count. `refused`: why others don't, by kind and count.
+    - `hosts`: the machines that run the model, each with the same number of replicas; (): any machine.
     """
 
     index: int
@@ -48,6 +49,11 @@ class Demand:
     share: float = 1.0
     options: tuple[Option, ...] = ()
     refused: dict[tuple[Gpu, int], str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+
+    def host_of(self, replica: int) -> str:
+        """The machine of a replica; "" if it may run on any."""
+        return self.hosts[replica * len(self.hosts) // self.replicas] if self.hosts else ""
 
     def counts(self) -> list[int]:
         """The numbers of GPUs with which the model fits on some kind, ascending."""
@@ -72,7 +78,9 @@ def find_demand(
             else:
                 refused[gpu, count] = found
     options.sort(key=lambda one: (one.count, one.gpu.memory, one.gpu.name))
-    return Demand(index, name, spec.model, spec.replicas, share, tuple(options), refused)
+    hosts = tuple(getattr(spec, "host", ()))
+    replicas = spec.replicas * max(1, len(hosts))
+    return Demand(index, name, spec.model, replicas, share, tuple(options), refused, hosts)
 
 
 def _try(spec: Any, model: Model, gpu: Gpu, count: int, share: float) -> Option | str:

@@ -33,7 +33,8 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 class Device:
     """A GPU of the machine. `gpu`: its kind, for the estimate. `island`: GPUs with one name are joined by NVLink.
 
-    `held`: who uses it now, "" if nobody does. `wanted`: which stacks that are down list it.
+    `held`: who uses it now, "" if nobody does. `wanted`: which stacks that are down list it. `host`: its machine, ""
+    for a stack on one machine.
     """
 
     index: int
@@ -42,6 +43,17 @@ class Device:
     island: str
     held: str = ""
     wanted: str = ""
+    host: str = ""
+
+    @property
+    def group(self) -> tuple[str, str, Gpu]:
+        """What all GPUs of a replica have in common: machine, island and kind."""
+        return self.host, self.island, self.gpu
+
+    @property
+    def label(self) -> str:
+        """The GPU for people."""
+        return f"GPU {self.index}" + (f" of {self.host}" if self.host else "")
 
 
 def parse_topology(text: str) -> list[tuple[int, int]]:
@@ -74,14 +86,39 @@ def join_islands(indices: Iterable[int], pairs: Sequence[tuple[int, int]]) -> di
 
 def parse_machine(data: Mapping[str, Any], source: str) -> tuple[Device, ...]:
     """The GPUs that the file of `--machine` lists. Raises SpecError with all mistakes of the file."""
-    rows, mistakes = data.get("gpus"), [Mistake(str(key), "is not a field of a machine", "the only field is `gpus`")
-                                        for key in data if key != "gpus"]  # fmt: skip
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_GPUS:
-        mistakes.append(Mistake("gpus", f"must be a list of 1 to {MAX_GPUS} GPUs", "each has a `uuid` and a `name`"))
+    if "hosts" not in data:
+        return _parse_machine(data, source, "")
+    hosts, mistakes = data["hosts"], [Mistake(str(key), "is not a field next to `hosts`", "remove it")
+                                      for key in data if key != "hosts"]  # fmt: skip
+    if not isinstance(hosts, dict) or not hosts or not all(isinstance(one, dict) for one in hosts.values()):
+        mistakes.append(Mistake("hosts", "must name the machines", "for example `hosts: {box1: {gpus: [...]}}`"))
         raise SpecError(source, mistakes)
     devices: list[Device] = []
+    for host, machine in hosts.items():
+        try:
+            found = _parse_machine(machine, source, f"hosts.{host}.")
+        except SpecError as error:
+            mistakes += error.mistakes
+            continue
+        known = {one.uuid: one.host for one in devices}
+        twice = [one.uuid for one in found if one.uuid in known]
+        mistakes += [Mistake(f"hosts.{host}", f"uuid {uuid} is also a GPU of {known[uuid]}", "list each GPU once")
+                     for uuid in twice]  # fmt: skip
+        devices += [replace(one, host=str(host)) for one in found]
+    if mistakes:
+        raise SpecError(source, mistakes)
+    return tuple(devices)
+
+
+def _parse_machine(data: Mapping[str, Any], source: str, prefix: str) -> tuple[Device, ...]:
+    rows, hint = data.get("gpus"), "the only field is `gpus`"
+    mistakes = [Mistake(f"{prefix}{key}", "is not a field of a machine", hint) for key in data if key != "gpus"]
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_GPUS:
+        what = f"must be a list of 1 to {MAX_GPUS} GPUs"
+        raise SpecError(source, [*mistakes, Mistake(f"{prefix}gpus", what, "each has a `uuid` and a `name`")])
+    devices: list[Device] = []
     for number, row in enumerate(rows):
-        path = f"gpus[{number}]"
+        path = f"{prefix}gpus[{number}]"
         try:
             device = _parse_device(row, number)
             for field, same in (("uuid", {one.uuid for one in devices}), ("index", {one.index for one in devices})):

@@ -22,12 +22,20 @@ ROUNDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A replica: `key` is (model, replica). It needs `count` GPUs of one of `kinds`, and `share` of each."""
+    """A replica: `key` is (model, replica). It needs `count` GPUs of one of `kinds`, and `share` of each.
+
+    `hosts`: the machines that it may run on; empty: any.
+    """
 
     key: Key
     count: int
     share: float
     kinds: frozenset[Gpu]
+    hosts: frozenset[str] = frozenset()
+
+    def may_use(self, host: str, gpu: Gpu) -> bool:
+        """Whether GPUs of this kind on this machine are possible."""
+        return gpu in self.kinds and (not self.hosts or host in self.hosts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +47,27 @@ class Packing:
 
 
 class _Machine:
-    """What is free: whole GPUs by island and kind, and the rest of shared ones in hundredths of a percent."""
+    """What is free: whole GPUs by machine, island and kind, and the rest of shared ones in hundredths of a percent."""
 
     def __init__(self, devices: Sequence[Device], blocked: Iterable[str]) -> None:
         closed = set(blocked)
-        self.free: dict[tuple[str, Gpu], list[Device]] = defaultdict(list)
-        for one in sorted(devices, key=lambda one: one.index):
+        hosts = {host: number for number, host in enumerate(dict.fromkeys(one.host for one in devices))}
+        order = sorted(devices, key=lambda one: (hosts[one.host], one.index))
+        self.at = {one: number for number, one in enumerate(order)}
+        self.free: dict[tuple[str, str, Gpu], list[Device]] = defaultdict(list)
+        for one in order:
             if one.uuid not in closed:
-                self.free[one.island, one.gpu].append(one)
+                self.free[one.group].append(one)
+        # replicas of each model by machine
+        self.replicas: dict[tuple[int, str], int] = defaultdict(int)
         # integers, because binary floats don't add up to 0.95 exactly
         self.rest: dict[Device, int] = {}
         self.users: dict[Device, set[int]] = defaultdict(set)
 
     def put(self, item: Item, devices: Sequence[Device]) -> None:
+        self.replicas[item.key[0], devices[0].host] += 1
         for one in devices:
-            group = self.free[one.island, one.gpu]
+            group = self.free[one.group]
             if one in group:
                 group.remove(one)
                 if item.share < 1:
@@ -64,28 +78,30 @@ class _Machine:
 
     def can_put(self, item: Item, devices: Sequence[Device]) -> bool:
         """Whether a recorded place is still possible."""
-        if len(devices) != item.count or len({(one.island, one.gpu) for one in devices}) != 1:
+        if len(devices) != item.count or len({one.group for one in devices}) != 1:
             return False
         shared = item.share < 1
-        return devices[0].gpu in item.kinds and all(
-            one in self.free[one.island, one.gpu] or (shared and self._has_rest(one, item)) for one in devices
+        return item.may_use(devices[0].host, devices[0].gpu) and all(
+            one in self.free[one.group] or (shared and self._has_rest(one, item)) for one in devices
         )
 
     def find(self, item: Item) -> tuple[Device, ...] | None:
         if item.share < 1 and (shared := self._find_shared(item)):
             return shared
-        groups = [(gpu.memory, len(free), free[0].index, free) for (_, gpu), free in self.free.items()
-                  if gpu in item.kinds and len(free) >= item.count]  # fmt: skip
-        # the smallest kind leaves the others to larger models, the fullest island leaves the others whole
-        return tuple(min(groups, key=lambda one: one[:3])[3][: item.count]) if groups else None
+        # the smallest kind leaves the others to larger models, replicas on several machines survive the loss of one,
+        # and the fullest island leaves the others whole
+        groups = [((gpu.memory, self.replicas[item.key[0], host], len(free), self.at[free[0]]), free)
+                  for (host, _, gpu), free in self.free.items()
+                  if item.may_use(host, gpu) and len(free) >= item.count]  # fmt: skip
+        return tuple(min(groups, key=lambda one: one[0])[1][: item.count]) if groups else None
 
     def _find_shared(self, item: Item) -> tuple[Device, ...] | None:
         """Of the GPUs that other replicas already share, those with the least memory left."""
-        groups: dict[tuple[str, Gpu], list[Device]] = defaultdict(list)
+        groups: dict[tuple[str, str, Gpu], list[Device]] = defaultdict(list)
         for one in self.rest:
-            if one.gpu in item.kinds and self._has_rest(one, item):
-                groups[one.island, one.gpu].append(one)
-        chosen = [sorted(group, key=lambda one: (self.rest[one], one.index))[: item.count]
+            if item.may_use(one.host, one.gpu) and self._has_rest(one, item):
+                groups[one.group].append(one)
+        chosen = [sorted(group, key=lambda one: (self.rest[one], self.at[one]))[: item.count]
                   for group in groups.values() if len(group) >= item.count]  # fmt: skip
         # in bytes, because the same share of a smaller GPU is less
         return min((tuple(one) for one in chosen), default=None,

@@ -18,21 +18,21 @@ HEAD = 40
 
 def draw(plan: Plan) -> str:
     """The SVG document. A bar is as wide as the share of the GPU that is reserved for the model."""
-    islands: dict[str, list[Device]] = {}
+    islands: dict[tuple[str, str], list[Device]] = {}
     for one in plan.devices:
-        islands.setdefault(one.island, []).append(one)
+        islands.setdefault((one.host, one.island), []).append(one)
     names = list(dict.fromkeys(place.demand.name for place in plan.places))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
     body: list[str] = []
     top = GAP
-    for island, devices in islands.items():
+    for (host, island), devices in islands.items():
         rows = -(-len(devices) // COLUMNS)
         height = rows * (BAR + HEAD) + GAP
         columns = min(len(devices), COLUMNS)
         title = "without NVLink" if island == WHOLE or island.startswith(f"{ALONE}-") else f"island {island}"
         body.append(f'<rect x="{GAP}" y="{top}" width="{columns * (WIDTH + GAP) + GAP}" height="{height}" '
                     'fill="none" stroke="#888"/>')  # fmt: skip
-        body.append(_text(2 * GAP, top + 18, title, bold=True))
+        body.append(_text(2 * GAP, top + 18, f"{host}: {title}" if host else title, bold=True))
         for number, device in enumerate(devices):
             left = 2 * GAP + number % COLUMNS * (WIDTH + GAP)
             body += _draw_device(plan, device, left, top + HEAD + number // COLUMNS * (BAR + HEAD), colours)

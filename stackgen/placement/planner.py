@@ -95,7 +95,8 @@ def _first_count(demand: Demand, kept: Mapping[Key, tuple[Device, ...]]) -> int:
 
 def _item(demand: Demand, replica: int, count: int) -> Item:
     kinds = frozenset(one.gpu for one in demand.options if one.count == count)
-    return Item((demand.index, replica), count, demand.share, kinds)
+    hosts = frozenset({demand.host_of(replica)} - {""})
+    return Item((demand.index, replica), count, demand.share, kinds, hosts)
 
 
 def _explain(
@@ -110,8 +111,10 @@ def _explain(
     chosen = places.get(key, ())
     count = len(chosen)
     used = {one.uuid for each in places.values() for one in each} | set(blocked)
-    kinds = sorted({one.gpu for one in devices}, key=lambda gpu: (gpu.memory, gpu.name))
-    others = tuple(f"{gpu.name}: {_why_not(demand, gpu, chosen, devices, used)}" for gpu in kinds
+    host = demand.host_of(replica)
+    possible = [one for one in devices if host in ("", one.host)]
+    kinds = sorted({one.gpu for one in possible}, key=lambda gpu: (gpu.memory, gpu.name))
+    others = tuple(f"{gpu.name}: {_why_not(demand, gpu, chosen, possible, used)}" for gpu in kinds
                    if not chosen or gpu != chosen[0].gpu)  # fmt: skip
     if not chosen:
         return Place(demand, replica, (), "no room", others)
@@ -123,13 +126,15 @@ def _explain(
     why = [option.text + (" on each GPU" if count > 1 else "")]
     if count > 1:
         why.append("no NVLink: over PCIe" if chosen[0].island == WHOLE else f"in the island {chosen[0].island}")
+    if host:
+        why.append(f"`host: {host}`")
     if demand.share < 1:
         why.append(f"takes {demand.share:.0%} of it, {MARGIN:.0%} of a shared GPU stay free")
     is_kept = kept.get(key) == chosen
     if is_kept:
         why.append("recorded before")
     elif gone := [one for one in kept.get(key, ()) if one.uuid in blocked]:
-        why.append(f"moved, because GPU {gone[0].index}, recorded before, is used by {blocked[gone[0].uuid]}")
+        why.append(f"moved, because {gone[0].label}, recorded before, is used by {blocked[gone[0].uuid]}")
     return Place(demand, replica, chosen, "; ".join(why), others, is_kept)
 
 
@@ -142,10 +147,10 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
         count = max((one for one in refused if one <= total), default=min(refused))
         return f"with {count} GPU{'s' * (count > 1)}: {refused[count]}"
     taken = set(used)
-    free: dict[str, int] = {}
+    free: dict[tuple[str, str, Gpu], int] = {}
     for one in devices:
         if one.gpu == gpu and one.uuid not in taken:
-            free[one.island] = free.get(one.island, 0) + 1
+            free[one.group] = free.get(one.group, 0) + 1
     most, least = max(free.values(), default=0), min(fitting)
     if most < least:
         if least == 1:

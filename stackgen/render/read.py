@@ -9,12 +9,14 @@ from pathlib import Path
 
 from stackgen.errors import StackgenError
 
-__all__ = ["MAX_BYTES", "STACK_FILES", "read_regular", "read_state_file", "stack_file_in"]
+__all__ = ["MAX_BYTES", "PLACEMENT_FILE", "STACK_FILES", "read_regular", "read_state_file", "stack_file_in"]
 
 # far above every file of a stack: a larger file is another file by mistake
 MAX_BYTES = 16 * 2**20
 # what stackgen writes, and the other ending that people give YAML files
 STACK_FILES = ("stack.yaml", "stack.yml")
+# what `stackgen plan` writes next to it: an input of rendering, as the stack file is
+PLACEMENT_FILE = "placement.yaml"
 
 
 def stack_file_in(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from stackgen.errors import DriftError, StackgenError
-from stackgen.render.read import STACK_FILES, read_regular, stack_file_in
+from stackgen.render.read import PLACEMENT_FILE, STACK_FILES, read_regular, stack_file_in
 from stackgen.render.templating import RenderedFile
 from stackgen.render.version import VERSION_LINE
 
@@ -51,7 +51,7 @@ def compare(files: Sequence[RenderedFile], folder: Path) -> list[Change]:
     lock = _read_lock(folder)
     rendered = {file.path: file.text for file in files}
     # stack.yaml is created for a stack made from flags, and then belongs to the user: never removed or overwritten
-    locked = sorted((path, text) for path, text in rendered.items() if path not in STACK_FILES)
+    locked = sorted((path, text) for path, text in rendered.items() if path not in (*STACK_FILES, PLACEMENT_FILE))
     rendered[LOCK] = VERSION_LINE + "".join(f"{_digest(text)}  {path}\n" for path, text in locked)
     changes = []
     for path, text in rendered.items():

@@ -73,9 +73,6 @@ def _find_in_model(stack: StackSpec, path: str, model: Any, known: str) -> Itera
             yield Mistake(f"{path}.host", f"{host!r} is not one of `hosts`", hint=f"choose one of {known}")
     if len(set(model.host)) < len(model.host):
         yield Mistake(f"{path}.host", "lists a host twice", hint="`replicas` is the number of replicas on each host")
-    if model.gpus == "auto":
-        hint = "set a number, or a list of indices: `stackgen plan` on that host shows what fits"
-        yield Mistake(f"{path}.gpus", "`auto` looks at one machine, and can't be combined with `hosts`", hint=hint)
     if getattr(model, "cache_aware", False) and len(model.host) > 1:
         hint = "set `gateway: {routing: prefix}`, which has the same effect on several hosts"
         yield Mistake(f"{path}.cache_aware", "works on one host only", hint=hint)

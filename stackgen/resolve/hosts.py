@@ -15,6 +15,7 @@ from stackgen.plan import Endpoint, Plan, Remote, Site
 from stackgen.resolve import pipeline
 from stackgen.resolve.addons.backends import Gateway
 from stackgen.resolve.host_mistakes import find_host_mistakes, hosts_of
+from stackgen.resolve.placement import find_unplaced
 from stackgen.spec import GatewaySpec, StackSpec
 
 __all__ = ["resolve", "stack_of_host"]
@@ -25,7 +26,9 @@ SHARED = ("allow", "max_body", "timeout", "routing", "prefix_bytes", "max_queue"
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
     """Returns the plan of `stack` at `site`: with `hosts`, that of its machine `host`. Raises SpecError."""
-    if mistakes := find_host_mistakes(stack, site):
+    # without a place, it is unknown which machine runs the model
+    unplaced = find_unplaced(stack, is_cluster=False) if stack.hosts and not site.is_cluster else []
+    if mistakes := unplaced or find_host_mistakes(stack, site):
         raise SpecError(source, mistakes)
     if not stack.hosts:
         return pipeline.resolve(stack, site, source)

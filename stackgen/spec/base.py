@@ -185,7 +185,7 @@ class ModelSpec(Strict):
     host: ModelHosts = Field(
         (),
         description="The machine of `hosts` that runs the model, or a list of them: each gets all `replicas`. Default: "
-        "the first one of `hosts`",
+        "the first one of `hosts`; with `gpus: auto`, those that `stackgen plan` chooses",
     )
     kubernetes: KubernetesModelSpec | None = Field(
         None, description="What the model's pods need. Only for the target `kubernetes`"

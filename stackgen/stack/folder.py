@@ -11,17 +11,17 @@ from typing import Any
 
 import yaml
 
-from stackgen.errors import Mistake, SpecError, StackgenError
+from stackgen.errors import SpecError, StackgenError
 from stackgen.plan import Plan, Site
 from stackgen.render.read import STACK_FILES, stack_file_in
 from stackgen.render.templating import RenderedFile, render
 from stackgen.resolve.hosts import resolve, stack_of_host
 from stackgen.spec import KubernetesModelSpec, StackSpec, is_local
+from stackgen.stack.assignments import apply_assignment, parse_gpus
 from stackgen.stack.copies import move_text, name_host, sign
 from stackgen.stack.enclosing import find_enclosing, refuse_enclosing
-from stackgen.stack.load import apply_placement, build_spec, locate, parse_stack, read_text
+from stackgen.stack.load import apply_placement, build_spec, copy_placement, locate, parse_stack, read_text
 from stackgen.stack.schema import MODELINE
-from stackgen.stack.yaml_text import YAML_ERRORS, read_value
 from stackgen.targets import kubernetes
 from stackgen.targets.compose import ComposeSite
 
@@ -44,7 +44,7 @@ class Stack:
 
     `source` is the stack file's name, for the header of rendered files. `generated_file` is the text of stack.yaml if
     the stack was built from flags or goes into another folder, and otherwise "". `text` is what the user's file
-    contained.
+    contained. `placement` is the text of placement.yaml for the folder of one of several machines.
     """
 
     spec: StackSpec
@@ -54,6 +54,7 @@ class Stack:
     generated_file: str = ""
     text: str = ""
     site: Site = field(default_factory=ComposeSite)
+    placement: str = ""
 
     @property
     def target(self) -> str:
@@ -144,7 +145,7 @@ def open_stack(
     folder = Path(output) if output else path.parent
     text = read_text(path)
     spec = parse_stack(text, str(path))
-    source, copy = path.name, ""
+    source, copy, placement = path.name, "", ""
     if folder.resolve() != path.parent.resolve():
         # the other commands need a stack.yaml in that folder, and its local paths are relative to the folder
         source, copy = STACK_FILES[0], move_text(text, path.parent, folder)
@@ -154,10 +155,12 @@ def open_stack(
         raise _hosts_error(spec, folder)
     site = make_site(spec, folder, target)
     if not site.is_cluster:
-        if copy and any(model.gpus == "auto" for model in spec.models):
-            what = "the GPUs of `gpus: auto` are recorded next to stack.yaml, so the rendered files belong there too"
-            raise StackgenError(what, "render without --output, or copy stack.yaml and run `stackgen plan` there")
-        spec = place(spec) if place else apply_placement(spec, path, text)
+        if place:
+            spec = place(spec)
+        elif copy and any(model.gpus == "auto" for model in spec.models):
+            spec, placement = copy_placement(spec, path, text, host)
+        else:
+            spec = apply_placement(spec, path, text)
     try:
         plan = resolve(spec, site, str(path))
     except SpecError as error:
@@ -165,7 +168,7 @@ def open_stack(
     # from here on, only what this machine runs
     spec = stack_of_host(spec, spec.host) if spec.host else spec
     plan = _with_warnings(spec, plan, site, folder, output)
-    return Stack(spec, plan, folder, source, sign(copy) if copy else "", text, site)
+    return Stack(spec, plan, folder, source, sign(copy) if copy else "", text, site, placement)
 
 
 def _hosts_error(spec: StackSpec, folder: Path) -> StackgenError:
@@ -204,7 +207,7 @@ def build_from_flags(
         name: flags[name] for name in MODEL_FLAGS if flags.get(name) is not None
     }
     if flags.get("gpus") is not None:
-        entry["gpus"] = _parse_gpus(flags["gpus"])
+        entry["gpus"] = parse_gpus(flags["gpus"])
     data: dict[str, Any] = {name: flags[name] for name in STACK_FLAGS if flags.get(name) is not None}
     # a stack name has at most 63 characters
     data.setdefault(
@@ -212,7 +215,7 @@ def build_from_flags(
     )
     data["models"] = [entry]
     for assignment in sets:
-        _apply_assignment(data, entry, assignment)
+        apply_assignment(data, entry, assignment)
     spec = build_spec(data, "command line")
     folder = Path(output) if output else Path("compose") / spec.name
     if is_local(model) and not os.path.isabs(os.path.expanduser(model)):
@@ -255,45 +258,3 @@ def _with_warnings(spec: StackSpec, plan: Plan, site: Site, folder: Path, output
     from stackgen.stack.clear_text import find_clear_text
 
     return replace(plan, warnings=(*plan.warnings, *find_clear_text(spec)))
-
-
-def _parse_gpus(text: str) -> Any:
-    """Parses `--gpus`: `2` is a count, `0,1`, `device=0` and UUIDs are lists, `all` and `none` stay as they are."""
-    # isdecimal() and not isdigit(), which also accepts `²`, and int() does not
-    if text.isdecimal():
-        if int(text) == 0:
-            what = "0 is ambiguous. Write `--gpus none` for no GPU, or `--gpus device=0` for the GPU with index 0"
-            raise SpecError("command line", [Mistake("--gpus", what)])
-        return int(text)
-    if text == "auto":
-        what, hint = "`auto` is only for a stack file", "write one with `stackgen init`, and run `stackgen plan`"
-        raise SpecError("command line", [Mistake("--gpus", what, hint=hint)])
-    if text in ("all", "none"):
-        return text
-    parts = text.removeprefix("device=").strip("[]").split(",")
-    return [int(part) if part.strip().isdecimal() else part.strip() for part in parts if part.strip()]
-
-
-def _apply_assignment(data: dict[str, Any], entry: dict[str, Any], assignment: str) -> None:
-    """Applies `--set FIELD=VALUE` to the stack if it has a field of this name (`storage.path`), else to the model."""
-    name, equals, value = assignment.partition("=")
-    if not equals or not name:
-        what = f"{assignment!r} does not have the form FIELD=VALUE"
-        raise SpecError("command line", [Mistake("--set", what, hint="for example --set dtype=bfloat16")])
-    try:
-        parsed = read_value(value)
-    # a value that is not valid YAML is text: `--set revision=[` needs no quotes
-    except YAML_ERRORS:
-        parsed = value
-    # `--set max-num-seqs=8` works too, because users know the field as a flag
-    *parents, last = name.replace("-", "_").split(".")
-    place = data if (parents or [last])[0] in StackSpec.model_fields else entry
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            mistake = Mistake(
-                "--set", f"{assignment!r} sets a field of `{parent}`, which is a single value without fields",
-                hint=f"set `{parent}` itself: --set {parent}=VALUE",
-            )  # fmt: skip
-            raise SpecError("command line", [mistake])
-    place[last] = parsed

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from stackgen import engines
-from stackgen.errors import Mistake, SpecError
+from stackgen.errors import Mistake, SpecError, StackgenError
 from stackgen.plan.clouds import CLOUDS
 from stackgen.render.read import read_regular
 from stackgen.spec import PROVIDERS, EndpointsSpec, ModelSpec, StackSpec
@@ -24,7 +24,16 @@ from stackgen.stack.mistakes import (
 )
 from stackgen.stack.yaml_text import find_lines, read_mapping
 
-__all__ = ["apply_placement", "build_spec", "load_endpoints", "load_stack", "locate", "parse_stack", "read_text"]
+__all__ = [
+    "apply_placement",
+    "build_spec",
+    "copy_placement",
+    "load_endpoints",
+    "load_stack",
+    "locate",
+    "parse_stack",
+    "read_text",
+]
 
 T = TypeVar("T")
 # far above every real stack file; PyYAML needs up to 400 times the size of the text in memory
@@ -51,6 +60,23 @@ def apply_placement(spec: StackSpec, path: Path, text: str) -> StackSpec:
     except SpecError as error:
         # mistakes in placement.yaml have no line in stack.yaml
         raise (locate(error, text, str(path)) if error.source == str(path) else error) from None
+
+
+def copy_placement(spec: StackSpec, path: Path, text: str, host: str) -> tuple[StackSpec, str]:
+    """`spec`, which is moved to the folder of the machine `host`, with its recorded GPUs, and placement.yaml for there.
+
+    `text` is that of the file `path`, next to which the GPUs are recorded. Raises StackgenError without `host`.
+    """
+    from stackgen.stack.placement_file import apply_places, format_placement, read_placement, rename_places
+
+    if not host:
+        what = "the GPUs of `gpus: auto` are recorded next to stack.yaml, so the rendered files belong there too"
+        raise StackgenError(what, "render without --output, or copy stack.yaml and run `stackgen plan` there")
+    places = rename_places(read_placement(path.parent), parse_stack(text, str(path)), spec)
+    try:
+        return apply_places(spec, places, str(path)), format_placement(places) if places else ""
+    except SpecError as error:
+        raise locate(error, text, str(path)) from None
 
 
 def load_endpoints(path: Path) -> EndpointsSpec:

@@ -206,7 +206,7 @@ BOTH = {"front": {}, "box": {"address": "10.0.0.2"}}
          "hosts.box.gpus: is 1, and its models need 2"),
         ({"models": [VLLM | {"host": "bx"}]}, "models[0].host: 'bx' is not one of `hosts` (choose one of front, box)"),
         ({"models": [VLLM | {"host": ["box", "box"]}]}, "models[0].host: lists a host twice"),
-        ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: `auto` looks at one machine"),
+        ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: `auto` has no place yet"),
         ({"models": [VLLM | {"host": ["front", "box"], "cache_aware": True, "replicas": 2}]},
          "models[0].cache_aware: works on one host only"),
         ({"gateway": False}, "gateway: is needed with `hosts`"),

@@ -10,9 +10,10 @@ from stackgen.engines.base import served_names
 from stackgen.errors import Mistake, SpecError, StackgenError
 from stackgen.placement import Candidate, Demand, Device, Offer, Plan, find_offers, plan_places
 from stackgen.placement.demand import find_mistakes
+from stackgen.resolve.host_mistakes import hosts_of
 from stackgen.spec import StackSpec
 from stackgen.stack.load import locate
-from stackgen.stack.placement_file import Recorded
+from stackgen.stack.placement_file import Recorded, RecordedGpu
 
 __all__ = ["choose", "find_candidates", "require_placeable", "to_recorded"]
 
@@ -29,8 +30,10 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
     automatic = [index for index, model in enumerate(spec.models) if model.gpus == "auto"]
     if not automatic:
         raise StackgenError("no model has `gpus: auto`, so there is nothing to choose", "set `gpus: auto` for a model")
-    if spec.gpu_driver == "amd":
-        yield Mistake("gpu_driver", "`gpus: auto` works with NVIDIA GPUs, because the estimate is measured on them",
+    drivers: dict[str, str] = {"gpu_driver": spec.gpu_driver}
+    drivers |= {f"hosts.{name}.gpu_driver": host.gpu_driver or "" for name, host in spec.hosts.items()}
+    for place in (name for name, driver in drivers.items() if driver == "amd"):
+        yield Mistake(place, "`gpus: auto` works with NVIDIA GPUs, because the estimate is measured on them",
                       hint="list the GPUs of each model, for example `gpus: [0]`")  # fmt: skip
     for index, model in enumerate(spec.models):
         if model.gpus == "auto":
@@ -69,7 +72,9 @@ def choose(
     demands = [one.demand(kinds) for one in candidates]
     kept = _kept(demands, devices, recorded)
     own = {one.uuid for place in kept.values() for one in place}
-    blocked = {one.uuid: one.held for one in devices if one.held} | _listed(spec, devices)
+    # which program of another machine belongs to this stack is unknown
+    held = {one.uuid: one.held for one in devices if one.held and not (one.host and one.uuid in own)}
+    blocked = held | _listed(spec, devices)
     wanted = {one.uuid: one.wanted for one in devices if one.wanted and one.uuid not in own}
     found = plan_places(demands, devices, kept, wanted | blocked)
     if wanted and not found.is_complete:
@@ -79,9 +84,10 @@ def choose(
 
 def to_recorded(spec: StackSpec, found: Plan) -> dict[str, Recorded]:
     """The places of a complete plan, as placement.yaml has them."""
-    places: dict[str, list[tuple[tuple[str, int], ...]]] = {}
+    places: dict[str, list[tuple[RecordedGpu, ...]]] = {}
     for one in found.places:
-        places.setdefault(one.demand.name, []).append(tuple((gpu.uuid, gpu.index) for gpu in one.devices))
+        gpus = tuple(RecordedGpu(gpu.uuid, gpu.index, gpu.host) for gpu in one.devices)
+        places.setdefault(one.demand.name, []).append(gpus)
     models = {served_names(model)[0]: model.model for model in spec.models}
     return {name: Recorded(models[name], tuple(replicas)) for name, replicas in places.items()}
 
@@ -94,14 +100,23 @@ def _kept(
     found = {}
     for one in demands:
         place = recorded.get(one.name)
-        for number, gpus in enumerate(place.replicas if place and place.model == one.model else ()):
-            if number < one.replicas and all(uuid in by_uuid for uuid, _ in gpus):
-                found[one.index, number] = tuple(by_uuid[uuid] for uuid, _ in gpus)
+        # with machines given, each has replicas of its own: a further one must not renumber those of the next machine
+        free = list(range(one.replicas))
+        for gpus in place.replicas if place and place.model == one.model else ():
+            devices_of = tuple(by_uuid[gpu.uuid] for gpu in gpus if gpu.uuid in by_uuid)
+            hosts = ("", *(each.host for each in devices_of[:1]))
+            number = next((each for each in free if not devices_of or one.host_of(each) in hosts), None)
+            if number is None:
+                continue
+            free.remove(number)
+            if len(devices_of) == len(gpus):
+                found[one.index, number] = devices_of
     return found
 
 
 def _listed(spec: StackSpec, devices: Sequence[Device]) -> dict[str, str]:
     """The GPUs that models of the stack list, by UUID."""
-    names = {id: one.uuid for one in devices for id in (str(one.index), one.uuid)}
-    return {names[id]: served_names(model)[0] for model in spec.models if isinstance(model.gpus, tuple)
-            for id in (each.rpartition("=")[2] for each in model.gpus) if id in names}  # fmt: skip
+    names = {(one.host, id): one.uuid for one in devices for id in (str(one.index), one.uuid)}
+    return {names[host, id]: served_names(model)[0] for model in spec.models if isinstance(model.gpus, tuple)
+            for id in (each.rpartition("=")[2] for each in model.gpus)
+            for host in (hosts_of(model, spec) if spec.hosts else ("",)) if (host, id) in names}  # fmt: skip

@@ -18,20 +18,23 @@ def to_json(found: Plan) -> dict[str, Any]:
     for place in found.places:
         for gpu in place.devices:
             users.setdefault(gpu.uuid, []).append(f"{place.demand.name} {place.replica + 1}")
-    gpus = [{"index": one.index, "uuid": one.uuid, "name": one.gpu.name, "memory": one.gpu.memory,
+    gpus = [{"host": one.host, "index": one.index, "uuid": one.uuid, "name": one.gpu.name, "memory": one.gpu.memory,
              "island": one.island, "held": one.held, "models": users.get(one.uuid, [])}
             for one in found.devices]  # fmt: skip
     models = [{"name": one.demand.name, "replica": one.replica + 1, "gpus": [gpu.uuid for gpu in one.devices],
-               "indices": [gpu.index for gpu in one.devices], "share": one.demand.share, "kept": one.is_kept,
+               "indices": [gpu.index for gpu in one.devices],
+               "host": one.devices[0].host if one.devices else "", "share": one.demand.share, "kept": one.is_kept,
                "why": one.why, "not_elsewhere": list(one.others)} for one in found.places]  # fmt: skip
     return {"models": models, "gpus": gpus}
 
 
 def to_lines(found: Plan) -> Iterator[str]:
     """The places, why not elsewhere, and the GPUs that are free."""
-    rows = [(one.demand.name, str(one.replica + 1), ",".join(str(gpu.index) for gpu in one.devices) or "-",
+    has_hosts = any(one.host for one in found.devices)
+    rows = [(one.demand.name, str(one.replica + 1), *((one.devices[0].host if one.devices else "-",) * has_hosts),
+             ",".join(str(gpu.index) for gpu in one.devices) or "-",
              one.devices[0].gpu.name if one.devices else "-", one.why) for one in found.places]  # fmt: skip
-    yield from format_table(("MODEL", "REPLICA", "GPUS", "KIND", "WHY THERE"), rows)
+    yield from format_table(("MODEL", "REPLICA", *(("HOST",) * has_hosts), "GPUS", "KIND", "WHY THERE"), rows)
     # the replicas of a model have the same reasons, unless one of them has no room
     reasons = dict.fromkeys(
         (one.demand.name if one.devices else f"{one.demand.name} {one.replica + 1}", text)
@@ -40,8 +43,8 @@ def to_lines(found: Plan) -> Iterator[str]:
     if reasons:
         yield ""
         yield from format_table(("MODEL", "WHY NOT ELSEWHERE"), list(reasons))
-    taken = [f"  GPU {one.index} ({one.gpu.name}): used by {one.held}" for one in found.devices if one.held]
-    taken += [f"  GPU {one.index} ({one.gpu.name}): listed by {one.wanted}" for one in found.devices
+    taken = [f"  {one.label} ({one.gpu.name}): used by {one.held}" for one in found.devices if one.held]
+    taken += [f"  {one.label} ({one.gpu.name}): listed by {one.wanted}" for one in found.devices
               if one.wanted and not one.held and one.uuid in found.blocked]  # fmt: skip
     if taken:
         yield ""
@@ -50,11 +53,11 @@ def to_lines(found: Plan) -> Iterator[str]:
     chosen = {gpu.uuid for one in found.places for gpu in one.devices}
     for one in found.devices:
         if one.wanted and one.uuid in chosen:
-            yield f"GPU {one.index} is also listed by {one.wanted}: start only one of the two"
+            yield f"{one.label} is also listed by {one.wanted}: start only one of the two"
     used = {gpu.uuid for one in found.places for gpu in one.devices} | set(found.blocked)
-    if free := [f"{one.index} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
+    if free := [f"{one.label} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
         yield ""
-        yield f"free: GPU {', '.join(free)}"
+        yield f"free: {', '.join(free)}"
 
 
 def offers_json(offers: Sequence[Offer]) -> list[dict[str, Any]]:
@@ -84,6 +87,6 @@ def offer_lines(offers: Sequence[Offer]) -> Iterator[str]:
 def _places(plan: Plan) -> str:
     return "; ".join(
         f"{one.demand.name}{f' {one.replica + 1}' if one.demand.replicas > 1 else ''} on GPU "
-        f"{','.join(str(gpu.index) for gpu in one.devices)}"
+        f"{','.join(str(gpu.index) for gpu in one.devices)}{f' of {host}' if (host := one.devices[0].host) else ''}"
         for one in plan.places
     )

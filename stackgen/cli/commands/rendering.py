@@ -9,7 +9,7 @@ from stackgen.cli.commands.env_keys import write_keys
 from stackgen.cli.commands.output import note
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
-from stackgen.render.read import STACK_FILES
+from stackgen.render.read import PLACEMENT_FILE, STACK_FILES
 from stackgen.render.templating import RenderedFile
 from stackgen.render.write import Change, compare, diff, write_atomically, write_files
 from stackgen.runtimes.compose.certificate import certificate_names, ensure_certificate
@@ -42,10 +42,12 @@ def find_changes(stack: Stack, validate: bool) -> list[Change]:
     # a stack built from flags, or rendered into another folder, also gets a stack.yaml
     if stack.generated_file:
         files = (*files, RenderedFile(STACK_FILES[0], stack.generated_file))
+    if stack.placement:
+        files = (*files, RenderedFile(PLACEMENT_FILE, stack.placement))
     changes = compare(files, stack.folder)
-    # the lock file does not list stack.yaml, which belongs to the user once it is edited
-    return [replace(one, edited=not is_unedited(one.old)) if one.path in STACK_FILES and one.edited else one
-            for one in changes]  # fmt: skip
+    # the lock file does not list stack.yaml, which belongs to the user once it is edited, nor the copy of a placement
+    return [replace(one, edited=one.path in STACK_FILES and not is_unedited(one.old))
+            if one.path in (*STACK_FILES, PLACEMENT_FILE) and one.edited else one for one in changes]  # fmt: skip
 
 
 def write_changes(stack: Stack, changes: list[Change], force: bool) -> None:

@@ -12,8 +12,11 @@ def add_plan(subcommands: Subcommands) -> None:
     plan = subcommands.add("plan", "choose GPUs for the models with `gpus: auto`, by their estimated memory")
     plan.add_argument(
         "--machine", metavar="FILE",
-        help="YAML file that lists the GPUs of another machine (default: the GPUs of this machine)",
+        help="YAML file that lists the GPUs of another machine, or of all `hosts` of the stack (default: the GPUs of "
+        "this machine)",
     )  # fmt: skip
+    plan.add_argument("--ssh", action="store_true", help="read the GPUs of the stack's `hosts` by nvidia-smi over SSH")
+    plan.add_argument("--print-machine", action="store_true", help="print this machine's GPUs as a file for --machine")
     plan.add_argument("--svg", metavar="FILE", help="write a picture of the chosen GPUs to FILE (`-`: standard output)")
     plan.add_argument("--dry-run", action="store_true", help="show the chosen GPUs, and don't record them")
     plan.add_argument(

@@ -21,8 +21,8 @@ from stackgen.diagnose.gpus import GpuDevice, GpuDeviceProcess, GpuState
 from stackgen.doctor.facts import Gpu, GpuProcess
 
 __all__ = [
-    "CDI_DIRS", "QUERY", "TOOL_TIMEOUT", "has_nvidia_toolkit", "parse_cuda_version", "parse_gpus", "parse_processes",
-    "parse_xids", "read_cdi_kinds", "read_gpu_state", "read_nvidia_facts", "run_tool",
+    "CDI_DIRS", "QUERY", "TOOL_TIMEOUT", "Runner", "has_nvidia_toolkit", "parse_cuda_version", "parse_gpus",
+    "parse_processes", "parse_xids", "read_cdi_kinds", "read_gpu_state", "read_nvidia_facts", "run_tool",
 ]  # fmt: skip
 
 Runner = Callable[[Sequence[str]], tuple[int, str] | None]
