@@ -31,7 +31,7 @@ from stackgen.cli.main import build_parser
 from stackgen.diagnose import diagnose
 from stackgen.diagnose.explain import format_markdown, show_placeholders
 from stackgen.diagnose.rules import RULES
-from stackgen.engines._fastchat_dialect import LAUNCHED
+from stackgen.engines._fastchat_dialect import launched_dialect
 from stackgen.flags import PINNED, known_versions, load_table
 from stackgen.flags.changes import compare_versions, count_open_paths
 from stackgen.flags.releases import min_driver
@@ -179,7 +179,7 @@ def check_reference():
     ]  # fmt: skip
     known = {**BUILTIN, **{name: engines.get(name).dialect for name in engines.names()}}
     # stackgen's launcher adapts FastChat's API, and requires the key on the paths that the check tries without one
-    known["fastchat in a stack"] = replace(LAUNCHED, open_paths=())
+    known["fastchat in a stack"] = replace(launched_dialect(), open_paths=())
     for title, dialect in known.items():
         rows = {
             "liveness path": f"`{dialect.liveness_path}`" if dialect.liveness_path else "none",

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stackgen.plan import CHAT_PATHS, Deviation, Dialect
+from stackgen.engines._dialects import dialect_of
+from stackgen.plan import CHAT_PATHS, Dialect
 
-__all__ = ["LAUNCHED", "PLAIN"]
+__all__ = ["PLAIN", "launched_dialect"]
 
-_LENIENT = (
-    Deviation("errors", r"messages as a string: accepted with 200", "accepts a string as messages"),
-    Deviation("errors", r"max_tokens too large: accepted with 200",
-              "reduces max_tokens to the context length if max_tokens is larger"),
-)  # fmt: skip
-
-PLAIN = Dialect(
+_PLAIN = Dialect(
     name="fastchat",
     # fastchat/serve/openai_api_server.py
     api_paths=("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
@@ -34,23 +29,17 @@ PLAIN = Dialect(
     claims=("completions", "embeddings"),
     lacks=("tokenize",),
     ignores=("tools", "json-schema", "logprobs", "seed"),
-    deviations=(
-        Deviation("stream", r"(object|created): field required",
-                  "sends `object` and `created` in the last chunk only"),
-        Deviation("chat", r"completion_tokens is \d+, but the answer reached its limit of \d+ tokens",
-                  "reports one completion token too few if max_tokens ends the answer"),
-        *_LENIENT,
-        Deviation("errors", r"list-style content: HTTP 500 .*", "answers list-style content with a 500"),
-        Deviation("errors", r"unsupported role: HTTP 500 .*", "answers unknown roles with a 500"),
-        Deviation("errors", r"(malformed JSON|temperature as a string): the error exposes server internals: .*",
-                  "shows the path of a FastChat source file in validation errors"),
-    ),
 )  # fmt: skip
+
+PLAIN = dialect_of(_PLAIN)
 
 # - adds `object`, `created` and usage to streams, and counts the last token
 # - reads `max_completion_tokens`, text parts, the roles `developer` and `tool`, and prompts as token ids
 # - refuses tools, response_format, logprobs of chats, and seeds of sampled answers: their checks show the refusal
 # - answers with JSON errors without places in source files, and has /health and /v1/models/NAME
-LAUNCHED = replace(
-    PLAIN, liveness_path="/health", stream_usage=True, ignores=(), refuses=PLAIN.ignores, deviations=_LENIENT
-)
+_LAUNCHED = replace(_PLAIN, liveness_path="/health", stream_usage=True, ignores=(), refuses=_PLAIN.ignores)
+
+
+def launched_dialect(version: str | None = None) -> Dialect:
+    """The API of a version of FastChat behind stackgen's launcher."""
+    return dialect_of(_LAUNCHED, version, plain=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stackgen.engines._fastchat_dialect import LAUNCHED, PLAIN
+from stackgen.engines._fastchat_dialect import PLAIN, launched_dialect
 from stackgen.engines._values import find_value_mistakes
 from stackgen.engines._versions import EngineVersion, find_version_mistakes, warn_of_versions
 from stackgen.engines._watch import WATCH_ASSETS, watch_environment
@@ -102,7 +102,7 @@ class FastChat:
             service=API,
             base_url=url,
             models=names,
-            dialect=LAUNCHED,
+            dialect=launched_dialect(_version(context)),
             workers=tuple(w.name for w in workers),
             groups=groups,
             max_concurrent_requests=concurrency,
@@ -161,8 +161,7 @@ class FastChat:
         if chosen:
             return chosen, None
         variant = "cuda" if any(replica.gpus for replica in context.replicas) else "cpu"
-        # `mistakes` has checked that all models have the same value
-        version = next((one.spec.engine_version for one in context.replicas if one.spec.engine_version), VERSION)
+        version = _version(context)
         other = (("FASTCHAT_VERSION", version),) if version != VERSION else ()
         return image_tag("fastchat", version, variant), Build("./fastchat", (("VARIANT", variant), *other))
 
@@ -279,6 +278,11 @@ class FastChat:
             health=health_check(self._health_command(context, "api", site.local_url(API, API_PORT), *names), period=60),
             restart=stack.restart, init=True, user=image_user(image), stop_grace_period=STOP_GRACE_PERIOD,
         )  # fmt: skip
+
+
+def _version(context: Context) -> str:
+    # `mistakes` has checked that all models have the same value
+    return next((one.spec.engine_version for one in context.replicas if one.spec.engine_version), VERSION)
 
 
 ENGINE = FastChat()

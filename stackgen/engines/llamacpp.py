@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from stackgen.engines._dialects import dialect_of
 from stackgen.engines._llamacpp_model import LlamaCppModel
 from stackgen.engines._llamacpp_router import ROUTER_WATCH, describe_replica, find_router_mistakes, router_dialect
 from stackgen.engines._llamacpp_template import warn_of_templates
@@ -35,7 +36,7 @@ from stackgen.engines.base import (
 from stackgen.errors import Mistake
 from stackgen.flags.releases import image_of
 from stackgen.images.tags import VERSIONS, context_assets, download_image, image_tag
-from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service
+from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service
 from stackgen.spec import is_local, parse_token_count
 
 __all__ = ["ENGINE", "LlamaCppModel"]
@@ -49,7 +50,8 @@ class LlamaCpp:
 
     name = "llamacpp"
     Model = LlamaCppModel
-    dialect = Dialect(
+    # what all versions share
+    shared = Dialect(
         name="llamacpp",
         # tools/server/server.cpp
         api_paths=(
@@ -71,22 +73,8 @@ class LlamaCpp:
         tokenize=("/tokenize", "content"),
         context_flags=("--ctx-size", "-c"),
         slots_flags=("--parallel", "-np"),
-        deviations=(
-            Deviation(
-                "errors", pattern=r"unknown model: accepted with 200", note="answers requests for any model name"
-            ),
-            Deviation(
-                "errors",
-                pattern=r"max_tokens too large: accepted with 200",
-                note="accepts any max_tokens, and generates up to the context length",
-            ),
-            Deviation(
-                "errors",
-                pattern=r"unsupported role: accepted with 200",
-                note="passes unknown roles to the chat template",
-            ),
-        ),
-    )
+    )  # fmt: skip
+    dialect = dialect_of(shared)
     single_endpoint = False
     phases = (
         (r"load_model: loading model|loading model", "loading weights"),
@@ -227,12 +215,13 @@ class LlamaCpp:
             cpuset=model.cpuset or "",
             stop_grace_period=STOP_GRACE_PERIOD,
         )
+        dialect = dialect_of(self.shared, model.engine_version)
         endpoint = Endpoint(
             replica.service,
             service=replica.service,
             base_url=site.public_url(stack.bind, replica.host_port),
             models=served_names(model),
-            dialect=router_dialect(self.dialect) if router else self.dialect,
+            dialect=router_dialect(dialect) if router else dialect,
             max_concurrent_requests=(model.max_num_seqs or 0) * (model.models_max or 1),
         )
         return service, endpoint

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stackgen.engines._dialects import dialect_of
 from stackgen.engines._sglang_sizes import find_size_mistakes
 from stackgen.engines._values import find_value_mistakes
 from stackgen.engines._versions import EngineVersion, find_version_mistakes, warn_of_versions
@@ -38,7 +39,7 @@ from stackgen.flags import PINNED
 from stackgen.flags.parallel import sglang_tensor_size
 from stackgen.flags.releases import image_of
 from stackgen.images.tags import download_image
-from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service, Volume
+from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service, Volume
 from stackgen.spec import ModelSpec, Text, TokenCount, is_local, parse_token_count
 
 __all__ = ["ENGINE", "SglangModel"]
@@ -100,7 +101,8 @@ class Sglang:
 
     name = "sglang"
     Model = SglangModel
-    dialect = Dialect(
+    # what all versions share
+    shared = Dialect(
         name="sglang",
         # entrypoints/http_server.py, without paths that no other engine has; all of them need the key
         api_paths=(
@@ -116,14 +118,8 @@ class Sglang:
         depends=("embeddings", "tools"),
         tokenize=("/tokenize", "prompt"),
         context_flags=("--context-length",),
-        deviations=(
-            Deviation(
-                "errors", pattern=r"unknown model: accepted with 200", note="answers requests for any model name"
-            ),
-            Deviation("errors", pattern=r"unsupported role: accepted with 200",
-                      note="passes unknown roles to the chat template"),
-        ),
     )  # fmt: skip
+    dialect = dialect_of(shared)
     single_endpoint = False
     phases = (
         (r"Load weight begin", "loading weights"),
@@ -209,7 +205,8 @@ class Sglang:
         )  # fmt: skip
         endpoint = Endpoint(
             replica.service, service=replica.service, base_url=site.public_url(stack.bind, replica.host_port),
-            models=served_names(model), dialect=self.dialect, max_concurrent_requests=model.max_num_seqs or 0,
+            models=served_names(model), dialect=dialect_of(self.shared, model.engine_version),
+            max_concurrent_requests=model.max_num_seqs or 0,
         )  # fmt: skip
         return service, endpoint
 

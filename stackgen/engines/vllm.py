@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stackgen.engines._dialects import dialect_of
 from stackgen.engines._gpt_oss import vocabulary_arguments, vocabulary_environment
 from stackgen.engines._lora import adapter_downloads, adapter_modules, choose_rank, find_lora_mistakes
 from stackgen.engines._nodes import GROUP_ASSETS, find_node_mistakes, group_of, node_flags
@@ -45,7 +46,7 @@ from stackgen.engines.base import (
 from stackgen.errors import Mistake
 from stackgen.flags import PINNED, is_too_old
 from stackgen.flags.releases import image_of
-from stackgen.plan import Asset, Build, Deviation, Dialect, Endpoint, EnvRef, Port, Service, Volume
+from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service, Volume
 from stackgen.spec import is_local
 
 __all__ = ["ENGINE", "VllmModel"]
@@ -69,7 +70,8 @@ class Vllm:
 
     name = "vllm"
     Model = VllmModel
-    dialect = Dialect(
+    # what all versions share
+    shared = Dialect(
         name="vllm",
         liveness_path="/health",
         open_paths=OPEN_PATHS,
@@ -80,11 +82,8 @@ class Vllm:
         tokenize=("/tokenize", "prompt"),
         # measured on 0.32.0: a 400 even for `tools: []`, in /v1/chat/completions and /v1/messages
         tools_flags=("--tool-call-parser",), context_flags=("--max-model-len",),
-        deviations=(
-            Deviation("errors", pattern=r"unsupported role: accepted with 200",
-                      note="passes unknown roles to the chat template"),
-        ),
     )  # fmt: skip
+    dialect = dialect_of(shared)
     single_endpoint = False
     phases = (
         (r"Starting to load model|Loading safetensors checkpoint", "loading weights"),
@@ -182,7 +181,8 @@ class Vllm:
         names = served_names(model) + tuple(lora.name for lora in model.lora_adapters)
         url = site.public_url(stack.bind, replica.host_port)
         endpoint = Endpoint(
-            replica.service, service=replica.service, base_url=url, models=names, dialect=self.dialect,
+            replica.service, service=replica.service, base_url=url, models=names,
+            dialect=dialect_of(self.shared, model.engine_version),
             max_concurrent_requests=(model.max_num_seqs or 0) * model.data_parallel_size, open_paths=OPEN_PATHS,
         )  # fmt: skip
         return service, endpoint

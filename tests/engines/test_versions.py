@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stackgen.check.checks.table import CHECKS
 from stackgen.cli.main import main
+from stackgen.engines import _dialects
 from stackgen.errors import SpecError
 from stackgen.flags import PINNED, known_versions, load_table
 from stackgen.flags.changes import compare_versions
@@ -79,6 +82,32 @@ def test_a_version_without_a_table_is_a_warning_that_names_the_known_ones() -> N
     [warning] = [one for one in plan(engine_version="0.30.0").warnings if "no table" in one]
     assert "vllm 0.30.0" in warning and "0.31.0, 0.32.0, 0.33.0" in warning
     assert not [one for one in plan(engine_version="0.33.0").warnings if "no table" in one]
+
+
+def test_known_deviations_belong_to_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notes(**fields: Any) -> set[str]:
+        (endpoint,) = plan(**fields).endpoints
+        return {one.note for one in endpoint.dialect.deviations} | {str(endpoint.dialect.unknown_model)}
+
+    role = "passes unknown roles to the chat template"
+    # the data of the repository, for every version that a user can name
+    assert role in notes() and notes() == notes(engine_version="0.33.0") == notes(engine_version="0.30.0")
+    entries = [
+        {"check": "errors", "pattern": "a", "note": "until 0.32", "recorded": "0.32.0", "before": "0.33"},
+        {"check": "errors", "pattern": "b", "note": "from 0.33 on", "recorded": "0.33.0", "since": "0.33.0"},
+        {"fields": {"unknown_model": [400, 400]}, "recorded": "0.33.0", "since": "0.33.0"},
+    ]
+    monkeypatch.setattr(_dialects, "_load", lambda: {"vllm": entries})
+    assert notes() == {"until 0.32", "(404, 404)"}
+    assert notes(engine_version="0.33.0") == notes(engine_version="0.34.1") == {"from 0.33 on", "(400, 400)"}
+
+
+@pytest.mark.parametrize("engine", sorted(PINNED))
+def test_each_recorded_deviation_names_a_check_and_a_known_version(engine: str) -> None:
+    checks = {one.name for one in CHECKS}
+    for entry in _dialects._load()[engine]:
+        assert entry["check"] in checks and entry["recorded"] in known_versions(engine)
+        assert re.compile(entry["pattern"]) and entry["note"]
 
 
 def test_fastchat_is_built_in_one_version_for_all_models() -> None:
