@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["ROOT", "SECONDS", "WHOLE_SECONDS", "Replica", "is_running", "running", "wait_until"]
+__all__ = ["ROOT", "SECONDS", "WHOLE_SECONDS", "Replica", "is_running", "running", "wait_until", "watch_command"]
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"vllm": "split_server.py", "fastchat": "worker_server.py", "llamacpp": "worker_server.py"}
@@ -27,20 +27,25 @@ SECONDS = 2.5
 WHOLE_SECONDS = 5
 
 
+def watch_command(folder: Path, engine: str, port: int) -> str:
+    """Copies the engine's scripts into `folder`, and returns the command of its watch."""
+    scripts = folder / "scripts"
+    scripts.mkdir()
+    for path in (*(ROOT / "templates/images/common").glob("watch*.py"), *(ROOT / "templates/engines").iterdir()):
+        shutil.copy(path, scripts)
+    if engine == "llamacpp":
+        return f"bash {scripts}/llamacpp_watch.sh http://127.0.0.1:{port} {WHOLE_SECONDS}"
+    return f"{sys.executable} {scripts}/watch.py {engine} http://127.0.0.1:{port} {SECONDS}"
+
+
 class Replica:
     """A service under supervise.sh and the watch."""
 
     def __init__(self, folder: Path, engine: str, environment: dict[str, str]) -> None:
-        scripts = folder / "scripts"
-        scripts.mkdir()
-        for path in (*(ROOT / "templates/images/common").glob("watch*.py"), *(ROOT / "templates/engines").iterdir()):
-            shutil.copy(path, scripts)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.ready, self.hang, self.log_file = folder / "ready", folder / "hang", folder / "log"
-        watch = f"{sys.executable} {scripts}/watch.py {engine} http://127.0.0.1:{self.port} {SECONDS}"
-        if engine == "llamacpp":
-            watch = f"bash {scripts}/llamacpp_watch.sh http://127.0.0.1:{self.port} {WHOLE_SECONDS}"
+        watch = watch_command(folder, engine, self.port)
         files = {"STACKGEN_READY_FILE": str(self.ready), "STACKGEN_HANG_FILE": str(self.hang), "LLAMA_API_KEY": "k"}
         server = ROOT / "tests/standin" / SERVERS[engine]
         command = ["sh", str(ROOT / "templates/images/common/supervise.sh"), sys.executable, str(server)]

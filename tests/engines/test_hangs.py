@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.replica import ROOT, SECONDS, is_running, running, wait_until
+from tests.engines.replica import ROOT, SECONDS, is_running, running, wait_until, watch_command
 
 # monitoring's tests compare its names with dashboards and alerts
 RECORDING = ROOT / "tests/resolve/addons/recordings/watch-metrics.txt"
@@ -168,6 +169,22 @@ def test_nothing_is_watched_before_the_service_is_healthy(tmp_path: Path) -> Non
         os.kill(replica.server_pid(), signal.SIGKILL)
         replica.process.wait(timeout=10)
         assert "was never healthy" in replica.log
+
+
+@pytest.mark.parametrize("engine", ["vllm", "fastchat", "llamacpp"])
+def test_a_service_that_ends_at_once_ends_the_container_also_if_the_signal_to_its_watch_is_lost(
+    engine: str, tmp_path: Path
+) -> None:
+    watch = watch_command(tmp_path, engine, 1)
+    files = {"STACKGEN_READY_FILE": str(tmp_path / "ready"), "STACKGEN_HANG_FILE": str(tmp_path / "hang")}
+    # a shell drops a signal that arrives in the first moment of a child; an ignored signal has the same effect
+    command = ["env", "--ignore-signal=TERM", "sh", str(ROOT / "templates/images/common/supervise.sh")]
+    done = subprocess.run(
+        [*command, "no-such-program"], env={**os.environ, **files, "STACKGEN_WATCH": watch},
+        capture_output=True, text=True, timeout=15,
+    )  # fmt: skip
+    assert done.returncode == 127
+    assert "the service ended with code 127 after" in done.stderr and "was never healthy" in done.stderr
 
 
 @pytest.mark.side_by_side

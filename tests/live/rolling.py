@@ -50,7 +50,10 @@ def edit_stack(stack: LiveStack, **fields: Any) -> None:
 
 
 def update(stack: LiveStack, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = stack.run_stackgen("update", str(stack.folder), "--progress", "plain", "--timeout", "900", *args)
+    # shorter than the time limit of a test, so that a failure shows the output
+    done = stack.run_stackgen(
+        "update", str(stack.folder), "--progress", "plain", "--timeout", "900", *args, timeout=500
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

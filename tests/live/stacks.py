@@ -52,9 +52,14 @@ class LiveStack:
         assert done.returncode == code, f"stackgen {' '.join(args)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def run_stackgen(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Runs a stackgen command and returns its result, whatever the exit code."""
-        return subprocess.run([sys.executable, "-m", "stackgen", *args], capture_output=True, text=True, timeout=900)
+    def run_stackgen(self, *args: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Runs a stackgen command and returns its result, whatever the exit code. Fails after `timeout` seconds."""
+        command = [sys.executable, "-m", "stackgen", *args]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            shown = b"".join((error.stdout or b"", error.stderr or b"")).decode(errors="replace")
+            raise AssertionError(f"stackgen {' '.join(args)} did not end in {timeout} s; its output:\n{shown}") from None
 
     def compose(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs plain Compose, as a user without stackgen does."""

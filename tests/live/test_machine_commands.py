@@ -120,10 +120,10 @@ esac
 """)
     stub.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    # containers of other tests may hold GPUs, too
     (gpu,) = (one for one in run_json(stack, "gpus")["gpus"] if one["uuid"] == uuid)
-    (holder,) = gpu["holders"]
-    assert (holder["kind"], holder["stack"]) == ("process", NAME)
+    # containers of other tests may reserve the first GPU at the same time
+    (holder,) = (one for one in gpu["holders"] if one["kind"] == "process")
+    assert holder["stack"] == NAME
     assert holder["name"] == f"VLLM::EngineCore in {about['Name'].lstrip('/')}"
 
 
