@@ -63,7 +63,11 @@ $(grep -oE '"(id|is_processing|n_prompt_tokens_processed|n_decoded)":[a-z0-9]+' 
   exit
 }
 
-while [ ! -e "$ready" ]; do sleep 1; done
+# supervise.sh waits for the watch of a service that has ended, and its signal may come too early to be noticed
+while [ ! -e "$ready" ]; do
+  [ -e "/proc/$pid" ] || exit 0
+  sleep 1
+done
 before="" runs="" cpu=0 faults=0 last=$(now)
 usage
 progress

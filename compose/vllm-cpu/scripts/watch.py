@@ -213,10 +213,12 @@ def main():
             watch_metrics.serve(watch, int(port))
         except (OSError, ValueError) as error:
             say(f"the watch for hangs has no metrics: {error}")
-    while not READY.exists():
-        time.sleep(seconds / 12)
+    # supervise.sh waits for the watch of a service that has ended, and its signal may come too early to be noticed
+    service = Path(f"/proc/{root}")
+    while not READY.exists() and service.exists():
+        time.sleep(min(seconds / 12, 1))
     told = ""
-    while True:
+    while service.exists():
         try:
             reason = watch.tick()
         # the engine is exiting, or the machine has no memory: the state is unknown, and the watch continues
