@@ -59,7 +59,9 @@ class LiveStack:
             return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             shown = b"".join((error.stdout or b"", error.stderr or b"")).decode(errors="replace")
-            raise AssertionError(f"stackgen {' '.join(args)} did not end in {timeout} s; its output:\n{shown}") from None
+            raise AssertionError(
+                f"stackgen {' '.join(args)} did not end in {timeout} s; its output:\n{shown}"
+            ) from None
 
     def compose(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs plain Compose, as a user without stackgen does."""
