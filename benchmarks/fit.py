@@ -102,6 +102,12 @@ def page(rows: list[Row], planner: list[float | None]) -> str:
         summary("llm-d-planner, half without influence on stackgen's constants",
                 [abs(other - kv) / kv * 100 for row, other in held if (kv := row.number("kv_gib"))]),
         summary("stackgen fit, half without influence on stackgen's constants", errors([row for row, _ in held])),
+        "",
+        "## Other engines",
+        "",
+        "`tests/live/test_fit.py` compares llama.cpp's own projection with the estimate, and a running FastChat worker's",
+        "weights and cache, which must be equal to the byte. `benchmarks/fit_fastchat.py` does the same for six",
+        "architectures, and checks that the peak memory of the worker's process is inside the bounds.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

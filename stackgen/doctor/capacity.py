@@ -1,4 +1,4 @@
-"""Disk space for images and weights, and host memory for models that run on the CPU."""
+"""Disk space for images and weights, and the sizes of models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, o
 from stackgen.spec import is_local
 from stackgen.spec.types import guess_parameters
 
-__all__ = ["check_disk_space", "check_host_memory", "guess_image_bytes", "weight_bytes"]
+__all__ = ["check_disk_space", "guess_image_bytes", "weight_bytes"]
 
 # GiB, unpacked. stackgen's own images are measured; the others are rounded up from their registries' compressed sizes
 OWN_IMAGES = {"stackgen/vllm-cpu": 2.6, "stackgen/fastchat": 1.4, "stackgen/llamacpp": 0.3, "stackgen/download": 0.3}
@@ -124,58 +124,3 @@ def check_disk_space(inputs: DoctorInputs) -> Results:
             "the disk has enough space: no large download is needed",
             evidence=f"{format_bytes(docker.free)} free at {docker.path}",
         )
-
-
-def check_host_memory(inputs: DoctorInputs) -> Results:
-    """The host has memory for everything that runs on the CPU: weights, and vLLM's KV cache."""
-    host, needed, parts, guessed, unsized = inputs.host, 0.0, [], False, list[str]()
-    for _, model in inputs.model_specs():
-        if model.gpus:
-            # per GPU; a list of GPUs is divided among all replicas, and the number of `all` is unknown here
-            offload = (getattr(model, "cpu_offload_gib", None) or 0) * GIB
-            count = len(model.gpus) if isinstance(model.gpus, (list, tuple)) else model.gpus
-            if offload and isinstance(count, int):
-                total = offload * count * (1 if isinstance(model.gpus, (list, tuple)) else model.replicas)
-                needed += total
-                parts.append(f"{model.model}: {format_bytes(total)} (cpu_offload_gib)")
-            continue
-        weight, source = weight_bytes(inputs, model.model)
-        guessed |= weight is None or "guessed" in source
-        unsized += [model.model] if weight is None else []
-        # torch and the engine's own processes: 1.4 GiB measured with a model of 1 MB
-        each = (weight or 0) + (getattr(model, "cpu_kv_cache_gib", 0) + (1.4 if model.engine == "vllm" else 0.4)) * GIB
-        needed += each * model.replicas
-        about = f" ({source or 'without the weights, whose size is unknown'})"
-        parts.append(
-            f"{model.model}: {format_bytes(each)}{about}" + (f" × {model.replicas}" if model.replicas > 1 else "")
-        )
-    if host.memory_total is None:
-        yield unknown("this machine's memory is unknown")
-        return
-    # without the available memory, the total is still a limit
-    available = host.memory_total if host.memory_available is None else host.memory_available
-    free = "an unknown part is" if host.memory_available is None else f"{format_bytes(available)} are"
-    evidence = f"this machine has {format_bytes(host.memory_total)} of memory, {free} available"
-    evidence += "".join(f"; {part}" for part in parts)
-    about = format_bytes(needed)
-    # a running copy of the same stack already uses this memory, so only the total is a hard limit
-    if needed > host.memory_total and not guessed:
-        yield fail(
-            f"the models on the CPU need about {about} of memory, more than this machine has",
-            evidence=evidence,
-            fix="reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
-            place="models",
-        )
-    elif needed > available:
-        yield warn(
-            f"the models on the CPU need about {about} of memory, more than is available now",
-            evidence=evidence,
-            fix="stop other programs, reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
-            place="models",
-        )
-    elif unsized:
-        yield unknown(f"can't tell whether there is enough memory for {', '.join(unsized)}", evidence=evidence)
-    elif parts and host.memory_available is None:
-        yield unknown("can't tell whether enough memory is available: only the total is known", evidence=evidence)
-    else:
-        yield ok("there is enough memory" if parts else "the size of this machine's memory is known", evidence=evidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from stackgen import fit
 from stackgen.doctor.capacity import weight_bytes
 from stackgen.doctor.facts import Gpu
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
@@ -17,7 +18,7 @@ from stackgen.fit.estimate import FITS, NOT
 from stackgen.fit.gpus import GIB, observed_gpu
 from stackgen.fit.others import CONTEXT
 
-__all__ = ["check_gpu_memory"]
+__all__ = ["check_gpu_memory", "estimate_on_cpu"]
 
 # bytes that engines need besides weights and cache, if nothing more is known of the model: context and a short chat
 RUNTIME_OVERHEAD = int((CONTEXT[0] + 0.55) * GIB)
@@ -106,6 +107,17 @@ def _estimate(inputs: DoctorInputs, model: Any, gpus: tuple[Gpu, ...]) -> Estima
         return estimate(known, settings, observed_gpu(least.name, least.memory_total or 0, least.compute))
     # other checks report what is wrong with the files or the sizes
     except (StackgenError, OSError):
+        return None
+
+
+def estimate_on_cpu(inputs: DoctorInputs, model: Any) -> Estimate | None:
+    """The estimate for this machine's CPU; None if the model is not known well enough."""
+    try:
+        settings = read_settings(model, 0, _version(inputs, model))
+        host = fit.Gpu("this machine's CPU", inputs.host.memory_total or GIB)
+        return estimate(_read_model(inputs, model.model), settings, host)
+    # as above; KeyError: the model's files are unknown
+    except (StackgenError, OSError, KeyError):
         return None
 
 

@@ -15,6 +15,7 @@ from stackgen.doctor import (
     gpu_memory,
     gpu_reservations,
     gpus,
+    host_memory,
     huggingface,
     machine,
     model,
@@ -52,7 +53,7 @@ CHECKS: tuple[Check, ...] = (
           run=capacity.check_disk_space, machine=True),
     Check("SG-P007", name="memory", description="this machine has enough memory for the weights and KV cache of "
           "models on the CPU",
-          run=capacity.check_host_memory, machine=True),
+          run=host_memory.check_host_memory, machine=True),
     Check("SG-P008", name="shm", description="/dev/shm of vLLM's containers is at least 256 MiB",
           run=machine.check_shared_memory),
     Check("SG-P009", name="cpu", description="the CPU has the architecture and instruction sets that the CPU images "

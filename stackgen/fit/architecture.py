@@ -84,6 +84,8 @@ class Architecture:
     - `feed_forward`: the largest intermediate size of a dense layer. `experts`, `active_experts`, `expert_size`: of a
       mixture of experts.
     - `vision`: hidden size, depth, and largest number of patches of the vision encoder; zeros without one.
+    - `expanded`: elements of keys and values of one token in a layer with MLA, where an engine does not keep the latent
+      vector; 0 if unknown.
     - `doubts`: what about this model makes an estimate less certain, in words.
     """
 
@@ -103,6 +105,7 @@ class Architecture:
     tied: bool = False
     quantization: str = ""
     vision: tuple[int, int, int] = (0, 0, 0)
+    expanded: int = 0
     doubts: tuple[str, ...] = ()
 
     @property

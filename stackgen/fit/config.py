@@ -68,6 +68,7 @@ def read_config(config: Mapping[str, Any], source: str = "config.json") -> Archi
         tied=_is_tied(config, text, family),
         quantization=_read_quantization(config, text),
         vision=_read_vision(vision) if isinstance(vision, dict) else (0, 0, 0),
+        expanded=_read_expanded(fields, heads) if FAMILIES[family].latent else 0,
         doubts=tuple(_find_doubts(config, fields)),
     )  # fmt: skip
 
@@ -108,6 +109,11 @@ def _read_layers(fields: Fields, family: str, heads: int, hidden: int, depth: in
             full_heads, full_size = fields.whole(kv_heads, size)
             layers.append(CacheLayer("full", full_heads, full_size, fields.optional("v_head_dim") or full_size))
     return layers
+
+
+def _read_expanded(fields: Fields, heads: int) -> int:
+    keys = fields.optional("qk_nope_head_dim") + fields.optional("qk_rope_head_dim")
+    return heads * (keys + fields.optional("v_head_dim"))
 
 
 def _read_dtype(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:

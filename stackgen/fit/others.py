@@ -3,17 +3,18 @@
 llama.cpp b11434: `common_memory_breakdown_print` of `llama-server -v` with SmolLM2-135M-Instruct.Q4_1 and four sets of
 flags; tests/live/test_fit.py repeats the comparison. The cache has `--ctx-size` cells for all slots together; a sliding
 window has fewer. FastChat 0.2.36: fastchat/serve/inference.py calls Transformers with the whole prompt, which returns
-the logits of each of its tokens, and the cache grows with each request.
+the logits of each of its tokens, and the cache grows with each request. benchmarks/fit_fastchat.py measures a real
+worker.
 """
 
 from __future__ import annotations
 
-from stackgen.fit.architecture import Architecture, CacheLayer
+from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
 from stackgen.fit.cache import CachePlan, Group
 from stackgen.fit.gpus import GIB
 from stackgen.fit.settings import Settings
-from stackgen.fit.terms import Term
-from stackgen.fit.weights import Weights, weigh
+from stackgen.fit.terms import CPU_PROCESSES, Term
+from stackgen.fit.weights import FLOATS, HEAD, Weights, weigh
 
 __all__ = ["fastchat_plan", "fastchat_terms", "llamacpp_plan", "llamacpp_terms"]
 
@@ -58,13 +59,12 @@ def llamacpp_terms(weights: Weights, model: Architecture, settings: Settings, le
     # five states and three intermediate vectors of each token, and the mask of attention
     mask = length * tokens * 2
     compute = tokens * (5 * model.hidden + 3 * _inner(model)) * 4 + mask
-    middle, low, high = (int(one * GIB) for one in CONTEXT)
     return [
         # the embeddings of the input stay in the machine's memory
         Term("weights", size, int(size * 0.9), int(size * 1.01) + GIB // 20, weights.source),
         Term("compute buffer", compute, compute // 2, 2 * compute + tokens * model.vocabulary * 4,
              f"{tokens} tokens at a time"),
-        Term("CUDA and NCCL", middle, low, high, "CUDA and cuBLAS"),
+        _process(settings),
     ]  # fmt: skip
 
 
@@ -73,28 +73,56 @@ def _inner(model: Architecture) -> int:
 
 
 def fastchat_plan(model: Architecture, settings: Settings) -> CachePlan:
-    """The cache of Transformers: all tokens of all layers, also beyond a sliding window."""
-    layers = [layer for layer in model.layers if layer.kind != "state"]
-    # MLA models of Transformers 4 cache whole keys and values
-    token = sum(layer.token_bytes(1, 2.0) * (model.heads if layer.kind == "mla" else 1) for layer in layers)
+    """The cache of Transformers 4.57 (`DynamicCache` in cache_utils.py): all tokens, and the last ones of a window."""
+    element, parallel = DTYPE_BYTES[_fastchat_dtype(settings)], settings.tensor_parallel
+    whole = [layer for layer in model.layers if layer.kind in ("full", "mla")]
+    # models with MLA cache whole keys and values
+    token = sum(int((model.expanded or layer.head_size * model.heads) * element) if layer.kind == "mla" else
+                layer.token_bytes(1, element) for layer in whole)  # fmt: skip
+    token //= parallel
+    local = [layer for layer in model.layers if layer.kind in ("sliding", "chunked")]
     fixed = sum(layer.state.size(1, "float32") for layer in model.layers if layer.state)
-    token //= settings.tensor_parallel
-    return CachePlan((Group("full", len(layers), 1, token),) if token else (), max(1, token), float(token), fixed=fixed)
+    fixed += sum((layer.window - 1) * layer.token_bytes(1, element) for layer in local) // parallel
+    groups = (Group("full", len(whole), 1, token),) if token else ()
+    return CachePlan(groups, max(1, token), float(token), fixed=fixed)
 
 
 def fastchat_terms(weights: Weights, model: Architecture, settings: Settings, length: int) -> list[Term]:
-    """Weights in 16 bits, the logits of a prompt, and the context."""
-    size = weigh(weights, model, dtype="float16", quantization="") // settings.tensor_parallel
+    """Weights, the logits of a prompt, and the process."""
+    dtype = _fastchat_dtype(settings)
+    element = DTYPE_BYTES[dtype]
+    size = _parameters(weights, model, dtype) // settings.tensor_parallel
     if settings.quantization == "8bit":
-        size = size // 2
-    # 2 bytes, and 4 more where Transformers casts them to float32
-    logits = length * model.vocabulary * 2
-    forward = length * (4 * model.hidden + 3 * _inner(model)) * 2
-    middle, low, high = (int(one * GIB) for one in CONTEXT)
+        size = int(size / element)
+    # and 4 bytes more where Transformers casts them to float32
+    logits = int(length * model.vocabulary * element)
+    forward = int(length * (4 * model.hidden + 3 * _inner(model)) * element)
     return [
         Term("weights", size, int(size * 0.97), int(size * 1.05), weights.source),
         # PyTorch keeps freed memory in pieces, so the peak of a long prompt is not exact
         Term("logits of a prompt", logits + forward, logits // 2, 3 * logits + 2 * forward,
              f"a prompt of {length} tokens x {model.vocabulary} entries of the vocabulary"),
-        Term("CUDA and NCCL", middle, low, high, "CUDA and cuBLAS"),
+        _process(settings),
     ]  # fmt: skip
+
+
+def _parameters(weights: Weights, model: Architecture, dtype: str) -> int:
+    """Bytes of the parameters as Transformers loads them: without vLLM's padding and tables."""
+    element = DTYPE_BYTES[dtype]
+    if not weights.tensors:
+        return weigh(weights, model, dtype=dtype, quantization="")
+    own = [one for one in weights.tensors if not (model.tied and HEAD.search(one.name))]
+    return int(sum(one.bytes * (element * 8 / FLOATS[one.dtype] if one.dtype in FLOATS else 1) for one in own))
+
+
+def _fastchat_dtype(settings: Settings) -> str:
+    """`load_model` of fastchat/model/model_adapter.py: without --dtype, float16 on GPUs and float32 on the CPU."""
+    return settings.dtype or ("float32" if settings.is_cpu else "float16")
+
+
+def _process(settings: Settings) -> Term:
+    if settings.is_cpu:
+        low, middle, high = (int(one * GIB) for one in CPU_PROCESSES[settings.engine])
+        return Term("engine process", middle, low, high, "the program and its libraries")
+    middle, low, high = (int(one * GIB) for one in CONTEXT)
+    return Term("CUDA and NCCL", middle, low, high, "CUDA and cuBLAS")

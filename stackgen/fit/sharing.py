@@ -15,7 +15,7 @@ from stackgen.fit.estimate import CLOSE, CONTEXT, FITS, NOT, Change, Estimate, M
 from stackgen.fit.gpus import GIB, Gpu
 from stackgen.fit.settings import Settings
 
-__all__ = ["HIGHEST_SUM", "Shared", "Shares", "find_shares", "judge_together"]
+__all__ = ["HIGHEST_SUM", "Shared", "Shares", "find_shares", "judge_together", "taken"]
 
 # the most that gpu_memory_utilization of all models on a GPU may add up to: `stackgen.resolve.placement` refuses more
 HIGHEST_SUM = 0.95
@@ -53,7 +53,7 @@ class Shares:
 def judge_together(estimates: Sequence[Estimate]) -> Shared:
     """Judges models that share a GPU. Each of them has its own verdict besides."""
     memory, contexts = estimates[0].gpu.memory, int(len(estimates) * CONTEXT * GIB)
-    low, middle, high = (sum(sizes) + contexts for sizes in zip(*map(_taken, estimates), strict=True))
+    low, middle, high = (sum(sizes) + contexts for sizes in zip(*map(taken, estimates), strict=True))
     span = format_gib(low) if low == high else f"{format_gib(low)} to {format_gib(high)}"
     what = f"they take {span}, with {format_gib(contexts)} for CUDA contexts"
     room = f"the GPU has {format_gib(memory)}"
@@ -63,8 +63,8 @@ def judge_together(estimates: Sequence[Estimate]) -> Shared:
     return Shared(verdict, f"{what}, and {room}", (low, middle, high))
 
 
-def _taken(found: Estimate) -> tuple[int, int, int]:
-    """What an engine takes: its share, and what it allocates outside of it."""
+def taken(found: Estimate) -> tuple[int, int, int]:
+    """What an engine takes, in bytes (low, middle, high): its share, and what it allocates outside of it."""
     settings = found.settings
     if settings.engine != "vllm":
         return found.needed

@@ -16,7 +16,7 @@ from stackgen.fit.architecture import DTYPE_BYTES, Architecture
 from stackgen.fit.gpus import GIB
 from stackgen.fit.settings import Settings
 
-__all__ = ["ERAS", "Era", "Term", "activation", "cpu_processes", "cuda_graphs", "non_torch", "vision"]
+__all__ = ["CPU_PROCESSES", "ERAS", "Era", "Term", "activation", "cpu_processes", "cuda_graphs", "non_torch", "vision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ ERAS = (
 FORWARD_REST, EXPERT_SHARE = 0.14, 0.8
 # bytes for each patch, layer-independent: activations of the vision encoder while it is profiled
 VISION_PATCH = 22
+# GiB of an engine's own processes on the CPU: lowest, middle, highest; vLLM 0.32.0 with a model of 1 MB takes 1.4 GiB
+CPU_PROCESSES = {"vllm": (1.2, 1.4, 2.8), "fastchat": (0.3, 0.4, 0.8), "llamacpp": (0.02, 0.1, 0.4)}
 # GiB for each layer and full list of 51 capture sizes: lowest and highest that logs show, and the middle
 GRAPH_LAYER = (0.02, 0.005, 0.032)
 
@@ -140,5 +142,5 @@ def cpu_processes(model: Architecture, settings: Settings) -> Term:
     """What the processes of vLLM take on the CPU: 1.4 GiB with a model of 1 MB, measured on 0.32.0."""
     # logits in float32 while it samples, which the measured model hardly has
     sampling = (settings.max_num_seqs or 128) * model.vocabulary * 8
-    middle = int(1.4 * GIB) + sampling
-    return Term("engine processes", middle, int(1.2 * GIB), 2 * middle, "PyTorch and the API server")
+    low, middle, high = (int(one * GIB) for one in CPU_PROCESSES["vllm"])
+    return Term("engine processes", middle + sampling, low, high + 2 * sampling, "PyTorch and the API server")

@@ -20,6 +20,7 @@ from stackgen.runtimes.observation.machine import (
     parse_meminfo,
     parse_tcp_listeners,
 )
+from tests.cli.test_plan_offers import write_public_model
 from tests.doctor.hosts import (
     AMD,
     EIGHT_80,
@@ -298,3 +299,22 @@ def test_listening_ports_are_parsed(noise: str, port: int) -> None:
 def test_memory_is_parsed_in_bytes() -> None:
     assert parse_meminfo("MemTotal:  1024 kB\nMemFree: 1 kB\nMemAvailable: 512 kB\n") == (2**20, 2**19)
     assert make_host().memory_total == 256 * GIB
+
+
+def test_memory_on_the_cpu_is_the_estimate_of_fit(tmp_path: Path) -> None:
+    """A public model with 15.3 GiB of weights in 16 bits: as float32, it takes twice as much."""
+    write_public_model(tmp_path / "public", "Qwen/Qwen3-8B")
+    machine = replace(CPU, memory_total=24 * GIB, memory_available=23 * GIB)
+
+    def memory(**fields: Any) -> Any:
+        path = write_stack(tmp_path / "stack", model="../public", gpus="none", **fields)
+        (found,) = [one for one in findings(machine, path) if one.id == "SG-P007"]
+        return found
+
+    found = memory()
+    # weights, 4 GiB of KV cache, and 1.4 GiB and the logits of 128 requests for the processes
+    assert found.status == "ok" and "public: 20.8 GiB" in found.evidence
+    assert memory(dtype="float32").status == "fail"
+    # FastChat computes in float32 on the CPU unless `dtype` says otherwise
+    assert memory(engine="fastchat").status == "fail"
+    assert memory(engine="fastchat", dtype="bfloat16").status in ("ok", "warn")

@@ -15,6 +15,7 @@ from stackgen.fit import Gpu, Model, Settings, Weights, estimate, find_gpu, read
 from stackgen.fit.cache import plan_cache
 from stackgen.fit.config import read_config
 from stackgen.fit.gpus import GIB, known_gpus, observed_gpu, parse_memory
+from stackgen.fit.others import fastchat_plan
 from stackgen.fit.weights import Tensor, weigh
 
 LLAMA = MODELS["gqa-untied"]
@@ -183,3 +184,16 @@ def test_sizes_of_memory_have_units(text: str, size: int) -> None:
 def test_other_texts_are_no_size(text: str) -> None:
     with pytest.raises(StackgenError):
         parse_memory(text)
+
+
+# bytes of the cache after a prompt of 2045 tokens, in a real worker of FastChat 0.2.36 on the CPU: float32
+# (benchmarks/fit_fastchat.py, 2026-11-29)
+FASTCHAT = {"gqa-untied": 3141120, "tied": 8376320, "mqa": 1047040, "mla": 20940800, "sliding": 1830400}
+
+
+@pytest.mark.parametrize("name", FASTCHAT)
+def test_the_cache_of_fastchat_is_what_a_worker_measured(name: str) -> None:
+    plan = fastchat_plan(read_config(MODELS[name]), Settings(engine="fastchat", is_cpu=True))
+    assert plan.token_bytes * 2045 + plan.fixed == FASTCHAT[name]
+    half = fastchat_plan(read_config(MODELS[name]), Settings(engine="fastchat"))
+    assert half.token_bytes * 2 == plan.token_bytes and half.fixed * 2 == plan.fixed

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.fit_fastchat import measure, predict
 from stackgen.fit import Gpu, Settings, estimate, read_model
 from stackgen.fit.gpus import GIB
 from tests.live.stacks import LiveStack
@@ -50,3 +51,14 @@ def test_llamacpp_projects_what_fit_computes(llamacpp_image: str, smollm2: Path)
     assert terms["weights"] == pytest.approx(model, abs=1)
     assert found.request / 2**20 == pytest.approx(context, abs=1)
     assert terms["compute buffer"] == pytest.approx(compute, abs=1)
+
+
+@pytest.mark.parametrize("name", ["tied", "sliding"])
+def test_a_fastchat_worker_takes_what_fit_computes(
+    fastchat_image: str, tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    """A real worker that answers one prompt: its weights and cache to the byte, and the peak of its process."""
+    seen = measure(fastchat_image, tiny_model, name, tmp_path)
+    assert seen["prompt"] > 2000
+    wrong = {part: row for part, row in predict(seen, tmp_path / "models" / name).items() if not row[2]}
+    assert not wrong
