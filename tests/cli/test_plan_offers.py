@@ -28,7 +28,16 @@ def write_public_model(folder: Path, name: str) -> Path:
     (folder / "config.json").write_text(json.dumps(json.loads((DATA / "models.json").read_text())[name]))
     gib = max(row.number("checkpoint_gib") or 0 for row in read_rows() if row.fields["model"] == name)
     rows = int(gib * GIB) // 2048
-    header = json.dumps({"w": {"dtype": "BF16", "shape": [rows, 1024], "data_offsets": [0, rows * 2048]}}).encode()
+    # a name that --quantization counts as a layer's weight
+    header = json.dumps(
+        {
+            "model.layers.0.mlp.up_proj.weight": {
+                "dtype": "BF16",
+                "shape": [rows, 1024],
+                "data_offsets": [0, rows * 2048],
+            }
+        }
+    ).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + rows * 2048)
@@ -131,3 +140,8 @@ def test_without_any_change_that_helps_the_note_says_so(planner: Planner, capsys
     assert main(["plan", str(planner.folder), "--machine", str(planner.folder / "machine.yaml"), "--offline"]) == 1
     printed = capsys.readouterr()
     assert "to make room" not in printed.out and "no change of a field and no shared GPU makes room" in printed.err
+
+
+def test_a_large_model_is_compressed_to_leave_a_gpu_for_the_small_one(planner: Planner) -> None:
+    compressed, *_ = planner.offers(planner.write("H100 x 3", BIG, SMALL))
+    assert [(one["model"], one["field"], one["value"]) for one in compressed] == [(0, "quantization", "fp8")]
