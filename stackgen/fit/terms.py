@@ -59,8 +59,9 @@ ERAS = (
 FORWARD_REST, EXPERT_SHARE = 0.14, 0.8
 # bytes for each patch, layer-independent: activations of the vision encoder while it is profiled
 VISION_PATCH = 22
-# GiB of an engine's own processes on the CPU: lowest, middle, highest; vLLM 0.32.0 with a model of 1 MB takes 1.4 GiB
-CPU_PROCESSES = {"vllm": (1.2, 1.4, 2.8), "fastchat": (0.3, 0.4, 0.8), "llamacpp": (0.02, 0.1, 0.4)}
+# GiB of an engine's own processes on the CPU: lowest, middle, highest. Measured with small models, without weights and
+# caches: vLLM 0.32.0 1.4 GiB, FastChat 0.2.36 0.36 GiB (benchmarks/fit_fastchat.py), llama.cpp b11434 0.02 GiB (VmHWM)
+CPU_PROCESSES = {"vllm": (1.2, 1.4, 2.8), "fastchat": (0.3, 0.36, 0.8), "llamacpp": (0.01, 0.02, 0.3)}
 # GiB for each layer and full list of 51 capture sizes: lowest and highest that logs show, and the middle
 GRAPH_LAYER = (0.02, 0.005, 0.032)
 
