@@ -99,7 +99,8 @@ def read_report(path: Path) -> tuple[Level, ...]:
         return tuple(sorted((_level(one) for one in data["benchmarks"]), key=lambda level: level.load))
     except (OSError, ValueError, KeyError, TypeError):
         raise StackgenError(
-            f"{path} is not a report of GuideLLM {VERSION}", "the file guidellm.log next to it has GuideLLM's output"
+            f"{path} is not a report of GuideLLM {VERSION}",
+            "GuideLLM's output is in the file guidellm.log next to the report",
         ) from None
 
 

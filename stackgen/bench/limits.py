@@ -44,7 +44,7 @@ class Verdict:
         if self.breaks is None:
             return f"the limits hold at every level, up to {run.describe_load(run.levels[-1])}"
         upto = f"the limits hold up to {run.describe_load(self.holds)}" if self.holds else "the limits hold at no level"
-        return f"{upto}; at {run.describe_load(self.breaks)}, {self.reason}"
+        return f"{upto}. At {run.describe_load(self.breaks)}, {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -66,7 +66,7 @@ def _find_problem(level: Level, limits: Limits) -> str:
     if level.failed:
         return f"{level.failed} of {level.failed + level.succeeded} requests failed"
     if not level.succeeded:
-        return "no request was finished"
+        return "no request finished"
     for field, name, limit in limits.rows():
         seen = getattr(level, field)
         if seen is None:

@@ -98,10 +98,12 @@ def read_run(path: Path) -> Run:
         levels = tuple(_level(one) for one in data["levels"])
         return Run(**{name: value for name, value in data.items() if name != "schema"} | {"levels": levels})
     except OSError as error:
-        raise StackgenError(f"{path} can't be read: {error.strerror or error}", "`stackgen bench` writes it") from None
+        raise StackgenError(
+            f"{path} can't be read: {error.strerror or error}", "run `stackgen bench`, which writes this file"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise StackgenError(
-            f"{path} is not a result of `stackgen bench` of this version", "run `stackgen bench` again"
+            f"{path} was not written by this version of `stackgen bench`", "run `stackgen bench` again"
         ) from None
 
 

@@ -60,7 +60,7 @@ def read_archive(
         chunks: Iterable[bytes | memoryview] = content if data is None else [data]
         if writer.add(chunks, size, f"oci:{digest}", count, own=own) != digest:
             writer.drop(writer.known(f"oci:{digest}") or digest)
-            raise StackgenError(f"`docker save` wrote other content than {digest}", "run the command again")
+            raise StackgenError(f"`docker save` wrote content that does not match {digest}", "run the command again")
         written.append(digest)
     images = _find_images(small, names)
     used = {one for image in images for one in (image.digest, image.config, *image.layers)}

@@ -137,7 +137,8 @@ class BlobWriter:
                         left = memoryview(chunk)
                     if not left:
                         raise StackgenError(
-                            f"only {done} of {size} bytes arrived", "run the command again: it continues"
+                            f"only {done} of {size} bytes arrived",
+                            "run the command again, which continues where it stopped",
                         )
                     now = left[: room - written]
                     left = left[len(now) :]
@@ -208,7 +209,7 @@ class BlobWriter:
             ) from None
         if state["part_size"] != self._part_size:
             raise StackgenError(
-                f"{self._folder} was begun with another --part-size", f"use the same size, or remove {self._folder}"
+                f"{self._folder} was started with another --part-size", f"use the same size, or remove {self._folder}"
             )
         for digest, blob in blobs.items():
             paths = [(self._folder / piece.path, piece.size) for piece in blob.pieces]

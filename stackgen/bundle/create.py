@@ -126,7 +126,7 @@ def require_target(options: CreateOptions) -> None:
     if 0 < options.part_size < SMALLEST_PART:
         raise StackgenError("the smallest --part-size is 1MiB", "for example --part-size 4GiB")
     if target.exists() and not target.is_dir():
-        raise StackgenError(f"{target} is a file", "-o takes the folder of the bundle")
+        raise StackgenError(f"{target} is a file, but -o takes a folder", "choose a folder for the bundle")
     if (target / MANIFEST).exists() and not (target / JOURNAL).exists():
         raise StackgenError(f"{target} is already a complete bundle", "choose another folder, or remove this one")
     if target.is_dir() and any(target.iterdir()) and not (target / JOURNAL).exists():
@@ -228,6 +228,6 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        raise MachineError(f"{folder} can't be flushed: {error.strerror}", "check the medium") from None
+        raise MachineError(f"{folder} can't be flushed: {error.strerror}", "check the disk or USB drive") from None
     finally:
         os.close(handle)

@@ -25,7 +25,7 @@ def write_layout(manifest: Manifest, reader: BlobReader, target: Path, progress:
         raise StackgenError(f"{target} is not empty", "choose a new folder")
     digests = dict.fromkeys(one for image in manifest.images for one in (image.digest, image.config, *image.layers))
     if missing := [one for one in digests if not reader.has(one)]:
-        raise StackgenError(f"{missing[0]} is in an earlier bundle", "give the earlier bundle with --base FOLDER")
+        raise StackgenError(f"{missing[0]} is in an earlier bundle", "pass the earlier bundle with --base FOLDER")
     sizes = manifest.sizes()
     total, done = sum(sizes[one] for one in digests), 0
     blobs = target / "blobs" / "sha256"

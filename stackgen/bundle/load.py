@@ -77,7 +77,7 @@ def require_intact(source: Path, manifest: Manifest, bases: Sequence[Path], prog
     if found.problems:
         lines = "".join(f"\n  {problem}" for problem in found.problems)
         error = StackgenError(f"{source} is not intact, and nothing was loaded:{lines}",
-                              "copy the named parts and files again, or create the bundle again")  # fmt: skip
+                              "copy these parts and files again, or create the bundle again")  # fmt: skip
         error.exit_code = 1
         raise error
     return BlobReader(source, manifest.blobs, [(place, one.blobs) for place, one in opened])
@@ -91,7 +91,8 @@ def load(options: LoadOptions, manifest: Manifest, progress: Progress) -> Loaded
     """
     if manifest.stackgen != __version__ and "stack" in options.only:
         raise StackgenError(
-            f"stackgen {manifest.stackgen} created this bundle, and this is {__version__}: it needs other images",
+            f"stackgen {manifest.stackgen} created this bundle, but this stackgen is {__version__} and needs other "
+            "images",
             f"install the version in the bundle: `python3 {options.source}/install.py`",
         )
     in_volume = not store_folder(manifest, options.target, options.storage)
@@ -99,7 +100,7 @@ def load(options: LoadOptions, manifest: Manifest, progress: Progress) -> Loaded
     engine = read_engine() if needs_engine else None
     if engine and "images" in options.only and not same_platform(engine.platform, manifest.platform):
         name = manifest.images[0].name
-        what = f"it is for {manifest.platform}, and this Docker engine runs {engine.platform}"
+        what = f"the image is for {manifest.platform}, but this Docker engine runs {engine.platform}"
         raise MachineError(f"image {name}: {what}",
                            f"create a bundle with --platform {engine.platform}")  # fmt: skip
     reader = require_intact(options.source, manifest, options.bases, progress)
@@ -157,8 +158,8 @@ def _require_blobs(manifest: Manifest, images: Sequence[Image], present: set[tup
     needed += [(one.label, file.digest) for one in shipments for file in one.files if file.digest]
     if missing := next((what for what, digest in needed if not reader.has(digest)), None):
         raise StackgenError(
-            f"{missing}: its content is in an earlier bundle, and neither in this one nor on this machine",
-            f"give the earlier bundle with --base FOLDER: {', '.join(one.digest for one in manifest.bases)}",
+            f"the content of {missing} is in an earlier bundle, which is not on this machine",
+            f"pass the earlier bundle with --base FOLDER: {', '.join(one.digest for one in manifest.bases)}",
         )
 
 
@@ -211,7 +212,8 @@ def _require_space(manifest: Manifest, shipments: Sequence[Shipment], engine: En
         device, free = existing.stat().st_dev, shutil.disk_usage(existing).free
         used[device] = used.get(device, 0) + size
         if used[device] > free:
-            raise MachineError(f"{what}: {used[device]} bytes are needed on the disk of {existing}, {free} are free",
+            raise MachineError(f"{what}: {used[device]} bytes are needed on the disk of {existing}, but only {free} "
+                               "are free",
                                "free some space, and run the command again. Nothing was loaded")  # fmt: skip
 
 
@@ -238,7 +240,7 @@ def _load_images(images: Sequence[Image], reader: BlobReader, sizes: dict[str, i
         write_archive(stream, images, reader, sizes, present, count)
     for image in images:
         if inspect_image(image.name) is None:
-            raise MachineError(f"the Docker engine does not have {image.name} after it has loaded it", "run it again")
+            raise MachineError(f"the Docker engine loaded {image.name}, but does not list it", "run the command again")
 
 
 def _create_volumes(manifest: Manifest, reader: BlobReader, undo: list[Callable[[], None]]) -> None:

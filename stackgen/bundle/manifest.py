@@ -165,11 +165,13 @@ def read_manifest(folder: Path) -> Manifest:
         unfinished = (folder / ".create.json").exists()
         raise StackgenError(
             f"{folder} is not {'a complete' if unfinished else 'a'} bundle: it has no {MANIFEST}",
-            "run the same `stackgen bundle create` again: it continues" if unfinished else
-            "name the folder that `stackgen bundle create` has written",
+            "run the same `stackgen bundle create` again, which continues where it stopped" if unfinished else
+            "pass the folder that `stackgen bundle create` wrote",
         ) from None  # fmt: skip
     except OSError as error:
-        raise StackgenError(f"{path} can't be read: {error.strerror}", "check the medium, and copy it again") from None
+        raise StackgenError(
+            f"{path} can't be read: {error.strerror}", "check the disk or USB drive, and copy the bundle again"
+        ) from None
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -178,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest:
         known = re.search(rb'"format"\s*:\s*"(stackgen\.bundle/\d+)"', data)
         if known and known[1].decode() != SCHEMA:
             raise StackgenError(
-                f"{path} has the format {known[1].decode()}, and this stackgen reads {SCHEMA}",
+                f"{path} has the format {known[1].decode()}, but this stackgen reads {SCHEMA}",
                 f"install the stackgen in the bundle: `python3 {folder}/install.py`",
             ) from None
         raise StackgenError(f"{path} is damaged: {place}: {first['msg']}", "copy the file again") from None
@@ -197,15 +199,22 @@ def _require_consistent(manifest: Manifest, path: Path) -> None:
         raise StackgenError(f"{path} is damaged: it does not list the blob {missing}", "copy the file again")
     for blob in manifest.blobs:
         if blob.pieces and sum(piece.size for piece in blob.pieces) != blob.size:
-            raise StackgenError(f"{path} is damaged: the pieces of {blob.digest} have another size", "copy it again")
+            raise StackgenError(
+                f"{path} is damaged: the pieces of {blob.digest} have the wrong size", "copy the bundle again"
+            )
         if not blob.pieces and not manifest.bases:
             raise StackgenError(f"{path} is damaged: {blob.digest} is in no file", "copy the file again")
     for model in manifest.models:
         for file in model.files:
             if (file.digest is None) == (file.link is None):
-                raise StackgenError(f"{path} is damaged: {file.path} is not either a file or a link", "copy it again")
+                raise StackgenError(
+                    f"{path} is damaged: {file.path} must be either a file or a link", "copy the bundle again"
+                )
             if file.link is not None and not _stays_inside(file.path, file.link):
-                raise StackgenError(f"{path} is refused: the link {file.path} leads out of the store", "don't load it")
+                raise StackgenError(
+                    f"{path} is refused, because the link {file.path} leads out of the store",
+                    "don't load this bundle, and ask who created it",
+                )
 
 
 def _stays_inside(path: str, link: str) -> bool:

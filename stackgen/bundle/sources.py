@@ -79,7 +79,7 @@ def ensure_images(
             ):
                 image = _obtain(plan, folder, service, platform, image, prepare, images)
             if not same_platform(image.platform, platform):
-                raise MachineError(f"{name} is for {image.platform}, and the bundle is for {platform}",
+                raise MachineError(f"{name} is for {image.platform}, but the bundle is for {platform}",
                                    "use an image for that platform, or a machine with that platform")  # fmt: skip
             if tag := tags.get(name):
                 tag_image(name, tag)
@@ -109,7 +109,8 @@ def _obtain(plan: Plan, folder: Path, service: Service, platform: str, before: L
         if before:
             images.moved[service.image] = before.id
     elif before and not same_platform(before.platform, platform):
-        raise MachineError(f"{service.image} is built on each machine, here for {before.platform}",
+        raise MachineError(f"{service.image} is built on the machine that creates the bundle, so it is for "
+                           f"{before.platform}",
                            f"create the bundle on a machine with {platform}")  # fmt: skip
     else:
         prepare()
@@ -119,7 +120,9 @@ def _obtain(plan: Plan, folder: Path, service: Service, platform: str, before: L
             run([*compose_command(folder), "--progress", "plain", "build", builder.name])
     image = inspect_image(service.image)
     if image is None:
-        raise StackgenError(f"the image {service.image} is still missing after it was pulled or built", "run it again")
+        raise StackgenError(
+            f"the image {service.image} is still missing after it was pulled or built", "run the command again"
+        )
     return image
 
 
@@ -148,8 +151,10 @@ def ensure_weights(
     if missing := _find_missing(store, requests, vocabularies):
         service = next((one for one in plan.services if one.role == "download"), None)
         if service is None:
-            raise StackgenError(f"{missing} is not in the store, and storage.offline forbids the download",
-                                "set `storage.offline: false`: the stack in the bundle is offline anyway")  # fmt: skip
+            raise StackgenError(
+                f"{missing} is not in the store, and storage.offline forbids the download",
+                "set `storage.offline: false` (the stack in the bundle is offline in any case)",
+            )
         progress(f"downloading {missing} and what else is missing", 0, 0)
         prepare()
         create_shared_volumes(plan)

@@ -66,11 +66,13 @@ def copy_stack(stack: Stack, images: Mapping[str, str]) -> StackCopy:
     """
     if stack.spec.host:
         raise StackgenError(
-            "a bundle is for a stack on one machine, and this one has `hosts`",
-            "write a stack.yaml with the models of this machine alone, and bundle that",
+            "a bundle is for a stack on one machine, but this stack has `hosts`",
+            "write a stack.yaml with the models of one machine, and create a bundle of that stack",
         )
     if found := next(find_clear_text(stack.spec), None):
-        raise StackgenError(f"a bundle contains no secrets, and stack.yaml does: {found}", "move the secret into .env")
+        raise StackgenError(
+            f"a bundle must not contain secrets, but stack.yaml does: {found}", "move the secret into .env"
+        )
     paths = _Paths(stack)
     text = replace_paths(stack.text, paths.choose)
     for index, model in enumerate(stack.spec.models):
@@ -84,7 +86,7 @@ def copy_stack(stack: Stack, images: Mapping[str, str]) -> StackCopy:
     text = _set_storage(text, "offline", "true")
     spec = parse_stack(text, STACK_FILES[0])
     if any(model.gpus == "auto" for model in spec.models):
-        raise StackgenError("the GPUs of `gpus: auto` are those of this machine, and a bundle is for another one",
+        raise StackgenError("`gpus: auto` chooses GPUs of this machine, but a bundle is for another machine",
                             "set a count, for example `gpus: 1`, in stack.yaml")  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -125,9 +127,9 @@ class _Paths:
             sentence = f"{place}: {path} (TLS keys are in no bundle; a generated one is created again)"
             self.needed.append(sentence)
         elif MOUNT.fullmatch(place):
-            self.needed.append(f"{place}: {path} (what a stack mounts is the user's own: copy it by hand)")
+            self.needed.append(f"{place}: {path} (a bundle does not contain `mounts`: copy it by hand)")
         elif place.startswith("endpoints["):
-            self.needed.append(f"{place}: {path} (another stack, which has a bundle of its own)")
+            self.needed.append(f"{place}: {path} (another stack, which needs its own bundle)")
         return None
 
     def link_into(self, folder: Path) -> None:
@@ -163,8 +165,8 @@ class _Paths:
             return None
         data = read_regular(real)
         if b"PRIVATE KEY-----" in data:
-            raise StackgenError(f"{place}: {path} contains a private key, and a bundle contains no secrets",
-                                "name a file without the key")  # fmt: skip
+            raise StackgenError(f"{place}: {path} contains a private key, but a bundle must not contain secrets",
+                                "set the path to a file without the key")  # fmt: skip
         chosen = self._reserve(FILES, real.name, real.resolve())
         if all(known != chosen for known, _, _ in self.files):
             self.files.append((chosen, data, False))
@@ -231,6 +233,6 @@ def _refuse_secrets(folder: Path, copy: StackCopy) -> None:
     for path, data, _ in copy.files:
         if any(secret in data for secret in secrets):
             raise StackgenError(
-                f"{path} contains a value that is a secret of this stack, and a bundle contains no secrets",
-                "move the secret into .env, and name the variable in stack.yaml",
+                f"{path} contains a secret of this stack, but a bundle must not contain secrets",
+                "move the secret into .env, and read the variable in stack.yaml with from_env",
             )

@@ -82,7 +82,7 @@ def stream_tar(stream: Any) -> Iterator[tuple[str, int, Iterator[memoryview]]]:
     while True:
         header = stream.read(BLOCK)
         if len(header) < BLOCK:
-            raise EOFError("the archive ends without an end")
+            raise EOFError("the archive has no end marker")
         # a block of zeros
         if not header.strip(b"\0"):
             return

@@ -45,7 +45,7 @@ def open_bases(manifest: Manifest, folders: Sequence[Path]) -> list[tuple[Path, 
         known, digest = [one.digest for one in manifest.bases], manifest_digest_of(folder)
         if digest not in known:
             raise StackgenError(
-                f"{folder} is not a bundle that this one is based on: its manifest is {digest}",
+                f"this bundle is not based on {folder}, whose manifest is {digest}",
                 f"the earlier bundles are {', '.join(known)}" if known else "this bundle is complete without --base",
             )
         found.append((folder, read_manifest(folder)))
@@ -71,7 +71,7 @@ def verify(folder: Path, manifest: Manifest, bases: Sequence[tuple[Path, Manifes
     missing = {path: _missing_part(path, folder) for path, _, _ in pieces if not path.is_file()}
     for part in sorted({part for part in missing.values() if part}):
         count = sum(one == part for one in missing.values())
-        problems.append(Problem(part, f"this part is missing, with {count} files of the bundle"))
+        problems.append(Problem(part, f"this part is missing, and with it {count} files of the bundle"))
     for path, piece, digest in pieces:
         name = piece.path if path.is_relative_to(folder) else str(path)
         if path in missing:

@@ -90,7 +90,9 @@ def collect_model(store: Store, request: Request, writer: BlobWriter, progress: 
     """
     marker = find_marker(store, request)
     if marker is None:
-        raise StackgenError(f"{request.repo} is not in the store of weights", "`stackgen bundle create` downloads it")
+        raise StackgenError(
+            f"{request.repo} is not in the store of weights", "run `stackgen bundle create`, which downloads the model"
+        )
     commit, sizes = marker["commit"], marker["files"]
     snapshot = f"{request.folder}/snapshots/{commit}"
     wanted = {f"{snapshot}/{name}": (name, size) for name, size in sizes.items()}
@@ -120,7 +122,7 @@ def collect_model(store: Store, request: Request, writer: BlobWriter, progress: 
         name = wanted[missing[0]][0]
         raise StackgenError(
             f"{request.repo}: {name} is missing in the store of weights",
-            "`docker compose run --rm download` in the stack's folder downloads what is missing",
+            "run `docker compose run --rm download` in the stack's folder, which downloads missing files",
         )
     # in this order: the marker says that the rest is complete
     extra = (f"{request.folder}/refs/{request.revision}", f"{request.folder}/trees/{commit}.json", request.link,

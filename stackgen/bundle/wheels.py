@@ -32,7 +32,7 @@ def collect_wheels(pythons: Sequence[str], platform: str, writer: BlobWriter, pr
     """
     requirements = _find_requirements()
     if platform not in PLATFORM_TAGS:
-        raise StackgenError(f"there are no Python packages for {platform}", "leave them out with --no-wheels")
+        raise StackgenError(f"there are no Python packages for {platform}", "leave the packages out with --no-wheels")
     wheels = {WHEEL_NAME: Wheel(name=WHEEL_NAME, digest=writer.add_bytes(build_wheel(requirements)))}
     for number, python in enumerate(pythons):
         progress("Python packages", number, len(pythons))
@@ -55,7 +55,7 @@ def _find_requirements() -> tuple[str, ...]:
     except metadata.PackageNotFoundError:
         raise MachineError(
             "this stackgen is not installed, so the packages that it needs are unknown",
-            "install it (`pip install -e .` in a checkout), or leave the packages out with --no-wheels",
+            "install stackgen (`pip install -e .` in a checkout), or leave the packages out with --no-wheels",
         ) from None
     # the extras are for the development of stackgen
     return tuple(sorted(one for one in found if "extra ==" not in one))

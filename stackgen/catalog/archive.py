@@ -20,7 +20,7 @@ RECIPE = re.compile(r"(?:[^/]+/)?(models/[\w.-]+/[\w.-]+\.yaml)")
 TAXONOMY = re.compile(r"(?:[^/]+/)?taxonomy\.yaml")
 # GitHub writes the commit into a comment of the archive, as `git archive` does
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HINT = "name a checkout or an archive of github.com/vllm-project/recipes"
+HINT = "pass a checkout or an archive of github.com/vllm-project/recipes"
 
 Texts = list[tuple[str, str]]
 
@@ -39,7 +39,9 @@ def read_archive(archive: tarfile.TarFile) -> tuple[Texts, str, str | None]:
         if not member.isfile() or not (recipe or TAXONOMY.fullmatch(member.name)):
             continue
         if member.size > MAX_FILE:
-            raise StackgenError(f"{member.name} is larger than {MAX_FILE // 1024} KiB, and no recipe is", HINT)
+            raise StackgenError(
+                f"{member.name} is larger than {MAX_FILE // 1024} KiB, which is too large for a recipe", HINT
+            )
         file = archive.extractfile(member)
         text = _decode(file.read(MAX_FILE) if file else b"", member.name)
         if recipe:

@@ -140,7 +140,9 @@ def parse_snapshot(data: bytes, source: str) -> Snapshot:
     """The snapshot in `data`, with its schema, its sizes and its hash checked. Raises StackgenError."""
     hint = "`scripts/catalog` of stackgen writes such a file from a checkout of vllm-project/recipes"
     if len(data) > MAX_BYTES:
-        raise StackgenError(f"{source} is larger than {MAX_BYTES // 2**20} MiB, and no catalogue is", hint)
+        raise StackgenError(
+            f"{source} is larger than {MAX_BYTES // 2**20} MiB, which is too large for a catalogue", hint
+        )
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -149,7 +151,7 @@ def parse_snapshot(data: bytes, source: str) -> Snapshot:
         raise StackgenError(f"{source} is not a catalogue: it has no `models`", hint)
     if raw.get("schema") != SCHEMA:
         given = str(raw.get("schema"))[:20]
-        raise StackgenError(f"{source} has the schema {given!r}, and this stackgen reads {SCHEMA}",
+        raise StackgenError(f"{source} has the schema {given!r}, but this stackgen reads {SCHEMA}",
                             "use the stackgen that wrote the file")  # fmt: skip
     try:
         snapshot = Snapshot.model_validate(raw)
@@ -158,6 +160,6 @@ def parse_snapshot(data: bytes, source: str) -> Snapshot:
         place = ".".join(str(part) for part in first["loc"])[:120]
         raise StackgenError(f"{source}: {place}: {first['msg'][:200]}", hint) from None
     if hash_models(raw) != snapshot.sha256:
-        raise StackgenError(f"{source}: the hash of its models is not the one that the file names",
-                            "the file was damaged or edited: get it again from where it comes from")  # fmt: skip
+        raise StackgenError(f"{source}: the hash of the models differs from the hash in the file",
+                            "the file was damaged or edited: copy it again from its source")  # fmt: skip
     return snapshot

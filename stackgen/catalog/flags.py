@@ -103,7 +103,7 @@ def _refuse(argument: Argument, version: str) -> str:
         return f"vLLM {version} has no flag {flag}" + (f": {removed}" if removed else "")
     names = set(argument.entry["names"])
     if not names & (USABLE | OWN):
-        return "stackgen does not take it from a recipe: it loads code, or is about a file, a port or a name"
+        return "stackgen leaves it out: it loads code, or sets a file, a port or a name"
     if argument.value is not None:
         name = argument.entry["names"][0]
         if name in DEFAULTS_ONLY and argument.value not in DEFAULTS_ONLY[name]:

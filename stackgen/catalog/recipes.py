@@ -36,8 +36,8 @@ def read_recipe(data: Any, name: str) -> Entry:
         problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
-    raise StackgenError(f"{name}: not a recipe as stackgen knows them: {problem[:300]}",
-                        "the format of the recipes may have changed: use the catalogue that stackgen has")  # fmt: skip
+    raise StackgenError(f"{name}: stackgen does not know this format of a recipe: {problem[:300]}",
+                        "the format of the recipes may have changed: use stackgen's own catalogue")  # fmt: skip
 
 
 def _read(data: Mapping[str, Any]) -> Entry:
@@ -116,7 +116,7 @@ def read_hardware(taxonomy: Any) -> dict[str, Hardware]:
             for key, one in taxonomy["hardware_profiles"].items()
         }  # fmt: skip
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
-        raise StackgenError(f"taxonomy.yaml: not as stackgen knows it: {type(error).__name__}",
+        raise StackgenError(f"taxonomy.yaml: stackgen does not know this format: {type(error).__name__}",
                             "the format of the recipes may have changed") from None  # fmt: skip
 
 
@@ -125,10 +125,10 @@ def build_snapshot(recipes: Iterable[tuple[str, Any]], taxonomy: Any, commit: st
     entries = sorted((read_recipe(data, name) for name, data in recipes), key=lambda one: one.model.lower())
     for first, second in pairwise(entries):
         if first.model.lower() == second.model.lower():
-            raise StackgenError(f"two recipes are for {first.model}", "one of the files is a copy: remove it")
+            raise StackgenError(f"two recipes are for {first.model}", "one of the two files is a copy: remove the copy")
     if not entries:
         raise StackgenError("there is no recipe: models/<organization>/<model>.yaml",
-                            f"name a checkout of github.com/{SOURCE}")  # fmt: skip
+                            f"pass a checkout of github.com/{SOURCE}")  # fmt: skip
     draft = Snapshot(schema=1, source=SOURCE, licence=LICENCE, commit=commit, sha256="0" * 64,
                      updated=max(one.updated for one in entries), hardware=read_hardware(taxonomy),
                      models=tuple(entries))  # fmt: skip

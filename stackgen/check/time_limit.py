@@ -32,7 +32,7 @@ def run_within(check: Check, context: Context, model: str) -> Verdict:
         return check.run(context, model)
     limit = f"the time limit of {context.options.time_limit:g} s"
     if _is_over(context):
-        message = f"{NOT_CHECKED}{limit} was over before this check"
+        message = f"{NOT_CHECKED}{limit} expired before this check started"
         return skip(message) if context.has_failed else fail(message, hint=HINT)
     outcome: Future[Verdict] = Future()
 
@@ -46,17 +46,17 @@ def run_within(check: Check, context: Context, model: str) -> Verdict:
     threading.Thread(target=work, daemon=True, name=f"stackgen-check-{check.name}").start()
     wait([outcome], session.ends_at - time.monotonic() + ABANDON_SECONDS)
     if not outcome.done():
-        raise Fault("limit", f"{limit} was over before this check ended", hint=HINT)
+        raise Fault("limit", f"{limit} expired before this check ended", hint=HINT)
     error = outcome.exception()
     # "silent for 0.1 s" alone would blame the server, although only 0.1 s were left
     if isinstance(error, Fault) and error.kind.endswith("timeout") and _is_over(context):
-        raise Fault(error.kind, f"{limit} was over before this check ended: {error.message}", hint=error.hint)
+        raise Fault(error.kind, f"{limit} expired before this check ended: {error.message}", hint=error.hint)
     verdict = outcome.result()
     if not _is_over(context):
         return verdict
     # requests of this check were ended early, so even its success proves nothing
     found = f": {verdict.message}" if verdict.status == "fail" else ""
-    return fail(f"{limit} was over before this check ended{found}", hint=HINT, evidence=verdict.evidence)
+    return fail(f"{limit} expired before this check ended{found}", hint=HINT, evidence=verdict.evidence)
 
 
 def _is_over(context: Context) -> bool:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if "stdout" in closed and args.command == "keys" and args.action in ("new", "rotate"):
             raise StackgenError(
-                "standard output is closed, so the new key would be lost", "run the command without >&-"
+                "standard output is closed, so the new key would be lost", "don't close standard output (remove >&-)"
             )
         code = run(args)
         if problem := _flush():

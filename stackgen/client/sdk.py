@@ -125,7 +125,8 @@ def pick_model(target: Target, wanted: str | None, listed: ModelList | None) -> 
     if wanted is None:
         if not listed or not listed.names:
             raise StartError(
-                f"{target.name} lists no models", "pass --model, or look for the cause in `docker compose logs`"
+                f"{target.name} lists no models",
+                "look for the cause in `docker compose logs`, or pass the model with --model",
             )
         return next(iter(listed.chat), listed.names[0]), ""
     if listed is None:

@@ -55,7 +55,7 @@ def find_key(folder: Path, name: str | None, limits: GatewaySpec | None, *, gate
     if show and not value:
         raise StackgenError(
             f"the key {name} is not stored: `stackgen keys new` printed it once",
-            f"set {KEY} to it, or create another one with `stackgen keys rotate {name}`",
+            f"set {KEY} to this key, or create another key with `stackgen keys rotate {name}`",
         )
     line = f"export {KEY}={shlex.quote(value)}" if show else f"read -rsp 'key of {name}: ' {KEY} && export {KEY}"
     problem = "" if row.hashes else f"{name} has no key yet: `stackgen keys new {name}` creates it"
@@ -65,10 +65,17 @@ def find_key(folder: Path, name: str | None, limits: GatewaySpec | None, *, gate
 def _find_default(folder: Path, *, show: bool) -> ClientKey:
     path = folder / ".env"
     value = read_env(folder).get(API_KEY, "")
-    problem = "" if value else f"{path} has no {API_KEY}: `stackgen up` writes one if there is no .env"
+    problem = (
+        ""
+        if value
+        else (f"{path} does not contain {API_KEY}: `stackgen up` writes a .env with a key only if there is none")
+    )
     if show:
         if not value:
-            raise StackgenError(f"{path} has no {API_KEY}", "`stackgen render` writes a .env if there is none")
+            raise StackgenError(
+                f"{path} does not contain {API_KEY}",
+                "restore the line in .env; `stackgen render` writes a new .env only if there is none",
+            )
         return ClientKey(DEFAULT, f"export {KEY}={shlex.quote(value)}", value)
     # the environment overrides .env, in Compose too
     if os.environ.get(API_KEY):

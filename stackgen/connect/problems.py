@@ -110,7 +110,7 @@ def _context(recipe: Recipe, model: ServedModel, output_tokens: int) -> Iterator
     elif prompt >= context:
         yield Problem("warning", f"{too_small}: requests fail if the chat template contains the tools", field)
     elif prompt + output_tokens > context and model.endpoint.dialect.accepts_large_max_tokens:
-        yield Problem("warning", f"{too_small}: answers end where the context ends", field)
+        yield Problem("warning", f"{too_small}: answers are cut off where the context ends", field)
     elif prompt + output_tokens > context:
         yield Problem("does not work", f"{too_small}, and {model.engine} refuses such requests with a 400", field)
     if output_tokens < sends.max_output_tokens:
@@ -145,9 +145,11 @@ def find_access_problems(recipe: Recipe, model: ServedModel, ca_file: str) -> li
         found.append(Problem("note", text))
     if model.other_urls:
         others = ", ".join(model.other_urls)
-        found.append(Problem("note", f"nothing balances over this replica and the others: {others}", "gateway"))
+        found.append(
+            Problem("note", f"no gateway distributes requests among this replica and the others: {others}", "gateway")
+        )
     if not model.has_gateway:
         found += [Problem("note", text) for text in recipe.notes_without_gateway]
     if model.endpoint.exposed:
-        found.append(Problem("note", "on another machine, use this machine's name or address in place of 127.0.0.1"))
+        found.append(Problem("note", "on another machine, use this machine's name or address instead of 127.0.0.1"))
     return found

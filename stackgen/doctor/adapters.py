@@ -110,7 +110,7 @@ def _compare_base(inputs: DoctorInputs, model: Any, lora: Any, facts: AdapterFac
                    + (f"; base model in {CONFIG}: {trained}" if trained else ""), fix=fix, place=field)  # fmt: skip
     # a folder has any name
     elif trained and not same and not is_local(trained) and (not is_local(model.model) or served != model.model):
-        yield warn(f"the adapter {lora.name} was trained for {trained}, and not for {model.model}",
+        yield warn(f"the adapter {lora.name} was trained for {trained}, not for {model.model}",
                    evidence=f"{CONFIG}: base_model_name_or_path",
                    fix=f"{fix}. If both names mean the same weights, no change is needed", place=field)  # fmt: skip
 

@@ -23,9 +23,13 @@ __all__ = ["check_gpus", "check_kinds", "check_quota", "check_security", "check_
 # the versions of the server in which these groups appeared, and the programs that bring the others
 SERVER = {"policy/v1": "1.21", "autoscaling/v2": "1.23", "resource.k8s.io/v1": "1.34"}
 OPERATORS = {
-    "leaderworkerset.x-k8s.io": "the controller of LeaderWorkerSet (lws.sigs.k8s.io) starts models on several nodes",
-    "monitoring.coreos.com": "the operator of Prometheus reads PodMonitors and rules; or set `monitoring: false`",
-    "keda.sh": "KEDA scales models; or set `kubernetes.autoscaling: {by: hpa}`",
+    "leaderworkerset.x-k8s.io": (
+        "install the controller of LeaderWorkerSet (lws.sigs.k8s.io), which starts models on several nodes"
+    ),
+    "monitoring.coreos.com": (
+        "install the Prometheus operator, which reads PodMonitors and rules, or set `monitoring: false`"
+    ),
+    "keda.sh": "install KEDA, which scales models, or set `kubernetes.autoscaling: {by: hpa}`",
 }
 # drivers of disks, which one node mounts at a time
 ONE_NODE = (
@@ -34,8 +38,8 @@ ONE_NODE = (
 OLDEST = (1, 25)
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 LEVEL = "pod-security.kubernetes.io/enforce"
-RIGHT = "ask the cluster's administrator for the right to read this, or look yourself: `{}`"
-ON_DEMAND = "if the cluster starts nodes on demand, it may start one for the pod"
+RIGHT = "ask the cluster's administrator for permission to read this, or run `{}` yourself"
+ON_DEMAND = "a cluster that starts nodes on demand may still start one for the pod"
 
 
 def _facts(inputs: DoctorInputs) -> ClusterFacts:
@@ -66,7 +70,7 @@ def check_kinds(inputs: DoctorInputs) -> Results:
     """The server knows the version of every rendered object."""
     facts = _facts(inputs)
     if facts.versions is None:
-        yield _unread(facts, "versions", "the kinds that the server knows", "kubectl api-versions")
+        yield _unread(facts, "versions", "the kinds that the server supports", "kubectl api-versions")
         return
     wanted: dict[str, list[str]] = {}
     for one in facts.wanted:
@@ -77,9 +81,9 @@ def check_kinds(inputs: DoctorInputs) -> Results:
         fix = f"install what brings it: {OPERATORS[group]}" if group in OPERATORS else "use a newer cluster"
         if version in SERVER:
             fix = f"use Kubernetes {SERVER[version]} or newer"
-        yield fail(f"the server does not know {' and '.join(dict.fromkeys(kinds))} ({version})", fix=fix)
+        yield fail(f"the server does not support {' and '.join(dict.fromkeys(kinds))} ({version})", fix=fix)
     if not missing:
-        yield ok("the server knows the kinds of all manifests", evidence=", ".join(sorted(wanted)))
+        yield ok("the server supports the kinds of all manifests", evidence=", ".join(sorted(wanted)))
 
 
 def _pods(facts: ClusterFacts) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
@@ -140,7 +144,7 @@ def check_gpus(inputs: DoctorInputs) -> Results:
         if not any(sizes.values()):
             yield fail(
                 f"no node offers {resource}", evidence=f"{len(sizes)} nodes without it",
-                fix=f"install the device plugin of the vendor, and look at `kubectl describe nodes`; {ON_DEMAND}",
+                fix=f"install the vendor's device plugin, and check `kubectl describe nodes`; {ON_DEMAND}",
             )  # fmt: skip
             continue
         # the largest pods first, each on the first node with room for it
@@ -181,7 +185,11 @@ def check_storage(inputs: DoctorInputs) -> Results:
         name, spec = claim["metadata"]["name"], claim["spec"]
         if facts.claims and (phase := facts.claims.get(name)):
             text = f"the claim {name} exists and is {phase}"
-            yield ok(text) if phase == "Bound" else warn(text, fix=f"`kubectl describe pvc {name}` shows why")
+            yield (
+                ok(text)
+                if phase == "Bound"
+                else warn(text, fix=(f"run `kubectl describe pvc {name}`, which shows why"))
+            )
             continue
         if facts.classes is None:
             yield _unread(facts, "classes", f"the storage class of the claim {name}", "kubectl get storageclass")
@@ -194,17 +202,18 @@ def check_storage(inputs: DoctorInputs) -> Results:
             what = f"no storage class {chosen}" if chosen else "no default storage class"
             yield fail(f"the cluster has {what} for the claim {name}", evidence=seen, fix=fix)
         elif "ReadWriteMany" not in spec.get("accessModes", ()):
-            yield ok(f"the class {found.name} exists for the claim {name}", evidence=found.provisioner)
+            yield ok(f"the storage class {found.name} exists for the claim {name}", evidence=found.provisioner)
         elif found.provisioner in ONE_NODE:
             yield warn(
-                f"the driver of the class {found.name} makes volumes for one node, and the claim {name} is for several",
-                evidence=found.provisioner, fix=f"{fix} to a class of shared files, such as NFS or CephFS",
+                f"the storage class {found.name} creates volumes for a single node, but several nodes use the claim "
+                f"{name}",
+                evidence=found.provisioner, fix=f"{fix} to a class for shared files, such as NFS or CephFS",
             )  # fmt: skip
         else:
             yield unknown(
-                f"the class {found.name} exists for the claim {name}; whether its volumes can be mounted by several "
-                "nodes can't be read from a cluster",
-                evidence=found.provisioner, fix="look into the documentation of the driver (ReadWriteMany)",
+                f"the storage class {found.name} exists for the claim {name}, but the cluster does not say whether "
+                "several nodes can mount its volumes",
+                evidence=found.provisioner, fix="look for ReadWriteMany in the documentation of the storage driver",
             )  # fmt: skip
 
 
@@ -216,7 +225,7 @@ def check_security(inputs: DoctorInputs) -> Results:
         if creates:
             yield ok(f"the manifests create the namespace {facts.namespace}", evidence="with the level `restricted`")
         else:
-            fix = f"`kubectl create namespace {facts.namespace}`, or remove `create_namespace: false`"
+            fix = f"run `kubectl create namespace {facts.namespace}`, or remove `create_namespace: false`"
             yield fail(f"the namespace {facts.namespace} does not exist", fix=fix)
         return
     if facts.labels is None:
@@ -248,7 +257,7 @@ def check_quota(inputs: DoctorInputs) -> Results:
     if facts.quotas and facts.is_running:
         # a running stack counts as used, and a rolling update replaces its pods one by one
         yield unknown("the quotas of the namespace: not checked, because the stack is already running",
-                      fix="`kubectl describe quota` shows what is left")  # fmt: skip
+                      fix="run `kubectl describe quota`, which shows what is left")  # fmt: skip
         return
     total = _wanted_total(facts)
     for quota in facts.quotas:
@@ -285,7 +294,8 @@ def _compare(quota: Quota, total: Mapping[str, Decimal]) -> Results:
                 f"the quota {quota.name} has no room for {name} of the stack",
                 evidence=f"{quota.used.get(name, 0)} of {quota.hard[name]} used, and the stack requests "
                 f"{total[name]:f}",
-                fix="request less, free what others use, or ask the cluster's administrator for a larger quota",
+                fix=("request less, delete objects that nobody needs, or ask the cluster's administrator for a larger "
+                 "quota"),
             )  # fmt: skip
     if known and not exceeded:
         yield ok(f"the quota {quota.name} has room for the stack", evidence=", ".join(known))

@@ -10,14 +10,15 @@ __all__ = ["CLUSTER_ONLY"]
 CLUSTER_ONLY: tuple[Check, ...] = (
     Check("SG-P100", name="cluster-version", description="the server of the cluster is new enough",
           run=cluster.check_version, machine=True),
-    Check("SG-P101", name="cluster-kinds", description="the server knows the kinds of all manifests, also those of "
-          "LeaderWorkerSet, Prometheus' operator and KEDA, if the stack uses them",
+    Check("SG-P101", name="cluster-kinds", description="the server supports the kinds of all manifests, including "
+                                                       "those of LeaderWorkerSet, the Prometheus operator and KEDA "
+                                                       "if the stack uses them",
           run=cluster.check_kinds, machine=True),
-    Check("SG-P102", name="cluster-gpus", description="nodes that the pods may use offer the requested GPUs of NVIDIA "
-          "or AMD, and these are free",
+    Check("SG-P102", name="cluster-gpus", description="the nodes that the pods may use have enough free NVIDIA or "
+                                                      "AMD GPUs",
           run=cluster.check_gpus, machine=True),
-    Check("SG-P103", name="cluster-storage", description="the claims have a storage class, and its driver is not known "
-          "for volumes that only one node can mount",
+    Check("SG-P103", name="cluster-storage", description="each claim has a storage class, and its driver is not one "
+                                                         "that creates volumes for a single node",
           run=cluster.check_storage, machine=True),
     Check("SG-P104", name="cluster-security", description="the Pod Security level of the namespace allows the pods",
           run=cluster.check_security, machine=True),

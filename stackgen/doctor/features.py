@@ -99,8 +99,8 @@ def check_engine_version(inputs: DoctorInputs) -> Results:
         )
     elif dropped:
         yield warn(
-            "this Docker Engine ignores `healthcheck.start_interval`: it can take up to 30 s longer until a service "
-            "is healthy",
+            "this Docker Engine ignores `healthcheck.start_interval`, so a service can take up to 30 s longer to "
+            "become healthy",
             evidence=evidence,
             fix="update Docker Engine",
         )
@@ -134,8 +134,8 @@ def check_compose_version(inputs: DoctorInputs) -> Results:
     elif not is_version_at_least(host.compose, *TESTED_COMPOSE):
         yield warn(
             "stackgen is not tested with this version of Compose",
-            evidence=f"this machine has Compose {host.compose}, but {_format_version(TESTED_COMPOSE)} or newer is "
-            "needed",
+            evidence=f"this machine has Compose {host.compose}, and stackgen is tested with "
+            f"{_format_version(TESTED_COMPOSE)} or newer",
             fix="update docker-compose-plugin",
         )
     else:

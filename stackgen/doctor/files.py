@@ -48,13 +48,13 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
     # a new stack has no rendered files yet, so a list of all its files adds nothing
     if outdated and not (folder / "compose.yaml").exists():
         yield warn(
-            "the files of the stack are not rendered yet: `up` will render the files",
+            "the files of the stack are not rendered yet: `up` will render them",
             evidence=f"{len(outdated)} files",
             fix=f"stackgen render {folder}",
         )
     elif outdated:
         yield warn(
-            "some rendered files don't match stack.yaml: `up` will render these files again",
+            "some rendered files don't match stack.yaml: `up` will render them again",
             evidence=", ".join(outdated),
             fix=f"stackgen render {folder}",
         )

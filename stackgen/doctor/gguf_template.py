@@ -20,11 +20,14 @@ def check_gguf_template(model: Any, facts: ModelFacts, place: str) -> Results:
             yield warn(
                 f"{one.file.name} ignores `tools` and `tool_choice` of requests, and answers with text",
                 evidence=f"{where} uses neither" if one.has_template else f"{one.file.name} has no chat template",
-                fix="for tool calls, use a model whose template has them, or set --chat-template-file in extra_args",
+                fix=(
+                    "for tool calls, use a model whose chat template supports tools, or set --chat-template-file in "
+                    "extra_args"
+                ),
                 place=f"{place}.model",
             )
         elif one.missing:
             yield unknown(f"can't tell whether {one.file.name} can call tools",
                           evidence=f"{where} does not use `{one.missing[0]}`", place=f"{place}.model")  # fmt: skip
         else:
-            yield ok(f"the chat template of {one.file.name} has tools", evidence=where, place=f"{place}.model")
+            yield ok(f"the chat template of {one.file.name} supports tools", evidence=where, place=f"{place}.model")

@@ -26,7 +26,7 @@ def check_gpus_reserved(inputs: DoctorInputs) -> Results:
     if not requests:
         return
     if containers is None:
-        yield unknown("can't tell whether containers of other stacks have the same GPUs",
+        yield unknown("can't tell whether containers of other stacks use the same GPUs",
                       evidence="the list of containers is unknown")  # fmt: skip
         return
     name = inputs.stack.plan.name if inputs.stack else ""
@@ -36,11 +36,11 @@ def check_gpus_reserved(inputs: DoctorInputs) -> Results:
         wanted = _name_gpus(request.count, request.ids, gpus)
         sharing = [one for one in others if _overlap(wanted, _name_gpus(one.gpu_count, one.gpu_ids, gpus))]
         if not sharing and not gpus and _has_uuids(wanted | taken) and others:
-            yield unknown("can't tell whether containers of other stacks have the same GPUs",
+            yield unknown("can't tell whether containers of other stacks use the same GPUs",
                           evidence="the indices of the UUIDs are unknown", place=f"{place}.gpus")  # fmt: skip
             continue
         if not sharing:
-            yield ok("no container of another stack has the same GPUs",
+            yield ok("no container of another stack uses the same GPUs",
                      evidence="compared with the GPU reservations of the running containers", place=place)  # fmt: skip
             continue
         # also not those of this stack's other models
@@ -54,21 +54,22 @@ def _report_sharing(place: str, model: Any, request: GpuRequest, sharing: list[C
     own = model.gpu_memory_utilization or VLLM_UTILIZATION if model.engine == "vllm" else None
     full = [one for one in sharing if one.gpu_share and own and one.gpu_share + own > 1]
     count = len(request.ids) or max(request.count, 1)
-    fix = "set `gpus` to GPUs that no other container has"
+    fix = "set `gpus` to GPUs that no other container uses"
     if len(free) >= count * model.replicas:
-        fix = f"set `gpus: [{', '.join(free[: count * model.replicas])}]`, which no other container has"
+        fix = f"set `gpus: [{', '.join(free[: count * model.replicas])}]`, which no other container uses"
     evidence = ", ".join(
         f"container {one.name}" + (f" of the stack {one.project}" if one.project else "") for one in sharing
     )
     if full and own:
         shares = " and ".join(f"{one.gpu_share:g}" for one in full)
         return fail(
-            "a container of another stack has the same GPU, and the two vLLM engines need more than its memory",
+            "a container of another stack uses the same GPU, and the two vLLM engines together need more memory than "
+            "the GPU has",
             evidence=f"{evidence}: gpu_memory_utilization is {shares} there, and {own:g} here",
             fix=f"{fix}, or set `gpu_memory_utilization` of all engines on the GPU so that the sum is at most 0.95",
             place=f"{place}.gpus",
         )
-    return warn("containers of other stacks have the same GPUs", evidence=evidence,
+    return warn("containers of other stacks use the same GPUs", evidence=evidence,
                 fix=f"{fix}. If the engines share the GPU's memory on purpose, no change is needed",
                 place=f"{place}.gpus")  # fmt: skip
 
@@ -112,7 +113,7 @@ def check_all_gpus_used(inputs: DoctorInputs) -> Results:
         size = tensor * pipeline * groups
         evidence = f"this machine has {len(gpus)} GPUs, and the parallel sizes need {size}"
         if size < len(gpus):
-            yield warn(f"{len(gpus) - size} GPUs would idle", evidence=evidence,
+            yield warn(f"{len(gpus) - size} GPUs would be idle", evidence=evidence,
                        fix=f"set `gpus: {size}`, or a larger tensor_parallel_size",
                        place=f"{place}.tensor_parallel_size")  # fmt: skip
         elif size > len(gpus):

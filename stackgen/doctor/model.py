@@ -165,7 +165,7 @@ def check_weights(inputs: DoctorInputs) -> Results:
                 yield ok("the weights are complete", evidence=evidence, place=place)
             else:
                 evidence += "; only the headers of safetensors files contain the length of the file"
-                yield ok("no weight file is missing or empty, and GGUF files start as such", evidence=evidence,
+                yield ok("no weight file is missing or empty, and each GGUF file starts with `GGUF`", evidence=evidence,
                          place=place)  # fmt: skip
 
 

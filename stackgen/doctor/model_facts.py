@@ -23,7 +23,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", 
 # Sentence Transformers' config files that vLLM 0.32.0 looks for
 ENCODERS = r"sentence_(?:bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
 # the start of the problem of a file that exists, but not for the container
-OUTSIDE = "is a link out of the mounted folder"
+OUTSIDE = "links to a file outside of the mounted folder"
 # bytes; the format's own limit for headers (safetensors, `MAX_HEADER_SIZE`)
 MAX_HEADER = 100_000_000
 

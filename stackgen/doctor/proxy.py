@@ -14,7 +14,7 @@ def check_proxy(inputs: DoctorInputs) -> Results:
     if stack is None or not leaving:
         return
     if stack.spec.proxy:
-        yield ok("`proxy` is set for the services and builds that leave this machine", evidence=", ".join(leaving))
+        yield ok("`proxy` is set for the services and builds that access the internet", evidence=", ".join(leaving))
         return
     places = [*(host.proxies or ()), *(["the Docker daemon"] if host.daemon_proxy else [])]
     if places:

@@ -123,7 +123,7 @@ def _set_value(name: str, value: str = "a value") -> str:
     # only stackgen's own key can be generated
     if name == API_KEY:
         return f"add the output of this command to .env: {_new_value(name)}"
-    return f"give {name} {value} in .env"
+    return f"set {name} to {value} in .env"
 
 
 def check_key_strength(inputs: DoctorInputs) -> Results:
@@ -186,7 +186,7 @@ def check_token_file(inputs: DoctorInputs) -> Results:
         return
     if not env.values.get("HF_TOKEN_FILE"):
         if name := next((one for one in HUB_TOKENS if env.values.get(one)), None):
-            yield warn(f"{name} in .env is not read by the download", evidence=env.path,
+            yield warn(f"the download does not read {name} from .env", evidence=env.path,
                        fix="put the token into a file (`hf auth login` writes ~/.cache/huggingface/token), and set "
                        "HF_TOKEN_FILE=~/.cache/huggingface/token")  # fmt: skip
         return

@@ -112,8 +112,8 @@ CHECKS: tuple[Check, ...] = (
           run=gpu_reservations.check_all_gpus_used),
     Check("SG-P046", name="experts", description="with `expert_parallel`, the model has experts",
           run=parallel.check_experts),
-    Check("SG-P045", name="gpu-taken", description="no container of another stack has the same GPUs (Docker "
-          "gives a GPU to any number of containers)",
+    Check("SG-P045", name="gpu-taken", description="no container of another stack uses the same GPUs (Docker gives a "
+                                                   "GPU to any number of containers)",
           run=gpu_reservations.check_gpus_reserved, machine=True),
     Check("SG-P050", name="model", description="the model's folder and its config.json exist",
           run=model.check_model_config),
@@ -161,8 +161,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",
           run=catalog.check_first_version),
-    Check("SG-P069", name="gated", description="a model that is known to be gated has a token, if the Hub was not "
-          "asked",
+    Check("SG-P069", name="gated", description="if the Hub was not asked, a model that is known to be gated has a "
+                                               "token",
           run=catalog.check_gated),
     Check("SG-P070", name="env", description="`.env` exists",
           run=secrets.check_env_present),
@@ -240,33 +240,33 @@ def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[
 
 
 # what some checks look at; without it, they have no finding
-_LOCAL = "it looks only at models in a folder or file on this machine"
-_HUB = "it looks only at models on the Hub, if the Hub was asked and answered"
-_NVIDIA = "it looks only at NVIDIA GPUs that nvidia-smi lists"
+_LOCAL = "applies only to models in a folder or file on this machine"
+_HUB = "applies only to models on the Hub, and only if the Hub answered"
+_NVIDIA = "applies only to NVIDIA GPUs that nvidia-smi lists"
 _SCOPES = {
     **dict.fromkeys(("model", "tokenizer", "chat-template", "weights", "readable"), _LOCAL),
     **dict.fromkeys(("hub", "token", "repository", "cached", "revision"), _HUB),
     **dict.fromkeys(("gpu", "driver", "toolkit", "gpu-ids", "gpu-memory", "mig", "gpu-root", "ecc", "persistence",
                      "mixed-gpus", "gpu-age", "dtype", "fit"), _NVIDIA),
-    **dict.fromkeys(("tool-parser", "first-version"), "it looks only at vLLM models that the catalogue has"),
-    "gated": "it looks only at models that are not downloaded, without a token, if the Hub was not asked",
-    "idle-gpus": "it looks only at vLLM models with `gpus: all`",
-    "adapters": "it looks only at `lora_adapters`",
-    "gpu-taken": "it looks only at models with NVIDIA GPUs",
+    **dict.fromkeys(("tool-parser", "first-version"), "applies only to vLLM models in the catalogue"),
+    "gated": "applies only without a token, to models that are not downloaded, if the Hub was not asked",
+    "idle-gpus": "applies only to vLLM models with `gpus: all`",
+    "adapters": "applies only to `lora_adapters`",
+    "gpu-taken": "applies only to models with NVIDIA GPUs",
     **dict.fromkeys(("tensor-parallel", "kv-heads", "pipeline-parallel"),
-                    "it looks only at models of vLLM and SGLang that are split across several GPUs"),
-    "context": "it looks only at vLLM models with `max_model_len`",
-    "quantization": "it looks only at quantized models in vLLM",
-    "cached": "it looks only at models on the Hub and gpt-oss, if `storage.offline` is set",
-    "cpu": "it looks only at models on the CPU without an image of your own",
-    "cores": "it looks only at `cpuset`",
-    "extra-args": "it looks only at `extra_args`",
-    **dict.fromkeys(("env-mode", "env-complete", "key"), "it looks only at the variables of an .env that exists"),
-    "key-accepted": "it looks only at the key of a stack with a gateway",
-    "token-file": "it looks only at HF_TOKEN_FILE in .env",
-    "shm": "it looks only at vLLM's containers",
-    "cluster-gpus": "it looks only at pods that request GPUs by number",
-    "cluster-quota": "it looks only at a namespace that exists",
+                    "applies only to models of vLLM and SGLang that are split across several GPUs"),
+    "context": "applies only to vLLM models with `max_model_len`",
+    "quantization": "applies only to quantized models in vLLM",
+    "cached": "applies only to models on the Hub and gpt-oss, if `storage.offline` is set",
+    "cpu": "applies only to models on the CPU without `image`",
+    "cores": "applies only to `cpuset`",
+    "extra-args": "applies only to `extra_args`",
+    **dict.fromkeys(("env-mode", "env-complete", "key"), "applies only if .env exists"),
+    "key-accepted": "applies only to stacks with a gateway",
+    "token-file": "applies only to HF_TOKEN_FILE in .env",
+    "shm": "applies only to vLLM's containers",
+    "cluster-gpus": "applies only to pods that request GPUs by number",
+    "cluster-quota": "applies only if the namespace exists",
 }  # fmt: skip
 
 

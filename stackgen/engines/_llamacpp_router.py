@@ -74,7 +74,7 @@ def find_router_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
         return
     for field in ("file", "revision", "fallback"):
         if field in model.model_fields_set and getattr(model, field) is not None:
-            yield Mistake(f"{path}.{field}", "has no effect with models_dir: it belongs to one model",
+            yield Mistake(f"{path}.{field}", "has no effect with models_dir: the field is for a single model",
                           hint=f"remove {field}")  # fmt: skip
     yield from _find_unknown_names(model, path, Path(site.find_on_disk(model.models_dir)))
 
@@ -87,14 +87,14 @@ def _find_unknown_names(model: Any, path: str, folder: Path) -> Iterator[Mistake
         names = ()
     listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     if not model.served_names:
-        hint = f"set `served_names: [{listed}]`, or a part of it" if names else "list the names of the models"
+        hint = f"set `served_names: [{listed}]`, or some of these names" if names else "list the names of the models"
         yield Mistake(f"{path}.served_names", "is required with models_dir: the names of the models that clients may "
                       "use", hint=hint)  # fmt: skip
     for index, name in enumerate(model.served_names if names else ()):
         if name not in names:
             yield Mistake(f"{path}.served_names[{index}]", f"{model.models_dir} contains no model {name!r}",
-                          hint=f"the folder contains: {listed}. The name is that of the file without .gguf, or that of "
-                          "the folder around it")  # fmt: skip
+                          hint=f"the folder contains: {listed}. The name of a model is its file name without .gguf, "
+                          "or the name of its subfolder")  # fmt: skip
 
 
 def describe_replica(replica: Replica) -> str:

@@ -67,5 +67,7 @@ def warn_of_templates(model: Any, path: str, folder: str) -> Iterator[str]:
     for one in find_tool_support(model, Path(folder)):
         if one.ignores_tools:
             why = "its chat template uses neither" if one.has_template else "it has no chat template"
-            yield (f"{path}: {one.file.name} ignores `tools` and `tool_choice` of requests: {why}. For tool calls, use "
-                   "a model whose template has them, or set --chat-template-file in extra_args")  # fmt: skip
+            yield (
+                f"{path}: {one.file.name} ignores `tools` and `tool_choice` of requests: {why}. For tool calls, "
+                "use a model whose chat template supports tools, or set --chat-template-file in extra_args"
+            )

@@ -103,12 +103,13 @@ def find_lora_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
     """Ranks that are set twice or in vain, revisions of local folders, and local adapters with too high a rank."""
     model = replica.spec
     if model.max_lora_rank and _has_rank_flag(model):
-        yield Mistake(f"{replica.path}.max_lora_rank", f"is set, and extra_args contains {FLAG}",
+        yield Mistake(f"{replica.path}.max_lora_rank", f"is set, but extra_args already contains {FLAG}",
                       hint=f"remove {FLAG} from extra_args")  # fmt: skip
     elif model.max_lora_rank and not model.lora_adapters:
         yield Mistake(
             f"{replica.path}.max_lora_rank", "has no effect without lora_adapters",
-            hint=f"add lora_adapters, or remove max_lora_rank. Next to --enable-lora in extra_args, write {FLAG} there",
+            hint=(f"add lora_adapters, or remove max_lora_rank. If extra_args contains --enable-lora, add {FLAG} to "
+             "extra_args instead"),
         )  # fmt: skip
     for index, lora in enumerate(model.lora_adapters):
         if lora.revision and is_local(lora.path):

@@ -55,12 +55,12 @@ def find_node_mistakes(replica: Replica) -> Iterator[Mistake]:
         yield Mistake(
             f"{replica.path}.extra_args",
             f"data parallelism can't be combined with {replica.nodes} nodes for each replica",
-            hint="remove the flag, and increase `replicas`: the gateway balances over them",
+            hint="remove the flag, and increase `replicas`, among which the gateway distributes requests",
         )
     groups = replica.spec.pipeline_parallel_size
     if groups > 1 and groups % replica.nodes and not replica.spec.tensor_parallel_size:
         yield Mistake(
             f"{replica.path}.pipeline_parallel_size",
             f"{groups} stages can't be divided among {replica.nodes} nodes",
-            hint=f"set {replica.nodes}, or a multiple of it",
+            hint=f"set {replica.nodes}, or a multiple of {replica.nodes}",
         )

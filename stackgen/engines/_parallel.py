@@ -29,7 +29,7 @@ def parallel_sizes(replica: Replica) -> tuple[int, int]:
 
 
 def find_parallel_mistakes(replica: Replica) -> Iterator[Mistake]:
-    """GPUs that would idle, GPUs that would be missing, and sizes without GPUs."""
+    """GPUs that would be idle, GPUs that would be missing, and sizes without GPUs."""
     model, count, groups = replica.spec, replica.gpu_count, count_model_groups(replica.spec)
     size, what = _required(model, groups or 1)
     if count is None:
@@ -67,8 +67,8 @@ def find_parallel_mistakes(replica: Replica) -> Iterator[Mistake]:
     elif model.tensor_parallel_size and size < count:
         idle = count - size
         yield Mistake(
-            f"{replica.path}.tensor_parallel_size", f"{what} is {size}, but each replica has {count} GPUs: "
-            f"{idle} GPU{'s' if idle > 1 else ''} would idle",
+            f"{replica.path}.tensor_parallel_size", f"{what} is {size}, but each replica has {count} GPUs: {idle} "
+                                                    f"GPU{'s' if idle > 1 else ''} would be idle",
             hint=f"set `gpus: {size}`, or remove tensor_parallel_size to split the model across all GPUs. For copies "
             "of the model on the other GPUs, increase `replicas`",
         )  # fmt: skip

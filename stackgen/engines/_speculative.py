@@ -106,6 +106,6 @@ def find_speculative_mistakes(replica: Replica, tensor: int) -> Iterator[Mistake
     if spec and spec.draft_tensor_parallel_size not in (None, 1, tensor):
         yield Mistake(
             f"{replica.path}.speculative.draft_tensor_parallel_size",
-            f"is {spec.draft_tensor_parallel_size}, but vLLM splits a draft model across 1 GPU or, as the model itself,"
-            f" {tensor}", hint=f"set 1 or {tensor}",
+            f"is {spec.draft_tensor_parallel_size}, but vLLM splits a draft model across 1 GPU, or across {tensor} "
+            "GPUs like the model itself", hint=f"set 1 or {tensor}",
         )  # fmt: skip

@@ -41,7 +41,7 @@ def _find(engine: str, replica: Replica, known: Flags) -> Iterator[Mistake]:
             # the value is not repeated, because it may be a key
             yield Mistake(
                 f"{replica.path}.extra_args[{argument.index}]",
-                f"repeats {name}, which stackgen sets: the rest of the stack would not follow another value",
+                f"repeats {name}, which stackgen sets: the rest of the stack relies on stackgen's value",
                 hint=f"remove the flag, and set {field}" if field else "remove the flag",
             )
         if name := argument.find_name(tuple(BREAKING_FLAGS[engine])):

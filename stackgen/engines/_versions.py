@@ -48,8 +48,8 @@ def find_version_mistakes(context: Context) -> Iterator[Mistake]:
     """A version next to an image of the user's own, which has a version already."""
     for replica in _first_replicas(context):
         if replica.spec.engine_version and replica.spec.image:
-            yield Mistake(f"{replica.path}.engine_version", "has no effect: `image` decides about the version",
-                          hint="remove one of the two")  # fmt: skip
+            yield Mistake(f"{replica.path}.engine_version", "has no effect, because `image` determines the version",
+                          hint="remove engine_version, or remove image")  # fmt: skip
 
 
 def warn_of_versions(engine: str, context: Context) -> tuple[str, ...]:

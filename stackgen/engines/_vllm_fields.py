@@ -50,16 +50,20 @@ def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
     model, path = replica.spec, replica.path
     batch, sequences = model.max_num_batched_tokens, model.max_num_seqs
     if batch and sequences and batch < sequences:
-        yield Mistake(f"{path}.max_num_batched_tokens", f"is {batch}, less than max_num_seqs ({sequences})",
-                      hint=f"set at least {sequences}: each running request needs a token in a step")  # fmt: skip
+        yield Mistake(
+            f"{path}.max_num_batched_tokens",
+            f"is {batch}, which is less than max_num_seqs ({sequences})",
+            hint=f"set at least {sequences}, because each running request needs one token in each step",
+        )
     if model.prefix_caching is False and model.cache_aware:
-        yield Mistake(f"{path}.prefix_caching", "is false, but cache_aware needs the cache that it turns off",
+        yield Mistake(f"{path}.prefix_caching", "is false, which turns off the prefix cache, but cache_aware needs "
+                                                "this cache",
                       hint="remove prefix_caching, or remove cache_aware")  # fmt: skip
     if replica.gpus:
         return
     # vLLM moves weights from a GPU to the host, and its sleep mode frees GPU memory
-    for field, instead in (("cpu_offload_gib", "remove it: the weights are in the host's memory"),
-                           ("sleep_mode", "remove it: vLLM supports it on GPUs only"),
+    for field, instead in (("cpu_offload_gib", "remove the field: the weights are already in the host's memory"),
+                           ("sleep_mode", "remove the field: vLLM supports it only on GPUs"),
                            ("kv_cache_memory", "set cpu_kv_cache_gib")):  # fmt: skip
         if getattr(model, field):
             yield Mistake(f"{path}.{field}", "has no effect on the CPU", hint=instead)
@@ -69,9 +73,10 @@ def find_field_warnings(model: Any, path: str) -> Iterator[str]:
     """What works, but not as many people expect."""
     if model.sleep_mode and DEVELOPER_MODE not in model.extra_env:
         yield (
-            f"{path}.sleep_mode reserves what sleeping needs, but vLLM has /sleep and /wake_up only with "
-            f"{DEVELOPER_MODE}=1. That also opens paths without a key that change the engine (/collective_rpc), so "
-            "stackgen does not set it: set it in extra_env only for a replica that nothing but the gateway can reach"
+            f"{path}.sleep_mode makes the engine ready to sleep, but vLLM offers /sleep and /wake_up only with "
+            f"{DEVELOPER_MODE}=1. stackgen does not set this variable, because it also opens paths that need no key "
+            "and change the engine (/collective_rpc). Set it in extra_env only for a replica that nothing but the "
+            "gateway can reach"
         )
     if model.load_format == "dummy":
         yield f"{path}.load_format is dummy: the weights are random, and the answers have no meaning"

@@ -156,7 +156,7 @@ class Sglang:
             model, path = replica.spec, replica.path
             if len(model.served_names) > 1:
                 found.append(Mistake(f"{path}.served_names", "SGLang serves a model under one name",
-                                     hint="keep one name"))  # fmt: skip
+                                     hint="keep one name in served_names"))  # fmt: skip
             if not model.image and context.site.uses_containers:
                 if not replica.gpus:
                     found.append(Mistake(f"{path}.image", "is required on the CPU: the SGLang project publishes no "
@@ -167,9 +167,10 @@ class Sglang:
                                          hint="set `image` to SGLang's ROCm image for your GPU"))  # fmt: skip
             if model.gpu_memory_utilization or model.share_gpus:
                 field = "gpu_memory_utilization" if model.gpu_memory_utilization else "share_gpus"
-                found.append(Mistake(f"{path}.{field}", "SGLang has no limit for all memory of a process",
-                                     hint="remove it. `mem_fraction_static` limits weights and KV cache; for two "
-                                     "models on one GPU, use `engine: vllm`"))  # fmt: skip
+                found.append(Mistake(f"{path}.{field}", "has no effect, because SGLang can't limit the whole memory "
+                                                        "of a process",
+                                     hint="remove the field. `mem_fraction_static` limits weights and KV cache. For "
+                                     "two models on one GPU, use `engine: vllm`"))  # fmt: skip
             found += find_size_mistakes(replica)
         return found
 

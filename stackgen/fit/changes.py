@@ -27,7 +27,7 @@ def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
     if found.verdict == FITS:
         return ()
     if found.verdict == CLOSE and found.doubts:
-        return (Change("start it once, and measure: `stackgen fit --observe`", "", ""),)
+        return (Change("start the model once, and measure its memory: `stackgen fit --observe`", "", ""),)
     changes = [change for change, _, _ in find_options(found, model)]
     if gpu := _smallest_gpu(found, model):
         changes.append(Change(f"use a GPU with more memory: {gpu.name} ({format_gib(gpu.memory)}) is the smallest "

@@ -23,7 +23,7 @@ DOUBTS = {
     "--speculative-config": "the memory of the draft model of --speculative-config is not estimated",
     "--cpu-offload-gb": "--cpu-offload-gb moves weights to the machine's memory",
     "--offload-backend": "--offload-backend moves weights to the machine's memory",
-    "--enable-expert-parallel": "--enable-expert-parallel divides the experts in another way",
+    "--enable-expert-parallel": "--enable-expert-parallel distributes the experts differently",
     "--kv-transfer-config": "the buffers of --kv-transfer-config are not estimated",
     "--hf-overrides": "--hf-overrides changes the model's config",
     "--data-parallel-size": "--data-parallel-size changes the buffers of NCCL",

@@ -121,8 +121,8 @@ def _estimate_other(model: Model, settings: Settings, gpu: Gpu, length: int) -> 
     known = model.architecture
     if settings.engine == "llamacpp":
         if known.quantization != "gguf":
-            raise StackgenError(f"{model.name} is not a GGUF file, and llama.cpp serves nothing else",
-                                "name a GGUF file, or set `engine: vllm`")  # fmt: skip
+            raise StackgenError(f"{model.name} is not a GGUF file, but llama.cpp serves only GGUF files",
+                                "pass a GGUF file, or set `engine: vllm`")  # fmt: skip
         terms, plan = llamacpp_terms(model.weights, known, settings, length), llamacpp_plan(known, settings)
     else:
         terms, plan = fastchat_terms(model.weights, known, settings, length), fastchat_plan(known, settings)
@@ -159,11 +159,11 @@ def _build(
 def _version_doubts(settings: Settings, gpu: Gpu) -> list[str]:
     doubts = []
     if settings.engine == "vllm" and settings.version < FIRST_VERSION:
-        doubts.append("vLLM before 0.8.3 has another engine, whose memory is not known to stackgen")
+        doubts.append("stackgen does not know the memory of the engine that vLLM had before 0.8.3")
     if gpu.unified:
         doubts.append("this GPU shares its memory with the CPU and other programs, which need memory too")
     if not gpu.compute.replace(".", "").isdigit() and gpu.compute:
-        doubts.append("the constants are measured on NVIDIA GPUs, not on AMD's")
+        doubts.append("the constants were measured on NVIDIA GPUs, not on AMD GPUs")
     return doubts
 
 
@@ -206,8 +206,8 @@ def _require_known(settings: Settings) -> None:
     for field, value in (("kv_cache_dtype", settings.kv_cache_dtype), ("dtype", settings.dtype)):
         if value not in ("", "auto") and value not in DTYPE_BYTES:
             raise StackgenError(f"{field}: the size of {value!r} is not known to stackgen",
-                                f"known: auto, {', '.join(DTYPE_BYTES)}. For others, measure: "
-                                "`stackgen fit --observe`")  # fmt: skip
+                                f"known: auto, {', '.join(DTYPE_BYTES)}. For other types, start the model once, and "
+                                "measure its memory: `stackgen fit --observe`")  # fmt: skip
 
 
 def _require_divisible(known: Architecture, settings: Settings) -> None:

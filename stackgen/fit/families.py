@@ -96,7 +96,10 @@ class Fields:
         """As `optional`, but a missing number is a StackgenError."""
         if value := self.optional(*names):
             return value
-        hint = "download config.json again; if it is complete, measure: `stackgen fit --observe`"
+        hint = (
+            "download config.json again; if config.json is complete, start the model once, and measure its "
+            "memory: `stackgen fit --observe`"
+        )
         raise self.error(f"{names[0]} is missing, or not a positive number", hint)
 
     def error(self, message: str, hint: str) -> StackgenError:
@@ -126,7 +129,9 @@ def layer_types(fields: Fields, family: str, depth: int) -> list[str]:
     listed = text.get("layer_types") or text.get("layers_block_type")
     if isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed):
         if len(listed) < depth:
-            raise fields.error(f"layer_types has {len(listed)} entries for {depth} layers", "download it again")
+            raise fields.error(
+                f"layer_types has {len(listed)} entries for {depth} layers", "download config.json again"
+            )
         return [_kind(one, fields) for one in listed[:depth]]
     if rules.state == "delta":
         interval = fields.optional("full_attention_interval") or 4
@@ -158,7 +163,10 @@ def layer_types(fields: Fields, family: str, depth: int) -> list[str]:
 
 def _kind(name: str, fields: Fields) -> str:
     if name not in KINDS:
-        raise fields.error(f"the layer type {name!r} is not known to stackgen", "measure: `stackgen fit --observe`")
+        raise fields.error(
+            f"the layer type {name!r} is not known to stackgen",
+            "start the model once, and measure its memory: `stackgen fit --observe`",
+        )
     return KINDS[name]
 
 

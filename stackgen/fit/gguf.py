@@ -84,7 +84,7 @@ def _parse_header(file: BinaryIO, path: str) -> Header:
                             "download the file again")  # fmt: skip
     version, tensors, pairs = struct.unpack("<IQQ", _read(file, 20))
     if version not in (2, 3) or tensors > MAX_COUNT or pairs > MAX_COUNT:
-        raise StackgenError(f"{path}: GGUF version {version} is not known", "convert the model again")
+        raise StackgenError(f"{path}: stackgen does not know GGUF version {version}", "convert the model again")
     try:
         fields = {_read_text(file): _read_value(file) for _ in range(pairs)}
         found = [_read_tensor(file, path) for _ in range(tensors)]

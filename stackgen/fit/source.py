@@ -25,13 +25,13 @@ def read_model(path: Path, name: str = "") -> Model:
     if path.is_file():
         if path.suffix.lower() == ".gguf":
             return read_gguf(path)
-        raise StackgenError(f"{path} is no model: it is not a folder, and not a GGUF file", "name the model's folder")
+        raise StackgenError(f"{path} is not a model: it is neither a folder nor a GGUF file", "pass the model's folder")
     if not path.is_dir():
-        raise StackgenError(f"{path}: there is no such folder", "name the model's folder, or its id on the Hub")
+        raise StackgenError(f"{path}: there is no such folder", "pass the model's folder, or its id on the Hub")
     config = _read_json(path / "config.json")
     if config is None:
         found = sorted(path.glob("*.gguf"))
-        hint = f"for llama.cpp, name the file: {found[0]}" if found else "download the model again: `hf download`"
+        hint = f"for llama.cpp, pass the file: {found[0]}" if found else "download the model again: `hf download`"
         raise StackgenError(f"{path} has no config.json", hint)
     return Model(read_config(config, str(path / "config.json")), read_weights(path), name)
 

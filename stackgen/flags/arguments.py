@@ -92,22 +92,24 @@ BREAKING_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
         "--headless": ("starts no HTTP server", "remove the flag. A stack runs on one machine"),
         "--grpc": ("serves gRPC, but the health check and the gateway use HTTP", "remove the flag"),
         "--config": ("reads flags from a file, which stackgen does not read",
-                     "remove the flag. Write the settings as fields of the model, and the others into extra_args"),
+                     "remove the flag. Write the file's settings as fields of the model, and all other flags into "
+                     "extra_args"),
     },
     "fastchat": {
         "--ssl": _TLS,
-        "--no-register": ("keeps the worker from the controller, so that no request reaches it", "remove the flag"),
+        "--no-register": ("hides the worker from the controller, so no request reaches the worker", "remove the flag"),
     },
     "sglang": {
         "--ssl-keyfile": _TLS, "--ssl-certfile": _TLS,
         "--config": ("reads flags from a file, which stackgen does not read",
-                     "remove the flag. Write the settings as fields of the model, and the others into extra_args"),
-        "--admin-api-key": ("is shown by the process list, and SGLang writes it into its log",
-                            "remove the flag: the paths of the administration then need STACKGEN_API_KEY"),
+                     "remove the flag. Write the file's settings as fields of the model, and all other flags into "
+                     "extra_args"),
+        "--admin-api-key": ("is visible in the process list, and SGLang writes it into its log",
+                            "remove the flag: then the administration paths need STACKGEN_API_KEY"),
         "--fastapi-root-path": _PREFIX,
         "--smg-grpc-mode": ("serves gRPC, but the health check and the gateway use HTTP", "remove the flag"),
         "--grpc-mode": ("serves gRPC, but the health check and the gateway use HTTP", "remove the flag"),
-        "--encoder-only": ("serves no text", "remove the flag"),
+        "--encoder-only": ("does not serve text models", "remove the flag"),
     },
     "llamacpp": {
         "--hf-repo": _MODEL, "--model-url": _MODEL, "--ssl-key-file": _TLS, "--ssl-cert-file": _TLS,
@@ -123,8 +125,9 @@ PLUGIN_FLAGS = {"--tool-call-parser": "--tool-parser-plugin", "--reasoning-parse
 # values that stackgen's own launcher adds (templates/images/fastchat/conversations.py)
 LAUNCHER_VALUES = {"--conv-template": ("chat-template",)}
 CONVERSATION_HINT = (
-    "remove it: FastChat then uses its own template for the model's name, else the tokenizer's chat template. "
-    "`chat-template` always uses the tokenizer's. FastChat's own names are in fastchat/conversation.py"
+    "remove it: FastChat then chooses a template by the model's name, or uses the tokenizer's chat template. "
+    "`chat-template` always uses the tokenizer's chat template. The names of FastChat's templates are in "
+    "fastchat/conversation.py"
 )
 
 

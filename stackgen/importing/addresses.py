@@ -49,12 +49,12 @@ def find_address(container: Container, draft: Draft | None, role: str, flags: di
         address = Address(_as_ip(host), inside)
         for name, flag in given.items():
             if name == "port" and not _number(flag):
-                flag.drop(f"no number of a port that is known here: the stack has {inside}. Set `port`")
+                flag.drop(f"the source does not show the number of this port, so the stack has {inside}. Set `port`")
                 continue
             kept = address.hosts if name == "host" else address.items
             kept += [word.item for word in (flag.word, *flag.values)]
         for port in container.ports:
-            port.item.build_in("with the host's network, Docker ignores it")
+            port.item.build_in("with the host's network, Docker ignores published ports")
         return address
     for flag in given.values():
         flag.build_in(INSIDE)

@@ -127,7 +127,7 @@ def _read_vllm_worker(program: Program, container: Container, draft: Draft, ledg
                 skip = True
         elif flag == "--limit-worker-concurrency" and _is_unlimited(program.words, index):
             for one in program.words[index : index + 1 + (not equals)]:
-                one.item.build_in("so many requests are no limit: vLLM chooses its own")
+                one.item.build_in("a limit this high has no effect, so vLLM chooses its own")
             skip = not equals
         elif flag in flags:
             words.append(Word(f"{flags[flag]}{equals}{value}", word.item, word.unknown))
@@ -200,8 +200,10 @@ def _refuse(
         return
     name = {"sglang": "SGLang"}.get(program.engine, program.engine) if program else name_unsupported(container)
     if name:
-        result.unsupported.append(f"{container.place}: {name} is no engine of stackgen ({', '.join(engines.names())})")
-        reason = f"{name} is no engine of stackgen"
+        result.unsupported.append(
+            f"{container.place}: {name} is not an engine of stackgen ({', '.join(engines.names())})"
+        )
+        reason = f"{name} is not an engine of stackgen"
     else:
         what = container.image.text if container.image else " ".join(word.text for word in container.words[:2])
         reason = f"{container.name or what} serves no model: keep it in a Compose file of its own"

@@ -61,7 +61,7 @@ def _set_replicas(word: Word, container: Container) -> None:
     if word.text.isdecimal() and 1 <= int(word.text) <= 64:
         container.replicas, container.replicas_item = int(word.text), word.item
     else:
-        word.item.drop("no number of replicas that stack.yaml accepts: set `replicas`")
+        word.item.drop("stack.yaml does not accept this number of replicas: set `replicas`")
 
 
 def _read_device(reader: ComposeReader, path: str, device: Any, container: Container) -> None:

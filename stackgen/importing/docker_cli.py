@@ -38,7 +38,7 @@ def read_docker_run(words: list[Word], ledger: Ledger, folder: Path) -> Containe
             break
         at += 1
         if word.text == "--":
-            word.item.build_in("it ends the options")
+            word.item.build_in("it marks the end of the options")
             break
         at += _read_option(container, words, at, ledger)
     if at < len(words):

@@ -20,12 +20,12 @@ from stackgen.importing.variables import expand
 __all__ = ["apply_dockerfile", "is_dockerfile"]
 
 STEP = "a step of the build: stackgen runs the base image unchanged. Build the image yourself, and set `image`"
-REPLACED = "the service sets its own, which replaces it"
+REPLACED = "the service sets another value"
 BUILT_IN = {
-    "ARG": "in effect where it is used", "EXPOSE": "stackgen publishes the port of the stack",
+    "ARG": "it takes effect where it is used", "EXPOSE": "stackgen publishes the port of the stack",
     "HEALTHCHECK": "stackgen's own health check generates a token", "LABEL": "it describes the image",
     "MAINTAINER": "it describes the image", "STOPSIGNAL": "stackgen stops engines itself",
-    "SHELL": "in effect where it is used", "VOLUME": "stackgen mounts the storage, and `mounts`",
+    "SHELL": "it takes effect where it is used", "VOLUME": "stackgen mounts the storage, and `mounts`",
     "WORKDIR": "the paths of a stack don't depend on a working directory",
 }  # fmt: skip
 STEPS = ("RUN", "COPY", "ADD", "ONBUILD")
@@ -168,7 +168,7 @@ class _Reader:
         elif one.name in BUILT_IN:
             self.item(one).build_in(BUILT_IN[one.name])
         else:
-            self.item(one).drop("no instruction of a Dockerfile that stackgen knows")
+            self.item(one).drop("stackgen does not know this instruction")
 
     def finish(self) -> None:
         """Gives the container the command. An entrypoint of its own also replaces CMD."""
@@ -235,7 +235,7 @@ class _Reader:
             texts, is_shell = ["/bin/sh", "-c", one.text], True
         # an instruction without a word of its own keeps its name
         name = self.ledger.add(f"{where}[0]", one.name)
-        name.build_in("its words are listed one by one")
+        name.build_in("its arguments are listed one by one")
         found = [self.ledger.word(f"{where}[{index}]", text) for index, text in enumerate(texts, 1)]
         if one.name == "ENTRYPOINT":
             self.entrypoint, self.is_shell = found, is_shell

@@ -23,7 +23,7 @@ def read_worker(words: list[Word], container: Container, draft: Draft, ledger: L
     """Puts the arguments of a worker into `draft`."""
     flags, positional = read_flags("fastchat", words)
     for word in positional:
-        word.item.drop("this word belongs to no flag")
+        word.item.drop("this argument belongs to no flag")
     for flag in flags:
         name = next((one for one in flag.names if one.startswith("--")), flag.written)
         field = FIELD_OF_FLAG["fastchat"].get(name, "")
@@ -57,7 +57,7 @@ def read_controller(words: list[Word], drafts: list[Draft], ledger: Ledger) -> N
     """The controller: only its dispatch method is a field."""
     flags, positional = read_flags("controller", words)
     for word in positional:
-        word.item.drop("this word belongs to no flag")
+        word.item.drop("this argument belongs to no flag")
     for flag in flags:
         if flag.written in ("--host", "--port"):
             flag.build_in(NETWORK)
@@ -73,7 +73,7 @@ def read_api_server(words: list[Word], container: Container, ledger: Ledger) -> 
     """The API server: its address, and its keys. Returns the flags `host` and `port`."""
     flags, positional = read_flags("api", words, ("--api-keys",))
     for word in positional:
-        word.item.drop("this word belongs to no flag")
+        word.item.drop("this argument belongs to no flag")
     address = {}
     for flag in flags:
         if flag.written in ("--host", "--port"):

@@ -109,7 +109,7 @@ def take(flag: Flag, draft: Draft, name: str, convert: Callable[[str], Any] = st
     try:
         value = convert(flag.text)
     except ValueError:
-        flag.drop(f"{flag.text!r} is no valid value: set `{name}` in stack.yaml")
+        flag.drop(f"{flag.text!r} is not a valid value: set `{name}` in stack.yaml")
         return
     if before := draft.setters.get(name):
         before.build_in(f"{flag.written} is given again, and the last one counts")

@@ -24,12 +24,12 @@ FLAGS = {
 }  # fmt: skip
 SWITCHES = {"enablePrefixCaching": "--enable-prefix-caching", "enableChunkedPrefill": "--enable-chunked-prefill"}
 BUILT_IN = {
-    "name": "stackgen names services by their models", "enabled": "it is true",
+    "name": "stackgen names services by their models", "enabled": "the value is true",
     "runtimeClassName": "Docker needs no runtime class",
     "imagePullPolicy": "stackgen pulls images that are missing", "pvcStorage": "the storage grows as needed",
     "pvcAccessMode": "the storage is on this machine", "storageClass": "the storage is on this machine",
 }  # fmt: skip
-CLUSTER = "it concerns the cluster, and a stack runs on one machine"
+CLUSTER = "it concerns the cluster, but this stack runs on one machine"
 REQUESTS = ("requestCPU", "requestMemory", "requestGPUType")
 KUBERNETES = ("limitCPU", "limitMemory", "nodeSelectorTerms", "tolerations", "affinity",
               "annotations", "podAnnotations", "serviceAccountName",

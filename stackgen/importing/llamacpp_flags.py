@@ -43,7 +43,7 @@ def read_llamacpp(words: list[Word], container: Container, draft: Draft, ledger:
         elif value:
             value.item.drop(f"the flag {name} overrides it")
     for word in positional:
-        word.item.drop("this word belongs to no flag of llama-server")
+        word.item.drop("this argument belongs to no flag of llama-server")
     by_name = {name: flag for flag in flags for name in flag.names}
     for flag in flags:
         _read(flag, by_name, container, draft, ledger)

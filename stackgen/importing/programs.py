@@ -101,7 +101,9 @@ def _by_module(words: list[Word]) -> Program | None:
     module = words[at + 1].text
     if module in VLLM_MODULES:
         skip = at + 3 if module.endswith("cli.main") else at + 2
-        words[at + 1].item.build_in("vLLM's old way to start: stackgen runs `vllm serve`, which has the same flags")
+        words[at + 1].item.build_in(
+            "the old start command of vLLM: stackgen runs `vllm serve`, which has the same flags"
+        )
         return _begin("vllm", "server", words, skip)
     if module.startswith("fastchat.serve."):
         role = FASTCHAT.get(module.removeprefix("fastchat.serve."), "unsupported")
@@ -240,7 +242,7 @@ def _read_inner(container: Container, word: Word, ledger: Ledger) -> list[Word] 
             item.drop(START_SCRIPT)
     if chosen is None:
         return None
-    word.item.build_in("a script: its words are listed one by one")
+    word.item.build_in("a script, whose commands are listed one by one")
     return chosen.words
 
 

@@ -54,7 +54,7 @@ def describe(found: Imported, problems: Sequence[Mistake], *, verbose: bool = Fa
     models = len(found.assembled.drafts)
     counts: Counter[str] = Counter(item.outcome for item in found.ledger.items)
     listed = ", ".join(f"{counts[one]} {name}" for one, name in OUTCOMES.items() if counts[one])
-    yield f"read a {found.kind} with {models} model{'s' if models > 1 else ''}. Words and values: {listed}"
+    yield f"read a {found.kind} with {models} model{'s' if models > 1 else ''}. Arguments and values: {listed}"
     outcomes: tuple[Outcome, ...] = ("translated", "secret", "dropped", *(("built-in",) if verbose else ()))
     for outcome in outcomes:
         groups = list(found.ledger.groups(outcome))
@@ -64,7 +64,7 @@ def describe(found: Imported, problems: Sequence[Mistake], *, verbose: bool = Fa
             arrow = f" → {field}" if field else ""
             yield f"  {place}: {_clip(text)}{arrow}: {reason}"
     for text in found.assembled.unsupported:
-        yield f"no model of the stack: {text}"
+        yield f"not part of the stack: {text}"
     if found.ledger.warnings:
         yield "look at:"
     for place, text in found.ledger.warnings:

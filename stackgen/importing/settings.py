@@ -111,7 +111,7 @@ def apply_environment(container: Container, draft: Draft, stack: dict[str, Any],
         elif name.upper() == "NO_PROXY":
             item.build_in("stackgen lists the services of the stack itself")
         elif not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            item.drop("no name of a variable")
+            item.drop("not a valid name of a variable")
         else:
             _add_variable(name, text, value, draft, ledger)
 
@@ -228,7 +228,7 @@ def _set_storage(mount: MountMap, cache: str, stack: dict[str, Any], project: st
                 "storage.volume", None, "" if name == source else f"the name of the volume in Docker is {name}"
             )
         else:
-            mount.item.drop("no name of a volume: stackgen downloads the weights into its own")
+            mount.item.drop("not a valid name of a volume: stackgen downloads the weights into its own volume")
     else:
         path = local(source)
         # the layout of HF_HOME: its `hub` is the cache
@@ -278,4 +278,4 @@ def apply_options(container: Container, draft: Draft, stack: dict[str, Any], led
             draft.fields.setdefault("labels", {})[name] = str(label.value)
             label.item.carry("labels", draft)
         else:
-            label.item.drop("no name of a label that stack.yaml accepts")
+            label.item.drop("stack.yaml does not accept this name of a label")

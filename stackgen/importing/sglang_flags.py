@@ -28,7 +28,7 @@ def read_sglang(words: list[Word], container: Container, draft: Draft, ledger: L
     flags, positional = read_flags("sglang", words)
     for word in positional:
         if "model" in draft.fields or any(_field(flag) == "model" for flag in flags):
-            word.item.drop("this word belongs to no flag")
+            word.item.drop("this argument belongs to no flag")
         else:
             set_model(word, [word.item], container, draft, ledger)
             _name(word.text, draft)

@@ -46,7 +46,7 @@ REDIRECTION = re.compile(r"(?:\d*|&)(?:>>|>\||>&|<<<|<<-?|<&|<|>)")
 CONTINUED = re.compile(r"\\[ \t]*(?:[ \t]#[^\n]*)?\n")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=", re.ASCII)
 BRANCH = "a condition or loop of the script: the commands in it are read"
-USED = "a variable or word of the shell, in effect where it is used"
+USED = "a variable or keyword of the shell, which takes effect where it is used"
 UNUSED = "no imported command uses this part of the script"
 
 

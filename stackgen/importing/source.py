@@ -34,8 +34,8 @@ HELP = (
     "systemd units, and values of vLLM's production-stack"
 )
 MANIFEST_HINT = (
-    "join the container's `command`, `args` and `env` to one command, for example "
-    "`stackgen import -- env NAME=VALUE vllm serve MODEL --max-model-len 8192`. `gpus` is the limit of nvidia.com/gpu"
+    "combine the container's `command`, `args` and `env` into one command, for example `stackgen import -- env "
+    "NAME=VALUE vllm serve MODEL --max-model-len 8192`. `gpus` is the limit of nvidia.com/gpu"
 )
 # commands of a script that stackgen does itself
 OWN_COMMANDS = re.compile(
@@ -169,7 +169,7 @@ def _refuse_yaml(data: dict[str, Any], source: str) -> None:
         message = "this is a stack file already"
         hint = f"`stackgen render {source}` renders it"
     else:
-        message, hint = "is no file that stackgen can import", HELP
+        message, hint = "is not a file that stackgen can import", HELP
     raise SpecError(source, [Mistake("", message, hint=hint)])
 
 

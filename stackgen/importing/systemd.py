@@ -14,7 +14,7 @@ __all__ = ["is_unit", "read_unit"]
 REASONS = {
     "User": "the image has a user of its own; to choose another one, set `user`",
     "Group": "the image has a user of its own", "SupplementaryGroups": "the container gets its GPUs from Docker",
-    "Description": "a text for people", "Documentation": "a text for people",
+    "Description": "a description for people", "Documentation": "a description for people",
     "ExecStop": "`stackgen down` stops the stack", "ExecStopPost": "`stackgen down` stops the stack",
     "ExecReload": "`stackgen update` changes a running stack", "Restart": "stackgen restarts containers itself",
     "RestartSec": "stackgen restarts containers itself", "Type": "stackgen starts containers itself",

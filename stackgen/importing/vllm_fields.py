@@ -21,7 +21,7 @@ LOCAL, SIZE = "--data-parallel-size-local", "--data-parallel-size"
 # flags that join the processes of several machines
 JOINING = ("--data-parallel-address", "--data-parallel-rpc-port", "--data-parallel-start-rank",
            "--data-parallel-hybrid-lb")  # fmt: skip
-ONE_MACHINE = "a stack starts the part of this machine, which does not work together with other machines"
+ONE_MACHINE = "the stack starts only the part on this machine, and does not connect it to other machines"
 
 
 def _size(text: str) -> str:

@@ -53,7 +53,7 @@ def read_vllm(words: list[Word], container: Container, draft: Draft, ledger: Led
     models = [flag for flag in flags if _is(flag, "--model")]
     for word in positional:
         if "model" in draft.fields or models:
-            word.item.drop("this word belongs to no flag, and the model is given elsewhere")
+            word.item.drop("this argument belongs to no flag, and the model is given elsewhere")
         else:
             set_model(word, [word.item], container, draft, ledger)
     drafts: dict[str, Flag] = {}

@@ -33,7 +33,7 @@ def validate_manifests(files: Sequence[RenderedFile], settings: KubernetesSpec) 
         if name := config_map_of(file.path):
             sizes[name] = sizes.get(name, 0) + len(file.text.encode())
     found += [
-        f"ConfigMap/{name}: has {size} bytes, and 1 MiB is the most. Divide the models among several stacks"
+        f"ConfigMap/{name}: has {size} bytes, but at most 1 MiB is allowed. Divide the models among several stacks"
         for name, size in sizes.items()
         if size > MAX_CONFIG_MAP
     ]
@@ -41,5 +41,6 @@ def validate_manifests(files: Sequence[RenderedFile], settings: KubernetesSpec) 
         more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise StackgenError(
             "the cluster would not accept these manifests\n  " + "\n  ".join(found[:SHOWN]) + more,
-            "correct the fields of stack.yaml that the manifests show; --no-validate writes them nevertheless",
+            "correct the fields of stack.yaml that lead to these errors, or write the manifests anyway with "
+            "--no-validate",
         )

@@ -103,14 +103,20 @@ def find_mistakes(index: int, spec: Any) -> list[Mistake]:
     """Why `models[index]` can't have `gpus: auto`."""
     path = f"models[{index}]"
     if spec.engine not in ENGINES:
-        return [Mistake(f"{path}.gpus", f"`auto` needs an estimate of the memory, and there is none for {spec.engine}",
+        return [Mistake(f"{path}.gpus", "`auto` needs an estimate of the memory, which stackgen does not have for "
+                                        f"{spec.engine}",
                         hint="list the GPUs, for example `gpus: [0]`")]  # fmt: skip
     if spec.share_gpus and spec.gpu_memory_utilization is None:
         return [Mistake(f"{path}.share_gpus", "a model that shares a GPU needs gpu_memory_utilization",
-                        hint="for example 0.45; `stackgen fit MODEL` shows what it needs")]  # fmt: skip
+                        hint="for example 0.45 (`stackgen fit MODEL` shows how much the model needs)")]  # fmt: skip
     if spec.engine == "vllm" and count_model_groups(spec) is None:
-        return [Mistake(f"{path}.gpus", "`auto` chooses GPUs of one machine, and extra_args split the model across "
-                        "several", hint="list the GPUs, for example `gpus: [0, 1]`")]  # fmt: skip
+        return [
+            Mistake(
+                f"{path}.gpus",
+                "`auto` chooses GPUs of one machine, but extra_args split the model across several machines",
+                hint="list the GPUs, for example `gpus: [0, 1]`",
+            )
+        ]
     return []
 
 
@@ -129,6 +135,6 @@ def settings_of(spec: Any, count: int) -> Settings:
         return read_settings(spec, count, ())
     settings = read_settings(spec, count, named or Settings().version)
     if spec.image and not named:
-        doubt = "the image's tag names no version, and memory depends on the version"
+        doubt = "the image's tag names no version, but memory depends on the version"
         return replace(settings, doubts=(*settings.doubts, doubt))
     return settings

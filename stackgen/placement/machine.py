@@ -141,17 +141,21 @@ def _parse_device(row: Any, number: int) -> Device:
         raise StackgenError(f"{unknown[0]} is not a field of a GPU", f"known: {', '.join(FIELDS)}")
     uuid, name, index, memory = row.get("uuid"), row.get("name"), row.get("index", number), row.get("memory")
     if not isinstance(uuid, str) or not UUID.fullmatch(uuid):
-        raise StackgenError(f"uuid: {uuid!r} is not the UUID of a GPU", "`nvidia-smi -L` lists them as GPU-…")
+        raise StackgenError(
+            f"uuid: {uuid!r} is not the UUID of a GPU", "run `nvidia-smi -L`, which lists UUIDs such as GPU-…"
+        )
     if not isinstance(name, str) or not name.strip():
         raise StackgenError("has no name", "for example `name: H100`; `stackgen fit --list-gpus` lists known names")
     if type(index) is not int or not 0 <= index < MAX_GPUS:
         raise StackgenError(f"index: {index!r} is not the index of a GPU", f"use 0 to {MAX_GPUS - 1}")
     island = row.get("island", "")
     if not isinstance(island, (str, int)) or isinstance(island, bool) or len(str(island)) > 64:
-        raise StackgenError(f"island: {island!r} is not a name", "GPUs that NVLink connects have the same name")
+        raise StackgenError(f"island: {island!r} is not a name", "give GPUs that NVLink connects the same island name")
     held = row.get("held", "")
     if not isinstance(held, str) or len(held) > 200 or "\n" in held:
-        raise StackgenError(f"held: {held!r} is not who uses the GPU", "for example `held: training of group B`")
+        raise StackgenError(
+            f"held: {held!r} does not name a user of the GPU", "for example `held: training of group B`"
+        )
     return Device(index, uuid, _parse_gpu(name, memory), str(island), held)
 
 
@@ -160,7 +164,7 @@ def _parse_gpu(name: str, memory: Any) -> Gpu:
         try:
             return find_gpu(name)
         except StackgenError as error:
-            raise StackgenError(f"name: {name!r} is not in the table of GPUs, and it has no memory",
+            raise StackgenError(f"name: {name!r} is not in the table of GPUs, so the GPU needs the field memory",
                                 "add its memory, for example `memory: 24GiB`") from error  # fmt: skip
     try:
         size = parse_memory(str(memory))

@@ -129,7 +129,7 @@ def _explain(
     if host:
         why.append(f"`host: {host}`")
     if demand.share < 1:
-        why.append(f"takes {demand.share:.0%} of it, {MARGIN:.0%} of a shared GPU stay free")
+        why.append(f"takes {demand.share:.0%} of the GPU; {MARGIN:.0%} of a shared GPU stay free")
     is_kept = kept.get(key) == chosen
     if is_kept:
         why.append("recorded before")
@@ -154,7 +154,7 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
     most, least = max(free.values(), default=0), min(fitting)
     if most < least:
         if least == 1:
-            return "all of them are taken"
+            return "all GPUs are taken"
         # the reason is why fewer are not enough
         fewer = "".join(f"; with {count}: {text}" for (kind, count), text in sorted(
             demand.refused.items(), key=lambda one: one[0][1]) if kind == gpu and count < least)  # fmt: skip
@@ -163,4 +163,4 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
         return f"{least} needed for each replica, and other replicas come first"
     if least > len(chosen):
         return f"needs {least} GPUs instead of {len(chosen)}"
-    return "fits too, and stays free for larger models" if gpu.memory > chosen[0].gpu.memory else "fits too"
+    return "fits too, but stays free for larger models" if gpu.memory > chosen[0].gpu.memory else "fits too"

@@ -60,6 +60,6 @@ def read_state_file(path: Path, recovery: str) -> str | None:
         reason = error.strerror or str(error)
     except UnicodeDecodeError as error:
         # only the offset: the message of the exception contains the bytes, and they may be a key
-        reason = f"it is not UTF-8 from byte {error.start + 1} on"
+        reason = f"byte {error.start + 1} is not valid UTF-8"
     # outside of the except block, so that --debug does not print the bytes either
     raise StackgenError(f"{path} can't be read: {reason}", recovery)

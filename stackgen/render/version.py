@@ -25,7 +25,11 @@ def describe_version(lock: str) -> str:
     if version == __version__:
         return ""
     is_newer = _numbers(version) > _numbers(__version__)
-    advice = "use that version, or look at `stackgen render --diff` first" if is_newer else "see docs/how-to/upgrade.md"
+    advice = (
+        "use that version, or check the changes with `stackgen render --diff` first"
+        if is_newer
+        else "see docs/how-to/upgrade.md"
+    )
     kind = "newer" if is_newer else "older"
     return f"the files were rendered by stackgen {version}, which is {kind} than this version ({__version__}): {advice}"
 

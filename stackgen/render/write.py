@@ -91,7 +91,8 @@ def write_files(changes: Sequence[Change], folder: Path, force: bool = False) ->
         if own := [path for path in edited if path in STACK_FILES]:
             raise DriftError(
                 f"this file was edited by hand: {folder / own[0]}",
-                f"`stackgen render {folder}` renders the edited file. --force overwrites it",
+                f"`stackgen render {folder} --diff` shows your changes: move them into stack.yaml, or overwrite the "
+                "file with --force",
             )
         raise DriftError(
             f"these files were edited by hand: {', '.join(str(folder / path) for path in edited)}",
@@ -279,7 +280,7 @@ def _read(path: Path) -> str | None:
         if error.errno == errno.ELOOP:
             return None
         reason = error.strerror
-    raise StackgenError(f"{path} can't be read: {reason}", "stackgen writes a file there: move away what is there now")
+    raise StackgenError(f"{path} can't be read: {reason}", "stackgen must write this file: move away what is there now")
 
 
 def _read_lock(folder: Path) -> dict[str, set[str]]:

@@ -24,7 +24,7 @@ __all__ = ["count_nodes", "find_cluster_mistakes", "find_cluster_warnings", "fin
 DOCKER_ONLY = {
     "cpuset": "set `kubernetes.cpu`, the number of cores",
     "ipc": "set `shm_size`: pods share no memory with the node",
-    "networks": "pods of one cluster reach each other without it",
+    "networks": "pods of one cluster reach each other without this field",
     "port": "all models answer at the gateway's port",
 }
 GIGABYTE = {"Mi": 2**20 / 1e9, "Gi": 2**30 / 1e9, "Ti": 2**40 / 1e9, "M": 1e-3, "G": 1.0, "T": 1e3}
@@ -64,28 +64,30 @@ def find_cluster_mistakes(stack: StackSpec) -> list[Mistake]:
     """Finds what a cluster can't do: files of this machine, indices of GPUs, and fields of Docker."""
     found = [mistake for index, model in enumerate(stack.models) for mistake in _find_in_model(index, model, stack)]
     if stack.gateway is not None and not stack.gateway.enabled:
-        hint = "remove `gateway: false`: without it, every pod of the cluster can use the engines without a key"
-        found.append(Mistake("gateway", "is needed on Kubernetes", hint=hint))
+        hint = "remove `gateway: false`: without a gateway, every pod of the cluster can use the engines without a key"
+        found.append(Mistake("gateway", "can't be disabled on Kubernetes", hint=hint))
     tls = stack.gateway.tls if stack.gateway else None
     if tls and not tls.certificate and not stack.cluster.tls_secret:
         hint = "set `kubernetes.tls_secret` to a secret of cert-manager, or set `certificate` and `key`"
         found.append(Mistake("gateway.tls", "can't generate a certificate for Kubernetes", hint=hint))
     if tls and tls.redirect_port:
-        hint = "remove it: an ingress or a gateway of the cluster redirects"
+        hint = "remove the field: an ingress or a gateway of the cluster does the redirect"
         found.append(Mistake("gateway.tls.redirect_port", "has no effect on Kubernetes", hint=hint))
     if stack.cluster.tls_secret and not tls:
         hint = "set `gateway: {tls: generate}`, which turns HTTPS on"
         found.append(Mistake("kubernetes.tls_secret", "has no effect without `gateway.tls`", hint=hint))
     if stack.storage.path:
-        hint = "remove it, and set `kubernetes.weights`"
-        found.append(Mistake("storage.path", "is a folder of this machine, which pods don't see", hint=hint))
+        hint = "remove the field, and set `kubernetes.weights`"
+        found.append(Mistake("storage.path", "is a folder on this machine, which pods can't access", hint=hint))
     if stack.ui is not None:
         hint = "remove `ui`: its image needs root. Point any chat page at the gateway's URL"
         found.append(Mistake("ui", "is not available on Kubernetes", hint=hint))
     scaling = stack.cluster.autoscaling
     if scaling and scaling.by == "keda" and not scaling.prometheus:
         hint = "for example http://prometheus-operated.monitoring.svc:9090"
-        found.append(Mistake("kubernetes.autoscaling.prometheus", "is missing: KEDA asks Prometheus", hint=hint))
+        found.append(
+            Mistake("kubernetes.autoscaling.prometheus", "is required, because KEDA queries Prometheus", hint=hint)
+        )
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", stack.namespace):
         hint = "set `kubernetes.namespace`"
         found.append(Mistake("name", f"{stack.namespace!r} can't be the name of a namespace", hint=hint))
@@ -99,8 +101,11 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
         yield Mistake(f"{path}.gpus", "`all` has no meaning in a cluster", hint="set the number of GPUs")
     elif (nodes := count_nodes(model, stack)) > 1:
         if model.engine != "vllm":
-            yield Mistake(f"{path}.gpus", f"{gpus} GPUs are more than the {each} of one node, and {model.engine} runs "
-                          "on one node", hint="use `engine: vllm`, or set kubernetes.gpus_per_node")  # fmt: skip
+            yield Mistake(
+                f"{path}.gpus",
+                f"{gpus} GPUs are more than one node has ({each}), but {model.engine} runs on one node only",
+                hint="use `engine: vllm`, or set kubernetes.gpus_per_node",
+            )
         elif _count_gpus(model) % nodes:
             yield Mistake(f"{path}.gpus", f"{gpus} GPUs can't be divided evenly among {nodes} nodes with up to {each} "
                           "GPUs", hint=f"use a multiple of {nodes}, or set kubernetes.gpus_per_node")  # fmt: skip
@@ -108,30 +113,30 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
         yield Mistake(f"{path}.share_gpus", "is not available on Kubernetes", hint="give each model its own GPUs")
     for field, hint in DOCKER_ONLY.items():
         if getattr(model, field):
-            yield Mistake(f"{path}.{field}", "has no effect on Kubernetes", hint=f"remove it: {hint}")
+            yield Mistake(f"{path}.{field}", "has no effect on Kubernetes", hint=f"remove the field: {hint}")
     if getattr(model, "cache_aware", False):
         hint = "set `gateway: {routing: prefix}`, which has the same effect without vllm-router"
         yield Mistake(f"{path}.cache_aware", "is not available on Kubernetes", hint=hint)
     hint = "use a Hub id: the Job `download` puts its files on the claim for weights"
     if is_local(model.model):
-        yield Mistake(f"{path}.model", "is a path of this machine, which pods don't see", hint=hint)
+        yield Mistake(f"{path}.model", "is a path on this machine, which pods can't access", hint=hint)
     for number, lora in enumerate(getattr(model, "lora_adapters", ())):
         if is_local(lora.path):
-            yield Mistake(f"{path}.lora_adapters[{number}].path", "is a path of this machine, which pods don't see",
+            yield Mistake(f"{path}.lora_adapters[{number}].path", "is a path on this machine, which pods can't access",
                           hint=hint)  # fmt: skip
     for number, group in enumerate(model.group_add):
         if not group.isdecimal():
-            yield Mistake(f"{path}.group_add[{number}]", f"{group!r} is a name, and pods need its number",
-                          hint="`getent group NAME` in the image shows the number")  # fmt: skip
+            yield Mistake(f"{path}.group_add[{number}]", f"{group!r} is a name, but pods need the group's number",
+                          hint="run `getent group NAME` in the image, which shows the number")  # fmt: skip
     if model.user and not re.fullmatch(r"[1-9]\d*(:\d+)?", model.user):
-        yield Mistake(f"{path}.user", "must be the number of a user other than root, and of a group",
+        yield Mistake(f"{path}.user", "must be the numbers of a user (not root) and a group",
                       hint="for example 2000:0")  # fmt: skip
     for number, word in enumerate(model.extra_args):
         if split_local_path(word)[1]:
-            yield Mistake(f"{path}.extra_args[{number}]", "is a path of this machine, which pods don't see",
+            yield Mistake(f"{path}.extra_args[{number}]", "is a path on this machine, which pods can't access",
                           hint="use a path on the claim for weights, below /models")  # fmt: skip
     if settings and settings.max_replicas and settings.max_replicas < model.replicas:
-        yield Mistake(f"{path}.kubernetes.max_replicas", f"is lower than the {model.replicas} replicas",
+        yield Mistake(f"{path}.kubernetes.max_replicas", f"is lower than `replicas`, which is {model.replicas}",
                       hint="`replicas` is the minimum, and `max_replicas` the maximum")  # fmt: skip
     if settings and settings.max_replicas and not stack.cluster.autoscaling:
         yield Mistake(f"{path}.kubernetes.max_replicas", "has no effect without kubernetes.autoscaling",
@@ -149,7 +154,7 @@ def find_cluster_warnings(stack: StackSpec) -> list[str]:
     # 16 bits for each parameter; a GGUF file usually has 4 to 8
     need = sum(2 * (guess_parameters(name) or UNKNOWN_SIZE * 5e8) / 1e9 for name, _ in names)
     if not weights.claim and need > (size := _gigabytes(weights.size)):
-        found.append(f"the weights need about {need:.0f} GB, and kubernetes.weights.size is {size:.0f} GB")
+        found.append(f"the weights need about {need:.0f} GB, but kubernetes.weights.size is {size:.0f} GB")
     if weights.access_mode == "ReadWriteOnce" and sum(one.replicas for one in stack.models) > 1:
         found.append("kubernetes.weights is ReadWriteOnce, so all replicas must run on one node")
     return found
@@ -161,7 +166,8 @@ def find_image_warnings(services: Sequence[Service], stack: StackSpec) -> list[s
         return []
     built = dict.fromkeys(one.image for one in services if one.build or not one.pull)
     return [
-        f"no registry has {image}, which stackgen builds: build it, push it, and set kubernetes.registry"
+        f"{image} is an image that stackgen builds, so no registry has it. Build the image, push it, and set "
+        "kubernetes.registry"
         for image in built
     ]
 

@@ -23,13 +23,13 @@ def find_host_mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
     if not stack.hosts:
         found = [Mistake("host", "has no effect without `hosts`", hint="remove it")] if stack.host else []
         return found + [
-            Mistake(f"models[{index}].host", "needs `hosts`", hint="add `hosts`, or remove it")
+            Mistake(f"models[{index}].host", "needs `hosts`", hint="add `hosts`, or remove the field")
             for index, model in enumerate(stack.models)
             if model.host
         ]
     if site.is_cluster or not site.uses_containers:
         what = "a cluster chooses the nodes itself" if site.is_cluster else "local processes run on one machine"
-        return [Mistake("hosts", f"is for Docker Compose: {what}", hint="remove `hosts` and `host`")]
+        return [Mistake("hosts", f"works only with Docker Compose: {what}", hint="remove `hosts` and `host`")]
     found = [*_find_in_hosts(stack), *_find_equal_names(stack)]
     known = ", ".join(stack.hosts)
     for index, model in enumerate(stack.models):
@@ -44,11 +44,11 @@ def _find_in_hosts(stack: StackSpec) -> Iterator[Mistake]:
     if stack.host and stack.host not in stack.hosts:
         yield Mistake("host", f"{stack.host!r} is not one of `hosts`", hint=f"choose one of {', '.join(stack.hosts)}")
     if stack.hosts[stack.front].port:
-        hint = "remove it, and set `port` of the stack"
+        hint = "remove the field, and set `port` of the stack"
         yield Mistake(f"hosts.{stack.front}.port", "has no effect on the first host", hint=hint)
     if stack.gateway is not None and not stack.gateway.enabled:
         hint = "remove `gateway: false`: only the gateway of the first host reaches the engines of the others"
-        yield Mistake("gateway", "is needed with `hosts`", hint=hint)
+        yield Mistake("gateway", "can't be disabled with `hosts`", hint=hint)
     addresses: dict[Any, str] = {}
     for name, host in stack.hosts.items():
         if host.address:
@@ -57,13 +57,17 @@ def _find_in_hosts(stack: StackSpec) -> Iterator[Mistake]:
                 yield Mistake(f"hosts.{name}.address", f"{host.address} is also the address of {first}",
                               hint="give each host its own address")  # fmt: skip
         elif name != stack.front:
-            yield Mistake(f"hosts.{name}.address", "is missing", hint="`ip -brief address` on that host lists its own")
+            yield Mistake(
+                f"hosts.{name}.address",
+                "is missing",
+                hint=("run `ip -brief address` on that host, which lists its addresses"),
+            )
         models = [model for model in stack.models if name in hosts_of(model, stack)]
         if not models and name != stack.front:
             yield Mistake(f"hosts.{name}", "runs no model", hint=f"set `host: {name}` for a model, or remove the host")
         wanted = sum(_count_gpus(model) for model in models)
         if host.gpus is not None and wanted > host.gpus:
-            yield Mistake(f"hosts.{name}.gpus", f"is {host.gpus}, and its models need {wanted}",
+            yield Mistake(f"hosts.{name}.gpus", f"is {host.gpus}, but the models on this host need {wanted}",
                           hint="move a model to another host, or reduce `gpus` or `replicas`")  # fmt: skip
 
 
@@ -91,7 +95,8 @@ def _find_equal_names(stack: StackSpec) -> Iterator[Mistake]:
             if served_names(other) != served_names(model):
                 yield Mistake(
                     f"models[{index}].served_names", f"{name!r} is already served by models[{first}]",
-                    hint="give both models the same list of names if they are replicas, else different names",
+                    hint=("if both models are replicas of one model, give them the same list of names; otherwise, "
+                     "give them different names"),
                 )  # fmt: skip
 
 

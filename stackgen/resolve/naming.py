@@ -63,7 +63,7 @@ def _find_ambiguous_names(stack: StackSpec) -> list[Mistake]:
                     Mistake(
                         f"{path}.name",
                         f"{lora.name!r} is already served by {f'models[{owner}]' if isinstance(owner, int) else owner}",
-                        hint="choose another name: clients choose the adapter by its name",
+                        hint="choose another name, because clients select the adapter by its name",
                     )
                 )
             adapters.setdefault(lora.name, path)

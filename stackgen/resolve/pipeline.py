@@ -191,8 +191,9 @@ def _warnings(stack: StackSpec, site: Site, parts: Sequence[Part]) -> list[str]:
         if unguarded:
             names = ", ".join(one.name for one in unguarded)
             warnings.append(
-                f"ports are open on {stack.bind}. {names}: paths such as {unguarded[0].open_paths[0]} answer without a "
-                "key. Set `gateway: true`, or put your own proxy with an allow-list of paths in front of the engines"
+                f"ports are open on {stack.bind}, and paths such as {unguarded[0].open_paths[0]} answer without a "
+                f"key ({names}). Set `gateway: true`, or put your own proxy with an allow-list of paths in front of "
+                "the engines"
             )
         else:
             warnings.append(

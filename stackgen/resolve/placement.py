@@ -54,10 +54,11 @@ def place(stack: StackSpec, explicit: bool = False) -> tuple[dict[tuple[int, int
 
 def find_unplaced(stack: StackSpec, is_cluster: bool) -> list[Mistake]:
     """Errors about `gpus: auto` without a recorded place: `stack/placement_file.py` has replaced all others."""
-    message, hint = "`auto` has no place yet", "`stackgen plan` chooses the GPUs, and records them in placement.yaml"
+    message = "the GPUs of `auto` are not chosen yet"
+    hint = "run `stackgen plan`, which chooses the GPUs and records them in placement.yaml"
     if is_cluster:
         message, hint = (
-            "a cluster chooses the GPUs itself, and needs their number",
+            "`auto` is not available in a cluster, which chooses the GPUs itself",
             "set a count, for example `gpus: 1`",
         )
     return [Mistake(f"models[{index}].gpus", message, hint=hint) for index, model in enumerate(stack.models)
@@ -106,7 +107,7 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
         mistakes.append(
             Mistake(
                 path,
-                f"{gpus} GPUs for each replica are more than one machine has, and with Compose, a stack runs on one "
+                f"{gpus} GPUs for each replica are more than one machine has, but with Compose a stack runs on one "
                 "machine",
                 hint="set `gpus` to the number of GPUs on one machine. On a cluster, set `target: kubernetes`, which "
                 "splits a replica across several nodes",
@@ -147,8 +148,7 @@ def _find_visible_devices(index: int, model: ModelSpec) -> Iterator[Mistake]:
         wanted = f"[{value}]" if isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*", value) else "[0]"
         yield Mistake(
             f"models[{index}].extra_env.{name}",
-            "contradicts `gpus`, with which stackgen chooses the GPUs: a container sees only these GPUs, and numbers "
-            "them from 0",
+            "contradicts `gpus`: a container sees only the GPUs in `gpus`, and numbers them from 0",
             hint=f"remove the variable, and set for example `gpus: {wanted}`",
         )
 

@@ -55,7 +55,7 @@ def _storage_fields(stack: StackSpec, plan: Plan) -> Iterator[tuple[str, str]]:
     if "/models" not in targets:
         for field in ("volume", "path", "hub_endpoint", "user"):
             if _is_set(stack.storage, field):
-                yield f"storage.{field}", "all models are in folders on this machine, and nothing comes from the Hub"
+                yield f"storage.{field}", "all models are in folders on this machine, so nothing is downloaded"
         return
     if _is_set(stack.storage, "volume") and stack.storage.path:
         yield "storage.volume", "the weights are in `storage.path`. Remove one of the two"
@@ -95,7 +95,7 @@ def _model_fields(model: Any) -> Iterator[tuple[str, str]]:
     if not model.restart_hung and _is_set(model, "hang_timeout"):
         yield "hang_timeout", "`restart_hung` is false"
     if model.engine != "vllm" and model.gpu_memory_utilization is not None and not model.share_gpus:
-        yield "gpu_memory_utilization", f"{model.engine} has no such limit; the field only counts for `share_gpus`"
+        yield "gpu_memory_utilization", f"{model.engine} has no such limit; only `share_gpus` uses it"
     if model.engine == "llamacpp" and model.trust_remote_code:
         yield "trust_remote_code", "a GGUF file contains no code"
     if model.engine == "llamacpp" and model.gpu_layers and not model.gpus:

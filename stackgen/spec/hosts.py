@@ -28,7 +28,10 @@ def _check_private(value: Any) -> Any:
     except ValueError:
         raise PydanticCustomError("host", "must be an IP address of this host, for example 10.0.0.2") from None
     if address.is_unspecified:
-        text = "{value} would open the engines on all interfaces. Write this host's own address in your private network"
+        text = (
+            "with {value}, the engines would listen on all interfaces. Write this host's own address in your "
+            "private network"
+        )
         raise PydanticCustomError("host", text, {"value": value})
     if address.is_loopback or address.is_link_local or address.is_multicast:
         text = "other hosts can't reach {value}. Write this host's address in your private network"

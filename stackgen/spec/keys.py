@@ -27,7 +27,7 @@ def _check_date(value: Any) -> Any:
     try:
         return date.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
-        raise PydanticCustomError("expires", "is no date: the calendar has no such day") from None
+        raise PydanticCustomError("expires", "is not a date, because the calendar has no such day") from None
 
 
 RequestsPerMinute = Annotated[

@@ -17,9 +17,9 @@ def find_clear_text(spec: StackSpec) -> Iterator[str]:
     for index, model in enumerate(spec.models):
         for flag in _find_secret_flags(model.extra_args):
             yield (
-                f"models[{index}].extra_args: {flag} is followed by a secret in clear text in stack.yaml and "
-                "compose.yaml, which the process list shows, too. If the engine also reads the secret from a variable, "
-                "put it into .env, and name it in `extra_env` with from_env"
+                f"models[{index}].extra_args: the secret after {flag} is in clear text in stack.yaml, in "
+                "compose.yaml and in the process list. If the engine also reads the secret from a variable, put the "
+                "secret into .env, and read it in `extra_env` with from_env"
             )
         for name, value in model.extra_env.items():
             place = f"models[{index}].extra_env.{name}"

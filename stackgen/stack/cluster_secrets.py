@@ -95,4 +95,7 @@ def _read(path: Path, required: bool = False) -> bytes:
         reason = "does not exist"
     except OSError as error:
         reason = f"can't be read: {error.strerror}"
-    raise StackgenError(f"{path} {reason}", "a Secret is made of this file: correct its path, or create it")
+    raise StackgenError(
+        f"{path} {reason}",
+        "correct the path of this file, or create the file, because a Secret of the cluster contains it",
+    )

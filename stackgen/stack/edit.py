@@ -21,7 +21,7 @@ def require_unchanged(path: Path, before: str) -> None:
     if read_text(path) != before:
         raise StackChangedError(
             f"{path} was edited while this command was running, so nothing was changed",
-            "run the command again: it then uses the new stack.yaml",
+            "run the command again, which then uses the new stack.yaml",
         )
 
 
@@ -29,7 +29,7 @@ def require_original(spec: StackSpec) -> None:
     """Raises StackgenError for the folder of one of several machines, whose stack.yaml is a copy."""
     if spec.host:
         raise StackgenError(
-            f"this is the folder of {spec.host}, and its stack.yaml is a copy, so no command changes it",
+            f"this is the folder of {spec.host}, whose stack.yaml is a copy that no command changes",
             "change the original stack.yaml, run `stackgen render` there, and copy the folder to its machine again",
         )
 

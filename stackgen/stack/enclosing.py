@@ -15,8 +15,8 @@ __all__ = ["find_enclosing", "refuse_enclosing"]
 def find_enclosing(plan: Plan, folder: Path) -> list[str]:
     """Warnings about mounted folders that contain `folder`, the folder of the rendered files, each once."""
     return [
-        f"{source} is mounted into the containers of {service}, which can read the keys in {folder / '.env'}. Keep the "
-        "stack in a folder of its own, outside of the model's folder"
+        f"{source} is mounted into the containers of {service}, so they can read the keys in {folder / '.env'}. Keep "
+        "the stack in a folder of its own, outside of the model's folder"
         for source, service in _iterate(plan, folder).items()
     ]
 
@@ -28,8 +28,8 @@ def refuse_enclosing(plan: Plan, folder: Path, own: Set[str]) -> None:
     """
     for source, service in _iterate(plan, folder, own).items():
         raise StackgenError(
-            f"{folder} is in {source}, which is mounted into the containers of {service}: they could read the keys in "
-            ".env",
+            f"{folder} is in {source}, which is mounted into the containers of {service}, so they could read the "
+            "keys in .env",
             "choose a folder for --output outside of the model's folder",
         )
 

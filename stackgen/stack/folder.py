@@ -175,8 +175,9 @@ def _hosts_error(spec: StackSpec, folder: Path) -> StackgenError:
     """The error of a command that works on one machine, for the file of all of them."""
     folders = ", ".join(str(folder / name) for name in spec.hosts)
     return StackgenError(
-        f"the stack in {folder} runs on several machines, and each has a folder of its own: {folders}",
-        f"`stackgen render {folder}` writes them. Copy each to its machine, and run the command with that folder",
+        f"the stack in {folder} runs on several machines, and each machine has its own folder: {folders}",
+        f"run `stackgen render {folder}`, which writes these folders. Copy each folder to its machine, and run the "
+        "command there",
     )
 
 
@@ -184,8 +185,8 @@ def cluster_error(folder: Path) -> StackgenError:
     """The error of a command that works on one machine only, for the stack in `folder`."""
     return StackgenError(
         f"the stack in {folder} has the target kubernetes, and this command works on one machine only",
-        "these work in the cluster: `stackgen up`, `check`, `ask`, `status`, `logs`, `keys`, `doctor`, `diagnose` and "
-        "`down`; kubectl does the rest",
+        "in a cluster, use `stackgen up`, `check`, `ask`, `status`, `logs`, `keys`, `doctor`, `diagnose` and `down`, "
+        "and kubectl for everything else",
     )
 
 

@@ -101,7 +101,7 @@ def rotate_key(folder: Path, name: str) -> str:
     """
     # the environment overrides .env, so nothing would use the new key
     if name == DEFAULT and os.environ.get(API_KEY):
-        raise StackgenError(f"{API_KEY} is set in the environment and overrides .env", f"unset {API_KEY} first")
+        raise StackgenError(f"{API_KEY} is set in the environment and overrides .env", f"run `unset {API_KEY}` first")
     key = generate_key()
     # read before the map is changed, so that an unreadable .env changes nothing
     env = _env_with_key(folder, key) if name == DEFAULT else ""

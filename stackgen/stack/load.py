@@ -91,7 +91,7 @@ def read_text(path: Path) -> str:
         # as an editor reads it: with any line ends
         return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
-        mistake = Mistake("", "the file does not exist", hint="`stackgen init` writes one")
+        mistake = Mistake("", "the file does not exist", hint="run `stackgen init`, which writes one")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         mistake = Mistake(
@@ -137,8 +137,8 @@ def _build_user_spec(data: dict[str, Any], source: str) -> StackSpec:
         name = Path(source).name
         raise SpecError(source, [Mistake(
             "services", "this is a Docker Compose file, not a stack file",
-            hint=f"`docker compose -f {name} up` starts it. `stackgen import {source} -o DIR` writes a stack.yaml with "
-            "the same models and settings",
+            hint=f"to start it, run `docker compose -f {name} up`. For a stack.yaml with the same models and "
+            f"settings, run `stackgen import {source} -o DIR`",
         )])  # fmt: skip
     found = list(find_variables("", data))
     try:

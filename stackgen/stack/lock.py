@@ -159,7 +159,7 @@ def _acquire(
 def _busy(holder: Holder | None, doing: str) -> StackBusyError:
     return StackBusyError(
         str(holder) if holder else f"another stackgen command is {doing}",
-        "try again when it has finished, or add `--wait SECONDS`, which waits for it",
+        "try again when the other command has finished, or add `--wait SECONDS` to wait for it",
     )
 
 

@@ -27,7 +27,7 @@ __all__ = [
 FILE = PLACEMENT_FILE
 VERSION = 1
 HEADER = "# Written by `stackgen plan`: the GPUs of models with `gpus: auto`. Keep it with stack.yaml.\n"
-HINT = "run `stackgen plan`, which writes it again"
+HINT = "run `stackgen plan`, which writes the file again"
 UUID = re.compile(r"GPU-[0-9A-Za-z-]{1,64}", re.ASCII)
 
 
@@ -71,11 +71,11 @@ def read_placement(folder: Path) -> dict[str, Recorded]:
         raise SpecError(str(path), [Mistake("", f"can't be read: {error}", hint=HINT)]) from None
     data = read_mapping(text, str(path))
     if data.get("version") != VERSION:
-        raise SpecError(str(path), [Mistake("version", f"is not {VERSION}", hint=HINT)])
+        raise SpecError(str(path), [Mistake("version", f"must be {VERSION}", hint=HINT)])
     try:
         return {str(row["name"]): _read_row(row) for row in data["models"]}
     except (KeyError, TypeError, ValueError):
-        raise SpecError(str(path), [Mistake("models", "is not what `stackgen plan` writes", hint=HINT)]) from None
+        raise SpecError(str(path), [Mistake("models", "was not written by `stackgen plan`", hint=HINT)]) from None
 
 
 def _read_row(row: Mapping[str, Any]) -> Recorded:
@@ -128,7 +128,9 @@ def _place_model(
     path, found = f"models[{index}].gpus", places.get(served_names(model)[0])
     wanted = model.replicas * max(1, len(model.host))
     if found is None or found.model != model.model:
-        mistakes.append(Mistake(path, f"{FILE} has no place for this model", hint="run `stackgen plan`, which adds it"))
+        mistakes.append(
+            Mistake(path, f"{FILE} has no place for this model", hint=("run `stackgen plan`, which adds the model"))
+        )
     elif len(found.replicas) < wanted:
         hint = f"set `replicas: {model.replicas}` in stack.yaml, and run `stackgen plan`"
         what = f"{FILE} has places for {len(found.replicas)} of {wanted} replicas"

@@ -32,7 +32,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
     """
     path = stack_file_in(folder)
     if path.exists():
-        hint = f"`stackgen render {folder}` writes what the stack lacks: .env with keys, and the rendered files"
+        hint = f"`stackgen render {folder}` writes missing files: .env with keys, and the rendered files"
         raise StackgenError(f"{path} already exists", f"edit the file, or choose another folder. {hint}")
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:60] or "stack"
     # only validates, so that an error is raised before anything is written

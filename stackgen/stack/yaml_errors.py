@@ -63,10 +63,10 @@ def _explain(problem: str, mark: Any, context: Any, lines: list[str]) -> Mistake
         return _mistake(f"the `{opening}` in this line is not closed, or a comma is missing after a value", context,
                         f"add `{closing[1]}`, or the comma")  # fmt: skip
     if context and "could not find expected ':'" in problem:
-        return _mistake("a field without a colon", context, "write `field: value`")
+        return _mistake("a field has no colon", context, "write `field: value`")
     if CHARACTER.search(problem) and line[mark.column : mark.column + 1] == "\t":
         # only PyYAML without libyaml refuses it (findings/pyyaml-loaders-differ-on-tabs.sh)
-        return _mistake("a tab between or behind the values of this line", mark, "remove the tab, or write spaces")
+        return _mistake("this line contains a tab between or after its values", mark, "remove the tab, or write spaces")
     if CHARACTER.search(problem):
         return _mistake(f"a value can't start with the character {line[mark.column : mark.column + 1]}", mark,
                         "put the value in quotes")  # fmt: skip

@@ -218,7 +218,7 @@ def test_differential_bundle_needs_the_earlier_one(tmp_path: Path) -> None:
     store = tmp_path / "store"
     args = ("load", second, "--only", "weights", "--only", "stack", "--storage", store, "-o", tmp_path / "s")
     done = bundle(*args, code=2)
-    assert "weights of org/tiny: its content is in an earlier bundle" in done.stderr and not store.exists()
+    assert "the content of weights of org/tiny is in an earlier bundle" in done.stderr and not store.exists()
     bundle(*args, "--base", first)
     assert read_tree(store) == snapshot_files(WEIGHTS)
     flip_byte(large_piece(first))

@@ -151,7 +151,7 @@ def test_a_file_that_is_no_snapshot_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [None, [], {}, {"meta": 1, "model": 2}, {"meta": {}, "model": {}, "variants": {}}])
 def test_a_recipe_of_another_format_is_refused_by_name(data: Any) -> None:
-    with pytest.raises(StackgenError, match=re.escape("models/a/b.yaml: not a recipe as stackgen knows them")):
+    with pytest.raises(StackgenError, match=re.escape("models/a/b.yaml: stackgen does not know this format")):
         read_recipe(data, "models/a/b.yaml")
 
 

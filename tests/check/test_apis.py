@@ -169,7 +169,7 @@ def test_apis_with_their_own_paths(good: Fake, name: str, answer: Answer, state:
     assert (cell.state, detail in cell.detail) == (state, True), cell
 
 
-CUT = "but calls the answer completed although it ends at the limit of 16 tokens"
+CUT = "but reports the answer as completed although it was cut off at the limit of 16 tokens"
 
 
 @pytest.mark.parametrize(

@@ -109,15 +109,15 @@ def test_checks_that_were_not_reached_are_reported_as_not_checked_and_never_ok(
     arguments = ["check", "--base-url", vllm.url, "--api-key", KEY, "--timeout", str(LIMIT)]
     assert cli.main([*arguments, "--json"]) == 1
     (endpoint,) = json.loads(capsys.readouterr().out)["endpoints"]
-    unreached = [one for one in endpoint["results"] if "was over before this check" in one["message"]]
+    unreached = [one for one in endpoint["results"] if "expired before this check started" in one["message"]]
     assert unreached and {one["status"] for one in unreached} <= {"fail", "skip"}
     failed = [one for one in endpoint["results"] if one["status"] == "fail"]
     # one failure is enough: the other checks only follow from it
     assert len(failed) == 1 and "raise --timeout" in failed[0]["hint"]
     assert cli.main(arguments) == 1
     shown = capsys.readouterr().out
-    assert "NOT healthy" in shown and "the time limit of 0.4 s was over" in shown
-    assert "not checked, because the time limit was over" in shown
+    assert "NOT healthy" in shown and "the time limit of 0.4 s expired" in shown
+    assert "not checked, because the time limit expired" in shown
 
 
 def test_without_a_time_limit_each_request_has_its_own(vllm: Fake, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_a_check_that_ignores_the_limit_is_abandoned(vllm: Fake) -> None:
     assert time.monotonic() - started < 1.5
     assert not report.ok
     found = result(report, "containers")
-    assert (found.status, found.message) == ("fail", "the time limit of 0.2 s was over before this check ended")
+    assert (found.status, found.message) == ("fail", "the time limit of 0.2 s expired before this check ended")
 
 
 def test_the_wait_for_readiness_does_not_count(vllm: Fake) -> None:

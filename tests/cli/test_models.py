@@ -256,7 +256,7 @@ def test_sync_refuses_what_is_no_catalogue(run: Output, tmp_path: Path, server: 
     assert "models/org/New-7B.yaml is not YAML" in run.err
     write_recipes(recipes, meta=RECIPE["meta"] | {"date_updated": "2024-01-01"})
     run("sync", str(recipes), code=2)
-    assert "is older than the catalogue that stackgen has" in run.err
+    assert "is older than stackgen's own catalogue" in run.err
     assert not cache_file().exists()
 
 

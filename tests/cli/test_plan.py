@@ -62,7 +62,7 @@ def auto(name: str, more: str = "") -> str:
 
 def test_without_a_plan_every_command_says_how_to_get_one(run: Run) -> None:
     run.write(auto("a"))
-    assert "line 4: models[0].gpus: `auto` has no place yet (`stackgen plan` chooses" in run("render", code=2)
+    assert "models[0].gpus: the GPUs of `auto` are not chosen yet (run `stackgen plan`" in run("render", code=2)
 
 
 def test_a_plan_is_shown_recorded_and_rendered(run: Run) -> None:
@@ -127,7 +127,7 @@ def test_gpus_that_another_model_lists_are_taken(run: Run) -> None:
     run.plan()
     assert run.ids() == {"vllm-own": ("2",), "vllm-a": ("GPU-a",)}
     run.write(listed.replace("[2]", "[0]"), auto("a"))
-    assert "models[0].gpus: GPU 0 is the place of a in placement.yaml" in run("render", code=2)
+    assert "models[0].gpus: GPU 0 is already assigned to a in placement.yaml" in run("render", code=2)
 
 
 def test_dry_run_and_picture(run: Run) -> None:

@@ -237,7 +237,7 @@ def test_missing_env_open_mode_and_wrong_token_file_are_reported(tmp_path: Path)
     assert "hf_secret" not in repr(found)
     env.write_text(text + "HF_TOKEN=hf_secretsecretsecret\n")
     found = findings(CPU, path)
-    assert "HF_TOKEN in .env is not read" in single_problem(found, "SG-P074", "warn").message
+    assert "the download does not read HF_TOKEN" in single_problem(found, "SG-P074", "warn").message
     assert "hf_secret" not in repr(found)
     env.unlink()
     single_problem(findings(CPU, path), "SG-P070", "warn")

@@ -89,7 +89,7 @@ def test_a_link_out_of_the_mounted_folder_is_a_failure(tmp_path: Path, name: str
     shutil.move(tmp_path / "stack" / "model" / name, tmp_path / name)
     (tmp_path / "stack" / "model" / name).symlink_to(tmp_path / name)
     found = single_problem(findings(ONE_24, path), "SG-P053", "fail")
-    assert f"{name}: is a link out of the mounted folder" in found.evidence and "cp -rL" in found.fix
+    assert f"{name}: links to a file outside of the mounted folder" in found.evidence and "cp -rL" in found.fix
     assert not can_open(path, name)
 
 

@@ -117,7 +117,7 @@ def test_render_warns_of_gpus_that_another_stack_has(
     monkeypatch.setattr(neighbours, "collect_neighbour_facts", lambda *_: replace(EIGHT_80, containers=(taken,)))
     assert main(["render", str(path)]) == 0
     shown = capsys.readouterr().err
-    assert "warning: models[0].gpus: on this machine, a container of another stack has the same GPU" in shown
+    assert "warning: models[0].gpus: on this machine, a container of another stack uses the same GPU" in shown
     assert "container first-vllm-1 of the stack first" in shown and "`gpus: [1]`" in shown
     # without an answer of the engine, `render` says nothing
     monkeypatch.setattr(neighbours, "collect_neighbour_facts", lambda *_: NOTHING_KNOWN)

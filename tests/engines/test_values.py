@@ -40,7 +40,7 @@ def mistakes(engine: str, **model: Any) -> list[Mistake]:
         ("vllm", "dtype", "bfloat", "did you mean bfloat16?"),
         ("fastchat", "conv_template", "vicuna-v1.1", "did you mean vicuna_v1.1?"),
         # similar names of other models
-        ("fastchat", "conv_template", "llama-3", "remove it: FastChat then uses its own template"),
+        ("fastchat", "conv_template", "llama-3", "remove it: FastChat then chooses a template"),
         ("fastchat", "conv_template", "llama-3.1", "remove it: "),
         ("fastchat", "conv_template", "llama3", "remove it: "),
         ("fastchat", "conv_template", "chatml", "remove it: "),

@@ -232,7 +232,7 @@ def test_a_stack_that_cannot_be_rendered_is_reported(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("docker run -p 11434:11434 ollama/ollama", "Ollama is no engine of stackgen"),
+        ("docker run -p 11434:11434 ollama/ollama", "Ollama is not an engine of stackgen"),
         ("echo hello world", "starts no engine that stackgen knows"),
         ("vllm serve $UNKNOWN_MODEL", "does not say which model"),
         ("no-such-file.yaml", "the file does not exist"),
@@ -260,7 +260,7 @@ def test_sglang_is_imported_if_stackgen_has_the_engine(capsys: pytest.CaptureFix
     command = "python3 -m sglang.launch_server --model-path org/m --tp 2 --context-length 8192 --disable-cuda-graph"
     if "sglang" not in engines.names():
         _, err = run(capsys, command, code=2)
-        assert "SGLang is no engine of stackgen" in err
+        assert "SGLang is not an engine of stackgen" in err
         return
     out, _ = run(capsys, f"{command} --enable-metrics --mem-fraction-static 0.8")
     stack = yaml.safe_load(out)

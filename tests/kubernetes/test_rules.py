@@ -218,7 +218,7 @@ def test_each_mistake_is_found_and_no_other(name: str) -> None:
 
 def test_two_objects_of_one_name_are_found_once() -> None:
     made, by = valid()
-    assert [str(one) for one in find_mistakes([*made, by["Secret"]])] == ["Secret/keys metadata.name: is there twice"]
+    assert [str(one) for one in find_mistakes([*made, by["Secret"]])] == ["Secret/keys metadata.name: exists twice"]
 
 
 def test_valid_objects_have_no_mistake_and_every_rule_has_an_example() -> None:

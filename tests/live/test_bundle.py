@@ -118,7 +118,8 @@ def test_damaged_bundle_and_wrong_platform_load_nothing(bundle: Path, engine: Gp
     (copy / "manifest.json").write_text(manifest.replace('"linux/amd64"', '"linux/riscv64"'))
     text = run(engine, "bundle", "load", copy, "-o", tmp_path / "s", code=3)
     assert (
-        "it is for linux/riscv64, and this Docker engine runs linux/" in text and "image stackgen/vllm-standin" in text
+        "the image is for linux/riscv64, but this Docker engine runs linux/" in text
+        and "image stackgen/vllm-standin" in text
     )
     assert contents(engine) == ("", "") and not (tmp_path / "s").exists()
 

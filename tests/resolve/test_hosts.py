@@ -203,13 +203,13 @@ BOTH = {"front": {}, "box": {"address": "10.0.0.2"}}
         ({"hosts": {"front": {"port": 9}, "box": {"address": "10.0.0.2"}}}, "hosts.front.port: has no effect"),
         ({"hosts": {"front": {}, "box": {"address": "10.0.0.2", "gpus": 1}},
           "models": [VLLM | {"gpus": 2, "host": "box"}]},
-         "hosts.box.gpus: is 1, and its models need 2"),
+         "hosts.box.gpus: is 1, but the models on this host need 2"),
         ({"models": [VLLM | {"host": "bx"}]}, "models[0].host: 'bx' is not one of `hosts` (choose one of front, box)"),
         ({"models": [VLLM | {"host": ["box", "box"]}]}, "models[0].host: lists a host twice"),
         ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: `auto` has no place yet"),
         ({"models": [VLLM | {"host": ["front", "box"], "cache_aware": True, "replicas": 2}]},
          "models[0].cache_aware: works on one host only"),
-        ({"gateway": False}, "gateway: is needed with `hosts`"),
+        ({"gateway": False}, "gateway: can't be disabled with `hosts`"),
         ({"hosts": {"front": {}, "gateway": {"address": "10.0.0.2"}}, "models": [VLLM | {"host": "gateway"}]},
          "hosts.gateway: is also the name of a service"),
         ({"host": "other"}, "host: 'other' is not one of `hosts`"),
@@ -240,5 +240,5 @@ def test_equal_models_on_different_machines_are_replicas() -> None:
 
 def test_other_targets_refuse_hosts() -> None:
     data = {"name": "s", "host": "front", "hosts": BOTH, "models": [VLLM | {"host": "box"}]}
-    with pytest.raises(SpecError, match="is for Docker Compose"):
+    with pytest.raises(SpecError, match="works only with Docker Compose"):
         resolve(build_spec(data, "stack.yaml"), KubernetesSite(), "stack.yaml")

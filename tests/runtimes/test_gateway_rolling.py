@@ -252,7 +252,7 @@ def test_swapped_gpus_report_downtime(stack: Stack) -> None:
     # also between two replicas of one model, as none would be left
     stack.run(two_replicas(gpus=[0, 1]))
     stack.update(two_replicas(gpus=[1, 0]))
-    assert "is down meanwhile" in stack.downtime[0]
+    assert "is down until then" in stack.downtime[0]
 
 
 def test_shifted_gpus_need_no_stop(stack: Stack) -> None:

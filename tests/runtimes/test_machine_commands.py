@@ -351,7 +351,7 @@ def test_a_reservation_is_shown_without_any_tool(tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr()
     assert "planned: one/vllm-used, not running" in shown.out
     assert "nobody" not in shown.out
-    assert "nvidia-smi is not on the PATH" in shown.err and "Reservations of containers are unknown" in shown.err
+    assert "nvidia-smi is not on the PATH" in shown.err and "so the reservations of containers are unknown" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def mistakes(text: str) -> list[Mistake]:
         ("name: a\n port: 1\n", 2, "`port` in line 2 starts in column 2, and `name` in line 1", "same column"),
         ("models:\n- model: x/y\n\n  # note\n   engine: v\n", 5,
          "`engine` in line 5 starts in column 4, and `model` in line 2 starts in column 3", "same column"),
-        ("models:\n  - model: x/y\n    engine vllm\n    gpus: 1\n", 3, "a field without a colon", "`field: value`"),
+        ("models:\n  - model: x/y\n    engine vllm\n    gpus: 1\n", 3, "a field has no colon", "`field: value`"),
         ("name:demo\nport: 1\n", 1, "`name:` needs a space after the colon", ""),
         ("models:\n  - model: \"x/y\n    engine: v\n", 2, "a quote in this line is not closed", "closing quote"),
         ("a: [0, 1\nb: 2\n", 1, "the `[` in this line is not closed", "add `]`"),

@@ -95,7 +95,7 @@ def _judge_reply(context: Context, reply: Reply, model: str) -> Verdict:
     if outcome.status == "warn":
         hint = CONTROL_HINT if outcome.kind == "control" else REASONING_HINT
         if outcome.kind == "other" and not _read(completion).only_reasoning:
-            hint = "the question of the check asks for text: check the server's chat template and parsers"
+            hint = "the check asked for text, so check the server's chat template and parsers"
         return warn(shown, hint=hint, evidence=context.excerpt(reply), figures=figures)
     # the answer of the first model is shown for the endpoint
     context.answer = excerpt(text, 1000) if context.answer is None else context.answer

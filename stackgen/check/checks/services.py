@@ -23,8 +23,8 @@ HINTS = {
     "dead": "run `stackgen down`, then `stackgen up`",
 }
 PORT_HINT = (
-    "the process that forwards the port (docker-proxy) has probably ended. Docker starts it again with the container:"
-    " `docker compose restart {name}`, which also ends requests that reach {name} on another way"
+    "the process that forwards the port (docker-proxy) has probably ended. `docker compose restart {name}` starts it "
+    "again, but also ends all requests in flight"
 )
 
 

@@ -36,7 +36,8 @@ def alive(context: Context, _model: str) -> Verdict:
     path = context.dialect.liveness_path
     if path is None:
         return skip(
-            f"{context.dialect.name} has no liveness path; the checks `models` and `chat` show if the server is alive"
+            f"{context.dialect.name} has no liveness path; the checks `models` and `chat` show whether the server is "
+            "alive"
         )
     reply = context.session.get(context.session.target.root + path)
     if reply.status == 200:

@@ -20,7 +20,7 @@ COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": 
 # starts of messages of skipped checks
 SHARED_REASONS = {
     "needs `": "not run, because an earlier check failed",
-    "not checked: ": "not checked, because the time limit was over",
+    "not checked: ": "not checked, because the time limit expired",
 }
 # numbers that vary from round to round: decimals, and whole numbers with one of these units
 MEASUREMENT = re.compile(

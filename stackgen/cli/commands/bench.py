@@ -71,7 +71,7 @@ def _compare(args: Namespace, limits: Limits) -> int:
                             "measure both with --concurrency, or both with --rates")  # fmt: skip
     lengths = [(run.prompt_tokens, run.output_tokens) for run in runs]
     if lengths[0] != lengths[1]:
-        note("the runs have prompts or answers of different lengths, so their figures differ for this reason too")
+        note("the runs have prompts or answers of different lengths, which also changes their figures")
     page = args.html or str(find_result(args.compare[1]).parent / "compare.html")
     write_text(page, as_html(runs, limits))
     data: dict[str, Any] = {"runs": [run.to_json() for run in runs], "page": page}
@@ -93,7 +93,7 @@ def _measure(args: Namespace, stack: Stack) -> tuple[Run, Path]:
     if not args.prompts and length and args.prompt_tokens + args.output_tokens > length:
         raise StackgenError(
             f"{args.prompt_tokens} tokens of prompt and {args.output_tokens} of answer don't fit into the context of "
-            f"{length} tokens", "choose smaller ones with --prompt-tokens and --output-tokens")  # fmt: skip
+            f"{length} tokens", "choose smaller numbers with --prompt-tokens and --output-tokens")  # fmt: skip
     prompts = _find_prompts(args.prompts) if args.prompts else None
     tokenizer = "" if prompts else args.tokenizer or _find_tokenizer(stack, model)
     _require_answer(target, name)
@@ -122,8 +122,10 @@ def _require_answer(target: Target, model: str) -> None:
     request = FirstRequest("first request", "POST", "/v1/chat/completions", "chat", body)
     for attempt in send_requests(target, [request], FIRST_TIMEOUT):
         if not attempt.ok:
-            raise StartError(f"{model} does not answer at {target.root}: {attempt.problem}",
-                             "`stackgen up` starts the stack, and `stackgen check` examines it")  # fmt: skip
+            raise StartError(
+                f"{model} does not answer at {target.root}: {attempt.problem}",
+                "start the stack with `stackgen up`; if it is running, test it with `stackgen check`",
+            )
 
 
 def _find_tokenizer(stack: Stack, model: ServedModel) -> str:
@@ -164,7 +166,9 @@ def _make_folder(stack: Path, started: datetime) -> Path:
         # results belong to one machine
         (stack / FOLDER / ".gitignore").write_text("*\n", "utf-8")
     except OSError as error:
-        raise MachineError(f"{folder} can't be created: {error.strerror or error}", "check its owner") from None
+        raise MachineError(
+            f"{folder} can't be created: {error.strerror or error}", "check the owner of the folder"
+        ) from None
     return folder
 
 

@@ -46,11 +46,13 @@ def _require_options(args: Namespace) -> None:
     for action, names in OWN_OPTIONS.items():
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
         if given and args.action != action:
-            raise StackgenError(f"{given[0]} is only for `bundle {action}`", "leave it out")
+            raise StackgenError(f"{given[0]} is only for `bundle {action}`", "run the command without this option")
     if args.expect and args.action not in ("verify", "load"):
-        raise StackgenError("--expect is only for `bundle verify` and `bundle load`", "leave it out")
+        raise StackgenError(
+            "--expect is only for `bundle verify` and `bundle load`", "run the command without this option"
+        )
     if args.target and args.action not in ("create", "load"):
-        raise StackgenError(f"-o has no effect on `bundle {args.action}`", "leave it out")
+        raise StackgenError(f"-o has no effect on `bundle {args.action}`", "run the command without this option")
     wanted = {"create": (0, 1), "diff": (2, 2)}.get(args.action, (1, 1))
     if not wanted[0] <= len(args.paths) <= wanted[1]:
         what = (
@@ -60,7 +62,7 @@ def _require_options(args: Namespace) -> None:
             if args.action == "create"
             else "one bundle"
         )
-        raise StackgenError(f"`bundle {args.action}` takes {what}, and {len(args.paths)} paths were given",
+        raise StackgenError(f"`bundle {args.action}` takes {what}, but {len(args.paths)} paths were given",
                             f"`stackgen bundle {args.action} --help`")  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def _verify(args: Namespace) -> int:
     if found.elsewhere:
         known = ", ".join(one.digest for one in manifest.bases)
         lines.append(
-            f"not verified: {elsewhere:,} bytes are in an earlier bundle ({known}): give its folder with --base"
+            f"not verified: {elsewhere:,} bytes are in an earlier bundle ({known}): pass its folder with --base"
         )
     print_data(args, data, lines)
     return 1 if found.problems else 0
@@ -176,7 +178,7 @@ def _open(args: Namespace) -> tuple[Path, Manifest]:
     manifest = read_manifest(folder)
     if args.expect and manifest_digest(folder) != args.expect:
         error = StackgenError(f"{folder} is another bundle: its digest is {manifest_digest(folder)}",
-                              "compare the digest with the one that `bundle create` has printed")  # fmt: skip
+                              "compare the digest with the digest that `bundle create` printed")  # fmt: skip
         error.exit_code = 1
         raise error
     return folder, manifest

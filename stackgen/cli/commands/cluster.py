@@ -88,11 +88,11 @@ def _show_former(cluster: Kubectl, stack: Stack) -> tuple[str, ...]:
     try:
         found = find_former(cluster, stack.plan.name, names_rendered(stack.files()))
     except MachineError as error:
-        note(f"not looked for objects of a former version: {error.message}")
+        note(f"objects of former versions were not searched: {error.message}")
         return ()
     former = tuple(one for one in found if not is_file_map(one))
     if former:
-        note("stack.yaml no longer has these objects; they will be deleted, and their pods end:")
+        note("stack.yaml no longer has these objects, so they will be deleted, and their pods will end:")
         for one in former:
             note(f"  {one}")
     return former

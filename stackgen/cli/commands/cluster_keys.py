@@ -14,7 +14,7 @@ from stackgen.stack.keys import read_map
 
 __all__ = ["load_cluster_keys"]
 
-LATER = "the keys are saved here only: `stackgen up` applies them"
+LATER = "the keys are saved only on this machine: `stackgen up` applies them to the cluster"
 
 
 def load_cluster_keys(args: Namespace, stack: Stack) -> bool | None:

@@ -49,7 +49,9 @@ def connect(args: Namespace) -> int:
         return _list(args)
     found = _find(args)
     if args.try_requests and not found.target.api_key:
-        where = f"set {KEY} to the key of {args.key}" if args.key else "`stackgen up` writes it into .env"
+        where = (
+            f"set {KEY} to the key of {args.key}" if args.key else ("run `stackgen up`, which writes the key into .env")
+        )
         raise StackgenError("the key is not known, so no request can be sent", where)
     data = {"engine": found.model.engine, "gateway": found.model.has_gateway,
             **settings_json(found.recipe, found.settings, found.connection, found.problems)}  # fmt: skip
@@ -82,7 +84,7 @@ def _list(args: Namespace) -> int:
 def _find(args: Namespace) -> _Found:
     if args.client not in recipe_names() and Path(args.client).exists():
         raise StackgenError(
-            f"{args.client} is not a client, but a path",
+            f"{args.client} is a path, not a client",
             f"the client comes first: `stackgen connect CLIENT {args.client}`",
         )
     recipe, stack = load_recipe(args.client), open_stack(args.stack)

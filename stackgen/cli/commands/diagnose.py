@@ -54,7 +54,9 @@ def diagnose(args: Namespace) -> int:
     hints = describe_undecided(evidence, undecided) if undecided else ()
     logged = () if findings else find_logged_errors(evidence)
     if logged:
-        no_finding = f"no failure was found, but the log shows errors that the service survived, such as: {logged[-1]}"
+        no_finding = (
+            f"no failure was found. The log shows errors after which the service continued, such as: {logged[-1]}"
+        )
     survived = () if findings else find_survived_requests(evidence)
     if survived:
         no_finding = "\n".join(survived)
@@ -83,7 +85,7 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
             pasted = decode_log(sys.stdin.buffer.read() if args.logs == "-" else Path(args.logs).read_bytes())
         except OSError as error:
             raise StackgenError(
-                f"{args.logs} can't be read: {error.strerror}", "name an existing file, or `-` for standard input"
+                f"{args.logs} can't be read: {error.strerror}", "pass an existing file, or `-` for standard input"
             ) from None
         return _add_spec(evidence.collect_from_log(pasted), args.stack), {}, None
     if args.container:
@@ -119,7 +121,7 @@ def _add_spec(found: Evidence, where: str) -> Evidence:
     try:
         spec = load_stack(find_stack_file(where) or Path(where))
     except StackgenError as error:
-        note(f"{where} can't be used, so the diagnosis is made from the log alone: {error.message}")
+        note(f"{where} can't be used, so the diagnosis uses only the log: {error.message}")
         return found
     return replace(found, spec=spec, secrets=(*found.secrets, *find_stack_secrets(spec, None)))
 

@@ -33,4 +33,7 @@ def end_left_over_drains(folder: Path, command: str) -> None:
 
 
 def _report_enabled(drain: Drain) -> None:
-    note(f"{drain.replica} was left {drain.describe()}, which has ended: enabled it again in the gateway")
+    note(
+        f"{drain.replica} was still {drain.describe()}. This command has ended, so the replica gets requests from "
+        "the gateway again"
+    )

@@ -51,7 +51,10 @@ def write_keys(stack: Stack, start: bool = False, new_keys: bool = False) -> Non
         from stackgen.stack.cluster_secrets import write_secrets
 
         if changed := write_secrets(stack):
-            note(f"wrote {', '.join(map(str, changed))}: kustomize makes Secrets of these files. Keep them private")
+            note(
+                f"wrote {', '.join(map(str, changed))}: kustomize creates Secrets from these files. Keep the files "
+                "private"
+            )
     # without a download, nothing needs the token
     if stack.plan.secrets and (warning := warn_hub_token(stack.folder)):
         note(f"warning: {warning}")

@@ -61,7 +61,7 @@ def fit(args: Namespace) -> int:
     placed = _open(args)
     if args.observe or args.pin:
         if placed is None:
-            raise StackgenError("--observe needs a stack, whose engines are running", "name the stack's folder")
+            raise StackgenError("--observe needs a stack whose engines are running", "pass the stack's folder")
         return observe(args, placed.stack, list(_of_stack(args, placed)))
     found = list(_of_stack(args, placed)) if placed else [_of_model(args)]
     results = [(one, estimated, find_changes(estimated, one.model)) for one in found for estimated in (one.estimate(),)]
@@ -89,8 +89,8 @@ def _open(args: Namespace) -> Placed | None:
     if find_stack_file(args.stack) or path.suffix in (".yaml", ".yml") or stack_file_in(path).exists():
         return open_placed(args, (lambda: _gpu(args)[0]) if args.gpu or args.gpu_memory else None)
     if args.stack == ".":
-        raise StackgenError("there is no stack.yaml here", "name a stack or a model, for example `stackgen fit "
-                            "Qwen/Qwen3-8B --gpu RTX-4090`")  # fmt: skip
+        raise StackgenError("there is no stack.yaml here", "pass a stack or a model, for example `stackgen fit "
+                                                           "Qwen/Qwen3-8B --gpu RTX-4090`")  # fmt: skip
     return None
 
 
@@ -132,7 +132,7 @@ def _services(stack: Stack, services: list[Service], names: tuple[str, ...]) -> 
 def _with_version(settings: Settings) -> Settings:
     # an image without a version in its tag: the pinned version is the best guess, and no more than that
     if settings.engine == "vllm" and not settings.version:
-        doubt = "the image's tag names no version, and memory depends on the version"
+        doubt = "the image's tag names no version, but memory depends on the version"
         return replace(settings, version=Settings().version, doubts=(*settings.doubts, doubt))
     return settings
 
@@ -177,15 +177,17 @@ def _tokens(text: str | None) -> int | None:
 def _gpu(args: Namespace, ids: Sequence[str] = (), known: Sequence[Any] | None = None) -> tuple[Gpu, int]:
     """The GPU, and how many of them there are: named, or those of this machine. `ids`: those that the model lists."""
     if args.gpu and args.gpu_memory:
-        raise StackgenError("--gpu and --gpu-memory exclude each other", "keep one of them")
+        raise StackgenError("--gpu and --gpu-memory exclude each other", "remove one of the two options")
     if args.gpu:
         return find_gpu(args.gpu), 1
     if args.gpu_memory:
         return Gpu("the GPU", parse_memory(args.gpu_memory)), 1
     known = _read_gpus() if known is None else known
     if not known:
-        raise StackgenError("this machine has no GPU that nvidia-smi lists",
-                            "name one: `--gpu H100` (`--list-gpus` lists all), or `--gpu-memory 24GiB`")  # fmt: skip
+        raise StackgenError(
+            "this machine has no GPU that nvidia-smi lists",
+            "pass the name of a GPU: `--gpu H100` (`--list-gpus` lists all), or `--gpu-memory 24GiB`",
+        )
     names = {id.rpartition("=")[2] for id in ids}
     own = [one for one in known if str(one.index) in names or one.uuid in names]
     # the smallest GPU limits all

@@ -23,8 +23,8 @@ __all__ = ["Hub", "find_model", "make_hub"]
 # the header of a GGUF file is as long as its vocabulary
 GGUF_STEPS = (2**23, 2**26)
 REASONS = {
-    "token": ("the token was refused, or there is none", "set HF_TOKEN to a token that may read the model"),
-    "gated": ("it is gated", "accept its licence on its page on the Hub, and set HF_TOKEN"),
+    "token": ("the token was refused, or is missing", "set HF_TOKEN to a token with permission to read the model"),
+    "gated": ("the model is gated", "accept its licence on its page on the Hub, and set HF_TOKEN"),
     "missing": ("there is no such model, or it is private", "check the name; for a private model, set HF_TOKEN"),
     "revision": ("there is no such revision", "check `revision`"),
     "rate_limited": ("the Hub's rate limit is reached", "try again later, or set HF_TOKEN"),
@@ -68,8 +68,8 @@ def find_model(name: str, base: Path, hub: Hub, revision: str | None = None, fil
         if snapshot := find_snapshot(cache, name, revision or "main"):
             return read_model(snapshot / file if file else snapshot, name)
     if hub.offline:
-        raise StackgenError(f"{name} is not on this machine, and the Hub may not be asked",
-                            "download it first, or run the command without --offline")  # fmt: skip
+        raise StackgenError(f"{name} is not on this machine, and --offline forbids asking the Hub",
+                            "download the model first, or run the command without --offline")  # fmt: skip
     return _read_from_hub(name, hub, revision, file)
 
 
@@ -77,8 +77,8 @@ def _read_from_hub(name: str, hub: Hub, revision: str | None, file: str) -> Mode
     lookup = look_up_model(name, revision, hub.token, hub.endpoint, file=file)
     if lookup.state == "unreachable":
         raise MachineError(f"the Hugging Face Hub does not answer, so the size of {name} is unknown: {lookup.detail}",
-                           "check the network and the proxy, name a local folder, or download the model on another "
-                           "machine: see the how-to about air gaps")  # fmt: skip
+                           "check the network and the proxy, or pass a local folder. To download the model on "
+                           "another machine, see the how-to about air gaps")  # fmt: skip
     if lookup.state != "ok":
         reason, hint = REASONS[lookup.state]
         raise StackgenError(f"{name} can't be read from the Hub: {reason} ({lookup.detail})", hint)
@@ -87,7 +87,7 @@ def _read_from_hub(name: str, hub: Hub, revision: str | None, file: str) -> Mode
     if lookup.config is None:
         found = next((one for one in lookup.files if one.endswith(".gguf")), "")
         raise StackgenError(f"{name} has no config.json on the Hub",
-                            f"for llama.cpp, add --file {found}" if found else "name a model for vLLM")  # fmt: skip
+                            f"for llama.cpp, add --file {found}" if found else "pass a model for vLLM")  # fmt: skip
     architecture = read_config(lookup.config, f"config.json of {name}")
     return Model(architecture, _read_hub_weights(name, hub, revision, lookup), name)
 
@@ -118,4 +118,6 @@ def _read_gguf_from_hub(name: str, file: str, hub: Hub, revision: str | None, lo
             raise MachineError(f"{file} can't be read from the Hub: {error}", "try again") from error
         except EOFError:
             continue
-    raise StackgenError(f"{name}/{file}: the header is longer than {GGUF_STEPS[-1]} bytes", "download it, and name it")
+    raise StackgenError(
+        f"{name}/{file}: the header is longer than {GGUF_STEPS[-1]} bytes", "download the file, and pass its path"
+    )

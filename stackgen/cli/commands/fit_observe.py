@@ -43,7 +43,7 @@ def observe(args: Namespace, stack: Stack, deployments: list[Deployment]) -> int
     for one in deployments:
         seen = read_start(_read_log(stack.folder, one.service, runtime))
         if seen is None:
-            raise StackgenError(f"{one.service}: its log contains no start of an engine",
+            raise StackgenError(f"the log of {one.service} contains no start of an engine",
                                 "start the stack with `stackgen up`, and wait until it is ready")  # fmt: skip
         found = one.estimate()
         rows = compare(found, seen)
@@ -99,9 +99,10 @@ def _pin(stack: Stack, pins: list[tuple[Deployment, Observation]]) -> None:
             note(f"{one.name}: there is no size to pin, because only vLLM on a GPU measures its KV cache at each start")
             continue
         if seen.cold:
-            raise StackgenError(f"{one.name}: this start compiled code, so the measured room is too small",
-                                "restart the stack, so that it starts from its compile cache, and run the command "
-                                "again")  # fmt: skip
+            raise StackgenError(
+                f"{one.name}: this start compiled code, so the measured room is too small",
+                "restart the stack, which then uses its compile cache, and run the command again",
+            )
         arguments = list(stack.spec.models[one.index].extra_args)
         kept, skip = [], False
         for argument in arguments:
@@ -111,8 +112,8 @@ def _pin(stack: Stack, pins: list[tuple[Deployment, Observation]]) -> None:
                 continue
             kept.append(argument)
         text = _set_arguments(text, one.index, json.dumps([*kept, f"{PIN_FLAG}={seen.pin}"]), bool(arguments))
-        note(f"{one.name}: {PIN_FLAG}={seen.pin}: valid for this model, these flags and this GPU. Remove it if one "
-             "of them changes")  # fmt: skip
+        note(f"{one.name}: {PIN_FLAG}={seen.pin} is valid for this model, these flags and this GPU. Remove the flag "
+             "if one of these changes")  # fmt: skip
     parse_stack(text, str(path))
     if text != before:
         write_stack_file(path, before, text)

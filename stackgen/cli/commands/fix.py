@@ -27,12 +27,16 @@ def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> No
     # the first finding is the cause, and other findings may be its consequences
     edit = findings[0].edit if findings else None
     if edit is None or path is None:
-        note("nothing to fix" if not findings else "stackgen knows no change to stack.yaml that fixes this cause")
+        note(
+            "nothing to fix"
+            if not findings
+            else ("stackgen does not know a change to stack.yaml that fixes this cause")
+        )
         return
     if not edit.safe:
         note(
-            "the change affects more than the start of the stack, so --fix does not apply the change. Edit stack.yaml "
-            "by hand"
+            "--fix does not apply this change, because the change affects more than the start of the stack. Edit "
+            "stack.yaml by hand"
         )
         return
     with lock_folder(args, path.parent):

@@ -23,7 +23,7 @@ def gpus(args: Namespace) -> int:
         "gpus": [_to_json(one) for one in report.gpus], "unplaced": [_holder_json(one) for one in report.unplaced],
         "tools": report.tools, "docker_error": report.docker_error,
     }  # fmt: skip
-    print_data(args, data, lines or ["no GPU is known on this machine"])
+    print_data(args, data, lines or ["no GPU was found on this machine"])
     for line in () if args.json else _notes(report):
         note(line)
     return 3 if broken else 0
@@ -44,7 +44,7 @@ def _notes(report: GpuReport) -> list[str]:
         elif state != "ok":
             found.append(f"{name} fails: {state}")
     if report.docker_error:
-        found.append(f"{report.docker_error}. Reservations of containers are unknown")
+        found.append(f"{report.docker_error}, so the reservations of containers are unknown")
     return found
 
 

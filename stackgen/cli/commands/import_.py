@@ -78,13 +78,15 @@ def _read(words: list[str]) -> tuple[str, str, Path, list[Path]]:
         if path.is_dir():
             path, overrides = _find_compose_files(path)
         elif path.name in COMPOSE_FILES and (others := _find_overrides(path.parent)):
-            note(f"warning: {others[0]} is not read. To merge it, as `docker compose up` does, import the folder")
+            note(
+                f"warning: {others[0]} was not read. To merge this file as `docker compose up` does, import the folder"
+            )
         if path.exists():
             return read_text(path), str(path), path.parent, overrides
     if " " not in words[0].strip():
         raise SpecError(words[0], [Mistake(
-            "", "the file does not exist", hint="name a file or a folder, put a command into quotes, or use `-` for "
-            "standard input",
+            "", "the file does not exist", hint="pass a file or a folder, a command in quotes, or `-` for standard "
+                                                "input",
         )])  # fmt: skip
     return words[0], "the command", Path(), []
 
@@ -92,7 +94,9 @@ def _read(words: list[str]) -> tuple[str, str, Path, list[Path]]:
 def _read_stdin() -> str:
     data = sys.stdin.buffer.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise SpecError("standard input", [Mistake("", "is larger than 16 MiB, and no command or Compose file is")])
+        raise SpecError(
+            "standard input", [Mistake("", "is larger than 16 MiB, which is too large for a command or a Compose file")]
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -105,7 +109,7 @@ def _find_compose_files(folder: Path) -> tuple[Path, list[Path]]:
     found = next((folder / name for name in COMPOSE_FILES if (folder / name).exists()), None)
     if found is None:
         raise SpecError(
-            str(folder), [Mistake("", f"contains none of {', '.join(COMPOSE_FILES)}", hint="name the file")]
+            str(folder), [Mistake("", f"contains none of {', '.join(COMPOSE_FILES)}", hint="pass the path of the file")]
         )
     return found, _find_overrides(folder)
 

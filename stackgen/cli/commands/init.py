@@ -45,7 +45,7 @@ def _count_gpus() -> str:
     found = read_nvidia_facts(run_tool).get("gpus")
     if not isinstance(found, tuple) or not found:
         raise SpecError("command line", [Mistake(
-            "--gpus", "`all` needs the number of GPUs for vLLM, and nvidia-smi lists no GPU on this machine",
+            "--gpus", "with vLLM, `all` needs the number of GPUs, but nvidia-smi lists no GPU on this machine",
             hint="pass the number of GPUs of the machine that will run the stack, for example --gpus 2",
         )])  # fmt: skip
     return str(len(found))

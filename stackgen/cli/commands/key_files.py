@@ -22,13 +22,13 @@ def read_names(path: str) -> list[str]:
     try:
         text = sys.stdin.read() if path == "-" else read_regular(Path(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise StackgenError(f"{path} can't be read: {reason}", "write one name a line") from None
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8"
+        raise StackgenError(f"{path} can't be read: {reason}", "write one name on each line") from None
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     # a name that is listed twice gets one key
     names = list(dict.fromkeys(line for line in lines if line))
     if not names:
-        raise StackgenError(f"{path} contains no name", "write one name a line")
+        raise StackgenError(f"{path} contains no name", "write one name on each line")
     return names
 
 

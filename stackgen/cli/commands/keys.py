@@ -113,7 +113,9 @@ def _names(args: Namespace, stack: Stack) -> list[str]:
             "`stackgen keys list` shows the names",
         )
     if args.action != "new" and len(names) > 1:
-        raise StackgenError(f"`stackgen keys {args.action}` takes one name, not {len(names)}", "run it for each name")
+        raise StackgenError(
+            f"`stackgen keys {args.action}` takes one name, not {len(names)}", "run the command once for each name"
+        )
     return names
 
 
@@ -152,7 +154,7 @@ def _create(args: Namespace, stack: Stack, names: list[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = f"written to {error.filename or args.write_to}" if args.write_to else "printed"
         raise StartError(
-            f"the key could not be {where} ({error.strerror}). It {_take_back(args, stack, created)}",
+            f"the key could not be {where} ({error.strerror}). The key {_take_back(args, stack, created)}",
             "choose another folder for --write-to" if args.write_to else "run the command again",
         ) from None
     except KeyboardInterrupt:
@@ -203,7 +205,7 @@ def _take_back(args: Namespace, stack: Stack, created: dict[str, str]) -> str:
     forget_keys(stack.folder, created)
     with suppress(StackgenError):
         _load_keys(args, stack)
-    return "was taken back"
+    return "was deleted again"
 
 
 def _remove(args: Namespace, stack: Stack, name: str) -> int:
@@ -212,10 +214,7 @@ def _remove(args: Namespace, stack: Stack, name: str) -> int:
     # without a removed key, the gateway has nothing to load
     loaded = _load(args, stack, "the removed keys are still valid") if count else False
     if count and name == DEFAULT and (users := _default_key_users(stack)):
-        note(
-            f"services that still use a removed key get a 401 until you run `{_update(stack)}`. "
-            f"These services possibly use a removed key: {users}"
-        )
+        note(f"these services may still use a removed key: {users}. They get a 401 until you run `{_update(stack)}`")
     print_data(args, {"name": name, "removed": count, "reloaded": loaded is True}, [line])
     return 1 if loaded is None else 0
 

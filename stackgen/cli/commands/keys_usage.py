@@ -19,7 +19,7 @@ def usage(args: Namespace, stack: Stack) -> int:
     """Prints the report. Raises StackgenError if the gateway does not run."""
     found = read_usage(stack.plan)
     if found is None:
-        raise StackgenError("the gateway is not running, so it has no counts", f"run `stackgen up {args.stack}`")
+        raise StackgenError("the gateway is not running, so nothing is counted", f"run `stackgen up {args.stack}`")
     infos = list_keys(stack.folder, stack.spec.gateway)
     counted = any(one.tokens_today is not None for one in found.values())
     rows = [_row(info, found.get(info.name, KeyUsage())) for info in infos]

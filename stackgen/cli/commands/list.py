@@ -59,5 +59,5 @@ def list(args: Namespace) -> int:
     data = {"stacks": [_to_json(one, disk[one.folder]) for one in stacks], "docker_error": inventory.docker_error}
     print_data(args, data, lines or [empty])
     if inventory.docker_error:
-        note(f"stackgen: {inventory.docker_error}. So the state of stacks in containers is unknown")
+        note(f"stackgen: {inventory.docker_error}, so the state of stacks in containers is unknown")
     return 0

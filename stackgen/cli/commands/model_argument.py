@@ -23,11 +23,11 @@ def complete_model_flags(args: Namespace) -> None:
     engine = _choose_engine(args.stack, args.file)
     if engine == "vllm" and not Path(args.stack).is_dir() and args.stack.lower().endswith("-gguf"):
         raise StackgenError(
-            f"{args.stack} is the name of a repository of GGUF files, and llama.cpp serves one of these files",
+            f"{args.stack} looks like a repository of GGUF files, but llama.cpp needs one of these files",
             "add `--file FILE.gguf`. To serve the repository with vLLM, add `--engine vllm`",
         )
     if engine is None:
-        raise StackgenError(f"{args.stack} is no stack: there is no {Path(args.stack) / 'stack.yaml'}",
+        raise StackgenError(f"{args.stack} is not a stack: there is no {Path(args.stack) / 'stack.yaml'}",
                             _explain(args.stack))  # fmt: skip
     args.engine = engine
     gpus = "" if args.gpus is not None else " and 1 GPU" if engine == "vllm" else " on the CPU"

@@ -31,7 +31,9 @@ def models(args: Namespace) -> int:
     for name, actions in OWNERS.items():
         if getattr(args, name) not in (None, False) and args.action not in actions:
             option = f"--{name.replace('_', '-')}"
-            raise StackgenError(f"`models {args.action}` has no option {option}", f"it is for {' and '.join(actions)}")
+            raise StackgenError(
+                f"`models {args.action}` has no option {option}", f"the option is for {' and '.join(actions)}"
+            )
     if args.gpus is not None and not 1 <= args.gpus <= 64:
         raise StackgenError(f"--gpus: {args.gpus} is not a number of GPUs", "use 1 to 64")
     if args.action == "show":
@@ -81,11 +83,11 @@ def _search(args: Namespace) -> int:
     rows = [_to_row(one, names) for one in found]
     lines = format_table(("MODEL", "SIZE", "CONTEXT", "TOOLS", "REASONING", "MEMORY", "VERIFIED ON", "RECIPE"), rows)
     data = {"source": _source(), "models": [_to_json(one) for one in found]}
-    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists all of the catalogue"])
+    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists the whole catalogue"])
     note_catalog(args)
     if budget and found and not args.json:
         command = f"`stackgen fit MODEL --gpu {args.fits}`"
-        note(f"memory is the recipes' figure, without the context. {command} estimates all")
+        note(f"the memory comes from the recipes and does not include the context. {command} estimates the total")
     return 0 if found else 1
 
 

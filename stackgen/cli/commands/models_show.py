@@ -62,7 +62,7 @@ def _version(args: Namespace) -> str:
     version: str = args.engine_version or PINNED["vllm"]
     if version not in known_versions("vllm"):
         raise StackgenError(f"--engine-version: stackgen has no table of vLLM {version}, so it can't check the flags",
-                            f"it knows {', '.join(known_versions('vllm'))}")  # fmt: skip
+                            f"known versions: {', '.join(known_versions('vllm'))}")  # fmt: skip
     return version
 
 
@@ -78,7 +78,7 @@ def _find(snapshot: Snapshot, name: str, variant: str | None) -> Match:
     exact = [one for one in found if one.name.lower() == variant.lower()]
     if not found:
         known = ", ".join(one.name for one in match.entry.variants)
-        raise StackgenError(f"--variant: {match.entry.model} has no variant {variant!r}", f"it has {known}")
+        raise StackgenError(f"--variant: {match.entry.model} has no variant {variant!r}", f"its variants: {known}")
     return Match(match.entry, (exact or found)[0])
 
 
@@ -90,7 +90,7 @@ def _gpu(args: Namespace) -> tuple[Gpu, str]:
     if known := [one for one in gpus if one.memory_total]:
         least = min(known, key=lambda one: one.memory_total)
         return observed_gpu(least.name, least.memory_total, least.compute), "of this machine"
-    return find_gpu(DEFAULT_GPU), "--gpu names another one"
+    return find_gpu(DEFAULT_GPU), "choose another one with --gpu"
 
 
 def _count(entry: Entry, variant: Variant, gpu: Gpu) -> int:
@@ -209,5 +209,7 @@ def _warnings(reason: str, gpus: int, gpu: Gpu) -> list[str]:
     elif not reason and gpus > NODE:
         found.append(f"stackgen: {gpus} × {gpu.name} are more GPUs than most machines have")
     elif not reason and sys.stdout.isatty():
-        found.append("next: write it into a folder's stack.yaml, then run `stackgen doctor` and `stackgen fit` there")
+        found.append(
+            "next: save this text as stack.yaml in a new folder, then run `stackgen doctor` and `stackgen fit` there"
+        )
     return found

@@ -38,7 +38,7 @@ def sync(args: Namespace) -> int:
     if args.remove:
         return _remove(args)
     if len(args.words) > 1:
-        raise StackgenError("`models sync` reads one source", "name one folder, file or URL")
+        raise StackgenError("`models sync` reads one source", "pass one folder, file or URL")
     source = args.words[0] if args.words else DEFAULT_URL
     snapshot = _read(source, args.sha256)
     before = load_catalog().snapshot
@@ -46,8 +46,8 @@ def sync(args: Namespace) -> int:
     path = cache_file()
     if snapshot.updated < load_packaged().updated:
         raise StackgenError(
-            f"{source} is older than the catalogue that stackgen has: its newest recipe is of {snapshot.updated}, and "
-            f"stackgen's is of {load_packaged().updated}", "get a newer one",
+            f"{source} is older than stackgen's own catalogue: its newest recipe is of {snapshot.updated}, and "
+            f"stackgen's newest recipe is of {load_packaged().updated}", "use a newer source",
         )  # fmt: skip
     if not args.dry_run:
         try:
@@ -71,7 +71,7 @@ def _remove(args: Namespace) -> int:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise MachineError(f"{path} can't be removed: {error.strerror or error}", "remove it yourself") from error
+        raise MachineError(f"{path} can't be removed: {error.strerror or error}", "remove the file yourself") from error
     load_catalog.cache_clear()
     print_data(args, {"removed": str(path) if existed else None},
                [f"removed {path}" if existed else "no synced catalogue is stored"])  # fmt: skip
@@ -82,7 +82,7 @@ def _read(source: str, sha256: str | None) -> Snapshot:
     path = Path(source)
     if "://" not in source and path.is_dir():
         if sha256:
-            raise StackgenError("--sha256 is for a file or a URL, and this is a folder", "remove --sha256")
+            raise StackgenError("--sha256 is for a file or a URL, but the source is a folder", "remove --sha256")
         return _build(read_folder(path))
     if "://" in source:
         data = download(source, MAX_ARCHIVE)
@@ -91,7 +91,7 @@ def _read(source: str, sha256: str | None) -> Snapshot:
             data = read_regular(path, MAX_ARCHIVE)
         except OSError as error:
             raise StackgenError(f"{source} can't be read: {error.strerror or error}",
-                                f"name a checkout of github.com/{SOURCE}, a file or a URL") from None  # fmt: skip
+                                f"pass a checkout of github.com/{SOURCE}, a file or a URL") from None  # fmt: skip
     if sha256:
         _require_hash(data, sha256, source)
     # gzip (RFC 1952), or an archive that is not packed (POSIX ustar)
@@ -99,7 +99,7 @@ def _read(source: str, sha256: str | None) -> Snapshot:
         return _build(_read_archive(data, source))
     if len(data) > MAX_BYTES or not data.lstrip()[:1] == b"{":
         raise StackgenError(f"{source} is neither an archive of the recipes nor a catalogue",
-                            f"name a checkout of github.com/{SOURCE}, its .tar.gz, or a .json of stackgen")  # fmt: skip
+                            f"pass a checkout of github.com/{SOURCE}, its .tar.gz, or a .json of stackgen")  # fmt: skip
     return parse_snapshot(data, source)
 
 
@@ -108,12 +108,12 @@ def _require_hash(data: bytes, sha256: str, source: str) -> None:
         raise StackgenError("--sha256 must have 64 hexadecimal digits", "`sha256sum FILE` prints it")
     found = hashlib.sha256(data).hexdigest()
     if found != sha256.lower():
-        raise StackgenError(f"{source} has the SHA-256 {found}, and not the one that you named",
-                            "compare the hash with the one that its publisher names")  # fmt: skip
+        raise StackgenError(f"{source} has the SHA-256 {found}, which differs from --sha256",
+                            "compare the hash with the hash that the publisher names")  # fmt: skip
 
 
 def _read_archive(data: bytes, source: str) -> tuple[list[tuple[str, str]], str, str | None]:
-    hint = f"name an archive of github.com/{SOURCE}"
+    hint = f"pass an archive of github.com/{SOURCE}"
     try:
         if data[:2] == b"\x1f\x8b":
             unpacker = zlib.decompressobj(wbits=31)
@@ -121,7 +121,9 @@ def _read_archive(data: bytes, source: str) -> tuple[list[tuple[str, str]], str,
             if unpacker.unconsumed_tail:
                 raise StackgenError(f"{source} unpacks to more than {MAX_UNPACKED // 2**20} MiB", hint)
             if not unpacker.eof:
-                raise StackgenError(f"{source} is cut off: the end of the archive is missing", "get it again")
+                raise StackgenError(
+                    f"{source} is cut off: the end of the archive is missing", "copy or download the archive again"
+                )
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             return read_archive(archive)
     except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
@@ -139,7 +141,7 @@ def _parse(text: str, name: str) -> Any:
         return read_value(text)
     except YAML_ERRORS as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StackgenError(f"{name} is not YAML: {line[:200]}", "get the recipes again") from None
+        raise StackgenError(f"{name} is not YAML: {line[:200]}", "copy or download the recipes again") from None
 
 
 def _compare(before: Snapshot, after: Snapshot) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def plan(args: Namespace) -> int:
     with nullcontext() if args.dry_run else lock_stack(args, args.stack):
         path = find_stack_file(args.stack)
         if path is None:
-            raise StackgenError(f"{args.stack} has no stack.yaml", "name the folder of a stack, or its stack file")
+            raise StackgenError(f"{args.stack} has no stack.yaml", "pass the folder of a stack, or its stack file")
         text = read_text(path)
         spec = parse_stack(text, str(path))
         require_placeable(spec, text, path)
@@ -84,7 +84,7 @@ def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | Non
         if any(one.held for one in found.devices):
             note("GPUs that others use are not chosen. `--ignore-busy` chooses them too, if they are free at the start")
         if found.moving_helps:
-            note("there is room for all of them if others move: `stackgen plan --repack`")
+            note("there is room for all replicas if other replicas move: `stackgen plan --repack`")
         elif not has_offers:
             note("no change of a field and no shared GPU makes room for all. What helps: fewer replicas, smaller "
                  "models, or more GPUs. `stackgen fit MODEL --gpu NAME` shows what one model needs")  # fmt: skip

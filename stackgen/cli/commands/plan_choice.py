@@ -33,7 +33,7 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
     drivers: dict[str, str] = {"gpu_driver": spec.gpu_driver}
     drivers |= {f"hosts.{name}.gpu_driver": host.gpu_driver or "" for name, host in spec.hosts.items()}
     for place in (name for name, driver in drivers.items() if driver == "amd"):
-        yield Mistake(place, "`gpus: auto` works with NVIDIA GPUs, because the estimate is measured on them",
+        yield Mistake(place, "`gpus: auto` works only with NVIDIA GPUs, on which the estimate was measured",
                       hint="list the GPUs of each model, for example `gpus: [0]`")  # fmt: skip
     for index, model in enumerate(spec.models):
         if model.gpus == "auto":

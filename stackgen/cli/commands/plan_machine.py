@@ -53,7 +53,7 @@ def read_this_machine() -> tuple[Device, ...]:
     """The whole GPUs that nvidia-smi lists. Raises MachineError without any."""
     found = _to_devices(_read_whole(run_tool, ""), run_tool)
     if not found:
-        raise MachineError("this machine has no whole GPU that nvidia-smi lists", HINT)
+        raise MachineError("nvidia-smi lists no undivided GPU on this machine", HINT)
     return found
 
 
@@ -127,7 +127,7 @@ def mark_held(devices: Sequence[Device], name: str) -> tuple[Device, ...]:
     """`devices` of this machine with who holds each, other than the stack `name`."""
     report = find_holders()
     if report.docker_error:
-        note(f"warning: which containers use the GPUs is unknown: {report.docker_error}")
+        note(f"warning: it is unknown which containers use the GPUs: {report.docker_error}")
     rows = {row.device.uuid: row for row in report.gpus if row.device}
     return tuple(_mark(one, rows[one.uuid], name) if one.uuid in rows else one for one in devices)
 

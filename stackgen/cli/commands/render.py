@@ -30,7 +30,7 @@ def render(args: Namespace) -> int:
     Raises StackBusyError if it would write files while another command is changing the stack.
     """
     if args.output and Path(args.output).exists() and not Path(args.output).is_dir():
-        raise StackgenError(f"{args.output} is not a folder", "`-o` takes the folder of the rendered files")
+        raise StackgenError(f"{args.output} is not a folder", "pass a folder for the rendered files with `-o`")
     path = find_stack_file(args.stack)
     if not path and not args.engine:
         complete_model_flags(args)
@@ -60,8 +60,8 @@ def _render_hosts(args: Namespace, folder: Path, hosts: tuple[str, ...]) -> int:
     """Renders the folder of each host. The first one is first, because the others need its key."""
     if args.stdout:
         raise StackgenError(
-            f"{args.stack} runs on several machines, and --stdout prints one file",
-            f"name the folder of one machine, for example `stackgen render {folder / hosts[0]} --stdout`",
+            f"{args.stack} runs on several machines, but --stdout prints only one file",
+            f"pass the folder of one machine, for example `stackgen render {folder / hosts[0]} --stdout`",
         )
     # all of them, so that an error in one leaves no folder that fits no other
     stacks = [open_stack(args.stack, str(folder / host), args.target, host) for host in hosts]

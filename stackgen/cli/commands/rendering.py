@@ -97,9 +97,9 @@ def write_unrendered(stack: Stack) -> None:
     if certificate := ensure_certificate(stack.spec, stack.plan, stack.folder):
         note(f"created a self-signed certificate for {', '.join(certificate_names(stack.spec))}: {certificate}")
         note(
-            f"  clients trust it with a copy of this file: `curl --cacert {certificate.name}`, SSL_CERT_FILE="
-            f"{certificate.name} (Python), NODE_EXTRA_CA_CERTS={certificate.name} (Node.js). `stackgen connect` prints "
-            "the setting of each program"
+            f"  clients need a copy of this file to trust it: `curl --cacert {certificate.name}`, "
+            f"SSL_CERT_FILE={certificate.name} (Python), NODE_EXTRA_CA_CERTS={certificate.name} (Node.js). `stackgen "
+            "connect` prints the setting of each program"
         )
 
 

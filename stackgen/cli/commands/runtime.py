@@ -31,10 +31,10 @@ def stack_folder(stack: str) -> Path:
         if (folder / FOLDER / "kustomization.yaml").exists():
             # the target was chosen with the option --target only
             raise StackgenError(
-                f"{folder} contains manifests, and its stack.yaml has the target compose",
+                f"{folder} contains Kubernetes manifests, but its stack.yaml has the target compose",
                 "write `target: kubernetes` into stack.yaml, or run `stackgen render` for containers",
             )
-        raise StackgenError(f"{folder} contains no rendered stack", "`stackgen render` writes one")
+        raise StackgenError(f"{folder} contains no rendered stack", "run `stackgen render`, which writes one")
     return folder
 
 

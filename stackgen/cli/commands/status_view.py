@@ -31,7 +31,7 @@ def build_view(look: Look | None, error: str, age: float, plan: Plan, folder: Pa
     if error:
         parts.append(Text(scrub(error), style="red"))
     elif age > STALE:
-        parts.append(Text(f"no answer for {age:.0f} s: what you see is old", style="yellow"))
+        parts.append(Text(f"no answer for {age:.0f} s, so this view is out of date", style="yellow"))
     if look is None:
         return Group(*parts, Text("" if error else "looking …", style="dim"))
     parts.append(_services(look))

@@ -27,7 +27,7 @@ def storage(args: Namespace) -> int:
     """
     folders = [Path(one) for one in args.stacks or ()]
     if missing := next((one for one in folders if not one.is_dir()), None):
-        raise StackgenError(f"{missing} is not a folder", "--stacks takes a folder to search for stacks")
+        raise StackgenError(f"{missing} is not a folder", "pass a folder that contains stacks with --stacks")
     report = read_storage(place for folder in folders for place in search_stacks(folder))
     if args.action == "list":
         return _list(args, report)
@@ -44,7 +44,10 @@ def storage(args: Namespace) -> int:
     volumes = [_find_volume(name, report) for name in args.names if "/" not in name]
     models = [match for name in args.names if "/" in name for match in _find_model(name, report)]
     if volumes and models:
-        raise StackgenError("a volume and a model can't be removed together", "run the command twice")
+        raise StackgenError(
+            "a volume and a model can't be removed together",
+            "run the command once for the volume and once for the model",
+        )
     return _remove_volumes(args, volumes) if volumes else _remove_models(args, models, report)
 
 
@@ -61,7 +64,7 @@ def _list(args: Namespace, report: StorageReport) -> int:
             notes.append(f"the content of {store.store.name} is unknown: {store.store.reason}")
         # nothing in an empty volume can be in use
         for entry in store.doubts if store.models != () else ():
-            why = entry.reason or "it is no stack of stackgen"
+            why = entry.reason or "it is not a stack of stackgen"
             notes.append(f"{store.store.name}: {entry.name} may use anything in it: {why}")
     lines = format_table(("STORE OR MODEL", "SIZE", "USED BY"), rows)
     if unused := sum(one.model.size for store in report.stores for one in store.unused):
@@ -130,16 +133,16 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
             users = ", ".join(f"{entry.name} ({entry.folder})" for entry in one.stacks)
             raise StackgenError(
                 f"{name} in {store.store.name} is in use: {users}. Nothing was removed",
-                "`stackgen down`, and delete the folders of these stacks. Compiled code is also free after a change of "
-                "the model's flags, as soon as the stack runs with them"
+                "run `stackgen down`, and delete the folders of these stacks. You can also remove compiled code "
+                "after the model's flags have changed and the stack runs with the new flags"
                 if one.model.is_code
                 else "remove the model from stack.yaml of these stacks, or delete their folders",
             )
         if store.doubts:
             doubt = store.doubts[0]
             raise StackgenError(
-                f"{doubt.name} may use {name}, because its stack file can't be read: "
-                f"{doubt.reason or 'it is no stack of stackgen'}. Nothing was removed",
+                f"{doubt.name} may use {name}, because its stack file can't be read: {{doubt.reason or 'it is not a "
+                "stack of stackgen'}. Nothing was removed",
                 f"repair {doubt.folder}/stack.yaml, or delete this folder" if doubt.folder else "remove the container",
             )
     return found
@@ -150,14 +153,14 @@ def _remove_models(args: Namespace, found: Sequence[tuple[StoreUse, ModelUse]], 
     for doubt in doubts.values():
         note(f"{doubt.name} can't be read, so nothing is removed that it may use: {doubt.reason or doubt.folder}")
     if not found:
-        why = "stacks may use it" if doubts else "stacks use all that stackgen has downloaded or compiled"
+        why = "stacks may use it" if doubts else "stacks use everything that stackgen has downloaded or compiled"
         print_data(args, {"removed": []}, [f"nothing was removed: {why}"])
         return 1 if doubts else 0
     names = list(dict.fromkeys(one.model.repository for _, one in found))
     size = size_text(sum(one.model.size for _, one in found))
     for store, one in found:
         note(f"{one.model.repository}  {size_text(one.model.size)}  in {store.store.name}: no known stack uses it")
-    note("stackgen does not know the stacks of other users that are down")
+    note("stackgen can't see stopped stacks of other users")
     refusal = "nothing was removed. To remove without a question, add --yes"
     what = "compiled code" if all(one.model.is_code for _, one in found) else "weights"
     mixed = what == "weights" and any(one.model.is_code for _, one in found)
@@ -175,7 +178,7 @@ def _remove_volumes(args: Namespace, stores: Sequence[StoreUse]) -> int:
         if store.volume and store.volume.users:
             raise StackgenError(
                 f"{store.store.name} is in use: {_describe_users(store.volume)}. Nothing was removed",
-                "`stackgen down FOLDER` removes the containers of a stack, also of one that has stopped",
+                "run `stackgen down FOLDER`, which removes the containers of a stack, even if they have stopped",
             )
         # in a store that can't be read, every stack that names it may have its models
         needed = store.stacks if store.models is None else [entry for one in store.models for entry in one.stacks]
@@ -187,7 +190,7 @@ def _remove_volumes(args: Namespace, stores: Sequence[StoreUse]) -> int:
             )
     names = [store.store.name for store in stores]
     for name in names:
-        note(f"no known stack uses {name}. stackgen does not know the stacks of other users that are down")
+        note(f"no known stack uses {name}. stackgen can't see stopped stacks of other users")
     refusal = "nothing was removed. To remove the volume without a question, add --yes"
     removed = confirm(f"delete {', '.join(names)} with all downloaded files in it?", args.yes, refusal)
     for name in names if removed else ():

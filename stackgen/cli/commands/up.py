@@ -94,7 +94,10 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
         raise
     missing = _find_missing(stack, report)
     for endpoint, host in missing:
-        note(f"{endpoint} does not answer yet: it runs on {host}. Start the stack there; this machine need not restart")
+        note(
+            f"{endpoint} does not answer yet, because it runs on {host}. Start the stack there. You need not "
+            "restart the stack here"
+        )
     # a rollback needs files that are known to work, so save these
     if report.ok or (missing and not report.endpoints):
         save_applied_files(stack.folder)
@@ -137,4 +140,4 @@ def _explain(args: Namespace, stack: Stack, error: StackgenError) -> None:
         # the cause is printed above; lines of the log would hide it
         error.message = error.message.splitlines()[0]
         change = "; --fix applies the change" if finding.edit and finding.edit.safe and not args.fix else ""
-        error.hint = f"`stackgen diagnose` shows all findings{change}"
+        error.hint = f"run `stackgen diagnose`, which shows all findings{change}"

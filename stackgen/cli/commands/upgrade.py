@@ -35,7 +35,7 @@ def upgrade(args: Namespace) -> int:
     with lock_stack(args, args.stack):
         path = find_stack_file(args.stack)
         if path is None:
-            raise StackgenError(f"{args.stack} has no stack.yaml", "name the folder of a stack, or its stack file")
+            raise StackgenError(f"{args.stack} has no stack.yaml", "pass the folder of a stack, or its stack file")
         before = read_text(path)
         spec = parse_stack(before, str(path))
         plans = list(_plan(spec.models, args.to))

@@ -58,14 +58,14 @@ def _find_broken(changes: EngineChanges, given: dict[str, str | None], model: An
     renamed = dict(changes.renamed)
     for flag in given:
         if flag in changes.removed:
-            yield f"extra_args: {flag} is gone"
+            yield f"extra_args: {flag} no longer exists"
         elif flag in renamed:
             yield f"extra_args: {flag} is now {renamed[flag]}"
     for flag, gone, _ in changes.values:
         field = flag[2:].replace("-", "_")
         value = given.get(flag) or getattr(model, field, None)
         if value in gone:
-            yield f"{field}: the value {value} is gone"
+            yield f"{field}: the value {value} no longer exists"
 
 
 def _driver(before: Service | None, after: Service | None) -> dict[str, Any] | None:

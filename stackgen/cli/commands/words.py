@@ -33,7 +33,7 @@ def take_stack(args: Namespace) -> None:
     # `--stack` has the default `.`
     given = dict.fromkeys([*([args.stack] if args.stack != "." else []), *found])
     if len(given) > 1:
-        raise StackgenError(f"{len(given)} stacks were given: {' and '.join(given)}", "name one stack")
+        raise StackgenError(f"{len(given)} stacks were given: {' and '.join(given)}", "pass one stack")
     args.stack = next(iter(found), args.stack)
 
 

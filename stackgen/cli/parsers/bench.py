@@ -74,14 +74,14 @@ def add_bench(subcommands: Subcommands) -> None:
 def _parse_streams(text: str) -> tuple[float, ...]:
     found = _parse_list(text)
     if any(one != int(one) or one > MAX_STREAMS for one in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers up to {MAX_STREAMS}, such as 1,2,4")
+        raise argparse.ArgumentTypeError(f"{text!r}: use whole numbers up to {MAX_STREAMS}, such as 1,2,4")
     return found
 
 
 def _parse_rates(text: str) -> tuple[float, ...]:
     found = _parse_list(text)
     if any(one > MAX_RATE for one in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: give at most {MAX_RATE:g} requests per second")
+        raise argparse.ArgumentTypeError(f"{text!r}: use at most {MAX_RATE:g} requests per second")
     return found
 
 

@@ -21,7 +21,7 @@ def add_bundle(subcommands: Subcommands) -> None:
     bundle.options_first = True
     bundle.add_argument(
         "action", choices=("create", "verify", "load", "diff"),
-        help="`create`: write the bundle of a stack; a run that was stopped continues. `verify`: read every file of a "
+        help="`create`: write the bundle of a stack, or continue an interrupted run. `verify`: read every file of a "
         "bundle, and compare the digests. `load`: verify, then load images, weights and the stack, all or nothing. "
         "`diff`: compare two bundles, and exit with 1 if they differ",
     )  # fmt: skip
@@ -60,9 +60,7 @@ def add_bundle(subcommands: Subcommands) -> None:
     )  # fmt: skip
     create.add_argument("--no-wheels", action="store_true", help="leave out stackgen and the packages that it needs")
     check = bundle.add_argument_group("only for the actions `verify` and `load`")
-    check.add_argument(
-        "--expect", metavar="DIGEST", help="fail unless the bundle has this digest, which `create` has printed"
-    )
+    check.add_argument("--expect", metavar="DIGEST", help="fail unless the bundle has this digest (`create` prints it)")
     load = bundle.add_argument_group("only for the action `load`")
     load.add_argument("--storage", metavar="DIR", help="write the weights into this folder, and set storage.path to it")
     load.add_argument(

@@ -32,7 +32,9 @@ def add_keys_command(subcommands: Subcommands) -> None:
         help="only for the action `remove`: remove all keys with this name except the newest",
     )  # fmt: skip
     new = keys.add_argument_group("only for the action `new`")
-    new.add_argument("--from", dest="source", metavar="FILE", help="read names from a file, one a line (`-`: stdin)")
+    new.add_argument(
+        "--from", dest="source", metavar="FILE", help=("read names from a file, one on each line (`-`: standard input)")
+    )
     new.add_argument(
         "--missing", action="store_true",
         help="skip names that have a key. Without names: all names under gateway.keys that have no key",

@@ -16,14 +16,15 @@ def add_machine_commands(subcommands: Subcommands) -> None:
         help="also search these folders for stacks, for example of other users",
     )  # fmt: skip
     storage = subcommands.add(
-        "storage", "list the disk space of models and caches, and remove what no stack uses", stack=False
+        "storage", "list the disk space of models and caches, and remove those that no stack uses", stack=False
     )
     # `storage remove --yes ORG/MODEL`
     storage.options_first = True
     storage.add_argument(
         "action", choices=("list", "remove"),
-        help="`list`: show the stores, their models and compiled code, and the stacks that use them. `remove`: delete "
-        "models, compiled code, or a whole volume. What a stack uses is never removed, even if the stack is down",
+        help="`list`: show the stores, their models and compiled code, and the stacks that use them. `remove`: "
+        "delete models, compiled code, or a whole volume. Nothing that a stack uses is removed, even if the stack is "
+        "down",
     )  # fmt: skip
     complete_with(storage.add_argument(
         "names", nargs="*", metavar="NAME",

@@ -49,7 +49,7 @@ def add_models(subcommands: Subcommands) -> None:
     search.add_argument(
         "--fits", metavar="GPU", help="models whose weights and buffers may fit on this GPU, for example RTX-4090"
     )
-    search.add_argument("--all", action="store_true", help="also models for which stackgen has no engine")
+    search.add_argument("--all", action="store_true", help="also list models for which stackgen has no engine")
     show = models.add_argument_group("only for the action `show`")
     show.add_argument("--variant", metavar="NAME", help="checkpoint, for example fp8 (default: the named one)")
     show.add_argument("--gpu", metavar="NAME", help="GPU to plan for (default: the GPUs of this machine, else H200)")

@@ -68,7 +68,7 @@ def add_stack_commands(subcommands: Subcommands) -> None:
     logs = subcommands.add("logs", "show the logs of the services", stack=False)
     complete_with(logs.add_argument(
         "services", nargs="*", metavar="STACK|SERVICE",
-        help="stack.yaml or its folder (default: the current folder), and services: show only these",
+        help="stack.yaml or its folder (default: the current folder), and the services to show (default: all)",
     ), services)  # fmt: skip
     logs.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")

@@ -62,7 +62,7 @@ def find_twins(manifests: Manifests) -> Iterator[Finding]:
     named = Counter((str(one.get("kind")), _name(one)) for one in manifests.objects)
     for one in manifests.objects:
         if named.pop((str(one.get("kind")), _name(one)), 1) > 1:
-            yield manifests.finding("twins", one, "metadata.name", "is there twice")
+            yield manifests.finding("twins", one, "metadata.name", "exists twice")
 
 
 def find_selector_mismatches(manifests: Manifests) -> Iterator[Finding]:
@@ -157,7 +157,7 @@ def find_blocking_budgets(manifests: Manifests) -> Iterator[Finding]:
         least, most = spec.get("minAvailable"), spec.get("maxUnavailable")
         running = replicas.get(_name(one))
         if most in (0, "0", "0%") or least == "100%" or (isinstance(least, int) and running and least >= running):
-            yield manifests.finding("budget", one, "spec", "allows no pod to stop, so no node can be drained")
+            yield manifests.finding("budget", one, "spec", "does not let any pod stop, so no node can be drained")
 
 
 def find_surges(manifests: Manifests) -> Iterator[Finding]:
@@ -204,7 +204,9 @@ def find_replica_conflicts(manifests: Manifests) -> Iterator[Finding]:
             )
         least, most = (_spec(one).get(field, 1) for field in fields[str(one["kind"])])
         if isinstance(least, int) and isinstance(most, int) and least > most:
-            yield manifests.finding("autoscaler", one, "spec", f"{least} is above {most}, the most replicas")
+            yield manifests.finding(
+                "autoscaler", one, "spec", f"{least} is above {most}, the maximum number of replicas"
+            )
 
 
 def find_bad_groups(manifests: Manifests) -> Iterator[Finding]:
@@ -234,4 +236,4 @@ def find_large_config_maps(manifests: Manifests) -> Iterator[Finding]:
     for one in manifests.of_kind("ConfigMap", "Secret"):
         size = sum(len(str(value)) for field in ("data", "binaryData") for value in as_dict(one.get(field)).values())
         if size > MAX_CONFIG_MAP:
-            yield manifests.finding("size", one, "data", f"has {size} bytes, and 1 MiB is the most")
+            yield manifests.finding("size", one, "data", f"has {size} bytes, but at most 1 MiB is allowed")

@@ -62,7 +62,7 @@ def find_duplicate_names(manifests: Manifests) -> Iterator[Finding]:
         for what, listed in names.items():
             for name in _repeated(listed):
                 where = what if "." in what else f"{pod.path}.spec.{what}"
-                yield manifests.finding("pod-names", pod.owner, where, f"{name!r} is there twice")
+                yield manifests.finding("pod-names", pod.owner, where, f"{name!r} exists twice")
 
 
 def find_bad_ports(manifests: Manifests) -> Iterator[Finding]:
@@ -72,7 +72,7 @@ def find_bad_ports(manifests: Manifests) -> Iterator[Finding]:
             names = [as_dict(one).get("name") for one in as_list(container.get("ports"))]
             for name in names:
                 if name is not None and not PORT_NAME.fullmatch(str(name)):
-                    message = f"{name!r} is no name of a port: at most 15 lower-case letters, digits and -"
+                    message = f"{name!r} is not a valid port name: use at most 15 lower-case letters, digits and -"
                     yield manifests.finding("port-name", pod.owner, f"{path}.ports", message)
             for name in _repeated([one for one in names if one]):
                 yield manifests.finding("port-name", pod.owner, f"{path}.ports", f"two ports are called {name!r}")
@@ -107,7 +107,7 @@ def find_late_variables(manifests: Manifests) -> Iterator[Finding]:
             for word in (*as_list(container.get("command")), *as_list(container.get("args"))):
                 for name in REFERENCE.findall(str(word)):
                     if name not in known:
-                        message = f"{word!r} refers to {name}, which is no variable of the container"
+                        message = f"{word!r} refers to {name}, which is not a variable of the container"
                         yield manifests.finding("variable", pod.owner, f"{path}.args", message)
 
 
@@ -122,7 +122,7 @@ def find_short_graces(manifests: Manifests) -> Iterator[Finding]:
             if len(words) == 2 and words[0] in ("sleep", "/bin/sleep") and str(words[1]).isdecimal():
                 seconds = int(words[1])
             if isinstance(seconds, int) and isinstance(grace, int) and seconds >= grace:
-                message = f"sleeps {seconds} s, and the pod is killed after {grace} s"
+                message = f"sleeps {seconds} s, but the pod is killed after {grace} s"
                 yield manifests.finding("grace", pod.owner, f"{path}.lifecycle.preStop", message)
 
 

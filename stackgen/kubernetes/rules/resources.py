@@ -51,19 +51,21 @@ def find_bad_quantities(manifests: Manifests) -> Iterator[Finding]:
     for owner, path, name, *values in _amounts(manifests):
         for value in values:
             if value is not None and ((number := parse_quantity(value)) is None or number < 0):
-                yield manifests.finding(rule, owner, f"{path}.{name}", f"{value!r} is no quantity, such as 500m or 8Gi")
+                yield manifests.finding(
+                    rule, owner, f"{path}.{name}", f"{value!r} is not a quantity such as 500m or 8Gi"
+                )
     for claim in manifests.of_kind("PersistentVolumeClaim"):
         value = as_dict(as_dict(as_dict(claim.get("spec")).get("resources")).get("requests")).get("storage")
         if (number := parse_quantity(value)) is None or number <= 0:
             yield manifests.finding(
-                rule, claim, "spec.resources.requests.storage", f"{value!r} is no size, such as 8Gi"
+                rule, claim, "spec.resources.requests.storage", f"{value!r} is not a size such as 8Gi"
             )
     for pod in manifests.pods:
         for index, volume in enumerate(as_list(pod.spec.get("volumes"))):
             limit = as_dict(as_dict(volume).get("emptyDir")).get("sizeLimit")
             if limit is not None and parse_quantity(limit) is None:
                 path = f"{pod.path}.spec.volumes[{index}].emptyDir.sizeLimit"
-                yield manifests.finding(rule, pod.owner, path, f"{limit!r} is no size, such as 8Gi")
+                yield manifests.finding(rule, pod.owner, path, f"{limit!r} is not a size such as 8Gi")
 
 
 def find_fractions(manifests: Manifests) -> Iterator[Finding]:

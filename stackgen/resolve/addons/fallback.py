@@ -91,7 +91,7 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend], ca_file: str = "") 
 def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
     """Environment of the gateway: the variables with the providers' keys, and `STACKGEN_REQUIRED`."""
     specs = [(_key_variables(model.fallback), _provider(model.fallback)) for model in stack.models if model.fallback]
-    message = "put the key of {} into .env: a fallback of the stack needs this key"
+    message = "put the key of {} into .env, because a fallback of the stack needs it"
     found = {
         names[0]: EnvRef(names[0], message.format(provider), alternative="".join(names[1:2]))
         for names, provider in specs

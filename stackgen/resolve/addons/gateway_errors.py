@@ -16,7 +16,7 @@ INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_er
 TOO_LARGE = "set by max_body under gateway in stack.yaml"
 # name -> (code, OpenAI's type, Anthropic's type, param, message)
 ERRORS: dict[str, tuple[str, str, str, str | None, str]] = {
-    "no_host": ("bad_request", INVALID, INVALID, None, "A Host header is required to redirect to HTTPS"),
+    "no_host": ("bad_request", INVALID, INVALID, None, "A redirect to HTTPS needs a Host header"),
     "bad_request": ("bad_request", INVALID, INVALID, None, "The request is not valid HTTP"),
     "request_timeout": ("request_timeout", INVALID, INVALID, None, "The request took too long to arrive"),
     "invalid_api_key": (
@@ -30,11 +30,12 @@ ERRORS: dict[str, tuple[str, str, str, str | None, str]] = {
         "rate_limit_exceeded", LIMIT, LIMIT, None, "The key has reached its limit of requests per minute",
     ),
     "key_expired": (
-        "key_expired", INVALID, "authentication_error", None, "The API key has expired. Ask for a new last day",
+        "key_expired", INVALID, "authentication_error", None, "The API key has expired. Ask the operator of the "
+                                                              "gateway to extend it",
     ),
     "token_budget": (
         "token_budget_exceeded", LIMIT, LIMIT, None,
-        "The key has used up its tokens of this day. The next day begins at midnight UTC",
+        "The key has used up its tokens for today. The next day begins at midnight UTC",
     ),
     "not_found": (
         "not_found", INVALID, "not_found_error", None,

@@ -84,7 +84,7 @@ def key_mistakes(spec: GatewaySpec, served: Sequence[str]) -> list[Mistake]:
     if spec.count_tokens is False and key_rules(spec).budgeted:
         found.append(
             Mistake("gateway.count_tokens", "is false, but a key has tokens_per_day",
-                    hint="remove count_tokens: a budget needs the count")
+                    hint="remove count_tokens, because a token budget needs the count")
         )  # fmt: skip
     return found
 
@@ -98,8 +98,8 @@ def key_warnings(spec: GatewaySpec) -> tuple[str, ...]:
         "`expires`, except for the key in .env. Set a later day",
     )
     return (*(defaults if last and last < today else ()), *(
-        f"the last day of the key {key.name} was {key.expires}, so the gateway answers 401 to it. Remove the key, or "
-        "set a later day in `expires`"
+        f"the last day of the key {key.name} was {key.expires}, so the gateway answers 401 to its requests. Remove the key, "
+        "or set a later day in `expires`"
         for key in spec.keys
         if key.expires and key.expires < today
     ))  # fmt: skip

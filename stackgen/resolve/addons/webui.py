@@ -100,8 +100,8 @@ def _exposure_warnings(stack: StackSpec) -> tuple[str, ...]:
     if stack.ui is None or not gateway.serves_page(stack) or (stack.gateway and stack.gateway.tls):
         return ()
     return (
-        f"the chat UI is open on {stack.ui.bind} without TLS: everyone on the path can read passwords and chats. Set "
-        "`gateway: {tls: generate}`",
+        f"the chat UI is open on {stack.ui.bind} without TLS: anyone on the network path can read passwords and "
+        "chats. Set `gateway: {tls: generate}`",
     )
 
 

@@ -81,7 +81,7 @@ def create_containers(
                 if time.monotonic() > deadline and not has_all_images(plan, client):
                     raise StartError(
                         "start timed out: the images of the stack are not all on this machine yet",
-                        "`docker compose pull` shows the progress of the images; or use a longer --timeout",
+                        "run `docker compose pull`, which shows the progress of the images, or use a longer --timeout",
                     )
                 time.sleep(POLL_SECONDS)
             if process.returncode:

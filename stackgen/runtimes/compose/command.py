@@ -150,11 +150,12 @@ def _classify_error(last_lines: str, text: str) -> StackgenError:
     if "required variable" in text or "is missing a value" in text:
         names = re.findall(r"required variable (\w+)", text)
         own = not names or names[0].upper() in GENERATED_SECRETS
-        hint = "`stackgen render` writes a .env with a new key" if own else f"set {names[0].upper()} in .env"
+        hint = "run `stackgen render`, which writes a .env with a new key" if own else f"set {names[0].upper()} in .env"
         return StackgenError(f"a key is missing in .env{last_lines}", hint)
     if "external volume" in text and "not found" in text:
         return StackgenError(
-            f"a volume that all stacks share does not exist{last_lines}", "`stackgen render` creates it"
+            f"a volume that all stacks share does not exist{last_lines}", "run `stackgen render`, which creates the "
+                                                                          "volume"
         )
     if "cannot connect to the docker daemon" in text:
         return MachineError("the Docker engine does not answer", START_DOCKER)

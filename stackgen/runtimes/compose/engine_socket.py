@@ -107,4 +107,4 @@ class ImageStream:
         text = self._rest.decode("utf-8", "replace").strip()
         with suppress(ValueError, AttributeError):
             text = json.loads(text).get("message", text)
-        self.error = text or "the engine ended the connection without an answer"
+        self.error = text or "the Docker engine closed the connection without an answer"

@@ -74,7 +74,7 @@ class RuntimeApi:
             if not code and output and output.startswith(start):
                 return output
             if time.monotonic() >= deadline:
-                reason = output.strip()[-300:] or "it closed the connection"
+                reason = output.strip()[-300:] or "HAProxy closed the connection"
                 raise StartError(f"the gateway's runtime API does not answer: {reason}", LOGS_HINT)
             time.sleep(0.2)
 

@@ -54,7 +54,8 @@ class Worker:
             raise StartError(
                 "the gateway rejected its new configuration and keeps the old configuration\n"
                 + "\n".join(f"  | {line[:300]}" for line in lines or output.splitlines()[-3:]),
-                "fix the files in gateway/, or run `stackgen render --force`: otherwise, the gateway can't start again",
+                "fix the files in gateway/, or run `stackgen render --force`. Otherwise, the gateway can't start "
+                "again",
             )
         worker_pid = self._api.info("Pid")
         # a new worker has no addresses until DNS answers: without this file, it would refuse requests until then
@@ -108,7 +109,7 @@ def lock_gateway(folder: Path, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
         yield
         return
     try:
-        wait_or_raise(lambda: _try_lock(handle), timeout, "another command did not end its change of the gateway")
+        wait_or_raise(lambda: _try_lock(handle), timeout, "another command has not finished its change of the gateway")
         yield
     finally:
         os.close(handle)

@@ -237,5 +237,6 @@ def _error(what: str, stderr: bytes, hint: str = "") -> StackgenError:
         return MachineError(f"the Docker engine does not answer: {message}", START_DOCKER)
     if "no space left on device" in text:
         return MachineError(f"{what}: the disk of the Docker engine is full: {message}",
-                            "free some space (`docker system df` shows what takes it), and run the command again")  # fmt: skip
+                            "free some space (`docker system df` shows what uses the space), and run the command "
+                            "again")  # fmt: skip
     return StackgenError(f"{what} failed: {message}", hint)

@@ -52,7 +52,7 @@ def read_usage(plan: Plan) -> dict[str, KeyUsage] | None:
             break
         time.sleep(0.2)
     else:
-        raise StartError("the gateway did not answer with its metrics", LOGS_HINT)
+        raise StartError("the gateway did not return its metrics", LOGS_HINT)
     found: dict[str, dict[str, int]] = {}
     for metric, key, value in SAMPLE.findall(text):
         if metric in METRICS:

@@ -122,7 +122,8 @@ def read_store(name: str, *, is_volume: bool, size: int | None = None) -> Store:
         missing = "it does not exist" if path and not path.exists() else "this user has no permission to read it"
         return Store(name, is_volume, reason=missing)
     if not (image := find_helper_image()):
-        reason = "this user can't read Docker's folder, and no image of an engine is on this machine to read it with"
+        reason = ("this user can't read Docker's folder, and this machine has no engine image that could read it in a "
+                  "container")
         return Store(name, is_volume, size, reason=reason)
     try:
         return _parse_listing(name, _run_helper(image, name, LIST, read_only=True), size)
@@ -217,10 +218,11 @@ def _run_helper(image: str, volume: str, script: str, *, read_only: bool) -> str
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
     except (OSError, subprocess.TimeoutExpired):
         raise MachineError(f"{volume} can't be read: a container did not answer within {TIMEOUT} s",
-                           "run the command as root, who needs no container") from None  # fmt: skip
+                           "run the command as root, which needs no container") from None  # fmt: skip
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise StackgenError(f"a container with the image {image} can't use {volume}: {reason}", "run it as root")
+        raise StackgenError(f"a container with the image {image} can't use {volume}: {reason}", "run the command as "
+                                                                                                "root")
     return done.stdout
 
 

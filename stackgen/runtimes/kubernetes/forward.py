@@ -52,7 +52,7 @@ class Forward:
             raise self._error or MachineError(
                 f"`kubectl port-forward` did not listen within {START_LIMIT:.0f} seconds"
                 if not started else "`kubectl port-forward` failed",
-                "look whether the cluster answers: `kubectl get nodes`",
+                "check that the cluster answers: `kubectl get nodes`",
             )  # fmt: skip
         return self
 
@@ -93,8 +93,8 @@ class Forward:
             if not self.port:
                 self._error = explain("port-forward", "\n".join(self._lines))
                 self._error.hint = self._error.hint or (
-                    "`stackgen status` shows whether the gateway runs; a user without the right to forward ports can "
-                    "give the gateway's address instead (`up --url`, `check --base-url`)"
+                    "run `stackgen status`, which shows whether the gateway is running. If you have no permission to "
+                    "forward ports, pass the gateway's address instead (`up --url`, `check --base-url`)"
                 )
                 self._listening.set()
                 return

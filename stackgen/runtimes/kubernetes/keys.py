@@ -72,7 +72,7 @@ def wait_for_keys(cluster: Kubectl, plan: Plan, wanted: Mapping[str, str], limit
             if loaded == dict(wanted):
                 del waiting[pod]
             else:
-                waiting[pod] = "it has other keys"
+                waiting[pod] = "the pod has different keys"
         if waiting and time.monotonic() >= end:
             rows = "".join(f"\n  {pod}: {reason}" for pod, reason in waiting.items())
             raise StartError(f"pods of the gateway have not loaded the keys within {limit:.0f} seconds:{rows}",

@@ -70,7 +70,7 @@ def connect(context: str | None, namespace: str) -> Kubectl:
         what = f"kubectl has no context {context}" if context else "kubectl has no current context"
         raise MachineError(
             f"{what}: {error.output.strip()}",
-            "`kubectl config get-contexts` lists the contexts; choose one with --context or `kubectl config "
+            "list the contexts with `kubectl config get-contexts`, and choose one with --context or `kubectl config "
             "use-context`",
         ) from None
     view = json.loads(text)
@@ -86,7 +86,7 @@ def explain(word: str, text: str) -> MachineError | StartError:
     lines = (line for line in text.strip().splitlines() if not LOG_LINE.match(line))
     text = "\n".join(dict.fromkeys(lines))
     if any(one in text for one in UNREACHABLE):
-        return MachineError(f"the cluster does not answer: {text}", "look whether `kubectl get nodes` works")
+        return MachineError(f"the cluster does not answer: {text}", "check that `kubectl get nodes` works")
     if "Error from server (Forbidden)" in text or re.search(r"(?m)^error: .* is forbidden: User ", text):
         return MachineError(
             f"the cluster refuses this user: {text}",
@@ -109,7 +109,7 @@ def _run(words: Sequence[str], limit: float, stdin: str | None = None) -> str:
         ) from None
     except subprocess.TimeoutExpired:
         raise MachineError(
-            f"kubectl did not end within {limit:.0f} seconds", "look whether the cluster answers: `kubectl get nodes`"
+            f"kubectl did not end within {limit:.0f} seconds", "check that the cluster answers: `kubectl get nodes`"
         ) from None
     if done.returncode == 0:
         return done.stdout

@@ -49,17 +49,18 @@ def apply(cluster: Kubectl, manifests: Path) -> str:
 def _apply_hint(text: str) -> str:
     if "no matches for kind" in text:
         return (
-            "the cluster lacks this kind: install its operator (LeaderWorkerSet, prometheus-operator, KEDA), or remove "
-            "the setting from stack.yaml; PodDisruptionBudget needs Kubernetes 1.21"
+            "the cluster does not support this kind: install its operator (LeaderWorkerSet, prometheus-operator, "
+            "KEDA), or remove the setting from stack.yaml. For PodDisruptionBudget, use Kubernetes 1.21 or newer"
         )
     if "conflict" in text:
         return (
-            "another program has changed these fields. See who: `kubectl get KIND NAME --show-managed-fields -o yaml`. "
-            "If the stack's value is right: `kubectl apply --server-side --force-conflicts -k kubernetes`"
+            "another program has changed these fields. To find it, run `kubectl get KIND NAME --show-managed-fields "
+            "-o yaml`. If the stack's values are right, run `kubectl apply --server-side --force-conflicts -k "
+            "kubernetes`"
         )
     if "immutable" in text or "Forbidden: updates to" in text:
         return "this field can't change: delete the object (`kubectl delete KIND NAME`), and run `stackgen up` again"
-    return "correct stack.yaml, and run `stackgen up` again; objects that were accepted stay"
+    return "correct stack.yaml, and run `stackgen up` again. Accepted objects stay in the cluster"
 
 
 def observe(cluster: Kubectl, plan: Plan) -> tuple[ClusterService, ...]:
@@ -104,7 +105,8 @@ def _fail(what: str, services: list[ClusterService]) -> StartError:
     )
     return StartError(
         f"{what}:{rows}",
-        "`stackgen diagnose` explains the cause. What was applied keeps running; `stackgen down` deletes it",
+        "run `stackgen diagnose`, which explains the cause. Applied objects keep running until `stackgen down` "
+        "deletes them",
     )
 
 

@@ -65,7 +65,8 @@ def read_state(state_dir: Path) -> dict[str, Any]:
     path = state_dir / "state.json"
     recovery = (
         f"if `ps -ef` shows `stackgen.runtimes.process.supervisor {state_dir.resolve()}`, stop that process with "
-        "`kill`: it stops the engines. Then move the file away. For a stack in containers, add --runtime compose"
+        "`kill`, which also stops the engines. Then move the file away. For a stack in containers, add --runtime "
+        "compose"
     )
     text = read_state_file(path, recovery)
     if text is None:

@@ -63,8 +63,9 @@ def make_environment(name: str, version: str, progress: Callable[[str], None], *
             with suppress(MachineError):
                 _run([*pip, *CPU_TORCH], folder, "")
         _run([*pip, f"{name}=={version}"], folder, "check this machine's connection to the package index, and its "
-             "free disk space, and run the command again. On a machine without Internet access, copy the folder from "
-             "one with the same path, system and Python")  # fmt: skip
+                                                   "free disk space, and run the command again. For a machine "
+                                                   "without internet access, copy the folder from a machine with the "
+                                                   "same path, system and Python")  # fmt: skip
         (folder / MARKER).touch()
         return python
     finally:

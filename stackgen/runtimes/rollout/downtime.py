@@ -92,13 +92,15 @@ def _find_gpu_downtime(
             continue
         after = ", ".join(one for one in added if gpus_overlap(reserved_gpus(plan.service(one)), in_use[name]))
         last_start = _last_start(engine_of(name), running[name])
-        yield f"{name} stops before {after} starts on the same GPU: both are down until {after} is ready{last_start}"
+        yield (
+            f"{name} stops before {after} starts on the same GPU, so both are down until {after} is ready{last_start}"
+        )
     for name, stopped_first in order_updates(plan, changed, in_use):
         for other in stopped_first:
             # report each service only once
             if other not in reported:
                 last_start = _last_start(engine_of(other), running[other])
-                yield f"{other} stops before {name} starts on the same GPU: {other} is down meanwhile{last_start}"
+                yield f"{other} stops before {name} starts on the same GPU, so {other} is down until then{last_start}"
 
 
 def _last_start(engine: str, container: Container) -> str:

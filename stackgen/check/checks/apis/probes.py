@@ -43,7 +43,7 @@ def responses(context: Context, model: str) -> Finding:
         response, _ = parse(ResponseBody, reply.json())
         # a server with its own minimum of tokens may have answered the whole question
         if response and response.usage and response.usage.output_tokens == limit and response.status == "completed":
-            detail += f", but calls the answer completed although it ends at the limit of {limit} tokens"
+            detail += f", but reports the answer as completed although it was cut off at the limit of {limit} tokens"
     return state, detail
 
 
@@ -127,7 +127,7 @@ def _stream(context: Context, model: str, changes: Mapping[str, object]) -> tupl
     if transcript.error:
         return transcript, ("fails", f"an error event: {context.session.redact.excerpt(transcript.error, 160)}")
     if cut or not transcript.events:
-        return transcript, ("fails", f"the stream is cut{cut}" if transcript.events else "the stream is empty")
+        return transcript, ("fails", f"the stream is cut off{cut}" if transcript.events else "the stream is empty")
     return transcript, None
 
 

@@ -37,7 +37,7 @@ def _find_problem(transcript: Transcript, cut: str, is_named: bool) -> tuple[str
     if transcript.error:
         return f"there is an error event: {transcript.error}", STREAM_HINT
     if not transcript.done:
-        return f"the call is cut{cut}", STREAM_HINT
+        return f"the call is cut off{cut}", STREAM_HINT
     if not transcript.calls:
         return "there is no tool call", STREAM_HINT
     # a cut-off call is no fault of the server
