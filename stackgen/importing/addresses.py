@@ -17,7 +17,7 @@ __all__ = ["Address", "choose_addresses", "find_address"]
 DEFAULT_PORTS = {"vllm": 8000, "llamacpp": 8080, "fastchat": 8000, "sglang": 30000}
 # what a server listens to if no flag says otherwise
 DEFAULT_HOSTS = {"vllm": "0.0.0.0", "llamacpp": "127.0.0.1", "fastchat": "127.0.0.1", "sglang": "127.0.0.1"}
-INSIDE = "inside its container, the engine listens where stackgen expects it"
+INSIDE = "inside its container, the engine listens on the address that stackgen sets"
 
 
 @dataclass(slots=True)

@@ -206,7 +206,7 @@ def _refuse(
         reason = f"{name} is not an engine of stackgen"
     else:
         what = container.image.text if container.image else " ".join(word.text for word in container.words[:2])
-        reason = f"{container.name or what} serves no model: keep it in a Compose file of its own"
+        reason = f"{container.name or what} serves no model: keep this service in its own Compose file"
     items = [*container.items(), *(word.item for word in (program.words if program else ()))]
     for item in items:
         # some words were already explained, such as `docker run`

@@ -161,7 +161,7 @@ def _read_project(reader: ComposeReader, seen: set[Path]) -> Iterator[Container]
         reader.word(f"{prefix}name", sections["name"]).item.build_in("the project has the name of the including file")
     for key, value in sections.items():
         if str(key).startswith("x-"):
-            reader.walk(f"{prefix}{key}", value, "it has an effect where its anchor is used")
+            reader.walk(f"{prefix}{key}", value, "this block takes effect where its anchor is used")
     for inner in list(_read_includes(reader, sections.get("include"), seen)):
         yield from _read_project(inner, seen)
         for key in ("volumes", "networks"):

@@ -27,7 +27,9 @@ def find_shape_mistakes(service: dict[str, Any], path: str) -> Iterator[Mistake]
         value = _look_up(service, place)
         if value is not None and not isinstance(value, TYPES[shape]):
             yield Mistake(
-                f"{path}.{place}", f"must be {shape}", hint="indent the lines below it as Compose's documentation does"
+                f"{path}.{place}",
+                f"must be {shape}",
+                hint=("indent the lines below this key as in Compose's documentation"),
             )
     for name in COMMANDS:
         value = service.get(name)

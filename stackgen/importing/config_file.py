@@ -57,6 +57,6 @@ def _flag(place: str, key: str, value: Any, ledger: Ledger) -> list[Word]:
         return [ledger.word(place, f"{key}: {text}", name)]
     if text.lower() in ("false", "no", "off"):
         word = ledger.word(place, f"{key}: {text}", name)
-        word.item.build_in("without the flag, vLLM does not do it")
+        word.item.build_in("this is vLLM's default")
         return []
     return [ledger.word(place, f"{key}: {text}", f"{name}={text}")]

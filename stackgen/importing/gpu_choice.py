@@ -37,9 +37,8 @@ def choose_gpus(container: Container, draft: Draft, ledger: Ledger) -> str:
     # llama.cpp and FastChat's --device name no GPU: only what the source reserves says that there is one
     asks = bool(items or flags) or draft.engine in ("vllm", "sglang") or int(draft.fields.get("gpu_layers", 0)) > 0
     if draft.engine == "llamacpp" and not asks and container.is_bare:
-        ledger.warn(container.place, "no option names a GPU, so the stack uses the CPU. llama-server uses GPUs if "
-            "it was "
-                    "built for them: then set `gpus`")  # fmt: skip
+        ledger.warn(container.place, "no option names a GPU, so the stack uses the CPU. If this llama-server was "
+                                     "built for GPUs, set `gpus`")  # fmt: skip
     if hidden or not asks:
         return _without(draft, items, flags, "no GPU is visible to the engine")
     ids, everything = _visible(container.gpus, variables)

@@ -12,7 +12,7 @@ __all__ = ["MIN_KEY", "TOKEN_FILE", "take_api_keys", "take_hub_token"]
 MIN_KEY = 16
 TOKEN_FILE = "hf-token.key"  # noqa: S105
 WEAK = (
-    "this key is short enough to guess, so stackgen generates one. To keep it, write it into .env as "
+    "this key is short enough to guess, so stackgen generates one. To keep your key, write it into .env as "
     f"{API_KEY} before the start"
 )
 

@@ -140,7 +140,7 @@ def _set_repository(flag: Flag, file: Flag | None, draft: Draft) -> None:
 
 def _set_layers(flag: Flag, draft: Draft) -> None:
     if flag.text in ("auto", "all", "-1"):
-        flag.build_in("with a GPU, all layers are on it")
+        flag.build_in("with a GPU, all layers are on the GPU")
         return
     take(flag, draft, "gpu_layers", int)
     # 99, 999: more layers than any model has

@@ -119,7 +119,7 @@ def _read(
             container.environment = {name: _value(word) for name, word in given.items()} | container.environment
         for name, word in environment.items():
             if name not in given or not bare:
-                word.item.build_in("a variable of the unit, in effect where it is used")
+                word.item.build_in("a variable of the unit, which takes effect where it is used")
         name = Path(source).stem if source.endswith(".service") else ""
         return "systemd unit", containers, name.rstrip("@"), {}, folder
     if is_dockerfile(text):

@@ -106,7 +106,7 @@ def _add(flag: Flag, draft: Draft, ledger: Ledger) -> None:
             (one for one in flag.names if one.startswith("--") and one.startswith("--no-") == (value == "false")), ""
         )
         if not name and value == "false":
-            flag.build_in("without the flag, vLLM does not do it")
+            flag.build_in("this is vLLM's default")
             return
         draft.fields.setdefault("extra_args", []).append(name or flag.names[0])
         flag.carry("extra_args", draft, f"written as {name or flag.names[0]}: the flag has no value any more")
@@ -121,9 +121,9 @@ def _add(flag: Flag, draft: Draft, ledger: Ledger) -> None:
         return
     for name in MORE_REPOSITORIES:
         if _is(flag, name) and "/" in flag.text and not is_local(flag.text):
-            ledger.warn(flag.word.item.place, f"{name} names another repository, which the download service does "
-                "not fetch: "
-                        "put it into the storage before the start, for example with `hf download`")  # fmt: skip
+            ledger.warn(flag.word.item.place, f"{name} names another repository, which the download service does not "
+                                              "fetch: download this repository into the storage before the start, "
+                                              "for example with `hf download`")  # fmt: skip
     if (_is(flag, "--nnodes") and flag.text not in ("", "1")) or _is(flag, "--data-parallel-address"):
         ledger.warn(
             flag.word.item.place,

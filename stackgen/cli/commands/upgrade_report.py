@@ -149,7 +149,7 @@ def _change_lines(report: dict[str, Any]) -> Iterator[str]:
     weights = report["weights"]
     if weights["architecture"]:
         formats = f" and {', '.join(weights['formats'])}" if weights["formats"] else ""
-        yield f"  weights: {weights['architecture']}{formats}, compared with what the new version loads"
+        yield f"  weights: checked {weights['architecture']}{formats} against the new version"
     else:
         gone = ", ".join(weights["gone"]) or "nothing"
         yield "  weights: not compared, because the model could not be read on this machine"

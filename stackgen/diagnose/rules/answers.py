@@ -41,7 +41,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from vLLM (entrypoints/openai/tool_parsers), and are quoted in vllm-project/vllm "
         "issue 26561 (2025-10) and QwenLM/Qwen3-Coder issue 537 (2025-10).",
         explain="Each model family writes tool calls in its own format: Hermes and Qwen 2.5 as JSON, Qwen3-Coder as "
-        "XML. vLLM answers with status 200 also if its parser fails.",
+        "XML. vLLM answers with HTTP 200 even if its parser fails.",
         patterns=compile_patterns(NOT_READ),
         variants=(
             Variant(
@@ -65,8 +65,9 @@ RULES: tuple[Rule, ...] = (
         source="The texts come from Python (json/decoder.py) and llama.cpp (common/chat.cpp), and are quoted in "
         "vllm-project/vllm issues 43995 (2026-05) and 47761 (2026-07), and in NousResearch/hermes-agent issue 12643 "
         "(2026-04).",
-        explain="vLLM and llama.cpp parse the tool calls of earlier turns for the chat template. A model whose answer "
-        "was cut by max_tokens wrote half a JSON text, and every later request of this conversation repeats it.",
+        explain="vLLM and llama.cpp parse the tool calls of earlier turns for the chat template. If max_tokens cut "
+        "off an answer in the middle of a tool call, the JSON is incomplete. Every later request of the conversation "
+        "repeats this incomplete JSON.",
         patterns=compile_patterns(
             rf"\b400\b.{{0,60}}?['\"]message['\"]: ?['\"](?P<problem>{BROKEN}[^'\"]{{0,80}})",
             rf"['\"]message['\"]: ?\"(?P<problem>{BROKEN}[^\"]{{0,80}})\", ?['\"]type['\"]: ?\"BadRequestError\"",

@@ -120,8 +120,8 @@ RULES: tuple[Rule, ...] = (
         "message. If you need both, look in the release notes of newer versions, and set `image` to such a version",
         source="The words are those of vLLM and llama.cpp; vllm-project/vllm issue 42005 (2026-05) and "
         "ggml-org/llama.cpp issue 23567 (2026-05) quote two.",
-        explain="The model's files, the GPU's memory and the driver are not involved. Engines often support a "
-        "combination some versions later.",
+        explain="The model's files, the GPU's memory and the driver are not the cause. Engines often support a "
+        "combination a few versions later.",
         find=_find_combination,
         fallback=True,
         variants=(WITHOUT_SETTINGS, OF_A_REQUEST),
@@ -134,8 +134,8 @@ RULES: tuple[Rule, ...] = (
         page_fix="change the setting as the message advises. `stackgen diagnose` repeats the advice and names the "
         "field of stack.yaml for each setting in the message",
         source="The words are those of vLLM, torch and llama.cpp.",
-        explain="Only messages that name a setting of the engine are read this way, and none that advises to install, "
-        "delete or download something.",
+        explain="stackgen repeats advice only from messages that name a setting of the engine, and never advice to "
+        "install, delete or download something.",
         find=_find_remedy,
         fallback=True,
     ),

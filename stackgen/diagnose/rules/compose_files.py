@@ -81,8 +81,8 @@ RULES: tuple[Rule, ...] = (
         fix="set the variable in .env, or give it a default in the Compose file (`${VARIABLE:-./folder}`)",
         source="The message comes from compose-go 2.13 (format/volume.go), and is quoted in av/harbor commit "
         "d9948ebb (2026-04). The failure was not reproduced.",
-        explain="Compose replaces a variable without a value by nothing. The host's path in `${FOLDER}:/data` is then "
-        "empty.",
+        explain="Compose replaces a variable without a value with nothing. In `${FOLDER}:/data`, the path on the "
+        "host is then empty.",
         patterns=compile_patterns(r"invalid spec: (?P<mount>\S*): empty section between colons"),
         inputs=("log", "compose"),
     ),
@@ -122,9 +122,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Compose 5 (pkg/compose/convergence.go), and is quoted in "
         "raffomania/ties issue 290 "
         "(2026-04). The failure was not reproduced.",
-        explain="Compose can wait for a health check only if there is one. The health check of an image "
-        "disappears when a "
-        "new version of the image no longer has it.",
+        explain="Compose can wait for a health check only if there is one. If a new version of an image no longer "
+        "contains a health check, the wait fails.",
         patterns=compile_patterns(r"container (?P<container>\S+) has no healthcheck configured"),
         inputs=("log", "compose"),
     ),

@@ -35,8 +35,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from torch (csrc/distributed/c10d/ProcessGroupGloo.cpp), and are quoted in "
         "vllm-project/vllm issue 6329 (2024-07), sgl-project/sglang issue 3226 (2025-02) and aws-samples/aws-do-eks "
         "pull request 50 (2026-08).",
-        explain="On one machine, the warning `Unable to resolve hostname to a (local) address` alone is harmless. "
-        "Memory, /dev/shm and the settings of peer-to-peer transfers are not involved.",
+        explain="On a single machine, the warning `Unable to resolve hostname to a (local) address` is harmless by "
+        "itself. Memory, /dev/shm and the settings of peer-to-peer transfers are not the cause.",
         patterns=FAILED,
         variants=(
             Variant(

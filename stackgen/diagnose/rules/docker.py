@@ -211,8 +211,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "render` again",
         source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
         "failure was reproduced, but not with crun.",
-        explain="The container ends with code 127. The command in compose.yaml starts a program that this image does "
-        "not contain. Maybe `image:` is set to an image of another engine.",
+        explain="The container ends with code 127, because the command in compose.yaml starts a program that this "
+        "image does not contain. Often, `image:` is set to an image of another engine.",
         patterns=compile_patterns(
             # the hooks of the container toolkit run on the host: SG-G001
             r"executable file `(?P<program>[^`]+)` not found",

@@ -57,8 +57,8 @@ RULES: tuple[Rule, ...] = (
         "number 0; otherwise try another version of vLLM",
         source="The message comes from vLLM (platforms/interface.py, device_id_to_physical_device_id), and is quoted "
         "in vllm-project/vllm issues 13815 (2025-02), 20939 (2025-07) and 41848 (2026-05).",
-        explain="CUDA itself accepts the ids of GPUs and of MIG slices. On some ways the same error is reported as "
-        "`Model architectures failed to be inspected`. The model, the GPU and MIG are not the reason.",
+        explain="CUDA itself accepts the ids of GPUs and of MIG slices. Sometimes vLLM reports this error as `Model "
+        "architectures failed to be inspected`. The model, the GPU and MIG are not the cause.",
         patterns=compile_patterns(r"invalid literal for int\(\) with base 10: '(?P<id>(?:MIG|GPU)-[\w/-]+)"),
     ),
     Rule(
@@ -87,8 +87,8 @@ RULES: tuple[Rule, ...] = (
         "affect this error",
         source="The messages come from Python, and are quoted in vllm-project/vllm issues 18302 (2025-05), 25826 "
         "(2025-09) and 50064 (2026-07).",
-        explain="The rule counts only if no other rule knows the message, and if the traceback is that of the engine. "
-        "The model's files are not damaged.",
+        explain="stackgen reports this cause only if no other rule matches the message, and if the traceback ends in "
+        "the engine. The model's files are not damaged.",
         find=_find_own_error,
         fallback=True,
         names_settings=True,

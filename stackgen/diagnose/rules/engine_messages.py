@@ -161,10 +161,10 @@ RULES: tuple[Rule, ...] = (
         source="scripts/read_messages.py reads the messages from the source of vLLM 0.16 to 0.33, SGLang 0.5.9 to "
         "0.5.23, FastChat 0.2.36, builds 9453 to 11434 of llama.cpp, Transformers 4.57 to 5.24, torch 2.10 and 2.14, "
         "and their libraries.",
-        explain="No rule knows this failure, but the program's own source has the message. stackgen repeats "
-        "the message, "
-        "names the code that raises it, and the settings of the stack that this code tests or that the message is "
-        "about. The cause is not a guess, but the step is as general as the message.",
+        explain="No rule matches this failure, but the message is in the program's source. stackgen repeats the "
+        "message, and names the code that raises it. It also names the settings of the stack that this code tests, "
+        "or that the message is about. The cause is not a guess, but the next step is only as specific as the "
+        "message.",
         find=_find_engine_message,
         fallback=True,
     ),

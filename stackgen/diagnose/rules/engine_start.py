@@ -45,8 +45,8 @@ RULES: tuple[Rule, ...] = (
         "quotes; in a shell, quote the value in the same way",
         source="The message comes from argparse with the type json.loads in vLLM (engine/arg_utils.py), and is quoted "
         "in wtdcode/vllm-backport issue 16 (2026-08). The failure was not reproduced.",
-        explain="YAML reads an unquoted {…} as a map, and shells remove double quotes. The message does not mean that "
-        "the image lacks a feature.",
+        explain="YAML reads an unquoted {…} as a mapping, and shells remove double quotes. The message does not mean "
+        "that the image lacks a feature.",
         patterns=compile_patterns(
             r"error: argument (?P<flag>--[\w.-]+)(?:/\S+)?: Value (?P<value>.+) cannot be converted to <function loads",
             r"error: argument (?P<flag>--[\w.-]+)(?:/\S+)?: invalid (?:json\.)?loads value: (?P<value>.+)",
@@ -82,8 +82,9 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from vLLM (v1/worker/gpu_model_runner.py), and is quoted in vllm-project/recipes "
         "pull "
         "request 551 (2026-06). The failure was not reproduced.",
-        explain="Models with Mamba layers keep one block of state for each running request. max_num_seqs is the batch "
-        "size, and is 1024 by default on large GPUs. A shorter max_model_len does not help.",
+        explain="Models with Mamba layers keep one block of state for each running request. max_num_seqs is the "
+        "maximum number of running requests, and is 1024 by default on large GPUs. A shorter max_model_len does not "
+        "help.",
         patterns=compile_patterns(
             r"max_num_seqs \((?P<seqs>\d+)\) exceeds available Mamba cache blocks \((?P<blocks>\d+)\)"
         ),
@@ -97,7 +98,7 @@ RULES: tuple[Rule, ...] = (
         fix="in extra_env, remove VLLM_MARLIN_INPUT_DTYPE and other settings for the data type of activations",
         source="The message comes from vLLM (quantization/utils/marlin_utils_fp4.py), and is quoted in "
         "noonghunna/club-3090 issue 609 (2026-07). The failure was not reproduced.",
-        explain="Neither the image nor the model is broken: without the setting, the same weights work.",
+        explain="Neither the image nor the model is damaged. Without the setting, the same weights work.",
         patterns=compile_patterns(r"(?P<problem>NVFP4 weight \+ \S+ activation is not supported)"),
     ),
     Rule(
@@ -111,10 +112,10 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from openai_harmony, and is quoted in vllm-project/vllm issue 22525 (2025-08) and "
         "openai/harmony issues 95 and 101 (2026). A missing and a damaged file were reproduced with openai-harmony "
         "0.0.8.",
-        explain="openai-harmony reads o200k_base.tiktoken from the folder in TIKTOKEN_ENCODINGS_BASE, and accepts only "
-        "the file with the right checksum. Without the variable, it downloads the file at each start of a new "
-        "container. stackgen sets the variable for models whose name contains gpt-oss, or that have the parser openai "
-        "or openai_gptoss.",
+        explain="openai-harmony reads o200k_base.tiktoken from the folder in TIKTOKEN_ENCODINGS_BASE, and accepts "
+        "only a file with the right checksum. Without the variable, it downloads the file at each start of a new "
+        "container. stackgen sets the variable for models whose name contains gpt-oss, and for models with the "
+        "parser openai or openai_gptoss.",
         patterns=compile_patterns(r"error downloading or loading vocab file", r"invalid tiktoken vocab file"),
     ),
     Rule(
@@ -160,7 +161,8 @@ RULES: tuple[Rule, ...] = (
         fix='lower max_model_len or gpu_layers, or use a smaller batch (set extra_args to [--ubatch-size, "256"])',
         source="The message comes from build 11434 of llama-server (src/llama-context.cpp), and is quoted in "
         "ggml-org/llama.cpp pull request 16748 (2025-10). The failure was not reproduced.",
-        explain="The size of these buffers depends on --ubatch-size and on the context. Images need more.",
+        explain="The size of these buffers depends on --ubatch-size and on the context. Models for images need "
+        "larger buffers.",
         patterns=compile_patterns(r"failed to allocate compute (?:pp |tg )?buffers"),
         consequence_of=("SG-A010", "SG-A030"),
         shows_gpus=True,
@@ -175,8 +177,9 @@ RULES: tuple[Rule, ...] = (
         "limit: one with newer llama.cpp and Mesa, or one for ROCm or CUDA",
         source="The message comes from llama.cpp (ggml/src/ggml-vulkan/ggml-vulkan.cpp, ggml_vk_create_buffer), and is "
         "quoted in ggml-org/llama.cpp issues 15009 (2025-08) and 12817 (2025-04). The failure was not reproduced.",
-        explain="Many drivers allow 4 GiB for one buffer (maxMemoryAllocationSize, maxBufferSize in `vulkaninfo`), "
-        "whatever memory the GPU has. Fewer layers on the GPU do not change the buffer of a batch.",
+        explain="Many drivers allow at most 4 GiB for one buffer (maxMemoryAllocationSize and maxBufferSize in "
+        "`vulkaninfo`), regardless of the GPU's memory. Fewer layers on the GPU do not make the buffer of a batch "
+        "smaller.",
         find=_find_large_buffer,
     ),
 )

@@ -79,9 +79,9 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Python's getpass.py and pwd, and is quoted in vllm-project/vllm issue 44548 "
         "(2026-06) and pytorch/pytorch issue 140765. Pull requests 46734 of vllm-project/vllm and 974 of "
         "h2oai/h2o-llmstudio describe the variables. The failure was not reproduced.",
-        explain="OpenShift, `--user` and `user:` run containers under ids of their own. Python looks at LOGNAME and "
-        "USER first, and asks the file only without them. The model is not involved, whichever module the traceback "
-        "names.",
+        explain="OpenShift, `--user` and `user:` run containers under a user id of their own. Python reads the name "
+        "from LOGNAME and USER, and reads /etc/passwd only if both are unset. The model is not the cause, even if "
+        "the traceback names one of its modules.",
         patterns=compile_patterns(
             r"getpwuid\(\): uid not found: (?P<uid>\d+)", r"cannot find name for user ID (?P<uid>\d+)"
         ),
@@ -117,9 +117,9 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from UCX (src/ucs/arch/x86_64/cpu.c), glibc (sysdeps/x86/cpu-features.c), NumPy 2 "
         "(npy_cpu_features.c) and llamafile, and are quoted in vllm-project/vllm issue 52885 (2026-08) and "
         "mozilla-ai/llamafile issue 488. The failure was not reproduced.",
-        explain="A program that loads such a library ends at once, with an error message or with exit code 132 or 139. "
-        "vLLM loads UCX when it imports NIXL, also if no setting uses NIXL. Virtual machines show a CPU model that "
-        "their host chooses, for example x86-64-v2-AES, which has no AVX.",
+        explain="A program that loads such a library ends at once, with an error message or with exit code 132 or "
+        "139. vLLM loads UCX when it imports NIXL, even if no setting uses NIXL. In a virtual machine, the CPU model "
+        "is chosen by the host. For example, the model x86-64-v2-AES has no AVX.",
         patterns=INSTRUCTIONS,
         inputs=EVERYWHERE,
         variants=(
@@ -151,8 +151,8 @@ RULES: tuple[Rule, ...] = (
         "vllm/vllm-openai "
         "is `vllm serve`, and was `python3 -m vllm.entrypoints.openai.api_server` in older versions "
         "(docker/Dockerfile). The failure was not reproduced.",
-        explain="Docker appends the command to the ENTRYPOINT. The words that are left over are no flags, so no flag "
-        "is unknown and none was removed.",
+        explain="Docker appends the command to the ENTRYPOINT. The extra arguments are not flags, so the error does "
+        "not mean that a flag is unknown or was removed.",
         find=_find_repeated_program,
         inputs=EVERYWHERE,
         variants=(
@@ -181,7 +181,7 @@ RULES: tuple[Rule, ...] = (
         "issues 2752 and 2870 (2026-04), llm-d/llm-d-kv-cache issue 445 (2026-03) and mudler/LocalAI issue 11370 "
         "(2026-08). The failure was not reproduced.",
         explain="`cat /etc/os-release` in the container names the distribution. Some packages only log the failed "
-        "import, and a later ImportError follows from it.",
+        "import, which leads to an ImportError later.",
         find=_find_old_library,
     ),
     Rule(
@@ -194,8 +194,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from llama.cpp (common/http.h and common/download.cpp; with CURL in older versions), "
         "and are quoted in lemonade-sdk/llamacpp-rocm issue 62 (2026-02) and ggml-org/llama.cpp issue 24421 (2026-06). "
         "The failure was not reproduced.",
-        explain="llama-server downloads by itself with -hf, --hf-repo or --model-url. Such builds ask the Hub even if "
-        "the file is in the cache. stackgen's own stacks download in a service of their own.",
+        explain="llama-server itself downloads a model with -hf, --hf-repo or --model-url. Such builds contact the "
+        "Hub even if the file is in the cache. In stackgen's stacks, a separate service downloads the models.",
         patterns=compile_patterns(
             r"HTTPS is not supported\. Please rebuild",
             r"built without (?:CURL|SSL|OpenSSL|TLS)\b.{0,20}cannot download",

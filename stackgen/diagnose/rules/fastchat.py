@@ -112,8 +112,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Gradio 4 (blocks.py, launch), and is quoted for FastChat in "
         "Sage-Bionetworks/sage-monorepo pull request 3297 (2025-07). Plachtaa/seed-vc issue 154 and gradio-app/gradio "
         "issue 10662 confirm the versions. The failure was not reproduced.",
-        explain="FastChat's own web servers use Gradio, and their packages are not pinned. stackgen's chat page is "
-        "another program.",
+        explain="FastChat's own web servers use Gradio, and FastChat does not pin the versions of its packages. "
+        "stackgen's chat page is a different program.",
         patterns=compile_patterns(r"When localhost is not accessible, a shareable link must be created"),
     ),
     Rule(
@@ -124,8 +124,8 @@ RULES: tuple[Rule, ...] = (
         fix="remove API_KEYS from the environment; stackgen passes the key in STACKGEN_API_KEY instead",
         source="The messages come from FastChat 0.2.36 (serve/openai_api_server.py, pydantic settings) and from "
         "stackgen's launch.py. The failure was reproduced.",
-        explain="FastChat has one setting for the variable API_KEYS and the flag `--api-keys`, and only the flag "
-        "works. stackgen's launcher refuses to start if API_KEYS is set.",
+        explain="FastChat has one setting for both the variable API_KEYS and the flag `--api-keys`, but only the "
+        "flag works. stackgen's launcher refuses to start if API_KEYS is set.",
         patterns=compile_patterns(
             r"the variable API_KEYS is set",
             # `env var` is pydantic 1, `value for field` is pydantic-settings 2
@@ -197,8 +197,8 @@ RULES: tuple[Rule, ...] = (
         fix="run `docker compose restart {service}`; to prevent this failure, serve the model from a stack that "
         "stackgen rendered, because stackgen's launcher prevents it",
         source="The heartbeat lines come from FastChat 0.2.36 (serve/model_worker.py). The failure was reproduced.",
-        explain="In plain FastChat, the worker can count a request that failed as running forever. When all places of "
-        "its concurrency limit are lost, every request hangs. `/v1/models` and heartbeats still work, so only a probe "
+        explain="In plain FastChat, the worker can count a failed request as running forever. When all places of its "
+        "concurrency limit are lost, every request hangs. `/v1/models` and heartbeats still work, so only a probe "
         "that generates text detects this failure. stackgen's launcher prevents this failure, and stackgen's health "
         "check detects it.",
         find=_find_stuck_worker,

@@ -150,9 +150,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages are errno 5 (EIO) and 116 (ESTALE) of Linux, as Python and Rust print them. They are "
         "quoted in JustVugg/colibri issue 191 (2026-08), vllm-project/vllm-ascend issue 6815 (2026-02) and "
         "modelscope/ms-swift issue 6695. The failure was not reproduced.",
-        explain="Neither the engine nor its settings cause these errors. A file on a server that replaced or moved "
-        "it has "
-        "a stale handle until it is opened again.",
+        explain="Neither the engine nor its settings cause these errors. If a file was replaced or moved on its "
+        "server, its handle stays stale until the file is opened again.",
         patterns=compile_patterns(
             r"\[Errno 5\] (?P<problem>Input/output error: '[^']+')", r"(?P<problem>Input/output error) \(os error 5\)"
         ),

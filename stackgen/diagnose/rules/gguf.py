@@ -102,7 +102,7 @@ RULES: tuple[Rule, ...] = (
         fix="set `file:` to the part whose name ends with -00001-of-N.gguf, and keep all parts in one folder",
         source="The messages come from build 11434 of llama-server (src/llama-model-loader.cpp), and are quoted in "
         "lemonade-sdk/lemonade issue 499 (2025-10) and ggml-org/llama.cpp issue 9613. The failure was not reproduced.",
-        explain="The first part contains the number of the parts. llama.cpp opens the others by their names.",
+        explain="The first part contains the number of parts. llama.cpp finds the other parts by their names.",
         patterns=compile_patterns(r"(?P<problem>illegal split file idx: \d+)"),
         variants=(
             Variant(
@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
         "extra_args]]",
         source="The messages come from build 11434 of llama-server (common/speculative.cpp), and are quoted in "
         "LostRuins/koboldcpp issue 2325. The failure was not reproduced.",
-        explain="The model checks the tokens that the draft model proposes, so both need the same tokens.",
+        explain="The model checks the tokens that the draft model proposes, so both models need the same vocabulary.",
         patterns=compile_patterns(
             r"draft model (?:vocab(?: type)?|[be]os tokens) must (?:closely )?match target model",
             r"the target and draft vocabs are not compatible",

@@ -63,8 +63,8 @@ RULES: tuple[Rule, ...] = (
         "nvidia-container-runtime.mode=auto`",
         source="The message comes from the NVIDIA container toolkit (cmd/nvidia-container-runtime-hook/hook_config.go, "
         "assertModeIsLegacy), and is quoted in dstackai/dstack issue 2306 (2025-02). The failure was not reproduced.",
-        explain="The mode is in /etc/nvidia-container-runtime/config.toml. The toolkit is installed and the driver is "
-        "not the reason: the hook stops before it looks at the GPUs.",
+        explain="The mode is set in /etc/nvidia-container-runtime/config.toml. The toolkit is installed, and the "
+        "driver is not the cause, because the hook stops before it looks for GPUs.",
         patterns=compile_patterns(
             r"(?:Using requested mode |Auto-detected mode as )'(?P<mode>\w+)'.{0,60}?invoking the NVIDIA Container "
             r"Runtime Hook directly",
@@ -92,8 +92,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from crun 1.29 (src/libcrun/linux.c), runc 1.5 (libcontainer/rootfs_linux.go) and "
         "container-device-interface (pkg/cdi/container-edits_unix.go). containers/ramalama issue 899 (2025-02) and "
         "NVIDIA/nvidia-container-toolkit issue 885 quote them. The failure was not reproduced.",
-        explain="A CDI file lists the driver's files with their version. After an update of the driver, the list is "
-        "outdated until the CDI file is generated again. Newer toolkits do this with the service nvidia-cdi-refresh.",
+        explain="A CDI file lists the files of one version of the driver. After an update of the driver, the CDI "
+        "file must be generated again. Newer toolkits do this with the service nvidia-cdi-refresh.",
         patterns=compile_patterns(
             r"cannot stat `(?P<path>\S*(?:nvidia|cuda|libEGL|libGL|vulkan)\S*)`: No such file",
             r"error mounting \"(?P<path>/\S*(?:nvidia|cuda)\S*\.so\.[\d.]+)\" to rootfs.*no such file",
@@ -121,7 +121,7 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from Podman 5 (pkg/specgen/generate/config_linux.go), and is quoted in "
         "NVIDIA/nvidia-container-toolkit issue "
         "1940 (2026-07): Podman 4.9 can't read CDI 0.7, which toolkit 1.19.1 writes. The failure was not reproduced.",
-        explain="Podman ignores CDI files that it can't read, without a message. `podman --version` shows the version.",
+        explain="Podman silently ignores CDI files that it can't read. `podman --version` shows the version of Podman.",
         patterns=UNRESOLVABLE,
         inputs=EVERYWHERE,
         variants=(
@@ -169,8 +169,8 @@ RULES: tuple[Rule, ...] = (
         "denied; with SELinux, the device files need the type container_file_t",
         source="The message comes from NVML, and is quoted in mudler/LocalAI issue 7412 (2025-12) and "
         "redhat-et/triton-dev-containers issue 61 (2025-03). The failure was not reproduced.",
-        explain="The driver works, and the image may be right: later messages about a missing GPU are consequences. "
-        "`ls -lZ /dev/nvidia*` shows owner, mode and SELinux type of the device files.",
+        explain="The driver works, and the image may be right, because later messages about a missing GPU are "
+        "consequences. `ls -lZ /dev/nvidia*` shows the owner, mode and SELinux type of the device files.",
         patterns=compile_patterns(
             r"Failed to initialize NVML: Insufficient Permissions", r"NVMLError_NoPermission|nvml error: insufficient"
         ),
@@ -190,7 +190,7 @@ RULES: tuple[Rule, ...] = (
         "(2026-01) and hiyouga/LlamaFactory "
         "issue 8968 name the fix. The failure was not reproduced.",
         explain="HGX and DGX machines connect their GPUs through NVSwitch, which the fabric manager configures. "
-        "`nvidia-smi` works without it. No setting of the stack helps.",
+        "`nvidia-smi` works even without the fabric manager. No setting of the stack helps.",
         patterns=compile_patterns(
             r"(?:Error 802|CUDA error|failed to initialize CUDA): system not yet initialized",
             # the second text is the one of NVIDIA's own images
@@ -210,7 +210,7 @@ RULES: tuple[Rule, ...] = (
         "newer toolkits do not change eBPF programs, and in NVIDIA/libnvidia-container issue 154. The failure was not "
         "reproduced.",
         explain="In legacy mode, the toolkit adds the GPU to the device rules of the container's cgroup, which needs "
-        "root. With CDI, the container engine does this itself.",
+        "root. With CDI, the container engine adds the GPU itself.",
         patterns=compile_patterns(
             r"nvidia-container-cli: mount error: .*bpf_prog_query\(BPF_CGROUP_DEVICE\) failed: operation not permitted",
             r"nvidia-container-cli: mount error: .*/sys/fs/cgroup/\S*: permission denied",
@@ -228,8 +228,9 @@ RULES: tuple[Rule, ...] = (
         "4043 "
         "and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in hydrian/stable-diffusion-webui-"
         "rocm issue 17 and ROCm/container-toolkit issue 86 (2026-01). The failure was not reproduced.",
-        explain="/dev/kfd belongs to the group `render` on most distributions. A group in the container can have the "
-        "same name and another number. A rootless container engine maps numbers, so that the host's group is lost.",
+        explain="On most distributions, /dev/kfd belongs to the group `render`. In the container, this group may "
+        "have another number. A rootless container engine maps group numbers, so the container does not get the "
+        "host's group.",
         patterns=compile_patterns(rf"{KFD}(?P<problem>[^\n.]+)"),
         inputs=EVERYWHERE,
         variants=(
@@ -269,7 +270,8 @@ RULES: tuple[Rule, ...] = (
         "faster transfers; if one CPU core is busy, wait for the compilation to finish",
         source="The message comes from vLLM (distributed/device_communicators/shm_broadcast.py), and is quoted in "
         "vllm-project/vllm issue 33041 (2026-01). The failure was not reproduced.",
-        explain="The message is about waiting, not about the size of /dev/shm, so shm_size does not help.",
+        explain="The message means that processes wait. It does not mean that /dev/shm is too small, so shm_size "
+        "does not help.",
         find=_find_hang,
         engines=("vllm",),
         fallback=True,

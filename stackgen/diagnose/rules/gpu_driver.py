@@ -87,9 +87,9 @@ RULES: tuple[Rule, ...] = (
         "kernel module with dkms",
         source="The output of nvidia-smi is quoted in issues 251 and 580 of NVIDIA/nvidia-container-toolkit, and the "
         "messages of nvidia-container-cli in NVIDIA/k8s-device-plugin issue 1431. The failure was not reproduced.",
-        explain="`Driver/library version mismatch` means that the driver was updated while the old driver was loaded: "
-        "the new libraries do not match the loaded kernel module. `couldn't communicate` means that the driver's "
-        "kernel module is not loaded.",
+        explain="`Driver/library version mismatch` means that the driver was updated while the old kernel module was "
+        "loaded, so the new libraries don't match it. `couldn't communicate` means that the driver's kernel module "
+        "is not loaded.",
         # the container toolkit prints this line; `find` reads what nvidia-smi prints on the host
         patterns=compile_patterns(
             r"nvidia-container-cli: initialization error: (?P<said>nvml error: driver/library version mismatch)"
@@ -125,7 +125,7 @@ RULES: tuple[Rule, ...] = (
         source="The number of errors comes from `nvidia-smi --query-gpu=ecc.errors.uncorrected.volatile.total` (NVML, "
         "nvmlDeviceGetTotalEccErrors in pynvml.py). The meaning of the Xids comes from NVIDIA's catalogue of Xids. The "
         "failure was not reproduced.",
-        explain="Xids 48, 63, 64, 94 and 95 in the kernel log report memory errors. The driver ends a program that "
+        explain="Xid 48, 63, 64, 94 and 95 in the kernel log report memory errors. The driver ends a program that "
         "hits a memory error. The program then prints only `unspecified launch failure` or `uncorrectable ECC error "
         "encountered`, without the reason.",
         # a fallback: the count starts at boot, so the errors may be older than this failure

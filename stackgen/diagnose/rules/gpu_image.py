@@ -224,9 +224,8 @@ RULES: tuple[Rule, ...] = (
         "in the kernel log (`dmesg`)",
         source="The messages come from ROCm's ROCR runtime (core/runtime/runtime.cpp), and are quoted in "
         "ROCm/legacy-rocm-build issue 6182 (2026-06). The failure was not reproduced.",
-        explain="`Memory in use` is the runtime's reason for its error. It does not mean that the GPU's memory is "
-        "full, "
-        "or that another program uses the GPU.",
+        explain="In this message, `Memory in use` does not mean that the GPU's memory is full, or that another "
+        "program uses the GPU.",
         patterns=compile_patterns(
             r"(?P<problem>Memory critical error by agent.*?Reason: [^.]+)",
             r"(?P<problem>Memory access fault by GPU.*?Reason: [^.]+)",

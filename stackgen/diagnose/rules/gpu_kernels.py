@@ -155,8 +155,8 @@ RULES: tuple[Rule, ...] = (
         "engine for this GPU",
         source="vllm-project/vllm issues 47436 (2026-07, DeepGEMM) and 51964 (2026-08, AITER) quote such messages. The "
         "variables are those of vLLM 0.27 (envs.py).",
-        explain="One library in the image lacks the kernel. The driver, the GPU's memory and the model's files are "
-        "fine, and most engines have another kernel for the same work.",
+        explain="Only one library in the image lacks the kernel. The driver, the GPU's memory and the model's files "
+        "are not the cause. Most engines have another kernel that does the same work.",
         find=_find_missing_kernel,
         shows_gpus=True,
         fallback=True,
@@ -172,7 +172,8 @@ RULES: tuple[Rule, ...] = (
         "another backend of the image, or another version of the kernel or driver",
         source="The messages are those of Vulkan (VK_ERROR_DEVICE_LOST) and Mesa's radv, quoted in ggml-org/llama.cpp "
         "issue 25664 (2026-07). The failure was not reproduced.",
-        explain="The model's files are fine, and the memory was not full: a full memory has its own error.",
+        explain="The model's files are not the cause. The memory was not full either, because a full memory has "
+        "another error message.",
         patterns=compile_patterns(
             r"(?P<problem>ErrorDeviceLost|VK_ERROR_DEVICE_LOST|vk::DeviceLostError)",
             r"(?P<problem>The CS has been cancelled because the context is lost)",
@@ -187,8 +188,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from NCCL 2.27 (include/checks.h), and is quoted in NVIDIA/nccl issues 2101 "
         "(2026-04) and 2418 (2026-09), vllm-project/vllm issue 19890 (2025-06) and pytorch/pytorch issues 152780 and "
         "152302 (2025-05). The failure was not reproduced.",
-        explain="The exception that follows (`unhandled cuda error`) is the same for every failed call. NCCL logs the "
-        "call at level WARN.",
+        explain="The later exception (`unhandled cuda error`) is the same for every failed call. NCCL logs the call "
+        "at the level WARN.",
         find=_find_nccl_call,
         variants=(VIRTUAL, CRASHED, NO_MEMORY),
     ),

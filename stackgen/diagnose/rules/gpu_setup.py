@@ -30,8 +30,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from vLLM 0.24 (v1/worker/gpu/buffer_utils.py and model_executor/offloader/uva.py), "
         "and are quoted in vllm-project/vllm issues 47387, 47292 and 54652 (2026-07 to 2026-09), whose answers "
         "confirm the variable. The failure was not reproduced.",
-        explain="The GPU and its driver are not damaged. Some models use the older model runner and start without the "
-        "variable. Pull request 56908 of vLLM (2026-09) removes the need.",
+        explain="The GPU and its driver are not damaged. Models that use the older model runner start without the "
+        "variable. Pull request 56908 of vLLM (2026-09) makes the variable unnecessary.",
         patterns=NO_UVA,
         engines=("vllm",),
         variants=(
@@ -54,10 +54,9 @@ RULES: tuple[Rule, ...] = (
         "try another `--attention-backend` in extra_args, enforce_eager, or a newer image",
         source="The messages are the texts of CUDA errors 214, 700, 702, 710 and 714 to 719 in libcudart 12.9, and of "
         "the same errors in HIP (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
-        explain="The GPU reports such an error late, so the traceback often shows another function. Set "
-        'CUDA_LAUNCH_BLOCKING to "1" in extra_env for the right traceback. Xid 31 and 43 mean a fault of a program, '
-        "Xids 48, "
-        "63, 64, 79, 94 and 95 mean a fault of the GPU.",
+        explain="The GPU reports such an error late, so the traceback often shows the wrong function. For the right "
+        'traceback, set CUDA_LAUNCH_BLOCKING to "1" in extra_env. Xid 31 and 43 point to a fault of a program. Xid '
+        "48, 63, 64, 79, 94 and 95 point to a fault of the GPU.",
         patterns=compile_patterns(
             r"(?:CUDA|HIP) error: (?P<problem>an illegal memory access was encountered|misaligned address|"
             r"an illegal instruction was encountered|hardware stack error|"
@@ -115,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         "then check `nvidia-smi` in WSL; without an NVIDIA GPU, set `gpus` to none",
         source="The message comes from libnvidia-container, and is quoted in NVIDIA/nvidia-container-toolkit issue 155 "
         "and xencon/aixcl issue 142 (2025-11). The failure was not reproduced.",
-        explain="In WSL, the driver of Windows is used. A driver for Linux inside WSL hides it.",
+        explain="WSL uses the Windows driver. A Linux driver inside WSL hides the Windows driver.",
         patterns=compile_patterns(r"WSL environment detected but no adapters were found"),
         inputs=EVERYWHERE,
     ),
@@ -127,7 +126,7 @@ RULES: tuple[Rule, ...] = (
         "gpu_driver to cdi)",
         source="The message comes from libnvidia-container (src/nvc_ldcache.c, nvc_ldcache_update). The failure was "
         "not reproduced.",
-        explain="/sbin/ldconfig.real exists on Ubuntu only. Packages for another distribution configure another path.",
+        explain="/sbin/ldconfig.real exists only on Ubuntu. Packages for other distributions configure another path.",
         patterns=compile_patterns(r"ldcache error: open failed: (?P<path>\S+): no such file or directory"),
         inputs=EVERYWHERE,
     ),
@@ -141,9 +140,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from Docker engine 29.7 (daemon/devices.go and devices_amd_linux.go), and are quoted "
         "in ShaneIsrael/fireshare issue 689 (2026-08) and games-on-whales/wolf issue 386 (2026-04). The failure was "
         "not reproduced.",
-        explain="Older versions of Docker report `could not select device driver` in the same case (SG-G001). "
-        "`nvidia-smi` "
-        "on the host works without the toolkit.",
+        explain="Older versions of Docker report the same problem as `could not select device driver` (SG-G001). "
+        "`nvidia-smi` on the host works even without the toolkit.",
         patterns=compile_patterns(r"failed to discover GPU vendor from CDI: no known GPU vendor found"),
         inputs=EVERYWHERE,
         drivers=("nvidia", ""),

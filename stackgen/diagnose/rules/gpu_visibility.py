@@ -139,9 +139,9 @@ RULES: tuple[Rule, ...] = (
         source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
         "quote the message for libcuda.so.1. The messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 "
         "(torch/cuda/__init__.py) were reproduced on an H100.",
-        explain="libcuda is part of the host's driver, and no image contains libcuda. The NVIDIA container toolkit "
-        "mounts libcuda into containers that reserve a GPU. A model on the CPU needs the CPU image, which stackgen "
-        "selects if `gpus` is set to none. `Failed to infer device type` is the same for all kinds of GPUs.",
+        explain="libcuda is part of the host's driver, and no image contains it. The NVIDIA container toolkit mounts "
+        "libcuda into containers that reserve a GPU. A model on the CPU needs the CPU image, which stackgen selects "
+        "if `gpus` is set to none. vLLM prints `Failed to infer device type` for every kind of GPU.",
         patterns=compile_patterns(
             # `dlerror:` is TensorFlow's own search for a driver, not a failure of the engine
             r"(?<!dlerror: )libcuda\.so(?:\.1)?: cannot open shared object file",

@@ -66,8 +66,8 @@ RULES: tuple[Rule, ...] = (
         fix="find the program that sent the signal SIGSTOP: a debugger, a profiler, or a tool that pauses processes; "
         "you need not restart the replica: stackgen restarts a replica that hangs, at most three times an hour",
         source=SOURCE.format(how="SIGSTOP to the engine's process"),
-        explain="The web server of an engine still answers /health while the process that computes is stopped. The "
-        "lines `hang:` in the log show the state of each process.",
+        explain="The web server of an engine still answers /health while the engine's compute process is stopped. "
+        "The lines `hang:` in the log show the state of each process.",
         find=_hang_finder("is stopped$"),
     ),
     Rule(
@@ -80,8 +80,8 @@ RULES: tuple[Rule, ...] = (
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process waits forever.",
         explain="Known causes are deadlocks of the engine, a tensor-parallel rank that waits for another rank, and "
-        "drivers. `Fatal Python error: Aborted` in this part of the log is no crash: stackgen sends SIGABRT, so that "
-        "Python prints where each thread was.",
+        "drivers. `Fatal Python error: Aborted` in this part of the log is not a crash: stackgen sends SIGABRT, so "
+        "that Python prints the position of each thread.",
         find=_hang_finder("are asleep$"),
     ),
     Rule(
@@ -93,8 +93,8 @@ RULES: tuple[Rule, ...] = (
         "computes",
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process computes forever.",
-        explain="A computation of minutes is normal for a long prompt on a CPU, and for a compiler. So stackgen waits "
-        "17 minutes by default before it restarts a replica that computes.",
+        explain="For a long prompt on a CPU, or for a compiler, a computation of several minutes is normal. So "
+        "stackgen waits 17 minutes by default before it restarts a replica that computes.",
         find=_hang_finder("compute without a result$"),
     ),
 )

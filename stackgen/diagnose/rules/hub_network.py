@@ -42,8 +42,8 @@ RULES: tuple[Rule, ...] = (
         fix=f"use an image with hf-xet 1.1.7 or newer; {WITHOUT_XET}",
         source="The message comes from hf-xet, and is quoted in huggingface/xet-core issue 404 (2025-07), which was "
         "fixed in hf-xet 1.1.7. The failure was not reproduced.",
-        explain="The Hub accepted your token before, or needed none: it listed the files. The files that are already "
-        "downloaded are fine.",
+        explain="The Hub accepted your token or needed none, because it had already listed the files. The files that "
+        "are already downloaded are not damaged.",
         patterns=compile_patterns(r"40[13] \w+\)?.{0,40}domain: https://[\w.-]*xethub\.hf\.co"),
     ),
     Rule(
@@ -55,8 +55,8 @@ RULES: tuple[Rule, ...] = (
         f"that reads the system's authorities; {WITHOUT_XET}",
         source="The messages come from rustls (hf-xet) and OpenSSL (Python's ssl), and are quoted in "
         "huggingface/xet-core issues 389 and 399 (2025-06). The failure was not reproduced.",
-        explain="Files that are already downloaded are fine. Do not turn the verification of certificates off: then "
-        "anybody on the network can replace the model.",
+        explain="The files that are already downloaded are not damaged. Do not turn off the verification of "
+        "certificates, because anybody on the network could then replace the model.",
         patterns=compile_patterns(
             r"InvalidCertificate\(UnknownIssuer\)|invalid peer certificate: UnknownIssuer",
             r"CERTIFICATE_VERIFY_FAILED",
@@ -97,8 +97,8 @@ RULES: tuple[Rule, ...] = (
         f"transfer.xethub.hf.co); behind a proxy, set `proxy:` in stack.yaml; {WITHOUT_XET}",
         source="The messages come from reqwest (hf-xet) and requests, and are quoted in huggingface/xet-core issue 407 "
         "(2025-07). The failure was not reproduced.",
-        explain="The Hub's pages and the files of a model come from different servers, so that the list of files can "
-        "work while the download fails.",
+        explain="The Hub's pages and the files of a model come from different servers. So the list of files may work "
+        "although the download fails.",
         patterns=compile_patterns(
             r"Reqwest.{0,200}Error\(Connect, .{0,200}(?P<problem>tcp connect error|dns error|timed out)",
             r"(?P<problem>Failed to resolve|NameResolutionError|Temporary failure in name resolution).{0,80}"
@@ -176,7 +176,7 @@ RULES: tuple[Rule, ...] = (
         "again, look for a proxy or firewall that limits the size or duration of downloads",
         source="The messages come from huggingface_hub 2.4 (file_download.py) and Python (http/client.py, "
         "IncompleteRead, also in urllib3's response.py). The failure was not reproduced.",
-        explain="The files that have arrived completely are fine, and are not downloaded again.",
+        explain="The files that have arrived completely are not damaged, and are not downloaded again.",
         patterns=compile_patterns(
             r"(?P<problem>Consistency check failed: file should be of size \d+ but has size \d+)",
             r"(?P<problem>IncompleteRead\(\d+ bytes read, \d+ more expected\))",
@@ -203,8 +203,8 @@ RULES: tuple[Rule, ...] = (
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
         "(_models.py, raise_for_status). The failure was not reproduced.",
-        explain="Transformers then advises to check the internet connection. That line follows from every failed "
-        "request.",
+        explain="Transformers also advises to check the internet connection, but it prints this line after every "
+        "failed request.",
         patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
         consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
     ),

@@ -177,7 +177,7 @@ RULES: tuple[Rule, ...] = (
         source=f"The messages for errno 28 (ENOSPC) come from {DOWNLOAD_SCRIPT} and huggingface_hub 2.4. The failure "
         "was reproduced.",
         explain="Weights take 2 bytes per parameter, and compile caches take some GB. `docker system prune` removes "
-        "old images but keeps volumes with weights.",
+        "old images, but keeps volumes with weights.",
         patterns=compile_patterns(
             # stackgen's own text comes first, because it contains the folder
             DOWNLOAD + r".*(?:disk of (?P<where>\S+) is full|bytes are missing and)",
@@ -229,7 +229,7 @@ RULES: tuple[Rule, ...] = (
         source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
         "(utils/hub.py, cached_files). The failure was reproduced.",
         explain="Containers are read-only except for /tmp and the cache volumes. A volume that another user created "
-        "keeps its owner. If you remove such a volume (`docker volume rm`), its caches are rebuilt.",
+        "keeps its owner. If you remove such a cache volume (`docker volume rm`), the caches in it are rebuilt.",
         patterns=compile_patterns(
             DOWNLOAD + r"(?P<problem>Permission denied|Read-only file system): (?P<path>\S+?);",
             r"\[Errno 13\] (?P<problem>Permission denied): '(?P<path>(?P<home>/)\.[^']+)'",

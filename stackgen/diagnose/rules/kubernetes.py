@@ -66,8 +66,8 @@ RULES: tuple[Rule, ...] = (
         "if it shows no `{resource}` at all, the device plugin is missing. A model with more GPUs than a node has "
         "needs `kubernetes.gpus_per_node` with the right number",
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
-        explain="The scheduler counts whole GPUs of one node: two nodes with one free GPU each have no place for a pod "
-        "with two. A rollout waits for the GPU of the old pod.",
+        explain="The scheduler needs all GPUs of a pod on one node: if two nodes have one free GPU each, a pod with "
+        "two GPUs fits on neither. During a rollout, the new pod waits for the GPU of the old pod.",
         find=_finder("the scheduler reports `Insufficient` for a kind of GPU",
                      r"Insufficient (?P<resource>(?:nvidia|amd|gpu\.intel)\.com/[\w.-]+)"),
     ),
@@ -93,8 +93,8 @@ RULES: tuple[Rule, ...] = (
         "offers ReadWriteMany; you can't change the class of an existing claim: to replace a claim, `stackgen down "
         "--volumes` deletes all claims with all weights",
         source=SCHEDULER + "plugin VolumeBinding, and from pkg/controller/volume; " + REPRODUCED,
-        explain="A claim without a storage class uses the default class of the cluster, if there is one. Most classes "
-        "for disks offer only ReadWriteOnce, with which one node can mount the volume.",
+        explain="A claim without a storage class uses the default class of the cluster, if there is one. Most "
+        "classes for disks offer only ReadWriteOnce, which lets only one node mount the volume.",
         find=_finder("the scheduler or the volume controller reports a claim without a volume",
                      r"unbound immediate PersistentVolumeClaims", r"didn't find available persistent volumes to bind",
                      r'persistentvolumeclaim "(?:[^"]+)" not found', r"no persistent volumes available for this claim",
@@ -108,7 +108,7 @@ RULES: tuple[Rule, ...] = (
         "`kubernetes.memory`, `gpus` or `replicas` of the model), delete objects that nobody needs, or ask the "
         "cluster's administrator for a larger quota",
         source="The message comes from the admission plugin ResourceQuota of Kubernetes; " + REPRODUCED,
-        explain="Quotas count the requests of all pods in the namespace, also of those that are still Pending.",
+        explain="Quotas count the requests of all pods in the namespace, including pods that are still Pending.",
         find=_finder("the API server refuses a pod because of a quota",
                      r"exceeded quota: (?P<what>.+?)\s*$", r"failed quota: (?P<what>.+?)\s*$"),
     ),
@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         fix="compare `kubernetes.node_selector` in stack.yaml with `kubectl get nodes --show-labels`; for the label "
         "`nvidia.com/gpu.product`, install GPU feature discovery, which sets it",
         source=SCHEDULER + "plugin NodeAffinity; " + REPRODUCED,
-        explain="Every label of the selector must be on the node, with exactly this value.",
+        explain="A node must have every label of the selector, with exactly the given value.",
         find=_finder("the scheduler reports nodes that don't match the pod's selector",
                      r"node\(s\) didn't match (?:Pod's )?node (?:affinity|selector)"),
     ),
@@ -130,7 +130,8 @@ RULES: tuple[Rule, ...] = (
         fix="request less (`kubernetes.cpu` and `kubernetes.memory` of the model in stack.yaml), or add a node; "
         "" + NODES,
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
-        explain="The scheduler counts requests, not what the pods use: nodes may be full while they look idle.",
+        explain="The scheduler counts the resources that pods request, not the resources that they use. So a node "
+        "can be full although it looks idle.",
         find=_finder("the scheduler reports `Insufficient` for processors, memory or storage",
                      r"Insufficient (?P<resource>cpu|memory|ephemeral-storage|pods)\b"),
     ),
@@ -154,7 +155,7 @@ RULES: tuple[Rule, ...] = (
         "push the images that stackgen builds to `kubernetes.registry`; for `unauthorized` or `denied`, set "
         "`kubernetes.image_pull_secrets`; for a time-out, check that the node can reach the registry",
         source="The reasons come from the kubelet of Kubernetes (pkg/kubelet/images), " + READ,
-        explain="Nodes pull images themselves: an image that is only on your machine is unknown to them.",
+        explain="Nodes pull images themselves, so they can't use an image that exists only on your machine.",
         find=_finder("the kubelet reports that an image can't be pulled",
                      r"\b(?:ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName)\b",
                      r"Failed to pull image"),
@@ -177,7 +178,7 @@ RULES: tuple[Rule, ...] = (
         fix="read the pod's log with `kubectl logs`; if all pods of the stack fail their probes, the network "
         "policies may block the kubelet: set `kubernetes.network_policies: false` as a test",
         source="The message comes from the kubelet of Kubernetes (pkg/kubelet/prober), " + READ,
-        explain="During the first start, failed startup probes are normal: the model is still loading.",
+        explain="During the first start, failed startup probes are normal, because the model is still loading.",
         find=_finder("the kubelet reports a failed probe after the first start",
                      r"(?P<probe>Startup|Readiness|Liveness) probe (?:failed|errored)", after_start=True),
         fallback=True,
@@ -191,7 +192,7 @@ RULES: tuple[Rule, ...] = (
         "ConfigMaps of the stack; if stack.yaml names a runtime class or a Secret, create it before you start the "
         "stack",
         source="The reasons come from the kubelet of Kubernetes (pkg/kubelet/kuberuntime and volumemanager), " + READ,
-        explain="The pod waits, and the kubelet tries again every few seconds.",
+        explain="The pod waits while the kubelet tries again every few seconds.",
         find=_finder("the kubelet reports that a container can't be created, or a volume can't be mounted",
                      r"\b(?:CreateContainerConfigError|CreateContainerError|RunContainerError)\b",
                      r"MountVolume\.SetUp failed", r"Unable to attach or mount volumes",
@@ -215,7 +216,8 @@ RULES: tuple[Rule, ...] = (
         fix="run `kubectl get nodes`, which shows the nodes; if there are none, add nodes to the cluster, or choose "
         "the right cluster with `--context`",
         source="The message comes from the scheduler of Kubernetes (pkg/scheduler/core); " + REPRODUCED,
-        explain="Managed clusters may scale a group of nodes down to zero, and start the first one for a Pending pod.",
+        explain="Managed clusters may scale a group of nodes down to zero. They then start the first node when a pod "
+        "is Pending.",
         find=_finder("the scheduler reports that there are no nodes", r"no nodes available to schedule pods"),
     ),
     Rule(

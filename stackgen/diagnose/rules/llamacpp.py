@@ -128,8 +128,8 @@ RULES: tuple[Rule, ...] = (
         source=f"The messages come from {SERVER} (src/llama-context.cpp and ggml/src/ggml.c). The failure was "
         "reproduced on the CPU.",
         explain="The KV cache has space for max_model_len × max_num_seqs tokens. Without max_model_len, llama.cpp "
-        "uses the model's own context length (n_ctx_train), or a shorter context if memory is short. A context longer "
-        "than n_ctx_train gives garbage output, even if there is enough memory.",
+        "uses the model's own context length (n_ctx_train), or a shorter context if memory is short. With a context "
+        "longer than n_ctx_train, the output is garbage, even if there is enough memory.",
         find=_find_large_context,
         shows_gpus=True,
     ),

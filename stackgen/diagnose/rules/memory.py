@@ -207,9 +207,9 @@ RULES: tuple[Rule, ...] = (
         "the model, or split the model across more `gpus` with tensor_parallel_size",
         source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
         "come from vLLM 0.32.0 (gpu_worker.py, load_model). The failure was reproduced with vLLM 0.26.0 on an H100.",
-        explain="In bfloat16, a model takes 2 bytes per parameter, which is 14 GB for 7 B parameters and 140 GB for "
-        "70 B parameters. With tensor parallelism, each GPU needs the size of the weights divided by "
-        "tensor_parallel_size. Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
+        explain="In bfloat16, a model takes 2 bytes per parameter: 14 GB for 7 billion parameters, and 140 GB for 70 "
+        "billion. With tensor parallelism, each GPU needs the size of the weights divided by tensor_parallel_size. "
+        "Neither max_model_len nor gpu_memory_utilization changes the size of the weights.",
         find=_out_of_memory_finder(
             ("load_model", "load_weights", "from_pretrained", "create_weights"), ("capture_model",)
         ),
@@ -225,10 +225,9 @@ RULES: tuple[Rule, ...] = (
         "CUDA graphs off but makes decoding slower",
         source="The message comes from torch 2.x (c10/cuda/CUDACachingAllocator.cpp). The frames of the traceback "
         "come from vLLM 0.32.0 (gpu_model_runner.py, capture_model).",
-        explain="After vLLM has reserved the memory of the KV cache, vLLM records the forward pass as CUDA graphs for "
+        explain="After vLLM has reserved the memory of the KV cache, it records the forward pass as CUDA graphs for "
         "many batch sizes. --enforce-eager turns CUDA graphs off, which saves memory and makes decoding slower. "
-        "Continuous batching does not depend on --enforce-eager. Continuous batching is always on, whatever older "
-        "advice says.",
+        "Continuous batching is always on, and does not depend on --enforce-eager.",
         find=_out_of_memory_finder(("capture_model", "_capture_cudagraphs", "capture_graphs")),
         engines=("vllm",),
         change=Change("gpu_memory_utilization", "0.87", safe=False, compute=_smaller_share),

@@ -24,8 +24,8 @@ RULES: tuple[Rule, ...] = (
         "ttm.pages_limit)",
         source="The message comes from torch for ROCm, and is quoted in kyuz0/amd-strix-halo-vllm-toolboxes issue 11 "
         "(2026-01) and noamsto/nix-amd-ai issue 42 (2026-08). The failure was not reproduced.",
-        explain="The GPU of an APU has little memory of its own, and may use half of the machine's memory by default. "
-        "If most of the memory belongs to the engine itself, no other process is the cause. `rocm-smi "
+        explain="The GPU of an APU has little memory of its own, and by default may use half of the machine's "
+        "memory. If most of the memory belongs to the engine itself, no other process is the cause. `rocm-smi "
         "--showmeminfo vram gtt` shows the memory.",
         patterns=compile_patterns(
             r"HIP out of memory\. Tried to allocate (?P<wanted>[\d.]+ [KMG]iB)\..*?total capacity of "
@@ -58,9 +58,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from vLLM (v1/worker/utils.py, request_memory), and is quoted for a GB10 in "
         "vllm-project/vllm issue 48140 (2026-07). NVIDIA/xr-ai pull request 440 describes the page cache. The failure "
         "was not reproduced.",
-        explain="On GB10, Jetson and similar machines, CUDA reports memory that the page cache holds as used. The "
-        "files "
-        "that the last start has read are in this cache, so that no process owns the memory.",
+        explain="On GB10, Jetson and similar machines, CUDA counts the page cache as used memory. The page cache "
+        "holds the files that the last start has read, and it belongs to no process.",
         patterns=compile_patterns(
             rf"Free memory on device \S+ \((?P<free>[\d.]+)/(?P<total>{UNIFIED_TOTAL}) GiB\) on startup is less than "
             rf".*?"
@@ -95,7 +94,7 @@ RULES: tuple[Rule, ...] = (
         "a volume",
         source="The message is errno 28 (ENOSPC) of Linux, as Python's OSError prints it. The failure was not "
         "reproduced.",
-        explain="A tmpfs has the size that its mount sets, whatever space the disk has.",
+        explain="The size of a tmpfs is set by its mount, and does not depend on the disk.",
         patterns=compile_patterns(rf"{NO_SPACE}[^/\n]{{0,40}}'(?P<path>/(?:tmp|run)/[^']+)'"),
     ),
     Rule(
@@ -128,8 +127,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from NVIDIA's NvMap on Jetson Linux, and are quoted in ggml-org/llama.cpp pull "
         "request "
         "23732 (2026-05) and 0xShug0/audio.cpp issue 12 (2026-08). The failure was not reproduced.",
-        explain="`cudaMalloc failed: out of memory` follows from it. The model's files are not involved, and swap does "
-        "not help the GPU.",
+        explain="The message `cudaMalloc failed: out of memory` is a consequence. The model's files are not the "
+        "cause, and swap does not help the GPU.",
         patterns=compile_patterns(
             r"NvMapMem(?:AllocInternalTagged|HandleAlloc): .{0,40}?error (?P<code>[1-9]\d*)",
         ),

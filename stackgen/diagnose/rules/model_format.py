@@ -26,8 +26,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "
         "quoted in vllm-project/vllm issues 44081 (2026-06), 38303 (2026-03) and 40358 (2026-04), and in "
         f"ModelCloud/GPTQModel issue 1788 (2025-09). {NOT_REPRODUCED}",
-        explain="vLLM looks each weight of the files up in the model's class. A quantized model has additional "
-        "weights, such as scales. The files are whole, so a new download has the same weights.",
+        explain="vLLM looks up each weight of the files in the model's class. A quantized model has additional "
+        "weights, such as scales. The files are complete, so a new download would contain the same weights.",
         patterns=compile_patterns(
             r"There is no module or parameter named '(?P<weight>[^']+)' in \w+",
             rf"KeyError: '(?P<weight>(?:[\w-]+\.)+{WEIGHT})'",
@@ -43,7 +43,7 @@ RULES: tuple[Rule, ...] = (
         "its base model",
         source="The messages come from transformers 4.x and 5.24 (models/auto/tokenization_auto.py). "
         f"gpustack/gpustack issue 5096 (2026-04) quotes the first one. {NOT_REPRODUCED}",
-        explain="vLLM then advises --trust-remote-code for every missing class. That helps only if the repository "
+        explain="vLLM advises --trust-remote-code for every missing class. The flag helps only if the repository "
         "contains Python code for the tokenizer.",
         patterns=compile_patterns(
             r"Tokenizer class (?P<tokenizer>\w+) does not exist or is not currently imported",
@@ -79,7 +79,7 @@ RULES: tuple[Rule, ...] = (
         "(quantization/fp8.py). They are quoted in "
         f"vllm-project/vllm issues 21695 (2025-07) and 54178 (2026-08). {NOT_REPRODUCED}",
         explain="Quantized weights are stored in blocks, for example of 128 values. The size of a layer, divided by "
-        "tensor_parallel_size, must be a multiple of the block size. Neither the file nor the image is broken.",
+        "tensor_parallel_size, must be a multiple of the block size. Neither the file nor the image is damaged.",
         patterns=compile_patterns(
             r"(?:size of .{0,80}weight|Weight \w+) = (?P<part>\d+) is not divisible by weight quantization block_\w = "
             r"(?P<block>\d+)",
@@ -97,9 +97,9 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from llama.cpp (ggml/src/gguf.cpp, src/llama-model-loader.cpp, src/llama-vocab.cpp). "
         "They are quoted in ggml-org/llama.cpp issues 23033 and 25833 (2026-07), and containers/ramalama issue 2500 "
         f"(2026-03). {NOT_REPRODUCED}",
-        explain="llama.cpp compares the file's header with its own tables before it reads any weights. The line "
-        "`failed to read tensor data`, which follows, does not mean that bytes are missing. A truncated file has the "
-        "message `data is not within the file bounds`.",
+        explain="llama.cpp compares the file's header with its own tables before it reads any weights. The next "
+        "line, `failed to read tensor data`, does not mean that bytes are missing. For a truncated file, the message "
+        "is `data is not within the file bounds`.",
         patterns=compile_patterns(
             r"(?P<problem>missing tensor '[^']+')",
             r"(?P<problem>tensor '[^']+' has offset \d+, expected \d+)",
@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         "text only]]",
         source="The message comes from llama.cpp (tools/mtmd/clip.cpp), and is quoted in docker/model-runner issue 959 "
         f"(2026-06). {NOT_REPRODUCED}",
-        explain="The file is whole, and may belong to the model: only the build is too old.",
+        explain="The file is complete, and may belong to the model. Only the build of llama.cpp is too old.",
         patterns=compile_patterns(r"unknown projector type: (?P<projector>[\w.-]+)"),
     ),
     Rule(
@@ -131,8 +131,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from llama.cpp (tools/mtmd/mtmd.cpp), and is quoted in ggml-org/llama.cpp issue "
         "20899 "
         f"(2026-03). {NOT_REPRODUCED}",
-        explain="A projector turns images into embeddings of exactly one model. The 2B and the 4B version of a model "
-        "need different projectors.",
+        explain="A projector turns images into the embeddings of exactly one model. The 2B and the 4B version of a "
+        "model need different projectors.",
         patterns=compile_patterns(
             r"mismatch between text model \(n_embd = (?P<own>\d+)\) and mmproj \(n_embd = (?P<other>\d+)\)"
         ),

@@ -51,8 +51,9 @@ RULES: tuple[Rule, ...] = (
         "files as they are, because they are not the cause",
         source="The messages come from glibc (elf/dl-load.c, elf/dl-lookup.c), and are quoted in ggml-org/llama.cpp "
         "issues 17190 (2025-11), 23522 (2026-05) and 23943 (2026-06). The failure was not reproduced.",
-        explain="Builds of images are sometimes wrong for one tag and right in the next. A backend that can't be "
-        "loaded leaves the server on the CPU; a missing library of the server itself ends it with exit code 127.",
+        explain="Sometimes the build of one tag of an image is broken, and the next tag is right. If a backend can't "
+        "be loaded, the server runs on the CPU. If a library of the server itself is missing, the server ends with "
+        "exit code 127.",
         patterns=compile_patterns(
             rf"(?P<library>{OWN}): (?:error: )?(?:symbol lookup error: )?(?:\S+ )?undefined symbol: \w+",
             rf"symbol lookup error: \S*?(?P<library>{OWN}|llama-\w+): undefined symbol: (?:ggml|llama|mtmd|common)_\w+",

@@ -119,8 +119,8 @@ RULES: tuple[Rule, ...] = (
         "packages into a running container, because this changes more versions",
         source="The message comes from the dynamic linker, and is quoted in lemonade-sdk/vllm-rocm issue 11 (2026-05). "
         "The failure was not reproduced.",
-        explain="vLLM logs the failed import as a warning and goes on. The engine then ends at the first operator that "
-        "the missing file should contain.",
+        explain="vLLM logs the failed import as a warning and continues. The engine then ends at the first operator "
+        "that the missing file should provide.",
         find=_find_broken_extension,
     ),
     Rule(
@@ -130,7 +130,8 @@ RULES: tuple[Rule, ...] = (
         "for the other",
         fix=MATCHING_IMAGE,
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) quotes one.",
-        explain="The model's files and the GPU are not involved: the program ended while one package called another.",
+        explain="The model's files and the GPU are not the cause, because the program ended while one package called "
+        "another.",
         find=_find_mismatch,
         fallback=True,
         variants=(FAILS_REQUESTS, OLD_WORKER),

@@ -75,8 +75,8 @@ RULES: tuple[Rule, ...] = (
         "nextcloud/all-in-one issue 8386 (2026-06) and RobotecAI/agentic-mobile-manipulator issue 15 (2026-01) show "
         "it.",
         explain="A Compose service without `healthcheck:` uses the HEALTHCHECK of its image. The services that "
-        "stackgen renders have their own check. Longer start periods and restarts do not help if the check "
-        "asks a wrong port.",
+        "stackgen renders have their own health check. Longer start periods and restarts do not help if the health "
+        "check uses the wrong port.",
         find=_find_unhealthy,
         fallback=True,
         variants=(LLAMA,),
@@ -91,8 +91,8 @@ RULES: tuple[Rule, ...] = (
         "arrived, so that they are not downloaded again; a newer hf_xet may help too",
         source="The line comes from huggingface_hub (file_download.py); huggingface/xet-core issues 800 (2026-04), 850 "
         "(2026-05) and 898 (2026-07) show such downloads. The reason differs, and is not always known.",
-        explain="Compare two outputs of `du -sh` on the cache a minute apart before you stop a download: large files "
-        "show progress late.",
+        explain="Large files show progress late. Before you stop a download, compare two outputs of `du -sh` for the "
+        "cache folder, a minute apart.",
         find=_find_xet_stall,
         fallback=True,
     ),

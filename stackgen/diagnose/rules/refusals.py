@@ -36,7 +36,8 @@ RULES: tuple[Rule, ...] = (
         fix="set the model in the client; `/v1/models` lists the names of the models",
         source="The message comes from llama-server in router mode, and is quoted in itigges22/ATLAS issue 146 "
         "(2026-07). The failure was not reproduced.",
-        explain="A llama-server with one model ignores the model of a request. A router needs it to choose the model.",
+        explain="A llama-server with one model ignores the model name in a request. A router needs the name to "
+        "choose the model.",
         patterns=compile_patterns(r"model name is missing from the request"),
         inputs=ANSWERS,
         refusal=True,

@@ -113,9 +113,9 @@ RULES: tuple[Rule, ...] = (
         fix="use the instruction-tuned version of the model, or set chat_template to a Jinja file",
         source="The messages come from transformers 4.44 and later (tokenization_utils_base.py). The failure was "
         "reproduced.",
-        explain="Base models continue text and know no chat roles. /v1/completions works without a chat template. "
-        "Newer repositories keep the chat template in chat_template.jinja next to tokenizer_config.json. Maybe "
-        "chat_template.jinja was not downloaded.",
+        explain="Base models only continue text, and know no chat roles. /v1/completions works without a chat "
+        "template. Newer repositories keep the chat template in chat_template.jinja next to tokenizer_config.json. "
+        "Maybe this file was not downloaded.",
         patterns=compile_patterns(
             r"default chat template is no longer allowed, so you must provide a chat template",
             r"tokenizer\.chat_template is not set",
@@ -190,9 +190,9 @@ RULES: tuple[Rule, ...] = (
         "Hugging Face id",
         source="The messages come from vLLM 0.32.0 (lora/worker_manager.py, lora/peft_helper.py and "
         "lora/lora_model.py).",
-        explain="The adapter must have been trained for this exact base model: `base_model_name_or_path` in "
-        "adapter_config.json names the model. The adapter's rank must not be above --max-lora-rank (16 by default). "
-        "stackgen reads the rank of local adapters. `stackgen doctor` checks the files of adapters (SG-P066).",
+        explain="The adapter must have been trained for this exact base model, which `base_model_name_or_path` in "
+        "adapter_config.json names. The adapter's rank must not be above --max-lora-rank (16 by default). stackgen "
+        "reads the rank of local adapters. `stackgen doctor` checks the files of adapters (SG-P066).",
         patterns=compile_patterns(
             r"Loading lora (?P<adapter>\S+) failed: No adapter found for (?P<path>\S+)",
         ),

@@ -100,9 +100,9 @@ RULES: tuple[Rule, ...] = (
         fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
         "Python stacks that SGLang logs",
         source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py).",
-        explain="SGLang's health check asks the scheduler for one token. After watchdog_timeout (300 s, set with "
-        "--watchdog-timeout) in one forward pass, SGLang ends itself, and supervise.sh starts it again. A very long "
-        "prompt on a slow GPU can take as long: then raise --watchdog-timeout in extra_args.",
+        explain="SGLang's health check asks the scheduler for one token. If one forward pass takes longer than "
+        "watchdog_timeout (300 s by default), SGLang ends itself, and supervise.sh starts it again. A very long "
+        "prompt on a slow GPU can take that long. In this case, raise --watchdog-timeout in extra_args.",
         patterns=compile_patterns(
             r"couldn't get a response from detokenizer for last (?P<seconds>\d+) seconds",
             r"watchdog timeout \(self\.watchdog_timeout=(?P<seconds>\d+)",

@@ -140,8 +140,8 @@ RULES: tuple[Rule, ...] = (
         "values",
         source="The words are those of vLLM, torch and Transformers; vllm-project/vllm issue 52435 (2026-08) quotes "
         "one.",
-        explain="Layers, attention heads and experts are divided evenly over the GPUs of a replica. The sizes 1, 2, 4 "
-        "and 8 nearly always divide them.",
+        explain="Layers, attention heads and experts are divided evenly among the GPUs of a replica. The sizes 1, 2, "
+        "4 and 8 nearly always divide them.",
         find=_find_indivisible,
         fallback=True,
         names_settings=True,
@@ -156,8 +156,8 @@ RULES: tuple[Rule, ...] = (
         "need this kernel",
         source="The message comes from vLLM (csrc/quantization/marlin), and is quoted in vllm-project/vllm issue 28363 "
         "(2025-11). Pull request 45295 (2026-06) states the kernel's limits.",
-        explain="vLLM uses Marlin for FP8 and 4-bit weights on GPUs that can't calculate in this format themselves. "
-        "The memory and the weights are fine.",
+        explain="vLLM uses Marlin for FP8 and 4-bit weights on GPUs that can't compute in this format themselves. "
+        "The memory and the weights are not the cause.",
         find=_find_tile,
         fallback=True,
     ),
@@ -169,7 +169,7 @@ RULES: tuple[Rule, ...] = (
         page_fix="lower the first setting of the message, or raise the second one. `stackgen diagnose` names the "
         "fields of stack.yaml, and tells you which of the two you can change",
         source="The words are those of vLLM; vllm-project/recipes issue 441 (2026-05) quotes one.",
-        explain="The names in such a message are the engine's own names of its settings or of the model's limits.",
+        explain="The message uses the engine's own names for its settings and for the model's limits.",
         find=_find_larger,
         fallback=True,
     ),

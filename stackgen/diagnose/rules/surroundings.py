@@ -152,8 +152,9 @@ RULES: tuple[Rule, ...] = (
         "the arguments that the program gets",
         source="The warning comes from Compose (compose-go, template), and is quoted in StartupHakk/OpenMonoAgent.ai "
         "issue 23 (2026-05). The failure was not reproduced.",
-        explain="A flag whose value is empty takes the next flag as its value, and the value of that flag is then left "
-        "over. The compose.yaml that stackgen renders needs no variable that stackgen does not write to .env.",
+        explain="A flag with an empty value takes the next flag as its value. The value of that next flag then "
+        "belongs to no flag. The compose.yaml that stackgen renders needs only variables that stackgen writes to "
+        ".env.",
         find=_find_unset_variable,
     ),
     Rule(
@@ -168,7 +169,7 @@ RULES: tuple[Rule, ...] = (
         "keep running)",
         source="The message comes from iptables 1.8, through libnetwork, and is quoted in docker/cli issue 6691 "
         "(2025-12) and srl-labs/containerlab issue 2944 (2025-11). The failure was not reproduced.",
-        explain="Nothing in the stack is wrong: no network can be created until the chain exists.",
+        explain="The stack is not the cause: Docker can't create any network until the chain exists.",
         patterns=compile_patterns(
             r"iptables failed: .{0,600}Chain (?P<chain>'[\w-]+') does not exist",
             r"iptables failed: .{0,600}(?:No|no) chain/target/match by that name",
@@ -216,7 +217,7 @@ RULES: tuple[Rule, ...] = (
         "(server/middleware/version.go). The order of the folders comes from docker/cli "
         "(cli-plugins/manager/manager_unix.go); docker/compose issue 13389 (2025-11) has an old plugin. The failure "
         "was not reproduced.",
-        explain="Client, daemon and Compose plugin are updated apart from each other.",
+        explain="The client, the daemon and the Compose plugin are updated separately.",
         patterns=compile_patterns(
             r"^(?P<problem>unknown (?:shorthand )?flag: .*)",
             r"^docker: (?P<problem>'[\w-]+' is not a docker command|unknown command: docker \S+)",
@@ -250,8 +251,8 @@ RULES: tuple[Rule, ...] = (
         "start the stack again; to prevent this, set storage.path to a local disk",
         source="The messages come from huggingface_hub (utils/_fixes.py) and are quoted in huggingface/huggingface_hub "
         "issue 2543. The failure was not reproduced.",
-        explain="Without flock, huggingface_hub uses a file as lock (SoftFileLock). The file stays if its process is "
-        "killed. The files that have arrived are fine.",
+        explain="Without flock, huggingface_hub uses a file as a lock (SoftFileLock). If the process that holds the "
+        "lock is killed, the file remains. The files that have already arrived are not damaged.",
         find=_find_lock,
     ),
     Rule(
@@ -264,8 +265,8 @@ RULES: tuple[Rule, ...] = (
         "example 600s), or let clients stream; don't restart the engine, because it works",
         source="The message comes from nginx (ngx_http_upstream.c), and is quoted in oasm-platform/open-asm issue 451 "
         "(2026-06). The failure was not reproduced.",
-        explain="stackgen's own gateway is HAProxy. This rule is about another proxy in front of it or of the engine. "
-        "The client sees status 504.",
+        explain="stackgen's own gateway is HAProxy. This rule is about another proxy, in front of the gateway or of "
+        "the engine. The client gets HTTP 504.",
         find=_find_proxy_timeout,
     ),
 )
@@ -282,8 +283,8 @@ LAST_RULES: tuple[Rule, ...] = (
         "library that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",
         source="Shells and Docker report 128 plus the number of the signal. ggml-org/llama.cpp issue 27427 (2026-08) "
         "has one.",
-        explain="A crash in native code leaves no traceback. The model's files are rarely the reason if the server has "
-        "answered before.",
+        explain="A crash in native code leaves no traceback. If the server has answered before, the model's files "
+        "are rarely the cause.",
         find=_find_signal,
         fallback=True,
     ),

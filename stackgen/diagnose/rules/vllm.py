@@ -76,10 +76,10 @@ RULES: tuple[Rule, ...] = (
         fix="lower max_model_len to the model's limit, or remove max_model_len from stack.yaml",
         source="The message comes from vLLM 0.32.0 (config/model.py, _get_and_verify_max_len). The failure was "
         "reproduced.",
-        explain="max_model_len is the longest context of one request. max_model_len is not the batch size, whatever "
-        "older advice says. Some models support a longer context with rope scaling. To set rope scaling, pass "
-        "--hf-overrides in extra_args. VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 turns off vLLM's check of the length, but the "
-        "output beyond the model's limit is garbage.",
+        explain="max_model_len is the longest context of one request, not the batch size. Some models support a "
+        "longer context with rope scaling. To set rope scaling, pass --hf-overrides in extra_args. "
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 turns off vLLM's check of the length, but the output beyond the model's "
+        "limit is garbage.",
         patterns=compile_patterns(
             r"User-specified max_model_len \((?P<length>\d+)\) is greater than the derived max_model_len "
             # not the warning of the same text, which vLLM logs if the user has allowed it
@@ -247,7 +247,7 @@ RULES: tuple[Rule, ...] = (
         fix="on the CPU, remove tensor_parallel_size, or set the CPU cores of each rank yourself: "
         'VLLM_CPU_OMP_THREADS_BIND in extra_env (for example "0|1")',
         source="The message comes from vLLM 0.32.0 (utils/ompmultiprocessing.py). The failure was reproduced.",
-        explain="On the CPU, vLLM binds each rank to a NUMA node. Most machines have one NUMA node.",
+        explain="On the CPU, vLLM binds each rank to a NUMA node. Most machines have only one NUMA node.",
         patterns=compile_patterns(r"Not enough allowed NUMA nodes to bind threads.*?nodes are (?P<nodes>\[[^\]]*\])"),
         engines=("vllm",),
     ),

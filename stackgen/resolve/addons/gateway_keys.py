@@ -98,8 +98,8 @@ def key_warnings(spec: GatewaySpec) -> tuple[str, ...]:
         "`expires`, except for the key in .env. Set a later day",
     )
     return (*(defaults if last and last < today else ()), *(
-        f"the last day of the key {key.name} was {key.expires}, so the gateway answers 401 to its requests. Remove the key, "
-        "or set a later day in `expires`"
+        f"the last day of the key {key.name} was {key.expires}, so the gateway answers 401 to its requests. Remove the "
+        "key, or set a later day in `expires`"
         for key in spec.keys
         if key.expires and key.expires < today
     ))  # fmt: skip
