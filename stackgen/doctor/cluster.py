@@ -78,7 +78,7 @@ def check_kinds(inputs: DoctorInputs) -> Results:
     missing = {version: kinds for version, kinds in wanted.items() if version not in facts.versions}
     for version, kinds in missing.items():
         group = version.rpartition("/")[0]
-        fix = f"install what brings it: {OPERATORS[group]}" if group in OPERATORS else "use a newer cluster"
+        fix = OPERATORS.get(group, "use a newer cluster")
         if version in SERVER:
             fix = f"use Kubernetes {SERVER[version]} or newer"
         yield fail(f"the server does not support {' and '.join(dict.fromkeys(kinds))} ({version})", fix=fix)

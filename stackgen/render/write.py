@@ -91,8 +91,7 @@ def write_files(changes: Sequence[Change], folder: Path, force: bool = False) ->
         if own := [path for path in edited if path in STACK_FILES]:
             raise DriftError(
                 f"this file was edited by hand: {folder / own[0]}",
-                f"`stackgen render {folder} --diff` shows your changes: move them into stack.yaml, or overwrite the "
-                "file with --force",
+                f"to use your edited file, run `stackgen render {folder}`; to overwrite it, add --force",
             )
         raise DriftError(
             f"these files were edited by hand: {', '.join(str(folder / path) for path in edited)}",

@@ -148,9 +148,9 @@ def test_failed_requests_are_counted_with_their_reason(bench: Bench, capsys: pyt
 @pytest.mark.parametrize(
     ("limits", "code", "sentence"),
     [
-        (["--max-ttft", "0.5s"], 0, "up to 2 streams; at 4 streams, the p95 of the TTFT is 800 ms, above 500 ms"),
-        (["--max-itl", "20ms"], 0, "up to 1 stream; at 2 streams, the p95 of the inter-token latency is 40 ms"),
-        (["--max-ttft", "10ms"], 1, "the limits hold at no level; at 1 stream, the p95 of the TTFT is 200 ms"),
+        (["--max-ttft", "0.5s"], 0, "up to 2 streams. At 4 streams, the p95 of the TTFT is 800 ms, above 500 ms"),
+        (["--max-itl", "20ms"], 0, "up to 1 stream. At 2 streams, the p95 of the inter-token latency is 40 ms"),
+        (["--max-ttft", "10ms"], 1, "the limits hold at no level. At 1 stream, the p95 of the TTFT is 200 ms"),
         (["--max-ttft", "2", "--max-itl", "1s"], 0, "the limits hold at every level, up to 4 streams"),
     ],
 )
@@ -222,7 +222,7 @@ def test_two_runs_side_by_side(bench: Bench, capsys: pytest.CaptureFixture[str],
     page = tmp_path / "compare.html"
     assert main(["bench", "compare", *map(str, runs), "--html", str(page), "--max-ttft", "150ms"]) == 0
     out = capsys.readouterr().out
-    assert "0.50x" in out and "at 1 stream, the p95 of the TTFT is 200 ms" in out and "up to 1 stream" in out
+    assert "0.50x" in out and "At 1 stream, the p95 of the TTFT is 200 ms" in out and "up to 1 stream" in out
     assert page.read_text().count("<polyline") == 6
     # the newest run of the stack
     assert main(["bench", "compare", str(bench.folder), str(bench.folder)]) == 0

@@ -223,7 +223,7 @@ def test_differential_bundle_needs_the_earlier_one(tmp_path: Path) -> None:
     assert read_tree(store) == snapshot_files(WEIGHTS)
     flip_byte(large_piece(first))
     assert "damaged" in bundle("verify", second, "--base", first, code=1).stdout
-    assert "not a bundle that this one is based on" in bundle("verify", first, "--base", second, code=2).stderr
+    assert "this bundle is not based on" in bundle("verify", first, "--base", second, code=2).stderr
 
 
 def test_diff_shows_what_changed_and_the_bytes(tmp_path: Path) -> None:

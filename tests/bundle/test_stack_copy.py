@@ -77,7 +77,7 @@ def test_image_by_digest_gets_a_tag(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("    extra_env: {MY_TOKEN: hf_abcdefghijklmnopqrstuvwxyz123456}\n", "secret"),
-        ("    labels: {note: sk-in-the-env-file-0123456789}\n", "is a secret of this stack"),
+        ("    labels: {note: sk-in-the-env-file-0123456789}\n", "a secret of this stack"),
         ("    extra_args: [--chat-template, ./key.pem]\n", "contains a private key"),
     ],
 )

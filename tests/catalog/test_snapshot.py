@@ -133,7 +133,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (change("models.0.variants", []), "models.0.variants"),
         (change("models", []), "models"),
         (change("commit", "main"), "commit"),
-        (lambda data: data["models"][0].update(context=1), "the hash of its models"),
+        (lambda data: data["models"][0].update(context=1), "the hash of the models"),
     ],
 )
 def test_a_snapshot_with_another_content_is_refused(change: Callable[[dict[str, Any]], None], message: str) -> None:

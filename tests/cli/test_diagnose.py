@@ -132,7 +132,7 @@ def test_fix_does_not_apply_an_unsafe_change(
 ) -> None:
     path = stack(tmp_path, monkeypatch, "Please pass the argument `trust_remote_code=True` to allow custom code")
     _, _, err = run(capsys, "diagnose", str(path), "--fix", "--yes")
-    assert "--fix does not apply the change. Edit stack.yaml by hand" in err and path.read_text() == STACK
+    assert "affects more than the start of the stack. Edit stack.yaml by hand" in err and path.read_text() == STACK
 
 
 def test_fix_removes_a_removed_flag(

@@ -97,11 +97,11 @@ def test_a_model_on_the_hub_is_read_from_its_headers_only(run: Run, model: Path,
 def test_a_hub_that_does_not_answer_is_an_error_with_remedies(run: Run) -> None:
     text = run("org/tiny", "--gpu", "L4", code=3, env={"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert "does not answer" in text
-    assert "name a local folder" in text
+    assert "pass a local folder" in text
 
 
 def test_offline_asks_nobody(run: Run, model: Path) -> None:
-    assert "may not be asked" in run("org/tiny", "--gpu", "L4", "--offline", code=2)
+    assert "forbids asking the Hub" in run("org/tiny", "--gpu", "L4", "--offline", code=2)
 
 
 def test_a_model_in_the_cache_of_this_user_needs_no_hub(run: Run, model: Path, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_stack_from_flags_can_be_rendered_again_with_other_flags(
     capsys.readouterr()
     assert cli.main([*render, "--port", "9002"]) == 2
     shown = capsys.readouterr().err
-    assert "edited by hand" in shown and "`stackgen render compose/name` renders the edited file" in shown
+    assert "edited by hand" in shown and "to use your edited file, run `stackgen render compose/name`" in shown
     assert load_stack(path).port == 9001
 
 
@@ -234,7 +234,7 @@ def test_a_word_that_is_no_stack_and_no_model_is_explained(
     (tmp_path / "compose").mkdir()
     assert cli.main(["render", argument, "--no-validate"]) == 2
     shown = capsys.readouterr().err
-    assert f"{argument} is no stack" in shown and advice in shown
+    assert f"{argument} is not a stack" in shown and advice in shown
     assert [path.name for path in tmp_path.iterdir()] == ["compose"]
 
 

@@ -247,7 +247,7 @@ def test_sync_refuses_what_is_no_catalogue(run: Output, tmp_path: Path, server: 
     cut.write_bytes(archive_of(recipes)[:-30])
     old = tmp_path / "old.json"
     old.write_text(snapshot_text(load_packaged()).replace("2026", "2025"))
-    bad |= {str(cut): "is cut off", str(old): "the hash of its models"}
+    bad |= {str(cut): "is cut off", str(old): "the hash of the models"}
     for source, message in bad.items():
         run("sync", source, code=2)
         assert message in run.err and "hint: " in run.err, source

@@ -104,7 +104,7 @@ def test_no_room_records_nothing_and_says_whether_moving_helps(run: Run) -> None
     assert "--repack" not in text
     assert (run.folder / "placement.yaml").read_text() == before
     run.write(auto("b"), auto("c", "tensor_parallel_size: 2"))
-    assert "if others move: `stackgen plan --repack`" in run.plan(code=1)
+    assert "if other replicas move: `stackgen plan --repack`" in run.plan(code=1)
     run.plan("--repack")
     assert run.ids() == {"vllm-b": ("GPU-c",), "vllm-c": ("GPU-a", "GPU-b")}
 
@@ -140,7 +140,7 @@ def test_dry_run_and_picture(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("row", "text"), [
-    (auto("a").replace("vllm", "sglang"), "there is none for sglang"),
+    (auto("a").replace("vllm", "sglang"), "stackgen does not have for sglang"),
     (auto("a", "share_gpus: true"), "needs gpu_memory_utilization"),
     (auto("a", "extra_args: [--nnodes, '2']"), "several"),
     (auto("a") + auto("b").replace("auto", "2"), "can't be combined with `auto`"),
@@ -154,7 +154,7 @@ def test_what_auto_cannot_do_is_refused(run: Run, row: str, text: str) -> None:
 def test_clusters_and_amd_are_refused(run: Run) -> None:
     run.write(auto("a"), head="target: kubernetes\n")
     assert "a cluster chooses the GPUs" in run.plan(code=2)
-    assert "a cluster chooses the GPUs itself" in run("render", "--no-validate", code=2)
+    assert "a cluster, which chooses the GPUs itself" in run("render", "--no-validate", code=2)
     run.write(auto("a"), head="gpu_driver: amd\n")
     assert "works with NVIDIA GPUs" in run.plan(code=2)
 
@@ -203,7 +203,7 @@ def test_a_bundle_is_for_another_machine(run: Run) -> None:
     run.write(auto("a"))
     run.plan()
     # the command itself asks for Docker first
-    with pytest.raises(StackgenError, match="a bundle is for another one"):
+    with pytest.raises(StackgenError, match="a bundle is for another machine"):
         copy_stack(open_stack(str(run.folder)), {})
 
 

@@ -114,7 +114,7 @@ def test_a_model_stays_on_its_hosts_and_others_stay_when_one_is_added(lab: Lab) 
 
 def test_without_a_plan_render_says_how_to_get_one(lab: Lab) -> None:
     lab.write(auto("a"))
-    assert "models[0].gpus: `auto` has no place yet (`stackgen plan` chooses" in lab("render", code=2)
+    assert "models[0].gpus: the GPUs of `auto` are not chosen yet (run `stackgen plan`" in lab("render", code=2)
 
 
 def test_a_machine_without_models_is_named(lab: Lab) -> None:

@@ -95,7 +95,7 @@ def test_a_rank_that_vllm_refuses_is_an_error(rank: int, fields: dict[str, Any],
         ({"path": "https://huggingface.co/org/sql/tree/v2"}, {}, "[0].path", "`path: org/sql` and `revision: v2`"),
         ({"path": "adapters/of/mine"}, {}, "[0].path", "Start a local path with /, ./ or ~"),
         ({"path": "./sql", "revision": "v2"}, {}, "[0].revision", "the path is a local folder"),
-        ({}, {"max_lora_rank": 64, "extra_args": ["--max-lora-rank=64"]}, "max_lora_rank", "extra_args contains"),
+        ({}, {"max_lora_rank": 64, "extra_args": ["--max-lora-rank=64"]}, "max_lora_rank", "already contains"),
         (None, {"max_lora_rank": 64}, "max_lora_rank", "has no effect without lora_adapters"),
     ],
 )

@@ -109,7 +109,7 @@ def test_the_cpu_needs_an_image_and_gets_the_cpu_engine() -> None:
     ("fields", "path", "part"),
     [
         ({"served_names": ["a", "b"]}, "served_names", "under one name"),
-        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization", "no limit for all memory"),
+        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization", "can't limit the whole memory"),
         ({"gpus": "all"}, "gpus", "needs tensor_parallel_size"),
         ({"gpus": 2, "tensor_parallel_size": 4}, "gpus", "is 4, but each replica has 2 GPUs"),
         ({"gpus": 4, "tensor_parallel_size": 2}, "tensor_parallel_size", "is 2, but each replica has 4 GPUs"),

@@ -163,7 +163,7 @@ def test_upgrade_names_what_breaks(folder: Path, capsys: pytest.CaptureFixture[s
     (folder / "stack.yaml").write_text(STACK + '    extra_args: ["--spec-method", "medusa"]\n', encoding="utf-8")
     _, out, _ = upgrade(capsys, folder, "--json")
     [model] = json.loads(out)["models"]
-    assert model["breaks"] == ["spec_method: the value medusa is gone"] and model["to"] == "0.33.0"
+    assert model["breaks"] == ["spec_method: the value medusa no longer exists"] and model["to"] == "0.33.0"
 
 
 def test_upgrade_tells_driver_image_and_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,7 +193,7 @@ def test_tensor_parallel_size_defaults_to_all_gpus_of_the_replica(model: dict[st
         ({"gpus": "all"}, "`gpus: all` needs tensor_parallel_size"),
         ({"gpus": 3, "pipeline_parallel_size": 2}, "can't be split into 2 pipeline stages"),
         ({"gpus": 8, "tensor_parallel_size": 1}, "8 GPUs: 7 GPUs would be idle (set `gpus: 1`"),
-        ({"gpus": [0, 1, 2, 3], "tensor_parallel_size": 1, "replicas": 2}, "2 GPUs: 1 GPU would idle"),
+        ({"gpus": [0, 1, 2, 3], "tensor_parallel_size": 1, "replicas": 2}, "2 GPUs: 1 GPU would be idle"),
         ({"gpus": 8, "data_parallel_size": 3}, "8 GPUs can't be split into 3 groups"),
         (
             {"gpus": 8, "tensor_parallel_size": 8, "data_parallel_size": 8},

@@ -81,7 +81,7 @@ def test_a_draft_model_is_downloaded_or_mounted() -> None:
         ({"max_num_batched_tokens": 64, "max_num_seqs": 128}, "less than max_num_seqs (128)"),
         ({"gpus": "none", "cpu_offload_gib": 2}, "has no effect on the CPU"),
         ({"gpus": "none", "kv_cache_memory": "2g"}, "set cpu_kv_cache_gib"),
-        ({"gpus": "none", "sleep_mode": True}, "vLLM supports it on GPUs only"),
+        ({"gpus": "none", "sleep_mode": True}, "vLLM supports it only on GPUs"),
         ({"load_format": "safetensor"}, "did you mean safetensors?"),
         ({"limit_mm_per_prompt": {"images": 1}}, "limit_mm_per_prompt"),
         ({"kv_cache_memory": "20"}, "kv_cache_memory"),

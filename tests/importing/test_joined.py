@@ -155,7 +155,7 @@ def test_files_are_merged_in_their_order(tmp_path: Path, capsys: pytest.CaptureF
     over.rename(tmp_path / "compose.override.yml")
     data = run(capsys, tmp_path / "compose.yaml")
     assert data["stack"]["models"][0]["model"] == "org/m"
-    assert "compose.override.yml is not read" in data["stderr"]
+    assert "compose.override.yml was not read" in data["stderr"]
 
 
 def test_what_include_cannot_read_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

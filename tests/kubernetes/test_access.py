@@ -194,7 +194,8 @@ def test_a_new_key_is_valid_when_the_gateway_has_loaded_it(
     # nobody has agreed to a change of the cluster: the key is saved here only
     assert cli.main(["keys", "new", "first", "--stack", str(folder), "--json"]) == 1
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["reloaded"] is False and "saved here only" in shown.err and "context lab" in shown.err
+    assert json.loads(shown.out)["reloaded"] is False
+    assert "saved only on this machine" in shown.err and "context lab" in shown.err
 
     # HAProxy's answer to "show map", with the keys that the folder will have after the next command
     monkeypatch.setattr("stackgen.runtimes.kubernetes.keys.LIMIT", 5.0)

@@ -176,7 +176,7 @@ def test_the_gateway_enables_a_replica_whose_command_was_killed(stack: FakeEngin
 def test_a_read_only_command_enables_a_replica_whose_command_was_killed(stack: FakeEngineStack) -> None:
     drain_and_die()
     done = stackgen(stack, "logs", "gateway", "--tail", "1", "--stack", str(stack.folder))
-    assert "vllm-alpha-2 was left drained since 20" in done.stderr
+    assert "vllm-alpha-2 was still drained since 20" in done.stderr
     assert "left drained" not in done.stdout and "forced drain" in done.stdout
     gateway = running_gateway("roll-keys")
     assert gateway and gateway.drained() == []

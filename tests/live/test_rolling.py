@@ -63,7 +63,7 @@ def test_scaling_down_and_up_loses_no_request(running: LiveStack, capsys: pytest
     _assert_downtime_needs_confirmation(running)
     # the only replica: without it, the model is gone
     _kill_while_draining(running)
-    assert f"{FIRST} was left drained since" in running.run_stackgen("status", str(running.folder)).stderr
+    assert f"{FIRST} was still drained since" in running.run_stackgen("status", str(running.folder)).stderr
     running.stackgen("status", str(running.folder))
     update(running)
     assert (running.folder / "stack.yaml").read_text().startswith("# a comment\n")
@@ -91,7 +91,7 @@ def test_up_enables_a_replica_that_a_killed_update_left_drained(running: LiveSta
     _kill_while_draining(running)
     done = running.run_stackgen("up", str(running.folder), "--timeout", "900")
     assert done.returncode == 0, done.stderr
-    assert f"{FIRST} was left drained since" in done.stderr
+    assert f"{FIRST} was still drained since" in done.stderr
     running.stackgen("status", str(running.folder))
 
 

@@ -112,7 +112,7 @@ def test_no_gpu_is_given_away_twice_and_no_group_leaves_its_island(seed: int) ->
     ("GPU-0", "is not a GPU"),
     ({"uuid": "0", "name": "H100"}, "is not the UUID of a GPU"),
     ({"uuid": "GPU-0"}, "has no name"),
-    ({"uuid": "GPU-0", "name": "H1000X"}, "not in the table of GPUs, and it has no memory"),
+    ({"uuid": "GPU-0", "name": "H1000X"}, "so the GPU needs the field memory"),
     ({"uuid": "GPU-0", "name": "X", "memory": "much"}, "is not the memory of a GPU"),
     ({"uuid": "GPU-0", "name": "H100", "index": -1}, "is not the index of a GPU"),
     ({"uuid": "GPU-0", "name": "H100", "island": [1]}, "is not a name"),

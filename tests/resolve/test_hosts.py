@@ -152,7 +152,7 @@ def test_no_command_edits_the_copy_of_a_machine(lab: Path, capsys: pytest.Captur
 
 
 def test_a_bundle_of_one_machine_is_refused(lab: Path) -> None:
-    with pytest.raises(StackgenError, match="this one has `hosts`"):
+    with pytest.raises(StackgenError, match="this stack has `hosts`"):
         copy_stack(open_stack(str(lab / "box1")), {})
 
 
@@ -206,7 +206,7 @@ BOTH = {"front": {}, "box": {"address": "10.0.0.2"}}
          "hosts.box.gpus: is 1, but the models on this host need 2"),
         ({"models": [VLLM | {"host": "bx"}]}, "models[0].host: 'bx' is not one of `hosts` (choose one of front, box)"),
         ({"models": [VLLM | {"host": ["box", "box"]}]}, "models[0].host: lists a host twice"),
-        ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: `auto` has no place yet"),
+        ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: the GPUs of `auto` are not chosen yet"),
         ({"models": [VLLM | {"host": ["front", "box"], "cache_aware": True, "replicas": 2}]},
          "models[0].cache_aware: works on one host only"),
         ({"gateway": False}, "gateway: can't be disabled with `hosts`"),

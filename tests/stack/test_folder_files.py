@@ -113,7 +113,7 @@ def test_a_hand_written_stack_needs_no_init(folder: Path, capsys: pytest.Capture
     assert cli.main(["keys", "new", "alice", "--stack", str(folder)]) == 2
     assert f"`stackgen render {folder}` writes a .env" in capsys.readouterr().err
     assert cli.main(["init", str(folder)]) == 2
-    assert f"`stackgen render {folder}` writes what the stack lacks" in capsys.readouterr().err
+    assert f"`stackgen render {folder}` writes missing files" in capsys.readouterr().err
     assert render(folder) == 0
     assert cli.main(["keys", "new", "alice", "--stack", str(folder)]) in (0, 1)
 
@@ -220,7 +220,11 @@ def test_a_secret_in_a_flag_is_a_warning_without_its_value(
     )
     assert render(folder) == 0
     shown = capsys.readouterr().err
-    assert (f"models[0].extra_args: {flag} is followed by a secret" in shown) if flag else "is followed by" not in shown
+    assert (
+        (f"models[0].extra_args: the secret after {flag} is in clear text" in shown)
+        if flag
+        else "the secret after" not in shown
+    )
     assert "hf_" not in shown and "hunter2" not in shown
 
 

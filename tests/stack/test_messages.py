@@ -56,7 +56,7 @@ def test_errors_of_yaml_are_explained(
 def test_a_tab_behind_a_value_is_explained_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml_text, "Loader", yaml.SafeLoader)
     (found,) = mistakes("name: a\nport: 1\t\n")
-    assert found.line == 2 and "a tab between or behind" in found.message and "remove the tab" in found.hint
+    assert found.line == 2 and "contains a tab between or after" in found.message and "remove the tab" in found.hint
 
 
 def test_an_error_of_yaml_shows_no_value() -> None:
