@@ -155,7 +155,7 @@ def ensure_weights(
                 f"{missing} is not in the store, and storage.offline forbids the download",
                 "set `storage.offline: false` (the stack in the bundle is offline in any case)",
             )
-        progress(f"downloading {missing} and what else is missing", 0, 0)
+        progress(f"downloading {missing} and other missing models", 0, 0)
         prepare()
         create_shared_volumes(plan)
         run([*compose_command(folder), "run", "--rm", "--no-deps", service.name])

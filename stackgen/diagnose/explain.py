@@ -81,7 +81,7 @@ def format_markdown(rule: Rule) -> str:
         parts.append(f"```yaml\n{_format_change(rule)}\n```\n")
     parts.append(f"{rule.explain}\n")
     if rule.variants:
-        parts.append("Some messages have a cause or a fix of their own:\n")
+        parts.append("Some messages have another cause or fix:\n")
         for text, steps in _format_variants(rule):
             parts.append("\n".join([f"- {text}", *(["  Fix:"] if steps else []), *(f"  - {one}" for one in steps), ""]))
     if rule.all_patterns:

@@ -58,13 +58,13 @@ def _find_problems(
         return
     wanted = {CONFIG: (CONFIG,), " or ".join(WEIGHTS[:2]): WEIGHTS}
     if lacking := [text for text, names in wanted.items() if not set(names) & set(facts.files)]:
-        hint = "merged weights are served as a model of their own"
+        hint = "serve merged weights as a separate model"
         yield fail(f"the adapter {lora.name} is incomplete", evidence=f"missing: {', '.join(lacking)}",
                    fix="set `path` to the folder that PEFT's save_pretrained wrote"
                    + (f"; {hint}" if "config.json" in facts.files else ""), place=field)  # fmt: skip
         return
     if facts.config is None:
-        yield fail(f"{CONFIG} of the adapter {lora.name} can't be read, or is no JSON object", evidence=lora.path,
+        yield fail(f"{CONFIG} of the adapter {lora.name} can't be read, or is not a JSON object", evidence=lora.path,
                    fix=f"copy {CONFIG} from the adapter's source again", place=field)  # fmt: skip
         return
     # another image may support more

@@ -77,10 +77,8 @@ def check_kinds(inputs: DoctorInputs) -> Results:
         wanted.setdefault(one["apiVersion"], []).append(one["kind"])
     missing = {version: kinds for version, kinds in wanted.items() if version not in facts.versions}
     for version, kinds in missing.items():
-        group = version.rpartition("/")[0]
-        fix = OPERATORS.get(group, "use a newer cluster")
-        if version in SERVER:
-            fix = f"use Kubernetes {SERVER[version]} or newer"
+        newer = f"use Kubernetes {SERVER[version]} or newer" if version in SERVER else "use a newer cluster"
+        fix = OPERATORS.get(version.rpartition("/")[0], newer)
         yield fail(f"the server does not support {' and '.join(dict.fromkeys(kinds))} ({version})", fix=fix)
     if not missing:
         yield ok("the server supports the kinds of all manifests", evidence=", ".join(sorted(wanted)))

@@ -19,8 +19,8 @@ def check_proxy(inputs: DoctorInputs) -> Results:
     places = [*(host.proxies or ()), *(["the Docker daemon"] if host.daemon_proxy else [])]
     if places:
         yield warn(
-            f"this machine uses an HTTP proxy, and `proxy` is not set in stack.yaml: {', '.join(leaving)} may not "
-            "reach the internet",
+            f"this machine uses an HTTP proxy, and `proxy` is not set in stack.yaml: {', '.join(leaving)} may be "
+            "unable to reach the internet",
             evidence=f"set in {', '.join(places)}",
             fix="set `proxy: http://HOST:PORT`, and `ca_certificates` if your network intercepts TLS. A proxy with a "
             "password belongs into .env, as STACKGEN_PROXY",

@@ -198,7 +198,7 @@ def _read_includes(reader: ComposeReader, value: Any, seen: set[Path]) -> Iterat
         paths = [reader.folder / word.text for word in words.get("path", [])]
         if missing := next((one for one in paths if not one.is_file()), None):
             for word in used:
-                word.item.drop(f"{missing} is not here: import the project in its own folder, or this file as well")
+                word.item.drop(f"{missing} is not here: import the project in its own folder, or import this file too")
             continue
         if not paths:
             raise SpecError(reader.source, [Mistake(place, "must be a path, or a mapping with `path`")])

@@ -112,7 +112,7 @@ def _add(secret: Secret, values: dict[str, str], folder: Path, fresh: bool, note
     # a new .env has a generated key, and nobody uses it yet
     known = "" if fresh and secret.name == API_KEY else read_env(folder).get(secret.name, "")
     if known and known != secret.value:
-        notes.append(f"{folder / '.env'} has another {secret.name} already, which stays")
+        notes.append(f"{folder / '.env'} already contains another {secret.name}, which was not changed")
     elif re.search(r"['\n\r]", secret.value):
         notes.append(f"{secret.name} contains a quote or a line break: write it into {folder / '.env'} yourself")
     else:

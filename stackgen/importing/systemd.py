@@ -12,8 +12,8 @@ from stackgen.importing.shell import Command, read_script
 __all__ = ["is_unit", "read_unit"]
 
 REASONS = {
-    "User": "the image has a user of its own; to choose another one, set `user`",
-    "Group": "the image has a user of its own", "SupplementaryGroups": "the container gets its GPUs from Docker",
+    "User": "the image sets its own user; to choose another one, set `user`",
+    "Group": "the image sets its own user", "SupplementaryGroups": "the container gets its GPUs from Docker",
     "Description": "a description for people", "Documentation": "a description for people",
     "ExecStop": "`stackgen down` stops the stack", "ExecStopPost": "`stackgen down` stops the stack",
     "ExecReload": "`stackgen update` changes a running stack", "Restart": "stackgen restarts containers itself",

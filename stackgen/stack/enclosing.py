@@ -16,7 +16,7 @@ def find_enclosing(plan: Plan, folder: Path) -> list[str]:
     """Warnings about mounted folders that contain `folder`, the folder of the rendered files, each once."""
     return [
         f"{source} is mounted into the containers of {service}, so they can read the keys in {folder / '.env'}. Keep "
-        "the stack in a folder of its own, outside of the model's folder"
+        "the stack in its own folder, outside of the model's folder"
         for source, service in _iterate(plan, folder).items()
     ]
 

@@ -168,7 +168,7 @@ def _find_taken(spec: StackSpec, places: Mapping[str, Recorded]) -> list[Mistake
         ids = [id.rpartition("=")[2] for id in model.gpus] if isinstance(model.gpus, tuple) else []
         # without `host`, a model is on the first machine
         hosts = (model.host or (spec.front,)) if spec.hosts else ("",)
-        found += [Mistake(f"models[{number}].gpus", f"GPU {id} is the place of {used[host, id]} in {FILE}",
+        found += [Mistake(f"models[{number}].gpus", f"GPU {id} is already assigned to {used[host, id]} in {FILE}",
                           hint="list another GPU, or run `stackgen plan`, which moves the other model")
                   for id in ids for host in hosts if used.get((host, id)) in auto]  # fmt: skip
     return found

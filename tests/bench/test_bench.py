@@ -167,7 +167,7 @@ def test_the_highest_load_that_keeps_the_limits(
 def test_a_level_with_failures_does_not_keep_the_limits(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.report(level(1, 100, 10), level(2, 100, 10, errors=("HTTP 503",)))
     assert bench.run("--max-ttft", "1s") == 1
-    assert "at 2 streams, 1 of 11 requests failed" in capsys.readouterr().out
+    assert "At 2 streams, 1 of 11 requests failed" in capsys.readouterr().out
 
 
 def test_the_tool_failing_is_an_error_with_its_last_exception(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

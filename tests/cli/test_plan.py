@@ -156,7 +156,7 @@ def test_clusters_and_amd_are_refused(run: Run) -> None:
     assert "a cluster chooses the GPUs" in run.plan(code=2)
     assert "a cluster, which chooses the GPUs itself" in run("render", "--no-validate", code=2)
     run.write(auto("a"), head="gpu_driver: amd\n")
-    assert "works with NVIDIA GPUs" in run.plan(code=2)
+    assert "works only with NVIDIA GPUs" in run.plan(code=2)
 
 
 def test_a_machine_without_gpus_names_both_remedies(run: Run) -> None:

@@ -199,7 +199,7 @@ def test_files_of_any_content_are_no_exception(tmp_path: Path) -> None:
     assert not problem_ids(checked(path))
     (tmp_path / "sql" / "adapter_config.json").write_text("[")
     found = single_problem(checked(path), "SG-P066", "fail")
-    assert "can't be read, or is no JSON object" in found.message
+    assert "can't be read, or is not a JSON object" in found.message
     (tmp_path / "sql" / "adapter_config.json").unlink()
     assert single_problem(checked(path), "SG-P066", "fail").evidence == "missing: adapter_config.json"
 

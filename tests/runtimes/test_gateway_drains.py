@@ -112,7 +112,7 @@ def test_next_command_enables_a_replica_that_was_left_drained(
     args = {"update": ["update", str(world.folder), "--progress", "plain"],
             "keys": ["keys", "new", "team", "--stack", str(world.folder)]}  # fmt: skip
     assert main(args[command]) == 0
-    assert f"{REPLICA}" in (error := capsys.readouterr().err) and "enabled" in error
+    assert f"{REPLICA}" in (error := capsys.readouterr().err) and "gets requests from the gateway again" in error
     assert world.containers["gateway"].drained == set()
 
 

@@ -130,7 +130,7 @@ def _describe_content(context: Context, completion: Completion, outcome: Outcome
         kinds = " and ".join(content.others)
         return f"the answer has only {kinds} and no content"
     if outcome.kind == "token":
-        return "the model generates, but its first token has no text of its own"
+        return "the model generates, but its first token contains no text"
     if outcome.kind == "control":
         return "the answer has no text: the model stopped after one token, possibly a control token"
     return "the answer has no text, although the model used all tokens"

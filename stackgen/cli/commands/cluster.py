@@ -140,7 +140,7 @@ def down_cluster(args: Namespace, stack: Stack) -> int:
     if kept:
         names = ", ".join(one.partition("/")[2] for one in kept)
         lines.append(f"kept, with the weights: the claims {names}. `stackgen down --volumes` deletes them")
-    lines.append(f"the namespace {cluster.namespace} stays")
+    lines.append(f"the namespace {cluster.namespace} still exists")
     data = {"stopped": True, "volumes_removed": args.volumes, "removed": list(removed), "kept": list(kept)}
     print_data(args, data, lines)
     return 0

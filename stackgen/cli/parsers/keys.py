@@ -41,8 +41,8 @@ def add_keys_command(subcommands: Subcommands) -> None:
     )  # fmt: skip
     new.add_argument(
         "--write-to", metavar="FOLDER",
-        help="write each key into a file of its own, FOLDER/NAME.key (mode 0600), instead of printing it. The file sets"
-        " OPENAI_API_KEY and OPENAI_BASE_URL",
+        help="write each key into its own file, FOLDER/NAME.key (mode 0600), instead of printing it. The file sets "
+        "OPENAI_API_KEY and OPENAI_BASE_URL",
     )  # fmt: skip
     new.add_argument("--base-url", metavar="URL", help="base URL for the files (default: the stack's, on this machine)")
     add_context_argument(keys)

@@ -56,7 +56,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V042",
-        title="a request contains JSON that is cut or broken",
+        title="a request contains incomplete or invalid JSON",
         cause="the server refused a request because it can't parse the JSON in it: {problem}. Most often, the client "
         "sent back the arguments of an earlier tool call (tool_calls[].function.arguments) incomplete",
         fix="fix the client: it must send back arguments only if they are valid JSON, and {} otherwise; as a "

@@ -89,8 +89,8 @@ RULES: tuple[Rule, ...] = (
         cause="clients request {name}, but the server serves {served}",
         fix="request {served}",
         source=SOURCE,
-        explain="served_names sets the name of a model, whatever folder the model was loaded from. Without "
-        "served_names, the name is exactly the value of `model:` in stack.yaml.",
+        explain="served_names sets the name of a model, regardless of the folder that the model was loaded from. "
+        "Without served_names, the name is exactly the value of `model:` in stack.yaml.",
         find=_finder_of("path"),
     ),
     Rule(

@@ -16,8 +16,8 @@ ENGINES = ("sglang",)
 NOT_REPRODUCED = "The failure was not reproduced, because it needs a GPU."
 BUDGET = (
     "mem_fraction_static is the share of a GPU's memory for weights and KV cache. CUDA graphs, activations and NCCL "
-    "need the rest. So a failure that names the KV cache needs a higher share, and an out-of-memory error later, for "
-    "example while CUDA graphs are captured, needs a lower one."
+    "need the rest. If the KV cache does not fit, raise the share. If memory runs out later, for example during the "
+    "capture of CUDA graphs, lower the share."
 )
 
 

@@ -227,7 +227,7 @@ def find_bad_groups(manifests: Manifests) -> Iterator[Finding]:
             message = "LeaderReady: the first node is ready only after the others, which wait for it"
             yield manifests.finding(rule, one, "spec.startupPolicy", message)
         if any(_name(one) == _name(other) for other in manifests.of_kind("Service")):
-            message = "a Service has this name, which the controller needs for a Service of its own"
+            message = "a Service has this name, but the controller needs the name for its own Service"
             yield manifests.finding(rule, one, "metadata.name", message)
 
 

@@ -124,7 +124,7 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
     if _spec(stack).routing == "prefix":
         found += [
             Mistake(f"models[{index}].cache_aware", "can't be combined with `gateway.routing: prefix`",
-                    hint="remove one of them: both choose a replica by the beginning of a prompt")
+                    hint="remove one of the two, because both choose a replica by the prefix of a prompt")
             for index, model in enumerate(stack.models) if getattr(model, "cache_aware", False)
         ]  # fmt: skip
     return found + fallback.mistakes(stack) + router.mistakes(stack, True)

@@ -261,7 +261,7 @@ def _roll_back(stack: Stack, runner: _RolloutRunner, rollout: Rollout, error: St
         runner.roll_back(rollout)
     except StartError as second:
         return StartError(
-            f"{cause}\nthe rollback failed as well: {second.message}", "run `stackgen diagnose` for the cause"
+            f"{cause}\nthe rollback failed too: {second.message}", "run `stackgen diagnose` for the cause"
         )
     return StartError(f"{cause}\nrolled back: the previous services run again, and {stack_yaml}", error.hint)
 
