@@ -203,13 +203,8 @@ class VolumeStore:
                     continue
                 name = f"{parent}/{entry.name}".lstrip("/")
                 link = entry.linkname if entry.issym() else None
-                yield Member(
-                    name,
-                    entry.size,
-                    f"{entry.size}:{entry.mtime}",
-                    link,
-                    lambda archive=archive, entry=entry: archive.extractfile(entry),
-                )  # type: ignore[misc]
+                yield Member(name, entry.size, f"{entry.size}:{entry.mtime}", link,
+                             lambda archive=archive, entry=entry: archive.extractfile(entry))  # type: ignore[misc]  # fmt: skip
 
     def find_present(self, files: Sequence[StoreFile]) -> set[str]:
         """See Store."""

@@ -117,7 +117,7 @@ def test_an_existing_stack_and_its_keys_are_not_overwritten(capsys: pytest.Captu
     assert "already exists" in err and "--force" in err
     assert (tmp_path / "stack.yaml").read_text() == "mine\n"
     _, err = run(capsys, RUN, "-o", str(tmp_path), "--force")
-    assert "has another STACKGEN_API_KEY which was not changed" in err
+    assert "already contains another STACKGEN_API_KEY" in err
     assert read_env(tmp_path)["STACKGEN_API_KEY"] == "the-key-of-my-clients"
 
 
