@@ -7,7 +7,7 @@ Each process has a CUDA context outside of its share.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stackgen.errors import StackgenError
 from stackgen.fit.changes import SHORTEST, four_bit_variant, has_fp8
@@ -15,13 +15,21 @@ from stackgen.fit.estimate import CLOSE, CONTEXT, FITS, NOT, Change, Estimate, M
 from stackgen.fit.gpus import GIB, Gpu
 from stackgen.fit.settings import Settings
 
-__all__ = ["HIGHEST_SUM", "Shared", "Shares", "find_shares", "judge_together", "taken"]
+__all__ = ["HIGHEST_SUM", "Memo", "Shared", "Shares", "find_shares", "judge_together", "taken"]
 
 # the most that gpu_memory_utilization of all models on a GPU may add up to: `stackgen.resolve.placement` refuses more
 HIGHEST_SUM = 0.95
 LENGTHS = tuple(sorted({factor * 2**power for power in range(10, 17) for factor in (2, 3)}, reverse=True))
 # a share beyond the smallest, in case that CUDA graphs outside of it decide
 STEPS = 5
+
+
+@dataclass(slots=True)
+class Memo:
+    """What is known of models, by their `id`: their callers and `variants` keep them, so no other model has the id."""
+
+    shares: dict[tuple[int, Settings, Gpu], float | None] = field(default_factory=dict)
+    variants: dict[int, tuple[Change, Model]] = field(default_factory=dict)
 
 
 Varied = list[tuple[Model, Settings, tuple[Change, ...]]]
@@ -77,12 +85,13 @@ def taken(found: Estimate) -> tuple[int, int, int]:
     return found.budget + extra[0], found.budget + extra[1], found.budget + extra[2]
 
 
-def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> list[Shares]:
+def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo | None = None) -> list[Shares]:
     """The settings with which the models of `group` fit on one GPU together, the mildest first; [] if nothing helps.
 
     First as they are, then with a smaller cache, and with quantized weights. Each at the longest context that fits;
-    none that is no longer than a milder one.
+    none that is no longer than a milder one. `memo`: what is known already, for calls with the same models.
     """
+    memo = memo or Memo()
     found: list[Shares] = []
     best = 0
     # a cache of a fixed size is outside of what the share decides
@@ -90,10 +99,10 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> list[Share
              for _, settings in group]  # fmt: skip
     group = [(model, replace(settings, kv_cache_bytes=0)) for model, settings in group]
     for number, vary in enumerate((_same, _half_cache, _half_weights, _four_bits)):
-        if (varied := vary(group, gpu)) and (lengths := _find_lengths(varied, gpu)) and sum(lengths) > best:
+        if (varied := vary(group, gpu, memo)) and (lengths := _find_lengths(varied, gpu, memo)) and sum(lengths) > best:
             best = sum(lengths)
             own = [_length(model, settings) for model, settings, _ in varied]
-            shares = _divide(_smallest_shares(varied, lengths, gpu)) or []
+            shares = _divide(_smallest_shares(varied, lengths, gpu, memo)) or []
             changes = tuple(
                 (Change("", "gpu_memory_utilization", f"{share:g}"), *more, *dropped,
                  *((Change("", "max_model_len", str(now)),) if now < before else ()))
@@ -106,42 +115,55 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> list[Share
     return found
 
 
-def _find_lengths(varied: Varied, gpu: Gpu) -> list[int]:
+def _find_lengths(varied: Varied, gpu: Gpu, memo: Memo) -> list[int]:
     """The context length of each model with which all fit; [] if there is none."""
     own = [_length(model, settings) for model, settings, _ in varied]
-    for limit in (max(own), *LENGTHS):
+
+    def limited(limit: int) -> list[int]:
         # FastChat takes the context length from the model
-        lengths = [min(each, limit) if settings.engine != "fastchat" else each
-                   for each, (_, settings, _) in zip(own, varied, strict=True)]  # fmt: skip
-        if limit < SHORTEST or not _divide(_smallest_shares(varied, lengths, gpu)):
+        return [min(each, limit) if settings.engine != "fastchat" else each
+                for each, (_, settings, _) in zip(own, varied, strict=True)]  # fmt: skip
+
+    # if the shortest doesn't fit, no other does
+    if not _divide(_smallest_shares(varied, limited(SHORTEST), gpu, memo)):
+        return []
+    for limit in (max(own), *LENGTHS):
+        lengths = limited(limit)
+        if not _divide(_smallest_shares(varied, lengths, gpu, memo)):
             continue
         # a small model may have room for more than the large one
         for index in sorted(range(len(varied)), key=lambda index: varied[index][0].weights.total):
             for longer in sorted({own[index], *LENGTHS}, reverse=True):
                 if own[index] >= longer > lengths[index]:
                     tried = [longer if other == index else each for other, each in enumerate(lengths)]
-                    if _divide(_smallest_shares(varied, tried, gpu)):
+                    if _divide(_smallest_shares(varied, tried, gpu, memo)):
                         lengths = tried
                         break
         return lengths
     return []
 
 
-def _smallest_shares(varied: Varied, lengths: Sequence[int], gpu: Gpu) -> list[float | None]:
-    own = [_length(model, settings) for model, settings, _ in varied]
-    return [_smallest_share(model, settings if now == before else replace(settings, max_model_len=now), gpu)
-            for (model, settings, _), before, now in zip(varied, own, lengths, strict=True)]  # fmt: skip
+def _smallest_shares(varied: Varied, lengths: Sequence[int], gpu: Gpu, memo: Memo) -> list[float | None]:
+    found = []
+    for (model, settings, _), length in zip(varied, lengths, strict=True):
+        if length != _length(model, settings):
+            settings = replace(settings, max_model_len=length)
+        key = id(model), settings, gpu
+        if key not in memo.shares:
+            memo.shares[key] = _smallest_share(model, settings, gpu)
+        found.append(memo.shares[key])
+    return found
 
 
 def _length(model: Model, settings: Settings) -> int:
     return (settings.max_model_len if settings.max_model_len not in (None, -1) else 0) or model.architecture.length
 
 
-def _same(group: Sequence[tuple[Model, Settings]], _gpu: Gpu) -> Varied | None:
+def _same(group: Sequence[tuple[Model, Settings]], _gpu: Gpu, _memo: Memo) -> Varied | None:
     return [(model, settings, ()) for model, settings in group]
 
 
-def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> Varied | None:
+def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu, _memo: Memo) -> Varied | None:
     def can(model: Model, settings: Settings) -> bool:
         return settings.engine == "vllm" and settings.kv_cache_dtype == "auto" and not model.architecture.is_hybrid
 
@@ -152,16 +174,18 @@ def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> Varied | N
             (model, settings, ()) for model, settings in group]  # fmt: skip
 
 
-def _half_weights(group: Sequence[tuple[Model, Settings]], gpu: Gpu) -> Varied | None:
+def _half_weights(group: Sequence[tuple[Model, Settings]], gpu: Gpu, _memo: Memo) -> Varied | None:
     if not has_fp8(gpu):
         return None
     return _vary_largest(group, lambda model, settings: (
         model, replace(settings, quantization="fp8"), (Change("", "quantization", "fp8"),)))  # fmt: skip
 
 
-def _four_bits(group: Sequence[tuple[Model, Settings]], _gpu: Gpu) -> Varied | None:
+def _four_bits(group: Sequence[tuple[Model, Settings]], _gpu: Gpu, memo: Memo) -> Varied | None:
     def vary(model: Model, settings: Settings) -> tuple[Model, Settings, tuple[Change, ...]]:
-        change, small = four_bit_variant(model)
+        if id(model) not in memo.variants:
+            memo.variants[id(model)] = four_bit_variant(model)
+        change, small = memo.variants[id(model)]
         return small, settings, (change,)
 
     return _vary_largest(group, vary)

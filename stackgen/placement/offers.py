@@ -6,6 +6,7 @@ each with a share of their memory and the context that fits into it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 from stackgen.errors import StackgenError
 from stackgen.fit import Change, Gpu, Model, estimate
 from stackgen.fit.changes import find_options
-from stackgen.fit.sharing import Shares, find_shares
+from stackgen.fit.sharing import Memo, Shares, find_shares
 from stackgen.placement.demand import Demand, find_counts, find_demand, settings_of
 from stackgen.placement.machine import Device
 from stackgen.placement.pack import Key
@@ -24,7 +25,7 @@ from stackgen.placement.planner import Plan, plan_places
 __all__ = ["Candidate", "Offer", "Setting", "find_offers"]
 
 # more combinations than this take too long, and a list of all of them helps nobody
-MOST_MODELS, MOST_OFFERS, LARGEST_GROUP = 12, 6, 3
+MOST_MODELS, MOST_OFFERS, LARGEST_GROUP, MOST_FOR_LARGE_GROUPS = 12, 6, 3, 6
 # changes of one model, the mildest first
 FIELDS = ("gpu_memory_utilization", "max_num_seqs", "worker_concurrency", "kv_cache_dtype", "max_model_len",
           "extra_args", "quantization", "load_8bit", "model")  # fmt: skip
@@ -88,7 +89,11 @@ class _Search:
         # the models without room first: their change concerns nobody else
         self.candidates = sorted(candidates, key=lambda one: (one.index not in missing, one.index))
         self.found, self.kept = found, kept
-        self.kinds = list(dict.fromkeys(one.gpu for one in found.devices if one.uuid not in found.blocked))
+        self.kinds = list(dict.fromkeys(one.gpu for one in found.devices))
+        self.free = Counter(one.gpu for one in found.devices if one.uuid not in found.blocked)
+        self.memo = Memo()
+        # without a change of their own, these have no place on any GPU
+        self.hopeless = {place.demand.index for place in found.places if not place.demand.options}
         self.demands = {place.demand.index: place.demand for place in found.places}
 
     def place(self, changed: Iterable[Candidate]) -> Plan | None:
@@ -100,6 +105,8 @@ class _Search:
 
     def change_one(self) -> Iterator[Offer]:
         for one in self.candidates:
+            if not self.hopeless <= {one.index}:
+                continue
             done: set[str] = set()
             for setting, changed in self._changes(one):
                 # the mildest value of a field is enough
@@ -130,10 +137,12 @@ class _Search:
 
         With `only_fields`, without quantized weights.
         """
-        for size in range(2, min(LARGEST_GROUP, len(self.candidates)) + 1):
+        largest = LARGEST_GROUP if len(self.candidates) <= MOST_FOR_LARGE_GROUPS else 2
+        for size in range(2, min(largest, len(self.candidates)) + 1):
             # those that share already have shares that their owner chose
             groups = [sorted(group, key=lambda one: one.index) for group in combinations(self.candidates, size)
-                      if not any(one.spec.share_gpus for one in group)]  # fmt: skip
+                      if not any(one.spec.share_gpus for one in group)
+                      and self.hopeless <= {one.index for one in group}]  # fmt: skip
             offers = [offer for group in groups for offer in self._share(group, only_fields)]
             if offers:
                 yield from offers
@@ -144,7 +153,7 @@ class _Search:
         for kind, counts in self._places(group):
             with suppress(StackgenError):
                 every = find_shares([(one.model, settings_of(one.spec, count))
-                                     for one, count in zip(group, counts, strict=True)], kind)  # fmt: skip
+                                     for one, count in zip(group, counts, strict=True)], kind, self.memo)  # fmt: skip
                 found += [(one.rank, sum(counts), one) for one in every if not (only_fields and one.is_quantized)]
         done: set[int] = set()
         for rank, _, shares in sorted(found, key=lambda one: one[:2]):
@@ -159,15 +168,20 @@ class _Search:
 
     def _places(self, group: Sequence[Candidate]) -> Iterator[tuple[Gpu, tuple[int, ...]]]:
         """Kinds of GPUs, and how many of them each model of `group` takes."""
-        for kind in self.kinds:
-            most = sum(one.gpu == kind for one in self.found.devices)
-            counts = [[count for count in find_counts(one.spec) if count <= most] for one in group]
+        for kind, most in self.free.items():
+            counts = [self._counts(one, kind, most) for one in group]
             yield from ((kind, each) for each in product(*counts))
+
+    def _counts(self, one: Candidate, kind: Gpu, most: int) -> list[int]:
+        """The fewest GPUs, and those on which the model fits alone, or else the most that there are."""
+        possible = [count for count in find_counts(one.spec) if count <= most]
+        fitting = [option.count for option in self.demands[one.index].options if option.gpu == kind]
+        return sorted({*possible[:1], *fitting[:1], *(possible[-1:] if not fitting else ())} & set(possible))
 
     def _changes(self, one: Candidate) -> list[tuple[Setting, Candidate]]:
         found: dict[tuple[str, str], tuple[Setting, Candidate]] = {}
         for gpu, count in self.demands[one.index].refused:
-            if count > sum(each.gpu == gpu for each in self.found.devices):
+            if count > self.free[gpu]:
                 continue
             try:
                 estimated = estimate(one.model, settings_of(one.spec, count), gpu)
