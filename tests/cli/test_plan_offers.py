@@ -145,3 +145,15 @@ def test_without_any_change_that_helps_the_note_says_so(planner: Planner, capsys
 def test_a_large_model_is_compressed_to_leave_a_gpu_for_the_small_one(planner: Planner) -> None:
     compressed, *_ = planner.offers(planner.write("H100 x 3", BIG, SMALL))
     assert [(one["model"], one["field"], one["value"]) for one in compressed] == [(0, "quantization", "fp8")]
+
+
+def test_a_kind_of_gpu_that_is_only_held_is_no_way_out(planner: Planner) -> None:
+    stack = planner.write("RTX-4090 x 1", MIDDLE, SMALL, max_model_len=16384)
+    file = planner.folder / "machine.yaml"
+    machine = yaml.safe_load(file.read_text())
+    machine["gpus"].append({"uuid": "GPU-held", "name": "H100", "held": "training"})
+    file.write_text(yaml.safe_dump(machine))
+    offers = planner.offers(stack)
+    assert offers and all("share_gpus" in {one["field"] for one in offer} for offer in offers)
+    _, text = planner.plan(stack)
+    assert "H100: all of them are taken" in text and "used by training" in text
