@@ -156,4 +156,4 @@ def test_a_kind_of_gpu_that_is_only_held_is_no_way_out(planner: Planner) -> None
     offers = planner.offers(stack)
     assert offers and all("share_gpus" in {one["field"] for one in offer} for offer in offers)
     _, text = planner.plan(stack)
-    assert "H100: all of them are taken" in text and "used by training" in text
+    assert "H100: all GPUs are taken" in text and "used by training" in text
