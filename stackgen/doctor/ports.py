@@ -66,10 +66,14 @@ def check_bind_address(inputs: DoctorInputs) -> Results:
 
 def check_exposure(inputs: DoctorInputs) -> Results:
     """Reports who can reach the ports, and which paths answer without a key."""
-    for endpoint in inputs.stack.plan.endpoints if inputs.stack else ():
+    endpoints = inputs.stack.plan.endpoints if inputs.stack else ()
+    if own := [endpoint for endpoint in endpoints if not endpoint.exposed]:
+        urls = dict.fromkeys(endpoint.base_url for endpoint in own)
+        yield ok("only this machine can reach the stack", evidence=", ".join(urls))
+    for endpoint in endpoints:
         if not endpoint.exposed:
-            yield ok(f"only this machine can reach {endpoint.name}", evidence=endpoint.base_url)
-        elif inputs.stack and inputs.stack.plan.service(endpoint.service).role == "gateway":
+            continue
+        if inputs.stack and inputs.stack.plan.service(endpoint.service).role == "gateway":
             if endpoint.base_url.startswith("https:"):
                 yield ok("other machines can reach the gateway over TLS, with a key", evidence=endpoint.base_url)
             else:

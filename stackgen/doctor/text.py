@@ -19,6 +19,14 @@ TITLES = {
     "unknown": "not checked, because facts are missing",
     "ok": "passed",
 }
+# without the GPU driver's answer, none of these checks can know anything
+GPU_CHECK = "gpu"
+NEED_GPUS = (
+    "driver", "gpu-ids", "gpu-memory", "mig", "ecc", "persistence", "mixed-gpus", "gpu-age", "gpu-taken", "dtype",
+    "fit",
+)  # fmt: skip
+# a newcomer asks who can reach the stack, so the answer is shown although it is `ok`
+ALWAYS_SHOWN = ("exposure",)
 VERDICTS = {0: "no failures", 1: "the stack can't start", 3: "the machine is not ready"}
 
 
@@ -36,12 +44,16 @@ def as_text(
 ) -> str:  # fmt: skip
     """Findings grouped by status, worst first, then one summary line.
 
-    Only with `verbose`: `ok` findings, and the checks without a finding.
+    Only with `verbose`: other `ok` findings than who can reach the ports, checks of GPUs if the driver does not answer,
+    and the checks without a finding.
     """
     lines: list[str] = []
+    folded = () if verbose else _fold(findings)
     for status, (symbol, code) in SYMBOLS.items():
-        group = [finding for finding in findings if finding.status == status]
-        if not group or (status == "ok" and not verbose):
+        group = [finding for finding in findings if finding.status == status and finding not in folded]
+        if status == "ok" and not verbose:
+            group = [finding for finding in group if finding.check in ALWAYS_SHOWN]
+        if not group:
             continue
         lines.append(f"{TITLES[status]}:")
         for one, following in zip(group, [*group[1:], None], strict=True):
@@ -54,6 +66,9 @@ def as_text(
                 continue
             # the same labels as in the report of `stackgen check`
             lines += [f"      {label}: {text}" for label, text in (("seen", one.evidence), ("fix", one.fix)) if text]
+            if one.check == GPU_CHECK and folded:
+                ids = " ".join(dict.fromkeys(other.id for other in folded))
+                lines.append(f"      also unknown without the GPUs: {ids}")
     if verbose:
         by_reason: dict[str, list[str]] = {}
         for id, reason in list_unchecked(findings, bool(stack), checks).items():
@@ -67,3 +82,10 @@ def as_text(
     verdict = "the cluster is not ready" if result == 3 and checks is not CHECKS else VERDICTS[result]
     lines.append(f"{subject}: {verdict} ({', '.join(parts) or 'no check ran'})")
     return "\n".join(lines)
+
+
+def _fold(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings that say nothing more than that the GPU driver did not answer."""
+    if not any(one.check == GPU_CHECK and one.status in ("fail", "unknown") for one in findings):
+        return ()
+    return tuple(one for one in findings if one.check in NEED_GPUS and one.status == "unknown")

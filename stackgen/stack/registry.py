@@ -14,7 +14,7 @@ from pathlib import Path
 from stackgen.render.read import read_regular, stack_file_in
 from stackgen.render.write import write_atomically
 
-__all__ = ["forget_stack", "known_stacks", "remember_stack", "state_folder"]
+__all__ = ["forget_stack", "gone_stacks", "known_stacks", "remember_stack", "state_folder"]
 
 
 def state_folder() -> Path:
@@ -43,31 +43,51 @@ def forget_stack(folder: Path) -> None:
 
 
 def known_stacks() -> list[Path]:
-    """The recorded folders that still contain a stack file, sorted. Records of other folders are removed.
+    """The recorded folders that still contain a stack file, sorted.
 
-    A folder that this user can't read, or on a disk that is not mounted, stays recorded and is in the result.
+    A folder that this user can't read, or on a disk that is not mounted, is in the result too.
     """
+    return [folder for folder in _recorded() if not _is_gone(folder)]
+
+
+def gone_stacks(also_unmounted: bool = False) -> list[Path]:
+    """The recorded folders that contain no stack file any more, sorted.
+
+    With `also_unmounted`, also those that may be on a disk that is not mounted.
+    """
+    return [folder for folder in _recorded() if _is_gone(folder) or (also_unmounted and not folder.exists())]
+
+
+def _recorded() -> list[Path]:
     found = []
     with suppress(OSError):
-        for path in sorted(state_folder().iterdir()):
-            try:
-                folder = Path(read_regular(path).decode("utf-8").strip())
+        for path in state_folder().iterdir():
             # another program's file, or one that is being replaced
-            except (OSError, ValueError):
-                continue
-            if _is_gone(folder):
-                forget_stack(folder)
-            else:
-                found.append(folder)
+            with suppress(OSError, ValueError):
+                found.append(Path(read_regular(path).decode("utf-8").strip()))
     return sorted(found)
 
 
 def _is_gone(folder: Path) -> bool:
     try:
         # without its parent, the disk of the folder may not be mounted now
-        return folder.parent.is_dir() and not stack_file_in(folder).exists()
+        return folder.parent.is_dir() and not stack_file_in(folder).exists() and not _is_unmounted(folder.parent)
     except OSError:
         return False
+
+
+def _is_unmounted(folder: Path) -> bool:
+    """Whether `folder` is an empty place for a disk: a mount point of /etc/fstab, or below /mnt and the like."""
+    if any(folder.iterdir()):
+        return False
+    if any(one in folder.parents for one in map(Path, ("/mnt", "/media", "/run/media", "/Volumes"))):
+        return True
+    try:
+        # fstab(5): the second field is the mount point
+        lines = Path("/etc/fstab").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    return str(folder) in {fields[1] for line in lines if len(fields := line.split()) > 1 and fields[0][0] != "#"}
 
 
 def _entry(folder: Path) -> Path:

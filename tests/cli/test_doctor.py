@@ -13,13 +13,14 @@ import jsonschema
 import pytest
 
 from stackgen.cli.commands.doctor import doctor
+from stackgen.cli.main import main
 from stackgen.cli.parsers.base import Subcommands
 from stackgen.cli.parsers.doctor import add_doctor
 from stackgen.doctor.cluster_table import CLUSTER_ONLY
 from stackgen.doctor.finding import Finding
 from stackgen.doctor.table import CHECKS
 from stackgen.doctor.text import as_json, as_text
-from tests.doctor.hosts import write_stack
+from tests.doctor.hosts import NO_GPU, findings, write_stack
 
 ROOT = Path(__file__).parents[2]
 TEXT = {"type": "string"}
@@ -184,6 +185,30 @@ def test_text_names_a_missing_fact_once_and_verbose_text_lists_what_was_not_chec
     section = verbose.partition("not checked, because there is nothing to look at:")[2]
     listed = {word for word in section.replace(":", " ").split() if word.startswith("SG-P")}
     assert listed == {check.id for check in CHECKS} - {one.id for one in found}
+
+
+def test_a_gpu_driver_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, replicas=2, gpus=1, stack_gateway=True)
+    found = findings(NO_GPU, path)
+    ids = {
+        one.id for one in found if one.status == "unknown" and one.id in ("SG-P031", "SG-P033", "SG-P034", "SG-P059")
+    }
+    assert len(ids) == 4
+    lines = as_text(found, "stack.yaml").splitlines()
+    (line,) = [line for line in lines if "also unknown without the GPUs" in line]
+    assert ids <= set(line.split())
+    assert not [line for line in lines if line.split()[1:3] and line.split()[2:3] == ["SG-P034"]]
+    # nothing is lost for programs, and for who wants to see everything
+    assert ids <= {one["id"] for one in as_json(found)["findings"]}
+    assert "also unknown" not in (verbose := as_text(found, "stack.yaml", verbose=True)) and "SG-P034 " in verbose
+
+
+def test_who_can_reach_the_stack_is_shown_without_verbose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_stack(tmp_path, replicas=2, gpus="none")
+    main(["doctor", str(path), "--offline"])
+    shown = capsys.readouterr().out
+    assert shown.count("SG-P022") == 1 and "only this machine can reach the stack" in shown
+    assert "http://127.0.0.1:8000/v1" in shown
 
 
 def test_documentation_lists_every_check() -> None:

@@ -46,6 +46,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
         inspect_container=lambda id: about[id],
         volumes=lambda: {"Volumes": [{"Name": name} for name in volumes]},
     )
+    monkeypatch.setattr(kept_keys, "check_socket", lambda *_: None)
     monkeypatch.setattr(kept_keys, "connect", lambda *_: SimpleNamespace(api=api, close=lambda: None))
 
     def stop(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from stackgen.cli.main import main
 from stackgen.errors import MachineError
 from stackgen.runtimes.compose import store, volumes
+from stackgen.runtimes.compose.volumes import SharedVolume
 from stackgen.runtimes.observation import amd_tools, gpu_holders, inventory, storage_use
 from stackgen.runtimes.observation.gpu_holders import container_of, find_holders
 from stackgen.runtimes.observation.inventory import ServiceRow, summarize
@@ -78,6 +80,63 @@ def test_a_stack_on_a_disk_that_is_not_mounted_stays_known(tmp_path: Path, capsy
     assert [one["state"] for one in listed(capsys)] == ["unknown"]
     (tmp_path / "elsewhere").rename(tmp_path / "disk")
     assert [one["name"] for one in listed(capsys)] == ["one"]
+
+
+def docker_with(monkeypatch: pytest.MonkeyPatch, *containers: dict[str, Any]) -> None:
+    api = SimpleNamespace(containers=lambda **_: [*containers])
+    monkeypatch.setattr(inventory, "connect", lambda *_: SimpleNamespace(api=api))
+
+
+def test_a_stack_whose_folder_is_gone_is_forgotten_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running, gone = write_stack(tmp_path / "running"), write_stack(tmp_path / "gone")
+    for folder in (running, gone):
+        render(folder)
+        shutil.rmtree(folder)
+    # without an answer of Docker, both may have containers
+    assert main(["list"]) == 0 and "forgot" not in capsys.readouterr().err
+    labels = {"com.docker.compose.project": "running", "com.docker.compose.project.working_dir": str(running),
+              "com.docker.compose.service": "vllm-used"}  # fmt: skip
+    docker_with(monkeypatch, {"Labels": labels, "State": "running", "Status": "Up 3 minutes (healthy)",
+                              "Mounts": [{"Destination": "/stackgen"}]})  # fmt: skip
+    assert main(["list", "--json"]) == 0
+    shown = capsys.readouterr()
+    data = json.loads(shown.out)
+    assert [one["name"] for one in data["stacks"]] == ["running"] and data["forgotten"] == [str(gone)]
+    assert f"forgot {gone}: it contains no stack any more" in shown.err
+    assert main(["list"]) == 0 and "forgot" not in capsys.readouterr().err
+
+
+def test_a_stack_whose_disk_may_be_unmounted_is_forgotten_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_stack(tmp_path / "disk" / "one")
+    render(folder)
+    shutil.rmtree(tmp_path / "disk")
+    docker_with(monkeypatch)
+    assert main(["list"]) == 0
+    shown = capsys.readouterr()
+    assert str(folder) in shown.out and "`stackgen list --forget` forgets it" in shown.err
+    assert main(["list", "--forget"]) == 0
+    assert f"forgot {folder}" in capsys.readouterr().err
+    assert listed(capsys) == []
+
+
+def test_a_volume_of_compiled_code_names_the_stacks_that_mount_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("stackgen-vllm-cache", "stackgen-sglang-cache")
+    monkeypatch.setattr(storage_use, "list_shared_volumes", lambda: [SharedVolume(name) for name in names])
+    monkeypatch.setattr(storage_use, "volume_sizes", dict)
+    docker_with(monkeypatch)
+    render(write_stack(tmp_path / "one", storage={"volume": "weights"}))
+    capsys.readouterr()
+    assert main(["storage", "list"]) == 0
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert {line[0]: line[-1] for line in lines if line[0] in names} == {
+        names[0]: "one (down)", names[1]: "no stack",
+    }  # fmt: skip
 
 
 def test_a_home_folder_that_can_not_be_written_stops_no_render(

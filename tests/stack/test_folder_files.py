@@ -102,10 +102,40 @@ def test_render_ends_with_the_next_step(folder: Path, capsys: pytest.CaptureFixt
     assert render(folder) == 0
     volumes = "`docker volume create stackgen-models` and `docker volume create stackgen-vllm-cpu-cache` and "
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"next: `stackgen up {folder}`, or {volumes}`docker compose up -d` in that folder"
+        f"next: `stackgen up {folder}`, or {volumes}`docker compose up -d` in that folder. The first start downloads "
+        "the weights of org/name"
     )
     assert render(folder) == 0
     assert "next:" not in capsys.readouterr().err
+
+
+def test_render_lists_what_only_the_user_can_do_until_it_is_done(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "HF_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    (folder / "stack.yaml").write_text("""\
+name: sgtest-files
+gateway: {keys: [{name: ada}, {name: bob}]}
+models:
+  - {model: meta-llama/Llama-3.1-8B-Instruct, engine: vllm, revision: abc, chat_template: ./chat.jinja,
+     fallback: "openai:gpt-4o-mini"}
+""")
+
+    def to_do() -> list[str]:
+        assert render(folder) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("to do: ")]
+
+    values, template, token, keys = to_do()
+    assert f"set OPENAI_API_KEY in {folder / '.env'}" in values
+    assert "create ./chat.jinja, or correct `models[0].chat_template`" in template
+    assert "is gated" in token and "HF_TOKEN_FILE" in token
+    assert f"create keys for ada, bob: `stackgen keys new --missing {folder}`" in keys
+    add_values(folder, {"OPENAI_API_KEY": "sk-x", "HF_TOKEN_FILE": "/srv/token"})
+    (folder / "chat.jinja").write_text("{{ messages }}")
+    create_key(folder, "ada")
+    create_key(folder, "bob")
+    assert to_do() == []
 
 
 def test_a_hand_written_stack_needs_no_init(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

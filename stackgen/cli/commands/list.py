@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stackgen.cli.commands.output import note, print_data
 from stackgen.cli.commands.table import format_table, size_text
 from stackgen.errors import StackgenError
-from stackgen.runtimes.observation.inventory import StackEntry, describe_gpus, list_stacks, search_stacks
+from stackgen.runtimes.observation.inventory import Inventory, StackEntry, describe_gpus, list_stacks, search_stacks
 from stackgen.runtimes.observation.storage_use import read_disk
+from stackgen.stack.registry import forget_stack, gone_stacks
 
 __all__ = ["list"]
 
@@ -22,6 +25,18 @@ def _find(names: tuple[str, ...]) -> tuple[Path, ...]:
         if not path.is_dir():
             raise StackgenError(f"{name} is not a folder", "`stackgen list` takes folders to search for stacks")
         found += tuple(search_stacks(path))
+    return found
+
+
+def _forget(inventory: Inventory, also_unmounted: bool) -> tuple[Path, ...]:
+    """Removes the records of folders that contain no stack any more. Returns the folders."""
+    # without an answer of Docker, such a stack may have containers
+    if inventory.docker_error:
+        return ()
+    used = {one.folder for one in inventory.stacks if one.services or one.state in ("up", "starting", "unhealthy")}
+    found = tuple(one for one in gone_stacks(also_unmounted) if os.path.realpath(one) not in used)
+    for folder in found:
+        forget_stack(folder)
     return found
 
 
@@ -48,6 +63,8 @@ def _to_row(entry: StackEntry, disk: tuple[int | None, int | None]) -> tuple[str
 def list(args: Namespace) -> int:
     """Runs `stackgen list`. Returns 0, whatever state the stacks are in."""
     inventory = list_stacks(_find((*args.folders,)))
+    forgotten = _forget(inventory, args.forget)
+    inventory = replace(inventory, stacks=tuple(one for one in inventory.stacks if Path(one.folder) not in forgotten))
     disk = read_disk(inventory)
     stacks = inventory.stacks
     rows = [_to_row(one, disk[one.folder]) for one in stacks]
@@ -56,8 +73,15 @@ def list(args: Namespace) -> int:
         if one.reason and one.state != "down":
             lines.append(f"{one.name}: {one.reason}")
     empty = "no stack was found. To search a folder, run `stackgen list FOLDER`"
-    data = {"stacks": [_to_json(one, disk[one.folder]) for one in stacks], "docker_error": inventory.docker_error}
+    data = {"stacks": [_to_json(one, disk[one.folder]) for one in stacks], "docker_error": inventory.docker_error,
+            "forgotten": [str(one) for one in forgotten]}  # fmt: skip
     print_data(args, data, lines or [empty])
+    for folder in forgotten:
+        note(f"forgot {folder}: it contains no stack any more, and it has no containers")
+    if any(not Path(one.folder).exists() and not one.services for one in stacks):
+        note(
+            "if the folder of a stack was deleted, and not only its disk unmounted, `stackgen list --forget` forgets it"
+        )
     if inventory.docker_error:
         note(f"stackgen: {inventory.docker_error}, so the state of stacks in containers is unknown")
     return 0

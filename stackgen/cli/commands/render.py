@@ -12,7 +12,9 @@ from stackgen.cli.commands.locking import lock_folder
 from stackgen.cli.commands.model_argument import complete_model_flags
 from stackgen.cli.commands.neighbours import describe_conflicts
 from stackgen.cli.commands.output import note, print_data
+from stackgen.cli.commands.renames import describe_rename
 from stackgen.cli.commands.rendering import find_changes, write_changes
+from stackgen.cli.commands.to_do import describe_download, find_to_do
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
 from stackgen.render.templating import RenderedFile
@@ -92,9 +94,10 @@ def _render(args: Namespace, stack: Stack) -> int:
         # stderr, as in `init`: stdout lists the files
         apply = f"`kubectl apply --server-side -k {stack.output}`"
         # Compose does not create the volumes that all stacks share
-        volumes = "".join(f"`docker volume create {name}` and " for name in stack.plan.shared_volumes)
+        volumes = "".join(f"`docker volume create {name}` and " for name in data["missing_volumes"])
         docker = f"`stackgen up {stack.folder}`, or {volumes}`docker compose up -d` in that folder"
-        note(f"next: {apply if stack.site.is_cluster else docker}")
+        download = describe_download(stack)
+        note(f"next: {apply if stack.site.is_cluster else docker}{f'. {download}' if download else ''}")
     return code
 
 
@@ -105,20 +108,27 @@ def _render_stack(args: Namespace, stack: Stack, on_this_machine: bool = True) -
     if (args.diff or args.check) and not args.json:
         texts = [text for change in stale for text in (change.old, change.new)]
         print("\n".join(scrub_diff(diff(changes), texts)), end="\n" if stale else "")
-    warnings = list(stack.plan.warnings)
+    warnings, to_do, missing_volumes = list(stack.plan.warnings), list[str](), stack.plan.shared_volumes
     if not (args.diff or args.check):
+        # before the write, because compose.yaml on disk has the former name
+        warnings += describe_rename(stack, ask_docker=not args.no_validate and on_this_machine)
         write_changes(stack, changes, args.force)
         if not args.no_validate and not stack.site.is_cluster and on_this_machine:
             warnings += describe_conflicts(stack)
             # plain `docker compose up` finds the volumes; without Docker on this machine, `up` creates them elsewhere
             with suppress(StackgenError):
                 create_shared_volumes(stack.plan, timeout=5)
+                missing_volumes = ()
+        to_do = find_to_do(stack)
     for warning in warnings:
         note(f"warning: {warning}")
+    for line in to_do:
+        note(f"to do: {line}")
     # --diff and --check have printed the diff already
     lines = [] if args.diff or args.check else [f"{change.kind:8}{stack.output / change.path}" for change in stale]
     rows = [{"path": change.path, "kind": change.kind, "edited": change.edited} for change in changes]
-    data = {"folder": str(stack.output), "changes": rows, "warnings": warnings}
+    data = {"folder": str(stack.output), "changes": rows, "warnings": warnings, "to_do": to_do,
+            "missing_volumes": list(missing_volumes)}  # fmt: skip
     code = 1 if args.check and stale else 0
     return code, data, lines or ([] if stale else [f"{stack.output}: up to date"])
 

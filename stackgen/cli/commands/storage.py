@@ -91,16 +91,17 @@ def _to_json(store: StoreUse) -> dict[str, Any]:
     return {
         "name": store.store.name, "kind": "volume" if store.store.is_volume else "folder", "bytes": store.store.size,
         "models": models, "code": code, "reason": store.store.reason,
-        "stacks": {s.folder: s.name for s in store.stacks},
+        "stacks": {s.folder: s.name for s in (*store.stacks, *store.cached_for)},
         "unknown_users": [one.name for one in store.doubts],
     }  # fmt: skip
 
 
 def _store_users(store: StoreUse) -> str:
-    named = [one.name for one in store.stacks]
+    stacks = (*store.stacks, *store.cached_for)
+    named = [one.name for one in stacks]
     # a container with the volume whose stack file names another store by now
     others = [name for name in (store.volume.users if store.volume else {}) if name not in named]
-    return ", ".join([_names(store.stacks), *others] if named else others)
+    return ", ".join([_names(stacks), *others] if named else others)
 
 
 def _names(stacks: Sequence[StackEntry]) -> str:

@@ -13,6 +13,7 @@ from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_report
 from stackgen.cli.commands.ownership import check_ownership
 from stackgen.cli.commands.preflight import require_startable
+from stackgen.cli.commands.renames import describe_rename
 from stackgen.cli.commands.rendering import prepare_files
 from stackgen.cli.commands.rollout import confirm_downtime
 from stackgen.cli.commands.start_times import report_start
@@ -56,7 +57,7 @@ def up(args: Namespace) -> int:
 
 
 def _up_containers(args: Namespace, stack: Stack) -> int:
-    for warning in stack.plan.warnings:
+    for warning in (*stack.plan.warnings, *describe_rename(stack)):
         note(f"warning: {warning}")
     check_ownership(stack.plan.name, stack.folder)
     if not args.skip_doctor:

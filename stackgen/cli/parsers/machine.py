@@ -15,6 +15,10 @@ def add_machine_commands(subcommands: Subcommands) -> None:
         "folders", nargs="*", metavar="FOLDER",
         help="also search these folders for stacks, for example of other users",
     )  # fmt: skip
+    listed.add_argument(
+        "--forget", action="store_true",
+        help="forget stacks without containers whose folder does not exist, even if its disk may only be unmounted",
+    )  # fmt: skip
     storage = subcommands.add(
         "storage", "list the disk space of models and caches, and remove those that no stack uses", stack=False
     )

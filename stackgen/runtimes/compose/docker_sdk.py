@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
-__all__ = ["sdk"]
+__all__ = ["check_socket", "sdk"]
+
+
+def check_socket(timeout: float) -> None:
+    """Raises OSError if the engine's local socket refuses a connection, or does not accept one within `timeout` s."""
+    # called before the SDK, which would leak its half-open socket after a refusal
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            connection.connect(host.removeprefix("unix://"))
 
 
 def sdk() -> Any:

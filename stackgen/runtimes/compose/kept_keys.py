@@ -8,7 +8,7 @@ from typing import Any
 
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import EnvRef
-from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.docker_sdk import check_socket, sdk
 from stackgen.runtimes.compose.lifecycle import connect
 from stackgen.runtimes.compose.project import PROJECT_LABEL
 from stackgen.stack.cluster_secrets import read_secrets
@@ -38,13 +38,24 @@ def find_kept_keys(stack: Stack) -> KeptKeys:
     if stack.site.is_cluster:
         kept, source = read_secrets(stack), "the files of the Secrets"
     else:
-        with suppress(MachineError, sdk().errors.DockerException, OSError), closing(connect(LIMIT)) as client:
-            volumes = {one["Name"] for one in client.api.volumes().get("Volumes") or ()}
-            if found := _read_containers(client, stack):
+        with suppress(MachineError, OSError):
+            found, volumes = _ask_engine(stack)
+            if found:
                 kept, source = found | kept, "the stack's containers"
     wanted = {*missing, *([TOKEN_FILE] if is_gone else [])}
     kept = {name: value for name, value in kept.items() if name in wanted and _is_valid(stack, name, value)}
     return KeptKeys(kept, find_lost(stack, tuple(missing), kept, volumes), source)
+
+
+def _ask_engine(stack: Stack) -> tuple[dict[str, str], set[str]]:
+    """The values in the stack's containers, and the names of all volumes. Raises MachineError or OSError."""
+    check_socket(LIMIT)
+    with closing(connect(LIMIT)) as client:
+        try:
+            volumes = {one["Name"] for one in client.api.volumes().get("Volumes") or ()}
+            return _read_containers(client, stack), volumes
+        except sdk().errors.DockerException as error:
+            raise MachineError(f"the Docker engine does not answer: {error}") from None
 
 
 def _is_valid(stack: Stack, name: str, value: str) -> bool:

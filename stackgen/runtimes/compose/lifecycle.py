@@ -284,10 +284,13 @@ def connect(timeout: float = 30.0) -> Any:
 
     `timeout` limits each request to the engine, in seconds.
     """
+    client = None
     try:
         client = sdk().from_env(timeout=timeout)
         client.ping()
     except (sdk().errors.DockerException, OSError) as error:
+        if client is not None:
+            client.close()
         hint = (
             "start the Docker engine (`sudo systemctl start docker`), or add your user to the group `docker`;"
             " `--runtime process` needs no Docker engine"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from stackgen.errors import StackgenError
 from stackgen.render.read import read_regular, stack_file_in
+from stackgen.runtimes.compose.docker_sdk import check_socket
 from stackgen.runtimes.compose.lifecycle import connect
 from stackgen.stack.project import compare_folders
 from stackgen.stack.yaml_text import YAML_ERRORS, read_value
 
-__all__ = ["PROJECT_LABEL", "read_project_name", "require_own_project"]
+__all__ = ["PROJECT_LABEL", "find_former_projects", "read_project_name", "require_own_project"]
 
 PROJECT_LABEL = "com.docker.compose.project"
 
@@ -40,3 +42,26 @@ def require_own_project(name: str, folder: Path, timeout: float = 30.0) -> tuple
             f"set another `name:` in {stack_file_in(folder)}, or run the command in {other}",
         )
     return others.gone
+
+
+def find_former_projects(name: str, folder: Path, timeout: float = 2.0) -> dict[str, int]:
+    """Returns the other projects with containers of stackgen from this folder, and how many of these run.
+
+    A folder has several projects if the name of its stack has changed. Raises MachineError or OSError without Docker.
+    """
+    check_socket(timeout)
+    label = f"{PROJECT_LABEL}.working_dir={folder.resolve()}"
+    with closing(connect(timeout)) as client:
+        rows = client.api.containers(all=True, filters={"label": [label]})
+    found: dict[str, int] = {}
+    # a project of the user's own in this folder has no mount at /stackgen
+    ours = {
+        row["Labels"].get(PROJECT_LABEL, "")
+        for row in rows
+        if any(mount.get("Destination") == "/stackgen" for mount in row.get("Mounts") or ())
+    }
+    for row in rows:
+        project = row["Labels"].get(PROJECT_LABEL, "")
+        if project in ours - {"", name}:
+            found[project] = found.get(project, 0) + (row.get("State") == "running")
+    return found

@@ -53,6 +53,7 @@ class StackEntry:
     - `state`: up, starting, unhealthy, stopped (its containers exist), down, or unknown.
     - `reason`: why the stack is not up, or why its stack file can't be read.
     - `use`: its store of weights; None if its stack file can't be read.
+    - `caches`: the volumes of compiled code that it shares with other stacks.
     - `gpus`: the GPUs of each service that reserves some.
     """
 
@@ -66,6 +67,7 @@ class StackEntry:
     gpus: tuple[tuple[str, GpuRequest], ...] = ()
     use: StackUse | None = None
     own_volumes: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ def _entry(
     urls = tuple(dict.fromkeys(one.base_url for one in stack.plan.endpoints))
     gpus = tuple((one.name, one.gpus) for one in stack.plan.services if one.gpus)
     own = tuple(one for _, one in stack.plan.volumes if one not in stack.plan.shared_volumes)
+    caches = tuple(one for one in stack.plan.shared_volumes if one != stack.spec.storage.volume)
     runtime, supervised = "compose", True
     by_service = {(one.get("Labels") or {}).get(SERVICE_LABEL, ""): one for one in group}
     rows = tuple(
@@ -177,11 +180,12 @@ def _entry(
     # local processes don't use the volume
     if runtime == "process" and use.volume:
         use = replace(use, volume="", path=str(hub_dir().resolve()))
+        caches = ()
     # without an answer, the containers may well run
     if docker_error and runtime == "compose":
         state, why, rows = "unknown", docker_error, ()
     return StackEntry(name, str(folder), runtime if state != "down" else "", state, rows, why, urls, gpus,
-                      use, own)  # fmt: skip
+                      use, own, caches)  # fmt: skip
 
 
 def _open(folder: Path) -> tuple[Stack | None, str]:

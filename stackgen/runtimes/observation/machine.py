@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackgen.doctor.facts import Disk, Host, Listener
-from stackgen.runtimes.compose.docker_sdk import sdk
+from stackgen.runtimes.compose.docker_sdk import check_socket, sdk
 from stackgen.runtimes.compose.project import PROJECT_LABEL
 from stackgen.runtimes.observation.containers import list_projects, read_containers
 from stackgen.runtimes.observation.gpu_tools import (
@@ -100,7 +99,7 @@ def _run_probe(probe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _docker_facts(volume: str, uses_gpus: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"docker_cli": shutil.which("docker") is not None}
     try:
-        _check_socket(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+        check_socket(TOOL_TIMEOUT)
         client = sdk().from_env(timeout=TOOL_TIMEOUT)
         info = client.info()
     except (sdk().errors.DockerException, OSError) as error:
@@ -132,21 +131,12 @@ def _docker_facts(volume: str, uses_gpus: bool = False) -> dict[str, Any]:
 
 def _container_facts(uses_gpus: bool) -> dict[str, Any]:
     # without an engine, the SDK is not worth its import
-    _check_socket(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    check_socket(TOOL_TIMEOUT)
     with closing(sdk().from_env(timeout=TOOL_TIMEOUT)) as client:
         return {
             "containers": tuple(read_containers(client, uses_gpus)),
             "projects": list_projects(client.api.containers(all=True, filters={"label": [PROJECT_LABEL]})),
         }
-
-
-def _check_socket(host: str) -> None:
-    """Raises OSError if the engine's socket refuses a connection."""
-    # called before the SDK, which would leak its half-open socket after a refusal
-    if host.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TOOL_TIMEOUT)
-            connection.connect(host.removeprefix("unix://"))
 
 
 def _volume_folder(client: Any, name: str) -> str | None:

@@ -30,6 +30,7 @@ class StoreUse:
     - `models`: None for a volume that can't be read. In a volume of compile caches: folders of compiled code.
     - `volume`: containers that use the volume, as Docker knows them; None for a folder.
     - `stacks`: all stacks whose stack file names the store.
+    - `cached_for`: all stacks that mount the volume for compiled code. They work without what is in it.
     - `doubts`: stacks that may use the store, because their stack file can't be read.
     """
 
@@ -38,6 +39,7 @@ class StoreUse:
     volume: SharedVolume | None = None
     stacks: tuple[StackEntry, ...] = ()
     doubts: tuple[StackEntry, ...] = ()
+    cached_for: tuple[StackEntry, ...] = ()
 
     @property
     def unused(self) -> tuple[ModelUse, ...]:
@@ -124,6 +126,7 @@ def _use(store: Store, volume: SharedVolume | None, inventory: Inventory) -> Sto
         one for one in inventory.stacks
         if one.use and one.use.repositories and (one.use.path or one.use.volume, not one.use.path) == key
     )  # fmt: skip
+    cached_for = tuple(one for one in inventory.stacks if store.is_volume and store.name in one.caches)
     holders = {os.path.realpath(one) for one in volume.users.values() if one} if volume else set()
     doubts = [one for one in inventory.stacks if one.use is None and _may_use(one, holders, store.is_volume)]
     # a container that belongs to no stack may use any file
@@ -136,7 +139,7 @@ def _use(store: Store, volume: SharedVolume | None, inventory: Inventory) -> Sto
         ))
         for model in store.models
     )  # fmt: skip
-    return StoreUse(store, models, volume, stacks, tuple(doubts))
+    return StoreUse(store, models, volume, stacks, tuple(doubts), cached_for)
 
 
 def _code_users(model: StoredModel, inventory: Inventory, holders: Mapping[str, set[str]]) -> tuple[StackEntry, ...]:

@@ -1,0 +1,58 @@
+"""What a rendered stack still lacks before its start, for the end of `render`: values, files, keys, a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from stackgen.doctor.catalog import check_gated
+from stackgen.doctor.collect import collect_start_inputs, hub_models, read_env_facts
+from stackgen.doctor.facts import Host
+from stackgen.errors import StackgenError
+from stackgen.runtimes.compose.gateway import has_gateway
+from stackgen.stack.envfile import GENERATED_SECRETS
+from stackgen.stack.folder import Stack
+from stackgen.stack.keys import DEFAULT, list_keys
+from stackgen.stack.lost_keys import find_missing
+
+__all__ = ["describe_download", "find_to_do"]
+
+# names that a line lists
+MAX_NAMES = 5
+
+
+def find_to_do(stack: Stack) -> list[str]:
+    """One sentence for each step that only the user can do. Empty if the stack can start."""
+    try:
+        return list(_find(stack))
+    # the start reports an .env or a list of keys that can't be read
+    except StackgenError:
+        return []
+
+
+def _find(stack: Stack) -> Iterator[str]:
+    file = stack.folder / ".env"
+    for name, reference in find_missing(stack).items():
+        # a lost key has a warning of its own
+        if name not in GENERATED_SECRETS:
+            either = f"{name} or {reference.alternative}" if reference.alternative else name
+            yield f"set {either} in {file} ({reference.required})"
+    inputs = replace(collect_start_inputs(Host(), stack), env=read_env_facts(stack.folder))
+    for place, path in inputs.missing:
+        yield f"create {path}, or correct `{place}`: the path does not exist"
+    for gated in check_gated(inputs):
+        yield f"{gated.message}: {gated.fix}"
+    if not has_gateway(stack.plan):
+        return
+    infos = list_keys(stack.folder, stack.spec.gateway)
+    without = [one.name for one in infos if one.declared and not one.hashes and one.name != DEFAULT]
+    if without:
+        names = ", ".join(without[:MAX_NAMES]) + (f" and {len(without) - MAX_NAMES} more" * (len(without) > MAX_NAMES))
+        yield f"create keys for {names}: `stackgen keys new --missing {stack.folder}`"
+
+
+def describe_download(stack: Stack) -> str:
+    """A sentence about the weights that the first start downloads; "" if it downloads none."""
+    if not any(service.role == "download" for service in stack.plan.services):
+        return ""
+    return f"The first start downloads the weights of {', '.join(one.model for one in hub_models(stack))}"
