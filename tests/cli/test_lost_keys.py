@@ -221,6 +221,25 @@ def test_up_names_the_providers_key_before_it_starts(
     assert all(read_env(folder)[name] for name in NAMES[:-1])
 
 
+def test_local_processes_need_no_key_of_the_gateway(
+    tmp_path: Path, docker: Docker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise StackgenError("the start would begin here")
+
+    monkeypatch.setattr("stackgen.cli.commands.up.prepare_processes", stop)
+    (tmp_path / "stack.yaml").write_text(STACK)
+    docker(has=VOLUMES)
+    up(tmp_path, "--runtime", "process")
+    assert "the start would begin here" in capsys.readouterr().err
+    # the key of the engines is another matter
+    (tmp_path / ".stackgen.applied.json").write_text("{}")
+    (tmp_path / ".env").unlink()
+    assert up(tmp_path, "--runtime", "process") == 2
+    shown = capsys.readouterr().err
+    assert f"✗ {API_KEY}" in shown and "✗ WEBUI" not in shown
+
+
 def test_key_of_another_machine_comes_from_the_folder_next_to_it(
     tmp_path: Path, docker: Docker, capsys: pytest.CaptureFixture[str]
 ) -> None:

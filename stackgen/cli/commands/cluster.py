@@ -55,7 +55,7 @@ def up_cluster(args: Namespace, stack: Stack) -> int:
         return 2
     # the user may have thought about the answer for a long time
     require_unchanged(find_stack_file(args.stack) or stack.folder / stack.source, stack.text)
-    prepare_files(stack, start=True, new_keys=args.new_keys)
+    prepare_files(stack, "containers", args.new_keys)
     clock = StartClock()
     apply(cluster, stack.output)
     # before the wait, because new engines may need the GPUs of removed models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 from stackgen.cli.commands.output import note
 from stackgen.errors import StackgenError
@@ -22,21 +23,25 @@ from stackgen.stack.gitignore import complete_gitignore
 from stackgen.stack.keys import DEFAULT, MAP, is_env_key_refused, load_keys, rotate_key
 from stackgen.stack.lost_keys import LostKey, find_missing
 
-__all__ = ["write_keys"]
+__all__ = ["Start", "write_keys"]
+
+# what the command starts afterwards; "" for nothing
+Start = Literal["", "containers", "processes"]
 
 
-def write_keys(stack: Stack, start: bool = False, new_keys: bool = False) -> None:
+def write_keys(stack: Stack, start: Start = "", new_keys: bool = False) -> None:
     """Writes the .env that the Compose file needs, or adds what it lacks. A key that is there is never changed.
 
     What a lost .env had is restored if something still has it. A value that is in use is replaced only with `new_keys`.
-    Raises StackgenError before a `start` that lacks a value.
+    Raises StackgenError before a `start` that lacks a value. Local processes need only the API key: they have no
+    gateway, no monitoring and no chat UI.
     """
     path = stack.folder / ".env"
     kept = find_kept_keys(stack)
     replaced = [one for one in kept.lost if new_keys and one.replaceable]
     lost = [one for one in kept.lost if one not in replaced]
-    if lost and start:
-        raise _lost_error(stack, lost)
+    if stopping := [one for one in lost if start == "containers" or (start and one.name == API_KEY)]:
+        raise _lost_error(stack, stopping)
     for one in lost:
         note(f"warning: {path} lacks {one.name}: {one.reason}. Next: {one.remedy}")
     names = {one.name for one in kept.lost}
@@ -45,7 +50,7 @@ def write_keys(stack: Stack, start: bool = False, new_keys: bool = False) -> Non
         _replace(stack, one)
     # only values that nobody can generate are missing now
     missing = find_missing(stack)
-    if start and (others := {name: one for name, one in missing.items() if name not in names}):
+    if start == "containers" and (others := {name: one for name, one in missing.items() if name not in names}):
         raise _missing_error(stack, others)
     if stack.site.is_cluster:
         from stackgen.stack.cluster_secrets import write_secrets

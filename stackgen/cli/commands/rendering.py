@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from stackgen.cli.commands.env_keys import write_keys
+from stackgen.cli.commands.env_keys import Start, write_keys
 from stackgen.cli.commands.output import note
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
@@ -103,7 +103,7 @@ def write_unrendered(stack: Stack) -> None:
         )
 
 
-def prepare_files(stack: Stack, start: bool = False, new_keys: bool = False) -> None:
+def prepare_files(stack: Stack, start: Start = "", new_keys: bool = False) -> None:
     """Writes what a start needs: rendered files and keys. A file that was edited by hand is used unchanged.
 
     `start` and `new_keys` are those of `write_keys`.

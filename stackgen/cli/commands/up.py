@@ -51,7 +51,7 @@ def up(args: Namespace) -> int:
 
             return up_cluster(args, stack)
         if args.runtime == "process":
-            prepare_files(stack, start=True, new_keys=args.new_keys)
+            prepare_files(stack, "processes", args.new_keys)
             return _up_processes(args, stack)
         return _up_containers(args, stack)
 
@@ -63,7 +63,7 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
     if not args.skip_doctor:
         require_startable(stack)
     # Compose can't compare the running services with a file whose keys are missing
-    write_keys(stack, start=True, new_keys=args.new_keys)
+    write_keys(stack, "containers", args.new_keys)
     start = plan_start(stack)
     lines = start.rollout.summary() if start.rollout else [f"downtime: {sentence}" for sentence in start.downtime]
     for line in lines:
