@@ -72,7 +72,7 @@ class SpeculativeSpec(Strict):
         if (self.prompt_lookup_min or 1) > (self.prompt_lookup_max or self.prompt_lookup_min or 1):
             raise PydanticCustomError("speculative", "has a prompt_lookup_min above prompt_lookup_max")
         if self.revision and (not self.model or is_local(self.model)):
-            raise PydanticCustomError("speculative", "has `revision`, which only a Hub id in `model` has")
+            raise PydanticCustomError("speculative", "has `revision`, which needs a Hub id in `model`")
         return self
 
 

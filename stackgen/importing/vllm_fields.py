@@ -72,7 +72,7 @@ def take_field(flag: Flag, draft: Draft, ledger: Ledger) -> bool:
         except ValueError:
             return False
         draft.fields[field] = convert(flag.text)
-        flag.carry(field, draft, "the keys of the JSON are fields")
+        flag.carry(field, draft, "the keys of the JSON value became fields")
         return True
     take(flag, draft, field, convert)
     if field in draft.fields and str(draft.fields[field]) not in flag.text:
@@ -93,7 +93,7 @@ def _take_speculation(flag: Flag, draft: Draft) -> bool:
         flag.drop("the field `speculative` has no such setting: compare it with the stack file's reference")
         return True
     draft.fields["speculative"] = value
-    flag.carry("speculative", draft, "the keys of the JSON are fields")
+    flag.carry("speculative", draft, "the keys of the JSON value became fields")
     return True
 
 

@@ -58,7 +58,7 @@ def _storage_fields(stack: StackSpec, plan: Plan) -> Iterator[tuple[str, str]]:
                 yield f"storage.{field}", "all models are in folders on this machine, so nothing is downloaded"
         return
     if _is_set(stack.storage, "volume") and stack.storage.path:
-        yield "storage.volume", "the weights are in `storage.path`. Remove one of the two"
+        yield "storage.volume", "the weights are in `storage.path`. Remove `volume` or `path`"
     if not any(service.role == "download" for service in plan.services):
         for field in ("hub_endpoint", "user"):
             if _is_set(stack.storage, field):

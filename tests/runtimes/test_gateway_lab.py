@@ -225,7 +225,7 @@ def test_usage_needs_a_running_gateway_that_answers(world: World, capsys: pytest
     # `docker exec` lost the beginning of the answer
     world.containers["gateway"].metrics = METRICS[40:]
     assert keys(world, "usage") == 1
-    assert "did not answer with its metrics" in capsys.readouterr().err
+    assert "did not return its metrics" in capsys.readouterr().err
     world.containers["gateway"].state = "exited"
     assert keys(world, "usage") == 2
     assert "the gateway is not running" in capsys.readouterr().err
