@@ -96,7 +96,8 @@ def _find_images(stack: Stack, platform: str, bases: Sequence[Manifest]) -> Iter
             yield PreviewItem("image", name, image.size, "base" if image.id in known else "here")
             continue
         if image and is_built:
-            raise MachineError(f"{name} is built on each machine, here for {image.platform}",
+            raise MachineError(f"{name} is built on the machine that creates the bundle, so it is for "
+                               f"{image.platform}",
                                f"create the bundle on a machine with {platform}")  # fmt: skip
         # another platform's image has about the same size
         size = image.size if image else guess_image_bytes(name)

@@ -20,7 +20,8 @@ def parse_gpus(text: str) -> Any:
             raise SpecError("command line", [Mistake("--gpus", what)])
         return int(text)
     if text == "auto":
-        what, hint = "`auto` is only for a stack file", "write one with `stackgen init`, and run `stackgen plan`"
+        what = "`auto` is only for a stack file"
+        hint = "write a stack file with `stackgen init`, and run `stackgen plan`"
         raise SpecError("command line", [Mistake("--gpus", what, hint=hint)])
     if text in ("all", "none"):
         return text

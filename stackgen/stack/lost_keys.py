@@ -20,9 +20,13 @@ __all__ = ["KeptKeys", "LostKey", "find_lost", "find_missing", "find_neighbour_k
 
 # what becomes of a new value, next to the volume of a service that has started with the old one
 IN_DATABASE = {
-    "WEBUI_SECRET_KEY": "the sessions of chat users in {} are signed with the old one, and a new one signs them out",
-    "WEBUI_ADMIN_PASSWORD": "the administrator's account in {} keeps the old one, and a new one has no effect",
-    "GRAFANA_PASSWORD": "the account `admin` in {} keeps the old one, and a new one has no effect",
+    "WEBUI_SECRET_KEY": (
+        "the sessions of chat users in {} are signed with the old key, and a new key signs the users out"
+    ),
+    "WEBUI_ADMIN_PASSWORD": (
+        "the administrator's account in {} keeps the old password, and a new password has no effect"
+    ),
+    "GRAFANA_PASSWORD": "the account `admin` in {} keeps the old password, and a new password has no effect",
 }
 
 

@@ -50,8 +50,8 @@ def show_preview(args: Namespace, stack: Stack, options: CreateOptions) -> int:
     table = format_table(("KIND", "NAME", "SIZE", "STATE"), [_row(one) for one in found.items])
     print_data(args, data, [*table, *_summary(found, options), *(f"not in the bundle: {one}" for one in found.needed)])
     if forbidden:
-        note(f"`bundle create` would fail: the store lacks {', '.join(forbidden)}. Set `storage.offline: false`: the "
-             "stack in the bundle is offline anyway")  # fmt: skip
+        note(f"`bundle create` would fail, because the store lacks {', '.join(forbidden)}. Set `storage.offline: "
+             "false` (the stack in the bundle is offline in any case)")  # fmt: skip
     note("nothing was written, pulled or downloaded. To create the bundle, run the command without --dry-run")
     return 1 if forbidden else 0
 
@@ -64,12 +64,12 @@ def _row(one: PreviewItem) -> tuple[str, ...]:
 def _summary(found: Preview, options: CreateOptions) -> list[str]:
     lines = [f"{options.target}: {size_text(found.size)} for {found.platform}"]
     if found.unknown:
-        lines.append(f"without what has no known size: {', '.join(found.unknown)}")
+        lines.append(f"not counted, because the size is unknown: {', '.join(found.unknown)}")
     if found.parts:
         least = "at least " if found.unknown else ""
         lines.append(f"parts of at most {size_text(options.part_size)}: {least}{found.parts}")
     if found.continues:
-        lines.append(f"{options.target} contains a part of this bundle already: `create` continues it")
+        lines.append(f"{options.target} already contains a part of this bundle, which `create` continues")
     if (free := _free(options.target)) is not None:
         lines.append(f"free at {options.target}: {size_text(free)}" + (", which is too little" * (free < found.size)))
     return lines

@@ -108,7 +108,7 @@ def _missing_error(stack: Stack, missing: Mapping[str, EnvRef]) -> StackgenError
     lines = [f"{stack.folder / '.env'} lacks values. Nothing was started:"]
     lines += [f"  ✗ {one.name}{f' or {one.alternative}' if one.alternative else ''}: {one.required}"
               for one in missing.values()]  # fmt: skip
-    return StackgenError("\n".join(lines), "write a line NAME=VALUE for each into the file")
+    return StackgenError("\n".join(lines), "write a line NAME=VALUE into the file for each of these variables")
 
 
 def _write_gitignore(stack: Stack) -> None:

@@ -39,8 +39,8 @@ def read_file(path: Path, hosts: Collection[str] = ()) -> tuple[Device, ...]:
     found = parse_machine(read_mapping(read_text(path), str(path)), str(path))
     named = {one.host for one in found}
     if bool(hosts) != bool(named - {""}):
-        what = ("lists GPUs without `hosts`, and the stack has machines: " + ", ".join(hosts) if hosts else
-                "has `hosts`, and the stack runs on one machine")  # fmt: skip
+        what = ("lists GPUs without `hosts`, but the stack has several machines: " + ", ".join(hosts) if hosts else
+                "has `hosts`, but the stack runs on one machine")  # fmt: skip
         hint = "write `hosts: {NAME: {gpus: [...]}}`" if hosts else "write `gpus: [...]`"
         raise SpecError(str(path), [Mistake("gpus" if hosts else "hosts", what, hint=hint)])
     if unknown := sorted(named - set(hosts)) if hosts else []:
@@ -73,7 +73,7 @@ def read_hosts(spec: StackSpec) -> tuple[Device, ...]:
         found = _to_devices(known, run)
         devices += [replace(one, host=name, held=_find_held(facts)) for one, facts in zip(found, known, strict=True)]
     if not devices:
-        raise MachineError(f"none of {', '.join(spec.hosts)} has a whole GPU that nvidia-smi lists",
+        raise MachineError(f"nvidia-smi lists no undivided GPU on any of {', '.join(spec.hosts)}",
                            "describe the GPUs in a file: `--machine FILE`")  # fmt: skip
     return tuple(devices)
 

@@ -30,7 +30,7 @@ def ssh_runner(host: str, address: str) -> Runner:
         try:
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
         except FileNotFoundError:
-            raise MachineError(f"{host} can't be asked for its GPUs: this machine has no `ssh`", hint) from None
+            raise MachineError(f"the GPUs of {host} can't be read, because this machine has no `ssh`", hint) from None
         except subprocess.TimeoutExpired:
             raise MachineError(f"{host} ({address}) does not answer over SSH", hint) from None
         if done.returncode == SSH_FAILED:
