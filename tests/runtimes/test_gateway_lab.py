@@ -160,7 +160,7 @@ def test_keys_whose_files_can_not_be_written_are_taken_back(
     (target / "ken.key").symlink_to("gone")
     assert keys(world, "new", "ada", "ken", "--write-to", str(target)) == 1
     error = capsys.readouterr().err
-    assert f"could not be written to {target}/ken.key (File exists). It was deleted again" in error
+    assert f"could not be written to {target}/ken.key (File exists). The key was deleted again" in error
     assert "choose another folder for --write-to" in error
     assert names(world) == ["default"] and not (target / "ada.key").exists()
 
