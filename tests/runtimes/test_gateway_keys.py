@@ -93,7 +93,7 @@ def test_key_that_can_not_be_printed_is_taken_back(
         monkeypatch.setattr(sys, "stdout", full)
         assert keys(world, "new", "team", *args) == 1
         monkeypatch.undo()
-    assert "the key could not be printed (No space left on device). The key was deleted again" in capsys.readouterr().err
+    assert "could not be printed (No space left on device). The key was deleted again" in capsys.readouterr().err
     assert [one.name for one in load_keys(world.folder)] == ["default"]
     assert "team" not in world.containers["gateway"].keys.values()
 
