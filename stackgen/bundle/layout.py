@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stackgen.bundle.archive import LAYOUT, build_index
 from stackgen.bundle.blob_reader import BlobReader, read_chunks
-from stackgen.bundle.blobs import Progress
+from stackgen.bundle.blobs import Progress, write_all
 from stackgen.bundle.manifest import Manifest
 from stackgen.errors import StackgenError
 from stackgen.render.write import write_atomically
@@ -54,6 +54,6 @@ def _place(reader: BlobReader, digest: str, target: Path) -> None:
         except OSError:
             shutil.copyfile(pieces[0][0], target)
         return
-    with reader.open(digest) as source, open(target, "wb") as file:
+    with reader.open(digest) as source, open(target, "wb", buffering=0) as file:
         for chunk in read_chunks(source):
-            file.write(chunk)
+            write_all(file, chunk)

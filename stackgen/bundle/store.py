@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stackgen.bundle.blob_reader import BlobReader, read_chunks
+from stackgen.bundle.blobs import write_all
 from stackgen.bundle.manifest import StoreFile
 from stackgen.runtimes.compose.volume_files import VolumeFiles, find_mountpoint
 from stackgen.stack.lock import stack_lock
@@ -148,9 +149,7 @@ class FolderStore:
         else:
             with open(place, "wb", buffering=0) as file, reader.open(one.digest or "") as source:
                 for chunk in read_chunks(source):
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[file.write(view) :]
+                    write_all(file, chunk)
                     on_bytes(len(chunk))
             # readable for the users of all containers
             place.chmod(0o664 if self._owner else 0o644)

@@ -122,9 +122,12 @@ def test_a_foreign_compose_file_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_edit_that_equals_the_new_text_is_no_conflict(folder: Path) -> None:
-    text = (folder / "compose.yaml").read_text()
-    (folder / "stack.yaml").write_text(STACK.replace("abc", "def"))
-    (folder / "compose.yaml").write_text(text.replace("abc", "def"))
+    other = folder / "other"
+    other.mkdir()
+    for one in (folder, other):
+        (one / "stack.yaml").write_text(STACK.replace("abc", "def"))
+    assert render(other) == 0
+    (folder / "compose.yaml").write_text((other / "compose.yaml").read_text())
     assert render(folder) == 0
     assert render(folder, "--check") == 0
 
