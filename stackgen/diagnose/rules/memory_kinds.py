@@ -39,8 +39,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"HSA_STATUS_ERROR_OUT_OF_RESOURCES"),
                 title="the ROCm runtime lacks a resource of the GPU",
-                cause="the ROCm runtime could not allocate a resource. Most often, GPU memory is exhausted, and "
-                "sometimes threads or events of the operating system",
+                cause="the ROCm runtime could not allocate a resource. Most often, GPU memory is exhausted. "
+                "Sometimes, the operating system has no more threads or events",
                 fix="check how much memory is free (`rocm-smi --showmeminfo vram gtt`), and which processes use the "
                 "GPU (`rocm-smi --showpids`); lower gpu_memory_utilization or max_num_seqs",
             ),
