@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import io
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stackgen.bundle.hasher import BUFFERS
 from stackgen.bundle.manifest import Blob, Piece
 
-__all__ = ["BlobReader", "read_chunks"]
-
-CHUNK = 2**20
-
-
-def read_chunks(file: Any) -> Iterator[memoryview]:
-    """Yields the rest of a binary file, in chunks. A chunk is valid until BUFFERS further ones are requested.
-
-    All chunks share a few buffers: with a new one for each, the kernel took longer for memory than for reading.
-    """
-    for buffer in itertools.cycle([memoryview(bytearray(CHUNK)) for _ in range(BUFFERS)]):
-        count = file.readinto(buffer)
-        if not count:
-            return
-        yield buffer[:count]
+__all__ = ["BlobReader"]
 
 
 class BlobReader:

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from stackgen.bundle.archive import LAYOUT, build_index
-from stackgen.bundle.blob_reader import BlobReader, read_chunks
-from stackgen.bundle.blobs import Progress, write_all
+from stackgen.bundle.blob_reader import BlobReader
+from stackgen.bundle.blobs import Progress
+from stackgen.bundle.chunks import read_chunks, write_all
 from stackgen.bundle.manifest import Manifest
 from stackgen.errors import StackgenError
 from stackgen.render.write import write_atomically

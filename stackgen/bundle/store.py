@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from stackgen.bundle.blob_reader import BlobReader, read_chunks
-from stackgen.bundle.blobs import write_all
+from stackgen.bundle.blob_reader import BlobReader
+from stackgen.bundle.chunks import read_chunks, write_all
 from stackgen.bundle.manifest import StoreFile
 from stackgen.runtimes.compose.volume_files import VolumeFiles, find_mountpoint
 from stackgen.stack.lock import stack_lock

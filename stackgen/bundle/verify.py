@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stackgen.bundle.blob_reader import BlobReader, read_chunks
+from stackgen.bundle.blob_reader import BlobReader
 from stackgen.bundle.blobs import Progress
+from stackgen.bundle.chunks import read_chunks
 from stackgen.bundle.hasher import Hasher
 from stackgen.bundle.manifest import MANIFEST, SUMS, Blob, Manifest, manifest_digest, read_manifest
 from stackgen.errors import StackgenError

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stackgen.bundle.blob_reader import read_chunks
 from stackgen.bundle.blobs import BlobWriter, Progress
+from stackgen.bundle.chunks import read_chunks
 from stackgen.bundle.manifest import Model, StoreFile
 from stackgen.bundle.store import FolderStore, Member, Store
 from stackgen.errors import StackgenError

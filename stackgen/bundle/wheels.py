@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from stackgen.bundle.blob_reader import read_chunks
 from stackgen.bundle.blobs import BlobWriter, Progress
+from stackgen.bundle.chunks import read_chunks
 from stackgen.bundle.manifest import Wheel
 from stackgen.errors import MachineError, StackgenError
 from stackgen.images.wheel import WHEEL_NAME, build_wheel
