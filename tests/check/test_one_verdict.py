@@ -88,8 +88,8 @@ def test_all_doors_agree_on_an_answer(vllm: Fake, capsys: pytest.CaptureFixture[
     [
         ({"content": "The"}, "length", "pass", "the model answers 'The'"),
         ({"content": " "}, "length", "pass", "white space"),
-        ({"content": None}, "length", "pass", "no text of its own"),
-        ({"content": ""}, "length", "pass", "no text of its own"),
+        ({"content": None}, "length", "pass", "contains no text"),
+        ({"content": ""}, "length", "pass", "contains no text"),
         ({"reasoning": "The"}, "length", "pass", "its first token is reasoning"),
         ({"content": None, "reasoning": None}, "stop", "warn", "possibly a control token"),
         ({"content": ""}, "stop", "warn", "possibly a control token"),

@@ -75,7 +75,7 @@ def test_a_draft_model_is_downloaded_or_mounted() -> None:
         ({"speculative": {"method": "mtp", "prompt_lookup_max": 2}}, "only the method ngram uses"),
         ({"speculative": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_min": 4,
                           "prompt_lookup_max": 2}}, "prompt_lookup_min above"),
-        ({"speculative": {"model": "./d", "revision": "x"}}, "which only a Hub id"),
+        ({"speculative": {"model": "./d", "revision": "x"}}, "which needs a Hub id"),
         ({"speculative": {"model": "org/d", "draft_tensor_parallel_size": 2}}, "set 1 or 4"),
         ({"speculative": {"method": "eagle4", "model": "org/d"}}, "models[0].speculative.method"),
         ({"max_num_batched_tokens": 64, "max_num_seqs": 128}, "less than max_num_seqs (128)"),

@@ -210,5 +210,5 @@ def test_manifests_are_checked_before_they_are_written(
 def test_an_image_that_no_registry_has_is_a_warning() -> None:
     entry = {"engine": "llamacpp"}
     with_registry = plan(entry, kubernetes={"registry": "registry.example.com/x"})
-    assert any("no registry has stackgen/llamacpp:" in one for one in plan(entry).warnings)
-    assert not any("no registry" in one for one in (*with_registry.warnings, *plan({"gpus": 1}).warnings))
+    assert any("is an image that stackgen builds, so no registry has it" in one for one in plan(entry).warnings)
+    assert not any("no registry has it" in one for one in (*with_registry.warnings, *plan({"gpus": 1}).warnings))
