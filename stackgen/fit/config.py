@@ -45,8 +45,8 @@ def read_config(config: Mapping[str, Any], source: str = "config.json") -> Archi
         name = str(names[0]) if isinstance(names, list) and names else family
         raise StackgenError(
             f"{source}: the architecture {name or 'of the model'} (model_type {family!r}) is not known to stackgen",
-            "the sizes of its caches can't be computed. Start the model once, and measure its memory: `stackgen fit "
-            "--observe`",
+            "the sizes of its caches can't be computed. With `gpus: auto`, list the model's GPUs instead, for example "
+            "`gpus: [1]`. To measure the memory, start the model once, and run `stackgen fit --observe`",
         )
     heads = fields.number("num_attention_heads", "n_head", "num_heads")
     hidden = fields.number("hidden_size", "n_embd", "d_model", "n_embed")

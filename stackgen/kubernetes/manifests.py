@@ -156,12 +156,14 @@ def _claims(plan: Plan, settings: KubernetesSpec, own: Pairs) -> tuple[Claim, ..
     found = []
     for name, _ in plan.volumes:
         spec = settings.weights if name == "models" else settings.cache
+        # pods on all nodes use both claims, and few default classes allow that
+        storage_class = spec.storage_class or settings.weights.storage_class or ""
         if not spec.claim:
             comment = "The weights of all models: the Job `download` writes them, engines read them"
             found.append(
                 Claim(
                     name, comment if name == "models" else "Compiled kernels, which make the next start faster", own,
-                    spec.access_mode, spec.size, spec.storage_class or "",
+                    spec.access_mode, spec.size, storage_class,
                 )
             )  # fmt: skip
     return tuple(found)

@@ -104,7 +104,9 @@ class KubernetesSpec(Strict):
         "Kubernetes 1.34 or newer and a DRA driver for NVIDIA GPUs",
     )
     weights: ClaimSpec = Field(ClaimSpec(), description="Claim for the weights of all models")
-    cache: ClaimSpec = Field(ClaimSpec(size="50Gi"), description="Claims for the engines' compile caches")
+    cache: ClaimSpec = Field(
+        ClaimSpec(size="50Gi"), description="Claims for the engines' compile caches. Default class: that of `weights`"
+    )
     registry: Text | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9._:/-]*[a-z0-9]$",

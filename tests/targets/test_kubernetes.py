@@ -207,6 +207,23 @@ def test_manifests_are_checked_before_they_are_written(
     assert cli.main(["render", str(tmp_path), "--target", "kubernetes", "--no-validate"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"weights": {"storage_class": "files"}}, {"models": "files", "vllm-cache": "files"}),
+        ({"weights": {"storage_class": "files"}, "cache": {"storage_class": "fast"}},
+         {"models": "files", "vllm-cache": "fast"}),
+        ({}, {"models": None, "vllm-cache": None}),
+    ],
+)  # fmt: skip
+def test_claims_for_compile_caches_have_the_class_of_the_weights_by_default(
+    settings: dict[str, Any], expected: dict[str, str | None]
+) -> None:
+    found = objects(render({"gpus": 1}, kubernetes=settings))
+    claims = [one for one in found if one["kind"] == "PersistentVolumeClaim"]
+    assert {one["metadata"]["name"]: one["spec"].get("storageClassName") for one in claims} == expected
+
+
 def test_an_image_that_no_registry_has_is_a_warning() -> None:
     entry = {"engine": "llamacpp"}
     with_registry = plan(entry, kubernetes={"registry": "registry.example.com/x"})

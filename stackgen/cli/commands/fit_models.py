@@ -78,7 +78,7 @@ def _read_from_hub(name: str, hub: Hub, revision: str | None, file: str) -> Mode
     if lookup.state == "unreachable":
         raise MachineError(f"the Hugging Face Hub does not answer, so the size of {name} is unknown: {lookup.detail}",
                            "check the network and the proxy, or pass a local folder. To download the model on "
-                           "another machine, see the how-to about air gaps")  # fmt: skip
+                           "another machine, see the how-to `serve-without-internet`")  # fmt: skip
     if lookup.state != "ok":
         reason, hint = REASONS[lookup.state]
         raise StackgenError(f"{name} can't be read from the Hub: {reason} ({lookup.detail})", hint)

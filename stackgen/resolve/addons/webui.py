@@ -38,6 +38,8 @@ SETTINGS = (
     ("ENABLE_PERSISTENT_CONFIG", "False"),
     # with `sign_up`, an account waits for the approval of an administrator
     ("DEFAULT_USER_ROLE", "pending"),
+    # otherwise only administrators see the models of a connection (`get_filtered_models` in utils/models.py)
+    ("BYPASS_MODEL_ACCESS_CONTROL", "True"),
     ("ENABLE_COMMUNITY_SHARING", "False"),
     ("ENABLE_VERSION_UPDATE_CHECK", "False"),
     ("ANONYMIZED_TELEMETRY", "false"),

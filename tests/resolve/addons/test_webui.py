@@ -47,6 +47,7 @@ def test_chat_page_is_on_loopback_with_accounts_and_a_key_from_env() -> None:
     assert [(port.address, port.host, port.container) for port in service.ports] == [("127.0.0.1", 3999, 8080)]
     environment = dict(service.environment)
     assert environment["WEBUI_AUTH"] == "True" and environment["DEFAULT_USER_ROLE"] == "pending"
+    assert environment["BYPASS_MODEL_ACCESS_CONTROL"] == "True"
     assert environment["ENABLE_OLLAMA_API"] == "False" and environment["ANONYMIZED_TELEMETRY"] == "false"
     for name, variable in (("OPENAI_API_KEY", "STACKGEN_API_KEY"), ("WEBUI_SECRET_KEY", "WEBUI_SECRET_KEY")):
         value = environment[name]
