@@ -131,6 +131,14 @@ def test_a_folder_stands_alone_on_its_machine(lab: Path, tmp_path_factory: pytes
     assert open_stack(str(moved)).plan.endpoints[0].base_url == "http://10.0.0.2:9000/v1"
 
 
+def test_a_machine_that_has_been_started_can_be_checked(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # `up` records the times of the start there, and local processes, which a stack with hosts can't have, their state
+    (lab / "box1" / ".stackgen").mkdir(exist_ok=True)
+    capsys.readouterr()
+    assert cli.main(["check", str(lab / "box1"), "--timeout", "1"]) == 1
+    assert "NOT healthy: " in capsys.readouterr().out
+
+
 def test_commands_for_one_machine_name_the_folders(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("up", "check", "status"):
         assert cli.main([command, str(lab)]) != 0

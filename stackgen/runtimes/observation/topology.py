@@ -36,7 +36,8 @@ def with_observer(target: Target, plan: Plan, endpoint: Endpoint, folder: Path) 
 
     If Docker Engine does not answer, the observer raises `Unobservable`, and the checks of services are skipped.
     """
-    if (folder / STATE_DIR).exists() and any(one.state == "running" for one in process_status(folder)):
+    has_state = (folder / STATE_DIR / "state.json").exists()
+    if has_state and any(one.state == "running" for one in process_status(folder)):
         return replace(target, observer=ProcessObserver(plan, endpoint, folder))
     try:
         compose.status(plan)
