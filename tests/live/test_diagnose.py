@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.live.checks import TIMEOUT, run_check
+from tests.live.containers import wait_until
 from tests.live.small_stacks import first_finding, tiny_vllm_stack, vllm_entry
 from tests.live.stacks import LiveStack
 from tests.live.starts import Start, Starts, selected_names
@@ -118,14 +119,21 @@ def _kill_before_healthy(stack: LiveStack) -> None:
                 if "Starting vLLM server on" in line:
                     print(SIGNAL_ENGINE.format(signal="STOP"), file=shell.stdin, flush=True)
                 if "Application startup complete" in line:
-                    url = f"http://127.0.0.1:{stack.data['port']}/health"
-                    with urllib.request.urlopen(url, timeout=10) as reply:
-                        assert reply.status == 200
+                    # uvicorn listens a moment after this line
+                    wait_until(lambda: answers_health(stack), 10, "the API server does not answer")
                     break
         finally:
             print(SIGNAL_ENGINE.format(signal="KILL"), file=shell.stdin, flush=True)
             shell.stdin.close()
             log.terminate()
+
+
+def answers_health(stack: LiveStack) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{stack.data['port']}/health", timeout=10) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def kill_engine(stack: LiveStack) -> None:
