@@ -60,7 +60,7 @@ def check_version(inputs: DoctorInputs) -> Results:
     if facts.version < OLDEST:
         yield warn(
             f"the server is older than {OLDEST[0]}.{OLDEST[1]}, and stackgen's manifests were not tested with it",
-            evidence=seen, fix="use a newer cluster; older servers ignore the level of Pod Security",
+            evidence=seen, fix="use a newer cluster; older API servers don't enforce Pod Security",
         )  # fmt: skip
     else:
         yield ok("the server is new enough", evidence=seen)

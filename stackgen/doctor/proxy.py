@@ -23,7 +23,7 @@ def check_proxy(inputs: DoctorInputs) -> Results:
             "unable to reach the internet",
             evidence=f"set in {', '.join(places)}",
             fix="set `proxy: http://HOST:PORT`, and `ca_certificates` if your network intercepts TLS. A proxy with a "
-            "password belongs into .env, as STACKGEN_PROXY",
+            "password belongs in .env, as STACKGEN_PROXY",
             place="proxy",
         )
     elif host.proxies is None or host.daemon_proxy is None:

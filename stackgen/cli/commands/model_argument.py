@@ -33,7 +33,7 @@ def complete_model_flags(args: Namespace) -> None:
     gpus = "" if args.gpus is not None else " and 1 GPU" if engine == "vllm" else " on the CPU"
     if args.gpus is None and engine == "vllm":
         args.gpus = "1"
-    note(f"{args.stack} is served with {engine}{gpus}. Others: `--engine`, `--gpus`")
+    note(f"{args.stack} is served with {engine}{gpus}. To change this, use `--engine` and `--gpus`")
 
 
 def _choose_engine(model: str, file: str | None) -> str | None:

@@ -110,8 +110,8 @@ RULES: tuple[Rule, ...] = (
         "storage; if storage.offline is set, copy o200k_base.tiktoken into the folder `tiktoken` of the storage; in "
         "a container that stackgen did not render, set TIKTOKEN_ENCODINGS_BASE to a folder with this file",
         source="The message comes from openai_harmony, and is quoted in vllm-project/vllm issue 22525 (2025-08) and "
-        "openai/harmony issues 95 and 101 (2026). A missing and a damaged file were reproduced with openai-harmony "
-        "0.0.8.",
+        "openai/harmony issues 95 and 101 (2026). The failure was reproduced with a missing and a damaged file, with "
+        "openai-harmony 0.0.8.",
         explain="openai-harmony reads o200k_base.tiktoken from the folder in TIKTOKEN_ENCODINGS_BASE, and accepts "
         "only a file with the right checksum. Without the variable, it downloads the file at each start of a new "
         "container. stackgen sets the variable for models whose name contains gpt-oss, and for models with the "

@@ -136,8 +136,8 @@ RULES: tuple[Rule, ...] = (
                 "such as sparse attention or the compute capability: {problem}",
                 fix="use a GPU that supports what the message names, or a model with another kind of attention "
                 "(use_sparse=True means sparse attention, as in DeepSeek V3.2 and GLM 5); or use another image whose "
-                "release notes name this model and this GPU; don't expect help from `--attention-backend` or another "
-                "KV cache type: no setting removes these reasons",
+                "release notes name this model and this GPU; changing `--attention-backend` or the KV cache type does "
+                "not help",
                 applies=_excludes_every_backend,
                 condition="each backend has a reason that no setting changes",
             ),
@@ -149,9 +149,9 @@ RULES: tuple[Rule, ...] = (
                 title="the attention backend does not support the type of the KV cache",
                 cause="a setting, or vLLM itself, chose an attention backend that does not support the type of the "
                 "KV cache: {problem}",
-                fix="[[?kv_cache_dtype|remove kv_cache_dtype, or set it to another type]][[!kv_cache_dtype|remove "
-                "`--kv-cache-dtype` from extra_args; if it is not there, the type comes from the model's "
-                "config.json]][[?extra_args.--attention-backend|, or remove --attention-backend from extra_args]]; "
+                fix="[[?kv_cache_dtype|remove kv_cache_dtype, or set it to another type; ]][[!kv_cache_dtype|remove "
+                "`--kv-cache-dtype` from extra_args (if it is not there, the type comes from the model's "
+                "config.json); ]][[?extra_args.--attention-backend|or remove --attention-backend from extra_args; ]]"
                 "if the log says that vLLM forces this backend for the model, you can change only the KV cache type",
             ),
             Variant(

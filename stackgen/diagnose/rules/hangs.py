@@ -87,7 +87,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-S012",
         title="the engine computed without a result for too long",
-        cause="{service} hung {times}: it made no progress for {seconds} s, with {state}, although it computed",
+        cause="{service} hung {times}: with {state}, its processes computed, but made no progress for {seconds} s",
         fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues; if prompts take "
         "this long on this machine, increase hang_timeout: stackgen waits 40 times as long for an engine that still "
         "computes",
