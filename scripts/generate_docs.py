@@ -316,12 +316,12 @@ def exam_table():
     lines = (ROOT / "tests" / "diagnose" / "exams.tsv").read_text("utf-8").splitlines()
     header, *rows = [line.split("\t") for line in lines]
     return [
+        "The next table has a row for each exam. In an exam, stackgen diagnosed fresh public reports. A row shows the",
+        "result before we fixed what the exam found. So only the newest row shows what to expect for a new report.",
+        "",
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
         *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        "In each exam, stackgen diagnosed fresh public reports, before the faults that the exam found were fixed. So",
-        "only the newest row shows what to expect for a new report.",
     ]
 
 
