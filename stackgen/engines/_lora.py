@@ -23,9 +23,11 @@ from stackgen.spec import Strict, Text, is_local
 from stackgen.spec.types import ModelSource
 from stackgen.targets.adapter import DEFAULT_RANK, RANKS, adapter_rank, read_adapter_config, round_up_rank
 
-__all__ = ["LoraAdapter", "adapter_downloads", "adapter_modules", "choose_rank", "find_lora_mistakes"]
+__all__ = ["LoraAdapter", "adapter_downloads", "adapter_modules", "choose_rank", "find_lora_mistakes", "find_lora_warnings"]
 
 FLAG = "--max-lora-rank"
+# fields that vLLM ignores without --enable-lora, which `lora_adapters` sets
+LIMITS = {"max_lora_rank": FLAG, "max_loras": "--max-loras"}
 COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 
 
@@ -105,12 +107,14 @@ def find_lora_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
     if model.max_lora_rank and _has_rank_flag(model):
         yield Mistake(f"{replica.path}.max_lora_rank", f"is set, but extra_args already contains {FLAG}",
                       hint=f"remove {FLAG} from extra_args")  # fmt: skip
-    elif model.max_lora_rank and not model.lora_adapters:
-        yield Mistake(
-            f"{replica.path}.max_lora_rank", "has no effect without lora_adapters",
-            hint=(f"add lora_adapters, or remove max_lora_rank. If extra_args contains --enable-lora, add {FLAG} to "
-             "extra_args instead"),
-        )  # fmt: skip
+        return
+    for field, flag in LIMITS.items() if not model.lora_adapters else ():
+        if getattr(model, field):
+            yield Mistake(
+                f"{replica.path}.{field}", "has no effect without lora_adapters",
+                hint=(f"add lora_adapters, or remove {field}. If extra_args contains --enable-lora, add {flag} to "
+                      "extra_args instead"),
+            )  # fmt: skip
     for index, lora in enumerate(model.lora_adapters):
         if lora.revision and is_local(lora.path):
             place = f"{replica.path}.lora_adapters[{index}].revision"
@@ -124,3 +128,13 @@ def find_lora_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
         elif model.max_lora_rank and rank > model.max_lora_rank:
             yield Mistake(path, f"the adapter's rank is {rank}, but max_lora_rank is {model.max_lora_rank}",
                           hint="remove max_lora_rank: stackgen reads the rank from adapter_config.json")  # fmt: skip
+
+
+def find_lora_warnings(replica: Replica) -> Iterator[str]:
+    """More adapters in a batch than the model has: vLLM reserves GPU memory for each."""
+    model, count = replica.spec, len(replica.spec.lora_adapters)
+    if model.max_loras and count and model.max_loras > count:
+        yield (
+            f"{replica.path}.max_loras is {model.max_loras}, but lora_adapters has {count}: vLLM reserves GPU memory "
+            f"for {model.max_loras} adapters. Set max_loras to {count}, unless you load more adapters while it runs"
+        )

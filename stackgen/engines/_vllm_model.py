@@ -86,6 +86,12 @@ class VllmModel(ModelSpec):
         description="Highest rank of all LoRA adapters. Default: read from adapter_config.json of local adapters, else "
         "16, vLLM's default. Adapters from the Hub with a higher rank need this field",
     )
+    max_loras: int | None = Field(
+        None,
+        ge=1,
+        description="How many different LoRA adapters vLLM computes in one batch. Each takes GPU memory. Default: 1, so "
+        "requests for several adapters wait for each other",
+    )
     cache_aware: bool = Field(
         False,
         description="Use vllm-router to send requests with the same prefix to the same replica, which has the "

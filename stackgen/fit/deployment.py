@@ -86,7 +86,7 @@ def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 
         max_num_batched_tokens=getattr(spec, "max_num_batched_tokens", None),
         prefix_caching=getattr(spec, "prefix_caching", None) is not False,
         kv_cache_bytes=getattr(spec, "cpu_kv_cache_gib", 0) * 2**30 if gpu_count == 0 else _cache_bytes(spec),
-        loras=1 if getattr(spec, "lora_adapters", ()) else 0,
+        loras=(getattr(spec, "max_loras", None) or 1) if getattr(spec, "lora_adapters", ()) else 0,
         lora_rank=getattr(spec, "max_lora_rank", None) or LORA_DEFAULT, doubts=tuple(_field_doubts(spec)),
     )  # fmt: skip
     return _apply_arguments(found, spec)

@@ -25,7 +25,7 @@ FIELD_OF_FLAG: dict[str, dict[str, str]] = {
         "--max-num-seqs": "max_num_seqs", "--trust-remote-code": "trust_remote_code", "--host": "bind",
         "--enforce-eager": "enforce_eager", "--chat-template": "chat_template", "--api-key": "STACKGEN_API_KEY in .env",
         "--tool-call-parser": "tool_call_parser", "--reasoning-parser": "reasoning_parser",
-        "--lora-modules": "lora_adapters", "--max-lora-rank": "max_lora_rank",
+        "--lora-modules": "lora_adapters", "--max-lora-rank": "max_lora_rank", "--max-loras": "max_loras",
         "--data-parallel-size": "data_parallel_size", "--enable-expert-parallel": "expert_parallel",
         "--max-num-batched-tokens": "max_num_batched_tokens", "--enable-prefix-caching": "prefix_caching",
         "--kv-cache-memory-bytes": "kv_cache_memory", "--cpu-offload-gb": "cpu_offload_gib",

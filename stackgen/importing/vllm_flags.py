@@ -37,8 +37,10 @@ NUMBERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--tensor-parallel-size": ("tensor_parallel_size", int),
     "--pipeline-parallel-size": ("pipeline_parallel_size", int),
     "--max-num-seqs": ("max_num_seqs", int), "--gpu-memory-utilization": ("gpu_memory_utilization", float),
-    "--max-lora-rank": ("max_lora_rank", int),
+    "--max-lora-rank": ("max_lora_rank", int), "--max-loras": ("max_loras", int),
 }  # fmt: skip
+# fields that need lora_adapters
+LIMITS = {"max_lora_rank": "--max-lora-rank", "max_loras": "--max-loras"}
 SWITCHES = {"--enforce-eager": "enforce_eager", "--trust-remote-code": "trust_remote_code"}
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 # flags whose value is another repository, which the download service does not fetch
@@ -263,10 +265,10 @@ def _settle(flags: list[Flag], draft: Draft, ledger: Ledger) -> None:
             flag.build_in("`lora_adapters` sets it")
         else:
             _add(flag, draft, ledger)
-    if "max_lora_rank" in draft.fields and not draft.fields.get("lora_adapters"):
-        rank = draft.fields.pop("max_lora_rank")
-        draft.fields.setdefault("extra_args", []).extend(["--max-lora-rank", str(rank)])
-        next(flag for flag in flags if _is(flag, "--max-lora-rank")).carry("extra_args", draft)
+    for field, name in LIMITS.items() if not draft.fields.get("lora_adapters") else ():
+        if field in draft.fields:
+            draft.fields.setdefault("extra_args", []).extend([name, str(draft.fields.pop(field))])
+            next(flag for flag in flags if _is(flag, name)).carry("extra_args", draft)
 
 
 KNOWN: dict[str, Callable[[Flag, Container, Draft, Ledger], None]] = {

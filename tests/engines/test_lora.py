@@ -97,6 +97,8 @@ def test_a_rank_that_vllm_refuses_is_an_error(rank: int, fields: dict[str, Any],
         ({"path": "./sql", "revision": "v2"}, {}, "[0].revision", "the path is a local folder"),
         ({}, {"max_lora_rank": 64, "extra_args": ["--max-lora-rank=64"]}, "max_lora_rank", "already contains"),
         (None, {"max_lora_rank": 64}, "max_lora_rank", "has no effect without lora_adapters"),
+        (None, {"max_loras": 2}, "max_loras", "has no effect without lora_adapters"),
+        ({}, {"max_loras": 2, "extra_args": ["--max-loras=2"]}, "extra_args[0]", "which `max_loras` sets"),
     ],
 )
 def test_adapters_and_ranks_that_would_be_ignored_are_errors(
@@ -107,6 +109,17 @@ def test_adapters_and_ranks_that_would_be_ignored_are_errors(
         stack(tmp_path, *([] if adapter is None else [SQL | adapter]), **fields)
     [found] = caught.value.mistakes
     assert found.path.endswith(place) and part in f"{found.message} {found.hint}"
+
+
+def test_adapters_of_one_batch_are_a_field(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "sql", r=8)
+    other = {"name": "o", "path": "org/o"}
+    assert after(stack(tmp_path, SQL, other), "--max-loras") is None
+    assert after(path := stack(tmp_path, SQL, other, max_loras=2), "--max-loras") == "2"
+    assert not any("max_loras" in text for text in open_stack(str(path)).plan.warnings)
+    # vLLM would reserve memory for adapters that do not exist
+    path = stack(tmp_path, SQL, other, max_loras=8)
+    assert any("max_loras is 8, but lora_adapters has 2" in text for text in open_stack(str(path)).plan.warnings)
 
 
 def test_an_adapter_of_the_hub_is_pinned(tmp_path: Path) -> None:
