@@ -42,7 +42,8 @@ class VllmModel(ModelSpec):
         None, description="Quantization method, for example awq, gptq or fp8. Default: from the model's config"
     )
     kv_cache_dtype: Text | None = Field(
-        None, description="Data type of the KV cache, for example fp8. Default: the model's data type"
+        None, description="Data type of the KV cache, for example fp8 (NVIDIA GPUs of the generations Ada, Hopper and Blackwell, "
+        "and AMD GPUs). Default: the model's data type"
     )
     max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
     max_num_batched_tokens: int | None = Field(

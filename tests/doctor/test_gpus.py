@@ -46,6 +46,7 @@ def quantized(method: str) -> dict[str, Any]:
 
 FULL = changed(ONE_24, memory_free=8 * GIB, processes=(GpuProcess(4242, "python3 train.py", 16 * GIB),))
 OLD_DRIVER = replace(ONE_24, driver="550.127.05", cuda="12.4")
+AMPERE = replace(ONE_24, gpus=(make_gpu(0, "NVIDIA A10", 24, (8, 6)),))
 PASCAL = replace(ONE_24, gpus=(make_gpu(0, "Tesla P40", 24, (6, 1)),))
 NO_TOOLKIT = replace(ONE_24, runtimes=("runc",), toolkit=False)
 DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initialize NVML: Driver/library mismatch")
@@ -87,6 +88,10 @@ DEAD_DRIVER = replace(ONE_24, gpus=None, driver=None, gpu_error="Failed to initi
         ("SG-P057", "fail", TURING, {"dtype": "float16", "config": quantized("mxfp4")}),
         ("SG-P057", "warn", ONE_24, {"config": quantized("modelopt_fp4")}),
         ("SG-P057", "warn", MIXED, {"gpus": [1], "quantization": "fp8"}),
+        ("SG-P047", "warn", AMPERE, {"kv_cache_dtype": "fp8"}),
+        ("SG-P047", "fail", AMPERE, {"kv_cache_dtype": "fp8_per_token_head"}),
+        ("SG-P047", "fail", AMPERE, {"kv_cache_dtype": "fp8", "config": CONFIG | {"kv_lora_rank": 512}}),
+        ("SG-P047", "fail", TURING, {"kv_cache_dtype": "fp8_e5m2", "dtype": "float16"}),
     ],
 )
 def test_each_gpu_fault_is_found_by_its_own_check(
