@@ -1,9 +1,10 @@
 """Checks that the GPUs support an FP8 KV cache in vLLM.
 
 vLLM 0.32.0 takes the first attention backend that accepts the cache's type (`_get_backend_priorities` in
-platforms/cuda.py). FlashAttention accepts FP8 on compute capability 9.0 and 10.x (`flash_attn_supports_kv_cache_dtype`),
-FlashInfer on 8.0 to 12.1 (`FlashInferBackend`), and Triton on 8.9 or higher (triton_attn.py and mla/triton_mla.py raise
-a ValueError below it). FlashInfer has no MLA below 10.0, and no cache with a scale for each token.
+platforms/cuda.py). FlashAttention accepts FP8 on compute capability 9.0 and 10.x (`flash_attn_supports_kv_cache_dtype`
+in fa_utils.py), FlashInfer on 8.0 to 12.1 (`FlashInferBackend`), and Triton on 8.9 or higher (triton_attn.py and
+mla/triton_mla.py raise a ValueError below it). FlashInfer has no MLA below 10.0, and no cache with a scale for each
+token.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _check(gpu: Gpu, dtype: str, field: str, only_triton: bool) -> Iterator[Resu
         )  # fmt: skip
     else:
         yield warn(
-            f"a KV cache in {dtype} may not work on {gpu.name}: of vLLM's attention backends, only FlashInfer accepts it",
+            f"a KV cache in {dtype} may not work on {gpu.name}: only one of vLLM's attention backends (FlashInfer) accepts "
+            "it",
             evidence=f"{evidence}; FlashAttention needs 9.0, and Triton 8.9",
             fix=f"{remedy}. If the start fails with kv_cache_dtype in the message, remove the field", place=field,
         )  # fmt: skip

@@ -23,7 +23,14 @@ from stackgen.spec import Strict, Text, is_local
 from stackgen.spec.types import ModelSource
 from stackgen.targets.adapter import DEFAULT_RANK, RANKS, adapter_rank, read_adapter_config, round_up_rank
 
-__all__ = ["LoraAdapter", "adapter_downloads", "adapter_modules", "choose_rank", "find_lora_mistakes", "find_lora_warnings"]
+__all__ = [
+    "LoraAdapter",
+    "adapter_downloads",
+    "adapter_modules",
+    "choose_rank",
+    "find_lora_mistakes",
+    "find_lora_warnings",
+]
 
 FLAG = "--max-lora-rank"
 # fields that vLLM ignores without --enable-lora, which `lora_adapters` sets

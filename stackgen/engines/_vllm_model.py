@@ -42,8 +42,9 @@ class VllmModel(ModelSpec):
         None, description="Quantization method, for example awq, gptq or fp8. Default: from the model's config"
     )
     kv_cache_dtype: Text | None = Field(
-        None, description="Data type of the KV cache, for example fp8 (NVIDIA GPUs of the generations Ada, Hopper and Blackwell, "
-        "and AMD GPUs). Default: the model's data type"
+        None,
+        description="Data type of the KV cache, for example fp8 (on NVIDIA GPUs of the generations Ada, Hopper and "
+        "Blackwell, and on AMD GPUs). Default: the model's data type",
     )
     max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
     max_num_batched_tokens: int | None = Field(
@@ -90,8 +91,8 @@ class VllmModel(ModelSpec):
     max_loras: int | None = Field(
         None,
         ge=1,
-        description="How many different LoRA adapters vLLM computes in one batch. Each takes GPU memory. Default: 1, so "
-        "requests for several adapters wait for each other",
+        description="How many different LoRA adapters vLLM computes in one batch. Each takes GPU memory. Default: 1, "
+        "so requests for several adapters wait for each other",
     )
     cache_aware: bool = Field(
         False,

@@ -10,7 +10,13 @@ from typing import Any
 
 from stackgen.engines._dialects import dialect_of
 from stackgen.engines._gpt_oss import vocabulary_arguments, vocabulary_environment
-from stackgen.engines._lora import adapter_downloads, adapter_modules, choose_rank, find_lora_mistakes, find_lora_warnings
+from stackgen.engines._lora import (
+    adapter_downloads,
+    adapter_modules,
+    choose_rank,
+    find_lora_mistakes,
+    find_lora_warnings,
+)
 from stackgen.engines._nodes import GROUP_ASSETS, find_node_mistakes, group_of, node_flags
 from stackgen.engines._parallel import find_parallel_mistakes, parallel_sizes
 from stackgen.engines._speculative import (
@@ -106,7 +112,8 @@ class Vllm:
                     *(GROUP_ASSETS if any(one.nodes > 1 for one in context.replicas) else ())),
             volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
             warnings=(*warn_of_versions(self.name, context), *(
-                text for one in context.replicas if one.index == 0 for text in (*find_field_warnings(one.spec, one.path), *find_lora_warnings(one))
+                text for one in context.replicas if one.index == 0
+                for text in (*find_field_warnings(one.spec, one.path), *find_lora_warnings(one))
             )),
         )  # fmt: skip
 

@@ -23,7 +23,8 @@ HUB = HubLookup("ok", download_bytes=GIB, commit="a" * 40, files=("config.json",
 CDI = replace(ONE_24, cdi=("nvidia.com/gpu",))
 # stacks that together make every check look at something
 STACKS: dict[str, tuple[Host, dict[str, Any]]] = {
-    "two GPUs": (EIGHT_80, {"gpus": 2, "config": QUANTIZED, "max_model_len": 4096, "cpuset": "0-3", "kv_cache_dtype": "fp8",
+    "two GPUs": (EIGHT_80, {"gpus": 2, "config": QUANTIZED, "max_model_len": 4096, "cpuset": "0-3",
+                            "kv_cache_dtype": "fp8",
                             "extra_args": ["--max-num-batched-tokens", "4096"]}),
     "pipeline": (EIGHT_80, {"gpus": 4, "pipeline_parallel_size": 2}),
     "experts": (EIGHT_80, {"gpus": 2, "expert_parallel": True, "config": QUANTIZED | {"num_experts": 8}}),
