@@ -54,8 +54,8 @@ def _check(gpu: Gpu, dtype: str, field: str, only_triton: bool) -> Iterator[Resu
         )  # fmt: skip
     else:
         yield warn(
-            f"a KV cache in {dtype} may not work on {gpu.name}: only one of vLLM's attention backends (FlashInfer) accepts "
-            "it",
+            f"a KV cache in {dtype} may not work on {gpu.name}: of vLLM's attention backends, only FlashInfer "
+            "accepts it",
             evidence=f"{evidence}; FlashAttention needs 9.0, and Triton 8.9",
             fix=f"{remedy}. If the start fails with kv_cache_dtype in the message, remove the field", place=field,
         )  # fmt: skip
