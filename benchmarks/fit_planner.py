@@ -4,7 +4,7 @@
     planner/bin/python benchmarks/fit_planner.py > planner.json
 
 It gets the same facts as `fit`: config.json and the size of the weight files, which it would read from the Hub itself.
-It knows GPUs by their catalogue size (80 GiB for an H100), and its constants were calibrated on 49 of these rows.
+It knows GPUs by their catalog size (80 GiB for an H100), and its constants were calibrated on 49 of these rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from planner import capacity_planner
 
 DATA = Path(__file__).parent / "fit_data"
-# sizes that its GPU catalogue has
-CATALOGUE = {"79.19": 80, "79.18": 80, "79.25": 80, "23.53": 24, "44.39": 48, "95.01": 96, "23.99": 24}
+# sizes that its GPU catalog has
+CATALOG = {"79.19": 80, "79.18": 80, "79.25": 80, "23.53": 24, "44.39": 48, "95.01": 96, "23.99": 24}
 
 
 def make_config(values: dict) -> SimpleNamespace:
@@ -35,7 +35,7 @@ def main() -> None:
     lines = [line for line in (DATA / "rows.tsv").read_text().splitlines() if not line.startswith("#")]
     found = []
     for row in csv.DictReader(lines, delimiter="\t"):
-        if row["gpu_gib"] not in CATALOGUE or not row["kv_gib"]:
+        if row["gpu_gib"] not in CATALOG or not row["kv_gib"]:
             found.append(None)
             continue
         size = float(row["checkpoint_gib"])
@@ -43,7 +43,7 @@ def main() -> None:
         capacity_planner.model_memory_req = lambda *_args, size=size, **_more: size
         tp, pp = int(row["tp"]), int(row["pp"])
         total = capacity_planner.allocatable_kv_cache_memory(
-            row["model"], make_config(models[row["model"]]), CATALOGUE[row["gpu_gib"]], float(row["utilization"]),
+            row["model"], make_config(models[row["model"]]), CATALOG[row["gpu_gib"]], float(row["utilization"]),
             tp=tp, pp=pp, max_model_len=int(row["max_model_len"] or 4096),
         )  # fmt: skip
         found.append(total / (tp * pp))

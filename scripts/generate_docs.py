@@ -41,7 +41,7 @@ from stackgen.stack.schema import QUOTED, stack_schema
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from scripts.catalogue_page import catalogue_page  # noqa: E402
+from scripts.catalog_page import catalog_page  # noqa: E402
 from tests.diagnose.fixtures import load_fixtures  # noqa: E402 - the tests' parser of failure logs
 from tests.importing.sources import HERE, read_sources  # noqa: E402 - the public sources of the tests
 
@@ -145,7 +145,7 @@ def bundle_page():
         "| `sbom.cdx.json` | all components, as CycloneDX 1.6: images with their Debian, Alpine and Python packages, "
         "models with each file, and Python packages. The list does not contain RPM packages, or programs without a "
         "package |",
-        "| `LICENSES.txt` | the licences that the components state |",
+        "| `LICENSES.txt` | the licenses that the components state |",
         "| `install.py`, `README.txt` | the script that installs stackgen without a network, and the steps on the "
         "other machine |",
         "| `.create.json` | the progress of `create`; exists only until the bundle is complete |",
@@ -241,7 +241,7 @@ def parsers():
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(sources, 1)), "",
         "## Models with a recipe\n",
-        "vLLM's recipes name these parsers. [The catalogue of models](models.md) describes the recipes. If a model has "
+        "vLLM's recipes name these parsers. [The catalog of models](models.md) describes the recipes. If a model has "
         "a recipe, stackgen uses the recipe and not the model's family.\n",
         "| model | `tool_call_parser` | `reasoning_parser` |", "|---|---|---|",
         *(f"| {one.model} | {parser_cell('tool_call_parser', one)} | {parser_cell('reasoning_parser', one)} |"
@@ -464,7 +464,7 @@ def main():
         "cli.md": cli,
         "checks.md": check_reference,
         "parsers.md": parsers,
-        "models.md": lambda: catalogue_page(NOTE),
+        "models.md": lambda: catalog_page(NOTE),
         "bundle.md": bundle_page,
         "bundle.schema.json": lambda: json.dumps(bundle_schema(), indent=1) + "\n",
         "imports.md": imports,

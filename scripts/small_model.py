@@ -83,7 +83,7 @@ def tiny(out: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # the training text is the standard library, which is always available and raises no licence questions
+    # the training text is the standard library, which is always available and raises no license questions
     library = Path(sysconfig.get_path("stdlib"))
     corpus = [(library / name).read_text() for name in ("argparse.py", "ast.py", "inspect.py", "typing.py")]
     trainer = trainers.BpeTrainer(

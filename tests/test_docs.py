@@ -153,3 +153,10 @@ def test_every_library_has_a_reason() -> None:
     listed = project["dependencies"] + project["optional-dependencies"]["dev"]
     rows = re.findall(r"^\| ([\w-]+) \| ", (DOCS / "decisions" / "dependencies.md").read_text(), re.M)
     assert {re.split(r"[<>=]", line)[0] for line in listed} == set(rows) - {"library"}
+
+
+def test_texts_use_american_spelling() -> None:
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "stackgen").rglob("*.py")]
+    british = re.compile(r"\b(?:licence|catalogue|behaviour|colour|favourite|recognise|organisation)[sd]?\b", re.I)
+    found = {str(path.relative_to(ROOT)): british.findall(path.read_text()) for path in texts}
+    assert not {path: words for path, words in found.items() if words}

@@ -89,7 +89,7 @@ class Model(_Part):
     name: str = Field(description="Repository on the Hub, or the name of the folder")
     revision: str = Field("", description="Branch, tag or commit that the stack asks for")
     commit: str = Field("", description="Commit of the repository")
-    license: str = Field("", description="Licence that the model's README states; empty if it states none")
+    license: str = Field("", description="License that the model's README states; empty if it states none")
     place: Literal["store", "stack"] = Field(
         "store", description="`store`: paths are in the store of weights. `stack`: paths are in the stack's folder"
     )

@@ -84,7 +84,7 @@ def parse_metadata(text: str) -> Package | None:
     classifiers = [one for one in headers.get_all("Classifier") or () if one.startswith("License ::")]
     licenses = [headers.get("License-Expression") or ""]
     if not licenses[0]:
-        # a long text is the licence itself, and not its name
+        # a long text is the license itself, and not its name
         short = (headers.get("License") or "").strip()
         licenses = [one.rpartition(" :: ")[2] for one in classifiers] or ([short] if 0 < len(short) < 100 else [])
     normal = re.sub(r"[-_.]+", "-", name).lower()
@@ -107,7 +107,7 @@ def _debian(texts: dict[str, str], distribution: str, distro: str) -> Iterator[P
 
 def _debian_licenses(text: str) -> tuple[str, ...]:
     if not text.startswith("Format:"):
-        # free text: it names the files of common licences
+        # free text: it names the files of common licenses
         return tuple(sorted(set(re.findall(r"/usr/share/common-licenses/([A-Za-z0-9.-]*[A-Za-z0-9])", text))))
     return tuple(sorted(set(re.findall(r"(?m)^License:[ \t]*(\S[^\n]{0,99})$", text))))
 

@@ -53,7 +53,7 @@ def build_sbom(
 
 
 def list_licenses(sbom: bytes) -> str:
-    """Returns a table of all components with their licences, one a line, for people."""
+    """Returns a table of all components with their licenses, one a line, for people."""
     lines: list[str] = []
 
     def walk(components: Iterable[dict[str, Any]], prefix: str) -> None:

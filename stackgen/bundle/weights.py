@@ -25,7 +25,7 @@ from stackgen.errors import StackgenError
 
 __all__ = ["Request", "collect_folder", "collect_model", "collect_vocabulary", "find_marker", "parse_requests"]
 
-# a README is read for its licence only
+# a README is read for its license only
 README_BYTES = 4 * 2**20
 
 
@@ -208,7 +208,7 @@ def _small(store: Store, path: str, writer: BlobWriter) -> Iterator[StoreFile]:
 
 
 def _license(store: Store, readme: StoreFile | None) -> str:
-    """The licence in the metadata of a model's README (huggingface_hub, model-cards.md: `license`, `license_name`)."""
+    """The license in the metadata of a model's README (huggingface_hub, model-cards.md: `license`, `license_name`)."""
     for member in store.members(readme.path) if readme else ():
         if member.size < README_BYTES:
             text = _read(member).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The catalogue of models: facts from vLLM's recipes and documentation. Pure: reads files, and sends no request."""
+"""The catalog of models: facts from vLLM's recipes and documentation. Pure: reads files, and sends no request."""
 
 from stackgen.catalog.entry import Entry, Snapshot, Variant
 from stackgen.catalog.lookup import (

@@ -1,4 +1,4 @@
-"""The catalogue of models as data: one entry for each model, and the snapshot that contains all entries.
+"""The catalog of models as data: one entry for each model, and the snapshot that contains all entries.
 
 Entries are facts from github.com/vllm-project/recipes (Apache-2.0), without its texts. `stackgen.catalog.recipes` reads
 them. A snapshot has a hash over its models, so that a damaged or edited file is noticed.
@@ -112,7 +112,7 @@ class Snapshot(Frozen):
 
     format: Literal[1] = Field(SCHEMA, alias="schema")
     source: Word
-    licence: Word
+    license: Word
     commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None
     updated: Date
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -140,15 +140,13 @@ def parse_snapshot(data: bytes, source: str) -> Snapshot:
     """The snapshot in `data`, with its schema, its sizes and its hash checked. Raises StackgenError."""
     hint = "`scripts/catalog` of stackgen writes such a file from a checkout of vllm-project/recipes"
     if len(data) > MAX_BYTES:
-        raise StackgenError(
-            f"{source} is larger than {MAX_BYTES // 2**20} MiB, which is too large for a catalogue", hint
-        )
+        raise StackgenError(f"{source} is larger than {MAX_BYTES // 2**20} MiB, which is too large for a catalog", hint)
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise StackgenError(f"{source} is not JSON: {str(error)[:200]}", hint) from None
     if not isinstance(raw, dict) or "models" not in raw:
-        raise StackgenError(f"{source} is not a catalogue: it has no `models`", hint)
+        raise StackgenError(f"{source} is not a catalog: it has no `models`", hint)
     if raw.get("schema") != SCHEMA:
         given = str(raw.get("schema"))[:20]
         raise StackgenError(f"{source} has the schema {given!r}, but this stackgen reads {SCHEMA}",

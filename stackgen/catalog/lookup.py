@@ -1,4 +1,4 @@
-"""What the catalogue knows about a model by name: parsers, licence, access, and the first version of vLLM.
+"""What the catalog knows about a model by name: parsers, license, access, and the first version of vLLM.
 
 Two files: `snapshot.json` has vLLM's recipes, by repository. `families.json` has families of models, by a pattern, from
 vLLM's and the models' own documentation. A repository is more exact than a family, so the snapshot comes first.
@@ -38,16 +38,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use a model: the `licence`, "" if unknown, and whether the Hub asks for consent (None: unknown)."""
+    """Who may use a model: the `license`, "" if unknown, and whether the Hub asks for consent (None: unknown)."""
 
-    licence: str
+    license: str
     gated: bool | None
     source: str
     date: str
 
 
 class Match(NamedTuple):
-    """A model of the catalogue, and the variant whose repository was asked for."""
+    """A model of the catalog, and the variant whose repository was asked for."""
 
     entry: Entry
     variant: Variant
@@ -82,7 +82,7 @@ def own_variant(entry: Entry) -> Variant:
 
 
 def find_parser(field: Parser, *names: str, version: str = PINNED["vllm"]) -> Fact | None:
-    """The value of `field` for the first name that the catalogue knows, if this version of vLLM has the parser.
+    """The value of `field` for the first name that the catalog knows, if this version of vLLM has the parser.
 
     A name is a repository, the path of a folder, or a served name. Without a table of the version, the value is not
     checked.
@@ -102,22 +102,22 @@ def _parsers(field: Parser, name: str) -> list[Fact]:
 
 
 def find_tool_parser(*names: str) -> str:
-    """The value for `tool_call_parser` of the first name that the catalogue knows; empty if it knows none."""
+    """The value for `tool_call_parser` of the first name that the catalog knows; empty if it knows none."""
     fact = find_parser("tool_call_parser", *names)
     return fact.value if fact else ""
 
 
 def find_access(model: str) -> Access:
-    """The licence of a repository, and whether it is gated, as far as a source says so."""
+    """The license of a repository, and whether it is gated, as far as a source says so."""
     for pattern, one in _access():
         if pattern.match(model):
-            return Access(one.get("licence", ""), one.get("gated"), one["source"], one["read"])
+            return Access(one.get("license", ""), one.get("gated"), one["source"], one["read"])
     return Access("", None, "", "")
 
 
 @cache
 def read_families() -> dict[str, Any]:
-    """families.json: `families` with a `parser` each, and `access` with licences."""
+    """families.json: `families` with a `parser` each, and `access` with licenses."""
     data: dict[str, Any] = json.loads(Path(__file__).with_name("families.json").read_text("utf-8"))
     return data
 

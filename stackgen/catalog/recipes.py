@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from stackgen.catalog.entry import Entry, Hardware, Snapshot, Variant, hash_models
 from stackgen.errors import StackgenError
 
-__all__ = ["LICENCE", "SOURCE", "build_snapshot", "read_hardware", "read_recipe"]
+__all__ = ["LICENSE", "SOURCE", "build_snapshot", "read_hardware", "read_recipe"]
 
-SOURCE, LICENCE = "vllm-project/recipes", "Apache-2.0"
+SOURCE, LICENSE = "vllm-project/recipes", "Apache-2.0"
 # the features whose flags a model needs; others, such as speculative decoding, are choices
 FEATURES = ("tool_calling", "reasoning")
 # they have fields of their own in an entry
@@ -37,7 +37,7 @@ def read_recipe(data: Any, name: str) -> Entry:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise StackgenError(f"{name}: stackgen does not know this format of a recipe: {problem[:300]}",
-                        "the format of the recipes may have changed: use stackgen's own catalogue")  # fmt: skip
+                        "the format of the recipes may have changed: use stackgen's own catalog")  # fmt: skip
 
 
 def _read(data: Mapping[str, Any]) -> Entry:
@@ -129,7 +129,7 @@ def build_snapshot(recipes: Iterable[tuple[str, Any]], taxonomy: Any, commit: st
     if not entries:
         raise StackgenError("there is no recipe: models/<organization>/<model>.yaml",
                             f"pass a checkout of github.com/{SOURCE}")  # fmt: skip
-    draft = Snapshot(schema=1, source=SOURCE, licence=LICENCE, commit=commit, sha256="0" * 64,
+    draft = Snapshot(schema=1, source=SOURCE, license=LICENSE, commit=commit, sha256="0" * 64,
                      updated=max(one.updated for one in entries), hardware=read_hardware(taxonomy),
                      models=tuple(entries))  # fmt: skip
     return draft.model_copy(update={"sha256": hash_models(draft.to_json())})

@@ -1,4 +1,4 @@
-"""Search in the catalogue: words, task, size, context, hardware, and the memory of GPUs."""
+"""Search in the catalog: words, task, size, context, hardware, and the memory of GPUs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def weight_bytes(entry: Entry, variant: Variant) -> int:
 
 
 def fits(entry: Entry, variant: Variant, budget: Budget) -> bool:
-    """Whether nothing that the catalogue knows says that the variant does not fit."""
+    """Whether nothing that the catalog knows says that the variant does not fit."""
     first = FIRST_COMPUTE.get(variant.precision)
     # AMD's names, such as gfx942, are no numbers
     if first and not variant.hardware and re.fullmatch(r"\d+\.\d+", budget.compute) and float(budget.compute) < first:
@@ -160,7 +160,7 @@ def _plain(text: str) -> str:
 
 
 def suggest_names(snapshot: Snapshot, name: str) -> list[str]:
-    """Repositories of the catalogue that are similar to `name`, the most similar first."""
+    """Repositories of the catalog that are similar to `name`, the most similar first."""
     known = {one.lower(): one for entry in snapshot.models for one in _repositories(entry)}
     short = {lower.rpartition("/")[2]: one for lower, one in known.items()}
     wanted = name.lower()

@@ -31,7 +31,7 @@ def download(url: str, limit: int, timeout: float = 20.0) -> bytes:
             for part in response.iter_bytes():
                 data += part
                 if len(data) > limit:
-                    raise StackgenError(f"{url} sends more than {limit // 2**20} MiB", "no catalogue is that large")
+                    raise StackgenError(f"{url} sends more than {limit // 2**20} MiB", "no catalog is that large")
                 if time.monotonic() > end:
                     raise MachineError(f"{url} has not sent the whole file within {TIME_LIMIT:.0f} seconds", hint)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

@@ -24,7 +24,7 @@ class HubLookup:
     - `state`: `ok`, or the reason why the model can't be downloaded. `unreachable`: there was no answer; `unexpected`:
       the answer was not from a Hub. `detail` has the error text.
     - `download_bytes`: the size of the download. `commit`: the commit that the revision points to.
-    - `licence`: as the model's page names it, such as `apache-2.0`; "" if it names none.
+    - `license`: as the model's page names it, such as `apache-2.0`; "" if it names none.
     - `files`: the names of all files. `config`: the content of config.json, or of a LoRA adapter's
       adapter_config.json.
     """
@@ -36,7 +36,7 @@ class HubLookup:
     commit: str = ""
     files: tuple[str, ...] = ()
     config: dict[str, Any] | None = field(default=None, hash=False)
-    licence: str = ""
+    license: str = ""
 
 
 def look_up_model(
@@ -69,7 +69,7 @@ def look_up_model(
                 config = config_response.json()
                 return replace(lookup, config=config if isinstance(config, dict) else None)
             if lookup.gated and lookup.files:
-                # any file shows whether the licence was accepted; a redirect to the CDN means that it was
+                # any file shows whether the license was accepted; a redirect to the CDN means that it was
                 probe = client.head(f"{files_url}/{quote(lookup.files[0])}")
                 return lookup if probe.status_code < 400 else _classify_refusal(probe, bool(token))
             return lookup
@@ -111,11 +111,11 @@ def _parse_model_info(info: Any, file: str) -> HubLookup:
     commit = info.get("sha")
     return HubLookup(
         "ok", gated=bool(info.get("gated")), download_bytes=total or None,
-        commit=commit if isinstance(commit, str) else "", files=names, licence=_find_licence(info.get("tags")),
+        commit=commit if isinstance(commit, str) else "", files=names, license=_find_license(info.get("tags")),
     )  # fmt: skip
 
 
-def _find_licence(tags: Any) -> str:
+def _find_license(tags: Any) -> str:
     # the tag repeats `license` of the model card (huggingface.co/docs/hub/repositories-licenses)
     found = (one.partition(":")[2] for one in tags or () if isinstance(one, str) and one.startswith("license:"))
     return next(found, "")[:60]

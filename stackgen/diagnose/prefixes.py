@@ -73,7 +73,7 @@ def _unpack_json(text: str) -> tuple[str, str] | None:
 # every rule and every classification strips the same lines
 @lru_cache(maxsize=8192)
 def strip_prefix(line: str) -> str:
-    """`line` without colours, timestamps and the prefix of the engine; of a line in JSON, its message."""
+    """`line` without colors, timestamps and the prefix of the engine; of a line in JSON, its message."""
     plain = ENGINE_PREFIX.sub("", _strip_timestamp(line)).rstrip()
     unpacked = _unpack_json(plain)
     return " ".join(unpacked[1].split()) if unpacked else plain

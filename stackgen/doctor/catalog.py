@@ -1,6 +1,6 @@
-"""Checks models against the catalogue: the parser for tool calls, the first version of vLLM, and gated models.
+"""Checks models against the catalog: the parser for tool calls, the first version of vLLM, and gated models.
 
-The catalogue is data of others, with a date. So these checks warn, and never say that a stack can't start.
+The catalog is data of others, with a date. So these checks warn, and never say that a stack can't start.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _vllm_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, str]]:
 
 
 def check_tool_parser(inputs: DoctorInputs) -> Results:
-    """A model whose parser for tool calls the catalogue knows has one."""
+    """A model whose parser for tool calls the catalog knows has one."""
     for place, model, version in _vllm_models(inputs):
         names = (model.model, *(model.served_names or ()))
         fact = find_parser("tool_call_parser", *names, version=version or PINNED["vllm"])
@@ -81,6 +81,6 @@ def check_gated(inputs: DoctorInputs) -> Results:
         if access.gated:
             yield warn(
                 f"{model.model} is gated, and .env names no token", evidence=f"{access.source}, read {access.date}",
-                fix=f"accept the licence at https://huggingface.co/{model.model}, run `hf auth login`, and add "
+                fix=f"accept the license at https://huggingface.co/{model.model}, run `hf auth login`, and add "
                 "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env", place=f"{place}.model",
             )  # fmt: skip

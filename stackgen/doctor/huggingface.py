@@ -50,7 +50,7 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
 
 
 def check_hub_token(inputs: DoctorInputs) -> Results:
-    """The token is valid, and its account accepted the model's licence."""
+    """The token is valid, and its account accepted the model's license."""
     for place, model, lookup in _looked_up(inputs):
         has_token = bool(inputs.env and inputs.env.values.get("HF_TOKEN_FILE"))
         field, page = f"{place}.model", f"https://huggingface.co/{model.model}"
@@ -62,19 +62,19 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
                 "file",
                 place=field,
             )
-        # a new login would not help: the token exists, but its account has not accepted the licence
+        # a new login would not help: the token exists, but its account has not accepted the license
         elif lookup.state == "gated" and has_token:
             yield fail(
-                f"{model.model} is gated, and the token's account has not accepted the licence",
+                f"{model.model} is gated, and the token's account has not accepted the license",
                 evidence=lookup.detail,
-                fix=f"accept the licence at {page}",
+                fix=f"accept the license at {page}",
                 place=field,
             )
         elif lookup.state == "gated":
             yield fail(
                 f"{model.model} is gated and needs a token",
                 evidence=lookup.detail,
-                fix=f"accept the licence at {page}, run `hf auth login`, and add "
+                fix=f"accept the license at {page}, run `hf auth login`, and add "
                 "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env",
                 place=field,
             )

@@ -144,7 +144,7 @@ CHECKS: tuple[Check, ...] = (
           run=model.check_weights_fit),
     Check("SG-P060", name="hub", description="if anything must be downloaded, the Hub answers",
           run=huggingface.check_hub_reachable),
-    Check("SG-P061", name="token", description="the Hub token is valid, and the licence is accepted",
+    Check("SG-P061", name="token", description="the Hub token is valid, and the license is accepted",
           run=huggingface.check_hub_token),
     Check("SG-P062", name="repository", description="the repository, revision and file exist on the Hub",
           run=huggingface.check_repository),
@@ -158,7 +158,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P066", name="adapters", description="LoRA adapters have their files, vLLM supports the adapters, and the "
           "adapters were trained for the base model",
           run=adapters.check_adapters),
-    Check("SG-P067", name="tool-parser", description="a vLLM model has a parser for tool calls, if the catalogue of "
+    Check("SG-P067", name="tool-parser", description="a vLLM model has a parser for tool calls, if the catalog of "
           "models knows it",
           run=catalog.check_tool_parser),
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
@@ -251,7 +251,7 @@ _SCOPES = {
     **dict.fromkeys(("hub", "token", "repository", "cached", "revision"), _HUB),
     **dict.fromkeys(("gpu", "driver", "toolkit", "gpu-ids", "gpu-memory", "mig", "gpu-root", "ecc", "persistence",
                      "mixed-gpus", "gpu-age", "dtype", "fit"), _NVIDIA),
-    **dict.fromkeys(("tool-parser", "first-version"), "applies only to vLLM models in the catalogue"),
+    **dict.fromkeys(("tool-parser", "first-version"), "applies only to vLLM models in the catalog"),
     "gated": "applies only without a token, to models that are not downloaded, if the Hub was not asked",
     "idle-gpus": "applies only to vLLM models with `gpus: all`",
     "adapters": "applies only to `lora_adapters`",

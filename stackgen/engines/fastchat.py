@@ -1,6 +1,6 @@
 """FastChat: controller, OpenAI API server and one model worker per replica, from stackgen's own image.
 
-Flags, heartbeats and failure behaviour: measured on FastChat 0.2.36. Upstream publishes no image. Controller and
+Flags, heartbeats and failure behavior: measured on FastChat 0.2.36. Upstream publishes no image. Controller and
 workers have no authentication, so they run on an internal network without published ports. Only the API server, which
 requires a key, is reachable from outside.
 """

@@ -1,7 +1,7 @@
 """vLLM: one service per replica, each an OpenAI-compatible server.
 
 Flags: vLLM 0.32.0 (`vllm serve --help`). Images and paths: docs.vllm.ai, "Using Docker" and "CPU". Failure and liveness
-behaviour: measured on 0.32.0. The model is a positional argument, because `--model` is deprecated.
+behavior: measured on 0.32.0. The model is a positional argument, because `--model` is deprecated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stack file for a model of the catalogue: its flags become fields, as `stackgen import` reads a command."""
+"""The stack file for a model of the catalog: its flags become fields, as `stackgen import` reads a command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_stack(
     stages = gpus // variant.gpus if variant.gpus and gpus % variant.gpus == 0 else 1
     words = ["vllm", "serve", variant.model, "--tensor-parallel-size", str(gpus // stages), *found.args]
     words += ["--pipeline-parallel-size", str(stages)] if stages > 1 else []
-    imported = import_text(shlex.join(words), "the catalogue", Path())
+    imported = import_text(shlex.join(words), "the catalog", Path())
     model = dict(imported.assembled.data["models"][0])
     if stages == 1:
         # it is the number of GPUs, which is the default

@@ -10,8 +10,8 @@ from stackgen.placement.planner import Place, Plan
 
 __all__ = ["draw"]
 
-# light enough for black text; neighbours in the list differ also in brightness, for people who see no colours
-COLOURS = ("#8ecae6", "#ffd166", "#b7e4c7", "#f4a6a6", "#cdb4db", "#e9ecef", "#ffb703", "#90be6d")
+# light enough for black text; neighbours in the list differ also in brightness, for people who see no colors
+COLORS = ("#8ecae6", "#ffd166", "#b7e4c7", "#f4a6a6", "#cdb4db", "#e9ecef", "#ffb703", "#90be6d")
 WIDTH, BAR, GAP, COLUMNS = 190, 60, 12, 8
 HEAD = 40
 
@@ -22,7 +22,7 @@ def draw(plan: Plan) -> str:
     for one in plan.devices:
         islands.setdefault((one.host, one.island), []).append(one)
     names = list(dict.fromkeys(place.demand.name for place in plan.places))
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    colors = {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
     body: list[str] = []
     top = GAP
     for (host, island), devices in islands.items():
@@ -35,7 +35,7 @@ def draw(plan: Plan) -> str:
         body.append(_text(2 * GAP, top + 18, f"{host}: {title}" if host else title, bold=True))
         for number, device in enumerate(devices):
             left = 2 * GAP + number % COLUMNS * (WIDTH + GAP)
-            body += _draw_device(plan, device, left, top + HEAD + number // COLUMNS * (BAR + HEAD), colours)
+            body += _draw_device(plan, device, left, top + HEAD + number // COLUMNS * (BAR + HEAD), colors)
         top += height + GAP
     missing = [place for place in plan.places if not place.devices]
     for place in missing:
@@ -50,7 +50,7 @@ def draw(plan: Plan) -> str:
     ])  # fmt: skip
 
 
-def _draw_device(plan: Plan, device: Device, left: int, top: int, colours: dict[str, str]) -> list[str]:
+def _draw_device(plan: Plan, device: Device, left: int, top: int, colors: dict[str, str]) -> list[str]:
     found = [_text(left, top - 6, f"GPU {device.index}: {device.gpu.name}, {format_gib(device.gpu.memory)}"),
              f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{BAR}" fill="#fafafa" stroke="#444"/>']  # fmt: skip
     if owner := plan.blocked.get(device.uuid):
@@ -62,7 +62,7 @@ def _draw_device(plan: Plan, device: Device, left: int, top: int, colours: dict[
         share = place.demand.share
         x, y = left + start * WIDTH, top + number * height
         found.append(f'<rect x="{x:.1f}" y="{top}" width="{share * WIDTH:.1f}" height="{BAR}" '
-                     f'fill="{colours[place.demand.name]}" stroke="#444"/>')  # fmt: skip
+                     f'fill="{colors[place.demand.name]}" stroke="#444"/>')  # fmt: skip
         # below each other, because a narrow bar has no room for a name
         found.append(_text(left + 4, y + 16, _label(place)))
         start += share

@@ -35,7 +35,7 @@ class Dialect:
       if the server has none, `CHAT_PATHS`.
     - `private_ports`: (port, path) pairs of services in the same stack that have no authentication and must not be
       reachable from outside.
-    - `stream_usage`: whether the server honours `stream_options.include_usage`.
+    - `stream_usage`: whether the server honors `stream_options.include_usage`.
     - `reports_first_name`: whether the server reports its first served name when a request uses another one.
     - `auth_statuses`: HTTP statuses for a request without a key.
     - `unknown_model`: (HTTP status, error code) for an unknown model name.

@@ -13,7 +13,7 @@ from stackgen.stack.secrets import HARMLESS_VALUE, is_secret_name
 __all__ = ["SecretRedactor"]
 
 HIDDEN = "[secret]"
-# terminal colours and titles; left in, they would separate a name from its value
+# terminal colors and titles; left in, they would separate a name from its value
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?)")
 
 # even a short value of these names is a secret

@@ -56,7 +56,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
 
 
 def _parser_lines(engine: str, model: str) -> Iterator[str]:
-    """The parsers that the catalogue names for the model; the names are vLLM's."""
+    """The parsers that the catalog names for the model; the names are vLLM's."""
     if engine != "vllm":
         return
     for field in PARSER_FLAGS:

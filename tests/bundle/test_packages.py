@@ -51,7 +51,7 @@ def layer(files: dict[str, str], compressed: bool = False) -> io.BytesIO:
     return io.BytesIO(gzip.compress(buffer.getvalue()) if compressed else buffer.getvalue())
 
 
-def test_packages_of_debian_and_python_are_found_with_their_licences() -> None:
+def test_packages_of_debian_and_python_are_found_with_their_licenses() -> None:
     found, has_unread = find_packages(scan_layers([
         layer({"etc/os-release": RELEASE, "var/lib/dpkg/status": STATUS, "usr/bin/curl": "x" * 5000}),
         layer({"./usr/share/doc/curl/copyright": COPYRIGHT,

@@ -30,7 +30,7 @@ ABLE = [(entry, variant) for entry, variant in PAIRS if not why_not(entry, varia
 def test_the_file_is_what_the_program_writes() -> None:
     snapshot = load_packaged()
     assert snapshot_text(snapshot) == FILE.read_text("utf-8")
-    assert len(snapshot.models) > 150 and snapshot.commit and snapshot.licence == "Apache-2.0"
+    assert len(snapshot.models) > 150 and snapshot.commit and snapshot.license == "Apache-2.0"
     # facts only: the recipes' texts are sentences, and no field has one
     assert not re.search(r'"[^"]*[a-z] [a-z]+ [a-z]+ [a-z]+ [a-z]+ ', FILE.read_text("utf-8"))
 
@@ -47,7 +47,7 @@ def test_every_checkpoint_has_a_stack_that_renders_with_flags_that_vllm_accepts(
         (model,) = yaml.safe_load(stack.text)["models"]
         problems = list(check_flags("vllm", tuple(model.get("extra_args", ())), known, "extra_args"))
         assert not [one for one in problems if one.status in ("fail", "warn")], (variant.model, problems)
-        # `import` carries over all flags that the catalogue lets through
+        # `import` carries over all flags that the catalog lets through
         assert stack.left_out == settle(entry, variant, version).left_out, variant.model
         assert model["model"] == variant.model and ("engine_version" in model) == (version != PINNED["vllm"])
         count += 1
@@ -155,9 +155,9 @@ def test_a_recipe_of_another_format_is_refused_by_name(data: Any) -> None:
         read_recipe(data, "models/a/b.yaml")
 
 
-def test_licences_and_gates_have_a_source_at_a_commit() -> None:
+def test_licenses_and_gates_have_a_source_at_a_commit() -> None:
     for one in lookup.read_families()["access"]:
-        assert re.search(r"commit [0-9a-f]{40}", one["source"]) and one.get("licence", "x") and one["read"]
+        assert re.search(r"commit [0-9a-f]{40}", one["source"]) and one.get("license", "x") and one["read"]
     assert find_access("meta-llama/Llama-3.2-1B-Instruct").gated is True
-    assert find_access("Qwen/Qwen3-8B").licence == "Apache-2.0" and find_access("Qwen/Qwen3-8B").gated is None
-    assert find_access("deepseek-ai/DeepSeek-R1-Distill-Llama-8B").licence == ""
+    assert find_access("Qwen/Qwen3-8B").license == "Apache-2.0" and find_access("Qwen/Qwen3-8B").gated is None
+    assert find_access("deepseek-ai/DeepSeek-R1-Distill-Llama-8B").license == ""

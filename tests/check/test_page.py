@@ -250,8 +250,8 @@ def test_only_a_served_report_links_back() -> None:
     assert "All endpoints" not in as_html(Report((GOOD,), STARTED))
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -261,7 +261,7 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_contrast_is_sufficient_in_both_colour_schemes() -> None:
+def test_contrast_is_sufficient_in_both_color_schemes() -> None:
     """WCAG 2.2 AA: 4.5 for text, 3 for graphics."""
     schemes = [
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))

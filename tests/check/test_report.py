@@ -127,7 +127,7 @@ def test_the_text_lists_failures_first_with_their_hints() -> None:
     assert lines[-1] == "NOT healthy: 1 of 2 endpoints; checks: 1 fail, 1 warn, 2 pass, 1 skip; 0.0 s"
 
 
-def test_colour_and_evidence_are_opt_in() -> None:
+def test_color_and_evidence_are_opt_in() -> None:
     assert "\x1b" not in as_text(REPORT)
     assert "\x1b[31m✗ fail\x1b[0m" in as_text(REPORT, color=True)
     assert "quiet" not in as_text(REPORT)

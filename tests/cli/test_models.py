@@ -130,7 +130,7 @@ def test_show_has_origin_and_age_of_each_value_and_a_stack_that_renders(run: Out
     found = run.json("show", "qwen/qwen3-8b", "--gpu", "H100")
     parser = found["facts"]["tool_call_parser"]
     assert parser["value"] == "hermes" and "recipe" in parser["origin"] and parser["date"] >= "2026-08-14"
-    assert found["facts"]["licence"]["value"] == "Apache-2.0" and found["facts"]["gated"]["value"] is None
+    assert found["facts"]["license"]["value"] == "Apache-2.0" and found["facts"]["gated"]["value"] is None
     (tmp_path / "stack.yaml").write_text(found["stack"])
     assert open_stack(str(tmp_path)).spec.models[0].reasoning_parser == "qwen3"
     text = run("show", "qwen/qwen3-8b", "--gpu", "H100")
@@ -156,7 +156,7 @@ def test_a_model_for_another_server_has_facts_but_no_stack(run: Output) -> None:
     assert not run.json("search", "wan2.2", code=1)["models"] and run.json("search", "wan2.2", "--all")["models"]
 
 
-def test_show_asks_the_hub_for_licence_gate_and_fit(
+def test_show_asks_the_hub_for_license_gate_and_fit(
     run: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG | {"hidden_size": 4096, "intermediate_size": 14336}
@@ -200,7 +200,7 @@ def test_wrong_input_has_a_reason_and_a_suggestion(words: list[str], message: st
     assert message in run.err and hint in run.err
 
 
-def test_sync_from_a_checkout_replaces_the_catalogue_until_it_is_removed(run: Output, tmp_path: Path) -> None:
+def test_sync_from_a_checkout_replaces_the_catalog_until_it_is_removed(run: Output, tmp_path: Path) -> None:
     folder = write_recipes(tmp_path / "recipes")
     (folder / ".git").mkdir()
     (folder / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
@@ -219,7 +219,7 @@ def test_sync_from_a_checkout_replaces_the_catalogue_until_it_is_removed(run: Ou
     run("show", "org/New-7B", code=2)
 
 
-def test_sync_from_an_archive_and_a_catalogue_by_url(run: Output, tmp_path: Path, server: str) -> None:
+def test_sync_from_an_archive_and_a_catalog_by_url(run: Output, tmp_path: Path, server: str) -> None:
     data = archive_of(write_recipes(tmp_path / "recipes"))
     Files.content["/main.tar.gz"] = data
     digest = hashlib.sha256(data).hexdigest()
@@ -233,14 +233,14 @@ def test_sync_from_an_archive_and_a_catalogue_by_url(run: Output, tmp_path: Path
     assert "HTTP 404" in run.err
 
 
-def test_sync_refuses_what_is_no_catalogue(run: Output, tmp_path: Path, server: str) -> None:
+def test_sync_refuses_what_is_no_catalog(run: Output, tmp_path: Path, server: str) -> None:
     recipes = write_recipes(tmp_path / "recipes")
     (tmp_path / "empty").mkdir()
     Files.content["/page"] = b"<html>"
     bad = {
         str(tmp_path / "empty"): "has no models/ORGANIZATION/MODEL.yaml",
         str(tmp_path / "gone"): "can't be read",
-        f"{server}/page": "neither an archive of the recipes nor a catalogue",
+        f"{server}/page": "neither an archive of the recipes nor a catalog",
         "ftp://x/y": "is not a URL that stackgen reads",
     }
     cut = tmp_path / "cut.tar.gz"
@@ -256,7 +256,7 @@ def test_sync_refuses_what_is_no_catalogue(run: Output, tmp_path: Path, server: 
     assert "models/org/New-7B.yaml is not YAML" in run.err
     write_recipes(recipes, meta=RECIPE["meta"] | {"date_updated": "2024-01-01"})
     run("sync", str(recipes), code=2)
-    assert "is older than stackgen's own catalogue" in run.err
+    assert "is older than stackgen's own catalog" in run.err
     assert not cache_file().exists()
 
 
@@ -264,15 +264,15 @@ def test_a_damaged_file_in_the_cache_is_named_and_not_used(run: Output) -> None:
     cache_file().parent.mkdir(parents=True)
     cache_file().write_text("{}")
     assert "hermes" in run("show", "Qwen/Qwen3-8B", "--gpu", "H100")
-    assert "the synced catalogue is not used" in run.err and "models sync" in run.err
+    assert "the synced catalog is not used" in run.err and "models sync" in run.err
 
 
-def test_init_writes_the_parsers_that_the_catalogue_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_writes_the_parsers_that_the_catalog_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(tmp_path / "a"), "--model", "Qwen/Qwen3-8B"]) == 0
     model = open_stack(str(tmp_path / "a")).spec.models[0]
     assert (model.tool_call_parser, model.reasoning_parser) == ("hermes", "qwen3")
     assert "gated" not in capsys.readouterr().err
     assert main(["init", str(tmp_path / "b"), "--model", "meta-llama/Llama-3.1-8B-Instruct"]) == 0
-    assert "is gated: accept its licence on https://huggingface.co/meta-llama/" in capsys.readouterr().err
+    assert "is gated: accept its license on https://huggingface.co/meta-llama/" in capsys.readouterr().err
     assert main(["init", str(tmp_path / "c"), "--model", "Qwen/Qwen3-8B", "--engine", "sglang"]) == 0
     assert "_parser" not in (tmp_path / "c" / "stack.yaml").read_text()

@@ -1,4 +1,4 @@
-"""What doctor knows about a model from the catalogue."""
+"""What doctor knows about a model from the catalog."""
 
 from __future__ import annotations
 

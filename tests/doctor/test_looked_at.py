@@ -37,7 +37,7 @@ STACKS: dict[str, tuple[Host, dict[str, Any]]] = {
     "CDI": (CDI, {"stack_gpu_driver": "cdi"}),
     "AMD": (make_host(None, amd=True), {"stack_gpu_driver": "amd"}),
     "shared memory": (ONE_24, {"ipc": "host"}),
-    "catalogue": (ONE_24, {"model": "meta-llama/Llama-3.1-8B-Instruct", "tool_call_parser": "llama3_json"}),
+    "catalog": (ONE_24, {"model": "meta-llama/Llama-3.1-8B-Instruct", "tool_call_parser": "llama3_json"}),
     "no stack": (EIGHT_80, {}),
 }  # fmt: skip
 # facts that a check reads, but that its `ok` doesn't depend on

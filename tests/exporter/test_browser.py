@@ -257,13 +257,13 @@ def test_without_javascript_the_table_is_shown_and_reloaded(visit: Visit, export
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_light_and_dark_colour_schemes(
+def test_light_and_dark_color_schemes(
     visit: Visit, exporter: Exporter, report: Callable[..., str], scheme: str, dark: bool
 ) -> None:
     for url in (exporter.url, report(GOOD)):
         page = visit(url, color_scheme=scheme).page
-        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        bright = sum(int(part) for part in colour[4:-1].split(","))
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        bright = sum(int(part) for part in color[4:-1].split(","))
         assert (bright < 200) is dark
 
 

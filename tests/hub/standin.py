@@ -88,7 +88,7 @@ class Hub:
 
     - `models`: repository id -> folder, or -> {branch: folder}.
     - `gated`: ids that need a token with access.
-    - `tokens`: token -> whether its account accepted the licences.
+    - `tokens`: token -> whether its account accepted the licenses.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ if __name__ == "__main__":
     parser.add_argument("--cdn-port", type=int, default=8001)
     parser.add_argument("--model", action="append", required=True, help="REPO=FOLDER")
     parser.add_argument("--gated", action="append", default=[])
-    parser.add_argument("--token", action="append", default=[], help="a token whose account accepted all licences")
+    parser.add_argument("--token", action="append", default=[], help="a token whose account accepted all licenses")
     args = parser.parse_args()
     served = {repo: Path(folder) for repo, _, folder in (model.partition("=") for model in args.model)}
     tokens = dict.fromkeys(args.token, True)

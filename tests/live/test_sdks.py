@@ -92,7 +92,7 @@ def test_listing_models_works_with_openais_sdk_and_not_with_togethers(
     assert set(listed) <= set(names) and {"smollm2", "smol"} <= set(names)
     # llama.cpp lists one name as the id and the other as an alias
     assert len(listed) == len(names) - (engine == "llamacpp")
-    # since 3.x these use the cloud's /v2 paths for projects and its catalogue, which no engine has
+    # since 3.x these use the cloud's /v2 paths for projects and its catalog, which no engine has
     with pytest.raises(ValueError, match="project_id"):
         together_sdk.models.list()
     with pytest.raises(together.NotFoundError):

@@ -108,10 +108,10 @@ def explain(error: Exception, model: Model) -> Failure:
          "check the model's name, and HF_TOKEN_FILE if the model is private"),
         (status == 401 and not get_token(),
          ACCESS, f"it needs a token and none was given {http}",
-         f"accept the model's licence at {page}, then set HF_TOKEN_FILE"),
+         f"accept the model's license at {page}, then set HF_TOKEN_FILE"),
         (status == 401, ACCESS, f"the hub refuses the token {http}", f"create a new token at {hub}/settings/tokens"),
         (status == 403, ACCESS, f"the token's account has no access {http}",
-         f"accept the model's licence at {page} with that account"),
+         f"accept the model's license at {page} with that account"),
         (status, NETWORK, f"the hub answers HTTP {status}", "try again later"),
         (number == errno.ENOSPC, DISK, f"the disk of {CACHE} is full", SPACE),
         (number in (errno.EACCES, errno.EPERM, errno.EROFS),
@@ -183,7 +183,7 @@ def fetch(model: Model) -> None:
     if not any(model.patterns or match(name, WEIGHTS) for name in names):
         raise Failure(MISSING, f"none of its files matches {model.patterns or WEIGHTS}", "check the list of its files")
     files = {name: found[name].size or 0 for name in names}
-    # A gated model's file list is public: only requesting a file shows whether its licence was accepted.
+    # A gated model's file list is public: only requesting a file shows whether its license was accepted.
     get_hf_file_metadata(hf_hub_url(model.repo, max(names, key=files.__getitem__), revision=commit), timeout=30)
     blobs = {str(lfs.sha256 if (lfs := found[n].lfs) else found[n].blob_id): size for n, size in files.items()}
     total = sum(blobs.values())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SYMBOLS", "as_html", "content_security_policy", "format_utc", "jinja_environment", "load_css"]
 
-# decoration next to the status text; no emoji, because some systems draw emoji in their own colours
+# decoration next to the status text; no emoji, because some systems draw emoji in their own colors
 SYMBOLS: dict[Status, str] = {"fail": "✕", "warn": "!", "pass": "✓", "skip": "–"}
 # at most this many failing endpoints are expanded; the others show their failure in the summary line
 MAX_OPEN = 12

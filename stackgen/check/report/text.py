@@ -13,10 +13,10 @@ __all__ = ["as_text", "change_lines", "exchange_lines", "summary_line"]
 
 # what needs attention comes first
 STATUS_ORDER: tuple[Status, ...] = ("fail", "warn", "pass", "skip")
-# signs are always printed with the status as a word: not everybody can distinguish colours and symbols
+# signs are always printed with the status as a word: not everybody can distinguish colors and symbols
 SIGNS: dict[Status, str] = {"fail": "✗", "warn": "!", "pass": "✓", "skip": "-"}
 # SGR: red, yellow, green, faint
-COLOURS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
+COLORS: dict[Status, str] = {"fail": "31", "warn": "33", "pass": "32", "skip": "2"}
 # starts of messages of skipped checks
 SHARED_REASONS = {
     "needs `": "not run, because an earlier check failed",
@@ -182,4 +182,4 @@ def _speed(results: Iterable[Result]) -> str:
 
 
 def _paint(status: Status, text: str, color: bool) -> str:
-    return f"\x1b[{COLOURS[status]}m{text}\x1b[0m" if color else text
+    return f"\x1b[{COLORS[status]}m{text}\x1b[0m" if color else text

@@ -24,7 +24,7 @@ __all__ = ["Hub", "find_model", "make_hub"]
 GGUF_STEPS = (2**23, 2**26)
 REASONS = {
     "token": ("the token was refused, or is missing", "set HF_TOKEN to a token with permission to read the model"),
-    "gated": ("the model is gated", "accept its licence on its page on the Hub, and set HF_TOKEN"),
+    "gated": ("the model is gated", "accept its license on its page on the Hub, and set HF_TOKEN"),
     "missing": ("there is no such model, or it is private", "check the name; for a private model, set HF_TOKEN"),
     "revision": ("there is no such revision", "check `revision`"),
     "rate_limited": ("the Hub's rate limit is reached", "try again later, or set HF_TOKEN"),

@@ -34,7 +34,7 @@ def _notes(model: str) -> Iterator[str]:
     """What must be done before the model can be downloaded."""
     access = find_access(model)
     if access.gated:
-        yield (f"{model} is gated: accept its licence on https://huggingface.co/{model}, and set HF_TOKEN_FILE in .env "
+        yield (f"{model} is gated: accept its license on https://huggingface.co/{model}, and set HF_TOKEN_FILE in .env "
                "before `stackgen up`")  # fmt: skip
 
 

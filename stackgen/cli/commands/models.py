@@ -1,4 +1,4 @@
-"""`stackgen models`: searches the catalogue, shows a model and the stack that serves it, and gets a newer catalogue."""
+"""`stackgen models`: searches the catalog, shows a model and the stack that serves it, and gets a newer catalog."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def describe_age(day: str, today: date) -> str:
 
 
 def note_catalog(args: Namespace) -> None:
-    """Prints which catalogue is in use, and how old its newest recipe is."""
+    """Prints which catalog is in use, and how old its newest recipe is."""
     catalog = load_catalog()
     if catalog.problem:
-        note(f"stackgen: the synced catalogue is not used: {catalog.problem}. `stackgen models sync` replaces it")
+        note(f"stackgen: the synced catalog is not used: {catalog.problem}. `stackgen models sync` replaces it")
     if not args.json:
         snapshot = catalog.snapshot
         commit = f" at {snapshot.commit[:12]}" if snapshot.commit else ""
@@ -83,7 +83,7 @@ def _search(args: Namespace) -> int:
     rows = [_to_row(one, names) for one in found]
     lines = format_table(("MODEL", "SIZE", "CONTEXT", "TOOLS", "REASONING", "MEMORY", "VERIFIED ON", "RECIPE"), rows)
     data = {"source": _source(), "models": [_to_json(one) for one in found]}
-    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists the whole catalogue"])
+    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists the whole catalog"])
     note_catalog(args)
     if budget and found and not args.json:
         command = f"`stackgen fit MODEL --gpu {args.fits}`"
@@ -123,7 +123,7 @@ def _parser(field: Parser, one: Found) -> str | None:
 def _source() -> dict[str, Any]:
     catalog = load_catalog()
     snapshot = catalog.snapshot
-    return {"repository": snapshot.source, "licence": snapshot.licence, "commit": snapshot.commit,
+    return {"repository": snapshot.source, "license": snapshot.license, "commit": snapshot.commit,
             "updated": snapshot.updated, "sha256": snapshot.sha256, "file": catalog.path or None,
             "models": len(snapshot.models)}  # fmt: skip
 

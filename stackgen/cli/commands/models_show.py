@@ -70,8 +70,8 @@ def _find(snapshot: Snapshot, name: str, variant: str | None) -> Match:
     match = find_model(name)
     if match is None:
         close = suggest_names(snapshot, name)
-        hint = f"did you mean {', '.join(close)}?" if close else "`stackgen models search WORD` searches the catalogue"
-        raise StackgenError(f"the catalogue has no model {name!r}", hint)
+        hint = f"did you mean {', '.join(close)}?" if close else "`stackgen models search WORD` searches the catalog"
+        raise StackgenError(f"the catalog has no model {name!r}", hint)
     if variant is None:
         return match
     found = [one for one in match.entry.variants if variant.lower() in (one.name.lower(), one.precision.lower())]
@@ -137,8 +137,8 @@ def _facts(match: Match, version: str, lookup: HubLookup | None) -> list[tuple[s
     today = date.today().isoformat()
     answered = lookup is not None and lookup.state in ("ok", "gated")
     hub = ("the Hub", today)
-    licence, gated = (lookup.licence, lookup.gated) if answered and lookup else ("", None)
-    rows.append(("licence", licence or access.licence or None, *(hub if licence else (access.source, access.date))))
+    license, gated = (lookup.license, lookup.gated) if answered and lookup else ("", None)
+    rows.append(("license", license or access.license or None, *(hub if license else (access.source, access.date))))
     rows.append(("gated", access.gated if gated is None else gated, *((access.source, access.date) if gated is None
                                                                       else hub)))  # fmt: skip
     return rows

@@ -1,4 +1,4 @@
-"""`stackgen models sync`: reads newer recipes, checks them, and stores the catalogue in this user's cache."""
+"""`stackgen models sync`: reads newer recipes, checks them, and stores the catalog in this user's cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sync(args: Namespace) -> int:
     path = cache_file()
     if snapshot.updated < load_packaged().updated:
         raise StackgenError(
-            f"{source} is older than stackgen's own catalogue: its newest recipe is of {snapshot.updated}, and "
+            f"{source} is older than stackgen's own catalog: its newest recipe is of {snapshot.updated}, and "
             f"stackgen's newest recipe is of {load_packaged().updated}", "use a newer source",
         )  # fmt: skip
     if not args.dry_run:
@@ -74,7 +74,7 @@ def _remove(args: Namespace) -> int:
         raise MachineError(f"{path} can't be removed: {error.strerror or error}", "remove the file yourself") from error
     load_catalog.cache_clear()
     print_data(args, {"removed": str(path) if existed else None},
-               [f"removed {path}" if existed else "no synced catalogue is stored"])  # fmt: skip
+               [f"removed {path}" if existed else "no synced catalog is stored"])  # fmt: skip
     return 0
 
 
@@ -98,7 +98,7 @@ def _read(source: str, sha256: str | None) -> Snapshot:
     if data[:2] == b"\x1f\x8b" or data[257:262] == b"ustar":
         return _build(_read_archive(data, source))
     if len(data) > MAX_BYTES or not data.lstrip()[:1] == b"{":
-        raise StackgenError(f"{source} is neither an archive of the recipes nor a catalogue",
+        raise StackgenError(f"{source} is neither an archive of the recipes nor a catalog",
                             f"pass a checkout of github.com/{SOURCE}, its .tar.gz, or a .json of stackgen")  # fmt: skip
     return parse_snapshot(data, source)
 

@@ -133,7 +133,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"  image: {image['name']} {'has ' + size if image['bytes'] else 'is ' + size + how}"
     else:
         yield "  image: unknown, because the stack can't be planned with this version"
-    yield "  not compared: the behaviour of the program. Run `stackgen doctor` before `stackgen update`"
+    yield "  not compared: the behavior of the program. Run `stackgen doctor` before `stackgen update`"
 
 
 def _change_lines(report: dict[str, Any]) -> Iterator[str]:

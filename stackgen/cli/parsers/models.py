@@ -22,7 +22,7 @@ def _names(args: argparse.Namespace) -> Iterator[str]:
 def add_models(subcommands: Subcommands) -> None:
     """Adds `stackgen models`."""
     models = subcommands.add(
-        "models", "search the catalogue of models, show how to serve one, and get a newer catalogue", stack=False
+        "models", "search the catalog of models, show how to serve one, and get a newer catalog", stack=False
     )
     models.options_first = True
     models.add_argument(
@@ -34,7 +34,7 @@ def add_models(subcommands: Subcommands) -> None:
         models.add_argument(
             "words", nargs="*", metavar="WORD|MODEL|SOURCE",
             help="`search`: words in the name, provider, task or precision. `show`: a model's repository. `sync`: a "
-            "checkout of github.com/vllm-project/recipes, its archive (.tar.gz), a catalogue (.json), or the URL of "
+            "checkout of github.com/vllm-project/recipes, its archive (.tar.gz), a catalog (.json), or the URL of "
             "one of these files (default: the archive of the branch main on GitHub)",
         ), _names,
     )  # fmt: skip
@@ -56,10 +56,10 @@ def add_models(subcommands: Subcommands) -> None:
     show.add_argument("--engine-version", metavar="VERSION", help="version of vLLM (default: the pinned version)")
     show.add_argument(
         "--hub", action="store_true",
-        help="also ask the Hugging Face Hub: the licence, whether the model is gated, and `stackgen fit`",
+        help="also ask the Hugging Face Hub: the license, whether the model is gated, and `stackgen fit`",
     )  # fmt: skip
     models.add_argument("--gpus", type=int, metavar="COUNT", help="number of GPUs, for --fits and --gpu")
     sync = models.add_argument_group("only for the action `sync`")
     sync.add_argument("--sha256", metavar="HASH", help="fail unless the file has this SHA-256")
     sync.add_argument("--dry-run", action="store_true", help="show what would change, and store nothing")
-    sync.add_argument("--remove", action="store_true", help="remove the synced catalogue, and use stackgen's own")
+    sync.add_argument("--remove", action="store_true", help="remove the synced catalog, and use stackgen's own")

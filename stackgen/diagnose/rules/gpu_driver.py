@@ -18,7 +18,7 @@ LOST_GPU = re.compile(
     r"Unable to determine the device handle for GPU ?(?P<device>\S+): (?:GPU is lost|Unknown Error|Not Found).*|"
     r"GPU has fallen off the bus|fallen off the bus and is not responding|GPU is lost|ERROR_GPU_IS_LOST"
 )
-# NVIDIA's catalogue of Xids: 48 double bit error, 63 and 64 row remapping, 94 and 95 contained and uncontained errors
+# NVIDIA's catalog of Xids: 48 double bit error, 63 and 64 row remapping, 94 and 95 contained and uncontained errors
 ECC_XID = re.compile(r"NVRM: Xid .*?: (?:48|63|64|94|95),")
 DEAD_DRIVER = re.compile(
     r"couldn't communicate with the NVIDIA driver|Driver/library version mismatch|Failed to initialize NVML"
@@ -123,7 +123,7 @@ RULES: tuple[Rule, ...] = (
         fix="restart the machine; if the errors come back, return the GPU to its vendor; until it is replaced, set "
         "`gpus` to another GPU",
         source="The number of errors comes from `nvidia-smi --query-gpu=ecc.errors.uncorrected.volatile.total` (NVML, "
-        "nvmlDeviceGetTotalEccErrors in pynvml.py). The meaning of the Xids comes from NVIDIA's catalogue of Xids. The "
+        "nvmlDeviceGetTotalEccErrors in pynvml.py). The meaning of the Xids comes from NVIDIA's catalog of Xids. The "
         "failure was not reproduced.",
         explain="Xid 48, 63, 64, 94 and 95 in the kernel log report memory errors. The driver ends a program that "
         "hits a memory error. The program then prints only `unspecified launch failure` or `uncorrectable ECC error "

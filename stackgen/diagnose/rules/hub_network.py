@@ -139,7 +139,7 @@ RULES: tuple[Rule, ...] = (
         title="the Hub refuses llama.cpp's request",
         cause="llama.cpp asked the Hub for the list of the repository's files, and the Hub answered HTTP {status}. "
         "Either the repository does not exist, or it is private or gated and the token is missing or has no access",
-        fix="check the spelling of the repository; for a gated repository, accept its licence on the model's page; "
+        fix="check the spelling of the repository; for a gated repository, accept its license on the model's page; "
         "for a private or gated one, set the token (HF_TOKEN_FILE in .env)",
         source="The message comes from llama.cpp (common/download.cpp), and is quoted with status 429 in "
         "ggml-org/llama.cpp issue 21677 (2026-04). The failure was not reproduced.",

@@ -17,7 +17,7 @@ __all__ = ["RULES"]
 DOWNLOAD = r"cannot download (?P<repo>\S+): "
 DOWNLOAD_SCRIPT = "templates/images/common/download.py"
 HUB = "huggingface_hub 0.36 and 2.4 (utils/_http.py)"
-TOKEN = "accept the licence on the model's page, then set `HF_TOKEN_FILE=/path/to/token` in .env"  # noqa: S105
+TOKEN = "accept the license on the model's page, then set `HF_TOKEN_FILE=/path/to/token` in .env"  # noqa: S105
 
 # shared with SG-H001, which must not apply if one of these matches
 FORBIDDEN = compile_patterns(
@@ -61,11 +61,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-H001",
         title="the model is gated, and no token was given",
-        cause="{repo} needs a token of an account that has accepted the model's licence",
+        cause="{repo} needs a token of an account that has accepted the model's license",
         fix=TOKEN,
         source=f"The messages come from {DOWNLOAD_SCRIPT} and {HUB}.",
-        explain="To use a gated model (Llama, Gemma, …), you must accept a licence on the model's page. Save the "
-        "token of the account that accepted the licence in a file, and set HF_TOKEN_FILE to the path of that file. "
+        explain="To use a gated model (Llama, Gemma, …), you must accept a license on the model's page. Save the "
+        "token of the account that accepted the license in a file, and set HF_TOKEN_FILE to the path of that file. "
         "The token then appears in no process list and in no container's environment.",
         patterns=compile_patterns(
             DOWNLOAD + r"it needs a token and none was given",
@@ -82,7 +82,7 @@ RULES: tuple[Rule, ...] = (
         "SG-H002",
         title="the token's account has no access to the model",
         cause="{repo} is gated, and the token's account has not been granted access",
-        fix="log in to the Hub with the token's account, and accept the licence on the model's page; if access needs "
+        fix="log in to the Hub with the token's account, and accept the license on the model's page; if access needs "
         "an approval, wait: some owners take days",
         source=f"The messages come from {DOWNLOAD_SCRIPT}, {HUB}, and transformers 4.57 and 5.24 (utils/hub.py).",
         explain="The Hub answers HTTP 403. A fine-grained token also needs the permission to read public gated "

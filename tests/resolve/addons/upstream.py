@@ -35,34 +35,34 @@ class Handler(BaseHTTPRequestHandler):
             raw += self.rfile.read(size + 2)[:size]
         form = re.search(rb'name="model"\r\n\r\n(.*?)\r\n', raw)
         body = {"model": form[1].decode()} if form else json.loads(raw)
-        behaviour = body.get("test", {})
+        behavior = body.get("test", {})
         note: dict[str, object] = {"path": self.path, "model": body.get("model"), "bytes": len(raw),
                                    "headers": dict(self.headers.items()), "ended": "answered"}  # fmt: skip
-        if behaviour.get("probe") is not False and body.get("max_tokens") == 1 and os.path.exists("/tmp/wedged"):
+        if behavior.get("probe") is not False and body.get("max_tokens") == 1 and os.path.exists("/tmp/wedged"):
             time.sleep(60)
         if self.headers["host"] != "gateway":  # set only by the gateway's probes
             seen.append(note)
-        time.sleep(behaviour.get("sleep", 0))
-        if behaviour.get("die") in (True, NAME):
+        time.sleep(behavior.get("sleep", 0))
+        if behavior.get("die") in (True, NAME):
             os._exit(1)
-        if behaviour.get("hang_up"):
+        if behavior.get("hang_up"):
             self.close_connection = True
             return
-        if not behaviour.get("chunks"):
+        if not behavior.get("chunks"):
             answer = {"by": NAME, "model": body.get("model"), "bytes": len(raw)}
-            self.reply(behaviour.get("status", 200), behaviour.get("raw", answer), behaviour.get("headers", {}))
+            self.reply(behavior.get("status", 200), behavior.get("raw", answer), behavior.get("headers", {}))
             return
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         try:
-            events: list[object] = [{"n": number, "by": NAME} for number in range(behaviour["chunks"])]
-            for one in [*events, *([{"usage": behaviour["usage"]}] if "usage" in behaviour else [])]:
+            events: list[object] = [{"n": number, "by": NAME} for number in range(behavior["chunks"])]
+            for one in [*events, *([{"usage": behavior["usage"]}] if "usage" in behavior else [])]:
                 event = f"data: {json.dumps(one)}\n\n".encode()
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
                 self.wfile.flush()
-                time.sleep(behaviour.get("every", 0.05))
+                time.sleep(behavior.get("every", 0.05))
             self.wfile.write(b"0\r\n\r\n")
         except OSError:
             note["ended"] = "client gone"

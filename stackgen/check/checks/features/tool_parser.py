@@ -21,7 +21,7 @@ def lacks_parser(refused: Verdict) -> bool:
 
 
 def warn_no_parser(context: Context, model: str, refused: Verdict) -> Verdict:
-    """Names the field of the stack file, and its value if the catalogue has one for the model."""
+    """Names the field of the stack file, and its value if the catalog has one for the model."""
     fact = find_parser("tool_call_parser", *_model_names(context, model))
     message = f"{refused.message}; to enable tools, set `tool_call_parser` in the stack file"
     message += f" to `{fact.value}`" if fact else ""

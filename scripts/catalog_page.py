@@ -1,4 +1,4 @@
-"""The page docs/reference/models.md: what the catalogue covers, and how its memory figures compare with `fit`."""
+"""The page docs/reference/models.md: what the catalog covers, and how its memory figures compare with `fit`."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ from stackgen.flags import PINNED
 LENGTH = 8192
 
 
-def catalogue_page(note):
+def catalog_page(note):
     snapshot, version = load_packaged(), PINNED["vllm"]
     entries, pairs = snapshot.models, [(one, variant) for one in snapshot.models for variant in one.variants]
     able = [(entry, variant) for entry, variant in pairs if not why_not(entry, variant)]
@@ -34,27 +34,27 @@ def catalogue_page(note):
             sum(bool(one.chat_template) for one in entries),
         "models with a context length": sum(bool(one.context) for one in entries),
         "models with verified hardware": sum(bool(one.verified) for one in entries),
-        "models with a known licence": sum(bool(one.licence) for one in access),
+        "models with a known license": sum(bool(one.license) for one in access),
         "models known to be gated": sum(bool(one.gated) for one in access),
         "flags taken over": sum(1 for one in used for word in one.args if word.startswith("-")),
         "flags left out": sum(left.values()),
     }  # fmt: skip
     parts = [
-        note, "# The catalogue of models\n",
-        "`stackgen models` reads a catalogue of facts from the recipes of vLLM "
-        f"([{snapshot.source}](https://github.com/{snapshot.source}), {snapshot.licence}) at commit "
-        f"`{snapshot.commit}`. The newest recipe is of {snapshot.updated}. The catalogue does not contain the texts of "
-        "the recipes. [Choose a model](../how-to/choose-a-model.md) shows how to use the catalogue.\n",
+        note, "# The catalog of models\n",
+        "`stackgen models` reads a catalog of facts from the recipes of vLLM "
+        f"([{snapshot.source}](https://github.com/{snapshot.source}), {snapshot.license}) at commit "
+        f"`{snapshot.commit}`. The newest recipe is of {snapshot.updated}. The catalog does not contain the texts of "
+        "the recipes. [Choose a model](../how-to/choose-a-model.md) shows how to use the catalog.\n",
         "Nobody has run all of these recipes. Their authors state which hardware is `verified`. So stackgen checks "
         f"each flag and each parser against the real vLLM {version}, and leaves out those that this version does not "
         "have. It never takes over a flag that loads code, opens a file or a port, or names another model.\n",
         "## Coverage\n", "| what | count |", "|---|---|",
         *(f"| {what} | {count} |" for what, count in rows.items()), "",
-        "The recipes name no licence, and only a few say that a model is gated. Licences and gates in the catalogue "
+        "The recipes name no license, and only a few say that a model is gated. Licenses and gates in the catalog "
         "come from the models' own repositories. `stackgen models show MODEL --hub` reads them from the Hub.\n",
         "## Flags that are left out\n", "| flag | reason | checkpoints |", "|---|---|---|",
         *(f"| `{flag}` | {reason} | {count} |" for (flag, reason), count in sorted(left.items())), "",
-        *_memory(able), *_hardware(snapshot), *_licences(),
+        *_memory(able), *_hardware(snapshot), *_licenses(),
     ]  # fmt: skip
     return "\n".join(parts)
 
@@ -116,13 +116,13 @@ def _hardware(snapshot):
     yield ""
 
 
-def _licences():
-    yield "## Licences and gated models\n"
-    yield "| models | licence | gated | source |"
+def _licenses():
+    yield "## Licenses and gated models\n"
+    yield "| models | license | gated | source |"
     yield "|---|---|---|---|"
     for one in read_families()["access"]:
         models = one["pattern"].replace("(?:Meta-)?", "").replace("\\d[\\d.]*B", "…B").replace("\\", "")
         models = models.replace("(?!V)", "").replace("(?!-Distill)", "").replace("[34]", "3 and 4")
-        yield (f"| {models} | {one.get('licence') or 'unknown'} | {'yes' if one.get('gated') else 'unknown'} | "
+        yield (f"| {models} | {one.get('license') or 'unknown'} | {'yes' if one.get('gated') else 'unknown'} | "
                f"{one['source']} |")  # fmt: skip
     yield ""
