@@ -6,33 +6,40 @@ Source: vLLM 0.32.0, `vllm/config/speculative.py` (`SpeculativeConfig`, `__post_
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from stackgen.engines.base import Replica
 from stackgen.errors import Mistake
+from stackgen.flags.releases import flags_of
 from stackgen.plan import Site
-from stackgen.spec import Strict, Text, is_local
+from stackgen.spec import Strict, Text, is_local, parse_token_count
 from stackgen.spec.types import ModelSource
 
 __all__ = ["SpeculativeSpec", "draft_download", "draft_folder", "find_speculative_mistakes", "speculative_config"]
 
 # methods that propose tokens from the text itself, without a second model
-WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix", "mtp")
+WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
+# methods whose weights are in the repository of the model itself, or in one of their own
+OWN_WEIGHTS = ("mtp", "dspark")
+
+Method = Literal[
+    "ngram", "ngram_gpu", "suffix", "mtp", "draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "dflash",
+    "dspark",
+]  # fmt: skip
 
 
 class SpeculativeSpec(Strict):
     """Sets how vLLM guesses several tokens at once, which the model then accepts or rejects in one step."""
 
-    method: Literal[
-        "ngram", "ngram_gpu", "suffix", "mtp", "draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "dflash"
-    ] | None = Field(
+    method: Method | None = Field(
         None,
-        description="How tokens are guessed: `ngram` and `suffix` repeat earlier text, `mtp` uses layers of the model "
-        "itself, and the others use `model`. Default: from the config of `model`",
+        description="How tokens are guessed: `ngram` and `suffix` repeat earlier text, `mtp` and `dspark` use layers "
+        "of the model itself unless `model` is set, and the others use `model`. Default: from the config of `model`",
     )  # fmt: skip
     model: ModelSource | None = Field(
         None, description="Draft model or speculator head: a Hugging Face id, or a local folder. It is downloaded too"
@@ -61,9 +68,12 @@ class SpeculativeSpec(Strict):
                 "speculative", "has `model`, which the method {method} does not use. Remove one of them",
                 {"method": self.method},
             )  # fmt: skip
-        if self.method and self.method not in WITHOUT_MODEL and not self.model:
+        if self.method and self.method not in (*WITHOUT_MODEL, *OWN_WEIGHTS) and not self.model:
             raise PydanticCustomError("speculative", "needs `model` for the method {method}", {"method": self.method})
-        if self.method in ("ngram", "ngram_gpu") and not self.num_speculative_tokens:
+        # vLLM reads the number only from the config of a second model, and a plain model's config has none
+        unknown = self.method in OWN_WEIGHTS and not self.model
+        unknown = unknown or self.method in ("ngram", "ngram_gpu", "draft_model")
+        if unknown and not self.num_speculative_tokens:
             raise PydanticCustomError(
                 "speculative", "needs `num_speculative_tokens` for the method {method}", {"method": self.method}
             )
@@ -101,9 +111,20 @@ def draft_folder(model: Any) -> str:
 
 
 def find_speculative_mistakes(replica: Replica, tensor: int) -> Iterator[Mistake]:
-    """A draft model that is split in another way than vLLM allows. `tensor` is the model's tensor parallel size."""
-    spec = replica.spec.speculative
-    if spec and spec.draft_tensor_parallel_size not in (None, 1, tensor):
+    """Values that don't fit the model or its version of vLLM. `tensor` is the model's tensor parallel size."""
+    spec, length = replica.spec.speculative, replica.spec.max_model_len
+    if spec is None:
+        return
+    known = None if replica.spec.image else flags_of(replica.spec)
+    methods = known.by_name.get("--spec-method", {}).get("choices", ()) if known else ()
+    if known and methods and spec.method and spec.method not in methods:
+        usable = [one for one in get_args(Method) if one in methods]
+        yield Mistake(f"{replica.path}.speculative.method", f"vllm {known.version} does not know the value "
+                      f"{spec.method!r}", hint=f"use one of {', '.join(usable)}")  # fmt: skip
+    if spec.max_model_len and re.fullmatch(r"\d.*", str(length or "")) and spec.max_model_len > parse_token_count(length):
+        yield Mistake(f"{replica.path}.speculative.max_model_len", f"is {spec.max_model_len}, which is more than "
+                      f"the model's max_model_len ({length})", hint="decrease it, or remove it")  # fmt: skip
+    if spec.draft_tensor_parallel_size not in (None, 1, tensor):
         yield Mistake(
             f"{replica.path}.speculative.draft_tensor_parallel_size",
             f"is {spec.draft_tensor_parallel_size}, but vLLM splits a draft model across 1 GPU, or across {tensor} "

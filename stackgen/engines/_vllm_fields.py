@@ -7,15 +7,21 @@ Sources: vLLM 0.32.0, `vllm/config/scheduler.py` (`verify_max_model_len`), `conf
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from stackgen.engines._parallel import parallel_sizes
 from stackgen.engines.base import Replica
 from stackgen.errors import Mistake
+from stackgen.flags.parallel import count_model_groups, read_flags
+from stackgen.spec import parse_token_count
 
 __all__ = ["find_field_mistakes", "find_field_warnings", "parse_size", "prefix_caching_flag", "vllm_field_flags"]
 
 UNITS = {"k": 2**10, "m": 2**20, "g": 2**30}
+# vLLM 0.33 has the second name too
+WHOLE_PROMPTS = {"--no-enable-chunked-prefill", "--disable-chunked-prefill"}
 DEVELOPER_MODE = "VLLM_SERVER_DEV_MODE"
 
 
@@ -48,13 +54,7 @@ def vllm_field_flags(model: Any) -> tuple[tuple[str, Any], ...]:
 def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
     """Combinations of fields that vLLM refuses at its start, or that have no effect."""
     model, path = replica.spec, replica.path
-    batch, sequences = model.max_num_batched_tokens, model.max_num_seqs
-    if batch and sequences and batch < sequences:
-        yield Mistake(
-            f"{path}.max_num_batched_tokens",
-            f"is {batch}, which is less than max_num_seqs ({sequences})",
-            hint=f"set at least {sequences}, because each running request needs one token in each step",
-        )
+    yield from _find_batch_mistakes(model, path)
     if model.prefix_caching is False and model.cache_aware:
         yield Mistake(f"{path}.prefix_caching", "is false, which turns off the prefix cache, but cache_aware needs "
                                                 "this cache",
@@ -69,8 +69,46 @@ def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
             yield Mistake(f"{path}.{field}", "has no effect on the CPU", hint=instead)
 
 
-def find_field_warnings(model: Any, path: str) -> Iterator[str]:
+def _find_batch_mistakes(model: Any, path: str) -> Iterator[Mistake]:
+    """A limit of tokens in one step that is too small for what one step must hold."""
+    given = read_flags("vllm", model.extra_args, model.engine_version)
+    batch = model.max_num_batched_tokens or _count(given.get("--max-num-batched-tokens"))
+    sequences = model.max_num_seqs or _count(given.get("--max-num-seqs"))
+    length = _count(model.max_model_len or given.get("--max-model-len"))
+    place = f"{path}.max_num_batched_tokens" if model.max_num_batched_tokens else f"{path}.extra_args"
+    if not batch:
+        return
+    if sequences and batch < sequences:
+        yield Mistake(
+            place,
+            f"is {batch}, which is less than max_num_seqs ({sequences})",
+            hint=f"set at least {sequences}, because each running request needs one token in each step",
+        )
+    tokens = model.speculative.num_speculative_tokens if model.speculative else None
+    # vLLM compares these only for adapters
+    if model.lora_adapters and tokens and sequences and sequences <= batch < sequences * (tokens + 1):
+        yield Mistake(place, f"is {batch}, but with adapters and speculative decoding, one step needs "
+                      f"{sequences * (tokens + 1)} tokens: max_num_seqs x (num_speculative_tokens + 1)",
+                      hint="increase it, or decrease max_num_seqs or num_speculative_tokens")  # fmt: skip
+    whole = {one.replace("_", "-") for one in model.extra_args} & WHOLE_PROMPTS
+    if length and batch < length and whole:
+        yield Mistake(place, f"is {batch}, but with {min(whole)}, one step must hold a whole prompt of up to "
+                      f"{length} tokens (max_model_len)",
+                      hint=f"remove {min(whole)} from extra_args, or set at least {length}")  # fmt: skip
+
+
+def _count(text: str | None) -> int | None:
+    """A number of tokens or requests; None if it is not known before the start, as for `auto`."""
+    known = text and re.fullmatch(r"\d{1,12}|\d{1,9}(\.\d{1,9})?[kKmM]", text, re.ASCII)
+    return parse_token_count(text) if text and known else None
+
+
+def find_field_warnings(replica: Replica) -> Iterator[str]:
     """What works, but not as many people expect."""
+    model, path = replica.spec, replica.path
+    # None: several machines
+    if model.expert_parallel and parallel_sizes(replica)[0] * (count_model_groups(model) or 2) == 1:
+        yield f"{path}.expert_parallel has no effect, because the tensor and the data parallel size are 1"
     if model.sleep_mode and DEVELOPER_MODE not in model.extra_env:
         yield (
             f"{path}.sleep_mode makes the engine ready to sleep, but vLLM offers /sleep and /wake_up only with "

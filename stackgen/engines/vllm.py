@@ -113,7 +113,7 @@ class Vllm:
             volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
             warnings=(*warn_of_versions(self.name, context), *(
                 text for one in context.replicas if one.index == 0
-                for text in (*find_field_warnings(one.spec, one.path), *find_lora_warnings(one))
+                for text in (*find_field_warnings(one), *find_lora_warnings(one))
             )),
         )  # fmt: skip
 

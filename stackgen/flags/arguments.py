@@ -30,6 +30,7 @@ FIELD_OF_FLAG: dict[str, dict[str, str]] = {
         "--max-num-batched-tokens": "max_num_batched_tokens", "--enable-prefix-caching": "prefix_caching",
         "--kv-cache-memory-bytes": "kv_cache_memory", "--cpu-offload-gb": "cpu_offload_gib",
         "--load-format": "load_format", "--speculative-config": "speculative",
+        "--spec-method": "speculative", "--spec-model": "speculative", "--spec-tokens": "speculative",
         "--limit-mm-per-prompt": "limit_mm_per_prompt", "--enable-sleep-mode": "sleep_mode",
     },
     "fastchat": {
@@ -59,7 +60,7 @@ FIELD_OF_FLAG: dict[str, dict[str, str]] = {
 # fields that only set their flag: in extra_args, the flag does the same
 PLAIN_FIELDS = frozenset({
     "expert_parallel", "max_num_batched_tokens", "prefix_caching", "kv_cache_memory", "load_format",
-    "limit_mm_per_prompt", "sleep_mode",
+    "limit_mm_per_prompt", "sleep_mode", "speculative",
 })  # fmt: skip
 # engine -> flags whose values other parts of a stack use: health checks, ports, the gateway, the download, placement.
 # In extra_args, they would change the engine alone
@@ -67,6 +68,7 @@ OWN_FLAGS: dict[str, frozenset[str]] = {
     "vllm": frozenset({
         "--model", "--revision", "--served-model-name", "--port", "--host", "--api-key", "--tensor-parallel-size",
         "--pipeline-parallel-size", "--lora-modules", "--data-parallel-size", "--speculative-config",
+        "--spec-model",
     }),
     "fastchat": frozenset({
         "--model-path", "--revision", "--model-names", "--num-gpus", "--gpus", "--host", "--port",

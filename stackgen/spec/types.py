@@ -20,6 +20,7 @@ NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 # capitals only: otherwise the keys of many providers, which are letters and digits, would be valid names
 KEY_NAME = r"^[A-Z][A-Z0-9_]{1,63}$"
+SIZE = r"^[1-9][0-9]*[kmg]b?$"
 # used as the key of the validation context and as the type of the validation error
 PROVIDERS = "providers"
 # no credentials, query or fragment: reports print the URL
@@ -182,6 +183,22 @@ def _check_base_url(value: Any) -> Any:
     return value
 
 
+def _check_size(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(SIZE, value):
+        return value
+    example = "8g"
+    if type(value) is int and value > 0:
+        # bytes, as vLLM's own flag has them
+        size = next(((value // size, unit) for size, unit in ((2**30, "g"), (2**20, "m"), (2**10, "k"))
+                     if value % size == 0), None)  # fmt: skip
+        example = f"{size[0]}{size[1]}" if size else example
+    elif isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d{0,9}) ?([kmg])i?b?", value, re.ASCII | re.I)):
+        example = (match[1] + match[2]).lower()
+    raise PydanticCustomError(
+        "size", "must be a whole number with the unit k, m or g, for example {example}", {"example": example}
+    )
+
+
 def _check_token_count(value: Any) -> Any:
     # re.ASCII: otherwise \d also matches digits of other scripts
     text = str(value) if type(value) is int else value
@@ -236,6 +253,6 @@ EnvName = Annotated[str, StringConstraints(pattern=ENV_NAME)]
 Provider = Annotated[str, BeforeValidator(_check_provider), StringConstraints(min_length=1)]
 KeyName = Annotated[str, BeforeValidator(_check_key_name), WithJsonSchema({"type": "string", "pattern": KEY_NAME})]
 BaseUrl = Annotated[str, BeforeValidator(_check_base_url), WithJsonSchema({"type": "string", "pattern": BASE_URL})]
-ByteSize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[kmg]b?$")]
+ByteSize = Annotated[str, BeforeValidator(_check_size), WithJsonSchema({"type": "string", "pattern": SIZE})]
 RepositoryFile = Annotated[str, BeforeValidator(_check_file)]
 ModelSource = Annotated[str, BeforeValidator(_check_model)]

@@ -14,6 +14,7 @@ from stackgen.cli.main import main
 from stackgen.engines import _dialects
 from stackgen.errors import SpecError
 from stackgen.flags import PINNED, known_versions, load_table
+from stackgen.flags import changes
 from stackgen.flags.changes import compare_versions
 from stackgen.flags.releases import cuda_of_image, flags_of, image_of, min_driver
 from stackgen.images.tags import cpu_image_tag
@@ -133,7 +134,16 @@ def test_fastchat_is_built_in_one_version_for_all_models() -> None:
         make("0.2.35", "0.2.36")
 
 
-@pytest.mark.parametrize("version", ["latest", "../vllm", "v0.33.0", "1"])
+def test_a_tag_or_a_shortened_version_gets_a_suggestion() -> None:
+    with pytest.raises(SpecError, match=r"v0\.33\.0 is a tag. Write the version: 0\.33\.0"):
+        plan(engine_version="v0.33.0")
+    with pytest.raises(SpecError, match="b11401 is a tag. Write the version: 11401"):
+        plan(engine="llamacpp", file="m.gguf", engine_version="b11401")
+    [warning] = [one for one in plan(engine_version="0.33").warnings if "no table" in one]
+    assert warning.endswith("Did you mean 0.33.0?")
+
+
+@pytest.mark.parametrize("version", ["latest", "../vllm", "v0.33.0", "1", "b1"])
 def test_what_is_no_version_is_refused(version: str) -> None:
     with pytest.raises(SpecError, match="engine_version"):
         plan(engine_version=version)
@@ -163,7 +173,30 @@ def test_upgrade_names_what_breaks(folder: Path, capsys: pytest.CaptureFixture[s
     (folder / "stack.yaml").write_text(STACK + '    extra_args: ["--spec-method", "medusa"]\n', encoding="utf-8")
     _, out, _ = upgrade(capsys, folder, "--json")
     [model] = json.loads(out)["models"]
-    assert model["breaks"] == ["spec_method: the value medusa no longer exists"] and model["to"] == "0.33.0"
+    assert model["breaks"] == ["extra_args: --spec-method no longer accepts medusa"] and model["to"] == "0.33.0"
+    speculative = "    speculative: {method: medusa, model: org/d, num_speculative_tokens: 2}\n"
+    (folder / "stack.yaml").write_text(STACK + speculative, encoding="utf-8")
+    _, out, _ = upgrade(capsys, folder)
+    assert "breaks: speculative.method: the value medusa no longer exists" in out
+
+
+def test_upgrade_names_the_field_whose_flag_is_gone(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new version is 0.33.0 without two flags: no flag of vLLM is gone between the versions with a table."""
+
+    def load(engine: str, version: str) -> dict[str, Any]:
+        table = load_table(engine, version)
+        lost = {"--cpu-offload-gb", "--shutdown-timeout"} if version == "0.33.0" else set()
+        return table | {"flags": [one for one in table["flags"] if not lost & set(one["names"])]}
+
+    monkeypatch.setattr(changes, "load_table", load)
+    (folder / "stack.yaml").write_text(STACK + "    cpu_offload_gib: 2\n", encoding="utf-8")
+    _, out, _ = upgrade(capsys, folder, "--json")
+    [model] = json.loads(out)["models"]
+    assert model["breaks"] == [
+        "cpu_offload_gib: --cpu-offload-gb no longer exists", "the command: --shutdown-timeout no longer exists",
+    ]  # fmt: skip
 
 
 def test_upgrade_tells_driver_image_and_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,15 +238,15 @@ def test_upgrade_needs_an_engine_whose_version_stackgen_chooses(
 
 def test_hidden_names_of_flags_are_not_reported_as_gone() -> None:
     """vLLM 0.33 still accepts --no-enable-x, which its help no longer shows."""
-    changes = compare_versions("vllm", "0.32.0", "0.33.0")
-    assert changes and changes.removed == () and changes.renamed == ()
-    assert "--watchdog-config" in changes.added and changes.paths_added == ("/v1/decisions",)
+    found = compare_versions("vllm", "0.32.0", "0.33.0")
+    assert found and found.removed == () and found.renamed == ()
+    assert "--watchdog-config" in found.added and found.paths_added == ("/v1/decisions",)
 
 
 def test_paths_that_need_no_key_are_those_that_no_guarded_beginning_covers() -> None:
-    changes = compare_versions("vllm", "0.31.0", "0.32.0")
-    assert changes and "/v1/systemone" in changes.paths_added
-    assert changes.open_paths and not [one for one in changes.open_paths if one.startswith("/v1")]
+    found = compare_versions("vllm", "0.31.0", "0.32.0")
+    assert found and "/v1/systemone" in found.paths_added
+    assert found.open_paths and not [one for one in found.open_paths if one.startswith("/v1")]
 
 
 def test_the_cuda_version_of_an_image_is_that_of_its_version() -> None:

@@ -55,6 +55,14 @@ def test_each_field_sets_its_flag(fields: dict[str, Any], flags: list[str]) -> N
     assert known and all(one in known.by_name for one in flags if one.startswith("--"))
 
 
+def test_layers_for_speculation_come_from_the_model_or_from_a_repository_of_their_own() -> None:
+    for method in ("mtp", "dspark"):
+        own = command(speculative={"method": method, "num_speculative_tokens": 2})
+        assert json.loads(own[own.index("--speculative-config") + 1]) == {"method": method, "num_speculative_tokens": 2}
+        made = plan(speculative={"method": method, "model": "org/head"})
+        assert made.services[0].command[-2:] == ("--model", "org/head")
+
+
 def test_a_draft_model_is_downloaded_or_mounted() -> None:
     made = plan(speculative={"model": "org/draft", "revision": "v1", "num_speculative_tokens": 3})
     assert made.services[0].command[-4:] == ("--model", "org/draft", "--revision", "v1")
@@ -72,20 +80,37 @@ def test_a_draft_model_is_downloaded_or_mounted() -> None:
         ({"speculative": {"method": "ngram"}}, "needs `num_speculative_tokens`"),
         ({"speculative": {"method": "eagle3"}}, "needs `model` for the method eagle3"),
         ({"speculative": {"method": "ngram", "model": "org/d", "num_speculative_tokens": 2}}, "does not use"),
-        ({"speculative": {"method": "mtp", "prompt_lookup_max": 2}}, "only the method ngram uses"),
+        ({"speculative": {"method": "mtp"}}, "needs `num_speculative_tokens` for the method mtp"),
+        ({"speculative": {"method": "draft_model", "model": "org/d"}}, "needs `num_speculative_tokens` for the method"),
+        ({"speculative": {"method": "mtp", "num_speculative_tokens": 1, "prompt_lookup_max": 2}},
+         "only the method ngram uses"),
+        ({"speculative": {"model": "org/d", "max_model_len": 4097}, "max_model_len": "4096"},
+         "is 4097, which is more than the model's max_model_len (4096)"),
+        ({"speculative": {"method": "medusa", "model": "org/d"}, "engine_version": "0.33.0"},
+         "vllm 0.33.0 does not know the value 'medusa'"),
         ({"speculative": {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_min": 4,
                           "prompt_lookup_max": 2}}, "prompt_lookup_min above"),
         ({"speculative": {"model": "./d", "revision": "x"}}, "which needs a Hub id"),
         ({"speculative": {"model": "org/d", "draft_tensor_parallel_size": 2}}, "set 1 or 4"),
         ({"speculative": {"method": "eagle4", "model": "org/d"}}, "models[0].speculative.method"),
         ({"max_num_batched_tokens": 64, "max_num_seqs": 128}, "less than max_num_seqs (128)"),
+        ({"max_num_batched_tokens": 64, "extra_args": ["--max-num-seqs", "128"]}, "less than max_num_seqs (128)"),
+        ({"max_num_batched_tokens": 1024, "max_model_len": "4K", "extra_args": ["--no-enable-chunked-prefill"]},
+         "a whole prompt of up to 4096 tokens"),
+        ({"max_num_batched_tokens": 64, "max_num_seqs": 32, "lora_adapters": [{"name": "a", "path": "org/a"}],
+          "speculative": {"method": "ngram", "num_speculative_tokens": 2}}, "one step needs 96 tokens"),
         ({"gpus": "none", "cpu_offload_gib": 2}, "has no effect on the CPU"),
         ({"gpus": "none", "kv_cache_memory": "2g"}, "set cpu_kv_cache_gib"),
         ({"gpus": "none", "sleep_mode": True}, "vLLM supports it only on GPUs"),
         ({"load_format": "safetensor"}, "did you mean safetensors?"),
         ({"limit_mm_per_prompt": {"images": 1}}, "limit_mm_per_prompt"),
-        ({"kv_cache_memory": "20"}, "kv_cache_memory"),
+        ({"kv_cache_memory": "20"}, "with the unit k, m or g, for example 8g"),
+        ({"kv_cache_memory": 20 * 2**30}, "with the unit k, m or g, for example 20g"),
+        ({"kv_cache_memory": "12 GiB"}, "with the unit k, m or g, for example 12g"),
         ({"extra_args": ["--speculative-config", "{}"]}, "set speculative"),
+        ({"extra_args": ["--spec-model", "org/d"]}, "set speculative"),
+        ({"speculative": {"method": "ngram", "num_speculative_tokens": 2}, "extra_args": ["--spec-method", "mtp"]},
+         "which `speculative` sets"),
         ({"extra_args": ["-dp", "2"]}, "set data_parallel_size"),
         ({"prefix_caching": True, "extra_args": ["--no-enable-prefix-caching"]}, "which `prefix_caching` sets"),
         ({"max_num_batched_tokens": 64, "extra_args": ["--max-num-batched-tokens=128"]},
@@ -107,6 +132,7 @@ def test_a_flag_without_its_field_is_allowed() -> None:
     ("fields", "part"),
     [
         ({"sleep_mode": True}, "VLLM_SERVER_DEV_MODE=1"),
+        ({"expert_parallel": True, "gpus": 1}, "expert_parallel has no effect"),
         ({"load_format": "dummy"}, "the weights are random"),
         ({"kv_cache_memory": "2g", "gpu_memory_utilization": 0.5}, "gpu_memory_utilization only decides"),
     ],

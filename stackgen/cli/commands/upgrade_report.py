@@ -10,9 +10,9 @@ from stackgen.cli.commands.fit_models import Hub, find_model
 from stackgen.doctor.finding import format_bytes
 from stackgen.errors import StackgenError
 from stackgen.fit.gguf import read_gguf_header
-from stackgen.flags import known_versions
+from stackgen.flags import known_versions, load_flags, normalize_flag
+from stackgen.flags.arguments import FIELD_OF_FLAG, Argument, parse_arguments
 from stackgen.flags.changes import EngineChanges, compare_versions
-from stackgen.flags.parallel import read_flags
 from stackgen.flags.releases import cuda_of_image, min_driver
 from stackgen.plan import Service
 from stackgen.runtimes.compose.image_archive import inspect_image
@@ -38,11 +38,12 @@ def make_report(
     if changes is None:
         report["known_versions"] = list(known_versions(model.engine))
         return report
-    given = read_flags(model.engine, model.extra_args, old)
+    given = list(_find_given(model, old, services[0]))
     gone, report["weights"] = _weights(model, changes, new, hub, folder)
     report["breaks"] = [*_find_broken(changes, given, model), *gone]
+    names = {name for _, argument in given if argument.entry for name in argument.entry["names"]}
     report["defaults"] = [f"{flag}: {_show(was)} becomes {_show(now)}" for flag, was, now in changes.defaults
-                          if flag not in given]  # fmt: skip
+                          if flag not in names]  # fmt: skip
     report["open_paths"] = list(changes.open_paths)
     report["metrics_removed"] = list(changes.metrics_removed)
     report["log_removed"] = list(changes.log_removed)
@@ -53,19 +54,38 @@ def _show(default: Any) -> str:
     return "the program's choice" if default is None else str(default)
 
 
-def _find_broken(changes: EngineChanges, given: dict[str, str | None], model: Any) -> Iterator[str]:
+def _find_given(model: Any, version: str, service: Service | None) -> Iterator[tuple[str, Argument]]:
+    """The flags that the model gets in the old version, each with its place: a field, `extra_args` or the command."""
+    known = load_flags(model.engine, version)
+    if known is None:
+        return
+    own = list(parse_arguments(model.engine, model.extra_args, known))
+    yield from (("extra_args", argument) for argument in own)
+    entries = [argument.entry for argument in own]
+    for argument in parse_arguments(model.engine, service.command if service else (), known):
+        if argument.entry and argument.entry not in entries:
+            field = FIELD_OF_FLAG[model.engine].get(argument.find_name(FIELD_OF_FLAG[model.engine]), "")
+            yield field if field in type(model).model_fields else "the command", argument
+
+
+def _find_broken(changes: EngineChanges, given: list[tuple[str, Argument]], model: Any) -> Iterator[str]:
     """Flags and values of this model that the new version refuses."""
     renamed = dict(changes.renamed)
-    for flag in given:
+    values = {flag: gone for flag, gone, _ in changes.values}
+    for place, argument in given:
+        names = argument.entry["names"] if argument.entry else []
+        written = normalize_flag(argument.flag)
+        flag = written if written in names else next(iter(names), "")
         if flag in changes.removed:
-            yield f"extra_args: {flag} no longer exists"
+            yield f"{place}: {flag} no longer exists"
         elif flag in renamed:
-            yield f"extra_args: {flag} is now {renamed[flag]}"
-    for flag, gone, _ in changes.values:
-        field = flag[2:].replace("-", "_")
-        value = given.get(flag) or getattr(model, field, None)
-        if value in gone:
-            yield f"{field}: the value {value} no longer exists"
+            yield f"{place}: {flag} is now {renamed[flag]}"
+        for name in names:
+            if argument.value in values.get(name, ()):
+                yield f"{place}: {name} no longer accepts {argument.value}"
+    speculative = getattr(model, "speculative", None)
+    if speculative and speculative.method in values.get("--spec-method", ()):
+        yield f"speculative.method: the value {speculative.method} no longer exists"
 
 
 def _driver(before: Service | None, after: Service | None) -> dict[str, Any] | None:
