@@ -112,7 +112,7 @@ def draft_folder(model: Any) -> str:
 
 def find_speculative_mistakes(replica: Replica, tensor: int) -> Iterator[Mistake]:
     """Values that don't fit the model or its version of vLLM. `tensor` is the model's tensor parallel size."""
-    spec, length = replica.spec.speculative, replica.spec.max_model_len
+    spec, length = replica.spec.speculative, replica.spec.max_model_len or ""
     if spec is None:
         return
     known = None if replica.spec.image else flags_of(replica.spec)
@@ -121,7 +121,8 @@ def find_speculative_mistakes(replica: Replica, tensor: int) -> Iterator[Mistake
         usable = [one for one in get_args(Method) if one in methods]
         yield Mistake(f"{replica.path}.speculative.method", f"vllm {known.version} does not know the value "
                       f"{spec.method!r}", hint=f"use one of {', '.join(usable)}")  # fmt: skip
-    if spec.max_model_len and re.fullmatch(r"\d.*", str(length or "")) and spec.max_model_len > parse_token_count(length):
+    # `auto` and -1 are known only after the start
+    if re.match(r"\d", length) and (spec.max_model_len or 0) > parse_token_count(length):
         yield Mistake(f"{replica.path}.speculative.max_model_len", f"is {spec.max_model_len}, which is more than "
                       f"the model's max_model_len ({length})", hint="decrease it, or remove it")  # fmt: skip
     if spec.draft_tensor_parallel_size not in (None, 1, tensor):

@@ -13,8 +13,7 @@ from stackgen.check.checks.table import CHECKS
 from stackgen.cli.main import main
 from stackgen.engines import _dialects
 from stackgen.errors import SpecError
-from stackgen.flags import PINNED, known_versions, load_table
-from stackgen.flags import changes
+from stackgen.flags import PINNED, changes, known_versions, load_table
 from stackgen.flags.changes import compare_versions
 from stackgen.flags.releases import cuda_of_image, flags_of, image_of, min_driver
 from stackgen.images.tags import cpu_image_tag
@@ -135,9 +134,9 @@ def test_fastchat_is_built_in_one_version_for_all_models() -> None:
 
 
 def test_a_tag_or_a_shortened_version_gets_a_suggestion() -> None:
-    with pytest.raises(SpecError, match=r"v0\.33\.0 is a tag. Write the version: 0\.33\.0"):
+    with pytest.raises(SpecError, match=r"v0\.33\.0 is a tag\. Write the version: 0\.33\.0"):
         plan(engine_version="v0.33.0")
-    with pytest.raises(SpecError, match="b11401 is a tag. Write the version: 11401"):
+    with pytest.raises(SpecError, match=r"b11401 is a tag\. Write the version: 11401"):
         plan(engine="llamacpp", file="m.gguf", engine_version="b11401")
     [warning] = [one for one in plan(engine_version="0.33").warnings if "no table" in one]
     assert warning.endswith("Did you mean 0.33.0?")
