@@ -233,8 +233,9 @@ def parsers():
         "```\n",
         "`stackgen check STACK --deep` tests with a real request whether the model calls tools.\n",
         "## Tool calls, by model family\n",
-        "If a model is in no table of this page, see its page on the Hugging Face Hub. Many of these pages give the "
-        "value of `--tool-call-parser`.\n",
+        "A fine-tuned or quantized model uses the parser of its original. The parser of its reasoning is in the [next "
+        "table](#models-with-a-recipe). If a model is in no table of this page, see its page on the Hugging Face Hub. "
+        "Many of these pages give the value of `--tool-call-parser`.\n",
         "| the model's name contains | `tool_call_parser` | source |", "|---|---|---|",
         *(f"| {one.get('shown') or readable(one['pattern'])} | `{one['parser']}` | "
           f"{sources.index(one.get('source', data['source'])) + 1} |" for one in data["families"]), "",

@@ -81,8 +81,10 @@ def memory_floor(entry: Entry, variant: Variant) -> int:
 
 def weight_bytes(entry: Entry, variant: Variant) -> int:
     """Bytes of the weights, from the number of parameters and the precision that the recipe names; 0 if unknown."""
-    # a variant can be a smaller or larger model of the family, with its size in its name
-    count = guess_parameters(variant.model) or parameter_count(entry.parameters) or 0
+    counts = guess_parameters(variant.model), parameter_count(entry.parameters)
+    # a variant can be a smaller or larger model of the family, with its size in its name. In the name of a
+    # mixture-of-experts model, the size can be that of the active part: Llama-4-Scout-17B has 109B
+    count = next((one for one in (reversed(counts) if variant.model == entry.model else counts) if one), 0)
     # only the recipe's figure is known for mixed precisions
     return math.ceil(count * BITS.get(variant.precision, 0) / 8)
 

@@ -55,8 +55,9 @@ class FastChatModel(ModelSpec):
     engine_version: EngineVersion = None
     conv_template: Text | None = Field(
         None,
-        description="Conversation template. By default, FastChat selects a template by the model's path. If no "
-        "template matches, FastChat uses the tokenizer's chat template",
+        description="Conversation template: `chat-template` for the chat template of the model's tokenizer, or the "
+        "name of one of FastChat's own templates, for example vicuna_v1.1. Default: FastChat's template for models "
+        "that it knows by their path, else `chat-template`",
     )
     worker_concurrency: int = Field(
         5, ge=1, description="Maximum number of requests that a worker runs at the same time"

@@ -70,7 +70,9 @@ class StackSpec(Strict):
         "nvidia", description="How containers get GPUs: the NVIDIA runtime, CDI device names, or AMD device files"
     )
     cpu_arch: Literal["x86_64", "arm64"] = Field(
-        "x86_64", description="CPU architecture of the images for models without a GPU"
+        "x86_64",
+        description="CPU architecture of vLLM's image for models without a GPU. On ARM machines, for example Apple "
+        "silicon and AWS Graviton, set arm64. `init` writes it there, and `doctor` compares it with the machine",
     )
     storage: StorageSpec = Field(StorageSpec(), description="Where the weights are stored")
     # not unless-stopped, which repeats a start that can't succeed (wrong flag, too little memory) forever

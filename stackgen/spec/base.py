@@ -37,10 +37,13 @@ __all__ = [
 
 
 class FallbackSpec(Strict):
-    """Sets the server that answers while no replica is up: `together:<model id>`, or any OpenAI-compatible URL."""
+    """Sets the server that answers while no replica is up: a known cloud, or any OpenAI-compatible URL."""
 
     model: Text = Field(description="Model id at the provider")
-    provider: Provider | None = Field(None, description="Provider name. `stackgen providers` lists all names")
+    provider: Provider | None = Field(
+        None, description="`together` or `openai`, whose URL and variable stackgen knows, or another name of "
+        "`stackgen providers`, which needs `base_url`"
+    )  # fmt: skip
     base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's base URL")
     api_key_env: KeyName | None = Field(
         None, description="Name of the variable in .env that contains the API key. Default: the provider's variable"
@@ -58,7 +61,7 @@ def _expand_fallback(value: Any) -> Any:
     if isinstance(value, str):
         provider, colon, model = value.partition(":")
         if not colon or not provider or not model:
-            raise PydanticCustomError("fallback", "must look like together:<model id>")
+            raise PydanticCustomError("fallback", "must look like together:<model id> or openai:<model id>")
         return {"provider": provider, "model": model}
     return value
 
@@ -178,9 +181,9 @@ class ModelSpec(Strict):
     )
     fallback: Fallback = Field(
         None,
-        description="Server to use while no replica is up: `together:<model id>`, or the fields `provider`, `base_url` "
-        "and `model`. "
-        "The fallback's responses have the header x-stackgen-served-by. A fallback needs the gateway",
+        description="Server to use while no replica is up: `together:<model id>`, `openai:<model id>`, or the fields "
+        "`base_url`, `model` and `api_key_env`. The fallback's responses have the header x-stackgen-served-by. A "
+        "fallback needs the gateway",
     )
     host: ModelHosts = Field(
         (),

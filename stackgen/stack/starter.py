@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
         "model": _yaml_scalar(model),
         "engine": engine + (f"\n    file: {_yaml_scalar(file)}" if file else ""),
         "gpus": _yaml_gpus(gpus),
+        "arch": _arch_line() if engine == "vllm" and gpus == "none" else "",
         "parsers": "".join(_parser_lines(engine, model)),
         "modeline": MODELINE,
     }
@@ -53,6 +55,11 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
     write_atomically(schema, json.dumps(stack_schema(), indent=2) + "\n")
     env = [folder / ".env"] if create_env(folder) else []
     return [path, schema, *env, *([folder / ".gitignore"] if complete_gitignore(folder, spec) else [])]
+
+
+def _arch_line() -> str:
+    # Linux reports aarch64, and macOS arm64
+    return "cpu_arch: arm64       # of vLLM's image for the CPU\n" if platform.machine() in ("aarch64", "arm64") else ""
 
 
 def _parser_lines(engine: str, model: str) -> Iterator[str]:

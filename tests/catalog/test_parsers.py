@@ -45,6 +45,15 @@ def test_every_parser_is_a_choice_of_the_pinned_vllm() -> None:
         ("Qwen/Qwen3-0.6B", "hermes"),
         ("Qwen/Qwen3-235B-A22B-Instruct-2507-FP8", "hermes"),
         ("Qwen/Qwen3-14B", "hermes"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama3_json"),
+        ("nvidia/Llama-3.3-Nemotron-Super-49B-v1.5", ""),
+        ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "mistral"),
+        ("mistralai/Devstral-Small-2507", "mistral"),
+        # other checkpoints of families that have a recipe
+        ("acme/Qwen3.5-9B-AWQ-mine", "qwen3_coder"),
+        ("acme/Kimi-K2.6-NVFP4", "kimi_k2"),
+        ("acme/GLM-5.1-FP8-mine", "glm47"),
+        ("acme/DeepSeek-V3.2-AWQ", "deepseek_v32"),
         # from a recipe, also for a variant, a folder of a Hub cache and a served name
         ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "qwen3_coder"),
         ("nvidia/Qwen3-Coder-480B-A35B-Instruct-NVFP4", "qwen3_coder"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.doctor.capacity import weight_bytes
+from stackgen.doctor.capacity import guess_weight_bytes, weight_bytes
 from stackgen.doctor.collect import collect_inputs
 from stackgen.doctor.facts import GIB, Disk
 from tests.doctor.hosts import EIGHT_80, findings, write_stack
@@ -33,6 +33,23 @@ def test_a_quantized_model_is_sized_by_its_name(model: str, bits: int) -> None:
     size, source = weight_bytes(collect_inputs(EIGHT_80), model)
     assert size == 8e9 * bits / 8
     assert source == f"guessed from the model's name, at {bits} bits per weight"
+
+
+@pytest.mark.parametrize(
+    ("model", "gib"),
+    [
+        # the catalog knows sizes that the names do not contain
+        ("deepseek-ai/DeepSeek-V3.1", 625),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 203),
+        ("Qwen/Qwen3-8B", 15.3),
+        ("acme/unknown", None),
+        # a repository with one file for each quantization
+        ("acme/Qwen3-8B-GGUF", None),
+    ],
+)
+def test_sizes_are_estimated_without_the_hub(model: str, gib: float | None) -> None:
+    size, _ = guess_weight_bytes(model)
+    assert size is None if gib is None else size == pytest.approx(gib * GIB, rel=0.02)
 
 
 def test_an_image_of_unknown_size_is_not_listed_as_0_mib(tmp_path: Path) -> None:

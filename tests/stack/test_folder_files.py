@@ -109,6 +109,13 @@ def test_render_ends_with_the_next_step(folder: Path, capsys: pytest.CaptureFixt
     assert "next:" not in capsys.readouterr().err
 
 
+def test_render_estimates_the_size_of_the_download(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "stack.yaml"
+    path.write_text(path.read_text().replace("org/name", "Qwen/Qwen3-8B"))
+    assert render(folder) == 0
+    assert "the weights of Qwen/Qwen3-8B (about 15.3 GiB, estimated)" in capsys.readouterr().err
+
+
 def test_render_lists_what_only_the_user_can_do_until_it_is_done(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,18 @@ def test_all_gpus_become_the_number_that_vllm_needs(
     assert "--gpus 2" in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(("machine", "arch"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64")])
+def test_init_writes_the_architecture_of_an_arm_machine(
+    machine: str, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert init(tmp_path / "a", "--gpus", "none") == 0
+    assert load_stack(tmp_path / "a" / "stack.yaml").cpu_arch == arch
+    # the field has no effect on other images
+    assert init(tmp_path / "b", "--gpus", "1") == 0
+    assert "cpu_arch" not in (tmp_path / "b" / "stack.yaml").read_text()
+
+
 def test_commented_lines_are_valid_fields(tmp_path: Path) -> None:
     """The comments of the file document fields, so each of them must be valid once uncommented."""
     init(tmp_path)

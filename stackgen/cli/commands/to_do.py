@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from stackgen.doctor.capacity import guess_weight_bytes
 from stackgen.doctor.catalog import check_gated
 from stackgen.doctor.collect import collect_start_inputs, hub_models, read_env_facts
 from stackgen.doctor.facts import Host
+from stackgen.doctor.finding import format_bytes
 from stackgen.errors import StackgenError
 from stackgen.runtimes.compose.gateway import has_gateway
 from stackgen.stack.envfile import GENERATED_SECRETS
@@ -55,4 +57,10 @@ def describe_download(stack: Stack) -> str:
     """A sentence about the weights that the first start downloads; "" if it downloads none."""
     if not any(service.role == "download" for service in stack.plan.services):
         return ""
-    return f"The first start downloads the weights of {', '.join(one.model for one in hub_models(stack))}"
+    return f"The first start downloads the weights of {', '.join(_sized(one.model) for one in hub_models(stack))}"
+
+
+def _sized(model: str) -> str:
+    """The model, with the size of its weights as far as it is known without the Hub."""
+    size, _ = guess_weight_bytes(model)
+    return f"{model} (about {format_bytes(size)}, estimated)" if size else model

@@ -30,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the whole command line."""
     parser = Parser(
         prog="stackgen",
-        description="Serve language models on your own GPUs: render Docker Compose stacks for vLLM, FastChat and "
-        "llama.cpp, start them, and check that they work.",
+        description="Serve language models on your own GPUs: render Docker Compose stacks for vLLM, SGLang, "
+        "llama.cpp and FastChat, start them, and check that they work.",
         epilog=EXIT_CODES,
     )
     # not action="version", which needs the version here: main() imports the version only for this option
