@@ -82,6 +82,7 @@ class Flags:
     by_name: dict[str, dict[str, Any]]
 
 
+@cache
 def known_versions(engine: str) -> tuple[str, ...]:
     """The versions of an engine of which there is a table, the oldest first."""
     names = (path.stem.partition("-")[2] for path in Path(__file__).parent.glob(f"{engine}-*.json"))

@@ -24,6 +24,7 @@ TEMPLATE = "compose/compose.yaml.j2"
 _PLAIN = re.compile(r"(?:--)?(?:[A-Za-z]|\.{0,2}/)[A-Za-z0-9_./@+=-]*(?::[A-Za-z0-9_./@+=-]+)*")
 _RESERVED_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"])
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_ESCAPED = re.compile(r'[\\"]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ def format_scalar(value: Any) -> str:
 
 def quote(text: str) -> str:
     """Puts `text` in double quotes, with YAML's escapes. `$` is left unchanged."""
+    if text.isprintable() and not _ESCAPED.search(text):
+        return f'"{text}"'
     return '"' + "".join(_ESCAPES.get(ch) or (ch if ch.isprintable() else _hex(ch)) for ch in text) + '"'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stackgen.engines.base import served_names
@@ -126,7 +126,7 @@ class Gateway:
         return tuple(dict.fromkeys(name for one in servers for name in one.entries))
 
     @property
-    def errors(self) -> dict[str, str]:
+    def errors(self) -> Mapping[str, str]:
         """Bodies of the gateway's errors by name, as HAProxy log formats."""
         return error_bodies(self.max_body)
 

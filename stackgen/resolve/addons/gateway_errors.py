@@ -7,6 +7,8 @@ Formats: OpenAI's API reference ("Error codes"), Anthropic's API reference ("Err
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cache
 
 __all__ = ["error_bodies", "error_body", "path_error_body"]
 
@@ -112,7 +114,8 @@ def path_error_body(message: str) -> str:
     return body.replace(SHAPE, '"type":"error",')
 
 
-def error_bodies(max_body: int) -> dict[str, str]:
+@cache
+def error_bodies(max_body: int) -> Mapping[str, str]:
     """The bodies of all errors by name. `max_body` is in bytes."""
     bodies = {name: error_body(*error) for name, error in ERRORS.items()}
     large = f"The request is too large: {max_body // 2**20} MiB at most, {TOO_LARGE}"
