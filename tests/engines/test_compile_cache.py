@@ -36,11 +36,13 @@ def install(packages: Path, checksum: str) -> None:
     record.write_text(f"vllm/_C.abi3.so,sha256={checksum},5\n")
 
 
-def start(programs: Path, packages: Path, setup: str = f"{sys.executable} {SETUP}") -> tuple[list[str], str]:
+def start(
+    programs: Path, packages: Path, setup: str = f"{sys.executable} {SETUP}", folder: str = "/proc/cache dir/code/m-1"
+) -> tuple[list[str], str]:
     """The three variables that the service sees, and what supervise.sh prints."""
     environment = {
         "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(packages), "STACKGEN_SETUP": setup,
-        "STACKGEN_READY_FILE": str(programs.parent / "ready"), "VLLM_CACHE_ROOT": "/cache dir/m-1",
+        "STACKGEN_READY_FILE": str(programs.parent / "ready"), "VLLM_CACHE_ROOT": folder,
     }  # fmt: skip
     # the service ends at once, as one that was never healthy
     words = ["sh", str(SUPERVISE), "sh", "-c", "".join(f'echo "${name}"; ' for name in NAMES)]
@@ -53,7 +55,7 @@ def test_each_image_and_each_kind_of_gpu_gets_a_folder(programs: Path, tmp_path:
     install(packages, "one")
     gpus(programs, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
     (root, inductor, triton), _ = start(programs, packages)
-    assert root.startswith("/cache dir/m-1/") and (inductor, triton) == (f"{root}/inductor", f"{root}/triton")
+    assert root.startswith("/proc/cache dir/code/m-1/") and (inductor, triton) == (f"{root}/inductor", f"{root}/triton")
     # neither the number of GPUs nor a restart is another kind
     gpus(programs, "NVIDIA H100 80GB HBM3")
     assert start(programs, packages)[0][0] == root
@@ -71,5 +73,29 @@ def test_each_image_and_each_kind_of_gpu_gets_a_folder(programs: Path, tmp_path:
 
 def test_a_service_starts_with_the_folder_of_the_stack_file_if_the_script_fails(programs: Path, tmp_path: Path) -> None:
     (root, inductor, triton), log = start(programs, tmp_path, "false")
-    assert (root, inductor, triton) == ("/cache dir/m-1", "", "")
+    assert (root, inductor, triton) == ("/proc/cache dir/code/m-1", "", "")
     assert '"false" failed' in log
+
+
+def test_what_vllm_knows_about_model_classes_is_shared_within_an_image(programs: Path, tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    install(packages, "one")
+    gpus(programs, "NVIDIA H100 80GB HBM3")
+    code = tmp_path / "code"
+    first, second = (
+        Path(start(programs, packages, folder=str(code / name))[0][0]) / "modelinfos" for name in ("m-1", "m-2")
+    )
+    (first / "llama.json").write_text("{}")
+    assert (second / "llama.json").read_text() == "{}"
+    # a folder of compiled code can be removed without it
+    assert not first.resolve().is_relative_to(code)
+    # another image has other classes
+    install(packages, "two")
+    other = Path(start(programs, packages, folder=str(code / "m-1"))[0][0]) / "modelinfos"
+    assert other.is_dir() and not list(other.iterdir())
+    # a folder of an earlier version stays as it is
+    other.unlink()
+    other.mkdir()
+    (other / "old.json").write_text("{}")
+    start(programs, packages, folder=str(code / "m-1"))
+    assert [one.name for one in other.iterdir()] == ["old.json"]

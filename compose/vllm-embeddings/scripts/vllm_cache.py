@@ -56,10 +56,31 @@ def devices(topology=TOPOLOGY, cpu="/proc/cpuinfo"):
     return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
 
 
+def share_model_infos(root, shared):
+    """Links `modelinfos` below `root` to the folder `shared`, which all folders of this image use.
+
+    vLLM stores there what it knows about each model class, with a hash of the class's file. To find out, it starts a
+    process that imports vLLM once more (`_LazyRegisteredModel` in vllm/model_executor/models/registry.py of 0.32.0).
+    """
+    link = root / "modelinfos"
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        # what an earlier version has stored stays
+        if not link.exists():
+            link.symlink_to(os.path.relpath(shared, root))
+    except OSError:
+        # without the link, vLLM stores it in a folder of its own
+        return
+
+
 def main():
-    root = os.environ["VLLM_CACHE_ROOT"]
+    base = Path(os.environ["VLLM_CACHE_ROOT"])
     kind = hashlib.sha256("\n".join(devices()).encode()).hexdigest()[:8]
-    root = f"{root}/{image(sys.path)}-{kind}"
+    packages = image(sys.path)
+    root = base / f"{packages}-{kind}"
+    # next to the folder of all models' compiled code, which `stackgen storage` may remove
+    share_model_infos(root, base.parent.parent / "modelinfos" / packages)
     for name, folder in NAMES.items():
         print(f"{name}={root}{folder}")
     print(f"stackgen: compiled code is kept in {root}", file=sys.stderr)
