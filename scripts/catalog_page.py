@@ -79,8 +79,9 @@ def _memory(able):
     yield ""
     if small:
         yield (
-            f"{len(small)} figures are smaller than the size of the weights, computed from the number of parameters "
-            "and the precision in the recipe. One of the two is wrong. `models search --fits` uses the larger one:\n"
+            f"For {len(small)} checkpoints, the recipe contradicts itself: its memory is smaller than the size of "
+            "the weights, computed from its number of parameters and precision. `models search --fits` uses the "
+            "larger number:\n"
         )
         yield "| checkpoint | recipe | weights |"
         yield "|---|---|---|"

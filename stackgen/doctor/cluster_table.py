@@ -17,8 +17,8 @@ CLUSTER_ONLY: tuple[Check, ...] = (
     Check("SG-P102", name="cluster-gpus", description="the nodes that the pods may use have enough free NVIDIA or "
                                                       "AMD GPUs",
           run=cluster.check_gpus, machine=True),
-    Check("SG-P103", name="cluster-storage", description="each claim has a storage class, and its driver is not one "
-                                                         "that creates volumes for a single node",
+    Check("SG-P103", name="cluster-storage", description="each claim has a storage class whose volumes several "
+                                                         "nodes can use, as far as its driver is known",
           run=cluster.check_storage, machine=True),
     Check("SG-P104", name="cluster-security", description="the Pod Security level of the namespace allows the pods",
           run=cluster.check_security, machine=True),

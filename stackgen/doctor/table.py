@@ -81,10 +81,9 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P033", name="gpu-ids", description="this machine has the GPUs that `gpus` requests (by index, UUID or "
           "count)",
           run=gpus.check_gpu_ids),
-    Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory: vLLM needs "
-          "`gpu_memory_utilization` × total memory, and other engines need weights, buffers and cache (if the "
-          "memory is too small, doctor names the processes that use it); the model fits, as `stackgen fit` "
-          "estimates",
+    Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory, and the model fits, as "
+          "`stackgen fit` estimates. vLLM needs `gpu_memory_utilization` × total memory, and other engines need "
+          "weights, buffers and cache. If the free memory is too small, doctor names the processes that use it",
           run=gpu_memory.check_gpu_memory, machine=True),
     Check("SG-P035", name="mig", description="GPUs in MIG mode are requested by the UUIDs of their MIG instances",
           run=gpus.check_mig),
@@ -164,8 +163,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",
           run=catalog.check_first_version),
-    Check("SG-P069", name="gated", description="if the Hub was not asked, a model that is known to be gated has a "
-                                               "token",
+    Check("SG-P069", name="gated", description="a model that is known to be gated has a token (only if the Hub was "
+                                               "not asked)",
           run=catalog.check_gated),
     Check("SG-P070", name="env", description="`.env` exists",
           run=secrets.check_env_present),

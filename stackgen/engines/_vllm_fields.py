@@ -112,9 +112,9 @@ def find_field_warnings(replica: Replica) -> Iterator[str]:
     if model.sleep_mode and DEVELOPER_MODE not in model.extra_env:
         yield (
             f"{path}.sleep_mode makes the engine ready to sleep, but vLLM offers /sleep and /wake_up only with "
-            f"{DEVELOPER_MODE}=1. stackgen does not set this variable, because it also opens paths that need no key "
-            "and change the engine (/collective_rpc). Set it in extra_env only for a replica that nothing but the "
-            "gateway can reach"
+            f"{DEVELOPER_MODE}=1. stackgen does not set this variable, because it also opens paths that need no "
+            "key and change the engine (/collective_rpc). Set it in extra_env only if only the gateway can reach "
+            "the replica"
         )
     if model.load_format == "dummy":
         yield f"{path}.load_format is dummy: the weights are random, and the answers have no meaning"

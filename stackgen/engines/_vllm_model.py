@@ -27,11 +27,13 @@ class VllmModel(ModelSpec):
         1, ge=1, le=64, description="Number of pipeline stages. A stage is a group of layers that runs on its own GPUs"
     )
     data_parallel_size: int = Field(
-        1, ge=1, le=64, description="Number of copies of the model inside a replica, each with its own GPUs. For most "
-        "models, `replicas` does the same with separate services; mixture-of-experts models share their experts",
+        1, ge=1, le=64, description="Number of copies of the model inside a replica, each with its own GPUs. For "
+        "most models, use `replicas` instead, which are separate services. With `expert_parallel`, the copies of a "
+        "mixture-of-experts model share the experts",
     )  # fmt: skip
     expert_parallel: bool = Field(
-        False, description="Spread the experts of a mixture-of-experts model across the GPUs, instead of splitting each"
+        False, description="Distribute the experts of a mixture-of-experts model among the GPUs, instead of "
+                           "splitting each expert"
     )
     max_model_len: TokenCount | None = Field(
         None,
@@ -55,8 +57,8 @@ class VllmModel(ModelSpec):
         None, description="Reuse the KV cache of common prompt prefixes. Default: on for models that support it"
     )
     kv_cache_memory: ByteSize | None = Field(
-        None, description="Memory for the KV cache on each GPU, for example 20g, instead of the rest of "
-        "`gpu_memory_utilization`",
+        None, description="Memory for the KV cache on each GPU, for example 20g. Default: the part of "
+        "`gpu_memory_utilization` that weights and activations don't use",
     )  # fmt: skip
     cpu_offload_gib: float | None = Field(
         None, gt=0, description="GiB of weights per GPU that stay in the host's memory. Each step reads them again, so "

@@ -244,15 +244,15 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
         what = f"{settings.max_num_seqs} requests with {found.length} tokens"
     low, middle, high = found.cache
     if high < wanted and middle < 0:
-        return NOT, (f"the weights and buffers need {format_gib(found.budget - middle)}, and the engine may take "
-                     f"{format_gib(found.budget)}: with {format_gib(wanted)} of KV cache for {what}, "
+        return NOT, (f"the weights and buffers need {format_gib(found.budget - middle)}, and the KV cache for "
+                     f"{what} needs {format_gib(wanted)}, but the engine may use only {format_gib(found.budget)}: "
                      f"{format_gib(wanted - middle)} are missing")  # fmt: skip
     if high < wanted:
         return NOT, (f"{format_gib(middle)} of room for the KV cache, but {what} need{'s' * ('one' in what)} "
                      f"{format_gib(wanted)}: {format_gib(wanted - middle)} are missing")  # fmt: skip
     if low < wanted:
-        return CLOSE, (f"{what} need{'s' * ('one' in what)} {format_gib(wanted)} of KV cache, and between "
-                       f"{format_gib(low)} and {format_gib(high)} of room are expected")  # fmt: skip
+        return CLOSE, (f"{what} need{'s' * ('one' in what)} {format_gib(wanted)} of KV cache, and the room for it "
+                       f"is between {format_gib(low)} and {format_gib(high)}")  # fmt: skip
     if outside and not settings.is_cpu:
         # capturing graphs and warming the sampler up happens outside the budget, in what is left of the GPU
         free = gpu.memory - found.budget - CONTEXT * GIB
@@ -260,11 +260,11 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
         warm_up = 8 * (settings.max_num_seqs or 0) * found.vocabulary + GIB // 2
         after = outside.high + warm_up if outside.bytes else 0
         if free < after:
-            return CLOSE, (f"{format_gib(max(0, free))} of the GPU's memory are left outside the engine's share, and "
-                           f"CUDA graphs and the first sampling may take {format_gib(after)}; vLLM before 0.21 does "
-                           "not count them")  # fmt: skip
+            return CLOSE, (f"the engine's share leaves {format_gib(max(0, free))} of the GPU's memory free, but "
+                           f"CUDA graphs and the first sampling may take {format_gib(after)}, which vLLM before "
+                           "0.21 does not count as part of the share")  # fmt: skip
         if free < 0:
-            return CLOSE, "the engine's share and the CUDA context are more than the GPU's memory"
+            return CLOSE, "the engine's share and the CUDA context together need more than the GPU's memory"
     if doubt := next(iter(found.doubts), ""):
         return CLOSE, f"{format_gib(middle)} of room for the KV cache are expected, but {doubt}"
     return (

@@ -74,7 +74,7 @@ DROPPED = {
     "cpu-shares": "to limit CPU cores, set `cpuset`", "cap-add": "stackgen's containers run without Linux capabilities",
     "security-opt": "stackgen sets no-new-privileges, and needs no other security option",
     "add-host": "stack.yaml has no field for host names", "hostname": "containers are known by their service's name",
-    "dns": "stack.yaml has no field for DNS servers; Docker's daemon.json has",
+    "dns": "stack.yaml has no field for DNS servers: set them in Docker's daemon.json",
     "platform": "stackgen chooses the platform: set `cpu_arch` for CPU images",
     "workdir": "the paths of a stack don't depend on a working directory",
     "tmpfs": "/tmp is writable in memory; stack.yaml has no field for other places",

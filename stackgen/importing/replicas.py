@@ -63,7 +63,7 @@ def _share_first(drafts: list[Draft], ledger: Ledger) -> None:
             draft.fields["share_gpus"] = True
         ledger.warn(
             "gpus",
-            "all models share the same GPUs, as in the source: their `gpu_memory_utilization` is at most 1 together",
+            "all models share the same GPUs, as in the source: the sum of their `gpu_memory_utilization` is at most 1",
         )
 
 
@@ -82,9 +82,8 @@ def share_gpus(drafts: list[Draft], ledger: Ledger, *, scheduled: bool = False) 
             if common := set(map(str, mine)) & set(map(str, theirs)):
                 listed = ", ".join(sorted(common))
                 ledger.warn(draft.source or "gpus", f"GPU {listed} is used twice: by "
-                    f"{other.source or other.fields['model']} and "
-                            f"{draft.source or draft.fields['model']}. Their `gpu_memory_utilization` must not "
-                            "exceed 1 together")  # fmt: skip
+                    f"{other.source or other.fields['model']} and {draft.source or draft.fields['model']}. The sum "
+                    "of their `gpu_memory_utilization` must not exceed 1")  # fmt: skip
                 for one in (draft, other):
                     one.fields["share_gpus"] = True
                     # vLLM's default of the versions that most sources use

@@ -113,8 +113,9 @@ class StackSpec(Strict):
 
     hosts: dict[HostName, HostSpec] = Field(
         {},
-        description="The machines of the stack, by name, if it runs on several without Kubernetes. `render` writes a "
-        "folder for each of them. The first one has the gateway and the chat UI. Default: one machine",
+        description="The machines of the stack by name, if the stack runs on several machines without Kubernetes. "
+        "`render` writes a folder for each of them. The first one has the gateway and the chat UI. Default: one "
+        "machine",
     )
     host: HostName | None = Field(
         None,

@@ -110,8 +110,8 @@ class GatewaySpec(Strict):
     )
     key_defaults: KeyDefaults | None = Field(
         None,
-        description="Limits of every key of a client that does not set its own, also of keys that are not listed. They "
-        "don't limit the key in .env. In `keys`, `null` lifts a limit",
+        description="Limits for all keys of clients without limits of their own, including keys that are not "
+        "listed. They don't apply to the key in .env. In `keys`, `null` removes a default limit",
     )
     count_tokens: bool | None = Field(
         None,

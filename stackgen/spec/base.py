@@ -187,8 +187,9 @@ class ModelSpec(Strict):
     )
     host: ModelHosts = Field(
         (),
-        description="The machine of `hosts` that runs the model, or a list of them: each gets all `replicas`. Default: "
-        "the first one of `hosts`; with `gpus: auto`, those that `stackgen plan` chooses",
+        description="The machine in `hosts` that runs the model, or a list of machines, each with this number of "
+        "`replicas`. Default: the first machine in `hosts`; with `gpus: auto`, the machines that `stackgen plan` "
+        "chooses",
     )
     kubernetes: KubernetesModelSpec | None = Field(
         None, description="What the model's pods need. Only for the target `kubernetes`"

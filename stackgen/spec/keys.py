@@ -58,7 +58,7 @@ TokensPerDay = Annotated[
 
 
 class KeyDefaults(Strict):
-    """Limits of every key that does not set its own, except for the key in `.env`."""
+    """Limits for all keys without limits of their own, except the key in `.env`."""
 
     requests_per_minute: RequestsPerMinute = None
     concurrent_requests: ConcurrentRequests = None

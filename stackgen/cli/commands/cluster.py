@@ -88,7 +88,7 @@ def _show_former(cluster: Kubectl, stack: Stack) -> tuple[str, ...]:
     try:
         found = find_former(cluster, stack.plan.name, names_rendered(stack.files()))
     except MachineError as error:
-        note(f"objects of former versions were not searched: {error.message}")
+        note(f"could not look for objects of former versions: {error.message}")
         return ()
     former = tuple(one for one in found if not is_file_map(one))
     if former:
@@ -114,7 +114,7 @@ def _delete_file_maps(cluster: Kubectl, stack: Stack) -> None:
         delete_former(cluster, former)
     # the stack works
     except (MachineError, StartError) as error:
-        note(f"objects of former versions stay: {error.message}")
+        note(f"objects of former versions are kept: {error.message}")
 
 
 def _explain(args: Namespace, stack: Stack) -> None:

@@ -73,7 +73,7 @@ def group_lines(group: Group, color: bool = False) -> Iterator[str]:
     names = " and ".join(group.names)
     text = f"{names} fit together on {where}" if verdict == FITS else f"{names} together on {where}: {verdict}"
     if verdict == FITS and any(one.verdict != FITS for one in group.estimates):
-        text = f"the shares of {names} fit together on {where}, but not each model fits into its share"
+        text = f"the shares of {names} fit together on {where}, but at least one model does not fit into its own share"
     yield f"{mark_of(verdict, color)} {text}"
     yield f"  {group.shared.reason}"
     for number, shares in enumerate(group.shares):

@@ -38,9 +38,7 @@ def _notes(report: GpuReport) -> list[str]:
             continue
         other = "amd-smi and rocm-smi are" if name == "amd-smi" else f"{name} is"
         if state == "missing":
-            found.append(
-                f"{other} not on the PATH, or without an answer: memory and processes of these GPUs are unknown"
-            )
+            found.append(f"{other} not on the PATH, or can't be run, so memory and processes of these GPUs are unknown")
         elif state != "ok":
             found.append(f"{name} fails: {state}")
     if report.docker_error:

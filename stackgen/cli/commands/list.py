@@ -80,7 +80,8 @@ def list(args: Namespace) -> int:
         note(f"forgot {folder}: it contains no stack any more, and it has no containers")
     if any(not Path(one.folder).exists() and not one.services for one in stacks):
         note(
-            "if the folder of a stack was deleted, and not only its disk unmounted, `stackgen list --forget` forgets it"
+            "a stack stays in this list if its disk may only be unmounted. If its folder was deleted, run "
+            "`stackgen list --forget`"
         )
     if inventory.docker_error:
         note(f"stackgen: {inventory.docker_error}, so the state of stacks in containers is unknown")

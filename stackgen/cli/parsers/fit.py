@@ -34,7 +34,7 @@ def add_fit(subcommands: Subcommands) -> None:
         gpu.add_argument("--gpu", metavar="NAME", help="name of a GPU, for example H100 or RTX-4090"), _gpu_names
     )
     gpu.add_argument("--gpu-memory", metavar="SIZE", help="memory of a GPU that is not in the table, for example 24GiB")
-    gpu.add_argument("--gpus", type=int, metavar="COUNT", help="number of GPUs of a model, which split each layer")
+    gpu.add_argument("--gpus", type=int, metavar="COUNT", help="number of GPUs that a model is split across")
     gpu.add_argument("--list-gpus", action="store_true", help="print the table of GPUs")
     one = fit.add_argument_group("a model without a stack")
     one.add_argument("--engine", choices=("vllm", "llamacpp", "fastchat"), help="default: llamacpp for GGUF, else vllm")

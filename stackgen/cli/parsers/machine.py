@@ -39,7 +39,7 @@ def add_machine_commands(subcommands: Subcommands) -> None:
     )
     storage.add_argument(
         "--stacks", action="append", metavar="FOLDER",
-        help="also count the stacks in FOLDER as users, for example those of another user; repeatable",
+        help="also keep what the stacks in FOLDER use, for example the stacks of another user; repeatable",
     )  # fmt: skip
     storage.add_argument("--yes", action="store_true", help="remove without asking")
     subcommands.add(

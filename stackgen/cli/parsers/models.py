@@ -51,7 +51,9 @@ def add_models(subcommands: Subcommands) -> None:
     )
     search.add_argument("--all", action="store_true", help="also list models for which stackgen has no engine")
     show = models.add_argument_group("only for the action `show`")
-    show.add_argument("--variant", metavar="NAME", help="checkpoint, for example fp8 (default: the named one)")
+    show.add_argument(
+        "--variant", metavar="NAME", help="checkpoint, for example fp8 (default: the one that MODEL names)"
+    )
     show.add_argument("--gpu", metavar="NAME", help="GPU to plan for (default: the GPUs of this machine, else H200)")
     show.add_argument("--engine-version", metavar="VERSION", help="version of vLLM (default: the pinned version)")
     show.add_argument(

@@ -67,10 +67,10 @@ RULES: tuple[Rule, ...] = (
         cause="the model uses attention sinks. vLLM's FlashAttention backend supports attention sinks only with "
         "FlashAttention 3 or newer, which needs a GPU of the Hopper generation. On this GPU, vLLM uses an older "
         "FlashAttention",
-        fix="use the Triton attention backend: set extra_args to [--attention-backend, TRITON_ATTN]; vLLM 0.10 does "
-        "not have this flag: set VLLM_ATTENTION_BACKEND=TRITON_ATTN_VLLM_V1 in extra_env there; or try a newer "
-        "image, which may choose a working backend by itself; don't install FlashAttention 3, because it does not "
-        "run on this GPU",
+        fix="use the Triton attention backend: set extra_args to [--attention-backend, TRITON_ATTN]; with vLLM "
+        "0.10, which does not have this flag, set VLLM_ATTENTION_BACKEND=TRITON_ATTN_VLLM_V1 in extra_env instead; "
+        "or try a newer image, which may choose a working backend by itself; don't install FlashAttention 3, "
+        "because it does not run on this GPU",
         source="The message comes from vLLM (v1/attention/backends/flash_attn.py), and is quoted in vllm-project/vllm "
         "issues 22279, 22325 and 22331 (2025-08).",
         explain="gpt-oss and MiMo-V2 are models with attention sinks. The line `might cause deadlock in distributed "

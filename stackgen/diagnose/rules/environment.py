@@ -74,8 +74,8 @@ RULES: tuple[Rule, ...] = (
         cause="the container runs as user id {uid}, and the image's /etc/passwd has no entry for it. A library "
         "failed because it needs the user's name",
         fix="in extra_env, set USER and LOGNAME to any name, and HOME to a folder that this user can write (for "
-        "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; don't set only "
-        "TORCHINDUCTOR_CACHE_DIR, because some versions of torch need the name even then",
+        "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; TORCHINDUCTOR_CACHE_DIR alone is "
+        "not enough, because some versions of torch need the name even then",
         source="The message comes from Python's getpass.py and pwd, and is quoted in vllm-project/vllm issue 44548 "
         "(2026-06) and pytorch/pytorch issue 140765. Pull requests 46734 of vllm-project/vllm and 974 of "
         "h2oai/h2o-llmstudio describe the variables. The failure was not reproduced.",
@@ -173,7 +173,7 @@ RULES: tuple[Rule, ...] = (
         cause="a compiled file[[ ({file})]] needs {version}, which {library} in this image does not have. The file "
         "was built on a newer Linux distribution",
         fix="if you installed the package into the image, use a build for the image's distribution, or the version "
-        "that came with the image; otherwise set `image:` to a version whose parts were built "
+        "that came with the image; otherwise set `image:` to a version whose packages were built "
         'together[[?extra_env.VLLM_ROCM_USE_AITER|; if the file belongs to AITER, set VLLM_ROCM_USE_AITER to "0": '
         "vLLM then starts without AITER, but is slower]]; don't copy the library from another system, because this "
         "breaks other programs in the image",

@@ -197,10 +197,10 @@ RULES: tuple[Rule, ...] = (
         fix="run `docker compose restart {service}`; to prevent this failure, serve the model from a stack that "
         "stackgen rendered, because stackgen's launcher prevents it",
         source="The heartbeat lines come from FastChat 0.2.36 (serve/model_worker.py). The failure was reproduced.",
-        explain="In plain FastChat, the worker can count a failed request as running forever. When all places of its "
-        "concurrency limit are lost, every request hangs. `/v1/models` and heartbeats still work, so only a probe "
-        "that generates text detects this failure. stackgen's launcher prevents this failure, and stackgen's health "
-        "check detects it.",
+        explain="In plain FastChat, the worker can count a failed request as running forever. When such requests "
+        "have used up the whole concurrency limit, every further request hangs. `/v1/models` and heartbeats still "
+        "work, so only a probe that generates text detects this failure. stackgen's launcher prevents this "
+        "failure, and stackgen's health check detects it.",
         find=_find_stuck_worker,
     ),
     Rule(

@@ -23,8 +23,8 @@ RULES: tuple[Rule, ...] = (
         cause="the file {path} does not exist in llama.cpp's container",
         fix="correct `model:` and `file:` (names are case-sensitive); in extra_args (--lora, --mmproj, "
         "--model-draft), write paths as they are in the container; if the file exists on the host, it may be a "
-        "symbolic link to a folder that is not mounted: `readlink -f` shows the real file, whose folder `model:` "
-        "must name",
+        "symbolic link to a folder that is not mounted: find the real file with `readlink -f`, and set `model:` to "
+        "its folder",
         source=f"The messages come from {SERVER} (ggml/src/gguf.cpp and src/llama-adapter.cpp). {REPRODUCED}",
         explain="If `model` is a folder, set `file` to the name of the GGUF file in that folder. Without `file`, set "
         "`model` to the path of the GGUF file. Large models are split into several files (-00001-of-00003.gguf). "

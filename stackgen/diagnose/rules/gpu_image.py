@@ -132,8 +132,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 NO_BACKEND,
                 title="no attention backend of the image supports this model on this GPU",
-                cause="each attention backend in the message lacks support for something of the model or of the GPU, "
-                "such as sparse attention or the compute capability: {problem}",
+                cause="no attention backend in the message supports this model on this GPU. Each one lacks "
+                "something, for example sparse attention or support for this compute capability: {problem}",
                 fix="use a GPU that supports what the message names, or a model with another kind of attention "
                 "(use_sparse=True means sparse attention, as in DeepSeek V3.2 and GLM 5); or use another image whose "
                 "release notes name this model and this GPU; changing `--attention-backend` or the KV cache type does "

@@ -179,8 +179,8 @@ RULES: tuple[Rule, ...] = (
         "access to them",
         fix="if the container worked before, `systemctl daemon-reload` took its GPU away: recreate the container "
         "(`stackgen down`, then `stackgen up`); if it never worked, look for `no-cgroups = true` in "
-        "/etc/nvidia-container-runtime/config.toml, and remove it unless the engine is rootless; to prevent both, "
-        "use CDI (set gpu_driver to cdi)",
+        "/etc/nvidia-container-runtime/config.toml, and remove it unless the Docker engine is rootless; to prevent "
+        "both, use CDI (set gpu_driver to cdi)",
         source="The messages are quoted in issues 251, 580 and 1227 of NVIDIA/nvidia-container-toolkit. CUDA error 999 "
         "is quoted in ggml-org/llama.cpp issue 7218. The failures were not reproduced.",
         explain="If Docker uses the systemd cgroup driver, `systemctl daemon-reload` applies systemd's own device "

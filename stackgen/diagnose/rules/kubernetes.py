@@ -63,8 +63,8 @@ RULES: tuple[Rule, ...] = (
         title="no node of the cluster has enough free GPUs",
         cause="no node has enough free GPUs of the kind `{resource}` for a pod of {service}, so the pod stays Pending",
         fix="wait for a GPU, add a node, or request fewer GPUs (`gpus:` or `replicas:` in stack.yaml); " + NODES + "; "
-        "if it shows no `{resource}` at all, the device plugin is missing. A model with more GPUs than a node has "
-        "needs `kubernetes.gpus_per_node` with the right number",
+        "if it shows no `{resource}` at all, install the device plugin; if the model has more GPUs than one node, "
+        "set `kubernetes.gpus_per_node` to the number of GPUs of a node",
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
         explain="The scheduler needs all GPUs of a pod on one node: if two nodes have one free GPU each, a pod with "
         "two GPUs fits on neither. During a rollout, the new pod waits for the GPU of the old pod.",
@@ -90,8 +90,8 @@ RULES: tuple[Rule, ...] = (
         cause="a pod of {service} needs a PersistentVolumeClaim that has no volume, so the pod stays Pending",
         fix="run `kubectl get pvc,storageclass`, which shows the claims and the storage classes; set "
         "`kubernetes.weights.storage_class` (and `kubernetes.cache.storage_class`) in stack.yaml to a class that "
-        "offers ReadWriteMany; you can't change the class of an existing claim: to replace a claim, `stackgen down "
-        "--volumes` deletes all claims with all weights",
+        "offers ReadWriteMany; you can't change the class of an existing claim, but `stackgen down --volumes` "
+        "deletes all claims with all weights, and the next start creates new ones",
         source=SCHEDULER + "plugin VolumeBinding, and from pkg/controller/volume; " + REPRODUCED,
         explain="A claim without a storage class uses the default class of the cluster, if there is one. Most "
         "classes for disks offer only ReadWriteOnce, which lets only one node mount the volume.",

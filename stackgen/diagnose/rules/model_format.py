@@ -168,9 +168,9 @@ RULES: tuple[Rule, ...] = (
                     r"AttributeError: '?(?P<config>Mistral\w*Tokenizer\w*)'?(?: object)? has no attribute "
                     r"'?(?P<field>\w+)"
                 ),
-                cause="the engine reads {field} from {config}, the wrapper of Transformers around Mistral's "
-                "tokenizer, which does not have it. Either flags for Mistral's own model format are missing, or the "
-                "versions of the engine and of Transformers are not compatible",
+                cause="the engine reads {field} from {config}, which does not have it. {config} is the wrapper of "
+                "Transformers around Mistral's tokenizer. Either flags for Mistral's own model format are missing, "
+                "or the versions of the engine and of Transformers are not compatible",
                 fix="for a model in Mistral's own format with vLLM, set extra_args to [--tokenizer-mode, mistral, "
                 "--config-format, mistral, --load-format, mistral]; for a model in Transformers' format, use a newer "
                 "image",

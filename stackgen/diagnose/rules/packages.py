@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         title="a compiled file of the image does not match its libraries",
         cause="{file} was built for another version of {library} than the version in the image, so it could not be "
         "loaded. Later errors about missing operators or attributes are consequences",
-        fix="set `image:` to a version whose parts were built together: an official one, without other packages "
+        fix="set `image:` to a version whose packages were built together: an official one, without other packages "
         "installed into it; don't change flags or drivers, because they do not affect this file; don't install "
         "packages into a running container, because this changes more versions",
         source="The message comes from the dynamic linker, and is quoted in lemonade-sdk/vllm-rocm issue 11 (2026-05). "

@@ -149,8 +149,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V036",
         title="a layer's slice does not fit the quantization kernel",
-        cause="vLLM's Marlin kernel does not support a layer of K={k} and N={n}[[, which is the slice of each of "
-        "{size} GPUs]]. One of the two must be a multiple of 128, and the other a multiple of 64",
+        cause="vLLM's Marlin kernel does not support a layer of K={k} and N={n}[[ (the slice of the layer on each "
+        "of {size} GPUs)]]. One of the two must be a multiple of 128, and the other a multiple of 64",
         fix="choose another tensor_parallel_size (with 1, no layer is split), or use pipeline_parallel_size instead; "
         "or try a newer image, which may pad such slices; or use the model in another quantization, which does not "
         "need this kernel",

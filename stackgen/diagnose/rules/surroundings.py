@@ -199,8 +199,8 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(
                     r"(?:^|[ /])(?P<runtime>crun|runc|runsc|youki): (?P<problem>.{3,200}: Function not implemented)"
                 ),
-                cause="this build of the container runtime {runtime}, or the kernel, does not support a system call "
-                "that starting the container needs: {problem}",
+                cause="this build of the container runtime {runtime}, or the kernel, does not support a system "
+                "call that is needed to start the container: {problem}",
                 fix="use {runtime} from the distribution's packages or a newer version, or another runtime (Podman: "
                 "`--runtime runc`); `podman info` and `docker info` show which runtime is in use",
             ),
