@@ -32,8 +32,9 @@ class VllmModel(ModelSpec):
         "mixture-of-experts model share the experts",
     )  # fmt: skip
     expert_parallel: bool = Field(
-        False, description="Distribute the experts of a mixture-of-experts model among the GPUs, instead of "
-                           "splitting each expert"
+        False,
+        description="Distribute the experts of a mixture-of-experts model among the GPUs, instead of "
+        "splitting each expert",
     )
     max_model_len: TokenCount | None = Field(
         None,
