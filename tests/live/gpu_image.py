@@ -55,18 +55,20 @@ def _libraries(files: list[str]) -> set[str]:
     return set(re.findall(r"(/\S+) \(0x", text))
 
 
-@lru_cache(maxsize=2)
-def fake_image(python: str = "usr/bin/python3") -> bytes:
+# the gateway's start script needs bash, which the official HAProxy image has
+DEFAULT_PROGRAMS = (*(f"usr/bin/{name}" for name in IMAGE_PROGRAMS), "bin/sh", "bin/bash")
+
+
+@lru_cache(maxsize=8)
+def fake_image(python: str = "usr/bin/python3", paths: tuple[str, ...] = DEFAULT_PROGRAMS) -> bytes:
     """Returns a root file system (tar) with this machine's Python, shell and a few programs: 1 second, no download.
 
-    `python` is the interpreter's path, in a folder of /usr.
+    `python` is the interpreter's path, in a folder of /usr. `paths` are those of the other programs in the image.
     """
     stdlib = Path(sysconfig.get_path("stdlib"))
     # the real file: through a virtual environment's link, Python would look for its libraries next to the link
     programs = {python: os.path.realpath(sys.executable)}
-    programs |= {f"usr/bin/{name}": os.path.realpath(path) for name in IMAGE_PROGRAMS if (path := shutil.which(name))}
-    # the gateway's start script needs bash, which the official HAProxy image has
-    programs |= {f"bin/{name}": programs[f"usr/bin/{name}"] for name in ("sh", "bash")}
+    programs |= {path: os.path.realpath(found) for path in paths if (found := shutil.which(Path(path).name))}
     linked = [*programs.values(), *map(str, (stdlib / "lib-dynload").glob("*.so"))]
     texts = {
         "usr/local/bin/vllm": SERVER,

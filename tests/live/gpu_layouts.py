@@ -1,34 +1,34 @@
-"""Fake images with the layout of the real ones: paths, PATH, user, working directory, entrypoint and missing programs.
+"""Fake images with the layout of the real ones (tests/images/layouts.py), for the second Docker engine.
 
-Read from the Dockerfiles of vllm-project/vllm (docker/Dockerfile, Dockerfile.rocm, Dockerfile.cpu: stages vllm-openai)
-and ggml-org/llama.cpp (.devops/cuda.Dockerfile, rocm.Dockerfile, vulkan.Dockerfile: stage server) in November 2026, and
-of sgl-project/sglang (docker/Dockerfile: SGLang is installed from a folder of the image, and there is no entrypoint).
-Each engine is a program that only parses its flags, against the flags that stackgen knows.
+Each engine is a program that only parses its flags, against the flags that stackgen knows. Every other program writes
+to the folders that the real one writes to, and answers HTTP.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from stackgen.flags import load_flags
+from tests.images.layouts import Layout, layout_of
 from tests.live.gpu_image import fake_image
 
 if TYPE_CHECKING:
     from tests.live.gpu_compose import Compose
     from tests.live.gpu_engine import GpuEngine
 
-__all__ = ["LAYOUTS", "PARSED", "use_layouts"]
+__all__ = ["PARSED", "STARTED", "use_layouts"]
 
-BASE = "stackgen-test/layout-base:1"
 # on no PATH, so that a layout decides whether it has Python
 PYTHON = "usr/standin/python3"
-PARSED = "flags parsed"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PARSED, STARTED = "flags parsed", "has written, and answers on port"
+ENGINES = {
+    "vllm/": "vllm", "ghcr.io/ggml-org/": "llamacpp", "stackgen/fastchat:": "fastchat", "lmsysorg/sglang:": "sglang",
+}  # fmt: skip
 PROGRAM = f"""#!/{PYTHON}
 import json, os, signal, sys
 known = json.load(open("/usr/standin/flags.json"))[{{engine!r}}]
@@ -39,42 +39,29 @@ print("{PARSED}, uid", os.getuid(), "in", os.getcwd(), flush=True)
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 signal.pause()
 """
-
-
-@dataclass(frozen=True)
-class Layout:
-    """An image: its program, where Python is ("" if there is none), and its configuration."""
-
-    engine: str
-    program: str
-    python: str
-    entrypoint: tuple[str, ...]
-    workdir: str
-    path: str = DEFAULT_PATH
-    user: str = ""
-    variables: tuple[str, ...] = ()
-
-
-VENV = f"/opt/venv/bin:{DEFAULT_PATH}"
-VLLM = ("vllm", "serve")
-SGLANG = "sgl-workspace/sglang/python"
-# by the beginning of the image's name; the longest that matches counts
-LAYOUTS = {
-    "vllm/vllm-openai:": Layout("vllm", "usr/local/bin/vllm", "usr/bin/python3", VLLM, "/vllm-workspace"),
-    "vllm/vllm-openai-rocm:": Layout("vllm", "usr/local/bin/vllm", "usr/bin/python3", VLLM, "/app"),
-    "vllm/vllm-openai-cpu:": Layout("vllm", "opt/venv/bin/vllm", "opt/venv/bin/python3", VLLM, "/vllm-workspace", VENV),
-    "ghcr.io/ggml-org/llama.cpp:server": Layout("llamacpp", "app/llama-server", "", ("/app/llama-server",), "/app"),
-    "stackgen/fastchat:": Layout("fastchat", "opt/stackgen/launch.py", "opt/venv/bin/python3",
-                                 ("python3", "/opt/stackgen/launch.py"), "/home/fastchat", VENV),
-    # the launcher imports the program; the real package is found through its editable installation
-    "lmsysorg/sglang:": Layout("sglang", f"{SGLANG}/sglang/cli/main.py", "usr/bin/python3", (),
-                               "/sgl-workspace/sglang", variables=(f"PYTHONPATH=/{SGLANG}",)),
-}  # fmt: skip
+SERVER = f"""#!/{PYTHON}
+import http.server, os, signal
+for folder in {{written!r}}:
+    open(f"{{{{folder}}}}/standin", "w").close()
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        text = b'{{{{"status": true}}}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *args):
+        pass
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+server = http.server.ThreadingHTTPServer(("", {{port}}), Answer)
+print("uid", os.getuid(), "in", os.getcwd(), "{STARTED}", {{port}}, flush=True)
+server.serve_forever()
+"""
 
 
 @cache
 def _known_flags() -> str:
-    found = {engine: load_flags(engine) for engine in ("vllm", "llamacpp", "fastchat", "sglang")}
+    found = {engine: load_flags(engine) for engine in sorted(set(ENGINES.values()))}
     names = {
         engine: sorted({name for flag in flags.by_name.values() for name in flag["names"]} | set(flags.by_name))
         for engine, flags in found.items()
@@ -83,38 +70,50 @@ def _known_flags() -> str:
     return json.dumps(names)
 
 
-def _files(layout: Layout) -> bytes:
+def _files(layout: Layout, engine: str) -> bytes:
     """The files of a layout, as a tar for `docker cp`."""
     buffer = io.BytesIO()
-    texts = {layout.program: PROGRAM.format(engine=layout.engine), "usr/standin/flags.json": _known_flags()}
+    program = PROGRAM.format(engine=engine) if engine else SERVER.format(written=layout.written, port=layout.port)
+    texts = {layout.own: program, "/usr/standin/flags.json": _known_flags(), **layout.scripts}
     with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, uid in layout.folders.items():
+            folder = tarfile.TarInfo(name.lstrip("/"))
+            folder.type, folder.uid, folder.mode = tarfile.DIRTYPE, uid, 0o755
+            tar.addfile(folder)
         for name, text in texts.items():
-            member = tarfile.TarInfo(name)
+            member = tarfile.TarInfo(name.lstrip("/"))
             member.size, member.mode = len(text.encode()), 0o755
             tar.addfile(member, io.BytesIO(text.encode()))
         if layout.python:
-            link = tarfile.TarInfo(layout.python)
+            link = tarfile.TarInfo(layout.python.lstrip("/"))
             link.type, link.linkname = tarfile.SYMTYPE, f"/{PYTHON}"
             tar.addfile(link)
     return buffer.getvalue()
 
 
-def _build(engine: GpuEngine, layout: Layout, repository: str, tag: str) -> None:
-    if engine.docker("image", "inspect", BASE, check=False).returncode:
-        engine.docker("import", "-", BASE, stdin=fake_image(PYTHON))
-    container = engine.docker("create", BASE, "/bin/sh").stdout.strip()
-    engine.docker("cp", "-", f"{container}:/", stdin=_files(layout))
-    changes = [f"ENTRYPOINT {json.dumps(layout.entrypoint)}", f"WORKDIR {layout.workdir}", f"ENV PATH={layout.path}"]
+def _base(engine: GpuEngine, layout: Layout) -> str:
+    """An image with the programs of a layout that are this machine's, and Python outside of its PATH."""
+    others = {layout.own, layout.python, *layout.scripts}
+    programs = tuple(sorted(name.lstrip("/") for name in layout.programs if name not in others))
+    image = f"stackgen-test/layout-base:{hashlib.sha256(repr(programs).encode()).hexdigest()[:12]}"
+    if engine.docker("image", "inspect", image, check=False).returncode:
+        engine.docker("import", "-", image, stdin=fake_image(PYTHON, programs))
+    return image
+
+
+def _build(engine: GpuEngine, image: str, layout: Layout) -> None:
+    kind = next((kind for prefix, kind in ENGINES.items() if image.startswith(prefix)), "")
+    container = engine.docker("create", _base(engine, layout), "/bin/sh").stdout.strip()
+    engine.docker("cp", "-", f"{container}:/", stdin=_files(layout, kind))
+    changes = [f"ENTRYPOINT {json.dumps(layout.entrypoint)}", f"CMD {json.dumps(layout.command)}"]
+    changes += [f"WORKDIR {layout.workdir}", f"ENV PATH={layout.path}", f"USER {layout.user}"]
     changes += [f"ENV {one}" for one in layout.variables]
-    engine.docker("commit", *(word for change in changes for word in ("--change", change)), container,
-                  f"{repository}:{tag}")  # fmt: skip
+    engine.docker("commit", *(word for change in changes for word in ("--change", change)), container, image)
     engine.docker("rm", container)
 
 
 def use_layouts(engine: GpuEngine, compose: Compose) -> None:
     """Replaces the images of a project that have a layout. `GpuEngine.project` sets them again for each project."""
     for image in compose.images():
-        prefixes = [prefix for prefix in LAYOUTS if image.startswith(prefix)]
-        if prefixes:
-            repository, _, tag = image.rpartition(":")
-            _build(engine, LAYOUTS[max(prefixes, key=len)], repository, tag)
+        if layout := layout_of(image):
+            _build(engine, image, layout)

@@ -1,4 +1,7 @@
-"""The rendered command of every GPU engine, in an image with the real one's layout: found, started, flags parsed."""
+"""The rendered services in images with the layout of the real ones: programs found, flags parsed, health checks passed.
+
+Prometheus and HAProxy run for real, with their official images' layout, in the tests of monitoring and the gateway.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from stackgen.diagnose import diagnose
 from stackgen.runtimes.observation.evidence import collect_from_log
 from tests.live.gpu_compose import Compose
 from tests.live.gpu_engine import GpuEngine, reason_to_skip
-from tests.live.gpu_layouts import PARSED, use_layouts
+from tests.live.gpu_layouts import PARSED, STARTED, use_layouts
 
 pytestmark = [pytest.mark.docker, pytest.mark.gpu_stub, pytest.mark.timeout(120)]
 
@@ -57,14 +60,14 @@ def engine() -> Iterator[GpuEngine]:
         yield started
 
 
-def render(folder: Path, driver: str, models: list[dict[str, Any]]) -> tuple[Path, list[str]]:
+def render(folder: Path, driver: str, models: list[dict[str, Any]], **fields: Any) -> tuple[Path, list[str]]:
     """Renders a stack in which each model has its own GPU. Returns the Compose file and the engines' services."""
     (folder / "weights").mkdir()
     entries = [
         {"model": "./weights", "gpus": [index], "served_names": [f"m{index}"]} | model
         for index, model in enumerate(models)
     ]
-    data = {"name": "gpu-images", "gpu_driver": driver, "gateway": False, "models": entries}
+    data = {"name": "gpu-images", "gpu_driver": driver, "gateway": False, "models": entries} | fields
     (folder / "stack.yaml").write_text(json.dumps(data), encoding="utf-8")
     assert main(["render", str(folder), "--no-validate"]) == 0
     return folder / "compose.yaml", [f"{model['engine']}-m{index}" for index, model in enumerate(models)]
@@ -96,6 +99,20 @@ def test_every_gpu_command_is_found_and_its_flags_are_parsed(engine: GpuEngine, 
     assert [line for log in logs for line in log.splitlines() if line not in kept] == [
         f"{PARSED}, uid {one}" for one in expected
     ]
+
+
+def test_services_around_the_engines_start_and_pass_their_health_checks(engine: GpuEngine, tmp_path: Path) -> None:
+    file, _ = render(tmp_path, "nvidia", [VLLM | {"lora_adapters": []}], gateway=True, monitoring=True, ui="open-webui")
+    expected = {
+        "grafana": f"uid 472 in /usr/share/grafana {STARTED} 3000",
+        "dcgm-exporter": f"uid 1000 in / {STARTED} 9400",
+        "open-webui": f"uid 0 in /app/backend {STARTED} 8080",
+    }
+    with engine.project(file, f"gpu-{uuid.uuid4().hex[:8]}") as compose:
+        use_layouts(engine, compose)
+        compose("up", "-d", "--no-build", "--pull", "never", "--no-deps", "--wait", "--wait-timeout", "40", *expected)
+        logs = {service: compose("logs", "--no-log-prefix", service).stdout.strip() for service in expected}
+    assert logs == expected
 
 
 def test_a_program_that_the_image_lacks_is_diagnosed(engine: GpuEngine, tmp_path: Path) -> None:

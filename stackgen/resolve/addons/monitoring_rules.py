@@ -200,10 +200,11 @@ def _gpus(planned: int) -> Iterator[Alert]:
         summary="only {{ $value }}" + (f" of {planned}" if planned else "") + " GPUs are left",
         action="check `nvidia-smi` and `dmesg` (Xid); the machine may need a restart",
     )
-    # changes(): the metric keeps the last code, which must not fire forever
+    # the metric keeps the last code, which must not fire forever. Since DCGM exporter 3.3.6, the code is also a label
+    # (`err_code`), and 4.5.3 exports nothing before the first error: a new code is a new series, without a change
     yield Alert(
         "GpuError",
-        expr="changes(DCGM_FI_DEV_XID_ERRORS[15m]) > 0 and DCGM_FI_DEV_XID_ERRORS > 0",
+        expr="DCGM_FI_DEV_XID_ERRORS > 0 unless DCGM_FI_DEV_XID_ERRORS offset 15m",
         for_seconds=0,
         severity="warning",
         summary="GPU {{ $labels.gpu }} reported Xid error {{ $value }}",

@@ -33,8 +33,13 @@ PROVIDER = "haproxy_server_status{proxy=\"fallback-m\",server="  # fmt: skip
 PROBE = 'endpoint="m",base_url="http://gateway:8000/v1",dialect="vllm"'
 
 
-def dcgm(name: str, gpu: int) -> str:
-    return f'DCGM_FI_DEV_{name}{{job="dcgm",gpu="{gpu}"}}'
+def dcgm(name: str, gpu: int, labels: str = "") -> str:
+    return f'DCGM_FI_DEV_{name}{{job="dcgm",gpu="{gpu}"{labels}}}'
+
+
+def xid(gpu: int, code: int) -> str:
+    """The series of an Xid error: DCGM exporter 4.5.3-4.8.2, internal/pkg/collector/gpu_collector.go."""
+    return dcgm("XID_ERRORS", gpu, f',err_code="{code}",err_msg="text of {code}"')
 
 
 HANGS = 'stackgen_replica_hangs_total{job="watch",instance="a:9465",model="m",replica="vllm-m",reason="asleep"}'
@@ -97,7 +102,9 @@ CASES: dict[str, tuple[dict[str, str], int, dict[str, str]]] = {
          dcgm("GPU_TEMP", 3): "40x30", dcgm("GPU_TEMP", 4): "40x5 stale"}, 12,
         {dcgm("GPU_TEMP", gpu): "40x30" for gpu in range(5)},
     ),
-    "GpuError": ({dcgm("XID_ERRORS", 0): "0x5 79x20"}, 8, {dcgm("XID_ERRORS", 0): "79x30"}),
+    # one error on a GPU without any before; on others, an error of long ago and no error
+    "GpuError": ({xid(0, 79): "_x5 79x20", xid(1, 31): "31x30", xid(2, 0): "0x30"}, 17,
+                 {xid(1, 31): "31x30", xid(2, 0): "0x30"}),
     "ProbeFailing": ({f"stackgen_endpoint_up{{{PROBE}}}": "1x3 0x20"}, 8,
                      {f"stackgen_endpoint_up{{{PROBE}}}": "1x3 0x1 1x20"}),
     "ProbeOld": ({'stackgen_last_check_timestamp_seconds{endpoint="m"}': "0x30"}, 12,
