@@ -114,6 +114,11 @@ class Architecture:
         return any(layer.kind == "state" for layer in self.layers)
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether no layer has a cache: an embedding model or a reranker."""
+        return not self.layers
+
+    @property
     def uses_mla(self) -> bool:
         """Whether the cache has latent vectors (multi-head latent attention)."""
         return any(layer.kind == "mla" for layer in self.layers)

@@ -20,6 +20,8 @@ SHORTEST = 2048
 HIGHEST_UTILIZATION = 0.95
 # FP8 needs compute capability 8.9 (docs.vllm.ai, "Quantization", supported hardware)
 FP8_COMPUTE = (8, 9)
+# the other changes save memory of a KV cache, or change weights in ways that were not tried with encoders
+ENCODER_FIELDS = ("gpu_memory_utilization", "max_model_len", "gpus")
 
 
 def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
@@ -43,6 +45,8 @@ def find_options(found: Estimate, model: Model) -> list[Option]:
     if found.doubts:
         return []
     options = _vllm_options(found, model) if found.settings.engine == "vllm" else _other_options(found, model)
+    if not found.has_cache:
+        options = (one for one in options if one[0].field in ENCODER_FIELDS)
     return [one for one in options if _fits(one[1], one[2], found.gpu)]
 
 

@@ -22,6 +22,8 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_expe
 ACTIVE = ("num_experts_per_tok", "moe_topk", "num_experts_per_token", "moe_k", "top_k_experts")
 EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate_size")
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length", "max_seq_len")
+# the first positions of RoBERTa are for padding; vllm/model_executor/models/roberta.py
+POSITIONS_OFFSET = {"roberta": 2, "xlm-roberta": 2}
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,11 +59,11 @@ def read_config(config: Mapping[str, Any], source: str = "config.json") -> Archi
     return Architecture(
         name=str(found[0]) if isinstance(found, list) and found else family,
         family=family,
-        layers=tuple(_read_layers(fields, family, heads, hidden, depth)),
+        layers=() if FAMILIES[family].encoder else tuple(_read_layers(fields, family, heads, hidden, depth)),
         depth=depth, hidden=hidden, heads=heads,
         vocabulary=fields.number("vocab_size", "padded_vocab_size"),
         dtype=_read_dtype(config, text),
-        length=fields.optional(*LENGTHS),
+        length=max(0, fields.optional(*LENGTHS) - POSITIONS_OFFSET.get(family, 0)),
         feed_forward=fields.optional("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden,
         experts=experts,
         active_experts=fields.optional(*ACTIVE) if experts else 0,

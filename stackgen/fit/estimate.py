@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from stackgen.errors import StackgenError
 from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
 from stackgen.fit.cache import CachePlan, plan_cache
+from stackgen.fit.encoder import encoder_activation, encoder_processes, step_tokens
 from stackgen.fit.gpus import GIB, Gpu
 from stackgen.fit.others import fastchat_plan, fastchat_terms, llamacpp_plan, llamacpp_terms
+from stackgen.fit.requirements import require_divisible, require_known
 from stackgen.fit.settings import Settings
 from stackgen.fit.terms import Term, activation, cpu_processes, cuda_graphs, non_torch
 from stackgen.fit.weights import Weights, stage_sizes, weigh
@@ -78,6 +80,11 @@ class Estimate:
     doubts: tuple[str, ...] = ()
 
     @property
+    def has_cache(self) -> bool:
+        """Whether the model has a KV cache or a state; encoders have none."""
+        return bool(self.plan.groups or self.plan.fixed)
+
+    @property
     def smallest_utilization(self) -> float | None:
         """The smallest `gpu_memory_utilization` with which the model certainly starts; None if there is none."""
         share = -(-self.needed[2] * 100 // self.gpu.memory) / 100
@@ -86,16 +93,18 @@ class Estimate:
 
 def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     """Estimates one replica of `model` on GPUs like `gpu`. Raises StackgenError if the settings can't work at all."""
-    known, settings = model.architecture, settings.resolve(gpu)
+    known, given, settings = model.architecture, settings, settings.resolve(gpu)
     length = known.length if settings.max_model_len in (None, -1) else settings.max_model_len or 0
     if not length:
         raise StackgenError(f"{model.name or 'the model'}: config.json has no context length", "set max_model_len")
+    if known.is_encoder:
+        return _estimate_encoder(model, given, settings, gpu, length)
     if settings.engine != "vllm":
         return _estimate_other(model, settings, gpu, length)
     if known.quantization == "gguf":
         raise StackgenError(f"{model.name} is a GGUF file, which vLLM does not serve", "set `engine: llamacpp`")
-    _require_known(settings)
-    _require_divisible(known, settings)
+    require_known(settings)
+    require_divisible(known, settings)
     graphs, outside = cuda_graphs(known, settings)
     terms = [
         _weights(model, settings), activation(known, settings), graphs, non_torch(settings), *_loras(known, settings),
@@ -114,6 +123,36 @@ def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
         found = replace(found, cache=(settings.kv_cache_bytes,) * 3)
     verdict, reason = _judge_fixed(found) or _judge(found, outside)
     return replace(found, terms=(*found.terms, *((outside,) if outside.bytes else ())), verdict=verdict, reason=reason)
+
+
+def _estimate_encoder(model: Model, given: Settings, settings: Settings, gpu: Gpu, length: int) -> Estimate:
+    """An encoder has no KV cache, and vLLM takes what it needs."""
+    known = model.architecture
+    if settings.engine != "vllm":
+        raise StackgenError(f"{model.name or 'the model'} is an encoder, whose memory is only estimated for vLLM",
+                            "set `engine: vllm`, or measure the memory: start the model once")  # fmt: skip
+    require_divisible(known, settings)
+    weights, (graphs, _) = _weights(model, settings), cuda_graphs(known, settings)
+    if not model.weights.tensors:
+        # the size of the files does not say whether they contain 16 or 32 bits a weight
+        weights = replace(weights, low=weights.low // 2)
+    tokens = step_tokens(given, settings, length)
+    terms = [weights, encoder_activation(known, settings, tokens), replace(graphs, low=0), non_torch(settings)]
+    terms = [terms[0], terms[1], encoder_processes()] if settings.is_cpu else terms
+    budget = gpu.memory if settings.is_cpu else int(settings.share * gpu.memory)
+    found = _build(known, settings, gpu, length, terms, CachePlan((), 0, 0.0), budget)
+    low, middle, high = found.needed
+    what = f"the weights and one step of {tokens} tokens need {format_gib(low)} to {format_gib(high)}"
+    room = f"the engine may take {format_gib(budget)}"
+    if low > budget:
+        verdict, reason = NOT, f"{what}, and {room}: {format_gib(middle - budget)} are missing"
+    elif high > budget:
+        verdict, reason = CLOSE, f"{what}, and {room}"
+    else:
+        verdict, reason = FITS, f"{what}, and {room}. An encoder has no KV cache"
+    if verdict == FITS and found.doubts:
+        verdict, reason = CLOSE, f"{reason}, but {found.doubts[0]}"
+    return replace(found, verdict=verdict, reason=reason, longest=length)
 
 
 def _estimate_other(model: Model, settings: Settings, gpu: Gpu, length: int) -> Estimate:
@@ -200,26 +239,6 @@ def _stage_layers(known: Architecture, stages: int) -> tuple[CacheLayer, ...] | 
         return None
     # of the largest stage
     return known.layers[: round(len(known.layers) * max(stage_sizes(known.depth, stages)) / known.depth)]
-
-
-def _require_known(settings: Settings) -> None:
-    for field, value in (("kv_cache_dtype", settings.kv_cache_dtype), ("dtype", settings.dtype)):
-        if value not in ("", "auto") and value not in DTYPE_BYTES:
-            raise StackgenError(f"{field}: the size of {value!r} is not known to stackgen",
-                                f"known: auto, {', '.join(DTYPE_BYTES)}. For other types, start the model once, and "
-                                "measure its memory: `stackgen fit --observe`")  # fmt: skip
-
-
-def _require_divisible(known: Architecture, settings: Settings) -> None:
-    parallel = settings.tensor_parallel
-    if known.heads % parallel:
-        raise StackgenError(
-            f"{known.heads} attention heads can't be divided by a tensor parallel size of {parallel}",
-            f"use one of {', '.join(str(n) for n in range(1, 17) if known.heads % n == 0)}",
-        )
-    if settings.pipeline_parallel > known.depth:
-        raise StackgenError(f"{known.depth} layers can't be divided into {settings.pipeline_parallel} stages",
-                            "use fewer pipeline stages")  # fmt: skip
 
 
 def _judge_fixed(found: Estimate) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ class Family:
     - `latent`: multi-head latent attention, if the config has `kv_lora_rank`.
     - `all_sliding`: `sliding_window` is for all layers, if config.json has no list of layer types.
     - `state`: the kind of its recurrent state. `window_offset`: tokens that the window is longer than the config says.
-    - `tied`: the default of `tie_word_embeddings`.
+    - `tied`: the default of `tie_word_embeddings`. `encoder`: no layer has a cache.
     """
 
     pattern: int = 0
@@ -33,6 +33,7 @@ class Family:
     state: str = ""
     window_offset: int = 0
     tied: bool = False
+    encoder: bool = False
 
 
 KINDS = {
@@ -74,6 +75,9 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(state="nemotron_h"),
     **dict.fromkeys(("lfm2", "lfm2_moe"), Family(state="conv", tied=True)),
     "jamba": Family(state="mamba1"),
+    # embedding models and rerankers; vllm/model_executor/models/: bert.py, bert_with_rope.py, modernbert.py, roberta.py
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "modernbert", "nomic_bert", "gte", "new"),
+                    Family(encoder=True, tied=True)),
     "kimi_linear": Family(latent=True, state="kda"),
 }  # fmt: skip
 

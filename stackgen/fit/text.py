@@ -50,6 +50,9 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     lines.append(f"  on each GPU, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
     for term in found.terms:
         lines.append(f"    {term.name:30} {term.bytes / GIB:8.2f}   {_span(term.low, term.high):>15}   {term.source}")
+    if not found.has_cache:
+        lines.append("  no KV cache: an encoder computes each prompt in one step")
+        return lines + [f"  uncertain: {doubt}" for doubt in found.doubts] + _change_lines(changes)
     low, middle, high = found.cache
     lines.append(f"    {'room for the KV cache':30} {middle / GIB:8.2f}   {_span(low, high):>15}   "
                  f"{found.token_bytes / 1024:.1f} KiB for each token")  # fmt: skip
@@ -57,7 +60,11 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     if found.longest:
         lines.append(f"  KV cache: about {found.tokens:,} tokens, {found.concurrency:.1f} requests of {found.length} "
                      f"tokens at the same time. Longest context that fits for certain: {found.longest}")  # fmt: skip
-    lines += [f"  uncertain: {doubt}" for doubt in found.doubts]
+    return lines + [f"  uncertain: {doubt}" for doubt in found.doubts] + _change_lines(changes)
+
+
+def _change_lines(changes: Sequence[Change]) -> list[str]:
+    lines = []
     for number, change in enumerate(changes):
         setting = f" (`{change.field}: {change.value}`)" if change.field and change.value else ""
         lines.append(f"  {'to make it fit:' if not number else '            or:'} {change.text}{setting}")

@@ -13,9 +13,11 @@ from benchmarks.fit_starts import MODELS
 from stackgen.errors import StackgenError
 from stackgen.fit import Gpu, Model, Settings, Weights, estimate, find_gpu, read_model
 from stackgen.fit.cache import plan_cache
+from stackgen.fit.changes import find_changes
 from stackgen.fit.config import read_config
 from stackgen.fit.gpus import GIB, known_gpus, observed_gpu, parse_memory
 from stackgen.fit.others import fastchat_plan
+from stackgen.fit.text import as_lines
 from stackgen.fit.weights import Tensor, weigh
 
 LLAMA = MODELS["gqa-untied"]
@@ -197,3 +199,45 @@ def test_the_cache_of_fastchat_is_what_a_worker_measured(name: str) -> None:
     assert plan.token_bytes * 2045 + plan.fixed == FASTCHAT[name]
     half = fastchat_plan(read_config(MODELS[name]), Settings(engine="fastchat"))
     assert half.token_bytes * 2 == plan.token_bytes and half.fixed * 2 == plan.fixed
+
+
+# the sizes of BAAI/bge-m3, whose weights are in float32
+BGE = {
+    "architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "hidden_size": 1024, "num_attention_heads": 16,
+    "num_hidden_layers": 24, "intermediate_size": 4096, "vocab_size": 250002, "max_position_embeddings": 8194,
+    "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def test_an_encoder_has_weights_and_activations_but_no_cache() -> None:
+    model = Model(read_config(BGE), Weights(2271064456), "bge-m3")
+    found = estimate(model, Settings(), find_gpu("RTX-4090"))
+    assert found.verdict == "fits" and not found.has_cache and found.cache != (0, 0, 0)
+    # vLLM computes each prompt in one step, and two positions of RoBERTa are for padding
+    assert found.length == 8192 and "one step of 8192 tokens" in found.reason
+    # the files may contain 32 bits a weight, of which vLLM keeps 16
+    weights = found.terms[0]
+    assert weights.low < 1.1 * GIB and weights.high > 2.1 * GIB
+    assert estimate(model, Settings(max_num_batched_tokens=32768), find_gpu("RTX-4090")).needed[2] > found.needed[2]
+    assert "no KV cache" in "\n".join(as_lines("bge-m3", found, (), 1))
+
+
+def test_an_encoder_needs_its_share_of_the_gpu() -> None:
+    model, gpu = Model(read_config(BGE), Weights(2271064456), "bge-m3"), find_gpu("RTX-4090")
+    share = estimate(model, Settings(), gpu).smallest_utilization
+    assert share and 0.1 < share < 0.3
+    assert estimate(model, Settings(utilization=share), gpu).verdict == "fits"
+    assert estimate(model, Settings(utilization=0.04), gpu).verdict == "doesn't fit"
+    change = find_changes(estimate(model, Settings(utilization=0.1), gpu), model)[0]
+    assert change.field == "gpu_memory_utilization"
+    # llama.cpp and FastChat compute encoders in other ways
+    with pytest.raises(StackgenError, match="only estimated for vLLM"):
+        estimate(model, Settings(engine="fastchat"), gpu)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "gte", "new"])
+def test_each_family_of_encoders_is_read(family: str) -> None:
+    assert read_config(BGE | {"model_type": family}).is_encoder
+    nomic = {"model_type": "nomic_bert", "n_embd": 768, "n_head": 12, "n_layer": 12, "n_inner": 3072,
+             "vocab_size": 30528, "n_positions": 8192}  # fmt: skip
+    assert read_config(nomic).is_encoder and read_config(nomic).length == 8192

@@ -1,0 +1,31 @@
+"""Settings that can't work with a model, whatever the memory is."""
+
+from __future__ import annotations
+
+from stackgen.errors import StackgenError
+from stackgen.fit.architecture import DTYPE_BYTES, Architecture
+from stackgen.fit.settings import Settings
+
+__all__ = ["require_divisible", "require_known"]
+
+
+def require_known(settings: Settings) -> None:
+    """Raises StackgenError if the size of a data type is unknown."""
+    for field, value in (("kv_cache_dtype", settings.kv_cache_dtype), ("dtype", settings.dtype)):
+        if value not in ("", "auto") and value not in DTYPE_BYTES:
+            raise StackgenError(f"{field}: the size of {value!r} is not known to stackgen",
+                                f"known: auto, {', '.join(DTYPE_BYTES)}. For other types, start the model once, and "
+                                "measure its memory: `stackgen fit --observe`")  # fmt: skip
+
+
+def require_divisible(known: Architecture, settings: Settings) -> None:
+    """Raises StackgenError if the model can't be divided among this number of GPUs."""
+    parallel = settings.tensor_parallel
+    if known.heads % parallel:
+        raise StackgenError(
+            f"{known.heads} attention heads can't be divided by a tensor parallel size of {parallel}",
+            f"use one of {', '.join(str(n) for n in range(1, 17) if known.heads % n == 0)}",
+        )
+    if settings.pipeline_parallel > known.depth:
+        raise StackgenError(f"{known.depth} layers can't be divided into {settings.pipeline_parallel} stages",
+                            "use fewer pipeline stages")  # fmt: skip
