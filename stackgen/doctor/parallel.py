@@ -11,7 +11,7 @@ from typing import Any
 
 from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown
 from stackgen.doctor.model_facts import ModelFacts
-from stackgen.flags.parallel import count_model_groups, sglang_tensor_size
+from stackgen.flags.parallel import count_machines, count_model_groups, count_stages, sglang_tensor_size
 from stackgen.plan import GpuRequest
 
 __all__ = ["SPLITTING", "check_attention_heads", "check_experts", "check_kv_heads", "check_layers",
@@ -34,11 +34,11 @@ def parallel_sizes(inputs: DoctorInputs, model: Any, request: GpuRequest | None)
         takes_all = request.count == -1 or request.ids[-1:] == ("nvidia.com/gpu=all",)
         count = len(inputs.host.gpus or ()) if takes_all else len(request.ids) or request.count
     # data parallelism runs copies of the model on further GPUs
-    pipeline = model.pipeline_parallel_size
+    pipeline = count_stages(model)
     if model.engine == "sglang":
         return sglang_tensor_size(model, count), pipeline
     groups = count_model_groups(model) or 1
-    return model.tensor_parallel_size or max(1, count // (pipeline * groups)), pipeline
+    return model.tensor_parallel_size or max(1, count * count_machines(model) // (pipeline * groups)), pipeline
 
 
 def _split_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, int, int, ModelFacts | None]]:

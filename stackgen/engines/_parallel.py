@@ -24,7 +24,7 @@ def parallel_sizes(replica: Replica) -> tuple[int, int]:
     tensor = tensor_parallel_size(model, replica.gpu_count or 1)
     # tensor parallelism over several nodes waits for the network in each layer
     if replica.nodes > 1 and pipeline == 1 and not model.tensor_parallel_size:
-        return tensor // replica.nodes, replica.nodes
+        return max(1, tensor // replica.nodes), replica.nodes
     return tensor, int(pipeline)
 
 

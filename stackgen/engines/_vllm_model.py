@@ -31,6 +31,11 @@ class VllmModel(ModelSpec):
         "most models, use `replicas` instead, which are separate services. With `expert_parallel`, the copies of a "
         "mixture-of-experts model share the experts",
     )  # fmt: skip
+    split_hosts: bool = Field(
+        False, description="Run one replica on all machines in `host` together, if the model is too large for one. "
+        "Each machine is a pipeline stage, and `gpus` are those of each machine. Needs a private network that only "
+        "these machines can use",
+    )  # fmt: skip
     expert_parallel: bool = Field(
         False,
         description="Distribute the experts of a mixture-of-experts model among the GPUs, instead of "

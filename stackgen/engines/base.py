@@ -16,6 +16,7 @@ from stackgen.plan import (
     Endpoint,
     EnvRef,
     GpuRequest,
+    GroupNode,
     HealthCheck,
     Mount,
     Network,
@@ -52,7 +53,8 @@ class Replica:
 
     `gpu_count` is None for `gpus: all`, whose number is known only at the start. `host_port` is 0 behind a gateway.
     `path` is the model's path in the stack file (`models[0]`), for error messages. In a cluster, one Replica stands for
-    all of them (`shared`), and `gpus` are those of one of its `nodes`; `gpu_count` counts all nodes.
+    all of them (`shared`), and `gpus` are those of one of its `nodes`; `gpu_count` counts all nodes. `node` is this
+    machine's part of the replica, if each of its nodes is a machine with a stack of its own.
     """
 
     spec: Any
@@ -64,11 +66,17 @@ class Replica:
     path: str = ""
     nodes: int = 1
     shared: bool = False
+    node: GroupNode | None = None
 
     @property
     def ordinal(self) -> str:
         """The end of a comment that says which replica this is; "" for the only one, or for all of them."""
         return f", replica {self.index + 1}" if self.spec.replicas > 1 and not self.shared else ""
+
+    @property
+    def follows(self) -> str:
+        """The address of the machine that answers for this replica; "" if it answers itself."""
+        return self.node.leader if self.node and self.node.rank != "0" else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stackgen.engines import _nodes
 from stackgen.engines._dialects import dialect_of
 from stackgen.engines._gpt_oss import vocabulary_arguments, vocabulary_environment
 from stackgen.engines._lora import (
@@ -17,7 +18,6 @@ from stackgen.engines._lora import (
     find_lora_mistakes,
     find_lora_warnings,
 )
-from stackgen.engines._nodes import GROUP_ASSETS, find_node_mistakes, group_of, node_flags
 from stackgen.engines._parallel import find_parallel_mistakes, parallel_sizes
 from stackgen.engines._speculative import (
     draft_download,
@@ -105,11 +105,12 @@ class Vllm:
         """Plans one service and one endpoint per replica."""
         services, endpoints = zip(*(self._replica(replica, context) for replica in context.replicas), strict=True)
         return Part(
-            services=services, endpoints=endpoints,
+            services=services, endpoints=tuple(one for one in endpoints if one),
             assets=(Asset("images/common/supervise.sh", "scripts/supervise.sh"),
                     Asset("engines/vllm_health.py", "scripts/vllm_health.py"),
                     Asset("engines/vllm_progress.py", "scripts/vllm_progress.py"), *CACHE_ASSETS, *WATCH_ASSETS,
-                    *(GROUP_ASSETS if any(one.nodes > 1 for one in context.replicas) else ())),
+                    *(_nodes.GROUP_ASSETS if any(one.nodes > 1 for one in context.replicas) else ()),
+                    *(_nodes.HOST_ASSETS if any(one.node for one in context.replicas) else ())),
             volumes=tuple(dict.fromkeys((_cache(r), f"stackgen-{_cache(r)}") for r in context.replicas)),
             warnings=(*warn_of_versions(self.name, context), *(
                 text for one in context.replicas if one.index == 0
@@ -137,7 +138,7 @@ class Vllm:
                 for name in served_names(replica.spec)
                 if name.startswith("-")
             ]  # fmt: skip
-            found += [*find_parallel_mistakes(replica), *find_node_mistakes(replica),
+            found += [*find_parallel_mistakes(replica), *_nodes.find_node_mistakes(replica),
                       *find_lora_mistakes(replica, context.site), *find_field_mistakes(replica),
                       *find_speculative_mistakes(replica, parallel_sizes(replica)[0])]  # fmt: skip
         return found
@@ -150,9 +151,13 @@ class Vllm:
             self.name, replica.spec.engine_version, kind if replica.gpus else f"cpu-{context.stack.cpu_arch}"
         )
 
-    def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint]:
+    def _replica(self, replica: Replica, context: Context) -> tuple[Service, Endpoint | None]:
         model, stack, site = replica.spec, context.stack, context.site
         address, port = site.listen(replica.service, PORT, host_port=replica.host_port)
+        if node := replica.node:
+            # not on all interfaces of the machine, whose network the container uses
+            address, port = node.address, node.api_port
+        own_url = _nodes.own_url(replica, port)
         cuda = bool(replica.gpus) and replica.gpus.driver != "amd"  # type: ignore[union-attr]
         cache = Volume(_cache(replica), "/home/vllm/.cache")
         # a local model may have adapters from the Hub
@@ -163,19 +168,22 @@ class Vllm:
             # several of them can be in one Hub snapshot
             if path and (bind := site.mount(path)) not in mounts:
                 mounts.insert(-1, bind)
+        command = self._command(replica, context, address, port)
         service = Service(
             name=replica.service, role="engine", engine=self.name,
             comment=f"vLLM serving {model.model}{replica.ordinal}",
             image=self._image(replica, context),
             platform="linux/arm64" if not replica.gpus and stack.cpu_arch == "arm64" else "",
             entrypoint=supervisor_entrypoint(site),
-            command=self._command(replica, context, address, port),
-            environment=self._environment(replica, context, self._command(replica, context, address, port)),
+            command=_nodes.follow(replica, site, command) if replica.follows else command,
+            environment=self._environment(replica, context, command, own_url),
             gpus=replica.gpus, mounts=tuple(mounts), ports=(Port(stack.bind, replica.host_port, port),),
             # the health check waits up to 30 s for a token, then 2 s for the counters of a busy engine
-            health=health_check(("python3", site.script("vllm_health.py"), f"http://127.0.0.1:{port}"),
-                                estimate_start_period(replica, site), timeout=60, ready_path="/health"),
-            restart=stack.restart,
+            health=_nodes.follower_health(replica, site) if replica.follows else health_check(
+                ("python3", site.script("vllm_health.py"), own_url),
+                estimate_start_period(replica, site), timeout=60, ready_path="/health"),
+            # a rank fails whenever the first machine does, and must be there when the first machine starts again
+            restart="unless-stopped" if replica.follows and stack.restart != "no" else stack.restart,
             # an image from the stack file may not have the user that upstream's image has
             user=model.user or (CUDA_USER if cuda and not model.image else ""),
             read_only=has_read_only_root(model, replica.gpus),
@@ -183,8 +191,11 @@ class Vllm:
             shm_size=model.shm_size or ("" if model.ipc else f"{max(1, 4 * ((replica.gpu_count or 1) - 1))}g"),
             ipc=model.ipc or "", cpuset=model.cpuset or "",
             stop_grace_period=STOP_GRACE_PERIOD,
-            group=group_of(replica, site, self._command(replica, context, address, port)),
+            group=_nodes.group_of(replica, site, command),
+            host_address=node.address if node else "", follows=replica.follows,
         )  # fmt: skip
+        if replica.follows:
+            return service, None
         names = served_names(model) + tuple(lora.name for lora in model.lora_adapters)
         url = site.public_url(stack.bind, replica.host_port)
         endpoint = Endpoint(
@@ -232,16 +243,16 @@ class Vllm:
                 # without the flag, which vLLM has since 0.18 (vllm-project/vllm pull 34730), a stop aborts all requests
                 ("--shutdown-timeout", None if is_too_old(self._image(replica, context), (0, 18)) else DRAIN_SECONDS),
             )),
-            *(node_flags(replica, site) if replica.nodes > 1 else ()),
+            *(_nodes.node_flags(replica, site) if replica.nodes > 1 else ()),
             *model.extra_args,
         )  # fmt: skip
 
     def _environment(
-        self, replica: Replica, context: Context, command: tuple[str, ...]
+        self, replica: Replica, context: Context, command: tuple[str, ...], own_url: str
     ) -> tuple[tuple[str, str | EnvRef], ...]:
         model, site, cache = replica.spec, context.site, context.site.cache_dir()
         # the key comes from the environment, because --api-key would show it in the process list
-        values: dict[str, str | EnvRef] = {"VLLM_API_KEY": API_KEY}
+        values: dict[str, str | EnvRef] = {} if replica.follows else {"VLLM_API_KEY": API_KEY}
         # without anything from the Hub, no Hub cache is mounted
         if self.download_arguments(model):
             values |= dict((*hub_environment(site), *vocabulary_environment(model, site)))
@@ -256,12 +267,15 @@ class Vllm:
             values |= {"VLLM_CPU_KVCACHE_SPACE": str(model.cpu_kv_cache_gib)}
         elif replica.gpus.driver != "amd":
             values |= {"FLASHINFER_WORKSPACE_BASE": f"{cache}/flashinfer"}  # for kernels compiled for this GPU
-        # a container always listens at PORT
-        values |= watch_environment(model, site, self.name, f"http://127.0.0.1:{PORT}")
+        values |= watch_environment(model, site, self.name, own_url)
         values |= dict(site.gpu_environment(replica.gpus))
         if replica.nodes > 1:
             # otherwise vLLM announces the address that a name server gives for the host's name
-            values |= {"VLLM_HOST_IP": site.group_node().address}
+            values |= {"VLLM_HOST_IP": _nodes.node_of(replica, site).address}
+        if replica.node:
+            values |= {"STACKGEN_SETUP": _nodes.setup_of(replica, site, str(values.get("STACKGEN_SETUP", "")))}
+        if replica.follows:
+            values |= {"STACKGEN_WATCH": _nodes.watch_of(replica, site)}
         # the user's variables take precedence
         return tuple((values | model.extra_env).items())
 

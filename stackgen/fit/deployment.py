@@ -13,7 +13,7 @@ from typing import Any
 from stackgen.fit.settings import Settings
 from stackgen.flags import load_flags
 from stackgen.flags.arguments import parse_arguments
-from stackgen.flags.parallel import count_model_groups
+from stackgen.flags.parallel import count_machines, count_model_groups, count_stages
 from stackgen.flags.releases import flags_of
 
 __all__ = ["engine_version", "read_settings", "replica_parallel"]
@@ -72,7 +72,7 @@ def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 
     `version` is the engine's, from its image.
     """
     length = getattr(spec, "max_model_len", None)
-    pipeline = getattr(spec, "pipeline_parallel_size", 1)
+    pipeline = count_stages(spec)
     # without `auto`, -1: vLLM takes the longest context that fits
     tokens = None if length is None else -1 if length in ("auto", "-1") else _count(length) or None
     found = Settings(
@@ -95,9 +95,9 @@ def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 
 def replica_parallel(spec: Any, gpu_count: int) -> int:
     """The number of GPUs that each layer is split across, as the engine's file chooses it."""
     groups = count_model_groups(spec) if spec.engine == "vllm" else 1
-    pipeline = getattr(spec, "pipeline_parallel_size", 1)
+    pipeline = count_stages(spec)
     given = getattr(spec, "tensor_parallel_size", None)
-    return int(given or max(1, gpu_count // (pipeline * (groups or 1))))
+    return int(given or max(1, gpu_count * count_machines(spec) // (pipeline * (groups or 1))))
 
 
 def _cache_bytes(spec: Any) -> int:

@@ -13,7 +13,10 @@ from typing import Any
 from stackgen.flags import load_flags
 from stackgen.flags.arguments import parse_arguments
 
-__all__ = ["count_groups", "count_model_groups", "count_sglang_groups", "read_flags", "sglang_tensor_size"]
+__all__ = [
+    "count_groups", "count_machines", "count_model_groups", "count_sglang_groups", "count_stages", "read_flags",
+    "sglang_tensor_size",
+]  # fmt: skip
 
 LOCAL, SIZE = "--data-parallel-size-local", "--data-parallel-size"
 CONTEXT, NODES = "--prefill-context-parallel-size", "--nnodes"
@@ -79,3 +82,15 @@ def count_model_groups(model: Any) -> int | None:
 def _number(text: str | None) -> int:
     # vLLM itself refuses other texts
     return int(text) if text and re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII) else 1
+
+
+def count_machines(model: Any) -> int:
+    """The machines that compute one replica of `model` together."""
+    return max(1, len(model.host)) if getattr(model, "split_hosts", False) else 1
+
+
+def count_stages(model: Any) -> int:
+    """The pipeline stages of `model`: without a size in the stack file, one for each machine."""
+    stages = int(getattr(model, "pipeline_parallel_size", 1))
+    # tensor parallelism over several machines waits for the network in each layer
+    return count_machines(model) if stages == 1 and not getattr(model, "tensor_parallel_size", None) else stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stackgen.plan.dialect import CHAT_PATHS, Deviation, Dialect
+from stackgen.plan.remote import Remote
 from stackgen.plan.site import GroupNode, Site
 from stackgen.plan.types import (
     Asset,
@@ -20,7 +21,6 @@ from stackgen.plan.types import (
     Network,
     Plan,
     Port,
-    Remote,
     Role,
     Service,
     Tmpfs,

@@ -14,12 +14,16 @@ __all__ = ["GroupNode", "Site"]
 class GroupNode:
     """One node of a replica that needs several: its `rank`, its own `address`, and the `leader`'s address.
 
-    The target replaces the texts when the node starts, because all nodes have the same command.
+    In a cluster, the target replaces the texts when the node starts, because all nodes have the same command. The nodes
+    meet at the `leader`'s `store_port`. `api_port` is the port of its API; 0: the engine's own.
     """
 
     rank: str
     address: str
     leader: str
+    # the default of vLLM's `--master-port`
+    store_port: int = 29501
+    api_port: int = 0
 
 
 class Site(Protocol):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stackgen.plan.dialect import Deviation, Dialect
+from stackgen.plan.remote import Remote
 
 __all__ = [
     "Asset", "Bind", "Build", "Dependency", "Deviation", "Dialect", "Document", "Endpoint", "EnvRef", "GpuRequest",
@@ -155,6 +156,8 @@ class Service:
 
     In a cluster, the target runs `replicas` of it, and at most `max_replicas` (0: a fixed number), each on the nodes of
     `group`. `gpus` are then those of one node. `weights` are the arguments of `download.py` for what the service loads.
+    With a `host_address`, the service uses its machine's network, and others connect to this address. A service that
+    `follows` a machine computes for the service there, and answers no requests.
     """
 
     name: str
@@ -196,17 +199,8 @@ class Service:
     max_replicas: int = 0
     group: Group | None = None
     weights: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Another machine of the stack, whose gateway at `address` and `port` has `replicas` of a model of `engine`."""
-
-    host: str
-    address: str
-    port: int
-    engine: str
-    replicas: int
+    host_address: str = ""
+    follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)

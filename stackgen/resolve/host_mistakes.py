@@ -10,7 +10,7 @@ from stackgen.errors import Mistake
 from stackgen.plan import Site
 from stackgen.spec import ModelSpec, StackSpec
 
-__all__ = ["find_host_mistakes", "hosts_of"]
+__all__ = ["find_host_mistakes", "hosts_of", "is_split"]
 
 
 def hosts_of(model: ModelSpec, stack: StackSpec) -> tuple[str, ...]:
@@ -18,15 +18,28 @@ def hosts_of(model: ModelSpec, stack: StackSpec) -> tuple[str, ...]:
     return model.host or (stack.front,)
 
 
+def is_split(model: ModelSpec) -> bool:
+    """Whether one replica of `model` runs on several machines."""
+    return bool(getattr(model, "split_hosts", False))
+
+
 def find_host_mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
     """Finds the errors of `hosts` and of the fields that name a host."""
     if not stack.hosts:
         found = [Mistake("host", "has no effect without `hosts`", hint="remove it")] if stack.host else []
-        return found + [
-            Mistake(f"models[{index}].host", "needs `hosts`", hint="add `hosts`, or remove the field")
-            for index, model in enumerate(stack.models)
-            if model.host
-        ]
+        return (
+            found
+            + [
+                Mistake(f"models[{index}].host", "needs `hosts`", hint="add `hosts`, or remove the field")
+                for index, model in enumerate(stack.models)
+                if model.host
+            ]
+            + [
+                Mistake(f"models[{index}].split_hosts", "needs `hosts`", hint="add `hosts`, or remove the field")
+                for index, model in enumerate(stack.models)
+                if is_split(model)
+            ]
+        )
     if site.is_cluster or not site.uses_containers:
         what = "a cluster chooses the nodes itself" if site.is_cluster else "local processes run on one machine"
         return [Mistake("hosts", f"works only with Docker Compose: {what}", hint="remove `hosts` and `host`")]
@@ -77,9 +90,33 @@ def _find_in_model(stack: StackSpec, path: str, model: Any, known: str) -> Itera
             yield Mistake(f"{path}.host", f"{host!r} is not one of `hosts`", hint=f"choose one of {known}")
     if len(set(model.host)) < len(model.host):
         yield Mistake(f"{path}.host", "lists a host twice", hint="`replicas` is the number of replicas on each host")
+    if is_split(model):
+        yield from _find_in_split(stack, path, model)
     if getattr(model, "cache_aware", False) and len(model.host) > 1:
         hint = "set `gateway: {routing: prefix}`, which has the same effect on several hosts"
         yield Mistake(f"{path}.cache_aware", "works on one host only", hint=hint)
+
+
+def _find_in_split(stack: StackSpec, path: str, model: Any) -> Iterator[Mistake]:
+    """Errors of one replica on several machines."""
+    if len(model.host) < 2:
+        hint = "list them in `host`, for example `host: [box1, box2]`, or remove `split_hosts`"
+        yield Mistake(f"{path}.split_hosts", "needs at least two machines", hint=hint)
+    if model.replicas > 1:
+        hint = "remove `replicas`, and write the model again with other machines for a second replica"
+        what = "can't be combined with `split_hosts`: all machines together are one replica"
+        yield Mistake(f"{path}.replicas", what, hint=hint)
+    if model.gpus in ("all", "auto"):
+        what = f"`{model.gpus}` can't be combined with `split_hosts`"
+        yield Mistake(f"{path}.gpus", what, hint="set the number of GPUs of each machine")
+    if model.networks:
+        what = "has no effect with `split_hosts`: the containers use their machine's network"
+        yield Mistake(f"{path}.networks", what, hint="remove the field")
+    for name in model.host:
+        # for the others, a missing address is reported anyway
+        if name == stack.front and name in stack.hosts and not stack.hosts[name].address:
+            yield Mistake(f"hosts.{name}.address", f"is missing, and {path} also runs on this host",
+                          hint="run `ip -brief address` on that host, which lists its addresses")  # fmt: skip
 
 
 def _find_equal_names(stack: StackSpec) -> Iterator[Mistake]:

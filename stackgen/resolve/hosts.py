@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stackgen.errors import Mistake, SpecError
-from stackgen.plan import Endpoint, Plan, Remote, Site
+from stackgen.plan import Endpoint, GroupNode, Plan, Remote, Site
 from stackgen.resolve import pipeline
 from stackgen.resolve.addons.backends import Gateway
-from stackgen.resolve.host_mistakes import find_host_mistakes, hosts_of
+from stackgen.resolve.host_mistakes import find_host_mistakes, hosts_of, is_split
 from stackgen.resolve.placement import find_unplaced
 from stackgen.spec import GatewaySpec, StackSpec
 
@@ -22,6 +22,10 @@ __all__ = ["resolve", "stack_of_host"]
 
 # settings of the gateway that also count on the other machines; clients' keys and TLS are the first one's
 SHARED = ("allow", "max_body", "timeout", "routing", "prefix_bytes", "max_queue", "queue_timeout", "image")
+
+
+# the default of vLLM's `--master-port`: of the first model on several machines; others get the next ports
+FIRST_PORT = 29501
 
 
 def resolve(stack: StackSpec, site: Site, source: str = "stack.yaml") -> Plan:
@@ -80,11 +84,27 @@ def _resolve_part(stack: StackSpec, host: str, site: Site, source: str, remote: 
     ]
     whole = part.model_copy(update={"models": (*part.models, *others)})
     try:
-        return pipeline.resolve(part, site, source, remote, whole)
+        return pipeline.resolve(part, site, source, remote, whole, _nodes(stack, host))
     except SpecError as error:
         order = [one for one in stack.models if host in hosts_of(one, stack)] + elsewhere
         places = [next(index for index, one in enumerate(stack.models) if one is model) for model in order]
         raise SpecError(error.source, [_restore_place(one, places) for one in error.mistakes]) from None
+
+
+def _nodes(stack: StackSpec, host: str) -> dict[int, GroupNode]:
+    """The part of the machine `host` in models that several machines compute together, by the index on `host`."""
+    found, port = {}, FIRST_PORT
+    here = [one for one in stack.models if host in hosts_of(one, stack)]
+    for model in filter(is_split, stack.models):
+        # an equal model may be twice in the file
+        index = next((place for place, one in enumerate(here) if one is model), None)
+        if index is not None:
+            addresses = [stack.hosts[one].address or "" for one in model.host]
+            rank = model.host.index(host)
+            found[index] = GroupNode(str(rank), addresses[rank], addresses[0], port, port + 1)
+        # the machines agree about the ports, whatever else they run
+        port += 2
+    return found
 
 
 def _restore_place(mistake: Mistake, places: Sequence[int]) -> Mistake:

@@ -12,7 +12,7 @@ from stackgen import engines
 from stackgen.engines.base import Context, Engine, Part, Replica
 from stackgen.errors import Mistake, SpecError
 from stackgen.images.tags import unpinned_warnings
-from stackgen.plan import Asset, Dependency, Endpoint, GpuRequest, Logging, Plan, Service, Site, Volume
+from stackgen.plan import Asset, Dependency, Endpoint, GpuRequest, GroupNode, Logging, Plan, Service, Site, Volume
 from stackgen.resolve.addons import gateway, monitoring, webui
 from stackgen.resolve.cluster import (
     count_nodes,
@@ -49,10 +49,12 @@ def resolve(
     source: str = "stack.yaml",
     remote: Sequence[Endpoint] = (),
     whole: StackSpec | None = None,
+    nodes: Mapping[int, GroupNode] | None = None,
 ) -> Plan:
     """Returns the plan of `stack` at `site`. Raises SpecError with all errors of the stack, not only the first one.
 
     `remote` are the endpoints on other machines for the gateway, and `whole` is the stack with their models, too.
+    `nodes` are this machine's parts of models that several machines compute together, by the model's index.
     """
     # first, because a replica without GPUs would cause further errors
     if unplaced := find_unplaced(stack, site.is_cluster):
@@ -68,7 +70,7 @@ def resolve(
     )
     names, ambiguities = name_services(planned)
     ports, conflicts = assign_ports(planned, site)
-    contexts = _contexts(stack, site, gpus, names, ports)
+    contexts = _contexts(stack, site, gpus, names, ports, nodes or {})
     # the errors of all stages are raised together, so that one run shows them all
     if mistakes := [*overlaps, *ambiguities, *conflicts, *_find_mistakes(stack, site, contexts, whole or stack)]:
         raise SpecError(source, mistakes)
@@ -100,13 +102,14 @@ def _contexts(
     gpus: Mapping[tuple[int, int], GpuRequest | None],
     names: Mapping[tuple[int, int], str],
     ports: Mapping[tuple[int, int], int],
+    groups: Mapping[int, GroupNode],
 ) -> Contexts:
     """Pairs each engine of the stack with its replicas, in the order of the file."""
     replicas: dict[str, list[Replica]] = {}
     for (index, number), service in names.items():
         model: ModelSpec = stack.models[index]
         request = gpus.get((index, number))
-        nodes = count_nodes(model, stack) if site.is_cluster else 1
+        nodes = count_nodes(model, stack) if site.is_cluster else len(model.host) if index in groups else 1
         count = _gpu_count(request)
         replicas.setdefault(model.engine, []).append(  # type: ignore[attr-defined]
             Replica(
@@ -119,6 +122,7 @@ def _contexts(
                 path=f"models[{index}]",
                 nodes=nodes,
                 shared=site.is_cluster,
+                node=groups.get(index),
             )
         )
     return [(engines.get(name), Context(stack, site, tuple(members))) for name, members in replicas.items()]

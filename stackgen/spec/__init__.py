@@ -129,6 +129,10 @@ class StackSpec(Strict):
         """The host with the gateway for all models: the first one. "" without `hosts`."""
         return next(iter(self.hosts), "")
 
+    def is_follower(self, model: ModelSpec) -> bool:
+        """Whether this machine only computes for another one that answers the requests of `model`."""
+        return getattr(model, "split_hosts", False) and self.host not in model.host[:1]
+
     @property
     def is_behind_front(self) -> bool:
         """Whether this part of a stack gets its requests from the gateway of another machine."""

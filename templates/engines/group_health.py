@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
 """Health check of a further node of a replica, which answers no requests itself. Runs inside the node's container.
 
-Exits 0 if a connection to the first node at PORT is established. PORT is torch's store, where all ranks of a replica
-meet. The connection closes when the first node exits, and without the first node, this node can't compute. With
-`--wait`, waits until the first node accepts connections: its name resolves only after it has an address.
+Exits 0 if a connection to the first node at PORT is established, and tells supervise.sh that this node was healthy.
+PORT is torch's store, where all ranks of a replica meet. The connection closes when the first node exits, and without
+the first node, this node can't compute. With `--wait`, waits until the first node accepts connections: its name
+resolves only after it has an address.
 Source: PyTorch 2.x, `torch/csrc/distributed/c10d/TCPStore.cpp` (each client keeps one connection); proc(5), net/tcp.
 Usage: group_health.py [--wait] LEADER PORT
 """
 
+import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 ESTABLISHED = "01"
+READY = Path(os.environ.get("STACKGEN_READY_FILE", "/tmp/stackgen.ready"))
 
 
 def addresses(leader, port):
@@ -70,6 +74,7 @@ def main(arguments):
         sys.exit(f"{leader}: {error}")
     if not connected:
         sys.exit(f"no connection to {leader} port {port}: this node can't compute without it")
+    READY.touch()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ MODEL: dict[str, Any] = {
     "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "max_model_len": 2048, "quantization": "awq",
     "kv_cache_dtype": "fp8", "max_num_seqs": 7, "enforce_eager": True, "chat_template": "./a.jinja",
     "tool_call_parser": "hermes", "reasoning_parser": "qwen3", "max_lora_rank": 64, "max_loras": 3, "cache_aware": True,
+    "split_hosts": True,
     "lora_adapters": [{"name": "l", "path": "a/b", "revision": "c"}], "cpu_kv_cache_gib": 9,
     "conv_template": "vicuna_v1.1", "worker_concurrency": 9, "dispatch_method": "lottery", "load_8bit": True,
     "cpu_offloading": True, "max_gpu_memory": "13GiB", "file": "other.gguf", "gpu_layers": 3,

@@ -67,7 +67,7 @@ def is_enabled(stack: StackSpec, site: Site) -> bool:
         return True
     # a machine that only computes for another one answers no requests
     if stack.hosts:
-        return not stack.is_behind_front or bool(stack.models)
+        return not stack.is_behind_front or not all(map(stack.is_follower, stack.models))
     if stack.gateway is not None:
         return stack.gateway.enabled
     # several engines need one address, and an open address needs the allow-list of paths
@@ -205,7 +205,7 @@ def _backends(site: Site, plan: Plan, paths: set[str]) -> tuple[Backend, ...]:
 
 def _server(site: Site, service: Service) -> Server:
     port = service.ports[0].container
-    host = urlsplit(site.url(service.name, port)).hostname or service.name
+    host = service.host_address or urlsplit(site.url(service.name, port)).hostname or service.name
     # in a cluster, one name has the addresses of all replicas
     slots = max(service.replicas, service.max_replicas) if site.is_cluster else 0
     return Server(service.name, port, host, slots)
@@ -215,7 +215,8 @@ def _move_behind_gateway(service: Service, site: Site) -> Service:
     """Makes an engine reachable for the gateway only: no published ports, and a key that no client has."""
     environment = tuple((name, ENGINE_KEY if value == API_KEY else value) for name, value in service.environment)
     # a cluster does not stop the gateway together with the engines
-    if service.role in ("engine", "api") and not site.is_cluster:
+    # and a service in its machine's network can't find the gateway by its name
+    if service.role in ("engine", "api") and not site.is_cluster and not service.host_address:
         # supervise.sh stops the engine after the gateway
         environment += (("STACKGEN_GATEWAY", SERVICE),)
     # Prometheus still needs the port, because it scrapes the engines and not the gateway

@@ -99,13 +99,17 @@ def services_with_metrics(plan: Plan, engine: str = "") -> tuple[Service, ...]:
     """The services with their own Prometheus metrics: replicas of vLLM and SGLang, or of `engine` only."""
     # FastChat exports no metrics, and llama-server exports them only with --metrics, which stackgen doesn't set
     wanted = (engine,) if engine else METRIC_ENGINES
-    return tuple(service for service in plan.services if service.engine in wanted and service.role == "engine")
+    return tuple(one for one in plan.services if one.engine in wanted and one.role == "engine" and not one.follows)
 
 
 def watched_services(plan: Plan) -> tuple[Service, ...]:
     """The services whose watch for hangs has metrics: replicas of vLLM and SGLang, unless `restart_hung` is false."""
     # the networks of FastChat's workers don't reach Prometheus, and the watch of llama.cpp is a shell script
-    return tuple(one for one in services_with_metrics(plan) if "STACKGEN_WATCH" in dict(one.environment))
+    # and in a machine's own network, anybody could read them
+    return tuple(
+        one for one in services_with_metrics(plan)
+        if "STACKGEN_WATCH" in dict(one.environment) and not one.host_address
+    )  # fmt: skip
 
 
 def nvidia_services(plan: Plan) -> tuple[Service, ...]:
@@ -130,7 +134,7 @@ def scrape_jobs(plan: Plan, site: Site, interval: int) -> tuple[Job, ...]:
     found = [Job("prometheus", "/metrics", 2 * interval, (Target("localhost:9090"),))]
     for engine in METRIC_ENGINES:
         replicas = tuple(
-            Target(_address(site, one.name, _port(one)), (("model", models.get(one.name, "")), ("replica", one.name)))
+            Target(_engine_address(site, one), (("model", models.get(one.name, "")), ("replica", one.name)))
             for one in services_with_metrics(plan, engine)
         )
         found += [Job(engine, "/metrics", interval, replicas)] if replicas else []
@@ -173,6 +177,13 @@ def _replicas(endpoint: Endpoint) -> tuple[str, ...]:
 def _port(service: Service) -> int:
     # behind the gateway, a service publishes no port
     return service.ports[0].container if service.ports else service.internal_port
+
+
+def _engine_address(site: Site, service: Service) -> str:
+    # a service in its machine's network has no name in the stack's network
+    if host := service.host_address:
+        return f"[{host}]:{_port(service)}" if ":" in host else f"{host}:{_port(service)}"
+    return _address(site, service.name, _port(service))
 
 
 def _address(site: Site, service: str, port: int) -> str:

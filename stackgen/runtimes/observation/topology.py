@@ -184,7 +184,7 @@ class ComposeObserver:
             # AMD GPUs are device files, not reservations
             gpus_planned=planned, gpus_reserved=reserved if planned or reserved else (),
             gpus_seen=self._count_gpus(found["Id"]) if reserved and running else None,
-            missing_networks=tuple(name for name in service.networks or ("default",) if name not in connected),
+            missing_networks=tuple(name for name in _networks(service) if name not in connected),
             published=tuple(f"{b['HostIp']}:{b['HostPort']}" for bindings in ports.values() for b in bindings or ()),
             log="" if running else self._log(found["Id"]),
             unreachable_ports=find_unreachable_ports(found),
@@ -234,6 +234,11 @@ class ComposeObserver:
         text: str = self._api().logs(container, tail=LOG_LINES).decode(errors="replace")
         # joined to one line for the evidence of a check result
         return " | ".join(line.strip()[:200] for line in text.splitlines() if line.strip())
+
+
+def _networks(service: Service) -> tuple[str, ...]:
+    # Docker's name of the machine's own network
+    return ("host",) if service.host_address else service.networks or ("default",)
 
 
 def _planned_gpus(gpus: GpuRequest | None) -> tuple[str, ...]:
