@@ -17,8 +17,9 @@ CLUSTER_ONLY: tuple[Check, ...] = (
     Check("SG-P102", name="cluster-gpus", description="the nodes that the pods may use have enough free NVIDIA or "
                                                       "AMD GPUs",
           run=cluster.check_gpus, machine=True),
-    Check("SG-P103", name="cluster-storage", description="each claim has a storage class whose volumes several "
-                                                         "nodes can use, as far as its driver is known",
+    Check("SG-P103", name="cluster-storage", description="each claim has a storage class. If several nodes use the "
+                                                         "claim, the class does not create volumes for a single "
+                                                         "node",
           run=cluster.check_storage, machine=True),
     Check("SG-P104", name="cluster-security", description="the Pod Security level of the namespace allows the pods",
           run=cluster.check_security, machine=True),

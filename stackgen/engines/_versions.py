@@ -32,8 +32,9 @@ def _drop_letter(value: Any, pattern: str) -> Any:
 EngineVersion = Annotated[
     Annotated[str, StringConstraints(pattern=VERSION)] | None,
     BeforeValidator(lambda value: _drop_letter(value, VERSION)),
-    Field(None, description="Version of the engine, for example 0.33.0, whose official image is used. Default: the "
-          "version that stackgen was tested with. `stackgen upgrade` shows what another version changes"),
+    Field(None, description="Version of the engine, for example 0.33.0. stackgen uses the official image of this "
+          "version. Default: the version that stackgen was tested with. `stackgen upgrade` shows what another "
+          "version changes"),
 ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def _set_file(flag: Flag, container: Container, draft: Draft, ledger: Ledger) ->
 def _set_repository(flag: Flag, file: Flag | None, draft: Draft) -> None:
     match = QUANT.match(flag.text.removeprefix("hf.co/").removeprefix("huggingface.co/"))
     if flag.unknown or not match:
-        flag.drop("no repository of the Hub: set `model` and `file`")
+        flag.drop("not a repository of the Hub: set `model` and `file`")
         return
     draft.fields["model"] = match["repo"]
     if file:

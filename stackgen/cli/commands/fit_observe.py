@@ -100,7 +100,7 @@ def _pin(stack: Stack, pins: list[tuple[Deployment, Observation]]) -> None:
             continue
         if seen.cold:
             raise StackgenError(
-                f"{one.name}: this start compiled code, so the measured room is too small",
+                f"{one.name}: this start compiled code, so the measured room for the KV cache is too small",
                 "restart the stack, which then uses its compile cache, and run the command again",
             )
         arguments = list(stack.spec.models[one.index].extra_args)

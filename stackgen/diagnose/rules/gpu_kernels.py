@@ -172,8 +172,8 @@ RULES: tuple[Rule, ...] = (
         "another backend of the image, or another version of the kernel or driver",
         source="The messages are those of Vulkan (VK_ERROR_DEVICE_LOST) and Mesa's radv, quoted in ggml-org/llama.cpp "
         "issue 25664 (2026-07). The failure was not reproduced.",
-        explain="The model's files are not the cause. The memory was not full either, because a full memory has "
-        "another error message.",
+        explain="The model's files are not the cause. The memory was not full either, because a program that runs "
+        "out of memory prints another message.",
         patterns=compile_patterns(
             r"(?P<problem>ErrorDeviceLost|VK_ERROR_DEVICE_LOST|vk::DeviceLostError)",
             r"(?P<problem>The CS has been cancelled because the context is lost)",

@@ -74,9 +74,9 @@ RULES: tuple[Rule, ...] = (
         "SG-S011",
         title="the engine hung: its processes waited for each other or for a device",
         cause="{service} hung {times}: it made no progress for {seconds} s, with {state}, and computed nothing",
-        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues, and try its "
-        "newest version; you need not restart the replica: stackgen restarts a replica that hangs, at most three "
-        "times an hour",
+        fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues, and try the "
+        "engine's newest version; you need not restart the replica: stackgen restarts a replica that hangs, at "
+        "most three times an hour",
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process waits forever.",
         explain="Known causes are deadlocks of the engine, a tensor-parallel rank that waits for another rank, and "

@@ -165,7 +165,7 @@ RULES: tuple[Rule, ...] = (
         title="a container needed more memory than its limit",
         cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than "
         "its limit, or because the node ran out of memory",
-        fix="raise `kubernetes.memory` of the model in stack.yaml, which is the memory of the node, not of the GPU",
+        fix="raise `kubernetes.memory` of the model in stack.yaml: this is memory of the node, not of the GPU",
         source="The reason comes from the container runtime through the kubelet (PodStatus), " + READ,
         explain="Shared memory (`/dev/shm`) and the files of a memory-backed volume count as the container's memory.",
         find=_finder("the kubelet reports a container that ended with the reason OOMKilled", r"\bOOMKilled\b"),

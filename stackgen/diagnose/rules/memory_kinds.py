@@ -38,7 +38,7 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 compile_patterns(r"HSA_STATUS_ERROR_OUT_OF_RESOURCES"),
-                title="the ROCm runtime lacks a resource of the GPU",
+                title="the ROCm runtime could not allocate a resource",
                 cause="the ROCm runtime could not allocate a resource. Most often, GPU memory is exhausted. "
                 "Sometimes, the operating system has no more threads or events",
                 fix="check how much memory is free (`rocm-smi --showmeminfo vram gtt`), and which processes use the "
