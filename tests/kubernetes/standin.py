@@ -16,12 +16,13 @@ __all__ = ["standin_engine"]
 
 
 @contextmanager
-def standin_engine(port: int, key: str, model: str) -> Iterator[None]:
-    """Within the block, the stand-in serves `model` at 127.0.0.1:`port`, and accepts only `key`."""
+def standin_engine(port: int, key: str, *models: str) -> Iterator[None]:
+    """Within the block, the stand-in serves `models` at 127.0.0.1:`port`, and accepts only `key`."""
     environment = {
         **os.environ, "VLLM_API_KEY": key, "STANDIN_FLAGS": str(ROOT / "stackgen" / "flags" / "vllm-0.32.0.json")
     }  # fmt: skip
-    words = [str(ROOT / "tests" / "standin" / "vllm.py"), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+    words = [str(ROOT / "tests" / "standin" / "vllm.py"), "serve", models[0], "--host", "127.0.0.1", "--port", str(port),
+             "--served-model-name", *models]  # fmt: skip
     with subprocess.Popen([sys.executable, *words], env=environment) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -99,13 +99,16 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
             f"{endpoint} does not answer yet, because it runs on {host}. Start the stack there. You need not "
             "restart the stack here"
         )
+    if followed := sorted({one.follows for one in stack.plan.services if one.follows}):
+        note(f"this machine computes for {', '.join(followed)}, which answers the requests")
+    # all services of this machine are healthy, and other machines answer for all models
+    elsewhere = not report.endpoints and bool(missing or followed)
     # a rollback needs files that are known to work, so save these
-    if report.ok or (missing and not report.endpoints):
+    if report.ok or elsewhere:
         save_applied_files(stack.folder)
     times = report_start(args, clock, stack.folder)
     code = print_report(args, report, more=times)
-    # all services of this machine are healthy, and all of its models are elsewhere
-    return 0 if missing and not report.endpoints else code
+    return 0 if elsewhere else code
 
 
 def _find_missing(stack: Stack, report: Report) -> list[tuple[str, str]]:
