@@ -183,8 +183,10 @@ def _container_evidence(client: Any, service: Service, container: str | None, me
     evidence = _parse_container(found, service.name, service.engine, service.role, log)
     port = service.ports[0].container if service.ports else service.internal_port
     # rules for slow answers read the metrics of vLLM only
-    if metrics and service.engine == "vllm" and service.role == "engine" and evidence.is_working and port:
-        return replace(evidence, metrics=_read_metrics(["docker", "exec", found["Id"], "python3"], port))
+    is_asked = metrics and service.engine == "vllm" and service.role == "engine" and not service.follows
+    if is_asked and evidence.is_working and port:
+        python = ["docker", "exec", found["Id"], "python3"]
+        return replace(evidence, metrics=_read_metrics(python, port, service.host_address or "127.0.0.1"))
     return evidence
 
 
@@ -263,9 +265,9 @@ def _local_gpu_state() -> GpuState:
     return read_gpu_state()
 
 
-def _read_metrics(python: Sequence[str], port: int) -> str:
+def _read_metrics(python: Sequence[str], port: int, host: str = "127.0.0.1") -> str:
     """The text of /metrics, requested by a Python process next to the server; "" if there is no answer."""
-    command = [*python, "-c", METRICS, f"http://127.0.0.1:{port}/metrics"]
+    command = [*python, "-c", METRICS, f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=15)
     except (OSError, subprocess.TimeoutExpired):
