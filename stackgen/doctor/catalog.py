@@ -82,5 +82,5 @@ def check_gated(inputs: DoctorInputs) -> Results:
             yield warn(
                 f"{model.model} is gated, and .env names no token", evidence=f"{access.source}, read {access.date}",
                 fix=f"accept the license at https://huggingface.co/{model.model}, run `hf auth login`, and add "
-                "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env", place=f"{place}.model",
+                "`HF_TOKEN_FILE=~/.cache/huggingface/token` to .env", place=f"{place}.model",
             )  # fmt: skip

@@ -75,7 +75,7 @@ def check_hub_token(inputs: DoctorInputs) -> Results:
                 f"{model.model} is gated and needs a token",
                 evidence=lookup.detail,
                 fix=f"accept the license at {page}, run `hf auth login`, and add "
-                "`HF_TOKEN_FILE=/absolute/path/of/the/token` to .env",
+                "`HF_TOKEN_FILE=~/.cache/huggingface/token` to .env",
                 place=field,
             )
         elif lookup.state == "ok":

@@ -62,5 +62,7 @@ def describe_download(stack: Stack) -> str:
 
 def _sized(model: str) -> str:
     """The model, with the size of its weights as far as it is known without the Hub."""
-    size, _ = guess_weight_bytes(model)
-    return f"{model} (about {format_bytes(size)}, estimated)" if size else model
+    size, source = guess_weight_bytes(model)
+    # a quantized checkpoint keeps some layers in 16 bits, and has scales
+    about = "at least" if "guessed" in source and "16 bits" not in source else "about"
+    return f"{model} ({about} {format_bytes(size)}, estimated)" if size else model
