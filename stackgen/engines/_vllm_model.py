@@ -33,8 +33,8 @@ class VllmModel(ModelSpec):
     )  # fmt: skip
     split_hosts: bool = Field(
         False, description="Run one replica on all machines in `host` together, if the model is too large for one. "
-        "Each machine is a pipeline stage, and `gpus` are those of each machine. Needs a private network that only "
-        "these machines can use",
+        "Each machine is a pipeline stage with its own `gpus`. Needs a private network that only these machines "
+        "can use",
     )  # fmt: skip
     expert_parallel: bool = Field(
         False,

@@ -41,8 +41,8 @@ class FallbackSpec(Strict):
 
     model: Text = Field(description="Model id at the provider")
     provider: Provider | None = Field(
-        None, description="`together` or `openai`, whose URL and variable stackgen knows, or another name of "
-        "`stackgen providers`, which needs `base_url`"
+        None, description="`together` or `openai`: stackgen knows their URL and the variable with the key. Other "
+        "names in `stackgen providers` need `base_url`"
     )  # fmt: skip
     base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's base URL")
     api_key_env: KeyName | None = Field(
