@@ -30,8 +30,8 @@ ENGINE_VARIABLE = re.compile(
     r"TRITON|HTTPS?|https?|NO|no|TOKENIZERS|SAFETENSORS|LMCACHE|UCX|GGML)_"
 )
 HELP = (
-    "stackgen reads `docker run`, `vllm serve`, `llama-server` and FastChat commands, Compose files, Dockerfiles, "
-    "systemd units, and values of vLLM's production-stack"
+    "stackgen reads `docker run`, `vllm serve`, SGLang, `llama-server` and FastChat commands, Compose files, "
+    "Dockerfiles, systemd units, and values of vLLM's production-stack"
 )
 MANIFEST_HINT = (
     "combine the container's `command`, `args` and `env` into one command, for example `stackgen import -- env "
