@@ -190,7 +190,7 @@ def check_reference():
             "ignores": ", ".join(dialect.ignores) or "-",
             "depends on the model or the flags": ", ".join(dialect.depends) or "-",
             "usage in streams": "yes" if dialect.stream_usage else "no",
-            "known deviations": "; ".join(f"{one.check}: {one.note}" for one in dialect.deviations) or "-",
+            "known deviations": "<br>".join(f"{one.check}: {one.note}" for one in dialect.deviations) or "-",
         }
         parts += [f"### {title}\n", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items()), ""]
     parts += [
