@@ -9,12 +9,17 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stackgen.bench.curves import curve_chart
 from stackgen.bench.guidellm import NAME, VERSION, read_report
+from stackgen.bench.result import Level, Percentiles, Run
 from stackgen.cli.main import main
 from stackgen.runtimes.process.tool_environment import find_environment, tool_folder
 from tests.bench.reports import failed_level, level, report
@@ -254,3 +259,34 @@ def test_a_tool_that_can_not_be_installed_is_reported(
     error = capsys.readouterr().err
     assert "guidellm" in error and "can't be installed" in error and "package index" in error
     assert stat.S_ISDIR(tool_folder(NAME, VERSION).stat().st_mode) and find_environment(NAME, VERSION) is None
+
+
+def run(title: str, *latencies: float) -> Run:
+    """A run with a level for each p95 of the time to first token, in seconds."""
+    levels = tuple(Level(2.0**index, 10, 0, 0, 1.0, 10.0 * (index + 1), Percentiles(one, one, one), None, None)
+                   for index, one in enumerate(latencies))  # fmt: skip
+    return Run(title, "m", "vllm", "guidellm", "2026-11-30T00:00:00", "concurrency", 8, 8, 1.0, levels)
+
+
+def test_latencies_that_differ_by_far_get_a_logarithmic_axis() -> None:
+    chart = curve_chart("TTFT", "ttft", [run("a", 0.1, 0.2, 0.4), run("b", 0.5, 5, 50)], 1.0)
+    assert chart and chart.unit == "s, logarithmic" and chart.limit
+    assert [one.text for one in chart.y_ticks] == ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"]
+    (first, _, last), (_, _, slowest) = (curve.dots for curve in chart.curves)
+    assert first.y == chart.bottom and slowest.y == chart.y_ticks[-1].at and last.y > chart.limit[0] > slowest.y
+    linear = curve_chart("TTFT", "ttft", [run("a", 0.1, 0.2, 0.4)])
+    assert linear and linear.unit == "ms" and linear.y_ticks[0].text == "0"
+    assert curve_chart("TTFT", "itl", [run("a", 0.1)]) is None
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=6), st.floats(0.001, 1000) | st.none())
+def test_every_dot_and_label_is_inside_the_chart(latencies: list[float], limit: float | None) -> None:
+    chart = curve_chart("TTFT", "ttft", [run("a", *latencies), run("b", *reversed(latencies))], limit)
+    assert chart
+    for dot in (dot for curve in chart.curves for dot in curve.dots):
+        assert chart.left <= dot.x <= chart.right + 1e-6 and 0 < dot.y <= chart.bottom + 1e-6
+        left, top, right, bottom = dot.label.box
+        assert 0 <= left < right <= chart.width and 0 <= top < bottom <= chart.height
+    # labels of ticks keep their distance
+    heights = [one.at for one in chart.y_ticks]
+    assert min(first - second for first, second in pairwise(heights)) >= 9
