@@ -123,7 +123,9 @@ class Manifest(_Part):
 
     format: Literal["stackgen.bundle/1"] = Field("stackgen.bundle/1", description="Version of this format")
     stack: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Name of the stack")
-    stackgen: str = Field(description="Version of stackgen that created the bundle, and that loads it")
+    stackgen: str = Field(
+        description="Version of stackgen that created the bundle. The same version is needed to load it"
+    )
     created: str = Field(description="When the bundle was created, in UTC (RFC 3339)")
     platform: str = Field(pattern=r"^linux/[a-z0-9]+(/[a-z0-9]+)?$", description="Platform of all images: linux/amd64")
     bases: tuple[BaseBundle, ...] = Field((), description="Earlier bundles that have the blobs without pieces")

@@ -267,7 +267,7 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
                      f"{what} needs {format_gib(wanted)}, but the engine may use only {format_gib(found.budget)}: "
                      f"{format_gib(wanted - middle)} are missing")  # fmt: skip
     if high < wanted:
-        return NOT, (f"{format_gib(middle)} of room for the KV cache, but {what} need{'s' * ('one' in what)} "
+        return NOT, (f"the room for the KV cache is {format_gib(middle)}, but {what} need{'s' * ('one' in what)} "
                      f"{format_gib(wanted)}: {format_gib(wanted - middle)} are missing")  # fmt: skip
     if low < wanted:
         return CLOSE, (f"{what} need{'s' * ('one' in what)} {format_gib(wanted)} of KV cache, and the room for it "
@@ -285,10 +285,11 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
         if free < 0:
             return CLOSE, "the engine's share and the CUDA context together need more than the GPU's memory"
     if doubt := next(iter(found.doubts), ""):
-        return CLOSE, f"{format_gib(middle)} of room for the KV cache are expected, but {doubt}"
+        return CLOSE, f"the expected room for the KV cache is {format_gib(middle)}, but {doubt}"
     return (
         FITS,
-        f"{format_gib(middle)} of room for the KV cache, and {what} need{'s' * ('one' in what)} {format_gib(wanted)}",
+        f"the room for the KV cache is {format_gib(middle)}, and {what} need{'s' * ('one' in what)} "
+        f"{format_gib(wanted)}",
     )
 
 

@@ -48,7 +48,7 @@ BUILT_IN = {
     "FASTCHAT_WORKER_HEART_BEAT_INTERVAL": "stackgen sets it",
     **dict.fromkeys(("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
                     "the image has its own paths"),
-    "CUDA_DEVICE_ORDER": "stackgen's indices are those of nvidia-smi",
+    "CUDA_DEVICE_ORDER": "stackgen uses the GPU indices of nvidia-smi",
 }  # fmt: skip
 # flags whose value is a file or folder (`--help` of vLLM 0.32.0 and llama-server 11434)
 FILE_FLAGS = frozenset({

@@ -73,9 +73,9 @@ def _plan(models: Any, wanted: str | None) -> Iterator[tuple[int, Any, str, str]
     """Index, model, old and new version of each model that gets another version."""
     own = [(index, model) for index, model in enumerate(models) if model.engine in ENGINES and not model.image]
     if not own:
-        raise StackgenError("no model of this stack has an engine whose version stackgen chooses",
-                            "`upgrade` changes vLLM, SGLang and llama.cpp without `image`. stackgen knows one version "
-                            "of FastChat")  # fmt: skip
+        raise StackgenError("`upgrade` can't change the engine version of any model in this stack",
+                            "it changes only models with vLLM, SGLang or llama.cpp and without the field `image`. "
+                            "stackgen knows only one version of FastChat")  # fmt: skip
     engines = {model.engine for _, model in own}
     fitting = {engine for engine in engines if not wanted or wanted in known_versions(engine)}
     if wanted and not fitting and len(engines) > 1:
