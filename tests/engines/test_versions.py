@@ -232,7 +232,7 @@ def test_upgrade_needs_an_engine_whose_version_stackgen_chooses(
 ) -> None:
     (folder / "stack.yaml").write_text(STACK.replace("vllm", "fastchat"), encoding="utf-8")
     code, _, err = upgrade(capsys, folder)
-    assert code == 2 and "no model of this stack has an engine" in err
+    assert code == 2 and "can't change the engine version of any model" in err
 
 
 def test_hidden_names_of_flags_are_not_reported_as_gone() -> None:
