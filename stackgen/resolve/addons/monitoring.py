@@ -258,7 +258,7 @@ def _dcgm(spec: MonitoringSpec, gpus: GpuRequest) -> Service:
         restart="unless-stopped",
         # root and CAP_SYS_ADMIN are needed only for profiling metrics, which no dashboard here shows
         user="1000:1000",
-        # as for engines with GPUs: hooks of the NVIDIA Container Toolkit write to the root file system. One of them writes
+        # as for engines with GPUs: hooks of the NVIDIA Container Toolkit write to the root file system. One writes
         # /etc/ld.so.cache, which this image lacks, and without which the exporter exits (dcgm-exporter issue 612)
         read_only=False,
     )  # fmt: skip
