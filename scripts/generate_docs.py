@@ -100,6 +100,9 @@ def stack_file():
         "in quotes. Use spaces, not tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
         "(`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from "
         "`.env` (`from_env` in `extra_env`). For the text `${NAME}`, write `$${NAME}`.\n",
+        "All errors in the file are reported at once. Each begins with the file and the line (`stack.yaml:12:`), where "
+        "the name of the field is written. A field that comes from an anchor has the line of the anchor. With "
+        "`--json`, `mistakes[]` lists the errors, each with `file`, `path`, `message`, `hint`, `line` and `column`.\n",
         "## The stack\n", table(schema, definitions), "",
         "## Fields of every model\n",
         "Every model also needs the field `engine`: " + ", ".join(f"`{name}`" for name in titles) + ".\n",

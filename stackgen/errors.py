@@ -32,17 +32,24 @@ class StackgenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """An error in a stack file: its `path` such as `models[1].gpus`, what is wrong, what to do, and its line."""
+    """An error in a stack file: its `path` such as `models[1].gpus`, what is wrong, what to do, and where the path is.
+
+    `line` and `column` count from 1. They are those of the field's name, or of a list's entry; None without a file.
+    """
 
     path: str
     message: str
     hint: str = ""
     line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        where = f"line {self.line}: " if self.line else ""
         place = f"{self.path}: " if self.path else ""
-        return f"{where}{place}{self.message}" + (f" ({self.hint})" if self.hint else "")
+        return f"{place}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+    def describe(self, source: str) -> str:
+        """The error with its place in the file `source`, as compilers print it and editors open it: `FILE:LINE:`."""
+        return f"{source}:{self.line}: {self}" if self.line else str(self)
 
 
 class SpecError(StackgenError):
@@ -52,7 +59,7 @@ class SpecError(StackgenError):
         self.source = source
         self.mistakes = tuple(mistakes)
         count = "1 error" if len(self.mistakes) == 1 else f"{len(self.mistakes)} errors"
-        lines = "".join(f"\n  {mistake}" for mistake in self.mistakes)
+        lines = "".join(f"\n  {mistake.describe(source)}" for mistake in self.mistakes)
         super().__init__(f"{source}: {count}{lines}", "`stackgen schema` describes every field")
 
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StackgenError as error:
         if args.debug:
             raise
-        _print_error(error.message, error.hint, args.json)
+        _print_error(error.message, error.hint, args.json, error)
         return error.exit_code
     # `stackgen … | head`: the rest of the output must not raise again when Python flushes stdout
     except BrokenPipeError:
@@ -150,13 +150,26 @@ def _describe(error: OSError) -> tuple[str, str]:
     return f"{error.strerror or error}: {path}".rstrip(": "), hints.get(error.errno or 0, "")
 
 
-def _print_error(message: str, hint: str, as_json: bool) -> None:
+def _print_error(message: str, hint: str, as_json: bool, error: Exception | None = None) -> None:
     message, hint = scrub(message), scrub(hint)
     if as_json:
         import json
 
-        print(json.dumps({"error": message, "hint": hint}))
+        print(json.dumps({"error": message, "hint": hint, **_places(error)}))
     print(f"stackgen: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+
+
+def _places(error: Exception | None) -> dict[str, object]:
+    """The errors of a stack file one by one, with their places, for programs such as editors."""
+    from stackgen.errors import SpecError
+
+    if not isinstance(error, SpecError):
+        return {}
+    return {"mistakes": [
+        {"file": scrub(error.source), "path": scrub(one.path), "message": scrub(one.message), "hint": scrub(one.hint),
+         "line": one.line, "column": one.column}
+        for one in error.mistakes
+    ]}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ __all__ = [
 def check_stack_file(inputs: DoctorInputs) -> Results:
     """stack.yaml has no errors."""
     for mistake in inputs.mistakes:
-        line = f"line {mistake.line}" if mistake.line else ""
-        evidence = f"{inputs.source} {line}".strip()
-        yield fail(mistake.message, evidence=evidence, fix=mistake.hint, place=mistake.path)
+        evidence = f"{inputs.source}:{mistake.line}" if mistake.line else inputs.source
+        yield fail(mistake.message, evidence=evidence, fix=mistake.hint, place=mistake.path, line=mistake.line,
+                   column=mistake.column)  # fmt: skip
     if inputs.stack:
         yield ok("stack.yaml is valid", evidence=inputs.source)
 

@@ -32,13 +32,15 @@ Status = Literal["fail", "warn", "unknown", "ok"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a check reports: status, one sentence, the evidence, the fix, and the path in stack.yaml."""
+    """What a check reports: status, one sentence, the evidence, the fix, and the path in stack.yaml with its place."""
 
     status: Status
     message: str
     evidence: str = ""
     fix: str = ""
     place: str = ""
+    line: int | None = None
+    column: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Finding:
     evidence: str = ""
     fix: str = ""
     place: str = ""
+    line: int | None = None
+    column: int | None = None
 
 
 Results = Iterator[Result]
@@ -142,9 +146,12 @@ def ok(message: str, *, evidence: str = "", place: str = "") -> Result:
     return Result("ok", message, evidence, place=place)
 
 
-def fail(message: str, *, evidence: str = "", fix: str = "", place: str = "") -> Result:
+def fail(
+    message: str, *, evidence: str = "", fix: str = "", place: str = "", line: int | None = None,
+    column: int | None = None,
+) -> Result:  # fmt: skip
     """The stack can't start."""
-    return Result("fail", message, evidence, fix, place)
+    return Result("fail", message, evidence, fix, place, line, column)
 
 
 def warn(message: str, *, evidence: str = "", fix: str = "", place: str = "") -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 
 from stackgen.doctor import (
     adapters,
@@ -28,6 +29,7 @@ from stackgen.doctor import (
 )
 from stackgen.doctor.cluster_table import CLUSTER_ONLY
 from stackgen.doctor.finding import Check, DoctorInputs, Finding
+from stackgen.doctor.places import with_places
 
 __all__ = [
     "CHECKS", "CLUSTER_CHECKS", "START_CHECKS", "count_by_status", "exit_code", "find_conflicts", "find_start_failures",
@@ -225,20 +227,12 @@ def find_start_failures(inputs: DoctorInputs) -> tuple[Finding, ...]:
 def run_checks(inputs: DoctorInputs, checks: Sequence[Check] = CHECKS) -> tuple[Finding, ...]:
     """All findings, worst first. Findings with the same status have the order of the table."""
     found = [
-        Finding(
-            check.id,
-            check=check.name,
-            status=one.status,
-            message=one.message,
-            evidence=one.evidence,
-            fix=one.fix,
-            place=one.place,
-        )
+        Finding(check.id, check.name, *astuple(one))
         for check in checks
         # replicas of one model give equal results
         for one in dict.fromkeys(check.run(inputs))
     ]
-    return tuple(sorted(found, key=lambda finding: ORDER[finding.status]))
+    return tuple(sorted(with_places(inputs, found), key=lambda finding: ORDER[finding.status]))
 
 
 # what some checks look at; without it, they have no finding

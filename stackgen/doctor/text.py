@@ -58,7 +58,7 @@ def as_text(
         lines.append(f"{TITLES[status]}:")
         for one, following in zip(group, [*group[1:], None], strict=True):
             mark = f"\033[{code}m{symbol}\033[0m" if color else symbol
-            place = f"{one.place}: " if one.place else ""
+            place = (f"{stack}:{one.line}: " if one.line else "") + (f"{one.place}: " if one.place else "")
             # 7: the length of `unknown`, the longest status
             lines.append(f"  {mark} {one.status:7} {one.id} {place}{one.message}")
             # facts that are missing for several checks are named once, after the last of these checks

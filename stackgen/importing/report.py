@@ -9,6 +9,7 @@ from typing import Any
 from stackgen.errors import Mistake
 from stackgen.importing.ledger import Item, Outcome
 from stackgen.importing.source import Imported
+from stackgen.render.read import STACK_FILES
 
 __all__ = ["describe", "field_path", "to_json"]
 
@@ -44,7 +45,10 @@ def to_json(found: Imported, text: str, problems: Sequence[Mistake]) -> dict[str
         ],
         "warnings": [{"place": place, "text": warning} for place, warning in found.ledger.warnings],
         "unsupported": found.assembled.unsupported,
-        "problems": [{"path": one.path, "message": one.message, "hint": one.hint} for one in problems],
+        "problems": [
+            {"path": one.path, "message": one.message, "hint": one.hint, "line": one.line, "column": one.column}
+            for one in problems
+        ],
         "secrets": [one.name for one in found.ledger.secrets],
     }
 
@@ -72,7 +76,7 @@ def describe(found: Imported, problems: Sequence[Mistake], *, verbose: bool = Fa
     if problems:
         yield "change before `stackgen render`:"
     for problem in problems:
-        yield f"  {problem}"
+        yield f"  {problem.describe(STACK_FILES[0])}"
 
 
 def _clip(text: str) -> str:

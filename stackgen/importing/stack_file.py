@@ -22,7 +22,7 @@ from stackgen.spec import StackSpec
 from stackgen.stack.copies import move_text
 from stackgen.stack.envfile import API_KEY, create_env, env_path, read_env
 from stackgen.stack.gitignore import complete_gitignore
-from stackgen.stack.load import parse_stack
+from stackgen.stack.load import locate, parse_stack
 from stackgen.stack.schema import MODELINE, stack_schema
 from stackgen.targets.compose import ComposeSite
 
@@ -67,7 +67,7 @@ def find_problems(text: str, folder: Path) -> list[Mistake]:
     try:
         plan_of(text, folder)
     except SpecError as error:
-        return list(error.mistakes)
+        return list(locate(error, text, STACK_FILES[0]).mistakes)
     return []
 
 

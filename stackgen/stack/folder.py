@@ -20,7 +20,15 @@ from stackgen.spec import KubernetesModelSpec, StackSpec, is_local
 from stackgen.stack.assignments import apply_assignment, parse_gpus
 from stackgen.stack.copies import move_text, name_host, sign
 from stackgen.stack.enclosing import find_enclosing, refuse_enclosing
-from stackgen.stack.load import apply_placement, build_spec, copy_placement, locate, parse_stack, read_text
+from stackgen.stack.load import (
+    apply_placement,
+    build_spec,
+    copy_placement,
+    locate,
+    locate_warnings,
+    parse_stack,
+    read_text,
+)
 from stackgen.stack.schema import MODELINE
 from stackgen.targets import kubernetes
 from stackgen.targets.compose import ComposeSite
@@ -168,6 +176,9 @@ def open_stack(
     # from here on, only what this machine runs
     spec = stack_of_host(spec, spec.host) if spec.host else spec
     plan = _with_warnings(spec, plan, site, folder, output)
+    # with hosts, the indices in a warning are those of the machine's part
+    if plan.warnings and not spec.hosts:
+        plan = replace(plan, warnings=locate_warnings(plan.warnings, text, str(path)))
     return Stack(spec, plan, folder, source, sign(copy) if copy else "", text, site, placement)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from stackgen.stack.mistakes import (
     suggest,
     unescape_variables,
 )
-from stackgen.stack.yaml_text import find_lines, read_mapping
+from stackgen.stack.yaml_text import Place, find_places, read_mapping
 
 __all__ = [
     "apply_placement",
@@ -31,6 +32,8 @@ __all__ = [
     "load_endpoints",
     "load_stack",
     "locate",
+    "locate_path",
+    "locate_warnings",
     "parse_stack",
     "read_text",
 ]
@@ -38,6 +41,8 @@ __all__ = [
 T = TypeVar("T")
 # far above every real stack file; PyYAML needs up to 400 times the size of the text in memory
 MAX_BYTES = 2**19
+# a path such as `models[0].extra_env.A`, and what follows it in a warning
+WARNED = re.compile(r"[a-z_]+(?:\.\w+|\[\d+\])*(?=:? )")
 # more would only scroll away
 MAX_MISTAKES = 1000
 
@@ -117,10 +122,10 @@ def _parse(text: str, source: str, make: Callable[[dict[str, Any], str], T]) -> 
 
 
 def locate(error: SpecError, text: str, source: str) -> SpecError:
-    """Returns `error` with the line in `text` of each of its mistakes, in the order of the lines."""
-    # line numbers need a second pass, which only a file with errors is worth
-    lines = find_lines(text)
-    mistakes = [one if one.line else replace(one, line=_find_line(one.path, lines)) for one in error.mistakes]
+    """Returns `error` with the place in `text` of each of its mistakes, in the order of the lines."""
+    # places need a second pass, which only a file with errors is worth
+    places = find_places(text)
+    mistakes = [one if one.line else _with_place(one, places) for one in error.mistakes]
     mistakes = [clip(one) for one in sorted(mistakes, key=lambda mistake: mistake.line or 0)]
     if (more := len(mistakes) - MAX_MISTAKES) > 0:
         mistakes = [*mistakes[:MAX_MISTAKES], Mistake("", f"and {more} more errors")]
@@ -265,9 +270,23 @@ def _find_unprintable(path: str, value: Any) -> Iterator[Mistake]:
             yield from _find_unprintable(f"{path}[{index}]", inner)
 
 
-def _find_line(path: str, lines: dict[str, int]) -> int | None:
-    """Returns the line of `path`, or of its nearest parent in the file."""
-    # a missing field has no line of its own
-    while path and path not in lines:
+def locate_warnings(warnings: Sequence[str], text: str, source: str) -> tuple[str, ...]:
+    """`warnings` with the place in `text`, of the file `source`, before those that begin with a path of this file."""
+    found = [WARNED.match(one) for one in warnings]
+    # most stacks have no such warning, and places need a second pass
+    places = find_places(text) if any(found) else {}
+    at = [places.get(match[0]) if match else None for match in found]
+    return tuple(f"{source}:{place[0]}: {one}" if place else one for one, place in zip(warnings, at, strict=True))
+
+
+def locate_path(path: str, places: dict[str, Place]) -> Place | None:
+    """The place of `path`, or of its nearest parent in the file; that of the file's first field without any."""
+    # a missing field has no place of its own
+    while path and path not in places:
         path = path[: max(path.rfind("."), path.rfind("["), 0)]
-    return lines.get(path)
+    return places.get(path)
+
+
+def _with_place(mistake: Mistake, places: dict[str, Place]) -> Mistake:
+    line, column = locate_path(mistake.path, places) or (None, None)
+    return replace(mistake, line=line, column=column)

@@ -44,12 +44,12 @@ def describe_yaml_error(error: Any, text: str) -> Mistake:
     lines = text.splitlines()
     problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
     mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
-    number = mark.line + 1 if mark else None
     if mark and (found := _explain(problem, mark, context, lines)):
         return found
     # since libyaml 0.2.6 (PyYAML 6.0.4) the parser itself stops at deep nesting, before `compose_node` can
     problem = problem.replace("exceeded maximum nesting depth", "nested too deeply")
-    return Mistake("", f"invalid YAML: {problem}", line=number)
+    message = f"invalid YAML: {problem}"
+    return Mistake("", message, "", mark.line + 1, mark.column + 1) if mark else Mistake("", message)
 
 
 def _explain(problem: str, mark: Any, context: Any, lines: list[str]) -> Mistake | None:
@@ -83,7 +83,7 @@ def _explain_place(mark: Any, lines: list[str]) -> Mistake | None:
                         "after the `- `")  # fmt: skip
     if before and (match := NO_SPACE.match(lines[before.number - 1])):
         message = f"invalid YAML: `{match['field']}:` needs a space after the colon"
-        return Mistake("", message, line=before.number)
+        return Mistake("", message, "", before.number, before.column + 1)
     if inside:
         return _mistake(f"YAML can't read the line from column {mark.column + 1} on", mark,
                         "if it is part of a text, put the text in quotes")  # fmt: skip
@@ -104,4 +104,4 @@ def _find_before(index: int, lines: list[str]) -> _Line | None:
 
 
 def _mistake(message: str, mark: Any, hint: str) -> Mistake:
-    return Mistake("", f"invalid YAML: {message}", hint, mark.line + 1)
+    return Mistake("", f"invalid YAML: {message}", hint, mark.line + 1, mark.column + 1)

@@ -1,4 +1,4 @@
-"""Reads YAML text safely: rejects duplicate keys and alias bombs, and finds the line of each field."""
+"""Reads YAML text safely: rejects duplicate keys and alias bombs, and finds the place of each field."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from stackgen.errors import Mistake, SpecError
 from stackgen.stack.mistakes import shorten
 from stackgen.stack.yaml_errors import describe_yaml_error
 
-__all__ = ["YAML_ERRORS", "compose_node", "find_lines", "read_mapping", "read_value"]
+__all__ = ["YAML_ERRORS", "Place", "compose_node", "find_places", "read_mapping", "read_value"]
 
 # libyaml if PyYAML was built with it, for a fast start (docs/decisions/startup-cost.md)
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # PyYAML's constructors can raise any exception: `!!bool x` is a KeyError, `? [a]` a TypeError
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+# line and column, counted from 1
+Place = tuple[int, int]
 MAX_DEPTH = 30
 MAX_NODES = 300_000
 
@@ -37,7 +39,7 @@ def read_mapping(text: str, source: str) -> dict[str, Any]:
     if duplicates:
         hint = "remove one of the two keys, because YAML keeps only the last value"
         raise SpecError(
-            source, [Mistake("", f"the key {shorten(k)} is set twice", hint=hint, line=n) for k, n in duplicates]
+            source, [Mistake("", f"the key {shorten(k)} is set twice", hint, *place) for k, place in duplicates]
         )
     if not isinstance(data, dict):
         raise SpecError(source, [Mistake("", "must be a mapping with `name:` and `models:`, or with `endpoints:`")])
@@ -50,12 +52,15 @@ def read_value(text: str) -> Any:
     return yaml.load(text, Loader=Loader)
 
 
-def find_lines(text: str) -> dict[str, int]:
-    """Returns the line (counted from 1) of each path, such as `models[0].gpus`. Empty for invalid YAML."""
-    lines: dict[str, int] = {}
+def find_places(text: str) -> dict[str, Place]:
+    """Returns the place of each path, such as `models[0].gpus`: where its name is written. Empty for invalid YAML.
+
+    A path that comes from an anchor (`*name`, `<<: *name`) has the place in the anchor's own text.
+    """
+    places: dict[str, Place] = {}
 
     def walk(node: Any, path: str) -> None:
-        lines.setdefault(path, node.start_mark.line + 1)
+        places.setdefault(path, _place(node))
         if isinstance(node, yaml.MappingNode):
             # merged mappings first: their fields are fields of this one, unless it sets them itself
             for key, value in sorted(node.value, key=lambda pair: pair[0].value != "<<"):
@@ -64,8 +69,8 @@ def find_lines(text: str) -> dict[str, int]:
                         walk(one, path)
                     continue
                 inner = f"{path}.{key.value}".lstrip(".")
-                # the key's line, not the value's: a nested mapping starts a line below its key
-                lines[inner] = key.start_mark.line + 1
+                # the key's place, not the value's: a nested mapping starts a line below its key
+                places[inner] = _place(key)
                 walk(value, inner)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -74,10 +79,14 @@ def find_lines(text: str) -> dict[str, int]:
     try:
         node = compose_node(text)
     except YAML_ERRORS:
-        return lines
+        return places
     if node:
         walk(node, "")
-    return lines
+    return places
+
+
+def _place(node: Any) -> Place:
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def compose_node(text: str) -> Any:
@@ -96,15 +105,15 @@ def compose_node(text: str) -> Any:
     return root
 
 
-def _find_duplicate_keys(node: Any) -> Iterator[tuple[str, int]]:
-    """Yields (key, line) for each key that its mapping has already."""
+def _find_duplicate_keys(node: Any) -> Iterator[tuple[str, Place]]:
+    """Yields (key, place) for each key that its mapping has already."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             # a key may be a list or mapping (`? [a]`), and the value of such a node can't be hashed
             name = key.value if isinstance(key.value, str) else id(key)
             if name in seen:
-                yield str(key.value), key.start_mark.line + 1
+                yield str(key.value), _place(key)
             seen.add(name)
             yield from _find_duplicate_keys(value)
     elif isinstance(node, yaml.SequenceNode):
@@ -121,7 +130,7 @@ def _find_impossible_dates(node: Any, path: str) -> Iterator[Mistake]:
             except YAML_ERRORS:
                 hint = "correct the date. If the value is text, put it in quotes"
                 message = "invalid YAML: the value is read as a date, but the calendar has no such day"
-                yield Mistake(path, message, hint=hint, line=node.start_mark.line + 1)
+                yield Mistake(path, message, hint, *_place(node))
         return
     for index, item in enumerate(node.value):
         if isinstance(item, tuple):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stackgen.doctor.facts import GIB, Container, Disk, Listener, is_version_at_least, parse_version
 from stackgen.doctor.table import CHECKS, exit_code
+from stackgen.doctor.text import as_text
 from stackgen.runtimes.observation.machine import (
     parse_cpu_flags,
     parse_local_addresses,
@@ -258,7 +259,19 @@ def test_errors_in_the_stack_file_are_reported_next_to_those_of_the_machine(tmp_
     found = findings(replace(CPU, cgroup=1), path)
     assert problem_ids(found, "fail") == {"SG-P080"} and problem_ids(found, "warn") == {"SG-P005"}
     finding = next(one for one in found if one.id == "SG-P080")
-    assert finding.place == "models[0].gpuz" and "line 5" in finding.evidence and "gpus" in finding.fix
+    assert finding.place == "models[0].gpuz" and finding.evidence == f"{path}:5" and "gpus" in finding.fix
+    assert (finding.line, finding.column) == (5, 5)
+
+
+def test_findings_name_the_line_of_their_field(tmp_path: Path) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text("name: t\nmodels:\n  - &a {model: a/b, engine: vllm, gpus: [7]}\n")
+    found = [one for one in findings(CPU, path) if one.place]
+    assert {(one.line, one.column) for one in found if one.place.startswith("models[0].gpus")} == {(3, 35)}
+    # a field that the file lacks has the place of its parent, and none at the top
+    assert {one.line for one in found if one.place.startswith("models[0].")} == {3}
+    assert {one.line for one in found if one.place == "gpu_driver"} <= {None}
+    assert f"{path}:3: models[0].gpus: " in as_text(findings(CPU, path), str(path), verbose=True)
 
 
 def test_ids_and_names_of_checks_are_unique() -> None:

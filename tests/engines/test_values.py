@@ -138,7 +138,7 @@ def test_extra_args_that_break_the_rest_of_the_stack_are_refused(
 def test_errors_of_a_file_name_the_line(tmp_path: Path) -> None:
     path = tmp_path / "stack.yaml"
     path.write_text("name: a\nmodels:\n- model: org/m\n  engine: vllm\n  gpus: 1\n  reasoning_parser: qwen\n")
-    with pytest.raises(SpecError, match=r"line 6: models\[0\]\.reasoning_parser: .*did you mean qwen3\?"):
+    with pytest.raises(SpecError, match=r"stack\.yaml:6: models\[0\]\.reasoning_parser: .*did you mean qwen3\?"):
         open_stack(str(path))
 
 

@@ -275,7 +275,7 @@ def test_the_engines_key_can_not_be_replaced(
         (folder / "stack.yaml").write_text(f"name: demo\nmodels:\n  - {entry}\n")
         assert render(folder) == 2
         shown = capsys.readouterr().err
-        assert f"line 3: models[0].extra_env.{name}: is the engine's key" in shown
+        assert f"stack.yaml:3: models[0].extra_env.{name}: is the engine's key" in shown
         assert "change STACKGEN_API_KEY in .env" in shown
 
 

@@ -69,7 +69,7 @@ def test_message_has_source_count_line_path_and_fix() -> None:
     with pytest.raises(SpecError) as caught:
         parse_stack(GOOD + "    gpuss: 1\n", "my/stack.yaml")
     assert str(caught.value) == (
-        "my/stack.yaml: 1 error\n  line 5: models[0].gpuss: unknown field (did you mean gpus?)"
+        "my/stack.yaml: 1 error\n  my/stack.yaml:5: models[0].gpuss: unknown field (did you mean gpus?)"
     )
     assert caught.value.exit_code == 2
     assert "schema" in caught.value.hint

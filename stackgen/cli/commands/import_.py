@@ -15,7 +15,7 @@ from stackgen.importing.side_by_side import compare
 from stackgen.importing.source import import_text
 from stackgen.importing.stack_file import build_text, find_problems, write_folder
 from stackgen.render.read import MAX_BYTES
-from stackgen.stack.load import read_text
+from stackgen.stack.load import locate, read_text
 
 __all__ = ["import_"]
 
@@ -33,7 +33,12 @@ OVERRIDES = (
 def import_(args: Namespace) -> int:
     """Runs `stackgen import`. Returns 1 if stackgen can't render the new stack before somebody changes it."""
     text, source, folder, overrides = _read(args.source)
-    found = import_text(text, source, folder, overrides)
+    try:
+        found = import_text(text, source, folder, overrides)
+    except SpecError as error:
+        # a path of merged files may be in another one; without a path, the error is about the whole file
+        known = error.source == source and Path(source).suffix in (".yaml", ".yml") and not overrides
+        raise (locate(error, text, source) if known and error.mistakes[0].path else error) from None
     stack = build_text(found, source)
     problems = found.problems = find_problems(stack, folder)
     data = to_json(found, stack, problems)

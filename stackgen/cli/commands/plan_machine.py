@@ -20,7 +20,7 @@ from stackgen.runtimes.observation.gpu_holders import GpuRow, Holder, find_holde
 from stackgen.runtimes.observation.gpu_tools import Runner, read_nvidia_facts, run_tool
 from stackgen.runtimes.observation.remote import ssh_runner
 from stackgen.spec import StackSpec
-from stackgen.stack.load import read_text
+from stackgen.stack.load import locate, read_text
 from stackgen.stack.yaml_text import read_mapping
 
 __all__ = ["describe_machine", "mark_held", "read_file", "read_hosts", "read_this_machine"]
@@ -36,7 +36,15 @@ HINT = ("run `stackgen plan` on the machine with the GPUs, or describe its GPUs 
 
 def read_file(path: Path, hosts: Collection[str] = ()) -> tuple[Device, ...]:
     """The GPUs in the file of `--machine`; `hosts` are the machines of the stack. Raises SpecError."""
-    found = parse_machine(read_mapping(read_text(path), str(path)), str(path))
+    text = read_text(path)
+    try:
+        return _read(text, path, hosts)
+    except SpecError as error:
+        raise locate(error, text, str(path)) from None
+
+
+def _read(text: str, path: Path, hosts: Collection[str]) -> tuple[Device, ...]:
+    found = parse_machine(read_mapping(text, str(path)), str(path))
     named = {one.host for one in found}
     if bool(hosts) != bool(named - {""}):
         what = ("lists GPUs without `hosts`, but the stack has several machines: " + ", ".join(hosts) if hosts else
