@@ -117,7 +117,7 @@ def test_a_stack_whose_disk_may_be_unmounted_is_forgotten_on_request(
     docker_with(monkeypatch)
     assert main(["list"]) == 0
     shown = capsys.readouterr()
-    assert str(folder) in shown.out and "`stackgen list --forget` forgets it" in shown.err
+    assert str(folder) in shown.out and "run `stackgen list --forget`" in shown.err
     assert main(["list", "--forget"]) == 0
     assert f"forgot {folder}" in capsys.readouterr().err
     assert listed(capsys) == []
