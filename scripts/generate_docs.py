@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generates docs/errors/, and stack-file, cli, checks, bundle, imports and parsers in docs/reference/, from the code.
+"""Generates docs/errors/, and most pages of docs/reference/, from the code and from recorded answers.
 
 So these pages always match the code.
 
@@ -42,6 +42,7 @@ from stackgen.stack.schema import QUOTED, stack_schema
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from scripts.catalog_page import catalog_page  # noqa: E402
+from scripts.rules_page import rules_page  # noqa: E402
 from tests.diagnose.fixtures import load_fixtures  # noqa: E402 - the tests' parser of failure logs
 from tests.importing.sources import HERE, read_sources  # noqa: E402 - the public sources of the tests
 
@@ -473,6 +474,7 @@ def main():
         "bundle.schema.json": lambda: json.dumps(bundle_schema(), indent=1) + "\n",
         "imports.md": imports,
         "engine-versions.md": engine_versions,
+        "manifest-rules.md": lambda: rules_page(NOTE),
     }
     pages = {f"reference/{name}": page for name, page in pages.items()}
     pages |= {"errors/index.md": errors_index, "decisions/diagnosis.md": diagnosis_page}

@@ -37,10 +37,10 @@ spec:
             - { name: HOST, value: a }
             - { name: ADDRESS, value: "http://$(HOST)" }
             - { name: KEY, valueFrom: { secretKeyRef: { name: keys, key: key } } }
-          ports: [{ name: http, containerPort: 8000 }]
+          ports: [{ name: http, containerPort: 8000, protocol: TCP }]
           resources:
-            requests: { cpu: 500m, memory: 2Gi, nvidia.com/gpu: 2 }
-            limits: { memory: 4Gi, nvidia.com/gpu: 2 }
+            requests: { cpu: 500m, memory: 2Gi, nvidia.com/gpu: "2" }
+            limits: { memory: 4Gi, nvidia.com/gpu: "2" }
           readinessProbe: { httpGet: { path: /health, port: http } }
           lifecycle: { preStop: { exec: { command: [sleep, "15"] } } }
           securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: [ALL] } }
@@ -53,7 +53,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: { name: vllm }
-spec: { selector: { app: engine }, ports: [{ name: http, port: 80, targetPort: http }] }
+spec: { selector: { app: engine }, ports: [{ name: http, port: 80, protocol: TCP, targetPort: http }] }
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -145,8 +145,8 @@ def set_(place: Callable[[Objects], Any], **values: Any) -> Callable[[Objects], 
 
 MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
     "fractional GPU": (
-        "whole-gpus", lambda by: [one.update({"nvidia.com/gpu": 0.5}) for one in resources(by).values()]),
-    "GPU request differs": ("gpu-limit", lambda by: resources(by)["requests"].update({"nvidia.com/gpu": 1})),
+        "whole-gpus", lambda by: [one.update({"nvidia.com/gpu": "0.5"}) for one in resources(by).values()]),
+    "GPU request differs": ("gpu-limit", lambda by: resources(by)["requests"].update({"nvidia.com/gpu": "1"})),
     "GPU without a limit": ("gpu-limit", lambda by: resources(by)["limits"].pop("nvidia.com/gpu")),
     "bad quantity": ("quantity", lambda by: resources(by)["limits"].update({"memory": "4 GB"})),
     "negative quantity": ("quantity", lambda by: resources(by)["requests"].update({"cpu": "-1"})),
@@ -161,7 +161,8 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
     "two containers of a name": ("pod-names", lambda by: pod(by)["containers"].append(container(by))),
     "two variables of a name": ("pod-names", lambda by: container(by)["env"].append({"name": "HOST", "value": "b"})),
     "two volumes of a name": ("pod-names", lambda by: pod(by)["volumes"].append({"name": "files", "emptyDir": {}})),
-    "long name of a port": ("port-name", lambda by: container(by)["ports"].append({"name": "openai-compatible"})),
+    "long name of a port": ("port-name", lambda by: container(by)["ports"].append(
+        {"name": "openai-compatible", "containerPort": 8001, "protocol": "TCP"})),
     "probe of a missing port": (
         "probe-port", lambda by: container(by)["readinessProbe"]["httpGet"].update(port="api")),
     "variable refers to a later one": ("variable", lambda by: container(by)["env"].reverse()),
@@ -206,8 +207,12 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
 
 # the same object twice
 TWINS = "two objects of a name"
+# about kinds that the real server of the tests lacks
+NOT_SENT = ("missing resource claim",)
 # what follows from the mistakes that a server accepts
 EFFECTS: dict[str, str] = {
+    "two mounts at a path": "one volume hides the other",
+    "Job restarts always": "the controller refuses the pods",
     "two variables of a name": "only the last value counts",
     "probe of a missing port": "the kubelet can't resolve the port, so the pod never becomes ready",
     "variable refers to a later one": "the variable contains the text `$(NAME)`",
@@ -224,9 +229,9 @@ EFFECTS: dict[str, str] = {
     "missing Secret": "the container is never created (CreateContainerConfigError)",
     "missing claim": "the pod stays Pending",
     "missing ConfigMap": "the volume is never mounted, and the pod never starts",
-    "missing resource claim": "the pod stays Pending",
-    "budget blocks drains": "`kubectl drain` waits forever",
-    "budget needs all replicas": "`kubectl drain` waits forever",
+    "missing resource claim": "the pod stays Pending (not sent to this server)",
+    "budget blocks drains": "the drain of its node waits forever",
+    "budget needs all replicas": "the drain of its node waits forever",
     "surge with GPUs": "the new pod stays Pending while the old pod has the GPUs, so no rollout ends",
     "replicas next to an autoscaler": "each `kubectl apply` resets the number of replicas",
     "autoscaler with least above most": "the webhook of KEDA refuses it, if it runs",

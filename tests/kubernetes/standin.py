@@ -21,8 +21,8 @@ def standin_engine(port: int, key: str, *models: str) -> Iterator[None]:
     environment = {
         **os.environ, "VLLM_API_KEY": key, "STANDIN_FLAGS": str(ROOT / "stackgen" / "flags" / "vllm-0.32.0.json")
     }  # fmt: skip
-    words = [str(ROOT / "tests" / "standin" / "vllm.py"), "serve", models[0], "--host", "127.0.0.1", "--port", str(port),
-             "--served-model-name", *models]  # fmt: skip
+    program = str(ROOT / "tests" / "standin" / "vllm.py")
+    words = [program, "serve", models[0], "--host", "127.0.0.1", "--port", str(port), "--served-model-name", *models]
     with subprocess.Popen([sys.executable, *words], env=environment) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

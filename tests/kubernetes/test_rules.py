@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from stackgen.kubernetes.rules import RULES, find_mistakes
 from stackgen.kubernetes.rules.resources import parse_quantity
-from tests.kubernetes.planted import MISTAKES, pod, valid
+from tests.conftest import ROOT
+from tests.kubernetes.planted import EFFECTS, MISTAKES, NOT_SENT, TWINS, pod, valid
 from tests.kubernetes.test_manifests import by_stack, objects
 
 
@@ -55,3 +57,9 @@ def test_quantities(text: Any, number: str | None) -> None:
     found = parse_quantity(text)
     assert (found is None) == (number is None)
     assert number is None or float(found or 0) == float(number)
+
+
+def test_every_mistake_that_the_server_accepts_has_a_known_effect() -> None:
+    recorded = json.loads((ROOT / "tests/cluster/recorded/mistakes.json").read_text())
+    assert set(recorded) == {*MISTAKES, TWINS} - set(NOT_SENT)
+    assert set(EFFECTS) >= {name for name, answer in recorded.items() if answer == "accepted"} | set(NOT_SENT)

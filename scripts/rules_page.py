@@ -1,0 +1,47 @@
+"""The page docs/reference/manifest-rules.md: each planted mistake, and what a real API server answers to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.kubernetes.planted import EFFECTS, MISTAKES, NOT_SENT, TWINS
+
+__all__ = ["rules_page"]
+
+RECORDED = Path(__file__).parents[1] / "tests" / "cluster" / "recorded" / "mistakes.json"
+INTRO = """\
+`stackgen render --target kubernetes` never writes the mistakes on this page. The tests apply rules to all manifests of
+the examples, and each rule has at least one mistake that it must find. Each mistake was also sent to a real API server
+(Kubernetes {version}, `kubectl apply --server-side --dry-run=server --validate=strict`).
+
+The API server refuses {refused} of {count} mistakes. The other {accepted} show up only later, in a running cluster. For
+these, the rules are the only check before a start. This server is older than Pod Security and resource claims, and the
+webhooks of LeaderWorkerSet and KEDA did not run.
+"""
+VERSION = "1.20.2"
+
+
+def rules_page(note: str) -> str:
+    """Returns the page, with `note` at the top."""
+    answers: dict[str, str] = json.loads(RECORDED.read_text())
+    rules = {name: rule for name, (rule, _) in MISTAKES.items()} | {TWINS: "twins"}
+    refused = [name for name in rules if name not in NOT_SENT and answers[name] != "accepted"]
+    accepted = [name for name in rules if name not in refused]
+    count = len(rules) - len(NOT_SENT)
+    intro = INTRO.format(version=VERSION, count=count, refused=len(refused), accepted=count - len(refused))
+    parts = [note, "# Mistakes in manifests\n", intro]
+    parts += ["## Accepted by the API server\n", "| mistake | rule | what happens |", "|---|---|---|"]
+    parts += [f"| {name} | `{rules[name]}` | {_cell(EFFECTS[name])} |" for name in accepted]
+    parts += ["", "## Refused by the API server\n", "| mistake | rule | its message |", "|---|---|---|"]
+    parts += [f"| {name} | `{rules[name]}` | {_code(answers[name])} |" for name in refused]
+    return "\n".join(parts) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    # a message that contains backticks
+    return f"`` {_cell(text)} ``" if "`" in text else f"`{_cell(text)}`"
