@@ -29,6 +29,8 @@ RAISED = re.compile(
     r"(?:gguf|ggml|llama|clip|mtmd|common|srv|get|load)\w*(?: +\w+)?: (?:error|failed to|unable to|E )\b.*|"
     r"GGML_ASSERT.*|\S+:\d+: GGML_ASSERT.*|got exception: .*|exec \S+: .+|\S*python\S*: can't .*|"
     r"\S+: (?:cannot|can't|could not) \S.*|"
+    # of a shell that starts a program
+    r"(?:/bin/)?(?:ba|da)?sh: (?:line )?\d+: \S+: .*|"
     # of SGLang, whose lines have no level
     r"Health check failed\. Server couldn't .*|"
     # of C++, after `terminate called`
@@ -61,6 +63,8 @@ CONSEQUENCES = re.compile(
     r"(?:EngineCore|WorkerProc) (?:failed to start|hit an exception|encountered a fatal error)|"
     r"Request failed after \d+ retries|gguf_init_from_\w+: failed to read tensor data|"
     r"llama_model_loader: failed to load model from|failed to get memory usage of mmproj|"
+    # the compiler's own error is in the lines between
+    r"Ninja build failed\. Ninja output|^ninja: build stopped|"
     # raised by the tokenizer's caller for every reason
     r"^RuntimeError: Failed to load the tokenizer"
 )
@@ -85,7 +89,10 @@ HINTS = re.compile(
 BARE = re.compile(r"^[\w.]+(?:Error|Exception)$")
 FRAME = re.compile(r'^\s+(?:File "|\S)|^\s*[\^~]+\s*$|^Traceback \(most recent')
 # warnings that state a cause, however long before the error that follows from it
-STATED = re.compile(r"(?i)failed to import|undefined symbol|cannot open shared object|variable is not set\. Defaulting")
+STATED = re.compile(
+    r"(?i)failed to import|undefined symbol|cannot open shared object|variable is not set\. Defaulting|"
+    r"not locate lib(?:cuda|dxcore|nvidia-ml)\.so"
+)
 # what Python draws below a line of code
 MARKS = re.compile(r"^\s*[\^~]+\s*$")
 ACCESS_LOG = re.compile(r'HTTP/1\.[01]" \d\d\d|log_server_r: request|non-default args|Avg prompt throughput')

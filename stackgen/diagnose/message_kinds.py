@@ -131,6 +131,19 @@ KINDS = (
         "that the model's page names, or another variant of the model",
     ),
     _kind(
+        "choice",
+        r"\b(?:valid|available|allowed|accepted|possible|supported|known) "
+        r"(?:\w+ ){0,2}(?:options|values|choices|backends|types|methods|formats|names|parsers|modes)\b.{0,20}?"
+        r"(?: are|:|=|\[|\{)|"
+        r"(?:must be|choose|expected|should be|choose from|is not) (?:one of|in|from) ?:? ?[\[({']|"
+        r"(?:Available|Supported|Choices|Options): ",
+        "the engine does not know a value",
+        "set {settings} to a value that the message lists; if you need the other value, set `image:` to the version "
+        "or build of the engine that has it",
+        "no setting in stack.yaml has this value, so it comes from the model's files or from a default: use the "
+        "version or build of the engine that knows the value, or set a value that the message lists",
+    ),
+    _kind(
         "value",
         r"\b(?:must|should|expect\w*|invalid|unknown|unrecognized|unexpected|illegal|at least|at "
         r"most|greater|less than|"

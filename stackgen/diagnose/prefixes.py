@@ -20,7 +20,8 @@ TIMESTAMP_PREFIX = re.compile(
 # Ray: (RayWorkerWrapper pid=31, ip=10.0.0.1); FastChat: 2026-11-23 04:25:43 | ERROR | stderr |;
 # llama.cpp: 0.00.036.051 E srv    load_model:; torch: [rank0]:E0701 14:28:21.083000 91 torch/x.py:539] [0/0],
 # [rank0]:[W106 12:41:43.88 x.cpp:15]; NCCL: node:221:221 [3] misc/shmutils.cc:72 NCCL WARN, also after [date time];
-# nginx: 2026/06/18 09:41:07 [error] 29#29: *412; Compose: WARN[0000], time="2026-06-18T09:41:07Z" level=warning msg="…"
+# nginx: 2026/06/18 09:41:07 [error] 29#29: *412; Go: 2026/06/18 09:41:07; Compose: WARN[0000];
+# Kubernetes: E0618 09:41:07.123456       1 main.go:55]
 ENGINE_PREFIX = re.compile(
     r"^(?:\[rank\d+\]:\s?)?(?P<process>\((?:[\w:.-]{1,60} )?(?:rank=\d+ )?pid=\d+(?:, [\w=., -]{1,60})?\)\s*)?"
     # vLLM's own format has `[file.py:1]`, with VLLM_LOGGING_PREFIX and in some versions without the date or the bracket
@@ -31,11 +32,10 @@ ENGINE_PREFIX = re.compile(
     r"(?:\d{4}-\d\d-\d\d [\d:,]+ \| (?P<tier>\w+) \| [\w.]+ \| )?"
     r"(?:\d+\.\d\d\.\d{3}\.\d{3} (?P<letter>[DIWE]) )?"
     r"(?:\[rank\d+\]:\s?)?"
-    r"(?:\[?(?P<torch>[DIWEF])\d{3,4} [\d:.]+ (?:\d+ )?[\w./-]{1,200}:\d+\] (?:\[[\d/_]+\] )*)?"
+    r"(?:\[?(?P<torch>[DIWEF])\d{3,4} [\d:.]+ {1,8}(?:\d+ )?[\w./-]{1,200}:\d+\] (?:\[[\d/_]+\] )*)?"
     r"(?:(?:\[[\d-]{10} [\d:.]+\] )?[\w.-]{1,100}:\d+:\d+ \[\d+\] (?:[\w./-]{1,100}:\d+ )?NCCL (?P<nccl>INFO|WARN) )?"
-    r"(?:\d{4}/\d\d/\d\d [\d:]{8} \[(?P<nginx>\w{4,6})\] \d+#\d+: (?:\*\d+ )?)?"
-    r"(?:(?P<logrus>TRAC|DEBU|INFO|WARN|ERRO|FATA|PANI)\[\d{4}\] "
-    r"|time=\"?[\w:.+-]{1,40}\"? level=(?P<logfmt>\w{4,7}) msg=)?"
+    r"(?:\d{4}/\d\d/\d\d [\d:.]{8,15} (?:\[(?P<nginx>\w{4,6})\] \d+#\d+: (?:\*\d+ )?)?)?"
+    r"(?:(?P<logrus>TRAC|DEBU|INFO|WARN|ERRO|FATA|PANI)\[\d{4}\] )?"
 )
 # torch warns of every GPU that it sees, also of one that the engine does not use; a kernel's own error follows.
 # huggingface_hub repeats requests, and raises an exception after the last one
@@ -48,6 +48,13 @@ COLORS = re.compile("\x1b\\[[0-9;]*m")
 JSON_LEVELS, JSON_MESSAGES = ("level", "severity", "levelname"), ("message", "msg", "event")
 # no known program writes a longer line in JSON
 MAX_JSON_CHARS = 20_000
+# a line of Go's logfmt: time=… level=ERROR msg="…" err="…"; Grafana, Prometheus, DCGM exporter, Docker, containerd
+LOGFMT = re.compile(
+    r'^(?:[\w.]{1,30}=(?:"(?:[^"\\]|\\.){0,200}"|[^\s"]{1,100}) ){0,5}(?:level|lvl)="?(?P<level>[A-Za-z]{4,8})"? '
+)
+FIELD = re.compile(r'(?:^| )(?P<name>[\w.]{1,30})=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>\S*))')
+# fields that contain the reason of a logged error
+REASONS = ("err", "error", "reason")
 
 
 def _strip_timestamp(line: str) -> str:
@@ -55,8 +62,10 @@ def _strip_timestamp(line: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _unpack_json(text: str) -> tuple[str, str] | None:
-    """Level and message of a line in JSON; None for any other line."""
+def _unpack(text: str) -> tuple[str, str] | None:
+    """Level and message of a line in JSON or in Go's logfmt, with the reason in it; None for any other line."""
+    if "evel=" in text[:600] or "lvl=" in text[:600]:
+        return _unpack_logfmt(text)
     if not text.startswith("{") or len(text) > MAX_JSON_CHARS or not text.rstrip().endswith("}"):
         return None
     try:
@@ -67,15 +76,36 @@ def _unpack_json(text: str) -> tuple[str, str] | None:
     entry = {**entry, **fields}
     message = next((entry[name] for name in JSON_MESSAGES if isinstance(entry.get(name), str)), None)
     level = next((entry[name] for name in JSON_LEVELS if isinstance(entry.get(name), str)), None)
-    return None if message is None or level is None else (level.upper(), message)
+    if message is None or level is None:
+        return None
+    return level.upper(), _add_reason(message, [str(entry[one]) for one in REASONS if isinstance(entry.get(one), str)])
+
+
+def _unpack_logfmt(text: str) -> tuple[str, str] | None:
+    head = LOGFMT.match(text[:2000])
+    if not head or len(text) > MAX_JSON_CHARS:
+        return None
+    fields = {one["name"]: one["plain"] if one["quoted"] is None else _unquote(one["quoted"])
+              for one in FIELD.finditer(text)}  # fmt: skip
+    message = fields.get("msg", fields.get("message"))
+    reasons = [fields[one] for one in REASONS if fields.get(one)]
+    return None if message is None else (head["level"].upper(), _add_reason(message, reasons))
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"\\(.)", lambda one: {"n": " ", "t": " "}.get(one[1], one[1]), text)
+
+
+def _add_reason(message: str, reasons: list[str]) -> str:
+    return ": ".join((message, *(one for one in reasons if one and one not in message)))
 
 
 # every rule and every classification strips the same lines
 @lru_cache(maxsize=8192)
 def strip_prefix(line: str) -> str:
-    """`line` without colors, timestamps and the prefix of the engine; of a line in JSON, its message."""
+    """`line` without colors, timestamps and the prefix of the engine; of a line in JSON or logfmt, its message."""
     plain = ENGINE_PREFIX.sub("", _strip_timestamp(line)).rstrip()
-    unpacked = _unpack_json(plain)
+    unpacked = _unpack(plain)
     return " ".join(unpacked[1].split()) if unpacked else plain
 
 
@@ -89,11 +119,11 @@ def is_below_error(line: str) -> bool:
     if prefix["torch"] or prefix["nccl"]:
         # NCCL prints its errors at level WARN
         return prefix["torch"] in ("D", "I", "W") or prefix["nccl"] == "INFO"
-    if prefix["nginx"] or prefix["logrus"] or prefix["logfmt"]:
+    if prefix["nginx"] or prefix["logrus"]:
         return not _is_error_word(prefix)
-    unpacked = _unpack_json(plain[prefix.end() :])
+    unpacked = _unpack(plain[prefix.end() :])
     if unpacked:
-        return unpacked[0] in ("TRACE", "DEBUG", "INFO", "WARN", "WARNING")
+        return unpacked[0] in ("TRACE", "DEBUG", "DBUG", "INFO", "NOTICE", "WARN", "WARNING")
     # FastChat logs everything from stderr at level ERROR, so only the message shows it
     return prefix["tier"] in ("DEBUG", "INFO", "WARNING") or bool(BELOW_ERROR.match(plain[prefix.end() :]))
 
@@ -103,16 +133,15 @@ def is_error_level(line: str) -> bool:
     plain = _strip_timestamp(line)
     prefix = ENGINE_PREFIX.match(plain)
     assert prefix
-    unpacked = _unpack_json(plain[prefix.end() :])
+    unpacked = _unpack(plain[prefix.end() :])
     return bool(prefix["level"] in ("ERROR", "CRITICAL") or prefix["letter"] == "E" or prefix["torch"] in ("E", "F")
                 or _is_error_word(prefix)
-                or (unpacked and unpacked[0].startswith(("ERR", "CRIT", "FATAL"))))  # fmt: skip
+                or (unpacked and unpacked[0].startswith(("ERR", "EROR", "CRIT", "FATAL", "PANIC"))))  # fmt: skip
 
 
 def _is_error_word(prefix: re.Match[str]) -> bool:
     """Whether the level of nginx, or of a Go program, is that of an error."""
-    return (prefix["nginx"] in ("error", "crit", "alert", "emerg") or prefix["logrus"] in ("ERRO", "FATA", "PANI")
-            or prefix["logfmt"] in ("error", "fatal", "panic"))  # fmt: skip
+    return prefix["nginx"] in ("error", "crit", "alert", "emerg") or prefix["logrus"] in ("ERRO", "FATA", "PANI")
 
 
 def error_letter(line: str) -> bool:

@@ -44,12 +44,23 @@ REMOVED_FLAGS: dict[str, dict[str, str]] = {
         "--override-pooler-config": "use --pooler-config",
         "--preemption-mode": "remove the flag: vLLM recomputes preempted requests",
         "--disable-frontend-multiprocessing": "remove the flag",
+        "--max-num-partial-prefills": "remove the flag",
+        "--max-long-partial-prefills": "remove the flag",
     },
     "fastchat": {
         "--api-keys": "remove the flag: the key comes from .env, and the process list would show the value of the flag",
     },
     "sglang": {},
-    "llamacpp": {},
+    # flags that build 10865 still had, as deprecated (common/arg.cpp), and build 10878 no longer has
+    "llamacpp": {
+        "--mmap": "use --load-mode mmap, or remove the flag: the model is memory-mapped by default",
+        "--no-mmap": "use --load-mode none",
+        "--mlock": "use --load-mode mlock",
+        "--direct-io": "use --load-mode dio",
+        "--dio": "use --load-mode dio",
+        "--no-direct-io": "use --load-mode none, or remove the flag",
+        "--ndio": "use --load-mode none, or remove the flag",
+    },
 }
 # a known flag that differs in more characters is another flag, not a typo
 MAX_TYPOS = 2
@@ -60,7 +71,8 @@ REMOVED_IN = {
     "--cuda-graph-sizes": "0.13.0", "--rope-scaling": "0.11.1", "--rope-theta": "0.11.1", "--device": "0.10.0",
     "--num-lookahead-slots": "0.12.0", "--use-v2-block-manager": "0.10.0", "--enable-lora-bias": "0.11.1",
     "--override-pooler-config": "0.12.0", "--preemption-mode": "0.11.0",
-    "--disable-frontend-multiprocessing": "0.19.0",
+    "--disable-frontend-multiprocessing": "0.19.0", "--max-num-partial-prefills": "0.27.0",
+    "--max-long-partial-prefills": "0.27.0",
 }  # fmt: skip
 # removed flags without a value: they can be removed without looking at the next argument
 REMOVED_SWITCHES = frozenset(
@@ -131,17 +143,34 @@ def suggest_flag(engine: str, flag: str) -> str:
     """Suggests what to use for a flag that `engine` does not know; "" if no known flag is similar."""
     plain = normalize_flag(flag)
     known = load_flags(engine)
+    if known and (gone := known.by_name.get(plain, {}).get("removed")):
+        return f"use {gone}"
     if known and plain in known.by_name:
         # this version accepts the flag, so a program that rejects it must have another version
         same = f"{engine} {known.version} has the flag {plain}, but this image contains another version of {engine}"
         return same if plain == flag else f"did you mean {plain}?"
     other = next((e for e in REMOVED_FLAGS if e != engine and (t := load_flags(e)) and plain in t.by_name), "")
     # `plain` is a long flag, so short names can't be what the user meant
-    own = [name for name in known.by_name if name.startswith("--")] if known else []
+    flags = known.by_name if known else {}
+    own = [name for name, entry in flags.items() if name.startswith("--") and "removed" not in entry]
+    # the same words in another order, or with one more: `--draft-model`, `--draft-n-max`
+    if not other and (same_words := _find_same_words(plain, own)):
+        return f"did you mean {same_words}?"
     # a flag of another engine counts as a typo only if it is very similar to one of this engine
     similar = get_close_matches(plain.lower(), own, n=1, cutoff=0.85 if other else 0.75)
     close = [one for one in similar if _count_differences(plain.lower(), one) <= MAX_TYPOS]
     return f"did you mean {close[0]}?" if close else f"{plain} is a flag of {other}" if other else ""
+
+
+def _find_same_words(flag: str, names: list[str]) -> str:
+    """The flag that has the words of `flag`, in any order, or one word more; "" if there is none or several."""
+    words = flag.strip("-").lower().split("-")
+    own = {name: name.strip("-").split("-") for name in names}
+    same = [name for name, parts in own.items() if sorted(parts) == sorted(words)]
+    # of two words, the first must be the same: `--max-tokens` is not `--image-max-tokens`
+    longer = [name for name, parts in own.items() if len(parts) == len(words) + 1 and set(words) < set(parts)
+              and (len(words) > 2 or (len(words) == 2 and parts[0] == words[0]))]  # fmt: skip
+    return next((one[0] for one in (same, longer) if len(one) == 1), "")
 
 
 def _count_differences(one: str, other: str) -> int:

@@ -124,7 +124,7 @@ def test_the_warning_with_the_reason_wins_over_its_consequence() -> None:
         ("2026/06/18 09:41:07 [warn] 29#29: plums", "plums", False),
         ("WARN[0000] plums", "plums", False),
         ("ERRO[0003] plums", "plums", True),
-        ('time="2026-06-18T09:41:07Z" level=error msg="plums"', '"plums"', True),
+        ('time="2026-06-18T09:41:07Z" level=error msg="plums"', "plums", True),
     ],
 )
 def test_prefixes_of_other_programs_are_read(line: str, text: str, is_failure: bool) -> None:

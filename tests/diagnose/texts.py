@@ -95,6 +95,24 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "'fp8e5')", "Triton 3", "vllm"),
     ("SG-G021", "RuntimeError: FlashAttention only supports Ampere GPUs or newer.", "flash-attn 2", "vllm"),
     ("SG-G023", "/bin/sh: 1: nvcc: not found", "dash", "vllm"),
+    ("SG-G023", "OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root.",
+     "torch 2.13, utils/cpp_extension.py", "vllm"),
+    ("SG-G023", "RuntimeError: The detected CUDA version (12.4) mismatches the version that was used to compile "
+     "PyTorch (13.0). Please make sure to use the same CUDA versions.", "torch 2.13, utils/cpp_extension.py", "vllm"),
+    ("SG-G023", "RuntimeError: Ninja is required to load C++ extensions (pip install ninja to get it)",
+     "torch 2.13, utils/cpp_extension.py", "vllm"),
+    ("SG-G023", "FileNotFoundError: [Errno 2] No such file or directory: 'ninja'", "Python 3.12, subprocess.py",
+     "vllm"),
+    ("SG-G023", "RuntimeError: Failed to find C compiler. Please specify via CC environment variable or set "
+     "triton.knobs.build.impl.", "Triton 3.6, runtime/build.py", "vllm"),
+    ("SG-G003", "E1130 03:33:00.000000       1 main.go:132] Failed to initialize NVML: could not load NVML library: "
+     "libnvidia-ml.so.1: cannot open shared object file: No such file or directory", "NVIDIA/k8s-device-plugin issue "
+     "1431 (2025-09)", ""),
+    ("SG-D023", 'Error: OCI runtime error: crun: {"msg":"cannot set memory limit: container could not join or create '
+     'cgroup","level":"error","time":"2026-10-22T10:04:55.559600Z"}', "crun 1.29, form of ublue-os/bluefin issue "
+     "3454", ""),
+    ("SG-C014", "node-1:83:83 [0] misc/ibvwrap.cc:182 NCCL WARN Call to ibv_reg_mr_iova2 failed with error Invalid "
+     "argument", "NVIDIA/nccl issue 1842 (2025-09)", "vllm"),
     ("SG-G024", "Memory access fault by GPU node-2 (Agent handle: 0x5640a8bb1980) on address 0x7feea09c5000. Reason: "
      "Page not present or supervisor privilege.", "ROCR runtime", "vllm"),
     ("SG-G025", "RuntimeError: No HIP GPUs are available", "torch for ROCm", "vllm"),

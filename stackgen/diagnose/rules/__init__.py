@@ -43,7 +43,9 @@ from stackgen.diagnose.rules import (
     sizes,
     slow,
     surroundings,
+    toolchain,
     vllm,
+    windows,
 )
 
 __all__ = ["RULES", "get_rule", "has_check_rule"]
@@ -70,6 +72,7 @@ RULES: tuple[Rule, ...] = (
     *gpu_visibility.RULES,
     *gpu.RULES,
     *gpu_image.RULES,
+    *toolchain.RULES,
     *gpu_setup.RULES,
     *gpu_kernels.RULES,
     *native_parts.RULES,
@@ -101,6 +104,7 @@ RULES: tuple[Rule, ...] = (
     # after the rules that know a grammar: they know more about their messages
     *engine_messages.RULES,
     *pasted_states.RULES,
+    *windows.RULES,
     # these describe a state; if a more specific cause exists, it explains the state
     *llamacpp.LAST_RULES,
     *connection.LAST_RULES,

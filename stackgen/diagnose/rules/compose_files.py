@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.compose_schema import advise_on_key
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
+
+ADDITIONAL = re.compile(
+    r"^(?:(?:ERROR: |docker: )?validating .{1,300}?\.ya?ml: )?(?P<problem>(?P<path>\(root\)|"
+    r"[\w-]{1,80}(?:\.[\w-]{1,80}){0,9}) "
+    r"[Aa]dditional propert(?:y|ies) '?(?P<key>[\w.-]{1,80})'? (?:is |are )?not allowed)"
+)
+
+
+def _find_additional(evidence: Evidence) -> Iterator[Hit]:
+    """Compose does not know a key of the file, or does not know it in this place."""
+    texts = [(one.service, one.log) for one in evidence.services if not one.is_working]
+    for service, text in (("", evidence.compose_output), *texts):
+        lines = text.splitlines() if "dditional propert" in text else []
+        found = next((one for line in lines if (one := ADDITIONAL.match(strip_prefix(line).strip()))), None)
+        if found:
+            problem, step = advise_on_key(found["path"], found["key"])
+            values = {"problem": found["problem"], "what": problem, "step": step}
+            yield Hit(service, (found[0],), values, variant=MISPLACED)
+            break
+
+
+MISPLACED = Variant(
+    (),
+    cause="Compose rejects the configuration: {what}",
+    fix="{step}; run `docker compose config`, which checks the file again",
+    condition="Compose reports an additional property",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -14,7 +47,9 @@ RULES: tuple[Rule, ...] = (
         fix="correct the part that the message names, in the file that contains it; to check the file, run `docker "
         "compose config` with the same `-f` and `--env-file`; if stackgen wrote compose.yaml, `stackgen render "
         "--diff` shows manual edits, and `stackgen render --force` overwrites them",
-        source="The messages come from Compose 2.24 to 5. The failure was reproduced.",
+        source="The messages come from Compose 2.24 to 5. Where a key is allowed comes from the schema of the Compose "
+        "Specification (June 2026). langflow-ai/openrag pull request 779 (2026-01) and manascb1344/zonos-api issue 2 "
+        "(2025-02) quote messages about keys. The failure was reproduced.",
         explain="stackgen validates compose.yaml with Compose before it writes the file. If Compose rejects "
         "compose.yaml later, either the file was edited, or this machine has another version of Compose.",
         patterns=compile_patterns(
@@ -23,21 +58,10 @@ RULES: tuple[Rule, ...] = (
             r"yaml: (?P<problem>line \d+.*)",
             r"^(?P<problem>.+): invalid compose project",
         ),
+        find=_find_additional,
         inputs=("compose",),
         variants=(
-            Variant(
-                compile_patterns(
-                    r"^(?:validating .{1,300}?: )?(?P<problem>\S{1,200} [Aa]dditional propert(?:y|ies) "
-                    r"'?(?P<key>[\w.-]+)'? "
-                    r"(?:is |are )?not allowed)"
-                ),
-                cause="this version of Compose does not support {key} in this place: {problem}",
-                fix="look up {key} in the Compose file reference, which names the version that it needs (`gpus` of a "
-                "service needs 2.30); compare that version with `docker compose version`, and update Compose if it "
-                "is older; if you can't update Compose, use the older form (for GPUs: "
-                "deploy.resources.reservations.devices); if the reference does not allow {key} in this place, "
-                "correct the name",
-            ),
+            MISPLACED,
             Variant(
                 compile_patterns(
                     r"^(?P<problem>service .+ has neither an image nor a build context specified): invalid compose "

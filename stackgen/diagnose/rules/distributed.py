@@ -51,4 +51,31 @@ RULES: tuple[Rule, ...] = (
         ),
         inputs=("log",),
     ),
+    Rule(
+        "SG-C014",
+        title="NCCL can't use the RDMA adapter",
+        cause="NCCL connects the machines with RDMA (InfiniBand or RoCE), and a call to the adapter failed: {call} "
+        "({problem})",
+        fix="check on every machine that the port is active (`ibv_devinfo`), that the container has /dev/infiniband, "
+        'and that NCCL_IB_HCA and NCCL_IB_GID_INDEX name the right port; as a test, set NCCL_IB_DISABLE to "1" in '
+        "extra_env, which uses TCP instead and is slower",
+        source="The message comes from NCCL 2.30 (src/misc/ibvwrap.cc), and is quoted in NVIDIA/nccl-tests issue 206, "
+        "eugr/spark-vllm-docker issue 389 and MiaAI-Lab/DeepSeek-v4.1-Flash-DGX-Sparks issue 14 (2026-09). The failure "
+        "was not reproduced.",
+        explain="`Cannot allocate memory` is not about the GPU's memory or /dev/shm. RDMA needs memory that the kernel "
+        "may not move, and a limit (`ulimit -l`) says how much.",
+        patterns=compile_patterns(r"Call to (?P<call>ibv_\w+) failed with error (?P<problem>[A-Z][\w ]{2,60})"),
+        variants=(
+            Variant(
+                compile_patterns(r"Call to (?P<call>ibv_\w+) failed with error (?P<problem>Cannot allocate memory)"),
+                cause="NCCL could not register memory with the RDMA adapter: {call} ({problem}). Either the "
+                "container's limit of locked memory is too low, or the kernel refuses",
+                fix="run `ulimit -l` in the container: if it does not print `unlimited`, set `ulimits: {memlock: -1}` "
+                "in the Compose file (`docker run --ulimit memlock=-1`); if it does, the kernel is the cause: on DGX "
+                "Spark (GB10), kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous kernel, for "
+                'example 6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP instead '
+                "and is slower",
+            ),
+        ),
+    ),
 )

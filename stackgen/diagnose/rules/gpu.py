@@ -5,11 +5,42 @@
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.prefixes import COLORS
+from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
+FAILED_NCCL = re.compile(r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled (?:system|cuda) error|internal error)")
+NCCL_WARNING = re.compile(r"NCCL WARN (?P<warning>.{3,300})")
+
 UNHANDLED = compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )unhandled cuda error", r"ncclUnhandledCudaError")
+
+
+def _find_nccl_warning(evidence: Evidence) -> Iterator[Hit]:
+    """NCCL failed, and logged a warning before."""
+    for service in evidence.services:
+        lines = lines_since_ready(service.log) if "NCCL WARN" in service.log else []
+        end = next((i for i, line in enumerate(lines) if FAILED_NCCL.search(line)), None)
+        before = lines[:end] if end is not None else []
+        warned = [found for line in before if (found := NCCL_WARNING.search(COLORS.sub("", line).strip()))]
+        if end is not None and warned:
+            shown = (warned[0][0], strip_prefix(lines[end]).strip())
+            yield Hit(service.service, shown, {"warning": warned[0]["warning"]}, variant=WARNED)
+
+
+WARNED = Variant(
+    (),
+    cause="NCCL failed, so the GPUs of one model can't communicate. NCCL's own warning is: {warning}",
+    fix="search for this warning; if it is about shared memory, set `shm_size` to 8g, or `ipc` to `host`; if it is "
+    "about a socket or an address, set NCCL_SOCKET_IFNAME in extra_env to the network interface; if it is about CUDA, "
+    'look for an earlier error of CUDA in the whole log; as a test, set NCCL_P2P_DISABLE to "1" in extra_env',
+    condition="the log has a line with NCCL WARN before the error",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -142,6 +173,7 @@ RULES: tuple[Rule, ...] = (
             r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled system error|internal error)",
             r"ncclSystemError|ncclInternalError",
         ),
+        find=_find_nccl_warning,
         # NCCL reports its failure after each of these
         consequence_of=(
             "SG-M005",
@@ -157,9 +189,11 @@ RULES: tuple[Rule, ...] = (
             "SG-G019",
             "SG-G030",
             "SG-G042",
+            "SG-C014",
         ),
         shows_gpus=True,
         variants=(
+            WARNED,
             Variant(
                 UNHANDLED,
                 cause="a HIP call inside RCCL failed. The message does not contain the reason",

@@ -202,20 +202,6 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "SG-G023",
-        title="the image has no CUDA compiler",
-        cause="a library (FlashInfer) compiles a kernel at startup, but the image contains no nvcc",
-        fix="use an image that contains compiled FlashInfer kernels (vllm/vllm-openai), or set "
-        'VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env',
-        source="The message comes from FlashInfer 0.6.18 (jit/cpp_ext.py), and is quoted in vllm-project/vllm issue "
-        "49497 "
-        "(2026-07). The failure was not reproduced.",
-        explain="FlashInfer compiles kernels for which the image has no compiled version, for example on new GPUs.",
-        patterns=compile_patterns(
-            r"Could not find nvcc and default cuda_home", r"nvcc: (?:command )?not found|No such file.*: '\S*nvcc'"
-        ),
-    ),
-    Rule(
         "SG-G024",
         title="the ROCm runtime stopped the program",
         cause="the ROCm runtime ended the program: {problem}. Most often, the image's ROCm does not support this GPU "

@@ -55,7 +55,8 @@ RULES: tuple[Rule, ...] = (
         fix="update the driver: CUDA 13 needs driver 580 or newer, and the 580 series is the last one for GPUs "
         "before Turing (GTX 10, Titan V, V100); or set `image:` to an image whose CUDA version is at most the one "
         "that `nvidia-smi` prints",
-        source="CUDA errors 803 and 804 are quoted in gpustack/gpustack issue 4678 and vllm-project/vllm issue 5283. "
+        source="CUDA errors 803 and 804 are quoted in gpustack/gpustack issue 4678 (2026-02) and vllm-project/vllm "
+        "issue 5283. vllm-project/vllm pull requests 33992, 34226 and 34821 (2026-02) describe cuda-compat. "
         "The message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
         "(internal/requirements/constraints/binary.go), and the others from libcudart 12.9 (errors 35 and 222). "
         "NVIDIA's list of legacy "
@@ -109,11 +110,15 @@ RULES: tuple[Rule, ...] = (
                     r"failed to initialize CUDA: system has unsupported display driver",
                 ),
                 title="the NVIDIA driver's library and kernel module differ",
-                cause="CUDA error 803: the driver library that the engine loads and the loaded kernel module have "
-                "different versions. Either the driver was updated without a reboot, or the image loads its own "
-                "library (cuda-compat)",
-                fix=f"{COMPARE_VERSIONS}; if they differ, reboot when you can; otherwise remove the folder of "
-                "cuda-compat from LD_LIBRARY_PATH",
+                cause="CUDA error 803: the driver library libcuda.so.1 that the engine loads does not fit the loaded "
+                "kernel module. Either the image loads its own library (cuda-compat) in place of a newer one of the "
+                "driver, or the driver was updated without a reboot",
+                fix="run `nvidia-smi` on the host: if it fails too, the driver was updated, so reboot when you can; if "
+                "it works, run `ldconfig -p | grep libcuda.so` in the container: if a path with `compat` comes first, "
+                "the image lists it in /etc/ld.so.conf.d (vllm/vllm-openai does so since 0.15), so set "
+                "LD_LIBRARY_PATH in extra_env to the folder of the other path (most often "
+                "/usr/lib/x86_64-linux-gnu), or use an image without these libraries; if LD_LIBRARY_PATH itself names "
+                "a folder with `compat`, remove this folder from it",
             ),
             Variant(
                 compile_patterns(
@@ -137,7 +142,8 @@ RULES: tuple[Rule, ...] = (
         fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]{CHECK_TOOLKIT}; on a machine without a GPU, set "
         "`gpus` to none",
         source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
-        "quote the message for libcuda.so.1. The messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 "
+        "quote the message for libcuda.so.1, and NVIDIA/dcgm-exporter issue 612 (2026-09) the one of NVML. "
+        "The messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 "
         "(torch/cuda/__init__.py) were reproduced on an H100.",
         explain="libcuda is part of the host's driver, and no image contains it. The NVIDIA container toolkit mounts "
         "libcuda into containers that reserve a GPU. A model on the CPU needs the CPU image, which stackgen selects "
@@ -158,6 +164,18 @@ RULES: tuple[Rule, ...] = (
                 "`gpus` to none",
                 # vLLM prints this after any error of the driver
                 consequence_of=(*WITHOUT_GPU, "*"),
+            ),
+            Variant(
+                # NVIDIA's Go library, as DCGM exporter and the device plugin print it
+                compile_patterns(
+                    r"(?:init|initialize) NVML(?: library)?[;:].{0,60}ERROR_LIBRARY_NOT_FOUND",
+                    r"could not load NVML library: libnvidia-ml\.so",
+                ),
+                title="a program finds no GPU driver in its container",
+                cause="the driver's library libnvidia-ml.so.1 is missing in the container, because the container "
+                "got no GPU",
+                fix=f"give the container a GPU: in Compose with `gpus` or a reservation, in Kubernetes with the "
+                f"runtime class of the NVIDIA toolkit (`runtimeClassName: nvidia`); then {CHECK_TOOLKIT}",
             ),
             Variant(
                 compile_patterns(r"Found no NVIDIA driver on your system"),
@@ -182,7 +200,8 @@ RULES: tuple[Rule, ...] = (
         "/etc/nvidia-container-runtime/config.toml, and remove it unless the Docker engine is rootless; to prevent "
         "both, use CDI (set gpu_driver to cdi)",
         source="The messages are quoted in issues 251, 580 and 1227 of NVIDIA/nvidia-container-toolkit. CUDA error 999 "
-        "is quoted in ggml-org/llama.cpp issue 7218. The failures were not reproduced.",
+        "is quoted in ggml-org/llama.cpp issue 7218, and by torch (c10/cuda/CUDAFunctions.cpp) in NVIDIA/NemoClaw "
+        "issue 4658 (2026-06). The failures were not reproduced.",
         explain="If Docker uses the systemd cgroup driver, `systemctl daemon-reload` applies systemd's own device "
         "rules again. systemd's rules do not include the rules that the NVIDIA hook wrote, so running containers lose "
         'their GPUs. With "native.cgroupdriver=cgroupfs" in `exec-opts` of /etc/docker/daemon.json, or with CDI, '
@@ -212,7 +231,10 @@ RULES: tuple[Rule, ...] = (
                 "WSL (`wsl --update`)",
             ),
             Variant(
-                compile_patterns(r"CUDA error: unknown error|failed to initialize CUDA: unknown error"),
+                compile_patterns(
+                    r"CUDA error: unknown error|failed to initialize CUDA: unknown error",
+                    r"CUDA unknown error - this may be due to an incorrectly set up environment",
+                ),
                 title="CUDA can't be initialized",
                 cause="CUDA error 999: CUDA can't be initialized, although the driver answers. Often the kernel "
                 "module nvidia_uvm is not loaded on the host, for example after an update or after sleep",

@@ -15,7 +15,7 @@ from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 from stackgen.diagnose.rules.gguf import REPRODUCED, SERVER
 from stackgen.diagnose.rules.gguf import RULES as GGUF_RULES
 from stackgen.diagnose.rules.llamacpp_gpu import find_large_weights, find_missing_gpu
-from stackgen.flags import is_removal, normalize_flag, suggest_flag
+from stackgen.flags import REMOVED_FLAGS, is_removal, normalize_flag, suggest_flag
 
 __all__ = ["LAST_RULES", "RULES"]
 
@@ -35,6 +35,13 @@ VLLM_FLAGS = {
 }
 
 
+REMOVED = Variant(
+    (),
+    title="a flag was removed from llama.cpp",
+    cause="this build of llama-server no longer has {flag}",
+    fix="change extra_args: {remedy}",
+    condition="an older build has the flag",
+)
 LEFT_OVER = Variant(
     (),
     title="llama.cpp got a value without a flag",
@@ -54,13 +61,14 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
             flag = match["flag"]
             similar, otherwise = suggest_flag("llamacpp", flag), "remove the flag, or see `llama-server --help`"
             similar = f"{similar} Otherwise, {otherwise}" if similar.endswith("?") else similar or otherwise
-            remedy = VLLM_FLAGS.get(normalize_flag(flag), similar)
+            removed = REMOVED_FLAGS["llamacpp"].get(normalize_flag(flag))
+            remedy = removed or VLLM_FLAGS.get(normalize_flag(flag), similar)
             # the only removable flag of vLLM that takes no value
             is_switch = normalize_flag(flag) == "--enforce-eager"
             change = Change("extra_args", flag, safe=False, remove=True, with_value=not is_switch)
             yield Hit(service.service, (match[0],), {"flag": flag, "remedy": remedy},
                       change=change if is_removal(remedy) else None,
-                      variant=None if flag.startswith("-") else LEFT_OVER)  # fmt: skip
+                      variant=LEFT_OVER if not flag.startswith("-") else REMOVED if removed else None)  # fmt: skip
 
 
 def _find_large_context(evidence: Evidence) -> Iterator[Hit]:
@@ -85,8 +93,11 @@ RULES: tuple[Rule, ...] = (
         "other flags, `stackgen diagnose` suggests the most similar flag of llama-server",
         source=f"The message comes from {SERVER} (common/arg.cpp). {REPRODUCED}",
         explain="vLLM's flags have other names in llama.cpp:\n\n"
-        + "\n".join(f"- `{flag}`: {to}" for flag, to in VLLM_FLAGS.items()),
+        + "\n".join(f"- `{flag}`: {to}" for flag, to in VLLM_FLAGS.items())
+        + "\n\nBuild 10878 and newer no longer have these flags:\n\n"
+        + "\n".join(f"- `{flag}`: {to}" for flag, to in REMOVED_FLAGS["llamacpp"].items()),
         find=_find_unknown_flag,
+        variants=(REMOVED, LEFT_OVER),
     ),
     Rule(
         "SG-A002",

@@ -94,4 +94,24 @@ RULES: tuple[Rule, ...] = (
         "libnvidia-sandboxutils.so.1. Those warnings are harmless.",
         find=_find_not_located,
     ),
+    Rule(
+        "SG-G047",
+        title="a hook of the NVIDIA Container Toolkit failed",
+        cause="the container runtime started {hook} before the program of the image, and the hook ended with exit code "
+        "{code}. The line does not contain the hook's own message",
+        fix="generate the CDI file again, because an update of the driver or of the toolkit often leaves paths in it "
+        "that no longer exist: `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; then compare "
+        "`nvidia-cdi-hook --version` with `nvidia-ctk --version`, and update the toolkit (1.17.0 had a fault in this "
+        "hook, which 1.17.1 fixed); if it still fails, start the container once with runc (`--runtime runc`), which "
+        "shows the hook's message",
+        source="The message comes from crun (src/libcrun/container.c), and is quoted in ublue-os/bluefin issue 3454 "
+        "(2025-10). podman-container-tools/podman issue 24502 (2024-11) names the versions. The failure was not "
+        "reproduced.",
+        explain="The hooks make links and update the linker's cache in the container. They run on the host's side, so "
+        "the image and the engine are not the cause.",
+        patterns=compile_patterns(
+            r"error executing hook `(?P<hook>\S*nvidia-[\w-]+)` \(exit code: (?P<code>\d+)\)",
+        ),
+        inputs=("log", "compose", "docker"),
+    ),
 )

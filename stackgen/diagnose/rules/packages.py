@@ -29,6 +29,7 @@ MISMATCH = re.compile(
     r"(?:Value|Type)Error: .{0,40}?\b[Kk](?:wargs|eyword arguments?) \[?'(?P<name6>\w+)'.{0,80}? (?:are|is) not "
     r"supported by [`'](?P<owner4>\w+)\.(?P<method>\w+)[`'])"
 )
+MISSING = re.compile(r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
                    r'File "\S*?/(?P<checkout>vllm|fastchat|transformers|FastChat)/')  # fmt: skip
 # objects whose package the message does not name
@@ -58,6 +59,10 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
         if "method" in groups and frames:
             callee, caller = frames[-1], next((one for one in reversed(frames) if one != frames[-1]), "")
         if not caller or (callee and callee.lower() == caller):
+            # a package that does not find its own names has files of two versions, or was built wrongly
+            if groups.get("package") and message.text.startswith("ImportError: cannot import name"):
+                values = {"caller": caller, "name": groups["name"]}
+                yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=BROKEN_BUILD)
             continue
         # an object of an unknown package, such as None or a model class, is more often a bug of the caller
         if not callee and ("object has no attribute" in message.text or MODEL_CLASS.search(owner)):
@@ -95,6 +100,44 @@ def _find_broken_extension(evidence: Evidence) -> Iterator[Hit]:
                 break
 
 
+def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
+    """A start ended because a Python package is not in the image."""
+    for message in find_messages(evidence):
+        if not (found := MISSING.search(message.text)):
+            continue
+        frames = [(one["package"] or one["checkout"]).lower() for line in message.before if (one := FRAME.search(line))]
+        root, caller = found["module"].partition(".")[0], frames[-1] if frames else ""
+        values = {"module": found["module"], **({"caller": caller} if caller else {})}
+        of_model = any("transformers_modules" in line for line in message.before[-8:])
+        variant = OF_MODEL if of_model else MIXED if caller == root.lower() else None
+        yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
+
+
+BROKEN_BUILD = Variant(
+    (),
+    title="a package in the image does not match itself",
+    cause="{caller} imports `{name}` from one of its own modules, and this module does not have it. So the image "
+    "contains files of two versions of {caller}, or this build of the image is broken",
+    fix="if files or folders are mounted over {caller} in the image, remove these mounts; set `image:` to a released "
+    "version instead of a nightly build, or to another build; don't install {caller} again into a running container",
+    condition="a package does not find a name in itself",
+)
+OF_MODEL = Variant(
+    (),
+    title="the model's own code needs a package that the image lacks",
+    cause="the Python code in the model's repository imports {module}, which the image does not contain",
+    fix="build an image with the package: `FROM` the engine's image, and `RUN pip install` with the package that the "
+    "model's page names; or use another variant of the model, which needs no code of its own",
+    condition="the code of the model's repository imports it",
+)
+MIXED = Variant(
+    (),
+    title="a package in the image does not match itself",
+    cause="{caller} imports its own module {module}, which is not in the image. So the image contains files of two "
+    "versions of {caller}, or this build of the image is broken",
+    fix=BROKEN_BUILD.fix,
+    condition="a package does not find a module of itself",
+)
 FAILS_REQUESTS = Variant(
     (),
     cause="when {caller} answers a request, it uses `{name}`, which {owner} in {place} does not have. One of the two "
@@ -129,11 +172,28 @@ RULES: tuple[Rule, ...] = (
         cause="{caller} uses `{name}`, which {owner} in {place} does not have. One of the two packages is too new "
         "for the other",
         fix=MATCHING_IMAGE,
-        source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) quotes one.",
+        source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) and vllm-project/vllm "
+        "issue 44759 (2026-06) quote some.",
         explain="The model's files and the GPU are not the cause, because the program ended while one package called "
         "another.",
         find=_find_mismatch,
         fallback=True,
-        variants=(FAILS_REQUESTS, OLD_WORKER),
+        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD),
+    ),
+    Rule(
+        "SG-V047",
+        title="a Python package is missing in the image",
+        cause="the image does not contain the Python module {module}[[, which {caller} imports]]",
+        fix="set `image:` to a released version of the official image instead of a nightly or own build; if the image "
+        "is already released, search its issues for the module's name; if your own image lacks the package, add it "
+        "when you build the image, not in a running container",
+        source="The message comes from Python 3. vllm-project/vllm issue 43528 (2026-05) quotes it for a nightly "
+        "image. "
+        "The failure was not reproduced.",
+        explain="Only the innermost import fails. The package that imports the module often needs it for a feature "
+        "that nobody asked for, and a build without it is then a fault of the image.",
+        find=_find_missing_package,
+        fallback=True,
+        variants=(OF_MODEL, MIXED),
     ),
 )

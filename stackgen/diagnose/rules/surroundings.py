@@ -196,6 +196,10 @@ RULES: tuple[Rule, ...] = (
         fallback=True,
         variants=(
             Variant(
+                # crun and runc log in JSON
+                compile_patterns(r"(?P<runtime>crun|runc|youki): ?\{\"msg\":\"(?P<problem>(?:[^\"\\]|\\.){3,300})\"")
+            ),
+            Variant(
                 compile_patterns(
                     r"(?:^|[ /])(?P<runtime>crun|runc|runsc|youki): (?P<problem>.{3,200}: Function not implemented)"
                 ),

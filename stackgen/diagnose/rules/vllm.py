@@ -15,6 +15,8 @@ from stackgen.flags import REMOVED_FLAGS, REMOVED_SWITCHES, is_removal, normaliz
 
 __all__ = ["RULES"]
 
+# a folder, or the name of a repository on the Hub
+MODEL = re.compile(r"/[\w./-]+|[A-Za-z0-9][\w.-]*/[\w.-]+")
 UNRECOGNIZED = re.compile(r"error: unrecognized arguments: (?P<words>.*)")
 
 
@@ -51,7 +53,9 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
         removed = REMOVED_FLAGS[engine].get(normalize_flag(flag))
         # removed flags of vLLM are reported as SG-V003
         if not flag.startswith("-"):
-            yield Hit(service.service, (line,), {"flag": flag}, variant=NO_FLAG)
+            model = flag if MODEL.fullmatch(flag) else ""
+            variant = MODEL_LEFT if model and engine == "vllm" else NO_FLAG
+            yield Hit(service.service, (line,), {"flag": model or flag}, variant=variant)
         elif engine != "vllm" or not removed:
             similar = suggest_flag(engine, flag)
             otherwise = "remove the flag, or see the engine's own --help"
@@ -59,6 +63,15 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy})
 
 
+MODEL_LEFT = Variant(
+    (),
+    title="the engine did not expect the model here",
+    cause="the engine got `{flag}` as an argument after it already had a model. Most often, the command begins with "
+    "`serve`, although the image's ENTRYPOINT starts the server, so the word `serve` became the model",
+    fix="remove `vllm` and `serve` from the beginning of the command, so that the model comes first (with older "
+    "images, write `--model {flag}`); if the command does not begin with them, write the model only once",
+    condition="the argument looks like a model's name or folder",
+)
 NO_FLAG = Variant(
     (),
     title="a value belongs to no flag",
@@ -131,7 +144,7 @@ RULES: tuple[Rule, ...] = (
         "to the engine unchanged. Write flags with dashes, because FastChat accepts no underscores in flags.",
         find=_find_unknown_flag,
         consequence_of=("SG-D028",),
-        variants=(NO_FLAG,),
+        variants=(MODEL_LEFT, NO_FLAG),
     ),
     Rule(
         "SG-V005",
