@@ -172,10 +172,12 @@ RULES: tuple[Rule, ...] = (
                     r"could not load NVML library: libnvidia-ml\.so",
                 ),
                 title="a program finds no GPU driver in its container",
-                cause="the driver's library libnvidia-ml.so.1 is missing in the container, because the container "
-                "got no GPU",
+                cause="the driver's library libnvidia-ml.so.1 is not found in the container. Either the container got "
+                "no GPU, or its root file system is read-only, so that the toolkit's hook could not write the linker's "
+                "cache",
                 fix=f"give the container a GPU: in Compose with `gpus` or a reservation, in Kubernetes with the "
-                f"runtime class of the NVIDIA toolkit (`runtimeClassName: nvidia`); then {CHECK_TOOLKIT}",
+                f"runtime class of the NVIDIA toolkit (`runtimeClassName: nvidia`); if it has one, start it once "
+                f"without `read_only: true`; otherwise {CHECK_TOOLKIT}",
             ),
             Variant(
                 compile_patterns(r"Found no NVIDIA driver on your system"),
