@@ -1,4 +1,4 @@
-"""One replica of vLLM on several machines of `hosts`: what each machine gets."""
+"""One replica of vLLM on several machines of `hosts`: what each machine gets. tests/live has it running."""
 
 from __future__ import annotations
 
