@@ -21,8 +21,6 @@ from stackgen.errors import StackgenError
 __all__ = ["NAME", "VERSION", "Plan", "build_scenario", "find_failure", "key_environment", "read_report"]
 
 NAME, VERSION = "guidellm", "0.8.1"
-# FastChat answers a list of parts with 500, and ignores max_completion_tokens (docs/clients.md)
-COMPLETIONS_ONLY = ("fastchat",)
 # messages of failed requests that are kept
 MAX_ERRORS, MAX_ERROR_LENGTH = 5, 300
 # a report has far fewer bytes for each request
@@ -40,7 +38,6 @@ class Plan:
 
     root: str
     model: str
-    engine: str
     kind: Kind
     loads: tuple[float, ...]
     seconds: float
@@ -62,7 +59,8 @@ def build_scenario(plan: Plan, report: Path) -> dict[str, Any]:
         "verify": True,
         # `GET /health`, which FastChat does not have; a request was answered already
         "validate_backend": False,
-        "request_format": "/v1/completions" if plan.engine in COMPLETIONS_ONLY else "/v1/chat/completions",
+        # the same requests for all engines, so that their results can be compared
+        "request_format": "/v1/chat/completions",
     }  # fmt: skip
     spec: dict[str, Any] = {
         "backend": backend,
@@ -144,5 +142,14 @@ def _percentiles(metric: Mapping[str, Any], per_second: float) -> Percentiles | 
 
 
 def _errors(requests: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, int], ...]:
-    texts = (str((one.get("info") or {}).get("error") or "no message")[:MAX_ERROR_LENGTH] for one in requests)
+    texts = (_plain(str((one.get("info") or {}).get("error") or "no message"))[:MAX_ERROR_LENGTH] for one in requests)
     return tuple(Counter(texts).most_common(MAX_ERRORS))
+
+
+def _plain(error: str) -> str:
+    """The message without Python's notation: GuideLLM stores `repr()` of the exception."""
+    # httpx: `Server error '503 Service Unavailable' for url …`, and a link that explains the status
+    if status := re.match(r"HTTPStatusError\(.*?'(\d{3} [^'\\]+)", error):
+        return f"HTTP {status[1]}"
+    inside = re.fullmatch(r"""\w+\((["'])(.*)\1\)""", error, re.DOTALL)
+    return inside[2].replace(r"\'", "'").replace(r"\n", " ") if inside and inside[2] else error

@@ -114,6 +114,20 @@ def test_a_report_of_the_real_tool() -> None:
     assert (two.load, two.succeeded, round(two.tokens_per_second, 1)) == (2, 4, 41.5)
 
 
+def test_errors_of_the_real_tool_are_readable(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    # FastChat 0.2.36 behind the gateway, whose worker was killed during the first request
+    cut = "Streaming response returned an error: a worker does not answer (RemoteProtocolError): see the stack"
+    status = (
+        "HTTPStatusError(\"Server error '503 Service Unavailable' for url 'http://127.0.0.1:8000/v1/completions'\\nFor "
+        'more information check: https://developer.mozilla.org/en-US/docs/Web/HTTP/Status/503")'
+    )
+    bench.report(level(1, 100, 10, errors=(f'ValueError("{cut}\'s logs")', status, status, "RemoteProtocolError('')")))
+    assert bench.run() == 1
+    out = capsys.readouterr().out
+    assert "2 failed: HTTP 503 Service Unavailable\n" in out and f"1 failed: {cut}'s logs\n" in out
+    assert "1 failed: RemoteProtocolError('')" in out
+
+
 def test_the_stack_in_the_current_folder(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     # the tool runs in another folder, so a relative path would mean another file
     bench.report(level(1, 100, 10))

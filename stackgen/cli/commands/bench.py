@@ -99,7 +99,7 @@ def _measure(args: Namespace, stack: Stack) -> tuple[Run, Path]:
     _require_answer(target, name)
     python = find_environment(NAME, VERSION) or make_environment(NAME, VERSION, note, torch=True)
     what = Plan(
-        target.root, name, model.engine, "rate" if args.rates else "concurrency",
+        target.root, name, "rate" if args.rates else "concurrency",
         args.rates or args.concurrency or STREAMS, args.seconds, args.requests, tokenizer, prompts,
         args.prompt_tokens, args.output_tokens,
     )  # fmt: skip
