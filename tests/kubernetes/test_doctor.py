@@ -129,6 +129,8 @@ def test_a_good_cluster_has_no_failure_and_this_machine_is_not_looked_at(doctor:
         ({"api-versions": VERSIONS.replace("policy/v1\n", "")}, "SG-P101", "fail", "Kubernetes 1.21 or newer"),
         ({"api-versions": VERSIONS.replace("monitoring.coreos.com/v1", "")}, "SG-P101", "fail", "Prometheus operator"),
         ({"version": {"major": "1", "minor": "20"}}, "SG-P100", "warn", "Kubernetes 1.20"),
+        ({"version": {"major": "", "minor": "", "gitVersion": "v0.0.0-master"}}, "SG-P100", "unknown", "no version"),
+        ({"version": {"major": "", "minor": "", "gitVersion": "v1.24.1"}}, "SG-P100", "warn", "Kubernetes 1.24"),
         ({"storageclasses": []}, "SG-P103", "fail", "no default storage class"),
         ({"storageclasses": [storage_class("disk", "ebs.csi.aws.com")]}, "SG-P103", "warn", "for a single node"),
         ({"pvc": [{"metadata": {"name": "models"}, "status": {"phase": "Pending"}}]}, "SG-P103", "warn", "is Pending"),

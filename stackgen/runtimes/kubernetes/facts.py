@@ -42,14 +42,16 @@ def collect_cluster_facts(cluster: Kubectl, plan: Plan, files: Iterable[Rendered
             return None
 
     # the only request that every user may make: if it fails, nothing else works
-    version = json.loads(cluster.run("get", "--raw", "/version"))
+    version = _version(json.loads(cluster.run("get", "--raw", "/version")))
+    if version is None:
+        refused["version"] = "the server reports no version"
     exists, labels = _namespace(cluster, refused)
     own = f"{INSTANCE}={plan.name},{MANAGER}=stackgen"
     return ClusterFacts(
         context=cluster.context,
         namespace=cluster.namespace,
         wanted=tuple(_objects(files)),
-        version=(int(version["major"]), int(re.sub(r"\D.*", "", version["minor"]))),
+        version=version,
         versions=read("versions", lambda: tuple(cluster.run("api-versions").split())),
         nodes=read("nodes", lambda: _nodes(cluster, plan)),
         classes=read("classes", lambda: tuple(map(_class, cluster.read("storageclasses")))),
@@ -61,6 +63,13 @@ def collect_cluster_facts(cluster: Kubectl, plan: Plan, files: Iterable[Rendered
         is_running=read("pods", lambda: bool(cluster.read("pods", "--selector", own))),
         refused=refused,
     )  # fmt: skip
+
+
+def _version(answer: Any) -> tuple[int, int] | None:
+    """Major and minor version of the server; None if it was built without them, as test builds are."""
+    texts = (f"{answer.get('major')}.{answer.get('minor')}", str(answer.get("gitVersion", "")).removeprefix("v"))
+    found = next(filter(None, (re.match(r"([1-9]\d*)\.(\d+)", text) for text in texts)), None)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _objects(files: Iterable[RenderedFile]) -> Iterable[dict[str, Any]]:
