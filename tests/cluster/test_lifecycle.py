@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from stackgen.cli import main as cli
+from stackgen.errors import StartError
+from stackgen.runtimes.kubernetes.kubectl import connect
 from stackgen.stack.envfile import read_env
 from tests.cluster.conftest import KUBECONFIG, kubectl, read
 from tests.cluster.test_commands import DONE, READY, Run, report, wait
@@ -133,3 +135,24 @@ def test_doctor_reads_a_real_cluster(
     kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(quota))
     wait(lambda: "used" in read("get", "quota", "few", "-n", namespace)["status"], "the quota has no use")
     assert "fail" in {status for status, _ in results(folder, capsys)["SG-P105"]}
+
+
+def test_fields_that_the_user_applied_with_kubectl_are_taken_over(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", KUBECONFIG)
+    cluster = connect(None, namespace)
+    one: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "keys"}}
+
+    def text(value: str) -> str:
+        return json.dumps(one | {"data": {"keys.map": value}})
+
+    kubectl("apply", "--server-side", "-n", namespace, "-f", "-", stdin=text("by hand"))
+    cluster.apply("-f", "-", stdin=text("by stackgen"))
+    assert read("get", "configmap", "keys", "-n", namespace)["data"] == {"keys.map": "by stackgen"}
+    # another program's values are not overwritten
+    words = ("apply", "--server-side", "--force-conflicts", "--field-manager", "other", "-n", namespace, "-f", "-")
+    kubectl(*words, stdin=text("by another program"))
+    with pytest.raises(StartError, match="conflict with"):
+        cluster.apply("-f", "-", stdin=text("by stackgen again"))
+    assert read("get", "configmap", "keys", "-n", namespace)["data"] == {"keys.map": "by another program"}

@@ -46,7 +46,7 @@ def apply_keys(cluster: Kubectl, manifests: Path) -> None:
     )
     if secret is None:
         raise StartError(f"{manifests} has no Secret {KEYS_SECRET}", "run `stackgen up`")
-    cluster.run("apply", "--server-side", "--field-manager", "stackgen", "-f", "-", stdin=yaml.safe_dump(secret))
+    cluster.apply("-f", "-", stdin=yaml.safe_dump(secret))
 
 
 def wait_for_keys(cluster: Kubectl, plan: Plan, wanted: Mapping[str, str], limit: float = LIMIT) -> bool:

@@ -18,6 +18,8 @@ from stackgen.errors import MachineError, StartError
 __all__ = ["Kubectl", "connect", "explain"]
 
 # seconds for one request; applying a stack of hundreds of models takes longer
+# kubectl 1.32: `conflict with "NAME": .data`, `conflicts with "NAME" using v1:`
+CONFLICT = re.compile(r'conflicts? with "([^"]+)"')
 READ_LIMIT, CHANGE_LIMIT = 60.0, 600.0
 LOG_LINE = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d")
 UNREACHABLE = (
@@ -45,6 +47,20 @@ class Kubectl:
         its `output` is what kubectl printed.
         """
         return _run(self.words(*words), limit, stdin)
+
+    def apply(self, *words: str, limit: float = READ_LIMIT, stdin: str | None = None) -> str:
+        """Applies objects on the server as the field manager `stackgen`; `words` say which. Raises as `run` does.
+
+        Fields that the user has applied with `kubectl apply --server-side` are taken over: kubectl's own name is
+        `kubectl`. Fields of all other managers are a conflict.
+        """
+        command = ("apply", "--server-side", "--field-manager", "stackgen", *words)
+        try:
+            return self.run(*command, limit=limit, stdin=stdin)
+        except StartError as error:
+            if set(CONFLICT.findall(error.output)) != {"kubectl"}:
+                raise
+        return self.run(*command, "--force-conflicts", limit=limit, stdin=stdin)
 
     def words(self, *words: str) -> tuple[str, ...]:
         """Returns the arguments of kubectl for this context and namespace."""

@@ -39,8 +39,7 @@ def apply(cluster: Kubectl, manifests: Path) -> str:
     Raises StartError if the cluster refuses an object. The other objects are applied, and applying again is harmless.
     """
     try:
-        words = ("apply", "--server-side", "--field-manager", "stackgen", "--kustomize", str(manifests))
-        return cluster.run(*words, limit=CHANGE_LIMIT)
+        return cluster.apply("--kustomize", str(manifests), limit=CHANGE_LIMIT)
     except StartError as error:
         error.hint = _apply_hint(error.output)
         raise
@@ -55,8 +54,8 @@ def _apply_hint(text: str) -> str:
     if "conflict" in text:
         return (
             "another program has changed these fields. To find it, run `kubectl get KIND NAME --show-managed-fields "
-            "-o yaml`. If the stack's values are right, run `kubectl apply --server-side --force-conflicts -k "
-            "kubernetes`"
+            "-o yaml`. If the stack's values are right, run `kubectl apply --server-side --field-manager "
+            "stackgen --force-conflicts -k kubernetes`"
         )
     if "immutable" in text or "Forbidden: updates to" in text:
         return "this field can't change: delete the object (`kubectl delete KIND NAME`), and run `stackgen up` again"
