@@ -47,11 +47,12 @@ SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["id", "check", "status", "message", "evidence", "fix", "place"],
+                "required": ["id", "check", "status", "message", "evidence", "fix", "place", "line", "column"],
                 "properties": {
                     "id": {"type": "string", "pattern": "^SG-P[0-9]{3}$"},
                     "status": {"enum": ["ok", "warn", "fail", "unknown"]},
                     **dict.fromkeys(("check", "message", "evidence", "fix", "place"), TEXT),
+                    **dict.fromkeys(("line", "column"), {"type": ["integer", "null"], "minimum": 1}),
                 },
             },
         },

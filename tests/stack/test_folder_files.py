@@ -288,7 +288,7 @@ def test_a_variable_of_stackgen_is_replaced_with_a_warning(
     (folder / "stack.yaml").write_text(f"name: demo\nmodels: [{entry}]\n")
     assert render(folder) == 0
     shown = capsys.readouterr().err
-    assert "warning: models[0].extra_env.HOME replaces the value that stackgen sets: '/tmp'" in shown
+    assert "stack.yaml:2: models[0].extra_env.HOME replaces the value that stackgen sets: '/tmp'" in shown
     assert "extra_env.NEW" not in shown
     assert "HOME: /mine" in (folder / "compose.yaml").read_text()
 
