@@ -24,6 +24,7 @@ from tests.doctor.hosts import NO_GPU, findings, write_stack
 
 ROOT = Path(__file__).parents[2]
 TEXT = {"type": "string"}
+PLACE = {"type": ["integer", "null"], "minimum": 1}
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -52,7 +53,7 @@ SCHEMA = {
                     "id": {"type": "string", "pattern": "^SG-P[0-9]{3}$"},
                     "status": {"enum": ["ok", "warn", "fail", "unknown"]},
                     **dict.fromkeys(("check", "message", "evidence", "fix", "place"), TEXT),
-                    **dict.fromkeys(("line", "column"), {"type": ["integer", "null"], "minimum": 1}),
+                    **dict.fromkeys(("line", "column"), PLACE),
                 },
             },
         },
