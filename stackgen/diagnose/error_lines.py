@@ -29,6 +29,8 @@ RAISED = re.compile(
     r"(?:gguf|ggml|llama|clip|mtmd|common|srv|get|load)\w*(?: +\w+)?: (?:error|failed to|unable to|E )\b.*|"
     r"GGML_ASSERT.*|\S+:\d+: GGML_ASSERT.*|got exception: .*|exec \S+: .+|\S*python\S*: can't .*|"
     r"\S+: (?:cannot|can't|could not) \S.*|"
+    # of Go
+    r"panic: \S.*|"
     # of a shell that starts a program
     r"(?:/bin/)?(?:ba|da)?sh: (?:line )?\d+: \S+: .*|"
     # of SGLang, whose lines have no level

@@ -20,7 +20,15 @@ HEAD_LINES = 500
 ENGINE_MARKERS = (
     (
         "sglang",
-        ("sglang serve: error:", "/sglang/", "sglang.", "SGLANG_", "server_args={", "Load weight begin"),
+        (
+            "sglang serve: error:",
+            "launch_server.py: error:",
+            "/sglang/",
+            "sglang.",
+            "SGLANG_",
+            "server_args={",
+            "Load weight begin",
+        ),
     ),
     ("vllm", ("(EngineCore", "(APIServer", "vllm: error:", "/vllm/", "vllm.", "VLLM_")),
     ("fastchat", ("| model_worker |", "| controller |", "| openai_api_server |", "fastchat/", "fastchat.")),

@@ -50,7 +50,8 @@ REMOVED_FLAGS: dict[str, dict[str, str]] = {
     "fastchat": {
         "--api-keys": "remove the flag: the key comes from .env, and the process list would show the value of the flag",
     },
-    "sglang": {},
+    # sgl-project/sglang issue 4116
+    "sglang": {"--enable-reasoning": "remove the flag: --reasoning-parser alone enables reasoning"},
     # flags that build 10865 still had, as deprecated (common/arg.cpp), and build 10878 no longer has
     "llamacpp": {
         "--mmap": "use --load-mode mmap, or remove the flag: the model is memory-mapped by default",

@@ -108,6 +108,9 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-G003", "E1130 03:33:00.000000       1 main.go:132] Failed to initialize NVML: could not load NVML library: "
      "libnvidia-ml.so.1: cannot open shared object file: No such file or directory", "NVIDIA/k8s-device-plugin issue "
      "1431 (2025-09)", ""),
+    ("SG-L011", 'ts=2023-03-30T16:54:25.711Z caller=main.go:468 level=error msg="Error loading config" err="open '
+     '/etc/prometheus/prometheus.yml: permission denied"', "docker/awesome-compose issue 342 (2023-03)", ""),
+    ("SG-L011", "GF_PATHS_DATA='/var/lib/grafana' is not writable.", "prahaladramji/synology-prometheus issue 1", ""),
     ("SG-D023", 'Error: OCI runtime error: crun: {"msg":"cannot set memory limit: container could not join or create '
      'cgroup","level":"error","time":"2026-10-22T10:04:55.559600Z"}', "crun 1.29, form of ublue-os/bluefin issue "
      "3454", ""),

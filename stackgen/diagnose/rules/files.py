@@ -173,4 +173,25 @@ RULES: tuple[Rule, ...] = (
             ),
         ),
     ),
+    Rule(
+        "SG-L011",
+        title="a program has no permission for a file or folder",
+        cause="the user of the container has no permission to use {path}",
+        fix="find out what is mounted there (`docker inspect --format '{{json .Mounts}}' CONTAINER`), and run `ls -ln` "
+        "with this path on the host; give a folder to the container's user (`sudo chown -R UID FOLDER`: Prometheus has "
+        "the user id 65534, Grafana 472), or use a named volume instead of a folder; make a configuration file "
+        "readable (`chmod a+r FILE`); with SELinux (Fedora, RHEL), add `:z` to the mount",
+        source="The messages come from Go (os.PathError), coreutils and Grafana's run.sh, and are quoted in "
+        "prometheus/prometheus issue 5976, docker/awesome-compose issue 342 (2023-03) and prahaladramji/"
+        "synology-prometheus issue 1. The failure was not reproduced.",
+        explain="Programs of the monitoring run as users of their own, not as root. Docker creates a missing folder "
+        "of a mount as root, and a program that is not root can't write to it.",
+        patterns=compile_patterns(
+            r"(?:^|[ :])(?:open|mkdir|stat|lstat|create|rename|unlink|remove|chmod|chown) (?P<path>/[^\s:]+): "
+            r"permission denied",
+            r"(?:cannot|can't) (?:create directory|touch|open|access) ['‘](?P<path>/[^'’]+)['’]: Permission denied",
+            r"^GF_PATHS_\w+='(?P<path>/[^']+)' is not writable",
+        ),
+        inputs=("log", "compose"),
+    ),
 )

@@ -208,4 +208,19 @@ RULES: tuple[Rule, ...] = (
         patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
         consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
     ),
+    Rule(
+        "SG-H020",
+        title="a download from the Hub's Xet storage failed",
+        cause="hf-xet could not read or write data of the Xet storage: {problem}. The message does not say whether "
+        "the network or the service is the cause",
+        fix="try again, because the files that have arrived are kept; if it fails again, check that the machine "
+        f"reaches cas-server.xethub.hf.co and transfer.xethub.hf.co; {WITHOUT_XET}",
+        source="The message comes from hf-xet, and is quoted in meta-pytorch/torchforge pull request 109 (2025-09). "
+        "The failure was not reproduced.",
+        explain="The lines of hf-xet before this message often show the reason, for example a proxy or a certificate.",
+        patterns=compile_patterns(r"CAS service error ?: (?P<problem>.{3,200})"),
+        # every reason of a failed transfer ends with this message
+        consequence_of=("*",),
+        fallback=True,
+    ),
 )

@@ -162,6 +162,19 @@ RULES: tuple[Rule, ...] = (
             r"^cudaMalloc failed: out of memory",
         ),
         find=find_large_weights,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"unable to allocate CPU\w* buffer",
+                    r"ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size \d+",
+                ),
+                title="the machine's memory is too small for llama.cpp",
+                cause="llama.cpp could not allocate memory of the machine. The memory of the GPU is not the cause",
+                fix="compare the size of the GGUF file with `free -g`, and with the container's memory limit (`docker "
+                "inspect --format '{{.HostConfig.Memory}}' CONTAINER`, 0 is no limit); use a smaller quantization, put "
+                "more layers on the GPU (gpu_layers), or lower max_model_len",
+            ),
+        ),
         # the same allocations fail for the KV cache and for working memory, whose own lines follow
         consequence_of=("SG-A010", "SG-A025", "SG-A030", "SG-M018"),
         shows_gpus=True,

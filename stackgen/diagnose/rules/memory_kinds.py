@@ -133,4 +133,18 @@ RULES: tuple[Rule, ...] = (
             r"NvMapMem(?:AllocInternalTagged|HandleAlloc): .{0,40}?error (?P<code>[1-9]\d*)",
         ),
     ),
+    Rule(
+        "SG-M019",
+        title="NVIDIA's kernel driver has no memory left",
+        cause="the NVIDIA driver in the kernel could not allocate memory of the machine. On a GPU with unified memory "
+        "(DGX Spark, Jetson), the engine and the system share this memory",
+        fix="lower gpu_memory_utilization and max_model_len until `free -g` shows a few GiB of available memory while "
+        "the model is loaded; stop other programs that use much memory; set `max_num_seqs` to a small number",
+        source="The message comes from NVIDIA's open kernel modules (nvCheckOkFailedNoLog), and is quoted in "
+        "NVIDIA/dgx-spark-playbooks issue 97 (2026-08) and MiaAI-Lab/DeepSeek-v4-Flash-DSpark-2x-DGX-Spark issue 17 "
+        "(2026-08). The failure was not reproduced.",
+        explain="The line is in the kernel log. After many of these lines, some machines freeze or restart.",
+        patterns=compile_patterns(r"NVRM: .{0,80}\[?NV_ERR_NO_MEMORY\]?"),
+        fallback=True,
+    ),
 )
