@@ -28,6 +28,14 @@ API_PATHS: Mapping[Api, str] = {
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
 }
+# Cursor: developers.cloudflare.com/ai-gateway/integrations/coding-agents/cursor, and issue 2520 of cursor/cursor
+KNOWN_WITHOUT_RECIPE: Mapping[str, str] = {
+    "cursor": "Cursor's servers send the requests, so they can't reach localhost or a private network. Cursor needs a "
+    "public HTTPS address, see docs/faq.md. The coding agents that `stackgen connect` lists send their requests from "
+    "your machine",
+}
+# of a suggestion: curl is no misspelled `cursor`
+SIMILARITY = 0.7
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
 
 
@@ -123,7 +131,9 @@ def recipe_names() -> tuple[str, ...]:
 def load_recipe(name: str) -> Recipe:
     """Returns the recipe of the client called `name`. Raises StackgenError if there is none."""
     if name not in recipe_names():
-        close = get_close_matches(name.lower(), recipe_names(), n=1)
+        if reason := KNOWN_WITHOUT_RECIPE.get(name.lower()):
+            raise StackgenError(f"stackgen has no settings for {name!r}", reason)
+        close = get_close_matches(name.lower(), recipe_names(), n=1, cutoff=SIMILARITY)
         hint = f"did you mean {close[0]}?" if close else "`stackgen connect` lists the clients"
         raise StackgenError(f"unknown client {name!r}", hint)
     return read_recipe(RECIPES / f"{name}.yaml")

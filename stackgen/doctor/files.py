@@ -14,6 +14,12 @@ __all__ = [
     "check_rendered_files", "check_stack_file",
 ]  # fmt: skip
 
+# for machines without Internet access
+LOAD_IMAGE = (
+    "copy it from a machine that has it with `docker save` and `docker load`, or create a bundle of the stack there "
+    "with `stackgen bundle create`"
+)
+
 
 def check_stack_file(inputs: DoctorInputs) -> Results:
     """stack.yaml has no errors."""
@@ -109,6 +115,8 @@ def check_images_present(inputs: DoctorInputs) -> Results:
     """Every image is present or is built on this machine."""
     present = inputs.host.images
     built = {service.image for service in inputs.services() if service.build}
+    offline = ["--offline"] if inputs.offline else []
+    offline += ["storage.offline: true"] if inputs.stack and inputs.stack.spec.storage.offline else []
     # replicas share one image
     for image in dict.fromkeys(service.image for service in inputs.services()):
         if present is None:
@@ -120,6 +128,15 @@ def check_images_present(inputs: DoctorInputs) -> Results:
             yield ok(
                 f"image {image} is built at the first start",
                 evidence="the build files of the image are next to compose.yaml",
+            )
+        elif offline:
+            # either alone is about the Hub: a registry in the same network may still answer
+            report = fail if len(offline) == 2 else warn
+            yield report(
+                f"image {image} is not present, so a start would have to pull it",
+                evidence=" and ".join(offline),
+                fix=f"if this machine can't reach the image's registry, {LOAD_IMAGE}. Otherwise run "
+                f"`docker pull {image}`",
             )
         else:
             yield unknown(

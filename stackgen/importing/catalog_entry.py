@@ -58,17 +58,26 @@ def build_stack(
             first[field] = fact.value
     left = (*found.left_out, *lost)
     data: dict[str, Any] = {"name": _name(variant.model), "models": [first | model]}
-    text = "".join(f"# {line}\n" for line in _comments(entry, variant, left, origin))
+    text = "".join(
+        f"# {line}\n" for line in _comments(entry, variant, left, origin, bool(model.get("trust_remote_code")))
+    )
     text += yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
     plan_of(text, Path())
     return StackText(text, left)
 
 
-def _comments(entry: Entry, variant: Variant, left: tuple[tuple[str, str], ...], origin: str) -> list[str]:
+def _comments(
+    entry: Entry, variant: Variant, left: tuple[tuple[str, str], ...], origin: str, trusts_code: bool
+) -> list[str]:
     lines = [f"From {origin}"] if origin else []
     if left:
         lines.append("Not taken over from the recipe:")
         lines += [f"  {text}: {reason}"[:200] for text, reason in left]
+    if trusts_code:
+        lines.append(
+            "trust_remote_code: the recipe has this flag, and it runs Python code from the model's repository."
+        )
+        lines.append("  Try the model without it first: most models no longer need it")
     if env := {**entry.env, **variant.env}:
         lines.append("Variables of the recipe. No table says whether this version reads them, so add what you need:")
         lines.append(f"  extra_env: {{{', '.join(f'{name}: {_quote(value)}' for name, value in env.items())}}}")

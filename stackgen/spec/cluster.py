@@ -117,7 +117,10 @@ class KubernetesSpec(Strict):
         "ClusterIP", description="How the gateway is published. `ClusterIP`: only inside the cluster"
     )
     gateway_replicas: int = Field(
-        2, ge=1, le=16, description="Number of pods of the gateway. Each pod counts the requests of a key separately"
+        2,
+        ge=1,
+        le=16,
+        description="Number of pods of the gateway. Each pod counts the requests and tokens of a key separately",
     )
     tls_secret: DnsName | None = Field(
         None,

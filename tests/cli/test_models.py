@@ -138,6 +138,18 @@ def test_show_has_origin_and_age_of_each_value_and_a_stack_that_renders(run: Out
     assert "gated             unknown" in text
 
 
+def test_the_stack_explains_code_from_the_repository_only_if_the_recipe_allows_it(run: Output) -> None:
+    with_code, without = (
+        run.json("show", name, "--gpu", "H200")["stack"] for name in ("Qwen/Qwen3.6-27B", "Qwen/Qwen3-8B")
+    )
+    assert "  trust_remote_code: true\n" in with_code
+    assert (
+        "# trust_remote_code: the recipe has this flag, and it runs Python code from the model's repository"
+        in with_code
+    )
+    assert "trust_remote_code" not in without
+
+
 def test_show_takes_variants_gpus_and_versions(run: Output) -> None:
     name = "Qwen/Qwen3-Coder-480B-A35B-Instruct"
     assert run.json("show", name, "--gpu", "H100")["gpus"] == 16
@@ -180,6 +192,7 @@ def test_show_asks_the_hub_for_license_gate_and_fit(
     [
         (["show", "Qwen/Qwen3-8"], "no model 'Qwen/Qwen3-8'", "Qwen/Qwen3-8B"),
         (["show", "zzzz"], "no model 'zzzz'", "search WORD"),
+        (["show", "BAAI/bge-m3"], "no model 'BAAI/bge-m3'", "outside the catalog work too"),
         (["show"], "needs one model", "show Qwen/Qwen3-8B"),
         (["show", "a", "b"], "needs one model", ""),
         (["show", "Qwen/Qwen3-8B", "--variant", "int3"], "no variant 'int3'", "default"),

@@ -84,6 +84,17 @@ def test_a_misspelled_client_is_suggested(folder: Path, connect: Callable[..., O
     assert shown.code == 2 and f"stackgen connect CLIENT {folder}" in shown.err
 
 
+@pytest.mark.parametrize("name", ["cursor", "Cursor"])
+def test_cursor_is_explained_instead_of_curl_being_suggested(
+    folder: Path, connect: Callable[..., Output], name: str
+) -> None:
+    shown = connect(name, folder)
+    assert shown.code == 2 and "Cursor's servers send the requests" in shown.err and "curl" not in shown.err
+    # too different from every client
+    shown = connect("courser", folder)
+    assert shown.code == 2 and "`stackgen connect` lists the clients" in shown.err
+
+
 def test_several_models_need_a_choice(folder: Path, connect: Callable[..., Output]) -> None:
     write(folder, VLLM, {"engine": "llamacpp", "file": "a.gguf", "served_names": ["other", "alias"]})
     shown = connect("curl", folder)

@@ -217,6 +217,20 @@ def test_missing_and_unpinned_images_are_reported(tmp_path: Path) -> None:
     assert finding.status == "ok" and "built at the first start" in finding.message
 
 
+def test_a_missing_image_without_internet_access_must_be_brought_along(tmp_path: Path) -> None:
+    for number, (storage, offline, status) in enumerate((
+        ({}, True, "warn"),
+        ({"path": str(tmp_path), "offline": True}, False, "warn"),
+        ({"path": str(tmp_path), "offline": True}, True, "fail"),
+    )):  # fmt: skip
+        path = write_stack(tmp_path / str(number), gpus="none", image="me/vllm:1", stack_storage=storage)
+        found = [one for one in findings(CPU, path, offline=offline) if one.id == "SG-P083"]
+        assert [one.status for one in found] == [status]
+        assert "`docker load`" in found[0].fix and "`stackgen bundle create`" in found[0].fix
+        present = findings(replace(CPU, images=("me/vllm:1",)), path, offline=offline)
+        assert [one.status for one in present if one.id == "SG-P083"] == ["ok"]
+
+
 def test_weak_key_on_an_exposed_port_fails(tmp_path: Path) -> None:
     found = findings(CPU, write_stack(tmp_path, gpus="none", key="hunter2", stack_bind="0.0.0.0"))
     assert problem_ids(found, "fail") == {"SG-P073"}

@@ -205,6 +205,18 @@ def test_upgrade_tells_driver_image_and_weights(folder: Path, capsys: pytest.Cap
     assert "weights: not compared, because the model could not be read on this machine" in out and "MedusaModel" in out
 
 
+@pytest.mark.parametrize("gateway", ["false", "true"])
+def test_upgrade_of_replicas_names_the_engine_and_not_the_gateway(
+    folder: Path, capsys: pytest.CaptureFixture[str], gateway: str
+) -> None:
+    replicas = "" if gateway == "false" else "    replicas: 2\n"
+    (folder / "stack.yaml").write_text(f"{STACK}{replicas}gateway: {gateway}\n", encoding="utf-8")
+    code, out, _ = upgrade(capsys, folder)
+    assert code == 0 and "driver: CUDA 13 (as before) needs NVIDIA driver 580 or newer" in out
+    assert "image: vllm/vllm-openai:v0.33.0 " in out and "haproxy" not in out
+    assert "if the model's architecture or format is MedusaModel, the new version does not load it" in out
+
+
 def test_upgrade_compares_the_model_on_this_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = folder / "m"
     model.mkdir()

@@ -116,6 +116,31 @@ def test_render_estimates_the_size_of_the_download(folder: Path, capsys: pytest.
     assert "the weights of Qwen/Qwen3-8B (about 15.3 GiB, estimated)" in capsys.readouterr().err
 
 
+def test_the_name_of_an_adapter_says_nothing_about_its_size(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "stack.yaml").write_text("""\
+name: sgtest-files
+models:
+  - model: org/name
+    engine: vllm
+    lora_adapters: [{name: sql, path: acme/llama-3.1-8b-sql-lora}]
+""")
+    assert render(folder) == 0
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.endswith("the weights of org/name, acme/llama-3.1-8b-sql-lora (a LoRA adapter)")
+
+
+def test_many_keys_are_written_into_files_instead_of_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = "gateway: {"
+    text = (folder / "stack.yaml").read_text()
+    for count, option in ((3, ""), (4, " --write-to FOLDER")):
+        keys = ", ".join(f"{{name: k{index}}}" for index in range(count))
+        (folder / "stack.yaml").write_text(text.replace(tls, f"{tls}keys: [{keys}], "))
+        assert render(folder) == 0
+        assert f"`stackgen keys new --missing {folder}{option}`" in capsys.readouterr().err
+
+
 def test_render_lists_what_only_the_user_can_do_until_it_is_done(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

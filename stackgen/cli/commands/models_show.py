@@ -70,8 +70,9 @@ def _find(snapshot: Snapshot, name: str, variant: str | None) -> Match:
     match = find_model(name)
     if match is None:
         close = suggest_names(snapshot, name)
-        hint = f"did you mean {', '.join(close)}?" if close else "`stackgen models search WORD` searches the catalog"
-        raise StackgenError(f"the catalog has no model {name!r}", hint)
+        hint = f"did you mean {', '.join(close)}?" if close else "`stackgen models search WORD` searches the catalog."
+        outside = "Models outside the catalog work too: write the name into stack.yaml, or run `stackgen render MODEL`"
+        raise StackgenError(f"the catalog has no model {name!r}", f"{hint} {outside}")
     if variant is None:
         return match
     found = [one for one in match.entry.variants if variant.lower() in (one.name.lower(), one.precision.lower())]

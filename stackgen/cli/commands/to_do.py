@@ -21,6 +21,8 @@ __all__ = ["describe_download", "find_to_do"]
 
 # names that a line lists
 MAX_NAMES = 5
+# keys that `keys new` may print on the terminal
+MAX_PRINTED_KEYS = 3
 
 
 def find_to_do(stack: Stack) -> list[str]:
@@ -50,14 +52,21 @@ def _find(stack: Stack) -> Iterator[str]:
     without = [one.name for one in infos if one.declared and not one.hashes and one.name != DEFAULT]
     if without:
         names = ", ".join(without[:MAX_NAMES]) + (f" and {len(without) - MAX_NAMES} more" * (len(without) > MAX_NAMES))
-        yield f"create keys for {names}: `stackgen keys new --missing {stack.folder}`"
+        # so many keys on a terminal are hard to hand out, and stay in its scrollback
+        files = " --write-to FOLDER" if len(without) > MAX_PRINTED_KEYS else ""
+        yield f"create keys for {names}: `stackgen keys new --missing {stack.folder}{files}`"
 
 
 def describe_download(stack: Stack) -> str:
     """A sentence about the weights that the first start downloads; "" if it downloads none."""
     if not any(service.role == "download" for service in stack.plan.services):
         return ""
-    return f"The first start downloads the weights of {', '.join(_sized(one.model) for one in hub_models(stack))}"
+    # an adapter is small, and often has the name and size of its base model in its own name
+    adapters = {lora.path for one in stack.spec.models for lora in getattr(one, "lora_adapters", ())}
+    named = (
+        f"{one.model} (a LoRA adapter)" if one.model in adapters else _sized(one.model) for one in hub_models(stack)
+    )
+    return f"The first start downloads the weights of {', '.join(named)}"
 
 
 def _sized(model: str) -> str:

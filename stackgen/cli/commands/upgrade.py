@@ -90,7 +90,7 @@ def _plan(models: Any, wanted: str | None) -> Iterator[tuple[int, Any, str, str]
 
 
 def _find_services(text: str, path: Path) -> dict[str, Service]:
-    """The services of the engines by served name, as the stack file `text` plans them; {} if it can't be planned."""
+    """The engine's service for each served name, as the stack file `text` plans them; {} if it can't be planned."""
     spec = parse_stack(text, str(path))
     try:
         site = make_site(spec, path.parent)
@@ -99,4 +99,10 @@ def _find_services(text: str, path: Path) -> dict[str, Service]:
     except StackgenError:
         return {}
     by_name = {one.name: one for one in plan.services}
-    return {name: by_name[one.service] for one in plan.endpoints for name in one.models if one.service in by_name}
+    found: dict[str, Service] = {}
+    for endpoint in plan.endpoints:
+        # a gateway answers for its replicas, which have the engine's image and flags
+        services = [by_name[one] for one in (*endpoint.replicas, endpoint.service) if one in by_name]
+        if engine := next((one for one in services if one.role == "engine"), None):
+            found |= dict.fromkeys(endpoint.models, engine)
+    return found

@@ -171,9 +171,10 @@ def _change_lines(report: dict[str, Any]) -> Iterator[str]:
         formats = f" and {', '.join(weights['formats'])}" if weights["formats"] else ""
         yield f"  weights: checked {weights['architecture']}{formats} against the new version"
     else:
-        gone = ", ".join(weights["gone"]) or "nothing"
+        gone = " or ".join(weights["gone"])
         yield "  weights: not compared, because the model could not be read on this machine"
-        yield f"  gone in the new version: {gone}"
+        if gone:
+            yield f"  weights: if the model's architecture or format is {gone}, the new version does not load it"
 
 
 def _driver_lines(driver: dict[str, Any] | None) -> Iterator[str]:

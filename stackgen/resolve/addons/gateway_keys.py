@@ -16,11 +16,12 @@ from stackgen.plan import Asset
 from stackgen.spec import GatewaySpec
 from stackgen.spec.keys import ENV_KEY, KeyDefaults, KeySpec
 
-__all__ = ["NO_RULES", "KeyRules", "assets", "key_maps", "key_mistakes", "key_rules", "key_warnings"]
+__all__ = ["NO_RULES", "KeyRules", "assets", "key_maps", "key_mistakes", "key_rules", "key_warnings", "pod_warnings"]
 
 # value of a map: lines of name and value, with a heading
 Maps = dict[str, tuple[str, list[tuple[str, str]]]]
 FILES = ("usage.lua", "count.lua")
+COUNTED = ("requests_per_minute", "concurrent_requests", "tokens_per_day")
 DAY_SECONDS = 86_400
 
 
@@ -103,6 +104,17 @@ def key_warnings(spec: GatewaySpec) -> tuple[str, ...]:
         for key in spec.keys
         if key.expires and key.expires < today
     ))  # fmt: skip
+
+
+def pod_warnings(spec: GatewaySpec, pods: int) -> tuple[str, ...]:
+    """Warns of limits of keys that each pod of the gateway counts alone. `pods`: how many the cluster runs."""
+    fields = [name for name in COUNTED if _values(spec, name)]
+    if pods < 2 or not fields:
+        return ()
+    return (
+        f"each of the {pods} pods of the gateway counts the requests and tokens of a key separately, so a key can use "
+        f"up to {pods} times its {' and '.join(fields)}. For exact limits, set `kubernetes.gateway_replicas: 1`",
+    )
 
 
 def key_maps(spec: GatewaySpec, models: Sequence[tuple[str, tuple[str, ...]]], describe: Callable[[str], str]) -> Maps:

@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from stackgen.errors import SpecError
-from tests.resolve.addons.test_gateway import check, files, lines, plan
+from stackgen.plan.site import Site
+from stackgen.resolve.pipeline import resolve
+from stackgen.targets.compose import ComposeSite
+from stackgen.targets.kubernetes import KubernetesSite
+from tests.resolve.addons.test_gateway import check, files, lines, plan, spec
 
 ALPHA = {"served_names": ["alpha", "first"], "lora_adapters": [{"name": "sql", "path": "org/lora"}]}
 BETA = {"served_names": ["beta"]}
@@ -83,6 +87,29 @@ def test_default_last_day_that_is_over_is_one_warning() -> None:
     gateway = {"keys": keys, "key_defaults": {"expires": "2020-02-29"}}
     found = [text for text in plan(ALPHA, BETA, gateway=gateway).warnings if "last day" in text]
     assert len(found) == 1 and "gateway.key_defaults was 2020-02-29" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"keys": [{"name": "a", "tokens_per_day": 9}, {"name": "b"}]}, "tokens_per_day"),
+        ({"key_defaults": {"requests_per_minute": 9, "concurrent_requests": 2}},
+         "requests_per_minute and concurrent_requests"),
+        ({"keys": [{"name": "a", "models": ["alpha"]}]}, ""),
+    ],
+)  # fmt: skip
+def test_limits_that_several_pods_count_separately_are_a_warning(limits: dict[str, Any], named: str) -> None:
+    def warn(target: str, site: Site, **cluster: Any) -> list[str]:
+        made = resolve(spec(ALPHA, BETA, target=target, gateway=limits, **cluster), site, "test")
+        return [one for one in made.warnings if "counts the requests" in one]
+
+    found = warn("kubernetes", KubernetesSite())
+    assert [one.partition(". ")[0] for one in found] == ([
+        f"each of the 2 pods of the gateway counts the requests and tokens of a key separately, so a key can use up to "
+        f"2 times its {named}"
+    ] if named else [])  # fmt: skip
+    assert not warn("kubernetes", KubernetesSite(), kubernetes={"gateway_replicas": 1})
+    assert not warn("compose", ComposeSite())
 
 
 def test_tokens_are_counted_without_a_budget_if_requested() -> None:
