@@ -19,6 +19,7 @@ from stackgen.bundle.store import Store
 from stackgen.bundle.weights import Request, find_marker, parse_requests
 from stackgen.bundle.wheels import this_python
 from stackgen.doctor.capacity import guess_image_bytes, guess_weight_bytes
+from stackgen.doctor.collect import lora_sources
 from stackgen.errors import MachineError
 from stackgen.runtimes.compose.image_archive import inspect_image, read_engine
 from stackgen.stack.folder import Stack
@@ -120,9 +121,11 @@ def _find_weights(stack: Stack, image: str, bases: Sequence[Manifest], look_up: 
             missing.append(request)
     with ThreadPoolExecutor(max(1, len(missing))) as pool:
         sizes = list(pool.map(look_up, missing))
+    adapters = lora_sources(stack)
     found += [
         # without the Hub, a file of a repository with many files has an unknown size
-        PreviewItem("weights", one.repo, size or (None if one.patterns else guess_weight_bytes(one.repo)[0]), state,
+        PreviewItem("weights", one.repo,
+                    size or (None if one.patterns or one.repo in adapters else guess_weight_bytes(one.repo)[0]), state,
                     exact=size is not None)
         for one, size in zip(missing, sizes, strict=True)
     ]  # fmt: skip

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stackgen.check.huggingface import HubLookup
 
 __all__ = [
-    "collect_inputs", "collect_neighbour_inputs", "collect_start_inputs", "hub_models", "read_env_facts",
-    "read_hub_token", "try_open_stack",
+    "collect_inputs", "collect_neighbour_inputs", "collect_start_inputs", "hub_models", "lora_sources",
+    "read_env_facts", "read_hub_token", "try_open_stack",
 ]  # fmt: skip
 
 
@@ -68,6 +68,11 @@ def hub_models(stack: Stack | None) -> list[HubRepository]:
     found += [HubRepository(spec.model, spec.revision) for spec in drafts]
     # two entries may serve the same model with other flags: one request is enough
     return list({one.model: one for one in found if not is_local(one.model)}.values())
+
+
+def lora_sources(stack: Stack) -> set[str]:
+    """The repositories and folders of LoRA adapters. Their names often contain the size of the base model."""
+    return {lora.path for one in stack.spec.models for lora in getattr(one, "lora_adapters", ())}
 
 
 def read_hub_token(env: EnvFacts | None) -> str:

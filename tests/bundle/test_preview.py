@@ -88,6 +88,17 @@ def test_weights_that_create_must_not_download_are_an_error(folder: Path, capsys
     assert code == 1 and states(data)["org/other"] == ("forbidden", None)
 
 
+def test_without_the_hub_the_size_of_an_adapter_is_unknown(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_preview, "look_up_model", lambda *_, **__: HubLookup("unreachable"))
+    adapter = "acme/llama-3.1-8b-sql-lora"
+    lora = f"lora_adapters: [{{name: sql, path: {adapter}, revision: main}}]"
+    (folder / "stack.yaml").write_text(STACK.replace("model: org/other,", f"model: org/other-8b, {lora},"))
+    _, data = dry_run(folder, capsys)
+    assert states(data)[adapter] == ("download", None) and states(data)["org/other-8b"] == ("download", 16 * 10**9)
+
+
 def test_dry_run_fails_as_create_would(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "file").write_text("")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stackgen.doctor.capacity import guess_weight_bytes
 from stackgen.doctor.catalog import check_gated
-from stackgen.doctor.collect import collect_start_inputs, hub_models, read_env_facts
+from stackgen.doctor.collect import collect_start_inputs, hub_models, lora_sources, read_env_facts
 from stackgen.doctor.facts import Host
 from stackgen.doctor.finding import format_bytes
 from stackgen.errors import StackgenError
@@ -61,8 +61,7 @@ def describe_download(stack: Stack) -> str:
     """A sentence about the weights that the first start downloads; "" if it downloads none."""
     if not any(service.role == "download" for service in stack.plan.services):
         return ""
-    # an adapter is small, and often has the name and size of its base model in its own name
-    adapters = {lora.path for one in stack.spec.models for lora in getattr(one, "lora_adapters", ())}
+    adapters = lora_sources(stack)
     named = (
         f"{one.model} (a LoRA adapter)" if one.model in adapters else _sized(one.model) for one in hub_models(stack)
     )

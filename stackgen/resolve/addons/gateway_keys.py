@@ -112,8 +112,9 @@ def pod_warnings(spec: GatewaySpec, pods: int) -> tuple[str, ...]:
     if pods < 2 or not fields:
         return ()
     return (
-        f"each of the {pods} pods of the gateway counts the requests and tokens of a key separately, so a key can use "
-        f"up to {pods} times its {' and '.join(fields)}. For exact limits, set `kubernetes.gateway_replicas: 1`",
+        f"gateway.keys: each of the {pods} pods of the gateway counts the requests and tokens of a key separately, so "
+        f"a key can use up to {pods} times its {' and '.join(fields)}. For exact limits, set "
+        "`kubernetes.gateway_replicas: 1`",
     )
 
 

@@ -105,8 +105,8 @@ def test_limits_that_several_pods_count_separately_are_a_warning(limits: dict[st
 
     found = warn("kubernetes", KubernetesSite())
     assert [one.partition(". ")[0] for one in found] == ([
-        f"each of the 2 pods of the gateway counts the requests and tokens of a key separately, so a key can use up to "
-        f"2 times its {named}"
+        f"gateway.keys: each of the 2 pods of the gateway counts the requests and tokens of a key separately, so a key "
+        f"can use up to 2 times its {named}"
     ] if named else [])  # fmt: skip
     assert not warn("kubernetes", KubernetesSite(), kubernetes={"gateway_replicas": 1})
     assert not warn("compose", ComposeSite())
