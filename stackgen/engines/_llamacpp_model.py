@@ -34,13 +34,15 @@ class LlamaCppModel(ModelSpec):
     max_model_len: TokenCount | None = Field(
         None,
         description="Context length of each request in tokens: 8192, 32k (32,000), 32K (32,768), or `auto` for the "
-        "model's own context length. Without `max_num_seqs`, all requests in flight share this length",
+        "model's own context length. If `max_num_seqs` is not set, it is the sum for all requests in flight: a long "
+        "request leaves less context for the others",
     )
     max_num_seqs: int | None = Field(
         None,
         ge=1,
-        description="Number of requests that run at the same time (llama.cpp calls them slots). Each has a context of "
-        "`max_model_len`, so the memory for the KV cache is multiplied by this number",
+        description="Number of requests that run at the same time (llama.cpp calls them slots). Each of them then has "
+        "its own context of `max_model_len` tokens, so the memory for the KV cache is multiplied by this number. "
+        "Default: up to 4 requests, which share one context of `max_model_len` tokens",
     )
     gpu_layers: int | None = Field(
         None, ge=0, description="Number of layers on the GPU. Default: all layers, if there is a GPU"

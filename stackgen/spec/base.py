@@ -110,8 +110,8 @@ class ModelSpec(Strict):
     )
     share_gpus: bool = Field(
         False,
-        description="Share GPUs with another model. Both models need `share_gpus`, `gpu_memory_utilization` and the "
-        "same indices, for example `gpus: [0]`, or `gpus: auto`. With a count, each model gets its own GPUs",
+        description="Share GPUs with another model. Set `share_gpus` and `gpu_memory_utilization` on both models. Give "
+        "both the same list, for example `gpus: [0]`, or `gpus: auto`. Models with a count never share a GPU",
     )
     gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92"

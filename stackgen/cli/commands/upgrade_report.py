@@ -51,7 +51,7 @@ def make_report(
 
 
 def _show(default: Any) -> str:
-    return "the program's choice" if default is None else str(default)
+    return "unset, so that the engine chooses" if default is None else str(default)
 
 
 def _find_given(model: Any, version: str, service: Service | None) -> Iterator[tuple[str, Argument]]:
