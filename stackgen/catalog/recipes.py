@@ -37,7 +37,8 @@ def read_recipe(data: Any, name: str) -> Entry:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise StackgenError(f"{name}: stackgen does not know this format of a recipe: {problem[:300]}",
-                        "the format of the recipes may have changed: use stackgen's own catalog")  # fmt: skip
+                        "the format of the recipes may have changed: upgrade stackgen, or use its own catalog "
+                        "(`stackgen models sync --remove`)")  # fmt: skip
 
 
 def _read(data: Mapping[str, Any]) -> Entry:

@@ -48,7 +48,7 @@ def run_within(check: Check, context: Context, model: str) -> Verdict:
     if not outcome.done():
         raise Fault("limit", f"{limit} expired before this check ended", hint=HINT)
     error = outcome.exception()
-    # "silent for 0.1 s" alone would blame the server, although only 0.1 s were left
+    # "sent nothing for 0.1 s" alone would blame the server, although only 0.1 s were left
     if isinstance(error, Fault) and error.kind.endswith("timeout") and _is_over(context):
         raise Fault(error.kind, f"{limit} expired before this check ended: {error.message}", hint=error.hint)
     verdict = outcome.result()

@@ -98,7 +98,11 @@ class Recipe(Strict):
     base_url: Literal["with /v1", "without /v1"] = Field(description="Which base URL the client expects")
     lists_models: bool = Field(False, description="The client lists the models itself, so no model is chosen")
     sends: Sends = Field(default_factory=Sends, description="What the requests contain")
-    environment: dict[Variable, str] = Field({}, description="Variables; a value that becomes empty is left out")
+    environment: dict[Variable, str] = Field(
+        {},
+        description="Environment variables of the client. A variable is omitted if its value is empty after the "
+        "template is filled in",
+    )
     ca: Variable | Literal["system", "file"] = Field(
         description="How the client trusts a CA: a variable with the file, the system's store, or its own file below"
     )

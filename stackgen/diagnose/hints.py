@@ -15,7 +15,7 @@ __all__ = ["describe_undecided"]
 
 # lines of one log that are shown
 LINES = 4
-CLOSEST = "no line of this log is clearly an error. These lines look most like one, but may be unrelated:"
+CLOSEST = "no line of this log is clearly an error. These lines are the most likely errors, but may be unrelated:"
 NO_WORDS = "no line of this log reports an error. Its last line:"
 NEXT = (
     "next: pass the log from its first line, and the output of `docker inspect` (exit code, OOMKilled); if the "

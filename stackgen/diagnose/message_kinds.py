@@ -150,7 +150,7 @@ KINDS = (
         r"larger|smaller|exceed\w*|between|choose|one of|cannot be|can't be|not (?:a )?valid|got|but|missing|needs?|"
         r"disabled|specify|specified|provide|set)\b",
         "the engine refuses a value",
-        "change {settings} so that the message no longer applies, or remove it",
+        "change {settings} to what the message requires, or remove {settings} from stack.yaml",
         "no setting in stack.yaml has this value, so it comes from the model's files (config.json, tokenizer, "
         "generation_config.json) or from a default: compare these files with the model's page, and use the version "
         "of the image that the page names",

@@ -126,7 +126,7 @@ def _describe(what: str, log: str) -> str:
     """`what`, and how far the shown lines are evidence: only errors are called likely causes."""
     if has_certain_error(log):
         return f"{what}. These log lines most likely show the cause"
-    return f"{what}, and no line of the log is clearly an error. These lines look most like one"
+    return f"{what}, and no line of the log is clearly an error. These lines are the most likely errors"
 
 
 def _explain_failed_service(service: ServiceEvidence, make: Callable[..., Finding]) -> Finding:

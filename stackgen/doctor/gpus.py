@@ -195,7 +195,8 @@ def check_gpu_ids(inputs: DoctorInputs) -> Results:
             yield fail(f"{request.count} GPUs are requested, but this machine has {len(present)}", evidence=evidence,
                        fix=f"gpus: {len(present) or 'none'}", place=field)  # fmt: skip
         elif not gpus:
-            yield unknown("there are no GPUs to compare `gpus` with", evidence=evidence, place=field)
+            yield unknown("`gpus` can't be checked, because no GPU was found on this machine", evidence=evidence,
+                          fix="if this machine has a GPU, run `nvidia-smi -L`, which must list it", place=field)  # fmt: skip
         else:
             yield ok("the requested GPUs exist", evidence=", ".join(gpu.name for gpu in gpus), place=field)
 

@@ -92,7 +92,7 @@ def check_repository(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} is not on the Hub, or is private",
                 evidence=lookup.detail,
-                fix="check the spelling of the organization and the name (also upper and lower case) at "
+                fix="check the spelling of the organization and the name (including upper and lower case) at "
                 "https://huggingface.co/models",
                 place=f"{place}.model",
             )

@@ -109,8 +109,8 @@ CHECKS: tuple[Check, ...] = (
           run=parallel.check_kv_heads),
     Check("SG-P042", name="pipeline-parallel", description="the model has at least as many layers as pipeline stages",
           run=parallel.check_layers),
-    Check("SG-P044", name="idle-gpus", description="with `gpus: all`, the parallel sizes of a vLLM model use all "
-          "GPUs of this machine",
+    Check("SG-P044", name="idle-gpus", description="with `gpus: all`, the parallel sizes of a vLLM model multiply "
+          "to the number of GPUs of this machine",
           run=gpu_reservations.check_all_gpus_used),
     Check("SG-P046", name="experts", description="with `expert_parallel`, the model has experts",
           run=parallel.check_experts),

@@ -84,7 +84,10 @@ OWN_FLAGS: dict[str, frozenset[str]] = {
 }  # fmt: skip
 _TLS = ("serves HTTPS, but the health check and the gateway use HTTP", "remove the flag, and set `gateway: {tls: …}`")
 _PREFIX = ("changes the paths, but the health check and the gateway use the usual paths", "remove the flag")
-_MODEL = ("loads another model than `model` and `file`", "remove the flag, and set `model` and `file`")
+_MODEL = (
+    "loads a model other than the one that `model` and `file` name",
+    "remove the flag, and set `model` and `file`",
+)
 # engine -> flags that stackgen doesn't set, and that break the rest of a stack -> what they change, and the remedy
 BREAKING_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
     "vllm": {

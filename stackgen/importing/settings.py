@@ -75,7 +75,7 @@ def apply_image(container: Container, draft: Draft, ledger: Ledger) -> None:
     text = word.text
     tag = re.search(r":([^/]+)$", text)
     if not tag or tag[1].startswith("latest"):
-        ledger.warn(word.item.place, f"{text} has no fixed version: the engine can change at any time")
+        ledger.warn(word.item.place, f"{text} is not pinned to a version: the engine can change at any time")
     if OFFICIAL.match(text):
         if tag and re.search(r"\d", tag[1]) and not any(one in tag[1] for one in PINNED):
             ledger.warn(word.item.place, f"{text} becomes stackgen's pinned version of the same image")

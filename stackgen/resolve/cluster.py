@@ -117,7 +117,7 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
     if getattr(model, "cache_aware", False):
         hint = "set `gateway: {routing: prefix}`, which has the same effect without vllm-router"
         yield Mistake(f"{path}.cache_aware", "is not available on Kubernetes", hint=hint)
-    hint = "use a Hub id: the Job `download` puts its files on the claim for weights"
+    hint = "use a Hub id: the Job `download` then stores the files in the PersistentVolumeClaim for weights"
     if is_local(model.model):
         yield Mistake(f"{path}.model", "is a path on this machine, which pods can't access", hint=hint)
     for number, lora in enumerate(getattr(model, "lora_adapters", ())):

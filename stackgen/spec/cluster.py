@@ -77,7 +77,7 @@ class KubernetesModelSpec(Strict):
     memory: Quantity | None = Field(
         None,
         description=(
-            "Memory that each pod reserves, which is also its limit. Default: a reservation of 2Gi, without a limit"
+            "Memory request and memory limit of each pod. If not set, the request is 2Gi, and there is no limit"
         ),
     )
     gpu_memory: Quantity | None = Field(

@@ -107,7 +107,7 @@ def test_a_silent_server_is_reported_after_the_timeout() -> None:
     started = time.monotonic()
     with raw_server(lambda _: time.sleep(0.8)) as port:
         error = fails(StartError, Target.from_url(f"http://127.0.0.1:{port}", KEY, ("tiny",)), timeout=0.3)
-    assert error.message.endswith("was silent for 0.3 s")
+    assert error.message.endswith("sent nothing for 0.3 s")
     assert time.monotonic() - started < 5
 
 

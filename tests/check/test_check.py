@@ -567,7 +567,10 @@ def test_a_stream_without_its_first_words_is_a_warning(vllm: Fake) -> None:
     vllm.chat(_with_choice("The capital is Paris."))
     vllm.stream(events(chunk("", role="assistant"), chunk("is Paris."), chunk(finish="stop"), USAGE_CHUNK))
     found = result(run_check(target(vllm)), "stream")
-    assert (found.status, found.message) == ("warn", "the stream lacks the first 12 characters of the answer")
+    assert (found.status, found.message) == (
+        "warn",
+        "the first 12 characters of the answer are missing from the stream",
+    )
 
 
 def test_more_tokens_than_requested_are_a_warning(vllm: Fake) -> None:
@@ -587,7 +590,7 @@ def test_a_model_that_does_not_answer_costs_one_timeout(vllm: Fake) -> None:
     started = time.monotonic()
     report = run_check(target(vllm), timeout=0.4, skip=("auth",))
     assert time.monotonic() - started < 1.5
-    assert "was silent for 0.4 s" in result(report, "chat").message
+    assert "sent nothing for 0.4 s" in result(report, "chat").message
     assert result(report, "stream").message == "needs `chat`, but `chat` timed out"
 
 
@@ -712,9 +715,9 @@ def _sentence(*pieces: str, usage: int = len(SENTENCE), **how: Any) -> Answer:
     ("pieces", "message"),
     [
         (SENTENCE, ""),
-        (SENTENCE[:4] + SENTENCE[5:], "the stream lacks 3 characters in the middle of the answer"),
-        (SENTENCE[:-1], "the stream lacks the last 1 characters of the answer"),
-        (SENTENCE[1:], "the stream lacks the first 3 characters of the answer"),
+        (SENTENCE[:4] + SENTENCE[5:], "3 characters in the middle of the answer are missing from the stream"),
+        (SENTENCE[:-1], "the last 1 characters of the answer are missing from the stream"),
+        (SENTENCE[1:], "the first 3 characters of the answer are missing from the stream"),
         (SENTENCE[:5] + SENTENCE[4:], "the stream repeats 3 characters of the answer"),
         # another answer, as caused by rounding
         (("Paris", " is", " the", " capital", " of", " France", " and", " its", " heart", "!"), ""),

@@ -100,7 +100,10 @@ def test_silence_ends_at_the_timeout() -> None:
         took = time.monotonic() - started
     for connection in held:
         connection.close()
-    assert (found.status, found.message) == ("fail", f"127.0.0.1:{port} accepted the request but was silent for 0.3 s")
+    assert (found.status, found.message) == (
+        "fail",
+        f"127.0.0.1:{port} accepted the request, but sent nothing for 0.3 s",
+    )
     assert "--timeout" in found.hint
     # one timeout, no retry; the server would be silent forever
     assert len(held) == 1 and took < 10
@@ -232,7 +235,7 @@ def test_a_stalled_stream_ends_at_the_timeout(vllm: Fake) -> None:
     found = result(run_check(target(vllm), timeout=0.3), "stream")
     assert (found.status, found.message) == (
         "fail",
-        f"127.0.0.1:{vllm.port} accepted the request but was silent for 0.3 s",
+        f"127.0.0.1:{vllm.port} accepted the request, but sent nothing for 0.3 s",
     )
 
 

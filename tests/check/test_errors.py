@@ -223,7 +223,7 @@ def test_a_server_that_hangs_after_a_clear_error_fails(server: Server) -> None:
     assert found.message.startswith(
         "the server stopped answering after the invalid requests (last request: 'prompt too long'): "
     )
-    assert "silent for 0.5 s" in found.message
+    assert "sent nothing for 0.5 s" in found.message
 
 
 def test_a_timeout_of_one_probe_fails_even_if_the_server_lives(server: Server) -> None:

@@ -119,7 +119,7 @@ def test_a_log_that_shows_nothing_is_unknown_and_not_healthy(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("loading\nplums are not supported here\nwaiting\n", "look most like one, but may be unrelated"),
+        ("loading\nplums are not supported here\nwaiting\n", "are the most likely errors, but may be unrelated"),
         ("loading\nwaiting for plums\n", "Its last line:"),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_job_has_another_name_if_its_content_changes() -> None:
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [({"labels": {"a/b/c": "x"}}, "'a/b/c' is not the key of a label"),
+    [({"labels": {"a/b/c": "x"}}, "'a/b/c' is not a valid key for a label"),
      ({"extra_env": {"TEXT": "$(HOME)"}}, ""), ({"extra_args": ["--x=$(HOME)"]}, "")],
 )  # fmt: skip
 def test_manifests_are_checked_before_they_are_written(

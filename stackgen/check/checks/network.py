@@ -74,7 +74,7 @@ def tls(context: Context, _model: str) -> Verdict:
         where = f"{target.host}:{target.port}"
         raise Fault(
             "tls-timeout",
-            f"{where} was silent for {timeout:g} s during the TLS handshake",
+            f"{where} sent nothing for {timeout:g} s during the TLS handshake",
             hint="check the port and the log of the TLS proxy",
         ) from None
     except OSError as error:

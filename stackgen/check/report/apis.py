@@ -12,7 +12,7 @@ ApiState = Literal["works", "refused", "ignored", "not served", "fails", "not ch
 STATES: tuple[ApiState, ...] = get_args(ApiState)
 STATE_MEANINGS: dict[ApiState, str] = {
     "works": "the check got a right answer",
-    "refused": "the server answers a valid request with an error; the report has its text",
+    "refused": "the server answers a valid request with an error; the report contains the error text",
     "ignored": "the server answers as if the feature had not been requested",
     "not served": "the server has no such path: it answers 404, 405 or 501",
     "fails": "a server error, no answer, or a wrong answer",
@@ -45,7 +45,7 @@ APIS: tuple[Api, ...] = (
     Api("messages", "messages", "`POST /v1/messages` (Anthropic) returns text, within `max_tokens`"),
     Api("completions", "completions", "`POST /v1/completions` continues a text"),
     Api("embeddings", "embeddings", "`POST /v1/embeddings` returns different vectors for different texts"),
-    Api("tools", "tools", "a required call of a function arrives, whole and in a stream"),
+    Api("tools", "tools", "a required call of a function arrives, with and without streaming"),
     Api("structured_output", "structured output", "the answer follows the JSON schema in `response_format`"),
     Api(
         "list_content",

@@ -91,7 +91,7 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
             return _not_http(where, banner)
         return Fault(
             "timeout",
-            f"{where} accepted the request but was silent for {timeout:g} s",
+            f"{where} accepted the request, but sent nothing for {timeout:g} s",
             hint="the engine may hang or be overloaded: see `docker compose logs`, or raise --timeout",
         )
     if any(isinstance(cause, OSError) and cause.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) for cause in causes):

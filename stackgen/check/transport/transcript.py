@@ -209,7 +209,7 @@ class Transcript:
             return ""
         # checked before the usage, because an answer that differs by rounding rarely ends with the same text
         if text.endswith(streamed):
-            return f"the stream lacks the first {count} characters of the answer"
+            return f"the first {count} characters of the answer are missing from the stream"
         # an answer with another number of tokens is another answer, not a damaged one
         if not self.usage or self.usage.completion_tokens != tokens:
             return ""
@@ -221,8 +221,8 @@ class Transcript:
             return ""
         if longer is text:
             if start == len(streamed):
-                return f"the stream lacks the last {count} characters of the answer"
-            return f"the stream lacks {count} characters in the middle of the answer"
+                return f"the last {count} characters of the answer are missing from the stream"
+            return f"{count} characters in the middle of the answer are missing from the stream"
         piece = streamed[start : start + count]
         repeated = streamed[:start].endswith(piece) or streamed[start + count :].startswith(piece)
         return f"the stream repeats {count} characters of the answer" if repeated else ""

@@ -109,7 +109,8 @@ def _require_hash(data: bytes, sha256: str, source: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != sha256.lower():
         raise StackgenError(f"{source} has the SHA-256 {found}, which differs from --sha256",
-                            "compare the hash with the hash that the publisher names")  # fmt: skip
+                            "compare both hashes with the one that the publisher lists: either --sha256 is wrong, or "
+                            "the file differs from the published one")  # fmt: skip
 
 
 def _read_archive(data: bytes, source: str) -> tuple[list[tuple[str, str]], str, str | None]:

@@ -37,14 +37,22 @@ def add_bench(subcommands: Subcommands) -> None:
         "earlier requests wait for their answers",
     )  # fmt: skip
     requests = bench.add_argument_group("requests")
-    requests.add_argument("--seconds", type=parse_seconds, default=30.0, help="time of each level (default: 30)")
-    requests.add_argument("--requests", type=_parse_count, metavar="COUNT", help="maximum requests of each level")
     requests.add_argument(
-        "--prompt-tokens", type=_parse_count, default=256, metavar="COUNT", help="length of the prompts (default: 256)"
-    )
+        "--seconds", type=parse_seconds, default=30.0,
+        help="seconds for each value of --concurrency or --rates (default: 30)",
+    )  # fmt: skip
     requests.add_argument(
-        "--output-tokens", type=_parse_count, default=64, metavar="COUNT", help="length of the answers (default: 64)"
-    )
+        "--requests", type=_parse_count, metavar="COUNT",
+        help="maximum number of requests for each value of --concurrency or --rates",
+    )  # fmt: skip
+    requests.add_argument(
+        "--prompt-tokens", type=_parse_count, default=256, metavar="COUNT",
+        help="length of the prompts in tokens (default: 256)",
+    )  # fmt: skip
+    requests.add_argument(
+        "--output-tokens", type=_parse_count, default=64, metavar="COUNT",
+        help="length of the answers in tokens (default: 64)",
+    )  # fmt: skip
     requests.add_argument(
         "--prompts", metavar="FILE",
         help="a JSON Lines file whose lines have the field `prompt`, instead of synthetic prompts; needs no tokenizer",

@@ -96,8 +96,9 @@ RULES: tuple[Rule, ...] = (
         title="the GPU is busy or unavailable",
         cause="the driver does not let another program use the GPU. Either a process uses it in exclusive mode, or "
         "the GPU is in a bad state",
-        fix="run `nvidia-smi -q -d COMPUTE`; if the compute mode is exclusive, set `gpus` to another GPU, or ask for "
-        "the mode `default` (`sudo nvidia-smi -c 0`); otherwise look for Xid errors in the kernel log",
+        fix="run `nvidia-smi -q -d COMPUTE`; if the compute mode is exclusive, set `gpus` to another GPU, or set the "
+        "compute mode to `default` with `sudo nvidia-smi -c 0` (or ask your administrator to do it); otherwise look "
+        "for Xid errors in the kernel log",
         source="The message is the text of CUDA error 46 (cudaErrorDevicesUnavailable) in libcudart 12.9, and is "
         "quoted in hiyouga/LlamaFactory issue 10240 (2026-02) and NVIDIA/DIGITS issue 2005. The failure was not "
         "reproduced.",

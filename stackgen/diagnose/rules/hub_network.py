@@ -198,7 +198,7 @@ RULES: tuple[Rule, ...] = (
         "SG-H018",
         title="the Hub, or a proxy in front of it, refuses a request",
         cause="{where} answered HTTP {status}. Either the token has no access, or a proxy or firewall answered "
-        "instead of the Hub, or the Hub itself has a failure",
+        "instead of the Hub, or the Hub itself is failing",
         fix="open the address in the message with the same token (`curl -H`); with HTTP 403, check the token's "
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "

@@ -92,7 +92,7 @@ RULES: tuple[Rule, ...] = (
         "longest context (prompt and answer) of one request, not a batch size. A lower max_model_len only excludes "
         "long requests. Older advice confuses max_model_len with the batch size. max_num_seqs and "
         "max_num_batched_tokens set the batch size, but lowering the batch size does not fix this failure.\n\nIf "
-        "max_model_len is auto, vLLM takes the longest context that fits. An fp8 KV cache doubles the longest context "
+        "max_model_len is auto, vLLM uses the longest context that fits. An fp8 KV cache doubles the longest context "
         "on GPUs that support fp8.",
         patterns=compile_patterns(
             r"To serve at least one request with the models?'s max seq len \((?P<length>\d+)\),? \(?(?P<needed>[\d.]+) "

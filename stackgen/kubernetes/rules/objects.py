@@ -51,10 +51,10 @@ def find_bad_names(manifests: Manifests) -> Iterator[Finding]:
             for key in (*as_dict(labels), *as_dict(notes)):
                 prefix, slash, rest = str(key).rpartition("/")
                 if not LABEL_NAME.fullmatch(rest) or (slash and not SUBDOMAIN.fullmatch(prefix)):
-                    yield manifests.finding("name", one, path, f"{key!r} is not the key of a label or annotation")
+                    yield manifests.finding("name", one, path, f"{key!r} is not a valid key for a label or annotation")
             for key, value in as_dict(labels).items():
                 if not LABEL_VALUE.fullmatch(str(value)):
-                    yield manifests.finding("name", one, path, f"{value!r} is not the value of a label ({key})")
+                    yield manifests.finding("name", one, path, f"{value!r} is not a valid value for the label {key}")
 
 
 def find_twins(manifests: Manifests) -> Iterator[Finding]:
@@ -227,7 +227,10 @@ def find_bad_groups(manifests: Manifests) -> Iterator[Finding]:
             message = "LeaderReady: the first node is ready only after the others, which wait for it"
             yield manifests.finding(rule, one, "spec.startupPolicy", message)
         if any(_name(one) == _name(other) for other in manifests.of_kind("Service")):
-            message = "a Service has this name, but the controller needs the name for its own Service"
+            message = (
+                "a Service has the same name as this LeaderWorkerSet, but the LeaderWorkerSet controller creates its "
+                "own Service with this name: rename one of them"
+            )
             yield manifests.finding(rule, one, "metadata.name", message)
 
 

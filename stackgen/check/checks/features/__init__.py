@@ -27,7 +27,7 @@ FEATURES: tuple[Check, ...] = (
     _feature_check(
         "tools",
         run=tools,
-        about="if a function call is required, the model returns a well-formed call, whole and in a stream",
+        about="if a function call is required, the model returns a well-formed call, with and without streaming",
     ),
     _feature_check("json-schema", run=json_schema, about="an answer follows a JSON schema"),
     _feature_check("logprobs", run=logprobs, about="each token of an answer has a log probability"),

@@ -29,7 +29,7 @@ def judge_streamed_call(context: Context, model: str, request: Mapping[str, Any]
     if problem:
         evidence = context.session.redact.excerpt(f"last event: {transcript.last_event}", 600)
         return warn(f"{message}, but in a stream {problem}", hint=hint, evidence=evidence, support="fails")
-    return succeed_feature(context, "tools", f"{message}, whole and in a stream")
+    return succeed_feature(context, "tools", f"{message}, with and without streaming")
 
 
 def _find_problem(transcript: Transcript, cut: str, is_named: bool) -> tuple[str, str]:
