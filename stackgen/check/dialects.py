@@ -59,7 +59,7 @@ def finish_problem(reason: str, allowed: frozenset[str]) -> str:
     if reason in allowed:
         return ""
     known = reason in FINISH_REASONS
-    return f"finish_reason {reason!r} " + ("does not fit a plain answer" if known else "is not documented")
+    return f"finish_reason {reason!r} " + ("is wrong for a text answer" if known else "is not documented")
 
 
 def dialect_from_models(body: Any) -> str | None:

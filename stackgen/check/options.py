@@ -63,7 +63,7 @@ class Options:
             if value is not None and value > MAX_TIMEOUT:
                 raise StackgenError(
                     f"{name} must be at most {MAX_TIMEOUT:.0f} seconds, got {value:g}",
-                    hint="the timeout is how long the check waits for a silent server",
+                    hint="the timeout is the time that the check waits while a server sends nothing",
                 )
 
     @property

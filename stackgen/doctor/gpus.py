@@ -196,7 +196,8 @@ def check_gpu_ids(inputs: DoctorInputs) -> Results:
                        fix=f"gpus: {len(present) or 'none'}", place=field)  # fmt: skip
         elif not gpus:
             yield unknown("`gpus` can't be checked, because no GPU was found on this machine", evidence=evidence,
-                          fix="if this machine has a GPU, run `nvidia-smi -L`, which must list it", place=field)  # fmt: skip
+                          fix="if this machine has a GPU, run `nvidia-smi -L`, which must list the GPU",
+                          place=field)  # fmt: skip
         else:
             yield ok("the requested GPUs exist", evidence=", ".join(gpu.name for gpu in gpus), place=field)
 

@@ -114,7 +114,7 @@ class StackSpec(Strict):
     hosts: dict[HostName, HostSpec] = Field(
         {},
         description="The machines of the stack by name, if the stack runs on several machines without Kubernetes. "
-        "`render` writes a folder for each of them. The first one has the gateway and the chat UI. Default: one "
+        "`render` writes a folder for each machine. The first machine has the gateway and the chat UI. Default: one "
         "machine",
     )
     host: HostName | None = Field(

@@ -157,7 +157,7 @@ class GatewaySpec(Strict):
         ge=16,
         le=16384,
         description="Only with `routing: prefix`. Number of bytes of the first user message, or of the prompt, that "
-        "the gateway compares. The system prompt is compared as a whole",
+        "the gateway compares. The complete system prompt is always compared",
     )
     max_queue: int = Field(
         256,
@@ -257,7 +257,7 @@ def _expand_ui(value: Any) -> Any:
     if value is True:
         raise PydanticCustomError("ui", "must name the chat UI. Write `ui: open-webui`")
     if value is False:
-        raise PydanticCustomError("ui", "must name the chat UI. Without one, leave `ui` out")
+        raise PydanticCustomError("ui", "must name the chat UI. To have no chat UI, remove `ui`")
     return {"kind": value} if isinstance(value, str) else value
 
 

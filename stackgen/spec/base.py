@@ -110,8 +110,9 @@ class ModelSpec(Strict):
     )
     share_gpus: bool = Field(
         False,
-        description="Share GPUs with another model. Set `share_gpus` and `gpu_memory_utilization` on both models. Give "
-        "both the same list, for example `gpus: [0]`, or `gpus: auto`. Models with a count never share a GPU",
+        description="Share GPUs with another model. Set `share_gpus` and `gpu_memory_utilization` on both models. Set "
+        "`gpus` of both models to the same list, for example `[0]`, or to `auto`. Models whose `gpus` is a count never "
+        "share a GPU",
     )
     gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92"
@@ -187,9 +188,9 @@ class ModelSpec(Strict):
     )
     host: ModelHosts = Field(
         (),
-        description="The machine in `hosts` that runs the model, or a list of machines, each with this number of "
-        "`replicas`. Default: the first machine in `hosts`; with `gpus: auto`, the machines that `stackgen plan` "
-        "chooses",
+        description="The machine in `hosts` that runs the model, or a list of machines. Each machine of the list runs "
+        "`replicas` replicas. Default: the first machine in `hosts`; with `gpus: auto`, the machines that `stackgen "
+        "plan` chooses",
     )
     kubernetes: KubernetesModelSpec | None = Field(
         None, description="What the model's pods need. Only for the target `kubernetes`"

@@ -32,7 +32,7 @@ LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE)]
 class ClaimSpec(Strict):
     """Sets a persistent volume claim: its size and class, or an existing claim."""
 
-    size: Quantity = Field("200Gi", description="Size of the claim")
+    size: Quantity = Field("200Gi", description="Size of the PersistentVolumeClaim")
     access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = Field(
         "ReadWriteMany",
         description="`ReadWriteMany`: pods on all nodes use the claim. `ReadWriteOnce`: all pods must be on one node",
@@ -93,7 +93,7 @@ class KubernetesSpec(Strict):
     """Settings of the target Kubernetes; they have no effect on Docker Compose."""
 
     namespace: Label | None = Field(None, description="Namespace of all objects. Default: the stack's name")
-    create_namespace: bool = Field(True, description="Whether the manifests contain the namespace itself")
+    create_namespace: bool = Field(True, description="Whether the manifests create the namespace")
     cluster_domain: DnsName = Field("cluster.local", description="DNS domain of the cluster")
     gpus_per_node: int = Field(
         8, ge=1, le=16, description="GPUs of one node. A model with more GPUs runs on several nodes (LeaderWorkerSet)"
@@ -103,9 +103,11 @@ class KubernetesSpec(Strict):
         description="How pods request GPUs: `device-plugin`: as a number. `dra`: through resource claims, which need "
         "Kubernetes 1.34 or newer and a DRA driver for NVIDIA GPUs",
     )
-    weights: ClaimSpec = Field(ClaimSpec(), description="Claim for the weights of all models")
+    weights: ClaimSpec = Field(ClaimSpec(), description="PersistentVolumeClaim for the weights of all models")
     cache: ClaimSpec = Field(
-        ClaimSpec(size="50Gi"), description="Claims for the engines' compile caches. Default class: that of `weights`"
+        ClaimSpec(size="50Gi"),
+        description="PersistentVolumeClaims for the engines' compile caches. Default storage class: the class of "
+        "`weights`",
     )
     registry: Text | None = Field(
         None,
@@ -139,5 +141,7 @@ class KubernetesSpec(Strict):
     network_policies: bool = Field(True, description="Allow only the connections that the stack needs")
     monitoring_namespace: Label = Field("monitoring", description="Namespace of Prometheus, which may read metrics")
     autoscaling: AutoscalingSpec | None = Field(
-        None, description="Scale models with `max_replicas` by their queue. Default: fixed numbers of replicas"
+        None,
+        description="Autoscaling: the number of replicas of each model with `max_replicas` follows the number of "
+        "waiting requests. Default: no autoscaling",
     )

@@ -30,8 +30,8 @@ def explain_source(value: str) -> str:
             return f"is not a Hugging Face id. Write {_fields(match.groupdict())}"
     if match := QUANT.fullmatch(value):
         return (
-            f"has a tag, and Hugging Face ids have none. Write `model: {match['id']}`; for llamacpp, also `file:` with "
-            f"the name of the {match['quant']} file in that repository"
+            f"has a tag, but Hugging Face ids have no tags. Write `model: {match['id']}`; for llamacpp, also `file:` "
+            f"with the name of the {match['quant']} file in that repository"
         )
     if OLLAMA.fullmatch(value):
         name = value.removesuffix(":latest").replace(":", " ")

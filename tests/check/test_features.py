@@ -232,7 +232,12 @@ WRONG: list[tuple[str, Answer, str, str]] = [
     ("embeddings", infinite(embedded(vector(0.25), vector(1, index=1))), "fail", "finite number"),
     ("tokenize", json_answer({"tokens": []}), "fail", "tokens: list should have at least 1 item"),
     ("tokenize", json_answer({"tokens": ["Is"]}), "fail", "tokens[0]: input should be a valid integer"),
-    ("tokenize", json_answer({"tokens": [1, 2], "count": 3}), "fail", "`count` is 3, but the answer has 2 tokens"),
+    (
+        "tokenize",
+        json_answer({"tokens": [1, 2], "count": 3}),
+        "fail",
+        "the field `count` is 3, but the field `tokens` has 2 entries",
+    ),
     ("tokenize", json_answer({"tokens": [72, 105]}), "warn", "and back into a different text"),
     (
         "tools",

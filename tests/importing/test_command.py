@@ -344,8 +344,8 @@ def test_dangerous_options_are_pointed_out(capsys: pytest.CaptureFixture[str]) -
     )
     for text in (
         "privileged gave the container full access", "ipc: host shares memory", "could control Docker",
-        "--trust-remote-code runs Python code", "is not pinned to a version", "the host's network", "the source needs no key",
-        "let the container see the processes",
+        "--trust-remote-code runs Python code", "is not pinned to a version", "the host's network",
+        "the source needs no key", "let the container see the processes",
     ):  # fmt: skip
         assert text in err, text
     assert "privileged" not in yaml.safe_load(out)["models"][0]

@@ -11,12 +11,12 @@ __all__ = ["APIS", "API_STATUS", "STATES", "STATE_MEANINGS", "Api", "ApiState", 
 ApiState = Literal["works", "refused", "ignored", "not served", "fails", "not checked"]
 STATES: tuple[ApiState, ...] = get_args(ApiState)
 STATE_MEANINGS: dict[ApiState, str] = {
-    "works": "the check got a right answer",
+    "works": "the check got a correct answer",
     "refused": "the server answers a valid request with an error; the report contains the error text",
     "ignored": "the server answers as if the feature had not been requested",
     "not served": "the server has no such path: it answers 404, 405 or 501",
     "fails": "a server error, no answer, or a wrong answer",
-    "not checked": "nothing is known; the report has the reason",
+    "not checked": "the state is unknown; the report contains the reason",
 }
 # how reports mark a state: a refusal is no fault of the server, but no pass either
 API_STATUS: dict[ApiState, Literal["pass", "warn", "skip"]] = {

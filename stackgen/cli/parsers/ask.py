@@ -25,5 +25,5 @@ def add_ask(subcommands: Subcommands) -> None:
         default="You are a helpful assistant",
         help="system message (to send no system message, pass an empty text)",
     )
-    ask.add_argument("--max-tokens", type=int, default=100, help="maximum length of the answer (default: 100)")
+    ask.add_argument("--max-tokens", type=int, default=100, help="maximum tokens of the answer (default: 100)")
     ask.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0)")

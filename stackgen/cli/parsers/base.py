@@ -127,8 +127,8 @@ def add_endpoint_arguments(command: argparse.ArgumentParser, *, timeout: str = "
         # `check` needs to know whether the option was given
         default=60.0 if timeout == "--timeout" else None,
         metavar="SECONDS",
-        help="how long to wait for a complete response, or for each token of a stream (default: 60). The limit for"
-        " a whole stream is ten times SECONDS",
+        help="how many seconds to wait for a complete response, or for each token of a stream (default: 60). A complete"
+        " stream may take ten times as long",
     )
 
 

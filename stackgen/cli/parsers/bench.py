@@ -62,7 +62,8 @@ def add_bench(subcommands: Subcommands) -> None:
         help="tokenizer for synthetic prompts: a folder, or an id on the Hub (default: the model's)",
     )  # fmt: skip
     limits = bench.add_argument_group(
-        "limits (SLA): reports the highest load that keeps the limits; exit code 1 if no level keeps them"
+        "limits (SLA): reports the highest load that keeps the limits; exit code 1 if no value of --concurrency or "
+        "--rates keeps them"
     )
     limits.add_argument(
         "--max-ttft", type=_parse_duration, metavar="TIME", help="p95 of the time to first token, for example 0.5s"
@@ -71,7 +72,9 @@ def add_bench(subcommands: Subcommands) -> None:
         "--max-itl", type=_parse_duration, metavar="TIME",
         help="p95 of the inter-token latency (the mean of each request), for example 50ms",
     )  # fmt: skip
-    limits.add_argument("--max-latency", type=_parse_duration, metavar="TIME", help="p95 of the whole request")
+    limits.add_argument(
+        "--max-latency", type=_parse_duration, metavar="TIME", help="p95 of the total time of a request"
+    )
     bench.add_argument("--html", metavar="FILE", help="with `compare`: write the page to FILE")
     bench.add_argument(
         "--runtime", choices=("compose", "process"),

@@ -39,7 +39,7 @@ def add_connect(subcommands: Subcommands) -> None:
     )  # fmt: skip
     connect.add_argument(
         "--timeout", type=parse_seconds, default=120.0, metavar="SECONDS",
-        help="with --try: how long to wait for a response, or for each token of a stream (default: 120)",
+        help="with --try: how many seconds to wait for a response, or for each token of a stream (default: 120)",
     )  # fmt: skip
     connect.add_argument(
         "--runtime", choices=("compose", "process"),

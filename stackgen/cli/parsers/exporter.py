@@ -20,7 +20,7 @@ def add_exporter(subcommands: Subcommands) -> None:
     )  # fmt: skip
     exporter.add_argument(
         "--interval", type=float, default=30.0, metavar="SECONDS",
-        help="time between two checks of an endpoint (default: 30)",
+        help="seconds from the start of one round of checks to the start of the next (default: 30)",
     )  # fmt: skip
     exporter.add_argument(
         "--profile", choices=("quick", "default", "deep"), default="quick",

@@ -39,11 +39,16 @@ def add_fit(subcommands: Subcommands) -> None:
     one = fit.add_argument_group("a model without a stack")
     one.add_argument("--engine", choices=("vllm", "llamacpp", "fastchat"), help="default: llamacpp for GGUF, else vllm")
     one.add_argument("--engine-version", metavar="VERSION", help="version of vLLM (default: the pinned version)")
-    one.add_argument("--max-model-len", metavar="TOKENS", help="context length, for example 32k (default: the model's)")
-    one.add_argument("--max-num-seqs", type=int, metavar="COUNT", help="requests at the same time")
+    one.add_argument(
+        "--max-model-len", metavar="TOKENS", help="context length in tokens, for example 32k (default: the model's)"
+    )
+    one.add_argument("--max-num-seqs", type=int, metavar="COUNT", help="maximum number of concurrent requests")
     one.add_argument("--kv-cache-dtype", metavar="DTYPE", help="data type of the KV cache, for example fp8")
     one.add_argument("--quantization", metavar="METHOD", help="quantization while loading, for example fp8")
-    one.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="vLLM's share of each GPU")
+    one.add_argument(
+        "--gpu-memory-utilization", type=float, metavar="SHARE",
+        help="fraction of each GPU's memory that vLLM uses, for example 0.9",
+    )  # fmt: skip
     one.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the Hub")
     one.add_argument("--file", metavar="FILE.gguf", help="GGUF file in the Hub repository")
     fit.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")

@@ -33,7 +33,7 @@ def add_gateway_commands(subcommands: Subcommands) -> None:
 def _add_rollout_arguments(command: argparse.ArgumentParser) -> None:
     add_lock_argument(command)
     command.add_argument(
-        "--timeout", type=parse_seconds, metavar="SECONDS", help="time limit for the start of each replica"
+        "--timeout", type=parse_seconds, metavar="SECONDS", help="maximum seconds for the start of each replica"
     )
     command.add_argument("--yes", action="store_true", help="continue without asking if downtime can't be avoided")
     # auto prints nothing if stderr is not a terminal

@@ -26,9 +26,9 @@ def add_machine_commands(subcommands: Subcommands) -> None:
     storage.options_first = True
     storage.add_argument(
         "action", choices=("list", "remove"),
-        help="`list`: show the stores, their models and compiled code, and the stacks that use them. `remove`: "
-        "delete models, compiled code, or a whole volume. Nothing that a stack uses is removed, even if the stack is "
-        "down",
+        help="`list`: show the volumes and folders with models and compiled code, and the stacks that use them. "
+        "`remove`: delete models, compiled code, or a complete volume. Nothing that a stack uses is removed, even if "
+        "the stack is down",
     )  # fmt: skip
     complete_with(storage.add_argument(
         "names", nargs="*", metavar="NAME",

@@ -39,12 +39,12 @@ def add_models(subcommands: Subcommands) -> None:
         ), _names,
     )  # fmt: skip
     search = models.add_argument_group("only for the action `search`")
-    search.add_argument("--task", choices=TASKS, help="what the model takes and returns")
+    search.add_argument("--task", choices=TASKS, help="the task that the model performs")
     search.add_argument("--tools", action="store_true", help="models whose recipe names a parser for tool calls")
     search.add_argument("--reasoning", action="store_true", help="models whose recipe names a parser for reasoning")
-    search.add_argument("--min-size", metavar="PARAMETERS", help="smallest number of parameters, for example 7B")
-    search.add_argument("--max-size", metavar="PARAMETERS", help="largest number of parameters, for example 32B")
-    search.add_argument("--context", metavar="TOKENS", help="shortest context, for example 128k")
+    search.add_argument("--min-size", metavar="PARAMETERS", help="minimum number of parameters, for example 7B")
+    search.add_argument("--max-size", metavar="PARAMETERS", help="maximum number of parameters, for example 32B")
+    search.add_argument("--context", metavar="TOKENS", help="minimum context length in tokens, for example 128k")
     search.add_argument("--hardware", metavar="NAME", help="hardware that the recipe was verified on, such as H200")
     search.add_argument(
         "--fits", metavar="GPU", help="models whose weights and buffers may fit on this GPU, for example RTX-4090"

@@ -51,7 +51,7 @@ def add_stack_commands(subcommands: Subcommands) -> None:
         action="store_true",
         help="also remove the stack's own volumes (metrics, dashboards, chats). The volumes that all stacks share, "
         "with the weights, stay: `stackgen storage remove` deletes them. For `target: kubernetes`: also delete the "
-        "claims, with the weights",
+        "PersistentVolumeClaims, which contain the weights",
     )
     add_context_argument(down)
     down.add_argument("--yes", action="store_true", help="delete volumes, or objects in the cluster, without asking")

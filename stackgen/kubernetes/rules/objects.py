@@ -72,7 +72,8 @@ def find_selector_mismatches(manifests: Manifests) -> Iterator[Finding]:
         if pod.owner.get("kind") in ("Deployment", "StatefulSet", "DaemonSet") and not labels_match(
             selector, pod.labels
         ):
-            yield manifests.finding("selector", pod.owner, "spec.selector.matchLabels", "differs from the pod's labels")
+            yield manifests.finding("selector", pod.owner, "spec.selector.matchLabels",
+                                    "the selector does not match the labels of the pods")  # fmt: skip
 
 
 def find_empty_selectors(manifests: Manifests) -> Iterator[Finding]:
@@ -110,7 +111,7 @@ def find_lost_target_ports(manifests: Manifests) -> Iterator[Finding]:
         for entry in as_list(_spec(one).get("ports" if is_service else "podMetricsEndpoints")):
             port = as_dict(entry).get("targetPort" if is_service else "port")
             if pods and isinstance(port, str) and port not in names:
-                yield manifests.finding("target-port", one, "spec", f"no pod has a port {port!r}")
+                yield manifests.finding("target-port", one, "spec", f"no selected pod has a port {port!r}")
 
 
 def find_missing_references(manifests: Manifests) -> Iterator[Finding]:
@@ -124,7 +125,9 @@ def find_missing_references(manifests: Manifests) -> Iterator[Finding]:
     for pod in manifests.pods:
         for path, kind, name, optional in _references(pod):
             if kind in kinds and f"{kind}/{name}" not in known and not optional:
-                yield manifests.finding("reference", pod.owner, path, f"there is no {kind} {name!r}")
+                yield manifests.finding(
+                    "reference", pod.owner, path, f"refers to the {kind} {name!r}, which does not exist"
+                )
 
 
 def _references(pod: Any) -> Iterator[tuple[str, str, str, bool]]:
@@ -170,9 +173,10 @@ def find_surges(manifests: Manifests) -> Iterator[Finding]:
         # 25 % is Kubernetes' own default for both
         surge, unavailable = limits.get("maxSurge", "25%"), limits.get("maxUnavailable", "25%")
         if surge in (0, "0%") and unavailable in (0, "0%"):
-            yield manifests.finding("rollout", one, "spec.strategy.rollingUpdate", "both limits are 0")
+            yield manifests.finding("rollout", one, "spec.strategy.rollingUpdate",
+                                    "maxSurge and maxUnavailable are both 0, so no pod can be replaced")  # fmt: skip
         elif surge not in (0, "0%") and _has_gpus(manifests, one):
-            message = f"maxSurge is {surge}: a new pod waits for GPUs that the old pod has"
+            message = f"maxSurge is {surge}, so the new pod waits for the GPUs of the old pod: set maxSurge to 0"
             yield manifests.finding("rollout", one, "spec.strategy.rollingUpdate", message)
 
 
@@ -200,12 +204,15 @@ def find_replica_conflicts(manifests: Manifests) -> Iterator[Finding]:
         target = as_dict(_spec(one).get("scaleTargetRef"))
         if (target.get("kind", "Deployment"), target.get("name")) in fixed:
             yield manifests.finding(
-                "autoscaler", one, "spec.scaleTargetRef", "its target has a fixed number of replicas"
+                "autoscaler",
+                one,
+                "spec.scaleTargetRef",
+                "the target sets `replicas`, so each apply would undo the scaling",
             )
         least, most = (_spec(one).get(field, 1) for field in fields[str(one["kind"])])
         if isinstance(least, int) and isinstance(most, int) and least > most:
             yield manifests.finding(
-                "autoscaler", one, "spec", f"{least} is above {most}, the maximum number of replicas"
+                "autoscaler", one, "spec", f"the minimum number of replicas ({least}) is above the maximum ({most})"
             )
 
 
@@ -217,14 +224,19 @@ def find_bad_groups(manifests: Manifests) -> Iterator[Finding]:
         surge, unavailable = str(limits.get("maxSurge", 0)), str(limits.get("maxUnavailable", 1))
         place = "spec.rolloutStrategy.rollingUpdateConfiguration"
         if surge in ("0", "0%") and unavailable in ("0", "0%"):
-            yield manifests.finding(rule, one, place, "maxSurge and maxUnavailable are both 0")
+            yield manifests.finding(
+                rule, one, place, "maxSurge and maxUnavailable are both 0, so no pod can be replaced"
+            )
         if re.fullmatch(r"\d+%", surge) and int(surge[:-1]) > 100:
             yield manifests.finding(rule, one, place, f"maxSurge {surge} is above 100%")
         size = as_dict(_spec(one).get("leaderWorkerTemplate")).get("size", 1)
         if isinstance(size, int) and size < 1:
             yield manifests.finding(rule, one, "spec.leaderWorkerTemplate.size", "must be at least 1")
         if _spec(one).get("startupPolicy") == "LeaderReady" and isinstance(size, int) and size > 1:
-            message = "LeaderReady: the first node is ready only after the others, which wait for it"
+            message = (
+                "with LeaderReady, the other nodes wait for the first node, which is ready only after the others: use "
+                "LeaderCreated"
+            )
             yield manifests.finding(rule, one, "spec.startupPolicy", message)
         if any(_name(one) == _name(other) for other in manifests.of_kind("Service")):
             message = (

@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+RESTRICTED = ', because the namespace enforces Pod Security "restricted"'
 # validation.IsValidPortName: at most 15 characters, and one letter at least
 PORT_NAME = re.compile(r"(?=.*[a-z])(?!-)(?!.*--)[a-z0-9-]{1,15}(?<!-)")
 ALLOWED_VOLUMES = frozenset([
@@ -101,7 +102,7 @@ def find_late_variables(manifests: Manifests) -> Iterator[Finding]:
             for entry in entries:
                 for name in REFERENCE.findall(str(entry.get("value", ""))):
                     if name not in known:
-                        message = f"{entry.get('name')} refers to {name}, which is not set before it"
+                        message = f"{entry.get('name')} refers to {name}, which must be set in an earlier entry"
                         yield manifests.finding("variable", pod.owner, f"{path}.env", message)
                 known.add(str(entry.get("name")))
             for word in (*as_list(container.get("command")), *as_list(container.get("args"))):
@@ -151,32 +152,35 @@ def _violations(pod: PodPlace) -> Iterator[tuple[str, str]]:
     whole, place = as_dict(pod.spec.get("securityContext")), f"{pod.path}.spec"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.spec.get(field):
-            yield f"{place}.{field}", "is refused"
+            yield f"{place}.{field}", f"must not be set{RESTRICTED}"
     for volume in map(as_dict, as_list(pod.spec.get("volumes"))):
         if kinds := set(volume) - ALLOWED_VOLUMES:
-            yield f"{place}.volumes", f"{volume.get('name')!r} is a {kinds.pop()}, which is refused"
+            yield (
+                f"{place}.volumes",
+                f"{volume.get('name')!r} is a volume of the type {kinds.pop()}, which is not allowed{RESTRICTED}",
+            )
     for path, container in pod.containers():
         own = as_dict(container.get("securityContext"))
         if not own.get("runAsNonRoot", whole.get("runAsNonRoot")):
-            yield f"{path}.securityContext.runAsNonRoot", "must be true"
+            yield f"{path}.securityContext.runAsNonRoot", f"must be true{RESTRICTED}"
         if own.get("runAsUser", whole.get("runAsUser")) == 0:
-            yield f"{path}.securityContext.runAsUser", "must not be root"
+            yield f"{path}.securityContext.runAsUser", f"must not be root{RESTRICTED}"
         if own.get("allowPrivilegeEscalation") is not False:
-            yield f"{path}.securityContext.allowPrivilegeEscalation", "must be false"
+            yield f"{path}.securityContext.allowPrivilegeEscalation", f"must be false{RESTRICTED}"
         if own.get("privileged"):
-            yield f"{path}.securityContext.privileged", "is refused"
+            yield f"{path}.securityContext.privileged", f"must be false{RESTRICTED}"
         yield from _capabilities(path, as_dict(own.get("capabilities")))
         if as_dict(own.get("seccompProfile") or whole.get("seccompProfile")).get("type") not in (
             "RuntimeDefault", "Localhost",
         ):  # fmt: skip
-            yield f"{path}.securityContext.seccompProfile", "must be RuntimeDefault"
+            yield f"{path}.securityContext.seccompProfile", f"must be RuntimeDefault or Localhost{RESTRICTED}"
 
 
 def _capabilities(path: str, capabilities: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "ALL" not in as_list(capabilities.get("drop")):
-        yield f"{path}.securityContext.capabilities.drop", "must contain ALL"
+        yield f"{path}.securityContext.capabilities.drop", f"must contain ALL{RESTRICTED}"
     if added := set(as_list(capabilities.get("add"))) - {"NET_BIND_SERVICE"}:
-        yield f"{path}.securityContext.capabilities.add", f"{', '.join(sorted(added))} is refused"
+        yield f"{path}.securityContext.capabilities.add", f"must not contain {', '.join(sorted(added))}{RESTRICTED}"
 
 
 def _repeated(names: list[Any]) -> list[Any]:

@@ -95,7 +95,9 @@ def tokenize(context: Context, model: str) -> Verdict:
         return fail_body(context, problems, reply)
     if parsed.count is not None and parsed.count != len(parsed.tokens):
         return fail_body(
-            context, (f"`count` is {parsed.count}, but the answer has {len(parsed.tokens)} tokens",), reply
+            context,
+            (f"the field `count` is {parsed.count}, but the field `tokens` has {len(parsed.tokens)} entries",),
+            reply,
         )
     if context.context_length is None:
         context.context_length = parsed.max_model_len
