@@ -35,6 +35,9 @@ RAISED = re.compile(
     r"(?:/bin/)?(?:ba|da)?sh: (?:line )?\d+: \S+: .*|"
     # of SGLang, whose lines have no level
     r"Health check failed\. Server couldn't .*|"
+    # of Python, passed on without the name of the exception
+    r".{0,200}?\b[a-z_]\w{3,60}\(\) (?:takes (?:from \d+ to )?\d+ positional arguments? but \d+ (?:was|were) given|"
+    r"missing \d+ required positional arguments?: |got an unexpected keyword argument ').*|"
     # of C++, after `terminate called`
     r"what\(\): +\S.*|"
     # the body of a refused request, which people paste below the log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from stackgen.diagnose.error_lines import select_key_lines
@@ -17,13 +18,18 @@ __all__ = ["describe_undecided"]
 LINES = 4
 CLOSEST = "no line of this log is clearly an error. These lines are the most likely errors, but may be unrelated:"
 NO_WORDS = "no line of this log reports an error. Its last line:"
-NEXT = (
-    "next: pass the log from its first line, and the output of `docker inspect` (exit code, OOMKilled); if the "
-    "process is running but its log does not grow, compare two outputs of `docker stats` and `nvidia-smi` a minute "
-    "apart, which show whether the process downloads, loads or computes; if a download makes no progress and logs no "
-    "error, set HF_HUB_DISABLE_XET=1 as a test, because the transfer protocol Xet may be the cause, and keep the "
-    "files that have arrived"
+NEXT = "next: pass the log from its first line, and the output of `docker inspect` (exit code, OOMKilled)"
+# of a log that just stops
+STOPPED = (
+    "; if the process is running but its log does not grow, compare two outputs of `docker stats` and of {tool} a "
+    "minute apart, which show whether the process downloads, loads or computes"
 )
+TRANSFER = (
+    "; if a download makes no progress and logs no error, set HF_HUB_DISABLE_XET=1 as a test, because the transfer "
+    "protocol Xet may be the cause, and keep the files that have arrived"
+)
+DOWNLOADS = re.compile(r"(?i)download|\bfetching\b|hf[_-]?xet|huggingface|\.safetensors|\.gguf\b")
+TOOLS = {"nvidia": "`nvidia-smi`", "amd": "`rocm-smi`", "": "the GPU's tool (`nvidia-smi`, `rocm-smi`, `xpu-smi`)"}
 
 
 def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[str, ...]:
@@ -33,6 +39,7 @@ def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[st
     """
     redact = SecretRedactor(evidence.secrets)
     found: list[str] = []
+    step = NEXT
     for service in evidence.services:
         if service.state or service.service not in undecided:
             continue
@@ -42,4 +49,8 @@ def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[st
         if shown := closest or ends:
             head = CLOSEST if closest else NO_WORDS
             found += [f"{service.service}: {head}", *(f"  | {excerpt(redact(one), '', WIDTH)}" for one in shown)]
-    return (*found, NEXT) if found else ()
+            if not closest and STOPPED not in step:
+                step += STOPPED.format(tool=TOOLS[evidence.gpu_maker(service.service)])
+            if TRANSFER not in step and any(DOWNLOADS.search(one) for one in shown):
+                step += TRANSFER
+    return (*found, step) if found else ()

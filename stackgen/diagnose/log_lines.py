@@ -59,7 +59,7 @@ FAILED = re.compile(
     r"^Traceback \(most recent|: error: |See root cause above|Error response from daemon|^dependency failed to start|"
     r"exiting due to model loading error|^error: invalid argument: |^error while handling argument |"
     r"^[\w.]*ValidationError: \d|^(?:Error|invalid spec|rocBLAS error|\S+\.\w+: error): |error: GET failed \(|^exec "
-    r"\S+: exec format error"
+    r"(?:\S+|container process \S+): [Ee]xec format error"
 )
 # how many of the last lines of a log show whether it ends with errors
 LAST_LINES = 12

@@ -137,7 +137,8 @@ def find_settings(text: str, engine: str, model: ModelSpec | None) -> tuple[str,
     # names in the message itself come first
     found += [shown for word in SETTING.findall(text) if (shown := name_setting(word, engine, model))]
     for pattern, settings in WORDS:
-        for setting in settings if pattern.search(text) else ():
+        # without an engine, a word is no evidence for a flag of one
+        for setting in settings if (engine or model) and pattern.search(text) else ():
             is_flag = setting.startswith("-")
             if model and not has_field(model, f"extra_args.{setting}" if is_flag else setting):
                 continue

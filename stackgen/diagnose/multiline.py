@@ -17,6 +17,9 @@ PART = re.compile(
 )
 # a Python exception with a message
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: \S")
+# a message of Ray, whose next lines are indented up to its end
+RAY = re.compile(r"^[\[(]autoscaler[^\])]{0,40}[\])] \w*(?:Error|Warning): ")
+DEEP = re.compile(r"^\s{8,}[{(\[a-z'\"](?!.*\braise )")
 # what starts a line of its own: another exception, a traceback, a frame, a label, or a path of a program
 OTHER = re.compile(
     r"^(?:Traceback |\s+File \"|(?:[\w.]+\.)?\w*(?:Error|Exception|Warning|Exit)\b|[\w./-]{1,60}(?: +\w+)?: |During "
@@ -63,7 +66,7 @@ def _join_exceptions(text: str) -> str:
     while index < len(lines):
         line = lines[index]
         plain = strip_prefix(line)
-        is_head = EXCEPTION.match(plain) or WRAPPED.match(plain.lstrip())
+        is_head = EXCEPTION.match(plain) or WRAPPED.match(plain.lstrip()) or RAY.match(plain)
         count = _count_following(lines, index) if is_head else 0
         rest = (strip_prefix(one).strip() for one in lines[index + 1 : index + 1 + count])
         joined.append(" ".join((line.rstrip(), *rest)) if count else line)
@@ -79,6 +82,12 @@ def _count_following(lines: Sequence[str], start: int) -> int:
     wrapped = lines[start].endswith(" ")
     for line in lines[start + 1 : start + 1 + MAX_LINES]:
         text = strip_prefix(line)
+        if RAY.match(message):
+            # Ray prints its prefix only once
+            if not DEEP.match(line) or message.endswith("."):
+                break
+            message, count = f"{message} {text.strip()}", count + 1
+            continue
         if not text.strip() or process_name(line) != process or OTHER.match(text) or COMPOSE_PREFIX.match(line):
             break
         is_broken = len(message) >= WIDTH and LOWER.match(text)

@@ -12,12 +12,14 @@ __all__ = ["COLORS", "COMPOSE_PREFIX", "error_letter", "is_below_error", "is_err
 COMPOSE_PREFIX = re.compile(r"^(?P<service>[a-z0-9][a-z0-9_.-]*?)(?:-\d+)?(?:\s+\| | (?=exited with code \d+))")
 # prefixes of `docker logs --timestamps`, Kubernetes (its log files, and --prefix) and the journal
 TIMESTAMP_PREFIX = re.compile(
-    r"^(?:\[pod/\S+\] )?"
+    # of a program that passes on the output of an engine: [llamacpp-router stdout] [52717]
+    r"^(?:\[pod/\S+\] |\[[\w.-]{1,40} std(?:out|err)\] (?:\[\d+\] )?)?"
     r"(?:\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)(?: |$)(?:std(?:out|err) [FP] |\S+ [\w@./-]+\[\d+\]: )?"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [\w@./-]+(?:\[\d+\])?: )?"
 )
 # vLLM: (EngineCore pid=27) ERROR 11-23 04:27:04 [core.py:1510], (VllmWorker rank=0 pid=31);
 # Ray: (RayWorkerWrapper pid=31, ip=10.0.0.1); FastChat: 2026-11-23 04:25:43 | ERROR | stderr |;
+# loguru: 2026-11-23 04:25:43.120 | ERROR    | app.main:load:12 -;
 # llama.cpp: 0.00.036.051 E srv    load_model:; torch: [rank0]:E0701 14:28:21.083000 91 torch/x.py:539] [0/0],
 # [rank0]:[W106 12:41:43.88 x.cpp:15]; NCCL: node:221:221 [3] misc/shmutils.cc:72 NCCL WARN, also after [date time];
 # nginx: 2026/06/18 09:41:07 [error] 29#29: *412; Go: 2026/06/18 09:41:07; Compose: WARN[0000];
@@ -29,7 +31,7 @@ ENGINE_PREFIX = re.compile(
     r"\[[\w./-]{1,100}:\d+)\]\s?)?"
     # SGLang: [2026-11-29 11:05:01], [2026-11-29 11:05:01 DP0 TP1]
     r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]{2,5}\d+){0,5}\] )?"
-    r"(?:\d{4}-\d\d-\d\d [\d:,]+ \| (?P<tier>\w+) \| [\w.]+ \| )?"
+    r"(?:\d{4}-\d\d-\d\d [\d:,.]+ \| (?P<tier>\w+) *\| (?P<logger>[\w.]+)(?::[\w<>]{1,60}:\d+)? (?:\||-) )?"
     r"(?:\d+\.\d\d\.\d{3}\.\d{3} (?P<letter>[DIWE]) )?"
     r"(?:\[rank\d+\]:\s?)?"
     r"(?:\[?(?P<torch>[DIWEF])\d{3,4} [\d:.]+ {1,8}(?:\d+ )?[\w./-]{1,200}:\d+\] (?:\[[\d/_]+\] )*)?"
@@ -136,6 +138,8 @@ def is_error_level(line: str) -> bool:
     unpacked = _unpack(plain[prefix.end() :])
     return bool(prefix["level"] in ("ERROR", "CRITICAL") or prefix["letter"] == "E" or prefix["torch"] in ("E", "F")
                 or _is_error_word(prefix)
+                # FastChat logs all that a program prints to stderr at level ERROR
+                or (prefix["tier"] in ("ERROR", "CRITICAL") and prefix["logger"] not in ("stderr", "stdout"))
                 or (unpacked and unpacked[0].startswith(("ERR", "EROR", "CRIT", "FATAL", "PANIC"))))  # fmt: skip
 
 

@@ -77,6 +77,7 @@ ALSO_TRUE = {
     ("SG-H006", "SG-H010"), ("SG-G042", "SG-G011"), ("SG-D021", "SG-A001"), ("SG-F003", "SG-F007"),
     ("SG-A025", "SG-A011"), ("SG-S006", "SG-S003"), ("SG-A031", "SG-A020"),
     ("SG-G042", "SG-G034"), ("SG-A030", "SG-A025"), ("SG-M018", "SG-A011"), ("SG-D028", "SG-V004"),
+    ("SG-H011", "SG-H020"), ("SG-H012", "SG-H020"), ("SG-H013", "SG-H020"),
     ("SG-G004", "SG-G034"), ("SG-C014", "SG-G011"), ("SG-G022", "SG-G003"),
     # what follows from it: an image that could not be stored
     ("SG-H008", "SG-D002"),

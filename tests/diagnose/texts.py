@@ -108,6 +108,30 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-G003", "E1130 03:33:00.000000       1 main.go:132] Failed to initialize NVML: could not load NVML library: "
      "libnvidia-ml.so.1: cannot open shared object file: No such file or directory", "NVIDIA/k8s-device-plugin issue "
      "1431 (2025-09)", ""),
+    ("SG-K015", "  Normal   Killing    3m1s (x2 over 23m)  kubelet  Container vllm failed startup probe, will be "
+     "restarted", "Kubernetes 1.33, pkg/kubelet/kuberuntime", "vllm"),
+    ("SG-K015", '  Warning  Unhealthy  6s (x30 over 5m)  kubelet  Startup probe failed: Get "http://10.244.0.7:8000/'
+     'health": dial tcp 10.244.0.7:8000: connect: connection refused', "Kubernetes 1.33, pkg/kubelet/prober", "vllm"),
+    ("SG-K015", "  Warning  Unhealthy  6s (x30 over 5m)  kubelet  Startup probe failed: HTTP probe failed with "
+     "statuscode: 404", "Kubernetes 1.33, pkg/kubelet/prober", "vllm"),
+    ("SG-C015", "(autoscaler +2m10s) Error: No available node types can fulfill resource request {'GPU': 8.0, 'CPU': "
+     "8.0}. Add suitable node types to this cluster to resolve this issue.",
+     "Ray, autoscaler/_private/autoscaler.py", "vllm"),
+    ("SG-C015", "(autoscaler +2m10s) Error: No available node types can fulfill resource request {'GPU': 1.0, "
+     "'node:10.0.0.5': 0.001}. Add suitable node types to this cluster to resolve this issue.",
+     "Ray, autoscaler/_private/autoscaler.py", "vllm"),
+    ("SG-C016", "stackgen: no connection to the first machine (10.0.0.5 port 29500) for 20 s: ending this rank, which "
+     "can't compute without it", "templates/engines/group_node.py", "vllm"),
+    ("SG-C016", "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer "
+     "[10.0.0.6]:22676", "gloo, transport/tcp/pair.cc", "vllm"),
+    ("SG-M009", "The size of /dev/shm is too small (67108864 bytes). The required size at least half of RAM (9 bytes).",
+     "Modin, core/execution/ray/common/utils.py", "vllm"),
+    ("SG-M009", "RuntimeError: Not enough space in /dev/shm! Need 21.40 GB, have 0.07 GB",
+     "public scripts that copy data to /dev/shm", "vllm"),
+    ("SG-F011", "requests.exceptions.MissingSchema: Invalid URL 'vllm-one:8000/v1/models': No scheme supplied. Perhaps "
+     "you meant https://vllm-one:8000/v1/models?", "requests 2, models.py", "vllm"),
+    ("SG-A014", "llama_init_from_model: quantized V cache requires flash_attn to be enabled",
+     "llama.cpp, src/llama-context.cpp", "llamacpp"),
     ("SG-L011", 'ts=2023-03-30T16:54:25.711Z caller=main.go:468 level=error msg="Error loading config" err="open '
      '/etc/prometheus/prometheus.yml: permission denied"', "docker/awesome-compose issue 342 (2023-03)", ""),
     ("SG-L011", "GF_PATHS_DATA='/var/lib/grafana' is not writable.", "prahaladramji/synology-prometheus issue 1", ""),

@@ -6,9 +6,11 @@ The failure was not reproduced. `source` names the program and the reports that 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -24,6 +26,37 @@ LOOPBACK = re.compile(r"remote=\[(?:127\.[\d.]+|::1)\]|Using the\s+loopback\s+ad
 def _uses_loopback(evidence: Evidence, service: str) -> bool:
     return bool(LOOPBACK.search(evidence.read_log(service)))
 
+
+# what templates/engines/group_node.py prints before it ends a rank
+LOST = re.compile(
+    r"^stackgen: no connection to the first machine \((?P<address>\S+) port (?P<port>\d+)\) for (?P<seconds>[\d.]+) s"
+)
+CLOSED = re.compile(r"gloo.{0,200}Connection closed by peer \[(?P<address>[^\]]+)\]")
+
+
+def _find_lost_rank(evidence: Evidence) -> Iterator[Hit]:
+    """A rank of a model lost its connection to another rank, and the service does not work."""
+    for service in evidence.services:
+        # a service that works has started again since then
+        lines = [] if service.is_working else [strip_prefix(line).strip() for line in lines_since_ready(service.log)]
+        for pattern, variant in ((LOST, None), (CLOSED, CLOSED_BY_PEER)):
+            found = next((one for line in reversed(lines) if (one := pattern.search(line))), None)
+            if found:
+                yield Hit(service.service, (found.string,), found.groupdict(), found[0], variant=variant)
+                break
+
+
+CLOSED_BY_PEER = Variant(
+    (),
+    title="another process of the model ended",
+    cause="Gloo lost the connection to another process of the same model ({address}). This process has ended, or its "
+    "machine or network has failed. The reason is in the log of that process, not in this line",
+    fix="with a model on several machines (`split_hosts`), read the log of the other machines from the same time: the "
+    "first error there is the cause; on a single machine, look for the first error of another worker above; check the "
+    "kernel log for the OOM killer (`sudo dmesg`); the services of stackgen start again by themselves",
+    condition="a message of Gloo",
+    consequence_of=("*",),
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -77,5 +110,49 @@ RULES: tuple[Rule, ...] = (
                 "and is slower",
             ),
         ),
+    ),
+    Rule(
+        "SG-C015",
+        title="Ray finds no node for a part of the model",
+        cause="no node of the Ray cluster has these resources free: {request}",
+        fix="run `ray status`, which shows the nodes and their free resources; if a node is missing, start Ray there; "
+        "if the GPUs are in use, end the program that holds them, or lower tensor_parallel_size",
+        source="The message comes from Ray (autoscaler/_private/autoscaler.py). vLLM's page about distributed "
+        "troubleshooting and eugr/spark-vllm-docker issue 227 (2026-05) describe the addresses. The failure was not "
+        "reproduced.",
+        explain="vLLM asks Ray for one GPU on the node with its own address, and for the other GPUs on any node. On a "
+        "machine with several network interfaces, vLLM and Ray may choose different addresses.",
+        patterns=compile_patterns(
+            r"No available node types can fulfill resource requests? (?P<request>\{(?![^}]*'node:)[^}]{0,200}\})"
+        ),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"No available node types can fulfill resource requests? \{[^}]{0,200}'node:(?P<node>[^']+)'"
+                ),
+                title="vLLM and Ray use different addresses of a machine",
+                cause="vLLM asks for a GPU on the Ray node with the address {node}, and no node with a free GPU has "
+                "it. Most often, the machine has several network interfaces, and Ray registered it under another one",
+                fix="run `ray status` and `ray list nodes`, which show the addresses of the nodes; start Ray on each "
+                "machine with `ray start --node-ip-address=ADDRESS`, and set VLLM_HOST_IP there to the same address; "
+                "if a node does have the address {node}, its GPU is in use by another program",
+            ),
+        ),
+        inputs=("log",),
+    ),
+    Rule(
+        "SG-C016",
+        title="a rank lost the first machine of its model",
+        cause="the rank had no connection to the first machine ({address}, port {port}) for {seconds} seconds, so "
+        "stackgen ended it. Most often, the engine on the first machine has ended",
+        fix="read the log of the first machine from the same time: its first error is the cause; if the engine there "
+        "works, check the network and the firewall between the machines for this port; the rank starts again by "
+        "itself, and waits for the first machine",
+        source="The line is stackgen's own (templates/engines/group_node.py), and the message of Gloo comes from "
+        "gloo/transport/tcp/pair.cc. Both were reproduced with vLLM 0.32.0 on two addresses of one machine.",
+        explain="With `split_hosts`, the processes of one model run on several machines. None of them can compute "
+        "without the others.",
+        find=_find_lost_rank,
+        variants=(CLOSED_BY_PEER,),
     ),
 )

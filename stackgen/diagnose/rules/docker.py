@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import count_restarts, find_key_lines, has_been_ready, key_lines_before_restart
 from stackgen.diagnose.rule import Hit, Input, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.image_pull import ARCHITECTURE
 
 __all__ = ["COMPOSE_RULES", "RULES"]
 
@@ -97,39 +98,7 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         ),
         inputs=BOTH,
     ),
-    Rule(
-        "SG-D003",
-        title="the image is for another CPU architecture",
-        cause="the image[[ {image}]] contains programs for another CPU architecture",
-        fix="choose an image for this machine's CPU: set cpu_arch to arm64 or x86_64 in stack.yaml, or set another "
-        "`image:`",
-        source="The messages come from Linux (ENOEXEC, execve(2)) and Docker engine 29.7 (daemon/containerd/image.go "
-        "and image_pull.go). ENOEXEC was reproduced with a file that is not a program.",
-        explain="`uname -m` prints the architecture of the machine. `docker image inspect IMAGE --format "
-        "{{.Architecture}}` prints the architecture of the image.",
-        patterns=compile_patterns(
-            r"image with reference (?P<image>\S+) was found but (?:its platform|does not (?:match|provide))",
-            r"exec \S+: exec format error",
-            r"exec format error",
-        ),
-        inputs=("compose", "docker", "log"),
-        variants=(
-            Variant(
-                compile_patterns(r"exec (?P<program>\S+\.(?:sh|bash|py)): exec format error"),
-                title="a script can't be started",
-                cause="the kernel can't run the script {program}. Either its first line is not `#!` with the path of "
-                "an interpreter, or the interpreter is for another CPU architecture",
-                fix="look at the first line of the script (`head -c 60`): it must be `#!` with a path, for example "
-                "`#!/bin/sh`; if it is right, set `image:` to an image for this machine's CPU",
-            ),
-            Variant(
-                compile_patterns(r"no matching manifest for (?P<platform>\S+) in the manifest list"),
-                cause="the registry has this image, but not for the CPU of this machine ({platform})",
-                fix="choose an image or a tag for this CPU in `image:`; cpu_arch in stack.yaml must be the CPU of this "
-                "machine",
-            ),
-        ),
-    ),
+    ARCHITECTURE,
     Rule(
         "SG-D004",
         title="a key is missing in .env",

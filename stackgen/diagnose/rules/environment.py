@@ -77,8 +77,9 @@ RULES: tuple[Rule, ...] = (
         "example /tmp)[[?user|; or set `user:` to an id that the image knows]]; TORCHINDUCTOR_CACHE_DIR alone is "
         "not enough, because some versions of torch need the name even then",
         source="The message comes from Python's getpass.py and pwd, and is quoted in vllm-project/vllm issue 44548 "
-        "(2026-06) and pytorch/pytorch issue 140765. Pull requests 46734 of vllm-project/vllm and 974 of "
-        "h2oai/h2o-llmstudio describe the variables. The failure was not reproduced.",
+        "(2026-06) and pytorch/pytorch issue 140765, and the one about a group in nullata/llamaMan issue 85 (2026-09). "
+        "Pull requests 46734 of vllm-project/vllm and 974 of h2oai/h2o-llmstudio describe the variables. The failure "
+        "was not reproduced.",
         explain="OpenShift, `--user` and `user:` run containers under a user id of their own. Python reads the name "
         "from LOGNAME and USER, and reads /etc/passwd only if both are unset. The model is not the cause, even if "
         "the traceback names one of its modules.",
@@ -106,7 +107,29 @@ RULES: tuple[Rule, ...] = (
                 fix="set `user:` to the number of the user, or to a name that the image has (`docker run --rm "
                 "--entrypoint cat IMAGE /etc/passwd` lists them)",
             ),
+            Variant(
+                compile_patterns(r"[Uu]nable to find group (?P<group>[^:\s]+): no matching entries in group file"),
+                title="the image does not know the group",
+                cause="the container should get the group {group}. Docker looks up this name in the image's "
+                "/etc/group, which does not contain it; the group of the host does not count",
+                fix="write the number of the host's group instead of its name in `group_add` (`getent group {group}` "
+                "on the host prints the number); with Podman, `--group-add keep-groups` is another way",
+            ),
         ),
+    ),
+    Rule(
+        "SG-D033",
+        title="the database is from a newer version of the program",
+        cause="the database names its version {revision}, and this version of the program does not know it. Most "
+        "often, a newer image has used the same data before, and has migrated it",
+        fix="set the image to the newer version again; or restore the backup from before the upgrade, and use it with "
+        "this version; never delete the database or its volume for this, because it is not damaged",
+        source="The message comes from Alembic 1 (script/base.py), and is quoted in open-webui/open-webui issue 26163 "
+        "(2026-06). The failure was not reproduced.",
+        explain="Programs such as Open WebUI change the tables of their database when a new version starts for the "
+        "first time. An older version has no instructions for the way back.",
+        patterns=compile_patterns(r"Can't locate revision identified by '(?P<revision>\w{1,64})'"),
+        inputs=EVERYWHERE,
     ),
     Rule(
         "SG-D027",

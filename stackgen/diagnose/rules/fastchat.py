@@ -8,7 +8,7 @@ from datetime import datetime
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.rule import Hit, Rule, compile_patterns
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -202,6 +202,31 @@ RULES: tuple[Rule, ...] = (
         "work, so only a probe that generates text detects this failure. stackgen's launcher prevents this "
         "failure, and stackgen's health check detects it.",
         find=_find_stuck_worker,
+    ),
+    Rule(
+        "SG-F011",
+        title="an address has no http://",
+        cause="a program uses {url} as an address, but it begins with neither http:// nor https://",
+        fix="write the address with http:// or https:// in the setting that contains it",
+        source="The message comes from requests 2 (models.py, prepare_url). lm-sys/FastChat issue 3694 (2025-03) "
+        "quotes it in the log of a controller.",
+        explain="FastChat's controller calls each worker at the address under which it registered. A name that is no "
+        "URL is listed, but every call to it fails.",
+        patterns=compile_patterns(
+            r"Invalid URL '(?P<url>[^']{1,300})': No (?:scheme|schema|host) supplied",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Get status fails: (?P<worker>[^,]+), Invalid URL '[^']{1,300}': No schem[ea] supplied"
+                ),
+                title="a worker registered under a name that is no URL",
+                cause="a worker registered at the controller as {worker}. The controller uses this name as the "
+                "worker's address, and it does not begin with http://",
+                fix="start the worker with `--worker-address http://HOST:PORT`, where the controller reaches it (in a "
+                "worker of your own, the field worker_name of its registration must be this URL)",
+            ),
+        ),
     ),
     Rule(
         "SG-F007",

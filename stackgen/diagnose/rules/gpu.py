@@ -18,7 +18,25 @@ __all__ = ["RULES"]
 FAILED_NCCL = re.compile(r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled (?:system|cuda) error|internal error)")
 NCCL_WARNING = re.compile(r"NCCL WARN (?P<warning>.{3,300})")
 
+# torch prints CUDA for AMD GPUs too
+NO_GPU = compile_patterns(r"No CUDA GPUs are available")
+# what only a program for ROCm prints, and what may also be the name of a package
+ROCM, ROCM_WORDS = re.compile(r"platforms/rocm\.py|\bgfx\d{3,4}\b"), re.compile(r"(?i)(?<![\w-])(?:rocm|hip)\b")
+# vLLM's own words about its build
+CUDA = re.compile(r"detected platform cuda|platforms/cuda\.py")
 UNHANDLED = compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )unhandled cuda error", r"ncclUnhandledCudaError")
+
+
+def _is_amd(evidence: Evidence, service: str) -> bool:
+    """Whether stack.yaml or the words of the log show an AMD GPU."""
+    log, maker = evidence.read_log(service), evidence.gpu_maker(service)
+    return maker == "amd" or bool(ROCM.search(log)) or (not maker and bool(ROCM_WORDS.search(log)))
+
+
+def _is_of_unknown_maker(evidence: Evidence, service: str) -> bool:
+    # a stack is for NVIDIA GPUs unless it says otherwise
+    is_known = evidence.spec or evidence.gpu_maker(service) or CUDA.search(evidence.read_log(service))
+    return not is_known and not _is_amd(evidence, service)
 
 
 def _find_nccl_warning(evidence: Evidence) -> Iterator[Hit]:
@@ -97,7 +115,8 @@ RULES: tuple[Rule, ...] = (
         "CUDA_VISIBLE_DEVICES from extra_env; ]]run `nvidia-smi -L` on the host: if it does not list the GPU either, "
         "look for Xid errors in the kernel log (`sudo dmesg | grep -i xid`)",
         source="The messages come from torch 2.x (torch/cuda/__init__.py) and vLLM 0.26.0 (v1/worker/gpu_worker.py, "
-        "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100.",
+        "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100. "
+        "kyuz0/ai-toolbox-cockpit issue 7 (2026-09) has the message with an AMD GPU.",
         explain="The container has the driver's library but no GPU. There are three possible reasons: no GPU is "
         "reserved, CUDA_VISIBLE_DEVICES contains no existing GPU, or the GPU fell off the bus (`dmesg | grep -i xid`).",
         patterns=compile_patterns(
@@ -108,6 +127,32 @@ RULES: tuple[Rule, ...] = (
         ),
         consequence_of=("SG-G029", "*"),
         shows_gpus=True,
+        variants=(
+            Variant(
+                NO_GPU,
+                title="no AMD GPU is visible in the container",
+                cause="torch finds no GPU. It prints `CUDA` for AMD GPUs too. Either the container has no access to "
+                "/dev/kfd and /dev/dri, or its user is not in the groups of these devices",
+                fix="[[!gpus|give the model a GPU (set `gpus` to 1) and set gpu_driver to amd; ]]run `ls -ln /dev/kfd "
+                "/dev/dri` on the host: if the files are missing, load the driver amdgpu; if they exist, give the "
+                "container both as `devices`, and their group numbers as `group_add` (Podman: `--device /dev/kfd "
+                "--device /dev/dri --group-add keep-groups`)[[?extra_env.HIP_VISIBLE_DEVICES|; remove "
+                "HIP_VISIBLE_DEVICES from extra_env]]",
+                applies=_is_amd,
+                condition="stack.yaml has an AMD GPU, or the log names ROCm, HIP or a GPU such as gfx1151",
+            ),
+            Variant(
+                NO_GPU,
+                cause="torch finds no GPU in the container. It prints `CUDA` for NVIDIA GPUs and for AMD GPUs, and the "
+                "log does not show which of them the machine has",
+                fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]]with an NVIDIA GPU, run `nvidia-smi -L` on the "
+                "host and in the container, and remove a wrong CUDA_VISIBLE_DEVICES; with an AMD GPU, run `ls -ln "
+                "/dev/kfd /dev/dri` on the host, and give the container both devices and their group numbers "
+                "(`devices` and `group_add`; with stackgen, set gpu_driver to amd)",
+                applies=_is_of_unknown_maker,
+                condition="neither a stack nor the log shows the maker of the GPU",
+            ),
+        ),
     ),
     Rule(
         "SG-G008",

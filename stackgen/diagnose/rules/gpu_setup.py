@@ -125,11 +125,24 @@ RULES: tuple[Rule, ...] = (
         cause="the toolkit is configured for an ldconfig that this machine does not have: {path}",
         fix='set `ldconfig` to "@/sbin/ldconfig" in /etc/nvidia-container-runtime/config.toml, or use CDI (set '
         "gpu_driver to cdi)",
-        source="The message comes from libnvidia-container (src/nvc_ldcache.c, nvc_ldcache_update). The failure was "
-        "not reproduced.",
+        source="The message comes from libnvidia-container (src/nvc_ldcache.c, nvc_ldcache_update). "
+        "NVIDIA/k8s-device-plugin issue 1400 and NVIDIA/nvidia-container-toolkit issue 1246 (2025-08) have an ldconfig "
+        "that was killed; in both, CDI helped. The failure was not reproduced.",
         explain="/sbin/ldconfig.real exists only on Ubuntu. Packages for other distributions configure another path.",
         patterns=compile_patterns(r"ldcache error: open failed: (?P<path>\S+): no such file or directory"),
         inputs=EVERYWHERE,
+        variants=(
+            Variant(
+                compile_patterns(r"ldcache error: process (?P<path>\S+) terminated with signal (?P<signal>\d+)"),
+                title="ldconfig was killed while the NVIDIA container toolkit prepared a container",
+                cause="in its legacy mode, the toolkit runs {path} for each container, and signal {signal} ended this "
+                "program. The message does not contain the reason",
+                fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
+                "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "
+                "config --in-place --set nvidia-container-runtime.mode=cdi`, which takes effect when Docker restarts; "
+                "with signal 9, check the kernel log for the OOM killer first (`sudo dmesg`)",
+            ),
+        ),
     ),
     Rule(
         "SG-G038",

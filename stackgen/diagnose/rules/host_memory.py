@@ -46,7 +46,9 @@ def _parse_size(text: str) -> int:
 def _larger_shm(model: ModelSpec | None, values: Mapping[str, str]) -> str | None:
     """The current size plus the needed size, in whole GiB; None with `ipc: host`."""
     was = _parse_size((model and model.shm_size) or "")
-    wanted = -(-(was + _parse_size(values["needed"])) // GIB)
+    # Ray leaves a tenth of /dev/shm free
+    needed = int(values["bytes"]) * 10 // 9 if "bytes" in values else _parse_size(values.get("needed", "8g"))
+    wanted = -(-(was + needed) // GIB)
     # with `ipc: host` the size is the host's own, so shm_size has no effect
     return None if model and model.ipc == "host" else f"{max(1, wanted)}g"
 
@@ -127,7 +129,8 @@ RULES: tuple[Rule, ...] = (
         cause="{needed} of shared memory are needed, but only {free} are free in /dev/shm",
         fix="give the container more shared memory",
         source="The message comes from vLLM 0.32.0 (distributed/device_communicators/shm_broadcast.py). The failure "
-        "was reproduced.",
+        "was reproduced. Ray's message (object_manager/plasma/store_runner.cc) is quoted in gpustack/gpustack issue "
+        "5014 (2026-03), and was not reproduced.",
         explain="The engine's processes communicate through /dev/shm, and NCCL also uses /dev/shm between GPUs. "
         "Docker's default size of 64 MB is too small for vLLM. stackgen sets shm_size to a larger value unless you "
         "set shm_size in stack.yaml. If `ipc` is `host`, the container shares the host's /dev/shm. To enlarge the "
@@ -136,6 +139,29 @@ RULES: tuple[Rule, ...] = (
             r"Insufficient space in /dev/shm.*?: (?P<needed>\d+ \wiB) required, (?P<free>\d+ \wiB) free"
         ),
         change=Change("shm_size", "1g", compute=_larger_shm),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"System memory request exceeds memory available in /dev/shm\. The request is for (?P<bytes>\d+) "
+                    r"bytes, and the amount available is (?P<available>\d+) bytes"
+                ),
+                title="/dev/shm is too small for Ray's object store",
+                cause="Ray's object store needs {bytes} bytes of shared memory, but only {available} bytes of /dev/shm "
+                "are available to it",
+                fix="give the container more shared memory, or start Ray with a smaller --object-store-memory; don't "
+                "delete files in /dev/shm while programs run, because they use them",
+            ),
+            Variant(
+                # whatever program prints it, unless it goes on with another folder
+                compile_patterns(
+                    r"(?i)\b(?:exceed(?:s|ed)|insufficient(?! space in /dev/shm)|not enough|too "
+                    r"small)\b.{0,80}?(?<![\w/])/dev/shm\b(?!/)(?!.{0,300}(?:fall|instead))",
+                    r"(?i)(?<![\w/])/dev/shm\b(?!/).{0,40}?\b(?:is too small|(?:is |are )?insufficient|not (?:large|"
+                    r"big) enough)\b(?!.{0,300}(?:fall|instead))",
+                ),
+                cause="a program needs more shared memory than /dev/shm of its container has",
+            ),
+        ),
     ),
     Rule(
         "SG-M010",

@@ -218,7 +218,10 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from hf-xet, and is quoted in meta-pytorch/torchforge pull request 109 (2025-09). "
         "The failure was not reproduced.",
         explain="The lines of hf-xet before this message often show the reason, for example a proxy or a certificate.",
-        patterns=compile_patterns(r"CAS service error ?: (?P<problem>.{3,200})"),
+        patterns=compile_patterns(
+            # not an error of the machine's own files, whose numbers are below 100
+            r"CAS service error ?: (?!IO Error: .{0,80}\(os error \d\d?\))(?P<problem>.{3,200})"
+        ),
         # every reason of a failed transfer ends with this message
         consequence_of=("*",),
         fallback=True,

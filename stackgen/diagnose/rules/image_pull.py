@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 
-__all__ = ["RULES"]
+__all__ = ["ARCHITECTURE", "RULES"]
 
 # what a container engine asked, and did not get an answer to; these messages name no image, only the registry
 ASKED = r"(?:Get|Head) \"https://(?P<registry>[^/\"]+)/[^\"]*\": .*"
@@ -12,6 +14,53 @@ RESOLVING = r"failed to resolve reference \"(?P<image>[^\"]+)\".*"
 NETWORK = (
     r"(?:no such host|i/o timeout|connection refused|Client\.Timeout exceeded|context deadline exceeded|TLS handshake "
     r"timeout|network is unreachable|server misbehaving)"
+)
+
+# of Docker and of Podman
+OTHER_PLATFORM = re.compile(r"image(?:'s)? platform \(\S+\) does not match the (?:expected|detected host) platform")
+ARCHITECTURE = Rule(
+    "SG-D003",
+    title="the image is for another CPU architecture",
+    cause="the image[[ {image}]] contains programs for another CPU architecture",
+    fix="choose an image for this machine's CPU: set cpu_arch to arm64 or x86_64 in stack.yaml, or set another "
+    "`image:`",
+    source="The messages come from Linux (ENOEXEC, execve(2)) and Docker engine 29.7 (daemon/containerd/image.go "
+    "and image_pull.go). ENOEXEC was reproduced with a file that is not a program.",
+    explain="`uname -m` prints the architecture of the machine. `docker image inspect IMAGE --format "
+    "{{.Architecture}}` prints the architecture of the image.",
+    patterns=compile_patterns(
+        r"image with reference (?P<image>\S+) was found but (?:its platform|does not (?:match|provide))",
+        r"(?i)exec format error",
+    ),
+    inputs=("compose", "docker", "log"),
+    variants=(
+        Variant(
+            compile_patterns(
+                r"(?i)exec (?:container process )?`?(?P<program>[^\s`]+\.(?:sh|bash|py))`?: exec format error"
+            ),
+            title="a script can't be started",
+            cause="the kernel can't run the script {program}. Either its first line is not `#!` with the path of "
+            "an interpreter, or the interpreter is for another CPU architecture",
+            fix="look at the first line of the script (`head -c 60`): it must be `#!` with a path, for example "
+            "`#!/bin/sh`; if it is right, set `image:` to an image for this machine's CPU",
+        ),
+        Variant(
+            # a warning, which may also be about an emulated platform
+            compile_patterns(r"(?i)exec format error"),
+            cause="the image is for another CPU architecture than this machine. A warning above names both "
+            "platforms: that of the image, and the expected one",
+            fix="choose an image for the expected platform in `image:` (vLLM has separate images for arm64 and "
+            "x86_64 on the CPU); cpu_arch in stack.yaml must be the CPU of this machine",
+            applies=lambda evidence, service: bool(OTHER_PLATFORM.search(evidence.read_log(service))),
+            condition="the log has a warning about the platform of the image",
+        ),
+        Variant(
+            compile_patterns(r"no matching manifest for (?P<platform>\S+) in the manifest list"),
+            cause="the registry has this image, but not for the CPU of this machine ({platform})",
+            fix="choose an image or a tag for this CPU in `image:`; cpu_arch in stack.yaml must be the CPU of this "
+            "machine",
+        ),
+    ),
 )
 
 RULES: tuple[Rule, ...] = (

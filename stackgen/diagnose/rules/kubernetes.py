@@ -1,6 +1,6 @@
 """Rules for pods that a cluster does not start. The lines are the messages of Kubernetes' own programs.
 
-They are read from the cluster's objects only: a pasted log of an engine never contains them.
+Most are read from the cluster's objects only. SG-K015 reads the events that people paste next to a log.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.rule import Finder, Hit, Rule
+from stackgen.diagnose.rule import Finder, Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -232,5 +232,39 @@ RULES: tuple[Rule, ...] = (
                      r"\bCrashLoopBackOff\b", r"^container \S+ ended: "),
         # a cause that the log shows also explains the restarts
         fallback=True,
+    ),
+    Rule(
+        "SG-K015",
+        title="the startup probe ends the container before the server is ready",
+        cause="the kubelet restarts the container {container}, because the server did not answer its {probe} probe in "
+        "time. Most often, the model loads longer than the probe allows",
+        fix="read the log of the container that ended (`kubectl logs POD --previous`): if it has an error, this error "
+        "is the cause; if it only loads, raise failureThreshold or periodSeconds of the startupProbe (the product is "
+        "the time in seconds) above the time that loading takes; a slow download needs a volume that keeps the weights",
+        source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober and kuberuntime), " + READ,
+        explain="`kubectl describe pod` prints these lines as events. stackgen's own pods have a startup probe that "
+        "waits for the download and the load of the model.",
+        patterns=compile_patterns(
+            r"Container (?P<container>\S+) failed (?P<probe>startup|liveness) probe, will be restarted"
+        ),
+        consequence_of=("*",),
+        variants=(
+            Variant(
+                compile_patterns(r"Startup probe failed: HTTP probe failed with statuscode: (?P<status>40[134])\b"),
+                title="the startup probe asks for a path that the server refuses",
+                cause="the server answers the startup probe with HTTP {status}, so it runs, but the probe "
+                "never succeeds",
+                fix="with 404, set the probe's path to one that the server has (vLLM, SGLang and llama-server: "
+                "/health); with 401 or 403, choose a path that needs no key",
+            ),
+            Variant(
+                compile_patterns(r"Startup probe failed: (?P<problem>\S.{2,200})"),
+                title="the server does not answer its startup probe yet",
+                cause="the startup probe fails: {problem}. While the model loads, this is normal",
+                fix="read the container's log (`kubectl logs POD`): if the model still loads or downloads, wait; if "
+                "the kubelet restarts the container before it is ready, raise failureThreshold or periodSeconds of the "
+                "startupProbe",
+            ),
+        ),
     ),
 )  # fmt: skip

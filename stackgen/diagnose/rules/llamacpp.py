@@ -14,7 +14,7 @@ from stackgen.diagnose.log_lines import recent_lines
 from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 from stackgen.diagnose.rules.gguf import REPRODUCED, SERVER
 from stackgen.diagnose.rules.gguf import RULES as GGUF_RULES
-from stackgen.diagnose.rules.llamacpp_gpu import find_large_weights, find_missing_gpu
+from stackgen.diagnose.rules.llamacpp_gpu import NO_FLASH_ATTENTION, find_large_weights, find_missing_gpu
 from stackgen.flags import REMOVED_FLAGS, is_removal, normalize_flag, suggest_flag
 
 __all__ = ["LAST_RULES", "RULES"]
@@ -207,8 +207,11 @@ RULES: tuple[Rule, ...] = (
         cause="--cache-type-v is quantized, but flash attention is turned off",
         fix="remove either `--flash-attn off` or --cache-type-v from extra_args",
         source=f"The message comes from {SERVER} (src/llama-context.cpp). {REPRODUCED}",
-        explain="Without flash attention, the keys of the KV cache can be quantized, but the values can't.",
+        explain="Without flash attention, the keys of the KV cache can be quantized, but the values can't. With "
+        "--flash-attn auto, llama.cpp turns flash attention off if the GPU's backend has no kernel for the model and "
+        "for these data types.",
         patterns=compile_patterns(r"quantized V cache requires flash_attn"),
+        variants=(NO_FLASH_ATTENTION,),
     ),
     Rule(
         "SG-A015",

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import has_certain_error, has_crashed, strip_prefix
-from stackgen.diagnose.rule import Hit, Variant
+from stackgen.diagnose.rule import Hit, Variant, compile_patterns
 
-__all__ = ["find_large_weights", "find_missing_gpu"]
+__all__ = ["NO_FLASH_ATTENTION", "find_large_weights", "find_missing_gpu"]
 
 IGNORED_FLAG = re.compile(r"no usable GPU found, (?P<flag>--[\w-]+) option will be ignored")
 # llama.cpp's log of its dynamic backends, and what they say without a device
@@ -23,6 +23,16 @@ SOME_DEVICE = re.compile(r"ggml_\w+: (?:[Ff]ound [1-9]\d* |\d+ = )|using device 
 OTHER_THAN_CUDA = re.compile(r"(?i)\bRADV\b|vulkan|\bROCm|\bgfx\d{3,4}|AMD Radeon|\bSYCL\b")
 BUFFER = re.compile(r"allocating (?P<wanted>[\d.]+) MiB on device (?P<device>\d+): cudaMalloc failed: out of memory")
 FREE = re.compile(r"using device (?:CUDA|ROCm)(?P<device>\d+) .{1,200} - (?P<free>\d+) MiB free")
+
+NO_FLASH_ATTENTION = Variant(
+    compile_patterns(r"quantized V cache was requested, but this requires Flash Attention"),
+    cause="--cache-type-v is quantized, but llama.cpp has turned flash attention off. Either the setting is "
+    "`--flash-attn off`, or the GPU's backend does not support flash attention for this model or for two "
+    "different types of K and V",
+    fix="if --flash-attn is `off`, remove it; otherwise set --cache-type-k and --cache-type-v to "
+    "the same type, with --flash-attn auto; if the message remains, remove --cache-type-v: keys can be "
+    "quantized without flash attention",
+)
 
 
 def find_missing_gpu(evidence: Evidence) -> Iterator[Hit]:

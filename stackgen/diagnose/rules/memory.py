@@ -163,6 +163,17 @@ RULES: tuple[Rule, ...] = (
         engines=("vllm",),
         change=Change("gpu_memory_utilization", "0.6", safe=False, compute=_free_share),
         shows_gpus=True,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Free memory on device (?P<device>xpu\S*) \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup "
+                    r"is less than desired GPU memory utilization \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)"
+                ),
+                fix="end the process that uses the memory of the Intel GPU (`xpu-smi ps` lists processes; an engine "
+                "that was killed may have left one behind), or choose another GPU; lower gpu_memory_utilization only "
+                "if enough memory is free for the model",
+            ),
+        ),
     ),
     Rule(
         "SG-M003",

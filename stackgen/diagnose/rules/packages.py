@@ -12,7 +12,7 @@ from dataclasses import replace
 from stackgen.diagnose.error_lines import find_root_lines
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.messages import find_messages
+from stackgen.diagnose.messages import Message, find_messages
 from stackgen.diagnose.rule import Hit, Rule, Variant
 from stackgen.diagnose.tracebacks import has_request_frame
 
@@ -28,6 +28,11 @@ MISMATCH = re.compile(
     # transformers and its tokenizers check the arguments themselves
     r"(?:Value|Type)Error: .{0,40}?\b[Kk](?:wargs|eyword arguments?) \[?'(?P<name6>\w+)'.{0,80}? (?:are|is) not "
     r"supported by [`'](?P<owner4>\w+)\.(?P<method>\w+)[`'])"
+)
+# a call with more or fewer arguments than the function has
+ARITY = re.compile(
+    r"^(?:TypeError: |(?!\w*Error).{0,200}?[\s\]])(?P<name>[a-z_]\w{3,60}(?:\.\w+)*)\(\) (?:takes (?:from \d+ to )?\d+ "
+    r"positional arguments? but \d+ (?:was|were) given|missing \d+ required positional arguments?: )"
 )
 MISSING = re.compile(r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
@@ -49,6 +54,7 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
     """A start ended because one Python package calls something that another package does not have."""
     for message in find_messages(evidence):
         if not (found := MISMATCH.search(message.text)):
+            yield from _find_wrong_call(message)
             continue
         groups = {key.rstrip("23456"): value for key, value in found.groupdict().items() if value}
         frames = [(one["package"] or one["checkout"]).lower() for line in message.before if (one := FRAME.search(line))]
@@ -78,6 +84,16 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
         if (caller, callee) == ("fastchat", "vllm"):
             variant = replace(variant or OLD_WORKER, fix=OLD_WORKER.fix)
         yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
+
+
+def _find_wrong_call(message: Message) -> Iterator[Hit]:
+    found = ARITY.search(message.text)
+    files = [line for line in message.before if line.lstrip().startswith('File "')]
+    frames = [one["package"] or one["checkout"] for line in files if (one := FRAME.search(line))]
+    # without a traceback, the packages are unknown; a program's own script may simply be wrong
+    if found and (not files or FRAME.search(files[-1])):
+        values = {"name": found["name"], **({"caller": frames[-1].lower()} if frames else {})}
+        yield Hit(message.service.service, (message.text,), values, highlight=found[0].strip(), variant=WRONG_CALL)
 
 
 def _find_broken_extension(evidence: Evidence) -> Iterator[Hit]:
@@ -144,6 +160,12 @@ FAILS_REQUESTS = Variant(
     "packages is too new for the other. The server can use `{name}` even if the client does not send it",
     condition="the traceback is that of a request",
 )
+WRONG_CALL = Variant(
+    (),
+    cause="`{name}()` is called[[ by {caller}]] with another number of arguments than this function has. Most often, "
+    "one of the packages in the image (for example transformers) is too new or too old for the package that calls it",
+    condition="a function is called with a wrong number of arguments",
+)
 OLD_WORKER = Variant(
     (),
     fix="serve the model with `engine: vllm` instead of FastChat's vllm_worker, which was written for an older vLLM; "
@@ -173,12 +195,13 @@ RULES: tuple[Rule, ...] = (
         "for the other",
         fix=MATCHING_IMAGE,
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) and vllm-project/vllm "
-        "issue 44759 (2026-06) quote some.",
+        "issue 44759 (2026-06) quote some, and xorbitsai/inference issue 4803 (2026-04) one without the name of the "
+        "exception.",
         explain="The model's files and the GPU are not the cause, because the program ended while one package called "
         "another.",
         find=_find_mismatch,
         fallback=True,
-        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD),
+        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL),
     ),
     Rule(
         "SG-V047",

@@ -168,8 +168,18 @@ RULES: tuple[Rule, ...] = (
             ),
             Variant(
                 compile_patterns(
-                    r"prompt \(length (?P<prompt>\d+)\) is longer than the maximum model length of (?P<limit>\d+)",
                     r"request \((?P<prompt>\d+) tokens\) exceeds the available context size \((?P<limit>\d+) tokens\)",
+                ),
+                cause="the prompt of a request alone has {prompt} tokens, but a slot of llama-server has a context of "
+                "only {limit}. The server itself works",
+                fix="shorten the prompt; or give each slot a longer context: llama-server divides --ctx-size by "
+                "--parallel, so raise --ctx-size or lower --parallel (in stack.yaml, max_model_len is the context of "
+                "one slot: raise it to more than {prompt}, or lower max_num_seqs if memory is short); don't change "
+                "max_tokens, because the prompt alone is too long",
+            ),
+            Variant(
+                compile_patterns(
+                    r"prompt \(length (?P<prompt>\d+)\) is longer than the maximum model length of (?P<limit>\d+)",
                 ),
                 cause="the prompt of a request alone has {prompt} tokens, but the context of the server has only "
                 "{limit}. The server itself works",

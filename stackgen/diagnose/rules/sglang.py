@@ -5,8 +5,11 @@ The texts are those of the source of SGLang 0.5.23 (`python/sglang/srt`). `sourc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import has_crashed
 from stackgen.diagnose.rule import Change, Rule, Variant, compile_patterns
 from stackgen.spec import ModelSpec
 
@@ -19,6 +22,17 @@ BUDGET = (
     "need the rest. If the KV cache does not fit, raise the share. If memory runs out later, for example during the "
     "capture of CUDA graphs, lower the share."
 )
+
+
+ALARM = compile_patterns(r"couldn't get a response from detokenizer for last (?P<seconds>\d+) seconds")
+ANSWER = re.compile(r'"POST /\S* HTTP/1\.[01]" 200')
+
+
+def _answers_after_alarm(evidence: Evidence, service: str) -> bool:
+    """Whether a request was answered after the health check got no answer, and the scheduler has not ended."""
+    log = evidence.read_log(service)
+    alarm = ALARM[0].search(log)
+    return bool(alarm and ANSWER.search(log, alarm.end())) and "watchdog timeout" not in log and not has_crashed(log)
 
 
 def _smaller_fraction(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
@@ -99,16 +113,33 @@ RULES: tuple[Rule, ...] = (
         cause="the process that runs the model has not answered for {seconds} seconds",
         fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
         "Python stacks that SGLang logs",
-        source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py).",
+        source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py). "
+        "sgl-project/sglang issue 10856 (2025-09) has a server that answers between such lines.",
         explain="SGLang's health check asks the scheduler for one token. If one forward pass takes longer than "
         "watchdog_timeout (300 s by default), SGLang ends itself, and supervise.sh starts it again. A very long "
         "prompt on a slow GPU can take that long. In this case, raise --watchdog-timeout in extra_args.",
-        patterns=compile_patterns(
-            r"couldn't get a response from detokenizer for last (?P<seconds>\d+) seconds",
-            r"watchdog timeout \(self\.watchdog_timeout=(?P<seconds>\d+)",
+        patterns=(
+            *ALARM,
+            *compile_patterns(r"watchdog timeout \(self\.watchdog_timeout=(?P<seconds>\d+)"),
         ),
         engines=ENGINES,
         consequence_of=("*",),
+        variants=(
+            Variant(
+                ALARM,
+                title="SGLang's health check times out while the engine is busy",
+                cause="the health check got no answer for {seconds} seconds, but the engine answered a request "
+                "afterwards. So it was most likely busy: a long prompt, or the compilation of kernels for the first "
+                "requests, took longer than the check waits",
+                fix="don't restart the service for this, because the next start compiles again; set "
+                "SGLANG_HEALTH_CHECK_TIMEOUT in extra_env to more seconds than the longest prompt takes (20 by "
+                "default), and raise the time limit of your own probes as well; if it happens under load, lower "
+                "max_num_seqs or the length of prompts",
+                applies=_answers_after_alarm,
+                condition="the log has an answered request after such a line",
+                consequence_of=(),
+            ),
+        ),
     ),
     Rule(
         "SG-X006",

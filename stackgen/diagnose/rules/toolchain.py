@@ -21,12 +21,24 @@ RULES: tuple[Rule, ...] = (
         "/usr/local/cuda*`), set CUDA_HOME in extra_env to this folder",
         source="The messages come from FlashInfer 0.6.18 (jit/cpp_ext.py) and torch 2.13 (utils/cpp_extension.py), and "
         "are quoted in vllm-project/vllm issues 49497 (2026-07) and 21960 (2025-07), and in odysseus-dev/odysseus pull "
-        "request 228 (2026-06). The failure was not reproduced.",
+        "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) has the list in CUDA_HOME. The failure "
+        "was not reproduced.",
         explain="FlashInfer compiles kernels for which the image has no compiled version, for example on new GPUs.",
         patterns=compile_patterns(
             r"Could not find nvcc and default cuda_home", r"nvcc: (?:command )?not found|No such file.*: '\S*nvcc'"
         ),
         variants=(
+            Variant(
+                compile_patterns(
+                    r"(?:^|[\s'\"\]])(?P<home>(?:/[^\s:'\"]*cuda[^\s:'\"]*)?:/[^\s'\"]{1,200}?)/bin/nvcc\b"
+                ),
+                title="CUDA_HOME is a list instead of one folder",
+                cause="a library starts the compiler as {home}/bin/nvcc, and {home} is no folder: it contains a colon. "
+                "CUDA_HOME is a single path, but a line such as `export CUDA_HOME=$CUDA_HOME:/usr/local/cuda` makes a "
+                "list of it",
+                fix="set CUDA_HOME to one folder, without a colon (in extra_env, or in the shell that starts the "
+                "engine), for example /usr/local/cuda; only PATH and LD_LIBRARY_PATH are lists",
+            ),
             Variant(
                 compile_patterns(r"CUDA_HOME environment variable is not set"),
                 title="no CUDA toolkit is found",

@@ -17,23 +17,28 @@ __all__ = ["RULES"]
 
 # a folder, or the name of a repository on the Hub
 MODEL = re.compile(r"/[\w./-]+|[A-Za-z0-9][\w.-]*/[\w.-]+")
+# stackgen knows no version of the engine with the flag
+ADD_ON = (
+    "if an add-on of the engine defines it (a plugin, or a package such as vllm-omni), the add-on is missing in the "
+    "image, or it was made for another version of the engine"
+)
 UNRECOGNIZED = re.compile(r"error: unrecognized arguments: (?P<words>.*)")
 
 
-def _unrecognized_flags(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, str, str]]:
-    """Service, flag and log line of the last argument that argparse rejected."""
+def _unrecognized_flags(evidence: Evidence) -> Iterator[tuple[ServiceEvidence, list[str], str]]:
+    """Service, flags and log line of the last arguments that argparse rejected."""
     for service in evidence.services:
         for line in reversed(lines_since_ready(service.log)):
             match = UNRECOGNIZED.search(strip_prefix(line))
             if match:
-                flag = next((word for word in match["words"].split() if word.startswith("-")), match["words"])
-                yield service, flag.partition("=")[0], strip_prefix(line).strip()
+                flags = [word.partition("=")[0] for word in match["words"].split() if word.startswith("-")]
+                yield service, list(dict.fromkeys(flags)) or [match["words"]], strip_prefix(line).strip()
                 break
 
 
 def _find_removed_flag(evidence: Evidence) -> Iterator[Hit]:
     """This version of vLLM rejects a flag that older versions had."""
-    for service, flag, line in _unrecognized_flags(evidence):
+    for service, (flag, *_), line in _unrecognized_flags(evidence):
         plain = normalize_flag(flag)
         remedy = REMOVED_FLAGS["vllm"].get(plain) if service.engine in ("vllm", "") else None
         if remedy:
@@ -47,7 +52,7 @@ def _find_removed_flag(evidence: Evidence) -> Iterator[Hit]:
 
 def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
     """The engine rejects a flag that it does not have."""
-    for service, flag, line in _unrecognized_flags(evidence):
+    for service, (flag, *others), line in _unrecognized_flags(evidence):
         # a pasted log may not show its engine
         engine = service.engine or "vllm"
         removed = REMOVED_FLAGS[engine].get(normalize_flag(flag))
@@ -59,8 +64,10 @@ def _find_unknown_flag(evidence: Evidence) -> Iterator[Hit]:
         elif engine != "vllm" or not removed:
             similar = suggest_flag(engine, flag)
             otherwise = "remove the flag, or see the engine's own --help"
-            remedy = removed or (f"{similar} Otherwise, {otherwise}" if similar.endswith("?") else similar or otherwise)
-            yield Hit(service.service, (line,), {"flag": flag, "remedy": remedy})
+            remedy = removed or (
+                f"{similar} Otherwise, {otherwise}" if similar.endswith("?") else similar or f"{otherwise}; {ADD_ON}"
+            )
+            yield Hit(service.service, (line,), {"flag": ", and no flag ".join((flag, *others)), "remedy": remedy})
 
 
 MODEL_LEFT = Variant(
