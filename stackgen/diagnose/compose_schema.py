@@ -41,7 +41,7 @@ def advise_on_key(path: str, key: str) -> Placement:
         )
     if names[:1] == ["services"] and len(names) == 2 and names[1] in _fields()[""]:
         return Placement(
-            f"`{names[1]}:` is a section of the file, but it is indented below `services:`, so Compose takes it for a "
+            f"`{names[1]}:` is a section of the file, but it is indented below `services:`, so Compose reads it as a "
             "service",
             f"move `{names[1]}:` to the start of its line, without indentation",
         )

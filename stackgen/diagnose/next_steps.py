@@ -51,7 +51,7 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
 REQUEST = (
     "a client's request",
     re.compile(r"(?i)\b(?:request|prompt|messages|chat template|tool_calls?)\b"),
-    "repeat the request with `curl`, and remove parts of it until it works",
+    "repeat the request with `curl`, and remove parts of the request until it works",
 )
 # errno 24, 28, 62 and 116 of Linux, which libraries quote inside of their own messages
 ERRNO = re.compile(r"\((?:os error|errno:?) (?P<rust>\d+)\)|\[Errno (?P<python>\d+)\]|\berrno[ =:]+(?P<c>\d+)", re.I)

@@ -33,7 +33,7 @@ WIDTH = 400
 NO_RULE = "no rule matches this failure"
 FAILED_REQUEST = "the server is running, but its last request failed, and no rule matches"
 SILENT = (
-    "the log does not contain the cause. Every error in it is a consequence: another process ended first, and its "
+    "the log does not contain the cause. Every error in the log is a consequence: another process ended first, and its "
     "error is not in these lines. Either lines are missing (from an excerpt, or from the log of another container), "
     "or that process ended without a message, for example because the kernel killed it when memory was full"
 )

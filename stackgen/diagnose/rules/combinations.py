@@ -93,8 +93,8 @@ WITHOUT_SETTINGS = Variant(
     cause="the log ends with a message about an unsupported feature. The message names no setting that stackgen "
     "knows: {problem}",
     fix="[[follow the message: {advice}; otherwise ]]compare the message with the model's fields in stack.yaml, "
-    "extra_args and extra_env; if one of them turns the feature on, start once without it as a test; otherwise "
-    "search the engine's release notes and issues for the message",
+    "extra_args and extra_env; if one of these settings turns the feature on, start once without this setting "
+    "as a test; otherwise search the engine's release notes and issues for the message",
     condition="the message names no setting",
 )
 OF_A_REQUEST = Variant(

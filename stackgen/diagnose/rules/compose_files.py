@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         "SG-D018",
         title="another container has the same name",
         cause="a container with the name {name} exists already, for example of another project",
-        fix="list it with `docker ps -a --filter name={name}`; if nobody needs it, remove it, or change "
+        fix="list it with `docker ps -a --filter name={name}`; if nobody needs this container, remove it, or change "
         "`container_name:`",
         source="The messages come from Docker engine 29.7 (daemon/errors.go) and Podman 5 (containers/storage, "
         "containers.go). The failure was not reproduced.",

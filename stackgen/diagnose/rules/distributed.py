@@ -104,10 +104,10 @@ RULES: tuple[Rule, ...] = (
                 cause="NCCL could not register memory with the RDMA adapter: {call} ({problem}). Either the "
                 "container's limit of locked memory is too low, or the kernel refuses",
                 fix="run `ulimit -l` in the container: if it does not print `unlimited`, set `ulimits: {memlock: -1}` "
-                "in the Compose file (`docker run --ulimit memlock=-1`); if it does, the kernel is the cause: on DGX "
-                "Spark (GB10), kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous kernel, for "
-                'example 6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP instead '
-                "and is slower",
+                "in the Compose file (`docker run --ulimit memlock=-1`); if it prints `unlimited`, the kernel is the "
+                "cause: on DGX Spark (GB10), kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous "
+                'kernel, for example 6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP '
+                "instead and is slower",
             ),
         ),
     ),

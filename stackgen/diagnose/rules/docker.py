@@ -175,10 +175,10 @@ COMPOSE_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D007",
         title="the image does not contain the program to start",
-        cause="the image does not contain {program}, or not in a folder of its PATH",
+        cause="the image does not contain {program}, or the image's PATH does not list the program's folder",
         fix="set `image:` to an image that contains {program}; if the image has it in a folder of its own (`docker run "
-        "--rm --entrypoint find IMAGE / -name {program}`), remove `entrypoint:`, or write the whole path there; if "
-        "stackgen wrote compose.yaml and somebody edited it, run `stackgen render` again",
+        "--rm --entrypoint find IMAGE / -name {program}`), remove `entrypoint:`, or write the program's full path "
+        "there; if stackgen wrote compose.yaml and somebody edited it, run `stackgen render` again",
         source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
         "failure was reproduced, but not with crun.",
         explain="The container ends with code 127, because the command in compose.yaml starts a program that this "

@@ -156,8 +156,8 @@ RULES: tuple[Rule, ...] = (
         title="the engine exited with an error message",
         cause="the engine exited with this message of {program}: {problem}. The message comes from {place} ({known})",
         fix="{step}",
-        page_fix="change the setting that the finding names. If it names none, the value comes from the model's files "
-        "or from a default of the version",
+        page_fix="change the setting that the finding names. If the finding names no setting, the value comes from "
+        "the model's files or from a default of the version",
         source="scripts/read_messages.py reads the messages from the source of vLLM 0.16 to 0.33, SGLang 0.5.9 to "
         "0.5.23, FastChat 0.2.36, builds 9453 to 11434 of llama.cpp, Transformers 4.57 to 5.24, torch 2.10 and 2.14, "
         "and their libraries.",

@@ -165,8 +165,8 @@ RULES: tuple[Rule, ...] = (
         title="the container has no permission to use the GPU",
         cause="the driver answers `Insufficient Permissions`. SELinux, or the permissions of /dev/nvidia*, deny the "
         "container access to the GPU's device files",
-        fix="set gpu_driver to cdi; if SELinux is active, run `sudo ausearch -m avc -ts recent`, which shows what it "
-        "denied; with SELinux, the device files need the type container_file_t",
+        fix="set gpu_driver to cdi; if SELinux is active, run `sudo ausearch -m avc -ts recent`, which shows what "
+        "SELinux denied; with SELinux, the device files need the type container_file_t",
         source="The message comes from NVML, and is quoted in mudler/LocalAI issue 7412 (2025-12) and "
         "redhat-et/triton-dev-containers issue 61 (2025-03). The failure was not reproduced.",
         explain="The driver works, and the image may be right, because later messages about a missing GPU are "

@@ -70,8 +70,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G012",
         title="a GPU is lost",
         cause="a GPU of this machine no longer answers (it has fallen off the bus)",
-        fix="restart the machine; if the GPU is lost again, check its power supply, temperature and seating; if it "
-        "stays unreliable, return it to its vendor",
+        fix="restart the machine; if the GPU is lost again, check its power supply, its temperature and its slot; if "
+        "the GPU stays unreliable, return it to its vendor",
         source="The messages of nvidia-smi and of the kernel log are quoted in issues 387 and 507 of "
         "NVIDIA/open-gpu-kernel-modules and in issue 155 of NVIDIA/NVSentinel. The failure was not reproduced.",
         explain="When a GPU is lost, the kernel log shows Xid 79 (`sudo dmesg | grep -i xid`). No container can make "

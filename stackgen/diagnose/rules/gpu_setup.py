@@ -94,8 +94,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G035",
         title="the GPU is busy or unavailable",
-        cause="the driver does not let another program use the GPU. Either a process uses it in exclusive mode, or "
-        "the GPU is in a bad state",
+        cause="the driver does not let another program use the GPU. Either a process uses the GPU in exclusive mode, "
+        "or the GPU is in a bad state",
         fix="run `nvidia-smi -q -d COMPUTE`; if the compute mode is exclusive, set `gpus` to another GPU, or set the "
         "compute mode to `default` with `sudo nvidia-smi -c 0` (or ask your administrator to do it); otherwise look "
         "for Xid errors in the kernel log",

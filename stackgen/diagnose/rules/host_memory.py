@@ -19,8 +19,8 @@ KILLED = Variant(
     (),
     title="a service was killed, most often because memory was exhausted",
     cause="SIGKILL ended {service}[[ (exit code {code})]]. Most often, the kernel sends this signal because the "
-    "memory limit of the service or the machine's memory is exhausted. `docker stop` and Ctrl-C also send it, if a "
-    "service does not stop in time",
+    "memory limit of the service or the machine's memory is exhausted. `docker stop` and Ctrl-C also send SIGKILL, if "
+    "a service does not stop in time",
     fix="if nobody stopped the service, look for `killed process` in the kernel log (`sudo dmesg`); if the kernel "
     "killed it, free memory on the machine, raise the memory limit of the service, or load a smaller or quantized "
     "model; on the CPU, you can also lower cpu_kv_cache_gib",

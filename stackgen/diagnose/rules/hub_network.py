@@ -203,8 +203,8 @@ RULES: tuple[Rule, ...] = (
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
         "(_models.py, raise_for_status). The failure was not reproduced.",
-        explain="Transformers also advises to check the internet connection, but it prints this line after every "
-        "failed request.",
+        explain="Transformers also advises to check the internet connection, but Transformers prints this line after "
+        "every failed request, whatever the cause is.",
         patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
         consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
     ),

@@ -42,7 +42,7 @@ ARCHITECTURE = Rule(
             cause="the kernel can't run the script {program}. Either its first line is not `#!` with the path of "
             "an interpreter, or the interpreter is for another CPU architecture",
             fix="look at the first line of the script (`head -c 60`): it must be `#!` with a path, for example "
-            "`#!/bin/sh`; if it is right, set `image:` to an image for this machine's CPU",
+            "`#!/bin/sh`; if the line is right, set `image:` to an image for this machine's CPU",
         ),
         Variant(
             # a warning, which may also be about an emulated platform

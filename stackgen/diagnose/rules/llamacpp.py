@@ -45,8 +45,8 @@ REMOVED = Variant(
 LEFT_OVER = Variant(
     (),
     title="llama.cpp got a value without a flag",
-    cause="`{flag}` is a value that belongs to no flag. Either the flag before it takes no value, or an earlier flag "
-    "lost its value and took the next flag as its value",
+    cause="`{flag}` is a value that belongs to no flag. Either the flag before this value accepts no value, or an "
+    "earlier flag lost its value and used the next flag as its value",
     fix="run `docker inspect --format '{{json .Args}}' CONTAINER`, which shows the arguments; look for an empty or "
     "missing value, for example of a variable that is not set",
     condition="the argument does not start with a dash",

@@ -20,7 +20,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V022",
         title="the model has weights that vLLM does not expect",
         cause="the model's files contain the weight {weight}, which this version of vLLM does not expect. The "
-        "model's format or quantization is newer than the image, or was made for another program",
+        "model's format or quantization is newer than the image, or the files were made for another program",
         fix="set `image:` to an image with a newer vLLM (the model's page names the version), or use another "
         "quantization of the model",
         source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "

@@ -178,7 +178,7 @@ RULES: tuple[Rule, ...] = (
         "SG-G043",
         title="a compiled file of the image does not match its libraries",
         cause="{file} was built for another version of {library} than the version in the image, so it could not be "
-        "loaded. Later errors about missing operators or attributes are consequences",
+        "loaded. Later errors about missing operators or attributes are only consequences of this one",
         fix="set `image:` to a version whose packages were built together: an official one, without other packages "
         "installed into it; don't change flags or drivers, because they do not affect this file; don't install "
         "packages into a running container, because this changes more versions",

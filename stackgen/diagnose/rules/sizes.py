@@ -37,9 +37,9 @@ GOT_WORDS = re.compile(r"(?:,| \(|:)? ?(?:but )?[Gg]ot\b.*")
 GOT = re.compile(r"[Gg]ot [^\d]{0,60}(?P<left>\d+)[^\d]{1,60}(?P<right>\d+)")
 SPLIT = "choose another tensor_parallel_size that divides the size evenly (1, 2, 4 and 8 fit most models)"
 UNSPLIT = (
-    "if one of the two sizes is a setting of the engine, change it; if both come from the model, its config.json "
-    "does not match this version of the engine: use the version that the model's page names, or search the release "
-    "notes of newer versions"
+    "if one of the two sizes is a setting of the engine, change this setting; if both come from the model, its "
+    "config.json does not match this version of the engine: use the version that the model's page names, or "
+    "search the release notes of newer versions"
 )
 
 

@@ -251,8 +251,8 @@ RULES: tuple[Rule, ...] = (
         cause="the download waits for the lock {path}. Either another download holds the lock, or an interrupted "
         "download left it behind, which happens on network file systems without flock",
         fix="check whether another download of this model is running (`docker ps`, also on other machines that use "
-        "this storage), and let it finish; only if none is running, remove this lock file and nothing else, and "
-        "start the stack again; to prevent this, set storage.path to a local disk",
+        "this storage), and let this download finish; only if no download is running, remove this lock file and "
+        "nothing else, and start the stack again; to prevent this, set storage.path to a local disk",
         source="The messages come from huggingface_hub (utils/_fixes.py) and are quoted in huggingface/huggingface_hub "
         "issue 2543. The failure was not reproduced.",
         explain="Without flock, huggingface_hub uses a file as a lock (SoftFileLock). If the process that holds the "
