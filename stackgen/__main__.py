@@ -4,8 +4,7 @@ The imports of the command line take longer than many commands. A Ctrl-C during 
 traceback, so the signal is handled before them.
 """
 
-from __future__ import annotations
-
+# no `from __future__`: it would be the first module that is searched, which takes time on a busy machine
 # the module `signal` imports `enum` first, which takes several milliseconds
 import _signal as signal  # type: ignore[import-not-found]
 import os
