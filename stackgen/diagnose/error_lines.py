@@ -90,6 +90,11 @@ HINTS = re.compile(
     r"requires?|must (?:be|not|match)|not implemented|still waiting|"
     r"forbidden|hanging|no available|exceed\w*|too (?:small|large|old|many|new))\b"
 )
+# a message that says what the reader must change. SGLang's lines have no level, so theirs may be a warning
+OWN_REMEDY = re.compile(
+    r"^(?!\[\d{4}-\d\d-\d\d [\d:]{8}[ \]]).*(?:\b[Yy]ou (?:may |might |will )?(?:need|have) to (?:pass|set|add|use|"
+    r"specify|increase|raise)\b|\b[Pp]lease (?:set|pass|specify|increase|raise)\b)"
+)
 # an exception without a message
 BARE = re.compile(r"^[\w.]+(?:Error|Exception)$")
 FRAME = re.compile(r'^\s+(?:File "|\S)|^\s*[\^~]+\s*$|^Traceback \(most recent')
@@ -151,6 +156,7 @@ def _classify(line: str) -> tuple[str, int, bool, bool] | None:
     certain = not below and bool(error_letter(line) or RAISED.match(plain) or CRASH_BANNER.match(plain))
     # the frames of a traceback are indented, and quote code that contains the words of errors
     hint = not certain and not ACCESS_LOG.search(plain) and not FRAME.match(text) and bool(HINTS.search(plain))
+    certain = certain or (hint and not below and bool(OWN_REMEDY.match(line)))
     return (plain, process_depth(line), certain, below) if certain or hint else None
 
 

@@ -69,6 +69,7 @@ SYSTEM_ERRORS = {
                                 "because the export changed: mount the share again, and check that the file exists "
                                 "there"),
 }  # fmt: skip
+INTEL = re.compile(r"\bxpu\b|\bXPU\b|Level[ _-]?Zero|\bUR_RESULT_ERROR")
 XET = re.compile(r"CAS service|\bxet")
 COMMANDS = {
     "nvidia": (
@@ -80,6 +81,11 @@ COMMANDS = {
         "AMD",
         "run `rocm-smi`, `rocminfo` and `sudo dmesg | grep -i amdgpu`, which show the driver's state",
         "rocm-smi",
+    ),
+    "intel": (
+        "Intel",
+        "run `xpu-smi discovery` and `sudo dmesg | grep -iE 'i915|xe '`, which show the driver's state",
+        "xpu-smi",
     ),
     "": (
         "of any maker",
@@ -101,6 +107,10 @@ COMMON = (
     "search the issues of the engine's project for this message and for the engine's version (at the start of the "
     "log); if nobody has reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a "
     "report needs, without secrets"
+)
+SHORT = (
+    "if this does not help, search the issues of the engine's project for the message, or report it with `stackgen "
+    "diagnose --bundle FILE`"
 )
 SILENT = (
     "the log names no reason: run `docker inspect`, which shows the exit code and OOMKilled, and read the whole "
@@ -125,7 +135,7 @@ def describe_next_steps(
     the server has answered a request.
     """
     text = "\n".join(lines)
-    name, gpu, memory = COMMANDS[maker]
+    name, gpu, memory = COMMANDS["intel" if not maker and INTEL.search(text) else maker]
     places = (*PLACES, *([REQUEST] if served else []))
     found = [
         (place, look)
@@ -160,7 +170,7 @@ def describe_next_steps(
             "native code crashed: the lines around the crash and `sudo dmesg` name the library; as a test, start "
             "with another version of the image"
         )
-    steps.append(COMMON)
+    steps.append(SHORT if steps else COMMON)
     return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory)
 
 

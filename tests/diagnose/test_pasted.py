@@ -284,3 +284,58 @@ def test_shortening_a_line_never_leaves_half_of_a_secret() -> None:
         assert key in shorten_long_lines(line) or "sk-" not in shorten_long_lines(line)
         line = f"{'x ' * 6000}{key}{' y' * (place // 2)}"
         assert key in shorten_long_lines(line) or "6789" not in shorten_long_lines(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2025-03-13 08:19:18 | ERROR | controller | the plums are out",
+        "2025-03-13 08:19:18.120 | ERROR    | app.main:load:12 - the plums are out",
+    ],
+)
+def test_a_line_at_level_error_is_never_called_no_problem(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    served = '2025-03-13 08:32:41 | INFO | stdout | INFO:     10.0.0.1:4 - "GET / HTTP/1.1" 200 OK'
+    log.write_text(f"{line}\n{served}\n", "utf-8")
+    code, out, _ = run(capsys, "diagnose", "--logs", str(log))
+    assert code == 1 and "no problems found" not in out and "the plums are out" in out
+    # FastChat logs at level ERROR what a program prints to stderr, which is often no error
+    stderr = "2025-03-13 08:19:18 | ERROR | stderr | loading 3 plums"
+    log.write_text(f"{stderr}\n{served}\n", "utf-8")
+    assert run(capsys, "diagnose", "--logs", str(log))[:2] == (0, "no problems found\n")
+
+
+def test_an_undecided_log_gets_only_the_advice_that_fits_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def advise(text: str) -> str:
+        (tmp_path / "log").write_text(text, "utf-8")
+        return run(capsys, "diagnose", "--logs", str(tmp_path / "log"))[1]
+
+    error = advise("the plums could not be picked today\nand more\n")
+    assert "docker inspect" in error and "docker stats" not in error and "XET" not in error
+    stopped = advise("Fetching 12 files: 30%\n")
+    assert "docker stats" in stopped and "HF_HUB_DISABLE_XET" in stopped
+    assert "`rocm-smi`" in advise("gfx1151\nloading\n")
+
+
+def test_the_indented_rest_of_a_message_of_ray_is_joined() -> None:
+    head = "(EngineCore pid=6) [autoscaler] Error: No available node types can fulfill resource request\n"
+    rest = "                     {'GPU': 1.0, 'node:10.0.0.5': 0.001}.\n"
+    found = diagnose(collect_from_log(f"{head}{rest}(EngineCore pid=6) Waiting for the plums\n"))[0]
+    assert found.id == "SG-C015" and "10.0.0.5" in found.cause and "plums" not in found.evidence[0]
+
+
+def test_a_line_that_names_its_own_remedy_is_an_error() -> None:
+    line = "the basket exceeds its limit. You may need to pass the flag --larger-basket"
+    assert diagnose(collect_from_log(f"{line}\n"))[0].id == UNKNOWN
+    # without words of an error, and as a warning, it may be mere advice
+    for harmless in ("To see more, you may need to pass the flag --plums", f"WARNING 01-02 10:00:00 [x.py:1] {line}"):
+        assert diagnose(collect_from_log(f"{harmless}\n")) == ()
+
+
+def test_a_rank_that_works_again_has_not_lost_its_first_machine() -> None:
+    line = "stackgen: no connection to the first machine (10.0.0.5 port 29500) for 20 s: ending this rank\n"
+    lost = ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=line)
+    assert diagnose(Evidence((lost,)))[0].id == "SG-C016"
+    assert diagnose(Evidence((replace(lost, state="running", health="healthy", exit_code=None),))) == ()
