@@ -94,7 +94,8 @@ BREAKING_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
         "--ssl-keyfile": _TLS, "--ssl-certfile": _TLS,
         "--uds": ("listens on a socket file, but the health check and the gateway use a port", "remove the flag"),
         "--root-path": _PREFIX,
-        "--headless": ("starts no HTTP server", "remove the flag. A stack runs on one machine"),
+        "--headless": ("starts no HTTP server",
+                       "remove the flag. To run a model on several machines, set `split_hosts`"),
         "--grpc": ("serves gRPC, but the health check and the gateway use HTTP", "remove the flag"),
         "--config": ("reads flags from a file, which stackgen does not read",
                      "remove the flag. Write the file's settings as fields of the model, and all other flags into "
