@@ -31,7 +31,8 @@ def trusting_image(haproxy_image: str, tmp_path_factory: pytest.TempPathFactory)
     folder, tag = tmp_path_factory.mktemp("tls"), "sgtest-fallback-haproxy:ca"
     create_certificates(folder)
     (folder / "Dockerfile").write_text(
-        f"FROM {haproxy_image}\nCOPY ca.crt /usr/local/share/ca-certificates/test.crt\nRUN update-ca-certificates\n"
+        f"FROM {haproxy_image}\nUSER root\nCOPY ca.crt /usr/local/share/ca-certificates/test.crt\n"
+        "RUN update-ca-certificates\nUSER haproxy\n"
     )
     docker("build", "--quiet", "--tag", tag, str(folder))
     yield tag, folder
