@@ -166,8 +166,7 @@ def find_image_warnings(services: Sequence[Service], stack: StackSpec) -> list[s
         return []
     built = dict.fromkeys(one.image for one in services if one.build or not one.pull)
     return [
-        f"{image} is an image that stackgen builds, so no registry has it. Build the image, push it, and set "
-        "kubernetes.registry"
+        fX
         for image in built
     ]
 
