@@ -99,3 +99,16 @@ def test_what_vllm_knows_about_model_classes_is_shared_within_an_image(programs:
     (other / "old.json").write_text("{}")
     start(programs, packages, folder=str(code / "m-1"))
     assert [one.name for one in other.iterdir()] == ["old.json"]
+
+
+def test_a_folder_of_another_user_is_not_shared(tmp_path: Path) -> None:
+    """A stack that runs as root may have created the folder in the volume first."""
+    call = (
+        "import os, runpy, sys; from pathlib import Path; "
+        f"share = runpy.run_path({str(SETUP)!r})['share_model_infos']; "
+        "root, shared = map(Path, sys.argv[1:3]); share(root, shared); print((root / 'modelinfos').is_symlink()); "
+        "os.access = lambda *_: False; share(root, shared); print((root / 'modelinfos').is_symlink())"
+    )
+    # root may write everywhere, so the answer of the kernel is replaced
+    words = [sys.executable, "-c", call, str(tmp_path / "root"), str(tmp_path / "shared")]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split() == ["True", "False"]

@@ -66,8 +66,12 @@ def share_model_infos(root, shared):
     try:
         shared.mkdir(parents=True, exist_ok=True)
         root.mkdir(parents=True, exist_ok=True)
+        # a container of another user may have created the folder
+        if not os.access(shared, os.W_OK):
+            if link.is_symlink():
+                link.unlink()
         # what an earlier version has stored stays
-        if not link.exists():
+        elif not link.exists():
             link.symlink_to(os.path.relpath(shared, root))
     except OSError:
         # without the link, vLLM stores it in a folder of its own
