@@ -166,7 +166,8 @@ def find_image_warnings(services: Sequence[Service], stack: StackSpec) -> list[s
         return []
     built = dict.fromkeys(one.image for one in services if one.build or not one.pull)
     return [
-        fX
+        f"{image} is an image that stackgen builds, so no registry has it. Build the image, push it, and set "
+        "kubernetes.registry (docs/how-to/run-on-kubernetes.md shows the commands)"
         for image in built
     ]
 
