@@ -148,7 +148,8 @@ def _latency_axis(smallest: float, largest: float) -> tuple[str, tuple[Tick, ...
     span = math.log(last / first)
 
     def y_log(seconds: float) -> float:
-        return TOP + height * (1 - math.log(seconds / first) / span)
+        # rounding keeps a value at the edge of the chart inside it
+        return round(TOP + height * (1 - math.log(seconds / first) / span), 3)
 
     shown = [one for one in steps if first <= one <= last]
     # over three decades, ticks at 2 and 5 would be too close

@@ -114,7 +114,7 @@ def test_extra_args_that_repeat_what_stackgen_sets_are_reported_with_the_field(
         ("vllm", ["--uds", "/tmp/s"], "socket file", "remove the flag"),
         ("vllm", ["--config", "./vllm.yaml"], "from a file", "fields of the model"),
         ("vllm", ["--root-path", "/llm"], "changes the paths", "remove the flag"),
-        ("vllm", ["--headless"], "no HTTP server", "one machine"),
+        ("vllm", ["--headless"], "no HTTP server", "several machines"),
         ("vllm", ["--grpc"], "gRPC", "remove the flag"),
         ("fastchat", ["--ssl"], "serves HTTPS", "gateway: {tls"),
         ("fastchat", ["--no-register"], "from the controller", "remove the flag"),

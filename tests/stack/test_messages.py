@@ -176,7 +176,7 @@ def test_gpus_as_text_are_explained(value: str, advice: str) -> None:
     assert found.path == "models[0].gpus" and advice in found.message
 
 
-@pytest.mark.parametrize(("value", "advice"), [("true", "Write `ui: open-webui`"), ("false", "leave `ui` out")])
+@pytest.mark.parametrize(("value", "advice"), [("true", "Write `ui: open-webui`"), ("false", "remove `ui`")])
 def test_a_switch_for_the_chat_ui_shows_the_form_that_works(value: str, advice: str) -> None:
     (found,) = mistakes(f"name: a\nmodels: [{{model: x/y, engine: vllm}}]\nui: {value}\n")
     assert found.path == "ui" and advice in found.message
