@@ -81,10 +81,10 @@ class Bench:
             "inspect", "--format", f"{{{{.NetworkSettings.Networks.{NETWORK}.IPAddress}}}}", f"sgbench-{name}"
         )
 
-    def gateway(self, replicas, name="gateway"):
-        """Starts the gateway as stackgen renders it."""
+    def gateway(self, replicas, name="gateway", **fields):
+        """Starts the gateway as stackgen renders it; `fields` are fields of `gateway` in stack.yaml."""
         model = {"model": "./m", "engine": "vllm", "served_names": ["bench"], "replicas": replicas}
-        spec = build_spec({"name": "bench", "gateway": True, "models": [model]}, "benchmark")
+        spec = build_spec({"name": "bench", "gateway": fields or True, "models": [model]}, "benchmark")
         folder = self.folder / name
         for file in render(resolve(spec, ComposeSite(), "benchmark")):
             path = folder / file.path

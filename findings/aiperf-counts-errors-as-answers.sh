@@ -6,7 +6,7 @@
 # Seen      All requests count as completed, with their tokens and latencies. No error is reported, and the exit code is 0.
 # Why it    A benchmark of an engine that fails under load reports short and fast answers. The failure is in the raw data
 # surprises only. openai 3.57.0 raises APIError for the same stream.
-# Exits 0 while this holds, 1 when it has changed. Needs python3 with venv, and a package index. Takes about 120 s.
+# Exits 0 while this holds, 1 when it has changed. Needs python3 with venv, and a package index. Takes about 200 s.
 set -u
 export PIP_NO_COMPILE=1  # compiling all packages takes longer than the rest
 dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT

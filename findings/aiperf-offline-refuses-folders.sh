@@ -6,7 +6,7 @@
 #           request. Without the variable, the same command works, also without a network.
 # Why it    The folder is what a machine without Internet access has, and such machines set the variable for every program.
 # surprises aiperf has even printed "[OK] Tokenizer … detected" for the folder. `HF_HUB_OFFLINE=0` has the same effect.
-# Exits 0 while this holds, 1 when it has changed. Needs python3 with venv, and a package index. Takes about 120 s.
+# Exits 0 while this holds, 1 when it has changed. Needs python3 with venv, and a package index. Takes about 200 s.
 set -u
 export PIP_NO_COMPILE=1  # compiling all packages takes longer than the rest
 dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT

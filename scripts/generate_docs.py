@@ -20,7 +20,7 @@ os.environ["COLUMNS"] = "110"  # argparse wraps its help at the terminal's width
 
 from stackgen import engines
 from stackgen.bundle.manifest import bundle_schema
-from stackgen.catalog import load_packaged
+from stackgen.catalog import find_parser, load_packaged
 from stackgen.catalog.flags import accepts
 from stackgen.catalog.lookup import read_families
 from stackgen.check.checks.table import CHECKS
@@ -144,7 +144,7 @@ def bundle_page():
         "into `HEX.001` in one part and `HEX.002` in the next one |",
         "| `index.json`, `oci-layout` | make the folder an [OCI image layout]"
         "(https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md), for example for skopeo. A bundle "
-        "with `--part-size` or `--base` is no such layout, but `bundle load --layout DIR` writes one |",
+        "with `--part-size` or `--base` is not such a layout, but `bundle load --layout DIR` writes one |",
         "| `SHA256SUMS` | checksums of all files, for `sha256sum -c` |",
         "| `sbom.cdx.json` | all components, as CycloneDX 1.6: images with their Debian, Alpine and Python packages, "
         "models with each file, and Python packages. The list does not contain RPM packages, or programs without a "
@@ -158,8 +158,8 @@ def bundle_page():
         "| code | `verify` and `load` | `diff` |", "|---|---|---|",
         "| 0 | the bundle is intact, and `load` has loaded it | both bundles have the same content |",
         "| 1 | a file or part is missing or damaged, or the digest differs from `--expect` | the bundles differ |",
-        "| 2 | the folder is no bundle, or an earlier bundle or another version of stackgen is needed, or files were "
-        "edited | the folder is no bundle |",
+        "| 2 | the folder is not a bundle, or an earlier bundle or another version of stackgen is needed, or files "
+        "were edited | the folder is not a bundle |",
         "| 3 | the Docker engine does not answer or has another platform, or a disk is full | |",
         "",
         "If `load` fails, it leaves nothing of the bundle on the machine.\n",
@@ -226,7 +226,10 @@ def parsers():
     data = read_families()
     vllm = load_table("vllm", PINNED["vllm"])
     known = {one["names"][0]: one["values"] for one in vllm["flags"] if "values" in one}
-    sources = list(dict.fromkeys([data["source"], *(one["source"] for one in data["families"] if "source" in one)]))
+    sources, reasoning_sources = (
+        list(dict.fromkeys([data[first], *(one["source"] for one in data[table] if "source" in one)]))
+        for first, table in (("source", "families"), ("reasoning_source", "reasoning"))
+    )
     parts = [
         NOTE, "# Parsers of tool calls and reasoning\n",
         "A model writes tool calls and reasoning as text. vLLM and SGLang need a parser for the format of "
@@ -238,16 +241,29 @@ def parsers():
         "`stackgen check STACK --deep` tests with a real request whether the model calls tools.\n",
         "## Tool calls, by model family\n",
         "A fine-tuned or quantized model uses the parser of its original. The parser of its reasoning is in the [next "
-        "table](#models-with-a-recipe). If a model is in no table of this page, see its page on the Hugging Face Hub. "
-        "Many of these pages give the value of `--tool-call-parser`.\n",
+        "table](#reasoning-by-model-family). If a model is in no table of this page, see its page on the Hugging Face "
+        "Hub. Many of these pages give the value of `--tool-call-parser`.\n",
         "| the model's name contains | `tool_call_parser` | source |", "|---|---|---|",
         *(f"| {one.get('shown') or readable(one['pattern'])} | `{one['parser']}` | "
           f"{sources.index(one.get('source', data['source'])) + 1} |" for one in data["families"]), "",
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(sources, 1)), "",
+        "## Reasoning, by model family\n",
+        "A reasoning parser moves the reasoning from the field `content` of an answer into the field `reasoning`. "
+        "A model that does not think, such as Qwen3-235B-A22B-Instruct-2507, needs none: the parser `qwen3` can "
+        "count its whole answer as reasoning.\n",
+        "For gpt-oss, vLLM sets the parser itself, so no field is needed. `render` prints a warning if "
+        "`reasoning_parser` is not a parser of the model.\n",
+        "| the model's name contains | `reasoning_parser` | source |", "|---|---|---|",
+        *(f"| {one.get('shown') or readable(one['pattern'])} | {reasoning_cell(one)} | "
+          f"{reasoning_sources.index(one.get('source', data['reasoning_source'])) + 1} |"
+          for one in data["reasoning"]), "",
+        f"Sources, read on {data['read']}:\n",
+        *(f"{number}. {source}" for number, source in enumerate(reasoning_sources, 1)), "",
         "## Models with a recipe\n",
-        "vLLM's recipes name these parsers. [The catalog of models](models.md) describes the recipes. If a model has "
-        "a recipe, stackgen uses the recipe and not the model's family.\n",
+        "vLLM's recipes name these parsers. If a recipe names none, the table contains the parser of the model's "
+        "family. [The catalog of models](models.md) describes the recipes. If a recipe names a parser, stackgen uses "
+        "it and not that of the model's family.\n",
         "| model | `tool_call_parser` | `reasoning_parser` |", "|---|---|---|",
         *(f"| {one.model} | {parser_cell('tool_call_parser', one)} | {parser_cell('reasoning_parser', one)} |"
           for one in load_packaged().models if one.tool_call_parser or one.reasoning_parser), "",
@@ -258,10 +274,16 @@ def parsers():
     return "\n".join(parts)
 
 
+def reasoning_cell(family):
+    return f"`{family['parser']}`" + (", which vLLM sets itself" if family.get("automatic") else "")
+
+
 def parser_cell(field, entry):
     value = getattr(entry, field)
     if not value:
-        return "-"
+        # what the family's table says
+        fact = find_parser(field, entry.model)
+        return "-" if fact is None else f"`{fact.value}`" + (", which vLLM sets itself" if fact.automatic else "")
     return f"`{value}`" if accepts(field, value) else f"`{value}`, which vLLM {PINNED['vllm']} does not have"
 
 

@@ -25,7 +25,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 __all__ = [
-    "pytest_collection_modifyitems", "pytest_configure", "pytest_itemcollected", "pytest_runtest_logreport",
+    "pytest_collection_modifyitems", "pytest_configure", "pytest_ignore_collect", "pytest_itemcollected",
+    "pytest_runtest_logreport",
     "pytest_sessionfinish", "pytest_terminal_summary", "pytest_xdist_make_scheduler",
 ]  # fmt: skip
 
@@ -34,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE_GROUPS = ("engines", "front")
 PARTS = (*ENGINE_GROUPS, "containers", "no containers")
 SLOWEST = 10
+# value of -m → the mark that a file must name to have a test in this run
+MARK_OF_RUN = {"docker": "docker", "docker and not engine": "docker", "engine": "engine"}
 
 _started = time.monotonic()
 _seconds: Counter[str] = Counter()
@@ -42,12 +45,16 @@ _slowest: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
 
 @cache
+def _text_of(file: str) -> str:
+    try:
+        return (ROOT / file).read_text()
+    except OSError:
+        return ""
+
+
 def group_of(file: str) -> str:
     """The group of a test file (path from the repository's root): that of its mark `xdist_group`, else the file."""
-    try:
-        found = re.search(r'xdist_group\("([^"]+)"\)', (ROOT / file).read_text())
-    except OSError:
-        found = None
+    found = re.search(r'xdist_group\("([^"]+)"\)', _text_of(file))
     return found[1] if found else file
 
 
@@ -82,7 +89,18 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skips the files without the mark that scripts/test selects: importing them takes each worker 10 s."""
+    mark = MARK_OF_RUN.get(config.getoption("markexpr"))
+    if mark and collection_path.name.startswith("test_") and collection_path.suffix == ".py":
+        return f"mark.{mark}" not in _text_of(str(collection_path)) or None
+    return None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in {mark.name for mark in item.iter_markers()} & {*MARK_OF_RUN.values()}:
+        if f"mark.{mark}" not in _text_of(item.nodeid.partition("::")[0]):
+            raise pytest.UsageError(f'{item.nodeid} has the mark "{mark}", but its file does not name the mark')
     item.user_properties.append(("part", part_of(item)))
 
 

@@ -128,7 +128,9 @@ class Manifest(_Part):
     )
     created: str = Field(description="When the bundle was created, in UTC (RFC 3339)")
     platform: str = Field(pattern=r"^linux/[a-z0-9]+(/[a-z0-9]+)?$", description="Platform of all images: linux/amd64")
-    bases: tuple[BaseBundle, ...] = Field((), description="Earlier bundles that have the blobs without pieces")
+    bases: tuple[BaseBundle, ...] = Field(
+        (), description="Earlier bundles. They contain the blobs for which this bundle has no pieces"
+    )
     images: tuple[Image, ...] = Field(description="Images of the stack's services")
     models: tuple[Model, ...] = Field(description="Weights")
     store_volume: str = Field("", description="Docker volume that is the store of weights; empty if it is a folder")

@@ -124,7 +124,7 @@ class _Paths:
         if COPIED.fullmatch(place):
             return self._add_file(place, path, real)
         if place.startswith("gateway.tls."):
-            sentence = f"{place}: {path} (TLS keys are in no bundle; a generated one is created again)"
+            sentence = f"{place}: {path} (certificates and keys are in no bundle: copy this file by hand)"
             self.needed.append(sentence)
         elif MOUNT.fullmatch(place):
             self.needed.append(f"{place}: {path} (a bundle does not contain `mounts`: copy it by hand)")

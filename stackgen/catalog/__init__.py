@@ -7,12 +7,17 @@ from stackgen.catalog.lookup import (
     Match,
     find_access,
     find_model,
+    find_non_thinking,
     find_parser,
+    find_parsers,
     find_tool_parser,
+    find_variant_parser,
+    match_variant,
 )
 from stackgen.catalog.store import Catalog, load_catalog, load_packaged
 
 __all__ = [
-    "Access", "Catalog", "Entry", "Fact", "Match", "Snapshot", "Variant", "find_access", "find_model", "find_parser",
-    "find_tool_parser", "load_catalog", "load_packaged",
+    "Access", "Catalog", "Entry", "Fact", "Match", "Snapshot", "Variant", "find_access", "find_model",
+    "find_non_thinking", "find_parser", "find_parsers", "find_tool_parser", "find_variant_parser", "load_catalog",
+    "load_packaged", "match_variant",
 ]  # fmt: skip

@@ -25,11 +25,11 @@ USABLE = frozenset({
     "--limit-mm-per-prompt", "--linear-backend", "--load-format", "--mamba-backend", "--mamba-cache-mode",
     "--mamba-ssm-cache-dtype", "--max-model-len", "--max-num-batched-tokens", "--max-num-seqs", "--media-io-kwargs",
     "--mm-encoder-tp-mode", "--mm-processor-cache-gb", "--mm-processor-cache-type", "--moe-backend",
-    "--quantization", "--reasoning-config", "--runner", "--tokenizer-mode", "--trust-remote-code",
-    "--video-pruning-rate",
+    "--quantization", "--reasoning-config", "--runner", "--tokenizer-mode", "--video-pruning-rate",
 })  # fmt: skip
 Parser = Literal["tool_call_parser", "reasoning_parser"]
 PARSER_FLAGS: dict[Parser, str] = {"tool_call_parser": "--tool-call-parser", "reasoning_parser": "--reasoning-parser"}
+CODE = "--trust-remote-code"
 # stackgen sets them from the number of GPUs
 OWN = frozenset({"--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"})
 # flags whose value is a path: of the recipe's machine, not of a container
@@ -102,6 +102,9 @@ def _refuse(argument: Argument, version: str) -> str:
         removed = REMOVED_FLAGS["vllm"].get(flag)
         return f"vLLM {version} has no flag {flag}" + (f": {removed}" if removed else "")
     names = set(argument.entry["names"])
+    if CODE in names:
+        return ("it runs Python code from the model's repository, and most models no longer need it: set "
+                "`trust_remote_code` only if vLLM asks for it")  # fmt: skip
     if not names & (USABLE | OWN):
         return "stackgen leaves it out: it loads code, or sets a file, a port or a name"
     if argument.value is not None:

@@ -16,7 +16,7 @@ from stackgen.spec.types import guess_parameters
 
 __all__ = [
     "Budget", "Found", "Query", "find_hardware", "fits", "hardware_names", "memory_floor", "parameter_count", "search",
-    "suggest_names", "weight_bytes",
+    "suggest_names", "variant_size", "weight_bytes",
 ]  # fmt: skip
 
 GB = 10**9
@@ -71,6 +71,14 @@ def parameter_count(text: str | None) -> float | None:
     return float(match[1]) * UNITS[match[2].upper()] if match else None
 
 
+def variant_size(entry: Entry, variant: Variant) -> str | None:
+    """The number of parameters of the variant, such as `4B`: a variant can be another model of the family."""
+    own, base = guess_parameters(variant.model), guess_parameters(entry.model)
+    if own and base and own != base:
+        return f"{own / 10**9:g}B" if own >= 10**9 else f"{own / 10**6:g}M"
+    return entry.parameters
+
+
 def memory_floor(entry: Entry, variant: Variant) -> int:
     """Bytes that the variant needs at least: the recipe's figure, or its weights alone if these are larger.
 
@@ -92,8 +100,9 @@ def weight_bytes(entry: Entry, variant: Variant) -> int:
 def fits(entry: Entry, variant: Variant, budget: Budget) -> bool:
     """Whether nothing that the catalog knows says that the variant does not fit."""
     first = FIRST_COMPUTE.get(variant.precision)
-    # AMD's names, such as gfx942, are no numbers
-    if first and not variant.hardware and re.fullmatch(r"\d+\.\d+", budget.compute) and float(budget.compute) < first:
+    number = re.fullmatch(r"\d+\.\d+", budget.compute)
+    # AMD's names, such as gfx942, are no numbers: the recipes with these formats name NVIDIA GPUs only
+    if first and not variant.hardware and budget.compute and not (number and float(number[0]) >= first):
         return False
     return memory_floor(entry, variant) <= budget.memory * budget.count * SHARE
 
@@ -101,21 +110,25 @@ def fits(entry: Entry, variant: Variant, budget: Budget) -> bool:
 def search(snapshot: Snapshot, query: Query) -> list[Found]:
     """The models that match, the smallest first."""
     found = [Found(entry, variant) for entry in snapshot.models if _matches(entry, query)
-             for variant in _choose(entry, query.budget)]  # fmt: skip
-    return sorted(found, key=lambda one: (parameter_count(one.entry.parameters) or 0, one.entry.model.lower()))
+             for variant in _choose(entry, query) if _has_size(variant_size(entry, variant), query)]  # fmt: skip
+    return sorted(
+        found, key=lambda one: (parameter_count(variant_size(one.entry, one.variant)) or 0, one.entry.model.lower())
+    )
 
 
-def _choose(entry: Entry, budget: Budget | None) -> Iterator[Variant]:
-    variants = sorted(entry.variants, key=lambda one: memory_floor(entry, one))
-    if budget is None:
-        yield own_variant(entry)
+def _choose(entry: Entry, query: Query) -> Iterator[Variant]:
+    # a word that is not about the model, such as `int4`, is about the variant
+    words = [word.lower() for word in query.words if word.lower() not in _own_text(entry)]
+    named = [one for one in entry.variants if all(word in _variant_text(one) for word in words)]
+    variants = sorted(named, key=lambda one: memory_floor(entry, one))
+    if query.budget is None:
+        yield from variants[-1:] if words else [own_variant(entry)]
     # more bits are more exact
-    elif able := [one for one in variants if fits(entry, one, budget)]:
+    elif able := [one for one in variants if fits(entry, one, query.budget)]:
         yield able[-1]
 
 
 def _matches(entry: Entry, query: Query) -> bool:
-    size = parameter_count(entry.parameters)
     if query.servable and all(why_not(entry, one) for one in entry.variants):
         return False
     if not all(word.lower() in text for text in (_text(entry),) for word in query.words):
@@ -124,19 +137,30 @@ def _matches(entry: Entry, query: Query) -> bool:
         return False
     if query.reasoning and not find_parser("reasoning_parser", entry.model):
         return False
-    # an unknown size or context matches no limit
-    if query.smallest is not None and (size is None or size < query.smallest):
-        return False
-    if query.largest is not None and (size is None or size > query.largest):
-        return False
+    # an unknown context matches no limit
     if query.context is not None and (entry.context or 0) < query.context:
         return False
     return (not query.task or query.task in entry.tasks) and (not query.hardware or query.hardware in entry.verified)
 
 
+def _has_size(text: str | None, query: Query) -> bool:
+    size = parameter_count(text)
+    # an unknown size matches no limit
+    if size is None:
+        return query.smallest is None and query.largest is None
+    return size >= (query.smallest or 0) and (query.largest is None or size <= query.largest)
+
+
 def _text(entry: Entry) -> str:
-    words = (entry.model, entry.provider, *entry.tasks, entry.architecture, entry.parameters or "")
-    return " ".join((*words, *(f"{one.model} {one.precision}" for one in entry.variants))).lower()
+    return " ".join((_own_text(entry), *map(_variant_text, entry.variants)))
+
+
+def _own_text(entry: Entry) -> str:
+    return " ".join((entry.model, entry.provider, *entry.tasks, entry.architecture, entry.parameters or "")).lower()
+
+
+def _variant_text(variant: Variant) -> str:
+    return f"{variant.model} {variant.precision}".lower()
 
 
 def hardware_names(snapshot: Snapshot) -> dict[str, str]:

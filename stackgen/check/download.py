@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from stackgen.errors import MachineError, StackgenError
+from stackgen.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = ["download"]
 
@@ -17,9 +24,6 @@ def download(url: str, limit: int, timeout: float = 20.0) -> bytes:
 
     Raises StackgenError for a wrong URL, and MachineError if the server does not send the file.
     """
-    # a heavy import that most commands don't need
-    import httpx2
-
     if not url.startswith(("https://", "http://")):
         raise StackgenError(f"{url} is not a URL that stackgen reads", "use https:// or http://")
     end, data = time.monotonic() + TIME_LIMIT, bytearray()

@@ -7,10 +7,16 @@ the tensors in them. Format: github.com/huggingface/safetensors, "Format".
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stackgen.check.huggingface import HUB
+from stackgen.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = ["HubError", "read_hub_headers", "read_hub_start"]
 
@@ -34,9 +40,6 @@ def read_hub_headers(
     timeout: float = 10.0,
 ) -> dict[str, bytes]:
     """The beginning of each safetensors file in `files`, with its whole header. Raises HubError."""
-    # a heavy import that most commands don't need
-    import httpx2
-
     base = f"{endpoint.rstrip('/')}/{quote(model)}/resolve/{quote(revision or 'main', safe='')}"
     names = [name for name in files if name.endswith(".safetensors") and not name.startswith("adapter_")]
     # copies in other layouts, such as original/, are not loaded
@@ -85,8 +88,6 @@ def read_hub_start(
     timeout: float = 30.0,
 ) -> bytes:
     """The first `size` bytes of a file on the Hub, fewer if it is shorter. Raises HubError."""
-    import httpx2
-
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     url = f"{endpoint.rstrip('/')}/{quote(model)}/resolve/{quote(revision or 'main', safe='')}/{quote(file)}"
     try:

@@ -7,8 +7,15 @@ file sizes. The second one gets config.json: the file list of a gated model is p
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
+
+from stackgen.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = ["HUB", "HubLookup", "look_up_model"]
 
@@ -46,9 +53,6 @@ def look_up_model(
 
     If `file` is given, only this file counts as the download.
     """
-    # a heavy import that most commands don't need
-    import httpx2
-
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # a branch name may contain a slash, which must not become a path separator of the URL
     base, revision = endpoint.rstrip("/"), quote(revision or "main", safe="")

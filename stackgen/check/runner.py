@@ -254,7 +254,7 @@ def _make_result(check: Check, verdict: Verdict, seconds: float | None, model: s
         status=verdict.status,
         seconds=None if seconds is None else round(seconds, 4),
         message=clean(verdict.message),
-        hint=clean(verdict.hint),
+        hint=clean((context.session.target.reword or str)(verdict.hint)),
         evidence=clean(verdict.evidence),
         model=clean(model),
         notes=notes,

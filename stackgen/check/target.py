@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -28,7 +28,9 @@ class Target:
     - `observer`: observes the services behind the endpoint, if the stack is known.
     - `max_ttft` (s), `min_tokens_per_second`: override the limits of the options.
     - `ca_file`: the only certificate to trust, for a stack with its own CA.
+    - `server_name`: the name that the server's certificate must contain, if this is not the host of the URL.
     - `key_names`: the environment variables that may contain the key.
+    - `reword`: changes texts about the server, whose commands are those of Compose. None: they are right.
     - `secrets`: other values that no report may contain, because the server may know and repeat them.
 
     The repr hides the key and the secrets. Raises StackgenError for a key that no HTTP header can carry.
@@ -44,8 +46,10 @@ class Target:
     max_ttft: float | None = None
     min_tokens_per_second: float | None = None
     ca_file: str | None = None
+    server_name: str | None = None
     key_names: tuple[str, ...] = field(default=(), compare=False)
     secrets: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    reword: Callable[[str], str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # the HTTP client would reject such a key too, but with the key in its message

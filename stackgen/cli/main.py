@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure (drift, unhealthy), 2 wrong input, 3 this machi
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import os
 import sys
@@ -129,8 +130,6 @@ def _refuse_dashes(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None
 
 def _describe(error: OSError) -> tuple[str, str]:
     """The message and the hint for an error of the system."""
-    import errno
-
     hints = {
         errno.EACCES: "check the owner and the mode of the file and of its folders",
         errno.EISDIR: "stackgen writes a file there: move the folder away",

@@ -12,10 +12,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stackgen.cli.scrub import scrub
+from stackgen.lazy import LazyModule
 from stackgen.plan import Plan
 
 if TYPE_CHECKING:
+    from rich import console as rich_console
+    from rich import filesize as rich_filesize
+    from rich import live as rich_live
+    from rich import progress as rich_progress
+    from rich import table as rich_table
+    from rich import text as rich_text
     from rich.progress import TaskID
+else:
+    rich_console = LazyModule("rich.console")
+    rich_filesize = LazyModule("rich.filesize")
+    rich_live = LazyModule("rich.live")
+    rich_progress = LazyModule("rich.progress")
+    rich_table = LazyModule("rich.table")
+    rich_text = LazyModule("rich.text")
 
 __all__ = ["show_bytes", "show_progress"]
 
@@ -48,27 +62,26 @@ def show_progress(mode: str, plan: Plan) -> Iterator[Callable[[str, str], None]]
 
 @contextmanager
 def _live_table(plan: Plan, start: float) -> Iterator[Callable[[str, str], None]]:
-    # only a terminal needs rich, and its import is slow
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
     phases = {service.name: ("waiting", start) for service in plan.services}
 
-    def build_table() -> Table:
-        grid = Table.grid(padding=(0, 2))
+    def build_table() -> rich_table.Table:
+        grid = rich_table.Table.grid(padding=(0, 2))
         for name, (phase, since) in phases.items():
             mark = {"ready": "[green]●[/]", "answered": "[green]✔[/]", "complete": "[green]✔[/]"}.get(
                 phase, "[yellow]…[/]"
             )
             mark = "[red]✘[/]" if phase.startswith(("failed", "start failed")) else mark
             # Text: rich would take brackets for markup, also those of `[key]`
-            grid.add_row(mark, Text(scrub(name)), Text(scrub(phase)), f"[dim]{time.monotonic() - since:.0f} s[/]")
+            grid.add_row(
+                mark,
+                rich_text.Text(scrub(name)),
+                rich_text.Text(scrub(phase)),
+                f"[dim]{time.monotonic() - since:.0f} s[/]",
+            )
         return grid
 
     # built at each refresh, so that the seconds also count between two phases
-    with Live(get_renderable=build_table, console=Console(stderr=True), refresh_per_second=4):
+    with rich_live.Live(get_renderable=build_table, console=rich_console.Console(stderr=True), refresh_per_second=4):
 
         def update_phase(service: str, phase: str) -> None:
             phases[service] = (phase, time.monotonic())
@@ -115,18 +128,23 @@ def _byte_lines() -> Callable[[str, int, int], None]:
 
 @contextmanager
 def _byte_bars() -> Iterator[Callable[[str, int, int], None]]:
-    # only a terminal needs rich, and its import is slow
-    from rich.console import Console
-    from rich.filesize import decimal
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[amount]}"),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    columns = (
+        rich_progress.TextColumn("{task.description}", markup=False),
+        rich_progress.BarColumn(),
+        rich_progress.TextColumn("{task.fields[amount]}"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=rich_console.Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:
-            amount = f"{decimal(done)} / {decimal(total)}" if total >= 1000 else f"{done}/{total}" if total else ""
+            amount = (
+                f"{rich_filesize.decimal(done)} / {rich_filesize.decimal(total)}"
+                if total >= 1000
+                else f"{done}/{total}"
+                if total
+                else ""
+            )
             if what not in tasks:
                 tasks[what] = bars.add_task(scrub(what), total=total or None, amount=amount)
             bars.update(tasks[what], completed=done, total=total or None, amount=amount)

@@ -12,9 +12,12 @@ from stackgen.client.base import BaseClient
 from stackgen.client.call import Answer, Call, malformed_response
 from stackgen.client.sdk import async_sdk, translate_error
 from stackgen.errors import StackgenError
+from stackgen.lazy import LazyModule
 
 if TYPE_CHECKING:
     import openai
+else:
+    openai = LazyModule("openai")
 
 __all__ = ["AsyncClient"]
 
@@ -53,9 +56,6 @@ class AsyncClient(BaseClient):
         **extra: Any,
     ) -> AsyncIterator[str]:
         """See `Client.stream`."""
-        # imported late: the SDK takes half a second
-        import openai
-
         call = await self._prepare_call(prompt, model, system, temperature, max_tokens, extra)
         raw = await self._send(call, call.stream_request)
         caught: BaseException | None = None

@@ -14,9 +14,12 @@ from stackgen.check.target import Target
 from stackgen.client.call import Answer, Call, malformed_response, request_fields
 from stackgen.client.sdk import fetch_models, pick_model, sync_sdk, translate_error
 from stackgen.errors import StackgenError
+from stackgen.lazy import LazyModule
 
 if TYPE_CHECKING:
     import openai
+else:
+    openai = LazyModule("openai")
 
 __all__ = ["Answer", "ask", "complete", "resolve_model", "stream_text"]
 
@@ -87,9 +90,6 @@ def stream_text(client: openai.OpenAI, call: Call, target: Target, timeout: floa
 
     Raises StackgenError without the key, also after the last text.
     """
-    # imported late: the SDK takes half a second
-    import openai
-
     raw = _send(client, call.stream_request, call, target, timeout)
     problem: StackgenError | None = None
     # the caller's code runs outside of this block, so any failure in the block is the server's fault

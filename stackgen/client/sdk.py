@@ -19,15 +19,19 @@ from stackgen.check.options import Options
 from stackgen.check.target import Target
 from stackgen.check.transport.answer import refuses_few_tokens
 from stackgen.check.transport.faults import Fault, classify
-from stackgen.check.transport.http_client import CONNECT_SECONDS, tls_context
+from stackgen.check.transport.http_client import CONNECT_SECONDS, set_server_name, tls_context
 from stackgen.check.transport.redact import Redactor
 from stackgen.check.transport.session import Reply, Session, content_type, error_message
 from stackgen.client.call import LOGS_HINT
 from stackgen.errors import StackgenError, StartError
+from stackgen.lazy import LazyModule
 
 if TYPE_CHECKING:
     import httpx2
     import openai
+else:
+    httpx2 = LazyModule("httpx2")
+    openai = LazyModule("openai")
 
 __all__ = ["KEY_REJECTED", "ModelList", "async_sdk", "fetch_models", "pick_model", "sync_sdk", "translate_error"]
 
@@ -55,26 +59,21 @@ class ModelList:
 
 def sync_sdk(target: Target, timeout: float, retries: int = 0) -> openai.OpenAI:
     """The SDK's client for a target; the caller must close it. `timeout` is in seconds, for each read."""
-    import httpx2
-    import openai
-
     http = httpx2.Client(**_http(target, timeout))
-    # the SDK needs some key; `_replace_headers` removes the placeholder from each request
-    http.event_hooks = {"request": [lambda request: _replace_headers(request, target.api_key)]}
+    # the SDK needs some key; `_prepare` removes the placeholder from each request
+    http.event_hooks = {"request": [lambda request: _prepare(request, target)]}
     return openai.OpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
                          max_retries=retries, timeout=http.timeout)  # fmt: skip
 
 
 def async_sdk(target: Target, timeout: float, retries: int = 0) -> openai.AsyncOpenAI:
     """`sync_sdk` for asyncio."""
-    import httpx2
-    import openai
 
-    async def replace_headers(request: httpx2.Request) -> None:
-        _replace_headers(request, target.api_key)
+    async def prepare(request: httpx2.Request) -> None:
+        _prepare(request, target)
 
     http = httpx2.AsyncClient(**_http(target, timeout))
-    http.event_hooks = {"request": [replace_headers]}
+    http.event_hooks = {"request": [prepare]}
     return openai.AsyncOpenAI(base_url=target.base_url, api_key=target.api_key or "unused", http_client=http,
                               max_retries=retries, timeout=http.timeout)  # fmt: skip
 
@@ -144,8 +143,6 @@ def translate_error(error: BaseException, target: Target, model: str, timeout: f
 
     Raise the stackgen error outside the except block: the SDK's exceptions contain the request with the key.
     """
-    import openai
-
     redact = Redactor(target.api_key)
     problem: StackgenError
     if isinstance(error, openai.APIStatusError):
@@ -172,8 +169,6 @@ def key_error(target: Target) -> StackgenError:
 
 
 def _http(target: Target, timeout: float) -> dict[str, Any]:
-    import httpx2
-
     # the SDK's defaults (600 s, three attempts) would hide the failure
     return {
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
@@ -185,15 +180,16 @@ def _http(target: Target, timeout: float) -> dict[str, Any]:
     }
 
 
-def _replace_headers(request: httpx2.Request, key: str | None) -> None:
-    """Removes the headers that the SDK adds from OPENAI_* variables, and sets the target's own key."""
+def _prepare(request: httpx2.Request, target: Target) -> None:
+    """Removes the headers that the SDK adds from OPENAI_* variables, and sets the target's own key and server name."""
+    set_server_name(request, target)
     # these variables are for OpenAI's servers; OPENAI_CUSTOM_HEADERS has `Name: value` lines
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
     added = {line.partition(":")[0].strip().lower() for line in lines}
     for header in ("openai-organization", "openai-project", "authorization", *(added - REQUIRED_HEADERS)):
         request.headers.pop(header, None)
-    if key:
-        request.headers["Authorization"] = f"Bearer {key}"
+    if target.api_key:
+        request.headers["Authorization"] = f"Bearer {target.api_key}"
 
 
 def _unknown_model(target: Target, model: str, names: tuple[str, ...]) -> StackgenError:

@@ -103,7 +103,8 @@ def _context(recipe: Recipe, model: ServedModel, output_tokens: int) -> Iterator
         # not `field`: FastChat has none, and the model's own length is often enough
         yield Problem("note", f"{recipe.title} {sizes}: the model's own context length must be larger")
         return
-    too_small = f"{recipe.title} {sizes}, but the context has {context:,}"
+    source = "" if model.own_length else " (from the catalog of models)"
+    too_small = f"{recipe.title} {sizes}, but the context has {context:,}{source}"
     # some chat templates leave out the tools, and then the first prompt fits
     if sends.prompt_tokens >= context:
         yield Problem("does not work", too_small, field)
@@ -116,7 +117,7 @@ def _context(recipe: Recipe, model: ServedModel, output_tokens: int) -> Iterator
     if output_tokens < sends.max_output_tokens:
         name = "the file" if sends.output_setting == "file" else sends.output_setting
         text = f"{name} limits answers to {output_tokens:,} tokens instead of {sends.max_output_tokens:,}"
-        yield Problem("warning", f"{text}, because the context has {context:,}", field)
+        yield Problem("warning", f"{text}, because the context has {context:,}{source}", field)
 
 
 def _sizes(recipe: Recipe, output_tokens: int) -> str:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from stackgen.catalog import find_model
 from stackgen.engines.base import served_names
 from stackgen.errors import StackgenError
 from stackgen.plan import Endpoint, Plan
@@ -23,6 +24,7 @@ class ServedModel:
     - `source`: repository or folder of the weights, "" if unknown.
     - `place`: path of the model in the stack file, `models[0]`.
     - `command`: arguments of the engine, also those from `extra_args`.
+    - `catalog_length`: the context length that the catalog names for the model; None if it knows none.
     - `has_gateway`: whether requests pass the gateway.
     - `other_urls`: base URLs of the other replicas, if no gateway balances over them.
     """
@@ -34,6 +36,7 @@ class ServedModel:
     command: tuple[str, ...]
     has_gateway: bool
     other_urls: tuple[str, ...] = ()
+    catalog_length: int | None = None
 
     @property
     def engine(self) -> str:
@@ -42,11 +45,23 @@ class ServedModel:
 
     @property
     def context_length(self) -> int | None:
+        """Context length in tokens: as the stack sets it, else as the catalog names it; None if neither is known."""
+        return self.own_length or (self.catalog_length if self._takes_model_length else None)
+
+    @property
+    def own_length(self) -> int | None:
         """Context length in tokens as the stack sets it; None if the engine takes it from the model."""
         dialect = self.endpoint.dialect
         length = _read_count(self.command, dialect.context_flags)
         slots = _read_count(self.command, dialect.slots_flags) or 1
         return length // slots if length else None
+
+    @property
+    def _takes_model_length(self) -> bool:
+        """Whether the engine allows the whole context of the model: it has a flag, which is not set, and no slots."""
+        flags = self.endpoint.dialect.context_flags
+        others = ("--hf-overrides", "--json-model-override-args", "--rope-scaling")
+        return bool(flags) and not (self.endpoint.dialect.slots_flags or _read_flag(self.command, (*flags, *others)))
 
     @property
     def refuses_tools(self) -> bool:
@@ -70,7 +85,9 @@ def find_models(plan: Plan, models: Sequence[ModelSpec]) -> list[ServedModel]:
             has_gateway = plan.service(endpoint.service).role == "gateway"
             index = _find_index(models, names, endpoint)
             source, place = (models[index].model, f"models[{index}]") if index is not None else ("", "models")
-            found[key] = ServedModel(names, endpoint, source, place, service.command, has_gateway)
+            known = find_model(source) if source else None
+            found[key] = ServedModel(names, endpoint, source, place, service.command, has_gateway,
+                                     catalog_length=known.entry.context if known else None)  # fmt: skip
     return list(found.values())
 
 

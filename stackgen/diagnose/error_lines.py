@@ -24,11 +24,14 @@ RAISED = re.compile(
     r"\S*: (?:\w+ )?error: .*|error(?:: | while handling ).*|ERROR:\s+\S.*|Value error, .*|stackgen: .*|"
     r"(?:[Ee]rror|fatal): .*|Error response from daemon: .*|invalid spec: .*|"
     # native libraries and programs, which know no exceptions
+    r"Failed: Cuda error .*|"
     r"(?:rocBLAS|hipBLAS\w*|MIOpen\w*|ROCm|CUDA|HIP|HSA) [Ee]rror: .*|Memory (?:critical error|access fault) by .*|"
     r"ptxas (?:fatal|/\S+, line \d+; error) .*|nvcc fatal .*|NCCL WARN .*|Failed to initialize NVML.*|"
     r"(?:gguf|ggml|llama|clip|mtmd|common|srv|get|load)\w*(?: +\w+)?: (?:error|failed to|unable to|E )\b.*|"
     r"GGML_ASSERT.*|\S+:\d+: GGML_ASSERT.*|got exception: .*|exec \S+: .+|\S*python\S*: can't .*|"
     r"\S+: (?:cannot|can't|could not) \S.*|"
+    # of the kernel: WSL's GPU, and NVIDIA's driver
+    r"(?:\[ *[\d.]+\] )?(?:(?:misc dxg: )?(?:dxgk: )?dxgkio_make_resident: Ioctl failed: .*|NVRM: (?:.{1,40} )?Xid .*)|"
     # of Go
     r"panic: \S.*|"
     # of a shell that starts a program
@@ -38,6 +41,8 @@ RAISED = re.compile(
     # of Python, passed on without the name of the exception
     r".{0,200}?\b[a-z_]\w{3,60}\(\) (?:takes (?:from \d+ to )?\d+ positional arguments? but \d+ (?:was|were) given|"
     r"missing \d+ required positional arguments?: |got an unexpected keyword argument ').*|"
+    # of NVSHMEM, and of llama-server about the chat template
+    r"\S*nvshmem\S*:\d+: (?:non-zero status|NULL value).*|(?:srv +)?init: (?:init: )?chat template parsing error: .*|"
     # of C++, after `terminate called`
     r"what\(\): +\S.*|"
     # the body of a refused request, which people paste below the log
@@ -55,17 +60,21 @@ CRASH_BANNER = re.compile(
 # errors that follow from another error: every failed start ends with them, and they never show the reason
 CONSEQUENCES = re.compile(
     r"See root cause above|Engine core initialization failed|"
-    r"(?:[Ss]ee|check the) stack trace .*for (?:the )?r(?:oot cause|eason)|and was never "
+    # vLLM quotes the error of a worker before these words, and it may be all that was pasted
+    r"(?<![^']', please )(?:[Ss]ee|check the) stack trace .*for (?:the )?r(?:oot cause|eason)|and was never "
     r"healthy|EngineDeadError|"
     r"validation errors? for|exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
     r"(?:common_fit_params|llama_params_fit): encountered an error|common_init\w*: failed to load model|"
     r"load_model: failed to load (?:\w+ )?model, |Failed to load CLIP model from|Worker proc \S+ died unexpectedly|"
-    r"the service was healthy and ended|the service was never healthy and ended|"
+    # torch, after the ImportError of a library
+    r"Failed to load the backend extension: |the service was healthy and ended|the service was never healthy and ended|"
     r"^stackgen: ended with code .*: it stays down|"
     # raised by the subprocess that inspects the model's class, whose own exception is above
     r"\] failed to be inspected|returned non-zero exit status|^RuntimeError: Error raised in subprocess|"
     r"SubprocException: An exception occurred in a subprocess|Ptx assembly aborted due to errors|"
     r"(?:EngineCore|WorkerProc) (?:failed to start|hit an exception|encountered a fatal error)|"
+    # SGLang after an exception of a scheduler, which ends with SIGQUIT
+    r"scheduler died during initialization \(exit code: -?[13]\)|Rank \d+ scheduler is dead\. Please check|"
     r"Request failed after \d+ retries|gguf_init_from_\w+: failed to read tensor data|"
     r"llama_model_loader: failed to load model from|failed to get memory usage of mmproj|"
     # the compiler's own error is in the lines between
@@ -86,7 +95,7 @@ HINTS = re.compile(
     r"(?i)\b(?:errors?|fatal|fail(?:ed|ure|s)|cannot|can't|could not|couldn't|unable to|unknown|unsupported|"
     r"not (?:supported|found|permitted|allowed|compatible|available)|only supports?|invalid|mismatch|denied|refused|"
     r"no (?:compatible|suitable|matching|valid|usable)|no such|missing|critical|abort\w*|assert\w*|timed ?out|"
-    r"killed|incompatible|does(?: not|n't)|unauthorized|unhealthy|"
+    r"killed|incompatible|does(?: not|n't)|unauthorized|unhealthy|untolerated|insufficient|unschedulable|unbound|"
     r"requires?|must (?:be|not|match)|not implemented|still waiting|"
     r"forbidden|hanging|no available|exceed\w*|too (?:small|large|old|many|new))\b"
 )
@@ -97,7 +106,8 @@ OWN_REMEDY = re.compile(
 )
 # an exception without a message
 BARE = re.compile(r"^[\w.]+(?:Error|Exception)$")
-FRAME = re.compile(r'^\s+(?:File "|\S)|^\s*[\^~]+\s*$|^Traceback \(most recent')
+# events of Kubernetes are indented as well
+FRAME = re.compile(r'^\s+(?!(?:\S+\s+)?Warning\s+\w)(?:File "|\S)|^\s*[\^~]+\s*$|^Traceback \(most recent')
 # warnings that state a cause, however long before the error that follows from it
 STATED = re.compile(
     r"(?i)failed to import|undefined symbol|cannot open shared object|variable is not set\. Defaulting|"

@@ -22,6 +22,7 @@ __all__ = [
     "find_endings",
     "find_failed_request",
     "find_key_lines",
+    "find_last_request",
     "has_been_ready",
     "has_certain_error",
     "has_crashed",
@@ -51,7 +52,7 @@ CRASHED = re.compile(
     r"and was never healthy|EngineDeadError|^(?:[\w.-]+ )?exited with code (?!(?:0|130|143)\b)\d|\(core dumped\)|"
     r"^(?:\S+: line \d+:\s+\d+\s+)?(?:Segmentation fault|Illegal instruction|Bus error)\b|^!+ Segfault encountered|"
     # of SGLang, whose scheduler has ended
-    r"^Received sigquit from a child process|"
+    r"^Received sigquit from a child process|^Initialization failed\. warmup error|"
     r"^Fatal Python error: |^terminate called (?:after|without)|^(?:ERROR:\s+)?\[Errno 9[89]\] error while attempting"
 )
 # an engine that prints one of these lines did not become ready
@@ -93,6 +94,12 @@ def last_status(text: str) -> int | None:
     last = next(iter(deque(ANSWERED.finditer(text), maxlen=1)), None)
     # llama-server logs no status, but one line for a refused request and another for an answered one
     return int(last["status"] or last["status2"] or ("400" if last["refused"] else "200")) if last else None
+
+
+def find_last_request(text: str) -> str:
+    """The last request in the log with its status; "" for a log that shows no answer."""
+    last = next(iter(deque(ANSWERED.finditer(text), maxlen=1)), None)
+    return last[0].strip() if last else ""
 
 
 def find_failed_request(text: str) -> str:

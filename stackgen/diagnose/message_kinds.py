@@ -184,11 +184,13 @@ def find_kind(text: str) -> Kind:
     return next((one for one in KINDS if one.pattern.search(text)), OTHER)
 
 
-def describe_step(kind: Kind, concerned: Sequence[Concerned], tested: Sequence[str], *, has_stack: bool) -> str:
+def describe_step(
+    kind: Kind, concerned: Sequence[Concerned], tested: Sequence[str], *, has_stack: bool, features: str = ""
+) -> str:
     """The next step: the settings of the stack to change, or where else the value comes from.
 
     `tested` are settings that the program tests, whether the stack sets them or not. Without a stack, nothing is said
-    about what stack.yaml sets.
+    about what stack.yaml sets, but `features` are those that the code belongs to.
     """
     if concerned:
         step = kind.change if len(concerned) > 1 else kind.change.replace(" (with several, one at a time)", "")
@@ -196,6 +198,8 @@ def describe_step(kind: Kind, concerned: Sequence[Concerned], tested: Sequence[s
     named = f" (the program tests {', '.join(tested[:SHOWN])})" if tested else ""
     if has_stack or not kind.otherwise.startswith(NOT_SET):
         return f"{kind.otherwise}{named}"
+    if features and not tested:
+        named = f" (the code belongs to {features})"
     return f"look in stack.yaml for the setting that asks for this{named}; if there is none: {_unknown_origin(kind)}"
 
 

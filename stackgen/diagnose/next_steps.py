@@ -104,12 +104,12 @@ INTERNAL = re.compile(
     r"(?:$|: )|GGML_ASSERT|^assert ", re.M
 )  # fmt: skip
 COMMON = (
-    "search the issues of the engine's project for this message and for the engine's version (at the start of the "
-    "log); if nobody has reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a "
-    "report needs, without secrets"
+    "search the issues of {project} for this message and for its version (at the start of the log); if nobody has "
+    "reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a report needs, without "
+    "secrets"
 )
 SHORT = (
-    "if this does not help, search the issues of the engine's project for the message, or report it with `stackgen "
+    "if this does not help, search the issues of {project} for the message, or report it with `stackgen "
     "diagnose --bundle FILE`"
 )
 SILENT = (
@@ -127,12 +127,15 @@ def describe_next_steps(
     advice: str = "",
     certain: bool = True,
     served: bool = False,
+    component: str = "",
+    features: str = "",
 ) -> str:
     """The next steps for a failure that shows `lines`, without prefixes.
 
     `maker` is `Evidence.gpu_maker`, `settings` are those of `settings.find_touched_settings`, `advice` is text of the
     log that may advise something. Without `certain`, no line is an error, so no place is named. `served` says whether
-    the server has answered a request.
+    the server has answered a request. `component` is a program around the engines that wrote the log, `features` are
+    those of `features.describe_features`.
     """
     text = "\n".join(lines)
     name, gpu, memory = COMMANDS["intel" if not maker and INTEL.search(text) else maker]
@@ -155,6 +158,11 @@ def describe_next_steps(
             f"the lines concern these settings: {', '.join(settings[:4])}; compare their values with the model's "
             "page and the engine's `--help`; as a test, start once without them"
         )
+    elif features and certain:
+        steps.append(
+            f"the failing code belongs to {features}: as a test, start once without it, or with another value, if you "
+            "have set it; if the failure is then gone, search the release notes of newer versions for this feature"
+        )
     if engine and lines and not steps and not INTERNAL.search(text) and not SIGNAL.search(text):
         steps.append(
             "read the model's page, which often names the version and the flags that the model needs; as a test, "
@@ -171,7 +179,8 @@ def describe_next_steps(
             "with another version of the image"
         )
     steps.append(SHORT if steps else COMMON)
-    return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory)
+    project = component or "the engine's project"
+    return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory, project=project)
 
 
 def explain_system_errors(text: str) -> list[str]:

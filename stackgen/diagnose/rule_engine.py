@@ -12,10 +12,12 @@ from stackgen.diagnose.gpus import format_device, format_gpus, format_holders
 from stackgen.diagnose.log_lines import (
     find_failed_request,
     find_key_lines,
+    find_last_request,
     has_certain_error,
     has_crashed,
     has_served,
     is_below_error,
+    last_status,
     recent_lines,
     strip_prefix,
 )
@@ -32,6 +34,8 @@ from stackgen.stack.redactor import SecretRedactor
 
 __all__ = ["diagnose", "find_logged_errors", "find_survived_requests", "find_undecided_services"]
 
+# statuses of a request whose body the server can't read
+BAD_REQUEST = (400, 422)
 # vLLM logs at level ERROR that it answered a request with the client's mistake
 ANSWERED = re.compile(r"\bcode=4\d\d\b")
 
@@ -108,13 +112,20 @@ def find_logged_errors(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _find_logged_error(log: str) -> str:
-    """The line that stands for the errors of `log`: also one that only its level, or a traceback, marks as an error."""
+    """The line that stands for the errors of `log`: also one that only its level, or a traceback, marks as an error.
+
+    Without such a line, the last request, if the server refused its body.
+    """
     if has_certain_error(log):
         return next(reversed(find_key_lines(log, 1)), "")
     # the newest line comes first
     logged = [line.strip() for line in recent_lines(log, errors=True) if line.strip() and not ANSWERED.search(line)]
     cut = [line.strip() for line in recent_lines(log) if line.startswith("Traceback (most recent call last)")]
-    return next(reversed([line for line in logged if not line.startswith(("Traceback", "File "))] or logged or cut), "")
+    found = [line for line in logged if not line.startswith(("Traceback", "File "))] or logged or cut
+    # other refusals, such as 401 and 404, are common in logs of servers that others scan
+    if not found and last_status(log) in BAD_REQUEST:
+        found = [find_last_request(log)]
+    return next(reversed(found), "")
 
 
 def find_survived_requests(evidence: Evidence) -> tuple[str, ...]:

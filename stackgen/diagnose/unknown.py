@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from signal import Signals
 
-from stackgen.diagnose.evidence import Evidence, ServiceEvidence
+from stackgen.diagnose.components import find_component
+from stackgen.diagnose.evidence import Evidence, ServiceEvidence, detect_engine
+from stackgen.diagnose.features import describe_features
 from stackgen.diagnose.log_lines import (
     find_endings,
     find_key_lines,
@@ -111,14 +113,19 @@ def explain_lines(evidence: Evidence, service: str, lines: tuple[str, ...]) -> s
     engine = own.engine if own else ""
     model = (evidence.find_model(service) or (0, None))[1]
     text = "\n".join((*lines, read_frames(log, lines)))
+    settings = find_touched_settings(text, log, engine, model)
+    # a stack and the engine's line of its arguments show which features are in use
+    features = describe_features(text, engine or detect_engine(log)) if model is None and not settings else ""
     return describe_next_steps(
         lines,
         evidence.gpu_maker(service),
         engine,
-        find_touched_settings(text, log, engine, model),
+        settings,
         advice=lines_after(log, lines),
         certain=has_certain_error(log) or not own,
         served=has_served(log),
+        component="" if engine or detect_engine(log) else find_component(log),
+        features=features,
     )
 
 

@@ -13,12 +13,11 @@ from typing import Any
 from stackgen.doctor.adapter_facts import AdapterFacts
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
 from stackgen.spec import is_local
-from stackgen.targets.adapter import CONFIG, DEFAULT_RANK, WEIGHTS, adapter_rank, round_up_rank
+from stackgen.targets.adapter import CONFIG, WEIGHTS, adapter_rank, round_up_rank, served_rank
 from stackgen.targets.snapshot import repository_id
 
 __all__ = ["check_adapters"]
 
-LIMIT_FLAG = "--max-lora-rank"
 # initializations that change only the adapter; all other named ones also change the base model
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # what repackaged weights add to the name of a model
@@ -69,11 +68,12 @@ def _find_problems(
         return
     # another image may support more
     if not model.image:
-        yield from _find_unsupported(model, lora, facts.config, field)
+        yield from _find_unsupported(lora, facts.config, field, served_rank(inputs.command_of(model)))
     yield from _compare_base(inputs, model, lora, facts, field)
 
 
-def _find_unsupported(model: Any, lora: Any, config: dict[str, Any], field: str) -> Iterator[Result]:
+def _find_unsupported(lora: Any, config: dict[str, Any], field: str, limit: int) -> Iterator[Result]:
+    """`limit` is the highest rank that the rendered command accepts."""
     init = config.get("init_lora_weights")
     modules = [one for one in config.get("modules_to_save") or () if one not in ("classifier", "score")]
     found = [
@@ -88,10 +88,8 @@ def _find_unsupported(model: Any, lora: Any, config: dict[str, Any], field: str)
         yield fail(f"vLLM does not support the adapter {lora.name}", evidence=f"{CONFIG}: {', '.join(names)}",
                    fix="merge the adapter into its base model (PEFT: merge_and_unload), and serve the result",
                    place=field)  # fmt: skip
-    rank, limit = adapter_rank(config), model.max_lora_rank or DEFAULT_RANK
-    given = any(one.startswith(LIMIT_FLAG) for one in model.extra_args)
     # the rank of an adapter on this machine decides about the flag when the stack is rendered
-    if rank and rank > limit and not is_local(lora.path) and not given:
+    if (rank := adapter_rank(config)) and rank > limit and not is_local(lora.path):
         yield fail(f"the rank of the adapter {lora.name} is {rank}, and vLLM accepts ranks up to {limit}",
                    evidence=CONFIG, fix=f"set `max_lora_rank: {round_up_rank(rank)}`", place=field)  # fmt: skip
 

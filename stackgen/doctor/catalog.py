@@ -1,4 +1,4 @@
-"""Checks models against the catalog: the parser for tool calls, the first version of vLLM, and gated models.
+"""Checks models against the catalog: the parsers, the first version of vLLM, and gated models.
 
 The catalog is data of others, with a date. So these checks warn, and never say that a stack can't start.
 """
@@ -15,8 +15,9 @@ from stackgen.doctor.finding import DoctorInputs, Results, ok, warn
 from stackgen.flags import PINNED, load_flags
 from stackgen.flags.arguments import parse_arguments
 from stackgen.spec import is_local
+from stackgen.stack.names import find_better_parser, find_non_thinking
 
-__all__ = ["check_first_version", "check_gated", "check_tool_parser"]
+__all__ = ["check_first_version", "check_gated", "check_reasoning_parser", "check_tool_parser"]
 
 
 def _vllm_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, str]]:
@@ -38,12 +39,43 @@ def check_tool_parser(inputs: DoctorInputs) -> Results:
         evidence, path = f"{fact.origin}, {fact.date}", f"{place}.tool_call_parser"
         if model.tool_call_parser or _has_flag(model):
             known = model.tool_call_parser or "a parser in extra_args"
+            if model.tool_call_parser and (better := find_better_parser(model, "tool_call_parser")):
+                yield warn(
+                    f"{known} reads the tool calls of other models than {model.model}",
+                    evidence=f"{better.origin}, {better.date}: {better.value}",
+                    fix=f"set `tool_call_parser: {better.value}`", place=path,
+                )  # fmt: skip
+                continue
             yield ok("tool calls have a parser", evidence=f"{known}; {evidence} names {fact.value}", place=path)
         else:
             yield warn(
                 f"{model.model} has no parser for tool calls, so vLLM refuses requests with `tools`",
                 evidence=evidence, fix=f"set `tool_call_parser: {fact.value}` if clients send tools, as agents do",
                 place=path,
+            )  # fmt: skip
+
+
+def check_reasoning_parser(inputs: DoctorInputs) -> Results:
+    """The reasoning parser of a model reads the model's format, as far as the catalog knows it."""
+    for place, model, _ in _vllm_models(inputs):
+        given, path = model.reasoning_parser, f"{place}.reasoning_parser"
+        if given and (source := find_non_thinking(model)):
+            yield warn(
+                f"{model.model} does not think, and {given} can count its whole answer as reasoning",
+                evidence=source, fix="remove `reasoning_parser`", place=path,
+            )  # fmt: skip
+            continue
+        if not given or not find_parser("reasoning_parser", model.model):
+            continue
+        fact = find_better_parser(model, "reasoning_parser")
+        if fact is None:
+            yield ok(f"{given} reads the reasoning of {model.model}", place=path)
+        else:
+            fix = f"set `reasoning_parser: {fact.value}`"
+            yield warn(
+                f"{given} is the reasoning parser of other models, not of {model.model}",
+                evidence=f"{fact.origin}, {fact.date}: {fact.value}",
+                fix=f"remove `reasoning_parser`: vLLM sets {fact.value} itself" if fact.automatic else fix, place=path,
             )  # fmt: skip
 
 

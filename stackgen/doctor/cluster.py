@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from stackgen.doctor.cluster_facts import ClusterFacts, Node, Quota
+from stackgen.doctor.cluster_facts import ClusterFacts, Quota
+from stackgen.doctor.cluster_nodes import fits, place
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
 from stackgen.kubernetes.rules import find_mistakes
 from stackgen.kubernetes.rules.resources import parse_quantity
@@ -39,7 +40,7 @@ OLDEST = (1, 25)
 GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 LEVEL = "pod-security.kubernetes.io/enforce"
 RIGHT = "ask the cluster's administrator for permission to read this, or run `{}` yourself"
-ON_DEMAND = "a cluster that starts nodes on demand may still start one for the pod"
+ON_DEMAND = "if the cluster starts nodes on demand, it may still start a node for the pod"
 
 
 def _facts(inputs: DoctorInputs) -> ClusterFacts:
@@ -108,20 +109,6 @@ def _requests(pod: Mapping[str, Any], which: str = "requests") -> dict[str, Deci
     return total
 
 
-def _fits(node: Node, pod: Mapping[str, Any]) -> bool:
-    if not node.is_usable or any(node.labels.get(key) != value for key, value in pod.get("nodeSelector", {}).items()):
-        return False
-    return all(
-        effect == "PreferNoSchedule" or any(_tolerates(one, key, value, effect) for one in pod.get("tolerations", ()))
-        for key, value, effect in node.taints
-    )
-
-
-def _tolerates(one: Mapping[str, str], key: str, value: str, effect: str) -> bool:
-    is_same = one.get("operator") == "Exists" or one.get("value", "") == value
-    return one.get("key", key) == key and is_same and one.get("effect", effect) == effect
-
-
 def check_gpus(inputs: DoctorInputs) -> Results:
     """Nodes offer the GPUs that the pods request, through a device plugin."""
     facts = _facts(inputs)
@@ -145,30 +132,36 @@ def check_gpus(inputs: DoctorInputs) -> Results:
                 fix=f"install the vendor's device plugin, and check `kubectl describe nodes`; {ON_DEMAND}",
             )  # fmt: skip
             continue
-        # the largest pods first, each on the first node with room for it
-        free = {node.name: sizes[node.name] - (node.used or {}).get(resource, 0) for node in facts.nodes}
-        unplaced: Counter[str] = Counter()
-        for name, _, amount, pod in sorted(own, key=lambda one: -one[2]):
-            fitting = [node for node in facts.nodes if _fits(node, pod)]
-            if not any(sizes[node.name] >= amount for node in fitting):
-                yield fail(
-                    f"no node that {name} may use has {amount} × {resource}", evidence=seen,
-                    fix="compare `kubernetes.gpus_per_node`, `node_selector` and `tolerations` with `kubectl describe "
-                    f"nodes`; {ON_DEMAND}",
-                )  # fmt: skip
+        placeable, told = [], set[str]()
+        for name, _, amount, pod in own:
+            if any(sizes[node.name] >= amount for node in facts.nodes if fits(node, pod)):
+                placeable.append((name, amount, pod))
                 continue
-            place = next((node.name for node in fitting if free[node.name] >= amount), None)
-            if place is None:
-                unplaced[name] += 1
-            else:
-                free[place] -= amount
+            if name in told:
+                continue
+            told.add(name)
+            yield fail(
+                f"no node that {name} may use has {amount} × {resource}", evidence=seen,
+                fix="compare `kubernetes.gpus_per_node`, `node_selector` and `tolerations` with `kubectl describe "
+                f"nodes`; {ON_DEMAND}",
+            )  # fmt: skip
+        unplaced = place(placeable, facts.nodes, resource)
         for name, count in unplaced.items():
             yield warn(
                 f"{count} {'pod' if count == 1 else 'pods'} of {name} will wait for free GPUs ({resource})",
                 evidence=seen, fix=f"free GPUs, add a node, or lower `replicas`; {ON_DEMAND}",
             )  # fmt: skip
-        if not unplaced and all(any(sizes[node.name] >= one[2] for node in facts.nodes if _fits(node, one[3]))
-                                for one in own):  # fmt: skip
+        # pods that have room if each is put in the right place, but a scheduler places each pod alone
+        blocked = Counter[str]() if unplaced else place(placeable, facts.nodes, resource, spread=True)
+        for name, count in blocked.items():
+            others = " and ".join(dict.fromkeys(other for other, _, _ in placeable if other != name))
+            yield warn(
+                f"{count} {'pod' if count == 1 else 'pods'} of {name} may wait forever for free GPUs ({resource}): the "
+                f"scheduler may put pods of {others} on nodes that {name} needs",
+                evidence=seen, fix="label the nodes, and give each model its own `kubernetes.node_selector`, or add a "
+                "node",
+            )  # fmt: skip
+        if not unplaced and not blocked and len(placeable) == len(own):
             if has_uses:
                 yield ok(f"nodes have {resource} for all pods", evidence=seen)
             else:

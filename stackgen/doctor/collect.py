@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from stackgen.doctor.adapter_facts import AdapterFacts, read_adapter_facts
+from stackgen.doctor.certificate import find_tls_problem
 from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.facts import Host
 from stackgen.doctor.finding import DoctorInputs, EnvFacts
@@ -135,6 +136,7 @@ def collect_inputs(
         changes=tuple(compare(files, stack.output)),
         others=compare_folders((folder for name, folder in host.projects or () if name == stack.plan.name), base),
         missing=tuple(_find_missing_files(stack, base)),
+        tls_problem=find_tls_problem(stack.spec, base),
         compose_file=_read_compose_file(stack.output / files[0].path, files[0].text),
         cluster=cluster,
     )

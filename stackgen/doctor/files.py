@@ -16,8 +16,8 @@ __all__ = [
 
 # for machines without Internet access
 LOAD_IMAGE = (
-    "copy it from a machine that has it with `docker save` and `docker load`, or create a bundle of the stack there "
-    "with `stackgen bundle create`"
+    "copy the image with `docker save` and `docker load` from a machine that has it, or create a bundle of the stack "
+    "there with `stackgen bundle create`"
 )
 
 
@@ -85,7 +85,7 @@ def check_project_folder(inputs: DoctorInputs) -> Results:
                       evidence="the list of containers is unknown", place="name")  # fmt: skip
     elif inputs.others.gone:
         yield warn(
-            f"the containers of {name} were started in another folder, which has no stack any more",
+            f"the containers of {name} were started in another folder, which no longer contains a stack",
             evidence=", ".join(inputs.others.gone),
             fix=f"if you moved the stack, `stackgen up {folder}` continues here. Otherwise, set another `name:`",
             place="name",
@@ -103,7 +103,7 @@ def check_image_pins(inputs: DoctorInputs) -> Results:
         if ":" not in PurePosixPath(image).name or image.endswith((":latest", ":nightly")):
             place = next((f"{place}.image" for place, model in inputs.model_specs() if model.image == image), "")
             yield warn(
-                f"image {image} is not pinned to a version: the image can change at any pull",
+                f"image {image} is not pinned to a version: each pull can get another image",
                 fix="use a version tag or a digest (image@sha256:…)",
                 place=place,
             )

@@ -101,6 +101,7 @@ class DoctorInputs:
     - `vocabularies`: the same for the vocabulary of gpt-oss, keyed by its path in the container.
     - `others`: other folders whose containers have the name of this stack.
     - `missing`: files in stack.yaml that don't exist, as (path in stack.yaml, file).
+    - `tls_problem`: the field and the message of what is wrong with the gateway's own certificate; empty if nothing is.
     - `compose_file`: the text of compose.yaml as it would be started.
     - `cluster`: the cluster of a stack with `target: kubernetes`; `host` then has no facts.
     """
@@ -119,6 +120,7 @@ class DoctorInputs:
     changes: tuple[Change, ...] = ()
     others: OtherFolders = field(default_factory=OtherFolders)
     missing: tuple[tuple[str, str], ...] = ()
+    tls_problem: tuple[str, str] = ("", "")
     compose_file: str = ""
     cluster: ClusterFacts | None = None
 
@@ -130,6 +132,13 @@ class DoctorInputs:
     def services(self) -> tuple[Service, ...]:
         """The services that would be started."""
         return self.stack.plan.services if self.stack else ()
+
+    def command_of(self, model: Any) -> tuple[str, ...]:
+        """The arguments of the engine that serves `model`, without replicas; empty if there is no such service."""
+        name = next(iter(model.served_names or ()), model.model)
+        endpoints = self.stack.plan.endpoints if self.stack else ()
+        service = next((one.service for one in endpoints if name in one.models), "")
+        return next((one.command for one in self.services() if one.name == service), ())
 
     def gpu_requests(self) -> Iterator[tuple[str, Any, GpuRequest]]:
         """Each replica's GPUs as (path in stack.yaml, spec, request), from the same placement as the plan."""

@@ -17,6 +17,9 @@ from stackgen.fit.deployment import engine_version, read_settings
 from stackgen.fit.estimate import FITS, NOT
 from stackgen.fit.gpus import GIB, observed_gpu
 from stackgen.fit.others import CONTEXT
+from stackgen.fit.prompts import longest_prompt
+from stackgen.spec import is_local
+from stackgen.targets.adapter import served_rank
 
 __all__ = ["check_gpu_memory", "estimate_on_cpu"]
 
@@ -57,6 +60,9 @@ def _check_free(
     evidence = f"{format_bytes(free)} of the {format_bytes(total)} of GPU memory are free; {source}"
     evidence += f", plus {format_bytes(others)} for other models on this GPU" if others else ""
     if free >= need:
+        if found and model.engine == "fastchat":
+            yield from _check_prompts(place, model, gpu, found, int(free - others), evidence)
+            return
         yield ok(f"GPU {gpu.index} has enough free memory", evidence=evidence, place=place)
         return
     holders = ", ".join(
@@ -81,6 +87,21 @@ def _check_free(
                  evidence=evidence, fix=fix, place=field)  # fmt: skip
 
 
+def _check_prompts(place: str, model: Any, gpu: Gpu, found: Estimate, room: int, evidence: str) -> Results:
+    """FastChat's memory grows with each prompt, and it has no field that limits the context."""
+    longest = longest_prompt(found, memory=room)
+    if longest >= found.length:
+        yield ok(f"GPU {gpu.index} has enough free memory", evidence=evidence, place=place)
+        return
+    known = f"up to {longest:,} tokens fit for certain" if longest else "a few hundred tokens may already be too long"
+    yield warn(f"long prompts may not fit into the memory of GPU {gpu.index}, and then fail with CUDA out of memory: "
+               f"{model.model} allows {found.length:,} tokens",
+               evidence=f"{evidence}; one request at a time: {known}",
+               fix="limit the prompts in the clients, or serve the model with `engine: vllm` and `max_model_len`: "
+               "FastChat has no such field. `worker_concurrency: 1` leaves the memory to one request",
+               place=place)  # fmt: skip
+
+
 def _judge(place: str, model: Any, found: Estimate) -> Results:
     """The estimate of `stackgen fit` for a model of vLLM. A doubt is no reason to warn."""
     if found.verdict == NOT:
@@ -90,6 +111,8 @@ def _judge(place: str, model: Any, found: Estimate) -> Results:
         yield ok(f"{model.model} fits into the GPU memory that vLLM takes", evidence=found.reason, place=place)
     else:
         fix = "`stackgen fit` shows each part of the memory"
+        if not is_local(model.model):
+            fix += ". It reads the sizes of all tensors from the Hub, so it can be certain where doctor is not"
         yield unknown(f"can't tell whether {model.model} fits into the GPU memory that vLLM takes",
                       evidence=found.reason, fix=fix, place=place)  # fmt: skip
 
@@ -103,7 +126,8 @@ def _estimate(inputs: DoctorInputs, model: Any, gpus: tuple[Gpu, ...]) -> Estima
     least = min(sizes, key=lambda gpu: gpu.memory_total or 0)
     try:
         known = _read_model(inputs, model.model)
-        settings = read_settings(model, len(gpus), _version(inputs, model))
+        rank = served_rank(inputs.command_of(model))
+        settings = read_settings(model, len(gpus), _version(inputs, model), rank)
         return estimate(known, settings, observed_gpu(least.name, least.memory_total or 0, least.compute))
     # other checks report what is wrong with the files or the sizes
     except (StackgenError, OSError):
@@ -154,7 +178,8 @@ def _required_memory(
         weight, source = weight // 2, f"{source}, halved by load_8bit"
     spread = f" across {count} GPUs" if count > 1 else ""
     overhead = RUNTIME_OVERHEAD
-    if found:
+    # FastChat's cache grows with each request, so the whole context is no condition for a start
+    if found and model.engine != "fastchat":
         # what the estimate has besides the weights: context, buffers, and the cache of the requests
         overhead = found.request + sum(term.bytes for term in found.terms if term.name != "weights")
     about = f"about {format_bytes(overhead)} for CUDA and the KV cache"

@@ -1,4 +1,4 @@
-"""Checks that no container of another stack has the GPUs of this stack, and that `gpus: all` leaves no GPU idle.
+"""Checks that no other model or stack has the GPUs of a model, and that `gpus: all` leaves no GPU idle.
 
 Docker gives a GPU to any number of containers: two stacks with `gpus: 1` both get GPU 0. vLLM 0.32.0 refuses to start
 if less than `gpu_memory_utilization` of a GPU's memory is free (`request_memory` in `vllm/v1/worker/utils.py`).
@@ -20,11 +20,12 @@ __all__ = ["check_all_gpus_used", "check_gpus_reserved"]
 
 
 def check_gpus_reserved(inputs: DoctorInputs) -> Results:
-    """No running container of another project has the GPUs of this stack."""
+    """No other model of the stack, and no running container of another project, has the same GPUs."""
     requests = [one for one in inputs.gpu_requests() if one[2].driver != "amd"]
     containers, gpus = inputs.host.containers, inputs.host.gpus or ()
     if not requests:
         return
+    yield from _find_shared(requests, gpus)
     if containers is None:
         yield unknown("can't tell whether containers of other stacks use the same GPUs",
                       evidence="the list of containers is unknown")  # fmt: skip
@@ -47,6 +48,19 @@ def check_gpus_reserved(inputs: DoctorInputs) -> Results:
         rest = {id for other, _, its in requests if other != place for id in _name_gpus(its.count, its.ids, gpus)}
         free = [str(gpu.index) for gpu in gpus if not _overlap({str(gpu.index)}, taken | rest)]
         yield _report_sharing(place, model, request, sharing, free)
+
+
+def _find_shared(requests: list[tuple[str, Any, GpuRequest]], gpus: tuple[Gpu, ...]) -> Results:
+    """Models on the same GPU without `share_gpus`: `render` finds them, but not if one of them names a UUID."""
+    users: dict[str, tuple[str, Any]] = {}
+    for place, model, request in requests:
+        for name in sorted(_name_gpus(0, request.ids, gpus)):
+            other, first = users.setdefault(name, (place, model))
+            if other != place and not (model.share_gpus and first.share_gpus):
+                yield fail(f"GPU {name} is used by {other} and {place}, as an index and as a UUID",
+                           evidence=", ".join(f"{gpu.index}: {gpu.uuid}" for gpu in gpus),
+                           fix="give each model its own GPUs, or set `share_gpus: true` and gpu_memory_utilization on "
+                           "both", place=f"{place}.gpus")  # fmt: skip
 
 
 def _report_sharing(place: str, model: Any, request: GpuRequest, sharing: list[Container], free: list[str]) -> Any:

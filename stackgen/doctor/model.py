@@ -254,6 +254,10 @@ def check_named_files(inputs: DoctorInputs) -> Results:
     """The chat templates, adapters, certificates and storage folder in stack.yaml exist."""
     for place, path in inputs.missing:
         yield fail(f"{path} does not exist", fix="correct the path (paths are relative to stack.yaml)", place=place)
+    place, problem = inputs.tls_problem
+    if problem:
+        fix = "set `certificate` to a file with the server's own certificate first, and `key` to its private key"
+        yield fail(problem, fix=fix, place=place)
     if inputs.stack and not inputs.missing:
         yield ok("every file and folder with a path in stack.yaml exists")
 

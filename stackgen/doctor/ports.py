@@ -46,7 +46,7 @@ def check_bind_address(inputs: DoctorInputs) -> Results:
     if inputs.stack is None:
         return
     bind = inputs.stack.spec.bind.strip("[]")
-    if bind in ANY_ADDRESS or bind.startswith("127.") or bind == "::1":
+    if bind in ANY_ADDRESS or _is_loopback(bind):
         yield ok(f"ports can be bound to {bind}", evidence="every machine has loopback and wildcard addresses")
         return
     own = inputs.host.addresses
@@ -69,13 +69,21 @@ def check_exposure(inputs: DoctorInputs) -> Results:
     endpoints = inputs.stack.plan.endpoints if inputs.stack else ()
     if own := [endpoint for endpoint in endpoints if not endpoint.exposed]:
         urls = dict.fromkeys(endpoint.base_url for endpoint in own)
-        yield ok("only this machine can reach the stack", evidence=", ".join(urls))
+        yield ok("only this machine can reach the API", evidence=", ".join(urls))
+    yield from _check_page(inputs)
     for endpoint in endpoints:
         if not endpoint.exposed:
             continue
         if inputs.stack and inputs.stack.plan.service(endpoint.service).role == "gateway":
             if endpoint.base_url.startswith("https:"):
                 yield ok("other machines can reach the gateway over TLS, with a key", evidence=endpoint.base_url)
+            elif inputs.stack.spec.is_behind_front:
+                # TLS is only for clients, which use the first machine
+                yield ok(
+                    "the first machine reaches this gateway over plain HTTP, with a key, in the private network of "
+                    "`hosts`",
+                    evidence=endpoint.base_url,
+                )
             else:
                 yield warn(
                     "the gateway uses plain HTTP: other machines on the network can read keys and prompts",
@@ -95,6 +103,27 @@ def check_exposure(inputs: DoctorInputs) -> Results:
                 place="bind",
             )
             break
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+def _check_page(inputs: DoctorInputs) -> Results:
+    """The chat page has an address of its own, `ui.bind`."""
+    ui = inputs.stack.spec.ui if inputs.stack else None
+    if inputs.stack is None or ui is None or _is_loopback(ui.bind.strip("[]")):
+        return
+    gateway, address = inputs.stack.spec.gateway, f"{ui.bind}:{ui.port}"
+    if gateway and gateway.tls:
+        yield ok("other machines can reach the chat page over TLS, with an account", evidence=address)
+    else:
+        yield warn(
+            "the chat page uses plain HTTP: other machines on the network can read passwords and prompts",
+            evidence=address,
+            fix="set `gateway: {tls: generate}`, or use your own certificate",
+            place="ui.bind",
+        )
 
 
 def _project_name(inputs: DoctorInputs) -> str:

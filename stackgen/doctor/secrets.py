@@ -48,14 +48,20 @@ def check_env_present(inputs: DoctorInputs) -> Results:
     elif env.values.get(API_KEY):
         yield ok("the key comes from the environment", evidence=API_KEY)
     elif env.kept.values or env.kept.lost:
-        yield warn(".env is lost: `docker compose up` will refuse to start without .env", evidence=env.path,
+        yield warn(f".env is lost: {_refusal(inputs)}", evidence=env.path,
                    fix="SG-P072 shows how to get each value back")  # fmt: skip
     else:
         yield warn(
-            ".env does not exist: `docker compose up` will refuse to start without .env",
+            f".env does not exist: {_refusal(inputs)}",
             evidence=env.path,
             fix=f"`stackgen render {rendered_folder(inputs)}` writes .env with a new key",
         )
+
+
+def _refusal(inputs: DoctorInputs) -> str:
+    if inputs.cluster:
+        return "`stackgen up` takes the keys of the Secrets from .env"
+    return "`docker compose up` will refuse to start without .env"
 
 
 def check_env_mode(inputs: DoctorInputs) -> Results:
@@ -99,8 +105,8 @@ def check_env_complete(inputs: DoctorInputs) -> Results:
             yield warn(
                 f"{ref.name} is not set yet",
                 evidence=env.path,
-                fix=f"`stackgen up` adds {ref.name} to .env, but `docker compose up` refuses to start without "
-                f"{ref.name}",
+                fix=f"`stackgen up` adds {ref.name} to .env"
+                + ("" if inputs.cluster else f", but `docker compose up` refuses to start without {ref.name}"),
             )
         elif not value:
             yield fail(f"{ref.name} is empty", evidence=env.path, fix=_set_value(ref.name))
@@ -191,7 +197,7 @@ def check_token_file(inputs: DoctorInputs) -> Results:
                        "HF_TOKEN_FILE=~/.cache/huggingface/token")  # fmt: skip
         return
     # here the value is a token, so the evidence must not contain it
-    if env.values["HF_TOKEN_FILE"].startswith("hf_"):
+    if env.values["HF_TOKEN_FILE"].startswith("hf_") and "HF_TOKEN_FILE" in env.missing_files:
         yield fail(
             "HF_TOKEN_FILE contains a token, but must contain the path of the token's file",
             evidence=env.path,

@@ -109,8 +109,8 @@ CHECKS: tuple[Check, ...] = (
           run=parallel.check_kv_heads),
     Check("SG-P042", name="pipeline-parallel", description="the model has at least as many layers as pipeline stages",
           run=parallel.check_layers),
-    Check("SG-P044", name="idle-gpus", description="with `gpus: all`, the parallel sizes of a vLLM model multiply "
-          "to the number of GPUs of this machine",
+    Check("SG-P044", name="idle-gpus", description="with `gpus: all`, the product of a vLLM model's "
+          "parallel sizes is the number of GPUs of this machine",
           run=gpu_reservations.check_all_gpus_used),
     Check("SG-P046", name="experts", description="with `expert_parallel`, the model has experts",
           run=parallel.check_experts),
@@ -138,8 +138,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P057", name="quantization", description="vLLM knows the quantization method, the model is quantized with "
           "this method, and the GPUs support this method",
           run=quantization.check_quantization),
-    Check("SG-P058", name="named-files", description="every chat template, adapter, certificate and key with a path in "
-          "stack.yaml exists",
+    Check("SG-P058", name="named-files", description="all chat templates, adapters, certificates and keys that "
+          "stack.yaml names by a path exist",
           run=model.check_named_files),
     Check("SG-P059", name="fit", description="the weights alone fit into the GPUs' memory",
           run=model.check_weights_fit),
@@ -159,9 +159,11 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P066", name="adapters", description="LoRA adapters have their files, vLLM supports the adapters, and the "
           "adapters were trained for the base model",
           run=adapters.check_adapters),
-    Check("SG-P067", name="tool-parser", description="a vLLM model has a parser for tool calls, if the catalog of "
-          "models knows it",
+    Check("SG-P067", name="tool-parser", description="if the catalog of models names a parser for the tool "
+          "calls of a vLLM model, the model has a parser",
           run=catalog.check_tool_parser),
+    Check("SG-P076", name="reasoning-parser", description="the reasoning parser of a vLLM model fits this model",
+          run=catalog.check_reasoning_parser),
     Check("SG-P068", name="first-version", description="vLLM is not older than the version that the model's recipe "
           "names",
           run=catalog.check_first_version),
@@ -244,8 +246,9 @@ _SCOPES = {
     **dict.fromkeys(("hub", "token", "repository", "cached", "revision"), _HUB),
     **dict.fromkeys(("gpu", "driver", "toolkit", "gpu-ids", "gpu-memory", "mig", "gpu-root", "ecc", "persistence",
                      "mixed-gpus", "gpu-age", "dtype", "fit"), _NVIDIA),
+    "reasoning-parser": "applies only to models whose reasoning parser the catalog of models knows",
     **dict.fromkeys(("tool-parser", "first-version"), "applies only to vLLM models in the catalog"),
-    "gated": "applies only without a token, to models that are not downloaded, if the Hub was not asked",
+    "gated": "applies only if there is no token, the model is not downloaded, and the Hub was not asked",
     "idle-gpus": "applies only to vLLM models with `gpus: all`",
     "adapters": "applies only to `lora_adapters`",
     "gpu-taken": "applies only to models with NVIDIA GPUs",
@@ -262,7 +265,7 @@ _SCOPES = {
     "key-accepted": "applies only to stacks with a gateway",
     "token-file": "applies only to HF_TOKEN_FILE in .env",
     "shm": "applies only to vLLM's containers",
-    "cluster-gpus": "applies only to pods that request GPUs by number",
+    "cluster-gpus": "applies only to pods that request a count of GPUs",
     "cluster-quota": "applies only if the namespace exists",
 }  # fmt: skip
 

@@ -68,12 +68,12 @@ def as_text(
             lines += [f"      {label}: {text}" for label, text in (("seen", one.evidence), ("fix", one.fix)) if text]
             if one.check == GPU_CHECK and folded:
                 ids = " ".join(dict.fromkeys(other.id for other in folded))
-                lines.append(f"      also unknown without the GPUs: {ids}")
+                lines.append(f"      also not checked, because the GPUs are unknown: {ids}")
     if verbose:
         by_reason: dict[str, list[str]] = {}
         for id, reason in list_unchecked(findings, bool(stack), checks).items():
             by_reason.setdefault(reason, []).append(id)
-        lines += ["not checked, because there is nothing to look at:"] if by_reason else []
+        lines += ["not checked, because these checks do not apply:"] if by_reason else []
         lines += [f"  - {' '.join(ids)}: {reason}" for reason, ids in by_reason.items()]
     total = count_by_status(findings)
     subject = stack or "this machine (no stack)"

@@ -34,8 +34,8 @@ class LlamaCppModel(ModelSpec):
     max_model_len: TokenCount | None = Field(
         None,
         description="Context length of each request in tokens: 8192, 32k (32,000), 32K (32,768), or `auto` for the "
-        "model's own context length. If `max_num_seqs` is not set, it is the sum for all requests in flight: a long "
-        "request leaves less context for the others",
+        "model's own context length, which is also the default. If `max_num_seqs` is not set, all requests in flight "
+        "share this length: a long request leaves less context for the others",
     )
     max_num_seqs: int | None = Field(
         None,

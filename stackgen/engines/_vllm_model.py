@@ -44,7 +44,8 @@ class VllmModel(ModelSpec):
     max_model_len: TokenCount | None = Field(
         None,
         description="Context length in tokens (not a batch size): 8192, 32k (32,000), 32K (32,768), or `auto` for the "
-        "longest context that fits into memory",
+        "longest context that fits into memory. Default: the model's own context length; if it does not fit into "
+        "memory, vLLM does not start",
     )
     quantization: Text | None = Field(
         None, description="Quantization method, for example awq, gptq or fp8. Default: from the model's config"

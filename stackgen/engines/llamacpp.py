@@ -120,7 +120,10 @@ class LlamaCpp:
             if not (is_local(replica.spec.model) or replica.spec.file or replica.spec.models_dir):
                 found.append(
                     Mistake(
-                        f"{replica.path}.file", "is missing", hint="set `file` to a GGUF file of the Hub repository"
+                        f"{replica.path}.file",
+                        "is missing, and llama.cpp loads only GGUF files",
+                        hint="set `file` to a GGUF file of the Hub repository (`--file` of `init` and `render`); the "
+                        "names of such repositories often end with -GGUF",
                     )
                 )
             if replica.spec.dtype:

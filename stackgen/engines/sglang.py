@@ -68,7 +68,7 @@ class SglangModel(ModelSpec):
     max_model_len: TokenCount | None = Field(
         None,
         description="Context length in tokens: 8192, 32k (32,000), 32K (32,768), or `auto` for the model's own context "
-        "length",
+        "length, which is also the default",
     )
     mem_fraction_static: float | None = Field(
         None, gt=0, lt=1,

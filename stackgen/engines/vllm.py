@@ -177,7 +177,9 @@ class Vllm:
             entrypoint=supervisor_entrypoint(site),
             command=_nodes.follow(replica, site, command) if replica.follows else command,
             environment=self._environment(replica, context, command, own_url),
-            gpus=replica.gpus, mounts=tuple(mounts), ports=(Port(stack.bind, replica.host_port, port),),
+            gpus=replica.gpus, mounts=tuple(mounts),
+            # a container in its machine's network publishes no ports
+            ports=() if node else (Port(stack.bind, replica.host_port, port),), internal_port=port if node else 0,
             # the health check waits up to 30 s for a token, then 2 s for the counters of a busy engine
             health=_nodes.follower_health(replica, site) if replica.follows else health_check(
                 ("python3", site.script("vllm_health.py"), own_url),

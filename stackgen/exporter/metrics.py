@@ -159,7 +159,8 @@ def _figure_metrics(reports: Iterable[EndpointReport]) -> Iterator[Metric]:
 
 
 def _api_metric(reports: Iterable[EndpointReport]) -> Metric:
-    about = "1: the API works; 0: it is refused, ignored, not served, or fails. Without a time series: not checked"
+    about = "1: the API works; 0: it is refused, ignored or not served, or its request fails. No time series: not "
+    "checked"
     works = GaugeMetricFamily("stackgen_api_works", about, labels=["endpoint", "model", "api"])
     for report in reports:
         # two long names may share a label, and Prometheus rejects a scrape with a duplicate series

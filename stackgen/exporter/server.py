@@ -25,6 +25,8 @@ __all__ = ["DEFAULT_LISTEN", "Exporter", "serve"]
 DEFAULT_LISTEN = "127.0.0.1:9464"
 # seconds that a shutdown waits for running checks; Docker kills a container after ten
 SHUTDOWN_TIMEOUT = 3.0
+# seconds; Python misses a signal that arrives just before a lock's wait begins, until this wait ends
+SIGNAL_POLL = 0.5
 
 
 class Exporter:
@@ -132,7 +134,9 @@ def serve(
     try:
         if on_ready:
             on_ready(exporter.url)
-        (stop or threading.Event()).wait()
+        stop = stop or threading.Event()
+        while not stop.wait(SIGNAL_POLL):
+            pass
     except KeyboardInterrupt:
         # Ctrl-C is the normal way to stop it
         pass

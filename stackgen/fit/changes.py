@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from stackgen.errors import StackgenError
 from stackgen.fit.architecture import DTYPE_BYTES
 from stackgen.fit.estimate import CLOSE, FITS, Change, Estimate, Model, estimate, format_gib
+from stackgen.fit.fp8_cache import is_fp8
 from stackgen.fit.gpus import Gpu, known_gpus
+from stackgen.fit.prompts import longest_prompt
 from stackgen.fit.settings import Settings
 from stackgen.fit.weights import Weights
 
@@ -20,6 +23,8 @@ SHORTEST = 2048
 HIGHEST_UTILIZATION = 0.95
 # FP8 needs compute capability 8.9 (docs.vllm.ai, "Quantization", supported hardware)
 FP8_COMPUTE = (8, 9)
+# GPUs of one size differ by less: an RTX 3090 has 0.2 % more than an RTX 4090
+LARGER = 1.05
 # the other changes save memory of a KV cache, or change weights in ways that were not tried with encoders
 ENCODER_FIELDS = ("gpu_memory_utilization", "max_model_len", "gpus")
 
@@ -31,10 +36,23 @@ def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
     if found.verdict == CLOSE and found.doubts:
         return (Change("start the model once, and measure its memory: `stackgen fit --observe`", "", ""),)
     changes = [change for change, _, _ in find_options(found, model)]
+    # FastChat always allows the model's whole context, which needs huge GPUs although short prompts fit on small ones
+    if found.settings.engine == "fastchat" and longest_prompt(found) >= SHORTEST:
+        return (*changes, *_limited_context(found, model))
     if gpu := _smallest_gpu(found, model):
         changes.append(Change(f"use a GPU with more memory: {gpu.name} ({format_gib(gpu.memory)}) is the smallest "
                               "in the table that fits", "", gpu.name))  # fmt: skip
     return tuple(changes)
+
+
+def _limited_context(found: Estimate, model: Model) -> Iterator[Change]:
+    """The change to vLLM, which limits the context."""
+    other = Settings(tensor_parallel=found.settings.tensor_parallel, max_model_len=-1)
+    with suppress(StackgenError):
+        length = min(found.length, estimate(model, other, found.gpu).longest // 1024 * 1024)
+        if length >= SHORTEST and _fits(model, replace(other, max_model_len=length), found.gpu):
+            yield Change(f"serve the model with vLLM, which limits the context: `max_model_len: {length}` fits",
+                         "engine", "vllm")  # fmt: skip
 
 
 Option = tuple[Change, Model, Settings]
@@ -58,7 +76,10 @@ def _fits(model: Model, settings: Settings, gpu: Gpu) -> bool:
 
 
 def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
-    settings, known = found.settings, model.architecture
+    settings, known = found.given, model.architecture
+    if is_fp8(settings.kv_cache_dtype):
+        plain = replace(settings, kv_cache_dtype="auto")
+        yield Change("a KV cache in 16 bits, which every GPU supports", "kv_cache_dtype", "auto"), model, plain
     # the context itself is the decision of the user, so other changes come first
     share = settings.share
     if not settings.is_cpu and share < HIGHEST_UTILIZATION:
@@ -71,7 +92,7 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
                     higher,
                 )
                 break
-    sequences = settings.max_num_seqs or 0
+    sequences = found.settings.max_num_seqs or 0
     for fewer in (256, 64, 16):
         if fewer < sequences:
             less = replace(settings, max_num_seqs=fewer)
@@ -104,7 +125,7 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
 
 
 def _quantized(found: Estimate, model: Model) -> Iterator[Option]:
-    settings = found.settings
+    settings = found.given
     if has_fp8(found.gpu):
         eight = replace(settings, quantization="fp8")
         yield (
@@ -127,7 +148,7 @@ def four_bit_variant(model: Model) -> tuple[Change, Model]:
 
 
 def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
-    settings = found.settings
+    settings = found.given
     if settings.engine == "llamacpp" and settings.kv_cache_dtype in ("auto", "", "f16"):
         half = replace(settings, kv_cache_dtype="q8_0")
         yield (
@@ -145,7 +166,7 @@ def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
                 replace(settings, quantization="8bit"),
             )
         for fewer in (2, 1):
-            if fewer < (settings.max_num_seqs or 1):
+            if fewer < (found.settings.max_num_seqs or 1):
                 less = replace(settings, max_num_seqs=fewer)
                 yield (
                     Change(f"at most {fewer} requests at the same time", "worker_concurrency", str(fewer)),
@@ -163,11 +184,11 @@ def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
 
 def has_fp8(gpu: Gpu) -> bool:
     """Whether the GPU computes in FP8."""
-    parts = gpu.compute.split(".")
-    return len(parts) == 2 and all(one.isdigit() for one in parts) and (int(parts[0]), int(parts[1])) >= FP8_COMPUTE
+    return gpu.capability is not None and gpu.capability >= FP8_COMPUTE
 
 
 def _smallest_gpu(found: Estimate, model: Model) -> Gpu | None:
-    larger = {gpu.name: gpu for gpu in known_gpus().values() if gpu.memory > found.gpu.memory and not gpu.unified}
-    fitting = [gpu for gpu in larger.values() if _fits(model, found.settings, gpu)]
+    least = found.gpu.memory * LARGER
+    larger = {gpu.name: gpu for gpu in known_gpus().values() if gpu.memory > least and not gpu.unified}
+    fitting = [gpu for gpu in larger.values() if _fits(model, found.given, gpu)]
     return min(fitting, key=lambda gpu: gpu.memory) if fitting else None

@@ -57,7 +57,8 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--parallel": ("max_num_seqs", _count), "--block-size": ("block_size", _count),
     "--kv-cache-memory-bytes": ("kv_cache_bytes", _count), "--kv-cache-dtype": ("kv_cache_dtype", str),
     "--cache-type-k": ("kv_cache_dtype", str), "--quantization": ("quantization", str), "--dtype": ("dtype", str),
-    "--max-loras": ("loras", _count), "--max-model-len": ("max_model_len", _count),
+    "--max-loras": ("loras", _count), "--max-lora-rank": ("lora_rank", _count),
+    "--max-model-len": ("max_model_len", _count),
     "--gpu-memory-utilization": ("utilization", float),
 }  # fmt: skip
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -66,10 +67,13 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 0)) -> Settings:
+def read_settings(
+    spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 0), lora_rank: int | None = None
+) -> Settings:
     """The settings of a model of stack.yaml whose replicas have `gpu_count` GPUs; 0: it runs on the CPU.
 
-    `version` is the engine's, from its image.
+    `version` is the engine's, from its image. `lora_rank` is the highest rank that the rendered command accepts: local
+    adapters decide it. None: there is no command.
     """
     length = getattr(spec, "max_model_len", None)
     pipeline = count_stages(spec)
@@ -87,7 +91,7 @@ def read_settings(spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 
         prefix_caching=getattr(spec, "prefix_caching", None) is not False,
         kv_cache_bytes=getattr(spec, "cpu_kv_cache_gib", 0) * 2**30 if gpu_count == 0 else _cache_bytes(spec),
         loras=(getattr(spec, "max_loras", None) or 1) if getattr(spec, "lora_adapters", ()) else 0,
-        lora_rank=getattr(spec, "max_lora_rank", None) or LORA_DEFAULT, doubts=tuple(_field_doubts(spec)),
+        lora_rank=lora_rank or getattr(spec, "max_lora_rank", None) or LORA_DEFAULT, doubts=tuple(_field_doubts(spec)),
     )  # fmt: skip
     return _apply_arguments(found, spec)
 

@@ -5,17 +5,18 @@ Sources of the parts: `stackgen.fit.weights`, `stackgen.fit.terms` and `stackgen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stackgen.errors import StackgenError
-from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
+from stackgen.fit.architecture import Architecture, CacheLayer
 from stackgen.fit.cache import CachePlan, plan_cache
 from stackgen.fit.encoder import encoder_activation, encoder_processes, step_tokens
+from stackgen.fit.fp8_cache import NO, YES, find_support, is_fp8
 from stackgen.fit.gpus import GIB, Gpu
 from stackgen.fit.others import fastchat_plan, fastchat_terms, llamacpp_plan, llamacpp_terms
 from stackgen.fit.requirements import require_divisible, require_known
 from stackgen.fit.settings import Settings
-from stackgen.fit.terms import Term, activation, cpu_processes, cuda_graphs, non_torch
+from stackgen.fit.terms import Term, activation, cpu_processes, cuda_graphs, lora_buffers, non_torch
 from stackgen.fit.weights import Weights, stage_sizes, weigh
 
 __all__ = ["CLOSE", "FITS", "NOT", "Change", "Estimate", "Model", "estimate", "format_gib"]
@@ -55,7 +56,9 @@ class Estimate:
 
     - `budget`: what the engine takes. `cache`: the room for the KV cache. `needed`: the terms and the cache of one
       request of `length` tokens.
+    - `settings`: with the engine's defaults for the GPU; `given`: without them, for estimates of changed settings.
     - `tokens`: size of the cache in tokens, as vLLM prints it. `longest`: the longest context that fits for certain.
+    - `doubts`: what makes the memory uncertain. `warnings`: what may prevent a start whatever the memory is.
     - `concurrency`: requests of `length` tokens at the same time.
     - `token_bytes`: bytes of cache for each further token.
     """
@@ -76,8 +79,9 @@ class Estimate:
     token_bytes: float
     plan: CachePlan
     vocabulary: int
-    changes: tuple[Change, ...] = ()
+    given: Settings = field(default_factory=Settings)
     doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def has_cache(self) -> bool:
@@ -93,6 +97,20 @@ class Estimate:
 
 def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     """Estimates one replica of `model` on GPUs like `gpu`. Raises StackgenError if the settings can't work at all."""
+    found = replace(_estimate(model, settings, gpu), given=settings)
+    if not found.has_cache or settings.engine != "vllm" or settings.is_cpu or not is_fp8(settings.kv_cache_dtype):
+        return found
+    # AMD: vLLM's ROCm backends accept it
+    if gpu.compute.startswith("gfx"):
+        return found
+    support = find_support(gpu.name, gpu.capability, settings.kv_cache_dtype, model.architecture.uses_mla)
+    text = support.message + (f" ({support.evidence})" if support.evidence else "")
+    if support.state == NO:
+        return replace(found, verdict=NOT, reason=text)
+    return found if support.state == YES else replace(found, warnings=(text,))
+
+
+def _estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     known, given, settings = model.architecture, settings, settings.resolve(gpu)
     length = known.length if settings.max_model_len in (None, -1) else settings.max_model_len or 0
     if not length:
@@ -107,13 +125,14 @@ def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     require_divisible(known, settings)
     graphs, outside = cuda_graphs(known, settings)
     terms = [
-        _weights(model, settings), activation(known, settings), graphs, non_torch(settings), *_loras(known, settings),
+        _weights(model, settings), activation(known, settings), graphs, non_torch(settings),
+        *lora_buffers(known, settings),
     ]  # fmt: skip
     if settings.is_cpu:
         terms = [terms[0], cpu_processes(known, settings)]
     plan = plan_cache(
         known, tensor_parallel=settings.tensor_parallel, dtype=settings.dtype, cache_dtype=settings.kv_cache_dtype,
-        block_size=settings.block_size, is_cpu=settings.is_cpu, in_flight=_in_flight(settings),
+        block_size=settings.block_size, is_cpu=settings.is_cpu, in_flight=settings.in_flight,
         prefix_caching=settings.prefix_caching, layers=_stage_layers(known, settings.pipeline_parallel),
     )  # fmt: skip
     # on the CPU, vLLM takes the size of the cache that it is given, and no share of the memory
@@ -215,23 +234,6 @@ def _weights(model: Model, settings: Settings) -> Term:
     doubt += 0.02 * bool(model.architecture.quantization or settings.quantization)
     rest = int(0.6 * GIB) if model.architecture.vision[0] else int(0.05 * GIB)
     return Term("weights", size, int(size * (1 - doubt)), int(size * (1 + doubt)) + rest, model.weights.source)
-
-
-def _loras(known: Architecture, settings: Settings) -> list[Term]:
-    if not settings.loras:
-        return []
-    # buffers for each adapter: A and B of every projection; vllm/lora/layers of 0.32.0
-    sides = 4 * known.hidden + 3 * known.feed_forward + 6 * known.hidden
-    size = settings.loras * known.depth * sides * settings.lora_rank * DTYPE_BYTES[known.dtype]
-    size //= settings.tensor_parallel
-    return [Term("LoRA adapters", size, size // 2, size * 2, f"{settings.loras} of rank {settings.lora_rank}")]
-
-
-def _in_flight(settings: Settings) -> int:
-    """Tokens of the batches that are computed at the same time; vLLM 0.32.0, `VllmConfig.max_in_flight_tokens`."""
-    # asynchronous scheduling is the default on GPUs, and has one batch more
-    batches = settings.pipeline_parallel + (0 if settings.is_cpu else 1)
-    return batches * (settings.max_num_batched_tokens or 0)
 
 
 def _stage_layers(known: Architecture, stages: int) -> tuple[CacheLayer, ...] | None:

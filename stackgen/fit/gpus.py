@@ -34,6 +34,17 @@ class Gpu:
     unified: bool = False
     source: str = ""
 
+    @property
+    def is_amd(self) -> bool:
+        """Whether the GPU needs `gpu_driver: amd`."""
+        return self.compute.startswith("gfx")
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability as numbers; None if it is unknown, or if this is not an NVIDIA GPU."""
+        match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})", self.compute, re.ASCII)
+        return (int(match[1]), int(match[2])) if match else None
+
 
 @functools.cache
 def known_gpus() -> dict[str, Gpu]:

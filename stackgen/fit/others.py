@@ -16,8 +16,10 @@ from stackgen.fit.settings import Settings
 from stackgen.fit.terms import CPU_PROCESSES, Term
 from stackgen.fit.weights import FLOATS, HEAD, Weights, weigh
 
-__all__ = ["fastchat_plan", "fastchat_terms", "llamacpp_plan", "llamacpp_terms"]
+__all__ = ["LOGITS", "fastchat_plan", "fastchat_terms", "llamacpp_plan", "llamacpp_terms"]
 
+# the only part of FastChat's memory, besides the cache, that grows with the prompt
+LOGITS = "logits of a prompt"
 # bytes for each value of a cache, ggml/src/ggml-common.h; a quantized block has 32 values
 GGML_BYTES = {
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32, "iq4_nl": 18 / 32,
@@ -100,7 +102,7 @@ def fastchat_terms(weights: Weights, model: Architecture, settings: Settings, le
     return [
         Term("weights", size, int(size * 0.97), int(size * 1.05), weights.source),
         # PyTorch keeps freed memory in pieces, so the peak of a long prompt is not exact
-        Term("logits of a prompt", logits + forward, logits // 2, 3 * logits + 2 * forward,
+        Term(LOGITS, logits + forward, logits // 2, 3 * logits + 2 * forward,
              f"a prompt of {length} tokens x {model.vocabulary} entries of the vocabulary"),
         _process(settings),
     ]  # fmt: skip

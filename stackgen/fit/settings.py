@@ -57,6 +57,13 @@ class Settings:
             return self.utilization
         return VLLM_UTILIZATION if self.version >= NEW_UTILIZATION_VERSION else OLD_UTILIZATION
 
+    @property
+    def in_flight(self) -> int:
+        """Tokens of the batches that are computed at the same time; vLLM 0.32.0, `VllmConfig.max_in_flight_tokens`."""
+        # asynchronous scheduling is the default on GPUs, and has one batch more
+        batches = self.pipeline_parallel + (0 if self.is_cpu else 1)
+        return batches * (self.max_num_batched_tokens or 0)
+
     def resolve(self, gpu: Gpu) -> Settings:
         """These settings with the engine's defaults for `gpu`."""
         if self.engine != "vllm":

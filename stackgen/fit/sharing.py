@@ -100,9 +100,11 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo | 
     group = [(model, replace(settings, kv_cache_bytes=0)) for model, settings in group]
     for number, vary in enumerate((_same, _half_cache, _half_weights, _four_bits)):
         if (varied := vary(group, gpu, memo)) and (lengths := _find_lengths(varied, gpu, memo)) and sum(lengths) > best:
-            best = sum(lengths)
             own = [_length(model, settings) for model, settings, _ in varied]
-            shares = _divide(_smallest_shares(varied, lengths, gpu, memo)) or []
+            shares = _find_fitting(varied, lengths, gpu, memo)
+            if not shares:
+                continue
+            best = sum(lengths)
             changes = tuple(
                 (Change("", "gpu_memory_utilization", f"{share:g}"), *more, *dropped,
                  *((Change("", "max_model_len", str(now)),) if now < before else ()))
@@ -115,6 +117,23 @@ def find_shares(group: Sequence[tuple[Model, Settings]], gpu: Gpu, memo: Memo | 
     return found
 
 
+def _find_fitting(varied: Varied, lengths: Sequence[int], gpu: Gpu, memo: Memo) -> list[float]:
+    """Shares with which the whole group fits, judged as `stackgen fit` will judge them; [] if there are none."""
+    smallest = _smallest_shares(varied, lengths, gpu, memo)
+    # some memory is outside of the shares: then smaller shares fit
+    for shares in (_divide(smallest, gpu), [share or 0.0 for share in smallest]):
+        if shares:
+            found = [estimate(model, replace(_shortened(model, settings, length), utilization=share), gpu)
+                     for (model, settings, _), length, share in zip(varied, lengths, shares, strict=True)]  # fmt: skip
+            if judge_together(found).verdict == FITS and all(one.verdict == FITS for one in found):
+                return shares
+    return []
+
+
+def _shortened(model: Model, settings: Settings, length: int) -> Settings:
+    return settings if length == _length(model, settings) else replace(settings, max_model_len=length)
+
+
 def _find_lengths(varied: Varied, gpu: Gpu, memo: Memo) -> list[int]:
     """The context length of each model with which all fit; [] if there is none."""
     own = [_length(model, settings) for model, settings, _ in varied]
@@ -125,18 +144,18 @@ def _find_lengths(varied: Varied, gpu: Gpu, memo: Memo) -> list[int]:
                 for each, (_, settings, _) in zip(own, varied, strict=True)]  # fmt: skip
 
     # if the shortest doesn't fit, no other does
-    if not _divide(_smallest_shares(varied, limited(SHORTEST), gpu, memo)):
+    if not _divide(_smallest_shares(varied, limited(SHORTEST), gpu, memo), gpu):
         return []
     for limit in (max(own), *LENGTHS):
         lengths = limited(limit)
-        if not _divide(_smallest_shares(varied, lengths, gpu, memo)):
+        if not _divide(_smallest_shares(varied, lengths, gpu, memo), gpu):
             continue
         # a small model may have room for more than the large one
         for index in sorted(range(len(varied)), key=lambda index: varied[index][0].weights.total):
             for longer in sorted({own[index], *LENGTHS}, reverse=True):
                 if own[index] >= longer > lengths[index]:
                     tried = [longer if other == index else each for other, each in enumerate(lengths)]
-                    if _divide(_smallest_shares(varied, tried, gpu, memo)):
+                    if _divide(_smallest_shares(varied, tried, gpu, memo), gpu):
                         lengths = tried
                         break
         return lengths
@@ -146,8 +165,7 @@ def _find_lengths(varied: Varied, gpu: Gpu, memo: Memo) -> list[int]:
 def _smallest_shares(varied: Varied, lengths: Sequence[int], gpu: Gpu, memo: Memo) -> list[float | None]:
     found = []
     for (model, settings, _), length in zip(varied, lengths, strict=True):
-        if length != _length(model, settings):
-            settings = replace(settings, max_model_len=length)
+        settings = _shortened(model, settings, length)
         key = id(model), settings, gpu
         if key not in memo.shares:
             memo.shares[key] = _smallest_share(model, settings, gpu)
@@ -165,7 +183,9 @@ def _same(group: Sequence[tuple[Model, Settings]], _gpu: Gpu, _memo: Memo) -> Va
 
 def _half_cache(group: Sequence[tuple[Model, Settings]], gpu: Gpu, _memo: Memo) -> Varied | None:
     def can(model: Model, settings: Settings) -> bool:
-        return settings.engine == "vllm" and settings.kv_cache_dtype == "auto" and not model.architecture.is_hybrid
+        known = model.architecture
+        has_cache = not known.is_hybrid and not known.is_encoder
+        return settings.engine == "vllm" and settings.kv_cache_dtype == "auto" and has_cache
 
     change = Change("", "kv_cache_dtype", "fp8")
     if not has_fp8(gpu) or not any(can(*one) for one in group):
@@ -198,7 +218,8 @@ def _vary_largest(
     # the largest model has the most to gain, and the others keep their quality
     largest = max(range(len(group)), key=lambda index: group[index][0].weights.total)
     model, settings = group[largest]
-    if settings.engine != "vllm" or settings.quantization or model.architecture.quantization:
+    known = model.architecture
+    if settings.engine != "vllm" or settings.quantization or known.quantization or known.is_encoder:
         return None
     return [vary(*one) if index == largest else (*one, ()) for index, one in enumerate(group)]
 
@@ -218,10 +239,12 @@ def _smallest_share(model: Model, settings: Settings, gpu: Gpu) -> float | None:
     return None
 
 
-def _divide(shares: Sequence[float | None]) -> list[float] | None:
+def _divide(shares: Sequence[float | None], gpu: Gpu) -> list[float] | None:
     """`shares`, enlarged in proportion until they use all that may be given away; None if they are more than that."""
     known = [round(share * 100) for share in shares if share]
-    most = round(HIGHEST_SUM * 100)
+    # each process has a CUDA context outside of its share
+    free = int(100 * (1 - len(shares) * CONTEXT * GIB / gpu.memory))
+    most = min(round(HIGHEST_SUM * 100), free)
     if len(known) < len(shares) or sum(known) > most:
         return None
     return [share * most // sum(known) / 100 for share in known]

@@ -16,7 +16,18 @@ from stackgen.fit.architecture import DTYPE_BYTES, Architecture
 from stackgen.fit.gpus import GIB
 from stackgen.fit.settings import Settings
 
-__all__ = ["CPU_PROCESSES", "ERAS", "Era", "Term", "activation", "cpu_processes", "cuda_graphs", "non_torch", "vision"]
+__all__ = [
+    "CPU_PROCESSES",
+    "ERAS",
+    "Era",
+    "Term",
+    "activation",
+    "cpu_processes",
+    "cuda_graphs",
+    "lora_buffers",
+    "non_torch",
+    "vision",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +156,14 @@ def cpu_processes(model: Architecture, settings: Settings) -> Term:
     sampling = (settings.max_num_seqs or 128) * model.vocabulary * 8
     low, middle, high = (int(one * GIB) for one in CPU_PROCESSES["vllm"])
     return Term("engine processes", middle + sampling, low, high + 2 * sampling, "PyTorch and the API server")
+
+
+def lora_buffers(known: Architecture, settings: Settings) -> list[Term]:
+    """The buffers of LoRA adapters; [] without any."""
+    if not settings.loras:
+        return []
+    # buffers for each adapter: A and B of every projection; vllm/lora/layers of 0.32.0
+    sides = 4 * known.hidden + 3 * known.feed_forward + 6 * known.hidden
+    size = settings.loras * known.depth * sides * settings.lora_rank * DTYPE_BYTES[known.dtype]
+    size //= settings.tensor_parallel
+    return [Term("LoRA adapters", size, size // 2, size * 2, f"{settings.loras} of rank {settings.lora_rank}")]

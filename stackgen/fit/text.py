@@ -8,6 +8,7 @@ from typing import Any
 
 from stackgen.fit.estimate import FITS, Change, Estimate, format_gib
 from stackgen.fit.gpus import GIB, known_gpus
+from stackgen.fit.prompts import describe_prompts, longest_prompt
 
 __all__ = ["as_json", "as_lines", "gpu_json", "gpu_lines", "mark_of"]
 
@@ -25,10 +26,16 @@ def as_json(name: str, found: Estimate, changes: Sequence[Change], gpus: int) ->
         "kv_cache": dict(zip(("low", "expected", "high"), found.cache, strict=True)),
         "needed": dict(zip(("low", "expected", "high"), found.needed, strict=True)),
         "context": found.length, "request_bytes": found.request, "token_bytes": found.token_bytes,
-        "kv_tokens": found.tokens, "longest_context": found.longest, "concurrency": round(found.concurrency, 2),
+        "kv_tokens": found.tokens, "longest_context": _longest(found), "concurrency": round(found.concurrency, 2),
         "smallest_utilization": found.smallest_utilization, "changes": [asdict(change) for change in changes],
-        "doubts": list(found.doubts),
+        "doubts": list(found.doubts), "warnings": list(found.warnings),
     }  # fmt: skip
+
+
+def _longest(found: Estimate) -> int:
+    if found.settings.engine != "fastchat" or found.verdict == FITS:
+        return found.longest
+    return longest_prompt(found, found.settings.max_num_seqs or 1)
 
 
 def mark_of(verdict: str, color: bool = False) -> str:
@@ -44,7 +51,7 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     settings = found.settings
     lines = [f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)} each)" if gpus > 1 else
              f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)})",
-             f"  {found.reason}"]  # fmt: skip
+             f"  {found.reason}", *(f"  warning: {warning}" for warning in found.warnings)]  # fmt: skip
     share = f", {settings.share:g} of the memory" if settings.engine == "vllm" else ""
     version = ".".join(map(str, settings.version)) if settings.engine == "vllm" else ""
     lines.append(f"  on each GPU, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
@@ -56,8 +63,13 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     low, middle, high = found.cache
     lines.append(f"    {'room for the KV cache':30} {middle / GIB:8.2f}   {_span(low, high):>15}   "
                  f"{found.token_bytes / 1024:.1f} KiB for each token")  # fmt: skip
-    lines.append(f"    {'needed for ' + str(found.length) + ' tokens':30} {found.request / GIB:8.2f}")
-    if found.longest:
+    # FastChat and llama.cpp: the requests of all threads or slots
+    times = round(found.request / (found.plan.request_bytes(found.length) or 1))
+    needed = f"needed for {f'{times} x ' if times > 1 else ''}{found.length} tokens"
+    lines.append(f"    {needed:30} {found.request / GIB:8.2f}")
+    if prompts := describe_prompts(found):
+        lines.append(f"  {prompts}")
+    elif found.longest:
         lines.append(f"  KV cache: about {found.tokens:,} tokens, {found.concurrency:.1f} requests of {found.length} "
                      f"tokens at the same time. Longest context that fits for certain: {found.longest}")  # fmt: skip
     return lines + [f"  uncertain: {doubt}" for doubt in found.doubts] + _change_lines(changes)

@@ -98,8 +98,8 @@ BREAKING_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
                        "remove the flag. To run a model on several machines, set `split_hosts`"),
         "--grpc": ("serves gRPC, but the health check and the gateway use HTTP", "remove the flag"),
         "--config": ("reads flags from a file, which stackgen does not read",
-                     "remove the flag. Write the file's settings as fields of the model, and all other flags into "
-                     "extra_args"),
+                     "remove the flag. Move the file's settings into stack.yaml: into fields of the model where a "
+                     "field exists, otherwise into extra_args"),
     },
     "fastchat": {
         "--ssl": _TLS,
@@ -108,8 +108,8 @@ BREAKING_FLAGS: dict[str, dict[str, tuple[str, str]]] = {
     "sglang": {
         "--ssl-keyfile": _TLS, "--ssl-certfile": _TLS,
         "--config": ("reads flags from a file, which stackgen does not read",
-                     "remove the flag. Write the file's settings as fields of the model, and all other flags into "
-                     "extra_args"),
+                     "remove the flag. Move the file's settings into stack.yaml: into fields of the model where a "
+                     "field exists, otherwise into extra_args"),
         "--admin-api-key": ("is visible in the process list, and SGLang writes it into its log",
                             "remove the flag: then the administration paths need STACKGEN_API_KEY"),
         "--fastapi-root-path": _PREFIX,

@@ -49,7 +49,10 @@ def find_address(container: Container, draft: Draft | None, role: str, flags: di
         address = Address(_as_ip(host), inside)
         for name, flag in given.items():
             if name == "port" and not _number(flag):
-                flag.drop(f"the source does not show the number of this port, so the stack has {inside}. Set `port`")
+                flag.drop(
+                    f"the source does not show the number of this port, so the stack uses port {inside}. To "
+                    f"change this, set `port`"
+                )
                 continue
             kept = address.hosts if name == "host" else address.items
             kept += [word.item for word in (flag.word, *flag.values)]
@@ -110,7 +113,7 @@ def choose_addresses(
             _explain(address)
         if drafts and "gateway" not in stack:
             ledger.warn(
-                "port", "the source publishes no port on this machine; a stack publishes port 8000 for this machine"
+                "port", "the source publishes no port on this machine, but a stack publishes port 8000 on 127.0.0.1"
             )
         return data
     first = found[0][1]
@@ -158,7 +161,7 @@ def choose_addresses(
 def _settle_host(item: Item, bind: str, is_set: bool) -> None:
     text = item.text.rpartition("=")[2]
     if not is_set and text in ("127.0.0.1", "localhost", "--host"):
-        item.build_in("it is the default")
+        item.build_in("this is the default")
     elif text in (bind, "--host"):
         item.carry("bind")
     else:

@@ -127,7 +127,7 @@ def _read_vllm_worker(program: Program, container: Container, draft: Draft, ledg
                 skip = True
         elif flag == "--limit-worker-concurrency" and _is_unlimited(program.words, index):
             for one in program.words[index : index + 1 + (not equals)]:
-                one.item.build_in("a limit this high has no effect, so vLLM chooses its own")
+                one.item.build_in("this limit is too high to have an effect, so vLLM chooses its own limit")
             skip = not equals
         elif flag in flags:
             words.append(Word(f"{flags[flag]}{equals}{value}", word.item, word.unknown))

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from stackgen.catalog import Entry, Variant, find_parser
+from stackgen.catalog import Entry, Variant, find_variant_parser
 from stackgen.catalog.flags import PARSER_FLAGS, settle
 from stackgen.errors import StackgenError
 from stackgen.flags import PINNED
@@ -31,9 +31,11 @@ class StackText:
 
 
 def build_stack(
-    entry: Entry, variant: Variant, gpus: int, version: str = PINNED["vllm"], origin: str = ""
+    entry: Entry, variant: Variant, gpus: int, version: str = PINNED["vllm"], origin: str = "", is_amd: bool = False
 ) -> StackText:
     """The stack that serves a variant on `gpus` GPUs, validated as `render` does. `origin`: for the first comment.
+
+    `is_amd`: the GPUs are AMD's, so the stack needs the driver and the image for them.
 
     Raises StackgenError if the recipe's flags exclude each other or the number of GPUs.
     """
@@ -54,30 +56,22 @@ def build_stack(
     first = {key: model.pop(key) for key in ("model", "engine", "gpus") if key in model}
     first |= {"engine_version": version} if version != PINNED["vllm"] else {}
     for field in PARSER_FLAGS:
-        if fact := find_parser(field, variant.model, entry.model, version=version):
+        if (fact := find_variant_parser(field, entry, variant, version)) and not fact.automatic:
             first[field] = fact.value
     left = (*found.left_out, *lost)
-    data: dict[str, Any] = {"name": _name(variant.model), "models": [first | model]}
-    text = "".join(
-        f"# {line}\n" for line in _comments(entry, variant, left, origin, bool(model.get("trust_remote_code")))
-    )
+    driver = {"gpu_driver": "amd"} if is_amd else {}
+    data: dict[str, Any] = {"name": _name(variant.model), **driver, "models": [first | model]}
+    text = "".join(f"# {line}\n" for line in _comments(entry, variant, left, origin))
     text += yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
     plan_of(text, Path())
     return StackText(text, left)
 
 
-def _comments(
-    entry: Entry, variant: Variant, left: tuple[tuple[str, str], ...], origin: str, trusts_code: bool
-) -> list[str]:
+def _comments(entry: Entry, variant: Variant, left: tuple[tuple[str, str], ...], origin: str) -> list[str]:
     lines = [f"From {origin}"] if origin else []
     if left:
         lines.append("Not taken over from the recipe:")
         lines += [f"  {text}: {reason}"[:200] for text, reason in left]
-    if trusts_code:
-        lines.append(
-            "trust_remote_code: the recipe has this flag, and it runs Python code from the model's repository."
-        )
-        lines.append("  Try the model without it first: most models no longer need it")
     if env := {**entry.env, **variant.env}:
         lines.append("Variables of the recipe. No table says whether this version reads them, so add what you need:")
         lines.append(f"  extra_env: {{{', '.join(f'{name}: {_quote(value)}' for name, value in env.items())}}}")

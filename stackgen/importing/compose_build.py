@@ -39,7 +39,7 @@ def read_build(reader: ComposeReader, path: str, build: Any, container: Containe
     else:
         reader.walk(f"{path}.build", build, "the instructions of the Dockerfile are listed one by one")
     if built and not has_steps:
-        built.item.build_in("the name of the image that Compose builds, whose Dockerfile contains only settings")
+        built.item.build_in("the name of the image that Compose builds. Its Dockerfile contains only settings")
     elif built and (container.image not in (None, built) or "/" not in built.text):
         # the name of the image that Compose builds: no registry has it
         built.item.drop(REASON)

@@ -134,7 +134,8 @@ def read_compose(
     names = [one.name for one in containers]
     if twice := next((name for name in names if names.count(name) > 1), None):
         places = [one.place for one in containers if one.name == twice]
-        raise SpecError(source, [Mistake(places[-1], f"the service is also at {places[0]}, and Compose refuses both",
+        raise SpecError(source, [Mistake(places[-1], f"the service is also at {places[0]}, and Compose "
+                                         "refuses two services with the same name",
                                          hint="rename one of the two services")])  # fmt: skip
     return containers, project
 
@@ -261,5 +262,5 @@ def _extend(reader: ComposeReader, data: dict[str, Any], service: dict[str, Any]
     reader.walk(f"{path}.extends", base, "the values of the other service are listed here")
     own = {key: value for key, value in service.items() if key != "extends"}
     merged: dict[str, Any] = merge(inner, own, lambda at, value: reader.walk(
-        f"{path}.extends: {at}", value, "the service that extends it replaces it"))  # fmt: skip
+        f"{path}.extends: {at}", value, "the service with `extends` sets another value"))  # fmt: skip
     return merged

@@ -137,7 +137,9 @@ def _read_env_files(reader: ComposeReader, path: str, value: Any, container: Con
         if isinstance(entry, dict):
             for key, inner in entry.items():
                 if key != "path":
-                    reader.word(f"{path}.env_file[{index}].{key}", inner).item.build_in("it concerns the file")
+                    reader.word(f"{path}.env_file[{index}].{key}", inner).item.build_in(
+                        "this setting is about the file, and not about the container"
+                    )
         found = read_variables(reader.folder / Path(word.text).expanduser())
         if found is None:
             word.item.drop(

@@ -5,6 +5,7 @@ Source: vLLM 0.32.0, `vllm/utils/argparse_utils.py`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,6 @@ def _flag(place: str, key: str, value: Any, ledger: Ledger) -> list[Word]:
         first = ledger.word(place, key, name)
         return [first, *(ledger.word(f"{place}[{index}]", str(one)) for index, one in enumerate(value))]
     if isinstance(value, dict):
-        import json
-
         return [ledger.word(place, key, f"{name}={json.dumps(value)}")]
     text = "" if value is None else str(value)
     if text.lower() in ("true", "yes", "on"):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from stackgen.importing.container import Container, MountMap, Value
+from stackgen.importing.env_files import read_variables
 from stackgen.importing.ledger import Ledger, Word
 from stackgen.importing.options import ALIASES, SWITCHES, apply_option
 
@@ -38,7 +39,7 @@ def read_docker_run(words: list[Word], ledger: Ledger, folder: Path) -> Containe
             break
         at += 1
         if word.text == "--":
-            word.item.build_in("it marks the end of the options")
+            word.item.build_in("this marks the end of the options")
             break
         at += _read_option(container, words, at, ledger)
     if at < len(words):
@@ -84,7 +85,7 @@ def _finish(container: Container, name: str, word: Word, value: str, ledger: Led
     elif name == "entrypoint":
         container.entrypoint = [Word(value, word.item, word.unknown)] if value else []
         if not value:
-            word.item.build_in("the engine's command is the whole command")
+            word.item.build_in("not needed: stackgen's command already names the engine's program")
     elif name == "env-file":
         _read_env_file(container, value, word, ledger)
     elif name == "mount":
@@ -97,8 +98,6 @@ def _finish(container: Container, name: str, word: Word, value: str, ledger: Led
 
 
 def _read_env_file(container: Container, path: str, word: Word, ledger: Ledger) -> None:
-    from stackgen.importing.env_files import read_variables
-
     found = read_variables(container.folder / Path(path).expanduser())
     if found is None:
         word.item.drop(f"the file {path} can't be read here: put its variables into `extra_env`")

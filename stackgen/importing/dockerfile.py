@@ -22,10 +22,10 @@ __all__ = ["apply_dockerfile", "is_dockerfile"]
 STEP = "a step of the build: stackgen runs the base image unchanged. Build the image yourself, and set `image`"
 REPLACED = "the service sets another value"
 BUILT_IN = {
-    "ARG": "it takes effect where it is used", "EXPOSE": "stackgen publishes the port of the stack",
-    "HEALTHCHECK": "stackgen's own health check generates a token", "LABEL": "it describes the image",
-    "MAINTAINER": "it describes the image", "STOPSIGNAL": "stackgen stops engines itself",
-    "SHELL": "it takes effect where it is used", "VOLUME": "stackgen mounts the storage, and `mounts`",
+    "ARG": "its value is used in the places that refer to it", "EXPOSE": "stackgen publishes the port of the stack",
+    "HEALTHCHECK": "stackgen's own health check generates a token", "LABEL": "this only describes the image",
+    "MAINTAINER": "this only describes the image", "STOPSIGNAL": "stackgen stops engines itself",
+    "SHELL": "its value is used in the places that refer to it", "VOLUME": "stackgen mounts the storage, and `mounts`",
     "WORKDIR": "the paths of a stack don't depend on a working directory",
 }  # fmt: skip
 STEPS = ("RUN", "COPY", "ADD", "ONBUILD")
@@ -214,7 +214,7 @@ class _Reader:
             item = self.ledger.add(f"{self.place}: line {one.line}.{name}", f"{name}={value}")
             self.values[name] = text
             if BUILD_VARIABLE.match(name):
-                item.build_in("it only has an effect while the image is built")
+                item.build_in("this only has an effect while the image is built")
             elif name in self.container.environment:
                 item.build_in(REPLACED)
             else:

@@ -66,7 +66,7 @@ def read_controller(words: list[Word], drafts: list[Draft], ledger: Ledger) -> N
                 draft.fields["dispatch_method"] = flag.text
                 flag.carry("dispatch_method", draft)
         else:
-            flag.drop("stackgen's controller has no such setting")
+            flag.drop("the controller in a stack does not have this setting")
 
 
 def read_api_server(words: list[Word], container: Container, ledger: Ledger) -> dict[str, Flag]:
@@ -86,5 +86,5 @@ def read_api_server(words: list[Word], container: Container, ledger: Ledger) -> 
             flag.word.item.build_in("stackgen sets the key")
             take_api_keys(flag.values or [Word(flag.text, flag.word.item, flag.unknown)], ledger)
         else:
-            flag.drop("stackgen's launcher has no such setting; `gateway: {cors: …}` allows web pages")
+            flag.drop("stackgen's launcher does not have this setting; `gateway: {cors: …}` allows web pages")
     return address

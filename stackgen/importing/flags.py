@@ -112,7 +112,7 @@ def take(flag: Flag, draft: Draft, name: str, convert: Callable[[str], Any] = st
         flag.drop(f"{flag.text!r} is not a valid value: set `{name}` in stack.yaml")
         return
     if before := draft.setters.get(name):
-        before.build_in(f"{flag.written} is given again, and the last one counts")
+        before.build_in(f"{flag.written} is given more than once, and the last value counts")
     draft.setters[name] = flag
     draft.fields[name] = value
     flag.carry(name, draft)

@@ -53,7 +53,7 @@ def choose_gpus(container: Container, draft: Draft, ledger: Ledger) -> str:
     if not items and not flags:
         ledger.warn(
             container.place,
-            "the source reserves no GPU, and the engine needs one: `gpus` is set to what the engine uses",
+            "the source reserves no GPU, but the engine needs one: `gpus` is the number of GPUs that the engine uses",
         )
     return driver
 

@@ -29,7 +29,7 @@ BUILT_IN = {
     "imagePullPolicy": "stackgen pulls images that are missing", "pvcStorage": "the storage grows as needed",
     "pvcAccessMode": "the storage is on this machine", "storageClass": "the storage is on this machine",
 }  # fmt: skip
-CLUSTER = "it concerns the cluster, but this stack runs on one machine"
+CLUSTER = "this setting is for a cluster, but this stack runs on one machine"
 REQUESTS = ("requestCPU", "requestMemory", "requestGPUType")
 KUBERNETES = ("limitCPU", "limitMemory", "nodeSelectorTerms", "tolerations", "affinity",
               "annotations", "podAnnotations", "serviceAccountName",
@@ -121,7 +121,7 @@ def _read_field(path: str, key: str, value: Any, container: Container, ledger: L
         if str(value).lower() == "true":
             container.command.append(Word("--enable-auto-tool-choice", item))
         else:
-            item.build_in("it is the default")
+            item.build_in("this is the default")
     elif key == "toolCallParser" and value:
         container.command.append(ledger.word(path, str(value), f"--tool-call-parser={value}"))
     elif key == "enableLoRA":
@@ -134,7 +134,7 @@ def _read_field(path: str, key: str, value: Any, container: Container, ledger: L
     elif key in REQUESTS:
         for place, inner in _leaves(path, value):
             ledger.add(place, inner).build_in(
-                "a request to the scheduler of the cluster: the stack has the whole machine"
+                "a request to the scheduler of a cluster, but this stack can use the whole machine"
             )
     elif key in KUBERNETES:
         _walk(path, value, ledger, CLUSTER)
@@ -142,7 +142,7 @@ def _read_field(path: str, key: str, value: Any, container: Container, ledger: L
         reason = (
             "LMCache: set vLLM's --kv-transfer-config in `extra_args`"
             if key == "lmcacheConfig"
-            else "stack.yaml has no field for it"
+            else "stack.yaml has no field for this setting"
         )
         _walk(path, value, ledger, reason)
 
@@ -190,7 +190,7 @@ def _read_router(spec: Any, ledger: Ledger) -> Any:
         elif place == "routerSpec.routingLogic" and value == "roundrobin":
             item.build_in("the gateway chooses the least busy replica")
         elif place == "routerSpec.routingLogic":
-            item.drop("the gateway has no such routing")
+            item.drop("the gateway does not support this routing")
         elif place in ("routerSpec.repository", "routerSpec.tag", "routerSpec.enableRouter"):
             item.build_in("stackgen's gateway is the router")
         else:

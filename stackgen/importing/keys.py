@@ -12,8 +12,8 @@ __all__ = ["MIN_KEY", "TOKEN_FILE", "take_api_keys", "take_hub_token"]
 MIN_KEY = 16
 TOKEN_FILE = "hf-token.key"  # noqa: S105
 WEAK = (
-    "this key is short enough to guess, so stackgen generates one. To keep your key, write it into .env as "
-    f"{API_KEY} before the start"
+    "this key is so short that it can be guessed, so stackgen generates a new key. To keep your own key, write "
+    f"{API_KEY}=… with this key into .env before the start"
 )
 
 
@@ -22,14 +22,13 @@ def take_api_keys(words: list[Word], ledger: Ledger) -> None:
     for index, word in enumerate(words):
         if name := is_reference(word.text, word.unknown):
             word.item.hide("", f".env: {API_KEY}", f"the source reads the key from ${name}. stackgen generates a "
-                "key, unless "
-                           f"you write {API_KEY}=… with yours into .env")  # fmt: skip
+                           f"new key. To use your own key instead, write {API_KEY}=… into .env")  # fmt: skip
         elif word.unknown or not word.text:
             word.item.build_in("stackgen generates a key")
         elif len(word.text) < MIN_KEY:
             word.item.hide(word.text, f".env: {API_KEY}", WEAK)
             word.item.outcome = "dropped"
-            ledger.warn(word.item.place, "the API key is short enough to guess")
+            ledger.warn(word.item.place, "the API key is so short that it can be guessed")
         elif index or not ledger.keep_secret(Secret(API_KEY, word.text)):
             word.item.hide(
                 word.text, "", "a stack has one key in .env. `stackgen keys new NAME` creates one for each client"
@@ -46,9 +45,8 @@ def take_hub_token(value: str, unknown: tuple[str, ...], item: Item, ledger: Led
     elif is_reference(value, unknown) or unknown:
         name = ", ".join(unknown)
         reason = (
-            f"the source reads the token from {name}. For gated models, write HF_TOKEN_FILE=PATH into .env: the "
-            "path of "
-            "a file with the token. `hf auth login` writes ~/.cache/huggingface/token"
+            f"the source reads the token from {name}. For gated models, put the token into a file, and write its path "
+            "into .env as HF_TOKEN_FILE=PATH. `hf auth login` writes the token to ~/.cache/huggingface/token"
         )
         item.hide("", ".env: HF_TOKEN_FILE", reason)
     else:
@@ -56,5 +54,5 @@ def take_hub_token(value: str, unknown: tuple[str, ...], item: Item, ledger: Led
         reason = f"moved into the file {TOKEN_FILE}, which only you can read. Only the download gets it"
         item.hide(value, ".env: HF_TOKEN_FILE", reason)
         if not fits:
-            item.hide(value, "", "a stack has one token for all downloads, and the source has two")
+            item.hide(value, "", "a stack has one token for all downloads, but the source has two")
             item.outcome = "dropped"

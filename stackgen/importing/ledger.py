@@ -13,7 +13,7 @@ from stackgen.stack.secrets import HARMLESS_VALUE, is_secret_name
 __all__ = ["Draft", "Item", "Ledger", "Outcome", "Secret", "Word"]
 
 Outcome = Literal["carried", "translated", "built-in", "secret", "dropped"]
-UNKNOWN = "stackgen has no field for it"
+UNKNOWN = "stackgen has no field for this setting"
 MASK = "[secret]"
 REFERENCE = re.compile(r"[\w.-]+=\$\{?\w+(?::?[-?+][^}]*)?\}?")
 

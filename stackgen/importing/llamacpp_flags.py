@@ -63,7 +63,7 @@ def _read(flag: Flag, by_name: dict[str, Flag], container: Container, draft: Dra
         _set_repository(flag, by_name.get("--hf-file"), draft)
     elif "--hf-file" in names:
         if "--hf-repo" not in by_name:
-            flag.drop("it has no effect without --hf-repo")
+            flag.drop("this flag has no effect without --hf-repo")
     elif "--hf-token" in names:
         flag.word.item.build_in("stackgen passes the token to the download")
         for word in flag.values or [Word(flag.text, flag.word.item, flag.unknown)]:
@@ -154,7 +154,7 @@ def _set_context(flag: Flag | None, draft: Draft) -> None:
     if flag is None:
         return
     if flag.text == "0":
-        flag.build_in("it is the default: the model's own context length")
+        flag.build_in("this is the default: the model's own context length")
         return
     take(flag, draft, "max_model_len", int)
     slots = draft.fields.get("max_num_seqs", 1)

@@ -32,7 +32,8 @@ def set_model(word: Word, items: Sequence[Item], container: Container, draft: Dr
     if found := SNAPSHOT.search(text):
         draft.fields["revision"] = found[3]
         finish(
-            f"{found[1]}/{found[2]}", "a snapshot in the Hub's cache: the id and the revision download the same files"
+            f"{found[1]}/{found[2]}",
+            "a snapshot in the Hub's cache: stackgen downloads the same files by id and revision",
         )
         return
     is_path = text.startswith(("/", "./", "../", "~")) or text in (".", "..")

@@ -47,23 +47,24 @@ SUPERVISED = (
 BUILT_IN = {
     "detach": "`stackgen up` starts containers in the background", "interactive": "a server reads no input",
     "tty": "a server needs no terminal", "rm": "`stackgen down` removes the containers",
-    "init": "stackgen sets it where it is needed",
+    "init": "stackgen sets this option if a service needs it",
     "name": "stackgen chooses the names of containers", "pull": "stackgen pulls images that are missing",
-    "quiet": "it only changes what `docker run` prints", "sig-proxy": "it only concerns `docker run`",
-    "replace": "`stackgen up` recreates containers", "help": "it prints the help",
-    "attach": "it only concerns `docker run`",
+    "quiet": "this only changes what `docker run` prints", "sig-proxy": "this only affects `docker run`",
+    "replace": "`stackgen up` recreates containers", "help": "this only prints the help",
+    "attach": "this only affects `docker run`",
     "health-cmd": "stackgen's own health check generates a token",
     "healthcheck": "stackgen's own health check generates a token",
     "health-interval": "stackgen has its own health check", "health-retries": "stackgen has its own health check",
     "health-start-interval": "stackgen has its own health check",
     "health-start-period": "stackgen computes the start period",
     "health-timeout": "stackgen has its own health check", "stop-timeout": "stackgen waits until requests have ended",
-    "stop-signal": "stackgen stops engines itself", "expose": "containers of a network reach all ports of each other",
+    "stop-signal": "stackgen stops engines itself", "expose": "containers in the same network can reach all ports of "
+    "each other",
     "depends_on": "stackgen computes the order of starts", "link": "services of a stack find each other by name",
     "version": "Compose ignores it", "cap-drop": "stackgen drops all capabilities",
     "container_name": "stackgen chooses the names of containers",
     "pull_policy": "stackgen pulls images that are missing",
-    "attach_logs": "it only changes what `docker compose up` prints",
+    "attach_logs": "this only changes what `docker compose up` prints",
 }  # fmt: skip
 DROPPED = {
     "ulimit": "stack.yaml has no field for limits of processes; NCCL needs no locked memory inside one machine",
@@ -81,11 +82,12 @@ DROPPED = {
     "pid": "stackgen's containers see only their own processes",
     "userns": "stack.yaml has no field for user namespaces",
     "device": "stack.yaml has no field for devices other than GPUs",
-    "sysctl": "stack.yaml has no field for kernel settings", "oom-score-adj": "stack.yaml has no field for it",
-    "volumes-from": "stack.yaml has no field for it: list the folders in `mounts`",
+    "sysctl": "stack.yaml has no field for kernel settings", "oom-score-adj": "stack.yaml has no field for this "
+    "setting",
+    "volumes-from": "stack.yaml has no field for this setting: list the folders in `mounts`",
     "profiles": "a stack starts all of its models",
     "secrets": "stack.yaml has no field for further secrets: use `extra_env` with from_env", "configs": "use `mounts`",
-    "publish-all": "stackgen publishes the port of the stack only",
+    "publish-all": "stackgen publishes only the port of the stack",
     "extra_hosts": "stack.yaml has no field for host names",
     "build": "stackgen does not build your Dockerfile: build the image yourself, and set `image`",
 }  # fmt: skip
@@ -153,7 +155,7 @@ def apply_option(container: Container, name: str, word: Word, ledger: Ledger, va
     elif name in ("log-driver", "log-opt"):
         _set_logging(container, name, text, word)
     elif name == "platform" and text in ("linux/amd64", "linux/x86_64"):
-        item.build_in("it is the default")
+        item.build_in("this is the default")
     elif name in BUILT_IN:
         item.build_in(BUILT_IN[name])
     else:
@@ -226,7 +228,7 @@ def _set_restart(container: Container, text: str, word: Word) -> None:
 def _set_logging(container: Container, name: str, text: str, word: Word) -> None:
     option, _, value = text.partition("=")
     if name == "log-driver" and text in ("json-file", "local"):
-        word.item.build_in("stackgen limits the size of logs with json-file")
+        word.item.build_in("stackgen uses the log driver json-file, and limits the size of its logs")
     elif option == "max-size" and re.fullmatch(r"[1-9][0-9]*[kmg]", value.lower()):
         container.options["logging.max_size"] = Value(value.lower(), word.item)
     elif option == "max-file" and value.isdigit():

@@ -32,7 +32,7 @@ LLAMA_IMAGE = re.compile(
     r"llama\.cpp(?:[:@]|$)|llamacpp(?:[:@/-]|$)|llama-cpp(?:[:@-]|$)|llama-server[\w.-]*(?:[:@]|$)"
 )
 SGLANG_IMAGE = re.compile(r"(?:^|/)sglang(?:[:@]|$)")
-WRAPPER = "it only changes how the program is started"
+WRAPPER = "this only changes how the program is started"
 START_SCRIPT = "a step of a start script: stackgen runs the image unchanged. Put the step into an image of your own"
 
 

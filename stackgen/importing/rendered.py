@@ -46,7 +46,7 @@ def settle_rendered(container: Container, stack: dict[str, Any], ledger: Ledger)
         container.mounts.remove(mount)
     for name, default in (("logging.max_size", "20m"), ("logging.max_file", 5)):
         if (option := container.options.get(name)) and option.value == default:
-            container.options.pop(name).item.build_in("it is the default")
+            container.options.pop(name).item.build_in("this is the default")
     container.command = _split_words(container)
 
 

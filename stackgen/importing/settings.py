@@ -36,12 +36,12 @@ BUILT_IN = {
     **dict.fromkeys(OWN_CACHES, "stackgen keeps compile caches in a shared volume"),
     **dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE",
                      "HF_XET_CACHE", "HF_DATASETS_CACHE"),
-                    "stackgen sets the place of the weights"),
+                    "stackgen decides where the weights are stored"),
     "NVIDIA_DRIVER_CAPABILITIES": "stackgen requests the capability gpu", "HOME": "stackgen sets it",
     "USER": "stackgen sets it",
-    "LLAMA_CACHE": "stackgen sets the place of the weights", "VLLM_NO_USAGE_STATS": "stackgen sets it",
+    "LLAMA_CACHE": "stackgen decides where the weights are stored", "VLLM_NO_USAGE_STATS": "stackgen sets it",
     "DO_NOT_TRACK": "stackgen sets VLLM_NO_USAGE_STATS",
-    "HF_HUB_ENABLE_HF_TRANSFER": "it has no effect any more: downloads use Xet",
+    "HF_HUB_ENABLE_HF_TRANSFER": "this setting no longer has an effect, because downloads use Xet",
     "VLLM_USE_V1": "vLLM has only this engine now",
     "PYTHONUNBUFFERED": "vLLM's log needs no such setting", "LOGDIR": "stackgen sets it",
     "FASTCHAT_CONTROLLER_HEART_BEAT_EXPIRATION": "stackgen sets it",
@@ -118,7 +118,7 @@ def apply_environment(container: Container, draft: Draft, stack: dict[str, Any],
 
 def _set_offline(text: str, item: Any, draft: Draft, stack: dict[str, Any]) -> None:
     if text.lower() not in ("1", "true", "yes", "on"):
-        item.build_in("engines never contact the Hub, and the download service does")
+        item.build_in("only the download service contacts the Hub, and engines never do")
     elif str(draft.fields.get("model", "/")).startswith(("/", ".", "~")):
         item.build_in("engines never contact the Hub")
     else:
@@ -140,7 +140,9 @@ def _add_variable(name: str, text: str, value: Value, draft: Draft, ledger: Ledg
                 text, f".env: {name}", "moved into .env, which only you can read; `extra_env` reads it from there"
             )
         else:
-            value.item.hide(text, "", f"two services set {name} to different secrets, and .env has one")
+            value.item.hide(
+                text, "", f"two services set {name} to different secrets, but .env can contain only one of them"
+            )
             value.item.outcome = "dropped"
     else:
         extra[name] = text
@@ -156,7 +158,10 @@ def apply_mounts(container: Container, draft: Draft, stack: dict[str, Any], proj
         if mount.item.outcome:
             continue
         if mount.source == "/var/run/docker.sock":
-            ledger.warn(mount.item.place, "the container could control Docker, and so this machine")
+            ledger.warn(
+                mount.item.place,
+                "with this mount, the container could control Docker, and with Docker the whole machine",
+            )
         if OWN_CACHE_TARGETS.search(mount.target):
             mount.item.build_in("stackgen keeps compile caches in a shared volume, and /tmp in memory")
         elif mount.target in caches or HUB_CACHE.match(mount.target):

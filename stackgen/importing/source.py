@@ -119,7 +119,7 @@ def _read(
             container.environment = {name: _value(word) for name, word in given.items()} | container.environment
         for name, word in environment.items():
             if name not in given or not bare:
-                word.item.build_in("a variable of the unit, which takes effect where it is used")
+                word.item.build_in("a variable of the systemd unit: its value is inserted where the command uses it")
         name = Path(source).stem if source.endswith(".service") else ""
         return "systemd unit", containers, name.rstrip("@"), {}, folder
     if is_dockerfile(text):
@@ -197,7 +197,7 @@ def _containers(commands: list[Command], folder: Path, ledger: Ledger) -> list[C
         elif OWN_COMMANDS.match(texts):
             _settle_words(command, "stackgen pulls images, and starts, stops and replaces containers itself")
         elif SCRIPT_COMMANDS.match(texts):
-            _settle_words(command, "it concerns the script, and sets nothing of the engine")
+            _settle_words(command, "this command is for the script, and sets nothing for the engine")
         elif INSTALLS.match(texts):
             _settle_words(command, "stackgen's images have the engine and its packages")
         else:

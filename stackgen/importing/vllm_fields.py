@@ -60,7 +60,7 @@ def take_field(flag: Flag, draft: Draft, ledger: Ledger) -> bool:
         draft.fields[field] = not flag.written.replace("_", "-").startswith("--no-")
         if draft.fields[field] is False and field != "prefix_caching":
             del draft.fields[field]
-            flag.build_in("it is the default")
+            flag.build_in("this is the default")
         else:
             flag.carry(field, draft, "" if draft.fields[field] else "written as false")
         return True

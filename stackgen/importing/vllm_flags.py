@@ -111,7 +111,7 @@ def _add(flag: Flag, draft: Draft, ledger: Ledger) -> None:
             flag.build_in("this is vLLM's default")
             return
         draft.fields.setdefault("extra_args", []).append(name or flag.names[0])
-        flag.carry("extra_args", draft, f"written as {name or flag.names[0]}: the flag has no value any more")
+        flag.carry("extra_args", draft, f"written as {name or flag.names[0]}: the flag no longer takes a value")
         return
     if take_field(flag, draft, ledger):
         return
@@ -137,7 +137,7 @@ def _add(flag: Flag, draft: Draft, ledger: Ledger) -> None:
 def _switch(flag: Flag, container: Container, draft: Draft, ledger: Ledger) -> None:
     field = next(value for name, value in SWITCHES.items() if _is(flag, name))
     if flag.written.replace("_", "-").startswith("--no-") or flag.text.lower() == "false":
-        flag.build_in("it is the default")
+        flag.build_in("this is the default")
         return
     draft.fields[field] = True
     flag.carry(field, draft)

@@ -38,7 +38,7 @@ def translate_removed(flag: Flag, plain: str, draft: Draft, ledger: Ledger, draf
     elif plain == "--task" and flag.text in TASKS:
         extra += TASKS[flag.text]
         flag.carry("extra_args", draft, "--task is now --runner and --convert") if TASKS[flag.text] else flag.build_in(
-            "it is the default"
+            "this is the default"
         )
     elif plain == "--worker-use-ray":
         extra += ["--distributed-executor-backend", "ray"]
@@ -47,9 +47,9 @@ def translate_removed(flag: Flag, plain: str, draft: Draft, ledger: Ledger, draf
         drafts[plain] = flag
     elif plain == "--device" and flag.text == "cpu":
         draft.fields["gpus"] = "none"
-        flag.carry("gpus", draft, "vLLM has no flag --device any more")
+        flag.carry("gpus", draft, "vLLM no longer has the flag --device")
     elif is_removal(remedy) or plain == "--device":
-        flag.build_in(f"removed from vLLM: {remedy.partition(': ')[2] or 'it has no effect any more'}")
+        flag.build_in(f"removed from vLLM: {remedy.partition(': ')[2] or 'this flag no longer has an effect'}")
     else:
         flag.drop(f"removed from vLLM: {remedy}")
     if not extra:

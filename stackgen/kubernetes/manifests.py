@@ -20,7 +20,7 @@ from stackgen.kubernetes.names import (
 from stackgen.kubernetes.pods import PodBuilder
 from stackgen.kubernetes.policies import policies
 from stackgen.kubernetes.workloads import WorkloadBuilder
-from stackgen.plan import Bind, Plan, Service
+from stackgen.plan import Bind, EnvRef, Plan, Service
 from stackgen.render.templating import RenderedFile, render_template
 from stackgen.spec import KubernetesModelSpec, KubernetesSpec
 
@@ -105,14 +105,14 @@ def render_manifests(
     if settings.network_policies:
         found = tuple(policies(plan, settings, outside=_leaves(plan)))
         add("network-policies.yaml", "network-policies", Policies(plan.name, own, found))
-    if (watched := monitoring(plan, namespace, own)) is not None:
+    if (watched := monitoring(plan, namespace, _merged(own, settings.monitoring_labels))) is not None:
         add("monitoring.yaml", "monitoring", watched)
     rendered = list(files.rendered())
     configurations = ("references.yaml",) if any(one.group for one in plan.services) else ()
+    maps = _config_maps(rendered, own, settings.dashboard_labels)
     data = Kustomization(
-        source, namespace, tuple(manifests), tuple(_config_maps(rendered, own)), tuple(_secrets(plan, settings, own)),
-        configurations,
-    )  # fmt: skip
+        source, namespace, tuple(manifests), tuple(maps), tuple(_secrets(plan, settings, own)), configurations
+    )
     if configurations:
         add("references.yaml", "references", None)
     kustomization = RenderedFile(KUSTOMIZATION, render_template(f"{TEMPLATES}/{KUSTOMIZATION}.j2", data))
@@ -121,8 +121,6 @@ def render_manifests(
 
 def secret_files(plan: Plan, settings: KubernetesSpec) -> SecretFiles:
     """What `plan` reads from the folder of secrets."""
-    from stackgen.plan import EnvRef
-
     names = dict.fromkeys(
         value for service in plan.services for _, value in service.environment if isinstance(value, EnvRef)
     )
@@ -188,23 +186,35 @@ COMMENTS = {
     "gateway-scripts": "What runs inside the gateway",
     "download-scripts": "What the Job `download` runs",
     GATEWAY_CONFIG: "HAProxy's configuration: the gateway loads changes within two minutes, without a restart",
-    "exporter": "The endpoints that the exporter asks",
+    "exporter": "The endpoints that the exporter checks",
     "files": "Files that stack.yaml names",
 }
 
 
-def _config_maps(rendered: list[RenderedFile], own: Pairs) -> list[Generator]:
+def _merged(own: Pairs, more: Mapping[str, str]) -> Pairs:
+    # stackgen's own labels win: `up` and `down` find the objects by them
+    return (*own, *((name, value) for name, value in more.items() if name not in dict(own)))
+
+
+def _config_maps(rendered: list[RenderedFile], own: Pairs, dashboards: Mapping[str, str]) -> list[Generator]:
     members: dict[str, list[str]] = {}
     for file in rendered:
         if name := config_map_of(file.path):
             members.setdefault(name, []).append(file.path)
     found = []
     for name, paths in sorted(members.items()):
-        # Grafana's sidecar of the kube-prometheus-stack looks for this label
-        extra: Pairs = (("grafana_dashboard", "1"),) if name.startswith("dashboard-") else ()
-        fixed = name in (GATEWAY_CONFIG, "download-scripts") or bool(extra)
+        is_dashboard = name.startswith("dashboard-")
+        fixed = name in (GATEWAY_CONFIG, "download-scripts") or is_dashboard
         comment = COMMENTS.get(name, "A dashboard for Grafana")
-        found.append(Generator(name, comment, tuple(sorted(paths)), fixed_name=fixed, labels=(*own, *extra)))
+        found.append(
+            Generator(
+                name,
+                comment,
+                tuple(sorted(paths)),
+                fixed_name=fixed,
+                labels=_merged(own, dashboards if is_dashboard else {}),
+            )
+        )
     return found
 
 

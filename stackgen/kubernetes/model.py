@@ -101,7 +101,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod template. `grace` is in seconds; `spread` are the labels of pods that should be on different nodes."""
+    """A pod template. `grace` is in seconds; `spread` are the labels of pods that should be on different nodes,
+    and `pack` those of pods that should be on the same nodes.
+    """
 
     labels: Pairs
     containers: tuple[Container, ...]
@@ -118,6 +120,7 @@ class Pod:
     tolerations: tuple[tuple[str, str, str], ...] = ()
     runtime_class: str = ""
     spread: Pairs = ()
+    pack: Pairs = ()
     resource_claims: tuple[tuple[str, str], ...] = ()
     pull_secrets: tuple[str, ...] = ()
 

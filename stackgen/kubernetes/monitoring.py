@@ -1,7 +1,10 @@
 """Monitors and alerts for the operator of Prometheus, from the plan's scrape jobs and alert rules.
 
 Fields: prometheus-operator, `monitoring.coreos.com/v1` (PodMonitor, ServiceMonitor, PrometheusRule). In a relabeling's
-`replacement`, `$` begins a reference and `$$` is a dollar. kube-state-metrics: `kube_deployment_*`.
+`replacement`, `$` begins a reference and `$$` is a dollar. Metrics of kube-state-metrics: `kube_deployment_*`.
+By default, kube-prometheus-stack selects monitors and rules by the label `release`, and dashboards by
+`grafana_dashboard: "1"` (prometheus-community/helm-charts at 001f3a6, values.yaml of the chart:
+`podMonitorSelectorNilUsesHelmValues: true`, `sidecar.dashboards`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from stackgen.kubernetes.names import HTTP, INSTANCE, NAME, leader_selector, sel
 from stackgen.plan import Plan
 from stackgen.resolve.addons.monitoring_rules import Alert, Group
 from stackgen.resolve.addons.monitoring_targets import EXPORTER, services_with_metrics, watched_services
+from stackgen.targets.commands import for_cluster
 
 __all__ = ["Monitoring", "monitoring", "scope"]
 
@@ -23,12 +27,6 @@ METRIC = re.compile(r"(?<![\w:\"])((?:vllm:|haproxy_|stackgen_|kube_)\w+|up)(?![
 # groups that need services which the cluster has, or has not
 OTHER_GROUPS = ("gpus",)
 OTHER_ALERTS = ("MonitoringConfigWrong", "GatewayReplicaDown")
-COMMANDS = (
-    ("docker compose logs gateway", "kubectl -n {namespace} logs deployment/gateway"),
-    ("docker compose restart exporter", "kubectl -n {namespace} rollout restart deployment/exporter"),
-    ("docker compose ps", "kubectl -n {namespace} get pods"),
-    ("add a replica (`stackgen scale`)", "increase `replicas` in stack.yaml"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,4 @@ def _groups(groups: tuple[Group, ...], namespace: str) -> tuple[Group, ...]:
 
 
 def _alert(alert: Alert, namespace: str) -> Alert:
-    action = alert.action
-    for docker, kubectl in COMMANDS:
-        action = action.replace(docker, kubectl.format(namespace=namespace))
-    return replace(alert, expr=scope(alert.expr, namespace), action=action)
+    return replace(alert, expr=scope(alert.expr, namespace), action=for_cluster(alert.action, namespace))

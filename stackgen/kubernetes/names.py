@@ -6,8 +6,8 @@ from stackgen.plan import Service
 
 __all__ = [
     "ADMIN_PORT", "COMPONENT", "DRAIN_SECONDS", "ENGINE_SECRET", "FS_GROUP", "GATEWAY_CONFIG", "HTTP", "INSTANCE",
-    "KEYS_SECRET", "LWS_INDEX", "LWS_NAME", "LWS_SUFFIX", "MANAGER", "NAME", "SLACK_SECONDS", "TLS_SECRET",
-    "TOKEN_SECRET", "labels", "leader_selector", "object_name", "selector",
+    "KEYS_SECRET", "LWS_INDEX", "LWS_NAME", "LWS_SUFFIX", "MANAGER", "NAME", "PACKED", "SLACK_SECONDS",
+    "TLS_SECRET", "TOKEN_SECRET", "labels", "leader_selector", "object_name", "selector",
 ]  # fmt: skip
 
 # kubernetes.io, "Recommended Labels"
@@ -25,6 +25,8 @@ HTTP, ADMIN_PORT = "http", 8405
 # engines read the first, clients' keys are in the second, which changes without a restart
 ENGINE_SECRET, KEYS_SECRET, TOKEN_SECRET, TLS_SECRET = "engine-key", "gateway-keys", "hf-token", "gateway-tls"
 GATEWAY_CONFIG = "gateway"
+# of pods that prefer each other's nodes
+PACKED = ("stackgen-packed", "true")
 
 
 def labels(stack: str, service: Service) -> tuple[tuple[str, str], ...]:

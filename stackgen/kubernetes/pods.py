@@ -17,7 +17,9 @@ from stackgen.kubernetes.names import (
     FS_GROUP,
     GATEWAY_CONFIG,
     HTTP,
+    INSTANCE,
     KEYS_SECRET,
+    PACKED,
     SLACK_SECONDS,
     TLS_SECRET,
     TOKEN_SECRET,
@@ -76,6 +78,7 @@ class PodBuilder:
             tolerations=self._tolerations(service) if loads else (),
             runtime_class=self.settings.runtime_class or "" if service.gpus else "",
             spread=selector(self.plan.name, service) if self._is_spread(service) else (),
+            pack=((INSTANCE, self.plan.name), PACKED) if service.pack else (),
             resource_claims=(("gpus", f"{service.name}-gpus"),) if self._uses_claims(service) else (),
             pull_secrets=self.settings.image_pull_secrets,
         )
@@ -91,11 +94,12 @@ class PodBuilder:
 
     def _labels(self, service: Service) -> tuple[tuple[str, str], ...]:
         found = labels(self.plan.name, service)
+        found += (PACKED,) if service.pack else ()
         # all groups of a model share the label: which group a pod belongs to is only known to its controller
         return (*found, ("stackgen-group", service.name)) if service.group else found
 
     def _is_spread(self, service: Service) -> bool:
-        return service.group is None and max(self.replicas(service), service.max_replicas) > 1
+        return service.group is None and not service.pack and max(self.replicas(service), service.max_replicas) > 1
 
     def _uses_claims(self, service: Service) -> bool:
         return self.settings.gpus_by == "dra" and service.gpus is not None

@@ -7,6 +7,7 @@ may ignore them. Probes come from the pod's own node, which most networks always
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from stackgen.kubernetes.model import Peer, Policy
 from stackgen.kubernetes.names import ADMIN_PORT
@@ -68,12 +69,15 @@ def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Po
     if "download" in roles:
         outside_web = Peer(ports=_download_ports(plan))
         yield Policy(
-            "download", "Only the download leaves the cluster", components=("download",), egress=(outside_web,)
+            "download",
+            "Only the download connects to addresses outside the cluster",
+            components=("download",),
+            egress=(outside_web,),
         )
     if monitored:
         yield Policy(
             "exporter",
-            "The exporter asks the gateway, and Prometheus asks the exporter",
+            "The exporter sends requests to the gateway, and Prometheus reads the exporter's metrics",
             components=("monitoring",),
             ingress=(Peer(namespace=settings.monitoring_namespace, ports=(EXPORTER_PORT,)),),
             egress=(Peer(components=("gateway",), ports=(GATEWAY_PORTS[has_plain],)),),
@@ -82,8 +86,6 @@ def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Po
 
 def _download_ports(plan: Plan) -> tuple[int, ...]:
     """Ports of the Hub, or of the proxy and the mirror that the stack file names."""
-    from urllib.parse import urlsplit
-
     found = list(WEB_PORTS)
     for name, value in plan.service("download").environment:
         text = getattr(value, "default", value)

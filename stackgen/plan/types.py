@@ -157,7 +157,8 @@ class Service:
     In a cluster, the target runs `replicas` of it, and at most `max_replicas` (0: a fixed number), each on the nodes of
     `group`. `gpus` are then those of one node. `weights` are the arguments of `download.py` for what the service loads.
     With a `host_address`, the service uses its machine's network, and others connect to this address. A service that
-    `follows` a machine computes for the service there, and answers no requests.
+    `follows` a machine computes for the service there, and answers no requests. With `pack`, replicas prefer the nodes
+    of other packed replicas, so that other nodes remain whole.
     """
 
     name: str
@@ -201,6 +202,7 @@ class Service:
     weights: tuple[str, ...] = ()
     host_address: str = ""
     follows: str = ""
+    pack: bool = False
 
 
 @dataclass(frozen=True, slots=True)

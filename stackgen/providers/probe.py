@@ -29,11 +29,17 @@ def run_check(
 
 
 def check_plan(
-    plan: Plan, folder: Path, progress: Callable[[str, str], None], wait: float, base_url: str | None = None
+    plan: Plan,
+    folder: Path,
+    progress: Callable[[str, str], None],
+    wait: float,
+    base_url: str | None = None,
+    reword: Callable[[str], str] | None = None,
 ) -> Report:
     """Checks all endpoints of a started stack, waiting up to `wait` seconds for them to become ready.
 
-    `base_url` replaces the URL of the endpoints, for a stack that this machine reaches at another address.
+    `base_url` replaces the URL of the endpoints, for a stack that this machine reaches at another address. `reword`
+    changes commands in hints.
 
     `progress(service, phase)` is called before and after the check, for each endpoint. Those of other machines may be
     missing: they are in the report only if they answer.
@@ -42,7 +48,7 @@ def check_plan(
     for endpoint in here.endpoints:
         progress(endpoint.service, "requesting a completion")
     targets = targets_from_plan(here, folder)
-    targets = [replace(one, base_url=base_url) for one in targets] if base_url else targets
+    targets = [replace(one, base_url=base_url or one.base_url, reword=reword) for one in targets]
     report = run_check(targets, Options(timeout=60.0), wait)
     # one report covers the whole stack, so every service shows the verdict of this report
     for endpoint in here.endpoints:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from stackgen import engines
 from stackgen.check.target import Target
-from stackgen.plan import Bind, Dialect, Endpoint, Plan
+from stackgen.plan import Dialect, Endpoint, Plan
+from stackgen.providers.certificate import find_certificate, is_generated, name_in_certificate
 from stackgen.stack.envfile import read_env
 from stackgen.stack.secrets import collect_secrets
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from stackgen.stack.folder import Stack
 
 __all__ = ["ResolvedTarget", "dialects", "targets_from_plan", "targets_from_stack", "with_unique_names"]
-
-# where `gateway: {tls: generate}` writes its certificate, relative to the stack's folder
-GENERATED = ("gateway", "tls", "site.crt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +37,19 @@ def dialects() -> dict[str, Dialect]:
 def targets_from_plan(plan: Plan, folder: Path) -> list[Target]:
     """The plan's endpoints as targets, with their keys from `folder/.env`."""
     env, secrets = read_env(folder), collect_secrets(folder)
-    return [
-        replace(
-            # a server bound to 0.0.0.0 is exposed although its URL contains 127.0.0.1; only the plan has this fact
-            Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed),
-            ca_file=_generated_certificate(plan, endpoint, folder),
-            secrets=secrets,
-        )
-        for endpoint in plan.endpoints
-    ]
-
-
-def _generated_certificate(plan: Plan, endpoint: Endpoint, folder: Path) -> str | None:
-    """The path of the self-signed certificate that stackgen generated for this endpoint, if there is one."""
-    mounts = plan.service(endpoint.service).mounts
-    paths = [folder / one.source for one in mounts if isinstance(one, Bind) and one.target == "/tls/site.crt"]
-    # the user's own certificate is verified against the system's CAs instead
-    return next((str(path) for path in paths if path.parts[-3:] == GENERATED and path.exists()), None)
+    found = []
+    for endpoint in plan.endpoints:
+        # a server bound to 0.0.0.0 is exposed although its URL contains 127.0.0.1; only the plan has this fact
+        target = Target.from_endpoint(endpoint, env.get(endpoint.api_key) or None, exposed=endpoint.exposed)
+        ca_file = server_name = None
+        if certificate := find_certificate(plan, endpoint, folder):
+            # the user's own certificate is verified against the system's CAs
+            if is_generated(certificate):
+                ca_file = str(certificate)
+            else:
+                server_name = name_in_certificate(certificate)
+        found.append(replace(target, ca_file=ca_file, server_name=server_name, secrets=secrets))
+    return found
 
 
 def targets_from_stack(stack: Stack) -> list[ResolvedTarget]:

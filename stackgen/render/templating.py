@@ -24,7 +24,6 @@ HEADER = (
     "# You may edit this file: stackgen overwrites your changes only with --force.\n"
 )
 
-
 # by language: the function that quotes each expression of a template
 FINALIZE: dict[str, Callable[[Any], str]] = {
     "compose": compose.format_scalar,
@@ -88,22 +87,17 @@ def _environment(language: str = "compose") -> Environment:
         "published": _format_port,
         # what a macro has printed is quoted already
         "printed": compose.RawYaml,
+        # its lines, each of which begins with a line break, at their place in the file
+        "indented": lambda text, width: compose.RawYaml(text.replace("\n", "\n" + " " * width)),
         # values that must be text even if they look like a number
         "string_value": str,
         "tmpfs_line": lambda mount: mount.target + (f":{mount.options}" if mount.options else ""),
     }
-    # the indentation of a macro's lines
-    environment.globals["pad"] = _pad
     environment.tests |= {
         "bind": lambda mount: isinstance(mount, Bind),
         "tmpfs": lambda mount: isinstance(mount, Tmpfs),
     }
     return environment
-
-
-@cache
-def _pad(width: int) -> compose.RawYaml:
-    return compose.RawYaml(" " * width)
 
 
 def _format_port(port: Port) -> compose.RawYaml:

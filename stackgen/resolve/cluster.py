@@ -17,8 +17,8 @@ from stackgen.resolve.extras import split_local_path
 from stackgen.spec import ModelSpec, StackSpec, is_local
 from stackgen.spec.types import guess_parameters
 
-__all__ = ["count_nodes", "find_cluster_mistakes", "find_cluster_warnings", "find_image_warnings", "gpus_of_node",
-           "one_replica", "with_replicas"]  # fmt: skip
+__all__ = ["count_gpus", "count_nodes", "find_cluster_mistakes", "find_cluster_warnings", "find_image_warnings",
+           "gpus_of_node", "one_replica", "with_replicas"]  # fmt: skip
 
 # fields of a model that only Docker has, and what to do in a cluster
 DOCKER_ONLY = {
@@ -40,13 +40,13 @@ def one_replica(stack: StackSpec) -> StackSpec:
 
 def count_nodes(model: ModelSpec, stack: StackSpec) -> int:
     """Number of nodes for one replica: 1, unless it has more GPUs than a node."""
-    gpus, each = _count_gpus(model), stack.cluster.gpus_per_node
+    gpus, each = count_gpus(model), stack.cluster.gpus_per_node
     return max(1, -(-gpus // each))
 
 
 def gpus_of_node(model: ModelSpec, stack: StackSpec) -> GpuRequest | None:
     """The GPUs of `model` on each of its nodes."""
-    gpus = _count_gpus(model)
+    gpus = count_gpus(model)
     driver = "amd" if stack.gpu_driver == "amd" else "nvidia"
     return GpuRequest(driver, count=gpus // count_nodes(model, stack)) if gpus else None  # type: ignore[arg-type]
 
@@ -64,7 +64,7 @@ def find_cluster_mistakes(stack: StackSpec) -> list[Mistake]:
     """Finds what a cluster can't do: files of this machine, indices of GPUs, and fields of Docker."""
     found = [mistake for index, model in enumerate(stack.models) for mistake in _find_in_model(index, model, stack)]
     if stack.gateway is not None and not stack.gateway.enabled:
-        hint = "remove `gateway: false`: without a gateway, every pod of the cluster can use the engines without a key"
+        hint = "remove `gateway: false`: otherwise, every pod of the cluster can use the engines, and needs no key"
         found.append(Mistake("gateway", "can't be disabled on Kubernetes", hint=hint))
     tls = stack.gateway.tls if stack.gateway else None
     if tls and not tls.certificate and not stack.cluster.tls_secret:
@@ -106,7 +106,7 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
                 f"{gpus} GPUs are more than one node has ({each}), but {model.engine} runs on one node only",
                 hint="use `engine: vllm`, or set kubernetes.gpus_per_node",
             )
-        elif _count_gpus(model) % nodes:
+        elif count_gpus(model) % nodes:
             yield Mistake(f"{path}.gpus", f"{gpus} GPUs can't be divided evenly among {nodes} nodes with up to {each} "
                           "GPUs", hint=f"use a multiple of {nodes}, or set kubernetes.gpus_per_node")  # fmt: skip
     if model.share_gpus:
@@ -177,7 +177,8 @@ def _gigabytes(quantity: str) -> float:
     return float(number) * GIGABYTE.get(unit, 1e-9)
 
 
-def _count_gpus(model: ModelSpec) -> int:
+def count_gpus(model: ModelSpec) -> int:
+    """Number of GPUs of one replica, on all its nodes."""
     # a list belongs to all replicas, a count to each of them
     if isinstance(model.gpus, tuple):
         return len(model.gpus) // model.replicas

@@ -1,7 +1,8 @@
 """Proxy and certificate authorities for services and image builds that leave the machine, and NO_PROXY for the rest.
 
 The download service, the chat UI (which downloads a model for document search) and builds use the proxy. HAProxy can't
-use an HTTP proxy, so a fallback gets only the certificates. Prometheus, Grafana and the exporter stay in the network.
+use an HTTP proxy, so a fallback gets only the certificates. Grafana and the exporter stay in the network, and
+Prometheus gets the certificates for an Alertmanager in addons/monitoring.py.
 
 Docker's client can put its own proxy into every container (`proxies` in ~/.docker/config.json). With `NO_PROXY`,
 requests between the services of the stack still don't go through a proxy.

@@ -34,8 +34,8 @@ def dollar_warnings(stack: StackSpec) -> list[str]:
         values |= {f"extra_args[{number}]": value for number, value in enumerate(model.extra_args)}
         # the value is not repeated, because it may be the hash of a password
         found += [
-            f"models[{index}].{place} contains `$$`, so the container gets two dollar signs. Unlike a Compose file, "
-            "a stack file needs no doubled `$`: write a single `$` if you mean one"
+            f"models[{index}].{place} contains `$$`, so the container gets two dollar signs. A stack file needs no "
+            "doubled `$`, unlike a Compose file. To pass one dollar sign, write a single `$`"
             for place, value in values.items()
             if isinstance(value, str) and "$$" in value
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 from stackgen.engines.base import served_names
@@ -51,11 +52,10 @@ def find_host_mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
 
 
 def _find_in_hosts(stack: StackSpec) -> Iterator[Mistake]:
-    # imported here, because most stacks have one machine
-    from ipaddress import ip_address
-
     if stack.host and stack.host not in stack.hosts:
-        yield Mistake("host", f"{stack.host!r} is not one of `hosts`", hint=f"choose one of {', '.join(stack.hosts)}")
+        yield Mistake(
+            "host", f"{stack.host!r} is not a machine in `hosts`", hint=f"choose one of {', '.join(stack.hosts)}"
+        )
     if stack.hosts[stack.front].port:
         hint = "remove the field, and set `port` of the stack"
         yield Mistake(f"hosts.{stack.front}.port", "has no effect on the first host", hint=hint)
@@ -87,7 +87,7 @@ def _find_in_hosts(stack: StackSpec) -> Iterator[Mistake]:
 def _find_in_model(stack: StackSpec, path: str, model: Any, known: str) -> Iterator[Mistake]:
     for host in model.host:
         if host not in stack.hosts:
-            yield Mistake(f"{path}.host", f"{host!r} is not one of `hosts`", hint=f"choose one of {known}")
+            yield Mistake(f"{path}.host", f"{host!r} is not a machine in `hosts`", hint=f"choose one of {known}")
     if len(set(model.host)) < len(model.host):
         yield Mistake(f"{path}.host", "lists a host twice", hint="`replicas` is the number of replicas on each host")
     if is_split(model):

@@ -25,12 +25,14 @@ from stackgen.resolve.cluster import (
 )
 from stackgen.resolve.download import HF_TOKEN, download_arguments, download_assets, with_download
 from stackgen.resolve.egress import with_egress
+from stackgen.resolve.exposure import find_exposure_warnings
 from stackgen.resolve.extras import dollar_warnings, with_extras
 from stackgen.resolve.naming import name_services
 from stackgen.resolve.placement import find_start_order, find_unplaced, place, sharing_warnings
 from stackgen.resolve.ports import assign_ports
 from stackgen.resolve.replaced import find_replaced
-from stackgen.resolve.unused import find_unused
+from stackgen.resolve.unused import find_unused, find_unused_in_cluster
+from stackgen.resolve.whole_nodes import find_whole_node_warnings, with_packing
 from stackgen.spec import ModelSpec, StackSpec, is_local
 from stackgen.spec.types import guess_parameters
 
@@ -82,7 +84,8 @@ def resolve(
     plan = _assemble(stack, site, contexts, parts, waits)
     if site.is_cluster:
         models = {names[key]: stack.models[key[0]] for key in names}
-        plan = replace(plan, services=tuple(with_replicas(one, models) for one in plan.services))
+        services = [with_replicas(one, models) for one in plan.services]
+        plan = replace(plan, services=with_packing(services, models, stack))
     plan = replace(plan, endpoints=(*plan.endpoints, *remote)) if remote else plan
     for addon in ADDONS:
         plan = addon.extend(whole or stack, site, plan)
@@ -90,7 +93,8 @@ def resolve(
     # last, because NO_PROXY lists all services
     plan = with_egress(stack, site, plan)
     if site.is_cluster:
-        warnings += [*find_cluster_warnings(stack), *find_image_warnings(plan.services, stack)]
+        warnings += [*find_cluster_warnings(stack), *find_whole_node_warnings(stack)]
+        warnings += [*find_image_warnings(plan.services, stack), *find_unused_in_cluster(stack)]
     else:
         warnings += [*sharing_warnings(stack, gpus), *find_unused(stack, site, plan), *dollar_warnings(stack)]
     return replace(plan, warnings=(*plan.warnings, *warnings)) if warnings else plan
@@ -189,21 +193,7 @@ def _assemble(
 
 
 def _warnings(stack: StackSpec, site: Site, parts: Sequence[Part]) -> list[str]:
-    warnings = []
-    if stack.exposed and not gateway.is_enabled(stack, site):
-        unguarded = [one for part in parts for one in part.endpoints if one.open_paths]
-        if unguarded:
-            names = ", ".join(one.name for one in unguarded)
-            warnings.append(
-                f"ports are open on {stack.bind}, and paths such as {unguarded[0].open_paths[0]} answer without a "
-                f"key ({names}). Set `gateway: true`, or put your own proxy with an allow-list of paths in front of "
-                "the engines"
-            )
-        else:
-            warnings.append(
-                f"ports are open on {stack.bind} over plain HTTP: other machines on the network can read keys and "
-                "prompts. Set `gateway: {tls: generate}`, or put your own proxy with TLS in front of the engines"
-            )
+    warnings = find_exposure_warnings(stack, site, [one for part in parts for one in part.endpoints])
     for model in stack.models:
         named = [(model.model, model.revision)]
         named += [(lora.path, lora.revision) for lora in getattr(model, "lora_adapters", ())]

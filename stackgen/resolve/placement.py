@@ -92,7 +92,15 @@ def sharing_warnings(stack: StackSpec, requests: Mapping[tuple[int, int], GpuReq
         for id in request.ids if request else ():
             users.setdefault(id, set()).add(model)
     sharing = {model for models in users.values() if len(models) > 1 for model in models}
-    return [
+    indices = [id for id in users if id.removeprefix(CDI).isdigit()]
+    uuids = [id for id in users if id.removeprefix(CDI).startswith("GPU-")]
+    found = []
+    if indices and uuids and len({model for id in (*indices, *uuids) for model in users[id]}) > 1:
+        found = [
+            f"{uuids[0]} may be the GPU {' or '.join(indices)} of another model: `render` can't compare UUIDs with "
+            "indices. List the GPUs of all models in one way; on the machine itself, `stackgen doctor` compares them"
+        ]
+    return found + [
         f"models[{index}].share_gpus has no effect: no other model uses the GPUs of {model.model}. To put models on "
         "the same GPU, give them the same indices, for example `gpus: [0]` for both"
         for index, model in enumerate(stack.models)

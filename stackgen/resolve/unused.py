@@ -15,7 +15,7 @@ from stackgen.plan import Bind, Plan, Site, Volume
 from stackgen.resolve.addons.backends import Gateway
 from stackgen.spec import StackSpec, Strict, is_local
 
-__all__ = ["find_unused"]
+__all__ = ["find_unused", "find_unused_in_cluster"]
 
 PROXY = ("HTTP_PROXY", "HTTPS_PROXY")
 
@@ -29,6 +29,26 @@ def find_unused(stack: StackSpec, site: Site, plan: Plan) -> list[str]:
     for index, model in enumerate(stack.models):
         found += ((f"models[{index}].{field}", reason) for field, reason in _model_fields(model))
     return [f"{path} has no effect: {reason}" for path, reason in found]
+
+
+# what a cluster's own Prometheus and Grafana have instead
+NOT_IN_A_CLUSTER = (
+    "alertmanager", "grafana_port", "prometheus_port", "retention", "reload_interval", "prometheus_image",
+    "grafana_image", "dcgm_image",
+)  # fmt: skip
+
+
+def find_unused_in_cluster(stack: StackSpec) -> list[str]:
+    """Warnings about fields that only a stack for Compose uses: addresses of the machine, Prometheus, Grafana."""
+    reason = "on Kubernetes, the stack starts no Prometheus and no Grafana. Configure those of the cluster"
+    is_on = stack.monitoring is not None and stack.monitoring.enabled
+    fields = [field for field in NOT_IN_A_CLUSTER if is_on and _is_set(stack.monitoring, field)]
+    found = [f"monitoring.{field} has no effect: {reason}" for field in fields]
+    if stack.cluster.service_type == "ClusterIP":
+        remedy = "set `kubernetes.service_type: LoadBalancer`, or add an Ingress"
+        bound = [field for field, spec in (("bind", stack), ("ui.bind", stack.ui)) if _is_set(spec, "bind")]
+        found += [f"{field} opens no port outside a Kubernetes cluster: {remedy}" for field in bound]
+    return found
 
 
 def _is_set(spec: Strict | None, field: str) -> bool:
@@ -95,7 +115,7 @@ def _model_fields(model: Any) -> Iterator[tuple[str, str]]:
     if not model.restart_hung and _is_set(model, "hang_timeout"):
         yield "hang_timeout", "`restart_hung` is false"
     if model.engine != "vllm" and model.gpu_memory_utilization is not None and not model.share_gpus:
-        yield "gpu_memory_utilization", f"{model.engine} has no such limit; only `share_gpus` uses it"
+        yield "gpu_memory_utilization", f"for {model.engine}, stackgen uses this field only together with `share_gpus`"
     if model.engine == "llamacpp" and model.trust_remote_code:
         yield "trust_remote_code", "a GGUF file contains no code"
     if model.engine == "llamacpp" and model.gpu_layers and not model.gpus:

@@ -59,7 +59,8 @@ class StackSpec(Strict):
         8000,
         ge=1,
         le=65535,
-        description="Port of the first endpoint on this machine. The other endpoints use the ports after it",
+        description="Port of the first endpoint on this machine. The other endpoints use the ports after it. On "
+        "Kubernetes: port of the Service `gateway`, inside the cluster and at a load balancer",
     )
     # loopback by default: without a gateway, engines answer many paths without a key
     bind: Address = Field(
@@ -86,14 +87,15 @@ class StackSpec(Strict):
     proxy: Text | None = Field(
         None,
         pattern=r"^https?://[^\s@]+$",
-        description="URL of the HTTP proxy for services that leave this machine: the download of weights, the chat UI, "
+        description="URL of the HTTP proxy for what connects to the Internet: the download of weights, the chat UI, "
         "and builds of images. If the proxy needs a password, put the whole URL into .env as STACKGEN_PROXY",
     )
     ca_certificates: Text | None = Field(
         None,
         description="PEM file on this machine with all trusted certificate authorities, for networks that intercept "
-        "TLS. The download of weights, the chat UI, image builds, and the gateway's connections to a "
-        "`fallback` use this file instead of the public authorities. All users must be able to read the file",
+        "TLS. The download of weights, the chat UI, image builds, the gateway's connections to a `fallback`, and "
+        "Prometheus's connections to `monitoring.alertmanager` use this file instead of the public authorities. All "
+        "users must be able to read the file",
     )
     endpoints: tuple[EndpointSpec, ...] = Field(
         (), description="Endpoints outside this stack that `stackgen check` and `stackgen ask` can also use"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from stackgen.spec.alerting import Alertmanagers
 from stackgen.spec.base import Strict, short_form
 from stackgen.spec.keys import KeyDefaults, KeySpec, apply_defaults
 from stackgen.spec.types import Address, Text, is_exposed
@@ -26,9 +28,6 @@ DEFAULT_PORTS = {"http:": ":80", "https": ":443"}
 
 
 def _check_certificate_name(value: Any) -> Any:
-    # imported here, because few stacks have names of their own
-    import ipaddress
-
     message = (
         "must be a host name or an IP address, for example gpu1.example.org, *.example.org or 192.168.1.20, without "
         "port and http://"
@@ -62,7 +61,11 @@ class TlsSpec(Strict):
         "127.0.0.1 and, if `bind` is not a loopback address, the host name and addresses of this machine",
     )
     redirect_port: int | None = Field(
-        None, ge=1, le=65535, description="Port that redirects plain HTTP to HTTPS. Default: none"
+        None,
+        ge=1,
+        le=65535,
+        description="Port that redirects plain HTTP to HTTPS: to the API, or, if other machines reach only the chat UI "
+        "(`ui.bind`), to the chat UI. Default: none",
     )
 
     @model_validator(mode="after")
@@ -120,7 +123,9 @@ class GatewaySpec(Strict):
     )
     tls: Annotated[TlsSpec | None, BeforeValidator(_expand_tls)] = Field(
         None,
-        description="HTTPS: `generate` for a self-signed certificate, or `certificate` and `key`. Default: plain HTTP",
+        description="HTTPS: `generate` for a self-signed certificate, or `certificate` and `key`. `true` is the same "
+        "as `generate`, and `false` the same as no field. On Kubernetes, nothing is generated: `kubernetes.tls_secret` "
+        "names the certificate. Default: plain HTTP",
         json_schema_extra=short_form({"enum": ["generate", True, False]}),
     )
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(
@@ -202,6 +207,13 @@ class MonitoringSpec(Strict):
     )
     ttft_target: float = Field(
         2.0, gt=0, description="Alert if the time to first token (TTFT) exceeds this many seconds"
+    )
+    alertmanager: Alertmanagers = Field(
+        (),
+        description="URL of the Alertmanager that gets the alerts, for example http://10.0.0.5:9093, or a list of all "
+        "Alertmanagers of a cluster. Prometheus connects from its container, so 127.0.0.1 is refused. For https, the "
+        "certificate must be signed by a public authority or by one in `ca_certificates`. Default: alerts are only "
+        "shown in Prometheus and Grafana",
     )
     prometheus_image: Text | None = Field(
         None, description="Image to use instead of the pinned Prometheus. Include a version tag"

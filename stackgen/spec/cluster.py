@@ -90,7 +90,7 @@ class KubernetesModelSpec(Strict):
 
 
 class KubernetesSpec(Strict):
-    """Settings of the target Kubernetes; they have no effect on Docker Compose."""
+    """Settings for `target: kubernetes`. With Docker Compose, they have no effect."""
 
     namespace: Label | None = Field(None, description="Namespace of all objects. Default: the stack's name")
     create_namespace: bool = Field(True, description="Whether the manifests create the namespace")
@@ -122,12 +122,14 @@ class KubernetesSpec(Strict):
         2,
         ge=1,
         le=16,
-        description="Number of pods of the gateway. Each pod counts the requests and tokens of a key separately",
+        description="Number of pods of the gateway. Each pod counts the requests and tokens of a key separately. "
+        "With `1`, the limits of keys are not multiplied, but a new pod begins to count at 0, and requests fail while "
+        "no pod is ready",
     )
     tls_secret: DnsName | None = Field(
         None,
-        description="Existing secret of the type kubernetes.io/tls with the gateway's certificate, for example from "
-        "cert-manager. Turns on HTTPS together with `gateway.tls`",
+        description="Existing secret of the type kubernetes.io/tls with the gateway's certificate, in the namespace of "
+        "the stack, for example from cert-manager. Turns on HTTPS together with `gateway.tls`",
     )
     node_selector: dict[LabelKey, LabelValue] = Field(
         {}, description="Labels of the nodes that may run engines, for example nvidia.com/gpu.product"
@@ -140,6 +142,15 @@ class KubernetesSpec(Strict):
     )
     network_policies: bool = Field(True, description="Allow only the connections that the stack needs")
     monitoring_namespace: Label = Field("monitoring", description="Namespace of Prometheus, which may read metrics")
+    monitoring_labels: dict[LabelKey, LabelValue] = Field(
+        {},
+        description="Labels of the PodMonitors, ServiceMonitors and PrometheusRules, by which your Prometheus selects "
+        "them, for example `{release: kube-prometheus-stack}`",
+    )
+    dashboard_labels: dict[LabelKey, LabelValue] = Field(
+        {"grafana_dashboard": "1"},
+        description="Labels of the ConfigMaps with dashboards, by which the sidecar of your Grafana selects them",
+    )
     autoscaling: AutoscalingSpec | None = Field(
         None,
         description="Autoscaling: the number of replicas of each model with `max_replicas` follows the number of "

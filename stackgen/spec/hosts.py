@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
@@ -18,9 +19,6 @@ HostName = Annotated[str, StringConstraints(pattern=HOST_NAME)]
 
 
 def _check_private(value: Any) -> Any:
-    # imported here, because most stacks have one machine
-    import ipaddress
-
     try:
         if not isinstance(value, str) or "%" in value:
             raise ValueError

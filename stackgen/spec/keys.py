@@ -44,7 +44,10 @@ ConcurrentRequests = Annotated[
 ]
 LastDay = Annotated[
     Annotated[date, BeforeValidator(_check_date)] | None,
-    Field(description="Last day on which the key is valid, in UTC, for example 2027-01-31. Then the key gets a 401"),
+    Field(
+        description="Last day on which the key is valid, in UTC, for example 2027-01-31. After this day, requests "
+        "with the key get a 401"
+    ),
 ]
 TokensPerDay = Annotated[
     int | None,
@@ -70,7 +73,9 @@ class KeySpec(Strict):
     """Names the API key of one client. `gateway/keys.map` contains only the key's SHA-256, not the key."""
 
     name: str = Field(
-        pattern=KEY_LABEL, description="Name of the key in logs and metrics. `stackgen keys new NAME` creates the key"
+        pattern=KEY_LABEL,
+        description="Name of the key in logs and metrics: at most 32 lower-case letters, digits, `_` and `-`, and the "
+        "first character is a letter or digit. `stackgen keys new NAME` creates the key",
     )
     requests_per_minute: RequestsPerMinute = None
     concurrent_requests: ConcurrentRequests = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -93,9 +94,6 @@ def _check_gpus(value: Any) -> Any:
 
 
 def _check_address(value: Any) -> Any:
-    # imported here, because most stacks use the default
-    import ipaddress
-
     # a pattern is not enough: 999.1.1.1, 1.2.3 and ::::: look like addresses
     text = value[1:-1] if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]" else value
     try:

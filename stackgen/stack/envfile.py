@@ -21,7 +21,9 @@ __all__ = [
 API_KEY = "STACKGEN_API_KEY"
 # generated if missing: only the stack itself, or its first user, needs to know these values
 GENERATED_SECRETS = (API_KEY, "STACKGEN_ENGINE_KEY", "GRAFANA_PASSWORD", "WEBUI_SECRET_KEY", "WEBUI_ADMIN_PASSWORD")
-# the names under which people know the token of the Hugging Face Hub
+# in .env: the path of the file with the token of the Hugging Face Hub
+TOKEN_FILE = "HF_TOKEN_FILE"  # noqa: S105
+# the names under which people know this token
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 # what a start, or a key for a client, leaves in the folder
 TRACES = (".stackgen.applied.json", "gateway/keys.map")
@@ -112,14 +114,33 @@ def env_file(folder: Path, value: str) -> Path:
 
 
 def warn_hub_token(folder: Path) -> str:
-    """Returns a warning if `folder/.env` has the Hub token in a variable that no container reads; otherwise ""."""
+    """Returns a warning if the download can't read the Hub token that `folder/.env` names; otherwise ""."""
     values = read_env(folder)
+    if named := values.get(TOKEN_FILE):
+        return _warn_token_file(folder, named)
     name = next((one for one in HUB_TOKENS if values.get(one)), None)
-    if name is None or values.get("HF_TOKEN_FILE"):
+    if name is None:
         return ""
     return (
         f"{folder / '.env'} sets {name}, which the download does not read: put the token into a file (`hf auth login` "
         "writes ~/.cache/huggingface/token), and write HF_TOKEN_FILE=PATH instead"
+    )
+
+
+def _warn_token_file(folder: Path, named: str) -> str:
+    path = env_file(folder, named)
+    try:
+        if path.is_file() or path.is_char_device():
+            return ""
+    # such a text is no path
+    except (OSError, ValueError):
+        pass
+    # the warning must not contain a token
+    wrong = "contains a token, but must contain the path of a file with it"
+    wrong = wrong if named.startswith("hf_") else f"names {named}, which is no file"
+    return (
+        f"{folder / '.env'}: {TOKEN_FILE} {wrong}. `hf auth login` writes ~/.cache/huggingface/token. A relative path "
+        "begins at the stack's folder"
     )
 
 

@@ -29,6 +29,7 @@ from stackgen.stack.load import (
     parse_stack,
     read_text,
 )
+from stackgen.stack.names import find_name_warnings
 from stackgen.stack.schema import MODELINE
 from stackgen.targets import kubernetes
 from stackgen.targets.compose import ComposeSite
@@ -74,10 +75,10 @@ class Stack:
         """The folder of the rendered files: manifests are in a folder of their own."""
         return self.folder / kubernetes.FOLDER if self.site.is_cluster else self.folder
 
-    def for_one_machine(self) -> Stack:
-        """Returns the stack itself. Raises StackgenError if it is rendered for a cluster."""
+    def for_one_machine(self, hint: str = "") -> Stack:
+        """Returns the stack itself. Raises StackgenError if it is rendered for a cluster; `hint`: what to do there."""
         if self.site.is_cluster:
-            raise cluster_error(self.folder)
+            raise cluster_error(self.folder, hint)
         return self
 
     def files(self) -> tuple[RenderedFile, ...]:
@@ -175,7 +176,7 @@ def open_stack(
         raise locate(error, text, str(path)) from None
     # from here on, only what this machine runs
     spec = stack_of_host(spec, spec.host) if spec.host else spec
-    plan = _with_warnings(spec, plan, site, folder, output)
+    plan = _with_warnings(spec, plan, site, folder, output, path.parent)
     # with hosts, the indices in a warning are those of the machine's part
     if plan.warnings and not spec.hosts:
         plan = replace(plan, warnings=locate_warnings(plan.warnings, text, str(path)))
@@ -192,12 +193,13 @@ def _hosts_error(spec: StackSpec, folder: Path) -> StackgenError:
     )
 
 
-def cluster_error(folder: Path) -> StackgenError:
+def cluster_error(folder: Path, hint: str = "") -> StackgenError:
     """The error of a command that works on one machine only, for the stack in `folder`."""
     return StackgenError(
         f"the stack in {folder} has the target kubernetes, and this command works on one machine only",
-        "in a cluster, use `stackgen up`, `check`, `ask`, `status`, `logs`, `keys`, `doctor`, `diagnose` and `down`, "
-        "and kubectl for everything else",
+        hint
+        or "in a cluster, use `stackgen up`, `check`, `ask`, `status`, `logs`, `keys`, `doctor`, `diagnose` and "
+        "`down`, and kubectl for everything else",
     )
 
 
@@ -235,7 +237,7 @@ def build_from_flags(
         entry["model"] = str(Path(model).resolve())
         spec = build_spec(data, "command line")
     site = make_site(spec, folder, target)
-    plan = _with_warnings(spec, resolve(spec, site, "command line"), site, folder, output)
+    plan = _with_warnings(spec, resolve(spec, site, "command line"), site, folder, output, Path())
     text = f"{MODELINE}\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
     return Stack(spec, plan, folder, "stack.yaml", sign(text), site=site)
 
@@ -253,11 +255,14 @@ def model_settings(spec: StackSpec, plan: Plan) -> dict[str, KubernetesModelSpec
     return found
 
 
-def _with_warnings(spec: StackSpec, plan: Plan, site: Site, folder: Path, output: str | None) -> Plan:
-    """`plan` with warnings about secrets that others can read.
+def _with_warnings(spec: StackSpec, plan: Plan, site: Site, folder: Path, output: str | None, base: Path) -> Plan:
+    """`plan` with warnings about names of models, and about secrets that others can read.
 
-    Raises StackgenError if the user chose an `output` folder that a container can read.
+    `base` is the folder of the user's stack file. Raises StackgenError if the user chose an `output` folder that a
+    container can read.
     """
+    if names := find_name_warnings(spec, base):
+        plan = replace(plan, warnings=(*plan.warnings, *names))
     own = {mount.target for model in spec.models for mount in model.mounts}
     # a cluster mounts no folder of this machine
     if output and not site.is_cluster:

@@ -52,6 +52,8 @@ def _secret_files(folder: Path, spec: StackSpec) -> Iterator[str]:
     if spec.gateway and spec.gateway.tls and spec.gateway.tls.key:
         named.append(spec.gateway.tls.key)
     root = os.path.realpath(folder)
+    # a token in place of the path of its file must not get into a file that git stages
+    named = [one for one in named if not one.startswith("hf_") or os.path.exists(os.path.join(root, one))]
     for one in dict.fromkeys(named):
         path = os.path.relpath(os.path.normpath(os.path.join(root, os.path.expanduser(one))), root)
         # a character that is special in a pattern, or a line break, needs an escape that few files deserve

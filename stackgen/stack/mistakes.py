@@ -138,9 +138,9 @@ ELSEWHERE = {
     "hf_token_file": "the path goes into .env: HF_TOKEN_FILE=/path/of/the/token",
     "api_key": "keys go into .env: STACKGEN_API_KEY; `stackgen keys new` creates more",
     "api_keys": "keys go into .env: STACKGEN_API_KEY; `stackgen keys new` creates more",
-    "keys": "the field belongs to the gateway: gateway: {keys: …}",
-    "tls": "the field belongs to the gateway: gateway: {tls: …}",
-    "cors": "the field belongs to the gateway: gateway: {cors: …}",
+    "keys": "the field belongs to `gateway`: write `gateway: {keys: …}`",
+    "tls": "the field belongs to `gateway`: write `gateway: {tls: …}`",
+    "cors": "the field belongs to `gateway`: write `gateway: {cors: …}`",
     "lora": "the field is lora_adapters",
     "loras": "the field is lora_adapters",
 }

@@ -32,7 +32,7 @@ SECRET_NAME = re.compile(
 )
 # names of models and programs that end in the same words but are not secret
 HARMLESS_NAME = re.compile(
-    r"(?:(?-i:PWD|OLDPWD)|secrets|.*(?:tokens|secret_names?)|(?:.*[_.-])?(?:pad|eos|bos|unk|sep|cls|mask|image|img|video|audio|"
+    r"(?:(?-i:PWD|OLDPWD)|secrets|tls_secret|image_pull_secrets|.*(?:tokens|secret_names?)|(?:.*[_.-])?(?:pad|eos|bos|unk|sep|cls|mask|image|img|video|audio|"
     r"special|stop|start|end|first|last|next|new|per|max|min|num|each|think|boi|eoi|sot|eot|added|extra|prompt)[_-]token|"
     r"(?:.*[_.-])?(?:cache|primary|foreign|public|sort|group|query|dict|map|config|weight|layer|len|param|state|partition|"
     r"routing|lookup|object|q|k|v|qk|kv)[_-]key|(?:.*[_.-])?(?:forward|backward|first|second|single|one|two|this|by)[_-]pass)\Z",

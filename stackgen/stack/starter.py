@@ -24,6 +24,33 @@ from stackgen.targets.compose import quote
 
 __all__ = ["write_starter"]
 
+# commented lines of the fields that users change first; each of them is valid for its engine
+OPTIONS = {
+    "vllm": """\
+    # max_model_len: 32k            # context length, not a batch size; `auto`: the largest that fits
+    # gpu_memory_utilization: 0.92  # fraction of each GPU's memory to use
+    # extra_args: [--max-num-batched-tokens, "8192"]
+""",
+    "sglang": """\
+    # max_model_len: 32k            # context length, not a batch size
+    # mem_fraction_static: 0.85     # fraction of each GPU's memory for weights and KV cache
+    # extra_args: [--schedule-policy, lpm]
+""",
+    "llamacpp": """\
+    # max_model_len: 32k            # context length of each request; `auto`: the model's own
+    # max_num_seqs: 4               # requests that run at the same time
+    # gpu_layers: 40                # layers on the GPU; default: all
+    # extra_args: [--flash-attn, "on"]
+""",
+    "fastchat": """\
+    # conv_template: chat-template  # prompt format; `chat-template` is the one of the model's tokenizer
+    # worker_concurrency: 5         # requests that a worker runs at the same time
+    # load_8bit: true               # compress the weights to 8 bits while loading
+""",
+}  # fmt: skip
+# these fields need a GPU, or set how the memory of one is used
+GPU_FIELDS = ("gpu_memory_utilization", "mem_fraction_static", "gpu_layers")
+
 
 def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | None = None) -> list[Path]:
     """Writes the files to `folder` and returns their paths. An existing .env is not changed.
@@ -44,6 +71,8 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
         "engine": engine + (f"\n    file: {_yaml_scalar(file)}" if file else ""),
         "gpus": _yaml_gpus(gpus),
         "arch": _arch_line() if engine == "vllm" and gpus == "none" else "",
+        "options": _options(engine, gpus),
+        "replicas": "" if gpus == "none" else ", each with its own GPUs",
         "parsers": "".join(_parser_lines(engine, model)),
         "modeline": MODELINE,
     }
@@ -62,12 +91,24 @@ def _arch_line() -> str:
     return "cpu_arch: arm64       # of vLLM's image for the CPU\n" if platform.machine() in ("aarch64", "arm64") else ""
 
 
+def _options(engine: str, gpus: str) -> str:
+    lines = OPTIONS[engine].splitlines(keepends=True)
+    if gpus == "none":
+        lines = [line for line in lines if not any(f"# {field}:" in line for field in GPU_FIELDS)]
+        if engine == "vllm":
+            lines.insert(1, "    # cpu_kv_cache_gib: 4           # memory for the KV cache, in GiB\n")
+    return "".join(lines)
+
+
 def _parser_lines(engine: str, model: str) -> Iterator[str]:
     """The parsers that the catalog names for the model; the names are vLLM's."""
     if engine != "vllm":
         return
     for field in PARSER_FLAGS:
-        if fact := find_parser(field, model):
+        fact = find_parser(field, model)
+        if fact and fact.automatic:
+            yield f"    # {field}: vLLM sets {fact.value} itself for this model\n"
+        elif fact:
             yield f"    {field}: {_yaml_scalar(fact.value)}   # {fact.origin} names it ({fact.date})\n"
 
 

@@ -25,6 +25,11 @@ class StackUse:
     repositories: frozenset[str]
     code: frozenset[str] = frozenset()
 
+    @property
+    def store(self) -> tuple[str, bool] | None:
+        """The name of the volume, or the path, and whether it is a volume. None: nothing is on this machine."""
+        return (self.path or self.volume, not self.path) if self.path or self.volume else None
+
 
 def find_use(stack: Stack) -> StackUse:
     """What the stack file needs, whether the stack is up or down."""

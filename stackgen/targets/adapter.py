@@ -6,10 +6,20 @@ Source: vLLM 0.32.0, `vllm/lora/peft_helper.py` (`validate_legal`) and `vllm/lor
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFIG", "DEFAULT_RANK", "RANKS", "WEIGHTS", "adapter_rank", "read_adapter_config", "round_up_rank"]
+__all__ = [
+    "CONFIG",
+    "DEFAULT_RANK",
+    "RANKS",
+    "WEIGHTS",
+    "adapter_rank",
+    "read_adapter_config",
+    "round_up_rank",
+    "served_rank",
+]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
@@ -40,3 +50,11 @@ def adapter_rank(config: dict[str, Any] | None) -> int | None:
 def round_up_rank(rank: int) -> int:
     """The lowest value of `--max-lora-rank` that is enough for `rank`; the highest value if none is."""
     return next((one for one in RANKS if one >= rank), RANKS[-1])
+
+
+def served_rank(command: Sequence[str]) -> int:
+    """The highest rank that `vllm serve` accepts, from its arguments; vLLM's default if no argument sets a rank."""
+    flag = "--max-lora-rank"
+    values = [after for word, after in zip(command, (*command[1:], ""), strict=True) if word == flag]
+    values += [word.partition("=")[2] for word in command if word.startswith(f"{flag}=")]
+    return next((int(one) for one in reversed(values) if one.isascii() and one.isdigit()), DEFAULT_RANK)

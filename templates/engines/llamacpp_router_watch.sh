@@ -34,7 +34,7 @@ models() {
 bash "$folder/llamacpp_watch.sh" "$base" "$seconds" "$router" &
 while kill -0 "$router" 2>/dev/null; do
   while read -r pid port name; do
-    # a process that does not listen is no model
+    # a process that does not listen is not a model
     if [ -z "$port" ] || [ -n "${watches[$pid:$port]:-}" ] || ! is_loaded "$port"; then continue; fi
     watches[$pid:$port]=yes
     : >"$ready.$pid"

@@ -33,7 +33,7 @@ is_gpu_busy() {
   [ -z "$shown" ] || [ -n "${shown//[0$'\n ']/}" ]
 }
 progress() { since=$(now) idle=$since stopped=$since; }
-# compares the process with the previous sample; `idle` and `stopped` are the times since which it is so
+# compares the process with the previous sample; since the times `idle` and `stopped`, it has been idle or stopped
 sample() {
   local time ran before=$cpu seen=$faults
   time=$(now)
@@ -72,7 +72,7 @@ before="" runs="" cpu=0 faults=0 last=$(now)
 usage
 progress
 while sleep "$((seconds / 10)).$((seconds % 10))"; do
-  # after a pause of the container, earlier samples mean nothing
+  # after a pause of the container, earlier samples are not valid
   if [ $(($(now) - last)) -gt $((seconds * 50)) ]; then progress; fi
   sample
   text=$(slots)

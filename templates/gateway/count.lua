@@ -6,7 +6,7 @@
 -- more than the longest `"prompt_tokens":NUMBER`, which may be cut in two by the end of a chunk
 local OVERLAP = 64
 local BYTES_PER_TOKEN = 4
--- how an event with JSON begins (`data: [DONE]` is none), and the number of events after which the count is saved
+-- how an event with JSON begins (`data: [DONE]` has no JSON), and how many events pass before the count is saved
 local EVENT, EVENTS = "data: {", 4
 -- fields of OpenAI's APIs and of Anthropic's; a quote inside a text is escaped, so no text contains these patterns
 local FIELDS = {
@@ -57,7 +57,7 @@ function Counter:http_payload(txn, message)
         end
         report(self, txn)
     end
-    -- a number at the end may go on in the next chunk, so the largest reading counts
+    -- a number at the end of a chunk may continue in the next chunk, so the largest value counts
     self.rest = text:sub(-OVERLAP)
     if not self.is_stream then return end
     -- events whose beginning is complete only with this chunk

@@ -1,6 +1,6 @@
 -- Sends the requests of one conversation to the same replica, which has the conversation in its prefix cache. Such
 -- requests have the same session id, or else the same beginning.
--- This file may misread an unusual body, because every replica is a valid choice. model.lua reads what must be right.
+-- If this file misreads an unusual body, the request still works, because every replica is a valid choice.
 -- API: HAProxy 3.2's Lua documentation (core.register_action, core.backends, Server.get_cur_sess, txn.f, txn.c).
 
 -- a replica is busy if it has more requests than this share of the average

@@ -24,7 +24,7 @@ api() {
 # processes got SIGUSR1 at once, a large body that is still arriving could not return from the second process.
 stop_gracefully() {
   for frontend in accepting redirect page api; do
-    # `disable` refuses connections, which `shutdown` alone would leave waiting; `shutdown` closes idle ones
+    # `disable` refuses new connections (`shutdown` alone would let them wait); `shutdown` closes idle connections
     api "disable frontend $frontend; shutdown frontend $frontend" >/dev/null 2>&1 || true
   done
   while api 'show stat' 2>/dev/null | grep -Eq '^api,FRONTEND,([^,]*,){2}[1-9]'; do sleep 0.2; done

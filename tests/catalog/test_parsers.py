@@ -18,6 +18,10 @@ def test_every_parser_is_a_choice_of_the_pinned_vllm() -> None:
     assert known is not None
     choices = known.by_name["--tool-call-parser"]["values"]
     assert {one["parser"] for one in DATA["families"]} <= set(choices)
+    choices = known.by_name["--reasoning-parser"]["values"]
+    assert {one["parser"] for one in DATA["reasoning"]} <= set(choices)
+    assert all(re.search(r"commit [0-9a-f]{40}|vLLM 0\.32\.0, vllm/", one.get("source", DATA["reasoning_source"]))
+               for one in DATA["reasoning"])  # fmt: skip
     # a file at a fixed commit, for each family
     assert DATA["read"] and all(
         re.search(r"commit [0-9a-f]{40}", one.get("source", DATA["source"])) for one in DATA["families"]
@@ -99,3 +103,17 @@ def test_each_suggestion_has_an_origin_and_a_date() -> None:
 @pytest.mark.parametrize("name", ["", "/", "..", "models--", "a" * 5000, "models--Qwen--", "Qwen/", "/Qwen3-8B-other"])
 def test_names_of_nothing_find_nothing(name: str) -> None:
     assert find_model(name) is None
+
+
+@pytest.mark.parametrize(("name", "parser"), [
+    ("Qwen/Qwen3-235B-A22B", "qwen3"), ("Qwen/Qwen3-235B-A22B-FP8", "qwen3"),
+    ("Qwen/Qwen3-235B-A22B-Thinking-2507", "qwen3"), ("unsloth/Qwen3-14B-AWQ", "qwen3"), ("./Qwen3-8B", "qwen3"),
+    ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "deepseek_r1"), ("acme/DeepSeek-R1-Distill-Qwen-7B", "deepseek_r1"),
+    ("openai/gpt-oss-120b", "openai_gptoss"), ("./gpt_oss_20b", "openai_gptoss"), ("Qwen/QwQ-32B-AWQ", "deepseek_r1"),
+    # these don't think, or nothing is known of them
+    ("Qwen/Qwen3-235B-A22B-Instruct-2507", ""), ("Qwen/Qwen3-4B-Instruct-2507-FP8", ""), ("Qwen/Qwen3-8B-Base", ""),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", ""), ("Qwen/Qwen3-Embedding-8B", ""), ("microsoft/Phi-4-reasoning", ""),
+])  # fmt: skip
+def test_the_family_decides_the_parser_of_the_reasoning(name: str, parser: str) -> None:
+    fact = find_parser("reasoning_parser", name)
+    assert (fact.value if fact else "") == parser

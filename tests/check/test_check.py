@@ -836,3 +836,18 @@ def test_a_slow_stream_passes_if_each_token_is_in_time(vllm: Fake) -> None:
     found = result(run_check(target(vllm), timeout=1.2), "stream")
     assert found.status == "pass"
     assert found.figures["tokens_per_second"] < 2.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [(json_answer(completion()), "answered"), (json_answer({"error": {"message": "no"}}, 401), "returned HTTP 401")],
+)
+def test_an_answer_of_a_fallback_is_no_answer_of_the_model(vllm: Fake, answer: Answer, what: str) -> None:
+    served_by = ("x-stackgen-served-by", "fallback/together:org/tiny")
+    vllm.chat(replace(answer, headers=(served_by,)))
+    found = result(run_check(target(vllm)), "chat")
+    assert found.status == "fail"
+    assert found.message.startswith(f"no replica of tiny is up: the fallback together:org/tiny {what}")
+    assert "stackgen diagnose" in found.hint
+    vllm.chat(replace(answer, headers=(("x-stackgen-served-by", "vllm-tiny/vllm-tiny-0"),)))
+    assert "fallback" not in result(run_check(target(vllm)), "chat").message

@@ -292,8 +292,8 @@ def test_a_huge_context_is_not_filled(server: Server) -> None:
     found = ask(server)
     assert "prompt too long" not in server.asked
     assert found.notes == (
-        "a prompt longer than the context was not sent: the context has 1000000 tokens, and the check sends such a "
-        "prompt only if the context has at most 200000 tokens",
+        "a prompt longer than the context was not sent, because the context has 1000000 tokens. The limit of the "
+        "check is a context of 200000 tokens",
     )
 
 

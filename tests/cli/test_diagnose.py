@@ -135,6 +135,17 @@ def test_fix_does_not_apply_an_unsafe_change(
     assert "affects more than the start of the stack. Edit stack.yaml by hand" in err and path.read_text() == STACK
 
 
+def test_fix_of_a_pasted_log_says_that_it_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stack(tmp_path, monkeypatch, KV)
+    (tmp_path / "engine.log").write_text(KV)
+    code, out, err = run(capsys, "diagnose", str(path), "--logs", str(tmp_path / "engine.log"), "--fix", "--yes")
+    assert code == 1 and "max_model_len: 4096" in out
+    assert "--fix changes nothing: write the change above into stack.yaml" in err
+    assert path.read_text() == STACK
+
+
 def test_fix_removes_a_removed_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

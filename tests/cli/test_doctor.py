@@ -184,7 +184,7 @@ def test_text_names_a_missing_fact_once_and_verbose_text_lists_what_was_not_chec
     assert text.count(why) == 1 and all(one.message in text for one in found)
     assert "SG-P090" not in text
     verbose = as_text(found, "stack.yaml", verbose=True)
-    section = verbose.partition("not checked, because there is nothing to look at:")[2]
+    section = verbose.partition("not checked, because these checks do not apply:")[2]
     listed = {word for word in section.replace(":", " ").split() if word.startswith("SG-P")}
     assert listed == {check.id for check in CHECKS} - {one.id for one in found}
 
@@ -197,19 +197,19 @@ def test_a_gpu_driver_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     }
     assert len(ids) == 4
     lines = as_text(found, "stack.yaml").splitlines()
-    (line,) = [line for line in lines if "also unknown without the GPUs" in line]
+    (line,) = [line for line in lines if "also not checked, because the GPUs are unknown" in line]
     assert ids <= set(line.split())
     assert not [line for line in lines if line.split()[1:3] and line.split()[2:3] == ["SG-P034"]]
     # nothing is lost for programs, and for who wants to see everything
     assert ids <= {one["id"] for one in as_json(found)["findings"]}
-    assert "also unknown" not in (verbose := as_text(found, "stack.yaml", verbose=True)) and "SG-P034 " in verbose
+    assert "also not checked" not in (verbose := as_text(found, "stack.yaml", verbose=True)) and "SG-P034 " in verbose
 
 
 def test_who_can_reach_the_stack_is_shown_without_verbose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_stack(tmp_path, replicas=2, gpus="none")
     main(["doctor", str(path), "--offline"])
     shown = capsys.readouterr().out
-    assert shown.count("SG-P022") == 1 and "only this machine can reach the stack" in shown
+    assert shown.count("SG-P022") == 1 and "only this machine can reach the API" in shown
     assert "http://127.0.0.1:8000/v1" in shown
 
 

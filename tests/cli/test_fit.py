@@ -20,6 +20,10 @@ from tests.hub.standin import Hub
 TENSORS: dict[str, tuple[str, list[int]]] = {"model.embed_tokens.weight": ("BF16", [1024, 128])}
 
 
+# no server listens at this port
+NO_HUB = "http://127.0.0.1:9"
+
+
 class Run:
     """Runs the command in this process, which is faster than a process of its own."""
 
@@ -191,3 +195,72 @@ def test_fields_count_like_their_flags(
     )
     (found,) = json.loads(run(str(tmp_path), "--gpu", "RTX-4090", "--json", code=verdict != "fits"))["models"]
     assert found["verdict"] == verdict and reason in found["reason"]
+
+
+def test_models_that_can_not_be_read_do_not_hide_the_others(run: Run, model: Path, tmp_path: Path) -> None:
+    entries = [{"model": "org/first"}, {"model": str(model)}, {"model": "org/last"}]
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(json.dumps({"name": "s", "models": [{"engine": "vllm", "gpus": [n], **one} for n, one in
+                                                         enumerate(entries)]}))  # fmt: skip
+    arguments, env = (str(stack), "--gpu", "RTX-4090"), {"HF_ENDPOINT": NO_HUB}
+    text = run(*arguments, code=3, env=env)
+    assert "fits on RTX-4090" in text
+    assert "? org/first was not estimated" in text and "? org/last was not estimated" in text
+    assert "check the network and the proxy" in text
+    data = json.loads(run(*arguments, "--json", code=3, env=env))
+    assert data["fits"] is False and len(data["models"]) == 1
+    assert [one["model"] for one in data["unread"]] == ["org/first", "org/last"]
+    # a model that does not fit is an answer
+    assert "fit" in run(str(stack), "--gpu-memory", "1GiB", code=1, env=env)
+
+
+@pytest.mark.parametrize(("gpu", "verdict", "said"), [
+    ("V100", "doesn't fit", "V100-32GB does not support a KV cache in fp8 (compute capability 7.0;"),
+    ("A100", "fits", "a KV cache in fp8 may not work on A100-80GB: only vLLM's attention backend FlashInfer accepts"),
+    ("RTX-3090", "fits", "may not work on RTX-3090"),
+    ("RTX-4090", "fits", ""),
+])  # fmt: skip
+def test_an_fp8_cache_is_compared_with_the_gpu(run: Run, model: Path, gpu: str, verdict: str, said: str) -> None:
+    code = int(verdict != "fits")
+    arguments = (str(model), "--gpu", gpu, "--kv-cache-dtype", "fp8")
+    (found,) = json.loads(run(*arguments, "--json", code=code))["models"]
+    assert found["verdict"] == verdict
+    assert said in " ".join([found["reason"], *found["warnings"]]) and bool(found["warnings"]) == (
+        said != "" and not code
+    )
+    text = run(*arguments, code=code)
+    assert said in text and ("warning:" in text) == bool(found["warnings"])
+    assert ("(`kv_cache_dtype: auto`)" in text) == bool(code)
+    (model.parent / "stack.yaml").write_text(
+        "name: one\nmodels: [{model: ./tiny, engine: vllm, gpus: 1, kv_cache_dtype: fp8}]\n"
+    )
+    assert said in run(str(model.parent), "--gpu", gpu, code=code)
+
+
+def test_a_gpu_of_the_same_size_is_not_offered_as_a_larger_one(run: Run, tmp_path: Path) -> None:
+    # needs a little more than 24 GB
+    tensors = {"model.embed_tokens.weight": ("BF16", [1024, 11_100_000])}
+    arguments = (str(write_model(tmp_path / "large", MODELS["gqa-untied"], tensors)), "--max-model-len", "2048")
+    text = run(*arguments, "--gpu", "RTX-4090", code=1)
+    assert "RTX-5090 (31.37 GiB) is the smallest in the table that fits" in text
+
+
+def test_fastchat_without_room_for_the_whole_context_says_which_prompts_fit(run: Run, tmp_path: Path) -> None:
+    llama = {**MODELS["gqa-untied"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+             "head_dim": 128, "num_key_value_heads": 8, "num_hidden_layers": 32, "vocab_size": 128256,
+             "max_position_embeddings": 131072}  # fmt: skip
+    tensors = {f"model.layers.{layer}.mlp.up_proj.weight": ("BF16", [4096, 53248]) for layer in range(32)}
+    write_model(tmp_path / "m", llama, tensors)
+    (tmp_path / "stack.yaml").write_text("name: s\nmodels:\n- {model: ./m, engine: fastchat, gpus: 1}\n")
+    text = run(str(tmp_path), "--gpu", "RTX-4090", code=1)
+    assert "needed for 5 x 131072 tokens" in text
+    assert "FastChat has no field that limits the context" in text and "`worker_concurrency: 1`" in text
+    # a GPU of 268 GiB is no answer for a model of 8B
+    assert "which limits the context: `max_model_len: " in text and "use a GPU with more memory" not in text
+    (found,) = json.loads(run(str(tmp_path), "--gpu", "RTX-4090", "--json", code=1))["models"]
+    assert 500 < found["longest_context"] < 10_000
+    assert [one["field"] for one in found["changes"]] == ["engine"]
+    # that many tokens fit
+    short = str(found["longest_context"])
+    fits = ("--gpu", "RTX-4090", "--engine", "fastchat", "--max-model-len", short)
+    assert "FastChat has no field" not in run(str(tmp_path / "m"), *fits)

@@ -12,8 +12,11 @@ import yaml
 
 from stackgen.cli.main import main
 from tests.cli.test_plan_offers import BIG, MIDDLE, OTHER, SMALL, Planner, write_public_model
+from tests.fit.test_models import BGE, BGE_TENSORS, write_model
 
-FAQ = Path(__file__).parents[2] / "docs" / "faq.md"
+DOCS = Path(__file__).parents[2] / "docs"
+FAQ, GUIDE = DOCS / "faq.md", DOCS / "how-to" / "fit-a-model.md"
+ENCODER = "BAAI/bge-m3"
 
 
 class Fitter(Planner):
@@ -40,16 +43,28 @@ def shared(fitter: Fitter, *shares: float, **fields: Any) -> dict[str, Any]:
     return stack
 
 
-def test_the_stack_of_the_faq_fits_on_24_gb(fitter: Fitter) -> None:
-    text = next(one for one in re.findall(r"```yaml\n(.*?)```", FAQ.read_text(), re.S) if "share_gpus" in one)
-    stack = yaml.safe_load(text)
+def write_documented(fitter: Fitter, page: Path) -> dict[str, Any]:
+    """The first stack of the page whose models share a GPU, with folders instead of models of the Hub."""
+    text = next(one for one in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S) if "share_gpus" in one)
+    stack: dict[str, Any] = yaml.safe_load(text)
     for model in stack["models"]:
-        write_public_model(fitter.folder / model["model"].rpartition("/")[2], model["model"])
-        model["model"] = f"./{model['model'].rpartition('/')[2]}"
-    data = fitter.fit(stack, "--gpu", "RTX-4090", "--json")
+        folder = fitter.folder / model["model"].rpartition("/")[2]
+        if model["model"] == ENCODER:
+            write_model(folder, BGE, BGE_TENSORS)
+        else:
+            write_public_model(folder, model["model"])
+        model["model"] = f"./{folder.name}"
+    return stack
+
+
+@pytest.mark.parametrize(("page", "names"), [
+    (FAQ, ["Qwen3-8B-FP8", "Qwen3-0.6B"]), (GUIDE, ["Qwen3-8B-FP8", "bge-m3"]),
+], ids=["faq", "guide"])  # fmt: skip
+def test_documented_stacks_that_share_a_gpu_fit_on_24_gb(fitter: Fitter, page: Path, names: list[str]) -> None:
+    data = fitter.fit(write_documented(fitter, page), "--gpu", "RTX-4090", "--json")
     assert [one["verdict"] for one in data["models"]] == ["fits", "fits"]
     (group,) = data["shared"]
-    assert group["verdict"] == "fits" and group["models"] == ["Qwen3-8B-FP8", "Qwen3-0.6B"] and group["gpus"] == ["0"]
+    assert group["verdict"] == "fits" and group["models"] == names and group["gpus"] == ["0"]
 
 
 def test_the_terms_of_both_models_are_added(fitter: Fitter) -> None:
@@ -59,21 +74,46 @@ def test_the_terms_of_both_models_are_added(fitter: Fitter) -> None:
     assert group["taken"]["expected"] == sum(one["budget"] for one in data["models"]) + 2**30
 
 
+def apply_offers(fitter: Fitter, stack: dict[str, Any], gpu: str, group: dict[str, Any]) -> int:
+    """The number of offers, each of which was written into the stack, and fits."""
+    offers = [one for one in group["changes"] if all(change["value"] for each in one.values() for change in each)]
+    for offer in offers:
+        changed = json.loads(json.dumps(stack))
+        for model in changed["models"]:
+            model |= {one["field"]: yaml.safe_load(one["value"]) for one in offer[model["model"][2:]]}
+        assert fitter.fit(changed, "--gpu", gpu, "--json")["fits"]
+    return len(offers)
+
+
 def test_settings_that_are_offered_for_a_shared_gpu_fit(fitter: Fitter) -> None:
     stack = shared(fitter, 0.5, 0.4)
     data = fitter.fit(stack, "--gpu", "RTX-4090", "--json", code=1)
     (group,) = data["shared"]
     # more of the memory for one model would leave too little for the other
     assert not any(change["field"] == "gpu_memory_utilization" for one in data["models"] for change in one["changes"])
-    tried = 0
-    for changes in group["changes"]:
-        if all(one["value"] for each in changes.values() for one in each):
-            tried += 1
-            changed = json.loads(json.dumps(stack))
-            for model in changed["models"]:
-                model |= {one["field"]: yaml.safe_load(one["value"]) for one in changes[model["model"][2:]]}
-            assert fitter.fit(changed, "--gpu", "RTX-4090", "--json")["fits"]
-    assert tried
+    # a number of GPUs excludes share_gpus
+    assert not any(change["field"] == "gpus" for one in data["models"] for change in one["changes"])
+    assert apply_offers(fitter, stack, "RTX-4090", group)
+
+
+@pytest.mark.parametrize(("gpu", "name", "number"), [("RTX-4090", MIDDLE, 3), ("RTX-4080", SMALL, 1)])
+def test_settings_that_are_offered_next_to_an_encoder_fit(fitter: Fitter, gpu: str, name: str, number: int) -> None:
+    stack = fitter.write("RTX-4090 x 1", name, gpus=[0], share_gpus=True, max_model_len="16K")
+    write_model(fitter.folder / "bge-m3", BGE, BGE_TENSORS)
+    stack["models"].append({**stack["models"][0], "model": "./bge-m3", "max_model_len": None})
+    for model, share in zip(stack["models"], (0.85, 0.1), strict=True):
+        model["gpu_memory_utilization"] = share
+    (group,) = fitter.fit(stack, "--gpu", gpu, "--json", code=1)["shared"]
+    assert group["verdict"] != "fits"
+    assert "kv_cache_dtype" not in {one["field"] for each in group["changes"] for one in each["bge-m3"]}
+    assert apply_offers(fitter, stack, gpu, group) == number
+    lines = fitter.fit(stack, "--gpu", gpu, code=1).splitlines()
+    # on the smaller GPU, no room is left for the CUDA contexts either
+    said = (
+        "not every model fits into its own share" if gpu == "RTX-4090" else "together on GPU 0 (RTX-4080): doesn't fit"
+    )
+    assert any(said in one for one in lines if one.startswith(("✗", "?")))
+    assert not any("together" in one for one in lines if one.startswith("✓"))
 
 
 def test_models_that_fit_alone_may_not_fit_together(fitter: Fitter) -> None:

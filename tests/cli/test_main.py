@@ -250,6 +250,20 @@ def test_rendering_imports_no_client_library(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "args", [["render", "{}", "--stdout"], ["status", "{}"], ["down", "{}"], ["keys", "list", "{}"]]
+)
+def test_short_commands_compile_no_rules(folder: Path, args: list[str]) -> None:
+    args = [arg.format(folder) for arg in args]
+    code = (
+        f"import sys\nfrom stackgen.cli import main as cli\ntry: cli.main({args!r})\nexcept SystemExit: pass\n"
+        "heavy = 'stackgen.diagnose.rules', 'stackgen.doctor.table', 'stackgen.kubernetes.manifests'\n"
+        "print('loaded:', [m for m in heavy if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("loaded: []\n")
+
+
+@pytest.mark.parametrize(
     "args",
     [["render", "{}", "--no-validate"], ["render", "{}", "--no-validate", "--check"], ["init", "{}/new"], ["schema"]],
 )

@@ -120,6 +120,10 @@ def test_search_by_hardware_and_gpu(run: Output) -> None:
     # 24 GB: the variant with 4 bits, and none of those that need Blackwell
     assert small["Qwen/Qwen3-32B"]["precision"] == "int4" and "Qwen/Qwen3-Coder-480B-A35B-Instruct" not in small
     assert not [one for one in small.values() if one["precision"] == "nvfp4"]
+    amd = run.json("search", "--fits", "MI300X")["models"]
+    # the recipe of this one lists its hardware
+    fp4 = {one["model"] for one in amd if one["precision"] in ("nvfp4", "fp4")}
+    assert amd and fp4 <= {"thinkingmachines/Inkling-Small-NVFP4"}
     more = {one["model"]: one for one in run.json("search", "--fits", "RTX-4090", "--gpus", "4")["models"]}
     assert small.keys() < more.keys() and more["Qwen/Qwen3-32B"]["precision"] == "bf16"
     run("search", "--fits", "RTX-4090")
@@ -138,22 +142,50 @@ def test_show_has_origin_and_age_of_each_value_and_a_stack_that_renders(run: Out
     assert "gated             unknown" in text
 
 
-def test_the_stack_explains_code_from_the_repository_only_if_the_recipe_allows_it(run: Output) -> None:
-    with_code, without = (
-        run.json("show", name, "--gpu", "H200")["stack"] for name in ("Qwen/Qwen3.6-27B", "Qwen/Qwen3-8B")
-    )
-    assert "  trust_remote_code: true\n" in with_code
-    assert (
-        "# trust_remote_code: the recipe has this flag, and it runs Python code from the model's repository"
-        in with_code
-    )
-    assert "trust_remote_code" not in without
+def test_a_stack_of_the_catalog_never_runs_code_of_the_repository(run: Output) -> None:
+    for name in ("Qwen/Qwen3.6-27B", "Qwen/Qwen3-235B-A22B-FP8", "moonshotai/Kimi-K2-Instruct"):
+        shown = run.json("show", name, "--gpu", "H200", "--gpus", "8")
+        assert "trust_remote_code" not in yaml.safe_load(shown["stack"])["models"][0]
+        (reason,) = [one["reason"] for one in shown["left_out"] if one["flag"] == "--trust-remote-code"]
+        assert "runs Python code" in reason and "only if vLLM asks for it" in reason
+        assert "#   --trust-remote-code: it runs Python code" in shown["stack"]
+
+
+def test_a_checkpoint_has_no_facts_of_another_checkpoint_of_its_recipe(run: Output) -> None:
+    # the recipe of -Instruct-2507 lists it as its variant in FP8
+    shown = run.json("show", "Qwen/Qwen3-235B-A22B-FP8", "--gpu", "H200")
+    facts = shown["facts"]
+    assert facts["context"]["value"] is None
+    assert (facts["tool_call_parser"]["value"], facts["reasoning_parser"]["value"]) == ("hermes", "qwen3")
+    assert facts["first_vllm"]["origin"] == "vLLM's recipe for Qwen/Qwen3-235B-A22B-Instruct-2507"
+    assert "  reasoning_parser: qwen3\n" in shown["stack"]
+    own = run.json("show", "Qwen/Qwen3-235B-A22B-FP8", "--variant", "nvfp4", "--gpu", "B200")
+    assert own["facts"]["context"]["value"] == 262144 and own["facts"]["reasoning_parser"]["value"] is None
+    (row,) = run.json("search", "Qwen3-235B", "fp8", "--all")["models"]
+    assert row["repository"] == "Qwen/Qwen3-235B-A22B-FP8"
+    assert (row["context"], row["reasoning_parser"]) == (None, "qwen3")
+
+
+def test_the_parser_that_vllm_sets_itself_is_named_and_needs_no_field(run: Output, tmp_path: Path) -> None:
+    shown = run.json("show", "openai/gpt-oss-20b", "--gpu", "H100")
+    parser = shown["facts"]["reasoning_parser"]
+    assert parser["value"] == "openai_gptoss" and "no field is needed" in parser["origin"]
+    assert "reasoning_parser" not in shown["stack"]
+    assert "openai/gpt-oss-20b" in {one["model"] for one in run.json("search", "--reasoning")["models"]}
+    assert main(["init", str(tmp_path / "a"), "--model", "openai/gpt-oss-20b"]) == 0
+    assert "# reasoning_parser: vLLM sets openai_gptoss itself" in (tmp_path / "a" / "stack.yaml").read_text()
+    model = open_stack(str(tmp_path / "a")).spec.models[0]
+    assert (model.tool_call_parser, model.reasoning_parser) == ("openai", None)
 
 
 def test_show_takes_variants_gpus_and_versions(run: Output) -> None:
     name = "Qwen/Qwen3-Coder-480B-A35B-Instruct"
     assert run.json("show", name, "--gpu", "H100")["gpus"] == 16
     assert run.json("show", name, "--variant", "NVFP4", "--gpu", "B200")["gpus"] == 2
+    # an AMD GPU needs its driver and image
+    amd = yaml.safe_load(run.json("show", "meta-llama/Llama-3.3-70B-Instruct", "--gpu", "MI300X")["stack"])
+    assert amd["gpu_driver"] == "amd" and amd["models"][0]["gpus"] == 1
+    assert "gpu_driver" not in run.json("show", "meta-llama/Llama-3.3-70B-Instruct", "--gpu", "H200")["stack"]
     assert "engine_version: 0.33.0" in run("show", name, "--engine-version", "0.33.0", "--gpu", "H200")
     assert "did you mean" not in run("show", name + "-FP8", "--gpu", "H200")
     # a parser that this vLLM does not have is named, and is not in the stack
@@ -221,12 +253,12 @@ def test_sync_from_a_checkout_replaces_the_catalog_until_it_is_removed(run: Outp
     dry = run.json("sync", str(folder), "--dry-run")
     assert dry["new"] == ["org/New-7B"] and not dry["written"] and not cache_file().exists()
     done = run.json("sync", str(folder))
-    assert done["commit"] == COMMIT and done["updated"] == "2026-10-01" and done["left_out"] == 2
+    assert done["commit"] == COMMIT and done["updated"] == "2026-10-01" and done["left_out"] == 3
     shown = run.json("show", "org/New-7B", "--gpu", "H100")
     assert shown["facts"]["tool_call_parser"]["value"] == "hermes"
     # the pinned version decides, not the recipe
     assert "no-such-flag" not in yaml.dump(yaml.safe_load(shown["stack"]))
-    assert {one["flag"] for one in shown["left_out"]} == {"--no-such-flag", "--port 1"}
+    assert {one["flag"] for one in shown["left_out"]} == {"--trust-remote-code", "--no-such-flag", "--port 1"}
     assert "A text that is not taken" not in cache_file().read_text()
     assert run.json("sync", "--remove")["removed"] == str(cache_file())
     run("show", "org/New-7B", code=2)
@@ -284,8 +316,51 @@ def test_init_writes_the_parsers_that_the_catalog_names(tmp_path: Path, capsys: 
     assert main(["init", str(tmp_path / "a"), "--model", "Qwen/Qwen3-8B"]) == 0
     model = open_stack(str(tmp_path / "a")).spec.models[0]
     assert (model.tool_call_parser, model.reasoning_parser) == ("hermes", "qwen3")
+    assert main(["init", str(tmp_path / "d"), "--model", "Qwen/Qwen3-235B-A22B"]) == 0
+    assert open_stack(str(tmp_path / "d")).spec.models[0].reasoning_parser == "qwen3"
+    assert main(["init", str(tmp_path / "e"), "--model", "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8"]) == 0
+    assert open_stack(str(tmp_path / "e")).spec.models[0].reasoning_parser is None
     assert "gated" not in capsys.readouterr().err
     assert main(["init", str(tmp_path / "b"), "--model", "meta-llama/Llama-3.1-8B-Instruct"]) == 0
     assert "is gated: accept its license on https://huggingface.co/meta-llama/" in capsys.readouterr().err
     assert main(["init", str(tmp_path / "c"), "--model", "Qwen/Qwen3-8B", "--engine", "sglang"]) == 0
     assert "_parser" not in (tmp_path / "c" / "stack.yaml").read_text()
+
+
+def test_show_warns_if_the_weights_leave_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "Qwen/Qwen3-32B-AWQ", "--gpu", "RTX-4090"]) == 0
+    assert "40,960 tokens may not fit" in capsys.readouterr().err
+    assert main(["models", "show", "Qwen/Qwen3-32B-AWQ", "--gpu", "H200"]) == 0
+    assert "may not fit" not in capsys.readouterr().err
+
+
+def test_a_number_of_gpus_that_cannot_hold_the_weights_does_not_fit(run: Output) -> None:
+    command = ("show", "Qwen/Qwen3-32B", "--gpu", "RTX-4090", "--gpus", "2")
+    assert "stack.yaml for 2 × RTX-4090 (does not fit):" in run(*command, code=1)
+    assert "Qwen/Qwen3-32B does not fit on 2 × RTX-4090: its weights need about 64 GB" in run.err
+    assert "choose --variant fp8, or use --gpus 4" in run.err and "may not fit" not in run.err
+    assert run.json(*command, code=1)["weights_fit"] is False
+    # the hinted command estimates the same number of GPUs
+    run(*command, "--variant", "fp8")
+    assert "`stackgen fit Qwen/Qwen3-32B-FP8 --gpu RTX-4090 --gpus 2 --max-model-len 8K`" in run.err
+    assert run.json(*command, "--variant", "fp8")["weights_fit"] is True
+
+
+def test_an_empty_search_says_that_other_models_work_too(run: Output) -> None:
+    assert "Models outside the catalog work too" in run("search", "no-such-model", code=1)
+
+
+def test_a_smaller_model_of_a_family_has_its_own_size(run: Output) -> None:
+    found = run.json("search", "translategemma", "--fits", "RTX-4090")["models"]
+    assert [(one["repository"], one["parameters"]) for one in found] == [("google/translategemma-4b-it", "4B")]
+    assert run.json("search", "translategemma", "--fits", "RTX-4090", "--min-size", "20B", code=1)["models"] == []
+    # the size in the name of a mixture of experts is that of the active part
+    assert run.json("search", "Llama-4-Scout")["models"][0]["parameters"] == "109B"
+
+
+def test_a_word_about_the_precision_chooses_the_variant(run: Output) -> None:
+    for options in ((), ("--fits", "RTX-4090", "--gpus", "2")):
+        found = run.json("search", "int4", *options)["models"]
+        assert found and {one["precision"] for one in found} == {"int4"}
+    (one,) = run.json("search", "Qwen3-32B", "awq")["models"]
+    assert one["repository"] == "Qwen/Qwen3-32B-AWQ"

@@ -69,6 +69,7 @@ def test_a_plan_is_shown_recorded_and_rendered(run: Run) -> None:
     run.write(auto("a", "tensor_parallel_size: 2"), auto("b"))
     text = run.plan()
     assert "in the island x" in text and "WHY NOT ELSEWHERE" in text and "recorded in" in text
+    assert "the stack uses 3 of 3 GPUs: 0-2" in text
     assert run.ids() == {"vllm-a": ("GPU-a", "GPU-b"), "vllm-b": ("GPU-c",)}
     run("render", "--no-validate")
     compose = (run.folder / "compose.yaml").read_text()

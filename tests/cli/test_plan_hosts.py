@@ -124,7 +124,7 @@ def test_a_machine_without_models_is_named(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("gpus: [{uuid: GPU-a, name: H100}]", "lists GPUs without `hosts`"),
-    ("hosts: {box9: {gpus: [{uuid: GPU-a, name: H100}]}}", "hosts.box9: is not one of the stack's `hosts`"),
+    ("hosts: {box9: {gpus: [{uuid: GPU-a, name: H100}]}}", "hosts.box9: is not a machine in the stack's `hosts`"),
     ("hosts: {box1: {gpus: []}}", "hosts.box1.gpus: must be a list"),
     ("hosts: 3", "must name the machines"),
     ("hosts: {box1: {gpus: [{uuid: GPU-a, name: H100}]}, box2: {gpus: [{uuid: GPU-a, name: H100}]}}",

@@ -92,7 +92,7 @@ def test_up_deletes_what_stack_yaml_no_longer_names(
     assert cli.main(["up", str(folder)]) == 2
     shown = capsys.readouterr().err
     assert f"deployment.apps/{SMALL}" in shown and f"service/{SMALL}" in shown
-    assert f"{BIG}\n" not in shown.partition("no longer has")[2]
+    assert f"{BIG}\n" not in shown.partition("no longer part of")[2]
     assert names(namespace) == before
 
     # another Job of the download, for one model

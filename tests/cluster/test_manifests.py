@@ -10,7 +10,8 @@ import copy
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -164,29 +165,66 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.3)
 
 
+@contextmanager
+def _volumes(objects: list[Object], namespace: str) -> Iterator[None]:
+    """Volumes for all claims in `objects`: without them, no pod gets a node."""
+    names = []
+    for one in objects:
+        if one["kind"] == "PersistentVolumeClaim":
+            claim = one["metadata"]["name"]
+            names.append(f"{namespace}-{claim}")
+            kubectl("create", "-f", "-", stdin=VOLUME.format(name=names[-1], namespace=namespace, claim=claim))
+    try:
+        yield
+    finally:
+        kubectl("delete", "pv", *names, "--wait=false")
+
+
 def test_pods_get_the_nodes_with_enough_gpus(
     nodes: dict[str, int], namespace: str, built: Callable[[Path], list[Object]], tmp_path: Path
 ) -> None:
     """16 GPUs on nodes of 4, 4 and 8: one pod with 8, two of three pods with 4. Claims hold all of them back before."""
-    folder = tmp_path / "placed"
-    folder.mkdir()
-    (folder / "stack.yaml").write_text(STACK)
-    objects = sendable(built(folder))
-    done = create(objects, namespace)
-    assert done.returncode == 0, done.stderr
+    objects = _send(STACK, namespace, built, tmp_path)
     big, small = "vllm-qwen2-5-72b-instruct", "vllm-qwen3-32b"
     _wait(lambda: len(_nodes_of_pods(namespace, "engine").get(small, [])) == 3, "the controller made no pods")
     assert _nodes_of_pods(namespace, "engine") == {big: [""], small: ["", "", ""]}
-
-    claims = [one["metadata"]["name"] for one in objects if one["kind"] == "PersistentVolumeClaim"]
-    for claim in claims:
-        name = f"{namespace}-{claim}"
-        kubectl("create", "-f", "-", stdin=VOLUME.format(name=name, namespace=namespace, claim=claim))
-    try:
+    with _volumes(objects, namespace):
         _wait(lambda: _nodes_of_pods(namespace, "engine")[small].count("") == 1, "pods were not placed")
         assert _nodes_of_pods(namespace, "engine") == {big: ["gpu-node-3"], small: ["", "gpu-node-1", "gpu-node-2"]}
         # both gateways and the download need no GPU, and the gateways are spread over nodes
         _wait(lambda: len(set(_nodes_of_pods(namespace, "gateway")["gateway"])) == 2, "the gateways share a node")
         assert "" not in _nodes_of_pods(namespace, "download")["download"]
-    finally:
-        kubectl("delete", "pv", *(f"{namespace}-{claim}" for claim in claims), "--wait=false")
+
+
+PACKED = """
+name: packed
+target: kubernetes
+kubernetes: {registry: registry.example.com/llm, gpus_per_node: 4}
+models:
+  - {model: Qwen/Qwen3-32B, revision: 9216db5781bf21249d130ec9da846c4624c16137, engine: vllm, gpus: 4, replicas: 2}
+  - {model: Qwen/Qwen3-8B, revision: 895c8d171bc03c30e113cd7a28c02494b5e068b7, engine: vllm, gpus: 1, replicas: 3}
+"""
+
+
+def test_replicas_are_packed_if_another_model_needs_whole_nodes(
+    nodes: dict[str, int], namespace: str, built: Callable[[Path], list[Object]], tmp_path: Path
+) -> None:
+    objects = _send(PACKED, namespace, built, tmp_path)
+    with _volumes(objects, namespace):
+        _wait(lambda: len(places := _places(namespace)) == 5 and "" not in places, "pods were not placed")
+        # without packing, the scheduler would use all three nodes
+        assert len(set(_nodes_of_pods(namespace, "engine")["vllm-qwen3-8b"])) == 1
+
+
+def _places(namespace: str) -> list[str]:
+    return [node for nodes in _nodes_of_pods(namespace, "engine").values() for node in nodes]
+
+
+def _send(stack: str, namespace: str, built: Callable[[Path], list[Object]], tmp_path: Path) -> list[Object]:
+    folder = tmp_path / "stack"
+    folder.mkdir()
+    (folder / "stack.yaml").write_text(stack)
+    objects = sendable(built(folder))
+    done = create(objects, namespace)
+    assert done.returncode == 0, done.stderr
+    return objects

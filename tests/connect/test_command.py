@@ -304,6 +304,28 @@ def test_a_small_context_lowers_the_output_limit_of_claude_code(folder: Path, co
     assert variable not in shown.data["environment"] and not shown.problems("warning")
 
 
+def test_without_max_model_len_the_catalog_names_the_context(folder: Path, connect: Callable[..., Output]) -> None:
+    variable = "CLAUDE_CODE_MAX_OUTPUT_TOKENS"
+    model = {"model": "Qwen/Qwen3-32B", "engine": "vllm", "served_names": ["m"], "tool_call_parser": "hermes"}
+    write(folder, model | {"gpus": 2})
+    shown = connect("claude-code", folder, "--json")
+    assert 0 < int(shown.data["environment"][variable]) < 40_960 - 20_000
+    assert not shown.problems("does not work")
+    (text,) = [text for field, text in shown.problems("warning") if field == "models[0].max_model_len"]
+    assert "the context has 40,960 (from the catalog of models)" in text
+    assert '"context": 40960' in connect("opencode", folder).out
+    # the engine chooses the length, or the model is not in the catalog
+    for change in ({"max_model_len": "auto"}, {"extra_args": ["--hf-overrides", "{}"]}, {"model": "org/m"}):
+        write(folder, model | {"gpus": 2} | change)
+        shown = connect("claude-code", folder, "--json")
+        assert variable not in shown.data["environment"]
+        assert any("own context length must be larger" in text for _, text in shown.problems("note"))
+    # max_model_len counts more
+    write(folder, model | {"gpus": 2, "max_model_len": 16384})
+    texts = [text for _, text in connect("claude-code", folder, "--json").problems("warning")]
+    assert any("16,384" in text for text in texts) and not any("catalog" in text for text in texts)
+
+
 @pytest.mark.parametrize("gateway", [True, False])
 def test_a_note_on_missing_gateways_needs_a_missing_gateway(
     folder: Path, connect: Callable[..., Output], gateway: bool

@@ -40,6 +40,16 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "NVIDIA container toolkit, cmd/nvidia-container-runtime-hook/hook_config.go", ""),
     ("SG-G045", "AssertionError: V1 CPU offloading requires uva (pin memory) support",
      "vLLM 0.11, model_executor/models/utils.py", "vllm"),
+    ("SG-A040", "common_download_file_single: required file is not available in cache (offline mode): /models/a.gguf",
+     "llama.cpp 11434, common/download.cpp", "llamacpp"),
+    ("SG-C038", "stream error: read SSE stream: unexpected EOF", "defilantech/LLMKube issue 734 (2026-06)", "vllm"),
+    ("SG-C038", "aiohttp.client_exceptions.ClientPayloadError: Response payload is not completed: "
+     "<TransferEncodingError: 400, message='Not enough data to satisfy transfer length header.'>",
+     "aiohttp 3.13, http_parser.py", "vllm"),
+    ("SG-C039", "openai.NotFoundError: Error code: 404 - {'detail': 'Not Found'}", "openai 2, starlette 0.47", "vllm"),
+    ("SG-C039", "openai.NotFoundError: Error code: 404 - {'error': {'code': 404, 'message': 'File Not Found', 'type': "
+     "'not_found_error'}}", "openai 2, llama.cpp, tools/server/server-http.cpp", "llamacpp"),
+    ("SG-L008", "PermissionError: [Errno 13] Permission denied: '/models/a/config.json'", "Python 3.12", "vllm"),
     ("SG-A011", "cudaMalloc failed: out of memory", "llama.cpp, ggml/src/ggml-cuda/ggml-cuda.cu", "llamacpp"),
     ("SG-D016", "IsADirectoryError: [Errno 21] Is a directory: '/templates/chat.jinja'", "Python 3.12", "vllm"),
     ("SG-D018", 'Error: creating container storage: the container name "llm" is already in use by 9e0bb994. You have '
@@ -173,4 +183,98 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "vLLM 0.10, hermes_tool_parser.py", "vllm"),
     ("SG-C013", "RuntimeError: Gloo connectFullMesh failed with [/third_party/gloo/transport/tcp/pair.cc:144]"
      " no error", "sgl-project/sglang issue 3226 (2025-02)", "vllm"),
+    # libraries of CUDA, and the network of the ranks
+    ("SG-V048", "size mismatch for model.embed_tokens.weight: copying a param with shape torch.Size([49954, 4096]) "
+     "from checkpoint, the shape in current model is torch.Size([32000, 4096]).", "torch 2.8, nn/modules/module.py",
+     "vllm"),
+    ("SG-V048", "AssertionError: Tried to load weights of size torch.Size([2048, 512])to a parameter of size "
+     "torch.Size([2048, 1024])", "vLLM 0.21, model_executor/layers/linear.py", "vllm"),
+    ("SG-G049", "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+     "torch 2.8, aten/src/ATen/cuda/CublasHandlePool.cpp", "vllm"),
+    ("SG-G049", "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, "
+     "m, n, k, &alpha, a, lda, b, ldb, &beta, c, ldc)`", "torch 2.8, aten/src/ATen/cuda/CUDABlas.cpp", "vllm"),
+    ("SG-G050", "RuntimeError: cuDNN error: CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH", "cuDNN 9", "vllm"),
+    ("SG-G050", "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN 9", "vllm"),
+    ("SG-G023", "/usr/bin/ld: cannot find -lcuda: No such file or directory", "binutils 2.42, ld/ldlang.c", "vllm"),
+    ("SG-C021", "ValueError: Proxy keys should use proper URL forms rather than plain scheme strings. Instead of "
+     '"localhost", use "localhost://"', "httpx 0.27, _utils.py; sgl-project/sglang issue 521 (2024-06)", "sglang"),
+    ("SG-C021", "ValueError: Unknown scheme for proxy URL URL('socks://127.0.0.1:17897/')",
+     "httpx 0.28, _config.py; AUTOMATIC1111/stable-diffusion-webui issue 16474 (2024-11)", "vllm"),
+    ("SG-C021", "ImportError: Using SOCKS proxy, but the 'socksio' package is not installed. Make sure to install "
+     "httpx using `pip install httpx[socks]`.", "httpx 0.28, _transports/default.py", "vllm"),
+    ("SG-C022", "RuntimeError: The server socket has failed to listen on any local network address. The server socket "
+     "has failed to bind to [::]:29500 (errno: 98 - Address already in use).",
+     "torch 2.1, csrc/distributed/c10d/socket.cpp", "vllm"),
+    ("SG-C022", "zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:5570')",
+     "vllm-project/vllm issue 7196 (2024-08)", "vllm"),
+    ("SG-V057", 'File "/opt/sglang/srt/models/qwen2.py", line 90, in __init__\n    assert self.total_num_heads % '
+     "attn_tp_size == 0\nAssertionError", "SGLang 0.5.23, srt/models/qwen2.py", "sglang"),
+    ("SG-V048", 'File "/opt/vllm/model_executor/models/llama.py", line 4, in load_weights\n    weight_loader(param, '
+     "loaded_weight)\n    assert param_data.shape == loaded_weight.shape\nAssertionError",
+     "vLLM 0.32.0, model_executor/layers/linear.py", "vllm"),
+    ("SG-X012", "RuntimeError: The memory capacity is unbalanced. Some GPUs may be occupied by other processes. "
+     "pre_model_load_memory=18.88, local_gpu_memory=22.53, local_gpu_memory * 0.9=20.28",
+     "SGLang 0.5.23, model_executor/model_runner.py", "sglang"),
+    ("SG-V055", "TimeoutError: Timed out waiting for engine core processes to start. This is often caused by slow "
+     "weight loading for large models. Waited 600s (configured by VLLM_ENGINE_READY_TIMEOUT_S).",
+     "vLLM 0.33, v1/engine/core_client.py", "vllm"),
+    ("SG-V056", "ValueError: Unrecognized configuration class <class 'transformers.models.gemma4.Gemma4Config'> for "
+     "this kind of AutoModel: AutoModel.", "transformers 5, models/auto/auto_factory.py", "vllm"),
+    ("SG-L005", "ValueError: Could not detect config format for no config file found. With config_format 'auto', "
+     "ensure your model has either config.json (HF format) or params.json (Mistral format).",
+     "vLLM 0.33, transformers_utils/config.py", "vllm"),
+    ("SG-G052", "Failed: Cuda error /workspace/csrc/custom_all_reduce.cuh:455 'invalid argument'",
+     "vllm-project/vllm issue 56180 (2026-09)", "vllm"),
+    ("SG-G055", "NotImplementedError: Could not run '_C::rms_norm' with arguments from the 'CPU' backend.",
+     "torch 2.8, OperatorEntry.cpp", "vllm"),
+    ("SG-G056", "RuntimeError: [TensorRT-LLM][ERROR] Assertion failed: Failed to initialize cutlass TMA WS grouped "
+     "gemm. Error: Error Internal", "FlashInfer 0.6, moe_gemm_tma_ws_launcher.inl", "vllm"),
+    ("SG-C024", 'zmq.error.ZMQError: ipc path "/scratch/job/tmp/6f5d" is longer than 107 characters '
+     "(sizeof(sockaddr_un.sun_path)).", "pyzmq 27, zmq/backend", "vllm"),
+    ("SG-D036", "RuntimeError: can't start new thread", "Python 3.12, _thread", "vllm"),
+    ("SG-D036", "OpenBLAS blas_thread_init: pthread_create failed for thread 63 of 64: Resource temporarily "
+     "unavailable",
+     "OpenBLAS 0.3, driver/others/blas_server.c", "vllm"),
+    ("SG-D036", "libgomp: Thread creation failed: Resource temporarily unavailable", "GCC 13, libgomp", "vllm"),
+    ("SG-D036", "bash: fork: retry: Resource temporarily unavailable", "bash 5, jobs.c", "vllm"),
+    ("SG-G053", "NVRM: The NVIDIA GPU 0000:01:00.0 (PCI ID: 10de:2b85) installed in this system requires use of the "
+     "NVIDIA open kernel modules.", "nvidia.ko 575", "vllm"),
+    ("SG-G054", "NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x55:2021)", "nvidia.ko 575", "vllm"),
+    ("SG-G054", "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error", "nvidia-smi 570", "vllm"),
+    ("SG-G053", "[ 1157.046099] NVRM: installed in this system is not supported by open",
+     "NVIDIA/open-gpu-kernel-modules issue 322 (2022-07)", "vllm"),
+    ("SG-G016", DAEMON + "CDI device injection failed: unresolvable CDI devices acme.io/gpu=demo1.",
+     "moby/moby issue 47633 (2024-03)", ""),
+    ("SG-G016", 'failed to load CDI Spec: failed to parse CDI Spec "/var/run/cdi/acme.yaml": failed add device '
+     '"demo1": invalid device, empty device edits', "container-device-interface, pkg/cdi/device.go", ""),
+    ("SG-C036", "httpcore.LocalProtocolError: Illegal header value b'Bearer '", "BerriAI/litellm issue 7291 (2024-12)",
+     "vllm"),
+    ("SG-C037", "httpx.UnsupportedProtocol: Request URL is missing an 'http://' or 'https://' protocol.",
+     "FoundationAgents/OpenManus issue 770 (2025-03)", "vllm"),
+    ("SG-X013", "RuntimeError: Rank 0 scheduler died during initialization (exit code: -9). If exit code is -9 "
+     "(SIGKILL), a common cause is the OS OOM killer.", "SGLang 0.5.23, entrypoints/engine.py", "sglang"),
+    ("SG-X013", "Exit code: -9", "SGLang 0.5.9, entrypoints/engine.py", "sglang"),
+    ("SG-X013", "RuntimeError: Rank 0 scheduler died during initialization (exit code: -6).",
+     "SGLang 0.5.23, entrypoints/engine.py", "sglang"),
+    ("SG-V058", "Exception: flashinfer_python is installed with version 0.5.2, which is less than the minimum required "
+     "version 0.6.1. Please uninstall the old version.", "SGLang 0.5.23, utils/common.py", "sglang"),
+    ("SG-V058", "Exception: flashinfer_python with minimum required version 0.6.1 is not installed. Please install it.",
+     "SGLang 0.5.23, utils/common.py", "sglang"),
+    ("SG-V048", "AssertionError: self.org_vocab_size=151936 self.use_presharded_weights=False "
+     "loaded_weight.shape[output_dim]=152064", "SGLang 0.5.23, layers/vocab_parallel_embedding.py", "sglang"),
+    ("SG-V024", "ValueError: Unable to find matching target for model.layers.0.mlp.gate in the compressed-tensors "
+     "config.",
+     "vLLM 0.20, compressed_tensors/utils.py", "vllm"),
+    ("SG-C025", "ValueError: Current node has no GPU available. current_node_resource={'CPU': 8.0}. vLLM engine cannot "
+     "start without GPU.", "vLLM 0.32, v1/executor/ray_utils.py", "vllm"),
+    ("SG-C025", "ValueError: The number of required GPUs exceeds the total number of available GPUs in the placement "
+     "group.", "vLLM 0.32, v1/executor/ray_utils.py", "vllm"),
+    ("SG-G034", "RuntimeError: CUDA error: too many resources requested for launch", "libcudart 12.9, error 701",
+     "vllm"),
+    ("SG-V059", "RuntimeError: probability tensor contains either `inf`, `nan` or element < 0",
+     "torch 2.8, native/cuda/MultinomialKernel.cu", "fastchat"),
+    ("SG-G040", "RuntimeError: No compiled cutlass_scaled_mm for CUDA device capability: 120",
+     "vllm-project/vllm issue 32109 (2026-01)", "vllm"),
+    ("SG-G040", "RuntimeError: MXFP4 quantization is not supported on gfx942",
+     "vllm-project/vllm issue 34641 (2026-02)", "vllm"),
 )  # fmt: skip

@@ -20,6 +20,9 @@ MESSAGES = (
     ("SG-K002", NODES + "3 node(s) had untolerated taint {dedicated: llm}. preemption: 0/3 nodes are available",
      "dedicated: llm"),
     ("SG-K003", NODES + "3 pod has unbound immediate PersistentVolumeClaims.", "no volume"),
+    ("SG-K003", "pod has unbound PersistentVolumeClaims (repeated 8 times)", "no volume"),
+    ("SG-K003", '0/4 nodes are available: persistentvolumeclaim "models" bound to non-existent persistentvolume '
+     '"pvc-2395". preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling.', "no volume"),
     ("SG-K003", 'claim models: storageclass.storage.k8s.io "fast" not found', "no volume"),
     ("SG-K003", NODES + "3 node(s) didn't find available persistent volumes to bind.", "no volume"),
     ("SG-K003", 'persistentvolumeclaim "models" not found', "no volume"),
@@ -36,9 +39,20 @@ MESSAGES = (
      '"docker.io/acme/vllm:1": failed to resolve reference "docker.io/acme/vllm:1": not found', "can't pull"),
     ("SG-K009", "container engine ended: OOMKilled, exit code 137", "OOMKilled"),
     ("SG-K011", 'CreateContainerConfigError: secret "engine-key" not found', "missing"),
-    ("SG-K011", 'MountVolume.SetUp failed for volume "scripts" : configmap "scripts" not found', "missing"),
+    ("SG-K023", 'MountVolume.SetUp failed for volume "scripts" : configmap "scripts" not found', "configmap `scripts`"),
     ("SG-K012", "no pod exists for a", "no pod"),
+    ("SG-K016", NODES + "1 node(s) were unschedulable, 2 node(s) had volume node affinity conflict. preemption: 0/3 "
+     "nodes are available: 3 Preemption is not helpful for scheduling.", "1 node(s) were unschedulable, 2 node(s)"),
     ("SG-K013", "no nodes available to schedule pods", "no node in the cluster"),
+    ("SG-K019", 'admission webhook "vgpu.hami.io" denied the request: pod has node assigned', "nodeName"),
+    ("SG-K020", 'Internal error occurred: failed calling webhook "a.acme.io": failed to call webhook: Post '
+     '"https://a.llm.svc:443/mutate?timeout=10s": no endpoints available for service "a"', "in the namespace llm"),
+    ("SG-K021", "Allocate failed due to requested number of devices unavailable for nvidia.com/gpu. Requested: 2, "
+     "Available: 1, which is unexpected", "needs 2 `nvidia.com/gpu`"),
+    ("SG-K024", "The node was low on resource: memory. Threshold quantity: 100Mi, available: 90Mi.",
+     "too little memory"),
+    ("SG-K025", 'pods "a-1" is forbidden: maximum cpu usage per Container is 8, but limit is 16',
+     "is 8, but limit is 16"),
 )  # fmt: skip
 
 
@@ -47,6 +61,18 @@ def test_a_message_has_its_cause(rule: str, message: str, words: str) -> None:
     first = diagnose(Evidence((ServiceEvidence("a", engine="vllm", state="created", error=message),)))[0]
     assert (first.id, first.service) == (rule, "a")
     assert words in first.cause and first.evidence == (message,)
+
+
+def test_events_of_a_restart_ask_for_the_log() -> None:
+    event = (
+        "Warning  BackOff  40s (x26 over 8m)  kubelet  Back-off restarting failed container vllm in pod a-1_llm(6f0b)"
+    )
+    pasted = ServiceEvidence("log", log=event)
+    first = diagnose(Evidence((pasted,)))[0]
+    assert first.id == "SG-K026" and "kubectl logs a-1 --previous" in first.fix
+    # a log that has an error is a better answer
+    with_log = replace(pasted, log=f"ValueError: the frobnicator is out of plums\n{event}")
+    assert diagnose(Evidence((with_log,)))[0].id == "SG-0000"
 
 
 def test_a_failing_probe_counts_only_after_the_first_start() -> None:

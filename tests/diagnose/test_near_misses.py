@@ -74,13 +74,25 @@ ALSO_TRUE = {
     # the general message of the same cause
     ("SG-M004", "SG-M008"), ("SG-M005", "SG-M008"), ("SG-M007", "SG-M008"), ("SG-M013", "SG-M008"),
     ("SG-M006", "SG-M007"), ("SG-M010", "SG-G011"), ("SG-A002", "SG-A003"), ("SG-G027", "SG-G006"),
+    ("SG-G016", "SG-G006"),
     ("SG-H006", "SG-H010"), ("SG-G042", "SG-G011"), ("SG-D021", "SG-A001"), ("SG-F003", "SG-F007"),
-    ("SG-A025", "SG-A011"), ("SG-S006", "SG-S003"), ("SG-A031", "SG-A020"),
+    ("SG-A025", "SG-A011"), ("SG-S006", "SG-S003"), ("SG-A031", "SG-A020"), ("SG-G048", "SG-A020"),
     ("SG-G042", "SG-G034"), ("SG-A030", "SG-A025"), ("SG-M018", "SG-A011"), ("SG-D028", "SG-V004"),
-    ("SG-H011", "SG-H020"), ("SG-H012", "SG-H020"), ("SG-H013", "SG-H020"),
+    ("SG-H007", "SG-H020"), ("SG-H011", "SG-H020"), ("SG-H012", "SG-H020"), ("SG-H013", "SG-H020"),
     ("SG-G004", "SG-G034"), ("SG-C014", "SG-G011"), ("SG-G022", "SG-G003"),
     # what follows from it: an image that could not be stored
     ("SG-H008", "SG-D002"),
+    # the scheduler's message, whatever its reasons
+    ("SG-K001", "SG-K016"), ("SG-K002", "SG-K016"), ("SG-K003", "SG-K016"), ("SG-K005", "SG-K016"),
+    ("SG-K006", "SG-K016"), ("SG-K023", "SG-K011"),
+    # what is left of the events: the container restarts
+    ("SG-K002", "SG-K026"), ("SG-G003", "SG-K026"),
+    # the reason of the driver, in the message of the kubelet
+    ("SG-K022", "SG-G016"),
+    # the status that the client of a proxy gets
+    ("SG-C012", "SG-C048"), ("SG-C020", "SG-C048"),
+    # the missing path, whoever lists it; the pod of a container that ended
+    ("SG-G026", "SG-D006"), ("SG-L011", "SG-K026"),
     # the state of the container
     ("SG-D007", "SG-D012"), ("SG-D011", "SG-C008"),
 }  # fmt: skip

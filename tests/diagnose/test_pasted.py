@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stackgen.cli.main import main
 from stackgen.diagnose import Evidence, ServiceEvidence, diagnose
 from stackgen.diagnose.log_lines import strip_prefix
 from stackgen.diagnose.log_text import OMITTED, decode_log, shorten_long_lines
@@ -339,3 +340,17 @@ def test_a_rank_that_works_again_has_not_lost_its_first_machine() -> None:
     lost = ServiceEvidence("a", engine="vllm", state="exited", exit_code=1, log=line)
     assert diagnose(Evidence((lost,)))[0].id == "SG-C016"
     assert diagnose(Evidence((replace(lost, state="running", health="healthy", exit_code=None),))) == ()
+
+
+def test_a_log_whose_last_request_was_refused_is_not_without_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exit_code(status: str) -> int:
+        lines = [f'INFO:     10.0.0.2:51544 - "POST /v1/messages HTTP/1.1" {one}' for one in ("200 OK", status)]
+        (tmp_path / "log").write_text("\n".join(lines) + "\n")
+        return main(["diagnose", "--logs", str(tmp_path / "log")])
+
+    assert exit_code("400 Bad Request") == 1
+    assert 'POST /v1/messages HTTP/1.1" 400' in capsys.readouterr().out
+    # clients without a key are no problem of the server
+    assert exit_code("401 Unauthorized") == exit_code("200 OK") == 0

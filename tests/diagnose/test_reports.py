@@ -25,6 +25,11 @@ HARMFUL = re.compile(
     r"download (?:it|the (?:model|file)) again|down --volumes|volume rm|prune|trust_remote_code to true"
 )
 
+# a thread, as `owner/repository issue 123` or `pull request 123`; or the address of a page
+THREAD = re.compile(
+    r"[\w.-]+/[\w.-]+,? (?:issues?|pull(?: requests?)?|discussion|commit) [0-9a-f]+|https://[\w.-]+/\S+"
+)
+
 
 def shown(found: tuple[Finding, ...]) -> str:
     return " | ".join(line for one in found for line in one.evidence)
@@ -65,6 +70,9 @@ def test_reports_name_their_source_and_contain_no_secrets() -> None:
         text = path.read_text("utf-8")
         assert not re.search(r"\b(sk-[A-Za-z0-9_-]{12,}|hf_[A-Za-z0-9]{16,})", text), path
     assert all(re.search(r"(issues?|pull|commit) \w+", one.source) for one in REPORTS)
+    # the common form, so that a search for a thread finds whether its report is here already
+    unnamed = [one.name for one in ALL_REPORTS if not THREAD.search(one.source)]
+    assert not unnamed, f"write OWNER/REPOSITORY issue NUMBER (YYYY-MM) as the source of {unnamed}"
 
 
 PLUM = "ValueError: the frobnicator is out of plums"

@@ -17,6 +17,7 @@ from stackgen.diagnose.rules import RULES
 from tests.diagnose.fixtures import load_fixtures
 from tests.diagnose.program_texts import EXAMPLES as PROGRAM_TEXTS
 from tests.diagnose.reports import load_reports
+from tests.diagnose.surrounding_texts import EXAMPLES as SURROUNDING_TEXTS
 from tests.diagnose.texts import EXAMPLES, REFUSALS
 
 DAEMON = "Error response from daemon: "
@@ -272,6 +273,8 @@ TEXTS = (
          source="huggingface_hub 2.4, utils/_http.py", log="vllm"),
     Text("SG-H009", "stackgen: cannot download acme/one: Permission denied: /hub/.locks; give uid 1000 access to it",
          source="templates/images/common/download.py", log="vllm", expected="/hub/.locks"),
+    Text("SG-H009", "stackgen: cannot download acme/one: Read-only file system: /hub/.locks; use a volume",
+         source="templates/images/common/download.py", log="vllm", expected="/hub/.locks"),
     Text("SG-H009", "PermissionError: [Errno 13] Permission denied: '/root/.cache/huggingface/hub'",
          source="Python, errno 13", log="vllm", expected="/root/.cache/huggingface/hub"),
     Text("SG-H009", "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm/modelinfos/x.json'",
@@ -295,7 +298,7 @@ TEXTS = (
          expected="http://SERVICE:8000/v1"),
     Text("SG-D013", "stackgen: cannot start vllm: No such file or directory", source="stackgen's supervisor",
          log="vllm", expected="vllm"),
-    *(Text(rule, text, source, log) for rule, text, source, log in (*EXAMPLES, *PROGRAM_TEXTS)),
+    *(Text(rule, text, source, log) for rule, text, source, log in (*EXAMPLES, *PROGRAM_TEXTS, *SURROUNDING_TEXTS)),
 )  # fmt: skip
 
 

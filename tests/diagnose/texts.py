@@ -11,6 +11,10 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "(2048). This may lead to incorrect model outputs or CUDA errors. Note that the derived context_length may differ "
      "from max_position_embeddings in the model's config. To allow overriding this maximum, set the env var "
      "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1", "SGLang 0.5.23, configs/model_config.py", "sglang"),
+    ("SG-C026", "torch.distributed.DistNetworkError: The client socket has timed out after 300000ms while trying to "
+     "connect to (spark-1, 29501).", "nvidia-cosmos/cosmos-rl issue 681 (2026-05)", "sglang"),
+    ("SG-V062", "ValueError: Expected there to be 1 prompt updates corresponding to 1 image items, but instead found 0 "
+     "prompt updates!", "vllm-project/vllm issue 23238 (2025-08)", "vllm"),
     ("SG-X005", "[2026-11-29 12:03:30 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)",
      "SGLang 0.5.23, utils/watchdog.py", "sglang"),
     ("SG-D002", 'failed to resolve reference "ghcr.io/acme/a:1": unexpected status from GET request to '
@@ -258,6 +262,15 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
 
 # (rule, line of a running server's log): requests that it refused
 REFUSALS: tuple[tuple[str, str], ...] = (
+    ("SG-V063", "ERROR 04-09 05:47:15 [serving.py:1262] ValueError: The provided JSON schema contains features not "
+     "supported by xgrammar."),
+    ("SG-V053", "ERROR 08-09 09:58:19 [scheduler.py:1841] Unexpected: grammar rejected tokens [200028] for request "
+     "chatcmpl-8da6. Terminating request."),
+    ("SG-V054", "ERROR 08-09 09:58:19 [serving.py:175] RuntimeError: Cannot load local files without "
+     "`--allowed-local-media-path`."),
+    ("SG-V052", "ERROR 02-07 10:00:00 [serving_chat.py:300] ValueError: The decoder prompt contains a(n) video item "
+     "with 21504 embedding tokens, which exceeds the pre-allocated encoder cache size 16384. Please reduce the input "
+     "size or increase the encoder cache size by setting --limit-mm-per-prompt at startup."),
     ("SG-V017", "ERROR 08-01 10:12:09 [x.py:1] ValueError: The decoder prompt (length 8825) is longer than the "
      "maximum model "
      "length of 8192."),

@@ -25,6 +25,12 @@ def test_a_missing_tool_parser_is_suggested_by_name(tmp_path: Path) -> None:
         assert [finding.status for finding in one(findings(EIGHT_80, path, offline=True), "SG-P067")] == ["ok"]
 
 
+def test_a_tool_parser_of_another_family_is_a_warning(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, model=GATED, tool_call_parser="mistral")
+    (found,) = one(findings(EIGHT_80, path, offline=True), "SG-P067")
+    assert found.status == "warn" and found.fix == "set `tool_call_parser: llama3_json`" and "mistral" in found.message
+
+
 def test_an_older_vllm_than_the_recipe_needs_is_a_warning(tmp_path: Path) -> None:
     name = "deepseek-ai/DeepSeek-V4-Flash"
     (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=name), offline=True), "SG-P068")
@@ -52,3 +58,18 @@ def test_a_gated_model_is_named_before_the_download(
 ) -> None:
     found = one(findings(EIGHT_80, write_stack(tmp_path, model=model), {model: hub}), "SG-P069")
     assert [finding.status for finding in found] == status
+
+
+def test_a_reasoning_parser_of_another_family_is_a_warning(tmp_path: Path) -> None:
+    def check(model: str, parser: str) -> list[Finding]:
+        path = write_stack(tmp_path, model=model, reasoning_parser=parser)
+        return one(findings(EIGHT_80, path, offline=True), "SG-P076")
+
+    (found,) = check("openai/gpt-oss-20b", "qwen3")
+    assert found.status == "warn" and "vLLM sets openai_gptoss itself" in found.fix
+    (found,) = check(MODEL, "mistral")
+    assert found.status == "warn" and found.fix == "set `reasoning_parser: qwen3`" and "recipe" in found.evidence
+    assert [finding.status for finding in check(MODEL, "qwen3")] == ["ok"]
+    (found,) = check("Qwen/Qwen3-4B-Instruct-2507", "qwen3")
+    assert found.status == "warn" and found.fix == "remove `reasoning_parser`" and "does not think" in found.message
+    assert not [finding for finding in check("acme/unknown-7B", "qwen3") if finding.status != "skip"]

@@ -147,3 +147,17 @@ def test_all_gpus_are_compared_with_the_parallel_sizes(tmp_path: Path) -> None:
     data = write_stack(tmp_path / "data", gpus="all", tensor_parallel_size=2, data_parallel_size=4)
     assert not problem_ids(findings(EIGHT_80, data))
     assert "SG-P044" in problem_ids(findings(NOTHING_KNOWN, data), "unknown")
+
+
+def test_an_index_and_a_uuid_of_the_same_gpu_are_found(tmp_path: Path) -> None:
+    uuid = "GPU-00000003-0000-4000-8000-000000000003"
+
+    def check(second: str) -> list[tuple[str, str]]:
+        path = write_stack(tmp_path, gpus=[uuid], gpu_memory_utilization=0.5, share_gpus=True)
+        path.write_text(path.read_text().replace("models:\n", f"models:\n- {second}\n"))
+        found = [one for one in findings(with_containers(EIGHT_80), path) if one.id == "SG-P045" and one.status != "ok"]
+        return [(one.status, one.message) for one in found]
+
+    model = "{model: ./model, engine: vllm, served_names: [n], gpu_memory_utilization: 0.4, gpus: "
+    assert check(f"{model}[3]}}") == [("fail", "GPU 3 is used by models[0] and models[1], as an index and as a UUID")]
+    assert check(f"{model}[2]}}") == check(f"{model}[3], share_gpus: true}}") == []

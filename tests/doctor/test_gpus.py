@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,21 @@ def test_fastchat_models_are_checked_for_dtype_memory_and_fit(tmp_path: Path) ->
     assert not problem_ids(findings(EIGHT_80, path))
     path = write_stack(tmp_path, engine="fastchat", load_8bit=True)
     assert not problem_ids(findings(ONE_24, path), "fail")
+
+
+def test_fastchat_needs_no_memory_for_its_whole_context_but_long_prompts_do(tmp_path: Path) -> None:
+    config = CONFIG | {"hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 131072}
+    path = write_stack(tmp_path, engine="fastchat", config=config, start_timeout=600)
+    heavy(tmp_path / "model", 15)
+    found = single_problem(findings(ONE_24, path), "SG-P034", "warn")
+    assert "131,072 tokens" in found.message
+    assert "15.0 GiB of weights (from the model's files), and about 1.0 GiB" in found.evidence
+    assert "tokens fit for certain" in found.evidence and "stop the processes" not in found.fix
+    assert "engine: vllm" in found.fix and "worker_concurrency: 1" in found.fix
+    # a context that fits needs no advice
+    short = json.dumps(config | {"max_position_embeddings": 4096})
+    (tmp_path / "model" / "config.json").write_text(short)
+    assert not problem_ids(findings(ONE_24, path))
 
 
 def test_memory_of_two_models_on_one_gpu_adds_up(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ STACKS: dict[str, tuple[Host, dict[str, Any]]] = {
     "AMD": (make_host(None, amd=True), {"stack_gpu_driver": "amd"}),
     "shared memory": (ONE_24, {"ipc": "host"}),
     "catalog": (ONE_24, {"model": "meta-llama/Llama-3.1-8B-Instruct", "tool_call_parser": "llama3_json"}),
+    "reasoning": (ONE_24, {"model": "Qwen/Qwen3-8B", "reasoning_parser": "qwen3"}),
     "no stack": (EIGHT_80, {}),
 }  # fmt: skip
 # facts that a check reads, but that its `ok` doesn't depend on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,24 +52,31 @@ def start(
 
 
 def test_each_image_and_each_kind_of_gpu_gets_a_folder(programs: Path, tmp_path: Path) -> None:
-    packages = tmp_path / "packages"
+    packages, folder = tmp_path / "packages", f"{tmp_path}/cache dir/code/m-1"
     install(packages, "one")
     gpus(programs, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
-    (root, inductor, triton), _ = start(programs, packages)
-    assert root.startswith("/proc/cache dir/code/m-1/") and (inductor, triton) == (f"{root}/inductor", f"{root}/triton")
+    (root, inductor, triton), _ = start(programs, packages, folder=folder)
+    assert root.startswith(f"{folder}/") and (inductor, triton) == (f"{root}/inductor", f"{root}/triton")
     # neither the number of GPUs nor a restart is another kind
     gpus(programs, "NVIDIA H100 80GB HBM3")
-    assert start(programs, packages)[0][0] == root
+    assert start(programs, packages, folder=folder)[0][0] == root
     seen = {root}
     gpus(programs, "NVIDIA A100-SXM4-80GB")
-    seen.add(start(programs, packages)[0][0])
+    seen.add(start(programs, packages, folder=folder)[0][0])
     # a tag that was pulled again: the same version with other libraries
     install(packages, "two")
-    seen.add(start(programs, packages)[0][0])
+    seen.add(start(programs, packages, folder=folder)[0][0])
     # a driver that fails: the processor decides
     gpus(programs)
-    seen.add(start(programs, packages)[0][0])
+    seen.add(start(programs, packages, folder=folder)[0][0])
     assert len(seen) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_not_used(programs: Path, tmp_path: Path) -> None:
+    """An image with another user may have created the folders in the volume: vLLM would not start."""
+    (root, inductor, _), log = start(programs, tmp_path)
+    assert Path(root).parent == Path(tempfile.gettempdir(), "stackgen-cache") and inductor == f"{root}/inductor"
+    assert "compiled code is not kept" in log and "can't write /proc/cache dir/code/m-1" in log
 
 
 def test_a_service_starts_with_the_folder_of_the_stack_file_if_the_script_fails(programs: Path, tmp_path: Path) -> None:

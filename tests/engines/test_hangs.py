@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -47,6 +48,18 @@ def test_a_stopped_engine_process_is_found_ended_and_restarted_with_evidence(tmp
     assert f"stackgen: hang: process {stopped} (" in replica.log
     assert "stackgen: hang: vllm:num_requests_running" in replica.log
     assert first.removeprefix("stackgen: ") in replica.hang.with_suffix(".last").read_text()
+
+
+@pytest.mark.side_by_side
+def test_a_stopped_process_is_found_while_another_computes(tmp_path: Path) -> None:
+    """As two ranks of vLLM do: one is stopped, and the other one uses the CPU while it waits."""
+    with running(tmp_path) as replica:
+        stopped = replica.engine_pid()
+        replica.get("/spin")
+        os.kill(stopped, signal.SIGSTOP)
+        wait_until(lambda: replica.restarts() == 1)
+        assert replica.quiet_seconds() <= 3 * SECONDS
+    assert re.search(rf"process {stopped} \(.*\) is stopped", replica.log)
 
 
 @pytest.mark.side_by_side

@@ -55,7 +55,9 @@ def test_command_with_all_settings() -> None:
 
 
 def test_a_hub_repository_needs_a_file_name() -> None:
-    with pytest.raises(SpecError, match=r"models\[1\]\.file: is missing \(set `file` to a GGUF file"):
+    with pytest.raises(
+        SpecError, match=r"models\[1\]\.file: is missing, and .* only GGUF files \(set `file` to a GGUF file"
+    ):
         plan({}, {"file": None, "replicas": 2})
 
 

@@ -254,6 +254,10 @@ def test_adapters_of_the_hub_are_looked_up(hub: Hub, tmp_path: Path) -> None:
     assert found.fix == "set `max_lora_rank: 64`"
     path = stack(tmp_path / "b", remote, max_lora_rank=64)
     assert not problem_ids(findings(EIGHT_80, path, {"org/sql": lookup}))
+    # the rank of a local adapter has set the flag for both
+    write_adapter(tmp_path / "c" / "sql", r=64)
+    both = stack(tmp_path / "c", SQL, remote | {"name": "published"})
+    assert not problem_ids(findings(EIGHT_80, both, {"org/sql": lookup}))
     gone = look_up_model("org/none", endpoint=hub.url)
     assert (
         "can't be downloaded" in single_problem(findings(EIGHT_80, path, {"org/sql": gone}), "SG-P066", "fail").message

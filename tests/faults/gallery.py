@@ -200,9 +200,26 @@ def prove(row: Row, place: Place) -> None:
     text = "\n" + as_text(report, verbose=True)
     _assert_verdict(row, engine, endpoint, text)
     # tracing makes the check several times slower
-    assert took <= row.waits * engine.timeout + engine.slack * (3 if row.heavy else 1), f"{took:.1f} s{text}"
+    slack = engine.slack * (3 * _slowness() if row.heavy else 1)
+    assert took <= row.waits * engine.timeout + slack, f"{took:.1f} s, not {slack:.1f} s{text}"
     assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
     _assert_sound(report, text, engine.key)
+
+
+def _slowness() -> float:
+    """How much longer than usual this machine needs now to read JSON while memory is traced; at least 1.
+
+    Rows with megabytes of JSON need the processor, so a slow or busy machine needs longer for them.
+    """
+    text, took = json.dumps([{"id": f"m{number}", "object": "model", "created": 1} for number in range(20_000)]), []
+    tracemalloc.start()
+    for _ in range(3):
+        started = time.perf_counter()
+        json.loads(text)
+        took.append(time.perf_counter() - started)
+    tracemalloc.stop()
+    # seconds of a core that does nothing else, rounded up
+    return max(1.0, min(took) / 0.1)
 
 
 def _assert_verdict(row: Row, engine: Engine, endpoint: EndpointReport, text: str) -> None:

@@ -207,6 +207,9 @@ BGE = {
     "num_hidden_layers": 24, "intermediate_size": 4096, "vocab_size": 250002, "max_position_embeddings": 8194,
     "torch_dtype": "float32",
 }  # fmt: skip
+# 32 bits a weight, as in the repository
+BGE_TENSORS = {"embeddings.word_embeddings.weight": ("F32", [250002, 1024]),
+               "encoder.layer.0.output.dense.weight": ("F32", [297000, 1024])}  # fmt: skip
 
 
 def test_an_encoder_has_weights_and_activations_but_no_cache() -> None:

@@ -257,6 +257,21 @@ def test_missing_model_and_missing_revision_are_reported(run: Run, hub: Hub, tok
     assert f"stackgen: cannot download {REPO}: it has no revision 'v9' (HTTP 404)" in output
 
 
+def test_one_refused_model_ends_the_download_with_its_name_and_keeps_complete_models(run: Run, hub: Hub) -> None:
+    models = ("--model", REPO, "--model", GATED, "--model", "org/missing")
+    code, output = run(*models)
+    assert code == 10
+    # docs/explanation/restarts-and-health.md shows this line
+    assert output.splitlines()[-1] == (
+        f"stackgen: cannot download {GATED}: it needs a token and none was given (HTTP 401); accept the model's "
+        f"license at {hub.url}/{GATED}, then set HF_TOKEN_FILE"
+    )
+    assert "org/missing" not in output
+    sent = hub.sent()
+    code, output = run(*models)
+    assert code == 10 and f"{REPO} is already there" in output and hub.sent() == sent
+
+
 def test_too_small_disk_is_reported_before_downloading(run: Run, hub: Hub) -> None:
     small = "import shutil, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=1_000_000)"
     code, output = run("--model", REPO, patch=small)

@@ -276,7 +276,7 @@ def test_the_file_of_a_config_flag_is_read(capsys: pytest.CaptureFixture[str], t
         "model: org/m\nmax-model-len: 4096\nenforce-eager: true\ntrust-remote-code: false\nserved-model-name: [a, b]\n"
     )
     out, err = run(capsys, f"vllm serve --config {tmp_path}/vllm.yaml --max-model-len 8192", "--verbose")
-    assert "max-model-len: 4096: --max-model-len is given again, and the last one counts" in err
+    assert "max-model-len: 4096: --max-model-len is given more than once, and the last value counts" in err
     model = yaml.safe_load(out)["models"][0]
     assert model["model"] == "org/m" and model["enforce_eager"] is True and model["served_names"] == ["a", "b"]
     # the command line overrides the file

@@ -168,7 +168,7 @@ def test_what_include_cannot_read_is_named(project: Path, capsys: pytest.Capture
     (project / "llm/compose.yaml").write_text("include: [../compose.yaml]\nservices: {}\n")
     assert "includes itself" in run(capsys, project, code=2)["error"]
     (project / "llm/compose.yaml").write_text("services:\n  ui: {image: vllm/vllm-openai, command: --model m}\n")
-    assert "Compose refuses both" in run(capsys, project, code=2)["error"]
+    assert "Compose refuses two services with the same name" in run(capsys, project, code=2)["error"]
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ EFFECTS: dict[str, str] = {
     "missing Secret": "the container is never created (CreateContainerConfigError)",
     "missing claim": "the pod stays Pending",
     "missing ConfigMap": "the volume is never mounted, and the pod never starts",
-    "missing resource claim": "the pod stays Pending (not sent to this server)",
+    "missing resource claim": "the pod stays Pending (not tested: this API server is older than resource claims)",
     "budget blocks drains": "the drain of its node waits forever",
     "budget needs all replicas": "the drain of its node waits forever",
     "surge with GPUs": "the new pod stays Pending while the old pod has the GPUs, so no rollout ends",

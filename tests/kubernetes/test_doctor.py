@@ -118,6 +118,41 @@ def test_a_good_cluster_has_no_failure_and_this_machine_is_not_looked_at(doctor:
     assert not {"SG-P001", "SG-P006", "SG-P020", "SG-P030"} & set(found)
 
 
+LARGE = """
+  - {model: meta-llama/Llama-3.1-405B-Instruct, revision: be673f326cab4cd22ccfef76109faf68e41aa5f1, engine: vllm,
+     gpus: 16}
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "selectors", "status"),
+    [
+        # two replicas with 4 GPUs on two nodes leave one whole node
+        (3, False, "warn"),
+        # even then, two nodes remain
+        (4, False, "ok"),
+        (3, True, "ok"),
+    ],
+)
+def test_doctor_tries_the_places_that_a_scheduler_may_choose(
+    doctor: Doctor, folder: Path, nodes: int, selectors: bool, status: str
+) -> None:
+    small, large = (f", kubernetes: {{node_selector: {{llm: {one}}}}}" * selectors for one in ("small", "whole"))
+    text = STACK.replace("replicas: 2", f"replicas: 2{small}") + LARGE.lstrip("\n").replace("16}", f"16{large}}}")
+    cluster = [node(f"n{number}", 8) for number in range(nodes)]
+    for number, one in enumerate(cluster):
+        one["metadata"]["labels"] = {"llm": "whole" if number else "small"}
+    (folder / "stack.yaml").write_text(text)
+    try:
+        _, found = doctor(nodes=cluster, **{"all-pods": [], "api-versions": f"{VERSIONS}\nleaderworkerset.x-k8s.io/v1"})
+    finally:
+        (folder / "stack.yaml").write_text(STACK)
+    assert [one for one, _ in found["SG-P102"]] == [status], found["SG-P102"]
+    if status == "warn":
+        assert "1 pod of vllm-llama-3-1-405b-instruct-nodes may wait forever" in found["SG-P102"][0][1]
+        assert "vllm-qwen3-32b" in found["SG-P102"][0][1] and "node_selector" in found["SG-P102"][0][1]
+
+
 @pytest.mark.parametrize(
     ("changed", "id", "status", "words"),
     [

@@ -114,3 +114,16 @@ def test_commands_for_one_machine_refuse_a_stack_for_a_cluster(
     shown = capsys.readouterr().err
     assert "target kubernetes" in shown
     assert "`stackgen up`, `check`, `ask`, `status`, `logs`, `keys`, `doctor`, `diagnose` and `down`" in shown
+
+
+@by_stack
+def test_counts_of_keys_survive_a_restart_of_the_gateways_container(folder: Path) -> None:
+    """docs/how-to/run-on-kubernetes.md, "Limits of keys": an emptyDir, and an overlap of 50 s during a rollout."""
+    gateway = next(
+        one for one in objects(folder) if (one["kind"], one["metadata"]["name"]) == ("Deployment", "gateway")
+    )
+    pod = gateway["spec"]["template"]["spec"]
+    (name,) = (one["name"] for one in pod["containers"][0]["volumeMounts"] if one["mountPath"] == "/tmp")
+    assert next(one for one in pod["volumes"] if one["name"] == name) == {"name": name, "emptyDir": {}}
+    assert pod["terminationGracePeriodSeconds"] == 50
+    assert gateway["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

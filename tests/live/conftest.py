@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.live import front as front_stack
-from tests.live.containers import docker, wait_until
+from tests.live.containers import docker, pause, wait_until
 from tests.live.fallback import Provider, start_provider, write_env
 from tests.live.stacks import LiveStack
 from tests.parts import group_of
@@ -158,7 +158,7 @@ def front(
 @pytest.fixture(scope="module")
 def quiet_front(front: LiveStack) -> Iterator[LiveStack]:
     """The stack without the exporter, whose requests would be counted, and share batches with those of a test."""
-    docker("pause", front_stack.container("exporter"))
+    pause(front_stack.container("exporter"))
     yield front
     docker("unpause", front_stack.container("exporter"))
 

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 
-__all__ = ["address", "docker", "fetch", "read_metric", "wait_until"]
+__all__ = ["address", "docker", "fetch", "pause", "read_metric", "wait_until"]
 
 
 def docker(*args: str) -> str:
@@ -16,6 +16,15 @@ def docker(*args: str) -> str:
     done = subprocess.run(["docker", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def pause(container: str) -> None:
+    """Runs `docker pause`, with retries: with cgroup v1, freezing a busy container sometimes fails."""
+    for _ in range(20):
+        if subprocess.run(["docker", "pause", container], capture_output=True).returncode == 0:
+            return
+        time.sleep(1)
+    docker("pause", container)
 
 
 def address(container: str, network: str = "default") -> str:

@@ -21,6 +21,7 @@ import pytest
 
 from stackgen.stack.envfile import generate_key
 from tests.live.checks import TIMEOUT, run_check, wait_until_healthy
+from tests.live.containers import docker, pause
 from tests.live.stacks import LiveStack
 from tests.live.starts import selected_names
 
@@ -42,21 +43,6 @@ def take_all_places(*_):
 signal.signal(signal.SIGUSR1, take_all_places)
 runpy.run_module("fastchat.serve.model_worker", run_name="__main__")
 """
-
-
-def docker(*args: str) -> str:
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def pause(container: str) -> None:
-    """Runs `docker pause`, with retries: with cgroup v1, freezing a busy container sometimes fails."""
-    for _ in range(10):
-        if subprocess.run(["docker", "pause", container], capture_output=True).returncode == 0:
-            return
-        time.sleep(1)
-    docker("pause", container)
 
 
 def test_a_paused_engine_is_named_without_a_timeout(vllm_stack: LiveStack) -> None:

@@ -79,7 +79,7 @@ def start_workers_twice(stack: LiveStack) -> None:
     register_under_localhost(stack)
     for _ in range(2):  # a second start must not report the first one's dead containers as its own
         started = time.time()
-        done = stack.run_stackgen("up", str(stack.folder), "--timeout", "60")
+        done = stack.run_stackgen("up", str(stack.folder), "--timeout", "90")
         assert done.returncode == 1, done.stdout
         assert "fastchat-tiny exited with code" in done.stderr and "no-such-template" in done.stderr
         finished = stack.inspect("fastchat-tiny")["State"]["FinishedAt"][:19]

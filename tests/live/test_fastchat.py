@@ -70,9 +70,11 @@ def test_the_prompt_uses_the_tokenizers_chat_template(stack: LiveStack) -> None:
 
 
 def test_max_completion_tokens_limits_the_answer(stack: LiveStack) -> None:
-    """Plain FastChat ignores the field, and answers up to the context length."""
+    """Plain FastChat ignores the field, and answers up to the context length.
+
+    The model has random weights, so a sampled answer can also end before the limit."""
     status, body = post(stack, {"model": "tiny", "messages": HI, "max_completion_tokens": 5}, stack.key)
-    assert (status, json.loads(body)["usage"]["completion_tokens"]) == (200, 5), body
+    assert status == 200 and 1 <= json.loads(body)["usage"]["completion_tokens"] <= 5, body
 
 
 def test_text_parts_and_developer_and_tool_messages_are_read(stack: LiveStack) -> None:
@@ -98,7 +100,9 @@ def test_text_parts_and_developer_and_tool_messages_are_read(stack: LiveStack) -
 def test_stream_chunks_are_complete_and_usage_is_the_last_one(
     stack: LiveStack, path: str, request_body: dict[str, Any]
 ) -> None:
-    body = {"model": "tiny", "max_tokens": 4, "stream": True, "stream_options": {"include_usage": True}} | request_body
+    # not tiny: its random weights can end an answer before the limit
+    options = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    body = {"model": "smollm2", "max_tokens": 4} | options | request_body
     status, text = post(stack, body, stack.key, path)
     events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     assert status == 200 and text.endswith("data: [DONE]\n\n")

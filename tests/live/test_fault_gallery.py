@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.engine, pytest.mark.xdist_group("e
 # port and model of the shared stacks
 ENGINES = {"vllm": (18101, "smollm2"), "fastchat": (18111, "tiny")}
 # generous, for a machine with two cores that runs other things as well
-TIMEOUT, PATIENCE, SLACK = 5.0, 20.0, 27.0
+TIMEOUT, PATIENCE, SLACK = 8.0, 20.0, 27.0
 # rows at a time: vLLM answers them in one batch; FastChat's worker limits its requests to five
 WORKERS = {"vllm": 5, "fastchat": 3}
 

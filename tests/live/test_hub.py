@@ -101,7 +101,7 @@ def test_vllm_serves_the_download_without_a_network(vllm_offline: LiveStack, hub
     assert done.returncode == 0, done.stderr
     reply = json.loads(done.stdout)
     assert reply["model"] == REPO
-    assert reply["usage"]["completion_tokens"] == 4
+    assert 1 <= reply["usage"]["completion_tokens"] <= 4  # random weights can end the answer early
     assert not [request for request in hub.requests if "consolidated" in request.path]
 
 

@@ -72,6 +72,8 @@ def test_weights_of_an_earlier_version_are_kept_and_only_storage_remove_deletes_
     helper = [
         "run",
         "--rm",
+        # a new volume belongs to root
+        "--user=0:0",
         "-v",
         f"{STORE}:/models",
         "--entrypoint",

@@ -212,7 +212,8 @@ BOTH = {"front": {}, "box": {"address": "10.0.0.2"}}
         ({"hosts": {"front": {}, "box": {"address": "10.0.0.2", "gpus": 1}},
           "models": [VLLM | {"gpus": 2, "host": "box"}]},
          "hosts.box.gpus: is 1, but the models on this host need 2"),
-        ({"models": [VLLM | {"host": "bx"}]}, "models[0].host: 'bx' is not one of `hosts` (choose one of front, box)"),
+        ({"models": [VLLM | {"host": "bx"}]}, "models[0].host: 'bx' is not a machine in `hosts` (choose one of front, "
+            "box)"),
         ({"models": [VLLM | {"host": ["box", "box"]}]}, "models[0].host: lists a host twice"),
         ({"models": [VLLM | {"host": "box", "gpus": "auto"}]}, "models[0].gpus: the GPUs of `auto` are not chosen yet"),
         ({"models": [VLLM | {"host": ["front", "box"], "cache_aware": True, "replicas": 2}]},
@@ -220,7 +221,7 @@ BOTH = {"front": {}, "box": {"address": "10.0.0.2"}}
         ({"gateway": False}, "gateway: can't be disabled with `hosts`"),
         ({"hosts": {"front": {}, "gateway": {"address": "10.0.0.2"}}, "models": [VLLM | {"host": "gateway"}]},
          "hosts.gateway: is also the name of a service"),
-        ({"host": "other"}, "host: 'other' is not one of `hosts`"),
+        ({"host": "other"}, "host: 'other' is not a machine in `hosts`"),
         ({"hosts": {}}, "host: has no effect without `hosts`"),
         ({"hosts": {}}, "models[0].host: needs `hosts`"),
         ({"models": [VLLM | {"host": "box", "served_names": ["x", "y"]}, VLLM | {"served_names": ["y"]}]},
@@ -250,3 +251,15 @@ def test_other_targets_refuse_hosts() -> None:
     data = {"name": "s", "host": "front", "hosts": BOTH, "models": [VLLM | {"host": "box"}]}
     with pytest.raises(SpecError, match="works only with Docker Compose"):
         resolve(build_spec(data, "stack.yaml"), KubernetesSite(), "stack.yaml")
+
+
+def test_render_ends_with_the_commands_for_plain_compose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stack.yaml").write_text(LAB)
+    assert cli.main(["render", str(tmp_path), "--no-validate"]) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    # Compose doesn't create external volumes, and none of them may be missing
+    for host in ("front", "box1", "box2"):
+        volumes = yaml.safe_load((tmp_path / host / "compose.yaml").read_text())["volumes"].values()
+        for name in (one["name"] for one in volumes if one.get("external")):
+            assert last.count(f"`docker volume create {name}`") == 1
+    assert last.startswith("next: copy each folder") and last.endswith("`docker compose up -d` in that folder")

@@ -250,6 +250,19 @@ def test_only_engines_with_open_paths_are_reported_to_have_them(model: dict[str,
         assert ("ports are open on" in text) == (bind == "0.0.0.0")
 
 
+def test_all_models_of_the_hub_wait_for_one_download() -> None:
+    """docs/explanation/restarts-and-health.md says what this means for a model that can't be downloaded."""
+    made = plan({}, FC, {"engine": "fastchat"}, {"engine": "llamacpp", "file": "x.gguf"}, {"model": "./local"})
+    assert [service.name for service in made.services if service.role == "download"] == ["download"]
+    waits = {one.name for one in made.services if Dependency("download", "service_completed_successfully")
+             in one.depends_on}  # fmt: skip
+    assert waits == {"vllm-m0", "fastchat-m1", "fastchat-m2", "llamacpp-m3"}
+    command = made.service("download").command
+    assert [command[place + 1] for place, word in enumerate(command) if word == "--model"] == [
+        "org/m0", "org/m1", "org/m2", "org/m3",
+    ]  # fmt: skip
+
+
 def test_only_the_download_service_gets_the_token_file() -> None:
     made = plan({}, FC)
     assert [service.name for service in made.services if service.secrets] == ["download"]

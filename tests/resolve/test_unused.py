@@ -22,6 +22,7 @@ from stackgen.spec import GatewaySpec, MonitoringSpec, StackSpec, StorageSpec, U
 from stackgen.spec.addons import TlsSpec
 from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
+from stackgen.targets.kubernetes import KubernetesSite
 
 # another value than the default, for every optional field of a model
 MODEL: dict[str, Any] = {
@@ -54,7 +55,8 @@ STACK: dict[str, Any] = {
     "gateway.routing": "prefix", "gateway.prefix_bytes": 99, "gateway.max_queue": 7, "gateway.queue_timeout": 7,
     "gateway.image": "h/a:1", "monitoring.grafana_port": 3333, "monitoring.prometheus_port": 9999,
     "monitoring.retention": "3d", "monitoring.scrape_interval": 20, "monitoring.check_interval": 99,
-    "monitoring.reload_interval": 99, "monitoring.ttft_target": 9.0, "monitoring.prometheus_image": "p/p:1",
+    "monitoring.reload_interval": 99, "monitoring.alertmanager": "http://alerts:9093",
+    "monitoring.ttft_target": 9.0, "monitoring.prometheus_image": "p/p:1",
     "monitoring.grafana_image": "g/g:1", "monitoring.exporter_image": "e/e:1", "monitoring.dcgm_image": "d/d:1",
     "ui.port": 3333, "ui.bind": "127.0.0.2", "ui.sign_up": True, "ui.admin_email": "a@b", "ui.image": "u/u:1",
     "hosts": {"front": {}, "box": {"address": "10.0.0.2"}}, "host": "front",
@@ -138,3 +140,12 @@ def test_no_field_is_ignored_in_silence(name: str, data: dict[str, Any]) -> None
     same = {"models[0].replicas"} if "replicas" in model else set()
     same |= {"models[0].tensor_parallel_size"} if model["engine"] in ("vllm", "sglang") and "gpus" in model else set()
     assert set(silent) <= same, silent
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"), [({}, True), ({"kubernetes": {"service_type": "LoadBalancer"}}, False)]
+)
+def test_an_address_of_the_machine_opens_no_port_of_a_cluster(settings: dict[str, Any], warned: bool) -> None:
+    stack = {"name": "x", "bind": "0.0.0.0", "models": [{"model": "org/n-1B", "engine": "vllm", "gpus": 1}]} | settings
+    plan = resolve(build_spec(stack, "stack.yaml"), KubernetesSite())
+    assert any(one.startswith("bind opens no port outside a Kubernetes cluster") for one in plan.warnings) is warned

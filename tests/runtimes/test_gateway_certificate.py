@@ -66,7 +66,7 @@ def test_usable_certificate_is_kept(tmp_path: Path) -> None:
     )
     assert created.stat().st_ino == inode
     assert ensure(stack(tmp_path, names=["example.org", "*.example.org", "10.0.0.1", "::1"])) is None
-    # a name that nobody needs any more is no reason to make all clients trust another certificate
+    # a name that nobody needs is not a reason to make all clients trust another certificate
     assert ensure(stack(tmp_path, names=["example.org"])) is None
 
 
@@ -95,6 +95,25 @@ def test_an_exposed_gateway_has_the_names_and_addresses_of_the_machine(
     # this machine is not the one that clients connect to
     monkeypatch.setenv("DOCKER_HOST", "ssh://gpu-box")
     assert certificate_names(one.spec) == ("localhost", "127.0.0.1")
+
+
+def test_the_first_of_several_machines_adds_its_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(socket, "gethostname", lambda: "laptop")
+    text = "name: n\nbind: 10.1.2.4\nhosts: {front: {}, box: {address: 10.1.2.5}}\ngateway: {tls: generate}\n"
+    (tmp_path / "stack.yaml").write_text(text + "models: [{model: o/m, engine: vllm, gpus: 1, host: box}]\n")
+    assert main(["render", str(tmp_path), "--no-validate"]) == 0
+    shown = capsys.readouterr().err
+    assert "laptop" in shown and "but only after `up` on front" in shown
+    certificate = tmp_path / "front" / "gateway" / "tls" / "site.crt"
+    assert "DNS:laptop" in openssl_text(certificate)
+    # `up` on that machine
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpubox")
+    here = open_stack(str(tmp_path / "front"))
+    assert ensure_certificate(here.spec, here.plan, here.folder) == certificate
+    assert "DNS:gpubox" in openssl_text(certificate)
 
 
 def test_addresses_of_the_machine_are_those_of_its_own_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:

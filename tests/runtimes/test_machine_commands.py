@@ -104,7 +104,7 @@ def test_a_stack_whose_folder_is_gone_is_forgotten_with_a_word(
     shown = capsys.readouterr()
     data = json.loads(shown.out)
     assert [one["name"] for one in data["stacks"]] == ["running"] and data["forgotten"] == [str(gone)]
-    assert f"forgot {gone}: it contains no stack any more" in shown.err
+    assert f"forgot {gone}: it no longer contains a stack" in shown.err
     assert main(["list"]) == 0 and "forgot" not in capsys.readouterr().err
 
 
@@ -201,6 +201,19 @@ def stores(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return json.loads(capsys.readouterr().out)["stores"]  # type: ignore[no-any-return]
 
 
+def test_storage_prints_the_name_of_copied_stacks_once(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for parent in ("one", "two", "three"):
+        folder = write_stack(tmp_path / parent / "lab", storage={"path": str(stored)})
+        render(folder)
+    render(write_stack(tmp_path / "other"))
+    capsys.readouterr()
+    assert main(["storage", "list"]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "org/used" in line)
+    assert row.endswith("  lab (down) in 3 folders, other (down)")
+
+
 def test_storage_lists_models_with_size_and_users(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,9 +268,11 @@ def test_nothing_is_removed_while_a_stack_can_not_be_read(
     render(broken)
     (broken / "stack.yaml").write_text("models: [")
     assert main(["storage", "remove", "--unused", "--yes"]) == 1
-    assert "two can't be read, so nothing is removed that it may use" in capsys.readouterr().err
+    assert "two can't be read, so everything that it may use is kept" in capsys.readouterr().err
     assert main(["storage", "remove", "org/old", "--yes"]) == 2
-    assert "two may use org/old" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "two may use org/old, because its stack file can't be read: " in shown
+    assert "{" not in shown
     assert (stored / "hub" / "models--org--old").exists()
 
 

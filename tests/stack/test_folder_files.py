@@ -102,11 +102,11 @@ def test_render_ends_with_the_next_step(folder: Path, capsys: pytest.CaptureFixt
     assert render(folder) == 0
     volumes = "`docker volume create stackgen-models` and `docker volume create stackgen-vllm-cpu-cache` and "
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"next: `stackgen up {folder}`, or {volumes}`docker compose up -d` in that folder. The first start downloads "
-        "the weights of org/name"
+        f"next, after the to-dos: `stackgen up {folder}`, or {volumes}`docker compose up -d` in that folder. The first "
+        "start downloads the weights of org/name"
     )
     assert render(folder) == 0
-    assert "next:" not in capsys.readouterr().err
+    assert "next" not in capsys.readouterr().err
 
 
 def test_render_estimates_the_size_of_the_download(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_many_keys_are_written_into_files_instead_of_the_terminal(
         keys = ", ".join(f"{{name: k{index}}}" for index in range(count))
         (folder / "stack.yaml").write_text(text.replace(tls, f"{tls}keys: [{keys}], "))
         assert render(folder) == 0
-        assert f"`stackgen keys new --missing {folder}{option}`" in capsys.readouterr().err
+        assert f"`stackgen keys new --missing --stack {folder}{option}`" in capsys.readouterr().err
 
 
 def test_render_lists_what_only_the_user_can_do_until_it_is_done(
@@ -162,7 +162,7 @@ models:
     assert f"set OPENAI_API_KEY in {folder / '.env'}" in values
     assert "create ./chat.jinja, or correct `models[0].chat_template`" in template
     assert "is gated" in token and "HF_TOKEN_FILE" in token
-    assert f"create keys for ada, bob: `stackgen keys new --missing {folder}`" in keys
+    assert f"create keys for ada, bob: `stackgen keys new --missing --stack {folder}`" in keys
     add_values(folder, {"OPENAI_API_KEY": "sk-x", "HF_TOKEN_FILE": "/srv/token"})
     (folder / "chat.jinja").write_text("{{ messages }}")
     create_key(folder, "ada")
@@ -329,6 +329,23 @@ def test_a_hub_token_that_no_container_reads_is_a_warning(folder: Path, capsys: 
     (folder / ".env").write_text(f"{env}HF_TOKEN=hf_abcdefghijklmnopqrstuvwx\nHF_TOKEN_FILE=~/token\n")
     assert render(folder) == 0
     assert "which the download does not read" not in capsys.readouterr().err
+
+
+def test_a_token_file_that_does_not_exist_is_a_warning(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(folder) == 0
+    env = (folder / ".env").read_text()
+    for value, said in (("./token", "names ./token, which is no file"), ("hf_abcdefgh", "contains a token, but must")):
+        (folder / ".env").write_text(f"{env}HF_TOKEN_FILE={value}\n")
+        assert render(folder) == 0
+        shown = capsys.readouterr().err
+        # git would stage a token in .gitignore
+        assert f".env: HF_TOKEN_FILE {said}" in shown and "hf_abc" not in shown + (folder / ".gitignore").read_text()
+    for name in ("token", "hf_token"):
+        (folder / name).write_text("hf_x")
+        (folder / ".env").write_text(f"{env}HF_TOKEN_FILE={name}\n")
+        assert render(folder) == 0
+        assert "HF_TOKEN_FILE" not in capsys.readouterr().err
+        assert f"/{name}\n" in (folder / ".gitignore").read_text()
 
 
 # the folder of the containers

@@ -99,3 +99,9 @@ def test_pipes_folders_and_missing_files_are_skipped(tmp_path: Path) -> None:
 )
 def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name) and find_secrets([(name, "value")]) == ("value",)
+
+
+def test_names_of_secrets_in_a_cluster_are_not_secret() -> None:
+    """`render` prints the command that creates the secret, which needs its name."""
+    text = "kubernetes: {tls_secret: gateway-certificate, image_pull_secrets: [registry-login]}"
+    assert find_yaml_secrets(text) == ()

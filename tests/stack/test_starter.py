@@ -9,11 +9,13 @@ import yaml
 
 from stackgen.cli import main as cli
 from stackgen.errors import SpecError
+from stackgen.resolve.pipeline import resolve
 from stackgen.runtimes.observation import gpu_tools
 from stackgen.stack.envfile import read_api_key
 from stackgen.stack.folder import open_stack
 from stackgen.stack.load import load_stack
 from stackgen.stack.starter import write_starter
+from stackgen.targets.compose import ComposeSite
 
 
 def init(folder: Path, *args: str) -> int:
@@ -55,6 +57,33 @@ def test_all_gpus_become_the_number_that_vllm_needs(
     assert "--gpus 2" in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
+def test_a_machine_without_a_gpu_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stackgen.cli.commands import init as command
+
+    def notes(name: str, *args: str) -> str:
+        assert init(tmp_path / name, *args) == 0
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(command, "AMD_DEVICE", tmp_path / "kfd")
+    monkeypatch.setattr(gpu_tools, "run_tool", lambda command: None)
+    llama = ("--engine", "llamacpp", "--model", "org/m-GGUF", "--file", "m.gguf")
+    said = "no GPU that stackgen finds, and stack.yaml contains `gpus: 1`"
+    for number, args in enumerate((llama, ())):
+        text = notes(f"a{number}", *args)
+        assert said in text and "set `gpus: none`" in text
+        assert load_stack(tmp_path / f"a{number}" / "stack.yaml").models[0].gpus == 1
+    assert said in (text := notes("b", "--engine", "sglang")) and "none" not in text
+    # the user has decided
+    assert "no GPU" not in notes("c", *llama, "--gpus", "1") + notes("d", *llama, "--gpus", "none")
+    (tmp_path / "kfd").touch()
+    assert "no GPU" not in notes("e")
+    (tmp_path / "kfd").unlink()
+    monkeypatch.setattr(gpu_tools, "run_tool", lambda command: (0, ROWS if "--query-gpu" in str(command) else ""))
+    assert "no GPU" not in notes("f")
+
+
 @pytest.mark.parametrize(("machine", "arch"), [("x86_64", "x86_64"), ("aarch64", "arm64"), ("arm64", "arm64")])
 def test_init_writes_the_architecture_of_an_arm_machine(
     machine: str, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,26 +96,42 @@ def test_init_writes_the_architecture_of_an_arm_machine(
     assert "cpu_arch" not in (tmp_path / "b" / "stack.yaml").read_text()
 
 
-def test_commented_lines_are_valid_fields(tmp_path: Path) -> None:
-    """The comments of the file document fields, so each of them must be valid once uncommented."""
-    init(tmp_path)
-    text = (tmp_path / "stack.yaml").read_text("utf-8")
-    uncommented = []
-    for line in text.splitlines():
-        stripped = line.strip()
-        # `# bind: …` and `#   path: …`, but not prose, which has no colon after its first word
-        if (
-            stripped.startswith("#")
-            and stripped.lstrip("# ").partition(" ")[0].rstrip().endswith(":")
-            and "yaml-language" not in line
-        ):
-            line = line.replace("# ", "", 1)
-        uncommented.append(line)
-    (tmp_path / "stack.yaml").write_text("\n".join(uncommented) + "\n")
-    stack = load_stack(tmp_path / "stack.yaml")
-    assert stack.models[0].replicas == 2
-    assert stack.models[0].max_model_len == "32k"
+def uncomment(text: str) -> str:
+    """`text` with its commented fields as fields: `# bind: …` and `#   path: …`, but not prose without a colon."""
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        words = line.strip().lstrip("# ").partition(" ")[0]
+        if line.strip().startswith("#") and words.endswith(":") and "yaml-language" not in line:
+            lines[index] = line.replace("# ", "", 1)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("engine", "gpus"), [
+    ("vllm", "1"), ("vllm", "none"), ("sglang", "1"), ("llamacpp", "1"), ("llamacpp", "none"), ("fastchat", "1"),
+    ("fastchat", "none"),
+])  # fmt: skip
+def test_commented_lines_are_valid_fields(engine: str, gpus: str, tmp_path: Path) -> None:
+    """The comments of the file document fields, so each of them must be valid for its engine once uncommented."""
+    more = ("--file", "name.gguf") if engine == "llamacpp" else ()
+    assert init(tmp_path, "--engine", engine, "--model", "org/name", "--gpus", gpus, *more) == 0
+    path = tmp_path / "stack.yaml"
+    path.write_text(uncomment(path.read_text("utf-8")))
+    stack = load_stack(path)
+    (model,) = stack.models
+    assert model.replicas == 2
     assert stack.storage.path == "/srv/models"
+    assert getattr(model, "max_model_len", "32k") == "32k"
+    names = ("gpu_memory_utilization", "mem_fraction_static", "gpu_layers", "cpu_kv_cache_gib", "worker_concurrency")
+    text = path.read_text("utf-8")
+    fields = {name for name in names if f"\n    {name}:" in text}
+    expected = {"vllm": {"gpu_memory_utilization"}, "sglang": {"mem_fraction_static"}, "llamacpp": {"gpu_layers"},
+                "fastchat": {"worker_concurrency"}}  # fmt: skip
+    without_gpu = {"vllm": {"cpu_kv_cache_gib"}, "llamacpp": set(), "fastchat": {"worker_concurrency"}}
+    assert fields == (expected if gpus == "1" else without_gpu)[engine]
+    # only one of `path` and `volume` may be set
+    path.write_text(text.replace("volume:", "# volume:").replace("replicas: 2", "replicas: 1"))
+    plan = resolve(load_stack(path), ComposeSite(), "test")
+    assert len(plan.services) > 0
 
 
 @pytest.mark.parametrize(

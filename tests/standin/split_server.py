@@ -7,8 +7,9 @@ Prompts decide what the engine process does: `compute N` computes for N s, `toke
 `hang N` computes for N s and then waits forever, anything else yields one token. As in vLLM, the metrics change only
 when the engine process sends statistics, and the web server answers /metrics and /health whatever the engine process
 does.
-GET /pid is the engine process's pid. The environment variable SLEEPS marks an engine in sleep
-mode, and with REFUSES the web server answers each request with 401.
+GET /pid is the engine process's pid. After GET /spin, another process computes until the end, as a rank that waits. The
+environment variable SLEEPS marks an engine in sleep mode, and with REFUSES the web server answers each request with
+401.
 """
 
 import json
@@ -43,6 +44,12 @@ def compute(inbox, outbox):
         outbox.put(("statistics", 0, 0))
 
 
+def spin():
+    """A rank that waits for another rank, and uses the CPU meanwhile."""
+    while True:
+        sum(range(1000))
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -75,6 +82,8 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/spin":
+            multiprocessing.Process(target=spin, daemon=True).start()
         texts = {"/metrics": self.server.metrics(), "/pid": str(self.server.engine.pid)}
         self.answer(texts.get(self.path, json.dumps({"data": [{"id": "m"}]})))
 

@@ -237,7 +237,7 @@ def _is_greedy(data):
 
 
 def _number(value):
-    # FastChat itself refuses what is no number
+    # FastChat itself refuses values that are not numbers
     return value if isinstance(value, (int, float)) else 1
 
 

@@ -57,7 +57,7 @@ class Model:
 
     def marker(self) -> Path:
         files = hashlib.sha256("\n".join(sorted(self.patterns)).encode()).hexdigest()[:12] if self.patterns else "all"
-        # a hash of the patterns: the same repository may be needed with other files
+        # the name contains a hash of the patterns: another model may need other files of the same repository
         return STATE / f"{self.safe}@{quote(self.revision, safe='')}+{files}.json"
 
     def find_incomplete(self, commit: str, files: dict[str, int]) -> list[Path]:

@@ -27,9 +27,9 @@ READY = Path(os.environ.get("STACKGEN_READY_FILE", "/tmp/stackgen.ready"))
 EVIDENCE = Path(os.environ.get("STACKGEN_HANG_FILE", "/tmp/stackgen.hang"))
 # an engine that computes may take this many times as long: 17 minutes by default
 PATIENCE = float(os.environ.get("STACKGEN_HANG_PATIENCE") or 40)
-# less than this share of one core is no computation: threads of an idle engine wake up now and then
+# an engine that uses less than this share of a core does not compute: threads of an idle engine sometimes wake up
 IDLE_CORES = 0.05
-# with more than this share, it computes; with more than the smaller one, its counters may have moved
+# above the first share, the engine computes; above the second one, its counters may have moved
 COMPUTING_CORES, AWAKE_CORES = 0.2, 0.01
 # share of the samples in which a thread ran or waited for a disk
 IDLE_SAMPLES = 0.25
@@ -148,14 +148,16 @@ class Watch:
         now, tree = time.monotonic(), processes.find_tree(self.root)
         passed, self.last_tick = now - self.last_tick, now
         cores = self.activity.add(now, tree, self._counted(tree))
-        # after a pause of the container, earlier samples mean nothing
+        # after a pause of the container, earlier samples are not valid
         if passed > self.seconds / 2 or self._has_answered():
             self.since = self.moved_at = now
             self.probe = None
             return None
         if cores > AWAKE_CORES:
             self.last_awake, self.has_run = now, True
-        if cores > COMPUTING_CORES and not self.is_out_of_patience:
+        # ranks that wait for a stopped rank compute, too: this is no progress
+        stopped = self.activity.samples[-1]["stopped"]
+        if cores > COMPUTING_CORES and not stopped and not self.is_out_of_patience:
             self.since, self.probe = now, None
         # an engine that computes now can't be asleep, so its counters are read less often
         pause = self.seconds / 10 if cores < COMPUTING_CORES else self.seconds

@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 NAMES = {"VLLM_CACHE_ROOT": "", "TORCHINDUCTOR_CACHE_DIR": "/inductor", "TRITON_CACHE_DIR": "/triton"}
@@ -70,12 +71,21 @@ def share_model_infos(root, shared):
         if not os.access(shared, os.W_OK):
             if link.is_symlink():
                 link.unlink()
-        # what an earlier version has stored stays
+        # files that an earlier version has stored are kept
         elif not link.exists():
             link.symlink_to(os.path.relpath(shared, root))
     except OSError:
-        # without the link, vLLM stores it in a folder of its own
+        # without the link, vLLM stores this information in a separate folder
         return
+
+
+def is_writable(folder):
+    """Whether this container's user can create `folder` and write into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def main():
@@ -83,11 +93,17 @@ def main():
     kind = hashlib.sha256("\n".join(devices()).encode()).hexdigest()[:8]
     packages = image(sys.path)
     root = base / f"{packages}-{kind}"
-    # next to the folder of all models' compiled code, which `stackgen storage` may remove
-    share_model_infos(root, base.parent.parent / "modelinfos" / packages)
+    if is_writable(root):
+        # next to the folder of all models' compiled code, which `stackgen storage` may remove
+        share_model_infos(root, base.parent.parent / "modelinfos" / packages)
+        kept = f"is kept in {root}"
+    else:
+        # an image with another user has created the folders in the volume, and vLLM would not start without its own
+        kept = f"is not kept: uid {os.getuid()} can't write {base}. `stackgen storage list` shows the volume"
+        root = Path(tempfile.gettempdir(), "stackgen-cache", root.name)
     for name, folder in NAMES.items():
         print(f"{name}={root}{folder}")
-    print(f"stackgen: compiled code is kept in {root}", file=sys.stderr)
+    print(f"stackgen: compiled code {kept}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackgen.check.checks.refusal import LOGS_HINT, describe_model_problems, fail_refused
 from stackgen.check.checks.verdict import Context, Verdict, fail, succeed, warn
@@ -13,6 +13,12 @@ from stackgen.check.dialects import allowed_finish_reasons
 from stackgen.check.transport.faults import Fault
 from stackgen.check.transport.session import Reply, content_type, read_reply
 from stackgen.check.transport.stream import StrictUtf8, Transcript, collect_events
+from stackgen.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = ["read_stream", "stream"]
 
@@ -81,9 +87,6 @@ def read_stream(
 
     `changes` to the usual request; None removes a field. After `max_events`, the connection is closed.
     """
-    # heavy: only a check that runs needs it
-    from httpx2 import EventSource
-
     transcript, started, cut, notes = Transcript(), time.monotonic(), "", list[str]()
     timeout, deadline = context.session.timeout, started + STREAM_FACTOR * context.session.timeout
     changed = {**context.chat_body(model, stream=True), **(changes or {})}
@@ -107,7 +110,8 @@ def read_stream(
             try:
                 # StrictUtf8 has every attribute of a response that EventSource uses
                 events: Any = StrictUtf8(response, f"{context.session.target.host}:{context.session.target.port}")
-                collect_events(islice(EventSource(events), max_events), transcript, drop_deviations, started, deadline,
+                source = islice(httpx2.EventSource(events), max_events)
+                collect_events(source, transcript, drop_deviations, started, deadline,
                                progress=lambda: extend(timeout), arrived=lambda: events.arrived)  # fmt: skip
             finally:
                 shown += [transcript.first_events, transcript.last_event]

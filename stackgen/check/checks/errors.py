@@ -88,8 +88,8 @@ def _long_prompt_probes(model: str, length: int | None, notes: list[str]) -> lis
         return []
     if length > MAX_CONTEXT:
         notes.append(
-            f"a prompt longer than the context was not sent: the context has {length} tokens, and the check sends such"
-            f" a prompt only if the context has at most {MAX_CONTEXT} tokens"
+            f"a prompt longer than the context was not sent, because the context has {length} tokens. The limit of "
+            f"the check is a context of {MAX_CONTEXT} tokens"
         )
         return []
     return [long_prompt(model, length)]

@@ -89,7 +89,10 @@ def tls(context: Context, _model: str) -> Verdict:
             evidence=f"notAfter {certificate['notAfter']}",
             figures=figures,
         )
-    return succeed(f"the server speaks {version}, and its certificate is valid for {days:.0f} days", figures=figures)
+    name = f" for {target.server_name}" if target.server_name else ""
+    return succeed(
+        f"the server speaks {version}, and its certificate{name} is valid for {days:.0f} days", figures=figures
+    )
 
 
 def http(context: Context, _model: str) -> Verdict:
@@ -132,7 +135,8 @@ def _handshake(context: Context) -> tuple[dict[str, Any], str]:
             continue
     else:
         plain = _open_socket(first[0], first[1], first[2], first[4], _connect_timeout(context))
-    with plain, tls_context(target.ca_file).wrap_socket(plain, server_hostname=target.host) as wrapped:
+    name = target.server_name or target.host
+    with plain, tls_context(target.ca_file).wrap_socket(plain, server_hostname=name) as wrapped:
         # getpeercert is empty only without verification, which never happens here
         return dict(wrapped.getpeercert() or {"notAfter": "Jan  1 00:00:00 1970 GMT"}), wrapped.version() or "TLS"
 

@@ -10,8 +10,15 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from stackgen.check.target import Target
+from stackgen.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = ["Fault", "classify", "is_http_port", "is_tls_port"]
 
@@ -36,9 +43,6 @@ def classify(error: BaseException, target: Target, timeout: float) -> Fault:
 
     May connect to the target once more, without a key, to see which protocol the port speaks.
     """
-    # heavy: only a check that runs needs the HTTP client
-    import httpx2
-
     causes = tuple(_causes(error))
     where = f"{target.host}:{target.port}"
 

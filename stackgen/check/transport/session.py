@@ -21,9 +21,12 @@ from stackgen.check.transport.deadline import Deadline
 from stackgen.check.transport.faults import Fault, classify
 from stackgen.check.transport.http_client import client_timeout, http_client
 from stackgen.check.transport.redact import Redactor
+from stackgen.lazy import LazyModule
 
 if TYPE_CHECKING:
     import httpx2
+else:
+    httpx2 = LazyModule("httpx2")
 
 __all__ = [
     "Reply",
@@ -47,13 +50,14 @@ TARGET_KEY = "\0own key"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole HTTP response; `body` is cut after 4 MiB."""
+    """A whole HTTP response; `body` is cut after 4 MiB. `served_by` is the server that stackgen's gateway names."""
 
     status: int
     content_type: str
     body: bytes
     location: str = ""
     retry_after: str = ""
+    served_by: str = ""
 
     def json(self) -> Any:
         """The parsed body; None if it is not JSON. No API sends a bare `null`, so None is unambiguous."""
@@ -217,9 +221,6 @@ class Session:
         self, seconds: float, message: str = "the response was not complete after {:g} s"
     ) -> Iterator[tuple[dict[str, Any], Deadline]]:
         """Ends a request after `seconds` and raises Fault for all errors; yields the request's extensions."""
-        # heavy import: only a running check needs it
-        import httpx2
-
         fault: Fault | None = None
         # a silent server is reported as silent: the client's own timeout passes first
         timeout, deadline = self.timeout, Deadline(seconds, self.ends_at + END_GRACE)
@@ -255,7 +256,7 @@ def read_reply(response: httpx2.Response, timeout: float) -> Reply:
     body = b"".join(parts)[:MAX_BODY]
     headers = response.headers
     return Reply(response.status_code, content_type(response), body, headers.get("location", ""),
-                 headers.get("retry-after", "")[:40])  # fmt: skip
+                 headers.get("retry-after", "")[:40], headers.get("x-stackgen-served-by", "")[:200])  # fmt: skip
 
 
 def reject_constant(word: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackgen.check.limits import validate_seconds
 from stackgen.check.target import Target
@@ -20,7 +20,17 @@ from stackgen.client import ask as ask_endpoint
 from stackgen.client.call import Answer, request_fields
 from stackgen.client.sdk import KEY_REJECTED
 from stackgen.errors import StackgenError, StartError
+from stackgen.lazy import LazyModule
 from stackgen.providers.endpoints import ResolvedTarget, resolve_targets, with_unique_names
+
+if TYPE_CHECKING:
+    from rich import console as rich_console
+    from rich import table as rich_table
+    from rich import text as rich_text
+else:
+    rich_console = LazyModule("rich.console")
+    rich_table = LazyModule("rich.table")
+    rich_text = LazyModule("rich.text")
 
 __all__ = ["ask"]
 
@@ -121,6 +131,9 @@ def _ask(args: Namespace, target: Target, question: str, live: bool = False) -> 
         return ask_endpoint(target, question, args.model, system=args.system, temperature=args.temperature,
                             max_tokens=args.max_tokens, timeout=args.timeout, stream=args.stream,
                             on_text=print_chunk if live else None)  # fmt: skip
+    except StackgenError as error:
+        error.hint = (target.reword or str)(error.hint)
+        raise
     finally:
         # also after a broken stream, so that the error starts on a new line
         if has_output:
@@ -163,19 +176,14 @@ def _ask_all(args: Namespace, targets: Sequence[Target], question: str) -> int:
 
 
 def _print_columns(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:
-    # rich is slow to import, and only several answers on a terminal need it
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(expand=True, show_lines=True)
+    table = rich_table.Table(expand=True, show_lines=True)
     for target in targets:
-        table.add_column(Text(target.name), ratio=1, overflow="fold")
+        table.add_column(rich_text.Text(target.name), ratio=1, overflow="fold")
     # Text and not str: rich would read brackets in an answer as markup
     pairs = list(zip(answers, targets, strict=True))
-    table.add_row(*(Text(_redact(_format_answer(answer), target)) for answer, target in pairs))
-    table.add_row(*(Text(_format_stats(answer, target), style="dim") for answer, target in pairs))
-    Console().print(table)
+    table.add_row(*(rich_text.Text(_redact(_format_answer(answer), target)) for answer, target in pairs))
+    table.add_row(*(rich_text.Text(_format_stats(answer, target), style="dim") for answer, target in pairs))
+    rich_console.Console().print(table)
 
 
 def _print_blocks(targets: Sequence[Target], answers: Sequence[Answer | StackgenError]) -> None:

@@ -37,6 +37,10 @@ __all__ = ["bench"]
 
 STREAMS = (1.0, 2.0, 4.0, 8.0, 16.0)
 PAGE = "report.html"
+IN_CLUSTER = (
+    "a port that kubectl forwards would limit the throughput. Measure inside the cluster: run GuideLLM or `vllm bench "
+    "serve` in a pod, with the gateway's URL"
+)
 PROMPTS_HINT = 'each line must be JSON such as {"prompt": "Hi"}'
 # seconds for the first request: a cold engine compiles
 FIRST_TIMEOUT = 120.0
@@ -49,7 +53,7 @@ def bench(args: Namespace) -> int:
         return _compare(args, limits)
     if args.html:
         raise StackgenError("--html is for `stackgen bench compare`", f"a run writes {PAGE} into its own folder")
-    stack = open_stack(args.stack).for_one_machine()
+    stack = open_stack(args.stack).for_one_machine(IN_CLUSTER)
     run, folder = _measure(args, stack)
     write_text(str(folder / RESULT), json.dumps(scrub_json(run.to_json()), indent=2) + "\n")
     write_text(str(folder / PAGE), as_html([run], limits))
@@ -89,7 +93,7 @@ def _measure(args: Namespace, stack: Stack) -> tuple[Run, Path]:
     targets = targets_from_plan(plan, stack.folder)
     target = next(one for one, own in zip(targets, plan.endpoints, strict=True) if own is model.endpoint)
     target = replace(target, models=(name,))
-    length = model.context_length
+    length = model.own_length
     if not args.prompts and length and args.prompt_tokens + args.output_tokens > length:
         raise StackgenError(
             f"{args.prompt_tokens} tokens of prompt and {args.output_tokens} of answer don't fit into the context of "

@@ -6,10 +6,10 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from stackgen.check.target import normalize_url
-from stackgen.cli.commands.cluster_access import connect_to, forwarded_url
+from stackgen.cli.commands.cluster_access import connect_to, forwarded_url, reword
 from stackgen.cli.commands.confirm import confirm
 from stackgen.cli.commands.output import note, print_data, print_line, print_report
 from stackgen.cli.commands.rendering import prepare_files
@@ -17,7 +17,7 @@ from stackgen.cli.commands.start_times import report_start
 from stackgen.cli.commands.status_watch import follow_stack
 from stackgen.cli.progress import show_progress
 from stackgen.cli.scrub import scrub_json
-from stackgen.diagnose import Evidence, diagnose
+from stackgen.diagnose import Evidence, Finding, diagnose
 from stackgen.diagnose.explain import format_finding
 from stackgen.errors import MachineError, StackgenError, StartError
 from stackgen.providers.probe import check_plan
@@ -33,7 +33,7 @@ from stackgen.stack.folder import Stack, cluster_error, find_stack_file, open_st
 from stackgen.stack.secrets import collect_secrets, find_stack_secrets
 from stackgen.stack.start_times import StartClock
 
-__all__ = ["collect_evidence", "down_cluster", "logs_cluster", "status_cluster", "up_cluster"]
+__all__ = ["collect_evidence", "down_cluster", "in_words_of", "logs_cluster", "status_cluster", "up_cluster"]
 
 
 def up_cluster(args: Namespace, stack: Stack) -> int:
@@ -66,7 +66,7 @@ def up_cluster(args: Namespace, stack: Stack) -> int:
             wait_until_ready(cluster, stack.plan, progress, args.timeout)
             with _address(cluster, stack, url) as address:
                 # the check needs a limit even if the start has none
-                report = check_plan(stack.plan, stack.folder, progress, args.timeout or 120, address)
+                report = check_plan(stack.plan, stack.folder, progress, args.timeout or 120, address, reword(stack))
     except (StartError, MachineError):
         _explain(args, stack)
         raise
@@ -88,11 +88,11 @@ def _show_former(cluster: Kubectl, stack: Stack) -> tuple[str, ...]:
     try:
         found = find_former(cluster, stack.plan.name, names_rendered(stack.files()))
     except MachineError as error:
-        note(f"could not look for objects of former versions: {error.message}")
+        note(f"could not look for objects of earlier versions: {error.message}")
         return ()
     former = tuple(one for one in found if not is_file_map(one))
     if former:
-        note("stack.yaml no longer has these objects, so they will be deleted, and their pods will end:")
+        note("these objects are no longer part of the stack, so they will be deleted, and their pods will end:")
         for one in former:
             note(f"  {one}")
     return former
@@ -110,11 +110,11 @@ def _delete_file_maps(cluster: Kubectl, stack: Stack) -> None:
         found = find_former(cluster, stack.plan.name, names_built(cluster, stack.output))
         former = [one for one in found if is_file_map(one)]
         if former:
-            note(f"deleting ConfigMaps and Secrets of former versions: {', '.join(former)}")
+            note(f"deleting ConfigMaps and Secrets of earlier versions: {', '.join(former)}")
         delete_former(cluster, former)
     # the stack works
     except (MachineError, StartError) as error:
-        note(f"objects of former versions are kept: {error.message}")
+        note(f"objects of earlier versions are kept: {error.message}")
 
 
 def _explain(args: Namespace, stack: Stack) -> None:
@@ -126,7 +126,7 @@ def _explain(args: Namespace, stack: Stack) -> None:
         return
     for finding in findings[:1]:
         if not finding.fallback:
-            note(format_finding(finding))
+            note(format_finding(in_words_of(stack, finding)))
 
 
 def down_cluster(args: Namespace, stack: Stack) -> int:
@@ -175,6 +175,12 @@ def collect_evidence(args: Namespace, stack: Stack, quiet: bool = False) -> Evid
     """Returns the evidence for `stackgen diagnose`. Raises MachineError if the cluster does not answer."""
     secrets = (*collect_secrets(stack.folder), *find_stack_secrets(stack.spec, stack.plan))
     return collect_from_cluster(connect_to(args, stack, quiet), stack.plan, stack.spec, secrets)
+
+
+def in_words_of(stack: Stack, finding: Finding) -> Finding:
+    """`finding` with the commands for a stack in a cluster."""
+    words = reword(stack)
+    return replace(finding, cause=words(finding.cause), fix=words(finding.fix))
 
 
 def _rows(services: tuple[ClusterService, ...]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from stackgen.runtimes.kubernetes.kubectl import Kubectl
     from stackgen.stack.folder import Stack
 
-__all__ = ["connect_to", "forwarded_url", "reach"]
+__all__ = ["connect_to", "forwarded_url", "reach", "reword"]
 
 # the Services of the gateway (`stackgen.kubernetes.workloads`), and the plain port of a gateway with HTTPS
 GATEWAY, INTERNAL, PLAIN_PORT = "gateway", "gateway-internal", 8001
@@ -32,6 +33,13 @@ def connect_to(args: Namespace, stack: Stack, quiet: bool = False) -> Kubectl:
     if not quiet:
         note(f"context {cluster.context} ({cluster.server}), namespace {cluster.namespace}")
     return cluster
+
+
+def reword(stack: Stack) -> Callable[[str], str]:
+    """Returns a function that replaces commands of Compose in a text, for a stack in a cluster."""
+    from stackgen.targets.commands import for_cluster
+
+    return partial(for_cluster, namespace=stack.spec.namespace) if stack.site.is_cluster else str
 
 
 @contextmanager
@@ -68,5 +76,6 @@ def reach(args: Namespace, resolved: Sequence[ResolvedTarget]) -> Iterator[list[
 
             cluster, url = urls[one.stack.folder]
             observer = ClusterObserver(cluster, one.stack.plan, one.endpoint)
-            found.append(replace(one, target=replace(one.target, base_url=url, observer=observer)))
+            target = replace(one.target, base_url=url, observer=observer, reword=reword(one.stack))
+            found.append(replace(one, target=target))
         yield found

@@ -31,7 +31,7 @@ from stackgen.providers.probe import run_check
 from stackgen.render.read import read_regular
 from stackgen.runtimes.observation import evidence
 from stackgen.runtimes.observation.versions import collect_versions
-from stackgen.stack.folder import find_stack_file, open_stack
+from stackgen.stack.folder import Stack, find_stack_file, open_stack
 from stackgen.stack.load import load_stack
 from stackgen.stack.redactor import SecretRedactor
 from stackgen.stack.secrets import find_stack_secrets
@@ -42,10 +42,14 @@ __all__ = ["diagnose"]
 
 def diagnose(args: Namespace) -> int:
     """`stackgen diagnose`: prints the cause first, then other findings. Returns the exit code."""
-    evidence, files, path = _collect_evidence(args)
+    evidence, files, path, stack = _collect_evidence(args)
     # a log or a container may belong to the stack of this folder; before the diagnosis, which shortens long lines
     evidence = replace(evidence, secrets=(*evidence.secrets, *known_secrets()))
     findings = find_causes(evidence)
+    if stack:
+        from stackgen.cli.commands.cluster import in_words_of
+
+        findings = tuple(in_words_of(stack, one) for one in findings)
     if args.bundle:
         _write_bundle(args.bundle, evidence, findings, files)
     lines = [format_finding(one, first=not index) for index, one in enumerate(findings)]
@@ -77,8 +81,11 @@ def diagnose(args: Namespace) -> int:
     return 0 if is_ok else 1
 
 
-def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path | None]:
-    """Returns the evidence, the rendered files for a bundle, and the path of stack.yaml if `args` select a stack."""
+def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path | None, Stack | None]:
+    """Returns the evidence, the rendered files for a bundle, and the path of stack.yaml if `args` select a stack.
+
+    The last value is the stack if it is in a cluster.
+    """
     if args.logs:
         try:
             # bytes, because a log that PowerShell wrote is in UTF-16
@@ -87,9 +94,9 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
             raise StackgenError(
                 f"{args.logs} can't be read: {error.strerror}", "pass an existing file, or `-` for standard input"
             ) from None
-        return _add_spec(evidence.collect_from_log(pasted), args.stack), {}, None
+        return _add_spec(evidence.collect_from_log(pasted), args.stack), {}, None, None
     if args.container:
-        return evidence.collect_from_container(args.container), {}, None
+        return evidence.collect_from_container(args.container), {}, None, None
 
     stack = open_stack(args.stack)
     path = find_stack_file(args.stack) or Path(args.stack) / "stack.yaml"
@@ -97,7 +104,7 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
         from stackgen.cli.commands.cluster import collect_evidence
 
         names = (path.name, ".env", f"{FOLDER}/stackgen.lock")
-        return collect_evidence(args, stack), _read_files(stack.folder, names), path
+        return collect_evidence(args, stack), _read_files(stack.folder, names), path, stack
     runtime = args.runtime or ("process" if evidence.last_ran_as_processes(stack.plan, stack.folder) else "compose")
     if runtime == "process":
         found = evidence.collect_from_processes(path, stack.spec)
@@ -107,7 +114,7 @@ def _collect_evidence(args: Namespace) -> tuple[Evidence, dict[str, str], Path |
     if found.plan and found.services and all(one.is_working for one in found.services):
         found = replace(found, checks=_run_checks(found.plan, stack.folder))
     # of .env, build_bundle keeps only the names of the variables
-    return found, _read_files(stack.folder, (path.name, "compose.yaml", ".env", "stackgen.lock")), path
+    return found, _read_files(stack.folder, (path.name, "compose.yaml", ".env", "stackgen.lock")), path, None
 
 
 def _read_files(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from stackgen.check.huggingface import HUB, look_up_model
 from stackgen.cli.commands.output import print_data
@@ -28,7 +29,7 @@ def doctor(args: Namespace) -> int:
     cluster = None
     if stack and stack.site.is_cluster:
         # most stacks run on one machine
-        from stackgen.cli.commands.cluster_access import connect_to
+        from stackgen.cli.commands.cluster_access import connect_to, reword
         from stackgen.runtimes.kubernetes.facts import collect_cluster_facts
 
         cluster = collect_cluster_facts(connect_to(args, stack), stack.plan, stack.files())
@@ -54,6 +55,9 @@ def doctor(args: Namespace) -> int:
         inputs = collect_inputs(host.result(), stack, mistakes, source, hub, args.offline, cluster,
                                 kept.result())  # fmt: skip
     findings = run_checks(inputs, checks)
+    if stack and cluster:
+        words = reword(stack)
+        findings = tuple(replace(one, message=words(one.message), fix=words(one.fix)) for one in findings)
     # no colors in a pipe or file
     text = "" if args.json else as_text(findings, source, sys.stdout.isatty(), args.verbose, checks)
     print_data(args, as_json(findings, source, checks), text.splitlines())

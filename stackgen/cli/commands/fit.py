@@ -14,7 +14,7 @@ from stackgen.cli.commands.fit_models import find_model, make_hub
 from stackgen.cli.commands.fit_observe import observe
 from stackgen.cli.commands.fit_placement import Placed, open_placed
 from stackgen.cli.commands.fit_shared import drop_shares, find_groups, group_json, group_lines
-from stackgen.cli.commands.output import print_data
+from stackgen.cli.commands.output import note, print_data
 from stackgen.engines.base import served_names
 from stackgen.errors import StackgenError
 from stackgen.fit import Gpu, Model, Settings, estimate, find_gpu
@@ -29,6 +29,7 @@ from stackgen.resolve.placement import place
 from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
 from stackgen.spec import parse_token_count
 from stackgen.stack.folder import Stack, find_stack_file
+from stackgen.targets.adapter import served_rank
 
 __all__ = ["Deployment", "fit"]
 
@@ -54,7 +55,10 @@ class Deployment:
 
 
 def fit(args: Namespace) -> int:
-    """Prints one verdict for each model. Returns 0 if all of them fit, else 1."""
+    """Prints one verdict for each model. Returns 0 if all of them fit, and 1 if one does not.
+
+    If some models can't be read and the others fit, it returns the exit code of that error.
+    """
     if args.list_gpus:
         print_data(args, gpu_json(), gpu_lines())
         return 0
@@ -62,8 +66,12 @@ def fit(args: Namespace) -> int:
     if args.observe or args.pin:
         if placed is None:
             raise StackgenError("--observe needs a stack whose engines are running", "pass the stack's folder")
+        placed.stack.for_one_machine("the logs of `stackgen logs` contain the sizes that vLLM has measured")
         return observe(args, placed.stack, list(_of_stack(args, placed)))
-    found = list(_of_stack(args, placed)) if placed else [_of_model(args)]
+    unread: dict[str, StackgenError] = {}
+    found = list(_of_stack(args, placed, unread)) if placed else [_of_model(args)]
+    if placed and not found and len(unread) == 1:
+        raise next(iter(unread.values()))
     results = [(one, estimated, find_changes(estimated, one.model)) for one in found for estimated in (one.estimate(),)]
     groups = find_groups([(one.name, one.model, estimated, one.ids) for one, estimated, _ in results])
     results = [(one, estimated, drop_shares(changes, one.name, groups)) for one, estimated, changes in results]
@@ -74,13 +82,30 @@ def fit(args: Namespace) -> int:
         "models": [as_json(one.name, estimated, changes, one.gpus) for one, estimated, changes in results],
         "shared": [group_json(one) for one in groups],
     }
+    for name, error in unread.items():
+        lines += [f"? {name} was not estimated: {error.message}", *([f"  hint: {error.hint}"] if error.hint else [])]
+    data["unread"] = [{"model": name, "error": error.message, "hint": error.hint} for name, error in unread.items()]
     missing = placed.missing if placed else ()
     if missing and placed:
         lines += [f"✗ there is no room for {', '.join(missing)} next to the other models of the stack", *placed.offers]
         data["without_room"] = list(missing)
+    if placed and args.gpu and (text := _driver_warning(placed.stack, find_gpu(args.gpu))):
+        note(text)
     fits = all(one.verdict == FITS for _, one, _ in results) and all(one.shared.verdict == FITS for one in groups)
-    print_data(args, {"fits": fits and not missing, **data}, lines)
-    return 0 if fits and not missing else 1
+    print_data(args, {"fits": fits and not missing and not unread, **data}, lines)
+    if not fits or missing:
+        return 1
+    return max((error.exit_code for error in unread.values()), default=0)
+
+
+def _driver_warning(stack: Stack, gpu: Gpu) -> str:
+    """Says that the stack is for GPUs of another vendor than `--gpu`; empty if it is not."""
+    driver = stack.spec.gpu_driver
+    if gpu.is_amd == (driver == "amd") or not gpu.compute:
+        return ""
+    vendor, wanted = ("AMD", "amd") if gpu.is_amd else ("NVIDIA", "nvidia")
+    hint = f"Set `gpu_driver: {wanted}`"
+    return f"warning: {gpu.name} is a GPU of {vendor}, and the stack has `gpu_driver: {driver}`. {hint}"
 
 
 def _open(args: Namespace) -> Placed | None:
@@ -94,7 +119,8 @@ def _open(args: Namespace) -> Placed | None:
     return None
 
 
-def _of_stack(args: Namespace, placed: Placed) -> Iterator[Deployment]:
+def _of_stack(args: Namespace, placed: Placed, unread: dict[str, StackgenError] | None = None) -> Iterator[Deployment]:
+    """The models of the stack. Errors of models that can't be read go into `unread`, if it is given."""
     stack = placed.stack
     hub = make_hub(stack.spec, stack.folder, args.offline)
     known: list[Any] | None = None
@@ -113,9 +139,16 @@ def _of_stack(args: Namespace, placed: Placed) -> Iterator[Deployment]:
             count = number if count < 0 else count
         own = _services(stack, services, served_names(spec))
         image = own[0].image if own else ""
-        settings = read_settings(spec, count, engine_version(image) if spec.engine == "vllm" else ())
-        model = find_model(spec.model, stack.folder, hub, spec.revision, getattr(spec, "file", None) or "")
+        settings = read_settings(spec, count, engine_version(image) if spec.engine == "vllm" else (),
+                                 served_rank(own[0].command) if own else None)  # fmt: skip
         name = served_names(spec)[0]
+        try:
+            model = find_model(spec.model, stack.folder, hub, spec.revision, getattr(spec, "file", None) or "")
+        except StackgenError as error:
+            if unread is None:
+                raise
+            unread[name] = error
+            continue
         yield Deployment(name, model, _with_version(settings), gpu, max(1, count), own[0].name if own else "", index,
                          ids if count else ())  # fmt: skip
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stackgen.fit import Change, Estimate, Model
-from stackgen.fit.estimate import FITS
+from stackgen.fit.estimate import CLOSE, FITS, NOT
 from stackgen.fit.sharing import HIGHEST_SUM, Shared, Shares, find_shares, judge_together
 from stackgen.fit.text import mark_of
 
@@ -26,6 +26,18 @@ class Group:
     shared: Shared
     shares: tuple[Shares, ...]
 
+    @property
+    def unfit(self) -> list[tuple[str, str]]:
+        """The models that don't fit into their own shares, and their verdicts."""
+        return [(name, one.verdict) for name, one in zip(self.names, self.estimates, strict=True)
+                if one.verdict != FITS]  # fmt: skip
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the verdicts on all models together and on each of them."""
+        found = {self.shared.verdict, *(verdict for _, verdict in self.unfit)}
+        return next(one for one in (NOT, CLOSE, FITS) if one in found)
+
 
 def find_groups(found: Sequence[One]) -> list[Group]:
     """The groups of models that are on the same GPUs. `found`: name, model, estimate, and GPUs of each."""
@@ -43,13 +55,20 @@ def find_groups(found: Sequence[One]) -> list[Group]:
 def _judge(members: Sequence[One], ids: Sequence[str]) -> Group:
     estimates = tuple(one[2] for one in members)
     shared = judge_together(estimates)
-    fits = shared.verdict == FITS and all(one.verdict == FITS for one in estimates)
-    shares = [] if fits else find_shares([(model, one.settings) for _, model, one, _ in members], estimates[0].gpu)
-    return Group(tuple(one[0] for one in members), tuple(ids), estimates, shared, tuple(shares))
+    group = Group(tuple(one[0] for one in members), tuple(ids), estimates, shared, ())
+    if group.verdict == FITS:
+        return group
+    shares = find_shares([(model, one.given) for _, model, one, _ in members], estimates[0].gpu)
+    return replace(group, shares=tuple(shares))
 
 
 def drop_shares(changes: Sequence[Change], name: str, groups: Sequence[Group]) -> tuple[Change, ...]:
-    """`changes` of the model `name` without shares of the memory that the others on its GPU leave no room for."""
+    """`changes` of the model `name` that are possible on a GPU with other models: other models take their shares.
+
+    More GPUs are none: with `share_gpus`, the model lists its GPUs, and each is shared.
+    """
+    if any(name in group.names for group in groups):
+        changes = [one for one in changes if one.field != "gpus"]
     others = max((sum(one.settings.share for one, other in zip(group.estimates, group.names, strict=True)
                       if other != name) for group in groups if name in group.names), default=0.0)  # fmt: skip
     return tuple(one for one in changes if one.field != "gpu_memory_utilization"
@@ -59,7 +78,7 @@ def drop_shares(changes: Sequence[Change], name: str, groups: Sequence[Group]) -
 def group_json(group: Group) -> dict[str, Any]:
     """The object of a group in `stackgen fit --json`. Sizes are bytes."""
     return {
-        "gpus": list(group.ids), "models": list(group.names), "verdict": group.shared.verdict,
+        "gpus": list(group.ids), "models": list(group.names), "verdict": group.verdict,
         "reason": group.shared.reason, "taken": dict(zip(("low", "expected", "high"), group.shared.taken, strict=True)),
         "changes": [{name: [asdict(one) for one in changes] for name, changes in zip(group.names, each.changes,
                                                                                     strict=True)}
@@ -69,12 +88,14 @@ def group_json(group: Group) -> dict[str, Any]:
 
 def group_lines(group: Group, color: bool = False) -> Iterator[str]:
     """The verdict on all models of the group, and the settings with which they fit."""
-    verdict, where = group.shared.verdict, f"GPU {','.join(group.ids)} ({group.estimates[0].gpu.name})"
-    names = " and ".join(group.names)
-    text = f"{names} fit together on {where}" if verdict == FITS else f"{names} together on {where}: {verdict}"
-    if verdict == FITS and any(one.verdict != FITS for one in group.estimates):
-        text = f"the shares of {names} fit together on {where}, but at least one model does not fit into its own share"
-    yield f"{mark_of(verdict, color)} {text}"
+    where, names = f"GPU {','.join(group.ids)} ({group.estimates[0].gpu.name})", " and ".join(group.names)
+    text = f"{names} fit together on {where}" if group.verdict == FITS else f"{names} together on {where}: "
+    if group.shared.verdict != FITS:
+        text += group.shared.verdict
+    elif group.unfit:
+        own = ", ".join(f"{name} ({verdict})" for name, verdict in group.unfit)
+        text += f"the shares fit on the GPU together, but not every model fits into its own share: {own}"
+    yield f"{mark_of(group.verdict, color)} {text}"
     yield f"  {group.shared.reason}"
     for number, shares in enumerate(group.shares):
         yield f"  {'to make them fit:' if not number else 'or:'}"

@@ -26,12 +26,12 @@ def fix(args: Namespace, findings: tuple[Finding, ...], path: Path | None) -> No
     """
     # the first finding is the cause, and other findings may be its consequences
     edit = findings[0].edit if findings else None
-    if edit is None or path is None:
-        note(
-            "nothing to fix"
-            if not findings
-            else ("stackgen does not know a change to stack.yaml that fixes this cause")
-        )
+    if edit is None:
+        note("stackgen knows no change to stack.yaml that fixes this problem" if findings else "nothing to fix")
+        return
+    if path is None:
+        # the log may be of another machine or of an older stack.yaml
+        note("with --logs and --container, --fix changes nothing: write the change above into stack.yaml yourself")
         return
     if not edit.safe:
         note(

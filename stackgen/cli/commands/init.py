@@ -14,16 +14,27 @@ from stackgen.stack.starter import write_starter
 
 __all__ = ["init"]
 
+# also on a machine without a GPU: a stack is often written on another machine than the one that runs it
+DEFAULT_GPUS = "1"
+# of the driver of AMD's GPUs, which nvidia-smi does not list
+AMD_DEVICE = Path("/dev/kfd")
+
 
 def init(args: Namespace) -> int:
     """Runs `stackgen init`: writes a commented stack.yaml, its JSON Schema, and a .env with a new key."""
     # vLLM needs the number of GPUs as its tensor parallel size, which `all` in stack.yaml does not contain
-    gpus = _count_gpus() if args.engine in ("vllm", "sglang") and args.gpus == "all" else args.gpus
+    given = DEFAULT_GPUS if args.gpus is None else args.gpus
+    gpus = _count_gpus() if args.engine in ("vllm", "sglang") and given == "all" else given
     written = write_starter(Path(args.folder), args.engine, args.model, gpus, args.file)
     print_data(args, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
     # stderr: stdout lists the files
-    if gpus != args.gpus:
+    if gpus != given:
         note(f"this machine has {gpus} GPUs, so stack.yaml contains `gpus: {gpus}`")
+    if args.gpus is None and not _has_gpu():
+        # SGLang publishes no image for the CPU
+        cpu = "" if args.engine == "sglang" else ". To run the model on this machine's CPU, set `gpus: none`"
+        note(f"this machine has no GPU that stackgen finds, and stack.yaml contains `gpus: {gpus}`: the stack is for a "
+             f"machine with a GPU{cpu}")  # fmt: skip
     for text in _notes(args.model) if not is_local(args.model) else ():
         note(text)
     note(f"next: edit {args.folder}/stack.yaml, then run `stackgen up {args.folder}`")
@@ -38,12 +49,21 @@ def _notes(model: str) -> Iterator[str]:
                "before `stackgen up`")  # fmt: skip
 
 
-def _count_gpus() -> str:
-    """The number of GPUs of this machine. Raises SpecError if nvidia-smi lists none."""
+def _has_gpu() -> bool:
+    return AMD_DEVICE.exists() or bool(_read_gpus())
+
+
+def _read_gpus() -> tuple[object, ...]:
     from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
 
     found = read_nvidia_facts(run_tool).get("gpus")
-    if not isinstance(found, tuple) or not found:
+    return found if isinstance(found, tuple) else ()
+
+
+def _count_gpus() -> str:
+    """The number of GPUs of this machine. Raises SpecError if nvidia-smi lists none."""
+    found = _read_gpus()
+    if not found:
         raise SpecError("command line", [Mistake(
             "--gpus", "with vLLM, `all` needs the number of GPUs, but nvidia-smi lists no GPU on this machine",
             hint="pass the number of GPUs of the machine that will run the stack, for example --gpus 2",

@@ -12,6 +12,7 @@ from typing import Any
 
 from stackgen.cli.commands.drains import report_drains
 from stackgen.cli.commands.key_files import key_path, read_names, require_new_files, write_key_files
+from stackgen.cli.commands.key_limits import require_rendered, warn_pending
 from stackgen.cli.commands.keys_usage import usage
 from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_data
@@ -50,7 +51,7 @@ def keys(args: Namespace) -> int:
     _take_stack(args)
     if args.action in ("list", "usage"):
         stack = _open(args)
-        return _list(args, stack) if args.action == "list" else usage(args, stack.for_one_machine())
+        return _list(args, stack) if args.action == "list" else usage(args, stack)
     args.wait = max(args.wait, WAIT_SECONDS)
     with lock_stack(args, args.stack):
         stack = _open(args)
@@ -126,6 +127,8 @@ def _list(args: Namespace, stack: Stack) -> int:
         print_data(args, {"keys": [row.to_json() for row in rows]}, [])
     else:
         print_data(args, {}, [row.to_line() for row in rows])
+    if warning := warn_pending(stack, (one.name for one in _declared(stack))):
+        note(warning)
     return 0
 
 
@@ -136,6 +139,7 @@ def _create(args: Namespace, stack: Stack, names: list[str]) -> int:
     if args.write_to:
         require_new_files(args.write_to, names)
     if args.action == "new":
+        require_rendered(stack, names)
         created = create_keys(stack.folder, names)
     else:
         created = {names[0]: rotate_key(stack.folder, names[0])}

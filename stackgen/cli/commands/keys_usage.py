@@ -6,8 +6,9 @@ from argparse import Namespace
 
 from stackgen.cli.commands.output import note, print_data
 from stackgen.errors import StackgenError
-from stackgen.runtimes.compose.key_usage import KeyUsage, read_usage
+from stackgen.runtimes.compose.key_usage import read_usage
 from stackgen.stack.folder import Stack
+from stackgen.stack.key_counts import KeyUsage, add_counts
 from stackgen.stack.keys import KeyInfo, list_keys
 
 __all__ = ["usage"]
@@ -17,8 +18,8 @@ TITLES = ("key", "requests", "rejected", "failed", "prompt tokens", "answer toke
 
 def usage(args: Namespace, stack: Stack) -> int:
     """Prints the report. Raises StackgenError if the gateway does not run."""
-    found = read_usage(stack.plan)
-    if found is None:
+    pods, found = _read(args, stack)
+    if not pods:
         raise StackgenError("the gateway is not running, so nothing is counted", f"run `stackgen up {args.stack}`")
     infos = list_keys(stack.folder, stack.spec.gateway)
     counted = any(one.tokens_today is not None for one in found.values())
@@ -27,7 +28,22 @@ def usage(args: Namespace, stack: Stack) -> int:
     if not counted:
         note("tokens are not counted: set count_tokens to true under gateway, or tokens_per_day for a key")
     note("requests: since the last reload of the gateway. Tokens: since its start. A day begins at midnight UTC")
+    if pods > 1:
+        note(f"these are the sums of {pods} pods of the gateway, and each of them applies the limits to its own counts")
     return 0
+
+
+def _read(args: Namespace, stack: Stack) -> tuple[int, dict[str, KeyUsage]]:
+    """Returns how many gateways run, and the sums of their counts."""
+    if not stack.site.is_cluster:
+        counts = read_usage(stack.plan)
+        return (0, {}) if counts is None else (1, counts)
+    # most stacks run on one machine
+    from stackgen.cli.commands.cluster_access import connect_to
+    from stackgen.runtimes.kubernetes.keys import read_counts
+
+    pods = read_counts(connect_to(args, stack), stack.plan)
+    return len(pods), add_counts(pods)
 
 
 def _row(info: KeyInfo, counts: KeyUsage) -> tuple[str, ...]:

@@ -77,11 +77,11 @@ def list(args: Namespace) -> int:
             "forgotten": [str(one) for one in forgotten]}  # fmt: skip
     print_data(args, data, lines or [empty])
     for folder in forgotten:
-        note(f"forgot {folder}: it contains no stack any more, and it has no containers")
+        note(f"forgot {folder}: it no longer contains a stack, and no containers belong to it")
     if any(not Path(one.folder).exists() and not one.services for one in stacks):
         note(
-            "a stack stays in this list if its disk may only be unmounted. If its folder was deleted, run "
-            "`stackgen list --forget`"
+            "the folder of a stack is missing, and may be on a disk that is not mounted. So the stack stays in this "
+            "list. If the folder was deleted, run `stackgen list --forget`"
         )
     if inventory.docker_error:
         note(f"stackgen: {inventory.docker_error}, so the state of stacks in containers is unknown")

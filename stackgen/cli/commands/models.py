@@ -6,9 +6,18 @@ from argparse import Namespace
 from datetime import date
 from typing import Any
 
-from stackgen.catalog import find_parser, load_catalog
+from stackgen.catalog import find_variant_parser, load_catalog, match_variant
 from stackgen.catalog.flags import Parser, first_version
-from stackgen.catalog.search import Budget, Found, Query, find_hardware, hardware_names, parameter_count, search
+from stackgen.catalog.search import (
+    Budget,
+    Found,
+    Query,
+    find_hardware,
+    hardware_names,
+    parameter_count,
+    search,
+    variant_size,
+)
 from stackgen.cli.commands.output import note, print_data
 from stackgen.cli.commands.table import format_table
 from stackgen.errors import StackgenError
@@ -24,6 +33,11 @@ OWNERS = {
     "variant": ("show",), "gpu": ("show",), "engine_version": ("show",), "hub": ("show",), "gpus": ("search", "show"),
     "sha256": ("sync",), "dry_run": ("sync",), "remove": ("sync",),
 }  # fmt: skip
+
+OUTSIDE = (
+    "Models outside the catalog work too: write the name from the Hugging Face Hub into stack.yaml, or run "
+    "`stackgen init FOLDER --model NAME`. `stackgen fit NAME --gpu GPU` estimates the memory"
+)
 
 
 def models(args: Namespace) -> int:
@@ -83,7 +97,8 @@ def _search(args: Namespace) -> int:
     rows = [_to_row(one, names) for one in found]
     lines = format_table(("MODEL", "SIZE", "CONTEXT", "TOOLS", "REASONING", "MEMORY", "VERIFIED ON", "RECIPE"), rows)
     data = {"source": _source(), "models": [_to_json(one) for one in found]}
-    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists the whole catalog"])
+    print_data(args, data, lines or ["no model matches. `stackgen models search --all` lists the whole catalog",
+                                   OUTSIDE])  # fmt: skip
     note_catalog(args)
     if budget and found and not args.json:
         command = f"`stackgen fit MODEL --gpu {args.fits}`"
@@ -93,10 +108,13 @@ def _search(args: Namespace) -> int:
 
 def _to_row(one: Found, names: dict[str, str]) -> tuple[str, ...]:
     entry, variant = one.entry, one.variant
+    context = match_variant(entry, variant).entry.context
     verified = [names[key] for key in entry.verified]
     more = f" +{len(verified) - 3}" if len(verified) > 3 else ""
-    size = (entry.parameters or "?") + (f"/{entry.active}" if entry.active and entry.active != entry.parameters else "")
-    return (variant.model, size, f"{entry.context:,}" if entry.context else "?",
+    size = variant_size(entry, variant) or "?"
+    # the active part is that of the entry's own model
+    size += f"/{entry.active}" if entry.active and entry.active != entry.parameters == size else ""
+    return (variant.model, size, f"{context:,}" if context else "?",
             _parser("tool_call_parser", one) or "-", _parser("reasoning_parser", one) or "-",
             f"{variant.vram_gb} GB {variant.precision}",
             (", ".join(verified[:3]) + more) or "-", entry.updated)  # fmt: skip
@@ -106,8 +124,8 @@ def _to_json(one: Found) -> dict[str, Any]:
     entry, variant = one.entry, one.variant
     return {
         "model": entry.model, "repository": variant.model, "variant": variant.name, "provider": entry.provider,
-        "tasks": entry.tasks, "parameters": entry.parameters, "active_parameters": entry.active,
-        "context": entry.context, "tool_call_parser": _parser("tool_call_parser", one),
+        "tasks": entry.tasks, "parameters": variant_size(entry, variant), "active_parameters": entry.active,
+        "context": match_variant(entry, variant).entry.context, "tool_call_parser": _parser("tool_call_parser", one),
         "reasoning_parser": _parser("reasoning_parser", one), "precision": variant.precision,
         "vram_gb": variant.vram_gb,
         "verified": entry.verified, "first_vllm": first_version(entry, variant) or None,
@@ -116,7 +134,7 @@ def _to_json(one: Found) -> dict[str, Any]:
 
 
 def _parser(field: Parser, one: Found) -> str | None:
-    fact = find_parser(field, one.variant.model, one.entry.model)
+    fact = find_variant_parser(field, one.entry, one.variant)
     return fact.value if fact else None
 
 

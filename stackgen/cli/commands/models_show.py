@@ -9,10 +9,29 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from stackgen.catalog import Entry, Match, Variant, find_access, find_model, find_parser, load_catalog
+from stackgen.catalog import (
+    Entry,
+    Match,
+    Variant,
+    find_access,
+    find_model,
+    find_variant_parser,
+    load_catalog,
+    match_variant,
+)
 from stackgen.catalog.entry import Snapshot
 from stackgen.catalog.flags import PARSER_FLAGS, first_version, why_not
-from stackgen.catalog.search import SHARE, hardware_names, memory_floor, suggest_names
+from stackgen.catalog.lookup import is_same_kind
+from stackgen.catalog.search import (
+    SHARE,
+    Budget,
+    fits,
+    hardware_names,
+    memory_floor,
+    suggest_names,
+    variant_size,
+    weight_bytes,
+)
 from stackgen.check.huggingface import HubLookup, look_up_model
 from stackgen.cli.commands.fit_models import find_model as find_weights
 from stackgen.cli.commands.fit_models import make_hub
@@ -29,12 +48,14 @@ from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
 __all__ = ["show"]
 
 DEFAULT_GPU = "H200"
+# share of the usable memory above which weights leave little for the KV cache
+TIGHT = 0.6
 # more GPUs than a machine usually has
 NODE = 8
 
 
 def show(args: Namespace) -> int:
-    """Runs `stackgen models show`. Returns 1 if stackgen has no engine for the model, otherwise 0."""
+    """Runs `stackgen models show`. Returns 1 if stackgen has no engine for the model, or its weights don't fit."""
     if len(args.words) != 1:
         raise StackgenError("`models show` needs one model", "for example `stackgen models show Qwen/Qwen3-8B`")
     snapshot, version = load_catalog().snapshot, _version(args)
@@ -43,19 +64,46 @@ def show(args: Namespace) -> int:
     gpu, origin = _gpu(args)
     gpus = args.gpus or _count(entry, variant, gpu)
     reason = why_not(entry, variant, version)
-    stack = None if reason or gpus > MAX_GPUS else build_stack(entry, variant, gpus, version, _origin(snapshot, entry))
+    stack = None
+    if not reason and gpus <= MAX_GPUS:
+        stack = build_stack(entry, variant, gpus, version, _origin(snapshot, entry), gpu.is_amd)
     hub = make_hub(None, Path(), False)
     lookup = look_up_model(variant.model, None, hub.token, hub.endpoint) if args.hub else None
     fit = _fit(variant, gpu, gpus, version) if lookup and stack else None
-    data = _to_json(match, version, reason, lookup, gpu, gpus, stack, fit)
+    too_large = weight_bytes(entry, variant) > gpu.memory * SHARE * gpus
+    data = {
+        **_to_json(match, version, reason, lookup, gpu, gpus, stack, fit),
+        "weights_fit": not too_large if weight_bytes(entry, variant) else None,
+    }
     lines = _to_lines(match, version, lookup, gpu, fit)
     if stack:
-        lines += ["", f"stack.yaml for {gpus} × {gpu.name} ({origin}):", "", *stack.text.rstrip().splitlines()]
+        lines += ["", f"stack.yaml for {gpus} × {gpu.name} ({'does not fit' if too_large else origin}):", "",
+                  *stack.text.rstrip().splitlines()]  # fmt: skip
     print_data(args, data, lines)
     note_catalog(args)
     for text in _warnings(reason, gpus, gpu) if not args.json else ():
         note(text)
-    return 1 if reason else 0
+    if too_large and not reason and not args.json:
+        note(_describe_too_large(entry, variant, gpu, gpus))
+    elif stack and not args.json and memory_floor(entry, variant) > TIGHT * gpu.memory * SHARE * gpus:
+        context = f"The context of {entry.context:,} tokens" if entry.context else "The whole context"
+        count = f" --gpus {gpus}" if gpus > 1 else ""
+        note(f"warning: the weights leave little memory for the KV cache. {context} may not fit, and then vLLM doesn't "
+             f"start. Set a shorter max_model_len: `stackgen fit {variant.model} --gpu {gpu.name}{count} "
+             "--max-model-len 8K` estimates it")  # fmt: skip
+    return 1 if reason or too_large else 0
+
+
+def _describe_too_large(entry: Entry, variant: Variant, gpu: Gpu, gpus: int) -> str:
+    need, room = (f"{size / 10**9:.0f} GB" for size in (weight_bytes(entry, variant), gpu.memory * SHARE * gpus))
+    budget = Budget(gpu.memory, gpus, gpu.compute)
+    able = [one for one in entry.variants if not why_not(entry, one) and fits(entry, one, budget)]
+    # more bits are more exact
+    best = max(able, key=lambda one: memory_floor(entry, one), default=None)
+    smaller = f"choose --variant {best.name}, or " if best else ""
+    return (f"stackgen: {variant.model} does not fit on {gpus} × {gpu.name}: its weights need about {need}, and vLLM "
+            f"uses {room} of the memory. To make the weights fit, {smaller}use --gpus {_count(entry, variant, gpu)} or "
+            "a larger GPU")  # fmt: skip
 
 
 def _version(args: Namespace) -> str:
@@ -80,7 +128,9 @@ def _find(snapshot: Snapshot, name: str, variant: str | None) -> Match:
     if not found:
         known = ", ".join(one.name for one in match.entry.variants)
         raise StackgenError(f"--variant: {match.entry.model} has no variant {variant!r}", f"its variants: {known}")
-    return Match(match.entry, (exact or found)[0])
+    # of the whole recipe: the entry of another checkpoint has less
+    whole = next(one for one in snapshot.models if one.model == match.entry.model)
+    return match_variant(whole, (exact or found)[0])
 
 
 def _gpu(args: Namespace) -> tuple[Gpu, str]:
@@ -124,10 +174,15 @@ def _facts(match: Match, version: str, lookup: HubLookup | None) -> list[tuple[s
     """Each value as (name, value, origin, day of the origin)."""
     entry, variant = match
     recipe, access = "vLLM's recipe for the model", find_access(entry.model)
+    if not is_same_kind(entry, variant):
+        recipe = f"vLLM's recipe for {entry.model}"
     rows: list[tuple[str, Any, str, str]] = []
     for field in PARSER_FLAGS:
-        fact = find_parser(field, variant.model, entry.model, version=version)
-        rows.append((field, *((fact.value, fact.origin, fact.date) if fact else (None, "", ""))))
+        fact = find_variant_parser(field, entry, variant, version)
+        origin = (
+            f"{fact.origin} sets it: no field is needed" if fact and fact.automatic else fact.origin if fact else ""
+        )
+        rows.append((field, fact.value if fact else None, origin, fact.date if fact else ""))
     rows += [
         ("chat_template", entry.chat_template or "the model's own", recipe, entry.updated),
         ("first_vllm", first_version(entry, variant) or None, recipe, entry.updated),
@@ -166,7 +221,8 @@ def _to_json(
 
 def _to_lines(match: Match, version: str, lookup: HubLookup | None, gpu: Gpu, fit: dict[str, Any] | None) -> list[str]:
     entry, variant = match
-    size = (entry.parameters or "unknown size") + (f", {entry.active} active" if entry.active else "")
+    size = variant_size(entry, variant) or "unknown size"
+    size += f", {entry.active} active" if entry.active and entry.active != entry.parameters == size else ""
     names, today = hardware_names(load_catalog().snapshot), date.today()
     lines = [f"{variant.model}", f"  {entry.provider}, {', '.join(entry.tasks)}, {entry.architecture}, {size}"]
     for name, value, origin, day in _facts(match, version, lookup):

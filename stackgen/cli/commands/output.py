@@ -12,14 +12,15 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from stackgen.check.report import Report
-from stackgen.check.report.text import as_text
 from stackgen.cli.scrub import scrub, scrub_json
 from stackgen.cli.signals import STOP_SIGNALS, exit_code, stop
 from stackgen.errors import MachineError
 from stackgen.render.write import write_atomically
+
+if TYPE_CHECKING:
+    from stackgen.check.report import Report
 
 __all__ = [
     "exit_interrupted", "exit_now", "exit_on_interrupt", "is_stdout", "note", "print_data", "print_line",
@@ -58,6 +59,9 @@ def print_report(
     if args.json:
         print(json.dumps(scrub_json({**report.to_json(), **(more or {})}), indent=2))
     else:
+        # only `check` and `ask` print a report
+        from stackgen.check.report.text import as_text
+
         out = sys.stderr if to_stderr else sys.stdout
         print(scrub(as_text(report, color=out.isatty(), verbose=verbose)), file=out)
     return report.exit_code

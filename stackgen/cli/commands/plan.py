@@ -75,14 +75,17 @@ def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | Non
         note(f"recorded in {file}. `stackgen render {args.stack}` uses it")
         hosts = {gpu.host for one in found.places for gpu in one.devices} - {""}
         if hosts and (unused := sorted({one.host for one in found.devices} - hosts)):
-            note(f"no model is on {', '.join(unused)}. `render` needs a model on each of `hosts` but the first one")
+            note(
+                f"no model is on {', '.join(unused)}. `render` needs a model on every machine in `hosts` except the "
+                f"first one"
+            )
     elif found.is_complete:
         note("nothing was recorded (--dry-run)")
     else:
         count = sum(not one.devices for one in found.places)
         note(f"no room for {count} of {len(found.places)} replicas, so nothing was recorded")
         if any(one.held for one in found.devices):
-            note("GPUs that others use are not chosen. `--ignore-busy` chooses them too, if they are free at the start")
+            note("GPUs that others use are not chosen. If they will be free when the stack starts, add `--ignore-busy`")
         if found.moving_helps:
             note("there is room for all replicas if other replicas move: `stackgen plan --repack`")
         elif not has_offers:

@@ -40,8 +40,8 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
             yield from find_mistakes(index, model)
         elif model.gpus == "all" or (isinstance(model.gpus, int) and model.gpus):
             what = (
-                f"{model.gpus} can't be combined with `auto` of other models, because only a list says which GPUs "
-                "are taken"
+                f"{model.gpus} can't be combined with `auto` of other models, because it does not show which GPUs the "
+                "model uses"
             )
             yield Mistake(f"models[{index}].gpus", what, hint="set `auto` here too, or list the GPUs")
 

@@ -52,7 +52,7 @@ def _read(text: str, path: Path, hosts: Collection[str]) -> tuple[Device, ...]:
         hint = "write `hosts: {NAME: {gpus: [...]}}`" if hosts else "write `gpus: [...]`"
         raise SpecError(str(path), [Mistake("gpus" if hosts else "hosts", what, hint=hint)])
     if unknown := sorted(named - set(hosts)) if hosts else []:
-        raise SpecError(str(path), [Mistake(f"hosts.{unknown[0]}", "is not one of the stack's `hosts`",
+        raise SpecError(str(path), [Mistake(f"hosts.{unknown[0]}", "is not a machine in the stack's `hosts`",
                                             hint=f"known: {', '.join(hosts)}")])  # fmt: skip
     return found
 

@@ -35,6 +35,7 @@ def to_lines(found: Plan) -> Iterator[str]:
              ",".join(str(gpu.index) for gpu in one.devices) or "-",
              one.devices[0].gpu.name if one.devices else "-", one.why) for one in found.places]  # fmt: skip
     yield from format_table(("MODEL", "REPLICA", *(("HOST",) * has_hosts), "GPUS", "KIND", "WHY THERE"), rows)
+    yield from _count_lines(found)
     # the replicas of a model have the same reasons, unless one of them has no room
     reasons = dict.fromkeys(
         (one.demand.name if one.devices else f"{one.demand.name} {one.replica + 1}", text)
@@ -58,6 +59,28 @@ def to_lines(found: Plan) -> Iterator[str]:
     if free := [f"{one.label} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
         yield ""
         yield f"free: {', '.join(free)}"
+
+
+def _count_lines(found: Plan) -> Iterator[str]:
+    """The number of GPUs that the stack uses on each machine."""
+    chosen = {gpu.uuid for one in found.places for gpu in one.devices}
+    for host in dict.fromkeys(one.host for one in found.devices):
+        own = [one for one in found.devices if one.host == host]
+        used = sorted({one.index for one in own if one.uuid in chosen})
+        where = f" on {host}" if host else ""
+        of = f"{len(used)} of {len(own)} GPU{'s' if len(own) > 1 else ''}{where}"
+        yield f"the stack uses {of}" + (f": {_ranges(used)}" if used else "")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as text, for example `0-5,7`."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return ",".join(str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" for one in groups)
 
 
 def offers_json(offers: Sequence[Offer]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ __all__ = ["explain_rejection"]
 
 def explain_rejection(one: ResolvedTarget, error: StackgenError) -> StackgenError:
     """`error`, or an error that names the container at the port of a stack that has no running container."""
-    if one.stack is None:
+    if one.stack is None or one.stack.site.is_cluster:
         return error
     # Docker's client is imported only after a failure
     from stackgen.runtimes.compose.lifecycle import connect

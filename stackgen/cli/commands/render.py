@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from stackgen.cli.commands.locking import lock_folder
 from stackgen.cli.commands.model_argument import complete_model_flags
-from stackgen.cli.commands.neighbours import describe_conflicts
 from stackgen.cli.commands.output import note, print_data
 from stackgen.cli.commands.renames import describe_rename
 from stackgen.cli.commands.rendering import find_changes, write_changes
-from stackgen.cli.commands.to_do import describe_download, find_to_do
 from stackgen.cli.scrub import scrub_diff
 from stackgen.errors import StackgenError
 from stackgen.render.templating import RenderedFile
@@ -79,8 +78,9 @@ def _render_hosts(args: Namespace, folder: Path, hosts: tuple[str, ...]) -> int:
     print_data(args, {"hosts": {host: data for host, (data, _) in found.items()}},
                [line for _, lines in found.values() for line in lines])  # fmt: skip
     if stale and not (args.diff or args.check):
+        volumes = _create_commands([name for data, _ in found.values() for name in data["missing_volumes"]])
         note(f"next: copy each folder in {folder} to its machine, with .env, and run `stackgen up FOLDER` there, or "
-             "`docker compose up -d` in that folder")  # fmt: skip
+             f"{volumes}`docker compose up -d` in that folder")  # fmt: skip
     return max(codes)
 
 
@@ -93,12 +93,20 @@ def _render(args: Namespace, stack: Stack) -> int:
     if any(one["kind"] != "same" for one in data["changes"]) and not (args.diff or args.check):
         # stderr, as in `init`: stdout lists the files
         apply = f"`kubectl apply --server-side -k {stack.output}`"
-        # Compose does not create the volumes that all stacks share
-        volumes = "".join(f"`docker volume create {name}` and " for name in data["missing_volumes"])
+        from stackgen.cli.commands.to_do import describe_download
+
+        volumes = _create_commands(data["missing_volumes"])
         docker = f"`stackgen up {stack.folder}`, or {volumes}`docker compose up -d` in that folder"
         download = describe_download(stack)
-        note(f"next: {apply if stack.site.is_cluster else docker}{f'. {download}' if download else ''}")
+        when = ", after the to-dos" if data["to_do"] else ""
+        note(f"next{when}: {apply if stack.site.is_cluster else docker}{f'. {download}' if download else ''}")
     return code
+
+
+def _create_commands(volumes: Sequence[str]) -> str:
+    """The commands that create `volumes` before a plain `docker compose up`."""
+    # Compose does not create the volumes that all stacks share
+    return "".join(f"`docker volume create {name}` and " for name in dict.fromkeys(volumes))
 
 
 def _render_stack(args: Namespace, stack: Stack, on_this_machine: bool = True) -> tuple[int, dict[str, Any], list[str]]:
@@ -110,6 +118,10 @@ def _render_stack(args: Namespace, stack: Stack, on_this_machine: bool = True) -
         print("\n".join(scrub_diff(diff(changes), texts)), end="\n" if stale else "")
     warnings, to_do, missing_volumes = list(stack.plan.warnings), list[str](), stack.plan.shared_volumes
     if not (args.diff or args.check):
+        # loading doctor's checks takes longer than the rest of a `render` that writes nothing
+        from stackgen.cli.commands.neighbours import describe_conflicts
+        from stackgen.cli.commands.to_do import find_to_do
+
         # before the write, because compose.yaml on disk has the former name
         warnings += describe_rename(stack, ask_docker=not args.no_validate and on_this_machine)
         write_changes(stack, changes, args.force)

@@ -63,7 +63,7 @@ def write_changes(stack: Stack, changes: list[Change], force: bool) -> None:
     write_files(changes, stack.output, force)
     remember_stack(stack.folder)
     _write_stack_file(stack)
-    write_unrendered(stack)
+    write_unrendered(stack, elsewhere=bool(stack.spec.hosts))
     # plain `docker compose up` must work as well, without `stackgen up`
     write_keys(stack)
 
@@ -89,15 +89,20 @@ def _refuse_other_stack(stack: Stack, changes: list[Change]) -> None:
             )
 
 
-def write_unrendered(stack: Stack) -> None:
-    """Writes the files that are not rendered from templates: the exporter's wheel, and a generated certificate."""
+def write_unrendered(stack: Stack, elsewhere: bool = False) -> None:
+    """Writes the files that are not rendered from templates: the exporter's wheel, and a generated certificate.
+
+    `elsewhere`: the stack may be for another machine, as the folders of `hosts` are.
+    """
     if stack.site.is_cluster:
         return
     write_wheel(stack.plan, stack.folder)
     if certificate := ensure_certificate(stack.spec, stack.plan, stack.folder):
         note(f"created a self-signed certificate for {', '.join(certificate_names(stack.spec))}: {certificate}")
+        # these are the names of the machine that renders, which may be another one than the first host
+        later = f", but only after `up` on {stack.spec.host}, which adds the names of that machine" if elsewhere else ""
         note(
-            f"  clients need a copy of this file to trust it: `curl --cacert {certificate.name}`, "
+            f"  clients need a copy of this file to trust it{later}: `curl --cacert {certificate.name}`, "
             f"SSL_CERT_FILE={certificate.name} (Python), NODE_EXTRA_CA_CERTS={certificate.name} (Node.js). `stackgen "
             "connect` prints the setting of each program"
         )

@@ -6,8 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 from stackgen.errors import StackgenError
-from stackgen.runtimes.observation.evidence import last_ran_as_processes
-from stackgen.runtimes.process.lifecycle import process_status
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
 from stackgen.targets.kubernetes import FOLDER
 
@@ -45,6 +43,9 @@ def find_runtime(args: Namespace, folder: Path) -> str:
     # without a state file, nothing ran as processes here, so there is no need to query Docker
     if not (folder / ".stackgen" / "state.json").exists():
         return "compose"
+    # few stacks get here, and loading the rules of `diagnose` takes longer than a short command
+    from stackgen.runtimes.observation.evidence import last_ran_as_processes
+    from stackgen.runtimes.process.lifecycle import process_status
 
     try:
         return "process" if last_ran_as_processes(open_stack(args.stack).plan, folder) else "compose"

@@ -10,12 +10,20 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from stackgen.cli.commands.output import exit_interrupted, exit_now, print_line
 from stackgen.cli.scrub import scrub_json
+from stackgen.lazy import LazyModule
 from stackgen.plan import Plan
 from stackgen.runtimes.observation.follow import Follower, Look, ServiceLook
+
+if TYPE_CHECKING:
+    from rich import console as rich_console
+    from rich import live as rich_live
+else:
+    rich_console = LazyModule("rich.console")
+    rich_live = LazyModule("rich.live")
 
 __all__ = ["StackFollower", "follow_stack", "watch_stack"]
 
@@ -119,9 +127,6 @@ def _line_printer(source: str) -> Callable[[Look | None, str], None]:
 
 def _show_live(looks: _Looks, follower: StackFollower, folder: Path) -> NoReturn:
     # only a terminal needs rich, and its import is slow
-    from rich.console import Console
-    from rich.live import Live
-
     from stackgen.cli.commands.status_view import build_view
 
     # the alternate screen: at the end, the terminal shows what it showed before
@@ -129,7 +134,7 @@ def _show_live(looks: _Looks, follower: StackFollower, folder: Path) -> NoReturn
         return build_view(looks.look, looks.error, time.monotonic() - looks.at, follower.plan, folder)
 
     # the alternate screen: at the end, the terminal shows what it showed before
-    with Live(get_renderable=view, console=Console(), screen=True, refresh_per_second=2):
+    with rich_live.Live(get_renderable=view, console=rich_console.Console(), screen=True, refresh_per_second=2):
         while True:
             time.sleep(0.2)
 

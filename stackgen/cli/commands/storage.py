@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -65,7 +66,7 @@ def _list(args: Namespace, report: StorageReport) -> int:
         # nothing in an empty volume can be in use
         for entry in store.doubts if store.models != () else ():
             why = entry.reason or "it is not a stack of stackgen"
-            notes.append(f"{store.store.name}: {entry.name} may use anything in it: {why}")
+            notes.append(f"{entry.name} may use everything in {store.store.name}: {why}")
     lines = format_table(("STORE OR MODEL", "SIZE", "USED BY"), rows)
     if unused := sum(one.model.size for store in report.stores for one in store.unused):
         notes.append(f"no known stack uses {size_text(unused)} of this: `stackgen storage remove --unused`")
@@ -105,7 +106,9 @@ def _store_users(store: StoreUse) -> str:
 
 
 def _names(stacks: Sequence[StackEntry]) -> str:
-    return ", ".join(one.name + ("" if one.services and one.state != "down" else " (down)") for one in stacks)
+    """The stacks with their states. Copies of a stack in several folders have the same name, which is printed once."""
+    texts = Counter(one.name + ("" if one.services and one.state != "down" else " (down)") for one in stacks)
+    return ", ".join(text + (f" in {count} folders" if count > 1 else "") for text, count in texts.items())
 
 
 def _find_volume(name: str, report: StorageReport) -> StoreUse:
@@ -141,9 +144,9 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
             )
         if store.doubts:
             doubt = store.doubts[0]
+            why = doubt.reason or "it is not a stack of stackgen"
             raise StackgenError(
-                f"{doubt.name} may use {name}, because its stack file can't be read: {{doubt.reason or 'it is not a "
-                "stack of stackgen'}. Nothing was removed",
+                f"{doubt.name} may use {name}, because its stack file can't be read: {why}. Nothing was removed",
                 f"repair {doubt.folder}/stack.yaml, or delete this folder" if doubt.folder else "remove the container",
             )
     return found
@@ -152,7 +155,7 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
 def _remove_models(args: Namespace, found: Sequence[tuple[StoreUse, ModelUse]], report: StorageReport) -> int:
     doubts = {one.folder or one.name: one for store in report.stores for one in store.doubts if args.unused}
     for doubt in doubts.values():
-        note(f"{doubt.name} can't be read, so nothing is removed that it may use: {doubt.reason or doubt.folder}")
+        note(f"{doubt.name} can't be read, so everything that it may use is kept: {doubt.reason or doubt.folder}")
     if not found:
         why = "stacks may use it" if doubts else "stacks use everything that stackgen has downloaded or compiled"
         print_data(args, {"removed": []}, [f"nothing was removed: {why}"])

@@ -36,16 +36,23 @@ def find_to_do(stack: Stack) -> list[str]:
 
 def _find(stack: Stack) -> Iterator[str]:
     file = stack.folder / ".env"
+    # the manifests contain no secrets: `render` copies them from .env into files for kustomize
+    again = ", and run `stackgen render` again" if stack.site.is_cluster else ""
     for name, reference in find_missing(stack).items():
         # a lost key has a warning of its own
         if name not in GENERATED_SECRETS:
             either = f"{name} or {reference.alternative}" if reference.alternative else name
-            yield f"set {either} in {file} ({reference.required})"
+            yield f"set {either} in {file} ({reference.required}){again}"
+    if stack.site.is_cluster:
+        # most stacks run on one machine
+        from stackgen.cli.commands.to_do_cluster import find_cluster_needs
+
+        yield from find_cluster_needs(stack)
     inputs = replace(collect_start_inputs(Host(), stack), env=read_env_facts(stack.folder))
     for place, path in inputs.missing:
         yield f"create {path}, or correct `{place}`: the path does not exist"
     for gated in check_gated(inputs):
-        yield f"{gated.message}: {gated.fix}"
+        yield f"{gated.message}: {gated.fix}{again}"
     if not has_gateway(stack.plan):
         return
     infos = list_keys(stack.folder, stack.spec.gateway)
@@ -54,7 +61,7 @@ def _find(stack: Stack) -> Iterator[str]:
         names = ", ".join(without[:MAX_NAMES]) + (f" and {len(without) - MAX_NAMES} more" * (len(without) > MAX_NAMES))
         # so many keys on a terminal are hard to hand out, and stay in its scrollback
         files = " --write-to FOLDER" if len(without) > MAX_PRINTED_KEYS else ""
-        yield f"create keys for {names}: `stackgen keys new --missing {stack.folder}{files}`"
+        yield f"create keys for {names}: `stackgen keys new --missing --stack {stack.folder}{files}`"
 
 
 def describe_download(stack: Stack) -> str:

@@ -96,11 +96,11 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
     missing = _find_missing(stack, report)
     for endpoint, host in missing:
         note(
-            f"{endpoint} does not answer yet, because it runs on {host}. Start the stack there. You need not "
-            "restart the stack here"
+            f"{endpoint} does not answer yet, because it runs on {host}. Start the stack there. The stack on this "
+            "machine needs no restart"
         )
     if followed := sorted({one.follows for one in stack.plan.services if one.follows}):
-        note(f"this machine computes for {', '.join(followed)}, which answers the requests")
+        note(f"this machine computes a part of the model, and {', '.join(followed)} answers the requests for it")
     # all services of this machine are healthy, and other machines answer for all models
     elsewhere = not report.endpoints and bool(missing or followed)
     # a rollback needs files that are known to work, so save these

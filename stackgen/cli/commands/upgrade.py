@@ -24,6 +24,7 @@ from stackgen.resolve.pipeline import resolve
 from stackgen.stack.edit import write_stack_file
 from stackgen.stack.folder import find_stack_file, make_site
 from stackgen.stack.load import apply_placement, parse_stack, read_text
+from stackgen.targets.commands import for_cluster
 
 __all__ = ["upgrade"]
 
@@ -49,7 +50,11 @@ def upgrade(args: Namespace) -> int:
             name = served_names(model)[0]
             services = (was.get(name), now.get(name))
             reports.append(make_report(f"models[{index}]", model, (old, new), services, hub, path.parent))
-        print_data(args, {"models": reports}, [line for report in reports for line in report_lines(report)])
+        lines = [line for report in reports for line in report_lines(report)]
+        is_cluster = make_site(spec, path.parent).is_cluster
+        print_data(
+            args, {"models": reports}, [for_cluster(one, spec.namespace) for one in lines] if is_cluster else lines
+        )
         if after == before:
             note("nothing to upgrade: every model has this version already")
             return 0
@@ -62,10 +67,10 @@ def upgrade(args: Namespace) -> int:
             note("stack.yaml is unchanged")
             return 0
         write_stack_file(path, before, after)
-        note(
-            f"changed {path}. `stackgen update {args.stack}` replaces one replica at a time, and rolls back if one "
-            "fails"
-        )
+        how = f"`stackgen update {args.stack}` replaces one replica at a time, and rolls back if one fails"
+        if is_cluster:
+            how = f"`stackgen up {args.stack}` replaces the pods one after the other"
+        note(f"changed {path}. {how}")
     return 0
 
 
@@ -74,7 +79,7 @@ def _plan(models: Any, wanted: str | None) -> Iterator[tuple[int, Any, str, str]
     own = [(index, model) for index, model in enumerate(models) if model.engine in ENGINES and not model.image]
     if not own:
         raise StackgenError("`upgrade` can't change the engine version of any model in this stack",
-                            "it changes only models with vLLM, SGLang or llama.cpp and without the field `image`. "
+                            "it changes only models with vLLM, SGLang or llama.cpp that do not set `image`. "
                             "stackgen knows only one version of FastChat")  # fmt: skip
     engines = {model.engine for _, model in own}
     fitting = {engine for engine in engines if not wanted or wanted in known_versions(engine)}

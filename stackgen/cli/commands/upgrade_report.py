@@ -164,8 +164,8 @@ def _change_lines(report: dict[str, Any]) -> Iterator[str]:
     yield from (
         f"  new path without a key: {path} (not reachable through the gateway)" for path in report["open_paths"]
     )
-    yield from (f"  metric gone: {name}" for name in report["metrics_removed"])
-    yield from (f"  log text gone: {name!r}, so `up` shows less progress" for name in report["log_removed"])
+    yield from (f"  metric no longer exists: {name}" for name in report["metrics_removed"])
+    yield from (f"  log text no longer exists: {name!r}, so `up` shows less progress" for name in report["log_removed"])
     weights = report["weights"]
     if weights["architecture"]:
         formats = f" and {', '.join(weights['formats'])}" if weights["formats"] else ""

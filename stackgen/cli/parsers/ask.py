@@ -17,7 +17,7 @@ def add_ask(subcommands: Subcommands) -> None:
         help="stack.yaml, endpoints.yaml, or a folder with one of these files (default: the current folder)",
     )  # fmt: skip
     ask.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
-    add_endpoint_arguments(ask)
+    add_endpoint_arguments(ask, default="the first endpoint that serves --model")
     add_context_argument(ask)
     ask.add_argument("--stream", action="store_true", help="print tokens as they arrive, then the timings")
     ask.add_argument(

@@ -101,9 +101,11 @@ class Subcommands:
         return command
 
 
-def add_endpoint_arguments(command: argparse.ArgumentParser, *, timeout: str = "--timeout") -> None:
+def add_endpoint_arguments(
+    command: argparse.ArgumentParser, *, timeout: str = "--timeout", default: str = "all endpoints of the stack"
+) -> None:
     """Adds the options that select endpoints, and the option `timeout`, which limits each request."""
-    group = command.add_argument_group("endpoints (default: all endpoints of the stack)")
+    group = command.add_argument_group(f"endpoints (default: {default})")
     # append and not nargs="+", which would parse a stack after the URL as another URL
     group.add_argument(
         "--base-url", action="append", metavar="URL", help="base URL, for example http://127.0.0.1:8000/v1; repeatable"

@@ -10,6 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stackgen.stack.folder import Stack
 
 __all__ = ["checks", "complete_with", "engines", "fields", "ids", "models", "providers", "replicas", "services",
            "stored"]  # fmt: skip
@@ -32,9 +36,9 @@ def complete_with(
 
 def engines(_: argparse.Namespace) -> Iterable[str]:
     """The names of all engines."""
-    from stackgen.engines import names
+    from stackgen import engines
 
-    return names()
+    return engines.names()
 
 
 def fields(_: argparse.Namespace) -> Iterable[str]:
@@ -74,9 +78,8 @@ def providers(args: argparse.Namespace) -> Iterable[str]:
 def models(args: argparse.Namespace) -> Iterable[str]:
     """The names of the models that the stack serves."""
     from stackgen.engines.base import served_names
-    from stackgen.stack.folder import open_stack
 
-    return (name for model in open_stack(_stack(args)).spec.models for name in served_names(model))
+    return (name for model in _open_stack(args).spec.models for name in served_names(model))
 
 
 def replicas(args: argparse.Namespace) -> Iterable[str]:
@@ -86,9 +89,7 @@ def replicas(args: argparse.Namespace) -> Iterable[str]:
 
 def services(args: argparse.Namespace) -> Iterable[str]:
     """The services of the rendered stack."""
-    from stackgen.stack.folder import open_stack
-
-    return (one.name for one in open_stack(_stack(args)).plan.services)
+    return (one.name for one in _open_stack(args).plan.services)
 
 
 def stored(_: argparse.Namespace) -> Iterable[str]:
@@ -98,6 +99,12 @@ def stored(_: argparse.Namespace) -> Iterable[str]:
     stores = read_storage().stores
     yield from (one.store.name for one in stores if one.volume)
     yield from (one.model.repository for store in stores for one in store.models or ())
+
+
+def _open_stack(args: argparse.Namespace) -> Stack:
+    from stackgen.stack.folder import open_stack
+
+    return open_stack(_stack(args))
 
 
 def _stack(args: argparse.Namespace) -> str:

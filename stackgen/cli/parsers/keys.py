@@ -23,10 +23,10 @@ def add_keys_command(subcommands: Subcommands) -> None:
     )
     keys.add_argument(
         "names", nargs="*", metavar="name",
-        help="name of the key, or several names for `new`; `default` is the key in .env. To choose a stack, add the"
-        " path of its stack.yaml or folder as the last argument (default: the current folder)",
+        help="name of the key, or several names for `new`; `default` is the key in .env. To choose a stack, use"
+        " `--stack`, or add its folder as the last argument (default: the current folder)",
     )  # fmt: skip
-    keys.add_argument("--stack", help="stack.yaml or its folder, instead of the last argument")
+    keys.add_argument("--stack", help="stack.yaml or its folder")
     keys.add_argument(
         "--older", action="store_true",
         help="only for the action `remove`: remove all keys with this name except the newest",

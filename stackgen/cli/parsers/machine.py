@@ -17,7 +17,8 @@ def add_machine_commands(subcommands: Subcommands) -> None:
     )  # fmt: skip
     listed.add_argument(
         "--forget", action="store_true",
-        help="forget stacks without containers whose folder does not exist, even if its disk may only be unmounted",
+        help="forget stacks without containers whose folder does not exist, even if the folder may be on a disk that "
+        "is not mounted",
     )  # fmt: skip
     storage = subcommands.add(
         "storage", "list the disk space of models and caches, and remove those that no stack uses", stack=False

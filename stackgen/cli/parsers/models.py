@@ -58,7 +58,8 @@ def add_models(subcommands: Subcommands) -> None:
     show.add_argument("--engine-version", metavar="VERSION", help="version of vLLM (default: the pinned version)")
     show.add_argument(
         "--hub", action="store_true",
-        help="also ask the Hugging Face Hub: the license, whether the model is gated, and `stackgen fit`",
+        help="also read from the Hugging Face Hub: the license, whether the model is gated, and the sizes for "
+            "`stackgen fit`",
     )  # fmt: skip
     models.add_argument("--gpus", type=int, metavar="COUNT", help="number of GPUs, for --fits and --gpu")
     sync = models.add_argument_group("only for the action `sync`")

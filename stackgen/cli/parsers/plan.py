@@ -15,7 +15,9 @@ def add_plan(subcommands: Subcommands) -> None:
         help="YAML file that lists the GPUs of another machine, or of all `hosts` of the stack (default: the GPUs of "
         "this machine)",
     )  # fmt: skip
-    plan.add_argument("--ssh", action="store_true", help="read the GPUs of the stack's `hosts` by nvidia-smi over SSH")
+    plan.add_argument(
+        "--ssh", action="store_true", help="read the GPUs of the stack's `hosts` with nvidia-smi over SSH"
+    )
     plan.add_argument("--print-machine", action="store_true", help="print this machine's GPUs as a file for --machine")
     plan.add_argument("--svg", metavar="FILE", help="write a picture of the chosen GPUs to FILE (`-`: standard output)")
     plan.add_argument("--dry-run", action="store_true", help="show the chosen GPUs, and don't record them")
@@ -24,7 +26,8 @@ def add_plan(subcommands: Subcommands) -> None:
     )
     plan.add_argument(
         "--ignore-busy", action="store_true",
-        help="also choose GPUs that other stacks, containers or processes use now, if they will be free at the start",
+        help="also choose GPUs that other stacks, containers or processes use now. Use this only if these GPUs will be "
+        "free when the stack starts",
     )  # fmt: skip
     plan.add_argument("--offline", action="store_true", help="don't contact the Hugging Face Hub")
     add_lock_argument(plan)

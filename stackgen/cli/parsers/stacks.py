@@ -100,7 +100,7 @@ def _add_init(subcommands: Subcommands) -> None:
     )  # fmt: skip
     init.add_argument("--file", help="GGUF file in the Hub repository, for llamacpp")
     # text, because a list, `all` and `none` are allowed too
-    init.add_argument("--gpus", default="1", help="GPUs: a count, a list, `all` or `none` (default: 1)")
+    init.add_argument("--gpus", help="GPUs: a count, a list, `all` or `none` (default: 1, also without a GPU)")
 
 
 def _add_render(subcommands: Subcommands) -> None:

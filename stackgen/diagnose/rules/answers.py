@@ -1,4 +1,4 @@
-"""Rules for requests that fail while the server works: tool calls that can't be read, of the model or of the client.
+"""Rules for requests that fail while the server works: tool calls and answers that can't be read, missing images.
 
 None of these failures was reproduced. `source` names the reports that quote the messages.
 """
@@ -36,8 +36,8 @@ RULES: tuple[Rule, ...] = (
         cause="the server works, but its tool call parser could not read a tool call of the model. Either the parser "
         "is for another model family, or the tool call is broken",
         fix="compare tool_call_parser with the parser on the model's page; if they are the same, the model did not "
-        "keep to its own format: try a newer image, and raise max_tokens in the client if tool calls are cut off; "
-        "until then, clients get such a tool call as plain text",
+        "follow its own format: try a newer image, and raise max_tokens in the client if tool calls are cut off; "
+        "until then, clients get these tool calls as plain text",
         source="The messages come from vLLM (entrypoints/openai/tool_parsers), and are quoted in vllm-project/vllm "
         "issue 26561 (2025-10) and QwenLM/Qwen3-Coder issue 537 (2025-10).",
         explain="Each model family writes tool calls in its own format: Hermes and Qwen 2.5 as JSON, Qwen3-Coder as "
@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V042",
         title="a request contains incomplete or invalid JSON",
         cause="the server refused a request because it can't parse the JSON in it: {problem}. Most often, the client "
-        "sent back the arguments of an earlier tool call (tool_calls[].function.arguments) incomplete",
+        "sent back incomplete arguments of an earlier tool call (tool_calls[].function.arguments)",
         fix="fix the client: it must send back arguments only if they are valid JSON, and {} otherwise; as a "
         "workaround, start a new conversation; if answers are cut off, raise max_tokens in the client; leave the "
         "server and tool_call_parser as they are, because they are not the cause",
@@ -82,5 +82,46 @@ RULES: tuple[Rule, ...] = (
                 "each request repeats the broken tool call; leave the server as it is, because it works",
             ),
         ),
+    ),
+    Rule(
+        "SG-V061",
+        title="the answer of gpt-oss does not follow its own format",
+        cause="the server works, but the model's answer to a request does not follow OpenAI's Harmony format, so the "
+        "parser refused it: {problem}. The reasons that reports name are an old version of the engine or of "
+        "openai_harmony, a copy of the model's files from before its corrections, and clients that set ignore_eos",
+        fix="use a newer `image:`; compare the date of the model's small files (generation_config.json, "
+        "chat_template.jinja, tokenizer_config.json) with those on its page, and take over the newer ones (the weights "
+        "are not the cause); remove ignore_eos, stop tokens and a high temperature from the requests; let the client "
+        "repeat a request that failed, because most answers follow the format",
+        source="The messages come from openai_harmony (StreamableParser), and are quoted in vllm-project/vllm issues "
+        "22519 (2025-08 to 2025-10) and 23567 (2025-08), openai/harmony issues 60 and 38 (2025-08) and "
+        "tenstorrent/vllm issues 334 (2026-03) and 386 (2026-05). The failure was not reproduced.",
+        explain="gpt-oss writes its reasoning, tool calls and answers in channels. The server splits them with a "
+        "parser that accepts no mistake. Mistakes in tool calls and in long conversations are the most frequent.",
+        patterns=compile_patterns(
+            r"HarmonyError(?:\(['\"]|: )(?P<problem>Unexpected token \d+ while expecting start token \d+|unexpected "
+            r"tokens remaining in message header.{0,80}|Unknown role: .{0,40}|channel marker present but .{0,60})",
+        ),
+    ),
+    Rule(
+        "SG-V062",
+        title="the prompt has no place for an image, a video or audio",
+        cause="the server works, but a request has {kind} data whose placeholder is not in the prompt: {problem}. "
+        "Only the model's chat template puts placeholders into a prompt",
+        fix="send images, audio and video as parts of a message to /v1/chat/completions (`image_url` and so on), "
+        "not with a prompt to /v1/completions; in a client that builds the prompt itself, apply the model's chat "
+        "template, or write one placeholder of the model for each image; if chat requests fail too, remove "
+        "chat_template from stack.yaml, or set it to the template of the model's page",
+        source="The messages come from vLLM (multimodal/processing/processor.py). vllm-project/vllm-ascend pull "
+        "request 9829 (2026-06) and vllm-project/vllm issue 23238 (2025-08) quote them. The failure was not "
+        "reproduced.",
+        explain="The model, its files and the GPU are not the cause. Text requests work.",
+        patterns=compile_patterns(
+            r"(?P<problem>Failed to apply prompt (?:replacement|insertion) for mm_items\['(?P<kind>\w+)'\]\[\d+\])",
+            r"(?P<problem>Expected there to be \d+ prompt (?:updates|placeholders) corresponding to \d+ (?P<kind>\w+) "
+            r"items, but instead found \d+)",
+        ),
+        # at the start, vLLM itself builds the prompt
+        unless=compile_patterns(r"in (?:profile_run|_get_mm_dummy_batch|get_dummy_\w+|compute_mm_encoder_budget)$"),
     ),
 )

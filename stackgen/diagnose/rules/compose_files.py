@@ -113,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D018",
         title="another container has the same name",
-        cause="a container with the name {name} exists already, for example of another project",
+        cause="a container with the name {name} already exists. It may belong to another project",
         fix="list it with `docker ps -a --filter name={name}`; if nobody needs this container, remove it, or change "
         "`container_name:`",
         source="The messages come from Docker engine 29.7 (daemon/errors.go) and Podman 5 (containers/storage, "
@@ -144,8 +144,7 @@ RULES: tuple[Rule, ...] = (
         fix="add a `healthcheck` for {container} to the Compose file, or set `condition: service_started` in the "
         "service that waits; check override files too, for example for `healthcheck: {disable: true}`",
         source="The message comes from Compose 5 (pkg/compose/convergence.go), and is quoted in "
-        "raffomania/ties issue 290 "
-        "(2026-04). The failure was not reproduced.",
+        "raffomania/ties issue 290 (2026-04). The failure was not reproduced.",
         explain="Compose can wait for a health check only if there is one. If a new version of an image no longer "
         "contains a health check, the wait fails.",
         patterns=compile_patterns(r"container (?P<container>\S+) has no healthcheck configured"),
@@ -160,8 +159,7 @@ RULES: tuple[Rule, ...] = (
         "podman-container-tools/podman issue 24989 (2025-01) and containers/podman-compose issue 331. The failure was "
         "not reproduced.",
         explain="Docker adds docker.io to names without a registry. Podman asks, or uses "
-        "unqualified-search-registries in "
-        "/etc/containers/registries.conf.",
+        "unqualified-search-registries in /etc/containers/registries.conf.",
         patterns=compile_patterns(r"short-name \"(?P<image>[^\"]+)\" did not resolve to an alias"),
         inputs=("log", "compose", "docker"),
         variants=(

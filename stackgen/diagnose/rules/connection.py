@@ -109,6 +109,8 @@ RULES: tuple[Rule, ...] = (
             # llama.cpp prints the same message for a port that is taken: see SG-C002
             rf"couldn't bind HTTP server socket, hostname: (?!{ANY_CONTAINER})",
         ),
+        # Podman's own DNS server: SG-D044
+        unless=compile_patterns(r"aardvark-dns failed to start"),
         variants=(
             Variant(
                 compile_patterns(r"ZMQError: Cannot assign requested address \(addr='tcp://(?P<address>[^']+)'"),

@@ -46,6 +46,21 @@ def _find_restart_loop(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(service.service, lines, {"restarts": str(service.restarts)})
 
 
+EXEC = Variant(
+    # the message of a start has `create failed` instead
+    compile_patterns(
+        r"OCI runtime exec failed: .{0,300}?exec: \\*\"(?P<program>[^\"\\]+)\\*\": (?:stat \S+: no such file or "
+        r"directory|executable file not found)"
+    ),
+    title="a command for a running container is not found in its image",
+    cause="a health check or `docker exec` calls {program} in a running container, but {program} is not in the image, "
+    "or not in a folder of the image's PATH. The container itself has started",
+    fix="if it is the health check (`docker inspect --format '{{json .State.Health}}' CONTAINER`), let it call a "
+    'program that the image has, for example `test: [CMD, python3, -c, "import urllib.request as u; '
+    "u.urlopen('http://127.0.0.1:PORT/health')\"]`, or `wget`; the image of the server can stay as it is; for `docker "
+    "exec`, use another program",
+)
+
 # these come before every rule that reads logs: if Compose fails, no service has run
 COMPOSE_RULES: tuple[Rule, ...] = (
     Rule(
@@ -161,9 +176,18 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         inputs=BOTH,
         variants=(
             Variant(
+                compile_patterns(r"failed to fulfil mount request: open (?P<path>/[^:]+): no such file or directory"),
+                cause="{path} does not exist on this machine when the container starts. It may have existed when the "
+                "container was created",
+                fix="if {path} is on another disk or a network share, mount it first; if it is below /run or /tmp, "
+                "something must create it after each reboot; if the project has moved, run `docker compose up -d` in "
+                "its present folder; otherwise correct the path of the mount",
+            ),
+            Variant(
                 compile_patterns(
+                    r"failed to fulfil mount request: open (?P<path>/[^:]+): not a directory",
                     r"error mounting \"(?P<path>[^\"]+)\" to rootfs(?!.*[Aa]re you trying to mount a directory).*not a "
-                    r"directory"
+                    r"directory",
                 ),
                 title="a mounted path is a file where a folder is expected, or the reverse",
                 cause="{path} can't be mounted: it is a file on the host and a folder in the image, or the reverse",
@@ -174,15 +198,20 @@ COMPOSE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-D007",
-        title="the image does not contain the program to start",
-        cause="the image does not contain {program}, or the image's PATH does not list the program's folder",
-        fix="set `image:` to an image that contains {program}; if the image has it in a folder of its own (`docker run "
-        "--rm --entrypoint find IMAGE / -name {program}`), remove `entrypoint:`, or write the program's full path "
-        "there; if stackgen wrote compose.yaml and somebody edited it, run `stackgen render` again",
+        title="the program to start is not found in the image",
+        cause="{program} can't be started. Either the image does not contain it, or its folder is not in the PATH of "
+        "the image, or the container's user may not read it (for example a link into /root)",
+        fix="look for the program as root: `docker run --rm --user 0 --entrypoint find IMAGE / -name {program} -ls`; "
+        "if it is not there, set `image:` to an image that contains {program}; if it is in a folder of its own, remove "
+        "`entrypoint:`, or write the program's full path there; if it is a link into /root, only root can use it: use "
+        "another image, or run the container as root if your rules allow this; if stackgen wrote compose.yaml and "
+        "somebody edited it, run `stackgen render` again",
         source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
-        "failure was reproduced, but not with crun.",
-        explain="The container ends with code 127, because the command in compose.yaml starts a program that this "
-        "image does not contain. Often, `image:` is set to an image of another engine.",
+        "failure was reproduced, but not with crun. opea-project/GenAIComps issue 1549 (2025-04) has a program that "
+        "only root can reach.",
+        explain="The container ends with code 127, because the command in compose.yaml starts a program that is not "
+        "found. Often, `image:` is set to an image of another engine. runc prints the same message if the "
+        "user may not enter the folder to which a link leads.",
         patterns=compile_patterns(
             # the hooks of the container toolkit run on the host: SG-G001
             r"executable file `(?P<program>[^`]+)` not found",
@@ -191,7 +220,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
             # a shell starts the program, so runc reports nothing; only supervise.sh, because other scripts go on
             r"supervise\.sh: (?:line )?\d+: (?P<program>[^:\s]+): (?:command )?not found",
         ),
-        inputs=("log", *BOTH),
+        inputs=("log", "health", *BOTH),
+        variants=(EXEC,),
     ),
     Rule(
         "SG-D008",
@@ -236,8 +266,7 @@ RULES: tuple[Rule, ...] = (
         title="the health check probes the wrong port",
         cause="{service} is ready, but its health check connects to a port on which the server does not listen",
         fix="[[?extra_args.--port|remove --port from extra_args, then ]]run `stackgen render`; stackgen sets "
-        "the same port "
-        "for the server and its health check",
+        "the same port for the server and its health check",
         source="The log lines that show a ready server come from vLLM 0.32.0 and FastChat 0.2.36. The failure was "
         "reproduced.",
         explain="Docker marks the container as unhealthy, although the server answers requests. Services that depend "

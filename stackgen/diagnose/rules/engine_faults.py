@@ -53,8 +53,8 @@ RULES: tuple[Rule, ...] = (
         "{id}",
         fix="let the container runtime choose the GPU or the MIG slice: set NVIDIA_VISIBLE_DEVICES={id}, or use "
         "`--gpus` with device={id}; leave CUDA_VISIBLE_DEVICES unset in the "
-        "container[[?extra_env.CUDA_VISIBLE_DEVICES| (remove it from extra_env)]], where the device then has the "
-        "number 0; otherwise try another version of vLLM",
+        "container[[?extra_env.CUDA_VISIBLE_DEVICES| (remove it from extra_env)]]: the device then has the "
+        "number 0 in the container; otherwise try another version of vLLM",
         source="The message comes from vLLM (platforms/interface.py, device_id_to_physical_device_id), and is quoted "
         "in vllm-project/vllm issues 13815 (2025-02), 20939 (2025-07) and 41848 (2026-05).",
         explain="CUDA itself accepts the ids of GPUs and of MIG slices. Sometimes vLLM reports this error as `Model "
@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V045",
         title="the error is in the engine's own code",
-        cause="the code of {package} uses `{name}`, which {owner} does not have at this place. Most often, this "
+        cause="the code of {package} uses `{name}`, which does not exist in {owner}. Most often, this "
         "version has a bug with this model, GPU or setting",
         fix="search the release notes and issues of {package} for this message; as a test, set `image:` to another "
         "release of {package}, newer or older; don't change memory settings or the driver, because they do not "

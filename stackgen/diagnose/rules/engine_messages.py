@@ -13,6 +13,7 @@ from itertools import islice
 
 from stackgen.diagnose.concerned import find_concerned
 from stackgen.diagnose.evidence import Evidence, detect_engine
+from stackgen.diagnose.features import describe_features
 from stackgen.diagnose.known_messages import KnownMessage, find_known_message
 from stackgen.diagnose.message_kinds import LIBRARY, OTHER, describe_step, find_kind
 from stackgen.diagnose.messages import Message, find_advice, find_messages
@@ -115,7 +116,8 @@ def _make_hit(evidence: Evidence, engine: str, found: Found) -> Hit | None:
     package = known.package if known else "llamacpp" if CHECK.search(text) else place.partition("/")[0]
     if package not in ENGINES and not concerned and not tested and kind.name in UNSPECIFIC:
         kind = LIBRARY
-    step = describe_step(kind, concerned, tested, has_stack=model is not None)
+    features = describe_features(f"{text}\n{found.frames}", engine) if model is None else ""
+    step = describe_step(kind, concerned, tested, has_stack=model is not None, features=features)
     values = {
         "problem": problem,
         "program": PROGRAMS.get(package, package),
@@ -163,8 +165,8 @@ RULES: tuple[Rule, ...] = (
         "and their libraries.",
         explain="No rule matches this failure, but the message is in the program's source. stackgen repeats the "
         "message, and names the code that raises it. It also names the settings of the stack that this code tests, "
-        "or that the message is about. The cause is not a guess, but the next step is only as specific as the "
-        "message.",
+        "or that the message is about. The message is the cause that the program itself reports, but it often "
+        "does not say what to do next.",
         find=_find_engine_message,
         fallback=True,
     ),

@@ -92,6 +92,38 @@ RULES: tuple[Rule, ...] = (
         change=Change("max_num_seqs", "{blocks}"),
     ),
     Rule(
+        "SG-V055",
+        title="the engine was not ready in time",
+        cause="the API server of vLLM waited {seconds} s for the engine, and then ended it. The engine was still "
+        "loading or compiling, or it hung",
+        fix="look at the last line of the engine above: if it was loading weights or compiling, set "
+        "VLLM_ENGINE_READY_TIMEOUT_S in extra_env to more seconds, and put the weights on faster storage; if the last "
+        "line is about NCCL or the network, see SG-G033",
+        source="The message comes from vLLM 0.33 (v1/engine/core_client.py). The failure was not reproduced.",
+        explain="Weights on a network file system, a first start that compiles kernels, and a full disk cache make a "
+        "start slow. 600 s is the default.",
+        patterns=compile_patterns(
+            r"Timed out waiting for engine core processes to start\..{0,80}? Waited (?P<seconds>[\d.]+) ?s"
+        ),
+        engines=("vllm",),
+    ),
+    Rule(
+        "SG-V051",
+        title="num_speculative_tokens does not fit tensor_parallel_size",
+        cause="with sequence parallelism, vLLM captures CUDA graphs only for batches that are multiples of both "
+        "num_speculative_tokens + 1 ({tokens}) and tensor_parallel_size ({size}), and it finds none",
+        fix="set num_speculative_tokens so that num_speculative_tokens + 1 is a multiple of {size}; or turn sequence "
+        "parallelism off (`enable_sp` of pass_config in `--compilation-config`; on Ascend NPUs, "
+        "VLLM_ASCEND_ENABLE_FLASHCOMM1); some draft models allow only one number of tokens",
+        source="The message comes from vLLM (config/compilation.py, adjust_cudagraph_sizes_for_spec_decode). "
+        "vllm-project/vllm pull request 29036 (2025-11) quotes it: vLLM 0.11.1 printed it even without sequence "
+        "parallelism. The failure was not reproduced.",
+        explain="vLLM compares the larger number with the smaller one, so 6 and 4 do not fit, but 8 and 4 do.",
+        patterns=compile_patterns(
+            r"Can't determine cudagraph shapes that are both a multiple of (?P<tokens>\d+) .{0,60}? and (?P<size>\d+) "
+        ),
+    ),
+    Rule(
         "SG-V029",
         title="a setting asks for activations that the weights do not support",
         cause="a setting asks for INT8 or FP8 activations, which NVFP4 weights do not support: {problem}",
@@ -181,5 +213,23 @@ RULES: tuple[Rule, ...] = (
         "`vulkaninfo`), regardless of the GPU's memory. Fewer layers on the GPU do not make the buffer of a batch "
         "smaller.",
         find=_find_large_buffer,
+    ),
+    Rule(
+        "SG-A041",
+        title="llama-server can't read the model's chat template",
+        cause="llama-server ended because it can't make a parser from the chat template in the GGUF file: {problem}. "
+        "Either the template is not for chats (such as one for translation), or this build does not know a part of it",
+        fix="set `image:` to a newer build of llama.cpp; or set chat_template to a template that llama.cpp can read, "
+        "for example from `models/templates` of its repository; if the model only completes or translates, set "
+        "extra_args to [--no-jinja, --chat-template, chatml], and write the model's own format in the prompt",
+        source="The messages come from llama-server (tools/server/server-context.cpp and common/chat.cpp), and are "
+        "quoted in ggml-org/llama.cpp issue 20305 (2026-03). The failure was not reproduced.",
+        explain="The weights are not damaged. llama-server tests the template with an example before it answers "
+        "requests.",
+        patterns=compile_patterns(
+            # what the template itself refuses is SG-V031
+            r"init: chat template parsing error: (?P<problem>(?!.*Jinja Exception)\S.{0,300})",
+        ),
+        engines=("llamacpp",),
     ),
 )

@@ -111,7 +111,7 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"[Uu]nable to find group (?P<group>[^:\s]+): no matching entries in group file"),
                 title="the image does not know the group",
                 cause="the container should get the group {group}. Docker looks up this name in the image's "
-                "/etc/group, which does not contain it; the group of the host does not count",
+                "/etc/group, which does not contain it. A group of the host has no effect",
                 fix="write the number of the host's group instead of its name in `group_add` (`getent group {group}` "
                 "on the host prints the number); with Podman, `--group-add keep-groups` is another way",
             ),
@@ -123,11 +123,11 @@ RULES: tuple[Rule, ...] = (
         cause="the database names its version {revision}, and this version of the program does not know it. Most "
         "often, a newer image has used the same data before, and has migrated it",
         fix="set the image to the newer version again; or restore the backup from before the upgrade, and use it with "
-        "this version; never delete the database or its volume for this, because it is not damaged",
+        "this version; don't delete the database or its volume, because the data is not damaged",
         source="The message comes from Alembic 1 (script/base.py), and is quoted in open-webui/open-webui issue 26163 "
         "(2026-06). The failure was not reproduced.",
         explain="Programs such as Open WebUI change the tables of their database when a new version starts for the "
-        "first time. An older version has no instructions for the way back.",
+        "first time. An older version can't undo these changes.",
         patterns=compile_patterns(r"Can't locate revision identified by '(?P<revision>\w{1,64})'"),
         inputs=EVERYWHERE,
     ),
@@ -171,8 +171,7 @@ RULES: tuple[Rule, ...] = (
         "image starts",
         source="The message comes from Python's argparse.py, and is quoted in vllm-project/vllm issues 37133 (2026-03) "
         "and 27389 (2025-10). opea-project/GenAIComps issue 336 quotes it for `bash`. The ENTRYPOINT of "
-        "vllm/vllm-openai "
-        "is `vllm serve`, and was `python3 -m vllm.entrypoints.openai.api_server` in older versions "
+        "vllm/vllm-openai is `vllm serve`, and was `python3 -m vllm.entrypoints.openai.api_server` in older versions "
         "(docker/Dockerfile). The failure was not reproduced.",
         explain="Docker appends the command to the ENTRYPOINT. The extra arguments are not flags, so the error does "
         "not mean that a flag is unknown or was removed.",
@@ -192,7 +191,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-D029",
-        title="a package was built for a newer system than the image's",
+        title="a package needs newer system libraries than the image has",
         cause="a compiled file[[ ({file})]] needs {version}, which {library} in this image does not have. The file "
         "was built on a newer Linux distribution",
         fix="if you installed the package into the image, use a build for the image's distribution, or the version "
@@ -217,8 +216,9 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from llama.cpp (common/http.h and common/download.cpp; with CURL in older versions), "
         "and are quoted in lemonade-sdk/llamacpp-rocm issue 62 (2026-02) and ggml-org/llama.cpp issue 24421 (2026-06). "
         "The failure was not reproduced.",
-        explain="llama-server itself downloads a model with -hf, --hf-repo or --model-url. Such builds contact the "
-        "Hub even if the file is in the cache. In stackgen's stacks, a separate service downloads the models.",
+        explain="llama-server itself downloads a model with -hf, --hf-repo or --model-url. A build without HTTPS "
+        "contacts the Hub even if the file is in the cache. In stackgen's stacks, a separate service downloads the "
+        "models.",
         patterns=compile_patterns(
             r"HTTPS is not supported\. Please rebuild",
             r"built without (?:CURL|SSL|OpenSSL|TLS)\b.{0,20}cannot download",

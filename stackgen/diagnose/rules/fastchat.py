@@ -99,6 +99,24 @@ def _find_stuck_worker(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(service.service, (strip_prefix(last.string).strip(),), {"calls": last["calls"]})
 
 
+def _find_old_pydantic(evidence: Evidence) -> Iterator[Hit]:
+    """A traceback through pydantic 1 ends with `issubclass() arg 1 must be a class`."""
+    for service in evidence.services:
+        for line in service.log.splitlines() if "pydantic.fields.ModelField" in service.log else ():
+            if found := NO_CLASS.search(line):
+                yield Hit(service.service, (strip_prefix(line).strip(),), {}, found[0], variant=OLD_PYDANTIC)
+                break
+
+
+NO_CLASS = re.compile(r"TypeError: issubclass\(\) arg 1 must be a class")
+OLD_PYDANTIC = Variant(
+    (),
+    title="this pydantic 1 does not fit typing_extensions",
+    cause="pydantic before 1.10.8 can't read types such as Literal of newer versions of typing_extensions",
+    fix="install a newer pydantic 1 in the environment of the program: `pip install 'pydantic>=1.10.13,<2'`",
+    condition="the traceback goes through pydantic 1",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-F010",
@@ -210,8 +228,8 @@ RULES: tuple[Rule, ...] = (
         fix="write the address with http:// or https:// in the setting that contains it",
         source="The message comes from requests 2 (models.py, prepare_url). lm-sys/FastChat issue 3694 (2025-03) "
         "quotes it in the log of a controller.",
-        explain="FastChat's controller calls each worker at the address under which it registered. A name that is no "
-        "URL is listed, but every call to it fails.",
+        explain="FastChat's controller calls each worker at the address under which it registered. A name that is not "
+        "a URL is listed, but every call to it fails.",
         patterns=compile_patterns(
             r"Invalid URL '(?P<url>[^']{1,300})': No (?:scheme|schema|host) supplied",
         ),
@@ -220,9 +238,9 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(
                     r"Get status fails: (?P<worker>[^,]+), Invalid URL '[^']{1,300}': No schem[ea] supplied"
                 ),
-                title="a worker registered under a name that is no URL",
+                title="a worker registered under a name that is not a URL",
                 cause="a worker registered at the controller as {worker}. The controller uses this name as the "
-                "worker's address, and it does not begin with http://",
+                "worker's address, but the name does not begin with http://",
                 fix="start the worker with `--worker-address http://HOST:PORT`, where the controller reaches it (in a "
                 "worker of your own, the field worker_name of its registration must be this URL)",
             ),
@@ -252,5 +270,18 @@ RULES: tuple[Rule, ...] = (
         "the stream. All other requests work as usual.",
         patterns=compile_patterns(r"`?dumps_kwargs`? keyword arguments are no longer supported"),
         inputs=("log",),
+    ),
+    Rule(
+        "SG-F012",
+        title="the program was written for pydantic 1",
+        cause="the program imports BaseSettings from pydantic, which pydantic 2 no longer contains",
+        fix="install pydantic 1 in the environment of the program (`pip install 'pydantic>=1.10.13,<2'`), or a newer "
+        "version of the program[[?image|; for FastChat, stackgen builds an image that fits (remove `image:`)]]",
+        source="The messages come from pydantic 1.10 and 2 (_migration.py). lm-sys/FastChat issues 1908 (2023-07) and "
+        "2542 (2023-10) and dstackai/dstack issue 803 (2023-12) quote them. The failure was not reproduced.",
+        explain="Only FastChat's API server fails in this way; its controller and workers do not need these settings.",
+        patterns=compile_patterns(r"PydanticImportError: `BaseSettings` has been moved to the `pydantic-settings`"),
+        find=_find_old_pydantic,
+        variants=(OLD_PYDANTIC,),
     ),
 )

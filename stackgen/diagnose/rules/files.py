@@ -6,13 +6,27 @@ The texts are those of vLLM 0.32.0 and of Transformers 4 and 5. The failures wer
 
 from __future__ import annotations
 
+import re
+
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
 DOWNLOAD_AGAIN = "find the damaged or missing files (`hf cache verify`), and download only these files again"
 # SG-H009 reports files that a cache can't create; these patterns match files that can't be read
-READING = r"^(?!.*(?:/\.cache/(?!.*/snapshots/.*\.\w)|\.locks?\b|mkdir|when downloading|cannot download)).*?"
+READING = (
+    r"^(?!.*(?:/\.cache/(?!.*/snapshots/.*\.\w)|\.locks?\b|/\.no_exist/|\.incomplete\b|Could not cache|"
+    r"error while writing|mkdir|when downloading|cannot download)).*?"
+)
+
+UNREADABLE = compile_patterns(
+    rf"{READING}Permission ?[Dd]enied.*?"
+    r"(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
+    # llama.cpp prints the path before the error
+    r"(?<![^\s'\"(])(?P<path>/\S+\.(?:safetensors|gguf))\b.{0,300}Permission denied",
+)
+# what `ausearch` and the kernel log print about a container
+AVC = re.compile(r"avc: +denied .{0,300}container_t")
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -78,6 +92,17 @@ RULES: tuple[Rule, ...] = (
         "organization/name",
         source="The messages come from vLLM 0.32.0 (transformers_utils/config.py). The failure was reproduced.",
         explain="In a Git folder, or in a folder of the Hub's cache, the model's files are in a subfolder.",
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Could not detect config format for no config file found|No supported config format found"
+                ),
+                cause="vLLM finds neither config.json nor params.json in the model's folder or repository",
+                fix="set `model:` to the folder that contains config.json, not to a parent folder; for a folder of the "
+                "Hub's cache, this is the one below `snapshots`; a folder with only GGUF files needs `engine: "
+                "llamacpp`, or the path of the file",
+            ),
+        ),
         patterns=compile_patterns(
             r"Invalid repository ID or local directory specified: '(?P<path>[^']+)'",
             # the lookbehind starts a match only where a path starts: without it a long line takes quadratic time
@@ -106,8 +131,7 @@ RULES: tuple[Rule, ...] = (
                 cause="a vocabulary file of {model}'s tokenizer can't be read, because it is incomplete or damaged, "
                 "or because its permissions are wrong",
                 fix="look at the tokenizer files in the model's folder (`ls -l`), and compare their sizes with "
-                "those on "
-                "the Hub",
+                "those on the Hub",
             ),
         ),
     ),
@@ -124,6 +148,8 @@ RULES: tuple[Rule, ...] = (
         patterns=compile_patterns(
             r"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '(?P<path>[^']+)'",
             r"Repo id must use alphanumeric chars.*: '(?P<path>[^']+)'",
+            # in any wording: an absolute path is never a Hub id
+            r"HFValidationError: .{0,300}?'(?P<path>/[^']+)'",
         ),
     ),
     Rule(
@@ -135,11 +161,19 @@ RULES: tuple[Rule, ...] = (
         "file that it has no permission to open. The failure was reproduced.",
         explain="stackgen's containers run without Linux capabilities, so even root inside the container can't read a "
         "file that belongs to another user and has mode 0600. Files that Transformers saves have mode 0600.",
-        patterns=compile_patterns(
-            rf"{READING}Permission ?[Dd]enied.*?"
-            r"(?P<path>/[^'\" ]*(?:models|hub|snapshots|blobs|\.safetensors|\.json)[^'\" ]*)",
-            # llama.cpp prints the path before the error
-            r"(?<![^\s'\"(])(?P<path>/\S+\.(?:safetensors|gguf))\b.{0,300}Permission denied",
+        patterns=UNREADABLE,
+        variants=(
+            Variant(
+                UNREADABLE,
+                title="SELinux denies the container a file",
+                cause="SELinux denies the container access to {path}, as the line `avc: denied` shows. The owner and "
+                "the mode of the file are not the reason",
+                fix="mount the folder with the option `:z` (shared with other containers) or `:Z` (for this container "
+                "alone), which gives it the label container_file_t; for a folder that must keep its label, such as a "
+                "home folder, run the container with `--security-opt label=disable`",
+                applies=lambda evidence, service: bool(AVC.search(evidence.read_log(service))),
+                condition="the text shows a denial of SELinux",
+            ),
         ),
     ),
     Rule(
@@ -193,5 +227,16 @@ RULES: tuple[Rule, ...] = (
             r"^GF_PATHS_\w+='(?P<path>/[^']+)' is not writable",
         ),
         inputs=("log", "compose"),
+        variants=(
+            Variant(
+                compile_patterns(r"(?:^|[ :])mkdir (?P<path>/[^/\s:]+): permission denied"),
+                cause="the container has no folder {path}, and only root may create it. Most often, the mount of a "
+                "volume or folder at this place is missing in this container",
+                fix="mount a volume or folder at {path} (or at the folder below it that the program uses), which the "
+                "container's user can write; compare the mounts with those of containers that work (`docker inspect "
+                "--format '{{json .Mounts}}' CONTAINER`, `kubectl describe pod`); or let the program use another "
+                "folder",
+            ),
+        ),
     ),
 )

@@ -12,10 +12,15 @@ from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.prefixes import COLORS
 from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.cdi_files import OWN_VENDORS
 
 __all__ = ["RULES"]
 
 FAILED_NCCL = re.compile(r"NCCL error(?:: | in: .{0,300}?, )(?:unhandled (?:system|cuda) error|internal error)")
+INVALID_USAGE = compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )invalid usage", r"ncclInvalidUsage")
+DUPLICATE = re.compile(
+    r"Duplicate GPU detected ?: rank (?P<first>\d+) and rank (?P<second>\d+) both on (?:CUDA )?device (?P<device>\w+)"
+)
 NCCL_WARNING = re.compile(r"NCCL WARN (?P<warning>.{3,300})")
 
 # torch prints CUDA for AMD GPUs too
@@ -40,8 +45,12 @@ def _is_of_unknown_maker(evidence: Evidence, service: str) -> bool:
 
 
 def _find_nccl_warning(evidence: Evidence) -> Iterator[Hit]:
-    """NCCL failed, and logged a warning before."""
+    """NCCL failed, and logged a warning before, or two processes use one GPU."""
     for service in evidence.services:
+        if not service.is_working and (found := DUPLICATE.search(service.log)):
+            ends = [strip_prefix(one).strip() for one in service.log.splitlines() if INVALID_USAGE[0].search(one)]
+            yield Hit(service.service, (found[0], *ends[-1:]), found.groupdict(), variant=SAME_GPU)
+            continue
         lines = lines_since_ready(service.log) if "NCCL WARN" in service.log else []
         end = next((i for i, line in enumerate(lines) if FAILED_NCCL.search(line)), None)
         before = lines[:end] if end is not None else []
@@ -59,6 +68,16 @@ WARNED = Variant(
     'look for an earlier error of CUDA in the whole log; as a test, set NCCL_P2P_DISABLE to "1" in extra_env',
     condition="the log has a line with NCCL WARN before the error",
 )
+SAME_GPU = Variant(
+    (),
+    title="two processes of a model use the same GPU",
+    cause="the processes {first} and {second} of the model use the same GPU (PCI address {device}), which NCCL does "
+    "not support",
+    fix="give the model as many GPUs as tensor_parallel_size × pipeline_parallel_size × data-parallel size; check that "
+    "CUDA_VISIBLE_DEVICES names each GPU once, and that no wrapper (a script, `uv run`, Ray) sets it for each process; "
+    "on several machines, each machine needs its own name (`hostname`)",
+    condition="NCCL names the two processes",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -74,7 +93,7 @@ RULES: tuple[Rule, ...] = (
         patterns=compile_patterns(
             # the container toolkit and CDI fail before the container runs, so no log has these two lines
             r"nvidia-container-cli: device error: (?P<device>\S+): unknown device",
-            r"unresolvable CDI devices (?!runtime\.nvidia\.com/\w+=(?:all|0)\b)(?P<device>[^\s,:]+)",
+            rf"unresolvable CDI devices (?!runtime\.nvidia\.com/\w+=(?:all|0)\b)(?P<device>{OWN_VENDORS}[^\s,:]+)",
         ),
         inputs=("log", "compose", "docker"),
         shows_gpus=True,
@@ -116,7 +135,7 @@ RULES: tuple[Rule, ...] = (
         "look for Xid errors in the kernel log (`sudo dmesg | grep -i xid`)",
         source="The messages come from torch 2.x (torch/cuda/__init__.py) and vLLM 0.26.0 (v1/worker/gpu_worker.py, "
         "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100. "
-        "kyuz0/ai-toolbox-cockpit issue 7 (2026-09) has the message with an AMD GPU.",
+        "kyuz0/ai-toolbox-cockpit issue 7 (2026-09) quotes the message of a machine with an AMD GPU.",
         explain="The container has the driver's library but no GPU. There are three possible reasons: no GPU is "
         "reserved, CUDA_VISIBLE_DEVICES contains no existing GPU, or the GPU fell off the bus (`dmesg | grep -i xid`).",
         patterns=compile_patterns(
@@ -210,7 +229,9 @@ RULES: tuple[Rule, ...] = (
         "socket, set NCCL_SOCKET_IFNAME in extra_env to the network interface; if the reason is peer-to-peer access, "
         'set NCCL_P2P_DISABLE to "1" in extra_env',
         source="The messages come from NCCL 2.30 (src/init.cc, ncclGetErrorString), torch 2.x "
-        "(torch/csrc/distributed/c10d/NCCLUtils.cpp and ProcessGroupNCCL.cpp) and vLLM 0.32.0 (pynccl_wrapper.py).",
+        "(torch/csrc/distributed/c10d/NCCLUtils.cpp and ProcessGroupNCCL.cpp) and vLLM 0.32.0 (pynccl_wrapper.py). "
+        "vllm-project/vllm issue 17176 (2025-04) and verl-project/verl issue 1096 (2025-04) have two processes on one "
+        "GPU.",
         explain="With tensor parallelism, the GPUs of a replica communicate through NCCL. NCCL fails if /dev/shm is "
         "too small, or if an IOMMU or a virtual machine blocks peer-to-peer access. NCCL also fails if it selects the "
         "wrong network interface (NCCL_SOCKET_IFNAME sets the interface).",
@@ -239,6 +260,7 @@ RULES: tuple[Rule, ...] = (
         shows_gpus=True,
         variants=(
             WARNED,
+            SAME_GPU,
             Variant(
                 UNHANDLED,
                 cause="a HIP call inside RCCL failed. The message does not contain the reason",
@@ -256,7 +278,7 @@ RULES: tuple[Rule, ...] = (
                 "process uses the memory of these GPUs",
             ),
             Variant(
-                compile_patterns(r"NCCL error(?:: | in: .{0,300}?, )invalid usage", r"ncclInvalidUsage"),
+                INVALID_USAGE,
                 cause="NCCL does not support the way in which it was used. Most often, two processes use one GPU",
                 fix="give each process its own GPU: compare `gpus` with tensor_parallel_size; to log the reason, set "
                 "NCCL_DEBUG to WARN in extra_env",

@@ -1,4 +1,4 @@
-"""Rules for containers that can't reach a working GPU: CDI files, Podman, SELinux, rootless engines, NVSwitch, AMD.
+"""Rules for containers that can't reach a working GPU: stale CDI files, SELinux, rootless engines, NVSwitch, AMD.
 
 None of these failures was reproduced. `source` names the reports that quote the messages.
 """
@@ -11,20 +11,16 @@ from collections.abc import Iterator
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.rule import Hit, Input, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.cdi_files import GENERATE
 
 __all__ = ["RULES"]
 
 EVERYWHERE: tuple[Input, ...] = ("log", "compose", "docker")
-GENERATE = "`sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`"
 # /var/run/cdi has precedence over /etc/cdi (container-device-interface, pkg/cdi/spec-dirs.go)
 REGENERATE = (
     "if /var/run/cdi contains nvidia.yaml, run `sudo systemctl restart nvidia-cdi-refresh`, which rewrites this "
     f"file; otherwise run {GENERATE}"
 )
-UNRESOLVABLE = compile_patterns(r"setting up CDI devices: unresolvable CDI devices (?P<device>[^\s,:]+)")
-# what `nvidia-ctk` was told, and what it and `podman` report, in the same text
-WRITTEN_TO_RUN = re.compile(r"cdi generate .{0,200}--output[= ]/(?:var/)?run/|(?:wrote|Generated) .{0,100}/run/cdi/")
-LISTED = re.compile(r"^(?:\S+ +\| )?nvidia\.com/gpu=\S+\s*$", re.M)
 KFD = r"[Uu]nable to open /dev/kfd(?: read-write)?: "
 HANG = re.compile(r"No available shared memory broadcast block found in (?P<seconds>\d+) seconds")
 # each line stands for a minute of waiting; compilation may take two
@@ -40,15 +36,6 @@ def _find_hang(evidence: Evidence) -> Iterator[Hit]:
         # a later line shows that the work went on, or why it ended
         if len(waits) >= HANG_LINES and not any(line.strip() for line in later):
             yield Hit(service.service, (strip_prefix(waits[-1]).strip(),), {"count": str(len(waits))})
-
-
-def _was_written_to_run(evidence: Evidence, service: str) -> bool:
-    return bool(WRITTEN_TO_RUN.search(evidence.read_log(service)))
-
-
-def _is_listed(evidence: Evidence, service: str) -> bool:
-    text = evidence.read_log(service)
-    return "cdi list" in text and bool(LISTED.search(text))
 
 
 RULES: tuple[Rule, ...] = (
@@ -90,13 +77,17 @@ RULES: tuple[Rule, ...] = (
         "version of the driver",
         fix=REGENERATE,
         source="The messages come from crun 1.29 (src/libcrun/linux.c), runc 1.5 (libcontainer/rootfs_linux.go) and "
-        "container-device-interface (pkg/cdi/container-edits_unix.go). containers/ramalama issue 899 (2025-02) and "
-        "NVIDIA/nvidia-container-toolkit issue 885 quote them. The failure was not reproduced.",
+        "container-device-interface (pkg/cdi/container-edits_unix.go). containers/ramalama issue 899 (2025-02), "
+        "NVIDIA/nvidia-container-toolkit issue 885 and NVIDIA/nvidia-settings issue 124 (2026-07) quote them. The "
+        "failure was not reproduced.",
         explain="A CDI file lists the files of one version of the driver. After an update of the driver, the CDI "
         "file must be generated again. Newer toolkits do this with the service nvidia-cdi-refresh.",
         patterns=compile_patterns(
             r"cannot stat `(?P<path>\S*(?:nvidia|cuda|libEGL|libGL|vulkan)\S*)`: No such file",
             r"error mounting \"(?P<path>/\S*(?:nvidia|cuda)\S*\.so\.[\d.]+)\" to rootfs.*no such file",
+            # runc 1.2 and newer
+            r"failed to fulfil mount request: open (?P<path>/\S*(?:nvidia|cuda|libEGL|libGL|vulkan)\S*\.so(?:\.[\d.]+)?"
+            r"): no such file",
         ),
         inputs=EVERYWHERE,
         drivers=("nvidia", ""),
@@ -109,56 +100,19 @@ RULES: tuple[Rule, ...] = (
                 "removed or renumbered after the CDI file was generated, or the driver is not loaded",
                 fix=f"check that `nvidia-smi` works on the host; {REGENERATE}",
             ),
-        ),
-    ),
-    Rule(
-        "SG-G027",
-        title="Podman does not know the CDI device",
-        cause="Podman finds no CDI device {device}. Either no CDI file was generated, or its format version is too "
-        "new for this Podman",
-        fix="run `nvidia-ctk cdi list`; if the list contains the device, update Podman, or generate the CDI file with "
-        f"an older toolkit; otherwise run {GENERATE}",
-        source="The message comes from Podman 5 (pkg/specgen/generate/config_linux.go), and is quoted in "
-        "NVIDIA/nvidia-container-toolkit issue "
-        "1940 (2026-07): Podman 4.9 can't read CDI 0.7, which toolkit 1.19.1 writes. The failure was not reproduced.",
-        explain="Podman silently ignores CDI files that it can't read. `podman --version` shows the version of Podman.",
-        patterns=UNRESOLVABLE,
-        inputs=EVERYWHERE,
-        variants=(
             Variant(
-                UNRESOLVABLE,
-                cause="Podman finds no CDI device {device}, although a CDI file was written below /run. Some "
-                "versions of Podman (5.5) search only /etc/cdi",
-                fix="write the CDI file to the folder that every version searches: `sudo nvidia-ctk cdi generate "
-                "--output=/etc/cdi/nvidia.yaml`; or configure the folder of the file: `--cdi-spec-dir=/run/cdi` of "
-                "`podman run`, or `cdi_spec_dirs` in containers.conf; if this changes nothing, the format version of "
-                "the file may be too new for this Podman",
-                applies=_was_written_to_run,
-                condition="the text shows that the file was written below /run",
-            ),
-            Variant(
-                UNRESOLVABLE,
-                cause="Podman finds no CDI device {device}, although the toolkit lists it. Either the format version "
-                "of the CDI file is too new for this Podman, or the file is in a folder that this Podman does not "
-                "search",
-                fix="update Podman, or generate the CDI file with an older toolkit, which writes an older format "
-                "version; if the file is not in /etc/cdi, write it there, or pass its folder with `--cdi-spec-dir`",
-                applies=_is_listed,
-                condition="the text shows the device in the output of `nvidia-ctk cdi list`",
+                compile_patterns(
+                    r"(?:failed to fulfil mount request: open |error mounting \"|cannot stat `)"
+                    r"(?P<path>/\S*/nvidia-persistenced/socket)\b.{0,200}no such file"
+                ),
+                title="the socket of NVIDIA's persistence daemon is missing",
+                cause="the container is to get {path}, which does not exist on the host, because the service "
+                "nvidia-persistenced does not run (any more). A CDI file, or the toolkit, lists this socket",
+                fix="run `systemctl status nvidia-persistenced` on the host, and start it (`sudo systemctl enable "
+                f"--now nvidia-persistenced`); if you don't use it, write the CDI file again without it: {REGENERATE}; "
+                "restarts of the container alone don't help",
             ),
         ),
-    ),
-    Rule(
-        "SG-G028",
-        title="the container engine mistakes the CDI name for a file",
-        cause="the container engine looked for a device file with the name {device}, which is the name of a CDI device",
-        fix="update Docker Compose to 2.30 or newer, which supports CDI names",
-        source="The message is quoted in podman-container-tools/podman issue 28309 (2026-03). The failure was not "
-        "reproduced.",
-        explain="Older versions of Compose send entries of `devices:` to the container engine as paths. Podman then "
-        f"looks the path up on the disk. The CDI file itself is generated with {GENERATE}.",
-        patterns=compile_patterns(r"stat (?P<device>[\w.-]+/\w+=\S+?): no such file or directory"),
-        inputs=EVERYWHERE,
     ),
     Rule(
         "SG-G029",
@@ -169,8 +123,8 @@ RULES: tuple[Rule, ...] = (
         "SELinux denied; with SELinux, the device files need the type container_file_t",
         source="The message comes from NVML, and is quoted in mudler/LocalAI issue 7412 (2025-12) and "
         "redhat-et/triton-dev-containers issue 61 (2025-03). The failure was not reproduced.",
-        explain="The driver works, and the image may be right, because later messages about a missing GPU are "
-        "consequences. `ls -lZ /dev/nvidia*` shows the owner, mode and SELinux type of the device files.",
+        explain="The driver works, and the image may be right too: later messages about a missing GPU are consequences "
+        "of this error. `ls -lZ /dev/nvidia*` shows the owner, mode and SELinux type of the device files.",
         patterns=compile_patterns(
             r"Failed to initialize NVML: Insufficient Permissions", r"NVMLError_NoPermission|nvml error: insufficient"
         ),
@@ -187,8 +141,7 @@ RULES: tuple[Rule, ...] = (
         "run `sudo systemctl enable --now nvidia-fabricmanager`, and start the stack again",
         source="The message is the text of CUDA error 802 in libcudart 12.9, quoted in MiniMax-AI/MiniMax-M2.5 issue 9 "
         "(2026-03), ollama/ollama issue 12136 and NVIDIA/TensorRT-LLM issue 398. gpustack/gpustack issue 4154 "
-        "(2026-01) and hiyouga/LlamaFactory "
-        "issue 8968 name the fix. The failure was not reproduced.",
+        "(2026-01) and hiyouga/LlamaFactory issue 8968 name the fix. The failure was not reproduced.",
         explain="HGX and DGX machines connect their GPUs through NVSwitch, which the fabric manager configures. "
         "`nvidia-smi` works even without the fabric manager. No setting of the stack helps.",
         patterns=compile_patterns(
@@ -206,9 +159,8 @@ RULES: tuple[Rule, ...] = (
         fix="use CDI (set gpu_driver to cdi), set `no-cgroups = true` in /etc/nvidia-container-runtime/config.toml, "
         "or update the toolkit",
         source="The messages are quoted in NVIDIA/nvidia-container-toolkit issue 139, in which a maintainer writes "
-        "that "
-        "newer toolkits do not change eBPF programs, and in NVIDIA/libnvidia-container issue 154. The failure was not "
-        "reproduced.",
+        "that newer toolkits do not change eBPF programs, and in NVIDIA/libnvidia-container issue 154. The failure "
+        "was not reproduced.",
         explain="In legacy mode, the toolkit adds the GPU to the device rules of the container's cgroup, which needs "
         "root. With CDI, the container engine adds the GPU itself.",
         patterns=compile_patterns(
@@ -225,9 +177,9 @@ RULES: tuple[Rule, ...] = (
         fix="run `rocminfo` on the host: if it fails too, look for errors of amdgpu and kfd in the kernel log (`sudo "
         "dmesg | grep -iE 'kfd|amdgpu'`); note that ROCm does not support all GPUs",
         source="The message comes from rocminfo, and is quoted in ROCm/rocminfo issue 41 and in issues 1798, 2232, "
-        "4043 "
-        "and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in hydrian/stable-diffusion-webui-"
-        "rocm issue 17 and ROCm/container-toolkit issue 86 (2026-01). The failure was not reproduced.",
+        "4043 and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in "
+        "hydrian/stable-diffusion-webui-rocm issue 17 and ROCm/container-toolkit issue 86 (2026-01). The failure was "
+        "not reproduced.",
         explain="On most distributions, /dev/kfd belongs to the group `render`. In the container, this group may "
         "have another number. A rootless container engine maps group numbers, so the container does not get the "
         "host's group.",
@@ -262,9 +214,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G033",
         title="the processes of the engine wait for each other",
-        cause="vLLM's processes have waited for each other {count} times for a minute. Either a transfer between "
-        "GPUs hangs, because an IOMMU or ACS blocks peer-to-peer access, or slow work such as compilation is still "
-        "running",
+        cause="vLLM has reported {count} times that its processes had waited for each other for a minute. Either a "
+        "transfer between GPUs hangs, because an IOMMU or ACS blocks peer-to-peer access, or slow work such as "
+        "compilation is still running",
         fix='if several GPUs stay at 100 % utilization without progress, set NCCL_P2P_DISABLE to "1" in extra_env '
         "and --disable-custom-all-reduce in extra_args; if that helps, turn off the IOMMU or ACS on the host to get "
         "faster transfers; if one CPU core is busy, wait for the compilation to finish",

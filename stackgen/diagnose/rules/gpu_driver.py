@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.cdi_files import CDI_VARIANTS
+from stackgen.diagnose.rules.new_gpus import NEWER_GPU, OLDER_GPU, find_generation
 
 __all__ = ["RULES"]
 
@@ -170,7 +172,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages are the texts of CUDA errors 209 and 200 in libcudart 12.9. torch 2.11.0 "
         "(torch/cuda/__init__.py) was reproduced on an H100. The other messages come from llama.cpp "
         "(ggml-cuda/common.cuh, quoted in LostRuins/koboldcpp issue 1579 and ggml-org/llama.cpp issue 7055), FlashMLA "
-        "and CUTLASS.",
+        "and CUTLASS. verl-project/verl issue 6949 (2026-07) and vllm-project/vllm issue 28707 (2025-11) have a B300, "
+        "and vllm-project/vllm pull request 39878 (2026-04) a V100.",
         explain="Older wheels of vLLM contain kernels for compute capability 7.0 (Volta) and higher. Newer wheels of "
         "vLLM need compute capability 7.5 or 8.0. No image contains kernels for a GPU that is newer than the image. "
         "`nvidia-smi --query-gpu=compute_cap --format=csv` prints the compute capability of your GPU.",
@@ -181,7 +184,10 @@ RULES: tuple[Rule, ...] = (
             # printed by a kernel, without the form of an error; the next error is only a launch failure
             r"[Tt]his kernel only supports sm[_\[]?\d+",
         ),
+        find=find_generation,
         variants=(
+            NEWER_GPU,
+            OLDER_GPU,
             Variant(
                 compile_patterns(r"(?<!HIP error: )(?<!ROCm error: )device kernel image is invalid"),
                 cause="CUDA error 200: the driver can't load a kernel of the image. The kernel was compiled for "
@@ -202,13 +208,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G016",
-        title="Docker has no CDI specification for the GPUs",
+        title="the container engine has no CDI specification for the GPUs",
         cause="no CDI file defines {device}. CDI files describe the GPUs. Either they were never generated, or they "
-        "are in a folder that Docker does not read, or their format version is too new for Docker",
+        "are in a folder that the container engine does not read, or their format version is too new for it",
         fix="run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; `nvidia-ctk cdi list` shows the known "
         "devices",
         source="The message comes from cncf-tags/container-device-interface (pkg/cdi/cache.go). Issues 146, 434 and "
-        "1537 of NVIDIA/nvidia-container-toolkit quote the message.",
+        "1537 of NVIDIA/nvidia-container-toolkit quote the message. gpustack/gpustack issue 4130 (2026-01) and "
+        "NVIDIA/nvidia-container-toolkit issue 1239 (2025-08) have the vendor management.nvidia.com. moby/moby issue "
+        "47633 (2024-03) and cncf-tags/container-device-interface issue 250 (2025-02) have a device without edits.",
         explain="If `gpu_driver` is `cdi`, Docker reads the CDI files in /etc/cdi and /var/run/cdi. Generate the CDI "
         "files again after a driver update, or when GPUs change. If Docker is older than 28.3, also set `cdi` to "
         "true in `features` of daemon.json.",
@@ -217,6 +225,7 @@ RULES: tuple[Rule, ...] = (
         inputs=("log", "compose", "docker"),
         shows_gpus=True,
         variants=(
+            *CDI_VARIANTS,
             Variant(
                 compile_patterns(
                     r"unresolvable CDI devices (?P<device>runtime\.nvidia\.com/\w+=(?:all|0)\b)",
@@ -228,6 +237,19 @@ RULES: tuple[Rule, ...] = (
                 "nvidia-ctk --debug cdi generate`, which prints the error that this version of the toolkit hides",
                 # their lines show why NVML does not work
                 consequence_of=("SG-G005", "SG-G029", "SG-G003"),
+            ),
+            Variant(
+                compile_patterns(
+                    r"(?<!setting up CDI devices: )unresolvable CDI devices "
+                    r"(?P<device>management\.nvidia\.com/(?P<class>\w+)=[\w-]+)",
+                ),
+                title="a node has no CDI specification for the vendor that the pod asks for",
+                cause="no CDI file on the node defines {device}. Files for nvidia.com, which `nvidia-ctk cdi generate` "
+                "writes by default, do not define devices of management.nvidia.com",
+                fix="run `nvidia-ctk cdi list` on the node, which shows the devices that are defined; with the GPU "
+                "Operator, read the log of its toolkit pod, which generates this file; without it, run `sudo "
+                "nvidia-ctk cdi generate --vendor=management.nvidia.com --class={class} "
+                "--output=/var/run/cdi/management.nvidia.com-{class}.yaml`",
             ),
         ),
     ),

@@ -9,6 +9,8 @@ import re
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.amd_kernels import AMD_KERNEL_VARIANTS, NO_AMD_KERNEL
+from stackgen.diagnose.templates import has_field
 
 __all__ = ["RULES"]
 
@@ -35,6 +37,12 @@ def _excludes_every_backend(evidence: Evidence, service: str) -> bool:
     return bool(found) and all(HARD.search(one["reasons"]) for one in found)
 
 
+def _overrides_gfx(evidence: Evidence, service: str) -> bool:
+    found = evidence.find_model(service)
+    is_set = bool(found and has_field(found[1], "extra_env.HSA_OVERRIDE_GFX_VERSION"))
+    return is_set or bool(re.search(r"\bHSA_OVERRIDE_GFX_VERSION[=:]", evidence.read_log(service)))
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G018",
@@ -46,8 +54,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages of ptxas are quoted in NixOS/nixpkgs issue 406675 (2025-07), gpustack/gpustack issue 4372 "
         "(2026-01) and triton-lang/triton issue 8539, and those of nvcc in flashinfer-ai/flashinfer issue 1657 "
         "(2025-09). NVIDIA's announcement of CUDA 13.0 (2025-08) lists the dropped architectures: 5.x, 6.x, 7.0 and "
-        "7.2. "
-        "The failure was not reproduced.",
+        "7.2. The failure was not reproduced.",
         explain="Triton and torch.compile compile kernels at startup, with the compiler of the image. sm_120 (RTX 50) "
         "needs CUDA 12.8, sm_121 (GB10, DGX Spark) a later version, and sm_110 (Thor) CUDA 13.",
         patterns=compile_patterns(
@@ -84,19 +91,16 @@ RULES: tuple[Rule, ...] = (
         fix="set `image:` to an image whose ROCm supports this GPU (`rocminfo` prints its architecture, for example "
         "gfx1151)",
         source="The messages come from HIP (clr, hipamd/src/hip_error.cpp) and rocBLAS, and are quoted in "
-        "gpustack/gpustack issue 3786 (2025-12), "
-        "vllm-project/vllm issue 28460 (2025-11) and ROCm/ROCm issue 2061. The failure was not reproduced.",
+        "gpustack/gpustack issue 3786 (2025-12), vllm-project/vllm issue 28460 (2025-11) and ROCm/ROCm issue 2061; "
+        "ggml-org/llama.cpp issues 14421 (2025-06) and 22013 (2026-04) have a second GPU, and mudler/LocalAI issue "
+        "9313 (2026-04) and ROCm/legacy-rocm-build issue 4625 (2025-04) lack files. The failure was not reproduced.",
         explain="HIP programs contain machine code for a list of GPU architectures. "
         "rocBLAS also needs a file of kernels for each architecture. `Illegal seek` does not mean that a disk is "
         "broken. HSA_OVERRIDE_GFX_VERSION makes ROCm treat the GPU as a similar architecture, but results can be "
         "wrong.",
-        patterns=compile_patterns(
-            r"(?:HIP|ROCm) error: (?:invalid device function|no kernel image is available|device kernel image is "
-            r"invalid)",
-            r"rocBLAS error: Cannot read \S+Tensile\S+.*GPU arch ?: ?(?P<arch>gfx\w+)",
-            r"hipErrorNoBinaryForGpu",
-        ),
+        patterns=NO_AMD_KERNEL,
         shows_gpus=True,
+        variants=AMD_KERNEL_VARIANTS,
     ),
     Rule(
         "SG-G020",
@@ -118,9 +122,8 @@ RULES: tuple[Rule, ...] = (
         fix="use a version of the model with another quantization or data type, use another GPU, or try a newer image",
         source="The messages come from FlashInfer 0.6.18 (utils.py), vLLM 0.32.0 (platforms/cuda.py and rocm.py), "
         "flash-attention 2 (csrc/flash_attn/flash_api.cpp) and Triton 3. noonghunna/club-3090 pull request 784 "
-        "(2026-07) quotes the first one, and vllm-project/vllm issues 45317 (2026-06), 54059 (2026-08) and 31480 that "
-        "of "
-        "sparse attention. The failure was not reproduced.",
+        "(2026-07) quotes the first one, and vllm-project/vllm issues 45317 (2026-06), 54059 (2026-08) and 31480 "
+        "that of sparse attention. The failure was not reproduced.",
         explain="FP8 needs compute capability 8.9, and NVFP4 needs 10.0. On older GPUs, some layers have no kernel "
         "for these formats. The reasons in the message show which setting excludes which backend.",
         patterns=compile_patterns(
@@ -206,10 +209,14 @@ RULES: tuple[Rule, ...] = (
         title="the ROCm runtime stopped the program",
         cause="the ROCm runtime ended the program: {problem}. Most often, the image's ROCm does not support this GPU "
         "well. Otherwise, a kernel or the GPU is faulty",
-        fix="try an image with a newer ROCm that supports this GPU; if the error remains, look for errors of amdgpu "
-        "in the kernel log (`dmesg`)",
+        fix="try an image with a newer ROCm that supports this GPU; if there is none, and the GPU is close to a "
+        "supported one, `HSA_OVERRIDE_GFX_VERSION` makes ROCm use the code of that GPU (for example 10.3.0 for "
+        "gfx1034): AMD calls it a variable for debugging, and a wrong value causes this error; "
+        "if the error remains, look for errors of amdgpu in the kernel log (`dmesg`)",
         source="The messages come from ROCm's ROCR runtime (core/runtime/runtime.cpp), and are quoted in "
-        "ROCm/legacy-rocm-build issue 6182 (2026-06). The failure was not reproduced.",
+        "ROCm/legacy-rocm-build issue 6182 (2026-06). docs/gpu.md of Ollama describes the variable; ollama/ollama "
+        "issue 12131 (2025-08) was solved with the variable, ROCm/legacy-rocm-build issue 5238 (2025-09) without it. "
+        "The failure was not reproduced.",
         explain="In this message, `Memory in use` does not mean that the GPU's memory is full, or that another "
         "program uses the GPU.",
         patterns=compile_patterns(
@@ -226,6 +233,16 @@ RULES: tuple[Rule, ...] = (
                 fix="find the GPU with errors (`rocm-smi --showrasinfo`, and `sudo dmesg | grep -i amdgpu`), and set "
                 "`gpus` to another one; if the errors come back after the next reboot, return the GPU to its vendor",
             ),
+            Variant(
+                compile_patterns(r"(?P<problem>Memory access fault by GPU.*?Reason: [^.]+)"),
+                cause="the ROCm runtime ended the program: {problem}. HSA_OVERRIDE_GFX_VERSION is set, so ROCm uses "
+                "code for another GPU, which may not fit this one",
+                fix="as a test, remove HSA_OVERRIDE_GFX_VERSION[[?extra_env| from extra_env]], because newer ROCm "
+                "versions know more GPUs; otherwise set it to the supported GPU that is closest to yours "
+                "(`rocminfo` prints the gfx number without the variable), or use an image with a newer ROCm",
+                applies=_overrides_gfx,
+                condition="the text or the stack sets HSA_OVERRIDE_GFX_VERSION",
+            ),
         ),
     ),
     Rule(
@@ -237,7 +254,8 @@ RULES: tuple[Rule, ...] = (
         "an image for ROCm; check that /dev/kfd and /dev/dri exist on the host",
         source="The message of vLLM (config/device.py) is quoted in vllm-project/vllm issue 39378 (2026-04) on an AMD "
         "GPU, and the one of torch for ROCm in vllm-project/vllm issue 34573. `no ROCm-capable device` is HIP error "
-        "100 (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
+        "100 (clr, hipamd/src/hip_error.cpp). kyuz0/amd-strix-halo-toolboxes issue 75 (2026-04) is about nomodeset. "
+        "The failure was not reproduced.",
         explain="The message is the same for all kinds of GPUs. An image for CUDA recognizes no AMD GPU, and an image "
         "for ROCm recognizes no NVIDIA GPU.",
         patterns=compile_patterns(r"Failed to infer device type|Found no NVIDIA driver on your system"),
@@ -250,8 +268,9 @@ RULES: tuple[Rule, ...] = (
                 cause="the ROCm runtime finds no GPU in the container. Either /dev/kfd or /dev/dri is missing in the "
                 "container, or the container's user has no permission to open them",
                 fix="run `ls -ln /dev/kfd /dev/dri` on the host; if the device files are missing, load the driver "
-                "amdgpu; if they exist, [[!gpus|set `gpus`, and ]]add their group numbers to `group_add` of the "
-                "service",
+                "amdgpu: if `lsmod | grep amdgpu` shows nothing, look for `nomodeset` or a blacklist of amdgpu in "
+                "/proc/cmdline and /etc/modprobe.d, remove it, and reboot at a good time; if they "
+                "exist, [[!gpus|set `gpus`, and ]]add their group numbers to `group_add` of the service",
             ),
         ),
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.evidence import Evidence, detect_engine
 from stackgen.diagnose.messages import find_advice, find_messages, find_settings
 from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
@@ -26,7 +26,7 @@ NO_KERNEL = (
     ),
     re.compile(
         r"(?:not (?:supported|implemented|available|compiled|built)|[Uu]nsupported|[Nn]o (?:compatible |matching "
-        r"|valid )?(?:kernel|code|cubin)\w*)\b"
+        r"|valid )?(?:kernel|code|cubin)\w*|[Nn]o compiled \w+)\b"
         rf".{{0,80}}?{ARCH}"
     ),
     re.compile(rf"{ARCH}\b.{{0,60}}? (?:is not (?:supported|compatible)|unsupported|not in the list)"),
@@ -38,6 +38,8 @@ NO_KERNEL = (
 LIBRARIES = (
     ("DeepGEMM", re.compile(r"deep_?gemm", re.I), 'VLLM_USE_DEEP_GEMM to "0"', "nvidia"),
     ("AITER's MLA", re.compile(r"mla_gluon|aiter\S*mla", re.I), 'VLLM_ROCM_USE_AITER_MLA to "0"', "amd"),
+    ("AITER's FP4 products", re.compile(r"MXFP4 quantization is not supported on gfx|fp4bmm|a16wfp4"),
+     'VLLM_ROCM_USE_AITER_FP4BMM to "0"', "amd"),
     ("AITER", re.compile(r"aiter", re.I), 'VLLM_ROCM_USE_AITER to "0"', "amd"),
     ("FlashInfer's sampler", re.compile(r"flashinfer\S*sampl", re.I), 'VLLM_USE_FLASHINFER_SAMPLER to "0"', "nvidia"),
 )  # fmt: skip
@@ -76,6 +78,8 @@ def _find_missing_kernel(evidence: Evidence) -> Iterator[Hit]:
             values["remedy"] = f"{OTHER_BUILD}{', or the image for Vulkan' if maker == 'amd' else ''}"
         if library:
             values["library"] = library[0]
+        # the variables are those of vLLM
+        if library and (message.service.engine or detect_engine(message.service.log)) in ("vllm", ""):
             values["remedy"] = f"set {library[2]} in extra_env, so that vLLM chooses another kernel; or {OTHER_IMAGE}"
         if advice := find_advice(message.text):
             values["advice"] = advice
@@ -153,7 +157,8 @@ RULES: tuple[Rule, ...] = (
         page_fix="if the message gives advice, follow it. Otherwise, choose another kernel. Turn the library off "
         "with its variable in extra_env (`stackgen diagnose` names the variable), or set `image` to a build of the "
         "engine for this GPU",
-        source="vllm-project/vllm issues 47436 (2026-07, DeepGEMM) and 51964 (2026-08, AITER) quote such messages. The "
+        source="vllm-project/vllm issues 47436 (2026-07, DeepGEMM) and 51964 (2026-08, AITER), 34641 (2026-02, FP4) "
+        "and 32109 (2026-01) quote such messages. The "
         "variables are those of vLLM 0.27 (envs.py).",
         explain="Only one library in the image lacks the kernel. The driver, the GPU's memory and the model's files "
         "are not the cause. Most engines have another kernel that does the same work.",

@@ -5,6 +5,9 @@ None of these failures was reproduced.
 
 from __future__ import annotations
 
+import re
+
+from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Input, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
@@ -19,6 +22,22 @@ PIN_MEMORY = (
     'VLLM_USE_V2_MODEL_RUNNER to "0", which chooses the model runner that works without pinned '
     "memory[[?extra_args.--cpu-offload-gb|; or remove --cpu-offload-gb, which needs pinned memory]]"
 )
+
+FAULT = compile_patterns(
+    r"(?:CUDA|HIP) error: (?P<problem>an illegal memory access was encountered|misaligned address|"
+    r"an illegal instruction was encountered|hardware stack error|"
+    r"invalid program counter|operation not supported on global/shared address space|unspecified launch "
+    r"failure)"
+)
+SPECULATES = re.compile(r"speculative_config=SpeculativeConfig\(|speculative_config['\"]?: ?\{|--speculative-|"
+                        r"speculative_algorithm='\w|SpecDecoding metrics")  # fmt: skip
+
+
+def _speculates(evidence: Evidence, service: str) -> bool:
+    """Whether the log or stack.yaml shows speculative decoding."""
+    model = (evidence.find_model(service) or (0, None))[1]
+    return bool(getattr(model, "speculative", None) or SPECULATES.search(evidence.read_log(service)))
+
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -53,18 +72,63 @@ RULES: tuple[Rule, ...] = (
         fix="look for errors of the GPU in the kernel log (`sudo dmesg | grep -iE 'xid|amdgpu'`); if there are none, "
         "try another `--attention-backend` in extra_args, enforce_eager, or a newer image",
         source="The messages are the texts of CUDA errors 214, 700, 702, 710 and 714 to 719 in libcudart 12.9, and of "
-        "the same errors in HIP (clr, hipamd/src/hip_error.cpp). The failure was not reproduced.",
+        "the same errors in HIP (clr, hipamd/src/hip_error.cpp). vllm-project/vllm issues 40756 (2026-05, speculative "
+        "decoding) and 50331 (2026-07, FlashInfer), and sgl-project/sglang issue 29993 (2026-07, "
+        "DeepGEMM) quote three. The failure was not reproduced.",
         explain="The GPU reports such an error late, so the traceback often shows the wrong function. For the right "
         'traceback, set CUDA_LAUNCH_BLOCKING to "1" in extra_env. Xid 31 and 43 point to a fault of a program. Xid '
         "48, 63, 64, 79, 94 and 95 point to a fault of the GPU.",
-        patterns=compile_patterns(
-            r"(?:CUDA|HIP) error: (?P<problem>an illegal memory access was encountered|misaligned address|"
-            r"an illegal instruction was encountered|hardware stack error|"
-            r"invalid program counter|operation not supported on global/shared address space|unspecified launch "
-            r"failure)"
-        ),
+        patterns=FAULT,
         fallback=True,
         variants=(
+            Variant(
+                FAULT,
+                title="a kernel crashed on the GPU during speculative decoding",
+                cause="a kernel crashed on the GPU ({problem}) while the engine used speculative decoding (MTP, EAGLE "
+                "or a draft model). Most often, this version of the engine has a bug with this combination",
+                fix="as a test, start without speculative decoding (`speculative` in stack.yaml, "
+                "`--speculative-config` or `--speculative-algorithm`), or with fewer tokens (num_speculative_tokens); "
+                "if it then works, use a newer image, or leave it off; otherwise look for errors of the GPU in the "
+                "kernel log (`sudo dmesg | grep -iE 'xid|amdgpu'`)",
+                applies=_speculates,
+                condition="the log or stack.yaml shows speculative decoding",
+            ),
+            Variant(
+                compile_patterns(
+                    r"\b(?P<kernel>Batch\w+(?:Cache|Attention)\w*|\w*FMHA\w*) failed with error "
+                    r"(?P<problem>[a-z][\w /]{3,60})"
+                ),
+                title="an attention kernel of FlashInfer failed",
+                cause="the attention kernel {kernel} of FlashInfer failed on this GPU ({problem}). Most often, "
+                "FlashInfer has a bug with this GPU, head size or data type of the KV cache",
+                fix="choose another attention backend (vLLM: extra_args [--attention-backend, TRITON_ATTN] or "
+                "[--attention-backend, FLASH_ATTN]; SGLang: [--attention-backend, triton]); with a quantized "
+                "KV cache, remove kv_cache_dtype (`--kv-cache-dtype`) as a test; or use a newer image",
+            ),
+            Variant(
+                compile_patterns(
+                    r"CUDA driver error \(\S{0,200}jit_kernels/\S+\): \d+ \((?P<problem>CUDA_ERROR_(?:LAUNCH_FAILED|"
+                    r"ILLEGAL_ADDRESS|ILLEGAL_INSTRUCTION|MISALIGNED_ADDRESS|ASSERT))\)"
+                ),
+                title="a kernel of DeepGEMM crashed on the GPU",
+                cause="a kernel of DeepGEMM, which multiplies FP8 matrices, crashed ({problem}). Most often, this "
+                "version "
+                "of DeepGEMM does not accept the scales of the model's FP8 weights, or has no support for the GPU",
+                fix="turn DeepGEMM off as a test: for SGLang, set `--fp8-gemm-runner-backend` in extra_args to another "
+                'backend (triton or cutlass), or SGLANG_ENABLE_JIT_DEEPGEMM to "0" in extra_env; for vLLM, set '
+                'VLLM_USE_DEEP_GEMM to "0"; or use another version of the image',
+            ),
+            Variant(
+                compile_patterns(
+                    r"(?:CUDA|HIP) error: (?P<problem>too many resources requested for launch|invalid configuration "
+                    r"argument)"
+                ),
+                title="a kernel can't be started on this GPU",
+                cause="a kernel needs more registers, threads or memory than this GPU offers ({problem}). The "
+                "image has no variant of the kernel for this GPU, or for this size of batch or head",
+                fix="choose another `--attention-backend` in extra_args, or a smaller max_num_batched_tokens; use a "
+                "newer image, or another quantization of the model; the GPU is not faulty",
+            ),
             Variant(
                 compile_patterns(r"(?:CUDA|HIP) error: (?P<problem>device-side assert triggered)"),
                 title="an assertion in a GPU kernel failed",
@@ -90,6 +154,20 @@ RULES: tuple[Rule, ...] = (
             ),
         ),
         shows_gpus=True,
+    ),
+    Rule(
+        "SG-V059",
+        title="the model computed numbers that are not valid",
+        cause="the probabilities of the next token contain infinite or undefined numbers. Most often, the data type "
+        "is too "
+        "small for the model (float16 instead of bfloat16), or a quantized file or a kernel is faulty",
+        fix="set dtype to bfloat16 (or to float32 if the GPU does not support bfloat16); for a quantized model, test "
+        "the original one; then try another `--attention-backend` in extra_args, or another version of the image",
+        source="The message comes from torch (aten/src/ATen/native/cuda/MultinomialKernel.cu). The failure was not "
+        "reproduced.",
+        explain="The message appears when the next token is drawn, long after the wrong number was computed. Sampling "
+        "settings such as the temperature are rarely the cause.",
+        patterns=compile_patterns(r"probability tensor contains either `inf`, `nan` or element < 0"),
     ),
     Rule(
         "SG-G035",
@@ -127,11 +205,25 @@ RULES: tuple[Rule, ...] = (
         "gpu_driver to cdi)",
         source="The message comes from libnvidia-container (src/nvc_ldcache.c, nvc_ldcache_update). "
         "NVIDIA/k8s-device-plugin issue 1400 and NVIDIA/nvidia-container-toolkit issue 1246 (2025-08) have an ldconfig "
-        "that was killed; in both, CDI helped. The failure was not reproduced.",
+        "that was killed; in both, CDI helped. NVIDIA/nvidia-container-toolkit issue 1357 "
+        "(2025-10) and nicolargo/glances issue 3144 (2025-04) have an error code. The failure was not reproduced.",
         explain="/sbin/ldconfig.real exists only on Ubuntu. Packages for other distributions configure another path.",
         patterns=compile_patterns(r"ldcache error: open failed: (?P<path>\S+): no such file or directory"),
         inputs=EVERYWHERE,
         variants=(
+            Variant(
+                compile_patterns(r"ldcache error: process (?P<path>\S+) failed with error code: (?P<code>\d+)"),
+                title="ldconfig failed while the NVIDIA container toolkit prepared a container",
+                cause="in its legacy mode, the toolkit runs {path} of the host for each container, with the "
+                "libraries of the image, and this program ended with code {code}. Most often, it does not fit the "
+                "image (another system or CPU architecture, a read-only or damaged image), or the path is wrong",
+                fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
+                "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "
+                "config --in-place --set nvidia-container-runtime.mode=cdi`, which takes effect when Docker restarts; "
+                "then compare with another image (`docker run --rm --gpus all ubuntu nvidia-smi`): if that works, the "
+                "image is the cause; otherwise check `ldconfig` in /etc/nvidia-container-runtime/config.toml (on "
+                'Ubuntu "@/sbin/ldconfig.real", elsewhere "@/sbin/ldconfig")',
+            ),
             Variant(
                 compile_patterns(r"ldcache error: process (?P<path>\S+) terminated with signal (?P<signal>\d+)"),
                 title="ldconfig was killed while the NVIDIA container toolkit prepared a container",

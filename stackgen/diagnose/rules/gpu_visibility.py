@@ -27,7 +27,7 @@ WITHOUT_GPU = ("SG-G002", "SG-G005", "SG-G012", "SG-G013", "SG-G022", "SG-G029",
 TURING = 7.5
 NEEDS_CUDA = compile_patterns(r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]*\d)")
 TOO_OLD = compile_patterns(
-    r"CUDA driver version is insufficient for CUDA runtime version",
+    r"CUDA driver version is insufficient for CUDA runtime version|cudaErrorInsufficientDriver",
     r"the provided PTX was compiled with an unsupported toolchain",
 )
 
@@ -56,12 +56,11 @@ RULES: tuple[Rule, ...] = (
         "before Turing (GTX 10, Titan V, V100); or set `image:` to an image whose CUDA version is at most the one "
         "that `nvidia-smi` prints",
         source="CUDA errors 803 and 804 are quoted in gpustack/gpustack issue 4678 (2026-02) and vllm-project/vllm "
-        "issue 5283. vllm-project/vllm pull requests 33992, 34226 and 34821 (2026-02) describe cuda-compat. "
-        "The message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
+        "issue 5283. vllm-project/vllm pull requests 33992, 34226 and 34821 (2026-02) describe cuda-compat. The "
+        "message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
         "(internal/requirements/constraints/binary.go), and the others from libcudart 12.9 (errors 35 and 222). "
-        "NVIDIA's list of legacy "
-        "GPUs ends Maxwell, Pascal and Volta with driver 580, and canonical/inference-snaps issue 255 (2026-03) has "
-        "such a GPU.",
+        "NVIDIA's list of legacy GPUs ends Maxwell, Pascal and Volta with driver 580, and canonical/inference-snaps "
+        "issue 255 (2026-03) has such a GPU.",
         explain="Every image is built for one CUDA version, and each CUDA version needs a minimum driver version. "
         "vllm/vllm-openai:v0.32.0-cu129 is an image of vLLM for CUDA 12.9.",
         patterns=TOO_OLD,
@@ -93,8 +92,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"unsatisfied condition: (?P<need>(?:brand|driver|arch) ?[=<>!]+ ?[\w.]+)"),
                 cause="the image accepts only certain combinations of GPU and driver (its NVIDIA_REQUIRE_CUDA), and "
-                "this machine has none of them. The last condition was {need}. Most often, the driver[[ ({driver})]] "
-                "is too old for the CUDA version of the image",
+                "this machine has none of these combinations. The last condition was {need}. Most often, the "
+                "driver[[ ({driver})]] is too old for the CUDA version of the image",
             ),
             Variant(
                 # torch prints CUDA 12.9 as 12090
@@ -142,9 +141,9 @@ RULES: tuple[Rule, ...] = (
         fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]{CHECK_TOOLKIT}; on a machine without a GPU, set "
         "`gpus` to none",
         source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
-        "quote the message for libcuda.so.1, and NVIDIA/dcgm-exporter issue 612 (2026-09) the one of NVML. "
-        "The messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 "
-        "(torch/cuda/__init__.py) were reproduced on an H100.",
+        "quote the message for libcuda.so.1, and NVIDIA/dcgm-exporter issue 612 (2026-09) the one of NVML. The "
+        "messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 (torch/cuda/__init__.py) were reproduced on an "
+        "H100.",
         explain="libcuda is part of the host's driver, and no image contains it. The NVIDIA container toolkit mounts "
         "libcuda into containers that reserve a GPU. A model on the CPU needs the CPU image, which stackgen selects "
         "if `gpus` is set to none. vLLM prints `Failed to infer device type` for every kind of GPU.",
@@ -155,7 +154,7 @@ RULES: tuple[Rule, ...] = (
         ),
         variants=(
             Variant(
-                compile_patterns(r"Failed to infer device type"),
+                compile_patterns(r"Failed to infer device type|Device string must not be empty"),
                 title="the engine detects no GPU",
                 cause="vLLM detects no GPU. Either the container got no GPU or no driver, or the image is built for "
                 "another kind of GPU",
@@ -163,6 +162,17 @@ RULES: tuple[Rule, ...] = (
                 "with an AMD GPU, set gpu_driver to amd, and use an image for ROCm; on a machine without a GPU, set "
                 "`gpus` to none",
                 # vLLM prints this after any error of the driver
+                consequence_of=(*WITHOUT_GPU, "*"),
+            ),
+            Variant(
+                # an INFO line, which vLLM prints long before it fails; a log may end after it
+                compile_patterns(r"No platform detected, vLLM is running on UnspecifiedPlatform"),
+                title="the engine detects no GPU",
+                cause="vLLM detects no GPU. Either the container got no GPU or no driver, or the image is built for "
+                "another kind of GPU",
+                fix="in Kubernetes, request a GPU (`nvidia.com/gpu`), and set the runtime class of the NVIDIA toolkit "
+                "if it is not the node's default (`runtimeClassName: nvidia` of the pod, `kubernetes.runtime_class` in "
+                f"stack.yaml); with Docker, {CHECK_TOOLKIT}; with an AMD GPU, use an image for ROCm",
                 consequence_of=(*WITHOUT_GPU, "*"),
             ),
             Variant(
@@ -241,8 +251,8 @@ RULES: tuple[Rule, ...] = (
                 cause="CUDA error 999: CUDA can't be initialized, although the driver answers. Often the kernel "
                 "module nvidia_uvm is not loaded on the host, for example after an update or after sleep",
                 fix="on the host, check `lsmod | grep nvidia_uvm`; if it prints nothing, run `sudo modprobe "
-                "nvidia_uvm`; "
-                "otherwise look for messages of the driver in the kernel log (`sudo dmesg | grep -i nvrm`)",
+                "nvidia_uvm`; otherwise look for messages of the driver in the kernel log (`sudo dmesg | grep -i "
+                "nvrm`)",
             ),
         ),
         inputs=("log", "health", "docker", "compose"),

@@ -64,7 +64,7 @@ RULES: tuple[Rule, ...] = (
         title="a process of the engine was stopped by SIGSTOP, so the replica hung",
         cause="{service} hung {times}: it made no progress for {seconds} s, because {reason}",
         fix="find the program that sent the signal SIGSTOP: a debugger, a profiler, or a tool that pauses processes; "
-        "you need not restart the replica: stackgen restarts a replica that hangs, at most three times an hour",
+        "you don't have to restart the replica: stackgen restarts a replica that hangs, at most three times an hour",
         source=SOURCE.format(how="SIGSTOP to the engine's process"),
         explain="The web server of an engine still answers /health while the engine's compute process is stopped. "
         "The lines `hang:` in the log show the state of each process.",
@@ -75,7 +75,7 @@ RULES: tuple[Rule, ...] = (
         title="the engine hung: its processes waited for each other or for a device",
         cause="{service} hung {times}: it made no progress for {seconds} s, with {state}, and computed nothing",
         fix="compare the Python stacks after the lines `hang:` in the log with the engine's issues, and try the "
-        "engine's newest version; you need not restart the replica: stackgen restarts a replica that hangs, at "
+        "engine's newest version; you don't have to restart the replica: stackgen restarts a replica that hangs, at "
         "most three times an hour",
         source="The line comes from stackgen's watch for hangs. The failure was reproduced with a stand-in for vLLM "
         "whose engine process waits forever.",

@@ -116,7 +116,7 @@ LARGE_STATE = Variant(
     cause="the kernel's OOM killer ended the server while it saved the state of a prompt ({size} MiB) in its prompt "
     "cache. The prompt cache is in the host's memory, not on the GPU",
     fix='turn the prompt cache off (set extra_args to [--cache-ram, "0"][[?extra_args.--cache-ram| instead of the '
-    "present value, because some versions check a limit only after they have stored a state]]); or make the state "
+    "present value: some versions check this limit only after they have stored a state]]); or make the state "
     "smaller with a shorter max_model_len, or with a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); "
     "or give the host or the service more memory; don't lower gpu_layers, because this needs more of the host's memory",
     condition="llama-server saved a prompt just before",
@@ -224,10 +224,9 @@ RULES: tuple[Rule, ...] = (
         "(libcontainer/process_linux.go). The messages of the kernel (mm/oom_kill.c) and of systemd are quoted in "
         "ggml-org/llama.cpp issues 20509 (2026-04) and 22629 (2026-05), which also describe the prompt cache.",
         explain="The program's own log does not report this failure, because a killed program can't write to it. The "
-        "exhausted "
-        "memory is the host's memory, not the GPU's memory. To load a model, the host needs memory for about one "
-        "shard in addition to the model's weights. On the CPU, the host needs memory for all weights and the KV "
-        "cache. `docker stats` shows the memory usage. `dmesg` shows the name of the killed process.",
+        "exhausted memory is the host's memory, not the GPU's memory. To load a model, the host needs memory for "
+        "about one shard in addition to the model's weights. On the CPU, the host needs memory for all weights and "
+        "the KV cache. `docker stats` shows the memory usage. `dmesg` shows the name of the killed process.",
         patterns=compile_patterns(r"container init was OOM-killed"),
         variants=(KILLED, KILLED_BY_KERNEL, LARGE_STATE),
         find=_find_killed,

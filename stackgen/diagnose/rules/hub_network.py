@@ -127,8 +127,7 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from FlashInfer (jit/cubin_loader.py) with the package flashinfer_cubin, in a public "
         "report on vLLM (2026-08, tests/diagnose/reports). The failure was not reproduced.",
         explain="FLASHINFER_CUBIN_DIR has no effect if the package flashinfer_cubin is installed. A read-only root "
-        "file "
-        "system (`read_only: true`) has the same effect.",
+        "file system (`read_only: true`) has the same effect.",
         patterns=compile_patterns(
             r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): "
             r"'(?P<path>/[^']*/(?:site|dist)-packages/[^']+)'"
@@ -203,8 +202,8 @@ RULES: tuple[Rule, ...] = (
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
         "(_models.py, raise_for_status). The failure was not reproduced.",
-        explain="Transformers also advises to check the internet connection, but Transformers prints this line after "
-        "every failed request, whatever the cause is.",
+        explain="Transformers also advises to check the internet connection, but Transformers prints this advice after "
+        "every failed request.",
         patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
         consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
     ),
@@ -225,5 +224,17 @@ RULES: tuple[Rule, ...] = (
         # every reason of a failed transfer ends with this message
         consequence_of=("*",),
         fallback=True,
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"CAS service error ?: (?P<problem>.{0,200}(?:407|[Pp]roxy [Aa]uthentication).{0,60})"
+                ),
+                title="a proxy refuses the download from the Hub's Xet storage",
+                cause="a proxy between this machine and the Xet storage wants a login ({problem})",
+                fix="write the name and password for the proxy into the URL of the container's variable https_proxy "
+                "(special characters in the form %40), or ask for an exception for *.xethub.hf.co; keep the value in "
+                "a secret, not in stack.yaml",
+            ),
+        ),
     ),
 )

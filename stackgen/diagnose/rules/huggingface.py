@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.hub_folders import CACHE_PATH, DOWNLOAD, HUB_CACHE, READ_ONLY, TEMPORARY
 
 __all__ = ["RULES"]
 
-DOWNLOAD = r"cannot download (?P<repo>\S+): "
 DOWNLOAD_SCRIPT = "templates/images/common/download.py"
 HUB = "huggingface_hub 0.36 and 2.4 (utils/_http.py)"
 TOKEN = "accept the license on the model's page, then set `HF_TOKEN_FILE=/path/to/token` in .env"  # noqa: S105
@@ -175,7 +175,7 @@ RULES: tuple[Rule, ...] = (
         cause="the disk[[ of {where}]] has no space left",
         fix="free some space (see `docker system df`), or set storage.path to a folder on a larger disk",
         source=f"The messages for errno 28 (ENOSPC) come from {DOWNLOAD_SCRIPT} and huggingface_hub 2.4. The failure "
-        "was reproduced.",
+        "was reproduced. containers/ramalama issue 1778 (2025-07) has a download to /tmp.",
         explain="Weights take 2 bytes per parameter, and compile caches take some GB. `docker system prune` removes "
         "old images, but keeps volumes with weights.",
         patterns=compile_patterns(
@@ -201,6 +201,7 @@ RULES: tuple[Rule, ...] = (
                 "under Settings, Resources, and otherwise the disk with the folder that `docker info` prints as "
                 "Docker Root Dir; or remove images that you don't need",
             ),
+            TEMPORARY,
             Variant(
                 # the message names no file
                 compile_patterns(r"^(?:\w+: )?\[Errno 28\] No space left on device$"),
@@ -227,19 +228,20 @@ RULES: tuple[Rule, ...] = (
         "stackgen's own cache folders: remove the variable that sets the cache folder from extra_env; or give the "
         "container's user access to the folder (`user:`, storage.user)",
         source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
-        "(utils/hub.py, cached_files). The failure was reproduced.",
+        "(utils/hub.py, cached_files). The failure was reproduced. llm-d-incubation/llm-d-modelservice issue 243 "
+        "(2026-03) has a volume that is mounted read-only; huggingface/datasets issue 7900 (2025-12) has a cache of "
+        "another user (file_download.py of huggingface_hub, `Could not cache`).",
         explain="Containers are read-only except for /tmp and the cache volumes. A volume that another user created "
         "keeps its owner. If you remove such a cache volume (`docker volume rm`), the caches in it are rebuilt.",
         patterns=compile_patterns(
-            DOWNLOAD + r"(?P<problem>Permission denied|Read-only file system): (?P<path>\S+?);",
+            DOWNLOAD + r"(?P<problem>Permission denied): (?P<path>\S+?);",
             r"\[Errno 13\] (?P<problem>Permission denied): '(?P<path>(?P<home>/)\.[^']+)'",
-            # SG-H014 explains folders of the image, and SG-L008 files of a model that can't be read
-            r"\[Errno (?:13|30)\] (?P<problem>Permission denied|Read-only file system): "
-            r"'(?P<path>(?!/[^']*/(?:site|dist)-packages/)(?![^']*(?:\.safetensors|\.gguf|/config\.json)')[^']+)'",
+            rf"\[Errno 13\] (?P<problem>Permission denied): {CACHE_PATH}",
             r"(?P<problem>PermissionError) at (?P<path>\S+) when downloading",
         ),
         consequence_of=("SG-H014",),
         find=_find_shared_folder,
+        variants=(SHARED_FOLDER, HUB_CACHE, READ_ONLY),
     ),
     Rule(
         "SG-H010",

@@ -47,8 +47,8 @@ ARCHITECTURE = Rule(
         Variant(
             # a warning, which may also be about an emulated platform
             compile_patterns(r"(?i)exec format error"),
-            cause="the image is for another CPU architecture than this machine. A warning above names both "
-            "platforms: that of the image, and the expected one",
+            cause="the image is for another CPU architecture than this machine. An earlier warning in the log "
+            "names the platform of the image and the expected platform",
             fix="choose an image for the expected platform in `image:` (vLLM has separate images for arm64 and "
             "x86_64 on the CPU); cpu_arch in stack.yaml must be the CPU of this machine",
             applies=lambda evidence, service: bool(OTHER_PLATFORM.search(evidence.read_log(service))),
@@ -104,6 +104,19 @@ RULES: tuple[Rule, ...] = (
                 fix="check the clock of this machine (`timedatectl`); behind a proxy that intercepts TLS, add the "
                 "certificate of your network's authority to the trusted certificates of this machine, or as "
                 "/etc/docker/certs.d/REGISTRY/ca.crt",
+            ),
+            Variant(
+                compile_patterns(
+                    ASKED + r"http: server gave HTTP response to HTTPS client",
+                    RESOLVING + r"http: server gave HTTP response to HTTPS client",
+                ),
+                title="the registry has no TLS",
+                cause="the registry[[ {registry}]][[ of {image}]] speaks plain HTTP, and the container engine asks "
+                "with HTTPS, unless its configuration allows HTTP for this registry",
+                fix="give the registry a certificate; or, in a network that you trust, allow HTTP on each machine that "
+                "pulls: Docker: `insecure-registries` in daemon.json, then restart Docker; containerd: "
+                '/etc/containerd/certs.d/REGISTRY:PORT/hosts.toml with `server = "http://REGISTRY:PORT"`; k3s: '
+                "/etc/rancher/k3s/registries.yaml; Podman: `insecure = true` in registries.conf",
             ),
             Variant(
                 compile_patterns(ASKED + NETWORK, RESOLVING + NETWORK),

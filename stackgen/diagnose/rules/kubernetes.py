@@ -1,37 +1,42 @@
 """Rules for pods that a cluster does not start. The lines are the messages of Kubernetes' own programs.
 
-Most are read from the cluster's objects only. SG-K015 reads the events that people paste next to a log.
+They are read from the cluster's objects, and from the events that people paste next to a log.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
-from stackgen.diagnose.rule import Finder, Hit, Rule, Variant, compile_patterns
+from stackgen.diagnose.rule import Finder, Hit, Rule, Variant
+from stackgen.diagnose.rules.kubernetes_events import READ, search_events
 
 __all__ = ["RULES"]
 
 SCHEDULER = "The message comes from the scheduler of Kubernetes (pkg/scheduler/framework/plugins), "
 REPRODUCED = "the failure was reproduced with Kubernetes 1.20."
-READ = "and was read in the source of Kubernetes 1.20; the failure was not reproduced."
 # stackgen's own words, see `stackgen.runtimes.kubernetes.states`
 ABSENT = re.compile(r"^no pod exists for \S+$")
+# a taint of GPU nodes: that the other nodes have no GPU is then not the reason
+GPU_TAINT = r"^(?!.*taint \{[^}]*(?:gpu|accelerator))"
 # what shows the reason for any message of the scheduler
 NODES = "run `kubectl describe nodes`, which shows the resources of each node and their usage"
 
 
-def _finder(condition: str, *texts: str, after_start: bool = False) -> Finder:
+def _finder(condition: str, *texts: str, after_start: bool = False, pasted: bool = False) -> Finder:
     """Returns a finder of lines among the messages about a service's pods. `condition` is for the rule's page.
 
-    `after_start`: not during the first start, in which a service is not ready yet.
+    `after_start`: not during the first start, in which a service is not ready yet. `pasted`: also among the events in
+    a pasted text.
     """
     patterns = tuple(re.compile(text) for text in texts)
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         for service in evidence.services:
-            if not (after_start and service.is_loading) and (hit := _search(service, patterns)):
+            hit = None if after_start and service.is_loading else _search(service, patterns)
+            if hit or (pasted and not service.state and (hit := search_events(service, patterns))):
                 yield hit
 
     find.__doc__ = f"{condition}."
@@ -57,6 +62,35 @@ def _find_absent(evidence: Evidence) -> Iterator[Hit]:
         yield from (Hit(one.service, (line,)) for one, line in zip(absent, lines, strict=True))
 
 
+# nodes that the scheduler leaves out for another reason than their GPUs
+EXCLUDED = re.compile(
+    r"(?P<other>\d+) node\(s\) (?P<why>didn't (?:match|satisfy) (?:existing )?pods? (?:anti-)?affinity"
+    r"(?:/anti-affinity)?(?: rules)?|were unschedulable|had volume node affinity conflict)"
+)
+_find_scarce = _finder("",
+    rf"{GPU_TAINT}.*?Insufficient (?P<resource>(?:nvidia|amd|gpu\.intel)\.com/[\w-]+(?:\.[\w-]+)*)",
+    pasted=True)  # fmt: skip
+
+
+def _find_gpus(evidence: Evidence) -> Iterator[Hit]:
+    """The scheduler reports `Insufficient` for a kind of GPU."""
+    for hit in _find_scarce(evidence):
+        found = EXCLUDED.search(hit.lines[0])
+        yield replace(hit, values={**hit.values, **found.groupdict()}, variant=OTHERS) if found else hit
+
+
+OTHERS = Variant(
+    (),
+    title="no node of the cluster has free GPUs and fits the pod",
+    cause="some nodes have too few free GPUs of the kind `{resource}` for a pod of {service}, and {other} more can't "
+    "be used for another reason: the scheduler reports that they {why}",
+    fix="run `kubectl describe nodes`, which shows whether the excluded node has the free GPUs; if it has, change what "
+    "excludes it: an affinity rule that binds the pod to another pod on a node without GPUs (`podAffinity`; start that "
+    "pod on the GPU node as well), a cordon (`kubectl uncordon`, if its reason is gone), or a volume that exists only "
+    "on another node or zone; otherwise wait for a GPU, add a node, or request fewer GPUs",
+    condition="the scheduler leaves out other nodes for another reason",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K001",
@@ -64,25 +98,28 @@ RULES: tuple[Rule, ...] = (
         cause="no node has enough free GPUs of the kind `{resource}` for a pod of {service}, so the pod stays Pending",
         fix="wait for a GPU, add a node, or request fewer GPUs (`gpus:` or `replicas:` in stack.yaml); " + NODES + "; "
         "if it shows no `{resource}` at all, install the device plugin; if the model has more GPUs than one node, "
-        "set `kubernetes.gpus_per_node` to the number of GPUs of a node",
+        "set `kubernetes.gpus_per_node` to the number of GPUs of a node; if other models use parts of the nodes that "
+        "this model needs, give each model its own `kubernetes.node_selector`",
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
         explain="The scheduler needs all GPUs of a pod on one node: if two nodes have one free GPU each, a pod with "
         "two GPUs fits on neither. During a rollout, the new pod waits for the GPU of the old pod.",
-        find=_finder("the scheduler reports `Insufficient` for a kind of GPU",
-                     r"Insufficient (?P<resource>(?:nvidia|amd|gpu\.intel)\.com/[\w.-]+)"),
+        find=_find_gpus,
+        variants=(OTHERS,),
     ),
     Rule(
         "SG-K002",
         title="the pod does not tolerate the taint of a node",
         cause="a pod of {service} does not tolerate the taint `{taint}` of some nodes, and no other node fits",
         fix="if the stack may use these nodes, add the taint to `kubernetes.tolerations` in stack.yaml, for example "
-        "`tolerations: [{key: dedicated, value: llm}]`, and run `stackgen up` again; if the taint begins with "
-        "`node.kubernetes.io/`, repair the node instead of adding a toleration",
+        "`tolerations: [{key: {key}, operator: Exists}]`, and run `stackgen up` again (a pod that stackgen did not "
+        "render needs it in `tolerations` of its own manifest); if the taint begins with `node.kubernetes.io/`, "
+        "repair the node instead of adding a toleration",
         source=SCHEDULER + "plugin TaintToleration. Kubernetes 1.20 writes `had taint {…}, that the pod didn't "
         "tolerate`, newer versions write `had untolerated taint {…}`; " + REPRODUCED,
-        explain="Administrators taint GPU nodes so that only pods that need GPUs run there.",
+        explain="Administrators and clouds taint GPU nodes so that only pods that need GPUs run there. Some clouds "
+        "add the toleration only to pods that request a GPU, so helper pods without a GPU stay Pending.",
         find=_finder("the scheduler reports a taint that the pod does not tolerate",
-                     r"had (?:untolerated )?taint \{(?P<taint>[^}]*)\}"),
+                     r"had (?:untolerated )?taint \{(?P<taint>(?P<key>[^:}]*)[^}]*)\}", pasted=True),
     ),
     Rule(
         "SG-K003",
@@ -90,15 +127,16 @@ RULES: tuple[Rule, ...] = (
         cause="a pod of {service} needs a PersistentVolumeClaim that has no volume, so the pod stays Pending",
         fix="run `kubectl get pvc,storageclass`, which shows the claims and the storage classes; set "
         "`kubernetes.weights.storage_class` (and `kubernetes.cache.storage_class`) in stack.yaml to a class that "
-        "offers ReadWriteMany; you can't change the class of an existing claim, but `stackgen down --volumes` "
-        "deletes all claims with all weights, and the next start creates new ones",
+        "offers ReadWriteMany; you can't change the class of an existing claim: copy what you need from it before "
+        "you replace it, because a deleted claim takes its weights with it",
         source=SCHEDULER + "plugin VolumeBinding, and from pkg/controller/volume; " + REPRODUCED,
         explain="A claim without a storage class uses the default class of the cluster, if there is one. Most "
         "classes for disks offer only ReadWriteOnce, which lets only one node mount the volume.",
         find=_finder("the scheduler or the volume controller reports a claim without a volume",
-                     r"unbound immediate PersistentVolumeClaims", r"didn't find available persistent volumes to bind",
+                     r"unbound (?:immediate )?PersistentVolumeClaims",
+                     r"bound to non-existent persistentvolume", r"didn't find available persistent volumes to bind",
                      r'persistentvolumeclaim "(?:[^"]+)" not found', r"no persistent volumes available for this claim",
-                     r'storageclass\.storage\.k8s\.io "(?:[^"]+)" not found'),
+                     r'storageclass\.storage\.k8s\.io "(?:[^"]+)" not found', pasted=True),
     ),
     Rule(
         "SG-K004",
@@ -110,7 +148,7 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from the admission plugin ResourceQuota of Kubernetes; " + REPRODUCED,
         explain="Quotas count the requests of all pods in the namespace, including pods that are still Pending.",
         find=_finder("the API server refuses a pod because of a quota",
-                     r"exceeded quota: (?P<what>.+?)\s*$", r"failed quota: (?P<what>.+?)\s*$"),
+                     r"exceeded quota: (?P<what>.+?)\s*$", r"failed quota: (?P<what>.+?)\s*$", pasted=True),
     ),
     Rule(
         "SG-K005",
@@ -121,7 +159,9 @@ RULES: tuple[Rule, ...] = (
         source=SCHEDULER + "plugin NodeAffinity; " + REPRODUCED,
         explain="A node must have every label of the selector, with exactly the given value.",
         find=_finder("the scheduler reports nodes that don't match the pod's selector",
-                     r"node\(s\) didn't match (?:Pod's )?node (?:affinity|selector)"),
+                     r"^(?!.*volume node affinity conflict).*?"
+                     r"node\(s\) didn't match (?:Pod's )?node (?:affinity|selector)",
+                     pasted=True),
     ),
     Rule(
         "SG-K006",
@@ -133,7 +173,7 @@ RULES: tuple[Rule, ...] = (
         explain="The scheduler counts the resources that pods request, not the resources that they use. So a node "
         "can be full although it looks idle.",
         find=_finder("the scheduler reports `Insufficient` for processors, memory or storage",
-                     r"Insufficient (?P<resource>cpu|memory|ephemeral-storage|pods)\b"),
+                     r"Insufficient (?P<resource>cpu|memory|ephemeral-storage|pods)\b", pasted=True),
     ),
     Rule(
         "SG-K007",
@@ -145,7 +185,7 @@ RULES: tuple[Rule, ...] = (
         "(k8s.io/pod-security-admission), and was not reproduced.",
         explain="stackgen renders pods for the level `restricted`, the strictest one.",
         find=_finder("the API server refuses a pod because of Pod Security",
-                     r'violates PodSecurity "(?P<level>[^"]+)"'),
+                     r'violates PodSecurity "(?P<level>[^"]+)"', pasted=True),
     ),
     Rule(
         "SG-K008",
@@ -175,8 +215,10 @@ RULES: tuple[Rule, ...] = (
         title="a probe of a pod fails",
         cause="the {probe} probe of {service} fails after the first start, so the pod gets no requests or is "
         "restarted",
-        fix="read the pod's log with `kubectl logs`; if all pods of the stack fail their probes, the network "
-        "policies may block the kubelet: set `kubernetes.network_policies: false` as a test",
+        fix="read the pod's log with `kubectl logs`; if the message has a `statuscode`, the server answered: 404 means "
+        "a wrong path, 401 or 403 a missing key, and 500 and above an error of the server; if it has none and all "
+        "pods of the stack fail their probes, the network policies may block the kubelet: set "
+        "`kubernetes.network_policies: false` as a test",
         source="The message comes from the kubelet of Kubernetes (pkg/kubelet/prober), " + READ,
         explain="During the first start, failed startup probes are normal, because the model is still loading.",
         find=_finder("the kubelet reports a failed probe after the first start",
@@ -195,8 +237,7 @@ RULES: tuple[Rule, ...] = (
         explain="The pod waits while the kubelet tries again every few seconds.",
         find=_finder("the kubelet reports that a container can't be created, or a volume can't be mounted",
                      r"\b(?:CreateContainerConfigError|CreateContainerError|RunContainerError)\b",
-                     r"MountVolume\.SetUp failed", r"Unable to attach or mount volumes",
-                     r'RuntimeClass "?[\w.-]+"? not found'),
+                     r"MountVolume\.SetUp failed", r"Unable to attach or mount volumes", pasted=True),
     ),
     Rule(
         "SG-K012",
@@ -218,7 +259,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from the scheduler of Kubernetes (pkg/scheduler/core); " + REPRODUCED,
         explain="Managed clusters may scale a group of nodes down to zero. They then start the first node when a pod "
         "is Pending.",
-        find=_finder("the scheduler reports that there are no nodes", r"no nodes available to schedule pods"),
+        find=_finder("the scheduler reports that there are no nodes", r"no nodes available to schedule pods",
+                     pasted=True),
     ),
     Rule(
         "SG-K014",
@@ -232,39 +274,5 @@ RULES: tuple[Rule, ...] = (
                      r"\bCrashLoopBackOff\b", r"^container \S+ ended: "),
         # a cause that the log shows also explains the restarts
         fallback=True,
-    ),
-    Rule(
-        "SG-K015",
-        title="the startup probe ends the container before the server is ready",
-        cause="the kubelet restarts the container {container}, because the server did not answer its {probe} probe in "
-        "time. Most often, the model loads longer than the probe allows",
-        fix="read the log of the container that ended (`kubectl logs POD --previous`): if it has an error, this error "
-        "is the cause; if it only loads, raise failureThreshold or periodSeconds of the startupProbe (the product is "
-        "the time in seconds) above the time that loading takes; a slow download needs a volume that keeps the weights",
-        source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober and kuberuntime), " + READ,
-        explain="`kubectl describe pod` prints these lines as events. stackgen's own pods have a startup probe that "
-        "waits for the download and the load of the model.",
-        patterns=compile_patterns(
-            r"Container (?P<container>\S+) failed (?P<probe>startup|liveness) probe, will be restarted"
-        ),
-        consequence_of=("*",),
-        variants=(
-            Variant(
-                compile_patterns(r"Startup probe failed: HTTP probe failed with statuscode: (?P<status>40[134])\b"),
-                title="the startup probe asks for a path that the server refuses",
-                cause="the server answers the startup probe with HTTP {status}, so it runs, but the probe "
-                "never succeeds",
-                fix="with 404, set the probe's path to one that the server has (vLLM, SGLang and llama-server: "
-                "/health); with 401 or 403, choose a path that needs no key",
-            ),
-            Variant(
-                compile_patterns(r"Startup probe failed: (?P<problem>\S.{2,200})"),
-                title="the server does not answer its startup probe yet",
-                cause="the startup probe fails: {problem}. While the model loads, this is normal",
-                fix="read the container's log (`kubectl logs POD`): if the model still loads or downloads, wait; if "
-                "the kubelet restarts the container before it is ready, raise failureThreshold or periodSeconds of the "
-                "startupProbe",
-            ),
-        ),
     ),
 )  # fmt: skip

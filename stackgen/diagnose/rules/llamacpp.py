@@ -288,7 +288,7 @@ LAST_RULES: tuple[Rule, ...] = (
         explain="llama-server logs the warning only when it starts, so the warning is in the first lines of the log. "
         "The server runs, but slowly.",
         find=find_missing_gpu,
-        consequence_of=("SG-A031", "SG-G002", "SG-G003", "SG-G007", "SG-G029", "SG-G032", "*"),
+        consequence_of=("SG-A031", "SG-G048", "SG-G002", "SG-G003", "SG-G007", "SG-G029", "SG-G032", "*"),
         shows_gpus=True,
     ),
 )

@@ -96,9 +96,9 @@ OTHER_MAKER = Variant(
     (),
     cause="{flag} has no effect, because llama.cpp was built without GPU support, could not load its GPU backend, or "
     "finds no GPU",
-    fix="look above for a line about a library libggml-*.so, which would be the cause; check that the image is built "
-    "for this GPU (the log names Vulkan or ROCm); compare the devices of the container (/dev/dri, and /dev/kfd for "
-    "ROCm) with those of the host; if all this is right, try another tag of the image; without a GPU, remove "
+    fix="look for an earlier line about a library libggml-*.so, which shows why no backend was loaded; check that the "
+    "image is built for this GPU (the log names Vulkan or ROCm); check that the container has the devices of the host "
+    "(/dev/dri, and /dev/kfd for ROCm); if all this is right, try another tag of the image; without a GPU, remove "
     "gpu_layers",
     condition="the log names Vulkan, ROCm or a GPU of AMD",
 )
@@ -118,5 +118,5 @@ LARGER_THAN_FREE = Variant(
     "GPU: {holders}]]",
     fix="give the model more GPUs (`gpus`), lower gpu_layers, or use a smaller quantization; end other processes on "
     "the GPU only if their memory makes up the difference",
-    condition="the log has the size of the buffer and the free memory, and the buffer is larger",
+    condition="the log contains the size of the buffer and the free memory, and the buffer is larger",
 )

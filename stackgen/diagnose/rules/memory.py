@@ -12,7 +12,9 @@ from stackgen.spec import ModelSpec
 
 __all__ = ["RULES"]
 
-OUT_OF_MEMORY = r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP) (?:error: )?out of memory)"
+OUT_OF_MEMORY = (
+    r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP|Triton Error \[(?:CUDA|HIP)\]:) (?:error: )?out of memory)"
+)
 SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
 BUDGET = (
     "At startup, vLLM takes a share of the whole GPU memory, even if the model needs less. `gpu_memory_utilization` "
@@ -107,7 +109,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M001",
         title="no memory is left for the KV cache",
-        cause="the weights, the peak memory of a forward pass, and whatever else uses the GPU take all of vLLM's "
+        cause="the weights, the peak memory of a forward pass, and all other uses of the GPU fill vLLM's "
         "share of the GPU's memory. Nothing is left for the KV cache",
         fix="raise gpu_memory_utilization; if it is already high, run `nvidia-smi`, which shows whether other "
         "processes use the GPU; if no other process uses the GPU, use a quantized model, or split the model across "
@@ -147,7 +149,7 @@ RULES: tuple[Rule, ...] = (
         "memory)[[. Processes on the GPU: {holders}]]",
         fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` or `rocm-smi` lists processes), "
         "choose another GPU in `gpus`, or lower gpu_memory_utilization; if two models should share the GPU, set "
-        "share_gpus to true on both, and set their gpu_memory_utilization to values whose sum is below 1",
+        "share_gpus to true on both, and set their gpu_memory_utilization to values whose sum is at most 0.95",
         source="The message comes from vLLM 0.32.0 (v1/worker/utils.py, request_memory). The failure was reproduced "
         "with vLLM 0.26.0 on an H100.",
         explain=BUDGET

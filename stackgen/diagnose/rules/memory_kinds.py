@@ -18,15 +18,15 @@ RULES: tuple[Rule, ...] = (
         "SG-M013",
         title="the memory of the AMD GPU is exhausted",
         cause="an allocation[[ of {wanted}]] did not fit on the AMD GPU[[, which may use {total}. The engine itself "
-        "uses {own} of them]]",
+        "uses {own} of this memory]]",
         fix="use a smaller or quantized model, lower gpu_memory_utilization or max_num_seqs, or use more GPUs; on an "
         "APU (Strix Halo), raise the share of the machine's memory that the GPU may use (kernel parameter "
         "ttm.pages_limit)",
         source="The message comes from torch for ROCm, and is quoted in kyuz0/amd-strix-halo-vllm-toolboxes issue 11 "
         "(2026-01) and noamsto/nix-amd-ai issue 42 (2026-08). The failure was not reproduced.",
-        explain="The GPU of an APU has little memory of its own, and by default may use half of the machine's "
-        "memory. If most of the memory belongs to the engine itself, no other process is the cause. `rocm-smi "
-        "--showmeminfo vram gtt` shows the memory.",
+        explain="The GPU of an APU has little memory of its own. By default, it may use half of the machine's memory. "
+        "If most of the memory belongs to the engine itself, no other process is the cause. `rocm-smi --showmeminfo "
+        "vram gtt` shows the memory.",
         patterns=compile_patterns(
             r"HIP out of memory\. Tried to allocate (?P<wanted>[\d.]+ [KMG]iB)\..*?total capacity of "
             r"(?P<total>[\d.]+ [KMG]iB).*?Of the allocated memory (?P<own>[\d.]+ [KMG]iB) is allocated by PyTorch",
@@ -76,8 +76,7 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from torch (MapAllocator), and is quoted in logicalclocks/hopsworks issue 1557 "
         "(2025-11) and theroyallab/tabbyAPI issue 387 (2025-10). The failure was not reproduced.",
         explain="`</torch_…>` in the message is the name of an object in /dev/shm. Docker's default size of /dev/shm "
-        "is "
-        "64 MB. With `ipc: host`, the container uses the host's /dev/shm.",
+        "is 64 MB. With `ipc: host`, the container uses the host's /dev/shm.",
         patterns=compile_patterns(
             rf"unable to (?:write to|open|mmap|resize) (?:shared memory object|file) <?/torch_.*{NO_SPACE}",
             # not the files of NCCL, which SG-M010 explains
@@ -102,8 +101,9 @@ RULES: tuple[Rule, ...] = (
         title="the host has no memory for an allocation",
         cause="the operating system refused to allocate memory (errno 12), because the machine's memory, or a limit "
         "of the container or process, is exhausted",
-        fix="free memory on the machine (`free -g` shows it), or raise the memory limit of the service; if much "
-        "memory is free, check vm.overcommit_memory and the limits of the process (`ulimit -v`)",
+        fix="end programs that use much memory on the machine (`free -g` shows how much is free), or raise the memory "
+        "limit of the service; if much memory is free, check vm.overcommit_memory and the limits of the process "
+        "(`ulimit -v`)",
         source="The message is errno 12 (ENOMEM) of Linux, as Python, torch (MapAllocator.cpp, alloc_cpu.cpp) and Rust "
         "print it. It is quoted in vllm-project/vllm issues 2391 and 759 (2025-06) and safetensors/safetensors issue "
         "528. The failure was not reproduced.",
@@ -118,15 +118,14 @@ RULES: tuple[Rule, ...] = (
         "SG-M018",
         title="the Jetson's memory driver refused an allocation",
         cause="CPU and GPU share the memory of a Jetson. NvMap, the driver that allocates memory for the GPU, "
-        "refused an allocation (error {code}). It can refuse an allocation although enough memory is free in total, "
-        "because the free memory is fragmented or because the page cache occupies it",
+        "refused an allocation (error {code}). This can happen although enough memory is free in total: either "
+        "the free memory is fragmented, or the page cache occupies it",
         fix="empty the page cache before the start (`sync && echo 3 | sudo tee /proc/sys/vm/drop_caches`); after a "
         "boot, start the model before other programs; use a smaller model, a shorter max_model_len, or fewer "
         "gpu_layers, so that the buffers are smaller; compare `cat /etc/nv_tegra_release` with the release notes of "
         "JetPack: according to reports, some models no longer load with L4T 36.4.7",
         source="The messages come from NVIDIA's NvMap on Jetson Linux, and are quoted in ggml-org/llama.cpp pull "
-        "request "
-        "23732 (2026-05) and 0xShug0/audio.cpp issue 12 (2026-08). The failure was not reproduced.",
+        "request 23732 (2026-05) and 0xShug0/audio.cpp issue 12 (2026-08). The failure was not reproduced.",
         explain="The message `cudaMalloc failed: out of memory` is a consequence. The model's files are not the "
         "cause, and swap does not help the GPU.",
         patterns=compile_patterns(

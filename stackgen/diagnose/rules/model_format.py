@@ -5,27 +5,62 @@ Such files are whole: to download them again does not help. `source` names the r
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
 NOT_REPRODUCED = "The failure was not reproduced."
 NEWER_BUILD = "set `image:` to a newer build of llama.cpp, or to the build that the file's page names; or use a file"
 WEIGHT = (
-    r"(?:weight|bias|weight_scale(?:_inv|_2)?|input_scale|[kvq]_scale|scales?|qweight|qzeros|g_idx|w\d+_\w+|absmax)"
+    r"(?:weight|bias|weight_(?:scale(?:_inv|_2)?|zero_point|packed|shape|global_scale|g_idx)|input_(?:global_)?scale|"
+    r"[kvq]_scale|scales?|qweight|qzeros|g_idx|w\d+_\w+|absmax)"
+)
+
+# the frames of Transformers 4 that read the field extra_special_tokens
+SPECIAL_TOKENS = re.compile(r"_set_model_specific_special_tokens|list\(special_tokens\.keys\(\)\)|extra_special_tokens")
+NO_KEYS = "AttributeError: 'list' object has no attribute 'keys'"
+
+
+def _find_token_list(evidence: Evidence) -> Iterator[Hit]:
+    """Transformers 4 reads special tokens that Transformers 5 has saved as a list."""
+    for service in evidence.services:
+        lines = service.log.splitlines() if NO_KEYS in service.log and not service.is_working else []
+        for index, line in enumerate(lines):
+            if strip_prefix(line).strip() == NO_KEYS and any(
+                map(SPECIAL_TOKENS.search, lines[max(0, index - 8) : index])
+            ):
+                yield Hit(service.service, (NO_KEYS,), variant=TOKEN_LIST)
+                break
+
+
+TOKEN_LIST = Variant(
+    (),
+    title="the tokenizer was saved by Transformers 5",
+    cause="tokenizer_config.json has a list in extra_special_tokens, as Transformers 5 saves it, and the image's "
+    "Transformers 4 expects names and values",
+    fix="set `image:` to a version of the engine with Transformers 5; for a fine-tuned model, use the tokenizer files "
+    "of its base model, or change the list in a copy of tokenizer_config.json to `{}`; the weights are not the cause",
+    condition="the traceback ends in the special tokens of the tokenizer",
 )
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V022",
-        title="the model has weights that vLLM does not expect",
-        cause="the model's files contain the weight {weight}, which this version of vLLM does not expect. The "
-        "model's format or quantization is newer than the image, or the files were made for another program",
-        fix="set `image:` to an image with a newer vLLM (the model's page names the version), or use another "
+        title="the model has weights that the engine does not expect",
+        cause="the model's files contain the weight {weight}, which this version of the engine does not expect. "
+        "The model's format or quantization is newer than the image, or the files were made for another program, or a "
+        "tool quantized a layer that the engine reads without quantization",
+        fix="set `image:` to a newer version of the engine (the model's page names the version), or use another "
         "quantization of the model",
         source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "
         "quoted in vllm-project/vllm issues 44081 (2026-06), 38303 (2026-03) and 40358 (2026-04), and in "
-        f"ModelCloud/GPTQModel issue 1788 (2025-09). {NOT_REPRODUCED}",
+        "ModelCloud/GPTQModel issue 1788 (2025-09) and vllm-project/llm-compressor "
+        f"issue 2255 (2026-01). {NOT_REPRODUCED}",
         explain="vLLM looks up each weight of the files in the model's class. A quantized model has additional "
         "weights, such as scales. The files are complete, so a new download would contain the same weights.",
         patterns=compile_patterns(
@@ -42,12 +77,32 @@ RULES: tuple[Rule, ...] = (
         fix="set `image:` to an image with a newer Transformers; for a fine-tuned model, use the tokenizer files of "
         "its base model",
         source="The messages come from transformers 4.x and 5.24 (models/auto/tokenization_auto.py). "
-        f"gpustack/gpustack issue 5096 (2026-04) quotes the first one. {NOT_REPRODUCED}",
+        "gpustack/gpustack issue 5096 (2026-04) quotes the first one, and SearchSavior/OpenArc issue 132 (2026-05) and "
+        f"huggingface/transformers pull request 45566 (2026-04) the one about a list. {NOT_REPRODUCED}",
         explain="vLLM advises --trust-remote-code for every missing class. The flag helps only if the repository "
         "contains Python code for the tokenizer.",
         patterns=compile_patterns(
             r"Tokenizer class (?P<tokenizer>\w+) does not exist or is not currently imported",
             r"Tokenizer class '(?P<tokenizer>\w+)' specified in the tokenizer config was not found",
+        ),
+        find=_find_token_list,
+        variants=(TOKEN_LIST,),
+    ),
+    Rule(
+        "SG-V056",
+        title="Transformers has no class for this model",
+        cause="{auto} of the image's Transformers has no class for models with the configuration {type}. Either the "
+        "image is older than the model, or the model is of another kind (for example an embedding model or a part of "
+        "one)",
+        fix="set `image:` to a newer version of the engine, or to the one that the model's page names; check that "
+        "`model:` is the model itself, not its encoder, adapter or quantization for another program",
+        source="The message comes from transformers (models/auto/auto_factory.py and tokenization_auto.py), and is "
+        "quoted in vllm-project/vllm issue 17210 (2025-04) for its configuration. The failure was not reproduced.",
+        explain="The files are complete, so a new download does not help.",
+        patterns=compile_patterns(
+            r"Unrecognized configuration class <class '[\w.]*?(?P<type>\w+)'> (?:for this kind of AutoModel: |to "
+            r"build an )"
+            r"(?P<auto>Auto\w+)"
         ),
     ),
     Rule(
@@ -62,6 +117,7 @@ RULES: tuple[Rule, ...] = (
         "removed (bitsandbytes).",
         patterns=compile_patterns(
             r"(?P<problem>No compressed-tensors compatible scheme was found.*)",
+            r"(?P<problem>Unable to find matching target for \S.{0,120}? in the compressed-tensors config)",
             r"(?P<problem>Unknown quantization method: ?[^.]{0,80})",
             r"(?P<problem>Invalid quantization method: ?[^.]{0,80})",
             r"(?P<problem>Found unknown quantization(?:='[^']*' in config)?)",
@@ -145,7 +201,8 @@ RULES: tuple[Rule, ...] = (
         fix="use an official image of the engine without other packages, in the version and with the flags that the "
         "model's page names; if the image is official, use a newer one",
         source="The messages come from Python and transformers 5 (tokenization_utils_base.py). QwenLM/Qwen3-VL issue "
-        "2058 (2026-03) and PaddlePaddle/PaddleOCR issue 17587 (2026-01) quote them for all_special_tokens_extended. "
+        "2058 (2026-03) and PaddlePaddle/PaddleOCR issue 17587 (2026-01) quote them for all_special_tokens_extended, "
+        "and lumi-ai-factory/laifs-container-recipes issue 40 (2026-08) for a processor. "
         "The failure was not reproduced.",
         explain="Transformers 5 renamed or removed attributes that older versions of vLLM read. A model that is "
         "newer than "
@@ -177,7 +234,8 @@ RULES: tuple[Rule, ...] = (
             ),
         ),
         patterns=compile_patterns(
-            r"AttributeError: '(?P<config>\w*(?:Config|Tokenizer\w*))' object has no attribute '(?P<field>\w+)'",
+            r"AttributeError: '(?P<config>\w*(?:Config|Tokenizer\w*|(?:Image|Video|VL)Processor(?:Fast)?|"
+            r"FeatureExtractor))' object has no attribute '(?P<field>\w+)'",
             r"AttributeError: (?P<config>\w*Tokenizer\w*) has no attribute (?P<field>\w+)",
         ),
     ),

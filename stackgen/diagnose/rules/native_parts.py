@@ -51,7 +51,7 @@ RULES: tuple[Rule, ...] = (
         "files as they are, because they are not the cause",
         source="The messages come from glibc (elf/dl-load.c, elf/dl-lookup.c), and are quoted in ggml-org/llama.cpp "
         "issues 17190 (2025-11), 23522 (2026-05) and 23943 (2026-06). The failure was not reproduced.",
-        explain="Sometimes the build of one tag of an image is broken, and the next tag is right. If a backend can't "
+        explain="Sometimes the build of one tag of an image is broken, and the next tag works. If a backend can't "
         "be loaded, the server runs on the CPU. If a library of the server itself is missing, the server ends with "
         "exit code 127.",
         patterns=compile_patterns(
@@ -90,7 +90,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from the NVIDIA Container Toolkit (nvidia-ctk cdi generate), and are quoted in "
         "NVIDIA/nvidia-container-toolkit issues 735 (2024-10), 82 (2023-07) and 1739 (2026-03). The failure was not "
         "reproduced.",
-        explain="The toolkit also warns of libraries that most machines lack, such as libnvdxgdmal.so.1 and "
+        explain="The toolkit also warns about libraries that most machines lack, such as libnvdxgdmal.so.1 and "
         "libnvidia-sandboxutils.so.1. Those warnings are harmless.",
         find=_find_not_located,
     ),
@@ -107,8 +107,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from crun (src/libcrun/container.c), and is quoted in ublue-os/bluefin issue 3454 "
         "(2025-10). podman-container-tools/podman issue 24502 (2024-11) names the versions. The failure was not "
         "reproduced.",
-        explain="The hooks make links and update the linker's cache in the container. They run on the host's side, so "
-        "the image and the engine are not the cause.",
+        explain="The hooks make links and update the linker's cache in the container. They run on the host, so the "
+        "image and the engine are not the cause.",
         patterns=compile_patterns(
             r"error executing hook `(?P<hook>\S*nvidia-[\w-]+)` \(exit code: (?P<code>\d+)\)",
         ),

@@ -125,18 +125,21 @@ def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
         root, caller = found["module"].partition(".")[0], frames[-1] if frames else ""
         values = {"module": found["module"], **({"caller": caller} if caller else {})}
         of_model = any("transformers_modules" in line for line in message.before[-8:])
-        variant = OF_MODEL if of_model else MIXED if caller == root.lower() else None
+        # Python names the first part that is missing, so the package itself is there
+        is_part = "." in found["module"]
+        values["package"] = root
+        variant = OF_MODEL if of_model else MIXED if caller == root.lower() else PART if is_part else None
         yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
 
 
 BROKEN_BUILD = Variant(
     (),
-    title="a package in the image does not match itself",
+    title="the image contains files of two versions of a package",
     cause="{caller} imports `{name}` from one of its own modules, and this module does not have it. So the image "
     "contains files of two versions of {caller}, or this build of the image is broken",
     fix="if files or folders are mounted over {caller} in the image, remove these mounts; set `image:` to a released "
     "version instead of a nightly build, or to another build; don't install {caller} again into a running container",
-    condition="a package does not find a name in itself",
+    condition="a package does not find a name in its own modules",
 )
 OF_MODEL = Variant(
     (),
@@ -148,11 +151,21 @@ OF_MODEL = Variant(
 )
 MIXED = Variant(
     (),
-    title="a package in the image does not match itself",
+    title="the image contains files of two versions of a package",
     cause="{caller} imports its own module {module}, which is not in the image. So the image contains files of two "
     "versions of {caller}, or this build of the image is broken",
     fix=BROKEN_BUILD.fix,
-    condition="a package does not find a module of itself",
+    condition="a package does not find one of its own modules",
+)
+PART = Variant(
+    (),
+    title="two Python packages in the image do not match",
+    cause="the image contains the package {package}, but not its module {module}[[, which {caller} imports]]. So the "
+    "versions of the two packages do not match: one is too new or too old for the other",
+    fix="use an image in which both packages were released for each other (an official image, or the versions that "
+    "the page of the importing package names); if you build the image, pin both versions; don't upgrade {package} "
+    "alone in a running container",
+    condition="a package is present, but one of its parts is missing",
 )
 FAILS_REQUESTS = Variant(
     (),
@@ -207,16 +220,16 @@ RULES: tuple[Rule, ...] = (
         "SG-V047",
         title="a Python package is missing in the image",
         cause="the image does not contain the Python module {module}[[, which {caller} imports]]",
-        fix="set `image:` to a released version of the official image instead of a nightly or own build; if the image "
-        "is already released, search its issues for the module's name; if your own image lacks the package, add it "
-        "when you build the image, not in a running container",
+        fix="set `image:` to a released version of the official image instead of a nightly build or your own build; if "
+        "the image is already released, search its issues for the module's name; if your own image lacks the "
+        "package, add it when you build the image, not in a running container",
         source="The message comes from Python 3. vllm-project/vllm issue 43528 (2026-05) quotes it for a nightly "
-        "image. "
-        "The failure was not reproduced.",
-        explain="Only the innermost import fails. The package that imports the module often needs it for a feature "
-        "that nobody asked for, and a build without it is then a fault of the image.",
+        "image, and LMCache/lmcache-vllm issue 60 (2025-04) for a part of another package. The failure was not "
+        "reproduced.",
+        explain="Often, the package imports the module only for an optional feature that your stack does not use. "
+        "Then the image was built incorrectly.",
         find=_find_missing_package,
         fallback=True,
-        variants=(OF_MODEL, MIXED),
+        variants=(OF_MODEL, MIXED, PART),
     ),
 )

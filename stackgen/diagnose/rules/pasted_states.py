@@ -91,8 +91,8 @@ RULES: tuple[Rule, ...] = (
         "arrived, so that they are not downloaded again; a newer hf_xet may help too",
         source="The line comes from huggingface_hub (file_download.py); huggingface/xet-core issues 800 (2026-04), 850 "
         "(2026-05) and 898 (2026-07) show such downloads. The reason differs, and is not always known.",
-        explain="Large files show progress late. Before you stop a download, compare two outputs of `du -sh` for the "
-        "cache folder, a minute apart.",
+        explain="Large files show progress late. Before you stop a download, run `du -sh` twice for the cache folder, "
+        "a minute apart, and compare the sizes.",
         find=_find_xet_stall,
         fallback=True,
     ),

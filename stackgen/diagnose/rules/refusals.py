@@ -30,6 +30,20 @@ RULES: tuple[Rule, ...] = (
         refusal=True,
     ),
     Rule(
+        "SG-A042",
+        title="the Anthropic API refuses a system message between other messages",
+        cause="the server works, but a client sent a message with the role `system` in the list `messages` to "
+        "/v1/messages. This version of the server accepts only the roles `user` and `assistant` there",
+        fix="set `image:` or engine_version to vLLM 0.23.0 or newer, which accepts such messages; or use a client that "
+        "sends the system prompt only in the field `system`, such as Claude Code 2.1.153",
+        source="vllm-project/vllm issue 44000 (2026-05) quotes the message, and its pull request 44283 accepts the "
+        "role. The failure was not reproduced.",
+        explain="Claude Code sends such messages since 2.1.154. A restart of the server does not help.",
+        patterns=compile_patterns(r"Input should be 'user' or 'assistant'\W{1,4}'input': 'system'"),
+        inputs=ANSWERS,
+        refusal=True,
+    ),
+    Rule(
         "SG-A024",
         title="a request names no model",
         cause="the server is a router for several models, and a client sent a request without `model`",
@@ -39,6 +53,26 @@ RULES: tuple[Rule, ...] = (
         explain="A llama-server with one model ignores the model name in a request. A router needs the name to "
         "choose the model.",
         patterns=compile_patterns(r"model name is missing from the request"),
+        inputs=ANSWERS,
+        refusal=True,
+    ),
+    Rule(
+        "SG-V065",
+        title="requests in flight together need more tokens than the context has",
+        cause="the slots of llama-server share one context, and the requests in flight did not fit into it together. "
+        "llama-server then ends all of them with status 500, also short ones. The server itself works",
+        fix="set max_num_seqs to the number of requests at the same time: each of them then has its own context of "
+        "max_model_len tokens, and the memory for the KV cache is multiplied by this number; or raise max_model_len, "
+        "as far as the memory allows (outside stackgen: `--parallel N` with N times the `--ctx-size`)",
+        source="The messages come from llama-server b11434 (tools/server). The failure was reproduced, and is also "
+        "reported in ggml-org/llama.cpp issue 23652 (2026-05) and lemonade-sdk/lemonade issue 3276 (2026-08).",
+        explain="Without --parallel, llama-server has 4 slots with a unified KV cache. Each slot may use the whole "
+        "context, but all slots together have no more than one context.",
+        patterns=compile_patterns(
+            r"Context size has been exceeded\.",
+            r"failed to find free space in the KV cache, retrying with smaller batch size, .{0,40}n_batch = 1,",
+        ),
+        engines=("llamacpp",),
         inputs=ANSWERS,
         refusal=True,
     ),
@@ -74,6 +108,28 @@ RULES: tuple[Rule, ...] = (
         "failure was not reproduced.",
         explain="Large models take minutes to load. `stackgen check --wait 600` waits for the server.",
         patterns=compile_patterns(r'"code":503,"message":"Loading model"'),
+        inputs=ANSWERS,
+        refusal=True,
+    ),
+    Rule(
+        "SG-V063",
+        title="the JSON schema or grammar of a request can't be compiled",
+        cause="the server works, but a client's schema (response_format, structured_outputs or the parameters of a "
+        "tool) has something that the library for structured outputs does not know: {problem}",
+        fix="change the schema in the client: remove the keyword that the message names (often `format`, `pattern`, "
+        "`uniqueItems` or `additionalProperties`), and check the values of this field in the client; or try another "
+        'library (vLLM: `--structured-outputs-config \'{"backend": "guidance"}\'` or xgrammar, SGLang: '
+        "`--grammar-backend`), because each one knows other keywords",
+        source="The messages come from vLLM (v1/structured_output/backend_guidance.py and backend_xgrammar.py), and "
+        "are quoted in z-lab/paroquant issue 31 (2026-04) and vllm-project/vllm issue 26421 (2025-10). The failure was "
+        "not reproduced.",
+        explain="Agents and SDKs create schemas from types, so such a keyword may come from a library of the client. "
+        "Requests without this schema work.",
+        patterns=compile_patterns(
+            r"ValueError: Grammar error: (?P<problem>\S.{2,160})",
+            r"(?P<problem>The provided JSON schema contains features not supported by xgrammar)",
+        ),
+        engines=("vllm", "sglang"),
         inputs=ANSWERS,
         refusal=True,
     ),

@@ -56,6 +56,62 @@ OF_A_SLOT = Variant(
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "SG-V053",
+        title="a grammar and the generated tokens contradict each other",
+        cause="a request asks for structured output (a JSON schema, a grammar, or required tools), and the model "
+        "generated a token that the grammar does not allow. vLLM ended the request. The server itself works",
+        fix="as a test, repeat the request without speculative decoding (`speculative`, `--speculative-config`), which "
+        "is often the reason; simplify the schema, or use tool_choice `auto`; try another backend: "
+        "`--structured-outputs-config` with the backend guidance in extra_args (before vLLM 0.11: "
+        "`--guided-decoding-backend`); then try a newer image",
+        source="The messages come from vLLM (v1/core/sched/scheduler.py and v1/structured_output/backend_xgrammar.py), "
+        "and are quoted in vllm-project/vllm issues 51693 (2026-08), 45436 (2026-06) and 18783 (2025-05). The "
+        "failure was not reproduced.",
+        explain="Normally vLLM only chooses tokens that the grammar allows. Speculative decoding, reasoning parsers "
+        "and "
+        "special tokens at the end of an answer had such bugs in several versions.",
+        patterns=compile_patterns(
+            r"Unexpected: grammar rejected tokens|[Ff]ailed to advance FSM for request|FSM failed to advance for "
+            r"request"
+        ),
+        engines=("vllm",),
+        refusal=True,
+        fallback=True,
+    ),
+    Rule(
+        "SG-V054",
+        title="the server may not read local files for requests",
+        cause="a request contains the path of a file (file://), and the server was started without permission to read "
+        "files for requests",
+        fix="send the file in the request itself (data:image/png;base64,…), or as a URL; or set extra_args to "
+        "[--allowed-local-media-path, FOLDER] with a folder that is mounted into the container and that contains "
+        "nothing but such files, because every client can then read it",
+        source="The message comes from vLLM 0.32.0 (multimodal/media/connector.py, _load_file_url).",
+        explain="The path is that of the server's container, not that of the client.",
+        patterns=compile_patterns(r"Cannot load local files without `?--allowed-local-media-path"),
+        engines=("vllm",),
+        refusal=True,
+    ),
+    Rule(
+        "SG-V052",
+        title="an image, video or sound of a request is too large",
+        cause="a request contains one {kind} of {length} tokens, but vLLM's cache for encoded inputs holds only {size} "
+        "tokens. The server itself works",
+        fix="send a smaller {kind}, or limit the size with mm_processor_kwargs (for Qwen models, max_pixels); or set "
+        "max_num_batched_tokens to at least {length}: the cache has at least this size",
+        source="The message comes from vLLM (v1/engine/input_processor.py, _validate_model_input), and is quoted in "
+        "vllm-project/vllm issue 34040 (2026-02). The failure was not reproduced.",
+        explain="The message advises --limit-mm-per-prompt, which helps only if it contains a size for the inputs. The "
+        "length of the context does not matter here.",
+        patterns=compile_patterns(
+            r"contains a\(n\) (?P<kind>\w+) item with (?:length )?(?P<length>\d+)(?: embedding tokens)?, which exceeds "
+            r"the pre-allocated encoder cache size (?P<size>\d+)"
+        ),
+        engines=("vllm",),
+        refusal=True,
+        inputs=("log", "check"),
+    ),
+    Rule(
         "SG-V011",
         title="this version of vLLM has no such tool call parser",
         cause="the vLLM in this image has no tool call parser {parser}. Either the name is wrong, or the image is "
@@ -208,6 +264,13 @@ RULES: tuple[Rule, ...] = (
         ),
         engines=("vllm",),
         variants=(
+            Variant(
+                compile_patterns(r"Loading lora (?P<adapter>[\[\"'{]\S*) failed: No adapter found for (?P<path>\S+)"),
+                title="the list of LoRA adapters has brackets or quotes that belong to no name",
+                cause="vLLM takes brackets and quotes as parts of the adapter's name and path: {adapter} and {path}",
+                fix="write each adapter as NAME=PATH after `--lora-modules`, without brackets and quotes around the "
+                "list; in stack.yaml, use lora_adapters with `name` and `path`",
+            ),
             Variant(
                 compile_patterns(r"LoRA rank (?P<rank>\d+) is greater than max_lora_rank (?P<limit>\d+)"),
                 title="a LoRA adapter has a higher rank than vLLM accepts",

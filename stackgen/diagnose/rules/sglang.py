@@ -129,14 +129,14 @@ RULES: tuple[Rule, ...] = (
                 ALARM,
                 title="SGLang's health check times out while the engine is busy",
                 cause="the health check got no answer for {seconds} seconds, but the engine answered a request "
-                "afterwards. So it was most likely busy: a long prompt, or the compilation of kernels for the first "
-                "requests, took longer than the check waits",
-                fix="don't restart the service for this, because the next start compiles again; set "
+                "afterwards. So the engine was most likely busy: a long prompt, or the compilation of kernels for "
+                "the first requests, took longer than the check waits",
+                fix="don't restart the service, because the next start compiles again; set "
                 "SGLANG_HEALTH_CHECK_TIMEOUT in extra_env to more seconds than the longest prompt takes (20 by "
                 "default), and raise the time limit of your own probes as well; if it happens under load, lower "
                 "max_num_seqs or the length of prompts",
                 applies=_answers_after_alarm,
-                condition="the log has an answered request after such a line",
+                condition="the log has an answered request after this line",
                 consequence_of=(),
             ),
         ),
@@ -171,6 +171,97 @@ RULES: tuple[Rule, ...] = (
         explain="Compute capability 7.5 is the Turing generation (T4, RTX 20).",
         patterns=compile_patterns(r"SGLang only supports sm75 and above"),
         engines=ENGINES,
+    ),
+    Rule(
+        "SG-X013",
+        title="the system killed SGLang's scheduler",
+        cause="a scheduler of SGLang was killed with SIGKILL during the start. Most often, the memory of the machine "
+        "or of "
+        "the container (not of the GPU) was full",
+        fix="run `sudo dmesg -T | grep -iE 'oom|killed process'` to confirm it, and watch `free -g` during the next "
+        "start; raise the memory limit of the container, stop other programs, or remove settings that use host memory "
+        "(`--enable-hierarchical-cache`, `--cpu-offload-gb`); if CPU and GPU share memory, lower mem_fraction_static; "
+        "with many GPUs, flags that load the weights with several threads need the most memory",
+        source="The message comes from SGLang 0.5.23 (entrypoints/engine.py, _wait_for_scheduler_ready); the lines of "
+        "older versions from 0.5.9. The failure was not reproduced.",
+        explain="A killed program can't log anything. For other exit codes, the scheduler's own error is above.",
+        patterns=compile_patterns(
+            r"scheduler died during initialization \(exit code: (?:-9|137)\)",
+            r"^Exit code: -9$",
+        ),
+        engines=ENGINES,
+        variants=(
+            Variant(
+                compile_patterns(r"scheduler died during initialization \(exit code: -(?P<signal>4|6|7|8|11)\)"),
+                title="SGLang's scheduler crashed in native code",
+                cause="a scheduler of SGLang ended with signal {signal} during the start, so a native library (a "
+                "kernel, "
+                "NCCL, the driver) crashed",
+                fix="read the earlier lines of the same rank: a failed assertion or the first frames name the library; "
+                "as a test, start with `--disable-cuda-graph` and another `--attention-backend`, and with another "
+                "version of the image",
+                consequence_of=("*",),
+            ),
+        ),
+    ),
+    Rule(
+        "SG-X012",
+        title="the GPUs of the model have different amounts of free memory",
+        cause="SGLang splits a model evenly, and one of its GPUs has less than 0.9 of the free memory of another[[: "
+        "{least} GiB instead of {own} GiB]]",
+        fix="run `nvidia-smi`, which lists the processes on each GPU: end the process that uses one of them (also a "
+        "process of an earlier start), or set `gpus` to others; for GPUs of different size, set "
+        'SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK to "0" in extra_env, and mem_fraction_static for the smallest GPU',
+        source="The message comes from SGLang 0.5.23 (model_executor/model_runner.py and "
+        "srt/distributed/bootstrap.py). "
+        "The failure was not reproduced.",
+        explain="A container that was removed may keep its memory on the GPU for some seconds.",
+        patterns=compile_patterns(
+            r"Error: The memory capacity is unbalanced\. Some GPUs may be occupied by other processes\.?"
+            r"(?: \w+=(?P<least>[\d.]{1,6})[\d.]*, local_gpu_memory=(?P<own>[\d.]{1,6}))?"
+        ),
+        engines=ENGINES,
+        shows_gpus=True,
+    ),
+    Rule(
+        "SG-V058",
+        title="a package is older than SGLang needs",
+        cause="SGLang needs {package} in version {wanted} or newer, but {found} is installed",
+        fix="use an official image of SGLang without other packages; in your own image, install the required version "
+        "together with SGLang (`pip install` both in one command), so that their versions fit; don't install "
+        "packages into "
+        "a running container",
+        source="The message comes from SGLang 0.5.9 to 0.5.23 (utils/common.py, assert_pkg_version). The failure was "
+        "not "
+        "reproduced.",
+        explain="SGLang compares the versions at its start. The model, the GPU and the driver are not the cause.",
+        patterns=compile_patterns(
+            r"Exception: (?P<package>[\w.-]+) is installed with version (?P<found>[\w.+-]+), which is less than the "
+            r"minimum required version (?P<wanted>[\w+-]+(?:\.[\w+-]+)*)"
+        ),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"Exception: (?P<package>[\w.-]+) with minimum required version "
+                    r"(?P<wanted>[\w+-]+(?:\.[\w+-]+)*) is not "
+                    r"installed"
+                ),
+                cause="SGLang needs {package} in version {wanted} or newer, and it is not installed",
+            ),
+        ),
+    ),
+    Rule(
+        "SG-X011",
+        title="SGLang can't use this --moe-runner-backend with the model's quantization",
+        cause="the class {method}, which computes the experts of the model, has no code for the chosen "
+        "--moe-runner-backend",
+        fix="remove --moe-runner-backend from extra_args, so that SGLang chooses a backend itself; for FP8 weights, "
+        "`cutlass` is another one",
+        source="The message comes from Python. sgl-project/sglang pull request 27968 (2026-06) quotes it, and names "
+        "the flag. The failure was not reproduced.",
+        explain="SGLang creates the object `runner` only for the backends that the quantization supports. The first "
+        "request fails, because the start does not use it.",
+        patterns=compile_patterns(r"AttributeError: '(?P<method>\w*MoEMethod)' object has no attribute 'runner'"),
     ),
     Rule(
         "SG-X009",

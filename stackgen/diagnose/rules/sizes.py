@@ -85,10 +85,10 @@ def _divide(evidence: Evidence, message: Message, value: int, by: int, right: st
     if size > 1:
         whole = value * size
         return (
-            f"choose a tensor_parallel_size whose slices are multiples of {by}: the present size {size} makes slices "
-            f"of {value}, so the whole is {whole}; from 1 to 8, these sizes work: {_sizes(whole, by)}"
+            f"choose a tensor_parallel_size that divides {whole} into slices whose size is a multiple of {by} (now: "
+            f"{size} slices of {value}); from 1 to 8, these sizes work: {_sizes(whole, by)}"
         )
-    slices = "lower tensor_parallel_size, which makes the slices larger (1 splits nothing)"
+    slices = "lower tensor_parallel_size, which makes the slices larger (with 1, nothing is split)"
     # a number without a name can be a number of GPUs
     if by <= 16 and not re.search(r"[A-Za-z]", right):
         fits = _sizes(value)

@@ -114,8 +114,8 @@ ILLEGAL = Variant(
     (),
     title="the program ended at an illegal instruction",
     cause="the program ended with exit code {code} ({signal}). Most often, it was compiled for a CPU with other "
-    "instructions, such as AVX-512 or AMX. Docker did not stop it, and it was not the out-of-memory killer, whose "
-    "exit code is 137",
+    "instructions, such as AVX-512 or AMX. Docker did not stop it. The out-of-memory killer did not end it either, "
+    "because the exit code would then be 137",
     fix="set `image:` to an image for this CPU, or to one that detects the CPU at run time: another version, or the "
     "official image; to compare, `lscpu` lists the CPU's features, and the log often lists those that the program "
     "needs; in a virtual machine, pass the host's CPU through",
@@ -281,7 +281,7 @@ LAST_RULES: tuple[Rule, ...] = (
         "SG-D024",
         title="the program crashed",
         cause="the program ended with exit code {code} ({signal}), so it crashed in native code. Docker did not stop "
-        "it, and it was not the out-of-memory killer, whose exit code is 137",
+        "it. The out-of-memory killer did not end it either, because the exit code would then be 137",
         fix="look at the last requests before the crash: if one kind of request repeats the crash, stop sending such "
         "requests; try a newer image, because most such crashes are bugs of one version; the kernel log names the "
         "library that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",

@@ -21,7 +21,10 @@ RULES: tuple[Rule, ...] = (
         "/usr/local/cuda*`), set CUDA_HOME in extra_env to this folder",
         source="The messages come from FlashInfer 0.6.18 (jit/cpp_ext.py) and torch 2.13 (utils/cpp_extension.py), and "
         "are quoted in vllm-project/vllm issues 49497 (2026-07) and 21960 (2025-07), and in odysseus-dev/odysseus pull "
-        "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) has the list in CUDA_HOME. The failure "
+        "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) has the list in CUDA_HOME. "
+        "pytorch/pytorch issue 185733 (2026-05), odysseus-dev/odysseus issue 4010 (2026-06) and vllm-project/vllm "
+        "issues 50705 and 50751 (2026-08) quote the messages about nvcc's permissions, Python.h and sm75, and "
+        "flashinfer-ai/flashinfer issues 2577 (2026-06) and 2045 (2025-11) those about architectures. The failure "
         "was not reproduced.",
         explain="FlashInfer compiles kernels for which the image has no compiled version, for example on new GPUs.",
         patterns=compile_patterns(
@@ -33,9 +36,9 @@ RULES: tuple[Rule, ...] = (
                     r"(?:^|[\s'\"\]])(?P<home>(?:/[^\s:'\"]*cuda[^\s:'\"]*)?:/[^\s'\"]{1,200}?)/bin/nvcc\b"
                 ),
                 title="CUDA_HOME is a list instead of one folder",
-                cause="a library starts the compiler as {home}/bin/nvcc, and {home} is no folder: it contains a colon. "
-                "CUDA_HOME is a single path, but a line such as `export CUDA_HOME=$CUDA_HOME:/usr/local/cuda` makes a "
-                "list of it",
+                cause="a library starts the compiler as {home}/bin/nvcc, and {home} is not a folder: it contains a "
+                "colon. CUDA_HOME is a single path, but a line such as `export CUDA_HOME=$CUDA_HOME:/usr/local/cuda` "
+                "makes a list of it",
                 fix="set CUDA_HOME to one folder, without a colon (in extra_env, or in the shell that starts the "
                 "engine), for example /usr/local/cuda; only PATH and LD_LIBRARY_PATH are lists",
             ),
@@ -49,8 +52,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"CUDA compiler and CUDA toolkit headers are incompatible"),
                 title="the CUDA compiler and its header files have different versions",
-                cause="a library compiles a kernel at startup, and the nvcc that it found is of another CUDA version "
-                "than the header files",
+                cause="a library compiles a kernel at startup, but the nvcc that it found belongs to another CUDA "
+                "version than the header files",
                 fix="use an official image of the engine; in your own installation, install the same version of "
                 f"nvidia-cuda-nvcc and nvidia-cuda-runtime, or set CUDA_HOME to one complete CUDA toolkit; {SAMPLER}",
             ),
@@ -76,6 +79,66 @@ RULES: tuple[Rule, ...] = (
                 cause="a library compiles a kernel at startup, but the image does not contain the program ninja",
                 fix=f"use an official image of the engine, which contains ninja; or install the package `ninja` when "
                 f"you build the image; {SAMPLER}",
+            ),
+            Variant(
+                compile_patterns(r"FlashInfer requires GPUs with sm75 or higher"),
+                title="FlashInfer can't compile kernels for this GPU",
+                cause="FlashInfer found no GPU for which it can compile kernels. On a GPU of the RTX 50 or RTX PRO "
+                "series, this means that the CUDA toolkit (nvcc, nvrtc) is older than the GPU: compute capability 12 "
+                "needs CUDA 12.9. On a GPU before Turing, the message is correct: FlashInfer does not support this GPU",
+                fix="run `nvidia-smi --query-gpu=name,compute_cap --format=csv`; if it prints 7.5 or more, use an "
+                "official image for CUDA 12.9 or newer, or set CUDA_HOME to such a toolkit; until then, set "
+                'VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env, which avoids most of these kernels; if it prints '
+                "less than 7.5, set the same variable, or use an older image",
+            ),
+            Variant(
+                compile_patterns(r"No supported CUDA architectures found for major versions \[(?P<wanted>12)\]"),
+                title="FlashInfer found a CUDA toolkit that is too old for the GPU",
+                cause="FlashInfer compiles a kernel for compute capability {wanted}.x at startup, and the nvcc that it "
+                "found does not know this GPU. Without CUDA_HOME, it takes the first nvcc in PATH, which is often an "
+                "old one of the distribution (/usr/bin/nvcc). If the GPU has another compute capability, the chosen "
+                "backend is not for it",
+                fix="run `nvidia-smi --query-gpu=name,compute_cap --format=csv`, `which -a nvcc` and `ls -d "
+                "/usr/local/cuda*`: set CUDA_HOME in extra_env to a toolkit for this GPU (12.x needs CUDA "
+                "12.9 or newer), for example /usr/local/cuda; an official image for CUDA 13 has one; if the GPU "
+                "has another compute capability, choose another backend (`--moe-backend`, `--attention-backend`)",
+            ),
+            Variant(
+                compile_patterns(r"No supported CUDA architectures found for major versions \[(?P<wanted>[\d, ]+)\]"),
+                title="the chosen kernels of FlashInfer are for other GPUs",
+                cause="FlashInfer has these kernels only for compute capability {wanted}.x, and found no such GPU "
+                "(10.x are B200 and B300, 12.x are RTX 50, RTX PRO and GB10)",
+                fix="choose another backend than TensorRT-LLM's: in vLLM, set `--moe-backend` to marlin or "
+                "flashinfer_cutlass (older versions: VLLM_FLASHINFER_MOE_BACKEND to throughput), in SGLang "
+                "`--moe-runner-backend` and `--fp4-gemm-backend`; if `nvidia-smi --query-gpu=compute_cap "
+                "--format=csv` does show such a GPU, set CUDA_HOME in extra_env to a newer CUDA toolkit",
+            ),
+            Variant(
+                compile_patterns(r"Permission denied: '(?P<nvcc>\S*nvcc)'"),
+                title="the CUDA compiler can't be started",
+                cause="a library starts the compiler {nvcc}, and the system does not permit it. Either the file is not "
+                "executable, or PATH contains a folder that the container's user can't enter (on WSL, often a folder "
+                "of Windows)",
+                fix="run `which -a nvcc` and `echo $PATH` as the user that runs the engine: remove folders from PATH "
+                "that this user can't enter (`ls -ld`), or set CUDA_HOME and PATH to a readable CUDA toolkit; caches "
+                "and their folders are not the cause",
+            ),
+            Variant(
+                compile_patterns(r"fatal error: (?P<header>Python\.h): No such file or directory"),
+                title="the header files of Python are missing",
+                cause="Triton compiles a small C program at startup, but Python's header files ({header}) are not "
+                "installed",
+                fix="use an official image of the engine, which contains them; in your own image or installation, "
+                "install the package for your version of Python (Debian: `apt-get install -y python3-dev`, or "
+                "python3.12-dev for Python 3.12), or use a Python of uv or conda, which contains them",
+            ),
+            Variant(
+                compile_patterns(r"ld: cannot find -l(?P<library>cuda|cudart|nvrtc|cublas\w*|nvidia-ml)\b"),
+                title="the linker does not find a library of CUDA",
+                cause="a library compiles a program at startup, but the linker does not find lib{library}.so",
+                fix="use an official image of the engine; in your own installation, add the folder of lib{library}.so "
+                "to LIBRARY_PATH (`ldconfig -p | grep lib{library}`; for libcuda.so, the folder `stubs` of the CUDA "
+                "toolkit also works)",
             ),
             Variant(
                 compile_patterns(r"Failed to find C compiler\. Please specify via CC environment variable"),

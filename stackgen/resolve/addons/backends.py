@@ -13,9 +13,19 @@ from stackgen.plan import Document, Endpoint
 from stackgen.resolve.addons.gateway_errors import error_bodies
 from stackgen.resolve.addons.gateway_keys import NO_RULES, KeyRules, key_maps
 from stackgen.resolve.addons.servers import Backend, Server, hex_name
-from stackgen.spec import GatewaySpec, ModelSpec
+from stackgen.spec import GatewaySpec, ModelSpec, StackSpec
 
-__all__ = ["Backend", "Fallback", "Gateway", "Server", "backend_name", "documents", "find_backend", "make_backend"]
+__all__ = [
+    "Backend",
+    "Fallback",
+    "Gateway",
+    "Server",
+    "backend_name",
+    "documents",
+    "find_backend",
+    "make_backend",
+    "redirection",
+]
 
 # Max concurrent requests per replica if the stack file sets no limit. vLLM batches 256 by default and queues the rest;
 # SGLang takes what its KV cache holds, and queues the rest
@@ -200,11 +210,13 @@ def make_backend(name: str, endpoint: Endpoint, engine: str, names: tuple[str, .
         )  # fmt: skip
     # FastChat also lists a hanging worker, so the probe must generate; the limit minus one leaves room for the probe
     body = {"model": names[0], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0}
+    # a saturated worker is slow and not down: with 20 s, clients got a 503 while a worker computed long prompts.
+    # its watch finds a worker that hangs
     # the body is inside single quotes in HAProxy's configuration
     probe_body = json.dumps(body).replace("'", "\\u0027")
     return Backend(
         name, engine=engine, names=names, servers=(server,), probe_path="/v1/chat/completions",
-        probe_body=probe_body, max_concurrent_requests=concurrency - 1, probe_interval=10, probe_timeout=20, fall=2,
+        probe_body=probe_body, max_concurrent_requests=concurrency - 1, probe_interval=10, probe_timeout=60, fall=2,
     )  # fmt: skip
 
 
@@ -242,3 +254,10 @@ def documents(data: Gateway, spec: GatewaySpec) -> tuple[Document, ...]:
 
 def _object(name: str) -> str:
     return json.dumps({"id": name, "object": "model", "created": 0, "owned_by": "stackgen"}, separators=(",", ":"))
+
+
+def redirection(stack: StackSpec) -> tuple[str, int]:
+    """Address and port to which plain HTTP is redirected: the API, or the chat page if only others can reach that."""
+    if stack.ui and stack.ui.exposed and not stack.exposed:
+        return stack.ui.bind, stack.ui.port
+    return stack.bind, stack.port

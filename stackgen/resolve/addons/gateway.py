@@ -30,6 +30,7 @@ from stackgen.plan import (
 )
 from stackgen.resolve.addons import fallback, router
 from stackgen.resolve.addons.backends import Backend, Gateway, Server, backend_name, documents, make_backend
+from stackgen.resolve.addons.backends import redirection as find_redirection
 from stackgen.resolve.addons.gateway_keys import assets as key_assets
 from stackgen.resolve.addons.gateway_keys import key_mistakes, key_rules, key_warnings, pod_warnings
 from stackgen.spec import GatewaySpec, StackSpec
@@ -143,7 +144,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         post_paths=tuple(dict.fromkeys((*paths, *spec.allow))),
         keys=tuple(dict.fromkeys((DEFAULT_KEY, *(key.name for key in spec.keys)))),
         tls=bool(spec.tls),
-        redirect_to=stack.port if spec.tls and spec.tls.redirect_port else 0,
+        redirect_to=find_redirection(stack)[1] if spec.tls and spec.tls.redirect_port else 0,
         max_body=int(spec.max_body[:-1]) * 2**20,
         timeout=spec.timeout,
         max_queue=spec.max_queue,
@@ -205,7 +206,7 @@ def _backends(site: Site, plan: Plan, paths: set[str]) -> tuple[Backend, ...]:
 
 
 def _server(site: Site, service: Service) -> Server:
-    port = service.ports[0].container
+    port = service.ports[0].container if service.ports else service.internal_port
     host = service.host_address or urlsplit(site.url(service.name, port)).hostname or service.name
     # in a cluster, one name has the addresses of all replicas
     slots = max(service.replicas, service.max_replicas) if site.is_cluster else 0
@@ -221,7 +222,7 @@ def _move_behind_gateway(service: Service, site: Site) -> Service:
         # supervise.sh stops the engine after the gateway
         environment += (("STACKGEN_GATEWAY", SERVICE),)
     # Prometheus still needs the port, because it scrapes the engines and not the gateway
-    port = service.ports[0].container if service.ports else 0
+    port = service.ports[0].container if service.ports else service.internal_port
     return replace(service, environment=environment, ports=(), internal_port=port)
 
 
@@ -250,13 +251,12 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Ne
     ports = [Port(stack.bind, stack.port, PORT)]
     mounts: list[Mount] = [Bind("./scripts", SCRIPTS), Bind("./gateway", FOLDER), Tmpfs("/tmp", "mode=1777")]
     if spec.tls and spec.tls.redirect_port:
-        ports.append(Port(stack.bind, spec.tls.redirect_port, REDIRECT_PORT))
+        ports.append(Port(find_redirection(stack)[0], spec.tls.redirect_port, REDIRECT_PORT))
     if stack.ui and serves_page(stack):
         ports.append(Port(stack.ui.bind, stack.ui.port, PAGE_FRONTEND))
     if spec.tls:
-        certificate, key = spec.tls.certificate, spec.tls.key
-        mounts.insert(-1, Bind(site.host_path(certificate or "./gateway/tls/site.crt"), "/tls/site.crt"))
-        mounts.insert(-1, Bind(site.host_path(key or "./gateway/tls/site.key"), "/tls/site.crt.key"))
+        mounts.insert(-1, Bind(site.host_path(spec.tls.certificate or "./gateway/tls/site.crt"), "/tls/site.crt"))
+        mounts.insert(-1, Bind(site.host_path(spec.tls.key or "./gateway/tls/site.key"), "/tls/site.crt.key"))
     return Service(
         name=SERVICE, role="gateway",
         comment="The only published service: checks API keys and paths, balances load, and never logs keys or prompts",
@@ -284,12 +284,9 @@ def _service(stack: StackSpec, site: Site, spec: GatewaySpec, networks: tuple[Ne
 
 def _warnings(stack: StackSpec, site: Site, plan: Plan) -> list[str]:
     if not site.uses_containers:
-        requested = (
-            (stack.gateway is not None and stack.gateway.enabled)
-            or router.is_requested(stack)
-            or fallback.is_requested(stack)
-        )
-        return ["local processes run without the gateway: each engine has its own port"] if requested else []
+        is_on = stack.gateway is not None and stack.gateway.enabled
+        is_requested = is_on or router.is_requested(stack) or fallback.is_requested(stack)
+        return ["local processes run without the gateway: each engine has its own port"] if is_requested else []
     if stack.gateway is None or stack.gateway.enabled:
         return []
     paths = ", ".join(dict.fromkeys(path for endpoint in plan.endpoints for path in endpoint.open_paths))

@@ -113,8 +113,8 @@ def pod_warnings(spec: GatewaySpec, pods: int) -> tuple[str, ...]:
         return ()
     return (
         f"gateway.keys: each of the {pods} pods of the gateway counts the requests and tokens of a key separately, so "
-        f"a key can use up to {pods} times its {' and '.join(fields)}. For exact limits, set "
-        "`kubernetes.gateway_replicas: 1`",
+        f"a key can use up to {pods} times its {' and '.join(fields)}. To count in one "
+        "pod, set `kubernetes.gateway_replicas: 1`; then each new pod begins at 0",
     )
 
 

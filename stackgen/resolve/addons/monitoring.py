@@ -125,15 +125,16 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     probes = targets.probes(stack, site, plan)
     # a cluster has its own Prometheus and Grafana
     services = (
-        [_exporter(spec, probes)] if site.is_cluster else [_prometheus(spec), _grafana(spec), _exporter(spec, probes)]
+        [_exporter(spec, probes)]
+        if site.is_cluster
+        else [_prometheus(stack, spec, site), _grafana(spec), _exporter(spec, probes)]
     )
     gpus = _all_gpus(plan)
     if gpus and not site.is_cluster:
         services.append(_dcgm(spec, gpus))
     # the default images are pinned to a version; images from the stack file may not be
     images = (spec.prometheus_image, spec.grafana_image, spec.exporter_image, spec.dcgm_image)
-    jobs = targets.scrape_jobs(plan, site, spec.scrape_interval)
-    scraping = targets.Scraping(spec.scrape_interval, spec.reload_interval, jobs)
+    scraping = targets.scraping(stack, spec, site, plan)
     documents = (
         Document("monitoring/prometheus.yml.j2", "monitoring/prometheus.yml", "yaml", scraping),
         # Grafana's shortest range for rates
@@ -168,7 +169,8 @@ def _spec(stack: StackSpec) -> MonitoringSpec:
     return stack.monitoring or MonitoringSpec()
 
 
-def _prometheus(spec: MonitoringSpec) -> Service:
+def _prometheus(stack: StackSpec, spec: MonitoringSpec, site: Site) -> Service:
+    authorities = targets.authorities(stack, spec)
     return Service(
         name=PROMETHEUS, role="monitoring",
         comment="Collects metrics of all services and evaluates alerts",
@@ -180,7 +182,8 @@ def _prometheus(spec: MonitoringSpec) -> Service:
             # a changed stack is scraped without a restart
             "--enable-feature=auto-reload-config", f"--config.auto-reload-interval={spec.reload_interval}s",
         ),
-        mounts=(Bind("./monitoring", FOLDER), Volume(PROMETHEUS, "/prometheus")),
+        mounts=(Bind("./monitoring", FOLDER), Volume(PROMETHEUS, "/prometheus"),
+                *((Bind(site.host_path(authorities), site.local_path(authorities)),) if authorities else ())),
         ports=(Port(LOOPBACK, spec.prometheus_port, PROMETHEUS_PORT),),
         # every build of the image has promtool, but not every one has wget
         health=HealthCheck(("promtool", "check", "ready", f"--url=http://127.0.0.1:{PROMETHEUS_PORT}"),

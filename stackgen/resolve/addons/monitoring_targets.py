@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from stackgen.engines.base import API_KEY
 from stackgen.plan import Endpoint, Plan, Service, Site
 from stackgen.resolve.addons.gateway import SERVICE as GATEWAY
-from stackgen.spec import StackSpec
+from stackgen.spec import MonitoringSpec, StackSpec
+from stackgen.spec.alerting import AlertmanagerUrl, parse_alertmanager
 
 __all__ = [
     "DCGM",
@@ -25,12 +26,14 @@ __all__ = [
     "Probe",
     "Scraping",
     "Target",
+    "authorities",
     "count_planned_gpus",
     "gateway_url",
     "has_gateway",
     "nvidia_services",
     "probes",
     "scrape_jobs",
+    "scraping",
     "services_with_metrics",
     "watched_services",
 ]  # fmt: skip
@@ -64,11 +67,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Scraping:
-    """All data of Prometheus's configuration. `interval` and `reload_interval` are in seconds."""
+    """All data of Prometheus's configuration. `interval` and `reload_interval` are in seconds.
+
+    `labels` are added to each alert that is sent to `alertmanagers`, whose certificates `ca_file` verifies.
+    """
 
     interval: int
     reload_interval: int
     jobs: tuple[Job, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+    alertmanagers: tuple[AlertmanagerUrl, ...] = ()
+    ca_file: str = ""
 
 
 # its repr is hashed into the exporter's environment: a renamed field would recreate every exporter
@@ -149,6 +158,24 @@ def scrape_jobs(plan: Plan, site: Site, interval: int) -> tuple[Job, ...]:
     if nvidia_services(plan):
         found.append(Job("dcgm", "/metrics", interval, (Target(_address(site, DCGM, DCGM_PORT)),)))
     return tuple(found)
+
+
+def scraping(stack: StackSpec, spec: MonitoringSpec, site: Site, plan: Plan) -> Scraping:
+    """All data of Prometheus's configuration."""
+    jobs, file = scrape_jobs(plan, site, spec.scrape_interval), authorities(stack, spec)
+    if not spec.alertmanager:
+        return Scraping(spec.scrape_interval, spec.reload_interval, jobs)
+    # other stacks may send equal alerts to the same Alertmanager
+    labels = [("stack", stack.name), *([("host", stack.host)] if stack.host else [])]
+    urls = tuple(map(parse_alertmanager, dict.fromkeys(spec.alertmanager)))
+    ca_file = site.local_path(file) if file else ""
+    return Scraping(spec.scrape_interval, spec.reload_interval, jobs, tuple(labels), urls, ca_file)
+
+
+def authorities(stack: StackSpec, spec: MonitoringSpec) -> str:
+    """The file of `ca_certificates` if an Alertmanager's certificate is verified, else ""."""
+    verified = any(parse_alertmanager(url).scheme == "https" for url in spec.alertmanager)
+    return stack.ca_certificates or "" if verified else ""
 
 
 def probes(stack: StackSpec, site: Site, plan: Plan) -> tuple[Probe, ...]:

@@ -94,16 +94,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image), *_exposure_warnings(stack)),
-    )
-
-
-def _exposure_warnings(stack: StackSpec) -> tuple[str, ...]:
-    if stack.ui is None or not gateway.serves_page(stack) or (stack.gateway and stack.gateway.tls):
-        return ()
-    return (
-        f"the chat UI is open on {stack.ui.bind} without TLS: anyone on the network path can read passwords and "
-        "chats. Set `gateway: {tls: generate}`",
+        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image)),
     )
 
 

@@ -11,7 +11,6 @@ from stackgen.plan import EnvRef
 from stackgen.runtimes.compose.docker_sdk import check_socket, sdk
 from stackgen.runtimes.compose.lifecycle import connect
 from stackgen.runtimes.compose.project import PROJECT_LABEL
-from stackgen.stack.cluster_secrets import read_secrets
 from stackgen.stack.envfile import API_KEY
 from stackgen.stack.folder import Stack
 from stackgen.stack.keys import is_key_accepted
@@ -36,6 +35,9 @@ def find_kept_keys(stack: Stack) -> KeptKeys:
         return KeptKeys()
     kept, source, volumes = find_neighbour_key(stack), "the folders of the other machines", None
     if stack.site.is_cluster:
+        # only a cluster needs the modules that write manifests
+        from stackgen.stack.cluster_secrets import read_secrets
+
         kept, source = read_secrets(stack), "the files of the Secrets"
     else:
         with suppress(MachineError, OSError):

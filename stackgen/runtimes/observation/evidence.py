@@ -22,6 +22,7 @@ from stackgen.diagnose.log_text import (
     shorten_long_lines,
     split_services,
 )
+from stackgen.diagnose.unwrap import choose_reading
 from stackgen.errors import MachineError, StackgenError
 from stackgen.plan import Plan, Service
 from stackgen.render.read import stack_file_in
@@ -146,7 +147,15 @@ def collect_from_container(name: str) -> Evidence:
 
 
 def collect_from_log(text: str) -> Evidence:
-    """The evidence in a saved or pasted log; the output of `docker compose logs` is split by service."""
+    """The evidence in a saved or pasted log; the output of `docker compose logs` is split by service.
+
+    Lines that a terminal has broken are joined. If the log may have such lines, and only joining them shows a known
+    cause, they are joined as well.
+    """
+    return choose_reading(text, _read_log)
+
+
+def _read_log(text: str) -> Evidence:
     text = shorten_long_lines(text)
     if len(text) > LOG_BYTES:
         text = f"{text[:HEAD_BYTES]}\n{OMITTED}\n{text[HEAD_BYTES - LOG_BYTES :]}"

@@ -35,6 +35,10 @@ EXIT = re.compile(r"^Exited \((\d+)\)")
 DEPTH, SKIPPED = 3, {"node_modules", "__pycache__", "models", "gateway", "monitoring", "scripts"}
 
 
+# of a stack that keeps nothing on this machine
+ELSEWHERE = StackUse("", "", frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceRow:
     """A service: Docker's `state` or `absent`, its `health` ("" without a check), and its exit code."""
@@ -164,6 +168,10 @@ def _entry(
             state, runtime = "up", "process"
         return StackEntry(project or folder.name, str(folder), runtime, state, rows, reason)
     urls = tuple(dict.fromkeys(one.base_url for one in stack.plan.endpoints))
+    if stack.site.is_cluster and not group:
+        # neither its containers, nor its GPUs and weights are on this machine
+        why = f"it is in a cluster, and `stackgen status {folder}` shows its state"
+        return StackEntry(name, str(folder), "kubernetes", "unknown", (), why, urls, use=ELSEWHERE)
     gpus = tuple((one.name, one.gpus) for one in stack.plan.services if one.gpus)
     own = tuple(one for _, one in stack.plan.volumes if one not in stack.plan.shared_volumes)
     caches = tuple(one for one in stack.plan.shared_volumes if one != stack.spec.storage.volume)

@@ -74,8 +74,8 @@ def read_storage(folders: Iterable[Path] = ()) -> StorageReport:
             raise
     names = dict.fromkeys([(name, True) for name in volumes])
     for entry in inventory.stacks:
-        if entry.use:
-            names |= dict.fromkeys([(entry.use.path or entry.use.volume, not entry.use.path)])
+        if entry.use and entry.use.store:
+            names |= dict.fromkeys([entry.use.store])
     stores = (_use(_read(name, is_volume, sizes), volumes.get(name), inventory) for name, is_volume in names)
     # the volume of a stack that was never started does not exist yet
     found = tuple(one for one in stores if one.volume or not one.store.is_volume)
@@ -89,15 +89,15 @@ def read_disk(inventory: Inventory) -> dict[str, tuple[int | None, int | None]]:
     found = {}
     for entry in inventory.stacks:
         weights = None
-        if entry.use:
-            key = (entry.use.path or entry.use.volume, not entry.use.path)
+        if entry.use and (key := entry.use.store):
             if key not in stores:
                 stores[key] = _read(*key, sizes)
             models = stores[key].models
             weights = None if models is None else sum(
                 one.size for one in models if one.repository in entry.use.repositories
             )  # fmt: skip
-        own = sum(sizes.get(name, 0) for name in entry.own_volumes) if sizes is not None else None
+        is_here = sizes is not None and entry.runtime != "kubernetes"
+        own = sum((sizes or {}).get(name, 0) for name in entry.own_volumes) if is_here else None
         found[entry.folder] = (weights, own)
     return found
 
@@ -124,7 +124,7 @@ def _use(store: Store, volume: SharedVolume | None, inventory: Inventory) -> Sto
     # a stack of local models needs nothing from the store that its file names
     stacks = tuple(
         one for one in inventory.stacks
-        if one.use and one.use.repositories and (one.use.path or one.use.volume, not one.use.path) == key
+        if one.use and one.use.repositories and one.use.store == key
     )  # fmt: skip
     cached_for = tuple(one for one in inventory.stacks if store.is_volume and store.name in one.caches)
     holders = {os.path.realpath(one) for one in volume.users.values() if one} if volume else set()

@@ -56,7 +56,7 @@ stop() {
   [ -n "$child" ] || return 0
   if [ -e "$ready" ]; then
     [ -z "${STACKGEN_GATEWAY:-}" ] || wait_for_gateway
-    # this command returns when no request is in flight; only services that would abort their requests have it
+    # this command returns when no request is in flight; only services that would abort their requests set it
     ${STACKGEN_DRAIN:-}
   else
     # vLLM ignores SIGTERM during its start, and nothing is in flight

@@ -201,6 +201,25 @@ def test_tls_certificate_and_redirect_are_rendered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("addresses", "address", "target"),
+    [
+        ({}, "127.0.0.1", 8000),
+        # only the chat page can be reached from other machines
+        ({"ui": {"bind": "0.0.0.0", "port": 3443}}, "0.0.0.0", 3443),
+        ({"ui": {"bind": "0.0.0.0", "port": 3443}, "bind": "0.0.0.0"}, "0.0.0.0", 8000),
+        ({"ui": {"port": 3443}}, "127.0.0.1", 8000),
+    ],
+)
+def test_plain_http_is_redirected_to_what_other_machines_reach(
+    addresses: dict[str, Any], address: str, target: int
+) -> None:
+    made = plan({}, gateway={"tls": {"redirect_port": 8080}}, **addresses)
+    (port,) = (one for one in made.service("gateway").ports if one.host == 8080)
+    assert port.address == address
+    assert f"regsub(:[0-9]*$,)]:{target}%[pathq]" in files(made)["gateway/haproxy.cfg"]
+
+
+@pytest.mark.parametrize(
     ("models", "fields", "message"),
     [
         ([{"port": 9000}, {}], {}, r"models\[0\].port: has no effect behind the gateway"),

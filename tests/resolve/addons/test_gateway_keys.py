@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from stackgen.errors import SpecError
 from stackgen.plan.site import Site
 from stackgen.resolve.pipeline import resolve
+from stackgen.spec.keys import KEY_LABEL
 from stackgen.targets.compose import ComposeSite
 from stackgen.targets.kubernetes import KubernetesSite
+from tests.conftest import ROOT
 from tests.resolve.addons.test_gateway import check, files, lines, plan, spec
 
 ALPHA = {"served_names": ["alpha", "first"], "lora_adapters": [{"name": "sql", "path": "org/lora"}]}
@@ -144,3 +147,21 @@ def test_haproxy_accepts_all_rules_together(tmp_path: Path, haproxy_image: str) 
     # the certificate is created later
     config["gateway/haproxy.cfg"] = config["gateway/haproxy.cfg"].replace("ssl crt /tls/site.crt alpn h2,http/1.1", "")
     assert check(config, tmp_path, haproxy_image, "-e", "KEY=k") == ""
+
+
+def test_the_monthly_report_of_the_guide_reads_metrics_of_listed_keys() -> None:
+    text = (ROOT / "docs/how-to/share-with-a-lab.md").read_text("utf-8")
+    used = set(re.findall(r"stackgen_gateway_key_\w+", text))
+    assert len(used) == 3
+    for fields in ({"count_tokens": True}, {"key_defaults": {"tokens_per_day": 9}}):
+        metrics = rendered({}, **fields)["gateway/keys.prom"]
+        assert {f'{name}{{key="{key}"}}' for name in used for key in ("default", "k0")} <= set(metrics.split())
+
+
+def test_the_guide_and_the_reference_name_the_form_of_key_names() -> None:
+    for name, valid in (("ada-lovelace", True), ("0_a", True), ("a" * 32, True), ("a" * 33, False),
+                        ("Ada", False), ("_a", False), ("a.b", False), ("a b", False)):  # fmt: skip
+        assert bool(re.search(KEY_LABEL, name)) == valid
+    for page in ("how-to/share-with-a-lab.md", "how-to/rotate-keys.md", "reference/stack-file.md"):
+        text = " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+        assert "lower-case letters, digits, `_` and `-`" in text and "32" in text, page

@@ -85,7 +85,7 @@ def test_the_gateway_serves_the_page_to_other_machines(tls: bool) -> None:
     assert ("bind :8010 ssl crt /tls/site.crt" in block) == tls
     assert "server open-webui open-webui:8080" in block
     assert (dict(page.environment).get("WEBUI_SESSION_COOKIE_SECURE") == "true") == tls
-    assert any("the chat UI is open on 10.0.0.5 without TLS" in one for one in made.warnings) == (not tls)
+    assert any("the chat UI is open on 10.0.0.5 over plain HTTP" in one for one in made.warnings) == (not tls)
 
 
 @pytest.mark.docker

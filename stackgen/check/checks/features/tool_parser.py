@@ -11,7 +11,10 @@ __all__ = ["lacks_parser", "warn_no_parser"]
 
 # recorded from vLLM 0.32.0: `tool_choice="required" requires --tool-call-parser to be set`
 NO_PARSER = re.compile(r"requires? .{0,60}--tool-call-parser")
-CLIENTS_FAIL = "agents and coding clients send tools, some even an empty list, and vLLM refuses each of their requests"
+CLIENTS_FAIL = (
+    "agents and coding clients send tools with each request, sometimes as an empty list, and vLLM refuses these "
+    "requests"
+)
 PARSERS_HINT = "the page Tool Calling on docs.vllm.ai lists the parsers of the model families"
 
 

@@ -1,0 +1,90 @@
+"""Warnings about names of models: folders that look like repositories of the Hub, and parsers of another family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stackgen.flags import PINNED
+from stackgen.spec import StackSpec, is_local
+
+if TYPE_CHECKING:
+    from stackgen.catalog import Fact
+    from stackgen.catalog.flags import Parser
+
+__all__ = ["find_better_parser", "find_name_warnings", "find_non_thinking"]
+
+# vLLM's parsers that read the same or a similar format, and `hf`, which takes the format from the model's repository
+SAME_FORMAT: dict[Parser, tuple[frozenset[str], ...]] = {
+    "reasoning_parser": (
+        frozenset({"qwen3", "deepseek_r1"}), frozenset({"glm45", "glm47"}),
+        frozenset({"minimax_m2", "minimax_m2_append_think"}),
+    ),
+    # the template decides whether a Llama writes JSON or Python calls, and whether a Qwen3 writes JSON or XML
+    "tool_call_parser": (
+        frozenset({"llama3_json", "llama4_json", "pythonic", "llama4_pythonic"}),
+        frozenset({"hermes", "qwen3_xml", "qwen3_coder"}), frozenset({"glm45", "glm47"}),
+        frozenset({"deepseek_v3", "deepseek_v31", "deepseek_v32", "deepseek_v4"}),
+        frozenset({"granite", "granite-20b-fc", "granite4"}), frozenset({"minimax", "minimax_m2", "minimax_m3"}),
+        frozenset({"kimi_k2", "kimi_k3"}),
+    ),
+}  # fmt: skip
+ANY_FORMAT = "hf"
+
+
+def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
+    """The warnings for all models of `spec`. `base`: the folder of the stack file."""
+    found: list[str] = []
+    for index, model in enumerate(spec.models):
+        found += _find_folders(model, f"models[{index}]", base)
+        for field in SAME_FORMAT if model.engine == "vllm" else ():
+            if getattr(model, field):
+                found += _find_other_parser(model, field, f"models[{index}].{field}")
+    return found
+
+
+def _find_folders(model: Any, path: str, base: Path) -> Iterator[str]:
+    adapters = getattr(model, "lora_adapters", ())
+    named = [(f"{path}.model", model.model)]
+    named += [(f"{path}.lora_adapters[{number}].path", lora.path) for number, lora in enumerate(adapters)]
+    for field, name in named:
+        if not is_local(name) and (base / name).is_dir():
+            yield (f"{field}: {name} is read as a repository of the Hub, but a folder of this name exists here: write "
+                   f"./{name} if you mean the folder")  # fmt: skip
+
+
+def _find_other_parser(model: Any, field: Parser, path: str) -> Iterator[str]:
+    given = getattr(model, field)
+    if fact := find_better_parser(model, field):
+        says = f"vLLM sets {fact.value} itself: remove the field"
+        if not fact.automatic:
+            says = f"{fact.origin} ({fact.date}) names {fact.value}"
+        yield f"{path}: {given} reads the format of other models. For {model.model}, {says}"
+    elif field == "reasoning_parser" and (source := find_non_thinking(model)):
+        yield (f"{path}: {model.model} does not think ({source}), and {given} can count its whole answer as reasoning. "
+               "Remove the field")  # fmt: skip
+
+
+def find_non_thinking(model: Any) -> str:
+    """The source that says that a model with a reasoning parser does not think; empty if none says so."""
+    # as below
+    from stackgen import catalog
+
+    return catalog.find_non_thinking(model.model)
+
+
+def find_better_parser(model: Any, field: Parser) -> Fact | None:
+    """The parser that the catalog names for a model of vLLM, if the model's parser reads another format."""
+    # most stacks name no parser, and the catalog takes time to load
+    from stackgen.catalog import find_parsers
+
+    given = getattr(model, field)
+    tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
+    version = tag[1] if tag else model.engine_version or PINNED["vllm"]
+    facts = find_parsers(field, model.model, version)
+    same = next((group for group in SAME_FORMAT[field] if given in group), frozenset({given}))
+    if not facts or given == ANY_FORMAT or any(fact.value in same for fact in facts):
+        return None
+    return facts[0]

@@ -1,0 +1,74 @@
+"""Further examples of programs around the engines: databases, monitoring, Helm, clients and proxies."""
+
+from __future__ import annotations
+
+from tests.diagnose.texts import DAEMON
+
+RUNC = DAEMON + "failed to create task for container: OCI runtime create failed: runc create failed: unable to start "
+MOUNT = RUNC + "container process: error during container init: failed to fulfil mount request: open "
+MIME = "aiohttp.client_exceptions.ContentTypeError: {}, message='Attempt to decode JSON with unexpected mimetype: {}', "
+
+EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
+    ("SG-D006", MOUNT + "/mnt/media/library: no such file or directory", "runc 1.3, libcontainer/process_linux.go", ""),
+    ("SG-D006", MOUNT + "/srv/a/.git/objects: not a directory", "runc 1.3, libcontainer/process_linux.go", ""),
+    ("SG-G026", MOUNT + "/run/nvidia-persistenced/socket: no such file or directory",
+     "runc 1.3, libcontainer/process_linux.go", ""),
+    ("SG-D041", "RuntimeError: The Client hasn't been generated yet, you must run `prisma generate` before you can use "
+     "the client.", "prisma-client-py 0.15, prisma/__init__.py", "vllm"),
+    ("SG-C043", 'Error scraping target: non-compliant scrape target sending blank Content-Type and no '
+     "fallback_scrape_protocol specified for target", "Prometheus 3, scrape/scrape.go", "vllm"),
+    ("SG-D042", "Error: ✗ Datasource provisioning error: read /etc/grafana/provisioning/datasources/a.yaml: is a "
+     "directory", "Grafana 12, bassmaster187/TeslaLogger issue 1067 (2023-06)", "vllm"),
+    ("SG-D042", "Error: ✗ Datasource provisioning error: datasource.yaml config is invalid. Only one datasource per "
+     "organization can be marked as default", "Grafana 12, "
+     "pkg/services/provisioning/datasources/config_reader.go", "vllm"),
+    ("SG-D042", "Error: ✗ Datasource provisioning error: yaml: line 4: did not find expected key", "Grafana 12, "
+     "pkg/services/provisioning/datasources/config_reader.go", "vllm"),
+    ("SG-D043", 'time="2025-01-22T06:46:54Z" level=fatal msg="Failed to watch metrics: Error watching fields: The '
+     'third-party Profiling module returned an unrecoverable error"', "Project-HAMi/HAMi-WebUI issue 20 (2025-01)",
+     "vllm"),
+    ("SG-K032", 'Error: INSTALLATION FAILED: chart "vllm-stack" version "9.9.9" not found in vllm index. (try '
+     "'helm repo update'): no chart version found for vllm-stack-9.9.9", "Helm 3, pkg/repo/index.go", ""),
+    ("SG-K033", "Message:  No runtime found to support specified framework/version", "kserve/kserve issue 5035 "
+     "(2026-02)", ""),
+    ("SG-C045", MIME.format(200, "text/html; charset=utf-8") + "url='http://10.0.0.5/v1/models'",
+     "aiohttp 3.13, client_reqrep.py", "vllm"),
+    ("SG-C045", MIME.format(404, "text/plain") + "url='http://10.0.0.5:8000/chat/completions'",
+     "aiohttp 3.13, client_reqrep.py", "vllm"),
+    ("SG-C045", MIME.format(403, "text/html") + "url='http://10.0.0.5:8000/v1/models'",
+     "aiohttp 3.13, client_reqrep.py", "vllm"),
+    ("SG-C045", MIME.format(503, "") + "url='http://127.0.0.1:10000/chat/completions'",
+     "open-webui/open-webui issue 9419 (2025-02)", "vllm"),
+    ("SG-C046", "openai.BadRequestError: Error code: 400 - {'object': 'error', 'message': \"[{'type': "
+     "'extra_forbidden', 'loc': ('body', 'stream_options'), 'msg': 'Extra inputs are not permitted'}]\"}",
+     "modelscope/ms-agent issue 489 (2024-06)", "vllm"),
+    ("SG-C046", "openai.BadRequestError: Error code: 400 - {'error': {'message': 'Unrecognized request argument "
+     "supplied: reasoning_effort', 'type': 'invalid_request_error'}}", "openai 2, _exceptions.py", "vllm"),
+    ("SG-C047", "litellm.types.router.RouterRateLimitErrorBasic: No deployments available for selected model.",
+     "BerriAI/litellm issue 20867 (2026-02)", "vllm"),
+    ("SG-G061", 'time="2025-10-30T07:33:20Z" level=fatal msg="Error applying MIG configuration with hooks: unable to '
+     'apply MIG config with MIG mode disabled"', "NVIDIA/gpu-operator issue 1845 (2025-10)", ""),
+    ("SG-G061", "Unable to enable MIG Mode for GPU 00000000:3B:00.0: In use by another client", "nvidia-smi 570", ""),
+    ("SG-D044", "Error: netavark: error while applying dns entries: IO error: aardvark-dns failed to start: Error from "
+     "child process Error starting server failed to bind udp listener on 10.89.0.1:53: IO error: Address already in "
+     "use (os error 98)", "aardvark-dns 1.14, src/server/serve.rs", ""),
+    ("SG-D044", "Error starting server failed to get upstream nameservers, dns forwarding will not work: "
+     "fe80::1%enp5s0: parse address: invalid IP address syntax", "containers/aardvark-dns issue 535 (2024-11)", ""),
+    ("SG-K035", 'Error: failed to generate container "30597" spec: failed to generate spec: lstat /dev/nvidia-uvm: no '
+     "such file or directory", "containerd 2, pkg/oci/utils_unix.go", "vllm"),
+    ("SG-K036", "Reason: ProgressDeadlineExceeded", "Kubernetes 1.33, pkg/controller/deployment", "vllm"),
+    ("SG-C050", "2026/05/01 10:11:12 [error] 9#9: *5 SSL_do_handshake() failed (SSL: error:0A00010B:SSL "
+     "routines::wrong version number) while SSL handshaking to upstream, client: 10.0.0.3", "nginx 1.27, "
+     "ngx_event_openssl.c", "vllm"),
+    ("SG-C050", "Post \"https://10.0.0.5:8000/v1/chat/completions\": http: server gave HTTP response to HTTPS client",
+     "Go 1.24, net/http/client.go", "vllm"),
+    ("SG-D002", DAEMON + 'Get "https://registry.lan:5000/v2/": http: server gave HTTP response to HTTPS client',
+     "moby 28, Go's net/http/client.go", ""),
+    ("SG-D002", 'failed to resolve reference "registry.lan:5000/a:1": failed to do request: Head '
+     '"https://registry.lan:5000/v2/a/manifests/1": http: server gave HTTP response to HTTPS client',
+     "containerd 2, core/remotes/docker", ""),
+    ("SG-K035", 'Error: failed to generate container "30597" spec: failed to generate spec: lstat '
+     "/dev/infiniband/uverbs12: no such file or directory", "containerd 2, pkg/oci/utils_unix.go", "vllm"),
+    ("SG-K036", 'error: deployment "vllm" exceeded its progress deadline', "kubectl 1.33, "
+     "pkg/polymorphichelpers/rollout_status.go", "vllm"),
+)  # fmt: skip

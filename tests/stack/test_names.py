@@ -1,0 +1,79 @@
+"""Warnings of `render` about names: folders that are read as repositories of the Hub, and parsers of other models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackgen.cli.main import main
+
+
+def warnings_of(folder: Path, capsys: pytest.CaptureFixture[str], *models: dict[str, Any]) -> list[str]:
+    entries = [{"engine": "vllm", "revision": "abc", "gpus": [number], **one} for number, one in enumerate(models)]
+    (folder / "stack.yaml").write_text(json.dumps({"name": "s", "models": entries}))
+    assert main(["render", str(folder), "--no-validate", "--json"]) == 0
+    found: list[str] = json.loads(capsys.readouterr().out)["warnings"]
+    return [one for one in found if "models[" in one]
+
+
+def test_a_folder_that_is_read_as_a_repository_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("models/foo", "adapters/sql"):
+        (tmp_path / name).mkdir(parents=True)
+    adapters = [{"name": "sql", "path": "adapters/sql"}, {"name": "hub", "path": "acme/lora", "revision": "abc"}]
+    first, second = warnings_of(tmp_path, capsys, {"model": "models/foo", "lora_adapters": adapters})
+    assert "models[0].model: models/foo is read as a repository of the Hub, but a folder of this name exists" in first
+    assert "write ./models/foo if you mean the folder" in first and "stack.yaml:1: " in first
+    assert "models[0].lora_adapters[0].path: adapters/sql is read" in second and "write ./adapters/sql" in second
+    adapters[0]["path"] = "./adapters/sql"
+    assert not warnings_of(tmp_path, capsys, {"model": "./models/foo", "revision": None, "lora_adapters": adapters})
+
+
+def test_the_folder_of_the_stack_file_counts_and_not_that_of_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models" / "foo").mkdir(parents=True)
+    (tmp_path / "stack.yaml").write_text("{name: s, models: [{model: models/foo, engine: vllm, revision: abc}]}")
+    assert main(["render", str(tmp_path), "--output", str(tmp_path / "out"), "--no-validate"]) == 0
+    assert "write ./models/foo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "parser", "said"), [
+    ("openai/gpt-oss-20b", "qwen3", "vLLM sets openai_gptoss itself: remove the field"),
+    ("./gpt-oss-20b", "qwen3", "vLLM sets openai_gptoss itself"),
+    ("Qwen/Qwen3-8B", "mistral", "vLLM's recipe for the model (2026-08-14) names qwen3"),
+    ("Qwen/Qwen3-235B-A22B", "kimi_k2", "the documentation (2026-11-28) names qwen3"),
+    ("openai/gpt-oss-20b", "openai_gptoss", ""), ("Qwen/Qwen3-8B", "qwen3", ""),
+    # reads the same format, takes the format from the model, or the catalog does not know
+    ("Qwen/Qwen3-14B", "deepseek_r1", ""), ("Qwen/Qwen3-8B", "hf", ""), ("acme/unknown-7B", "mistral", ""),
+])  # fmt: skip
+def test_a_reasoning_parser_of_another_family_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, parser: str, said: str
+) -> None:
+    if model.startswith("./"):
+        (tmp_path / model).mkdir()
+    revision = {"revision": None} if model.startswith("./") else {}
+    found = warnings_of(tmp_path, capsys, {"model": model, "reasoning_parser": parser, **revision})
+    assert len(found) == (said != "")
+    assert all(f"models[0].reasoning_parser: {parser} reads the format of other models" in one for one in found)
+    assert said in "".join(found)
+
+
+@pytest.mark.parametrize(("model", "fields", "said"), [
+    ("Qwen/Qwen3-4B-Instruct-2507", {"reasoning_parser": "qwen3"}, "does not think (QwenLM/Qwen3, docs/source/"),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"reasoning_parser": "qwen3"}, "Remove the field"),
+    ("Qwen/Qwen3-30B-A3B-Thinking-2507", {"reasoning_parser": "qwen3"}, ""),
+    ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "mistral"}, "names llama3_json"),
+    ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "llama3_json"}, ""),
+    # the chat template decides
+    ("meta-llama/Llama-3.2-3B-Instruct", {"tool_call_parser": "pythonic"}, ""),
+    ("Qwen/Qwen3-8B", {"tool_call_parser": "qwen3_xml"}, ""), ("acme/unknown-7B", {"tool_call_parser": "mistral"}, ""),
+])  # fmt: skip
+def test_parsers_that_can_not_read_the_model_are_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, fields: dict[str, str], said: str
+) -> None:
+    found = warnings_of(tmp_path, capsys, {"model": model, **fields})
+    assert len(found) == (said != "") and said in "".join(found)
+    assert all(f"models[0].{next(iter(fields))}: " in one for one in found)
