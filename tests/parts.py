@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 ENGINE_GROUPS = ("engines", "front")
 PARTS = (*ENGINE_GROUPS, "containers", "no containers")
 SLOWEST = 10
+# characters of a failure's message, for the list at the end of a run
+REASON = 400
 # value of -m → the mark that a file must name to have a test in this run
 MARK_OF_RUN = {"docker": "docker", "docker and not engine": "docker", "engine": "engine"}
 
@@ -114,6 +116,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _seconds[part] += report.duration
     _tests[part] += report.when == "call"
     _slowest[part][report.nodeid] += report.duration
+    failures = os.environ.get("STACKGEN_TEST_FAILURES")
+    if report.failed and failures and not os.environ.get("PYTEST_XDIST_WORKER"):
+        with Path(failures).open("a") as file:
+            file.write(f"{report.nodeid} ({report.when}, {report.duration:.0f} s): {_reason(report)}\n")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The message of a failure in one line: the end of a CI log must suffice to begin with."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return " ".join(str(crash.message if crash else report.longrepr).split())[:REASON]
 
 
 def _table() -> Iterator[str]:
