@@ -71,4 +71,15 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "/dev/infiniband/uverbs12: no such file or directory", "containerd 2, pkg/oci/utils_unix.go", "vllm"),
     ("SG-K036", 'error: deployment "vllm" exceeded its progress deadline', "kubectl 1.33, "
      "pkg/polymorphichelpers/rollout_status.go", "vllm"),
+    ("SG-G062", "modprobe: ERROR: could not insert 'nvidia': Key was rejected by service", "kmod 31, "
+     "NVIDIA/gpu-driver-container issue 44 (2024-06)", ""),
+    ("SG-G062", "[   12.034981] Loading of unsigned module is rejected", "Linux 6.8, kernel/module/signing.c", ""),
+    ("SG-G062", "kern:  notice: [2023-05-04T07:37:25.957686413Z]: Loading of module with unavailable key is rejected",
+     "siderolabs/talos issue 7174 (2023-05)", ""),
+    ("SG-G062", 'user: warning: [talos] controller failed {"error": "error loading module \\"nvidia\\": load nvidia '
+     'failed: key was rejected by service"}', "siderolabs/talos issue 7174 (2023-05)", ""),
+    ("SG-G063", "libascend_hal.so: cannot open shared object file: No such file or directory",
+     "vllm-project/vllm-ascend issue 1440 (2025-06)", ""),
+    ("SG-K037", "HTTP/1.1 500 Internal Server Error: response_code_details ext_proc_error_gRPC_error_14{connection_"
+     "termination}", "Envoy 1.34, higress-group/higress issue 3701 (2026-04)", "vllm"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rules for device plugins, devices and rollouts of a cluster, as people paste their lines.
+"""Rules for device plugins, devices, rollouts and gateways of a cluster, as people paste their lines.
 
 None of these failures was reproduced. `source` names the programs and the reports that quote the messages.
 """
@@ -79,5 +79,22 @@ RULES: tuple[Rule, ...] = (
         inputs=("log", "compose"),
         consequence_of=("*",),
         fallback=True,
+    ),
+    Rule(
+        "SG-K037",
+        title="the gateway does not reach the endpoint picker of an InferencePool",
+        cause="for each request, the gateway (Envoy) asks the endpoint picker which pod takes it, and this gRPC call "
+        "has failed (UNAVAILABLE), so clients get status 500 or 503. The model's pods are not involved",
+        fix="check that the picker's pod is ready, and read its log; compare its Service and port with "
+        "`endpointPickerRef` (in old versions `extensionRef`) of the InferencePool, and the InferencePool's conditions "
+        "(`kubectl describe inferencepool`); compare TLS on both sides: the picker serves with TLS by default "
+        "(`--secure-serving`), and some gateways support only this, while others support only plain text",
+        source="The words come from Envoy (source/extensions/filters/http/ext_proc), and 14 is gRPC's UNAVAILABLE. "
+        "higress-group/higress issue 3701 (2026-04) quotes them; kgateway-dev/kgateway issue 11429 (2025-06) is about "
+        "a picker without TLS. The failure was not reproduced.",
+        explain="With `failureMode: FailOpen` in the InferencePool, gateways that support it send the requests to any "
+        "pod while the picker is gone.",
+        patterns=compile_patterns(r"ext_proc_error_gRPC_error_14\b"),
+        inputs=("log", "docker"),
     ),
 )

@@ -27,7 +27,14 @@ FOREIGN = re.compile(
     r"^(?:NoneType$|AsyncLLM|LLMEngine|EngineArgs|PreTrained|Auto)|Config$|Tokenizer|Processor|"
     r"For(?:CausalLM|ConditionalGeneration)$|Model$"
 )
-ENGINE_FRAME = re.compile(r'File "(?:[^"]{0,200}/)?(?P<package>vllm|fastchat)/[^"]{1,200}\.py", line \d+')
+# folder of a package → its name. The last frame decides
+PACKAGES = {
+    "vllm": "vLLM", "fastchat": "FastChat", "vllm_ascend": "vLLM Ascend", "sglang": "SGLang",
+    "ray/llm": "Ray Serve LLM", "aiter": "AITER",
+}  # fmt: skip
+ENGINE_FRAME = re.compile(
+    rf'File "(?:[^"]{{0,200}}/)?(?P<package>{"|".join(PACKAGES)})/[^"]{{1,200}}\.py", line \d+'
+)
 
 
 def _find_own_error(evidence: Evidence) -> Iterator[Hit]:
@@ -41,7 +48,7 @@ def _find_own_error(evidence: Evidence) -> Iterator[Hit]:
         if frames:
             name = found["name"] or found["local"] or found["local2"]
             owner = f"the object {found['owner']}" if found["owner"] else "its own code"
-            values = {"package": {"vllm": "vLLM", "fastchat": "FastChat"}[frames[-1][1]], "name": name, "owner": owner}
+            values = {"package": PACKAGES[frames[-1][1]], "name": name, "owner": owner}
             yield Hit(message.service.service, (message.text,), values, highlight=found[0])
 
 

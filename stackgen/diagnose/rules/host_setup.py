@@ -1,4 +1,4 @@
-"""Rules for commands on the host that prepare GPUs and containers: MIG, Podman's DNS server, sudo.
+"""Rules for what a host prepares for containers: MIG, signed modules, Ascend's driver, Podman's DNS server, sudo.
 
 None of these failures was reproduced. `source` names the programs and the reports that quote the messages.
 """
@@ -34,6 +34,48 @@ RULES: tuple[Rule, ...] = (
         ),
         inputs=EVERYWHERE,
         drivers=("nvidia", ""),
+    ),
+    Rule(
+        "SG-G062",
+        title="the kernel refuses the driver's module because of its signature",
+        cause="the kernel loads only modules with a signature that it trusts, and the module of the GPU's driver has "
+        "none, so the driver does not run. With Secure Boot, this is the rule; a kernel with module.sig_enforce=1 "
+        "(such as Talos) does the same without Secure Boot",
+        fix="check `mokutil --sb-state` on the host; if Secure Boot is on, install the driver from the distribution's "
+        "signed packages (Ubuntu: linux-modules-nvidia-…), or, for a module built by DKMS, enroll its key (`sudo "
+        "mokutil --import /var/lib/shim-signed/mok/MOK.der` on Ubuntu, then confirm it on the screen of the next "
+        "boot); if Secure Boot is off, install the module that was built and signed together with this kernel (for "
+        "Talos: the extension of the same release)",
+        source="The messages come from Linux (kernel/module/signing.c) and kmod. NVIDIA/gpu-driver-container issue 44 "
+        "(2024-06), siderolabs/talos issue 7174 (2023-05) and secureblue/secureblue issue 1043 (2025-05) report them. "
+        "The failure was not reproduced.",
+        explain="The line `module verification failed: signature and/or required key missing - tainting kernel` alone "
+        "is harmless: there, the kernel has loaded the module. Turning Secure Boot off in the firmware also works, at "
+        "the price of its protection.",
+        patterns=compile_patterns(
+            r"Loading of (?:unsigned module|module with un\w+ (?:key|crypto)) is rejected",
+            r"could not insert '?nvidia[\w-]*'?: (?:Key was rejected by service|Required key not available)",
+            r"load nvidia\S* failed: key was rejected by service",
+        ),
+        inputs=EVERYWHERE,
+    ),
+    Rule(
+        "SG-G063",
+        title="the driver's library of the Ascend NPUs is not in the container",
+        cause="torch_npu needs {library}, which belongs to the driver of Huawei's Ascend NPUs on the host, and the "
+        "container has neither the library nor, most likely, the devices",
+        fix="on the host, check `npu-smi info`; start the container with `-v "
+        "/usr/local/Ascend/driver/lib64/:/usr/local/Ascend/driver/lib64/`, `-v "
+        "/usr/local/dcmi:/usr/local/dcmi` and the devices (/dev/davinci0, /dev/davinci_manager, /dev/devmm_svm, "
+        "/dev/hisi_hdc), as vLLM Ascend's installation page lists them; don't turn off the loading of the backend "
+        "(TORCH_DEVICE_BACKEND_AUTOLOAD=0), because the NPUs would not be used",
+        source="The message comes from glibc; vllm-project/vllm-ascend issue 1440 (2025-06) quotes it. The mounts are "
+        "those of vLLM Ascend's documentation for CANN 9.0 (2026-06). The failure was not reproduced.",
+        explain="stackgen renders no stacks for Ascend NPUs.",
+        patterns=compile_patterns(
+            r"(?P<library>libascend_hal\.so|libdrvdsmi_host\.so|libdcmi\.so): cannot open shared object file",
+        ),
+        inputs=EVERYWHERE,
     ),
     Rule(
         "SG-D044",
