@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-ROWS = re.findall(r"^\| (.+?) \| `((?:stackgen|templates)/[^`]*)` \| `(.+?)` \|$", PAGE, re.M)
+ROWS = re.findall(r"^\| (.+?) \| `((?:scripts|stackgen|templates|tests)/[^`]*)` \| `(.+?)` \|$", PAGE, re.M)
 PACKAGE = ROOT / "stackgen"
 
 

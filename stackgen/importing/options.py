@@ -68,7 +68,7 @@ BUILT_IN = {
 }  # fmt: skip
 DROPPED = {
     "ulimit": "stack.yaml has no field for limits of processes; NCCL needs no locked memory inside one machine",
-    "memory": "stack.yaml has no memory limit: an engine that exceeds a limit is killed",
+    "memory": "stack.yaml has no memory limit, because an engine that exceeds a limit is killed",
     "cpus": "to limit CPU cores, set `cpuset`",
     "memory-swap": "stack.yaml has no memory limit", "memory-reservation": "stack.yaml has no memory limit",
     "privileged": "engines don't need full access to this machine",

@@ -98,8 +98,10 @@ def _read(source: str, sha256: str | None) -> Snapshot:
     if data[:2] == b"\x1f\x8b" or data[257:262] == b"ustar":
         return _build(_read_archive(data, source))
     if len(data) > MAX_BYTES or not data.lstrip()[:1] == b"{":
-        raise StackgenError(f"{source} is neither an archive of the recipes nor a catalog",
-                            f"pass a checkout of github.com/{SOURCE}, its .tar.gz, or a .json of stackgen")  # fmt: skip
+        raise StackgenError(
+            f"{source} is neither an archive of the recipes nor a catalog",
+            f"pass a checkout of github.com/{SOURCE}, its archive (.tar.gz), or a catalog (.json)",
+        )
     return parse_snapshot(data, source)
 
 

@@ -144,9 +144,13 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
             )
         if store.doubts:
             doubt = store.doubts[0]
-            why = doubt.reason or "it is not a stack of stackgen"
+            why = (
+                f", because its stack file can't be read: {doubt.reason}"
+                if doubt.folder
+                else f": it mounts {store.store.name}, but is not a stack of stackgen"
+            )
             raise StackgenError(
-                f"{doubt.name} may use {name}, because its stack file can't be read: {why}. Nothing was removed",
+                f"{doubt.name} may use {name}{why}. Nothing was removed",
                 f"repair {doubt.folder}/stack.yaml, or delete this folder" if doubt.folder else "remove the container",
             )
     return found
@@ -155,7 +159,9 @@ def _find_model(name: str, report: StorageReport) -> list[tuple[StoreUse, ModelU
 def _remove_models(args: Namespace, found: Sequence[tuple[StoreUse, ModelUse]], report: StorageReport) -> int:
     doubts = {one.folder or one.name: one for store in report.stores for one in store.doubts if args.unused}
     for doubt in doubts.values():
-        note(f"{doubt.name} can't be read, so everything that it may use is kept: {doubt.reason or doubt.folder}")
+        reason = f": {doubt.reason or doubt.folder}" if doubt.folder else ""
+        why = "can't be read" if doubt.folder else "is not a stack of stackgen"
+        note(f"{doubt.name} {why}, so everything that it may use is kept{reason}")
     if not found:
         why = "stacks may use it" if doubts else "stacks use everything that stackgen has downloaded or compiled"
         print_data(args, {"removed": []}, [f"nothing was removed: {why}"])
