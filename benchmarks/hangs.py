@@ -201,7 +201,14 @@ def swap(args):
         used = int(run("docker", "exec", container, "sh", "-c",
                        "cat /proc/[0-9]*/status | awk '/^VmRSS/ {sum += $2} END {print int(sum / 1024)}'"))  # fmt: skip
         limit = int(used * args.memory)
-        run("docker", "update", "--memory", f"{limit}m", "--memory-swap", f"{limit + 8192}m", container)
+        update = ["docker", "update", "--memory", f"{limit}m", "--memory-swap", f"{limit + 8192}m", container]
+        # the kernel refuses a limit below the usage if it can't move enough pages to swap at once
+        for _ in range(30):
+            if not subprocess.run(update, capture_output=True).returncode:
+                break
+            time.sleep(1)
+        else:
+            run(*update)
         before.update(used=used, limit=limit, pages=swapped())
 
     found = slow(
