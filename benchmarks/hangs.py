@@ -2,7 +2,7 @@
 """Looks for false alarms of the watch for hangs, and measures how fast it heals real ones. Needs a Docker engine.
 
 hangs.py saturation [--minutes 60]   long prompts for all engines, more than the cores can compute
-hangs.py swap [--minutes 10]         vLLM with less memory than it needs (the machine needs swap)
+hangs.py swap [--minutes 10]         vLLM with less memory than it needs (the machine needs 4 GiB of swap)
 hangs.py compile                     vLLM compiles with half a core, and gets requests as soon as it is healthy
 hangs.py ranks [--rounds 3]          vLLM on two ranks: one rank is stopped by a signal, or killed
 
