@@ -32,9 +32,7 @@ PACKAGES = {
     "vllm": "vLLM", "fastchat": "FastChat", "vllm_ascend": "vLLM Ascend", "sglang": "SGLang",
     "ray/llm": "Ray Serve LLM", "aiter": "AITER",
 }  # fmt: skip
-ENGINE_FRAME = re.compile(
-    rf'File "(?:[^"]{{0,200}}/)?(?P<package>{"|".join(PACKAGES)})/[^"]{{1,200}}\.py", line \d+'
-)
+ENGINE_FRAME = re.compile(rf'File "(?:[^"]{{0,200}}/)?(?P<package>{"|".join(PACKAGES)})/[^"]{{1,200}}\.py", line \d+')
 
 
 def _find_own_error(evidence: Evidence) -> Iterator[Hit]:
