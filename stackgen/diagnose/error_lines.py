@@ -15,7 +15,7 @@ from stackgen.diagnose.prefixes import error_letter, is_below_error, is_error_le
 from stackgen.diagnose.tracebacks import find_literal_raises
 
 __all__ = ["CRASH_BANNER", "ErrorLine", "find_error_lines", "find_root_lines", "is_consequence", "is_error",
-           "select_key_lines"]  # fmt: skip
+           "is_routine", "select_key_lines"]  # fmt: skip
 
 RAISED = re.compile(
     r"^(?:[\w.]+(?:Error|Exception|Interrupt|Exit|OutOfResources|Unavailable)(?:\(\w+\))?\b(?![\w/-]).*|"
@@ -63,7 +63,9 @@ CONSEQUENCES = re.compile(
     # vLLM quotes the error of a worker before these words, and it may be all that was pasted
     r"(?<![^']', please )(?:[Ss]ee|check the) stack trace .*for (?:the )?r(?:oot cause|eason)|and was never "
     r"healthy|EngineDeadError|"
-    r"validation errors? for|exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
+    # of pydantic, without a field and its message: with them, `multiline` joins the lines
+    r"validation errors? for \S+$|"
+    r"exiting due to model loading error|llama_model_load_from_file_impl: failed to load model|"
     r"(?:common_fit_params|llama_params_fit): encountered an error|common_init\w*: failed to load model|"
     r"load_model: failed to load (?:\w+ )?model, |Failed to load CLIP model from|Worker proc \S+ died unexpectedly|"
     # torch, after the ImportError of a library
@@ -88,7 +90,11 @@ NOISE = re.compile(
     r"Found ulimit of|was never retrieved|might be asynchronously reported|For debugging consider passing|"
     r"^Compile with `TORCH_|^Search for `(?:cuda|hip)|destroy_process_group\(\) was not called|Repro command: |"
     r"resource_tracker: There appear|^Set TORCH\w+=|another exception occurred:$|direct cause of the following|"
-    r"^Exception in thread .*_report_usage|^For further information visit"
+    r"^Exception in thread .*_report_usage|^For further information visit|"
+    # vLLM on a CPU without the capability SYS_NICE, vLLM without NIXL, and vLLM's search for the platform, in which all
+    # platforms but one are not available
+    r"^[gs]et_mempolicy: Operation not permitted|Warning: numa_migrate_pages failed|"
+    r"^NIXL (?:agent config )?is not available$|^(?:ROCm|TPU|XPU) platform is not available because"
 )
 # words of messages without the form of an error
 HINTS = re.compile(
@@ -116,6 +122,11 @@ STATED = re.compile(
 # what Python draws below a line of code
 MARKS = re.compile(r"^\s*[\^~]+\s*$")
 ACCESS_LOG = re.compile(r'HTTP/1\.[01]" \d\d\d|log_server_r: request|non-default args|Avg prompt throughput')
+# what a healthy server logs all the time: answered requests, and statistics of vLLM and SGLang
+ROUTINE = re.compile(
+    r'HTTP/1\.[01]" [123]\d\d|log_server_r: request: \w+ /\S* \S+ [123]\d\d|non-default args|Avg prompt throughput|'
+    r"(?:Prefill|Decode) batch\W{1,3}(?:\[\d+\]\W{1,3})?#"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,11 @@ def is_error(line: str) -> bool:
 def is_consequence(text: str) -> bool:
     """Whether `text`, without prefix, is an error that other errors cause, and that never shows the reason."""
     return bool(CONSEQUENCES.search(text))
+
+
+def is_routine(text: str) -> bool:
+    """Whether `text`, without prefix, says nothing about a failure: healthy servers log it as well."""
+    return bool(ROUTINE.search(text) or NOISE.search(text))
 
 
 def find_error_lines(lines: Sequence[str]) -> list[ErrorLine]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stackgen.flags import load_flags
 
-__all__ = ["describe_features"]
+__all__ = ["describe_features", "describe_test"]
 
 # more features than these are no hint
 SHOWN = 2
@@ -64,16 +64,36 @@ OFF = frozenset(("--enforce-eager", "--disable-cuda-graph", "--disable-custom-al
 
 
 def describe_features(text: str, engine: str) -> str:
-    """What to try without a feature, as `speculative decoding (--speculative-config)`; "" if `text` is of no feature.
+    """The features that `text` is about, as `speculative decoding (--speculative-config)`; "" if there are none.
 
     `text` is the message with the frames above it.
     """
-    if engine not in ("vllm", "sglang"):
+    found = _find_features(text, engine)
+    return " and ".join(f"{name} ({'off with ' if flags in OFF else ''}{flags})" for name, flags in found)
+
+
+def describe_test(text: str, engine: str) -> str:
+    """The features that `text` is about, and how to start without them; "" if there are none."""
+    found = _find_features(text, engine)
+    if not found:
         return ""
-    known = load_flags(engine)
+    off = " and ".join(flags for _, flags in found if flags in OFF)
+    tests = [f"with {off}"] if off else []
+    if any(flags not in OFF for _, flags in found):
+        rest = "the other one" if off else "it" if len(found) == 1 else "them"
+        tests.append(f"without {rest}, or with another value, if you have set {'them' if rest == 'them' else 'it'}")
+    named = " and ".join(name if flags in OFF else f"{name} ({flags})" for name, flags in found)
+    return f"{named}: as a test, start once {' and '.join(tests)}"
+
+
+def _find_features(text: str, engine: str) -> list[tuple[str, str]]:
+    """Names and flags of at most `SHOWN` features."""
+    known = load_flags(engine) if engine in ("vllm", "sglang") else None
+    if not known:
+        return []
     found = []
     for one in FEATURES:
-        flags = [flag for flag in getattr(one, engine) if known and flag in known.by_name]
+        flags = [flag for flag in getattr(one, engine) if flag in known.by_name]
         if flags and one.words.search(text):
-            found.append(f"{one.name} ({'off with ' if flags[0] in OFF else ''}{' and '.join(flags)})")
-    return " and ".join(found[:SHOWN])
+            found.append((one.name, " and ".join(flags)))
+    return found[:SHOWN]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from stackgen.diagnose.error_lines import select_key_lines
+from stackgen.diagnose.container_states import is_inspect_line
+from stackgen.diagnose.error_lines import is_routine, select_key_lines
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.log_lines import has_certain_error, lines_since_ready, strip_prefix
 from stackgen.diagnose.log_text import excerpt
 from stackgen.diagnose.unknown import WIDTH
 from stackgen.stack.redactor import SecretRedactor
@@ -17,8 +18,11 @@ __all__ = ["describe_undecided"]
 # lines of one log that are shown
 LINES = 4
 CLOSEST = "no line of this log is clearly an error. These lines are the most likely errors, but may be unrelated:"
+CERTAIN = "the log does not show whether the program ended. Its errors:"
 NO_WORDS = "no line of this log reports an error. Its last line:"
-NEXT = "next: pass the log from its first line, and the output of `docker inspect` (exit code, OOMKilled)"
+NOT_ROUTINE = "no line of this log reports an error. Its last line that is not routine:"
+NEXT = "next: pass the log from its first line"
+INSPECT = ", and the output of `docker inspect` (exit code, OOMKilled)"
 # of a log that just stops
 STOPPED = (
     "; if the process is running but its log does not grow, compare two outputs of `docker stats` and of {tool} a "
@@ -29,6 +33,8 @@ TRANSFER = (
     "protocol Xet may be the cause, and keep the files that have arrived"
 )
 DOWNLOADS = re.compile(r"(?i)download|\bfetching\b|hf[_-]?xet|huggingface|\.safetensors|\.gguf\b")
+# a state that was pasted already
+STATE = re.compile(r'"OOMKilled": ?(?:true|false)')
 TOOLS = {"nvidia": "`nvidia-smi`", "amd": "`rocm-smi`", "": "the GPU's tool (`nvidia-smi`, `rocm-smi`, `xpu-smi`)"}
 
 
@@ -45,9 +51,15 @@ def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[st
             continue
         lines = lines_since_ready(service.log)
         closest = select_key_lines(lines, LINES)
-        ends = tuple(text for line in lines if (text := strip_prefix(line).strip()))[-1:]
+        plain = [text for line in lines if (text := strip_prefix(line).strip())]
+        telling = [text for text in plain if not is_inspect_line(text) and not is_routine(text)]
+        ends = tuple(telling or plain)[-1:]
         if shown := closest or ends:
-            head = CLOSEST if closest else NO_WORDS
+            if INSPECT not in step and not STATE.search(service.log):
+                step = step.replace(NEXT, f"{NEXT}{INSPECT}")
+            head = NO_WORDS if ends == tuple(plain[-1:]) else NOT_ROUTINE
+            if closest:
+                head = CERTAIN if has_certain_error(service.log) else CLOSEST
             found += [f"{service.service}: {head}", *(f"  | {excerpt(redact(one), '', WIDTH)}" for one in shown)]
             if not closest and STOPPED not in step:
                 step += STOPPED.format(tool=TOOLS[evidence.gpu_maker(service.service)])

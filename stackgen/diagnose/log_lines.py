@@ -12,6 +12,7 @@ from stackgen.diagnose.error_lines import (
     find_root_lines,
     is_consequence,
     is_error,
+    is_routine,
     select_key_lines,
 )
 from stackgen.diagnose.log_text import OMITTED
@@ -51,6 +52,10 @@ RESTARTED = re.compile(r"^stackgen: the service was healthy and ended with code 
 CRASHED = re.compile(
     r"and was never healthy|EngineDeadError|^(?:[\w.-]+ )?exited with code (?!(?:0|130|143)\b)\d|\(core dumped\)|"
     r"^(?:\S+: line \d+:\s+\d+\s+)?(?:Segmentation fault|Illegal instruction|Bus error)\b|^!+ Segfault encountered|"
+    # the body of vLLM's answers after the end of its engine core
+    r"^\{.{0,60}EngineCore encountered an issue|"
+    # of llama.cpp, which stops itself if one of its checks fails
+    r"\(ggml_abort\+0x|"
     # of SGLang, whose scheduler has ended
     r"^Received sigquit from a child process|^Initialization failed\. warmup error|"
     r"^Fatal Python error: |^terminate called (?:after|without)|^(?:ERROR:\s+)?\[Errno 9[89]\] error while attempting"
@@ -60,7 +65,9 @@ FAILED = re.compile(
     r"^Traceback \(most recent|: error: |See root cause above|Error response from daemon|^dependency failed to start|"
     r"exiting due to model loading error|^error: invalid argument: |^error while handling argument |"
     r"^[\w.]*ValidationError: \d|^(?:Error|invalid spec|rocBLAS error|\S+\.\w+: error): |error: GET failed \(|^exec "
-    r"(?:\S+|container process \S+): [Ee]xec format error"
+    r"(?:\S+|container process \S+): [Ee]xec format error|"
+    # of vLLM, whose process ended with an exception or was killed; also after Ctrl-C
+    r"^Worker proc \S+ died unexpectedly|^Process EngineCore\w*:$"
 )
 # how many of the last lines of a log show whether it ends with errors
 LAST_LINES = 12
@@ -149,19 +156,21 @@ def key_lines_before_restart(text: str, limit: int = 4) -> tuple[str, ...]:
 def find_key_lines(text: str, limit: int = 6) -> tuple[str, ...]:
     """The lines that most likely show the reason, in the order of the log.
 
-    Without an error, the last lines of the log that are not a consequence of another error.
+    Without an error, the last lines of the log that are neither routine nor a consequence of another error.
     """
     lines = lines_since_ready(text)
-    rest = [plain for line in lines if (plain := strip_prefix(line)).strip() and not is_consequence(plain)]
     last = [plain for line in lines if (plain := strip_prefix(line).strip())]
+    rest = [plain for plain in last if not is_consequence(plain)]
+    rest = [plain for plain in rest if not is_routine(plain)] or rest
     if found := select_key_lines(lines, limit):
         return found
     # after a restart, the routine lines of the next start would hide how the last run ended
     ends = [i for i, line in enumerate(lines) if CRASHED.search(strip_prefix(line)) and not is_below_error(line)]
     if ends:
         before = [plain for line in lines[: ends[-1]] if (plain := strip_prefix(line).strip())]
+        before = [plain for plain in before if not is_routine(plain)] or before
         return tuple(dict.fromkeys((*before[1 - limit :], strip_prefix(lines[ends[-1]]).strip())))
-    return tuple((rest or last)[-limit:])
+    return tuple(dict.fromkeys((rest or last)[-limit:]))
 
 
 def lines_after(text: str, shown: Sequence[str], limit: int = 3) -> str:

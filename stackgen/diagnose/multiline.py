@@ -35,6 +35,10 @@ SENTENCE = re.compile(r"^\s*[A-Z][a-z]+ [a-z]+ [a-z].*[.,]$")
 # characters of a line that may have been too long for the width of a terminal
 WIDTH = 60
 OPENING, CLOSING = "([{", ")]}"
+# of pydantic, whose next lines name the field and what is wrong with it; vLLM's own checks raise a `Value error`, which
+# is a message of its own
+PYDANTIC = re.compile(r"\b\d+ validation errors? for \S+$")
+REASON = re.compile(r"^(?!\s*Value error, ).{1,1500} ?[\[(]type=\w")
 # longer messages are mostly values that are printed, not sentences
 MAX_LINES, MAX_CHARS = 30, 4000
 
@@ -43,7 +47,7 @@ def join_messages(text: str) -> str:
     """`text` with messages of the Docker daemon, exceptions and warnings that have line breaks in one line each."""
     if "Error response from daemon" in text:
         text = _join_daemon_messages(text)
-    heads = ("Error: ", "Exception: ", "Value error, ", "Warning: ", "failed")
+    heads = ("Error: ", "Exception: ", "Value error, ", "Warning: ", "failed", "validation error")
     return _join_exceptions(text) if any(one in text for one in heads) else text
 
 
@@ -67,11 +71,21 @@ def _join_exceptions(text: str) -> str:
         line = lines[index]
         plain = strip_prefix(line)
         is_head = EXCEPTION.match(plain) or WRAPPED.match(plain.lstrip()) or RAY.match(plain)
-        count = _count_following(lines, index) if is_head else 0
+        if PYDANTIC.search(plain):
+            count = _count_reason(lines, index)
+        else:
+            count = _count_following(lines, index) if is_head else 0
         rest = (strip_prefix(one).strip() for one in lines[index + 1 : index + 1 + count])
         joined.append(" ".join((line.rstrip(), *rest)) if count else line)
         index += 1 + count
     return "\n".join(joined)
+
+
+def _count_reason(lines: Sequence[str], start: int) -> int:
+    """2 if the lines after `start` are the field that pydantic rejects, and the reason; 0 otherwise."""
+    process = process_name(lines[start])
+    rest = [strip_prefix(one) for one in lines[start + 1 : start + 3] if process_name(one) == process]
+    return 2 if len(rest) == 2 and not REASON.match(rest[0]) and REASON.match(rest[1]) else 0
 
 
 def _count_following(lines: Sequence[str], start: int) -> int:

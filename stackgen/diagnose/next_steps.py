@@ -103,6 +103,19 @@ INTERNAL = re.compile(
     r"ZeroDivisionError)"
     r"(?:$|: )|GGML_ASSERT|^assert ", re.M
 )  # fmt: skip
+# a value that pydantic rejects
+REJECTED = re.compile(r"validation errors? for \S+ \S.* ?[\[(]type=\w")
+FIELD = (
+    "the line names a field, and what its value must be: if it is a setting, correct its value; if it is part of a "
+    "request or of an answer, the client and the server expect different formats: compare their versions"
+)
+# of a request that failed with status 500 or above, and left no error in the log
+BODY = "send the failed request again with `curl -i`: the body of the answer contains the server's message"
+MEDIA = (
+    "if the request names images, audio or video by URL, vLLM must download them in time (images: 5 seconds by "
+    "default): as a test, send them as base64 data, or raise VLLM_IMAGE_FETCH_TIMEOUT (VLLM_AUDIO_FETCH_TIMEOUT, "
+    "VLLM_VIDEO_FETCH_TIMEOUT)"
+)
 COMMON = (
     "search the issues of {project} for this message and for its version (at the start of the log); if nobody has "
     "reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a report needs, without "
@@ -129,13 +142,15 @@ def describe_next_steps(
     served: bool = False,
     component: str = "",
     features: str = "",
+    refused: bool = False,
 ) -> str:
     """The next steps for a failure that shows `lines`, without prefixes.
 
     `maker` is `Evidence.gpu_maker`, `settings` are those of `settings.find_touched_settings`, `advice` is text of the
     log that may advise something. Without `certain`, no line is an error, so no place is named. `served` says whether
     the server has answered a request. `component` is a program around the engines that wrote the log, `features` are
-    those of `features.describe_features`.
+    those of `features.describe_test`. `refused` says that the server answered a request with status 500 or above,
+    and logged no error.
     """
     text = "\n".join(lines)
     name, gpu, memory = COMMANDS["intel" if not maker and INTEL.search(text) else maker]
@@ -148,10 +163,14 @@ def describe_next_steps(
     said = next(filter(None, map(find_advice, (*lines, *advice.splitlines()))), "")
     steps = [f"the message advises: {said}"] if said else []
     steps += explain_system_errors(text)
+    if refused:
+        steps += [BODY, *([MEDIA] if engine == "vllm" else ())]
+    if REJECTED.search(text):
+        steps.append(FIELD)
     if found and not explain_system_errors(text):
         named = " and ".join(place for place, _ in found)
         steps.append(f"the lines point to {named}: {'; '.join((look for _, look in found))}")  # fmt: skip
-    elif not lines:
+    elif not lines and not refused:
         steps.append(SILENT)
     if settings:
         steps.append(
@@ -160,8 +179,8 @@ def describe_next_steps(
         )
     elif features and certain:
         steps.append(
-            f"the failing code belongs to {features}: as a test, start once without it, or with another value, if you "
-            "have set it; if the failure is then gone, search the release notes of newer versions for this feature"
+            f"the failing code belongs to {features}; if the failure is then gone, search the release notes of newer "
+            "versions for this feature"
         )
     if engine and lines and not steps and not INTERNAL.search(text) and not SIGNAL.search(text):
         steps.append(

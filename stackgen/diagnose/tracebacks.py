@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from stackgen.diagnose.prefixes import process_name, strip_prefix
 
-__all__ = ["find_cut_traceback", "find_literal_raises", "has_request_frame"]
+__all__ = ["find_cut_traceback", "find_literal_raises", "find_traceback_at_end", "has_request_frame"]
 
 # a line of code with the text of the exception that it raises
 RAISE = re.compile(r"""^\s+raise (?P<name>[\w.]+)\(\s*[frbu]{0,2}(?P<quote>"|')(?P<text>\S.{3,300}?)(?P=quote)""")
 FRAME = re.compile(r'^\s*File "[^"]{1,300}", line \d+')
+# Python's dumps of all threads, which no exception ends, have no comma here
+IN_FUNCTION = re.compile(r'^\s*File "[^"]{1,300}", line \d+, in ')
 # what Python draws below a line of code
 MARKS = re.compile(r"^\s*[\^~]+\s*$")
 # vLLM's prefix without a level, whose removal also removes the indentation behind it
@@ -67,6 +69,13 @@ def find_cut_traceback(lines: Sequence[str]) -> tuple[str, ...]:
     last = max(opened.values())
     shown = (strip_prefix(line).strip() for line in lines[last : last + 2])
     return tuple(text for text in shown if text)
+
+
+def find_traceback_at_end(lines: Sequence[str]) -> tuple[str, ...]:
+    """The last frame of a traceback, and its line of code, if nothing follows it in `lines`; () otherwise."""
+    # a frame has a line of code, and sometimes marks
+    end = [line for line in lines if line.strip()][-3:]
+    return find_cut_traceback(lines) if any(IN_FUNCTION.match(_strip(line)) for line in end) else ()
 
 
 def has_request_frame(lines: Sequence[str]) -> bool:

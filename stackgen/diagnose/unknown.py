@@ -7,10 +7,12 @@ from functools import partial
 from signal import Signals
 
 from stackgen.diagnose.components import find_component
+from stackgen.diagnose.container_states import find_ended_container
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence, detect_engine
-from stackgen.diagnose.features import describe_features
+from stackgen.diagnose.features import describe_test
 from stackgen.diagnose.log_lines import (
     find_endings,
+    find_failed_request,
     find_key_lines,
     has_certain_error,
     has_crashed,
@@ -25,7 +27,7 @@ from stackgen.diagnose.log_text import excerpt
 from stackgen.diagnose.next_steps import describe_next_steps
 from stackgen.diagnose.rule import UNKNOWN, Finding
 from stackgen.diagnose.settings import find_touched_settings, read_frames
-from stackgen.diagnose.tracebacks import find_cut_traceback, has_request_frame
+from stackgen.diagnose.tracebacks import find_cut_traceback, find_traceback_at_end, has_request_frame
 from stackgen.stack.redactor import SecretRedactor
 
 __all__ = ["WIDTH", "explain_lines", "find_unknown"]
@@ -34,6 +36,7 @@ __all__ = ["WIDTH", "explain_lines", "find_unknown"]
 WIDTH = 400
 NO_RULE = "no rule matches this failure"
 FAILED_REQUEST = "the server is running, but its last request failed, and no rule matches"
+NO_ERROR = "the server is running, but it could not answer its last request, and its log contains no error"
 SILENT = (
     "the log does not contain the cause. Every error in the log is a consequence: another process ended first, and its "
     "error is not in these lines. Either lines are missing (from an excerpt, or from the log of another container), "
@@ -44,10 +47,27 @@ CUT = (
     "the log contains a traceback, but not the exception at its end. Every error line in the log is a consequence of "
     "this exception. The last frame of the traceback is shown"
 )
+CUT_AT_END = (
+    "the log ends inside a traceback, so the exception that ends the traceback is not in it. The last frame is shown"
+)
 LOOK_BELOW = (
     "look for this frame in the whole log of the service (`docker logs`): the line after it is the exception; run "
     "`stackgen diagnose` again with this line"
 )
+LOOK_FURTHER = (
+    "look for this frame in the whole log of the service (`docker logs`): the first line below it that is not indented "
+    "is the exception; run `stackgen diagnose` again with this line"
+)
+# FastChat 0.2.36 requires Gradio 4.10 or newer; Gradio 5 changed much (lm-sys/FastChat issue 3669, 2025-01)
+GRADIO = (
+    "this frame is code of Gradio: FastChat's web page was written for Gradio 4, and also installs newer versions; run "
+    "`pip show gradio` and, with Gradio 5 or newer, install `gradio<5` as a test"
+)
+ENDED = (
+    "no rule matches this failure. Docker reports that {name} ended with exit code {code}, which shows an error, but "
+    "not its reason"
+)
+READ_LOG = "read the log of this container (`docker logs{name}`); run `stackgen diagnose` again with this log"
 LOOK_OUTSIDE = (
     "look for the first error in the whole log of this start (`docker logs` of every container of the model); if "
     "there is none, check the exit code and OOMKilled of the container (`docker inspect`); look for the OOM killer "
@@ -63,15 +83,25 @@ def find_unknown(evidence: Evidence, redact: SecretRedactor, unexplained: frozen
     for service in evidence.services:
         failed = not service.is_working and (service.has_failed or _log_shows_failure(service))
         status = last_status(service.log)
+        quiet = not (failed or service.state or has_served(service.log) or has_certain_error(service.log))
         is_refused = not service.state and _is_failed_answer(status)
         if failed or service.service in unexplained:
             is_found = True
             yield _explain_failed_service(service, make)
+        elif quiet and (frames := find_traceback_at_end(service.log.splitlines())):
+            is_found = True
+            yield make(service.service, frames, CUT_AT_END, "; ".join((LOOK_FURTHER, *_name_gradio(service, frames))))
+        elif quiet and (ended := find_ended_container(service.log)):
+            is_found = True
+            values = {"name": ended.name or "the container", "code": str(ended.code)}
+            fix = READ_LOG.format(name=f" {ended.name}" if ended.name else "")
+            yield make(service.service, ended.lines, ENDED.format(**values), fix)
         # status 500 and above is the server's fault, with or without an error in the log
         elif is_refused and ((status or 0) >= 500 or _has_errors(service.log)):
             is_found = True
             lines = find_key_lines(service.log)
-            yield make(service.service, lines, _describe(FAILED_REQUEST, service.log))
+            silent = (status or 0) >= 500 and _is_refused_silently(service.log)
+            yield make(service.service, lines, NO_ERROR if silent else _describe(FAILED_REQUEST, service.log))
     compose = evidence.compose_output
     has_logs = any(one.has_failed or one.log for one in evidence.services)
     # a pasted log without service names is both, and was read above
@@ -86,6 +116,11 @@ def find_unknown(evidence: Evidence, redact: SecretRedactor, unexplained: frozen
     if evidence.checks and all(one.is_working for one in evidence.services):
         lines = tuple(f"{check}: {message}" for check, message in evidence.checks)
         yield make("", lines, f"{NO_RULE}. All services are running, but these checks failed")
+
+
+def _name_gradio(service: ServiceEvidence, frames: tuple[str, ...]) -> tuple[str, ...]:
+    is_fastchat = service.engine == "fastchat" or "fastchat" in service.log.lower()
+    return (GRADIO,) if is_fastchat and "/gradio/" in frames[0] else ()
 
 
 def _is_failed_answer(status: int | None) -> bool:
@@ -115,7 +150,7 @@ def explain_lines(evidence: Evidence, service: str, lines: tuple[str, ...]) -> s
     text = "\n".join((*lines, read_frames(log, lines)))
     settings = find_touched_settings(text, log, engine, model)
     # a stack and the engine's line of its arguments show which features are in use
-    features = describe_features(text, engine or detect_engine(log)) if model is None and not settings else ""
+    features = describe_test(text, engine or detect_engine(log)) if model is None and not settings else ""
     return describe_next_steps(
         lines,
         evidence.gpu_maker(service),
@@ -126,7 +161,13 @@ def explain_lines(evidence: Evidence, service: str, lines: tuple[str, ...]) -> s
         served=has_served(log),
         component="" if engine or detect_engine(log) else find_component(log),
         features=features,
+        refused=_is_refused_silently(log),
     )
+
+
+def _is_refused_silently(log: str) -> bool:
+    """Whether the server answered a request with status 500 or above, and logged no error."""
+    return bool(find_failed_request(log)) and not has_certain_error(log) and not has_crashed(log)
 
 
 def _describe(what: str, log: str) -> str:

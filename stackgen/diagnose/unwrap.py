@@ -23,6 +23,8 @@ CUT = 2
 # what starts a line of its own, also without a prefix
 RECORD = re.compile(
     r"^\s*(?:Traceback \(most|File \"[^\"]+\", line \d|[\^~]{3,}|frame #\d|During handling|The above exception|"
+    # a frame of a native backtrace
+    r"\S{1,200}\(\S{0,200}\+0x[0-9a-f]+\) ?\[0x|"
     r"(?:[\w.]+\.)?\w+(?:Error|Exception|Exit|Warning)(?:\(\w+\))?(?:: |$)|(?:ERROR|INFO|WARNING|DEBUG)\b|"
     r"(?:[\w./-]{1,60}: )?[Ee]rror: |(?:Warning|Normal)\s+[A-Z]\w+\s|-{3,}|={3,}|\$ |</?[a-z!])|^\s{2,}\S|^\s*$"
 )

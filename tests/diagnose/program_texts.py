@@ -277,4 +277,9 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "vllm-project/vllm issue 32109 (2026-01)", "vllm"),
     ("SG-G040", "RuntimeError: MXFP4 quantization is not supported on gfx942",
      "vllm-project/vllm issue 34641 (2026-02)", "vllm"),
+    ("SG-A050", "/app/tools/server/server.cpp:3624: pos_min == -1, but n_past > 0 - should not happen: "
+     "https://github.com/ggml-org/llama.cpp/pull/13833#discussion_r2116181237", "llama.cpp, tools/server/server.cpp",
+     "llamacpp"),
+    ("SG-A050", "slot update_slots: id  2 | task 1950 | n_past = 75, slot.prompt.tokens.size() = 821, seq_id = 2, "
+     "pos_min = -1", "ggml-org/llama.cpp issue 17060 (2025-11)", "llamacpp"),
 )  # fmt: skip

@@ -44,6 +44,7 @@ from stackgen.diagnose.rules import (
     kubernetes,
     kubernetes_events,
     llamacpp,
+    llamacpp_checks,
     llamacpp_router,
     lmcache,
     memory,
@@ -140,6 +141,7 @@ RULES: tuple[Rule, ...] = (
     *requests.RULES,
     *answers.RULES,
     *fastchat.RULES,
+    *llamacpp_checks.RULES,
     *llamacpp_router.RULES,
     *llamacpp.RULES,
     *files.RULES,
@@ -163,7 +165,9 @@ RULES: tuple[Rule, ...] = (
     # these describe a state; if a more specific cause exists, it explains the state
     *llamacpp.LAST_RULES,
     *connection.LAST_RULES,
+    *llamacpp_checks.LAST_RULES,
     *surroundings.LAST_RULES,
+    *pasted_states.LAST_RULES,
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from stackgen.diagnose.container_states import find_ended_container
 from stackgen.diagnose.error_lines import find_error_lines
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
@@ -64,6 +65,7 @@ def _nccl_shm(model: ModelSpec | None, _: Mapping[str, str]) -> str | None:
 def _find_killed(evidence: Evidence) -> Iterator[Hit]:
     """Docker reports that the kernel killed the service, or the log shows exit code 137 or the kernel's own words."""
     yield from _find_kernel_messages(evidence)
+    yield from _find_pasted_state(evidence)
     for service in evidence.services:
         lines = map(strip_prefix, lines_since_ready(service.log))
         exits = [(match[1], line) for line in lines if (match := EXIT_CODE.search(line))]
@@ -75,6 +77,17 @@ def _find_killed(evidence: Evidence) -> Iterator[Hit]:
             known = f"exit code {code}, " if code else ""
             yield Hit(service.service, (f"{known}OOMKilled {service.oom_killed}", *ended[-1:]),
                       {"code": code} if code else {}, variant=None if service.oom_killed else KILLED)  # fmt: skip
+
+
+def _find_pasted_state(evidence: Evidence) -> Iterator[Hit]:
+    """A pasted output of `docker ps` or `docker inspect` has exit code 137 or OOMKilled, and no log explains it."""
+    for service in evidence.services:
+        state = None if service.state else find_ended_container(service.log)
+        if state is None or not (state.oom_killed or state.code == 137):
+            continue
+        if not any(one.certain for one in find_error_lines(service.log.splitlines())):
+            values = {"code": str(state.code), "service": state.name or "the container"}
+            yield Hit(service.service, state.lines, values, variant=None if state.oom_killed else KILLED)
 
 
 def _find_kernel_messages(evidence: Evidence) -> Iterator[Hit]:

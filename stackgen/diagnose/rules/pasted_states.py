@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from stackgen.diagnose.container_states import SIGNALS, find_ended_container
+from stackgen.diagnose.error_lines import CRASH_BANNER, find_error_lines
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import has_failed, has_served, strip_prefix
 from stackgen.diagnose.rule import Hit, Rule, Variant
 
-__all__ = ["RULES"]
+__all__ = ["LAST_RULES", "RULES"]
 
 # a row of `docker ps`
 UNHEALTHY = re.compile(r"\bUp (?:\d+|About|Less) [\w ]{1,30} \(unhealthy\)(?:\s.*?)?\s(?P<name>[\w.-]+)\s*$")
@@ -49,6 +51,37 @@ def _find_xet_stall(evidence: Evidence) -> Iterator[Hit]:
             statuses = ", ".join(sorted({found["status"] for line in answers if (found := ANSWER.match(line))}))
             yield Hit(service.service, (started, *dict.fromkeys(answers)), {"statuses": statuses})
 
+
+def _find_crashed(evidence: Evidence) -> Iterator[Hit]:
+    """A pasted output of Docker shows that a signal ended a program which nobody stopped, and no log explains it."""
+    for service in evidence.services:
+        state = None if service.state else find_ended_container(service.log)
+        if state is None or str(state.code) not in SIGNALS:
+            continue
+        errors = find_error_lines(service.log.splitlines())
+        if not any(one.certain and not CRASH_BANNER.match(one.text) for one in errors):
+            values = {"code": str(state.code), "signal": SIGNALS[str(state.code)],
+                      "name": state.name or "the container"}  # fmt: skip
+            variant = ILLEGAL if state.code == 132 else NOT_KILLED if state.oom_killed is False else None
+            yield Hit(service.service, state.lines, values, variant=variant)
+
+
+ILLEGAL = Variant(
+    (),
+    cause="Docker reports that {name} ended with exit code {code} ({signal}). Most often, a program or a library in "
+    "the image was compiled for a CPU with other instructions, such as AVX2 or AVX-512",
+    fix="compare the CPU's features (`lscpu`) with what the image needs; use an image for this CPU, or one that "
+    "detects the CPU at run time; in a virtual machine, pass the host's CPU through; `sudo dmesg | grep -i 'invalid "
+    "opcode'` names the library",
+    condition="the exit code is 132",
+)
+NOT_KILLED = Variant(
+    (),
+    cause="Docker reports that {name} ended with exit code {code} ({signal}), so its program crashed in native code, "
+    "such as a GPU library or a kernel of the engine. Docker also reports OOMKilled false, so the kernel did not kill "
+    "it. The text shows no error before the crash",
+    condition="Docker reports that OOMKilled is false",
+)
 
 LLAMA = Variant(
     (),
@@ -95,5 +128,28 @@ RULES: tuple[Rule, ...] = (
         "a minute apart, and compare the sizes.",
         find=_find_xet_stall,
         fallback=True,
+    ),
+)
+
+# a state of Docker is the last thing that counts: any error of a log says more
+LAST_RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-D050",
+        title="a container ended because its program crashed",
+        cause="Docker reports that {name} ended with exit code {code} ({signal}), so its program crashed in native "
+        "code, such as a GPU library or a kernel of the engine. The text shows no error before the crash",
+        fix="read the last lines of its log (`docker logs`), which show what the program did; the kernel log often "
+        "names the library (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`); if the log is empty, the crash came while "
+        "libraries were loaded: in an image with PyTorch, run `python3 -c 'import torch; torch.cuda.is_available()'`; "
+        "if this crashes too, the image's GPU libraries do not work with this GPU or driver; as a test, use another "
+        "version of the image",
+        source="The words are those of `docker ps` and `docker inspect`. kyuz0/amd-strix-halo-vllm-toolboxes issue 61 "
+        "(2026-06) and ggml-org/llama.cpp issue 17060 (2025-11) report such ends. The failure was not reproduced.",
+        explain="Docker reports 128 plus the number of the signal. A program that runs as the container's first "
+        "process and stops itself (abort) often ends with 139 in place of 134, because the kernel keeps SIGABRT from "
+        "the first process. An exit code of 137 is SIGKILL, which is another failure (SG-M012).",
+        find=_find_crashed,
+        fallback=True,
+        variants=(ILLEGAL, NOT_KILLED),
     ),
 )

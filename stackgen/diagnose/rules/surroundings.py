@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from stackgen.diagnose.container_states import SIGNALS
 from stackgen.diagnose.error_lines import CRASH_BANNER, find_error_lines
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import (
@@ -38,8 +39,6 @@ UPSTREAM = re.compile(
     r"(?P<refused>connect\(\) failed \(\d+: [^)]+\) while connecting to upstream|no live upstreams)|"
     r"(?P<large>client intended to send too large body)"
 )
-SIGNALS = {"132": "SIGILL, an illegal instruction", "134": "SIGABRT, an abort", "135": "SIGBUS, a bus error",
-           "136": "SIGFPE, an arithmetic error", "139": "SIGSEGV, a segmentation fault"}  # fmt: skip
 ENDED = re.compile(r"^(?:[\w.-]+ )?exited with code (?P<code>132|134|135|136|139)\b")
 
 
