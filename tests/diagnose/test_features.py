@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stackgen.diagnose import diagnose
-from stackgen.diagnose.features import FEATURES, describe_features
+from stackgen.diagnose.features import FEATURES, describe_features, describe_test
 from stackgen.flags import load_flags
 from stackgen.runtimes.observation.evidence import collect_from_log
 
@@ -41,3 +41,11 @@ def test_other_engines_and_other_code_have_no_features() -> None:
     assert (
         describe_features("vllm/v1/worker/gpu/cudagraph_utils.py", "vllm") == "CUDA graphs (off with --enforce-eager)"
     )
+
+
+def test_a_flag_that_turns_a_feature_off_is_to_be_added_and_not_removed() -> None:
+    reduce, eagle = "device_communicators/custom_all_reduce.py register", "vllm/v1/spec_decode/eagle.py"
+    assert describe_test(reduce, "sglang").endswith("as a test, start once with --disable-custom-all-reduce")
+    both = describe_test(f"{reduce} {eagle}", "vllm")
+    assert "with --disable-custom-all-reduce and without the other one, or with another value" in both
+    assert describe_test(eagle, "vllm").endswith("start once without it, or with another value, if you have set it")

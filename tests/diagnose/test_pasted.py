@@ -318,6 +318,13 @@ def test_an_undecided_log_gets_only_the_advice_that_fits_it(tmp_path: Path, caps
     stopped = advise("Fetching 12 files: 30%\n")
     assert "docker stats" in stopped and "HF_HUB_DISABLE_XET" in stopped
     assert "`rocm-smi`" in advise("gfx1151\nloading\n")
+    # errors that the program may have survived; a state that is there already
+    survived = advise("loading\nValueError: out of plums\n" + "more plums\n" * 20)
+    assert "Its errors" in survived and "clearly an error" not in survived
+    inspected = advise('loading\n{\n  "State": {\n    "OOMKilled": false,\n    "Error": "",\n')
+    assert "| loading" in inspected and "docker inspect" not in inspected
+    noise = "DEBUG 10-22 05:47:43 [x.py:1] TPU platform is not available because: plums"
+    assert "| loading" in advise(f"loading\n{noise}\n")
 
 
 def test_the_indented_rest_of_a_message_of_ray_is_joined() -> None:
