@@ -37,9 +37,8 @@ def check_tool_parser(inputs: DoctorInputs) -> Results:
         if fact is None:
             continue
         evidence, path = f"{fact.origin}, {fact.date}", f"{place}.tool_call_parser"
-        if model.tool_call_parser or _has_flag(model):
-            known = model.tool_call_parser or "a parser in extra_args"
-            if model.tool_call_parser and (better := find_better_parser(model, "tool_call_parser")):
+        if known := model.tool_call_parser or _find_flag(model):
+            if better := find_better_parser(model, "tool_call_parser", known):
                 yield warn(
                     f"{known} reads the tool calls of other models than {model.model}",
                     evidence=f"{better.origin}, {better.date}: {better.value}",
@@ -79,11 +78,12 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
             )  # fmt: skip
 
 
-def _has_flag(model: Any) -> bool:
+def _find_flag(model: Any) -> str:
+    """The parser for tool calls that `extra_args` sets; "" without one."""
     known = load_flags("vllm")
-    return known is not None and any(
-        one.find_name(frozenset({"--tool-call-parser"})) for one in parse_arguments("vllm", model.extra_args, known)
-    )
+    arguments = parse_arguments("vllm", model.extra_args, known) if known else ()
+    flag = frozenset({"--tool-call-parser"})
+    return next((one.value or "" for one in arguments if one.find_name(flag)), "")
 
 
 def check_first_version(inputs: DoctorInputs) -> Results:

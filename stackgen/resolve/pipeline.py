@@ -5,12 +5,15 @@ Each stage takes the values of earlier stages, and returns its own values and th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from stackgen import engines
 from stackgen.engines.base import Context, Engine, Part, Replica
 from stackgen.errors import Mistake, SpecError
+from stackgen.flags import PINNED
 from stackgen.images.tags import unpinned_warnings
 from stackgen.plan import Asset, Dependency, Endpoint, GpuRequest, GroupNode, Logging, Plan, Service, Site, Volume
 from stackgen.resolve.addons import gateway, monitoring, webui
@@ -40,6 +43,7 @@ __all__ = ["resolve"]
 
 # parameters from which a CPU answers too slowly for a chat: all weights are read from memory for each token
 LARGE_ON_CPU = 3e9
+PARSER = re.compile(r"models\[(\d+)\]\.(tool_call_parser|reasoning_parser)")
 # in this order, because each add-on uses what earlier ones planned
 ADDONS = (gateway, monitoring, webui)
 Contexts = Sequence[tuple[Engine, Context]]
@@ -145,8 +149,31 @@ def _gpu_count(request: GpuRequest | None) -> int | None:
 def _find_mistakes(stack: StackSpec, site: Site, contexts: Contexts, whole: StackSpec) -> list[Mistake]:
     """Collects errors of engines and add-ons; `whole` is the stack with the models on other machines."""
     found = find_cluster_mistakes(stack) if site.is_cluster else []
-    found += [mistake for engine, context in contexts for mistake in engine.mistakes(context)]
+    found += [_with_parser(one, stack) for engine, context in contexts for one in engine.mistakes(context)]
     return found + [mistake for addon in ADDONS for mistake in addon.mistakes(whole, site)]
+
+
+def _with_parser(mistake: Mistake, stack: StackSpec) -> Mistake:
+    """An error about an unknown parser of vLLM, with the parser that the catalog names for the model.
+
+    A parser with a similar name can be that of other models: Qwen3-8B needs `hermes`, and not `qwen3_xml`.
+    """
+    place = PARSER.fullmatch(mistake.path)
+    model: Any = stack.models[int(place[1])] if place else None
+    if place is None or model.engine != "vllm":
+        return mistake
+    # only this error needs the catalog, which takes time to load
+    from stackgen.catalog import find_parsers
+
+    field: Any = place[2]
+    facts = find_parsers(field, model.model, model.engine_version or PINNED["vllm"])
+    if not facts or any(mistake.hint == f"did you mean {fact.value}?" for fact in facts):
+        return mistake
+    fact = facts[0]
+    hint = f"use {fact.value}, which {fact.origin} names"
+    if fact.automatic:
+        hint = f"remove the field: vLLM sets {fact.value} itself"
+    return replace(mistake, hint=hint)
 
 
 def _wait_for_shared_gpus(service: Service, waits: Mapping[str, Sequence[str]]) -> Service:

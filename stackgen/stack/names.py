@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 
 __all__ = ["find_better_parser", "find_name_warnings", "find_non_thinking"]
 
-# vLLM's parsers that read the same or a similar format, and `hf`, which takes the format from the model's repository
+# vLLM's parsers that read the same format: in vLLM 0.32.0, most of these groups are one class
+# (vllm/tool_parsers/__init__.py). Llama 4 writes JSON or Python calls, and vLLM's documentation has parsers for both
 SAME_FORMAT: dict[Parser, tuple[frozenset[str], ...]] = {
     "reasoning_parser": (
         frozenset({"qwen3", "deepseek_r1"}), frozenset({"glm45", "glm47"}),
         frozenset({"minimax_m2", "minimax_m2_append_think"}),
     ),
-    # the template decides whether a Llama writes JSON or Python calls, and whether a Qwen3 writes JSON or XML
     "tool_call_parser": (
-        frozenset({"llama3_json", "llama4_json", "pythonic", "llama4_pythonic"}),
-        frozenset({"hermes", "qwen3_xml", "qwen3_coder"}), frozenset({"glm45", "glm47"}),
-        frozenset({"deepseek_v3", "deepseek_v31", "deepseek_v32", "deepseek_v4"}),
-        frozenset({"granite", "granite-20b-fc", "granite4"}), frozenset({"minimax", "minimax_m2", "minimax_m3"}),
-        frozenset({"kimi_k2", "kimi_k3"}),
+        frozenset({"llama3_json", "llama4_json"}), frozenset({"llama4_json", "pythonic", "llama4_pythonic"}),
+        frozenset({"hermes", "qwen3_json"}), frozenset({"qwen3_xml", "qwen3_coder"}), frozenset({"glm45", "glm47"}),
+        # sources differ about DeepSeek-V3.2-Exp
+        frozenset({"deepseek_v31", "deepseek_v32"}),
     ),
 }  # fmt: skip
+# with a chat template of the user's, a model of the vendor may write any of these
+SAME_VENDOR = (
+    frozenset({"llama3_json", "llama4_json", "pythonic", "llama4_pythonic"}),
+    frozenset({"hermes", "qwen3_json", "qwen3_xml", "qwen3_coder"}),
+    frozenset({"deepseek_v3", "deepseek_v31", "deepseek_v32", "deepseek_v4", "deepseek_v41"}),
+    frozenset({"granite", "granite-20b-fc", "granite4"}), frozenset({"minimax_m2", "minimax_m3"}),
+    frozenset({"kimi_k2", "kimi_k3"}),
+)  # fmt: skip
 ANY_FORMAT = "hf"
 
 
@@ -75,16 +82,25 @@ def find_non_thinking(model: Any) -> str:
     return catalog.find_non_thinking(model.model)
 
 
-def find_better_parser(model: Any, field: Parser) -> Fact | None:
-    """The parser that the catalog names for a model of vLLM, if the model's parser reads another format."""
+def find_better_parser(model: Any, field: Parser, given: str = "") -> Fact | None:
+    """The parser that the catalog names for a model of vLLM, if the model's parser reads another format.
+
+    `given` is a parser that `extra_args` sets.
+    """
     # most stacks name no parser, and the catalog takes time to load
     from stackgen.catalog import find_parsers
 
-    given = getattr(model, field)
+    given = given or getattr(model, field)
     tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
     version = tag[1] if tag else model.engine_version or PINNED["vllm"]
     facts = find_parsers(field, model.model, version)
-    same = next((group for group in SAME_FORMAT[field] if given in group), frozenset({given}))
+    groups = SAME_FORMAT[field] + (SAME_VENDOR if _has_template(model) else ())
+    same = {given}.union(*(group for group in groups if given in group))
     if not facts or given == ANY_FORMAT or any(fact.value in same for fact in facts):
         return None
     return facts[0]
+
+
+def _has_template(model: Any) -> bool:
+    words = {word.partition("=")[0] for word in model.extra_args}
+    return bool(model.chat_template or "--chat-template" in words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def one(found: tuple[Finding, ...], id: str) -> list[Finding]:
 def test_a_missing_tool_parser_is_suggested_by_name(tmp_path: Path) -> None:
     (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=MODEL), offline=True), "SG-P067")
     assert found.status == "warn" and "tool_call_parser: hermes" in found.fix and "recipe" in found.evidence
-    for fields in ({"tool_call_parser": "hermes"}, {"extra_args": ["--tool-call-parser=qwen3_xml"]}):
+    for fields in ({"tool_call_parser": "hermes"}, {"extra_args": ["--tool-call-parser=hermes"]}):
         path = write_stack(tmp_path, model=MODEL, **fields)
         assert [finding.status for finding in one(findings(EIGHT_80, path, offline=True), "SG-P067")] == ["ok"]
 
@@ -29,6 +30,20 @@ def test_a_tool_parser_of_another_family_is_a_warning(tmp_path: Path) -> None:
     path = write_stack(tmp_path, model=GATED, tool_call_parser="mistral")
     (found,) = one(findings(EIGHT_80, path, offline=True), "SG-P067")
     assert found.status == "warn" and found.fix == "set `tool_call_parser: llama3_json`" and "mistral" in found.message
+
+
+@pytest.mark.parametrize(("model", "fields", "parser"), [
+    (MODEL, {"tool_call_parser": "qwen3_xml"}, "hermes"),
+    (MODEL, {"extra_args": ["--tool-call-parser=qwen3_coder"]}, "hermes"),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"tool_call_parser": "hermes"}, "qwen3_xml"),
+    ("meta-llama/Llama-3.3-70B-Instruct", {"tool_call_parser": "llama4_pythonic"}, "llama3_json"),
+])  # fmt: skip
+def test_a_tool_parser_of_other_models_of_the_vendor_is_a_warning(
+    tmp_path: Path, model: str, fields: dict[str, Any], parser: str
+) -> None:
+    path = write_stack(tmp_path, model=model, **fields)
+    (found,) = one(findings(EIGHT_80, path, offline=True), "SG-P067")
+    assert found.status == "warn" and found.fix == f"set `tool_call_parser: {parser}`"
 
 
 def test_an_older_vllm_than_the_recipe_needs_is_a_warning(tmp_path: Path) -> None:

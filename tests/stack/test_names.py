@@ -67,13 +67,36 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(
     ("Qwen/Qwen3-30B-A3B-Thinking-2507", {"reasoning_parser": "qwen3"}, ""),
     ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "mistral"}, "names llama3_json"),
     ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "llama3_json"}, ""),
-    # the chat template decides
-    ("meta-llama/Llama-3.2-3B-Instruct", {"tool_call_parser": "pythonic"}, ""),
-    ("Qwen/Qwen3-8B", {"tool_call_parser": "qwen3_xml"}, ""), ("acme/unknown-7B", {"tool_call_parser": "mistral"}, ""),
+    # a chat template of the user's decides, and without one the model's own
+    ("meta-llama/Llama-3.2-3B-Instruct", {"tool_call_parser": "pythonic"}, "names llama3_json"),
+    ("meta-llama/Llama-3.2-3B-Instruct", {"tool_call_parser": "pythonic", "chat_template": "./mine.jinja"}, ""),
+    ("meta-llama/Llama-4-Scout-17B-16E-Instruct", {"tool_call_parser": "llama4_json"}, ""),
+    ("Qwen/Qwen3-8B", {"tool_call_parser": "qwen3_xml"}, "names hermes"),
+    ("Qwen/Qwen3-8B", {"tool_call_parser": "qwen3_json"}, ""),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"tool_call_parser": "hermes"}, "names qwen3_xml"),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"tool_call_parser": "qwen3_coder"}, ""),
+    ("deepseek-ai/DeepSeek-V3.1", {"tool_call_parser": "deepseek_v3"}, "names deepseek_v31"),
+    ("acme/unknown-7B", {"tool_call_parser": "mistral"}, ""),
 ])  # fmt: skip
 def test_parsers_that_can_not_read_the_model_are_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, fields: dict[str, str], said: str
 ) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
     found = warnings_of(tmp_path, capsys, {"model": model, **fields})
     assert len(found) == (said != "") and said in "".join(found)
     assert all(f"models[0].{next(iter(fields))}: " in one for one in found)
+
+
+@pytest.mark.parametrize(("model", "parser", "hint"), [
+    # qwen3_xml is the name that is most similar, but the parser of other models
+    ("Qwen/Qwen3-8B", "qwen3", "use hermes, which vLLM's recipe for the model names"),
+    ("Qwen/Qwen3-Coder-30B-A3B-Instruct", "qwen3-coder", "use qwen3_xml, which the documentation names"),
+    ("Qwen/Qwen3-8B", "Hermes", "did you mean hermes?"), ("acme/unknown-7B", "qwen3", "did you mean qwen3_xml?"),
+])  # fmt: skip
+def test_the_suggestion_for_an_unknown_parser_is_that_of_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, parser: str, hint: str
+) -> None:
+    stack = {"name": "names", "models": [{"model": model, "engine": "vllm", "gpus": 1, "tool_call_parser": parser}]}
+    (tmp_path / "stack.yaml").write_text(json.dumps(stack))
+    assert main(["render", str(tmp_path)]) == 2
+    assert f"does not know the value '{parser}' ({hint})" in capsys.readouterr().err
