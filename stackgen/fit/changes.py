@@ -47,7 +47,8 @@ def find_changes(found: Estimate, model: Model) -> tuple[Change, ...]:
 
 def _limited_context(found: Estimate, model: Model) -> Iterator[Change]:
     """The change to vLLM, which limits the context."""
-    other = Settings(tensor_parallel=found.settings.tensor_parallel, max_model_len=-1)
+    other = Settings(tensor_parallel=found.settings.tensor_parallel, max_model_len=-1,
+                     utilization=found.given.utilization)  # fmt: skip
     with suppress(StackgenError):
         length = min(found.length, estimate(model, other, found.gpu).longest // 1024 * 1024)
         if length >= SHORTEST and _fits(model, replace(other, max_model_len=length), found.gpu):
@@ -149,6 +150,11 @@ def four_bit_variant(model: Model) -> tuple[Change, Model]:
 
 def _other_options(found: Estimate, model: Model) -> Iterator[Option]:
     settings = found.given
+    share = found.smallest_utilization
+    if settings.utilization and share:
+        larger = replace(settings, utilization=share)
+        text = f"a share of {share:.0%} of the GPU's memory"
+        yield Change(text, "gpu_memory_utilization", f"{share:g}"), model, larger
     if settings.engine == "llamacpp" and settings.kv_cache_dtype in ("auto", "", "f16"):
         half = replace(settings, kv_cache_dtype="q8_0")
         yield (

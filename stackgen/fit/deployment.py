@@ -81,7 +81,9 @@ def read_settings(
     tokens = None if length is None else -1 if length in ("auto", "-1") else _count(length) or None
     found = Settings(
         engine=spec.engine, version=version, tensor_parallel=replica_parallel(spec, gpu_count),
-        pipeline_parallel=pipeline, utilization=spec.gpu_memory_utilization,
+        pipeline_parallel=pipeline,
+        # the other engines have no such setting: it is only their share of a GPU with other models
+        utilization=spec.gpu_memory_utilization if spec.engine == "vllm" or spec.share_gpus else None,
         max_model_len=None if spec.engine != "vllm" and tokens == -1 else tokens,
         max_num_seqs=getattr(spec, "max_num_seqs", None) or getattr(spec, "worker_concurrency", None),
         dtype=_dtype(spec.dtype), quantization=_quantization(spec), is_cpu=gpu_count == 0,

@@ -175,7 +175,7 @@ def _estimate_encoder(model: Model, given: Settings, settings: Settings, gpu: Gp
 
 
 def _estimate_other(model: Model, settings: Settings, gpu: Gpu, length: int) -> Estimate:
-    """llama.cpp and FastChat take what they need, and leave the rest of the memory alone."""
+    """llama.cpp and FastChat take what they need. A share (`utilization`) is what they may need beside others."""
     known = model.architecture
     if settings.engine == "llamacpp":
         if known.quantization != "gguf":
@@ -187,7 +187,8 @@ def _estimate_other(model: Model, settings: Settings, gpu: Gpu, length: int) -> 
         if known.quantization == "gguf":
             raise StackgenError(f"{model.name} is a GGUF file, which FastChat does not serve", "set `engine: llamacpp`")
     # the driver keeps about 1 % for itself
-    found = _build(known, settings, gpu, length, terms, plan, int(0.99 * gpu.memory))
+    budget = int(min(0.99, settings.utilization or 1) * gpu.memory)
+    found = _build(known, settings, gpu, length, terms, plan, budget)
     verdict, reason = _judge(found, None)
     return replace(found, verdict=verdict, reason=reason)
 
@@ -264,9 +265,10 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
     if settings.engine != "vllm" and (settings.max_num_seqs or 1) > 1:
         what = f"{settings.max_num_seqs} requests with {found.length} tokens"
     low, middle, high = found.cache
+    who = "the engine may use" if settings.engine == "vllm" or not settings.utilization else "the model's share is"
     if high < wanted and middle < 0:
         return NOT, (f"the weights and buffers need {format_gib(found.budget - middle)}, and the KV cache for "
-                     f"{what} needs {format_gib(wanted)}, but the engine may use only {format_gib(found.budget)}: "
+                     f"{what} needs {format_gib(wanted)}, but {who} only {format_gib(found.budget)}: "
                      f"{format_gib(wanted - middle)} are missing")  # fmt: skip
     if high < wanted:
         return NOT, (f"the room for the KV cache is {format_gib(middle)}, but {what} need{'s' * ('one' in what)} "
@@ -288,11 +290,8 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
             return CLOSE, "the engine's share and the CUDA context together need more than the GPU's memory"
     if doubt := next(iter(found.doubts), ""):
         return CLOSE, f"the expected room for the KV cache is {format_gib(middle)}, but {doubt}"
-    return (
-        FITS,
-        f"the room for the KV cache is {format_gib(middle)}, and {what} need{'s' * ('one' in what)} "
-        f"{format_gib(wanted)}",
-    )
+    return FITS, (f"the room for the KV cache is {format_gib(middle)}, and {what} need{'s' * ('one' in what)} "
+                  f"{format_gib(wanted)}")  # fmt: skip
 
 
 def format_gib(size: float) -> str:

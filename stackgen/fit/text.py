@@ -52,7 +52,8 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     lines = [f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)} each)" if gpus > 1 else
              f"{mark} {name} {found.verdict} on {where} ({format_gib(found.gpu.memory)})",
              f"  {found.reason}", *(f"  warning: {warning}" for warning in found.warnings)]  # fmt: skip
-    share = f", {settings.share:g} of the memory" if settings.engine == "vllm" else ""
+    has_share = settings.engine == "vllm" or settings.utilization
+    share = f", {settings.share:g} of the memory" if has_share else ""
     version = ".".join(map(str, settings.version)) if settings.engine == "vllm" else ""
     lines.append(f"  on each GPU, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
     for term in found.terms:

@@ -22,6 +22,8 @@ __all__ = ["Claim", "find_start_order", "find_unplaced", "place", "sharing_warni
 CDI = "nvidia.com/gpu="
 # the most GPUs of one machine that NVIDIA built (DGX-2); an HGX board has 8. The field's own limit is 64
 MAX_PER_REPLICA = 16
+# engines without a limit for the memory of a GPU
+UNLIMITED = {"fastchat": "FastChat", "llamacpp": "llama.cpp"}
 # the NVIDIA runtime and the engines read these variables
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
@@ -86,7 +88,11 @@ def find_start_order(
 
 
 def sharing_warnings(stack: StackSpec, requests: Mapping[tuple[int, int], GpuRequest | None]) -> list[str]:
-    """Warnings about models with `share_gpus` that share no GPU: counts give each replica GPUs of its own."""
+    """Warnings about models that share a GPU without a limit, and about `share_gpus` of models that share no GPU.
+
+    Counts give each replica GPUs of its own. llama.cpp has no flag for a share. FastChat 0.2.36 passes --max-gpu-memory
+    to Transformers only with several GPUs (`load_model` in fastchat/model/model_adapter.py).
+    """
     users: dict[str, set[int]] = {}
     for (model, _), request in requests.items():
         for id in request.ids if request else ():
@@ -100,6 +106,12 @@ def sharing_warnings(stack: StackSpec, requests: Mapping[tuple[int, int], GpuReq
             f"{uuids[0]} may be the GPU {' or '.join(indices)} of another model: `render` can't compare UUIDs with "
             "indices. List the GPUs of all models in one way; on the machine itself, `stackgen doctor` compares them"
         ]
+    found += [
+        f"models[{index}].gpu_memory_utilization does not limit {UNLIMITED[model.engine]}, which takes the memory that "
+        "it needs: stackgen only adds up the shares. `stackgen fit` compares what the model needs with its share"
+        for index, model in enumerate(stack.models)
+        if index in sharing and model.engine in UNLIMITED
+    ]
     return found + [
         f"models[{index}].share_gpus has no effect: no other model uses the GPUs of {model.model}. To put models on "
         "the same GPU, give them the same indices, for example `gpus: [0]` for both"

@@ -115,7 +115,11 @@ class ModelSpec(Strict):
         "share a GPU",
     )
     gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92"
+        None,
+        gt=0,
+        le=1,
+        description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92. FastChat and "
+        "llama.cpp have no such limit: for them, it is only the share with which `stackgen fit` compares their memory",
     )
     replicas: int = Field(
         1, ge=1, le=64, description="Number of replicas of the model. Each replica is a service with its own GPUs"

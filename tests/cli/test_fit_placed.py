@@ -116,6 +116,21 @@ def test_settings_that_are_offered_next_to_an_encoder_fit(fitter: Fitter, gpu: s
     assert not any("together" in one for one in lines if one.startswith("✓"))
 
 
+def test_fastchat_on_a_shared_gpu_has_only_its_share(fitter: Fitter) -> None:
+    stack = shared(fitter, 0.5, 0.4, engine="fastchat")
+    data = fitter.fit(stack, "--gpu", "A100-80GB", "--json", code=1)
+    memory = data["models"][0]["gpu"]["memory"]
+    assert [one["budget"] for one in data["models"]] == [int(0.5 * memory), int(0.4 * memory)]
+    text = fitter.fit(stack, "--gpu", "RTX-4090", code=1)
+    assert "but the model's share is only" in text and "fastchat, 0.5 of the memory" in text
+    # without a way to limit the context, no shares help
+    assert "FastChat limits neither its memory nor the context. Serve Qwen3-8B and Qwen3-0.6B with vLLM" in text
+    # alone on the GPU, it has all of it
+    stack["models"] = [{**stack["models"][0], "share_gpus": False}]
+    (one,) = fitter.fit(stack, "--gpu", "A100-80GB", "--json", code=1)["models"]
+    assert one["budget"] == int(0.99 * memory)
+
+
 def test_models_that_fit_alone_may_not_fit_together(fitter: Fitter) -> None:
     stack = shared(fitter, 0.75, 0.2, max_model_len=2048)
     stack["models"][0]["kv_cache_memory"] = "3g"

@@ -151,6 +151,15 @@ def test_models_that_share_no_gpu_in_spite_of_share_gpus_get_a_warning(
     assert all("`gpus: [0]` for both" in one for one in found)
 
 
+def test_engines_without_a_limit_of_their_memory_get_a_warning_if_they_share_a_gpu() -> None:
+    gguf = {"engine": "llamacpp", "model": "./a.gguf"}
+    made = resolve(stack(SHARE, SHARE | {"engine": "fastchat"}, gguf | SHARE | {"gpus": [1]}), ComposeSite(), "test")
+    (found,) = [one for one in made.warnings if "does not limit" in one]
+    assert found.startswith("models[1].gpu_memory_utilization does not limit FastChat") and "`stackgen fit`" in found
+    made = resolve(stack(SHARE, gguf | SHARE), ComposeSite(), "test")
+    assert [one for one in made.warnings if "gpu_memory_utilization does not limit llama.cpp" in one]
+
+
 def test_shared_memory_is_summed_per_gpu() -> None:
     assert ids(SHARE | {"gpus": [0, 1]}, SHARE, SHARE | {"gpus": [1]}) == [("0", "1"), ("0",), ("1",)]
 

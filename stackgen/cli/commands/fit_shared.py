@@ -97,6 +97,11 @@ def group_lines(group: Group, color: bool = False) -> Iterator[str]:
         text += f"the shares fit on the GPU together, but not every model fits into its own share: {own}"
     yield f"{mark_of(group.verdict, color)} {text}"
     yield f"  {group.shared.reason}"
+    fastchat = [name for name, one in zip(group.names, group.estimates, strict=True)
+                if one.settings.engine == "fastchat" and one.verdict != FITS]  # fmt: skip
+    if fastchat and not group.shares:
+        yield (f"  FastChat limits neither its memory nor the context. Serve {' and '.join(fastchat)} with "
+               "vLLM, or each on a GPU of its own")  # fmt: skip
     for number, shares in enumerate(group.shares):
         yield f"  {'to make them fit:' if not number else 'or:'}"
         for name, changes in zip(group.names, shares.changes, strict=True):
