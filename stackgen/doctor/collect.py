@@ -18,6 +18,7 @@ from stackgen.doctor.model_facts import ModelFacts, read_model_facts
 from stackgen.errors import SpecError, StackgenError
 from stackgen.render.read import read_regular, stack_file_in
 from stackgen.render.write import compare
+from stackgen.resolve.unused import uses_storage
 from stackgen.spec import is_local
 from stackgen.stack.envfile import env_file, read_env
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
@@ -277,5 +278,5 @@ def _find_missing_files(stack: Stack, base: Path) -> Iterator[tuple[str, str]]:
         if path and _is_missing(_resolve_path(base, path)):
             yield field, path
     storage = stack.spec.storage.path
-    if storage and not _resolve_path(base, storage).is_dir():
+    if storage and uses_storage(stack.plan) and not _resolve_path(base, storage).is_dir():
         yield "storage.path", storage

@@ -21,7 +21,7 @@ from stackgen.flags import normalize_flag
 from stackgen.plan import Site
 from stackgen.spec import Strict, Text, is_local
 from stackgen.spec.types import ModelSource
-from stackgen.targets.adapter import DEFAULT_RANK, RANKS, adapter_rank, read_adapter_config, round_up_rank
+from stackgen.targets.adapter import CONFIG, DEFAULT_RANK, RANKS, adapter_rank, read_adapter_config, round_up_rank
 
 __all__ = [
     "LoraAdapter",
@@ -138,8 +138,14 @@ def find_lora_mistakes(replica: Replica, site: Site) -> Iterator[Mistake]:
 
 
 def find_lora_warnings(replica: Replica) -> Iterator[str]:
-    """More adapters in a batch than the model has: vLLM reserves GPU memory for each."""
+    """More adapters in a batch than the model has, whose GPU memory vLLM reserves, and ranks that nothing says yet."""
     model, count = replica.spec, len(replica.spec.lora_adapters)
+    remote = [lora.path for lora in model.lora_adapters if not is_local(lora.path)]
+    if remote and not model.max_lora_rank and not _has_rank_flag(model):
+        yield (
+            f"{replica.path}.lora_adapters: the rank of {', '.join(remote)} is unknown before the download, and vLLM "
+            f"refuses a rank above {DEFAULT_RANK}. If `r` in {CONFIG} on the Hub is higher, set max_lora_rank"
+        )
     if model.max_loras and count and model.max_loras > count:
         yield (
             f"{replica.path}.max_loras is {model.max_loras}, but lora_adapters has {count}: vLLM reserves GPU memory "

@@ -15,7 +15,7 @@ from stackgen.plan import Bind, Plan, Site, Volume
 from stackgen.resolve.addons.backends import Gateway
 from stackgen.spec import StackSpec, Strict, is_local
 
-__all__ = ["find_unused", "find_unused_in_cluster"]
+__all__ = ["find_unused", "find_unused_in_cluster", "uses_storage"]
 
 PROXY = ("HTTP_PROXY", "HTTPS_PROXY")
 
@@ -70,9 +70,14 @@ def _is_vllm_on_cpu(model: Any) -> bool:
     return model.engine == "vllm" and not model.gpus and not model.image
 
 
+def uses_storage(plan: Plan) -> bool:
+    """Whether a container mounts the model storage: not if all models are in folders on this machine."""
+    mounts = [one for service in plan.services for one in service.mounts if isinstance(one, (Bind, Volume))]
+    return any(one.target == "/models" for one in mounts)
+
+
 def _storage_fields(stack: StackSpec, plan: Plan) -> Iterator[tuple[str, str]]:
-    targets = [one.target for service in plan.services for one in service.mounts if isinstance(one, (Bind, Volume))]
-    if "/models" not in targets:
+    if not uses_storage(plan):
         for field in ("volume", "path", "hub_endpoint", "user"):
             if _is_set(stack.storage, field):
                 yield f"storage.{field}", "all models are in folders on this machine, so nothing is downloaded"

@@ -41,6 +41,7 @@ def failures(machine: Host, path: Path) -> set[str]:
         (ONE_24, {"chat_template": "./absent.jinja"}, {"SG-P058"}),
         (ONE_24, {"stack_ca_certificates": "./absent.pem"}, {"SG-P058"}),
         (ONE_24, {"stack_gateway": {"tls": {"certificate": "./c.pem", "key": "./k.pem"}}}, {"SG-P058"}),
+        (ONE_24, {"model": "Qwen/Qwen3-8B", "stack_storage": {"path": "/absent", "offline": True}}, {"SG-P058"}),
         (NO_GPU, {"gpus": "none", "cpuset": "0-99"}, {"SG-P010"}),
     ],
 )
@@ -61,6 +62,8 @@ def test_what_certainly_ends_a_start_stops_it(
         # this stack itself uses the port, or Docker's proxy does for an unknown container
         (replace(ONE_24, containers=(OWN,), listeners=(Listener("127.0.0.1", 8000, "docker-proxy (pid 7)"),)), {}),
         (replace(ONE_24, containers=None, listeners=(Listener("127.0.0.1", 8000, "docker-proxy (pid 7)"),)), {}),
+        # the model is a folder, so nothing mounts the storage
+        (ONE_24, {"stack_storage": {"path": "/absent", "offline": True}}),
         # nothing must be downloaded
         (replace(ONE_24, docker_disk=FULL, images=IMAGES), {}),
         # Docker 29 gives GPUs to containers through CDI

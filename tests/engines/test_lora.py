@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stackgen.check.huggingface import look_up_model
+from stackgen.cli.main import main
 from stackgen.doctor.finding import Finding
 from stackgen.errors import SpecError
 from stackgen.plan import Service
@@ -109,6 +110,33 @@ def test_adapters_and_ranks_that_would_be_ignored_are_errors(
         stack(tmp_path, *([] if adapter is None else [SQL | adapter]), **fields)
     [found] = caught.value.mistakes
     assert found.path.endswith(place) and part in f"{found.message} {found.hint}"
+
+
+@pytest.mark.parametrize(("fields", "warned"), [
+    ({}, True), ({"max_lora_rank": 16}, False), ({"extra_args": ["--max-lora-rank=64"]}, False),
+])  # fmt: skip
+def test_the_unknown_rank_of_an_adapter_on_the_hub_is_a_warning(
+    fields: dict[str, Any], warned: bool, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "sql", r=8)
+    path = stack(tmp_path, SQL, {"name": "o", "path": "org/o"}, **fields)
+    found = [one for one in open_stack(str(path)).plan.warnings if "is unknown before the download" in one]
+    assert len(found) == warned and all("models[0].lora_adapters: the rank of org/o is" in one for one in found)
+
+
+def test_an_adapter_that_is_written_after_the_rendering_needs_another_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stack(tmp_path, SQL)
+
+    def to_do() -> list[str]:
+        assert main(["render", str(path), "--no-validate"]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("to do: create ./sql")]
+
+    (line,) = to_do()
+    assert line.endswith("Then run `stackgen render` again, which reads the adapter's rank")
+    write_adapter(tmp_path / "sql", r=64)
+    assert to_do() == [] and "--max-lora-rank" in (tmp_path / "compose.yaml").read_text()
 
 
 def test_adapters_of_one_batch_are_a_field(tmp_path: Path) -> None:

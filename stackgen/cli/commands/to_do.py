@@ -50,7 +50,9 @@ def _find(stack: Stack) -> Iterator[str]:
         yield from find_cluster_needs(stack)
     inputs = replace(collect_start_inputs(Host(), stack), env=read_env_facts(stack.folder))
     for place, path in inputs.missing:
-        yield f"create {path}, or correct `{place}`: the path does not exist"
+        # the rank of an adapter is in compose.yaml, and a plain `docker compose up` does not render it again
+        rank = ". Then run `stackgen render` again, which reads the adapter's rank" if "lora_adapters" in place else ""
+        yield f"create {path}, or correct `{place}`: the path does not exist{rank}"
     for gated in check_gated(inputs):
         yield f"{gated.message}: {gated.fix}{again}"
     if not has_gateway(stack.plan):
