@@ -32,6 +32,9 @@ PARSER_FLAGS: dict[Parser, str] = {"tool_call_parser": "--tool-call-parser", "re
 CODE = "--trust-remote-code"
 # stackgen sets them from the number of GPUs
 OWN = frozenset({"--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size"})
+# methods that config.json of the checkpoint names, so the flag adds nothing. Older versions of vLLM take it as a choice
+# of slow kernels (vllm-project/vllm issue 21376); since auto_awq.py, which 0.32.0 has, both lead to the fast ones
+IN_CHECKPOINT = frozenset({"awq", "gptq"})
 # flags whose value is a path: of the recipe's machine, not of a container
 DEFAULTS_ONLY = {"--generation-config": ("auto", "vllm")}
 
@@ -78,9 +81,10 @@ def settle(entry: Entry, variant: Variant, version: str = PINNED["vllm"]) -> Set
     left: list[tuple[str, str]] = []
     for one in parse_arguments("vllm", words, known):
         text = words[one.index : max(one.index, one.value_index) + 1]
+        names = set((one.entry or {}).get("names", ()))
         if reason := _refuse(one, known.version):
             left.append((" ".join(text), reason))
-        elif not OWN & set((one.entry or {})["names"]):
+        elif not OWN & names and not ("--quantization" in names and one.value in IN_CHECKPOINT):
             # a flag of the variant replaces the model's, but each key of a JSON value is a flag of its own
             key = (one.entry or {})["names"][0] + one.flag.partition(".")[1] + one.flag.partition(".")[2]
             kept.pop(key, None)

@@ -194,6 +194,16 @@ def test_show_takes_variants_gpus_and_versions(run: Output) -> None:
     assert "\n  tool_call_parser" not in shown["stack"]
 
 
+def test_a_checkpoint_names_its_own_quantization(run: Output) -> None:
+    """For an explicit `awq`, older versions of vLLM use slow kernels."""
+    for name in ("Qwen/Qwen3-32B-AWQ", "Qwen/Qwen2.5-VL-7B-Instruct-AWQ"):
+        (model,) = yaml.safe_load(run.json("show", name, "--gpu", "A100-80GB")["stack"])["models"]
+        assert model["model"] == name and "quantization" not in model
+    # here vLLM quantizes while it loads
+    (model,) = yaml.safe_load(run.json("show", "baidu/ERNIE-4.5-300B-A47B-PT", "--gpu", "H200")["stack"])["models"]
+    assert model.get("quantization") in (None, "fp8")
+
+
 def test_a_model_for_another_server_has_facts_but_no_stack(run: Output) -> None:
     found = run.json("show", "Wan-AI/Wan2.2-T2V-A14B-Diffusers", "--gpu", "H100", code=1)
     assert found["stack"] is None and "vllm-omni" in found["problem"]
@@ -338,12 +348,22 @@ def test_a_number_of_gpus_that_cannot_hold_the_weights_does_not_fit(run: Output)
     command = ("show", "Qwen/Qwen3-32B", "--gpu", "RTX-4090", "--gpus", "2")
     assert "stack.yaml for 2 × RTX-4090 (does not fit):" in run(*command, code=1)
     assert "Qwen/Qwen3-32B does not fit on 2 × RTX-4090: its weights need about 64 GB" in run.err
-    assert "choose --variant fp8, or use --gpus 4" in run.err and "may not fit" not in run.err
+    # fp8 would leave little memory for the context
+    assert "choose --variant awq, or use --gpus 4" in run.err and "may not fit" not in run.err
     assert run.json(*command, code=1)["weights_fit"] is False
     # the hinted command estimates the same number of GPUs
     run(*command, "--variant", "fp8")
     assert "`stackgen fit Qwen/Qwen3-32B-FP8 --gpu RTX-4090 --gpus 2 --max-model-len 8K`" in run.err
     assert run.json(*command, "--variant", "fp8")["weights_fit"] is True
+
+
+def test_fewer_gpus_than_the_table_says_are_a_warning_with_the_count_of_the_table(run: Output) -> None:
+    command = ("show", "meta-llama/Llama-3.3-70B-Instruct", "--gpu", "A100-40GB")
+    assert "8 × A100-40GB" in run(*command, "--gpus", "4")
+    assert "may not start on 4 × A100-40GB, even with a short context: vLLM's recipe counts 170 GB" in run.err
+    assert "use --gpus 8" in run.err and "Set a shorter max_model_len" not in run.err
+    run(*command, "--gpus", "8")
+    assert "may not start" not in run.err
 
 
 def test_an_empty_search_says_that_other_models_work_too(run: Output) -> None:

@@ -85,6 +85,8 @@ def show(args: Namespace) -> int:
         note(text)
     if too_large and not reason and not args.json:
         note(_describe_too_large(entry, variant, gpu, gpus))
+    elif stack and not args.json and memory_floor(entry, variant) > gpu.memory * SHARE * gpus:
+        note(_describe_short(entry, variant, gpu, gpus))
     elif stack and not args.json and memory_floor(entry, variant) > TIGHT * gpu.memory * SHARE * gpus:
         context = f"The context of {entry.context:,} tokens" if entry.context else "The whole context"
         count = f" --gpus {gpus}" if gpus > 1 else ""
@@ -96,14 +98,27 @@ def show(args: Namespace) -> int:
 
 def _describe_too_large(entry: Entry, variant: Variant, gpu: Gpu, gpus: int) -> str:
     need, room = (f"{size / 10**9:.0f} GB" for size in (weight_bytes(entry, variant), gpu.memory * SHARE * gpus))
+    return (f"stackgen: {variant.model} does not fit on {gpus} × {gpu.name}: its weights need about {need}, and vLLM "
+            f"uses {room} of the memory. To make the weights fit, {_way_out(entry, variant, gpu, gpus)}")  # fmt: skip
+
+
+def _describe_short(entry: Entry, variant: Variant, gpu: Gpu, gpus: int) -> str:
+    """The weights fit, but what the recipe counts besides them does not."""
+    need, room = (f"{size / 10**9:.0f} GB" for size in (memory_floor(entry, variant), gpu.memory * SHARE * gpus))
+    count = f" --gpus {gpus}" if gpus > 1 else ""
+    return (f"warning: {variant.model} may not start on {gpus} × {gpu.name}, even with a short context: vLLM's recipe "
+            f"counts {need}, and vLLM uses {room} of the memory. `stackgen fit {variant.model} --gpu {gpu.name}{count} "
+            f"--max-model-len 8K` estimates it. To be sure, {_way_out(entry, variant, gpu, gpus)}")  # fmt: skip
+
+
+def _way_out(entry: Entry, variant: Variant, gpu: Gpu, gpus: int) -> str:
     budget = Budget(gpu.memory, gpus, gpu.compute)
     able = [one for one in entry.variants if not why_not(entry, one) and fits(entry, one, budget)]
-    # more bits are more exact
-    best = max(able, key=lambda one: memory_floor(entry, one), default=None)
+    # more bits are more exact, but without room for the context, vLLM doesn't start
+    roomy = [one for one in able if memory_floor(entry, one) <= TIGHT * gpu.memory * SHARE * gpus]
+    best = max(roomy or able, key=lambda one: memory_floor(entry, one), default=None)
     smaller = f"choose --variant {best.name}, or " if best else ""
-    return (f"stackgen: {variant.model} does not fit on {gpus} × {gpu.name}: its weights need about {need}, and vLLM "
-            f"uses {room} of the memory. To make the weights fit, {smaller}use --gpus {_count(entry, variant, gpu)} or "
-            "a larger GPU")  # fmt: skip
+    return f"{smaller}use --gpus {_count(entry, variant, gpu)} or a larger GPU"
 
 
 def _version(args: Namespace) -> str:
