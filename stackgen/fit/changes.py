@@ -25,6 +25,8 @@ HIGHEST_UTILIZATION = 0.95
 FP8_COMPUTE = (8, 9)
 # GPUs of one size differ by less: an RTX 3090 has 0.2 % more than an RTX 4090
 LARGER = 1.05
+# requests at the same time that are still enough for a team
+FEWER = 64
 # the other changes save memory of a KV cache, or change weights in ways that were not tried with encoders
 ENCODER_FIELDS = ("gpu_memory_utilization", "max_model_len", "gpus")
 
@@ -111,6 +113,17 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
     if SHORTEST <= length < found.length:
         shorter = replace(settings, max_model_len=length)
         yield Change(f"a context of at most {length} tokens", "max_model_len", str(length)), model, shorter
+    elif length < SHORTEST and sequences > FEWER:
+        # neither is enough alone
+        fewer = replace(settings, max_num_seqs=FEWER)
+        length = estimate(model, replace(fewer, max_model_len=-1), found.gpu).longest // 1024 * 1024
+        if SHORTEST <= length < found.length:
+            yield (
+                Change(f"at most {FEWER} requests at the same time with a context of at most {length} tokens: "
+                       f"`max_num_seqs: {FEWER}` and `max_model_len: {length}`", "", ""),
+                model,
+                replace(fewer, max_model_len=length),
+            )  # fmt: skip
     for parallel in (2, 4, 8):
         if parallel > settings.tensor_parallel and known.vocabulary % parallel == 0:
             more = replace(settings, tensor_parallel=parallel)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,42 @@ def test_fastchat_without_room_for_the_whole_context_says_which_prompts_fit(run:
     short = str(found["longest_context"])
     fits = ("--gpu", "RTX-4090", "--engine", "fastchat", "--max-model-len", short)
     assert "FastChat has no field" not in run(str(tmp_path / "m"), *fits)
+
+
+def write_32b_awq(folder: Path) -> Path:
+    """The shapes of Qwen/Qwen3-32B-AWQ: 18.0 GiB."""
+    config = {**MODELS["gqa-untied"], "hidden_size": 5120, "intermediate_size": 25600, "num_attention_heads": 64,
+              "head_dim": 128, "num_key_value_heads": 8, "num_hidden_layers": 64, "vocab_size": 151936,
+              "max_position_embeddings": 40960, "torch_dtype": "float16",
+              "quantization_config": {"bits": 4, "group_size": 128, "quant_method": "awq", "zero_point": True},
+              }  # fmt: skip
+    tensors = {name: ("F16", [151936, 5120]) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    sizes = {"self_attn.q_proj": (8192, 5120), "self_attn.k_proj": (1024, 5120), "self_attn.v_proj": (1024, 5120),
+             "self_attn.o_proj": (5120, 8192), "mlp.gate_proj": (25600, 5120), "mlp.up_proj": (25600, 5120),
+             "mlp.down_proj": (5120, 25600)}  # fmt: skip
+    for layer in range(64):
+        for name, (outputs, inputs) in sizes.items():
+            path = f"model.layers.{layer}.{name}"
+            tensors |= {f"{path}.qweight": ("I32", [inputs, outputs // 8]),
+                        f"{path}.qzeros": ("I32", [inputs // 128, outputs // 8]),
+                        f"{path}.scales": ("F16", [inputs // 128, outputs])}  # fmt: skip
+    return write_model(folder, config, tensors)
+
+
+def test_the_documented_stack_for_one_gpu_with_24_gb_fits(run: Run, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "choose-a-model.md").read_text()
+    text = textwrap.dedent(re.search(r"```yaml\n( *name: large\n.*?)```", guide, re.S)[1])  # type: ignore[index]
+    write_32b_awq(tmp_path / "m")
+    stack = text.replace("Qwen/Qwen3-32B-AWQ", "./m")
+    (tmp_path / "stack.yaml").write_text(stack)
+    assert "✓ m fits on RTX-4090" in run(str(tmp_path), "--gpu", "RTX-4090")
+    # without FP8, fewer requests or a shorter context alone are not enough
+    stack = re.sub(r" +(kv_cache_dtype|max_num_seqs).*\n", "", stack)
+    (tmp_path / "stack.yaml").write_text(stack)
+    offered = re.search(r"`max_num_seqs: 64` and `max_model_len: (\d+)`",
+                        run(str(tmp_path), "--gpu", "RTX-3090", code=1))  # fmt: skip
+    assert offered
+    (tmp_path / "stack.yaml").write_text(stack.replace("8K", f"{offered[1]}\n    max_num_seqs: 64"))
+    assert "✓ m fits on RTX-3090" in run(str(tmp_path), "--gpu", "RTX-3090")
+    (tmp_path / "stack.yaml").write_text(stack.replace("8K", "4K\n    max_num_seqs: 64"))
+    assert "✓ m fits on RTX-3090" in run(str(tmp_path), "--gpu", "RTX-3090")
