@@ -236,6 +236,7 @@ def parsers():
         "the model: `tool_call_parser` and `reasoning_parser` in `stack.yaml`. llama.cpp needs no parser, and FastChat "
         "has no tool calls. The parsers on this page are vLLM's.\n",
         "```yaml", "models:", "  - model: Qwen/Qwen3-8B", "    engine: vllm", "    gpus: 1",
+        "    max_model_len: 16K         # on a GPU with 24 GB",
         "    tool_call_parser: hermes", "    reasoning_parser: qwen3",
         "```\n",
         "`stackgen check STACK --deep` tests with a real request whether the model calls tools.\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -166,7 +167,12 @@ def _variant_text(variant: Variant) -> str:
 def hardware_names(snapshot: Snapshot) -> dict[str, str]:
     """The keys of hardware that recipes were verified on -> the name for people."""
     keys = sorted({key for entry in snapshot.models for key in entry.verified})
-    return {key: snapshot.hardware[key].name if key in snapshot.hardware else key.upper() for key in keys}
+    known = {key: snapshot.hardware[key] for key in keys if key in snapshot.hardware}
+    shared = Counter(one.name for one in known.values())
+    # two RTX 5090 have the name of one of them
+    names = {key: f"{one.name} {one.gpus}x" if shared[one.name] > 1 and one.gpus > 1 else one.name
+             for key, one in known.items()}  # fmt: skip
+    return {key: names.get(key, key.upper()) for key in keys}
 
 
 def find_hardware(snapshot: Snapshot, name: str) -> str:

@@ -58,7 +58,7 @@ class FastChatModel(ModelSpec):
         description="Conversation template: `chat-template` for the chat template of the model's tokenizer, or the "
         "name of one of FastChat's own templates, for example vicuna_v1.1. Default: FastChat looks for a "
         "known name in the model's path, and uses its own template for that model. If it knows no such name, the "
-        "default is `chat-template`",
+        "default is `chat-template`, for example for Llama 3.1",
     )
     worker_concurrency: int = Field(
         5, ge=1, description="Maximum number of requests that a worker runs at the same time"

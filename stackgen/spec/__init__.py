@@ -104,13 +104,16 @@ class StackSpec(Strict):
     gateway: Gateway = Field(
         None,
         description="Gateway: one URL for all models, with API keys and an allow-list of paths. Write `true`, `false`, "
-        "or settings. Default: `true` with several models or replicas, or if `bind` is not a loopback address",
+        "or settings. Default: `true` with several models or replicas, or if `bind` or `ui.bind` is not a loopback "
+        "address",
     )
     monitoring: Monitoring = Field(
         None, description="Prometheus and Grafana. Write `true`, `false`, or settings. Default: `false`"
     )
     ui: Ui = Field(
-        None, description="Web chat UI that sends its requests to the gateway. Write `open-webui`. Default: no chat UI"
+        None,
+        description="Web chat UI that sends its requests to the gateway; without a gateway, to the engine. Write "
+        "`open-webui`. Default: no chat UI",
     )
 
     hosts: dict[HostName, HostSpec] = Field(
