@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stackgen.catalog import find_model
 from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
 from stackgen.doctor.model_facts import ModelFacts
 from stackgen.spec import parse_token_count
@@ -106,7 +107,18 @@ def check_context_length(inputs: DoctorInputs) -> Results:
         limit, why = None, "config.json is not available"
         if facts and facts.config is not None:
             limit, why = max_context_length(facts, parse_hf_overrides(model.extra_args)), "config.json has no length"
-        if limit is None:
+        # a YaRN factor in extra_args may raise the limit
+        known = limit is None and not parse_hf_overrides(model.extra_args)
+        match = find_model(model.model) if known else None
+        if match and match.entry.context and wanted > match.entry.context:
+            yield warn(f"max_model_len is {wanted}, but the model's limit is probably {match.entry.context}",
+                       evidence=f"vLLM's recipe for {match.entry.model}, {match.entry.updated}; {why}",
+                       fix=f"max_model_len: {match.entry.context}, or auto", place=field)  # fmt: skip
+        elif match and match.entry.context:
+            yield ok("the context length is within the model's limit",
+                     evidence=f"{wanted} of {match.entry.context} tokens; vLLM's recipe for {match.entry.model}, "
+                     f"{match.entry.updated}", place=field)  # fmt: skip
+        elif limit is None:
             yield unknown("the model's maximum context length is unknown", evidence=why, place=field)
         elif wanted <= limit.tokens:
             yield ok("the context length is within the model's limit",

@@ -289,7 +289,8 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
         if free < 0:
             return CLOSE, "the engine's share and the CUDA context together need more than the GPU's memory"
     if doubt := next(iter(found.doubts), ""):
-        return CLOSE, f"the expected room for the KV cache is {format_gib(middle)}, but {doubt}"
+        return CLOSE, (f"the expected room for the KV cache is {format_gib(middle)}, and {what} "
+                       f"need{'s' * ('one' in what)} {format_gib(wanted)}, but {doubt}")  # fmt: skip
     return FITS, (f"the room for the KV cache is {format_gib(middle)}, and {what} need{'s' * ('one' in what)} "
                   f"{format_gib(wanted)}")  # fmt: skip
 

@@ -61,7 +61,10 @@ def _expand_fallback(value: Any) -> Any:
     if isinstance(value, str):
         provider, colon, model = value.partition(":")
         if not colon or not provider or not model:
-            raise PydanticCustomError("fallback", "must look like together:<model id> or openai:<model id>")
+            raise PydanticCustomError(
+                "fallback", "must look like together:<model id> or openai:<model id>. For other servers, write "
+                "`{model: …, base_url: …, api_key_env: …}`",
+            )  # fmt: skip
         return {"provider": provider, "model": model}
     return value
 

@@ -109,10 +109,17 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
         elif kind == PROVIDERS:
             known = item["ctx"][PROVIDERS]
             message = f"unknown {location[-1]} {shorten(value)}"
-            hint = suggest(value, known) or f"choose one of {', '.join(known)}"
+            choices = f"choose one of {', '.join(known)}"
+            if "fallback" in location:
+                choices = "for other providers and servers, write `fallback: {model: …, base_url: …, api_key_env: …}`"
+            hint = suggest(value, known) or choices
         elif kind in ("tuple_type", "dict_type", "model_type"):
             message = "must be a list" if kind == "tuple_type" else "must be a mapping"
             hint = _field_description(model, location)
+            owner = _find_owner(model, [*location, "name"])
+            # a list of names, such as `keys: [ada]`
+            if kind == "model_type" and isinstance(value, str) and "name" in owner.model_fields:
+                hint = f"write {{name: {shorten(value)[1:-1]}}}"
         # pydantic reports an error once for each member of a union
         if (path, message) not in seen:
             seen.add((path, message))
@@ -144,12 +151,20 @@ ELSEWHERE = {
     "lora": "the field is lora_adapters",
     "loras": "the field is lora_adapters",
 }
+# what people call fields of keys and certificates
+SYNONYMS = {
+    "budget": "tokens_per_day", "tokens": "tokens_per_day", "token_budget": "tokens_per_day",
+    "rpm": "requests_per_minute", "expiry": "expires", "valid_until": "expires", "cert": "certificate",
+    "cert_file": "certificate", "key_file": "key", "private_key": "key", "host": "names", "hosts": "names",
+}  # fmt: skip
 
 
 def _hint_unknown_field(name: str, model: type[BaseModel], location: list[Any]) -> str:
     owner = _find_owner(model, location)
     if name in ELSEWHERE and name not in owner.model_fields and issubclass(owner, (ModelSpec, StackSpec)):
         return ELSEWHERE[name]
+    if SYNONYMS.get(name) in owner.model_fields:
+        return f"the field is {SYNONYMS[name]}"
     # users copy flags such as --max-model-len from a command line
     suggestion = suggest(name.replace("-", "_"), list(owner.model_fields))
     if suggestion or not issubclass(owner, (ModelSpec, StackSpec)):

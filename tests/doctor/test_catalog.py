@@ -46,6 +46,19 @@ def test_a_tool_parser_of_other_models_of_the_vendor_is_a_warning(
     assert found.status == "warn" and found.fix == f"set `tool_call_parser: {parser}`"
 
 
+@pytest.mark.parametrize(("model", "fields", "status"), [
+    (MODEL, {"max_model_len": "128K"}, "warn"), (MODEL, {"max_model_len": "16K"}, "ok"),
+    ("acme/unknown-7B", {"max_model_len": "128K"}, "unknown"),
+    # may raise the limit
+    (MODEL, {"max_model_len": "128K", "extra_args": ["--hf-overrides", '{"rope_parameters": {}}']}, "unknown"),
+])  # fmt: skip
+def test_without_config_json_the_catalog_knows_the_context(
+    model: str, fields: dict[str, Any], status: str, tmp_path: Path
+) -> None:
+    (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=model, **fields), offline=True), "SG-P055")
+    assert found.status == status and (found.fix == "max_model_len: 40960, or auto") == (status == "warn")
+
+
 def test_an_older_vllm_than_the_recipe_needs_is_a_warning(tmp_path: Path) -> None:
     name = "deepseek-ai/DeepSeek-V4-Flash"
     (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=name), offline=True), "SG-P068")

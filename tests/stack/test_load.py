@@ -90,8 +90,15 @@ def test_message_has_source_count_line_path_and_fix() -> None:
         ("storage: {pth: /x}", "storage.pth", "did you mean path?"),
         ("logging: {max_sise: 1m}", "logging.max_sise", "did you mean max_size?"),
         ("    lora_adapters: [{nmae: a, path: b}]", "models[0].lora_adapters[0].nmae", "did you mean name?"),
+        # other words for the same
+        ("gateway: {keys: [{name: a, budget: 9}]}", "gateway.keys[0].budget", "the field is tokens_per_day"),
+        ("gateway: {tls: {cert: a.pem}}", "gateway.tls.cert", "the field is certificate"),
+        ("gateway: {keys: [ada]}", "gateway.keys[0]", "write {name: ada}"),
+        ("    fallback: groq:x", "models[0].fallback.provider",
+         "for other providers and servers, write `fallback: {model: …, base_url: …, api_key_env: …}`"),
+        ("    fallback: togeter:x", "models[0].fallback.provider", "did you mean together?"),
     ],
-)
+)  # fmt: skip
 def test_unknown_fields_get_a_suggestion(line: str, path: str, hint: str) -> None:
     assert load_errors(f"{GOOD}{line}\n")[path].hint == hint
 
