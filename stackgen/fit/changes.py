@@ -115,14 +115,14 @@ def _vllm_options(found: Estimate, model: Model) -> Iterator[Option]:
         yield Change(f"a context of at most {length} tokens", "max_model_len", str(length)), model, shorter
     elif length < SHORTEST and sequences > FEWER:
         # neither is enough alone
-        fewer = replace(settings, max_num_seqs=FEWER)
-        length = estimate(model, replace(fewer, max_model_len=-1), found.gpu).longest // 1024 * 1024
+        reduced = replace(settings, max_num_seqs=FEWER)
+        length = estimate(model, replace(reduced, max_model_len=-1), found.gpu).longest // 1024 * 1024
         if SHORTEST <= length < found.length:
             yield (
                 Change(f"at most {FEWER} requests at the same time with a context of at most {length} tokens: "
                        f"`max_num_seqs: {FEWER}` and `max_model_len: {length}`", "", ""),
                 model,
-                replace(fewer, max_model_len=length),
+                replace(reduced, max_model_len=length),
             )  # fmt: skip
     for parallel in (2, 4, 8):
         if parallel > settings.tensor_parallel and known.vocabulary % parallel == 0:

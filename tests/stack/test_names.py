@@ -23,12 +23,13 @@ def test_a_folder_that_is_read_as_a_repository_is_named(tmp_path: Path, capsys: 
     for name in ("models/foo", "adapters/sql"):
         (tmp_path / name).mkdir(parents=True)
     adapters = [{"name": "sql", "path": "adapters/sql"}, {"name": "hub", "path": "acme/lora", "revision": "abc"}]
-    first, second = warnings_of(tmp_path, capsys, {"model": "models/foo", "lora_adapters": adapters})
+    loras = {"max_lora_rank": 16, "lora_adapters": adapters}
+    first, second = warnings_of(tmp_path, capsys, {"model": "models/foo", **loras})
     assert "models[0].model: models/foo is read as a repository of the Hub, but a folder of this name exists" in first
     assert "write ./models/foo if you mean the folder" in first and "stack.yaml:1: " in first
     assert "models[0].lora_adapters[0].path: adapters/sql is read" in second and "write ./adapters/sql" in second
     adapters[0]["path"] = "./adapters/sql"
-    assert not warnings_of(tmp_path, capsys, {"model": "./models/foo", "revision": None, "lora_adapters": adapters})
+    assert not warnings_of(tmp_path, capsys, {"model": "./models/foo", "revision": None, **loras})
 
 
 def test_the_folder_of_the_stack_file_counts_and_not_that_of_the_output(
