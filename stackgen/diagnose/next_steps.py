@@ -35,8 +35,10 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
          r"stale file handle|i/o error|input/output error|\block file\b",
          "run `ls -ln` with the path from the line, and `df -h`, which show owner, size and free space"),
         ("the model's files or their format",
+         # not the address of a request that the Hub answered with an error
+         r"^(?!.*\b[45]\d\d .{1,60}for url).*?(?:"
          r"\b[\w-]+\.(?:safetensors|gguf)\b|\b(?:config|tokenizer(?:_config)?)\.json\b|SafetensorError|invalid magic|"
-         r"(?:missing|wrong shape|wrong type) .{0,20}tensor|tensor '[^']+'",
+         r"(?:missing|wrong shape|wrong type) .{0,20}tensor|tensor '[^']+')",
          "compare `model`, `revision` and `file` with the model's page, which names the engine versions that can run "
          "it"),
         ("memory", r"(?i)out of memory|cannot allocate|(?:unable|failed) to allocate|bad_alloc|MemoryError|oom.kill",

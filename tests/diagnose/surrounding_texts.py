@@ -82,4 +82,35 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "vllm-project/vllm-ascend issue 1440 (2025-06)", ""),
     ("SG-K037", "HTTP/1.1 500 Internal Server Error: response_code_details ext_proc_error_gRPC_error_14{connection_"
      "termination}", "Envoy 1.34, higress-group/higress issue 3701 (2026-04)", "vllm"),
+    # the fifteenth exam
+    ("SG-M002", "ValueError: Free memory on device (31.44/47.38 GiB) on startup is less than desired GPU memory "
+     "utilization (0.95, 45.01 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.",
+     "vLLM 0.9, v1/worker/gpu_worker.py", "vllm"),
+    ("SG-M002", "ValueError: Free memory on device 0(3.11/23.69 GiB) on startup is less than desired GPU memory "
+     "utilization (0.92, 21.79 GiB).", "a fork of vLLM, v1/worker/gpu_worker.py", "vllm"),
+    ("SG-M014", "ValueError: Free memory on device (30.5/119.7 GiB) on startup is less than desired GPU memory "
+     "utilization (0.9, 107.73 GiB).", "vLLM 0.9, v1/worker/gpu_worker.py", "vllm"),
+    ("SG-G020", 'File "/opt/vllm/model_executor/layers/fused_moe/fused_moe.py", line 1485, in fused_experts_impl'
+     "\ntriton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 263168, Hardware limit: "
+     "232448. Reducing block sizes or `num_stages` may help.", "QwenLM/Qwen3-Coder issue 461 (2025-07)", "vllm"),
+    ("SG-G065", "AttributeError: '_OpNamespace' '_moe_C' object has no attribute 'topk_softmax'",
+     "torch 2.9, _ops.py", "vllm"),
+    ("SG-V067", "TypeError: Expected an MLIR object (got <cutlass._mlir._mlir_libs._cutlass_ir._mlir.ir.OpResultList "
+     "object at 0x7f1>).", "LLVM 22, NanobindAdaptors.h", "vllm"),
+    ("SG-G064", "ImportError: /usr/lib/x86_64-linux-gnu/libcuda.so.1: file too short", "glibc 2.39, elf/dl-load.c",
+     "llamacpp"),
+    ("SG-A043", "Failed to generate a response: error response: status=500 body=unable to load runner: error waiting "
+     "for runner to be ready: failed to get args for llama.cpp: GGUF file required by llama.cpp backend",
+     "Docker Model Runner, pkg/inference/backends/llamacpp/llamacpp_config.go", ""),
+    ("SG-L015", "huggingface_hub.errors.CacheNotFound: Cache directory not found: /data/.cache/huggingface. Please use "
+     "`cache_dir` argument or set `HF_HUB_CACHE` environment variable.", "huggingface_hub 0.36, "
+     "utils/_cache_manager.py", "vllm"),
+    ("SG-H018", "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: "
+     "https://huggingface.co/acme/one/resolve/main/config.json", "requests, models.py", "vllm"),
+    ("SG-H018", "httpx.HTTPStatusError: Client error '401 Unauthorized' for url "
+     "'https://huggingface.co/api/models/acme/one/revision/main'", "httpx, _models.py", "vllm"),
+    ("SG-H018", "requests.exceptions.HTTPError: 404 Client Error: Not Found for url: "
+     "https://huggingface.co/acme/one/resolve/main/config.json", "requests, models.py", "vllm"),
+    ("SG-H018", "httpx.HTTPStatusError: Client error '404 Not Found' for url "
+     "'https://huggingface.co/api/models/acme/one/revision/v9'", "httpx, _models.py", "vllm"),
 )  # fmt: skip

@@ -79,7 +79,7 @@ ALSO_TRUE = {
     ("SG-A025", "SG-A011"), ("SG-S006", "SG-S003"), ("SG-A031", "SG-A020"), ("SG-G048", "SG-A020"),
     ("SG-G042", "SG-G034"), ("SG-A030", "SG-A025"), ("SG-M018", "SG-A011"), ("SG-D028", "SG-V004"),
     ("SG-H007", "SG-H020"), ("SG-H011", "SG-H020"), ("SG-H012", "SG-H020"), ("SG-H013", "SG-H020"),
-    ("SG-G004", "SG-G034"), ("SG-C014", "SG-G011"), ("SG-G022", "SG-G003"),
+    ("SG-G004", "SG-G034"), ("SG-G064", "SG-G003"), ("SG-C014", "SG-G011"), ("SG-G022", "SG-G003"),
     # what follows from it: an image that could not be stored
     ("SG-H008", "SG-D002"),
     # the scheduler's message, whatever its reasons

@@ -279,6 +279,10 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     ("SG-A028", 'got exception: {"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}'),
     ("SG-V031", "ERROR 08-01 10:12:09 [x.py:1] jinja2.exceptions.TemplateError: Conversation roles must alternate "
      "user/assistant/user/assistant/..."),
+    ("SG-V031", "ERROR 08-01 10:12:09 [x.py:1] ValueError: Unexpected role 'user' after role 'tool'"),
+    ("SG-V031", "ERROR 08-01 10:12:09 [x.py:1] ValueError: Unexpected role 'system' after role 'assistant'"),
+    ("SG-V031", "ERROR 08-01 10:12:09 [x.py:1] ValueError: Expected last role User or Tool (or Assistant with prefix "
+     "True) for serving but got assistant"),
     ("SG-V032", "ERROR 08-01 10:12:09 [x.py:1] ValueError: At most 0 image(s) may be provided in one prompt."),
     ("SG-V032", "ERROR 08-01 10:12:09 [x.py:1] ValueError: acme/one is not a multimodal model"),
     ("SG-X009", "[2026-11-29 12:03:30] ValueError: The input (9000 tokens) is longer than the model's context length "

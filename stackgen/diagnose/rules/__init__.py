@@ -29,6 +29,7 @@ from stackgen.diagnose.rules import (
     gpu_driver,
     gpu_image,
     gpu_kernels,
+    gpu_platform,
     gpu_reservations,
     gpu_setup,
     gpu_visibility,
@@ -51,6 +52,7 @@ from stackgen.diagnose.rules import (
     memory_kinds,
     model_format,
     model_names,
+    model_runner,
     monitoring,
     native_parts,
     packages,
@@ -105,6 +107,8 @@ RULES: tuple[Rule, ...] = (
     *monitoring.RULES,
     *host_setup.RULES,
     *host_lines.RULES,
+    # before image_pull: an image for a test is often pulled after the failure
+    *model_runner.RULES,
     *image_pull.RULES,
     *compose_files.RULES,
     # before cuda_libraries and gpu_driver: their messages have another cause below torch's symmetric memory
@@ -119,6 +123,7 @@ RULES: tuple[Rule, ...] = (
     *gpu_driver.RULES,
     # before gpu_visibility: a reservation that Podman ignored explains the missing driver
     *gpu_reservations.RULES,
+    *gpu_platform.RULES,
     *gpu_visibility.RULES,
     *gpu.RULES,
     *gpu_image.RULES,

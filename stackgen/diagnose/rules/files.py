@@ -208,6 +208,22 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "SG-L015",
+        title="the folder of the Hub's cache does not exist",
+        cause="the folder {path}, in which the Hub's library looks for models, does not exist where the engine runs. "
+        "Most often, the volume or folder for models is not mounted there, or a variable names another path than the "
+        "mount",
+        fix="mount a volume or folder at {path}, or create the folder; or set HF_HOME or HF_HUB_CACHE in extra_env to "
+        "the path of the mount (with HF_HOME, the folder is HF_HOME/hub); compare `docker inspect --format '{{json "
+        ".Mounts}}' CONTAINER` (Kubernetes: volumeMounts of the pod) with the path",
+        source="The message comes from huggingface_hub 0.36 to 2.4 (utils/_cache_manager.py, scan_cache_dir), and is "
+        "quoted in HabanaAI/vllm-fork issue 1474 (2025-06). The failure was not reproduced.",
+        explain="Only programs that list the cache print this message. A download creates the folder itself.",
+        patterns=compile_patterns(
+            r"Cache directory not found: (?P<path>/\S*?)\. Please use `cache_dir` argument or set `HF_HUB_CACHE`"
+        ),
+    ),
+    Rule(
         "SG-L011",
         title="a program has no permission for a file or folder",
         cause="the user of the container has no permission to use {path}",

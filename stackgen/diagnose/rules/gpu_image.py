@@ -21,6 +21,10 @@ TOOLKIT_LIBRARY = (
     r"amdhip64|hipblas\w*|rocblas|rccl|MIOpen|c10\w*|torch\w*)\.so[.\d]*"
 )
 
+ON_CHIP_MEMORY = compile_patterns(
+    r"out of resource: shared memory, Required: (?P<wanted>\d+), Hardware limit: (?P<limit>\d+)"
+)
+EXPERTS = re.compile(r'File "[^"\n]{0,300}/(?:fused_moe|ep_moe|layers/moe|moe_runner)/')
 NO_BACKEND = compile_patterns(r"(?P<problem>No valid attention backend found.{0,300})")
 # the reasons against each backend, and those of them that no setting changes (vLLM, v1/attention/backend.py)
 REASONS = re.compile(r"\b(?P<backend>[A-Z][A-Z0-9_]{3,40}): \[(?P<reasons>[^\]]*)\]")
@@ -35,6 +39,12 @@ def _excludes_every_backend(evidence: Evidence, service: str) -> bool:
     log = next((one.log for one in evidence.services if one.service == service), "")
     found = [one for line in log.splitlines() if NO_BACKEND[0].search(line) for one in REASONS.finditer(line)]
     return bool(found) and all(HARD.search(one["reasons"]) for one in found)
+
+
+def _is_in_experts(evidence: Evidence, service: str) -> bool:
+    log = evidence.read_log(service)
+    # LoRA has its own kernels for the experts
+    return "out of resource: shared" in log and bool(EXPERTS.search(log)) and not re.search(r"/lora/\w+", log)
 
 
 def _overrides_gfx(evidence: Evidence, service: str) -> bool:
@@ -106,13 +116,25 @@ RULES: tuple[Rule, ...] = (
         "SG-G020",
         title="a kernel needs more on-chip memory than the GPU has",
         cause="a Triton kernel needs {wanted} bytes of the GPU's on-chip shared memory, but the GPU has {limit}",
-        fix="choose another attention backend (`--attention-backend` in extra_args), or use a newer image",
+        fix="read the frames above the message in the full log, which name the kernel; use a newer image; for an "
+        "attention kernel, choose another attention backend (`--attention-backend` in extra_args)",
         source="The message comes from Triton 3 (runtime/errors.py, OutOfResources), and is quoted in "
-        "kyuz0/amd-r9700-vllm-toolboxes issue 17 (2026-08). The failure was not reproduced.",
+        "kyuz0/amd-r9700-vllm-toolboxes issue 17 (2026-08) and QwenLM/Qwen3-Coder issue 461 (2025-07). "
+        "sgl-project/sglang pull request 28038 (2026-06) describes the experts. The failure was not reproduced.",
         explain="This shared memory is a part of each compute unit of the GPU (LDS on AMD). It is neither the "
         "container's /dev/shm nor the GPU's memory, so shm_size and gpu_memory_utilization have no effect.",
-        patterns=compile_patterns(
-            r"out of resource: shared memory, Required: (?P<wanted>\d+), Hardware limit: (?P<limit>\d+)"
+        patterns=ON_CHIP_MEMORY,
+        variants=(
+            Variant(
+                ON_CHIP_MEMORY,
+                cause="a Triton kernel for the experts (MoE) needs {wanted} bytes of the GPU's on-chip shared memory, "
+                "but the GPU has {limit}. The engine's block sizes for this model do not suit this GPU",
+                fix="use a newer image, which may have block sizes for this GPU; or choose another backend for the "
+                "experts: `--moe-backend` in extra_args (SGLang: `--moe-runner-backend`; an old vLLM, with an FP8 "
+                'model on Hopper: VLLM_USE_DEEP_GEMM to "1" in extra_env); leave the attention backend as it is',
+                applies=_is_in_experts,
+                condition="the traceback contains the code of the experts (fused_moe), and no LoRA kernel",
+            ),
         ),
     ),
     Rule(

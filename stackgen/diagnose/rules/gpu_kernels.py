@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence, detect_engine
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
 from stackgen.diagnose.messages import find_advice, find_messages, find_settings
 from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
@@ -147,6 +148,38 @@ CALL_KINDS = (
     (re.compile("out of memory"), NO_MEMORY),
 )  # fmt: skip
 
+# torch, about compiled functions of vLLM and SGLang
+NO_FUNCTION = re.compile(
+    r"'_OpNamespace' '(?P<library>_C\w*|_moe_C|_rocm_C|_vllm_fa\d_C|sgl_kernel)' object has no attribute "
+    r"'(?P<name>\w+)'"
+)
+# on a platform without such a library, vLLM logs ModuleNotFoundError and needs none
+FAILED_IMPORT = re.compile(r"Failed to import from vllm\.(?P<library>\w+) with ImportError\((?P<reason>.{3,300})\)")
+NOT_LOADED = Variant(
+    (),
+    title="a compiled library of vLLM could not be loaded",
+    cause="vLLM could not load its compiled library {library}, so it has no function {name}. The reason is in the "
+    "warning: {reason}",
+    fix="use an official image of vLLM for your kind of GPU, in which all libraries match; in your own image or "
+    "installation, install vLLM and torch together, so that their versions match, and look at the library that the "
+    "warning names",
+    condition="the log also says that vLLM failed to import this library",
+)
+
+
+def _find_unloaded_library(evidence: Evidence) -> Iterator[Hit]:
+    """A compiled function is missing, and an earlier warning of vLLM says why its library could not be loaded."""
+    for service in evidence.services:
+        lines = [] if service.is_working or "_OpNamespace" not in service.log else lines_since_ready(service.log)
+        plain = [strip_prefix(line).strip() for line in lines]
+        missing = next(((line, found) for line in plain if (found := NO_FUNCTION.search(line))), None)
+        failed = [(line, one) for line in plain if (one := FAILED_IMPORT.search(line))]
+        if missing and (own := [each for each in failed if each[1]["library"] == missing[1]["library"]]):
+            line, found = own[-1]
+            yield Hit(service.service, (line, missing[0]), {**missing[1].groupdict(), "reason": found["reason"]},
+                      variant=NOT_LOADED)  # fmt: skip
+
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G040",
@@ -197,5 +230,25 @@ RULES: tuple[Rule, ...] = (
         "at the level WARN.",
         find=_find_nccl_call,
         variants=(VIRTUAL, CRASHED, NO_MEMORY),
+    ),
+    Rule(
+        "SG-G065",
+        title="this installation of the engine lacks a compiled function",
+        cause="the engine called {name}, a compiled function of {library}, but {library} does not contain it here. "
+        "Either this build for your kind of GPU or CPU has no such kernel (builds for Intel, AMD and CPUs have fewer), "
+        "or {library} could not be loaded, or it has another version than the Python code",
+        fix="search the start of the log for `Failed to import`, which shows why a library could not be loaded; use "
+        "the official image for your kind of GPU, or a newer one; if the image is official, use a version of the "
+        "model with another quantization, which needs other kernels; leave the driver as it is",
+        source="The message comes from torch (torch/_ops.py), and is quoted for an Intel GPU in vllm-project/vllm "
+        "issue 32410 (2026-01), and for NVIDIA GPUs in issues 18967 (2025-05) and 22225 (2025-08). The failure was not "
+        "reproduced.",
+        explain="vLLM's kernels are in compiled libraries next to its Python code. If such a library can't be loaded, "
+        "vLLM logs a warning, goes on, and fails at the first use.",
+        patterns=(NO_FUNCTION,),
+        find=_find_unloaded_library,
+        variants=(NOT_LOADED,),
+        # why the library could not be loaded
+        consequence_of=("SG-G003", "SG-G022", "SG-G043", "SG-G064", "SG-D029"),
     ),
 )

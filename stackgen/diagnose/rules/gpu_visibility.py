@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+from stackgen.diagnose.rules.gpu_platform import (
+    CHECK_TOOLKIT,
+    NO_NVML,
+    NOT_SUPPORTED,
+    WITHOUT_GPU,
+    find_not_supported,
+    find_without_nvml,
+)
 
 __all__ = ["RULES"]
 
-# restarting Docker ends containers, so a test comes first
-CHECK_TOOLKIT = (
-    "run `docker run --rm --gpus all ubuntu nvidia-smi` on the host; if it fails too, install the NVIDIA container "
-    "toolkit and configure it (`sudo nvidia-ctk runtime configure --runtime=docker`, which takes effect when Docker "
-    "restarts)"
-)
 COMPARE_VERSIONS = (
     "compare the loaded kernel module (`cat /proc/driver/nvidia/version`) with the installed driver (`modinfo -F "
     "version nvidia`)"
 )
 INSTALLED_NOT_LOADED = "the NVIDIA driver was updated, but the kernel module of the old version is still loaded"
-# causes that also leave an engine without a GPU
-WITHOUT_GPU = ("SG-G002", "SG-G005", "SG-G012", "SG-G013", "SG-G022", "SG-G029", "SG-G030", "SG-G032")
-
 TURING = 7.5
 NEEDS_CUDA = compile_patterns(r"unsatisfied condition: (?P<need>cuda ?>= ?[\d.]*\d)")
 TOO_OLD = compile_patterns(
@@ -59,8 +58,9 @@ RULES: tuple[Rule, ...] = (
         "issue 5283. vllm-project/vllm pull requests 33992, 34226 and 34821 (2026-02) describe cuda-compat. The "
         "message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
         "(internal/requirements/constraints/binary.go), and the others from libcudart 12.9 (errors 35 and 222). "
-        "NVIDIA's list of legacy GPUs ends Maxwell, Pascal and Volta with driver 580, and canonical/inference-snaps "
-        "issue 255 (2026-03) has such a GPU.",
+        "cudaErrorNotSupported is from torch (c10/cuda/CUDAFunctions.cpp), in SystemPanic/vllm-windows issue 60 "
+        "(2026-05). NVIDIA's list of legacy GPUs ends Maxwell, Pascal and Volta with driver 580, and "
+        "canonical/inference-snaps issue 255 (2026-03) has such a GPU.",
         explain="Every image is built for one CUDA version, and each CUDA version needs a minimum driver version. "
         "vllm/vllm-openai:v0.32.0-cu129 is an image of vLLM for CUDA 12.9.",
         patterns=TOO_OLD,
@@ -129,7 +129,9 @@ RULES: tuple[Rule, ...] = (
                 fix="update the driver (CUDA 13 needs driver 580 or newer), or set `image:` to an image for an older "
                 "CUDA version; if the driver is new enough, remove the folder of cuda-compat from LD_LIBRARY_PATH",
             ),
+            NOT_SUPPORTED,
         ),
+        find=find_not_supported,
         inputs=("log", "compose", "docker"),
         shows_gpus=True,
     ),
@@ -141,7 +143,8 @@ RULES: tuple[Rule, ...] = (
         fix=f"[[!gpus|give the model a GPU (set `gpus` to 1); ]]{CHECK_TOOLKIT}; on a machine without a GPU, set "
         "`gpus` to none",
         source="The messages about missing libraries come from glibc (dlopen). Public reports in vllm-project/vllm "
-        "quote the message for libcuda.so.1, and NVIDIA/dcgm-exporter issue 612 (2026-09) the one of NVML. The "
+        "quote the message for libcuda.so.1, and NVIDIA/dcgm-exporter issue 612 (2026-09) and vllm-project/vllm issue "
+        "27318 (2025-10) those of NVML. The "
         "messages of vLLM 0.26.0 (config/device.py) and torch 2.11.0 (torch/cuda/__init__.py) were reproduced on an "
         "H100.",
         explain="libcuda is part of the host's driver, and no image contains it. The NVIDIA container toolkit mounts "
@@ -175,6 +178,7 @@ RULES: tuple[Rule, ...] = (
                 f"stack.yaml); with Docker, {CHECK_TOOLKIT}; with an AMD GPU, use an image for ROCm",
                 consequence_of=(*WITHOUT_GPU, "*"),
             ),
+            NO_NVML,
             Variant(
                 # NVIDIA's Go library, as DCGM exporter and the device plugin print it
                 compile_patterns(
@@ -196,10 +200,11 @@ RULES: tuple[Rule, ...] = (
                 consequence_of=WITHOUT_GPU,
             ),
         ),
+        find=find_without_nvml,
         inputs=("log", "compose", "docker"),
         drivers=("nvidia", ""),
         # an image whose libraries can't be loaded finds no driver either
-        consequence_of=("SG-G022",),
+        consequence_of=("SG-G022", "SG-G064"),
         shows_gpus=True,
     ),
     Rule(

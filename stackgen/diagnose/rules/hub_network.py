@@ -6,9 +6,11 @@ None of these failures was reproduced. `source` names the reports that quote the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -23,6 +25,17 @@ REFUSED = (
 HUB = (r"(?P<where>(?:[\w-]+\.)*(?:huggingface\.co|hf\.co))\b",
        r"(?P<where>[^/\s]+)/(?:api/(?:models|whoami)|\S{1,200}/resolve/)")  # fmt: skip
 NOT_FOUND = compile_patterns(r"error: GET failed \((?P<status>404)\)")
+# the first exception of a request to the Hub; the Hub's own exception, with its reason, follows it
+RAW = (
+    r"{} Client Error: [\w ]{{1,30}} for url: https?://{}",
+    r"Client error '{} [^']{{1,40}}' for url 'https?://{}",
+)
+OF_MODEL = (
+    r"(?:[\w-]+\.)*(?:huggingface\.co|hf\.co)/(?:api/models/)?(?P<repo>(?!api/)[\w.-]+/[\w.-]+)/"
+    r"(?:resolve|revision)/"
+)
+EXPLAINED = re.compile(r"(?:Entry|Revision|Repository)NotFound|GatedRepo|does not appear to have a file")
+RAW_401, RAW_404 = (compile_patterns(*(text.format(one, OF_MODEL) for text in RAW)) for one in (401, 404))
 MIRROR = re.compile(r"HF_ENDPOINT|MODEL_ENDPOINT|GET /api/models/\S+ HTTP/1\.[01]\" 404")
 
 
@@ -31,6 +44,29 @@ def _uses_mirror(evidence: Evidence, service: str) -> bool:
     model = (evidence.find_model(service) or (0, None))[1]
     is_set = model is not None and "HF_ENDPOINT" in model.extra_env
     return is_set or any(MIRROR.search(one.log) for one in evidence.services)
+
+
+NOT_THERE = Variant(
+    (),
+    title="the Hub does not have what is requested",
+    cause="the Hub answered HTTP 404 for {repo}: it has no such repository, no such revision, or no such file in it",
+    fix="open the model's page on the Hub, and compare the name, the revision and the file in the line with it "
+    "(`model`, `revision` and `file` in stack.yaml)",
+    condition="the log has HTTP 404 for a model, but not the Hub's own exception, which names the reason",
+)
+
+
+def _find_not_there(evidence: Evidence) -> Iterator[Hit]:
+    """The Hub answered HTTP 404 for a model, and the log does not have the Hub's own exception."""
+    for service in evidence.services:
+        log = service.log
+        if service.is_working or "huggingface.co/" not in log or "404" not in log or EXPLAINED.search(log):
+            continue
+        for line in reversed(lines_since_ready(log)):
+            text = strip_prefix(line)
+            if found := next((one for raw in RAW_404 if (one := raw.search(text))), None):
+                yield Hit(service.service, (text.strip(),), {"repo": found["repo"]}, found[0], variant=NOT_THERE)
+                break
 
 
 RULES: tuple[Rule, ...] = (
@@ -201,11 +237,26 @@ RULES: tuple[Rule, ...] = (
         fix="open the address in the message with the same token (`curl -H`); with HTTP 403, check the token's "
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
-        "(_models.py, raise_for_status). The failure was not reproduced.",
+        "(_models.py, raise_for_status). opea-project/GenAIExamples issue 2237 (2025-09) has HTTP 401. The failure was "
+        "not reproduced.",
         explain="Transformers also advises to check the internet connection, but Transformers prints this advice after "
         "every failed request.",
         patterns=compile_patterns(*(text + server for text in REFUSED for server in HUB)),
-        consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H005"),
+        consequence_of=("SG-H001", "SG-H002", "SG-H003", "SG-H004", "SG-H005"),
+        find=_find_not_there,
+        variants=(
+            Variant(
+                RAW_401,
+                title="the Hub wants a token for the model",
+                cause="the Hub answered HTTP 401 for {repo}: the request had no token, or one that the Hub does not "
+                "accept. The model is gated or private, or it does not exist",
+                fix="check the spelling of {repo}; if it is gated, accept the license on its page; then set "
+                "`HF_TOKEN_FILE=/path/to/token` in .env (outside stackgen: the variable HF_TOKEN in the container, "
+                "because the Hub's library does not read other names, such as HUGGINGFACEHUB_API_TOKEN, and a variable "
+                "of your shell reaches a container only if the Compose file passes it on)",
+            ),
+            NOT_THERE,
+        ),
     ),
     Rule(
         "SG-H020",

@@ -29,6 +29,9 @@ FORBIDDEN = compile_patterns(
     r"Your request to access model (?P<repo>\S+) is awaiting",
 )
 
+# huggingface_hub hides the exception of the request behind this message
+LOCATE = compile_patterns(r"An error happened while trying to locate the files? on the Hub,? and we cannot find")
+
 # errno 28 of things that are no disk: shared memory, and tables of the kernel
 NOT_THE_DISK = r"^(?!.*(?:/dev/shm|</?torch_|shared memory|inotify|/sys/fs/cgroup|semaphore))"
 
@@ -250,13 +253,13 @@ RULES: tuple[Rule, ...] = (
         fix="check the machine's network, DNS and proxy; if all weights are already in the storage, set "
         "storage.offline to true",
         source="The messages come from transformers 4.57 and 5.x (utils/hub.py), huggingface_hub 0.36 and 2.4 "
-        f"(file_download.py), and {DOWNLOAD_SCRIPT}. The failure was reproduced.",
+        f"(file_download.py), and {DOWNLOAD_SCRIPT}. The failure was reproduced. huggingface/huggingface_hub issue "
+        "3913 (2026-03) has a mirror whose certificate is not trusted.",
         explain="If `model:` is a Hub id, an engine that does not run offline contacts the Hub even for a cached "
         "model. stackgen's download service downloads the model once, and the engines then run offline.",
         patterns=compile_patterns(
             DOWNLOAD + r"no connection to (?P<where>\S+)",
             r"We couldn't connect to '(?P<where>[^']+)' to load",
-            r"An error happened while trying to locate the files? on the Hub,? and we cannot find",
         ),
         # printed for every failed request, also for one that the Hub refused
         consequence_of=("SG-H007", "SG-H011", "SG-H012", "SG-H018"),
@@ -268,6 +271,18 @@ RULES: tuple[Rule, ...] = (
                 cause="the Hub, or a proxy in front of it, answered HTTP {status}",
                 fix="wait, and see status.huggingface.co; if all weights are already in the storage, set "
                 "storage.offline to true",
+            ),
+            Variant(
+                LOCATE,
+                title="the request to the Hub failed",
+                cause="a request to the Hub failed, and the model is not in the local cache. The message does not "
+                "contain the reason: it may be the network, DNS, a proxy, a mirror, or a certificate that the "
+                "container does not trust",
+                fix="read the errors above this message; in the same container, run `curl -v "
+                "${HF_ENDPOINT:-https://huggingface.co}/api/models/` with the model's id at the end, which shows the "
+                "reason; for a mirror, check HF_ENDPOINT (storage.hub_endpoint); for a certificate of your own "
+                "authority, set ca_certificates (outside stackgen: SSL_CERT_FILE and REQUESTS_CA_BUNDLE); if all "
+                "weights are already in the storage, set storage.offline to true",
             ),
         ),
     ),

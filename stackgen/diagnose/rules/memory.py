@@ -145,21 +145,23 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M002",
         title="another process uses the GPU's memory",
-        cause="only {free} of {total} GiB are free on {device}, but vLLM needs {wanted} GiB ({share} of the GPU's "
+        cause="only {free} of {total} GiB are free[[ on {device}]], but vLLM needs {wanted} GiB ({share} of the GPU's "
         "memory)[[. Processes on the GPU: {holders}]]",
         fix="end the process that uses the GPU's memory[[: {holders}]] (`nvidia-smi` or `rocm-smi` lists processes), "
         "choose another GPU in `gpus`, or lower gpu_memory_utilization; if two models should share the GPU, set "
         "share_gpus to true on both, and set their gpu_memory_utilization to values whose sum is at most 0.95",
         source="The message comes from vLLM 0.32.0 (v1/worker/utils.py, request_memory). The failure was reproduced "
-        "with vLLM 0.26.0 on an H100.",
+        "with vLLM 0.26.0 on an H100. Versions 0.9 to 0.12 do not name the device (v1/worker/gpu_worker.py, "
+        "init_device), as in apocas/dockerode issue 811 and vllm-project/vllm issue 20305 (2025-06).",
         explain=BUDGET
         + " If two services on one GPU each need 0.92 of the GPU's memory, the second service can't start. Docker's "
         "GPU reservations are not exclusive: two services that each reserve one GPU by count both get GPU 0. "
         "stackgen places models on separate GPUs unless both models set share_gpus to true and "
         "gpu_memory_utilization. If an engine was killed, one of its processes may still use the GPU.",
         patterns=compile_patterns(
-            r"Free memory on device (?P<device>\S+) \((?P<free>[\d.]+)/(?P<total>(?!1[12]\d\.)[\d.]+) GiB\) on "
-            r"startup is less than "
+            # old versions name no device, and a fork writes no space behind it
+            r"Free memory on device(?: (?P<device>[^\s(]+))? ?\((?P<free>[\d.]+)/(?P<total>(?!1[12]\d\.)[\d.]+) GiB\) "
+            r"on startup is less than "
             r"(?:desired GPU memory utilization|the engine's budget.*?) \((?P<share>[\d.]+), (?P<wanted>[\d.]+) GiB\)",
         ),
         engines=("vllm",),

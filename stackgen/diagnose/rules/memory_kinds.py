@@ -61,8 +61,8 @@ RULES: tuple[Rule, ...] = (
         explain="On GB10, Jetson and similar machines, CUDA counts the page cache as used memory. The page cache "
         "holds the files that the last start has read, and it belongs to no process.",
         patterns=compile_patterns(
-            rf"Free memory on device \S+ \((?P<free>[\d.]+)/(?P<total>{UNIFIED_TOTAL}) GiB\) on startup is less than "
-            rf".*?"
+            rf"Free memory on device(?: [^\s(]+)? ?\((?P<free>[\d.]+)/(?P<total>{UNIFIED_TOTAL}) GiB\) on startup is "
+            rf"less than .*?"
             r"\([\d.]+, (?P<wanted>[\d.]+) GiB\)"
         ),
         engines=("vllm",),

@@ -19,7 +19,9 @@ RULES: tuple[Rule, ...] = (
         fix="change the messages in the client, for example merge all system messages into one at the beginning, and "
         "alternate user and assistant messages; or set chat_template to a template that accepts the client's messages",
         source="The messages come from templates (raise_exception), as llama-server and vLLM print them. "
-        "Mangi-11/Eta issue 59 (2026-08) quotes one. The failure was not reproduced.",
+        "Mangi-11/Eta issue 59 (2026-08) quotes one. Those about roles come from mistral_common "
+        "(protocol/instruct/validator.py), and are quoted in mistralai/mistral-vibe issues 454 (2026-03) and 578 "
+        "(2026-04) and 0xPlaygrounds/rig pull request 1130 (2025-12). The failure was not reproduced.",
         explain="A chat template can refuse roles or their order. Neither the model nor the image is broken, and a "
         "restart does not help.",
         patterns=compile_patterns(
@@ -28,6 +30,31 @@ RULES: tuple[Rule, ...] = (
         ),
         inputs=ANSWERS,
         refusal=True,
+        variants=(
+            Variant(
+                compile_patterns(r"(?P<problem>Unexpected role '(?:Roles\.)?user' after role '(?:Roles\.)?tool')"),
+                title="a Mistral model does not accept a user message after a tool's result",
+                cause="the server works, but mistral_common, which prepares the messages of Mistral's models, refuses "
+                "a client's messages: {problem}. In this version, an assistant message must follow the result of a "
+                "tool. Often, the user had cancelled the tool",
+                fix="in the client, insert an assistant message after the last message with the role `tool` (a new "
+                "session also avoids the messages), or update the client; or use a newer image, because newer "
+                "versions of mistral_common accept a user message there",
+            ),
+            Variant(
+                compile_patterns(
+                    r"(?P<problem>Unexpected role '(?:Roles\.)?\w+' after role '(?:Roles\.)?\w+')",
+                    r"(?P<problem>Expected last role \w+ (?:or \w+ )?(?:\(or Assistant with prefix(?: True)?\) )?"
+                    r"for \w+ but got (?:Roles\.)?\w+)",
+                ),
+                title="a Mistral model does not accept the order of the messages",
+                cause="the server works, but mistral_common, which prepares the messages of Mistral's models, refuses "
+                "a client's messages: {problem}",
+                fix="change the order in the client, or update the client: a message with the role `tool` follows the "
+                "assistant message that called the tool, an assistant message follows the tool's results, and the "
+                "last message is the user's or a tool's",
+            ),
+        ),
     ),
     Rule(
         "SG-A042",

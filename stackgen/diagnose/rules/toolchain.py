@@ -149,4 +149,20 @@ RULES: tuple[Rule, ...] = (
             ),
         ),
     ),
+    Rule(
+        "SG-V067",
+        title="the CuTe DSL can't compile a kernel",
+        cause="the CuTe DSL (package nvidia-cutlass-dsl) failed inside of its own library while it compiled a kernel. "
+        "Either its packages nvidia-cutlass-dsl-libs-base and -libs-cu13 do not fit together, because they write the "
+        "same files, or this version of the package has a bug. Neither memory nor CUDA graphs are the cause",
+        fix="use the official image of the engine for this model, or a newer one; in your own installation with CUDA "
+        "13, run `uv pip install --force-reinstall --no-deps nvidia-cutlass-dsl-libs-cu13` with the version that `uv "
+        "pip show nvidia-cutlass-dsl` prints; if the traceback or the log names FlashInfer's norm (rmsnorm), set "
+        'FLASHINFER_USE_CUDA_NORM to "1" in extra_env, which avoids the kernel',
+        source="The message comes from MLIR's Python bindings (NanobindAdaptors.h), and is quoted in "
+        "sgl-project/sglang issue 28232 (2026-06) and vllm-project/vllm issue 45392 (2026). NVIDIA/cutlass issue 3170 "
+        "(2026-04) describes the packages with the same files. The failure was not reproduced.",
+        explain="SGLang, FlashInfer and FlashAttention 4 compile kernels with the CuTe DSL while the engine starts.",
+        patterns=compile_patterns(r"Expected an MLIR object \(got .{0,300}?\bcutlass\._mlir"),
+    ),
 )
