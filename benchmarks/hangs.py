@@ -224,10 +224,10 @@ def swapped():
 
 
 def compiler_image():
-    """The CPU image with a C++ compiler, which torch.compile needs."""
-    tag, base = "sghangs-compiler:1", image("vllm-cpu")
-    text = (f"FROM {base}\nUSER 0:0\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends g++\n"
-            "ENV TORCHDYNAMO_DISABLE=0\nUSER 2000:0\n")  # fmt: skip
+    """The CPU image with a C++ compiler and Python's headers, which torch.compile needs."""
+    tag, base = "sghangs-compiler:2", image("vllm-cpu")
+    install = "apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ python3-dev"
+    text = f"FROM {base}\nUSER 0:0\nRUN {install}\nENV TORCHDYNAMO_DISABLE=0\nUSER 2000:0\n"
     done = subprocess.run(["docker", "build", "--quiet", "--tag", tag, "-"], input=text, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
