@@ -18,7 +18,8 @@ from stackgen.bundle.stack_copy import copy_stack
 from stackgen.bundle.store import Store
 from stackgen.bundle.weights import Request, find_marker, parse_requests
 from stackgen.bundle.wheels import this_python
-from stackgen.doctor.capacity import guess_image_bytes, guess_weight_bytes
+from stackgen.catalog.sizes import guess_weight_bytes
+from stackgen.doctor.capacity import guess_image_bytes
 from stackgen.doctor.collect import lora_sources
 from stackgen.errors import MachineError
 from stackgen.runtimes.compose.image_archive import inspect_image, read_engine

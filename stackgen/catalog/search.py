@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,18 +11,16 @@ from difflib import get_close_matches
 from stackgen.catalog.entry import Entry, Snapshot, Variant
 from stackgen.catalog.flags import why_not
 from stackgen.catalog.lookup import find_parser, own_variant
+from stackgen.catalog.sizes import count_weight_bytes, parameter_count
 from stackgen.errors import StackgenError
 from stackgen.spec.types import guess_parameters
 
 __all__ = [
-    "Budget", "Found", "Query", "find_hardware", "fits", "hardware_names", "memory_floor", "parameter_count", "search",
-    "suggest_names", "variant_size", "weight_bytes",
+    "Budget", "Found", "Query", "find_hardware", "fits", "hardware_names", "memory_floor", "search", "suggest_names",
+    "variant_size", "weight_bytes",
 ]  # fmt: skip
 
 GB = 10**9
-UNITS = {"M": 10**6, "B": 10**9, "T": 10**12}
-# bits of a weight; a precision that is not here sets no lower bound
-BITS = {"bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "mxfp8": 8, "int4": 4, "nvfp4": 4, "mxfp4": 4, "fp4": 4}
 # vLLM 0.32.0 uses this share of each GPU (--gpu-memory-utilization)
 SHARE = 0.92
 # the recipes' own rule (CLAUDE.md, "Precision constraints"): kernels for FP4 weights need Blackwell
@@ -66,12 +63,6 @@ class Found:
     variant: Variant
 
 
-def parameter_count(text: str | None) -> float | None:
-    """The number that `480B` or `1.5T` stands for."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([MBT])", text or "", re.I)
-    return float(match[1]) * UNITS[match[2].upper()] if match else None
-
-
 def variant_size(entry: Entry, variant: Variant) -> str | None:
     """The number of parameters of the variant, such as `4B`: a variant can be another model of the family."""
     own, base = guess_parameters(variant.model), guess_parameters(entry.model)
@@ -90,12 +81,7 @@ def memory_floor(entry: Entry, variant: Variant) -> int:
 
 def weight_bytes(entry: Entry, variant: Variant) -> int:
     """Bytes of the weights, from the number of parameters and the precision that the recipe names; 0 if unknown."""
-    counts = guess_parameters(variant.model), parameter_count(entry.parameters)
-    # a variant can be a smaller or larger model of the family, with its size in its name. In the name of a
-    # mixture-of-experts model, the size can be that of the active part: Llama-4-Scout-17B has 109B
-    count = next((one for one in (reversed(counts) if variant.model == entry.model else counts) if one), 0)
-    # only the recipe's figure is known for mixed precisions
-    return math.ceil(count * BITS.get(variant.precision, 0) / 8)
+    return count_weight_bytes(entry.model, entry.parameters, variant.model, variant.precision)
 
 
 def fits(entry: Entry, variant: Variant, budget: Budget) -> bool:

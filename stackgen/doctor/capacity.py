@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
-from stackgen.catalog import find_model
-from stackgen.catalog.search import weight_bytes as catalog_bytes
+from stackgen.catalog.sizes import guess_weight_bytes
 from stackgen.doctor.facts import GIB, Disk
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
 from stackgen.spec import is_local
-from stackgen.spec.types import guess_parameters
 
-__all__ = ["check_disk_space", "guess_image_bytes", "guess_weight_bytes", "weight_bytes"]
+__all__ = ["check_disk_space", "guess_image_bytes", "weight_bytes"]
 
 # GiB, unpacked. stackgen's own images are measured; the others are rounded up from their registries' compressed sizes
 OWN_IMAGES = {"stackgen/vllm-cpu": 2.6, "stackgen/fastchat": 1.4, "stackgen/llamacpp": 0.3, "stackgen/download": 0.3}
 OTHER_IMAGES = {"vllm/vllm-openai": 30.0, "vllm/vllm-openai-rocm": 40.0, "vllm/vllm-openai-cpu": 6.0,
                 "ghcr.io/ggml-org/llama.cpp": 5.0}  # fmt: skip
-# bits per weight that names of quantized models announce: `…-FP8`, `…-AWQ`, `…-GPTQ-Int4`, `…-quantized.w4a16`
-QUANTIZED = (
-    (re.compile(r"(?i)(?<![a-z0-9])(w4a\d+|(nv|mx)?fp4|int4|4-?bit|awq|gptq(?!.*(int8|8-?bit)))(?![a-z0-9])"), 4),
-    (re.compile(r"(?i)(?<![a-z0-9])(w8a\d+|fp8|int8|8-?bit)(?![a-z0-9])"), 8),
-)
-# such a repository has files with many sizes, and its name announces none of them
-GGUF = re.compile(r"(?i)(?<![a-z0-9])gguf(?![a-z0-9])")
 
 
 def guess_image_bytes(image: str) -> int | None:
@@ -47,22 +36,6 @@ def weight_bytes(inputs: DoctorInputs, model: str) -> tuple[int | None, str]:
     if lookup and lookup.download_bytes:
         return lookup.download_bytes, "from the Hub's file list"
     return guess_weight_bytes(model)
-
-
-def guess_weight_bytes(model: str) -> tuple[int | None, str]:
-    """About how many bytes the weights of a repository have, without the Hub, and where the guess comes from.
-
-    None and "" if neither the catalog of models nor the name gives a size.
-    """
-    found = find_model(model)
-    # another model may have the same name without its organization
-    if found and found.variant.model.lower() == model.lower() and (size := catalog_bytes(found.entry, found.variant)):
-        return size, "estimated from the catalog of models"
-    count = guess_parameters(model)
-    if not count or GGUF.search(model):
-        return None, ""
-    bits = next((bits for pattern, bits in QUANTIZED if pattern.search(model)), 16)
-    return int(count * bits / 8), f"guessed from the model's name, at {bits} bits per weight"
 
 
 def check_disk_space(inputs: DoctorInputs) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from stackgen.plan import (
     Volume,
 )
 from stackgen.spec import ModelSpec, StackSpec, is_local
+from stackgen.spec.types import guess_parameters
 from stackgen.targets.snapshot import repository_id
 from stackgen.targets.weights import weigh_files
 
@@ -45,6 +45,8 @@ SCRIPTS = "/stackgen"
 DRAIN_SECONDS, STOP_GRACE_PERIOD = 30, 40
 # the memory of an H100, in which the weights of a model without a size in its name fit
 GIGABYTES_PER_GPU = 80
+# gigabytes from which the weights' size determines how long a start takes
+SMALL = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Replica:
     `gpu_count` is None for `gpus: all`, whose number is known only at the start. `host_port` is 0 behind a gateway.
     `path` is the model's path in the stack file (`models[0]`), for error messages. In a cluster, one Replica stands for
     all of them (`shared`), and `gpus` are those of one of its `nodes`; `gpu_count` counts all nodes. `node` is this
-    machine's part of the replica, if each of its nodes is a machine with a stack of its own.
+    machine's part of the replica, if each of its nodes is a machine with a stack of its own. `weight_bytes` is the
+    size in the catalog of models; 0 if the catalog does not know the model.
     """
 
     spec: Any
@@ -67,6 +70,7 @@ class Replica:
     nodes: int = 1
     shared: bool = False
     node: GroupNode | None = None
+    weight_bytes: int = 0
 
     @property
     def ordinal(self) -> str:
@@ -163,17 +167,17 @@ def estimate_start_period(replica: Replica, site: Site) -> int:
     """Seconds that a start may take: `start_timeout`, else 3 minutes plus 20 s per GB of weights, at least 10 minutes.
 
     20 s per GB is the speed of a cold network disk. Rendering makes no requests to the Hub, so the size is read from
-    the model's name (`70B`, `8x7B`) at 16 bits. A size in the name needs no minimum. Without such a size, the memory of
-    the GPUs limits the weights. The files of a local model can only raise the result, to 10, 20, 40, … minutes.
+    the model's name (`70B`, `8x7B`) at 16 bits, else from the catalog of models. A size in the name needs no minimum.
+    Without a size, the memory of the GPUs limits the weights. The files of a local model can only raise the result, to
+    10, 20, 40, … minutes.
     """
     # a long period does no harm, because the first passing check ends the period
     model: Any = replica.spec
     if model.start_timeout:
         return int(model.start_timeout)
-    # only between separators: other letters and digits of a name are not a size
-    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)[bB](?=$|[-_./])", model.model)
-    # 16-bit weights: 2 bytes per parameter
-    period = _loading_seconds(2 * float(match[2]) * int(match[1] or 1)) if match else 600
+    # 16-bit weights: 2 bytes per parameter. Of a smaller model, loading is the shortest part of a start
+    gigabytes = 2 * (guess_parameters(model.model) or 0) / 1e9
+    period = _loading_seconds(gigabytes) if gigabytes >= SMALL else 600
     if is_local(model.model):
         file = getattr(model, "file", None)
         size = weigh_files(site.find_on_disk(model.model) + (f"/{file}" if file else ""))
@@ -181,9 +185,12 @@ def estimate_start_period(replica: Replica, site: Site) -> int:
         needed = _loading_seconds(size / 1e9)
         steps = (600 * 2**step for step in range(10))
         return max(period, next((step for step in steps if step >= needed), needed)) if size else period
+    if gigabytes:
+        return period
     # None: all GPUs, of which a large machine has 8
     count = 8 if replica.gpu_count is None else replica.gpu_count
-    return period if match or count < 2 else max(period, _loading_seconds(GIGABYTES_PER_GPU * count))
+    limit = GIGABYTES_PER_GPU * count if count > 1 else 0
+    return max(period, _loading_seconds(replica.weight_bytes / 1e9 or limit))
 
 
 def _loading_seconds(gigabytes: float) -> int:

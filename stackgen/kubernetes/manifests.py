@@ -103,7 +103,7 @@ def render_manifests(
     for service in plan.services:
         add(f"{service.name}.yaml", "workload", builder.build(service, _own_scripts(service, scripts)))
     if settings.network_policies:
-        found = tuple(policies(plan, settings, outside=_leaves(plan)))
+        found = tuple(policies(plan, settings))
         add("network-policies.yaml", "network-policies", Policies(plan.name, own, found))
     if (watched := monitoring(plan, namespace, _merged(own, settings.monitoring_labels))) is not None:
         add("monitoring.yaml", "monitoring", watched)
@@ -143,11 +143,6 @@ def _own_scripts(service: Service, scripts: tuple[RenderedFile, ...]) -> tuple[R
 
 def _has_tls(plan: Plan) -> bool:
     return any(isinstance(one, Bind) and one.target.startswith("/tls/") for one in plan.service("gateway").mounts)
-
-
-def _leaves(plan: Plan) -> bool:
-    """Whether the gateway connects to a provider."""
-    return any(asset.path == "gateway/fallback.lua" for asset in plan.assets)
 
 
 def _claims(plan: Plan, settings: KubernetesSpec, own: Pairs) -> tuple[Claim, ...]:

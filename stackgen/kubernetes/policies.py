@@ -13,6 +13,7 @@ from stackgen.kubernetes.model import Peer, Policy
 from stackgen.kubernetes.names import ADMIN_PORT
 from stackgen.kubernetes.probes import port_of
 from stackgen.plan import Bind, Plan
+from stackgen.resolve.addons.backends import Gateway
 from stackgen.resolve.addons.monitoring_targets import EXPORTER, EXPORTER_PORT, WATCH_PORT
 from stackgen.spec import KubernetesSpec
 
@@ -24,8 +25,8 @@ GATEWAY_PORTS = (8000, 8001)
 WEB_PORTS = (80, 443)
 
 
-def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Policy]:
-    """Yields the policies of `plan`. `outside`: whether the gateway connects to providers outside the cluster."""
+def policies(plan: Plan, settings: KubernetesSpec) -> Iterator[Policy]:
+    """Yields the policies of `plan`."""
     roles = {service.role for service in plan.services}
     monitored = any(service.name == EXPORTER for service in plan.services)
     monitoring = Peer(namespace=settings.monitoring_namespace, ports=(ADMIN_PORT,))
@@ -34,6 +35,7 @@ def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Po
     yield Policy("allow-dns", "All pods may look up names", egress=(Peer(dns=True),))
     has_plain = any(isinstance(one, Bind) and one.target.startswith("/tls/") for one in plan.service("gateway").mounts)
     internal = Peer(components=("monitoring",), ports=(GATEWAY_PORTS[has_plain],))
+    fallbacks = _fallback_ports(plan)
     yield Policy(
         "gateway",
         "Everybody may connect to the gateway, which checks keys; Prometheus reads its metrics",
@@ -44,7 +46,7 @@ def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Po
         ),
         egress=(
             Peer(components=("engine", "api"), ports=engines),
-            *((Peer(ports=WEB_PORTS),) if outside else ()),
+            *((Peer(ports=fallbacks),) if fallbacks else ()),
         ),
     )
     ports = (*engines, *((WATCH_PORT,) if monitored else ()))
@@ -82,6 +84,12 @@ def policies(plan: Plan, settings: KubernetesSpec, outside: bool) -> Iterator[Po
             ingress=(Peer(namespace=settings.monitoring_namespace, ports=(EXPORTER_PORT,)),),
             egress=(Peer(components=("gateway",), ports=(GATEWAY_PORTS[has_plain],)),),
         )
+
+
+def _fallback_ports(plan: Plan) -> tuple[int, ...]:
+    """Ports of the servers that answer if no replica is up. The gateway connects to them without a proxy."""
+    gateways = (one.data for one in plan.documents if isinstance(one.data, Gateway))
+    return tuple(sorted({int(one.address.rpartition(":")[2]) for data in gateways for one in data.fallbacks}))
 
 
 def _download_ports(plan: Plan) -> tuple[int, ...]:

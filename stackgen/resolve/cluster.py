@@ -6,11 +6,13 @@ index (Kubernetes 1.37, "Pod Security Standards" and "Schedule GPUs").
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from stackgen.catalog.sizes import guess_weight_bytes
 from stackgen.errors import Mistake
 from stackgen.plan import GpuRequest, Service
 from stackgen.resolve.extras import split_local_path
@@ -27,9 +29,11 @@ DOCKER_ONLY = {
     "networks": "pods of one cluster reach each other without this field",
     "port": "all models answer at the gateway's port",
 }
-GIGABYTE = {"Mi": 2**20 / 1e9, "Gi": 2**30 / 1e9, "Ti": 2**40 / 1e9, "M": 1e-3, "G": 1.0, "T": 1e3}
-# gigabytes that a model without a size in its name may need
-UNKNOWN_SIZE = 16
+UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+GIB = 2**30
+# for what the sizes of models leave out: layers that are not quantized, other files, an update of the weights' files
+HEADROOM = 1.1
 
 
 def one_replica(stack: StackSpec) -> StackSpec:
@@ -149,14 +153,34 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
 
 def find_cluster_warnings(stack: StackSpec) -> list[str]:
     """Warns of a claim that is smaller than the weights seem to be, and of replicas that one node must share."""
-    found, weights = [], stack.cluster.weights
-    names = dict.fromkeys((model.model, getattr(model, "file", None)) for model in stack.models)
-    # 16 bits for each parameter; a GGUF file usually has 4 to 8
-    need = sum(2 * (guess_parameters(name) or UNKNOWN_SIZE * 5e8) / 1e9 for name, _ in names)
-    if not weights.claim and need > (size := _gigabytes(weights.size)):
-        found.append(f"the weights need about {need:.0f} GB, but kubernetes.weights.size is {size:.0f} GB")
+    weights = stack.cluster.weights
+    found = [] if weights.claim else _find_claim_warnings(stack, weights.size)
     if weights.access_mode == "ReadWriteOnce" and sum(one.replicas for one in stack.models) > 1:
         found.append("kubernetes.weights is ReadWriteOnce, so all replicas must run on one node")
+    return found
+
+
+def _find_claim_warnings(stack: StackSpec, quantity: str) -> list[str]:
+    size, need, unknown, found = _count_bytes(quantity), 0.0, list[str](), list[str]()
+    names = list(dict.fromkeys((model.model, getattr(model, "file", None)) for model in stack.models))
+    for name, file in names:
+        if known := guess_weight_bytes(name)[0]:
+            need += known
+        # 16 bits for each parameter; a GGUF file usually has 4 to 8
+        elif not (file and (count := guess_parameters(name)) and 2 * count * len(names) <= size):
+            unknown.append(name)
+    if need * HEADROOM > size:
+        enough = math.ceil(need * HEADROOM / GIB / 10) * 10
+        found.append(
+            f"the weights need {'at least' if unknown else 'about'} {need / GIB:.1f} GiB (estimated), but "
+            f"kubernetes.weights.size is {quantity}. Set it to {enough}Gi or more before the first start: a full "
+            "volume ends the download, and many storage classes can't enlarge a volume"
+        )
+    if unknown:
+        found.append(
+            f"the size of the weights of {', '.join(unknown)} is unknown. Compare kubernetes.weights.size, which is "
+            f"{quantity}, with the size of the files on the Hub"
+        )
     return found
 
 
@@ -172,9 +196,9 @@ def find_image_warnings(services: Sequence[Service], stack: StackSpec) -> list[s
     ]
 
 
-def _gigabytes(quantity: str) -> float:
+def _count_bytes(quantity: str) -> float:
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity).groups()  # type: ignore[union-attr]
-    return float(number) * GIGABYTE.get(unit, 1e-9)
+    return float(number) * UNITS[unit]
 
 
 def count_gpus(model: ModelSpec) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stackgen import engines
+from stackgen.catalog.sizes import packaged_weight_bytes
 from stackgen.engines.base import Context, Engine, Part, Replica
 from stackgen.errors import Mistake, SpecError
 from stackgen.flags import PINNED
@@ -131,6 +132,7 @@ def _contexts(
                 nodes=nodes,
                 shared=site.is_cluster,
                 node=groups.get(index),
+                weight_bytes=0 if is_local(model.model) else packaged_weight_bytes(model.model),
             )
         )
     return [(engines.get(name), Context(stack, site, tuple(members))) for name, members in replicas.items()]

@@ -45,9 +45,12 @@ def is_local(model: str) -> bool:
 
 
 def guess_parameters(model: str) -> float | None:
-    """Returns the number of parameters in a model's name (`8B`, `0.5b`, `8x7B`, `135M`), or None if it has none."""
+    """Returns the number of parameters in a model's name (`8B`, `0.5b`, `8x7B`, `135M`), or None if it has none.
+
+    `17B-16E` is the active part of a model with 16 experts (Llama-4-Scout has 109B), so it says nothing about the size.
+    """
     # only between separators: other letters and digits of a name are not a size
-    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])", model)
+    match = re.search(r"(?:^|[-_/])(?:(\d+)x)?(\d+(?:\.\d+)?)([bBmM])(?=$|[-_./])(?!-\d+E(?:$|[-_./]))", model)
     return float(match[2]) * int(match[1] or 1) * (1e9 if match[3] in "bB" else 1e6) if match else None
 
 

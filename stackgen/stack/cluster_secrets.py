@@ -5,6 +5,7 @@ Format of `.env` files for kustomize 5: `api/kv/kv.go`, one `NAME=VALUE` per lin
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from stackgen.errors import StackgenError
@@ -22,17 +23,18 @@ __all__ = ["read_secrets", "write_secrets"]
 TOKEN_FILE = "HF_TOKEN_FILE"  # noqa: S105
 
 
-def write_secrets(stack: Stack) -> list[Path]:
+def write_secrets(stack: Stack, without: Collection[str] = ()) -> list[Path]:
     """Writes the files of the stack's Secrets, and returns those that changed.
 
-    Raises StackgenError if a variable or a file is missing that a pod requires.
+    Variables `without` a value are left out. Raises StackgenError if another variable or a file is missing that a pod
+    requires.
     """
     needed, env = secret_files(stack.plan, stack.spec.cluster), read_env(stack.folder)
     folder = stack.output / SECRETS_FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    wanted: dict[str, str | bytes] = {"engine.env": "".join(_lines(stack.plan, needed, env, stack.folder))}
-    wanted |= {name: _require(name, env, stack.folder) for name in needed.client}
+    wanted: dict[str, str | bytes] = {"engine.env": "".join(_lines(stack.plan, needed, env, stack.folder, without))}
+    wanted |= {name: _require(name, env, stack.folder) for name in needed.client if name not in without}
     # without a map, the key from .env is the only valid one
     wanted["keys.map"] = _read(stack.folder / MAP) or b"# hash of the key -> name of the key\n"
     if needed.token:
@@ -51,7 +53,7 @@ def write_secrets(stack: Stack) -> list[Path]:
             changed.append(path)
     for path in folder.iterdir():
         # a key that the stack no longer needs
-        if path.name not in wanted and path.is_file():
+        if path.name not in (*wanted, *without) and path.is_file():
             path.unlink()
             changed.append(path)
     return changed
@@ -65,12 +67,14 @@ def read_secrets(stack: Stack) -> dict[str, str]:
     return found | {name: _read(folder / name).decode("utf-8", "replace") for name in needed.client}
 
 
-def _lines(plan: Plan, needed: SecretFiles, env: dict[str, str], folder: Path) -> list[str]:
+def _lines(plan: Plan, needed: SecretFiles, env: dict[str, str], folder: Path, without: Collection[str]) -> list[str]:
     found = []
     references = {
         value.name: value for service in plan.services for _, value in service.environment if isinstance(value, EnvRef)
     }
     for name in needed.engine:
+        if name in without:
+            continue
         reference = references[name]
         value = env.get(name) or (env.get(reference.alternative, "") if reference.alternative else reference.default)
         if reference.required and not value:
@@ -83,7 +87,8 @@ def _lines(plan: Plan, needed: SecretFiles, env: dict[str, str], folder: Path) -
 def _require(name: str, env: dict[str, str], folder: Path) -> str:
     if value := env.get(name):
         return value
-    raise StackgenError(f"{folder / '.env'} does not set {name}", f"write the line {name}=… into the file")
+    raise StackgenError(f"{folder / '.env'} does not set {name}", f"write the line {name}=… into the file, and run "
+                        "`stackgen render` again")  # fmt: skip
 
 
 def _read(path: Path, required: bool = False) -> bytes:

@@ -58,8 +58,8 @@ class KeptKeys:
 
 
 def find_missing(stack: Stack) -> dict[str, EnvRef]:
-    """The required variables without a value, by name. A variable in the process's environment has a value."""
-    env = read_env(stack.folder) | os.environ
+    """The required variables without a value, by name. Only Compose also reads names that .env lacks from the environment."""
+    env = read_env(stack.folder) | ({} if stack.site.is_cluster else dict(os.environ))
     found = {value.name: value for service in stack.plan.services for _, value in service.environment
              if isinstance(value, EnvRef) and value.required}  # fmt: skip
     return {name: one for name, one in found.items() if not env.get(name) and not env.get(one.alternative)}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stackgen.doctor.capacity import guess_weight_bytes, weight_bytes
+from stackgen.catalog.sizes import guess_weight_bytes
+from stackgen.doctor.capacity import weight_bytes
 from stackgen.doctor.collect import collect_inputs
 from stackgen.doctor.facts import GIB, Disk
 from tests.doctor.hosts import EIGHT_80, findings, write_stack

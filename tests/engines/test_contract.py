@@ -201,6 +201,14 @@ def test_start_period_depends_on_start_timeout_or_model_size(engine: str, site: 
     # the weights fit into the GPUs: 640 GB at 20 s per GB
     assert period(model="org/no-size", gpus=8) == 12980
     assert period(model="org/x-7B", gpus=8) == period(model="org/x-7B")
+    # `17B` is the active part of a mixture of experts, of which the catalog knows the size: 218 GB
+    assert period(model="meta-llama/Llama-4-Scout-17B-16E-Instruct", gpus=8) == 4540
+    assert period(model="org/x-17B-128E-Instruct", gpus=8) == 12980
+    assert period(model="deepseek-ai/DeepSeek-V3.1", gpus=8) == 13600
+    # at 16 bits, although the weights have 4
+    assert period(model="openai/gpt-oss-120b") == 4980
+    # the shortest part of the start of a small model is loading
+    assert period(model="org/x-135M") == 600
     # the files of a local model, which are sparse here
     for name, size in (("large", 300), ("x-1B", 300), ("small", 1)):
         folder = tmp_path / name

@@ -104,3 +104,42 @@ def test_labels_are_on_monitors_rules_and_dashboards(tmp_path: Path, capsys: pyt
     dashboards = [labels for name, labels in found.items() if name.startswith("dashboard-")]
     assert dashboards and all(one["show"] == "yes" and "grafana_dashboard" not in one for one in dashboards)
     assert "show" not in found["gateway"]
+
+
+def warnings(folder: Path, capsys: pytest.CaptureFixture[str], *models: dict[str, Any], **fields: Any) -> str:
+    data = {"name": "lab", "target": "kubernetes", "models": [MODEL | one for one in models], **fields}
+    (folder / "stack.yaml").write_text(json.dumps(data))
+    capsys.readouterr()
+    assert cli.main(["render", str(folder), "--json"]) == 0
+    return "\n".join(json.loads(capsys.readouterr().out)["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("models", "size", "need"),
+    [
+        # the catalog knows what the names do not contain
+        (["deepseek-ai/DeepSeek-V3.1", "Qwen/Qwen3-8B"], "200Gi", "about 640.2 GiB (estimated), but "),
+        (["deepseek-ai/DeepSeek-V3.1"], "650Gi", "Set it to 690Gi or more"),
+        (["deepseek-ai/DeepSeek-V3.1"], "1Ti", ""),
+        (["meta-llama/Llama-4-Scout-17B-16E-Instruct"], "60Gi", "about 203.0 GiB"),
+        (["openai/gpt-oss-120b"], "200Gi", ""),
+        (["Qwen/Qwen3-8B", "acme/unknown"], "10Gi", "at least 15.3 GiB"),
+    ],
+)
+def test_a_claim_is_compared_with_the_sizes_that_render_prints(
+    models: list[str], size: str, need: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = warnings(tmp_path, capsys, *({"model": one} for one in models), kubernetes={"weights": {"size": size}})
+    assert need in text and ("the weights need" in text) is bool(need)
+    own = warnings(tmp_path, capsys, *({"model": one} for one in models), kubernetes={"weights": {"claim": "own"}})
+    assert "weights need" not in own and "unknown" not in own
+
+
+def test_an_unknown_size_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = warnings(tmp_path, capsys, {"model": "acme/unknown"}, {"model": "acme/Maverick-17B-128E-Instruct"})
+    assert "the size of the weights of acme/unknown, acme/Maverick-17B-128E-Instruct is unknown" in text
+    assert "weights need" not in text
+    gguf = {"engine": "llamacpp", "model": "acme/Qwen3-4B-GGUF", "file": "Qwen3-4B-Q4_K_M.gguf"}
+    # at 16 bits, its file would fit
+    assert "unknown" not in warnings(tmp_path, capsys, gguf)
+    assert "unknown" in warnings(tmp_path, capsys, gguf, kubernetes={"weights": {"size": "5Gi"}})

@@ -55,11 +55,19 @@ def write_keys(stack: Stack, start: Start = "", new_keys: bool = False) -> None:
     if stack.site.is_cluster:
         from stackgen.stack.cluster_secrets import write_secrets
 
-        if changed := write_secrets(stack):
+        # `render` lists what is missing at its end, after its warnings
+        try:
+            changed = write_secrets(stack, without=() if start else tuple(missing))
+        # a missing file ends the command, but the folder of secrets is there
+        finally:
+            _write_gitignore(stack)
+        if changed:
             note(
                 f"wrote {', '.join(map(str, changed))}: kustomize creates Secrets from these files. Keep the files "
                 "private"
             )
+    else:
+        _write_gitignore(stack)
     # without a download, nothing needs the token
     if stack.plan.secrets and (warning := warn_hub_token(stack.folder)):
         note(f"warning: {warning}")
@@ -69,7 +77,6 @@ def write_keys(stack: Stack, start: Start = "", new_keys: bool = False) -> None:
             "keys. Restore .env from a backup, or run `stackgen keys rotate default`, which writes a valid key into "
             ".env. The keys of clients stay valid"
         )
-    _write_gitignore(stack)
 
 
 def _create(stack: Stack, kept: Mapping[str, str], without: Collection[str], source: str) -> None:

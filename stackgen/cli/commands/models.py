@@ -14,10 +14,10 @@ from stackgen.catalog.search import (
     Query,
     find_hardware,
     hardware_names,
-    parameter_count,
     search,
     variant_size,
 )
+from stackgen.catalog.sizes import parameter_count
 from stackgen.cli.commands.output import note, print_data
 from stackgen.cli.commands.table import format_table
 from stackgen.errors import StackgenError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from stackgen.doctor.capacity import guess_weight_bytes
+from stackgen.catalog.sizes import guess_weight_bytes
 from stackgen.doctor.catalog import check_gated
 from stackgen.doctor.collect import collect_start_inputs, hub_models, lora_sources, read_env_facts
 from stackgen.doctor.facts import Host

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from stackgen.engines.base import served_names
 from stackgen.errors import Mistake
-from stackgen.plan import Asset, EnvRef
+from stackgen.plan import Asset, EnvRef, Site
 from stackgen.plan.clouds import CLOUDS
 from stackgen.resolve.addons.backends import Backend, Fallback, find_backend
 from stackgen.spec import FallbackSpec, StackSpec
@@ -108,9 +108,9 @@ def assets(stack: StackSpec) -> tuple[Asset, ...]:
     return (Asset("gateway/fallback.lua", "gateway/fallback.lua"),)
 
 
-def warnings(stack: StackSpec) -> list[str]:
-    """Warns for each fallback that requests leave this machine."""
-    found = []
+def warnings(stack: StackSpec, site: Site) -> list[str]:
+    """Warns for each fallback that requests leave this machine, or the cluster."""
+    found, place = [], "the cluster" if site.is_cluster else "this machine"
     for model in stack.models:
         if model.fallback:
             name, url = served_names(model)[0], _parse_url(_url(model.fallback))
@@ -119,12 +119,12 @@ def warnings(stack: StackSpec) -> list[str]:
             if stack.proxy:
                 found.append(
                     f"HAProxy can't use an HTTP proxy, so the gateway connects to the fallback of {name} directly: "
-                    f"allow connections from this machine to {url.host}:{url.port}, or set fallback.base_url to a "
+                    f"allow connections from {place} to {url.host}:{url.port}, or set fallback.base_url to a "
                     "server in your network that forwards the requests"
                 )
             found.append(
                 f"{name} has a fallback: if no replica is up, the requests for {name}, including all prompts, "
-                f"leave this machine and are sent to {model.fallback.model} at {url.authority}{plain}"
+                f"leave {place} and are sent to {model.fallback.model} at {url.authority}{plain}"
             )
     return found
 
