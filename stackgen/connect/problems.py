@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 from stackgen import engines
 from stackgen.catalog import find_parser
@@ -136,9 +137,14 @@ def _usage(recipe: Recipe, model: ServedModel) -> Iterator[Problem]:
         yield Problem("note", f"{model.engine} reports no token counts in streams, so {recipe.title} shows none", "")
 
 
-def find_access_problems(recipe: Recipe, model: ServedModel, ca_file: str) -> list[Problem]:
-    """Returns what is known about reaching the endpoint. `ca_file`: a certificate that the client must trust, or ""."""
+def find_access_problems(recipe: Recipe, model: ServedModel, ca_file: str, namespace: str = "") -> list[Problem]:
+    """Returns what is known about reaching the endpoint. `ca_file`: a certificate that the client must trust, or "".
+
+    `namespace` is that of a stack in a cluster.
+    """
     found = []
+    if namespace:
+        found.append(_name_in_cluster(model.endpoint.base_url, namespace))
     if ca_file and recipe.ca == "system":
         found.append(Problem("warning", f"{recipe.title} trusts only the system's certificates: add {ca_file} to them"))
     elif ca_file and recipe.ca == "SSL_CERT_FILE":
@@ -151,6 +157,16 @@ def find_access_problems(recipe: Recipe, model: ServedModel, ca_file: str) -> li
         )
     if not model.has_gateway:
         found += [Problem("note", text) for text in recipe.notes_without_gateway]
-    if model.endpoint.exposed:
+    if model.endpoint.exposed and not namespace:
         found.append(Problem("note", "on another machine, use this machine's name or address instead of 127.0.0.1"))
     return found
+
+
+def _name_in_cluster(base_url: str, namespace: str) -> Problem:
+    url = urlsplit(base_url)
+    text = f"only pods of the cluster know the name {url.hostname}"
+    if url.scheme == "https":
+        # a forwarded port does not have the certificate's name
+        return Problem("note", f"{text}. Elsewhere, use the name for which the gateway's certificate is valid")
+    return Problem("note", f"{text}. Elsewhere, run `kubectl -n {namespace} port-forward service/gateway {url.port}`, "
+                   f"and use 127.0.0.1 instead of the name, or use the address of your ingress")  # fmt: skip

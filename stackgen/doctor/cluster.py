@@ -52,8 +52,11 @@ def _unread(facts: ClusterFacts, name: str, what: str, command: str) -> Result:
 
 
 def check_version(inputs: DoctorInputs) -> Results:
-    """The server is one that the manifests are written for."""
+    """The server answers, and is one that the manifests are written for."""
     facts = _facts(inputs)
+    if facts.problem:
+        yield fail(f"the cluster was not checked: {facts.problem}", fix=facts.remedy)
+        return
     if facts.version is None:
         yield _unread(facts, "version", "the version of the server", "kubectl version")
         return

@@ -50,6 +50,7 @@ class ClusterFacts:
     - `versions`: what the server offers, such as `policy/v1`. `kinds`: the kinds of objects, such as
       `leaderworkersets.leaderworkerset.x-k8s.io`.
     - `exists`: whether the namespace exists, and `labels` are its labels.
+    - `problem` and `remedy`: why the cluster does not answer at all; then nothing else is known.
     - `claims`: the phases of the claims in the namespace, by name. `is_running`: the namespace has pods of the stack.
     """
 
@@ -66,3 +67,5 @@ class ClusterFacts:
     quotas: tuple[Quota, ...] | None = None
     is_running: bool | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    remedy: str = ""

@@ -8,7 +8,7 @@ from stackgen.doctor.finding import Check
 __all__ = ["CLUSTER_ONLY"]
 
 CLUSTER_ONLY: tuple[Check, ...] = (
-    Check("SG-P100", name="cluster-version", description="the server of the cluster is new enough",
+    Check("SG-P100", name="cluster-version", description="the server of the cluster answers, and is new enough",
           run=cluster.check_version, machine=True),
     Check("SG-P101", name="cluster-kinds", description="the server supports the kinds of all manifests, including "
                                                        "those of LeaderWorkerSet, the Prometheus operator and KEDA "

@@ -14,6 +14,9 @@ __all__ = [
     "check_rendered_files", "check_stack_file",
 ]  # fmt: skip
 
+# the first file of a rendered stack, with Compose and on Kubernetes
+FIRST_FILES = ("compose.yaml", "kustomization.yaml")
+
 # for machines without Internet access
 LOAD_IMAGE = (
     "copy the image with `docker save` and `docker load` from a machine that has it, or create a bundle of the stack "
@@ -52,7 +55,7 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
             f"discard the edits with `stackgen render {folder} --force`",
         )
     # a new stack has no rendered files yet, so a list of all its files adds nothing
-    if outdated and not (folder / "compose.yaml").exists():
+    if outdated and not any((inputs.stack.output / name).exists() for name in FIRST_FILES):
         yield warn(
             "the files of the stack are not rendered yet: `up` will render them",
             evidence=f"{len(outdated)} files",

@@ -32,8 +32,8 @@ from stackgen.doctor.finding import Check, DoctorInputs, Finding
 from stackgen.doctor.places import with_places
 
 __all__ = [
-    "CHECKS", "CLUSTER_CHECKS", "START_CHECKS", "count_by_status", "exit_code", "find_conflicts", "find_start_failures",
-    "list_unchecked", "run_checks",
+    "CHECKS", "CLUSTER_CHECKS", "START_CHECKS", "UNANSWERED_CHECKS", "count_by_status", "exit_code", "find_conflicts",
+    "find_start_failures", "list_unchecked", "run_checks",
 ]  # fmt: skip
 
 
@@ -199,9 +199,11 @@ CHECKS: tuple[Check, ...] = (
 # of the other checks, these look at stack.yaml, .env, the Hub and the rendered files, and not at this machine
 CLUSTER_CHECKS = (*CLUSTER_ONLY, *(one for one in CHECKS if one.name in (
     "tensor-parallel", "kv-heads", "pipeline-parallel", "experts", "context", "named-files", "hub", "token",
-    "repository", "revision", "adapters", "env", "env-mode", "env-complete", "key", "token-file", "key-accepted",
-    "stack", "rendered", "image-pinned", "extra-args",
+    "repository", "revision", "adapters", "tool-parser", "reasoning-parser", "first-version", "gated", "env",
+    "env-mode", "env-complete", "key", "token-file", "key-accepted", "stack", "rendered", "image-pinned", "extra-args",
 )))  # fmt: skip
+# without an answer, only the first check of the cluster has something to report
+UNANSWERED_CHECKS = tuple(one for one in CLUSTER_CHECKS if one not in CLUSTER_ONLY[1:])
 # the order of the statuses in every output, worst first
 ORDER = {"fail": 0, "warn": 1, "unknown": 2, "ok": 3}
 _MACHINE = frozenset(check.id for check in (*CHECKS, *CLUSTER_ONLY) if check.machine)

@@ -103,6 +103,9 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
     settings = model.kubernetes
     if gpus == "all":
         yield Mistake(f"{path}.gpus", "`all` has no meaning in a cluster", hint="set the number of GPUs")
+    elif isinstance(gpus, tuple) and len(gpus) % model.replicas:
+        yield Mistake(f"{path}.gpus", f"{len(gpus)} GPUs can't be divided evenly among {model.replicas} replicas",
+                      hint="set the number of GPUs of one replica")  # fmt: skip
     elif (nodes := count_nodes(model, stack)) > 1:
         if model.engine != "vllm":
             yield Mistake(
@@ -152,11 +155,17 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
 
 
 def find_cluster_warnings(stack: StackSpec) -> list[str]:
-    """Warns of a claim that is smaller than the weights seem to be, and of replicas that one node must share."""
+    """Warns of a claim that is smaller than the weights seem to be, of a node for all replicas, and of GPUs by name."""
     weights = stack.cluster.weights
     found = [] if weights.claim else _find_claim_warnings(stack, weights.size)
     if weights.access_mode == "ReadWriteOnce" and sum(one.replicas for one in stack.models) > 1:
         found.append("kubernetes.weights is ReadWriteOnce, so all replicas must run on one node")
+    for index, model in enumerate(stack.models):
+        if isinstance(model.gpus, tuple) and (count := count_gpus(model)):
+            found.append(
+                f"models[{index}].gpus names GPUs, but the scheduler of a cluster chooses them: each replica gets "
+                f"{count}, whichever are free. Write `gpus: {count}`"
+            )
     return found
 
 

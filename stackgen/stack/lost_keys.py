@@ -58,7 +58,7 @@ class KeptKeys:
 
 
 def find_missing(stack: Stack) -> dict[str, EnvRef]:
-    """The required variables without a value, by name. Only Compose also reads names that .env lacks from the environment."""
+    """The required variables without a value, by name. Compose also reads the environment."""
     env = read_env(stack.folder) | ({} if stack.site.is_cluster else dict(os.environ))
     found = {value.name: value for service in stack.plan.services for _, value in service.environment
              if isinstance(value, EnvRef) and value.required}  # fmt: skip

@@ -455,3 +455,23 @@ def test_completion_completes_clients(tmp_path: Path) -> None:
                         "_ARGCOMPLETE_STDOUT_FILENAME": str(out)}  # fmt: skip
     subprocess.run([sys.executable, "-m", "stackgen"], env=env, check=False)
     assert out.read_text().split() == ["open-webui", "openai-sdk", "opencode"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({}, "run `kubectl -n lab port-forward service/gateway 8000`, and use 127.0.0.1 instead of the name"),
+        (
+            {"gateway": {"tls": "generate"}, "kubernetes": {"namespace": "lab", "tls_secret": "c"}},
+            "certificate is valid",
+        ),
+    ],
+)
+def test_a_name_inside_a_cluster_is_explained(
+    fields: dict[str, Any], hint: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, VLLM | {"gpus": 1}, **{"target": "kubernetes", "kubernetes": {"namespace": "lab"}} | fields)
+    assert cli.main(["connect", "curl", str(folder)]) == 0
+    run = capsys.readouterr()
+    assert "gateway.lab.svc.cluster.local" in run.out
+    assert "note: only pods of the cluster know the name gateway.lab.svc.cluster.local" in run.err and hint in run.err

@@ -188,3 +188,27 @@ def test_doctor_finds_what_a_cluster_lacks(
     assert any(one[0] == status and words in one[1] for one in found[id]), found[id]
     # what was not read is no failure, and not ok either
     assert (code == 3) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"config": "Error: current-context must exist in order to minify"}, "kubectl has no current context"),
+        ({"version": "Error: The connection to the server lab:6443 was refused"}, "the cluster does not answer"),
+    ],
+)
+def test_without_a_cluster_the_other_checks_run(
+    answer: dict[str, str], message: str, doctor: Doctor, folder: Path
+) -> None:
+    code, found = doctor(**answer)
+    [(status, text)] = found["SG-P100"]
+    assert (code, status) == (3, "fail") and message in text
+    assert not set(found) & {f"SG-P10{number}" for number in range(1, 6)}
+    # the stack file, the parsers, .env, and the rendered files
+    assert {"SG-P064", "SG-P067", "SG-P072", "SG-P080", "SG-P081"} <= set(found)
+    manifest = folder / "kubernetes" / "gateway.yaml"
+    before = manifest.read_text()
+    manifest.unlink()
+    [(_, text)] = doctor(**answer)[1]["SG-P081"]
+    manifest.write_text(before)
+    assert "some rendered files don't match" in text

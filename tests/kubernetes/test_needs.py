@@ -143,3 +143,14 @@ def test_an_unknown_size_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixt
     # at 16 bits, its file would fit
     assert "unknown" not in warnings(tmp_path, capsys, gguf)
     assert "unknown" in warnings(tmp_path, capsys, gguf, kubernetes={"weights": {"size": "5Gi"}})
+
+
+def test_named_gpus_are_only_a_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = {"model": "Qwen/Qwen3-4B", "gpus": ["GPU-aa", "GPU-bb"], "replicas": 2}
+    text = warnings(tmp_path, capsys, {"gpus": [4, 5]}, two, {"model": "Qwen/Qwen3-1.7B", "gpus": 1})
+    assert "models[0].gpus names GPUs" in text and "Write `gpus: 2`" in text
+    assert "models[1].gpus names GPUs" in text and "each replica gets 1, whichever are free" in text
+    assert "models[2].gpus" not in text
+    (tmp_path / "stack.yaml").write_text((tmp_path / "stack.yaml").read_text().replace('["GPU-aa", ', '["GPU-a", 7, '))
+    assert cli.main(["render", str(tmp_path)]) == 2
+    assert "models[1].gpus: 3 GPUs can't be divided evenly among 2 replicas" in capsys.readouterr().err

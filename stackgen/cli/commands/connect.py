@@ -99,7 +99,7 @@ def _find(args: Namespace) -> _Found:
     connection = Connection(name, target.base_url, ca_file, key.name, key.line, model.context_length, output_tokens)
     # a client that lists the models meets all of them
     problems = [problem for one in (models if lists_models else [model]) for problem in find_problems(recipe, one)]
-    problems += find_access_problems(recipe, model, ca_file)
+    problems += find_access_problems(recipe, model, ca_file, stack.spec.namespace if stack.site.is_cluster else "")
     if key.problem:
         problems.insert(0, Problem("does not work", key.problem))
     return _Found(recipe, model, target, connection, build_settings(recipe, connection), problems)

@@ -12,9 +12,9 @@ from stackgen.check.huggingface import HUB, look_up_model
 from stackgen.cli.commands.output import print_data
 from stackgen.doctor.collect import collect_inputs, hub_models, read_env_facts, read_hub_token, try_open_stack
 from stackgen.doctor.facts import Host
-from stackgen.doctor.table import CHECKS, CLUSTER_CHECKS, exit_code, run_checks
+from stackgen.doctor.table import CHECKS, CLUSTER_CHECKS, UNANSWERED_CHECKS, exit_code, run_checks
 from stackgen.doctor.text import as_json, as_text
-from stackgen.errors import StackgenError
+from stackgen.errors import MachineError, StackgenError
 from stackgen.runtimes.compose.kept_keys import find_kept_keys
 from stackgen.runtimes.observation.machine import collect_host_facts
 from stackgen.stack.folder import Stack
@@ -26,14 +26,20 @@ __all__ = ["doctor"]
 def doctor(args: Namespace) -> int:
     """Runs all checks and prints the findings. Returns 0 (no failure), 1 (the stack fails) or 3 (the machine fails)."""
     stack, mistakes, source = try_open_stack(args.stack)
-    cluster = None
+    cluster, checks = None, CHECKS
     if stack and stack.site.is_cluster:
         # most stacks run on one machine
         from stackgen.cli.commands.cluster_access import connect_to, reword
+        from stackgen.doctor.cluster_facts import ClusterFacts
         from stackgen.runtimes.kubernetes.facts import collect_cluster_facts
 
-        cluster = collect_cluster_facts(connect_to(args, stack), stack.plan, stack.files())
-    checks = CLUSTER_CHECKS if cluster else CHECKS
+        checks = CLUSTER_CHECKS
+        try:
+            cluster = collect_cluster_facts(connect_to(args, stack), stack.plan, stack.files())
+        # the other checks find mistakes on a machine without access to the cluster, too
+        except MachineError as error:
+            cluster = ClusterFacts("", stack.spec.namespace, problem=error.message, remedy=error.hint or "")
+            checks = UNANSWERED_CHECKS
     offline = args.offline or bool(stack and stack.spec.storage.offline)
     models = hub_models(stack)
     # one thread for the machine and the others for the Hub: a slow request must not delay other requests
