@@ -132,7 +132,7 @@ LARGE_STATE = Variant(
     "present value: some versions check this limit only after they have stored a state]]); or make the state "
     "smaller with a shorter max_model_len, or with a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); "
     "or give the host or the service more memory; don't lower gpu_layers, because this needs more of the host's memory",
-    condition="llama-server saved a prompt just before",
+    condition="llama-server had just saved a prompt when it was killed",
 )
 
 RULES: tuple[Rule, ...] = (
