@@ -136,7 +136,7 @@ def run_row(row: Row, place: Place) -> tuple[Report, float]:
     """The report on the engine behind the row's fault, and how long the check took (s)."""
     engine = place.engine
     # a body of megabytes takes longer, and several times as long while memory is traced
-    timeout = engine.timeout * 10 if row.heavy else engine.timeout if row.waits else engine.patience
+    timeout = engine.timeout * (10 if row.heavy else row.stretch) if row.waits or row.heavy else engine.patience
     options = Options(row.profile, timeout, max_tokens=16, select=row.select or CORE, load=4)  # type: ignore[arg-type]
     with contextlib.ExitStack() as stack:
         url = _start_row(row, place, stack)
@@ -166,8 +166,8 @@ def _start_row(row: Row, place: Place, stack: contextlib.ExitStack) -> str:
     host = "::1" if row.needs == "ipv6" else "127.0.0.1"
     if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6")
-    proxy = stack.enter_context(serve(place.upstream, row.to, row.script, engine.key, timeout=engine.timeout, host=host,
-                                      certificate=tls))  # fmt: skip
+    proxy = stack.enter_context(serve(place.upstream, row.to, row.script, engine.key, host=host, certificate=tls,
+                                      timeout=engine.timeout * row.stretch))  # fmt: skip
     if row.needs == "localhost":
         host = "localhost"
     scheme = "https" if row.needs == "https" or (tls and row.needs != "tls http") else "http"
@@ -201,7 +201,7 @@ def prove(row: Row, place: Place) -> None:
     _assert_verdict(row, engine, endpoint, text)
     # tracing makes the check several times slower
     slack = engine.slack * (3 * _slowness() if row.heavy else 1)
-    assert took <= row.waits * engine.timeout + slack, f"{took:.1f} s, not {slack:.1f} s{text}"
+    assert took <= row.waits * engine.timeout * row.stretch + slack, f"{took:.1f} s, not {slack:.1f} s{text}"
     assert grown < MAX_MEMORY, f"{grown / 1e6:.0f} MB"
     _assert_sound(report, text, engine.key)
 

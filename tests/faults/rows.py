@@ -29,6 +29,8 @@ class Row:
     - `warns`: a check that must warn. `says`: a regular expression for the message of either, or for a note.
     - `also`: checks that may fail too, because they find the same fault.
     - `waits`: how many timeouts the check may take.
+    - `stretch`: a factor of the row's timeout, if none of its pauses may count as a silence: a busy machine pauses a
+      program for a second.
     - `needs`: what the target must be, see `gallery._start_row`. `real`: whether the row is also run in front of real
       engines, if its fault is in their answers: not if it takes ten of their timeouts.
     - `heavy`: memory is measured. `pending`: the reason for a known bug of the check; the row is expected to fail.
@@ -42,6 +44,7 @@ class Row:
     warns: str = ""
     also: tuple[str, ...] = ()
     waits: float = 0.0
+    stretch: int = 1
     needs: str = ""
     real: bool = True
     heavy: bool = False
@@ -215,51 +218,51 @@ def drip_events(context: FaultContext) -> Iterator[Step]:
     """Complete events, each within the timeout, without an end."""
     real = context.upstream()
     yield real.chunked_head() + chunked(real.events[0], last=False)
-    for _ in range(30):
+    for _ in range(60):
         yield chunked(real.events[1], last=False)
-        yield 0.4 * context.timeout
+        yield 0.2 * context.timeout
 
 
 def drip_one_event(context: FaultContext) -> Iterator[Step]:
     """The bytes of an event that never completes."""
     real = context.upstream()
     yield real.chunked_head() + chunked(real.events[0], b"data: ", last=False)
-    for _ in range(40):
+    for _ in range(80):
         yield chunked(b"y", last=False)
-        yield 0.4 * context.timeout
+        yield 0.2 * context.timeout
 
 
 def endless_comments(context: FaultContext) -> Iterator[Step]:
     """Only keep-alive comments: what a proxy sends while the engine hangs."""
     yield context.upstream().chunked_head()
-    for _ in range(40):
+    for _ in range(80):
         yield chunked(b": keep-alive\n\n", last=False)
-        yield 0.4 * context.timeout
+        yield 0.2 * context.timeout
 
 
 def endless_empty_deltas(context: FaultContext) -> Iterator[Step]:
     """Only events like the first one, which has a role and no text."""
     real = context.upstream()
     yield real.chunked_head()
-    for _ in range(40):
+    for _ in range(80):
         yield chunked(real.events[0], last=False)
-        yield 0.4 * context.timeout
+        yield 0.2 * context.timeout
 
 
 def slow_events(context: FaultContext) -> Iterator[Step]:
-    """One token every 0.5 timeouts: longer than three timeouts in total, but each token in time."""
+    """One token every 0.3 timeouts: longer than two timeouts in total, but each token in time."""
     real = context.upstream()
     yield real.chunked_head()
     for event in real.events:
         yield chunked(event, last=False)
-        yield 0.5 * context.timeout
+        yield 0.3 * context.timeout
     yield b"0\r\n\r\n"
 
 
 def endless_informational(context: FaultContext) -> Iterator[Step]:
-    for _ in range(40):
+    for _ in range(80):
         yield b"HTTP/1.1 102 Processing\r\n\r\n"
-        yield 0.4 * context.timeout
+        yield 0.2 * context.timeout
 
 
 def endless_events(context: FaultContext) -> Iterator[Step]:
@@ -691,7 +694,7 @@ STREAMS = (
     Row("stream is silent", "stream", hang, fails="stream", says="accepted the request, but sent nothing for", waits=1),
     Row("stream hangs in the middle", "stream", hang_in_stream, fails="stream", says="sent nothing for", waits=1),
     Row("stream drips without end", "stream", drip_events, fails="stream",
-        says=r"the stream is too slow \([\d.]+ events/s\): it did not end after", waits=11, real=False),
+        says=r"the stream is too slow \([\d.]+ events/s\): it did not end after", waits=11, stretch=2, real=False),
     Row("stream drips an event without end", "stream", drip_one_event, fails="stream",
         says=r"no token arrived for [\d.]+ s", waits=1),
     Row("stream of keep-alive lines without end", "stream", endless_comments, fails="stream",
@@ -699,7 +702,7 @@ STREAMS = (
         waits=1),
     Row("stream of empty deltas without end", "stream", endless_empty_deltas, fails="stream",
         says="no chunk has content|no token arrived", waits=1),
-    Row("stream that is slow, and ends", "stream", slow_events, waits=10, real=False),
+    Row("stream that is slow, and ends", "stream", slow_events, waits=10, stretch=3, real=False),
     Row("stream without end", "stream", endless_events, fails="stream",
         says="the stream did not end", waits=5, heavy=True),
     Row("stream of big events without end", "stream", endless_big_events, fails="stream",
