@@ -118,8 +118,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _slowest[part][report.nodeid] += report.duration
     failures = os.environ.get("STACKGEN_TEST_FAILURES")
     if report.failed and failures and not os.environ.get("PYTEST_XDIST_WORKER"):
-        with Path(failures).open("a") as file:
-            file.write(f"{report.nodeid} ({report.when}, {report.duration:.0f} s): {_reason(report)}\n")
+        _append(failures, f"{report.nodeid} ({report.when}, {report.duration:.0f} s): {_reason(report)}")
+        # what scripts/test runs again
+        _append(f"{failures}.ids", report.nodeid)
+
+
+def _append(path: str, line: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -160,6 +166,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     part, seconds = _seconds.most_common(1)[0]
     name, slowest = _slowest[part].most_common(1)[0]
+    if failures := os.environ.get("STACKGEN_TEST_FAILURES"):
+        # no test that could run again
+        _append(f"{failures}.ids", "the budget")
     print(
         f"\nThe tests took {took / 60:.1f} minutes; the budget is {budget / 60:.0f}. The slowest part is "
         f'"{part}" ({seconds / 60:.1f} minutes of tests), and its slowest test is {name} ({slowest:.0f} s).'
