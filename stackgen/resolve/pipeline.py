@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stackgen import engines
+from stackgen.catalog import find_parsers
 from stackgen.catalog.sizes import packaged_weight_bytes
 from stackgen.engines.base import Context, Engine, Part, Replica
 from stackgen.errors import Mistake, SpecError
@@ -164,9 +165,6 @@ def _with_parser(mistake: Mistake, stack: StackSpec) -> Mistake:
     model: Any = stack.models[int(place[1])] if place else None
     if place is None or model.engine != "vllm":
         return mistake
-    # only this error needs the catalog, which takes time to load
-    from stackgen.catalog import find_parsers
-
     field: Any = place[2]
     facts = find_parsers(field, model.model, model.engine_version or PINNED["vllm"])
     if not facts or any(mistake.hint == f"did you mean {fact.value}?" for fact in facts):

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from stackgen.check.huggingface import HUB, look_up_model
 from stackgen.cli.commands.output import print_data
+from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.collect import collect_inputs, hub_models, read_env_facts, read_hub_token, try_open_stack
 from stackgen.doctor.facts import Host
 from stackgen.doctor.table import CHECKS, CLUSTER_CHECKS, UNANSWERED_CHECKS, exit_code, run_checks
@@ -30,7 +31,6 @@ def doctor(args: Namespace) -> int:
     if stack and stack.site.is_cluster:
         # most stacks run on one machine
         from stackgen.cli.commands.cluster_access import connect_to, reword
-        from stackgen.doctor.cluster_facts import ClusterFacts
         from stackgen.runtimes.kubernetes.facts import collect_cluster_facts
 
         checks = CLUSTER_CHECKS
