@@ -82,7 +82,7 @@ def _finder(condition: str, pattern: re.Pattern[str], variants: tuple[tuple[str,
                     yield Hit(service.service, (line,), values, found[0], variant=variant)
                     break
 
-    find.__doc__ = f"{condition}."
+    find.__doc__ = f"{condition[:1].upper()}{condition[1:]}."
     return find
 
 
@@ -139,8 +139,8 @@ NOT_READY = Variant(
     cause="the API server could not ask the webhook `{name}`[[ (Service {server} in the namespace {namespace})]], "
     "because no pod of its server accepts connections: {reason}",
     fix="run `kubectl get pods[[ -n {namespace}]]`, and wait until the pods of this server are ready; then repeat the "
-    "same command: right after an installation, this is enough; if the pods do not become ready, their log names the "
-    "cause",
+    "command (right after an installation, this is often enough); if the pods do not become ready, read their log, "
+    "which names the cause",
     condition="the connection is refused, or the Service has no endpoints",
 )
 UNREACHABLE = Variant(
@@ -148,18 +148,18 @@ UNREACHABLE = Variant(
     title="the API server can't reach an admission webhook",
     cause="the API server got no answer from the webhook `{name}`[[ (Service {server} in the namespace {namespace})]]: "
     "{reason}. Either its pod is overloaded, or the network between the control plane and the pods blocks its port",
-    fix="check that the pods of the webhook are ready, and read their log; if the pods are ready, let the control "
-    "plane connect to the port of their container: change firewall rules (in private clusters of clouds), security "
-    "groups and network policies",
+    fix="check that the pods of the webhook are ready, and read their log; if the pods are ready, allow connections "
+    "from the control plane to the port of their container (check firewall rules in private clusters of clouds, "
+    "security groups and network policies)",
     condition="the call timed out",
 )
 UNTRUSTED = Variant(
     (),
     title="the API server does not trust an admission webhook",
     cause="the certificate of the webhook `{name}` is not valid for the API server: {reason}",
-    fix="find out what issues this certificate (most often cert-manager, or a job of the Helm chart), and check that "
-    "it is not expired; the field caBundle of the webhook's configuration must fit the certificate, and with "
-    "cert-manager, its cainjector writes this field",
+    fix="find out which program issues this certificate (most often cert-manager, or a job of the Helm chart), and "
+    "check that the certificate has not expired; check that `caBundle` in the webhook's configuration matches the "
+    "certificate (with cert-manager, its cainjector writes this field)",
     condition="TLS fails",
 )
 ORPHANED = Variant(
@@ -175,8 +175,8 @@ UNAVAILABLE = Variant(
     (),
     title="the node has fewer free GPUs than the scheduler assumed",
     cause="the kubelet rejected the pod, because it needs {wanted} `{resource}` and the node has {free} free. The "
-    "scheduler assumed other numbers: most often the device plugin or the kubelet restarted, GPUs became unhealthy, or "
-    "another pod took the GPU first",
+    "numbers that the scheduler used were out of date. Most often, the device plugin or the kubelet restarted, GPUs "
+    "became unhealthy, or another pod took the GPU first",
     fix="run `kubectl describe node`, which shows the allocatable GPUs and the pods that use them, and read the log of "
     "the device plugin's pod on this node; the rejected pod never starts, but its Deployment creates a new one; if "
     "this happens only after reboots, let the GPU pods start after the device plugin is ready",
@@ -196,14 +196,14 @@ LOST = Variant(
     (),
     title="a GPU of the node is lost",
     cause="the device plugin can't list the GPUs of the node, because the driver lost one of them: {reason}",
-    fix="move other work away from the node at a good time (`kubectl drain`), and reboot it; if the GPU is lost again, "
-    "check its power supply and its slot, or return it to its vendor",
+    fix="at a good time, drain the node (`kubectl drain`) and reboot it; if the GPU is lost again, check its power "
+    "supply and its slot, or return it to its vendor",
     condition="NVML reports a lost GPU",
 )
 EMPTY_EDITS = Variant(
     (),
     title="a DRA driver wrote a CDI specification without devices",
-    cause="the DRA driver of this node made a CDI specification in which a GPU has no device files (`empty device "
+    cause="the DRA driver of this node wrote a CDI specification in which a GPU has no device files (`empty device "
     "edits`). Most often, its kubelet plugin still has the state from before the GPU driver was loaded or replaced, or "
     "it looks for the driver in the wrong folder",
     fix="check that `nvidia-smi` works on the node and that /dev/nvidia* exist; when the driver is ready, restart the "

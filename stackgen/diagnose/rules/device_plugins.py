@@ -13,9 +13,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K034",
         title="NVIDIA's device plugin finds no driver in its pod",
-        cause="the device plugin's own container has neither the driver's library (NVML) nor a Tegra device, so the "
-        "plugin does not know how to find GPUs, and the node offers none. The container does not run with NVIDIA's "
-        "runtime: the toolkit is missing on the node, or containerd does not use its runtime for this pod",
+        cause="the device plugin finds neither the driver's library (NVML) nor a Tegra device in its own container, so "
+        "the node offers no GPUs. The container does not run with NVIDIA's runtime. Either the NVIDIA container "
+        "toolkit is missing on the node, or containerd does not use this runtime for the pod",
         fix="on the node, check `nvidia-smi`, and configure the runtime: `sudo nvidia-ctk runtime configure "
         "--runtime=containerd`, then restart containerd (k3s and RKE2 find the runtime themselves when they start); "
         "give the plugin's pod the runtime (Helm: `--set runtimeClassName=nvidia`, with a RuntimeClass whose handler "
@@ -23,7 +23,7 @@ RULES: tuple[Rule, ...] = (
         "nodeSelector",
         source="The lines come from NVIDIA/k8s-device-plugin (internal/rm/factory.go); its issues 1220 (2025-05) and "
         "1574 (2025-12) quote them. The failure was not reproduced.",
-        explain="The plugin chooses its way to find GPUs (`auto`) by what it sees in its own container.",
+        explain="By default (`auto`), the plugin chooses how to find GPUs by what it sees in its own container.",
         patterns=compile_patterns(
             r"Incompatible strategy detected \w+",
             r"failed to construct (?:resource|NVML resource) managers?: invalid device discovery strategy",
@@ -34,13 +34,14 @@ RULES: tuple[Rule, ...] = (
         "SG-K035",
         title="a node lacks a device that its device plugin gives to a pod",
         cause="containerd can't create the container, because {path} does not exist on the node. A device plugin of "
-        "the node has promised this device to the pod: its list is out of date, or the device's driver is not loaded",
+        "the node assigned this device to the pod. Either the plugin's list of devices is out of date, or the device's "
+        "driver is not loaded",
         fix="run `ls -l {path}` and `lsmod` on the node; load the driver of the device; then let the device plugin of "
         "this node read the devices again (`kubectl rollout restart daemonset NAME`); if only some pods need the "
         "device, don't request its resource in the others",
         source="The message comes from containerd (pkg/oci/utils_unix.go and internal/cri). The failure was not "
         "reproduced.",
-        explain="The image and the model are not the reason, because the container does not exist yet.",
+        explain="The image and the model are not the cause, because the container does not exist yet.",
         patterns=compile_patterns(
             r"failed to generate (?:container )?spec: (?:.{0,80}: )?lstat (?P<path>/dev/\S+): no such file or "
             r"directory",
@@ -53,25 +54,26 @@ RULES: tuple[Rule, ...] = (
                     r"file"
                 ),
                 cause="containerd can't create the container, because {path} does not exist on the node. The driver "
-                "creates this device file when its module is loaded, and nobody has loaded it since the node started",
+                "creates this device file when its kernel module is loaded, and the module has not been loaded since "
+                "the node started",
                 fix="run `sudo nvidia-modprobe -u -c=0` on the node (for /dev/nvidia-uvm), or `nvidia-smi` (for the "
-                "others), which create the files; start nvidia-persistenced with the node, which does this after each "
-                "reboot",
+                "others), which create the files; to create the files after each reboot, let nvidia-persistenced start "
+                "with the node",
             ),
         ),
     ),
     Rule(
         "SG-K036",
         title="a rollout took longer than the cluster allows",
-        cause="the new pods of the Deployment[[ {name}]] were not ready within its `progressDeadlineSeconds` (600 if "
-        "nobody sets it). This is a consequence: either the model loads longer, or a pod can't start",
-        fix="look at the pods (`kubectl get pods`): for Pending or an error, `kubectl describe pod POD` names the "
-        "reason; for Running without Ready, read `kubectl logs POD`: if the model only downloads or loads, wait (the "
-        "Deployment goes on after this message), and raise `spec.progressDeadlineSeconds` above the time that loading "
-        "takes",
+        cause="the new pods of the Deployment[[ {name}]] were not ready within its `progressDeadlineSeconds` (600 by "
+        "default). Either the model takes longer to load, or a pod can't start",
+        fix="look at the pods (`kubectl get pods`); if a pod is Pending or has an error, run `kubectl describe pod "
+        "POD`, which names the reason; if a pod is Running but not Ready, read `kubectl logs POD`; if the model is "
+        "still downloading or loading, wait (the rollout continues after this message), and raise "
+        "`spec.progressDeadlineSeconds` above the time that loading takes",
         source="The message comes from kubectl (pkg/polymorphichelpers/rollout_status.go) and Helm. The failure was "
         "not reproduced.",
-        explain="The deadline does not end the pods.",
+        explain="The pods keep running after the deadline.",
         patterns=compile_patterns(
             r"[Dd]eployment \\?\"(?P<name>[^\"\\]+)\\?\" exceeded its progress deadline",
             r"\bProgressDeadlineExceeded\b",
@@ -83,12 +85,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-K037",
         title="the gateway does not reach the endpoint picker of an InferencePool",
-        cause="for each request, the gateway (Envoy) asks the endpoint picker which pod takes it, and this gRPC call "
-        "has failed (UNAVAILABLE), so clients get status 500 or 503. The model's pods are not involved",
+        cause="the gateway (Envoy) asks the endpoint picker to choose a pod for each request. This gRPC call failed "
+        "(UNAVAILABLE), so clients get status 500 or 503. The model's pods are not involved",
         fix="check that the picker's pod is ready, and read its log; compare its Service and port with "
         "`endpointPickerRef` (in old versions `extensionRef`) of the InferencePool, and the InferencePool's conditions "
-        "(`kubectl describe inferencepool`); compare TLS on both sides: the picker serves with TLS by default "
-        "(`--secure-serving`), and some gateways support only this, while others support only plain text",
+        "(`kubectl describe inferencepool`); compare TLS on both sides: the picker uses TLS by default "
+        "(`--secure-serving`), some gateways support only TLS, and others support only plain text",
         source="The words come from Envoy (source/extensions/filters/http/ext_proc), and 14 is gRPC's UNAVAILABLE. "
         "higress-group/higress issue 3701 (2026-04) quotes them; kgateway-dev/kgateway issue 11429 (2025-06) is about "
         "a picker without TLS. The failure was not reproduced.",

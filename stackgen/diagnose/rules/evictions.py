@@ -55,7 +55,7 @@ def _finder(condition: str, pattern: re.Pattern[str], variants: tuple[tuple[str,
                 variant = next((one for key, one in variants if key in values), None)
                 yield Hit(service.service, (line,), values, found[0], variant=variant)
 
-    find.__doc__ = f"{condition}."
+    find.__doc__ = f"{condition[:1].upper()}{condition[1:]}."
     return find
 
 

@@ -34,10 +34,10 @@ RULES: tuple[Rule, ...] = (
         title="Helm does not find the chart",
         cause="the Helm repository {repo} has no chart with the name {chart}",
         fix="run `helm repo update`, then `helm search repo {repo}`, which lists the repository's charts, and use a "
-        "name of this list (the project's name may differ: vLLM's production stack is vllm/vllm-stack)",
+        "name from this list (the project's name may differ: vLLM's production stack is vllm/vllm-stack)",
         source="The message comes from Helm (pkg/repo/index.go and pkg/action/install.go); "
         "vllm-project/production-stack issue 37 (2025-01) quotes it. The failure was not reproduced.",
-        explain="The repository itself was found, so the network is not the reason.",
+        explain="The repository itself was found, so the network is not the cause.",
         patterns=compile_patterns(
             r"chart \\?\"(?P<chart>[^\"\\]+)\\?\" matching .{0,60}?not found in (?P<repo>\S+) index\. .{0,60}no chart "
             r"name found",
@@ -52,8 +52,8 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="Helm does not find the version of the chart",
                 cause="the Helm repository {repo} has the chart {chart}, but not in the version that was asked for",
-                fix="run `helm repo update`, then `helm search repo {chart} --versions` (with `--devel` also for "
-                "preview versions), and use a version of this list",
+                fix="run `helm repo update`, then `helm search repo {chart} --versions` (add `--devel` for preview "
+                "versions), and use a version from this list",
             ),
         ),
     ),

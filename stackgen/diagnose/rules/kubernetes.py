@@ -39,7 +39,7 @@ def _finder(condition: str, *texts: str, after_start: bool = False, pasted: bool
             if hit or (pasted and not service.state and (hit := search_events(service, patterns))):
                 yield hit
 
-    find.__doc__ = f"{condition}."
+    find.__doc__ = f"{condition[:1].upper()}{condition[1:]}."
     return find
 
 
@@ -82,8 +82,8 @@ def _find_gpus(evidence: Evidence) -> Iterator[Hit]:
 OTHERS = Variant(
     (),
     title="no node of the cluster has free GPUs and fits the pod",
-    cause="some nodes have too few free GPUs of the kind `{resource}` for a pod of {service}, and {other} more can't "
-    "be used for another reason: the scheduler reports that they {why}",
+    cause="some nodes have too few free GPUs of the kind `{resource}` for a pod of {service}. The scheduler excludes "
+    "other nodes ({other}) for another reason: they {why}",
     fix="run `kubectl describe nodes`, which shows whether the excluded node has the free GPUs; if it has, change what "
     "excludes it: an affinity rule that binds the pod to another pod on a node without GPUs (`podAffinity`; start that "
     "pod on the GPU node as well), a cordon (`kubectl uncordon`, if its reason is gone), or a volume that exists only "
@@ -127,8 +127,8 @@ RULES: tuple[Rule, ...] = (
         cause="a pod of {service} needs a PersistentVolumeClaim that has no volume, so the pod stays Pending",
         fix="run `kubectl get pvc,storageclass`, which shows the claims and the storage classes; set "
         "`kubernetes.weights.storage_class` (and `kubernetes.cache.storage_class`) in stack.yaml to a class that "
-        "offers ReadWriteMany; you can't change the class of an existing claim: copy what you need from it before "
-        "you replace it, because a deleted claim takes its weights with it",
+        "offers ReadWriteMany; you can't change the class of an existing claim: copy what you need from it before you "
+        "replace it, because deleting a claim also deletes its weights",
         source=SCHEDULER + "plugin VolumeBinding, and from pkg/controller/volume; " + REPRODUCED,
         explain="A claim without a storage class uses the default class of the cluster, if there is one. Most "
         "classes for disks offer only ReadWriteOnce, which lets only one node mount the volume.",

@@ -59,7 +59,7 @@ SERVER_ERROR = Variant(
     title="the server answers a probe with an error of its own",
     cause="the server answers the {probe} probe with HTTP {status}. So the probe reaches a program, which reports that "
     "it can't serve: llama-server answers 503 while it loads the model, and vLLM after its engine has failed",
-    fix="read the container's log (`kubectl logs POD`, and with `--previous` that of the container before a restart): "
+    fix="read the container's log (`kubectl logs POD`; add `--previous` for the container before a restart), because "
     "an error there is the cause; if the model is still loading, raise failureThreshold or periodSeconds of the "
     "startupProbe",
     condition="the kubelet reports a status from 500 to 599",
@@ -69,18 +69,18 @@ NOT_LISTENING = Variant(
     title="nothing listens on the port of a probe",
     cause="nothing accepts the connection of the {probe} probe[[ on port {port}]]. Either the server has not opened "
     "its port yet, which is normal while the model loads, or it ended, or it listens on another port or address",
-    fix="read the container's log (`kubectl logs POD`, and with `--previous` that of the container before a restart): "
-    "if it has an error, this error is the cause; if the model still loads or downloads, wait, and if the kubelet "
-    "restarts the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe; if the "
-    "server is ready, compare its port and its address (0.0.0.0, not 127.0.0.1) with the probe",
+    fix="read the container's log (`kubectl logs POD`; add `--previous` for the container before a restart); if it has "
+    "an error, this error is the cause; if the model is still loading or downloading, wait; if the kubelet restarts "
+    "the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe; if the server is "
+    "ready, compare its port and its address (0.0.0.0, not 127.0.0.1) with the probe",
     condition="the kubelet reports a refused connection",
 )
 SLOW = Variant(
     (),
     title="the server answers a probe too late",
     cause="the {probe} probe got no answer in time: {problem}. Either the server is busy or hangs, or the probe allows "
-    "too little time (timeoutSeconds is 1 if nobody sets it)",
-    fix="read the container's log (`kubectl logs POD`): if the server works on requests or still loads, raise "
+    "too little time (timeoutSeconds is 1 by default)",
+    fix="read the container's log (`kubectl logs POD`); if the server is computing requests or still loading, raise "
     "timeoutSeconds and failureThreshold of the probe; if the log does not grow, the server hangs",
     condition="the kubelet reports that the answer did not come in time",
 )
@@ -89,8 +89,8 @@ SCHEME = Variant(
     title="a probe uses HTTPS for a server without TLS, or the reverse",
     cause="the {probe} probe and the server don't agree on TLS: {problem}. So the probe fails although the server may "
     "work",
-    fix="set `scheme` of the probe (`httpGet`) to what the server speaks: HTTP without a certificate, HTTPS with one "
-    "(the kubelet does not verify it); if the server should have TLS, check its own settings for a certificate",
+    fix="set `scheme` of the probe (`httpGet`) to HTTPS if the server uses TLS, and to HTTP if it does not (the "
+    "kubelet does not verify the certificate); if the server should have TLS, check its own settings for a certificate",
     condition="the server speaks TLS and the probe does not, or the reverse",
 )
 UNREACHABLE = Variant(
@@ -159,8 +159,8 @@ RULES: tuple[Rule, ...] = (
         "SG-K015",
         title="the kubelet restarts a container whose probe fails",
         cause="the kubelet restarts the container {container}, because its {probe} probe failed too often. The line "
-        "does not say why: often, the model loads longer than the probe allows, but the probe may also request a wrong "
-        "path or port",
+        "does not contain the reason. Often, the model takes longer to load than the probe allows. The probe may also "
+        "request a wrong path or port",
         fix="run `kubectl describe pod POD`: its events name the reason (`probe failed: …`), and an HTTP status shows "
         "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`): if it has "
         "an error, this error is the cause; if it was still loading the model, raise failureThreshold or periodSeconds "

@@ -54,8 +54,8 @@ NO_EXPORT = Variant(
     title="the folder of an NFS volume does not exist on the server",
     cause="the NFS server answered, but it does not have the folder of the volume[[ `{volume}`]]",
     fix="compare the path of the volume (`kubectl get pv -o yaml`, field nfs.path) with the exports of the server "
-    "(`showmount -e SERVER`), and with the real name of the folder; a provisioner makes such folders itself, so if "
-    "one is gone, somebody moved or removed it on the server",
+    "(`showmount -e SERVER`), and with the real name of the folder; if a provisioner created the folder, somebody has "
+    "moved or removed it on the server",
     condition="the server reports `No such file or directory`",
 )
 NO_HELPER = Variant(
