@@ -63,9 +63,10 @@ UNKNOWN_NAME = Variant(
     title="a client does not know the name of a server",
     cause="the client can't resolve the name {host}: no running container in its networks (or, in a cluster, no "
     "Service in this namespace) has this name",
-    fix="look whether the server's container runs (`docker compose ps -a`), and read its log if it has ended; compare "
-    "{host} with its service name; put client and server into one network (two Compose projects: an external network "
-    "in both); in a cluster, use NAME.NAMESPACE.svc for a Service of another namespace (`kubectl get svc -A`)",
+    fix="check that the server's container is running (`docker compose ps -a`), and read its log if it has ended; "
+    "compare {host} with the server's service name; connect client and server to the same network (two Compose "
+    "projects need an external network in both); in a cluster, use NAME.NAMESPACE.svc for a Service of another "
+    "namespace (`kubectl get svc -A`)",
     condition="the name can't be resolved",
 )
 
@@ -75,10 +76,10 @@ RULES: tuple[Rule, ...] = (
         title="a client can't connect to a server",
         cause="the client knows the address of {host}, but nothing accepts its connection[[ on port {port}]]. Either "
         "the server still loads its model or has ended, or it listens on another port or only on 127.0.0.1",
-        fix="look at the state and log of {host} (`docker compose ps -a`, `kubectl get pods`): if it still loads, wait "
-        "until it is healthy (`depends_on` with `condition: service_healthy`); if it has ended, its log has the cause; "
-        "otherwise compare the port with the one inside of its container (not the published port), and let it listen "
-        "on 0.0.0.0",
+        fix="look at the state and log of {host} (`docker compose ps -a`, `kubectl get pods`); if the server still "
+        "loads, wait until it is healthy (`depends_on` with `condition: service_healthy`); if the server has ended, "
+        "its log has the cause; otherwise use the port inside the server's container (not the published port), and "
+        "make the server listen on 0.0.0.0",
         source="The messages come from aiohttp 3 (client_exceptions.py), urllib3, Node and Go (net/dial.go); "
         "BerriAI/litellm passes them on as `Hosted_vllmException` (issues 7937 (2025-01) and 11044 (2025-05)). The "
         "failure was not reproduced.",
@@ -91,11 +92,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C050",
         title="a client speaks TLS to a server without TLS",
-        cause="the client began with TLS, and the other side answered with something else: it speaks plain HTTP. The "
-        "address begins with https://, but the server has no certificate at this port",
-        fix="use http:// in the client's address (for addresses of your own machines), or turn on TLS at the server; "
-        "if the message appears for addresses of the Internet, a proxy is in between: write the proxy's own address "
-        "with http:// in https_proxy as well (`https_proxy=http://PROXY:PORT`)",
+        cause="the client opened a TLS connection, but the server answered with plain HTTP. The client's address "
+        "begins with https://, but the server does not use TLS on this port",
+        fix="use http:// in the client's address (for addresses of your own machines), or turn on TLS in the server; "
+        "if the message appears for addresses on the Internet, a proxy is in between: in https_proxy too, write the "
+        "proxy's own address with http:// (`https_proxy=http://PROXY:PORT`)",
         source="The messages come from OpenSSL (WRONG_VERSION_NUMBER), Go (crypto/tls/conn.go and "
         "net/http/client.go) and Node. huggingface/chat-ui issue 387 (2023-08), openinterpreter/openinterpreter issue "
         "1016 (2024-02) and nginx-proxy/nginx-proxy issue 1879 (2022-01) quote them. The failure was not reproduced.",
@@ -110,8 +111,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"SSL_do_handshake\(\) failed \(.{0,120}wrong version number.{0,40} to upstream"),
                 title="nginx speaks TLS to a server without TLS",
-                cause="nginx began with TLS, and the engine answered with plain HTTP: `proxy_pass` (or VIRTUAL_PROTO) "
-                "says https, but the engine has no certificate at this port",
+                cause="nginx opened a TLS connection, but the engine answered with plain HTTP. `proxy_pass` (or "
+                "VIRTUAL_PROTO) is set to https, but the engine does not use TLS on this port",
                 fix="write `proxy_pass http://…` in nginx's configuration (nginx-proxy: remove VIRTUAL_PROTO=https); "
                 "clients still use https to nginx itself",
             ),

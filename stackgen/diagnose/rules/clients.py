@@ -73,9 +73,9 @@ OWN_ADDRESS = Variant(
     cause="LiteLLM can't connect to the server of this model at {url}. In a container, this address means LiteLLM's "
     "own container, where no engine listens",
     fix="set api_base to the engine's service name and the port inside of its container (http://SERVICE:8000/v1), and "
-    "put both into one network; for an engine on the host, use http://host.docker.internal:PORT/v1 with `extra_hosts: "
-    '["host.docker.internal:host-gateway"]`; if LiteLLM runs on the host itself, check that the engine listens there '
-    "(`curl {url}/models`)",
+    "connect both to the same network; for an engine on the host, use http://host.docker.internal:PORT/v1 with "
+    '`extra_hosts: ["host.docker.internal:host-gateway"]`; if LiteLLM runs on the host itself, check that the engine '
+    "listens there (`curl {url}/models`)",
     condition="the text shows an api_base with localhost, 127.0.0.1 or 0.0.0.0",
 )
 
@@ -87,8 +87,8 @@ RULES: tuple[Rule, ...] = (
         fix="write the provider before the model's name: in `litellm_params.model` of LiteLLM's proxy, or as the model "
         "of the call, use hosted_vllm/{model} for vLLM, or openai/{model} for any other OpenAI-compatible server "
         "(SGLang, llama-server, FastChat), and set api_base to http://SERVER:PORT/v1; if the name in the message is "
-        "random text, the proxy decrypts stored values with another LITELLM_SALT_KEY than the one that it encrypted "
-        "them with",
+        "random text, LITELLM_SALT_KEY was changed after the proxy had encrypted its stored values: set the old key "
+        "again",
         source="The message comes from LiteLLM (litellm_core_utils/get_llm_provider_logic.py). BerriAI/litellm issues "
         "6343 (2024-10) and 18632 (2026-01) and SWE-agent/SWE-agent issue 958 (2025-02) quote it. The failure was not "
         "reproduced.",
@@ -99,7 +99,7 @@ RULES: tuple[Rule, ...] = (
         "SG-C034",
         title="LiteLLM can't connect to the server of a model",
         cause="LiteLLM can't connect to the address in api_base[[ ({url})]] of this model. Either no server listens "
-        "there (yet), or the address is wrong from where LiteLLM runs: in a container, localhost and 0.0.0.0 mean "
+        "there (yet), or the address does not work where LiteLLM runs: in a container, localhost and 0.0.0.0 mean "
         "LiteLLM's own container",
         fix="run `curl -i API_BASE/models` where LiteLLM runs (`docker exec`), which shows whether the address works; "
         "between containers, use the service name and the port inside of the engine's container "

@@ -13,16 +13,16 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C043",
         title="Prometheus does not accept a target's answer",
-        cause="the target answers with the Content-Type `{type}`, which is no format of metrics, and Prometheus 3 no "
-        "longer guesses. Either the path is not that of the metrics, or the program sends a wrong header",
+        cause="the target answers with the Content-Type `{type}`, which is not a metrics format, and Prometheus 3 no "
+        "longer guesses the format. Either the path is not the metrics path, or the program sends a wrong header",
         fix="run `curl -i` with the target's address: if the body is not a list of metrics (a web page, JSON), correct "
         "metrics_path, the port or the host of the job; if it is, set `fallback_scrape_protocol: PrometheusText0.0.4` "
         "in this job (ServiceMonitor: `fallbackScrapeProtocol`)",
         source="The messages come from Prometheus 3 (scrape/scrape.go and model/textparse/interface.go). pretix/pretix "
         "issue 5133 (2025-05), userbradley/documentation.breadnet.co.uk issue 655 (2025-10) and "
         "hubblo-org/scaphandre pull request 417 (2025-12) quote them. The failure was not reproduced.",
-        explain="Prometheus itself works. vLLM, SGLang, llama-server and HAProxy send the right header from their own "
-        "paths, so that another program, or a login page of a proxy, answers.",
+        explain="Prometheus itself works. vLLM, SGLang, llama-server and HAProxy send the right header on their "
+        "metrics paths. So most often, another program, or a proxy's login page, has answered.",
         patterns=compile_patterns(
             r"received unsupported Content-Type \\?\"(?P<type>[^\"\\]+)\\?\"(?!,? (?:and )?using fallback)",
         ),

@@ -117,9 +117,9 @@ REFUSED = Variant(
     cause="{program} can't connect to the engine: {text}. For `no such host`, the name is unknown in its network; for "
     "`connection refused`, nothing listens at this address and port (yet); for `i/o timeout`, no network connects the "
     "two containers",
-    fix="compare the address with `docker compose ps` and the engine's port inside of its container (not the "
-    "published port); put both containers into one network; `docker exec PROXY wget -qO- http://NAME:PORT/health` "
-    "shows whether the engine can be reached",
+    fix="compare the address with `docker compose ps` and the engine's port inside of its container (not the published "
+    "port); connect both containers to the same network; `docker exec PROXY wget -qO- http://NAME:PORT/health` shows "
+    "whether the engine can be reached",
     condition="Caddy or Traefik logs that a connection failed",
 )
 NOT_REACHED = Variant(
@@ -149,7 +149,7 @@ OVERFLOW = Variant(
     (),
     title="a proxy has reached its limit of requests to the engine",
     cause="Envoy did not send the request, because one of its limits for this engine is reached: {reason}. The engine "
-    "is not the reason",
+    "is not the cause",
     fix="raise the limits of the gateway (Envoy: circuit_breakers with max_connections, max_pending_requests and "
     "max_requests, 1024 by default; Istio: connectionPool of the DestinationRule), or add replicas",
     condition="the reason is `overflow`",
@@ -157,8 +157,8 @@ OVERFLOW = Variant(
 PROTOCOL = Variant(
     (),
     title="a proxy and the engine use different protocols",
-    cause="Envoy could not read what came from the other side ({reason}). Most often, it speaks HTTP/2 or TLS to a "
-    "server that speaks HTTP/1.1 without TLS, or the reverse",
+    cause="Envoy could not parse the answer of the other side ({reason}). Most often, Envoy uses HTTP/2 or TLS, and "
+    "the server uses HTTP/1.1 without TLS, or the reverse",
     fix="let the gateway use HTTP/1.1 without TLS for this engine (in Istio, the name or `appProtocol` of the "
     "Service's port decides); if a filter such as an external processor is in between, check its protocol too",
     condition="the reason is `protocol error`",
@@ -198,9 +198,10 @@ RULES: tuple[Rule, ...] = (
         title="nginx does not know the name of the engine",
         cause="nginx ended, because it can't resolve {name} when it starts: no running container in its networks has "
         "this name",
-        fix="compare {name} in nginx's configuration with the service names of `docker compose ps`; put both services "
-        "into one network; let nginx start after the engine (`depends_on`), because it resolves the name only once; or "
-        "let nginx resolve it with each request: `resolver 127.0.0.11;` and a variable in proxy_pass",
+        fix="compare {name} in nginx's configuration with the service names of `docker compose ps`; connect both "
+        "services to the same network; let nginx start after the engine (`depends_on`), because nginx resolves the "
+        "name only at its start; or let nginx resolve the name for each request (`resolver 127.0.0.11;` and a variable "
+        "in proxy_pass)",
         source="The message comes from nginx (ngx_upstream.c), and is quoted in NoFxAiOS/nofx pull request 82 "
         "(2025-10), TeamPiped/Piped issue 3679 (2024-06) and langgenius/dify issue 17004 (2025-03). The failure was "
         "not reproduced.",
@@ -245,12 +246,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C020",
         title="a proxy or gateway answered a request to the client's own machine",
-        cause="the request to {url} got HTTP {status}, which is the answer of a proxy or gateway that can't get one "
+        cause="the request to {url} got HTTP {status}. This is the answer of a proxy or gateway that got no answer "
         "from its own server. Either the client sends the request to a proxy, because http_proxy or https_proxy is "
         "set, or a gateway listens at this address and can't reach its server",
-        fix="run `curl --noproxy '*' -i {url}` where the client runs: any other answer (even 404 or 405) means that a "
+        fix="run `curl --noproxy '*' -i {url}` where the client runs; if the answer is different (even 404 or 405), a "
         "proxy is the cause: add the address to no_proxy of the client (`no_proxy=localhost,127.0.0.1`, also as "
-        "NO_PROXY); with the same answer, read the log of the gateway at this address",
+        "NO_PROXY); if the answer is the same, read the log of the gateway at this address",
         source="The messages come from httpx (_client.py and _models.py), requests (models.py) and scripts; RFC 9110 "
         "defines status 502. microsoft/VibeVoice issue 248 (2026-02) and heshengtao/comfyui_LLM_party issue 160 "
         "(2025-03) quote them, and their answers name the proxy. The failure was not reproduced.",

@@ -135,13 +135,14 @@ NO_CERTIFICATE = Variant(
     cause="the proxy ended at its start: {problem}",
     fix="check in the container that {path} exists and that the proxy's user can read it (`docker compose run --rm "
     "--entrypoint ls SERVICE -lL {path}`); with Let's Encrypt, mount the whole folder /etc/letsencrypt, because the "
-    "files in live/ are links; a key must belong to its certificate, and HAProxy wants both in one file",
+    "files in live/ are links; check that the key belongs to the certificate; HAProxy needs both in one file",
     condition="the certificate can't be loaded",
 )
 TOO_BIG = Variant(
     (),
     title="a header of the answer is too big for nginx",
-    cause="nginx rejected the answer of the server behind it, because its headers are larger than nginx's buffer",
+    cause="nginx rejected the answer of the server behind it, because the headers of the answer are larger than "
+    "nginx's buffer",
     fix="raise proxy_buffer_size (for example 16k) and proxy_buffers in nginx's configuration; engines send small "
     "headers, so the answer most likely comes from a login service or a web page",
     condition="the header is too big",
@@ -166,8 +167,8 @@ RULES: tuple[Rule, ...] = (
         "SG-C032",
         title="the engine closed a proxy's connection before its answer",
         cause="nginx had a connection to the engine, and the engine (or what is between them) closed it before the "
-        "answer. Either the engine ended or restarted, or nginx used an idle connection again at the moment when the "
-        "engine closed it",
+        "answer. Either the engine ended or restarted, or nginx reused an idle connection just when the engine closed "
+        "it",
         fix="look at the engine's log and state at this time (`docker compose ps`, `kubectl get pods`: a restart, "
         "OOMKilled); if the engine did not restart and only single requests fail, let nginx close idle connections "
         "first: `keepalive_timeout` in the upstream block below the engine's (uvicorn: 5 s, `--timeout-keep-alive`), "
@@ -175,7 +176,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from nginx (src/http/ngx_http_upstream.c). kubernetes/ingress-nginx issues 12285 "
         "(2024-11) and 11244 (2026-02) and nginx-proxy/nginx-proxy issue 1587 (2021-04) quote them. The failure was "
         "not reproduced.",
-        explain="A longer proxy_read_timeout does not help: nginx did not stop waiting.",
+        explain="A longer proxy_read_timeout does not help, because this error is not a time-out of nginx.",
         find=_find_closed,
         consequence_of=("*",),
         fallback=True,

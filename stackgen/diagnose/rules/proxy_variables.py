@@ -47,8 +47,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-X010",
         title="a proxy answered SGLang's first request to itself",
-        cause="after it had loaded the model, SGLang sent a request to its own address and got HTTP {status}, which is "
-        "not SGLang's answer but that of a proxy. So SGLang ended itself",
+        cause="after it had loaded the model, SGLang sent a request to its own address. A proxy answered this request "
+        "with HTTP {status}, so SGLang exited",
         fix="add the addresses of the machine to no_proxy and NO_PROXY in extra_env or in the shell, including the "
         "address of `--host`: no_proxy=localhost,127.0.0.1,0.0.0.0; or start SGLang without http_proxy; "
         "`env | grep -i proxy` shows the variables",

@@ -87,10 +87,10 @@ RULES: tuple[Rule, ...] = (
         "SG-V065",
         title="requests in flight together need more tokens than the context has",
         cause="the slots of llama-server share one context, and the requests in flight did not fit into it together. "
-        "llama-server then ends all of them with status 500, also short ones. The server itself works",
-        fix="set max_num_seqs to the number of requests at the same time: each of them then has its own context of "
-        "max_model_len tokens, and the memory for the KV cache is multiplied by this number; or raise max_model_len, "
-        "as far as the memory allows (outside stackgen: `--parallel N` with N times the `--ctx-size`)",
+        "llama-server then ended all of them with status 500, even the short ones. The server itself works",
+        fix="set max_num_seqs to the number of concurrent requests (each request then has its own context of "
+        "max_model_len tokens, and the KV cache needs that many times the memory); or raise max_model_len, as far as "
+        "the memory allows (outside stackgen: `--parallel N` with N times the `--ctx-size`)",
         source="The messages come from llama-server b11434 (tools/server). The failure was reproduced, and is also "
         "reported in ggml-org/llama.cpp issue 23652 (2026-05) and lemonade-sdk/lemonade issue 3276 (2026-08).",
         explain="Without --parallel, llama-server has 4 slots with a unified KV cache. Each slot may use the whole "
@@ -142,11 +142,11 @@ RULES: tuple[Rule, ...] = (
         "SG-V063",
         title="the JSON schema or grammar of a request can't be compiled",
         cause="the server works, but a client's schema (response_format, structured_outputs or the parameters of a "
-        "tool) has something that the library for structured outputs does not know: {problem}",
+        "tool) contains something that the library for structured outputs does not support: {problem}",
         fix="change the schema in the client: remove the keyword that the message names (often `format`, `pattern`, "
         "`uniqueItems` or `additionalProperties`), and check the values of this field in the client; or try another "
         'library (vLLM: `--structured-outputs-config \'{"backend": "guidance"}\'` or xgrammar, SGLang: '
-        "`--grammar-backend`), because each one knows other keywords",
+        "`--grammar-backend`), because each library supports other keywords",
         source="The messages come from vLLM (v1/structured_output/backend_guidance.py and backend_xgrammar.py), and "
         "are quoted in z-lab/paroquant issue 31 (2026-04) and vllm-project/vllm issue 26421 (2025-10). The failure was "
         "not reproduced.",

@@ -55,16 +55,16 @@ def _find_path(evidence: Evidence) -> Iterator[Hit]:
 
 IN_DOUBLE = Variant(
     (),
-    title="the client's address ends with a slash too many",
-    cause="the client requested {path}, with two slashes in a row, which is another path for the server. Its base URL "
-    "ends with a slash, or was joined from two parts with one each",
+    title="the client's address contains one slash too many",
+    cause="the client requested {path}, with two slashes in a row. For the server, this is another path. Either the "
+    "client's base URL ends with a slash, or it was joined from two parts that both contain the slash",
     fix="remove the slash at the end of the client's base URL (http://HOST:PORT/v1, not http://HOST:PORT/v1/), or the "
     "slash in the proxy's configuration that adds the second one",
     condition="the path has two slashes in a row",
 )
 IN_TWICE = Variant(
     (),
-    title="a part of the client's address is there twice",
+    title="the client's address contains a part twice",
     cause="the client requested {path}: its base URL contains a part that the client adds itself",
     fix="set the client's base URL to http://HOST:PORT/v1 (without /chat/completions); if the client adds /v1 as well, "
     "to http://HOST:PORT",
@@ -104,8 +104,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C045",
         title="a client got a page or text instead of JSON",
-        cause="the answer of {url} is no JSON ({type}), with status {status}. At this address, not the API answers, "
-        "but a web page: that of another program, of a chat page, or the login page of a proxy",
+        cause="the answer of {url} is not JSON ({type}), with status {status}. At this address, the client gets a web "
+        "page instead of the API, for example the page of another program, a chat page, or a proxy's login page",
         fix="run `curl -i {url}` where the client runs, which shows the page; correct the base URL of the client "
         "(http://HOST:PORT/v1 of the engine or gateway itself), or let the proxy pass this path on without a login",
         source="The message comes from aiohttp 3 (client_reqrep.py). open-webui/open-webui issues 21257 (2026-02) and "
@@ -145,8 +145,8 @@ RULES: tuple[Rule, ...] = (
                     r"url='(?P<url>[^']+)'",
                 ),
                 title="a client's request was refused before it reached the API",
-                cause="the answer of {url} has status {status} and is no JSON, so not the engine has refused the "
-                "request, but something in front of it: a proxy, a firewall or a login page",
+                cause="the answer of {url} has status {status} and is not JSON. So the engine did not refuse the "
+                "request. Something in front of the engine did: a proxy, a firewall or a login page",
                 fix="check whether a proxy variable (http_proxy) is set for the client, and add the server to "
                 "no_proxy; `curl -i {url}` where the client runs shows who answers",
             ),
@@ -156,9 +156,9 @@ RULES: tuple[Rule, ...] = (
                     r"Bad Gateway|Service (?:Temporarily )?Unavailable|Gateway Time-?[Oo]ut)', url='(?P<url>[^']+)'",
                 ),
                 title="a proxy answered a client in place of the engine",
-                cause="the answer of {url} has status {status} and is no JSON, so a proxy answered, which got no "
-                "answer of its server: for an address of the own machine, often because a proxy variable (http_proxy) "
-                "is set for the client",
+                cause="the answer of {url} has status {status} and is not JSON. So a proxy answered, because it got no "
+                "answer from its server. If {url} is an address of your own machine, the cause is often a proxy "
+                "variable (http_proxy) that is set for the client",
                 fix="if a proxy variable is set for the client, add the server to no_proxy (as a test: `curl --noproxy "
                 "'*' -i {url}` where the client runs); otherwise read the log of the proxy at this address, and the "
                 "state of the engine behind it",
@@ -168,10 +168,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C046",
         title="a server does not accept a field of the request",
-        cause="the server that answers the model's requests does not know the field `{field}`, and refuses requests "
-        "with it. The client, or a gateway in between, adds this field",
+        cause="the model's server does not know the field `{field}`, and refuses requests that contain it. The client, "
+        "or a gateway in between, adds this field",
         fix="update the client or gateway that adds `{field}`, or turn off the feature that needs it; a LiteLLM proxy "
-        'leaves it out with `additional_drop_params: ["{field}"]` (or `drop_params: true`) in the model\'s '
+        'removes the field with `additional_drop_params: ["{field}"]` (or `drop_params: true`) in the model\'s '
         "litellm_params; a newer version of the server may accept it",
         source="The messages come from pydantic (extra_forbidden) and OpenAI's API. "
         "arbs-io/github-copilot-llm-gateway issue 68 (2026-07), BerriAI/litellm issue 26240 (2026-04) and "
@@ -205,9 +205,9 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"RouterRateLimitErrorBasic: No deployments available for selected model"),
                 title="LiteLLM has no server left that may take the request",
-                cause="LiteLLM's own checks before a call leave no server of the model: the limits of requests (rpm) "
-                "or tokens (tpm) that its configuration sets for them are reached, or the prompt is longer than their "
-                "context",
+                cause="before a call, LiteLLM checks which servers of the model may take the request, and none is "
+                "left. Either the limits of requests (rpm) or tokens (tpm) in LiteLLM's configuration are reached, or "
+                "the prompt is longer than the servers' context",
                 fix="look at rpm, tpm and max_input_tokens in the model's litellm_params and model_info, and raise "
                 "them to what the server can do, or add servers; LiteLLM's log at level DEBUG names the check",
             ),

@@ -41,13 +41,13 @@ def _find_answer(evidence: Evidence) -> Iterator[Hit]:
 
 BAD_GATEWAY = Variant(
     (),
-    title="a proxy got no valid answer of its server",
+    title="a proxy got no valid answer from its server",
     cause="the client got HTTP 502 (Bad Gateway). This is the answer of a proxy or load balancer in front of the "
     "engine: it could not connect to the engine, or the engine closed the connection before a complete answer",
     fix="look at the state and log of the engine at this time (`docker compose ps`, `kubectl get pods`): it may be "
     "loading, have restarted, or have ended; read the log of the proxy, which names the reason; compare the proxy's "
-    "address and port with those on which the engine listens; for an address of the own machine, check whether a proxy "
-    "variable (http_proxy) is set for the client",
+    "address and port with those on which the engine listens; for an address of your own machine, check whether a "
+    "proxy variable (http_proxy) is set for the client",
     condition="the status is 502",
 )
 
@@ -57,10 +57,10 @@ RULES: tuple[Rule, ...] = (
         title="something cut a stream before its end",
         cause="the client had received a part of the answer when the connection was closed. Either a proxy or gateway "
         "between the client and the engine has a time limit for whole requests, or the engine ended",
-        fix="note after how many seconds the stream ends: if it is always the same time (often 15, 30, 60 or 300), a "
-        "proxy's limit for requests is the reason: raise it, or set it to 0 (Gateway API: timeouts.request, "
-        "Envoy: timeout of the route, nginx: proxy_read_timeout, HAProxy: timeout server); if the time differs, look "
-        "at the engine's log and state at that time",
+        fix="note after how many seconds the stream ends; if the time is always the same (often 15, 30, 60 or 300), a "
+        "proxy's time limit is the cause: raise the limit, or set it to 0 (Gateway API: timeouts.request, Envoy: "
+        "timeout of the route, nginx: proxy_read_timeout, HAProxy: timeout server); if the time differs, look at the "
+        "engine's log and state at that time",
         source="The messages come from httpx with h11, aiohttp and Go's net/http. modelplaneai/modelplane pull request "
         "174 (2026-06), defilantech/LLMKube issue 734 (2026-06) and NVIDIA/nvcf pull request 1064 (2026-08) quote "
         "them, and their limits were 15 and 60 seconds. The failure was not reproduced.",
@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = (
         fix="let clients stream, so that the first bytes arrive early; raise the limit of the proxy (nginx: "
         "proxy_read_timeout, 60 s by default; HAProxy: timeout server; AWS load balancers: idle timeout, 60 s; "
         "Cloudflare: 100 s, fixed in most plans); if short requests fail as well, look at the state and log of the "
-        "engine: it may be loading or stuck; several proxies in a row each have a limit of their own",
+        "engine: it may be loading or stuck; if there are several proxies in a row, check the limit of each one",
         source="RFC 9110 defines the status 504; the page is that of nginx (ngx_http_special_response.c) and HAProxy "
         "(src/http.c). oasm-platform/open-asm issue 451 (2026-06) has this status. The failure was not reproduced.",
         explain="The engine itself never sends this page. The body of the page often names the program that sent it.",
