@@ -31,9 +31,9 @@ AMD_KERNEL_VARIANTS = (
         title="the image has no kernels for one of the AMD GPUs",
         cause="llama.cpp uses several AMD GPUs of different architectures, and the image has no kernels for one of "
         "them[[, which is {arch}]]. Most often, this is the graphics unit inside the processor",
-        fix="use only the GPU that the image supports: set `gpus` to its number, or HIP_VISIBLE_DEVICES in extra_env "
-        "(the numbers are those of the lines `Device N` in the log; `current device` names the one that failed); for "
-        "llama.cpp alone, `--device ROCm0` does the same",
+        fix="use only the GPU that the image supports: set `gpus`, or HIP_VISIBLE_DEVICES in extra_env, to the number "
+        "of this GPU; the lines `Device N` in the log show the numbers, and `current device` is the GPU that failed; "
+        "without stackgen, pass `--device ROCm0` to llama.cpp",
         applies=_has_other_gpus,
         condition="the log lists GPUs of different architectures",
     ),
@@ -43,10 +43,10 @@ AMD_KERNEL_VARIANTS = (
             r"rocBLAS error: Could not initialize Tensile (?:library|host)",
         ),
         title="rocBLAS lacks its kernel files for this AMD GPU",
-        cause="rocBLAS can't load its file of kernels[[ {path}]]. Either the ROCm of the image no longer supports this "
-        "GPU (gfx906 since ROCm 6.4, for example), or the image lacks the files of rocblas/library",
-        fix="set `image:` to an image whose ROCm supports this GPU (`rocminfo` prints its architecture): for an older "
-        "GPU, one with an older ROCm; don't copy single files from another ROCm, because their versions differ; "
-        "llama.cpp's image for Vulkan (server-vulkan) does not need rocBLAS",
+        cause="rocBLAS can't load its kernel file[[ {path}]]. Either the image's ROCm version no longer supports this "
+        "GPU (for example, ROCm 6.4 and newer do not support gfx906), or the image lacks the files of rocblas/library",
+        fix="set `image:` to an image whose ROCm version supports this GPU (an older GPU needs an older ROCm); "
+        "`rocminfo` prints the GPU's architecture; don't copy single files from another ROCm, because their versions "
+        "differ; llama.cpp's image for Vulkan (server-vulkan) does not need rocBLAS",
     ),
 )

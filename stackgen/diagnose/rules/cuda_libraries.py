@@ -199,8 +199,8 @@ RULES: tuple[Rule, ...] = (
         cause="a call of torch to CUDA's driver failed ({problem}). torch calls the driver directly for its expandable "
         "segments of memory. Some drivers, virtual GPUs and libraries next to torch do not support this",
         fix="remove expandable_segments:True from PYTORCH_CUDA_ALLOC_CONF and PYTORCH_ALLOC_CONF (`env | grep "
-        "ALLOC_CONF`); "
-        "if neither is set, turn off what reserves memory in the same way, such as `--enable-sleep-mode`",
+        "ALLOC_CONF`); if neither is set, turn off other features that reserve memory in this way, such as "
+        "`--enable-sleep-mode`",
         source="The words come from torch (c10/cuda/driver_api.h), and vllm-project/vllm issue 12873 (2025-02) "
         "quotes them "
         "for a start with expandable_segments. The failure was not reproduced.",

@@ -61,7 +61,7 @@ CLOSED_BY_PEER = Variant(
     "machine or network has failed. The reason is in the log of that process, not in this line",
     fix="with a model on several machines (`split_hosts`), read the log of the other machines from the same time: the "
     "first error there is the cause; on a single machine, look for the first error of another worker above; check the "
-    "kernel log for the OOM killer (`sudo dmesg`); the services of stackgen start again by themselves",
+    "kernel log for the OOM killer (`sudo dmesg`); stackgen's services restart by themselves",
     condition="a message of Gloo",
     consequence_of=("*",),
 )
@@ -112,13 +112,12 @@ RULES: tuple[Rule, ...] = (
                 cause="NCCL could not register memory with the RDMA adapter: {call} ({problem}). Either the "
                 "container's limit of locked memory is too low, or a variable of NCCL asks for too much, or the kernel "
                 "refuses",
-                fix="run `env | grep NCCL` in the container: as a test, remove the variables that you have set, "
-                "first NCCL_BUFFSIZE, because NCCL registers buffers of this size; run `ulimit -l` in the container: "
+                fix="run `env | grep NCCL` in the container, and remove the variables that you have set, as a test "
+                "(first NCCL_BUFFSIZE, because NCCL registers buffers of this size); run `ulimit -l` in the container; "
                 "if it does not print `unlimited`, set `ulimits: {memlock: -1}` in the Compose file (`docker run "
-                "--ulimit memlock=-1`); if it prints `unlimited`, the kernel is the cause: on DGX Spark (GB10), "
-                "kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous "
-                'kernel, for example 6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP '
-                "instead and is slower",
+                "--ulimit memlock=-1`); if it prints `unlimited`, the kernel is the cause; on DGX Spark (GB10), "
+                "kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous kernel, for example "
+                '6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP instead and is slower',
             ),
         ),
     ),
@@ -173,11 +172,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-C016",
-        title="a rank lost the first machine of its model",
+        title="a rank lost its connection to the first machine",
         cause="the rank had no connection to the first machine ({address}, port {port}) for {seconds} seconds, so "
-        "stackgen ended it. Most often, the engine on the first machine has ended",
+        "stackgen ended the rank. Most often, the engine on the first machine has ended",
         fix="read the log of the first machine from the same time: its first error is the cause; if the engine there "
-        "works, check the network and the firewall between the machines for this port; the rank starts again by "
+        "works, check that the network and the firewalls between the machines allow this port; the rank restarts by "
         "itself, and waits for the first machine",
         source="The line is stackgen's own (templates/engines/group_node.py), and the message of Gloo comes from "
         "gloo/transport/tcp/pair.cc. Both were reproduced with vLLM 0.32.0 on two addresses of one machine.",
@@ -191,10 +190,11 @@ RULES: tuple[Rule, ...] = (
         title="a port between the processes of a model is in use",
         cause="the processes of the model connect to each other through port {port} of this machine, and another "
         "program already uses it",
-        fix="run `ss -ltnp` on the machine (with the host's network) or in the container: if a process of an earlier "
+        fix="run `ss -ltnp` on the machine (with the host's network) or in the container; if a process of an earlier "
         "start still uses the port, end it; give each engine that shares a network its own ports (SGLang: "
-        "`--nccl-port` and `--dist-init-addr`, vLLM: VLLM_PORT and `--master-port`), or containers without the host's "
-        "network; if no program uses the port, start again: engines choose such ports at random, and may collide",
+        "`--nccl-port` and `--dist-init-addr`, vLLM: VLLM_PORT and `--master-port`), or run the containers without the "
+        "host's network; if no program uses the port, start again, because two engines may choose the same port at "
+        "random",
         source="The messages come from torch (csrc/distributed/c10d/socket.cpp) and pyzmq. sgl-project/sglang issue "
         "37215 (2026), NovaSky-AI/SkyRL issue 284 (2025-09) and vllm-project/vllm issue 7196 (2024-08) quote them. "
         "The failure was not reproduced.",
@@ -211,7 +211,7 @@ RULES: tuple[Rule, ...] = (
         title="NIXL can't register the KV cache",
         cause="NIXL, which transfers the KV cache between engines, could not register its memory with the transport "
         "(UCX)",
-        fix="run `ucx_info -d | grep -i cuda` in the container: without lines, the image's UCX has no support for "
+        fix="run `ucx_info -d | grep -i cuda` in the container; if it prints nothing, the image's UCX does not support "
         "CUDA, so use an image that contains NIXL (for example of llm-d or Dynamo); remove UCX_TLS from the "
         "environment, or add cuda_copy and cuda_ipc to it; with RDMA, the container also needs /dev/infiniband and "
         "`ulimit -l unlimited`",

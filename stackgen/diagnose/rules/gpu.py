@@ -279,7 +279,7 @@ RULES: tuple[Rule, ...] = (
             ),
             Variant(
                 INVALID_USAGE,
-                cause="NCCL does not support the way in which it was used. Most often, two processes use one GPU",
+                cause="NCCL does not support this use. Most often, two processes use the same GPU",
                 fix="give each process its own GPU: compare `gpus` with tensor_parallel_size; to log the reason, set "
                 "NCCL_DEBUG to WARN in extra_env",
             ),

@@ -106,11 +106,11 @@ RULES: tuple[Rule, ...] = (
                     r"(?P<path>/\S*/nvidia-persistenced/socket)\b.{0,200}no such file"
                 ),
                 title="the socket of NVIDIA's persistence daemon is missing",
-                cause="the container is to get {path}, which does not exist on the host, because the service "
-                "nvidia-persistenced does not run (any more). A CDI file, or the toolkit, lists this socket",
+                cause="the container engine must mount the socket {path}, but it does not exist on the host, because "
+                "the service nvidia-persistenced is not running. A CDI file or the toolkit lists this socket",
                 fix="run `systemctl status nvidia-persistenced` on the host, and start it (`sudo systemctl enable "
-                f"--now nvidia-persistenced`); if you don't use it, write the CDI file again without it: {REGENERATE}; "
-                "restarts of the container alone don't help",
+                "--now nvidia-persistenced`); if you don't use this service, generate the CDI file again: "
+                f"{REGENERATE}; restarting the container alone does not help",
             ),
         ),
     ),

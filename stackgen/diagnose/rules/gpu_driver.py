@@ -113,8 +113,9 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="the host's NVIDIA driver is not installed",
                 cause="the container toolkit finds no library of the NVIDIA driver on this machine: {said}",
-                fix="run `nvidia-smi` on the host: if it fails, install the NVIDIA driver; if it works, Docker does "
-                "not run on the host's own system, but in a virtual machine or as a snap",
+                fix="run `nvidia-smi` on the host: if it fails, install the NVIDIA driver; if it works, Docker runs in "
+                "a virtual machine or as a snap, where it can't reach the driver: use a Docker engine that is "
+                "installed on the host itself",
             ),
         ),
     ),
@@ -210,7 +211,7 @@ RULES: tuple[Rule, ...] = (
         "SG-G016",
         title="the container engine has no CDI specification for the GPUs",
         cause="no CDI file defines {device}. CDI files describe the GPUs. Either they were never generated, or they "
-        "are in a folder that the container engine does not read, or their format version is too new for it",
+        "are in a folder that the container engine does not read, or their format version is too new for this engine",
         fix="run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; `nvidia-ctk cdi list` shows the known "
         "devices",
         source="The message comes from cncf-tags/container-device-interface (pkg/cdi/cache.go). Issues 146, 434 and "

@@ -130,8 +130,8 @@ RULES: tuple[Rule, ...] = (
                 cause="a Triton kernel for the experts (MoE) needs {wanted} bytes of the GPU's on-chip shared memory, "
                 "but the GPU has {limit}. The engine's block sizes for this model do not suit this GPU",
                 fix="use a newer image, which may have block sizes for this GPU; or choose another backend for the "
-                "experts: `--moe-backend` in extra_args (SGLang: `--moe-runner-backend`; an old vLLM, with an FP8 "
-                'model on Hopper: VLLM_USE_DEEP_GEMM to "1" in extra_env); leave the attention backend as it is',
+                "experts: `--moe-backend` in extra_args (SGLang: `--moe-runner-backend`; old vLLM with an FP8 model on "
+                'Hopper: set VLLM_USE_DEEP_GEMM to "1" in extra_env); leave the attention backend as it is',
                 applies=_is_in_experts,
                 condition="the traceback contains the code of the experts (fused_moe), and no LoRA kernel",
             ),
@@ -231,10 +231,10 @@ RULES: tuple[Rule, ...] = (
         title="the ROCm runtime stopped the program",
         cause="the ROCm runtime ended the program: {problem}. Most often, the image's ROCm does not support this GPU "
         "well. Otherwise, a kernel or the GPU is faulty",
-        fix="try an image with a newer ROCm that supports this GPU; if there is none, and the GPU is close to a "
-        "supported one, `HSA_OVERRIDE_GFX_VERSION` makes ROCm use the code of that GPU (for example 10.3.0 for "
-        "gfx1034): AMD calls it a variable for debugging, and a wrong value causes this error; "
-        "if the error remains, look for errors of amdgpu in the kernel log (`dmesg`)",
+        fix="try an image with a newer ROCm that supports this GPU; if there is no such image, but a similar GPU is "
+        "supported, set HSA_OVERRIDE_GFX_VERSION to the version of that GPU (for example 10.3.0 for gfx1034); AMD "
+        "intends this variable for debugging, and a wrong value causes this error; if the error remains, look for "
+        "errors of amdgpu in the kernel log (`dmesg`)",
         source="The messages come from ROCm's ROCR runtime (core/runtime/runtime.cpp), and are quoted in "
         "ROCm/legacy-rocm-build issue 6182 (2026-06). docs/gpu.md of Ollama describes the variable; ollama/ollama "
         "issue 12131 (2025-08) was solved with the variable, ROCm/legacy-rocm-build issue 5238 (2025-09) without it. "
@@ -290,8 +290,8 @@ RULES: tuple[Rule, ...] = (
                 cause="the ROCm runtime finds no GPU in the container. Either /dev/kfd or /dev/dri is missing in the "
                 "container, or the container's user has no permission to open them",
                 fix="run `ls -ln /dev/kfd /dev/dri` on the host; if the device files are missing, load the driver "
-                "amdgpu: if `lsmod | grep amdgpu` shows nothing, look for `nomodeset` or a blacklist of amdgpu in "
-                "/proc/cmdline and /etc/modprobe.d, remove it, and reboot at a good time; if they "
+                "amdgpu; if `lsmod | grep amdgpu` shows nothing, look for `nomodeset` or a blacklist entry for amdgpu "
+                "in /proc/cmdline and /etc/modprobe.d, remove it, and reboot at a good time; if the device files "
                 "exist, [[!gpus|set `gpus`, and ]]add their group numbers to `group_add` of the service",
             ),
         ),

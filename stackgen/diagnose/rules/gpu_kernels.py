@@ -244,7 +244,7 @@ RULES: tuple[Rule, ...] = (
         "issue 32410 (2026-01), and for NVIDIA GPUs in issues 18967 (2025-05) and 22225 (2025-08). The failure was not "
         "reproduced.",
         explain="vLLM's kernels are in compiled libraries next to its Python code. If such a library can't be loaded, "
-        "vLLM logs a warning, goes on, and fails at the first use.",
+        "vLLM logs a warning, continues, and fails when it first uses the missing function.",
         patterns=(NO_FUNCTION,),
         find=_find_unloaded_library,
         variants=(NOT_LOADED,),

@@ -214,9 +214,9 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"ldcache error: process (?P<path>\S+) failed with error code: (?P<code>\d+)"),
                 title="ldconfig failed while the NVIDIA container toolkit prepared a container",
-                cause="in its legacy mode, the toolkit runs {path} of the host for each container, with the "
-                "libraries of the image, and this program ended with code {code}. Most often, it does not fit the "
-                "image (another system or CPU architecture, a read-only or damaged image), or the path is wrong",
+                cause="in its legacy mode, the toolkit runs the host's {path} for each container, with the libraries "
+                "of the image. This program ended with code {code}. Most often, the program and the image are not "
+                "compatible (another system or CPU architecture, a read-only or damaged image), or the path is wrong",
                 fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
                 "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "
                 "config --in-place --set nvidia-container-runtime.mode=cdi`, which takes effect when Docker restarts; "
@@ -227,7 +227,7 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"ldcache error: process (?P<path>\S+) terminated with signal (?P<signal>\d+)"),
                 title="ldconfig was killed while the NVIDIA container toolkit prepared a container",
-                cause="in its legacy mode, the toolkit runs {path} for each container, and signal {signal} ended this "
+                cause="in its legacy mode, the toolkit runs {path} for each container. Signal {signal} ended this "
                 "program. The message does not contain the reason",
                 fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
                 "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "

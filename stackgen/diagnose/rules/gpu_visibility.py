@@ -109,15 +109,15 @@ RULES: tuple[Rule, ...] = (
                     r"failed to initialize CUDA: system has unsupported display driver",
                 ),
                 title="the NVIDIA driver's library and kernel module differ",
-                cause="CUDA error 803: the driver library libcuda.so.1 that the engine loads does not fit the loaded "
+                cause="CUDA error 803: the driver library libcuda.so.1 that the engine loads does not match the loaded "
                 "kernel module. Either the image loads its own library (cuda-compat) in place of a newer one of the "
                 "driver, or the driver was updated without a reboot",
-                fix="run `nvidia-smi` on the host: if it fails too, the driver was updated, so reboot when you can; if "
-                "it works, run `ldconfig -p | grep libcuda.so` in the container: if a path with `compat` comes first, "
-                "the image lists it in /etc/ld.so.conf.d (vllm/vllm-openai does so since 0.15), so set "
-                "LD_LIBRARY_PATH in extra_env to the folder of the other path (most often "
-                "/usr/lib/x86_64-linux-gnu), or use an image without these libraries; if LD_LIBRARY_PATH itself names "
-                "a folder with `compat`, remove this folder from it",
+                fix="run `nvidia-smi` on the host; if it fails too, the driver was updated, so reboot when you can; if "
+                "it works, run `ldconfig -p | grep libcuda.so` in the container; if a path with `compat` comes first, "
+                "the image lists it in /etc/ld.so.conf.d (vllm/vllm-openai does so since 0.15): set LD_LIBRARY_PATH in "
+                "extra_env to the folder of the other path (most often /usr/lib/x86_64-linux-gnu), or use an image "
+                "without these libraries; if LD_LIBRARY_PATH itself names a folder with `compat`, remove this folder "
+                "from LD_LIBRARY_PATH",
             ),
             Variant(
                 compile_patterns(

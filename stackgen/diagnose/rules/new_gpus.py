@@ -54,17 +54,17 @@ def find_generation(evidence: Evidence) -> Iterator[Hit]:
 
 NEWER_GPU = Variant(
     (),
-    cause="the image was not compiled for this GPU. The log names {gpu}, which need an image for {cuda} or newer",
+    cause="the image was not compiled for this GPU. The log names {gpu}. These GPUs need an image for {cuda} or newer",
     fix="set `image:` to an image for {cuda} or newer[[ (vLLM 0.20 and newer: a tag without `-cu129`; older versions: "
-    "a tag that ends with {tag})]]; if the image is for this version already, a kernel of the model's quantization is "
-    "missing: use a newer release, or another quantization",
+    "a tag that ends with {tag})]]; if the image already has such a CUDA version, a kernel for the model's "
+    "quantization is missing: use a newer release, or another quantization",
     condition="the log names one generation of new GPUs",
 )
 OLDER_GPU = Variant(
     (),
-    cause="the image was not compiled for this GPU. The log names {gpu}, which CUDA 13 and many new images no longer "
-    "support",
-    fix="set `image:` to an image for CUDA 12 (vLLM: a tag that ends with -cu129), or, if that lacks the kernels too, "
-    "to an older release; torch's own list in the log shows what an image supports",
+    cause="the image was not compiled for this GPU. The log names {gpu}. CUDA 13 and many new images no longer support "
+    "these GPUs",
+    fix="set `image:` to an image for CUDA 12 (vLLM: a tag that ends with -cu129); if this image lacks the kernels "
+    "too, use an older release; the list that torch prints in the log shows which GPUs an image supports",
     condition="the log names one generation of old GPUs",
 )

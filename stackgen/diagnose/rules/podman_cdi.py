@@ -65,16 +65,17 @@ RULES: tuple[Rule, ...] = (
                     r"unknown field \\*\"(?P<field>\w+)"
                 ),
                 title="a CDI file is too new for the container engine",
-                cause="the CDI file {file} has the field `{field}`, which this container engine does not know. So it "
-                "ignores the whole file, and with it all GPUs in it: the toolkit that generated the file is newer "
-                "than the engine",
+                cause="the CDI file {file} has the field `{field}`, which this container engine does not know. So the "
+                "engine ignores the whole file, including all of its GPUs. The toolkit that generated the file is "
+                "newer than the engine",
                 fix=NEWER_FILE,
             ),
             Variant(
                 UNRESOLVABLE,
                 title="a CDI file is too new for the container engine",
-                cause="Podman finds no CDI device {device}, because it ignores the CDI file that defines it: the file "
-                "has a field that this Podman does not know, so the toolkit that generated it is newer than Podman",
+                cause="Podman finds no CDI device {device}, because Podman ignores the CDI file that defines this "
+                "device. The file has a field that this Podman does not know: the toolkit that generated the file is "
+                "newer than Podman",
                 fix=NEWER_FILE,
                 applies=_has_unknown_field,
                 condition="the text shows that a CDI file has an unknown field",
