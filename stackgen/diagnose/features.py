@@ -79,10 +79,11 @@ def describe_test(text: str, engine: str) -> str:
         return ""
     off = " and ".join(flags for _, flags in found if flags in OFF)
     tests = [f"with {off}"] if off else []
-    if any(flags not in OFF for _, flags in found):
-        rest = "the other one" if off else "it" if len(found) == 1 else "them"
-        tests.append(f"without {rest}, or with another value, if you have set {'them' if rest == 'them' else 'it'}")
-    named = " and ".join(name if flags in OFF else f"{name} ({flags})" for name, flags in found)
+    on = [flags for _, flags in found if flags not in OFF]
+    if on:
+        others = "other values" if len(on) > 1 else "another value"
+        tests.append(f"without {' and '.join(on)} (if set), or with {others}")
+    named = " and ".join(name for name, _ in found)
     return f"{named}: as a test, start once {' and '.join(tests)}"
 
 

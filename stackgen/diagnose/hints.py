@@ -25,12 +25,12 @@ NEXT = "next: pass the log from its first line"
 INSPECT = ", and the output of `docker inspect` (exit code, OOMKilled)"
 # of a log that just stops
 STOPPED = (
-    "; if the process is running but its log does not grow, compare two outputs of `docker stats` and of {tool} a "
-    "minute apart, which show whether the process downloads, loads or computes"
+    "; if the process is running but its log does not grow, run `docker stats` and {tool} twice, a minute apart, to "
+    "see whether the process downloads, loads or computes"
 )
 TRANSFER = (
     "; if a download makes no progress and logs no error, set HF_HUB_DISABLE_XET=1 as a test, because the transfer "
-    "protocol Xet may be the cause, and keep the files that have arrived"
+    "protocol Xet may be the cause; keep the files that have already been downloaded"
 )
 DOWNLOADS = re.compile(r"(?i)download|\bfetching\b|hf[_-]?xet|huggingface|\.safetensors|\.gguf\b")
 # a state that was pasted already

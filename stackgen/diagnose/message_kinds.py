@@ -35,7 +35,7 @@ def _kind(name: str, pattern: str, title: str, change: str, otherwise: str) -> K
 
 
 TRY_WITHOUT = (
-    "change or remove {settings} (with several, one at a time); if you need this feature, search the release notes "
+    "change or remove {settings} (one at a time); if you need this feature, search the release notes "
     "of newer versions for it, and set `image:` to a version that supports it"
 )
 FILES_OR_DEFAULT = (
@@ -53,7 +53,7 @@ KINDS = (
         r"^(?:\w+: )?Check failed|GGML_ASSERT|internal error|(?:is|be) a bug|please "
         r"(?:file|report|open|raise) (?:a|an|this)",
         "an internal check of the engine failed",
-        "as a test, start once without {settings} (with several, one at a time); read the release notes of newer "
+        "as a test, start once without {settings} (one at a time); read the release notes of newer "
         "versions, because most often such a check fails because of a bug in this version",
         "search the release notes of newer versions for this check, because most often such a check fails because of "
         "a bug in this version; as a test, start with another version of the image",
@@ -160,9 +160,9 @@ OTHER = _kind(
     "other",
     "",
     "the engine exited with an error message",
-    "as a test, start once without {settings} (with several, one at a time)",
-    "search the issues of the program's project for the message and for its version (at the start of the log); as a "
-    "test, start with another version of the image",
+    "as a test, start once without {settings} (one at a time)",
+    "search the issues of the program's project for the message and the program's version (at the start of the log); "
+    "as a test, start with another version of the image",
 )
 
 
@@ -193,9 +193,9 @@ def describe_step(
     about what stack.yaml sets, but `features` are those that the code belongs to.
     """
     if concerned:
-        step = kind.change if len(concerned) > 1 else kind.change.replace(" (with several, one at a time)", "")
+        step = kind.change if len(concerned) > 1 else kind.change.replace(" (one at a time)", "")
         return step.format(settings=", ".join(map(str, concerned[:SHOWN])))
-    named = f" (the program tests {', '.join(tested[:SHOWN])})" if tested else ""
+    named = f" (the program's code checks {', '.join(tested[:SHOWN])})" if tested else ""
     if has_stack or not kind.otherwise.startswith(NOT_SET):
         return f"{kind.otherwise}{named}"
     if features and not tested:

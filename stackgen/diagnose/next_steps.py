@@ -16,7 +16,7 @@ LOOPBACK = re.compile(r"\b127\.\d+\.\d+\.\d+\b|\[?::1\]|\blocalhost\b")
 PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (place, re.compile(pattern), look)
     for place, pattern, look in (
-        ("the GPU's driver ({maker})",
+        ("the {maker}GPU driver",
          r"(?i)(?-i:\b(?:hip|cuda)[A-Z]\w+)|"
          r"\bNVML\b|\bnvidia-smi\b|\bxid\b|device lost|\b(?:cuda|hip|nvidia|amdgpu|gpu) driver|libcuda\.so|"
          r"/dev/(?:kfd|nvidia)|fallen off the bus|cuda unknown error", "{gpu}"),
@@ -42,7 +42,7 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
          "compare `model`, `revision` and `file` with the model's page, which names the engine versions that can run "
          "it"),
         ("memory", r"(?i)out of memory|cannot allocate|(?:unable|failed) to allocate|bad_alloc|MemoryError|oom.kill",
-         "run `free -g`, `{memory}` and `docker stats --no-stream`, which show what uses the memory"),
+         "run `free -g`, `{memory}` and `docker stats --no-stream`, which show which programs use the memory"),
         ("Python packages in the image",
          r"\b(?:ImportError|ModuleNotFoundError)\b|undefined symbol|unexpected keyword",
          "look at the frames above the line in the full log, which name both packages; use an official image, whose "
@@ -75,24 +75,24 @@ INTEL = re.compile(r"\bxpu\b|\bXPU\b|Level[ _-]?Zero|\bUR_RESULT_ERROR")
 XET = re.compile(r"CAS service|\bxet")
 COMMANDS = {
     "nvidia": (
-        "NVIDIA",
+        "NVIDIA ",
         "run `nvidia-smi` and `sudo dmesg | grep -iE 'nvrm|xid'`, which show the driver's state",
         "nvidia-smi",
     ),
     "amd": (
-        "AMD",
+        "AMD ",
         "run `rocm-smi`, `rocminfo` and `sudo dmesg | grep -i amdgpu`, which show the driver's state",
         "rocm-smi",
     ),
     "intel": (
-        "Intel",
+        "Intel ",
         "run `xpu-smi discovery` and `sudo dmesg | grep -iE 'i915|xe '`, which show the driver's state",
         "xpu-smi",
     ),
     "": (
-        "of any maker",
+        "",
         "run `sudo dmesg | grep -iE 'nvrm|xid|amdgpu'`, which shows the driver's state",
-        "nvidia-smi or rocm-smi",
+        "nvidia-smi` or `rocm-smi",
     ),
 }
 SIGNAL = re.compile(
@@ -108,8 +108,8 @@ INTERNAL = re.compile(
 # a value that pydantic rejects
 REJECTED = re.compile(r"validation errors? for \S+ \S.* ?[\[(]type=\w")
 FIELD = (
-    "the line names a field, and what its value must be: if it is a setting, correct its value; if it is part of a "
-    "request or of an answer, the client and the server expect different formats: compare their versions"
+    "the line names a field and the values that it accepts; if the field is a setting, correct its value; if the field "
+    "is part of a request or of an answer, the client and the server expect different formats: compare their versions"
 )
 # of a request that failed with status 500 or above, and left no error in the log
 BODY = "send the failed request again with `curl -i`: the body of the answer contains the server's message"
@@ -119,9 +119,9 @@ MEDIA = (
     "VLLM_VIDEO_FETCH_TIMEOUT)"
 )
 COMMON = (
-    "search the issues of {project} for this message and for its version (at the start of the log); if nobody has "
-    "reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a report needs, without "
-    "secrets"
+    "search the issues of {project} for this message and the program's version (at the start of the log); if nobody "
+    "has reported the message, report it: `stackgen diagnose --bundle FILE` writes everything that a report needs, "
+    "without secrets"
 )
 SHORT = (
     "if this does not help, search the issues of {project} for the message, or report it with `stackgen "
@@ -175,9 +175,11 @@ def describe_next_steps(
     elif not lines and not refused:
         steps.append(SILENT)
     if settings:
+        these, their, them = ("these settings", "their values", "them") if settings[1:] else (
+            "this setting", "its value", "it")  # fmt: skip
         steps.append(
-            f"the lines concern these settings: {', '.join(settings[:4])}; compare their values with the model's "
-            "page and the engine's `--help`; as a test, start once without them"
+            f"the lines concern {these}: {', '.join(settings[:4])}; compare {their} with the model's page and the "
+            f"engine's `--help`; as a test, start once without {them}"
         )
     elif features and certain:
         steps.append(

@@ -39,8 +39,8 @@ FAILED_REQUEST = "the server is running, but its last request failed, and no rul
 NO_ERROR = "the server is running, but it could not answer its last request, and its log contains no error"
 SILENT = (
     "the log does not contain the cause. Every error in the log is a consequence: another process ended first, and its "
-    "error is not in these lines. Either lines are missing (from an excerpt, or from the log of another container), "
-    "or that process ended without a message, for example because the kernel killed it when memory was full"
+    "error is not in these lines. Either lines are missing (this is an excerpt, or the process logs in another "
+    "container), or that process ended without a message, for example because the kernel killed it when memory was full"
 )
 OF_A_REQUEST = "The traceback belongs to a request, so the server may still be running"
 CUT = (
@@ -60,12 +60,12 @@ LOOK_FURTHER = (
 )
 # FastChat 0.2.36 requires Gradio 4.10 or newer; Gradio 5 changed much (lm-sys/FastChat issue 3669, 2025-01)
 GRADIO = (
-    "this frame is code of Gradio: FastChat's web page was written for Gradio 4, and also installs newer versions; run "
-    "`pip show gradio` and, with Gradio 5 or newer, install `gradio<5` as a test"
+    "this frame is code of Gradio: FastChat's web page was written for Gradio 4, but its installation may contain a "
+    "newer Gradio; run `pip show gradio`; if it prints version 5 or newer, install `gradio<5` as a test"
 )
 ENDED = (
-    "no rule matches this failure. Docker reports that {name} ended with exit code {code}, which shows an error, but "
-    "not its reason"
+    "no rule matches this failure. Docker reports that {name} ended with exit code {code}. This code shows that there "
+    "was an error, but not which one"
 )
 READ_LOG = "read the log of this container (`docker logs{name}`); run `stackgen diagnose` again with this log"
 LOOK_OUTSIDE = (

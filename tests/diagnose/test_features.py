@@ -23,7 +23,7 @@ TypeError: the frobnicator is out of plums
 def test_an_unknown_failure_names_the_features_of_its_traceback() -> None:
     found = diagnose(collect_from_log(CRASH))
     assert found[0].id == "SG-0000"
-    assert "speculative decoding (--speculative-algorithm) and structured outputs (--grammar-backend)" in found[0].fix
+    assert "speculative decoding and structured outputs: as a test" in found[0].fix
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
@@ -47,5 +47,5 @@ def test_a_flag_that_turns_a_feature_off_is_to_be_added_and_not_removed() -> Non
     reduce, eagle = "device_communicators/custom_all_reduce.py register", "vllm/v1/spec_decode/eagle.py"
     assert describe_test(reduce, "sglang").endswith("as a test, start once with --disable-custom-all-reduce")
     both = describe_test(f"{reduce} {eagle}", "vllm")
-    assert "with --disable-custom-all-reduce and without the other one, or with another value" in both
-    assert describe_test(eagle, "vllm").endswith("start once without it, or with another value, if you have set it")
+    assert "with --disable-custom-all-reduce and without --speculative-config (if set), or with another value" in both
+    assert describe_test(eagle, "vllm").endswith("start once without --speculative-config (if set), or with another value")

@@ -87,17 +87,17 @@ RULES: tuple[Rule, ...] = (
         "SG-V061",
         title="the answer of gpt-oss does not follow its own format",
         cause="the server works, but the model's answer to a request does not follow OpenAI's Harmony format, so the "
-        "parser refused it: {problem}. The reasons that reports name are an old version of the engine or of "
-        "openai_harmony, a copy of the model's files from before its corrections, and clients that set ignore_eos",
+        "parser refused it: {problem}. Known causes are an old version of the engine or of openai_harmony, model files "
+        "that were downloaded before OpenAI corrected them, and clients that set ignore_eos",
         fix="use a newer `image:`; compare the date of the model's small files (generation_config.json, "
-        "chat_template.jinja, tokenizer_config.json) with those on its page, and take over the newer ones (the weights "
+        "chat_template.jinja, tokenizer_config.json) with those on its page, and download the newer ones (the weights "
         "are not the cause); remove ignore_eos, stop tokens and a high temperature from the requests; let the client "
-        "repeat a request that failed, because most answers follow the format",
+        "retry failed requests, because most answers follow the format",
         source="The messages come from openai_harmony (StreamableParser), and are quoted in vllm-project/vllm issues "
         "22519 (2025-08 to 2025-10) and 23567 (2025-08), openai/harmony issues 60 and 38 (2025-08) and "
         "tenstorrent/vllm issues 334 (2026-03) and 386 (2026-05). The failure was not reproduced.",
         explain="gpt-oss writes its reasoning, tool calls and answers in channels. The server splits them with a "
-        "parser that accepts no mistake. Mistakes in tool calls and in long conversations are the most frequent.",
+        "strict parser. Format errors are most frequent in tool calls and in long conversations.",
         patterns=compile_patterns(
             r"HarmonyError(?:\(['\"]|: )(?P<problem>Unexpected token \d+ while expecting start token \d+|unexpected "
             r"tokens remaining in message header.{0,80}|Unknown role: .{0,40}|channel marker present but .{0,60})",

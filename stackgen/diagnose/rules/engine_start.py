@@ -110,8 +110,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V051",
         title="num_speculative_tokens does not fit tensor_parallel_size",
-        cause="with sequence parallelism, vLLM captures CUDA graphs only for batches that are multiples of both "
-        "num_speculative_tokens + 1 ({tokens}) and tensor_parallel_size ({size}), and it finds none",
+        cause="with sequence parallelism, vLLM captures CUDA graphs only for batch sizes that are multiples of both "
+        "num_speculative_tokens + 1 ({tokens}) and tensor_parallel_size ({size}). No batch size meets both conditions",
         fix="set num_speculative_tokens so that num_speculative_tokens + 1 is a multiple of {size}; or turn sequence "
         "parallelism off (`enable_sp` of pass_config in `--compilation-config`; on Ascend NPUs, "
         "VLLM_ASCEND_ENABLE_FLASHCOMM1); some draft models allow only one number of tokens",

@@ -241,8 +241,8 @@ RULES: tuple[Rule, ...] = (
                 title="a worker registered under a name that is not a URL",
                 cause="a worker registered at the controller as {worker}. The controller uses this name as the "
                 "worker's address, but the name does not begin with http://",
-                fix="start the worker with `--worker-address http://HOST:PORT`, where the controller reaches it (in a "
-                "worker of your own, the field worker_name of its registration must be this URL)",
+                fix="start the worker with `--worker-address http://HOST:PORT`, an address that the controller can "
+                "reach (in a worker of your own, set the field worker_name of its registration to this URL)",
             ),
         ),
     ),
@@ -250,8 +250,8 @@ RULES: tuple[Rule, ...] = (
         "SG-F007",
         title="the worker is not registered",
         cause="the controller does not know {url}",
-        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]remove "
-        "flags that set an address from extra_args, because the controller can't find the worker with them",
+        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]remove flags "
+        "that set an address from extra_args, because with them the controller can't find the worker",
         source="The messages come from FastChat 0.2.36 (controller, /receive_heart_beat) and from stackgen's "
         "health.py. The failure was reproduced.",
         explain="If no worker is registered, `/v1/models` answers 200 with an empty list. A worker that dies without "

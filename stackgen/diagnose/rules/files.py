@@ -165,9 +165,9 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 UNREADABLE,
-                title="SELinux denies the container a file",
+                title="SELinux denies access to a file",
                 cause="SELinux denies the container access to {path}, as the line `avc: denied` shows. The owner and "
-                "the mode of the file are not the reason",
+                "the mode of the file are not the cause",
                 fix="mount the folder with the option `:z` (shared with other containers) or `:Z` (for this container "
                 "alone), which gives it the label container_file_t; for a folder that must keep its label, such as a "
                 "home folder, run the container with `--security-opt label=disable`",
@@ -210,7 +210,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-L015",
         title="the folder of the Hub's cache does not exist",
-        cause="the folder {path}, in which the Hub's library looks for models, does not exist where the engine runs. "
+        cause="the Hub's library looks for models in {path}, but this folder does not exist where the engine runs. "
         "Most often, the volume or folder for models is not mounted there, or a variable names another path than the "
         "mount",
         fix="mount a volume or folder at {path}, or create the folder; or set HF_HOME or HF_HUB_CACHE in extra_env to "
@@ -234,8 +234,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from Go (os.PathError), coreutils and Grafana's run.sh, and are quoted in "
         "prometheus/prometheus issue 5976, docker/awesome-compose issue 342 (2023-03) and prahaladramji/"
         "synology-prometheus issue 1. The failure was not reproduced.",
-        explain="Programs of the monitoring run as users of their own, not as root. Docker creates a missing folder "
-        "of a mount as root, and a program that is not root can't write to it.",
+        explain="Monitoring programs such as Prometheus and Grafana run as their own users, not as root. Docker "
+        "creates a missing folder of a mount as root, and a program that is not root can't write to it.",
         patterns=compile_patterns(
             r"(?:^|[ :])(?:open|mkdir|stat|lstat|create|rename|unlink|remove|chmod|chown) (?P<path>/[^\s:]+): "
             r"permission denied",
@@ -248,10 +248,9 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"(?:^|[ :])mkdir (?P<path>/[^/\s:]+): permission denied"),
                 cause="the container has no folder {path}, and only root may create it. Most often, the mount of a "
                 "volume or folder at this place is missing in this container",
-                fix="mount a volume or folder at {path} (or at the folder below it that the program uses), which the "
-                "container's user can write; compare the mounts with those of containers that work (`docker inspect "
-                "--format '{{json .Mounts}}' CONTAINER`, `kubectl describe pod`); or let the program use another "
-                "folder",
+                fix="mount a volume or folder that the container's user can write at {path} (or at the subfolder that "
+                "the program uses); compare the mounts with those of containers that work (`docker inspect --format "
+                "'{{json .Mounts}}' CONTAINER`, `kubectl describe pod`); or let the program use another folder",
             ),
         ),
     ),

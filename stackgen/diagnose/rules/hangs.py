@@ -54,7 +54,7 @@ def _hang_finder(reason: str) -> Finder:
                 yield Hit(service.service, lines, {**hang.groupdict(), "times": times})
 
     # the first line of the docstring is the condition on the rule's page
-    find.__doc__ = f"The newest end of the service in its log is a hang whose reason matches `{reason}`."
+    find.__doc__ = f"The last time that the service ended in its log, it hung, and the reason matches `{reason}`."
     return find
 
 
@@ -63,7 +63,7 @@ RULES: tuple[Rule, ...] = (
         "SG-S010",
         title="a process of the engine was stopped by SIGSTOP, so the replica hung",
         cause="{service} hung {times}: it made no progress for {seconds} s, because {reason}",
-        fix="find the program that sent the signal SIGSTOP: a debugger, a profiler, or a tool that pauses processes; "
+        fix="find the program that sent the signal SIGSTOP (a debugger, a profiler, or a tool that pauses processes); "
         "you don't have to restart the replica: stackgen restarts a replica that hangs, at most three times an hour",
         source=SOURCE.format(how="SIGSTOP to the engine's process"),
         explain="The web server of an engine still answers /health while the engine's compute process is stopped. "

@@ -61,8 +61,8 @@ RULES: tuple[Rule, ...] = (
         "SG-D034",
         title="the health check of a service failed for too long",
         cause="{name} was reported as unhealthy: its health check failed more often than `retries` allows[[, after a "
-        "start period of only {period}]]. Either the server was still loading its model when the time was over (start "
-        "period, plus interval times retries), or the check itself can't succeed. The text does not show which of the "
+        "start period of only {period}]]. Either the server was still loading its model when the time was over "
+        "(start_period + interval × retries), or the check itself can't succeed. The text does not show which of the "
         "two happened",
         fix="read the log of {name} (`docker logs`): if it has an error, this error is the cause; if the server was "
         "still loading, raise `start_period` of the health check above the time that loading takes (minutes for large "

@@ -39,8 +39,8 @@ RULES: tuple[Rule, ...] = (
         "SG-G062",
         title="the kernel refuses the driver's module because of its signature",
         cause="the kernel loads only modules with a signature that it trusts, and the module of the GPU's driver has "
-        "none, so the driver does not run. With Secure Boot, this is the rule; a kernel with module.sig_enforce=1 "
-        "(such as Talos) does the same without Secure Boot",
+        "none, so the driver does not run. Kernels require such a signature if Secure Boot is on, or if they run with "
+        "module.sig_enforce=1 (such as Talos)",
         fix="check `mokutil --sb-state` on the host; if Secure Boot is on, install the driver from the distribution's "
         "signed packages (Ubuntu: linux-modules-nvidia-…), or, for a module built by DKMS, enroll its key (`sudo "
         "mokutil --import /var/lib/shim-signed/mok/MOK.der` on Ubuntu, then confirm it on the screen of the next "
@@ -82,11 +82,11 @@ RULES: tuple[Rule, ...] = (
         title="Podman's DNS server for containers can't start",
         cause="aardvark-dns, which resolves the names of containers, can't listen on {address}, because the network's "
         "bridge does not have this address (yet), so Podman does not start the container",
-        fix="run `ip addr` on the host while the command runs, which shows the bridge and its addresses (an IPv6 "
-        "address that is `tentative` or `dadfailed`, or that is missing because IPv6 is turned off, is the reason); "
-        "for IPv6, update netavark and aardvark-dns, or use a network without IPv6; a network whose subnet is also "
-        "used elsewhere on the host needs another subnet; without names of other containers, `podman network create "
-        "--disable-dns` avoids the DNS server",
+        fix="run `ip addr` on the host while the command runs, which shows the bridge and its addresses; if the IPv6 "
+        "address is `tentative`, `dadfailed` or missing, IPv6 is the cause: update netavark and aardvark-dns, or use a "
+        "network without IPv6; if the network's subnet is also used elsewhere on the host, choose another subnet; if "
+        "the containers don't need each other's names, create the network without a DNS server (`podman network create "
+        "--disable-dns`)",
         source="The messages come from netavark and aardvark-dns (src/server/serve.rs); containers/aardvark-dns "
         "issues 725 and 535 (2024-11) and containers/netavark issue 1174 (2025-02) quote them. The failure was not "
         "reproduced.",
@@ -122,8 +122,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D045",
         title="sudo does not find a program",
-        cause="sudo searches programs only in its own list of folders (`secure_path` in /etc/sudoers), and `{program}` "
-        "is in none of them, or is not installed",
+        cause="sudo looks for programs only in its own list of folders (`secure_path` in /etc/sudoers). Either "
+        "`{program}` is in none of these folders, or it is not installed",
         fix="run `command -v {program}` without sudo: if it prints a path, use this path with sudo (`sudo $(command -v "
         "{program}) …`), or add its folder to `secure_path` (`sudo visudo`); if it prints nothing, install the package "
         "of the program (nvidia-ctk: nvidia-container-toolkit, amd-ctk: amd-container-toolkit)",
@@ -137,14 +137,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D046",
         title="the container runtime crun crashed",
-        cause="crun ended while it prepared the container, and its parent process reports only that the answer is "
-        "missing. One known reason is a fault of crun with a user namespace of its own (a pod or container with uid "
-        "maps) together with CDI devices",
+        cause="crun crashed while it prepared the container. Its parent process reports only that crun did not answer. "
+        "A known cause is a bug of crun with containers that have both CDI devices and their own user namespace (a pod "
+        "or container with uid maps)",
         fix="look for a crash in the journal (`journalctl -b | grep -i crun`, `coredumpctl list crun`); update crun; "
         "as a test, use `podman --runtime runc run …`, or start the container without the uid maps",
         source="The message comes from crun (src/libcrun/container.c); containers/crun issue 1948 (2025-12) quotes it. "
         "The failure was not reproduced.",
-        explain="`File exists` in the message is the last error number, and not the reason.",
+        explain="`File exists` in the message is the last error number, and not the cause.",
         patterns=compile_patterns(r"crun: read (?:status |pid )?from sync socket: .{3,60}"),
         inputs=EVERYWHERE,
     ),

@@ -247,13 +247,13 @@ RULES: tuple[Rule, ...] = (
         variants=(
             Variant(
                 RAW_401,
-                title="the Hub wants a token for the model",
+                title="the Hub requires a token for the model",
                 cause="the Hub answered HTTP 401 for {repo}: the request had no token, or one that the Hub does not "
                 "accept. The model is gated or private, or it does not exist",
                 fix="check the spelling of {repo}; if it is gated, accept the license on its page; then set "
-                "`HF_TOKEN_FILE=/path/to/token` in .env (outside stackgen: the variable HF_TOKEN in the container, "
-                "because the Hub's library does not read other names, such as HUGGINGFACEHUB_API_TOKEN, and a variable "
-                "of your shell reaches a container only if the Compose file passes it on)",
+                "`HF_TOKEN_FILE=/path/to/token` in .env; outside stackgen, set HF_TOKEN in the container: the Hub's "
+                "library does not read names such as HUGGINGFACEHUB_API_TOKEN, and a variable of your shell reaches a "
+                "container only if the Compose file passes it on",
             ),
             NOT_THERE,
         ),
@@ -281,10 +281,10 @@ RULES: tuple[Rule, ...] = (
                     r"CAS service error ?: (?P<problem>.{0,200}(?:407|[Pp]roxy [Aa]uthentication).{0,60})"
                 ),
                 title="a proxy refuses the download from the Hub's Xet storage",
-                cause="a proxy between this machine and the Xet storage wants a login ({problem})",
-                fix="write the name and password for the proxy into the URL of the container's variable https_proxy "
-                "(special characters in the form %40), or ask for an exception for *.xethub.hf.co; keep the value in "
-                "a secret, not in stack.yaml",
+                cause="a proxy between this machine and the Xet storage requires a login ({problem})",
+                fix="set https_proxy in the container to a URL with the name and password "
+                "(http://NAME:PASSWORD@PROXY:PORT, with special characters encoded, for example @ as %40), or ask for "
+                "an exception for *.xethub.hf.co; keep the value in a secret, not in stack.yaml",
             ),
         ),
     ),

@@ -111,8 +111,8 @@ RULES: tuple[Rule, ...] = (
                     RESOLVING + r"http: server gave HTTP response to HTTPS client",
                 ),
                 title="the registry has no TLS",
-                cause="the registry[[ {registry}]][[ of {image}]] speaks plain HTTP, and the container engine asks "
-                "with HTTPS, unless its configuration allows HTTP for this registry",
+                cause="the registry[[ {registry}]][[ of {image}]] accepts only plain HTTP. The container engine uses "
+                "HTTPS unless its configuration allows HTTP for this registry",
                 fix="give the registry a certificate; or, in a network that you trust, allow HTTP on each machine that "
                 "pulls: Docker: `insecure-registries` in daemon.json, then restart Docker; containerd: "
                 '/etc/containerd/certs.d/REGISTRY:PORT/hosts.toml with `server = "http://REGISTRY:PORT"`; k3s: '

@@ -41,7 +41,8 @@ CUT = Variant(
     cause="llama.cpp stopped itself (ggml_abort), because one of its own checks failed. The line with the check is "
     "above the backtrace, and is not in this log",
     fix="look for the line above the backtrace in the whole log (`docker logs`), which has the form FILE:LINE: TEXT; "
-    "run `stackgen diagnose` again with this line; without it, as a test, use a newer build of llama.cpp",
+    "run `stackgen diagnose` again with this line; if you can't find the line, use a newer build of llama.cpp as a "
+    "test",
     condition="the line above the backtrace is missing",
 )
 

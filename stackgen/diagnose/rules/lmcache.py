@@ -50,9 +50,9 @@ ALIGNED = Variant(
     title="LMCache's buffer is not a multiple of its chunks",
     cause="LMCache's buffer of {size} bytes must be a multiple of the size of one chunk, which is {align} bytes for "
     "this model and chunk_size. The model and the number of GPUs are not the cause",
-    fix="set the size of the buffer to a multiple of {align} bytes[[ (the next smaller one: {lower})]]: "
-    "pd_buffer_size and nixl_buffer_size count bytes, max_local_cpu_size counts GiB; as a test, a newer LMCache may "
-    "round the size itself",
+    fix="set the size of the buffer to a multiple of {align} bytes[[ (the next smaller one: {lower})]]: pd_buffer_size "
+    "and nixl_buffer_size are in bytes, max_local_cpu_size is in GiB; or try a newer LMCache, which may round the size "
+    "itself",
     condition="the message has both sizes",
 )
 NO_SCHEME = Variant(
@@ -91,7 +91,7 @@ NO_TCP = Variant(
 REQUIRED = Variant(
     (),
     title="one setting of LMCache needs another one",
-    cause="LMCache's settings do not fit together: {problem}",
+    cause="LMCache's settings contradict each other: {problem}",
     fix="correct the settings that the message names, in the file of LMCACHE_CONFIG_FILE or in the variables that "
     "begin with LMCACHE_",
     condition="the message names the settings",

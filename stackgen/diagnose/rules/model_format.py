@@ -53,9 +53,9 @@ RULES: tuple[Rule, ...] = (
         "SG-V022",
         title="the model has weights that the engine does not expect",
         cause="the model's files contain a weight that this version of the engine does not expect: {weight} (engines "
-        "rename some weights, so the files may contain it under another name). The model's format or quantization is "
-        "newer than the image, or the files were made for another program, or a tool quantized a layer that the "
-        "engine reads without quantization",
+        "rename some weights, so the files may contain it under another name). Either the model's format or "
+        "quantization is newer than the image, or the files were made for another program, or a tool quantized a layer "
+        "that the engine reads without quantization",
         fix="set `image:` to a newer version of the engine (the model's page names the version), or use another "
         "quantization of the model",
         source="The messages come from vLLM (model_executor/models/utils.py, and load_weights of the models). They are "

@@ -146,8 +146,8 @@ LAST_RULES: tuple[Rule, ...] = (
         source="The words are those of `docker ps` and `docker inspect`. kyuz0/amd-strix-halo-vllm-toolboxes issue 61 "
         "(2026-06) and ggml-org/llama.cpp issue 17060 (2025-11) report such ends. The failure was not reproduced.",
         explain="Docker reports 128 plus the number of the signal. A program that runs as the container's first "
-        "process and stops itself (abort) often ends with 139 in place of 134, because the kernel keeps SIGABRT from "
-        "the first process. An exit code of 137 is SIGKILL, which is another failure (SG-M012).",
+        "process and stops itself (abort) often ends with 139 instead of 134, because the kernel does not deliver "
+        "SIGABRT to the first process. An exit code of 137 is SIGKILL, which is another failure (SG-M012).",
         find=_find_crashed,
         fallback=True,
         variants=(ILLEGAL, NOT_KILLED),

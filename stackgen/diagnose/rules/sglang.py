@@ -207,10 +207,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-X012",
         title="the GPUs of the model have different amounts of free memory",
-        cause="SGLang splits a model evenly, and one of its GPUs has less than 0.9 of the free memory of another[[: "
-        "{least} GiB instead of {own} GiB]]",
-        fix="run `nvidia-smi`, which lists the processes on each GPU: end the process that uses one of them (also a "
-        "process of an earlier start), or set `gpus` to others; for GPUs of different size, set "
+        cause="SGLang splits a model evenly, and one of its GPUs has less than 90 % of the free memory of another "
+        "GPU[[: {least} GiB instead of {own} GiB]]",
+        fix="run `nvidia-smi`, which lists the processes on each GPU; end the process that uses the GPU's memory (it "
+        "may be left over from an earlier start), or set `gpus` to other GPUs; for GPUs of different size, set "
         'SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK to "0" in extra_env, and mem_fraction_static for the smallest GPU',
         source="The message comes from SGLang 0.5.23 (model_executor/model_runner.py and "
         "srt/distributed/bootstrap.py). "
@@ -228,9 +228,8 @@ RULES: tuple[Rule, ...] = (
         title="a package is older than SGLang needs",
         cause="SGLang needs {package} in version {wanted} or newer, but {found} is installed",
         fix="use an official image of SGLang without other packages; in your own image, install the required version "
-        "together with SGLang (`pip install` both in one command), so that their versions fit; don't install "
-        "packages into "
-        "a running container",
+        "together with SGLang (`pip install` both in one command), so that their versions match; don't install "
+        "packages into a running container",
         source="The message comes from SGLang 0.5.9 to 0.5.23 (utils/common.py, assert_pkg_version). The failure was "
         "not "
         "reproduced.",

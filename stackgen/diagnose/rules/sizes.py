@@ -79,7 +79,7 @@ def _divide(evidence: Evidence, message: Message, value: int, by: int, right: st
     if GROUP.search(right):
         name = "the GPUs of the expert-parallel group" if re.search(r"(?i)\bep\b|ep_size|expert", right) else right
         group = re.sub(r"\W*\d+\W*$", "", name).strip() or "the number of GPUs"
-        return (f"choose a number of GPUs that divides {value} ({group}: now {by}); from 1 to 8, these numbers do: "
+        return (f"choose a number of GPUs that divides {value} ({group}: now {by}); from 1 to 8, these numbers work: "
                 f"{_sizes(value)}; use the remaining GPUs for other replicas")  # fmt: skip
     size = parallel_size(message.service, (evidence.find_model(message.service.service) or (0, None))[1])
     if size > 1:

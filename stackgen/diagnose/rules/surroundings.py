@@ -58,7 +58,7 @@ def _find_unset_variable(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_lock(evidence: Evidence) -> Iterator[Hit]:
-    """A download logs again and again that it waits for a lock file, and does not go on."""
+    """A download logs again and again that it waits for a lock file, and makes no progress."""
     for service in evidence.services:
         lines = [strip_prefix(line).strip() for line in service.log.splitlines()]
         waits = [(line, found) for line in lines[-60:] if (found := LOCK.search(line))]

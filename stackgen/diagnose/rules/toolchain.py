@@ -153,7 +153,7 @@ RULES: tuple[Rule, ...] = (
         "SG-V067",
         title="the CuTe DSL can't compile a kernel",
         cause="the CuTe DSL (package nvidia-cutlass-dsl) failed inside of its own library while it compiled a kernel. "
-        "Either its packages nvidia-cutlass-dsl-libs-base and -libs-cu13 do not fit together, because they write the "
+        "Either its packages nvidia-cutlass-dsl-libs-base and -libs-cu13 are not compatible, because they write the "
         "same files, or this version of the package has a bug. Neither memory nor CUDA graphs are the cause",
         fix="use the official image of the engine for this model, or a newer one; in your own installation with CUDA "
         "13, run `uv pip install --force-reinstall --no-deps nvidia-cutlass-dsl-libs-cu13` with the version that `uv "

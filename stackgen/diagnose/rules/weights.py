@@ -43,7 +43,7 @@ def _find_loading_size(evidence: Evidence) -> Iterator[Hit]:
 
 
 def _find_indivisible(evidence: Evidence) -> Iterator[Hit]:
-    """An assertion without a message ended the start: a size of the model is no multiple of the number of GPUs."""
+    """An assertion without a message ended the start: a size of the model is not a multiple of the number of GPUs."""
     for message in find_messages(evidence):
         if message.text.startswith("AssertionError"):
             found = next((one for line in reversed(message.before[-4:]) if (one := DIVISIBLE.search(line))), None)
@@ -54,9 +54,9 @@ def _find_indivisible(evidence: Evidence) -> Iterator[Hit]:
 
 WHILE_LOADING = Variant(
     (),
-    cause="a weight in the model's files has another size than the layer of the engine: {problem}. config.json and the "
-    "weights are from different models or versions, or this version of the engine reads this model incorrectly, or "
-    "the weight can't be divided across this number of GPUs",
+    cause="a weight in the model's files has another size than the layer of the engine: {problem}. Either config.json "
+    "and the weights are from different models or versions, or this version of the engine reads this model "
+    "incorrectly, or the weight can't be divided across this number of GPUs",
     fix="start with tensor_parallel_size 1 as a test, or with fewer GPUs; compare config.json with that of the model's "
     "page; for a quantized or fine-tuned model, test the original model; then set `image:` to a newer version of the "
     "engine, or to the one that the model's page names",
@@ -83,9 +83,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V048",
         title="a weight has another shape than the model expects",
-        cause="the model's files contain a weight of the shape [{file}], but the engine expects [{own}]. config.json "
-        "and the weights are from different models or versions, or this version of the engine reads this model "
-        "incorrectly",
+        cause="the model's files contain a weight of the shape [{file}], but the engine expects [{own}]. Either "
+        "config.json and the weights are from different models or versions, or this version of the engine reads this "
+        "model incorrectly",
         fix="compare config.json (hidden_size, intermediate_size, head_dim, vocab_size) with that of the model's page; "
         "for a fine-tuned or merged model, test its base model first, and save it again with its own config.json; if "
         "the files are unchanged, set `image:` to a newer version of the engine, or to the one that the model's page "
