@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generates docs/errors/, and most pages of docs/reference/, from the code and from recorded answers.
+"""Generates docs/errors/, most pages of docs/reference/ and parts of other pages, from code and recorded answers.
 
 So these pages always match the code.
 
@@ -42,6 +42,7 @@ from stackgen.stack.schema import QUOTED, stack_schema
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from scripts.catalog_page import catalog_page  # noqa: E402
+from scripts.files_page import with_every_file  # noqa: E402
 from scripts.rules_page import rules_page  # noqa: E402
 from tests.diagnose.fixtures import load_fixtures  # noqa: E402 - the tests' parser of failure logs
 from tests.importing.sources import HERE, read_sources  # noqa: E402 - the public sources of the tests
@@ -384,6 +385,11 @@ def diagnosis_page():
     return head + "\n".join([*parts, "", MARKS[1]]) + rest.partition(MARKS[1])[2]
 
 
+def architecture_page():
+    """The page itself, with its section about every file written again."""
+    return with_every_file((ROOT / "docs" / "architecture.md").read_text("utf-8"))
+
+
 def imports():
     """What `stackgen import` does with options and variables, and how much of public sources it carries over."""
     sources = read_sources()
@@ -501,6 +507,7 @@ def main():
     }
     pages = {f"reference/{name}": page for name, page in pages.items()}
     pages |= {"errors/index.md": errors_index, "decisions/diagnosis.md": diagnosis_page}
+    pages |= {"architecture.md": architecture_page}
     pages |= {f"errors/{rule.id}.md": lambda rule=rule: f"{NOTE}\n{format_markdown(rule)}" for rule in RULES}
     (ROOT / "docs" / "reference").mkdir(exist_ok=True)
     (ROOT / "docs" / "errors").mkdir(exist_ok=True)

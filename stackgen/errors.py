@@ -1,4 +1,6 @@
-"""The errors of stackgen. Every one has a message, a hint and an exit code.
+"""The classes of errors with their exit codes.
+
+Every one has a message, a hint and an exit code.
 
     StackgenError            exit 2
     ├── SpecError            exit 2   stack.yaml or the flags are wrong; contains all errors found

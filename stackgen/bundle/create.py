@@ -1,4 +1,4 @@
-"""Creates a bundle. A run that was killed at any moment continues where it stopped."""
+"""`bundle create`: the order of its steps. A run that was killed at any moment continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads one small file, with limits of size and time."""
+"""Downloads one small file, such as the catalog of `models sync`, with limits of size and time. No weights."""
 
 from __future__ import annotations
 

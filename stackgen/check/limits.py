@@ -1,4 +1,4 @@
-"""Validation of times given by a user or a program, in seconds."""
+"""The limits of times that a user sets, such as --timeout, --wait, --watch and --interval: above 0, at most a day."""
 
 from __future__ import annotations
 

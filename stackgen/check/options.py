@@ -1,4 +1,4 @@
-"""Options of a check: which checks run, how long they wait, and what counts as too slow."""
+"""Options of a check: its profile (quick, default, deep), its timeouts, its concurrency, and what is too slow."""
 
 from __future__ import annotations
 

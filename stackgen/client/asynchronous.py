@@ -1,4 +1,4 @@
-"""`stackgen.AsyncClient`."""
+"""`stackgen.AsyncClient`: prompts and streams with asyncio."""
 
 from __future__ import annotations
 

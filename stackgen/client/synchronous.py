@@ -1,4 +1,4 @@
-"""`stackgen.Client`."""
+"""`stackgen.Client`: prompts and streams without asyncio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disk space for images and weights, and the sizes of models."""
+"""Checks that the disk has space for images and weights: the sizes of known images, and of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with the gateway's own certificate and private key, before HAProxy refuses to start with them."""
+"""Finds faults of the gateway's certificate and private key, before HAProxy refuses to start with them."""
 
 from __future__ import annotations
 

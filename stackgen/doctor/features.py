@@ -1,4 +1,4 @@
-"""The features that compose.yaml uses, and the Compose and Docker Engine versions that they need.
+"""Checks the versions of Compose and Docker Engine: those that the features in compose.yaml need.
 
 Versions are from Compose's and Docker Engine's release notes. A Compose that is too old for a key rejects the file.
 Docker Engine below 25 has no `start_interval`: Compose up to 2.23 drops it, 2.24 and newer refuse to start the service

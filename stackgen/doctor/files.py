@@ -1,4 +1,4 @@
-"""Checks of stack.yaml, the rendered files, the images, and the pinned versions of images and models."""
+"""Checks that stack.yaml is valid, rendered files are unchanged, and images and revisions are pinned."""
 
 from __future__ import annotations
 

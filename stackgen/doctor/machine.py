@@ -1,4 +1,4 @@
-"""Docker, shared memory and CPU: can this machine start the containers at all?
+"""Checks Docker, buildx, cgroup v2, /dev/shm, and the CPU's instructions and cores.
 
 Compose refuses to build with buildx below 0.17 since October 2025 (docker/compose pull requests 13280 and 13295; the
 message is in Compose 2.40.3).

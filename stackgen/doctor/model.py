@@ -1,4 +1,4 @@
-"""Checks the model's files on disk, and whether its dtype and size suit the GPUs.
+"""Checks a model's folder on disk: config, tokenizer, chat template, weights, permissions, dtype and size.
 
 As in vLLM 0.32.0, bfloat16 needs compute capability 8.0 (`CudaPlatform.supported_dtypes`); else vLLM falls back.
 """

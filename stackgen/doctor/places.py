@@ -1,4 +1,4 @@
-"""The lines of findings in stack.yaml."""
+"""Adds the line in stack.yaml to each finding of doctor."""
 
 from __future__ import annotations
 

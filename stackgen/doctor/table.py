@@ -1,4 +1,4 @@
-"""All checks, in the order in which a person would check: first the machine, then the stack."""
+"""The table of doctor's checks: id, name, description and order, and which of them `up` and `plan` run."""
 
 from __future__ import annotations
 

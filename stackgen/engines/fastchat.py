@@ -1,4 +1,4 @@
-"""FastChat: controller, OpenAI API server and one model worker per replica, from stackgen's own image.
+"""FastChat's fields and services: controller, API server and a model worker per replica; command, health checks.
 
 Flags, heartbeats and failure behavior: measured on FastChat 0.2.36. Upstream publishes no image. Controller and
 workers have no authentication, so they run on an internal network without published ports. Only the API server, which

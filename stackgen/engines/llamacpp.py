@@ -1,4 +1,4 @@
-"""llama.cpp's server: one service per replica, serving a GGUF file.
+"""llama.cpp's service, one for each replica: images, command, flags, variables, health check and dialect.
 
 Flags and variables: `llama-server --help` of build 11434. The CPU variant runs from stackgen's own image, the NVIDIA
 variant from upstream's CUDA image. All paths except `/health` and `/v1/health` need the key.

@@ -1,4 +1,4 @@
-"""SGLang: one service per replica, each an OpenAI-compatible server.
+"""SGLang's service and its fields: images, command, flags, variables, mounts, health check and dialect.
 
 Flags, paths and messages: SGLang 0.5.23, read from the package's own parser (`prepare_server_args`) and source
 (`python/sglang/srt`); the images are those of docs.sglang.io. Without a GPU, SGLang needs an image of one's own.

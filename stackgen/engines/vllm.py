@@ -1,4 +1,4 @@
-"""vLLM: one service per replica, each an OpenAI-compatible server.
+"""vLLM's service: images, command, flags, variables, mounts, /dev/shm, GPUs, health check and dialect.
 
 Flags: vLLM 0.32.0 (`vllm serve --help`). Images and paths: docs.vllm.ai, "Using Docker" and "CPU". Failure and liveness
 behavior: measured on 0.32.0. The model is a positional argument, because `--model` is deprecated.

@@ -1,4 +1,6 @@
-"""The engines' flags, by version. doctor uses them before a start to check `extra_args`, and diagnose after a failure.
+"""The engines' flags by version, the pinned version of each engine, and removed flags with their remedy.
+
+doctor uses them before a start to check `extra_args`, and diagnose after a failure.
 
 The JSON files come from each program's own help (`scripts/generate_flags.py`). This module lists removed flags and
 their replacements. The real programs were tested to reject each removed flag.

@@ -1,4 +1,4 @@
-"""Monitors and alerts for the operator of Prometheus, from the plan's scrape jobs and alert rules.
+"""PodMonitors, ServiceMonitors and PrometheusRules in a cluster, from the plan's scrape jobs and alert rules.
 
 Fields: prometheus-operator, `monitoring.coreos.com/v1` (PodMonitor, ServiceMonitor, PrometheusRule). In a relabeling's
 `replacement`, `$` begins a reference and `$$` is a dollar. Metrics of kube-state-metrics: `kube_deployment_*`.

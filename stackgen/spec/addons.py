@@ -1,4 +1,4 @@
-"""The fields of the services next to the models: the gateway with its keys and TLS, monitoring, and a chat UI."""
+"""The fields `gateway` (with `keys` and `tls`), `monitoring` and `ui`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fields of models, storage, logging and named endpoints.
+"""The fields that every model has, `fallback`, `storage`, `logging`, and the entries of endpoints.yaml.
 
 Each engine adds its own model fields in `stackgen/engines/`. All pydantic models are frozen and reject unknown fields.
 `stackgen.stack.mistakes` turns validation errors into messages.

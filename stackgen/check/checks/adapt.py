@@ -1,4 +1,4 @@
-"""Chat requests in the form that a model accepts, which its refusals show.
+"""Repeats a chat request in the form that a model accepts: `max_completion_tokens`, temperature, a larger limit.
 
 Reasoning models refuse a small token limit. OpenAI's also refuse `max_tokens` ("Unsupported parameter: 'max_tokens' is
 not supported with this model. Use 'max_completion_tokens' instead") and a temperature other than the default.

@@ -1,4 +1,4 @@
-"""A chat completion, compared with the API reference."""
+"""The check `chat`: a completion has the documented fields, the right model, text, and token counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A streamed completion, compared with the API reference."""
+"""The check `stream`: chunks in order and complete, time to first token, tokens per second, and buffering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Concurrent requests: all are answered, and each gets its own answer."""
+"""The check `load`: concurrent requests are all answered, none is slow or refused, and none gets another's answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses that are no completion of the requested model: refusals, redirects, another model's answers."""
+"""The message if a response is no completion: unknown model, wrong key, 429, 502, redirect, another model's answer."""
 
 from __future__ import annotations
 

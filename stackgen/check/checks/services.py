@@ -1,4 +1,7 @@
-"""The two checks of the services behind an endpoint. `topology.py` defines the data that these checks read."""
+"""The checks `containers` (are all services running?) and `topology` (does every replica and worker generate text?).
+
+`topology.py` defines the data that these checks read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands. Each is a module with the name of the command, and has a function of the same name.
+"""The commands, one module each. Each is a module with the name of the command, and has a function of the same name.
 
 A module is imported when its command runs, so `--help` and `render` don't load what only other commands need.
 """

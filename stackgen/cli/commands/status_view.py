@@ -1,4 +1,7 @@
-"""What `stackgen status --watch` shows on a terminal. Imported only there, because rich is slow to import."""
+"""The live table of `stackgen status --watch` on a terminal: columns, colors, and how old the data is.
+
+Imported only there, because rich is slow to import.
+"""
 
 from __future__ import annotations
 

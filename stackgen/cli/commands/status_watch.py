@@ -1,4 +1,4 @@
-"""`stackgen status --watch`: follows a stack on a terminal; elsewhere, a line for each change."""
+"""`stackgen status --watch`: the loop and its interval; without a terminal, it prints a line for each change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Values that a shell completes. What they need is imported only while a shell completes a word.
+"""Values that a shell completes: engines, fields, ids, checks, providers and models.
+
+What they need is imported only while a shell completes a word.
 
 argcomplete calls a completer with the prefix and the arguments so far, and completes files where there is no completer.
 """

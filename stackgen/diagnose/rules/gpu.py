@@ -1,4 +1,4 @@
-"""Rules for the GPUs of a model: ids, counts, compute capability, data types, NCCL.
+"""Rules for the GPUs of a model: ids, counts, compute capability, data types, NCCL, parallel sizes.
 
 `source` shows which failures were reproduced.
 """

@@ -1,4 +1,4 @@
-"""The data of an alert rule, and the alerts of SGLang (metrics: `observability/metrics_collector.py` of 0.5.23)."""
+"""The class of an alert rule, and the alerts of SGLang (metrics: `observability/metrics_collector.py` of 0.5.23)."""
 
 from __future__ import annotations
 

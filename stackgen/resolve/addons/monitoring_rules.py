@@ -1,4 +1,6 @@
-"""The alert rules. All metric names were recorded from real exporters.
+"""Prometheus' alert rules, with their thresholds, durations and texts.
+
+All metric names were recorded from real exporters.
 
 Sources: vLLM 0.32.0, HAProxy 3.2.26 and the watch for hangs (recordings), `stackgen/exporter/metrics.py`,
 `observability/metrics_collector.py` of SGLang 0.5.23, and `etc/default-counters.csv` of DCGM exporter 4.5.3-4.8.2. A

@@ -1,4 +1,4 @@
-"""One look at a running stack: the state of each service, its load, the requests in flight, and its newest log line.
+"""The data of `status --watch`: each service's state, CPU, memory, requests in flight and newest log line.
 
 Sources: Docker Engine API 1.41, "ContainerStats" (`one-shot`), "ContainerLogs"; HAProxy's "show stat" for requests.
 """
