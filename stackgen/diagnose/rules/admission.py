@@ -208,8 +208,8 @@ EMPTY_EDITS = Variant(
     "it looks for the driver in the wrong folder",
     fix="check that `nvidia-smi` works on the node and that /dev/nvidia* exist; when the driver is ready, restart the "
     "kubelet plugin of the DRA driver on this node; if the message remains, compare the driver root in the values of "
-    "its Helm chart (`nvidiaDriverRoot`) with the folder of the driver: / for a driver of the host, /run/nvidia/driver "
-    "with the GPU Operator's driver container",
+    "its Helm chart (`nvidiaDriverRoot`) with the folder of the driver (/ for a driver that is installed on the host, "
+    "/run/nvidia/driver for the GPU Operator's driver container)",
     condition="the message ends with `empty device edits`",
 )
 

@@ -86,9 +86,8 @@ RULES: tuple[Rule, ...] = (
         cause="LiteLLM got the model `{model}` without the prefix of a provider, so it does not know how to call it",
         fix="write the provider before the model's name: in `litellm_params.model` of LiteLLM's proxy, or as the model "
         "of the call, use hosted_vllm/{model} for vLLM, or openai/{model} for any other OpenAI-compatible server "
-        "(SGLang, llama-server, FastChat), and set api_base to http://SERVER:PORT/v1; if the name in the message is "
-        "random text, LITELLM_SALT_KEY was changed after the proxy had encrypted its stored values: set the old key "
-        "again",
+        "(SGLang, llama-server, FastChat); set api_base to http://SERVER:PORT/v1; if the name in the message is random "
+        "text, LITELLM_SALT_KEY was changed after the proxy had encrypted its stored values: set the old key again",
         source="The message comes from LiteLLM (litellm_core_utils/get_llm_provider_logic.py). BerriAI/litellm issues "
         "6343 (2024-10) and 18632 (2026-01) and SWE-agent/SWE-agent issue 958 (2025-02) quote it. The failure was not "
         "reproduced.",

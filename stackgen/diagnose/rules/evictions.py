@@ -130,11 +130,11 @@ RULES: tuple[Rule, ...] = (
         title="a node evicted the pod, because a resource of the node ran out",
         cause="the kubelet evicted the pod to protect the node, which had too little {resource} left"
         "[[ (the container {container} used {used})]]",
-        fix="for ephemeral-storage, the disk of the node is full: put the weights and caches on a volume (HF_HOME on a "
-        "PersistentVolumeClaim), use nodes with a larger disk, and set `ephemeral-storage` in the pod's requests, so "
-        "that the scheduler chooses a node with enough space; for memory, raise the pod's memory request to what it "
-        "needs; `kubectl describe node` shows the condition; the evicted pod stays as a record, and its Deployment "
-        "creates a new one",
+        fix="if ephemeral-storage ran out, the node's disk is full: put the weights and caches on a volume (HF_HOME on "
+        "a PersistentVolumeClaim), or use nodes with a larger disk; set `ephemeral-storage` in the pod's requests, so "
+        "that the scheduler chooses a node with enough space; if memory ran out, raise the pod's memory request to "
+        "what it needs; `kubectl describe node` shows the condition; the evicted pod stays as a record, and its "
+        "Deployment creates a new one",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/eviction/helpers.go and "
         "eviction_manager.go). GoogleCloudPlatform/kubernetes-engine-samples issue 1581 (2025-01), LMCache/LMCache "
         "issue 1399 (2025-08) and llm-d-incubation/llm-d-fast-model-actuation issue 623 (2026-06) quote them. The "

@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
         title="KServe has no runtime for the model's format",
         cause="no ServingRuntime and no ClusterServingRuntime of KServe supports the model format `{format}`. The "
         "runtimes are installed apart from KServe's controller, so a new installation may have none",
-        fix="run `kubectl get clusterservingruntimes` and `kubectl get servingruntimes -n NAMESPACE`: if the lists are "
+        fix="run `kubectl get clusterservingruntimes` and `kubectl get servingruntimes -n NAMESPACE`; if the lists are "
         "empty, install the runtimes of the same KServe version; otherwise use a format, version and protocol that one "
         "of them lists in `supportedModelFormats` (with `autoSelect: true`), or name a runtime in "
         "`spec.predictor.model.runtime`",

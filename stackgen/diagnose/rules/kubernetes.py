@@ -85,9 +85,10 @@ OTHERS = Variant(
     cause="some nodes have too few free GPUs of the kind `{resource}` for a pod of {service}. The scheduler excludes "
     "other nodes ({other}) for another reason: they {why}",
     fix="run `kubectl describe nodes`, which shows whether the excluded node has the free GPUs; if it has, change what "
-    "excludes it: an affinity rule that binds the pod to another pod on a node without GPUs (`podAffinity`; start that "
-    "pod on the GPU node as well), a cordon (`kubectl uncordon`, if its reason is gone), or a volume that exists only "
-    "on another node or zone; otherwise wait for a GPU, add a node, or request fewer GPUs",
+    "excludes the node; for an affinity rule that binds the pod to another pod on a node without GPUs (`podAffinity`), "
+    "start that pod on the GPU node as well; for a cordoned node, run `kubectl uncordon` if the reason for the cordon "
+    "is gone; for a volume that exists only on another node or zone, use a volume that the GPU node can mount; "
+    "otherwise wait for a GPU, add a node, or request fewer GPUs",
     condition="the scheduler leaves out other nodes for another reason",
 )
 
@@ -111,9 +112,9 @@ RULES: tuple[Rule, ...] = (
         title="the pod does not tolerate the taint of a node",
         cause="a pod of {service} does not tolerate the taint `{taint}` of some nodes, and no other node fits",
         fix="if the stack may use these nodes, add the taint to `kubernetes.tolerations` in stack.yaml, for example "
-        "`tolerations: [{key: {key}, operator: Exists}]`, and run `stackgen up` again (a pod that stackgen did not "
-        "render needs it in `tolerations` of its own manifest); if the taint begins with `node.kubernetes.io/`, "
-        "repair the node instead of adding a toleration",
+        "`tolerations: [{key: {key}, operator: Exists}]`, and run `stackgen up` again; for a pod that stackgen did not "
+        "render, add the toleration to `tolerations` in the pod's manifest; if the taint begins with "
+        "`node.kubernetes.io/`, repair the node instead of adding a toleration",
         source=SCHEDULER + "plugin TaintToleration. Kubernetes 1.20 writes `had taint {…}, that the pod didn't "
         "tolerate`, newer versions write `had untolerated taint {…}`; " + REPRODUCED,
         explain="Administrators and clouds taint GPU nodes so that only pods that need GPUs run there. Some clouds "

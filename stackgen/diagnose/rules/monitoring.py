@@ -15,9 +15,9 @@ RULES: tuple[Rule, ...] = (
         title="Prometheus does not accept a target's answer",
         cause="the target answers with the Content-Type `{type}`, which is not a metrics format, and Prometheus 3 no "
         "longer guesses the format. Either the path is not the metrics path, or the program sends a wrong header",
-        fix="run `curl -i` with the target's address: if the body is not a list of metrics (a web page, JSON), correct "
-        "metrics_path, the port or the host of the job; if it is, set `fallback_scrape_protocol: PrometheusText0.0.4` "
-        "in this job (ServiceMonitor: `fallbackScrapeProtocol`)",
+        fix="run `curl -i` with the target's address; if the body is not a list of metrics (a web page, JSON), correct "
+        "metrics_path, the port or the host of the job; if it is a list of metrics, set `fallback_scrape_protocol: "
+        "PrometheusText0.0.4` in this job (ServiceMonitor: `fallbackScrapeProtocol`)",
         source="The messages come from Prometheus 3 (scrape/scrape.go and model/textparse/interface.go). pretix/pretix "
         "issue 5133 (2025-05), userbradley/documentation.breadnet.co.uk issue 655 (2025-10) and "
         "hubblo-org/scaphandre pull request 417 (2025-12) quote them. The failure was not reproduced.",
@@ -39,9 +39,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D042",
         title="Grafana can't set up its data sources",
-        cause="Grafana's own database already has a data source with the name that a provisioning file sets up, but "
-        "with another `uid` than the file has (for example because `uid` was added to the file later). Grafana looks "
-        "for the `uid` of the file, finds nothing, and ends",
+        cause="Grafana's database already has a data source with the same name as in a provisioning file, but with "
+        "another `uid` (for example because `uid` was added to the file later). Grafana looks for the file's `uid`, "
+        "does not find it, and ends",
         fix="write the `uid` that the data source has in Grafana into the file; or let Grafana replace the data "
         "source: add `deleteDatasources: [{name: NAME, orgId: 1}]` above `datasources:` in the file (dashboards that "
         "name the old `uid` then need the new one)",

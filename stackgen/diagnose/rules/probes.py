@@ -106,8 +106,8 @@ OTHER = Variant(
     (),
     title="a probe of a pod fails",
     cause="the {probe} probe fails: {problem}. While the model loads, this is normal",
-    fix="read the container's log (`kubectl logs POD`): if the model still loads or downloads, wait; if the kubelet "
-    "restarts the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe",
+    fix="read the container's log (`kubectl logs POD`); if the model is still loading or downloading, wait; if the "
+    "kubelet restarts the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe",
     condition="the kubelet reports another reason",
 )
 
@@ -162,10 +162,10 @@ RULES: tuple[Rule, ...] = (
         "does not contain the reason. Often, the model takes longer to load than the probe allows. The probe may also "
         "request a wrong path or port",
         fix="run `kubectl describe pod POD`: its events name the reason (`probe failed: …`), and an HTTP status shows "
-        "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`): if it has "
-        "an error, this error is the cause; if it was still loading the model, raise failureThreshold or periodSeconds "
-        "of the startupProbe (the product is the time in seconds) above the time that loading takes; a slow download "
-        "needs a volume that keeps the weights",
+        "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`); if it has "
+        "an error, this error is the cause; if the container was still loading the model, raise failureThreshold or "
+        "periodSeconds of the startupProbe (the product is the time in seconds) above the time that loading takes; a "
+        "slow download needs a volume that keeps the weights",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober, kuberuntime and "
         "pkg/probe/http/http.go), and from Go (net/http/client.go, net/dial.go). llm-d/llm-d-inference-sim issue 45 "
         "(2025-06) has a server without the path /health. The failure was not reproduced.",

@@ -50,9 +50,9 @@ RULES: tuple[Rule, ...] = (
                 title="a Mistral model does not accept the order of the messages",
                 cause="the server works, but mistral_common, which prepares the messages of Mistral's models, refuses "
                 "a client's messages: {problem}",
-                fix="change the order in the client, or update the client: a message with the role `tool` follows the "
-                "assistant message that called the tool, an assistant message follows the tool's results, and the "
-                "last message is the user's or a tool's",
+                fix="change the order in the client, or update the client; a message with the role `tool` must follow "
+                "the assistant message that called the tool; an assistant message must follow the tool's results; the "
+                "last message must be the user's or a tool's",
             ),
         ),
     ),

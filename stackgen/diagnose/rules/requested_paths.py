@@ -124,9 +124,9 @@ RULES: tuple[Rule, ...] = (
                 title="the server has no list of models at the client's address",
                 cause="the server answered 404 to {url}. Either the base URL is wrong (for most servers it ends with "
                 "/v1), or this server has no list of models at this address",
-                fix="run `curl -i {url}` where the client runs; correct the base URL (http://HOST:PORT/v1), or, if the "
-                "server answers chats at this base URL but has no list, write the names of the models into the "
-                "client's connection by hand (Open WebUI: Model IDs)",
+                fix="run `curl -i {url}` where the client runs; correct the base URL (http://HOST:PORT/v1); if the "
+                "server answers chats at this base URL but has no list, enter the names of the models in the client's "
+                "connection by hand (Open WebUI: Model IDs)",
             ),
             Variant(
                 compile_patterns(

@@ -228,10 +228,10 @@ RULES: tuple[Rule, ...] = (
                 ),
                 cause="the prompt of a request alone has {prompt} tokens, but a slot of llama-server has a context of "
                 "only {limit}. The server itself works",
-                fix="shorten the prompt; or give each slot a longer context: llama-server divides --ctx-size by "
-                "--parallel, so raise --ctx-size or lower --parallel (in stack.yaml, max_model_len is the context of "
-                "one slot: raise it to more than {prompt}, or lower max_num_seqs if memory is short); don't change "
-                "max_tokens, because the prompt alone is too long",
+                fix="shorten the prompt; or give each slot a longer context; in stack.yaml, raise max_model_len, which "
+                "is the context of one slot, to more than {prompt} (if memory is short, lower max_num_seqs); outside "
+                "stackgen, raise --ctx-size or lower --parallel, because llama-server divides --ctx-size by "
+                "--parallel; don't change max_tokens, because the prompt alone is too long",
             ),
             Variant(
                 compile_patterns(
