@@ -155,10 +155,9 @@ RULES: tuple[Rule, ...] = (
         "SG-C025",
         title="Ray has too few GPUs for the model",
         cause="vLLM runs on Ray, and Ray has too few free GPUs: {problem}",
-        fix="run `ray status`: if GPUs are missing, start Ray on each machine inside of a container that sees its GPUs "
+        fix="run `ray status`; if GPUs are missing, start Ray on each machine inside a container that sees its GPUs "
         "(`nvidia-smi` there lists them), or give `ray start` the option `--num-gpus`; if they are in use, end the "
-        "program "
-        "that holds them; with GPUs of one machine only, remove `--distributed-executor-backend ray`",
+        "program that holds them; with GPUs of one machine only, remove `--distributed-executor-backend ray`",
         source="The messages come from vLLM (v1/executor/ray_utils.py, initialize_ray_cluster). The failure was not "
         "reproduced.",
         explain="Ray counts GPUs when it starts, and does not notice GPUs that a container gets later.",

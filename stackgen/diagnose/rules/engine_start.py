@@ -96,7 +96,7 @@ RULES: tuple[Rule, ...] = (
         title="the engine was not ready in time",
         cause="the API server of vLLM waited {seconds} s for the engine, and then ended it. The engine was still "
         "loading or compiling, or it hung",
-        fix="look at the last line of the engine above: if it was loading weights or compiling, set "
+        fix="look at the last line of the engine above; if the engine was loading weights or compiling, set "
         "VLLM_ENGINE_READY_TIMEOUT_S in extra_env to more seconds, and put the weights on faster storage; if the last "
         "line is about NCCL or the network, see SG-G033",
         source="The message comes from vLLM 0.33 (v1/engine/core_client.py). The failure was not reproduced.",

@@ -40,10 +40,10 @@ RULES: tuple[Rule, ...] = (
                 title="a GGUF file can't be opened",
                 cause="llama.cpp can't open the file {path}: either it does not exist in llama.cpp's container, or the "
                 "container's user may not read it. The file itself is not damaged, because nothing was read",
-                fix="run `ls -lL {path}` in the container: if the file is missing, correct `model:` and `file:` or "
-                "the mount (names are case-sensitive, and a relative path depends on the working folder); if it is a "
-                "link, mount the folder that it points to; if the file is there, give the container's user the right "
-                "to read it and its folders",
+                fix="run `ls -lL {path}` in the container; if the file is missing, correct `model:` and `file:` or the "
+                "mount (names are case-sensitive, and a relative path depends on the working folder); if it is a link, "
+                "mount the folder that it points to; if the file is there, give the container's user the right to read "
+                "it and its folders",
             ),
         ),
     ),

@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
         title="no GPU is visible in the container",
         cause="the engine was built for CUDA, but it finds no GPU",
         fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]][[?extra_env.CUDA_VISIBLE_DEVICES|remove "
-        "CUDA_VISIBLE_DEVICES from extra_env; ]]run `nvidia-smi -L` on the host: if it does not list the GPU either, "
+        "CUDA_VISIBLE_DEVICES from extra_env; ]]run `nvidia-smi -L` on the host; if it does not list the GPU either, "
         "look for Xid errors in the kernel log (`sudo dmesg | grep -i xid`)",
         source="The messages come from torch 2.x (torch/cuda/__init__.py) and vLLM 0.26.0 (v1/worker/gpu_worker.py, "
         "init_device). Both messages were reproduced on an H100. `no CUDA-capable device` is CUDA error 100. "
@@ -153,7 +153,7 @@ RULES: tuple[Rule, ...] = (
                 cause="torch finds no GPU. It prints `CUDA` for AMD GPUs too. Either the container has no access to "
                 "/dev/kfd and /dev/dri, or its user is not in the groups of these devices",
                 fix="[[!gpus|give the model a GPU (set `gpus` to 1) and set gpu_driver to amd; ]]run `ls -ln /dev/kfd "
-                "/dev/dri` on the host: if the files are missing, load the driver amdgpu; if they exist, give the "
+                "/dev/dri` on the host; if the files are missing, load the driver amdgpu; if they exist, give the "
                 "container both as `devices`, and their group numbers as `group_add` (Podman: `--device /dev/kfd "
                 "--device /dev/dri --group-add keep-groups`)[[?extra_env.HIP_VISIBLE_DEVICES|; remove "
                 "HIP_VISIBLE_DEVICES from extra_env]]",

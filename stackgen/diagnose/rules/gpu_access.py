@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
         title="the container has no access to the AMD GPU",
         cause="the ROCm runtime can't open /dev/kfd ({problem}), although the device file is in the container. The "
         "kernel driver amdgpu does not offer this GPU for computing",
-        fix="run `rocminfo` on the host: if it fails too, look for errors of amdgpu and kfd in the kernel log (`sudo "
+        fix="run `rocminfo` on the host; if it fails too, look for errors of amdgpu and kfd in the kernel log (`sudo "
         "dmesg | grep -iE 'kfd|amdgpu'`); note that ROCm does not support all GPUs",
         source="The message comes from rocminfo, and is quoted in ROCm/rocminfo issue 41 and in issues 1798, 2232, "
         "4043 and 6166 (2026-04) of ROCm/legacy-rocm-build. Docker's message is quoted in "

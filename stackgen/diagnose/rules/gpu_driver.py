@@ -113,7 +113,7 @@ RULES: tuple[Rule, ...] = (
                 ),
                 title="the host's NVIDIA driver is not installed",
                 cause="the container toolkit finds no library of the NVIDIA driver on this machine: {said}",
-                fix="run `nvidia-smi` on the host: if it fails, install the NVIDIA driver; if it works, Docker runs in "
+                fix="run `nvidia-smi` on the host; if it fails, install the NVIDIA driver; if it works, Docker runs in "
                 "a virtual machine or as a snap, where it can't reach the driver: use a Docker engine that is "
                 "installed on the host itself",
             ),
@@ -234,7 +234,7 @@ RULES: tuple[Rule, ...] = (
                 title="the NVIDIA Container Toolkit could not describe the GPUs",
                 cause="the NVIDIA Container Toolkit describes {device} itself when a container starts, and this "
                 "failed. No file is missing. Most often, the driver or its library NVML does not work on this machine",
-                fix="run `nvidia-smi` on the host: if it fails, fix the driver first; if it works, run `sudo "
+                fix="run `nvidia-smi` on the host; if it fails, fix the driver first; if it works, run `sudo "
                 "nvidia-ctk --debug cdi generate`, which prints the error that this version of the toolkit hides",
                 # their lines show why NVML does not work
                 consequence_of=("SG-G005", "SG-G029", "SG-G003"),

@@ -56,7 +56,7 @@ RULES: tuple[Rule, ...] = (
         title="Ollama finds no GPU",
         cause="Ollama found no GPU that it can use, so it runs models on the CPU. Either the container got no GPU, or "
         "the driver does not work in it, or Ollama does not support this GPU",
-        fix="with an NVIDIA GPU, run `nvidia-smi` in the container: if it fails, give the container a GPU (`--gpus "
+        fix="with an NVIDIA GPU, run `nvidia-smi` in the container; if it fails, give the container a GPU (`--gpus "
         "all`, or a reservation in Compose), and check the NVIDIA container toolkit; with an AMD GPU, use the image "
         "ollama/ollama:rocm with the devices /dev/kfd and /dev/dri; if the GPU is there, start Ollama once with "
         "OLLAMA_DEBUG=1, whose log names the reason",

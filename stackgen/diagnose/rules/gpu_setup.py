@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
                 cause="a kernel of DeepGEMM, which multiplies FP8 matrices, crashed ({problem}). Most often, this "
                 "version "
                 "of DeepGEMM does not accept the scales of the model's FP8 weights, or has no support for the GPU",
-                fix="turn DeepGEMM off as a test: for SGLang, set `--fp8-gemm-runner-backend` in extra_args to another "
+                fix="turn DeepGEMM off as a test; for SGLang, set `--fp8-gemm-runner-backend` in extra_args to another "
                 'backend (triton or cutlass), or SGLANG_ENABLE_JIT_DEEPGEMM to "0" in extra_env; for vLLM, set '
                 'VLLM_USE_DEEP_GEMM to "0"; or use another version of the image',
             ),
@@ -217,19 +217,19 @@ RULES: tuple[Rule, ...] = (
                 cause="in its legacy mode, the toolkit runs the host's {path} for each container, with the libraries "
                 "of the image. This program ended with code {code}. Most often, the program and the image are not "
                 "compatible (another system or CPU architecture, a read-only or damaged image), or the path is wrong",
-                fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
+                fix="use CDI, which prepares containers in another way; for a stack, set gpu_driver to cdi; for other "
                 "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "
                 "config --in-place --set nvidia-container-runtime.mode=cdi`, which takes effect when Docker restarts; "
-                "then compare with another image (`docker run --rm --gpus all ubuntu nvidia-smi`): if that works, the "
-                "image is the cause; otherwise check `ldconfig` in /etc/nvidia-container-runtime/config.toml (on "
-                'Ubuntu "@/sbin/ldconfig.real", elsewhere "@/sbin/ldconfig")',
+                "then test another image (`docker run --rm --gpus all ubuntu nvidia-smi`); if that works, the image is "
+                "the cause; otherwise check `ldconfig` in /etc/nvidia-container-runtime/config.toml (on Ubuntu "
+                '"@/sbin/ldconfig.real", elsewhere "@/sbin/ldconfig")',
             ),
             Variant(
                 compile_patterns(r"ldcache error: process (?P<path>\S+) terminated with signal (?P<signal>\d+)"),
                 title="ldconfig was killed while the NVIDIA container toolkit prepared a container",
                 cause="in its legacy mode, the toolkit runs {path} for each container. Signal {signal} ended this "
                 "program. The message does not contain the reason",
-                fix="use CDI, which prepares containers in another way: for a stack, set gpu_driver to cdi; for other "
+                fix="use CDI, which prepares containers in another way; for a stack, set gpu_driver to cdi; for other "
                 "containers, run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` and `sudo nvidia-ctk "
                 "config --in-place --set nvidia-container-runtime.mode=cdi`, which takes effect when Docker restarts; "
                 "with signal 9, check the kernel log for the OOM killer first (`sudo dmesg`)",

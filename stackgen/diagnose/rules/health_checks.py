@@ -64,7 +64,7 @@ RULES: tuple[Rule, ...] = (
         "start period of only {period}]]. Either the server was still loading its model when the time was over "
         "(start_period + interval × retries), or the check itself can't succeed. The text does not show which of the "
         "two happened",
-        fix="read the log of {name} (`docker logs`): if it has an error, this error is the cause; if the server was "
+        fix="read the log of {name} (`docker logs`); if it has an error, this error is the cause; if the server was "
         "still loading, raise `start_period` of the health check above the time that loading takes (minutes for large "
         "models), because failures in this time do not count; if the server was ready, run `docker inspect --format "
         "'{{json .State.Health}}' {name}`, which shows the output of the check: compare its port, path and program "

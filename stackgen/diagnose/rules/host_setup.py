@@ -18,10 +18,10 @@ RULES: tuple[Rule, ...] = (
         cause="a program uses the GPU, so the new MIG mode stays pending, and MIG instances can't be created yet. "
         "Every client counts: engines, the kubelet's device plugin, DCGM and its exporter, nvidia-persistenced, a "
         "desktop",
-        fix="list the clients on the host (`sudo fuser -v /dev/nvidia*` and `nvidia-smi`), and stop them (with the GPU "
-        "Operator, its MIG manager does this only for its own pods: set WITH_SHUTDOWN_HOST_GPU_CLIENTS for services of "
-        "the host); then switch the mode again, and reset the GPU when nothing uses it, or reboot the machine; if the "
-        "mode stays pending after a reboot, try another version of the driver",
+        fix="list the clients on the host (`sudo fuser -v /dev/nvidia*` and `nvidia-smi`), and stop them; the GPU "
+        "Operator's MIG manager stops only the operator's own pods: set WITH_SHUTDOWN_HOST_GPU_CLIENTS, so that it "
+        "also stops services of the host; then switch the mode again, and reset the GPU when nothing uses it, or "
+        "reboot the machine; if the mode stays pending after a reboot, try another version of the driver",
         source="The first message comes from nvidia-smi, the second from NVIDIA/mig-parted, which checks the mode "
         "before it applies a configuration. NVIDIA/gpu-operator issue 1845 (2025-10) quotes both, with driver 580. "
         "The failure was not reproduced.",
@@ -42,10 +42,10 @@ RULES: tuple[Rule, ...] = (
         "none, so the driver does not run. Kernels require such a signature if Secure Boot is on, or if they run with "
         "module.sig_enforce=1 (such as Talos)",
         fix="check `mokutil --sb-state` on the host; if Secure Boot is on, install the driver from the distribution's "
-        "signed packages (Ubuntu: linux-modules-nvidia-…), or, for a module built by DKMS, enroll its key (`sudo "
-        "mokutil --import /var/lib/shim-signed/mok/MOK.der` on Ubuntu, then confirm it on the screen of the next "
-        "boot); if Secure Boot is off, install the module that was built and signed together with this kernel (for "
-        "Talos: the extension of the same release)",
+        "signed packages (Ubuntu: linux-modules-nvidia-…); for a module that DKMS built, you can enroll its key "
+        "instead (`sudo mokutil --import /var/lib/shim-signed/mok/MOK.der` on Ubuntu, then confirm it on the screen of "
+        "the next boot); if Secure Boot is off, install the module that was built and signed together with this kernel "
+        "(for Talos: the extension of the same release)",
         source="The messages come from Linux (kernel/module/signing.c) and kmod. NVIDIA/gpu-driver-container issue 44 "
         "(2024-06), siderolabs/talos issue 7174 (2023-05) and secureblue/secureblue issue 1043 (2025-05) report them. "
         "The failure was not reproduced.",
@@ -113,7 +113,8 @@ RULES: tuple[Rule, ...] = (
                     r"failed to get upstream nameservers, .{0,60}?(?P<address>\S+): parse address: invalid IP"
                 ),
                 cause="aardvark-dns, which resolves the names of containers, can't read the address {address} of a "
-                "name server in the host's /etc/resolv.conf (older versions read no IPv6 address with an interface)",
+                "name server in the host's /etc/resolv.conf (older versions can't read an IPv6 address with an "
+                "interface)",
                 fix="update aardvark-dns; or remove this name server from /etc/resolv.conf (most often, the network's "
                 "router announces it), if another one is there",
             ),
@@ -124,7 +125,7 @@ RULES: tuple[Rule, ...] = (
         title="sudo does not find a program",
         cause="sudo looks for programs only in its own list of folders (`secure_path` in /etc/sudoers). Either "
         "`{program}` is in none of these folders, or it is not installed",
-        fix="run `command -v {program}` without sudo: if it prints a path, use this path with sudo (`sudo $(command -v "
+        fix="run `command -v {program}` without sudo; if it prints a path, use this path with sudo (`sudo $(command -v "
         "{program}) …`), or add its folder to `secure_path` (`sudo visudo`); if it prints nothing, install the package "
         "of the program (nvidia-ctk: nvidia-container-toolkit, amd-ctk: amd-container-toolkit)",
         source="The message comes from sudo; ROCm/container-toolkit issue 139 (2026-07) quotes it for amd-ctk, which "

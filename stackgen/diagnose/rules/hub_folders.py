@@ -31,9 +31,10 @@ HUB_CACHE = Variant(
     title="the Hub's cache can't be written",
     cause="the container's user has no permission to write {path}, which belongs to the Hub's cache. The Hub's library "
     "continues without some of these files, but a new download fails",
-    fix="let the container run as the owner of the folder on the host (`stat -c %u:%g FOLDER` prints the ids; "
-    "storage.user in stack.yaml, `user:` in a Compose file), or make the container's user its owner (`sudo chown -R "
-    "UID:GID FOLDER`; with rootless Podman, add `:U` to the mount); permission to read is not enough",
+    fix="run the container as the owner of the folder on the host (`stat -c %u:%g FOLDER` prints the ids): set "
+    "storage.user in stack.yaml, or `user:` in a Compose file; or make the container's user the owner of the folder "
+    "(`sudo chown -R UID:GID FOLDER`); with rootless Podman, you can also add `:U` to the mount; permission to read is "
+    "not enough",
 )
 READ_ONLY = Variant(
     # errno 30 is about the mount, errno 13 about owner and mode

@@ -38,8 +38,8 @@ RULES: tuple[Rule, ...] = (
                 cause="llama-server may not download, and {file} is not in its cache. The router of some builds starts "
                 "its models in offline mode",
                 fix="put the file at this path before the start (a model for images needs its mmproj file as well), or "
-                "let the model be downloaded once by a server without `--offline`; check that the path in the preset "
-                "is the path inside of the container",
+                "start llama-server once without `--offline`, so that it downloads the model; check that the path in "
+                "the preset is the path inside of the container",
             ),
         ),
     ),

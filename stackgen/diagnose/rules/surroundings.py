@@ -281,7 +281,7 @@ LAST_RULES: tuple[Rule, ...] = (
         title="the program crashed",
         cause="the program ended with exit code {code} ({signal}), so it crashed in native code. Docker did not stop "
         "it. The out-of-memory killer did not end it either, because the exit code would then be 137",
-        fix="look at the last requests before the crash: if one kind of request repeats the crash, stop sending such "
+        fix="look at the last requests before the crash; if one kind of request repeats the crash, stop sending such "
         "requests; try a newer image, because most such crashes are bugs of one version; the kernel log names the "
         "library that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",
         source="Shells and Docker report 128 plus the number of the signal. ggml-org/llama.cpp issue 27427 (2026-08) "
