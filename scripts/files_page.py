@@ -74,7 +74,8 @@ ABOUT = {
     "benchmarks/fit_data/models.json": "The config.json of public models, for `benchmarks/fit.py`.",
     "benchmarks/fit_data/planner-*.json": "What llm-d-planner answers for the same rows.",
     "tests/diagnose/exams.tsv": "The result of each exam: verdicts of `diagnose` on fresh public reports.",
-    "tests/diagnose/near_misses.tsv": "Logs that look like a failure and are not: the rule that must not match.",
+    "tests/diagnose/near_misses.tsv": "Texts that come close to a rule (near misses): the rule that must be "
+    "found, and those that must not.",
     "tests/diagnose/patterns.tsv": "Each pattern of a rule, with the cause and the fix that a log with it must get.",
     "tests/diagnose/verdicts.tsv": "The verdict on each public report, for the tables in docs/decisions/diagnosis.md.",
     "tests/importing/*/sources.tsv": "Origin, date and expected result of each source in this folder.",
