@@ -72,11 +72,11 @@ def guess_weight_bytes(model: str) -> tuple[int | None, str]:
         count = _variant_parameters(entry.model, entry.parameters, variant.model)
         if count and (bits := BITS.get(variant.precision)):
             return checkpoint_bytes(count, bits), "estimated from the catalog of models"
-    count = guess_parameters(model)
-    if not count or GGUF.search(model):
+    guess = guess_parameters(model)
+    if not guess or GGUF.search(model):
         return None, ""
     bits = next((bits for pattern, bits in QUANTIZED if pattern.search(model)), 16)
-    return checkpoint_bytes(count, bits), f"guessed from the model's name, at {bits} bits per weight"
+    return checkpoint_bytes(guess, bits), f"guessed from the model's name, at {bits} bits per weight"
 
 
 def packaged_weight_bytes(model: str) -> int:

@@ -48,4 +48,6 @@ def test_a_flag_that_turns_a_feature_off_is_to_be_added_and_not_removed() -> Non
     assert describe_test(reduce, "sglang").endswith("as a test, start once with --disable-custom-all-reduce")
     both = describe_test(f"{reduce} {eagle}", "vllm")
     assert "with --disable-custom-all-reduce and without --speculative-config (if set), or with another value" in both
-    assert describe_test(eagle, "vllm").endswith("start once without --speculative-config (if set), or with another value")
+    assert describe_test(eagle, "vllm").endswith(
+        "start once without --speculative-config (if set), or with another value"
+    )
