@@ -45,12 +45,12 @@ ABOUT = {
     "and models without a replica.",
     "templates/gateway/router.cfg.j2": "The backend of a vllm-router (`cache_aware`).",
     "templates/gateway/shape.cfg.j2": "Whether errors have Anthropic's format, and which paths have forms.",
-    "templates/images/common/supervise.sh": "The entry point of engines: exit codes, restarts, the stop and the drain.",
+    "templates/images/common/supervise.sh": "The entry point of engines: exit codes, restarts, stop and drain.",
     "templates/images/common/watch.py": "The watch for hangs: when an engine counts as hanging, and what ends it.",
     "templates/images/exporter/Dockerfile": "The image of `stackgen exporter`.",
     "templates/images/fastchat/token_ids.py": "Prompts that a client sends to FastChat as token ids.",
-    "templates/engines/group_node.py": "The network interface, the wait for the other nodes, and the watch over them, for "
-    "a replica on several nodes.",
+    "templates/engines/group_node.py": "A replica on several nodes: the network interface, the wait for the first "
+    "node, and the watch over the connection to it.",
     "templates/images/*/requirements.txt": "The pinned Python packages of this image.",
     "templates/kubernetes/kustomization.yaml.j2": "The list of manifests, ConfigMaps and Secrets for kustomize.",
     "templates/kubernetes/monitoring.yaml.j2": "PodMonitors, ServiceMonitors and PrometheusRules.",
