@@ -149,6 +149,8 @@ def test_a_stack_in_a_cluster_uses_nothing_of_this_machine(
     (entry,) = (one for one in json.loads(capsys.readouterr().out)["stacks"] if one["folder"] == str(folder.resolve()))
     assert (entry["state"], entry["runtime"], entry["gpus"]) == ("unknown", "kubernetes", {})
     assert "stackgen status" in entry["reason"] and entry["disk"] == {"weights": None, "own_volumes": None}
+    assert cli.main(["list", str(folder)]) == 0
+    assert f"{entry['urls'][0]} (inside)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def _to_row(entry: StackEntry, disk: tuple[int | None, int | None]) -> tuple[str
     lasting = sum(one.role != "download" for one in entry.services)
     known = [one for one in disk if one is not None]
     gpus = dict.fromkeys(id for _, request in entry.gpus for id in describe_gpus(request).split(","))
-    return (entry.name, entry.state, f"{running}/{lasting}" if lasting else "-", " ".join(entry.urls) or "-",
+    # the address of a Service works only in its cluster
+    urls = " ".join(f"{one} (inside)" if ".svc" in one else one for one in entry.urls) or "-"
+    return (entry.name, entry.state, f"{running}/{lasting}" if lasting else "-", urls,
             ",".join(sorted(gpus, key=lambda id: (len(id), id))) or "-", size_text(sum(known) if known else None),
             entry.folder)  # fmt: skip
 
