@@ -25,14 +25,14 @@ from stackgen.importing.ledger import Ledger, Word
 from stackgen.importing.variables import expand
 from stackgen.render.read import read_regular
 from stackgen.stack.load import read_text
-from stackgen.stack.yaml_text import read_mapping
+from stackgen.stack.yaml_text import Loader, read_mapping
 
 __all__ = ["ComposeReader", "is_compose", "load_text", "read_compose"]
 
 SECTIONS = ("services", "version", "name", "volumes", "networks", "secrets", "configs", "include", "models")
 
 
-class _TextLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _TextLoader(Loader):
     """Reads every scalar as text, as Compose does with most of them: `22:22` is no number, and `1.50` stays `1.50`."""
 
 

@@ -11,16 +11,38 @@ from stackgen.errors import Mistake, SpecError
 from stackgen.stack.mistakes import shorten
 from stackgen.stack.yaml_errors import describe_yaml_error
 
-__all__ = ["YAML_ERRORS", "Place", "compose_node", "find_places", "read_mapping", "read_value"]
+__all__ = ["YAML_ERRORS", "Loader", "Place", "compose_node", "find_places", "read_mapping", "read_value"]
 
-# libyaml if PyYAML was built with it, for a fast start (docs/decisions/startup-cost.md)
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MERGE = "tag:yaml.org,2002:merge"
 # PyYAML's constructors can raise any exception: `!!bool x` is a KeyError, `? [a]` a TypeError
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # line and column, counted from 1
 Place = tuple[int, int]
 MAX_DEPTH = 30
 MAX_NODES = 300_000
+
+
+# libyaml if PyYAML was built with it, for a fast start (docs/decisions/startup-cost.md)
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's loader, but `<<: [*a, *b]` takes the values of `a` first, as YAML and Compose do."""
+
+    # in PyYAML 6.0.4, the order depends on the length of a name (findings/pyyaml-merge-order.sh)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        merged = [value for key, value in node.value if key.tag == MERGE]
+        sources = [
+            one for value in merged for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        ]
+        if all(isinstance(one, yaml.MappingNode) for one in sources):
+            own = [pair for pair in node.value if pair[0].tag != MERGE]
+            names = {_name(key) for key, _ in own}
+            inherited: dict[Any, Any] = {}
+            for one in sources:
+                self.flatten_mapping(one)
+                for pair in one.value:
+                    inherited.setdefault(_name(pair[0]), pair)
+            node.value = [pair for name, pair in inherited.items() if name not in names] + own
+        # reads a key `=`, and refuses to merge anything else
+        super().flatten_mapping(node)
 
 
 def read_mapping(text: str, source: str) -> dict[str, Any]:
@@ -65,7 +87,8 @@ def find_places(text: str) -> dict[str, Place]:
             # merged mappings first: their fields are fields of this one, unless it sets them itself
             for key, value in sorted(node.value, key=lambda pair: pair[0].value != "<<"):
                 if key.value == "<<":
-                    for one in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    # of several merged mappings, the first one that has a field sets it
+                    for one in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
                         walk(one, path)
                     continue
                 inner = f"{path}.{key.value}".lstrip(".")
@@ -83,6 +106,11 @@ def find_places(text: str) -> dict[str, Place]:
     if node:
         walk(node, "")
     return places
+
+
+def _name(key: yaml.Node) -> Any:
+    """What tells `key` from other keys. A key that is a list or mapping, whose value can't be hashed, is its own."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _place(node: Any) -> Place:

@@ -52,6 +52,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
     return out.out, out.err
 
 
+def test_a_compose_file_merges_anchors_as_compose_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "compose.yaml").write_text(
+        "x-one: &one {image: 'vllm/vllm-openai:v0.11.0', command: --model org/one}\n"
+        "x-two: &two {image: redis, command: --model org/two}\nservices:\n  chat: {<<: [*one, *two]}\n"
+    )
+    out, _ = run(capsys, str(tmp_path))
+    assert [one["model"] for one in yaml.safe_load(out)["models"]] == ["org/one"]
+
+
 def test_a_command_becomes_a_stack_file_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = run(capsys, RUN)
     assert yaml.safe_load(out)["models"] == [{"model": "org/m", "engine": "vllm", "gpus": 1}]

@@ -16,6 +16,7 @@ from stackgen import engines
 from stackgen.errors import Mistake, SpecError
 from stackgen.spec import StackSpec, parse_token_count
 from stackgen.stack.load import build_spec, load_stack, parse_stack
+from stackgen.stack.yaml_text import find_places, read_value
 
 GOOD = "name: demo\nmodels:\n  - model: org/name\n    engine: vllm\n"
 
@@ -299,6 +300,30 @@ def test_recursion_bombs_are_errors_and_end_quickly(text: str) -> None:
 def test_aliases_and_merge_keys_work() -> None:
     stack = parse_stack("name: a\nmodels:\n  - &m {model: x/y, engine: vllm}\n  - {<<: *m, served_names: [other]}\n")
     assert [one.model for one in stack.models] == ["x/y", "x/y"]
+
+
+# in PyYAML 6.0.4, the last mapping wins, or the first one if a name has one character
+def test_the_first_of_several_merged_mappings_sets_a_value() -> None:
+    text = (
+        "name: a\nx-one: &one {model: x/y, engine: vllm, extra_env: {A: '1'}}\n"
+        "x-two: &two {gpus: 2, <<: *one, replicas: 2}\nx-three: &three {gpus: 3, replicas: 3, extra_env: {A: '3'}}\n"
+        "models:\n  - {<<: [*two, *three]}\n  - {<<: [*three, *two], gpus: 4}\n"
+    )
+    found = [(one.model, one.gpus, one.replicas, one.extra_env) for one in parse_stack(text).models]
+    assert found == [("x/y", 2, 2, {"A": "1"}), ("x/y", 4, 3, {"A": "3"})]
+    places = find_places(text)
+    assert [places[f"models[{index}].{name}"][0] for index in (0, 1) for name in ("gpus", "replicas")] == [3, 3, 7, 4]
+
+
+def test_a_name_with_one_character_overrides_a_merged_value() -> None:
+    text = "base: &base {N: '1', O: '1'}\nmore: &more {<<: *base, N: '2'}\nall: {<<: *more}\n"
+    assert read_value(text)["all"] == {"N": "2", "O": "1"}
+
+
+@pytest.mark.parametrize("value", ["text", "[text]", "null"])
+def test_merging_a_value_that_is_no_mapping_is_an_error(value: str) -> None:
+    with pytest.raises(SpecError, match="invalid YAML"):
+        parse_stack(f"name: a\nmodels:\n  - {{<<: {value}, model: x/y, engine: vllm}}\n")
 
 
 @pytest.mark.timeout(60)
