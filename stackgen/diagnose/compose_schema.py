@@ -33,11 +33,11 @@ def advise_on_key(path: str, key: str) -> Placement:
     own = _fields().get(place, frozenset())
     where = path if names else "the top level of the file"
     if key in own:
-        newer = f"version {SINCE[key]} or newer" if key in SINCE else "newer version"
+        newer = f"version {SINCE[key]} or newer" if key in SINCE else "a newer version"
         cheaper = "; if you can't update Compose, use deploy.resources.reservations.devices" if key == "gpus" else ""
         return Placement(
-            f"`{key}` is right in {where}, but this version of Compose is too old to know it",
-            f"update Compose to a {newer} (`docker compose version` prints the present one){cheaper}",
+            f"`{key}` is a valid key of {where}, but this version of Compose is too old to support it",
+            f"update Compose to {newer} (`docker compose version` prints the installed version){cheaper}",
         )
     if names[:1] == ["services"] and len(names) == 2 and names[1] in _fields()[""]:
         return Placement(

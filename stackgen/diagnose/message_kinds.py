@@ -172,10 +172,10 @@ LIBRARY = _kind(
     "",
     "a library does not accept what the engine or the model's files request",
     "",
-    "the message comes from a library, not from the engine. If the versions of the library and the engine are not "
+    "the message comes from a library, not from the engine; if the versions of the library and the engine are not "
     "compatible, use an image with versions that were released for each other (most often, a newer image of the "
-    "engine), and do not upgrade one package alone. If the model's files need another version, use the version that "
-    "the model's page names",
+    "engine); don't upgrade one package alone; if the model's files need another version, use the version that the "
+    "model's page names",
 )
 
 
@@ -199,8 +199,9 @@ def describe_step(
     if has_stack or not kind.otherwise.startswith(NOT_SET):
         return f"{kind.otherwise}{named}"
     if features and not tested:
-        named = f" (the code belongs to {features})"
-    return f"look in stack.yaml for the setting that asks for this{named}; if there is none: {_unknown_origin(kind)}"
+        named = f"; the code belongs to {features}"
+    return f"look in stack.yaml for the setting that asks for this{named}; if there is no such setting, "
+    f"{_unknown_origin(kind)}"
 
 
 def _unknown_origin(kind: Kind) -> str:

@@ -114,8 +114,8 @@ RULES: tuple[Rule, ...] = (
         title="this version of the engine can't combine two settings, or has not implemented one",
         cause="the engine exited because it does not support this: {problem}",
         fix="[[follow the message: {advice}; otherwise ]]remove or change one of the settings that the message "
-        "names[[, here {settings}]]; if you need all of them, look in the release notes of newer versions for this "
-        "feature, and set `image:` to such a version",
+        "names[[: {settings}]]; if you need all of them, look in the release notes of newer versions for this feature, "
+        "and set `image:` to such a version",
         page_fix="if the message gives advice, follow it. Otherwise, remove or change one of the two settings in the "
         "message. If you need both, look in the release notes of newer versions, and set `image` to such a version",
         source="The words are those of vLLM and llama.cpp; vllm-project/vllm issue 42005 (2026-05) and "

@@ -18,9 +18,8 @@ OWN_LIBRARIES = (
     "extra_env): then torch loads the libraries that it was built with"
 )
 SHARE_MEMORY = (
-    "add the capability SYS_PTRACE to the container (`docker run --cap-add SYS_PTRACE`, in Compose `cap_add: "
-    "[SYS_PTRACE]`, in Kubernetes securityContext.capabilities); it lets processes of this container read each other's "
-    "memory"
+    "add the capability SYS_PTRACE to the container, which lets its processes read each other's memory (`docker run "
+    "--cap-add SYS_PTRACE`, in Compose `cap_add: [SYS_PTRACE]`, in Kubernetes securityContext.capabilities)"
 )
 
 RULES: tuple[Rule, ...] = (
@@ -101,9 +100,8 @@ RULES: tuple[Rule, ...] = (
         title="the container does not let its processes share GPU memory",
         cause="the engine's processes share GPU memory through a file handle of another process (pidfd_getfd), and "
         "the container's security settings forbid this",
-        fix=f"[[?extra_env.PYTORCH_CUDA_ALLOC_CONF|remove expandable_segments:True from PYTORCH_CUDA_ALLOC_CONF in "
-        "extra_env; otherwise ]]if PYTORCH_CUDA_ALLOC_CONF or PYTORCH_ALLOC_CONF contains expandable_segments:True, "
-        f"remove it; otherwise {SHARE_MEMORY}",
+        fix="if PYTORCH_CUDA_ALLOC_CONF or PYTORCH_ALLOC_CONF contains expandable_segments:True, remove this value "
+        f"from the variable[[?extra_env| (in extra_env)]]; otherwise {SHARE_MEMORY}",
         source="The messages come from torch (c10/cuda/CUDACachingAllocator.cpp) and FlashInfer "
         "(comm/mnnvl.py), and are quoted in pytorch/pytorch issue 165685 (2025-10), verl-project/verl issue 3377 "
         "(2025-09), alibaba/ROLL issue 417 (2026-04) and flashinfer-ai/flashinfer pull request 4089 (2026-07). The "

@@ -292,7 +292,7 @@ RULES: tuple[Rule, ...] = (
                 fix="run `ls -ln /dev/kfd /dev/dri` on the host; if the device files are missing, load the driver "
                 "amdgpu; if `lsmod | grep amdgpu` shows nothing, look for `nomodeset` or a blacklist entry for amdgpu "
                 "in /proc/cmdline and /etc/modprobe.d, remove it, and reboot at a good time; if the device files "
-                "exist, [[!gpus|set `gpus`, and ]]add their group numbers to `group_add` of the service",
+                "exist, [[!gpus|set `gpus`, and ]]add the group numbers of the files to `group_add` of the service",
             ),
         ),
     ),

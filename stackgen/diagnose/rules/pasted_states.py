@@ -138,11 +138,11 @@ LAST_RULES: tuple[Rule, ...] = (
         title="a container ended because its program crashed",
         cause="Docker reports that {name} ended with exit code {code} ({signal}), so its program crashed in native "
         "code, such as a GPU library or a kernel of the engine. The text shows no error before the crash",
-        fix="read the last lines of its log (`docker logs`), which show what the program did; the kernel log often "
-        "names the library (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`); if the log is empty, the crash came while "
-        "libraries were loaded: in an image with PyTorch, run `python3 -c 'import torch; torch.cuda.is_available()'`; "
-        "if this crashes too, the image's GPU libraries do not work with this GPU or driver; as a test, use another "
-        "version of the image",
+        fix="read the last lines of the container's log (`docker logs`), which show what the program did; the kernel "
+        "log often names the library (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`); if the log is empty, the program "
+        "crashed while it loaded its libraries: in an image with PyTorch, run `python3 -c 'import torch; "
+        "torch.cuda.is_available()'`; if this crashes too, the image's GPU libraries do not work with this GPU or "
+        "driver; as a test, use another version of the image",
         source="The words are those of `docker ps` and `docker inspect`. kyuz0/amd-strix-halo-vllm-toolboxes issue 61 "
         "(2026-06) and ggml-org/llama.cpp issue 17060 (2025-11) report such ends. The failure was not reproduced.",
         explain="Docker reports 128 plus the number of the signal. A program that runs as the container's first "

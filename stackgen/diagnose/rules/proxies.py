@@ -139,10 +139,10 @@ CLOSED = Variant(
     "engine ended or closed an idle connection, or a time limit of the gateway for idle connections is shorter than "
     "the time to the first token",
     fix="check whether the engine restarted at this time (`docker compose ps`, `kubectl get pods`), and read its log; "
-    "if it did not, and the requests fail after the same number of seconds, raise the gateway's idle timeout for "
-    "upstreams above the time to the first token (Higress: upstream.idleTimeout, 10 s by default; Envoy: "
-    "idle_timeout); if only single requests after a pause fail, set the gateway's idle timeout below the engine's "
-    "keep-alive (5 s in uvicorn), or let the gateway retry on `reset-before-request`",
+    "if the engine did not restart, and the requests always fail after the same number of seconds, raise the gateway's "
+    "idle timeout for upstreams above the time to the first token (Higress: upstream.idleTimeout, 10 s by default; "
+    "Envoy: idle_timeout); if only single requests after a pause fail, set the gateway's idle timeout below the "
+    "engine's keep-alive (5 s in uvicorn), or let the gateway retry on `reset-before-request`",
     condition="the connection was closed or reset",
 )
 OVERFLOW = Variant(
