@@ -56,7 +56,9 @@ ARGUMENT = re.compile(r"'tensor_parallel_size': (?P<size>\d+)")
 REMEDY = re.compile(
     r"(?P<remedy>(?:[Pp]lease|[Rr]e-?run with|[Tt]ry|[Cc]onsider|[Yy]ou (?:can|may|need to|must|should)) (?:to )?"
     r"(?:set|setting|increas\w+|decreas\w+|reduc\w+|us\w+|enabl\w+|disabl\w+|specify\w*|pass\w*|lower\w*|rais\w+|"
-    r"add\w*|adjust\w*|chang\w+|remov\w+|choos\w+|run\w*|-) ?.{2,200}?)(?:\. |\.?$|; )"
+    r"add\w*|adjust\w*|chang\w+|remov\w+|choos\w+|run\w*|-) ?.{2,200}?)"
+    # also the end of a sentence in the quoted answer of a server
+    r"(?:\. |\.?$|; |\.[\"'])"
 )
 # what nobody should do because of one line of a log
 RISKY = re.compile(

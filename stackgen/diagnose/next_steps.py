@@ -131,6 +131,7 @@ SILENT = (
     "the log names no reason: run `docker inspect`, which shows the exit code and OOMKilled, and read the whole "
     "log (`docker logs`)"
 )
+PLACEHOLDER = re.compile(r"\{(maker|gpu|memory|project)\}")
 
 
 def describe_next_steps(
@@ -202,8 +203,9 @@ def describe_next_steps(
             "with another version of the image"
         )
     steps.append(SHORT if steps else COMMON)
-    project = component or "the engine's project"
-    return "; ".join(steps).format(maker=name, gpu=gpu, memory=memory, project=project)
+    values = {"maker": name, "gpu": gpu, "memory": memory, "project": component or "the engine's project"}
+    # not format(): a quoted message may contain braces
+    return PLACEHOLDER.sub(lambda found: values[found[1]], "; ".join(steps))
 
 
 def explain_system_errors(text: str) -> list[str]:

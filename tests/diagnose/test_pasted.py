@@ -361,3 +361,12 @@ def test_a_log_whose_last_request_was_refused_is_not_without_problems(
     assert 'POST /v1/messages HTTP/1.1" 400' in capsys.readouterr().out
     # clients without a key are no problem of the server
     assert exit_code("401 Unauthorized") == exit_code("200 OK") == 0
+
+
+@pytest.mark.parametrize("braces", ["{'type': 'BadRequestError', 'code': 400}", "{0}", "}", "{gpu}", "{{maker"])
+def test_advice_with_braces_in_a_message_is_quoted(braces: str) -> None:
+    found = diagnose(
+        collect_from_log(f"RuntimeError: the frobnicator is full. Please reduce the number of plums {braces}")
+    )
+    assert found[0].id == UNKNOWN
+    assert "the message advises: Please reduce the number of plums" in found[0].fix
