@@ -113,4 +113,12 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "https://huggingface.co/acme/one/resolve/main/config.json", "requests, models.py", "vllm"),
     ("SG-H018", "httpx.HTTPStatusError: Client error '404 Not Found' for url "
      "'https://huggingface.co/api/models/acme/one/revision/v9'", "httpx, _models.py", "vllm"),
+    # the sixteenth exam
+    ("SG-G067", "\t10 | AMDSMI_STATUS_NO_PERM - Permission Denied", "amdsmi 26, amdsmi_exception.py", "vllm"),
+    ("SG-G068", "nvidia-container-cli: initialization error: driver rpc error: timed out: unknown",
+     "NVIDIA/nvidia-docker issue 1691 (2022-10)", ""),
+    ("SG-M008", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.19 GiB. GPU 0 has a total capacity of "
+     "23.69 GiB of which 193.25 MiB is free. Including non-PyTorch memory, this process has 14.90 GiB memory in use. "
+     "Process 4242 has 8.60 GiB memory in use. Of the allocated memory 14.10 GiB is allocated by PyTorch",
+     "torch 2.9, c10/cuda/CUDACachingAllocator.cpp", "vllm"),
 )  # fmt: skip

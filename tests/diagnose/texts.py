@@ -262,6 +262,10 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
 
 # (rule, line of a running server's log): requests that it refused
 REFUSALS: tuple[tuple[str, str], ...] = (
+    ("SG-V017", "ERROR 08-01 10:12:09 [serving.py:1] ValueError: You passed 4100 input characters and requested 2000 "
+     "output tokens. However, the model's context length is only 2048 tokens, resulting in a maximum input length."),
+    ("SG-V017", "ERROR 08-01 10:12:09 [serving.py:1] ValueError: This model's maximum context length is 4096 tokens. "
+     "However, you requested 5000 tokens (3000 in the messages, 2000 in the completion). Please reduce the length."),
     ("SG-V063", "ERROR 04-09 05:47:15 [serving.py:1262] ValueError: The provided JSON schema contains features not "
      "supported by xgrammar."),
     ("SG-V053", "ERROR 08-09 09:58:19 [scheduler.py:1841] Unexpected: grammar rejected tokens [200028] for request "

@@ -25,6 +25,8 @@ ECC_XID = re.compile(r"NVRM: Xid .*?: (?:48|63|64|94|95),")
 DEAD_DRIVER = re.compile(
     r"couldn't communicate with the NVIDIA driver|Driver/library version mismatch|Failed to initialize NVML"
 )
+# reports quote the driver with escaped quotes, or without its name
+NO_DRIVER = r'could not select device driver [\\"]*(?P<driver>[^"\\\s]*?)[\\"]*\s*with capabilities'
 CONFIGURE_TOOLKIT = (
     "`sudo nvidia-ctk runtime configure --runtime=docker`; then restart Docker (`sudo systemctl restart docker`) at "
     "a time when its containers may stop"
@@ -45,6 +47,12 @@ def _find_lost_gpu(evidence: Evidence) -> Iterator[Hit]:
     # a GPU that works again after a reboot is no longer in the kernel log, which starts at boot
     if lines and services:
         yield Hit(services[0], tuple(lines[:2]))
+
+
+def _talks_to_desktop(evidence: Evidence, service: str) -> bool:
+    """Whether a text shows that the context of Docker Desktop is in use."""
+    texts = (evidence.compose_output, *(one.log for one in evidence.services))
+    return any(re.search(r"^desktop-linux \*", text, re.M) for text in texts)
 
 
 def _find_dead_driver(evidence: Evidence) -> Iterator[Hit]:
@@ -140,21 +148,31 @@ RULES: tuple[Rule, ...] = (
         "SG-G001",
         title="Docker can't give GPUs to containers",
         cause='Docker has no device driver "{driver}": the NVIDIA container toolkit is missing or not configured',
-        fix=f"install nvidia-container-toolkit, and run {CONFIGURE_TOOLKIT}; or use CDI (set gpu_driver to cdi); on "
-        "a machine without a GPU, set `gpus` to none",
+        fix=f"install nvidia-container-toolkit, and run {CONFIGURE_TOOLKIT}; or use CDI (set gpu_driver to cdi); if "
+        "both are done already, run `docker context ls`, which shows whether `docker` talks to Docker Desktop; on a "
+        "machine without a GPU, set `gpus` to none",
         source="The messages come from Docker engine 28 (daemon/devices.go). The failure was reproduced.",
         explain="A GPU reservation needs the NVIDIA container toolkit on the host, and the toolkit must be registered "
         "with Docker. The driver alone is not enough, even if `nvidia-smi` works on the host. If Docker was started "
         "before the toolkit was installed, restart Docker. Docker from snap, and Docker Desktop on Linux, can't reach "
         "the driver.",
         patterns=compile_patterns(
-            # reports quote it with escaped quotes, or without the name of the driver
-            r'could not select device driver [\\"]*(?P<driver>[^"\\\s]*?)[\\"]*\s*with capabilities',
+            NO_DRIVER,
             r"unknown or invalid runtime name: (?P<driver>nvidia)",
             r"(?P<driver>nvidia)-container-runtime-hook.*(?:not found|no such file)",
         ),
         inputs=("compose", "docker"),
         variants=(
+            Variant(
+                compile_patterns(NO_DRIVER),
+                title="docker talks to Docker Desktop, which has no GPU on Linux",
+                cause="the current context of `docker` is Docker Desktop. On Linux, its engine runs in a virtual "
+                "machine, which can't reach the driver of the host. The toolkit belongs to the host's own engine",
+                fix="use the engine of the host: `docker context use default`, or `docker --context default` for one "
+                "command; then start again",
+                applies=_talks_to_desktop,
+                condition="the text shows that the context of Docker Desktop is in use",
+            ),
             Variant(
                 compile_patterns(r'could not select device driver [\\"]*(?P<driver>cdi)[\\"]*\s*with capabilities'),
                 title="CDI is not enabled in Docker",

@@ -13,7 +13,7 @@ from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import has_served, lines_since_ready, strip_prefix
 from stackgen.diagnose.rule import Hit, Rule, Variant
 
-__all__ = ["CHECK_TOOLKIT", "NOT_SUPPORTED", "NO_NVML", "RULES", "WITHOUT_GPU", "find_not_supported",
+__all__ = ["CHECK_TOOLKIT", "NOT_SUPPORTED", "NO_AMDSMI", "NO_NVML", "RULES", "WITHOUT_GPU", "find_not_supported",
            "find_without_nvml"]  # fmt: skip
 
 # restarting Docker ends containers, so a test comes first
@@ -37,6 +37,7 @@ WARNED = "cudaGetDeviceCount() returned cudaErrorNotSupported"
 WITHOUT_NVML = "CUDA platform is not available because: NVML Shared Library Not Found"
 # messages that say more about the driver
 TOO_OLD = re.compile(r"driver on your system is too old|driver version is insufficient|Error 80[34]:")
+WITHOUT_AMDSMI = "ROCm platform is not available because: No module named 'amdsmi'"
 UNSPECIFIED = "No platform detected, vLLM is running on UnspecifiedPlatform"
 
 
@@ -63,6 +64,23 @@ NO_NVML = Variant(
 )
 
 
+INSTALL_AMDSMI = (
+    "with an AMD GPU, use an image for ROCm, which contains amdsmi; in an environment of your own, run `python3 -c "
+    "'import amdsmi'` with the Python of vLLM: if it fails, install the package from ROCm's own folder "
+    "(/opt/rocm/share/amd_smi), and use a build of vLLM and torch for ROCm"
+)
+NO_AMDSMI = Variant(
+    (),
+    cause="vLLM detects no GPU of either kind: the library of NVIDIA's driver (libnvidia-ml.so.1) is missing where "
+    "vLLM runs, and so is the Python package amdsmi, with which vLLM recognizes AMD's GPUs",
+    fix=f"with an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]{CHECK_TOOLKIT}; {INSTALL_AMDSMI}; "
+    "with Ray or Kubernetes, start `vllm serve` on a node with a GPU; on a machine without a GPU, use the image for "
+    "the CPU (set `gpus` to none)",
+    condition="vLLM's log says that NVML was not found and amdsmi is missing, and names no platform that it detected",
+    consequence_of=(*WITHOUT_GPU, "*"),
+)
+
+
 def find_not_supported(evidence: Evidence) -> Iterator[Hit]:
     """A warning of torch contains cudaErrorNotSupported, and vLLM detected no other platform."""
     for service, line in _find_without_platform(evidence, WARNED):
@@ -76,7 +94,16 @@ def find_without_nvml(evidence: Evidence) -> Iterator[Hit]:
         # vLLM tries AMD's platform after NVIDIA's; a log that ends before does not show the result
         log = evidence.read_log(service)
         if "ROCm platform is not available" in log or "UnspecifiedPlatform" in log:
-            yield Hit(service, (line,), highlight=WITHOUT_NVML, variant=NO_NVML)
+            # an image for NVIDIA's GPUs has no amdsmi either, so both remain possible
+            missing = [one for one in map(strip_prefix, lines_since_ready(log)) if WITHOUT_AMDSMI in one]
+            shown = (line, *(one.strip() for one in missing[-1:]))
+            yield Hit(service, shown, highlight=WITHOUT_NVML, variant=NO_AMDSMI if missing else NO_NVML)
+
+
+def _find_without_amdsmi(evidence: Evidence) -> Iterator[Hit]:
+    """A log at level DEBUG says that amdsmi is missing, and vLLM detected no other platform."""
+    for service, line in _find_without_platform(evidence, WITHOUT_AMDSMI):
+        yield Hit(service, (line,), highlight=WITHOUT_AMDSMI)
 
 
 def _find_without_platform(evidence: Evidence, words: str) -> Iterator[tuple[str, str]]:
@@ -114,6 +141,21 @@ def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
 
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-G066",
+        title="vLLM does not recognize ROCm, because a Python package is missing",
+        cause="vLLM recognizes AMD's GPUs with the Python package amdsmi, which is missing where vLLM runs",
+        fix=INSTALL_AMDSMI,
+        source="The message comes from vLLM (platforms/__init__.py), and is quoted in vllm-project/vllm issue 24576 "
+        "(2025-09). A maintainer asks for the package in issue 10653 (2024-11), and pull request 11602 (2025-01) names "
+        "its folder. The failure was not reproduced.",
+        explain="The GPU, its driver and the model are not the cause of this message. VLLM_LOGGING_LEVEL=DEBUG shows "
+        "it.",
+        find=_find_without_amdsmi,
+        drivers=("amd",),
+        consequence_of=("SG-G032",),
+        shows_gpus=True,
+    ),
     Rule(
         "SG-G064",
         title="the driver's library in the container is an empty file",

@@ -9,6 +9,7 @@ from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 from stackgen.diagnose.rules.gpu_platform import (
     CHECK_TOOLKIT,
+    NO_AMDSMI,
     NO_NVML,
     NOT_SUPPORTED,
     WITHOUT_GPU,
@@ -179,6 +180,7 @@ RULES: tuple[Rule, ...] = (
                 consequence_of=(*WITHOUT_GPU, "*"),
             ),
             NO_NVML,
+            NO_AMDSMI,
             Variant(
                 # NVIDIA's Go library, as DCGM exporter and the device plugin print it
                 compile_patterns(

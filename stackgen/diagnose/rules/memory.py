@@ -16,6 +16,7 @@ OUT_OF_MEMORY = (
     r"(?:torch\.(?:cuda\.)?OutOfMemoryError|(?:CUDA|HIP|Triton Error \[(?:CUDA|HIP)\]:) (?:error: )?out of memory)"
 )
 SIZES = r"Tried to allocate (?P<wanted>[\d.]+ [KMG]iB).*?total capacity of (?P<total>[\d.]+ [KMG]iB)"
+PROCESS = r"(?:Including non-PyTorch memory, this process|Process \d+) has [\d.]+ [KMG]iB memory in use\."
 BUDGET = (
     "At startup, vLLM takes a share of the whole GPU memory, even if the model needs less. `gpu_memory_utilization` "
     "sets this share (0.92 by default). The KV cache gets the part of vLLM's share that the weights, the activation "
@@ -278,6 +279,16 @@ RULES: tuple[Rule, ...] = (
         "the needed and the free memory. If another process uses the GPU, `nvidia-smi` lists this process.",
         # a fallback, because SG-M005 to SG-M007 also know the phase
         patterns=compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}", OUT_OF_MEMORY),
+        variants=(
+            Variant(
+                compile_patterns(rf"{OUT_OF_MEMORY}.*?{SIZES}.*?(?P<processes>(?:{PROCESS} )+{PROCESS})"),
+                cause="an allocation of {wanted} did not fit on the GPU, which has {total}. An engine has one process "
+                "on each GPU, but several processes use this GPU: {processes}",
+                fix="run `nvidia-smi` or `rocm-smi` on the host, which shows what these processes are, and end those "
+                "that are not needed; or choose another GPU in `gpus`; if they must stay, lower gpu_memory_utilization "
+                "to the share that they leave, or use a smaller or quantized model",
+            ),
+        ),
         fallback=True,
         consequence_of=("SG-M013", "SG-M018"),
         shows_gpus=True,

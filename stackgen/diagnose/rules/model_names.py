@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.rule import Finder, Hit, Rule
+from stackgen.diagnose.rule import Finder, Hit, Rule, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -120,5 +120,21 @@ RULES: tuple[Rule, ...] = (
         explain="`GET /v1/models` lists the served names. One vLLM server serves one model (and its LoRA adapters). "
         "FastChat's API server lists the models of the workers that are currently registered.",
         find=_finder_of("other"),
+    ),
+    Rule(
+        "SG-N006",
+        title="FastChat has no worker for the requested model",
+        cause="FastChat's API server knows no worker that serves {name}. Either clients request another name than the "
+        "worker's, or the worker is no longer registered",
+        fix="compare the name with `GET /v1/models`; if the list has another name, request that one, or add `{name}` "
+        "to served_names (outside stackgen: `--model-names`); if the model is missing in the list, read the log of its "
+        "worker",
+        source="The message comes from FastChat 0.2.36 (serve/openai_api_server.py, get_worker_address), and is quoted "
+        "in lm-sys/FastChat issue 1685 (2023-06). The failure was not reproduced.",
+        explain="OpenAI's clients and older examples request gpt-3.5-turbo by default. A worker serves exactly the "
+        "names that it was started with.",
+        patterns=compile_patterns(r"ValueError: No available worker for (?P<name>\S+)"),
+        inputs=("log", "check"),
+        refusal=True,
     ),
 )

@@ -34,6 +34,8 @@ ARITY = re.compile(
     r"^(?:TypeError: |(?!\w*Error).{0,200}?[\s\]])(?P<name>[a-z_]\w{3,60}(?:\.\w+)*)\(\) (?:takes (?:from \d+ to )?\d+ "
     r"positional arguments? but \d+ (?:was|were) given|missing \d+ required positional arguments?: )"
 )
+# of the package kernels
+NO_VERSION = "ValueError: Either a revision or a version must be specified"
 MISSING = re.compile(r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
 FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
                    r'File "\S*?/(?P<checkout>vllm|fastchat|transformers|FastChat)/')  # fmt: skip
@@ -53,6 +55,8 @@ MATCHING_IMAGE = (
 def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
     """A start ended because one Python package calls something that another package does not have."""
     for message in find_messages(evidence):
+        if NO_VERSION in message.text and any("hub_kernels" in line for line in message.before):
+            yield Hit(message.service.service, (message.text,), highlight=NO_VERSION, variant=KERNELS)
         if not (found := MISMATCH.search(message.text)):
             yield from _find_wrong_call(message)
             continue
@@ -66,7 +70,7 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
             callee, caller = frames[-1], next((one for one in reversed(frames) if one != frames[-1]), "")
         if not caller or (callee and callee.lower() == caller):
             # a package that does not find its own names has files of two versions, or was built wrongly
-            if groups.get("package") and message.text.startswith("ImportError: cannot import name"):
+            if caller and groups.get("package") and message.text.startswith("ImportError: cannot import name"):
                 values = {"caller": caller, "name": groups["name"]}
                 yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=BROKEN_BUILD)
             continue
@@ -186,6 +190,15 @@ OLD_WORKER = Variant(
     condition="FastChat's vllm_worker calls vLLM",
 )
 
+KERNELS = Variant(
+    (),
+    cause="transformers loads kernels from the Hub without naming a version, which the package kernels refuses since "
+    "version 0.15. So kernels is newer than this transformers supports",
+    fix="use an official image of the engine, or a newer version of it; if you build the environment yourself, install "
+    "`kernels<0.15` with this transformers, or a transformers that names versions (5.10.1 or newer), and pin both",
+    condition="the traceback passes through transformers/integrations/hub_kernels.py",
+)
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G043",
@@ -209,12 +222,13 @@ RULES: tuple[Rule, ...] = (
         fix=MATCHING_IMAGE,
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) and vllm-project/vllm "
         "issue 44759 (2026-06) quote some, and xorbitsai/inference issue 4803 (2026-04) one without the name of the "
-        "exception.",
+        "exception. The one of kernels is in sgl-project/sglang issue 27654 (2026-06) and pull request 26704, and in "
+        "huggingface/transformers issue 46291 (2026-05).",
         explain="The model's files and the GPU are not the cause, because the program ended while one package called "
         "another.",
         find=_find_mismatch,
         fallback=True,
-        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL),
+        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL, KERNELS),
     ),
     Rule(
         "SG-V047",

@@ -57,6 +57,23 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "SG-A052",
+        title="this build of llama.cpp lacks something that the chat template calls",
+        cause="the server works, but at row {row} the model's chat template calls a function that the template reader "
+        "of this llama.cpp does not have. The template is newer than this build. The marked column shows the call "
+        "(for Qwen3, `rstrip`)",
+        fix="use a newer build of llama.cpp (a newer image, or a newer version of the program that contains it); until "
+        "then, set chat_template to a template without this call; leave the client as it is",
+        source="The message comes from minja, the template reader of older builds of llama.cpp, and is quoted in "
+        "janhq/jan issue 6123 (2025-08), gpustack/gpustack issue 3641 (2025-12) and ggml-org/llama.cpp issue 14915 "
+        "(2025-08), in which a change of the reader ends it. The failure was not reproduced.",
+        explain="The template comes with the model's file. The same template works in vLLM, because Python's Jinja "
+        "has all functions of strings.",
+        patterns=compile_patterns(r"Value is not callable: null at row (?P<row>\d+), column \d+"),
+        inputs=ANSWERS,
+        refusal=True,
+    ),
+    Rule(
         "SG-A042",
         title="the Anthropic API refuses a system message between other messages",
         cause="the server works, but a client sent a message with the role `system` in the list `messages` to "

@@ -166,40 +166,6 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        "SG-V006",
-        title="vLLM does not know the model's architecture",
-        cause="config.json has the architecture {architecture}, which this version of vLLM can't run",
-        fix="set `image:` to an image with a newer vLLM, use another model, or try `engine: fastchat`, which runs "
-        "the architectures that Transformers supports",
-        source="The message comes from vLLM 0.32.0 (model_executor/models/registry.py). The failure was reproduced.",
-        explain="A new architecture needs a newer version of vLLM. docs.vllm.ai lists the supported architectures.",
-        patterns=compile_patterns(
-            r"Model architectures \[(?P<architecture>[^\]]+)\] are not supported for now",
-        ),
-        engines=("vllm",),
-        variants=(
-            Variant(
-                # Transformers' reader of GGUF files, which vLLM uses for their configuration
-                compile_patterns(r"GGUF model with architecture (?P<architecture>\S+) is not supported"),
-                title="vLLM can't read a GGUF file of this architecture",
-                cause="vLLM reads the configuration of a GGUF file with Transformers, which does not support the "
-                "architecture {architecture}",
-                fix="serve the GGUF file with the engine llamacpp, or set `model:` to the repository with safetensors "
-                "files for vLLM",
-            ),
-            Variant(
-                # of older versions; the warning of the same text ends with `falling back to Transformers`
-                compile_patterns(
-                    r"(?<!\w)(?P<architecture>\w{1,100}) has no vLLM implementation and the Transformers "
-                    r"implementation "
-                    r"is not compatible"
-                ),
-                cause="vLLM has no implementation of {architecture}, and can't use the implementation of Transformers",
-                fix="set `image:` to an image with a newer vLLM, or use another model",
-            ),
-        ),
-    ),
-    Rule(
         "SG-V007",
         title="Transformers does not know the model's type",
         cause="config.json has the model_type {type}, which the version of Transformers in the image does not know",
