@@ -199,19 +199,23 @@ def _find_extras() -> dict[str, str]:
     return extras
 
 
-def _find_names(name: str) -> str:
+def _find_names(path: str) -> str:
     """What a search would look for in a module: its commands, its alerts, and its constants that a person sets."""
-    if not name.endswith(".py") or not name.startswith(("stackgen/", "templates/")):
+    if not path.endswith(".py") or not path.startswith(("stackgen/", "templates/")):
         return ""
-    source = (ROOT / name).read_text("utf-8")
+    source = (ROOT / path).read_text("utf-8")
     commands = re.findall(r"\bsubcommands\.add\(\s*\"(\w+)\"", source)
     alerts = re.findall(r"\bAlert\(\s*\"(\w+)\"", source)
     constants = []
     for node in ast.parse(source).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and target.id.isupper() and value and _is_setting(target.id, value):
-            constants.append(target.id)
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = list(zip(target.elts, value.elts, strict=False))
+        for name, one in pairs:
+            if isinstance(name, ast.Name) and name.id.isupper() and one and _is_setting(name.id, one):
+                constants.append(name.id)
     found = {"Commands": commands, "Alerts": alerts, "Constants": constants}
     return "".join(f" {kind}: {', '.join(f'`{one}`' for one in names)}." for kind, names in found.items() if names)
 
