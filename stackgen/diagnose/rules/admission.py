@@ -196,8 +196,8 @@ LOST = Variant(
     (),
     title="a GPU of the node is lost",
     cause="the device plugin can't list the GPUs of the node, because the driver lost one of them: {reason}",
-    fix="at a good time, drain the node (`kubectl drain`) and reboot it; if the GPU is lost again, check its power "
-    "supply and its slot, or return it to its vendor",
+    fix="when the node's pods may stop, drain the node (`kubectl drain`) and reboot it; if the GPU is lost again, "
+    "check its power supply and its slot, or return it to its vendor",
     condition="NVML reports a lost GPU",
 )
 EMPTY_EDITS = Variant(

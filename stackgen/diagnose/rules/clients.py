@@ -72,7 +72,7 @@ OWN_ADDRESS = Variant(
     (),
     cause="LiteLLM can't connect to the server of this model at {url}. In a container, this address means LiteLLM's "
     "own container, where no engine listens",
-    fix="set api_base to the engine's service name and the port inside of its container (http://SERVICE:8000/v1), and "
+    fix="set api_base to the engine's service name and the port inside its container (http://SERVICE:8000/v1), and "
     "connect both to the same network; for an engine on the host, use http://host.docker.internal:PORT/v1 with "
     '`extra_hosts: ["host.docker.internal:host-gateway"]`; if LiteLLM runs on the host itself, check that the engine '
     "listens there (`curl {url}/models`)",
@@ -101,9 +101,9 @@ RULES: tuple[Rule, ...] = (
         "there (yet), or the address does not work where LiteLLM runs: in a container, localhost and 0.0.0.0 mean "
         "LiteLLM's own container",
         fix="run `curl -i API_BASE/models` where LiteLLM runs (`docker exec`), which shows whether the address works; "
-        "between containers, use the service name and the port inside of the engine's container "
-        "(http://SERVICE:8000/v1) and a common network; if `curl` works, check that api_key is not empty, and that no "
-        "proxy variable (http_proxy) is set in LiteLLM's container",
+        "between containers, use the service name and the port inside the engine's container (http://SERVICE:8000/v1) "
+        "and a common network; if `curl` works, check that api_key is not empty, and that no proxy variable "
+        "(http_proxy) is set in LiteLLM's container",
         source="The message comes from LiteLLM (litellm_core_utils/exception_mapping_utils.py). BerriAI/litellm issues "
         "11044 (2025-05), 7937 (2025-01) and 7291 (2024-12) quote it; in the last one, the key was empty. The failure "
         "was not reproduced.",

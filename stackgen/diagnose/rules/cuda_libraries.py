@@ -26,8 +26,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G049",
         title="cuBLAS can't multiply matrices",
-        cause="cuBLAS, CUDA's library for matrices, returned {status}. Most often, the loaded cuBLAS has another "
-        "version than the one that torch was built with",
+        cause="cuBLAS, CUDA's library for matrices, returned {status}. Most often, the loaded cuBLAS has a different "
+        "version from the one that torch was built with",
         fix=f"{OWN_LIBRARIES}; if this does not help, set `image:` to an official image of the engine, newer or older; "
         "don't change memory settings",
         source="The messages come from torch (aten/src/ATen/cuda/CUDABlas.cpp). vllm-project/vllm issue 35608 "
@@ -62,8 +62,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G050",
         title="cuDNN failed",
-        cause="cuDNN, CUDA's library for neural networks, returned {status}. Most often, the loaded cuDNN has another "
-        "version than the one that torch was built with",
+        cause="cuDNN, CUDA's library for neural networks, returned {status}. Most often, the loaded cuDNN has a "
+        "different version from the one that torch was built with",
         fix=f"{OWN_LIBRARIES}; if this does not help, set `image:` to an official image of the engine, newer or older",
         source="The names are those of cuDNN 9 (cudnnStatus_t), and the first words come from torch "
         "(aten/src/ATen/cudnn/Exceptions.h). NVIDIA/dgx-spark-playbooks issue 107 (2026-08) quotes "
@@ -158,8 +158,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G055",
         title="the image has no code for the device on which the model runs",
-        cause="the operation {op} of the engine has no code for the device {backend}. The image was built for another "
-        "kind of device than the one that the model runs on",
+        cause="the operation {op} of the engine has no code for the device {backend}. The image was built for a "
+        "different kind of device from the one that the model runs on",
         fix="on a machine without a GPU, use an image of the engine for the CPU (set `gpus` to none); with a GPU, find "
         "out why the engine did not use it: read the first lines of the log, and run `nvidia-smi` or `rocm-smi` in the "
         "container",
@@ -175,8 +175,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G056",
         title="a kernel of CUTLASS can't run on this GPU",
-        cause="a kernel of CUTLASS, mostly for FP8 or FP4 weights, failed at its start with an internal error. Most "
-        "often, the kernel needs more shared memory or another architecture than this GPU has",
+        cause="a kernel of CUTLASS, usually for FP8 or FP4 weights, failed when it was started (internal error). Most "
+        "often, the kernel needs more shared memory than this GPU has, or another architecture",
         fix="for a mixture-of-experts model, choose another backend in extra_args (vLLM: [--moe-backend, triton] or "
         "[--moe-backend, marlin]; SGLang: [--moe-runner-backend, triton]); or use a newer image, or another "
         "quantization of the model",

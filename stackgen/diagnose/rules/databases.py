@@ -112,7 +112,7 @@ RULES: tuple[Rule, ...] = (
         "SG-D041",
         title="an image lacks the generated code for its database",
         cause="the image lacks Prisma's generated client, which the program needs for its database, or the container's "
-        "user may not read it",
+        "user has no permission to read the client",
         fix="use the image that its project builds with this code (for LiteLLM, ghcr.io/berriai/litellm-database); in "
         "an image of your own, run `prisma generate` while it is built, as the user that runs the program; without a "
         "database, remove DATABASE_URL",
@@ -129,7 +129,8 @@ RULES: tuple[Rule, ...] = (
         "SG-L013",
         title="a program can't open its SQLite file",
         cause="SQLite can't open or create the program's database file. Either its folder does not exist in the "
-        "container, or the container's user may not write to the folder (SQLite creates files next to the database)",
+        "container, or the container's user has no permission to write to the folder (SQLite creates files next to the "
+        "database)",
         fix="find out which folder holds the database, and what is mounted there (`docker inspect --format '{{json "
         ".Mounts}}' CONTAINER`); run `ls -ldn` with the folder on the host, and give it to the container's user (`sudo "
         "chown -R UID FOLDER`), or use a named volume; with SELinux (Fedora, RHEL), add `:z` to the mount",

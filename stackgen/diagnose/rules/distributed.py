@@ -104,7 +104,7 @@ RULES: tuple[Rule, ...] = (
         "eugr/spark-vllm-docker issue 389 and MiaAI-Lab/DeepSeek-v4.1-Flash-DGX-Sparks issue 14 (2026-09). In "
         "vllm-project/vllm issue 19613 (2025-06), NCCL_BUFFSIZE was the cause. The failure was not reproduced.",
         explain="`Cannot allocate memory` is not about the GPU's memory or /dev/shm. RDMA needs memory that the kernel "
-        "may not move. The limit `ulimit -l` restricts the amount of this memory.",
+        "is not allowed to move (locked memory). The limit `ulimit -l` restricts the amount of this memory.",
         patterns=compile_patterns(r"Call to (?P<call>ibv_\w+) failed with error (?P<problem>[A-Z][\w ]{2,60})"),
         variants=(
             Variant(
@@ -116,8 +116,8 @@ RULES: tuple[Rule, ...] = (
                 "(first NCCL_BUFFSIZE, because NCCL registers buffers of this size); run `ulimit -l` in the container; "
                 "if it does not print `unlimited`, set `ulimits: {memlock: -1}` in the Compose file (`docker run "
                 "--ulimit memlock=-1`); if it prints `unlimited`, the kernel is the cause; on DGX Spark (GB10), "
-                "kernels 7.0.0-1019 and 7.0.0-31 have this fault, so boot the previous kernel, for example "
-                '6.17.0-1032; as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP instead and is slower',
+                "kernels 7.0.0-1019 and 7.0.0-31 have this bug, so boot the previous kernel, for example 6.17.0-1032; "
+                'as a test, set NCCL_IB_DISABLE to "1" in extra_env, which uses TCP instead and is slower',
             ),
         ),
     ),

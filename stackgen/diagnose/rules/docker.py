@@ -200,7 +200,7 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "SG-D007",
         title="the program to start is not found in the image",
         cause="{program} can't be started. Either the image does not contain it, or its folder is not in the PATH of "
-        "the image, or the container's user may not read it (for example a link into /root)",
+        "the image, or the container's user has no permission to read it (for example a link into /root)",
         fix="look for the program as root: `docker run --rm --user 0 --entrypoint find IMAGE / -name {program} -ls`; "
         "if it is not there, set `image:` to an image that contains {program}; if it is in a folder of its own, remove "
         "`entrypoint:`, or write the program's full path there; if it is a link into /root, only root can use it: use "
@@ -210,8 +210,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "failure was reproduced, but not with crun. opea-project/GenAIComps issue 1549 (2025-04) has a program that "
         "only root can reach.",
         explain="The container ends with code 127, because the command in compose.yaml starts a program that is not "
-        "found. Often, `image:` is set to an image of another engine. runc prints the same message if the "
-        "user may not enter the folder to which a link leads.",
+        "found. Often, `image:` is set to an image of another engine. runc prints the same message if the user has no "
+        "permission to enter the folder that a link points to.",
         patterns=compile_patterns(
             # the hooks of the container toolkit run on the host: SG-G001
             r"executable file `(?P<program>[^`]+)` not found",

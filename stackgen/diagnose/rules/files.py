@@ -211,8 +211,8 @@ RULES: tuple[Rule, ...] = (
         "SG-L015",
         title="the folder of the Hub's cache does not exist",
         cause="the Hub's library looks for models in {path}, but this folder does not exist where the engine runs. "
-        "Most often, the volume or folder for models is not mounted there, or a variable names another path than the "
-        "mount",
+        "Most often, the volume or folder for models is not mounted there, or a variable names a different path from "
+        "the mount",
         fix="mount a volume or folder at {path}, or create the folder; or set HF_HOME or HF_HUB_CACHE in extra_env to "
         "the path of the mount (with HF_HOME, the folder is HF_HOME/hub); compare `docker inspect --format '{{json "
         ".Mounts}}' CONTAINER` (Kubernetes: volumeMounts of the pod) with the path",

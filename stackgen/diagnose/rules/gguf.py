@@ -39,7 +39,8 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(r"failed to open GGUF file '(?P<path>[^']+)'\s*$"),
                 title="a GGUF file can't be opened",
                 cause="llama.cpp can't open the file {path}: either it does not exist in llama.cpp's container, or the "
-                "container's user may not read it. The file itself is not damaged, because nothing was read",
+                "container's user has no permission to read it. The file itself is not damaged, because nothing was "
+                "read",
                 fix="run `ls -lL {path}` in the container; if the file is missing, correct `model:` and `file:` or the "
                 "mount (names are case-sensitive, and a relative path depends on the working folder); if it is a link, "
                 "mount the folder that it points to; if the file is there, give the container's user the right to read "
@@ -67,8 +68,8 @@ RULES: tuple[Rule, ...] = (
         fix=f"if the path is a folder, set `file` to the name of the GGUF file; otherwise {DOWNLOAD_AGAIN}",
         source=f"The message comes from {SERVER} (ggml/src/gguf.cpp). The failure was reproduced with an empty file "
         "and with a folder.",
-        explain="A download that was interrupted at its start leaves an empty file. A full disk can also leave an "
-        "empty file.",
+        explain="A download that was interrupted right after it began leaves an empty file. A full disk can also leave "
+        "an empty file.",
         patterns=compile_patterns(r"gguf_init_from_reader: failed to read magic"),
     ),
     Rule(

@@ -291,8 +291,8 @@ RULES: tuple[Rule, ...] = (
                 "container, or the container's user has no permission to open them",
                 fix="run `ls -ln /dev/kfd /dev/dri` on the host; if the device files are missing, load the driver "
                 "amdgpu; if `lsmod | grep amdgpu` shows nothing, look for `nomodeset` or a blacklist entry for amdgpu "
-                "in /proc/cmdline and /etc/modprobe.d, remove it, and reboot at a good time; if the device files "
-                "exist, [[!gpus|set `gpus`, and ]]add the group numbers of the files to `group_add` of the service",
+                "in /proc/cmdline and /etc/modprobe.d, remove it, and reboot when you can; if the device files exist, "
+                "[[!gpus|set `gpus`, and ]]add the group numbers of the files to `group_add` of the service",
             ),
         ),
     ),

@@ -236,7 +236,7 @@ RULES: tuple[Rule, ...] = (
         title="this installation of the engine lacks a compiled function",
         cause="the engine called {name}, a compiled function of {library}, but {library} does not contain it here. "
         "Either this build for your kind of GPU or CPU has no such kernel (builds for Intel GPUs, AMD GPUs and CPUs "
-        "have fewer kernels), or {library} could not be loaded, or it has another version than the Python code",
+        "have fewer kernels), or {library} could not be loaded, or its version does not match the Python code",
         fix="search the start of the log for `Failed to import`, which shows why a library could not be loaded; use "
         "the official image for your kind of GPU, or a newer one; if the image is official, use a version of the "
         "model with another quantization, which needs other kernels; leave the driver as it is",

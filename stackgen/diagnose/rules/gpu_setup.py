@@ -76,8 +76,8 @@ RULES: tuple[Rule, ...] = (
         "decoding) and 50331 (2026-07, FlashInfer), and sgl-project/sglang issue 29993 (2026-07, "
         "DeepGEMM) quote three. The failure was not reproduced.",
         explain="The GPU reports such an error late, so the traceback often shows the wrong function. For the right "
-        'traceback, set CUDA_LAUNCH_BLOCKING to "1" in extra_env. Xid 31 and 43 point to a fault of a program. Xid '
-        "48, 63, 64, 79, 94 and 95 point to a fault of the GPU.",
+        'traceback, set CUDA_LAUNCH_BLOCKING to "1" in extra_env. Xid 31 and 43 point to a bug in a program. Xid 48, '
+        "63, 64, 79, 94 and 95 point to a fault of the GPU.",
         patterns=FAULT,
         fallback=True,
         variants=(

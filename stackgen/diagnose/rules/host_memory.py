@@ -129,9 +129,9 @@ LARGE_STATE = Variant(
     cause="the kernel's OOM killer ended the server while it saved the state of a prompt ({size} MiB) in its prompt "
     "cache. The prompt cache is in the host's memory, not on the GPU",
     fix='turn the prompt cache off (set extra_args to [--cache-ram, "0"][[?extra_args.--cache-ram| instead of the '
-    "present value: some versions check this limit only after they have stored a state]]); or make the state "
-    "smaller with a shorter max_model_len, or with a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); "
-    "or give the host or the service more memory; don't lower gpu_layers, because this needs more of the host's memory",
+    "current value: some versions check this limit only after they have stored a state]]); or make the state smaller "
+    "with a shorter max_model_len, or with a quantized KV cache (--cache-type-k and --cache-type-v with q8_0); or give "
+    "the host or the service more memory; don't lower gpu_layers, because this needs more of the host's memory",
     condition="llama-server had just saved a prompt when it was killed",
 )
 

@@ -151,7 +151,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from huggingface_hub 0.36 and 2.4 (_snapshot_download.py, file_download.py). The "
         "failure was reproduced with vLLM and FastChat.",
         explain="HF_HUB_OFFLINE=1 forbids every request to the Hub. The storage identifies models by id and revision. "
-        "If stack.yaml sets another revision than the downloaded revision, the model counts as missing.",
+        "If the revision in stack.yaml is not the downloaded revision, the model counts as missing.",
         patterns=compile_patterns(
             r"outgoing traffic has been disabled", r"OfflineModeIsEnabled|Cannot reach .* offline mode is enabled"
         ),

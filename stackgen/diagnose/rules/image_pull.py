@@ -47,7 +47,7 @@ ARCHITECTURE = Rule(
         Variant(
             # a warning, which may also be about an emulated platform
             compile_patterns(r"(?i)exec format error"),
-            cause="the image is for another CPU architecture than this machine. An earlier warning in the log "
+            cause="the image is for a different CPU architecture from this machine's. An earlier warning in the log "
             "names the platform of the image and the expected platform",
             fix="choose an image for the expected platform in `image:` (vLLM has separate images for arm64 and "
             "x86_64 on the CPU); cpu_arch in stack.yaml must be the CPU of this machine",

@@ -38,8 +38,8 @@ def _find_abort(evidence: Evidence) -> Iterator[Hit]:
 
 CUT = Variant(
     (),
-    cause="llama.cpp stopped itself (ggml_abort), because one of its own checks failed. The line with the check is "
-    "above the backtrace, and is not in this log",
+    cause="llama.cpp aborted (ggml_abort), because one of its internal checks failed. The line with the check is above "
+    "the backtrace, and is not in this log",
     fix="look for the line above the backtrace in the whole log (`docker logs`), which has the form FILE:LINE: TEXT; "
     "run `stackgen diagnose` again with this line; if you can't find the line, use a newer build of llama.cpp as a "
     "test",
@@ -49,7 +49,7 @@ CUT = Variant(
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A050",
-        title="llama-server stopped itself while it reused a prompt",
+        title="llama-server aborted while it reused a prompt",
         cause="a check of llama-server failed: its slot has a prompt with tokens to reuse, but the memory of this "
         "sequence is empty (pos_min is -1). The server's records contradict each other, which is a bug of this build",
         fix="use a newer build of llama.cpp (a newer image); until then, as a test, start with one slot (--parallel "
@@ -71,8 +71,8 @@ RULES: tuple[Rule, ...] = (
 LAST_RULES: tuple[Rule, ...] = (
     Rule(
         "SG-A051",
-        title="llama.cpp stopped itself because a check failed",
-        cause="llama.cpp stopped itself (ggml_abort), because one of its own checks failed: {check}",
+        title="llama.cpp aborted because an internal check failed",
+        cause="llama.cpp aborted (ggml_abort), because one of its internal checks failed: {check}",
         fix="search the issues of llama.cpp for this check with its file; as a test, use a newer build of llama.cpp, "
         "and start once with fewer options",
         source="The function is in llama.cpp (ggml/src/ggml.c), and prints FILE:LINE: TEXT before the backtrace. "

@@ -35,8 +35,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"required file is not available in cache \(offline mode\): (?P<file>\S+)"),
                 title="llama-server is offline, and a file of the model is missing",
-                cause="llama-server may not download, and {file} is not in its cache. The router of some builds starts "
-                "its models in offline mode",
+                cause="llama-server is not allowed to download files, and {file} is not in its cache. The router of "
+                "some builds starts its models in offline mode",
                 fix="put the file at this path before the start (a model for images needs its mmproj file as well), or "
                 "start llama-server once without `--offline`, so that it downloads the model; check that the path in "
                 "the preset is the path inside of the container",

@@ -101,7 +101,7 @@ RULES: tuple[Rule, ...] = (
         "{code}. The line does not contain the hook's own message",
         fix="generate the CDI file again, because an update of the driver or of the toolkit often leaves paths in it "
         "that no longer exist: `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`; then compare "
-        "`nvidia-cdi-hook --version` with `nvidia-ctk --version`, and update the toolkit (1.17.0 had a fault in this "
+        "`nvidia-cdi-hook --version` with `nvidia-ctk --version`, and update the toolkit (1.17.0 had a bug in this "
         "hook, which 1.17.1 fixed); if it still fails, start the container once with runc (`--runtime runc`), which "
         "shows the hook's message",
         source="The message comes from crun (src/libcrun/container.c), and is quoted in ublue-os/bluefin issue 3454 "

@@ -179,8 +179,8 @@ FAILS_REQUESTS = Variant(
 )
 WRONG_CALL = Variant(
     (),
-    cause="`{name}()` is called[[ by {caller}]] with another number of arguments than this function has. Most often, "
-    "one of the packages in the image (for example transformers) is too new or too old for the package that calls it",
+    cause="`{name}()` is called[[ by {caller}]] with a wrong number of arguments. Most often, one of the packages in "
+    "the image (for example transformers) is too new or too old for the package that calls it",
     condition="a function is called with a wrong number of arguments",
 )
 OLD_WORKER = Variant(
@@ -203,7 +203,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G043",
         title="a compiled file of the image does not match its libraries",
-        cause="{file} was built for another version of {library} than the version in the image, so it could not be "
+        cause="{file} was built for a different version of {library} from the one in the image, so it could not be "
         "loaded. Later errors about missing operators or attributes are only consequences of this one",
         fix="set `image:` to a version whose packages were built together: an official one, without other packages "
         "installed into it; don't change flags or drivers, because they do not affect this file; don't install "

@@ -117,7 +117,7 @@ REFUSED = Variant(
     cause="{program} can't connect to the engine: {text}. For `no such host`, the name is unknown in its network; for "
     "`connection refused`, nothing listens at this address and port (yet); for `i/o timeout`, no network connects the "
     "two containers",
-    fix="compare the address with `docker compose ps` and the engine's port inside of its container (not the published "
+    fix="compare the address with `docker compose ps` and the engine's port inside its container (not the published "
     "port); connect both containers to the same network; `docker exec PROXY wget -qO- http://NAME:PORT/health` shows "
     "whether the engine can be reached",
     condition="Caddy or Traefik logs that a connection failed",
@@ -200,7 +200,7 @@ RULES: tuple[Rule, ...] = (
         "this name",
         fix="compare {name} in nginx's configuration with the service names of `docker compose ps`; connect both "
         "services to the same network; let nginx start after the engine (`depends_on`), because nginx resolves the "
-        "name only at its start; or let nginx resolve the name for each request (`resolver 127.0.0.11;` and a variable "
+        "name only at startup; or let nginx resolve the name for each request (`resolver 127.0.0.11;` and a variable "
         "in proxy_pass)",
         source="The message comes from nginx (ngx_upstream.c), and is quoted in NoFxAiOS/nofx pull request 82 "
         "(2025-10), TeamPiped/Piped issue 3679 (2024-06) and langgenius/dify issue 17004 (2025-03). The failure was "
@@ -220,7 +220,7 @@ RULES: tuple[Rule, ...] = (
         "its router (source/common/router/router.cc); gpustack/gpustack issue 4725 (2026-03), vllm-project/aibrix "
         "issues 750 (2025-02) and 1103 (2025-05) and istio/istio issue 49480 (2024-02) quote them. The failure was not "
         "reproduced.",
-        explain="The text is the body of the proxy's own answer, mostly with status 503. Gateways may send another "
+        explain="The text is the body of the proxy's own answer, usually with status 503. Gateways may send another "
         "status, for example 403.",
         find=_find_reset,
         consequence_of=("*",),

@@ -95,8 +95,8 @@ PROGRAMS = {"nginx": "nginx", "haproxy": "HAProxy", "caddy": "Caddy", "traefik":
 READ_ONLY = Variant(
     (),
     title="nginx can't write to its folders on a read-only file system",
-    cause="nginx ended at its start, because it can't create {path}: the root file system of the container is "
-    "read-only (`read_only: true`, or `readOnlyRootFilesystem: true` in Kubernetes)",
+    cause="nginx exited at startup, because it can't create {path}: the root file system of the container is read-only "
+    "(`read_only: true`, or `readOnlyRootFilesystem: true` in Kubernetes)",
     fix="keep the root read-only, and mount writable folders: in Compose `tmpfs: [/var/cache/nginx, /var/run, /tmp]`, "
     "in Kubernetes an emptyDir for /var/cache/nginx, /var/run and /tmp; or, in nginx's configuration, move the folders "
     "below /tmp (client_body_temp_path, proxy_temp_path, fastcgi_temp_path, uwsgi_temp_path, scgi_temp_path and pid)",
@@ -105,7 +105,7 @@ READ_ONLY = Variant(
 NO_PERMISSION = Variant(
     (),
     title="nginx can't create its folders",
-    cause="nginx ended at its start, because it can't create {path}: {why}. Most often, the container runs as a user "
+    cause="nginx exited at startup, because it can't create {path}: {why}. Most often, the container runs as a user "
     "other than root, or without the capabilities CHOWN, SETUID and SETGID",
     fix="use the image nginxinc/nginx-unprivileged, which needs no root and listens on port 8080; or mount writable "
     "folders at /var/cache/nginx and /var/run (tmpfs or emptyDir, for the user of the container), and move pid and "
@@ -115,7 +115,7 @@ NO_PERMISSION = Variant(
 NO_PARENT = Variant(
     (),
     title="a folder of nginx is missing",
-    cause="nginx ended at its start, because the folder above {path} does not exist. Most often, an empty volume is "
+    cause="nginx exited at startup, because the folder above {path} does not exist. Most often, an empty volume is "
     "mounted over a folder of the image",
     fix="mount the writable folder at the last folder of the path (for example /var/cache/nginx, not /var/cache)",
     condition="errno is 2",
@@ -123,7 +123,7 @@ NO_PARENT = Variant(
 NOT_BOUND = Variant(
     (),
     title="a proxy can't listen on its address",
-    cause="the proxy ended at its start, because it can't listen on {address}: {why}",
+    cause="the proxy exited at startup, because it can't listen on {address}: {why}",
     fix="for `Permission denied`, use a port of 1024 or higher in the container, and publish it as 80 or 443; for "
     "`Address already in use`, find the other program (`ss -ltnp`, in the same network namespace); for `Cannot assign "
     "requested address`, listen on 0.0.0.0",
@@ -132,7 +132,7 @@ NOT_BOUND = Variant(
 NO_CERTIFICATE = Variant(
     (),
     title="a proxy can't load its certificate",
-    cause="the proxy ended at its start: {problem}",
+    cause="the proxy exited at startup: {problem}",
     fix="check in the container that {path} exists and that the proxy's user can read it (`docker compose run --rm "
     "--entrypoint ls SERVICE -lL {path}`); with Let's Encrypt, mount the whole folder /etc/letsencrypt, because the "
     "files in live/ are links; check that the key belongs to the certificate; HAProxy needs both in one file",
@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-C031",
         title="a proxy rejects its configuration",
-        cause="{program} ended at its start, because of its configuration: {problem}",
+        cause="{program} exited at startup because of its configuration: {problem}",
         fix="correct[[ line {line} of {file}, or]] what the message names; test the file before the next start (`nginx "
         "-t`, `haproxy -c -f FILE`, `caddy validate --config FILE`, `envoy --mode validate -c FILE`)",
         source="The messages come from nginx (src/core/ngx_file.c, ngx_conf_file.c, ngx_connection.c and "

@@ -37,8 +37,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"(?P<problem>Using SOCKS proxy, but the 'socksio' package is not installed)"),
                 title="a SOCKS proxy is set, but the image has no package for it",
-                cause="a variable of the environment (mostly all_proxy) names a SOCKS proxy, and the package that "
-                "httpx needs for it is not installed",
+                cause="an environment variable (usually all_proxy) names a SOCKS proxy, and the package that httpx "
+                "needs for it is not installed",
                 fix="remove all_proxy and ALL_PROXY from the environment of the container or shell, or set them to an "
                 "HTTP proxy; or install `httpx[socks]` when you build the image",
             ),

@@ -51,7 +51,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V054",
-        title="the server may not read local files for requests",
+        title="the server is not allowed to read local files for requests",
         cause="a request contains the path of a file (file://), and the server was started without permission to read "
         "files for requests",
         fix="send the file in the request itself (data:image/png;base64,…), or as a URL; or set extra_args to "

@@ -116,8 +116,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py). "
         "sgl-project/sglang issue 10856 (2025-09) has a server that answers between such lines.",
         explain="SGLang's health check asks the scheduler for one token. If one forward pass takes longer than "
-        "watchdog_timeout (300 s by default), SGLang ends itself, and supervise.sh starts it again. A very long "
-        "prompt on a slow GPU can take that long. In this case, raise --watchdog-timeout in extra_args.",
+        "watchdog_timeout (300 s by default), SGLang exits, and supervise.sh restarts it. A very long prompt on a slow "
+        "GPU can take that long. In this case, raise --watchdog-timeout in extra_args.",
         patterns=(
             *ALARM,
             *compile_patterns(r"watchdog timeout \(self\.watchdog_timeout=(?P<seconds>\d+)"),
@@ -233,7 +233,7 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from SGLang 0.5.9 to 0.5.23 (utils/common.py, assert_pkg_version). The failure was "
         "not "
         "reproduced.",
-        explain="SGLang compares the versions at its start. The model, the GPU and the driver are not the cause.",
+        explain="SGLang compares the versions at startup. The model, the GPU and the driver are not the cause.",
         patterns=compile_patterns(
             r"Exception: (?P<package>[\w.-]+) is installed with version (?P<found>[\w.+-]+), which is less than the "
             r"minimum required version (?P<wanted>[\w+-]+(?:\.[\w+-]+)*)"

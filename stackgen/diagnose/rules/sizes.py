@@ -132,8 +132,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V035",
         title="a size is not divisible as the settings require",
-        cause="`{left}` is not divisible by `{right}`. The model does not fit the number of GPUs, or the block size "
-        "of a kernel. The model's files are not damaged",
+        cause="`{left}` is not divisible by `{right}`. The model can't be divided across this number of GPUs, or into "
+        "the blocks of a kernel. The model's files are not damaged",
         fix="{remedy}",
         page_fix="set the size that the message names, or tensor_parallel_size, to a value that divides the other "
         "size without a remainder. If the message contains both numbers, `stackgen diagnose` calculates the possible "

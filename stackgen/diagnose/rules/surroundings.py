@@ -179,9 +179,9 @@ RULES: tuple[Rule, ...] = (
         "SG-D023",
         title="the container runtime can't start the container",
         cause="the container runtime ({runtime}) failed before a program of the image ran: {problem}",
-        fix="read the last part of the message, which names the mount, device, user or program that the runtime "
-        "could not prepare; check this part on the host and in the image; if the message names a system call, try "
-        "another runtime or version (`docker info` and `podman info` show the present one)",
+        fix="read the last part of the message, which names the mount, device, user or program that the runtime could "
+        "not prepare; check this part on the host and in the image; if the message names a system call, try another "
+        "runtime or version (`docker info` and `podman info` show the current one)",
         source="The message comes from crun and runc, and is quoted in containers/crun issue 2104 (2026-06). The "
         "failure was not reproduced.",
         explain="The runtime prepares mounts, namespaces and devices. Its errors come from the host's kernel, file "

@@ -52,8 +52,8 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(r"CUDA compiler and CUDA toolkit headers are incompatible"),
                 title="the CUDA compiler and its header files have different versions",
-                cause="a library compiles a kernel at startup, but the nvcc that it found belongs to another CUDA "
-                "version than the header files",
+                cause="a library compiles a kernel at startup, but the nvcc that it found belongs to a different CUDA "
+                "version from the header files",
                 fix="use an official image of the engine; in your own installation, install the same version of "
                 f"nvidia-cuda-nvcc and nvidia-cuda-runtime, or set CUDA_HOME to one complete CUDA toolkit; {SAMPLER}",
             ),
@@ -63,7 +63,7 @@ RULES: tuple[Rule, ...] = (
                     r"detected CUDA version \((?P<found>[\d.]+)\) mismatches the version that was used to compile"
                     r"(?: PyTorch \((?P<built>[\d.]+)\))?"
                 ),
-                title="the CUDA toolkit has another version than torch",
+                title="the CUDA toolkit and torch have different CUDA versions",
                 cause="a library compiles a kernel at startup with CUDA {found}, but torch in this image was built for "
                 "another version[[, CUDA {built}]]",
                 fix="use an official image of the engine; in your own installation, set CUDA_HOME to a toolkit of the "
@@ -108,10 +108,10 @@ RULES: tuple[Rule, ...] = (
                 title="the chosen kernels of FlashInfer are for other GPUs",
                 cause="FlashInfer has these kernels only for compute capability {wanted}.x, and found no such GPU "
                 "(10.x are B200 and B300, 12.x are RTX 50, RTX PRO and GB10)",
-                fix="choose another backend than TensorRT-LLM's: in vLLM, set `--moe-backend` to marlin or "
+                fix="choose another backend instead of TensorRT-LLM's: in vLLM, set `--moe-backend` to marlin or "
                 "flashinfer_cutlass (older versions: VLLM_FLASHINFER_MOE_BACKEND to throughput), in SGLang "
-                "`--moe-runner-backend` and `--fp4-gemm-backend`; if `nvidia-smi --query-gpu=compute_cap "
-                "--format=csv` does show such a GPU, set CUDA_HOME in extra_env to a newer CUDA toolkit",
+                "`--moe-runner-backend` and `--fp4-gemm-backend`; if `nvidia-smi --query-gpu=compute_cap --format=csv` "
+                "does show such a GPU, set CUDA_HOME in extra_env to a newer CUDA toolkit",
             ),
             Variant(
                 compile_patterns(r"Permission denied: '(?P<nvcc>\S*nvcc)'"),
@@ -152,7 +152,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V067",
         title="the CuTe DSL can't compile a kernel",
-        cause="the CuTe DSL (package nvidia-cutlass-dsl) failed inside of its own library while it compiled a kernel. "
+        cause="the CuTe DSL (package nvidia-cutlass-dsl) failed inside its own library while it compiled a kernel. "
         "Either its packages nvidia-cutlass-dsl-libs-base and -libs-cu13 are not compatible, because they write the "
         "same files, or this version of the package has a bug. Neither memory nor CUDA graphs are the cause",
         fix="use the official image of the engine for this model, or a newer one; in your own installation with CUDA "

@@ -54,8 +54,8 @@ def _find_indivisible(evidence: Evidence) -> Iterator[Hit]:
 
 WHILE_LOADING = Variant(
     (),
-    cause="a weight in the model's files has another size than the layer of the engine: {problem}. Either config.json "
-    "and the weights are from different models or versions, or this version of the engine reads this model "
+    cause="the size of a weight in the model's files differs from the size of the engine's layer: {problem}. Either "
+    "config.json and the weights are from different models or versions, or this version of the engine reads this model "
     "incorrectly, or the weight can't be divided across this number of GPUs",
     fix="start with tensor_parallel_size 1 as a test, or with fewer GPUs; compare config.json with that of the model's "
     "page; for a quantized or fine-tuned model, test the original model; then set `image:` to a newer version of the "
@@ -68,11 +68,10 @@ FILE, OWN = SHAPE.format("file"), SHAPE.format("own")
 
 OF_DRAFT = Variant(
     (),
-    title="a weight of the draft model has another shape than vLLM expects",
+    title="a weight of the draft model has a different shape from what vLLM expects",
     cause="the model itself was loaded, but a weight of the draft model for speculative decoding (such as the MTP "
-    "layers "
-    "of the same files) has another size than its layer: {problem}. Most often, this version of vLLM reads the "
-    "quantization of these layers incorrectly",
+    "layers of the same files) has a different size from its layer: {problem}. Most often, this version of vLLM reads "
+    "the quantization of these layers incorrectly",
     fix="start without speculative decoding (`speculative` in stack.yaml, `--speculative-config` in extra_args); to "
     "use "
     "it, set `image:` to a newer version of vLLM, or use a model whose page names this combination",
@@ -82,7 +81,7 @@ OF_DRAFT = Variant(
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V048",
-        title="a weight has another shape than the model expects",
+        title="a weight has a different shape from what the engine expects",
         cause="the model's files contain a weight of the shape [{file}], but the engine expects [{own}]. Either "
         "config.json and the weights are from different models or versions, or this version of the engine reads this "
         "model incorrectly",
@@ -111,7 +110,7 @@ RULES: tuple[Rule, ...] = (
                 compile_patterns(
                     r"org_vocab_size=(?P<own>\d+).{0,80}?loaded_weight\.shape\[(?:output_dim|\d)\]=(?P<file>\d+)"
                 ),
-                title="the vocabulary in the weights has another size than config.json says",
+                title="the vocabulary size in the weights differs from config.json",
                 cause="the embeddings in the model's files have {file} tokens, but vocab_size in config.json is {own}",
                 fix="set vocab_size in config.json to {file} if the files come from a training or conversion that "
                 "padded "
@@ -157,7 +156,7 @@ RULES: tuple[Rule, ...] = (
         title="the model can't be divided across this number of GPUs",
         cause="the engine requires that {what} is a multiple of {by}, and it is not",
         fix="set tensor_parallel_size to another number: it must divide num_attention_heads, num_key_value_heads and "
-        "intermediate_size of config.json without a remainder (mostly 1, 2, 4 or 8); use pipeline_parallel_size for "
+        "intermediate_size of config.json without a remainder (usually 1, 2, 4 or 8); use pipeline_parallel_size for "
         "the other GPUs",
         source="The assertions are those of the models of vLLM (model_executor/models) and SGLang (srt/models, for "
         "example qwen2.py). The failure was not reproduced.",

@@ -26,13 +26,13 @@ DLLS = (
 # status of Windows -> its meaning, and what to do
 STATUSES = {
     0xC0000135: ("a DLL that the program needs was not found", DLLS),
-    0xC0000139: ("a DLL that the program needs has another version than the program expects", DLLS),
+    0xC0000139: ("a DLL that the program needs has a different version from what the program expects", DLLS),
     0xC0000142: ("a DLL of the program could not be initialized", DLLS),
     0xC000007B: ("the program or one of its DLLs is not for this kind of Windows (32 or 64 bits)", DLLS),
     0xC000001D: ("the program uses an instruction that this CPU does not have", REPLACE),
     0xC0000005: ("the program has read or written memory that is not its own (an access violation)",
                  f"{REPLACE}; as a test, start with a smaller model and without the flags for the GPU"),
-    0xC0000409: ("the program has ended itself after a failed internal check",
+    0xC0000409: ("the program has aborted after a failed internal check",
                  f"read the lines above, which often name the check; {REPLACE}"),
     0xC0000374: ("the program has damaged its own memory (heap corruption)", REPLACE),
     0xC00000FD: ("the program's stack is full", REPLACE),
