@@ -37,7 +37,10 @@ __all__ = [
 
 
 class FallbackSpec(Strict):
-    """Sets the server that answers while no replica is up: a known cloud, or any OpenAI-compatible URL."""
+    """Sets the server that answers while no replica is up: a known cloud, or any OpenAI-compatible URL.
+
+    With `overflow`, it also answers while all replicas are busy.
+    """
 
     model: Text = Field(description="Model id at the provider")
     provider: Provider | None = Field(
@@ -47,6 +50,11 @@ class FallbackSpec(Strict):
     base_url: BaseUrl | None = Field(None, description="Base URL including /v1. Default: the provider's base URL")
     api_key_env: KeyName | None = Field(
         None, description="Name of the variable in .env that contains the API key. Default: the provider's variable"
+    )
+    overflow: bool = Field(
+        False,
+        description="Also send requests to the fallback while all replicas are busy and the queue of the model is full "
+        "(`gateway.max_queue`). Without `overflow`, these requests get a 429",
     )
 
     @model_validator(mode="after")

@@ -838,6 +838,15 @@ def test_a_slow_stream_passes_if_each_token_is_in_time(vllm: Fake) -> None:
     assert found.figures["tokens_per_second"] < 2.5
 
 
+def test_an_answer_of_an_overflow_is_no_answer_of_the_model(vllm: Fake) -> None:
+    served_by = ("x-stackgen-served-by", "overflow/together:org/tiny")
+    vllm.chat(replace(json_answer(completion()), headers=(served_by,)))
+    found = result(run_check(target(vllm)), "chat")
+    expected = "all replicas of tiny are busy, and its queue is full: the fallback together:org/tiny answered"
+    assert (found.status, found.message) == ("fail", expected)
+    assert "repeat the check" in found.hint and "diagnose" not in found.hint
+
+
 @pytest.mark.parametrize(
     ("answer", "what"),
     [(json_answer(completion()), "answered"), (json_answer({"error": {"message": "no"}}, 401), "returned HTTP 401")],

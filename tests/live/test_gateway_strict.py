@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stackgen.stack.envfile import create_env
+from tests.live.containers import wait_until
+from tests.live.fallback import MODEL, Provider, start_provider, write_env
 from tests.live.gateway import (
     Answer,
     FakeEngineStack,
@@ -30,7 +31,7 @@ def strict(
 ) -> Iterator[FakeEngineStack]:
     """A short timeout, no queue, and an engine key with characters that are special in HAProxy."""
     folder = tmp_path_factory.mktemp("strict")
-    create_env(folder)
+    write_env(folder)
     text = (folder / ".env").read_text()
     (folder / ".env").write_text(re.sub("(?m)^STACKGEN_ENGINE_KEY=.*$", "STACKGEN_ENGINE_KEY=50%b-%[path]-%%", text))
     data = {
@@ -38,7 +39,11 @@ def strict(
         "gateway": {"image": haproxy_image, "timeout": 4, "max_queue": 0,
                     "keys": [{"name": "limited", "requests_per_minute": LIMIT}]},
         "models": [{"model": "./a", "engine": "vllm", "served_names": ["alpha"], "max_num_seqs": 2},
-                   {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]}],
+                   {"model": "./c", "engine": "fastchat", "served_names": ["chatty"]},
+                   {"model": "./o", "engine": "vllm", "served_names": ["spilled"], "max_num_seqs": 2,
+                    "lora_adapters": [{"name": "spilled-lora", "path": "./lora"}],
+                    "fallback": {"model": MODEL, "base_url": "http://provider:9000/v1", "api_key_env": "PROVIDER_KEY",
+                                 "overflow": True}}],
     }  # fmt: skip
     with FakeEngineStack(folder, data, fastchat_image) as running:
         yield running
@@ -72,6 +77,39 @@ def test_without_a_queue_requests_beyond_the_concurrency_get_429(strict: FakeEng
         assert (refused.status, parse_error(refused)["code"]) == (429, "queue_full")
         assert [one.result().status for one in working] == [200, 200]
     assert strict.chat("alpha").status == 200
+
+
+@pytest.fixture(scope="module")
+def cloud(strict: FakeEngineStack, fastchat_image: str) -> Iterator[Provider]:
+    """The provider of the model `spilled`, whose name the gateway has resolved."""
+    provider = start_provider("sgtest-strict", fastchat_image)
+    strict.compose("stop", "--timeout", "1", "vllm-spilled")
+    try:
+        wait_until(lambda: strict.chat("spilled").status == 200, 60, "the fallback did not answer within a minute")
+        assert strict.chat("spilled").headers["x-stackgen-served-by"] == f"fallback/provider:{MODEL}"
+        strict.compose("start", "vllm-spilled")
+        wait_until(lambda: strict.chat("spilled").replica == "vllm-spilled", 60, "the engine did not come back")
+        yield provider
+    finally:
+        provider.remove()
+
+
+@pytest.mark.parametrize("pad", [0, 100_000], ids=["small", "large"])
+def test_with_overflow_the_provider_answers_while_all_replicas_are_busy(
+    strict: FakeEngineStack, cloud: Provider, pad: int
+) -> None:
+    before = len(strict.received("vllm-spilled"))
+    with ThreadPoolExecutor(2) as pool:
+        working = [pool.submit(strict.chat, "spilled", sleep=3) for _ in range(2)]
+        wait_until(lambda: len(strict.received("vllm-spilled")) >= before + 2, 5, "the engine got no requests")
+        answer = strict.chat("spilled", pad=pad)
+        assert (answer.status, answer.headers["x-stackgen-served-by"]) == (200, f"overflow/provider:{MODEL}")
+        assert cloud.last()["model"] == MODEL
+        # the provider does not have the adapter
+        refused = strict.chat("spilled-lora")
+        assert (refused.status, parse_error(refused)["code"]) == (429, "queue_full")
+        assert [one.result().replica for one in working] == ["vllm-spilled"] * 2
+    assert strict.chat("spilled").replica == "vllm-spilled"
 
 
 def test_special_characters_in_the_engine_key_are_kept(strict: FakeEngineStack) -> None:

@@ -18,12 +18,13 @@ __all__ = ["chat", "is_unknown_model"]
 CONTRACT_HINT = "OpenAI clients may fail. Expected response: https://platform.openai.com/docs/api-reference/chat/object"
 REASONING_HINT = "the model used all tokens for reasoning: raise --max-tokens to see an answer"
 CONTROL_HINT = "run `stackgen check` without --quick: it requests longer answers"
-# how the gateway names a fallback (templates/gateway/fallback.cfg.j2)
-FALLBACK = "fallback/"
+# how the gateway names a fallback, and why it answers (templates/gateway/fallback.cfg.j2)
+FALLBACK, OVERFLOW = "fallback/", "overflow/"
 FALLBACK_HINT = (
     "`stackgen status` shows the replicas, and `stackgen diagnose` finds out why they are down. Until one is up, the "
     "gateway sends all requests for this model to the fallback"
 )
+OVERFLOW_HINT = "repeat the check when there are fewer requests: it has not seen the stack's own model"
 TOO_LONG_HINT = "the server ignores max_tokens, so answers may become very long"
 
 
@@ -66,10 +67,13 @@ def _repeat_with_more_tokens(context: Context, model: str) -> Verdict | None:
 
 def _judge_reply(context: Context, reply: Reply, model: str) -> Verdict:
     # an answer of the provider, or its error, says nothing about the model that the stack serves
-    if reply.served_by.startswith(FALLBACK):
+    if reply.served_by.startswith((FALLBACK, OVERFLOW)):
+        kind, _, provider = reply.served_by.partition("/")
+        is_down = kind + "/" == FALLBACK
+        state = f"no replica of {model} is up" if is_down else f"all replicas of {model} are busy, and its queue is full"
         what = "answered" if reply.status == 200 else f"returned {reply.summary}"
-        message = f"no replica of {model} is up: the fallback {reply.served_by.removeprefix(FALLBACK)} {what}"
-        return fail(message, hint=FALLBACK_HINT, evidence=context.excerpt(reply))
+        hint = FALLBACK_HINT if is_down else OVERFLOW_HINT
+        return fail(f"{state}: the fallback {provider} {what}", hint=hint, evidence=context.excerpt(reply))
     if reply.status != 200:
         return fail_refused(context, reply, model)
     excerpt, notes, limit = context.session.redact.excerpt, list[str](), context.token_limit(model)

@@ -49,7 +49,9 @@ class Fallback:
     the certificate must match, "" without TLS. `ca_file` is the file with the certificate authorities to trust, "" for
     those of the image. The other fields are HAProxy log formats: `path` is put before the
     request's own path, `model` is the provider's model id as JSON, `served_by` is the value of the response header
-    `x-stackgen-served-by`, and `authorization` is the request header for the provider.
+    `x-stackgen-served-by`, and `authorization` is the request header for the provider. `overflows` are the HAProxy
+    backends whose requests the provider also gets while their queues are full, and `overflow_served_by` is the value of
+    the response header for these requests.
     """
 
     name: str
@@ -63,7 +65,9 @@ class Fallback:
     path: str
     model: str
     served_by: str
+    overflow_served_by: str
     authorization: str
+    overflows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

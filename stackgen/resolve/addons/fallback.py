@@ -1,4 +1,4 @@
-"""Fallbacks: a cloud or another OpenAI-compatible server answers for a model if all its replicas are down.
+"""Fallbacks: a cloud or another OpenAI-compatible server answers for a model if all its replicas are down or busy.
 
 Disabled unless the stack file configures a fallback. The gateway then rewrites the request's model, key and path
 (templates/gateway/fallback.lua). It reports which server answered in the header `x-stackgen-served-by` and in its log.
@@ -81,11 +81,18 @@ def fallbacks(stack: StackSpec, backends: Sequence[Backend], ca_file: str = "") 
                 # fallback.lua inserts this value into the JSON body
                 model=_escape_log_format(json.dumps(spec.model)),
                 served_by=_escape_log_format(f"fallback/{provider}:{spec.model}"),
+                overflow_served_by=_escape_log_format(f"overflow/{provider}:{spec.model}"),
                 # HAProxy reads the variable at its start, so that no character of a key can change the configuration
                 authorization=f"Bearer %[env({_key_variables(spec)[0]})]",
+                overflows=_queues(backend) if spec.overflow else (),
             )
         )
     return tuple(found)
+
+
+def _queues(backend: Backend) -> tuple[str, ...]:
+    """The HAProxy backends in which requests for a model wait: its own, and that of its router."""
+    return (backend.name, backend.router.name) if backend.router else (backend.name,)
 
 
 def keys(stack: StackSpec) -> tuple[tuple[str, str | EnvRef], ...]:
@@ -114,6 +121,7 @@ def warnings(stack: StackSpec, site: Site) -> list[str]:
     for model in stack.models:
         if model.fallback:
             name, url = served_names(model)[0], _parse_url(_url(model.fallback))
+            when = "no replica is up" + (", or all are busy and the queue is full" if model.fallback.overflow else "")
             # without TLS, everybody on the network path can read prompts and key
             plain = "" if url.tls else ", unencrypted and with the key"
             if stack.proxy:
@@ -123,7 +131,7 @@ def warnings(stack: StackSpec, site: Site) -> list[str]:
                     "server in your network that forwards the requests"
                 )
             found.append(
-                f"{name} has a fallback: if no replica is up, the requests for {name}, including all prompts, "
+                f"{name} has a fallback: if {when}, the requests for {name}, including all prompts, "
                 f"leave {place} and are sent to {model.fallback.model} at {url.authority}{plain}"
             )
     return found

@@ -74,15 +74,15 @@ ERRORS: dict[str, tuple[str, str, str, str | None, str]] = {
     "timeout": ("timeout", SERVER, "timeout_error", None, "The model did not answer in time"),
     "fallback_bad_gateway": (
         "bad_gateway", SERVER, "api_error", None,
-        "No replica of the model is up, and its fallback closed the connection before it answered",
+        "No replica of the model can take the request, and its fallback closed the connection before it answered",
     ),
     "fallback_unavailable": (
         "unavailable", SERVER, "overloaded_error", None,
-        "No replica of the model is up, and its fallback cannot be reached",
+        "No replica of the model can take the request, and its fallback cannot be reached",
     ),
     "fallback_timeout": (
         "timeout", SERVER, "timeout_error", None,
-        "No replica of the model is up, and its fallback did not answer in time",
+        "No replica of the model can take the request, and its fallback did not answer in time",
     ),
 }  # fmt: skip
 

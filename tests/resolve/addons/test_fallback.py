@@ -55,6 +55,28 @@ def test_no_fallback_renders_nothing_for_it() -> None:
     assert not any("leave this machine" in text for text in plan({}).warnings)
 
 
+OVERFLOW = {"provider": "together", "model": LLAMA, "overflow": True}
+
+
+def test_only_with_overflow_requests_leave_while_the_queue_is_full() -> None:
+    made = plan({"fallback": f"together:{LLAMA}"}, {"fallback": OVERFLOW}, gateway={"max_queue": 7})
+    text = files(made)["gateway/haproxy.cfg"]
+    # for small and for large bodies
+    (rule,) = {line.strip() for line in text.splitlines() if "set-var(txn.overflow)" in line}
+    assert "{ var(txn.backend) -m str vllm-m1 } { queue(vllm-m1) ge 7 } { be_conn_free(vllm-m1) le 0 }" in rule
+    assert "overflow/together:" in backend(made, "fallback-vllm-m1")
+    assert "overflow" not in backend(made, "fallback-vllm-m0")
+    first, second = (text for text in made.warnings if "leave this machine" in text)
+    assert "the queue is full" not in first
+    assert "if no replica is up, or all are busy and the queue is full, the requests for org/m1" in second
+
+
+def test_overflow_also_looks_at_the_queue_in_front_of_a_router() -> None:
+    made = plan({"fallback": OVERFLOW, "replicas": 2, "cache_aware": True})
+    rules = [line for line in files(made)["gateway/haproxy.cfg"].splitlines() if "set-var(txn.overflow)" in line]
+    assert {rule.split("be_conn_free(")[1].split(")")[0] for rule in rules} == {"vllm-m0", "router-m0"}
+
+
 def test_short_form_sets_url_key_and_certificate_name() -> None:
     made = plan({"fallback": f"together:{LLAMA}"}, {})
     text = backend(made, "fallback-vllm-m0")
