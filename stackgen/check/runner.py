@@ -167,7 +167,7 @@ def _run_check(check: Check, context: Context, before: Sequence[Result]) -> Iter
             continue
         yield _run_timed(check, context, model)
     if left and check.exhaustive:
-        message = f"{len(left)} more model(s) were not checked: the limit is {context.options.max_models} models"
+        message = f"models that were not checked: {len(left)}, because the limit is {context.options.max_models}"
         yield _make_result(check, skip(message), None, "", context)
 
 

@@ -40,7 +40,7 @@ def check_tool_parser(inputs: DoctorInputs) -> Results:
         if known := model.tool_call_parser or _find_flag(model):
             if better := find_better_parser(model, "tool_call_parser", known):
                 yield warn(
-                    f"{known} reads the tool calls of other models than {model.model}",
+                    f"{known} is the tool call parser of other models, not of {model.model}",
                     evidence=f"{better.origin}, {better.date}: {better.value}",
                     fix=f"set `tool_call_parser: {better.value}`", place=path,
                 )  # fmt: skip
@@ -60,7 +60,7 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
         given, path = model.reasoning_parser, f"{place}.reasoning_parser"
         if given and (source := find_non_thinking(model)):
             yield warn(
-                f"{model.model} does not think, and {given} can count its whole answer as reasoning",
+                f"{model.model} is not a reasoning model, and {given} can treat its whole answer as reasoning",
                 evidence=source, fix="remove `reasoning_parser`", place=path,
             )  # fmt: skip
             continue

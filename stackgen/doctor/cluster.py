@@ -131,7 +131,7 @@ def check_gpus(inputs: DoctorInputs) -> Results:
         seen = ", ".join(f"{name}: {size}" for name, size in sizes.items() if size) or "no node offers it"
         if not any(sizes.values()):
             yield fail(
-                f"no node offers {resource}", evidence=f"{len(sizes)} nodes without it",
+                f"no node offers {resource}", evidence=f"checked nodes: {len(sizes)}",
                 fix=f"install the vendor's device plugin, and check `kubectl describe nodes`; {ON_DEMAND}",
             )  # fmt: skip
             continue

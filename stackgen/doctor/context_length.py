@@ -113,7 +113,7 @@ def check_context_length(inputs: DoctorInputs) -> Results:
         if match and match.entry.context and wanted > match.entry.context:
             yield warn(f"max_model_len is {wanted}, but the model's limit is probably {match.entry.context}",
                        evidence=f"vLLM's recipe for {match.entry.model}, {match.entry.updated}; {why}",
-                       fix=f"max_model_len: {match.entry.context}, or auto", place=field)  # fmt: skip
+                       fix=f"set `max_model_len: {match.entry.context}`, or `auto`", place=field)  # fmt: skip
         elif match and match.entry.context:
             yield ok("the context length is within the model's limit",
                      evidence=f"{wanted} of {match.entry.context} tokens; vLLM's recipe for {match.entry.model}, "
@@ -128,7 +128,7 @@ def check_context_length(inputs: DoctorInputs) -> Results:
             yield warn(f"max_model_len is {wanted}, but the model's limit is {limit.tokens}",
                        evidence=f"{limit.source}; VLLM_ALLOW_LONG_MAX_MODEL_LEN allows a longer context, but "
                        "answers get worse",
-                       fix=f"max_model_len: {limit.tokens}", place=field)  # fmt: skip
+                       fix=f"set `max_model_len: {limit.tokens}`", place=field)  # fmt: skip
         else:
             yield fail(f"max_model_len is {wanted}, but the model's limit is {limit.tokens}", evidence=limit.source,
-                       fix=f"max_model_len: {limit.tokens}, or auto", place=field)  # fmt: skip
+                       fix=f"set `max_model_len: {limit.tokens}`, or `auto`", place=field)  # fmt: skip

@@ -59,13 +59,13 @@ def check_rendered_files(inputs: DoctorInputs) -> Results:
         yield warn(
             "the files of the stack are not rendered yet: `up` will render them",
             evidence=f"{len(outdated)} files",
-            fix=f"stackgen render {folder}",
+            fix=f"run `stackgen render {folder}`",
         )
     elif outdated:
         yield warn(
             "some rendered files don't match stack.yaml: `up` will render them again",
             evidence=", ".join(outdated),
-            fix=f"stackgen render {folder}",
+            fix=f"run `stackgen render {folder}`",
         )
     if not changes:
         yield ok("the rendered files match stack.yaml", evidence=str(folder))
@@ -161,11 +161,11 @@ def check_model_revisions(inputs: DoctorInputs) -> Results:
             continue
         lookup = inputs.hub.get(name)
         # the commit that the branch points to now, ready to paste
-        commit = lookup.commit if lookup and lookup.commit else "COMMIT (copy it from the model's page on the Hub)"
+        commit = lookup.commit if lookup else ""
         if not revision:
             yield warn(
                 f"{name} is not pinned to a revision: two machines may serve different weights",
-                fix=f"revision: {commit}",
+                fix=f"set `revision: {commit}`" if commit else "set `revision` to a commit that the Hub lists",
                 place=f"{place}.revision",
             )
         else:

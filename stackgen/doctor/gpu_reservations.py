@@ -125,9 +125,9 @@ def check_all_gpus_used(inputs: DoctorInputs) -> Results:
             continue
         tensor, pipeline = parallel_sizes(inputs, model, request)
         size = tensor * pipeline * groups
-        evidence = f"this machine has {len(gpus)} GPUs, and the parallel sizes need {size}"
+        evidence = f"GPUs of this machine: {len(gpus)}; GPUs that the parallel sizes need: {size}"
         if size < len(gpus):
-            yield warn(f"{len(gpus) - size} GPUs would be idle", evidence=evidence,
+            yield warn(f"GPUs that would be idle: {len(gpus) - size}", evidence=evidence,
                        fix=f"set `gpus: {size}`, or a larger tensor_parallel_size",
                        place=f"{place}.tensor_parallel_size")  # fmt: skip
         elif size > len(gpus):

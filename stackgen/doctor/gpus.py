@@ -192,8 +192,8 @@ def check_gpu_ids(inputs: DoctorInputs) -> Results:
                           evidence="doctor does not check MIG instances or devices of other vendors",
                           fix="`nvidia-smi -L` lists MIG instances", place=field)  # fmt: skip
         elif request.count > len(present):
-            yield fail(f"{request.count} GPUs are requested, but this machine has {len(present)}", evidence=evidence,
-                       fix=f"gpus: {len(present) or 'none'}", place=field)  # fmt: skip
+            yield fail(f"`gpus` requests {request.count}, but this machine has {len(present) or 'no GPU'}",
+                       evidence=evidence, fix=f"set `gpus: {len(present) or 'none'}`", place=field)  # fmt: skip
         elif not gpus:
             yield unknown("`gpus` can't be checked, because no GPU was found on this machine", evidence=evidence,
                           fix="if this machine has a GPU, run `nvidia-smi -L`, which must list the GPU",

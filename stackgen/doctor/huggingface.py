@@ -46,7 +46,7 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
             fix="wait a few minutes, or set HF_TOKEN_FILE",
         )
     else:
-        yield ok("the Hub answers", evidence=f"{len(lookups)} models were looked up")
+        yield ok("the Hub answers", evidence=f"models that were looked up: {len(lookups)}")
 
 
 def check_hub_token(inputs: DoctorInputs) -> Results:
@@ -116,7 +116,7 @@ def check_repository(inputs: DoctorInputs) -> Results:
         elif lookup.state == "ok" and model.engine != "llamacpp" and "config.json" not in lookup.files:
             yield fail(
                 f"{model.model} has no config.json, so {model.engine} can't serve it",
-                evidence=f"the repository has {len(lookup.files)} files, e.g. {', '.join(lookup.files[:3])}",
+                evidence=f"files in the repository: {len(lookup.files)}, e.g. {', '.join(lookup.files[:3])}",
                 fix="use a repository with safetensors, or set `engine: llamacpp` for a GGUF file",
                 place=f"{place}.model",
             )

@@ -135,7 +135,7 @@ def check_cpu(inputs: DoctorInputs) -> Results:
         if model.engine == "vllm" and host.cpu_arch != image_arch:
             yield fail(
                 f"the image is for {image_arch}, but this CPU is {host.cpu_arch}",
-                fix=f"set cpu_arch: {host.cpu_arch}",
+                fix=f"set `cpu_arch: {host.cpu_arch}`",
                 place="cpu_arch",
             )
         # AVX exists only on x86-64
@@ -176,7 +176,7 @@ def check_cpuset(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"`cpuset` contains core {max(numbers)}, but this machine has {count} cores",
                 evidence=f"the cores of this machine have the numbers 0-{count - 1}",
-                fix=f"cpuset: 0-{count - 1}",
+                fix=f"set `cpuset: 0-{count - 1}`",
                 place=field,
             )
         else:

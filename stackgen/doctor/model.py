@@ -60,7 +60,7 @@ def check_model_config(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"llama.cpp loads one GGUF file, but {model.model} is a folder",
                 evidence=facts.path,
-                fix="set file: NAME.gguf",
+                fix="set `file: NAME.gguf`",
                 place=f"{place}.file",
             )
         elif model.engine == "llamacpp":
@@ -150,7 +150,7 @@ def check_weights(inputs: DoctorInputs) -> Results:
                           fix="run doctor as a user who can read the files", place=f"{place}.model")  # fmt: skip
         elif facts.problems:
             # an interrupted download may lack dozens of shards
-            more = f", and {len(facts.problems) - 3} more problems" if len(facts.problems) > 3 else ""
+            more = f"; further problems: {len(facts.problems) - 3}" if len(facts.problems) > 3 else ""
             yield fail(
                 "the weights are incomplete",
                 evidence="; ".join(facts.problems[:3]) + more,
@@ -160,7 +160,7 @@ def check_weights(inputs: DoctorInputs) -> Results:
                 place=f"{place}.model",
             )
         else:
-            evidence = f"{facts.weight_files} files, {format_bytes(facts.weight_bytes)}"
+            evidence = f"files: {facts.weight_files}, {format_bytes(facts.weight_bytes)}"
             if facts.complete:
                 yield ok("the weights are complete", evidence=evidence, place=place)
             else:
@@ -192,7 +192,7 @@ def check_readable(inputs: DoctorInputs) -> Results:
                 f"the container's user can't read {files} of the model",
                 evidence=f"{name} belongs to uid {owner} and has mode {mode:04o}; the container runs as "
                 f"{user or 'root'}",
-                fix=f"chmod -R a+rX {facts.path}",
+                fix=f"run `chmod -R a+rX {facts.path}`",
                 place=f"{place}.model",
             )
         else:
@@ -232,10 +232,10 @@ def check_dtype(inputs: DoctorInputs) -> Results:
             evidence = f"compute capability {has}, but bfloat16 needs 8.0 or higher"
             if model.engine in SPLITTING:
                 yield fail(f"{old.name} does not support bfloat16",
-                           evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
+                           evidence=evidence, fix="set `dtype: float16`", place=field)  # fmt: skip
             else:
                 yield warn(f"{old.name} does not support bfloat16: PyTorch emulates bfloat16 slowly",
-                           evidence=evidence, fix="dtype: float16", place=field)  # fmt: skip
+                           evidence=evidence, fix="set `dtype: float16`", place=field)  # fmt: skip
         elif dtype == "bfloat16":
             yield warn(
                 f"{old.name} does not support bfloat16, the model's dtype: "

@@ -23,4 +23,5 @@ def check_models_dir(model: Any, facts: ModelFacts, place: str) -> Result:
         return fail(f"{model.models_dir} contains no GGUF file", evidence=facts.path,
                     fix="put NAME.gguf files into the folder, or set `models_dir` to another folder",
                     place=f"{place}.models_dir")  # fmt: skip
-    return ok(f"{model.models_dir} contains {len(names)} GGUF models", evidence=", ".join(names), place=place)
+    models = f"{len(names)} GGUF model{'s' * (len(names) > 1)}"
+    return ok(f"{model.models_dir} contains {models}", evidence=", ".join(names), place=place)

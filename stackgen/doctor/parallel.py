@@ -86,7 +86,7 @@ def check_attention_heads(inputs: DoctorInputs) -> Results:
                 f"{count} attention heads can't be split across {tensor} GPUs",
                 evidence="config.json: num_attention_heads",
                 # the largest size that works
-                fix=f"set tensor_parallel_size: {allowed[-1]}, and use {allowed[-1]} GPUs",
+                fix=f"set `tensor_parallel_size: {allowed[-1]}`, and reduce `gpus` accordingly",
                 place=field,
             )
         else:
@@ -113,14 +113,14 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
             # 1 divides every number, so the list is never empty
             allowed = [one for one in range(1, tensor) if count % one == 0 or one % count == 0]
             yield fail(
-                f"{count} KV heads can't be split across {tensor} GPUs",
+                f"{count} KV head{'s' * (count > 1)} can't be split across {tensor} GPUs",
                 evidence="the number of KV heads (num_key_value_heads in config.json) must be a multiple or a divisor "
                 "of the number of GPUs",
-                fix=f"tensor_parallel_size: {allowed[-1]}",
+                fix=f"set `tensor_parallel_size: {allowed[-1]}`",
                 place=_size_field(place, model),
             )
         else:
-            yield ok(f"{count} KV heads can be split across {tensor} GPUs", place=place)
+            yield ok(f"{count} KV head{'s' * (count > 1)} can be split across {tensor} GPUs", place=place)
 
 
 def check_layers(inputs: DoctorInputs) -> Results:

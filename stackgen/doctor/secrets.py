@@ -41,7 +41,7 @@ def check_env_present(inputs: DoctorInputs) -> Results:
     if env is None:
         return
     if env.error:
-        yield fail(".env can't be read", evidence=f"{env.path}: {env.error}", fix=f"chown $USER {env.path}")
+        yield fail(".env can't be read", evidence=f"{env.path}: {env.error}", fix=f"run `sudo chown $USER {env.path}`")
     elif env.exists:
         yield ok(".env exists", evidence=env.path)
     # Compose also reads the shell's environment, so .env is not needed if the key is set there
@@ -73,7 +73,7 @@ def check_env_mode(inputs: DoctorInputs) -> Results:
         yield warn(
             "other users can read .env",
             evidence=f"{env.path} has mode {env.mode:04o}",
-            fix=f"chmod 600 {env.path}",
+            fix=f"run `chmod 600 {env.path}`",
         )
     else:
         yield ok("only the owner can read .env", evidence=f"mode {env.mode:04o}")

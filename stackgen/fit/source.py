@@ -79,7 +79,7 @@ def _weigh_others(folder: Path) -> Weights:
         raise StackgenError(
             f"{folder} has no weights (*.safetensors, *.bin)", "download the model again: `hf download`"
         )
-    return Weights(sum(sizes), (), f"size of {len(sizes)} weight files, whose headers can't be read")
+    return Weights(sum(sizes), (), f"size of {len(sizes)} weight file{'s' * (len(sizes) > 1)} without readable headers")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def build_stack(
     Raises StackgenError if the recipe's flags exclude each other or the number of GPUs.
     """
     if not 1 <= gpus <= MAX_GPUS:
-        raise StackgenError(f"{variant.model} would need {gpus} GPUs of this kind, and a model can have {MAX_GPUS}",
+        raise StackgenError(f"{variant.model} needs {gpus} GPUs of this kind, but a model can have at most {MAX_GPUS}",
                             "choose a larger GPU with --gpu, or a smaller checkpoint with --variant")  # fmt: skip
     found = settle(entry, variant, version)
     # above the size that the recipe sets, layers can't be split further: stages hold the other layers
@@ -70,10 +70,10 @@ def build_stack(
 def _comments(entry: Entry, variant: Variant, left: tuple[tuple[str, str], ...], origin: str) -> list[str]:
     lines = [f"From {origin}"] if origin else []
     if left:
-        lines.append("Not taken over from the recipe:")
+        lines.append("Settings of the recipe that are not in this file:")
         lines += [f"  {text}: {reason}"[:200] for text, reason in left]
     if env := {**entry.env, **variant.env}:
-        lines.append("Variables of the recipe. No table says whether this version reads them, so add what you need:")
+        lines.append("Variables of the recipe, which this version may not read. Add those that you need:")
         lines.append(f"  extra_env: {{{', '.join(f'{name}: {_quote(value)}' for name, value in env.items())}}}")
     return lines
 

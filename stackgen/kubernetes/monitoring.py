@@ -116,7 +116,7 @@ def _groups(groups: tuple[Group, ...], namespace: str) -> tuple[Group, ...]:
         expr=scope("kube_deployment_status_replicas_available < kube_deployment_spec_replicas", namespace),
         for_seconds=1800,
         severity="warning",
-        summary="{{ $labels.deployment }} has only {{ $value }} replicas that are available",
+        summary="{{ $labels.deployment }} lacks replicas: only {{ $value }} available",
         action=f"run `kubectl -n {namespace} get pods`, and `kubectl describe pod` for one that is not ready",
     )
     return (*found, Group("kubernetes", (missing,)))

@@ -135,6 +135,7 @@ def settings_of(spec: Any, count: int) -> Settings:
         return read_settings(spec, count, ())
     settings = read_settings(spec, count, named or Settings().version)
     if spec.image and not named:
-        doubt = "the image's tag names no version, but memory depends on the version"
+        version = ".".join(map(str, settings.version))
+        doubt = f"the image's tag contains no version, so the estimate assumes vLLM {version}"
         return replace(settings, doubts=(*settings.doubts, doubt))
     return settings

@@ -151,7 +151,7 @@ def _claims(index: int, model: ModelSpec, mistakes: list[Mistake]) -> list[Claim
         mistakes.append(
             Mistake(
                 path,
-                f"{len(gpus)} GPUs can't be divided evenly among {replicas} replicas",
+                f"the number of GPUs ({len(gpus)}) can't be divided evenly among {replicas} replicas",
                 hint=f"use {replicas}, {2 * replicas}, … GPUs",
             )
         )

@@ -57,7 +57,7 @@ class TlsSpec(Strict):
     names: tuple[CertificateName, ...] | None = Field(
         None,
         min_length=1,
-        description="Further host names and IP addresses for the generated certificate. It always has localhost, "
+        description="Additional host names and IP addresses for the generated certificate. It always has localhost, "
         "127.0.0.1 and, if `bind` is not a loopback address, the host name and addresses of this machine",
     )
     redirect_port: int | None = Field(

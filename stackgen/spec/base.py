@@ -175,9 +175,9 @@ class ModelSpec(Strict):
     networks: tuple[NetworkName, ...] = Field(
         (), description="Existing Docker networks that the model's containers also join"
     )
-    mounts: tuple[MountSpec, ...] = Field((), description="Further files and folders to mount into the containers")
+    mounts: tuple[MountSpec, ...] = Field((), description="Additional files and folders to mount into the containers")
     group_add: tuple[Text, ...] = Field(
-        (), description="Further groups of the container's user: a gid, or the name of a group in the image"
+        (), description="Additional groups of the container's user: a gid, or the name of a group in the image"
     )
     start_timeout: int | None = Field(
         None,

@@ -30,7 +30,7 @@ def share_key(front: Path, folder: Path, plan: Plan) -> None:
     create_env(front)
     if has_run(front) and not read_env(front).get(ENGINE_KEY):
         raise StackgenError(
-            f"{front / '.env'} lacks {ENGINE_KEY}, and the gateways of the other machines accept only the old one",
+            f"{front / '.env'} lacks {ENGINE_KEY}, but the gateways of the other machines accept only the old key",
             f"write the value of {API_KEY} in the .env of another machine into {front / '.env'}, as {ENGINE_KEY}=…",
         )
     complete_env(front, [ENGINE_KEY])

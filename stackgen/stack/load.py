@@ -128,7 +128,7 @@ def locate(error: SpecError, text: str, source: str) -> SpecError:
     mistakes = [one if one.line else _with_place(one, places) for one in error.mistakes]
     mistakes = [clip(one) for one in sorted(mistakes, key=lambda mistake: mistake.line or 0)]
     if (more := len(mistakes) - MAX_MISTAKES) > 0:
-        mistakes = [*mistakes[:MAX_MISTAKES], Mistake("", f"and {more} more errors")]
+        mistakes = [*mistakes[:MAX_MISTAKES], Mistake("", f"and {more} more error{'s' * (more > 1)}")]
     return SpecError(source, mistakes)
 
 

@@ -70,8 +70,8 @@ def _find_other_parser(model: Any, field: Parser, path: str) -> Iterator[str]:
             says = f"{fact.origin} ({fact.date}) names {fact.value}"
         yield f"{path}: {given} reads the format of other models. For {model.model}, {says}"
     elif field == "reasoning_parser" and (source := find_non_thinking(model)):
-        yield (f"{path}: {model.model} does not think ({source}), and {given} can count its whole answer as reasoning. "
-               "Remove the field")  # fmt: skip
+        yield (f"{path}: {model.model} is not a reasoning model ({source}), and {given} can treat its whole answer as "
+               "reasoning. Remove the field")  # fmt: skip
 
 
 def find_non_thinking(model: Any) -> str:

@@ -88,7 +88,8 @@ def write_starter(folder: Path, engine: str, model: str, gpus: str, file: str | 
 
 def _arch_line() -> str:
     # Linux reports aarch64, and macOS arm64
-    return "cpu_arch: arm64       # of vLLM's image for the CPU\n" if platform.machine() in ("aarch64", "arm64") else ""
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    return "cpu_arch: arm64       # CPU architecture of vLLM's image\n" if is_arm else ""
 
 
 def _options(engine: str, gpus: str) -> str:

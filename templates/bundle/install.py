@@ -42,9 +42,9 @@ def main():
     manifest = json.loads((HERE / "manifest.json").read_text("utf-8"))
     this = "{}.{}".format(*sys.version_info[:2])
     if this not in manifest["pythons"]:
-        known = ", ".join(manifest["pythons"]) or "no Python"
-        fail(2, f"the bundle has packages for {known}, and this is Python {this}",
-             f"run it with such a Python, or create the bundle with --python {this}")  # fmt: skip
+        known = ", ".join(manifest["pythons"]) or "none"
+        fail(2, f"this is Python {this}, but the bundle has packages only for these versions of Python: {known}",
+             f"run install.py with one of these versions, or create the bundle with --python {this}")  # fmt: skip
     blobs = {blob["digest"]: blob for blob in manifest["blobs"]}
     absent = [wheel["name"] for wheel in manifest["wheels"] if not blobs[wheel["digest"]]["pieces"]]
     if absent:

@@ -162,7 +162,7 @@ def test_expected_models_are_checked_up_to_the_limit(vllm: Fake) -> None:
     ]  # fmt: skip
     assert (
         next(one for one in report.results if one.status == "skip" and one.name == "chat").message
-        == "1 more model(s) were not checked: the limit is 2 models"
+        == "models that were not checked: 1, because the limit is 2"
     )
     assert result(report, "models").message == "the server lists a, b, c (4 models in total)"
 

@@ -90,7 +90,7 @@ def test_all_doors_agree_on_an_answer(vllm: Fake, capsys: pytest.CaptureFixture[
         ({"content": " "}, "length", "pass", "white space"),
         ({"content": None}, "length", "pass", "contains no text"),
         ({"content": ""}, "length", "pass", "contains no text"),
-        ({"reasoning": "The"}, "length", "pass", "its first token is reasoning"),
+        ({"reasoning": "The"}, "length", "pass", "the first one is reasoning"),
         ({"content": None, "reasoning": None}, "stop", "warn", "possibly a control token"),
         ({"content": ""}, "stop", "warn", "possibly a control token"),
     ],

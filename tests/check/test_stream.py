@@ -92,7 +92,7 @@ ROLE, TEXT, END = GOOD_STREAM[0], GOOD_STREAM[1], GOOD_STREAM[2]
         (events(ROLE, chunk(finish="stop")), "no chunk has content"),
         (events(ROLE, TEXT, chunk(finish="eos")), "finish_reason 'eos' is not documented"),
         (events(ROLE, TEXT, chunk(finish="tool_calls")), "finish_reason 'tool_calls' is wrong for a text answer"),
-        (events(ROLE, TEXT, END, "[DONE]"), "the stream has 1 event(s) after [DONE]"),
+        (events(ROLE, TEXT, END, "[DONE]"), "the stream has 1 event after [DONE]"),
         (events(ROLE, TEXT, END, "{broken"), "event 4 is not JSON"),
         (events(ROLE, {**TEXT, "created": "1"}, TEXT, END), "event 2: created: input should be a valid integer"),
         (events(ROLE, TEXT, END, USAGE_CHUNK | {"usage": {"prompt_tokens": 9, "completion_tokens": 2,

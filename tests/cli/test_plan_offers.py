@@ -139,7 +139,7 @@ def test_without_any_change_that_helps_the_note_says_so(planner: Planner, capsys
     (planner.folder / "stack.yaml").write_text(yaml.safe_dump(planner.write("L4 x 1", BIG)))
     assert main(["plan", str(planner.folder), "--machine", str(planner.folder / "machine.yaml"), "--offline"]) == 1
     printed = capsys.readouterr()
-    assert "to make room" not in printed.out and "no change of a field and no shared GPU makes room" in printed.err
+    assert "to make room" not in printed.out and "neither a changed field nor a shared GPU makes room" in printed.err
 
 
 def test_a_large_model_is_compressed_to_leave_a_gpu_for_the_small_one(planner: Planner) -> None:

@@ -56,7 +56,7 @@ def test_without_config_json_the_catalog_knows_the_context(
     model: str, fields: dict[str, Any], status: str, tmp_path: Path
 ) -> None:
     (found,) = one(findings(EIGHT_80, write_stack(tmp_path, model=model, **fields), offline=True), "SG-P055")
-    assert found.status == status and (found.fix == "max_model_len: 40960, or auto") == (status == "warn")
+    assert found.status == status and (found.fix == "set `max_model_len: 40960`, or `auto`") == (status == "warn")
 
 
 def test_an_older_vllm_than_the_recipe_needs_is_a_warning(tmp_path: Path) -> None:
@@ -99,5 +99,5 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(tmp_path: Path) -> No
     assert found.status == "warn" and found.fix == "set `reasoning_parser: qwen3`" and "recipe" in found.evidence
     assert [finding.status for finding in check(MODEL, "qwen3")] == ["ok"]
     (found,) = check("Qwen/Qwen3-4B-Instruct-2507", "qwen3")
-    assert found.status == "warn" and found.fix == "remove `reasoning_parser`" and "does not think" in found.message
+    assert found.status == "warn" and found.fix == "remove `reasoning_parser`" and "is not a reasoning model" in found.message
     assert not [finding for finding in check("acme/unknown-7B", "qwen3") if finding.status != "skip"]

@@ -141,7 +141,7 @@ def test_all_gpus_are_compared_with_the_parallel_sizes(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="all", tensor_parallel_size=2)
     assert not problem_ids(findings(replace(MIXED, gpus=(EIGHT_80.gpus or ())[:2]), path))
     idle = single_problem(findings(EIGHT_80, path), "SG-P044", "warn")
-    assert idle.message == "6 GPUs would be idle" and idle.place == "models[0].tensor_parallel_size"
+    assert idle.message == "GPUs that would be idle: 6" and idle.place == "models[0].tensor_parallel_size"
     missing = single_problem(findings(ONE_24, path), "SG-P044", "fail")
     assert "at most 1" in missing.fix
     data = write_stack(tmp_path / "data", gpus="all", tensor_parallel_size=2, data_parallel_size=4)

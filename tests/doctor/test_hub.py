@@ -117,7 +117,7 @@ def test_config_from_the_hub_is_checked_against_the_gpus(tmp_path: Path) -> None
 def test_missing_revision_is_reported_with_the_commit_to_pin(tmp_path: Path) -> None:
     path = write_stack(tmp_path, gpus="none", model="org/m")
     answer = HubLookup("ok", "", False, GIB, "abcdef", ("config.json",))
-    assert single_problem(findings(NO_GPU, path, {"org/m": answer}), "SG-P064", "warn").fix == "revision: abcdef"
+    assert single_problem(findings(NO_GPU, path, {"org/m": answer}), "SG-P064", "warn").fix == "set `revision: abcdef`"
 
 
 @pytest.mark.parametrize("stored", [None, False, True])

@@ -178,7 +178,7 @@ def test_context_limit_equals_vllms_own(
         (found,) = [one for one in look(path) if one.id == "SG-P055"]
         assert found.status == word, found
         if word == "fail":
-            assert found.fix == f"max_model_len: {limit}, or auto" and ".json: " in found.evidence
+            assert found.fix == f"set `max_model_len: {limit}`, or `auto`" and ".json: " in found.evidence
 
 
 def test_overrides_by_the_user_change_the_context_limit(tmp_path: Path) -> None:

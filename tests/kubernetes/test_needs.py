@@ -149,8 +149,8 @@ def test_named_gpus_are_only_a_number(tmp_path: Path, capsys: pytest.CaptureFixt
     two = {"model": "Qwen/Qwen3-4B", "gpus": ["GPU-aa", "GPU-bb"], "replicas": 2}
     text = warnings(tmp_path, capsys, {"gpus": [4, 5]}, two, {"model": "Qwen/Qwen3-1.7B", "gpus": 1})
     assert "models[0].gpus names GPUs" in text and "Write `gpus: 2`" in text
-    assert "models[1].gpus names GPUs" in text and "each replica gets 1, whichever are free" in text
+    assert "models[1].gpus names GPUs" in text and "each replica gets 1 of the free GPUs" in text
     assert "models[2].gpus" not in text
     (tmp_path / "stack.yaml").write_text((tmp_path / "stack.yaml").read_text().replace('["GPU-aa", ', '["GPU-a", 7, '))
     assert cli.main(["render", str(tmp_path)]) == 2
-    assert "models[1].gpus: 3 GPUs can't be divided evenly among 2 replicas" in capsys.readouterr().err
+    assert "models[1].gpus: the number of GPUs (3) can't be divided evenly" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_replicas_get_separate_gpus() -> None:
 def test_an_uneven_gpu_list_is_rejected() -> None:
     path, message, hint = mistake({"gpus": [0, 1, 2], "replicas": 2})
     assert path == "models[0].gpus"
-    assert "3 GPUs can't be divided evenly among 2 replicas" in message
+    assert "the number of GPUs (3) can't be divided evenly among 2 replicas" in message
     assert hint == "use 2, 4, … GPUs"
 
 

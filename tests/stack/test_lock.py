@@ -180,7 +180,7 @@ def test_file_system_without_locks_is_reported(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert main(["render", str(folder), "--no-validate"]) == 0
-    assert "has no locks. Run only one stackgen command at a time" in capsys.readouterr().err
+    assert "does not support file locks. Run only one stackgen command at a time" in capsys.readouterr().err
 
 
 def test_new_folder_stays_only_if_something_is_written(folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_all_gpus_become_the_number_that_vllm_needs(
     monkeypatch.setattr(gpu_tools, "run_tool", lambda command: (0, ROWS if "--query-gpu" in str(command) else ""))
     assert init(tmp_path / "a", "--gpus", "all") == 0
     assert load_stack(tmp_path / "a" / "stack.yaml").models[0].gpus == 2
-    assert "this machine has 2 GPUs" in capsys.readouterr().err
+    assert "`gpus: 2`, the number of GPUs of this machine" in capsys.readouterr().err
     # the other engines use all GPUs without their number
     assert init(tmp_path / "b", "--gpus", "all", "--engine", "fastchat") == 0
     assert load_stack(tmp_path / "b" / "stack.yaml").models[0].gpus == "all"
@@ -69,7 +69,7 @@ def test_a_machine_without_a_gpu_is_named(
     monkeypatch.setattr(command, "AMD_DEVICE", tmp_path / "kfd")
     monkeypatch.setattr(gpu_tools, "run_tool", lambda command: None)
     llama = ("--engine", "llamacpp", "--model", "org/m-GGUF", "--file", "m.gguf")
-    said = "no GPU that stackgen finds, and stack.yaml contains `gpus: 1`"
+    said = "stackgen finds no GPU on this machine. stack.yaml contains `gpus: 1`"
     for number, args in enumerate((llama, ())):
         text = notes(f"a{number}", *args)
         assert said in text and "set `gpus: none`" in text

@@ -117,7 +117,7 @@ def auth(context: Context, _model: str) -> Verdict:
         message = f"the server answers without the key: {', '.join(opened)}" + (
             " (authentication bypass)" if bypass else ""
         )
-        hint = "put a proxy in front of the server that forwards only /v1"
+        hint = "put a proxy that forwards only /v1 in front of the server"
         if target.exposed:
             return fail(message, hint=hint, evidence=evidence)
         # on loopback, users of this machine are the only ones who can reach it

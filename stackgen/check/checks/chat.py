@@ -140,12 +140,12 @@ def _describe_content(context: Context, completion: Completion, outcome: Outcome
         shown = repr(context.session.redact.excerpt(content.text, 60)) if content.text.strip() else "with white space"
         return f"the model answers {shown}"
     if outcome.kind == "other" and outcome.status == "pass":
-        return "the model generates, and its first token is reasoning"
+        return "the model generates tokens, and the first one is reasoning"
     if outcome.kind == "other":
         kinds = " and ".join(content.others)
         return f"the answer has only {kinds} and no content"
     if outcome.kind == "token":
-        return "the model generates, but its first token contains no text"
+        return "the model generates tokens, but the first one contains no text"
     if outcome.kind == "control":
         return "the answer has no text: the model stopped after one token, possibly a control token"
     return "the answer has no text, although the model used all tokens"

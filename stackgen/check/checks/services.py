@@ -45,7 +45,7 @@ def containers(context: Context, _model: str) -> Verdict:
         )
         return fail(message, hint=PORT_HINT.format(name=silent[0].name))
     if not down:
-        restarted = [f"{one.name} has restarted {one.restarts} times" for one in services if one.restarts]
+        restarted = [f"{one.name} has restarted {_times(one.restarts)}" for one in services if one.restarts]
         are = "service is" if len(services) == 1 else "services are"
         return succeed(
             f"{len(services)} {are} running: {', '.join(one.name for one in services)}", notes=tuple(restarted)
@@ -164,11 +164,15 @@ def _find_warnings(service: ServiceView) -> list[str]:
     if service.drained:
         warnings.append(f"{service.name} gets no requests from the gateway: {service.drained}")
     if service.restarts:
-        warnings.append(f"{service.name} has restarted {service.restarts} times")
+        warnings.append(f"{service.name} has restarted {_times(service.restarts)}")
     # the OOM killer may kill only a child process; then the container keeps running
     if service.oom_killed and service.state == "running":
         warnings.append(f"a process in {service.name} was killed: out of memory (OOM)")
     return warnings
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _evidence_line(service: ServiceView, probes: tuple[ProbeResult, ...]) -> str:

@@ -120,7 +120,7 @@ class Transcript:
         if not self.done:
             found.append("the stream was cut: it ends without [DONE]")
         if self.after_done:
-            found.append(f"the stream has {self.after_done} event(s) after [DONE]")
+            found.append(f"the stream has {self.after_done} event{'s' * (self.after_done > 1)} after [DONE]")
         if self.usage and usage_problem(self.usage):
             found.append(usage_problem(self.usage))
         if self.usage and self.deltas and not self.usage.completion_tokens:

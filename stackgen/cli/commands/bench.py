@@ -109,8 +109,9 @@ def _measure(args: Namespace, stack: Stack) -> tuple[Run, Path]:
     )  # fmt: skip
     started = datetime.now(timezone.utc)
     folder = _make_folder(stack.folder, started)
-    note(f"GuideLLM {VERSION} measures {name} at {target.root}: {len(what.loads)} levels of at most "
-         f"{format_duration(what.seconds)}")  # fmt: skip
+    loads = f"{len(what.loads)} load{'s' * (len(what.loads) > 1)}"
+    note(f"GuideLLM {VERSION} measures {name} at {target.root} under {loads}, at most {format_duration(what.seconds)} "
+         "each")  # fmt: skip
     levels = measure(python, what, target, folder, _progress())
     if sys.stderr.isatty():
         print(file=sys.stderr)

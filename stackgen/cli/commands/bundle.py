@@ -114,7 +114,8 @@ def _verify(args: Namespace) -> int:
     }  # fmt: skip
     lines = [f"{problem}" for problem in found.problems]
     if not found.problems:
-        lines = [f"{folder}: {found.files} files with {found.size:,} bytes are intact", f"digest: {data['digest']}"]
+        lines = [f"{folder}: {_count(found.files, 'file')}, {found.size:,} bytes: all intact",
+                 f"digest: {data['digest']}"]  # fmt: skip
     if found.elsewhere:
         known = ", ".join(one.digest for one in manifest.bases)
         lines.append(

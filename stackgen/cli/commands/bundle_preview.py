@@ -69,7 +69,7 @@ def _summary(found: Preview, options: CreateOptions) -> list[str]:
         least = "at least " if found.unknown else ""
         lines.append(f"parts of at most {size_text(options.part_size)}: {least}{found.parts}")
     if found.continues:
-        lines.append(f"{options.target} already contains a part of this bundle, which `create` continues")
+        lines.append(f"{options.target} already contains a part of this bundle: `bundle create` continues there")
     if (free := _free(options.target)) is not None:
         lines.append(f"free at {options.target}: {size_text(free)}" + (", which is too little" * (free < found.size)))
     return lines

@@ -92,7 +92,7 @@ def _show_former(cluster: Kubectl, stack: Stack) -> tuple[str, ...]:
         return ()
     former = tuple(one for one in found if not is_file_map(one))
     if former:
-        note("these objects are no longer part of the stack, so they will be deleted, and their pods will end:")
+        note("these objects are no longer part of the stack: they will be deleted, and their pods terminated:")
         for one in former:
             note(f"  {one}")
     return former
@@ -136,7 +136,7 @@ def down_cluster(args: Namespace, stack: Stack) -> int:
     if not confirm(what, args.yes, "nothing was deleted. To delete without asking, add --yes"):
         return 2
     removed, kept = delete(cluster, stack.plan.name, claims=args.volumes)
-    lines = [f"deleted {len(removed)} objects; their pods are ending" if removed else "nothing was running"]
+    lines = [f"deleted objects: {len(removed)}; their pods are terminating" if removed else "nothing was running"]
     if kept:
         names = ", ".join(one.partition("/")[2] for one in kept)
         lines.append(f"kept, with the weights: the claims {names}. `stackgen down --volumes` deletes them")

@@ -105,7 +105,7 @@ def _driver_warning(stack: Stack, gpu: Gpu) -> str:
         return ""
     vendor, wanted = ("AMD", "amd") if gpu.is_amd else ("NVIDIA", "nvidia")
     hint = f"Set `gpu_driver: {wanted}`"
-    return f"warning: {gpu.name} is a GPU of {vendor}, and the stack has `gpu_driver: {driver}`. {hint}"
+    return f"warning: {gpu.name} is an {vendor} GPU, but the stack has `gpu_driver: {driver}`. {hint}"
 
 
 def _open(args: Namespace) -> Placed | None:
@@ -165,8 +165,9 @@ def _services(stack: Stack, services: list[Service], names: tuple[str, ...]) -> 
 def _with_version(settings: Settings) -> Settings:
     # an image without a version in its tag: the pinned version is the best guess, and no more than that
     if settings.engine == "vllm" and not settings.version:
-        doubt = "the image's tag names no version, but memory depends on the version"
-        return replace(settings, version=Settings().version, doubts=(*settings.doubts, doubt))
+        version = Settings().version
+        doubt = f"the image's tag contains no version, so the estimate assumes vLLM {'.'.join(map(str, version))}"
+        return replace(settings, version=version, doubts=(*settings.doubts, doubt))
     return settings
 
 

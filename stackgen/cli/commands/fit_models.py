@@ -103,7 +103,8 @@ def _read_hub_weights(name: str, hub: Hub, revision: str | None, lookup: HubLook
     tensors = tuple(one for file, data in headers.items() for one in parse_header(data, f"{name}/{file}"))
     if not tensors:
         return Weights(total, (), "sizes of the files on the Hub")
-    return Weights(sum(one.bytes for one in tensors), tensors, f"headers of {len(headers)} files on the Hub")
+    files = f"{len(headers)} file{'s' * (len(headers) > 1)}"
+    return Weights(sum(one.bytes for one in tensors), tensors, f"headers of {files} on the Hub")
 
 
 def _read_gguf_from_hub(name: str, file: str, hub: Hub, revision: str | None, lookup: HubLookup) -> Model:

@@ -29,12 +29,12 @@ def init(args: Namespace) -> int:
     print_data(args, {"written": [str(path) for path in written]}, [f"wrote {path}" for path in written])
     # stderr: stdout lists the files
     if gpus != given:
-        note(f"this machine has {gpus} GPUs, so stack.yaml contains `gpus: {gpus}`")
+        note(f"stack.yaml contains `gpus: {gpus}`, the number of GPUs of this machine")
     if args.gpus is None and not _has_gpu():
         # SGLang publishes no image for the CPU
         cpu = "" if args.engine == "sglang" else ". To run the model on this machine's CPU, set `gpus: none`"
-        note(f"this machine has no GPU that stackgen finds, and stack.yaml contains `gpus: {gpus}`: the stack is for a "
-             f"machine with a GPU{cpu}")  # fmt: skip
+        note(f"stackgen finds no GPU on this machine. stack.yaml contains `gpus: {gpus}`, so the stack needs a machine "
+             f"with a GPU{cpu}")  # fmt: skip
     for text in _notes(args.model) if not is_local(args.model) else ():
         note(text)
     note(f"next: edit {args.folder}/stack.yaml, then run `stackgen up {args.folder}`")
@@ -65,7 +65,7 @@ def _count_gpus() -> str:
     found = _read_gpus()
     if not found:
         raise SpecError("command line", [Mistake(
-            "--gpus", "with vLLM, `all` needs the number of GPUs, but nvidia-smi lists no GPU on this machine",
+            "--gpus", "stack.yaml needs the number of GPUs, not `all`, but nvidia-smi lists no GPU on this machine",
             hint="pass the number of GPUs of the machine that will run the stack, for example --gpus 2",
         )])  # fmt: skip
     return str(len(found))

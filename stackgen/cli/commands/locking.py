@@ -24,8 +24,8 @@ def lock_folder(args: Namespace, folder: Path, create: bool = False) -> Iterator
     with stack_lock(folder, args.command, wait=args.wait, on_wait=note, create=create) as is_locked:
         if not is_locked:
             note(
-                f"warning: the file system of {folder} has no locks. Run only one stackgen command at a time on this "
-                "stack"
+                f"warning: the file system of {folder} does not support file locks. Run only one stackgen command at a "
+                "time on this stack"
             )
         yield
 

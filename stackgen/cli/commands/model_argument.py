@@ -52,6 +52,6 @@ def _explain(argument: str) -> str:
     if explanation := explain_source(argument):
         return f"as a model, it {explanation}" if explanation.startswith("has") else f"it {explanation}"
     return (
-        "`stackgen init` writes a stack.yaml. If it is a model, add the engine: `--engine vllm --gpus 1`, or "
+        f"`stackgen init` writes a stack.yaml. If {argument} is a model, add the engine: `--engine vllm --gpus 1`, or "
         "`--engine llamacpp --file FILE.gguf`"
     )

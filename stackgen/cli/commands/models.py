@@ -76,7 +76,7 @@ def note_catalog(args: Namespace) -> None:
         snapshot = catalog.snapshot
         commit = f" at {snapshot.commit[:12]}" if snapshot.commit else ""
         age = describe_age(snapshot.updated, date.today())
-        note(f"source: {snapshot.source}{commit}, newest recipe of {age}")
+        note(f"source: {snapshot.source}{commit}, newest recipe from {age}")
 
 
 def _search(args: Namespace) -> int:

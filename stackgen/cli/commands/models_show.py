@@ -168,7 +168,7 @@ def _count(entry: Entry, variant: Variant, gpu: Gpu) -> int:
 
 def _origin(snapshot: Snapshot, entry: Entry) -> str:
     commit = f" at {snapshot.commit[:12]}" if snapshot.commit else ""
-    return f"{snapshot.source}{commit}, recipe of {entry.updated}, checked by stackgen"
+    return f"{snapshot.source}{commit}, recipe from {entry.updated}, checked by stackgen"
 
 
 def _fit(variant: Variant, gpu: Gpu, gpus: int, version: str) -> dict[str, Any]:

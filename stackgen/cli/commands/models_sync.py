@@ -46,8 +46,8 @@ def sync(args: Namespace) -> int:
     path = cache_file()
     if snapshot.updated < load_packaged().updated:
         raise StackgenError(
-            f"{source} is older than stackgen's own catalog: its newest recipe is of {snapshot.updated}, and "
-            f"stackgen's newest recipe is of {load_packaged().updated}", "use a newer source",
+            f"{source} is older than stackgen's own catalog: its newest recipe is from {snapshot.updated}, and "
+            f"stackgen's newest recipe is from {load_packaged().updated}", "use a newer source",
         )  # fmt: skip
     if not args.dry_run:
         try:
@@ -162,11 +162,11 @@ def _able(entry: Entry) -> list[Any]:
 
 def _to_lines(snapshot: Snapshot, changes: dict[str, Any], path: str) -> list[str]:
     commit = f" at {snapshot.commit[:12]}" if snapshot.commit else ""
-    lines = [f"{len(snapshot.models)} models of {snapshot.source}{commit}, newest recipe of {snapshot.updated}"]
+    lines = [f"{len(snapshot.models)} models of {snapshot.source}{commit}, newest recipe from {snapshot.updated}"]
     for name in ("new", "changed", "gone"):
         found = changes[name]
         more = f" and {len(found) - 10} more" if len(found) > 10 else ""
         lines.append(f"{name}: {len(found)}" + (f" ({', '.join(found[:10])}{more})" if found else ""))
-    lines.append(f"flags that vLLM {PINNED['vllm']} lacks, or that stackgen does not take over: {changes['left_out']}")
+    lines.append(f"flags that vLLM {PINNED['vllm']} lacks, or that stackgen does not use: {changes['left_out']}")
     lines.append(f"wrote {path}" if path else "nothing is written: --dry-run")
     return lines

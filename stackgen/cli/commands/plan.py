@@ -85,9 +85,10 @@ def _note_result(args: Namespace, found: Plan, has_offers: bool, file: str | Non
         count = sum(not one.devices for one in found.places)
         note(f"no room for {count} of {len(found.places)} replicas, so nothing was recorded")
         if any(one.held for one in found.devices):
-            note("GPUs that others use are not chosen. If they will be free when the stack starts, add `--ignore-busy`")
+            note("`plan` chooses no GPU that is in use. If these GPUs will be free when the stack starts, add "
+                 "`--ignore-busy`")  # fmt: skip
         if found.moving_helps:
             note("there is room for all replicas if other replicas move: `stackgen plan --repack`")
         elif not has_offers:
-            note("no change of a field and no shared GPU makes room for all. What helps: fewer replicas, smaller "
+            note("neither a changed field nor a shared GPU makes room for all replicas. Use fewer replicas, smaller "
                  "models, or more GPUs. `stackgen fit MODEL --gpu NAME` shows what one model needs")  # fmt: skip

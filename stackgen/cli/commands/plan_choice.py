@@ -39,10 +39,7 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
         if model.gpus == "auto":
             yield from find_mistakes(index, model)
         elif model.gpus == "all" or (isinstance(model.gpus, int) and model.gpus):
-            what = (
-                f"{model.gpus} can't be combined with `auto` of other models, because it does not show which GPUs the "
-                "model uses"
-            )
+            what = f"{model.gpus} can't be combined with `auto` of other models: its GPUs are unknown"
             yield Mistake(f"models[{index}].gpus", what, hint="set `auto` here too, or list the GPUs")
 
 

@@ -69,7 +69,7 @@ def _state(one: ServiceLook) -> Text:
     color = COLORS.get(text, "green" if text == "running" else "red")
     found = Text(text + (f" ({state.exit_code})" if state.exit_code is not None else ""), style=color)
     if state.restarts:
-        found.append(f" {state.restarts} restarts", style="yellow")
+        found.append(f" restarts: {state.restarts}", style="yellow")
     if one.drained:
         found.append(" drained", style="yellow")
     if state.oom_killed:

@@ -69,7 +69,7 @@ def _list(args: Namespace, report: StorageReport) -> int:
             notes.append(f"{entry.name} may use everything in {store.store.name}: {why}")
     lines = format_table(("STORE OR MODEL", "SIZE", "USED BY"), rows)
     if unused := sum(one.model.size for store in report.stores for one in store.unused):
-        notes.append(f"no known stack uses {size_text(unused)} of this: `stackgen storage remove --unused`")
+        notes.append(f"no known stack uses {size_text(unused)} of this. `stackgen storage remove --unused` deletes it")
     # the key `stacks` of a volume has been its containers' stacks since the first version
     volumes = [{"volume": one.volume.name, "stacks": one.volume.users} for one in report.stores if one.volume]
     data = {"volumes": volumes, "stores": [_to_json(one) for one in report.stores], "note": report.note}

@@ -100,7 +100,7 @@ def _up_containers(args: Namespace, stack: Stack) -> int:
             "machine needs no restart"
         )
     if followed := sorted({one.follows for one in stack.plan.services if one.follows}):
-        note(f"this machine computes a part of the model, and {', '.join(followed)} answers the requests for it")
+        note(f"this machine computes only a part of the model. Send requests to {', '.join(followed)}")
     # all services of this machine are healthy, and other machines answer for all models
     elsewhere = not report.endpoints and bool(missing or followed)
     # a rollback needs files that are known to work, so save these

@@ -18,7 +18,7 @@ def add_import(subcommands: Subcommands) -> None:
         "source", nargs="+", metavar="FILE|-|COMMAND",
         help="a file, a folder with a Compose file, several Compose files to merge, `-` for standard input, or a "
         "command: in quotes, or after `--`. Reads `docker run`, `vllm serve`, SGLang, `llama-server` and FastChat "
-        "commands, and scripts with them, Compose files, Dockerfiles, systemd units, and values of vLLM's "
+        "commands, scripts that contain such commands, Compose files, Dockerfiles, systemd units, and values of vLLM's "
         "production-stack",
     )  # fmt: skip
     command.add_argument(

@@ -199,7 +199,7 @@ def _gpus(planned: int) -> Iterator[Alert]:
         expr=f"{seen} < {expected}",
         for_seconds=120,
         severity="critical",
-        summary="only {{ $value }}" + (f" of {planned}" if planned else "") + " GPUs are left",
+        summary="DCGM reports only {{ $value }} of " + (f"{planned} GPUs" if planned else "this machine's GPUs"),
         action="check `nvidia-smi` and `dmesg` (Xid); the machine may need a restart",
     )
     # the metric keeps the last code, which must not fire forever. Since DCGM exporter 3.3.6, the code is also a label

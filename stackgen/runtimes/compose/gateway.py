@@ -196,7 +196,7 @@ class Gateway:
         drained = wait_for(
             lambda: self._drain_once(name) == 0,
             timeout,
-            lambda: on_progress(f"draining: {self._in_flight(name)} requests in flight"),
+            lambda: on_progress(f"draining: {self._in_flight(name)} in flight"),
         )
         # a worker of an earlier configuration does not know about the drain, so that worker must have exited too
         self.wait_for_old_workers(max(0.0, deadline - time.monotonic()), on_progress)

@@ -190,7 +190,7 @@ def _wait_until_healthy(
             rest = ", ".join(service.name for service in plan.services if service.name not in lost)
             return StartError(
                 message,
-                f"{hint}. {rest} keep running: stop them with `stackgen down --runtime process` before the next `up`",
+                f"{hint}. Still running: {rest}. Before the next `up`, run `stackgen down --runtime process`",
             )
         if timeout is None and any(phases[s.name].startswith("download") for s in plan.services):
             deadline = time.monotonic() + limit  # downloads have no limit: the time limit counts from their end

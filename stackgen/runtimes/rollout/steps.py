@@ -123,7 +123,7 @@ class Steps:
         timeout = max((config.timeout for config in configs), default=600)
         self.progress(name, "draining")
         if left := self.gateway.drain(name, timeout, lambda phase: self.progress(name, phase)):
-            self.progress(name, f"{left} requests have not ended within {timeout} s, and are cut off now")
+            self.progress(name, f"not drained within {timeout} s: ending the requests in flight ({left})")
         return True
 
     def drain_and_stop(self, name: str) -> None:

@@ -200,7 +200,7 @@ def test_each_alert_fires_only_for_its_condition(prometheus_image: str, folder: 
          "vllm-m of m is down"),
         ("FirstTokenSlow", "severity: warning, model: m, replica: vllm-m",
          "vllm-m of m: the 95th percentile of the time to first token is 4.8s; the target is 2 s"),
-        ("GpuLost", "severity: critical", "only 4 of 5 GPUs are left"),
+        ("GpuLost", "severity: critical", "DCGM reports only 4 of 5 GPUs"),
         ("KvCacheFull", "severity: warning, job: vllm, instance: 'a:8000', model: m, replica: vllm-m",
          "vllm-m: the KV cache is 99% full"),
     ],
