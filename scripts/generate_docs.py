@@ -99,9 +99,11 @@ def stack_file():
         "`stackgen schema` prints the format of `stack.yaml` as JSON Schema. "
         "`stackgen init` writes a `stack.yaml` with comments. The name `stack.yml` works, too.\n",
         "As in a Compose file, you can use top-level fields that start with `x-` for YAML anchors, and numbers may be "
-        "in quotes. Use spaces, not tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
-        "(`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from "
-        "`.env` (`from_env` in `extra_env`). For the text `${NAME}`, write `$${NAME}`.\n",
+        "in quotes. `<<: [*a, *b]` takes the values of `a` first, as in a Compose file; other programs with PyYAML "
+        "6.0.4 may take those of `b` (`findings/pyyaml-merge-order.sh`). Use spaces, not tabs: PyYAML 6.0.4 without "
+        "libyaml refuses a tab between or after values (`findings/pyyaml-loaders-differ-on-tabs.sh`). The file "
+        "contains no variables: secrets come from `.env` (`from_env` in `extra_env`). For the text `${NAME}`, write "
+        "`$${NAME}`.\n",
         "All errors in the file are reported at once. Each begins with the file and the line (`stack.yaml:12:`), where "
         "the name of the field is written. A field that comes from an anchor has the line of the anchor. With "
         "`--json`, `mistakes[]` lists the errors, each with `file`, `path`, `message`, `hint`, `line` and `column`.\n",

@@ -72,9 +72,9 @@ def _read_device(reader: ComposeReader, path: str, device: Any, container: Conta
     for place, word in words.items():
         key = place[len(path) + 1 :].partition("[")[0]
         if key == "count":
-            everything = word.text in ("all", "-1")
+            everything, count = word.text in ("all", "-1"), int(word.text) if word.text.isdecimal() else None
             container.gpus.append(
-                GpuAsk(word.item, int(word.text) if word.text.isdecimal() else 0, everything=everything, driver=driver)
+                GpuAsk(word.item, count or 0, everything=everything, driver=driver, nothing=count == 0)
             )
             found = True
         elif key == "device_ids":

@@ -44,13 +44,17 @@ class MountMap:
 
 @dataclass(frozen=True, slots=True)
 class GpuAsk:
-    """A request for GPUs: a count, `all`, or indices and UUIDs; () and 0 only say that there is a GPU."""
+    """A request for GPUs: a count, `all`, or indices and UUIDs; () and 0 only say that there is a GPU.
+
+    `nothing` is a count that is written as 0, so the container gets no GPU.
+    """
 
     item: Item
     count: int = 0
     ids: tuple[str, ...] = ()
     everything: bool = False
     driver: str = "nvidia"
+    nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ def choose_gpus(container: Container, draft: Draft, ledger: Ledger) -> str:
     if CPU_IMAGE.search(image):
         return _without(draft, items, flags, "the image runs on the CPU")
     hidden = any(one.value in ("", "-1", "none", "void") for one in variables if not one.unknown)
+    if container.gpus and all(one.nothing for one in container.gpus):
+        return _without(draft, items, flags, "the source reserves 0 GPUs")
     # llama.cpp and FastChat's --device name no GPU: only what the source reserves says that there is one
     asks = bool(items or flags) or draft.engine in ("vllm", "sglang") or int(draft.fields.get("gpu_layers", 0)) > 0
     if draft.engine == "llamacpp" and not asks and container.is_bare:

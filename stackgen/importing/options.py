@@ -175,15 +175,14 @@ def parse_gpus(text: str, word: Word) -> GpuAsk:
     if clean == "all":
         return GpuAsk(word.item, everything=True)
     if clean.isdigit():
-        return GpuAsk(word.item, count=int(clean))
+        return GpuAsk(word.item, count=int(clean), nothing=int(clean) == 0)
     if match := re.search(r"device=([^;]+)", clean):
         ids = tuple(one for one in re.split(r",", match[1]) if one and "=" not in one)
         # Docker treats `all` in a list of devices as every GPU
         return GpuAsk(word.item, everything=True) if ids == ("all",) else GpuAsk(word.item, ids=ids)
     if match := re.search(r"count=(-?\d+|all)", clean):
-        return GpuAsk(
-            word.item, everything=match[1] in ("all", "-1"), count=max(0, int(match[1])) if match[1] != "all" else 0
-        )
+        everything, count = match[1] in ("all", "-1"), int(match[1]) if match[1].isdecimal() else 0
+        return GpuAsk(word.item, count, everything=everything, nothing=not everything and count == 0)
     return GpuAsk(word.item, everything="all" in clean)
 
 

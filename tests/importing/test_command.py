@@ -52,6 +52,31 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple
     return out.out, out.err
 
 
+@pytest.mark.parametrize(
+    ("gpus", "imported"),
+    [("[{count: 0}]", "none"), ("[{count: '0'}]", "none"), ("[{count: 2}]", 2), ("[{count: all}]", "all"),
+     ("all", "all"), ("[{count: '${UNSET}'}]", "all"), ("[{count: 0}, {count: 1}]", 1)],
+)  # fmt: skip
+def test_a_service_with_zero_gpus_runs_on_the_cpu(
+    gpus: str, imported: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "compose.yaml").write_text(
+        "services:\n  chat: {image: 'ghcr.io/ggml-org/llama.cpp:server-cuda', command: -m /models/a.gguf,\n"
+        f"         volumes: ['./models:/models'], gpus: {gpus}}}\n"
+    )
+    out, _ = run(capsys, str(tmp_path))
+    assert yaml.safe_load(out)["models"][0]["gpus"] == imported
+
+
+@pytest.mark.parametrize(("gpus", "imported"), [("0", "none"), ("count=0", "none"), ("1", 1), ("count=-1", "all")])
+def test_docker_run_with_zero_gpus_runs_on_the_cpu(
+    gpus: str, imported: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"docker run --gpus {gpus} -v /m:/models ghcr.io/ggml-org/llama.cpp:server-cuda -m /models/a.gguf"
+    out, _ = run(capsys, command)
+    assert yaml.safe_load(out)["models"][0]["gpus"] == imported
+
+
 def test_a_compose_file_merges_anchors_as_compose_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "compose.yaml").write_text(
         "x-one: &one {image: 'vllm/vllm-openai:v0.11.0', command: --model org/one}\n"

@@ -42,7 +42,8 @@ PODMAN_COMPOSE = Variant(
     (),
     title="Podman did not give the container the GPU of its reservation",
     cause="the container runs under Podman and has no GPU. Podman gets GPUs from CDI, and some versions of Podman and "
-    "of podman-compose silently ignore GPU reservations of the Compose file (`deploy.resources.reservations.devices`)",
+    "of podman-compose silently ignore GPU reservations of the Compose file (`deploy.resources.reservations.devices`); "
+    "podman-compose 1.6.0 ignores `gpus:`, and reservations without `driver: nvidia`",
     fix="in the Compose file, replace the reservation with `devices: [nvidia.com/gpu=all]`; check that `nvidia-ctk cdi "
     "list` prints this name (otherwise run `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`), and that "
     "`podman run --rm --device nvidia.com/gpu=all ubuntu nvidia-smi -L` works; if only the container of the Compose "
