@@ -103,7 +103,7 @@ def check_first_version(inputs: DoctorInputs) -> Results:
 
 def check_gated(inputs: DoctorInputs) -> Results:
     """A gated model has a token, if the Hub was not asked and the model is not downloaded yet."""
-    has_token = bool(inputs.env and inputs.env.values.get("HF_TOKEN_FILE"))
+    has_token = bool(inputs.env and inputs.env.has_token)
     for place, model in inputs.model_specs():
         lookup = inputs.hub.get(model.model)
         asked = lookup is not None and lookup.state not in ("unreachable", "unexpected", "rate_limited")

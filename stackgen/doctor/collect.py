@@ -15,10 +15,10 @@ from stackgen.doctor.cluster_facts import ClusterFacts
 from stackgen.doctor.facts import Host
 from stackgen.doctor.finding import DoctorInputs, EnvFacts
 from stackgen.doctor.model_facts import ModelFacts, read_model_facts
+from stackgen.doctor.named_files import find_missing_files, read_named_files, resolve_path
 from stackgen.errors import SpecError, StackgenError
 from stackgen.render.read import read_regular, stack_file_in
 from stackgen.render.write import compare
-from stackgen.resolve.unused import uses_storage
 from stackgen.spec import is_local
 from stackgen.stack.envfile import env_file, read_env
 from stackgen.stack.folder import Stack, find_stack_file, open_stack
@@ -34,6 +34,10 @@ __all__ = [
     "collect_inputs", "collect_neighbour_inputs", "collect_start_inputs", "hub_models", "lora_sources",
     "read_env_facts", "read_hub_token", "try_open_stack",
 ]  # fmt: skip
+
+
+# variables in .env with the path of a file
+TOKEN_FILES = ("HF_TOKEN_FILE",)
 
 
 def try_open_stack(path: str | None) -> tuple[Stack | None, tuple[Any, ...], str]:
@@ -107,10 +111,10 @@ def collect_inputs(
     for model in stack.spec.models:
         if is_local(model.model):
             # llama.cpp: the model is a folder with `file` in it, or the GGUF itself
-            path = _resolve_path(base, model.model)
+            path = resolve_path(base, model.model)
             file = getattr(model, "file", None)
             # what the container sees, because a link out of the mounted folder leads nowhere there
-            root = _resolve_path(base, ComposeSite(base, base).mount(model.model).source)
+            root = resolve_path(base, ComposeSite(base, base).mount(model.model).source)
             models[model.model] = read_model_facts(path / file if file and path.is_dir() else path, root)
             continue
         # unreadable storage must not count as empty storage
@@ -136,7 +140,8 @@ def collect_inputs(
         env=replace(read_env_facts(base), kept=kept or KeptKeys()),
         changes=tuple(compare(files, stack.output)),
         others=compare_folders((folder for name, folder in host.projects or () if name == stack.plan.name), base),
-        missing=tuple(_find_missing_files(stack, base)),
+        missing=tuple(find_missing_files(stack, base)),
+        named=tuple(read_named_files(stack, base)),
         tls_problem=find_tls_problem(stack.spec, base),
         compose_file=_read_compose_file(stack.output / files[0].path, files[0].text),
         cluster=cluster,
@@ -146,10 +151,10 @@ def collect_inputs(
 def collect_start_inputs(host: Host, stack: Stack) -> DoctorInputs:
     """The inputs for the checks before a start. Reads no model file, because a network disk may be slow."""
     cached: dict[str, bool | None] = {}
-    missing = [*_find_missing_files(stack, stack.folder)]
+    missing = [*find_missing_files(stack, stack.folder)]
     for index, model in enumerate(stack.spec.models):
         if is_local(model.model):
-            if not _resolve_path(stack.folder, model.model).exists():
+            if not resolve_path(stack.folder, model.model).exists():
                 missing.append((f"models[{index}].model", model.model))
         elif host.storage_root is not None:
             root = Path(host.storage_root)
@@ -185,8 +190,10 @@ def read_env_facts(folder: Path) -> EnvFacts:
         return EnvFacts(str(path), False, None, read_env(folder), key_refused=_is_key_refused(folder))
     except (OSError, UnicodeDecodeError) as error:
         return EnvFacts(str(path), True, mode, {}, getattr(error, "strerror", None) or "it is not UTF-8 text")
-    lost = [name for name in ("HF_TOKEN_FILE",) if values.get(name) and not _is_readable_file(folder, values[name])]
-    return EnvFacts(str(path), True, mode, values, "", tuple(lost), _is_key_refused(folder))
+    lost = [name for name in TOKEN_FILES if values.get(name) and not _is_readable_file(folder, values[name])]
+    files = [name for name in TOKEN_FILES if values.get(name) and name not in lost]
+    empty = [name for name in files if not _has_text(env_file(folder, values[name]))]
+    return EnvFacts(str(path), True, mode, values, "", tuple(lost), tuple(empty), _is_key_refused(folder))
 
 
 def _is_key_refused(folder: Path) -> bool:
@@ -202,8 +209,9 @@ def _is_readable_file(folder: Path, name: str) -> bool:
     return "\0" not in name and path.exists() and not path.is_dir() and os.access(path, os.R_OK)
 
 
-def _resolve_path(base: Path, path: str) -> Path:
-    return Path(os.path.normpath(base / os.path.expanduser(path)))
+def _has_text(path: Path) -> bool:
+    # /dev/null is no token on purpose
+    return not path.is_file() or bool(path.read_bytes().strip())
 
 
 def _find_snapshot(root: Path, model: str, revision: str | None) -> Path | None:
@@ -240,43 +248,10 @@ def _read_adapters(
     for lora in (lora for model in stack.spec.models for lora in getattr(model, "lora_adapters", ())):
         snapshot = None
         if is_local(lora.path):
-            snapshot = _resolve_path(base, lora.path)
+            snapshot = resolve_path(base, lora.path)
         elif host.storage_root:
             snapshot = _find_snapshot(Path(host.storage_root), lora.path, lora.revision)
         if snapshot:
             yield lora.path, read_adapter_facts(snapshot)
         elif (lookup := hub.get(lora.path)) and lookup.state == "ok":
             yield lora.path, AdapterFacts(lookup.files, lookup.config)
-
-
-def _is_missing(path: Path) -> bool:
-    """Whether nothing is at `path`. A key in a folder that only root can read, as certbot's, is not missing."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
-
-
-def _find_missing_files(stack: Stack, base: Path) -> Iterator[tuple[str, str]]:
-    for index, model in enumerate(stack.spec.models):
-        named = [("chat_template", getattr(model, "chat_template", None))]
-        adapters = getattr(model, "lora_adapters", ())
-        # adapters from the Hub are downloaded, so they need not exist on this machine yet
-        named += [(f"lora_adapters[{n}].path", one.path) for n, one in enumerate(adapters) if is_local(one.path)]
-        draft = getattr(getattr(model, "speculative", None), "model", None)
-        named += [("speculative.model", draft)] if draft and is_local(draft) else []
-        for field, path in named:
-            if path and not _resolve_path(base, path).exists():
-                yield f"models[{index}].{field}", path
-    tls = stack.spec.gateway.tls if stack.spec.gateway else None
-    certificates = [("ca_certificates", stack.spec.ca_certificates)]
-    certificates += [(f"gateway.tls.{name}", getattr(tls, name, None)) for name in ("certificate", "key")]
-    for field, path in certificates:
-        if path and _is_missing(_resolve_path(base, path)):
-            yield field, path
-    storage = stack.spec.storage.path
-    if storage and uses_storage(stack.plan) and not _resolve_path(base, storage).is_dir():
-        yield "storage.path", storage

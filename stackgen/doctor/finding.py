@@ -17,7 +17,7 @@ from stackgen.stack.project import OtherFolders
 if TYPE_CHECKING:
     from stackgen.check.huggingface import HubLookup
     from stackgen.doctor.adapter_facts import AdapterFacts
-    from stackgen.doctor.model_facts import ModelFacts
+    from stackgen.doctor.model_facts import ModelFacts, Unreadable
     from stackgen.plan import GpuRequest, Service
     from stackgen.render.write import Change
     from stackgen.stack.folder import Stack
@@ -76,7 +76,8 @@ class Check:
 class EnvFacts:
     """A stack's `.env`: whether it exists, its mode, and its variables as Compose would read them.
 
-    `missing_files` are variables whose value is the path of a file that can't be read. `key_refused`: the gateway's
+    `missing_files` are variables whose value is the path of a file that can't be read, and `empty_files` those whose
+    file is empty. `key_refused`: the gateway's
     list of keys does not contain the key. `kept` is what is known about the values that the file lacks.
     """
 
@@ -86,8 +87,14 @@ class EnvFacts:
     values: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
     missing_files: tuple[str, ...] = ()
+    empty_files: tuple[str, ...] = ()
     key_refused: bool = False
     kept: KeptKeys = field(default_factory=KeptKeys)
+
+    @property
+    def has_token(self) -> bool:
+        """Whether the download gets a token of the Hub."""
+        return bool(self.values.get("HF_TOKEN_FILE")) and "HF_TOKEN_FILE" not in self.empty_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class DoctorInputs:
     - `adapters`: LoRA adapters, keyed by `path:` in stack.yaml; without those whose files can't be read.
     - `vocabularies`: the same for the vocabulary of gpt-oss, keyed by its path in the container.
     - `others`: other folders whose containers have the name of this stack.
+    - `named`: existing files and folders in stack.yaml that containers read, as (path in stack.yaml, file, what of it
+      not everybody may read).
     - `missing`: files in stack.yaml that don't exist, as (path in stack.yaml, file).
     - `tls_problem`: the field and the message of what is wrong with the gateway's own certificate; empty if nothing is.
     - `compose_file`: the text of compose.yaml as it would be started.
@@ -120,6 +129,7 @@ class DoctorInputs:
     changes: tuple[Change, ...] = ()
     others: OtherFolders = field(default_factory=OtherFolders)
     missing: tuple[tuple[str, str], ...] = ()
+    named: tuple[tuple[str, str, tuple[Unreadable, ...]], ...] = ()
     tls_problem: tuple[str, str] = ("", "")
     compose_file: str = ""
     cluster: ClusterFacts | None = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from stackgen.check.huggingface import HubLookup
 from stackgen.doctor.finding import DoctorInputs, Results, fail, format_bytes, ok, unknown, warn
 from stackgen.spec import is_local
+from stackgen.spec.types import is_loopback
 
 __all__ = ["check_cached", "check_hub_reachable", "check_hub_token", "check_repository"]
 
@@ -26,6 +28,15 @@ def _looked_up(inputs: DoctorInputs) -> Iterator[tuple[str, Any, HubLookup]]:
 def check_hub_reachable(inputs: DoctorInputs) -> Results:
     """The Hub answers, if anything must be downloaded."""
     if not inputs.hub:
+        return
+    stack = inputs.stack
+    name = urlsplit((stack.spec.storage.hub_endpoint if stack else "") or "").hostname or ""
+    if is_loopback(name) and any(one.role == "download" for one in inputs.services()):
+        yield warn(
+            f"the mirror of the Hub is on {name}, which in the download container is the container itself",
+            fix="write this machine's IP address in the local network, where the mirror must listen",
+            place="storage.hub_endpoint",
+        )
         return
     lookups = [lookup for lookup in inputs.hub.values() if lookup is not None]
     if not lookups:
@@ -52,7 +63,7 @@ def check_hub_reachable(inputs: DoctorInputs) -> Results:
 def check_hub_token(inputs: DoctorInputs) -> Results:
     """The token is valid, and its account accepted the model's license."""
     for place, model, lookup in _looked_up(inputs):
-        has_token = bool(inputs.env and inputs.env.values.get("HF_TOKEN_FILE"))
+        has_token = bool(inputs.env and inputs.env.has_token)
         field, page = f"{place}.model", f"https://huggingface.co/{model.model}"
         if lookup.state == "token":
             yield fail(

@@ -1,4 +1,4 @@
-"""Checks a model's folder on disk: config, tokenizer, chat template, weights, permissions, dtype and size.
+"""Checks a model's folder on disk: config, tokenizer, chat template, weights, dtype and size.
 
 As in vLLM 0.32.0, bfloat16 needs compute capability 8.0 (`CudaPlatform.supported_dtypes`); else vLLM falls back.
 """
@@ -19,19 +19,20 @@ from stackgen.doctor.parallel import SPLITTING, parallel_sizes
 from stackgen.spec import is_local
 
 __all__ = [
-    "check_chat_template", "check_dtype", "check_model_config", "check_named_files", "check_readable",
-    "check_tokenizer", "check_weights", "check_weights_fit",
+    "check_chat_template", "check_dtype", "check_model_config", "check_named_files", "check_tokenizer", "check_weights",
+    "check_weights_fit", "local_models", "report_unread",
 ]  # fmt: skip
 
 
-def _local_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
+def local_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
+    """Each model in a folder that doctor could list, as (path in stack.yaml, spec, facts)."""
     for place, model in inputs.model_specs():
         facts = inputs.models.get(model.model)
         if is_local(model.model) and facts and facts.listed:
             yield place, model, facts
 
 
-def _report_unread(inputs: DoctorInputs, question: str) -> Results:
+def report_unread(inputs: DoctorInputs, question: str) -> Results:
     """One result for each local model whose files doctor could not see."""
     for place, model in inputs.model_specs():
         facts = inputs.models.get(model.model)
@@ -43,8 +44,8 @@ def _report_unread(inputs: DoctorInputs, question: str) -> Results:
 
 def check_model_config(inputs: DoctorInputs) -> Results:
     """The model's folder exists, and its config.json contains the architecture."""
-    yield from _report_unread(inputs, "config.json is valid")
-    for place, model, facts in _local_models(inputs):
+    yield from report_unread(inputs, "config.json is valid")
+    for place, model, facts in local_models(inputs):
         field = f"{place}.model"
         if not facts.exists:
             yield fail(
@@ -96,7 +97,7 @@ def check_model_config(inputs: DoctorInputs) -> Results:
 
 
 def _model_folders(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]]:
-    for place, model, facts in _local_models(inputs):
+    for place, model, facts in local_models(inputs):
         # a GGUF file contains its tokenizer and chat template
         if facts.exists and not facts.is_file and model.engine != "llamacpp":
             yield place, model, facts
@@ -104,7 +105,7 @@ def _model_folders(inputs: DoctorInputs) -> Iterator[tuple[str, Any, ModelFacts]
 
 def check_tokenizer(inputs: DoctorInputs) -> Results:
     """The tokenizer is next to the weights."""
-    yield from _report_unread(inputs, "the tokenizer is present")
+    yield from report_unread(inputs, "the tokenizer is present")
     for place, _model, facts in _model_folders(inputs):
         if facts.tokenizer:
             yield ok("a tokenizer file is present", evidence="doctor does not read its content", place=place)
@@ -119,8 +120,8 @@ def check_tokenizer(inputs: DoctorInputs) -> Results:
 
 def check_chat_template(inputs: DoctorInputs) -> Results:
     """The model has a chat template. Without a template, vLLM answers /v1/chat/completions with 400."""
-    yield from _report_unread(inputs, "the model has a chat template")
-    for place, model, facts in _local_models(inputs):
+    yield from report_unread(inputs, "the model has a chat template")
+    for place, model, facts in local_models(inputs):
         yield from check_gguf_template(model, facts, place) if model.engine == "llamacpp" else ()
     for place, model, facts in _model_folders(inputs):
         # FastChat has its own conversation templates
@@ -139,8 +140,8 @@ def check_chat_template(inputs: DoctorInputs) -> Results:
 
 def check_weights(inputs: DoctorInputs) -> Results:
     """Every weight file exists and is complete."""
-    yield from _report_unread(inputs, "the weights are complete")
-    for place, _model, facts in _local_models(inputs):
+    yield from report_unread(inputs, "the weights are complete")
+    for place, _model, facts in local_models(inputs):
         if not facts.exists:
             continue
         # a file that this user can't read may be complete
@@ -167,47 +168,6 @@ def check_weights(inputs: DoctorInputs) -> Results:
                 evidence += "; only the headers of safetensors files contain the length of the file"
                 yield ok("no weight file is missing or empty, and each GGUF file starts with `GGUF`", evidence=evidence,
                          place=place)  # fmt: skip
-
-
-def check_readable(inputs: DoctorInputs) -> Results:
-    """The container's user may read the model's files."""
-    yield from _report_unread(inputs, "the container's user can read the model")
-    for place, model, facts in _local_models(inputs):
-        if not facts.exists:
-            continue
-        services = inputs.services()
-        mounting = next((s for s in services if _serves(s, facts.path)), None)
-        # if no service mounts the model, the first service of the engine shows which user would read the files
-        engine = next((s for s in services if s.engine == model.engine and s.role in ("engine", "worker")), None)
-        user = (mounting or engine).user if (mounting or engine) else ""  # type: ignore[union-attr]
-        # all capabilities are dropped, so root in the container can't read more than others; only numeric users count,
-        # because only the image knows the uid of a name
-        uid = int(user.partition(":")[0] or 0) if user.partition(":")[0].isdecimal() else 0 if not user else None
-        # `unreadable` are files with an owner-only mode: only their owner can read them
-        closed = [(name, owner, mode) for name, owner, mode in facts.unreadable if owner != uid]
-        if closed:
-            name, owner, mode = closed[0]
-            files = f"{len(closed)} file{'s' if len(closed) > 1 else ''}"
-            yield fail(
-                f"the container's user can't read {files} of the model",
-                evidence=f"{name} belongs to uid {owner} and has mode {mode:04o}; the container runs as "
-                f"{user or 'root'}",
-                fix=f"run `chmod -R a+rX {facts.path}`",
-                place=f"{place}.model",
-            )
-        else:
-            yield ok("the container's user can read the model", evidence="modes of the folder and its files",
-                     place=place)  # fmt: skip
-
-
-def _serves(service: Any, path: str) -> bool:
-    """Whether a word of the command is the path of the model in the container."""
-    for mount in service.mounts:
-        source = getattr(mount, "source", "")
-        # the mount may be the repository of a Hub snapshot
-        if source and (path == source or path.startswith(f"{source}/")):
-            return mount.target + path[len(source) :] in service.command
-    return False
 
 
 def check_dtype(inputs: DoctorInputs) -> Results:

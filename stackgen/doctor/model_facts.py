@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "OUTSIDE", "ModelFacts", "find_gguf_problem", "find_safetensors_problem", "parse_shard_index", "read_model_facts",
+    "OUTSIDE", "ModelFacts", "Unreadable", "find_gguf_problem", "find_safetensors_problem", "find_unreadable",
+    "parse_shard_index", "read_model_facts",
 ]  # fmt: skip
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model", "tiktoken.model")
 # Sentence Transformers' config files that vLLM 0.32.0 looks for
 ENCODERS = r"sentence_(?:bert|roberta|distilbert|camembert|albert|xlm-roberta|xlnet)_config\.json"
+# name, owner's uid, group's gid, mode
+Unreadable = tuple[str, int, int, int]
 # the start of the problem of a file that exists, but not for the container
 OUTSIDE = "links to a file outside of the mounted folder"
 # bytes; the format's own limit for headers (safetensors, `MAX_HEADER_SIZE`)
@@ -36,7 +39,7 @@ class ModelFacts:
     - `problems`: weight files that are missing, truncated or empty.
     - `listed`: False if this user can't list the folder; then no other fact about its files is known.
     - `complete`: whether the weights have all bytes that their headers require. Only safetensors files have lengths.
-    - `unreadable`: files that only their owner may read, as (name, owner's uid, mode).
+    - `unreadable`: files that not everybody may read.
     - `tokenizer_length`, `encoder_length`: tokens; from tokenizer_config.json and the Sentence Transformers config.
     """
 
@@ -50,7 +53,7 @@ class ModelFacts:
     weight_bytes: int = 0
     weight_files: int = 0
     problems: tuple[str, ...] = ()
-    unreadable: tuple[tuple[str, int, int], ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
     tokenizer_length: int | None = None
     encoder_length: int | None = None
     listed: bool = True
@@ -92,7 +95,7 @@ def read_model_facts(path: Path, root: Path | None = None) -> ModelFacts:
             problem = find_gguf_problem(path) if path.suffix == ".gguf" else ""
             return ModelFacts(
                 str(path), exists=True, is_file=True, weight_bytes=path.stat().st_size, weight_files=1,
-                problems=(f"{path.name}: {problem}",) if problem else (), unreadable=tuple(_find_unreadable([path])),
+                problems=(f"{path.name}: {problem}",) if problem else (), unreadable=tuple(find_unreadable([path])),
             )  # fmt: skip
         names = sorted(os.listdir(path))
     except FileNotFoundError:
@@ -131,7 +134,7 @@ def read_model_facts(path: Path, root: Path | None = None) -> ModelFacts:
         tokenizer=any(name in names for name in TOKENIZERS), chat_template=has_template, weight_bytes=total,
         weight_files=len(expected), problems=tuple(problems),
         # "." is the folder itself, which needs the execute bit too, as do the folders of a Hub repository
-        unreadable=tuple(_find_unreadable([*_list_parents(path, root), *(path / name for name in (".", *names))])),
+        unreadable=tuple(find_unreadable([*_list_parents(path, root), *(path / name for name in (".", *names))])),
         tokenizer_length=_read_length(tokenizer_config, "model_max_length"),
         encoder_length=_read_length(encoder, "max_seq_length"),
         complete=bool(expected) and not problems and all(name.endswith(".safetensors") for name in expected),
@@ -245,8 +248,8 @@ def _find_empty_problem(path: Path) -> str:
     return "" if path.stat().st_size else "is empty"
 
 
-def _find_unreadable(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Files and folders that not everybody may read, as (name, owner's uid, mode)."""
+def find_unreadable(paths: Iterable[Path]) -> list[Unreadable]:
+    """Files and folders that not everybody may read, as `ModelFacts.unreadable`."""
     found = []
     for path in paths:
         # follows links: a Hub snapshot is links to blobs
@@ -257,5 +260,5 @@ def _find_unreadable(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
             continue
         needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(about.st_mode) else stat.S_IROTH
         if about.st_mode & needed != needed and not path.name.startswith("."):
-            found.append((path.name or ".", about.st_uid, stat.S_IMODE(about.st_mode)))
+            found.append((path.name or ".", about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)))
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from stackgen.doctor.finding import DoctorInputs, Results, ok, unknown, warn
+from stackgen.spec.types import is_loopback
 
 __all__ = ["check_proxy"]
 
@@ -13,8 +16,17 @@ def check_proxy(inputs: DoctorInputs) -> Results:
     leaving = [one.name for one in inputs.services() if one.role in ("download", "ui") or one.build]
     if stack is None or not leaving:
         return
-    if stack.spec.proxy:
+    # as Compose, which prefers the value in .env
+    url = (inputs.env.values.get("STACKGEN_PROXY") if inputs.env else None) or stack.spec.proxy
+    name = urlsplit(url or "").hostname or ""
+    if stack.spec.proxy and is_loopback(name):
+        yield warn(
+            f"the proxy is on {name}, which in a container is the container itself", evidence=", ".join(leaving),
+            fix="write this machine's IP address in the local network, where the proxy must listen", place="proxy",
+        )  # fmt: skip
+    elif stack.spec.proxy:
         yield ok("`proxy` is set for the services and builds that access the internet", evidence=", ".join(leaving))
+    if stack.spec.proxy:
         return
     places = [*(host.proxies or ()), *(["the Docker daemon"] if host.daemon_proxy else [])]
     if places:

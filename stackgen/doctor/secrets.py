@@ -210,5 +210,10 @@ def check_token_file(inputs: DoctorInputs) -> Results:
             evidence=env.values["HF_TOKEN_FILE"],
             fix="correct the path. For example, `hf auth login` creates the file ~/.cache/huggingface/token",
         )
+    elif "HF_TOKEN_FILE" in env.empty_files:
+        yield warn(
+            "the token's file is empty, so downloads use no token", evidence=env.values["HF_TOKEN_FILE"],
+            fix="run `hf auth login`, and copy its file ~/.cache/huggingface/token, or set HF_TOKEN_FILE to its path",
+        )  # fmt: skip
     else:
         yield ok("the token's file exists", evidence=env.values["HF_TOKEN_FILE"])

@@ -25,6 +25,7 @@ from stackgen.doctor import (
     ports,
     proxy,
     quantization,
+    readable,
     secrets,
 )
 from stackgen.doctor.cluster_table import CLUSTER_ONLY
@@ -128,8 +129,9 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P053", name="weights", description="the model's folder contains every weight file that the index "
           "lists, and each file has the size that the file's header requires",
           run=model.check_weights),
-    Check("SG-P054", name="readable", description="the container's user can read the model",
-          run=model.check_readable),
+    Check("SG-P054", name="readable", description="the containers' users can read models, chat "
+          "templates, adapters and other files in stack.yaml",
+          run=readable.check_readable),
     Check("SG-P055", name="context", description="the model supports contexts of `max_model_len` tokens (doctor "
           "calculates the model's longest context from its files, as vLLM does)",
           run=context_length.check_context_length),

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from stackgen.plan import Bind, EnvRef, Mount, Plan, Service, Site
 from stackgen.resolve.addons import fallback
 from stackgen.spec import StackSpec
+from stackgen.spec.types import is_loopback
 
-__all__ = ["with_egress"]
+__all__ = ["find_unreachable", "with_egress"]
 
 # set in .env for a proxy with a password, which must not be in rendered files
 PROXY = "STACKGEN_PROXY"
@@ -42,6 +43,28 @@ def with_egress(stack: StackSpec, site: Site, plan: Plan) -> Plan:
     builds = stack.ca_certificates and any(service.build for service in services)
     secrets = ((BUILD_CERTIFICATES, site.host_path(stack.ca_certificates)),) if builds and stack.ca_certificates else ()
     return replace(plan, services=services, build_secrets=secrets)
+
+
+def find_unreachable(stack: StackSpec, site: Site, plan: Plan) -> list[str]:
+    """Warnings about a proxy or a mirror of the Hub on the loopback address, which in a container is the container."""
+    if not site.uses_containers:
+        return []
+    used = {
+        "proxy": [one.name for one in plan.services if one.role in LEAVING_ROLES or one.build],
+        "storage.hub_endpoint": [one.name for one in plan.services if one.role == "download"],
+    }
+    urls = {"proxy": stack.proxy, "storage.hub_endpoint": stack.storage.hub_endpoint}
+    there = (
+        "an address that pods can reach"
+        if site.is_cluster
+        else ("this machine's IP address in the local network, where the server must listen")
+    )
+    return [
+        f"{field}: in the container of {', '.join(used[field])}, {urlsplit(url).hostname} is the container itself. "
+        f"Write {there}"
+        for field, url in urls.items()
+        if url and used[field] and is_loopback(urlsplit(url).hostname or "")
+    ]
 
 
 def _configure_build(service: Service, stack: StackSpec) -> Service:

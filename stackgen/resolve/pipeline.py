@@ -29,7 +29,7 @@ from stackgen.resolve.cluster import (
     with_replicas,
 )
 from stackgen.resolve.download import HF_TOKEN, download_arguments, download_assets, with_download
-from stackgen.resolve.egress import with_egress
+from stackgen.resolve.egress import find_unreachable, with_egress
 from stackgen.resolve.exposure import find_exposure_warnings
 from stackgen.resolve.extras import dollar_warnings, with_extras
 from stackgen.resolve.naming import name_services
@@ -98,6 +98,7 @@ def resolve(
     plan = with_extras(plan, {names[index, number]: stack.models[index] for index, number in names}, site)
     # last, because NO_PROXY lists all services
     plan = with_egress(stack, site, plan)
+    warnings += find_unreachable(stack, site, plan)
     if site.is_cluster:
         warnings += [*find_cluster_warnings(stack), *find_whole_node_warnings(stack)]
         warnings += [*find_image_warnings(plan.services, stack), *find_unused_in_cluster(stack)]

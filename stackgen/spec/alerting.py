@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from stackgen.spec.types import is_loopback
+
 __all__ = ["AlertmanagerUrl", "Alertmanagers", "parse_alertmanager"]
 
 HOST = r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
 URL = rf"^https?://({HOST}):[1-9][0-9]{{0,4}}(/[A-Za-z0-9._~/-]*)?$"
-LOCALHOST = ("localhost", "localhost.localdomain")
 
 
 class AlertmanagerUrl(NamedTuple):
@@ -41,14 +42,14 @@ def _check_url(value: Any) -> Any:
     try:
         # ValueError: brackets without an address, or a port above 65535
         parts = urlsplit(value)
-        host, address = parts.hostname or "", None
+        host = parts.hostname or ""
         if parts.port and (":" in host or re.fullmatch(r"[0-9.]+", host)):
-            address = ipaddress.ip_address(host)
+            ipaddress.ip_address(host)
     except ValueError as error:
         raise PydanticCustomError("alertmanager", "is not a URL: {reason}", {"reason": str(error)}) from None
     if re.search(r"/api/v[12](/|$)", parts.path):
         raise PydanticCustomError("alertmanager", "must end before /api, because Prometheus adds the path of the API")
-    if host in LOCALHOST or (address and (address.is_loopback or address.is_unspecified)):
+    if is_loopback(host):
         raise PydanticCustomError(
             "alertmanager",
             "{host} is Prometheus's own container. Write this machine's IP address in the local network, where "

@@ -14,7 +14,7 @@ from stackgen.plan import EnvRef
 __all__ = [
     "NAME", "PROVIDERS", "Address", "BaseUrl", "ByteSize", "EngineValue", "EnvName", "EnvValue", "Gpus", "KeyName",
     "ModelSource", "Provider", "RepositoryFile", "Text", "TokenCount", "guess_parameters", "is_exposed", "is_local",
-    "parse_token_count",
+    "is_loopback", "parse_token_count",
 ]  # fmt: skip
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -37,6 +37,15 @@ def is_exposed(address: str) -> bool:
     """Returns whether other machines can reach a port that is bound to `address`: it is not a loopback address."""
     # 127.0.0.0/8 is loopback as a whole (RFC 1122, 3.2.1.3)
     return not address.startswith("127.") and address not in ("::1", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether `host` is the loopback address or 0.0.0.0: in a container, the container itself."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() in ("localhost", "localhost.localdomain")
+    return address.is_loopback or address.is_unspecified
 
 
 def is_local(model: str) -> bool:

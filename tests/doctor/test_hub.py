@@ -12,7 +12,17 @@ import pytest
 from stackgen.check.huggingface import HubLookup, look_up_model
 from stackgen.doctor.collect import read_env_facts, read_hub_token
 from stackgen.doctor.facts import GIB, Disk
-from tests.doctor.hosts import CONFIG, EIGHT_80, NO_GPU, findings, problem_ids, single_problem, write_model, write_stack
+from tests.doctor.hosts import (
+    CONFIG,
+    EIGHT_80,
+    NO_GPU,
+    ONE_24,
+    findings,
+    problem_ids,
+    single_problem,
+    write_model,
+    write_stack,
+)
 from tests.hub.standin import Hub
 
 
@@ -143,3 +153,25 @@ def test_other_models_and_folders_of_the_users_own_need_no_vocabulary(tmp_path: 
     for number, fields in enumerate(models):
         path = write_stack(tmp_path / str(number), stack_storage={"offline": True}, **fields)
         assert not [one for one in findings(EIGHT_80, path) if "vocabulary" in one.message]
+
+
+def test_a_mirror_inside_the_container_itself_is_a_warning(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"model": "org/open", "stack_storage": {"hub_endpoint": "http://localhost:8765"}}
+    answer = {"org/open": HubLookup("ok")}
+    (found,) = [one for one in findings(ONE_24, write_stack(tmp_path, **fields), answer) if one.id == "SG-P060"]
+    assert (found.status, found.place) == ("warn", "storage.hub_endpoint") and "the container itself" in found.message
+
+
+def test_an_empty_token_file_is_no_token(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, model="meta-llama/Llama-3.1-8B-Instruct", tool_call_parser="llama3_json")
+    (tmp_path / "token").write_text("\n")
+    env = (tmp_path / ".env").read_text()
+    (tmp_path / ".env").write_text(f"{env}HF_TOKEN_FILE=token\n")
+    by_id = {one.id: one for one in findings(ONE_24, path)}
+    assert by_id["SG-P074"].status == "warn" and "is empty" in by_id["SG-P074"].message
+    assert "names no token" in by_id["SG-P069"].message
+    gated = {"meta-llama/Llama-3.1-8B-Instruct": HubLookup("gated")}
+    by_id = {one.id: one for one in findings(ONE_24, path, gated)}
+    assert by_id["SG-P061"].message.endswith("is gated and needs a token")
+    (tmp_path / ".env").write_text(f"{env}HF_TOKEN_FILE=/dev/null\n")
+    assert {one.id: one.status for one in findings(ONE_24, path)}["SG-P074"] == "ok"

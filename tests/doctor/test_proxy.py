@@ -70,3 +70,12 @@ def test_docker_desktops_own_proxy_is_none_of_the_network() -> None:
     assert not has_daemon_proxy({"HttpProxy": own, "HttpsProxy": own})
     assert not has_daemon_proxy({"HttpProxy": "", "HttpsProxy": ""})
     assert has_daemon_proxy({"HttpProxy": "", "HttpsProxy": "http://proxy.example.com:3128"})
+
+
+@pytest.mark.parametrize(("stack", "env"), [("http://localhost:3128", ""), ("http://p:3128", "http://127.0.0.1:3128")])
+def test_a_proxy_inside_the_container_itself_is_a_warning(tmp_path: Path, stack: str, env: str) -> None:
+    path = write_stack(tmp_path, model="org/m", stack_proxy=stack)
+    if env:
+        (tmp_path / ".env").write_text(f"{(tmp_path / '.env').read_text()}STACKGEN_PROXY={env}\n")
+    (finding,) = [one for one in findings(EIGHT_80, path) if one.id == "SG-P065"]
+    assert (finding.status, finding.place) == ("warn", "proxy") and "the container itself" in finding.message

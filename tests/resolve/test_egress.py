@@ -166,3 +166,27 @@ def test_haproxy_loads_the_certificates_for_a_fallback(tmp_path: Path, haproxy_i
              "haproxy", "-c", "-f", "/gateway/haproxy.cfg"]  # fmt: skip
     for mount, code in (["-v", f"{made}:/srv/corp.pem:ro"], 0), ([], 1):
         assert subprocess.run([*run, *mount, *check], capture_output=True, timeout=60).returncode == code
+
+
+@pytest.mark.parametrize(("fields", "field"), [
+    ({"proxy": "http://127.0.0.1:3128"}, "proxy"), ({"proxy": "http://LocalHost:3128"}, "proxy"),
+    ({"storage": {"hub_endpoint": "http://[::1]:8765"}}, "storage.hub_endpoint"),
+    ({"storage": {"hub_endpoint": "http://0.0.0.0:8765"}, "target": "kubernetes"}, "storage.hub_endpoint"),
+    ({"proxy": PROXY, "storage": {"hub_endpoint": "http://10.0.0.7:8765"}}, ""),
+])  # fmt: skip
+def test_a_proxy_or_mirror_inside_the_container_itself_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], field: str
+) -> None:
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "n", "models": [VLLM | {"gpus": 1}], **fields}))
+    assert main(["render", str(tmp_path), "--no-validate", "--json"]) == 0
+    found = [one for one in json.loads(capsys.readouterr().out)["warnings"] if "the container itself" in one]
+    assert len(found) == (field != "")
+    for one in found:
+        assert f": {field}: in the container of download, " in one
+        assert ("pods can reach" if "target" in fields else "this machine's IP address") in one
+
+
+def test_a_local_process_may_use_a_proxy_on_the_loopback_address(tmp_path: Path) -> None:
+    spec = build_spec({"name": "n", "models": [VLLM], "proxy": "http://127.0.0.1:3128"}, "test")
+    made = resolve(spec, ProcessSite(tmp_path, tmp_path), "test")
+    assert not [one for one in made.warnings if one.startswith("proxy")]

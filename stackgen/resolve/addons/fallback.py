@@ -19,13 +19,17 @@ from stackgen.plan import Asset, EnvRef, Site
 from stackgen.plan.clouds import CLOUDS
 from stackgen.resolve.addons.backends import Backend, Fallback, find_backend
 from stackgen.spec import FallbackSpec, StackSpec
+from stackgen.spec.types import is_loopback
 
 __all__ = ["assets", "fallbacks", "is_requested", "keys", "mistakes", "warnings"]
 
 # characters that a header carries unchanged
 PRINTABLE = re.compile(r"[!-~]{1,200}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-LOCALHOST = ("localhost", "localhost.localdomain")
+# /v1, /v1beta, /v4
+API_VERSION = re.compile(r"/v\d+[a-z0-9]*(?=/|$)")
+# their base URLs have no version (their own documentation, and that of Spring AI)
+UNVERSIONED = ("api.perplexity.ai", "api.deepseek.com")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,18 @@ def assets(stack: StackSpec) -> tuple[Asset, ...]:
 
 
 def warnings(stack: StackSpec, site: Site) -> list[str]:
-    """Warns for each fallback that requests leave this machine, or the cluster."""
+    """Warns for each fallback that requests leave this machine, or the cluster; and of a base URL without /v1."""
     found, place = [], "the cluster" if site.is_cluster else "this machine"
-    for model in stack.models:
+    for index, model in enumerate(stack.models):
         if model.fallback:
             name, url = served_names(model)[0], _parse_url(_url(model.fallback))
             when = "no replica is up" + (", or all are busy and the queue is full" if model.fallback.overflow else "")
+            if not API_VERSION.search(url.path) and url.host not in UNVERSIONED:
+                given = _url(model.fallback).rstrip("/")
+                found.append(
+                    f"models[{index}].fallback.base_url: the path has no version, so the gateway sends requests to "
+                    f"{given}/chat/completions. Most servers answer 404 there, and need {given}/v1"
+                )
             # without TLS, everybody on the network path can read prompts and key
             plain = "" if url.tls else ", unencrypted and with the key"
             if stack.proxy:
@@ -172,7 +182,7 @@ def _check_url(base_url: str) -> tuple[str, str] | None:
     if not url or not (url.address or HOST.fullmatch(url.host)) or not PRINTABLE.fullmatch(url.path or "/"):
         return "is not a URL that the gateway can connect to", "write https://HOST[:PORT]/v1 in ASCII"
     # localhost inside the gateway's container isn't this machine
-    if url.host in LOCALHOST or (url.address and (url.address.is_loopback or url.address.is_unspecified)):
+    if is_loopback(url.host):
         return (
             "points to the gateway's own container",
             "use this machine's IP address or host name in the local network",

@@ -251,3 +251,15 @@ def accepted(rendered: dict[str, str], image: str, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(("url", "needs"), [
+    ("https://api.groq.com/openai", "https://api.groq.com/openai/v1"), ("http://llm.example.com/", "/v1"),
+    ("https://api.groq.com/openai/v1", ""), ("https://example.com/v1beta/openai/", ""),
+    ("https://example.com/api/paas/v4", ""), ("https://api.perplexity.ai", ""),
+])  # fmt: skip
+def test_a_base_url_without_a_version_is_a_warning(url: str, needs: str) -> None:
+    made = plan({"fallback": {"base_url": url, "model": "m", "api_key_env": "KEY"}})
+    found = [one for one in made.warnings if "has no version" in one]
+    assert len(found) == (needs != "")
+    assert all(one.startswith("models[0].fallback.base_url: ") and one.endswith(needs) for one in found)
