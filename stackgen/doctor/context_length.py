@@ -7,13 +7,14 @@ A port of vLLM 0.32.0's `_get_and_verify_max_len` (vllm/config/model.py) and `de
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stackgen.catalog import find_model
 from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
 from stackgen.doctor.model_facts import ModelFacts
+from stackgen.fit.lengths import PRESCALED_ROPE, positive_number, rope_factor
 from stackgen.spec import parse_token_count
 
 __all__ = ["ContextLimit", "check_context_length", "max_context_length", "parse_hf_overrides"]
@@ -22,8 +23,6 @@ LENGTH_KEYS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions",
     "max_sequence_length", "max_seq_length", "seq_len",
 )  # fmt: skip
-# RoPE types for which the length in config.json is already the scaled length
-PRESCALED_ROPE = ("su", "longrope", "llama3", "yarn", "telechat3-yarn", "deepseek_yarn", "deepseek_llama_scaling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
     whole = {**(facts.config or {}), **(overrides or {})}
     # multimodal models nest the text model's config
     config = next((part for name in ("text_config", "llm_config") if isinstance(part := whole.get(name), dict)), whole)
-    lengths = {key: int(value) for key in LENGTH_KEYS if (value := _positive_number(config.get(key)))}
+    lengths = {key: int(value) for key in LENGTH_KEYS if (value := positive_number(config.get(key)))}
     if not lengths:
         return None
     # as in vLLM, model_max_length takes precedence over all other keys
@@ -49,38 +48,16 @@ def max_context_length(facts: ModelFacts, overrides: Mapping[str, Any] | None = 
     if config.get("position_embedding_type") == "absolute" and (facts.tokenizer_length or tokens) < tokens:
         tokens = facts.tokenizer_length or 0
         source = f"tokenizer_config.json: model_max_length {facts.tokenizer_length}"
-    factor, kind = 1.0, ""
-    for rope in _rope_configs(config):
-        kind = str(rope.get("rope_type", rope.get("type", "default")))
-        if kind not in PRESCALED_ROPE:
-            factor = _positive_number(rope.get("factor")) or factor
-        elif _positive_number(rope.get("factor")):
-            source += f"; the length in config.json already includes the {kind} RoPE factor"
-    # as in vLLM: the length of Gemma 3 is the scaled length, although its RoPE is linear
-    if factor != 1 and "gemma3" not in str(config.get("model_type", "")):
+    factor, kind = rope_factor(config)
+    if factor != 1:
         tokens, source = int(tokens * factor), f"{source}, multiplied by the {kind} RoPE factor {factor:g}"
+    elif kind in PRESCALED_ROPE:
+        source += f"; the length in config.json already includes the {kind} RoPE factor"
     # as in vLLM, the length of a Sentence Transformers config replaces all other lengths
     if facts.encoder_length:
         tokens, source = facts.encoder_length, f"sentence_bert_config.json: max_seq_length {facts.encoder_length}"
     # as in vLLM, a larger model_max_length in config.json raises the limit
     return ContextLimit(max(tokens, lengths.get("model_max_length", 0)), source)
-
-
-def _positive_number(value: object) -> float:
-    """`value` if it is a positive number, else 0."""
-    # bool is an int in Python; 2**53 is where floats stop being exact
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2**53
-    return value if number else 0  # type: ignore[return-value]
-
-
-def _rope_configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The RoPE parameters: one mapping, or one for each type of layer."""
-    found = config.get("rope_scaling") or config.get("rope_parameters")
-    if not isinstance(found, dict):
-        return
-    nested = [part for part in found.values() if isinstance(part, dict)]
-    # if all values are mappings, there is one for each type of layer, e.g. full_attention and sliding_attention
-    yield from nested if nested and len(nested) == len([part for part in found.values() if part]) else [found]
 
 
 def parse_hf_overrides(arguments: Sequence[str]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class LlamaCppModel(ModelSpec):
         None,
         ge=1,
         description="Number of requests that run at the same time (llama.cpp calls them slots). Each of them then has "
-        "its own context of `max_model_len` tokens, so the memory for the KV cache is multiplied by this number. "
+        "its own context of `max_model_len` tokens, so the memory for the KV cache is multiplied by this number. Set "
+        "both fields: without a number in `max_model_len`, the model's own context is divided by this number. "
         "Default: up to 4 requests, which share one context of `max_model_len` tokens",
     )
     gpu_layers: int | None = Field(

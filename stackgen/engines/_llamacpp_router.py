@@ -18,9 +18,9 @@ from typing import Any
 from stackgen.engines.base import Replica
 from stackgen.errors import Mistake
 from stackgen.plan import Dialect, Site
-from stackgen.spec import is_local, parse_token_count
+from stackgen.spec import is_local
 
-__all__ = ["ROUTER_WATCH", "describe_replica", "find_router_mistakes", "list_gguf_models", "router_dialect"]
+__all__ = ["ROUTER_WATCH", "find_router_mistakes", "list_gguf_models", "router_dialect"]
 
 ROUTER_WATCH = "llamacpp_router_watch.sh"
 
@@ -95,16 +95,3 @@ def _find_unknown_names(model: Any, path: str, folder: Path) -> Iterator[Mistake
             yield Mistake(f"{path}.served_names[{index}]", f"{model.models_dir} contains no model {name!r}",
                           hint=f"the folder contains: {listed}. The name of a model is its file name without .gguf, "
                           "or the name of its subfolder")  # fmt: skip
-
-
-def describe_replica(replica: Replica) -> str:
-    """The comment of the service: what it serves, and how the context is divided."""
-    model = replica.spec
-    text = f"llama.cpp serving {model.model}{replica.ordinal}"
-    if model.models_dir:
-        text += f": {model.models_max or 1} of {len(model.served_names)} models loaded at a time"
-    if model.max_model_len in (None, "auto", "-1"):
-        return text
-    # measured on build 11434: with --parallel, each slot gets its part; without it, 4 slots share one KV cache
-    length, slots = f"{parse_token_count(model.max_model_len):,}", model.max_num_seqs
-    return text + (f"; {slots} x {length} tokens of context" if slots else f"; all requests share {length} tokens")

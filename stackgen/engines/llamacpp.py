@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from stackgen.engines._dialects import dialect_of
+from stackgen.engines._llamacpp_context import context_size, describe_replica, warn_of_slots
 from stackgen.engines._llamacpp_model import LlamaCppModel
-from stackgen.engines._llamacpp_router import ROUTER_WATCH, describe_replica, find_router_mistakes, router_dialect
+from stackgen.engines._llamacpp_router import ROUTER_WATCH, find_router_mistakes, router_dialect
 from stackgen.engines._llamacpp_template import warn_of_templates
 from stackgen.engines._values import find_value_mistakes
 from stackgen.engines._versions import find_version_mistakes, warn_of_versions
@@ -37,7 +38,7 @@ from stackgen.errors import Mistake
 from stackgen.flags.releases import image_of
 from stackgen.images.tags import VERSIONS, context_assets, download_image, image_tag
 from stackgen.plan import Asset, Build, Dialect, Endpoint, EnvRef, Port, Service
-from stackgen.spec import is_local, parse_token_count
+from stackgen.spec import is_local
 
 __all__ = ["ENGINE", "LlamaCppModel"]
 
@@ -106,7 +107,10 @@ class LlamaCpp:
                     text
                     for one in context.replicas
                     if one.index == 0
-                    for text in warn_of_templates(one.spec, one.path, context.site.find_on_disk(one.spec.model))
+                    for text in (
+                        *warn_of_slots(one.spec, one.path),
+                        *warn_of_templates(one.spec, one.path, context.site.find_on_disk(one.spec.model)),
+                    )
                 ),
             ),
         )
@@ -168,7 +172,7 @@ class LlamaCpp:
                 *self._source(model, context),
                 ("--host", address),
                 ("--port", port),
-                ("--ctx-size", self._context(model)),
+                ("--ctx-size", context_size(model)),
                 ("--parallel", model.max_num_seqs),
                 ("--n-gpu-layers", layers),
                 ("--no-ui", True),
@@ -245,13 +249,6 @@ class LlamaCpp:
         return (
             f"{context.site.models_dir()}/by-name/{model.model}/{quote(model.revision or 'main', safe='')}/{model.file}"
         )
-
-    def _context(self, model: Any) -> int | None:
-        # without --ctx-size, llama-server uses the model's own context
-        if model.max_model_len in (None, "auto", "-1"):
-            return None
-        # llama-server divides --ctx-size among its slots
-        return parse_token_count(model.max_model_len) * (model.max_num_seqs or 1)
 
 
 def _is_own_image(replica: Replica) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from stackgen.errors import StackgenError
 from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
 from stackgen.fit.families import FAMILIES, Fields, layer_types, state_of
+from stackgen.fit.lengths import rope_factor
 
 __all__ = ["read_config", "text_config"]
 
@@ -63,7 +64,7 @@ def read_config(config: Mapping[str, Any], source: str = "config.json") -> Archi
         depth=depth, hidden=hidden, heads=heads,
         vocabulary=fields.number("vocab_size", "padded_vocab_size"),
         dtype=_read_dtype(config, text),
-        length=max(0, fields.optional(*LENGTHS) - POSITIONS_OFFSET.get(family, 0)),
+        length=max(0, int(fields.optional(*LENGTHS) * rope_factor(text)[0]) - POSITIONS_OFFSET.get(family, 0)),
         feed_forward=fields.optional("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size") or 4 * hidden,
         experts=experts,
         active_experts=fields.optional(*ACTIVE) if experts else 0,

@@ -13,6 +13,7 @@ from stackgen.fit.cache import CachePlan, plan_cache
 from stackgen.fit.encoder import encoder_activation, encoder_processes, step_tokens
 from stackgen.fit.fp8_cache import NO, YES, find_support, is_fp8
 from stackgen.fit.gpus import GIB, Gpu
+from stackgen.fit.lengths import context_length, length_warnings
 from stackgen.fit.others import fastchat_plan, fastchat_terms, llamacpp_plan, llamacpp_terms
 from stackgen.fit.requirements import require_divisible, require_known
 from stackgen.fit.settings import Settings
@@ -107,18 +108,17 @@ def estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     text = support.message + (f" ({support.evidence})" if support.evidence else "")
     if support.state == NO:
         return replace(found, verdict=NOT, reason=text)
-    return found if support.state == YES else replace(found, warnings=(text,))
+    return found if support.state == YES else replace(found, warnings=(*found.warnings, text))
 
 
 def _estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     known, given, settings = model.architecture, settings, settings.resolve(gpu)
-    length = known.length if settings.max_model_len in (None, -1) else settings.max_model_len or 0
-    if not length:
-        raise StackgenError(f"{model.name or 'the model'}: config.json has no context length", "set max_model_len")
+    length = context_length(known, given, model.name)
     if known.is_encoder:
         return _estimate_encoder(model, given, settings, gpu, length)
     if settings.engine != "vllm":
-        return _estimate_other(model, settings, gpu, length)
+        found = _estimate_other(model, settings, gpu, length)
+        return replace(found, warnings=length_warnings(known, given, length))
     if known.quantization == "gguf":
         raise StackgenError(f"{model.name} is a GGUF file, which vLLM does not serve", "set `engine: llamacpp`")
     require_known(settings)
@@ -141,7 +141,8 @@ def _estimate(model: Model, settings: Settings, gpu: Gpu) -> Estimate:
     if settings.kv_cache_bytes:
         found = replace(found, cache=(settings.kv_cache_bytes,) * 3)
     verdict, reason = _judge_fixed(found) or _judge(found, outside)
-    return replace(found, terms=(*found.terms, *((outside,) if outside.bytes else ())), verdict=verdict, reason=reason)
+    return replace(found, terms=(*found.terms, *((outside,) if outside.bytes else ())), verdict=verdict, reason=reason,
+                   warnings=length_warnings(known, given, length))  # fmt: skip
 
 
 def _estimate_encoder(model: Model, given: Settings, settings: Settings, gpu: Gpu, length: int) -> Estimate:
@@ -201,15 +202,13 @@ def _build(
     low, middle, high = (sum(size) for size in zip(*((t.low, t.bytes, t.high) for t in terms), strict=True))
     cache = (budget - high - doubt, budget - middle, budget - low + doubt)
     # FastChat computes each request in a thread of its own, and llama.cpp reserves all slots at once
-    request = plan.request_bytes(length)
-    if settings.engine == "fastchat" or (settings.engine == "llamacpp" and settings.max_model_len):
-        # without --ctx-size, llama.cpp's slots share one context
-        request = request * (settings.max_num_seqs or 1)
+    slots = 1 if settings.engine == "vllm" else settings.max_num_seqs or 1
+    request = plan.request_bytes(length) * slots
     room = max(0, cache[1])
     return Estimate(
         verdict="", reason="", gpu=gpu, settings=settings, terms=tuple(terms), budget=budget, cache=cache,
         needed=(low + request, middle + request, high + request), request=request, length=length,
-        tokens=plan.tokens(room, length), longest=plan.longest(max(0, cache[0]), known.length or length),
+        tokens=plan.tokens(room, length), longest=plan.longest(max(0, cache[0]) // slots, known.length or length),
         concurrency=plan.concurrency(room, length), token_bytes=plan.token_bytes, plan=plan,
         vocabulary=known.vocabulary, doubts=(*known.doubts, *settings.doubts, *_version_doubts(settings, gpu)),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Warnings about names of models: folders that look like repositories of the Hub, and parsers of another family."""
+"""Warnings about models: folders that look like repositories of the Hub, parsers of other models, long contexts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackgen.flags import PINNED
-from stackgen.spec import StackSpec, is_local
+from stackgen.spec import StackSpec, is_local, parse_token_count
 
 if TYPE_CHECKING:
     from stackgen.catalog import Fact
@@ -39,6 +39,8 @@ SAME_VENDOR = (
     frozenset({"kimi_k2", "kimi_k3"}),
 )  # fmt: skip
 ANY_FORMAT = "hf"
+# vLLM then accepts a length beyond the model's limit
+ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 
 def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
@@ -49,6 +51,7 @@ def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
         for field in SAME_FORMAT if model.engine == "vllm" else ():
             if getattr(model, field):
                 found += _find_other_parser(model, field, f"models[{index}].{field}")
+        found += _find_long_context(model, f"models[{index}].max_model_len")
     return found
 
 
@@ -74,12 +77,30 @@ def _find_other_parser(model: Any, field: Parser, path: str) -> Iterator[str]:
                "reasoning. Remove the field")  # fmt: skip
 
 
-def find_non_thinking(model: Any) -> str:
-    """The source that says that a model with a reasoning parser does not think; empty if none says so."""
-    # as below
+def _find_long_context(model: Any, path: str) -> Iterator[str]:
+    """A warning if vLLM refuses the length, as far as the catalog knows the model's limit."""
+    text = getattr(model, "max_model_len", None)
+    if model.engine != "vllm" or text in (None, "auto", "-1") or is_local(model.model) or ALLOWED in model.extra_env:
+        return
+    # they can raise the limit
+    if any(word.replace("_", "-").startswith("--hf-overrides") for word in model.extra_args):
+        return
+    match, wanted = _catalog().find_model(model.model), parse_token_count(text)
+    if match and match.entry.context and wanted > match.entry.context:
+        yield (f"{path} is {wanted}, but the limit of {model.model} is probably {match.entry.context} tokens, and vLLM "
+               f"refuses more ({match.entry.model}, {match.entry.updated})")  # fmt: skip
+
+
+def _catalog() -> Any:
+    # many stacks need nothing of the catalog, which takes time to load
     from stackgen import catalog
 
-    return catalog.find_non_thinking(model.model)
+    return catalog
+
+
+def find_non_thinking(model: Any) -> str:
+    """The source that says that a model with a reasoning parser does not think; empty if none says so."""
+    return str(_catalog().find_non_thinking(model.model))
 
 
 def find_better_parser(model: Any, field: Parser, given: str = "") -> Fact | None:
@@ -87,13 +108,10 @@ def find_better_parser(model: Any, field: Parser, given: str = "") -> Fact | Non
 
     `given` is a parser that `extra_args` sets.
     """
-    # most stacks name no parser, and the catalog takes time to load
-    from stackgen.catalog import find_parsers
-
     given = given or getattr(model, field)
     tag = re.search(r":v?(\d+\.\d+\.\d+)", model.image or "")
     version = tag[1] if tag else model.engine_version or PINNED["vllm"]
-    facts = find_parsers(field, model.model, version)
+    facts: tuple[Fact, ...] = _catalog().find_parsers(field, model.model, version)
     groups = SAME_FORMAT[field] + (SAME_VENDOR if _has_template(model) else ())
     same = {given}.union(*(group for group in groups if given in group))
     if not facts or given == ANY_FORMAT or any(fact.value in same for fact in facts):

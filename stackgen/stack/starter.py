@@ -38,7 +38,7 @@ OPTIONS = {
 """,
     "llamacpp": """\
     # max_model_len: 32k            # context length of each request; `auto`: the model's own
-    # max_num_seqs: 4               # requests that run at the same time
+    # max_num_seqs: 4               # requests at the same time; also set max_model_len
     # gpu_layers: 40                # layers on the GPU; default: all
     # extra_args: [--flash-attn, "on"]
 """,

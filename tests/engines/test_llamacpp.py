@@ -168,3 +168,17 @@ def test_health_check_calls_the_service_directly() -> None:
     health = service().health
     assert health
     assert health.command == ("/bin/sh", "/stackgen/llamacpp_health.sh", "http://127.0.0.1:8080")
+
+
+@pytest.mark.parametrize("length", [None, "auto"])
+def test_slots_without_a_context_are_a_warning(length: str | None) -> None:
+    found = plan({"max_num_seqs": 4, "max_model_len": length, "replicas": 2})
+    # once for a model, not for each replica
+    (text,) = [one for one in found.warnings if "max_num_seqs" in one]
+    assert text.startswith("models[0].max_num_seqs: ") and "only 1/4" in text
+    assert "4 slots divide the model's own context" in service(max_num_seqs=4, max_model_len=length).comment
+
+
+@pytest.mark.parametrize("fields", [{"max_num_seqs": 4, "max_model_len": "8K"}, {"max_num_seqs": 1}, {}])
+def test_a_whole_context_for_each_request_is_no_warning(fields: dict[str, Any]) -> None:
+    assert not [one for one in plan(fields).warnings if "max_num_seqs" in one]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -146,3 +147,31 @@ def test_llamacpp_allocates_what_its_header_and_flags_say(
     assert next(term.bytes for term in found.terms if term.name == "compute buffer") / 2**20 == pytest.approx(
         buffer, abs=0.06
     )
+
+
+def test_slots_divide_the_models_own_context() -> None:
+    gguf = replace(LLAMA, architecture=replace(LLAMA.architecture, quantization="gguf"))
+    four = Settings(engine="llamacpp", max_num_seqs=4)
+    found, one = (estimate(gguf, each, find_gpu("H100")) for each in (four, Settings(engine="llamacpp")))
+    # the cache has as many tokens as for one request with the whole context
+    assert found.length == 131072 // 4 and found.request == pytest.approx(one.request, rel=0.001)
+    assert any("divides the model's context of 131072 tokens among 4 requests" in text for text in found.warnings)
+    given = estimate(gguf, replace(four, max_model_len=8192), find_gpu("H100"))
+    assert given.length == 8192 and not given.warnings and not one.warnings
+
+
+def test_a_context_beyond_the_models_limit_is_a_warning() -> None:
+    def warnings(**fields: Any) -> str:
+        return " ".join(estimate(LLAMA, Settings(**fields), find_gpu("H100")).warnings)
+
+    assert "max_model_len is 131073, but the model's limit is 131072 tokens" in warnings(max_model_len=131073)
+    assert not warnings(max_model_len=131072) and not warnings(max_model_len=-1)
+    # --hf-overrides can raise the limit
+    assert not warnings(max_model_len=200000, doubts=("--hf-overrides changes the model's config",))
+
+
+@pytest.mark.parametrize(("rope", "length"), [({"type": "linear", "factor": 4}, 16384), ({"type": "yarn", "factor": 4},
+                                                                                      4096)])  # fmt: skip
+def test_a_rope_factor_makes_the_context_longer_as_in_vllm(rope: dict[str, Any], length: int) -> None:
+    config = CONFIGS["meta-llama/Llama-3.1-8B-Instruct"] | {"max_position_embeddings": 4096, "rope_scaling": rope}
+    assert read_config(config).length == length

@@ -101,3 +101,19 @@ def test_the_suggestion_for_an_unknown_parser_is_that_of_the_model(
     (tmp_path / "stack.yaml").write_text(json.dumps(stack))
     assert main(["render", str(tmp_path)]) == 2
     assert f"does not know the value '{parser}' ({hint})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "fields", "said"), [
+    ("Qwen/Qwen3-8B", {"max_model_len": "128K"}, "max_model_len is 131072, but the limit of Qwen/Qwen3-8B is probably"),
+    ("Qwen/Qwen3-8B", {"max_model_len": 40960}, ""), ("Qwen/Qwen3-8B", {"max_model_len": "auto"}, ""),
+    # YaRN, or a decision of the user
+    ("Qwen/Qwen3-8B", {"max_model_len": "128K", "extra_args": ['--hf-overrides={"rope_parameters": {}}']}, ""),
+    ("Qwen/Qwen3-8B", {"max_model_len": "128K", "extra_args": ["--hf_overrides.max_position", "131072"]}, ""),
+    ("Qwen/Qwen3-8B", {"max_model_len": "128K", "extra_env": {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}}, ""),
+    ("acme/unknown-7B", {"max_model_len": "128K"}, ""),
+])  # fmt: skip
+def test_a_context_beyond_the_models_limit_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str, fields: dict[str, Any], said: str
+) -> None:
+    found = warnings_of(tmp_path, capsys, {"model": model, **fields})
+    assert len(found) == (said != "") and said in "".join(found)
