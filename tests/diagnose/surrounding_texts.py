@@ -121,4 +121,9 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "23.69 GiB of which 193.25 MiB is free. Including non-PyTorch memory, this process has 14.90 GiB memory in use. "
      "Process 4242 has 8.60 GiB memory in use. Of the allocated memory 14.10 GiB is allocated by PyTorch",
      "torch 2.9, c10/cuda/CUDACachingAllocator.cpp", "vllm"),
+    ("SG-A011", "CUDA error: out of memory\n  current device: 0, in function alloc at ggml-cuda.cu:503\n  "
+     "cuMemCreate(&handle, reserve_size, &prop, 0)", "llama.cpp, ggml/src/ggml-cuda/ggml-cuda.cu", "llamacpp"),
+    ("SG-V040", 'File "/usr/lib/python3.12/site-packages/pydantic/v1/typing.py", line 64, in evaluate_forwardref\n'
+     "TypeError: ForwardRef._evaluate() missing 1 required keyword-only argument: 'recursive_guard'",
+     "nagaraj-real/localaipilot-api issue 8 (2025-01)", "vllm"),
 )  # fmt: skip

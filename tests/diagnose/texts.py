@@ -262,6 +262,10 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
 
 # (rule, line of a running server's log): requests that it refused
 REFUSALS: tuple[tuple[str, str], ...] = (
+    ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] Error: Unknown (built-in) filter 'items' for type String"),
+    ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] Value is not an array or object: null at row 22, column 40:"),
+    ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] jinja2.exceptions.UndefinedError: 'dict object' has no attribute 'a'"),
+    ("SG-V069", "ERROR 02-25 10:00:00 [x.py:1] TypeError: Can only get item pairs from a mapping."),
     ("SG-V017", "ERROR 08-01 10:12:09 [serving.py:1] ValueError: You passed 4100 input characters and requested 2000 "
      "output tokens. However, the model's context length is only 2048 tokens, resulting in a maximum input length."),
     ("SG-V017", "ERROR 08-01 10:12:09 [serving.py:1] ValueError: This model's maximum context length is 4096 tokens. "

@@ -14,7 +14,7 @@ from stackgen.diagnose.log_lines import recent_lines
 from stackgen.diagnose.rule import Change, Hit, Rule, Variant, compile_patterns
 from stackgen.diagnose.rules.gguf import REPRODUCED, SERVER
 from stackgen.diagnose.rules.gguf import RULES as GGUF_RULES
-from stackgen.diagnose.rules.llamacpp_gpu import NO_FLASH_ATTENTION, find_large_weights, find_missing_gpu
+from stackgen.diagnose.rules.llamacpp_gpu import COMPUTES, NO_FLASH_ATTENTION, find_large_weights, find_missing_gpu
 from stackgen.flags import REMOVED_FLAGS, is_removal, normalize_flag, suggest_flag
 
 __all__ = ["LAST_RULES", "RULES"]
@@ -151,7 +151,8 @@ RULES: tuple[Rule, ...] = (
         "the GPU: {holders}]]",
         fix="lower gpu_layers (for example to 20), use a smaller quantization (Q4 instead of Q8), or free GPU memory",
         source="The message comes from the file ggml/src/ggml-cuda/ggml-cuda.cu "
-        "(ggml_backend_cuda_buffer_type_alloc_buffer). Public reports quote the message.",
+        "(ggml_backend_cuda_buffer_type_alloc_buffer). Public reports quote the message. "
+        "ollama/ollama issue 3237 (2024-03) and ggml-org/llama.cpp issue 13085 (2025-04) have one while it computes.",
         explain="With fewer layers on the GPU, the model still works, but layers on the CPU are slower. If all layers "
         "are on the GPU, these layers need about as much memory as the size of the GGUF file, plus memory for the KV "
         "cache.",
@@ -163,6 +164,7 @@ RULES: tuple[Rule, ...] = (
         ),
         find=find_large_weights,
         variants=(
+            COMPUTES,
             Variant(
                 compile_patterns(
                     r"unable to allocate CPU\w* buffer",

@@ -12,7 +12,7 @@ from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import has_certain_error, has_crashed, strip_prefix
 from stackgen.diagnose.rule import Hit, Variant, compile_patterns
 
-__all__ = ["NO_FLASH_ATTENTION", "find_large_weights", "find_missing_gpu"]
+__all__ = ["COMPUTES", "NO_FLASH_ATTENTION", "find_large_weights", "find_missing_gpu"]
 
 IGNORED_FLAG = re.compile(r"no usable GPU found, (?P<flag>--[\w-]+) option will be ignored")
 # llama.cpp's log of its dynamic backends, and what they say without a device
@@ -111,6 +111,16 @@ EMPTY_BACKEND = Variant(
     "CUDA) and their permissions with those of the host; if the devices are there, the image is the cause: try "
     "another tag of it, newer or older",
     condition="no line names another reason or a device",
+)
+COMPUTES = Variant(
+    # the statement that failed, which ggml-cuda prints below `CUDA error: out of memory`
+    compile_patterns(r"(?:^|\s)cuMemCreate\(&handle, reserve_size, &prop, 0\)"),
+    title="the GPU has no memory left while llama.cpp computes",
+    cause="the model and its KV cache fitted on the GPU, but a temporary buffer for computing did not. llama.cpp "
+    "enlarges this buffer when it needs to, for example for a long prompt, and stops if it can't",
+    fix="leave more memory free: lower max_model_len or gpu_layers a little, or use a smaller quantization; or lower "
+    "--ubatch-size in extra_args (for example to 256), which makes the buffer smaller; end other programs that use the "
+    "GPU (`nvidia-smi` lists them)",
 )
 LARGER_THAN_FREE = Variant(
     (),

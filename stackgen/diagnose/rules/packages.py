@@ -31,8 +31,9 @@ MISMATCH = re.compile(
 )
 # a call with more or fewer arguments than the function has
 ARITY = re.compile(
-    r"^(?:TypeError: |(?!\w*Error).{0,200}?[\s\]])(?P<name>[a-z_]\w{3,60}(?:\.\w+)*)\(\) (?:takes (?:from \d+ to )?\d+ "
-    r"positional arguments? but \d+ (?:was|were) given|missing \d+ required positional arguments?: )"
+    r"^(?:TypeError: |(?!\w*Error).{0,200}?[\s\]])(?P<name>(?:[A-Z]\w{1,60}\.)?[a-z_]\w{3,60}(?:\.\w+)*)\(\) (?:takes "
+    r"(?:from \d+ to )?\d+ positional arguments? but \d+ (?:was|were) given|missing \d+ required (?:positional|"
+    r"keyword-only) arguments?: )"
 )
 # of the package kernels
 NO_VERSION = "ValueError: Either a revision or a version must be specified"

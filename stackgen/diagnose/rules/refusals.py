@@ -57,6 +57,29 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "SG-V069",
+        title="the chat template fails on the form of a client's messages",
+        cause="the server works, but the model's chat template fails while it reads a client's messages: {problem}. A "
+        "message has another form than the template expects. In the reports, it is a message without content, or an "
+        "earlier tool call whose arguments are a text instead of an object",
+        fix="use a newer `image:`, because newer servers bring messages into the form that templates expect; or set "
+        "chat_template to the newest template of the model's page; as a test, start a new conversation, which has no "
+        'earlier tool calls; in the client, send "" instead of null as content, and update the client',
+        source="The messages come from Jinja (UndefinedError, items) and from the template readers of llama.cpp. They "
+        "are quoted in ggml-org/llama.cpp issues 13178 (2025-04), 18463 (2025-12) and 19905 (2026-02), and "
+        "QwenLM/Qwen3-Coder issue 444 (2025-07). The failure was not reproduced.",
+        explain="OpenAI's API writes the arguments of a tool call as a text with JSON. Many templates read them as an "
+        "object, so the server must convert them. The model, its weights and the GPU are not the cause.",
+        patterns=compile_patterns(
+            r"(?P<problem>Unknown \(built-in\) filter '\w+' for type \w+)",
+            r"(?P<problem>(?:Value is not an array or object: null|Cannot subscript null) at row \d+, column \d+)",
+            r"jinja2\.exceptions\.UndefinedError: (?P<problem>.+)",
+            r"TypeError: (?P<problem>Can only get item pairs from a mapping)",
+        ),
+        inputs=ANSWERS,
+        refusal=True,
+    ),
+    Rule(
         "SG-A052",
         title="this build of llama.cpp lacks something that the chat template calls",
         cause="the server works, but at row {row} the model's chat template calls a function that the template reader "
