@@ -56,17 +56,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-V068",
-        title="this vLLM runs a multimodal model with code that does not fit it",
-        cause="vLLM passed {expected} image or other input to the model, and the model's code returned {got} "
-        "results. The reports have a vLLM that is older than the model: it has no code of its own for the model, and "
-        "tries the general code of Transformers",
+        title="vLLM runs a multimodal model with code that was not made for it",
+        cause="vLLM passed {expected} image or other input to the model, and the model's code returned {got} results. "
+        "In known reports, vLLM was older than the model: it had no code of its own for the model, and tried the "
+        "general code of Transformers",
         fix="set `image:` to the version of vLLM that the model's page names, or to a newer one (Qwen3-VL: vLLM "
-        "0.11.0); don't update Transformers alone, because the code of vLLM is what is missing",
+        "0.11.0); don't update Transformers alone, because the missing code belongs to vLLM",
         source="The message comes from vLLM (v1/worker/utils.py, sanity_check_mm_encoder_outputs), and is quoted in "
         "QwenLM/Qwen3-VL issue 1626 (2025-10), whose answer names vLLM 0.11.0, and verl-project/verl issue 4994 "
         "(2026-07). The failure was not reproduced.",
-        explain="With vLLM's own code for a model, this message would be a bug of vLLM. The line `falling back to "
-        "Transformers implementation` above it shows that it is not vLLM's own code.",
+        explain="The line `falling back to Transformers implementation` above the message shows that vLLM does not use "
+        "its own code for the model. With its own code, the message would be a bug in vLLM.",
         patterns=compile_patterns(
             r"Expected number of multimodal embeddings to match number of input items: (?P<expected>\d+), but got "
             r"len\(mm_embeddings\)=(?P<got>\d+)"

@@ -86,8 +86,8 @@ RULES: tuple[Rule, ...] = (
         cause="a process of the model could not connect to the first process (rank 0) at {host}, port {port}, before "
         "the time-out. Either this address can't be reached from here (another network interface, a firewall), or no "
         "process of the first rank listens there",
-        fix="read the log of the first rank; if this rank ended or waits, its first error is the cause; otherwise set "
-        "the address of the first rank to one that every machine and container can reach (vLLM: VLLM_HOST_IP and "
+        fix="read the log of the first rank; if the first rank ended or waits, its first error is the cause; otherwise "
+        "set the address of the first rank to one that every machine and container can reach (vLLM: VLLM_HOST_IP and "
         "`--master-addr`, SGLang: `--dist-init-addr`); set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface "
         "of this address, and open its ports in the firewall; test the connection with `nc -vz {host} {port}` while "
         "the first rank waits",

@@ -113,9 +113,9 @@ RULES: tuple[Rule, ...] = (
         title="an image lacks the generated code for its database",
         cause="the image lacks Prisma's generated client, which the program needs for its database, or the container's "
         "user has no permission to read the client",
-        fix="use the image that its project builds with this code (for LiteLLM, ghcr.io/berriai/litellm-database); in "
-        "an image of your own, run `prisma generate` while it is built, as the user that runs the program; without a "
-        "database, remove DATABASE_URL",
+        fix="use the image that the program's project builds with this code (for LiteLLM, "
+        "ghcr.io/berriai/litellm-database); in an image of your own, run `prisma generate` during the build, as the "
+        "user that runs the program; without a database, remove DATABASE_URL",
         source="The messages come from LiteLLM (proxy/utils.py) and prisma-client-py; docker-hardened-images/catalog "
         "issue 192 (2026-02) and BerriAI/litellm issues 10024 (2025-04) and 4876 (2024-07) quote them. The failure "
         "was not reproduced.",

@@ -210,9 +210,9 @@ RULES: tuple[Rule, ...] = (
         title="NIXL can't register the KV cache",
         cause="NIXL, which transfers the KV cache between engines, could not register its memory with the transport "
         "(UCX)",
-        fix="run `ucx_info -d | grep -i cuda` in the container; if it prints nothing, the image's UCX does not support "
-        "CUDA, so use an image that contains NIXL (for example of llm-d or Dynamo); remove UCX_TLS from the "
-        "environment, or add cuda_copy and cuda_ipc to it; with RDMA, the container also needs /dev/infiniband and "
+        fix="run `ucx_info -d | grep -i cuda` in the container; if the command prints nothing, the image's UCX does "
+        "not support CUDA, so use an image that contains NIXL (for example of llm-d or Dynamo); remove UCX_TLS from "
+        "the environment, or add cuda_copy and cuda_ipc to it; with RDMA, the container also needs /dev/infiniband and "
         "`ulimit -l unlimited`",
         source="The message comes from NIXL (nixlBackendError). LMCache/LMCache issue 605 (2025-05), "
         "vllm-project/vllm issues 18322 (2025-05) and 22430 (2025-08) and vllm-project/aibrix issue 1433 (2025-08) "

@@ -55,10 +55,10 @@ EXEC = Variant(
     title="a command for a running container is not found in its image",
     cause="a health check or `docker exec` calls {program} in a running container, but {program} is not in the image, "
     "or not in a folder of the image's PATH. The container itself has started",
-    fix="if it is the health check (`docker inspect --format '{{json .State.Health}}' CONTAINER`), let it call a "
-    'program that the image has, for example `test: [CMD, python3, -c, "import urllib.request as u; '
-    "u.urlopen('http://127.0.0.1:PORT/health')\"]`, or `wget`; the image of the server can stay as it is; for `docker "
-    "exec`, use another program",
+    fix="if the health check calls the program (`docker inspect --format '{{json .State.Health}}' CONTAINER` shows "
+    'it), change the health check to a program that the image has, for example `test: [CMD, python3, -c, "import '
+    "urllib.request as u; u.urlopen('http://127.0.0.1:PORT/health')\"]`, or `wget`; the image of the server can stay "
+    "as it is; for `docker exec`, use another program",
 )
 
 # these come before every rule that reads logs: if Compose fails, no service has run
@@ -181,7 +181,7 @@ COMPOSE_RULES: tuple[Rule, ...] = (
                 "container was created",
                 fix="if {path} is on another disk or a network share, mount it first; if it is below /run or /tmp, "
                 "something must create it after each reboot; if the project has moved, run `docker compose up -d` in "
-                "its present folder; otherwise correct the path of the mount",
+                "its current folder; otherwise correct the path of the mount",
             ),
             Variant(
                 compile_patterns(

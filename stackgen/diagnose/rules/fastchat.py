@@ -182,8 +182,8 @@ RULES: tuple[Rule, ...] = (
         "SG-F004",
         title="the worker can't reach its controller",
         cause="the worker found no controller at {host}:{port} and exited",
-        fix="start the whole stack (`stackgen up`); if it is running, read the controller's log, and check that the "
-        "worker's container is in the network `fastchat`",
+        fix="start the whole stack (`stackgen up`); if the stack is already running, read the controller's log, and "
+        "check that the worker's container is in the network `fastchat`",
         source="The message comes from FastChat 0.2.36 (serve/base_model_worker.py, register_to_controller). The "
         "failure was reproduced.",
         explain="A worker registers once at startup, and exits with code 1 if the controller does not answer. "

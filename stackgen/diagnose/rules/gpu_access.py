@@ -189,14 +189,15 @@ RULES: tuple[Rule, ...] = (
             Variant(
                 compile_patterns(rf"{KFD}(?P<problem>Permission denied|Operation not permitted)"),
                 cause="the container's user has no permission to open /dev/kfd: {problem}",
-                fix="set gpu_driver to amd; if it is set, list the group numbers of the device files on the host "
-                "(`ls -ln /dev/kfd /dev/dri`), and add those of /dev/kfd and /dev/dri/renderD* to `group_add`",
+                fix="set gpu_driver to amd; if gpu_driver is already amd, list the group numbers of the device files "
+                "on the host (`ls -ln /dev/kfd /dev/dri`), and add those of /dev/kfd and /dev/dri/renderD* to "
+                "`group_add`",
             ),
             Variant(
                 compile_patterns(rf"{KFD}(?P<problem>No such file or directory)"),
                 cause="the container has no /dev/kfd",
-                fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]]set gpu_driver to amd; if it is set, check that "
-                "/dev/kfd exists on the host",
+                fix="[[!gpus|give the model a GPU (set `gpus` to 1); ]]set gpu_driver to amd; if gpu_driver is already "
+                "amd, check that /dev/kfd exists on the host",
             ),
             Variant(
                 compile_patterns(
@@ -213,17 +214,18 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "SG-G067",
-        title="the engine may not open a device file of the AMD GPU",
-        cause="AMD's library amdsmi, with which vLLM recognizes the GPU, can't open a device file ({name}). Most "
-        "often, the engine's user may open /dev/kfd, but not /dev/dri/renderD*. Later errors are only consequences",
-        fix="set gpu_driver to amd, which passes both devices and their groups; if it is set, run `ls -ln /dev/kfd "
-        "/dev/dri` on the host and `id` as the engine's user, and add the group number of /dev/dri/renderD* (often "
-        "`render`) to `group_add`; a service of systemd needs the group as well (SupplementaryGroups), and an "
-        "unprivileged LXC container the right to the device",
+        title="the engine has no permission to open a device file of the AMD GPU",
+        cause="vLLM detects AMD GPUs with AMD's library amdsmi, which can't open a device file ({name}). Most often, "
+        "the engine's user has permission to open /dev/kfd, but not /dev/dri/renderD*. Later errors are only "
+        "consequences",
+        fix="set gpu_driver to amd, which passes both devices and their groups; if gpu_driver is already amd, run `ls "
+        "-ln /dev/kfd /dev/dri` on the host and `id` as the engine's user, and add the group number of "
+        "/dev/dri/renderD* (often `render`) to `group_add`; for a systemd service, set the group in "
+        "SupplementaryGroups; for an unprivileged LXC container, allow access to the device",
         source="The message comes from amdsmi (amdsmi_exception.py), and is quoted in lemonade-sdk/vllm-rocm issue 13 "
         "(2026-06 and 2026-07), whose reporter found the cause. The failure was not reproduced.",
-        explain="amd-smi and rocminfo can work for another user, for example root. vLLM then fails later with "
-        "`cannot import name 'current_platform'`, which is no fault of the image.",
+        explain="amd-smi and rocminfo can work for another user, for example root. vLLM then fails later with `cannot "
+        "import name 'current_platform'`. The image is not the cause of that message.",
         patterns=compile_patterns(r"\b\d{1,2} \| (?P<name>AMDSMI_STATUS_(?:FILE_ERROR|NO_PERM))\b"),
         inputs=EVERYWHERE,
         shows_gpus=True,
@@ -231,14 +233,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G068",
         title="the NVIDIA container toolkit gets no answer from the driver",
-        cause="the toolkit starts a helper that asks the driver for the GPUs, and this helper ended or took too long "
+        cause="the toolkit starts a helper that asks the driver for the GPUs. This helper exited or took too long "
         "({problem}). According to the toolkit's maintainers, this is usually because persistence mode is off: the "
         "driver then initializes the GPUs for each program",
-        fix="run `nvidia-smi` on the host: if it fails, repair the driver first; if it is slow, turn on persistence "
+        fix="run `nvidia-smi` on the host; if it fails, repair the driver first; if it is slow, turn on persistence "
         "mode (the service nvidia-persistenced, or `sudo nvidia-smi -pm 1` until the next boot); if the helper still "
-        "ends, run `sudo nvidia-container-cli -k -d /dev/tty info`, whose last lines show where; look for libraries in "
-        "/etc/ld.so.preload (in two reports, Citrix Workspace, the package icaclient, was the cause); then update the "
-        "toolkit",
+        "fails, run `sudo nvidia-container-cli -k -d /dev/tty info`, whose last lines show where it fails; look for "
+        "libraries in /etc/ld.so.preload (in two reports, Citrix Workspace, the package icaclient, was the cause); "
+        "then update the toolkit",
         source="The messages come from libnvidia-container (src/driver.c, src/nvc.c), and are quoted in "
         "NVIDIA/nvidia-container-toolkit issues 556 (2024-09 to 2025-11, with a maintainer's answer) and 183, and "
         "NVIDIA/nvidia-docker issue 1691 (2022-10). The failure was not reproduced.",

@@ -191,8 +191,8 @@ RULES: tuple[Rule, ...] = (
                 cause="the driver's library libnvidia-ml.so.1 is not found in the container. Either the container got "
                 "no GPU, or its root file system is read-only, so that the toolkit's hook could not write the linker's "
                 "cache",
-                fix=f"give the container a GPU: in Compose with `gpus` or a reservation, in Kubernetes with the "
-                f"runtime class of the NVIDIA toolkit (`runtimeClassName: nvidia`); if it has one, start it once "
+                fix="give the container a GPU: in Compose with `gpus` or a reservation, in Kubernetes with the runtime "
+                "class of the NVIDIA toolkit (`runtimeClassName: nvidia`); if the container has a GPU, start it once "
                 f"without `read_only: true`; otherwise {CHECK_TOOLKIT}",
             ),
             Variant(

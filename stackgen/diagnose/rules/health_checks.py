@@ -64,11 +64,11 @@ RULES: tuple[Rule, ...] = (
         "start period of only {period}]]. Either the server was still loading its model when the time was over "
         "(start_period + interval × retries), or the check itself can't succeed. The text does not show which of the "
         "two happened",
-        fix="read the log of {name} (`docker logs`); if it has an error, this error is the cause; if the server was "
-        "still loading, raise `start_period` of the health check above the time that loading takes (minutes for large "
-        "models), because failures in this time do not count; if the server was ready, run `docker inspect --format "
-        "'{{json .State.Health}}' {name}`, which shows the output of the check: compare its port, path and program "
-        "with those of the server and the image",
+        fix="read the log of {name} (`docker logs`); if the log has an error, this error is the cause; if the server "
+        "was still loading, raise `start_period` of the health check above the time that loading takes (minutes for "
+        "large models), because failures in this time do not count; if the server was ready, run `docker inspect "
+        "--format '{{json .State.Health}}' {name}`, which shows the output of the check: compare its port, path and "
+        "program with those of the server and the image",
         source="The lines come from Compose 2 (pkg/compose) and RamaLama; Toloka/tolokaforge issue 659 (2026-07), "
         "containers/ramalama issue 2800 (2026-06), zeenolife/ai-baby-monitor issue 4 and linagora/openrag issue "
         "294 (2026-03) quote them; MiaAI-Lab/DeepSeek-v4-Flash-DSpark-2x-DGX-Spark issue 185 (2026-09) quotes the "

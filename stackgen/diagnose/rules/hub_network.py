@@ -250,7 +250,7 @@ RULES: tuple[Rule, ...] = (
                 title="the Hub requires a token for the model",
                 cause="the Hub answered HTTP 401 for {repo}: the request had no token, or one that the Hub does not "
                 "accept. The model is gated or private, or it does not exist",
-                fix="check the spelling of {repo}; if it is gated, accept the license on its page; then set "
+                fix="check the spelling of {repo}; if the model is gated, accept the license on its page; then set "
                 "`HF_TOKEN_FILE=/path/to/token` in .env; outside stackgen, set HF_TOKEN in the container: the Hub's "
                 "library does not read names such as HUGGINGFACEHUB_API_TOKEN, and a variable of your shell reaches a "
                 "container only if the Compose file passes it on",

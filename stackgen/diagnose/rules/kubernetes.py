@@ -98,9 +98,9 @@ RULES: tuple[Rule, ...] = (
         title="no node of the cluster has enough free GPUs",
         cause="no node has enough free GPUs of the kind `{resource}` for a pod of {service}, so the pod stays Pending",
         fix="wait for a GPU, add a node, or request fewer GPUs (`gpus:` or `replicas:` in stack.yaml); " + NODES + "; "
-        "if it shows no `{resource}` at all, install the device plugin; if the model has more GPUs than one node, "
-        "set `kubernetes.gpus_per_node` to the number of GPUs of a node; if other models use parts of the nodes that "
-        "this model needs, give each model its own `kubernetes.node_selector`",
+        "if no node has `{resource}` at all, install the device plugin; if the model has more GPUs than one node, set "
+        "`kubernetes.gpus_per_node` to the number of GPUs of a node; if other models use parts of the nodes that this "
+        "model needs, give each model its own `kubernetes.node_selector`",
         source=SCHEDULER + "plugin NodeResourcesFit; " + REPRODUCED,
         explain="The scheduler needs all GPUs of a pod on one node: if two nodes have one free GPU each, a pod with "
         "two GPUs fits on neither. During a rollout, the new pod waits for the GPU of the old pod.",

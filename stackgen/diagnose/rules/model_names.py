@@ -124,8 +124,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-N006",
         title="FastChat has no worker for the requested model",
-        cause="FastChat's API server knows no worker that serves {name}. Either clients request another name than the "
-        "worker's, or the worker is no longer registered",
+        cause="FastChat's API server knows no worker that serves {name}. Either the clients' name is not the worker's "
+        "name, or the worker is no longer registered",
         fix="compare the name with `GET /v1/models`; if the list has another name, request that one, or add `{name}` "
         "to served_names (outside stackgen: `--model-names`); if the model is missing in the list, read the log of its "
         "worker",

@@ -27,11 +27,11 @@ CONFIGURED = "`kubectl get pod POD -o yaml` shows the probe"
 WRONG_PATH = Variant(
     (),
     title="a probe requests a path that the server does not have",
-    cause="the server answers the {probe} probe with HTTP {status}. So it runs, but it does not have the path that the "
-    "probe requests[[ ({path} in the log)]]. More time does not help",
+    cause="the server answers the {probe} probe with HTTP {status}. So the server runs, but it does not have the path "
+    "that the probe requests[[ ({path} in the log)]]. More time does not help",
     fix="set the path of the probe to one that the server has (/health in vLLM, SGLang and llama-server); "
-    f"{CONFIGURED}; check its port too, because another program on this port may answer; an older version of the "
-    "server may not have the path yet",
+    f"{CONFIGURED}; check the probe's port too, because another program may answer on this port; an older version of "
+    "the server may not have the path yet",
     condition="the kubelet reports HTTP 404",
     # the server runs, so no other error explains the answer
     consequence_of=(),
@@ -39,7 +39,8 @@ WRONG_PATH = Variant(
 NEEDS_KEY = Variant(
     (),
     title="a probe requests a path that needs a key",
-    cause="the server answers the {probe} probe with HTTP {status}. So it runs, but it refuses requests without a key",
+    cause="the server answers the {probe} probe with HTTP {status}. So the server runs, but it refuses requests "
+    "without a key",
     fix="set the path of the probe to one that needs no key (/health in vLLM, SGLang and llama-server); or send the "
     f"key with `httpHeaders` of the probe; {CONFIGURED}",
     condition="the kubelet reports HTTP 401 or 403",
@@ -48,7 +49,8 @@ NEEDS_KEY = Variant(
 REFUSES = Variant(
     (),
     title="the server refuses the request of a probe",
-    cause="the server answers the {probe} probe with HTTP {status}. So it runs, but it does not accept this request",
+    cause="the server answers the {probe} probe with HTTP {status}. So the server runs, but it does not accept this "
+    "request",
     fix="compare the scheme, the port and the path of the probe with those of the server (a server with TLS needs "
     f"`scheme: HTTPS`); {CONFIGURED}",
     condition="the kubelet reports another status from 400 to 499",
@@ -69,10 +71,10 @@ NOT_LISTENING = Variant(
     title="nothing listens on the port of a probe",
     cause="nothing accepts the connection of the {probe} probe[[ on port {port}]]. Either the server has not opened "
     "its port yet, which is normal while the model loads, or it ended, or it listens on another port or address",
-    fix="read the container's log (`kubectl logs POD`; add `--previous` for the container before a restart); if it has "
-    "an error, this error is the cause; if the model is still loading or downloading, wait; if the kubelet restarts "
-    "the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe; if the server is "
-    "ready, compare its port and its address (0.0.0.0, not 127.0.0.1) with the probe",
+    fix="read the container's log (`kubectl logs POD`; add `--previous` for the container before a restart); if the "
+    "log has an error, this error is the cause; if the model is still loading or downloading, wait; if the kubelet "
+    "restarts the container before it is ready, raise failureThreshold or periodSeconds of the startupProbe; if the "
+    "server is ready, compare its port and its address (0.0.0.0, not 127.0.0.1) with the probe",
     condition="the kubelet reports a refused connection",
 )
 SLOW = Variant(
@@ -162,10 +164,10 @@ RULES: tuple[Rule, ...] = (
         "does not contain the reason. Often, the model takes longer to load than the probe allows. The probe may also "
         "request a wrong path or port",
         fix="run `kubectl describe pod POD`: its events name the reason (`probe failed: …`), and an HTTP status shows "
-        "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`); if it has "
-        "an error, this error is the cause; if the container was still loading the model, raise failureThreshold or "
-        "periodSeconds of the startupProbe (the product is the time in seconds) above the time that loading takes; a "
-        "slow download needs a volume that keeps the weights",
+        "that the server answered; read the log of the container that ended (`kubectl logs POD --previous`); if the "
+        "log has an error, this error is the cause; if the container was still loading the model, raise "
+        "failureThreshold or periodSeconds of the startupProbe (the product is the time in seconds) above the time "
+        "that loading takes; a slow download needs a volume that keeps the weights",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober, kuberuntime and "
         "pkg/probe/http/http.go), and from Go (net/http/client.go, net/dial.go). llm-d/llm-d-inference-sim issue 45 "
         "(2025-06) has a server without the path /health. The failure was not reproduced.",
