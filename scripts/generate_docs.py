@@ -104,7 +104,9 @@ def stack_file():
         "libyaml refuses a tab between or after values (`findings/pyyaml-loaders-differ-on-tabs.sh`). The file "
         "contains no variables: secrets come from `.env` (`from_env` in `extra_env`). For the text `${NAME}`, write "
         "`$${NAME}`.\n",
-        "All errors in the file are reported at once. Each begins with the file and the line (`stack.yaml:12:`), where "
+        "Errors are reported together: first all errors in single fields, such as unknown names and values. If there "
+        "are none, all errors between fields follow, such as a GPU that two models reserve. Each begins with the file "
+        "and the line (`stack.yaml:12:`), where "
         "the name of the field is written. A field that comes from an anchor has the line of the anchor. With "
         "`--json`, `mistakes[]` lists the errors, each with `file`, `path`, `message`, `hint`, `line` and `column`.\n",
         "## The stack\n", table(schema, definitions), "",
@@ -224,6 +226,30 @@ def readable(pattern):
     return ", ".join(pattern.split("|"))
 
 
+# vllm-project/vllm, docs/features/reasoning_outputs.md; QwenLM/Qwen3, docs/source/getting_started/quickstart.md
+THINKING = (
+    "## Switch thinking on or off\n",
+    "Some models think only if a variable of their chat template says so. A request sets it in "
+    "`chat_template_kwargs`:\n",
+    "| model | default | the other mode |", "|---|---|---|",
+    "| Qwen3-8B and other sizes, without a date in the name | thinks | `{\"enable_thinking\": false}` |",
+    "| Qwen3 with -Thinking-2507 or -Instruct-2507 in the name | as its name says | none: use the other model |",
+    "| DeepSeek-V3.1, Granite 3.2 | does not think | `{\"thinking\": true}` |",
+    "| Holo2 | thinks | `{\"thinking\": false}` |", "",
+    "```sh",
+    "curl -s http://127.0.0.1:8000/v1/chat/completions -H \"Authorization: Bearer $STACKGEN_API_KEY\" \\",
+    "  -H \"Content-Type: application/json\" \\",
+    "  -d '{\"model\": \"qwen\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}],",
+    "       \"chat_template_kwargs\": {\"enable_thinking\": false}}'",
+    "```\n",
+    "With the OpenAI SDK, pass `extra_body={\"chat_template_kwargs\": {\"enable_thinking\": False}}`. For all requests "
+    "that don't set the variable themselves, add a flag to the model in `stack.yaml`. vLLM and SGLang have it:\n",
+    "```yaml",
+    "    extra_args: [--default-chat-template-kwargs, '{\"enable_thinking\": false}']",
+    "```\n",
+)  # fmt: skip
+
+
 def parsers():
     """The tool call parser of each model family, and all parsers of the pinned vLLM."""
     data = read_families()
@@ -256,14 +282,16 @@ def parsers():
         "A reasoning parser moves the reasoning from the field `content` of an answer into the field `reasoning`. "
         "A model that does not think, such as Qwen3-235B-A22B-Instruct-2507, needs none: the parser `qwen3` can "
         "count its whole answer as reasoning.\n",
-        "For gpt-oss, vLLM sets the parser itself, so no field is needed. `render` prints a warning if "
-        "`reasoning_parser` is not a parser of the model.\n",
+        "For gpt-oss, vLLM sets the parser itself, so no field is needed. For the families in this table, and for "
+        "the Instruct models of Llama 3, Gemma 3, Qwen2.5 and Mistral Small 3, which do not think, `render` prints a "
+        "warning if `reasoning_parser` is not a parser of the model.\n",
         "| the model's name contains | `reasoning_parser` | source |", "|---|---|---|",
         *(f"| {one.get('shown') or readable(one['pattern'])} | {reasoning_cell(one)} | "
           f"{reasoning_sources.index(one.get('source', data['reasoning_source'])) + 1} |"
           for one in data["reasoning"]), "",
         f"Sources, read on {data['read']}:\n",
         *(f"{number}. {source}" for number, source in enumerate(reasoning_sources, 1)), "",
+        *THINKING,
         "## Models with a recipe\n",
         "vLLM's recipes name these parsers. If a recipe names none, the table contains the parser of the model's "
         "family. [The catalog of models](models.md) describes the recipes. If a recipe names a parser, stackgen uses "

@@ -44,6 +44,8 @@ __all__ = ["ENGINE", "LlamaCppModel"]
 
 BUILD = VERSIONS["llamacpp"]
 PORT = 8080
+# formats of other engines; names of GGUF files may have any other ending
+OTHER_FORMATS = (".safetensors", ".safetensors.index.json", ".pth")
 
 
 class LlamaCpp:
@@ -129,6 +131,11 @@ class LlamaCpp:
                         hint="set `file` to a GGUF file of the Hub repository (`--file` of `init` and `render`); the "
                         "names of such repositories often end with -GGUF",
                     )
+                )
+            if (replica.spec.file or "").lower().endswith(OTHER_FORMATS):
+                hint = "set `file` to a GGUF file, or use vLLM with the repository of the original model"
+                found.append(
+                    Mistake(f"{replica.path}.file", "is no GGUF file, and llama.cpp loads only GGUF files", hint)
                 )
             if replica.spec.dtype:
                 found.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote_plus
 
-__all__ = ["explain_source"]
+__all__ = ["explain_source", "is_gguf_repository"]
 
 ID = r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)"
 # huggingface_hub 2.4.0, utils/_hf_uris.py: the Hub's web URLs, and `hf://ID@REVISION/PATH`
@@ -40,6 +40,11 @@ def explain_source(value: str) -> str:
             f"{SEARCH}{quote_plus(name)}"
         )
     return ""
+
+
+def is_gguf_repository(name: str) -> bool:
+    """Whether a Hub id looks like that of a repository that only has GGUF files."""
+    return "/" in name and not name.startswith(("/", "./", "../", "~")) and name.lower().endswith("-gguf")
 
 
 def _fields(found: dict[str, str | None]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackgen.flags import PINNED
 from stackgen.spec import StackSpec, is_local, parse_token_count
+from stackgen.spec.sources import is_gguf_repository
 
 if TYPE_CHECKING:
     from stackgen.catalog import Fact
@@ -48,6 +49,7 @@ def find_name_warnings(spec: StackSpec, base: Path) -> list[str]:
     found: list[str] = []
     for index, model in enumerate(spec.models):
         found += _find_folders(model, f"models[{index}]", base)
+        found += _find_other_repository(model, f"models[{index}].model")
         for field in SAME_FORMAT if model.engine == "vllm" else ():
             if getattr(model, field):
                 found += _find_other_parser(model, field, f"models[{index}].{field}")
@@ -63,6 +65,21 @@ def _find_folders(model: Any, path: str, base: Path) -> Iterator[str]:
         if not is_local(name) and (base / name).is_dir():
             yield (f"{field}: {name} is read as a repository of the Hub, but a folder of this name exists here: write "
                    f"./{name} if you mean the folder")  # fmt: skip
+
+
+def _find_other_repository(model: Any, path: str) -> Iterator[str]:
+    name = model.model
+    if model.engine != "llamacpp" and is_gguf_repository(name):
+        yield (f"{path}: {name} looks like a repository of GGUF files, which {model.engine} does not load. For GGUF "
+               f"files, set `engine: llamacpp` and `file`. For {model.engine}, use the repository of the original "
+               "model")  # fmt: skip
+    # the Hub has old models without an organization, such as gpt2; the catalog takes time to load
+    if "/" not in name and not is_local(name):
+        match = _catalog().find_model(name)
+        meant = match.variant.model if match else f"ORGANIZATION/{name}"
+        if match or _catalog().find_parser("tool_call_parser", name):
+            yield (f"{path}: {name} has no organization, and the Hub has only a few old models without one: write "
+                   f"{meant}")  # fmt: skip
 
 
 def _find_other_parser(model: Any, field: Parser, path: str) -> Iterator[str]:

@@ -71,3 +71,10 @@ def test_a_container_in_its_machines_network_publishes_no_ports(
     for host in ("box1", "box2"):
         service = yaml.safe_load((tmp_path / host / "compose.yaml").read_text())["services"]["vllm-m-1b"]
         assert service["network_mode"] == "host" and "ports" not in service
+
+
+def test_a_printed_compose_file_has_its_warnings_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stack.yaml").write_text(yaml.safe_dump({"name": "n", "bind": "0.0.0.0", "models": [MODEL]}))
+    assert cli.main(["render", str(tmp_path), "--stdout"]) == 0
+    shown = capsys.readouterr()
+    assert "warning: the gateway is open on 0.0.0.0 over plain HTTP" in shown.err and "warning" not in shown.out

@@ -66,6 +66,16 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(
     ("Qwen/Qwen3-4B-Instruct-2507", {"reasoning_parser": "qwen3"}, "is not a reasoning model (QwenLM/Qwen3, docs/source/"),
     ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"reasoning_parser": "qwen3"}, "Remove the field"),
     ("Qwen/Qwen3-30B-A3B-Thinking-2507", {"reasoning_parser": "qwen3"}, ""),
+    ("meta-llama/Llama-3.1-8B-Instruct", {"reasoning_parser": "qwen3"}, "not in vLLM's list of reasoning models"),
+    ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", {"reasoning_parser": "qwen3"}, "is not a reasoning model"),
+    ("google/gemma-3-12b-it", {"reasoning_parser": "gemma4"}, "is not a reasoning model"),
+    ("Qwen/Qwen2.5-7B-Instruct-AWQ", {"reasoning_parser": "qwen3"}, "is not a reasoning model"),
+    ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", {"reasoning_parser": "deepseek_r1"}, "is not a reasoning model"),
+    # trained further on such a model, or newer
+    ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", {"reasoning_parser": "deepseek_r1"}, ""),
+    ("acme/Llama-3.1-8B-Instruct-Reasoning", {"reasoning_parser": "deepseek_r1"}, ""),
+    ("acme/R1-Qwen2.5-7B-Instruct", {"reasoning_parser": "deepseek_r1"}, ""),
+    ("mistralai/Mistral-Small-4-119B-2603", {"reasoning_parser": "mistral"}, ""),
     ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "mistral"}, "names llama3_json"),
     ("meta-llama/Llama-3.1-8B-Instruct", {"tool_call_parser": "llama3_json"}, ""),
     # a chat template of the user's decides, and without one the model's own
@@ -117,3 +127,27 @@ def test_a_context_beyond_the_models_limit_is_a_warning(
 ) -> None:
     found = warnings_of(tmp_path, capsys, {"model": model, **fields})
     assert len(found) == (said != "") and said in "".join(found)
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({"model": "Qwen/Qwen3-8B-GGUF"}, "looks like a repository of GGUF files, which vllm does not load"),
+    ({"model": "acme/m-gguf", "engine": "fastchat"}, "which fastchat does not load"),
+    ({"model": "Qwen/Qwen3-8B-GGUF", "engine": "llamacpp", "file": "m.gguf"}, ""),
+    ({"model": "Qwen3-0.6B"}, "write ORGANIZATION/Qwen3-0.6B"), ({"model": "qwen3-8b"}, "write Qwen/Qwen3-8B"),
+    ({"model": "gpt2"}, ""), ({"model": "Qwen/Qwen3-0.6B"}, ""), ({"model": "./Qwen3-0.6B", "revision": None}, ""),
+])  # fmt: skip
+def test_repositories_that_are_probably_another_model_are_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "Qwen3-0.6B").mkdir()
+    (tmp_path / "Qwen3-0.6B").rename(tmp_path / ("Qwen3-0.6B" if model["model"].startswith("./") else "other"))
+    found = warnings_of(tmp_path, capsys, model)
+    assert len(found) == (said != "") and said in "".join(found)
+    assert all("models[0].model: " in one for one in found)
+
+
+def test_llama_cpp_refuses_a_file_that_is_no_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"model": "Qwen/Qwen3-4B-GGUF", "engine": "llamacpp", "file": "Qwen3-4B.safetensors"}
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [model]}))
+    assert main(["render", str(tmp_path)]) == 2
+    assert "models[0].file: is no GGUF file" in capsys.readouterr().err

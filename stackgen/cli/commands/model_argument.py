@@ -8,7 +8,7 @@ from pathlib import Path
 from stackgen.cli.commands.output import note
 from stackgen.errors import StackgenError
 from stackgen.spec import is_local
-from stackgen.spec.sources import explain_source
+from stackgen.spec.sources import explain_source, is_gguf_repository
 from stackgen.spec.types import HUB_ID
 
 __all__ = ["complete_model_flags"]
@@ -21,10 +21,10 @@ def complete_model_flags(args: Namespace) -> None:
     files without the name of one.
     """
     engine = _choose_engine(args.stack, args.file)
-    if engine == "vllm" and not Path(args.stack).is_dir() and args.stack.lower().endswith("-gguf"):
+    if engine == "vllm" and not Path(args.stack).is_dir() and is_gguf_repository(args.stack):
         raise StackgenError(
             f"{args.stack} looks like a repository of GGUF files, but llama.cpp needs one of these files",
-            "add `--file FILE.gguf`. To serve the repository with vLLM, add `--engine vllm`",
+            "add `--file FILE.gguf`. For vLLM, use the repository of the original model",
         )
     if engine is None:
         raise StackgenError(f"{args.stack} is not a stack: there is no {Path(args.stack) / 'stack.yaml'}",

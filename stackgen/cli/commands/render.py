@@ -162,4 +162,6 @@ def _print_compose_file(args: Namespace, stack: Stack) -> int:
                    has_new_key=True)  # fmt: skip
         return 0
     sys.stdout.write(file.text)
+    for warning in stack.plan.warnings:
+        note(f"warning: {warning}")
     return 0

@@ -114,6 +114,8 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
             ("WEBUI_ADMIN_PASSWORD", ADMIN_PASSWORD),
             ("ENABLE_SIGNUP", str(spec.sign_up)),
             *SETTINGS,
+            # it never downloads from the Hub, and starts without five attempts (env.py and get_ef in 0.12.4)
+            *((("OFFLINE_MODE", "True"),) if stack.storage.offline else ()),
             # browsers then send the session's cookie over HTTPS only
             *((("WEBUI_SESSION_COOKIE_SECURE", "true"),) if has_tls else ()),
             *(() if all(map(_accepts_tools, stack.models)) else (NO_TOOLS,)),

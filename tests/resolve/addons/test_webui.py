@@ -159,3 +159,9 @@ def test_chat_page_sends_no_tools_that_a_model_would_refuse(models: list[dict[st
     assert environment.get("DEFAULT_MODEL_PARAMS") == expected
     text = render(plan(*models))[0].text
     assert yaml.safe_load(text)["services"]["open-webui"]["environment"].get("DEFAULT_MODEL_PARAMS") == expected
+
+
+def test_an_offline_chat_page_never_asks_the_hub() -> None:
+    assert "OFFLINE_MODE" not in dict(plan({}).service("open-webui").environment)
+    made = plan({}, storage={"offline": True})
+    assert dict(made.service("open-webui").environment)["OFFLINE_MODE"] == "True"
