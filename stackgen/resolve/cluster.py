@@ -104,8 +104,8 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
     if gpus == "all":
         yield Mistake(f"{path}.gpus", "`all` has no meaning in a cluster", hint="set the number of GPUs")
     elif isinstance(gpus, tuple) and len(gpus) % model.replicas:
-        yield Mistake(f"{path}.gpus", f"the number of GPUs ({len(gpus)}) can't be divided evenly among {model.replicas} "
-                      "replicas", hint="set the number of GPUs of one replica")  # fmt: skip
+        yield Mistake(f"{path}.gpus", f"the number of GPUs ({len(gpus)}) can't be divided evenly among "
+                      f"{model.replicas} replicas", hint="set the number of GPUs of one replica")  # fmt: skip
     elif (nodes := count_nodes(model, stack)) > 1:
         if model.engine != "vllm":
             yield Mistake(

@@ -63,7 +63,7 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(
 
 
 @pytest.mark.parametrize(("model", "fields", "said"), [
-    ("Qwen/Qwen3-4B-Instruct-2507", {"reasoning_parser": "qwen3"}, "is not a reasoning model (QwenLM/Qwen3, docs/source/"),
+    ("Qwen/Qwen3-4B-Instruct-2507", {"reasoning_parser": "qwen3"}, "is not a reasoning model (QwenLM/Qwen3, docs/"),
     ("Qwen/Qwen3-Coder-30B-A3B-Instruct", {"reasoning_parser": "qwen3"}, "Remove the field"),
     ("Qwen/Qwen3-30B-A3B-Thinking-2507", {"reasoning_parser": "qwen3"}, ""),
     ("meta-llama/Llama-3.1-8B-Instruct", {"reasoning_parser": "qwen3"}, "not in vLLM's list of reasoning models"),

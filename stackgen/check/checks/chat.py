@@ -70,7 +70,9 @@ def _judge_reply(context: Context, reply: Reply, model: str) -> Verdict:
     if reply.served_by.startswith((FALLBACK, OVERFLOW)):
         kind, _, provider = reply.served_by.partition("/")
         is_down = kind + "/" == FALLBACK
-        state = f"no replica of {model} is up" if is_down else f"all replicas of {model} are busy, and its queue is full"
+        state = (
+            f"no replica of {model} is up" if is_down else f"all replicas of {model} are busy, and its queue is full"
+        )
         what = "answered" if reply.status == 200 else f"returned {reply.summary}"
         hint = FALLBACK_HINT if is_down else OVERFLOW_HINT
         return fail(f"{state}: the fallback {provider} {what}", hint=hint, evidence=context.excerpt(reply))
