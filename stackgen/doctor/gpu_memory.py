@@ -35,24 +35,29 @@ def check_gpu_memory(inputs: DoctorInputs) -> Results:
     if any(request.driver == "amd" for _, _, request in inputs.gpu_requests()):
         yield unknown("doctor does not check the free memory of AMD GPUs",
                       fix="`rocm-smi --showmeminfo vram` shows the free memory")  # fmt: skip
+    users: dict[int, dict[str, Any]] = {}
+    for place, model, _request, gpus in requested_gpus(inputs):
+        for gpu in gpus or ():
+            users.setdefault(gpu.index, {})[place] = model
     for place, model, _request, gpus in requested_gpus(inputs):
         found = _estimate(inputs, model, gpus or ())
         for gpu in gpus or ():
-            yield from _check_free(inputs, place, model, gpu, len(gpus or ()), planned, found)
+            yield from _check_free(inputs, place, model, gpu, len(gpus or ()), planned, found, users[gpu.index])
         if found and model.engine == "vllm":
             yield from _judge(place, model, found)
 
 
 def _check_free(
     inputs: DoctorInputs, place: str, model: Any, gpu: Gpu, count: int, planned: dict[int, float],
-    found: Estimate | None,
+    found: Estimate | None, users: dict[str, Any],
 ) -> Results:  # fmt: skip
     minimum, source, overhead = _required_memory(inputs, model, gpu, count, found)
     if gpu.memory_total is None or gpu.memory_free is None or minimum is None:
         yield unknown(f"can't tell whether GPU {gpu.index} has enough free memory",
                       evidence=source if minimum is None else "", place=place)  # fmt: skip
         return
-    others = planned.get(gpu.index, 0.0)
+    # without `share_gpus`, another check fails, and the sum says nothing
+    others = planned.get(gpu.index, 0.0) if all(one.share_gpus for one in users.values()) else 0.0
     minimum += others
     need = minimum + overhead
     planned[gpu.index] = need
@@ -76,15 +81,25 @@ def _check_free(
         return
     fix, field = "stop the processes on this GPU, or use a smaller or quantized model", f"{place}.gpus"
     if model.engine == "vllm":
-        # rounded down, less 2 % for the CUDA context
-        share = int((free / total - 0.02) * 100) / 100
-        fix = "stop the processes on this GPU"
-        fix += f", or set `gpu_memory_utilization: {share:g}`" if share >= 0.1 else ""
+        fix = f"stop the processes on this GPU{_lower_shares(free / total, users)}"
         field = f"{place}.gpu_memory_utilization"
     # only a known size can fail: guessed weights and the engine's overhead are estimates
     report = warn if free >= minimum or "guessed" in source else fail
     yield report(f"GPU {gpu.index} has too little free memory: {format_bytes(need)} are needed",
                  evidence=evidence, fix=fix, place=field)  # fmt: skip
+
+
+def _lower_shares(free: float, users: dict[str, Any]) -> str:
+    """The shares with which all `users` of a GPU start, whose fraction `free` is free; empty if they are too small."""
+    # rounded down, less 2 % for the CUDA context of each process
+    room = int((free - 0.02 * len(users)) * 100) / 100
+    if room < 0.1 * len(users):
+        return ""
+    shares = [one.gpu_memory_utilization for one in users.values()]
+    if len(users) == 1 or None in shares:
+        return f", or set `gpu_memory_utilization: {room:g}`" if len(users) == 1 else ""
+    return (f", or lower `gpu_memory_utilization` of {' and '.join(users)} to at most {room:g} in total "
+            f"(now {round(sum(shares), 4):g})")  # fmt: skip
 
 
 def _check_prompts(place: str, model: Any, gpu: Gpu, found: Estimate, room: int, evidence: str) -> Results:

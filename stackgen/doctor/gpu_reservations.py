@@ -1,4 +1,4 @@
-"""Checks that no other model or stack has the GPUs of a model, and that `gpus: all` leaves no GPU idle.
+"""Checks that the GPUs of a model exist, that no other model or stack has them, and that none is idle.
 
 Docker gives a GPU to any number of containers: two stacks with `gpus: 1` both get GPU 0. vLLM 0.32.0 refuses to start
 if less than `gpu_memory_utilization` of a GPU's memory is free (`request_memory` in `vllm/v1/worker/utils.py`).
@@ -10,13 +10,59 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stackgen.doctor.facts import Container, Gpu
-from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown, warn
-from stackgen.doctor.gpus import CDI, VLLM_UTILIZATION
+from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
+from stackgen.doctor.gpus import CDI, VLLM_UTILIZATION, matches_uuid, requested_gpus
 from stackgen.doctor.parallel import parallel_sizes
 from stackgen.flags.parallel import count_model_groups
 from stackgen.plan import GpuRequest
 
-__all__ = ["check_all_gpus_used", "check_gpus_reserved"]
+__all__ = ["check_all_gpus_used", "check_gpu_ids", "check_gpus_reserved"]
+
+
+def check_gpu_ids(inputs: DoctorInputs) -> Results:
+    """The indices, UUIDs and counts in `gpus` match GPUs that exist."""
+    for place, model, request, gpus in requested_gpus(inputs):
+        field, names = f"{place}.gpus", [id.removeprefix(CDI) for id in request.ids]
+        if gpus is None:
+            yield unknown("can't tell whether the requested GPUs exist", evidence=", ".join(request.ids), place=field)
+            continue
+        present = inputs.host.gpus or ()
+        # the query lists neither MIG instances nor the devices (KIND=NAME) of other vendors
+        unlisted = [name for name in names if name.startswith("MIG-") or "=" in name]
+        missing = [name for name in names if name != "all" and name not in unlisted
+                   and not any(name == str(gpu.index) or matches_uuid(gpu, name) for gpu in present)]  # fmt: skip
+        evidence = f"this machine has {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present) or 'no GPU'}"
+        # a certain failure is reported before an unknown result
+        if missing and isinstance(model.gpus, int):
+            yield _fail_count(inputs, len(present), evidence, field)
+        elif missing:
+            yield fail(f"GPU {', '.join(missing)} does not exist", evidence=evidence,
+                       fix="use GPUs that `nvidia-smi -L` lists", place=field)  # fmt: skip
+        elif unlisted:
+            yield unknown(f"can't tell whether {', '.join(unlisted)} exists",
+                          evidence="doctor does not check MIG instances or devices of other vendors",
+                          fix="`nvidia-smi -L` lists MIG instances", place=field)  # fmt: skip
+        elif request.count > len(present):
+            yield fail(f"`gpus` requests {request.count}, but this machine has {len(present) or 'no GPU'}",
+                       evidence=evidence, fix=f"set `gpus: {len(present) or 'none'}`", place=field)  # fmt: skip
+        elif not gpus:
+            yield unknown("`gpus` can't be checked, because no GPU was found on this machine", evidence=evidence,
+                          fix="if this machine has a GPU, run `nvidia-smi -L`, which must list the GPU",
+                          place=field)  # fmt: skip
+        else:
+            yield ok("the requested GPUs exist", evidence=", ".join(gpu.name for gpu in gpus), place=field)
+
+
+def _fail_count(inputs: DoctorInputs, present: int, evidence: str, field: str) -> Result:
+    """A count in `gpus` that the machine can't serve, because other replicas and models have GPUs of their own."""
+    ids = {(place, id) for place, _, request in inputs.gpu_requests() for id in request.ids}
+    total, models = len({id for _, id in ids}), {place for place, _ in ids}
+    fix = "decrease `gpus` or `replicas`"
+    if len(models) > 1:
+        fix = ("to put models on one GPU, set for example `gpus: [0]`, `share_gpus: true` and `gpu_memory_utilization` "
+               "in each; `stackgen fit` names shares that fit. Otherwise, decrease `gpus` or `replicas`")  # fmt: skip
+    have = f"{present} GPU{'s' if present > 1 else ''}" if present else "none"
+    return fail(f"the stack needs {total} GPUs, but this machine has {have}", evidence=evidence, fix=fix, place=field)
 
 
 def check_gpus_reserved(inputs: DoctorInputs) -> Results:

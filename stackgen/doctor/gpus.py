@@ -14,8 +14,8 @@ from stackgen.flags.releases import cuda_of_image, min_driver
 from stackgen.plan import GpuRequest
 
 __all__ = [
-    "VLLM_UTILIZATION", "check_compute_capability", "check_driver", "check_ecc", "check_gpu_ids",
-    "check_gpus_present", "check_mig", "check_mixed_gpus", "check_persistence", "check_root", "check_toolkit",
+    "CDI", "VLLM_UTILIZATION", "check_compute_capability", "check_driver", "check_ecc", "check_gpus_present",
+    "check_mig", "check_mixed_gpus", "check_persistence", "check_root", "check_toolkit", "matches_uuid",
     "report_unknown_gpus", "requested_gpus",
 ]  # fmt: skip
 
@@ -41,14 +41,14 @@ def _select_gpus(gpus: tuple[Gpu, ...] | None, request: GpuRequest) -> tuple[Gpu
     if "all" in (names := [id.removeprefix(CDI) for id in request.ids]) or request.count == -1:
         return gpus
     if names:
-        found = [gpu for name in names for gpu in gpus if name == str(gpu.index) or _matches_uuid(gpu, name)]
+        found = [gpu for name in names for gpu in gpus if name == str(gpu.index) or matches_uuid(gpu, name)]
         return tuple(found)
     # a count does not say which GPUs: the first GPUs are checked instead of those that the engine will choose
     return gpus[: request.count]
 
 
-def _matches_uuid(gpu: Gpu, name: str) -> bool:
-    # the driver accepts any unique prefix of a UUID
+def matches_uuid(gpu: Gpu, name: str) -> bool:
+    """Whether `name` is the UUID of `gpu`, or the beginning of it: the driver accepts any unique one."""
     return name.startswith("GPU-") and len(name) > 8 and gpu.uuid.startswith(name)
 
 
@@ -168,38 +168,6 @@ def check_toolkit(inputs: DoctorInputs) -> Results:
                        "not found",
                        fix="install nvidia-container-toolkit, run `sudo nvidia-ctk runtime configure`, and restart "
                        "Docker")  # fmt: skip
-
-
-def check_gpu_ids(inputs: DoctorInputs) -> Results:
-    """The indices, UUIDs and counts in `gpus` match GPUs that exist."""
-    for place, _model, request, gpus in requested_gpus(inputs):
-        field, names = f"{place}.gpus", [id.removeprefix(CDI) for id in request.ids]
-        if gpus is None:
-            yield unknown("can't tell whether the requested GPUs exist", evidence=", ".join(request.ids), place=field)
-            continue
-        present = inputs.host.gpus or ()
-        # the query lists neither MIG instances nor the devices (KIND=NAME) of other vendors
-        unlisted = [name for name in names if name.startswith("MIG-") or "=" in name]
-        missing = [name for name in names if name != "all" and name not in unlisted
-                   and not any(name == str(gpu.index) or _matches_uuid(gpu, name) for gpu in present)]  # fmt: skip
-        evidence = f"this machine has {', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present) or 'no GPU'}"
-        # a certain failure is reported before an unknown result
-        if missing:
-            yield fail(f"GPU {', '.join(missing)} does not exist", evidence=evidence,
-                       fix="use GPUs that `nvidia-smi -L` lists", place=field)  # fmt: skip
-        elif unlisted:
-            yield unknown(f"can't tell whether {', '.join(unlisted)} exists",
-                          evidence="doctor does not check MIG instances or devices of other vendors",
-                          fix="`nvidia-smi -L` lists MIG instances", place=field)  # fmt: skip
-        elif request.count > len(present):
-            yield fail(f"`gpus` requests {request.count}, but this machine has {len(present) or 'no GPU'}",
-                       evidence=evidence, fix=f"set `gpus: {len(present) or 'none'}`", place=field)  # fmt: skip
-        elif not gpus:
-            yield unknown("`gpus` can't be checked, because no GPU was found on this machine", evidence=evidence,
-                          fix="if this machine has a GPU, run `nvidia-smi -L`, which must list the GPU",
-                          place=field)  # fmt: skip
-        else:
-            yield ok("the requested GPUs exist", evidence=", ".join(gpu.name for gpu in gpus), place=field)
 
 
 def check_mig(inputs: DoctorInputs) -> Results:

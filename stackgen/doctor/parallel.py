@@ -13,6 +13,7 @@ from stackgen.doctor.finding import DoctorInputs, Results, fail, ok, unknown
 from stackgen.doctor.model_facts import ModelFacts
 from stackgen.flags.parallel import count_machines, count_model_groups, count_stages, sglang_tensor_size
 from stackgen.plan import GpuRequest
+from stackgen.resolve.cluster import count_nodes
 
 __all__ = ["SPLITTING", "check_attention_heads", "check_experts", "check_kv_heads", "check_layers",
            "parallel_sizes"]  # fmt: skip
@@ -34,7 +35,8 @@ def parallel_sizes(inputs: DoctorInputs, model: Any, request: GpuRequest | None)
         takes_all = request.count == -1 or request.ids[-1:] == ("nvidia.com/gpu=all",)
         count = len(inputs.host.gpus or ()) if takes_all else len(request.ids) or request.count
     # data parallelism runs copies of the model on further GPUs
-    pipeline = count_stages(model)
+    stack = inputs.stack.spec if inputs.stack else None
+    pipeline = count_stages(model, count_nodes(model, stack) if stack and stack.target == "kubernetes" else 1)
     if model.engine == "sglang":
         return sglang_tensor_size(model, count), pipeline
     groups = count_model_groups(model) or 1

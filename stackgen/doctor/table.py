@@ -83,7 +83,7 @@ CHECKS: tuple[Check, ...] = (
           run=gpus.check_toolkit, machine=True),
     Check("SG-P033", name="gpu-ids", description="this machine has the GPUs that `gpus` requests (by index, UUID or "
           "count)",
-          run=gpus.check_gpu_ids),
+          run=gpu_reservations.check_gpu_ids),
     Check("SG-P034", name="gpu-memory", description="each GPU has enough free memory, and the model fits, as "
           "`stackgen fit` estimates. vLLM needs `gpu_memory_utilization` × total memory, and other engines need "
           "weights, buffers and cache. If the free memory is too small, doctor names the processes that use it",

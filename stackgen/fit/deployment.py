@@ -68,19 +68,19 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def read_settings(
-    spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 0), lora_rank: int | None = None
+    spec: Any, gpu_count: int, version: tuple[int, ...] = (0, 32, 0), lora_rank: int | None = None, nodes: int = 1
 ) -> Settings:
     """The settings of a model of stack.yaml whose replicas have `gpu_count` GPUs; 0: it runs on the CPU.
 
     `version` is the engine's, from its image. `lora_rank` is the highest rank that the rendered command accepts: local
-    adapters decide it. None: there is no command.
+    adapters decide it. None: there is no command. `nodes`: those of a cluster on which the GPUs are.
     """
     length = getattr(spec, "max_model_len", None)
-    pipeline = count_stages(spec)
+    pipeline = count_stages(spec, nodes)
     # without `auto`, -1: vLLM takes the longest context that fits
     tokens = None if length is None else -1 if length in ("auto", "-1") else _count(length) or None
     found = Settings(
-        engine=spec.engine, version=version, tensor_parallel=replica_parallel(spec, gpu_count),
+        engine=spec.engine, version=version, tensor_parallel=replica_parallel(spec, gpu_count, nodes),
         pipeline_parallel=pipeline,
         # the other engines have no such setting: it is only their share of a GPU with other models
         utilization=spec.gpu_memory_utilization if spec.engine == "vllm" or spec.share_gpus else None,
@@ -98,10 +98,10 @@ def read_settings(
     return _apply_arguments(found, spec)
 
 
-def replica_parallel(spec: Any, gpu_count: int) -> int:
+def replica_parallel(spec: Any, gpu_count: int, nodes: int = 1) -> int:
     """The number of GPUs that each layer is split across, as the engine's file chooses it."""
     groups = count_model_groups(spec) if spec.engine == "vllm" else 1
-    pipeline = count_stages(spec)
+    pipeline = count_stages(spec, nodes)
     given = getattr(spec, "tensor_parallel_size", None)
     return int(given or max(1, gpu_count * count_machines(spec) // (pipeline * (groups or 1))))
 

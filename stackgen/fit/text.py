@@ -55,7 +55,8 @@ def as_lines(name: str, found: Estimate, changes: Sequence[Change], gpus: int, c
     has_share = settings.engine == "vllm" or settings.utilization
     share = f", {settings.share:g} of the memory" if has_share else ""
     version = ".".join(map(str, settings.version)) if settings.engine == "vllm" else ""
-    lines.append(f"  on each GPU, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
+    memory = "in the machine's memory" if settings.is_cpu else "on each GPU"
+    lines.append(f"  {memory}, GiB ({settings.engine}{' ' + version if version else ''}{share}):")
     for term in found.terms:
         lines.append(f"    {term.name:30} {term.bytes / GIB:8.2f}   {_span(term.low, term.high):>15}   {term.source}")
     if not found.has_cache:

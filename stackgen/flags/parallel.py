@@ -85,12 +85,16 @@ def _number(text: str | None) -> int:
 
 
 def count_machines(model: Any) -> int:
-    """The machines that compute one replica of `model` together."""
+    """The machines of `hosts` that compute one replica of `model` together, each with the GPUs of `gpus`."""
     return max(1, len(model.host)) if getattr(model, "split_hosts", False) else 1
 
 
-def count_stages(model: Any) -> int:
-    """The pipeline stages of `model`: without a size in the stack file, one for each machine."""
+def count_stages(model: Any, nodes: int = 1) -> int:
+    """The pipeline stages of `model`: without a size in the stack file, one for each machine.
+
+    `nodes`: of a cluster, on which the GPUs of `gpus` are.
+    """
     stages = int(getattr(model, "pipeline_parallel_size", 1))
+    machines = max(nodes, count_machines(model))
     # tensor parallelism over several machines waits for the network in each layer
-    return count_machines(model) if stages == 1 and not getattr(model, "tensor_parallel_size", None) else stages
+    return machines if stages == 1 and not getattr(model, "tensor_parallel_size", None) else stages

@@ -305,3 +305,60 @@ def test_the_documented_stack_for_one_gpu_with_24_gb_fits(run: Run, tmp_path: Pa
     assert "✓ m fits on RTX-3090" in run(str(tmp_path), "--gpu", "RTX-3090")
     (tmp_path / "stack.yaml").write_text(stack.replace("8K", "4K\n    max_num_seqs: 64"))
     assert "✓ m fits on RTX-3090" in run(str(tmp_path), "--gpu", "RTX-3090")
+
+
+def machine_with(folder: Path, count: int) -> dict[str, str]:
+    """An nvidia-smi that lists `count` GPUs, as the variables of the command."""
+    tool = folder / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    rows = "".join(f"{index}, GPU-{index}, RTX 4090, 24564, 24000, 8.9, [N/A], 0, Enabled\n" for index in range(count))
+    tool.write_text(f"#!/bin/sh\ncase $* in *query-gpu*) printf '{rows}';; esac\n".replace("\n'", "\\n'"))
+    tool.chmod(0o755)
+    return {"PATH": f"{tool.parent}:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize(("gpus", "said"), [
+    ((1, 1), "✗ the stack needs 2 GPUs: a on 0; b on 1. This machine has 1 GPU, and lacks GPU 1"),
+    ((4, "none"), "✗ the stack needs 4 GPUs: a on 0,1,2,3. This machine has 1 GPU, and lacks GPU 1, 2, 3"),
+    ((["GPU-0"], ["GPU-7"]), "lacks GPU-7"), ((1, "none"), ""),
+])  # fmt: skip
+def test_a_stack_with_more_gpus_than_the_machine_does_not_fit(
+    run: Run, model: Path, tmp_path: Path, gpus: tuple[Any, Any], said: str
+) -> None:
+    models = [{"model": "./tiny", "engine": "vllm", "gpus": count, "max_model_len": 1024, "served_names": [name]}
+              for name, count in zip("ab", gpus, strict=True)]  # fmt: skip
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": models}))
+    env = machine_with(tmp_path, 1)
+    code = int(bool(said))
+    data = json.loads(run(str(tmp_path), "--json", code=code, env=env))
+    assert bool(data["absent"]) == bool(said)
+    text = run(str(tmp_path), code=code, env=env)
+    assert said in text and ("This machine has" in text) == bool(said)
+    assert ("share_gpus: true" in text) == bool(said and "none" not in gpus)
+    # another machine: only how many it needs
+    assert "This machine has" not in run(str(tmp_path), "--gpu", "RTX-4090")
+
+
+def test_options_without_an_effect_on_a_stack_are_warnings(run: Run, model: Path, tmp_path: Path) -> None:
+    stack = tmp_path / "stack.yaml"
+    fields = {"model": "./tiny", "engine": "vllm", "gpus": 1, "max_model_len": 1024}
+    stack.write_text(json.dumps({"name": "s", "models": [fields]}))
+    text = run(str(tmp_path), "--gpu", "L4", "--max-model-len", "8k", "--max-num-seqs", "4")
+    assert "warning: --max-model-len, --max-num-seqs have no effect on a stack" in text
+    assert "no effect" not in run(str(tmp_path), "--gpu", "L4") + run(str(model), "--gpu", "L4", "--max-num-seqs", "4")
+    stack.write_text(json.dumps({"name": "s", "models": [fields | {"gpus": "none"}]}))
+    text = run(str(tmp_path), "--gpu", "L4")
+    assert "warning: --gpu has no effect: all models of the stack run on the CPU" in text
+    assert "in the machine's memory, GiB" in text and "on each GPU" not in text
+
+
+def test_a_cluster_splits_the_model_as_its_manifests_do(run: Run, model: Path, tmp_path: Path) -> None:
+    def stages(**fields: Any) -> Any:
+        spec = {"model": "org/tiny", "engine": "vllm", "gpus": 2, "max_model_len": 1024} | fields
+        stack = {"name": "s", "target": "kubernetes", "kubernetes": {"gpus_per_node": 1}, "models": [spec]}
+        (tmp_path / "stack.yaml").write_text(json.dumps(stack))
+        return json.loads(run(str(tmp_path), "--gpu", "L4", "--json", env={"HF_ENDPOINT": hub.url}))["models"][0]
+
+    with closing(Hub({"org/tiny": model})) as hub:
+        assert stages()["terms"] == stages(tensor_parallel_size=1, pipeline_parallel_size=2)["terms"]
+        assert stages()["terms"] != stages(tensor_parallel_size=2)["terms"]

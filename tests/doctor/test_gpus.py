@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stackgen.check.huggingface import HubLookup
 from stackgen.doctor.facts import GIB, Container, Gpu, GpuProcess, Host
 from stackgen.doctor.table import exit_code
 from stackgen.runtimes.observation.gpu_tools import (
@@ -198,6 +200,44 @@ def test_memory_of_two_models_on_one_gpu_adds_up(tmp_path: Path) -> None:
     found = [one for one in findings(changed(ONE_24, memory_free=20 * GIB), path) if one.id == "SG-P034"]
     assert [one.status for one in found] == ["fail", "ok"]
     assert "plus 12.0 GiB for other models on this GPU" in found[0].evidence
+    # the share of one model alone would be more than render allows
+    assert found[0].fix == ("stop the processes on this GPU, or lower `gpu_memory_utilization` of models[0] and "
+                            "models[1] to at most 0.79 in total (now 0.95)")  # fmt: skip
+    path.write_text(text.replace("0.45", "0.3").replace("0.5", "0.49"))
+    assert "SG-P034" not in problem_ids(findings(changed(ONE_24, memory_free=20 * GIB), path))
+
+
+def test_models_on_one_gpu_by_mistake_are_not_added_up(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus=[0], replicas=1)
+    uuid = (ONE_24.gpus or ())[0].uuid
+    path.write_text(path.read_text().replace("models:", "models:\n- {model: ./model, engine: vllm, served_names: [n], "
+                                             f"gpus: [{uuid}]}}"))  # fmt: skip
+    found = findings(ONE_24, path)
+    assert "SG-P045" in problem_ids(found) and "SG-P034" not in problem_ids(found)
+
+
+def test_counts_that_need_more_gpus_name_how_many_and_sharing(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus=1, replicas=1)
+    path.write_text(path.read_text().replace("models:", "models:\n- {model: ./model, engine: vllm, served_names: [n], "
+                                             "gpus: 1}"))  # fmt: skip
+    (found,) = [one for one in findings(ONE_24, path) if one.id == "SG-P033" and one.status == "fail"]
+    assert found.message == "the stack needs 2 GPUs, but this machine has 1 GPU"
+    assert "share_gpus: true" in found.fix
+    # replicas of one model can't share
+    found = single_problem(findings(ONE_24, write_stack(tmp_path / "b", gpus=1, replicas=2)), "SG-P033", "fail")
+    assert "2 GPUs" in found.message and found.fix == "decrease `gpus` or `replicas`"
+
+
+def test_a_cluster_splits_layers_across_nodes_as_the_manifests_do(tmp_path: Path) -> None:
+    config = CONFIG | {"num_attention_heads": 40, "num_key_value_heads": 8}
+    path, answer = tmp_path / "stack.yaml", HubLookup("ok", "", False, GIB, "abc", ("config.json",), config)
+    model = {"model": "org/forty", "engine": "vllm", "gpus": 16}
+    path.write_text(yaml.safe_dump({"name": "t", "target": "kubernetes", "models": [model]}))
+    every = findings(NO_GPU, path, {"org/forty": answer})
+    found = [one for one in every if one.id in ("SG-P040", "SG-P041", "SG-P042")]
+    # one pipeline stage for each of two nodes
+    assert any("heads can be split across 8 GPUs" in one.message for one in found)
+    assert {one.status for one in found} == {"ok"}
 
 
 def test_silent_driver_fails_and_missing_nvidia_smi_is_unknown(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stackgen.cli.commands.fit_machine import find_absent_gpus, find_ignored_options, read_uses, use_lines
 from stackgen.cli.commands.fit_models import find_model, make_hub
 from stackgen.cli.commands.fit_observe import observe
 from stackgen.cli.commands.fit_placement import Placed, open_placed
@@ -68,6 +69,8 @@ def fit(args: Namespace) -> int:
             raise StackgenError("--observe needs a stack whose engines are running", "pass the stack's folder")
         placed.stack.for_one_machine("the logs of `stackgen logs` contain the sizes that vLLM has measured")
         return observe(args, placed.stack, list(_of_stack(args, placed)))
+    for text in find_ignored_options(args, placed.stack.spec) if placed else ():
+        note(text)
     unread: dict[str, StackgenError] = {}
     found = list(_of_stack(args, placed, unread)) if placed else [_of_model(args)]
     if placed and not found and len(unread) == 1:
@@ -89,13 +92,28 @@ def fit(args: Namespace) -> int:
     if missing and placed:
         lines += [f"✗ there is no room for {', '.join(missing)} next to the other models of the stack", *placed.offers]
         data["without_room"] = list(missing)
+    uses, absent, more = _uses(args, placed) if placed else ({}, (), ())
+    lines += more
+    data |= {"gpus": uses, "absent": list(absent)} if placed else {}
     if placed and args.gpu and (text := _driver_warning(placed.stack, find_gpu(args.gpu))):
         note(text)
     fits = all(one.verdict == FITS for _, one, _ in results) and all(one.shared.verdict == FITS for one in groups)
-    print_data(args, {"fits": fits and not missing and not unread, **data}, lines)
-    if not fits or missing:
+    fits = fits and not missing and not absent
+    print_data(args, {"fits": fits and not unread, **data}, lines)
+    if not fits:
         return 1
     return max((error.exit_code for error in unread.values()), default=0)
+
+
+def _uses(args: Namespace, placed: Placed) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...], tuple[str, ...]]:
+    """The GPUs of each model, those that this machine lacks, and lines about them."""
+    # a cluster and `stackgen plan` choose GPUs that exist, and `--gpus` asks about another stack
+    if placed.stack.spec.target == "kubernetes" or placed.kinds or args.gpus:
+        return {}, (), ()
+    uses = read_uses(placed.stack.spec)
+    known = [] if args.gpu or args.gpu_memory or not uses else _read_gpus()
+    absent = find_absent_gpus(uses, known) if known else ()
+    return uses, absent, tuple(use_lines(uses, absent, len(known)))
 
 
 def _driver_warning(stack: Stack, gpu: Gpu) -> str:
@@ -139,8 +157,9 @@ def _of_stack(args: Namespace, placed: Placed, unread: dict[str, StackgenError] 
             count = number if count < 0 else count
         own = _services(stack, services, served_names(spec))
         image = own[0].image if own else ""
+        nodes = -(-count // stack.spec.cluster.gpus_per_node) if stack.spec.target == "kubernetes" else 1
         settings = read_settings(spec, count, engine_version(image) if spec.engine == "vllm" else (),
-                                 served_rank(own[0].command) if own else None)  # fmt: skip
+                                 served_rank(own[0].command) if own else None, nodes)  # fmt: skip
         name = served_names(spec)[0]
         try:
             model = find_model(spec.model, stack.folder, hub, spec.revision, getattr(spec, "file", None) or "")
