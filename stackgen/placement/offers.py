@@ -35,6 +35,8 @@ VALUES: dict[str, Callable[[str], Any]] = {
     "share_gpus": bool,
 }  # fmt: skip
 
+SHARE = Change("", "share_gpus", "true")
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -138,12 +140,13 @@ class _Search:
         With `only_fields`, without quantized weights.
         """
         largest = LARGEST_GROUP if len(self.candidates) <= MOST_FOR_LARGE_GROUPS else 2
-        for size in range(2, min(largest, len(self.candidates)) + 1):
-            # those that share already have shares that their owner chose
+        sizes = range(2, min(largest, len(self.candidates)) + 1)
+        # those that share already have shares that their owner chose, so new shares are the last resort
+        for may_share, size in product((False, True), sizes):
             groups = [sorted(group, key=lambda one: one.index) for group in combinations(self.candidates, size)
-                      if not any(one.spec.share_gpus for one in group)
-                      and self.hopeless <= {one.index for one in group}]  # fmt: skip
-            offers = [offer for group in groups for offer in self._share(group, only_fields)]
+                      if may_share or not any(one.spec.share_gpus for one in group)]  # fmt: skip
+            offers = [offer for group in groups if self.hopeless <= {one.index for one in group}
+                      for offer in self._share(group, only_fields)]  # fmt: skip
             if offers:
                 yield from offers
                 return
@@ -160,7 +163,7 @@ class _Search:
             # the mildest of a kind of change is enough
             if rank[0] in done:
                 continue
-            pairs = [_apply_all(one, (Change("", "share_gpus", "true"), *changes), model)
+            pairs = [_apply_all(one, (*([] if one.spec.share_gpus else [SHARE]), *changes), model)
                      for one, changes, model in zip(group, shares.changes, shares.models, strict=True)]  # fmt: skip
             if plan := self.place([changed for _, changed in pairs]):
                 done.add(rank[0])
