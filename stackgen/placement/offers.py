@@ -35,6 +35,8 @@ VALUES: dict[str, Callable[[str], Any]] = {
     "share_gpus": bool,
 }  # fmt: skip
 
+# of one more model, besides a shared GPU
+MILD = ("gpu_memory_utilization", "max_num_seqs", "max_model_len")
 SHARE = Change("", "share_gpus", "true")
 
 
@@ -87,7 +89,7 @@ def find_offers(
 
 class _Search:
     def __init__(self, candidates: Sequence[Candidate], found: Plan, kept: Mapping[Key, tuple[Device, ...]]) -> None:
-        missing = {place.demand.index for place in found.places if not place.devices}
+        self.missing = missing = {place.demand.index for place in found.places if not place.devices}
         # the models without room first: their change concerns nobody else
         self.candidates = sorted(candidates, key=lambda one: (one.index not in missing, one.index))
         self.found, self.kept = found, kept
@@ -145,13 +147,13 @@ class _Search:
         for may_share, size in product((False, True), sizes):
             groups = [sorted(group, key=lambda one: one.index) for group in combinations(self.candidates, size)
                       if may_share or not any(one.spec.share_gpus for one in group)]  # fmt: skip
-            offers = [offer for group in groups if self.hopeless <= {one.index for one in group}
-                      for offer in self._share(group, only_fields)]  # fmt: skip
+            offers = [offer for group in groups for offer in self._share(group, only_fields)]
             if offers:
-                yield from offers
+                # the mildest change first, and of a kind of change the longest contexts
+                yield from (offer for _, offer in sorted(offers, key=lambda one: one[0]))
                 return
 
-    def _share(self, group: Sequence[Candidate], only_fields: bool) -> Iterator[Offer]:
+    def _share(self, group: Sequence[Candidate], only_fields: bool) -> Iterator[tuple[tuple[int, int], Offer]]:
         found: list[tuple[tuple[int, int], int, Shares]] = []
         for kind, counts in self._places(group):
             with suppress(StackgenError):
@@ -165,9 +167,22 @@ class _Search:
                 continue
             pairs = [_apply_all(one, (*([] if one.spec.share_gpus else [SHARE]), *changes), model)
                      for one, changes, model in zip(group, shares.changes, shares.models, strict=True)]  # fmt: skip
-            if plan := self.place([changed for _, changed in pairs]):
+            more, plan = self._place_rest([changed for _, changed in pairs])
+            if plan:
                 done.add(rank[0])
-                yield Offer(tuple(setting for settings, _ in pairs for setting in settings), plan)
+                rank = rank[0], max(rank[1], *(_shortening(self.candidates, one) for one in more), 1)
+                yield rank, Offer((*(setting for settings, _ in pairs for setting in settings), *more), plan)
+
+    def _place_rest(self, changed: list[Candidate]) -> tuple[tuple[Setting, ...], Plan | None]:
+        """The plan with `changed`, and with a milder field of one other model if they are not enough."""
+        indices = {one.index for one in changed}
+        if self.hopeless <= indices and (plan := self.place(changed)):
+            return (), plan
+        for other in (one for one in self.candidates if one.index in self.missing - indices):
+            for setting, one in self._changes(other) if self.hopeless <= {*indices, other.index} else ():
+                if setting.field in MILD and (plan := self.place([*changed, one])):
+                    return (setting,), plan
+        return (), None
 
     def _places(self, group: Sequence[Candidate]) -> Iterator[tuple[Gpu, tuple[int, ...]]]:
         """Kinds of GPUs, and how many of them each model of `group` takes."""
@@ -194,6 +209,15 @@ class _Search:
                 if change.field in FIELDS and (change.field, change.value) not in found:
                     found[change.field, change.value] = _apply(one, change, model)
         return sorted(found.values(), key=lambda each: (FIELDS.index(each[0].field), _mildness(each[0])))
+
+
+def _shortening(candidates: Sequence[Candidate], setting: Setting) -> int:
+    """By which factor `setting` shortens the context of its model, rounded up; 1 if it does not."""
+    if setting.field != "max_model_len":
+        return 1
+    one = next(each for each in candidates if each.index == setting.index)
+    before = settings_of(one.spec, 1).max_model_len
+    return -(-(before if before and before > 0 else one.model.architecture.length) // int(setting.value))
 
 
 def _mildness(setting: Setting) -> float:

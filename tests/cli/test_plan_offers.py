@@ -157,3 +157,25 @@ def test_a_kind_of_gpu_that_is_only_held_is_no_way_out(planner: Planner) -> None
     assert offers and all("share_gpus" in {one["field"] for one in offer} for offer in offers)
     _, text = planner.plan(stack)
     assert "H100: all GPUs are taken" in text and "used by training" in text
+
+
+def test_shares_that_models_have_are_changed_if_nothing_else_helps(planner: Planner) -> None:
+    stack = planner.write("RTX-4090 x 1", MIDDLE, SMALL, share_gpus=True, gpu_memory_utilization=0.9)
+    offers = planner.offers(stack)
+    both = {(0, "gpu_memory_utilization"), (1, "gpu_memory_utilization")}
+    assert offers and all(both <= fields(one) for one in offers)
+    assert not any(field == "share_gpus" for one in offers for _, field in fields(one))
+    for one in offers:
+        if all(each["value"] for each in one):
+            assert planner.plan(apply(stack, one))[0] == 0
+
+
+def test_small_models_share_a_gpu_and_leave_the_other_to_the_large_one(planner: Planner) -> None:
+    stack = planner.write("RTX-4090 x 2", MIDDLE, SMALL, SMALL)
+    stack["models"][2]["served_names"] = ["second"]
+    first = planner.offers(stack)[0]
+    assert {(1, "share_gpus"), (2, "share_gpus"), (0, "max_model_len")} <= fields(first)
+    assert (0, "share_gpus") not in fields(first)
+    # longer than next to another model on the same GPU
+    assert next(int(one["value"]) for one in first if (one["model"], one["field"]) == (0, "max_model_len")) > 20000
+    assert planner.plan(apply(stack, first))[0] == 0
