@@ -55,7 +55,11 @@ class VllmModel(ModelSpec):
         description="Data type of the KV cache, for example fp8 (on NVIDIA GPUs of the generations Ada, Hopper and "
         "Blackwell, and on AMD GPUs). Default: the model's data type",
     )
-    max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="Maximum number of requests that run at the same time. Default: vLLM's own, 256 or, on "
+        "GPUs with 70 GiB and more, 1024 (A100: 256). Without the field, the gateway sends at most 256 requests at a "
+        "time to each replica, and queues the others",
+    )  # fmt: skip
     max_num_batched_tokens: int | None = Field(
         None, ge=1, description="Maximum number of tokens in one step, across all requests. More tokens shorten the "
         "time to first token, and make the steps of running requests longer",

@@ -81,7 +81,10 @@ class SglangModel(ModelSpec):
     kv_cache_dtype: Text | None = Field(
         None, description="Data type of the KV cache, for example fp8_e5m2. Default: the model's data type"
     )
-    max_num_seqs: int | None = Field(None, ge=1, description="Maximum number of requests that run at the same time")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="Maximum number of requests that run at the same time. Without the field, the gateway "
+        "sends at most 256 requests at a time to each replica, and queues the others",
+    )  # fmt: skip
     chunked_prefill_size: int | None = Field(
         None,
         ge=-1,
