@@ -13,6 +13,10 @@ from stackgen.fit.terms import CPU_PROCESSES
 
 __all__ = ["check_host_memory"]
 
+# the fields that decide the memory of a model on the CPU
+SMALLER = {"vllm": ("cpu_kv_cache_gib",), "llamacpp": ("max_model_len", "max_num_seqs"),
+           "fastchat": ("worker_concurrency",)}  # fmt: skip
+
 
 def check_host_memory(inputs: DoctorInputs) -> Results:
     """The host has memory for everything that runs on the CPU: weights, caches, and the engines' own processes."""
@@ -41,19 +45,20 @@ def check_host_memory(inputs: DoctorInputs) -> Results:
     evidence = f"this machine has {format_bytes(host.memory_total)} of memory, {free} available"
     evidence += "".join(f"; {part}" for part in parts)
     about = format_bytes(expected)
+    less = f"reduce {_smaller_fields(inputs)}"
     # a running copy of the same stack already uses this memory, so only the total is a hard limit
     if certain > host.memory_total and not guessed:
         yield fail(
             f"the models on the CPU need about {about} of memory, more than this machine has",
             evidence=evidence,
-            fix="reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
+            fix=f"{less}, or use a smaller model",
             place="models",
         )
     elif expected > available:
         yield warn(
             f"the models on the CPU need about {about} of memory, more than is available now",
             evidence=evidence,
-            fix="stop other programs, reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model",
+            fix=f"stop other programs, {less}, or use a smaller model",
             place="models",
         )
     elif unsized:
@@ -62,6 +67,14 @@ def check_host_memory(inputs: DoctorInputs) -> Results:
         yield unknown("can't tell whether enough memory is available: only the total is known", evidence=evidence)
     else:
         yield ok("there is enough memory" if parts else "the size of this machine's memory is known", evidence=evidence)
+
+
+def _smaller_fields(inputs: DoctorInputs) -> str:
+    """The fields that decide how much memory the models of this stack need."""
+    found = dict.fromkeys(field for _, model in inputs.model_specs() if not model.gpus
+                          for field in SMALLER.get(model.engine, ()))  # fmt: skip
+    found |= dict.fromkeys(["cpu_offload_gib"] if any(_offloaded(one) for _, one in inputs.model_specs()) else [])
+    return " or ".join(f"`{field}`" for field in (*found, "replicas"))
 
 
 def _offloaded(model: Any) -> float:

@@ -77,6 +77,9 @@ def find_gpu(name: str) -> Gpu:
     # `4090` alone
     if len(ends := {table[key].name for key in table if key.endswith(f"-{wanted}")}) == 1:
         return table[_normalize(ends.pop())]
+    if re.fullmatch(r"[\d.]+-?[gm]i?b?", wanted):
+        raise StackgenError(f"--gpu: {name!r} is a size, but the option needs the name of a GPU",
+                            f"use `--gpu-memory {name.replace(' ', '')}`")  # fmt: skip
     close = difflib.get_close_matches(wanted, table, 3, 0.5)
     names = ", ".join(dict.fromkeys(table[key].name for key in close)) or "see `stackgen fit --list-gpus`"
     raise StackgenError(f"--gpu: {name!r} is not in the table of GPUs",

@@ -78,6 +78,9 @@ class TlsSpec(Strict):
 
 
 def _expand_tls(value: Any) -> Any:
+    if isinstance(value, str) and value != "generate":
+        raise PydanticCustomError("tls", "must be `generate` for a self-signed certificate, or a mapping with "
+                                  "`certificate` and `key`")  # fmt: skip
     return {} if value in (True, "generate") else None if value is False else value
 
 

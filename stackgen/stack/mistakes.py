@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
+from unicodedata import combining, normalize
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,6 +104,8 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
         elif kind == "string_pattern_mismatch":
             message = f"{shorten(value)} does not match the pattern {item['ctx']['pattern']}"
             hint = _suggest_name(str(value), item["ctx"]["pattern"]) or _field_description(model, location)
+        elif kind in ("bool_parsing", "bool_type"):
+            message = f"must be `true` or `false`, not {shorten(value)}"
         elif kind == "literal_error":
             message = f"must be {item['ctx']['expected']}, not {shorten(value)}"
             hint = suggest(str(value), _expected_values(item["ctx"]))
@@ -128,7 +131,9 @@ def describe_validation_error(error: ValidationError, prefix: str, model: type[B
 
 def _suggest_name(value: str, pattern: str) -> str:
     """Returns a hint with a name like `value` that matches `pattern`: in lower case, with dashes."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", value[:MAX_VALUE].lower()).strip("-_")
+    # ü is two characters in this form, and the second one is left out
+    plain = "".join(one for one in normalize("NFKD", value[:MAX_VALUE].lower()) if not combining(one))
+    name = re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")
     return f"for example {name}" if re.search(pattern, name) else ""
 
 

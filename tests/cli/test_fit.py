@@ -362,3 +362,14 @@ def test_a_cluster_splits_the_model_as_its_manifests_do(run: Run, model: Path, t
     with closing(Hub({"org/tiny": model})) as hub:
         assert stages()["terms"] == stages(tensor_parallel_size=1, pipeline_parallel_size=2)["terms"]
         assert stages()["terms"] != stages(tensor_parallel_size=2)["terms"]
+
+
+def test_a_size_as_the_name_of_a_gpu_names_the_other_option(run: Run, model: Path) -> None:
+    assert "use `--gpu-memory 24GB`" in run(str(model), "--gpu", "24GB", code=2)
+    assert "similar" in run(str(model), "--gpu", "RTX-409O", code=2)
+
+
+def test_an_error_of_a_stack_names_its_model(run: Run, model: Path, tmp_path: Path) -> None:
+    fields = {"model": "./tiny", "engine": "vllm", "gpus": 3, "served_names": ["a"]}
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [fields]}))
+    assert "models[0] (a): " in run(str(tmp_path), "--gpu", "L4", code=2)

@@ -163,6 +163,8 @@ def test_valid_flags_give_no_finding(engine: str, arguments: list[str]) -> None:
         ("vllm", ["--load-format", "safetensor"], "fail", "did you mean safetensors?"),
         ("vllm", ["--attention-backend", "FLASH_INFER"], "fail", "did you mean FLASHINFER?"),
         ("vllm", ["--flash-attn"], "fail", "llamacpp"),
+        ("vllm", ["--max-model-len 4096"], "fail", "two items, `--max-model-len` and its value, or use the field"),
+        ("vllm", ["--seed 7"], "fail", "write two items, `--seed` and its value"),
         ("fastchat", ["--limit_worker_concurrency", "3"], "fail", "--limit-worker-concurrency"),
         ("fastchat", ["--api-keys", "sk-secret"], "fail", "process list"),
         ("fastchat", ["--xft-dtype", "gpu"], "fail", "one of"),

@@ -342,6 +342,7 @@ def test_memory_on_the_cpu_is_the_estimate_of_fit(tmp_path: Path) -> None:
     # weights, 4 GiB of KV cache, and 1.4 GiB and the logits of 128 requests for the processes
     assert found.status == "ok" and "public: 20.8 GiB" in found.evidence
     assert memory(dtype="float32").status == "fail"
+    assert memory(dtype="float32").fix == "reduce `cpu_kv_cache_gib` or `replicas`, or use a smaller model"
     # FastChat computes in float32 on the CPU unless `dtype` says otherwise
     assert memory(engine="fastchat").status == "fail"
     assert memory(engine="fastchat", dtype="bfloat16").status in ("ok", "warn")

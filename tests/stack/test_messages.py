@@ -71,7 +71,7 @@ def test_an_error_of_yaml_shows_no_value() -> None:
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("MyStack", "mystack"), ("my stack!", "my-stack"), ("_lab", "lab"), ("Ünï", "n"), ("a.b", "a-b")],
+    [("MyStack", "mystack"), ("my stack!", "my-stack"), ("_lab", "lab"), ("Ünï", "uni"), ("a.b", "a-b")],
 )
 def test_a_name_that_is_not_allowed_gets_a_suggestion(name: str, suggestion: str) -> None:
     (found,) = mistakes(f"name: {name!r}\nmodels: [{{model: x/y, engine: vllm}}]\n")
@@ -82,6 +82,16 @@ def test_a_name_that_is_not_allowed_gets_a_suggestion(name: str, suggestion: str
 def test_the_name_of_a_key_gets_a_suggestion_too() -> None:
     (found,) = mistakes("name: a\ngateway: {keys: [{name: Alice Smith}]}\nmodels: [{model: x/y, engine: vllm}]\n")
     assert (found.path, found.hint) == ("gateway.keys[0].name", "for example alice-smith")
+
+
+@pytest.mark.parametrize(("text", "path", "said"), [
+    ("storage: {offline: yes please}", "storage.offline", "must be `true` or `false`, not 'yes please'"),
+    ("gateway: {tls: selfsigned}", "gateway.tls", "must be `generate` for a self-signed certificate"),
+    ("gateway: {keys: [{name: Anna Müller}]}", "gateway.keys[0].name", "for example anna-muller"),
+])  # fmt: skip
+def test_a_wrong_value_names_the_values_that_are_allowed(text: str, path: str, said: str) -> None:
+    (found,) = mistakes(f"name: a\n{text}\nmodels: [{{model: x/y, engine: vllm}}]\n")
+    assert found.path == path and said in str(found)
 
 
 def test_a_name_without_any_allowed_character_gets_the_description() -> None:

@@ -52,7 +52,12 @@ class Deployment:
     ids: tuple[str, ...] = ()
 
     def estimate(self) -> Estimate:
-        return estimate(self.model, self.settings, self.gpu)
+        try:
+            return estimate(self.model, self.settings, self.gpu)
+        except StackgenError as error:
+            # a stack may have many models
+            place = f"models[{self.index}] ({self.name}): " if self.service else ""
+            raise StackgenError(place + error.message, error.hint) from None
 
 
 def fit(args: Namespace) -> int:
