@@ -103,7 +103,7 @@ def _find_shared(requests: list[tuple[str, Any, GpuRequest]], gpus: tuple[Gpu, .
         for name in sorted(_name_gpus(0, request.ids, gpus)):
             other, first = users.setdefault(name, (place, model))
             if other != place and not (model.share_gpus and first.share_gpus):
-                yield fail(f"GPU {name} is used by {other} and {place}, as an index and as a UUID",
+                yield fail(f"{other} and {place} name the same GPU {name}, by its index and by its UUID",
                            evidence=", ".join(f"{gpu.index}: {gpu.uuid}" for gpu in gpus),
                            fix="give each model its own GPUs, or set `share_gpus: true` and gpu_memory_utilization on "
                            "both", place=f"{place}.gpus")  # fmt: skip

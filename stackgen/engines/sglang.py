@@ -163,8 +163,8 @@ class Sglang:
             if not model.image and context.site.uses_containers:
                 if not replica.gpus:
                     found.append(Mistake(f"{path}.image", "is required on the CPU: the SGLang project publishes no "
-                                         "CPU image", hint="set `gpus`, or `image` to an image that you have built "
-                                         "with docker/xeon.Dockerfile of SGLang, or `engine: vllm`"))  # fmt: skip
+                                         "CPU image", hint="set `gpus`, or set `engine: vllm`, or build an image "
+                                         "with SGLang's docker/xeon.Dockerfile and set `image` to it"))  # fmt: skip
                 elif replica.gpus.driver == "amd":
                     found.append(Mistake(f"{path}.image", "is required for AMD GPUs: SGLang's images differ by GPU",
                                          hint="set `image` to SGLang's ROCm image for your GPU"))  # fmt: skip

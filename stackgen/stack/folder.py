@@ -136,7 +136,7 @@ def _refuse_two_files(folder: Path) -> None:
     if all((folder / name).exists() for name in STACK_FILES):
         raise StackgenError(
             f"{folder} contains both {' and '.join(STACK_FILES)}, and only one of them can be the stack",
-            f"move one of the two files away, or name the file: {folder / STACK_FILES[1]}",
+            f"move one of the two files away, or pass the file instead of the folder: {folder / STACK_FILES[1]}",
         )
 
 

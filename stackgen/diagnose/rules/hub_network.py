@@ -50,8 +50,8 @@ NOT_THERE = Variant(
     (),
     title="the Hub does not have what is requested",
     cause="the Hub answered HTTP 404 for {repo}: it has no such repository, no such revision, or no such file in it",
-    fix="open the model's page on the Hub, and compare the name, the revision and the file in the line with it "
-    "(`model`, `revision` and `file` in stack.yaml)",
+    fix="open the model's page on the Hub, and verify that the name, the revision and the file exist there; "
+    "they come from `model`, `revision` and `file` in stack.yaml",
     condition="the log has HTTP 404 for a model, but not the Hub's own exception, which names the reason",
 )
 

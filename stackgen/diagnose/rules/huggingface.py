@@ -200,9 +200,9 @@ RULES: tuple[Rule, ...] = (
                 title="the disk on which Docker keeps images is full",
                 cause="Docker has no space left to unpack the image's layers. In Docker Desktop, this space is a "
                 "virtual disk, which can be full while the machine's disk is not",
-                fix="run `docker system df`, which shows what uses the space; enlarge the disk: in Docker Desktop "
-                "under Settings, Resources, and otherwise the disk with the folder that `docker info` prints as "
-                "Docker Root Dir; or remove images that you don't need",
+                fix="run `docker system df`, which shows what uses the space; with Docker Desktop, enlarge the "
+                "virtual disk (Settings > Resources); without Docker Desktop, enlarge the disk with the folder that "
+                "`docker info` prints as Docker Root Dir; or remove images that you don't need",
             ),
             TEMPORARY,
             Variant(

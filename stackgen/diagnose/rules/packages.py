@@ -208,7 +208,7 @@ RULES: tuple[Rule, ...] = (
         "loaded. Later errors about missing operators or attributes are only consequences of this one",
         fix="set `image:` to a version whose packages were built together: an official one, without other packages "
         "installed into it; don't change flags or drivers, because they do not affect this file; don't install "
-        "packages into a running container, because this changes more versions",
+        "packages into a running container, because this can replace further packages",
         source="The message comes from the dynamic linker, and is quoted in lemonade-sdk/vllm-rocm issue 11 (2026-05). "
         "The failure was not reproduced.",
         explain="vLLM logs the failed import as a warning and continues. The engine then ends at the first operator "

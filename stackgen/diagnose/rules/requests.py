@@ -69,7 +69,7 @@ RULES: tuple[Rule, ...] = (
         cause="a request contains one {kind} of {length} tokens, but vLLM's cache for encoded inputs holds only {size} "
         "tokens. The server itself works",
         fix="send a smaller {kind}, or limit the size with mm_processor_kwargs (for Qwen models, max_pixels); or set "
-        "max_num_batched_tokens to at least {length}: the cache has at least this size",
+        "max_num_batched_tokens to at least {length}: the cache is at least as large as max_num_batched_tokens",
         source="The message comes from vLLM (v1/engine/input_processor.py, _validate_model_input), and is quoted in "
         "vllm-project/vllm issue 34040 (2026-02). The failure was not reproduced.",
         explain="The message advises --limit-mm-per-prompt, which helps only if it contains a size for the inputs. The "
