@@ -7,7 +7,7 @@ from typing import Any
 
 from stackgen.engines.base import Context, Replica
 from stackgen.errors import Mistake
-from stackgen.flags import Flags
+from stackgen.flags import load_flags
 from stackgen.flags.arguments import (
     BREAKING_FLAGS,
     FIELD_OF_FLAG,
@@ -26,12 +26,17 @@ def find_value_mistakes(engine: str, context: Context) -> list[Mistake]:
     """Errors in the fields and `extra_args` of all models of `engine`, each once."""
     # all replicas of a model have the same fields
     models = [replica for replica in context.replicas if replica.index == 0]
-    tables = [(one, flags_of(one.spec)) for one in models]
-    return [mistake for replica, known in tables if known for mistake in _find(engine, replica, known)]
+    return [
+        mistake for replica in models for mistake in (*_find_flags(engine, replica), *_find_values(engine, replica))
+    ]
 
 
-def _find(engine: str, replica: Replica, known: Flags) -> Iterator[Mistake]:
+def _find_flags(engine: str, replica: Replica) -> Iterator[Mistake]:
     model: Any = replica.spec
+    # the flags that the rest of a stack relies on have the same names in a version without a table
+    known = flags_of(model) or load_flags(engine)
+    if not known:
+        return
     for argument in parse_arguments(engine, model.extra_args, known):
         name = argument.find_name(OWN_FLAGS[engine])
         if not name:
@@ -47,6 +52,13 @@ def _find(engine: str, replica: Replica, known: Flags) -> Iterator[Mistake]:
         if name := argument.find_name(tuple(BREAKING_FLAGS[engine])):
             effect, remedy = BREAKING_FLAGS[engine][name]
             yield Mistake(f"{replica.path}.extra_args[{argument.index}]", f"{name} {effect}", hint=remedy)
+
+
+def _find_values(engine: str, replica: Replica) -> Iterator[Mistake]:
+    model: Any = replica.spec
+    known = flags_of(model)
+    if not known:
+        return
     # another image may contain another version of the engine
     for flag, field in FIELD_OF_FLAG[engine].items() if not model.image else ():
         # `gpus` decides about a flag with other values than its own

@@ -372,3 +372,13 @@ def test_redirected_output_is_utf8_in_every_locale(folder: Path) -> None:
     done = run("render", "--stdout", folder=folder, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert b"n?m..." in done.stdout
+
+
+def test_the_next_command_can_be_pasted_for_a_folder_with_a_blank(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "My Lab"]) == 0
+    assert "`stackgen up 'My Lab'`" in capsys.readouterr().err
+    assert cli.main(["render", "My Lab", "--no-validate"]) == 0
+    assert "`stackgen up 'My Lab'`" in capsys.readouterr().err

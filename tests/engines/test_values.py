@@ -28,6 +28,16 @@ def mistakes(engine: str, **model: Any) -> list[Mistake]:
     return []
 
 
+@pytest.mark.parametrize("version", ["0.32.0", "0.99.0"])
+def test_a_version_without_a_table_protects_the_flags_of_the_stack(version: str) -> None:
+    (found,) = mistakes("vllm", engine_version=version, extra_args=["--port", "9000"])
+    assert found.path == "models[0].extra_args[0]" and "repeats --port" in found.message
+    (found,) = mistakes("vllm", engine_version=version, extra_args=["--max-model-len=4k"], max_model_len="8k")
+    assert "which `max_model_len` sets" in found.message
+    # its values are unknown
+    assert bool(mistakes("vllm", engine_version=version, tool_call_parser="new")) == (version == "0.32.0")
+
+
 @pytest.mark.parametrize(
     ("engine", "field", "value", "hint"),
     [

@@ -415,6 +415,17 @@ def test_a_process_and_a_stack_that_is_down_hold_a_gpu(tmp_path: Path) -> None:
     assert second.holders == ()
 
 
+def test_a_gpu_that_only_a_stack_names_is_not_on_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render(write_stack(tmp_path / "one", model={"gpus": [0, 7]}))
+    monkeypatch.setattr("stackgen.cli.commands.gpus.find_holders", lambda: find_holders(tools(NVIDIA_ANSWERS)))
+    capsys.readouterr()
+    assert main(["gpus"]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("7 ")]
+    assert "not on this machine" in line and "planned: one/vllm-used, not running" in line
+
+
 def test_a_reservation_is_shown_without_any_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     render(write_stack(tmp_path / "one"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 
@@ -153,8 +154,8 @@ def _load(args: Namespace) -> int:
     print_data(args, data, lines + [f"to do: {one}" for one in manifest.needed])
     if "stack" in options.only:
         note(
-            f"next: `stackgen up {target}`, or `docker compose up -d` in that folder. `stackgen keys new` creates keys "
-            "for clients"
+            f"next: `stackgen up {shlex.quote(str(target))}`, or `docker compose up -d` in that folder. "
+            "`stackgen keys new` creates keys for clients"
         )
     return 0
 

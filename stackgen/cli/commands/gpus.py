@@ -50,7 +50,11 @@ def _to_lines(row: GpuRow, report: GpuReport) -> list[tuple[str, ...]]:
     """One line for each holder; the GPU itself is only in the first line."""
     device = row.device
     used, total = (device.memory_used, device.memory_total) if device else (None, None)
-    name = (device.name if device else row.vendor) + (" (MIG)" if device and device.mig else "")
+    tools = ("nvidia-smi",) if row.vendor == "nvidia" else ("amd-smi", "rocm-smi")
+    # a tool lists the GPUs, and only a plan or a reservation names this one
+    is_listed = any(report.tools.get(name) == "ok" for name in tools)
+    unlisted = "not on this machine" if is_listed else row.vendor
+    name = (device.name if device else unlisted) + (" (MIG)" if device and device.mig else "")
     head = (row.id, name, size_text(used), size_text(total))
     # without the tool or without Docker, nobody can say that a GPU is free
     is_known = device is not None and not report.docker_error

@@ -60,10 +60,8 @@ def import_(args: Namespace) -> int:
     if found.ledger.secrets and not args.output:
         note(f"secrets: {len(found.ledger.secrets)}. They are not printed: `-o FOLDER` writes them into FOLDER/.env")
     if args.output and not args.diff:
-        note(
-            f"next: read {args.output}/stack.yaml, then run `stackgen doctor {args.output}` and `stackgen up "
-            f"{args.output}`"
-        )
+        quoted = shlex.quote(args.output)
+        note(f"next: read {args.output}/stack.yaml, then run `stackgen doctor {quoted}` and `stackgen up {quoted}`")
     return 1 if problems else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def init(args: Namespace) -> int:
              f"with a GPU{cpu}")  # fmt: skip
     for text in _notes(args.model) if not is_local(args.model) else ():
         note(text)
-    note(f"next: edit {args.folder}/stack.yaml, then run `stackgen up {args.folder}`")
+    note(f"next: edit {args.folder}/stack.yaml, then run `stackgen up {shlex.quote(args.folder)}`")
     return 0
 
 

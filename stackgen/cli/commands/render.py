@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -92,11 +93,11 @@ def _render(args: Namespace, stack: Stack) -> int:
     print_data(args, data, lines)
     if any(one["kind"] != "same" for one in data["changes"]) and not (args.diff or args.check):
         # stderr, as in `init`: stdout lists the files
-        apply = f"`kubectl apply --server-side -k {stack.output}`"
+        apply = f"`kubectl apply --server-side -k {shlex.quote(str(stack.output))}`"
         from stackgen.cli.commands.to_do import describe_download
 
         volumes = _create_commands(data["missing_volumes"])
-        docker = f"`stackgen up {stack.folder}`, or {volumes}`docker compose up -d` in that folder"
+        docker = f"`stackgen up {shlex.quote(str(stack.folder))}`, or {volumes}`docker compose up -d` in that folder"
         download = describe_download(stack)
         when = ", after the to-dos" if data["to_do"] else ""
         note(f"next{when}: {apply if stack.site.is_cluster else docker}{f'. {download}' if download else ''}")
