@@ -15,8 +15,8 @@ from stackgen.flags.parallel import count_machines, count_model_groups, count_st
 from stackgen.plan import GpuRequest
 from stackgen.resolve.cluster import count_nodes
 
-__all__ = ["SPLITTING", "check_attention_heads", "check_experts", "check_kv_heads", "check_layers",
-           "parallel_sizes"]  # fmt: skip
+__all__ = ["EXPERTS", "SPLITTING", "check_attention_heads", "check_experts", "check_kv_heads", "check_layers",
+           "parallel_sizes", "split_models"]  # fmt: skip
 
 # engines that split each layer across the GPUs of a replica
 SPLITTING = ("vllm", "sglang")
@@ -43,7 +43,7 @@ def parallel_sizes(inputs: DoctorInputs, model: Any, request: GpuRequest | None)
     return model.tensor_parallel_size or max(1, count * count_machines(model) // (pipeline * groups)), pipeline
 
 
-def _split_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, int, int, ModelFacts | None]]:
+def split_models(inputs: DoctorInputs) -> Iterator[tuple[str, Any, int, int, ModelFacts | None]]:
     """Each model that an engine splits, with its path, tensor and pipeline parallel size, and facts."""
     done = set()
     # the replicas of a model have requests of equal size, so any of them will do
@@ -70,7 +70,7 @@ def _why_unknown(facts: ModelFacts | None, what: str) -> str:
 
 def check_attention_heads(inputs: DoctorInputs) -> Results:
     """The number of attention heads is a multiple of the tensor parallel size."""
-    for place, model, tensor, _pipeline, facts in _split_models(inputs):
+    for place, model, tensor, _pipeline, facts in split_models(inputs):
         if tensor == 1:
             continue
         count = facts.number(*HEADS) if facts else None
@@ -100,7 +100,7 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
 
     In the second case, vLLM copies the heads.
     """
-    for place, model, tensor, _pipeline, facts in _split_models(inputs):
+    for place, model, tensor, _pipeline, facts in split_models(inputs):
         if tensor == 1:
             continue
         # a config without KV heads has one for each attention head (vLLM, `get_total_num_kv_heads`)
@@ -127,7 +127,7 @@ def check_kv_heads(inputs: DoctorInputs) -> Results:
 
 def check_layers(inputs: DoctorInputs) -> Results:
     """The model has at least as many layers as pipeline stages."""
-    for place, _model, _tensor, pipeline, facts in _split_models(inputs):
+    for place, _model, _tensor, pipeline, facts in split_models(inputs):
         if pipeline == 1:
             continue
         count = facts.number("num_hidden_layers", "n_layer") if facts else None

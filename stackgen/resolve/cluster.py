@@ -161,6 +161,13 @@ def find_cluster_warnings(stack: StackSpec) -> list[str]:
     if weights.access_mode == "ReadWriteOnce" and sum(one.replicas for one in stack.models) > 1:
         found.append("kubernetes.weights is ReadWriteOnce, so all replicas must run on one node")
     for index, model in enumerate(stack.models):
+        nodes, tensor = count_nodes(model, stack), getattr(model, "tensor_parallel_size", None) or 1
+        if nodes > 1 and tensor > (each := count_gpus(model) // nodes):
+            found.append(
+                f"models[{index}].tensor_parallel_size: {tensor} is more than the {each} GPUs of a node, so all GPUs "
+                "exchange data over the network for each layer. Without InfiniBand or RDMA, that is slow. Without the "
+                f"field, the model gets a tensor parallel size of {each} and {nodes} pipeline stages"
+            )
         if isinstance(model.gpus, tuple) and (count := count_gpus(model)):
             found.append(
                 f"models[{index}].gpus names GPUs, but the scheduler of a cluster chooses GPUs itself: each replica "

@@ -45,6 +45,8 @@ __all__ = ["resolve"]
 
 # parameters from which a CPU answers too slowly for a chat: all weights are read from memory for each token
 LARGE_ON_CPU = 3e9
+# most machines have at most 8 GPUs
+USUAL_GPUS = 8
 PARSER = re.compile(r"models\[(\d+)\]\.(tool_call_parser|reasoning_parser)")
 # in this order, because each add-on uses what earlier ones planned
 ADDONS = (gateway, monitoring, webui)
@@ -222,7 +224,13 @@ def _assemble(
 
 def _warnings(stack: StackSpec, site: Site, parts: Sequence[Part]) -> list[str]:
     warnings = find_exposure_warnings(stack, site, [one for part in parts for one in part.endpoints])
-    for model in stack.models:
+    for index, model in enumerate(stack.models):
+        is_split = site.is_cluster or getattr(model, "split_hosts", False)
+        if not is_split and type(model.gpus) is int and model.gpus > USUAL_GPUS:
+            warnings.append(
+                f"models[{index}].gpus: all {model.gpus} GPUs of a replica must be in one machine. To use several "
+                "machines, set `target: kubernetes`, or `hosts` and `split_hosts`"
+            )
         named = [(model.model, model.revision)]
         named += [(lora.path, lora.revision) for lora in getattr(model, "lora_adapters", ())]
         warnings += [

@@ -16,7 +16,17 @@ from stackgen.doctor.collect import collect_inputs, try_open_stack
 from stackgen.doctor.finding import Finding
 from stackgen.doctor.model_facts import find_safetensors_problem, parse_shard_index, read_model_facts
 from stackgen.doctor.table import run_checks
-from tests.doctor.hosts import CONFIG, NO_GPU, ONE_24, findings, problem_ids, single_problem, write_model, write_stack
+from tests.doctor.hosts import (
+    CONFIG,
+    EIGHT_80,
+    NO_GPU,
+    ONE_24,
+    findings,
+    problem_ids,
+    single_problem,
+    write_model,
+    write_stack,
+)
 
 anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
@@ -260,3 +270,23 @@ def test_any_config_passes_through_all_checks_without_an_exception(tmp_path: Pat
     )
     write_model(tmp_path / "model", config)
     assert run_checks(collect_inputs(ONE_24, *try_open_stack(str(path))))
+
+
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(("tensor", "config", "status"), [
+    (8, {}, "fail"), (4, {}, ""), (1, {}, ""), (8, {"intermediate_size": 16384}, ""), (8, {"num_experts": 8}, ""),
+    (8, {"quantization_config": FP8 | {"weight_block_size": None}}, ""),
+    (8, {"quantization_config": FP8 | {"modules_to_not_convert": ["model.layers.0.mlp.down_proj"]}}, ""),
+])  # fmt: skip
+def test_blocks_of_fp8_weights_must_be_divisible(
+    tmp_path: Path, tensor: int, config: dict[str, Any], status: str
+) -> None:
+    config = CONFIG | {"intermediate_size": 9728, "quantization_config": FP8} | config
+    found = [
+        one for one in findings(EIGHT_80, write_stack(tmp_path, gpus=tensor, config=config)) if "FP8" in one.message
+    ]
+    assert [one.status for one in found] == ([status] if status else [])
+    for one in found:
+        assert one.id == "SG-P057" and "9728 / 8 = 1216" in one.evidence and "tensor_parallel_size: 4" in one.fix

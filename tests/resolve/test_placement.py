@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stackgen.cli.main import main
 from stackgen.plan import GpuRequest
 from stackgen.resolve.pipeline import resolve
 from stackgen.resolve.placement import place
@@ -257,3 +260,18 @@ def test_adding_a_replica_moves_no_earlier_round(models: list[tuple[int, int]], 
 @given(models=st.lists(entry, min_size=1, max_size=4))
 def test_placement_is_deterministic(models: list[dict[str, Any]]) -> None:
     assert place(stack(*models)) == place(stack(*models))
+
+
+@pytest.mark.parametrize(("fields", "model", "said"), [
+    ({}, {"gpus": 16}, "all 16 GPUs of a replica must be in one machine"), ({}, {"gpus": 8}, ""),
+    ({"target": "kubernetes"}, {"gpus": 16, "tensor_parallel_size": 16}, "16 is more than the 8 GPUs of a node"),
+    ({"target": "kubernetes"}, {"gpus": 16}, ""),
+])  # fmt: skip
+def test_more_gpus_than_a_machine_has_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], model: dict[str, Any], said: str
+) -> None:
+    entry = {"model": "org/m", "engine": "vllm", "revision": "abc"} | model
+    (tmp_path / "stack.yaml").write_text(json.dumps({"name": "n", "models": [entry]} | fields))
+    assert main(["render", str(tmp_path), "--no-validate", "--json"]) == 0
+    found = [one for one in json.loads(capsys.readouterr().out)["warnings"] if " GPUs of a " in one]
+    assert len(found) == (said != "") and said in "".join(found)
