@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import subprocess
 import tarfile
 import threading
@@ -26,6 +27,8 @@ __all__ = [
 
 # the largest size that Linux allows every user (fs.pipe-max-size)
 PIPE_BYTES = 2**20
+# the answers of a registry, and of Docker before it asks one; after all others, a later attempt may succeed
+REFUSED = re.compile(r"not found|manifest unknown|denied|unauthorized|invalid reference|no matching manifest", re.I)
 NO_DOCKER = MachineError("docker is not installed", "install Docker Engine with the compose plugin")
 
 
@@ -89,14 +92,19 @@ def inspect_image(name: str) -> LocalImage | None:
 
 
 def pull_image(name: str, platform: str) -> None:
-    """Pulls an image for a platform; Docker's progress goes to stderr. Raises StackgenError if it fails."""
+    """Pulls an image for a platform; Docker's progress goes to stderr.
+
+    Raises StackgenError if the registry refuses the image, and MachineError if the registry does not answer.
+    """
     try:
         done = subprocess.run(["docker", "pull", "--quiet", "--platform", platform, name], capture_output=True)
     except OSError:
         raise NO_DOCKER from None
     if done.returncode:
-        raise _error(f"docker pull {name}", done.stderr,
-                     "check the image's name, and this machine's connection to the registry")  # fmt: skip
+        hint = "check the image's name, and this machine's connection to the registry"
+        error = _error(f"docker pull {name}", done.stderr, hint)
+        # without an answer of the registry, the name may be right
+        raise error if REFUSED.search(error.message) else MachineError(error.message, error.hint)
 
 
 def tag_image(image: str, name: str) -> None:
