@@ -38,6 +38,9 @@ def check_gpu_ids(inputs: DoctorInputs) -> Results:
         elif missing:
             yield fail(f"GPU {', '.join(missing)} does not exist", evidence=evidence,
                        fix="use GPUs that `nvidia-smi -L` lists", place=field)  # fmt: skip
+        elif doubled := [name for name in names if sum(matches_uuid(gpu, name) for gpu in present) > 1]:
+            yield fail(f"{', '.join(doubled)} is the beginning of several UUIDs", evidence=evidence,
+                       fix="write the whole UUID, which `nvidia-smi -L` prints", place=field)  # fmt: skip
         elif unlisted:
             yield unknown(f"can't tell whether {', '.join(unlisted)} exists",
                           evidence="doctor does not check MIG instances or devices of other vendors",

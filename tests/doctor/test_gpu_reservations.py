@@ -161,3 +161,12 @@ def test_an_index_and_a_uuid_of_the_same_gpu_are_found(tmp_path: Path) -> None:
     model = "{model: ./model, engine: vllm, served_names: [n], gpu_memory_utilization: 0.4, gpus: "
     assert check(f"{model}[3]}}") == [("fail", "models[0] and models[1] name the same GPU 3, by its index and by its UUID")]
     assert check(f"{model}[2]}}") == check(f"{model}[3], share_gpus: true}}") == []
+
+
+def test_a_uuid_that_two_gpus_begin_with_is_not_unique(tmp_path: Path) -> None:
+    def check(name: str) -> tuple[str, str]:
+        found = [one for one in findings(EIGHT_80, write_stack(tmp_path, gpus=[name])) if one.id == "SG-P033"]
+        return found[0].status, found[0].message
+
+    assert check("GPU-0000000") == ("fail", "GPU-0000000 is the beginning of several UUIDs")
+    assert check("GPU-00000003")[0] == "ok"
