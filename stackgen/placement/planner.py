@@ -145,7 +145,8 @@ def _why_not(demand: Demand, gpu: Gpu, chosen: Sequence[Device], devices: Sequen
         refused = {count: text for (kind, count), text in demand.refused.items() if kind == gpu}
         total = sum(one.gpu == gpu for one in devices)
         count = max((one for one in refused if one <= total), default=min(refused))
-        return f"with {count} GPU{'s' * (count > 1)}: {refused[count]}"
+        # and with the fewest, which may lack less memory than the user thinks
+        return "; ".join(f"with {one} GPU{'s' * (one > 1)}: {refused[one]}" for one in sorted({min(refused), count}))
     taken = set(used)
     free: dict[tuple[str, str, Gpu], int] = {}
     for one in devices:
