@@ -12,6 +12,7 @@ from stackgen.doctor.facts import Gpu
 from stackgen.doctor.finding import DoctorInputs, Result, Results, fail, ok, unknown, warn
 from stackgen.doctor.gpus import requested_gpus
 from stackgen.doctor.parallel import EXPERTS, split_models
+from stackgen.fit.config import read_block_size
 from stackgen.flags.arguments import suggest_value
 from stackgen.flags.releases import flags_of
 
@@ -82,23 +83,17 @@ def check_quantization(inputs: DoctorInputs) -> Results:
 def _check_blocks(inputs: DoctorInputs) -> Iterator[Result]:
     """The blocks of FP8 weights can be split across the GPUs: `validate_fp8_block_shape` in vLLM and SGLang."""
     for place, model, tensor, _, facts in split_models(inputs):
-        settings = (facts.config or {}).get("quantization_config") if facts else None
-        block = settings.get("weight_block_size") if isinstance(settings, dict) else None
+        block = read_block_size(facts.config or {}) if facts else 0
         size = facts.number("intermediate_size") if facts else None
-        # vLLM 0.32 gives experts smaller blocks; and weights that are not quantized have none
-        whole = (isinstance(settings, dict) and settings.get("modules_to_not_convert")) or ()
-        if tensor == 1 or not size or not isinstance(block, list) or len(block) != 2 or not all(
-            isinstance(one, int) and one > 0 for one in block
-        ) or (facts and facts.number(*EXPERTS)) or "down_proj" in str(whole):  # fmt: skip
+        if tensor == 1 or not size or not block or (facts and facts.number(*EXPERTS)):
             continue
-        if size % tensor == 0 and (size // tensor) % block[1]:
-            allowed = [one for one in range(1, tensor) if size % one == 0 and (size // one) % block[1] == 0]
-            fixed = max((one for one in allowed if tensor % one == 0), default=1)
+        if size % tensor == 0 and (size // tensor) % block:
+            fixed = max((one for one in range(1, tensor) if tensor % one == 0 and size % (one * block) == 0), default=1)
             report = warn if model.image else fail
             yield report(
                 f"the FP8 weights of {model.model} can't be split across {tensor} GPUs",
                 evidence=f"config.json: intermediate_size {size} / {tensor} = {size // tensor}, which is no multiple "
-                f"of the block size {block[1]}",
+                f"of the block size {block}",
                 fix=f"set `tensor_parallel_size: {fixed}`, and reduce `gpus` accordingly (SG-V025)",
                 place=f"{place}.tensor_parallel_size" if model.tensor_parallel_size else f"{place}.gpus",
             )

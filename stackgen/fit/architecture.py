@@ -83,6 +83,7 @@ class Architecture:
     - `depth`: number of layers, with or without a cache. `length`: longest context in tokens; 0 if unknown.
     - `feed_forward`: the largest intermediate size of a dense layer. `experts`, `active_experts`, `expert_size`: of a
       mixture of experts.
+    - `block`: how many inputs a block of FP8 weights has; 0 without blocks.
     - `vision`: hidden size, depth, and largest number of patches of the vision encoder; zeros without one.
     - `expanded`: elements of keys and values of one token in a layer with MLA, where an engine does not keep the latent
       vector; 0 if unknown.
@@ -104,6 +105,7 @@ class Architecture:
     expert_size: int = 0
     tied: bool = False
     quantization: str = ""
+    block: int = 0
     vision: tuple[int, int, int] = (0, 0, 0)
     expanded: int = 0
     doubts: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from stackgen.fit.architecture import DTYPE_BYTES, Architecture, CacheLayer
 from stackgen.fit.families import FAMILIES, Fields, layer_types, state_of
 from stackgen.fit.lengths import rope_factor
 
-__all__ = ["read_config", "text_config"]
+__all__ = ["read_block_size", "read_config", "text_config"]
 
 # the language model inside the config of a multimodal model; `thinker_config` contains a text_config itself
 NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -71,6 +71,7 @@ def read_config(config: Mapping[str, Any], source: str = "config.json") -> Archi
         expert_size=fields.optional(*EXPERT_SIZES) if experts else 0,
         tied=_is_tied(config, text, family),
         quantization=_read_quantization(config, text),
+        block=read_block_size(config),
         vision=_read_vision(vision) if isinstance(vision, dict) else (0, 0, 0),
         expanded=_read_expanded(fields, heads) if FAMILIES[family].latent else 0,
         doubts=tuple(_find_doubts(config, fields)),
@@ -136,6 +137,16 @@ def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], family: str) ->
             if isinstance(part.get(name), bool):
                 return bool(part[name])
     return FAMILIES[family].tied
+
+
+def read_block_size(config: Mapping[str, Any]) -> int:
+    """How many inputs a block of FP8 weights has, for a dense model; 0 without blocks."""
+    found = config.get("quantization_config")
+    block = found.get("weight_block_size") if isinstance(found, dict) else None
+    # vLLM 0.32 gives experts smaller blocks; and weights that are not quantized have none
+    if not isinstance(found, dict) or not isinstance(block, list) or "down_proj" in str(found):
+        return 0
+    return block[-1] if len(block) == 2 and type(block[1]) is int and block[1] > 0 else 0
 
 
 def _read_quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:

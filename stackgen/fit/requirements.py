@@ -26,6 +26,15 @@ def require_divisible(known: Architecture, settings: Settings) -> None:
             f"{known.heads} attention heads can't be divided by a tensor parallel size of {parallel}",
             f"use one of {', '.join(str(n) for n in range(1, 17) if known.heads % n == 0)}",
         )
+    slice_, rest = divmod(known.feed_forward, parallel)
+    # as doctor (SG-P057): validate_fp8_block_shape of vLLM
+    if known.block and not known.experts and parallel > 1 and not rest and slice_ % known.block:
+        sizes = [n for n in range(1, 17) if known.heads % n == 0 and known.feed_forward % (n * known.block) == 0]
+        raise StackgenError(
+            f"the FP8 weights can't be divided by a tensor parallel size of {parallel}: the slice {slice_} of the "
+            f"intermediate size {known.feed_forward} is no multiple of the block size {known.block}",
+            f"use one of {', '.join(map(str, sizes))}",
+        )
     if settings.pipeline_parallel > known.depth:
         raise StackgenError(f"{known.depth} layers can't be divided into {settings.pipeline_parallel} stages",
                             "use fewer pipeline stages")  # fmt: skip

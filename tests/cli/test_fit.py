@@ -78,6 +78,17 @@ def test_what_does_not_fit_exits_with_1_and_says_what_would_help(run: Run, tmp_p
     assert "to make it fit:" in text
 
 
+def test_blocks_of_fp8_weights_that_cannot_be_split_are_an_error(run: Run, tmp_path: Path) -> None:
+    config = {**MODELS["gqa-untied"], "hidden_size": 2560, "num_attention_heads": 32, "head_dim": 128,
+              "num_key_value_heads": 8, "intermediate_size": 9728,
+              "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}  # fmt: skip
+    folder = str(write_model(tmp_path / "fp8", config, TENSORS))
+    text = run(folder, "--gpu", "H100", "--gpus", "8", code=2)
+    assert "the slice 1216 of the intermediate size 9728 is no multiple of the block size 128" in text
+    assert "use one of 1, 2, 4" in text
+    assert "fits on 4" in run(folder, "--gpu", "H100", "--gpus", "4")
+
+
 def test_a_stack_is_estimated_model_by_model(run: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "stack.yaml").write_text("""name: two
 models:
