@@ -159,7 +159,8 @@ def test_an_index_and_a_uuid_of_the_same_gpu_are_found(tmp_path: Path) -> None:
         return [(one.status, one.message) for one in found]
 
     model = "{model: ./model, engine: vllm, served_names: [n], gpu_memory_utilization: 0.4, gpus: "
-    assert check(f"{model}[3]}}") == [("fail", "models[0] and models[1] name the same GPU 3, by its index and by its UUID")]
+    message = "models[0] and models[1] name the same GPU 3, by its index and by its UUID"
+    assert check(f"{model}[3]}}") == [("fail", message)]
     assert check(f"{model}[2]}}") == check(f"{model}[3], share_gpus: true}}") == []
 
 

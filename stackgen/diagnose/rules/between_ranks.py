@@ -69,7 +69,8 @@ RULES: tuple[Rule, ...] = (
         title="torch's symmetric memory can't connect the GPUs",
         cause="vLLM uses torch's symmetric memory to connect the memory of the GPUs, and this failed: {problem}. "
         "Symmetric memory needs GPUs that can read each other's memory, and all ranks must see the same GPUs under the "
-        "same numbers. Some machines, virtual GPUs, and containers with only a part of the GPUs don't meet these conditions",
+        "same numbers. Some machines, virtual GPUs, and containers with only a part of the GPUs don't meet these "
+        "conditions",
         fix=OFF + " (SGLang: remove `--enable-torch-symm-mem` and `--enable-symm-mem`); the model, its memory and "
         "PYTORCH_CUDA_ALLOC_CONF are not the cause",
         source="The messages come from torch (csrc/distributed/c10d/symm_mem/CUDASymmetricMemory.cu) below vLLM's "

@@ -153,8 +153,9 @@ RULES: tuple[Rule, ...] = (
         "SG-C031",
         title="a proxy rejects its configuration",
         cause="{program} exited at startup because of its configuration: {problem}",
-        fix="[[correct line {line} of {file}; ]]if the message names a setting, correct this setting; test the file before the next start (`nginx "
-        "-t`, `haproxy -c -f FILE`, `caddy validate --config FILE`, `envoy --mode validate -c FILE`)",
+        fix="[[correct line {line} of {file}; ]]if the message names a setting, correct this setting; test the "
+        "file before the next start (`nginx -t`, `haproxy -c -f FILE`, `caddy validate --config FILE`, `envoy "
+        "--mode validate -c FILE`)",
         source="The messages come from nginx (src/core/ngx_file.c, ngx_conf_file.c, ngx_connection.c and "
         "event/ngx_event_openssl.c), HAProxy (src/cfgparse.c), Caddy (caddyconfig) and Envoy (source/server/server.cc)."
         " nginx/docker-nginx-unprivileged issues 17 (2019-02) and 175 (2023-11), nginx/docker-nginx issue 524 (2021-03)"
