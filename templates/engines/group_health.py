@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Health check of a further node of a replica, which answers no requests itself. Runs inside the node's container.
 
-Exits 0 if a connection to the first node at PORT is established, and tells supervise.sh that this node was healthy.
+Exits 0 if this container has a connection to the first node at PORT, and tells supervise.sh that this node was healthy.
 PORT is torch's store, where all ranks of a replica meet. The connection closes when the first node exits, and without
 the first node, this node can't compute. With `--wait`, waits until the first node accepts connections: its name
 resolves only after it has an address.
@@ -38,6 +38,7 @@ def hexed(packed):
 
 def is_connected(leader, port):
     wanted = {f"{address}:{port:04X}" for address in addresses(leader, port)}
+    sockets = set()
     for name in ("tcp", "tcp6"):
         try:
             with open(f"/proc/net/{name}") as lines:
@@ -45,8 +46,23 @@ def is_connected(leader, port):
         # a kernel without IPv6 has no tcp6
         except FileNotFoundError:
             continue
-        if any(row[2] in wanted and row[3] == ESTABLISHED for row in rows):
+        sockets |= {f"socket:[{row[9]}]" for row in rows if row[2] in wanted and row[3] == ESTABLISHED}
+    return bool(sockets) and is_own(sockets)
+
+
+def is_own(sockets):
+    """Whether a process of this container has one of `sockets`: the machine's network also shows those of others."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            for entry in os.scandir(process / "fd"):
+                if os.readlink(entry.path) in sockets:
+                    return True
+        # another user's process, which may have the connection: better to wait than to end a rank that works
+        except PermissionError:
             return True
+        # the process or the descriptor is gone
+        except OSError:
+            continue
     return False
 
 

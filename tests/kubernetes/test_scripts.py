@@ -46,6 +46,21 @@ def test_a_node_is_healthy_as_long_as_its_connection_to_the_first_one_is(family:
             assert check(address, port).returncode == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may create a namespace of processes")
+def test_a_connection_of_another_container_on_the_machine_does_not_count() -> None:
+    """With the machine's network, the table of connections also has those of other containers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        with socket.create_connection(server.getsockname()):
+            outside = ["unshare", "--pid", "--fork", "--mount-proc"]
+            for command, healthy in (([], True), (outside, False)):
+                done = subprocess.run(
+                    [*command, sys.executable, str(HEALTH), "127.0.0.1", port], capture_output=True, text=True,
+                    timeout=30, check=False, env=os.environ | {"STACKGEN_READY_FILE": os.devnull},
+                )  # fmt: skip
+                assert (done.returncode == 0) == healthy, done.stderr
+
+
 def test_a_first_node_whose_name_does_not_resolve_is_a_failure_with_a_reason() -> None:
     done = check("leader.invalid", "29501")
     assert done.returncode == 1
