@@ -13,7 +13,7 @@ from stackgen.diagnose.log_text import excerpt
 from stackgen.diagnose.unknown import WIDTH
 from stackgen.stack.redactor import SecretRedactor
 
-__all__ = ["describe_undecided"]
+__all__ = ["describe_refused", "describe_undecided"]
 
 # lines of one log that are shown
 LINES = 4
@@ -36,6 +36,24 @@ DOWNLOADS = re.compile(r"(?i)download|\bfetching\b|hf[_-]?xet|huggingface|\.safe
 # a state that was pasted already
 STATE = re.compile(r'"OOMKilled": ?(?:true|false)')
 TOOLS = {"nvidia": "`nvidia-smi`", "amd": "`rocm-smi`", "": "the GPU's tool (`nvidia-smi`, `rocm-smi`, `xpu-smi`)"}
+# the last request in an access log, which the server refused because of its body
+REFUSED = re.compile(r'"POST (?P<path>/\S*) HTTP/[\d.]+" (?:400|422)$')
+WHY_REFUSED = (
+    "next: the answer that the client got contains the reason, which this log does not show. Read it in the client's "
+    "log, or repeat the request with `curl`"
+)
+# what servers most often refuse in a chat
+CHAT = (
+    ". Often, the client sends tools, for which vLLM needs --enable-auto-tool-choice and --tool-call-parser (in "
+    "stack.yaml: tool_call_parser); as a test, turn tools off in the client. Other reasons are a prompt that is too "
+    "long, and images for a model without them"
+)
+
+
+def describe_refused(line: str) -> str:
+    """What to do next if `line`, the last error of a log, is a request that the server refused; "" otherwise."""
+    found = REFUSED.search(line)
+    return WHY_REFUSED + (CHAT if "/chat/completions" in found["path"] else "") if found else ""
 
 
 def describe_undecided(evidence: Evidence, undecided: Sequence[str]) -> tuple[str, ...]:

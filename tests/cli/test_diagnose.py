@@ -251,6 +251,23 @@ def test_a_failed_request_is_named_in_text_and_json(tmp_path: Path, capsys: pyte
     assert data["findings"] == [] and "out of plums" in data["failed_requests"][0]
 
 
+def test_a_refused_request_without_a_reason_says_where_the_reason_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "vllm.log"
+    answer = '(APIServer pid=1) INFO:     10.0.0.1:4 - "POST /v1/{} HTTP/1.1" {}\n'
+    log.write_text(answer.format("chat/completions", "400 Bad Request"))
+    code, out, _ = run(capsys, "diagnose", "--logs", str(log))
+    assert code == 1 and "refused the last request" in out and "tool_call_parser" in out
+    data = json.loads(run(capsys, "diagnose", "--logs", str(log), "--json")[1])
+    assert data["findings"] == [] and "the answer that the client got" in data["hints"][0]
+    # tools are a part of chats only
+    log.write_text(answer.format("embeddings", "422 Unprocessable Entity"))
+    assert "refused the last request" in (out := run(capsys, "diagnose", "--logs", str(log))[1]) and "tool" not in out
+    log.write_text(answer.format("chat/completions", "400 Bad Request") + answer.format("completions", "200 OK"))
+    assert "refused the last request" not in run(capsys, "diagnose", "--logs", str(log))[1]
+
+
 def test_every_finding_has_its_fix_in_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "compose.log"
     errors = {

@@ -20,7 +20,7 @@ from stackgen.diagnose import diagnose as find_causes
 from stackgen.diagnose.bundle import build_bundle
 from stackgen.diagnose.explain import format_finding
 from stackgen.diagnose.gpus import format_gpus
-from stackgen.diagnose.hints import describe_undecided
+from stackgen.diagnose.hints import describe_refused, describe_undecided
 from stackgen.diagnose.log_text import decode_log
 from stackgen.diagnose.rule_engine import find_logged_errors, find_survived_requests, find_undecided_services
 from stackgen.diagnose.rules import has_check_rule
@@ -61,6 +61,9 @@ def diagnose(args: Namespace) -> int:
         no_finding = (
             f"no failure was found. The log shows errors after which the service continued, such as: {logged[-1]}"
         )
+        if refused := describe_refused(logged[-1]):
+            hints = (*hints, refused)
+            no_finding = f"no failure was found, but the server refused the last request: {logged[-1]}\n{refused}"
     survived = () if findings else find_survived_requests(evidence)
     if survived:
         no_finding = "\n".join(survived)
