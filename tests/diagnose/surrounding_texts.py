@@ -126,4 +126,10 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-V040", 'File "/usr/lib/python3.12/site-packages/pydantic/v1/typing.py", line 64, in evaluate_forwardref\n'
      "TypeError: ForwardRef._evaluate() missing 1 required keyword-only argument: 'recursive_guard'",
      "nagaraj-real/localaipilot-api issue 8 (2025-01)", "vllm"),
+    # the seventeenth exam
+    ("SG-C039", "openai.NotFoundError: 404 page not found", "openai 2, Go net/http", "vllm"),
+    ("SG-V070", "ValueError: No tokenizer registered for tokenizer_mode='deepseek_v9'.", "vLLM 0.12, "
+     "tokenizers/registry.py", "vllm"),
+    ("SG-G003", "/app/llama-server: error while loading shared libraries: libcuda.so.1: cannot open shared object file: "
+     "No such file or directory", "glibc 2.39, elf/dl-load.c", "llamacpp"),
 )  # fmt: skip

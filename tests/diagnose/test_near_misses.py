@@ -92,9 +92,9 @@ ALSO_TRUE = {
     # the status that the client of a proxy gets
     ("SG-C012", "SG-C048"), ("SG-C020", "SG-C048"),
     # the missing path, whoever lists it; the pod of a container that ended
-    ("SG-G026", "SG-D006"), ("SG-L011", "SG-K026"),
+    ("SG-G026", "SG-D006"), ("SG-L011", "SG-K026"), ("SG-K009", "SG-K026"),
     # the state of the container
-    ("SG-D007", "SG-D012"), ("SG-D011", "SG-C008"),
+    ("SG-D007", "SG-D012"), ("SG-D007", "SG-D034"), ("SG-D011", "SG-C008"),
     ("SG-D024", "SG-D050"),
     # the backtrace below the check of llama.cpp, which names no check
     ("SG-A050", "SG-A051"),

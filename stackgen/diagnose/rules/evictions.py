@@ -1,4 +1,4 @@
-"""Rules for pods that a node evicts, objects that the API server forbids, and restarts without a log.
+"""Rules for pods that a node evicts, containers that the kernel ends, objects that the API server forbids, and restarts without a log.
 
 None of these failures was reproduced. `source` names the programs and the reports that quote the messages.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from stackgen.diagnose.evidence import Evidence, ServiceEvidence
 from stackgen.diagnose.log_lines import has_certain_error, has_served, strip_prefix
 from stackgen.diagnose.rule import Finder, Hit, Rule, Variant
+from stackgen.diagnose.rules.kubernetes_events import READ
 
 __all__ = ["RULES"]
 
@@ -35,6 +36,14 @@ BACK_OFF = re.compile(
     r"Back-off restarting failed container(?: (?P<container>[\w-]+) in pod (?P<pod>[\w.-]+?)_[\w-]+\()?|"
     r"^(?P<row>[\w.-]+)\s+\d+/\d+\s+CrashLoopBackOff\b"
 )
+# of `kubectl describe pod`, of the pod as YAML or JSON, and a row of `kubectl get pods`
+OOM_KILLED = re.compile(
+    r"^(?:Reason: +|\"?reason\"?: +\"?)OOMKilled\b|^[\w.-]+ +\d+/\d+ +(?:Init:)?OOMKilled\b"
+)
+NAME = r"[a-z0-9][a-z0-9.-]*-[a-z0-9]+"
+POD_NAME = re.compile(rf"^(?:Name: +(?P<named>{NAME})[ \t]*$|(?P<row>{NAME}) +\d+/\d+ +[A-Z])", re.M)
+MEMORY_LIMIT = re.compile(r"^[ \t]*\"?[Ll]imits\"?:(?: *\{)?(?:\s+\"?(?!memory)[\w./-]+\"?: +\S+){0,4}?"
+                          r"\s+\"?memory\"?: +\"?(?P<limit>\d[\w.]*)", re.M)  # fmt: skip
 
 
 def _read_lines(service: ServiceEvidence) -> list[str]:
@@ -71,6 +80,31 @@ def _find_restarts(evidence: Evidence) -> Iterator[Hit]:
                       found[0])  # fmt: skip
 
 
+def _find_oom_killed(evidence: Evidence) -> Iterator[Hit]:
+    """The kubelet, or a pasted output of `kubectl`, reports a container that ended with the reason OOMKilled."""
+    for service in evidence.services:
+        if line := next((one for one in service.error.splitlines() if re.search(r"\bOOMKilled\b", one)), ""):
+            yield Hit(service.service, (line.strip(),), highlight="OOMKilled")
+        elif not service.state and "OOMKilled" in service.log and not has_certain_error(service.log):
+            if found := next((match for one in _read_lines(service) if (match := OOM_KILLED.search(one))), None):
+                # a text about several pods or limits does not show which one belongs to the container
+                pods = {one["named"] or one["row"] for one in POD_NAME.finditer(service.log)}
+                limits = {one["limit"] for one in MEMORY_LIMIT.finditer(service.log)}
+                values = {"service": f"the pod {pods.pop()}" if len(pods) == 1 else "a pod"}
+                if len(limits) == 1:
+                    values["limit"] = limits.pop()
+                yield Hit(service.service, (found.string,), values, "OOMKilled", variant=DESCRIBED_POD)
+
+
+DESCRIBED_POD = Variant(
+    (),
+    cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than its "
+    "limit[[ ({limit})]], or because the node ran out of memory",
+    fix="raise the container's memory limit: `resources.limits.memory` in the pod's manifest or in the values of its "
+    "Helm chart (for a model in stack.yaml, `kubernetes.memory`); this is memory of the node, not of the GPU; if the "
+    "container has no memory limit, the node ran out of memory: use a node with more memory, or set a memory request",
+    condition="the text is pasted",
+)
 OWN_LIMIT = Variant(
     (),
     title="a pod wrote more to its disk than its limit",
@@ -125,6 +159,19 @@ LIMIT_RANGE = Variant(
 )
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-K009",
+        title="a container needed more memory than its limit",
+        cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than "
+        "its limit, or because the node ran out of memory",
+        fix="raise `kubernetes.memory` of the model in stack.yaml: this is memory of the node, not of the GPU",
+        source="The reason comes from the container runtime through the kubelet (PodStatus); "
+        "vllm-project/production-stack issue 858 (2026-02) shows it as `kubectl describe pod` prints it. The reason "
+        + READ,
+        explain="Shared memory (`/dev/shm`) and the files of a memory-backed volume count as the container's memory.",
+        find=_find_oom_killed,
+        variants=(DESCRIBED_POD,),
+    ),
     Rule(
         "SG-K024",
         title="a node evicted the pod, because a resource of the node ran out",

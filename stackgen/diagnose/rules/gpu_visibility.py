@@ -158,13 +158,27 @@ RULES: tuple[Rule, ...] = (
         ),
         variants=(
             Variant(
+                compile_patterns(
+                    r"\bllama[\w.-]{0,40}: error while loading shared libraries: libcuda\.so(?:\.1)?: cannot open "
+                    r"shared object file"
+                ),
+                cause="this build of llama.cpp was made for CUDA, and does not start without the library of NVIDIA's "
+                "driver, which is missing in the container. The NVIDIA container toolkit mounts this library only "
+                "into containers that reserve a GPU",
+                fix=f"to use an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]{CHECK_TOOLKIT}; to "
+                "run on the CPU, use an image or a build for the CPU (ghcr.io/ggml-org/llama.cpp:server; in "
+                "stack.yaml, set `gpus` to none)",
+            ),
+            Variant(
                 compile_patterns(r"Failed to infer device type|Device string must not be empty"),
                 title="the engine detects no GPU",
                 cause="vLLM detects no GPU. Either the container got no GPU or no driver, or the image is built for "
                 "another kind of GPU",
                 fix=f"with an NVIDIA GPU, [[!gpus|give the model a GPU (set `gpus` to 1), and ]]{CHECK_TOOLKIT}; "
                 "with an AMD GPU, set gpu_driver to amd, and use an image for ROCm; on a machine without a GPU, set "
-                "`gpus` to none",
+                "`gpus` to none; if `nvidia-smi` works in the container itself, set VLLM_LOGGING_LEVEL to DEBUG in "
+                "extra_env: vLLM then prints why it rejects each platform, for example a Python package for NVML that "
+                "does not fit",
                 # vLLM prints this after any error of the driver
                 consequence_of=(*WITHOUT_GPU, "*"),
             ),

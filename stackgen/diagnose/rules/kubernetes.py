@@ -202,16 +202,6 @@ RULES: tuple[Rule, ...] = (
                      r"Failed to pull image"),
     ),
     Rule(
-        "SG-K009",
-        title="a container needed more memory than its limit",
-        cause="the kernel ended a container of {service} (OOMKilled), because the container used more memory than "
-        "its limit, or because the node ran out of memory",
-        fix="raise `kubernetes.memory` of the model in stack.yaml: this is memory of the node, not of the GPU",
-        source="The reason comes from the container runtime through the kubelet (PodStatus), " + READ,
-        explain="Shared memory (`/dev/shm`) and the files of a memory-backed volume count as the container's memory.",
-        find=_finder("the kubelet reports a container that ended with the reason OOMKilled", r"\bOOMKilled\b"),
-    ),
-    Rule(
         "SG-K010",
         title="a probe of a pod fails",
         cause="the {probe} probe of {service} fails after the first start, so the pod gets no requests or is "

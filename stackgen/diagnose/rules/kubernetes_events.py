@@ -24,7 +24,7 @@ EVENT = re.compile(
 SCHEDULED = re.compile(r"\bdefault-scheduler\s+Successfully assigned |\bSuccessfully assigned \S+ to ")
 # of `kubectl describe`, which shows one pod; `kubectl get events` names the pod of each line
 STARTED = re.compile(r"^(?!.*\bpod/).*\bkubelet\b.*\bStarted container\b")
-DESCRIBED = re.compile(r"(?:\bpods?[/ ]|^Name:\s+)(?P<pod>[a-z0-9](?:[a-z0-9.-]*-[a-z0-9]+)+)\b")
+DESCRIBED = re.compile(r"(?:\bpods?[/ ]|^Name:\s+)(?P<pod>[a-z0-9][a-z0-9.-]*-[a-z0-9]+)\b")
 # the reasons that the scheduler counts, each with a number of nodes
 REASONS = re.compile(
     r"\d+/\d+ nodes are available: (?P<reasons>(?!\d+ (?:No p|P)reemption).+?)\.?(?: preemption: .*)?$"

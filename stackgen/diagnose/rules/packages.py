@@ -20,7 +20,7 @@ __all__ = ["RULES"]
 
 MISMATCH = re.compile(
     r"^(?:ImportError: cannot import name '(?P<name>\w+)' from (?:partially initialized module "
-    r")?'(?P<package>\w+)[\w.]*'|"
+    r")?'(?P<module>(?P<package>\w+)[\w.]*)'|"
     r"AttributeError: (?:partially initialized )?module '(?P<package2>\w+)[\w.]*' has no attribute '(?P<name2>\w+)'|"
     r"AttributeError: (?:type object )?'(?P<owner>\w+)' object has no attribute '(?P<name3>\w+)'|"
     r"AttributeError: type object '(?P<owner2>\w+)' has no attribute '(?P<name5>\w+)'|"
@@ -72,7 +72,7 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
         if not caller or (callee and callee.lower() == caller):
             # a package that does not find its own names has files of two versions, or was built wrongly
             if caller and groups.get("package") and message.text.startswith("ImportError: cannot import name"):
-                values = {"caller": caller, "name": groups["name"]}
+                values = {"caller": caller, "name": groups["name"], "module": groups["module"]}
                 yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=BROKEN_BUILD)
             continue
         # an object of an unknown package, such as None or a model class, is more often a bug of the caller
@@ -137,13 +137,18 @@ def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
         yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)
 
 
+UNMIXED = (
+    "if files or folders are mounted over {caller} in the image, remove these mounts; set `image:` to a released "
+    "version instead of a nightly build, or to another build; don't install {caller} again into a running container"
+)
 BROKEN_BUILD = Variant(
     (),
-    title="the image contains files of two versions of a package",
-    cause="{caller} imports `{name}` from one of its own modules, and this module does not have it. So the image "
-    "contains files of two versions of {caller}, or this build of the image is broken",
-    fix="if files or folders are mounted over {caller} in the image, remove these mounts; set `image:` to a released "
-    "version instead of a nightly build, or to another build; don't install {caller} again into a running container",
+    title="a package does not find a name in its own modules",
+    cause="{caller} imports `{name}` from its own module {module}, and Python does not find the name there. Most often, "
+    "the image contains files of two versions of {caller}, or this build of the image is broken. But Python prints the "
+    "same message if {module} failed earlier and hides its first error",
+    fix="run `python3 -c 'import {module}; {module}.{name}'` in a container of this image, which also prints the first "
+    f"error if there is one: then solve that one (it may be the driver); otherwise, {UNMIXED}",
     condition="a package does not find a name in its own modules",
 )
 OF_MODEL = Variant(
@@ -159,7 +164,7 @@ MIXED = Variant(
     title="the image contains files of two versions of a package",
     cause="{caller} imports its own module {module}, which is not in the image. So the image contains files of two "
     "versions of {caller}, or this build of the image is broken",
-    fix=BROKEN_BUILD.fix,
+    fix=UNMIXED,
     condition="a package does not find one of its own modules",
 )
 PART = Variant(

@@ -150,15 +150,28 @@ RULES: tuple[Rule, ...] = (
         "{problem}",
         fix="send fewer images or other files in a request, or raise the limit with `--limit-mm-per-prompt` in "
         "extra_args; if the limit is 0, the model was started for text only",
-        source="The messages come from vLLM (multimodal/processing.py and entrypoints/chat_utils.py). The failure was "
-        "not reproduced.",
+        source="The messages come from vLLM (multimodal/processing.py and entrypoints/chat_utils.py). "
+        "bytedance/UI-TARS-desktop issue 180 (2025-03) quotes the one for a request. The failure was not reproduced.",
         explain="The limit is 0 if the model was started for text only (`--language-model-only`).",
         patterns=compile_patterns(
-            r"(?P<problem>At most \d+ \w+\(s\) may be provided in one prompt)",
+            r"(?P<problem>At most \d+ \w+\(s\) may be provided in one (?:prompt|request))",
         ),
         inputs=ANSWERS,
         refusal=True,
         variants=(
+            Variant(
+                compile_patterns(
+                    r"(?P<problem>At most [1-9]\d* \w+\(s\) may be provided in one (?:prompt|request))",
+                    r"(?P<problem>You set .{1,60} in `--limit-mm-per-prompt`, but (?:passed|found) \d+ .{0,20}items in "
+                    r"the same prompt)",
+                ),
+                title="a request has more images or files than the limit",
+                cause="the server works, but a client sent more images, videos or sounds in one request than the "
+                "server's limit allows: {problem}",
+                fix="send fewer of them in one request (many chat clients send earlier images again with each "
+                "message); or raise the limit with `--limit-mm-per-prompt` in extra_args, for example "
+                "'{\"image\": 4}' (older versions: image=4), if the model accepts several",
+            ),
             Variant(
                 compile_patterns(r"(?P<problem>(?<!\S)\S{1,100} is not a multimodal model)"),
                 cause="the server works, but a client sent an image or audio to a text-only model: {problem}",

@@ -120,6 +120,21 @@ RULES: tuple[Rule, ...] = (
         engines=("vllm",),
     ),
     Rule(
+        "SG-V070",
+        title="this version of vLLM has no such tokenizer mode",
+        cause="the vLLM in this image has no tokenizer mode `{mode}`. Either the image is older than the mode, or the "
+        "name is wrong",
+        fix="compare the name with the model's page; if the page names this mode, set `image:` to a newer version of "
+        "vLLM (`deepseek_v32` needs 0.13 or newer); otherwise correct the value after --tokenizer-mode in extra_args, "
+        "or remove both",
+        source="The message comes from vLLM (tokenizers/registry.py), and is quoted in vllm-project/vllm issue 30933 "
+        "(2025-12), in which vLLM 0.12 does not know deepseek_v32. The failure was not reproduced.",
+        explain="Some models have no Jinja template, such as DeepSeek-V3.2. vLLM then needs the mode to form the "
+        "prompt: without it, the server starts, but chat requests fail (SG-V015).",
+        patterns=compile_patterns(r"No tokenizer registered for tokenizer_mode='(?P<mode>[^']+)'"),
+        engines=("vllm",),
+    ),
+    Rule(
         "SG-V014",
         title="the chat template file does not exist",
         cause="the chat template[[ {path}]] does not exist in the container",
@@ -136,10 +151,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-V015",
         title="the model has no chat template",
-        cause="/v1/chat/completions needs a chat template, but the tokenizer of this base model has none",
-        fix="use the instruction-tuned version of the model, or set chat_template to a Jinja file",
+        cause="/v1/chat/completions needs a chat template, but this model's tokenizer has none, and the server was "
+        "started without one",
+        fix="if this is a base model, use its instruction-tuned version; if the model's page names a "
+        "`--tokenizer-mode`, set extra_args to [--tokenizer-mode, MODE]: the code of this mode then replaces the "
+        "template (for DeepSeek-V3.2, `deepseek_v32` with vLLM 0.13 or newer); otherwise set chat_template to a Jinja "
+        "file",
         source="The messages come from transformers 4.44 and later (tokenization_utils_base.py). The failure was "
-        "reproduced.",
+        "reproduced. The mode is in vLLM's tokenizers/deepseek_v32.py, and vllm-project/vllm issue 30933 (2025-12) "
+        "names it.",
         explain="Base models only continue text, and know no chat roles. /v1/completions works without a chat "
         "template. Newer repositories keep the chat template in chat_template.jinja next to tokenizer_config.json. "
         "Maybe this file was not downloaded.",
@@ -154,13 +174,15 @@ RULES: tuple[Rule, ...] = (
         "SG-V016",
         title="tool calls are not enabled",
         cause="the client sends tools, but the server was started without a tool call parser",
-        fix="set tool_call_parser to the parser of the model's family, which also enables automatic tool choice",
+        fix="set tool_call_parser to the parser of the model's family, which also enables automatic tool choice (outside "
+        "stackgen: `--enable-auto-tool-choice --tool-call-parser NAME`)",
         source="The messages come from vLLM 0.32.0 (renderers/online_renderer.py). The failure was reproduced.",
         explain="For tool calls, vLLM needs --enable-auto-tool-choice and --tool-call-parser. If tool_call_parser is "
         "set, stackgen passes both flags to vLLM.",
         patterns=compile_patterns(
-            # the check quotes the answer as JSON, in which the quotes are escaped
-            r'auto\\?"? tool choice requires --enable-auto-tool-choice',
+            # the check quotes the answer as JSON, in which the quotes are escaped; clients
+            # cut long answers off
+            r'auto\\*"? tool choice requires --enable-auto',
             r"tool_choice=.{1,80} requires --tool-call-parser to be set",
         ),
         inputs=("log", "check"),

@@ -93,12 +93,27 @@ RULES: tuple[Rule, ...] = (
         fix="set the base URL to http://HOST:PORT/v1 (the client itself adds /chat/completions); `curl "
         "http://HOST:PORT/v1/models` must list the models; the engine's access log shows the path that arrived",
         source="The bodies are FastAPI's for an unknown path (starlette, routing.py), which vLLM, SGLang and FastChat "
-        "use, and llama-server's (tools/server/server-http.cpp); the exception is that of the OpenAI SDK 2 "
-        "(_exceptions.py). The failure was not reproduced.",
+        "use, llama-server's (tools/server/server-http.cpp), and the one of Go's net/http (server.go); the exception "
+        "is that of the OpenAI SDK 2 (_exceptions.py). skye-harris/hass_local_openai_llm issue 15 (2026-01) has the "
+        "answer of a Go program. The failure was not reproduced.",
         explain="For an unknown model, vLLM answers 404 as well, but with a message about the model.",
         patterns=compile_patterns(
             r"Error code: 404 - \{'detail': 'Not Found'\}",
             r"Error code: 404 - \{'error': \{.{0,80}'message': 'File Not Found'",
+        ),
+        variants=(
+            Variant(
+                compile_patterns(
+                    r"(?:\bNotFoundError|\bOpenAIException|\bOpenAI(?: API)? [Ee]rror)(?:: | - )404 page not found"
+                ),
+                cause="a program that is written in Go answered `404 page not found`, so it does not know the path of "
+                "the request. Such programs are Ollama, llama-swap and the proxy Traefik. Often, the "
+                "base URL of the client lacks /v1, or has it twice; or the address is that of another program, or of "
+                "a proxy without a route for this path",
+                fix="set the base URL to http://HOST:PORT/v1 (the client itself adds /chat/completions or /models); "
+                "`curl http://HOST:PORT/v1/models` must list the models; if it prints `404 page not found` too, "
+                "check the address and port, and the routes of the proxy",
+            ),
         ),
     ),
     Rule(
