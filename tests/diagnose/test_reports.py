@@ -12,7 +12,7 @@ from stackgen.diagnose import rule_engine as engine
 from stackgen.diagnose.error_lines import find_error_lines
 from stackgen.diagnose.log_text import excerpt
 from stackgen.diagnose.rule import UNKNOWN
-from stackgen.diagnose.rule_engine import find_survived_requests, find_undecided_services
+from stackgen.diagnose.rule_engine import find_logged_errors, find_survived_requests, find_undecided_services
 from stackgen.diagnose.rules import RULES
 from stackgen.runtimes.observation.evidence import collect_from_log
 from tests.diagnose.reports import FOLDER, Report, load_reports
@@ -60,7 +60,7 @@ def test_without_its_rule_the_line_that_matters_is_still_shown(report: Report, m
 def test_a_report_without_a_failure_in_its_log_gets_no_cause(report: Report) -> None:
     assert diagnose(report.evidence) == ()
     # either the command says that it is unknown whether the server works, or which request failed
-    requests = find_survived_requests(report.evidence)
+    requests = (*find_survived_requests(report.evidence), *find_logged_errors(report.evidence))
     assert find_undecided_services(report.evidence) or report.shown in " ".join(requests)
 
 
