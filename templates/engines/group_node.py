@@ -3,7 +3,7 @@
 
 setup ADDRESS [COMMAND...]      prints the variables for the network interface with ADDRESS, and what COMMAND prints
 run LEADER PORT COMMAND...      runs COMMAND as soon as LEADER accepts connections at PORT
-watch LEADER PORT SECONDS PID   ends PID when its connection to LEADER is lost for SECONDS after it was healthy
+watch LEADER PORT SECONDS PID   ends PID when its connection to LEADER is lost for SECONDS
 
 Without these variables, Gloo uses the address of the host's name, which is a loopback address on Debian, and NCCL may
 choose another network. Sources: PyTorch 2.x, `torch/csrc/distributed/c10d/ProcessGroupGloo.cpp` (GLOO_SOCKET_IFNAME);
@@ -72,14 +72,17 @@ def setup(address, command):
 
 
 def watch(leader, port, seconds, pid):
-    connected = time.monotonic()
+    connected, seen = time.monotonic(), 0
     while alive(pid):
         time.sleep(1)
         try:
-            if is_connected(leader, port) or not READY.exists():
-                connected = time.monotonic()
+            if is_connected(leader, port):
+                connected, seen = time.monotonic(), seen + 1
         except OSError:
             pass
+        # Until it connects, the rank still imports its libraries. Once is not enough: `run` connects for a moment.
+        if seen < 3 and not READY.exists():
+            connected = time.monotonic()
         if time.monotonic() - connected >= seconds:
             print(f"stackgen: no connection to the first machine ({leader} port {port}) for {seconds:g} s: ending this "
                   "rank, which can't compute without it", file=sys.stderr, flush=True)  # fmt: skip

@@ -61,6 +61,27 @@ def test_setup_passes_on_the_code_of_the_other_command(script: Path) -> None:
     assert setup(script, "127.0.0.1", "false").returncode == 1
 
 
+def test_rank_is_ended_if_the_first_machine_is_lost_before_a_health_check(
+    script: Path, leader: socket.socket, tmp_path: Path
+) -> None:
+    port = str(leader.getsockname()[1])
+    leader.listen()
+    leader.settimeout(30)
+    with subprocess.Popen([sys.executable, "-c", RANK, port]) as rank:
+        try:
+            connection = leader.accept()[0]
+            env = os.environ | {"STACKGEN_READY_FILE": str(tmp_path / "ready")}
+            watch = [sys.executable, str(script), "watch", "127.0.0.1", port, "2", str(rank.pid)]
+            with subprocess.Popen(watch, env=env, stderr=subprocess.PIPE, text=True) as process:
+                time.sleep(5)
+                assert process.poll() is None
+                connection.close()
+                assert process.communicate(timeout=30)[1].count("no connection to the first machine") == 1
+            assert rank.wait(timeout=30) == -15
+        finally:
+            rank.kill()
+
+
 def test_rank_starts_when_the_first_machine_listens_and_is_ended_when_it_is_lost(
     script: Path, leader: socket.socket, tmp_path: Path
 ) -> None:
