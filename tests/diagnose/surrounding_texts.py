@@ -130,6 +130,6 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-C039", "openai.NotFoundError: 404 page not found", "openai 2, Go net/http", "vllm"),
     ("SG-V070", "ValueError: No tokenizer registered for tokenizer_mode='deepseek_v9'.", "vLLM 0.12, "
      "tokenizers/registry.py", "vllm"),
-    ("SG-G003", "/app/llama-server: error while loading shared libraries: libcuda.so.1: cannot open shared object file: "
-     "No such file or directory", "glibc 2.39, elf/dl-load.c", "llamacpp"),
+    ("SG-G003", "/app/llama-server: error while loading shared libraries: libcuda.so.1: cannot open shared object "
+     "file: No such file or directory", "glibc 2.39, elf/dl-load.c", "llamacpp"),
 )  # fmt: skip

@@ -293,7 +293,8 @@ REFUSALS: tuple[tuple[str, str], ...] = (
      "True) for serving but got assistant"),
     ("SG-V032", "ERROR 08-01 10:12:09 [x.py:1] ValueError: At most 0 image(s) may be provided in one prompt."),
     ("SG-V032", "ERROR 08-01 10:12:09 [x.py:1] ValueError: At most 1 image(s) may be provided in one request."),
-    ("SG-V032", "ERROR 08-01 1:2:9 [x.py:1] You set '' in `--limit-mm-per-prompt`, but found 3 items in the same prompt"),
+    ("SG-V032", "ERROR 08-01 1:2:9 [x.py:1] You set '' in `--limit-mm-per-prompt`, but found 3 items in the same "
+     "prompt"),
     ("SG-V032", "ERROR 08-01 10:12:09 [x.py:1] ValueError: acme/one is not a multimodal model"),
     ("SG-X009", "[2026-11-29 12:03:30] ValueError: The input (9000 tokens) is longer than the model's context length "
      "(8192 tokens)."),

@@ -1,4 +1,4 @@
-"""Rules for pods that a node evicts, containers that the kernel ends, objects that the API server forbids, and restarts without a log.
+"""Rules for evicted pods, containers that the kernel ends, objects that the API server forbids, and restarts.
 
 None of these failures was reproduced. `source` names the programs and the reports that quote the messages.
 """
@@ -37,9 +37,7 @@ BACK_OFF = re.compile(
     r"^(?P<row>[\w.-]+)\s+\d+/\d+\s+CrashLoopBackOff\b"
 )
 # of `kubectl describe pod`, of the pod as YAML or JSON, and a row of `kubectl get pods`
-OOM_KILLED = re.compile(
-    r"^(?:Reason: +|\"?reason\"?: +\"?)OOMKilled\b|^[\w.-]+ +\d+/\d+ +(?:Init:)?OOMKilled\b"
-)
+OOM_KILLED = re.compile(r"^(?:Reason: +|\"?reason\"?: +\"?)OOMKilled\b|^[\w.-]+ +\d+/\d+ +(?:Init:)?OOMKilled\b")
 NAME = r"[a-z0-9][a-z0-9.-]*-[a-z0-9]+"
 POD_NAME = re.compile(rf"^(?:Name: +(?P<named>{NAME})[ \t]*$|(?P<row>{NAME}) +\d+/\d+ +[A-Z])", re.M)
 MEMORY_LIMIT = re.compile(r"^[ \t]*\"?[Ll]imits\"?:(?: *\{)?(?:\s+\"?(?!memory)[\w./-]+\"?: +\S+){0,4}?"
@@ -85,15 +83,17 @@ def _find_oom_killed(evidence: Evidence) -> Iterator[Hit]:
     for service in evidence.services:
         if line := next((one for one in service.error.splitlines() if re.search(r"\bOOMKilled\b", one)), ""):
             yield Hit(service.service, (line.strip(),), highlight="OOMKilled")
-        elif not service.state and "OOMKilled" in service.log and not has_certain_error(service.log):
-            if found := next((match for one in _read_lines(service) if (match := OOM_KILLED.search(one))), None):
-                # a text about several pods or limits does not show which one belongs to the container
-                pods = {one["named"] or one["row"] for one in POD_NAME.finditer(service.log)}
-                limits = {one["limit"] for one in MEMORY_LIMIT.finditer(service.log)}
-                values = {"service": f"the pod {pods.pop()}" if len(pods) == 1 else "a pod"}
-                if len(limits) == 1:
-                    values["limit"] = limits.pop()
-                yield Hit(service.service, (found.string,), values, "OOMKilled", variant=DESCRIBED_POD)
+            continue
+        if service.state or "OOMKilled" not in service.log or has_certain_error(service.log):
+            continue
+        if found := next((match for one in _read_lines(service) if (match := OOM_KILLED.search(one))), None):
+            # a text about several pods or limits does not show which one belongs to the container
+            pods = {one["named"] or one["row"] for one in POD_NAME.finditer(service.log)}
+            limits = {one["limit"] for one in MEMORY_LIMIT.finditer(service.log)}
+            values = {"service": f"the pod {pods.pop()}" if len(pods) == 1 else "a pod"}
+            if len(limits) == 1:
+                values["limit"] = limits.pop()
+            yield Hit(service.service, (found.string,), values, "OOMKilled", variant=DESCRIBED_POD)
 
 
 DESCRIBED_POD = Variant(

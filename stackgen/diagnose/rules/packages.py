@@ -144,9 +144,9 @@ UNMIXED = (
 BROKEN_BUILD = Variant(
     (),
     title="a package does not find a name in its own modules",
-    cause="{caller} imports `{name}` from its own module {module}, and Python does not find the name there. Most often, "
-    "the image contains files of two versions of {caller}, or this build of the image is broken. But Python prints the "
-    "same message if {module} failed earlier and hides its first error",
+    cause="{caller} imports `{name}` from its own module {module}, and Python does not find the name there. Most "
+    "often, the image contains files of two versions of {caller}, or this build of the image is broken. But "
+    "Python prints the same message if {module} failed earlier and hides its first error",
     fix="run `python3 -c 'import {module}; {module}.{name}'` in a container of this image, which also prints the first "
     f"error if there is one: then solve that one (it may be the driver); otherwise, {UNMIXED}",
     condition="a package does not find a name in its own modules",

@@ -174,8 +174,8 @@ RULES: tuple[Rule, ...] = (
         "SG-V016",
         title="tool calls are not enabled",
         cause="the client sends tools, but the server was started without a tool call parser",
-        fix="set tool_call_parser to the parser of the model's family, which also enables automatic tool choice (outside "
-        "stackgen: `--enable-auto-tool-choice --tool-call-parser NAME`)",
+        fix="set tool_call_parser to the parser of the model's family, which also enables automatic tool choice "
+        "(outside stackgen: `--enable-auto-tool-choice --tool-call-parser NAME`)",
         source="The messages come from vLLM 0.32.0 (renderers/online_renderer.py). The failure was reproduced.",
         explain="For tool calls, vLLM needs --enable-auto-tool-choice and --tool-call-parser. If tool_call_parser is "
         "set, stackgen passes both flags to vLLM.",
