@@ -34,6 +34,8 @@ RAISED = re.compile(
     r"(?:\[ *[\d.]+\] )?(?:(?:misc dxg: )?(?:dxgk: )?dxgkio_make_resident: Ioctl failed: .*|NVRM: (?:.{1,40} )?Xid .*)|"
     # of Go
     r"panic: \S.*|"
+    # of Python's OSError, printed without its name
+    r"\[Errno \d+\] .*|"
     # of a shell that starts a program
     r"(?:/bin/)?(?:ba|da)?sh: (?:line )?\d+: \S+: .*|"
     # of SGLang, whose lines have no level

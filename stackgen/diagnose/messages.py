@@ -16,6 +16,7 @@ from stackgen.spec import ModelSpec
 
 __all__ = [
     "REMEDY", "SETTING", "Message", "find_advice", "find_messages", "find_settings", "name_setting", "parallel_size",
+    "strip_quoted",
 ]  # fmt: skip
 
 # fields of stack.yaml that vLLM's messages name with the same words
@@ -77,6 +78,8 @@ EXPOSING = re.compile(
     r"\bverify ?= "
     r"?(?:false|0|none)|SSL_?VERIFY|DISABLE_(?:SSL|TLS|AUTH|VERIF)|VERIFY_?SSL|\bCURL_CA_BUNDLE\b|\bPYTHONHTTPSVERIFY\b|\bunconfined\b|\bcap.?add\b"
 )
+# values and names of Python, which contain the words of settings by chance
+QUOTED = re.compile(r"\binput_value=.*?(?:, input_type=\w+|$)|(?<=cannot import name )'\w+'", re.M)
 SETTING = re.compile(r"--?[a-z][\w-]{2,60}|\b[a-z]+(?:_[a-z0-9]+)+\b|\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b")
 
 
@@ -133,9 +136,15 @@ def name_setting(word: str, engine: str, model: ModelSpec | None = None) -> str:
     return f"{flag} in extra_args" if known and flag in known.by_name else ""
 
 
+def strip_quoted(text: str) -> str:
+    """`text` without the input that pydantic shows, and without names that Python could not import."""
+    return QUOTED.sub("", text)
+
+
 def find_settings(text: str, engine: str, model: ModelSpec | None) -> tuple[str, ...]:
     """The settings that `text` is about, in words of stack.yaml; with `model`, only those that it sets."""
     found: list[str] = []
+    text = strip_quoted(text)
     # names in the message itself come first
     found += [shown for word in SETTING.findall(text) if (shown := name_setting(word, engine, model))]
     for pattern, settings in WORDS:

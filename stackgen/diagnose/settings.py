@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from stackgen.diagnose.error_lines import CRASH_BANNER
 from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
-from stackgen.diagnose.messages import find_settings, name_setting
+from stackgen.diagnose.messages import find_settings, name_setting, strip_quoted
 from stackgen.diagnose.templates import has_field
 from stackgen.spec import ModelSpec
 
@@ -103,6 +103,7 @@ def find_touched_settings(text: str, log: str, engine: str, model: ModelSpec | N
 
     Without `model`, those that vLLM's line of its arguments in `log` names; without such a line, all that fit.
     """
+    text = strip_quoted(text)
     arguments = next((found["text"] for found in ARGUMENTS.finditer(log)), "")
     found = list(find_settings(text, engine, model))
     if model is None and arguments:

@@ -132,4 +132,9 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "tokenizers/registry.py", "vllm"),
     ("SG-G003", "/app/llama-server: error while loading shared libraries: libcuda.so.1: cannot open shared object "
      "file: No such file or directory", "glibc 2.39, elf/dl-load.c", "llamacpp"),
+    # the eighteenth exam
+    ("SG-K038", "Error: unable to load config: unsupported config version: 3\nerror running nvidia-toolkit: unable to "
+     "setup runtime", "NVIDIA/gpu-operator issue 2060 (2026-01)", "vllm"),
+    ("SG-V040", "RuntimeError: Failed to import plum because of the following error:\n"
+     "'FieldInfo' object has no attribute 'required'", "pydantic 2, transformers", "vllm"),
 )  # fmt: skip

@@ -177,3 +177,15 @@ def test_a_failed_request_is_named_although_a_later_one_was_answered() -> None:
     assert "the server runs, but a request failed" in said and "out of plums" in said and "500" in said
     # a client's own mistake is none
     assert find_survived_requests(collect_from_log(ready + answer.format("404 Not Found"))) == ()
+
+
+def test_words_of_quoted_input_and_of_python_names_are_no_settings() -> None:
+    names = "ImportError: cannot import name 'PLUM_ATTENTION_CLASSES' from 'transformers.plum' (/usr/lib/plum.py)"
+    assert (
+        "--attention-backend"
+        not in first(f"$ python -m vllm.entrypoints.openai.api_server --model acme/a\n{names}\n").fix
+    )
+    quoted = (
+        "Value error, dtype plum is not supported [type=value_error, input_value={'additional_config'}, input_type=X]"
+    )
+    assert "--additional-config" not in first(f"$ vllm serve acme/a\n{quoted}\n").fix

@@ -5,9 +5,28 @@ None of these failures was reproduced. `source` names the programs and the repor
 
 from __future__ import annotations
 
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+import re
+from collections.abc import Iterator
+
+from stackgen.diagnose.evidence import Evidence
+from stackgen.diagnose.log_lines import lines_since_ready, strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
+
+CONFIG_VERSION = re.compile(r"unable to load config: unsupported config version: 3\b")
+TOOLKIT = re.compile(r"nvidia-(?:container-)?toolkit|nvidia-ctk")
+
+
+def _find_old_toolkit(evidence: Evidence) -> Iterator[Hit]:
+    """NVIDIA's container toolkit can't read the node's configuration of containerd."""
+    for service in evidence.services:
+        lines = lines_since_ready(service.log) if TOOLKIT.search(service.log) else ()
+        for line in lines:
+            if found := CONFIG_VERSION.search(line):
+                yield Hit(service.service, (strip_prefix(line).strip(),), {}, found[0])
+                break
+
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -97,6 +116,20 @@ RULES: tuple[Rule, ...] = (
         explain="With `failureMode: FailOpen` in the InferencePool, gateways that support it send the requests to any "
         "pod while the picker is gone.",
         patterns=compile_patterns(r"ext_proc_error_gRPC_error_14\b"),
+        inputs=("log", "docker"),
+    ),
+    Rule(
+        "SG-K038",
+        title="NVIDIA's container toolkit is too old for this containerd",
+        cause="containerd 2 writes its configuration in version 3, which this NVIDIA container toolkit can't read. So "
+        "it can't configure the GPUs of the node",
+        fix="use version 1.18 or newer of the toolkit: with the GPU Operator, remove `toolkit.version` from the "
+        "chart's values if it is pinned there, or upgrade the operator; on a node without the operator, upgrade the "
+        "package nvidia-container-toolkit",
+        source="The message comes from the NVIDIA container toolkit (pkg/config/engine/containerd). "
+        "NVIDIA/gpu-operator issue 2060 (2026-01) quotes it, and reports the versions. The failure was not reproduced.",
+        explain="Neither the driver nor the model is the cause.",
+        find=_find_old_toolkit,
         inputs=("log", "docker"),
     ),
 )

@@ -38,6 +38,8 @@ ARITY = re.compile(
 # of the package kernels
 NO_VERSION = "ValueError: Either a revision or a version must be specified"
 MISSING = re.compile(r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
+# what pydantic 1's ModelField has, and pydantic 2's FieldInfo has not
+FIELD_INFO = re.compile(r"'FieldInfo' object has no attribute '(?:required|type_|outer_type_|field_info|allow_none)'")
 FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
                    r'File "\S*?/(?P<checkout>vllm|fastchat|transformers|FastChat)/')  # fmt: skip
 # objects whose package the message does not name
@@ -58,6 +60,9 @@ def _find_mismatch(evidence: Evidence) -> Iterator[Hit]:
     for message in find_messages(evidence):
         if NO_VERSION in message.text and any("hub_kernels" in line for line in message.before):
             yield Hit(message.service.service, (message.text,), highlight=NO_VERSION, variant=KERNELS)
+        if old := FIELD_INFO.search(message.text):
+            yield Hit(message.service.service, (message.text,), highlight=old[0], variant=NEW_PYDANTIC)
+            continue
         if not (found := MISMATCH.search(message.text)):
             yield from _find_wrong_call(message)
             continue
@@ -129,6 +134,9 @@ def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
         frames = [(one["package"] or one["checkout"]).lower() for line in message.before if (one := FRAME.search(line))]
         root, caller = found["module"].partition(".")[0], frames[-1] if frames else ""
         values = {"module": found["module"], **({"caller": caller} if caller else {})}
+        if found["module"] == "vllm" and any("litellm/llms/vllm" in line for line in message.before):
+            yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=IN_LITELLM)
+            continue
         of_model = any("transformers_modules" in line for line in message.before[-8:])
         # Python names the first part that is missing, so the package itself is there
         is_part = "." in found["module"]
@@ -158,6 +166,16 @@ OF_MODEL = Variant(
     fix="build an image with the package: `FROM` the engine's image, and `RUN pip install` with the package that the "
     "model's page names; or use another variant of the model, which needs no code of its own",
     condition="the code of the model's repository imports it",
+)
+IN_LITELLM = Variant(
+    (),
+    title="LiteLLM's prefix `vllm/` is not for a server",
+    cause="the model's name in LiteLLM begins with `vllm/`. With this prefix, LiteLLM loads vLLM inside its own "
+    "process, where vLLM is not installed. It does not send the request to a vLLM server",
+    fix="in LiteLLM's configuration (or in the call of its library), set `model` to `hosted_vllm/NAME`, where NAME is "
+    "a name from the server's `/v1/models`, and `api_base` to `http://HOST:PORT/v1`; don't install vLLM next to "
+    "LiteLLM",
+    condition="LiteLLM's code for the prefix `vllm/` imports vllm",
 )
 MIXED = Variant(
     (),
@@ -204,6 +222,16 @@ KERNELS = Variant(
     "`kernels<0.15` with this transformers, or a transformers that names versions (5.10.1 or newer), and pin both",
     condition="the traceback passes through transformers/integrations/hub_kernels.py",
 )
+NEW_PYDANTIC = Variant(
+    (),
+    title="a package was written for pydantic 1",
+    cause="a package reads the fields of a pydantic model as in pydantic 1, but the installed pydantic is version 2, "
+    "whose FieldInfo does not have them",
+    fix="use an official image of the engine, whose packages match; in your own installation, read the traceback above "
+    "this line: update the package whose file called pydantic (in reports: DeepSpeed, with transformers and "
+    "accelerate), or, if no newer one fits, install `pydantic<2`, unless another package needs pydantic 2",
+    condition="the message names an attribute that only fields of pydantic 1 have",
+)
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -229,12 +257,13 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from Python; lm-sys/FastChat issue 3704 (2025-03) and vllm-project/vllm "
         "issue 44759 (2026-06) quote some, and xorbitsai/inference issue 4803 (2026-04) one without the name of the "
         "exception. The one of kernels is in sgl-project/sglang issue 27654 (2026-06) and pull request 26704, and in "
-        "huggingface/transformers issue 46291 (2026-05).",
+        "huggingface/transformers issue 46291 (2026-05), and that of pydantic in lm-sys/FastChat issue 3190 (2024-03) "
+        "and huggingface/transformers issue 27273 (2023-11).",
         explain="The model's files and the GPU are not the cause, because the program ended while one package called "
         "another.",
         find=_find_mismatch,
         fallback=True,
-        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL, KERNELS),
+        variants=(FAILS_REQUESTS, OLD_WORKER, BROKEN_BUILD, WRONG_CALL, KERNELS, NEW_PYDANTIC),
     ),
     Rule(
         "SG-V047",
@@ -244,12 +273,12 @@ RULES: tuple[Rule, ...] = (
         "the image is already released, search its issues for the module's name; if your own image lacks the "
         "package, add it when you build the image, not in a running container",
         source="The message comes from Python 3. vllm-project/vllm issue 43528 (2026-05) quotes it for a nightly "
-        "image, and LMCache/lmcache-vllm issue 60 (2025-04) for a part of another package. The failure was not "
-        "reproduced.",
+        "image, and LMCache/lmcache-vllm issue 60 (2025-04) for a part of another package, and "
+        "BerriAI/litellm issue 2831 (2024-04) for LiteLLM's prefix. The failure was not reproduced.",
         explain="Often, the package imports the module only for an optional feature that your stack does not use. "
         "Then the image was built incorrectly.",
         find=_find_missing_package,
         fallback=True,
-        variants=(OF_MODEL, MIXED, PART),
+        variants=(OF_MODEL, IN_LITELLM, MIXED, PART),
     ),
 )

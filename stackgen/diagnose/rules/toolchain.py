@@ -14,22 +14,22 @@ SAMPLER = 'until then, set VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env if th
 RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G023",
-        title="the image has no CUDA compiler",
-        cause="a library (FlashInfer) compiles a kernel at startup, but the image contains no nvcc",
-        fix="use an image that contains compiled FlashInfer kernels (vllm/vllm-openai), or set "
-        'VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env; if the image has a CUDA toolkit in another folder (`ls -d '
-        "/usr/local/cuda*`), set CUDA_HOME in extra_env to this folder",
+        title="no CUDA compiler is found",
+        cause="a library (FlashInfer) compiles a kernel at startup, but finds no nvcc: the image contains none, or "
+        "nvcc is installed in a folder that the library does not search",
+        fix="run `ls -d /usr/local/cuda*` and `which nvcc` in the image: if there is a CUDA toolkit, set CUDA_HOME in "
+        "extra_env to its folder; otherwise, use an image that contains compiled FlashInfer kernels "
+        '(vllm/vllm-openai), or set VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env',
         source="The messages come from FlashInfer 0.6.18 (jit/cpp_ext.py) and torch 2.13 (utils/cpp_extension.py), and "
         "are quoted in vllm-project/vllm issues 49497 (2026-07) and 21960 (2025-07), and in odysseus-dev/odysseus pull "
         "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) has the list in CUDA_HOME. "
         "pytorch/pytorch issue 185733 (2026-05), odysseus-dev/odysseus issue 4010 (2026-06) and vllm-project/vllm "
         "issues 50705 and 50751 (2026-08) quote the messages about nvcc's permissions, Python.h and sm75, and "
-        "flashinfer-ai/flashinfer issues 2577 (2026-06) and 2045 (2025-11) those about architectures. The failure "
+        "flashinfer-ai/flashinfer issues 2577 (2026-06) and 2045 (2025-11) those about architectures, and 1919 "
+        "(2025-10) the one with an installed nvcc. The failure "
         "was not reproduced.",
         explain="FlashInfer compiles kernels for which the image has no compiled version, for example on new GPUs.",
-        patterns=compile_patterns(
-            r"Could not find nvcc and default cuda_home", r"nvcc: (?:command )?not found|No such file.*: '\S*nvcc'"
-        ),
+        patterns=compile_patterns(r"Could not find nvcc\b", r"nvcc: (?:command )?not found|No such file.*: '\S*nvcc'"),
         variants=(
             Variant(
                 compile_patterns(
