@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,24 +43,47 @@ def exit_code() -> int:
     return 128 + (_received[0] if _received else signal.SIGINT)
 
 
+def _send_again() -> threading.Timer:
+    """Sends the last signal again, a moment later. Call it in the main thread."""
+    number = _received[-1]
+    signal.signal(number, stop)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
     """Within the block, SIGINT, SIGTERM and SIGHUP raise `Stopped`.
 
     By default, SIGTERM ends Python at once, and a `docker compose` that stackgen has started goes on unobserved.
-    Ignored signals stay ignored (`nohup`).
+    Ignored signals stay ignored (`nohup`). Python can't raise an exception out of a destructor or a callback of a
+    library: it prints and drops the exception. Then the signal is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _received.clear()
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    dropped, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def send_again(found: sys.UnraisableHookArgs) -> None:
+        if isinstance(found.exc_value, Stopped):
+            timers.append(_send_again())
+        else:
+            dropped(found)
+
     try:
+        sys.unraisablehook = send_again
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, stop)
         yield
     finally:
+        sys.unraisablehook = dropped
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             # None: the handler was not installed from Python
             if handler is not None:

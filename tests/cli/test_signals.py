@@ -42,6 +42,27 @@ def test_a_signal_soon_after_the_start_prints_no_traceback(number: signal.Signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_in_a_destructor_stops_the_command_all_the_same(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python prints and drops exceptions of destructors, and of callbacks of libraries such as pydantic-core."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    def run() -> None:
+        with signals.raise_on_signals():
+            Interrupted()
+            time.sleep(5)
+
+    with pytest.raises(signals.Stopped):
+        run()
+    assert signals.exit_code() == 128 + number
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_a_command_and_its_child(number: signal.Signals, tmp_path: Path) -> None:
     """`docker` is a program that never ends; stackgen waits for it, as for a `docker compose` that pulls an image."""
     (tmp_path / "stack.yaml").write_text(STACK)
