@@ -115,7 +115,7 @@ CHECKS: tuple[Check, ...] = (
           run=gpu_reservations.check_all_gpus_used),
     Check("SG-P046", name="experts", description="with `expert_parallel`, the model has experts",
           run=parallel.check_experts),
-    Check("SG-P047", name="kv-cache-dtype", description="the GPUs support `kv_cache_dtype: fp8` in vLLM",
+    Check("SG-P047", name="kv-cache-dtype", description="the GPUs, or the CPU, support `kv_cache_dtype: fp8` in vLLM",
           run=kv_cache.check_kv_cache_dtype),
     Check("SG-P045", name="gpu-taken", description="no container of another stack uses the same GPUs (Docker gives a "
                                                    "GPU to any number of containers)",
@@ -260,7 +260,7 @@ _SCOPES = {
                     "applies only to models of vLLM and SGLang that are split across several GPUs"),
     "context": "applies only to vLLM models with `max_model_len`",
     "quantization": "applies only to quantized models in vLLM",
-    "kv-cache-dtype": "applies only to vLLM models with GPUs and `kv_cache_dtype: fp8`",
+    "kv-cache-dtype": "applies only to vLLM models with `kv_cache_dtype: fp8`",
     "cached": "applies only to models on the Hub and gpt-oss, if `storage.offline` is set",
     "cpu": "applies only to models on the CPU without `image`",
     "cores": "applies only to `cpuset`",

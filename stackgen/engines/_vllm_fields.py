@@ -1,7 +1,8 @@
 """Fields of vLLM whose values depend on each other: batches, memory, caches, experts and sleep.
 
 Sources: vLLM 0.32.0, `vllm/config/scheduler.py` (`verify_max_model_len`), `config/cache.py`, `config/offload.py`,
-`config/model.py` (`limit_mm_per_prompt`, `enable_sleep_mode`), `v1/worker/gpu_worker.py` (`kv_cache_memory_bytes`).
+`config/model.py` (`limit_mm_per_prompt`, `enable_sleep_mode`), `v1/worker/gpu_worker.py` (`kv_cache_memory_bytes`). On
+the CPU: `v1/worker/cpu_worker.py`, `v1/attention/backends/cpu_attn.py` (`_get_attn_isa`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from stackgen.engines._parallel import parallel_sizes
 from stackgen.engines.base import Replica
 from stackgen.errors import Mistake
+from stackgen.fit.fp8_cache import is_fp8
 from stackgen.flags.parallel import count_model_groups, read_flags
 from stackgen.spec import parse_token_count
 
@@ -51,8 +53,8 @@ def vllm_field_flags(model: Any) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
-    """Combinations of fields that vLLM refuses at its start, or that have no effect."""
+def find_field_mistakes(replica: Replica, cpu_arch: str) -> Iterator[Mistake]:
+    """Combinations of fields that vLLM refuses at its start, or that have no effect. `cpu_arch`: of the machine."""
     model, path = replica.spec, replica.path
     yield from _find_batch_mistakes(model, path)
     if model.prefix_caching is False and model.cache_aware:
@@ -67,6 +69,10 @@ def find_field_mistakes(replica: Replica) -> Iterator[Mistake]:
                            ("kv_cache_memory", "set cpu_kv_cache_gib")):  # fmt: skip
         if getattr(model, field):
             yield Mistake(f"{path}.{field}", "has no effect on the CPU", hint=instead)
+    if model.kv_cache_dtype and is_fp8(model.kv_cache_dtype) and cpu_arch != "x86_64":
+        yield Mistake(f"{path}.kv_cache_dtype", f"is {model.kv_cache_dtype}, but on the CPU, vLLM supports an FP8 KV "
+                      f"cache only on x86_64 with AVX-512 or AMX, and cpu_arch is {cpu_arch}",
+                      hint="remove the field. `cpu_kv_cache_gib` sets the size of the KV cache")  # fmt: skip
 
 
 def _find_batch_mistakes(model: Any, path: str) -> Iterator[Mistake]:
@@ -118,6 +124,11 @@ def find_field_warnings(replica: Replica) -> Iterator[str]:
         )
     if model.load_format == "dummy":
         yield f"{path}.load_format is dummy: the weights are random, and the answers have no meaning"
+    if not replica.gpus and model.kv_cache_dtype and is_fp8(model.kv_cache_dtype):
+        yield (
+            f"{path}.kv_cache_dtype is {model.kv_cache_dtype}: on the CPU, vLLM starts with it only if the CPU has "
+            "AVX-512 or AMX. `stackgen doctor` checks this. `cpu_kv_cache_gib` sets the size of the KV cache"
+        )
     if model.kv_cache_memory and model.gpu_memory_utilization and not model.share_gpus:
         yield (
             f"{path}.kv_cache_memory sets the size of the KV cache, so gpu_memory_utilization only decides how much "

@@ -53,7 +53,7 @@ class VllmModel(ModelSpec):
     kv_cache_dtype: Text | None = Field(
         None,
         description="Data type of the KV cache, for example fp8 (on NVIDIA GPUs of the generations Ada, Hopper and "
-        "Blackwell, and on AMD GPUs). Default: the model's data type",
+        "Blackwell, on AMD GPUs, and on CPUs with AVX-512 or AMX). Default: the model's data type",
     )
     max_num_seqs: int | None = Field(
         None, ge=1, description="Maximum number of requests that run at the same time. Default: vLLM's own, 256 or, on "

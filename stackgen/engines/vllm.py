@@ -139,7 +139,7 @@ class Vllm:
                 if name.startswith("-")
             ]  # fmt: skip
             found += [*find_parallel_mistakes(replica), *_nodes.find_node_mistakes(replica),
-                      *find_lora_mistakes(replica, context.site), *find_field_mistakes(replica),
+                      *find_lora_mistakes(replica, context.site), *find_field_mistakes(replica, context.stack.cpu_arch),
                       *find_speculative_mistakes(replica, parallel_sizes(replica)[0])]  # fmt: skip
         return found
 

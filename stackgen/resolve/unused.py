@@ -125,6 +125,9 @@ def _model_fields(model: Any) -> Iterator[tuple[str, str]]:
         yield "trust_remote_code", "a GGUF file contains no code"
     if model.engine == "llamacpp" and model.gpu_layers and not model.gpus:
         yield "gpu_layers", "the model has no GPU. Set `gpus`, or remove the field"
+    if model.engine == "vllm" and not model.gpus and model.gpu_memory_utilization is not None:
+        size = f"{model.cpu_kv_cache_gib} GiB"
+        yield "gpu_memory_utilization", f"on the CPU, `cpu_kv_cache_gib` sets the size of vLLM's KV cache (now {size})"
     if model.engine == "vllm" and model.gpus and _is_set(model, "cpu_kv_cache_gib"):
         yield "cpu_kv_cache_gib", "the model uses GPUs, whose memory holds the KV cache"
     if model.engine == "fastchat":

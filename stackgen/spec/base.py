@@ -130,7 +130,8 @@ class ModelSpec(Strict):
         gt=0,
         le=1,
         description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92. FastChat and "
-        "llama.cpp have no such limit: for them, it is only the share with which `stackgen fit` compares their memory",
+        "llama.cpp have no such limit: for them, it is only the share with which `stackgen fit` compares their memory. "
+        "On the CPU, set vLLM's `cpu_kv_cache_gib` instead",
     )
     replicas: int = Field(
         1, ge=1, le=64, description="Number of replicas of the model. Each replica is a service with its own GPUs"

@@ -103,6 +103,15 @@ def test_each_gpu_fault_is_found_by_its_own_check(
     single_problem(findings(host, write_stack(tmp_path, **fields)), id, status)
 
 
+def test_an_fp8_cache_on_the_cpu_needs_avx_512_or_amx(tmp_path: Path) -> None:
+    path = write_stack(tmp_path, gpus="none", kv_cache_dtype="fp8")
+    host = replace(ONE_24, gpus=())
+    for flags, arch, status in (({"avx2", "avx512f"}, "x86_64", "ok"), ({"avx2"}, "x86_64", "fail"),
+                                (None, "x86_64", "unknown"), ({"asimd"}, "aarch64", "fail")):  # fmt: skip
+        found = findings(replace(host, cpu_flags=flags and frozenset(flags), cpu_arch=arch), path)
+        assert [one.status for one in found if one.id == "SG-P047"] == [status]
+
+
 def test_config_without_kv_heads_has_one_per_attention_head(tmp_path: Path) -> None:
     config = {name: value for name, value in CONFIG.items() if name != "num_key_value_heads"}
     found = findings(EIGHT_80, write_stack(tmp_path, gpus=8, config=config))

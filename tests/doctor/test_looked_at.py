@@ -29,7 +29,7 @@ STACKS: dict[str, tuple[Host, dict[str, Any]]] = {
     "pipeline": (EIGHT_80, {"gpus": 4, "pipeline_parallel_size": 2}),
     "experts": (EIGHT_80, {"gpus": 2, "expert_parallel": True, "config": QUANTIZED | {"num_experts": 8}}),
     "all GPUs": (EIGHT_80, {"gpus": "all", "tensor_parallel_size": 8}),
-    "CPU": (make_host(()), {"gpus": "none"}),
+    "CPU": (make_host(()), {"gpus": "none", "kv_cache_dtype": "fp8"}),
     "llama.cpp": (ONE_24, {"engine": "llamacpp", "model": "o/m-GGUF", "file": "m.gguf"}),
     "Hub": (ONE_24, {"model": "org/m", "max_model_len": 4096, "stack_bind": "192.168.1.5",
                      "lora_adapters": [{"name": "l", "path": "org/l"}]}),

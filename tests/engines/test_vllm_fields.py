@@ -19,8 +19,9 @@ from tests.doctor.hosts import CONFIG, EIGHT_80, NOTHING_KNOWN, findings, proble
 
 
 def plan(**model: Any) -> Plan:
+    stack = {"name": "demo", "gateway": False, "cpu_arch": model.pop("stack_cpu_arch", "x86_64")}
     entry = {"model": "org/m", "engine": "vllm", "gpus": 4, "revision": "abc"} | model
-    return resolve(build_spec({"name": "demo", "models": [entry], "gateway": False}, "test"), ComposeSite(), "test")
+    return resolve(build_spec(stack | {"models": [entry]}, "test"), ComposeSite(), "test")
 
 
 def command(**model: Any) -> list[str]:
@@ -102,6 +103,7 @@ def test_a_draft_model_is_downloaded_or_mounted() -> None:
         ({"gpus": "none", "cpu_offload_gib": 2}, "has no effect on the CPU"),
         ({"gpus": "none", "kv_cache_memory": "2g"}, "set cpu_kv_cache_gib"),
         ({"gpus": "none", "sleep_mode": True}, "vLLM supports it only on GPUs"),
+        ({"gpus": "none", "kv_cache_dtype": "fp8", "stack_cpu_arch": "arm64"}, "only on x86_64 with AVX-512 or AMX"),
         ({"load_format": "safetensor"}, "did you mean safetensors?"),
         ({"limit_mm_per_prompt": {"images": 1}}, "limit_mm_per_prompt"),
         ({"kv_cache_memory": "20"}, "with the unit k, m or g, for example 8g"),
@@ -133,6 +135,8 @@ def test_a_flag_without_its_field_is_allowed() -> None:
     [
         ({"sleep_mode": True}, "VLLM_SERVER_DEV_MODE=1"),
         ({"expert_parallel": True, "gpus": 1}, "expert_parallel has no effect"),
+        ({"gpus": "none", "kv_cache_dtype": "fp8_e5m2"}, "only if the CPU has AVX-512 or AMX"),
+        ({"gpus": "none", "gpu_memory_utilization": 0.5}, "gpu_memory_utilization has no effect: on the CPU"),
         ({"load_format": "dummy"}, "the weights are random"),
         ({"kv_cache_memory": "2g", "gpu_memory_utilization": 0.5}, "gpu_memory_utilization only decides"),
     ],
