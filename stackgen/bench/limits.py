@@ -42,8 +42,12 @@ class Verdict:
     def describe(self, run: Run) -> str:
         """One sentence."""
         if self.breaks is None:
-            return f"the limits hold at every level, up to {run.describe_load(run.levels[-1])}"
-        upto = f"the limits hold up to {run.describe_load(self.holds)}" if self.holds else "the limits hold at no level"
+            return f"every load stays within the limits, up to {run.describe_load(run.levels[-1])}"
+        upto = (
+            f"the loads stay within the limits up to {run.describe_load(self.holds)}"
+            if self.holds
+            else "no load stays within the limits"
+        )
         return f"{upto}. At {run.describe_load(self.breaks)}, {self.reason}"
 
     def to_json(self) -> dict[str, Any]:

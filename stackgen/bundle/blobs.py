@@ -139,7 +139,7 @@ class BlobWriter:
                     if not left:
                         raise StackgenError(
                             f"only {done} of {size} bytes arrived",
-                            "run the command again, which continues where it stopped",
+                            "run the command again: it continues where it stopped",
                         )
                     now = left[: room - written]
                     left = left[len(now) :]
@@ -156,7 +156,9 @@ class BlobWriter:
                 break
         rest: bytes | memoryview = next(source, b"")
         if left or rest:
-            raise StackgenError(f"more than {size} bytes arrived: the file is changing", "run the command again")
+            raise StackgenError(
+                f"the bundle got more than the {size} bytes of a file: the file is changing", "run the command again"
+            )
         return pieces, f"sha256:{whole.hexdigest()}"
 
     def _keep(self, pieces: list[Piece], digest: str, size: int) -> None:
@@ -210,7 +212,8 @@ class BlobWriter:
             ) from None
         if state["part_size"] != self._part_size:
             raise StackgenError(
-                f"{self._folder} was started with another --part-size", f"use the same size, or remove {self._folder}"
+                f"{self._folder} contains an unfinished bundle with another --part-size",
+                f"pass the same --part-size as before, or remove {self._folder}",
             )
         for digest, blob in blobs.items():
             paths = [(self._folder / piece.path, piece.size) for piece in blob.pieces]

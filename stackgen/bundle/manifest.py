@@ -72,7 +72,9 @@ class Image(_Part):
     layers: tuple[Digest, ...] = Field(description="Digests of the layers as they are in the bundle, from the bottom")
     diff_ids: tuple[Digest, ...] = Field(description="Digests of the layers without compression, from the bottom")
     manifest_type: str = Field(description="Media type of the OCI manifest")
-    sources: tuple[str, ...] = Field((), description="Names by digest in the registries that the image came from")
+    sources: tuple[str, ...] = Field(
+        (), description="Names of the image, with the digest, in the registries that it came from"
+    )
 
 
 class StoreFile(_Part):
@@ -169,7 +171,7 @@ def read_manifest(folder: Path) -> Manifest:
         unfinished = (folder / ".create.json").exists()
         raise StackgenError(
             f"{folder} is not {'a complete' if unfinished else 'a'} bundle: it has no {MANIFEST}",
-            "run the same `stackgen bundle create` again, which continues where it stopped" if unfinished else
+            "run the same `stackgen bundle create` again: it continues where it stopped" if unfinished else
             "pass the folder that `stackgen bundle create` wrote",
         ) from None  # fmt: skip
     except OSError as error:
@@ -207,7 +209,7 @@ def _require_consistent(manifest: Manifest, path: Path) -> None:
                 f"{path} is damaged: the pieces of {blob.digest} have the wrong size", "copy the bundle again"
             )
         if not blob.pieces and not manifest.bases:
-            raise StackgenError(f"{path} is damaged: {blob.digest} is in no file", "copy the file again")
+            raise StackgenError(f"{path} is damaged: no file contains the blob {blob.digest}", "copy the file again")
     for model in manifest.models:
         for file in model.files:
             if (file.digest is None) == (file.link is None):

@@ -178,7 +178,7 @@ class _Paths:
             chosen = f"{folder}/{name}" if number == 1 else f"{folder}/{number}/{name}"
             if self._places.setdefault(chosen, real) == real:
                 return chosen
-        raise StackgenError(f"1000 files have the name {name}", "rename some of them")
+        raise StackgenError(f"the stack names 1000 files with the same name, {name}", "rename some of them")
 
 
 def _set_storage(text: str, name: str, value: str) -> str:

@@ -47,7 +47,9 @@ def open_bases(manifest: Manifest, folders: Sequence[Path]) -> list[tuple[Path, 
         if digest not in known:
             raise StackgenError(
                 f"this bundle is not based on {folder}, whose manifest is {digest}",
-                f"the earlier bundles are {', '.join(known)}" if known else "this bundle is complete without --base",
+                f"the earlier bundles are {', '.join(known)}"
+                if known
+                else "run the command without --base: this bundle needs no earlier bundle",
             )
         found.append((folder, read_manifest(folder)))
     return found
@@ -72,7 +74,7 @@ def verify(folder: Path, manifest: Manifest, bases: Sequence[tuple[Path, Manifes
     missing = {path: _missing_part(path, folder) for path, _, _ in pieces if not path.is_file()}
     for part in sorted({part for part in missing.values() if part}):
         count = sum(one == part for one in missing.values())
-        problems.append(Problem(part, f"this part is missing, and with it {count} files of the bundle"))
+        problems.append(Problem(part, f"this part of the bundle is missing ({count} files)"))
     for path, piece, digest in pieces:
         name = piece.path if path.is_relative_to(folder) else str(path)
         if path in missing:

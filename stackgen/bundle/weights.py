@@ -163,7 +163,7 @@ def collect_folder(folder: Path, name: str, place: str, writer: BlobWriter, prog
         inner = path.relative_to(folder).as_posix()
         files.append(one.model_copy(update={"path": place if inner == "." else f"{place}/{inner}"}))
     if not files:
-        raise StackgenError(f"{folder} has no files", "the model's folder needs its weights")
+        raise StackgenError(f"{folder} has no files", "copy the model's files, including its weights, into this folder")
     readme = next((one for one in files if one.path == f"{place}/README.md"), None)
     relative = readme and readme.model_copy(update={"path": f"{folder.name}/README.md"})
     return Model(name=name, place="stack", files=tuple(files), license=_license(source, relative))

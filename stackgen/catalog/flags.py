@@ -107,10 +107,10 @@ def _refuse(argument: Argument, version: str) -> str:
         return f"vLLM {version} has no flag {flag}" + (f": {removed}" if removed else "")
     names = set(argument.entry["names"])
     if CODE in names:
-        return ("it runs Python code from the model's repository, and most models no longer need it: set "
+        return ("the flag runs Python code from the model's repository. Most models no longer need this code: set "
                 "`trust_remote_code` only if vLLM asks for it")  # fmt: skip
     if not names & (USABLE | OWN):
-        return "stackgen leaves it out: it loads code, or sets a file, a port or a name"
+        return "stackgen leaves this flag out, because it loads code, or sets a file, a port or a name"
     if argument.value is not None:
         name = argument.entry["names"][0]
         if name in DEFAULTS_ONLY and argument.value not in DEFAULTS_ONLY[name]:

@@ -60,8 +60,8 @@ def _tools(recipe: Recipe, model: ServedModel) -> Iterator[Problem]:
     # vLLM's /v1/responses takes tools without a parser
     if model.refuses_tools and {"chat", "messages"} & set(recipe.needs):
         text = (
-            f"{recipe.title} sends `tools`{when}, and {model.engine} refuses them with a 400, even `tools: []`, "
-            f"because {TOOLS_FIELD} is not set"
+            f"{recipe.title} sends `tools`{when}. {model.engine} answers such requests with a 400, even for `tools: "
+            f"[]`, because {TOOLS_FIELD} is not set"
         )
         if fact := find_parser("tool_call_parser", model.source, *model.names):
             text += f". {fact.origin} names the parser `{fact.value}`"
@@ -80,8 +80,8 @@ def _tools(recipe: Recipe, model: ServedModel) -> Iterator[Problem]:
         # measured on build 11434: a 200 with text, also for `required`; server-common.cpp reads `tool_choice` as a text
         if dialect.name == "llamacpp":
             text += (
-                ". Without that, llama.cpp answers with text and ignores `tool_choice`; it always ignores a "
-                "`tool_choice` that is an object"
+                ". Without such a template, llama.cpp answers with text and ignores `tool_choice`. With any template, "
+                "it ignores a `tool_choice` that is an object"
             )
         yield Problem("note", text, "")
 

@@ -15,6 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 WIDTH = 100
+OTHER_CAUSES = "Some messages have another cause or fix:"
 # text in backticks or parentheses, and the end of a step
 STEP = re.compile(r"`[^`]*`|\([^()]*\)|(?P<end>; )")
 
@@ -62,6 +63,7 @@ def format_page(rule: Rule) -> str:
     # `fill` would join the paragraphs and the list items of `explain`
     parts += ["", *("\n".join(_wrap(line) for line in rule.explain.split("\n"))).splitlines(), ""]
     if rule.variants:
+        parts.append(OTHER_CAUSES)
         for text, steps in _format_variants(rule):
             parts += [_wrap(f"- {text}", indent="  "), *(["  Fix:"] if steps else [])]
             parts += [_wrap(f"  - {step}", indent="    ") for step in steps]
@@ -81,7 +83,7 @@ def format_markdown(rule: Rule) -> str:
         parts.append(f"```yaml\n{_format_change(rule)}\n```\n")
     parts.append(f"{rule.explain}\n")
     if rule.variants:
-        parts.append("Some messages have another cause or fix:\n")
+        parts.append(f"{OTHER_CAUSES}\n")
         for text, steps in _format_variants(rule):
             parts.append("\n".join([f"- {text}", *(["  Fix:"] if steps else []), *(f"  - {one}" for one in steps), ""]))
     if rule.all_patterns:

@@ -60,7 +60,8 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
         given, path = model.reasoning_parser, f"{place}.reasoning_parser"
         if given and (source := find_non_thinking(model)):
             yield warn(
-                f"{model.model} is not a reasoning model, and {given} can treat its whole answer as reasoning",
+                f"{model.model} is not a reasoning model, so the reasoning parser {given} may treat its whole answer "
+                f"as reasoning",
                 evidence=source, fix="remove `reasoning_parser`", place=path,
             )  # fmt: skip
             continue
@@ -68,7 +69,7 @@ def check_reasoning_parser(inputs: DoctorInputs) -> Results:
             continue
         fact = find_better_parser(model, "reasoning_parser")
         if fact is None:
-            yield ok(f"{given} reads the reasoning of {model.model}", place=path)
+            yield ok(f"the reasoning parser {given} fits {model.model}", place=path)
         else:
             fix = f"set `reasoning_parser: {fact.value}`"
             yield warn(

@@ -80,7 +80,11 @@ def _explain_unknown_flag(engine: str, flag: str, known: Flags, place: str) -> R
     if value and normalize_flag(name) in known.by_name:
         field = FIELD_OF_FLAG[engine].get(normalize_flag(name))
         fix = f"write two items, `{name}` and its value" + (f", or use the field {field}" if field else "")
-        return fail(f"{flag} is one item, which {engine} reads as the name of a flag", fix=fix, place=place)
+        return fail(
+            f"{flag} is a single item of extra_args, so {engine} reads all of it as the name of a flag",
+            fix=fix,
+            place=place,
+        )
     error = "invalid argument" if engine == "llamacpp" else "unrecognized arguments"
     return fail(
         f"{flag} is unknown",

@@ -194,7 +194,8 @@ def check_root(inputs: DoctorInputs) -> Results:
     for place, model, _, _ in requested_gpus(inputs):
         if model.read_only:
             yield warn("the root file system is read-only, and hooks of the NVIDIA Container Toolkit may fail to write",
-                       evidence="nvidia-cdi-hook ends with code 1 on a read-only root file system (kserve pull 5711)",
+                       evidence="nvidia-cdi-hook exits with code 1 on a read-only root file system (pull request 5711 "
+                       "of kserve)",
                        fix="remove `read_only: true`, or test a start of this stack on this machine first",
                        place=f"{place}.read_only")  # fmt: skip
         else:

@@ -46,7 +46,7 @@ CHECKS: tuple[Check, ...] = (
           "(`start_interval` and CDI need version 25)",
           run=features.check_engine_version, machine=True),
     Check("SG-P003", name="compose", description="the Compose plugin supports every feature that compose.yaml uses "
-          "(`start_interval` needs version 2.20.2), and stackgen is tested with its version (2.24 or newer)",
+          "(`start_interval` needs version 2.20.2), and is a version that stackgen is tested with (2.24 or newer)",
           run=features.check_compose_version, machine=True),
     Check("SG-P004", name="buildx", description="buildx is 0.17 or newer, if an image is built on this machine",
           run=machine.check_buildx, machine=True),

@@ -40,8 +40,8 @@ class LlamaCppModel(ModelSpec):
     max_num_seqs: int | None = Field(
         None,
         ge=1,
-        description="Number of requests that run at the same time (llama.cpp calls them slots). Each of them then has "
-        "its own context of `max_model_len` tokens, so the memory for the KV cache is multiplied by this number. Set "
+        description="Number of requests that run at the same time (llama.cpp calls them slots). If you set it, each "
+        "request has its own context of `max_model_len` tokens, so the KV cache needs this many times the memory. Set "
         "both fields: without a number in `max_model_len`, the model's own context is divided by this number. "
         "Default: up to 4 requests, which share one context of `max_model_len` tokens",
     )

@@ -42,7 +42,7 @@ ALIASES = {
     "-q": "quiet", "-a": "attach", "--net": "network",
 }  # fmt: skip
 SUPERVISED = (
-    "stackgen starts and restarts containers itself: four attempts, and a supervisor for engines that die later"
+    "stackgen starts and restarts containers itself: it tries a start four times, and restarts engines that die later"
 )
 BUILT_IN = {
     "detach": "`stackgen up` starts containers in the background", "interactive": "a server reads no input",

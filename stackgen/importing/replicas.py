@@ -92,6 +92,5 @@ def share_gpus(drafts: list[Draft], ledger: Ledger, *, scheduled: bool = False) 
     _share_first(drafts, ledger)
     counted = [one for one in drafts if isinstance(one.fields.get("gpus"), int)]
     if len(counted) > 1 and not any(isinstance(one.fields.get("gpus"), list) for one in drafts):
-        ledger.warn("gpus", "several services reserve GPUs by their number, and Docker gives each of them the same "
-            "first GPUs. "
-                    "stackgen gives each model its own GPUs")  # fmt: skip
+        ledger.warn("gpus", "several services reserve a number of GPUs (`count`), and Docker gives the same first "
+        "GPUs to all of them. stackgen gives each model its own GPUs")  # fmt: skip

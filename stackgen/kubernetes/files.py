@@ -81,6 +81,6 @@ class FileMaps:
 def _unusable(path: Path, why: str) -> StackgenError:
     return StackgenError(
         f"{path} {why}",
-        "pods get the file from a ConfigMap, so it must be text of at most 512 KiB. Put larger files on the claim "
-        "for weights",
+        "pods get the file from a ConfigMap, so it must be text of at most 512 KiB. Put larger files into the "
+        "PersistentVolumeClaim for weights",
     )

@@ -141,7 +141,7 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
     for number, word in enumerate(model.extra_args):
         if split_local_path(word)[1]:
             yield Mistake(f"{path}.extra_args[{number}]", "is a path on this machine, which pods can't access",
-                          hint="use a path on the claim for weights, below /models")  # fmt: skip
+                          hint="use a path below /models, in the PersistentVolumeClaim for weights")  # fmt: skip
     if settings and settings.max_replicas and settings.max_replicas < model.replicas:
         yield Mistake(f"{path}.kubernetes.max_replicas", f"is lower than `replicas`, which is {model.replicas}",
                       hint="`replicas` is the minimum, and `max_replicas` the maximum")  # fmt: skip

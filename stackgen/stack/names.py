@@ -88,10 +88,10 @@ def _find_other_parser(model: Any, field: Parser, path: str) -> Iterator[str]:
         says = f"vLLM sets {fact.value} itself: remove the field"
         if not fact.automatic:
             says = f"{fact.origin} ({fact.date}) names {fact.value}"
-        yield f"{path}: {given} reads the format of other models. For {model.model}, {says}"
+        yield f"{path}: the parser {given} is for other models. For {model.model}, {says}"
     elif field == "reasoning_parser" and (source := find_non_thinking(model)):
-        yield (f"{path}: {model.model} is not a reasoning model ({source}), and {given} can treat its whole answer as "
-               "reasoning. Remove the field")  # fmt: skip
+        yield (f"{path}: {model.model} is not a reasoning model ({source}), so the parser {given} may treat its "
+               "whole answer as reasoning. Remove the field")  # fmt: skip
 
 
 def _find_long_context(model: Any, path: str) -> Iterator[str]:

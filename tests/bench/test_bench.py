@@ -169,8 +169,8 @@ def test_failed_requests_are_counted_with_their_reason(bench: Bench, capsys: pyt
     [
         (["--max-ttft", "0.5s"], 0, "up to 2 streams. At 4 streams, the p95 of the TTFT is 800 ms, above 500 ms"),
         (["--max-itl", "20ms"], 0, "up to 1 stream. At 2 streams, the p95 of the inter-token latency is 40 ms"),
-        (["--max-ttft", "10ms"], 1, "the limits hold at no level. At 1 stream, the p95 of the TTFT is 200 ms"),
-        (["--max-ttft", "2", "--max-itl", "1s"], 0, "the limits hold at every level, up to 4 streams"),
+        (["--max-ttft", "10ms"], 1, "no load stays within the limits. At 1 stream, the p95 of the TTFT is 200 ms"),
+        (["--max-ttft", "2", "--max-itl", "1s"], 0, "every load stays within the limits, up to 4 streams"),
     ],
 )
 def test_the_highest_load_that_keeps_the_limits(

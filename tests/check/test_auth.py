@@ -266,7 +266,7 @@ def test_a_server_without_a_key(vllm: Fake, exposed: bool, status: str) -> None:
         (Answer(404, b"{}"), Answer(401, b"{}"), "fail",
          "/models returns 404, but chat requires a key and no key was given"),
         (Answer(404, b"{}"), Answer(404, b"{}"), "warn",
-         "can't tell whether the server has a key: /models returns 404, chat returns 404"),
+         "can't tell whether the server requires a key: /models returns 404, chat returns 404"),
     ],
 )  # fmt: skip
 def test_responses_without_a_key_are_interpreted(

@@ -249,7 +249,7 @@ def test_without_a_known_context_the_long_prompt_is_not_sent(server: Server) -> 
     server.fake.routes["GET /v1/models"] = json_answer(model_list("tiny"))
     found = ask(server)
     assert (found.status, found.message) == ("pass", "the server still answers after 8 invalid requests")
-    assert found.notes == ("a prompt longer than the context was not sent, because the context length is unknown",)
+    assert found.notes == ("the check sent no prompt longer than the context, because the context length is unknown",)
 
 
 @pytest.mark.parametrize(
@@ -292,8 +292,8 @@ def test_a_huge_context_is_not_filled(server: Server) -> None:
     found = ask(server)
     assert "prompt too long" not in server.asked
     assert found.notes == (
-        "a prompt longer than the context was not sent, because the context has 1000000 tokens. The limit of the "
-        "check is a context of 200000 tokens",
+        "the check sent no prompt longer than the context, because the context has 1000000 tokens, and this "
+        "check only tests contexts of up to 200000 tokens",
     )
 
 

@@ -132,7 +132,7 @@ def test_a_model_in_the_cache_of_this_user_needs_no_hub(run: Run, model: Path, t
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--gpu", "RTX-4099"], "similar: RTX-4090"),
     (["--gpu-memory", "much"], "is not the memory of a GPU"),
-    (["--gpu", "L4", "--gpu-memory", "24"], "exclude each other"),
+    (["--gpu", "L4", "--gpu-memory", "24"], "can't be combined"),
     (["--gpu", "L4", "--max-model-len", "long"], "is not a number of tokens"),
     (["--gpu", "L4", "--engine-version", "new"], "is not a version"),
     (["--gpu", "L4", "--gpus", "0"], "is not a number of GPUs"),

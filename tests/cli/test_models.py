@@ -148,7 +148,7 @@ def test_a_stack_of_the_catalog_never_runs_code_of_the_repository(run: Output) -
         assert "trust_remote_code" not in yaml.safe_load(shown["stack"])["models"][0]
         (reason,) = [one["reason"] for one in shown["left_out"] if one["flag"] == "--trust-remote-code"]
         assert "runs Python code" in reason and "only if vLLM asks for it" in reason
-        assert "#   --trust-remote-code: it runs Python code" in shown["stack"]
+        assert "#   --trust-remote-code: the flag runs Python code" in shown["stack"]
 
 
 def test_a_checkpoint_has_no_facts_of_another_checkpoint_of_its_recipe(run: Output) -> None:

@@ -144,7 +144,7 @@ def test_dry_run_and_picture(run: Run) -> None:
     (auto("a").replace("vllm", "sglang"), "stackgen does not have for sglang"),
     (auto("a", "share_gpus: true"), "needs gpu_memory_utilization"),
     (auto("a", "extra_args: [--nnodes, '2']"), "several"),
-    (auto("a") + auto("b").replace("auto", "2"), "can't be combined with `auto`"),
+    (auto("a") + auto("b").replace("auto", "2"), "can't be combined with `gpus: auto`"),
     (auto("a").replace("auto", "1"), "no model has `gpus: auto`"),
 ])  # fmt: skip
 def test_what_auto_cannot_do_is_refused(run: Run, row: str, text: str) -> None:

@@ -140,7 +140,7 @@ def test_gpus_of_a_stack_that_is_down_are_taken_only_if_nothing_else_is_free(mac
     assert "GPU 0 (H100): listed by the stack other, which is down" in machine.plan()
     assert machine.ids() == {"vllm-a": ("GPU-00000002", "GPU-00000003")}
     machine.write(auto("a", "tensor_parallel_size: 2"), auto("b"))
-    assert "GPU 0 is also listed by the stack other, which is down: start only one" in machine.plan()
+    assert "GPU 0 is also in the plan of the stack other, which is down: start only one" in machine.plan()
     assert machine.ids() == {"vllm-a": ("GPU-00000002", "GPU-00000003"), "vllm-b": ("GPU-00000000",)}
 
 

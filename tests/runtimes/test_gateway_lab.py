@@ -171,7 +171,7 @@ def test_a_base_url_or_folder_that_can_not_be_used_creates_no_key(
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "out")
     for words, message in [
-        (["--base-url", "https://lab.example/v1"], "only for the files of --write-to"),
+        (["--base-url", "https://lab.example/v1"], "only together with --write-to"),
         (["--write-to", target, "--base-url", "lab.example"], "--base-url must look like http://"),
         (["--write-to", target, "--base-url", "http://h/v1\nX=1"], "--base-url must look like http://"),
         (["--write-to", target, "--base-url", ""], "--base-url must look like http://"),

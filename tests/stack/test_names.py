@@ -58,7 +58,7 @@ def test_a_reasoning_parser_of_another_family_is_a_warning(
     revision = {"revision": None} if model.startswith("./") else {}
     found = warnings_of(tmp_path, capsys, {"model": model, "reasoning_parser": parser, **revision})
     assert len(found) == (said != "")
-    assert all(f"models[0].reasoning_parser: {parser} reads the format of other models" in one for one in found)
+    assert all(f"models[0].reasoning_parser: the parser {parser} is for other models" in one for one in found)
     assert said in "".join(found)
 
 

@@ -156,7 +156,7 @@ def _check_without_key(context: Context) -> Verdict:
             return fail(message, hint=target.no_key_hint, evidence=context.excerpt(reply))
         if reply.status != 200 and not refuses_few_tokens(reply.status, error_message(reply)):
             statuses = f"/models returns {listing.status}, chat returns {reply.status}"
-            message = f"can't tell whether the server has a key: {statuses}"
+            message = f"can't tell whether the server requires a key: {statuses}"
             return warn(message, hint="check the base URL", evidence=context.excerpt(reply))
     message = "the server has no key: anyone who can reach the server can use it"
     if target.exposed:

@@ -24,7 +24,10 @@ FALLBACK_HINT = (
     "`stackgen status` shows the replicas, and `stackgen diagnose` finds out why they are down. Until one is up, the "
     "gateway sends all requests for this model to the fallback"
 )
-OVERFLOW_HINT = "repeat the check when there are fewer requests: it has not seen the stack's own model"
+OVERFLOW_HINT = (
+    "the answer came from the fallback, so the stack's own model was not checked: repeat the check when fewer requests "
+    "are in flight"
+)
 TOO_LONG_HINT = "the server ignores max_tokens, so answers may become very long"
 
 
@@ -112,7 +115,7 @@ def _judge_reply(context: Context, reply: Reply, model: str) -> Verdict:
     if outcome.status == "warn":
         hint = CONTROL_HINT if outcome.kind == "control" else REASONING_HINT
         if outcome.kind == "other" and not _read(completion).only_reasoning:
-            hint = "the check asked for text, so check the server's chat template and parsers"
+            hint = "the request asked for plain text: check the server's chat template and parsers"
         return warn(shown, hint=hint, evidence=context.excerpt(reply), figures=figures)
     # the answer of the first model is shown for the endpoint
     context.answer = excerpt(text, 1000) if context.answer is None else context.answer

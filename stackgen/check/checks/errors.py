@@ -84,12 +84,12 @@ def _verdict(context: Context, problems: list[Problem], tried: list[str], notes:
 
 def _long_prompt_probes(model: str, length: int | None, notes: list[str]) -> list[Probe]:
     if length is None:
-        notes.append("a prompt longer than the context was not sent, because the context length is unknown")
+        notes.append("the check sent no prompt longer than the context, because the context length is unknown")
         return []
     if length > MAX_CONTEXT:
         notes.append(
-            f"a prompt longer than the context was not sent, because the context has {length} tokens. The limit of "
-            f"the check is a context of {MAX_CONTEXT} tokens"
+            f"the check sent no prompt longer than the context, because the context has {length} tokens, and this "
+            f"check only tests contexts of up to {MAX_CONTEXT} tokens"
         )
         return []
     return [long_prompt(model, length)]

@@ -96,7 +96,7 @@ def load(context: Context, model: str) -> Verdict:
     done = [answer for answer in answers if not answer.problem]
     figures, samples = _measure(done, count, seconds)
     used = markers.describe()
-    evidence = f"answers are identified by: {used}" if used else "nothing in an answer identifies its request"
+    evidence = f"answers are identified by: {used}" if used else "no part of an answer identifies its request"
     # a small model may not always repeat its word: that is no mix-up, but the check then proves less
     not_repeated = sum(answer.nonce not in answer.text for answer in done) if markers.repeat else 0
     notes = (f"{not_repeated} of {len(done)} answers do not repeat the word from their prompt",) if not_repeated else ()
@@ -117,7 +117,7 @@ def load(context: Context, model: str) -> Verdict:
     message = f"{count} concurrent requests were answered in {seconds:.2f} s (latency {latencies})"
     if not used:
         message += ", but mixed-up answers can't be detected"
-        hint = "nothing in an answer shows to which request the answer belongs"
+        hint = "no part of an answer shows to which request it belongs"
         return warn(message, hint=hint, evidence=evidence, **measured)
     return succeed(message, evidence=evidence, **measured)
 

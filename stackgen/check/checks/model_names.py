@@ -48,8 +48,8 @@ def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     # the server lists the name and still refuses it: no other spelling will help
     if wanted in names:
         return (
-            f"the server lists {wanted!r}, but possibly the model does not support chat, or no instance of the model"
-            " is running"
+            f"the server lists {wanted!r}, but the model may not support chat, or no instance of the model may "
+            "be running"
         )
     near = nearest(wanted, names)
     if near:

@@ -81,7 +81,7 @@ def topology(context: Context, _model: str) -> Verdict:
     probes = _blame_controller(services, probes)
     for one in probes:
         if not one.ok:
-            reason = one.output.splitlines()[-1] if one.output else "the probe got no answer in time"
+            reason = one.output.splitlines()[-1] if one.output else "a test request got no answer in time"
             failures.append((f"{one.service} does not generate text: {reason}", f"see `stackgen logs {one.service}`"))
     # the front service runs and no service behind it failed: its own engine has died or is restarting
     if not failures and context.completion_failure and (front := next((one for one in services if one.front), None)):

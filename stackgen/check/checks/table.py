@@ -174,7 +174,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("auth", run=auth, about="wrong keys are refused, and no path bypasses the key"),
     *FEATURES,
-    Check("apis", run=apis, about="what works with each model: APIs and forms of requests", per_model=True, depth=2),
+    Check("apis", run=apis, about="which APIs and forms of requests work with each model", per_model=True, depth=2),
     Check(
         "errors",
         run=errors,

@@ -45,12 +45,13 @@ APIS: tuple[Api, ...] = (
     Api("messages", "messages", "`POST /v1/messages` (Anthropic) returns text, within `max_tokens`"),
     Api("completions", "completions", "`POST /v1/completions` continues a text"),
     Api("embeddings", "embeddings", "`POST /v1/embeddings` returns different vectors for different texts"),
-    Api("tools", "tools", "a required call of a function arrives, with and without streaming"),
+    Api("tools", "tools", "a function call that the request requires arrives, with and without streaming"),
     Api("structured_output", "structured output", "the answer follows the JSON schema in `response_format`"),
     Api(
         "list_content",
         "list content",
-        "content as a list of text parts gets the same text, or has the same number of prompt tokens, as plain content",
+        "a message whose content is a list of text parts gets the same answer as plain content, or has as many prompt "
+        "tokens",
     ),
     Api(
         "max_completion_tokens",

@@ -120,7 +120,8 @@ def _verify(args: Namespace) -> int:
     if found.elsewhere:
         known = ", ".join(one.digest for one in manifest.bases)
         lines.append(
-            f"not verified: {elsewhere:,} bytes are in an earlier bundle ({known}): pass its folder with --base"
+            f"not verified: {elsewhere:,} bytes, because they are in an earlier bundle ({known}). Pass its folder "
+            f"with --base"
         )
     print_data(args, data, lines)
     return 1 if found.problems else 0

@@ -92,7 +92,10 @@ def _show_former(cluster: Kubectl, stack: Stack) -> tuple[str, ...]:
         return ()
     former = tuple(one for one in found if not is_file_map(one))
     if former:
-        note("these objects are no longer part of the stack: they will be deleted, and their pods terminated:")
+        note(
+            "the cluster has objects that are no longer part of the stack. They will be deleted, and their pods "
+            "terminated:"
+        )
         for one in former:
             note(f"  {one}")
     return former
@@ -132,7 +135,8 @@ def _explain(args: Namespace, stack: Stack) -> None:
 def down_cluster(args: Namespace, stack: Stack) -> int:
     """Deletes what has the stack's labels, and keeps the claims without --volumes. Returns 2 if nobody agrees."""
     cluster = connect_to(args, stack)
-    what = "delete the stack there, and its claims with all weights?" if args.volumes else "delete the stack there?"
+    claims = ", and its PersistentVolumeClaims with all weights" if args.volumes else ""
+    what = f"delete the stack in this cluster{claims}?"
     if not confirm(what, args.yes, "nothing was deleted. To delete without asking, add --yes"):
         return 2
     removed, kept = delete(cluster, stack.plan.name, claims=args.volumes)

@@ -28,7 +28,8 @@ def load_cluster_keys(args: Namespace, stack: Stack) -> bool | None:
     cluster = connect_to(args, stack)
     if not has_keys(cluster):
         return False
-    if not confirm("apply the changed keys there?", args.yes, f"{LATER}. To apply them without asking, add --yes"):
+    if not confirm("apply the changed keys to this cluster?", args.yes, f"{LATER}. To apply them without asking, add "
+                   "--yes"):  # fmt: skip
         return None
     apply_keys(cluster, stack.output)
     note("applied the Secret; waiting until the gateway has loaded it (up to two minutes)")

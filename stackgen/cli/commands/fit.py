@@ -235,7 +235,7 @@ def _tokens(text: str | None) -> int | None:
 def _gpu(args: Namespace, ids: Sequence[str] = (), known: Sequence[Any] | None = None) -> tuple[Gpu, int]:
     """The GPU, and how many of them there are: named, or those of this machine. `ids`: those that the model lists."""
     if args.gpu and args.gpu_memory:
-        raise StackgenError("--gpu and --gpu-memory exclude each other", "remove one of the two options")
+        raise StackgenError("--gpu and --gpu-memory can't be combined", "remove one of the two options")
     if args.gpu:
         return find_gpu(args.gpu), 1
     if args.gpu_memory:

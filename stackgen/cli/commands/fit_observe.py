@@ -43,7 +43,7 @@ def observe(args: Namespace, stack: Stack, deployments: list[Deployment]) -> int
     for one in deployments:
         seen = read_start(_read_log(stack.folder, one.service, runtime))
         if seen is None:
-            raise StackgenError(f"the log of {one.service} contains no start of an engine",
+            raise StackgenError(f"the log of {one.service} contains no lines from the start of an engine",
                                 "start the stack with `stackgen up`, and wait until it is ready")  # fmt: skip
         found = one.estimate()
         rows = compare(found, seen)
@@ -85,7 +85,8 @@ def _describe(one: Deployment, found: Estimate, seen: Observation, rows: list[di
             lines.append(f"  {mark} {row['term']:30} {row['predicted'] / GIB:14.2f} {row['measured'] / GIB:14.2f} GiB")
     if seen.cold:
         lines.append(
-            "  this start compiled code, whose memory vLLM counts as activations: the next start has more room"
+            "  vLLM compiled code during this start, and counts the memory for compiling as activations. The next "
+            "start has more room for the KV cache"
         )
     return lines
 

@@ -50,9 +50,9 @@ def require_rendered(stack: Stack, names: Iterable[str]) -> None:
     """Raises StackgenError if a new key for one of `names` would work without its limits."""
     if pending := find_pending(stack, names):
         raise StackgenError(
-            f"the gateway's files do not have the limits of {_some(pending)} in stack.yaml yet, so a new key would "
-            "work without them. No key was created",
-            f"run {_command(stack)}, and then this command again",
+            f"stack.yaml sets limits for {_some(pending)}, but the gateway's files do not contain these limits yet, so "
+            "a new key would work without limits. No key was created",
+            f"run {_command(stack)}, and then run this command again",
         )
 
 

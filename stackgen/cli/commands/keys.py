@@ -97,7 +97,7 @@ def _names(args: Namespace, stack: Stack) -> list[str]:
     if args.action != "new" and (args.source or args.missing or args.write_to or args.base_url):
         raise StackgenError("--from, --missing, --write-to and --base-url are only for `stackgen keys new`")
     if args.base_url and not args.write_to:
-        raise StackgenError("--base-url is only for the files of --write-to", "add `--write-to FOLDER`")
+        raise StackgenError("--base-url has an effect only together with --write-to", "add `--write-to FOLDER`")
     if args.base_url is not None and not re.fullmatch(BASE_URL, args.base_url):
         # no copy of the value: it may contain a password
         raise StackgenError(

@@ -39,7 +39,10 @@ def _find_mistakes(spec: StackSpec) -> Iterator[Mistake]:
         if model.gpus == "auto":
             yield from find_mistakes(index, model)
         elif model.gpus == "all" or (isinstance(model.gpus, int) and model.gpus):
-            what = f"{model.gpus} can't be combined with `auto` of other models: its GPUs are unknown"
+            what = (
+                f"`gpus: {model.gpus}` can't be combined with `gpus: auto` of other models, because it does not say "
+                "which GPUs this model uses"
+            )
             yield Mistake(f"models[{index}].gpus", what, hint="set `auto` here too, or list the GPUs")
 
 

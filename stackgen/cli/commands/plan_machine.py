@@ -116,7 +116,7 @@ def _read_whole(run: Runner, host: str) -> list[Any]:
 def _to_devices(known: Sequence[Any], run: Runner) -> tuple[Device, ...]:
     answer = run(["nvidia-smi", "topo", "-m"]) if known else (0, "")
     if not answer or answer[0]:
-        note("warning: `nvidia-smi topo -m` fails, so all GPUs count as connected over PCIe")
+        note("warning: `nvidia-smi topo -m` fails, so stackgen assumes that all GPUs are connected over PCIe")
     pairs = parse_topology(answer[1]) if answer and not answer[0] else []
     islands = join_islands([one.index for one in known], pairs)
     return tuple(Device(one.index, one.uuid, observed_gpu(one.name, one.memory_total, one.compute), islands[one.index])

@@ -54,7 +54,7 @@ def to_lines(found: Plan) -> Iterator[str]:
     chosen = {gpu.uuid for one in found.places for gpu in one.devices}
     for one in found.devices:
         if one.wanted and one.uuid in chosen:
-            yield f"{one.label} is also listed by {one.wanted}: start only one of the two"
+            yield f"{one.label} is also in the plan of {one.wanted}: start only one of these stacks"
     used = {gpu.uuid for one in found.places for gpu in one.devices} | set(found.blocked)
     if free := [f"{one.label} ({one.gpu.name})" for one in found.devices if one.uuid not in used]:
         yield ""

@@ -62,15 +62,15 @@ def add_bench(subcommands: Subcommands) -> None:
         help="tokenizer for synthetic prompts: a folder, or an id on the Hub (default: the model's)",
     )  # fmt: skip
     limits = bench.add_argument_group(
-        "limits (SLA): reports the highest load that keeps the limits; exit code 1 if no value of --concurrency or "
-        "--rates keeps them"
+        "limits (SLA): bench reports the highest load within these limits. The exit code is 1 if no value of "
+        "--concurrency or --rates stays within them"
     )
     limits.add_argument(
         "--max-ttft", type=_parse_duration, metavar="TIME", help="p95 of the time to first token, for example 0.5s"
     )
     limits.add_argument(
         "--max-itl", type=_parse_duration, metavar="TIME",
-        help="p95 of the inter-token latency (the mean of each request), for example 50ms",
+        help="inter-token latency: the p95 of the requests' mean values, for example 50ms",
     )  # fmt: skip
     limits.add_argument(
         "--max-latency", type=_parse_duration, metavar="TIME", help="p95 of the total time of a request"

@@ -16,8 +16,8 @@ def add_diagnose_commands(subcommands: Subcommands) -> None:
     source.add_argument(
         "--logs",
         metavar="FILE",
-        help="diagnose the log in FILE instead of the stack (`-`: standard input); with a stack as argument, the "
-        "fix fits its stack.yaml",
+        help="diagnose the log in FILE instead of the stack (`-`: standard input); if you also pass a stack, the fix "
+        "names the fields of its stack.yaml",
     )
     source.add_argument(
         "--container", metavar="NAME",

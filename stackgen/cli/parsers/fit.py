@@ -44,7 +44,11 @@ def add_fit(subcommands: Subcommands) -> None:
     )
     one.add_argument("--max-num-seqs", type=int, metavar="COUNT", help="maximum number of concurrent requests")
     one.add_argument("--kv-cache-dtype", metavar="DTYPE", help="data type of the KV cache, for example fp8")
-    one.add_argument("--quantization", metavar="METHOD", help="quantization while loading, for example fp8")
+    one.add_argument(
+        "--quantization",
+        metavar="METHOD",
+        help="method by which the weights are quantized while they are loaded, for example fp8",
+    )
     one.add_argument(
         "--gpu-memory-utilization", type=float, metavar="SHARE",
         help="fraction of each GPU's memory that vLLM uses, for example 0.9",

@@ -117,8 +117,8 @@ def _add_render(subcommands: Subcommands) -> None:
     )
     output.add_argument(
         "--target", choices=("compose", "kubernetes"),
-        help="`compose`: a Compose file (default). `kubernetes`: manifests in the folder `kubernetes`. The default is "
-        "the `target` of stack.yaml",
+        help="`compose`: a Compose file. `kubernetes`: manifests in the folder `kubernetes`. Default: the `target` of "
+        "stack.yaml, otherwise `compose`",
     )  # fmt: skip
     output.add_argument("--stdout", action="store_true", help="print compose.yaml, or all manifests; write nothing")
     output.add_argument("--check", action="store_true", help="write nothing; exit with 1 if files are out of date")

@@ -150,8 +150,8 @@ def _gateway() -> tuple[Alert, ...]:
             severity="warning",
             summary="{{ $labels.replica }} has been drained since {{ $value | humanizeTimestamp }}, and no stackgen "
             "command holds the drain",
-            action="`stackgen status` shows which command drained it; if it was drained by hand, `stackgen update` "
-            "enables it again",
+            action="`stackgen status` shows which command drained the replica; if somebody drained it by hand, "
+            "`stackgen update` enables it again",
         ),
         Alert(
             "GatewayQueueGrowing",

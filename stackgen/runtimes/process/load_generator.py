@@ -51,7 +51,7 @@ def measure(
     text = (folder / LOG).read_text("utf-8")
     if code or not report.is_file():
         ended = "did not end in time" if code is None else f"ended with exit code {code}"
-        raise MachineError(f"GuideLLM {ended}: {find_failure(text)}", f"all of its output is in {folder / LOG}")
+        raise MachineError(f"GuideLLM {ended}: {find_failure(text)}", f"all output of GuideLLM is in {folder / LOG}")
     levels = read_report(report)
     if not any(level.succeeded for level in levels):
         errors = next((level.errors[0][0] for level in levels if level.errors), "no request finished in time")

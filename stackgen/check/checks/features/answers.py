@@ -140,7 +140,7 @@ def logprobs(context: Context, model: str) -> Verdict:
         )
         return warn(
             message,
-            hint="some clients rely on exactly the number of top_logprobs that they requested",
+            hint="some clients fail unless they get exactly as many top_logprobs as they requested",
             evidence=context.excerpt(reply),
         )
     return succeed_feature(
