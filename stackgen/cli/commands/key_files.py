@@ -1,4 +1,4 @@
-"""Files around `stackgen keys new`: a list of names, and one file for each person with the key and the base URL."""
+"""Files around `stackgen keys new`: a list of names or a table, and one file with key and base URL for each person."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from pathlib import Path
 from stackgen.errors import StackgenError
 from stackgen.render.read import read_regular
 
-__all__ = ["key_path", "read_names", "require_new_files", "write_key_files"]
+__all__ = ["key_path", "read_names", "read_source", "require_new_files", "write_key_files"]
 
 
-def read_names(path: str) -> list[str]:
-    """Returns the names in a file, one a line, without comments (`#`). `-` is standard input.
-
-    Raises StackgenError if the file can't be read or contains no name.
-    """
+def read_source(path: str) -> str:
+    """Returns the text of a file with names or keys. `-` is standard input. Raises StackgenError."""
     try:
-        text = sys.stdin.read() if path == "-" else read_regular(Path(path)).decode("utf-8-sig")
+        return sys.stdin.read() if path == "-" else read_regular(Path(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8"
         raise StackgenError(f"{path} can't be read: {reason}", "write one name on each line") from None
+
+
+def read_names(path: str, text: str) -> list[str]:
+    """Returns the names in the text of the file `path`, one a line, without comments (`#`).
+
+    Raises StackgenError if there is no name.
+    """
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     # a name that is listed twice gets one key
     names = list(dict.fromkeys(line for line in lines if line))

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from stackgen.cli.commands.drains import report_drains
-from stackgen.cli.commands.key_files import key_path, read_names, require_new_files, write_key_files
+from stackgen.cli.commands.key_files import (
+    key_path,
+    read_names,
+    read_source,
+    require_new_files,
+    write_key_files,
+)
 from stackgen.cli.commands.key_limits import require_rendered, warn_pending
+from stackgen.cli.commands.key_table import declare_rows, read_rows
 from stackgen.cli.commands.keys_usage import usage
 from stackgen.cli.commands.locking import lock_stack
 from stackgen.cli.commands.output import note, print_data
@@ -25,6 +32,7 @@ from stackgen.runtimes.compose.gateway import has_gateway, load_client_keys
 from stackgen.spec.addons import KeySpec
 from stackgen.spec.types import BASE_URL
 from stackgen.stack.folder import Stack, open_stack
+from stackgen.stack.key_table import KeyRow, is_table
 from stackgen.stack.keys import (
     DEFAULT,
     MAX_NAMES,
@@ -55,7 +63,7 @@ def keys(args: Namespace) -> int:
     args.wait = max(args.wait, WAIT_SECONDS)
     with lock_stack(args, args.stack):
         stack = _open(args)
-        names = _names(args, stack)
+        names, rows = _names(args, stack)
         if not stack.site.is_cluster:
             check_ownership(stack.plan.name, stack.folder)
             # a gateway that does not answer is reported when it has to load the keys
@@ -63,6 +71,11 @@ def keys(args: Namespace) -> int:
                 report_drains(stack.plan, stack.folder)
         if args.action == "remove":
             return _remove(args, stack, names[0])
+        if rows:
+            # a file of the table must not be left without its key
+            if args.write_to:
+                require_new_files(args.write_to, names)
+            stack = declare_rows(stack, args.stack, rows)
         return _create(args, stack, names)
 
 
@@ -91,21 +104,28 @@ def _declared(stack: Stack) -> tuple[KeySpec, ...]:
     return stack.spec.gateway.keys if stack.spec.gateway else ()
 
 
-def _names(args: Namespace, stack: Stack) -> list[str]:
-    """Returns the names that the command is about: at least one, and only one unless it creates keys."""
-    names: list[str] = list(dict.fromkeys((*args.names, *(read_names(args.source) if args.source else ()))))
-    if args.action != "new" and (args.source or args.missing or args.write_to or args.base_url):
-        raise StackgenError("--from, --missing, --write-to and --base-url are only for `stackgen keys new`")
-    if args.base_url and not args.write_to:
-        raise StackgenError("--base-url has an effect only together with --write-to", "add `--write-to FOLDER`")
-    if args.base_url is not None and not re.fullmatch(BASE_URL, args.base_url):
-        # no copy of the value: it may contain a password
-        raise StackgenError(
-            "--base-url must look like http://127.0.0.1:8000/v1, without credentials, query or fragment"
-        )
+def _names(args: Namespace, stack: Stack) -> tuple[list[str], tuple[KeyRow, ...]]:
+    """Returns the names that the command is about, and the rows of a table with limits.
+
+    There is at least one name, and only one unless the command creates keys.
+    """
+    _require_fitting_arguments(args)
+    rows: tuple[KeyRow, ...] = ()
+    names: list[str] = list(args.names)
+    if args.source:
+        text = read_source(args.source)
+        if is_table(args.source, text):
+            if names:
+                raise StackgenError(f"{names[0]} is a name next to a table", f"add a line for {names[0]} to the table")
+            rows = read_rows(stack, args.source, text, args.missing)
+            names += (row.key.name for row in rows)
+        else:
+            names += read_names(args.source, text)
+    names = list(dict.fromkeys(names))
     if args.missing:
         owners = {one.name for one in load_keys(stack.folder)}
-        names = [name for name in names or [one.name for one in _declared(stack)] if name not in owners]
+        listed = names if args.source else names or [one.name for one in _declared(stack)]
+        names = [name for name in listed if name not in owners]
         if not names:
             raise StackgenError("every name has a key", "list more names under gateway.keys, or pass them")
     if not names:
@@ -117,7 +137,19 @@ def _names(args: Namespace, stack: Stack) -> list[str]:
         raise StackgenError(
             f"`stackgen keys {args.action}` takes one name, not {len(names)}", "run the command once for each name"
         )
-    return names
+    return names, rows
+
+
+def _require_fitting_arguments(args: Namespace) -> None:
+    if args.action != "new" and (args.source or args.missing or args.write_to or args.base_url):
+        raise StackgenError("--from, --missing, --write-to and --base-url are only for `stackgen keys new`")
+    if args.base_url and not args.write_to:
+        raise StackgenError("--base-url has an effect only together with --write-to", "add `--write-to FOLDER`")
+    if args.base_url is not None and not re.fullmatch(BASE_URL, args.base_url):
+        # no copy of the value: it may contain a password
+        raise StackgenError(
+            "--base-url must look like http://127.0.0.1:8000/v1, without credentials, query or fragment"
+        )
 
 
 def _list(args: Namespace, stack: Stack) -> int:

@@ -33,8 +33,10 @@ def add_keys_command(subcommands: Subcommands) -> None:
     )  # fmt: skip
     new = keys.add_argument_group("only for the action `new`")
     new.add_argument(
-        "--from", dest="source", metavar="FILE", help=("read names from a file, one on each line (`-`: standard input)")
-    )
+        "--from", dest="source", metavar="FILE",
+        help="read names from a file, one on each line (`-`: standard input), or from a table (CSV or YAML) with the "
+        "fields of gateway.keys. Names of a table that stack.yaml does not list are added to gateway.keys",
+    )  # fmt: skip
     new.add_argument(
         "--missing", action="store_true",
         help="skip names that have a key. Without names: all names under gateway.keys that have no key",
