@@ -39,14 +39,14 @@ TOOLS = {"nvidia": "`nvidia-smi`", "amd": "`rocm-smi`", "": "the GPU's tool (`nv
 # the last request in an access log, which the server refused because of its body
 REFUSED = re.compile(r'"POST (?P<path>/\S*) HTTP/[\d.]+" (?:400|422)$')
 WHY_REFUSED = (
-    "next: the answer that the client got contains the reason, which this log does not show. Read it in the client's "
-    "log, or repeat the request with `curl`"
+    "next: this log does not show the reason, but the answer to the client contains it. Read the answer in the "
+    "client's log, or repeat the request with `curl`"
 )
 # what servers most often refuse in a chat
 CHAT = (
-    ". Often, the client sends tools, for which vLLM needs --enable-auto-tool-choice and --tool-call-parser (in "
-    "stack.yaml: tool_call_parser); as a test, turn tools off in the client. Other reasons are a prompt that is too "
-    "long, and images for a model without them"
+    ". Often, the client sends tools, but vLLM runs without --enable-auto-tool-choice and --tool-call-parser (in "
+    "stack.yaml: tool_call_parser); as a test, turn tools off in the client. Other common reasons are a prompt that "
+    "is too long, and images for a model that can't read images"
 )
 
 

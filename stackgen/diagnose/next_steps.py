@@ -9,7 +9,10 @@ from stackgen.diagnose.messages import find_advice
 
 __all__ = ["describe_next_steps"]
 
-REACH = "run `curl -v` in the same container with the address from the line, which shows whether it is reachable"
+REACH = (
+    "in the same container, run `curl -v` with the address from the line: this shows whether the container can reach "
+    "the address"
+)
 # an address with which a process reaches only its own machine; another process there did not listen
 LOOPBACK = re.compile(r"\b127\.\d+\.\d+\.\d+\b|\[?::1\]|\blocalhost\b")
 # where the program's own words point, and what shows more; at most two places are named. A single word decides nothing
@@ -33,7 +36,7 @@ PLACES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("files, folders or their permissions",
          r"(?i)no such file|permission denied|read-only file system|(?:is|not) a directory|no space left|"
          r"stale file handle|i/o error|input/output error|\block file\b",
-         "run `ls -ln` with the path from the line, and `df -h`, which show owner, size and free space"),
+         "run `ls -ln` with the path from the line (it shows owner and size), and `df -h` (it shows the free space)"),
         ("the model's files or their format",
          # not the address of a request that the Hub answered with an error
          r"^(?!.*\b[45]\d\d .{1,60}for url).*?(?:"

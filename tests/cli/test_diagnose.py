@@ -260,7 +260,7 @@ def test_a_refused_request_without_a_reason_says_where_the_reason_is(
     code, out, _ = run(capsys, "diagnose", "--logs", str(log))
     assert code == 1 and "refused the last request" in out and "tool_call_parser" in out
     data = json.loads(run(capsys, "diagnose", "--logs", str(log), "--json")[1])
-    assert data["findings"] == [] and "the answer that the client got" in data["hints"][0]
+    assert data["findings"] == [] and "the answer to the client contains it" in data["hints"][0]
     # tools are a part of chats only
     log.write_text(answer.format("embeddings", "422 Unprocessable Entity"))
     assert "refused the last request" in (out := run(capsys, "diagnose", "--logs", str(log))[1]) and "tool" not in out

@@ -17,7 +17,7 @@ OWN_VENDORS = r"(?:[\w-]+\.)*(?:nvidia|amd|intel)\.com/"
 CDI_VARIANTS = (
     Variant(
         compile_patterns(r"invalid device(?: \\*\"[^\"\\]+\\*\")?,? .{0,120}?empty device edits"),
-        title="a CDI file has a device without content",
+        title="a device in a CDI file has no edits",
         cause="the container engine ignores a CDI file, because one of its devices has no `containerEdits` of its own "
         "(`empty device edits`). The edits of the whole file do not count for this check. So the engine does not know "
         "any device of this file",

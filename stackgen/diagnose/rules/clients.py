@@ -148,7 +148,7 @@ RULES: tuple[Rule, ...] = (
         fix="correct the base URL of the client, for example http://127.0.0.1:8000/v1 (mind the colon after http); "
         "check that the variable of the address (such as OPENAI_BASE_URL) is not empty",
         source="The messages come from httpx (_transports and _exceptions.py) and requests (models.py); "
-        "FoundationAgents/OpenManus issue 770 (2025-03) has such an address. The failure was not reproduced.",
+        "FoundationAgents/OpenManus issue 770 (2025-03) shows such an address. The failure was not reproduced.",
         explain="The OpenAI SDK then reports only `Connection error`; the cause is in the traceback above.",
         patterns=compile_patterns(
             r"UnsupportedProtocol: Request URL (?:is missing an 'http://' or 'https://' protocol|has an unsupported "

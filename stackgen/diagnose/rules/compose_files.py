@@ -86,7 +86,8 @@ RULES: tuple[Rule, ...] = (
         fix="correct the path of the file on the host; then remove the empty folder that was created in its place, and "
         "recreate the container",
         source="The messages come from Python 3 (errno 21) and Docker engine 29.7 (daemon/errors.go), which adds the "
-        "question to an error of runc. noonghunna/qwen36-27b-single-3090 issue 2 (2026-04) quotes one. The failure was "
+        "question `Are you trying to mount a directory onto a file (or vice-versa)?` to an error of runc. "
+        "noonghunna/qwen36-27b-single-3090 issue 2 (2026-04) quotes one. The failure was "
         "not reproduced.",
         explain="Docker creates the missing source of a bind mount in short form (`./file:/file`) as a folder. "
         "stackgen's own mounts report a missing source as an error instead.",
@@ -105,7 +106,8 @@ RULES: tuple[Rule, ...] = (
         fix="set the variable in .env, or give it a default in the Compose file (`${VARIABLE:-./folder}`)",
         source="The message comes from compose-go 2.13 (format/volume.go), and is quoted in av/harbor commit "
         "d9948ebb (2026-04). The failure was not reproduced.",
-        explain="Compose replaces a variable without a value with nothing. In `${FOLDER}:/data`, the path on the "
+        explain="Compose replaces a variable that has no value with an empty text. In `${FOLDER}:/data`, the path on "
+        "the "
         "host is then empty.",
         patterns=compile_patterns(r"invalid spec: (?P<mount>\S*): empty section between colons"),
         inputs=("log", "compose"),
@@ -145,8 +147,8 @@ RULES: tuple[Rule, ...] = (
         "service that waits; check override files too, for example for `healthcheck: {disable: true}`",
         source="The message comes from Compose 5 (pkg/compose/convergence.go), and is quoted in "
         "raffomania/ties issue 290 (2026-04). The failure was not reproduced.",
-        explain="Compose can wait for a health check only if there is one. If a new version of an image no longer "
-        "contains a health check, the wait fails.",
+        explain="Compose can wait for a health check only if there is one. If a new version of the image no longer "
+        "contains a health check, the other service can't wait for it.",
         patterns=compile_patterns(r"container (?P<container>\S+) has no healthcheck configured"),
         inputs=("log", "compose"),
     ),

@@ -151,7 +151,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from torch (torch/cuda/__init__.py, _lazy_init), and is quoted in lm-sys/FastChat "
         "issue 3507 (2024-08) and vllm-project/vllm issues 8893 (2024-09) and 7151 (2024-08). The failure was not "
         "reproduced.",
-        explain="A plugin or a package that asks for the GPU's name is enough. `vllm serve` normally chooses `spawn` "
+        explain="Even a plugin or a package that only reads the GPU's name uses CUDA. `vllm serve` normally chooses "
+        "`spawn` "
         "by itself in this case. The GPU and the driver are not the cause.",
         patterns=compile_patterns(r"Cannot re-initialize CUDA in forked subprocess"),
     ),

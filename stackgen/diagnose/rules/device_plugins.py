@@ -122,7 +122,7 @@ RULES: tuple[Rule, ...] = (
         "SG-K038",
         title="NVIDIA's container toolkit is too old for this containerd",
         cause="containerd 2 writes its configuration in version 3, which this NVIDIA container toolkit can't read. So "
-        "it can't configure the GPUs of the node",
+        "the toolkit can't prepare containerd for the GPUs of the node",
         fix="use version 1.18 or newer of the toolkit: with the GPU Operator, remove `toolkit.version` from the "
         "chart's values if it is pinned there, or upgrade the operator; on a node without the operator, upgrade the "
         "package nvidia-container-toolkit",

@@ -207,8 +207,8 @@ COMPOSE_RULES: tuple[Rule, ...] = (
         "another image, or run the container as root if your rules allow this; if stackgen wrote compose.yaml and "
         "somebody edited it, run `stackgen render` again",
         source="The messages come from runc 1.1 to 1.3, crun 1.29 (src/libcrun/utils.c), dash, bash and BusyBox. The "
-        "failure was reproduced, but not with crun. opea-project/GenAIComps issue 1549 (2025-04) has a program that "
-        "only root can reach.",
+        "failure was reproduced, but not with crun. opea-project/GenAIComps issue 1549 (2025-04) reports a program "
+        "that only root can reach.",
         explain="The container ends with code 127, because the command in compose.yaml starts a program that is not "
         "found. Often, `image:` is set to an image of another engine. runc prints the same message if the user has no "
         "permission to enter the folder that a link points to.",

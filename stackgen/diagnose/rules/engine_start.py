@@ -118,14 +118,15 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from vLLM (config/compilation.py, adjust_cudagraph_sizes_for_spec_decode). "
         "vllm-project/vllm pull request 29036 (2025-11) quotes it: vLLM 0.11.1 printed it even without sequence "
         "parallelism. The failure was not reproduced.",
-        explain="vLLM compares the larger number with the smaller one, so 6 and 4 do not fit, but 8 and 4 do.",
+        explain="The larger of the two numbers must be a multiple of the smaller one: 8 and 4 work, but 6 and 4 do "
+        "not.",
         patterns=compile_patterns(
             r"Can't determine cudagraph shapes that are both a multiple of (?P<tokens>\d+) .{0,60}? and (?P<size>\d+) "
         ),
     ),
     Rule(
         "SG-V029",
-        title="a setting asks for activations that the weights do not support",
+        title="a setting asks for a data type of activations that the weights do not support",
         cause="a setting asks for INT8 or FP8 activations, which NVFP4 weights do not support: {problem}",
         fix="in extra_env, remove VLLM_MARLIN_INPUT_DTYPE and other settings for the data type of activations",
         source="The message comes from vLLM (quantization/utils/marlin_utils_fp4.py), and is quoted in "

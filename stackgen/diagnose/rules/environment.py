@@ -120,8 +120,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-D033",
         title="the database is from a newer version of the program",
-        cause="the database names its version {revision}, and this version of the program does not know it. Most "
-        "often, a newer image has used the same data before, and has migrated it",
+        cause="the database has the version {revision}, which this version of the program does not know. Most often, "
+        "a newer image has used the same data before, and has migrated the database",
         fix="set the image to the newer version again; or restore the backup from before the upgrade, and use it with "
         "this version; don't delete the database or its volume, because the data is not damaged",
         source="The message comes from Alembic 1 (script/base.py), and is quoted in open-webui/open-webui issue 26163 "

@@ -111,7 +111,7 @@ def _find_old_pydantic(evidence: Evidence) -> Iterator[Hit]:
 NO_CLASS = re.compile(r"TypeError: issubclass\(\) arg 1 must be a class")
 OLD_PYDANTIC = Variant(
     (),
-    title="this pydantic 1 does not fit typing_extensions",
+    title="the installed pydantic 1 is too old for typing_extensions",
     cause="pydantic before 1.10.8 can't read types such as Literal of newer versions of typing_extensions",
     fix="install a newer pydantic 1 in the environment of the program: `pip install 'pydantic>=1.10.13,<2'`",
     condition="the traceback goes through pydantic 1",
@@ -228,8 +228,8 @@ RULES: tuple[Rule, ...] = (
         fix="write the address with http:// or https:// in the setting that contains it",
         source="The message comes from requests 2 (models.py, prepare_url). lm-sys/FastChat issue 3694 (2025-03) "
         "quotes it in the log of a controller.",
-        explain="FastChat's controller calls each worker at the address under which it registered. A name that is not "
-        "a URL is listed, but every call to it fails.",
+        explain="FastChat's controller calls each worker at the address under which it registered. If this address is "
+        "not a URL, the controller still lists the worker, but every call to it fails.",
         patterns=compile_patterns(
             r"Invalid URL '(?P<url>[^']{1,300})': No (?:scheme|schema|host) supplied",
         ),
@@ -250,8 +250,9 @@ RULES: tuple[Rule, ...] = (
         "SG-F007",
         title="the worker is not registered",
         cause="the controller does not know {url}",
-        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]remove flags "
-        "that set an address from extra_args, because with them the controller can't find the worker",
+        fix="read the worker's log; [[?extra_args.--no-register|remove `--no-register` from extra_args; ]]if "
+        "extra_args contains flags that set an address, remove these flags, because they keep the controller from "
+        "finding the worker",
         source="The messages come from FastChat 0.2.36 (controller, /receive_heart_beat) and from stackgen's "
         "health.py. The failure was reproduced.",
         explain="If no worker is registered, `/v1/models` answers 200 with an empty list. A worker that dies without "

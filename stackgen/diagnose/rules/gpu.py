@@ -230,8 +230,8 @@ RULES: tuple[Rule, ...] = (
         'set NCCL_P2P_DISABLE to "1" in extra_env',
         source="The messages come from NCCL 2.30 (src/init.cc, ncclGetErrorString), torch 2.x "
         "(torch/csrc/distributed/c10d/NCCLUtils.cpp and ProcessGroupNCCL.cpp) and vLLM 0.32.0 (pynccl_wrapper.py). "
-        "vllm-project/vllm issue 17176 (2025-04) and verl-project/verl issue 1096 (2025-04) have two processes on one "
-        "GPU.",
+        "vllm-project/vllm issue 17176 (2025-04) and verl-project/verl issue 1096 (2025-04) report two processes on "
+        "one GPU.",
         explain="With tensor parallelism, the GPUs of a replica communicate through NCCL. NCCL fails if /dev/shm is "
         "too small, or if an IOMMU or a virtual machine blocks peer-to-peer access. NCCL also fails if it selects the "
         "wrong network interface (NCCL_SOCKET_IFNAME sets the interface).",

@@ -134,7 +134,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-G030",
         title="NVIDIA's fabric manager is not running",
-        cause="CUDA error 802 (system not yet initialized). On a machine with NVSwitch, the fabric manager is not "
+        cause="CUDA reports error 802 (system not yet initialized). On a machine with NVSwitch, the fabric manager is "
+        "not "
         "running, or its version differs from the driver's",
         fix="on the host, run `systemctl status nvidia-fabricmanager` and `nvidia-smi -q | grep -A2 Fabric`; if the "
         "fabric manager is missing, install the package nvidia-fabricmanager in exactly the version of the driver; "
@@ -239,7 +240,7 @@ RULES: tuple[Rule, ...] = (
         fix="run `nvidia-smi` on the host; if it fails, repair the driver first; if it is slow, turn on persistence "
         "mode (the service nvidia-persistenced, or `sudo nvidia-smi -pm 1` until the next boot); if the helper still "
         "fails, run `sudo nvidia-container-cli -k -d /dev/tty info`, whose last lines show where it fails; look for "
-        "libraries in /etc/ld.so.preload (in two reports, Citrix Workspace, the package icaclient, was the cause); "
+        "libraries in /etc/ld.so.preload (in two reports, the cause was Citrix Workspace, the package icaclient); "
         "then update the toolkit",
         source="The messages come from libnvidia-container (src/driver.c, src/nvc.c), and are quoted in "
         "NVIDIA/nvidia-container-toolkit issues 556 (2024-09 to 2025-11, with a maintainer's answer) and 183, and "

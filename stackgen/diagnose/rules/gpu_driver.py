@@ -191,8 +191,8 @@ RULES: tuple[Rule, ...] = (
         source="The messages are the texts of CUDA errors 209 and 200 in libcudart 12.9. torch 2.11.0 "
         "(torch/cuda/__init__.py) was reproduced on an H100. The other messages come from llama.cpp "
         "(ggml-cuda/common.cuh, quoted in LostRuins/koboldcpp issue 1579 and ggml-org/llama.cpp issue 7055), FlashMLA "
-        "and CUTLASS. verl-project/verl issue 6949 (2026-07) and vllm-project/vllm issue 28707 (2025-11) have a B300, "
-        "and vllm-project/vllm pull request 39878 (2026-04) a V100.",
+        "and CUTLASS. verl-project/verl issue 6949 (2026-07) and vllm-project/vllm issue 28707 (2025-11) report a "
+        "B300, and vllm-project/vllm pull request 39878 (2026-04) reports a V100.",
         explain="Older wheels of vLLM contain kernels for compute capability 7.0 (Volta) and higher. Newer wheels of "
         "vLLM need compute capability 7.5 or 8.0. No image contains kernels for a GPU that is newer than the image. "
         "`nvidia-smi --query-gpu=compute_cap --format=csv` prints the compute capability of your GPU.",
@@ -209,7 +209,8 @@ RULES: tuple[Rule, ...] = (
             OLDER_GPU,
             Variant(
                 compile_patterns(r"(?<!HIP error: )(?<!ROCm error: )device kernel image is invalid"),
-                cause="CUDA error 200: the driver can't load a kernel of the image. The kernel was compiled for "
+                cause="CUDA reports error 200: the driver can't load a kernel of the image. The kernel was compiled "
+                "for "
                 "another kind of GPU, or for a CUDA version that is too new for the driver",
                 fix="compare the CUDA version of `image:` with the CUDA version that `nvidia-smi` prints; if the "
                 "image's version is newer, update the driver, or use an image for an older CUDA version; otherwise "
@@ -234,8 +235,9 @@ RULES: tuple[Rule, ...] = (
         "devices",
         source="The message comes from cncf-tags/container-device-interface (pkg/cdi/cache.go). Issues 146, 434 and "
         "1537 of NVIDIA/nvidia-container-toolkit quote the message. gpustack/gpustack issue 4130 (2026-01) and "
-        "NVIDIA/nvidia-container-toolkit issue 1239 (2025-08) have the vendor management.nvidia.com. moby/moby issue "
-        "47633 (2024-03) and cncf-tags/container-device-interface issue 250 (2025-02) have a device without edits.",
+        "NVIDIA/nvidia-container-toolkit issue 1239 (2025-08) report it for the vendor management.nvidia.com. "
+        "moby/moby issue "
+        "47633 (2024-03) and cncf-tags/container-device-interface issue 250 (2025-02) report a device without edits.",
         explain="If `gpu_driver` is `cdi`, Docker reads the CDI files in /etc/cdi and /var/run/cdi. Generate the CDI "
         "files again after a driver update, or when GPUs change. If Docker is older than 28.3, also set `cdi` to "
         "true in `features` of daemon.json.",
@@ -266,8 +268,8 @@ RULES: tuple[Rule, ...] = (
                 cause="no CDI file on the node defines {device}. Files for nvidia.com, which `nvidia-ctk cdi generate` "
                 "writes by default, do not define devices of management.nvidia.com",
                 fix="run `nvidia-ctk cdi list` on the node, which shows the devices that are defined; with the GPU "
-                "Operator, read the log of its toolkit pod, which generates this file; without it, run `sudo "
-                "nvidia-ctk cdi generate --vendor=management.nvidia.com --class={class} "
+                "Operator, read the log of its toolkit pod, which generates this file; without the operator, run "
+                "`sudo nvidia-ctk cdi generate --vendor=management.nvidia.com --class={class} "
                 "--output=/var/run/cdi/management.nvidia.com-{class}.yaml`",
             ),
         ),

@@ -102,8 +102,9 @@ RULES: tuple[Rule, ...] = (
         "gfx1151)",
         source="The messages come from HIP (clr, hipamd/src/hip_error.cpp) and rocBLAS, and are quoted in "
         "gpustack/gpustack issue 3786 (2025-12), vllm-project/vllm issue 28460 (2025-11) and ROCm/ROCm issue 2061; "
-        "ggml-org/llama.cpp issues 14421 (2025-06) and 22013 (2026-04) have a second GPU, and mudler/LocalAI issue "
-        "9313 (2026-04) and ROCm/legacy-rocm-build issue 4625 (2025-04) lack files. The failure was not reproduced.",
+        "ggml-org/llama.cpp issues 14421 (2025-06) and 22013 (2026-04) report a second GPU, and mudler/LocalAI issue "
+        "9313 (2026-04) and ROCm/legacy-rocm-build issue 4625 (2025-04) report missing files. The failure was not "
+        "reproduced.",
         explain="HIP programs contain machine code for a list of GPU architectures. "
         "rocBLAS also needs a file of kernels for each architecture. `Illegal seek` does not mean that a disk is "
         "broken. HSA_OVERRIDE_GFX_VERSION makes ROCm treat the GPU as a similar architecture, but results can be "
@@ -276,7 +277,8 @@ RULES: tuple[Rule, ...] = (
         "an image for ROCm; check that /dev/kfd and /dev/dri exist on the host",
         source="The message of vLLM (config/device.py) is quoted in vllm-project/vllm issue 39378 (2026-04) on an AMD "
         "GPU, and the one of torch for ROCm in vllm-project/vllm issue 34573. `no ROCm-capable device` is HIP error "
-        "100 (clr, hipamd/src/hip_error.cpp). kyuz0/amd-strix-halo-toolboxes issue 75 (2026-04) is about nomodeset. "
+        "100 (clr, hipamd/src/hip_error.cpp). kyuz0/amd-strix-halo-toolboxes issue 75 (2026-04) reports the kernel "
+        "parameter nomodeset as the cause. "
         "The failure was not reproduced.",
         explain="The message is the same for all kinds of GPUs. An image for CUDA recognizes no AMD GPU, and an image "
         "for ROCm recognizes no NVIDIA GPU.",

@@ -149,8 +149,8 @@ RULES: tuple[Rule, ...] = (
         source="The message comes from vLLM (platforms/__init__.py), and is quoted in vllm-project/vllm issue 24576 "
         "(2025-09). A maintainer asks for the package in issue 10653 (2024-11), and pull request 11602 (2025-01) names "
         "its folder. The failure was not reproduced.",
-        explain="The GPU, its driver and the model are not the cause of this message. VLLM_LOGGING_LEVEL=DEBUG shows "
-        "it.",
+        explain="The GPU, its driver and the model are not the cause of this message. vLLM prints this message only "
+        "with VLLM_LOGGING_LEVEL=DEBUG.",
         find=_find_without_amdsmi,
         drivers=("amd",),
         consequence_of=("SG-G032",),
@@ -169,7 +169,8 @@ RULES: tuple[Rule, ...] = (
         "use an official image of the engine, which contains no such files",
         source="The message comes from glibc (elf/dl-load.c), and is quoted in dengcao/Qwen3-Reranker-0.6B issue 2 "
         "(2025-07), warmshao/FasterLivePortrait issue 37 (2024-07) and Thinklab-SJTU/R3Det_Tensorflow issue 78 "
-        "(2020-10); dusty-nv/jetson-inference issue 1733 (2023-09) has a Jetson. The failure was not reproduced.",
+        "(2020-10); dusty-nv/jetson-inference issue 1733 (2023-09) reports it for a Jetson. The failure was not "
+        "reproduced.",
         explain="libnvidia-container creates an empty file for each library that it mounts into a container. `docker "
         "commit` stores these files in the image.",
         find=_find_empty_library,

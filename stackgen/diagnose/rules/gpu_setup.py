@@ -204,9 +204,10 @@ RULES: tuple[Rule, ...] = (
         fix='set `ldconfig` to "@/sbin/ldconfig" in /etc/nvidia-container-runtime/config.toml, or use CDI (set '
         "gpu_driver to cdi)",
         source="The message comes from libnvidia-container (src/nvc_ldcache.c, nvc_ldcache_update). "
-        "NVIDIA/k8s-device-plugin issue 1400 and NVIDIA/nvidia-container-toolkit issue 1246 (2025-08) have an ldconfig "
-        "that was killed; in both, CDI helped. NVIDIA/nvidia-container-toolkit issue 1357 "
-        "(2025-10) and nicolargo/glances issue 3144 (2025-04) have an error code. The failure was not reproduced.",
+        "NVIDIA/k8s-device-plugin issue 1400 and NVIDIA/nvidia-container-toolkit issue 1246 (2025-08) report an "
+        "ldconfig that was killed; in both, CDI helped. NVIDIA/nvidia-container-toolkit issue 1357 "
+        "(2025-10) and nicolargo/glances issue 3144 (2025-04) report an error code of ldconfig. The failure was not "
+        "reproduced.",
         explain="/sbin/ldconfig.real exists only on Ubuntu. Packages for other distributions configure another path.",
         patterns=compile_patterns(r"ldcache error: open failed: (?P<path>\S+): no such file or directory"),
         inputs=EVERYWHERE,

@@ -60,8 +60,8 @@ RULES: tuple[Rule, ...] = (
         "message `unsatisfied condition` comes from the NVIDIA container toolkit 1.20 "
         "(internal/requirements/constraints/binary.go), and the others from libcudart 12.9 (errors 35 and 222). "
         "cudaErrorNotSupported is from torch (c10/cuda/CUDAFunctions.cpp), in SystemPanic/vllm-windows issue 60 "
-        "(2026-05). NVIDIA's list of legacy GPUs ends Maxwell, Pascal and Volta with driver 580, and "
-        "canonical/inference-snaps issue 255 (2026-03) has such a GPU.",
+        "(2026-05). According to NVIDIA's list of legacy GPUs, driver 580 is the last one for Maxwell, Pascal and "
+        "Volta; canonical/inference-snaps issue 255 (2026-03) reports such a GPU.",
         explain="Every image is built for one CUDA version, and each CUDA version needs a minimum driver version. "
         "vllm/vllm-openai:v0.32.0-cu129 is an image of vLLM for CUDA 12.9.",
         patterns=TOO_OLD,
@@ -110,8 +110,9 @@ RULES: tuple[Rule, ...] = (
                     r"failed to initialize CUDA: system has unsupported display driver",
                 ),
                 title="the NVIDIA driver's library and kernel module differ",
-                cause="CUDA error 803: the driver library libcuda.so.1 that the engine loads does not match the loaded "
-                "kernel module. Either the image loads its own library (cuda-compat) in place of a newer one of the "
+                cause="CUDA reports error 803: the driver library libcuda.so.1 that the engine loads does not match "
+                "the loaded kernel module. Either the image loads its own library (cuda-compat) in place of a newer "
+                "one of the "
                 "driver, or the driver was updated without a reboot",
                 fix="run `nvidia-smi` on the host; if it fails too, the driver was updated, so reboot when you can; if "
                 "it works, run `ldconfig -p | grep libcuda.so` in the container; if a path with `compat` comes first, "
@@ -125,7 +126,7 @@ RULES: tuple[Rule, ...] = (
                     r"Error 804: forward compatibility was attempted",
                     r"failed to initialize CUDA: forward compatibility was attempted",
                 ),
-                cause="CUDA error 804: the image is for a newer CUDA version than the driver. The image's "
+                cause="CUDA reports error 804: the image is for a newer CUDA version than the driver. The image's "
                 "cuda-compat libraries should bridge this gap, but they do not support this GPU",
                 fix="update the driver (CUDA 13 needs driver 580 or newer), or set `image:` to an image for an older "
                 "CUDA version; if the driver is new enough, remove the folder of cuda-compat from LD_LIBRARY_PATH",
@@ -269,7 +270,8 @@ RULES: tuple[Rule, ...] = (
                     r"CUDA unknown error - this may be due to an incorrectly set up environment",
                 ),
                 title="CUDA can't be initialized",
-                cause="CUDA error 999: CUDA can't be initialized, although the driver answers. Often the kernel "
+                cause="CUDA reports error 999: CUDA can't be initialized, although the driver answers. Often the "
+                "kernel "
                 "module nvidia_uvm is not loaded on the host, for example after an update or after sleep",
                 fix="on the host, check `lsmod | grep nvidia_uvm`; if it prints nothing, run `sudo modprobe "
                 "nvidia_uvm`; otherwise look for messages of the driver in the kernel log (`sudo dmesg | grep -i "

@@ -30,7 +30,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "SG-M020",
         title="WSL gives the GPU less memory than nvidia-smi shows as free",
-        cause="the kernel of WSL could not make memory of the GPU resident (ENOMEM, -12). Programs in WSL can use "
+        cause="the kernel of WSL could not provide memory of the GPU that a program asked for (make_resident: ENOMEM, "
+        "-12). Programs in WSL can use "
         "less memory than nvidia-smi shows as free. CUDA reports the lack of memory as a different error, for example "
         "`device not ready`",
         fix="let the engine use less memory: lower gpu_memory_utilization in steps of 0.05 (vLLM, SGLang), "
@@ -54,7 +55,7 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from shadow-utils (lib/commonio.c); xencon/aixcl pull request 836 (2026-04), "
         "dperson/samba issues 174 (2018-11) and 221 (2019-07) and nuxsmin/docker-syspass issue 60 (2022-02) quote "
         "them. The failure was not reproduced.",
-        explain="`try again later` is misleading: on a read-only file system it never succeeds.",
+        explain="The words `try again later` are misleading: on a read-only file system, every later try fails too.",
         patterns=compile_patterns(
             r"\b(?:user|group)(?:add|mod|del): cannot lock (?P<file>/etc/(?:passwd|group|shadow|gshadow))"
         ),

@@ -237,7 +237,8 @@ RULES: tuple[Rule, ...] = (
         fix="open the address in the message with the same token (`curl -H`); with HTTP 403, check the token's "
         "permissions, and ask who runs the proxy; with HTTP 500 to 504, wait, and see status.huggingface.co",
         source="The messages come from huggingface_hub 0.36 and 2.4 (utils/_http.py), requests (models.py) and httpx "
-        "(_models.py, raise_for_status). opea-project/GenAIExamples issue 2237 (2025-09) has HTTP 401. The failure was "
+        "(_models.py, raise_for_status). opea-project/GenAIExamples issue 2237 (2025-09) reports HTTP 401. The "
+        "failure was "
         "not reproduced.",
         explain="Transformers also advises to check the internet connection, but Transformers prints this advice after "
         "every failed request.",

@@ -178,7 +178,7 @@ RULES: tuple[Rule, ...] = (
         cause="the disk[[ of {where}]] has no space left",
         fix="free some space (see `docker system df`), or set storage.path to a folder on a larger disk",
         source=f"The messages for errno 28 (ENOSPC) come from {DOWNLOAD_SCRIPT} and huggingface_hub 2.4. The failure "
-        "was reproduced. containers/ramalama issue 1778 (2025-07) has a download to /tmp.",
+        "was reproduced. containers/ramalama issue 1778 (2025-07) reports a download to /tmp.",
         explain="Weights take 2 bytes per parameter, and compile caches take some GB. `docker system prune` removes "
         "old images, but keeps volumes with weights.",
         patterns=compile_patterns(
@@ -232,8 +232,8 @@ RULES: tuple[Rule, ...] = (
         "container's user access to the folder (`user:`, storage.user)",
         source=f"The messages for errno 13 and 30 come from {DOWNLOAD_SCRIPT} and transformers 4.57 and 5.24 "
         "(utils/hub.py, cached_files). The failure was reproduced. llm-d-incubation/llm-d-modelservice issue 243 "
-        "(2026-03) has a volume that is mounted read-only; huggingface/datasets issue 7900 (2025-12) has a cache of "
-        "another user (file_download.py of huggingface_hub, `Could not cache`).",
+        "(2026-03) reports a volume that is mounted read-only; huggingface/datasets issue 7900 (2025-12) reports a "
+        "cache that belongs to another user (file_download.py of huggingface_hub, `Could not cache`).",
         explain="Containers are read-only except for /tmp and the cache volumes. A volume that another user created "
         "keeps its owner. If you remove such a cache volume (`docker volume rm`), the caches in it are rebuilt.",
         patterns=compile_patterns(
@@ -254,7 +254,7 @@ RULES: tuple[Rule, ...] = (
         "storage.offline to true",
         source="The messages come from transformers 4.57 and 5.x (utils/hub.py), huggingface_hub 0.36 and 2.4 "
         f"(file_download.py), and {DOWNLOAD_SCRIPT}. The failure was reproduced. huggingface/huggingface_hub issue "
-        "3913 (2026-03) has a mirror whose certificate is not trusted.",
+        "3913 (2026-03) reports a mirror whose certificate is not trusted.",
         explain="If `model:` is a Hub id, an engine that does not run offline contacts the Hub even for a cached "
         "model. stackgen's download service downloads the model once, and the engines then run offline.",
         patterns=compile_patterns(

@@ -84,8 +84,10 @@ OTHERS = Variant(
     title="no node of the cluster has free GPUs and fits the pod",
     cause="some nodes have too few free GPUs of the kind `{resource}` for a pod of {service}. The scheduler excludes "
     "other nodes ({other}) for another reason: they {why}",
-    fix="run `kubectl describe nodes`, which shows whether the excluded node has the free GPUs; if it has, change what "
-    "excludes the node; for an affinity rule that binds the pod to another pod on a node without GPUs (`podAffinity`), "
+    fix="run `kubectl describe nodes`, which shows whether the excluded node has free GPUs; if it does, remove the "
+    "reason why the scheduler excludes this node; for an affinity rule that binds the pod to another pod on a node "
+    "without GPUs "
+    "(`podAffinity`), "
     "start that pod on the GPU node as well; for a cordoned node, run `kubectl uncordon` if the reason for the cordon "
     "is gone; for a volume that exists only on another node or zone, use a volume that the GPU node can mount; "
     "otherwise wait for a GPU, add a node, or request fewer GPUs",

@@ -152,7 +152,8 @@ RULES: tuple[Rule, ...] = (
         fix="lower gpu_layers (for example to 20), use a smaller quantization (Q4 instead of Q8), or free GPU memory",
         source="The message comes from the file ggml/src/ggml-cuda/ggml-cuda.cu "
         "(ggml_backend_cuda_buffer_type_alloc_buffer). Public reports quote the message. "
-        "ollama/ollama issue 3237 (2024-03) and ggml-org/llama.cpp issue 13085 (2025-04) have one while it computes.",
+        "ollama/ollama issue 3237 (2024-03) and ggml-org/llama.cpp issue 13085 (2025-04) report it while llama.cpp "
+        "computes.",
         explain="With fewer layers on the GPU, the model still works, but layers on the CPU are slower. If all layers "
         "are on the GPU, these layers need about as much memory as the size of the GGUF file, plus memory for the KV "
         "cache.",

@@ -216,8 +216,8 @@ OLD_WORKER = Variant(
 
 KERNELS = Variant(
     (),
-    cause="transformers loads kernels from the Hub without naming a version, which the package kernels refuses since "
-    "version 0.15. So kernels is newer than this transformers supports",
+    cause="transformers loads GPU kernels from the Hub without a version, and since version 0.15, the package "
+    "`kernels` refuses this. So the installed `kernels` is too new for this transformers",
     fix="use an official image of the engine, or a newer version of it; if you build the environment yourself, install "
     "`kernels<0.15` with this transformers, or a transformers that names versions (5.10.1 or newer), and pin both",
     condition="the traceback passes through transformers/integrations/hub_kernels.py",

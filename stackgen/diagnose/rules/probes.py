@@ -170,7 +170,7 @@ RULES: tuple[Rule, ...] = (
         "that loading takes; a slow download needs a volume that keeps the weights",
         source="The messages come from the kubelet of Kubernetes (pkg/kubelet/prober, kuberuntime and "
         "pkg/probe/http/http.go), and from Go (net/http/client.go, net/dial.go). llm-d/llm-d-inference-sim issue 45 "
-        "(2025-06) has a server without the path /health. The failure was not reproduced.",
+        "(2025-06) reports a server without the path /health. The failure was not reproduced.",
         explain="`kubectl describe pod` prints these lines as events. A startup or liveness probe that fails too often "
         "restarts the container; a readiness probe that fails keeps requests away from the pod. HTTP 400 and above "
         "count as failed. stackgen's own pods have a startup probe that waits for the download and the load of the "

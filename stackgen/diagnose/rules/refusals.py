@@ -89,7 +89,7 @@ RULES: tuple[Rule, ...] = (
         "then, set chat_template to a template without this call; leave the client as it is",
         source="The message comes from minja, the template reader of older builds of llama.cpp, and is quoted in "
         "janhq/jan issue 6123 (2025-08), gpustack/gpustack issue 3641 (2025-12) and ggml-org/llama.cpp issue 14915 "
-        "(2025-08), in which a change of the reader ends it. The failure was not reproduced.",
+        "(2025-08), where a change of the reader fixed the failure. The failure was not reproduced.",
         explain="The template comes with the model's file. The same template works in vLLM, because Python's Jinja "
         "has all functions of strings.",
         patterns=compile_patterns(r"Value is not callable: null at row (?P<row>\d+), column \d+"),

@@ -38,9 +38,9 @@ RULES: tuple[Rule, ...] = (
         source="The messages come from vLLM (v1/core/sched/scheduler.py and v1/structured_output/backend_xgrammar.py), "
         "and are quoted in vllm-project/vllm issues 51693 (2026-08), 45436 (2026-06) and 18783 (2025-05). The "
         "failure was not reproduced.",
-        explain="Normally vLLM only chooses tokens that the grammar allows. Speculative decoding, reasoning parsers "
-        "and "
-        "special tokens at the end of an answer had such bugs in several versions.",
+        explain="Normally, vLLM only chooses tokens that the grammar allows. Several versions of vLLM had bugs that "
+        "broke this rule: in speculative decoding, in reasoning parsers, and with special tokens at the end of an "
+        "answer.",
         patterns=compile_patterns(
             r"Unexpected: grammar rejected tokens|[Ff]ailed to advance FSM for request|FSM failed to advance for "
             r"request"

@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         fix="look for the first error of a scheduler above; if there is none, restart the service, and report the "
         "Python stacks that SGLang logs",
         source="The messages come from SGLang 0.5.23 (entrypoints/http_server.py, health_generate; utils/watchdog.py). "
-        "sgl-project/sglang issue 10856 (2025-09) has a server that answers between such lines.",
+        "sgl-project/sglang issue 10856 (2025-09) reports a server that answers between such lines.",
         explain="SGLang's health check asks the scheduler for one token. If one forward pass takes longer than "
         "watchdog_timeout (300 s by default), SGLang exits, and supervise.sh restarts it. A very long prompt on a slow "
         "GPU can take that long. In this case, raise --watchdog-timeout in extra_args.",
@@ -255,7 +255,7 @@ RULES: tuple[Rule, ...] = (
         cause="the class {method}, which computes the experts of the model, has no code for the chosen "
         "--moe-runner-backend",
         fix="remove --moe-runner-backend from extra_args, so that SGLang chooses a backend itself; for FP8 weights, "
-        "`cutlass` is another one",
+        "you can also try the backend `cutlass`",
         source="The message comes from Python. sgl-project/sglang pull request 27968 (2026-06) quotes it, and names "
         "the flag. The failure was not reproduced.",
         explain="SGLang creates the object `runner` only for the backends that the quantization supports. The first "

@@ -94,8 +94,8 @@ RULES: tuple[Rule, ...] = (
         "http://HOST:PORT/v1/models` must list the models; the engine's access log shows the path that arrived",
         source="The bodies are FastAPI's for an unknown path (starlette, routing.py), which vLLM, SGLang and FastChat "
         "use, llama-server's (tools/server/server-http.cpp), and the one of Go's net/http (server.go); the exception "
-        "is that of the OpenAI SDK 2 (_exceptions.py). skye-harris/hass_local_openai_llm issue 15 (2026-01) has the "
-        "answer of a Go program. The failure was not reproduced.",
+        "is that of the OpenAI SDK 2 (_exceptions.py). skye-harris/hass_local_openai_llm issue 15 (2026-01) quotes "
+        "the answer of a Go program. The failure was not reproduced.",
         explain="For an unknown model, vLLM answers 404 as well, but with a message about the model.",
         patterns=compile_patterns(
             r"Error code: 404 - \{'detail': 'Not Found'\}",
@@ -127,7 +127,7 @@ RULES: tuple[Rule, ...] = (
         "Cloudflare: 100 s, fixed in most plans); if short requests fail as well, look at the state and log of the "
         "engine: it may be loading or stuck; if there are several proxies in a row, check the limit of each one",
         source="RFC 9110 defines the status 504; the page is that of nginx (ngx_http_special_response.c) and HAProxy "
-        "(src/http.c). oasm-platform/open-asm issue 451 (2026-06) has this status. The failure was not reproduced.",
+        "(src/http.c). oasm-platform/open-asm issue 451 (2026-06) reports this status. The failure was not reproduced.",
         explain="The engine itself never sends this page. The body of the page often names the program that sent it.",
         find=_find_answer,
         consequence_of=("SG-C012", "SG-C018", "SG-C019", "SG-C020", "SG-C032", "SG-C045"),

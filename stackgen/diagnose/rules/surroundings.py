@@ -218,7 +218,8 @@ RULES: tuple[Rule, ...] = (
         "supports; if the command `docker compose` is missing, install the plugin docker-compose-plugin",
         source="The messages come from docker/cli (cmd/docker/docker.go), pflag (flag.go) and moby "
         "(server/middleware/version.go). The order of the folders comes from docker/cli "
-        "(cli-plugins/manager/manager_unix.go); docker/compose issue 13389 (2025-11) has an old plugin. The failure "
+        "(cli-plugins/manager/manager_unix.go); docker/compose issue 13389 (2025-11) reports an old plugin. The "
+        "failure "
         "was not reproduced.",
         explain="The client, the daemon and the Compose plugin are updated separately.",
         patterns=compile_patterns(
@@ -285,7 +286,7 @@ LAST_RULES: tuple[Rule, ...] = (
         "requests; try a newer image, because most such crashes are bugs of one version; the kernel log names the "
         "library that crashed (`sudo dmesg | grep -iE 'segfault|xid|amdgpu'`)",
         source="Shells and Docker report 128 plus the number of the signal. ggml-org/llama.cpp issue 27427 (2026-08) "
-        "has one.",
+        "reports such a crash.",
         explain="A crash in native code leaves no traceback. If the server has answered before, the model's files "
         "are rarely the cause.",
         find=_find_signal,

@@ -22,7 +22,7 @@ RULES: tuple[Rule, ...] = (
         '(vllm/vllm-openai), or set VLLM_USE_FLASHINFER_SAMPLER to "0" in extra_env',
         source="The messages come from FlashInfer 0.6.18 (jit/cpp_ext.py) and torch 2.13 (utils/cpp_extension.py), and "
         "are quoted in vllm-project/vllm issues 49497 (2026-07) and 21960 (2025-07), and in odysseus-dev/odysseus pull "
-        "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) has the list in CUDA_HOME. "
+        "request 228 (2026-06); vllm-project/vllm issue 36077 (2026-03) reports a list in CUDA_HOME. "
         "pytorch/pytorch issue 185733 (2026-05), odysseus-dev/odysseus issue 4010 (2026-06) and vllm-project/vllm "
         "issues 50705 and 50751 (2026-08) quote the messages about nvcc's permissions, Python.h and sm75, and "
         "flashinfer-ai/flashinfer issues 2577 (2026-06) and 2045 (2025-11) those about architectures, and 1919 "
