@@ -37,7 +37,6 @@ ONE_NODE = (
     "ebs.csi.aws.com", "disk.csi.azure.com", "diskplugin.csi.alibabacloud.com", "rancher.io/local-path",
 )  # fmt: skip
 OLDEST = (1, 25)
-GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 LEVEL = "pod-security.kubernetes.io/enforce"
 RIGHT = "ask the cluster's administrator for permission to read this, or run `{}` yourself"
 ON_DEMAND = "if the cluster starts nodes on demand, it may still start a node for the pod"
@@ -113,11 +112,12 @@ def _requests(pod: Mapping[str, Any], which: str = "requests") -> dict[str, Deci
 
 
 def check_gpus(inputs: DoctorInputs) -> Results:
-    """Nodes offer the GPUs that the pods request, through a device plugin."""
+    """Nodes offer the GPUs and other devices that the pods request, through a device plugin."""
     facts = _facts(inputs)
     wanted = [
-        (name, resource, int(number), pod) for name, count, pod in _pods(facts) for resource in GPUS
-        if (number := _requests(pod).get(resource)) for _ in range(count)
+        (name, resource, int(number), pod) for name, count, pod in _pods(facts)
+        # only resources of device plugins have a domain
+        for resource, number in _requests(pod).items() if "/" in resource for _ in range(count)
     ]  # fmt: skip
     if not wanted:
         return
@@ -151,15 +151,15 @@ def check_gpus(inputs: DoctorInputs) -> Results:
         unplaced = place(placeable, facts.nodes, resource)
         for name, count in unplaced.items():
             yield warn(
-                f"{count} {'pod' if count == 1 else 'pods'} of {name} will wait for free GPUs ({resource})",
-                evidence=seen, fix=f"free GPUs, add a node, or lower `replicas`; {ON_DEMAND}",
+                f"{count} {'pod' if count == 1 else 'pods'} of {name} will wait for free {_describe(resource)}",
+                evidence=seen, fix=f"free some of them, add a node, or lower `replicas`; {ON_DEMAND}",
             )  # fmt: skip
         # pods that have room if each is put in the right place, but a scheduler places each pod alone
         blocked = Counter[str]() if unplaced else place(placeable, facts.nodes, resource, spread=True)
         for name, count in blocked.items():
             others = " and ".join(dict.fromkeys(other for other, _, _ in placeable if other != name))
             yield warn(
-                f"{count} {'pod' if count == 1 else 'pods'} of {name} may wait forever for free GPUs ({resource}): the "
+                f"{count} {'pod' if count == 1 else 'pods'} of {name} may wait forever for free {_describe(resource)}: the "
                 f"scheduler may put pods of {others} on nodes that {name} needs",
                 evidence=seen, fix="label the nodes, and give each model its own `kubernetes.node_selector`, or add a "
                 "node",
@@ -170,6 +170,11 @@ def check_gpus(inputs: DoctorInputs) -> Results:
             else:
                 yield unknown(f"nodes have {resource} for all pods, if no other pod uses them", evidence=seen,
                               fix=RIGHT.format("kubectl get pods --all-namespaces"))  # fmt: skip
+
+
+def _describe(resource: str) -> str:
+    is_gpu = resource.endswith("/gpu") or "/mig-" in resource
+    return f"{'GPUs' if is_gpu else 'devices'} ({resource})"
 
 
 def check_storage(inputs: DoctorInputs) -> Results:

@@ -13,7 +13,7 @@ __all__ = ["ClusterFacts", "Node", "Quota", "StorageClass"]
 class Node:
     """A node that may get pods. `allocatable` are quantities by resource, `taints` are (key, value, effect).
 
-    `used`: GPUs that pods on the node request, by resource, without those of the stack itself; None if unknown.
+    `used`: devices that pods on the node request, by resource, without those of the stack itself; None if unknown.
     """
 
     name: str

@@ -14,8 +14,8 @@ CLUSTER_ONLY: tuple[Check, ...] = (
                                                        "those of LeaderWorkerSet, the Prometheus operator and KEDA "
                                                        "if the stack uses them",
           run=cluster.check_kinds, machine=True),
-    Check("SG-P102", name="cluster-gpus", description="the nodes that the pods may use have enough free NVIDIA or "
-                                                      "AMD GPUs",
+    Check("SG-P102", name="cluster-gpus", description="the nodes that the pods may use have enough free GPUs, "
+                                                      "and other devices of `kubernetes.resources`",
           run=cluster.check_gpus, machine=True),
     Check("SG-P103", name="cluster-storage", description="each claim has a storage class. If several nodes use the "
                                                          "claim, the class does not create volumes for a single "

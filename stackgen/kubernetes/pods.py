@@ -64,7 +64,7 @@ class PodBuilder:
         # the init containers mount what they need themselves
         return Pod(
             labels=self._labels(service),
-            annotations=service.labels,
+            annotations=self._annotations(service),
             containers=(self._container(service, mounts, drain if leader else 0, leader),),
             init=init,
             volumes=volumes,
@@ -97,6 +97,11 @@ class PodBuilder:
         found += (PACKED,) if service.pack else ()
         # all groups of a model share the label: which group a pod belongs to is only known to its controller
         return (*found, ("stackgen-group", service.name)) if service.group else found
+
+    def _annotations(self, service: Service) -> tuple[tuple[str, str], ...]:
+        model = self.models.get(service.name)
+        chosen = self.settings.annotations | (model.annotations if model else {})
+        return tuple((dict(service.labels) | chosen).items())
 
     def _is_spread(self, service: Service) -> bool:
         return service.group is None and not service.pack and max(self.replicas(service), service.max_replicas) > 1
@@ -170,9 +175,10 @@ class PodBuilder:
             values["memory"] = limits["memory"] = model.memory
         if service.gpus and not self._uses_claims(service):
             # request and limit must be equal, and whole numbers
-            values[GPU_RESOURCES[service.gpus.driver]] = limits[GPU_RESOURCES[service.gpus.driver]] = str(
-                service.gpus.count
-            )
+            name = (model.gpu_resource if model else None) or GPU_RESOURCES[service.gpus.driver]
+            values[name] = limits[name] = str(service.gpus.count)
+        for name, count in (model.resources if model else {}).items():
+            values[name] = limits[name] = str(count)
         return tuple(values.items()), tuple(limits.items())
 
     def _node_selector(self, service: Service) -> tuple[tuple[str, str], ...]:
@@ -181,8 +187,10 @@ class PodBuilder:
         return tuple((chosen | (model.node_selector if model else {})).items())
 
     def _tolerations(self, service: Service) -> tuple[tuple[str, str, str], ...]:
+        model = self.models.get(service.name)
         found: list[tuple[str, str, str]] = [
-            (one.key, one.value or "", one.effect or "") for one in self.settings.tolerations
+            (one.key, one.value or "", one.effect or "")
+            for one in (*self.settings.tolerations, *(model.tolerations if model else ()))
         ]
         # the taint that providers put on nodes with GPUs
         if service.gpus and (own := (GPU_RESOURCES[service.gpus.driver], "", "NoSchedule")) not in found:

@@ -16,7 +16,7 @@ from stackgen.catalog.sizes import guess_weight_bytes
 from stackgen.errors import Mistake
 from stackgen.plan import GpuRequest, Service
 from stackgen.resolve.extras import split_local_path
-from stackgen.spec import ModelSpec, StackSpec, is_local
+from stackgen.spec import KubernetesModelSpec, ModelSpec, StackSpec, is_local
 from stackgen.spec.types import guess_parameters
 
 __all__ = ["count_gpus", "count_nodes", "find_cluster_mistakes", "find_cluster_warnings", "find_image_warnings",
@@ -29,6 +29,8 @@ DOCKER_ONLY = {
     "networks": "pods of one cluster reach each other without this field",
     "port": "all models answer at the gateway's port",
 }
+GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu")
+MIG = "nvidia.com/mig-"
 UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 GIB = 2**30
@@ -150,8 +152,33 @@ def _find_in_model(index: int, model: Any, stack: StackSpec) -> Iterator[Mistake
                       hint="set `kubernetes: {autoscaling: {by: keda, prometheus: URL}}`")  # fmt: skip
     if settings and settings.gpu_memory and stack.cluster.gpus_by != "dra":
         yield Mistake(f"{path}.kubernetes.gpu_memory", "needs resource claims", hint="set `kubernetes.gpus_by: dra`")
+    if settings:
+        yield from _find_resource_mistakes(f"{path}.kubernetes", model, settings, stack)
     if stack.cluster.gpus_by == "dra" and stack.gpu_driver == "amd" and model.gpus:
         yield Mistake("kubernetes.gpus_by", "`dra` is for NVIDIA GPUs", hint="remove it")
+
+
+def _find_resource_mistakes(
+    path: str, model: Any, settings: KubernetesModelSpec, stack: StackSpec
+) -> Iterator[Mistake]:
+    own = settings.gpu_resource or ("amd.com/gpu" if stack.gpu_driver == "amd" else "nvidia.com/gpu")
+    if settings.gpu_resource and not model.gpus:
+        yield Mistake(f"{path}.gpu_resource", "has no effect without `gpus`", hint="set `gpus: 1`, or remove the field")
+    if settings.gpu_resource and stack.cluster.gpus_by == "dra":
+        yield Mistake(f"{path}.gpu_resource", "has no effect with `kubernetes.gpus_by: dra`, whose pods request GPUs "
+                      "through claims", hint="remove one of the two fields")  # fmt: skip
+    for name in settings.resources:
+        if name in (own, *GPU_RESOURCES):
+            yield Mistake(f"{path}.resources.{name}", "is a GPU, which `gpus` requests",
+                          hint="set `gpus`, and for another resource of the device plugin `gpu_resource`")  # fmt: skip
+        elif name.startswith(MIG):
+            yield Mistake(f"{path}.resources.{name}", "is a part of a GPU",
+                          hint=f"set `gpus: 1` for the model, and `gpu_resource: {name}`")  # fmt: skip
+    for name in (*settings.resources, *([settings.gpu_resource] if settings.gpu_resource else [])):
+        if re.search(r"(^|\.)kubernetes\.io/", name) or name.startswith("requests."):
+            field = "resources" if name in settings.resources else "gpu_resource"
+            yield Mistake(f"{path}.{field}", f"{name} can't be a resource of a device plugin",
+                          hint="`kubectl describe nodes` lists the resources under Allocatable")  # fmt: skip
 
 
 def find_cluster_warnings(stack: StackSpec) -> list[str]:

@@ -20,12 +20,15 @@ DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 DNS_NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 # an optional prefix, which is a DNS name, and a name
 LABEL_KEY = r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
+# an extended resource: with a domain, and not one of Kubernetes itself
+RESOURCE = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"
 LABEL_VALUE = r"^([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?$"
 
 Quantity = Annotated[str, StringConstraints(pattern=QUANTITY)]
 Label = Annotated[str, StringConstraints(pattern=DNS_LABEL)]
 DnsName = Annotated[str, StringConstraints(pattern=DNS_NAME, max_length=253)]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY)]
+ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE)]
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE)]
 
 
@@ -83,7 +86,25 @@ class KubernetesModelSpec(Strict):
     gpu_memory: Quantity | None = Field(
         None, description="Memory that each GPU must have at least, for example 80Gi. Needs `gpus_by: dra`"
     )
+    gpu_resource: ResourceName | None = Field(
+        None,
+        description="Resource by which the device plugin counts the GPUs of this model, for example "
+        "nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu or amd.com/gpu",
+    )
+    resources: dict[ResourceName, Annotated[int, Field(ge=1, le=1024)]] = Field(
+        {},
+        description="Further devices that each pod of this model needs, by the resource of their device plugin, for "
+        "example `{rdma/hca: 1}`",
+    )
+    annotations: dict[LabelKey, str] = Field(
+        {},
+        description="Annotations of the pods of this model, for example `{k8s.v1.cni.cncf.io/networks: rdma-net}`, "
+        "which joins a second network of Multus",
+    )
     node_selector: dict[LabelKey, LabelValue] = Field({}, description="Labels of the nodes that may run this model")
+    tolerations: tuple[TolerationSpec, ...] = Field(
+        (), description="Further taints that the pods of this model tolerate"
+    )
     max_replicas: int | None = Field(
         None, ge=1, le=256, description="Maximum number of replicas with autoscaling. The minimum is `replicas`"
     )
@@ -136,6 +157,9 @@ class KubernetesSpec(Strict):
     )
     tolerations: tuple[TolerationSpec, ...] = Field(
         (), description="Taints of nodes that engines tolerate. Models with GPUs always tolerate the GPU's own taint"
+    )
+    annotations: dict[LabelKey, str] = Field(
+        {}, description='Annotations of all pods, for example `{sidecar.istio.io/inject: "false"}`'
     )
     runtime_class: DnsName | None = Field(
         None, description="Runtime class of pods with GPUs, if it is not the default, for example nvidia"

@@ -190,6 +190,23 @@ def test_doctor_finds_what_a_cluster_lacks(
     assert (code == 3) == (status == "fail")
 
 
+def test_doctor_compares_other_devices_with_the_nodes_too(doctor: Doctor, folder: Path) -> None:
+    text = STACK.replace("replicas: 2", "replicas: 2, kubernetes: {resources: {rdma/hca: 1}}")
+    (folder / "stack.yaml").write_text(text)
+    nodes, used = [node("a", 8), node("b", 8)], pod("a", 0)
+    try:
+        assert ("fail", "no node offers rdma/hca") in [
+            (status, text[:23]) for status, text in doctor(nodes=nodes)[1]["SG-P102"]]  # fmt: skip
+        for one in nodes:
+            one["status"]["allocatable"]["rdma/hca"] = "1"
+        assert {status for status, _ in doctor(nodes=nodes)[1]["SG-P102"]} == {"ok"}
+        used["spec"]["containers"][0]["resources"]["limits"]["rdma/hca"] = "1"
+        found = doctor(nodes=nodes, **{"all-pods": [used]})[1]["SG-P102"]
+        assert any("will wait for free devices (rdma/hca)" in text for _, text in found), found
+    finally:
+        (folder / "stack.yaml").write_text(STACK)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [

@@ -115,6 +115,14 @@ def test_a_model_larger_than_a_node_runs_on_several_nodes() -> None:
         ({"replicas": 2, "cache_aware": True}, {}, "models[0].cache_aware"),
         ({"kubernetes": {"max_replicas": 2}}, {}, "models[0].kubernetes.max_replicas"),
         ({"kubernetes": {"gpu_memory": "80Gi"}}, {}, "models[0].kubernetes.gpu_memory"),
+        ({"kubernetes": {"resources": {"nvidia.com/gpu": 1}}}, {}, "models[0].kubernetes.resources.nvidia.com/gpu"),
+        ({"kubernetes": {"resources": {"nvidia.com/mig-1g.10gb": 1}}}, {},
+         "models[0].kubernetes.resources.nvidia.com/mig-1g.10gb"),
+        ({"kubernetes": {"resources": {"x.kubernetes.io/y": 1}}}, {}, "models[0].kubernetes.resources"),
+        ({"gpus": "none", "kubernetes": {"gpu_resource": "nvidia.com/mig-1g.10gb"}}, {},
+         "models[0].kubernetes.gpu_resource"),
+        ({"kubernetes": {"gpu_resource": "nvidia.com/mig-1g.10gb"}}, {"kubernetes": {"gpus_by": "dra"}},
+         "models[0].kubernetes.gpu_resource"),
         ({}, {"gateway": False}, "gateway"),
         ({}, {"gateway": {"tls": "generate"}}, "gateway.tls"),
         ({}, {"ui": "open-webui"}, "ui"),
@@ -122,11 +130,26 @@ def test_a_model_larger_than_a_node_runs_on_several_nodes() -> None:
         ({}, {"kubernetes": {"autoscaling": {"by": "keda"}}}, "kubernetes.autoscaling.prometheus"),
         ({}, {"kubernetes": {"tls_secret": "x"}}, "kubernetes.tls_secret"),
     ],
-)
+)  # fmt: skip
 def test_what_a_cluster_cannot_do_is_an_error_with_its_place(
     model: dict[str, Any], fields: dict[str, Any], path: str
 ) -> None:
     assert path in mistakes(model, **fields)
+
+
+def test_pods_request_the_devices_and_annotations_of_the_stack_file() -> None:
+    settings = {"gpu_resource": "nvidia.com/mig-3g.40gb", "resources": {"rdma/hca": 2}, "annotations": {"a/b": "c"},
+                "tolerations": [{"key": "rdma"}]}  # fmt: skip
+    found = objects(render({"gpus": 1, "kubernetes": settings}, kubernetes={"annotations": {"a/b": "all", "d": "e"}}))
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in found if one["kind"] == "Deployment"}
+    [engine] = [pod for name, pod in pods.items() if name.startswith("vllm")]
+    resources = engine["spec"]["containers"][0]["resources"]
+    for part in (resources["requests"], resources["limits"]):
+        assert part["nvidia.com/mig-3g.40gb"] == "1" and part["rdma/hca"] == "2" and "nvidia.com/gpu" not in part
+    assert engine["metadata"]["annotations"] == {"a/b": "c", "d": "e"}
+    assert {"key": "rdma", "operator": "Exists"} in engine["spec"]["tolerations"]
+    assert pods["gateway"]["metadata"]["annotations"] == {"a/b": "all", "d": "e"}
+    assert "rdma/hca" not in pods["gateway"]["spec"]["containers"][0]["resources"]["requests"]
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=40))

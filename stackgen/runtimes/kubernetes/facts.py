@@ -24,7 +24,6 @@ from stackgen.runtimes.kubernetes.kubectl import Kubectl
 __all__ = ["collect_cluster_facts"]
 
 T = TypeVar("T")
-GPU = re.compile(r"^(?:nvidia|amd)\.com/")
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # a pod that has ended uses nothing
 ENDED = ("Succeeded", "Failed")
@@ -108,7 +107,8 @@ def _used(pods: list[dict[str, Any]], namespace: str, stack: str) -> dict[str, C
             continue
         for container in pod["spec"]["containers"]:
             for name, value in container.get("resources", {}).get("limits", {}).items():
-                if GPU.match(name):
+                # a resource of a device plugin
+                if "/" in name:
                     used.setdefault(node, Counter())[name] += int(parse_quantity(value) or 0)
     return used
 
