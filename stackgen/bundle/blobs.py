@@ -157,7 +157,8 @@ class BlobWriter:
         rest: bytes | memoryview = next(source, b"")
         if left or rest:
             raise StackgenError(
-                f"the bundle got more than the {size} bytes of a file: the file is changing", "run the command again"
+                f"more than the expected {size} bytes arrived: the file changes while it is read",
+                "run the command again",
             )
         return pieces, f"sha256:{whole.hexdigest()}"
 

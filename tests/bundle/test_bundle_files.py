@@ -78,7 +78,7 @@ def test_missing_part_is_reported_by_its_name(tmp_path: Path) -> None:
     bundle("verify", folder)
     shutil.rmtree(folder / "part-003")
     done = bundle("load", folder, "--only", "weights", "--storage", tmp_path / "store", "-o", tmp_path / "s", code=1)
-    assert "part-003: this part is missing" in done.stderr and "nothing was loaded" in done.stderr
+    assert "part-003: this part of the bundle is missing" in done.stderr and "nothing was loaded" in done.stderr
     assert not (tmp_path / "store").exists() and not (tmp_path / "s").exists()
 
 

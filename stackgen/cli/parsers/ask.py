@@ -16,7 +16,7 @@ def add_ask(subcommands: Subcommands) -> None:
         "where", nargs="?", metavar="STACK",
         help="stack.yaml, endpoints.yaml, or a folder with one of these files (default: the current folder)",
     )  # fmt: skip
-    ask.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
+    ask.add_argument("--stack", default=".", help="another way to pass stack.yaml or its folder")
     add_endpoint_arguments(ask, default="the first endpoint that serves --model")
     add_context_argument(ask)
     ask.add_argument("--stream", action="store_true", help="print tokens as they arrive, then the timings")

@@ -24,7 +24,7 @@ def add_bench(subcommands: Subcommands) -> None:
         help="stack.yaml or its folder (default: the current folder). With `compare`: two runs, each a stack (its "
         "newest run), the folder of a run or its result.json",
     )  # fmt: skip
-    bench.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
+    bench.add_argument("--stack", default=".", help="another way to pass stack.yaml or its folder")
     complete_with(bench.add_argument("--model", help="name of the model, if the stack serves several"), models)
     load = bench.add_argument_group("load").add_mutually_exclusive_group()
     load.add_argument(

@@ -70,7 +70,7 @@ def add_stack_commands(subcommands: Subcommands) -> None:
         "services", nargs="*", metavar="STACK|SERVICE",
         help="stack.yaml or its folder (default: the current folder), and the services to show (default: all)",
     ), services)  # fmt: skip
-    logs.add_argument("--stack", default=".", help="stack.yaml or its folder, instead of the argument")
+    logs.add_argument("--stack", default=".", help="another way to pass stack.yaml or its folder")
     logs.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")
     logs.add_argument(
         "-n", "--tail", default="all", type=_parse_tail, metavar="LINES", help="show only the last LINES lines"
