@@ -105,9 +105,9 @@ def page(rows: list[Row], planner: list[float | None]) -> str:
         "",
         "## Other engines",
         "",
-        "`tests/live/test_fit.py` compares llama.cpp's own projection with the estimate, and a running FastChat worker's",
-        "weights and cache, which must be equal to the byte. `benchmarks/fit_fastchat.py` does the same for six",
-        "architectures, and checks that the peak memory of the worker's process is inside the bounds.",
+        "`tests/live/test_fit.py` compares the estimate with llama.cpp's own projection, and with the weights and the cache",
+        "of a running FastChat worker, which must be equal to the byte. `benchmarks/fit_fastchat.py` compares FastChat",
+        "workers of six architectures, and checks that the peak memory of the worker's process is inside the bounds.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

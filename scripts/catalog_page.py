@@ -110,7 +110,7 @@ def _hardware(snapshot):
     names = hardware_names(snapshot)
     count = Counter(key for entry in snapshot.models for key in entry.verified)
     yield "## Verified hardware\n"
-    yield "The names are those of `models search --hardware`.\n"
+    yield "To search for the models of a row, use `models search --hardware NAME`.\n"
     yield "| hardware | models |"
     yield "|---|---|"
     yield from (f"| {names[key]} | {number} |" for key, number in count.most_common())

@@ -99,16 +99,16 @@ def stack_file():
         "`stackgen schema` prints the format of `stack.yaml` as JSON Schema. "
         "`stackgen init` writes a `stack.yaml` with comments. The name `stack.yml` works, too.\n",
         "As in a Compose file, you can use top-level fields that start with `x-` for YAML anchors, and numbers may be "
-        "in quotes. `<<: [*a, *b]` takes the values of `a` first, as in a Compose file; other programs with PyYAML "
-        "6.0.4 may take those of `b` (`findings/pyyaml-merge-order.sh`). Use spaces, not tabs: PyYAML 6.0.4 without "
-        "libyaml refuses a tab between or after values (`findings/pyyaml-loaders-differ-on-tabs.sh`). The file "
-        "contains no variables: secrets come from `.env` (`from_env` in `extra_env`). For the text `${NAME}`, write "
-        "`$${NAME}`.\n",
-        "Errors are reported together: first all errors in single fields, such as unknown names and values. If there "
-        "are none, all errors between fields follow, such as a GPU that two models reserve. Each begins with the file "
-        "and the line (`stack.yaml:12:`), where "
-        "the name of the field is written. A field that comes from an anchor has the line of the anchor. With "
-        "`--json`, `mistakes[]` lists the errors, each with `file`, `path`, `message`, `hint`, `line` and `column`.\n",
+        "in quotes. In `<<: [*a, *b]`, the values of `a` win over those of `b`, as in a Compose file. In other "
+        "programs with PyYAML 6.0.4, the values of `b` may win (`findings/pyyaml-merge-order.sh`). Use spaces, not "
+        "tabs: PyYAML 6.0.4 without libyaml refuses a tab between or after values "
+        "(`findings/pyyaml-loaders-differ-on-tabs.sh`). The file contains no variables: secrets come from `.env` "
+        "(`from_env` in `extra_env`). For the text `${NAME}`, write `$${NAME}`.\n",
+        "stackgen reports errors together. First, it reports all errors in single fields, such as unknown names and "
+        "values. If there are none, it reports all contradictions between fields, such as a GPU that two models "
+        "reserve. Each error begins with the file and the line in which the name of the field is written "
+        "(`stack.yaml:12:`). A field that comes from an anchor has the line of the anchor. With `--json`, `mistakes[]` "
+        "lists the errors, each with `file`, `path`, `message`, `hint`, `line` and `column`.\n",
         "## The stack\n", table(schema, definitions), "",
         "## Fields of every model\n",
         "Every model also needs the field `engine`: " + ", ".join(f"`{name}`" for name in titles) + ".\n",
@@ -145,8 +145,8 @@ def bundle_page():
         "| `manifest.json` | what the bundle contains. Its SHA-256 is the digest of the bundle |",
         "| `blobs/sha256/HEX` | one blob: a layer, a configuration or a manifest of an image, a file of the weights, "
         "a file of the stack, or a package |",
-        "| `part-001/blobs/sha256/HEX` | the same with `--part-size`. A blob that does not fit into one part is cut "
-        "into `HEX.001` in one part and `HEX.002` in the next one |",
+        "| `part-001/blobs/sha256/HEX` | a blob of a bundle with parts (`--part-size`). A blob that does not fit into "
+        "one part is cut into `HEX.001` in one part and `HEX.002` in the next one |",
         "| `index.json`, `oci-layout` | make the folder an [OCI image layout]"
         "(https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md), for example for skopeo. A bundle "
         "with `--part-size` or `--base` is not such a layout, but `bundle load --layout DIR` writes one |",
@@ -162,9 +162,10 @@ def bundle_page():
         "## Exit codes\n",
         "| code | `verify` and `load` | `diff` |", "|---|---|---|",
         "| 0 | the bundle is intact, and `load` has loaded it | both bundles have the same content |",
-        "| 1 | a file or part is missing or damaged, or the digest differs from `--expect` | the bundles differ |",
-        "| 2 | the folder is not a bundle, or an earlier bundle or another version of stackgen is needed, or files "
-        "were edited | the folder is not a bundle |",
+        "| 1 | a file or a part of the bundle is missing or damaged, or the bundle's digest differs from `--expect` | "
+        "the bundles differ |",
+        "| 2 | the folder is not a bundle; or an earlier bundle is needed; or another version of stackgen is needed; "
+        "or somebody edited the stack's files | the folder is not a bundle |",
         "| 3 | the Docker engine does not answer or has another platform, or a disk is full | |",
         "",
         "If `load` fails, it leaves nothing of the bundle on the machine.\n",
@@ -184,7 +185,8 @@ def check_reference():
         *(f"| `{one.name}` | {PROFILES[one.depth]} | {one.about} | {', '.join(f'`{need}`' for need in one.needs)} |"
           for one in CHECKS), "",
         "## Dialects\n",
-        "A known deviation from the OpenAI API is reported as a note. Any other deviation fails the check.\n",
+        "If a server deviates from the OpenAI API in a known way, the check prints a note. If a server deviates in any "
+        "other way, the check fails.\n",
     ]  # fmt: skip
     known = {**BUILTIN, **{name: engines.get(name).dialect for name in engines.names()}}
     # stackgen's launcher adapts FastChat's API, and requires the key on the paths that the check tries without one
@@ -229,7 +231,7 @@ def readable(pattern):
 # vllm-project/vllm, docs/features/reasoning_outputs.md; QwenLM/Qwen3, docs/source/getting_started/quickstart.md
 THINKING = (
     "## Switch thinking on or off\n",
-    "Some models think only if a variable of their chat template says so. A request sets it in "
+    "Some models think only if a variable of their chat template says so. A request can set this variable in "
     "`chat_template_kwargs`:\n",
     "| model | default | the other mode |", "|---|---|---|",
     "| Qwen3-8B and other sizes, without a date in the name | thinks | `{\"enable_thinking\": false}` |",
@@ -243,7 +245,8 @@ THINKING = (
     "       \"chat_template_kwargs\": {\"enable_thinking\": false}}'",
     "```\n",
     "With the OpenAI SDK, pass `extra_body={\"chat_template_kwargs\": {\"enable_thinking\": False}}`. For all requests "
-    "that don't set the variable themselves, add a flag to the model in `stack.yaml`. vLLM and SGLang have it:\n",
+    "that don't set the variable themselves, add a flag to the model in `stack.yaml`. Both vLLM and SGLang accept this "
+    "flag:\n",
     "```yaml",
     "    extra_args: [--default-chat-template-kwargs, '{\"enable_thinking\": false}']",
     "```\n",
@@ -280,8 +283,8 @@ def parsers():
         *(f"{number}. {source}" for number, source in enumerate(sources, 1)), "",
         "## Reasoning, by model family\n",
         "A reasoning parser moves the reasoning from the field `content` of an answer into the field `reasoning`. "
-        "A model that does not think, such as Qwen3-235B-A22B-Instruct-2507, needs none: the parser `qwen3` can "
-        "count its whole answer as reasoning.\n",
+        "A model that does not think, such as Qwen3-235B-A22B-Instruct-2507, must have no reasoning parser: the parser "
+        "`qwen3` can treat the whole answer as reasoning.\n",
         "For gpt-oss, vLLM sets the parser itself, so no field is needed. For the families in this table, and for "
         "the Instruct models of Llama 3, Gemma 3, Qwen2.5 and Mistral Small 3, which do not think, `render` prints a "
         "warning if `reasoning_parser` is not a parser of the model.\n",
@@ -295,7 +298,7 @@ def parsers():
         "## Models with a recipe\n",
         "vLLM's recipes name these parsers. If a recipe names none, the table contains the parser of the model's "
         "family. [The catalog of models](models.md) describes the recipes. If a recipe names a parser, stackgen uses "
-        "it and not that of the model's family.\n",
+        "this parser, and not the parser of the model's family.\n",
         "| model | `tool_call_parser` | `reasoning_parser` |", "|---|---|---|",
         *(f"| {one.model} | {parser_cell('tool_call_parser', one)} | {parser_cell('reasoning_parser', one)} |"
           for one in load_packaged().models if one.tool_call_parser or one.reasoning_parser), "",

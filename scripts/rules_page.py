@@ -12,12 +12,13 @@ __all__ = ["rules_page"]
 RECORDED = Path(__file__).parents[1] / "tests" / "cluster" / "recorded" / "mistakes.json"
 INTRO = """\
 `stackgen render --target kubernetes` never writes the mistakes on this page. The tests apply rules to all manifests of
-the examples, and make at least one mistake for each rule, which the rule must find. Each mistake but one was also sent
-to a real API server (Kubernetes {version}, `kubectl apply --server-side --dry-run=server --validate=strict`).
+the examples. For each rule, the tests also make at least one mistake, which the rule must find. All mistakes except
+one were also sent to a real API server (Kubernetes {version}, `kubectl apply --server-side --dry-run=server
+--validate=strict`).
 
-The API server refuses {refused} of {count} mistakes. The other {accepted} show up only later, in a running cluster. For
-these, the rules are the only check before a start. This server is older than Pod Security and resource claims, and the
-webhooks of LeaderWorkerSet and KEDA did not run.
+The API server refuses {refused} of {count} mistakes. It accepts the other {accepted}, which show up only later, in a
+running cluster. Before a start, only the rules find these {accepted}. This API server is older than Pod Security and
+resource claims, and the webhooks of LeaderWorkerSet and KEDA did not run.
 """
 VERSION = "1.20.2"
 

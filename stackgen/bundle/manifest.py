@@ -129,7 +129,9 @@ class Manifest(_Part):
         description="Version of stackgen that created the bundle. The same version is needed to load it"
     )
     created: str = Field(description="When the bundle was created, in UTC (RFC 3339)")
-    platform: str = Field(pattern=r"^linux/[a-z0-9]+(/[a-z0-9]+)?$", description="Platform of all images: linux/amd64")
+    platform: str = Field(
+        pattern=r"^linux/[a-z0-9]+(/[a-z0-9]+)?$", description="Platform of all images, for example linux/amd64"
+    )
     bases: tuple[BaseBundle, ...] = Field(
         (), description="Earlier bundles. They contain the blobs for which this bundle has no pieces"
     )

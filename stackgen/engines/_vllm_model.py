@@ -85,7 +85,7 @@ class VllmModel(ModelSpec):
     )
     limit_mm_per_prompt: dict[Literal["image", "video", "audio"], Annotated[int, Field(ge=0)]] = Field(
         {}, description="Maximum number of images, videos and audio clips in a request, for example `{image: 2, video: "
-        "0}`. With 0, no memory is reserved for them",
+        "0}`. If a number is 0, vLLM reserves no memory for this kind of input",
     )  # fmt: skip
     sleep_mode: bool = Field(
         False, description="Allow the engine to sleep, which frees GPU memory without ending the process"

@@ -124,8 +124,8 @@ class StackSpec(Strict):
     )
     host: HostName | None = Field(
         None,
-        description="The machine of `hosts` that a folder belongs to. `render` writes this field into the stack.yaml "
-        "of each folder",
+        description="Name of the machine in `hosts` to which this folder belongs. `render` writes this field into the "
+        "stack.yaml of each folder",
     )
     kubernetes: KubernetesSpec | None = Field(None, description="Settings of the target `kubernetes`")
 

@@ -126,9 +126,9 @@ class GatewaySpec(Strict):
     )
     tls: Annotated[TlsSpec | None, BeforeValidator(_expand_tls)] = Field(
         None,
-        description="HTTPS: `generate` for a self-signed certificate, or `certificate` and `key`. `true` is the same "
-        "as `generate`, and `false` the same as no field. On Kubernetes, nothing is generated: `kubernetes.tls_secret` "
-        "names the certificate. Default: plain HTTP",
+        description="HTTPS: `generate` for a self-signed certificate, or `certificate` and `key`. `true` means the "
+        "same as `generate`. `false` turns HTTPS off, as if the field were missing. On Kubernetes, nothing "
+        "is generated: `kubernetes.tls_secret` names the certificate. Default: plain HTTP",
         json_schema_extra=short_form({"enum": ["generate", True, False]}),
     )
     allow: tuple[Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]*$")], ...] = Field(

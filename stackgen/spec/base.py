@@ -93,7 +93,7 @@ class MountSpec(Strict):
 
     source: Text = Field(description="File or folder on this machine, absolute or relative to the stack file")
     target: Text = Field(pattern=r"^/[^:]*$", description="Absolute path in the container")
-    read_only: bool = Field(True, description="Mount it read-only")
+    read_only: bool = Field(True, description="Mount the file or folder read-only")
 
 
 class ModelSpec(Strict):
@@ -130,8 +130,8 @@ class ModelSpec(Strict):
         gt=0,
         le=1,
         description="Maximum fraction of each GPU's memory for this model. vLLM's default is 0.92. FastChat and "
-        "llama.cpp have no such limit: for them, it is only the share with which `stackgen fit` compares their memory. "
-        "On the CPU, set vLLM's `cpu_kv_cache_gib` instead",
+        "llama.cpp can't limit their memory: for these two engines, the field is only the share with which "
+        "`stackgen fit` compares their memory. On the CPU, set vLLM's `cpu_kv_cache_gib` instead",
     )
     replicas: int = Field(
         1, ge=1, le=64, description="Number of replicas of the model. Each replica is a service with its own GPUs"

@@ -45,7 +45,7 @@ class ClaimSpec(Strict):
 
 
 class AutoscalingSpec(Strict):
-    """Lets the number of replicas follow the queue. Models with `max_replicas` are scaled."""
+    """Adjusts the number of replicas to the number of waiting requests. Applies to models with `max_replicas`."""
 
     by: Literal["hpa", "keda"] = Field(
         "keda",
@@ -162,7 +162,7 @@ class KubernetesSpec(Strict):
         {}, description='Annotations of all pods, for example `{sidecar.istio.io/inject: "false"}`'
     )
     runtime_class: DnsName | None = Field(
-        None, description="Runtime class of pods with GPUs, if it is not the default, for example nvidia"
+        None, description="Runtime class of pods with GPUs, for example nvidia. Default: the cluster's default"
     )
     network_policies: bool = Field(True, description="Allow only the connections that the stack needs")
     monitoring_namespace: Label = Field("monitoring", description="Namespace of Prometheus, which may read metrics")

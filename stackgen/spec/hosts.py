@@ -71,7 +71,10 @@ class HostSpec(Strict):
         None, ge=1, le=65535, description="Port of the host's own gateway at `address`. Default: `port` of the stack"
     )
     gpus: int | None = Field(
-        None, ge=0, le=64, description="Number of GPUs in the host. If set, models that need more are an error"
+        None,
+        ge=0,
+        le=64,
+        description="Number of GPUs in the host. If you set this field, a model that needs more GPUs is an error",
     )
     gpu_driver: Literal["nvidia", "cdi", "amd"] | None = Field(
         None, description="How containers get GPUs on this host. Default: `gpu_driver` of the stack"

@@ -35,12 +35,16 @@ RequestsPerMinute = Annotated[
     Field(
         ge=1,
         le=1_000_000,
-        description="Requests admitted in any 60 s. Further requests get a 429, and don't count",
+        description="Maximum number of requests in any period of 60 s. Further requests get a 429, and don't count",
     ),
 ]
 ConcurrentRequests = Annotated[
     int | None,
-    Field(ge=1, le=100_000, description="Requests allowed in flight at the same time. Further requests get a 429"),
+    Field(
+        ge=1,
+        le=100_000,
+        description="Maximum number of requests in flight at the same time. Further requests get a 429",
+    ),
 ]
 LastDay = Annotated[
     Annotated[date, BeforeValidator(_check_date)] | None,
@@ -54,8 +58,8 @@ TokensPerDay = Annotated[
     Field(
         ge=1,
         le=1_000_000_000_000,
-        description="Tokens of prompts and answers per day, in UTC. When they are used up, requests get a 429 until "
-        "midnight",
+        description="Maximum number of tokens of prompts and answers per day (UTC). When they are used up, requests "
+        "get a 429 until midnight",
     ),
 ]
 

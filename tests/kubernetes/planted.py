@@ -157,22 +157,25 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
     "selector mismatch": (
         "selector", lambda by: by["Deployment"]["spec"]["selector"]["matchLabels"].update(app="other")),
     "missing volume": ("volume", lambda by: pod(by)["volumes"].pop(0)),
-    "two mounts at a path": ("mount-path", lambda by: container(by)["volumeMounts"][1].update(mountPath="/tmp/")),
-    "two containers of a name": ("pod-names", lambda by: pod(by)["containers"].append(container(by))),
-    "two variables of a name": ("pod-names", lambda by: container(by)["env"].append({"name": "HOST", "value": "b"})),
-    "two volumes of a name": ("pod-names", lambda by: pod(by)["volumes"].append({"name": "files", "emptyDir": {}})),
-    "long name of a port": ("port-name", lambda by: container(by)["ports"].append(
+    "two mounts at the same path": (
+        "mount-path", lambda by: container(by)["volumeMounts"][1].update(mountPath="/tmp/")),
+    "two containers with the same name": ("pod-names", lambda by: pod(by)["containers"].append(container(by))),
+    "two variables with the same name": (
+        "pod-names", lambda by: container(by)["env"].append({"name": "HOST", "value": "b"})),
+    "two volumes with the same name": (
+        "pod-names", lambda by: pod(by)["volumes"].append({"name": "files", "emptyDir": {}})),
+    "port name is too long": ("port-name", lambda by: container(by)["ports"].append(
         {"name": "openai-compatible", "containerPort": 8001, "protocol": "TCP"})),
-    "probe of a missing port": (
+    "probe of a port that does not exist": (
         "probe-port", lambda by: container(by)["readinessProbe"]["httpGet"].update(port="api")),
-    "variable refers to a later one": ("variable", lambda by: container(by)["env"].reverse()),
-    "argument refers to nothing": ("variable", lambda by: container(by)["args"].append("$(POD_IP)")),
-    "no time after preStop": ("grace", lambda by: pod(by).update(terminationGracePeriodSeconds=15)),
+    "variable refers to a later variable": ("variable", lambda by: container(by)["env"].reverse()),
+    "argument refers to an unknown variable": ("variable", lambda by: container(by)["args"].append("$(POD_IP)")),
+    "grace period not longer than preStop": ("grace", lambda by: pod(by).update(terminationGracePeriodSeconds=15)),
     "a Service called vllm": ("service-links", lambda by: pod(by).pop("enableServiceLinks")),
     "pod runs as root": ("pod-security", lambda by: pod(by)["securityContext"].update(runAsUser=0)),
-    "folder of the node": (
+    "volume with a folder of the node": (
         "pod-security", lambda by: pod(by)["volumes"].append({"name": "weights", "hostPath": {"path": "/srv"}})),
-    "capability": (
+    "container adds a capability": (
         "pod-security", lambda by: container(by)["securityContext"]["capabilities"].update(add=["IPC_LOCK"])),
     "privilege escalation": (
         "pod-security", lambda by: container(by)["securityContext"].pop("allowPrivilegeEscalation")),
@@ -183,7 +186,8 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
     "Service selects nothing": ("selects-nothing", lambda by: by["Service"]["spec"]["selector"].update(app="x")),
     "monitor selects nothing": (
         "selects-nothing", lambda by: by["PodMonitor"]["spec"]["selector"]["matchLabels"].update(app="x")),
-    "Service of a missing port": ("target-port", lambda by: by["Service"]["spec"]["ports"][0].update(targetPort="api")),
+    "Service of a port that does not exist": (
+        "target-port", lambda by: by["Service"]["spec"]["ports"][0].update(targetPort="api")),
     "missing Secret": ("reference", lambda by: by["Secret"]["metadata"].update(name="other")),
     "missing claim": ("reference", lambda by: by["PersistentVolumeClaim"]["metadata"].update(name="other")),
     "missing ConfigMap": ("reference", lambda by: by["ConfigMap"]["metadata"].update(name="other")),
@@ -191,13 +195,15 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
     "budget blocks drains": ("budget", set_(lambda by: by["PodDisruptionBudget"]["spec"], maxUnavailable=0)),
     "budget needs all replicas": (
         "budget", set_(lambda by: by["PodDisruptionBudget"]["spec"], maxUnavailable=None, minAvailable=2)),
-    "surge with GPUs": ("rollout", lambda by: by["Deployment"]["spec"].pop("strategy")),
-    "rollout without a limit": (
+    "rollout starts new GPU pods first": (
+        "rollout", lambda by: by["Deployment"]["spec"].pop("strategy")),
+    "rollout that can't replace any pod": (
         "rollout", lambda by: by["Deployment"]["spec"]["strategy"]["rollingUpdate"].update(maxUnavailable=0)),
     "Job restarts always": ("job", lambda by: by["Job"]["spec"]["template"]["spec"].pop("restartPolicy")),
     "replicas next to an autoscaler": ("autoscaler", lambda by: by["LeaderWorkerSet"]["spec"].update(replicas=2)),
-    "autoscaler with least above most": ("autoscaler", set_(lambda by: by["ScaledObject"]["spec"], maxReplicaCount=0)),
-    "group without a limit": ("leader-worker-set", set_(group_limits, maxUnavailable=0)),
+    "autoscaler whose minimum exceeds its maximum": (
+        "autoscaler", set_(lambda by: by["ScaledObject"]["spec"], maxReplicaCount=0)),
+    "group rollout that can't replace any pod": ("leader-worker-set", set_(group_limits, maxUnavailable=0)),
     "group surges above 100 %": ("leader-worker-set", set_(group_limits, maxSurge="150%")),
     "group waits for its leader": (
         "leader-worker-set", set_(lambda by: by["LeaderWorkerSet"]["spec"], startupPolicy="LeaderReady")),
@@ -206,38 +212,38 @@ MISTAKES: dict[str, tuple[str, Callable[[Objects], Any]]] = {
 }  # fmt: skip
 
 # the same object twice
-TWINS = "two objects of a name"
+TWINS = "two objects with the same name"
 # about kinds that the real server of the tests lacks
 NOT_SENT = ("missing resource claim",)
 # what follows from the mistakes that a server accepts
 EFFECTS: dict[str, str] = {
-    "two mounts at a path": "one volume hides the other",
+    "two mounts at the same path": "one volume hides the other",
     "Job restarts always": "the controller refuses the pods",
-    "two variables of a name": "only the last value counts",
-    "probe of a missing port": "the kubelet can't resolve the port, so the pod never becomes ready",
-    "variable refers to a later one": "the variable contains the text `$(NAME)`",
-    "argument refers to nothing": "the engine gets the text `$(NAME)`",
-    "no time after preStop": "the kubelet kills the engine while `preStop` still sleeps, and requests are cut off",
+    "two variables with the same name": "only the last value counts",
+    "probe of a port that does not exist": "the kubelet can't resolve the port, so the pod never becomes ready",
+    "variable refers to a later variable": "the variable contains the text `$(NAME)`",
+    "argument refers to an unknown variable": "the engine gets the text `$(NAME)`",
+    "grace period not longer than preStop": "the kubelet kills the engine during `preStop`, which cuts off requests",
     "a Service called vllm": "Kubernetes sets `VLLM_PORT=tcp://…`, which vLLM reads as its port",
-    "pod runs as root": "Pod Security refuses each pod, and the Deployment has none",
-    "folder of the node": "Pod Security refuses each pod, and the Deployment has none",
-    "capability": "Pod Security refuses each pod, and the Deployment has none",
-    "privilege escalation": "Pod Security refuses each pod, and the Deployment has none",
+    "pod runs as root": "Pod Security refuses each pod, so the Deployment gets no pods",
+    "volume with a folder of the node": "Pod Security refuses each pod, so the Deployment gets no pods",
+    "container adds a capability": "Pod Security refuses each pod, so the Deployment gets no pods",
+    "privilege escalation": "Pod Security refuses each pod, so the Deployment gets no pods",
     "Service selects nothing": "the Service has no endpoints, and refuses all connections",
     "monitor selects nothing": "Prometheus never reads the metrics",
-    "Service of a missing port": "the Service has no endpoint for this port",
+    "Service of a port that does not exist": "the Service has no endpoint for this port",
     "missing Secret": "the container is never created (CreateContainerConfigError)",
     "missing claim": "the pod stays Pending",
     "missing ConfigMap": "the volume is never mounted, and the pod never starts",
     "missing resource claim": "the pod stays Pending (not tested: this API server is older than resource claims)",
     "budget blocks drains": "the drain of its node waits forever",
     "budget needs all replicas": "the drain of its node waits forever",
-    "surge with GPUs": "the new pod stays Pending while the old pod has the GPUs, so no rollout ends",
+    "rollout starts new GPU pods first": "the new pod stays Pending while the old pod has the GPUs, so no rollout ends",
     "replicas next to an autoscaler": "each `kubectl apply` resets the number of replicas",
-    "autoscaler with least above most": "if the webhook of KEDA runs, it refuses the ScaledObject",
-    "group without a limit": "if the webhook of LeaderWorkerSet runs, it refuses the group",
+    "autoscaler whose minimum exceeds its maximum": "if the webhook of KEDA runs, it refuses the ScaledObject",
+    "group rollout that can't replace any pod": "if the webhook of LeaderWorkerSet runs, it refuses the group",
     "group surges above 100 %": "if the webhook of LeaderWorkerSet runs, it refuses the group",
     "group waits for its leader": "all nodes of the group wait for each other forever",
     "Service has the group's name": "the controller of LeaderWorkerSet uses this Service instead of its own",
-    TWINS: "the last one replaces the other",
+    TWINS: "the last object replaces the others",
 }
