@@ -159,8 +159,8 @@ def check_gpus(inputs: DoctorInputs) -> Results:
         for name, count in blocked.items():
             others = " and ".join(dict.fromkeys(other for other, _, _ in placeable if other != name))
             yield warn(
-                f"{count} {'pod' if count == 1 else 'pods'} of {name} may wait forever for free {_describe(resource)}: the "
-                f"scheduler may put pods of {others} on nodes that {name} needs",
+                f"{count} {'pod' if count == 1 else 'pods'} of {name} may wait forever for free {_describe(resource)}: "
+                f"the scheduler may put pods of {others} on nodes that {name} needs",
                 evidence=seen, fix="label the nodes, and give each model its own `kubernetes.node_selector`, or add a "
                 "node",
             )  # fmt: skip

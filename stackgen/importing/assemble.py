@@ -21,6 +21,7 @@ from stackgen.importing.replicas import merge_replicas, share_gpus
 from stackgen.importing.settings import apply_environment, apply_image, apply_mounts, apply_options, mount_arguments
 from stackgen.importing.sglang_flags import read_sglang
 from stackgen.importing.vllm_flags import read_vllm
+from stackgen.spec.sources import explain_ollama
 
 __all__ = ["Assembled", "assemble"]
 
@@ -192,6 +193,14 @@ def _give_up(container: Container, draft: Draft, result: Assembled, ledger: Ledg
     result.unsupported.append(f"{container.place}: the source does not say which model the engine serves")
 
 
+def _hint_of_ollama(container: Container) -> str:
+    """How to serve the models of Ollama, whose commands name no file."""
+    # not an address such as 0.0.0.0:11434
+    model = next((one.text for one in container.words if one.text[0].isalpha() and explain_ollama(one.text)), "")
+    found = f". {model} {explain_ollama(model)}" if model else ""
+    return f"{found}. To serve its models with llama.cpp, see `From Ollama` in docs/coming-from.md"
+
+
 def _refuse(
     container: Container, program: Program | None, result: Assembled, stack: dict[str, Any], ledger: Ledger
 ) -> None:
@@ -202,6 +211,7 @@ def _refuse(
     if name:
         result.unsupported.append(
             f"{container.place}: {name} is not an engine of stackgen ({', '.join(engines.names())})"
+            f"{_hint_of_ollama(container) if name == 'Ollama' else ''}"
         )
         reason = f"{name} is not an engine of stackgen"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote_plus
 
-__all__ = ["explain_source", "is_gguf_repository"]
+__all__ = ["explain_ollama", "explain_source", "find_ollama_model", "is_gguf_repository"]
 
 ID = r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)"
 # huggingface_hub 2.4.0, utils/_hf_uris.py: the Hub's web URLs, and `hf://ID@REVISION/PATH`
@@ -21,6 +21,16 @@ FILE = re.compile(rf"{ID}/(?P<file>[\w./-]+\.gguf)", re.IGNORECASE)
 # Ollama's library: a name and a tag, without an organization
 OLLAMA = re.compile(r"[\w.-]+:[\w.-]+")
 SEARCH = "https://huggingface.co/models?search="
+# names in ollama.com/library, and the repositories of the same weights; `{}` is the size in the tag, such as 8B
+OLLAMA_MODELS = {
+    "qwen3": "Qwen/Qwen3-{}", "qwen2.5": "Qwen/Qwen2.5-{}-Instruct", "qwen2.5-coder": "Qwen/Qwen2.5-Coder-{}-Instruct",
+    "llama3.1": "meta-llama/Llama-3.1-{}-Instruct", "llama3.2": "meta-llama/Llama-3.2-{}-Instruct",
+    "llama3.3": "meta-llama/Llama-3.3-{}-Instruct", "gemma3": "google/gemma-3-{}-it", "gpt-oss": "openai/gpt-oss-{}",
+    "phi4": "microsoft/phi-4", "bge-m3": "BAAI/bge-m3", "nomic-embed-text": "nomic-ai/nomic-embed-text-v1.5",
+}  # fmt: skip
+# sizes that the tag shortens, and those that a repository writes in lower case
+OLLAMA_SIZES = {("qwen3", "30b"): "30B-A3B", ("qwen3", "235b"): "235B-A22B"}
+LOWER_CASE = ("gemma3", "gpt-oss")
 
 
 def explain_source(value: str) -> str:
@@ -33,13 +43,36 @@ def explain_source(value: str) -> str:
             f"has a tag, but Hugging Face ids have no tags. Write `model: {match['id']}`; for llamacpp, also `file:` "
             f"with the name of the {match['quant']} file in that repository"
         )
-    if OLLAMA.fullmatch(value):
-        name = value.removesuffix(":latest").replace(":", " ")
+    return explain_ollama(value)
+
+
+def explain_ollama(value: str) -> str:
+    """What to write instead of a name in Ollama's library, such as `qwen3:8b`; "" if `value` has no tag."""
+    if not OLLAMA.fullmatch(value):
+        return ""
+    text = "is a name in Ollama's library, not a Hugging Face id (organization/name). "
+    if model := find_ollama_model(value):
+        name = model.partition("/")[2]
         return (
-            "is a name in Ollama's library, not a Hugging Face id (organization/name). To find the model's id, open "
-            f"{SEARCH}{quote_plus(name)}"
+            f"{text}Write `model: {model}`, which are the original weights. For a smaller GGUF file with "
+            f"`engine: llamacpp`, as Ollama uses, open {SEARCH}{quote_plus(name)}&library=gguf"
         )
-    return ""
+    name = value.removesuffix(":latest").replace(":", " ")
+    return f"{text}To find the model's id, open {SEARCH}{quote_plus(name)}"
+
+
+def find_ollama_model(value: str) -> str:
+    """The repository of the original weights of a well-known name in Ollama's library, such as `qwen3:8b`; or ""."""
+    name, _, tag = value.lower().partition(":")
+    found = OLLAMA_MODELS.get(name, "")
+    if "{}" not in found:
+        return found
+    # `8b-q8_0` and `8b-instruct-q4_K_M` are quantized files of the same weights; `4b-thinking` is another model
+    size = re.fullmatch(r"(\d+(?:\.\d+)?b)(?:-instruct|-it)?(?:-(?:q\d\w*|fp16|bf16))?", tag)
+    if not size:
+        return ""
+    exact = OLLAMA_SIZES.get((name, size[1])) or (size[1] if name in LOWER_CASE else size[1].upper())
+    return found.format(exact)
 
 
 def is_gguf_repository(name: str) -> bool:

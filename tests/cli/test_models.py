@@ -384,3 +384,11 @@ def test_a_word_about_the_precision_chooses_the_variant(run: Output) -> None:
         assert found and {one["precision"] for one in found} == {"int4"}
     (one,) = run.json("search", "Qwen3-32B", "awq")["models"]
     assert one["repository"] == "Qwen/Qwen3-32B-AWQ"
+
+
+def test_names_of_ollamas_library_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["models", "show", "qwen3:8b"], ["fit", "qwen3:8b", "--gpu", "H100"]):
+        assert main(command) == 2
+        assert "Write `model: Qwen/Qwen3-8B`" in capsys.readouterr().err
+    assert main(["models", "search", "qwen3:8b"]) == 0
+    assert "Qwen/Qwen3-8B " in capsys.readouterr().out

@@ -267,6 +267,8 @@ def test_a_stack_that_cannot_be_rendered_is_reported(capsys: pytest.CaptureFixtu
     ("text", "message"),
     [
         ("docker run -p 11434:11434 ollama/ollama", "Ollama is not an engine of stackgen"),
+        ("ollama run qwen3:8b", "qwen3:8b is a name in Ollama's library"),
+        ("ollama serve", "see `From Ollama` in docs/coming-from.md"),
         ("echo hello world", "starts no engine that stackgen knows"),
         ("vllm serve $UNKNOWN_MODEL", "does not say which model"),
         ("no-such-file.yaml", "the file does not exist"),

@@ -17,6 +17,7 @@ from stackgen.fit.gguf import parse_gguf
 from stackgen.fit.source import find_snapshot, read_model
 from stackgen.fit.weights import parse_header
 from stackgen.spec import StackSpec, is_local
+from stackgen.spec.sources import explain_ollama
 
 __all__ = ["Hub", "find_model", "make_hub"]
 
@@ -67,6 +68,8 @@ def find_model(name: str, base: Path, hub: Hub, revision: str | None = None, fil
     for cache in (*hub.caches, *default_caches()):
         if snapshot := find_snapshot(cache, name, revision or "main"):
             return read_model(snapshot / file if file else snapshot, name)
+    if explanation := explain_ollama(name):
+        raise StackgenError(f"{name} {explanation}")
     if hub.offline:
         raise StackgenError(f"{name} is not on this machine, and --offline forbids asking the Hub",
                             "download the model first, or run the command without --offline")  # fmt: skip

@@ -87,8 +87,10 @@ def _search(args: Namespace) -> int:
     if args.fits:
         gpu = find_gpu(args.fits)
         budget = Budget(gpu.memory, args.gpus or 1, gpu.compute)
+    # `qwen3:8b`, as in Ollama's library
+    words = [word for one in args.words for word in one.split(":") if word and word.lower() != "latest"]
     query = Query(
-        tuple(args.words), args.task or "", args.tools, args.reasoning, _size(args.min_size, "--min-size"),
+        tuple(words), args.task or "", args.tools, args.reasoning, _size(args.min_size, "--min-size"),
         _size(args.max_size, "--max-size"), _tokens(args.context),
         find_hardware(snapshot, args.hardware) if args.hardware else "", budget, not args.all,
     )  # fmt: skip

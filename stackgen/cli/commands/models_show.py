@@ -44,6 +44,7 @@ from stackgen.fit.gpus import observed_gpu
 from stackgen.flags import PINNED, known_versions
 from stackgen.importing.catalog_entry import MAX_GPUS, StackText, build_stack
 from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
+from stackgen.spec.sources import explain_ollama, find_ollama_model
 
 __all__ = ["show"]
 
@@ -129,9 +130,16 @@ def _version(args: Namespace) -> str:
     return version
 
 
+def _hint_of_ollama(name: str) -> str:
+    model = find_ollama_model(name)
+    return f"run `stackgen models show {model}`" if model else ""
+
+
 def _find(snapshot: Snapshot, name: str, variant: str | None) -> Match:
     match = find_model(name)
     if match is None:
+        if explanation := explain_ollama(name):
+            raise StackgenError(f"{name} {explanation}", _hint_of_ollama(name))
         close = suggest_names(snapshot, name)
         hint = f"did you mean {', '.join(close)}?" if close else "`stackgen models search WORD` searches the catalog."
         outside = "Models outside the catalog work too: write the name into stack.yaml, or run `stackgen render MODEL`"
