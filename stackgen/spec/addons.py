@@ -255,6 +255,11 @@ class UiSpec(Strict):
         description="Name of the administrator, whose account is created at the first start. The password is "
         "WEBUI_ADMIN_PASSWORD in .env",
     )
+    direct_connections: bool = Field(
+        False,
+        description="Let people add the gateway with a key of their own in the settings of the chat UI. Their browser "
+        "then sends the requests, so limits and usage are those of their key. Needs `gateway.cors`",
+    )
     image: Text | None = Field(None, description="Image to use instead of the pinned Open WebUI. Include a version tag")
 
     @property

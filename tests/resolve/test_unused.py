@@ -58,7 +58,8 @@ STACK: dict[str, Any] = {
     "monitoring.reload_interval": 99, "monitoring.alertmanager": "http://alerts:9093",
     "monitoring.ttft_target": 9.0, "monitoring.prometheus_image": "p/p:1",
     "monitoring.grafana_image": "g/g:1", "monitoring.exporter_image": "e/e:1", "monitoring.dcgm_image": "d/d:1",
-    "ui.port": 3333, "ui.bind": "127.0.0.2", "ui.sign_up": True, "ui.admin_email": "a@b", "ui.image": "u/u:1",
+    "ui.port": 3333, "ui.bind": "127.0.0.2", "ui.sign_up": True, "ui.admin_email": "a@b",
+    "ui.direct_connections": True, "ui.image": "u/u:1",
     "hosts": {"front": {}, "box": {"address": "10.0.0.2"}}, "host": "front",
 }  # fmt: skip
 # with the reason why a plan need not change

@@ -76,6 +76,11 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
         found.append(
             Mistake("ui", "needs the gateway if the stack has more than one model or replica", hint="set gateway: true")
         )
+    cors = stack.gateway.cors if stack.gateway and gateway.is_enabled(stack, site) else ()
+    if is_enabled(stack, site) and stack.ui and stack.ui.direct_connections and not cors:
+        hint = f"list the address of the page in your browser, for example {_example_origin(stack, stack.ui)}"
+        found.append(Mistake("ui.direct_connections", "needs the gateway with `cors`, because browsers send the "
+                             "requests themselves", hint=f"set `gateway: {{cors: [ORIGIN]}}`: {hint}"))  # fmt: skip
     if is_enabled(stack, site) and gateway.serves_page(stack) and not gateway.is_enabled(stack, site):
         found.append(
             Mistake(
@@ -83,6 +88,12 @@ def mistakes(stack: StackSpec, site: Site) -> list[Mistake]:
             )
         )
     return found
+
+
+def _example_origin(stack: StackSpec, spec: UiSpec) -> str:
+    if not gateway.serves_page(stack):
+        return f"http://127.0.0.1:{spec.port}"
+    return f"{'https' if stack.gateway and stack.gateway.tls else 'http'}://llm.example.org:{spec.port}"
 
 
 def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
@@ -114,6 +125,7 @@ def _service(stack: StackSpec, spec: UiSpec, site: Site, plan: Plan) -> Service:
             ("WEBUI_ADMIN_PASSWORD", ADMIN_PASSWORD),
             ("ENABLE_SIGNUP", str(spec.sign_up)),
             *SETTINGS,
+            *((("ENABLE_DIRECT_CONNECTIONS", "True"),) if spec.direct_connections else ()),
             # it never downloads from the Hub, and starts without five attempts (env.py and get_ef in 0.12.4)
             *((("OFFLINE_MODE", "True"),) if stack.storage.offline else ()),
             # browsers then send the session's cookie over HTTPS only

@@ -113,6 +113,17 @@ def test_a_page_for_other_machines_needs_the_gateway() -> None:
         plan({}, gateway=False, ui={"bind": "0.0.0.0"})
 
 
+def test_people_can_use_their_own_keys_only_if_browsers_may_call_the_gateway() -> None:
+    for gateway in (False, True):
+        with pytest.raises(
+            SpecError, match=r"ui\.direct_connections: needs the gateway with `cors`.*127\.0\.0\.1:3080"
+        ):
+            plan({}, gateway=gateway, ui={"direct_connections": True})
+    made = plan({}, gateway={"cors": ["http://127.0.0.1:3080"]}, ui={"direct_connections": True})
+    assert dict(made.service("open-webui").environment)["ENABLE_DIRECT_CONNECTIONS"] == "True"
+    assert "ENABLE_DIRECT_CONNECTIONS" not in dict(plan({}).service("open-webui").environment)
+
+
 def test_chat_page_port_must_be_free() -> None:
     with pytest.raises(SpecError, match=r"ui\.port: port 3000 is also used by `monitoring\.grafana_port`"):
         plan({}, ui={"port": 3000}, monitoring=True)
