@@ -1,4 +1,4 @@
-"""Prints what llm-d-planner says for the rows of benchmarks/fit_data/, as JSON: run it with a Python that has it.
+"""Prints llm-d-planner's answers for the rows of benchmarks/fit_data/, as JSON. The Python must have llm-d-planner.
 
     python3 -m venv planner && planner/bin/pip install llm-d-planner==0.3.3 transformers huggingface_hub
     planner/bin/python benchmarks/fit_planner.py > planner.json

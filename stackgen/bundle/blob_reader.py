@@ -1,4 +1,4 @@
-"""Reads the content of a bundle, whatever parts and earlier bundles it is in."""
+"""Reads the content of a bundle, no matter which parts or earlier bundles contain it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time limit of an endpoint's checks: no check goes on after it, and what was not reached is never ok."""
+"""The time limit for all checks of an endpoint together. Checks that it ends or prevents never count as ok."""
 
 from __future__ import annotations
 

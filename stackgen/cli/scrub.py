@@ -1,4 +1,4 @@
-"""What the commands print passes here: the secrets of the stack are replaced, wherever the text came from.
+"""Replaces the secrets of the stack in everything that the commands print, wherever the text comes from.
 
 The secrets are read when the first text is printed, and again when `.env` or stack.yaml has changed.
 """

@@ -1,4 +1,4 @@
-"""The findings for failures that no rule explains: what the log shows, and nothing that it does not show."""
+"""The findings for failures that no rule explains: they contain only what the log shows."""
 
 from __future__ import annotations
 

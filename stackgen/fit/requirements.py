@@ -1,4 +1,4 @@
-"""Settings that can't work with a model, whatever the memory is."""
+"""Settings that can't work with a model, no matter how much memory there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns what people have (commands, Compose files, units, Helm values) into a stack file, and accounts for every word.
+"""Turns what people have (commands, Compose files, units, Helm values) into a stack file, and loses no word silently.
 
 The stages: `source.py` recognizes the kind of source; `shell.py`, `docker_cli.py`, `compose_file.py`, `systemd.py` and
 `helm_values.py` read it into containers (`container.py`); `programs.py` finds the engine in each container;

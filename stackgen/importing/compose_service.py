@@ -1,4 +1,4 @@
-"""Reads one service of a Compose file into a container: every value is an option, or has a reason why it is none."""
+"""Reads one service of a Compose file into a container: every value becomes an option, or gets the reason why not."""
 
 from __future__ import annotations
 

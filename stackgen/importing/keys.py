@@ -1,4 +1,4 @@
-"""API keys and tokens of the source: in clear text they go into `.env` or a file, and nothing shows them."""
+"""API keys and tokens that the source contains in clear text: they go into `.env` or a file, and are never shown."""
 
 from __future__ import annotations
 

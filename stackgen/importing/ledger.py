@@ -1,4 +1,4 @@
-"""What became of each word of the source: an item has exactly one outcome, and no item is without one at the end."""
+"""The outcome of each word of the source: at the end, every item has exactly one outcome."""
 
 from __future__ import annotations
 

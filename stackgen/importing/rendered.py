@@ -1,4 +1,4 @@
-"""Reads services that stackgen itself has rendered: values that it sets everywhere are no settings of the user."""
+"""Reads services that stackgen itself has rendered: what stackgen sets in every stack is not a setting of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes room for all models if a plan has none: each change is estimated and placed, and listed only if it works.
+"""Finds changes that make room for all models if a plan has no room. It tests each change, and lists only what works.
 
 Two kinds: a change of one model (a shorter context, a smaller cache, a quantized variant), and models that share GPUs,
 each with a share of their memory and the context that fits into it.

@@ -1,4 +1,4 @@
-"""Chooses the number of GPUs of each model, packs all replicas, and says why there and why not elsewhere."""
+"""Chooses the number of GPUs of each model, packs all replicas, and explains each place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of a stack on several machines: unknown hosts, missing and repeated addresses, and what works on one only."""
+"""Errors of a stack on several machines: unknown hosts, missing and repeated addresses, and one-machine features."""
 
 from __future__ import annotations
 

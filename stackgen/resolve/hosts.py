@@ -1,4 +1,4 @@
-"""A stack on several machines: each one runs a stack of its own, and the first one's gateway uses the others'.
+"""A stack on several machines: each runs its own stack, and the first one's gateway sends requests to the others.
 
 The engines of a machine are behind its own gateway, which checks the key and the path. So no engine is reachable from
 the network, whatever it answers without a key (docs/decisions/hosts.md).

@@ -1,4 +1,4 @@
-"""Models of a cluster that need whole nodes, and models whose pods can leave no node whole.
+"""Models of a cluster that need whole nodes, and models whose pods may occupy a part of every node.
 
 A scheduler places each pod alone. Two replicas with 4 GPUs on two nodes of 8 GPUs leave 8 GPUs free, but no whole node
 (docs/decisions/kubernetes.md, "Whole nodes").

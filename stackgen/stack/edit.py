@@ -1,4 +1,4 @@
-"""Writes a changed stack.yaml, and never over an edit that somebody else made meanwhile."""
+"""Writes a changed stack.yaml, but never overwrites an edit that somebody else has made in the meantime."""
 
 from __future__ import annotations
 

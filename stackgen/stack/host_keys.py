@@ -1,4 +1,4 @@
-"""The key between the machines of a stack: the first one's gateway sends it, and the others' gateways check it.
+"""The key between the machines of a stack: the first machine's gateway sends it, and the others check it.
 
 It is STACKGEN_ENGINE_KEY in the .env of the first machine, and STACKGEN_API_KEY in that of each other one.
 """

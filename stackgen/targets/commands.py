@@ -1,4 +1,4 @@
-"""The commands in hints: texts name those of Compose, and this module replaces them for a stack in a cluster.
+"""The commands in hints: texts name commands of Compose, and this module replaces them for a stack in a cluster.
 
 Most texts are about servers of any kind, and their authors don't know where the server runs. So one table has the
 commands that do the same in a cluster. A test applies it to every text of the packages that a cluster's user can see.

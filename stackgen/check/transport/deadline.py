@@ -1,4 +1,4 @@
-"""A deadline for a whole request, because the timeouts of the HTTP client bound only each silence."""
+"""A deadline for a whole request, because the HTTP client's timeouts limit only the time between two reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays behind when a stack gets another `name:`: its containers and volumes have the old one."""
+"""What stays behind when a stack gets another `name:`: containers and volumes with the old name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for manifests that no schema checks: what the API server, a controller or the kubelet refuses, or hangs on."""
+"""Rules for mistakes in manifests that no schema finds: the cluster refuses such manifests, or pods wait forever."""
 
 from __future__ import annotations
 

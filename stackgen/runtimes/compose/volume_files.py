@@ -1,4 +1,4 @@
-"""Files of a Docker volume that this user can't open: read and written through containers of an image that is there.
+"""Reads and writes files of a Docker volume that this user can't open, in containers of an image that already exists.
 
 `docker cp` works with a container that was created and never started, so reading needs no program in the image. Writing
 needs /bin/sh and coreutils, which the images of all engines have (`supervise.sh` runs in them).
