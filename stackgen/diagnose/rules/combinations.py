@@ -105,7 +105,7 @@ OF_A_REQUEST = Variant(
     fix="[[follow the message: {advice}; otherwise ]]send a minimal request (one short message), and add the other "
     "fields one by one until it fails; if the minimal request fails too, the cause is in the server: compare the "
     "versions of the engine and of the library in the traceback with the model's page",
-    condition="the traceback is that of a request",
+    condition="the traceback belongs to a request",
 )
 
 RULES: tuple[Rule, ...] = (

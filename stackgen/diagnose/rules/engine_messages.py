@@ -149,7 +149,7 @@ OF_A_REQUEST = Variant(
     "does not show that the server exited",
     fix="send a minimal request (one short message), and add the other fields one by one until it fails; if the "
     "minimal request fails too: {step}",
-    condition="the traceback is that of a request",
+    condition="the traceback belongs to a request",
 )
 
 RULES: tuple[Rule, ...] = (

@@ -129,7 +129,7 @@ CRASHED = Variant(
     "GeForce and RTX PRO GPUs of the Blackwell generation without NVLink, NCCL 2.26.2 (part of PyTorch 2.7) crashes "
     "like this, but NCCL 2.31 does not; set tensor_parallel_size to 1 to test whether one GPU works; look for Xid "
     "errors in the log of the Linux kernel (`sudo dmesg | grep -i xid`), which point to a faulty GPU",
-    condition="the error is that of a crashed kernel",
+    condition="the error says that a kernel crashed",
 )
 NO_MEMORY = Variant(
     (),

@@ -46,7 +46,7 @@ NOT_SUPPORTED = Variant(
     title="torch can't use CUDA with this driver",
     cause="CUDA reported cudaErrorNotSupported to torch. Either the NVIDIA driver[[ ({driver})]] is older "
     "than the CUDA version for which torch was built, or this machine has no GPU that CUDA supports",
-    fix="compare the CUDA version that `nvidia-smi` prints with the one of torch (`python3 -c 'import "
+    fix="compare the CUDA version that `nvidia-smi` prints with torch's CUDA version (`python3 -c 'import "
     "torch; print(torch.version.cuda)'`); if torch's is newer, update the driver (with WSL, the driver of "
     "Windows), or use an image or a build of torch for at most the version that `nvidia-smi` prints; "
     "without an NVIDIA GPU, use an image for the CPU or for your kind of GPU",

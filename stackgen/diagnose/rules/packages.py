@@ -199,7 +199,7 @@ FAILS_REQUESTS = Variant(
     (),
     cause="when {caller} answers a request, it uses `{name}`, which {owner} in {place} does not have. One of the two "
     "packages is too new for the other. The server can use `{name}` even if the client does not send it",
-    condition="the traceback is that of a request",
+    condition="the traceback belongs to a request",
 )
 WRONG_CALL = Variant(
     (),

@@ -58,7 +58,7 @@ RULES: tuple[Rule, ...] = (
         "[--allowed-local-media-path, FOLDER] with a folder that is mounted into the container and that contains "
         "nothing but such files, because every client can then read it",
         source="The message comes from vLLM 0.32.0 (multimodal/media/connector.py, _load_file_url).",
-        explain="The path is that of the server's container, not that of the client.",
+        explain="The path must exist in the server's container. The client's own files do not matter.",
         patterns=compile_patterns(r"Cannot load local files without `?--allowed-local-media-path"),
         engines=("vllm",),
         refusal=True,

@@ -72,7 +72,7 @@ NO_ACCESS = Variant(
     title="the NFS server refuses the node",
     cause="the NFS server does not allow this node to mount the volume[[ `{volume}`]]",
     fix="add the addresses of all nodes to the export on the server (/etc/exports, then `exportfs -ra`), or to the "
-    "access rules of the storage service; nodes use their own addresses here, not those of pods" + SAFE,
+    "access rules of the storage service; NFS requests come from the addresses of the nodes, not of the pods" + SAFE,
     condition="the server denies the access",
 )
 NO_ANSWER = Variant(
