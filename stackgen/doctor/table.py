@@ -133,7 +133,7 @@ CHECKS: tuple[Check, ...] = (
           "templates, adapters and other files in stack.yaml",
           run=readable.check_readable),
     Check("SG-P055", name="context", description="the model supports contexts of `max_model_len` tokens (doctor "
-          "calculates the model's longest context from its files, as vLLM does)",
+          "calculates the model's longest context from its files, as vLLM and SGLang do)",
           run=context_length.check_context_length),
     Check("SG-P056", name="dtype", description="the GPUs support the dtype (bfloat16 needs compute capability 8.0)",
           run=model.check_dtype),
@@ -258,7 +258,7 @@ _SCOPES = {
     "gpu-taken": "applies only to models with NVIDIA GPUs",
     **dict.fromkeys(("tensor-parallel", "kv-heads", "pipeline-parallel"),
                     "applies only to models of vLLM and SGLang that are split across several GPUs"),
-    "context": "applies only to vLLM models with `max_model_len`",
+    "context": "applies only to models of vLLM and SGLang with `max_model_len`",
     "quantization": "applies only to quantized models in vLLM",
     "kv-cache-dtype": "applies only to vLLM models with `kv_cache_dtype: fp8`",
     "cached": "applies only to models on the Hub and gpt-oss, if `storage.offline` is set",

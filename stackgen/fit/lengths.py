@@ -36,7 +36,11 @@ def length_warnings(known: Architecture, settings: Settings, length: int) -> tup
     # --hf-overrides can raise the limit, and its doubt is the only one that names it
     if not 0 < limit < wanted or known.is_encoder or any("hf-overrides" in doubt for doubt in settings.doubts):
         return ()
-    then = {"vllm": ", which vLLM refuses by default", "llamacpp": f": llama-server gives each request only {limit}"}
+    then = {
+        "vllm": ", which vLLM refuses by default",
+        "sglang": ", which SGLang refuses by default",
+        "llamacpp": f": llama-server gives each request only {limit}",
+    }
     return (f"max_model_len is {wanted}, but the model's limit is {limit} tokens{then.get(settings.engine, '')}",)
 
 

@@ -191,6 +191,33 @@ def test_context_limit_equals_vllms_own(
             assert found.fix == f"set `max_model_len: {limit}`, or `auto`" and ".json: " in found.evidence
 
 
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({}, 8192),
+        ({"max_sequence_length": 4096}, 4096),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4}}, 32768),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 2048}}, 8192),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, 8192),
+        ({"text_config": {"max_position_embeddings": 1024}}, 1024),
+    ],
+)
+def test_context_limit_equals_sglangs_own(config: dict[str, Any], limit: int, tmp_path: Path) -> None:
+    """Each row is by hand from SGLang 0.5.23's `get_context_length`."""
+    for asked, status in ((limit, "ok"), (limit + 1, "fail")):
+        path = write_stack(tmp_path, engine="sglang", config=CONFIG | config, max_model_len=str(asked))
+        assert [one.status for one in look(path) if one.id == "SG-P055"] == [status]
+    allowed = {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
+    path = write_stack(tmp_path, engine="sglang", config=CONFIG | config, max_model_len="64k", extra_env=allowed)
+    (found,) = [one for one in look(path) if one.id == "SG-P055"]
+    assert found.status == "warn" and "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN" in found.evidence
+    longer = ["--json-model-override-args", '{"max_position_embeddings": 65536, "text_config": null}']
+    fields = {"max_model_len": "32k", "extra_args": longer}
+    if "rope_scaling" not in config and "max_sequence_length" not in config:
+        path = write_stack(tmp_path, engine="sglang", config=CONFIG | config, **fields)
+        assert [one.status for one in look(path) if one.id == "SG-P055"] == ["ok"]
+
+
 def test_overrides_by_the_user_change_the_context_limit(tmp_path: Path) -> None:
     longer = ["--hf-overrides", '{"max_position_embeddings": 32768}']
     assert not problem_ids(look(write_stack(tmp_path, gpus="none", max_model_len="32k", extra_args=longer)))
