@@ -278,8 +278,7 @@ RULES: tuple[Rule, ...] = (
         source="The message of vLLM (config/device.py) is quoted in vllm-project/vllm issue 39378 (2026-04) on an AMD "
         "GPU, and the one of torch for ROCm in vllm-project/vllm issue 34573. `no ROCm-capable device` is HIP error "
         "100 (clr, hipamd/src/hip_error.cpp). kyuz0/amd-strix-halo-toolboxes issue 75 (2026-04) reports the kernel "
-        "parameter nomodeset as the cause. "
-        "The failure was not reproduced.",
+        "parameter nomodeset as the cause. The failure was not reproduced.",
         explain="The message is the same for all kinds of GPUs. An image for CUDA recognizes no AMD GPU, and an image "
         "for ROCm recognizes no NVIDIA GPU.",
         patterns=compile_patterns(r"Failed to infer device type|Found no NVIDIA driver on your system"),
