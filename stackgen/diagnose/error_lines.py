@@ -38,6 +38,8 @@ RAISED = re.compile(
     r"\[Errno \d+\] .*|"
     # of a shell that starts a program
     r"(?:/bin/)?(?:ba|da)?sh: (?:line )?\d+: \S+: .*|"
+    # of vLLM, pasted without the level
+    r"\[[\w/]{1,60}\.py:\d+\] (?:Unexpected: |Failed to |Error |Request \S+ failed with ).*|"
     # of SGLang, whose lines have no level
     r"Health check failed\. Server couldn't .*|"
     # of Python, passed on without the name of the exception

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.diagnose.texts import DAEMON
+from tests.diagnose.texts import CLI, DAEMON
 
 RUNC = DAEMON + "failed to create task for container: OCI runtime create failed: runc create failed: unable to start "
 MOUNT = RUNC + "container process: error during container init: failed to fulfil mount request: open "
@@ -137,4 +137,37 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
      "setup runtime", "NVIDIA/gpu-operator issue 2060 (2026-01)", "vllm"),
     ("SG-V040", "RuntimeError: Failed to import plum because of the following error:\n"
      "'FieldInfo' object has no attribute 'required'", "pydantic 2, transformers", "vllm"),
+    # around the engines
+    ("SG-C059", "openai.APITimeoutError: Request timed out.", "OpenAI SDK 2, _exceptions.py", "vllm"),
+    ("SG-C059", "litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out.",
+     "LiteLLM 1, exceptions.py", "vllm"),
+    ("SG-C060", "openai.AuthenticationError: Error code: 401 - {'error': 'Unauthorized'}",
+     "vLLM, entrypoints/openai/server_utils.py", "vllm"),
+    ("SG-C060", "openai.AuthenticationError: Error code: 401 - {'error': {'message': 'Invalid API Key', 'type': "
+     "'authentication_error', 'code': 401}}", "llama.cpp, tools/server/server-http.cpp", "llamacpp"),
+    ("SG-C060", "openai.AuthenticationError: Error code: 401 - {'error': {'message': 'Incorrect API key provided: "
+     "EMPTY. You can find your API key at https://platform.openai.com/account/api-keys.', 'type': "
+     "'invalid_request_error', 'param': None, 'code': 'invalid_api_key'}}", "OpenAI's API", "vllm"),
+    ("SG-C051", "openai.UnprocessableEntityError: Error code: 422 - {'detail': [{'type': 'missing', 'loc': ['body', "
+     "'messages'], 'msg': 'Field required', 'input': {}}]}", "pydantic-core 2, errors/types.rs", "sglang"),
+    ("SG-C051", "openai.BadRequestError: Error code: 400 - {'object': 'error', 'message': \"[{'type': 'int_parsing', "
+     "'loc': ('body', 'max_tokens'), 'msg': 'Input should be a valid integer, unable to parse string', 'input': "
+     "'plum'}]\", 'code': 400}", "pydantic-core 2, errors/types.rs", "vllm"),
+    ("SG-C051", "Failed to deserialize the JSON body into the target type: messages[0].role: unknown variant "
+     "`developer`, expected one of `system`, `user` at line 1 column 30", "axum 0.8, json.rs", "sglang"),
+    ("SG-C053", "SyntaxError: Unexpected token '<', \"<!DOCTYPE \"... is not valid JSON", "V8, JSON.parse", "vllm"),
+    ("SG-C053", "SyntaxError: Unexpected token 'I', \"Internal S\"... is not valid JSON", "V8, JSON.parse", "vllm"),
+    ("SG-C054", "TypeError: AsyncCompletions.create() got an unexpected keyword argument 'guided_json'",
+     "OpenAI SDK 2, resources/chat/completions/completions.py", "vllm"),
+    ("SG-C057", "Error: Failed to connect to NATS: connection refused. Verify NATS server is running and accessible.",
+     "Dynamo 0.9, lib/runtime/src/transports/nats.rs", "vllm"),
+    ("SG-G069", CLI + "mount error: stat failed: /dev/nvidia-modeset: no such file or directory: unknown",
+     "libnvidia-container 1.17, src/nvc_mount.c", ""),
+    ("SG-G069", CLI + "mount error: file creation failed: /srv/rootfs/usr/lib/x86_64-linux-gnu/libcuda.so.1: file "
+     "exists: unknown", "libnvidia-container 1.17, src/utils.c", ""),
+    ("SG-G069", CLI + "container error: cgroup subsystem devices not found: unknown",
+     "libnvidia-container 1.4, src/cgroup.c", ""),
+    ("SG-C025", "ValueError: Cannot provide a placement group of placement_group_specs=[{'GPU': 1.0}] within 1800 "
+     "seconds. See `ray status` to make sure the cluster has enough resources.", "vLLM, v1/executor/ray_utils.py",
+     "vllm"),
 )  # fmt: skip

@@ -74,7 +74,8 @@ ALSO_TRUE = {
     # the general message of the same cause
     ("SG-M004", "SG-M008"), ("SG-M005", "SG-M008"), ("SG-M007", "SG-M008"), ("SG-M013", "SG-M008"),
     ("SG-M006", "SG-M007"), ("SG-M010", "SG-G011"), ("SG-A002", "SG-A003"), ("SG-G027", "SG-G006"),
-    ("SG-G016", "SG-G006"),
+    ("SG-G016", "SG-G006"), ("SG-A042", "SG-C051"),
+    ("SG-C050", "SG-C056"),
     ("SG-H006", "SG-H010"), ("SG-G042", "SG-G011"), ("SG-D021", "SG-A001"), ("SG-F003", "SG-F007"),
     ("SG-A025", "SG-A011"), ("SG-S006", "SG-S003"), ("SG-A031", "SG-A020"), ("SG-G048", "SG-A020"),
     ("SG-G042", "SG-G034"), ("SG-A030", "SG-A025"), ("SG-M018", "SG-A011"), ("SG-D028", "SG-V004"),

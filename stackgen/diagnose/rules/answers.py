@@ -6,9 +6,11 @@ None of these failures was reproduced. `source` names the reports that quote the
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from stackgen.diagnose.evidence import Evidence
-from stackgen.diagnose.rule import Rule, Variant, compile_patterns
+from stackgen.diagnose.log_lines import strip_prefix
+from stackgen.diagnose.rule import Hit, Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
 
@@ -18,6 +20,8 @@ BROKEN = (
     r"Extra data|Invalid control character at|Invalid \\+escape|Invalid \\+uXXXX escape)"
 )
 NOT_READ = r"Error in extracting tool call from response|Error trying to handle streaming tool call"
+UNREAD_TEMPLATE = re.compile(r"failed to parse chat template \(defaulting to chatml\)")
+GO_WORDS = re.compile(r"\{\{-? ?(?:(?:if|range|with) )?(?:and |or |eq )?\.[A-Z$]|currentDate \}\}|\.IsThinkSet")
 QWEN_CODER = re.compile(r"(?i)qwen3?[._-]?coder")
 
 
@@ -29,7 +33,45 @@ def _serves_qwen_coder(evidence: Evidence, service: str) -> bool:
     return not parser.startswith("qwen3") and bool(QWEN_CODER.search(f"{model.model if model else ''}\n{log}"))
 
 
+def _find_unread_template(evidence: Evidence) -> Iterator[Hit]:
+    """llama-server can't read the chat template at its start, and goes on with another one."""
+    for service in evidence.services:
+        if service.is_working or "defaulting to chatml" not in service.log:
+            continue
+        lines = service.log.splitlines()
+        at = next((index for index, line in enumerate(lines) if UNREAD_TEMPLATE.search(line)), None)
+        if at is not None:
+            near = "\n".join(lines[at : at + 8])
+            yield Hit(service.service, (strip_prefix(lines[at]).strip(),), {},
+                      variant=GO_TEMPLATE if GO_WORDS.search(near) else None)  # fmt: skip
+
+
+GO_TEMPLATE = Variant(
+    (),
+    cause="the chat template is written for Ollama, in Go's template language (`{{ .System }}`), which llama-server "
+    "can't read: it needs Jinja. So llama-server uses the template of ChatML instead, and answers may be poor or never "
+    "end",
+    fix="remove --chat-template-file (chat_template), so that llama-server uses the template in the GGUF file; if the "
+    "file has none, use the file chat_template.jinja of the original model on the Hub, or a GGUF file of the Hub "
+    "instead of Ollama's; RamaLama: update it, or pull the model from the Hub (hf://…)",
+    condition="the lines after the message contain words of Go's templates",
+)
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-A044",
+        title="llama-server can't read the chat template",
+        cause="llama-server can't read the model's chat template, so it uses the template of ChatML instead. Answers "
+        "may be poor, or never end, and tools may not work",
+        fix="use a newer `image:`, because newer versions read more templates; or set chat_template to a template "
+        "that it can read (the newest chat_template.jinja of the model's page)",
+        source="The message comes from llama.cpp (common/chat.cpp, common_chat_templates_init). containers/ramalama "
+        "issues 1855 and 1882 (2025-08) quote it for templates of Ollama. The failure was not reproduced.",
+        explain="The server starts nevertheless. The message quotes the place that it could not read.",
+        find=_find_unread_template,
+        fallback=True,
+        variants=(GO_TEMPLATE,),
+    ),
     Rule(
         "SG-V041",
         title="the tool call parser can't read the model's tool calls",

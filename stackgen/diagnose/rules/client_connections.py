@@ -40,6 +40,44 @@ OTHER_RULES = re.compile(
 )
 
 
+# the OpenAI SDK's words, in Python, in JavaScript and as agents print them; LiteLLM's are those of SG-C034
+SDK_ERROR = re.compile(
+    r"APIConnectionError(?:: |\(['\"])Connection error\.|\bOpenAI(?: API)? error: Connection error\b|"
+    r"^(?:\[?ERROR\b.{0,60} )?(?:API )?[Ee]rror: Connection error\.$"
+)
+REASON = re.compile(
+    r"(?P<refused>\[Errno 111\] Connection refused|ECONNREFUSED|All connection attempts failed)|"
+    r"(?P<name>Name or service not known|[Nn]ame resolution|nodename nor servname|ENOTFOUND|EAI_AGAIN)"
+)
+# the exception of httpx below the SDK's
+WHY = re.compile(r"^(?:httpx|httpcore|h11)\.[\w.]{3,60}: (?P<why>.{4,200})")
+SET_URL = re.compile(r"(?i)\b(?:\w+_)?(?:base_?url|api_base)['\"]?\s{0,4}[:=]\s{0,4}['\"]?(?P<url>[^\s'\",;)}]{4,200})")
+NO_PROTOCOL = re.compile(r"(?i)^(?:https?(?:/|:/?(?!/))|localhost\b|(?:\d{1,3}\.){3}\d{1,3}\b|[\w.-]+:\d+)")
+
+
+def _find_sdk_error(evidence: Evidence) -> Iterator[Hit]:
+    """The OpenAI SDK reports a connection error, and no server's log in the same text shows a failure."""
+    if any((one.state and one.has_failed) or has_crashed(one.log) for one in evidence.services):
+        return
+    for service in evidence.services:
+        log = service.log
+        if service.state or "Connection error" not in log or ENGINE.search(log) or "litellm" in log:
+            continue
+        for line in log.splitlines():
+            if found := SDK_ERROR.search(strip_prefix(line).strip()):
+                url = next((one["url"] for one in SET_URL.finditer(log)), "")
+                reason = next(REASON.finditer(log), None)
+                bad = bool(url and NO_PROTOCOL.match(url))
+                shown = (WHY.match(strip_prefix(one).strip()) for one in log.splitlines())
+                why = next((one for one in shown if one), None)
+                other = why if why and not REASON.search(why["why"]) else None
+                variant = NO_SCHEME if bad else SDK_OTHER if other else SDK_NAME if reason and reason["name"] else None
+                lines = (strip_prefix(line).strip(), *((why[0],) if why and not bad else ()))
+                values = {**({"url": url} if url else {}), **({"why": other["why"]} if other else {})}
+                yield Hit(service.service, lines, values, found[0], variant=variant)
+                break
+
+
 def _find_connection(evidence: Evidence) -> Iterator[Hit]:
     """A client names a private server to which it can't connect, and no server's log in the text shows a failure."""
     if any(one.has_failed or has_crashed(one.log) for one in evidence.services):
@@ -70,7 +108,53 @@ UNKNOWN_NAME = Variant(
     condition="the name can't be resolved",
 )
 
+NO_SCHEME = Variant(
+    (),
+    title="a client's address has no protocol",
+    cause="the client's base URL is {url}, which does not begin with http:// or https://, so the client could not send "
+    "its request",
+    fix="correct the base URL of the client, for example http://127.0.0.1:8000/v1 (mind the colon after http)",
+    condition="the text shows a base URL without a protocol",
+)
+SDK_OTHER = Variant(
+    (),
+    title="an OpenAI client can't send its request",
+    cause="the OpenAI SDK of a client could not send its request[[ to {url}]]: {why}",
+    fix="read this reason, which comes from the client's HTTP library: a certificate must be trusted where the client "
+    "runs, or the server has no TLS (then use http://); a reset or closed connection means that the server or a proxy "
+    "ended it: look at its log; run `curl -v BASE_URL/models` where the client runs, which shows the same failure",
+    condition="the traceback shows another reason",
+)
+SDK_NAME = Variant(
+    (),
+    title="an OpenAI client does not know the name of its server",
+    cause="the OpenAI SDK of a client can't resolve the name of the server in its base URL[[ ({url})]]. Names of "
+    "containers and Services are known only inside their own network or cluster",
+    fix="correct the name; between containers, connect both to the same network, and use the service name; outside, "
+    "use the address of the machine and the published port; for names of the Internet, check DNS and the proxy",
+    condition="the name can't be resolved",
+)
+
 RULES: tuple[Rule, ...] = (
+    Rule(
+        "SG-C056",
+        title="an OpenAI client can't connect to its server",
+        cause="the OpenAI SDK of a client can't connect to the address in its base URL[[ ({url})]]. Either no server "
+        "listens there (yet), or the address does not work where the client runs: in a container, localhost means the "
+        "container itself",
+        fix="run `curl -i BASE_URL/models` where the client runs (`docker exec`), with the base URL of the client; if "
+        "nothing answers, look at the server's state and log; between containers, use the service name and the port "
+        "inside the engine's container (http://SERVICE:8000/v1) and a common network; if `curl` works, look in the "
+        "client's whole traceback for the reason (a certificate, a proxy variable, an empty key)",
+        source="The message is that of the OpenAI SDK (_exceptions.py). FoundationAgents/OpenManus issue 770 (2025-03) "
+        "quotes it. The failure was not reproduced.",
+        explain="The SDK's message does not name the address or the reason. The exception above it in the traceback, "
+        "from httpx, names the reason.",
+        find=_find_sdk_error,
+        consequence_of=("SG-C003", "SG-C020", "SG-C034", "SG-C035", "SG-C036", "SG-C037", "SG-C049", "SG-C050"),
+        fallback=True,
+        variants=(NO_SCHEME, SDK_OTHER, SDK_NAME),
+    ),
     Rule(
         "SG-C049",
         title="a client can't connect to a server",

@@ -162,4 +162,22 @@ RULES: tuple[Rule, ...] = (
         ),
         fallback=True,
     ),
+    Rule(
+        "SG-C057",
+        title="Dynamo can't reach etcd or NATS",
+        cause="Dynamo finds its workers through etcd and NATS, and can't connect to {service_name}[[ at {url}]]. "
+        "Either it does not run (yet), or the address does not work here: in a container, localhost means the "
+        "container itself",
+        fix="start both before Dynamo (Dynamo's repository has a Compose file for them), and check that they run "
+        "(`docker compose ps`, `kubectl get pods`); set ETCD_ENDPOINTS and NATS_SERVER of every worker and frontend to "
+        "addresses that work in their containers, for example http://etcd:2379 and nats://nats:4222; in a cluster, let "
+        "pods wait for them with an init container",
+        source="The messages come from Dynamo (lib/runtime/src/distributed.rs and transports/nats.rs). "
+        "ai-dynamo/dynamo issues 851 and 1699 (2025) quote them. The failure was not reproduced.",
+        explain="NATS needs JetStream (`nats-server -js`).",
+        patterns=compile_patterns(
+            r"Failed to connect to (?P<service_name>etcd) server with config .{0,80}?(?P<url>https?://[^\s\"\]]+)",
+            r"Failed to connect to (?P<service_name>NATS): .{0,300}?Verify NATS server is running",
+        ),
+    ),
 )

@@ -155,7 +155,9 @@ RULES: tuple[Rule, ...] = (
         "SG-C025",
         title="Ray has too few GPUs for the model",
         cause="vLLM runs on Ray, and Ray has too few free GPUs: {problem}",
-        fix="run `ray status`; if GPUs are missing, start Ray on each machine inside a container that sees its GPUs "
+        fix="run `ray status`, which lists the machines and the free GPUs; if a machine is missing, look at the log of "
+        "`ray start` there, and whether it reaches the head's port (6379); if GPUs are missing, start Ray on each "
+        "machine inside a container that sees its GPUs "
         "(`nvidia-smi` there lists them), or give `ray start` the option `--num-gpus`; if they are in use, end the "
         "program that holds them; with GPUs of one machine only, remove `--distributed-executor-backend ray`",
         source="The messages come from vLLM (v1/executor/ray_utils.py, initialize_ray_cluster). The failure was not "
@@ -166,6 +168,8 @@ RULES: tuple[Rule, ...] = (
             r"(?P<problem>The number of required \w+ exceeds the total number of available \w+ in the (?:placement "
             r"group|"
             r"cluster))",
+            r"(?P<problem>Cannot provide a placement group (?:requiring [\d.]+ \w+|of placement_group_specs)).{0,2000}?"
+            r"within \d+ seconds",
         ),
         inputs=("log",),
     ),

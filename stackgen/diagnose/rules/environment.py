@@ -187,6 +187,18 @@ RULES: tuple[Rule, ...] = (
                 "Compose file; `docker image inspect IMAGE --format '{{.Config.Entrypoint}}'` prints what the image "
                 "starts",
             ),
+            Variant(
+                compile_patterns(
+                    r"^[0-9a-f]{12} .{1,300}?\"(?:vllm serve|\S*python3? -m (?:vllm|sglang)\S*|\S*llama-server) "
+                    r"(?P<program>tail|sleep|(?:/bin/)?(?:ba)?sh)\b[^\"]*\""
+                ),
+                title="the image's program got the name of another program as its model",
+                cause="the image's ENTRYPOINT already starts the engine, so Docker appended `{program}` to it, and the "
+                "engine takes this word as the name of a model. The engine then ends",
+                fix="to get a shell or a container that only waits, replace the ENTRYPOINT: `docker run --entrypoint "
+                "{program} IMAGE …` (in a Compose file: `entrypoint`), with the other words after the image; to serve "
+                "a model, write the model's name after the image",
+            ),
         ),
     ),
     Rule(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from stackgen.diagnose.evidence import Evidence
 from stackgen.diagnose.rule import Rule, Variant, compile_patterns
 
 __all__ = ["RULES"]
@@ -25,8 +26,22 @@ UNREADABLE = compile_patterns(
     # llama.cpp prints the path before the error
     r"(?<![^\s'\"(])(?P<path>/\S+\.(?:safetensors|gguf))\b.{0,300}Permission denied",
 )
+NO_REPO = compile_patterns(
+    r"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '(?P<path>[^']+)'",
+    r"Repo id must use alphanumeric chars.*: '(?P<path>[^']+)'",
+    # in any wording: an absolute path is never a Hub id
+    r"HFValidationError: .{0,300}?'(?P<path>/[^']+)'",
+)
+# Ray prints the address only of workers on other machines
+ON_OTHER = re.compile(r"\(Ray\w+ pid=\d+, ip=[\w.:]+\).{0,300}?(?:Repo id must|HFValidationError: ).{0,250}'/")
 # what `ausearch` and the kernel log print about a container
 AVC = re.compile(r"avc: +denied .{0,300}container_t")
+
+
+def _is_on_other_machine(evidence: Evidence, service: str) -> bool:
+    """Whether a worker of Ray on another machine does not find the model's path."""
+    return bool(ON_OTHER.search(evidence.read_log(service)))
+
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -145,12 +160,37 @@ RULES: tuple[Rule, ...] = (
         "reproduced with vLLM and FastChat.",
         explain="If the path in `model:` is not a folder, the engine treats the path as a Hub id. The real cause of "
         "this failure is a missing mount or a typo.",
-        patterns=compile_patterns(
-            r"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '(?P<path>[^']+)'",
-            r"Repo id must use alphanumeric chars.*: '(?P<path>[^']+)'",
-            # in any wording: an absolute path is never a Hub id
-            r"HFValidationError: .{0,300}?'(?P<path>/[^']+)'",
+        patterns=NO_REPO,
+        variants=(
+            Variant(
+                NO_REPO,
+                title="the model's path does not exist on another machine",
+                cause="{path} does not exist in the container on another machine of the Ray cluster (the log names "
+                "its address as `ip=`). Each machine loads the model itself, so the files must have the same path in "
+                "the container of every machine",
+                fix="copy the model to each machine, or put it on storage that all machines mount, and mount it at the "
+                "same path in every container; or pass the name on the Hub instead of a path, so that each machine "
+                "downloads it",
+                applies=_is_on_other_machine,
+                condition="a worker of Ray on another machine reports it",
+            ),
         ),
+    ),
+    Rule(
+        "SG-L016",
+        title="a JSON file of the model is empty or damaged",
+        cause="a JSON file from which the engine reads the model's configuration contains no JSON. Most often, the "
+        "file is empty, or a placeholder of Git LFS, or a web page that was saved in its place",
+        fix="look at the first lines of the JSON files in the model's folder (`head -c 100 *.json`): config.json, "
+        "generation_config.json, tokenizer_config.json, preprocessor_config.json; replace the one that does not begin "
+        "with a brace with the file of the model's page; the weights are not the cause",
+        source="The message comes from Python (json/decoder.py), as pydantic's ModelConfig of vLLM passes it on. "
+        "OpenSQZ/MiniCPM-V-CookBook issue 51 (2025-10) quotes it. The failure was not reproduced.",
+        explain="`git clone` without Git LFS, and a download that was cut off, leave such files.",
+        patterns=compile_patterns(
+            r"Value error, Expecting value: line 1 column 1 \(char 0\) \[type=value_error, input_value=ArgsKwargs"
+        ),
+        engines=("vllm",),
     ),
     Rule(
         "SG-L008",

@@ -37,7 +37,10 @@ ARITY = re.compile(
 )
 # of the package kernels
 NO_VERSION = "ValueError: Either a revision or a version must be specified"
-MISSING = re.compile(r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'")
+MISSING = re.compile(
+    r"^ModuleNotFoundError: No module named '(?P<module>[\w.]+)'|"
+    r"^(?:importlib\.metadata\.)?PackageNotFoundError: No package metadata was found for (?P<package>[\w.-]+)"
+)
 # what pydantic 1's ModelField has, and pydantic 2's FieldInfo has not
 FIELD_INFO = re.compile(r"'FieldInfo' object has no attribute '(?:required|type_|outer_type_|field_info|allow_none)'")
 FRAME = re.compile(r'File "(?:\S*/)?(?:site-packages|dist-packages|src|app)/(?P<package>[A-Za-z]\w+)/|'
@@ -132,14 +135,15 @@ def _find_missing_package(evidence: Evidence) -> Iterator[Hit]:
         if not (found := MISSING.search(message.text)):
             continue
         frames = [(one["package"] or one["checkout"]).lower() for line in message.before if (one := FRAME.search(line))]
-        root, caller = found["module"].partition(".")[0], frames[-1] if frames else ""
-        values = {"module": found["module"], **({"caller": caller} if caller else {})}
-        if found["module"] == "vllm" and any("litellm/llms/vllm" in line for line in message.before):
+        module, caller = found["module"] or found["package"], frames[-1] if frames else ""
+        root = module.partition(".")[0]
+        values = {"module": module, **({"caller": caller} if caller else {})}
+        if module == "vllm" and any("litellm/llms/vllm" in line for line in message.before):
             yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=IN_LITELLM)
             continue
         of_model = any("transformers_modules" in line for line in message.before[-8:])
         # Python names the first part that is missing, so the package itself is there
-        is_part = "." in found["module"]
+        is_part = "." in module
         values["package"] = root
         variant = OF_MODEL if of_model else MIXED if caller == root.lower() else PART if is_part else None
         yield Hit(message.service.service, (message.text,), values, highlight=found[0], variant=variant)

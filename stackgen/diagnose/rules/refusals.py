@@ -32,6 +32,16 @@ RULES: tuple[Rule, ...] = (
         refusal=True,
         variants=(
             Variant(
+                compile_patterns(r"(?P<problem>You have passed a message containing <\|channel\|> tags)"),
+                title="a client sends the raw answer of gpt-oss back",
+                cause="the server works, but the template of gpt-oss refuses a message of the conversation: an earlier "
+                "answer still contains the tags of its format (`<|channel|>`). So the server did not separate "
+                "reasoning and answer, and the client sent both back as one text",
+                fix="let the server separate them: for llama-server, use --jinja, and remove --reasoning-format none "
+                "(the default auto is right); for other engines, use a current image; then start a new conversation, "
+                "because the old one keeps the tags",
+            ),
+            Variant(
                 compile_patterns(r"(?P<problem>Unexpected role '(?:Roles\.)?user' after role '(?:Roles\.)?tool')"),
                 title="a Mistral model does not accept a user message after a tool's result",
                 cause="the server works, but mistral_common, which prepares the messages of Mistral's models, refuses "
