@@ -31,6 +31,7 @@ from stackgen.plan import (
 from stackgen.resolve.addons import fallback, router
 from stackgen.resolve.addons.backends import Backend, Gateway, Server, backend_name, documents, make_backend
 from stackgen.resolve.addons.backends import redirection as find_redirection
+from stackgen.resolve.addons.concurrency import concurrency_warnings
 from stackgen.resolve.addons.gateway_keys import assets as key_assets
 from stackgen.resolve.addons.gateway_keys import key_mistakes, key_rules, key_warnings, pod_warnings
 from stackgen.spec import GatewaySpec, StackSpec
@@ -171,6 +172,7 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         networks=(*plan.networks, *router.networks(backends)),
         documents=(*plan.documents, *documents(data, spec)),
         warnings=(*plan.warnings, *fallback.warnings(stack, site), *key_warnings(spec), *unpinned_warnings(spec.image),
+                  *concurrency_warnings(stack, spec, backends),
                   *pod_warnings(spec, stack.cluster.gateway_replicas if site.is_cluster else 1)),
     )  # fmt: skip
 
