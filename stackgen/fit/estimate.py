@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from stackgen.errors import StackgenError
 from stackgen.fit.architecture import Architecture, CacheLayer
 from stackgen.fit.cache import CachePlan, plan_cache
+from stackgen.fit.doubts import AMD_FACTOR, platform_doubts
 from stackgen.fit.encoder import encoder_activation, encoder_processes, step_tokens
 from stackgen.fit.fp8_cache import NO, YES, find_support, is_fp8
 from stackgen.fit.gpus import GIB, Gpu
@@ -28,8 +29,6 @@ CONTEXT = 0.5
 CPU_RESERVE = 1.0
 # weights that only a total size is known for: tensors that every GPU copies, and padding
 UNKNOWN_WEIGHTS = 0.03
-# the first version without the old engine
-FIRST_VERSION = (0, 8, 3)
 KNOWN_WEIGHTS = 0.012
 
 
@@ -205,24 +204,14 @@ def _build(
     slots = 1 if settings.engine == "vllm" else settings.max_num_seqs or 1
     request = plan.request_bytes(length) * slots
     room = max(0, cache[1])
+    doubts = platform_doubts(settings, gpu, terms, cache[0] - request)
     return Estimate(
         verdict="", reason="", gpu=gpu, settings=settings, terms=tuple(terms), budget=budget, cache=cache,
         needed=(low + request, middle + request, high + request), request=request, length=length,
         tokens=plan.tokens(room, length), longest=plan.longest(max(0, cache[0]) // slots, known.length or length),
         concurrency=plan.concurrency(room, length), token_bytes=plan.token_bytes, plan=plan,
-        vocabulary=known.vocabulary, doubts=(*known.doubts, *settings.doubts, *_version_doubts(settings, gpu)),
+        vocabulary=known.vocabulary, doubts=(*known.doubts, *settings.doubts, *doubts),
     )  # fmt: skip
-
-
-def _version_doubts(settings: Settings, gpu: Gpu) -> list[str]:
-    doubts = []
-    if settings.engine == "vllm" and settings.version < FIRST_VERSION:
-        doubts.append("stackgen does not know the memory of the engine that vLLM had before 0.8.3")
-    if gpu.unified:
-        doubts.append("this GPU shares its memory with the CPU and other programs, which need memory too")
-    if not gpu.compute.replace(".", "").isdigit() and gpu.compute:
-        doubts.append("the constants were measured on NVIDIA GPUs, not on AMD GPUs")
-    return doubts
 
 
 def _weights(model: Model, settings: Settings) -> Term:
@@ -290,8 +279,9 @@ def _judge(found: Estimate, outside: Term | None) -> tuple[str, str]:
     if doubt := next(iter(found.doubts), ""):
         return CLOSE, (f"the expected room for the KV cache is {format_gib(middle)}, and {what} "
                        f"need{'s' * ('one' in what)} {format_gib(wanted)}, but {doubt}")  # fmt: skip
+    also = f", even if buffers take {AMD_FACTOR} times as much as on NVIDIA GPUs" if gpu.is_amd else ""
     return FITS, (f"the room for the KV cache is {format_gib(middle)}, and {what} need{'s' * ('one' in what)} "
-                  f"{format_gib(wanted)}")  # fmt: skip
+                  f"{format_gib(wanted)}{also}")  # fmt: skip
 
 
 def format_gib(size: float) -> str:

@@ -150,7 +150,8 @@ def test_a_stack_in_a_cluster_uses_nothing_of_this_machine(
     assert (entry["state"], entry["runtime"], entry["gpus"]) == ("unknown", "kubernetes", {})
     assert "stackgen status" in entry["reason"] and entry["disk"] == {"weights": None, "own_volumes": None}
     assert cli.main(["list", str(folder)]) == 0
-    assert f"{entry['urls'][0]} (inside)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{entry['urls'][0]} (inside)" in shown and "kubectl -n " in shown and "127.0.0.1:800" in shown
 
 
 @pytest.mark.parametrize(
@@ -191,3 +192,24 @@ def test_keys_take_the_stack_in_the_same_spellings(
     assert cli.main(["keys", verb, *words]) == (0 if verb == "list" else 1)
     saved = (folder / "gateway" / "keys.map").read_text() if (folder / "gateway" / "keys.map").exists() else ""
     assert ("alice" in saved) == (verb == "new")
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("", "kubectl -n web port-forward service/gateway 8000`, and use http://127.0.0.1:8000/v1"),
+        (
+            "port: 443\ngateway: {tls: generate}\nkubernetes: {tls_secret: x}\n",
+            "service/gateway-internal 8001`, and use http://127.0.0.1:8001/v1",
+        ),
+        ("port: 80\n", "service/gateway 8000:80`, and use http://127.0.0.1:8000/v1"),
+        ("kubernetes: {service_type: LoadBalancer}\n", "kubectl -n web get service gateway` shows its address"),
+    ],
+)
+def test_list_says_how_to_reach_a_stack_in_a_cluster(
+    extra: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stack.yaml").write_text(
+        f"name: web\ntarget: kubernetes\nmodels: [{{model: org/m, engine: vllm, gpus: 1, revision: abc}}]\n{extra}"
+    )
+    assert cli.main(["list", str(tmp_path)]) == 0 and words in capsys.readouterr().out

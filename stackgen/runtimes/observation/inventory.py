@@ -170,7 +170,7 @@ def _entry(
     urls = tuple(dict.fromkeys(one.base_url for one in stack.plan.endpoints))
     if stack.site.is_cluster and not group:
         # neither its containers, nor its GPUs and weights are on this machine
-        why = f"it is in a cluster, and `stackgen status {folder}` shows its state"
+        why = f"it is in a cluster, and `stackgen status {folder}` shows its state. {_reach(stack)}"
         return StackEntry(name, str(folder), "kubernetes", "unknown", (), why, urls, use=ELSEWHERE)
     gpus = tuple((one.name, one.gpus) for one in stack.plan.services if one.gpus)
     own = tuple(one for _, one in stack.plan.volumes if one not in stack.plan.shared_volumes)
@@ -247,3 +247,21 @@ def _supervised() -> Iterator[Path]:
             if b"stackgen.runtimes.process.supervisor" in words:
                 place = words[words.index(b"stackgen.runtimes.process.supervisor") + 1].decode(errors="replace")
                 yield Path(place).parent
+
+
+def _reach(stack: Stack) -> str:
+    """How a client outside the cluster reaches the gateway, whose URL has an address inside it."""
+    spec, kubectl = stack.spec, f"kubectl -n {stack.spec.namespace}"
+    kind = spec.cluster.service_type
+    if kind != "ClusterIP":
+        return f"`{kubectl} get service gateway` shows its address for clients ({kind})"
+    # a normal user can't listen on a port below 1024
+    local = spec.port if spec.port >= 1024 else 8000
+    service, ports = "gateway", str(local) if local == spec.port else f"{local}:{spec.port}"
+    # over HTTPS, only the name in the certificate works
+    if spec.gateway and spec.gateway.tls:
+        service, local, ports = "gateway-internal", 8001, "8001"
+    return (
+        f"From this machine, run `{kubectl} port-forward service/{service} {ports}`, and use "
+        f"http://127.0.0.1:{local}/v1. For other clients, add an Ingress, or set `kubernetes.service_type`"
+    )
