@@ -141,6 +141,8 @@ EXAMPLES: tuple[tuple[str, str, str, str], ...] = (
     ("SG-C059", "openai.APITimeoutError: Request timed out.", "OpenAI SDK 2, _exceptions.py", "vllm"),
     ("SG-C059", "litellm.Timeout: APITimeoutError - Request timed out. Error_str: Request timed out.",
      "LiteLLM 1, exceptions.py", "vllm"),
+    ("SG-C061", "error: 400 status code (no body) Error: 400 status code (no body)", "OpenAI SDK for JavaScript, "
+     "error.ts", "vllm"),
     ("SG-C060", "openai.AuthenticationError: Error code: 401 - {'error': 'Unauthorized'}",
      "vLLM, entrypoints/openai/server_utils.py", "vllm"),
     ("SG-C060", "openai.AuthenticationError: Error code: 401 - {'error': {'message': 'Invalid API Key', 'type': "

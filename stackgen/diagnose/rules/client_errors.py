@@ -65,4 +65,18 @@ RULES: tuple[Rule, ...] = (
         ),
         fallback=True,
     ),
+    Rule(
+        "SG-C061",
+        title="a client got an error whose reason it does not show",
+        cause="the OpenAI SDK for JavaScript got HTTP {status}, and could not read the body of the answer, so the "
+        "message does not contain the reason",
+        fix="read the server's log at this time, or the log of a proxy in between; repeat the request with `curl -i`, "
+        "which shows the body; with 400, most often the prompt is too long, or the server does not accept a field, the "
+        "tools or the images of the request; with 413, a proxy limits the size of requests",
+        source="The message is that of the OpenAI SDK for JavaScript (error.ts). cline/cline issue 396 (2024-09) and "
+        "Mintplex-Labs/anything-llm issue 5601 (2026-05) quote it. The failure was not reproduced.",
+        explain="The server answered, so its address is right.",
+        patterns=compile_patterns(r"\b(?P<status>[45]\d\d) status code \(no body\)"),
+        fallback=True,
+    ),
 )
