@@ -384,3 +384,19 @@ def test_an_error_of_a_stack_names_its_model(run: Run, model: Path, tmp_path: Pa
     fields = {"model": "./tiny", "engine": "vllm", "gpus": 3, "served_names": ["a"]}
     (tmp_path / "stack.yaml").write_text(json.dumps({"name": "s", "models": [fields]}))
     assert "models[0] (a): " in run(str(tmp_path), "--gpu", "L4", code=2)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fields", "gateway", "is_noted"),
+    [("H100", "", "true", True), ("H100", "", "false", False), ("H100", ", max_num_seqs: 1024", "true", False),
+     ("L40S", "", "true", False)],
+)  # fmt: skip
+def test_a_gateway_that_sends_fewer_requests_than_vllm_runs_is_noted(
+    model: Path, tmp_path: Path, gpu: str, fields: str, gateway: str, is_noted: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "stack.yaml").write_text(
+        f"name: demo\ngateway: {gateway}\nmodels: [{{model: {model}, engine: vllm, gpus: 1{fields}}}]\n"
+    )
+    main(["fit", str(tmp_path), "--gpu", gpu])
+    assert ("sends at most 256 to each replica" in capsys.readouterr().err) == is_noted

@@ -26,6 +26,7 @@ from stackgen.fit.gpus import observed_gpu, parse_memory
 from stackgen.fit.text import as_json, as_lines, gpu_json, gpu_lines
 from stackgen.plan import Service
 from stackgen.render.read import stack_file_in
+from stackgen.resolve.addons.backends import DEFAULT_CONCURRENCY
 from stackgen.resolve.placement import place
 from stackgen.runtimes.observation.gpu_tools import read_nvidia_facts, run_tool
 from stackgen.spec import parse_token_count
@@ -102,6 +103,9 @@ def fit(args: Namespace) -> int:
     data |= {"gpus": uses, "absent": list(absent)} if placed else {}
     if placed and args.gpu and (text := _driver_warning(placed.stack, find_gpu(args.gpu))):
         note(text)
+    for one, estimated, _ in results if placed else ():
+        if placed and (text := _gateway_note(placed.stack, one.name, estimated)):
+            note(text)
     fits = all(one.verdict == FITS for _, one, _ in results) and all(one.shared.verdict == FITS for one in groups)
     fits = fits and not missing and not absent
     print_data(args, {"fits": fits and not unread, **data}, lines)
@@ -129,6 +133,16 @@ def _driver_warning(stack: Stack, gpu: Gpu) -> str:
     vendor, wanted = ("AMD", "amd") if gpu.is_amd else ("NVIDIA", "nvidia")
     hint = f"Set `gpu_driver: {wanted}`"
     return f"warning: {gpu.name} is an {vendor} GPU, but the stack has `gpu_driver: {driver}`. {hint}"
+
+
+def _gateway_note(stack: Stack, name: str, found: Estimate) -> str:
+    """Says that the gateway sends fewer requests at a time than vLLM runs by default on the GPU; "" if it does not."""
+    most, limit = found.settings.max_num_seqs or 0, DEFAULT_CONCURRENCY["vllm"]
+    has_gateway = any(one.role == "gateway" for one in stack.plan.services)
+    if not has_gateway or found.settings.engine != "vllm" or found.given.max_num_seqs or most <= limit:
+        return ""
+    return (f"{name}: vLLM runs up to {most:,} requests at a time on {found.gpu.name}, but the gateway sends at most "
+            f"{limit} to each replica, and queues the others. To use more, set `max_num_seqs: {most}`")  # fmt: skip
 
 
 def _open(args: Namespace) -> Placed | None:
