@@ -223,7 +223,7 @@ def test_a_model_without_an_engine_gets_one(
         # a misspelled folder of a stack, not a model of the organization `compose`
         ("compose/lama", "`stackgen init` writes a stack.yaml"),
         ("./nowhere", "`stackgen init`"),
-        ("qwen3:8b", "https://huggingface.co/models?search=qwen3+8b"),
+        ("qwen3:8b", "Write `model: Qwen/Qwen3-8B`"),
         ("https://huggingface.co/Qwen/Qwen3-0.6B", "`model: Qwen/Qwen3-0.6B`"),
     ],
 )

@@ -46,7 +46,7 @@ def test_no_key_is_created_before_its_limits_are_rendered(
 ) -> None:
     write(folder, f"{{name: alice}}, {{name: carol, tokens_per_day: 1000}}, {{name: bob, {limit}}}")
     assert cli.main(["keys", "new", "bob", "--stack", str(folder)]) == 2
-    assert "limits of bob in stack.yaml" in (said := capsys.readouterr().err) and f"stackgen update {folder}" in said
+    assert "stack.yaml sets limits for bob" in (said := capsys.readouterr().err) and f"stackgen update {folder}" in said
     assert "bob" not in names(folder)
     # keys without a changed limit
     assert cli.main(["keys", "new", "alice", "--stack", str(folder)]) == 0

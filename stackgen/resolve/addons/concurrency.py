@@ -43,7 +43,11 @@ def _warn_of_model(path: str, model: Any, backends: Sequence[Backend]) -> Iterat
     flag = FLAGS.get(model.engine)
     if flag is None or model.max_num_seqs:
         return
-    limit, name = find_backend(model, backends).max_concurrent_requests, served_names(model)[0]
+    names = served_names(model)
+    # of several machines, the gateway of this one may serve only the others' models
+    if not any(one.engine == model.engine and one.names[: len(names)] == names for one in backends):
+        return
+    limit, name = find_backend(model, backends).max_concurrent_requests, names[0]
     given = read_flags(model.engine, model.extra_args, model.engine_version).get(flag)
     if given and given.isdecimal() and int(given) != limit:
         rest = "queues the others" if int(given) > limit else "the engine queues those above its own limit"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stackgen.resolve.hosts import resolve as resolve_hosts
 from stackgen.resolve.pipeline import resolve
 from stackgen.stack.load import build_spec
 from stackgen.targets.compose import ComposeSite
@@ -49,3 +50,14 @@ def test_a_number_that_can_not_be_reached_is_a_warning(model: dict[str, Any], ga
 )
 def test_numbers_that_fit_are_not(model: dict[str, Any], gateway: Any) -> None:
     assert not warnings(model, gateway)
+
+
+def test_the_model_of_another_machine_is_not_looked_up_in_this_gateway() -> None:
+    hosts = {"front": {}, "box": {"address": "10.0.0.2"}}
+    models = [
+        {"model": "org/a", "engine": "vllm", "host": "front", "gpus": 1, "revision": "abc"},
+        {"model": "org/b", "engine": "vllm", "host": "box", "gpus": 1, "revision": "abc"},
+    ]
+    for host in hosts:
+        spec = build_spec({"name": "demo", "models": models, "hosts": hosts, "host": host}, "test")
+        assert resolve_hosts(spec, ComposeSite(), "test").services
