@@ -112,7 +112,17 @@ def _is_loopback(address: str) -> bool:
 def _check_page(inputs: DoctorInputs) -> Results:
     """The chat page has an address of its own, `ui.bind`."""
     ui = inputs.stack.spec.ui if inputs.stack else None
-    if inputs.stack is None or ui is None or _is_loopback(ui.bind.strip("[]")):
+    if inputs.stack is None or ui is None:
+        return
+    # Kubernetes has no `bind`, and no page
+    if ui.is_left_behind(inputs.stack.spec.bind) and inputs.stack.spec.target == "compose":
+        yield warn(
+            f"the chat page is reachable from this machine only, although `bind` is {inputs.stack.spec.bind}",
+            evidence=f"{ui.bind}:{ui.port}",
+            fix=f'set `ui: {{bind: "{inputs.stack.spec.bind}"}}`, or `ui: {{bind: "{ui.bind}"}}` to keep it as it is',
+            place="ui",
+        )
+    if _is_loopback(ui.bind.strip("[]")):
         return
     gateway, address = inputs.stack.spec.gateway, f"{ui.bind}:{ui.port}"
     if gateway and gateway.tls:

@@ -65,7 +65,8 @@ class StackSpec(Strict):
     # loopback by default: without a gateway, engines answer many paths without a key
     bind: Address = Field(
         "127.0.0.1",
-        description="IP address to bind the ports to. 0.0.0.0 opens the ports to everyone who can reach this machine",
+        description="IP address to bind the ports of the API to. 0.0.0.0 opens the ports to everyone who can reach "
+        "this machine. The chat UI has its own address, `ui.bind`",
     )
     gpu_driver: Literal["nvidia", "cdi", "amd"] = Field(
         "nvidia", description="How containers get GPUs: the NVIDIA runtime, CDI device names, or AMD device files"

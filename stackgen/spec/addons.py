@@ -241,8 +241,8 @@ class UiSpec(Strict):
     port: int = Field(3080, ge=1, le=65535, description="Port of the chat UI on this machine")
     bind: Address = Field(
         "127.0.0.1",
-        description="IP address to bind the port to. With an address that other machines can reach, the gateway serves "
-        "the chat UI, with the gateway's TLS",
+        description="IP address to bind the port to. The `bind` of the stack does not apply to the chat UI. With an "
+        "address that other machines can reach, the gateway serves the chat UI, with the gateway's TLS",
     )
     sign_up: bool = Field(
         False,
@@ -266,6 +266,10 @@ class UiSpec(Strict):
     def exposed(self) -> bool:
         """Whether other machines can reach the page, that is, `bind` is not a loopback address."""
         return is_exposed(self.bind)
+
+    def is_left_behind(self, bind: str) -> bool:
+        """Whether other machines reach the stack's address `bind`, but not the page, and nobody has written so."""
+        return is_exposed(bind) and "bind" not in self.model_fields_set
 
 
 def _expand_switch(value: Any) -> Any:

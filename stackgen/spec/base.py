@@ -54,7 +54,9 @@ class FallbackSpec(Strict):
     overflow: bool = Field(
         False,
         description="Also send requests to the fallback while all replicas are busy and the queue of the model is full "
-        "(`gateway.max_queue`). Without `overflow`, these requests get a 429",
+        "(`gateway.max_queue`). Without `overflow`, these requests get a 429. With the defaults, each replica of vLLM "
+        "and SGLang takes 256 requests and the queue 256 more, so also set `gateway.max_queue` and `max_num_seqs`. A "
+        "request that has waited `gateway.queue_timeout` seconds gets a 503",
     )
 
     @model_validator(mode="after")

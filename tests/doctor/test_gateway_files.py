@@ -64,3 +64,10 @@ def test_a_published_chat_page_is_reported(tmp_path: Path, bind: str, tls: objec
     found = of("SG-P022", findings(NO_GPU, path, offline=True))
     assert len(found) == (1 if bind == "127.0.0.1" else 2)
     assert any(words in one.message and one.status == status for one in found)
+
+
+@pytest.mark.parametrize(("page", "count"), [("open-webui", 1), ({"bind": "127.0.0.1"}, 0), ({"bind": "0.0.0.0"}, 0)])
+def test_a_page_that_stays_on_this_machine_is_reported(tmp_path: Path, page: object, count: int) -> None:
+    path = write_stack(tmp_path, stack_bind="0.0.0.0", stack_ui=page)
+    found = [one for one in of("SG-P022", findings(NO_GPU, path, offline=True)) if "this machine only" in one.message]
+    assert [(one.status, one.place) for one in found] == [("warn", "ui")] * count

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from stackgen.engines.base import served_names
@@ -18,7 +19,7 @@ from stackgen.errors import Mistake
 from stackgen.plan import Asset, EnvRef, Site
 from stackgen.plan.clouds import CLOUDS
 from stackgen.resolve.addons.backends import Backend, Fallback, find_backend
-from stackgen.spec import FallbackSpec, StackSpec
+from stackgen.spec import FallbackSpec, GatewaySpec, StackSpec
 from stackgen.spec.types import is_loopback
 
 __all__ = ["assets", "fallbacks", "is_requested", "keys", "mistakes", "warnings"]
@@ -119,8 +120,11 @@ def assets(stack: StackSpec) -> tuple[Asset, ...]:
     return (Asset("gateway/fallback.lua", "gateway/fallback.lua"),)
 
 
-def warnings(stack: StackSpec, site: Site) -> list[str]:
-    """Warns for each fallback that requests leave this machine, or the cluster; and of a base URL without /v1."""
+def warnings(stack: StackSpec, site: Site, backends: Sequence[Backend]) -> list[str]:
+    """Warns for each fallback that requests leave this machine, or the cluster; and of a base URL without /v1.
+
+    For `overflow`, the warning contains the number of requests from which they leave.
+    """
     found, place = [], "the cluster" if site.is_cluster else "this machine"
     for index, model in enumerate(stack.models):
         if model.fallback:
@@ -143,8 +147,24 @@ def warnings(stack: StackSpec, site: Site) -> list[str]:
             found.append(
                 f"{name} has a fallback: if {when}, the requests for {name}, including all prompts, "
                 f"leave {place} and are sent to {model.fallback.model} at {url.authority}{plain}"
+                + (_describe_overflow(stack, model, backends) if model.fallback.overflow else "")
             )
     return found
+
+
+def _describe_overflow(stack: StackSpec, model: Any, backends: Sequence[Backend]) -> str:
+    """When the queue is full, as numbers: with the defaults, hardly ever."""
+    spec = stack.gateway or GatewaySpec()
+    text = f". All replicas are busy with {find_backend(model, backends).total_concurrent_requests:,} requests"
+    # only fields that nobody has chosen yet
+    lower = [] if "max_queue" in spec.model_fields_set else ["`gateway.max_queue`"]
+    lower += [] if getattr(model, "max_num_seqs", 0) is not None else ["`max_num_seqs`"]
+    if spec.max_queue:
+        text += (
+            f", and the queue is full with {spec.max_queue:,} more. A request that waits {spec.queue_timeout} s in "
+            "the queue gets a 503, and does not go to the fallback"
+        )
+    return text + (f". To use the fallback earlier, lower {' and '.join(lower)}" if lower else "")
 
 
 def _find_mistakes(spec: FallbackSpec) -> list[tuple[str, str, str]]:

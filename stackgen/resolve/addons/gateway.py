@@ -171,8 +171,8 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
                 *_prefix_assets(data), *fallback.assets(stack), *router.assets(backends)),
         networks=(*plan.networks, *router.networks(backends)),
         documents=(*plan.documents, *documents(data, spec)),
-        warnings=(*plan.warnings, *fallback.warnings(stack, site), *key_warnings(spec), *unpinned_warnings(spec.image),
-                  *concurrency_warnings(stack, spec, backends),
+        warnings=(*plan.warnings, *fallback.warnings(stack, site, backends), *key_warnings(spec),
+                  *unpinned_warnings(spec.image), *concurrency_warnings(stack, spec, backends),
                   *pod_warnings(spec, stack.cluster.gateway_replicas if site.is_cluster else 1)),
     )  # fmt: skip
 

@@ -105,7 +105,16 @@ def extend(stack: StackSpec, site: Site, plan: Plan) -> Plan:
         plan,
         services=(*plan.services, _service(stack, stack.ui, site, plan)),
         volumes=(*plan.volumes, (SERVICE, f"{stack.name}-open-webui")),
-        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image)),
+        warnings=(*plan.warnings, *unpinned_warnings(stack.ui.image), *_warn_of_address(stack, stack.ui)),
+    )
+
+
+def _warn_of_address(stack: StackSpec, spec: UiSpec) -> tuple[str, ...]:
+    if not spec.is_left_behind(stack.bind):
+        return ()
+    return (
+        f"the chat UI is reachable from this machine only, although `bind` is {stack.bind}. To open it to other "
+        f'machines, set `ui: {{bind: "{stack.bind}"}}`. To keep it as it is, set `ui: {{bind: "{spec.bind}"}}`',
     )
 
 

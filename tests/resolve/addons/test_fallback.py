@@ -71,6 +71,21 @@ def test_only_with_overflow_requests_leave_while_the_queue_is_full() -> None:
     assert "if no replica is up, or all are busy and the queue is full, the requests for org/m1" in second
 
 
+def test_the_warning_about_overflow_contains_its_numbers() -> None:
+    def text(model: dict[str, Any], **gateway: Any) -> str:
+        made = plan({"fallback": OVERFLOW} | model, gateway={"enabled": True} | gateway)
+        return next(one for one in made.warnings if "leave this machine" in one)
+
+    default = text({"replicas": 2})
+    assert "busy with 512 requests, and the queue is full with 256 more. A request that waits 60 s in the " in default
+    assert "gets a 503" in default and default.endswith("lower `gateway.max_queue` and `max_num_seqs`")
+    chosen = text({"max_num_seqs": 64}, max_queue=8, queue_timeout=20)
+    assert "busy with 64 requests, and the queue is full with 8 more. A request that waits 20 s" in chosen
+    assert "To use the fallback earlier" not in chosen
+    assert text({"max_num_seqs": 64}, max_queue=0).endswith("All replicas are busy with 64 requests")
+    assert text({"engine": "fastchat"}).endswith("To use the fallback earlier, lower `gateway.max_queue`")
+
+
 def test_overflow_also_looks_at_the_queue_in_front_of_a_router() -> None:
     made = plan({"fallback": OVERFLOW, "replicas": 2, "cache_aware": True})
     rules = [line for line in files(made)["gateway/haproxy.cfg"].splitlines() if "set-var(txn.overflow)" in line]

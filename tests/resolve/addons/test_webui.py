@@ -176,3 +176,15 @@ def test_an_offline_chat_page_never_asks_the_hub() -> None:
     assert "OFFLINE_MODE" not in dict(plan({}).service("open-webui").environment)
     made = plan({}, storage={"offline": True})
     assert dict(made.service("open-webui").environment)["OFFLINE_MODE"] == "True"
+
+
+def test_a_page_that_stays_on_this_machine_although_the_api_is_open_is_reported() -> None:
+    def reports(**fields: Any) -> list[str]:
+        return [one for one in plan({}, **fields).warnings if "from this machine only" in one]
+
+    (one,) = reports(bind="0.0.0.0")
+    assert 'set `ui: {bind: "0.0.0.0"}`' in one and 'set `ui: {bind: "127.0.0.1"}`' in one
+    assert len(reports(bind="::", ui={"port": 3081})) == 1
+    assert not reports()
+    for written in ("127.0.0.1", "0.0.0.0"):
+        assert not reports(bind="0.0.0.0", ui={"bind": written})
