@@ -16,6 +16,7 @@ from stackgen.doctor.facts import Host
 from stackgen.doctor.finding import DoctorInputs, EnvFacts
 from stackgen.doctor.model_facts import ModelFacts, read_model_facts
 from stackgen.doctor.named_files import find_missing_files, read_named_files, resolve_path
+from stackgen.doctor.other_layouts import find_elsewhere
 from stackgen.errors import SpecError, StackgenError
 from stackgen.render.read import read_regular, stack_file_in
 from stackgen.render.write import compare
@@ -135,6 +136,7 @@ def collect_inputs(
         hub=hub,
         offline=offline,
         cached=cached,
+        elsewhere=_find_elsewhere(stack, host, cached),
         adapters=dict(_read_adapters(stack, base, host, hub)),
         vocabularies=_find_vocabularies(stack, host.storage_root),
         env=replace(read_env_facts(base), kept=kept or KeptKeys()),
@@ -161,7 +163,8 @@ def collect_start_inputs(host: Host, stack: Stack) -> DoctorInputs:
             cached[model.model] = bool(host.storage_root and _find_snapshot(root, model.model, model.revision))
     # Docker's proxy listens on the ports of this stack too, so sockets without containers prove nothing
     host = replace(host, listeners=None) if host.containers is None else host
-    return DoctorInputs(host, stack, source=stack.source, cached=cached, missing=tuple(missing))
+    return DoctorInputs(host, stack, source=stack.source, cached=cached, missing=tuple(missing),
+                        elsewhere=_find_elsewhere(stack, host, cached))  # fmt: skip
 
 
 def collect_neighbour_inputs(host: Host, stack: Stack) -> DoctorInputs:
@@ -226,6 +229,14 @@ def _find_snapshot(root: Path, model: str, revision: str | None) -> Path | None:
         return path if path.is_dir() and any(path.iterdir()) else None
     except (OSError, ValueError):
         return None
+
+
+def _find_elsewhere(stack: Stack, host: Host, cached: Mapping[str, bool | None]) -> dict[str, str]:
+    # nobody puts files into a volume by hand
+    if not host.storage_root or not stack.spec.storage.path:
+        return {}
+    root, lacking = Path(host.storage_root), (one for one in stack.spec.models if cached.get(one.model) is False)
+    return {one.model: fix for one in lacking if (fix := find_elsewhere(root, one))}
 
 
 def _find_vocabularies(stack: Stack, root: str | None) -> dict[str, bool | None]:

@@ -104,6 +104,7 @@ class DoctorInputs:
     - `models`, `hub`: keyed by `model:` in stack.yaml. `models` lacks a model whose files can't be read, because they
       are in a volume or on the Hub. None in `hub` means that the Hub was not queried.
     - `cached`: whether a model from the Hub is in the storage; None if the storage can't be read.
+    - `elsewhere`: what to set for a model that the storage contains in a layout which the engine does not read.
     - `adapters`: LoRA adapters, keyed by `path:` in stack.yaml; without those whose files can't be read.
     - `vocabularies`: the same for the vocabulary of gpt-oss, keyed by its path in the container.
     - `others`: other folders whose containers have the name of this stack.
@@ -123,6 +124,7 @@ class DoctorInputs:
     hub: Mapping[str, HubLookup | None] = field(default_factory=dict)
     offline: bool = False
     cached: Mapping[str, bool | None] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)
     vocabularies: Mapping[str, bool | None] = field(default_factory=dict)
     env: EnvFacts | None = None

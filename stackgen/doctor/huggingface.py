@@ -137,11 +137,20 @@ def check_repository(inputs: DoctorInputs) -> Results:
 
 
 def check_cached(inputs: DoctorInputs) -> Results:
-    """With storage.offline, every model and the vocabulary of gpt-oss are already in the storage."""
-    # online, a missing model is downloaded at the start
-    if inputs.stack is None or not inputs.stack.spec.storage.offline:
+    """With storage.offline, every model and the vocabulary of gpt-oss are already in the storage.
+
+    A model that the storage contains in another layout is reported in any case.
+    """
+    if inputs.stack is None:
         return
     storage = inputs.stack.spec.storage
+    # online, a missing model is downloaded at the start
+    if not storage.offline:
+        for place, model in inputs.model_specs():
+            if fix := inputs.elsewhere.get(model.model):
+                yield warn(f"{model.model} is downloaded into the storage, which already seems to contain it in "
+                           "another layout", evidence=storage.path or "", fix=fix, place=f"{place}.model")  # fmt: skip
+        return
     for place, model in inputs.model_specs():
         if is_local(model.model):
             continue
@@ -159,7 +168,10 @@ def check_cached(inputs: DoctorInputs) -> Results:
             yield fail(
                 f"{model.model} is not in the storage, and storage.offline forbids the download",
                 evidence=storage.path or f"volume {storage.volume}",
-                fix="start the stack once with `storage.offline: false`, or copy the model into the storage",
+                fix=inputs.elsewhere.get(model.model)
+                or "start the stack once with `storage.offline: false`, or copy the model into the storage as "
+                f"hub/models--{model.model.replace('/', '--')}. For a plain folder with the model, set `model` to its "
+                "path instead",
                 place="storage.offline",
             )
     for path, exists in inputs.vocabularies.items():

@@ -152,7 +152,7 @@ CHECKS: tuple[Check, ...] = (
     Check("SG-P062", name="repository", description="the repository, revision and file exist on the Hub",
           run=huggingface.check_repository),
     Check("SG-P063", name="cached", description="if `storage.offline` is set, the models and the "
-          "vocabulary of gpt-oss are in the storage",
+          "vocabulary of gpt-oss are in the storage, where the engines look",
           run=huggingface.check_cached),
     Check("SG-P064", name="revision", description="models from the Hub are pinned to a revision",
           run=files.check_model_revisions),
@@ -261,7 +261,7 @@ _SCOPES = {
     "context": "applies only to models of vLLM and SGLang with `max_model_len`",
     "quantization": "applies only to quantized models in vLLM",
     "kv-cache-dtype": "applies only to vLLM models with `kv_cache_dtype: fp8`",
-    "cached": "applies only to models on the Hub and gpt-oss, if `storage.offline` is set",
+    "cached": "applies only to models on the Hub and gpt-oss, with `storage.offline` or a misplaced model",
     "cpu": "applies only to models on the CPU without `image`",
     "cores": "applies only to `cpuset`",
     "extra-args": "applies only to `extra_args`",

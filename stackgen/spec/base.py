@@ -224,7 +224,13 @@ class StorageSpec(Strict):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]+$",
         description="Docker volume for the weights. All stacks share this volume",
     )
-    path: Text | None = Field(None, description="Folder on this machine for the weights, instead of the Docker volume")
+    path: Text | None = Field(
+        None,
+        description="Folder on this machine for the weights, instead of the Docker volume. It has the layout of the "
+        "Hub's cache: the model Qwen/Qwen3-8B is in `hub/models--Qwen--Qwen3-8B`, so for an existing cache, set the "
+        "folder that contains `hub`. For a plain folder with one model, set `model` to its path, and leave out "
+        "`storage`",
+    )
     offline: bool = Field(
         False, description="Never contact the Hugging Face Hub. All weights must already be in the volume or folder"
     )

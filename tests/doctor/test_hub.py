@@ -147,6 +147,40 @@ def test_an_offline_gpt_oss_needs_its_vocabulary_in_the_storage(tmp_path: Path, 
         assert "into the storage as tiktoken/o200k_base.tiktoken" in finding.fix
 
 
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize(
+    ("storage", "file", "fix"),
+    [
+        ("store", "Qwen3-8B/config.json", "set `model: STORE/Qwen3-8B` and `served_names: [Qwen/Qwen3-8B]`"),
+        ("store", "Qwen/Qwen3-8B/config.json", "set `model: STORE/Qwen/Qwen3-8B`"),
+        ("store/hub", "models--Qwen--Qwen3-8B/snapshots/abc/config.json", "set `storage.path` to STORE, the folder"),
+        ("store", ".cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/abc/config.json",
+         "set `storage.path` to STORE/.cache/huggingface, the folder"),
+        ("store", "models--Qwen--Qwen3-8B/snapshots/abc/config.json", "set `model` to a folder in STORE/models--"),
+        # another model
+        ("store", "Qwen3-4B/config.json", ""),
+        ("store", "Qwen3-8B/README.md", ""),
+    ],
+)  # fmt: skip
+def test_a_model_in_another_layout_of_the_storage_is_found(
+    tmp_path: Path, storage: str, file: str, fix: str, offline: bool
+) -> None:
+    folder = tmp_path / storage
+    stack_storage = {"path": f"./{storage}", "offline": offline}
+    path = write_stack(tmp_path, model="Qwen/Qwen3-8B", served_names=[], stack_storage=stack_storage)
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_text("{}")
+    found = findings(replace(EIGHT_80, storage_root=str(folder)), path)
+    problems = [one for one in found if one.id == "SG-P063" and one.status != "ok"]
+    expected = fix.replace("STORE", str(tmp_path / "store"))
+    if not offline and not fix:
+        assert not problems
+        return
+    (one,) = problems
+    assert one.status == ("fail" if offline else "warn")
+    assert one.fix.startswith(expected or "start the stack once with `storage.offline: false`")
+
+
 def test_other_models_and_folders_of_the_users_own_need_no_vocabulary(tmp_path: Path) -> None:
     own = {"model": "org/gpt-oss-20b", "extra_env": {"TIKTOKEN_ENCODINGS_BASE": "/opt/encodings"}}
     models: list[dict[str, Any]] = [{"model": "org/m"}, own]
